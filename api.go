@@ -1,0 +1,71 @@
+package diaspora
+
+import "time"
+
+// Discovery is the document at /.well-known/diaspora of an ACL endpoint: all
+// that a client needs to know of a fabric, so that one URL configures it.
+type Discovery struct {
+	// Version of the service, as `diaspora version` prints it.
+	Version string `json:"version"`
+	// Brokers are the bootstrap servers, as host:port.
+	Brokers []string `json:"brokers"`
+	// Security is "tls" or "plaintext"; the latter for loopback only.
+	Security string `json:"security"`
+	// CA holds PEM certificates to trust besides the system's. Optional.
+	CA string `json:"ca,omitempty"`
+	// Globus says where and as what to log in.
+	Globus DiscoveryGlobus `json:"globus"`
+	// Groups is the consumer-group policy: "open" or "claimed".
+	Groups string `json:"groups"`
+	// MaxEventBytes bounds one event's key, value and headers together.
+	MaxEventBytes int `json:"max_event_bytes"`
+}
+
+// DiscoveryGlobus is the part of [Discovery] that a login needs.
+type DiscoveryGlobus struct {
+	Issuer         string `json:"issuer"`          // for instance https://auth.globus.org
+	ClientID       string `json:"client_id"`       // the public client that people log in through
+	ResourceServer string `json:"resource_server"` // whose token the cluster takes
+	Scope          string `json:"scope"`           // the scope of that token
+}
+
+// ClaimRequest is the body of POST /v1/topics.
+type ClaimRequest struct {
+	Name        string `json:"name"`
+	Partitions  int    `json:"partitions,omitempty"`   // default: the service's
+	RetentionMS int64  `json:"retention_ms,omitempty"` // default: the service's; -1 keeps events for ever
+	Description string `json:"description,omitempty"`
+}
+
+// Topic is a claimed topic as the ACL endpoint shows it.
+type Topic struct {
+	Name        string    `json:"name"`
+	Owner       string    `json:"owner"` // the owner's subject
+	Partitions  int       `json:"partitions"`
+	RetentionMS int64     `json:"retention_ms,omitempty"`
+	Description string    `json:"description,omitempty"`
+	Claimed     time.Time `json:"claimed"`
+	// Created says in the answer to a claim that the topic is new, not already yours.
+	Created bool `json:"created,omitempty"`
+}
+
+// TopicList is the answer of GET /v1/topics.
+type TopicList struct {
+	Topics []Topic `json:"topics"`
+}
+
+// GroupClaim is the body of POST /v1/groups and its answer.
+type GroupClaim struct {
+	Group string `json:"group"`
+	Owner string `json:"owner,omitempty"`
+}
+
+// Problem is the one shape of an error answer (RFC 9457, application/problem+json).
+type Problem struct {
+	Type   string `json:"type,omitempty"`  // a URI reference that names the condition, for instance "/problems/conflict"
+	Title  string `json:"title"`           // the condition in words, the same for every occurrence
+	Status int    `json:"status"`          // the HTTP status
+	Detail string `json:"detail"`          // what failed, on what, why
+	Hint   string `json:"hint,omitempty"`  // what to do next
+	Topic  string `json:"topic,omitempty"` // the topic at hand
+}

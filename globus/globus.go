@@ -1,0 +1,95 @@
+// Package globus is a client of Globus Auth: it logs people and services in,
+// keeps their tokens on disk, refreshes them ahead of time, and tells a server
+// who an access token belongs to.
+package globus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+var (
+	// ErrLoginRequired says that no usable token is left and only a new
+	// login mends it: never logged in, logged out, revoked, or unused too long.
+	ErrLoginRequired = errors.New("login required")
+
+	// ErrRefused says that Globus Auth was asked and an access token is not
+	// good for this service: expired, revoked, or meant for somebody else.
+	ErrRefused = errors.New("token refused")
+
+	// ErrUnavailable says that Globus Auth could not be asked. It says nothing
+	// about the token; the caller should keep it and try again.
+	ErrUnavailable = errors.New("Globus Auth cannot be reached")
+)
+
+// Secret is a string that must not be seen: a token, an authorization code or a
+// client secret. Every verb of package fmt, encoding/json and log/slog print
+// it as [redacted]; only [Secret.Reveal] gives it away.
+type Secret string
+
+const redacted = "[redacted]"
+
+// Reveal returns the secret itself.
+func (s Secret) Reveal() string { return string(s) }
+
+// String returns "[redacted]", or "" if there is no secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return redacted
+}
+
+// Format prints "[redacted]" for every verb, %x and %#v included.
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
+
+// MarshalText keeps the secret out of JSON and every other text encoding.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// LogValue keeps the secret out of diagnostics.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Token is one access token, for one resource server.
+type Token struct {
+	// ResourceServer names the API that the token is good for.
+	ResourceServer string
+	AccessToken    Secret
+	// RefreshToken gets the next access token. Empty if none was asked for.
+	RefreshToken Secret
+	// Scope lists the scopes that were granted, in no order.
+	Scope []string
+	// Expiry is when the access token stops working.
+	Expiry time.Time
+}
+
+// TokenSource yields an access token that is good now. Implementations refresh
+// ahead of expiry, in single flight, and may be used concurrently. Errors are
+// [ErrLoginRequired] or [ErrUnavailable], or ctx's.
+type TokenSource interface {
+	Token(ctx context.Context) (Token, error)
+}
+
+// Identity is who somebody is at Globus. Only Subject is a key; the rest is to show.
+type Identity struct {
+	Subject      string   `json:"subject"`  // the identity ID, a UUID
+	Username     string   `json:"username"` // for instance ada@example.edu
+	Name         string   `json:"name,omitempty"`
+	Email        string   `json:"email,omitempty"`
+	Organization string   `json:"organization,omitempty"`
+	IdentitySet  []string `json:"identity_set,omitempty"` // linked identity IDs, Subject included
+}
+
+// TokenInfo is what introspection says of an access token that is active.
+type TokenInfo struct {
+	Identity
+	ClientID  string // who the token was issued to
+	Issuer    string
+	Audience  []string
+	Scope     []string
+	IssuedAt  time.Time
+	NotBefore time.Time
+	Expiry    time.Time
+}
