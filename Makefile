@@ -1,0 +1,35 @@
+# One line for each job. `make help` lists them.
+
+GO          ?= go
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 30s
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+.PHONY: help test race lint build bench test-long clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+test: ## every test, as the README says
+	$(GO) test ./...
+
+race: ## every test under the race detector
+	$(GO) test -race -timeout 15m ./...
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+build: ## the one binary, static and stripped, in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/diaspora ./cmd/diaspora
+
+bench: ## the measurements of bench/README.md, written to bench/results/
+	./bench/run
+
+test-long: ## race detector, and each fuzz target for FUZZTIME
+	$(GO) test -race -count 3 -timeout 60m ./...
+	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+
+clean: ## what the other targets made
+	rm -rf bin
