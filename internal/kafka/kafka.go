@@ -1,0 +1,192 @@
+// Package kafka talks to a Kafka cluster, and is the only place that knows how:
+// signing in as a person ([ClientOpts], [Dial]), what a cluster's errors mean
+// ([Explain]), and administering topics and ACLs as the service ([Admin]).
+//
+// It speaks to any broker alike: Apache Kafka, or the embedded one behind the
+// gateway.
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// ErrInsecure says that a connection was not made because it would have carried
+// an access token in the clear to another machine.
+var ErrInsecure = errors.New("refusing to send an access token without TLS to another machine")
+
+const (
+	dialTimeout  = 10 * time.Second
+	tokenTimeout = 20 * time.Second
+)
+
+// Config says how to reach a cluster as a person.
+type Config struct {
+	// Brokers are the bootstrap servers, as host:port. Required.
+	Brokers []string
+
+	// TokenSource yields the access token to sign in with. It is asked at
+	// every connection and at every re-authentication, so it must be cheap.
+	// Nil signs in as nobody.
+	TokenSource globus.TokenSource
+
+	// TLS is how to trust the brokers. Nil is plaintext, which is refused
+	// beyond this machine as long as there is a TokenSource.
+	TLS *tls.Config
+
+	// InsecureAllowPlaintext sends access tokens in the clear to other
+	// machines, where anybody on the way can take them.
+	InsecureAllowPlaintext bool
+
+	// Dial replaces the TCP dialer. TLS, if set, runs over its connections;
+	// the refusal of plaintext does not apply to them.
+	Dial DialFunc
+
+	// ClientID is the name that brokers log. Default: "diaspora".
+	ClientID string
+}
+
+// DialFunc opens a connection, as [net.Dialer.DialContext] does.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+// ClientOpts returns the options of a client that signs in as cfg says. To them
+// a caller adds what it produces or consumes; acks=all and idempotence are the
+// client's own defaults and stay. A refused login does not show in the client's
+// calls, which wait for better times: open it with [Dial], and watch it with a
+// [Connections].
+func ClientOpts(cfg Config) []kgo.Opt {
+	clientID := cfg.ClientID
+	if clientID == "" {
+		clientID = "diaspora"
+	}
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(cfg.Brokers...),
+		kgo.ClientID(clientID),
+		kgo.Dialer(dialer(cfg, (&net.Dialer{Timeout: dialTimeout}).DialContext)),
+		// While Globus cannot be reached the gateway closes the connections of
+		// those it does not know. To the client that must look like an outage,
+		// which it sits out, not like a refusal, which fails its events.
+		kgo.AlwaysRetryEOF(),
+		// A topic that was claimed a moment ago should work now.
+		kgo.MetadataMinAge(time.Second),
+		kgo.DisableClientMetrics(),
+	}
+	if cfg.TokenSource != nil {
+		opts = append(opts, kgo.SASL(bearer(cfg.TokenSource)))
+	}
+	return opts
+}
+
+// bearer signs in with the source's token. The context that the client hands to
+// a mechanism lives as long as the client and has no deadline, hence ours.
+func bearer(source globus.TokenSource) sasl.Mechanism {
+	return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+		ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+		defer cancel()
+		token, err := source.Token(ctx)
+		if err != nil {
+			return oauth.Auth{}, fmt.Errorf("access token: %w", err)
+		}
+		return oauth.Auth{Token: token.AccessToken.Reveal()}, nil
+	})
+}
+
+// dialer opens connections as cfg says, through tcp unless cfg brings its own
+// way, and none that would give a token away.
+func dialer(cfg Config, tcp DialFunc) DialFunc {
+	dial := cfg.Dial
+	if dial == nil {
+		dial = tcp
+	}
+	mustStayLocal := cfg.Dial == nil && cfg.TLS == nil && cfg.TokenSource != nil && !cfg.InsecureAllowPlaintext
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if mustStayLocal && !isLoopback(conn.RemoteAddr()) {
+			return nil, errors.Join(fmt.Errorf("broker %s: %w", address, ErrInsecure), conn.Close())
+		}
+		if cfg.TLS == nil {
+			return conn, nil
+		}
+		return handshake(ctx, conn, cfg.TLS, address)
+	}
+}
+
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address string) (net.Conn, error) {
+	cfg = cfg.Clone()
+	if cfg.ServerName == "" {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		cfg.ServerName = host
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	secured := tls.Client(conn, cfg)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return secured, nil
+}
+
+// Dial returns a client that has reached a broker and is signed in. It tries
+// each of the brokers once and fails with the reason of the last; [Explain]
+// puts that into words. The caller closes the client.
+func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error) {
+	if len(cfg.Brokers) == 0 {
+		return nil, errors.New("no brokers are configured")
+	}
+	client, err := kgo.NewClient(append(ClientOpts(cfg), opts...)...)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Ping(ctx); err != nil {
+		client.Close()
+		return nil, err
+	}
+	return client, nil
+}
+
+// Connections remembers whether a client can connect. The client itself waits
+// in silence when its login is refused; this tells why. Give it to the client
+// with [kgo.WithHooks]. The zero value is ready.
+type Connections struct {
+	mu  sync.Mutex // guards the field below
+	err error
+}
+
+// OnBrokerConnect implements [kgo.HookBrokerConnect].
+func (c *Connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled) {
+		return // the caller gave up; it says nothing about the cluster
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
+}
+
+// Err returns why the last attempt to connect failed, or nil if it succeeded.
+func (c *Connections) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}

@@ -1,0 +1,278 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// tokenFunc is a TokenSource.
+type tokenFunc func(context.Context) (globus.Token, error)
+
+func (f tokenFunc) Token(ctx context.Context) (globus.Token, error) { return f(ctx) }
+
+func staticToken(token string) globus.TokenSource {
+	return tokenFunc(func(context.Context) (globus.Token, error) {
+		return globus.Token{AccessToken: globus.Secret(token)}, nil
+	})
+}
+
+// bearerCluster is a cluster that takes OAUTHBEARER logins with the token
+// "good" and refuses all others with a sentence.
+func bearerCluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	cluster, err := kfake.NewCluster(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	cluster.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		resp := req.ResponseKind().(*kmsg.SASLHandshakeResponse)
+		resp.SupportedMechanisms = []string{"OAUTHBEARER"}
+		return resp, nil, true
+	})
+	cluster.ControlKey(int16(kmsg.SASLAuthenticate), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		if got := string(req.(*kmsg.SASLAuthenticateRequest).SASLAuthBytes); got != "n,,\x01auth=Bearer good\x01\x01" {
+			resp.ErrorCode = kerr.SaslAuthenticationFailed.Code
+			resp.ErrorMessage = kmsg.StringPtr("the access token has expired; run: diaspora login")
+		}
+		return resp, nil, true
+	})
+	return cluster
+}
+
+func TestDialSignsIn(t *testing.T) {
+	cluster := bearerCluster(t, kfake.SeedTopics(1, "weather"))
+	client, err := Dial(t.Context(), Config{Brokers: cluster.ListenAddrs(), TokenSource: staticToken("good")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("sunny")}).FirstErr(); err != nil {
+		t.Errorf("ProduceSync = %v", err)
+	}
+}
+
+func TestDialRefused(t *testing.T) {
+	cluster := bearerCluster(t)
+	nobody := unusedAddr(t)
+	failing := func(err error) globus.TokenSource {
+		return tokenFunc(func(context.Context) (globus.Token, error) { return globus.Token{}, err })
+	}
+	for _, tt := range []struct {
+		name      string
+		cfg       Config
+		condition Condition
+		reason    string
+	}{
+		{"expired token", Config{Brokers: cluster.ListenAddrs(), TokenSource: staticToken("old")},
+			Unauthenticated, "the access token has expired; run: diaspora login"},
+		{"no login", Config{Brokers: cluster.ListenAddrs(), TokenSource: failing(globus.ErrLoginRequired)},
+			Unauthenticated, "login required"},
+		{"Globus away", Config{Brokers: cluster.ListenAddrs(), TokenSource: failing(globus.ErrUnavailable)},
+			Unavailable, "Globus Auth cannot be reached"},
+		{"no broker", Config{Brokers: []string{nobody}, TokenSource: staticToken("good")},
+			Unavailable, "no broker can be reached"},
+		{"none configured", Config{}, Unknown, "no brokers are configured"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			start := time.Now()
+			client, err := Dial(t.Context(), tt.cfg)
+			if err == nil {
+				client.Close()
+				t.Fatal("Dial = nil, want an error")
+			}
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("Dial took %v, want less than a second", took)
+			}
+			condition, reason := Explain(err)
+			if condition != tt.condition || !strings.Contains(reason, tt.reason) {
+				t.Errorf("Explain(%v) = %v, %q, want %v, %q", err, condition, reason, tt.condition, tt.reason)
+			}
+			if strings.Contains(err.Error(), "good") || strings.Contains(err.Error(), "old") {
+				t.Errorf("the error %q shows the token", err)
+			}
+		})
+	}
+}
+
+// TestTokenIsAskedWithDeadline fails when a source that hangs would hang the client.
+func TestTokenIsAskedWithDeadline(t *testing.T) {
+	source := tokenFunc(func(ctx context.Context) (globus.Token, error) {
+		if _, ok := ctx.Deadline(); !ok {
+			return globus.Token{}, errors.New("no deadline")
+		}
+		return globus.Token{AccessToken: "good"}, nil
+	})
+	client, err := Dial(t.Context(), Config{Brokers: bearerCluster(t).ListenAddrs(), TokenSource: source})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+}
+
+// farConn is a connection to wherever addr says.
+type farConn struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c farConn) RemoteAddr() net.Addr { return c.addr }
+
+func TestTokensStayHomeWithoutTLS(t *testing.T) {
+	var (
+		far    = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}
+		source = staticToken("good")
+		own    = func(context.Context, string, string) (net.Conn, error) {
+			near, _ := net.Pipe()
+			return farConn{near, far}, nil
+		}
+	)
+	for _, tt := range []struct {
+		name string
+		addr net.Addr
+		cfg  Config
+		want error
+	}{
+		{"loopback", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Config{TokenSource: source}, nil},
+		{"loopback 6", &net.TCPAddr{IP: net.IPv6loopback}, Config{TokenSource: source}, nil},
+		{"elsewhere", far, Config{TokenSource: source}, ErrInsecure},
+		{"who knows where", &net.IPAddr{}, Config{TokenSource: source}, ErrInsecure},
+		{"no token", far, Config{}, nil},
+		{"allowed", far, Config{TokenSource: source, InsecureAllowPlaintext: true}, nil},
+		{"own dialer", far, Config{TokenSource: source, Dial: own}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tcp := func(context.Context, string, string) (net.Conn, error) {
+				near, _ := net.Pipe()
+				return farConn{near, tt.addr}, nil
+			}
+			conn, err := dialer(tt.cfg, tcp)(t.Context(), "tcp", "broker.example:9092")
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("dial = %v, want %v", err, tt.want)
+			}
+			if err == nil {
+				conn.Close()
+			}
+		})
+	}
+}
+
+func unusedAddr(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// TestConnections shows the silence that Connections is for: a refused login is
+// not an error of ProduceSync, and yet there to be asked for.
+func TestConnections(t *testing.T) {
+	var connections Connections
+	cluster := bearerCluster(t, kfake.SeedTopics(1, "weather"))
+	var good atomic.Bool
+	source := tokenFunc(func(context.Context) (globus.Token, error) {
+		if good.Load() {
+			return globus.Token{AccessToken: "good"}, nil
+		}
+		return globus.Token{AccessToken: "old"}, nil
+	})
+	client, err := kgo.NewClient(append(ClientOpts(Config{Brokers: cluster.ListenAddrs(), TokenSource: source}), kgo.WithHooks(&connections))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := connections.Err(); err != nil {
+		t.Errorf("Err before the first connection = %v, want nil", err)
+	}
+	if err := client.Ping(t.Context()); err == nil {
+		t.Error("Ping = nil, want an error")
+	}
+	if condition, _ := Explain(connections.Err()); condition != Unauthenticated {
+		t.Errorf("Explain(Err()) = %v (%v), want Unauthenticated", condition, connections.Err())
+	}
+	good.Store(true)
+	if err := client.Ping(t.Context()); err != nil {
+		t.Errorf("Ping = %v", err)
+	}
+	if err := connections.Err(); err != nil {
+		t.Errorf("Err after a good connection = %v, want nil", err)
+	}
+}
+
+// TestOutageIsSatOut closes the first connections without an answer, as the
+// gateway does while Globus is away: the event must arrive all the same.
+func TestOutageIsSatOut(t *testing.T) {
+	cluster := bearerCluster(t, kfake.SeedTopics(1, "weather"))
+	var dials atomic.Int32
+	cfg := Config{
+		Brokers:     cluster.ListenAddrs(),
+		TokenSource: staticToken("good"),
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) <= 3 {
+				near, far := net.Pipe()
+				go func() {
+					far.Read(make([]byte, 1024))
+					far.Close()
+				}()
+				return near, nil
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		},
+	}
+	client, err := kgo.NewClient(ClientOpts(cfg)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("sunny")}).FirstErr(); err != nil {
+		t.Errorf("ProduceSync after closed connections = %v, want nil", err)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	wrapped := func(err error, detail string) error { return fmt.Errorf("%w: %s", err, detail) }
+	for _, tt := range []struct {
+		err       error
+		condition Condition
+		reason    string
+	}{
+		{nil, Unknown, ""},
+		{kerr.TopicAuthorizationFailed, Permission, "not authorized to access the topic"},
+		{kerr.GroupAuthorizationFailed, Permission, "not authorized to access the consumer group"},
+		{wrapped(kerr.InvalidPartitions, "at most 7"), Invalid, "the cluster does not take this number of partitions: at most 7"},
+		{wrapped(kerr.SaslAuthenticationFailed, "log in again"), Unauthenticated, "log in again"},
+		{kerr.SaslAuthenticationFailed, Unauthenticated, "the access token was refused"},
+		{kerr.NotLeaderForPartition, Unavailable, kerr.NotLeaderForPartition.Error()},
+		{kerr.InvalidTxnState, Unknown, kerr.InvalidTxnState.Error()},
+		{fmt.Errorf("read: %w", io.EOF), Unavailable, "the broker closed the connection; it may be stopping, expect TLS, or be unable to check logins now"},
+		{context.DeadlineExceeded, Unavailable, "the cluster did not answer in time"},
+		{context.Canceled, Unknown, "context canceled"},
+		{kgo.ErrRecordTimeout, Unavailable, "the cluster did not acknowledge the events in time"},
+		{errors.New("odd"), Unknown, "odd"},
+	} {
+		condition, reason := Explain(tt.err)
+		if condition != tt.condition || reason != tt.reason {
+			t.Errorf("Explain(%v) = %v, %q, want %v, %q", tt.err, condition, reason, tt.condition, tt.reason)
+		}
+	}
+}
