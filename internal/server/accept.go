@@ -1,0 +1,68 @@
+package server
+
+import (
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+const (
+	typeHTML    = "text/html"
+	typePlain   = "text/plain"
+	typeProblem = "application/problem+json"
+)
+
+// choose returns the one of offers that the request's Accept header likes best,
+// the first of equals, or "" if it takes none (RFC 9110 section 12.5.1).
+func choose(r *http.Request, offers ...string) string {
+	accept := strings.Join(r.Header["Accept"], ",")
+	if strings.TrimSpace(accept) == "" {
+		return offers[0]
+	}
+	best, bestQuality := "", 0.0
+	for _, offer := range offers {
+		if q := quality(accept, offer); q > bestQuality {
+			best, bestQuality = offer, q
+		}
+	}
+	return best
+}
+
+// quality is the weight that accept gives to offer by its most specific range.
+func quality(accept, offer string) float64 {
+	kind, _, _ := strings.Cut(offer, "/")
+	result, specific := 0.0, 0
+	for part := range strings.SplitSeq(accept, ",") {
+		rng, params, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		var s int
+		switch rng {
+		case offer:
+			s = 3
+		case kind + "/*":
+			s = 2
+		case "*/*":
+			s = 1
+		}
+		if s <= specific {
+			continue
+		}
+		q := 1.0
+		if raw, ok := params["q"]; ok {
+			q, err = strconv.ParseFloat(raw, 64)
+			if err != nil || !(q >= 0 && q <= 1) {
+				q = 0
+			}
+		}
+		result, specific = q, s
+	}
+	return result
+}
+
+// prefersHTML reports whether a person at a browser is asking.
+func prefersHTML(r *http.Request) bool {
+	return choose(r, typeProblem, typeJSON, typePlain, typeHTML) == typeHTML
+}

@@ -1,0 +1,155 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// aclForm is the form of /acl: the README's three inputs.
+type aclForm struct {
+	Subject string        `json:"subject"`
+	Token   globus.Secret `json:"token"`
+	Topic   string        `json:"topic"`
+}
+
+// aclAnswer is what POST /acl answers to programs: the topic, and how to do the
+// same again.
+type aclAnswer struct {
+	diaspora.Topic
+	Form string `json:"form"` // a link to the form with everything but the token filled in
+	Curl string `json:"curl"` // a command that makes the same claim
+}
+
+// showForm answers GET /acl. Subject and topic come from the query. The token
+// comes from the fragment, or for compatibility from the query, and in both cases
+// only the page's script reads it: it is never written into a page.
+func (s *Server) showForm(x *exchange) error {
+	var form aclForm
+	if err := decodeForm(x.r.URL.RawQuery, &form, true); err != nil {
+		return err
+	}
+	s.pages.write(x, http.StatusOK, "acl", formPage{Subject: form.Subject, Topic: form.Topic, TokenInQuery: form.Token != ""})
+	return nil
+}
+
+// claimByForm answers POST /acl.
+func (s *Server) claimByForm(x *exchange) error {
+	x.form = &aclForm{}
+	t, contentType, err := s.claimForm(x, x.form)
+	if err != nil {
+		return err
+	}
+	offers := []string{typePlain, typeJSON, typeHTML}
+	if contentType == typeJSON {
+		offers = []string{typeJSON, typePlain, typeHTML}
+	}
+	status := claimedStatus(x, t)
+	a := aclAnswer{Topic: t, Form: s.formLink(x.subject, t.Name), Curl: s.curlCommand(x.subject, t.Name)}
+	switch choose(x.r, offers...) {
+	case typeHTML:
+		s.pages.write(x, status, "claimed", a)
+	case typeJSON:
+		x.writeJSON(status, typeJSON, a)
+	default:
+		x.write(status, typePlain+"; charset=utf-8", []byte(a.text()))
+	}
+	return nil
+}
+
+// claimForm reads the form and makes the claim that it asks for.
+func (s *Server) claimForm(x *exchange, form *aclForm) (diaspora.Topic, string, error) {
+	body, contentType, err := readBody(x, typeForm, typeJSON)
+	if err != nil {
+		return diaspora.Topic{}, contentType, err
+	}
+	if contentType == typeJSON {
+		err = decodeJSON(body, form)
+	} else {
+		err = decodeForm(string(body), form, false)
+	}
+	if err != nil {
+		return diaspora.Topic{}, contentType, err
+	}
+	t, err := s.claimAs(x, form)
+	return t, contentType, err
+}
+
+func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
+	token, inHeader, err := bearerToken(x.r)
+	switch {
+	case err != nil:
+		return diaspora.Topic{}, err
+	case inHeader && form.Token != "":
+		return diaspora.Topic{}, invalid("the token must be given once: in the form or in the Authorization header")
+	case !inHeader && form.Token == "":
+		return diaspora.Topic{}, &refusal{
+			status: http.StatusUnauthorized,
+			detail: "the access token is missing",
+			hint:   "`diaspora token` prints it.",
+			header: http.Header{"WWW-Authenticate": {"Bearer"}},
+		}
+	case !inHeader:
+		token = form.Token
+	}
+	switch {
+	case form.Subject == "":
+		return diaspora.Topic{}, invalid("the subject claim is missing: `diaspora whoami` shows it")
+	case form.Topic == "":
+		return diaspora.Topic{}, invalid("the topic name is missing")
+	case strings.Contains(form.Topic, token.Reveal()) || strings.Contains(form.Subject, token.Reveal()):
+		form.Topic, form.Subject = "", "" // not back into the page
+		return diaspora.Topic{}, invalid("the access token is in the field of something else")
+	}
+	if err := s.authenticate(x, token); err != nil {
+		return diaspora.Topic{}, err
+	}
+	if !strings.EqualFold(form.Subject, x.subject) {
+		return diaspora.Topic{}, &refusal{
+			status: http.StatusForbidden,
+			detail: "the access token belongs to somebody other than the subject claim",
+			hint:   "`diaspora whoami` shows the subject claim that goes with your token.",
+		}
+	}
+	return s.cfg.Claims.Claim(x.r.Context(), x.subject, diaspora.ClaimRequest{Name: form.Topic})
+}
+
+// formLink is the README's GET request with the form filled. It is without the
+// token, which only the browser that typed it can add, as #token=….
+func (s *Server) formLink(subject, topic string) string {
+	return s.public.JoinPath("acl").String() + "?" + url.Values{"subject": {subject}, "topic": {topic}}.Encode()
+}
+
+// curlCommand is the README's POST request. It takes the token from the
+// environment or from the diaspora command, over a pipe: pasting it leaves no
+// token in the shell's history or in the list of processes.
+func (s *Server) curlCommand(subject, topic string) string {
+	return `printf %s "${DIASPORA_TOKEN:-$(diaspora token)}" | curl -sS --data-urlencode token@-` +
+		" --data-urlencode " + shellQuote("subject="+subject) +
+		" --data-urlencode " + shellQuote("topic="+topic) +
+		" " + shellQuote(s.public.JoinPath("acl").String())
+}
+
+func shellQuote(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// text is the answer for people at a terminal.
+func (a aclAnswer) text() string {
+	what := "is yours"
+	if !a.Created {
+		what = "was yours already"
+	}
+	return fmt.Sprintf(`Topic %s %s.
+
+Log an event:         echo hello | diaspora produce %[1]s
+Read it back:         diaspora consume %[1]s --from start
+The form, filled in:  %[3]s
+                      (append #token=<access token> to fill in the token as well)
+The same with curl:   %[4]s
+`, a.Name, what, a.Form, a.Curl)
+}

@@ -1,0 +1,144 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// readRequest fills into from the JSON body of a request of the API.
+func readRequest(x *exchange, into any) error {
+	body, _, err := readBody(x, typeJSON)
+	if err != nil {
+		return err
+	}
+	return decodeJSON(body, into)
+}
+
+// claimedStatus is 201 for a topic that is new, 200 for one that
+// was the caller's already.
+func claimedStatus(x *exchange, t diaspora.Topic) int {
+	if !t.Created {
+		return http.StatusOK
+	}
+	x.Header().Set("Location", "/v1/topics/"+url.PathEscape(t.Name))
+	return http.StatusCreated
+}
+
+func (s *Server) claimTopic(x *exchange) error {
+	var req diaspora.ClaimRequest
+	if err := readRequest(x, &req); err != nil {
+		return err
+	}
+	t, err := s.cfg.Claims.Claim(x.r.Context(), x.subject, req)
+	if err != nil {
+		return err
+	}
+	x.writeJSON(claimedStatus(x, t), typeJSON, t)
+	return nil
+}
+
+func (s *Server) listTopics(x *exchange) error {
+	topics, err := s.cfg.Claims.Topics(x.r.Context(), x.subject)
+	if err != nil {
+		return err
+	}
+	if topics == nil {
+		topics = []diaspora.Topic{} // [] rather than null
+	}
+	x.writeJSON(http.StatusOK, typeJSON, diaspora.TopicList{Topics: topics})
+	return nil
+}
+
+func (s *Server) showTopic(x *exchange) error {
+	t, err := s.cfg.Claims.Topic(x.r.Context(), x.subject, x.r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	x.writeJSON(http.StatusOK, typeJSON, t)
+	return nil
+}
+
+func (s *Server) releaseTopic(x *exchange) error {
+	if err := s.cfg.Claims.Release(x.r.Context(), x.subject, x.r.PathValue("name")); err != nil {
+		return err
+	}
+	x.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) claimGroup(x *exchange) error {
+	var req diaspora.GroupClaim
+	if err := readRequest(x, &req); err != nil {
+		return err
+	}
+	if req.Owner != "" && req.Owner != x.subject {
+		return &refusal{status: http.StatusForbidden, detail: "a group can be claimed for the caller only", hint: "Leave the owner out."}
+	}
+	if err := s.cfg.Claims.ClaimGroup(x.r.Context(), x.subject, req.Group); err != nil {
+		return err
+	}
+	x.writeJSON(http.StatusOK, typeJSON, diaspora.GroupClaim{Group: req.Group, Owner: x.subject})
+	return nil
+}
+
+func (s *Server) discover(x *exchange) error {
+	x.write(http.StatusOK, typeJSON, s.discovery)
+	return nil
+}
+
+// health is the answer of /healthz: 200 when every part is well, else 503.
+type health struct {
+	Status string            `json:"status"` // "ok" or "unavailable"
+	Checks map[string]string `json:"checks"` // the same for each part
+}
+
+const (
+	healthTimeout  = 2 * time.Second
+	healthFreshFor = time.Second // anybody may ask, so the parts are asked seldom
+)
+
+type healthCache struct {
+	mu    sync.Mutex // held while asking: callers share one answer
+	asked time.Time
+	last  health
+}
+
+func (s *Server) healthz(x *exchange) error {
+	h := s.checkHealth()
+	status := http.StatusOK
+	if h.Status != "ok" {
+		status = http.StatusServiceUnavailable
+		x.Header().Set("Retry-After", retryAfter)
+	}
+	x.writeJSON(status, typeJSON, h)
+	return nil
+}
+
+func (s *Server) checkHealth() health {
+	c := &s.health
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.asked.IsZero() && time.Since(c.asked) < healthFreshFor {
+		return c.last
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout) // not the caller's: the answer is shared
+	defer cancel()
+	h := health{Status: "ok", Checks: map[string]string{}}
+	for name, ready := range s.cfg.Ready {
+		h.Checks[name] = "ok"
+		if err := ready(ctx); err != nil {
+			s.log.Warn("not ready", "part", name, "err", err)
+			h.Checks[name], h.Status = "unavailable", "unavailable"
+		}
+	}
+	c.last, c.asked = h, time.Now()
+	return h
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d/time.Second) + 1) }

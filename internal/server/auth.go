@@ -1,0 +1,173 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// tokenShape is what a bearer token may look like (RFC 6750 section 2.1).
+var tokenShape = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
+
+// plausible reports whether token is worth asking Globus about.
+func plausible(token globus.Secret) bool {
+	t := token.Reveal()
+	return len(t) >= 16 && len(t) <= 4096 && tokenShape.MatchString(t)
+}
+
+const loginHint = "Send `Authorization: Bearer <access token>`, once: `diaspora token` prints a token."
+
+// authenticate is the one way in: whatever the endpoint and however the token
+// came, it alone decides who is calling. On nil, x.subject is set.
+func (s *Server) authenticate(x *exchange, token globus.Secret) error {
+	client := s.clientOf(x.r)
+	if wait, spent := s.failures.spent(client); spent {
+		return &refusal{
+			status: http.StatusTooManyRequests,
+			detail: "too many tokens from this address were refused",
+			hint:   "Wait a minute, then log in again with `diaspora login`.",
+			header: http.Header{"Retry-After": {seconds(wait)}},
+		}
+	}
+	if !plausible(token) {
+		s.failures.add(client)
+		return &refusal{
+			status: http.StatusUnauthorized,
+			detail: "this is not an access token",
+			hint:   "Paste the access token alone, in full: `diaspora token` prints it.",
+			header: http.Header{"WWW-Authenticate": {`Bearer error="invalid_token"`}},
+		}
+	}
+	info, err := s.cfg.Authenticator.Authenticate(x.r.Context(), token)
+	if errors.Is(err, globus.ErrRefused) {
+		s.failures.add(client)
+	}
+	if err != nil {
+		return err
+	}
+	if info.Subject == "" {
+		return errors.New("authenticator gave a token without a subject")
+	}
+	x.subject = info.Subject
+	return nil
+}
+
+// authenticateHeader authenticates the bearer of the request's header.
+func (s *Server) authenticateHeader(x *exchange) error {
+	token, given, err := bearerToken(x.r)
+	if err != nil {
+		return err
+	}
+	if !given {
+		return &refusal{
+			status: http.StatusUnauthorized,
+			detail: "the request says not who is calling",
+			hint:   loginHint,
+			header: http.Header{"WWW-Authenticate": {"Bearer"}},
+		}
+	}
+	return s.authenticate(x, token)
+}
+
+// bearerToken takes the token out of the Authorization header. More than one
+// header, or another scheme, is refused: two parsers might see two callers.
+func bearerToken(r *http.Request) (token globus.Secret, given bool, err error) {
+	values := r.Header["Authorization"]
+	if len(values) == 0 {
+		return "", false, nil
+	}
+	scheme, rest, ok := strings.Cut(values[0], " ")
+	if len(values) > 1 || !ok || !strings.EqualFold(scheme, "Bearer") {
+		return "", true, &refusal{
+			status: http.StatusUnauthorized,
+			detail: "the Authorization header must be given once, as Bearer and one token",
+			hint:   loginHint,
+			header: http.Header{"WWW-Authenticate": {`Bearer error="invalid_request"`}},
+		}
+	}
+	return globus.Secret(strings.TrimLeft(rest, " ")), true, nil
+}
+
+// The budget of refused tokens of one client: so many at once, then one in so
+// many seconds. Somebody with a stale token in a script notices it; somebody who
+// guesses gets nowhere, and Globus Auth is not made to pay for it.
+const (
+	failureBurst   = 30
+	failureRate    = rate.Limit(1) // a second
+	failureClients = 4096          // remembered; the least recently failed is forgotten first
+)
+
+// failures counts refused tokens by client.
+type failures struct {
+	byClient *lru.Cache[netip.Prefix, *rate.Limiter]
+}
+
+func newFailures() *failures {
+	cache, err := lru.New[netip.Prefix, *rate.Limiter](failureClients)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &failures{byClient: cache}
+}
+
+// spent reports whether client has failed too often, and for how long to wait.
+func (f *failures) spent(client netip.Prefix) (time.Duration, bool) {
+	l, ok := f.byClient.Get(client)
+	if !ok {
+		return 0, false
+	}
+	missing := 1 - l.Tokens()
+	return time.Duration(missing / float64(failureRate) * float64(time.Second)), missing > 0
+}
+
+// add counts one failure. Failures that were under way together may overdraw the
+// budget; they are paid back all the same.
+func (f *failures) add(client netip.Prefix) {
+	fresh := rate.NewLimiter(failureRate, failureBurst)
+	l, known, _ := f.byClient.PeekOrAdd(client, fresh)
+	if !known {
+		l = fresh
+	}
+	l.Reserve()
+}
+
+// clientOf is the address that a request counts for: the peer's, or what a
+// trusted proxy says of it. IPv6 clients own a /64 as a rule, so that counts as one.
+func (s *Server) clientOf(r *http.Request) netip.Prefix {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Prefix{} // a listener without addresses: all count as one
+	}
+	addr := peer.Addr().Unmap().WithZone("")
+	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for i := len(hops) - 1; i >= 0 && s.trusts(addr); i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		addr = hop.Unmap().WithZone("")
+	}
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	prefix, _ := addr.Prefix(bits)
+	return prefix
+}
+
+func (s *Server) trusts(addr netip.Addr) bool {
+	for _, p := range s.cfg.TrustedProxies {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,161 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	typeJSON = "application/json"
+	typeForm = "application/x-www-form-urlencoded"
+)
+
+// readBody reads the body of a request whose format is one of accepted, and
+// returns which it is.
+func readBody(x *exchange, accepted ...string) (body []byte, contentType string, err error) {
+	r := x.r
+	values := r.Header["Content-Type"]
+	if len(values) == 1 {
+		var params map[string]string
+		contentType, params, err = mime.ParseMediaType(values[0])
+		if charset, ok := params["charset"]; err != nil || ok && !strings.EqualFold(charset, "utf-8") {
+			contentType = ""
+		}
+	}
+	if !slices.Contains(accepted, contentType) {
+		return nil, "", &refusal{
+			status: http.StatusUnsupportedMediaType,
+			detail: "the body must be " + strings.Join(accepted, " or ") + ", in UTF-8, and the Content-Type must say so",
+		}
+	}
+	if len(r.Header["Content-Encoding"]) > 0 {
+		return nil, "", &refusal{status: http.StatusUnsupportedMediaType, detail: "the body must not be compressed"}
+	}
+	// MaxBytesReader wants net/http's own writer, to close the connection behind
+	// a body that it did not read.
+	body, err = io.ReadAll(http.MaxBytesReader(x.ResponseWriter, r.Body, maxBodyBytes))
+	return body, contentType, err
+}
+
+func invalid(format string, args ...any) error {
+	return &refusal{status: http.StatusBadRequest, detail: fmt.Sprintf(format, args...)}
+}
+
+// fieldsOf returns the fields of the struct that into points to, by their JSON names.
+func fieldsOf(into any) (names []string, fields map[string]reflect.Value) {
+	v := reflect.ValueOf(into).Elem()
+	fields = map[string]reflect.Value{}
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		names = append(names, name)
+		fields[name] = v.Field(i)
+	}
+	return names, fields
+}
+
+// decodeJSON fills into, a pointer to a flat struct, from one JSON object. It is
+// stricter than encoding/json: each field at most once and spelled exactly,
+// nothing unknown, no null, nothing behind the object, UTF-8 throughout. Its
+// errors name fields that exist, and repeat nothing of what the client sent.
+func decodeJSON(body []byte, into any) error {
+	if !utf8.Valid(body) {
+		return invalid("the body is not valid UTF-8")
+	}
+	names, fields := fieldsOf(into)
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return invalid("the body must be one JSON object")
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		t, err := dec.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return invalid("the body is not valid JSON")
+		}
+		field, ok := fields[name]
+		if !ok {
+			return invalid("the body has an unknown field; the fields are %s", strings.Join(names, ", "))
+		}
+		if seen[name] {
+			return invalid("the field %q is there more than once", name)
+		}
+		seen[name] = true
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return invalid("the body is not valid JSON")
+		}
+		if string(raw) == "null" || json.Unmarshal(raw, field.Addr().Interface()) != nil {
+			return invalid("the field %q must be a %s", name, jsonKind(field))
+		}
+		if err := checkText(name, field); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return invalid("the body is not valid JSON")
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return invalid("there is something behind the JSON object")
+	}
+	return nil
+}
+
+func jsonKind(field reflect.Value) string {
+	if field.CanInt() {
+		return "whole number"
+	}
+	return "string"
+}
+
+// decodeForm fills into, a pointer to a struct of strings, from an encoded form or
+// query, as strictly as decodeJSON does. Space around a value is dropped: people
+// paste. With lenient, unknown fields are ignored rather than refused.
+func decodeForm(encoded string, into any, lenient bool) error {
+	values, err := url.ParseQuery(encoded)
+	if err != nil {
+		return invalid("the form is not encoded correctly")
+	}
+	names, fields := fieldsOf(into)
+	for name, value := range values {
+		field, ok := fields[name]
+		switch {
+		case !ok && lenient:
+			continue
+		case !ok:
+			return invalid("the form has an unknown field; the fields are %s", strings.Join(names, ", "))
+		case len(value) > 1:
+			return invalid("the field %q is there more than once", name)
+		}
+		field.SetString(strings.TrimSpace(value[0]))
+		if err := checkText(name, field); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkText refuses strings that are not text. U+FFFD counts as broken: it is what
+// decoders make of a lone surrogate.
+func checkText(name string, field reflect.Value) error {
+	if field.Kind() != reflect.String {
+		return nil
+	}
+	text := field.String()
+	if !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError) {
+		return invalid("the field %q is not valid UTF-8", name)
+	}
+	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r == 0x7f }) {
+		return invalid("the field %q has control characters", name)
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	http.ResponseWriter
+	r       *http.Request
+	subject string   // who is calling, once authenticated
+	form    *aclForm // what was typed, to be shown again with an error
+
+	status int
+	bytes  int64
+}
+
+func (x *exchange) WriteHeader(status int) {
+	if x.status == 0 {
+		x.status = status
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+func (x *exchange) Write(b []byte) (int, error) {
+	if x.status == 0 {
+		x.status = http.StatusOK
+	}
+	n, err := x.ResponseWriter.Write(b)
+	x.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap is for [http.ResponseController].
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// route names the request's address without what the client put into it.
+func (x *exchange) route() string {
+	if x.r.Pattern == "" || x.r.Pattern == "/" {
+		return "none"
+	}
+	return x.r.Pattern
+}
+
+// ServeHTTP answers one request, logs it, and survives whatever its handler does.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(r.Context(), claimTimeout)
+	defer cancel()
+	r = r.WithContext(ctx)
+	x := &exchange{ResponseWriter: w, r: r}
+	defer func() {
+		defer func() { s.logAccess(x, time.Since(start)) }()
+		if v := recover(); v != nil {
+			s.recovered(x, v)
+		}
+	}()
+	s.setHeaders(x.Header())
+	if err := s.admit(r); err != nil {
+		s.fail(x, err)
+		return
+	}
+	s.mux.ServeHTTP(x, r)
+}
+
+func (s *Server) recovered(x *exchange, v any) {
+	if v == http.ErrAbortHandler {
+		panic(v)
+	}
+	s.log.Error("handler panicked", "route", x.route(), "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	if x.status != 0 {
+		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+	}
+	s.fail(x, fmt.Errorf("panic: %v", v))
+}
+
+// logAccess says what was asked and answered. It names the route, not the
+// address: paths and queries are the client's words and may hold a token.
+func (s *Server) logAccess(x *exchange, took time.Duration) {
+	method := x.r.Method
+	switch method {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS":
+	default:
+		method = "other"
+	}
+	attrs := []slog.Attr{
+		slog.String("method", method), slog.String("route", x.route()), slog.Int("status", x.status),
+		slog.Int64("bytes", x.bytes), slog.Duration("took", took), slog.String("client", x.r.RemoteAddr),
+	}
+	if x.subject != "" {
+		attrs = append(attrs, slog.String("principal", x.subject))
+	}
+	s.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request", attrs...)
+}
+
+// setHeaders tells browsers how little our pages need.
+func (s *Server) setHeaders(h http.Header) {
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
+		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Accept")
+	if s.public.Scheme == "https" {
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+	}
+}
+
+// admit refuses requests that no route should see.
+func (s *Server) admit(r *http.Request) error {
+	size := 0
+	for name, values := range r.Header {
+		for _, v := range values {
+			size += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	switch {
+	case len(r.RequestURI) > maxTargetBytes:
+		return &refusal{status: http.StatusRequestURITooLong, detail: fmt.Sprintf("an address may have at most %d bytes", maxTargetBytes)}
+	case size > maxHeaderBytes:
+		return &refusal{status: http.StatusRequestHeaderFieldsTooLarge, detail: fmt.Sprintf("the header may have at most %d bytes", maxHeaderBytes)}
+	case !s.hosts[canonicalHost(r.Host, s.public.Scheme)] && r.URL.Path != "/healthz":
+		return &refusal{
+			status: http.StatusMisdirectedRequest,
+			detail: "this server does not go by the name that the request asks for",
+			hint:   "Use " + s.public.String() + ".",
+		}
+	case !cleanPath(r.URL):
+		// http.ServeMux would redirect it, and repeat a query with a token in the answer.
+		return &refusal{status: http.StatusNotFound, detail: "there is nothing at this address"}
+	}
+	if err := s.crossSite.Check(r); err != nil {
+		return &refusal{
+			status: http.StatusForbidden,
+			detail: "the request comes from another web site",
+			hint:   "Open " + s.public.JoinPath("acl").String() + " and use the form there.",
+		}
+	}
+	return nil
+}

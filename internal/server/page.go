@@ -1,0 +1,96 @@
+package server
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+//go:embed assets pages
+var files embed.FS
+
+// formPage is what the page with the form shows.
+type formPage struct {
+	Subject, Topic string
+	TokenInQuery   bool              // the address had a token in its query
+	Problem        *diaspora.Problem // why the last attempt failed
+}
+
+// pages are the templates and the files that they refer to.
+type pages struct {
+	templates map[string]*template.Template
+	assets    map[string]assetFile
+}
+
+type assetFile struct {
+	contentType string
+	body        []byte
+	etag        string
+}
+
+var assetTypes = map[string]string{
+	"acl.js":    "text/javascript; charset=utf-8",
+	"style.css": "text/css; charset=utf-8",
+	"icon.svg":  "image/svg+xml",
+}
+
+func loadPages() (*pages, error) {
+	p := &pages{templates: map[string]*template.Template{}, assets: map[string]assetFile{}}
+	for _, name := range []string{"landing", "acl", "claimed", "problem"} {
+		t, err := template.New("layout.html").Option("missingkey=error").ParseFS(files, "pages/layout.html", "pages/"+name+".html")
+		if err != nil {
+			return nil, err
+		}
+		p.templates[name] = t
+	}
+	for name, contentType := range assetTypes {
+		body, err := fs.ReadFile(files, "assets/"+name)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(body)
+		p.assets[name] = assetFile{contentType, body, fmt.Sprintf("%q", base64.RawURLEncoding.EncodeToString(sum[:12]))}
+	}
+	return p, nil
+}
+
+// write renders the page called name. A template that fails is found before
+// anything is sent.
+func (p *pages) write(x *exchange, status int, name string, data any) {
+	var body bytes.Buffer
+	if err := p.templates[name].Execute(&body, data); err != nil {
+		panic(err)
+	}
+	x.write(status, "text/html; charset=utf-8", body.Bytes())
+}
+
+// asset serves an embedded file; browsers keep it and ask whether it has changed.
+func (s *Server) asset(x *exchange) error {
+	a, ok := s.pages.assets[x.r.PathValue("file")]
+	if !ok {
+		return &refusal{status: http.StatusNotFound, detail: "there is nothing at this address"}
+	}
+	x.Header().Set("Cache-Control", "no-cache")
+	x.Header().Set("ETag", a.etag)
+	if x.r.Header.Get("If-None-Match") == a.etag {
+		x.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	x.write(http.StatusOK, a.contentType, a.body)
+	return nil
+}
+
+func (s *Server) landing(x *exchange) error {
+	s.pages.write(x, http.StatusOK, "landing", struct {
+		URL       string
+		Discovery diaspora.Discovery
+	}{s.public.String(), s.cfg.Discovery})
+	return nil
+}

@@ -1,0 +1,114 @@
+package server
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// A handler answers one kind of request. What it returns is written by
+// [Server.fail]; it must not have written anything itself then.
+type handler func(*Server, *exchange) error
+
+type route struct {
+	pattern string // of http.ServeMux
+	access  access
+	handle  handler
+	offers  []string // media types that it can answer in, the usual one first; none: it answers as it is
+}
+
+// access says how a route learns who is calling.
+type access int
+
+const (
+	public access = iota // it does not
+	bearer               // from Authorization: Bearer, before the handler runs
+	inForm               // from the form's own fields, by the handler
+)
+
+// routeTable is every path that the endpoint answers. Whatever is not here is 404,
+// or 405 when the path is here with another method.
+var routeTable = []route{
+	{"GET /{$}", public, (*Server).landing, []string{typeHTML}},
+	{"GET /acl", public, (*Server).showForm, []string{typeHTML}},
+	{"POST /acl", inForm, (*Server).claimByForm, []string{typePlain, typeJSON, typeHTML}},
+	{"GET /assets/{file}", public, (*Server).asset, nil},
+
+	{"POST /v1/topics", bearer, (*Server).claimTopic, []string{typeJSON}},
+	{"GET /v1/topics", bearer, (*Server).listTopics, []string{typeJSON}},
+	{"GET /v1/topics/{name}", bearer, (*Server).showTopic, []string{typeJSON}},
+	{"DELETE /v1/topics/{name}", bearer, (*Server).releaseTopic, []string{typeJSON}},
+	{"POST /v1/groups", bearer, (*Server).claimGroup, []string{typeJSON}},
+
+	{"GET /.well-known/diaspora", public, (*Server).discover, []string{typeJSON}},
+	{"GET /healthz", public, (*Server).healthz, []string{typeJSON}},
+}
+
+func (s *Server) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	methods := map[string][]string{} // by path
+	for _, rt := range routeTable {
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		methods[path] = append(methods[path], method)
+		mux.Handle(rt.pattern, s.guard(rt))
+	}
+	for path, allowed := range methods {
+		if slices.Contains(allowed, "GET") {
+			allowed = append(allowed, "HEAD")
+		}
+		slices.Sort(allowed)
+		mux.Handle(path, s.refuse(refusal{
+			status: http.StatusMethodNotAllowed,
+			detail: "this address answers " + strings.Join(allowed, ", ") + " only",
+			header: http.Header{"Allow": {strings.Join(allowed, ", ")}},
+		}))
+	}
+	mux.Handle("/", s.refuse(refusal{
+		status: http.StatusNotFound,
+		detail: "there is nothing at this address",
+		hint:   "The form is at /acl, the API under /v1/topics and /v1/groups.",
+	}))
+	return mux
+}
+
+// guard puts the checks of rt's kind in front of its handler.
+func (s *Server) guard(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := w.(*exchange)
+		x.r = r // the mux has filled in the path's values
+		err := checkShape(rt, r)
+		if err == nil && rt.access == bearer {
+			err = s.authenticateHeader(x)
+		}
+		if err == nil {
+			err = rt.handle(s, x)
+		}
+		if err != nil {
+			s.fail(x, err)
+		}
+	})
+}
+
+// checkShape refuses what no request of this kind has: a query where fields
+// belong into the body, a body where nothing reads it, a wish for a format that
+// there is not.
+func checkShape(rt route, r *http.Request) error {
+	if rt.access != public && r.URL.RawQuery != "" {
+		return &refusal{
+			status: http.StatusBadRequest,
+			detail: "this address takes no query parameters",
+			hint:   "Send fields in the body and the token in the Authorization header. A token that was in a URL may have been recorded on its way: revoke it with `diaspora logout`.",
+		}
+	}
+	if r.Method != http.MethodPost && r.ContentLength != 0 {
+		return &refusal{status: http.StatusBadRequest, detail: r.Method + " takes no body here"}
+	}
+	if rt.offers != nil && choose(r, rt.offers...) == "" {
+		return &refusal{status: http.StatusNotAcceptable, detail: "the answer can be " + strings.Join(rt.offers, " or ") + " only"}
+	}
+	return nil
+}
+
+func (s *Server) refuse(why refusal) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fail(w.(*exchange), &why) })
+}

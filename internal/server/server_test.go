@@ -1,0 +1,370 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// The tokens of the tests. All contain canary, so that one search of everything
+// that went out finds any leak.
+const (
+	canary       = "CANARY7f3a"
+	adaToken     = "dev-at-ada-" + canary
+	bobToken     = "dev-at-bob-" + canary
+	expiredToken = "dev-at-expired-" + canary
+	outageToken  = "dev-at-outage-" + canary
+
+	ada = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f01"
+	bob = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f02"
+)
+
+// identities authenticates the tokens of the tests.
+type identities struct{}
+
+func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.TokenInfo, error) {
+	switch token {
+	case adaToken:
+		return globus.TokenInfo{Identity: globus.Identity{Subject: ada}}, nil
+	case bobToken:
+		return globus.TokenInfo{Identity: globus.Identity{Subject: bob}}, nil
+	case outageToken:
+		return globus.TokenInfo{}, fmt.Errorf("introspect at 10.1.2.3: %w", globus.ErrUnavailable)
+	}
+	return globus.TokenInfo{}, fmt.Errorf("the access token has expired: %w", globus.ErrRefused)
+}
+
+// memoryClaims is a Claims without a cluster.
+type memoryClaims struct {
+	mu     sync.Mutex // guards the fields below
+	topics map[string]diaspora.Topic
+}
+
+var topicName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_]{0,248}$`)
+
+func (m *memoryClaims) Claim(_ context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch t, taken := m.topics[req.Name]; {
+	case !topicName.MatchString(req.Name) || req.Partitions < 0:
+		return diaspora.Topic{}, &diaspora.TopicError{Op: "claim", Topic: req.Name, Err: diaspora.ErrInvalid}
+	case taken && t.Owner != subject:
+		return diaspora.Topic{}, &diaspora.TopicError{Op: "claim", Topic: req.Name, Err: fmt.Errorf("claimed by somebody else: %w", diaspora.ErrConflict)}
+	case taken:
+		return t, nil
+	}
+	t := diaspora.Topic{Name: req.Name, Owner: subject, Partitions: max(req.Partitions, 1), Claimed: time.Unix(1, 0).UTC(), Description: req.Description}
+	m.topics[req.Name] = t
+	t.Created = true
+	return t, nil
+}
+
+func (m *memoryClaims) Topic(_ context.Context, subject, name string) (diaspora.Topic, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t, ok := m.topics[name]
+	switch {
+	case !ok:
+		return t, &diaspora.TopicError{Op: "show", Topic: name, Err: diaspora.ErrNotFound}
+	case t.Owner != subject:
+		return diaspora.Topic{}, &diaspora.TopicError{Op: "show", Topic: name, Err: diaspora.ErrPermission}
+	}
+	return t, nil
+}
+
+func (m *memoryClaims) Topics(_ context.Context, subject string) (list []diaspora.Topic, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range m.topics {
+		if t.Owner == subject {
+			list = append(list, t)
+		}
+	}
+	slices.SortFunc(list, func(a, b diaspora.Topic) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+func (m *memoryClaims) Release(ctx context.Context, subject, name string) error {
+	if _, err := m.Topic(ctx, subject, name); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.topics, name)
+	return nil
+}
+
+func (m *memoryClaims) ClaimGroup(_ context.Context, _, group string) error {
+	if group == "" {
+		return fmt.Errorf("claim group: %w", diaspora.ErrInvalid)
+	}
+	return nil
+}
+
+// logBuffer keeps diagnostics for the search at the test's end.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// endpoint is a running ACL endpoint.
+type endpoint struct {
+	t    *testing.T
+	url  string
+	addr string
+	logs *logBuffer
+	srv  *Server
+}
+
+// start serves the ACL endpoint on loopback until the test ends, which then
+// fails if a token came out anywhere. change may be nil.
+func start(t *testing.T, change func(*Config)) *endpoint {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs := &logBuffer{}
+	cfg := Config{
+		Claims:        &memoryClaims{topics: map[string]diaspora.Topic{}},
+		Authenticator: identities{},
+		Discovery:     diaspora.Discovery{Version: "test", Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", Groups: "open", MaxEventBytes: 1 << 20},
+		PublicURL:     "http://" + l.Addr().String(),
+		Diagnostics:   slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	srv, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-served; err != nil {
+			t.Errorf("Serve = %v, want nil", err)
+		}
+		if log := logs.String(); strings.Contains(log, canary) {
+			t.Errorf("a token is in the log:\n%s", log)
+		}
+	})
+	return &endpoint{t, "http://" + l.Addr().String(), l.Addr().String(), logs, srv}
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// do sends a request; headers are pairs of name and value, and an empty Host
+// header is not sent.
+func (e *endpoint) do(method, target, body string, headers ...string) answer {
+	e.t.Helper()
+	req, err := http.NewRequestWithContext(e.t.Context(), method, e.url+target, strings.NewReader(body))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i] == "Host" {
+			req.Host = headers[i+1]
+			continue
+		}
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	a := answer{resp.StatusCode, resp.Header, string(b)}
+	e.checkAnswer(method+" "+target, a)
+	return a
+}
+
+// client follows no redirects and keeps no connections, so that each request is on its own.
+var client = &http.Client{
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true},
+}
+
+// checkAnswer holds for every answer whatsoever.
+func (e *endpoint) checkAnswer(what string, a answer) {
+	e.t.Helper()
+	if strings.Contains(a.body, canary) || strings.Contains(fmt.Sprint(a.header), canary) {
+		e.t.Errorf("%s: a token is in the answer: %v\n%s", what, a.header, a.body)
+	}
+	for name, want := range map[string]string{
+		"X-Content-Type-Options": "nosniff",
+		"Referrer-Policy":        "no-referrer",
+		"X-Frame-Options":        "DENY",
+	} {
+		if got := a.header.Get(name); got != want {
+			e.t.Errorf("%s: header %s = %q, want %q", what, name, got, want)
+		}
+	}
+	if csp := a.header.Get("Content-Security-Policy"); !strings.Contains(csp, "frame-ancestors 'none'") || strings.Contains(csp, "unsafe") {
+		e.t.Errorf("%s: Content-Security-Policy = %q", what, csp)
+	}
+	if got := a.header.Get("Cache-Control"); got != "no-store" && !strings.Contains(what, "/assets/") {
+		e.t.Errorf("%s: Cache-Control = %q, want no-store", what, got)
+	}
+}
+
+func (a answer) problem(t *testing.T) diaspora.Problem {
+	t.Helper()
+	if got := a.header.Get("Content-Type"); got != typeProblem {
+		t.Errorf("Content-Type = %q, want %s; body %s", got, typeProblem, a.body)
+	}
+	var p diaspora.Problem
+	dec := json.NewDecoder(strings.NewReader(a.body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&p); err != nil {
+		t.Fatalf("the problem is not JSON: %v\n%s", err, a.body)
+	}
+	if p.Status != a.status || p.Title == "" || p.Detail == "" || !strings.HasPrefix(p.Type, "/problems/") || p.Type == "/problems/" {
+		t.Errorf("status %d with an incomplete problem: %+v", a.status, p)
+	}
+	return p
+}
+
+func form(subject, token, topic string) string {
+	return url.Values{"subject": {subject}, "token": {token}, "topic": {topic}}.Encode()
+}
+
+func TestClaimListShowRelease(t *testing.T) {
+	e := start(t, nil)
+	auth := []string{"Authorization", "Bearer " + adaToken, "Content-Type", "application/json"}
+
+	a := e.do("POST", "/v1/topics", `{"name":"weather","partitions":3,"description":"Wetter für Ada"}`, auth...)
+	if a.status != 201 || a.header.Get("Location") != "/v1/topics/weather" || !strings.Contains(a.body, `"created": true`) || !strings.Contains(a.body, "Wetter für Ada") {
+		t.Errorf("first claim: %d %v\n%s", a.status, a.header, a.body)
+	}
+	a = e.do("POST", "/v1/topics", `{"name":"weather"}`, auth...)
+	if a.status != 200 || strings.Contains(a.body, "created") {
+		t.Errorf("second claim: %d\n%s", a.status, a.body)
+	}
+	a = e.do("POST", "/v1/topics", `{"name":"weather"}`, "Authorization", "bearer "+bobToken, "Content-Type", "application/json; charset=UTF-8")
+	if p := a.problem(t); a.status != 409 || p.Topic != "weather" {
+		t.Errorf("claim of a taken topic: %d %+v", a.status, p)
+	}
+	a = e.do("GET", "/v1/topics", "", auth[:2]...)
+	var list diaspora.TopicList
+	if err := json.Unmarshal([]byte(a.body), &list); err != nil || a.status != 200 || len(list.Topics) != 1 || list.Topics[0].Owner != ada || list.Topics[0].Partitions != 3 {
+		t.Errorf("list: %d %v\n%s", a.status, err, a.body)
+	}
+	if a = e.do("GET", "/v1/topics", "", "Authorization", "Bearer "+bobToken); !strings.Contains(a.body, `"topics": []`) {
+		t.Errorf("empty list: %d\n%s", a.status, a.body)
+	}
+	if a = e.do("GET", "/v1/topics/weather", "", auth[:2]...); a.status != 200 || !strings.Contains(a.body, ada) {
+		t.Errorf("show: %d\n%s", a.status, a.body)
+	}
+	if a = e.do("GET", "/v1/topics/weather", "", "Authorization", "Bearer "+bobToken); a.status != 403 {
+		t.Errorf("show to another: %d\n%s", a.status, a.body)
+	}
+	if a = e.do("DELETE", "/v1/topics/weather", "", "Authorization", "Bearer "+bobToken); a.status != 403 {
+		t.Errorf("release by another: %d\n%s", a.status, a.body)
+	}
+	if a = e.do("DELETE", "/v1/topics/weather", "", auth[:2]...); a.status != 204 || a.body != "" {
+		t.Errorf("release: %d\n%s", a.status, a.body)
+	}
+	if a = e.do("GET", "/v1/topics/weather", "", auth[:2]...); a.status != 404 {
+		t.Errorf("show after release: %d\n%s", a.status, a.body)
+	}
+	if a = e.do("POST", "/v1/groups", `{"group":"analysis"}`, auth...); a.status != 200 || !strings.Contains(a.body, ada) {
+		t.Errorf("claim group: %d\n%s", a.status, a.body)
+	}
+	if log := e.logs.String(); !strings.Contains(log, `route="POST /v1/topics"`) || !strings.Contains(log, "principal="+ada) {
+		t.Errorf("access log without route or principal:\n%s", log)
+	}
+}
+
+func TestClaimByForm(t *testing.T) {
+	e := start(t, nil)
+	const encoded = "application/x-www-form-urlencoded"
+	browser := []string{"Content-Type", encoded, "Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "Origin", "null", "Sec-Fetch-Site", "same-origin"}
+	for _, tt := range []struct {
+		name    string
+		body    string
+		headers []string
+		status  int
+		kind    string
+		want    []string
+	}{
+		{"curl", form(ada, adaToken, "weather"), []string{"Content-Type", encoded, "Accept", "*/*"}, 201, "text/plain; charset=utf-8", []string{"Topic weather is yours.", "/acl?subject=" + ada + "&topic=weather", "| curl "}},
+		{"curl again", form(ada, adaToken, "weather"), []string{"Content-Type", encoded}, 200, "text/plain; charset=utf-8", []string{"Topic weather was yours already."}},
+		{"browser", form(ada, adaToken, "snow"), browser, 201, "text/html; charset=utf-8", []string{"<code>snow</code> is yours", `id="form-link"`}},
+		{"browser again", form(ada, adaToken, "snow"), browser, 200, "text/html; charset=utf-8", []string{"was yours already"}},
+		{"JSON", `{"subject":"` + ada + `","token":"` + adaToken + `","topic":"rain"}`, []string{"Content-Type", "application/json"}, 201, "application/json", []string{`"name": "rain"`, `"curl": "printf`, `"form": "http`}},
+		{"token in the header", `{"subject":"` + ada + `","topic":"hail"}`, []string{"Content-Type", "application/json", "Authorization", "Bearer " + adaToken}, 201, "application/json", []string{`"name": "hail"`}},
+		{"form answered in JSON", form(ada, adaToken, "fog"), []string{"Content-Type", encoded, "Accept", "application/json"}, 201, "application/json", []string{`"name": "fog"`}},
+		{"pasted with space around", form(" "+strings.ToUpper(ada)+"\n", adaToken+"\n", "\tice "), []string{"Content-Type", encoded}, 201, "text/plain; charset=utf-8", []string{"Topic ice is yours."}},
+	} {
+		a := e.do("POST", "/acl", tt.body, tt.headers...)
+		if a.status != tt.status || a.header.Get("Content-Type") != tt.kind {
+			t.Errorf("%s: status %d, type %q, want %d, %q\n%s", tt.name, a.status, a.header.Get("Content-Type"), tt.status, tt.kind, a.body)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(a.body, want) {
+				t.Errorf("%s: the answer lacks %q:\n%s", tt.name, want, a.body)
+			}
+		}
+	}
+}
+
+func TestDiscoveryHealthLanding(t *testing.T) {
+	broken := error(nil)
+	e := start(t, func(cfg *Config) {
+		cfg.Ready = map[string]func(context.Context) error{
+			"broker": func(context.Context) error { return nil },
+			"ledger": func(context.Context) error { return broken },
+		}
+	})
+	var d diaspora.Discovery
+	if a := e.do("GET", "/.well-known/diaspora", ""); a.status != 200 || json.Unmarshal([]byte(a.body), &d) != nil || len(d.Brokers) != 1 {
+		t.Errorf("discovery: %d\n%s", a.status, a.body)
+	}
+	if a := e.do("GET", "/healthz", "", "Host", "10.0.0.1:9"); a.status != 200 || !strings.Contains(a.body, `"ledger": "ok"`) {
+		t.Errorf("health: %d\n%s", a.status, a.body)
+	}
+	if a := e.do("GET", "/", "", "Accept", "text/html"); a.status != 200 || !strings.Contains(a.body, "127.0.0.1:9092") || !strings.Contains(a.body, e.url) {
+		t.Errorf("landing: %d\n%s", a.status, a.body)
+	}
+	if a := e.do("HEAD", "/acl", ""); a.status != 200 || a.body != "" {
+		t.Errorf("HEAD /acl: %d %q", a.status, a.body)
+	}
+}
