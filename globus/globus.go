@@ -1,6 +1,3 @@
-// Package globus is a client of Globus Auth: it logs people and services in,
-// keeps their tokens on disk, refreshes them ahead of time, and tells a server
-// who an access token belongs to.
 package globus
 
 import (
@@ -22,12 +19,23 @@ var (
 
 	// ErrUnavailable says that Globus Auth could not be asked. It says nothing
 	// about the token; the caller should keep it and try again.
-	ErrUnavailable = errors.New("Globus Auth cannot be reached")
+	ErrUnavailable = errors.New("cannot reach Globus Auth")
+
+	// ErrClientRefused says that Globus Auth does not accept this client: its
+	// ID or secret is wrong, or it may not do what was asked. Nobody's login
+	// mends that; the configuration does.
+	ErrClientRefused = errors.New("client refused")
+
+	// ErrDenied says that the person said no to the login in the browser.
+	ErrDenied = errors.New("login denied")
 )
 
 // Secret is a string that must not be seen: a token, an authorization code or a
 // client secret. Every verb of package fmt, encoding/json and log/slog print
 // it as [redacted]; only [Secret.Reveal] gives it away.
+//
+// Package fmt cannot call methods of unexported struct fields. A struct that may
+// be printed keeps a Secret in an exported field, or behind a pointer.
 type Secret string
 
 const redacted = "[redacted]"
@@ -63,11 +71,13 @@ type Token struct {
 	Scope []string
 	// Expiry is when the access token stops working.
 	Expiry time.Time
+	// Obtained is when Globus Auth issued the access token. Zero if unknown.
+	Obtained time.Time
 }
 
 // TokenSource yields an access token that is good now. Implementations refresh
 // ahead of expiry, in single flight, and may be used concurrently. Errors are
-// [ErrLoginRequired] or [ErrUnavailable], or ctx's.
+// [ErrLoginRequired], [ErrClientRefused] or [ErrUnavailable], or ctx's.
 type TokenSource interface {
 	Token(ctx context.Context) (Token, error)
 }

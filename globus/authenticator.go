@@ -1,0 +1,254 @@
+package globus
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+)
+
+// Introspector tells whom an access token belongs to. [Client] is one.
+type Introspector interface {
+	Introspect(ctx context.Context, token Secret) (TokenInfo, error)
+}
+
+// AuthenticatorConfig says which tokens an [Authenticator] takes.
+type AuthenticatorConfig struct {
+	// Introspector asks Globus Auth. Required.
+	Introspector Introspector
+
+	// Issuer is who must have issued the token. Required.
+	Issuer string
+
+	// Audience is whom the token must be meant for: this service's resource
+	// server. Required, since tokens for other services are just as active.
+	Audience string
+
+	// Scope is what the token must be good for. Required.
+	Scope string
+
+	// FreshFor is how long an answer is used without asking again, and so how
+	// long a revocation may go unseen. Default: 30 s.
+	FreshFor time.Duration
+
+	// StaleFor is how long after the last answer a known token is still taken
+	// while Globus Auth cannot be reached. Default: 1 h.
+	StaleFor time.Duration
+
+	// RefusedFor is how long a refusal is remembered. Default: 10 s.
+	RefusedFor time.Duration
+
+	// CacheSize bounds the number of known tokens. Default: 10,000.
+	CacheSize int
+
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+}
+
+// Authenticator tells a server who is calling. It asks Globus Auth about each
+// access token and remembers the answer for a short while, under the token's hash.
+// It may be used concurrently.
+type Authenticator struct {
+	cfg     AuthenticatorConfig
+	known   *lru.Cache[tokenHash, verdict]
+	refused *lru.Cache[tokenHash, verdict] // apart, so that guesses cannot push out known tokens
+	flight  singleflight.Group
+	asking  chan struct{} // as many as may ask at the same time
+}
+
+type tokenHash [sha256.Size]byte
+
+// verdict is what is known of a token.
+type verdict struct {
+	info    TokenInfo
+	refusal *RefusedError // nil if it is good
+	asked   time.Time     // when Globus Auth said so
+	askAt   time.Time     // when to ask again
+}
+
+const (
+	maxAsking      = 64
+	askTimeout     = 10 * time.Second
+	outagePause    = 5 * time.Second // how long a known token is not asked about after an outage
+	refusedSize    = 10_000
+	knownWait      = 2 * time.Second // how long a known token waits for Globus Auth
+	reasonInactive = "the access token has expired or was revoked, or is none"
+)
+
+// NewAuthenticator returns an Authenticator.
+func NewAuthenticator(cfg AuthenticatorConfig) (*Authenticator, error) {
+	switch {
+	case cfg.Introspector == nil:
+		return nil, errors.New("authenticator: the introspector is missing")
+	case cfg.Issuer == "":
+		return nil, errors.New("authenticator: the issuer is missing")
+	case cfg.Audience == "":
+		return nil, errors.New("authenticator: the audience is missing")
+	case cfg.Scope == "":
+		return nil, errors.New("authenticator: the scope is missing")
+	}
+	cfg.FreshFor = cmpOr(cfg.FreshFor, 30*time.Second)
+	cfg.StaleFor = cmpOr(cfg.StaleFor, time.Hour)
+	cfg.RefusedFor = cmpOr(cfg.RefusedFor, 10*time.Second)
+	if cfg.CacheSize <= 0 {
+		cfg.CacheSize = 10_000
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	known, err := lru.New[tokenHash, verdict](cfg.CacheSize)
+	if err != nil {
+		return nil, err
+	}
+	refused, err := lru.New[tokenHash, verdict](refusedSize)
+	if err != nil {
+		return nil, err
+	}
+	return &Authenticator{cfg: cfg, known: known, refused: refused, asking: make(chan struct{}, maxAsking)}, nil
+}
+
+func cmpOr(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}
+
+// Authenticate returns what is known of the caller's access token. The error is
+// an [ErrRefused], as a [*RefusedError] whose reason can be shown to the caller, or
+// an [ErrUnavailable] if Globus Auth has to be asked and cannot be: the caller
+// should be told to try again, not that the token is bad. A token that was good
+// when Globus Auth was last asked stays good for StaleFor, never beyond its expiry.
+func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenInfo, error) {
+	if err := checkSecret(token); err != nil {
+		return TokenInfo{}, &RefusedError{Reason: "the access token " + err.Error()}
+	}
+	hash := tokenHash(sha256.Sum256([]byte(token)))
+	v, ok := a.lookup(hash)
+	now := a.cfg.Now()
+	if ok && now.Before(v.askAt) {
+		return v.answer(now)
+	}
+	if err := ctx.Err(); err != nil {
+		return TokenInfo{}, err
+	}
+	// The question outlives the caller who happened to ask it first: others wait
+	// for the same answer.
+	answer := a.flight.DoChan(string(hash[:]), func() (any, error) {
+		run, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		defer cancel()
+		return a.ask(run, hash, token)
+	})
+	var stale <-chan time.Time
+	if usable := ok && a.usable(v, now); usable {
+		t := time.NewTimer(knownWait)
+		defer t.Stop()
+		stale = t.C
+	}
+	select {
+	case r := <-answer:
+		if r.Err != nil {
+			return TokenInfo{}, r.Err
+		}
+		return r.Val.(verdict).answer(a.cfg.Now())
+	case <-stale:
+		return v.answer(a.cfg.Now())
+	case <-ctx.Done():
+		return TokenInfo{}, ctx.Err()
+	}
+}
+
+func (a *Authenticator) lookup(hash tokenHash) (verdict, bool) {
+	if v, ok := a.known.Get(hash); ok {
+		return v, true
+	}
+	return a.refused.Get(hash)
+}
+
+// usable tells whether a verdict holds while Globus Auth cannot be reached.
+func (a *Authenticator) usable(v verdict, now time.Time) bool {
+	return v.refusal == nil && now.Before(v.asked.Add(a.cfg.StaleFor))
+}
+
+// answer is the verdict at a time: what was good may have expired since.
+func (v verdict) answer(now time.Time) (TokenInfo, error) {
+	if v.refusal != nil {
+		return TokenInfo{}, v.refusal
+	}
+	if !now.Before(v.info.Expiry) {
+		return TokenInfo{}, expired(v.info)
+	}
+	return v.info, nil
+}
+
+// ask asks Globus Auth and remembers the answer.
+func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (verdict, error) {
+	select {
+	case a.asking <- struct{}{}:
+		defer func() { <-a.asking }()
+	case <-ctx.Done():
+		return verdict{}, &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("too many tokens to ask about")}
+	}
+	info, err := a.cfg.Introspector.Introspect(ctx, token)
+	now := a.cfg.Now()
+	if err == nil {
+		err = a.check(info, now)
+	}
+	refusal := (*RefusedError)(nil)
+	if errors.Is(err, ErrRefused) && !errors.As(err, &refusal) {
+		refusal = &RefusedError{Reason: reasonInactive}
+	}
+	switch {
+	case err == nil:
+		v := verdict{info: info, asked: now, askAt: now.Add(a.cfg.FreshFor)}
+		a.refused.Remove(hash)
+		a.known.Add(hash, v)
+		return v, nil
+	case refusal != nil:
+		v := verdict{refusal: refusal, asked: now, askAt: now.Add(a.cfg.RefusedFor)}
+		a.known.Remove(hash)
+		a.refused.Add(hash, v)
+		return v, nil
+	}
+	// Anything else says nothing of the token, a refusal of our own client included.
+	if v, ok := a.known.Get(hash); ok && a.usable(v, now) {
+		v.askAt = now.Add(outagePause)
+		a.known.Add(hash, v)
+		return v, nil
+	}
+	if !errors.Is(err, ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return verdict{}, err
+}
+
+// check judges a token that Globus Auth calls active.
+func (a *Authenticator) check(info TokenInfo, now time.Time) error {
+	switch {
+	case info.Subject == "":
+		return malformed("introspect token", "the answer names nobody")
+	case !now.Before(info.Expiry):
+		return expired(info)
+	case info.NotBefore.Sub(now) > clockLeeway || info.IssuedAt.Sub(now) > clockLeeway:
+		return &RefusedError{Reason: "the access token is not valid yet; is a clock wrong?"}
+	case info.Issuer != a.cfg.Issuer:
+		return &RefusedError{Reason: "the access token was issued by somebody else than " + a.cfg.Issuer}
+	case !slices.Contains(info.Audience, a.cfg.Audience):
+		return &RefusedError{Reason: "the access token is meant for another service than " + a.cfg.Audience}
+	case !slices.Contains(info.Scope, a.cfg.Scope):
+		return &RefusedError{Reason: "the access token lacks the scope " + a.cfg.Scope, MissingScope: a.cfg.Scope}
+	}
+	return nil
+}
+
+func expired(info TokenInfo) *RefusedError {
+	if info.Expiry.IsZero() {
+		return &RefusedError{Reason: "the access token does not say when it expires"}
+	}
+	return &RefusedError{Reason: "the access token expired at " + info.Expiry.UTC().Format(time.RFC3339)}
+}

@@ -1,0 +1,540 @@
+package globus
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/cli/browser"
+	"golang.org/x/oauth2"
+)
+
+// Login is what a person has after logging in: who they are, and one token for
+// each resource server.
+type Login struct {
+	Issuer   string // the Globus Auth that issued the tokens
+	ClientID string // the client that they were issued to
+	Identity Identity
+	Tokens   []Token
+
+	// ClockSkew is how far the local clock is ahead of Globus Auth's, or behind
+	// if negative. It is 0 unless it is so much that services may refuse things.
+	ClockSkew time.Duration
+}
+
+// Token returns the token for a resource server.
+func (l *Login) Token(resourceServer string) (Token, bool) {
+	for _, t := range l.Tokens {
+		if t.ResourceServer == resourceServer {
+			return t, true
+		}
+	}
+	return Token{}, false
+}
+
+// LoginOptions says how [Client.Login] talks to the person.
+type LoginOptions struct {
+	// Scopes are what the tokens shall be good for, in full: a token only has
+	// the scopes of the login that made it. openid, profile and email are added.
+	Scopes []string
+
+	// Out receives the address to visit, the prompt and notes. Required.
+	Out io.Writer
+
+	// In is where the code can be pasted. With nil, only a browser on the same
+	// machine can finish the login. One line more than needed may be read.
+	In io.Reader
+
+	// NoBrowser makes the person paste the code, whatever the environment.
+	NoBrowser bool
+
+	// Browser opens an address in a browser. It may hang or fail. Default: the desktop's.
+	Browser func(url string) error
+
+	// Getenv shows the environment, from which the way to log in is chosen. Default: os.Getenv.
+	Getenv func(string) string
+
+	// Message is shown on the login page, to say why it is needed.
+	Message string
+
+	// Subject, if not empty, is the only identity to accept.
+	Subject string
+
+	// Store, if not nil, keeps the login. If it cannot be saved, Login returns
+	// the login together with the error.
+	Store *Store
+
+	// Timeout bounds the wait for the person. Default: 15 minutes.
+	Timeout time.Duration
+}
+
+const (
+	defaultLoginTimeout = 15 * time.Minute
+	finishTimeout       = 15 * time.Second // for what comes after the tokens
+	maxPasteBytes       = 8 << 10
+	maxPastes           = 3
+)
+
+// Login logs a person in with their browser. The address to visit is printed
+// first; then the browser is started, and hands the code over on a
+// loopback address. Where there is no browser to start (over ssh, without a
+// display, with a text browser, or by NoBrowser) the person opens the address
+// elsewhere and pastes the code.
+//
+// ctx ends the wait for the person. Once Globus Auth has handed out the tokens, the login
+// is finished even if ctx ends, and is returned whenever there is one: an error next to it
+// says what is wrong with it ([ErrOtherSubject], it could not be saved, it is
+// not known whose it is).
+func (c *Client) Login(ctx context.Context, opts LoginOptions) (*Login, error) {
+	login, err := c.loginFlow(ctx, opts)
+	if err != nil {
+		err = fmt.Errorf("log in: %w", err)
+	}
+	return login, err
+}
+
+func (c *Client) loginFlow(ctx context.Context, opts LoginOptions) (*Login, error) {
+	if opts.Getenv == nil {
+		opts.Getenv = os.Getenv
+	}
+	if opts.Browser == nil {
+		opts.Browser = openBrowser
+	}
+	if opts.Timeout <= 0 {
+		opts.Timeout = defaultLoginTimeout
+	}
+	if opts.Store != nil {
+		if err := opts.Store.Check(opts.Subject); errors.Is(err, ErrInsecureFile) || errors.Is(err, ErrOtherSubject) {
+			return nil, err
+		} else if err != nil {
+			fmt.Fprintf(opts.Out, "Note: the tokens cannot be saved (%v). You will get them all the same.\n", err)
+		}
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, opts.Timeout, fmt.Errorf("nobody finished the login within %v", opts.Timeout))
+	defer cancel()
+
+	a := &authorization{client: c, opts: opts, verifier: oauth2.GenerateVerifier(), state: rand.Text()}
+	if opts.In != nil {
+		a.lines = readLines(wait, opts.In)
+	}
+	var grant tokenResponse
+	var err error
+	if why := a.pasteReason(); why != "" {
+		grant, err = a.paste(wait, why)
+	} else {
+		grant, err = a.loopback(wait)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.finish(ctx, grant)
+}
+
+// authorization is one login in progress.
+type authorization struct {
+	client          *Client
+	opts            LoginOptions
+	verifier, state string
+	redirect        string
+	lines           <-chan string // what the person pastes; nil if they cannot
+	page            *callback     // nil when pasting
+}
+
+func (a *authorization) printf(format string, args ...any) {
+	fmt.Fprintf(a.opts.Out, format, args...)
+}
+
+// url returns the address to visit.
+func (a *authorization) url() string {
+	scopes := []string{"openid", "profile", "email"}
+	for _, s := range a.opts.Scopes {
+		if !slices.Contains(scopes, s) {
+			scopes = append(scopes, s)
+		}
+	}
+	params := []oauth2.AuthCodeOption{
+		oauth2.AccessTypeOffline,
+		oauth2.S256ChallengeOption(a.verifier),
+		oauth2.SetAuthURLParam("prompt", "login"),
+	}
+	if name, err := os.Hostname(); err == nil {
+		product, _, _ := strings.Cut(a.client.userAgent, "/")
+		label := product + " on " + strings.TrimSuffix(name, ".local")
+		params = append(params, oauth2.SetAuthURLParam("prefill_named_grant", label))
+	}
+	if a.opts.Message != "" {
+		params = append(params, oauth2.SetAuthURLParam("session_message", a.opts.Message))
+	}
+	config := oauth2.Config{
+		ClientID:    a.client.clientID,
+		RedirectURL: a.redirect,
+		Scopes:      scopes,
+		Endpoint:    oauth2.Endpoint{AuthURL: a.client.issuer + "/v2/oauth2/authorize"},
+	}
+	return config.AuthCodeURL(a.state, params...)
+}
+
+// pasteReason says why the code must be pasted, or "" if a browser can be started.
+func (a *authorization) pasteReason() string {
+	if a.opts.NoBrowser {
+		return "as asked"
+	}
+	return noBrowser(runtime.GOOS, a.opts.Getenv)
+}
+
+// noBrowser says why this environment has no browser to start, or "".
+func noBrowser(goos string, getenv func(string) string) string {
+	for _, v := range []string{"SSH_TTY", "SSH_CONNECTION", "SSH_CLIENT"} {
+		if getenv(v) != "" {
+			return "logged in over ssh"
+		}
+	}
+	if name := filepath.Base(getenv("BROWSER")); isTextBrowser(name) {
+		return "the browser " + name + " has no windows"
+	}
+	if goos == "darwin" || goos == "windows" || getenv("WSL_DISTRO_NAME") != "" {
+		return ""
+	}
+	if getenv("DISPLAY") == "" && getenv("WAYLAND_DISPLAY") == "" {
+		return "no display"
+	}
+	return ""
+}
+
+func isTextBrowser(name string) bool {
+	return slices.Contains([]string{"lynx", "links", "links2", "elinks", "w3m", "www-browser"}, name)
+}
+
+var quietBrowser sync.Once
+
+// openBrowser starts the desktop's browser. It may block as long as that runs.
+func openBrowser(address string) error {
+	if runtime.GOOS != "windows" && runtime.GOOS != "darwin" {
+		if name := plainBrowser(); isTextBrowser(name) {
+			return fmt.Errorf("the browser %s has no windows", name)
+		}
+	}
+	quietBrowser.Do(func() { browser.Stdout, browser.Stderr = io.Discard, io.Discard })
+	return browser.OpenURL(address)
+}
+
+// plainBrowser returns the name of the program behind x-www-browser or
+// www-browser, if one of them is what would be started.
+func plainBrowser() string {
+	if _, err := exec.LookPath("xdg-open"); err == nil {
+		return ""
+	}
+	for _, name := range []string{"x-www-browser", "www-browser"} {
+		if path, err := exec.LookPath(name); err == nil {
+			if target, err := filepath.EvalSymlinks(path); err == nil {
+				return filepath.Base(target)
+			}
+			return name
+		}
+	}
+	return ""
+}
+
+// paste lets the person open the address anywhere and paste the code that the page shows.
+func (a *authorization) paste(ctx context.Context, why string) (tokenResponse, error) {
+	if a.lines == nil {
+		return tokenResponse{}, fmt.Errorf("no browser can be started (%s), and there is nowhere to paste a code", why)
+	}
+	a.redirect = a.client.issuer + "/v2/web/auth-code"
+	a.printf("Please visit the following URL to authorize the application:\n\n    %s\n\n", a.url())
+	for try := 1; ; try++ {
+		a.printf("Paste the authorization code here: ")
+		code, err := a.nextCode(ctx)
+		if err != nil {
+			a.printf("\n")
+			return tokenResponse{}, err
+		}
+		grant, err := a.exchange(ctx, code)
+		if !errors.Is(err, ErrLoginRequired) || try == maxPastes {
+			return grant, err
+		}
+		a.printf("Globus Auth does not know this code. It must be copied whole, soon, and works once.\n")
+	}
+}
+
+// nextCode returns the next code that the person pastes.
+func (a *authorization) nextCode(ctx context.Context) (Secret, error) {
+	for {
+		select {
+		case line, ok := <-a.lines:
+			if !ok {
+				return "", errors.New("the input ended before a code was pasted")
+			}
+			code, err := a.readPaste(line)
+			if code == "" && err == nil {
+				continue
+			}
+			if errors.Is(err, errOtherLogin) {
+				a.printf("That address belongs to another login. Paste the code of this one: ")
+				continue
+			}
+			return code, err
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
+var errOtherLogin = errors.New("the state is another login's")
+
+// readPaste finds the code in what was pasted: the code itself, with whatever
+// white space or quotes came along, or the whole address that the browser ended on.
+func (a *authorization) readPaste(line string) (Secret, error) {
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || !unicode.IsPrint(r) || strings.ContainsRune("\"'`<>", r) {
+			return -1
+		}
+		return r
+	}, line)
+	if u, err := url.Parse(text); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
+		return a.readRedirect(u.Query())
+	}
+	if rest, ok := strings.CutPrefix(text, "code="); ok {
+		text = rest
+	}
+	return Secret(text), nil
+}
+
+// readRedirect reads the parameters that Globus Auth sends the browser back with.
+func (a *authorization) readRedirect(q url.Values) (Secret, error) {
+	if len(q["state"]) != 1 || subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(a.state)) != 1 {
+		return "", errOtherLogin
+	}
+	if word := q.Get("error"); word != "" {
+		text := clean(word, nil)
+		if d := clean(q.Get("error_description"), nil); d != "" {
+			text += ": " + d
+		}
+		return "", fmt.Errorf("%w: %s", ErrDenied, text)
+	}
+	if len(q["code"]) != 1 || q.Get("code") == "" {
+		return "", errOtherLogin
+	}
+	return Secret(q.Get("code")), nil
+}
+
+// loopback starts a browser and waits for it to come back with the code.
+func (a *authorization) loopback(ctx context.Context) (tokenResponse, error) {
+	page, err := listenForCallback(a)
+	if err != nil {
+		return a.paste(ctx, err.Error())
+	}
+	a.page, a.redirect = page, page.url
+	address := a.url()
+	a.printf("Please visit the following URL to authorize the application:\n\n    %s\n\n", address)
+	opened := make(chan error, 1) // the browser may outlive the login
+	go func() { opened <- a.opts.Browser(address) }()
+	a.printf("Waiting for the browser.")
+	if a.lines != nil {
+		a.printf(" If it ends on a page that does not load, paste that page's address here.")
+	}
+	a.printf("\n")
+
+	grant, err := a.await(ctx, opened)
+	if err != nil {
+		page.finish(err, "")
+	}
+	return grant, err
+}
+
+func (a *authorization) await(ctx context.Context, opened <-chan error) (tokenResponse, error) {
+	for pastes := 0; ; {
+		select {
+		case err := <-opened:
+			if err != nil {
+				a.printf("No browser could be started (%s). Please open the URL above in one.\n", clean(err.Error(), nil))
+			}
+			opened = nil
+		case r := <-a.page.result:
+			if r.err != nil {
+				return tokenResponse{}, r.err
+			}
+			return a.exchange(ctx, r.code)
+		case <-a.page.strays:
+			a.printf("A browser came back from another login. Please use the URL above.\n")
+		case line, ok := <-a.lines:
+			if !ok {
+				a.lines = nil
+				continue
+			}
+			code, err := a.readPaste(line)
+			if errors.Is(err, errOtherLogin) {
+				a.printf("That address belongs to another login. Please use the URL above.\n")
+				continue
+			}
+			if err != nil {
+				return tokenResponse{}, err
+			}
+			if code == "" {
+				continue
+			}
+			grant, err := a.exchange(ctx, code)
+			if pastes++; !errors.Is(err, ErrLoginRequired) || pastes == maxPastes {
+				return grant, err
+			}
+			a.printf("Globus Auth does not know this code. It must be copied whole, soon, and works once.\n")
+		case <-ctx.Done():
+			return tokenResponse{}, context.Cause(ctx)
+		}
+	}
+}
+
+// exchange trades the code for tokens. The code is sent once: if the
+// answer is lost, so is the code.
+func (a *authorization) exchange(ctx context.Context, code Secret) (tokenResponse, error) {
+	form := url.Values{
+		"grant_type":    {"authorization_code"},
+		"code":          {code.Reveal()},
+		"redirect_uri":  {a.redirect},
+		"code_verifier": {a.verifier},
+	}
+	grant, err := a.client.tokens(ctx, call{
+		op:   "exchange the authorization code",
+		form: form,
+		once: true,
+		hide: []Secret{code, Secret(a.verifier)},
+	})
+	return grant, err
+}
+
+// finish finds out who logged in, and saves the login. It does not stop halfway: the tokens are there.
+func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	login := &Login{Issuer: a.client.issuer, ClientID: a.client.clientID, Tokens: grant.tokens}
+	err := a.identify(ctx, login, grant)
+	if err == nil && a.opts.Subject != "" && login.Identity.Subject != a.opts.Subject {
+		err = fmt.Errorf("%w: want %s, but %s (%s) logged in", ErrOtherSubject,
+			a.opts.Subject, login.Identity.label(), login.Identity.Subject)
+	}
+	if err == nil && a.opts.Store != nil {
+		err = a.opts.Store.Save(ctx, login)
+	}
+	if a.page != nil {
+		a.page.finish(err, login.Identity.label())
+	}
+	return login, err
+}
+
+// identify sets the login's identity, from the ID token or, if its keys cannot be
+// had, from userinfo. Both come from Globus Auth itself over TLS.
+func (a *authorization) identify(ctx context.Context, login *Login, grant tokenResponse) error {
+	c := a.client
+	now := c.now()
+	if skew := c.skew.Load(); skew != nil && skew.Abs() > clockLeeway {
+		// A wrong clock is no reason to throw a finished login away: judge by
+		// Globus Auth's clock, and tell.
+		login.ClockSkew = *skew
+		now = now.Add(-*skew)
+		a.printf("Warning: this computer's clock is %s Globus Auth's. Please set it right.\n", describeSkew(*skew))
+	}
+	var err error
+	if grant.idToken != "" {
+		var access Secret
+		if t, ok := login.Token(authResourceServer); ok {
+			access = t.AccessToken
+		}
+		if login.Identity, err = c.verifyIDToken(ctx, grant.idToken, access, now); err == nil || !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+	}
+	if t, ok := login.Token(authResourceServer); ok {
+		if login.Identity, err = c.UserInfo(ctx, t.AccessToken); err == nil {
+			return nil
+		}
+	}
+	if err == nil {
+		err = errors.New("the answer does not tell who logged in")
+	}
+	return err
+}
+
+// authResourceServer is the resource server of the scopes openid, profile and email.
+const authResourceServer = "auth.globus.org"
+
+// readLines hands out the lines of r until ctx ends. A read cannot be interrupted:
+// the goroutine stays until r yields something or ends.
+func readLines(ctx context.Context, r io.Reader) <-chan string {
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		b := bufio.NewReaderSize(r, maxPasteBytes)
+		for {
+			line, err := b.ReadSlice('\n') // a longer line comes in pieces, which no code is
+			if len(line) > 0 {
+				select {
+				case lines <- string(line):
+				case <-ctx.Done():
+					return
+				}
+			}
+			if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+				return
+			}
+		}
+	}()
+	return lines
+}
+
+// RevokeLogin revokes all tokens of a login, access and refresh tokens alike.
+func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
+	if err := c.owns(login.Issuer, login.ClientID); err != nil {
+		return fmt.Errorf("revoke login: %w", err)
+	}
+	var errs []error
+	for _, t := range login.Tokens {
+		for _, s := range []Secret{t.RefreshToken, t.AccessToken} {
+			if s != "" {
+				errs = append(errs, c.Revoke(ctx, s))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Logout revokes the store's tokens and deletes its file. If Globus Auth cannot be
+// reached the file stays, so that Logout can be called again. An empty store
+// is no error.
+func (c *Client) Logout(ctx context.Context, store *Store) error {
+	unlock, err := store.lock(ctx)
+	if err != nil {
+		if _, loadErr := store.Load(); errors.Is(loadErr, ErrLoginRequired) {
+			return nil
+		}
+		return fmt.Errorf("log out: %w", err)
+	}
+	defer unlock()
+	login, err := store.Load()
+	switch {
+	case errors.Is(err, ErrLoginRequired):
+		return nil
+	case errors.Is(err, errDamaged):
+		return store.remove()
+	case err != nil:
+		return fmt.Errorf("log out: %w", err)
+	}
+	err = c.RevokeLogin(ctx, login)
+	if err != nil && (errors.Is(err, ErrUnavailable) || ctx.Err() != nil || c.owns(login.Issuer, login.ClientID) != nil) {
+		return fmt.Errorf("log out: %w", err)
+	}
+	return errors.Join(err, store.remove())
+}

@@ -1,0 +1,203 @@
+package globus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// storeRenewer renews a token that lives in a token file, in turn with all others
+// who use the file. The Source calls it once at a time.
+type storeRenewer struct {
+	client         *Client
+	store          *Store // nil: memory only
+	resourceServer string
+	seed           *Secret // the refresh token to begin with, if the file has none
+
+	subject string          // whose login it is, once known
+	spent   map[Secret]bool // refresh tokens that Globus Auth has called dead
+
+	// unsaved is a token that could not be written. It counts as long as the
+	// file still holds the refresh token that it replaces.
+	unsaved  *Token
+	replaces Secret
+}
+
+func (r *storeRenewer) renew(ctx context.Context, enough func(Token) bool) (Token, error) {
+	if t, err := r.current(); err != nil || enough(t) {
+		return t, err
+	}
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		t, _ := r.current()
+		return t, err
+	}
+	defer unlock()
+	for {
+		// Again, now that nobody else renews: most often it has just been done.
+		t, err := r.current()
+		if err != nil || enough(t) {
+			return t, err
+		}
+		if t.RefreshToken == "" {
+			return Token{}, fmt.Errorf("%w: the access token has expired and came without a refresh token", ErrLoginRequired)
+		}
+		if r.spent[t.RefreshToken] {
+			return Token{}, fmt.Errorf("%w: the refresh token has expired or was revoked", ErrLoginRequired)
+		}
+		next, err := r.client.Refresh(ctx, t.RefreshToken)
+		switch {
+		case err == nil:
+			return r.keep(t, next)
+		case !errors.Is(err, ErrLoginRequired):
+			return t, err
+		}
+		// Dead. But where locks do not work, or with a token to begin with,
+		// there may be another one.
+		r.forget(t)
+	}
+}
+
+// keep saves a new token and only then hands it out.
+func (r *storeRenewer) keep(old, next Token) (Token, error) {
+	server := next.ResourceServer
+	if server == "" {
+		next.ResourceServer = r.resourceServer
+	}
+	if err := r.save(next); err != nil {
+		if errors.Is(err, ErrLoginRequired) {
+			return Token{}, err // logged out meanwhile
+		}
+		if r.unsaved == nil {
+			r.replaces = old.RefreshToken
+		}
+		r.unsaved = &next
+		r.client.diag.Warn("the refreshed token could not be saved; it is kept in memory",
+			"path", r.store.path, "err", err)
+	} else {
+		r.unsaved = nil
+		if r.store == nil {
+			r.unsaved = &next
+		}
+	}
+	if server != "" && server != r.resourceServer {
+		return Token{}, fmt.Errorf("%w: the refresh token is for %s, not for %s", ErrLoginRequired, server, r.resourceServer)
+	}
+	return next, nil
+}
+
+// current returns the token at hand: from the file, or what could not be written
+// there, or the bare refresh token to begin with.
+func (r *storeRenewer) current() (Token, error) {
+	t, err := r.stored()
+	if r.unsaved != nil && (err != nil || t.RefreshToken == r.replaces) {
+		return *r.unsaved, nil
+	}
+	if r.seed != nil && (errors.Is(err, ErrLoginRequired) || errors.Is(err, errDamaged) || r.spent[t.RefreshToken]) {
+		return Token{ResourceServer: r.resourceServer, RefreshToken: *r.seed}, nil
+	}
+	return t, err
+}
+
+func (r *storeRenewer) stored() (Token, error) {
+	if r.store == nil {
+		return Token{}, ErrLoginRequired
+	}
+	file, err := r.store.read()
+	if err != nil {
+		return Token{}, err
+	}
+	// A refresh token is shown to nobody but who issued it.
+	if err := r.client.owns(file.Issuer, file.ClientID); err != nil {
+		return Token{}, fmt.Errorf("%w: %s: %v", ErrLoginRequired, r.store.path, err)
+	}
+	if r.subject == "" {
+		r.subject = file.Identity.Subject
+	}
+	if r.subject != file.Identity.Subject {
+		return Token{}, fmt.Errorf("%w: %s now holds the login of %s", ErrLoginRequired, r.store.path, file.Identity.label())
+	}
+	t, ok := file.token(r.resourceServer)
+	if !ok {
+		return Token{}, fmt.Errorf("%w: no token for %s in %s", ErrLoginRequired, r.resourceServer, r.store.path)
+	}
+	return t, nil
+}
+
+// owns says whether a login belongs to this client and its Globus Auth.
+func (c *Client) owns(issuer, clientID string) error {
+	switch {
+	case issuer != "" && issuer != c.issuer:
+		return fmt.Errorf("the login is from %s, not from %s", issuer, c.issuer)
+	case clientID != "" && clientID != c.clientID:
+		return fmt.Errorf("the login is for the client %s, not for %s", clientID, c.clientID)
+	}
+	return nil
+}
+
+// lock takes the turn. Where nothing can be written there is no turn to take.
+func (r *storeRenewer) lock(ctx context.Context) (unlock func(), err error) {
+	if r.store == nil {
+		return func() {}, nil
+	}
+	if r.seed != nil {
+		os.MkdirAll(filepath.Dir(r.store.path), 0o700) // if not, saving will say so
+	}
+	unlock, err = r.store.lock(ctx)
+	switch {
+	case err == nil:
+		return unlock, nil
+	case cannotWrite(err):
+		return func() {}, nil
+	}
+	return nil, &Error{Op: "refresh token", kind: ErrUnavailable, cause: err}
+}
+
+func cannotWrite(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) ||
+		errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.ENOTDIR)
+}
+
+// save writes one token into the file. The caller holds the lock.
+func (r *storeRenewer) save(t Token) error {
+	if r.store == nil {
+		return nil
+	}
+	file, err := r.store.read()
+	if r.seed != nil && (errors.Is(err, ErrLoginRequired) || errors.Is(err, errDamaged)) {
+		file, err = newStoreFile(&Login{Issuer: r.client.issuer, ClientID: r.client.clientID}), nil
+	}
+	if err != nil {
+		return err
+	}
+	file.set(t)
+	return r.store.write(file)
+}
+
+// forget drops a token whose refresh token is dead, wherever it is.
+func (r *storeRenewer) forget(t Token) {
+	if r.spent == nil {
+		r.spent = map[Secret]bool{}
+	}
+	r.spent[t.RefreshToken] = true
+	if r.unsaved != nil && r.unsaved.RefreshToken == t.RefreshToken {
+		r.unsaved = nil
+	}
+	if r.store == nil {
+		return
+	}
+	file, err := r.store.read()
+	if err != nil {
+		return
+	}
+	if have, ok := file.token(r.resourceServer); ok && have.RefreshToken == t.RefreshToken {
+		delete(file.Tokens, r.resourceServer)
+		if err := r.store.write(file); err != nil {
+			r.client.diag.Warn("a dead refresh token could not be removed", "path", r.store.path, "err", err)
+		}
+	}
+}

@@ -1,0 +1,232 @@
+package globus
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// refreshAhead is how much life a token has left when it is replaced, plus
+	// up to half as much so that programs started together do not ask together.
+	refreshAhead = 60 * time.Second
+	// goodWait is how long a caller waits for a fresh token when the old
+	// one is still good: an outage must not hold up who needs no new token.
+	goodWait = 2 * time.Second
+	// renewTimeout bounds one renewal, waiting for other processes included.
+	renewTimeout = 45 * time.Second
+)
+
+// StaticToken returns a source of this one token. When it has expired, the
+// source says [ErrLoginRequired].
+func StaticToken(token Token) TokenSource { return &static{&token} }
+
+type static struct{ token *Token }
+
+func (s *static) Token(context.Context) (Token, error) {
+	if !s.token.Expiry.IsZero() && !time.Now().Before(s.token.Expiry) {
+		return Token{}, fmt.Errorf("%w: the access token has expired", ErrLoginRequired)
+	}
+	return *s.token, nil
+}
+
+// Source is a [TokenSource] that renews its token ahead of expiry. While the old
+// one is good, it goes on serving that when the renewal fails or takes long.
+type Source struct {
+	now    func() time.Time
+	diag   *slog.Logger
+	ahead  time.Duration
+	renew  renewer
+	flight singleflight.Group
+
+	mu       sync.Mutex // guards the fields below
+	token    *Token     // the last one; nil before the first
+	refused  *Secret    // an access token that is no longer good, whatever its expiry
+	failures int        // renewals failed since the last success
+	retryAt  time.Time  // not before then, while the token is good
+}
+
+// renewer gets the next token for a Source. The error may come with a token: the
+// best at hand, which may still be good.
+type renewer interface {
+	// renew returns a token that enough accepts, from disk if somebody else has
+	// renewed it, or from Globus Auth. Calls do not overlap.
+	renew(ctx context.Context, enough func(Token) bool) (Token, error)
+}
+
+func (c *Client) newSource(r renewer) *Source {
+	return &Source{
+		now:   c.now,
+		diag:  c.diag,
+		ahead: refreshAhead + rand.N(refreshAhead/2),
+		renew: r,
+	}
+}
+
+// Token returns an access token that is good now.
+func (s *Source) Token(ctx context.Context) (Token, error) {
+	if err := ctx.Err(); err != nil {
+		return Token{}, err
+	}
+	old, good, due := s.state()
+	if good && !due {
+		return old, nil
+	}
+	// The renewal does not end with the caller who happened to start it: a
+	// rotated refresh token might be lost on the way.
+	result := s.flight.DoChan("", func() (any, error) {
+		run, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTimeout)
+		defer cancel()
+		return s.renewed(run)
+	})
+	var enough <-chan time.Time
+	if good {
+		t := time.NewTimer(goodWait)
+		defer t.Stop()
+		enough = t.C
+	}
+	select {
+	case r := <-result:
+		if r.Err == nil {
+			return r.Val.(Token), nil
+		}
+		return Token{}, r.Err
+	case <-enough:
+		return old, nil
+	case <-ctx.Done():
+		return Token{}, ctx.Err()
+	}
+}
+
+// Refused tells the source that a service refused this access token although it
+// has not expired, so that the next call of Token gets another.
+func (s *Source) Refused(access Secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token != nil && s.token.AccessToken == access {
+		s.refused = &access
+	}
+}
+
+// state returns the token at hand, whether it is good, and whether to renew it.
+func (s *Source) state() (token Token, good, due bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token == nil {
+		return Token{}, false, true
+	}
+	now := s.now()
+	good = s.good(*s.token, now)
+	return *s.token, good, s.due(*s.token, now) && !(good && now.Before(s.retryAt))
+}
+
+// good and due are called with mu held.
+func (s *Source) good(t Token, now time.Time) bool {
+	return t.AccessToken != "" && now.Before(t.Expiry) && (s.refused == nil || *s.refused != t.AccessToken)
+}
+
+func (s *Source) due(t Token, now time.Time) bool {
+	ahead := s.ahead
+	if life := t.Expiry.Sub(t.Obtained); !t.Obtained.IsZero() && life > 0 {
+		ahead = min(ahead, life/4) // tokens of a minute are not renewed all the time
+	}
+	return !s.good(t, now) || t.Expiry.Sub(now) <= ahead
+}
+
+// renewed gets a new token. It is the one flight at a time.
+func (s *Source) renewed(ctx context.Context) (Token, error) {
+	t, err := s.renew.renew(ctx, func(t Token) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.due(t, s.now())
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if err == nil {
+		s.token, s.failures, s.retryAt = &t, 0, time.Time{}
+		return t, nil
+	}
+	if errors.Is(err, ErrLoginRequired) {
+		s.token = nil
+		return Token{}, err
+	}
+	if t.AccessToken != "" {
+		s.token = &t
+	}
+	if s.token == nil || !s.good(*s.token, now) {
+		return Token{}, err
+	}
+	s.failures++
+	s.retryAt = now.Add(retryPause(err, s.failures))
+	s.diag.Warn("refresh failed; the token at hand is still good",
+		"resource_server", s.token.ResourceServer, "expiry", s.token.Expiry, "err", err)
+	return *s.token, nil
+}
+
+// retryPause is how long to leave Globus Auth alone after a failed renewal.
+func retryPause(err error, failures int) time.Duration {
+	pause := time.Second<<min(failures, 5) + rand.N(time.Second)
+	if e := (*Error)(nil); errors.As(err, &e) {
+		pause = max(pause, e.RetryAfter)
+	}
+	return pause
+}
+
+// ClientCredentialsSource returns a source of access tokens for the client
+// itself: a service. It keeps them in memory only.
+func (c *Client) ClientCredentialsSource(resourceServer string, scopes ...string) *Source {
+	return c.newSource(&credentialsRenewer{c, resourceServer, scopes})
+}
+
+type credentialsRenewer struct {
+	client         *Client
+	resourceServer string
+	scopes         []string
+}
+
+func (r *credentialsRenewer) renew(ctx context.Context, _ func(Token) bool) (Token, error) {
+	tokens, err := r.client.ClientCredentials(ctx, r.scopes...)
+	if err != nil {
+		return Token{}, err
+	}
+	for _, t := range tokens {
+		if t.ResourceServer == r.resourceServer {
+			return t, nil
+		}
+	}
+	return Token{}, &Error{Op: "get client credentials", kind: ErrClientRefused,
+		Detail: fmt.Sprintf("the scopes %q gave no token for %s", strings.Join(r.scopes, " "), r.resourceServer)}
+}
+
+// StoredSource returns a source of a stored login's access tokens for one resource
+// server. All sources on one token file, in whatever process, refresh in turn and
+// see each other's results; a new refresh token is on disk before its access token is used.
+// If the file cannot be written, the source goes on from memory and says so to Diagnostics.
+func (c *Client) StoredSource(store *Store, resourceServer string) *Source {
+	return c.newSource(&storeRenewer{client: c, store: store, resourceServer: resourceServer})
+}
+
+// RefreshSource returns a source of access tokens from a bare refresh token, as
+// found in DIASPORA_REFRESH. Access tokens and rotated refresh tokens are
+// kept in a token file in dir that is named after the refresh token's hash, so that
+// processes with the same refresh token share them. Without dir, or if it cannot
+// be written, they stay in memory.
+func (c *Client) RefreshSource(refresh Secret, resourceServer, dir string) *Source {
+	r := &storeRenewer{client: c, resourceServer: resourceServer, seed: &refresh}
+	if dir != "" {
+		hash := sha256.Sum256([]byte(c.issuer + "\x00" + c.clientID + "\x00" + refresh.Reveal()))
+		r.store = &Store{path: filepath.Join(dir, hex.EncodeToString(hash[:])+".json")}
+	}
+	return c.newSource(r)
+}

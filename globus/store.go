@@ -1,0 +1,355 @@
+package globus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// Store is one token file: who is logged in, and their tokens. The file is
+// readable by its owner only (0600) and replaced as a whole, so that
+// a reader sees the old or the new content; a file or folder that others may
+// change, and a file that others may read, is refused. Writers, in this and
+// other processes, take turns by a lock on a file next to it.
+//
+// A Store may be used concurrently.
+type Store struct {
+	path string
+}
+
+var (
+	// ErrInsecureFile says that others may read or change a token file.
+	ErrInsecureFile = errors.New("the token file is not private")
+
+	// ErrOtherSubject says that a store belongs to somebody else than the
+	// login to be saved. Log out first, or use another store.
+	ErrOtherSubject = errors.New("somebody else is logged in")
+)
+
+const (
+	maxStoreBytes = 1 << 20
+	lockPoll      = 20 * time.Millisecond
+)
+
+// OpenStore returns the store in the file at path, which need not exist yet. It fails
+// if the file or its folder is not private.
+func OpenStore(path string) (*Store, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{path: path}
+	if f, err := s.openPrivate(); err == nil {
+		f.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open token file: %w", err)
+	}
+	return s, nil
+}
+
+// Path returns the path of the token file.
+func (s *Store) Path() string { return s.path }
+
+// Load returns the login in the store. The error is [ErrLoginRequired] if there is none.
+func (s *Store) Load() (*Login, error) {
+	f, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	return f.login(), nil
+}
+
+// Save replaces the store's content. It fails with [ErrOtherSubject] if the
+// store holds another person's login: [Store.Delete] it first, or rather log it out.
+// ctx bounds the wait for other writers.
+func (s *Store) Save(ctx context.Context, login *Login) error {
+	return s.update(ctx, func(old *storeFile) (*storeFile, error) {
+		if old != nil && old.Identity.Subject != "" && old.Identity.Subject != login.Identity.Subject {
+			return nil, fmt.Errorf("%w: %s holds the login of %s", ErrOtherSubject, s.path, old.Identity.label())
+		}
+		return newStoreFile(login), nil
+	})
+}
+
+// Check says what would keep a login by subject from being saved, as far as that
+// can be known beforehand. An empty subject is anybody.
+func (s *Store) Check(subject string) error {
+	f, err := s.read()
+	switch {
+	case err == nil:
+		if owner := f.Identity.Subject; subject != "" && owner != "" && owner != subject {
+			return fmt.Errorf("%w: %s holds the login of %s", ErrOtherSubject, s.path, f.Identity.label())
+		}
+	case !errors.Is(err, ErrLoginRequired) && !errors.Is(err, errDamaged):
+		return err
+	}
+	dir := filepath.Dir(s.path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	probe, err := os.CreateTemp(dir, ".probe-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// Delete removes the token file. A store that is empty already is no error.
+// [Client.Logout] revokes the tokens as well.
+func (s *Store) Delete(ctx context.Context) error {
+	unlock, err := s.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.remove()
+}
+
+func (s *Store) remove() error {
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// update replaces the content under the lock by what change makes of it. change
+// is given nil if there is nothing readable yet.
+func (s *Store) update(ctx context.Context, change func(old *storeFile) (*storeFile, error)) error {
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+		return fmt.Errorf("save tokens: %w", err)
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return fmt.Errorf("save tokens: %w", err)
+	}
+	defer unlock()
+	old, err := s.read()
+	if err != nil && !errors.Is(err, ErrLoginRequired) && !errors.Is(err, errDamaged) {
+		return fmt.Errorf("save tokens: %w", err)
+	}
+	file, err := change(old)
+	if err != nil {
+		return fmt.Errorf("save tokens: %w", err)
+	}
+	if err := s.write(file); err != nil {
+		return fmt.Errorf("save tokens: %w", err)
+	}
+	return nil
+}
+
+// lock waits for its turn to write. On file systems without locks, some on
+// clusters are mounted that way, it lets everybody pass: being unable to log in
+// would be worse than a refresh too many.
+func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
+	l := flock.New(s.path+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR))
+	_, err = l.TryLockContext(ctx, lockPoll)
+	switch {
+	case err == nil:
+		return func() { l.Close() }, nil
+	case errors.Is(err, errors.ErrUnsupported):
+		return func() {}, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("wait for the lock on %s: %w", s.path, context.Cause(ctx))
+	}
+	return nil, fmt.Errorf("lock: %w", err)
+}
+
+// openPrivate opens the token file if it is nobody else's business.
+func (s *Store) openPrivate() (*os.File, error) {
+	if err := checkFolder(filepath.Dir(s.path)); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("%s is not a regular file", s.path)
+	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0:
+		err = fmt.Errorf("%w: others may use %s (%v); its tokens may be known: chmod 600 it, or log out and in again",
+			ErrInsecureFile, s.path, info.Mode().Perm())
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// checkFolder refuses a folder in which others could put a file of their own in
+// the token file's place.
+func checkFolder(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%w: others may write to its folder %s (%v): chmod 700 it", ErrInsecureFile, dir, info.Mode().Perm())
+	}
+	return nil
+}
+
+var errDamaged = errors.New("the token file is damaged")
+
+// read returns the content. Nothing there is ErrLoginRequired, nothing readable errDamaged.
+func (s *Store) read() (*storeFile, error) {
+	f, err := s.openPrivate()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no tokens in %s", ErrLoginRequired, s.path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxStoreBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	var file storeFile
+	if len(data) > maxStoreBytes || json.Unmarshal(data, &file) != nil {
+		return nil, fmt.Errorf("%w: %s; log in again", errDamaged, s.path)
+	}
+	if file.Version != storeVersion {
+		return nil, fmt.Errorf("%s was written by another version (format %d, this program knows %d)", s.path, file.Version, storeVersion)
+	}
+	return &file, nil
+}
+
+// write replaces the file. The caller holds the lock.
+func (s *Store) write(file *storeFile) (err error) {
+	data, err := json.MarshalIndent(file, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := checkFolder(filepath.Dir(s.path)); err != nil {
+		return err
+	}
+	temp := s.path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err // somebody was killed here, and left what we cannot replace
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(temp, s.path)
+	}
+	if err != nil {
+		os.Remove(temp)
+		return err
+	}
+	return syncFolder(filepath.Dir(s.path))
+}
+
+// syncFolder makes a rename last through a power cut, where folders can be synced.
+func syncFolder(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
+		return err
+	}
+	return nil
+}
+
+const storeVersion = 1
+
+// storeFile is the content of a token file. The one place where secrets are
+// written: its fields are strings, since a Secret would write "[redacted]".
+type storeFile struct {
+	Version  int                    `json:"version"`
+	Issuer   string                 `json:"issuer,omitempty"`    // whom the refresh tokens may be shown to
+	ClientID string                 `json:"client_id,omitempty"` // by whom
+	Identity Identity               `json:"identity"`
+	Tokens   map[string]storedToken `json:"tokens"` // by resource server
+}
+
+type storedToken struct {
+	AccessToken  string    `json:"access_token"`
+	RefreshToken string    `json:"refresh_token,omitempty"`
+	Scope        string    `json:"scope"`
+	Expiry       time.Time `json:"expiry"`
+	Obtained     time.Time `json:"obtained"`
+}
+
+func newStoreFile(login *Login) *storeFile {
+	f := &storeFile{
+		Version:  storeVersion,
+		Issuer:   login.Issuer,
+		ClientID: login.ClientID,
+		Identity: login.Identity,
+		Tokens:   map[string]storedToken{},
+	}
+	for _, t := range login.Tokens {
+		f.set(t)
+	}
+	return f
+}
+
+func (f *storeFile) set(t Token) {
+	f.Tokens[t.ResourceServer] = storedToken{
+		AccessToken:  t.AccessToken.Reveal(),
+		RefreshToken: t.RefreshToken.Reveal(),
+		Scope:        strings.Join(t.Scope, " "),
+		Expiry:       t.Expiry,
+		Obtained:     t.Obtained,
+	}
+}
+
+func (f *storeFile) token(resourceServer string) (Token, bool) {
+	t, ok := f.Tokens[resourceServer]
+	return Token{
+		ResourceServer: resourceServer,
+		AccessToken:    Secret(t.AccessToken),
+		RefreshToken:   Secret(t.RefreshToken),
+		Scope:          strings.Fields(t.Scope),
+		Expiry:         t.Expiry,
+		Obtained:       t.Obtained,
+	}, ok
+}
+
+func (f *storeFile) login() *Login {
+	login := &Login{Issuer: f.Issuer, ClientID: f.ClientID, Identity: f.Identity}
+	for rs := range f.Tokens {
+		t, _ := f.token(rs)
+		login.Tokens = append(login.Tokens, t)
+	}
+	slices.SortFunc(login.Tokens, func(a, b Token) int { return strings.Compare(a.ResourceServer, b.ResourceServer) })
+	return login
+}
+
+// label names an identity for people.
+func (id Identity) label() string {
+	if id.Username != "" {
+		return id.Username
+	}
+	return id.Subject
+}

@@ -1,0 +1,189 @@
+package globus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	maxSecretBytes = 4096
+	// unstatedLifetime is assumed of a token whose answer does not say how long
+	// it lives. Globus Auth always says; a refresh too early does no harm.
+	unstatedLifetime = time.Hour
+	maxLifetime      = 366 * 24 * time.Hour
+)
+
+// checkSecret says what is wrong with a token as a token, as the rest of a
+// sentence. What it takes can stand in an HTTP header and in a Kafka SASL message.
+func checkSecret(s Secret) error {
+	switch {
+	case s == "":
+		return errors.New("is missing")
+	case len(s) > maxSecretBytes:
+		return fmt.Errorf("is longer than %d bytes", maxSecretBytes)
+	case strings.ContainsFunc(s.Reveal(), func(r rune) bool {
+		return !strings.ContainsRune("._~+/=-", r) && !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9')
+	}):
+		return errors.New("contains characters that no token has")
+	}
+	return nil
+}
+
+// tokenResponse is a success of the token endpoint.
+type tokenResponse struct {
+	tokens  []Token // at least one
+	idToken Secret  // empty without the scope openid
+}
+
+// tokenDocument is one token as Globus Auth writes it. The first one of an answer
+// carries the rest, one for each further resource server.
+type tokenDocument struct {
+	AccessToken    string          `json:"access_token"`
+	TokenType      looseString     `json:"token_type"`
+	ExpiresIn      json.RawMessage `json:"expires_in"`
+	Scope          looseString     `json:"scope"`
+	ResourceServer looseString     `json:"resource_server"`
+	RefreshToken   looseString     `json:"refresh_token"`
+	IDToken        looseString     `json:"id_token"`
+	OtherTokens    []tokenDocument `json:"other_tokens"`
+}
+
+// parseTokens reads the answer to every grant. Which resource server's token comes
+// first means nothing. Errors show nothing of the body.
+func parseTokens(body []byte, now time.Time) (tokenResponse, error) {
+	var doc tokenDocument
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return tokenResponse{}, errors.New("the answer holds no tokens")
+	}
+	r := tokenResponse{idToken: Secret(doc.IDToken)}
+	for _, d := range append([]tokenDocument{doc}, doc.OtherTokens...) {
+		t, err := d.token(now)
+		if err != nil {
+			return tokenResponse{}, err
+		}
+		if slices.ContainsFunc(r.tokens, func(have Token) bool { return have.ResourceServer == t.ResourceServer }) {
+			return tokenResponse{}, errors.New("the answer holds two tokens for one resource server")
+		}
+		r.tokens = append(r.tokens, t)
+	}
+	return r, nil
+}
+
+func (d tokenDocument) token(now time.Time) (Token, error) {
+	t := Token{
+		ResourceServer: string(d.ResourceServer),
+		AccessToken:    Secret(d.AccessToken),
+		RefreshToken:   Secret(d.RefreshToken),
+		Scope:          strings.Fields(string(d.Scope)),
+		Obtained:       now,
+		Expiry:         now.Add(lifetime(d.ExpiresIn)),
+	}
+	if err := checkSecret(t.AccessToken); err != nil {
+		return Token{}, fmt.Errorf("the access token %w", err)
+	}
+	if t.RefreshToken != "" {
+		if err := checkSecret(t.RefreshToken); err != nil {
+			return Token{}, fmt.Errorf("the refresh token %w", err)
+		}
+	}
+	if d.TokenType != "" && !strings.EqualFold(string(d.TokenType), "bearer") {
+		return Token{}, errors.New("the token is not a bearer token")
+	}
+	return t, nil
+}
+
+// lifetime reads expires_in: seconds, as a number or a string.
+func lifetime(raw json.RawMessage) time.Duration {
+	var n json.Number // takes both
+	if json.Unmarshal(raw, &n) != nil {
+		return unstatedLifetime
+	}
+	seconds, err := n.Float64()
+	switch {
+	case err != nil || !(seconds > 0):
+		return unstatedLifetime
+	case seconds > maxLifetime.Seconds():
+		return maxLifetime
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// introspection is the answer of the introspection endpoint.
+type introspection struct {
+	Active      *bool       `json:"active"`
+	Subject     looseString `json:"sub"`
+	Username    looseString `json:"username"`
+	Name        looseString `json:"name"`
+	Email       looseString `json:"email"`
+	ClientID    looseString `json:"client_id"`
+	Issuer      looseString `json:"iss"`
+	Audience    stringList  `json:"aud"`
+	Scope       looseString `json:"scope"`
+	Expiry      epoch       `json:"exp"`
+	IssuedAt    epoch       `json:"iat"`
+	NotBefore   epoch       `json:"nbf"`
+	IdentitySet stringList  `json:"identity_set"`
+}
+
+func parseTokenInfo(op string, body []byte) (TokenInfo, error) {
+	var doc introspection
+	if err := json.Unmarshal(body, &doc); err != nil || doc.Active == nil {
+		return TokenInfo{}, malformed(op, "the answer does not say whether the token is active")
+	}
+	if !*doc.Active {
+		return TokenInfo{}, &RefusedError{Reason: reasonInactive}
+	}
+	if doc.Subject == "" {
+		return TokenInfo{}, malformed(op, "the answer names nobody")
+	}
+	return TokenInfo{
+		Identity: Identity{
+			Subject:     string(doc.Subject),
+			Username:    clean(string(doc.Username), nil),
+			Name:        clean(string(doc.Name), nil),
+			Email:       clean(string(doc.Email), nil),
+			IdentitySet: doc.IdentitySet,
+		},
+		ClientID:  string(doc.ClientID),
+		Issuer:    string(doc.Issuer),
+		Audience:  doc.Audience,
+		Scope:     strings.Fields(string(doc.Scope)),
+		IssuedAt:  doc.IssuedAt.Time,
+		NotBefore: doc.NotBefore.Time,
+		Expiry:    doc.Expiry.Time,
+	}, nil
+}
+
+// stringList is a JSON array of strings, or a single one, as aud may be.
+type stringList []string
+
+func (l *stringList) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*l = nil
+		if one != "" {
+			*l = stringList{one}
+		}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(l))
+}
+
+// epoch is a time in seconds since 1970; null and 0 are the zero time.
+type epoch struct{ time.Time }
+
+func (e *epoch) UnmarshalJSON(b []byte) error {
+	var seconds *float64
+	if err := json.Unmarshal(b, &seconds); err != nil {
+		return err
+	}
+	const year9999 = 253402300799
+	if seconds != nil && *seconds > 0 {
+		e.Time = time.Unix(int64(min(*seconds, year9999)), 0)
+	}
+	return nil
+}
