@@ -106,8 +106,6 @@ type Client struct {
 
 	userAgent, clientInfo string
 
-	sleep func(context.Context, time.Duration) error // between attempts; tests replace it
-
 	// skew is how far the local clock is ahead of Globus Auth's, as the last
 	// answer showed. Nil until then.
 	skew atomic.Pointer[time.Duration]
@@ -140,7 +138,6 @@ func New(cfg Config) (*Client, error) {
 		clientID: cfg.ClientID,
 		now:      cfg.Now,
 		diag:     cfg.Diagnostics,
-		sleep:    sleep,
 	}
 	if cfg.ClientSecret != "" {
 		c.secret = &cfg.ClientSecret
@@ -245,7 +242,7 @@ func (c *Client) do(ctx context.Context, call call) (answer, error) {
 		if !mayRepeat(call, failure, reached) || attempt+1 == maxAttempts || pause > maxPause {
 			return answer{}, failure
 		}
-		if err := c.sleep(ctx, pause); err != nil {
+		if err := sleep(ctx, pause); err != nil {
 			return answer{}, fmt.Errorf("%s: %w", call.op, context.Cause(ctx))
 		}
 	}

@@ -89,7 +89,8 @@ type errorDocument struct {
 // if it is one. A body is an error whatever its status if it names one.
 func answerError(op string, a answer, secrets []Secret) *Error {
 	var doc errorDocument
-	isJSON := json.Unmarshal(a.body, &doc) == nil
+	json.Unmarshal(a.body, &doc) // what can be read of it; an odd field hides no other
+	isJSON := json.Valid(a.body)
 	if a.status/100 == 2 && doc.Error == "" && len(doc.Errors) == 0 {
 		return nil
 	}
