@@ -1,21 +1,171 @@
 package diaspora
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // The conditions that a caller can act on. Every error of this package that has
 // one of these causes says so to [errors.Is].
 var (
-	ErrInvalid         = errors.New("invalid")
+	// ErrInvalid says that the request is wrong and will stay wrong.
+	ErrInvalid = errors.New("invalid")
+	// ErrUnauthenticated says that nobody is signed in, or that the token
+	// was refused. Only a new login helps.
 	ErrUnauthenticated = errors.New("not authenticated")
-	ErrPermission      = errors.New("permission denied")
-	ErrNotFound        = errors.New("not found")
-	ErrConflict        = errors.New("conflict")
-	ErrUnavailable     = errors.New("unavailable")
-	ErrClosed          = errors.New("closed")
+	// ErrPermission says that who is signed in may not do this.
+	ErrPermission = errors.New("permission denied")
+	// ErrNotFound says that there is no such topic.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict says that somebody else has the topic or the group.
+	ErrConflict = errors.New("conflict")
+	// ErrUnavailable says that the cluster, the ACL endpoint or Globus Auth
+	// cannot be reached. The same call may succeed later.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrClosed says that the Logger or Consumer was closed.
+	ErrClosed = errors.New("closed")
+	// ErrNoProfile says that nothing tells which fabric to use: no profile is
+	// stored and no environment variable names one.
+	ErrNoProfile = errors.New("no fabric is configured")
+	// ErrIncomplete says that some events of several were not acknowledged.
+	ErrIncomplete = errors.New("some events were not acknowledged")
 )
+
+// conditions says what each condition is on every side: to a Kafka client, over
+// HTTP, and to a shell. The first row that an error matches counts.
+var conditions = []struct {
+	err    error
+	kafka  kafka.Condition
+	status int
+	exit   int
+}{
+	{ErrIncomplete, -1, http.StatusInternalServerError, 8},
+	{ErrInvalid, kafka.Invalid, http.StatusBadRequest, 2},
+	{ErrUnauthenticated, kafka.Unauthenticated, http.StatusUnauthorized, 3},
+	{globus.ErrLoginRequired, -1, http.StatusUnauthorized, 3},
+	{globus.ErrRefused, -1, http.StatusUnauthorized, 3},
+	{ErrNoProfile, -1, http.StatusUnauthorized, 3},
+	{ErrPermission, kafka.Permission, http.StatusForbidden, 4},
+	{ErrNotFound, kafka.NotFound, http.StatusNotFound, 5},
+	{ErrConflict, kafka.Conflict, http.StatusConflict, 6},
+	{context.DeadlineExceeded, -1, http.StatusGatewayTimeout, 10},
+	{context.Canceled, -1, 499, 130},
+	{ErrUnavailable, kafka.Unavailable, http.StatusServiceUnavailable, 7},
+	{globus.ErrUnavailable, -1, http.StatusServiceUnavailable, 7},
+}
+
+// HTTPStatus returns the HTTP status that says what err says: 200 for nil, and
+// 500 for what has no sentinel, which a server should not show in detail.
+func HTTPStatus(err error) int {
+	if err == nil {
+		return http.StatusOK
+	}
+	for _, c := range conditions {
+		if errors.Is(err, c.err) {
+			return c.status
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// ExitCode returns the exit code of a command that ends with err: 0 for nil, 2
+// invalid, 3 not authenticated, 4 permission denied, 5 not found, 6 conflict, 7
+// unavailable, 8 some events failed, 10 timed out, 130 interrupted, and 1 for
+// everything else.
+func ExitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	for _, c := range conditions {
+		if errors.Is(err, c.err) {
+			return c.exit
+		}
+	}
+	return 1
+}
+
+// Hint returns the advice on what to do next that an error of this package may
+// end with, or "". The error's text then ends with "; " and the hint, so that a
+// program may show the two apart.
+func Hint(err error) string {
+	var f *fault
+	if errors.As(err, &f) && f.hint != "" && strings.HasSuffix(err.Error(), "; "+f.hint) {
+		return f.hint
+	}
+	return ""
+}
+
+// fault is a condition with its reason and advice in words.
+type fault struct {
+	condition error  // one of the sentinels, or nil if there is none
+	reason    string // why, in words
+	hint      string // what to do next
+	cause     error  // what happened underneath; nil if nothing did
+	transient bool   // the same call may succeed in a moment
+}
+
+func (f *fault) Error() string {
+	text := f.reason
+	if f.condition != nil {
+		text = f.condition.Error() + ": " + text
+	}
+	if f.hint != "" {
+		text += "; " + f.hint
+	}
+	return text
+}
+
+func (f *fault) Unwrap() []error {
+	errs := make([]error, 0, 2)
+	for _, err := range []error{f.condition, f.cause} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+func invalid(format string, args ...any) error {
+	return &fault{condition: ErrInvalid, reason: fmt.Sprintf(format, args...)}
+}
+
+// explain puts an error of the Kafka client, of Globus or of a context into the
+// words of this package. What already speaks them is returned as it is.
+func explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if f := (*fault)(nil); errors.As(err, &f) {
+		return err
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	condition, reason := kafka.Explain(err)
+	for _, c := range conditions {
+		if c.kafka == condition && condition != kafka.Unknown {
+			return &fault{condition: c.err, reason: strings.TrimPrefix(reason, c.err.Error()+": "), cause: err}
+		}
+	}
+	return err
+}
+
+// advise gives err, if it is a fault of the condition and has no advice yet, a hint.
+func advise(err error, condition error, hint string) error {
+	f, ok := err.(*fault)
+	if !ok || f.condition != condition || f.hint != "" || hint == "" {
+		return err
+	}
+	advised := *f
+	advised.hint = hint
+	return &advised
+}
 
 // TopicError says which topic an operation failed on. Test its cause with [errors.Is].
 type TopicError struct {
@@ -26,3 +176,20 @@ type TopicError struct {
 
 func (e *TopicError) Error() string { return fmt.Sprintf("%s topic %q: %v", e.Op, e.Topic, e.Err) }
 func (e *TopicError) Unwrap() error { return e.Err }
+
+// EventError says which events of a call to [Logger.Log] are not known to be
+// acknowledged. All others are.
+type EventError struct {
+	Failed []int // indexes into the call's events, ascending
+	Total  int   // how many events the call had
+	Err    error // why the first of them failed
+}
+
+func (e *EventError) Error() string {
+	if e.Total == 1 || len(e.Failed) == 0 {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("%d of %d events failed, the first at index %d: %v", len(e.Failed), e.Total, e.Failed[0], e.Err)
+}
+
+func (e *EventError) Unwrap() error { return e.Err }

@@ -1,0 +1,376 @@
+package diaspora
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Client talks to the ACL endpoint of a fabric, where topics are claimed. Use
+// [NewClient]; its methods may be called concurrently. They return [ErrInvalid],
+// [ErrUnauthenticated], [ErrPermission], [ErrNotFound], [ErrConflict],
+// [ErrUnavailable], ctx's error, or what is not foreseen; an answer of the ACL
+// endpoint itself is a [*ProblemError] as well.
+type Client struct {
+	cfg  Config
+	base *url.URL
+	http *http.Client
+}
+
+const (
+	maxAnswerBytes = 16 << 20 // of a list of topics; anything else is far smaller
+	requestTimeout = 60 * time.Second
+	requestRetries = 4
+)
+
+// NewClient returns a client of the ACL endpoint at cfg.URL. It does not touch
+// the network. Only [Client.Discover] works without cfg.TokenSource.
+func NewClient(cfg Config) (*Client, error) {
+	if cfg.URL == "" {
+		return nil, &fault{
+			condition: ErrInvalid,
+			reason:    "configuration: the URL of the fabric's ACL endpoint is not set",
+			hint:      `set DIASPORA_URL, or run "diaspora login URL"`,
+		}
+	}
+	base, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	var extra []byte
+	if cfg.Discovery != nil {
+		extra = []byte(cfg.Discovery.CA)
+	}
+	pool, err := cfg.roots(extra)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.login == "" {
+		cfg.login = defaultLogin
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.ResponseHeaderTimeout = requestTimeout
+	transport.MaxResponseHeaderBytes = 64 << 10
+	if pool != nil {
+		transport.TLSClientConfig.RootCAs = pool
+	}
+	return &Client{
+		cfg:  cfg,
+		base: base,
+		http: &http.Client{
+			Transport: transport,
+			Timeout:   requestTimeout,
+			// A redirect would carry the token and the claim to whom they were
+			// not addressed.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// Discover asks the fabric what a client needs to know. No token is sent.
+func (c *Client) Discover(ctx context.Context) (Discovery, error) {
+	var d Discovery
+	err := c.do(ctx, request{
+		op: "ask " + c.base.String() + " for its configuration", method: http.MethodGet, path: "/.well-known/diaspora",
+		public: true, again: true, out: &d,
+	})
+	if err != nil {
+		return Discovery{}, err
+	}
+	if err := d.validate(); err != nil {
+		return Discovery{}, fmt.Errorf("ask %s for its configuration: %w", c.base, err)
+	}
+	return d, nil
+}
+
+// discoverSafely is Discover for those who then send a secret to whom the answer
+// names: it must not be open to forgery on the way.
+func (c *Client) discoverSafely(ctx context.Context) (Discovery, error) {
+	if err := c.mustBePrivate(); err != nil {
+		return Discovery{}, err
+	}
+	return c.Discover(ctx)
+}
+
+// Claim makes the topic the caller's own, and returns once it works: the owner
+// may write and read at once. Claiming what is already the caller's succeeds as
+// well; Topic.Created tells the two apart. A topic of somebody else is
+// [ErrConflict], a malformed name [ErrInvalid].
+func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
+	if err := ValidTopic(claim.Name); err != nil {
+		return Topic{}, &TopicError{"claim", err.(*TopicError).Topic, err.(*TopicError).Err}
+	}
+	var t Topic
+	// Claiming twice is claiming once, so a lost answer may be asked for again.
+	err := c.do(ctx, request{op: "claim", topic: claim.Name, method: http.MethodPost, path: "/v1/topics", in: claim, again: true, out: &t})
+	return t, err
+}
+
+// Release gives the topic up and deletes its events. It is [ErrNotFound] if there
+// is no such topic, and [ErrPermission] if it is somebody else's.
+func (c *Client) Release(ctx context.Context, name string) error {
+	return c.do(ctx, request{op: "release", topic: name, method: http.MethodDelete, path: "/v1/topics/" + url.PathEscape(name)})
+}
+
+// Topics returns the caller's topics.
+func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
+	var list TopicList
+	err := c.do(ctx, request{op: "list topics", method: http.MethodGet, path: "/v1/topics", again: true, out: &list})
+	return list.Topics, err
+}
+
+// Topic returns one topic of the caller's.
+func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
+	var t Topic
+	err := c.do(ctx, request{op: "show", topic: name, method: http.MethodGet, path: "/v1/topics/" + url.PathEscape(name), again: true, out: &t})
+	return t, err
+}
+
+// ClaimGroup makes a consumer group the caller's own, where the fabric wants
+// groups claimed; a [Consumer] does so by itself. Claiming it again succeeds.
+func (c *Client) ClaimGroup(ctx context.Context, group string) error {
+	return c.do(ctx, request{
+		op: fmt.Sprintf("claim consumer group %q", clip(group)), method: http.MethodPost, path: "/v1/groups",
+		in: GroupClaim{Group: group}, again: true, out: new(GroupClaim),
+	})
+}
+
+// ProblemError is an error that the ACL endpoint answered with. Test its cause
+// with [errors.Is].
+type ProblemError struct {
+	Problem
+	condition error
+}
+
+func (e *ProblemError) Error() string {
+	if e.Detail != "" {
+		return e.Detail
+	}
+	return e.Title
+}
+
+func (e *ProblemError) Unwrap() error { return e.condition }
+
+type request struct {
+	op     string // what is attempted; with a topic, its verb
+	topic  string
+	method string
+	path   string // below the base URL, escaped
+	in     any    // the body, as JSON; nil for none
+	out    any    // where the answer goes; nil if it is not looked at
+	public bool   // no token is needed
+	again  bool   // idempotent: may be sent again
+}
+
+func (r request) wrap(err error) error {
+	if r.topic != "" {
+		return &TopicError{r.op, clip(r.topic), err}
+	}
+	return fmt.Errorf("%s: %w", r.op, err)
+}
+
+// do sends the request, and again if that is safe and the endpoint was away or
+// asked for patience: after a refused connection nothing has happened, and an
+// idempotent call may happen twice.
+func (c *Client) do(ctx context.Context, r request) error {
+	deadline := time.Now().Add(requestTimeout)
+	for attempt := 0; ; attempt++ {
+		err := c.once(ctx, r)
+		if err == nil || attempt >= requestRetries || !c.mayRetry(r, err) || !sleep(ctx, backoff(attempt), deadline) {
+			return err
+		}
+	}
+}
+
+func (c *Client) mayRetry(r request, err error) bool {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return true
+	}
+	f := (*fault)(nil)
+	return r.again && errors.As(err, &f) && f.transient
+}
+
+func (c *Client) once(ctx context.Context, r request) error {
+	var body io.Reader
+	if r.in != nil {
+		data, err := json.Marshal(r.in)
+		if err != nil {
+			return r.wrap(invalid("%v", err))
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, c.base.String()+r.path, body)
+	if err != nil {
+		return r.wrap(invalid("%v", err))
+	}
+	req.Header.Set("Accept", "application/json, application/problem+json")
+	if r.in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if err := c.authorize(ctx, req, r); err != nil {
+		return r.wrap(err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return r.wrap(c.transportError(ctx, err))
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes+1))
+	if err != nil {
+		return r.wrap(c.transportError(ctx, err))
+	}
+	if len(data) > maxAnswerBytes {
+		return r.wrap(&fault{condition: ErrInvalid, reason: fmt.Sprintf("%s answered with more than %d bytes", c.base, maxAnswerBytes)})
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return c.problem(r, resp, data)
+	}
+	if r.out == nil {
+		return nil
+	}
+	if err := decodeAnswer(resp.Header.Get("Content-Type"), data, r.out); err != nil {
+		return r.wrap(&fault{
+			condition: ErrInvalid,
+			reason:    fmt.Sprintf("%s does not answer as an ACL endpoint does: %v", c.base, err),
+			hint:      "check the URL of the fabric",
+		})
+	}
+	return nil
+}
+
+// authorize adds the access token, and only where nobody on the way can read it.
+func (c *Client) authorize(ctx context.Context, req *http.Request, r request) error {
+	if r.public {
+		return nil
+	}
+	if err := c.mustBePrivate(); err != nil {
+		return err
+	}
+	if c.cfg.TokenSource == nil {
+		return &fault{condition: ErrUnauthenticated, reason: "there is no TokenSource", hint: c.cfg.login}
+	}
+	token, err := c.cfg.TokenSource.Token(ctx)
+	if err != nil {
+		return advise(explain(err), ErrUnauthenticated, c.cfg.login)
+	}
+	req.Header.Set("Authorization", "Bearer "+token.AccessToken.Reveal())
+	return nil
+}
+
+func (c *Client) mustBePrivate() error {
+	if c.base.Scheme == "https" || isLoopback(c.base.Hostname()) || c.cfg.InsecureAllowPlaintext {
+		return nil
+	}
+	return &fault{
+		condition: ErrInvalid,
+		reason:    fmt.Sprintf("%s is not https, so tokens could be read on their way", c.base),
+		hint:      "use the https URL of the fabric",
+	}
+}
+
+func (c *Client) transportError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if known := describeTLS(err); known != err {
+		return known
+	}
+	reason := err.Error()
+	if inner := (*url.Error)(nil); errors.As(err, &inner) {
+		reason = inner.Err.Error()
+		if inner.Timeout() {
+			reason = "no answer in time"
+		}
+	}
+	hint := ""
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+		hint = "check the URL and the network"
+	}
+	return &fault{condition: ErrUnavailable, reason: fmt.Sprintf("%s cannot be reached: %s", c.base, reason), hint: hint, cause: err, transient: true}
+}
+
+// problem turns an error answer into an error. An answer in another shape than
+// ours, for instance a proxy's page, is known by its status alone.
+func (c *Client) problem(r request, resp *http.Response, data []byte) error {
+	condition := statusCondition(resp.StatusCode)
+	var p Problem
+	if err := decodeAnswer(resp.Header.Get("Content-Type"), data, &p); err == nil && (p.Detail != "" || p.Title != "") {
+		p.Detail, p.Title, p.Hint = clip(p.Detail), clip(p.Title), clip(p.Hint)
+		p.Status = resp.StatusCode
+		problem := &ProblemError{Problem: p, condition: condition}
+		hint := p.Hint
+		if hint == "" && condition == ErrUnauthenticated {
+			hint = c.cfg.login
+		}
+		return &fault{reason: problem.Error(), hint: hint, cause: problem, transient: mayPass(resp.StatusCode)}
+	}
+	reason := fmt.Sprintf("%s answered with status %d", c.base, resp.StatusCode)
+	hint := ""
+	if location := resp.Header.Get("Location"); resp.StatusCode/100 == 3 {
+		condition, hint = ErrInvalid, "use the URL that it names"
+		reason = fmt.Sprintf("%s redirects to %q, and tokens do not follow redirects", c.base, redactURL(location))
+	} else if condition == ErrUnauthenticated {
+		hint = c.cfg.login
+	}
+	return r.wrap(&fault{condition: condition, reason: reason, hint: hint, transient: mayPass(resp.StatusCode)})
+}
+
+// mayPass reports whether a status speaks of trouble that often is over soon.
+func mayPass(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// redactURL returns where a redirect leads, without what may be secret in it.
+func redactURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "?"
+	}
+	return clip((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
+}
+
+// statusCondition returns the condition that an HTTP status stands for.
+func statusCondition(status int) error {
+	switch status {
+	case http.StatusUnauthorized:
+		return ErrUnauthenticated
+	case http.StatusForbidden:
+		return ErrPermission
+	case http.StatusNotFound, http.StatusGone:
+		return ErrNotFound
+	case http.StatusConflict:
+		return ErrConflict
+	case http.StatusTooManyRequests:
+		return ErrUnavailable
+	}
+	if status >= 500 && status != http.StatusNotImplemented {
+		return ErrUnavailable
+	}
+	return ErrInvalid
+}
+
+// decodeAnswer parses one JSON document and nothing behind it.
+func decodeAnswer(contentType string, data []byte, out any) error {
+	media, _, err := mime.ParseMediaType(contentType)
+	if err != nil || media != "application/json" && !strings.HasSuffix(media, "+json") {
+		return fmt.Errorf("it answered with %q instead of JSON", clip(contentType))
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return errors.New("its JSON is not what it should be")
+	}
+	return nil
+}

@@ -1,0 +1,328 @@
+package diaspora
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// Config says how to reach a fabric, and as whom. [ConfigFromEnv] and
+// [Profiles.Config] fill one from what `diaspora login` has stored.
+type Config struct {
+	// URL is the fabric's ACL endpoint, for instance
+	// https://diaspora.example.org. Required unless Brokers is set; what needs
+	// the ACL endpoint itself, as a [Client] does, needs it in any case.
+	URL string
+
+	// Discovery is what URL told of the fabric the last time, so that it need
+	// not be asked again. Nil asks when it is needed.
+	Discovery *Discovery
+
+	// Brokers are the bootstrap servers, as host:port. Default: those that
+	// the fabric names.
+	Brokers []string
+
+	// TokenSource yields the access token to sign in with. Required.
+	TokenSource globus.TokenSource
+
+	// Identity is who the tokens are of. It is named in errors, and has no
+	// other effect. Optional.
+	Identity globus.Identity
+
+	// CAFile names a file of PEM certificates to trust besides the system's
+	// and those that the fabric names. CA holds such certificates themselves.
+	CAFile string
+	CA     []byte
+
+	// InsecureAllowPlaintext sends access tokens and events to other machines
+	// without TLS, where anybody on the way can read and take them. Without
+	// it, plaintext is for loopback addresses only.
+	InsecureAllowPlaintext bool
+
+	// DialTimeout is how long opening goes on trying while the cluster or
+	// Globus Auth cannot be reached. A refusal is final at once. Default: 10 s.
+	DialTimeout time.Duration
+
+	// Linger is how long a batch of events waits to be filled, as Kafka's
+	// linger.ms. While the cluster is busy, batches fill in any case.
+	// Default: 0.
+	Linger time.Duration
+
+	// Diagnostics receives the messages of the library itself. Nil discards them.
+	Diagnostics *slog.Logger
+
+	login     string // the advice when nobody is signed in; depends on where the Config is from
+	origin    string // where the Config is from, for errors: `profile "local"`
+	anonymous bool   // tests only: do not sign in
+}
+
+const (
+	defaultDialTimeout   = 10 * time.Second
+	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
+	defaultLogin         = `run "diaspora login"`
+	maxCABytes           = 1 << 20
+)
+
+// fabric is a Config after validation, with all that it leaves open found out.
+type fabric struct {
+	Config
+	kafka         kafka.Config
+	maxEventBytes int
+	groups        string // the consumer-group policy
+}
+
+// resolve validates the configuration and asks the ACL endpoint for what is missing.
+func (c Config) resolve(ctx context.Context) (*fabric, error) {
+	if c.TokenSource == nil && !c.anonymous {
+		return nil, invalid("configuration: there is no TokenSource")
+	}
+	if c.DialTimeout < 0 || c.Linger < 0 {
+		return nil, invalid("configuration: a duration is negative")
+	}
+	if c.DialTimeout == 0 {
+		c.DialTimeout = defaultDialTimeout
+	}
+	if c.login == "" {
+		c.login = defaultLogin
+	}
+	if c.Discovery == nil && len(c.Brokers) == 0 {
+		if c.URL == "" {
+			return nil, invalid("configuration: neither Brokers nor the URL of a fabric is set")
+		}
+		client, err := NewClient(c)
+		if err != nil {
+			return nil, err
+		}
+		found, err := client.Discover(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.Discovery = &found
+	}
+	f := &fabric{Config: c, maxEventBytes: defaultMaxEventBytes, groups: "open"}
+	if d := c.Discovery; d != nil {
+		if err := d.validate(); err != nil {
+			return nil, err
+		}
+		f.groups = d.Groups
+		if d.MaxEventBytes > 0 {
+			f.maxEventBytes = d.MaxEventBytes
+		}
+		if len(c.Brokers) == 0 {
+			f.Brokers = d.Brokers
+		}
+	}
+	for _, b := range f.Brokers {
+		if err := validBroker(b); err != nil {
+			return nil, err
+		}
+	}
+	secure, err := f.tls()
+	if err != nil {
+		return nil, err
+	}
+	if secure == nil && !c.InsecureAllowPlaintext && !allLoopback(f.Brokers) {
+		return nil, &fault{
+			condition: ErrInvalid,
+			reason:    fmt.Sprintf("brokers %s offer no TLS, so the access token could be read on its way", strings.Join(f.Brokers, ",")),
+			hint:      "only InsecureAllowPlaintext would send it all the same",
+		}
+	}
+	f.kafka = kafka.Config{
+		Brokers:                f.Brokers,
+		TokenSource:            c.TokenSource,
+		TLS:                    secure,
+		InsecureAllowPlaintext: c.InsecureAllowPlaintext,
+	}
+	return f, nil
+}
+
+// tls returns how to trust the brokers, or nil for plaintext.
+func (f *fabric) tls() (*tls.Config, error) {
+	var extra []byte
+	if f.Discovery != nil {
+		if f.Discovery.Security == "plaintext" {
+			return nil, nil
+		}
+		extra = []byte(f.Discovery.CA)
+	} else if len(f.CA) == 0 && f.CAFile == "" && allLoopback(f.Brokers) {
+		return nil, nil
+	}
+	pool, err := f.Config.roots(extra)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
+}
+
+// roots returns the certificates to trust; nil for just those of the system.
+func (c Config) roots(extra []byte) (*x509.CertPool, error) {
+	sources := []struct {
+		name string
+		pem  []byte
+	}{{"the fabric's CA", extra}, {"CA", c.CA}}
+	if c.CAFile != "" {
+		pem, err := readBounded(c.CAFile, maxCABytes)
+		if err != nil {
+			return nil, &fault{condition: ErrInvalid, reason: fmt.Sprintf("read CA file: %v", err), cause: err}
+		}
+		sources = append(sources, struct {
+			name string
+			pem  []byte
+		}{"CA file " + c.CAFile, pem})
+	}
+	var pool *x509.CertPool
+	for _, s := range sources {
+		if len(s.pem) == 0 {
+			continue
+		}
+		if pool == nil {
+			if system, err := x509.SystemCertPool(); err == nil {
+				pool = system
+			} else {
+				pool = x509.NewCertPool()
+			}
+		}
+		if !pool.AppendCertsFromPEM(s.pem) {
+			return nil, invalid("%s holds no PEM certificate", s.name)
+		}
+	}
+	return pool, nil
+}
+
+func readBounded(name string, limit int64) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() && info.Mode().Type() != os.ModeNamedPipe {
+		return nil, fmt.Errorf("%s is not a file", name)
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s has %d bytes; at most %d are taken", name, info.Size(), limit)
+	}
+	return os.ReadFile(name)
+}
+
+func validBroker(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" || len(address) > 300 || strings.ContainsAny(address, " \t\r\n/@") {
+		return invalid("broker %q is not host:port", address)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return invalid("broker %q has no port from 1 to 65535", address)
+	}
+	return nil
+}
+
+// isLoopback reports whether a host names this machine without asking anybody.
+func isLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+func allLoopback(brokers []string) bool {
+	for _, b := range brokers {
+		host, _, err := net.SplitHostPort(b)
+		if err != nil || !isLoopback(host) {
+			return false
+		}
+	}
+	return true
+}
+
+// parseURL returns the base URL of an ACL endpoint. It takes what people paste:
+// with or without a slash at the end, and the address of the form itself.
+func parseURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(strings.TrimSpace(raw))
+	switch {
+	case err != nil:
+		return nil, invalid("URL of the fabric: it cannot be parsed")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return nil, invalid("URL of the fabric: %q is not like https://host", u.Redacted())
+	case u.User != nil:
+		return nil, invalid("URL of the fabric: it holds a user or a password")
+	}
+	path := strings.TrimRight(u.Path, "/")
+	path = strings.TrimSuffix(path, "/.well-known/diaspora")
+	path = strings.TrimSuffix(path, "/acl")
+	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(path, "/")}, nil
+}
+
+// who names the one who is signed in, for errors.
+func (c Config) who() string {
+	switch {
+	case c.Identity.Username != "":
+		return c.Identity.Username
+	case c.Identity.Subject != "":
+		return c.Identity.Subject
+	}
+	return "this identity"
+}
+
+// signedInAs names who signs in, and by what.
+func (c Config) signedInAs() string {
+	text := ""
+	if who := c.who(); who != "this identity" {
+		text = " as " + who
+	}
+	if c.origin != "" {
+		text += " (" + c.origin + ")"
+	}
+	return text
+}
+
+// validate returns why the document of an ACL endpoint cannot be used.
+func (d *Discovery) validate() error {
+	bad := func(format string, args ...any) error {
+		return &fault{condition: ErrInvalid, reason: "the fabric's discovery document " + fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case len(d.Brokers) == 0:
+		return bad("names no brokers")
+	case len(d.Brokers) > 1000:
+		return bad("names %d brokers", len(d.Brokers))
+	case d.Security != "tls" && d.Security != "plaintext":
+		return bad("has security %q, which is neither tls nor plaintext", clip(d.Security))
+	case d.Groups != "" && d.Groups != "open" && d.Groups != "claimed":
+		return bad("has the consumer-group policy %q, which this version does not know", clip(d.Groups))
+	case d.MaxEventBytes < 0:
+		return bad("has a negative size limit")
+	}
+	for _, b := range d.Brokers {
+		if err := validBroker(b); err != nil {
+			return bad("names %q, which is not host:port", clip(b))
+		}
+	}
+	if issuer := d.Globus.Issuer; issuer != "" {
+		u, err := url.Parse(issuer)
+		if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())) {
+			return bad("has the issuer %q, which is not https", clip(issuer))
+		}
+	}
+	return nil
+}
+
+// clip bounds what a stranger has written before it goes into an error.
+func clip(s string) string {
+	const limit = 200
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}

@@ -1,0 +1,266 @@
+package diaspora
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// ConfigFromEnv returns the configuration that the environment names, or else that
+// of the profile that `diaspora login` has stored. It is the only place where the
+// library reads the environment, by way of getenv, which mostly is [os.Getenv]. It
+// does not touch the network.
+//
+//	DIASPORA_URL              the fabric's ACL endpoint, in place of a profile's
+//	DIASPORA_PROFILE          the profile to use, in place of the current one
+//	DIASPORA_REFRESH          a Globus refresh token to sign in with
+//	DIASPORA_CLIENT_ID        a Globus client to sign in as, with
+//	DIASPORA_CLIENT_SECRET    its secret
+//	DIASPORA_BOOTSTRAP        bootstrap servers, as host:port,host:port
+//	DIASPORA_CA_FILE          a PEM file of certificates to trust besides the system's
+//	DIASPORA_CONFIG_DIR       where profiles are
+//	GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
+//	                          another Globus Auth than the one that the fabric names
+//
+// It returns [ErrNoProfile] if nothing says which fabric to use, and [ErrInvalid]
+// or [ErrNotFound] if what it says cannot be used.
+func ConfigFromEnv(getenv func(string) string) (Config, error) {
+	cfg, err := configFromEnv(getenv)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	return cfg, nil
+}
+
+func configFromEnv(getenv func(string) string) (Config, error) {
+	e := environment{getenv: getenv}
+	profiles, err := UserProfiles(getenv)
+	if err != nil && !e.complete() {
+		return Config{}, err
+	}
+	if profiles != nil {
+		e.cacheDir = filepath.Join(profiles.dir, "tokens")
+	}
+	cfg, err := e.fabric(profiles)
+	if err != nil {
+		return Config{}, err
+	}
+	if list := getenv("DIASPORA_BOOTSTRAP"); list != "" {
+		cfg.Brokers = nil
+		for b := range strings.SplitSeq(list, ",") {
+			b = strings.TrimSpace(b)
+			if err := validBroker(b); err != nil {
+				return Config{}, fmt.Errorf("DIASPORA_BOOTSTRAP: %w", err)
+			}
+			cfg.Brokers = append(cfg.Brokers, b)
+		}
+	}
+	if file := getenv("DIASPORA_CA_FILE"); file != "" {
+		cfg.CAFile = file
+		if _, err := cfg.roots(nil); err != nil {
+			return Config{}, fmt.Errorf("DIASPORA_CA_FILE: %w", err)
+		}
+	}
+	return e.signIn(cfg)
+}
+
+// environment is what the variables say.
+type environment struct {
+	getenv   func(string) string
+	cacheDir string // where tokens got from DIASPORA_REFRESH are kept
+}
+
+// complete reports whether no profile is needed.
+func (e environment) complete() bool {
+	return e.getenv("DIASPORA_URL") != "" && (e.getenv("DIASPORA_REFRESH") != "" || e.getenv("DIASPORA_CLIENT_ID") != "")
+}
+
+// fabric returns which fabric is meant: the URL's, or the profile's. A profile of
+// the same URL lends its login to the URL.
+func (e environment) fabric(profiles *Profiles) (Config, error) {
+	name, raw := e.getenv("DIASPORA_PROFILE"), e.getenv("DIASPORA_URL")
+	if raw == "" {
+		if name == "" {
+			var err error
+			if name, err = profiles.Current(); err != nil {
+				return Config{}, err
+			}
+		}
+		return profiles.Config(name)
+	}
+	wanted, err := parseURL(raw)
+	if err != nil {
+		return Config{}, fmt.Errorf("DIASPORA_URL: %w", err)
+	}
+	if profiles != nil {
+		names := []string{name}
+		if name == "" {
+			names, _ = profiles.Names()
+			if current, err := profiles.Current(); err == nil {
+				names = append([]string{current}, names...)
+			}
+		}
+		for _, n := range names {
+			cfg, err := profiles.Config(n)
+			if err != nil {
+				if name != "" {
+					return Config{}, err
+				}
+				continue
+			}
+			if have, err := parseURL(cfg.URL); err == nil && *have == *wanted {
+				return cfg, nil
+			}
+		}
+		if name != "" {
+			return Config{}, invalid("DIASPORA_URL and DIASPORA_PROFILE name different fabrics")
+		}
+	}
+	return Config{
+		URL:    wanted.String(),
+		origin: "DIASPORA_URL",
+		login:  fmt.Sprintf("run \"diaspora login %s\"", wanted),
+	}, nil
+}
+
+// signIn adds how to sign in, if the environment says so.
+func (e environment) signIn(cfg Config) (Config, error) {
+	id, secret := e.getenv("DIASPORA_CLIENT_ID"), globus.Secret(e.getenv("DIASPORA_CLIENT_SECRET"))
+	refresh := globus.Secret(strings.TrimSpace(e.getenv("DIASPORA_REFRESH")))
+	switch {
+	case id != "" && secret == "" || id == "" && secret != "":
+		return Config{}, invalid("DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET belong together; one of them is not set")
+	case id != "":
+		cfg.origin = "DIASPORA_CLIENT_ID"
+		cfg.login = "check DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET"
+		cfg.Identity = globus.Identity{Username: id + "@clients.auth.globus.org", Subject: id}
+	case refresh != "":
+		cfg.origin = "DIASPORA_REFRESH"
+		cfg.login = `get another refresh token for DIASPORA_REFRESH with "diaspora login --show-tokens"`
+		cfg.Identity = globus.Identity{}
+	case cfg.TokenSource != nil:
+		return cfg, e.checkIssuer()
+	default:
+		return Config{}, &fault{
+			condition: ErrUnauthenticated,
+			reason:    fmt.Sprintf("nobody is logged in to %s", cfg.URL),
+			hint:      cfg.login + ", or set DIASPORA_REFRESH",
+		}
+	}
+	if err := e.checkIssuer(); err != nil {
+		return Config{}, err
+	}
+	cfg.TokenSource = &discoveredSource{cfg: cfg, make: func(d DiscoveryGlobus) (globus.TokenSource, error) {
+		if issuer, ok, err := e.issuer(); err != nil {
+			return nil, err
+		} else if ok {
+			d.Issuer = issuer
+		}
+		if id == "" {
+			client, err := globusClient(cfg, d)
+			if err != nil {
+				return nil, err
+			}
+			return client.RefreshSource(refresh, d.ResourceServer, e.cacheDir), nil
+		}
+		client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: id, ClientSecret: secret, Diagnostics: cfg.Diagnostics})
+		if err != nil {
+			return nil, invalid("DIASPORA_CLIENT_ID: %v", err)
+		}
+		return client.ClientCredentialsSource(d.ResourceServer, d.Scope), nil
+	}}
+	return cfg, nil
+}
+
+// issuer returns the Globus Auth that Globus's own variables name, if they do.
+func (e environment) issuer() (issuer string, ok bool, err error) {
+	if e.getenv("GLOBUS_SDK_ENVIRONMENT") == "" && e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") == "" {
+		return "", false, nil
+	}
+	cfg, err := globus.ConfigFromEnv(e.getenv)
+	if err != nil {
+		return "", false, invalid("%v", err)
+	}
+	return cfg.Issuer, true, nil
+}
+
+func (e environment) checkIssuer() error {
+	_, _, err := e.issuer()
+	return err
+}
+
+// discoveredSource makes its token source when it is first asked for a token, as
+// only the fabric knows which Globus Auth and client to use.
+type discoveredSource struct {
+	cfg  Config
+	make func(DiscoveryGlobus) (globus.TokenSource, error)
+
+	mu     sync.Mutex // guards source
+	source globus.TokenSource
+}
+
+// Token implements [globus.TokenSource].
+func (s *discoveredSource) Token(ctx context.Context) (globus.Token, error) {
+	source, err := s.discovered(ctx)
+	if err != nil {
+		return globus.Token{}, err
+	}
+	return source.Token(ctx)
+}
+
+// Refused tells the source that a service has refused the token.
+func (s *discoveredSource) Refused(access globus.Secret) {
+	s.mu.Lock()
+	source := s.source
+	s.mu.Unlock()
+	refused(source, access)
+}
+
+func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.source != nil {
+		return s.source, nil
+	}
+	d := s.cfg.Discovery
+	if d == nil {
+		client, err := NewClient(s.cfg)
+		if err != nil {
+			return nil, err
+		}
+		found, err := client.discoverSafely(ctx)
+		if err != nil {
+			return nil, err
+		}
+		d = &found
+	}
+	source, err := s.make(d.Globus)
+	if err != nil {
+		return nil, err
+	}
+	s.source = source
+	return source, nil
+}
+
+// refused tells a source that a service has refused its token, so that it gets
+// another one even before the token expires. It reports whether the source listens.
+func refused(source globus.TokenSource, access globus.Secret) bool {
+	listener, ok := source.(interface{ Refused(globus.Secret) })
+	if ok {
+		listener.Refused(access)
+	}
+	return ok
+}
+
+func notConfigured(cause error) error {
+	return &fault{
+		condition: ErrNoProfile,
+		reason:    "no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set",
+		hint:      `run "diaspora login URL" for an existing fabric, or "diaspora up" for one on this machine`,
+		cause:     cause,
+	}
+}

@@ -1,0 +1,187 @@
+package diaspora
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// The headers that every event carries besides its own, both as text.
+const (
+	// HeaderID holds the event's [Event.ID]. The Logger's own IDs are 16
+	// random letters and digits per Logger, a hyphen, and a number that grows
+	// with each event, in base 36: "k3v9x0q2m7ta5h1c-2f". Two records with the
+	// same ID are the same event, delivered twice.
+	HeaderID = "diaspora-id"
+	// HeaderTime holds the event's own time in RFC 3339, in UTC:
+	// "2026-11-23T17:04:05.123456Z".
+	HeaderTime = "diaspora-time"
+
+	headerPrefix = "diaspora-" // such headers are the system's
+)
+
+// Event is what a program logs.
+type Event struct {
+	// Topic says where to. Required.
+	Topic string
+
+	// Key groups events: those of one topic with the same key keep their
+	// order. Nil is no key; such events are spread over the partitions.
+	Key []byte
+
+	// Value is the event itself, any bytes. An empty Value is an event; a nil
+	// one is a tombstone, which deletes the key from a compacted topic.
+	Value []byte
+
+	// Headers go along. Keys that begin with "diaspora-" are the system's.
+	Headers []Header
+
+	// Time is when it happened. Default: when it is logged. It travels in a
+	// header, as the cluster stamps records with the time of their arrival.
+	Time time.Time
+
+	// ID is unique to the event. Default: made by the Logger. Whoever logs an
+	// event a second time and gives the same ID lets readers drop the repeat.
+	ID string
+
+	err error // why the event could not be made; reported when it is logged
+}
+
+// Header is a name and a value that travel with an event.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// Record is an event in the cluster.
+type Record struct {
+	Event
+
+	Partition int32
+	Offset    int64
+
+	// Stored is the cluster's own timestamp: for claimed topics, when the
+	// cluster received the event. Zero in the callback of [Logger.Send].
+	Stored time.Time
+}
+
+// JSON returns an event whose value is v as JSON, without HTML escapes. If v
+// cannot be encoded, logging the event fails with [ErrInvalid].
+func JSON(topic string, v any) Event {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return Event{Topic: topic, err: invalid("value does not encode as JSON: %v", err)}
+	}
+	return Event{Topic: topic, Value: bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
+}
+
+// Decode parses the record's value as JSON into v.
+func (r Record) Decode(v any) error {
+	if err := json.Unmarshal(r.Value, v); err != nil {
+		return &TopicError{"decode", r.Topic, invalid("record at partition %d offset %d is not the JSON expected: %v", r.Partition, r.Offset, err)}
+	}
+	return nil
+}
+
+// checkEvent returns why ev cannot be logged, or nil.
+func checkEvent(ev *Event, maxBytes int) error {
+	switch {
+	case ev.err != nil:
+		return ev.err
+	case ev.Topic == "":
+		return invalid("the event has no topic")
+	case len(ev.Topic) > MaxTopicLength:
+		return invalid("a topic's name has at most %d characters", MaxTopicLength)
+	case len(ev.ID) > maxIDBytes:
+		return invalid("the event's ID has %d bytes; at most %d are taken", len(ev.ID), maxIDBytes)
+	}
+	if !ev.Time.IsZero() {
+		if y := ev.Time.UTC().Year(); y < 0 || y > 9999 {
+			return invalid("the event's time is in the year %d", y)
+		}
+	}
+	for i := range ev.Headers {
+		if strings.HasPrefix(ev.Headers[i].Key, headerPrefix) {
+			return invalid("header %q: names that begin with %q are the system's", ev.Headers[i].Key, headerPrefix)
+		}
+	}
+	if size := eventBytes(ev); size > maxBytes {
+		return invalid("the event has %d bytes; the cluster takes at most %d", size, maxBytes)
+	}
+	return nil
+}
+
+const maxIDBytes = 256
+
+// eventBytes returns the size of ev as it is limited: key, value and headers,
+// those of the system included.
+func eventBytes(ev *Event) int {
+	size := len(ev.Key) + len(ev.Value) + systemHeaderBytes
+	for i := range ev.Headers {
+		size += len(ev.Headers[i].Key) + len(ev.Headers[i].Value)
+	}
+	return size
+}
+
+// systemHeaderBytes is about what the headers of the system take.
+const systemHeaderBytes = len(HeaderID) + len(HeaderTime) + 16 + 1 + 13 + 30
+
+// ids makes IDs that are unique without asking anybody: 80 random bits and a counter.
+type ids struct {
+	prefix string // "k3v9x0q2m7ta5h1c-"
+	last   atomic.Uint64
+}
+
+var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+func newIDs() *ids {
+	var random [10]byte
+	rand.Read(random[:])
+	return &ids{prefix: idEncoding.EncodeToString(random[:]) + "-"}
+}
+
+func (i *ids) append(buf []byte) []byte {
+	return strconv.AppendUint(append(buf, i.prefix...), i.last.Add(1), 36)
+}
+
+// secondText caches the text of one second, which most of the events in a row share.
+type secondText struct {
+	unix int64
+	text string // 2006-01-02T15:04:05
+}
+
+// timeFormat formats times cheaply as RFC 3339 in UTC.
+type timeFormat struct{ cached atomic.Pointer[secondText] }
+
+// append appends t with microseconds and without trailing zeros of the fraction;
+// a finer t keeps its nanoseconds.
+func (f *timeFormat) append(buf []byte, t time.Time) []byte {
+	unix := t.Unix()
+	second := f.cached.Load()
+	if second == nil || second.unix != unix {
+		second = &secondText{unix, t.UTC().Format("2006-01-02T15:04:05")}
+		f.cached.Store(second)
+	}
+	buf = append(buf, second.text...)
+	digits, fraction := 9, t.Nanosecond()
+	if fraction%1000 == 0 {
+		digits, fraction = 6, fraction/1000
+	}
+	buf = append(buf, '.')
+	start := len(buf)
+	for range digits {
+		buf = append(buf, '0')
+	}
+	for i := start + digits - 1; fraction > 0; i-- {
+		buf[i] = byte('0' + fraction%10)
+		fraction /= 10
+	}
+	return append(buf, 'Z')
+}

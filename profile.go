@@ -1,0 +1,275 @@
+package diaspora
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// Profile is a fabric that somebody has logged in to: where it is and what it told
+// of itself. It holds no secrets.
+type Profile struct {
+	Name      string    `json:"-"`
+	URL       string    `json:"url"` // of the ACL endpoint
+	Discovery Discovery `json:"discovery"`
+}
+
+// Profiles are the profiles of one person, in one folder:
+//
+//	profiles/NAME.json   a Profile
+//	tokens/NAME.json     the login, in a globus.Store, for its owner's eyes only
+//	current              the name of the profile that is used by default
+//
+// Files are replaced as a whole. Its methods may be called concurrently.
+type Profiles struct{ dir string }
+
+const maxProfileBytes = 1 << 20
+
+// OpenProfiles returns the profiles in dir, which need not exist yet.
+func OpenProfiles(dir string) *Profiles { return &Profiles{dir: dir} }
+
+// UserProfiles returns the profiles of the person who runs the program: those in
+// $DIASPORA_CONFIG_DIR, or in the folder diaspora of [os.UserConfigDir].
+func UserProfiles(getenv func(string) string) (*Profiles, error) {
+	if dir := getenv("DIASPORA_CONFIG_DIR"); dir != "" {
+		return OpenProfiles(dir), nil
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return nil, &fault{
+			condition: ErrInvalid,
+			reason:    fmt.Sprintf("there is no folder for profiles: %v", err),
+			hint:      "set DIASPORA_CONFIG_DIR",
+			cause:     err,
+		}
+	}
+	return OpenProfiles(filepath.Join(dir, "diaspora")), nil
+}
+
+// ValidProfile returns nil if name can name a profile: letters, digits, and not at
+// its beginning also dots, hyphens and underscores; at most 64 of ASCII. Otherwise
+// the error has [ErrInvalid] and says what is wrong.
+func ValidProfile(name string) error {
+	if name == "" || len(name) > 64 {
+		return invalid("profile %q: a name has 1 to 64 characters", clip(name))
+	}
+	for i := range len(name) {
+		c := name[i]
+		if topicByte(c) && c != '_' || i > 0 && (c == '_' || c == '-' || c == '.') {
+			continue
+		}
+		return invalid("profile %q: a name has letters, digits, and inside also dots, hyphens and underscores", name)
+	}
+	return nil
+}
+
+// Dir returns the folder.
+func (p *Profiles) Dir() string { return p.dir }
+
+func (p *Profiles) path(name string) string { return filepath.Join(p.dir, "profiles", name+".json") }
+
+// Load returns a profile. The error is [ErrNotFound] if there is none of that name.
+func (p *Profiles) Load(name string) (Profile, error) {
+	if err := ValidProfile(name); err != nil {
+		return Profile{}, err
+	}
+	data, err := readBounded(p.path(name), maxProfileBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Profile{}, fmt.Errorf("profile %q: %w", name, &fault{
+			condition: ErrNotFound, reason: "nobody has logged in under this name", hint: `run "diaspora login URL --profile ` + name + `"`, cause: err,
+		})
+	}
+	if err != nil {
+		return Profile{}, fmt.Errorf("profile %q: %w", name, err)
+	}
+	profile, err := parseProfile(data)
+	if err != nil {
+		return Profile{}, fmt.Errorf("profile %q: %s: %w", name, p.path(name), err)
+	}
+	profile.Name = name
+	return profile, nil
+}
+
+func parseProfile(data []byte) (Profile, error) {
+	var p Profile
+	damaged := func(err error) error {
+		return &fault{condition: ErrInvalid, reason: fmt.Sprintf("the file is damaged: %v", err), hint: "log in again to mend it", cause: err}
+	}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return Profile{}, damaged(err)
+	}
+	if _, err := parseURL(p.URL); err != nil {
+		return Profile{}, damaged(err)
+	}
+	if err := p.Discovery.validate(); err != nil {
+		return Profile{}, damaged(err)
+	}
+	return p, nil
+}
+
+// Save stores a profile in place of the one with its name, if there is one.
+func (p *Profiles) Save(profile Profile) error {
+	if err := ValidProfile(profile.Name); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(profile, "", "  ")
+	if err != nil {
+		return err
+	}
+	if _, err := parseProfile(data); err != nil {
+		return fmt.Errorf("save profile %q: %w", profile.Name, err)
+	}
+	if err := replaceFile(p.path(profile.Name), append(data, '\n')); err != nil {
+		return fmt.Errorf("save profile %q: %w", profile.Name, err)
+	}
+	return nil
+}
+
+// Delete removes a profile and its token file; whoever wants the tokens revoked
+// does that before. If it was the current one, there is none afterwards.
+func (p *Profiles) Delete(ctx context.Context, name string) error {
+	if _, err := p.Load(name); errors.Is(err, ErrNotFound) || ValidProfile(name) != nil {
+		return err
+	}
+	store, err := p.Store(name)
+	if err != nil {
+		return err
+	}
+	if err := store.Delete(ctx); err != nil {
+		return fmt.Errorf("delete profile %q: %w", name, err)
+	}
+	if current, err := p.Current(); err == nil && current == name {
+		if err := os.Remove(filepath.Join(p.dir, "current")); err != nil {
+			return err
+		}
+	}
+	return os.Remove(p.path(name))
+}
+
+// Names returns the names of all profiles, sorted.
+func (p *Profiles) Names() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(p.dir, "profiles"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok && ValidProfile(name) == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, err
+}
+
+// Current returns the name of the profile that is used by default. The error is
+// [ErrNoProfile] if there is none.
+func (p *Profiles) Current() (string, error) {
+	data, err := readBounded(filepath.Join(p.dir, "current"), 1<<10)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", notConfigured(err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("current profile: %w", err)
+	}
+	name := strings.TrimSpace(string(data))
+	if err := ValidProfile(name); err != nil {
+		return "", fmt.Errorf("current profile: %s: %w", filepath.Join(p.dir, "current"), err)
+	}
+	return name, nil
+}
+
+// Use makes a profile the one that is used by default.
+func (p *Profiles) Use(name string) error {
+	if _, err := p.Load(name); err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(p.dir, "current"), []byte(name+"\n"))
+}
+
+// Store returns the token file of a profile.
+func (p *Profiles) Store(name string) (*globus.Store, error) {
+	if err := ValidProfile(name); err != nil {
+		return nil, err
+	}
+	store, err := globus.OpenStore(filepath.Join(p.dir, "tokens", name+".json"))
+	if err != nil {
+		return nil, fmt.Errorf("profile %q: %w", name, err)
+	}
+	return store, nil
+}
+
+// Config returns the configuration of a profile. Whether its login is still good
+// shows when it is used.
+func (p *Profiles) Config(name string) (Config, error) {
+	profile, err := p.Load(name)
+	if err != nil {
+		return Config{}, err
+	}
+	store, err := p.Store(name)
+	if err != nil {
+		return Config{}, err
+	}
+	cfg := Config{
+		URL:       profile.URL,
+		Discovery: &profile.Discovery,
+		origin:    fmt.Sprintf("profile %q", name),
+		login:     fmt.Sprintf("run \"diaspora login --profile %s\"", name),
+	}
+	client, err := globusClient(cfg, profile.Discovery.Globus)
+	if err != nil {
+		return Config{}, err
+	}
+	if login, err := store.Load(); err == nil {
+		cfg.Identity = login.Identity
+	}
+	cfg.TokenSource = client.StoredSource(store, profile.Discovery.Globus.ResourceServer)
+	return cfg, nil
+}
+
+// globusClient returns the client of Globus Auth that the fabric logs people in with.
+func globusClient(cfg Config, d DiscoveryGlobus) (*globus.Client, error) {
+	client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: d.ClientID, Diagnostics: cfg.Diagnostics})
+	if err != nil {
+		return nil, &fault{condition: ErrInvalid, reason: fmt.Sprintf("the fabric's Globus client: %v", err), cause: err}
+	}
+	return client, nil
+}
+
+// replaceFile writes a file so that a reader finds the old or the new content,
+// whatever happens in between.
+func replaceFile(name string, data []byte) (err error) {
+	dir := filepath.Dir(name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
