@@ -1,0 +1,506 @@
+// Package claims decides who owns which topic and which consumer group, and
+// makes the cluster agree.
+//
+// A [Service] takes commands. It appends them to the ledger, a topic of the
+// cluster, and the place of a command in the ledger decides whether it takes
+// effect: of two claims of one name the first wins, however many replicas of the
+// service run. All replicas read the whole ledger and so come to the same state.
+// The cluster's topics and ACLs are a view of that state, which each replica
+// makes true after a command and repairs when it is not ([Service.Reconcile]).
+//
+// # The ledger
+//
+// The ledger is the topic _diaspora_ledger: one partition, acks=all, kept for
+// ever. Each record is a JSON object of at most 8 KiB:
+//
+//	v             1: the lowest version of this format whose readers understand the record
+//	op            what is to happen, see below
+//	id            a UUID, by which the writer recognizes its record
+//	time          when it was written, by the writer's clock (RFC 3339)
+//	by            the subject on whose behalf
+//	topic, group  on what
+//
+// The operations of version 1, and when one takes no effect:
+//
+//	claim         by gets the topic, with partitions, retention_ms (-1: for
+//	              ever) and description. Not if the topic is claimed or being
+//	              released, or if by owns limit topics.
+//	release       the claim at the offset "claim" ends; by must be its owner.
+//	              The owner's ACLs, and then the topic, are deleted.
+//	released      they were deleted, and the name is free.
+//	claim_group   by gets the consumer group. Not if somebody has it, or if by
+//	              has limit groups.
+//
+// The key is "topic/NAME" or "group/NAME". Readers ignore fields that they do not
+// know, skip (and count) what is no record of version 1, and stop deciding at a
+// record of a higher version: it may mean something that they would get wrong.
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// Groups is a policy for consumer groups.
+type Groups string
+
+const (
+	// GroupsOpen lets everybody use every consumer group.
+	GroupsOpen Groups = "open"
+	// GroupsClaimed gives a consumer group to who claims it first.
+	GroupsClaimed Groups = "claimed"
+)
+
+// Config says how a [Service] works.
+type Config struct {
+	// Admin are the options of a client of the cluster that may do
+	// everything. Required.
+	Admin []kgo.Opt
+
+	// Groups is the policy for consumer groups. Default: GroupsOpen.
+	Groups Groups
+
+	// DefaultPartitions and MaxPartitions are for topics whose claims do not
+	// say how many, and for those that ask for many. Default: 1 and 100.
+	DefaultPartitions, MaxPartitions int
+
+	// DefaultRetention is how long events of a topic are kept whose claim does
+	// not say it; negative is for ever. Default: 7 days.
+	DefaultRetention time.Duration
+
+	// Replicas is the replication factor of new topics. Default: 3, or 1 in a
+	// cluster of one broker. From 3 on, min.insync.replicas is 2.
+	Replicas int
+
+	// MaxTopics and MaxGroups bound what one subject can own. Default: 1000.
+	MaxTopics, MaxGroups int
+
+	// ReconcileInterval is how often the cluster is compared with the ledger.
+	// Default: 1 minute.
+	ReconcileInterval time.Duration
+
+	// Diagnostics receives the Service's own messages. Nil discards them.
+	Diagnostics *slog.Logger
+
+	// wrap lets a test come between the service and the cluster.
+	wrap func(cluster) cluster
+}
+
+func (cfg Config) withDefaults() (Config, error) {
+	setDefault(&cfg.Groups, GroupsOpen)
+	setDefault(&cfg.DefaultPartitions, 1)
+	setDefault(&cfg.MaxPartitions, 100)
+	setDefault(&cfg.DefaultRetention, 7*24*time.Hour)
+	setDefault(&cfg.MaxTopics, 1000)
+	setDefault(&cfg.MaxGroups, 1000)
+	setDefault(&cfg.ReconcileInterval, time.Minute)
+	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
+	switch {
+	case cfg.Groups != GroupsOpen && cfg.Groups != GroupsClaimed:
+		return cfg, fmt.Errorf("claims: the group policy is %q, and must be %q or %q", cfg.Groups, GroupsOpen, GroupsClaimed)
+	case cfg.DefaultPartitions < 1 || cfg.DefaultPartitions > cfg.MaxPartitions:
+		return cfg, fmt.Errorf("claims: %d default partitions, and at most %d are allowed", cfg.DefaultPartitions, cfg.MaxPartitions)
+	}
+	return cfg, nil
+}
+
+// cluster is what the service needs of the cluster, besides the ledger's records.
+type cluster interface {
+	CheckTopic(context.Context, kafka.TopicSpec) error
+	CreateTopic(context.Context, kafka.TopicSpec) (created bool, err error)
+	DeleteTopic(ctx context.Context, name string, id kafka.TopicID) error
+	Topic(ctx context.Context, name string) (kafka.TopicInfo, bool, error)
+	Topics(context.Context) (map[string]kafka.TopicInfo, error)
+	MendTopicConfigs(context.Context, kafka.TopicSpec) ([]string, error)
+	Offsets(ctx context.Context, topic string, partition int32) (start, end int64, err error)
+	EndOffset(ctx context.Context, topic string, partition int32) (int64, error)
+	ACLs(context.Context, kmsg.ACLResourceType) ([]kafka.ACL, error)
+	ResourceACLs(context.Context, kafka.Resource) ([]kafka.ACL, error)
+	SetACLs(ctx context.Context, resource kafka.Resource, want []kafka.ACL, principals ...string) error
+}
+
+// commandTimeout bounds a command whose caller sets no bound, or a later one.
+const commandTimeout = 30 * time.Second
+
+// Service decides who owns what. Its methods may be called concurrently, and
+// other Services over the same cluster may be at work.
+type Service struct {
+	cfg     Config
+	client  *kgo.Client
+	cluster cluster
+	ledger  *ledger
+
+	stop      context.CancelFunc // ends the goroutines
+	wg        sync.WaitGroup     // waits for them
+	closeOnce sync.Once
+	kick      chan struct{} // asks for a reconciliation soon
+}
+
+// Open reads the ledger, which it creates if there is none, makes the cluster
+// agree with it, and returns a Service that keeps both so. ctx bounds the opening
+// only.
+func Open(ctx context.Context, cfg Config) (*Service, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(slices.Concat(cfg.Admin, ledgerOpts())...)
+	if err != nil {
+		return nil, fmt.Errorf("claims: %w", err)
+	}
+	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
+	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, kick: make(chan struct{}, 1)}
+	if cfg.wrap != nil {
+		s.cluster = cfg.wrap(s.cluster)
+	}
+	if err := s.open(ctx, run); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the ledger: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+func (s *Service) open(ctx, run context.Context) error {
+	err := s.client.Ping(ctx)
+	if err != nil {
+		return clusterError(err)
+	}
+	if s.ledger, err = openLedger(ctx, s.client, s.cluster, s.cfg.Replicas, s.cfg.Diagnostics); err != nil {
+		return clusterError(err)
+	}
+	s.wg.Go(func() { s.ledger.follow(run) })
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	if err := s.Reconcile(ctx); err != nil && ctx.Err() != nil {
+		return err
+	} else if err != nil {
+		s.cfg.Diagnostics.Error("the cluster does not agree with the ledger; trying again", "err", err)
+		s.reconcileSoon()
+	}
+	s.wg.Go(func() { s.keepReconciled(run) })
+	return nil
+}
+
+// Close stops the Service. Commands in flight fail; what they began, another
+// replica or the next start completes.
+func (s *Service) Close() error {
+	s.closeOnce.Do(func() {
+		s.stop()
+		s.client.Close()
+		s.wg.Wait()
+	})
+	return nil
+}
+
+// Claim makes the topic the subject's, and returns once it works: it exists, and
+// the subject may use it on every broker. Claiming again is no error; it repairs
+// what is missing, and the answer has Created unset. Errors are a
+// [*diaspora.TopicError] with [diaspora.ErrInvalid]; [diaspora.ErrConflict] if
+// somebody else has the name, if it is being released, or if the cluster has an
+// unclaimed topic of that name; [diaspora.ErrPermission] if the subject owns too
+// many; [diaspora.ErrUnavailable] if the cluster does not answer, in which case
+// the claim may have been made and claiming again tells.
+func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
+	r, err := s.claimRecord(subject, req)
+	if err != nil {
+		return diaspora.Topic{}, topicError("claim", req.Name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	topic, err := s.claim(ctx, r)
+	if err != nil {
+		s.reconcileSoon()
+		return diaspora.Topic{}, topicError("claim", req.Name, err)
+	}
+	return topic, nil
+}
+
+// claimRecord returns the record that asks for what req asks for.
+func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record, error) {
+	r := newRecord(opClaim, subject)
+	r.Topic, r.Description, r.Limit = req.Name, req.Description, s.cfg.MaxTopics
+	r.Partitions, r.RetentionMS = req.Partitions, req.RetentionMS
+	if r.Partitions == 0 {
+		r.Partitions = s.cfg.DefaultPartitions
+	}
+	if r.RetentionMS == 0 {
+		r.RetentionMS = max(s.cfg.DefaultRetention.Milliseconds(), -1)
+	}
+	if err := diaspora.ValidTopic(req.Name); err != nil {
+		return r, errors.Unwrap(err)
+	}
+	switch {
+	case subjectFault(subject) != "":
+		return r, invalid(subjectFault(subject))
+	case r.Partitions < 1 || r.Partitions > s.cfg.MaxPartitions:
+		return r, invalid(fmt.Sprintf("a topic has 1 to %d partitions", s.cfg.MaxPartitions))
+	case !validRetention(r.RetentionMS):
+		return r, invalid("events are kept for 1 ms to 100 years, or for ever with -1")
+	case descriptionFault(r.Description) != "":
+		return r, invalid(descriptionFault(r.Description))
+	}
+	return r, nil
+}
+
+func (s *Service) claim(ctx context.Context, r record) (diaspora.Topic, error) {
+	if err := s.mayClaim(ctx, r); err != nil {
+		return diaspora.Topic{}, err
+	}
+	err := s.ledger.append(ctx, r)
+	if err != nil && !errors.Is(err, errYours) {
+		return diaspora.Topic{}, refusal(err)
+	}
+	created := err == nil
+	t, err := s.settleTopic(ctx, r.Topic)
+	switch {
+	case err != nil:
+		return diaspora.Topic{}, err
+	case t.phase != claimed || t.owner != r.By:
+		return diaspora.Topic{}, fmt.Errorf("%w: it was released while it was being claimed", diaspora.ErrConflict)
+	}
+	answer := t.answer(r.Topic)
+	answer.Created = created
+	return answer, nil
+}
+
+// mayClaim asks beforehand what would make a claim futile, so that the ledger
+// says no claim that the cluster cannot carry out. The race that this leaves
+// between claims is the ledger's to decide.
+func (s *Service) mayClaim(ctx context.Context, r record) error {
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	if s.ledger.topic(r.Topic).phase != free {
+		return nil
+	}
+	err := s.cluster.CheckTopic(ctx, topicSpec(r.Topic, r.Partitions, r.RetentionMS, s.cfg.Replicas))
+	foreign := errors.Is(err, kerr.TopicAlreadyExists) || errors.Is(err, kerr.InvalidTopicException)
+	if !foreign {
+		return clusterError(err)
+	}
+	// It may be that of a claim which another replica has just carried out.
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	if s.ledger.topic(r.Topic).phase != free {
+		return nil
+	}
+	return fmt.Errorf("%w: the cluster has a topic of this name that nobody claimed here", diaspora.ErrConflict)
+}
+
+// Release ends the subject's claim of the topic and deletes its events. Once it
+// returns nil, anybody may claim the name. Errors are a [*diaspora.TopicError]
+// with [diaspora.ErrNotFound], [diaspora.ErrPermission] if it is somebody
+// else's, or [diaspora.ErrUnavailable], in which case releasing again tells.
+func (s *Service) Release(ctx context.Context, subject, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	t, err := s.owned(ctx, subject, name)
+	if err == nil && t.phase == claimed {
+		r := newRecord(opRelease, subject)
+		r.Topic, r.Claim = name, &t.place
+		err = s.ledger.append(ctx, r)
+		if errors.Is(err, errStale) || errors.Is(err, errReleasing) || errors.Is(err, errNotClaimed) {
+			err = nil // somebody was faster
+		}
+	}
+	if err == nil {
+		_, err = s.settleTopic(ctx, name)
+		if err != nil {
+			s.reconcileSoon()
+		}
+	}
+	return topicError("release", name, err)
+}
+
+// owned returns what the ledger says now about a topic of the subject's.
+func (s *Service) owned(ctx context.Context, subject, name string) (topic, error) {
+	if err := diaspora.ValidTopic(name); err != nil {
+		return topic{}, errors.Unwrap(err)
+	}
+	if err := s.ledger.sync(ctx); err != nil {
+		return topic{}, err
+	}
+	switch t := s.ledger.topic(name); {
+	case t.phase == free:
+		return topic{}, fmt.Errorf("%w: nobody has claimed it", diaspora.ErrNotFound)
+	case t.owner != subject:
+		return topic{}, fmt.Errorf("%w: it belongs to somebody else", diaspora.ErrPermission)
+	default:
+		return t, nil
+	}
+}
+
+// Topic returns a topic of the subject's. Errors are as those of Release.
+func (s *Service) Topic(ctx context.Context, subject, name string) (diaspora.Topic, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	t, err := s.owned(ctx, subject, name)
+	if err == nil && t.phase == releasing {
+		err = fmt.Errorf("%w: it is being released", diaspora.ErrNotFound)
+	}
+	if err != nil {
+		return diaspora.Topic{}, topicError("show", name, err)
+	}
+	return t.answer(name), nil
+}
+
+// Topics returns the subject's topics, by name.
+func (s *Service) Topics(ctx context.Context, subject string) ([]diaspora.Topic, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if err := s.ledger.sync(ctx); err != nil {
+		return nil, fmt.Errorf("list topics: %w", err)
+	}
+	topics := []diaspora.Topic{}
+	s.ledger.read(func(st *state) {
+		for name, t := range st.topics {
+			if t.phase == claimed && t.owner == subject {
+				topics = append(topics, t.answer(name))
+			}
+		}
+	})
+	slices.SortFunc(topics, func(a, b diaspora.Topic) int { return strings.Compare(a.Name, b.Name) })
+	return topics, nil
+}
+
+// ClaimGroup makes the consumer group the subject's and returns once it works.
+// If the policy is GroupsOpen, every group works for everybody already, and there
+// is nothing to claim. Errors are as those of Claim.
+func (s *Service) ClaimGroup(ctx context.Context, subject, group string) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if err := s.claimGroup(ctx, subject, group); err != nil {
+		return fmt.Errorf("claim consumer group %q: %w", clip(group), err)
+	}
+	return nil
+}
+
+func (s *Service) claimGroup(ctx context.Context, subject, name string) error {
+	if fault := subjectFault(subject); fault != "" {
+		return invalid(fault)
+	}
+	if fault := groupFault(name); fault != "" {
+		return invalid(fault)
+	}
+	if s.cfg.Groups == GroupsOpen {
+		return nil
+	}
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	if _, known := s.ledger.group(name); !known {
+		acls, err := s.cluster.ResourceACLs(ctx, kafka.GroupResource(name))
+		if err != nil {
+			return clusterError(err)
+		}
+		if _, known := s.ledger.group(name); !known && len(acls) > 0 {
+			return fmt.Errorf("%w: the cluster's operator has given it to somebody", diaspora.ErrConflict)
+		}
+	}
+	r := newRecord(opClaimGroup, subject)
+	r.Group, r.Limit = name, s.cfg.MaxGroups
+	if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errYours) {
+		return refusal(err)
+	}
+	return s.settleGroup(ctx, name)
+}
+
+// Stats is a snapshot of a Service.
+type Stats struct {
+	Topics  int   // names that are claimed now
+	Groups  int   // consumer groups that are claimed
+	Records int64 // of the ledger, read so far
+	Skipped int   // of those, the ones that made no sense
+}
+
+// Stats returns a snapshot.
+func (s *Service) Stats() Stats {
+	l := s.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	stats := Stats{Groups: len(l.state.groups), Records: l.next, Skipped: l.skipped}
+	for _, t := range l.state.topics {
+		if t.phase != free {
+			stats.Topics++
+		}
+	}
+	return stats
+}
+
+func newRecord(op, by string) record {
+	return record{Version: version, Op: op, ID: uuid.NewString(), Time: time.Now().UTC(), By: by}
+}
+
+// answer returns the topic as its owner sees it.
+func (t topic) answer(name string) diaspora.Topic {
+	return diaspora.Topic{
+		Name:        name,
+		Owner:       t.owner,
+		Partitions:  t.partitions,
+		RetentionMS: t.retentionMS,
+		Description: t.description,
+		Claimed:     t.claimed,
+	}
+}
+
+// topicError returns err as an error of an operation on a topic, and nil as nil.
+func topicError(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &diaspora.TopicError{Op: op, Topic: clip(name), Err: err}
+}
+
+// clip keeps a name that somebody sent us from filling pages.
+func clip(name string) string {
+	if len(name) > 64 {
+		return name[:64] + "…"
+	}
+	return name
+}
+
+func invalid(reason string) error { return fmt.Errorf("%w: %s", diaspora.ErrInvalid, reason) }
+
+// refusal says in the words of package diaspora why a record had no effect.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, errTaken), errors.Is(err, errReleasing):
+		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
+	case errors.Is(err, errQuota):
+		return fmt.Errorf("%w: %w", diaspora.ErrPermission, err)
+	}
+	return err
+}
+
+// clusterError says in the words of package diaspora what went wrong at the
+// cluster. An outage is [diaspora.ErrUnavailable], and so is a caller's deadline.
+// Everything else is ours or the operator's to mend, and not the user's.
+func clusterError(err error) error {
+	condition, reason := kafka.Explain(err)
+	if condition == kafka.Unavailable && !errors.Is(err, diaspora.ErrUnavailable) {
+		return fmt.Errorf("%w: %s", diaspora.ErrUnavailable, reason)
+	}
+	return err
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

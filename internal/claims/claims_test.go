@@ -1,0 +1,241 @@
+package claims
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+func TestClaimWorks(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	got, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather", Partitions: 3, Description: "what it is like"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got.Created || got.Name != "weather" || got.Owner != ada || got.Partitions != 3 || got.Claimed.IsZero() {
+		t.Errorf("Claim = %+v", got)
+	}
+	if err := c.produce(ada, "weather", "sunny"); err != nil {
+		t.Errorf("the owner's produce = %v", err)
+	}
+	if value, err := c.consume(ada, "weather"); value != "sunny" || err != nil {
+		t.Errorf("the owner's consume = %q, %v", value, err)
+	}
+	if err := c.produce(ben, "weather", "rain"); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("somebody else's produce = %v, want TOPIC_AUTHORIZATION_FAILED", err)
+	}
+	if value, err := c.consume(ben, "weather"); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("somebody else's consume = %q, %v, want TOPIC_AUTHORIZATION_FAILED", value, err)
+	}
+	c.check()
+
+	again, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather", Partitions: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Created = false; again != got {
+		t.Errorf("the second Claim = %+v, want %+v", again, got)
+	}
+}
+
+func TestClaimRefused(t *testing.T) {
+	c := newCluster(t)
+	s := c.open(func(cfg *Config) { cfg.MaxTopics = 2; cfg.MaxPartitions = 9 })
+	c.createTopic("foreign")
+	c.createTopic("dotted.name")
+	for _, name := range []string{"one", "two"} {
+		if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		subject string
+		req     diaspora.ClaimRequest
+		want    error
+		reason  string
+	}{
+		{"another's", ben, diaspora.ClaimRequest{Name: "one"}, diaspora.ErrConflict, "belongs to somebody else"},
+		{"one too many", ada, diaspora.ClaimRequest{Name: "three"}, diaspora.ErrPermission, "release one first"},
+		{"foreign", ben, diaspora.ClaimRequest{Name: "foreign"}, diaspora.ErrConflict, "nobody claimed"},
+		{"same but for the dot", ben, diaspora.ClaimRequest{Name: "dotted_name"}, diaspora.ErrConflict, "nobody claimed"},
+		{"no name", ben, diaspora.ClaimRequest{}, diaspora.ErrInvalid, "needs a name"},
+		{"hyphen", ben, diaspora.ClaimRequest{Name: "a-b"}, diaspora.ErrInvalid, "letters, digits and underscores"},
+		{"the system's", ben, diaspora.ClaimRequest{Name: ledgerTopic}, diaspora.ErrInvalid, "underscore"},
+		{"long", ben, diaspora.ClaimRequest{Name: strings.Repeat("x", 250)}, diaspora.ErrInvalid, "249"},
+		{"many partitions", ben, diaspora.ClaimRequest{Name: "x", Partitions: 10}, diaspora.ErrInvalid, "1 to 9 partitions"},
+		{"negative partitions", ben, diaspora.ClaimRequest{Name: "x", Partitions: -1}, diaspora.ErrInvalid, "partitions"},
+		{"negative retention", ben, diaspora.ClaimRequest{Name: "x", RetentionMS: -2}, diaspora.ErrInvalid, "for ever"},
+		{"endless retention", ben, diaspora.ClaimRequest{Name: "x", RetentionMS: 1 << 62}, diaspora.ErrInvalid, "for ever"},
+		{"long description", ben, diaspora.ClaimRequest{Name: "x", Description: strings.Repeat("x", 1001)}, diaspora.ErrInvalid, "1000 bytes"},
+		{"binary description", ben, diaspora.ClaimRequest{Name: "x", Description: "\xff"}, diaspora.ErrInvalid, "UTF-8"},
+		{"description with newline", ben, diaspora.ClaimRequest{Name: "x", Description: "a\nb"}, diaspora.ErrInvalid, "printable"},
+		{"no subject", "", diaspora.ClaimRequest{Name: "x"}, diaspora.ErrInvalid, "subject"},
+		{"everybody", "*", diaspora.ClaimRequest{Name: "x"}, diaspora.ErrInvalid, "subject"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			topic, err := s.Claim(t.Context(), tt.subject, tt.req)
+			var topicErr *diaspora.TopicError
+			if !errors.Is(err, tt.want) || !errors.As(err, &topicErr) || !strings.Contains(err.Error(), tt.reason) {
+				t.Fatalf("Claim(%+v) = %+v, %v, want a TopicError with %v that says %q", tt.req, topic, err, tt.want, tt.reason)
+			}
+			if strings.Contains(err.Error(), ada) {
+				t.Errorf("the error %q shows the owner", err)
+			}
+		})
+	}
+	c.fake.DeleteTopic("foreign")
+	c.fake.DeleteTopic("dotted.name")
+	c.check()
+}
+
+func TestRelease(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	if err := s.Release(t.Context(), ada, "weather"); !errors.Is(err, diaspora.ErrNotFound) {
+		t.Errorf("Release of what nobody has = %v, want ErrNotFound", err)
+	}
+	if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.produce(ada, "weather", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release(t.Context(), ben, "weather"); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("Release by somebody else = %v, want ErrPermission", err)
+	}
+	if err := s.Release(t.Context(), ada, "weather"); err != nil {
+		t.Fatal(err)
+	}
+	c.check()
+	if err := s.Release(t.Context(), ada, "weather"); !errors.Is(err, diaspora.ErrNotFound) {
+		t.Errorf("the second Release = %v, want ErrNotFound", err)
+	}
+	// The next owner finds nothing of the last one's, and the last one no way in.
+	if got, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "weather"}); err != nil || !got.Created {
+		t.Fatalf("Claim of a released name = %+v, %v", got, err)
+	}
+	if err := c.produce(ben, "weather", "fresh"); err != nil {
+		t.Fatal(err)
+	}
+	if value, err := c.consume(ben, "weather"); value != "fresh" || err != nil {
+		t.Errorf("the next owner's consume = %q, %v, want fresh", value, err)
+	}
+	if err := c.produce(ada, "weather", "still me"); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("the last owner's produce = %v, want TOPIC_AUTHORIZATION_FAILED", err)
+	}
+	c.check()
+}
+
+func TestShow(t *testing.T) {
+	c := newCluster(t)
+	s, other := c.open(), c.open()
+	for _, name := range []string{"b", "a"} {
+		if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := func(topics []diaspora.Topic, err error) []string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := []string{}
+		for _, topic := range topics {
+			names = append(names, topic.Name)
+		}
+		return names
+	}
+	if got := names(other.Topics(t.Context(), ada)); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("Topics = %q, want a and b", got)
+	}
+	if got := names(other.Topics(t.Context(), ben)); len(got) != 0 {
+		t.Errorf("Topics of one who has none = %q", got)
+	}
+	if got, err := other.Topic(t.Context(), ada, "a"); got.Owner != ada || err != nil {
+		t.Errorf("Topic = %+v, %v", got, err)
+	}
+	if _, err := other.Topic(t.Context(), ben, "a"); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("Topic of another's = %v, want ErrPermission", err)
+	}
+	if _, err := other.Topic(t.Context(), ada, "c"); !errors.Is(err, diaspora.ErrNotFound) {
+		t.Errorf("Topic of nobody's = %v, want ErrNotFound", err)
+	}
+	if _, err := other.Topic(t.Context(), ada, "no good"); !errors.Is(err, diaspora.ErrInvalid) {
+		t.Errorf("Topic with a bad name = %v, want ErrInvalid", err)
+	}
+}
+
+func TestGroups(t *testing.T) {
+	c := newCluster(t)
+	open := c.open()
+	everyone := []string{
+		"GROUP * User:* * ALLOW DESCRIBE",
+		"GROUP * User:* * ALLOW READ",
+	}
+	if got := c.acls(kafka.GroupResource("*")); !slices.Equal(got, everyone) {
+		t.Errorf("ACLs on every group = %q, want %q", got, everyone)
+	}
+	if err := open.ClaimGroup(t.Context(), ada, "analysis"); err != nil {
+		t.Errorf("ClaimGroup with the policy open = %v", err)
+	}
+	if got := c.acls(kafka.GroupResource("analysis")); len(got) != 0 {
+		t.Errorf("ACLs on a group with the policy open = %q, want none", got)
+	}
+	open.Close()
+
+	s := c.open(func(cfg *Config) { cfg.Groups = GroupsClaimed; cfg.MaxGroups = 2 })
+	if got := c.acls(kafka.GroupResource("*")); len(got) != 0 {
+		t.Errorf("ACLs on every group with the policy claimed = %q, want none", got)
+	}
+	for range 2 {
+		if err := s.ClaimGroup(t.Context(), ada, "analysis"); err != nil {
+			t.Errorf("ClaimGroup = %v", err)
+		}
+	}
+	own := []string{
+		"GROUP analysis User:" + ada + " * ALLOW DELETE",
+		"GROUP analysis User:" + ada + " * ALLOW DESCRIBE",
+		"GROUP analysis User:" + ada + " * ALLOW READ",
+	}
+	if got := c.acls(kafka.GroupResource("analysis")); !slices.Equal(got, own) {
+		t.Errorf("ACLs on a claimed group = %q, want %q", got, own)
+	}
+	if err := s.ClaimGroup(t.Context(), ben, "analysis"); !errors.Is(err, diaspora.ErrConflict) || strings.Contains(err.Error(), ada) {
+		t.Errorf("ClaimGroup of another's = %v, want ErrConflict and no name", err)
+	}
+	c.setACLs(kafka.GroupResource("mirror"), kafka.Allow(kafka.GroupResource("mirror"), "User:mirror", 3)...)
+	if err := s.ClaimGroup(t.Context(), ben, "mirror"); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("ClaimGroup of the operator's = %v, want ErrConflict", err)
+	}
+	for _, group := range []string{"", "*", "_system", "a b", strings.Repeat("x", 250), "ä"} {
+		if err := s.ClaimGroup(t.Context(), ben, group); !errors.Is(err, diaspora.ErrInvalid) {
+			t.Errorf("ClaimGroup(%q) = %v, want ErrInvalid", group, err)
+		}
+	}
+	if err := s.ClaimGroup(t.Context(), ada, "second"); err != nil {
+		t.Error(err)
+	}
+	if err := s.ClaimGroup(t.Context(), ada, "third"); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("ClaimGroup over the limit = %v, want ErrPermission", err)
+	}
+	s.Close()
+
+	c.open()
+	if got := c.acls(kafka.GroupResource("*")); !slices.Equal(got, everyone) {
+		t.Errorf("ACLs on every group after going back to open = %q, want %q", got, everyone)
+	}
+	if got := c.acls(kafka.GroupResource("analysis")); len(got) != 0 {
+		t.Errorf("ACLs on a claimed group after going back to open = %q, want none", got)
+	}
+	if got := c.acls(kafka.GroupResource("mirror")); len(got) != 1 {
+		t.Errorf("the operator's ACLs = %q, want the one that was there", got)
+	}
+}

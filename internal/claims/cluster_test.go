@@ -1,0 +1,233 @@
+package claims
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// Subjects that have logins at the test cluster. Their passwords are their names.
+const (
+	ada  = "a0000000-0000-4000-8000-000000000001"
+	ben  = "b0000000-0000-4000-8000-000000000002"
+	cleo = "c0000000-0000-4000-8000-000000000003"
+)
+
+// testCluster is a Kafka cluster with logins and ACLs.
+type testCluster struct {
+	t    *testing.T
+	fake *kfake.Cluster
+}
+
+func newCluster(t *testing.T, opts ...kfake.Opt) *testCluster {
+	t.Helper()
+	opts = append([]kfake.Opt{
+		kfake.NumBrokers(1),
+		kfake.EnableSASL(),
+		kfake.EnableACLs(),
+		kfake.Superuser("PLAIN", "admin", "admin"),
+	}, opts...)
+	for _, subject := range []string{ada, ben, cleo} {
+		opts = append(opts, kfake.User("PLAIN", subject, subject))
+	}
+	fake, err := kfake.NewCluster(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fake.Close)
+	return &testCluster{t, fake}
+}
+
+// as returns the options of a client that is signed in as subject.
+func (c *testCluster) as(subject string) []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(c.fake.ListenAddrs()...),
+		kgo.SASL(plain.Auth{User: subject, Pass: subject}.AsMechanism()),
+		kgo.Dialer((&net.Dialer{Timeout: 5 * time.Second}).DialContext),
+		kgo.MetadataMinAge(10 * time.Millisecond),
+	}
+}
+
+func (c *testCluster) client(subject string, opts ...kgo.Opt) *kgo.Client {
+	c.t.Helper()
+	client, err := kgo.NewClient(append(c.as(subject), opts...)...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(client.Close)
+	return client
+}
+
+func (c *testCluster) admin() *kafka.Admin { return kafka.NewAdmin(c.client("admin")) }
+
+// config is that of a Service which reconciles only when told to.
+func (c *testCluster) config() Config {
+	return Config{Admin: c.as("admin"), ReconcileInterval: 1000 * time.Hour}
+}
+
+func (c *testCluster) open(edit ...func(*Config)) *Service {
+	c.t.Helper()
+	cfg := c.config()
+	for _, e := range edit {
+		e(&cfg)
+	}
+	s, err := Open(c.t.Context(), cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// acls returns the ACLs on a literal resource, in one line each and sorted.
+func (c *testCluster) acls(resource kafka.Resource) []string {
+	c.t.Helper()
+	acls, err := c.admin().ResourceACLs(c.t.Context(), resource)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return aclLines(acls)
+}
+
+func aclLines(acls []kafka.ACL) []string {
+	lines := []string{}
+	for _, acl := range acls {
+		lines = append(lines, fmt.Sprintf("%s %s %s %s %s %s", acl.Type, acl.Name, acl.Principal, acl.Host, acl.Permission, acl.Operation))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// setACLs changes ACLs behind the service's back.
+func (c *testCluster) setACLs(resource kafka.Resource, acls ...kafka.ACL) {
+	c.t.Helper()
+	if err := c.admin().SetACLs(c.t.Context(), resource, acls); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// createTopic creates a topic behind the service's back.
+func (c *testCluster) createTopic(name string) {
+	c.t.Helper()
+	created, err := c.admin().CreateTopic(c.t.Context(), kafka.TopicSpec{Name: name, Partitions: 1, Retention: -1})
+	if err != nil || !created {
+		c.t.Fatal(created, err)
+	}
+}
+
+func (c *testCluster) hasTopic(name string) bool {
+	c.t.Helper()
+	_, ok, err := c.admin().Topic(c.t.Context(), name)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return ok
+}
+
+// produce writes an event as subject.
+func (c *testCluster) produce(subject, topic, value string) error {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	return c.client(subject).ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte(value)}).FirstErr()
+}
+
+// consume reads the first event as subject.
+func (c *testCluster) consume(subject, topic string, opts ...kgo.Opt) (string, error) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	client := c.client(subject, append(opts, kgo.ConsumeTopics(topic))...)
+	for {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			return "", err
+		}
+		for _, r := range fetches.Records() {
+			return string(r.Value), nil
+		}
+	}
+}
+
+// append writes a raw record into the ledger.
+func (c *testCluster) append(value string) {
+	c.t.Helper()
+	client := c.client("admin")
+	if err := client.ProduceSync(c.t.Context(), &kgo.Record{Topic: ledgerTopic, Value: []byte(value)}).FirstErr(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// check fails the test unless the cluster's topics and ACLs are those that the
+// ledger says, which is read anew.
+func (c *testCluster) check() {
+	c.t.Helper()
+	want := newState()
+	for place, value := range c.ledger() {
+		if r, err := decode(value); err == nil {
+			want.apply(int64(place), r)
+		}
+	}
+	topics, err := c.admin().Topics(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var wantTopics, haveTopics []string
+	var wantACLs []kafka.ACL
+	for name, t := range want.topics {
+		switch t.phase {
+		case claimed:
+			wantTopics = append(wantTopics, name)
+			wantACLs = append(wantACLs, topicACLs(name, t)...)
+		case releasing:
+			c.t.Errorf("%q is still being released", name)
+		}
+	}
+	for name := range topics {
+		if !strings.HasPrefix(name, "_") {
+			haveTopics = append(haveTopics, name)
+		}
+	}
+	slices.Sort(wantTopics)
+	slices.Sort(haveTopics)
+	if !slices.Equal(haveTopics, wantTopics) {
+		c.t.Errorf("the cluster has topics %q, and by the ledger it should have %q", haveTopics, wantTopics)
+	}
+	haveACLs, err := c.admin().ACLs(c.t.Context(), kmsg.ACLResourceTypeTopic)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if have, want := aclLines(haveACLs), aclLines(wantACLs); !slices.Equal(have, want) {
+		c.t.Errorf("the cluster has ACLs\n%s\nand by the ledger it should have\n%s", strings.Join(have, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// ledger returns the ledger's records.
+func (c *testCluster) ledger() [][]byte {
+	c.t.Helper()
+	end, err := c.admin().EndOffset(c.t.Context(), ledgerTopic, 0)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	client := c.client("admin", kgo.ConsumeTopics(ledgerTopic))
+	var values [][]byte
+	for int64(len(values)) < end {
+		fetches := client.PollFetches(c.t.Context())
+		if err := fetches.Err(); err != nil {
+			c.t.Fatal(err)
+		}
+		for _, r := range fetches.Records() {
+			values = append(values, r.Value)
+		}
+	}
+	return values
+}

@@ -1,0 +1,202 @@
+package claims
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// version is the newest version of the ledger's format that this code
+// understands, and the one that it writes.
+const version = 1
+
+// The bounds of a record.
+const (
+	maxRecordBytes      = 8 << 10
+	maxDescriptionBytes = 1000
+	maxSubjectBytes     = 128
+	maxGroupBytes       = 249
+	maxIDBytes          = 64
+	maxRetentionMS      = 100 * 365 * 24 * 60 * 60 * 1000 // a hundred years
+)
+
+// The operations of version 1.
+const (
+	opClaim      = "claim"       // by wants the topic
+	opRelease    = "release"     // by gives the topic up; its events are being deleted
+	opReleased   = "released"    // they are; the name is free
+	opClaimGroup = "claim_group" // by wants the consumer group
+)
+
+// record is one entry of the ledger. The package comment documents the format.
+type record struct {
+	Version     int       `json:"v"`
+	Op          string    `json:"op"`
+	ID          string    `json:"id"`
+	Time        time.Time `json:"time"`
+	By          string    `json:"by"`
+	Topic       string    `json:"topic,omitempty"`
+	Group       string    `json:"group,omitempty"`
+	Partitions  int       `json:"partitions,omitempty"`
+	RetentionMS int64     `json:"retention_ms,omitempty"`
+	Description string    `json:"description,omitempty"`
+	Limit       int       `json:"limit,omitempty"`
+	Claim       *int64    `json:"claim,omitempty"`
+}
+
+// key is the key of the record in the ledger, for those who read it with tools.
+func (r record) key() string {
+	if r.Op == opClaimGroup {
+		return "group/" + r.Group
+	}
+	return "topic/" + r.Topic
+}
+
+// laterVersionError says that a record was written by a later version of the
+// service and may mean something that this one does not know.
+type laterVersionError int
+
+func (e laterVersionError) Error() string {
+	return fmt.Sprintf("the record has version %d of the format, and this service knows up to %d", int(e), version)
+}
+
+// encode returns the record as the ledger holds it, provided that decode would
+// take it back.
+func encode(r record) ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	value, err := json.Marshal(r)
+	if err == nil && len(value) > maxRecordBytes {
+		err = fmt.Errorf("the record has %d bytes, and at most %d are allowed", len(value), maxRecordBytes)
+	}
+	return value, err
+}
+
+// decode reads a record of the ledger. Fields that it does not know are such as
+// a reader may ignore; whatever it must not ignore comes with a higher version,
+// and is a [laterVersionError].
+func decode(value []byte) (record, error) {
+	if len(value) > maxRecordBytes {
+		return record{}, fmt.Errorf("it has %d bytes, and at most %d are allowed", len(value), maxRecordBytes)
+	}
+	var head struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal(value, &head); err != nil {
+		return record{}, fmt.Errorf("it is not a record: %w", err)
+	}
+	if head.Version > version {
+		return record{}, laterVersionError(head.Version)
+	}
+	var r record
+	if err := json.Unmarshal(value, &r); err != nil {
+		return record{}, fmt.Errorf("it is not a record: %w", err)
+	}
+	return r, r.check()
+}
+
+// check returns what is wrong with a record by itself. Whether it may take
+// effect is another question, and its place in the ledger answers it.
+func (r record) check() error {
+	switch {
+	case r.Version != version:
+		return fmt.Errorf("it has version %d", r.Version)
+	case r.ID == "" || len(r.ID) > maxIDBytes:
+		return errors.New("it has no usable id")
+	}
+	if fault := subjectFault(r.By); fault != "" {
+		return errors.New(fault)
+	}
+	switch r.Op {
+	case opClaim:
+		return r.checkClaim()
+	case opRelease, opReleased:
+		if r.Claim == nil || *r.Claim < 0 {
+			return errors.New("it does not say which claim it ends")
+		}
+		return diaspora.ValidTopic(r.Topic)
+	case opClaimGroup:
+		if r.Limit < 1 {
+			return errors.New("it has no limit")
+		}
+		if fault := groupFault(r.Group); fault != "" {
+			return errors.New(fault)
+		}
+		return nil
+	}
+	return fmt.Errorf("it has the unknown operation %.20q", r.Op)
+}
+
+func (r record) checkClaim() error {
+	switch {
+	case r.Partitions < 1:
+		return errors.New("it has no partitions")
+	case !validRetention(r.RetentionMS):
+		return errors.New("it has no usable retention")
+	case r.Limit < 1:
+		return errors.New("it has no limit")
+	}
+	if fault := descriptionFault(r.Description); fault != "" {
+		return errors.New(fault)
+	}
+	return diaspora.ValidTopic(r.Topic)
+}
+
+func validRetention(ms int64) bool { return ms == -1 || 1 <= ms && ms <= maxRetentionMS }
+
+// subjectFault says what is wrong with a subject, or "". Subjects are UUIDs at
+// Globus; what matters here is that none of them is a wildcard to the broker.
+func subjectFault(subject string) string {
+	if subject == "" || len(subject) > maxSubjectBytes {
+		return "a subject has 1 to 128 characters"
+	}
+	for _, c := range []byte(subject) {
+		if !nameByte(c) {
+			return "a subject has only letters, digits, dots, hyphens and underscores"
+		}
+	}
+	return ""
+}
+
+// groupFault says what is wrong with the ID of a consumer group that somebody
+// wants, or "". To the broker the group "*" is every group.
+func groupFault(group string) string {
+	switch {
+	case group == "" || len(group) > maxGroupBytes:
+		return "a consumer group's ID has 1 to 249 characters"
+	case group[0] == '_':
+		return "a consumer group's ID cannot start with an underscore"
+	}
+	for _, c := range []byte(group) {
+		if !nameByte(c) {
+			return "a consumer group's ID has only letters, digits, dots, hyphens and underscores"
+		}
+	}
+	return ""
+}
+
+func nameByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_'
+}
+
+// descriptionFault says what is wrong with a topic's description, or "".
+func descriptionFault(description string) string {
+	switch {
+	case len(description) > maxDescriptionBytes:
+		return "a description has at most 1000 bytes"
+	case !utf8.ValidString(description):
+		return "a description is text in UTF-8"
+	}
+	for _, c := range description {
+		if !unicode.IsPrint(c) {
+			return "a description is one line of printable characters"
+		}
+	}
+	return ""
+}

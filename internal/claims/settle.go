@@ -1,0 +1,271 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// settleTopic makes the cluster agree with what the ledger says about a name, and
+// returns that. It looks at the ledger before and after: a replica that was slow
+// in between would otherwise leave rights behind that have ended. Any number of
+// replicas may settle the same name at once.
+func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
+	for {
+		if err := s.ledger.sync(ctx); err != nil {
+			return topic{}, err
+		}
+		before := s.ledger.topic(name)
+		if err := s.carryOut(ctx, name, before); err != nil {
+			return topic{}, fmt.Errorf("make the cluster agree: %w", clusterError(err))
+		}
+		if err := s.ledger.sync(ctx); err != nil {
+			return topic{}, err
+		}
+		if after := s.ledger.topic(name); after == before {
+			return after, nil
+		}
+	}
+}
+
+// carryOut does to the cluster what the ledger says about a name.
+func (s *Service) carryOut(ctx context.Context, name string, t topic) error {
+	switch t.phase {
+	case claimed:
+		created, err := s.cluster.CreateTopic(ctx, topicSpec(name, t.partitions, t.retentionMS, s.cfg.Replicas))
+		if err != nil {
+			return err
+		}
+		if created {
+			s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
+		}
+		return s.cluster.SetACLs(ctx, kafka.TopicResource(name), topicACLs(name, t))
+	case releasing:
+		return s.carryOutRelease(ctx, name, t)
+	default:
+		return s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil)
+	}
+}
+
+// carryOutRelease takes the rights away, deletes the events, and only then frees
+// the name. It may be late, after another replica did all that and somebody else
+// claimed the name. So it asks for the topic's ID first and for the ledger after:
+// if that still says releasing, the ID is of the topic to delete, and deleting by
+// ID cannot hit a later one.
+func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) error {
+	info, exists, err := s.cluster.Topic(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	if s.ledger.topic(name) != t {
+		return nil
+	}
+	if err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil); err != nil {
+		return err
+	}
+	if exists {
+		if err := s.cluster.DeleteTopic(ctx, name, info.ID); err != nil {
+			return err
+		}
+		s.cfg.Diagnostics.Info("topic deleted", "topic", name, "principal", principal(t.owner))
+	}
+	r := newRecord(opReleased, t.owner)
+	r.Topic, r.Claim = name, &t.place
+	if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errStale) {
+		return err
+	}
+	return nil
+}
+
+// settleGroup makes the cluster agree with what the ledger and the policy say
+// about a consumer group. Claims of groups do not end, so once is enough.
+func (s *Service) settleGroup(ctx context.Context, name string) error {
+	g, _ := s.ledger.group(name)
+	if err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), s.groupACLs(name, g)); err != nil {
+		return fmt.Errorf("make the cluster agree: %w", clusterError(err))
+	}
+	return nil
+}
+
+// Reconcile makes the cluster agree with the whole ledger: it completes what was
+// begun, and mends topics and ACLs that were changed behind the service's back.
+// ACLs on topics that the cluster has and the ledger has never heard of are the
+// operator's, as are those on names that cannot be claimed, on prefixes, and on
+// groups that nobody claimed here.
+func (s *Service) Reconcile(ctx context.Context) error {
+	// The cluster before the ledger: what it has now, the ledger then knows of.
+	topics, err := s.cluster.Topics(ctx)
+	if err != nil {
+		return fmt.Errorf("reconcile: %w", clusterError(err))
+	}
+	onTopics, err := s.aclsByName(ctx, kmsg.ACLResourceTypeTopic)
+	if err != nil {
+		return fmt.Errorf("reconcile: %w", clusterError(err))
+	}
+	onGroups, err := s.aclsByName(ctx, kmsg.ACLResourceTypeGroup)
+	if err != nil {
+		return fmt.Errorf("reconcile: %w", clusterError(err))
+	}
+	if err := s.ledger.sync(ctx); err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(8)
+	for _, name := range s.unsettledTopics(topics, onTopics) {
+		work.Go(func() error {
+			s.cfg.Diagnostics.Info("topic is being mended", "topic", name)
+			_, err := s.settleTopic(ctx, name)
+			return topicError("reconcile", name, err)
+		})
+	}
+	for _, name := range s.unsettledGroups(onGroups) {
+		work.Go(func() error {
+			s.cfg.Diagnostics.Info("consumer group is being mended", "group", name)
+			return s.settleGroup(ctx, name)
+		})
+	}
+	work.Go(func() error {
+		everyone := kafka.GroupResource(anyGroup)
+		return clusterError(s.cluster.SetACLs(ctx, everyone, s.anyGroupACLs(), principal("*")))
+	})
+	return work.Wait()
+}
+
+func (s *Service) aclsByName(ctx context.Context, kind kmsg.ACLResourceType) (map[string][]kafka.ACL, error) {
+	acls, err := s.cluster.ACLs(ctx, kind)
+	byName := make(map[string][]kafka.ACL)
+	for _, acl := range acls {
+		byName[acl.Name] = append(byName[acl.Name], acl)
+	}
+	return byName, err
+}
+
+// unsettledTopics returns the names about which cluster and ledger disagree.
+func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[string][]kafka.ACL) []string {
+	var names []string
+	s.ledger.read(func(st *state) {
+		for name, t := range st.topics {
+			_, exists := topics[name]
+			if t.phase == releasing || t.phase == claimed && !exists || !sameACLs(acls[name], topicACLs(name, t)) {
+				names = append(names, name)
+			}
+			if t.phase == free && exists {
+				s.cfg.Diagnostics.Warn("the cluster has a topic that nobody claims", "topic", name)
+			}
+		}
+		for name := range acls {
+			_, known := st.topics[name]
+			_, exists := topics[name]
+			if !known && !exists && diaspora.ValidTopic(name) == nil {
+				names = append(names, name)
+			}
+		}
+	})
+	return names
+}
+
+// unsettledGroups returns the claimed groups about which cluster and ledger disagree.
+func (s *Service) unsettledGroups(acls map[string][]kafka.ACL) []string {
+	var names []string
+	s.ledger.read(func(st *state) {
+		for name, g := range st.groups {
+			if !sameACLs(acls[name], s.groupACLs(name, g)) {
+				names = append(names, name)
+			}
+		}
+	})
+	return names
+}
+
+// keepReconciled reconciles now and then, and soon after a command failed, until
+// ctx ends. It is jittered so that replicas take turns.
+func (s *Service) keepReconciled(ctx context.Context) {
+	const soon = time.Second
+	for {
+		interval := s.cfg.ReconcileInterval
+		interval += time.Duration(rand.Int64N(int64(interval)/5 + 1))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(interval):
+		case <-s.kick:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(soon):
+			}
+		}
+		attempt, cancel := context.WithTimeout(ctx, commandTimeout)
+		if err := s.Reconcile(attempt); err != nil && ctx.Err() == nil {
+			s.cfg.Diagnostics.Warn("the cluster could not be reconciled with the ledger", "err", err)
+		}
+		cancel()
+	}
+}
+
+// reconcileSoon asks for a reconciliation, since a command may be half done.
+func (s *Service) reconcileSoon() {
+	select {
+	case s.kick <- struct{}{}:
+	default: // somebody has asked already
+	}
+}
+
+// topicSpec returns the topic that a claim asks for.
+func topicSpec(name string, partitions int, retentionMS int64, replicas int) kafka.TopicSpec {
+	spec := kafka.TopicSpec{Name: name, Partitions: partitions, Replicas: replicas, Retention: -1}
+	if retentionMS >= 0 {
+		spec.Retention = time.Duration(retentionMS) * time.Millisecond
+	}
+	return spec
+}
+
+// topicACLs returns the ACLs of a name, which are its owner's as long as it is
+// claimed. Write includes idempotent writing.
+func topicACLs(name string, t topic) []kafka.ACL {
+	if t.phase != claimed {
+		return nil
+	}
+	return kafka.Allow(kafka.TopicResource(name), principal(t.owner),
+		kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs)
+}
+
+// anyGroup is how an ACL says every consumer group.
+const anyGroup = "*"
+
+// groupACLs returns the ACLs of a claimed consumer group.
+func (s *Service) groupACLs(name string, g group) []kafka.ACL {
+	if s.cfg.Groups != GroupsClaimed || g.owner == "" {
+		return nil
+	}
+	return kafka.Allow(kafka.GroupResource(name), principal(g.owner),
+		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete)
+}
+
+// anyGroupACLs returns the ACLs that let everybody use every consumer group.
+func (s *Service) anyGroupACLs() []kafka.ACL {
+	if s.cfg.Groups != GroupsOpen {
+		return nil
+	}
+	return kafka.Allow(kafka.GroupResource(anyGroup), principal("*"),
+		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe)
+}
+
+func principal(subject string) string { return "User:" + subject }
+
+// sameACLs reports whether two lists have the same entries.
+func sameACLs(a, b []kafka.ACL) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(acl kafka.ACL) bool { return !slices.Contains(b, acl) })
+}

@@ -1,0 +1,178 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Resource is what an ACL is about: one topic or one consumer group, by its
+// literal name. ACLs on prefixes are the operator's and never touched.
+type Resource struct {
+	Type kmsg.ACLResourceType
+	Name string
+}
+
+// TopicResource returns the topic of this name.
+func TopicResource(name string) Resource { return Resource{kmsg.ACLResourceTypeTopic, name} }
+
+// GroupResource returns the consumer group of this name; "*" is every group.
+func GroupResource(name string) Resource { return Resource{kmsg.ACLResourceTypeGroup, name} }
+
+// ACL is one entry of a resource's access control list.
+type ACL struct {
+	Resource
+	Principal  string // User:<subject>
+	Host       string
+	Operation  kmsg.ACLOperation
+	Permission kmsg.ACLPermissionType
+}
+
+// Allow returns the ACLs that let a principal do these operations from anywhere.
+func Allow(resource Resource, principal string, operations ...kmsg.ACLOperation) []ACL {
+	acls := make([]ACL, 0, len(operations))
+	for _, operation := range operations {
+		acls = append(acls, ACL{resource, principal, "*", operation, kmsg.ACLPermissionTypeAllow})
+	}
+	return acls
+}
+
+// ACLs returns all ACLs on literal names of this type, as one broker has them.
+func (a *Admin) ACLs(ctx context.Context, kind kmsg.ACLResourceType) ([]ACL, error) {
+	return describeACLs(ctx, a.client, kind, nil)
+}
+
+// ResourceACLs returns the ACLs of one resource, as one broker has them.
+func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, error) {
+	return describeACLs(ctx, a.client, resource.Type, &resource.Name)
+}
+
+// SetACLs makes want the ACLs of the resource, all of them and no others, and
+// waits until they are that on every broker. If principals are given, entries
+// of others stay as they are. Someone else may be changing the ACLs at the same
+// time; SetACLs then returns when it has seen its own on every broker once.
+func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, principals ...string) error {
+	return a.poll(ctx, func() (bool, error) {
+		brokers, err := a.brokers(ctx)
+		if err != nil {
+			return false, err
+		}
+		var surplus, missing []ACL
+		for _, b := range brokers {
+			have, err := describeACLs(ctx, b, resource.Type, &resource.Name)
+			if err != nil {
+				return false, err
+			}
+			surplus = append(surplus, except(only(have, principals), want)...)
+			missing = append(missing, except(want, have)...)
+		}
+		if len(surplus) == 0 && len(missing) == 0 {
+			return true, nil
+		}
+		if err := a.deleteACLs(ctx, surplus); err != nil {
+			return false, err
+		}
+		return false, a.createACLs(ctx, missing)
+	})
+}
+
+// only returns the entries of these principals, or all if there are none.
+func only(acls []ACL, principals []string) []ACL {
+	if len(principals) == 0 {
+		return acls
+	}
+	return slices.DeleteFunc(acls, func(acl ACL) bool { return !slices.Contains(principals, acl.Principal) })
+}
+
+// except returns the elements of a that are not in b.
+func except(a, b []ACL) []ACL {
+	var rest []ACL
+	for _, acl := range a {
+		if !slices.Contains(b, acl) {
+			rest = append(rest, acl)
+		}
+	}
+	return rest
+}
+
+// describeACLs asks for the ACLs on one literal name, or on all of them.
+func describeACLs(ctx context.Context, to kmsg.Requestor, kind kmsg.ACLResourceType, name *string) ([]ACL, error) {
+	req := kmsg.NewPtrDescribeACLsRequest()
+	req.ResourceType = kind
+	req.ResourceName = name
+	req.ResourcePatternType = kmsg.ACLResourcePatternTypeLiteral
+	req.Operation = kmsg.ACLOperationAny
+	req.PermissionType = kmsg.ACLPermissionTypeAny
+	resp, err := req.RequestWith(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	if err := codeError(resp.ErrorCode, resp.ErrorMessage); err != nil {
+		return nil, fmt.Errorf("describe ACLs: %w", err)
+	}
+	var acls []ACL
+	for _, r := range resp.Resources {
+		for _, acl := range r.ACLs {
+			acls = append(acls, ACL{Resource{r.ResourceType, r.ResourceName}, acl.Principal, acl.Host, acl.Operation, acl.PermissionType})
+		}
+	}
+	return acls, nil
+}
+
+func (a *Admin) createACLs(ctx context.Context, acls []ACL) error {
+	if len(acls) == 0 {
+		return nil
+	}
+	req := kmsg.NewPtrCreateACLsRequest()
+	for _, acl := range acls {
+		c := kmsg.NewCreateACLsRequestCreation()
+		c.ResourceType, c.ResourceName = acl.Type, acl.Name
+		c.ResourcePatternType = kmsg.ACLResourcePatternTypeLiteral
+		c.Principal, c.Host = acl.Principal, acl.Host
+		c.Operation, c.PermissionType = acl.Operation, acl.Permission
+		req.Creations = append(req.Creations, c)
+	}
+	resp, err := req.RequestWith(ctx, a.client)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range resp.Results {
+		errs = append(errs, codeError(r.ErrorCode, r.ErrorMessage))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("create ACLs: %w", err)
+	}
+	return nil
+}
+
+// deleteACLs deletes exactly these ACLs; one that is not there is no error.
+func (a *Admin) deleteACLs(ctx context.Context, acls []ACL) error {
+	if len(acls) == 0 {
+		return nil
+	}
+	req := kmsg.NewPtrDeleteACLsRequest()
+	for _, acl := range acls {
+		f := kmsg.NewDeleteACLsRequestFilter()
+		f.ResourceType, f.ResourceName = acl.Type, &acl.Name
+		f.ResourcePatternType = kmsg.ACLResourcePatternTypeLiteral
+		f.Principal, f.Host = &acl.Principal, &acl.Host
+		f.Operation, f.PermissionType = acl.Operation, acl.Permission
+		req.Filters = append(req.Filters, f)
+	}
+	resp, err := req.RequestWith(ctx, a.client)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range resp.Results {
+		errs = append(errs, codeError(r.ErrorCode, r.ErrorMessage))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("delete ACLs: %w", err)
+	}
+	return nil
+}
