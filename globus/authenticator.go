@@ -80,6 +80,8 @@ const (
 	reasonInactive = "the access token has expired or was revoked, or is none"
 )
 
+var errAskTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout)
+
 // NewAuthenticator returns an Authenticator.
 func NewAuthenticator(cfg AuthenticatorConfig) (*Authenticator, error) {
 	switch {
@@ -140,7 +142,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 	// The question outlives the caller who happened to ask it first: others wait
 	// for the same answer.
 	answer := a.flight.DoChan(string(hash[:]), func() (any, error) {
-		run, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		run, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), askTimeout, errAskTimeout)
 		defer cancel()
 		return a.ask(run, hash, token)
 	})

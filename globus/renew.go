@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // storeRenewer renews a token that lives in a token file, in turn with all others
@@ -97,7 +95,7 @@ func (r *storeRenewer) current() (Token, error) {
 	if r.unsaved != nil && (err != nil || t.RefreshToken == r.replaces) {
 		return *r.unsaved, nil
 	}
-	if r.seed != nil && (errors.Is(err, ErrLoginRequired) || errors.Is(err, errDamaged) || r.spent[t.RefreshToken]) {
+	if r.seed != nil && (err != nil && !errors.Is(err, ErrInsecureFile) || r.spent[t.RefreshToken]) {
 		return Token{ResourceServer: r.resourceServer, RefreshToken: *r.seed}, nil
 	}
 	return t, err
@@ -151,15 +149,11 @@ func (r *storeRenewer) lock(ctx context.Context) (unlock func(), err error) {
 	switch {
 	case err == nil:
 		return unlock, nil
-	case cannotWrite(err):
-		return func() {}, nil
+	case ctx.Err() != nil:
+		return nil, &Error{Op: "refresh token", kind: ErrUnavailable, cause: err} // somebody holds it
 	}
-	return nil, &Error{Op: "refresh token", kind: ErrUnavailable, cause: err}
-}
-
-func cannotWrite(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) ||
-		errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.ENOTDIR)
+	r.client.diag.Debug("no lock for the token file", "path", r.store.path, "err", err)
+	return func() {}, nil
 }
 
 // save writes one token into the file. The caller holds the lock.

@@ -27,6 +27,8 @@ const (
 	renewTimeout = 45 * time.Second
 )
 
+var errRenewTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, renewTimeout)
+
 // StaticToken returns a source of this one token. When it has expired, the
 // source says [ErrLoginRequired].
 func StaticToken(token Token) TokenSource { return &static{&token} }
@@ -85,7 +87,7 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	// The renewal does not end with the caller who happened to start it: a
 	// rotated refresh token might be lost on the way.
 	result := s.flight.DoChan("", func() (any, error) {
-		run, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewTimeout)
+		run, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), renewTimeout, errRenewTimeout)
 		defer cancel()
 		return s.renewed(run)
 	})

@@ -1,0 +1,612 @@
+package globus_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// issuer is a token endpoint that refreshes, for tests of sources.
+type issuer struct {
+	mu       sync.Mutex
+	rotate   bool          // each refresh gives a new refresh token and kills the old one
+	lifetime time.Duration // of access tokens
+	delay    time.Duration // before each answer
+	fault    *reply        // the answer instead of a token
+	alive    map[string]bool
+	issued   int
+}
+
+func newIssuer(refresh ...string) *issuer {
+	i := &issuer{lifetime: 48 * time.Hour, alive: map[string]bool{}}
+	for _, r := range refresh {
+		i.alive[r] = true
+	}
+	return i
+}
+
+func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if i.delay > 0 {
+		time.Sleep(i.delay) // of the bubble's clock
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.fault != nil {
+		answers(*i.fault)(w, r)
+		return
+	}
+	sent := r.FormValue("refresh_token")
+	if r.FormValue("grant_type") == "refresh_token" && !i.alive[sent] {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(w, `{"error":"invalid_grant"}`)
+		return
+	}
+	i.issued++
+	answer := tokenAnswer(topics, fmt.Sprintf("access-%d", i.issued), "")
+	answer["expires_in"] = int(i.lifetime.Seconds())
+	if i.rotate && sent != "" {
+		delete(i.alive, sent)
+		next := fmt.Sprintf("refresh-%d", i.issued)
+		i.alive[next] = true
+		answer["refresh_token"] = next
+	}
+	json.NewEncoder(w).Encode(answer)
+}
+
+func (i *issuer) set(change func(*issuer)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	change(i)
+}
+
+// mustToken returns the source's token, which must be good now.
+func mustToken(t *testing.T, s globus.TokenSource) globus.Token {
+	t.Helper()
+	token, err := s.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token.ResourceServer != topics || !time.Now().Before(token.Expiry) {
+		t.Fatalf("Token = one for %s until %v, which is not good", token.ResourceServer, token.Expiry)
+	}
+	return token
+}
+
+// storedLogin returns a store with a login made now.
+func storedLogin(t *testing.T, refresh string, life time.Duration) *globus.Store {
+	t.Helper()
+	s := newStore(t)
+	login := adaLogin(time.Now())
+	login.Tokens[0].RefreshToken = globus.Secret(refresh)
+	login.Tokens[0].Expiry = time.Now().Add(life)
+	save(t, s, login)
+	return s
+}
+
+func TestSourceRefreshesAheadOfTime(t *testing.T) {
+	for _, life := range []time.Duration{48 * time.Hour, time.Hour, time.Minute, 10 * time.Second} {
+		t.Run(life.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				auth := newIssuer("r")
+				auth.lifetime, auth.rotate = life, true
+				w := &wire{handler: auth}
+				s := w.client(t).StoredSource(storedLogin(t, "r", life), topics)
+				// Somebody asks all the time, for ten lifetimes.
+				for begin := time.Now(); time.Since(begin) < 10*life; time.Sleep(life / 200) {
+					mustToken(t, s)
+				}
+				if n := len(w.sent()); n < 9 || n > 14 {
+					t.Errorf("refreshed %d times in 10 lifetimes", n)
+				}
+				// And after idling for three.
+				time.Sleep(3 * life)
+				mustToken(t, s)
+			})
+		})
+	}
+}
+
+func TestSourceDoesNotAskWithoutNeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{handler: newIssuer("r")}
+		s := w.client(t).StoredSource(storedLogin(t, "r", 48*time.Hour), topics)
+		for range 100 {
+			if got := mustToken(t, s).AccessToken; got != "canary-access" {
+				t.Fatalf("Token = %s, want the stored one", got.Reveal())
+			}
+		}
+		time.Sleep(48*time.Hour - 91*time.Second) // longest margin: 90 s
+		mustToken(t, s)
+		if n := len(w.sent()); n != 0 {
+			t.Errorf("sent %d requests, want none", n)
+		}
+	})
+}
+
+func TestSourceSingleFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newIssuer("r")
+		auth.rotate, auth.delay = true, 3*time.Second
+		w := &wire{handler: auth}
+		store := storedLogin(t, "r", -time.Second)
+		// Two sources on one file are two processes, as far as the file knows.
+		sources := []*globus.Source{w.client(t).StoredSource(store, topics), w.client(t).StoredSource(store, topics)}
+		var wg sync.WaitGroup
+		for i := range 200 {
+			wg.Go(func() {
+				if got := mustToken(t, sources[i%2]).AccessToken; got != "access-1" {
+					t.Errorf("Token = %s, want access-1", got.Reveal())
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(w.sent()); n != 1 {
+			t.Errorf("sent %d requests, want 1", n)
+		}
+	})
+}
+
+func TestSourceOutage(t *testing.T) {
+	outage := status(503, "")
+	synctest.Test(t, func(t *testing.T) {
+		auth := newIssuer("r")
+		w := &wire{handler: auth}
+		s := w.client(t).StoredSource(storedLogin(t, "r", time.Hour), topics)
+		mustToken(t, s)
+		auth.set(func(i *issuer) { i.fault = &outage })
+
+		// While the old token is good, callers notice next to nothing.
+		time.Sleep(time.Hour - 50*time.Second)
+		for range 45 {
+			begin := time.Now()
+			if got := mustToken(t, s).AccessToken; got != "canary-access" {
+				t.Fatalf("Token = %s", got.Reveal())
+			}
+			if took := time.Since(begin); took > 2*time.Second {
+				t.Fatalf("waited %v for a token that was at hand", took)
+			}
+			time.Sleep(time.Second - time.Since(begin)%time.Second)
+			if time.Until(mustToken(t, s).Expiry) < 3*time.Second {
+				break
+			}
+		}
+		if n := len(w.sent()); n > 40 {
+			t.Errorf("sent %d requests within 50 s of outage", n)
+		}
+		// Afterwards there is no token, but no new login is asked for.
+		time.Sleep(5 * time.Second)
+		_, err := s.Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrUnavailable, "503")
+		// And when it is over, all is well again.
+		auth.set(func(i *issuer) { i.fault = nil })
+		mustToken(t, s)
+	})
+}
+
+func TestSourceHangingRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}
+		s := w.client(t).StoredSource(storedLogin(t, "r", 30*time.Second), topics)
+		begin := time.Now()
+		mustToken(t, s)
+		time.Sleep(10 * time.Second) // due now: a quarter of its life is not, 30 s before the end is
+		mustToken(t, s)
+		if took := time.Since(begin) - 10*time.Second; took > 4*time.Second {
+			t.Errorf("waited %v for tokens at hand", took)
+		}
+		// Without a good token the caller's ctx bounds the wait.
+		time.Sleep(time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		begin = time.Now()
+		if _, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 5*time.Second {
+			t.Errorf("Token = %v after %v, want the deadline after 5s", err, time.Since(begin))
+		}
+		begin = time.Now()
+		_, err := s.Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrUnavailable, "no answer")
+		if took := time.Since(begin); took > time.Minute {
+			t.Errorf("took %v to give up", took)
+		}
+	})
+}
+
+// TestSourceRefreshOutlivesItsCaller: the answer to a refresh may hold the only
+// refresh token there is.
+func TestSourceRefreshOutlivesItsCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newIssuer("r")
+		auth.rotate, auth.delay = true, 3*time.Second
+		w := &wire{handler: auth}
+		store := storedLogin(t, "r", -time.Second)
+		s := w.client(t).StoredSource(store, topics)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Token = %v, want the deadline", err)
+		}
+		time.Sleep(10 * time.Second)
+		login, err := store.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token, _ := login.Token(topics); token.RefreshToken != "refresh-1" {
+			t.Errorf("the file holds %q, want the rotated refresh token", token.RefreshToken.Reveal())
+		}
+	})
+}
+
+// TestSourcePersistsBeforeUse: nobody gets an access token whose refresh token
+// is not on disk.
+func TestSourcePersistsBeforeUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newIssuer("r")
+		auth.rotate, auth.lifetime = true, time.Minute
+		w := &wire{handler: auth}
+		store := storedLogin(t, "r", -time.Second)
+		s := w.client(t).StoredSource(store, topics)
+		for range 20 {
+			got := mustToken(t, s)
+			login, err := store.Load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if on, _ := login.Token(topics); on.AccessToken != got.AccessToken || on.RefreshToken != got.RefreshToken {
+				t.Fatalf("handed out %s, but %s is on disk", got.AccessToken.Reveal(), on.AccessToken.Reveal())
+			}
+			if other, _ := login.Token("auth.globus.org"); other.RefreshToken != "canary-refresh-auth" {
+				t.Fatal("another resource server's token was lost")
+			}
+			if login.Identity.Username != "ada@example.edu" {
+				t.Fatal("the identity was lost")
+			}
+			time.Sleep(50 * time.Second)
+		}
+	})
+}
+
+func TestSourceLoginRequired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newIssuer() // all refresh tokens are dead
+		w := &wire{handler: auth}
+		store := storedLogin(t, "r", -time.Second)
+		s := w.client(t).StoredSource(store, topics)
+		for range 5 {
+			_, err := s.Token(t.Context())
+			checkErr(t, "Token", err, globus.ErrLoginRequired, "")
+		}
+		if n := len(w.sent()); n != 1 {
+			t.Errorf("sent %d requests with a dead refresh token, want 1", n)
+		}
+		login, err := store.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := login.Token(topics); ok {
+			t.Error("the dead token is still on disk")
+		}
+		if _, ok := login.Token("auth.globus.org"); !ok || login.Identity.Subject != adaSubject {
+			t.Error("more than the dead token was removed")
+		}
+		// A new login mends the running source.
+		auth.set(func(i *issuer) { i.alive["new"] = true })
+		again := adaLogin(time.Now())
+		again.Tokens[0].RefreshToken, again.Tokens[0].Expiry = "new", time.Now()
+		save(t, store, again)
+		mustToken(t, s)
+	})
+}
+
+func TestSourceNoToken(t *testing.T) {
+	bob := adaLogin(time.Now())
+	bob.Identity = globus.Identity{Subject: bobSubject, Username: "bob@example.edu"}
+	for name, c := range map[string]struct {
+		change func(*globus.Login)
+		text   string
+	}{
+		"another resource server": {func(l *globus.Login) { l.Tokens = l.Tokens[1:] }, "no token for " + topics},
+		"no refresh token":        {func(l *globus.Login) { l.Tokens[0].RefreshToken = ""; l.Tokens[0].Expiry = time.Now() }, "without a refresh token"},
+		"another Globus Auth":     {func(l *globus.Login) { l.Issuer = "http://127.0.0.1:9090" }, "is from http://127.0.0.1:9090"},
+		"another client":          {func(l *globus.Login) { l.ClientID = serviceID }, "for the client " + serviceID},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				login := adaLogin(time.Now())
+				c.change(login)
+				store := newStore(t)
+				save(t, store, login)
+				w := &wire{handler: newIssuer("canary-refresh")}
+				_, err := w.client(t).StoredSource(store, topics).Token(t.Context())
+				checkErr(t, "Token", err, globus.ErrLoginRequired, c.text)
+				if n := len(w.sent()); n != 0 {
+					t.Errorf("sent %d requests", n)
+				}
+			})
+		})
+	}
+	t.Run("nobody is logged in", func(t *testing.T) {
+		w := &wire{}
+		_, err := w.client(t).StoredSource(newStore(t), topics).Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrLoginRequired, "no tokens in")
+	})
+	t.Run("the file is not private", func(t *testing.T) {
+		store := storedLogin(t, "r", time.Hour)
+		if err := os.Chmod(store.Path(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w := &wire{}
+		_, err := w.client(t).StoredSource(store, topics).Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrInsecureFile, "chmod 600")
+	})
+	t.Run("somebody else logs in to the file of a running source", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			store := storedLogin(t, "canary-refresh", time.Hour)
+			w := &wire{handler: newIssuer("canary-refresh")}
+			s := w.client(t).StoredSource(store, topics)
+			mustToken(t, s)
+			if err := store.Delete(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			save(t, store, bob)
+			time.Sleep(2 * time.Hour)
+			_, err := s.Token(t.Context())
+			checkErr(t, "Token", err, globus.ErrLoginRequired, "now holds the login of bob@example.edu")
+		})
+	})
+	t.Run("logged out while refreshing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			store := storedLogin(t, "r", -time.Second)
+			auth := newIssuer("r")
+			w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				os.Remove(store.Path()) // by somebody who knows nothing of locks
+				auth.ServeHTTP(w, r)
+			})}
+			_, err := w.client(t).StoredSource(store, topics).Token(t.Context())
+			checkErr(t, "Token", err, globus.ErrLoginRequired, "")
+			if _, err := os.Stat(store.Path()); !os.IsNotExist(err) {
+				t.Error("the refresh brought the login back")
+			}
+		})
+	})
+}
+
+// TestSourceWithoutLocks: where locks do not work, two processes may refresh at the
+// same time. The one that is too late takes what the other has saved.
+func TestSourceWithoutLocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := storedLogin(t, "r", -time.Second)
+		auth := newIssuer() // "r" has been rotated away …
+		w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.FormValue("refresh_token") == "r" { // … and its successor is saved right now
+				login := adaLogin(time.Now())
+				login.Tokens[0].RefreshToken = "successor"
+				data := strings.NewReplacer(`"refresh_token": "r"`, `"refresh_token": "successor"`,
+					`"access_token": "canary-access"`, `"access_token": "other-access"`)
+				b, _ := os.ReadFile(store.Path())
+				os.WriteFile(store.Path(), []byte(data.Replace(string(b))), 0o600)
+				auth.alive["successor"] = true
+			}
+			auth.ServeHTTP(w, r)
+		})}
+		if got := mustToken(t, w.client(t).StoredSource(store, topics)).AccessToken; got != "access-1" {
+			t.Errorf("Token = %s", got.Reveal())
+		}
+	})
+}
+
+// TestSourceCannotSave: a full or read-only disk costs nobody their login.
+func TestSourceCannotSave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newIssuer("r")
+		auth.rotate, auth.lifetime = true, time.Minute
+		store := storedLogin(t, "r", -time.Second)
+		// A folder that is not empty, where the new file should be written.
+		block := store.Path() + ".new"
+		if err := os.MkdirAll(filepath.Join(block, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var warnings atomic.Int32
+		w := &wire{handler: auth}
+		s := w.client(t, func(cfg *globus.Config) {
+			cfg.Diagnostics = slog.New(countHandler{slog.DiscardHandler, &warnings})
+		}).StoredSource(store, topics)
+		for range 5 {
+			mustToken(t, s)
+			time.Sleep(time.Minute)
+		}
+		if n := warnings.Load(); n != 5 {
+			t.Errorf("%d warnings, want 5", n)
+		}
+		// With room again the newest one is saved.
+		if err := os.RemoveAll(block); err != nil {
+			t.Fatal(err)
+		}
+		got := mustToken(t, s)
+		login, err := store.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if on, _ := login.Token(topics); on.RefreshToken != got.RefreshToken {
+			t.Errorf("on disk is %q, want %q", on.RefreshToken.Reveal(), got.RefreshToken.Reveal())
+		}
+	})
+}
+
+type countHandler struct {
+	slog.Handler
+	n *atomic.Int32
+}
+
+func (h countHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (h countHandler) Handle(context.Context, slog.Record) error    { h.n.Add(1); return nil }
+
+func TestSourceRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{handler: newIssuer("r")}
+		s := w.client(t).StoredSource(storedLogin(t, "r", 48*time.Hour), topics)
+		old := mustToken(t, s)
+		s.Refused("something else")
+		if got := mustToken(t, s); got.AccessToken != old.AccessToken {
+			t.Error("a token that nobody refused was replaced")
+		}
+		s.Refused(old.AccessToken)
+		if got := mustToken(t, s); got.AccessToken == old.AccessToken {
+			t.Error("the refused token was handed out again")
+		}
+		if n := len(w.sent()); n != 1 {
+			t.Errorf("sent %d requests, want 1", n)
+		}
+	})
+}
+
+func TestSourceWaitsForTheLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := storedLogin(t, "r", -time.Second)
+		unlock := globus.LockStore(t, store)
+		defer unlock()
+		w := &wire{handler: newIssuer("r")}
+		_, err := w.client(t).StoredSource(store, topics).Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrUnavailable, "lock")
+		if n := len(w.sent()); n != 0 {
+			t.Errorf("sent %d requests without the lock", n)
+		}
+	})
+}
+
+func TestRefreshSource(t *testing.T) {
+	blocked := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{
+		"with a folder":    filepath.Join(t.TempDir(), "a", "cache"),
+		"in memory":        "",
+		"not writable":     filepath.Join(blocked, "cache"),
+		"folder is a file": blocked,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				auth := newIssuer("canary-env-refresh")
+				auth.rotate, auth.lifetime = true, time.Hour
+				w := &wire{handler: auth}
+				s := w.client(t).RefreshSource("canary-env-refresh", topics, dir)
+				for range 5 {
+					mustToken(t, s)
+					mustToken(t, s)
+					time.Sleep(time.Hour)
+				}
+				if n := len(w.sent()); n != 5 {
+					t.Errorf("sent %d requests, want 5", n)
+				}
+			})
+		})
+	}
+}
+
+// TestRefreshSourceIsShared: programs with the same DIASPORA_REFRESH share the
+// access token and survive rotation of the refresh token.
+func TestRefreshSourceIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "cache")
+		auth := newIssuer("canary-env-refresh")
+		auth.rotate, auth.lifetime = true, time.Hour
+		w := &wire{handler: auth}
+		for range 5 { // one program after the other
+			mustToken(t, w.client(t).RefreshSource("canary-env-refresh", topics, dir))
+		}
+		if n := len(w.sent()); n != 1 {
+			t.Errorf("sent %d requests, want 1", n)
+		}
+		time.Sleep(2 * time.Hour)
+		mustToken(t, w.client(t).RefreshSource("canary-env-refresh", topics, dir))
+		if got := w.sent()[1].form.Get("refresh_token"); got != "refresh-1" {
+			t.Errorf("refreshed with %q, want the rotated one", got)
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil || info.Mode().Perm() != 0o600 || strings.Contains(e.Name(), "canary") {
+				t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
+			}
+		}
+		// Another client, or another Globus Auth, has nothing to do with it.
+		if _, err := w.client(t, confidential).RefreshSource("canary-env-refresh", topics, dir).Token(t.Context()); !errors.Is(err, globus.ErrLoginRequired) {
+			t.Errorf("Token = %v, want ErrLoginRequired", err)
+		}
+	})
+}
+
+func TestRefreshSourceFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "cache")
+		w := &wire{handler: newIssuer()}
+		s := w.client(t).RefreshSource("dead", topics, dir)
+		for range 3 {
+			_, err := s.Token(t.Context())
+			checkErr(t, "Token", err, globus.ErrLoginRequired, "")
+		}
+		if n := len(w.sent()); n != 1 {
+			t.Errorf("sent %d requests, want 1", n)
+		}
+
+		w = &wire{handler: newIssuer("r")}
+		_, err := w.client(t).RefreshSource("r", "groups.api.globus.org", dir).Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrLoginRequired, "is for "+topics+", not for groups.api.globus.org")
+
+		// The cache holds a dead token, the environment a live one.
+		auth := newIssuer("env")
+		auth.rotate, auth.lifetime = true, time.Hour
+		w = &wire{handler: auth}
+		mustToken(t, w.client(t).RefreshSource("env", topics, dir))
+		auth.set(func(i *issuer) { i.alive = map[string]bool{"env": true} })
+		time.Sleep(2 * time.Hour)
+		mustToken(t, w.client(t).RefreshSource("env", topics, dir))
+	})
+}
+
+func TestClientCredentialsSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		auth := newIssuer()
+		auth.lifetime = time.Hour
+		w := &wire{handler: auth}
+		s := w.client(t, confidential).ClientCredentialsSource(topics, topicsScope)
+		for range 3 {
+			mustToken(t, s)
+			mustToken(t, s)
+			time.Sleep(time.Hour)
+		}
+		if n := len(w.sent()); n != 3 {
+			t.Errorf("sent %d requests, want 3", n)
+		}
+		_, err := w.client(t, confidential).ClientCredentialsSource("elsewhere", topicsScope).Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrClientRefused, "gave no token for elsewhere")
+	})
+}
+
+func TestStaticToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		token := sampleToken("a", "", time.Now())
+		token.Expiry = time.Now().Add(time.Minute)
+		s := globus.StaticToken(token)
+		mustToken(t, s)
+		time.Sleep(time.Minute)
+		_, err := s.Token(t.Context())
+		checkErr(t, "Token", err, globus.ErrLoginRequired, "expired")
+	})
+}
