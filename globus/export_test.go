@@ -11,3 +11,15 @@ func LockStore(t *testing.T, s *Store) (unlock func()) {
 	}
 	return unlock
 }
+
+// Remembered returns how many tokens an Authenticator remembers.
+func (a *Authenticator) Remembered() (known, refused int) { return a.known.Len(), a.refused.Len() }
+
+// Keys returns under what they are remembered.
+func (a *Authenticator) Keys() []string {
+	var keys []string
+	for _, k := range append(a.known.Keys(), a.refused.Keys()...) {
+		keys = append(keys, string(k[:]))
+	}
+	return keys
+}

@@ -1,0 +1,413 @@
+package globus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// introspector answers from a map, and counts.
+type introspector struct {
+	mu       sync.Mutex
+	tokens   map[globus.Secret]globus.TokenInfo
+	fault    error
+	hang     bool
+	delay    time.Duration
+	asked    int
+	now, max int // calls at the same time, at present and at most
+}
+
+func (i *introspector) Introspect(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
+	i.mu.Lock()
+	i.asked++
+	i.now++
+	i.max = max(i.max, i.now)
+	hang, delay := i.hang, i.delay
+	i.mu.Unlock()
+	defer func() { i.mu.Lock(); i.now--; i.mu.Unlock() }()
+	if hang {
+		<-ctx.Done()
+		return globus.TokenInfo{}, context.Cause(ctx)
+	}
+	time.Sleep(delay) // of the bubble's clock
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.fault != nil {
+		return globus.TokenInfo{}, i.fault
+	}
+	info, ok := i.tokens[token]
+	if !ok {
+		return globus.TokenInfo{}, &globus.RefusedError{Reason: "inactive"}
+	}
+	return info, nil
+}
+
+func (i *introspector) set(change func(*introspector)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	change(i)
+}
+
+func (i *introspector) calls() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.asked
+}
+
+const authIssuer = "https://auth.globus.org"
+
+// goodInfo is what introspection says of a token for us, issued now.
+func goodInfo() globus.TokenInfo {
+	return globus.TokenInfo{
+		Identity: globus.Identity{Subject: adaSubject, Username: "ada@example.edu"},
+		ClientID: nativeID,
+		Issuer:   authIssuer,
+		Audience: []string{topics, nativeID},
+		Scope:    []string{"openid", topicsScope},
+		IssuedAt: time.Now(), NotBefore: time.Now(), Expiry: time.Now().Add(48 * time.Hour),
+	}
+}
+
+func newAuthenticator(t *testing.T, i globus.Introspector, change ...func(*globus.AuthenticatorConfig)) *globus.Authenticator {
+	t.Helper()
+	cfg := globus.AuthenticatorConfig{Introspector: i, Issuer: authIssuer, Audience: topics, Scope: topicsScope}
+	for _, f := range change {
+		f(&cfg)
+	}
+	a, err := globus.NewAuthenticator(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// TestAuthenticate is the table of which tokens are taken.
+func TestAuthenticate(t *testing.T) {
+	const token = "canary-access"
+	for name, c := range map[string]struct {
+		change func(*globus.TokenInfo)
+		want   string // the reason; empty: taken
+	}{
+		"good":                     {func(*globus.TokenInfo) {}, ""},
+		"just enough":              {func(i *globus.TokenInfo) { i.Audience, i.Scope = []string{topics}, []string{topicsScope} }, ""},
+		"of a service":             {func(i *globus.TokenInfo) { i.Subject, i.Username, i.IdentitySet = nativeID, "", nil }, ""},
+		"expired":                  {func(i *globus.TokenInfo) { i.Expiry = time.Now() }, "expired at"},
+		"never expires":            {func(i *globus.TokenInfo) { i.Expiry = time.Time{} }, "does not say when it expires"},
+		"nbf 4 minutes ahead":      {func(i *globus.TokenInfo) { i.NotBefore = time.Now().Add(4 * time.Minute) }, ""},
+		"nbf 6 minutes ahead":      {func(i *globus.TokenInfo) { i.NotBefore = time.Now().Add(6 * time.Minute) }, "not valid yet"},
+		"iat 6 minutes ahead":      {func(i *globus.TokenInfo) { i.IssuedAt = time.Now().Add(6 * time.Minute) }, "not valid yet"},
+		"no nbf, no iat":           {func(i *globus.TokenInfo) { i.NotBefore, i.IssuedAt = time.Time{}, time.Time{} }, ""},
+		"another issuer":           {func(i *globus.TokenInfo) { i.Issuer = authIssuer + "/" }, "somebody else than " + authIssuer},
+		"no issuer":                {func(i *globus.TokenInfo) { i.Issuer = "" }, "somebody else"},
+		"for another service":      {func(i *globus.TokenInfo) { i.Audience = []string{"transfer.api.globus.org", nativeID} }, "another service"},
+		"for nobody":               {func(i *globus.TokenInfo) { i.Audience = nil }, "another service"},
+		"audience almost ours":     {func(i *globus.TokenInfo) { i.Audience = []string{topics + "0"} }, "another service"},
+		"scope missing":            {func(i *globus.TokenInfo) { i.Scope = []string{"openid"} }, "lacks the scope " + topicsScope},
+		"scope almost ours":        {func(i *globus.TokenInfo) { i.Scope = []string{topicsScope + "_but_less"} }, "lacks the scope"},
+		"username as the subject":  {func(i *globus.TokenInfo) { i.Subject, i.Username = bobSubject, "ada@example.edu" }, ""},
+		"wrong audience and scope": {func(i *globus.TokenInfo) { i.Audience, i.Scope = nil, nil }, "another service"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				info := goodInfo()
+				c.change(&info)
+				i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{token: info}}
+				a := newAuthenticator(t, i)
+				for range 2 { // the second answer comes from memory
+					got, err := a.Authenticate(t.Context(), token)
+					if c.want == "" {
+						if err != nil || got.Subject != info.Subject {
+							t.Errorf("Authenticate = %q, %v, want %q", got.Subject, err, info.Subject)
+						}
+						continue
+					}
+					checkErr(t, "Authenticate", err, globus.ErrRefused, c.want)
+					var refused *globus.RefusedError
+					if !errors.As(err, &refused) || strings.Contains(refused.Reason, token) {
+						t.Errorf("Authenticate = %#v, want a RefusedError without the token", err)
+					}
+					if missing := strings.Contains(c.want, "scope"); missing != (refused.MissingScope == topicsScope) {
+						t.Errorf("MissingScope = %q", refused.MissingScope)
+					}
+				}
+				if n := i.calls(); n != 1 {
+					t.Errorf("asked %d times, want once", n)
+				}
+			})
+		})
+	}
+	t.Run("what cannot be a token", func(t *testing.T) {
+		i := &introspector{}
+		a := newAuthenticator(t, i)
+		for _, bad := range []globus.Secret{"", " ", "a b", "a\x00", "ä", globus.Secret(strings.Repeat("a", 4097))} {
+			_, err := a.Authenticate(t.Context(), bad)
+			checkErr(t, "Authenticate", err, globus.ErrRefused, "the access token")
+		}
+		if n := i.calls(); n != 0 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
+func TestNewAuthenticator(t *testing.T) {
+	full := globus.AuthenticatorConfig{Introspector: &introspector{}, Issuer: authIssuer, Audience: topics, Scope: topicsScope}
+	for name, remove := range map[string]func(*globus.AuthenticatorConfig){
+		"introspector": func(c *globus.AuthenticatorConfig) { c.Introspector = nil },
+		"issuer":       func(c *globus.AuthenticatorConfig) { c.Issuer = "" },
+		"audience":     func(c *globus.AuthenticatorConfig) { c.Audience = "" },
+		"scope":        func(c *globus.AuthenticatorConfig) { c.Scope = "" },
+	} {
+		cfg := full
+		remove(&cfg)
+		if _, err := globus.NewAuthenticator(cfg); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("NewAuthenticator without %s = %v", name, err)
+		}
+	}
+}
+
+func TestAuthenticatorSeesRevocation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": goodInfo()}}
+		a := newAuthenticator(t, i)
+		mustKnow(t, a, "tok")
+		i.set(func(i *introspector) { delete(i.tokens, "tok") })
+		time.Sleep(30*time.Second - 1)
+		mustKnow(t, a, "tok") // still fresh
+		time.Sleep(1)
+		_, err := a.Authenticate(t.Context(), "tok")
+		checkErr(t, "Authenticate", err, globus.ErrRefused, "")
+		if n := i.calls(); n != 2 {
+			t.Errorf("asked %d times, want 2", n)
+		}
+		// An outage does not bring it back.
+		i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
+		_, err = a.Authenticate(t.Context(), "tok")
+		checkErr(t, "Authenticate", err, globus.ErrRefused, "")
+		time.Sleep(time.Minute)
+		_, err = a.Authenticate(t.Context(), "tok")
+		checkErr(t, "Authenticate", err, globus.ErrUnavailable, "")
+	})
+}
+
+func mustKnow(t *testing.T, a *globus.Authenticator, token globus.Secret) {
+	t.Helper()
+	info, err := a.Authenticate(t.Context(), token)
+	if err != nil || info.Subject != adaSubject {
+		t.Fatalf("Authenticate = %q, %v, want Ada", info.Subject, err)
+	}
+}
+
+func TestAuthenticatorExpiresWhatItRemembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		info := goodInfo()
+		info.Expiry = time.Now().Add(10 * time.Second)
+		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": info}}
+		a := newAuthenticator(t, i)
+		mustKnow(t, a, "tok")
+		time.Sleep(10 * time.Second)
+		_, err := a.Authenticate(t.Context(), "tok")
+		checkErr(t, "Authenticate", err, globus.ErrRefused, "expired at")
+		// An outage does not prolong it either.
+		i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
+		time.Sleep(time.Minute)
+		_, err = a.Authenticate(t.Context(), "tok")
+		checkErr(t, "Authenticate", err, globus.ErrRefused, "expired at")
+	})
+}
+
+func TestAuthenticatorRemembersRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{}}
+		a := newAuthenticator(t, i)
+		for range 5 {
+			_, err := a.Authenticate(t.Context(), "tok")
+			checkErr(t, "Authenticate", err, globus.ErrRefused, "")
+			time.Sleep(time.Second)
+		}
+		if n := i.calls(); n != 1 {
+			t.Errorf("asked %d times, want once", n)
+		}
+		i.set(func(i *introspector) { i.tokens["tok"] = goodInfo() })
+		time.Sleep(5 * time.Second)
+		mustKnow(t, a, "tok")
+	})
+}
+
+// TestAuthenticatorOutage: known identities go on, unknown ones are asked to try again.
+func TestAuthenticatorOutage(t *testing.T) {
+	for name, fault := range map[string]error{
+		"Globus Auth is away":       fmt.Errorf("no route: %w", globus.ErrUnavailable),
+		"our own secret is refused": globus.ErrClientRefused,
+		"something odd":             errors.New("odd"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"known": goodInfo(), "unknown": goodInfo()}}
+				a := newAuthenticator(t, i)
+				mustKnow(t, a, "known")
+				i.set(func(i *introspector) { i.fault = fault })
+
+				_, err := a.Authenticate(t.Context(), "unknown")
+				if !errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrRefused) {
+					t.Errorf("Authenticate = %v, want ErrUnavailable", err)
+				}
+				before := i.calls()
+				for begin := time.Now(); time.Since(begin) < time.Hour-time.Second; time.Sleep(time.Second) {
+					mustKnow(t, a, "known")
+				}
+				if n := i.calls() - before; n < 700 || n > 720 {
+					t.Errorf("asked %d times in an hour of outage, want every 5 s", n)
+				}
+				time.Sleep(time.Minute)
+				if _, err := a.Authenticate(t.Context(), "known"); !errors.Is(err, globus.ErrUnavailable) {
+					t.Errorf("Authenticate after StaleFor = %v, want ErrUnavailable", err)
+				}
+				i.set(func(i *introspector) { i.fault = nil })
+				mustKnow(t, a, "known")
+				mustKnow(t, a, "unknown")
+			})
+		})
+	}
+	t.Run("revoked during the outage", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": goodInfo()}}
+			a := newAuthenticator(t, i)
+			mustKnow(t, a, "tok")
+			i.set(func(i *introspector) { i.fault = globus.ErrUnavailable; delete(i.tokens, "tok") })
+			time.Sleep(time.Minute)
+			mustKnow(t, a, "tok")
+			i.set(func(i *introspector) { i.fault = nil })
+			time.Sleep(5 * time.Second)
+			_, err := a.Authenticate(t.Context(), "tok")
+			checkErr(t, "Authenticate", err, globus.ErrRefused, "")
+		})
+	})
+	t.Run("Globus Auth hangs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": goodInfo()}}
+			a := newAuthenticator(t, i)
+			mustKnow(t, a, "tok")
+			i.set(func(i *introspector) { i.hang = true })
+			time.Sleep(time.Minute)
+			begin := time.Now()
+			mustKnow(t, a, "tok")
+			if took := time.Since(begin); took != 2*time.Second {
+				t.Errorf("a known token waited %v, want 2s", took)
+			}
+			begin = time.Now()
+			_, err := a.Authenticate(t.Context(), "unknown")
+			checkErr(t, "Authenticate", err, globus.ErrUnavailable, "no answer within 10s")
+			if took := time.Since(begin); took != 10*time.Second {
+				t.Errorf("an unknown token waited %v, want 10s", took)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := a.Authenticate(ctx, "unknown"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Authenticate = %v, want the caller's deadline", err)
+			}
+			time.Sleep(10 * time.Second) // the question itself goes on, and ends
+		})
+	})
+}
+
+func TestAuthenticatorSingleFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": goodInfo()}, delay: time.Second}
+		a := newAuthenticator(t, i)
+		// The first caller leaves; the others still get the answer.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := a.Authenticate(ctx, "tok"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Authenticate = %v, want the deadline", err)
+			}
+		})
+		synctest.Wait()
+		for range 1000 {
+			wg.Go(func() { mustKnow(t, a, "tok") })
+		}
+		wg.Wait()
+		if n := i.calls(); n != 1 {
+			t.Errorf("asked %d times, want once", n)
+		}
+	})
+}
+
+func TestAuthenticatorBounds(t *testing.T) {
+	t.Run("what is remembered", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"known": goodInfo()}}
+			a := newAuthenticator(t, i, func(cfg *globus.AuthenticatorConfig) { cfg.CacheSize = 10 })
+			mustKnow(t, a, "known")
+			for n := range 20_000 {
+				a.Authenticate(t.Context(), globus.Secret(fmt.Sprintf("guess-%d", n)))
+			}
+			if known, refused := a.Remembered(); known != 1 || refused != 10_000 {
+				t.Errorf("remembers %d known and %d refused tokens, want 1 and 10000", known, refused)
+			}
+			// Guesses do not push out who is known.
+			i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
+			time.Sleep(time.Minute)
+			mustKnow(t, a, "known")
+			i.set(func(i *introspector) { i.fault = nil })
+			for n := range 100 {
+				token := globus.Secret(fmt.Sprintf("good-%d", n))
+				i.set(func(i *introspector) { i.tokens[token] = goodInfo() })
+				mustKnow(t, a, token)
+			}
+			if known, _ := a.Remembered(); known != 10 {
+				t.Errorf("remembers %d known tokens, want 10", known)
+			}
+			for _, key := range a.Keys() {
+				if strings.Contains(key, "good-") || strings.Contains(key, "guess-") {
+					t.Fatalf("remembers the token itself: %q", key)
+				}
+			}
+		})
+	})
+	t.Run("questions at the same time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i := &introspector{hang: true}
+			a := newAuthenticator(t, i)
+			var wg sync.WaitGroup
+			for n := range 1000 {
+				wg.Go(func() {
+					_, err := a.Authenticate(t.Context(), globus.Secret(fmt.Sprintf("guess-%d", n)))
+					checkErr(t, "Authenticate", err, globus.ErrUnavailable, "")
+				})
+			}
+			wg.Wait()
+			if i.max > 64 {
+				t.Errorf("asked %d questions at the same time, want at most 64", i.max)
+			}
+		})
+	})
+}
+
+// TestAuthenticatorOverTheWire joins it with a Client.
+func TestAuthenticatorOverTheWire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := document(map[string]any{"active": true, "sub": adaSubject, "iss": authIssuer, "aud": []string{topics},
+			"scope": topicsScope, "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()})
+		w := &wire{handler: answers(ok(body), ok(`{"active":false}`), status(401, globusUnauthorized), status(503, ""))}
+		a := newAuthenticator(t, w.client(t, confidential))
+		mustKnow(t, a, "tok")
+		_, err := a.Authenticate(t.Context(), "revoked")
+		checkErr(t, "Authenticate", err, globus.ErrRefused, "expired or was revoked")
+		_, err = a.Authenticate(t.Context(), "third")
+		if !errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrRefused) {
+			t.Errorf("Authenticate = %v, want ErrUnavailable", err)
+		}
+		_, err = a.Authenticate(t.Context(), "fourth")
+		checkErr(t, "Authenticate", err, globus.ErrUnavailable, "503")
+		mustKnow(t, a, "tok")
+	})
+}
