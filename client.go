@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // Client talks to the ACL endpoint of a fabric, where topics are claimed. Use
@@ -100,6 +102,13 @@ func (c *Client) discoverSafely(ctx context.Context) (Discovery, error) {
 		return Discovery{}, err
 	}
 	return c.Discover(ctx)
+}
+
+// Identity returns who the caller is to the fabric: whose the token is.
+func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
+	var id globus.Identity
+	err := c.do(ctx, request{op: "ask who is signed in", method: http.MethodGet, path: "/v1/identity", again: true, out: &id})
+	return id, err
 }
 
 // Claim makes the topic the caller's own, and returns once it works: the owner
