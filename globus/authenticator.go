@@ -2,7 +2,6 @@ package globus
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -60,8 +59,6 @@ type Authenticator struct {
 	flight  singleflight.Group
 	asking  chan struct{} // as many as may ask at the same time
 }
-
-type tokenHash [sha256.Size]byte
 
 // verdict is what is known of a token.
 type verdict struct {
@@ -130,7 +127,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 	if err := checkSecret(token); err != nil {
 		return TokenInfo{}, &RefusedError{Reason: "the access token " + err.Error()}
 	}
-	hash := tokenHash(sha256.Sum256([]byte(token)))
+	hash := hashOf(token)
 	v, ok := a.lookup(hash)
 	now := a.cfg.Now()
 	if ok && now.Before(v.askAt) {

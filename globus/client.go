@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,7 +100,7 @@ func parseIssuer(s string) (string, error) {
 type Client struct {
 	issuer   string
 	clientID string
-	secret   *Secret // nil for a native client; a pointer hides it from fmt
+	secret   sealed[Secret] // nil for a native client
 	http     *http.Client
 	now      func() time.Time
 	diag     *slog.Logger
@@ -140,7 +141,7 @@ func New(cfg Config) (*Client, error) {
 		diag:     cfg.Diagnostics,
 	}
 	if cfg.ClientSecret != "" {
-		c.secret = &cfg.ClientSecret
+		c.secret = seal(cfg.ClientSecret)
 	}
 	if c.now == nil {
 		c.now = time.Now
@@ -225,6 +226,10 @@ type answer struct {
 // the next token, and the other calls change nothing twice. A code
 // is sent again only when the first attempt never got a connection.
 func (c *Client) do(ctx context.Context, call call) (answer, error) {
+	if c.secret != nil {
+		basic := base64.StdEncoding.EncodeToString([]byte(c.clientID + ":" + c.secret().Reveal()))
+		call.hide = append(call.hide, c.secret(), Secret(basic))
+	}
 	for attempt := 0; ; attempt++ {
 		a, reached, err := c.attempt(ctx, call)
 		var failure *Error
@@ -352,7 +357,7 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 	case c.secret != nil:
 		// Raw, as Globus's own SDKs do it, not percent-encoded as RFC 6749
 		// section 2.3.1 has it: Globus's secrets contain + / =.
-		req.SetBasicAuth(c.clientID, c.secret.Reveal())
+		req.SetBasicAuth(c.clientID, c.secret().Reveal())
 	}
 	return req, nil
 }
@@ -414,9 +419,6 @@ func (c *Client) ClientCredentials(ctx context.Context, scopes ...string) ([]Tok
 // tokens makes a call of the token endpoint.
 func (c *Client) tokens(ctx context.Context, call call) (tokenResponse, error) {
 	call.path = "/v2/oauth2/token"
-	if c.secret != nil {
-		call.hide = append(call.hide, *c.secret)
-	}
 	a, err := c.do(ctx, call)
 	if err != nil {
 		return tokenResponse{}, err

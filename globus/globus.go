@@ -34,8 +34,8 @@ var (
 // client secret. Every verb of package fmt, encoding/json and log/slog print
 // it as [redacted]; only [Secret.Reveal] gives it away.
 //
-// Package fmt cannot call methods of unexported struct fields. A struct that may
-// be printed keeps a Secret in an exported field, or behind a pointer.
+// Package fmt cannot call methods of unexported struct fields: a struct that may
+// be printed keeps a Secret in an exported field, or in a function that returns it.
 type Secret string
 
 const redacted = "[redacted]"
@@ -59,6 +59,11 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // LogValue keeps the secret out of diagnostics.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// sealed is a value in a place where nothing that prints can see it.
+type sealed[T any] func() T
+
+func seal[T any](v T) sealed[T] { return func() T { return v } }
 
 // Token is one access token, for one resource server.
 type Token struct {

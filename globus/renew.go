@@ -14,15 +14,15 @@ type storeRenewer struct {
 	client         *Client
 	store          *Store // nil: memory only
 	resourceServer string
-	seed           *Secret // the refresh token to begin with, if the file has none
+	seed           sealed[Secret] // the refresh token to begin with, or nil
 
-	subject string          // whose login it is, once known
-	spent   map[Secret]bool // refresh tokens that Globus Auth has called dead
+	subject string             // whose login it is, once known
+	spent   map[tokenHash]bool // refresh tokens that Globus Auth has called dead
 
 	// unsaved is a token that could not be written. It counts as long as the
 	// file still holds the refresh token that it replaces.
-	unsaved  *Token
-	replaces Secret
+	unsaved  sealed[Token]
+	replaces tokenHash
 }
 
 func (r *storeRenewer) renew(ctx context.Context, enough func(Token) bool) (Token, error) {
@@ -44,7 +44,7 @@ func (r *storeRenewer) renew(ctx context.Context, enough func(Token) bool) (Toke
 		if t.RefreshToken == "" {
 			return Token{}, fmt.Errorf("%w: the access token has expired and came without a refresh token", ErrLoginRequired)
 		}
-		if r.spent[t.RefreshToken] {
+		if r.spent[hashOf(t.RefreshToken)] {
 			return Token{}, fmt.Errorf("%w: the refresh token has expired or was revoked", ErrLoginRequired)
 		}
 		next, err := r.client.Refresh(ctx, t.RefreshToken)
@@ -71,15 +71,15 @@ func (r *storeRenewer) keep(old, next Token) (Token, error) {
 			return Token{}, err // logged out meanwhile
 		}
 		if r.unsaved == nil {
-			r.replaces = old.RefreshToken
+			r.replaces = hashOf(old.RefreshToken)
 		}
-		r.unsaved = &next
+		r.unsaved = seal(next)
 		r.client.diag.Warn("the refreshed token could not be saved; it is kept in memory",
 			"path", r.store.path, "err", err)
 	} else {
 		r.unsaved = nil
 		if r.store == nil {
-			r.unsaved = &next
+			r.unsaved = seal(next)
 		}
 	}
 	if server != "" && server != r.resourceServer {
@@ -92,11 +92,11 @@ func (r *storeRenewer) keep(old, next Token) (Token, error) {
 // there, or the bare refresh token to begin with.
 func (r *storeRenewer) current() (Token, error) {
 	t, err := r.stored()
-	if r.unsaved != nil && (err != nil || t.RefreshToken == r.replaces) {
-		return *r.unsaved, nil
+	if r.unsaved != nil && (err != nil || hashOf(t.RefreshToken) == r.replaces) {
+		return r.unsaved(), nil
 	}
-	if r.seed != nil && (err != nil && !errors.Is(err, ErrInsecureFile) || r.spent[t.RefreshToken]) {
-		return Token{ResourceServer: r.resourceServer, RefreshToken: *r.seed}, nil
+	if r.seed != nil && (err != nil && !errors.Is(err, ErrInsecureFile) || r.spent[hashOf(t.RefreshToken)]) {
+		return Token{ResourceServer: r.resourceServer, RefreshToken: r.seed()}, nil
 	}
 	return t, err
 }
@@ -175,10 +175,10 @@ func (r *storeRenewer) save(t Token) error {
 // forget drops a token whose refresh token is dead, wherever it is.
 func (r *storeRenewer) forget(t Token) {
 	if r.spent == nil {
-		r.spent = map[Secret]bool{}
+		r.spent = map[tokenHash]bool{}
 	}
-	r.spent[t.RefreshToken] = true
-	if r.unsaved != nil && r.unsaved.RefreshToken == t.RefreshToken {
+	r.spent[hashOf(t.RefreshToken)] = true
+	if r.unsaved != nil && r.unsaved().RefreshToken == t.RefreshToken {
 		r.unsaved = nil
 	}
 	if r.store == nil {

@@ -31,15 +31,16 @@ var errRenewTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, rene
 
 // StaticToken returns a source of this one token. When it has expired, the
 // source says [ErrLoginRequired].
-func StaticToken(token Token) TokenSource { return &static{&token} }
+func StaticToken(token Token) TokenSource { return static(seal(token)) }
 
-type static struct{ token *Token }
+type static sealed[Token]
 
-func (s *static) Token(context.Context) (Token, error) {
-	if !s.token.Expiry.IsZero() && !time.Now().Before(s.token.Expiry) {
+func (s static) Token(context.Context) (Token, error) {
+	t := s()
+	if !t.Expiry.IsZero() && !time.Now().Before(t.Expiry) {
 		return Token{}, fmt.Errorf("%w: the access token has expired", ErrLoginRequired)
 	}
-	return *s.token, nil
+	return t, nil
 }
 
 // Source is a [TokenSource] that renews its token ahead of expiry. While the old
@@ -51,11 +52,11 @@ type Source struct {
 	renew  renewer
 	flight singleflight.Group
 
-	mu       sync.Mutex // guards the fields below
-	token    *Token     // the last one; nil before the first
-	refused  *Secret    // an access token that is no longer good, whatever its expiry
-	failures int        // renewals failed since the last success
-	retryAt  time.Time  // not before then, while the token is good
+	mu       sync.Mutex     // guards the fields below
+	token    sealed[Token]  // the last one; nil before the first
+	refused  sealed[Secret] // an access token that is no longer good, whatever its expiry
+	failures int            // renewals failed since the last success
+	retryAt  time.Time      // not before then, while the token is good
 }
 
 // renewer gets the next token for a Source. The error may come with a token: the
@@ -115,8 +116,8 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 func (s *Source) Refused(access Secret) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.token != nil && s.token.AccessToken == access {
-		s.refused = &access
+	if s.token != nil && s.token().AccessToken == access {
+		s.refused = seal(access)
 	}
 }
 
@@ -127,14 +128,14 @@ func (s *Source) state() (token Token, good, due bool) {
 	if s.token == nil {
 		return Token{}, false, true
 	}
-	now := s.now()
-	good = s.good(*s.token, now)
-	return *s.token, good, s.due(*s.token, now) && !(good && now.Before(s.retryAt))
+	token, now := s.token(), s.now()
+	good = s.good(token, now)
+	return token, good, s.due(token, now) && !(good && now.Before(s.retryAt))
 }
 
 // good and due are called with mu held.
 func (s *Source) good(t Token, now time.Time) bool {
-	return t.AccessToken != "" && now.Before(t.Expiry) && (s.refused == nil || *s.refused != t.AccessToken)
+	return t.AccessToken != "" && now.Before(t.Expiry) && (s.refused == nil || s.refused() != t.AccessToken)
 }
 
 func (s *Source) due(t Token, now time.Time) bool {
@@ -156,24 +157,25 @@ func (s *Source) renewed(ctx context.Context) (Token, error) {
 	defer s.mu.Unlock()
 	now := s.now()
 	if err == nil {
-		s.token, s.failures, s.retryAt = &t, 0, time.Time{}
+		s.token, s.failures, s.retryAt = seal(t), 0, time.Time{}
 		return t, nil
 	}
 	if errors.Is(err, ErrLoginRequired) {
 		s.token = nil
 		return Token{}, err
 	}
-	if t.AccessToken != "" {
-		s.token = &t
+	if t.AccessToken == "" && s.token != nil {
+		t = s.token()
 	}
-	if s.token == nil || !s.good(*s.token, now) {
+	if !s.good(t, now) {
 		return Token{}, err
 	}
+	s.token = seal(t)
 	s.failures++
 	s.retryAt = now.Add(retryPause(err, s.failures))
 	s.diag.Warn("refresh failed; the token at hand is still good",
-		"resource_server", s.token.ResourceServer, "expiry", s.token.Expiry, "err", err)
-	return *s.token, nil
+		"resource_server", t.ResourceServer, "expiry", t.Expiry, "err", err)
+	return t, nil
 }
 
 // retryPause is how long to leave Globus Auth alone after a failed renewal.
@@ -225,7 +227,7 @@ func (c *Client) StoredSource(store *Store, resourceServer string) *Source {
 // processes with the same refresh token share them. Without dir, or if it cannot
 // be written, they stay in memory.
 func (c *Client) RefreshSource(refresh Secret, resourceServer, dir string) *Source {
-	r := &storeRenewer{client: c, resourceServer: resourceServer, seed: &refresh}
+	r := &storeRenewer{client: c, resourceServer: resourceServer, seed: seal(refresh)}
 	if dir != "" {
 		hash := sha256.Sum256([]byte(c.issuer + "\x00" + c.clientID + "\x00" + refresh.Reveal()))
 		r.store = &Store{path: filepath.Join(dir, hex.EncodeToString(hash[:])+".json")}

@@ -1,6 +1,7 @@
 package globus
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,11 @@ func checkSecret(s Secret) error {
 	}
 	return nil
 }
+
+// tokenHash stands for a token where that itself must not be kept.
+type tokenHash [sha256.Size]byte
+
+func hashOf(s Secret) tokenHash { return sha256.Sum256([]byte(s)) }
 
 // tokenResponse is a success of the token endpoint.
 type tokenResponse struct {
