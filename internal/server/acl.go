@@ -29,11 +29,15 @@ type aclAnswer struct {
 // comes from the fragment, or for compatibility from the query, and in both cases
 // only the page's script reads it: it is never written into a page.
 func (s *Server) showForm(x *exchange) error {
-	var form aclForm
-	if err := decodeForm(x.r.URL.RawQuery, &form, true); err != nil {
+	x.form = &aclForm{}
+	if err := decodeForm(x.r.URL.RawQuery, x.form, true); err != nil {
+		x.form = nil // it is the link that is broken
 		return err
 	}
-	s.pages.write(x, http.StatusOK, "acl", formPage{Subject: form.Subject, Topic: form.Topic, TokenInQuery: form.Token != ""})
+	x.token = x.form.Token
+	page := x.formPage(nil)
+	page.TokenInQuery = x.token != ""
+	s.pages.write(x, http.StatusOK, "acl", page)
 	return nil
 }
 
@@ -79,33 +83,26 @@ func (s *Server) claimForm(x *exchange, form *aclForm) (diaspora.Topic, string, 
 	return t, contentType, err
 }
 
+// claimAs claims for whoever the token belongs to, who must be the form's subject.
 func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
-	token, inHeader, err := bearerToken(x.r)
+	inHeader, err := bearerToken(x)
 	switch {
 	case err != nil:
 		return diaspora.Topic{}, err
 	case inHeader && form.Token != "":
 		return diaspora.Topic{}, invalid("the token must be given once: in the form or in the Authorization header")
 	case !inHeader && form.Token == "":
-		return diaspora.Topic{}, &refusal{
-			status: http.StatusUnauthorized,
-			detail: "the access token is missing",
-			hint:   "`diaspora token` prints it.",
-			header: http.Header{"WWW-Authenticate": {"Bearer"}},
-		}
+		return diaspora.Topic{}, unauthenticated("the access token is missing", "")
 	case !inHeader:
-		token = form.Token
+		x.token = form.Token
 	}
 	switch {
 	case form.Subject == "":
 		return diaspora.Topic{}, invalid("the subject claim is missing: `diaspora whoami` shows it")
 	case form.Topic == "":
 		return diaspora.Topic{}, invalid("the topic name is missing")
-	case strings.Contains(form.Topic, token.Reveal()) || strings.Contains(form.Subject, token.Reveal()):
-		form.Topic, form.Subject = "", "" // not back into the page
-		return diaspora.Topic{}, invalid("the access token is in the field of something else")
 	}
-	if err := s.authenticate(x, token); err != nil {
+	if err := s.authenticate(x); err != nil {
 		return diaspora.Topic{}, err
 	}
 	if !strings.EqualFold(form.Subject, x.subject) {
@@ -115,7 +112,7 @@ func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
 			hint:   "`diaspora whoami` shows the subject claim that goes with your token.",
 		}
 	}
-	return s.cfg.Claims.Claim(x.r.Context(), x.subject, diaspora.ClaimRequest{Name: form.Topic})
+	return s.claim(x, diaspora.ClaimRequest{Name: form.Topic})
 }
 
 // formLink is the README's GET request with the form filled. It is without the
@@ -128,10 +125,13 @@ func (s *Server) formLink(subject, topic string) string {
 // environment or from the diaspora command, over a pipe: pasting it leaves no
 // token in the shell's history or in the list of processes.
 func (s *Server) curlCommand(subject, topic string) string {
-	return `printf %s "${DIASPORA_TOKEN:-$(diaspora token)}" | curl -sS --data-urlencode token@-` +
-		" --data-urlencode " + shellQuote("subject="+subject) +
-		" --data-urlencode " + shellQuote("topic="+topic) +
-		" " + shellQuote(s.public.JoinPath("acl").String())
+	return strings.Join([]string{
+		`printf %s "${DIASPORA_TOKEN:-$(diaspora token)}" |`,
+		`  curl -sS --data-urlencode token@- \`,
+		`    --data-urlencode ` + shellQuote("subject="+subject) + ` \`,
+		`    --data-urlencode ` + shellQuote("topic="+topic) + ` \`,
+		`    ` + shellQuote(s.public.JoinPath("acl").String()),
+	}, "\n")
 }
 
 func shellQuote(text string) string {
@@ -146,10 +146,13 @@ func (a aclAnswer) text() string {
 	}
 	return fmt.Sprintf(`Topic %s %s.
 
-Log an event:         echo hello | diaspora produce %[1]s
-Read it back:         diaspora consume %[1]s --from start
-The form, filled in:  %[3]s
-                      (append #token=<access token> to fill in the token as well)
-The same with curl:   %[4]s
-`, a.Name, what, a.Form, a.Curl)
+Log an event:
+  echo hello | diaspora produce %[1]s
+Read it back:
+  diaspora consume %[1]s --from start
+The form, filled in (append #token= and the access token for that as well):
+  %[3]s
+The same claim with curl:
+  %[4]s
+`, a.Name, what, a.Form, strings.ReplaceAll(a.Curl, "\n", "\n  "))
 }

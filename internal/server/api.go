@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,12 +31,26 @@ func claimedStatus(x *exchange, t diaspora.Topic) int {
 	return http.StatusCreated
 }
 
+// claim makes a claim for the caller, however it came.
+func (s *Server) claim(x *exchange, req diaspora.ClaimRequest) (diaspora.Topic, error) {
+	if token := x.token.Reveal(); strings.Contains(req.Name, token) || strings.Contains(req.Description, token) {
+		return diaspora.Topic{}, invalid("the access token is in a field that others can read")
+	}
+	return s.cfg.Claims.Claim(x.r.Context(), x.subject, req)
+}
+
+// showIdentity tells whose the token is, for those who have nothing but a token.
+func (s *Server) showIdentity(x *exchange) error {
+	x.writeJSON(http.StatusOK, typeJSON, x.caller)
+	return nil
+}
+
 func (s *Server) claimTopic(x *exchange) error {
 	var req diaspora.ClaimRequest
 	if err := readRequest(x, &req); err != nil {
 		return err
 	}
-	t, err := s.cfg.Claims.Claim(x.r.Context(), x.subject, req)
+	t, err := s.claim(x, req)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"regexp"
@@ -23,11 +24,9 @@ func plausible(token globus.Secret) bool {
 	return len(t) >= 16 && len(t) <= 4096 && tokenShape.MatchString(t)
 }
 
-const loginHint = "Send `Authorization: Bearer <access token>`, once: `diaspora token` prints a token."
-
 // authenticate is the one way in: whatever the endpoint and however the token
-// came, it alone decides who is calling. On nil, x.subject is set.
-func (s *Server) authenticate(x *exchange, token globus.Secret) error {
+// came, it alone decides who is calling. It asks whose x.token is and sets x.subject.
+func (s *Server) authenticate(x *exchange) error {
 	client := s.clientOf(x.r)
 	if wait, spent := s.failures.spent(client); spent {
 		return &refusal{
@@ -37,16 +36,11 @@ func (s *Server) authenticate(x *exchange, token globus.Secret) error {
 			header: http.Header{"Retry-After": {seconds(wait)}},
 		}
 	}
-	if !plausible(token) {
+	if !plausible(x.token) {
 		s.failures.add(client)
-		return &refusal{
-			status: http.StatusUnauthorized,
-			detail: "this is not an access token",
-			hint:   "Paste the access token alone, in full: `diaspora token` prints it.",
-			header: http.Header{"WWW-Authenticate": {`Bearer error="invalid_token"`}},
-		}
+		return unauthenticated("this is not an access token", "invalid_token")
 	}
-	info, err := s.cfg.Authenticator.Authenticate(x.r.Context(), token)
+	info, err := s.cfg.Authenticator.Authenticate(x.r.Context(), x.token)
 	if errors.Is(err, globus.ErrRefused) {
 		s.failures.add(client)
 	}
@@ -56,44 +50,50 @@ func (s *Server) authenticate(x *exchange, token globus.Secret) error {
 	if info.Subject == "" {
 		return errors.New("authenticator gave a token without a subject")
 	}
-	x.subject = info.Subject
+	x.subject, x.caller = info.Subject, info.Identity
 	return nil
 }
 
 // authenticateHeader authenticates the bearer of the request's header.
 func (s *Server) authenticateHeader(x *exchange) error {
-	token, given, err := bearerToken(x.r)
+	given, err := bearerToken(x)
 	if err != nil {
 		return err
 	}
 	if !given {
-		return &refusal{
-			status: http.StatusUnauthorized,
-			detail: "the request says not who is calling",
-			hint:   loginHint,
-			header: http.Header{"WWW-Authenticate": {"Bearer"}},
-		}
+		return unauthenticated("the request does not say who is calling", "")
 	}
-	return s.authenticate(x, token)
+	return s.authenticate(x)
 }
 
-// bearerToken takes the token out of the Authorization header. More than one
-// header, or another scheme, is refused: two parsers might see two callers.
-func bearerToken(r *http.Request) (token globus.Secret, given bool, err error) {
-	values := r.Header["Authorization"]
+// bearerToken takes x.token out of the Authorization header, if there is one. More
+// than one header, or another scheme, is refused: two parsers might see two callers.
+func bearerToken(x *exchange) (given bool, err error) {
+	values := x.r.Header["Authorization"]
 	if len(values) == 0 {
-		return "", false, nil
+		return false, nil
 	}
-	scheme, rest, ok := strings.Cut(values[0], " ")
+	scheme, token, ok := strings.Cut(values[0], " ")
 	if len(values) > 1 || !ok || !strings.EqualFold(scheme, "Bearer") {
-		return "", true, &refusal{
-			status: http.StatusUnauthorized,
-			detail: "the Authorization header must be given once, as Bearer and one token",
-			hint:   loginHint,
-			header: http.Header{"WWW-Authenticate": {`Bearer error="invalid_request"`}},
-		}
+		return true, unauthenticated("the Authorization header must be there once, as Bearer and one token", "invalid_request")
 	}
-	return globus.Secret(strings.TrimLeft(rest, " ")), true, nil
+	x.token = globus.Secret(strings.TrimLeft(token, " "))
+	return true, nil
+}
+
+// unauthenticated is a 401; code is RFC 6750's word for what is wrong, or "" if the
+// client simply said nothing.
+func unauthenticated(detail, code string) error {
+	challenge := "Bearer"
+	if code != "" {
+		challenge += fmt.Sprintf(" error=%q", code)
+	}
+	return &refusal{
+		status: http.StatusUnauthorized,
+		detail: detail,
+		hint:   "Send the access token alone and in full, as `Authorization: Bearer TOKEN` or in the form: `diaspora token` prints it.",
+		header: http.Header{"Www-Authenticate": {challenge}},
+	}
 }
 
 // The budget of refused tokens of one client: so many at once, then one in so

@@ -3,11 +3,13 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -43,7 +45,15 @@ func readBody(x *exchange, accepted ...string) (body []byte, contentType string,
 	// MaxBytesReader wants net/http's own writer, to close the connection behind
 	// a body that it did not read.
 	body, err = io.ReadAll(http.MaxBytesReader(x.ResponseWriter, r.Body, maxBodyBytes))
-	return body, contentType, err
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil, errors.As(err, &tooLarge):
+		return body, contentType, err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, contentType, &refusal{status: http.StatusRequestTimeout, detail: "the body took too long to arrive"}
+	default:
+		return nil, contentType, invalid("the body is cut off or broken")
+	}
 }
 
 func invalid(format string, args ...any) error {

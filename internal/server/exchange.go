@@ -6,15 +6,23 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // exchange is one request and its answer.
 type exchange struct {
 	http.ResponseWriter
 	r       *http.Request
-	subject string   // who is calling, once authenticated
-	form    *aclForm // what was typed, to be shown again with an error
+	token   globus.Secret   // what the caller gave as such, good or not
+	subject string          // who is calling, once authenticated
+	caller  globus.Identity // the same, with a name to show
+	form    *aclForm        // what was typed, to be shown again with an error
 
 	status int
 	bytes  int64
@@ -38,6 +46,27 @@ func (x *exchange) Write(b []byte) (int, error) {
 
 // Unwrap is for [http.ResponseController].
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// conceal takes the caller's token out of text that goes into a log or an answer,
+// where it gets when it is pasted into the wrong field.
+func (x *exchange) conceal(text string) string {
+	if len(x.token) < 8 { // no token, and too common a text to look for
+		return text
+	}
+	return strings.ReplaceAll(text, x.token.Reveal(), x.token.String())
+}
+
+// formPage is the form as it was filled in, but for the token.
+func (x *exchange) formPage(problem *diaspora.Problem) formPage {
+	page := formPage{Subject: x.conceal(x.form.Subject), Topic: x.conceal(x.form.Topic), Problem: problem}
+	if !showable(page.Topic) {
+		page.Topic = ""
+	}
+	if _, err := uuid.Parse(page.Subject); err != nil && !showable(page.Subject) {
+		page.Subject = ""
+	}
+	return page
+}
 
 // route names the request's address without what the client put into it.
 func (x *exchange) route() string {
@@ -72,7 +101,7 @@ func (s *Server) recovered(x *exchange, v any) {
 	if v == http.ErrAbortHandler {
 		panic(v)
 	}
-	s.log.Error("handler panicked", "route", x.route(), "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	s.log.Error("handler panicked", "route", x.route(), "panic", x.conceal(fmt.Sprint(v)), "stack", string(debug.Stack()))
 	if x.status != 0 {
 		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 	}

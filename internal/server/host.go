@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"path"
 	"strings"
-	"sync"
 )
 
 // hostNames are the names that a request may come for, in canonical form.
@@ -55,50 +54,5 @@ func isLoopback(host string) bool {
 // redirect to a shorter form of it.
 func cleanPath(u *url.URL) bool {
 	p := u.EscapedPath()
-	if p == "*" {
-		return true
-	}
 	return p != "" && p[0] == '/' && (path.Clean(p) == p || path.Clean(p)+"/" == p)
-}
-
-// limitConns returns a listener that accepts from l while fewer than n of its
-// connections are open.
-func limitConns(l net.Listener, n int) net.Listener {
-	return &limitedListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
-}
-
-type limitedListener struct {
-	net.Listener
-	slots     chan struct{} // holds one for each open connection
-	closeOnce sync.Once
-	closed    chan struct{}
-}
-
-func (l *limitedListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-func (l *limitedListener) Close() error {
-	l.closeOnce.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.release()
-	return c.Conn.Close()
 }

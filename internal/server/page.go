@@ -9,6 +9,9 @@ import (
 	"html/template"
 	"io/fs"
 	"net/http"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora"
 )
@@ -44,7 +47,7 @@ var assetTypes = map[string]string{
 func loadPages() (*pages, error) {
 	p := &pages{templates: map[string]*template.Template{}, assets: map[string]assetFile{}}
 	for _, name := range []string{"landing", "acl", "claimed", "problem"} {
-		t, err := template.New("layout.html").Option("missingkey=error").ParseFS(files, "pages/layout.html", "pages/"+name+".html")
+		t, err := template.New("layout.html").Funcs(template.FuncMap{"prose": prose}).ParseFS(files, "pages/layout.html", "pages/"+name+".html")
 		if err != nil {
 			return nil, err
 		}
@@ -59,6 +62,23 @@ func loadPages() (*pages, error) {
 		p.assets[name] = assetFile{contentType, body, fmt.Sprintf("%q", base64.RawURLEncoding.EncodeToString(sum[:12]))}
 	}
 	return p, nil
+}
+
+// prose writes the text of a problem as a sentence, with what stands between
+// backquotes as code.
+func prose(text string) template.HTML {
+	parts := strings.Split(template.HTMLEscapeString(text), "`")
+	for i := 1; i < len(parts)-1; i += 2 {
+		parts[i] = "<code>" + parts[i] + "</code>"
+	}
+	html := strings.Join(parts, "")
+	if first, size := utf8.DecodeRuneInString(html); unicode.IsLower(first) {
+		html = string(unicode.ToUpper(first)) + html[size:]
+	}
+	if !strings.HasSuffix(html, ".") {
+		html += "."
+	}
+	return template.HTML(html) // escaped above
 }
 
 // write renders the page called name. A template that fails is found before

@@ -2,14 +2,17 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -34,6 +37,7 @@ var titles = map[int][2]string{
 	http.StatusNotFound:                    {"not-found", "Not found"},
 	http.StatusMethodNotAllowed:            {"method", "Method not allowed"},
 	http.StatusNotAcceptable:               {"not-acceptable", "No answer in an acceptable format"},
+	http.StatusRequestTimeout:              {"timeout", "The request took too long"},
 	http.StatusConflict:                    {"conflict", "Conflict"},
 	http.StatusRequestEntityTooLarge:       {"too-large", "The request is too large"},
 	http.StatusRequestURITooLong:           {"url-too-long", "The address is too long"},
@@ -45,23 +49,11 @@ var titles = map[int][2]string{
 	http.StatusInternalServerError:         {"internal", "Something went wrong on our side"},
 }
 
-// conditions say which status each cause has, and what to do about it. The first
-// row that matches counts.
-var conditions = []struct {
-	cause  error
-	status int
-	hint   string
-}{
-	{globus.ErrRefused, http.StatusUnauthorized, "Log in again with `diaspora login`, then use a fresh token: `diaspora token` prints it."},
-	{globus.ErrUnavailable, http.StatusServiceUnavailable, "Your token may well be good: keep it, and try again in a few seconds."},
-	{context.Canceled, http.StatusServiceUnavailable, ""}, // the client has stopped waiting
-	{context.DeadlineExceeded, http.StatusServiceUnavailable, "Try again in a few seconds: repeating a claim is safe."},
-	{diaspora.ErrInvalid, http.StatusBadRequest, ""},
-	{diaspora.ErrUnauthenticated, http.StatusUnauthorized, "Log in again with `diaspora login`."},
-	{diaspora.ErrPermission, http.StatusForbidden, ""},
-	{diaspora.ErrNotFound, http.StatusNotFound, "`diaspora topic list` shows your topics."},
-	{diaspora.ErrConflict, http.StatusConflict, ""},
-	{diaspora.ErrUnavailable, http.StatusServiceUnavailable, "Try again in a few seconds: repeating a claim is safe."},
+// hints say what to do next where the error itself does not.
+var hints = map[int]string{
+	http.StatusUnauthorized:       "Log in again with `diaspora login`, then use a fresh token: `diaspora token` prints it.",
+	http.StatusNotFound:           "`diaspora topic list` shows your topics.",
+	http.StatusServiceUnavailable: "Try again in a few seconds: repeating a claim is safe.",
 }
 
 // retryAfter is what clients are told to wait, in seconds, when a part of the
@@ -75,28 +67,24 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 	var p diaspora.Problem
 	header := http.Header{}
 	var why *refusal
-	var topic *diaspora.TopicError
 	var tooLarge *http.MaxBytesError
+	var refused *globus.RefusedError
 	switch {
 	case errors.As(err, &why):
 		p.Status, p.Detail, p.Hint = why.status, why.detail, why.hint
-		header = why.header.Clone()
+		maps.Copy(header, why.header)
 	case errors.As(err, &tooLarge):
 		p.Status, p.Detail = http.StatusRequestEntityTooLarge, fmt.Sprintf("the body may have at most %d bytes", tooLarge.Limit)
+	case errors.As(err, &refused) && refused.MissingScope != "":
+		p.Status, p.Detail = http.StatusForbidden, refused.Reason
+		p.Hint = "Log in again with `diaspora login` and consent to what it asks for."
+		header.Set("WWW-Authenticate", fmt.Sprintf("Bearer error=\"insufficient_scope\", scope=%q", refused.MissingScope))
 	default:
-		p.Status = http.StatusInternalServerError
-		for _, c := range conditions {
-			if errors.Is(err, c.cause) {
-				p.Status, p.Hint, p.Detail = c.status, c.hint, err.Error()
-				break
-			}
-		}
-		if errors.As(err, &topic) && p.Status < 500 {
-			p.Topic = topic.Topic
-		}
-	}
-	if header == nil {
-		header = http.Header{}
+		p.Status = statusOf(err)
+		p.Hint = diaspora.Hint(err)
+		p.Topic, p.Detail = describe(err)
+		p.Detail = strings.TrimSuffix(p.Detail, "; "+p.Hint)
+		p.Hint = cmp.Or(p.Hint, hints[p.Status])
 	}
 	switch p.Status {
 	case http.StatusUnauthorized:
@@ -107,34 +95,70 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		header.Set("Retry-After", retryAfter)
 		p.Detail = "the cluster did not answer in time"
 		if errors.Is(err, globus.ErrUnavailable) {
-			p.Detail = "Globus Auth cannot be reached, so we cannot tell whose token this is"
+			p.Detail = "Globus Auth cannot be reached, so nobody can tell whose token this is"
+			p.Hint = "The token may well be good: keep it, and try again in a few seconds."
 		}
 	case http.StatusInternalServerError:
+		p.Topic = ""
 		p.Detail = fmt.Sprintf("the cause is in the server's diagnostics, under %08x", rand.Uint32())
+		p.Hint = ""
 	}
 	p.Type, p.Title = "/problems/"+titles[p.Status][0], titles[p.Status][1]
 	return p, header
+}
+
+// statusOf is [diaspora.HTTPStatus], but for what only proxies and logs say: a
+// request that ran out of time, or whose client left, is not our client's fault.
+func statusOf(err error) int {
+	switch status := diaspora.HTTPStatus(err); {
+	case titles[status][0] != "":
+		return status
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+// describe returns err's text, and the topic that it is about. A name that may
+// well be a token in the wrong place stays out of both.
+func describe(err error) (topic, detail string) {
+	var t *diaspora.TopicError
+	switch {
+	case !errors.As(err, &t):
+		return "", err.Error()
+	case !showable(t.Topic):
+		return "", fmt.Sprintf("%s topic: %v", t.Op, t.Err)
+	default:
+		return t.Topic, err.Error()
+	}
+}
+
+// showable reports whether a topic's name, as somebody typed it, can be repeated:
+// it is a good name, or too short to be a token.
+func showable(name string) bool {
+	return len(name) < 24 || diaspora.ValidTopic(name) == nil
 }
 
 // fail writes every error that a client sees: for browsers as a page, which is the
 // form again if that was sent; for everybody else as application/problem+json.
 func (s *Server) fail(x *exchange, err error) {
 	p, header := problemOf(err)
+	p.Detail, p.Topic = x.conceal(p.Detail), x.conceal(p.Topic)
 	if p.Status >= 500 {
 		level := slog.LevelError
 		if p.Status == http.StatusServiceUnavailable {
 			level = slog.LevelWarn
 		}
-		s.log.Log(x.r.Context(), level, "request failed", "route", x.route(), "status", p.Status, "principal", x.subject, "detail", p.Detail, "err", err)
+		s.log.Log(x.r.Context(), level, "request failed", "route", x.route(), "status", p.Status,
+			"principal", x.subject, "detail", p.Detail, "err", x.conceal(err.Error()))
 	}
-	for name, values := range header {
-		x.Header()[name] = values
-	}
+	maps.Copy(x.Header(), header)
 	switch {
 	case !prefersHTML(x.r):
 		x.writeJSON(p.Status, typeProblem, p)
 	case x.form != nil:
-		s.pages.write(x, p.Status, "acl", formPage{Subject: x.form.Subject, Topic: x.form.Topic, Problem: &p})
+		s.pages.write(x, p.Status, "acl", x.formPage(&p))
 	default:
 		s.pages.write(x, p.Status, "problem", p)
 	}

@@ -34,6 +34,7 @@ var routeTable = []route{
 	{"POST /acl", inForm, (*Server).claimByForm, []string{typePlain, typeJSON, typeHTML}},
 	{"GET /assets/{file}", public, (*Server).asset, nil},
 
+	{"GET /v1/identity", bearer, (*Server).showIdentity, []string{typeJSON}},
 	{"POST /v1/topics", bearer, (*Server).claimTopic, []string{typeJSON}},
 	{"GET /v1/topics", bearer, (*Server).listTopics, []string{typeJSON}},
 	{"GET /v1/topics/{name}", bearer, (*Server).showTopic, []string{typeJSON}},

@@ -185,6 +185,7 @@ func parsePublicURL(raw string, allowPlaintext bool) (*url.URL, error) {
 // and returns nil. It returns an error when l fails, or when requests under way
 // had to be cut off after [Config.DrainTimeout]. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	var silent silentConns
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: headerTimeout,
@@ -192,7 +193,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    hardHeaderSize,
+		ConnState:         silent.observe,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+
+		DisableGeneralOptionsHandler: true, // our own refusal has our shape and headers
 	}
 	l = limitConns(l, s.cfg.MaxConns)
 	if s.cfg.TLS != nil {
@@ -207,6 +211,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
+	silent.close()
 	err := srv.Shutdown(drain)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("drain the ACL endpoint: %w", err), srv.Close())

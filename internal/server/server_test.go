@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -24,11 +23,12 @@ import (
 // The tokens of the tests. All contain canary, so that one search of everything
 // that went out finds any leak.
 const (
-	canary       = "CANARY7f3a"
+	canary       = "CANARY7f3a9c0e15b2d4"
 	adaToken     = "dev-at-ada-" + canary
 	bobToken     = "dev-at-bob-" + canary
 	expiredToken = "dev-at-expired-" + canary
 	outageToken  = "dev-at-outage-" + canary
+	narrowToken  = "dev-at-narrow-" + canary
 
 	ada = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f01"
 	bob = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f02"
@@ -43,10 +43,12 @@ func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.T
 		return globus.TokenInfo{Identity: globus.Identity{Subject: ada}}, nil
 	case bobToken:
 		return globus.TokenInfo{Identity: globus.Identity{Subject: bob}}, nil
+	case narrowToken:
+		return globus.TokenInfo{}, &globus.RefusedError{Reason: "it lacks the scope", MissingScope: "https://auth.globus.org/scopes/x/all"}
 	case outageToken:
 		return globus.TokenInfo{}, fmt.Errorf("introspect at 10.1.2.3: %w", globus.ErrUnavailable)
 	}
-	return globus.TokenInfo{}, fmt.Errorf("the access token has expired: %w", globus.ErrRefused)
+	return globus.TokenInfo{}, &globus.RefusedError{Reason: "the access token has expired"}
 }
 
 // memoryClaims is a Claims without a cluster.
@@ -55,13 +57,11 @@ type memoryClaims struct {
 	topics map[string]diaspora.Topic
 }
 
-var topicName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_]{0,248}$`)
-
 func (m *memoryClaims) Claim(_ context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch t, taken := m.topics[req.Name]; {
-	case !topicName.MatchString(req.Name) || req.Partitions < 0:
+	case diaspora.ValidTopic(req.Name) != nil || req.Partitions < 0 || req.Partitions > 100 || req.RetentionMS < -1:
 		return diaspora.Topic{}, &diaspora.TopicError{Op: "claim", Topic: req.Name, Err: diaspora.ErrInvalid}
 	case taken && t.Owner != subject:
 		return diaspora.Topic{}, &diaspora.TopicError{Op: "claim", Topic: req.Name, Err: fmt.Errorf("claimed by somebody else: %w", diaspora.ErrConflict)}
@@ -325,7 +325,7 @@ func TestClaimByForm(t *testing.T) {
 		kind    string
 		want    []string
 	}{
-		{"curl", form(ada, adaToken, "weather"), []string{"Content-Type", encoded, "Accept", "*/*"}, 201, "text/plain; charset=utf-8", []string{"Topic weather is yours.", "/acl?subject=" + ada + "&topic=weather", "| curl "}},
+		{"curl", form(ada, adaToken, "weather"), []string{"Content-Type", encoded, "Accept", "*/*"}, 201, "text/plain; charset=utf-8", []string{"Topic weather is yours.", "/acl?subject=" + ada + "&topic=weather", "curl -sS --data-urlencode token@-"}},
 		{"curl again", form(ada, adaToken, "weather"), []string{"Content-Type", encoded}, 200, "text/plain; charset=utf-8", []string{"Topic weather was yours already."}},
 		{"browser", form(ada, adaToken, "snow"), browser, 201, "text/html; charset=utf-8", []string{"<code>snow</code> is yours", `id="form-link"`}},
 		{"browser again", form(ada, adaToken, "snow"), browser, 200, "text/html; charset=utf-8", []string{"was yours already"}},

@@ -29,6 +29,14 @@ function fillToken() {
   if (field && token) field.value = token;
 }
 
+// refill puts back what was typed when the answer is the form again.
+function refill(fields) {
+  for (const name of ["subject", "topic"]) {
+    const field = document.getElementById(name);
+    if (field) field.value = fields.get(name);
+  }
+}
+
 function addCopyButton(block, text, label) {
   if (!navigator.clipboard) return;
   const button = document.createElement("button");
@@ -85,6 +93,7 @@ async function claim(event) {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     document.querySelector("main").replaceWith(document.adoptNode(page.querySelector("main")));
     document.title = page.title;
+    refill(fields);
     decorate();
     document.querySelector("h1").focus();
     scrollTo(0, 0);

@@ -1,0 +1,406 @@
+package server
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	adaBearer = "Bearer " + adaToken
+	weather   = `{"name":"weather"}`
+)
+
+// badRequests are requests that must change nothing. Each is sent as a program
+// and as a browser would, and has the same status for both.
+var badRequests = []struct {
+	name    string
+	method  string
+	target  string
+	body    string
+	headers []string // pairs
+	status  int
+}{
+	// Who is calling, on /v1.
+	{"no Authorization", "GET", "/v1/topics", "", nil, 401},
+	{"empty Authorization", "GET", "/v1/topics", "", []string{"Authorization", ""}, 401},
+	{"Basic", "GET", "/v1/topics", "", []string{"Authorization", "Basic YWRhOg=="}, 401},
+	{"scheme without token", "GET", "/v1/topics", "", []string{"Authorization", "Bearer"}, 401},
+	{"scheme and space only", "GET", "/v1/topics", "", []string{"Authorization", "Bearer "}, 401},
+	{"token without scheme", "GET", "/v1/topics", "", []string{"Authorization", adaToken}, 401},
+	{"token that is too short", "GET", "/v1/topics", "", []string{"Authorization", "Bearer short"}, 401},
+	{"token that is too long", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + strings.Repeat("a", 4097)}, 401},
+	{"two tokens in one header", "GET", "/v1/topics", "", []string{"Authorization", adaBearer + " " + bobToken}, 401},
+	{"two tokens with a comma", "GET", "/v1/topics", "", []string{"Authorization", adaBearer + ", " + adaBearer}, 401},
+	{"quoted token", "GET", "/v1/topics", "", []string{"Authorization", `Bearer "` + adaToken + `"`}, 401},
+	{"two Authorization headers", "GET", "/v1/topics", "", []string{"Authorization", adaBearer, "Authorization", "Bearer " + bobToken}, 401},
+	{"the same Authorization twice", "GET", "/v1/topics", "", []string{"Authorization", adaBearer, "Authorization", adaBearer}, 401},
+	{"expired token", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + expiredToken}, 401},
+	{"token of another scope", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + narrowToken}, 403},
+	{"Globus down", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + outageToken}, 503},
+	{"token in the query", "GET", "/v1/topics?token=" + adaToken, "", nil, 400},
+	{"access_token in the query", "GET", "/v1/topics?access_token=" + adaToken, "", nil, 400},
+	{"token in query and header", "GET", "/v1/topics?token=" + adaToken, "", []string{"Authorization", adaBearer}, 400},
+	{"token as the query", "POST", "/v1/topics?" + adaToken, weather, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"token as the path", "GET", "/v1/topics/" + adaToken, "", []string{"Authorization", adaBearer}, 404},
+	{"token as an unknown path", "GET", "/" + adaToken, "", nil, 404},
+	{"token as the user of a proxy", "GET", "/v1/topics", "", []string{"Proxy-Authorization", adaBearer}, 401},
+	{"token in a cookie", "GET", "/v1/topics", "", []string{"Cookie", "token=" + adaToken}, 401},
+
+	// Paths and methods.
+	{"unknown path", "GET", "/v2/topics", "", []string{"Authorization", adaBearer}, 404},
+	{"trailing slash", "GET", "/v1/topics/", "", []string{"Authorization", adaBearer}, 404},
+	{"double slash", "GET", "//acl?token=" + adaToken, "", nil, 404},
+	{"dots", "GET", "/v1/../acl?token=" + adaToken, "", nil, 404},
+	{"encoded dots", "GET", "/assets/%2e%2e%2fserver.go", "", nil, 404},
+	{"encoded slash in a name", "GET", "/v1/topics/a%2Fb", "", []string{"Authorization", adaBearer}, 404},
+	{"encoded NUL in a name", "GET", "/v1/topics/a%00b", "", []string{"Authorization", adaBearer}, 404},
+	{"capitals in the path", "GET", "/ACL", "", nil, 404},
+	{"PUT a topic", "PUT", "/v1/topics/weather", "{}", []string{"Authorization", adaBearer}, 405},
+	{"POST to a topic", "POST", "/v1/topics/weather", "{}", []string{"Authorization", adaBearer}, 405},
+	{"DELETE all topics", "DELETE", "/v1/topics", "", []string{"Authorization", adaBearer}, 405},
+	{"GET groups", "GET", "/v1/groups", "", []string{"Authorization", adaBearer}, 405},
+	{"PUT the form", "PUT", "/acl", "", nil, 405},
+	{"DELETE the form", "DELETE", "/acl", "", nil, 405},
+	{"TRACE", "TRACE", "/acl", "", []string{"Authorization", adaBearer}, 405},
+	{"preflight", "OPTIONS", "/v1/topics", "", []string{"Origin", "https://evil.example", "Access-Control-Request-Method", "POST"}, 405},
+	{"invented method", canary, "/acl", "", nil, 405},
+	{"POST to health", "POST", "/healthz", "", nil, 405},
+	{"POST to discovery", "POST", "/.well-known/diaspora", "", nil, 405},
+	{"GET with a body", "GET", "/v1/topics", "x", []string{"Authorization", adaBearer}, 400},
+	{"DELETE with a body", "DELETE", "/v1/topics/weather", "{}", []string{"Authorization", adaBearer}, 400},
+
+	// Formats.
+	{"no Content-Type", "POST", "/v1/topics", weather, []string{"Authorization", adaBearer}, 415},
+	{"form on the API", "POST", "/v1/topics", "name=weather", []string{"Authorization", adaBearer, "Content-Type", typeForm}, 415},
+	{"text", "POST", "/v1/topics", weather, []string{"Authorization", adaBearer, "Content-Type", "text/plain"}, 415},
+	{"two Content-Types", "POST", "/v1/topics", weather, []string{"Authorization", adaBearer, "Content-Type", typeJSON, "Content-Type", typeForm}, 415},
+	{"broken Content-Type", "POST", "/v1/topics", weather, []string{"Authorization", adaBearer, "Content-Type", "application/json; charset"}, 415},
+	{"UTF-16", "POST", "/v1/topics", weather, []string{"Authorization", adaBearer, "Content-Type", "application/json; charset=utf-16"}, 415},
+	{"compressed", "POST", "/v1/topics", weather, []string{"Authorization", adaBearer, "Content-Type", typeJSON, "Content-Encoding", "gzip"}, 415},
+	{"multipart form", "POST", "/acl", "--x\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n" + adaToken + "\r\n--x--\r\n", []string{"Content-Type", "multipart/form-data; boundary=x"}, 415},
+	{"form without its type", "POST", "/acl", form(ada, adaToken, "weather"), nil, 415},
+	{"an image, please", "GET", "/v1/topics", "", []string{"Authorization", adaBearer, "Accept", "image/png"}, 406},
+	{"anything but JSON", "GET", "/v1/topics", "", []string{"Authorization", adaBearer, "Accept", "*/*, application/json;q=0"}, 406},
+	{"the form as JSON", "GET", "/acl", "", []string{"Accept", typeJSON}, 406},
+
+	// Sizes.
+	{"body over the limit", "POST", "/v1/topics", `{"name":"weather","description":"` + strings.Repeat("x", maxBodyBytes) + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 413},
+	{"form over the limit", "POST", "/acl", form(ada, adaToken, strings.Repeat("x", maxBodyBytes)), []string{"Content-Type", typeForm}, 413},
+	{"address over the limit", "GET", "/acl?topic=" + strings.Repeat("x", maxTargetBytes), "", nil, 414},
+	{"header over the limit", "GET", "/acl", "", []string{"X-Filler", strings.Repeat("x", maxHeaderBytes)}, 431},
+	{"many headers", "GET", "/acl", "", strings.Split(strings.Repeat("X-Filler,x,", maxHeaderBytes/12)+"X-Filler,x", ","), 431},
+
+	// Bodies of the API.
+	{"empty body", "POST", "/v1/topics", "", []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"not JSON", "POST", "/v1/topics", "name=weather", []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"cut off", "POST", "/v1/topics", `{"name":"wea`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"not closed", "POST", "/v1/topics", `{"name":"weather"`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"an array", "POST", "/v1/topics", `[{"name":"weather"}]`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"a string", "POST", "/v1/topics", `"weather"`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"null", "POST", "/v1/topics", `null`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"trailing object", "POST", "/v1/topics", weather + `{}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"trailing garbage", "POST", "/v1/topics", weather + ` x`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"trailing NUL", "POST", "/v1/topics", weather + "\x00", []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"byte order mark", "POST", "/v1/topics", "\ufeff" + weather, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"duplicate field", "POST", "/v1/topics", `{"name":"weather","name":"weather"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"duplicate field, escaped", "POST", "/v1/topics", `{"name":"weather","n\u0061me":"snow"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"unknown field", "POST", "/v1/topics", `{"name":"weather","owner":"` + bob + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"unknown field named as a token", "POST", "/v1/topics", `{"name":"weather","` + bobToken + `":1}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"field in capitals", "POST", "/v1/topics", `{"NAME":"weather"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name null", "POST", "/v1/topics", `{"name":null}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name a number", "POST", "/v1/topics", `{"name":7}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name an object", "POST", "/v1/topics", `{"name":{"name":"weather"}}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"partitions a string", "POST", "/v1/topics", `{"name":"weather","partitions":"3"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"partitions a fraction", "POST", "/v1/topics", `{"name":"weather","partitions":1.5}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"partitions beyond int", "POST", "/v1/topics", `{"name":"weather","partitions":99999999999999999999}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"partitions negative", "POST", "/v1/topics", `{"name":"weather","partitions":-1}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"partitions by the million", "POST", "/v1/topics", `{"name":"weather","partitions":1000000}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"retention negative", "POST", "/v1/topics", `{"name":"weather","retention_ms":-2}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"Latin-1", "POST", "/v1/topics", "{\"name\":\"weather\",\"description\":\"f\xfcr\"}", []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"lone surrogate", "POST", "/v1/topics", `{"name":"weather","description":"\ud800"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"control characters", "POST", "/v1/topics", `{"name":"weather","description":"\u001b[2J"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"deep nesting", "POST", "/v1/topics", `{"name":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"the token as the name", "POST", "/v1/topics", `{"name":"` + adaToken + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"another token as the name", "POST", "/v1/topics", `{"name":"` + bobToken + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"the token in the description", "POST", "/v1/topics", `{"name":"weather","description":"with ` + adaToken + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"group without a name", "POST", "/v1/groups", `{}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"group for another", "POST", "/v1/groups", `{"group":"g","owner":"` + bob + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 403},
+
+	// Names.
+	{"no name", "POST", "/v1/topics", `{}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"empty name", "POST", "/v1/topics", `{"name":""}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"leading underscore", "POST", "/v1/topics", `{"name":"_diaspora_ledger"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"Kafka's own topic", "POST", "/v1/topics", `{"name":"__consumer_offsets"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name with a dot", "POST", "/v1/topics", `{"name":"a.b"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name with space", "POST", "/v1/topics", `{"name":"wea ther"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name with space around", "POST", "/v1/topics", `{"name":" weather "}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name with an umlaut", "POST", "/v1/topics", `{"name":"wetterkühl"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name with markup", "POST", "/v1/topics", `{"name":"<script>"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name with NUL", "POST", "/v1/topics", `{"name":"a\u0000"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name with a line break", "POST", "/v1/topics", `{"name":"a\nb"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"name of 250 characters", "POST", "/v1/topics", `{"name":"` + strings.Repeat("a", 250) + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"topic that is not there", "GET", "/v1/topics/weather", "", []string{"Authorization", adaBearer}, 404},
+	{"release of what is not there", "DELETE", "/v1/topics/weather", "", []string{"Authorization", adaBearer}, 404},
+	{"topic of another", "GET", "/v1/topics/taken", "", []string{"Authorization", adaBearer}, 403},
+	{"release of another's", "DELETE", "/v1/topics/taken", "", []string{"Authorization", adaBearer}, 403},
+	{"claim of another's", "POST", "/v1/topics", `{"name":"taken"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 409},
+
+	// The form.
+	{"form: taken", "POST", "/acl", form(ada, adaToken, "taken"), []string{"Content-Type", typeForm}, 409},
+	{"form: subject of another", "POST", "/acl", form(bob, adaToken, "weather"), []string{"Content-Type", typeForm}, 403},
+	{"form: subject that is none", "POST", "/acl", form("ada@example.edu", adaToken, "weather"), []string{"Content-Type", typeForm}, 403},
+	{"form: expired token", "POST", "/acl", form(ada, expiredToken, "weather"), []string{"Content-Type", typeForm}, 401},
+	{"form: Globus down", "POST", "/acl", form(ada, outageToken, "weather"), []string{"Content-Type", typeForm}, 503},
+	{"form: no token", "POST", "/acl", form(ada, "", "weather"), []string{"Content-Type", typeForm}, 401},
+	{"form: no subject", "POST", "/acl", form("", adaToken, "weather"), []string{"Content-Type", typeForm}, 400},
+	{"form: no topic", "POST", "/acl", form(ada, adaToken, ""), []string{"Content-Type", typeForm}, 400},
+	{"form: bad topic", "POST", "/acl", form(ada, adaToken, "wea-ther"), []string{"Content-Type", typeForm}, 400},
+	{"form: markup as the topic", "POST", "/acl", form(ada, adaToken, `"><script>alert(1)</script>`), []string{"Content-Type", typeForm}, 400},
+	{"form: token as the topic", "POST", "/acl", form(ada, adaToken, adaToken), []string{"Content-Type", typeForm}, 400},
+	{"form: token as the topic only", "POST", "/acl", form(ada, "", adaToken), []string{"Content-Type", typeForm}, 401},
+	{"form: another token as the topic", "POST", "/acl", form(ada, adaToken, bobToken), []string{"Content-Type", typeForm}, 400},
+	{"form: token as the subject", "POST", "/acl", form(adaToken, adaToken, "weather"), []string{"Content-Type", typeForm}, 403},
+	{"form: another token as the subject", "POST", "/acl", form(bobToken, adaToken, "weather"), []string{"Content-Type", typeForm}, 403},
+	{"form: with the word Bearer", "POST", "/acl", form(ada, adaBearer, "weather"), []string{"Content-Type", typeForm}, 401},
+	{"form: empty", "POST", "/acl", "", []string{"Content-Type", typeForm}, 401},
+	{"form: duplicate subject", "POST", "/acl", form(ada, adaToken, "weather") + "&subject=" + ada, []string{"Content-Type", typeForm}, 400},
+	{"form: duplicate token", "POST", "/acl", form(ada, adaToken, "weather") + "&token=" + bobToken, []string{"Content-Type", typeForm}, 400},
+	{"form: duplicate topic", "POST", "/acl", form(ada, adaToken, "weather") + "&topic=snow", []string{"Content-Type", typeForm}, 400},
+	{"form: unknown field", "POST", "/acl", form(ada, adaToken, "weather") + "&" + adaToken + "=1", []string{"Content-Type", typeForm}, 400},
+	{"form: semicolons", "POST", "/acl", "subject=" + ada + ";token=" + adaToken + ";topic=weather", []string{"Content-Type", typeForm}, 400},
+	{"form: broken escape", "POST", "/acl", form(ada, adaToken, "weather") + "%zz", []string{"Content-Type", typeForm}, 400},
+	{"form: escapes that are no UTF-8", "POST", "/acl", form(ada, adaToken, "w\xff"), []string{"Content-Type", typeForm}, 400},
+	{"form: NUL", "POST", "/acl", form(ada, adaToken, "w\x00"), []string{"Content-Type", typeForm}, 400},
+	{"form: JSON under its type", "POST", "/acl", `{"subject":"` + ada + `","token":"` + adaToken + `","topic":"weather"}`, []string{"Content-Type", typeForm}, 400},
+	{"form: fields in the query", "POST", "/acl?" + form(ada, adaToken, "weather"), "", []string{"Content-Type", typeForm}, 400},
+	{"form: token in query and body", "POST", "/acl?token=" + adaToken, form(ada, adaToken, "weather"), []string{"Content-Type", typeForm}, 400},
+	{"form: token in header and body", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Authorization", adaBearer}, 400},
+	{"form: other token in header and body", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Authorization", "Bearer " + bobToken}, 400},
+	{"form: two Authorization headers", "POST", "/acl", form(ada, "", "weather"), []string{"Content-Type", typeForm, "Authorization", adaBearer, "Authorization", "Bearer " + bobToken}, 401},
+	{"form: partitions", "POST", "/acl", `{"subject":"` + ada + `","token":"` + adaToken + `","topic":"weather","partitions":3}`, []string{"Content-Type", typeJSON}, 400},
+	{"form: token a list", "POST", "/acl", `{"subject":"` + ada + `","token":["` + adaToken + `"],"topic":"weather"}`, []string{"Content-Type", typeJSON}, 400},
+	{"link: duplicate topic", "GET", "/acl?topic=a&topic=b", "", nil, 400},
+	{"link: broken escape", "GET", "/acl?token=" + adaToken + "%zz", "", nil, 400},
+	{"link: no UTF-8", "GET", "/acl?topic=%ff&token=" + adaToken, "", nil, 400},
+
+	// Other sites.
+	{"cross-site post", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Sec-Fetch-Site", "cross-site"}, 403},
+	{"same-site post", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Sec-Fetch-Site", "same-site"}, 403},
+	{"post of an old browser", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Origin", "https://evil.example"}, 403},
+	{"post of an opaque origin", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Origin", "null"}, 403},
+	{"cross-site claim on the API", "POST", "/v1/topics", weather, []string{"Authorization", adaBearer, "Content-Type", typeJSON, "Sec-Fetch-Site", "cross-site"}, 403},
+	{"cross-site release", "DELETE", "/v1/topics/taken", "", []string{"Authorization", adaBearer, "Origin", "http://localhost:1"}, 403},
+	{"foreign name", "GET", "/acl", "", []string{"Host", "evil.example"}, 421},
+	{"rebound name with our port", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Host", "evil.example:9090", "Origin", "http://evil.example:9090"}, 421},
+	{"loopback with another port", "GET", "/v1/topics", "", []string{"Authorization", adaBearer, "Host", "127.0.0.1:1"}, 421},
+	{"forwarded name", "GET", "/acl", "", []string{"Host", canary + ".example", "X-Forwarded-Host", "127.0.0.1"}, 421},
+}
+
+func TestBadRequests(t *testing.T) {
+	if len(badRequests) < 60 {
+		t.Fatalf("only %d bad requests", len(badRequests))
+	}
+	for _, tt := range badRequests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := start(t, nil)
+			if a := e.do("POST", "/v1/topics", `{"name":"taken"}`, "Authorization", "Bearer "+bobToken, "Content-Type", typeJSON); a.status != 201 {
+				t.Fatalf("preparation: %d %s", a.status, a.body)
+			}
+			a := e.do(tt.method, tt.target, tt.body, tt.headers...)
+			p := a.problem(t)
+			if a.status != tt.status {
+				t.Errorf("status %d, want %d: %+v", a.status, tt.status, p)
+			}
+			e.checkChallenge(a)
+			if !strings.Contains(strings.Join(tt.headers, " "), "Accept ") {
+				a := e.do(tt.method, tt.target, tt.body, append([]string{"Accept", "text/html,*/*;q=0.8"}, tt.headers...)...)
+				if a.status != tt.status && tt.status != http.StatusNotAcceptable || a.header.Get("Content-Type") != "text/html; charset=utf-8" {
+					t.Errorf("as a browser: status %d, type %q, want %d as a page", a.status, a.header.Get("Content-Type"), tt.status)
+				}
+				if strings.Contains(a.body, "<script>") {
+					t.Errorf("markup came through:\n%s", a.body)
+				}
+				e.checkChallenge(a)
+			}
+			if a := e.do("GET", "/v1/topics", "", "Authorization", adaBearer); strings.Contains(a.body, "name") {
+				t.Errorf("a topic was claimed: %s", a.body)
+			}
+			if a := e.do("GET", "/v1/topics/taken", "", "Authorization", "Bearer "+bobToken); a.status != 200 {
+				t.Errorf("a topic was lost: %s", a.body)
+			}
+		})
+	}
+}
+
+// checkChallenge holds the headers that go with a status.
+func (e *endpoint) checkChallenge(a answer) {
+	e.t.Helper()
+	for status, name := range map[int]string{401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"} {
+		if got := a.header.Get(name); (a.status == status) != (got != "") && !(a.status == 403 && strings.Contains(got, "insufficient_scope")) && name != "Retry-After" {
+			e.t.Errorf("status %d with %s = %q", a.status, name, got)
+		} else if a.status == status && got == "" {
+			e.t.Errorf("status %d without %s", a.status, name)
+		}
+	}
+	if got := a.header.Get("WWW-Authenticate"); a.status == 401 && !strings.HasPrefix(got, "Bearer") {
+		e.t.Errorf("WWW-Authenticate = %q, want Bearer", got)
+	}
+	if got := a.header.Get("Access-Control-Allow-Origin"); got != "" {
+		e.t.Errorf("Access-Control-Allow-Origin = %q", got)
+	}
+}
+
+// TestBadBytes sends what no HTTP client sends. net/http refuses most of it itself.
+func TestBadBytes(t *testing.T) {
+	e := start(t, nil)
+	host := "Host: " + e.addr + "\r\n"
+	for _, tt := range []struct {
+		name, bytes string
+		status      int // 0: closed without an answer is as good
+	}{
+		{"not HTTP", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400},
+		{"no Host", "GET /acl HTTP/1.1\r\n\r\n", 400},
+		{"HTTP/1.0 without Host", "GET /acl HTTP/1.0\r\n\r\n", 421},
+		{"two Hosts", "GET /acl HTTP/1.1\r\n" + host + host + "\r\n", 400},
+		{"absolute form of another host", "GET http://evil.example/acl HTTP/1.1\r\n" + host + "\r\n", 421},
+		{"CONNECT", "CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n", 421},
+		{"CONNECT to ourselves", "CONNECT " + e.addr + " HTTP/1.1\r\n" + host + "\r\n", 404},
+		{"OPTIONS *", "OPTIONS * HTTP/1.1\r\n" + host + "\r\n", 404},
+		{"GET *", "GET * HTTP/1.1\r\n" + host + "\r\n", 404},
+		{"bad escape in the path", "GET /v1/topics/%zz HTTP/1.1\r\n" + host + "\r\n", 400},
+		{"space in a header's name", "GET /acl HTTP/1.1\r\n" + host + "Authorization : Bearer x\r\n\r\n", 400},
+		{"folded header", "GET /acl HTTP/1.1\r\n" + host + " folded\r\n\r\n", 400},
+		{"NUL in a header", "GET /acl HTTP/1.1\r\n" + host + "X: a\x00b\r\n\r\n", 400},
+		{"two lengths", "POST /acl HTTP/1.1\r\n" + host + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400},
+		{"negative length", "POST /acl HTTP/1.1\r\n" + host + "Content-Length: -1\r\n\r\n", 400},
+		{"length that is no number", "POST /acl HTTP/1.1\r\n" + host + "Content-Length: 1e3\r\n\r\n", 400},
+		{"unknown transfer encoding", "POST /acl HTTP/1.1\r\n" + host + "Transfer-Encoding: gzip\r\n\r\n", 501},
+		{"bad chunk", "POST /v1/topics HTTP/1.1\r\n" + host + "Authorization: " + adaBearer + "\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
+		{"chunks without end", "POST /v1/topics HTTP/1.1\r\n" + host + "Authorization: " + adaBearer + "\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1000\r\n"+strings.Repeat("x", 0x1000)+"\r\n", 20), 413},
+		{"length beyond everything", "POST /v1/topics HTTP/1.1\r\n" + host + "Authorization: " + adaBearer + "\r\nContent-Type: application/json\r\nContent-Length: 9223372036854775807\r\n\r\n" + strings.Repeat("x", maxBodyBytes+1), 413},
+		{"huge header", "GET /acl HTTP/1.1\r\n" + host + "X: " + strings.Repeat("x", 1<<20) + "\r\n\r\n", 431},
+		{"header without end", "GET /acl HTTP/1.1\r\n" + host + strings.Repeat("X: y\r\n", 100_000), 431},
+		{"huge request line", "GET /" + strings.Repeat("x", 1<<20) + " HTTP/1.1\r\n" + host + "\r\n", 431},
+		{"unknown expectation", "POST /v1/topics HTTP/1.1\r\n" + host + "Expect: miracles\r\nContent-Length: 1\r\n\r\n", 417},
+		{"half closed in the header", "GET /acl HTTP/1.1\r\nHost:", 0},
+		{"half closed in the body", "POST /v1/topics HTTP/1.1\r\n" + host + "Authorization: " + adaBearer + "\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", 400},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", e.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				_, _ = io.WriteString(conn, tt.bytes) // the server may well close before the end
+				if strings.HasPrefix(tt.name, "half closed") {
+					_ = conn.(*net.TCPConn).CloseWrite()
+				}
+			}()
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				if tt.status != 0 {
+					t.Errorf("no answer: %v, want %d", err, tt.status)
+				}
+				return
+			}
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(resp.Body)
+			if tt.status != 0 && resp.StatusCode != tt.status {
+				t.Errorf("status %d, want %d: %s", resp.StatusCode, tt.status, body)
+			}
+			if strings.Contains(string(body), canary) {
+				t.Errorf("a token is in the answer: %s", body)
+			}
+		})
+	}
+	if a := e.do("GET", "/acl", ""); a.status != 200 {
+		t.Errorf("afterwards: %d", a.status)
+	}
+}
+
+// TestSlowClients holds that clients who send a byte now and then are cut off, and
+// that others are served meanwhile.
+func TestSlowClients(t *testing.T) {
+	e := start(t, nil)
+	const slow = 200
+	conns := make([]net.Conn, slow)
+	for i := range conns {
+		conn, err := net.Dial("tcp", e.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns[i] = conn
+		if _, err := fmt.Fprintf(conn, "GET /acl HTTP/1.1\r\nHost: %s\r\nX-Slow: ", e.addr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	gone := make(chan struct{}, slow)
+	for _, conn := range conns {
+		go func() {
+			_, _ = io.Copy(io.Discard, conn) // until the server closes it
+			gone <- struct{}{}
+		}()
+	}
+	for left := slow; left > 0; {
+		select {
+		case <-gone:
+			left--
+		case <-tick.C:
+			if time.Since(begun) > headerTimeout+5*time.Second {
+				t.Fatalf("%d of %d slow clients are still connected after %v", left, slow, time.Since(begun))
+			}
+			for _, conn := range conns {
+				_, _ = conn.Write([]byte("x")) // it may be closed by now
+			}
+			if a := e.do("GET", "/acl", ""); a.status != 200 {
+				t.Errorf("others get %d meanwhile", a.status)
+			}
+		}
+	}
+}
+
+// TestPublicURL holds which public URLs make sense.
+func TestPublicURL(t *testing.T) {
+	for _, tt := range []struct {
+		url       string
+		plaintext bool
+		ok        bool
+	}{
+		{"https://diaspora.example.org", false, true},
+		{"https://diaspora.example.org:8443/", false, true},
+		{"http://127.0.0.1:9090", false, true},
+		{"http://[::1]:9090", false, true},
+		{"http://localhost:9090", false, true},
+		{"http://diaspora.example.org", true, true},
+		{"http://diaspora.example.org", false, false},
+		{"http://localhost.example.org", false, false},
+		{"", false, false},
+		{"127.0.0.1:9090", false, false},
+		{"ftp://127.0.0.1", false, false},
+		{"https://user:secret@example.org", false, false},
+		{"https://example.org/path", false, false},
+		{"https://example.org?query", false, false},
+	} {
+		_, err := New(Config{Claims: &memoryClaims{}, Authenticator: identities{}, PublicURL: tt.url, InsecureAllowPlaintext: tt.plaintext})
+		if (err == nil) != tt.ok {
+			t.Errorf("New with PublicURL %q, InsecureAllowPlaintext %v = %v, want ok %v", tt.url, tt.plaintext, err, tt.ok)
+		}
+	}
+	if _, err := New(Config{PublicURL: "https://example.org"}); err == nil {
+		t.Error("New without Claims = nil")
+	}
+}
