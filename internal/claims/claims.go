@@ -28,6 +28,9 @@
 //	release       the claim at the offset "claim" ends; by must be its owner.
 //	              The owner's ACLs, and then the topic, are deleted.
 //	released      they were deleted, and the name is free.
+//	clear         the name is free since the claim at the offset "claim" ended,
+//	              but the cluster has a topic left of it: from here on it is
+//	              being released, until a "released" for this record's offset.
 //	claim_group   by gets the consumer group. Not if somebody has it, or if by
 //	              has limit groups.
 //
@@ -49,7 +52,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
@@ -82,9 +84,10 @@ type Config struct {
 	// not say it; negative is for ever. Default: 7 days.
 	DefaultRetention time.Duration
 
-	// Replicas is the replication factor of new topics. Default: 3, or 1 in a
-	// cluster of one broker. From 3 on, min.insync.replicas is 2.
-	Replicas int
+	// ReplicationFactor is that of new topics; from 3 on, their
+	// min.insync.replicas is 2. Default: that of the ledger, which is created
+	// with 3, or with 1 in a cluster of one broker.
+	ReplicationFactor int
 
 	// MaxTopics and MaxGroups bound what one subject can own. Default: 1000.
 	MaxTopics, MaxGroups int
@@ -95,9 +98,6 @@ type Config struct {
 
 	// Diagnostics receives the Service's own messages. Nil discards them.
 	Diagnostics *slog.Logger
-
-	// wrap lets a test come between the service and the cluster.
-	wrap func(cluster) cluster
 }
 
 func (cfg Config) withDefaults() (Config, error) {
@@ -118,30 +118,15 @@ func (cfg Config) withDefaults() (Config, error) {
 	return cfg, nil
 }
 
-// cluster is what the service needs of the cluster, besides the ledger's records.
-type cluster interface {
-	CheckTopic(context.Context, kafka.TopicSpec) error
-	CreateTopic(context.Context, kafka.TopicSpec) (created bool, err error)
-	DeleteTopic(ctx context.Context, name string, id kafka.TopicID) error
-	Topic(ctx context.Context, name string) (kafka.TopicInfo, bool, error)
-	Topics(context.Context) (map[string]kafka.TopicInfo, error)
-	MendTopicConfigs(context.Context, kafka.TopicSpec) ([]string, error)
-	Offsets(ctx context.Context, topic string, partition int32) (start, end int64, err error)
-	EndOffset(ctx context.Context, topic string, partition int32) (int64, error)
-	ACLs(context.Context, kmsg.ACLResourceType) ([]kafka.ACL, error)
-	ResourceACLs(context.Context, kafka.Resource) ([]kafka.ACL, error)
-	SetACLs(ctx context.Context, resource kafka.Resource, want []kafka.ACL, principals ...string) error
-}
-
 // commandTimeout bounds a command whose caller sets no bound, or a later one.
-const commandTimeout = 30 * time.Second
+const commandTimeout = 15 * time.Second
 
 // Service decides who owns what. Its methods may be called concurrently, and
 // other Services over the same cluster may be at work.
 type Service struct {
 	cfg     Config
 	client  *kgo.Client
-	cluster cluster
+	cluster *kafka.Admin
 	ledger  *ledger
 
 	stop      context.CancelFunc // ends the goroutines
@@ -164,9 +149,6 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
 	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, kick: make(chan struct{}, 1)}
-	if cfg.wrap != nil {
-		s.cluster = cfg.wrap(s.cluster)
-	}
 	if err := s.open(ctx, run); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ledger: %w", err), s.Close())
 	}
@@ -178,9 +160,10 @@ func (s *Service) open(ctx, run context.Context) error {
 	if err != nil {
 		return clusterError(err)
 	}
-	if s.ledger, err = openLedger(ctx, s.client, s.cluster, s.cfg.Replicas, s.cfg.Diagnostics); err != nil {
+	if s.ledger, err = openLedger(ctx, s.client, s.cluster, s.cfg.ReplicationFactor, s.cfg.Diagnostics); err != nil {
 		return clusterError(err)
 	}
+	setDefault(&s.cfg.ReplicationFactor, s.ledger.replicas)
 	s.wg.Go(func() { s.ledger.follow(run) })
 	if err := s.ledger.sync(ctx); err != nil {
 		return err
@@ -257,10 +240,10 @@ func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record
 }
 
 func (s *Service) claim(ctx context.Context, r record) (diaspora.Topic, error) {
-	if err := s.mayClaim(ctx, r); err != nil {
-		return diaspora.Topic{}, err
+	err := s.mayClaim(ctx, r)
+	if err == nil {
+		err = s.ledger.append(ctx, r)
 	}
-	err := s.ledger.append(ctx, r)
 	if err != nil && !errors.Is(err, errYours) {
 		return diaspora.Topic{}, refusal(err)
 	}
@@ -270,36 +253,59 @@ func (s *Service) claim(ctx context.Context, r record) (diaspora.Topic, error) {
 	case err != nil:
 		return diaspora.Topic{}, err
 	case t.phase != claimed || t.owner != r.By:
-		return diaspora.Topic{}, fmt.Errorf("%w: it was released while it was being claimed", diaspora.ErrConflict)
+		return diaspora.Topic{}, fmt.Errorf("%w: it was released while it was being claimed; claim it again", diaspora.ErrUnavailable)
 	}
 	answer := t.answer(r.Topic)
 	answer.Created = created
 	return answer, nil
 }
 
-// mayClaim asks beforehand what would make a claim futile, so that the ledger
-// says no claim that the cluster cannot carry out. The race that this leaves
-// between claims is the ledger's to decide.
+// mayClaim says what would make a claim futile, as the ledger and the cluster are
+// now, so that the ledger is spared claims that come to nothing. What changes
+// before the claim is in the ledger, the claim's place there decides.
 func (s *Service) mayClaim(ctx context.Context, r record) error {
-	if err := s.ledger.sync(ctx); err != nil {
+	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
 	}
-	if s.ledger.topic(r.Topic).phase != free {
-		return nil
-	}
-	err := s.cluster.CheckTopic(ctx, topicSpec(r.Topic, r.Partitions, r.RetentionMS, s.cfg.Replicas))
+	spec := s.topicSpec(r.Topic, topic{partitions: r.Partitions, retentionMS: r.RetentionMS})
+	err := s.cluster.CheckTopic(ctx, spec)
 	foreign := errors.Is(err, kerr.TopicAlreadyExists) || errors.Is(err, kerr.InvalidTopicException)
 	if !foreign {
 		return clusterError(err)
 	}
 	// It may be that of a claim which another replica has just carried out.
-	if err := s.ledger.sync(ctx); err != nil {
+	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
 	}
-	if s.ledger.topic(r.Topic).phase != free {
-		return nil
+	if cleared, err := s.clearLeftover(ctx, r); cleared || err != nil {
+		return err
 	}
 	return fmt.Errorf("%w: the cluster has a topic of this name that nobody claimed here", diaspora.ErrConflict)
+}
+
+// clearLeftover deletes the topic that is in the way of a claim if it is what a
+// replica left behind that died while it was late, and not somebody's: the name
+// was claimed before, and nothing was ever written to the topic.
+func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, err error) {
+	t, known := s.ledger.lookup(r.Topic)
+	if !known {
+		return false, nil
+	}
+	info, exists, err := s.cluster.Topic(ctx, r.Topic)
+	if err != nil || !exists {
+		return !exists, clusterError(err)
+	}
+	for partition := range info.Partitions {
+		end, err := s.cluster.EndOffset(ctx, r.Topic, int32(partition))
+		if err != nil || end > 0 {
+			return false, clusterError(err)
+		}
+	}
+	if err := s.clear(ctx, r.Topic, r.By, t); err != nil {
+		return false, err
+	}
+	_, err = s.settleTopic(ctx, r.Topic)
+	return err == nil, err
 }
 
 // Release ends the subject's claim of the topic and deletes its events. Once it
@@ -400,24 +406,33 @@ func (s *Service) claimGroup(ctx context.Context, subject, name string) error {
 	if s.cfg.Groups == GroupsOpen {
 		return nil
 	}
-	if err := s.ledger.sync(ctx); err != nil {
-		return err
-	}
-	if _, known := s.ledger.group(name); !known {
-		acls, err := s.cluster.ResourceACLs(ctx, kafka.GroupResource(name))
-		if err != nil {
-			return clusterError(err)
-		}
-		if _, known := s.ledger.group(name); !known && len(acls) > 0 {
-			return fmt.Errorf("%w: the cluster's operator has given it to somebody", diaspora.ErrConflict)
-		}
-	}
 	r := newRecord(opClaimGroup, subject)
 	r.Group, r.Limit = name, s.cfg.MaxGroups
-	if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errYours) {
+	err := s.mayClaimGroup(ctx, r)
+	if err == nil {
+		err = s.ledger.append(ctx, r)
+	}
+	if err != nil && !errors.Is(err, errYours) {
 		return refusal(err)
 	}
 	return s.settleGroup(ctx, name)
+}
+
+// mayClaimGroup is to groups what mayClaim is to topics. A group that has ACLs
+// already but was not claimed is one that the cluster's operator has given away.
+func (s *Service) mayClaimGroup(ctx context.Context, r record) error {
+	acls, err := s.cluster.ResourceACLs(ctx, kafka.GroupResource(r.Group))
+	if err != nil {
+		return clusterError(err)
+	}
+	// The ledger after the cluster: if the ACLs come from a claim, it is there.
+	if err := s.ledger.mayApply(ctx, r); err != nil {
+		return err
+	}
+	if len(acls) > 0 {
+		return fmt.Errorf("%w: the cluster's operator has given it to somebody", diaspora.ErrConflict)
+	}
+	return nil
 }
 
 // Stats is a snapshot of a Service.
@@ -492,7 +507,10 @@ func refusal(err error) error {
 // Everything else is ours or the operator's to mend, and not the user's.
 func clusterError(err error) error {
 	condition, reason := kafka.Explain(err)
-	if condition == kafka.Unavailable && !errors.Is(err, diaspora.ErrUnavailable) {
+	switch {
+	case errors.Is(err, kgo.ErrClientClosed):
+		return fmt.Errorf("%w: the service is stopping", diaspora.ErrUnavailable)
+	case condition == kafka.Unavailable && !errors.Is(err, diaspora.ErrUnavailable):
 		return fmt.Errorf("%w: %s", diaspora.ErrUnavailable, reason)
 	}
 	return err

@@ -112,7 +112,7 @@ func aclLines(acls []kafka.ACL) []string {
 // setACLs changes ACLs behind the service's back.
 func (c *testCluster) setACLs(resource kafka.Resource, acls ...kafka.ACL) {
 	c.t.Helper()
-	if err := c.admin().SetACLs(c.t.Context(), resource, acls); err != nil {
+	if _, err := c.admin().SetACLs(c.t.Context(), resource, acls); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -120,7 +120,7 @@ func (c *testCluster) setACLs(resource kafka.Resource, acls ...kafka.ACL) {
 // createTopic creates a topic behind the service's back.
 func (c *testCluster) createTopic(name string) {
 	c.t.Helper()
-	created, err := c.admin().CreateTopic(c.t.Context(), kafka.TopicSpec{Name: name, Partitions: 1, Retention: -1})
+	created, _, err := c.admin().CreateTopic(c.t.Context(), kafka.TopicSpec{Name: name, Partitions: 1, Retention: -1})
 	if err != nil || !created {
 		c.t.Fatal(created, err)
 	}

@@ -25,8 +25,9 @@ const appendTimeout = 15 * time.Second
 // its topic, so that what other replicas append is seen here too.
 type ledger struct {
 	client      *kgo.Client
-	cluster     cluster
+	cluster     *kafka.Admin
 	diagnostics *slog.Logger
+	replicas    int // of its topic
 
 	mu      sync.Mutex // guards the fields below
 	state   *state
@@ -54,21 +55,19 @@ func ledgerOpts() []kgo.Opt {
 	}
 }
 
-// ledgerSpec is the topic that holds the ledger.
-func ledgerSpec(replicas int) kafka.TopicSpec {
-	return kafka.TopicSpec{Name: ledgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
-}
-
 // openLedger makes sure that there is a ledger and that it is whole. The caller
 // runs follow.
-func openLedger(ctx context.Context, client *kgo.Client, cluster cluster, replicas int, diagnostics *slog.Logger) (*ledger, error) {
-	spec := ledgerSpec(replicas)
-	created, err := cluster.CreateTopic(ctx, spec)
+func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, replicas int, diagnostics *slog.Logger) (*ledger, error) {
+	spec := kafka.TopicSpec{Name: ledgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
+	err := again(ctx, func() (bool, error) {
+		created, ready, err := cluster.CreateTopic(ctx, spec)
+		if created {
+			diagnostics.Info("ledger created", "topic", ledgerTopic)
+		}
+		return ready, clusterError(err)
+	})
 	if err != nil {
 		return nil, err
-	}
-	if created {
-		diagnostics.Info("ledger created", "topic", ledgerTopic)
 	}
 	info, _, err := cluster.Topic(ctx, ledgerTopic)
 	if err != nil {
@@ -84,7 +83,7 @@ func openLedger(ctx context.Context, client *kgo.Client, cluster cluster, replic
 	if len(mended) > 0 {
 		diagnostics.Warn("the ledger's settings were mended", "topic", ledgerTopic, "settings", mended)
 	}
-	start, _, err := cluster.Offsets(ctx, ledgerTopic, 0)
+	start, err := cluster.StartOffset(ctx, ledgerTopic, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +95,7 @@ func openLedger(ctx context.Context, client *kgo.Client, cluster cluster, replic
 		client:      client,
 		cluster:     cluster,
 		diagnostics: diagnostics,
+		replicas:    info.Replicas,
 		state:       newState(),
 		waiting:     make(map[string]chan<- error),
 		moved:       make(chan struct{}),
@@ -104,35 +104,43 @@ func openLedger(ctx context.Context, client *kgo.Client, cluster cluster, replic
 
 // follow applies the ledger's records until ctx ends.
 func (l *ledger) follow(ctx context.Context) {
+	failing := false
 	for {
 		fetches := l.client.PollFetches(ctx)
 		if ctx.Err() != nil || fetches.IsClientClosed() {
+			l.breakOff(errStopped)
 			return
 		}
-		fetches.EachError(func(_ string, _ int32, err error) { l.fetchFailed(err) })
+		err := fetches.Err()
+		if err != nil && !failing {
+			l.diagnostics.Warn("the ledger cannot be read now", "err", err)
+		}
+		failing = err != nil
+		if gone := (*kgo.ErrDataLoss)(nil); errors.As(err, &gone) || errors.Is(err, kerr.OffsetOutOfRange) {
+			l.breakOff(fmt.Errorf("records that were read are gone from it: %w", err))
+		}
 		fetches.EachRecord(l.take)
 	}
 }
 
-// fetchFailed tells a ledger that is damaged from one that cannot be read now.
-func (l *ledger) fetchFailed(err error) {
-	loss := (*kgo.ErrDataLoss)(nil)
-	if !errors.As(err, &loss) && !errors.Is(err, kerr.OffsetOutOfRange) {
-		l.diagnostics.Warn("the ledger cannot be read now", "err", err)
-		return
-	}
+// errStopped says that nobody follows the ledger any more.
+var errStopped = errors.New("the service is stopping")
+
+// breakOff stops the service from deciding anything.
+func (l *ledger) breakOff(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.breakOff(fmt.Errorf("records that were read are gone from it: %w", err))
+	l.breakOffLocked(err)
 }
 
-// breakOff stops the service from deciding anything. l.mu is held.
-func (l *ledger) breakOff(err error) {
+func (l *ledger) breakOffLocked(err error) {
 	if l.broken != nil {
 		return
 	}
 	l.broken = err
-	l.diagnostics.Error("the ledger cannot be trusted; claims are refused until this is mended", "err", err)
+	if !errors.Is(err, errStopped) {
+		l.diagnostics.Error("the ledger cannot be trusted; nothing is decided until this is mended", "err", err)
+	}
 	l.move()
 }
 
@@ -155,7 +163,7 @@ func (l *ledger) take(fetched *kgo.Record) {
 	switch {
 	case fetched.Attrs.IsControl():
 	case errors.As(err, &later):
-		l.breakOff(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, err))
+		l.breakOffLocked(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, err))
 		return
 	case err != nil:
 		l.skipped++
@@ -203,7 +211,7 @@ func (l *ledger) append(ctx context.Context, r record) error {
 		broken, moved := l.broken, l.moved
 		l.mu.Unlock()
 		if broken != nil {
-			return l.unusable(broken)
+			return &brokenError{broken}
 		}
 		select {
 		case err := <-effect:
@@ -230,12 +238,12 @@ func (l *ledger) sync(ctx context.Context) error {
 	for {
 		l.mu.Lock()
 		if end < read {
-			l.breakOff(fmt.Errorf("it ends at offset %d, and %d records were read from it", end, read))
+			l.breakOffLocked(fmt.Errorf("it ends at offset %d, and %d records were read from it", end, read))
 		}
 		next, broken, moved := l.next, l.broken, l.moved
 		l.mu.Unlock()
 		if broken != nil {
-			return l.unusable(broken)
+			return &brokenError{broken}
 		}
 		if next >= end {
 			return nil
@@ -248,15 +256,39 @@ func (l *ledger) sync(ctx context.Context) error {
 	}
 }
 
-func (l *ledger) unusable(broken error) error {
-	return fmt.Errorf("%w: the ledger cannot be trusted: %w", diaspora.ErrUnavailable, broken)
+// brokenError says that the ledger cannot be trusted. Trying again does not help
+// before somebody has seen to it, or another replica is asked.
+type brokenError struct{ err error }
+
+func (e *brokenError) Error() string {
+	return fmt.Sprintf("%v: the ledger cannot be trusted: %v", diaspora.ErrUnavailable, e.err)
+}
+func (e *brokenError) Unwrap() []error { return []error{diaspora.ErrUnavailable, e.err} }
+
+// mayApply returns why the record would have no effect if it were the ledger's
+// next, or nil.
+func (l *ledger) mayApply(ctx context.Context, r record) error {
+	if err := l.sync(ctx); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state.mayApply(r)
 }
 
 // topic returns what the ledger says about a name, as far as it has been read.
 func (l *ledger) topic(name string) topic {
+	t, _ := l.lookup(name)
+	return t
+}
+
+// lookup returns what the ledger says about a name, or false if it was never
+// claimed.
+func (l *ledger) lookup(name string) (topic, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state.topics[name]
+	t, ok := l.state.topics[name]
+	return t, ok
 }
 
 // group returns what the ledger says about a consumer group, or false if nothing.

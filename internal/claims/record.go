@@ -30,6 +30,7 @@ const (
 	opClaim      = "claim"       // by wants the topic
 	opRelease    = "release"     // by gives the topic up; its events are being deleted
 	opReleased   = "released"    // they are; the name is free
+	opClear      = "clear"       // nobody has the topic, and what is left of it is being deleted
 	opClaimGroup = "claim_group" // by wants the consumer group
 )
 
@@ -116,9 +117,9 @@ func (r record) check() error {
 	switch r.Op {
 	case opClaim:
 		return r.checkClaim()
-	case opRelease, opReleased:
+	case opRelease, opReleased, opClear:
 		if r.Claim == nil || *r.Claim < 0 {
-			return errors.New("it does not say which claim it ends")
+			return errors.New("it does not say which claim it is about")
 		}
 		return diaspora.ValidTopic(r.Topic)
 	case opClaimGroup:

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,44 +17,100 @@ import (
 )
 
 // settleTopic makes the cluster agree with what the ledger says about a name, and
-// returns that. It looks at the ledger before and after: a replica that was slow
-// in between would otherwise leave rights behind that have ended. Any number of
-// replicas may settle the same name at once.
+// returns that. Each step looks at the ledger before and after: a replica that
+// was slow in between would otherwise leave rights behind that have ended. Any
+// number of replicas may settle the same name at once.
 func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
-	for {
+	var after topic
+	createdFor := "" // whose claim made us create a topic
+	err := again(ctx, func() (bool, error) {
 		if err := s.ledger.sync(ctx); err != nil {
-			return topic{}, err
+			return false, err
 		}
 		before := s.ledger.topic(name)
-		if err := s.carryOut(ctx, name, before); err != nil {
-			return topic{}, fmt.Errorf("make the cluster agree: %w", clusterError(err))
+		created, done, err := s.carryOut(ctx, name, before)
+		if created {
+			createdFor = before.owner
+		}
+		if err != nil || !done {
+			return false, err
 		}
 		if err := s.ledger.sync(ctx); err != nil {
-			return topic{}, err
+			return false, err
 		}
-		if after := s.ledger.topic(name); after == before {
-			return after, nil
+		after = s.ledger.topic(name)
+		if after == before && after.phase == free && createdFor != "" {
+			by := createdFor
+			createdFor = ""
+			return false, s.clear(ctx, name, by, after)
+		}
+		return after == before, nil
+	})
+	if err != nil {
+		return topic{}, fmt.Errorf("make the cluster agree: %w", err)
+	}
+	return after, nil
+}
+
+// clear has the topic deleted that a free name has in the cluster, because it was
+// created too late for a claim that has ended. Only the ledger can say whether
+// that is still so, since the next claim may already stand on that topic.
+func (s *Service) clear(ctx context.Context, name, by string, t topic) error {
+	if _, exists, err := s.cluster.Topic(ctx, name); err != nil || !exists {
+		return clusterError(err)
+	}
+	r := newRecord(opClear, by)
+	r.Topic, r.Claim = name, &t.place
+	if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errStale) {
+		return err
+	}
+	return nil
+}
+
+// again calls done until it is true, and sits out outages until ctx ends.
+func again(ctx context.Context, done func() (bool, error)) error {
+	const least, most = time.Millisecond, 250 * time.Millisecond
+	broken := (*brokenError)(nil)
+	for pause := least; ; pause = min(2*pause, most) {
+		ok, err := done()
+		switch {
+		case ok && err == nil:
+			return nil
+		case errors.As(err, &broken) || err != nil && !errors.Is(err, diaspora.ErrUnavailable):
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return cmp.Or(err, clusterError(ctx.Err()))
 		}
 	}
 }
 
-// carryOut does to the cluster what the ledger says about a name.
-func (s *Service) carryOut(ctx context.Context, name string, t topic) error {
+// carryOut does to the cluster what the ledger says about a name, and reports
+// whether it created a topic, and whether there was nothing left to do.
+func (s *Service) carryOut(ctx context.Context, name string, t topic) (created, done bool, err error) {
 	switch t.phase {
 	case claimed:
-		created, err := s.cluster.CreateTopic(ctx, topicSpec(name, t.partitions, t.retentionMS, s.cfg.Replicas))
-		if err != nil {
-			return err
-		}
-		if created {
-			s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
-		}
-		return s.cluster.SetACLs(ctx, kafka.TopicResource(name), topicACLs(name, t))
+		created, done, err = s.carryOutClaim(ctx, name, t)
 	case releasing:
-		return s.carryOutRelease(ctx, name, t)
+		err = s.carryOutRelease(ctx, name, t)
 	default:
-		return s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil)
+		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil)
 	}
+	return created, done, clusterError(err)
+}
+
+func (s *Service) carryOutClaim(ctx context.Context, name string, t topic) (created, done bool, err error) {
+	created, ready, err := s.cluster.CreateTopic(ctx, s.topicSpec(name, t))
+	if created {
+		s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
+	}
+	if err != nil {
+		return created, false, err
+	}
+	hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), topicACLs(name, t))
+	return created, ready && hold, err
 }
 
 // carryOutRelease takes the rights away, deletes the events, and only then frees
@@ -72,7 +129,7 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 	if s.ledger.topic(name) != t {
 		return nil
 	}
-	if err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil); err != nil {
+	if hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil); err != nil || !hold {
 		return err
 	}
 	if exists {
@@ -90,11 +147,19 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 }
 
 // settleGroup makes the cluster agree with what the ledger and the policy say
-// about a consumer group. Claims of groups do not end, so once is enough.
+// about a consumer group. Claims of groups do not end, so there is no race.
 func (s *Service) settleGroup(ctx context.Context, name string) error {
 	g, _ := s.ledger.group(name)
-	if err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), s.groupACLs(name, g)); err != nil {
-		return fmt.Errorf("make the cluster agree: %w", clusterError(err))
+	return s.setGroupACLs(ctx, name, s.groupACLs(name, g))
+}
+
+func (s *Service) setGroupACLs(ctx context.Context, name string, want []kafka.ACL, principals ...string) error {
+	err := again(ctx, func() (bool, error) {
+		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), want, principals...)
+		return hold, clusterError(err)
+	})
+	if err != nil {
+		return fmt.Errorf("make the cluster agree: %w", err)
 	}
 	return nil
 }
@@ -136,10 +201,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 			return s.settleGroup(ctx, name)
 		})
 	}
-	work.Go(func() error {
-		everyone := kafka.GroupResource(anyGroup)
-		return clusterError(s.cluster.SetACLs(ctx, everyone, s.anyGroupACLs(), principal("*")))
-	})
+	work.Go(func() error { return s.setGroupACLs(ctx, anyGroup, s.anyGroupACLs(), principal("*")) })
 	return work.Wait()
 }
 
@@ -224,12 +286,12 @@ func (s *Service) reconcileSoon() {
 }
 
 // topicSpec returns the topic that a claim asks for.
-func topicSpec(name string, partitions int, retentionMS int64, replicas int) kafka.TopicSpec {
-	spec := kafka.TopicSpec{Name: name, Partitions: partitions, Replicas: replicas, Retention: -1}
-	if retentionMS >= 0 {
-		spec.Retention = time.Duration(retentionMS) * time.Millisecond
+func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
+	retention := time.Duration(-1)
+	if t.retentionMS >= 0 {
+		retention = time.Duration(t.retentionMS) * time.Millisecond
 	}
-	return spec
+	return kafka.TopicSpec{Name: name, Partitions: t.partitions, Replicas: s.cfg.ReplicationFactor, Retention: retention}
 }
 
 // topicACLs returns the ACLs of a name, which are its owner's as long as it is

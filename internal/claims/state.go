@@ -62,22 +62,29 @@ func newState() *state {
 	}
 }
 
-// apply takes the record at this place of the ledger into account. An error says
-// why it has no effect. The record has passed its own check.
-func (s *state) apply(place int64, r record) error {
+// mayApply returns why the record would have no effect, or nil.
+func (s *state) mayApply(r record) error {
 	switch r.Op {
 	case opClaim:
-		return s.claim(place, r)
+		return s.mayClaim(r)
 	case opRelease:
-		return s.release(r)
+		return s.mayRelease(r)
 	case opReleased:
-		return s.released(r)
+		if t := s.topics[r.Topic]; t.phase != releasing || t.place != *r.Claim {
+			return errStale
+		}
+		return nil
+	case opClear:
+		if t, known := s.topics[r.Topic]; !known || t.phase != free || t.place != *r.Claim {
+			return errStale
+		}
+		return nil
 	default:
-		return s.claimGroup(place, r)
+		return s.mayClaimGroup(r)
 	}
 }
 
-func (s *state) claim(place int64, r record) error {
+func (s *state) mayClaim(r record) error {
 	switch t := s.topics[r.Topic]; {
 	case t.phase == releasing:
 		return errReleasing
@@ -88,14 +95,11 @@ func (s *state) claim(place int64, r record) error {
 	case s.owns[r.By] >= r.Limit:
 		return errQuota
 	}
-	s.owns[r.By]++
-	s.topics[r.Topic] = topic{claimed, place, r.By, r.Partitions, r.RetentionMS, r.Description, r.Time}
 	return nil
 }
 
-func (s *state) release(r record) error {
-	t := s.topics[r.Topic]
-	switch {
+func (s *state) mayRelease(r record) error {
+	switch t := s.topics[r.Topic]; {
 	case t.phase == free:
 		return errNotClaimed
 	case t.place != *r.Claim:
@@ -105,24 +109,10 @@ func (s *state) release(r record) error {
 	case t.phase == releasing:
 		return errReleasing
 	}
-	t.phase = releasing
-	s.topics[r.Topic] = t
 	return nil
 }
 
-func (s *state) released(r record) error {
-	t := s.topics[r.Topic]
-	if t.phase != releasing || t.place != *r.Claim {
-		return errStale
-	}
-	if s.owns[t.owner]--; s.owns[t.owner] == 0 {
-		delete(s.owns, t.owner)
-	}
-	s.topics[r.Topic] = topic{phase: free, place: t.place}
-	return nil
-}
-
-func (s *state) claimGroup(place int64, r record) error {
+func (s *state) mayClaimGroup(r record) error {
 	switch g, ok := s.groups[r.Group]; {
 	case ok && g.owner == r.By:
 		return errYours
@@ -131,7 +121,34 @@ func (s *state) claimGroup(place int64, r record) error {
 	case s.leads[r.By] >= r.Limit:
 		return errQuota
 	}
-	s.leads[r.By]++
-	s.groups[r.Group] = group{place, r.By}
+	return nil
+}
+
+// apply takes the record at this place of the ledger into account. An error says
+// why it has no effect. The record has passed its own check.
+func (s *state) apply(place int64, r record) error {
+	if err := s.mayApply(r); err != nil {
+		return err
+	}
+	t := s.topics[r.Topic]
+	switch r.Op {
+	case opClaim:
+		s.owns[r.By]++
+		s.topics[r.Topic] = topic{claimed, place, r.By, r.Partitions, r.RetentionMS, r.Description, r.Time}
+	case opRelease:
+		t.phase = releasing
+		s.topics[r.Topic] = t
+	case opReleased:
+		if s.owns[t.owner]--; s.owns[t.owner] == 0 {
+			delete(s.owns, t.owner)
+		}
+		s.topics[r.Topic] = topic{phase: free, place: t.place}
+	case opClear: // as if claimed and released at once
+		s.owns[r.By]++
+		s.topics[r.Topic] = topic{phase: releasing, place: place, owner: r.By}
+	case opClaimGroup:
+		s.leads[r.By]++
+		s.groups[r.Group] = group{place, r.By}
+	}
 	return nil
 }

@@ -50,33 +50,31 @@ func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, err
 	return describeACLs(ctx, a.client, resource.Type, &resource.Name)
 }
 
-// SetACLs makes want the ACLs of the resource, all of them and no others, and
-// waits until they are that on every broker. If principals are given, entries
-// of others stay as they are. Someone else may be changing the ACLs at the same
-// time; SetACLs then returns when it has seen its own on every broker once.
-func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, principals ...string) error {
-	return a.poll(ctx, func() (bool, error) {
-		brokers, err := a.brokers(ctx)
+// SetACLs makes want the ACLs of the resource, all of them and no others. If
+// principals are given, entries of others stay as they are. It reports whether
+// that holds on every broker already; if not, it has asked for the change, and
+// should be called again.
+func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, principals ...string) (hold bool, err error) {
+	brokers, err := a.brokers(ctx)
+	if err != nil {
+		return false, err
+	}
+	var surplus, missing []ACL
+	for _, b := range brokers {
+		have, err := describeACLs(ctx, b, resource.Type, &resource.Name)
 		if err != nil {
 			return false, err
 		}
-		var surplus, missing []ACL
-		for _, b := range brokers {
-			have, err := describeACLs(ctx, b, resource.Type, &resource.Name)
-			if err != nil {
-				return false, err
-			}
-			surplus = append(surplus, except(only(have, principals), want)...)
-			missing = append(missing, except(want, have)...)
-		}
-		if len(surplus) == 0 && len(missing) == 0 {
-			return true, nil
-		}
-		if err := a.deleteACLs(ctx, surplus); err != nil {
-			return false, err
-		}
-		return false, a.createACLs(ctx, missing)
-	})
+		surplus = append(surplus, except(only(have, principals), want)...)
+		missing = append(missing, except(want, have)...)
+	}
+	if len(surplus) == 0 && len(missing) == 0 {
+		return true, nil
+	}
+	if err := a.deleteACLs(ctx, surplus); err != nil {
+		return false, err
+	}
+	return false, a.createACLs(ctx, missing)
 }
 
 // only returns the entries of these principals, or all if there are none.

@@ -15,9 +15,9 @@ import (
 )
 
 // Admin administers a cluster: topics and ACLs. Its client must be signed in as
-// somebody who may. What an Admin has changed holds on every broker that the
-// cluster counts as alive when the call returns nil, not only on the one that
-// was asked. Its methods may be called concurrently.
+// somebody who may. A change holds when every broker that the cluster counts as
+// alive has it, and not only the one that was asked; each method says whether
+// it waits for that. Its methods may be called concurrently.
 type Admin struct {
 	client *kgo.Client
 }
@@ -34,7 +34,8 @@ type TopicID [16]byte
 // TopicInfo is a topic as the cluster has it.
 type TopicInfo struct {
 	ID         TopicID
-	Partitions int
+	Partitions int // 0 as long as one of them has no leader
+	Replicas   int // of the last partition
 }
 
 // TopicSpec is a topic as it shall be.
@@ -76,17 +77,26 @@ func (a *Admin) CheckTopic(ctx context.Context, spec TopicSpec) error {
 	return a.createTopic(ctx, spec, true)
 }
 
-// CreateTopic creates a topic and waits until every broker can serve it. If there
-// is one of that name already, it returns false and changes nothing about it.
-func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (created bool, err error) {
+// CreateTopic creates a topic, unless there is one of that name. It reports
+// whether it did, and whether every broker can serve the topic already; if not,
+// call it again.
+func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (created, ready bool, err error) {
 	err = a.createTopic(ctx, spec, false)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return false, err
+		return false, false, err
 	}
-	return err == nil, a.onEveryBroker(ctx, func(b *kgo.Broker) (bool, error) {
+	created = err == nil
+	brokers, err := a.brokers(ctx)
+	if err != nil {
+		return created, false, err
+	}
+	for _, b := range brokers {
 		topics, err := describeTopics(ctx, b, spec.Name)
-		return topics[spec.Name].Partitions > 0, err
-	})
+		if err != nil || topics[spec.Name].Partitions == 0 {
+			return created, false, err
+		}
+	}
+	return created, true, nil
 }
 
 func (a *Admin) createTopic(ctx context.Context, spec TopicSpec, validateOnly bool) error {
@@ -142,9 +152,10 @@ func (a *Admin) DeleteTopic(ctx context.Context, name string, id TopicID) error 
 			return err
 		}
 	}
-	return a.onEveryBroker(ctx, func(b *kgo.Broker) (bool, error) {
-		topics, err := describeTopics(ctx, b, name)
-		return topics[name].ID != id, err
+	return poll(ctx, func() (bool, error) {
+		seen, err := a.seen(ctx, name)
+		_, there := seen[id]
+		return !there, err
 	})
 }
 
@@ -155,32 +166,40 @@ func (a *Admin) Topics(ctx context.Context) (map[string]TopicInfo, error) {
 
 // Topic returns one topic, or false if no broker knows it.
 func (a *Admin) Topic(ctx context.Context, name string) (info TopicInfo, ok bool, err error) {
-	err = a.poll(ctx, func() (bool, error) {
-		brokers, err := a.brokers(ctx)
-		if err != nil {
-			return false, err
+	err = poll(ctx, func() (bool, error) {
+		seen, err := a.seen(ctx, name)
+		if err != nil || len(seen) > 1 {
+			return false, err // more than one: it was deleted and created again just now
 		}
-		info, ok = TopicInfo{}, false
-		for _, b := range brokers {
-			topics, err := describeTopics(ctx, b, name)
-			if err != nil {
-				return false, err
-			}
-			seen, there := topics[name]
-			if there && ok && seen.ID != info.ID {
-				return false, nil // deleted and created again just now
-			}
-			if there {
-				info, ok = seen, true
-			}
+		for _, info = range seen {
+			ok = true
 		}
 		return true, nil
 	})
 	return info, ok, err
 }
 
-// describeTopics asks for the named topics, or for all of them. One without a
-// leader for each of its partitions counts as there, with no partitions.
+// seen returns the topics of this name that brokers know, by ID. It asks every
+// broker, for one may not have heard yet of a topic, or of its end.
+func (a *Admin) seen(ctx context.Context, name string) (map[TopicID]TopicInfo, error) {
+	brokers, err := a.brokers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[TopicID]TopicInfo)
+	for _, b := range brokers {
+		topics, err := describeTopics(ctx, b, name)
+		if err != nil {
+			return nil, err
+		}
+		if info, ok := topics[name]; ok {
+			seen[info.ID] = info
+		}
+	}
+	return seen, nil
+}
+
+// describeTopics asks for the named topics, or for all of them.
 func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (map[string]TopicInfo, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.AllowAutoTopicCreation = false
@@ -203,7 +222,8 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 		}
 		info := TopicInfo{ID: topic.TopicID, Partitions: len(topic.Partitions)}
 		for _, partition := range topic.Partitions {
-			if partition.ErrorCode != 0 || partition.Leader < 0 {
+			info.Replicas = len(partition.Replicas)
+			if partition.Leader < 0 {
 				info.Partitions = 0
 			}
 		}
@@ -212,18 +232,14 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 	return topics, nil
 }
 
-// Offsets returns where the partition's log begins and ends. The end is the
-// offset that the next record gets; all before it are acknowledged.
-func (a *Admin) Offsets(ctx context.Context, topic string, partition int32) (start, end int64, err error) {
-	const earliest, latest = -2, -1
-	if start, err = a.listOffset(ctx, topic, partition, earliest); err != nil {
-		return 0, 0, err
-	}
-	end, err = a.listOffset(ctx, topic, partition, latest)
-	return start, end, err
+// StartOffset returns the offset of the partition's first record.
+func (a *Admin) StartOffset(ctx context.Context, topic string, partition int32) (int64, error) {
+	const earliest = -2
+	return a.listOffset(ctx, topic, partition, earliest)
 }
 
-// EndOffset returns the offset that the partition's next record gets.
+// EndOffset returns the offset that the partition's next record gets. All before
+// it are acknowledged.
 func (a *Admin) EndOffset(ctx context.Context, topic string, partition int32) (int64, error) {
 	const latest = -1
 	return a.listOffset(ctx, topic, partition, latest)
@@ -327,26 +343,8 @@ func (a *Admin) brokers(ctx context.Context) ([]*kgo.Broker, error) {
 	return brokers, nil
 }
 
-// onEveryBroker calls holds with each broker until it is true for all of them.
-// A broker that cannot be reached is waited for, until the cluster counts it as
-// dead or ctx ends.
-func (a *Admin) onEveryBroker(ctx context.Context, holds func(*kgo.Broker) (bool, error)) error {
-	return a.poll(ctx, func() (bool, error) {
-		brokers, err := a.brokers(ctx)
-		if err != nil {
-			return false, err
-		}
-		for _, b := range brokers {
-			if ok, err := holds(b); !ok || err != nil {
-				return false, err
-			}
-		}
-		return true, nil
-	})
-}
-
 // poll calls done until it is true, and in the meantime sits out outages.
-func (a *Admin) poll(ctx context.Context, done func() (bool, error)) error {
+func poll(ctx context.Context, done func() (bool, error)) error {
 	const least, most = 2 * time.Millisecond, 250 * time.Millisecond
 	for pause := least; ; pause = min(2*pause, most) {
 		ok, err := done()
