@@ -1,0 +1,409 @@
+package globusdev
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// RefreshMode says what becomes of a refresh token that is used. Clients must cope
+// with each.
+type RefreshMode string
+
+const (
+	RefreshSame   RefreshMode = "same"   // it stays good, and the answer repeats it
+	RefreshRotate RefreshMode = "rotate" // the answer has a new one, and the old one is dead
+	RefreshAbsent RefreshMode = "absent" // it stays good, and the answer does not mention it
+)
+
+// Config says how a [Server] behaves. Issuer is required.
+type Config struct {
+	// Issuer is the server's own base URL on a loopback address, without a
+	// trailing slash, for instance http://127.0.0.1:9090. Required.
+	Issuer string
+
+	// Dir is where the state is kept, created if missing. One server at a time.
+	// Empty keeps it in memory.
+	Dir string
+
+	// Seed is what the server knows from the start. Default: DefaultSeed("").
+	Seed *Seed
+
+	// AccessTokenLifetime is that of access and ID tokens, in whole seconds.
+	// Default: 48 h.
+	AccessTokenLifetime time.Duration
+
+	// RefreshTokenLifetime is how long a refresh token may go unused. Default:
+	// 183 days.
+	RefreshTokenLifetime time.Duration
+
+	// CodeLifetime is that of an authorization code. Default: 10 min.
+	CodeLifetime time.Duration
+
+	// RefreshMode is what happens to used refresh tokens. Default: RefreshSame.
+	RefreshMode RefreshMode
+
+	// IntrospectAny makes introspection answer any confidential client about any
+	// token, rather than only about those meant for it. It is not known which
+	// of the two Globus does.
+	IntrospectAny bool
+
+	// MaxTokens bounds how many tokens are alive at once. Further ones are
+	// refused with status 503. Default: 100,000.
+	MaxTokens int
+
+	// Now tells the time. Default: time.Now.
+	Now func() time.Time
+
+	// Diagnostics receives what the server says about itself. Nil discards it.
+	Diagnostics *slog.Logger
+}
+
+// Server is a Globus-Auth-compatible server: an [http.Handler] for the listener
+// that [Config.Issuer] names. Its methods may be called concurrently.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	handler http.Handler
+	run     context.Context // ends with Close
+	stop    context.CancelFunc
+	work    sync.WaitGroup // the making of the first key
+
+	keyOnce func() error // makes the first signing key if there is none
+
+	mu       sync.Mutex // guards the fields below
+	state    *state
+	journal  *journal
+	closed   bool
+	skew     time.Duration // how far the clock was advanced
+	mode     RefreshMode
+	inserts  int // changes since the last pruning
+	failures []*injection
+	requests requestLog
+}
+
+var errClosed = errors.New("the server is closed")
+
+// Open reads the state, if there is any, and adds the seed to it. It fails when
+// another process has the directory, or others may read the state.
+func Open(cfg Config) (*Server, error) {
+	if err := cfg.normalize(); err != nil {
+		return nil, fmt.Errorf("globusdev: %w", err)
+	}
+	s := &Server{cfg: cfg, log: cfg.Diagnostics, state: newState(), mode: cfg.RefreshMode}
+	s.run, s.stop = context.WithCancel(context.Background())
+	s.keyOnce = sync.OnceValue(s.ensureKey)
+	s.handler = s.routes()
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("globusdev: %w", err), s.journal.close())
+	}
+	// The first key takes a tenth of a second, and what starts beside this
+	// server need not wait for it.
+	s.work.Go(func() { s.keyOnce() })
+	return s, nil
+}
+
+func (cfg *Config) normalize() error {
+	issuer, err := url.Parse(cfg.Issuer)
+	switch {
+	case err != nil || issuer.Scheme+"://"+issuer.Host != cfg.Issuer || issuer.Scheme != "http" && issuer.Scheme != "https":
+		return fmt.Errorf("issuer %q is not of the form http://127.0.0.1:PORT", cfg.Issuer)
+	case !isLoopbackHost(issuer.Host):
+		return fmt.Errorf("issuer %q is not on a loopback address: whoever reaches this server can be anybody", cfg.Issuer)
+	}
+	if cfg.Seed == nil {
+		cfg.Seed = DefaultSeed("")
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		std   time.Duration
+	}{
+		{&cfg.AccessTokenLifetime, 48 * time.Hour},
+		{&cfg.RefreshTokenLifetime, 183 * 24 * time.Hour},
+		{&cfg.CodeLifetime, 10 * time.Minute},
+	} {
+		if *d.value == 0 {
+			*d.value = d.std
+		}
+		if *d.value < time.Second {
+			return errors.New("a lifetime of less than a second")
+		}
+	}
+	if cfg.RefreshMode == "" {
+		cfg.RefreshMode = RefreshSame
+	}
+	if cfg.MaxTokens == 0 {
+		cfg.MaxTokens = 100_000
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Diagnostics == nil {
+		cfg.Diagnostics = slog.New(slog.DiscardHandler)
+	}
+	return cfg.RefreshMode.check()
+}
+
+func (m RefreshMode) check() error {
+	if !slices.Contains([]RefreshMode{RefreshSame, RefreshRotate, RefreshAbsent}, m) {
+		return fmt.Errorf("unknown refresh mode %q", clip(string(m)))
+	}
+	return nil
+}
+
+// load reads the journal, adds the seed, and writes the journal anew.
+func (s *Server) load() error {
+	if s.cfg.Dir != "" {
+		var err error
+		s.journal, err = openJournal(s.cfg.Dir, func(line []byte) error {
+			var e entry
+			if err := json.Unmarshal(line, &e); err != nil {
+				return err
+			}
+			return s.state.apply(&e)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.seed(s.cfg.Seed); err != nil {
+		return fmt.Errorf("seed: %w", err)
+	}
+	return s.compact()
+}
+
+// seed adds what the configuration brings.
+func (s *Server) seed(seed *Seed) error {
+	for _, def := range slices.Concat(builtinScopes(), seed.Scopes) {
+		if err := def.normalize(); err != nil {
+			return err
+		}
+		s.state.scopes[def.Scope] = &def
+	}
+	for _, def := range s.state.scopes {
+		for _, dep := range def.Dependent {
+			if s.state.scopes[dep.Scope] == nil {
+				return fmt.Errorf("scope %q: depends on the unknown %q", def.Scope, clip(dep.Scope))
+			}
+		}
+	}
+	for _, p := range seed.IdentityProviders {
+		if err := p.normalize(); err != nil {
+			return err
+		}
+		s.state.providers[p.ID] = &p
+	}
+	for _, c := range seed.Clients {
+		if err := c.normalize(); err != nil {
+			return err
+		}
+		if old := s.state.clients[c.ID]; c.Secret == "" && old != nil {
+			c.Secret = old.Secret
+		}
+		if c.Secret == "" && !c.public() {
+			c.Secret = newClientSecret()
+		}
+		if err := s.state.apply(clientEntry(&c)); err != nil {
+			return err
+		}
+	}
+	for _, u := range seed.Users {
+		if err := s.state.apply(&entry{User: &u}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compact writes the journal anew, without what has expired.
+func (s *Server) compact() error {
+	s.state.prune(s.nowLocked())
+	s.inserts = 0
+	if s.journal == nil {
+		return nil
+	}
+	entries, err := s.state.snapshot()
+	if err != nil {
+		return err
+	}
+	lines, err := encode(entries)
+	if err != nil {
+		return err
+	}
+	return s.journal.rewrite(lines)
+}
+
+// commit makes changes that belong together: first on disk, then in memory. The
+// caller holds mu.
+func (s *Server) commit(entries ...*entry) error {
+	if s.closed {
+		return errClosed
+	}
+	if s.journal != nil {
+		lines, err := encode(entries)
+		if err != nil {
+			return err
+		}
+		if err := s.journal.append(lines); err != nil {
+			return fmt.Errorf("write state: %w", err)
+		}
+	}
+	for _, e := range entries {
+		if err := s.state.apply(e); err != nil {
+			return err
+		}
+	}
+	s.tidy(len(entries))
+	return nil
+}
+
+// tidy prunes and compacts now and then, so that the cost of a change does not
+// depend on how many there were.
+func (s *Server) tidy(changes int) {
+	if s.inserts += changes; s.inserts < compactAfter+s.state.size() {
+		return
+	}
+	if err := s.compact(); err != nil {
+		// The longer file goes on to be good.
+		s.log.Warn("cannot compact the state", "err", err)
+	}
+}
+
+// nowLocked is the time, with the clock's advance. The caller holds mu.
+func (s *Server) nowLocked() time.Time { return s.cfg.Now().Add(s.skew) }
+
+// Issuer is what was configured: the base URL.
+func (s *Server) Issuer() string { return s.cfg.Issuer }
+
+// ClientSecret is the secret of a confidential client, be it seeded or made at the
+// first start.
+func (s *Server) ClientSecret(clientID string) (globus.Secret, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.state.clients[clientID]
+	if c == nil || c.public() {
+		return "", fmt.Errorf("globusdev: client %q has no secret", clip(clientID))
+	}
+	return c.Secret, nil
+}
+
+// AddUser makes another person known, or replaces the one with the same ID. It
+// returns the subject.
+func (s *Server) AddUser(u User) (subject string, err error) {
+	if err := u.normalize(); err != nil {
+		return "", fmt.Errorf("globusdev: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.addUser(u); err != nil {
+		return "", fmt.Errorf("globusdev: %w", err)
+	}
+	return u.ID, nil
+}
+
+func (s *Server) addUser(u User) error {
+	if len(s.state.users) >= maxUsers {
+		return fmt.Errorf("more than %d users", maxUsers)
+	}
+	if err := s.state.checkUser(&u); err != nil {
+		return err
+	}
+	return s.commit(&entry{User: &u})
+}
+
+// ServeHTTP answers a request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Close ends delays in progress, and gives the directory free. Requests after
+// it are answered with 503. It may be called twice.
+func (s *Server) Close() error {
+	s.stop()
+	s.work.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return s.journal.close()
+}
+
+// newClientSecret looks like those of Globus, 44 characters of base64, among them
+// + and / to catch clients that encode them, and says that it is none.
+func newClientSecret() globus.Secret {
+	return globus.Secret("dev/secret+" + (rand.Text() + rand.Text())[:32] + "=")
+}
+
+// Keys of servers without a directory: making one takes long, and tests start
+// many servers.
+var memoryKeys = []func() (*rsa.PrivateKey, error){sync.OnceValues(newKey), sync.OnceValues(newKey)}
+
+func newKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
+
+// ensureKey makes the first signing key and keeps it.
+func (s *Server) ensureKey() error {
+	s.mu.Lock()
+	have := len(s.state.keys) > 0
+	s.mu.Unlock()
+	if have {
+		return nil
+	}
+	if s.journal == nil {
+		return s.addKey(memoryKeys[0])
+	}
+	return s.addKey(newKey)
+}
+
+func (s *Server) addKey(generate func() (*rsa.PrivateKey, error)) error {
+	key, err := generate()
+	if err != nil {
+		return err
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.commit(&entry{Key: raw})
+}
+
+// signingKeys lists the keys, the newest last.
+func (s *Server) signingKeys() ([]*rsa.PrivateKey, error) {
+	if err := s.keyOnce(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.state.keys), nil
+}
+
+// isLoopbackHost says whether a host, with or without a port, is a name of this
+// machine.
+func isLoopbackHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	} else {
+		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

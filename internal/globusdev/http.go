@@ -1,0 +1,425 @@
+package globusdev
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+const (
+	maxBodyBytes  = 64 << 10
+	maxQueryBytes = 16 << 10
+	maxParameters = 64
+	maxTokenBytes = 4096
+)
+
+// handlerFunc answers a request itself, or returns an error for [Server.fail].
+type handlerFunc func(w http.ResponseWriter, r *http.Request) error
+
+// route is a row of the table of all there is.
+type route struct {
+	path    string
+	methods []string
+	handle  handlerFunc
+}
+
+func (s *Server) table() []route {
+	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
+	both := slices.Concat(get, post)
+	return []route{
+		{"/{$}", get, s.serveHome},
+		{"/style.css", get, s.serveStyle},
+		{"/.well-known/openid-configuration", get, s.serveDiscovery},
+		{"/jwk.json", get, s.serveKeys},
+		{"/v2/oauth2/authorize", both, s.serveAuthorize},
+		{"/v2/web/auth-code", get, s.serveAuthCode},
+		{"/v2/web/logout", get, s.serveLogout},
+		{"/v2/oauth2/token", post, s.serveToken},
+		{"/v2/oauth2/token/introspect", post, s.serveIntrospect},
+		{"/v2/oauth2/token/revoke", post, s.serveRevoke},
+		{"/v2/oauth2/token/validate", post, s.serveValidate},
+		{"/v2/oauth2/userinfo", both, s.serveUserInfo},
+		{"/v2/api/identities", get, s.serveIdentities},
+		{"/v2/api/identities/{id}", get, s.serveIdentity},
+		{"/v2/api/identities/{id}/consents", get, s.serveConsents},
+		{"/v2/api/identity_providers", get, s.serveIdentityProviders},
+	}
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range append(s.table(), s.controls()...) {
+		mux.Handle(rt.path, s.serve(rt))
+	}
+	mux.Handle("/", s.serve(route{path: "(unknown)", handle: func(http.ResponseWriter, *http.Request) error {
+		return globusError(http.StatusNotFound, "NOT_FOUND", "Not Found", "There is nothing here")
+	}}))
+	return mux
+}
+
+// serve puts what all requests have in common around a route's handler: the guard,
+// injected failures, and the request log.
+func (s *Server) serve(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := &recorder{ResponseWriter: w, entry: Request{Time: s.now(), Method: clip(r.Method), Path: rt.path}}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		control := strings.HasPrefix(rt.path, controlPrefix)
+		if !control {
+			defer func() { s.record(rec.entry) }()
+		}
+		err := s.guard(r, rt, control)
+		if err == nil && !control {
+			if inj := s.nextFailure(rt.path); inj != nil {
+				rec.entry.Injected = true
+				if done := s.inject(rec, r, inj, rt.handle); done {
+					return
+				}
+			}
+		}
+		if err == nil {
+			err = rt.handle(rec, r)
+		}
+		if err != nil {
+			s.fail(rec, err)
+		}
+	})
+}
+
+// guard refuses whoever is not on this machine, or is a web page of somebody else.
+func (s *Server) guard(r *http.Request, rt route, control bool) error {
+	switch {
+	case !isLoopbackPeer(r.RemoteAddr):
+		return globusError(http.StatusForbidden, "FORBIDDEN", "Forbidden", "This development server answers its own machine only")
+	case !isLoopbackHost(r.Host):
+		return globusError(http.StatusMisdirectedRequest, "MISDIRECTED", "Misdirected Request", "This development server answers to loopback names only")
+	case len(r.URL.RawQuery) > maxQueryBytes:
+		return globusError(http.StatusRequestURITooLong, "URI_TOO_LONG", "URI Too Long", "The query is too long")
+	case rt.methods != nil && !slices.Contains(rt.methods, r.Method):
+		return globusError(http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "Method Not Allowed", "The method is not allowed here").
+			header("Allow", strings.Join(rt.methods, ", "))
+	case (control || r.Method == http.MethodPost) && !sameOrigin(r):
+		return globusError(http.StatusForbidden, "FORBIDDEN", "Forbidden", "The request comes from a page of another site")
+	}
+	return nil
+}
+
+// isLoopbackPeer says whether a request came from this machine. Only one that was
+// made in this process has no address.
+func isLoopbackPeer(addr string) bool {
+	if addr == "" {
+		return true
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// sameOrigin says whether a request comes from a page of this server, or from no
+// page at all.
+func sameOrigin(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+	default:
+		return false
+	}
+	for _, origin := range r.Header.Values("Origin") {
+		u, err := url.Parse(origin)
+		if err != nil || u.Host == "" || u.Host != r.Host {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nowLocked()
+}
+
+// An apiError is an answer in one of the two shapes that Globus's errors have.
+type apiError struct {
+	status  int
+	body    any
+	headers http.Header
+}
+
+func (e *apiError) Error() string { return "status " + strconv.Itoa(e.status) }
+
+func (e *apiError) header(name, value string) *apiError {
+	if e.headers == nil {
+		e.headers = http.Header{}
+	}
+	e.headers.Set(name, value)
+	return e
+}
+
+type oauthBody struct {
+	Error       string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+}
+
+// oauthError has the shape of RFC 6749, section 5.2. Globus leaves the description
+// away most of the time.
+func oauthError(status int, code, description string) *apiError {
+	return &apiError{status: status, body: oauthBody{code, description}}
+}
+
+type globusBody struct {
+	Errors []globusDetail `json:"errors"`
+	oauthBody
+}
+
+type globusDetail struct {
+	Status           string   `json:"status"`
+	Code             string   `json:"code"`
+	ID               string   `json:"id"`
+	Title            string   `json:"title"`
+	Detail           string   `json:"detail"`
+	UnapprovedScopes []string `json:"unapproved_scopes,omitempty"`
+}
+
+// globusError has Globus's own shape, after JSON:API.
+func globusError(status int, code, title, detail string) *apiError {
+	return &apiError{status: status, body: globusBody{
+		Errors:    []globusDetail{{Status: strconv.Itoa(status), Code: code, ID: uuid.NewString(), Title: title, Detail: detail}},
+		oauthBody: oauthBody{strings.ToLower(code), title},
+	}}
+}
+
+func unauthorized(detail string) *apiError {
+	return globusError(http.StatusUnauthorized, "UNAUTHORIZED", "Unauthorized", detail)
+}
+
+func badRequest(detail string) *apiError {
+	return globusError(http.StatusBadRequest, "BAD_REQUEST", "Bad Request", detail)
+}
+
+func invalidRequest(description string) *apiError {
+	return oauthError(http.StatusBadRequest, "invalid_request", description)
+}
+
+// fail answers with an error.
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	var api *apiError
+	var page *pageError
+	switch {
+	case errors.As(err, &page):
+		s.writePage(w, page.status, "error", page)
+		return
+	case errors.As(err, &api):
+	case errors.Is(err, errClosed):
+		api = globusError(http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "Service Unavailable", "The server is shutting down").header("Retry-After", "1")
+	default:
+		s.log.Error("cannot answer", "err", err)
+		api = globusError(http.StatusInternalServerError, "INTERNAL_SERVER_ERROR", "Internal Server Error", "Something went wrong; the diagnostics of the server have it")
+	}
+	for name, values := range api.headers {
+		w.Header()[name] = values
+	}
+	writeJSON(w, api.status, api.body)
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(body); err != nil {
+		http.Error(w, "cannot encode the answer", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Pragma", "no-cache")
+	w.WriteHeader(status)
+	w.Write(out.Bytes()) // an error here is the client's
+}
+
+// answer works an answer out under mu, and sends it after: a client that reads slowly
+// holds nobody up.
+func (s *Server) answer(w http.ResponseWriter, work func(*state) (any, error)) error {
+	s.mu.Lock()
+	body, err := work(s.state)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, body)
+	return nil
+}
+
+// params are the parameters of a query or a form. As RFC 6749 has it, one without a
+// value counts as left away, and none may be given twice.
+type params map[string]string
+
+// parseParams returns an error whose text can be shown.
+func parseParams(raw string) (params, error) {
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, errors.New("the parameters are not properly encoded")
+	}
+	if len(values) > maxParameters {
+		return nil, errors.New("too many parameters")
+	}
+	p := make(params, len(values))
+	for name, list := range values {
+		if len(list) > 1 {
+			return nil, fmt.Errorf("the parameter %q is given more than once", clip(name))
+		}
+		if !isText(name) || !isText(list[0]) {
+			return nil, fmt.Errorf("the parameter %q has characters that it cannot have", clip(name))
+		}
+		p[name] = list[0]
+	}
+	return p, nil
+}
+
+func isText(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
+		return (r < ' ' && r != '\t' && r != '\r' && r != '\n') || r == 0x7f
+	})
+}
+
+// parseForm reads a form from a request's body. The query is not looked at: secrets do
+// not belong there.
+func parseForm(r *http.Request) (params, error) {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/x-www-form-urlencoded" {
+		return nil, invalidRequest("the body must be application/x-www-form-urlencoded")
+	}
+	body, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseParams(string(body))
+	if err != nil {
+		return nil, invalidRequest(err.Error())
+	}
+	return p, nil
+}
+
+func readBody(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, oauthError(http.StatusRequestEntityTooLarge, "invalid_request", "the body is too large")
+	}
+	if err != nil {
+		return nil, invalidRequest("the body cannot be read")
+	}
+	return body, nil
+}
+
+const (
+	detailNoAuth    = "Call must be authenticated"
+	detailBasicAuth = "Basic auth failed"
+)
+
+// authenticateClient finds out which client calls: by its secret, in the header or the
+// form, or, for public clients, by name only.
+func (s *Server) authenticateClient(w http.ResponseWriter, r *http.Request, p params) (*Client, error) {
+	id, secret, basic, err := clientCredentials(r, p)
+	if err != nil {
+		return nil, err
+	}
+	client := s.client(id)
+	if client != nil {
+		noteClient(w, client.ID)
+	}
+	switch {
+	case client == nil && !basic && p["client_secret"] == "":
+		return nil, unauthorized(detailNoAuth)
+	case client == nil:
+		return nil, unauthorized(detailBasicAuth)
+	case client.public():
+		if basic || p["client_secret"] != "" {
+			return nil, unauthorized(detailBasicAuth)
+		}
+		return client, nil
+	case secret == "" && !basic:
+		return nil, unauthorized(detailNoAuth)
+	case !equalSecret(secret, client.Secret.Reveal()):
+		return nil, unauthorized(detailBasicAuth)
+	}
+	return client, nil
+}
+
+// clientCredentials takes Basic credentials as they are: Globus's own software sends
+// secrets without the percent-encoding of RFC 6749.
+func clientCredentials(r *http.Request, p params) (id, secret string, basic bool, err error) {
+	switch headers := r.Header.Values("Authorization"); {
+	case len(headers) == 0:
+		return p["client_id"], p["client_secret"], false, nil
+	case len(headers) > 1:
+		return "", "", false, unauthorized(detailBasicAuth)
+	}
+	id, secret, ok := r.BasicAuth()
+	switch {
+	case !ok:
+		return "", "", false, unauthorized(detailBasicAuth)
+	case p["client_secret"] != "":
+		return "", "", false, invalidRequest("the client is authenticated twice")
+	case p["client_id"] != "" && p["client_id"] != id:
+		return "", "", false, invalidRequest("client_id is not that of the Authorization header")
+	}
+	return id, secret, true, nil
+}
+
+// confidential is authenticateClient for what public clients may not do.
+func (s *Server) confidential(w http.ResponseWriter, r *http.Request, p params) (*Client, error) {
+	client, err := s.authenticateClient(w, r, p)
+	if err == nil && client.public() {
+		return nil, unauthorized(detailNoAuth)
+	}
+	return client, err
+}
+
+func (s *Server) client(id string) *Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.clients[strings.ToLower(id)]
+}
+
+func equalSecret(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+// bearer finds the access token of a request to one of Globus Auth's own APIs.
+func (s *Server) bearer(r *http.Request) (*token, error) {
+	denied := unauthorized(detailNoAuth).header("WWW-Authenticate", "Bearer")
+	headers := r.Header.Values("Authorization")
+	if len(headers) != 1 {
+		return nil, denied
+	}
+	scheme, secret, ok := strings.Cut(headers[0], " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || len(secret) > maxTokenBytes {
+		return nil, denied
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.state.tokens[digestOf(secret)]
+	if t == nil || t.Refresh || t.ResourceServer != authResourceServer || !t.live(s.nowLocked()) {
+		return nil, denied
+	}
+	return t, nil
+}

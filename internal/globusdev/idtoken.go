@@ -1,0 +1,140 @@
+package globusdev
+
+import (
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"slices"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// identityClaim is one identity of a set. Here the key is username.
+type identityClaim struct {
+	Subject            string  `json:"sub"`
+	Username           string  `json:"username"`
+	Name               *string `json:"name"`
+	Email              *string `json:"email"`
+	Organization       *string `json:"organization"`
+	IdentityProvider   string  `json:"identity_provider"`
+	ProviderName       string  `json:"identity_provider_display_name"`
+	IdentityType       *string `json:"identity_type,omitempty"`
+	Status             string  `json:"status,omitempty"`
+	LastAuthentication *int64  `json:"last_authentication"`
+}
+
+// claims are those of an ID token or of userinfo. Which there are depends on the scopes;
+// a name that is not known is null rather than absent.
+type claims map[string]any
+
+// idClaims works out the ID token that goes with an access token. The caller holds mu.
+func (s *Server) idClaims(t *token, secret, nonce string, identity *Identity, set []*Identity) claims {
+	c := s.state.claims(t, identity)
+	if t.has(scopeProfile) {
+		c["identity_set"] = s.state.identitySet(t, set)
+	}
+	if nonce != "" {
+		c["nonce"] = nonce
+	}
+	sum := sha512.Sum512([]byte(secret))
+	c["at_hash"] = base64.RawURLEncoding.EncodeToString(sum[:len(sum)/2])
+	c["iss"], c["aud"] = s.cfg.Issuer, t.Client // a string, not a list
+	c["iat"], c["exp"] = t.Issued, t.Expiry
+	return c
+}
+
+// claims picks what a token's scopes show of an identity.
+func (st *state) claims(t *token, identity *Identity) claims {
+	c := claims{"sub": identity.ID, "last_authentication": t.Time}
+	if t.has(scopeEmail) {
+		c["email"] = nullable(identity.Email)
+	}
+	if t.has(scopeProfile) {
+		c["preferred_username"] = identity.Username
+		c["name"] = nullable(identity.Name)
+		c["organization"] = nullable(identity.Organization)
+		c["identity_provider"] = identity.IdentityProvider
+		c["identity_provider_display_name"] = st.provider(identity).Name
+	}
+	return c
+}
+
+// identitySet lists a set as userinfo and introspection do, and ID tokens.
+func (st *state) identitySet(t *token, set []*Identity) []identityClaim {
+	var list []identityClaim
+	for _, i := range set {
+		c := identityClaim{
+			Subject: i.ID, Username: i.Username, Name: nullable(i.Name), Email: nullable(i.Email), Organization: nullable(i.Organization),
+			IdentityProvider: i.IdentityProvider, ProviderName: st.provider(i).Name,
+		}
+		if i.ID == t.Picked {
+			c.LastAuthentication = &t.Time
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+func nullable(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
+// sign makes a JWT with the newest key: RS512, typ, and no key ID.
+func (s *Server) sign(c claims) (string, error) {
+	keys, err := s.signingKeys()
+	if err != nil {
+		return "", err
+	}
+	options := (&jose.SignerOptions{}).WithType("JWT")
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS512, Key: keys[len(keys)-1]}, options)
+	if err != nil {
+		return "", err
+	}
+	payload, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		return "", err
+	}
+	return signed.CompactSerialize()
+}
+
+// serveKeys publishes the keys, the newest first, without IDs.
+func (s *Server) serveKeys(w http.ResponseWriter, _ *http.Request) error {
+	keys, err := s.signingKeys()
+	if err != nil {
+		return err
+	}
+	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	for _, key := range slices.Backward(keys) {
+		set.Keys = append(set.Keys, jose.JSONWebKey{Key: &key.PublicKey, Algorithm: string(jose.RS512), Use: "sig"})
+	}
+	writeJSON(w, http.StatusOK, set)
+	return nil
+}
+
+// serveDiscovery says what Globus says, which is less than there is.
+func (s *Server) serveDiscovery(w http.ResponseWriter, _ *http.Request) error {
+	at := func(path string) string { return s.cfg.Issuer + path }
+	writeJSON(w, http.StatusOK, map[string]any{
+		"issuer":                                s.cfg.Issuer,
+		"authorization_endpoint":                at("/v2/oauth2/authorize"),
+		"token_endpoint":                        at("/v2/oauth2/token"),
+		"userinfo_endpoint":                     at("/v2/oauth2/userinfo"),
+		"revocation_endpoint":                   at("/v2/oauth2/token/revoke"),
+		"jwks_uri":                              at("/jwk.json"),
+		"response_types_supported":              []string{"code", "token", "token id_token", "id_token"},
+		"id_token_signing_alg_values_supported": []string{"RS512"},
+		"scopes_supported":                      []string{"openid", "email", "profile"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_basic"},
+		"claims_supported":                      []string{"at_hash", "aud", "email", "exp", "name", "nonce", "preferred_username", "iat", "iss", "sub"},
+		"subject_types_supported":               []string{"public"},
+	})
+	return nil
+}

@@ -1,0 +1,171 @@
+package globusdev
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/gofrs/flock"
+)
+
+const (
+	journalName    = "globusdev.jsonl"
+	maxJournalLine = 256 << 10
+	// compactAfter is how many changes there are, besides one for each line that
+	// a rewritten journal would have, before it is rewritten.
+	compactAfter = 4096
+)
+
+// journal is a file of lines to which entries are appended. What append has
+// returned nil for survives the death of the process; a power cut may take the last
+// seconds, which costs a login. A nil journal keeps nothing.
+type journal struct {
+	path string
+	lock *flock.Flock
+	file *os.File
+	size int64 // up to where the file is good
+	err  error // set when the file cannot be trusted any more
+}
+
+// openJournal takes the directory for this process and hands each line of an
+// existing journal to load. The caller is to call rewrite before append.
+func openJournal(dir string, load func(line []byte) error) (_ *journal, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	j := &journal{path: filepath.Join(dir, journalName), lock: flock.New(filepath.Join(dir, "globusdev.lock"))}
+	locked, err := j.lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	if !locked {
+		return nil, fmt.Errorf("%s is in use by another process", dir)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, j.lock.Unlock())
+		}
+	}()
+	file, err := os.Open(j.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return j, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil {
+		return nil, err
+	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s has mode %04o, want 0600: others may read or change it", j.path, info.Mode().Perm())
+	}
+	return j, readLines(file, j.path, load)
+}
+
+// readLines hands out complete lines. A torn last line, which a crash leaves, was
+// never acknowledged and is passed over; damage anywhere else is an error, since
+// what was lost may be a revocation.
+func readLines(r io.Reader, name string, load func(line []byte) error) error {
+	in := bufio.NewReaderSize(r, maxJournalLine)
+	for number := 1; ; number++ {
+		line, err := in.ReadSlice('\n')
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = load(bytes.TrimSuffix(line, []byte("\n")))
+		}
+		if err != nil {
+			return fmt.Errorf("%s: line %d is damaged (%v); remove the file to start afresh, with everybody logged out", name, number, err)
+		}
+	}
+}
+
+// append writes entries, each a line, in one go: all of them or none.
+func (j *journal) append(lines []byte) error {
+	if j == nil || len(lines) == 0 {
+		return nil
+	}
+	if j.err != nil {
+		return j.err
+	}
+	if _, err := j.file.WriteAt(lines, j.size); err != nil {
+		// Half a line must not stay in front of later ones.
+		if cut := j.file.Truncate(j.size); cut != nil {
+			j.err = errors.Join(err, cut)
+		}
+		return err
+	}
+	j.size += int64(len(lines))
+	return nil
+}
+
+// rewrite replaces the file's content, durably. When it fails, the old content
+// stays in use.
+func (j *journal) rewrite(lines []byte) error {
+	temp, err := writeTemp(filepath.Dir(j.path), lines)
+	if err != nil {
+		return err
+	}
+	if j.file != nil { // some systems do not replace a file that is open
+		err = j.file.Close()
+	}
+	if err == nil {
+		err = os.Rename(temp, j.path)
+	}
+	if err != nil {
+		err = errors.Join(err, os.Remove(temp))
+	} else {
+		j.size = int64(len(lines))
+		err = syncDir(filepath.Dir(j.path))
+	}
+	var reopen error
+	j.file, reopen = os.OpenFile(j.path, os.O_WRONLY, 0)
+	j.err = reopen
+	return errors.Join(err, reopen)
+}
+
+// writeTemp writes a new file in dir, mode 0600, and syncs it.
+func writeTemp(dir string, content []byte) (name string, err error) {
+	file, err := os.CreateTemp(dir, ".globusdev-*")
+	if err != nil {
+		return "", err
+	}
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(file.Name()))
+	}
+	return file.Name(), nil
+}
+
+func syncDir(name string) error {
+	if runtime.GOOS == "windows" {
+		return nil // directories cannot be synced there
+	}
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// close syncs the file and gives the directory free.
+func (j *journal) close() error {
+	if j == nil {
+		return nil
+	}
+	var err error
+	if j.file != nil {
+		err = errors.Join(j.file.Sync(), j.file.Close())
+	}
+	return errors.Join(err, j.lock.Unlock())
+}

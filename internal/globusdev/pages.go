@@ -1,0 +1,150 @@
+package globusdev
+
+import (
+	"bytes"
+	"embed"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+//go:embed pages
+var pageFiles embed.FS
+
+var pages = template.Must(template.ParseFS(pageFiles, "pages/*.html"))
+
+// pageError is an error that a person sees, as it cannot be told to the client: the client is
+// not known, or where to send the browser is not.
+type pageError struct {
+	status int
+	Reason string
+	Time   string
+	ID     string
+}
+
+func newPageError(status int, reason string) *pageError {
+	return &pageError{status: status, Reason: reason, Time: time.Now().UTC().Format(time.RFC3339), ID: uuid.NewString()}
+}
+
+func (e *pageError) Error() string { return e.Reason }
+
+// writePage answers with a page. It loads nothing but the style sheet, cannot be framed, and
+// sends forms nowhere but here and to formTargets.
+func (s *Server) writePage(w http.ResponseWriter, status int, name string, data any, formTargets ...string) {
+	var out bytes.Buffer
+	if err := pages.ExecuteTemplate(&out, name+".html", data); err != nil {
+		s.log.Error("cannot make a page", "page", name, "err", err)
+		http.Error(w, "cannot make the page", http.StatusInternalServerError)
+		return
+	}
+	targets := strings.Join(append([]string{"'self'"}, formTargets...), " ")
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action "+targets)
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "same-origin") // no-referrer would hide the origin of the form's post
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
+	w.WriteHeader(status)
+	w.Write(out.Bytes()) // an error here is the client's
+}
+
+// pickerPage is what the page to pick an identity from shows.
+type pickerPage struct {
+	Client  string
+	Message string
+	Label   string
+	Scopes  []pickerScope
+	Offline bool
+	People  []pickerPerson
+	Hidden  []pickerField
+}
+
+type pickerScope struct{ Name, Description string }
+
+type pickerPerson struct {
+	ID, Username, Name, Organization, Initial string
+	Linked                                    []string
+}
+
+type pickerField struct{ Name, Value string }
+
+// passedOn are the parameters that the page posts as it got them.
+var passedOn = slices.Concat(loggedParameters, []string{
+	"response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method", "nonce",
+})
+
+func (s *Server) showPicker(w http.ResponseWriter, a *authorization) error {
+	page := pickerPage{
+		Client: a.client.Name, Message: a.params["session_message"], Label: a.params["prefill_named_grant"], Offline: a.offline,
+	}
+	for _, name := range passedOn {
+		if value := a.params[name]; value != "" {
+			page.Hidden = append(page.Hidden, pickerField{name, value})
+		}
+	}
+	s.mu.Lock()
+	for _, node := range a.scopes {
+		page.Scopes = append(page.Scopes, pickerScope{node.name, s.state.scopes[node.name].Description})
+	}
+	for _, u := range s.state.sortedUsers() {
+		page.People = append(page.People, pickerPersonOf(u))
+	}
+	s.mu.Unlock()
+	s.writePage(w, http.StatusOK, "authorize", page, formTarget(a.redirect))
+	return nil
+}
+
+func pickerPersonOf(u *User) pickerPerson {
+	name := u.Name
+	if name == "" {
+		name = u.Username
+	}
+	p := pickerPerson{ID: u.ID, Username: u.Username, Name: name, Organization: u.Organization, Initial: strings.ToUpper(string([]rune(name)[:1]))}
+	for _, linked := range u.Linked {
+		p.Linked = append(p.Linked, linked.Username)
+	}
+	return p
+}
+
+// formTarget is where browsers must allow the answer to the form to lead, for the policy.
+func formTarget(redirect string) string {
+	u, err := url.Parse(redirect)
+	if err != nil || u.Host == "" || strings.ContainsAny(u.Host, "[];, '\"") {
+		return u.Scheme + ":"
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// serveAuthCode shows an authorization code, to be copied, or why there is none.
+func (s *Server) serveAuthCode(w http.ResponseWriter, r *http.Request) error {
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return newPageError(http.StatusBadRequest, err.Error())
+	}
+	s.writePage(w, http.StatusOK, "code", p)
+	return nil
+}
+
+func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) error {
+	s.writePage(w, http.StatusOK, "logout", nil)
+	return nil
+}
+
+func (s *Server) serveHome(w http.ResponseWriter, _ *http.Request) error {
+	s.writePage(w, http.StatusOK, "home", s.cfg.Issuer)
+	return nil
+}
+
+func (s *Server) serveStyle(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Cache-Control", "max-age=3600")
+	http.ServeFileFS(w, r, pageFiles, "pages/style.css")
+	return nil
+}
