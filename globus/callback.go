@@ -6,7 +6,6 @@ import (
 	"html"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -41,8 +40,7 @@ const (
 
 // listenForCallback serves the page until finish is called.
 func listenForCallback(a *authorization) (*callback, error) {
-	// Globus lets native clients use any port, on an address without a path.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := a.opts.listen()
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,10 @@
 package globus
 
-import "testing"
+import (
+	"errors"
+	"net"
+	"testing"
+)
 
 // LockStore takes a store's lock, as another process would.
 func LockStore(t *testing.T, s *Store) (unlock func()) {
@@ -22,4 +26,12 @@ func (a *Authenticator) Keys() []string {
 		keys = append(keys, string(k[:]))
 	}
 	return keys
+}
+
+// NoBrowser says why an environment has no browser to start, or "".
+var NoBrowser = noBrowser
+
+// BlockPort makes a login find no port to listen on.
+func BlockPort(opts *LoginOptions) {
+	opts.listen = func() (net.Listener, error) { return nil, errors.New("listen: permission denied") }
 }

@@ -16,6 +16,9 @@ import (
 // seconds too little in practice.
 const clockLeeway = 300 * time.Second
 
+// errForged says that an ID token is not Globus Auth's, or not for this client.
+var errForged = errors.New("not from Globus Auth for this client")
+
 // ClockError says that the local clock is too far off to judge an ID token.
 type ClockError struct {
 	Skew time.Duration // how far the local clock is ahead; behind if negative
@@ -52,10 +55,10 @@ func (c *Client) verifyIDToken(ctx context.Context, raw, access Secret, now time
 	case keys.err != nil:
 		return Identity{}, fmt.Errorf("verify ID token: %w", keys.err)
 	case err != nil:
-		return Identity{}, fmt.Errorf("verify ID token: %v", clean(err.Error(), []Secret{raw}))
+		return Identity{}, fmt.Errorf("verify ID token: %w: %v", errForged, clean(err.Error(), []Secret{raw}))
 	}
 	if access != "" && token.AccessTokenHash != "" && token.VerifyAccessToken(access.Reveal()) != nil {
-		return Identity{}, errors.New("verify ID token: it came with another access token")
+		return Identity{}, fmt.Errorf("verify ID token: %w: it came with another access token", errForged)
 	}
 	if err := c.checkTimes(token, now); err != nil {
 		return Identity{}, fmt.Errorf("verify ID token: %w", err)

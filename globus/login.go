@@ -2,12 +2,14 @@ package globus
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -80,6 +82,8 @@ type LoginOptions struct {
 
 	// Timeout bounds the wait for the person. Default: 15 minutes.
 	Timeout time.Duration
+
+	listen func() (net.Listener, error) // for the browser to come back; tests replace it
 }
 
 const (
@@ -91,7 +95,7 @@ const (
 
 // Login logs a person in with their browser. The address to visit is printed
 // first; then the browser is started, and hands the code over on a
-// loopback address. Where there is no browser to start (over ssh, without a
+// loopback address; the person may also paste the address that it ends on. Where there is no browser to start (over ssh, without a
 // display, with a text browser, or by NoBrowser) the person opens the address
 // elsewhere and pastes the code.
 //
@@ -113,6 +117,10 @@ func (c *Client) loginFlow(ctx context.Context, opts LoginOptions) (*Login, erro
 	}
 	if opts.Browser == nil {
 		opts.Browser = openBrowser
+	}
+	if opts.listen == nil {
+		// Globus lets native clients use any port, on an address without a path.
+		opts.listen = func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = defaultLoginTimeout
@@ -418,53 +426,58 @@ func (a *authorization) exchange(ctx context.Context, code Secret) (tokenRespons
 
 // finish finds out who logged in, and saves the login. It does not stop halfway: the tokens are there.
 func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), finishTimeout, errFinishTimeout)
 	defer cancel()
 	login := &Login{Issuer: a.client.issuer, ClientID: a.client.clientID, Tokens: grant.tokens}
+	a.checkClock(login)
 	err := a.identify(ctx, login, grant)
-	if err == nil && a.opts.Subject != "" && login.Identity.Subject != a.opts.Subject {
+	switch {
+	case errors.Is(err, errForged):
+		login = nil // not Globus Auth's word: neither are the tokens
+	case err != nil:
+	case a.opts.Subject != "" && login.Identity.Subject != a.opts.Subject:
 		err = fmt.Errorf("%w: want %s, but %s (%s) logged in", ErrOtherSubject,
 			a.opts.Subject, login.Identity.label(), login.Identity.Subject)
-	}
-	if err == nil && a.opts.Store != nil {
+	case a.opts.Store != nil:
 		err = a.opts.Store.Save(ctx, login)
 	}
 	if a.page != nil {
-		a.page.finish(err, login.Identity.label())
+		who := ""
+		if login != nil {
+			who = login.Identity.label()
+		}
+		a.page.finish(err, who)
 	}
 	return login, err
 }
 
-// identify sets the login's identity, from the ID token or, if its keys cannot be
-// had, from userinfo. Both come from Globus Auth itself over TLS.
-func (a *authorization) identify(ctx context.Context, login *Login, grant tokenResponse) error {
-	c := a.client
-	now := c.now()
-	if skew := c.skew.Load(); skew != nil && skew.Abs() > clockLeeway {
-		// A wrong clock is no reason to throw a finished login away: judge by
-		// Globus Auth's clock, and tell.
+var errFinishTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, finishTimeout)
+
+// checkClock tells the person when the local clock is so wrong that services may
+// refuse things. That is no reason to throw a finished login away.
+func (a *authorization) checkClock(login *Login) {
+	if skew := a.client.skew.Load(); skew != nil && skew.Abs() > clockLeeway {
 		login.ClockSkew = *skew
-		now = now.Add(-*skew)
 		a.printf("Warning: this computer's clock is %s Globus Auth's. Please set it right.\n", describeSkew(*skew))
 	}
-	var err error
+}
+
+// identify sets the login's identity, from the ID token or, if its keys cannot be
+// had, from userinfo. Both come from Globus Auth itself over TLS.
+func (a *authorization) identify(ctx context.Context, login *Login, grant tokenResponse) (err error) {
+	c := a.client
+	own, hasOwn := login.Token(authResourceServer)
 	if grant.idToken != "" {
-		var access Secret
-		if t, ok := login.Token(authResourceServer); ok {
-			access = t.AccessToken
-		}
-		if login.Identity, err = c.verifyIDToken(ctx, grant.idToken, access, now); err == nil || !errors.Is(err, ErrUnavailable) {
+		// By Globus Auth's clock, as far as it is known.
+		login.Identity, err = c.verifyIDToken(ctx, grant.idToken, own.AccessToken, c.now().Add(-login.ClockSkew))
+		if !errors.Is(err, ErrUnavailable) {
 			return err
 		}
 	}
-	if t, ok := login.Token(authResourceServer); ok {
-		if login.Identity, err = c.UserInfo(ctx, t.AccessToken); err == nil {
-			return nil
-		}
+	if !hasOwn {
+		return cmp.Or(err, errors.New("the answer does not tell who logged in"))
 	}
-	if err == nil {
-		err = errors.New("the answer does not tell who logged in")
-	}
+	login.Identity, err = c.UserInfo(ctx, own.AccessToken)
 	return err
 }
 

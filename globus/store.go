@@ -43,7 +43,8 @@ const (
 )
 
 // OpenStore returns the store in the file at path, which need not exist yet. It fails
-// if the file or its folder is not private.
+// if the file or its folder is not private. What else is wrong with it, Load
+// and Save tell.
 func OpenStore(path string) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -52,7 +53,7 @@ func OpenStore(path string) (*Store, error) {
 	s := &Store{path: path}
 	if f, err := s.openPrivate(); err == nil {
 		f.Close()
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if errors.Is(err, ErrInsecureFile) {
 		return nil, fmt.Errorf("open token file: %w", err)
 	}
 	return s, nil

@@ -1,0 +1,198 @@
+package globus_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+// dev is a globusdev on a loopback port.
+type dev struct {
+	*globusdev.Server
+	// front, if set, sees each request first, and may answer it itself.
+	front func(w http.ResponseWriter, r *http.Request) (done bool)
+}
+
+func newDev(t *testing.T, change ...func(*globusdev.Config)) *dev {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := globusdev.Config{Issuer: "http://" + l.Addr().String()}
+	for _, f := range change {
+		f(&cfg)
+	}
+	server, err := globusdev.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &dev{Server: server}
+	h := &http.Server{Handler: d}
+	var wg sync.WaitGroup
+	wg.Go(func() { h.Serve(l) })
+	t.Cleanup(func() {
+		h.Close()
+		wg.Wait()
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+func (d *dev) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if d.front == nil || !d.front(w, r) {
+		d.Server.ServeHTTP(w, r)
+	}
+}
+
+// native returns a client that people log in with.
+func (d *dev) native(t *testing.T, change ...func(*globus.Config)) *globus.Client {
+	t.Helper()
+	cfg := globus.Config{Issuer: d.Issuer(), ClientID: globusdev.NativeClientID, HTTPClient: &http.Client{Transport: &http.Transport{}}}
+	t.Cleanup(cfg.HTTPClient.CloseIdleConnections)
+	for _, f := range change {
+		f(&cfg)
+	}
+	c, err := globus.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// confidential returns a client with a secret.
+func (d *dev) confidential(t *testing.T, clientID string) *globus.Client {
+	t.Helper()
+	return d.native(t, func(cfg *globus.Config) {
+		secret, err := d.ClientSecret(clientID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.ClientID, cfg.ClientSecret = clientID, secret
+	})
+}
+
+// count returns how many requests a path got, with a grant type if that is not empty.
+func (d *dev) count(path, grant string) int {
+	n := 0
+	for _, r := range d.Requests() {
+		if r.Path == path && (grant == "" || r.GrantType == grant) {
+			n++
+		}
+	}
+	return n
+}
+
+// visit opens an address as a browser does, and lets somebody log in. It returns
+// where the browser ended, and what it shows.
+func visit(address, who string) (*url.URL, string, error) {
+	if who == "" {
+		address += "&dev_deny=1"
+	} else {
+		address += "&dev_user=" + who
+	}
+	return open(address)
+}
+
+// open opens an address as it is.
+func open(address string) (*url.URL, string, error) {
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get(address)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		err = errors.Join(err, fmt.Errorf("status %d", resp.StatusCode))
+	}
+	return resp.Request.URL, string(body), err
+}
+
+// screen is what a login prints to. A person can wait for something to appear.
+type screen struct {
+	mu   sync.Mutex
+	text strings.Builder
+	more chan struct{} // closed at each write
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text.Write(p)
+	if s.more != nil {
+		close(s.more)
+	}
+	s.more = make(chan struct{})
+	return len(p), nil
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// await waits until the screen shows text, n times.
+func (s *screen) await(t *testing.T, text string, n int) string {
+	t.Helper()
+	limit := time.After(20 * time.Second)
+	for {
+		s.mu.Lock()
+		all, more := s.text.String(), s.more
+		if more == nil {
+			more = make(chan struct{})
+			s.more = more
+		}
+		s.mu.Unlock()
+		if strings.Count(all, text) >= n {
+			return all
+		}
+		select {
+		case <-more:
+		case <-limit:
+			t.Fatalf("the screen never showed %q %d times, but: %s", text, n, all)
+		}
+	}
+}
+
+// address waits for the URL to visit.
+func (s *screen) address(t *testing.T) string {
+	t.Helper()
+	_, rest, _ := strings.Cut(s.await(t, "\n\n", 2), "URL to authorize the application:\n\n")
+	address, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+	if _, err := url.ParseRequestURI(address); err != nil {
+		t.Fatalf("the screen shows no URL: %s", s)
+	}
+	return address
+}
+
+// keyboard is what a login reads from.
+type keyboard struct {
+	io.Reader
+	w *io.PipeWriter
+}
+
+func newKeyboard(t *testing.T) *keyboard {
+	r, w := io.Pipe()
+	t.Cleanup(func() { w.Close() })
+	return &keyboard{r, w}
+}
+
+// enter types without waiting for somebody to read.
+func (k *keyboard) enter(t *testing.T, text string) {
+	var wg sync.WaitGroup
+	wg.Go(func() { io.WriteString(k.w, text) }) // fails when the login is over
+	t.Cleanup(func() { k.w.Close(); wg.Wait() })
+}

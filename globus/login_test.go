@@ -1,0 +1,919 @@
+package globus_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+const ada = "ada@example.edu"
+
+// session is one person at one terminal, logging in.
+type session struct {
+	t        *testing.T
+	dev      *dev
+	screen   *screen
+	keyboard *keyboard
+	store    *globus.Store
+	env      map[string]string
+	opts     globus.LoginOptions
+	client   *globus.Client
+	opened   chan string // addresses that a browser was started with
+
+	cancel context.CancelFunc
+	done   chan struct{}
+	login  *globus.Login
+	err    error
+}
+
+// newSession is a terminal on a desktop, whose browser logs Ada in. What differs is
+// changed before start.
+func newSession(t *testing.T) *session {
+	s := &session{
+		t: t, dev: newDev(t), screen: &screen{}, keyboard: newKeyboard(t), store: newStore(t),
+		env: map[string]string{"DISPLAY": ":0"}, opened: make(chan string, 10), done: make(chan struct{}),
+	}
+	s.client = s.dev.native(t)
+	s.opts = globus.LoginOptions{
+		Scopes:  []string{globusdev.Scope},
+		In:      s.keyboard,
+		Out:     s.screen,
+		Browser: s.browser,
+		Getenv:  func(k string) string { return s.env[k] },
+		Store:   s.store,
+	}
+	return s
+}
+
+// browser is one in which Ada is logged in already.
+func (s *session) browser(address string) error {
+	s.opened <- address
+	if shown := s.screen.String(); !strings.Contains(shown, address) {
+		s.t.Error("the browser was started before the URL was printed")
+	}
+	_, _, err := visit(address, ada)
+	return err
+}
+
+func (s *session) noBrowser(string) error { s.t.Error("a browser was started"); return nil }
+
+func (s *session) start() *session {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	s.cancel = cancel
+	go func() {
+		defer close(s.done)
+		s.login, s.err = s.client.Login(ctx, s.opts)
+	}()
+	s.t.Cleanup(func() { cancel(); <-s.done })
+	return s
+}
+
+// wait waits for the login to end.
+func (s *session) wait() {
+	s.t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(30 * time.Second):
+		s.t.Fatalf("the login hangs; the screen shows: %s", s.screen)
+	}
+}
+
+// succeeds checks that Ada is logged in, with one exchange, and everything is saved.
+func (s *session) succeeds() {
+	s.t.Helper()
+	s.wait()
+	if s.err != nil {
+		s.t.Fatalf("Login = %v; the screen shows: %s", s.err, s.screen)
+	}
+	s.complete()
+	saved, err := s.store.Load()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	want, _ := s.login.Token(globusdev.ResourceServerID)
+	got, ok := saved.Token(globusdev.ResourceServerID)
+	if !ok || got.RefreshToken != want.RefreshToken || saved.Identity.Subject != s.login.Identity.Subject {
+		s.t.Error("the login was not saved whole")
+	}
+}
+
+// complete checks that Login returned all that there is to a login.
+func (s *session) complete() {
+	s.t.Helper()
+	if s.login == nil {
+		s.t.Fatalf("the login is lost: %v", s.err)
+	}
+	token, ok := s.login.Token(globusdev.ResourceServerID)
+	if !ok || token.RefreshToken == "" || s.login.Identity.Subject != globusdev.Subject(ada) || s.login.Identity.Username != ada {
+		s.t.Errorf("Login = %+v, which is not all of Ada's", s.login.Identity)
+	}
+	resource := s.dev.confidential(s.t, globusdev.ResourceServerID)
+	if info, err := resource.Introspect(s.t.Context(), token.AccessToken); err != nil || info.Subject != globusdev.Subject(ada) {
+		s.t.Errorf("the access token is %v, %v", info.Subject, err)
+	}
+	if shows := s.screen.String(); strings.Contains(shows, token.AccessToken.Reveal()) || strings.Contains(shows, "dev-code-") || strings.Contains(shows, "dev-rt-") {
+		s.t.Errorf("the screen shows secrets: %s", shows)
+	}
+}
+
+// fails checks that there is no login, and why.
+func (s *session) fails(want error, text string) {
+	s.t.Helper()
+	s.wait()
+	if s.login != nil {
+		s.t.Errorf("Login returned a login next to %v", s.err)
+	}
+	if want == nil {
+		want = errOther
+	}
+	checkErr(s.t, "Login", s.err, want, text)
+	if _, err := s.store.Load(); !errors.Is(err, globus.ErrLoginRequired) {
+		s.t.Errorf("something was saved: %v", err)
+	}
+}
+
+// code lets Ada log in elsewhere, where the browser ends on the page with the code.
+func (s *session) code() string {
+	s.t.Helper()
+	end, page, err := visit(s.screen.address(s.t), ada)
+	code := end.Query().Get("code")
+	if err != nil || code == "" || !strings.Contains(page, code) {
+		s.t.Fatalf("the browser ended on %s, %v, which shows no code", end, err)
+	}
+	return code
+}
+
+func TestLoginEnvironments(t *testing.T) {
+	t.Run("terminal with a browser", func(t *testing.T) {
+		s := newSession(t).start()
+		s.succeeds()
+		if n := s.dev.count("/v2/oauth2/token", "authorization_code"); n != 1 {
+			t.Errorf("%d exchanges, want 1", n)
+		}
+		asked := s.dev.Requests()[0].Parameters
+		for name, want := range map[string]string{
+			"access_type": "offline", "prompt": "login", "scope": "openid profile email " + globusdev.Scope,
+		} {
+			if asked[name] != want {
+				t.Errorf("%s = %q, want %q", name, asked[name], want)
+			}
+		}
+		if !strings.HasPrefix(asked["prefill_named_grant"], "diaspora on ") {
+			t.Errorf("prefill_named_grant = %q", asked["prefill_named_grant"])
+		}
+	})
+	t.Run("terminal without a keyboard", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.In = nil
+		s.start().succeeds()
+	})
+	t.Run("input has ended", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.In = strings.NewReader("")
+		s.start().succeeds()
+	})
+	t.Run("message for the login page", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.Message = "The topic needs a fresh login."
+		s.start().succeeds()
+		if got := s.dev.Requests()[0].Parameters["session_message"]; got != s.opts.Message {
+			t.Errorf("session_message = %q", got)
+		}
+	})
+	for name, env := range map[string]map[string]string{
+		"ssh":             {"DISPLAY": ":10", "SSH_TTY": "/dev/pts/0"},
+		"ssh, no tty":     {"DISPLAY": ":10", "SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"},
+		"no display":      {},
+		"text browser":    {"DISPLAY": ":0", "BROWSER": "/usr/bin/lynx"},
+		"another of them": {"DISPLAY": ":0", "BROWSER": "w3m"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t)
+			s.env = env
+			s.opts.Browser = s.noBrowser
+			s.start()
+			s.keyboard.enter(t, s.code()+"\n")
+			s.succeeds()
+		})
+	}
+	t.Run("pasting on request", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.NoBrowser, s.opts.Browser = true, s.noBrowser
+		s.start()
+		s.keyboard.enter(t, s.code()+"\n")
+		s.succeeds()
+	})
+	t.Run("no port to listen on", func(t *testing.T) {
+		s := newSession(t)
+		globus.BlockPort(&s.opts)
+		s.opts.Browser = s.noBrowser
+		s.start()
+		s.keyboard.enter(t, s.code()+"\n")
+		s.succeeds()
+	})
+	t.Run("hanging browser", func(t *testing.T) {
+		s := newSession(t)
+		hang := make(chan struct{})
+		t.Cleanup(func() { close(hang) })
+		s.opts.Browser = func(string) error { <-hang; return nil }
+		s.start()
+		if _, page, err := visit(s.screen.address(t), ada); err != nil || !strings.Contains(page, "You are logged in as "+ada) {
+			t.Errorf("the page shows %s, %v", page, err)
+		}
+		s.succeeds()
+	})
+	t.Run("failing browser", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.Browser = func(string) error { return errors.New("exec: not found\x1b[31m") }
+		s.start()
+		shown := s.screen.await(t, "No browser could be started", 1)
+		if strings.Contains(shown, "\x1b") {
+			t.Error("the screen shows control characters")
+		}
+		if _, _, err := visit(s.screen.address(t), ada); err != nil {
+			t.Error(err)
+		}
+		s.succeeds()
+	})
+	t.Run("browser on another machine", func(t *testing.T) {
+		// There, the loopback address leads nowhere. The person pastes it.
+		s := newSession(t)
+		s.opts.Browser = func(string) error { return nil }
+		s.start()
+		redirect := s.redirected(s.screen.address(t), ada)
+		s.keyboard.enter(t, "\n"+redirect+"\n")
+		s.succeeds()
+	})
+	t.Run("nowhere to paste", func(t *testing.T) {
+		s := newSession(t)
+		s.env, s.opts.In = nil, nil
+		s.start().fails(nil, "nowhere to paste")
+	})
+	t.Run("input ends before the code", func(t *testing.T) {
+		s := newSession(t)
+		s.env, s.opts.In = nil, strings.NewReader("\n\n")
+		s.start().fails(nil, "the input ended")
+	})
+}
+
+// redirected logs somebody in, and returns where the browser is sent, without going there.
+func (s *session) redirected(address, who string) string {
+	s.t.Helper()
+	stop := &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport:     &http.Transport{DisableKeepAlives: true},
+	}
+	query := "&dev_user=" + who
+	if who == "" {
+		query = "&dev_deny=1"
+	}
+	resp, err := stop.Get(address + query)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.Header.Get("Location")
+}
+
+// TestLoginPaste: whatever comes along with the code when it is copied.
+func TestLoginPaste(t *testing.T) {
+	for name, paste := range map[string]func(s *session, code, state string) string{
+		"spaces":               func(_ *session, code, _ string) string { return "  " + code + " \t\r\n" },
+		"spaces inside":        func(_ *session, code, _ string) string { return code[:12] + " " + code[12:] + "\n" },
+		"empty lines first":    func(_ *session, code, _ string) string { return "\n \n\r\n" + code + "\n" },
+		"quotes":               func(_ *session, code, _ string) string { return `"` + code + `"` + "\n" },
+		"no newline":           func(s *session, code, _ string) string { return code + "\x00" },
+		"invisible characters": func(_ *session, code, _ string) string { return "\ufeff\u200b" + code + "\u00a0\n" },
+		"code=":                func(_ *session, code, _ string) string { return "code=" + code + "\n" },
+		"whole address": func(s *session, code, state string) string {
+			return s.dev.Issuer() + "/v2/web/auth-code?code=" + code + "&state=" + state + "\n"
+		},
+		"whole address, other order": func(s *session, code, state string) string {
+			return " <" + s.dev.Issuer() + "/v2/web/auth-code?state=" + state + "&code=" + code + "> \n"
+		},
+		"another login's address first": func(s *session, code, state string) string {
+			return s.dev.Issuer() + "/v2/web/auth-code?code=dev-code-X&state=other\n" + code + "\n"
+		},
+		"a wrong code first": func(_ *session, code, _ string) string { return "dev-code-WRONG\nnot a code\n" + code + "\n" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t)
+			s.env, s.opts.Browser = nil, s.noBrowser
+			s.start()
+			address, err := url.Parse(s.screen.address(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := paste(s, s.code(), address.Query().Get("state"))
+			if line, ok := strings.CutSuffix(text, "\x00"); ok {
+				go func() { s.keyboard.w.Write([]byte(line)); s.keyboard.w.Close() }()
+			} else {
+				s.keyboard.enter(t, text)
+			}
+			s.succeeds()
+		})
+	}
+	t.Run("three wrong codes", func(t *testing.T) {
+		s := newSession(t)
+		s.env = nil
+		s.start()
+		s.keyboard.enter(t, "dev-code-1\ndev-code-2\ndev-code-3\ndev-code-4\n")
+		s.fails(globus.ErrLoginRequired, "invalid_grant")
+		if n := s.dev.count("/v2/oauth2/token", ""); n != 3 {
+			t.Errorf("%d exchanges, want 3", n)
+		}
+	})
+	t.Run("a line without end", func(t *testing.T) {
+		s := newSession(t)
+		s.env, s.opts.In = nil, bytes.NewReader(bytes.Repeat([]byte("a"), 1<<20))
+		s.start().fails(globus.ErrLoginRequired, "")
+	})
+	t.Run("denied", func(t *testing.T) {
+		s := newSession(t)
+		s.env = nil
+		s.start()
+		s.keyboard.enter(t, s.redirected(s.screen.address(t), "")+"\n")
+		s.fails(globus.ErrDenied, "access_denied: The user did not consent.")
+	})
+}
+
+func TestLoginCallback(t *testing.T) {
+	t.Run("denied consent", func(t *testing.T) {
+		s := newSession(t)
+		pages := make(chan string, 1)
+		s.opts.Browser = func(address string) error {
+			_, page, _ := visit(address, "")
+			pages <- page
+			return nil
+		}
+		s.start().fails(globus.ErrDenied, "access_denied: The user did not consent.")
+		if page := <-pages; !strings.Contains(page, "denied") {
+			t.Errorf("the page shows %s", page)
+		}
+		if n := s.dev.count("/v2/oauth2/token", ""); n != 0 {
+			t.Errorf("%d exchanges", n)
+		}
+	})
+	// Nothing that comes to the port without the state does the login any harm.
+	for name, query := range map[string]string{
+		"wrong state":     "/?code=dev-code-EVIL&state=wrong",
+		"no state":        "/?code=dev-code-EVIL",
+		"empty state":     "/?code=dev-code-EVIL&state=",
+		"error, no state": "/?error=access_denied",
+		"no code":         "/?state=STATE",
+		"empty code":      "/?state=STATE&code=",
+		"two states":      "/?code=dev-code-EVIL&state=STATE&state=x",
+		"two codes":       "/?code=dev-code-EVIL&code=x&state=STATE",
+		"nothing":         "/",
+		"an icon":         "/favicon.ico",
+		"another path":    "/x?code=dev-code-EVIL&state=STATE",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t)
+			s.opts.Browser = func(string) error { return nil }
+			s.start()
+			address := s.screen.address(t)
+			u, err := url.Parse(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			redirect, state := u.Query().Get("redirect_uri"), u.Query().Get("state")
+			if len(state) < 20 || !strings.HasPrefix(redirect, "http://127.0.0.1:") || strings.Count(redirect, "/") != 2 {
+				t.Errorf("state %q, redirect %q", state, redirect)
+			}
+			if _, page, err := open(redirect + strings.ReplaceAll(query, "STATE", state)); err == nil {
+				t.Errorf("answered 200: %s", page)
+			}
+			if _, err := http.Post(redirect+"/?code=dev-code-EVIL&state="+state, "text/plain", nil); err != nil {
+				t.Error(err)
+			}
+			if n := s.dev.count("/v2/oauth2/token", ""); n != 0 {
+				t.Errorf("%d exchanges", n)
+			}
+			if _, page, err := visit(address, ada); err != nil || !strings.Contains(page, "logged in as") {
+				t.Errorf("the page shows %s, %v", page, err)
+			}
+			s.succeeds()
+		})
+	}
+	t.Run("the browser asks twice", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.Browser = func(string) error { return nil }
+		hold, held := make(chan struct{}), make(chan struct{})
+		s.dev.front = func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/v2/oauth2/token" {
+				close(held)
+				<-hold
+			}
+			return false
+		}
+		s.start()
+		redirect := s.redirected(s.screen.address(t), ada)
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() {
+				if _, page, err := open(redirect); err != nil || !strings.Contains(page, "logged in as") {
+					t.Errorf("the page shows %s, %v", page, err)
+				}
+			})
+		}
+		<-held
+		close(hold)
+		wg.Wait()
+		s.succeeds()
+		if n := s.dev.count("/v2/oauth2/token", ""); n != 1 {
+			t.Errorf("%d exchanges, want 1", n)
+		}
+	})
+	t.Run("the port is free afterwards", func(t *testing.T) {
+		s := newSession(t).start()
+		s.succeeds()
+		u, err := url.Parse(<-s.opened)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := net.Dial("tcp", strings.TrimPrefix(u.Query().Get("redirect_uri"), "http://")); err == nil {
+			c.Close()
+			t.Error("still listening")
+		}
+	})
+	t.Run("the page keeps to itself", func(t *testing.T) {
+		s := newSession(t)
+		headers := make(chan http.Header, 1)
+		s.opts.Browser = func(address string) error {
+			resp, err := http.Get(s.redirected(address, ada))
+			if err == nil {
+				headers <- resp.Header
+				resp.Body.Close()
+			}
+			return err
+		}
+		s.start().succeeds()
+		h := <-headers
+		if h.Get("Cache-Control") != "no-store" || h.Get("Referrer-Policy") != "no-referrer" || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
+			t.Errorf("headers %v", h)
+		}
+	})
+}
+
+// TestLoginIsNeverLost: whatever goes wrong once Globus Auth has handed out the tokens.
+func TestLoginIsNeverLost(t *testing.T) {
+	t.Run("read-only home", func(t *testing.T) {
+		s := newSession(t)
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		store, err := globus.OpenStore(filepath.Join(file, "tokens", "x.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.opts.Store = store
+		s.start().wait()
+		if s.err == nil || !strings.Contains(s.err.Error(), "save tokens") {
+			t.Errorf("Login = %v, want an error about saving", s.err)
+		}
+		s.complete()
+		s.screen.await(t, "cannot be saved", 1) // said before the browser was opened
+	})
+	t.Run("the disk fills up meanwhile", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.Browser = func(address string) error {
+			if err := os.MkdirAll(filepath.Join(s.store.Path()+".new", "x"), 0o700); err != nil {
+				t.Error(err)
+			}
+			_, _, err := visit(address, ada)
+			if err == nil {
+				t.Error("the page does not tell of the problem")
+			}
+			return nil
+		}
+		s.start().wait()
+		if s.err == nil || !strings.Contains(s.err.Error(), "save tokens") {
+			t.Errorf("Login = %v, want an error about saving", s.err)
+		}
+		s.complete()
+	})
+	for name, offset := range map[string]time.Duration{"clock 10 minutes slow": -10 * time.Minute, "clock 10 minutes fast": 10 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t)
+			s.client = s.dev.native(t, func(cfg *globus.Config) {
+				cfg.Now = func() time.Time { return time.Now().Add(offset) }
+			})
+			s.start().succeeds()
+			if got := s.login.ClockSkew - offset; got.Abs() > 10*time.Second {
+				t.Errorf("ClockSkew = %v, want about %v", s.login.ClockSkew, offset)
+			}
+			s.screen.await(t, "this computer's clock is", 1)
+			token, _ := s.login.Token(globusdev.ResourceServerID)
+			if life := time.Until(token.Expiry.Add(-offset)); life < 47*time.Hour || life > 48*time.Hour {
+				t.Errorf("the token expires in %v by the local clock", life)
+			}
+		})
+	}
+	t.Run("clock 4 minutes slow", func(t *testing.T) {
+		s := newSession(t)
+		s.client = s.dev.native(t, func(cfg *globus.Config) {
+			cfg.Now = func() time.Time { return time.Now().Add(-4 * time.Minute) }
+		})
+		s.start().succeeds()
+		if s.login.ClockSkew != 0 || strings.Contains(s.screen.String(), "clock") {
+			t.Errorf("ClockSkew = %v, with a warning", s.login.ClockSkew)
+		}
+	})
+	t.Run("no keys of ID tokens", func(t *testing.T) {
+		s := newSession(t)
+		if err := s.dev.FailNext(100, globusdev.Failure{Path: "/jwk.json", Status: 404, Body: html}); err != nil {
+			t.Fatal(err)
+		}
+		s.start().succeeds()
+		if n := s.dev.count("/v2/oauth2/userinfo", ""); n != 1 {
+			t.Errorf("asked for user information %d times, want once", n)
+		}
+	})
+	t.Run("no keys, no user information", func(t *testing.T) {
+		s := newSession(t)
+		for _, path := range []string{"/jwk.json", "/v2/oauth2/userinfo"} {
+			if err := s.dev.FailNext(100, globusdev.Failure{Path: path, Status: 404, Body: html}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.start().wait()
+		checkErr(t, "Login", s.err, globus.ErrUnavailable, "get user information")
+		if s.login == nil || len(s.login.Tokens) != 2 {
+			t.Errorf("Login = %v, want the tokens", s.login)
+		}
+	})
+	t.Run("Ctrl-C right after the exchange", func(t *testing.T) {
+		s := newSession(t)
+		s.dev.front = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/jwk.json" {
+				s.cancel()
+			}
+			return false
+		}
+		s.start().succeeds()
+	})
+}
+
+// TestLoginCancelled ends the login at each step before there are tokens.
+func TestLoginCancelled(t *testing.T) {
+	t.Run("before anything", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		s := newSession(t)
+		s.opts.Browser = func(string) error { return nil }
+		_, err := s.client.Login(ctx, s.opts)
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Login = %v, want canceled", err)
+		}
+	})
+	t.Run("waiting for the browser", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.Browser = func(string) error { return nil }
+		s.start()
+		s.screen.await(t, "Waiting for the browser", 1)
+		s.cancel()
+		s.cancelled()
+	})
+	t.Run("waiting for the code", func(t *testing.T) {
+		s := newSession(t)
+		s.env = nil
+		s.start()
+		s.screen.await(t, "Paste the authorization code here", 1)
+		s.cancel()
+		s.cancelled()
+	})
+	t.Run("after a wrong code", func(t *testing.T) {
+		s := newSession(t)
+		s.env = nil
+		s.start()
+		s.keyboard.enter(t, "dev-code-WRONG\n")
+		s.screen.await(t, "Paste the authorization code here", 2)
+		s.cancel()
+		s.cancelled()
+	})
+	t.Run("in the exchange", func(t *testing.T) {
+		s := newSession(t)
+		s.dev.front = func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/v2/oauth2/token" {
+				return false
+			}
+			s.cancel()
+			<-r.Context().Done() // the client has left
+			return true
+		}
+		s.opts.Browser = func(address string) error { visit(address, ada); return nil }
+		s.start()
+		s.cancelled()
+	})
+}
+
+func (s *session) cancelled() {
+	s.t.Helper()
+	s.wait()
+	if s.login != nil || !errors.Is(s.err, context.Canceled) {
+		s.t.Errorf("Login = %v, %v, want canceled", s.login, s.err)
+	}
+}
+
+func TestLoginTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{}
+		r := newKeyboard(t)
+		begin := time.Now()
+		_, err := w.client(t).Login(t.Context(), globus.LoginOptions{In: r, Out: &screen{}, NoBrowser: true})
+		checkErr(t, "Login", err, errOther, "nobody finished the login within 15m0s")
+		if took := time.Since(begin); took != 15*time.Minute {
+			t.Errorf("took %v", took)
+		}
+		r.w.Close()
+	})
+}
+
+func TestLoginSecondAtOnce(t *testing.T) {
+	first := newSession(t)
+	second := newSession(t)
+	second.dev, second.store, second.opts.Store = first.dev, first.store, first.store
+	second.client = first.dev.native(t)
+	gate := make(chan struct{})
+	for _, s := range []*session{first, second} {
+		s.opts.Browser = func(string) error { return nil }
+		s.start()
+	}
+	// The answer of one browser at the other's port is nobody's login.
+	u, err := url.Parse(second.screen.address(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stray := strings.Replace(first.redirected(first.screen.address(t), ada), portOf(t, first), u.Query().Get("redirect_uri"), 1)
+	if _, _, err := open(stray); err == nil {
+		t.Error("one login took the other's code")
+	}
+	close(gate)
+	var wg sync.WaitGroup
+	for _, s := range []*session{first, second} {
+		wg.Go(func() {
+			if _, page, err := visit(s.screen.address(t), ada); err != nil {
+				t.Errorf("the page shows %s, %v", page, err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, s := range []*session{first, second} {
+		s.wait()
+		if s.err != nil {
+			t.Error(s.err)
+		}
+		s.complete()
+	}
+	saved, err := first.store.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _ := saved.Token(globusdev.ResourceServerID)
+	one, _ := first.login.Token(globusdev.ResourceServerID)
+	two, _ := second.login.Token(globusdev.ResourceServerID)
+	if got.RefreshToken != one.RefreshToken && got.RefreshToken != two.RefreshToken {
+		t.Error("what is saved is neither login")
+	}
+}
+
+func portOf(t *testing.T, s *session) string {
+	u, err := url.Parse(s.screen.address(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Query().Get("redirect_uri")
+}
+
+func TestLoginAsSomebodyElse(t *testing.T) {
+	t.Run("into a store that is taken", func(t *testing.T) {
+		s := newSession(t)
+		bob := adaLogin(time.Now())
+		bob.Identity = globus.Identity{Subject: bobSubject, Username: "bob@example.edu"}
+		save(t, s.store, bob)
+		s.opts.Browser = func(address string) error { visit(address, ada); return nil }
+		s.start().wait()
+		checkErr(t, "Login", s.err, globus.ErrOtherSubject, "bob@example.edu")
+		s.complete() // the caller decides what becomes of it
+		if saved, err := s.store.Load(); err != nil || saved.Identity.Subject != bobSubject {
+			t.Errorf("Load = %v, %v, want Bob's login untouched", saved, err)
+		}
+		if err := s.client.RevokeLogin(t.Context(), s.login); err != nil {
+			t.Error(err)
+		}
+		token, _ := s.login.Token(globusdev.ResourceServerID)
+		if _, err := s.client.Refresh(t.Context(), token.RefreshToken); !errors.Is(err, globus.ErrLoginRequired) {
+			t.Errorf("Refresh after RevokeLogin = %v", err)
+		}
+	})
+	t.Run("than was asked for", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.Subject = bobSubject
+		s.opts.Browser = func(address string) error { visit(address, ada); return nil }
+		s.start().wait()
+		checkErr(t, "Login", s.err, globus.ErrOtherSubject, "but "+ada)
+		s.complete()
+		if _, err := s.store.Load(); !errors.Is(err, globus.ErrLoginRequired) {
+			t.Errorf("it was saved: %v", err)
+		}
+	})
+	t.Run("known before", func(t *testing.T) {
+		s := newSession(t)
+		save(t, s.store, adaLogin(time.Now()))
+		s.opts.Subject, s.opts.Browser = bobSubject, s.noBrowser
+		s.start().wait()
+		checkErr(t, "Login", s.err, globus.ErrOtherSubject, ada)
+	})
+	t.Run("with a token file that is not private", func(t *testing.T) {
+		s := newSession(t)
+		save(t, s.store, adaLogin(time.Now()))
+		if err := os.Chmod(s.store.Path(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.opts.Browser = s.noBrowser
+		s.start().wait()
+		checkErr(t, "Login", s.err, globus.ErrInsecureFile, "chmod 600")
+	})
+}
+
+// TestLoginSendsTheCodeOnce: a code that may have arrived is never sent again.
+func TestLoginSendsTheCodeOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []reply
+		cut     func(n int) error
+		want    error
+		sent    int
+	}{
+		"answer lost":           {[]reply{ok("{}")}, func(int) error { return errAnswerLost }, globus.ErrUnavailable, 1},
+		"503":                   {[]reply{status(503, "")}, nil, globus.ErrUnavailable, 1},
+		"429":                   {[]reply{after(status(429, "{}"), "1")}, nil, globus.ErrUnavailable, 1},
+		"page of a proxy":       {[]reply{ok(html)}, nil, globus.ErrUnavailable, 1},
+		"never connected":       {[]reply{ok("{}")}, func(int) error { return errNotSent }, globus.ErrUnavailable, 4},
+		"connected, then lost":  {[]reply{ok("{}")}, func(n int) error { return map[int]error{1: errNotSent, 2: errAnswerLost}[n] }, globus.ErrUnavailable, 2},
+		"invalid_grant":         {[]reply{status(401, `{"error":"invalid_grant"}`)}, nil, globus.ErrLoginRequired, 1},
+		"client is not allowed": {[]reply{status(401, globusUnauthorized)}, nil, globus.ErrClientRefused, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &wire{handler: answers(c.answers...), cut: c.cut}
+				keys := newKeyboard(t)
+				keys.enter(t, "canary-code\n")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				opts := globus.LoginOptions{In: keys, Out: &screen{}, NoBrowser: true}
+				if c.want == globus.ErrLoginRequired {
+					opts.In = strings.NewReader("canary-code\n") // no second try
+				}
+				login, err := w.client(t).Login(ctx, opts)
+				if login != nil {
+					t.Errorf("Login = %v", login)
+				}
+				if c.want != globus.ErrLoginRequired { // otherwise it asks again, and the input has ended
+					checkErr(t, "Login", err, c.want, "exchange the authorization code")
+				}
+				if n := len(w.sent()); n != c.sent {
+					t.Errorf("sent the code %d times, want %d", n, c.sent)
+				}
+			})
+		})
+	}
+	t.Run("over a real connection", func(t *testing.T) {
+		for name, failure := range map[string]globusdev.Failure{
+			"lost": {Path: "/v2/oauth2/token", LoseAnswer: true}, "dropped": {Path: "/v2/oauth2/token", Drop: true},
+		} {
+			s := newSession(t)
+			if err := s.dev.FailNext(1, failure); err != nil {
+				t.Fatal(err)
+			}
+			s.opts.Browser = func(address string) error { visit(address, ada); return nil }
+			s.start().fails(globus.ErrUnavailable, "exchange the authorization code")
+			if n := s.dev.count("/v2/oauth2/token", ""); n != 1 {
+				t.Errorf("%s: sent the code %d times", name, n)
+			}
+		}
+	})
+}
+
+// TestLoginForgedIDToken: whoever cannot sign as Globus Auth is not Globus Auth.
+func TestLoginForgedIDToken(t *testing.T) {
+	firstKey()
+	secondKey()
+	synctest.Test(t, func(t *testing.T) {
+		answer := tokenAnswer("auth.globus.org", "A1", "R1")
+		answer["id_token"] = sign(t, jose.RS512, secondKey(), claims(time.Now(), nil)).Reveal()
+		w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body := document(answer)
+			if r.URL.Path == "/jwk.json" {
+				body = jwks(firstKey().Public())
+			}
+			w.Write([]byte(body))
+		})}
+		store := newStore(t)
+		opts := globus.LoginOptions{In: strings.NewReader("canary-code\n"), Out: &screen{}, NoBrowser: true, Store: store}
+		login, err := w.client(t).Login(t.Context(), opts)
+		checkErr(t, "Login", err, errOther, "not from Globus Auth")
+		if login != nil {
+			t.Errorf("Login = %v", login)
+		}
+		if _, err := store.Load(); !errors.Is(err, globus.ErrLoginRequired) {
+			t.Errorf("it was saved: %v", err)
+		}
+	})
+}
+
+// TestLoginVerifier: each login has its own verifier and state, and the code is
+// worth nothing without them.
+func TestLoginVerifier(t *testing.T) {
+	d := newDev(t)
+	seen := map[string]bool{}
+	var exchanges atomic.Int32
+	d.front = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/v2/oauth2/token" {
+			exchanges.Add(1)
+		}
+		return false
+	}
+	for range 5 {
+		s := newSession(t)
+		s.dev, s.client = d, d.native(t)
+		s.start().succeeds()
+		u, err := url.Parse(<-s.opened)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"state", "code_challenge"} {
+			v := u.Query().Get(name)
+			if v == "" || seen[v] {
+				t.Errorf("%s %q is empty or has been used before", name, v)
+			}
+			seen[v] = true
+		}
+		if got := u.Query().Get("code_challenge_method"); got != "S256" {
+			t.Errorf("code_challenge_method = %q", got)
+		}
+	}
+	if n := exchanges.Load(); n != 5 {
+		t.Errorf("%d exchanges, want 5", n)
+	}
+	// A code that was given for another challenge or redirect is refused.
+	s := newSession(t)
+	s.env = nil
+	s.dev, s.client = d, d.native(t)
+	other := newSession(t)
+	other.env = nil
+	other.dev, other.client = d, d.native(t)
+	s.start()
+	other.start()
+	s.keyboard.enter(t, other.code()+"\n")
+	s.screen.await(t, "does not know this code", 1)
+}
+
+// TestNoBrowser is the table of environments.
+func TestNoBrowser(t *testing.T) {
+	for name, c := range map[string]struct {
+		goos  string
+		env   string
+		paste bool
+	}{
+		"desktop":       {"linux", "DISPLAY=:0", false},
+		"wayland":       {"linux", "WAYLAND_DISPLAY=wayland-0", false},
+		"console":       {"linux", "", true},
+		"windows in it": {"linux", "WSL_DISTRO_NAME=Debian", false},
+		"mac":           {"darwin", "", false},
+		"mac over ssh":  {"darwin", "SSH_CONNECTION=x", true},
+		"windows":       {"windows", "", false},
+		"bsd console":   {"freebsd", "", true},
+		"firefox":       {"linux", "DISPLAY=:0 BROWSER=/usr/bin/firefox", false},
+		"elinks":        {"linux", "DISPLAY=:0 BROWSER=elinks", true},
+		"www-browser":   {"linux", "DISPLAY=:0 BROWSER=www-browser", true},
+		"ssh with X":    {"linux", "DISPLAY=localhost:10.0 SSH_CLIENT=x", true},
+		"links, on mac": {"darwin", "BROWSER=links", true},
+	} {
+		env := map[string]string{}
+		for _, pair := range strings.Fields(c.env) {
+			k, v, _ := strings.Cut(pair, "=")
+			env[k] = v
+		}
+		if why := globus.NoBrowser(c.goos, func(k string) string { return env[k] }); (why != "") != c.paste {
+			t.Errorf("%s: reason to paste %q, want one: %t", name, why, c.paste)
+		}
+	}
+}
