@@ -46,6 +46,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) error {
 	if a.client, err = s.authorizingClient(p["client_id"]); err != nil {
 		return err
 	}
+	noteClient(w, a.client.ID)
 	if a.redirect, err = s.checkRedirect(a.client, p["redirect_uri"]); err != nil {
 		return err
 	}
@@ -211,6 +212,9 @@ func (s *Server) newCode(a *authorization, who string) (string, error) {
 		return "", newPageError(http.StatusBadRequest, "There is no development identity "+clip(who)+".")
 	}
 	now := s.nowLocked()
+	if len(s.state.codes) >= s.cfg.MaxTokens {
+		s.state.prune(now)
+	}
 	if len(s.state.codes) >= s.cfg.MaxTokens {
 		return "", newPageError(http.StatusServiceUnavailable, "Too many authorization codes are open.")
 	}

@@ -226,8 +226,9 @@ func (w *lost) Header() http.Header         { return w.header }
 func (w *lost) WriteHeader(int)             {}
 func (w *lost) Write(p []byte) (int, error) { return len(p), nil }
 
-// Advance moves the clock. The advance ends with the process, or with [Server.Reset].
-func (s *Server) Advance(d time.Duration) {
+// AdvanceClock moves the clock, back when d is negative. It is right again after a restart
+// or [Server.Reset].
+func (s *Server) AdvanceClock(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.skew += d

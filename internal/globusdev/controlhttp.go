@@ -139,7 +139,7 @@ type clockControl struct {
 }
 
 func (s *Server) controlClock(r clockControl) error {
-	s.Advance(time.Duration(r.Advance))
+	s.AdvanceClock(time.Duration(r.Advance))
 	return nil
 }
 
@@ -156,7 +156,10 @@ type failureRequest struct {
 }
 
 func (s *Server) controlFail(r failureRequest) error {
-	return s.FailNext(max(r.Count, 1), Failure{
+	if r.Count == 0 {
+		r.Count = 1
+	}
+	return s.FailNext(r.Count, Failure{
 		Path: r.Path, Delay: time.Duration(r.Delay), Status: r.Status, RetryAfter: time.Duration(r.RetryAfter),
 		Body: r.Body, Drop: r.Drop, LoseAnswer: r.LoseAnswer,
 	})

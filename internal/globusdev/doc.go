@@ -27,7 +27,7 @@
 //
 // # Making things go wrong
 //
-// [Server.Expire], [Server.Revoke], [Server.Advance], [Server.FailNext] and their
+// [Server.Expire], [Server.Revoke], [Server.AdvanceClock], [Server.FailNext] and their
 // kin make tokens and the server itself misbehave on purpose. The same can be had
 // over HTTP under /_dev/, which lists itself.
 //

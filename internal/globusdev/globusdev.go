@@ -109,6 +109,7 @@ func Open(cfg Config) (*Server, error) {
 	s.keyOnce = sync.OnceValue(s.ensureKey)
 	s.handler = s.routes()
 	if err := s.load(); err != nil {
+		s.stop()
 		return nil, errors.Join(fmt.Errorf("globusdev: %w", err), s.journal.close())
 	}
 	// The first key takes a tenth of a second, and what starts beside this

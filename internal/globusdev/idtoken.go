@@ -19,8 +19,6 @@ type identityClaim struct {
 	Organization       *string `json:"organization"`
 	IdentityProvider   string  `json:"identity_provider"`
 	ProviderName       string  `json:"identity_provider_display_name"`
-	IdentityType       *string `json:"identity_type,omitempty"`
-	Status             string  `json:"status,omitempty"`
 	LastAuthentication *int64  `json:"last_authentication"`
 }
 
@@ -60,7 +58,7 @@ func (st *state) claims(t *token, identity *Identity) claims {
 	return c
 }
 
-// identitySet lists a set as userinfo and introspection do, and ID tokens.
+// identitySet lists a set as ID tokens do.
 func (st *state) identitySet(t *token, set []*Identity) []identityClaim {
 	var list []identityClaim
 	for _, i := range set {

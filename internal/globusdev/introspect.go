@@ -77,7 +77,7 @@ func (s *Server) introspect(client *Client, p params) any {
 		answer["identity_set"] = ids
 	}
 	if slices.Contains(include, "identity_set_detail") {
-		answer["identity_set_detail"] = s.state.identityDetail(t, set)
+		answer["identity_set_detail"] = s.state.identityDetails(t, set)
 	}
 	if slices.Contains(include, "session_info") {
 		answer["session_info"] = s.state.sessionInfo(t)
@@ -117,14 +117,21 @@ func (st *state) audience(t *token) []string {
 	return aud
 }
 
-// identityDetail is an identity set with what else introspection knows.
-func (st *state) identityDetail(t *token, set []*Identity) []identityClaim {
-	list := st.identitySet(t, set)
-	for i := range list {
-		list[i].Status = set[i].Status
-		if st.clients[set[i].ID] == nil { // null for clients
-			list[i].IdentityType = nullable("login")
+// identityDetail is an identity with what userinfo and introspection know besides.
+type identityDetail struct {
+	identityClaim
+	IdentityType *string `json:"identity_type"` // null for clients
+	Status       string  `json:"status"`
+}
+
+func (st *state) identityDetails(t *token, set []*Identity) []identityDetail {
+	var list []identityDetail
+	for i, claim := range st.identitySet(t, set) {
+		detail := identityDetail{identityClaim: claim, Status: set[i].Status}
+		if st.clients[claim.Subject] == nil {
+			detail.IdentityType = nullable("login")
 		}
+		list = append(list, detail)
 	}
 	return list
 }
@@ -207,7 +214,7 @@ func (s *Server) serveUserInfo(w http.ResponseWriter, r *http.Request) error {
 		}
 		c := st.claims(t, identity)
 		if t.has(scopeViewIdentitySet) {
-			c["identity_set"] = st.identityDetail(t, set)
+			c["identity_set"] = st.identityDetails(t, set)
 		}
 		return c, nil
 	})

@@ -55,6 +55,8 @@ func (s *Server) writePage(w http.ResponseWriter, status int, name string, data 
 	w.Write(out.Bytes()) // an error here is the client's
 }
 
+const maxShown = 200 // people on the page
+
 // pickerPage is what the page to pick an identity from shows.
 type pickerPage struct {
 	Client  string
@@ -63,6 +65,7 @@ type pickerPage struct {
 	Scopes  []pickerScope
 	Offline bool
 	People  []pickerPerson
+	More    int // how many people are not shown
 	Hidden  []pickerField
 }
 
@@ -93,10 +96,12 @@ func (s *Server) showPicker(w http.ResponseWriter, a *authorization) error {
 	for _, node := range a.scopes {
 		page.Scopes = append(page.Scopes, pickerScope{node.name, s.state.scopes[node.name].Description})
 	}
-	for _, u := range s.state.sortedUsers() {
+	people := s.state.sortedUsers()
+	s.mu.Unlock()
+	page.More = max(0, len(people)-maxShown)
+	for _, u := range people[:len(people)-page.More] {
 		page.People = append(page.People, pickerPersonOf(u))
 	}
-	s.mu.Unlock()
 	s.writePage(w, http.StatusOK, "authorize", page, formTarget(a.redirect))
 	return nil
 }

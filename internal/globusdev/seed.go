@@ -170,7 +170,7 @@ func DefaultSeed(username string) *Seed {
 		{Identity: Identity{Username: "ada@example.edu", Name: "Ada Lovelace", Email: "ada@example.edu", Organization: "Example University"}},
 		{
 			Identity: Identity{Username: "grace@example.org", Name: "Grace Hopper", Email: "grace@example.org", Organization: "Example Institute"},
-			Linked:   []Identity{{Username: "grace@example.com@accounts.example.net"}},
+			Linked:   []Identity{{Username: "grace@example.com@idp.example"}},
 		},
 	}
 	if name := localUsername(username); name != "" && !knows(users, name) {

@@ -181,11 +181,17 @@ func (st *state) apply(e *entry) error {
 		}
 		st.clients[client.ID] = &client
 	case e.Token != nil:
+		if len(e.Token.Consents) != len(e.Token.Scopes) {
+			return errors.New("a token with other consents than scopes")
+		}
 		st.tokens[e.Token.Hash] = e.Token
 	case e.Code != nil:
 		st.codes[e.Code.Hash] = e.Code
 	case e.Consent != nil:
 		c := e.Consent
+		if len(c.Path) == 0 || c.Path[len(c.Path)-1] != c.ID || c.ID < 1 {
+			return errors.New("a consent that is not at the end of its path")
+		}
 		st.consents[c.ID], st.granted[c.key()] = c, c.ID
 		st.lastID = max(st.lastID, c.ID)
 	case e.Dead != nil:
@@ -316,9 +322,17 @@ func encode(entries []*entry) ([]byte, error) {
 	return lines.Bytes(), nil
 }
 
-// sortedUsers lists people by username, for the page and the dump.
+// sortedUsers lists people by username, who is at this machine first.
 func (st *state) sortedUsers() []*User {
-	return slices.SortedFunc(maps.Values(st.users), func(a, b *User) int { return cmp.Compare(a.Username, b.Username) })
+	elsewhere := func(u *User) int {
+		if domainOf(u.Username) == "localhost" {
+			return 0
+		}
+		return 1
+	}
+	return slices.SortedFunc(maps.Values(st.users), func(a, b *User) int {
+		return cmp.Or(elsewhere(a)-elsewhere(b), cmp.Compare(a.Username, b.Username))
+	})
 }
 
 // find looks somebody up by username or identity ID.
