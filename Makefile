@@ -25,7 +25,7 @@ build: ## the one binary, static and stripped, in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/diaspora ./cmd/diaspora
 
 bench: ## the measurements of bench/README.md, written to bench/results/
-	./bench/run
+	$(GO) run ./bench
 
 test-long: ## race detector, and each fuzz target for FUZZTIME
 	$(GO) test -race -count 3 -timeout 60m ./...

@@ -435,6 +435,9 @@ func (s *Service) mayClaimGroup(ctx context.Context, r record) error {
 	return nil
 }
 
+// Ready returns nil if the cluster answers and the ledger is read up to its end.
+func (s *Service) Ready(ctx context.Context) error { return s.ledger.sync(ctx) }
+
 // Stats is a snapshot of a Service.
 type Stats struct {
 	Topics  int   // names that are claimed now
