@@ -68,7 +68,7 @@ func testSecretsAreNotShown(t *testing.T) {
 		Any     any
 	}
 	type hider struct{ client, store, a, b, c, d, auth any } // fields that fmt cannot call methods of
-	synctest.Wait() // nothing changes any more while it is printed
+	synctest.Wait()                                          // nothing changes any more while it is printed
 	for name, v := range map[string]any{
 		"Secret":        secret,
 		"*Secret":       &secret,

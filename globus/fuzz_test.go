@@ -1,0 +1,176 @@
+package globus
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// FuzzTokens feeds the token endpoint's parser.
+func FuzzTokens(f *testing.F) {
+	for _, seed := range []string{
+		`{"access_token":"A","token_type":"Bearer","expires_in":172800,"scope":"a b","resource_server":"r","refresh_token":"R","id_token":"x.y.z","state":"s","other_tokens":[{"access_token":"B","resource_server":"q"}]}`,
+		`{"access_token":"A","expires_in":"5","other_tokens":null}`, `{"access_token":"A","expires_in":1e999}`, `{"access_token":null}`,
+		`{"other_tokens":[[]]}`, `[]`, `null`, `{`, "", `{"access_token":"\u0000"}`, `{"access_token":"a","expires_in":-0.1}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	fixed := map[string]bool{
+		"the answer holds no tokens":                              true,
+		"the answer holds two tokens for one resource server":     true,
+		"the token is not a bearer token":                         true,
+		"the access token is missing":                             true,
+		"the access token is longer than 4096 bytes":              true,
+		"the access token contains characters that no token has":  true,
+		"the refresh token is longer than 4096 bytes":             true,
+		"the refresh token contains characters that no token has": true,
+	}
+	now := time.Unix(1_800_000_000, 0)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r, err := parseTokens(body, now)
+		if err != nil {
+			if len(r.tokens) != 0 || r.idToken != "" {
+				t.Fatalf("tokens next to %v", err)
+			}
+			if !fixed[err.Error()] {
+				t.Fatalf("an error that is not made of fixed words: %q", err)
+			}
+			return
+		}
+		seen := map[string]bool{}
+		for _, token := range r.tokens {
+			if err := checkSecret(token.AccessToken); err != nil {
+				t.Fatalf("took an access token that %v", err)
+			}
+			if token.RefreshToken != "" && checkSecret(token.RefreshToken) != nil {
+				t.Fatal("took an impossible refresh token")
+			}
+			if life := token.Expiry.Sub(now); life < 0 || life > maxLifetime {
+				t.Fatalf("took a lifetime of %v", life)
+			}
+			if seen[token.ResourceServer] {
+				t.Fatal("two tokens for one resource server")
+			}
+			seen[token.ResourceServer] = true
+		}
+		if len(r.tokens) == 0 {
+			t.Fatal("no error and no token")
+		}
+	})
+}
+
+// FuzzErrors feeds the parser of both error dialects.
+func FuzzErrors(f *testing.F) {
+	for _, body := range []string{
+		`{"error":"invalid_grant"}`, `{"error":"invalid_grant","error_description":"\u001b[31m"}`,
+		`{"errors":[{"status":"401","code":"UNAUTHORIZED","id":"i","title":"t","detail":"d"}],"error":"unauthorized"}`,
+		`{"errors":7,"error":["x"]}`, `<html>`, "", `{"error":"x","error_description":"secret-canary"}`, `{}`,
+	} {
+		for _, status := range []int{200, 302, 400, 401, 403, 429, 500, 503} {
+			f.Add(status, []byte(body), "7", status == 401)
+		}
+	}
+	f.Fuzz(func(t *testing.T, status int, body []byte, wait string, bearer bool) {
+		a := answer{status: status, header: http.Header{"Retry-After": {wait}}, body: body, bearer: bearer, received: time.Unix(1_800_000_000, 0)}
+		e := answerError("try", a, []Secret{"secret-canary"})
+		if e == nil {
+			if status/100 != 2 {
+				t.Fatalf("status %d is a success", status)
+			}
+			return
+		}
+		text := e.Error()
+		if strings.Contains(text, "secret-canary") {
+			t.Fatalf("shows the secret: %q", text)
+		}
+		if len(text) > 3*maxDetailBytes || !utf8.ValidString(text) || strings.ContainsAny(text, "\n\r\x1b\x00") {
+			t.Fatalf("not fit to be shown: %q", text)
+		}
+		if e.RetryAfter < 0 {
+			t.Fatalf("waits %v", e.RetryAfter)
+		}
+		if (status >= 500 || status == 429) && e.Code == "" && !errors.Is(e, ErrUnavailable) {
+			t.Fatalf("status %d is no outage: %v", status, e)
+		}
+	})
+}
+
+// FuzzTokenInfo feeds the parser of introspection.
+func FuzzTokenInfo(f *testing.F) {
+	for _, seed := range []string{
+		`{"active":false}`, `{"active":true,"sub":"s","aud":["a"],"scope":"x y","exp":1900000000,"iat":null,"nbf":1.5,"identity_set":null}`,
+		`{"active":true,"sub":"s","aud":"a","exp":1e300}`, `{"active":1}`, `{"active":true}`, `[]`, "",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		info, err := parseTokenInfo("try", body)
+		switch {
+		case err == nil && info.Subject == "":
+			t.Fatal("active, but nobody's")
+		case err == nil && info.Expiry.Year() > 9999:
+			t.Fatalf("expires at %v", info.Expiry)
+		case err != nil && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrUnavailable):
+			t.Fatalf("an error of no kind: %v", err)
+		case errors.Is(err, ErrRefused) && !strings.Contains(string(body), "false"):
+			t.Fatal("refused without Globus Auth saying so")
+		}
+	})
+}
+
+// FuzzPaste feeds what reads a pasted code or address.
+func FuzzPaste(f *testing.F) {
+	for _, seed := range []string{
+		"ABC", " ABC \r\n", "http://127.0.0.1:1/?code=C&state=STATE", "https://x/?error=access_denied&state=STATE&error_description=%1b", "code=C",
+		"http://[", "http://x/?code=C&state=other", "\x00", "https://x/?state=STATE", "%zz",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		a := &authorization{state: "STATE"}
+		code, err := a.readPaste(line)
+		if err != nil {
+			if code != "" || !errors.Is(err, errOtherLogin) && !errors.Is(err, ErrDenied) {
+				t.Fatalf("readPaste = %q, %v", code.Reveal(), err)
+			}
+			if strings.ContainsAny(err.Error(), "\n\x1b\x00") {
+				t.Fatalf("not fit to be shown: %q", err)
+			}
+		}
+		if isURL := strings.HasPrefix(strings.TrimSpace(line), "https://"); isURL && code != "" && !strings.Contains(line, "STATE") && !strings.Contains(line, "%") {
+			t.Fatalf("took %q from an address without the state", code.Reveal())
+		}
+	})
+}
+
+// FuzzStore feeds the token file's reader through a login's way there and back.
+func FuzzStore(f *testing.F) {
+	f.Add("A", "R", "rs", "ada", "a b")
+	f.Add("", "", "", "", "")
+	f.Add("\xff", "\"", "\u2028", "\x00", "\n")
+	f.Fuzz(func(t *testing.T, access, refresh, server, subject, scope string) {
+		for _, s := range []string{access, refresh, server, subject, scope} {
+			if !utf8.ValidString(s) {
+				return // JSON cannot hold it, and no token has it
+			}
+		}
+		s := &Store{path: t.TempDir() + "/t/x.json"}
+		want := &Login{Identity: Identity{Subject: subject}, Tokens: []Token{{
+			ResourceServer: server, AccessToken: Secret(access), RefreshToken: Secret(refresh), Scope: strings.Fields(scope)}}}
+		if err := s.Save(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, ok := got.Token(server)
+		if !ok || token.AccessToken != Secret(access) || token.RefreshToken != Secret(refresh) || got.Identity.Subject != subject ||
+			strings.Join(token.Scope, " ") != strings.Join(strings.Fields(scope), " ") {
+			t.Fatalf("saved %q, loaded %q", access, token.AccessToken.Reveal())
+		}
+	})
+}

@@ -1,0 +1,204 @@
+package globus_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+// TestMain lets this test binary play another program that uses the same tokens.
+func TestMain(m *testing.M) {
+	if os.Getenv("GLOBUS_TEST_PROGRAM") != "" {
+		if err := program(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// program gets a token in many goroutines as soon as its standard input ends, and
+// prints the hash of each.
+func program() error {
+	client, err := globus.New(globus.Config{Issuer: os.Getenv("ISSUER"), ClientID: globusdev.NativeClientID})
+	if err != nil {
+		return err
+	}
+	var source globus.TokenSource
+	if refresh := os.Getenv("REFRESH"); refresh != "" {
+		source = client.RefreshSource(globus.Secret(refresh), globusdev.ResourceServerID, os.Getenv("DIR"))
+	} else {
+		store, err := globus.OpenStore(os.Getenv("STORE"))
+		if err != nil {
+			return err
+		}
+		source = client.StoredSource(store, globusdev.ResourceServerID)
+	}
+	fmt.Println("ready")
+	io.Copy(io.Discard, os.Stdin)
+	errs := make(chan error)
+	for range 8 {
+		go func() {
+			token, err := source.Token(context.Background())
+			fmt.Printf("%x\n", sha256.Sum256([]byte(token.AccessToken.Reveal())))
+			errs <- err
+		}()
+	}
+	for range 8 {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// programs runs n of them at the same time and returns the hashes of the tokens that they got.
+func programs(t *testing.T, n int, env ...string) map[string]int {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []*exec.Cmd
+	var gates []io.Closer
+	var outputs []*bufio.Scanner
+	for range n {
+		cmd := exec.CommandContext(t.Context(), exe)
+		cmd.Env = append(os.Environ(), append(env, "GLOBUS_TEST_PROGRAM=1")...)
+		cmd.Stderr = os.Stderr
+		gate, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		if !lines.Scan() || lines.Text() != "ready" {
+			t.Fatalf("a program says %q", lines.Text())
+		}
+		commands, gates, outputs = append(commands, cmd), append(gates, gate), append(outputs, lines)
+	}
+	for _, gate := range gates {
+		gate.Close()
+	}
+	hashes := map[string]int{}
+	for i, cmd := range commands {
+		for outputs[i].Scan() {
+			hashes[outputs[i].Text()]++
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("a program: %v", err)
+		}
+	}
+	return hashes
+}
+
+// rotating is a globusdev whose refresh tokens are good once.
+func rotating(cfg *globusdev.Config) { cfg.RefreshMode = globusdev.RefreshRotate }
+
+// devLogin is Ada's login at a globusdev, with an access token that has expired.
+func devLogin(t *testing.T, d *dev) *globus.Login {
+	t.Helper()
+	grant, err := d.IssueTokens(ada, globusdev.NativeClientID, []string{"openid", "profile", "email", globusdev.Scope}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	login := &globus.Login{Issuer: d.Issuer(), ClientID: globusdev.NativeClientID, Identity: grant.Identity, Tokens: grant.Tokens}
+	for i := range login.Tokens {
+		login.Tokens[i].Expiry = time.Now().Add(-time.Second)
+	}
+	return login
+}
+
+// TestRefreshAcrossProcesses: with refresh tokens that are good once, a second
+// refresh with the same one would throw everybody out.
+func TestRefreshAcrossProcesses(t *testing.T) {
+	d := newDev(t, rotating)
+	store := newStore(t)
+	save(t, store, devLogin(t, d))
+	check := func(hashes map[string]int, refreshes int) {
+		t.Helper()
+		if len(hashes) != 1 {
+			t.Errorf("%d different tokens, want one: %v", len(hashes), hashes)
+		}
+		for _, n := range hashes {
+			if n != 6*8 {
+				t.Errorf("%d tokens, want 48", n)
+			}
+		}
+		if n := d.count("/v2/oauth2/token", "refresh_token"); n != refreshes {
+			t.Errorf("%d refreshes, want %d", n, refreshes)
+		}
+	}
+	check(programs(t, 6, "ISSUER="+d.Issuer(), "STORE="+store.Path()), 1)
+
+	// Again, with the rotated one.
+	login, err := store.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range login.Tokens {
+		login.Tokens[i].Expiry = time.Now().Add(-time.Second)
+	}
+	save(t, store, login)
+	check(programs(t, 6, "ISSUER="+d.Issuer(), "STORE="+store.Path()), 2)
+
+	// And with a bare refresh token in the environment.
+	token, _ := devLogin(t, d).Token(globusdev.ResourceServerID)
+	check(programs(t, 6, "ISSUER="+d.Issuer(), "REFRESH="+token.RefreshToken.Reveal(), "DIR="+t.TempDir()+"/cache"), 3)
+}
+
+// TestRefreshAfterAProcessWasKilled: who dies with the lock does not keep it.
+func TestRefreshAfterAProcessWasKilled(t *testing.T) {
+	d := newDev(t)
+	store := newStore(t)
+	save(t, store, devLogin(t, d))
+	if err := d.FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = append(os.Environ(), "GLOBUS_TEST_PROGRAM=1", "ISSUER="+d.Issuer(), "STORE="+store.Path())
+	cmd.Stdin = strings.NewReader("")
+	arrived := make(chan struct{})
+	var once sync.Once
+	d.front = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/v2/oauth2/token" {
+			once.Do(func() { close(arrived) })
+		}
+		return false
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived // it holds the lock and waits for the answer
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	token, err := d.native(t).StoredSource(store, globusdev.ResourceServerID).Token(t.Context())
+	if err != nil || !time.Now().Before(token.Expiry) {
+		t.Errorf("Token = %v, %v", token, err)
+	}
+}
