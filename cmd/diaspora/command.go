@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// help is what a command says of itself. Examples come first, as that is what
+// people read.
+type help struct {
+	use      string // "produce TOPIC [FILE...]"
+	short    string // a line for the list of commands
+	examples string // one command line each, with a comment above
+	long     string // the rest
+	formats  []string
+	args     arguments
+}
+
+// Formats of commands that answer once, and of those that write a stream.
+var (
+	answerFormats = []string{"text", "json"}
+	streamFormats = []string{"text", "json", "ndjson"}
+)
+
+// arguments is what a command takes besides flags.
+type arguments struct {
+	min, max int    // max -1 for any number
+	missing  string // what to say when there are too few: "a topic is missing"
+}
+
+// command makes a cobra command of a help text and the function that does it.
+func (e *env) command(h help, do func(ctx context.Context, args []string) error) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:                   h.use,
+		DisableFlagsInUseLine: true,
+		Short:                 h.short,
+		Example:               indent(h.examples),
+		Long:                  strings.TrimSpace(h.long),
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) < h.args.min:
+				return misuse(seeHelp(cmd), "%s: %s", cmd.CommandPath(), h.args.missing)
+			case h.args.max >= 0 && len(args) > h.args.max:
+				return misuse(seeHelp(cmd), "%s: too many arguments, from %q on", cmd.CommandPath(), args[h.args.max])
+			case !slices.Contains(h.formats, e.output):
+				return misuse("", "%s: -o %s: choose one of %s", cmd.CommandPath(), e.output, strings.Join(h.formats, ", "))
+			}
+			return nil
+		},
+		RunE:              func(cmd *cobra.Command, args []string) error { return do(cmd.Context(), args) },
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "print as `FORMAT` "+strings.Join(h.formats, ", "))
+	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(h.formats, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func indent(text string) string {
+	text = "  " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  ")
+	return strings.ReplaceAll(text, "\n  \n", "\n\n")
+}
+
+func seeHelp(cmd *cobra.Command) string {
+	return fmt.Sprintf(`see "%s --help"`, cmd.CommandPath())
+}
+
+// group makes a command that only has commands below it.
+func group(name, short string, below ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: name + " COMMAND", DisableFlagsInUseLine: true, Short: short, Args: unknownCommand, RunE: showHelp}
+	cmd.AddCommand(below...)
+	return cmd
+}
+
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// unknownCommand refuses what is not the name of a command, and says what is near.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Sprintf("unknown command %q", cmd.CommandPath()+" "+args[0])
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return misuse(fmt.Sprintf(`did you mean "%s %s"?`, cmd.CommandPath(), near[0]), "%s", err)
+	}
+	return misuse(seeHelp(cmd), "%s", err)
+}
+
+// commands returns the whole tree.
+func (e *env) commands() *cobra.Command {
+	root := group("diaspora", "log events to Diaspora Streams, and read them back",
+		e.upCommand(),
+		e.exampleCommand(),
+		e.loginCommand(),
+		e.logoutCommand(),
+		e.whoamiCommand(),
+		e.tokenCommand(),
+		group("topic", "claim, list, show and release topics",
+			e.topicClaimCommand(),
+			e.topicListCommand(),
+			e.topicShowCommand(),
+			e.topicReleaseCommand(),
+		),
+		e.produceCommand(),
+		e.consumeCommand(),
+		e.completionCommand(),
+		e.versionCommand(),
+	)
+	root.Long = `diaspora logs events to Diaspora Streams, and reads them back.
+
+On one machine, with nothing else installed:
+  diaspora up                     run the broker and all around it
+  diaspora topic claim weather    in another terminal: a topic of your own
+  diaspora produce weather        type a line, or pipe a file into it
+  diaspora consume weather --from start
+
+With a fabric that others run:
+  diaspora login https://diaspora.example.org`
+	root.Use = "diaspora COMMAND"
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "explain a command", Args: cobra.ArbitraryArgs, RunE: e.help})
+	root.SetHelpTemplate(helpTemplate)
+	root.SetUsageTemplate(helpTemplate)
+	root.PersistentFlags().StringVar(&e.profile, "profile", "", "use the profile `NAME` instead of the current one")
+	root.PersistentFlags().BoolVarP(&e.quiet, "quiet", "q", false, "say nothing but results and errors")
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return misuse(seeHelp(cmd), "%s: %v", cmd.CommandPath(), err)
+	})
+	root.SetIn(e.stdin)
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	cobra.EnableCommandSorting = false
+	return root
+}
+
+// help shows the help of the command that the arguments name.
+func (e *env) help(cmd *cobra.Command, args []string) error {
+	found, rest, err := cmd.Root().Find(args)
+	if err != nil || len(rest) > 0 {
+		if found == nil {
+			found, rest = cmd.Root(), args
+		}
+		return unknownCommand(found, rest)
+	}
+	return found.Help()
+}
+
+// helpTemplate is cobra's, with the examples before the explanation.
+const helpTemplate = `{{if .HasParent}}{{.Short | trimTrailingWhitespaces}}
+
+Usage: {{.UseLine}}
+{{if .HasExample}}
+{{.Example}}
+{{end}}{{if .Long}}
+{{.Long | trimTrailingWhitespaces}}
+{{end}}{{else}}{{.Long | trimTrailingWhitespaces}}
+
+Usage: {{.UseLine}}
+{{end}}{{if .HasAvailableSubCommands}}
+Commands:{{range .Commands}}{{if or .IsAvailableCommand (eq .Name "help")}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{end}}{{if .HasAvailableLocalFlags}}
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{end}}{{if .HasAvailableInheritedFlags}}
+Flags of all commands:
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
+{{end}}`
+
+// run runs the program and returns its exit code.
+func run(ctx context.Context, e *env, args []string) int {
+	root := e.commands()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if readerLeft(err) {
+		return 0
+	}
+	switch {
+	case err == nil:
+	case context.Cause(ctx) == errInterrupted && errors.Is(err, context.Canceled):
+		e.say("interrupted")
+	default:
+		e.complain(err)
+	}
+	return exitCode(ctx, err)
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+var completionHelp = help{
+	use:   "completion SHELL",
+	short: "print a script that lets your shell complete commands and topics",
+	examples: `
+# bash, for this session and for all to come
+source <(diaspora completion bash)
+echo 'source <(diaspora completion bash)' >> ~/.bashrc
+
+# zsh
+diaspora completion zsh > "${fpath[1]}/_diaspora"
+
+# fish
+diaspora completion fish > ~/.config/fish/completions/diaspora.fish`,
+	long:    `SHELL is one of bash, zsh, fish, powershell.`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 1, missing: "name the shell: bash, zsh, fish or powershell"},
+}
+
+func (e *env) completionCommand() *cobra.Command {
+	var cmd *cobra.Command
+	cmd = e.command(completionHelp, func(_ context.Context, args []string) error {
+		var script bytes.Buffer
+		root, err := cmd.Root(), error(nil)
+		switch args[0] {
+		case "bash":
+			err = root.GenBashCompletionV2(&script, true)
+		case "zsh":
+			err = root.GenZshCompletion(&script)
+		case "fish":
+			err = root.GenFishCompletion(&script, true)
+		case "powershell":
+			err = root.GenPowerShellCompletionWithDesc(&script)
+		default:
+			return misuse("", "completion: %q is not one of bash, zsh, fish, powershell", args[0])
+		}
+		if err != nil {
+			return fmt.Errorf("completion: %w", err)
+		}
+		if e.json() {
+			return e.printJSON(map[string]string{"shell": args[0], "script": script.String()})
+		}
+		return e.print(script.Bytes())
+	})
+	cmd.ValidArgsFunction = cobra.FixedCompletions([]string{"bash", "zsh", "fish", "powershell"}, cobra.ShellCompDirectiveNoFileComp)
+	return cmd
+}

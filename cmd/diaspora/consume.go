@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+var consumeHelp = help{
+	use:   "consume TOPIC...",
+	short: "print records: those to come, or from any place on",
+	examples: `
+# what comes from now on, until Ctrl-C
+diaspora consume weather
+
+# everything that is there, then end
+diaspora consume weather --from start --exit
+
+# the last ten of each partition, then what comes
+diaspora consume weather --from -10
+
+# since this morning, with time, key and headers, for another program
+diaspora consume weather --from today -o ndjson | jq .value
+
+# where the group left off; two of these share the work
+diaspora consume weather alarms -g analysis`,
+	long: `
+As text, a record is its value and a line feed. To a terminal, what would command the
+terminal is shown escaped; into a pipe or a file goes every byte as it is. With -o raw
+there is nothing between the values, and nothing is escaped.
+
+With -o json (or ndjson, the same) each record is an object on a line of its own: topic,
+partition, offset, time (the event's own), stored (when the cluster received
+it), id, key, value, headers. What is not UTF-8 stands in key_base64 or value_base64.
+No key is null. Two records with the same id are the same event, delivered twice.
+
+Without --from, reading begins at the end: only what comes from now on is shown. With
+--exit, --to or a group it begins at the start; a group goes on where it left off.
+A record counts as read for its group once it has been written out.
+
+` + positionHelp,
+	formats: append(streamFormats, "raw"),
+	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
+}
+
+type consumeOptions struct {
+	from, to string
+	exit     bool
+	number   int64
+	group    string
+}
+
+func (e *env) consumeCommand() *cobra.Command {
+	var o consumeOptions
+	cmd := e.command(consumeHelp, func(ctx context.Context, args []string) error {
+		return e.consume(ctx, o, args)
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&o.from, "from", "", "begin at this `POSITION`; see above")
+	flags.StringVar(&o.to, "to", "", "end at this `POSITION`")
+	flags.BoolVar(&o.exit, "exit", false, "end at the end as it is now; short for --to end")
+	flags.Int64VarP(&o.number, "number", "n", 0, "end after `N` records")
+	flags.StringVarP(&o.group, "group", "g", "", "read as a member of this consumer `GROUP`, which remembers how far it came")
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return e.completeTopics(cmd.Context())
+	}
+	return cmd
+}
+
+// consumer returns the options in the library's terms.
+func (o consumeOptions) consumer(topics []string, now time.Time) (diaspora.ConsumerOptions, error) {
+	c := diaspora.ConsumerOptions{Topics: topics, Group: o.group, CommitEvery: -1}
+	if o.number < 0 {
+		return c, misuse("", "consume: -n %d is negative", o.number)
+	}
+	if o.exit && o.to != "" {
+		return c, misuse("", "consume: --exit and --to exclude each other")
+	}
+	if o.exit {
+		o.to = "end"
+	}
+	switch {
+	case o.from != "":
+	case o.to != "" || o.group != "":
+		o.from = "start"
+	default:
+		o.from = "end"
+	}
+	var err error
+	if c.From, err = parsePosition(o.from, now); err != nil {
+		return c, misuse(seeConsumeHelp, "consume: --from %q: %v", o.from, err)
+	}
+	if o.to != "" {
+		if c.Until, err = parsePosition(o.to, now); err != nil {
+			return c, misuse(seeConsumeHelp, "consume: --to %q: %v", o.to, err)
+		}
+	}
+	return c, nil
+}
+
+const seeConsumeHelp = `see "diaspora consume --help" for all ways to name a position`
+
+func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) error {
+	options, err := o.consumer(topics, e.now())
+	if err != nil {
+		return err
+	}
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	consumer, err := diaspora.OpenConsumer(ctx, cfg, options)
+	if err != nil {
+		return err
+	}
+	c := &consumption{
+		env: e, consumer: consumer, options: options,
+		number: o.number,
+		out:    newOutflow(e.stdout),
+		format: e.recordFormat(),
+	}
+	return c.run(ctx)
+}
+
+// recordFormat returns what appends a record as the user wants it.
+func (e *env) recordFormat() func(buf []byte, r *diaspora.Record) []byte {
+	switch {
+	case e.json():
+		return appendRecord
+	case e.output == "raw":
+		return func(buf []byte, r *diaspora.Record) []byte { return append(buf, r.Value...) }
+	case isTerminal(e.stdout):
+		return func(buf []byte, r *diaspora.Record) []byte { return append(appendVisible(buf, r.Value), '\n') }
+	}
+	return func(buf []byte, r *diaspora.Record) []byte { return append(append(buf, r.Value...), '\n') }
+}
+
+// consumption is one run of consume.
+type consumption struct {
+	env      *env
+	consumer *diaspora.Consumer
+	options  diaspora.ConsumerOptions
+	number   int64 // end after so many; 0 for never
+	out      *outflow
+	format   func(buf []byte, r *diaspora.Record) []byte
+
+	read atomic.Int64
+}
+
+const (
+	commitEvery  = time.Second
+	quietAfter   = 300 * time.Millisecond
+	lookEvery    = 5 * time.Second // for whether the cluster is there, when it is quiet
+	lookTimeout  = 5 * time.Second
+	goodbyeLimit = 5 * time.Second
+)
+
+func (c *consumption) run(ctx context.Context) (err error) {
+	c.introduce(ctx)
+	reading, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		c.watch(reading)
+	}()
+	err = c.loop(reading)
+	stop()
+	<-watched
+	goodbye, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
+	defer cancel()
+	if flushErr := c.out.flushed(func() error { return c.consumer.Commit(goodbye) }); err == nil || errors.Is(err, context.Canceled) {
+		err = errors.Join(flushErr, err)
+	}
+	if closeErr := c.consumer.Close(goodbye); err == nil {
+		err = closeErr
+	}
+	if err == nil || errors.Is(err, context.Canceled) {
+		c.env.say("%s", count(c.read.Load(), "record"))
+	}
+	return err
+}
+
+// loop prints records until the end that was asked for.
+func (c *consumption) loop(ctx context.Context) error {
+	var buf []byte
+	for record, err := range c.consumer.Records(ctx) {
+		if gap := (*diaspora.GapError)(nil); errors.As(err, &gap) {
+			c.env.warn("%v", err)
+			continue
+		}
+		if errors.Is(err, diaspora.ErrUnavailable) {
+			continue // watch tells
+		}
+		if err != nil {
+			return err
+		}
+		buf = c.format(buf[:0], &record)
+		if err := c.out.write(buf); err != nil {
+			return err
+		}
+		if n := c.read.Add(1); n == c.number {
+			return c.out.flushed(func() error { return c.consumer.Commit(ctx, record) })
+		}
+	}
+	return nil
+}
+
+// introduce says where reading begins.
+func (c *consumption) introduce(ctx context.Context) {
+	if c.env.quiet {
+		return
+	}
+	topics := strings.Join(c.options.Topics, ", ")
+	if c.options.Group != "" {
+		c.env.say("reading %s in group %s, from where it left off or else from %v", topics, c.options.Group, c.options.From)
+		return
+	}
+	progress, err := c.consumer.Progress(ctx)
+	if err != nil {
+		return // the loop meets the same, and tells
+	}
+	c.env.say("reading %s from %v: %s in %s", topics, c.options.From, count(span(progress), "record"), count(int64(len(progress)), "partition"))
+}
+
+// watch commits what was written, and tells of outages and of having caught up.
+func (c *consumption) watch(ctx context.Context) {
+	ticker := time.NewTicker(quietAfter)
+	defer ticker.Stop()
+	outage := outageWatch{env: c.env}
+	var last int64
+	var committed, looked time.Time
+	caughtUp := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		if now.Sub(committed) >= commitEvery && c.options.Group != "" {
+			committed = now
+			if err := c.out.flushed(func() error { return c.consumer.Commit(ctx) }); err != nil && ctx.Err() == nil {
+				outage.see(err, func() string { return "the group's progress waits" })
+			}
+		}
+		read := c.read.Load()
+		quiet := read == last
+		last = read
+		if !quiet || caughtUp && now.Sub(looked) < lookEvery {
+			continue
+		}
+		looked = now
+		lookCtx, cancel := context.WithTimeout(ctx, lookTimeout)
+		progress, err := c.consumer.Progress(lookCtx)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		outage.see(err, func() string { return "waiting for it" })
+		if err != nil || caughtUp || len(progress) == 0 {
+			continue
+		}
+		if caughtUp = atEnd(progress); caughtUp && c.options.Until == (diaspora.Position{}) {
+			c.env.say("caught up after %s; waiting for new ones, Ctrl-C ends", count(read, "record"))
+		}
+	}
+}
+
+func atEnd(progress []diaspora.Progress) bool {
+	for _, p := range progress {
+		if p.Next < p.End {
+			return false
+		}
+	}
+	return true
+}

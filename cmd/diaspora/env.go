@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// env is what a command has of the world, so that a test can run the whole program.
+type env struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	now            func() time.Time
+	browser        func(url string) error // opens a page; nil for the system's way
+
+	common // the flags that every command has
+}
+
+// common holds the flags of every command.
+type common struct {
+	output  string // one of the command's formats
+	profile string // "" for the usual one
+	quiet   bool
+}
+
+// json reports whether the output is for programs.
+func (e *env) json() bool { return e.output == "json" || e.output == "ndjson" }
+
+// say tells the person something that is not the result. --quiet silences it.
+func (e *env) say(format string, args ...any) {
+	if !e.quiet {
+		e.warn(format, args...)
+	}
+}
+
+// warn tells what must be known, quiet or not.
+func (e *env) warn(format string, args ...any) {
+	e.talk("diaspora: " + fmt.Sprintf(format, args...))
+}
+
+// talk writes a line to stderr. It may quote what strangers wrote, so nothing
+// in it commands the terminal.
+func (e *env) talk(line string) {
+	io.WriteString(e.stderr, string(appendVisible(nil, []byte(line)))+"\n")
+}
+
+// printJSON writes v as one line of JSON.
+func (e *env) printJSON(v any) error {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	return e.print(buf.Bytes())
+}
+
+// printf writes text for people to stdout.
+func (e *env) printf(format string, args ...any) error {
+	return e.print(fmt.Appendf(nil, format, args...))
+}
+
+func (e *env) print(data []byte) error {
+	if _, err := e.stdout.Write(data); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+// readerLeft reports whether an error says that nobody reads the output any more,
+// as when it goes into head.
+func readerLeft(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe)
+}
+
+// isTerminal reports whether a person is at the other end of a stream.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// failure is an error of the command itself, with the commands to type next.
+type failure struct {
+	condition error // the sentinel that decides the exit code; nil for 1
+	text      string
+	hints     []string
+}
+
+func (f *failure) Error() string        { return f.text }
+func (f *failure) Is(target error) bool { return target != nil && target == f.condition }
+
+// misuse is the error of a command line that cannot be meant.
+func misuse(hint, format string, args ...any) error {
+	f := &failure{condition: diaspora.ErrInvalid, text: fmt.Sprintf(format, args...)}
+	if hint != "" {
+		f.hints = []string{hint}
+	}
+	return f
+}
+
+// hinted adds what to do next to an error. Nil stays nil.
+func hinted(err error, hints ...string) error {
+	if err == nil {
+		return nil
+	}
+	return &hintedError{err, hints}
+}
+
+type hintedError struct {
+	error
+	hints []string
+}
+
+func (h *hintedError) Unwrap() error { return h.error }
+
+// exitCode says to the shell what err says.
+func exitCode(ctx context.Context, err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case context.Cause(ctx) == errInterrupted:
+		return diaspora.ExitCode(context.Canceled)
+	case errors.Is(err, globus.ErrDenied):
+		return diaspora.ExitCode(diaspora.ErrUnauthenticated)
+	}
+	return diaspora.ExitCode(err)
+}
+
+// complain writes an error, and what to do about it, to stderr.
+func (e *env) complain(err error) {
+	text, hints := explanation(err)
+	e.warn("%s", text)
+	for _, hint := range hints {
+		e.talk("hint: " + hint)
+	}
+}
+
+// explanation takes an error's advice out of its text.
+func explanation(err error) (text string, hints []string) {
+	text = err.Error()
+	if hint := diaspora.Hint(err); hint != "" {
+		text = strings.TrimSuffix(text, "; "+hint)
+		hints = append(hints, hint)
+	}
+	if h := (*hintedError)(nil); errors.As(err, &h) {
+		hints = append(hints, h.hints...)
+	}
+	if f := (*failure)(nil); errors.As(err, &f) {
+		hints = append(hints, f.hints...)
+	}
+	return text, hints
+}

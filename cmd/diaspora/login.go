@@ -1,0 +1,457 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+var loginHelp = help{
+	use:   "login [URL]",
+	short: "log in with Globus, and remember the fabric as a profile",
+	examples: `
+# a fabric, by the address of its ACL endpoint
+diaspora login https://diaspora.example.org
+
+# again, when the login has expired
+diaspora login
+
+# on a machine without a browser: open the address anywhere, paste the code
+diaspora login https://diaspora.example.org --no-browser
+
+# with a refresh token that you have elsewhere
+ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.org --with-token`,
+	long: `
+The address to visit is printed first; then your browser is opened. Over ssh, or where there
+is no display, you are asked for the code that the page shows.
+
+The fabric's addresses are stored as a profile, which is then the current one. Its name
+is that of the host, or what --profile says. The tokens go into a file that only you can
+read, and are renewed by themselves. They are not shown, unless you say --show-tokens.
+
+A service signs in as itself: with DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET set, login
+asks nobody, tries them, and stores the profile only.`,
+	formats: answerFormats,
+	args:    arguments{min: 0, max: 1},
+}
+
+type loginOptions struct {
+	noBrowser  bool
+	withToken  bool
+	showTokens bool
+}
+
+func (e *env) loginCommand() *cobra.Command {
+	var o loginOptions
+	cmd := e.command(loginHelp, func(ctx context.Context, args []string) error {
+		address := ""
+		if len(args) > 0 {
+			address = args[0]
+		}
+		return e.login(ctx, o, address)
+	})
+	flags := cmd.Flags()
+	flags.BoolVar(&o.noBrowser, "no-browser", false, "open no browser; ask for the code")
+	flags.BoolVar(&o.withToken, "with-token", false, "read a refresh token from the input")
+	flags.BoolVar(&o.showTokens, "show-tokens", false, "print the tokens themselves")
+	return cmd
+}
+
+// session is a login in the making.
+type session struct {
+	env      *env
+	options  loginOptions
+	profiles *diaspora.Profiles
+	profile  diaspora.Profile
+	client   *globus.Client
+	store    *globus.Store
+	moved    bool // the profiles are not where they should be
+}
+
+func (e *env) login(ctx context.Context, o loginOptions, address string) error {
+	s := &session{env: e, options: o}
+	if err := s.prepare(ctx, address); err != nil {
+		return err
+	}
+	var login *globus.Login
+	var err error
+	switch {
+	case e.getenv("DIASPORA_CLIENT_ID") != "":
+		return s.asService(ctx)
+	case o.withToken:
+		login, err = s.withToken(ctx)
+	default:
+		login, err = s.inBrowser(ctx)
+	}
+	if err != nil {
+		return s.explain(err)
+	}
+	return s.finish(login)
+}
+
+// prepare finds out where to log in and where to keep the login.
+func (s *session) prepare(ctx context.Context, address string) (err error) {
+	e := s.env
+	if s.profiles, err = diaspora.UserProfiles(e.getenv); err != nil {
+		return err
+	}
+	if s.profile, err = e.target(s.profiles, address); err != nil {
+		return err
+	}
+	s.profile.Discovery, err = discover(ctx, s.profile.URL, e.getenv("DIASPORA_CA_FILE"))
+	if err != nil {
+		return err
+	}
+	cfg, err := globus.ConfigFromEnv(e.getenv)
+	if err != nil {
+		return misuse("", "%v", err)
+	}
+	if e.getenv("GLOBUS_SDK_ENVIRONMENT") == "" && e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") == "" {
+		cfg.Issuer = s.profile.Discovery.Globus.Issuer
+	}
+	cfg.ClientID, cfg.Product, cfg.Version = s.profile.Discovery.Globus.ClientID, "diaspora", programVersion()
+	if s.client, err = globus.New(cfg); err != nil {
+		return fmt.Errorf("log in to %s: %w", s.profile.URL, err)
+	}
+	return s.openStore()
+}
+
+// openStore finds a place to keep the login before there is one, so that none is lost.
+func (s *session) openStore() (err error) {
+	s.store, err = s.profiles.Store(s.profile.Name)
+	if err == nil {
+		err = s.store.Check("")
+	}
+	if err == nil || errors.Is(err, globus.ErrInsecureFile) {
+		return s.explain(err)
+	}
+	dir, tempErr := os.MkdirTemp("", "diaspora-")
+	if tempErr != nil {
+		return hinted(fmt.Errorf("log in: the login could not be kept: %w", errors.Join(err, tempErr)),
+			"set DIASPORA_CONFIG_DIR to a folder where you may write")
+	}
+	s.env.warn("%s cannot be used: %v", s.profiles.Dir(), err)
+	s.env.warn("this login will be kept in %s, where only you can read it", dir)
+	s.profiles, s.moved = diaspora.OpenProfiles(dir), true
+	s.store, err = s.profiles.Store(s.profile.Name)
+	return err
+}
+
+// target says which fabric is meant, and the name of its profile.
+func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Profile, error) {
+	name, err := e.profileName(profiles)
+	if err != nil {
+		return diaspora.Profile{}, err
+	}
+	named := e.lookup("DIASPORA_PROFILE") != ""
+	if address == "" {
+		address = e.lookup("DIASPORA_URL")
+	}
+	if address == "" {
+		if name == "" {
+			return diaspora.Profile{}, misuse(`"diaspora login URL" takes the address of an ACL endpoint; "diaspora up" runs one on this machine`,
+				"login: which fabric? No profile is stored, and no URL is given")
+		}
+		return profiles.Load(name)
+	}
+	if !strings.Contains(address, "://") {
+		return diaspora.Profile{}, misuse(fmt.Sprintf(`try "diaspora login https://%s"`, address), "login: %q is not a URL", address)
+	}
+	if named {
+		return diaspora.Profile{Name: name, URL: address}, nil
+	}
+	return profileFor(profiles, name, address)
+}
+
+// profileFor returns the profile of an address: one that is stored, at best the
+// current one, or a new one with the name of the host.
+func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.Profile, error) {
+	names, err := profiles.Names()
+	if err != nil {
+		return diaspora.Profile{}, err
+	}
+	for _, name := range append([]string{current}, names...) {
+		if name == "" {
+			continue
+		}
+		if p, err := profiles.Load(name); err == nil && sameFabric(p.URL, address) {
+			return p, nil
+		}
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" {
+		return diaspora.Profile{}, misuse("", "login: %q is not a URL", address)
+	}
+	name := strings.ReplaceAll(u.Host, ":", "-")
+	if diaspora.ValidProfile(name) != nil {
+		name = "default"
+	}
+	return diaspora.Profile{Name: name, URL: address}, nil
+}
+
+func sameFabric(a, b string) bool {
+	u, errA := url.Parse(a)
+	v, errB := url.Parse(b)
+	if errA != nil || errB != nil {
+		return false
+	}
+	path := func(u *url.URL) string { return strings.TrimSuffix(strings.TrimRight(u.Path, "/"), "/acl") }
+	return u.Scheme == v.Scheme && u.Host == v.Host && path(u) == path(v)
+}
+
+func discover(ctx context.Context, address, caFile string) (diaspora.Discovery, error) {
+	client, err := diaspora.NewClient(diaspora.Config{URL: address, CAFile: caFile})
+	if err != nil {
+		return diaspora.Discovery{}, err
+	}
+	return client.Discover(ctx)
+}
+
+// inBrowser has the person log in.
+func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
+	login, err := s.client.Login(ctx, globus.LoginOptions{
+		Scopes:    []string{s.profile.Discovery.Globus.Scope},
+		In:        s.env.stdin,
+		Out:       s.env.stderr,
+		NoBrowser: s.options.noBrowser,
+		Browser:   s.env.browser,
+		Getenv:    s.env.getenv,
+		Message:   "Log in to Diaspora Streams at " + s.profile.URL,
+		Store:     s.store,
+	})
+	if err == nil || login == nil {
+		return login, err
+	}
+	return s.rescue(ctx, login, err)
+}
+
+// rescue keeps a login that is complete but could not be saved.
+func (s *session) rescue(ctx context.Context, login *globus.Login, cause error) (*globus.Login, error) {
+	if errors.Is(cause, globus.ErrOtherSubject) || login.Identity.Subject == "" || s.moved {
+		// It is not wanted here. Nothing of it should stay good.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
+		defer cancel()
+		return nil, errors.Join(cause, s.client.RevokeLogin(ctx, login))
+	}
+	dir, err := os.MkdirTemp("", "diaspora-")
+	if err != nil {
+		return nil, errors.Join(cause, err)
+	}
+	s.env.warn("%v", cause)
+	s.env.warn("this login is kept in %s, where only you can read it", dir)
+	s.profiles, s.moved = diaspora.OpenProfiles(dir), true
+	if s.store, err = s.profiles.Store(s.profile.Name); err != nil {
+		return nil, err
+	}
+	return login, s.store.Save(context.WithoutCancel(ctx), login)
+}
+
+// withToken makes a login of a refresh token.
+func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
+	refresh, err := s.readToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	token, err := s.client.Refresh(ctx, refresh)
+	if err != nil {
+		return nil, fmt.Errorf("log in with the refresh token: %w", err)
+	}
+	server := s.profile.Discovery.Globus.ResourceServer
+	if token.ResourceServer != "" && token.ResourceServer != server {
+		return nil, &failure{
+			condition: diaspora.ErrUnauthenticated,
+			text:      fmt.Sprintf("log in with the refresh token: it is for %s, and the fabric wants one for %s", token.ResourceServer, server),
+			hints:     []string{`"diaspora token --refresh" prints the right one, where you are logged in to this fabric`},
+		}
+	}
+	token.ResourceServer = server
+	if token.RefreshToken == "" {
+		token.RefreshToken = refresh
+	}
+	// From here on the old refresh token may be dead: finish, whatever happens.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
+	defer cancel()
+	login := &globus.Login{Issuer: s.client.Issuer(), ClientID: s.client.ClientID(), Tokens: []globus.Token{token}}
+	acl, err := diaspora.NewClient(diaspora.Config{
+		URL: s.profile.URL, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: globus.StaticToken(token),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if login.Identity, err = acl.Identity(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.store.Save(ctx, login); err != nil {
+		if errors.Is(err, globus.ErrOtherSubject) {
+			return nil, err // and the token stays good where it came from
+		}
+		return s.rescue(ctx, login, err)
+	}
+	return login, nil
+}
+
+const finishLimit = 30 * time.Second
+
+// readToken reads a token from the input, without showing what is typed.
+func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
+	var text []byte
+	var err error
+	if f, ok := s.env.stdin.(*os.File); ok && isTerminal(f) {
+		fmt.Fprint(s.env.stderr, "Paste the refresh token (it is not shown): ")
+		text, err = term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(s.env.stderr)
+	} else {
+		text, err = bufio.NewReader(io.LimitReader(s.env.stdin, maxAnswerBytes)).ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the refresh token: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return "", misuse(`"diaspora token --refresh | diaspora login URL --with-token" takes it from another login`,
+			"login --with-token: there is no refresh token in the input")
+	}
+	return globus.Secret(token), ctx.Err()
+}
+
+// asService tries the client's own credentials and stores the profile.
+func (s *session) asService(ctx context.Context) error {
+	if err := s.profiles.Save(s.profile); err != nil {
+		return err
+	}
+	cfg, err := diaspora.ConfigFromEnv(func(name string) string {
+		switch name {
+		case "DIASPORA_URL":
+			return s.profile.URL
+		case "DIASPORA_PROFILE":
+			return ""
+		}
+		return s.env.getenv(name)
+	})
+	if err != nil {
+		return err
+	}
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		return err
+	}
+	login := &globus.Login{}
+	if login.Identity, err = client.Identity(ctx); err != nil {
+		return err
+	}
+	token, err := cfg.TokenSource.Token(ctx)
+	if err != nil {
+		return err
+	}
+	token.ResourceServer = s.profile.Discovery.Globus.ResourceServer
+	login.Tokens = []globus.Token{token}
+	return s.finish(login)
+}
+
+// explain adds what to type next to an error of the login.
+func (s *session) explain(err error) error {
+	switch {
+	case errors.Is(err, globus.ErrOtherSubject):
+		return hinted(err,
+			fmt.Sprintf(`"diaspora login %s --profile OTHER" keeps both logins`, s.profile.URL),
+			fmt.Sprintf(`"diaspora logout --profile %s" ends the one that is there`, s.profile.Name))
+	case errors.Is(err, globus.ErrInsecureFile):
+		return hinted(err, fmt.Sprintf("chmod -R go-rwx %s", s.profiles.Dir()))
+	case errors.Is(err, globus.ErrDenied):
+		return hinted(err, "log in again and allow what the page asks for")
+	case errors.Is(err, globus.ErrLoginRequired) && s.options.withToken:
+		return hinted(err, `get another one with "diaspora token --refresh" where you are logged in, or log in without --with-token`)
+	}
+	return err
+}
+
+// finish stores the profile and tells how it went.
+func (s *session) finish(login *globus.Login) error {
+	e, name := s.env, s.profile.Name
+	if err := s.profiles.Save(s.profile); err != nil {
+		return err
+	}
+	if err := s.profiles.Use(name); err != nil {
+		return err
+	}
+	token, _ := login.Token(s.profile.Discovery.Globus.ResourceServer)
+	e.say("%s is now the current profile, for %s; tokens are renewed by themselves", name, s.profile.URL)
+	switch {
+	case e.getenv("DIASPORA_CLIENT_ID") != "":
+		e.say("DIASPORA_CLIENT_ID signs in as long as it is set; nothing secret was stored")
+	case e.getenv("DIASPORA_REFRESH") != "":
+		e.warn("DIASPORA_REFRESH is set and is used instead of this login; unset it")
+	}
+	if s.moved {
+		e.warn("to use this login: export DIASPORA_CONFIG_DIR=%s", s.profiles.Dir())
+	}
+	if e.json() {
+		return e.printJSON(s.document(login.Identity, token))
+	}
+	return e.printf("%s", s.block(login.Identity, token))
+}
+
+type loginDocument struct {
+	Subject      string     `json:"subject"`
+	Username     string     `json:"username"`
+	Profile      string     `json:"profile"`
+	URL          string     `json:"url"`
+	ConfigDir    string     `json:"config_dir,omitempty"` // if it is not the usual one
+	Expiry       *time.Time `json:"expiry,omitempty"`     // of the access token
+	AccessToken  string     `json:"access_token,omitempty"`
+	RefreshToken string     `json:"refresh_token,omitempty"`
+}
+
+func (s *session) document(id globus.Identity, token globus.Token) loginDocument {
+	d := loginDocument{Subject: id.Subject, Username: id.Username, Profile: s.profile.Name, URL: s.profile.URL}
+	if !token.Expiry.IsZero() {
+		d.Expiry = &token.Expiry
+	}
+	if s.moved {
+		d.ConfigDir = s.profiles.Dir()
+	}
+	if s.options.showTokens {
+		d.AccessToken, d.RefreshToken = token.AccessToken.Reveal(), token.RefreshToken.Reveal()
+	}
+	return d
+}
+
+// block is what the original's login prints, label by label.
+func (s *session) block(id globus.Identity, token globus.Token) string {
+	const rule = "================================\n"
+	command := "diaspora token"
+	if s.moved {
+		command = "DIASPORA_CONFIG_DIR=" + filepath.ToSlash(s.profiles.Dir()) + " " + command
+	}
+	access := fmt.Sprintf("[hidden; %q prints it]", command)
+	refresh := fmt.Sprintf("[hidden; %q prints it]", command+" --refresh")
+	export := fmt.Sprintf("$(%s --refresh)", command)
+	if s.options.showTokens {
+		access, refresh, export = token.AccessToken.Reveal(), token.RefreshToken.Reveal(), token.RefreshToken.Reveal()
+	}
+	text := rule +
+		"Subject claim:     " + id.Subject + "\n" +
+		"Principal name:    " + oneLine(id.Username) + "\n" +
+		"Access token:      " + access + "\n"
+	if token.RefreshToken != "" {
+		text += "Refresh token:     " + refresh + "\n" +
+			"Py clients:        export DIASPORA_REFRESH=" + export + "\n"
+	}
+	return text + rule
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+var logoutHelp = help{
+	use:   "logout",
+	short: "revoke your tokens and delete them from this machine",
+	examples: `
+diaspora logout
+
+# another profile's
+diaspora logout --profile diaspora.example.org`,
+	long: `
+The tokens are revoked at Globus, so that copies of them are worthless too: a
+DIASPORA_REFRESH that was taken from this login stops working. The profile stays, so that
+"diaspora login" knows where to go.`,
+	formats: answerFormats,
+}
+
+func (e *env) logoutCommand() *cobra.Command {
+	var local bool
+	cmd := e.command(logoutHelp, func(ctx context.Context, _ []string) error { return e.logout(ctx, local) })
+	cmd.Flags().BoolVar(&local, "local", false, "only delete the tokens here; copies of them stay good")
+	return cmd
+}
+
+func (e *env) logout(ctx context.Context, local bool) error {
+	profiles, err := diaspora.UserProfiles(e.getenv)
+	if err != nil {
+		return err
+	}
+	name, err := e.profileName(profiles)
+	if err != nil {
+		return err
+	}
+	if e.getenv("DIASPORA_REFRESH") != "" {
+		e.warn("DIASPORA_REFRESH is set and still signs in; unset it")
+	}
+	if name == "" {
+		return e.loggedOut("", globus.Identity{})
+	}
+	profile, err := profiles.Load(name)
+	if err != nil {
+		return err
+	}
+	store, err := profiles.Store(name)
+	if err != nil {
+		return err
+	}
+	var who globus.Identity
+	if login, err := store.Load(); err == nil {
+		who = login.Identity
+	}
+	if local {
+		err = store.Delete(ctx)
+	} else {
+		err = revoke(ctx, profile, store)
+	}
+	if errors.Is(err, globus.ErrUnavailable) {
+		return hinted(err, `try again later, or delete the tokens here only with "diaspora logout --local"`)
+	}
+	if err != nil {
+		return err
+	}
+	return e.loggedOut(name, who)
+}
+
+func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) error {
+	issuer := profile.Discovery.Globus.Issuer
+	if login, err := store.Load(); err == nil && login.Issuer != "" {
+		issuer = login.Issuer // tokens are shown to nobody but who issued them
+	}
+	client, err := globus.New(globus.Config{Issuer: issuer, ClientID: profile.Discovery.Globus.ClientID, Product: "diaspora", Version: programVersion()})
+	if err != nil {
+		return fmt.Errorf("log out: %w", err)
+	}
+	return client.Logout(ctx, store)
+}
+
+func (e *env) loggedOut(profile string, who globus.Identity) error {
+	if e.json() {
+		return e.printJSON(map[string]any{"profile": profile, "subject": who.Subject, "username": who.Username, "logged_out": who.Subject != ""})
+	}
+	if who.Subject == "" {
+		return e.printf("nobody was logged in\n")
+	}
+	return e.printf("%s is logged out of profile %s\n", oneLine(who.Username), profile)
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// positionHelp is the grammar of parsePosition, for help texts.
+const positionHelp = `A POSITION is one of
+  start, end              the oldest record, or behind the newest
+  -10                     the last ten records of each partition
+  4711                    that offset, in each partition
+  TIME                    the first record that the cluster received then or later
+
+` + timeHelp
+
+// parsePosition reads a place in a topic as positionHelp says.
+func parsePosition(text string, now time.Time) (diaspora.Position, error) {
+	text = strings.TrimSpace(text)
+	switch text {
+	case "start":
+		return diaspora.Start, nil
+	case "end":
+		return diaspora.End, nil
+	}
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && text[0] != '+' {
+		if text[0] == '-' {
+			return diaspora.Last(-max(n, -1<<62)), nil
+		}
+		return diaspora.Offset(n), nil
+	}
+	at, err := parseTime(text, now)
+	if err != nil {
+		return diaspora.Position{}, err
+	}
+	return diaspora.At(at), nil
+}

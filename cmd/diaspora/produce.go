@@ -1,0 +1,474 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+var produceHelp = help{
+	use:   "produce TOPIC [FILE...]",
+	short: "log events: each line of a file, or of the input, is one",
+	examples: `
+# every line that a program prints
+./sensor | diaspora produce weather
+
+# two files, all events with one key, and a header
+diaspora produce weather -k station-4 -H unit=C monday.txt tuesday.txt
+
+# a key at the beginning of each line: "station-4<TAB>21.5"
+diaspora produce weather --key-separator '\t' < readings.tsv
+
+# one event, without a file
+diaspora produce weather --value '{"celsius": 21.5}'
+
+# copy a topic, with keys, headers, times and ids
+diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson`,
+	long: `
+An event is the bytes between two line feeds, whatever they are. An empty line is an
+empty event. A file that does not end with a line feed ends with an event all the same.
+
+While the cluster is away, produce waits for it and loses nothing. It ends when every
+event is acknowledged or has failed, and says on stderr how many were. A line
+that cannot be an event, being too large for instance, is reported and counted as failed;
+the others go on, and the exit code is 8.
+
+With --input ndjson each line is an object like those that "consume -o ndjson" prints:
+"value" or "value_base64", and if you like "key", "key_base64", "headers", "time" and
+"id". A value that is itself JSON, such as {"celsius": 21.5}, is taken as it is written.
+
+With -o json each event that was acknowledged prints a line with its topic, partition,
+offset and id, and the number of its line.`,
+	formats: streamFormats,
+	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
+}
+
+type produceOptions struct {
+	key       string
+	keyed     bool // key was given, be it empty
+	separator string
+	headers   []string
+	values    []string
+	input     string
+}
+
+func (e *env) produceCommand() *cobra.Command {
+	var o produceOptions
+	var cmd *cobra.Command
+	cmd = e.command(produceHelp, func(ctx context.Context, args []string) error {
+		o.keyed = cmd.Flags().Changed("key")
+		return e.produce(ctx, o, args[0], args[1:])
+	})
+	flags := cmd.Flags()
+	flags.StringVarP(&o.key, "key", "k", "", "give all events this `KEY`")
+	flags.StringVar(&o.separator, "key-separator", "", "the key of each line ends before the first `TEXT`; \\t is a tab")
+	flags.StringArrayVarP(&o.headers, "header", "H", nil, "give all events the header `NAME=VALUE`; may be repeated")
+	flags.StringArrayVar(&o.values, "value", nil, "log this `TEXT` instead of files or input; may be repeated")
+	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines or ndjson")
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return e.completeTopics(cmd.Context())
+		}
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return cmd
+}
+
+func (e *env) produce(ctx context.Context, o produceOptions, topic string, files []string) error {
+	parse, err := o.parser(topic)
+	if err != nil {
+		return err
+	}
+	input, err := e.openInput(o, files)
+	if err != nil {
+		return err
+	}
+	defer input.Close()
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	logger, err := diaspora.OpenLogger(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if input.terminal && len(o.values) == 0 {
+		e.say("each line that you type is an event; end with Ctrl-D")
+	}
+	p := &production{env: e, logger: logger, topic: topic, parse: parse, out: newOutflow(e.stdout)}
+	return p.run(ctx, input)
+}
+
+// parser returns what makes an event of a line.
+func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
+	if o.keyed && o.separator != "" {
+		return nil, misuse("", "produce: -k and --key-separator exclude each other")
+	}
+	var common []diaspora.Header
+	for _, h := range o.headers {
+		name, value, ok := strings.Cut(h, "=")
+		if !ok || name == "" {
+			return nil, misuse("", "produce: the header %q is not NAME=VALUE", h)
+		}
+		common = append(common, diaspora.Header{Key: name, Value: []byte(value)})
+	}
+	switch {
+	case o.input == "ndjson" && o.separator != "":
+		return nil, misuse(`put the key into each line, as "key"`, "produce: --key-separator is for lines, not for ndjson")
+	case o.input == "ndjson":
+		return func(line []byte) (diaspora.Event, error) {
+			event, err := parseEvent(topic, line)
+			if o.keyed && event.Key == nil {
+				event.Key = []byte(o.key)
+			}
+			event.Headers = append(event.Headers, common...)
+			return event, err
+		}, nil
+	case o.input != "lines":
+		return nil, misuse("", "produce: --input %s: choose one of lines, ndjson", o.input)
+	}
+	var key []byte
+	if o.keyed {
+		key = []byte(o.key)
+	}
+	separator := []byte(strings.ReplaceAll(o.separator, `\t`, "\t"))
+	return func(line []byte) (diaspora.Event, error) {
+		event := diaspora.Event{Topic: topic, Key: key, Value: line, Headers: common}
+		if len(separator) > 0 {
+			var ok bool
+			if event.Key, event.Value, ok = bytes.Cut(line, separator); !ok {
+				return event, fmt.Errorf("it has no key: the separator %q is not in it", separator)
+			}
+		}
+		return event, nil
+	}, nil
+}
+
+// input is one stream or several in a row, each with its name for errors.
+type input struct {
+	names    []string
+	streams  []io.Reader
+	terminal bool // a person types it
+}
+
+// openInput finds out that a file cannot be read before the first event is sent.
+func (e *env) openInput(o produceOptions, files []string) (*input, error) {
+	in := &input{}
+	switch {
+	case len(o.values) > 0 && len(files) > 0:
+		return nil, misuse("", "produce: --value and files exclude each other")
+	case len(o.values) > 0:
+		for _, v := range o.values {
+			// A value is one event, even if there are line feeds in it.
+			in.names, in.streams = append(in.names, "--value"), append(in.streams, wholeValue(v))
+		}
+		return in, nil
+	case len(files) == 0:
+		files = []string{"-"}
+	}
+	for _, name := range files {
+		if name == "-" {
+			in.names, in.streams = append(in.names, "input"), append(in.streams, e.stdin)
+			in.terminal = in.terminal || isTerminal(e.stdin)
+			continue
+		}
+		f, err := os.Open(name)
+		if err == nil {
+			in.names, in.streams = append(in.names, name), append(in.streams, f)
+			var info os.FileInfo
+			if info, err = f.Stat(); err == nil && info.IsDir() {
+				err = errors.New("it is a directory")
+			}
+		}
+		if err != nil {
+			in.Close()
+			if cause := (*os.PathError)(nil); errors.As(err, &cause) {
+				err = cause.Err
+			}
+			return nil, misuse("", "produce: read %s: %v; nothing was sent", name, err)
+		}
+	}
+	return in, nil
+}
+
+type wholeValue string
+
+func (wholeValue) Read([]byte) (int, error) { return 0, io.EOF }
+
+// Close closes the files.
+func (in *input) Close() error {
+	for _, s := range in.streams {
+		if f, ok := s.(*os.File); ok && f != os.Stdin {
+			f.Close()
+		}
+	}
+	return nil
+}
+
+// each calls do with each line until do returns false, an end, or an error of reading.
+func (in *input) each(limit int, do func(where string, number int, line []byte, err error) bool) error {
+	for i, stream := range in.streams {
+		if v, ok := stream.(wholeValue); ok {
+			if !do(in.names[i], 0, []byte(v), nil) {
+				return nil
+			}
+			continue
+		}
+		lines := newLineReader(stream, limit)
+		for {
+			line, err := lines.next()
+			var bad *lineError
+			switch {
+			case err == io.EOF:
+			case err != nil && !errors.As(err, &bad):
+				return fmt.Errorf("produce: read %s after line %d: %w", in.names[i], lines.number, err)
+			default:
+				if bad != nil {
+					err = bad.err
+				}
+				if !do(in.names[i], lines.number, line, err) {
+					return nil
+				}
+				continue
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// production is one run of produce.
+type production struct {
+	env    *env
+	logger *diaspora.Logger
+	topic  string
+	parse  func(line []byte) (diaspora.Event, error)
+	out    *outflow // of receipts
+
+	mu           sync.Mutex // guards the fields below
+	read         int64      // lines that were handed over
+	acknowledged int64
+	failed       int64
+	complaints   int   // how many were shown
+	fatal        error // why no further event can succeed
+	buf          []byte
+
+	stop context.CancelFunc // ends reading
+}
+
+// maxLineBytes bounds a line in memory. The cluster's limit is less, and the
+// Logger's to say.
+const maxLineBytes = 16 << 20
+
+// How many failed lines are shown one by one, and how long the goodbye may take.
+const (
+	maxComplaints    = 20
+	interruptedFlush = 2 * time.Second
+	watchEvery       = 500 * time.Millisecond
+)
+
+// run sends the input and returns when every event's fate is known, or when it
+// is interrupted. Reading happens beside it, as a read cannot be interrupted.
+func (p *production) run(ctx context.Context, in *input) error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	p.stop = stop
+	read := make(chan error, 1)
+	go func() {
+		read <- in.each(maxLineBytes, func(where string, number int, line []byte, err error) bool {
+			if reading.Err() != nil {
+				return false
+			}
+			p.send(where, number, line, err)
+			return true
+		})
+	}()
+	watch := time.NewTicker(watchEvery)
+	defer watch.Stop()
+	w := outageWatch{env: p.env}
+	var readErr error
+	for open := true; open; {
+		select {
+		case readErr = <-read:
+			open = false
+		case <-reading.Done():
+			open = false
+		case <-watch.C:
+			p.look(&w)
+		}
+	}
+	closed := make(chan error, 1)
+	bound, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	if p.failure() != nil || ctx.Err() != nil {
+		bound, cancel = context.WithTimeout(bound, interruptedFlush)
+		defer cancel()
+	}
+	go func() { closed <- p.logger.Close(bound) }()
+	interrupted := ctx.Done()
+	for {
+		select {
+		case <-closed:
+			return p.summary(ctx, readErr)
+		case <-interrupted:
+			interrupted = nil
+			time.AfterFunc(interruptedFlush, cancel)
+		case <-watch.C:
+			p.look(&w)
+			if p.failure() != nil {
+				time.AfterFunc(interruptedFlush, cancel)
+			}
+		}
+	}
+}
+
+// look tells of outages, and ends the run if nobody is signed in any more.
+func (p *production) look(w *outageWatch) {
+	stats := p.logger.Stats()
+	if errors.Is(stats.Err, diaspora.ErrUnauthenticated) {
+		p.giveUp(fmt.Errorf("produce to topic %q: %w", p.topic, stats.Err))
+		return
+	}
+	if stats.Pending == 0 {
+		return
+	}
+	w.see(stats.Err, func() string {
+		return fmt.Sprintf("%d events wait; none is lost unless you stop this program", stats.Pending)
+	})
+}
+
+// send hands one line over.
+func (p *production) send(where string, number int, line []byte, err error) {
+	p.mu.Lock()
+	p.read++
+	p.mu.Unlock()
+	var event diaspora.Event
+	if err == nil {
+		event, err = p.parse(line)
+	}
+	if err != nil {
+		p.lineFailed(where, number, err)
+		return
+	}
+	p.logger.Send(event, func(r diaspora.Record, err error) {
+		if err != nil {
+			p.eventFailed(where, number, err)
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.acknowledged++
+		if p.env.json() {
+			p.receipt(r, number)
+		}
+	})
+}
+
+// receipt prints where an event is. The caller holds mu.
+func (p *production) receipt(r diaspora.Record, number int) {
+	b := append(p.buf[:0], `{"topic":`...)
+	b = appendString(b, r.Topic)
+	b = fmt.Appendf(b, `,"partition":%d,"offset":%d,"id":`, r.Partition, r.Offset)
+	b = appendString(b, r.ID)
+	if number > 0 {
+		b = fmt.Appendf(b, `,"line":%d`, number)
+	}
+	p.buf = append(b, "}\n"...)
+	p.out.write(p.buf) // flush tells the error
+}
+
+// lineFailed counts and shows what is wrong with one line.
+func (p *production) lineFailed(where string, number int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failed++
+	if p.complaints++; p.complaints > maxComplaints {
+		return
+	}
+	text, _ := explanation(err)
+	if number > 0 {
+		where = fmt.Sprintf("%s line %d", where, number)
+	}
+	p.env.warn("%s: not logged: %s", where, text)
+	if p.complaints == maxComplaints {
+		p.env.warn("further failures are only counted")
+	}
+}
+
+// eventFailed decides whether an event's failure is its own or everybody's.
+func (p *production) eventFailed(where string, number int, err error) {
+	switch {
+	case errors.Is(err, diaspora.ErrClosed):
+		return // counted as unacknowledged
+	case errors.Is(err, diaspora.ErrPermission), errors.Is(err, diaspora.ErrNotFound), errors.Is(err, diaspora.ErrUnauthenticated):
+		p.mu.Lock()
+		p.failed++
+		p.mu.Unlock()
+		p.giveUp(err)
+	default:
+		p.lineFailed(where, number, err)
+	}
+}
+
+// giveUp ends the run because no further event can succeed.
+func (p *production) giveUp(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fatal == nil {
+		p.fatal = err
+	}
+	p.stop()
+}
+
+func (p *production) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fatal
+}
+
+// summary says what became of the events, and returns what the exit code hangs on.
+func (p *production) summary(ctx context.Context, readErr error) error {
+	printErr := p.out.flush()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text := count(p.acknowledged, "event") + " acknowledged"
+	if p.failed > 0 {
+		text += fmt.Sprintf(", %d failed", p.failed)
+	}
+	open := p.read - p.acknowledged - p.failed
+	if open > 0 {
+		text += fmt.Sprintf(", %d not known to have arrived", open)
+	}
+	p.env.say("%s", text)
+	switch {
+	case p.fatal != nil:
+		return p.fatal
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case printErr != nil:
+		return printErr
+	case readErr != nil:
+		return readErr
+	case p.failed > 0 || open > 0:
+		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s were not logged", p.topic, p.failed+open, count(p.read, "event"))}
+	}
+	return nil
+}
+
+// count returns "1 event" or "2 events".
+func count(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

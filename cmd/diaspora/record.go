@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// A record as one line of JSON. What `consume -o ndjson` writes, `produce --input
+// ndjson` reads. Text that is not UTF-8 stands in base64 under another name.
+//
+//	{"topic":"weather","partition":0,"offset":7,"time":"2026-11-23T17:04:05.25Z",
+//	 "stored":"2026-11-23T17:04:05.26Z","id":"k3v9-1","key":"station-4","value":"21.5",
+//	 "headers":[{"name":"unit","value":"C"}]}
+
+// appendRecord appends r as a line of JSON. No key and a tombstone's value are null.
+func appendRecord(buf []byte, r *diaspora.Record) []byte {
+	buf = append(buf, `{"topic":`...)
+	buf = appendString(buf, r.Topic)
+	buf = fmt.Appendf(buf, `,"partition":%d,"offset":%d`, r.Partition, r.Offset)
+	buf = appendTime(buf, "time", r.Time)
+	buf = appendTime(buf, "stored", r.Stored)
+	if r.ID != "" {
+		buf = append(buf, `,"id":`...)
+		buf = appendString(buf, r.ID)
+	}
+	buf = appendBytes(append(buf, ','), "key", r.Key)
+	buf = appendBytes(append(buf, ','), "value", r.Value)
+	buf = append(buf, `,"headers":[`...)
+	for i, h := range r.Headers {
+		if i > 0 {
+			buf = append(buf, ',')
+		}
+		buf = append(buf, `{"name":`...)
+		buf = appendString(buf, h.Key)
+		buf = appendBytes(append(buf, ','), "value", h.Value)
+		buf = append(buf, '}')
+	}
+	return append(buf, "]}\n"...)
+}
+
+func appendTime(buf []byte, name string, t time.Time) []byte {
+	if t.IsZero() {
+		return buf
+	}
+	buf = append(buf, `,"`...)
+	buf = append(buf, name...)
+	buf = append(buf, `":"`...)
+	return append(t.UTC().AppendFormat(buf, time.RFC3339Nano), '"')
+}
+
+// appendBytes appends a member: "name":"text", "name_base64":"..." or "name":null.
+func appendBytes(buf []byte, name string, data []byte) []byte {
+	buf = append(append(buf, '"'), name...)
+	switch {
+	case data == nil:
+		return append(buf, `":null`...)
+	case utf8.Valid(data):
+		return appendString(append(buf, `":`...), string(data))
+	}
+	buf = append(buf, `_base64":"`...)
+	return append(base64.StdEncoding.AppendEncode(buf, data), '"')
+}
+
+// appendString appends s as a JSON string. Besides what JSON wants escaped, what
+// commands a terminal is. What is not UTF-8 becomes U+FFFD.
+func appendString(buf []byte, s string) []byte {
+	buf = append(buf, '"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			buf = append(buf, '\\', byte(r))
+		case ' ' <= r && r < 0x7f:
+			buf = append(buf, byte(r))
+		case r == '\n':
+			buf = append(buf, `\n`...)
+		case r == '\r':
+			buf = append(buf, `\r`...)
+		case r == '\t':
+			buf = append(buf, `\t`...)
+		case !commands(r):
+			buf = utf8.AppendRune(buf, r)
+		case r < 0x10000:
+			buf = fmt.Appendf(buf, `\u%04x`, r)
+		default:
+			high, low := utf16.EncodeRune(r)
+			buf = fmt.Appendf(buf, `\u%04x\u%04x`, high, low)
+		}
+	}
+	return append(buf, '"')
+}
+
+// parseEvent reads one line of NDJSON as an event for the topic: a record as
+// appendRecord writes it, where only the value is needed. A value that is an
+// object, array, number or boolean is its own JSON text. The place where the record
+// was (topic, partition, offset, stored) is taken for granted and not used.
+func parseEvent(topic string, line []byte) (diaspora.Event, error) {
+	var doc struct {
+		Topic, Partition, Offset, Stored json.RawMessage
+
+		Time      *time.Time `json:"time"`
+		ID        string     `json:"id"`
+		Key       jsonBytes  `json:"key"`
+		Key64     []byte     `json:"key_base64"`
+		Value     jsonBytes  `json:"value"`
+		Value64   []byte     `json:"value_base64"`
+		HeaderSet []struct {
+			Name    string    `json:"name"`
+			Value   jsonBytes `json:"value"`
+			Value64 []byte    `json:"value_base64"`
+		} `json:"headers"`
+	}
+	if !utf8.Valid(line) {
+		return diaspora.Event{}, errors.New("it is not UTF-8, as JSON is; binary data goes into value_base64")
+	}
+	dec := json.NewDecoder(bytes.NewReader(line))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&doc); err != nil {
+		return diaspora.Event{}, jsonComplaint(err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return diaspora.Event{}, errors.New("there is more than one JSON object on it")
+	}
+	event := diaspora.Event{Topic: topic, ID: doc.ID}
+	if doc.Time != nil {
+		event.Time = *doc.Time
+	}
+	var err error
+	if event.Key, _, err = either("key", doc.Key, doc.Key64); err != nil {
+		return diaspora.Event{}, err
+	}
+	var given bool
+	if event.Value, given, err = either("value", doc.Value, doc.Value64); err != nil {
+		return diaspora.Event{}, err
+	}
+	if !given {
+		return diaspora.Event{}, errors.New(`it has neither "value" nor "value_base64"`)
+	}
+	for _, h := range doc.HeaderSet {
+		value, _, err := either("header", h.Value, h.Value64)
+		if err != nil {
+			return diaspora.Event{}, err
+		}
+		event.Headers = append(event.Headers, diaspora.Header{Key: h.Name, Value: value})
+	}
+	return event, nil
+}
+
+// either takes what a member or its twin in base64 says.
+func either(name string, text jsonBytes, binary []byte) (data []byte, given bool, err error) {
+	if text.given && binary != nil {
+		return nil, false, fmt.Errorf("it has both %s and %s_base64", name, name)
+	}
+	if binary != nil {
+		return binary, true, nil
+	}
+	return text.data, text.given, nil
+}
+
+// jsonBytes is the bytes of a JSON string, or the text of any other JSON value.
+type jsonBytes struct {
+	data  []byte // nil for null
+	given bool
+}
+
+func (b *jsonBytes) UnmarshalJSON(text []byte) error {
+	b.given = true
+	switch {
+	case text[0] == '"':
+		var s string
+		if err := json.Unmarshal(text, &s); err != nil {
+			return err
+		}
+		b.data = []byte(s)
+		return nil
+	case string(text) == "null":
+		b.data = nil
+		return nil
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, text); err != nil {
+		return err
+	}
+	b.data = compact.Bytes()
+	return nil
+}
+
+// jsonComplaint says what is wrong with a line without repeating what is in it,
+// save the name of a field.
+func jsonComplaint(err error) error {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &kind) && kind.Field != "":
+		return fmt.Errorf("its %q is a %s, which it cannot be", kind.Field, strings.Fields(kind.Value + " ?")[0])
+	case errors.As(err, &kind):
+		return errors.New("it is not a JSON object")
+	case errors.As(err, &syntax):
+		return fmt.Errorf("it is not JSON: byte %d is wrong", syntax.Offset)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("it is not a whole JSON object")
+	case strings.HasPrefix(err.Error(), "json: unknown field "):
+		return fmt.Errorf("it has the unknown member %s", strings.TrimPrefix(err.Error(), "json: unknown field "))
+	}
+	return errors.New("it does not read as an event: a time or base64 text in it is malformed")
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+var tokenHelp = help{
+	use:   "token",
+	short: "print an access token that is good now",
+	examples: `
+# for another program
+curl -H "Authorization: Bearer $(diaspora token)" https://diaspora.example.org/v1/topics
+
+# for a batch job, which then needs no profile
+export DIASPORA_REFRESH=$(diaspora token --refresh)`,
+	long: `
+Whoever has the token can act as you: the access token until it expires, the refresh token
+until it is revoked by "diaspora logout". Keep it out of files and logs.`,
+	formats: answerFormats,
+}
+
+func (e *env) tokenCommand() *cobra.Command {
+	var refresh bool
+	cmd := e.command(tokenHelp, func(ctx context.Context, _ []string) error { return e.token(ctx, refresh) })
+	cmd.Flags().BoolVar(&refresh, "refresh", false, "print the refresh token")
+	return cmd
+}
+
+type tokenDocument struct {
+	AccessToken    string     `json:"access_token,omitempty"`
+	RefreshToken   string     `json:"refresh_token,omitempty"`
+	ResourceServer string     `json:"resource_server,omitempty"`
+	Scope          []string   `json:"scope,omitempty"`
+	Expiry         *time.Time `json:"expiry,omitempty"` // of the access token
+}
+
+func (e *env) token(ctx context.Context, refresh bool) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	token, err := cfg.TokenSource.Token(ctx)
+	if err != nil {
+		return e.tokenError(err)
+	}
+	secret := token.AccessToken
+	if refresh {
+		if secret = token.RefreshToken; secret == "" {
+			return &failure{
+				condition: diaspora.ErrNotFound,
+				text:      "token --refresh: this login has no refresh token",
+				hints:     []string{`a service signs in with DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET; a person logs in with "diaspora login"`},
+			}
+		}
+	}
+	if !e.json() {
+		return e.printf("%s\n", secret.Reveal())
+	}
+	d := tokenDocument{ResourceServer: token.ResourceServer, Scope: token.Scope}
+	if refresh {
+		d.RefreshToken = secret.Reveal()
+	} else {
+		d.AccessToken = secret.Reveal()
+		if !token.Expiry.IsZero() {
+			d.Expiry = &token.Expiry
+		}
+	}
+	return e.printJSON(d)
+}
+
+// tokenError names the command that mends a login.
+func (e *env) tokenError(err error) error {
+	if diaspora.ExitCode(err) != diaspora.ExitCode(diaspora.ErrUnauthenticated) || diaspora.Hint(err) != "" {
+		return err
+	}
+	if e.getenv("DIASPORA_REFRESH") != "" {
+		return hinted(err, `the refresh token in DIASPORA_REFRESH is no longer good; get another with "diaspora token --refresh" where you are logged in`)
+	}
+	if e.profile != "" {
+		return hinted(err, `run "diaspora login --profile `+e.profile+`"`)
+	}
+	return hinted(err, `run "diaspora login"`)
+}

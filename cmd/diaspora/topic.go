@@ -1,0 +1,305 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+var topicClaimHelp = help{
+	use:   "claim TOPIC",
+	short: "make a topic your own",
+	examples: `
+diaspora topic claim weather
+
+# with four partitions, events kept for 30 days
+diaspora topic claim readings --partitions 4 --retention 30d --description "beamline 7"`,
+	long: `
+A topic's name has letters, digits and underscores, and does not begin with an underscore.
+When the claim is answered the topic works: you may log events to it and read them. A
+topic needs to be claimed only once. Claiming it again changes nothing and says so; a topic
+of somebody else is refused.`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
+}
+
+func (e *env) topicClaimCommand() *cobra.Command {
+	var claim diaspora.ClaimRequest
+	var retention string
+	cmd := e.command(topicClaimHelp, func(ctx context.Context, args []string) error {
+		claim.Name = args[0]
+		if retention != "" {
+			var err error
+			if claim.RetentionMS, err = parseRetention(retention); err != nil {
+				return misuse("", "topic claim: --retention %q: %v", retention, err)
+			}
+		}
+		return e.topicClaim(ctx, claim)
+	})
+	flags := cmd.Flags()
+	flags.IntVar(&claim.Partitions, "partitions", 0, "split it into `N` partitions (default: the fabric's)")
+	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 7d, or forever (default: the fabric's)")
+	flags.StringVar(&claim.Description, "description", "", "say in this `TEXT` what the topic is for")
+	return cmd
+}
+
+func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error {
+	if err := validTopic("claim", claim.Name); err != nil { // before anybody needs to be logged in
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	topic, err := client.Claim(ctx, claim)
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		return e.printJSON(topic)
+	}
+	if !topic.Created {
+		return e.printf("%s is already yours\n", topic.Name)
+	}
+	e.say(`log events with "diaspora produce %s", read them with "diaspora consume %s --from start"`, topic.Name, topic.Name)
+	return e.printf("%s is yours now, with %s\n", topic.Name, count(int64(topic.Partitions), "partition"))
+}
+
+// validTopic refuses a name that cannot be claimed, and suggests one that can.
+func validTopic(op, name string) error {
+	err := diaspora.ValidTopic(name)
+	bad := (*diaspora.TopicError)(nil)
+	if !errors.As(err, &bad) {
+		return err
+	}
+	err = &diaspora.TopicError{Op: op, Topic: bad.Topic, Err: bad.Err}
+	near := strings.Map(func(r rune) rune {
+		if r < 0x80 && (r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
+			return r
+		}
+		return '_'
+	}, name)
+	if near = strings.Trim(near, "_"); diaspora.ValidTopic(near) == nil {
+		return hinted(err, fmt.Sprintf("%q would do", near))
+	}
+	return err
+}
+
+var topicListHelp = help{
+	use:   "list",
+	short: "list your topics",
+	examples: `
+diaspora topic list
+
+# their names, for a script
+diaspora topic list -o json | jq -r '.topics[].name'`,
+	formats: answerFormats,
+}
+
+func (e *env) topicListCommand() *cobra.Command {
+	return e.command(topicListHelp, func(ctx context.Context, _ []string) error { return e.topicList(ctx) })
+}
+
+func (e *env) topicList(ctx context.Context) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	topics, err := client.Topics(ctx)
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		if topics == nil {
+			topics = []diaspora.Topic{}
+		}
+		return e.printJSON(diaspora.TopicList{Topics: topics})
+	}
+	if len(topics) == 0 {
+		e.say(`you have no topics; claim one with "diaspora topic claim NAME"`)
+		return nil
+	}
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tPARTITIONS\tRETENTION\tCLAIMED\tDESCRIPTION")
+	for _, t := range topics {
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", t.Name, t.Partitions, retentionText(t.RetentionMS), t.Claimed.Local().Format(time.DateOnly), oneLine(t.Description))
+	}
+	table.Flush()
+	return e.printf("%s", text.String())
+}
+
+var topicShowHelp = help{
+	use:   "show TOPIC",
+	short: "show one of your topics",
+	examples: `
+diaspora topic show weather`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
+}
+
+func (e *env) topicShowCommand() *cobra.Command {
+	cmd := e.command(topicShowHelp, func(ctx context.Context, args []string) error { return e.topicShow(ctx, args[0]) })
+	cmd.ValidArgsFunction = e.completeOneTopic
+	return cmd
+}
+
+func (e *env) topicShow(ctx context.Context, name string) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	t, err := client.Topic(ctx, name)
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		return e.printJSON(t)
+	}
+	text := fmt.Sprintf("Name:        %s\nOwner:       %s\nPartitions:  %d\nRetention:   %s\nClaimed:     %s\n",
+		t.Name, t.Owner, t.Partitions, retentionText(t.RetentionMS), t.Claimed.Local().Format(time.RFC3339))
+	if t.Description != "" {
+		text += "Description: " + oneLine(t.Description) + "\n"
+	}
+	return e.printf("%s", text)
+}
+
+var topicReleaseHelp = help{
+	use:   "release TOPIC",
+	short: "give a topic up and delete its events",
+	examples: `
+diaspora topic release weather
+
+# in a script, without a question
+diaspora topic release weather --yes`,
+	long: `
+The topic's events are deleted, and nobody can bring them back. Its name is free for others
+afterwards, who cannot read what was there before. You are asked for the name, to make sure.`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
+}
+
+func (e *env) topicReleaseCommand() *cobra.Command {
+	var yes bool
+	cmd := e.command(topicReleaseHelp, func(ctx context.Context, args []string) error { return e.topicRelease(ctx, args[0], yes) })
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.ValidArgsFunction = e.completeOneTopic
+	return cmd
+}
+
+func (e *env) topicRelease(ctx context.Context, name string, yes bool) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	if !yes {
+		if err := e.confirmRelease(ctx, client, name); err != nil {
+			return err
+		}
+	}
+	if err := client.Release(ctx, name); err != nil {
+		return err
+	}
+	if e.json() {
+		return e.printJSON(map[string]any{"name": name, "released": true})
+	}
+	return e.printf("%s is released\n", name)
+}
+
+// confirmRelease says what will be lost and has the person type the name.
+func (e *env) confirmRelease(ctx context.Context, client *diaspora.Client, name string) error {
+	topic, err := client.Topic(ctx, name)
+	if err != nil {
+		return err
+	}
+	lost := "all its events"
+	if n, err := e.countRecords(ctx, name); err == nil {
+		lost = count(n, "event")
+	}
+	e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, topic.Claimed.Local().Format(time.DateOnly))
+	fmt.Fprintf(e.stderr, "Type the topic's name to release it: ")
+	answer, err := readAnswer(ctx, e.stdin)
+	if err != nil || answer != name {
+		if !isTerminal(e.stdin) {
+			fmt.Fprintln(e.stderr)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &failure{
+			text:  fmt.Sprintf("release topic %q: the name was not typed; nothing has changed", name),
+			hints: []string{fmt.Sprintf(`"diaspora topic release %s --yes" does not ask`, name)},
+		}
+	}
+	return nil
+}
+
+// countRecords returns how many records a topic has now.
+func (e *env) countRecords(ctx context.Context, name string) (int64, error) {
+	cfg, err := e.config()
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{name}})
+	if err != nil {
+		return 0, err
+	}
+	defer consumer.Close(ctx)
+	progress, err := consumer.Progress(ctx)
+	return span(progress), err
+}
+
+// span is how many offsets are to be read.
+func span(progress []diaspora.Progress) (n int64) {
+	for _, p := range progress {
+		n += max(p.End-p.Start, 0)
+	}
+	return n
+}
+
+// readAnswer reads a line that somebody types, unless they interrupt instead.
+func readAnswer(ctx context.Context, in io.Reader) (string, error) {
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1) // a read cannot be interrupted
+	go func() {
+		line, err := bufio.NewReader(io.LimitReader(in, maxAnswerBytes)).ReadString('\n')
+		if line != "" && errors.Is(err, io.EOF) {
+			err = nil
+		}
+		answers <- answer{strings.TrimSpace(line), err}
+	}()
+	select {
+	case a := <-answers:
+		return a.line, a.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+const maxAnswerBytes = 8 << 10
+
+func (e *env) completeOneTopic(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return e.completeTopics(cmd.Context())
+}
+
+// oneLine makes text of others fit for a table on a terminal.
+func oneLine(text string) string {
+	return string(appendVisible(nil, []byte(strings.Join(strings.Fields(text), " "))))
+}

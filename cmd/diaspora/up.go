@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+var upHelp = help{
+	use:   "up",
+	short: "run a whole fabric on this machine",
+	examples: `
+diaspora up
+
+# beside another one, with nothing left behind
+diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0`,
+	long: `
+One process runs an embedded Kafka broker with its data on disk, the gateway that tells who is
+calling, the ACL endpoint where topics are claimed, and a stand-in for Globus Auth. All of
+it listens on 127.0.0.1 only. You are logged in, as the profile "local", without a browser.
+
+It runs until Ctrl-C. Events that were acknowledged are there again at the next start,
+even after kill -9.`,
+	formats: answerFormats,
+}
+
+type upOptions struct {
+	data                            string
+	memory                          bool
+	kafkaPort, httpPort, globusPort uint16
+	syncWrites                      bool
+}
+
+const upProfile = "local"
+
+func (e *env) upCommand() *cobra.Command {
+	var o upOptions
+	cmd := e.command(upHelp, func(ctx context.Context, _ []string) error { return e.up(ctx, o) })
+	flags := cmd.Flags()
+	flags.StringVar(&o.data, "data", "", "keep everything in this `FOLDER` (default: one below ~/.local/share)")
+	flags.BoolVar(&o.memory, "memory", false, "keep everything in memory, and nothing afterwards")
+	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "`PORT` for Kafka clients; 0 for a free one")
+	flags.Uint16Var(&o.httpPort, "http-port", 9090, "`PORT` of the ACL endpoint; 0 for a free one")
+	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "`PORT` of the stand-in for Globus Auth; 0 for a free one")
+	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge nothing before it survives a power cut; slower")
+	return cmd
+}
+
+func (e *env) up(ctx context.Context, o upOptions) (err error) {
+	began := time.Now()
+	name := e.profile
+	if name == "" {
+		name = upProfile
+	}
+	if err := diaspora.ValidProfile(name); err != nil {
+		return err
+	}
+	dir, err := e.upDir(o, name)
+	if err != nil {
+		return err
+	}
+	profiles, err := diaspora.UserProfiles(e.getenv)
+	if err != nil {
+		return err
+	}
+	username := e.username()
+	f, err := fabric.Start(ctx, fabric.Config{
+		Dir:        dir,
+		KafkaAddr:  loopback(o.kafkaPort),
+		HTTPAddr:   loopback(o.httpPort),
+		GlobusAddr: loopback(o.globusPort),
+		Username:   username,
+		SyncWrites: o.syncWrites,
+		Version:    programVersion(),
+		Diagnostics: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{
+			Level: slog.LevelWarn,
+		})),
+	})
+	if other := (*fabric.InUseError)(nil); errors.As(err, &other) && other.Info.PID != 0 {
+		return e.alreadyUp(other, profiles, name)
+	}
+	if err != nil {
+		return upError(err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+
+	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, PID: os.Getpid()}
+	login, err := e.logInLocally(ctx, f, profiles, name, username)
+	switch {
+	case ctx.Err() != nil:
+		return nil // stopped while it started
+	case err != nil:
+		e.warn("the profile %s could not be written: %v", name, err)
+		e.talk(fmt.Sprintf(`hint: "diaspora login %s" in another terminal logs you in`, f.URL()))
+	default:
+		u.Subject, u.Username = login.Subject, login.Username
+	}
+	u.Current = isCurrent(profiles, name)
+	if err := e.printUp(u); err != nil {
+		return err
+	}
+	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
+	<-ctx.Done()
+	e.say("stopping; clients finish what they are at")
+	return nil
+}
+
+func loopback(port uint16) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))) }
+
+// upDir returns where the fabric keeps its data, "" for memory.
+func (e *env) upDir(o upOptions, name string) (string, error) {
+	switch {
+	case o.memory && o.data != "":
+		return "", misuse("", "up: --memory and --data exclude each other")
+	case o.memory:
+		return "", nil
+	case o.data != "":
+		return filepath.Abs(o.data)
+	}
+	base := e.getenv("XDG_DATA_HOME")
+	if !filepath.IsAbs(base) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", hinted(fmt.Errorf("up: there is no folder for the data: %w", err), "name one with --data DIR, or use --memory")
+		}
+		base = filepath.Join(home, ".local", "share")
+		if runtime.GOOS == "windows" {
+			base = filepath.Join(home, "AppData", "Local")
+		}
+	}
+	return filepath.Join(base, "diaspora", name), nil
+}
+
+// username is who the person at this machine is to the local Globus Auth.
+func (e *env) username() string {
+	name := e.getenv("USER")
+	if name == "" {
+		if u, err := user.Current(); err == nil {
+			name = u.Username
+		}
+	}
+	name = strings.Map(func(r rune) rune {
+		if r < 0x80 && (r == '-' || r == '_' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
+			return r
+		}
+		return '_'
+	}, name)
+	if name = strings.ToLower(strings.Trim(name, "._-")); name == "" {
+		name = "you"
+	}
+	return name + "@localhost"
+}
+
+// logInLocally makes the profile for this fabric, and logs the local user in
+// unless a login that works is there already.
+func (e *env) logInLocally(ctx context.Context, f *fabric.Fabric, profiles *diaspora.Profiles, name, username string) (globus.Identity, error) {
+	if err := profiles.Save(diaspora.Profile{Name: name, URL: f.URL(), Discovery: f.Discovery()}); err != nil {
+		return globus.Identity{}, err
+	}
+	if cfg, err := profiles.Config(name); err == nil {
+		if client, err := diaspora.NewClient(cfg); err == nil {
+			if who, err := client.Identity(ctx); err == nil {
+				return who, e.useIfNone(profiles, name)
+			}
+		}
+	}
+	store, err := profiles.Store(name)
+	if err != nil {
+		return globus.Identity{}, err
+	}
+	login, err := f.Login(ctx, username)
+	if err != nil {
+		return globus.Identity{}, err
+	}
+	// What is there is of no use any more, whosever it is: its Globus Auth is gone.
+	if err := store.Delete(ctx); err != nil {
+		return globus.Identity{}, err
+	}
+	if err := store.Save(ctx, login); err != nil {
+		return globus.Identity{}, err
+	}
+	return login.Identity, e.useIfNone(profiles, name)
+}
+
+// useIfNone makes a profile the current one if there is none.
+func (e *env) useIfNone(profiles *diaspora.Profiles, name string) error {
+	if _, err := profiles.Current(); errors.Is(err, diaspora.ErrNoProfile) {
+		return profiles.Use(name)
+	}
+	return nil
+}
+
+func isCurrent(profiles *diaspora.Profiles, name string) bool {
+	current, err := profiles.Current()
+	return err == nil && current == name
+}
+
+// upDocument says where a fabric is.
+type upDocument struct {
+	URL      string   `json:"url"`
+	Brokers  []string `json:"brokers"`
+	Globus   string   `json:"globus"`
+	Data     string   `json:"data,omitempty"`
+	Profile  string   `json:"profile"`
+	Current  bool     `json:"current"` // the profile is the one in use
+	Subject  string   `json:"subject,omitempty"`
+	Username string   `json:"username,omitempty"`
+	PID      int      `json:"pid"`
+	Already  bool     `json:"already,omitempty"` // it was running before
+}
+
+// alreadyUp tells where the fabric is that another process runs.
+func (e *env) alreadyUp(other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
+	u := upDocument{
+		URL: other.Info.URL, Brokers: other.Info.Brokers, Globus: other.Info.Globus, PID: other.Info.PID,
+		Data: other.Dir, Profile: name, Current: isCurrent(profiles, name), Already: true,
+	}
+	if cfg, err := profiles.Config(name); err == nil {
+		u.Subject, u.Username = cfg.Identity.Subject, cfg.Identity.Username
+	}
+	e.say("it already runs, as process %d", other.Info.PID)
+	return e.printUp(u)
+}
+
+func (e *env) printUp(u upDocument) error {
+	if e.json() {
+		return e.printJSON(u)
+	}
+	data := u.Data
+	if data == "" {
+		data = "in memory, gone when this ends"
+	}
+	profile := u.Profile
+	if u.Username != "" {
+		profile += ", where you are " + u.Username
+	}
+	text := fmt.Sprintf(`Diaspora Streams runs on this machine.
+
+  ACL endpoint   %s/acl
+  Kafka          %s
+  Globus Auth    %s   (a stand-in for this machine; not Globus)
+  Data           %s
+  Profile        %s
+
+In another terminal:
+
+`, u.URL, strings.Join(u.Brokers, ","), u.Globus, data, profile)
+	if !u.Current {
+		text += fmt.Sprintf("  export DIASPORA_PROFILE=%s\n", u.Profile)
+	}
+	text += `  diaspora topic claim weather
+  echo '{"celsius": 21.5}' | diaspora produce weather
+  diaspora consume weather --from start --exit
+`
+	return e.printf("%s", text)
+}
+
+// upError says what to do about what kept a fabric from starting.
+func upError(err error) error {
+	if e := (*fabric.ListenError)(nil); errors.As(err, &e) && errors.Is(e.Err, syscall.EADDRINUSE) {
+		flag := map[string]string{"the Kafka gateway": "--kafka-port", "the ACL endpoint": "--http-port"}[e.Service]
+		if flag == "" {
+			flag = "--globus-port"
+		}
+		_, port, _ := net.SplitHostPort(e.Addr)
+		return &failure{
+			condition: diaspora.ErrConflict,
+			text:      fmt.Sprintf("up: port %s, for %s, is taken by another program", port, e.Service),
+			hints:     []string{fmt.Sprintf(`"diaspora up %s 0" takes any that is free`, flag)},
+		}
+	}
+	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
+		return hinted(fmt.Errorf("up: %w", err), "it is starting or stopping; try again in a moment")
+	}
+	return fmt.Errorf("up: %w", err)
+}
