@@ -1,0 +1,245 @@
+package fabric_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// everything gathers all that the system says, in diagnostics, answers and errors.
+type everything struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (e *everything) Write(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.buf.Write(p)
+}
+
+func (e *everything) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.buf.String()
+}
+
+// TestNoTokenIsSeen takes tokens through every path, the wrong ones too, and then
+// looks for them in all diagnostics, answers, errors and files, the ledger's
+// among them. They may be in the client's token file alone.
+func TestNoTokenIsSeen(t *testing.T) {
+	var said everything
+	dir := t.TempDir()
+	f := start(t, fabric.Config{
+		Dir:         filepath.Join(dir, "data"),
+		Diagnostics: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	rs := f.Discovery().Globus.ResourceServer
+	client, err := globus.New(globus.Config{
+		Issuer: f.GlobusURL(), ClientID: f.Discovery().Globus.ClientID,
+		Diagnostics: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := globus.OpenStore(filepath.Join(dir, "home", "tokens.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	login, err := f.Login(t.Context(), ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Save(t.Context(), login); err != nil {
+		t.Fatal(err)
+	}
+	token, _ := login.Token(rs)
+	secrets := []globus.Secret{"dev-at-canary-that-was-never-issued-0123456789"}
+	for _, tok := range login.Tokens {
+		secrets = append(secrets, tok.AccessToken, tok.RefreshToken)
+	}
+	fmt.Fprintln(&said, "the login", login, fmt.Sprintf("%+v %#v", login, token))
+
+	useHTTP(t, &said, f, login.Identity.Subject, token.AccessToken, secrets[0])
+	useKafka(t, &said, f, client.StoredSource(store, rs), secrets[0])
+
+	// A refresh, a bare refresh token, one that is wrong, and the end of all.
+	refreshed, err := client.Refresh(t.Context(), token.RefreshToken)
+	fmt.Fprintln(&said, err)
+	secrets = append(secrets, refreshed.AccessToken, refreshed.RefreshToken)
+	_, err = client.Refresh(t.Context(), secrets[0])
+	fmt.Fprintln(&said, err)
+	bare, err := client.RefreshSource(token.RefreshToken, rs, filepath.Join(dir, "home", "refresh")).Token(t.Context())
+	fmt.Fprintln(&said, err)
+	secrets = append(secrets, bare.AccessToken, bare.RefreshToken)
+	_, err = client.UserInfo(t.Context(), secrets[0])
+	fmt.Fprintln(&said, err)
+	fmt.Fprintln(&said, client.Revoke(t.Context(), refreshed.AccessToken))
+	fmt.Fprintln(&said, client.RevokeLogin(t.Context(), login))
+	useKafka(t, &said, f, fixed(token), secrets[0]) // revoked by now
+
+	for _, secret := range secrets {
+		if secret == "" {
+			continue
+		}
+		lookFor(t, "what was said", said.String(), secret)
+		lookInFiles(t, filepath.Join(dir, "data"), secret)
+	}
+	// The check can fail: the token file has what nothing else may have.
+	tokens, err := os.ReadFile(store.Path())
+	if err != nil || !bytes.Contains(tokens, []byte(token.RefreshToken.Reveal())) {
+		t.Errorf("the token file lacks the refresh token, so the search finds nothing: %v", err)
+	}
+	onlyFor(t, filepath.Join(dir, "home"))
+}
+
+// useHTTP sends tokens to the ACL endpoint in every way that it takes, and in some
+// that it does not.
+func useHTTP(t *testing.T, said io.Writer, f *fabric.Fabric, subject string, good, bad globus.Secret) {
+	t.Helper()
+	for _, token := range []string{good.Reveal(), bad.Reveal(), good.Reveal() + "x"} {
+		form := url.Values{"subject": {subject}, "token": {token}, "topic": {"weather"}}
+		bearer := http.Header{"Authorization": {"Bearer " + token}}
+		for _, r := range []struct {
+			method, path string
+			header       http.Header
+			body         string
+		}{
+			{"GET", "/acl?" + form.Encode(), nil, ""},
+			{"GET", "/v1/topics?token=" + token, nil, ""},
+			{"GET", "/v1/topics/" + token, bearer, ""},
+			{"GET", "/" + token, nil, ""},
+			{"POST", "/acl", http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, form.Encode()},
+			{"POST", "/acl", http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Accept": {"text/html"}}, form.Encode()},
+			{"POST", "/acl", http.Header{"Content-Type": {"application/json"}}, fmt.Sprintf(`{"subject":%q,"token":%q,"topic":"weather"}`, subject, token)},
+			{"POST", "/acl", http.Header{"Content-Type": {"application/json"}}, fmt.Sprintf(`{"subject":%q,"token":%q,"topic":%q}`, subject, token, token)},
+			{"POST", "/acl", http.Header{"Content-Type": {"application/json"}}, fmt.Sprintf(`{"token":%q`, token)},
+			{"POST", "/acl", http.Header{"Content-Type": {"application/json"}}, fmt.Sprintf(`{%q:1}`, token)},
+			{"POST", "/v1/topics", bearer, fmt.Sprintf(`{"name":%q}`, token)},
+			{"POST", "/v1/topics", bearer, `{"name":"climate"}`},
+			{"GET", "/v1/topics", bearer, ""},
+			{"DELETE", "/v1/topics/climate", bearer, ""},
+			{"GET", "/v1/topics", http.Header{"Authorization": {"Basic " + token}}, ""},
+			{"GET", "/v1/topics", http.Header{"Authorization": {"Bearer " + token, "Bearer " + token}}, ""},
+		} {
+			request, err := http.NewRequestWithContext(t.Context(), r.method, f.URL()+r.path, strings.NewReader(r.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, values := range r.header {
+				request.Header[name] = values
+			}
+			if request.Header.Get("Content-Type") == "" && r.body != "" {
+				request.Header.Set("Content-Type", "application/json")
+			}
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dump, err := httputil.DumpResponse(response, true)
+			response.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(said, "%s\n", dump)
+		}
+	}
+}
+
+// useKafka signs in with a good and a bad token, and uses the former.
+func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.TokenSource, bad globus.Secret) {
+	t.Helper()
+	cfg := diaspora.Config{URL: f.URL(), Brokers: f.Brokers(), TokenSource: source}
+	logger, err := diaspora.OpenLogger(t.Context(), cfg)
+	fmt.Fprintln(said, err)
+	if err == nil {
+		fmt.Fprintln(said, logger.Log(t.Context(), diaspora.Event{Topic: "weather", Value: []byte("x")}))
+		fmt.Fprintln(said, logger.Log(t.Context(), diaspora.Event{Topic: "nobodys", Value: []byte("x")}))
+		fmt.Fprintln(said, logger.Stats(), logger.Close(context.Background()))
+	}
+	_, err = diaspora.OpenConsumer(t.Context(), cfg, diaspora.ConsumerOptions{Topics: []string{"weather", "nobodys"}})
+	fmt.Fprintln(said, err)
+	cfg.TokenSource = fixed(globus.Token{AccessToken: bad})
+	_, err = diaspora.OpenLogger(t.Context(), cfg)
+	fmt.Fprintln(said, err)
+	fmt.Fprintf(said, "%v %+v %#v\n", cfg, cfg, cfg)
+
+	// Mechanisms and forms that the gateway refuses.
+	for _, opt := range []kgo.Opt{
+		kgo.SASL(plain.Auth{User: bad.Reveal(), Pass: bad.Reveal()}.AsMechanism()),
+		kgo.SASL(oauth.Auth{Token: bad.Reveal(), Zid: bad.Reveal()}.AsMechanism()),
+		kgo.ClientID(bad.Reveal()[:10]),
+	} {
+		client, err := kgo.NewClient(kgo.SeedBrokers(f.Brokers()...), kgo.RetryTimeout(1), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(said, client.Ping(t.Context()))
+		client.Close()
+	}
+}
+
+func lookFor(t *testing.T, where, text string, secret globus.Secret) {
+	t.Helper()
+	raw := secret.Reveal()
+	for _, form := range []string{raw, url.QueryEscape(raw), fmt.Sprintf("%x", raw)} {
+		if i := strings.Index(text, form); i >= 0 {
+			t.Errorf("a token is in %s: …%q", where, strings.ReplaceAll(text[max(0, i-200):i], raw, "(token)"))
+			return
+		}
+	}
+}
+
+func lookInFiles(t *testing.T, dir string, secret globus.Secret) {
+	t.Helper()
+	seen := 0
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		lookFor(t, path, string(data), secret)
+		seen++
+		return err
+	})
+	if err != nil || seen == 0 {
+		t.Errorf("search in %s: %d files, %v", dir, seen, err)
+	}
+}
+
+// onlyFor fails when a file under dir can be read by others than its owner.
+func onlyFor(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
