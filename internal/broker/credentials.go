@@ -2,11 +2,7 @@ package broker
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/pbkdf2"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"sync"
 
@@ -16,8 +12,8 @@ import (
 )
 
 // credentials makes the broker's SCRAM users when they are first needed. A
-// user's password follows from the subject and a key that only this process
-// has, so nothing is kept but who exists already.
+// user's salted password follows from the subject and a key that only this
+// process has, so nothing is kept but who exists already.
 type credentials struct {
 	admin *kgo.Client
 	key   []byte
@@ -42,19 +38,19 @@ func newCredentials(admin *kgo.Client) *credentials {
 	return &credentials{admin: admin, key: key, known: make(map[string]bool)}
 }
 
-// ensure returns the subject's password, good from now on.
-func (c *credentials) ensure(ctx context.Context, subject string) (string, error) {
+// ensure returns the subject's salted password, good from now on.
+func (c *credentials) ensure(ctx context.Context, subject string) ([]byte, error) {
 	if wait := c.enqueue(subject); wait != nil {
 		select {
 		case <-wait.done:
 			if wait.err != nil {
-				return "", wait.err
+				return nil, wait.err
 			}
 		case <-ctx.Done():
-			return "", context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
-	return c.password(subject), nil
+	return sign(c.key, []byte(subject)), nil
 }
 
 // enqueue returns the creation to wait for, or nil if the subject is known.
@@ -105,13 +101,8 @@ func (c *credentials) upsert(subjects []string) error {
 		upsertion.Name = subject
 		upsertion.Mechanism = 1 // SCRAM-SHA-256
 		upsertion.Iterations = scramIterations
-		upsertion.Salt = make([]byte, 16)
-		rand.Read(upsertion.Salt)
-		salted, err := pbkdf2.Key(sha256.New, c.password(subject), upsertion.Salt, scramIterations, sha256.Size)
-		if err != nil {
-			return err
-		}
-		upsertion.SaltedPassword = salted
+		upsertion.Salt = []byte("no salt: see scramClient")
+		upsertion.SaltedPassword = sign(c.key, []byte(subject))
 		request.Upsertions = append(request.Upsertions, upsertion)
 	}
 	response, err := request.RequestWith(c.admin.Context(), c.admin)
@@ -124,10 +115,4 @@ func (c *credentials) upsert(subjects []string) error {
 		}
 	}
 	return nil
-}
-
-func (c *credentials) password(subject string) string {
-	mac := hmac.New(sha256.New, c.key)
-	mac.Write([]byte(subject))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }

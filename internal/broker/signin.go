@@ -11,7 +11,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 )
 
 // PLAIN is out of the question: kfake writes its passwords to disk in clear,
@@ -32,44 +31,49 @@ func (b *Broker) SignIn(ctx context.Context, conn net.Conn, subject string, _ ti
 	if !subjectPattern.MatchString(subject) {
 		return fmt.Errorf("sign in to broker: %q cannot be a subject", subject)
 	}
-	password, err := b.subjects.ensure(ctx, subject)
+	salted, err := b.subjects.ensure(ctx, subject)
 	if err != nil {
 		return fmt.Errorf("sign in to broker: credential: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := authenticate(ctx, conn, subject, password); err != nil {
+	if err := authenticate(conn, subject, salted); err != nil {
 		return fmt.Errorf("sign in to broker: %w", err)
 	}
 	return nil
 }
 
-func authenticate(ctx context.Context, conn net.Conn, subject, password string) error {
+func authenticate(conn net.Conn, subject string, salted []byte) error {
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
 	handshake.Version, handshake.Mechanism = 1, scramMechanism
 	if err := roundTrip(conn, handshake, handshake.ResponseKind()); err != nil {
 		return err
 	}
-	session, message, err := scram.Auth{User: subject, Pass: password}.AsSha256Mechanism().Authenticate(ctx, "")
+	client := scramClient{salted: salted}
+	serverFirst, err := sendSASL(conn, client.first(subject))
 	if err != nil {
 		return err
 	}
-	for done := false; !done; {
-		request := kmsg.NewPtrSASLAuthenticateRequest()
-		request.Version, request.SASLAuthBytes = 1, message
-		response := kmsg.NewPtrSASLAuthenticateResponse()
-		response.Version = 1
-		if err := roundTrip(conn, request, response); err != nil {
-			return err
-		}
-		if err := kerr.ErrorForCode(response.ErrorCode); err != nil {
-			return err
-		}
-		if done, message, err = session.Challenge(response.SASLAuthBytes); err != nil {
-			return err
-		}
+	final, err := client.final(serverFirst)
+	if err != nil {
+		return err
 	}
-	return nil
+	serverFinal, err := sendSASL(conn, final)
+	if err != nil {
+		return err
+	}
+	return client.verify(serverFinal)
+}
+
+func sendSASL(conn net.Conn, message []byte) ([]byte, error) {
+	request := kmsg.NewPtrSASLAuthenticateRequest()
+	request.Version, request.SASLAuthBytes = 1, message
+	response := kmsg.NewPtrSASLAuthenticateResponse()
+	response.Version = 1
+	if err := roundTrip(conn, request, response); err != nil {
+		return nil, err
+	}
+	return response.SASLAuthBytes, kerr.ErrorForCode(response.ErrorCode)
 }
 
 const maxSignInResponseBytes = 1 << 16

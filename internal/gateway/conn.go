@@ -2,7 +2,11 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -11,50 +15,70 @@ import (
 
 const (
 	keyProduce          = 0
+	keyFetch            = 1
+	keyJoinGroup        = 11
 	keySaslHandshake    = 17
 	keyApiVersions      = 18
 	keySaslAuthenticate = 36
+	keyShareFetch       = 78
 )
 
-// conn is one client's connection. Its own goroutine reads the client; once
-// signed in, a second one reads the broker.
-type conn struct {
-	g        *Gateway
-	client   net.Conn
-	upstream net.Conn // nil until first needed
-	in       frameReader
-	out      frameReader // reads the upstream
+const (
+	// frameTimeout bounds how long the rest of a request may take to come.
+	frameTimeout = 2 * time.Minute
+	// writeTimeout bounds how long a client may leave a chunk unread.
+	writeTimeout = 2 * time.Minute
+	// lingerTimeout is how long a client has to hang up after the last answer.
+	lingerTimeout = 250 * time.Millisecond
+	// recheckTimeout bounds one question whether a token is still good.
+	recheckTimeout = 15 * time.Second
+)
 
-	token    globus.Secret
-	info     globus.TokenInfo
+var (
+	errExpired  = errors.New("session expired")
+	errStopping = errors.New("the gateway stops")
+)
+
+// conn is one client's connection. The goroutine that serves it reads the
+// client; once signed in, a second one reads the broker.
+type conn struct {
+	g       *Gateway
+	client  net.Conn
+	address netip.Addr
+	slot    int                // when it is swept
+	cancel  context.CancelFunc // ends what serve does
+	in      frameReader
+
+	// Set by the login, and not changed later.
+	subject  string
 	versions versions
-	ended    chan struct{} // closed when relayResponses returns
+	upstream net.Conn
+	out      *frameReader  // of upstream
+	ended    chan struct{} // closed when relayResponses has returned
+
+	lastKey int16 // of the last request relayed
 
 	mu       sync.Mutex // guards the fields below
+	token    globus.Secret
+	expiry   time.Time // the token's
 	closed   bool
-	exchange *exchange
+	idle     bool      // waits for a request
+	drainBy  time.Time // not zero: no more requests, and this is the limit
+	exchange *exchange // under way, or nil
 }
 
-func newConn(g *Gateway, client net.Conn) *conn {
-	c := &conn{g: g, client: client}
-	c.in.r = client
+func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {
+	c := &conn{g: g, client: client, address: address, slot: randomSlot(), cancel: cancel}
+	if g.cfg.TLS != nil {
+		c.client = tls.Server(client, g.cfg.TLS)
+	}
+	c.in.r = c.client
 	return c
 }
 
-func (c *conn) close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return
-	}
-	c.closed = true
-	c.client.Close()
-	if c.upstream != nil {
-		c.upstream.Close()
-	}
-}
-
-func (c *conn) run(ctx context.Context) error {
+// serve is the whole life of a connection; it returns why it ended. ctx ends
+// with c.cancel.
+func (c *conn) serve(ctx context.Context) error {
 	login, cancel := context.WithTimeout(ctx, c.g.cfg.LoginTimeout)
 	defer cancel()
 	deadline, _ := login.Deadline()
@@ -62,7 +86,153 @@ func (c *conn) run(ctx context.Context) error {
 	if err := c.login(login); err != nil {
 		return err
 	}
-	cancel()
 	c.client.SetDeadline(time.Time{})
 	return c.relay(ctx)
+}
+
+// close ends the connection on both sides. It may be called at any time.
+func (c *conn) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	c.cancel()
+	c.client.Close()
+	if c.upstream != nil {
+		c.upstream.Close()
+	}
+}
+
+// dial connects to the broker, if that has not been done.
+func (c *conn) dial(ctx context.Context) error {
+	if c.upstream != nil {
+		return nil
+	}
+	upstream, err := c.g.cfg.Upstream.Dial(ctx)
+	if err != nil {
+		return brokerError("connect", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.upstream = upstream
+	c.out = &frameReader{r: upstream}
+	if c.closed {
+		upstream.Close()
+	}
+	return nil
+}
+
+// signedIn notes whose the connection is, and until when. It reports false if
+// the gateway is about to stop.
+func (c *conn) signedIn(token globus.Secret, info globus.TokenInfo) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token, c.expiry = token, info.Expiry
+	return c.drainBy.IsZero()
+}
+
+// recheck closes the connection if its token is no longer good. Its error says
+// that nobody could tell.
+func (c *conn) recheck(ctx context.Context) error {
+	c.mu.Lock()
+	token := c.token
+	c.mu.Unlock()
+	if token == "" {
+		return nil // not signed in yet
+	}
+	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
+	defer cancel()
+	_, err := c.g.cfg.Authenticator.Authenticate(ctx, token)
+	if !errors.Is(err, globus.ErrRefused) {
+		return err
+	}
+	c.mu.Lock()
+	replaced, expired := c.token != token, !c.expiry.After(time.Now())
+	c.mu.Unlock()
+	switch {
+	case replaced: // the client has logged in again meanwhile
+		return nil
+	case expired:
+		c.g.counters.expired.Add(1)
+	default:
+		c.g.counters.revoked.Add(1)
+		c.g.cfg.Diagnostics.Info("connection closed, its token is no longer good",
+			"client", c.client.RemoteAddr().String(), "principal", "User:"+c.subject, "err", err)
+	}
+	c.close()
+	return nil
+}
+
+// awaitRequest notes that the connection waits for a request. It reports false
+// if no more requests are to be taken.
+func (c *conn) awaitRequest() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = c.drainBy.IsZero()
+	return c.idle
+}
+
+func (c *conn) draining() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.drainBy.IsZero()
+}
+
+// beginRequest notes that a request has begun. If it is not all here yet, the
+// rest has to come in time.
+func (c *conn) beginRequest(whole bool) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = false
+	if !c.drainBy.IsZero() {
+		c.client.SetReadDeadline(c.drainBy)
+		return func() {}
+	}
+	if whole {
+		return func() {}
+	}
+	c.client.SetReadDeadline(time.Now().Add(frameTimeout))
+	return c.endRequest
+}
+
+func (c *conn) endRequest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.drainBy.IsZero() {
+		c.client.SetReadDeadline(time.Time{})
+	}
+}
+
+// drain makes the connection end once the request that is being read, and
+// those before it, are answered.
+func (c *conn) drain(limit time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drainBy = limit
+	switch {
+	case c.token == "": // not signed in
+		c.cancel()
+		c.client.SetDeadline(time.Unix(1, 0))
+	case c.idle:
+		c.client.SetReadDeadline(time.Unix(1, 0))
+	default:
+		c.client.SetReadDeadline(limit)
+	}
+}
+
+// hangUp lets the client read the last answers before the connection closes:
+// to close it with requests unread would take them back.
+func (c *conn) hangUp() {
+	if w, ok := c.client.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+		c.client.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.Copy(io.Discard, c.client)
+	}
+}
+
+// Write sends the client what the broker answers.
+func (c *conn) Write(p []byte) (int, error) {
+	c.client.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return c.client.Write(p)
 }

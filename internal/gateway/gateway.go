@@ -1,8 +1,27 @@
 // Package gateway proves at the Kafka wire who is calling. It stands in front
 // of a broker, takes the client's Globus access token from SASL/OAUTHBEARER,
 // asks whose it is, signs in to the broker as that subject, and from then on
-// relays frames. The broker sees the real principal and enforces its own ACLs;
-// the gateway lets nothing else through to it than requests that it knows.
+// relays frames. The broker sees the real principal and enforces its own ACLs.
+//
+// # What reaches the broker
+//
+// Before login nothing but a request for ApiVersions, written anew. Afterwards
+// requests that a client may make, in versions that the broker offers, laid out
+// as they should be and within limits. The first frame that is anything else
+// ends the connection. Responses are copied.
+//
+// # How long a login lasts
+//
+// As long as the access token, which clients learn as the session lifetime
+// (KIP-368): those that can log in again on the same connection, the others
+// are cut off and connect anew. A revoked token loses its connections, see
+// [Config.RevocationInterval].
+//
+// # When Globus Auth cannot be reached
+//
+// Then nobody is refused. Whoever the [Authenticator] still knows goes on; the
+// others get a closed connection, which Kafka clients retry, instead of an
+// error, which they take for final.
 package gateway
 
 import (
@@ -12,8 +31,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
 	"github.com/diaspora-streams/diaspora/globus"
 )
@@ -22,7 +43,7 @@ import (
 type Upstream interface {
 	// Dial connects to the broker; nobody is signed in on the connection.
 	Dial(ctx context.Context) (net.Conn, error)
-	// SignIn logs conn in as the subject, for as long as expiry allows.
+	// SignIn logs conn in as the subject, at least until expiry.
 	SignIn(ctx context.Context, conn net.Conn, subject string, expiry time.Time) error
 }
 
@@ -43,8 +64,12 @@ type Config struct {
 	// TLS, if set, is what clients must speak.
 	TLS *tls.Config
 
-	// MaxRequestBytes bounds a produce request. Default: 100 MiB.
-	MaxRequestBytes int
+	// RevocationInterval is how often the Authenticator is asked again about
+	// the token of each open connection. A connection whose token was revoked,
+	// or has expired without a new login, is closed within this interval, plus
+	// a tenth, plus what the Authenticator remembers answers for. While the
+	// Authenticator cannot find out, connections stay. Default: 30 s.
+	RevocationInterval time.Duration
 
 	// LoginTimeout bounds the time from connecting to being signed in.
 	// Default: 15 s.
@@ -53,66 +78,127 @@ type Config struct {
 	// FailureDelay is how long a refusal is held back. Default: 100 ms.
 	FailureDelay time.Duration
 
+	// FailuresPerAddress is how many refused logins an address may have at
+	// once; it gains one more every 200 ms. Beyond that its connections are
+	// closed before anybody is asked about their tokens. Default: 100.
+	FailuresPerAddress int
+
+	// DrainTimeout bounds how long requests in flight may take to finish when
+	// the Gateway stops. Default: 5 s.
+	DrainTimeout time.Duration
+
+	// MaxConnections bounds all connections. Default: 10,000.
+	MaxConnections int
+
+	// MaxHalfOpen bounds the connections that are not signed in yet, and
+	// MaxHalfOpenPerAddress those from one address (IPv4) or one network of
+	// 64 bits (IPv6). Default: 2,000 and 500.
+	MaxHalfOpen, MaxHalfOpenPerAddress int
+
+	// MaxConnectionsPerSubject bounds the connections of one subject.
+	// Default: 4,000.
+	MaxConnectionsPerSubject int
+
+	// MaxRequestBytes bounds a produce request. All others are bounded by
+	// 1 MiB. Default: 100 MiB.
+	MaxRequestBytes int
+
+	// MaxFetchBytes bounds what a fetch asks for: larger wishes are cut to it,
+	// which makes clients ask more often. One batch may still be larger.
+	// Default: 16 MiB.
+	MaxFetchBytes int
+
 	// Diagnostics receives the Gateway's own messages. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
-// Gateway relays between clients that prove who they are and one broker.
-type Gateway struct {
-	cfg Config
+const (
+	maxSmallRequestBytes = 1 << 20   // of any request but produce
+	maxLoginBytes        = 512 << 10 // of any request before login, as in Apache Kafka
 
-	mu    sync.Mutex // guards conns
-	conns map[*conn]struct{}
-}
+	// The requests that are large for their kind share these, so that many of
+	// them at once cannot use up the memory.
+	loginBudgetBytes   = 64 << 20
+	requestBudgetBytes = 256 << 20
+)
 
-// New returns a gateway that does nothing until [Gateway.Serve].
-func New(cfg Config) (*Gateway, error) {
+// setDefaults fills in what the caller left out, or says what cannot be.
+func (cfg *Config) setDefaults() error {
 	if cfg.Upstream == nil || cfg.Authenticator == nil {
-		return nil, errors.New("gateway: Upstream and Authenticator are required")
+		return errors.New("gateway: Upstream and Authenticator are required")
 	}
-	if cfg.MaxRequestBytes == 0 {
-		cfg.MaxRequestBytes = 100 << 20
+	for _, d := range []struct {
+		name  string
+		field *time.Duration
+		value time.Duration
+	}{
+		{"RevocationInterval", &cfg.RevocationInterval, 30 * time.Second},
+		{"LoginTimeout", &cfg.LoginTimeout, 15 * time.Second},
+		{"FailureDelay", &cfg.FailureDelay, 100 * time.Millisecond},
+		{"DrainTimeout", &cfg.DrainTimeout, 5 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+		if *d.field < 0 {
+			return fmt.Errorf("gateway: %s is negative", d.name)
+		}
 	}
-	if cfg.LoginTimeout == 0 {
-		cfg.LoginTimeout = 15 * time.Second
+	for _, d := range []struct {
+		name  string
+		field *int
+		value int
+	}{
+		{"FailuresPerAddress", &cfg.FailuresPerAddress, 100},
+		{"MaxConnections", &cfg.MaxConnections, 10_000},
+		{"MaxHalfOpen", &cfg.MaxHalfOpen, 2_000},
+		{"MaxHalfOpenPerAddress", &cfg.MaxHalfOpenPerAddress, 500},
+		{"MaxConnectionsPerSubject", &cfg.MaxConnectionsPerSubject, 4_000},
+		{"MaxRequestBytes", &cfg.MaxRequestBytes, 100 << 20},
+		{"MaxFetchBytes", &cfg.MaxFetchBytes, 16 << 20},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+		if *d.field < 0 {
+			return fmt.Errorf("gateway: %s is negative", d.name)
+		}
 	}
-	if cfg.FailureDelay == 0 {
-		cfg.FailureDelay = 100 * time.Millisecond
+	if cfg.MaxRequestBytes > requestBudgetBytes {
+		return fmt.Errorf("gateway: MaxRequestBytes is more than %d", requestBudgetBytes)
 	}
 	if cfg.Diagnostics == nil {
 		cfg.Diagnostics = slog.New(slog.DiscardHandler)
 	}
-	return &Gateway{cfg: cfg, conns: make(map[*conn]struct{})}, nil
+	return nil
 }
 
-// Serve takes connections from ln until ctx ends, and then returns nil once
-// all of them are closed. It closes ln.
-func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	run, stop := context.WithCancel(ctx)
-	defer stop()
-	context.AfterFunc(run, func() { ln.Close() })
-	for {
-		nc, err := ln.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("gateway: %w", err)
-		}
-		wg.Go(func() { g.serve(run, nc) })
-	}
+// Gateway relays between clients that prove who they are and one broker.
+type Gateway struct {
+	cfg      Config
+	limits   *limits
+	counters counters
+
+	loginBudget   *semaphore.Weighted
+	requestBudget *semaphore.Weighted
+
+	// What may happen a thousand times a second is not told as often.
+	rejectedOften, unavailableOften, brokerOften rate.Sometimes
 }
 
-func (g *Gateway) serve(ctx context.Context, nc net.Conn) {
-	if g.cfg.TLS != nil {
-		nc = tls.Server(nc, g.cfg.TLS)
+// New returns a gateway that does nothing until [Gateway.Serve].
+func New(cfg Config) (*Gateway, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
 	}
-	c := newConn(g, nc)
-	defer c.close()
-	defer context.AfterFunc(ctx, c.close)()
-	if err := c.run(ctx); err != nil {
-		g.cfg.Diagnostics.Debug("connection ended", "client", nc.RemoteAddr().String(), "err", err)
-	}
+	const often = 10 * time.Second
+	return &Gateway{
+		cfg:              cfg,
+		limits:           newLimits(&cfg),
+		loginBudget:      semaphore.NewWeighted(loginBudgetBytes),
+		requestBudget:    semaphore.NewWeighted(requestBudgetBytes),
+		rejectedOften:    rate.Sometimes{Interval: often},
+		unavailableOften: rate.Sometimes{Interval: often},
+		brokerOften:      rate.Sometimes{Interval: often},
+	}, nil
 }

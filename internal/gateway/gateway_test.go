@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"context"
@@ -15,7 +15,6 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/broker"
-	"github.com/diaspora-streams/diaspora/internal/gateway"
 )
 
 const (
@@ -56,49 +55,86 @@ func (t *tokens) issue(token globus.Secret, subject string, life time.Duration) 
 // front is a broker with a gateway before it.
 type front struct {
 	address string
+	dir     string
 	broker  *broker.Broker
+	gateway *Gateway
 	tokens  *tokens
 	admin   *kadm.Client
+	stop    func(t testing.TB) // stops all of it; the test's end does that as well
 }
 
-func start(t testing.TB, configure ...func(*gateway.Config)) *front {
+func start(t testing.TB, configure ...func(*Config)) *front {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{address: ln.Addr().String(), tokens: &tokens{}}
-	f.broker, err = broker.Open(broker.Config{Dir: t.TempDir(), Advertise: f.address})
+	f := &front{address: ln.Addr().String(), dir: t.TempDir(), tokens: &tokens{}}
+	f.broker, err = broker.Open(broker.Config{Dir: f.dir, Advertise: f.address})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := gateway.Config{Upstream: f.broker, Authenticator: f.tokens, FailureDelay: time.Millisecond}
+	cfg := Config{Upstream: f.broker, Authenticator: f.tokens, FailureDelay: time.Millisecond}
 	for _, configure := range configure {
 		configure(&cfg)
 	}
-	g, err := gateway.New(cfg)
+	f.gateway, err = New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- g.Serve(ctx, ln) }()
+	go func() { served <- f.gateway.Serve(ctx, ln) }()
 	admin, err := kgo.NewClient(f.broker.AdminOpts()...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.admin = kadm.NewClient(admin)
-	t.Cleanup(func() {
-		f.admin.Close()
-		stop()
-		if err := <-served; err != nil {
-			t.Errorf("Serve = %v, want nil after a clean stop", err)
-		}
-		if err := f.broker.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	var once sync.Once
+	f.stop = func(t testing.TB) {
+		once.Do(func() {
+			f.admin.Close()
+			cancel()
+			if err := <-served; err != nil {
+				t.Errorf("Serve = %v, want nil after a clean stop", err)
+			}
+			if err := f.broker.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(func() { f.stop(t) })
 	return f
+}
+
+func (f *front) topicID(t testing.TB, topic string) [16]byte {
+	t.Helper()
+	topics, err := f.admin.ListTopics(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topics[topic].ID
+}
+
+// count consumes a topic from its start to its end.
+func (f *front) count(t testing.TB, token, topic string) int {
+	t.Helper()
+	ends, err := f.admin.ListEndOffsets(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, _ := ends.Lookup(topic, 0)
+	client := f.client(t, token, kgo.ConsumeTopics(topic))
+	defer client.Close()
+	n := 0
+	for offset := int64(0); offset < end.Offset; {
+		fetches := client.PollFetches(t.Context())
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) { n++; offset = r.Offset + 1 })
+	}
+	return n
 }
 
 // claim makes a topic that belongs to the subject.
@@ -107,20 +143,34 @@ func (f *front) claim(t testing.TB, topic, subject string) {
 	if _, err := f.admin.CreateTopic(t.Context(), 1, 1, nil, topic); err != nil {
 		t.Fatal(err)
 	}
-	acls := kadm.NewACLs().Topics(topic).Groups("").ResourcePatternType(kadm.ACLPatternLiteral).
-		Operations(kadm.OpRead, kadm.OpWrite, kadm.OpDescribe).Allow("User:" + subject).AllowHosts("*")
-	if _, err := f.admin.CreateACLs(t.Context(), acls); err != nil {
-		t.Fatal(err)
+	for _, acls := range []*kadm.ACLBuilder{
+		kadm.NewACLs().Topics(topic).Operations(kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs).Allow("User:" + subject),
+		kadm.NewACLs().Groups("*").Operations(kadm.OpRead).Allow("User:*"),
+		kadm.NewACLs().TransactionalIDs("*").Operations(kadm.OpWrite).Allow("User:*"),
+	} {
+		acls = acls.AllowHosts("*").ResourcePatternType(kadm.ACLPatternLiteral)
+		results, err := f.admin.CreateACLs(t.Context(), acls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range results {
+			if r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+	}
+}
+
+func (f *front) opts(token string) []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(f.address),
+		kgo.SASL(oauth.Auth{Token: token}.AsMechanism()),
 	}
 }
 
 func (f *front) client(t testing.TB, token string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
-	opts = append([]kgo.Opt{
-		kgo.SeedBrokers(f.address),
-		kgo.SASL(oauth.Auth{Token: token}.AsMechanism()),
-	}, opts...)
-	client, err := kgo.NewClient(opts...)
+	client, err := kgo.NewClient(append(f.opts(token), opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

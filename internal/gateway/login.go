@@ -13,123 +13,142 @@ import (
 )
 
 const (
-	maxLoginBytes    = 512 << 10 // as Kafka's sasl.server.max.receive.size
-	maxLoginRequests = 16        // a client needs three
+	maxLoginRequests = 16       // a client needs three
+	smallLoginBytes  = 16 << 10 // a login request that needs no budget
 )
+
+var errBroker = errors.New("broker")
+
+func brokerError(op string, err error) error {
+	return fmt.Errorf("%w: %s: %w", errBroker, op, err)
+}
 
 // login serves a client until it is signed in.
 func (c *conn) login(ctx context.Context) error {
 	for range maxLoginRequests {
-		h, frame, err := c.takeRequest(maxLoginBytes)
+		h, frame, free, err := c.takeRequest(maxLoginBytes)
 		if err != nil {
 			return err
 		}
+		done := false
 		switch h.key {
 		case keyApiVersions:
 			err = c.answerApiVersions(ctx, frame)
 		case keySaslHandshake:
-			return c.loginAfterHandshake(ctx, frame)
+			done, err = c.loginAfterHandshake(ctx, frame)
 		default:
-			err = fmt.Errorf("%w: key %d before login", errFrame, h.key)
+			err = frameError("%v before login", h)
 		}
-		if err != nil {
+		free()
+		if done || err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: no login in %d requests", errFrame, maxLoginRequests)
+	return frameError("no login in %d requests", maxLoginRequests)
 }
 
-// takeRequest reads the next request whole.
-func (c *conn) takeRequest(limit int) (requestHeader, []byte, error) {
+// takeRequest reads a request whole, which the gateway will answer. The caller
+// calls free when done with it.
+func (c *conn) takeRequest(limit int) (h header, frame []byte, free func(), err error) {
+	frame, free, err = c.takeFrame(headerBytes, limit)
+	if err != nil {
+		return header{}, nil, nil, err
+	}
+	return parseHeader(frame), frame, free, nil
+}
+
+// takeFrame reads a frame of at least least and at most limit bytes.
+func (c *conn) takeFrame(least, limit int) (frame []byte, free func(), err error) {
 	size, err := c.in.size()
 	if err != nil {
-		return requestHeader{}, nil, err
+		return nil, nil, err
 	}
-	if size < requestHeaderBytes || size > limit {
-		return requestHeader{}, nil, fmt.Errorf("%w: size %d", errFrame, size)
+	if size < least || size > limit {
+		return nil, nil, frameError("size %d", size)
 	}
-	c.in.start += 4
-	frame, err := c.in.take(size)
+	free = func() {}
+	if size > smallLoginBytes {
+		if !c.g.loginBudget.TryAcquire(int64(size)) {
+			return nil, nil, errBudget
+		}
+		free = func() { c.g.loginBudget.Release(int64(size)) }
+	}
+	c.in.discard(4)
+	frame, err = c.in.take(size)
 	if err != nil {
-		return requestHeader{}, nil, err
+		free()
+		return nil, nil, err
 	}
-	return parseRequestHeader(frame), frame, nil
+	return frame, free, nil
 }
 
-// loginAfterHandshake answers a handshake and takes the login that follows.
-func (c *conn) loginAfterHandshake(ctx context.Context, handshake []byte) error {
-	raw, err := c.answerHandshake(handshake)
-	if err != nil {
-		return err
+// loginAfterHandshake answers a handshake and, if the client can go on, takes
+// the login that follows.
+func (c *conn) loginAfterHandshake(ctx context.Context, frame []byte) (done bool, err error) {
+	mechanism, raw, err := c.answerHandshake(frame)
+	if err != nil || mechanism == nil {
+		return false, err
 	}
 	if raw {
-		return c.loginRaw(ctx)
+		return true, c.loginRaw(ctx, mechanism)
 	}
-	return c.loginFramed(ctx)
+	return true, c.loginFramed(ctx, mechanism)
 }
 
-// answerHandshake answers SaslHandshake. raw says that the SASL messages that
+// answerHandshake answers SaslHandshake. The mechanism is nil if there is none
+// of that name, and the client may try another. raw says that the messages that
 // follow have no Kafka header, which is what version 0 means.
-func (c *conn) answerHandshake(frame []byte) (raw bool, err error) {
-	h, w := parseRequest(frame, func(int16) bool { return false })
-	mechanism := w.string()
+func (c *conn) answerHandshake(frame []byte) (m mechanism, raw bool, err error) {
+	h, w := parseRequest(frame)
+	name := string(w.bytes(w.int16()))
 	if !w.done() || h.version < 0 || h.version > 1 {
-		return false, fmt.Errorf("%w: SaslHandshake version %d", errFrame, h.version)
+		return nil, false, frameError("malformed %v", h)
 	}
 	response := kmsg.NewPtrSASLHandshakeResponse()
 	response.Version = h.version
-	response.SupportedMechanisms = []string{mechanismOAuthBearer}
-	if mechanism != mechanismOAuthBearer {
+	response.SupportedMechanisms = mechanismNames()
+	if m = mechanisms[name]; m == nil {
 		response.ErrorCode = kerr.UnsupportedSaslMechanism.Code
-		err = fmt.Errorf("SASL mechanism %q", mechanism)
 	}
-	return h.version == 0, errors.Join(c.respond(h.correlation, response), err)
+	return m, h.version == 0, c.respond(h.correlation, response)
 }
 
 // loginFramed takes a login in a SaslAuthenticate request.
-func (c *conn) loginFramed(ctx context.Context) error {
-	h, frame, err := c.takeRequest(maxLoginBytes)
+func (c *conn) loginFramed(ctx context.Context, m mechanism) error {
+	h, frame, free, err := c.takeRequest(maxLoginBytes)
 	if err != nil {
 		return err
 	}
+	defer free()
 	message, err := parseSaslAuthenticate(frame)
 	if err != nil {
 		return err
 	}
 	response := kmsg.NewPtrSASLAuthenticateResponse()
 	response.Version = h.version
-	if err := c.authenticate(ctx, message); err != nil {
-		var refusal *refusal
-		if !errors.As(err, &refusal) {
-			return err
-		}
+	expiry, err := c.authenticate(ctx, m, message)
+	if refusal := (*refusal)(nil); errors.As(err, &refusal) {
 		response.ErrorCode = kerr.SaslAuthenticationFailed.Code
-		response.ErrorMessage = &refusal.reason
-		c.delay(ctx)
+		response.ErrorMessage = kmsg.StringPtr(refusal.reason)
 		return errors.Join(err, c.respond(h.correlation, response))
 	}
+	if err != nil {
+		return err
+	}
 	response.SASLAuthBytes = []byte{}
-	response.SessionLifetimeMillis = max(1, time.Until(c.info.Expiry).Milliseconds())
+	response.SessionLifetimeMillis = max(1, time.Until(expiry).Milliseconds())
 	return c.respond(h.correlation, response)
 }
 
-// loginRaw takes a login in a frame that is nothing but the SASL message. Its
+// loginRaw takes a login in a frame that is nothing but the SASL message. The
 // answer is an empty frame, or none.
-func (c *conn) loginRaw(ctx context.Context) error {
-	size, err := c.in.size()
+func (c *conn) loginRaw(ctx context.Context, m mechanism) error {
+	message, free, err := c.takeFrame(0, maxLoginBytes)
 	if err != nil {
 		return err
 	}
-	if size < 0 || size > maxLoginBytes {
-		return fmt.Errorf("%w: size %d", errFrame, size)
-	}
-	c.in.start += 4
-	message, err := c.in.take(size)
-	if err != nil {
-		return err
-	}
-	if err := c.authenticate(ctx, message); err != nil {
-		c.delay(ctx)
+	defer free()
+	if _, err := c.authenticate(ctx, m, message); err != nil {
 		return err
 	}
 	_, err = c.client.Write(make([]byte, 4))
@@ -137,197 +156,115 @@ func (c *conn) loginRaw(ctx context.Context) error {
 }
 
 func parseSaslAuthenticate(frame []byte) ([]byte, error) {
-	flexible := func(version int16) bool { return version >= 2 }
-	h, w := parseRequest(frame, flexible)
+	h, w := parseRequest(frame)
 	if h.key != keySaslAuthenticate || h.version < 0 || h.version > 2 {
-		return nil, fmt.Errorf("%w: key %d version %d during login", errFrame, h.key, h.version)
+		return nil, frameError("%v during login", h)
 	}
 	var message []byte
-	if flexible(h.version) {
-		message = w.compactBytes()
+	if flexible(h) {
+		message, _ = w.compactBytes()
 		w.tags()
 	} else {
-		message = w.longBytes()
+		message = w.bytes(w.int32())
 	}
 	if !w.done() {
-		return nil, fmt.Errorf("%w: SaslAuthenticate", errFrame)
+		return nil, frameError("malformed %v", h)
 	}
 	return message, nil
 }
 
-// authenticate finds out who the client is and signs in to the broker. A
-// *refusal is the client's fault; after any other error it may try again.
-func (c *conn) authenticate(ctx context.Context, message []byte) error {
-	info, token, err := c.g.identify(ctx, message)
-	if err != nil {
-		return err
-	}
-	if c.info.Subject == "" {
+// authenticate finds out who the client is and, the first time, signs in to the
+// broker; it returns until when. A *refusal is final and has been held back
+// already. After any other error the client may try again.
+func (c *conn) authenticate(ctx context.Context, m mechanism, message []byte) (time.Time, error) {
+	token, info, err := c.identify(ctx, m, message)
+	if err == nil && c.subject == "" {
 		err = c.signIn(ctx, info)
-	} else if c.info.Subject != info.Subject {
-		err = &refusal{reason: "the access token belongs to another identity than the connection; open a new connection for it"}
+	} else if err == nil && c.subject != info.Subject {
+		err = &refusal{reason: "this connection belongs to another identity than the access token; connect anew to change identities"}
+	}
+	if errors.As(err, new(*refusal)) {
+		c.g.limits.failed(c.address)
+		sleep(ctx, c.g.cfg.FailureDelay)
 	}
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
-	c.info, c.token = info, token
-	return nil
+	c.g.counters.logins.Add(1)
+	if !c.signedIn(token, info) {
+		return time.Time{}, errStopping
+	}
+	return info.Expiry, nil
+}
+
+// identify asks whose token a SASL message carries.
+func (c *conn) identify(ctx context.Context, m mechanism, message []byte) (globus.Secret, globus.TokenInfo, error) {
+	if !c.g.limits.mayFail(c.address) {
+		return "", globus.TokenInfo{}, errFailures
+	}
+	credentials, err := m(message)
+	if err != nil {
+		return "", globus.TokenInfo{}, err
+	}
+	info, err := c.g.cfg.Authenticator.Authenticate(ctx, credentials.token)
+	switch {
+	case errors.Is(err, globus.ErrRefused):
+		return "", info, &refusal{reason: refusedReason(err), err: err}
+	case err != nil:
+		return "", info, err
+	case info.Subject == "" || !info.Expiry.After(time.Now()):
+		return "", info, &refusal{reason: "the access token has expired" + loginHint}
+	case credentials.authzid != "" && credentials.authzid != info.Subject:
+		return "", info, &refusal{reason: "the authorization ID is not the subject of the access token; leave it out"}
+	}
+	return credentials.token, info, nil
 }
 
 // signIn makes the connection to the broker the subject's.
 func (c *conn) signIn(ctx context.Context, info globus.TokenInfo) error {
+	if err := c.g.limits.signedIn(c.address, info.Subject); err != nil {
+		return err
+	}
+	c.subject = info.Subject
 	if err := c.dial(ctx); err != nil {
 		return err
 	}
 	if err := c.g.cfg.Upstream.SignIn(ctx, c.upstream, info.Subject, info.Expiry); err != nil {
-		return err
+		return brokerError("sign in", err)
 	}
-	return c.learn()
+	return c.learnVersions()
 }
 
-// identify asks whose token a SASL message carries.
-func (g *Gateway) identify(ctx context.Context, message []byte) (globus.TokenInfo, globus.Secret, error) {
-	credentials, err := parseOAuthBearer(message)
-	if err != nil {
-		return globus.TokenInfo{}, "", err
-	}
-	info, err := g.cfg.Authenticator.Authenticate(ctx, credentials.token)
-	switch {
-	case errors.Is(err, globus.ErrRefused):
-		return info, "", &refusal{reason: refusedReason(err), err: err}
-	case err != nil:
-		return info, "", err
-	case !info.Expiry.After(time.Now()):
-		return info, "", &refusal{reason: "the access token has expired; " + loginHint}
-	case credentials.authzid != "" && credentials.authzid != info.Subject:
-		return info, "", &refusal{reason: "the access token belongs to another subject than the authorization ID names"}
-	}
-	return info, credentials.token, nil
-}
-
-const loginHint = "run `diaspora login` and use the new token"
-
-func refusedReason(error) string {
-	return "the access token was refused: it is expired, revoked or not for this service; " + loginHint
-}
-
-// refusal is a login that failed for good: the client gets the reason.
+// refusal is a login that failed for good.
 type refusal struct {
 	reason string // a sentence that a person can act on, without the token
 	err    error
 }
 
-func (r *refusal) Error() string { return "login refused: " + r.reason }
+func (r *refusal) Error() string { return r.reason }
 func (r *refusal) Unwrap() error { return r.err }
 
-func (c *conn) delay(ctx context.Context) {
+const loginHint = "; run `diaspora login` to get a new one"
+
+func refusedReason(err error) string {
+	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
+		return refused.Reason + loginHint
+	}
+	return "the access token was refused" + loginHint
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-time.After(c.g.cfg.FailureDelay):
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 }
 
+// respond sends the client an answer of the gateway's own.
 func (c *conn) respond(correlation int32, response kmsg.Response) error {
-	_, err := c.client.Write(appendResponse(nil, correlation, response))
+	_, err := c.Write(appendResponse(nil, correlation, response))
 	return err
-}
-
-// dial connects to the broker, if that has not been done.
-func (c *conn) dial(ctx context.Context) error {
-	if c.upstream != nil {
-		return nil
-	}
-	upstream, err := c.g.cfg.Upstream.Dial(ctx)
-	if err != nil {
-		return fmt.Errorf("connect to broker: %w", err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.upstream = upstream
-	c.out.r = upstream
-	if c.closed {
-		upstream.Close()
-	}
-	return nil
-}
-
-// answerApiVersions passes a request for ApiVersions on and the answer back.
-func (c *conn) answerApiVersions(ctx context.Context, frame []byte) error {
-	request, err := rewriteApiVersions(frame)
-	if err != nil {
-		return err
-	}
-	if err := c.dial(ctx); err != nil {
-		return err
-	}
-	if _, err := c.upstream.Write(request); err != nil {
-		return err
-	}
-	size, err := c.out.size()
-	if err != nil {
-		return err
-	}
-	return c.out.relay(c.client, 4+size)
-}
-
-const maxApiVersions = 5 // the newest whose body is known here
-
-// rewriteApiVersions returns the frame of a request for ApiVersions, checked.
-// The body of a version that nobody knows yet is replaced: Kafka answers such
-// a request whatever its body, the embedded broker would hang up.
-func rewriteApiVersions(frame []byte) ([]byte, error) {
-	flexible := func(version int16) bool { return version >= 3 }
-	h, w := parseRequest(frame, flexible)
-	request := kmsg.NewPtrApiVersionsRequest()
-	request.Version = h.version
-	if h.version < 0 {
-		return nil, fmt.Errorf("%w: ApiVersions version %d", errFrame, h.version)
-	}
-	if h.version <= maxApiVersions {
-		if flexible(h.version) {
-			request.ClientSoftwareName = string(w.compactBytes())
-			request.ClientSoftwareVersion = string(w.compactBytes())
-			if h.version >= 5 {
-				request.ClusterID = w.compactNullableString()
-				request.NodeID = int32(w.int32())
-			}
-			w.tags()
-		}
-		if !w.done() {
-			return nil, fmt.Errorf("%w: ApiVersions", errFrame)
-		}
-	}
-	return kmsg.NewRequestFormatter().AppendRequest(nil, request, h.correlation), nil
-}
-
-// versions says which versions of each request the broker takes.
-type versions map[int16]struct{ min, max int16 }
-
-// learn asks the broker which requests it takes.
-func (c *conn) learn() error {
-	request := kmsg.NewPtrApiVersionsRequest()
-	if _, err := c.upstream.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 0)); err != nil {
-		return err
-	}
-	size, err := c.out.size()
-	if err != nil {
-		return err
-	}
-	if size < 4 || size > maxLoginBytes {
-		return fmt.Errorf("ask broker for its versions: answer of %d bytes", size)
-	}
-	c.out.start += 4
-	frame, err := c.out.take(size)
-	if err != nil {
-		return err
-	}
-	response := kmsg.NewPtrApiVersionsResponse()
-	if err := response.ReadFrom(frame[4:]); err != nil {
-		return fmt.Errorf("ask broker for its versions: %w", err)
-	}
-	c.versions = make(versions, len(response.ApiKeys))
-	for _, key := range response.ApiKeys {
-		c.versions[key.ApiKey] = struct{ min, max int16 }{key.MinVersion, key.MaxVersion}
-	}
-	return nil
 }

@@ -2,95 +2,98 @@ package gateway
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-const (
-	mechanismOAuthBearer = "OAUTHBEARER"
-	maxTokenBytes        = 16 << 10
-)
+// mechanism reads the one message of a SASL mechanism in which the client
+// says who it is. Its error is a *refusal.
+type mechanism func(message []byte) (credentials, error)
 
-// oauthBearer is what a client's first message says (RFC 7628, section 3.1).
-type oauthBearer struct {
-	authzid string
+// credentials are what a client says of itself.
+type credentials struct {
+	authzid string // whom it wants to be, if it says so
 	token   globus.Secret
 }
 
-// parseOAuthBearer reads
+// mechanisms are what a client can choose from.
+var mechanisms = map[string]mechanism{"OAUTHBEARER": parseOAuthBearer}
+
+func mechanismNames() []string { return slices.Sorted(maps.Keys(mechanisms)) }
+
+const maxTokenBytes = 16 << 10
+
+// parseOAuthBearer reads the message of OAUTHBEARER (RFC 7628, section 3.1),
 //
 //	n,a=AUTHZID,^Aauth=Bearer TOKEN^Akey=value^A^A
 //
-// where ^A is the byte 1, and the authorization ID and the other keys are
-// optional. It is as strict as Apache Kafka.
-func parseOAuthBearer(message []byte) (oauthBearer, error) {
-	malformed := &refusal{reason: "the OAUTHBEARER message is malformed"}
-	header, rest, ok := bytes.Cut(message, []byte{1})
-	if !ok || !bytes.HasSuffix(rest, []byte{1, 1}) {
-		return oauthBearer{}, malformed
-	}
+// where ^A is the byte 1, and a=AUTHZID and the other keys may be missing. It
+// takes no more than Apache Kafka does.
+func parseOAuthBearer(message []byte) (credentials, error) {
+	malformed := &refusal{reason: "the OAUTHBEARER message is malformed; is the access token pasted whole?"}
+	header, rest, _ := bytes.Cut(message, []byte{1})
 	authzid, ok := parseGS2Header(string(header))
-	if !ok {
-		return oauthBearer{}, malformed
+	pairs, terminated := bytes.CutSuffix(rest, []byte{1, 1})
+	if !ok || !terminated {
+		return credentials{}, malformed
 	}
-	result := oauthBearer{authzid: authzid}
-	for pair := range bytes.SplitSeq(rest[:len(rest)-2], []byte{1}) {
-		key, value, ok := strings.Cut(string(pair), "=")
-		if !ok || !isLetters(key) {
-			return oauthBearer{}, malformed
+	c := credentials{authzid: authzid}
+	for pair := range bytes.SplitSeq(pairs, []byte{1}) {
+		key, value, _ := strings.Cut(string(pair), "=")
+		switch {
+		case key != "auth":
+			if !consistsOf(key, isLetter) || !consistsOf(value, isText) {
+				return credentials{}, malformed
+			}
+		case c.token != "":
+			return credentials{}, malformed
+		default:
+			scheme, token, _ := strings.Cut(value, " ")
+			if !strings.EqualFold(scheme, "Bearer") || !isToken(token) {
+				return credentials{}, malformed
+			}
+			c.token = globus.Secret(token)
 		}
-		if key != "auth" {
-			continue // extensions are for others
-		}
-		if result.token != "" {
-			return oauthBearer{}, malformed
-		}
-		scheme, token, _ := strings.Cut(value, " ")
-		if !strings.EqualFold(scheme, "bearer") || !isToken(token) {
-			return oauthBearer{}, malformed
-		}
-		result.token = globus.Secret(token)
 	}
-	if result.token == "" {
-		return oauthBearer{}, malformed
+	if c.token == "" {
+		return credentials{}, malformed
 	}
-	return result, nil
+	return c, nil
 }
 
+// parseGS2Header reads "n,," or "n,a=AUTHZID,": no channel binding.
 func parseGS2Header(header string) (authzid string, ok bool) {
 	rest, ok := strings.CutPrefix(header, "n,")
 	if !ok {
 		return "", false
 	}
-	rest, ok = strings.CutSuffix(rest, ",")
-	if !ok || rest == "" {
-		return "", ok
+	if rest == "," {
+		return "", true
 	}
-	authzid, ok = strings.CutPrefix(rest, "a=")
-	return authzid, ok && authzid != "" && !strings.ContainsAny(authzid, "\x00,=")
-}
-
-func isLetters(s string) bool {
-	for i := range len(s) {
-		if c := s[i] | 0x20; c < 'a' || c > 'z' {
-			return false
-		}
-	}
-	return s != ""
+	authzid, prefixed := strings.CutPrefix(rest, "a=")
+	authzid, suffixed := strings.CutSuffix(authzid, ",")
+	isName := func(b byte) bool { return b > ' ' && b < 0x7f && b != ',' && b != '=' }
+	return authzid, prefixed && suffixed && consistsOf(authzid, isName)
 }
 
 // isToken reports whether s is a b64token of RFC 6750.
 func isToken(s string) bool {
-	if len(s) > maxTokenBytes {
-		return false
+	isTokenByte := func(b byte) bool {
+		return isLetter(b) || b >= '0' && b <= '9' || strings.IndexByte("-._~+/", b) >= 0
 	}
-	s = strings.TrimRight(s, "=")
+	return len(s) <= maxTokenBytes && consistsOf(strings.TrimRight(s, "="), isTokenByte)
+}
+
+func isLetter(b byte) bool { return b|0x20 >= 'a' && b|0x20 <= 'z' }
+func isText(b byte) bool   { return b >= ' ' && b < 0x7f || b == '\t' || b == '\r' || b == '\n' }
+
+// consistsOf reports whether s is not empty and all of its bytes are ok.
+func consistsOf(s string, ok func(byte) bool) bool {
 	for i := range len(s) {
-		c := s[i]
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-_~+/.", c) >= 0:
-		default:
+		if !ok(s[i]) {
 			return false
 		}
 	}

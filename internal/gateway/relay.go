@@ -4,16 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
-
-const maxSmallRequestBytes = 1 << 20 // of all requests but produce
-
-var errEnded = errors.New("broker closed the connection")
 
 // relay passes requests on and responses back until one side ends.
 func (c *conn) relay(ctx context.Context) error {
@@ -26,62 +21,57 @@ func (c *conn) relay(ctx context.Context) error {
 }
 
 func (c *conn) relayRequests(ctx context.Context) error {
-	for {
-		size, err := c.in.size()
-		if err != nil {
-			return err
-		}
-		if size < requestHeaderBytes || size > c.g.cfg.MaxRequestBytes {
-			return fmt.Errorf("%w: size %d", errFrame, size)
-		}
-		b, err := c.in.peek(4 + requestHeaderBytes)
-		if err != nil {
-			return err
-		}
-		h := parseRequestHeader(b[4:])
-		if h.key == keySaslHandshake {
-			if err := c.reauthenticate(ctx); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := c.check(h, size); err != nil {
-			return err
-		}
-		if h.key == keyApiVersions {
-			err = c.relayApiVersions()
-		} else {
-			err = c.in.relay(c.upstream, 4+size)
+	for c.awaitRequest() {
+		b, err := c.in.peek(4 + headerBytes)
+		if err != nil && c.draining() {
+			break // what there is of a request is not worth an answer
 		}
 		if err != nil {
 			return err
 		}
+		if err := c.relayRequest(ctx, int(int32(binary.BigEndian.Uint32(b))), parseHeader(b[4:])); err != nil {
+			return err
+		}
 	}
-}
-
-// check says whether the broker may see a request.
-func (c *conn) check(h requestHeader, size int) error {
-	if !c.info.Expiry.After(time.Now()) {
-		return errors.New("session expired")
-	}
-	if h.key != keyProduce && size > maxSmallRequestBytes {
-		return fmt.Errorf("%w: key %d of size %d", errFrame, h.key, size)
-	}
-	v, ok := c.versions[h.key]
-	if h.key == keyApiVersions {
-		return nil
-	}
-	if !ok || h.key == keySaslAuthenticate || h.version < v.min || h.version > v.max {
-		return fmt.Errorf("%w: key %d version %d", errFrame, h.key, h.version)
-	}
+	c.finish(ctx)
 	return nil
 }
 
+// relayRequest passes on one request, of which size and header are peeked at.
+func (c *conn) relayRequest(ctx context.Context, size int, h header) error {
+	if size < headerBytes || size > c.g.cfg.MaxRequestBytes {
+		return frameError("size %d", size)
+	}
+	whole := c.in.buffered() >= 4+size && h.key != keySaslHandshake
+	defer c.beginRequest(whole)()
+	switch {
+	case h.key == keySaslHandshake:
+		return c.loginAgain(ctx)
+	case !c.expiry.After(time.Now()):
+		return errExpired
+	case h.key == keyApiVersions:
+		return c.relayApiVersions()
+	case h.key == keySaslAuthenticate || !c.versions.take(h):
+		return frameError("%v", h)
+	case h.key != keyProduce && size > maxSmallRequestBytes:
+		return frameError("%v of %d bytes", h, size)
+	}
+	if size > maxSmallRequestBytes {
+		if err := c.g.requestBudget.Acquire(ctx, int64(size)); err != nil {
+			return err
+		}
+		defer c.g.requestBudget.Release(int64(size))
+	}
+	c.lastKey = h.key
+	return relayRequest(c.upstream, &c.in, 4+size, h, c.g.cfg.MaxFetchBytes)
+}
+
 func (c *conn) relayApiVersions() error {
-	_, frame, err := c.takeRequest(maxSmallRequestBytes)
+	_, frame, free, err := c.takeRequest(maxSmallRequestBytes)
 	if err != nil {
 		return err
 	}
+	defer free()
 	request, err := rewriteApiVersions(frame)
 	if err != nil {
 		return err
@@ -90,58 +80,83 @@ func (c *conn) relayApiVersions() error {
 	return err
 }
 
-// reauthenticate serves a client that logs in again (KIP-368). The broker
-// answers in order, and so must the gateway: the exchange returns when all
-// earlier answers are out, and nothing is asked of the broker until the end.
-func (c *conn) reauthenticate(ctx context.Context) error {
+// loginAgain serves a client that logs in again (KIP-368), which begins with
+// a handshake. Kafka answers in order: all earlier requests are answered before
+// the handshake is, and none is taken before the login is over.
+func (c *conn) loginAgain(ctx context.Context) error {
 	if _, err := c.ask(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
 		return err
 	}
+	_, frame, free, err := c.takeRequest(maxLoginBytes)
+	if err != nil {
+		return err
+	}
+	defer free()
+	m, raw, err := c.answerHandshake(frame)
+	if err != nil {
+		return err
+	}
+	if m == nil || raw {
+		return frameError("login with an unknown mechanism, or in version 0, after login")
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.g.cfg.LoginTimeout)
 	defer cancel()
-	_, frame, err := c.takeRequest(maxLoginBytes)
-	if err != nil {
-		return err
-	}
-	raw, err := c.answerHandshake(frame)
-	if err != nil {
-		return err
-	}
-	if raw {
-		return fmt.Errorf("%w: SaslHandshake version 0 after login", errFrame)
-	}
-	return c.loginFramed(ctx)
+	return c.loginFramed(ctx, m)
 }
 
-// exchange is a request of the gateway's own, whose answer is not the client's.
+// shortDrain is enough for all but a request that waits for something to
+// happen, and may be cut off as well.
+const shortDrain = 500 * time.Millisecond
+
+// finish waits, when the gateway stops, until all requests are answered.
+func (c *conn) finish(ctx context.Context) {
+	c.mu.Lock()
+	limit := c.drainBy
+	c.mu.Unlock()
+	switch c.lastKey {
+	case keyFetch, keyShareFetch, keyJoinGroup:
+		if short := time.Now().Add(shortDrain); short.Before(limit) {
+			limit = short
+		}
+	}
+	ctx, cancel := context.WithDeadline(ctx, limit)
+	defer cancel()
+	c.upstream.SetWriteDeadline(limit)
+	if _, err := c.ask(ctx, kmsg.NewPtrApiVersionsRequest()); err == nil {
+		c.hangUp()
+	}
+}
+
+// exchange is a request of the gateway's own whose answer is not the client's.
 type exchange struct {
 	correlation int32
-	answer      chan []byte // without size and correlation
+	answer      chan []byte // without size and correlation ID
 }
 
-// ask sends a request of the gateway's own in between the client's and waits
-// for its answer. By then every earlier answer has reached the client. Only
-// the goroutine that relays requests may ask.
+// ask sends the broker a request of the gateway's own, between the client's,
+// and returns the answer. By then the client has the answers to all that it has
+// asked before. Only the goroutine that relays requests may ask.
 func (c *conn) ask(ctx context.Context, request kmsg.Request) ([]byte, error) {
-	// A client that has this very correlation ID in flight loses one answer.
+	// A client that happens to have this correlation ID in flight, one in
+	// hundreds of millions, would miss an answer and connect anew.
 	ex := &exchange{correlation: int32(rand.Uint32()), answer: make(chan []byte, 1)}
 	c.mu.Lock()
 	c.exchange = ex
 	c.mu.Unlock()
-	if _, err := c.upstream.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, ex.correlation)); err != nil {
+	if _, err := c.upstream.Write(appendRequest(request, ex.correlation)); err != nil {
 		return nil, err
 	}
 	select {
 	case answer := <-ex.answer:
 		return answer, nil
 	case <-c.ended:
-		return nil, errEnded
+		return nil, errors.New("broker closed the connection")
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
 
-// relayResponses copies the broker's answers to the client.
+// relayResponses passes the broker's answers on.
 func (c *conn) relayResponses() {
 	defer close(c.ended)
 	defer c.close()
@@ -152,15 +167,14 @@ func (c *conn) relayResponses() {
 		}
 		size, correlation := int(binary.BigEndian.Uint32(b)), int32(binary.BigEndian.Uint32(b[4:]))
 		if ex := c.takeExchange(correlation); ex != nil {
-			c.out.start += 8
-			answer, err := c.out.take(size - 4)
+			answer, err := takeAnswer(c.out)
 			if err != nil {
 				return
 			}
 			ex.answer <- answer
 			continue
 		}
-		if err := c.out.relay(c.client, 4+size); err != nil {
+		if err := relay(c, c.out, 4+size); err != nil {
 			return
 		}
 	}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/broker"
+)
+
+// TestNonsenseFromASubject sends what is well-formed and makes no sense, as
+// somebody who may read and write one topic and join any group. The broker is
+// in this process and must not go down with it, nor when it opens again.
+func TestNonsenseFromASubject(t *testing.T) {
+	f := start(t)
+	f.claim(t, "weather", ada)
+	f.claim(t, "foreign", bert)
+	f.tokens.issue("ada-token", ada, time.Hour)
+	f.tokens.issue("bert-token", bert, time.Hour)
+	bystander := f.client(t, "bert-token")
+	for seed := range uint64(20) {
+		f.nonsense(t, seed, 200)
+		if err := bystander.ProduceSync(t.Context(), &kgo.Record{Topic: "foreign", Value: []byte("rain")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.count(t, "bert-token", "foreign"); got != 20 {
+		t.Errorf("another subject's topic has %d records, want 20", got)
+	}
+	f.stop(t)
+	again, err := broker.Open(broker.Config{Dir: f.dir, Advertise: f.address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzNonsenseFromASubject(f *testing.F) {
+	front := start(f)
+	front.claim(f, "weather", ada)
+	front.tokens.issue("ada-token", ada, 24*time.Hour)
+	f.Add(uint64(0))
+	f.Fuzz(func(t *testing.T, seed uint64) { front.nonsense(t, seed, 50) })
+}
+
+// nonsense sends n requests.
+func (f *front) nonsense(t testing.TB, seed uint64, n int) {
+	t.Helper()
+	keys := f.advertised(t)
+	b := bodies{rand: rand.New(rand.NewPCG(seed, 0)), topicID: f.topicID(t, "weather")}
+	var c *raw
+	defer func() {
+		if c != nil {
+			c.Close()
+		}
+	}()
+	for i := range int32(n) {
+		if c == nil {
+			c = f.login(t, "ada-token")
+		}
+		k := keys[b.rand.IntN(len(keys))]
+		if k.ApiKey == keySaslHandshake || k.ApiKey == keySaslAuthenticate {
+			continue
+		}
+		request := b.request(k.ApiKey, k.MinVersion+int16(b.rand.IntN(int(k.MaxVersion-k.MinVersion)+1)))
+		c.SetDeadline(time.Now().Add(30 * time.Millisecond)) // some wait for ever
+		c.send(appendRequest(request, i))
+		response, err := c.response(request, i)
+		if err != nil {
+			c.Close()
+			c = nil
+			continue
+		}
+		if k.ApiKey != keyApiVersions {
+			b.harvest(reflect.ValueOf(response).Elem())
+		}
+	}
+}
+
+// advertised are the requests that the broker takes.
+func (f *front) advertised(t testing.TB) []kmsg.ApiVersionsResponseApiKey {
+	t.Helper()
+	return f.dial(t).ask(apiVersions(3)).(*kmsg.ApiVersionsResponse).ApiKeys
+}

@@ -1,0 +1,130 @@
+package gateway
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
+)
+
+var (
+	errConnections = errors.New("too many connections")
+	errHalfOpen    = errors.New("too many connections that are not signed in")
+	errSubject     = errors.New("too many connections of one subject")
+	errFailures    = errors.New("too many refused logins from this address")
+	errBudget      = errors.New("too many large requests at once")
+)
+
+const (
+	failureInterval  = 200 * time.Millisecond // how often an address is forgiven one failure
+	failureAddresses = 10_000                 // how many addresses are remembered
+)
+
+// limits counts connections and refused logins.
+type limits struct {
+	cfg *Config
+
+	mu        sync.Mutex // guards the fields below
+	total     int
+	halfOpen  int
+	byAddress map[netip.Addr]int // half-open
+	bySubject map[string]int     // signed in
+	failures  *lru.Cache[netip.Addr, *rate.Limiter]
+}
+
+func newLimits(cfg *Config) *limits {
+	failures, _ := lru.New[netip.Addr, *rate.Limiter](failureAddresses) // fails for a size of 0 only
+	return &limits{
+		cfg:       cfg,
+		byAddress: make(map[netip.Addr]int),
+		bySubject: make(map[string]int),
+		failures:  failures,
+	}
+}
+
+// addressOf is what a client's limits hang on: its IPv4 address, or its network
+// of 64 bits, of which every IPv6 host has all addresses.
+func addressOf(a net.Addr) netip.Addr {
+	ap, _ := netip.ParseAddrPort(a.String())
+	addr := ap.Addr().Unmap().WithZone("")
+	if addr.Is6() {
+		prefix, _ := addr.Prefix(64)
+		return prefix.Addr()
+	}
+	return addr
+}
+
+// open counts a connection that is not signed in yet, unless it is one too many.
+func (l *limits) open(address netip.Addr) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= l.cfg.MaxConnections {
+		return errConnections
+	}
+	if l.halfOpen >= l.cfg.MaxHalfOpen || l.byAddress[address] >= l.cfg.MaxHalfOpenPerAddress {
+		return errHalfOpen
+	}
+	l.total++
+	l.halfOpen++
+	l.byAddress[address]++
+	return nil
+}
+
+// signedIn counts an open connection as the subject's, unless it is one too many.
+func (l *limits) signedIn(address netip.Addr, subject string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bySubject[subject] >= l.cfg.MaxConnectionsPerSubject {
+		return errSubject
+	}
+	l.bySubject[subject]++
+	l.halfOpen--
+	decrement(l.byAddress, address)
+	return nil
+}
+
+// closed takes a connection off the count; subject is empty if it never was
+// signed in.
+func (l *limits) closed(address netip.Addr, subject string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if subject != "" {
+		decrement(l.bySubject, subject)
+		return
+	}
+	l.halfOpen--
+	decrement(l.byAddress, address)
+}
+
+func decrement[K comparable](counts map[K]int, key K) {
+	if counts[key]--; counts[key] == 0 {
+		delete(counts, key)
+	}
+}
+
+func (l *limits) counts() (total, halfOpen int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total, l.halfOpen
+}
+
+// mayFail reports whether the address may try another token.
+func (l *limits) mayFail(address netip.Addr) bool {
+	limiter, ok := l.failures.Get(address)
+	return !ok || limiter.Tokens() >= 1
+}
+
+// failed counts a refused login.
+func (l *limits) failed(address netip.Addr) {
+	fresh := rate.NewLimiter(rate.Every(failureInterval), l.cfg.FailuresPerAddress)
+	limiter, ok, _ := l.failures.PeekOrAdd(address, fresh)
+	if !ok {
+		limiter = fresh
+	}
+	limiter.Allow()
+}

@@ -1,0 +1,130 @@
+package gateway
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// raw is a client that sends what it likes.
+type raw struct {
+	net.Conn
+	t testing.TB
+}
+
+// impatience is how long a raw client waits for anything.
+const impatience = 10 * time.Second
+
+func (f *front) dial(t testing.TB) *raw {
+	t.Helper()
+	conn, err := net.Dial("tcp", f.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(impatience))
+	return &raw{Conn: conn, t: t}
+}
+
+// login opens a connection that is signed in.
+func (f *front) login(t testing.TB, token string) *raw {
+	t.Helper()
+	c := f.dial(t)
+	if response := c.authenticate(token); response.ErrorCode != 0 {
+		t.Fatalf("login: error %d: %s", response.ErrorCode, *response.ErrorMessage)
+	}
+	return c
+}
+
+// authenticate goes through a handshake and a login.
+func (c *raw) authenticate(token string) *kmsg.SASLAuthenticateResponse {
+	c.t.Helper()
+	c.handshake(1)
+	return c.ask(saslAuthenticate(1, oauthMessage(token))).(*kmsg.SASLAuthenticateResponse)
+}
+
+func (c *raw) handshake(version int16) {
+	c.t.Helper()
+	if response := c.ask(saslHandshake(version, "OAUTHBEARER")).(*kmsg.SASLHandshakeResponse); response.ErrorCode != 0 {
+		c.t.Fatalf("handshake: error %d", response.ErrorCode)
+	}
+}
+
+func oauthMessage(token string) []byte {
+	return []byte("n,,\x01auth=Bearer " + token + "\x01\x01")
+}
+
+func saslHandshake(version int16, mechanism string) kmsg.Request {
+	r := kmsg.NewPtrSASLHandshakeRequest()
+	r.Version, r.Mechanism = version, mechanism
+	return r
+}
+
+func saslAuthenticate(version int16, message []byte) kmsg.Request {
+	r := kmsg.NewPtrSASLAuthenticateRequest()
+	r.Version, r.SASLAuthBytes = version, message
+	return r
+}
+
+func apiVersions(version int16) *kmsg.ApiVersionsRequest {
+	r := kmsg.NewPtrApiVersionsRequest()
+	r.Version, r.ClientSoftwareName, r.ClientSoftwareVersion, r.NodeID = version, "test", "1", -1
+	return r
+}
+
+// send writes bytes as they are. That the gateway has hung up is for the
+// reader to find out.
+func (c *raw) send(b []byte) { c.Write(b) }
+
+// ask sends a request and returns its response.
+func (c *raw) ask(request kmsg.Request) kmsg.Response {
+	c.t.Helper()
+	c.send(appendRequest(request, 42))
+	response, err := c.response(request, 42)
+	if err != nil {
+		c.t.Fatalf("%s: %v", kmsg.NameForKey(request.Key()), err)
+	}
+	return response
+}
+
+// response reads the response to a request.
+func (c *raw) response(request kmsg.Request, correlation int32) (kmsg.Response, error) {
+	frame, err := c.frame()
+	if err != nil {
+		return nil, err
+	}
+	if len(frame) < 4 || int32(binary.BigEndian.Uint32(frame)) != correlation {
+		return nil, fmt.Errorf("response %x, want correlation ID %d", frame, correlation)
+	}
+	response := request.ResponseKind()
+	frame = frame[4:]
+	if response.IsFlexible() && response.Key() != keyApiVersions {
+		frame = frame[1:]
+	}
+	return response, response.ReadFrom(frame)
+}
+
+func (c *raw) frame() ([]byte, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(c, size[:]); err != nil {
+		return nil, err
+	}
+	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
+	_, err := io.ReadFull(c, frame)
+	return frame, err
+}
+
+// wantClosed fails unless the gateway hangs up, whatever it says before.
+func (c *raw) wantClosed() {
+	c.t.Helper()
+	_, err := io.Copy(io.Discard, c)
+	if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+		c.t.Errorf("the connection is still open after %v, want it closed", impatience)
+	}
+}

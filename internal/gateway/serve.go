@@ -1,0 +1,197 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// server is one call of Serve.
+type server struct {
+	*Gateway
+	conns sync.WaitGroup
+
+	mu   sync.Mutex // guards the field below
+	open map[*conn]struct{}
+}
+
+// Serve takes connections from ln until ctx ends. Then it takes no more, lets
+// requests in flight finish within [Config.DrainTimeout], closes all
+// connections and returns nil. It closes ln.
+func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
+	s := &server{Gateway: g, open: make(map[*conn]struct{})}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // ends after ctx
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() { s.sweep(run) })
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+
+	err := s.accept(ctx, run, ln)
+	ln.Close()
+	s.drain()
+	stop()
+	s.conns.Wait()
+	sweeper.Wait()
+	return err
+}
+
+// accept serves each connection in a goroutine of its own. ctx ends accepting,
+// run ends what the connections do.
+func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
+	const longest = time.Second
+	pause := time.Duration(0)
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			s.admit(run, nc)
+			continue
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("gateway: accept connections: %w", err)
+		}
+		// Out of file descriptors, most likely: what is open may go on.
+		s.cfg.Diagnostics.Warn("cannot accept connections, trying on", "err", err)
+		pause = min(max(2*pause, 5*time.Millisecond), longest)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// admit serves a connection unless it is one too many.
+func (s *server) admit(run context.Context, nc net.Conn) {
+	address := addressOf(nc.RemoteAddr())
+	if err := s.limits.open(address); err != nil {
+		nc.Close()
+		s.rejected(nc.RemoteAddr(), err)
+		return
+	}
+	ctx, cancel := context.WithCancel(run)
+	c := newConn(s.Gateway, nc, address, cancel)
+	s.mu.Lock()
+	s.open[c] = struct{}{}
+	s.mu.Unlock()
+	s.conns.Go(func() {
+		s.report(c, c.serve(ctx))
+		c.close()
+		s.limits.closed(address, c.subject)
+		s.mu.Lock()
+		delete(s.open, c)
+		s.mu.Unlock()
+	})
+}
+
+func (g *Gateway) rejected(client net.Addr, err error) {
+	g.counters.rejected.Add(1)
+	g.rejectedOften.Do(func() {
+		g.cfg.Diagnostics.Warn("connection rejected", "client", client.String(), "err", err, "rejected", g.counters.rejected.Load())
+	})
+}
+
+// report counts and tells why a connection ended.
+func (g *Gateway) report(c *conn, err error) {
+	log := g.cfg.Diagnostics.With("client", c.client.RemoteAddr().String())
+	var refusal *refusal
+	switch {
+	case errors.As(err, &refusal):
+		g.counters.refused.Add(1)
+		log.Info("login refused", "err", err)
+	case errors.Is(err, globus.ErrUnavailable):
+		g.counters.unavailable.Add(1)
+		g.unavailableOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
+	case errors.Is(err, errBroker):
+		g.brokerOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
+	case errors.Is(err, errSubject), errors.Is(err, errFailures), errors.Is(err, errBudget):
+		g.rejected(c.client.RemoteAddr(), err)
+	case errors.Is(err, errFrame):
+		g.counters.badRequests.Add(1)
+		log.Debug("connection closed", "err", err)
+	case errors.Is(err, errExpired):
+		g.counters.expired.Add(1)
+		log.Debug("connection closed", "err", err)
+	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded):
+		log.Debug("connection ended", "err", err)
+	}
+}
+
+// drain lets requests in flight finish, and closes what is left after the limit.
+func (s *server) drain() {
+	done := make(chan struct{})
+	go func() { s.conns.Wait(); close(done) }()
+	limit := time.Now().Add(s.cfg.DrainTimeout)
+	for _, c := range s.all() {
+		c.drain(limit)
+	}
+	timer := time.NewTimer(time.Until(limit))
+	defer timer.Stop()
+	select {
+	case <-done:
+		return
+	case <-timer.C:
+	}
+	for _, c := range s.all() {
+		c.close()
+	}
+	<-done
+}
+
+func (s *server) all() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conns := make([]*conn, 0, len(s.open))
+	for c := range s.open {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+const (
+	sweepSlots = 10 // connections are checked in as many turns of an interval
+	sweepers   = 16 // checks at the same time
+)
+
+func randomSlot() int { return rand.IntN(sweepSlots) }
+
+// sweep checks each connection once in every interval, some in each turn.
+func (s *server) sweep(ctx context.Context) {
+	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/sweepSlots))
+	defer ticker.Stop()
+	for slot := 0; ; slot = (slot + 1) % sweepSlots {
+		select {
+		case <-ticker.C:
+			s.sweepSlot(ctx, slot)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// sweepSlot checks the connections of one turn. If one check finds that the
+// Authenticator cannot be asked, the others need not.
+func (s *server) sweepSlot(ctx context.Context, slot int) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(sweepers)
+	for _, c := range s.all() {
+		if c.slot == slot {
+			group.Go(func() error { return c.recheck(ctx) })
+		}
+	}
+	if err := group.Wait(); err != nil {
+		s.unavailableOften.Do(func() {
+			s.cfg.Diagnostics.Warn("cannot look for revoked tokens, trying on", "err", err)
+		})
+	}
+}
