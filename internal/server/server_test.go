@@ -4,20 +4,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/broker"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
 // The tokens of the tests. All contain canary, so that one search of everything
@@ -51,69 +52,23 @@ func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.T
 	return globus.TokenInfo{}, &globus.RefusedError{Reason: "the access token has expired"}
 }
 
-// memoryClaims is a Claims without a cluster.
-type memoryClaims struct {
-	mu     sync.Mutex // guards the fields below
-	topics map[string]diaspora.Topic
-}
-
-func (m *memoryClaims) Claim(_ context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch t, taken := m.topics[req.Name]; {
-	case diaspora.ValidTopic(req.Name) != nil || req.Partitions < 0 || req.Partitions > 100 || req.RetentionMS < -1:
-		return diaspora.Topic{}, &diaspora.TopicError{Op: "claim", Topic: req.Name, Err: diaspora.ErrInvalid}
-	case taken && t.Owner != subject:
-		return diaspora.Topic{}, &diaspora.TopicError{Op: "claim", Topic: req.Name, Err: fmt.Errorf("claimed by somebody else: %w", diaspora.ErrConflict)}
-	case taken:
-		return t, nil
+// openClaims opens the real claims over a broker of their own, in memory.
+func openClaims(t *testing.T) *claims.Service {
+	t.Helper()
+	b, err := broker.Open(broker.Config{Advertise: "127.0.0.1:9092"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t := diaspora.Topic{Name: req.Name, Owner: subject, Partitions: max(req.Partitions, 1), Claimed: time.Unix(1, 0).UTC(), Description: req.Description}
-	m.topics[req.Name] = t
-	t.Created = true
-	return t, nil
-}
-
-func (m *memoryClaims) Topic(_ context.Context, subject, name string) (diaspora.Topic, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	t, ok := m.topics[name]
-	switch {
-	case !ok:
-		return t, &diaspora.TopicError{Op: "show", Topic: name, Err: diaspora.ErrNotFound}
-	case t.Owner != subject:
-		return diaspora.Topic{}, &diaspora.TopicError{Op: "show", Topic: name, Err: diaspora.ErrPermission}
+	service, err := claims.Open(t.Context(), claims.Config{Admin: b.AdminOpts()})
+	if err != nil {
+		t.Fatal(errors.Join(err, b.Close()))
 	}
-	return t, nil
-}
-
-func (m *memoryClaims) Topics(_ context.Context, subject string) (list []diaspora.Topic, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, t := range m.topics {
-		if t.Owner == subject {
-			list = append(list, t)
+	t.Cleanup(func() {
+		if err := errors.Join(service.Close(), b.Close()); err != nil {
+			t.Error(err)
 		}
-	}
-	slices.SortFunc(list, func(a, b diaspora.Topic) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
-}
-
-func (m *memoryClaims) Release(ctx context.Context, subject, name string) error {
-	if _, err := m.Topic(ctx, subject, name); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.topics, name)
-	return nil
-}
-
-func (m *memoryClaims) ClaimGroup(_ context.Context, _, group string) error {
-	if group == "" {
-		return fmt.Errorf("claim group: %w", diaspora.ErrInvalid)
-	}
-	return nil
+	})
+	return service
 }
 
 // logBuffer keeps diagnostics for the search at the test's end.
@@ -143,9 +98,13 @@ type endpoint struct {
 	srv  *Server
 }
 
+// withClaims makes an endpoint serve c. Without it, an endpoint has no claims, and
+// asking for them fails the test.
+func withClaims(c Claims) func(*Config) { return func(cfg *Config) { cfg.Claims = c } }
+
 // start serves the ACL endpoint on loopback until the test ends, which then
-// fails if a token came out anywhere. change may be nil.
-func start(t *testing.T, change func(*Config)) *endpoint {
+// fails if a token came out anywhere.
+func start(t *testing.T, changes ...func(*Config)) *endpoint {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -153,13 +112,13 @@ func start(t *testing.T, change func(*Config)) *endpoint {
 	}
 	logs := &logBuffer{}
 	cfg := Config{
-		Claims:        &memoryClaims{topics: map[string]diaspora.Topic{}},
+		Claims:        nobodysClaims{t},
 		Authenticator: identities{},
 		Discovery:     diaspora.Discovery{Version: "test", Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", Groups: "open", MaxEventBytes: 1 << 20},
 		PublicURL:     "http://" + l.Addr().String(),
 		Diagnostics:   slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
-	if change != nil {
+	for _, change := range changes {
 		change(&cfg)
 	}
 	srv, err := New(cfg)
@@ -267,7 +226,7 @@ func form(subject, token, topic string) string {
 }
 
 func TestClaimListShowRelease(t *testing.T) {
-	e := start(t, nil)
+	e := start(t, withClaims(openClaims(t)))
 	auth := []string{"Authorization", "Bearer " + adaToken, "Content-Type", "application/json"}
 
 	a := e.do("POST", "/v1/topics", `{"name":"weather","partitions":3,"description":"Wetter für Ada"}`, auth...)
@@ -314,7 +273,7 @@ func TestClaimListShowRelease(t *testing.T) {
 }
 
 func TestClaimByForm(t *testing.T) {
-	e := start(t, nil)
+	e := start(t, withClaims(openClaims(t)))
 	const encoded = "application/x-www-form-urlencoded"
 	browser := []string{"Content-Type", encoded, "Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "Origin", "null", "Sec-Fetch-Site", "same-origin"}
 	for _, tt := range []struct {
@@ -347,12 +306,12 @@ func TestClaimByForm(t *testing.T) {
 }
 
 func TestDiscoveryHealthLanding(t *testing.T) {
-	broken := error(nil)
+	service := openClaims(t)
 	e := start(t, func(cfg *Config) {
-		cfg.Ready = map[string]func(context.Context) error{
-			"broker": func(context.Context) error { return nil },
-			"ledger": func(context.Context) error { return broken },
-		}
+		cfg.Ready = map[string]func(context.Context) error{"ledger": func(ctx context.Context) error {
+			_, err := service.Topics(ctx, ada)
+			return err
+		}}
 	})
 	var d diaspora.Discovery
 	if a := e.do("GET", "/.well-known/diaspora", ""); a.status != 200 || json.Unmarshal([]byte(a.body), &d) != nil || len(d.Brokers) != 1 {
@@ -368,3 +327,68 @@ func TestDiscoveryHealthLanding(t *testing.T) {
 		t.Errorf("HEAD /acl: %d %q", a.status, a.body)
 	}
 }
+
+// TestShowForm holds that the form is filled from the query but for the token,
+// which only the page's script reads.
+func TestShowForm(t *testing.T) {
+	e := start(t)
+	a := e.do("GET", "/acl?subject="+ada+"&topic=weather&utm_source=mail", "")
+	for _, want := range []string{`name="subject" value="` + ada + `"`, `name="token" type="password"`, `name="topic" value="weather"`, ">Subject Claim<", ">Access Token<", ">Topic Name<", `method="post" action="/acl"`} {
+		if a.status != 200 || !strings.Contains(a.body, want) {
+			t.Errorf("%d, the form lacks %q:\n%s", a.status, want, a.body)
+		}
+	}
+	const warning = "The address had your access token in it"
+	if strings.Contains(a.body, warning) {
+		t.Error("the form warns of a token that is not there")
+	}
+	a = e.do("GET", "/acl?topic=weather&token="+adaToken, "")
+	if a.status != 200 || !strings.Contains(a.body, warning) || !strings.Contains(a.body, `value="weather"`) {
+		t.Errorf("token in the query: %d\n%s", a.status, a.body)
+	}
+	a = e.do("GET", "/acl?topic=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&subject=%22onfocus=alert(1)%20", "")
+	if strings.Contains(a.body, "<script>") || strings.Contains(a.body, `"onfocus`) {
+		t.Errorf("markup came through:\n%s", a.body)
+	}
+}
+
+// TestAssets holds that the page's files come with their types, and that browsers
+// need to load them once only.
+func TestAssets(t *testing.T) {
+	e := start(t)
+	for name, contentType := range assetTypes {
+		a := e.do("GET", "/assets/"+name, "")
+		if a.status != 200 || a.header.Get("Content-Type") != contentType || len(a.body) == 0 {
+			t.Errorf("%s: %d, type %q, %d bytes", name, a.status, a.header.Get("Content-Type"), len(a.body))
+		}
+		if again := e.do("GET", "/assets/"+name, "", "If-None-Match", a.header.Get("ETag")); again.status != 304 || again.body != "" {
+			t.Errorf("%s again: %d, %d bytes", name, again.status, len(again.body))
+		}
+	}
+	if a := e.do("GET", "/assets/layout.html", ""); a.status != 404 {
+		t.Errorf("an unknown asset: %d", a.status)
+	}
+}
+
+// nobodysClaims must not be called.
+type nobodysClaims struct{ t *testing.T }
+
+func (c nobodysClaims) called() error {
+	c.t.Error("the claims were asked")
+	return diaspora.ErrPermission
+}
+
+func (c nobodysClaims) Claim(context.Context, string, diaspora.ClaimRequest) (diaspora.Topic, error) {
+	return diaspora.Topic{}, c.called()
+}
+
+func (c nobodysClaims) Topic(context.Context, string, string) (diaspora.Topic, error) {
+	return diaspora.Topic{}, c.called()
+}
+
+func (c nobodysClaims) Topics(context.Context, string) ([]diaspora.Topic, error) {
+	return nil, c.called()
+}
+
+func (c nobodysClaims) Release(context.Context, string, string) error    { return c.called() }
+func (c nobodysClaims) ClaimGroup(context.Context, string, string) error { return c.called() }

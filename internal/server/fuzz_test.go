@@ -1,0 +1,154 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// seeds are the bad requests that are small: mutating the others finds nothing new.
+func seeds() []badRequest {
+	return slices.DeleteFunc(slices.Clone(badRequests), func(tt badRequest) bool {
+		return len(tt.body)+len(tt.target)+len(strings.Join(tt.headers, "")) > 1000
+	})
+}
+
+// FuzzDecodeJSON holds that whatever is accepted means to encoding/json what it
+// means to us, and that refusals repeat nothing of what was sent.
+func FuzzDecodeJSON(f *testing.F) {
+	for _, tt := range seeds() {
+		f.Add([]byte(tt.body))
+	}
+	f.Add([]byte(`{"name":"weather","partitions":3,"retention_ms":-1,"description":"für Ada"}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var got diaspora.ClaimRequest
+		if err := decodeJSON(body, &got); err != nil {
+			checkRefusal(t, err)
+			return
+		}
+		var want diaspora.ClaimRequest
+		dec := json.NewDecoder(strings.NewReader(string(body)))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&want); err != nil || got != want || !json.Valid(body) {
+			t.Errorf("decodeJSON(%q) = %+v, encoding/json has %+v, %v", body, got, want, err)
+		}
+		if !utf8.ValidString(got.Name + got.Description) {
+			t.Errorf("decodeJSON(%q) = %+v, which is not UTF-8", body, got)
+		}
+		again, err := json.Marshal(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var twice diaspora.ClaimRequest
+		if err := decodeJSON(again, &twice); err != nil || twice != got {
+			t.Errorf("decodeJSON(%s) = %+v, %v, want %+v", again, twice, err, got)
+		}
+	})
+}
+
+// FuzzDecodeForm holds the same of forms.
+func FuzzDecodeForm(f *testing.F) {
+	for _, tt := range seeds() {
+		f.Add(tt.body, true)
+		f.Add(tt.body, false)
+	}
+	f.Fuzz(func(t *testing.T, body string, lenient bool) {
+		var got aclForm
+		if err := decodeForm(body, &got, lenient); err != nil {
+			checkRefusal(t, err)
+			return
+		}
+		values, err := url.ParseQuery(body)
+		if err != nil {
+			t.Fatalf("decodeForm(%q) = nil, ParseQuery %v", body, err)
+		}
+		for name, field := range map[string]string{"subject": got.Subject, "token": got.Token.Reveal(), "topic": got.Topic} {
+			if len(values[name]) > 1 || strings.TrimSpace(values.Get(name)) != field || !utf8.ValidString(field) {
+				t.Errorf("decodeForm(%q): %s = %q, want the only one of %q", body, name, field, values[name])
+			}
+			delete(values, name)
+		}
+		if len(values) > 0 && !lenient {
+			t.Errorf("decodeForm(%q) accepted %v", body, values)
+		}
+	})
+}
+
+// checkRefusal holds that err is one of our sentences. They are made of constants
+// and names of fields only, so anything long or odd in them is the client's.
+func checkRefusal(t *testing.T, err error) {
+	t.Helper()
+	p, _ := problemOf(err)
+	if p.Status != http.StatusBadRequest || len(p.Detail) > 120 || strings.ContainsFunc(p.Detail, func(r rune) bool { return r < ' ' || r > '~' }) {
+		t.Errorf("refused with %+v", p)
+	}
+}
+
+// FuzzRequest sends whole requests. Whatever they are, the answer is an answer of
+// ours, and it does not repeat the token.
+func FuzzRequest(f *testing.F) {
+	for _, tt := range seeds() {
+		header := http.Header{}
+		for i := 0; i < len(tt.headers); i += 2 {
+			header.Add(tt.headers[i], tt.headers[i+1])
+		}
+		f.Add(tt.method, tt.target, header.Get("Authorization"), header.Get("Content-Type"), header.Get("Accept"), tt.body)
+	}
+	f.Add("POST", "/acl", "", typeForm, typeHTML, form(ada, adaToken, "weather"))
+	f.Fuzz(func(t *testing.T, method, target, authorization, contentType, accept, body string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil || u.Host != "" || method == "" {
+			return // net/http refuses it
+		}
+		srv, err := New(Config{Claims: yesClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
+		r.Method, r.URL, r.RequestURI, r.Host = method, u, target, "127.0.0.1"
+		for name, value := range map[string]string{"Authorization": authorization, "Content-Type": contentType, "Accept": accept} {
+			if value != "" {
+				r.Header.Set(name, value)
+			}
+		}
+		w := httptest.NewRecorder()
+		srv.ServeHTTP(w, r)
+		switch answer := w.Body.String(); {
+		case w.Code >= 500 && w.Code != http.StatusServiceUnavailable:
+			t.Errorf("status %d: %s", w.Code, answer)
+		case w.Code >= 400 && w.Header().Get("Content-Type") == typeProblem:
+			var p diaspora.Problem
+			if err := json.Unmarshal([]byte(answer), &p); err != nil || p.Status != w.Code || p.Detail == "" || titles[p.Status][0] == "" {
+				t.Errorf("status %d with %s (%v)", w.Code, answer, err)
+			}
+		case w.Code >= 400 && !strings.HasPrefix(w.Header().Get("Content-Type"), typeHTML):
+			t.Errorf("status %d as %q: %s", w.Code, w.Header().Get("Content-Type"), answer)
+		}
+		if strings.Contains(authorization+target+body, adaToken) && strings.Contains(w.Body.String(), adaToken) {
+			t.Errorf("the token is in the answer: %s", w.Body.String())
+		}
+	})
+}
+
+// yesClaims say yes to every good name.
+type yesClaims struct{ emptyClaims }
+
+func (yesClaims) Claim(_ context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
+	return diaspora.Topic{Name: req.Name, Owner: subject, Created: true}, diaspora.ValidTopic(req.Name)
+}
+
+func (yesClaims) Topic(_ context.Context, subject, name string) (diaspora.Topic, error) {
+	return diaspora.Topic{Name: name, Owner: subject}, diaspora.ValidTopic(name)
+}
+
+func (yesClaims) Release(_ context.Context, _, name string) error { return diaspora.ValidTopic(name) }
+
+func (yesClaims) ClaimGroup(context.Context, string, string) error { return nil }

@@ -1,0 +1,565 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// pipes is a listener in memory, so that synctest's clock drives every timeout.
+type pipes struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.done) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return pipeAddr{} }
+
+func (p *pipes) dial() net.Conn {
+	ours, theirs := net.Pipe()
+	p.conns <- theirs
+	return ours
+}
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "pipe" }
+
+// serve runs a server on pipes. Its stop waits for the server and returns what
+// Serve returned.
+func serve(t *testing.T, change func(*Config)) (p *pipes, stop func() error) {
+	t.Helper()
+	cfg := Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"}
+	if change != nil {
+		change(&cfg)
+	}
+	srv, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = newPipes()
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ctx, p) }()
+	return p, func() error {
+		cancel()
+		return <-served
+	}
+}
+
+const getForm = "GET /acl HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+// get asks for the form and returns the status.
+func get(t *testing.T, conn net.Conn) int {
+	t.Helper()
+	go func() { _, _ = io.WriteString(conn, getForm) }()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode
+}
+
+// untilClosed returns how long the server keeps conn while say sends to it.
+func untilClosed(conn net.Conn, say func(net.Conn)) time.Duration {
+	begun := time.Now()
+	var wg sync.WaitGroup
+	wg.Go(func() { say(conn) })
+	_, _ = io.Copy(io.Discard, conn)
+	took := time.Since(begun)
+	_ = conn.Close()
+	wg.Wait()
+	return took
+}
+
+func slowly(conn net.Conn, text string) {
+	for i := range text {
+		if _, err := conn.Write([]byte{text[i]}); err != nil {
+			return
+		}
+		time.Sleep(time.Second) // of synctest's clock
+	}
+}
+
+func TestSlowClients(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		say   func(net.Conn)
+		limit time.Duration
+	}{
+		{"says nothing", func(net.Conn) {}, headerTimeout},
+		{"a byte of the header a second", func(c net.Conn) { slowly(c, getForm+strings.Repeat("X", 1000)) }, headerTimeout},
+		{"endless header, line by line", func(c net.Conn) {
+			_, _ = io.WriteString(c, "GET /acl HTTP/1.1\r\n")
+			slowly(c, strings.Repeat("X: y\r\n", 1000))
+		}, headerTimeout},
+		{"a byte of the body a second", func(c net.Conn) {
+			_, _ = io.WriteString(c, "POST /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: "+adaBearer+"\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+			slowly(c, weather+strings.Repeat(" ", 1000))
+		}, readTimeout},
+		{"keeps the connection", func(c net.Conn) { _, _ = io.WriteString(c, getForm) }, idleTimeout},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, stop := serve(t, nil)
+				var wg sync.WaitGroup
+				for range 50 {
+					conn := p.dial()
+					wg.Go(func() {
+						if took := untilClosed(conn, tt.say); took < tt.limit-time.Second || took > tt.limit+time.Second {
+							t.Errorf("cut off after %v, want %v", took, tt.limit)
+						}
+					})
+				}
+				other := p.dial()
+				if status := get(t, other); status != 200 {
+					t.Errorf("others get %d meanwhile", status)
+				}
+				_ = other.Close()
+				wg.Wait()
+				if err := stop(); err != nil {
+					t.Errorf("Serve = %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestMaxConns holds that connections beyond the limit wait until one ends.
+func TestMaxConns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = 2 })
+		first, second := p.dial(), p.dial()
+		if a, b := get(t, first), get(t, second); a != 200 || b != 200 {
+			t.Fatalf("the first two get %d and %d", a, b)
+		}
+		third := make(chan net.Conn)
+		go func() { third <- p.dial() }()
+		synctest.Wait()
+		select {
+		case <-third:
+			t.Fatal("a third connection was accepted")
+		default:
+		}
+		_ = first.Close()
+		conn := <-third
+		if status := get(t, conn); status != 200 {
+			t.Errorf("the third gets %d", status)
+		}
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+		_, _ = conn.Close(), second.Close()
+	})
+}
+
+// emptyClaims know of no topic.
+type emptyClaims struct{ Claims }
+
+func (emptyClaims) Topics(context.Context, string) ([]diaspora.Topic, error) { return nil, nil }
+
+// heldClaims holds every list until released.
+type heldClaims struct {
+	Claims
+	entered, release chan struct{}
+}
+
+func (h *heldClaims) Topics(context.Context, string) ([]diaspora.Topic, error) {
+	close(h.entered)
+	<-h.release
+	return nil, nil
+}
+
+const listTopics = "GET /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + adaBearer + "\r\n\r\n"
+
+// TestDrain holds that a request under way gets its answer, that one which takes
+// too long is cut off with an error, and that idle and silent connections do not
+// hold up the stop.
+func TestDrain(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		release time.Duration // after the stop
+		clean   bool
+		took    time.Duration
+	}{
+		{"in time", 3 * time.Second, true, 3 * time.Second},
+		{"too late", time.Minute, false, 10 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				held := &heldClaims{emptyClaims{}, make(chan struct{}), make(chan struct{})}
+				p, stop := serve(t, func(cfg *Config) { cfg.Claims = held })
+				silent, idle, busy := p.dial(), p.dial(), p.dial()
+				get(t, idle)
+				answered := make(chan error, 1)
+				go func() {
+					_, _ = io.WriteString(busy, listTopics)
+					resp, err := http.ReadResponse(bufio.NewReader(busy), nil)
+					if err == nil && resp.StatusCode != 200 {
+						err = errors.New(resp.Status)
+					}
+					answered <- err
+				}()
+				<-held.entered
+				time.AfterFunc(tt.release, func() { close(held.release) })
+				begun := time.Now()
+				err := stop()
+				if took := time.Since(begun); took < tt.took || took > tt.took+time.Second {
+					t.Errorf("Serve took %v to stop, want %v", took, tt.took)
+				}
+				if (err == nil) != tt.clean {
+					t.Errorf("Serve = %v, want nil: %v", err, tt.clean)
+				}
+				if err := <-answered; (err == nil) != tt.clean {
+					t.Errorf("the request under way: %v", err)
+				}
+				<-held.release
+				synctest.Wait()
+				_, _, _ = silent.Close(), idle.Close(), busy.Close()
+			})
+		})
+	}
+	t.Run("nothing under way", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, stop := serve(t, nil)
+			silent := p.dial()
+			synctest.Wait()
+			begun := time.Now()
+			if err := stop(); err != nil {
+				t.Errorf("Serve = %v", err)
+			}
+			if took := time.Since(begun); took > time.Second {
+				t.Errorf("a silent connection held up the stop for %v", took)
+			}
+			_ = silent.Close()
+		})
+	})
+}
+
+// TestServeFails holds that a listener which fails is an error.
+func TestServeFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := newPipes()
+		_ = p.Close()
+		if err := srv.Serve(t.Context(), p); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Serve = %v, want net.ErrClosed", err)
+		}
+	})
+}
+
+// brokenClaims fails in ways that no Claims should.
+type brokenClaims struct {
+	Claims
+	err error
+}
+
+func (b brokenClaims) Topics(context.Context, string) ([]diaspora.Topic, error) {
+	if b.err == nil {
+		panic("list of " + adaToken)
+	}
+	return nil, b.err
+}
+
+// TestInternalErrors holds that clients learn nothing of our insides, while the
+// diagnostics have the cause, and that neither has the token.
+func TestInternalErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		err    error // nil: panic
+		status int
+		logged string
+	}{
+		{"panic", nil, 500, "list of [redacted]"},
+		{"unknown", errors.New("disk /var/lib/x is full, said " + adaToken), 500, "disk /var/lib/x is full"},
+		{"cluster away", fmt.Errorf("dial broker7.internal: %w", diaspora.ErrUnavailable), 503, "broker7.internal"},
+		{"too slow", fmt.Errorf("wait for broker7.internal: %w", context.DeadlineExceeded), 503, "broker7.internal"},
+		{"topic at a broken place", &diaspora.TopicError{Op: "list", Topic: "x", Err: errors.New("/var/lib/x")}, 500, "/var/lib/x"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := start(t, func(cfg *Config) { cfg.Claims = brokenClaims{cfg.Claims, tt.err} })
+			a := e.do("GET", "/v1/topics", "", "Authorization", adaBearer)
+			if p := a.problem(t); a.status != tt.status || strings.Contains(a.body, "internal.") || strings.Contains(a.body, "/var") || strings.Contains(a.body, "list of") {
+				t.Errorf("%d %+v", a.status, p)
+			}
+			e.checkChallenge(a)
+			log := e.logs.String()
+			if !strings.Contains(log, tt.logged) || !strings.Contains(log, fmt.Sprintf("status=%d", tt.status)) {
+				t.Errorf("the log lacks %q or the status:\n%s", tt.logged, log)
+			}
+			if _, id, ok := strings.Cut(a.problem(t).Detail, "under "); tt.status == 500 && (!ok || !strings.Contains(log, id)) {
+				t.Errorf("the log lacks the id %q:\n%s", id, log)
+			}
+		})
+	}
+}
+
+// TestHealthIsShared holds that the parts are asked once a second, however many
+// ask, and that one which hangs makes the answer late and bad, but not missing.
+func TestHealthIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		asked := 0
+		var fail error
+		srv, err := New(Config{
+			Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1",
+			Ready: map[string]func(context.Context) error{
+				"ledger": func(ctx context.Context) error {
+					mu.Lock()
+					defer mu.Unlock()
+					asked++
+					return fail
+				},
+				"broker": func(ctx context.Context) error {
+					if fail == nil {
+						return nil
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				},
+			},
+			Diagnostics: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if h := srv.checkHealth(); h.Status != "ok" || h.Checks["ledger"] != "ok" || h.Checks["broker"] != "ok" {
+					t.Errorf("health = %+v", h)
+				}
+			})
+		}
+		wg.Wait()
+		if asked != 1 {
+			t.Errorf("asked %d times, want once", asked)
+		}
+		fail = errors.New("gone")
+		time.Sleep(healthFreshFor)
+		begun := time.Now()
+		if h := srv.checkHealth(); h.Status != "unavailable" || h.Checks["ledger"] != "unavailable" || h.Checks["broker"] != "unavailable" {
+			t.Errorf("health = %+v", h)
+		}
+		if took := time.Since(begun); took > healthTimeout {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// TestFailedAuthentications holds that a client which fails too often is not
+// heard for a while, and that others are.
+func TestFailedAuthentications(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		srv, err := New(Config{
+			Claims: emptyClaims{}, PublicURL: "http://127.0.0.1",
+			Authenticator: authenticatorFunc(func(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
+				asked++
+				return identities{}.Authenticate(ctx, token)
+			}),
+			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func(remote, forwarded, token string) int {
+			r, _ := http.NewRequest("GET", "http://127.0.0.1/v1/topics", nil)
+			r.RemoteAddr = remote
+			r.Header.Set("Authorization", "Bearer "+token)
+			if forwarded != "" {
+				r.Header.Set("X-Forwarded-For", forwarded)
+			}
+			w := &statusWriter{header: http.Header{}}
+			srv.ServeHTTP(w, r)
+			return w.status
+		}
+		for i := range failureBurst {
+			if status := ask("192.0.2.1:1000", "", expiredToken); status != 401 {
+				t.Fatalf("attempt %d: %d, want 401", i, status)
+			}
+		}
+		before := asked
+		if status := ask("192.0.2.1:1001", "", adaToken); status != 429 {
+			t.Errorf("after %d failures: %d, want 429", failureBurst, status)
+		}
+		if status := ask("192.0.2.1:1002", "198.51.100.7", adaToken); status != 429 {
+			t.Errorf("with an invented X-Forwarded-For: %d, want 429", status)
+		}
+		if asked != before {
+			t.Error("the authenticator was asked all the same")
+		}
+		for _, other := range [][2]string{{"192.0.2.2:1000", ""}, {"10.0.0.1:1", "198.51.100.7"}, {"10.0.0.1:1", "192.0.2.1, 198.51.100.7, 10.0.0.9"}, {"[2001:db8::1]:1", ""}} {
+			if status := ask(other[0], other[1], adaToken); status != 200 {
+				t.Errorf("%v: %d, want 200", other, status)
+			}
+		}
+		if status := ask("10.0.0.1:1", "198.51.100.7, 192.0.2.1", adaToken); status != 429 {
+			t.Errorf("the same client through a trusted proxy: %d, want 429", status)
+		}
+		for range failureBurst * 2 {
+			if status := ask("192.0.2.3:1", "", outageToken); status != 503 {
+				t.Fatalf("during an outage: %d, want 503: an outage is no failure of the client's", status)
+			}
+		}
+		for i := range failureBurst {
+			ask(fmt.Sprintf("[2001:db8:0:1::%x]:1", i), "", expiredToken)
+		}
+		if status := ask("[2001:db8:0:1:ffff::]:1", "", adaToken); status != 429 {
+			t.Errorf("another address of the same /64: %d, want 429", status)
+		}
+		time.Sleep(time.Second)
+		if status := ask("192.0.2.1:1000", "", adaToken); status != 200 {
+			t.Errorf("a second later: %d, want 200", status)
+		}
+		for i := range 2 * failureClients {
+			srv.failures.add(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 32))
+		}
+		if n := srv.failures.byClient.Len(); n > failureClients {
+			t.Errorf("%d clients are remembered, want at most %d", n, failureClients)
+		}
+	})
+}
+
+type authenticatorFunc func(context.Context, globus.Secret) (globus.TokenInfo, error)
+
+func (f authenticatorFunc) Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
+	return f(ctx, token)
+}
+
+// statusWriter keeps the status only.
+type statusWriter struct {
+	header http.Header
+	status int
+}
+
+func (w *statusWriter) Header() http.Header         { return w.header }
+func (w *statusWriter) Write(b []byte) (int, error) { return len(b), nil }
+func (w *statusWriter) WriteHeader(status int)      { w.status = status }
+
+// TestHosts holds which names a request may come for.
+func TestHosts(t *testing.T) {
+	for _, tt := range []struct {
+		public string
+		hosts  []string
+		host   string
+		ok     bool
+	}{
+		{"http://127.0.0.1:9090", nil, "127.0.0.1:9090", true},
+		{"http://127.0.0.1:9090", nil, "localhost:9090", true},
+		{"http://127.0.0.1:9090", nil, "LOCALHOST.:9090", true},
+		{"http://127.0.0.1:9090", nil, "[::1]:9090", true},
+		{"http://127.0.0.1:9090", nil, "127.0.0.1", false},
+		{"http://127.0.0.1:9090", nil, "127.0.0.1:9091", false},
+		{"http://127.0.0.1:9090", nil, "evil.example:9090", false},
+		{"http://127.0.0.1:9090", nil, "localhost.evil.example:9090", false},
+		{"http://127.0.0.1:9090", nil, "", false},
+		{"http://127.0.0.1:9090", []string{"devbox:9090"}, "devbox:9090", true},
+		{"https://diaspora.example.org", nil, "diaspora.example.org", true},
+		{"https://diaspora.example.org", nil, "Diaspora.Example.org:443", true},
+		{"https://diaspora.example.org", nil, "diaspora.example.org:80", false},
+		{"https://diaspora.example.org", nil, "localhost", false},
+		{"https://diaspora.example.org", []string{"10.0.0.5"}, "10.0.0.5:443", true},
+		{"https://[2001:db8::1]", nil, "[2001:db8::1]:443", true},
+	} {
+		srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: tt.public, Hosts: tt.hosts})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, _ := http.NewRequest("GET", "http://x/", nil)
+		r.Host = tt.host
+		w := &statusWriter{header: http.Header{}}
+		srv.ServeHTTP(w, r)
+		if want := map[bool]int{true: 200, false: 421}[tt.ok]; w.status != want {
+			t.Errorf("public URL %s, %v: Host %q gets %d, want %d", tt.public, tt.hosts, tt.host, w.status, want)
+		}
+		if got := w.header.Get("Strict-Transport-Security") != ""; got != strings.HasPrefix(tt.public, "https") {
+			t.Errorf("public URL %s: Strict-Transport-Security is there: %v", tt.public, got)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for _, tt := range []struct{ accept, want string }{
+		{"", "text/plain"},
+		{"*/*", "text/plain"},
+		{"application/json", "application/json"},
+		{"APPLICATION/JSON", "application/json"},
+		{"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"},
+		{"application/json;q=0.5, text/html;q=0.4", "application/json"},
+		{"text/*", "text/plain"},
+		{"text/*;q=0.5, text/html", "text/html"},
+		{"*/*, text/plain;q=0", "application/json"},
+		{"application/*", "application/json"},
+		{"image/png", ""},
+		{"text/html;q=0", ""},
+		{"text/html;q=2", ""},
+		{"text/html;q=NaN", ""},
+		{"text/html;q=x", ""},
+		{"nonsense, ;;, text/html", "text/html"},
+	} {
+		r := &http.Request{Header: http.Header{"Accept": {tt.accept}}}
+		if got := choose(r, typePlain, typeJSON, typeHTML); got != tt.want {
+			t.Errorf("choose(%q) = %q, want %q", tt.accept, got, tt.want)
+		}
+	}
+}
+
+// TestEveryRouteAsks walks the table of routes: whatever the API has, it does not
+// do for strangers.
+func TestEveryRouteAsks(t *testing.T) {
+	e := start(t)
+	open := 0
+	for _, rt := range routeTable {
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		if rt.access == public {
+			open++
+			continue
+		}
+		target := strings.NewReplacer("{name}", "weather").Replace(path)
+		if a := e.do(method, target, weather, "Content-Type", typeJSON); a.status != 401 && a.status != 400 {
+			t.Errorf("%s: %d for a stranger", rt.pattern, a.status)
+		}
+	}
+	if want := 5; open != want {
+		t.Errorf("%d routes are public, want %d: is a new one meant to be?", open, want)
+	}
+}
