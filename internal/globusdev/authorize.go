@@ -119,9 +119,12 @@ func isNativeLoopback(u *url.URL) bool {
 // checkAuthorization reads the rest of the parameters.
 func (s *Server) checkAuthorization(a *authorization) error {
 	p := a.params
-	if len(a.state) > maxStateBytes || len(p["nonce"]) > maxStateBytes {
+	if len(a.state) > maxStateBytes {
 		a.state = ""
-		return &redirectError{"invalid_request", "state or nonce is too long"}
+		return &redirectError{"invalid_request", "state is too long"}
+	}
+	if len(p["nonce"]) > maxStateBytes {
+		return &redirectError{"invalid_request", "nonce is too long"}
 	}
 	if p["response_type"] != "code" {
 		return &redirectError{"unsupported_response_type", "response_type must be code"}

@@ -145,8 +145,6 @@ type Dependency struct {
 	Optional bool
 }
 
-func (d *ScopeDef) id() string { return derivedID("scope:" + d.Scope) }
-
 // IdentityProvider is where people log in.
 type IdentityProvider struct {
 	ID               string   `json:"id"`
@@ -323,7 +321,7 @@ func (p *IdentityProvider) normalize() error {
 	if p.ShortName == "" {
 		p.ShortName = p.Name
 	}
-	p.AlternativeNames = slices.Concat([]string{}, p.AlternativeNames)
+	p.AlternativeNames = append([]string{}, p.AlternativeNames...) // a list, even when empty
 	p.Domains = slices.Clone(p.Domains)
 	return nil
 }

@@ -1,0 +1,586 @@
+package globusdev
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// reopen starts a server on dir; the caller closes it.
+func reopen(t *testing.T, dir string, change func(*Config)) *Server {
+	t.Helper()
+	cfg := Config{Issuer: "http://127.0.0.1:9", Dir: dir, Seed: DefaultSeed("mary")}
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestStateSurvives(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "dir")
+	persist := func(c *Config) { c.Dir = dir }
+	ada := Subject("ada@example.edu")
+	type remembered struct {
+		auth, ours, expired, revoked tokenDocument
+		code, used, secret, keys     string
+	}
+	var before remembered
+	t.Run("before", func(t *testing.T) {
+		h := start(t, persist)
+		before.auth, before.ours = h.login("ada@example.edu")
+		_, before.expired = h.login("ada@example.edu")
+		_, before.revoked = h.login("ada@example.edu")
+		if err := errors.Join(h.Expire(secretOf(before.expired.AccessToken)), h.Revoke(secretOf(before.revoked.AccessToken)), h.Revoke(secretOf(before.revoked.RefreshToken))); err != nil {
+			t.Fatal(err)
+		}
+		before.code, before.used = h.code("grace@example.org"), h.code("ada@example.edu")
+		h.exchange(before.used).tokens(t)
+		if _, err := h.AddUser(User{Identity: Identity{Username: "new@example.edu"}}); err != nil {
+			t.Fatal(err)
+		}
+		before.secret, before.keys = h.secret(ResourceServerID), h.get("/jwk.json").body
+	})
+	for range 2 {
+		t.Run("after", func(t *testing.T) {
+			h := start(t, persist)
+			if h.secret(ResourceServerID) != before.secret || h.get("/jwk.json").body != before.keys {
+				t.Error("the client's secret or the signing key changed")
+			}
+			if !h.active(before.ours.AccessToken) || h.active(before.expired.AccessToken) || h.active(before.revoked.AccessToken) {
+				t.Error("tokens are not as they were")
+			}
+			if h.refresh(before.ours.RefreshToken).status != 200 || h.refresh(before.revoked.RefreshToken).status != 400 {
+				t.Error("refresh tokens are not as they were")
+			}
+			want{401, "invalid_grant", "", ""}.check(t, h.exchange(before.used))
+			h.login("new@example.edu")
+			consents := h.do("GET", "/v2/api/identities/"+ada+"/consents", "", bearer(before.auth.AccessToken)).json(t)
+			if n := len(consents["consents"].([]any)); n != 5 {
+				t.Errorf("%d consents, want 5", n)
+			}
+		})
+	}
+	t.Run("a code that waited", func(t *testing.T) {
+		h := start(t, persist)
+		h.exchange(before.code).tokens(t)
+		want{401, "invalid_grant", "", ""}.check(t, h.exchange(before.code))
+		if err := h.Rescind(ada, NativeClientID, Scope); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("what was rescinded stays so", func(t *testing.T) {
+		h := start(t, persist)
+		if h.active(before.ours.AccessToken) {
+			t.Error("active after its consent was rescinded and the server restarted")
+		}
+		if err := h.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		h.login("ada@example.edu")
+	})
+	t.Run("what was reset stays so", func(t *testing.T) {
+		h := start(t, persist)
+		if a := h.do("GET", userInfoPath, "", bearer(before.auth.AccessToken)); a.status != 401 {
+			t.Errorf("userinfo after reset: status %d", a.status)
+		}
+		if n := len(h.dump().Tokens); n != 4 {
+			t.Errorf("%d tokens, want the 4 since the reset", n)
+		}
+	})
+}
+
+// TestNoSecretsOnDisk looks for every secret that was handed out in all files.
+func TestNoSecretsOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	h := start(t, func(c *Config) { c.Dir = dir })
+	code := h.code("ada@example.edu")
+	tokens := h.exchange(code).tokens(t)
+	if err := h.SetRefreshMode(RefreshRotate); err != nil {
+		t.Fatal(err)
+	}
+	renewed := h.refresh(tokens.RefreshToken).tokens(t)
+	secrets := []string{
+		code, tokens.AccessToken, tokens.RefreshToken, tokens.IDToken, tokens.OtherTokens[0].AccessToken, tokens.OtherTokens[0].RefreshToken,
+		renewed.AccessToken, renewed.RefreshToken, testVerifier, "dev-at-", "dev-rt-", "dev-code-",
+	}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		for _, secret := range secrets {
+			if bytes.Contains(content, []byte(secret)) {
+				t.Errorf("%s has %q", path, secret)
+			}
+		}
+		info, statErr := os.Stat(path)
+		if statErr == nil && info.Mode().Perm() != 0o600 && runtime.GOOS != "windows" {
+			t.Errorf("%s has mode %v, want 0600", path, info.Mode())
+		}
+		return errors.Join(err, statErr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if content, err := os.ReadFile(filepath.Join(dir, journalName)); err != nil || !bytes.Contains(content, []byte(`"token"`)) {
+		t.Errorf("the state file has no tokens, not even their hashes: %v", err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	s := reopen(t, dir, nil)
+	if second, err := Open(Config{Issuer: "http://127.0.0.1:9", Dir: dir}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a second server on the directory: %v, %v", second, err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close = %v", err)
+		}
+	}
+	path := filepath.Join(dir, journalName)
+	if runtime.GOOS != "windows" {
+		if err := os.Chmod(path, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(Config{Issuer: "http://127.0.0.1:9", Dir: dir}); err == nil || !strings.Contains(err.Error(), "0640") {
+			t.Errorf("a state file that others can read: %v", err)
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reopen(t, dir, nil).Close()
+}
+
+// TestTornJournal cuts and damages the file: a torn end is passed over, anything else
+// is an error, and never is a revocation lost.
+func TestTornJournal(t *testing.T) {
+	dir := t.TempDir()
+	s := reopen(t, dir, nil)
+	grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
+	if err = errors.Join(err, s.keyOnce()); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(filepath.Join(dir, journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Revoke(grant.Tokens[0].AccessToken); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, journalName)
+	alive := func(content []byte) (bool, error) {
+		t.Helper()
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(Config{Issuer: "http://127.0.0.1:9", Dir: dir})
+		if err != nil {
+			return false, err
+		}
+		defer s.Close()
+		return s.state.tokens[digestOf(grant.Tokens[0].AccessToken.Reveal())] != nil, nil
+	}
+	for cut := len(good); cut <= len(whole); cut++ {
+		got, err := alive(whole[:cut])
+		if err != nil || got != (cut < len(whole)) {
+			t.Fatalf("cut %d of %d bytes off: alive %v, %v", len(whole)-cut, len(whole), got, err)
+		}
+	}
+	if got, err := alive(append(bytes.Clone(whole), make([]byte, 5000)...)); err != nil || got {
+		t.Errorf("zeros at the end: alive %v, %v", got, err)
+	}
+	for name, content := range map[string][]byte{
+		"a hole":          append(append(bytes.Clone(good), "\x00\x00\n"...), whole[len(good):]...),
+		"another kind":    append(bytes.Clone(whole), "{}\n"...),
+		"no JSON":         append(bytes.Clone(whole), "x\n"...),
+		"a bad hash":      append(bytes.Clone(whole), `{"dead":"AAAA"}`+"\n"...),
+		"a bad key":       append(bytes.Clone(whole), `{"key":"AAAA"}`+"\n"...),
+		"a bad user":      append(bytes.Clone(whole), `{"user":{"username":"x"}}`+"\n"...),
+		"a bad client":    append(bytes.Clone(whole), `{"client":{"id":"x"}}`+"\n"...),
+		"a bad token":     append(bytes.Clone(whole), `{"token":{"sc":["a"]}}`+"\n"...),
+		"a bad consent":   append(bytes.Clone(whole), `{"consent":{"id":1}}`+"\n"...),
+		"an endless line": append(bytes.Clone(whole), bytes.Repeat([]byte("x"), 2*maxJournalLine)...),
+	} {
+		if _, err := alive(content); err == nil || !strings.Contains(err.Error(), "is damaged") || strings.Contains(err.Error(), "dev-") {
+			t.Errorf("%s: %v, want an error that says so", name, err)
+		}
+	}
+}
+
+// TestKilled kills a process that issues tokens, and checks that each that it reported
+// is still good.
+func TestKilled(t *testing.T) {
+	if dir := os.Getenv("GLOBUSDEV_TEST_DIR"); dir != "" {
+		s := reopen(t, dir, nil)
+		for {
+			grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Println(grant.Tokens[0].AccessToken.Reveal())
+		}
+	}
+	dir := t.TempDir()
+	var reported []string
+	for range 3 {
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilled$")
+		child.Env = append(os.Environ(), "GLOBUSDEV_TEST_DIR="+dir)
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for range 200 {
+			if !lines.Scan() {
+				t.Fatalf("the child ended: %v", lines.Err())
+			}
+			reported = append(reported, lines.Text())
+		}
+		if err := child.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for lines.Scan() { // what it wrote before it died counts, too
+			if strings.HasPrefix(lines.Text(), "dev-at-") && len(lines.Text()) == len(reported[0]) {
+				reported = append(reported, lines.Text())
+			}
+		}
+		child.Wait() // it was killed
+	}
+	s := reopen(t, dir, nil)
+	defer s.Close()
+	for i, token := range reported {
+		if s.state.tokens[digestOf(token)] == nil {
+			t.Fatalf("token %d of %d is lost", i, len(reported))
+		}
+	}
+	t.Logf("%d tokens survived", len(reported))
+}
+
+// TestCompaction checks that the file does not grow with what is over, and that nothing
+// alive is lost when it is rewritten.
+func TestCompaction(t *testing.T) {
+	dir := t.TempDir()
+	s := reopen(t, dir, nil)
+	keep, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5000 {
+		grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Revoke(grant.Tokens[0].AccessToken); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, journalName)); err != nil || info.Size() > 3<<20 {
+		t.Errorf("the file has %d bytes, %v", info.Size(), err)
+	}
+	if n := len(s.state.tokens); n != 2 {
+		t.Errorf("%d tokens in memory, want 2", n)
+	}
+	s.AdvanceClock(49 * time.Hour)
+	for range 2 * compactAfter {
+		if _, err := s.IssueTokens("grace@example.org", NativeClientID, []string{Scope}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.state.tokens[digestOf(keep.Tokens[0].AccessToken.Reveal())] != nil || s.state.tokens[digestOf(keep.Tokens[0].RefreshToken.Reveal())] == nil {
+		t.Error("want the expired token forgotten, and the refresh token kept")
+	}
+	before := s.dump()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen(t, dir, nil)
+	defer s.Close()
+	s.AdvanceClock(49 * time.Hour)
+	after := s.dump()
+	before.Time, after.Time = time.Time{}, time.Time{}
+	x, _ := json.Marshal(before)
+	y, _ := json.Marshal(after)
+	if !bytes.Equal(x, y) {
+		t.Errorf("the state changed by reopening: %d and %d bytes", len(x), len(y))
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".globusdev-*")); err != nil || len(left) != 0 {
+		t.Errorf("temporary files are left: %v, %v", left, err)
+	}
+}
+
+// TestWriteFails checks that nothing is handed out that is not on disk, and that half a
+// line does not spoil the file.
+func TestWriteFails(t *testing.T) {
+	dir := t.TempDir()
+	s := reopen(t, dir, nil)
+	if err := s.keyOnce(); err != nil {
+		t.Fatal(err)
+	}
+	before := len(s.state.tokens)
+	good := s.journal.file
+	readOnly, err := os.Open(filepath.Join(dir, journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.journal.file = readOnly
+	for range 2 {
+		if grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true); err == nil {
+			t.Errorf("issued %v without writing it down", grant)
+		}
+	}
+	if len(s.state.tokens) != before {
+		t.Error("a token that is not on disk is in memory")
+	}
+	s.journal.file, s.journal.err = good, nil
+	grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(readOnly.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen(t, dir, nil)
+	defer s.Close()
+	if s.state.tokens[digestOf(grant.Tokens[0].AccessToken.Reveal())] == nil {
+		t.Error("the token after the failure is lost")
+	}
+}
+
+func TestSeedErrors(t *testing.T) {
+	base := DefaultSeed("")
+	for name, spoil := range map[string]func(*Seed){
+		"user": func(s *Seed) { s.Users = append(s.Users, User{Identity: Identity{Username: "x"}}) },
+		"user twice": func(s *Seed) {
+			s.Users = append(s.Users, User{Identity: Identity{Username: "ada@example.edu", ID: NativeClientID[:35] + "9"}})
+		},
+		"client ID":   func(s *Seed) { s.Clients = append(s.Clients, Client{ID: "x", Name: "x", Type: ConfidentialClient}) },
+		"client type": func(s *Seed) { s.Clients = append(s.Clients, Client{ID: NativeClientID, Name: "x", Type: "x"}) },
+		"client name": func(s *Seed) { s.Clients = append(s.Clients, Client{ID: NativeClientID, Type: ConfidentialClient}) },
+		"public secret": func(s *Seed) {
+			s.Clients = append(s.Clients, Client{ID: NativeClientID, Name: "x", Type: PublicInstalledClient, Secret: "x"})
+		},
+		"client redirect": func(s *Seed) {
+			s.Clients = append(s.Clients, Client{ID: NativeClientID, Name: "x", Type: ConfidentialClient, RedirectURIs: []string{"javascript:x"}})
+		},
+		"scope":            func(s *Seed) { s.Scopes = append(s.Scopes, ScopeDef{Scope: "a b", ResourceServer: "x"}) },
+		"scope of nothing": func(s *Seed) { s.Scopes = append(s.Scopes, ScopeDef{Scope: "a"}) },
+		"unknown dependency": func(s *Seed) {
+			s.Scopes = append(s.Scopes, ScopeDef{Scope: "a", ResourceServer: "x", Dependent: []Dependency{{Scope: "b"}}})
+		},
+		"provider": func(s *Seed) { s.IdentityProviders = append(s.IdentityProviders, IdentityProvider{Name: "x"}) },
+	} {
+		seed := *base
+		spoil(&seed)
+		if s, err := Open(Config{Issuer: "http://127.0.0.1:9", Seed: &seed}); err == nil || !strings.HasPrefix(err.Error(), "globusdev: seed: ") {
+			t.Errorf("%s: Open = %v, %v", name, s, err)
+		}
+	}
+	for name, cfg := range map[string]Config{
+		"no issuer":            {},
+		"slash":                {Issuer: "http://127.0.0.1:9/"},
+		"path":                 {Issuer: "http://127.0.0.1:9/x"},
+		"scheme":               {Issuer: "ftp://127.0.0.1:9"},
+		"not loopback":         {Issuer: "http://192.0.2.1:9"},
+		"everywhere":           {Issuer: "http://0.0.0.0:9"},
+		"a name":               {Issuer: "http://auth.globus.org"},
+		"lifetime":             {Issuer: "http://127.0.0.1:9", AccessTokenLifetime: time.Millisecond},
+		"refresh mode":         {Issuer: "http://127.0.0.1:9", RefreshMode: "x"},
+		"a file for directory": {Issuer: "http://127.0.0.1:9", Dir: "state_test.go"},
+	} {
+		if s, err := Open(cfg); err == nil || !strings.HasPrefix(err.Error(), "globusdev: ") {
+			t.Errorf("%s: Open = %v, %v", name, s, err)
+		}
+	}
+	for _, issuer := range []string{"http://localhost:9", "https://127.0.0.1", "http://[::1]:9"} {
+		s, err := Open(Config{Issuer: issuer})
+		if err != nil {
+			t.Errorf("issuer %s: %v", issuer, err)
+			continue
+		}
+		s.Close()
+	}
+}
+
+// TestDefaultSeed pins what others rely on.
+func TestDefaultSeed(t *testing.T) {
+	for name, want := range map[string]string{
+		"mary": "mary@localhost", "Mary": "mary@localhost", `LAB\Mary`: "mary@localhost", "mary@lab.example": "mary@lab.example",
+		"mary smith": "mary-smith@localhost", "mär,y": "m-r-y@localhost", "": "", "@": "", "ada@example.edu": "ada@example.edu",
+	} {
+		seed := DefaultSeed(name)
+		got := ""
+		if len(seed.Users) == 3 || name == "ada@example.edu" {
+			got = seed.Users[0].Username
+		}
+		if got != want {
+			t.Errorf("DefaultSeed(%q): first user %q, want %q", name, got, want)
+		}
+	}
+	// Changing these would take people's topics away.
+	for name, want := range map[string]string{
+		"mary@localhost": "0df6b381-4c9b-5232-a767-fcce2e4ef666", "Mary@localhost": "0df6b381-4c9b-5232-a767-fcce2e4ef666",
+		"ada@example.edu": "cecbec21-8ed7-5287-af26-023cff2818b6",
+	} {
+		if got := Subject(name); got != want {
+			t.Errorf("Subject(%q) = %s, want %s", name, got, want)
+		}
+	}
+	s := reopen(t, "", nil)
+	defer s.Close()
+	for _, id := range []string{ResourceServerID, ServiceClientID} {
+		secret, err := s.ClientSecret(id)
+		if raw := secret.Reveal(); err != nil || len(raw) != 44 || !strings.HasPrefix(raw, "dev/") || !strings.Contains(raw, "+") || !strings.HasSuffix(raw, "=") {
+			t.Errorf("ClientSecret(%s): %d characters, %v", id, len(raw), err)
+		}
+	}
+	for _, id := range []string{NativeClientID, "x"} {
+		if secret, err := s.ClientSecret(id); err == nil || secret != "" {
+			t.Errorf("ClientSecret(%s) = %v, nil", id, secret)
+		}
+	}
+}
+
+// TestConcurrency does everything at once.
+func TestConcurrency(t *testing.T) {
+	h := start(t, func(c *Config) { c.Dir = t.TempDir() })
+	var workers sync.WaitGroup
+	for i := range 8 {
+		workers.Go(func() {
+			who := []string{"ada@example.edu", "grace@example.org", "mary@localhost"}[i%3]
+			for range 10 {
+				auth, ours := h.login(who)
+				if !h.active(ours.AccessToken) {
+					t.Error("a new token is inactive")
+				}
+				h.refresh(ours.RefreshToken).tokens(t)
+				h.do("GET", userInfoPath, "", bearer(auth.AccessToken))
+				h.do("GET", "/v2/api/identities?usernames="+who, "", bearer(auth.AccessToken))
+				h.post(revokePath, nil, "client_id", NativeClientID, "token", ours.AccessToken)
+				if h.active(ours.AccessToken) {
+					t.Error("a revoked token is active")
+				}
+				h.get("/_dev/state")
+				h.Requests()
+			}
+		})
+	}
+	workers.Wait()
+	// One code, many takers: one gets it.
+	code := h.code("ada@example.edu")
+	var mu sync.Mutex
+	got := map[int]int{}
+	for range 16 {
+		workers.Go(func() {
+			a := h.exchange(code)
+			mu.Lock()
+			defer mu.Unlock()
+			got[a.status]++
+		})
+	}
+	workers.Wait()
+	if got[200] != 1 || got[401] != 15 {
+		t.Errorf("one code, taken at once: %v", got)
+	}
+}
+
+// FuzzJournal feeds lines to the state: whatever is accepted can be written and read again.
+func FuzzJournal(f *testing.F) {
+	s, err := Open(Config{Issuer: "http://127.0.0.1:9"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if _, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope, "openid"}, true); err != nil {
+		f.Fatal(err)
+	}
+	entries, err := s.state.snapshot()
+	if err != nil {
+		f.Fatal(err)
+	}
+	lines, err := encode(entries)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(lines)
+	for line := range bytes.Lines(lines) {
+		f.Add(line)
+	}
+	f.Add([]byte(`{"rescinded":1}` + "\n" + `{"reset":true}` + "\n" + `{"dead":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}` + "\n"))
+	read := func(raw []byte) (*state, error) {
+		st := newState()
+		return st, readLines(bytes.NewReader(raw), "journal", func(line []byte) error {
+			var e entry
+			if err := json.Unmarshal(line, &e); err != nil {
+				return err
+			}
+			return st.apply(&e)
+		})
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		st, err := read(raw)
+		if err != nil {
+			return
+		}
+		entries, err := st.snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := encode(entries)
+		if err != nil {
+			return // longer than a line may be
+		}
+		again, err := read(lines)
+		if err != nil {
+			t.Fatalf("%s: %v", lines, err)
+		}
+		if again.size() != st.size() {
+			t.Fatalf("%d entries became %d", st.size(), again.size())
+		}
+		for _, token := range st.tokens {
+			st.dependencies(token)
+		}
+	})
+}
+
+func BenchmarkIssue(b *testing.B) {
+	for name, dir := range map[string]string{"memory": "", "disk": b.TempDir()} {
+		b.Run(name, func(b *testing.B) {
+			s, err := Open(Config{Issuer: "http://127.0.0.1:9", Dir: dir, MaxTokens: 1 << 30})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			for b.Loop() {
+				if _, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
