@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+)
+
+// benchGateway compares a client before the gateway with one that talks to the
+// same kind of broker over TCP directly.
+func benchGateway(ctx context.Context, opts options) (string, error) {
+	cfg, stop, err := onDisk(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	through, err := plain(ctx, cfg)
+	if err != nil {
+		return "", err
+	}
+	defer through.Close()
+	bare, stopBare, err := withoutGateway(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer stopBare()
+
+	rows := [][]string{{"event", "way", "produced/s", "ratio", "consumed/s", "ratio"}}
+	for _, load := range []struct{ size, n int }{{100, 400_000}, {1024, 150_000}} {
+		values := payloads(load.size)
+		n := int(float64(load.n) * opts.scale)
+		record := func(i int) *kgo.Record { return &kgo.Record{Value: values[i%len(values)]} }
+		produced, err := takeTurns([]contender{
+			{"no gateway", producer(ctx, bare, record)},
+			{"gateway", producer(ctx, through, record)},
+		}, opts.rounds, n)
+		if err != nil {
+			return "", err
+		}
+		consumed, err := takeTurns([]contender{
+			{"no gateway", consumer(ctx, bare)},
+			{"gateway", consumer(ctx, through)},
+		}, opts.rounds, n)
+		if err != nil {
+			return "", err
+		}
+		for i, way := range []string{"no gateway", "gateway"} {
+			rows = append(rows, []string{
+				fmt.Sprintf("%d B", load.size), way,
+				fmt.Sprintf("%.0f", median(produced[i])), spread(ratios(produced[i], produced[0])),
+				fmt.Sprintf("%.0f", median(consumed[i])), spread(ratios(consumed[i], consumed[0])),
+			})
+		}
+	}
+	callers := []caller{
+		{"no gateway", produceSync(ctx, bare)},
+		{"gateway", produceSync(ctx, through)},
+	}
+	took, err := latencies(callers, payloads(100), int(5000*opts.scale))
+	if err != nil {
+		return "", err
+	}
+	return "## What the gateway costs\n\nA plain franz-go client through the gateway, and to the same kind of broker over TCP without it.\n\n" +
+		table(rows) + "\nOne synchronous event of 100 B at a time:\n\n" + latencyTable(callers, took), nil
+}
+
+// withoutGateway starts the embedded broker's engine alone, on TCP and on disk,
+// with a client that is signed in to it.
+func withoutGateway(ctx context.Context) (*kgo.Client, func(), error) {
+	dir, err := os.MkdirTemp("", "diaspora-bench-")
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(dir), kfake.EnableSASL(), kfake.EnableACLs(),
+		kfake.Superuser("SCRAM-SHA-256", "bench", "bench"), kfake.SeedTopics(partitions, topic))
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := func() {
+		cluster.Close()
+		os.RemoveAll(dir)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic(topic),
+		kgo.SASL(scram.Auth{User: "bench", Pass: "bench"}.AsSha256Mechanism()))
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return client, func() { client.Close(); stop() }, client.Ping(ctx)
+}
+
+// consumer reads n events from the start of the topic with a client of its own,
+// which dials as like does.
+func consumer(ctx context.Context, like *kgo.Client) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		client, err := kgo.NewClient(append(like.Opts(), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+		if err != nil {
+			return 0, err
+		}
+		defer client.Close()
+		start := time.Now()
+		for got := 0; got < n; {
+			fetches := client.PollFetches(ctx)
+			if err := fetches.Err(); err != nil {
+				return 0, err
+			}
+			got += fetches.NumRecords()
+		}
+		return time.Since(start), nil
+	}
+}

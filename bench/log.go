@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// A caller does one synchronous call.
+type caller struct {
+	name string
+	call func(value []byte) error
+}
+
+// benchLog compares the latency of producing one event and waiting for it. The
+// callers take turns call by call.
+func benchLog(ctx context.Context, opts options) (string, error) {
+	cfg, stop, err := onDisk(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	client, err := plain(ctx, cfg)
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	logger, err := diaspora.OpenLogger(ctx, cfg)
+	if err != nil {
+		return "", err
+	}
+	defer logger.Close(ctx)
+
+	callers := []caller{
+		{"franz-go ProduceSync", produceSync(ctx, client)},
+		{"diaspora Logger.Log", func(value []byte) error {
+			return logger.Log(ctx, diaspora.Event{Topic: topic, Value: value})
+		}},
+	}
+	took, err := latencies(callers, payloads(100), int(5000*opts.scale))
+	if err != nil {
+		return "", err
+	}
+	return "## Synchronous producing\n\nOne event of 100 B at a time. Goal: p50 of `Logger.Log` at most 1.2 of `ProduceSync`.\n\n" +
+		latencyTable(callers, took), nil
+}
+
+func produceSync(ctx context.Context, client *kgo.Client) func([]byte) error {
+	return func(value []byte) error {
+		return client.ProduceSync(ctx, &kgo.Record{Value: value}).FirstErr()
+	}
+}
+
+// latencies returns how long each of n calls took, by caller; as many before
+// those warm up.
+func latencies(callers []caller, values [][]byte, n int) ([][]time.Duration, error) {
+	took := make([][]time.Duration, len(callers))
+	for i := -n; i < n; i++ {
+		for c := range callers {
+			start := time.Now()
+			if err := callers[c].call(values[(i+n)%len(values)]); err != nil {
+				return nil, fmt.Errorf("%s: %w", callers[c].name, err)
+			}
+			if i >= 0 {
+				took[c] = append(took[c], time.Since(start))
+			}
+		}
+	}
+	return took, nil
+}
+
+func latencyTable(callers []caller, took [][]time.Duration) string {
+	rows := [][]string{{"client", "p50", "p99", "ratio of p50"}}
+	for i, c := range callers {
+		rows = append(rows, []string{
+			c.name,
+			median(took[i]).Round(time.Microsecond).String(),
+			quantile(took[i], 0.99).Round(time.Microsecond).String(),
+			fmt.Sprintf("%.2f", float64(median(took[i]))/float64(median(took[0]))),
+		})
+	}
+	return table(rows)
+}

@@ -1,0 +1,122 @@
+// Command bench measures what the README and DESIGN.md promise, each figure next
+// to a floor or a peer in the same run, and writes a table to bench/results/.
+//
+//	go run ./bench               # all of it, some minutes
+//	go run ./bench -only send    # one part: send, log, gateway, idle
+//
+// The machine is shared with whatever else runs on it, and with the broker and
+// the client themselves. So contenders take turns in rounds, in alternating order;
+// the figure is the median of the rounds, and the ratio is what counts.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// A part measures one thing and returns the report's section on it.
+type part struct {
+	name string
+	run  func(context.Context, options) (string, error)
+}
+
+type options struct {
+	rounds int     // turns of each contender
+	scale  float64 // of the number of events in a turn
+}
+
+var parts = []part{
+	{"send", benchSend},
+	{"log", benchLog},
+	{"gateway", benchGateway},
+	{"idle", benchIdle},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	only := flag.String("only", "", "measure only this part")
+	out := flag.String("out", "bench/results", "folder for the report; empty: print only")
+	var opts options
+	flag.IntVar(&opts.rounds, "rounds", 7, "turns of each contender")
+	flag.Float64Var(&opts.scale, "scale", 1, "factor on the number of events in a turn")
+	flag.Parse()
+
+	report := header(opts)
+	for _, p := range parts {
+		if *only != "" && *only != p.name {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s\n", p.name)
+		section, err := p.run(ctx, opts)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		report += "\n" + section
+	}
+	fmt.Print(report)
+	if *out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(*out, 0o755); err != nil {
+		return err
+	}
+	name := time.Now().UTC().Format("2006-01-02")
+	if *only != "" {
+		name += "-" + *only
+	}
+	return os.WriteFile(filepath.Join(*out, name+".md"), []byte(report), 0o644)
+}
+
+// header names the machine, the versions and the command.
+func header(opts options) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Measurements of %s\n\n", time.Now().UTC().Format("2006-01-02"))
+	fmt.Fprintf(&b, "Command: `go run ./bench %s`; %d rounds.\n", strings.Join(os.Args[1:], " "), opts.rounds)
+	fmt.Fprintf(&b, "Machine: %s, %d cores, %s/%s, %s; broker, gateway and clients share it.\n",
+		cpu(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	fmt.Fprintf(&b, "Versions: diaspora %s", revision())
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range info.Deps {
+			if strings.HasPrefix(dep.Path, "github.com/twmb/franz-go") {
+				fmt.Fprintf(&b, ", %s %s", strings.TrimPrefix(dep.Path, "github.com/twmb/"), dep.Version)
+			}
+		}
+	}
+	b.WriteString(".\n")
+	return b.String()
+}
+
+func cpu() string {
+	data, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(data)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown processor"
+}
+
+func revision() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "devel"
+	}
+	return strings.TrimSpace(string(out))
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+const (
+	user       = "ada@example.edu"
+	topic      = "bench"
+	partitions = 6
+)
+
+// onDisk starts a fabric on disk with the topic claimed, and says how to log in.
+func onDisk(ctx context.Context) (cfg diaspora.Config, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "diaspora-bench-")
+	if err != nil {
+		return cfg, nil, err
+	}
+	f, err := fabric.Start(ctx, fabric.Config{Dir: dir})
+	if err != nil {
+		return cfg, nil, err
+	}
+	stop = func() {
+		f.Close()
+		os.RemoveAll(dir)
+	}
+	cfg, err = f.As(ctx, user)
+	if err == nil {
+		err = claim(ctx, cfg)
+	}
+	if err != nil {
+		stop()
+	}
+	return cfg, stop, err
+}
+
+func claim(ctx context.Context, cfg diaspora.Config) error {
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		return err
+	}
+	_, err = client.Claim(ctx, diaspora.ClaimRequest{Name: topic, Partitions: partitions})
+	return err
+}
+
+// plain is a franz-go client as anybody would make it, signed in as cfg says.
+func plain(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Client, error) {
+	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+		token, err := cfg.TokenSource.Token(ctx)
+		return oauth.Auth{Token: token.AccessToken.Reveal()}, err
+	})
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(cfg.Brokers...), kgo.DefaultProduceTopic(topic), kgo.SASL(token))...)
+	if err != nil {
+		return nil, err
+	}
+	return client, client.Ping(ctx)
+}
+
+// payloads are distinct values of the given size, half of each incompressible.
+func payloads(size int) [][]byte {
+	random := rand.NewChaCha8([32]byte{1})
+	values := make([][]byte, 1024)
+	for i := range values {
+		values[i] = bytes.Repeat([]byte("temperature=21.5 "), size/17+1)[:size]
+		random.Read(values[i][:size/2])
+	}
+	return values
+}
+
+// benchSend compares asynchronous producing.
+func benchSend(ctx context.Context, opts options) (string, error) {
+	cfg, stop, err := onDisk(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+
+	rows := [][]string{{"event", "client", "events/s", "MB/s", "ratio to franz-go, median (min–max)"}}
+	for _, load := range []struct{ size, n int }{{100, 400_000}, {1024, 150_000}} {
+		values := payloads(load.size)
+		n := int(float64(load.n) * opts.scale)
+		contenders, done, err := senders(ctx, cfg, values)
+		if err != nil {
+			return "", err
+		}
+		rates, err := takeTurns(contenders, opts.rounds, n)
+		done()
+		if err != nil {
+			return "", err
+		}
+		for i, c := range contenders {
+			rows = append(rows, []string{
+				fmt.Sprintf("%d B", load.size), c.name,
+				fmt.Sprintf("%.0f", median(rates[i])),
+				fmt.Sprintf("%.0f", median(rates[i])*float64(load.size)/1e6),
+				spread(ratios(rates[i], rates[0])),
+			})
+		}
+	}
+	return "## Asynchronous producing\n\nThrough the gateway to the embedded broker with its data on disk, acks=all, idempotent, six partitions,\n" +
+		"until every event is acknowledged. Goal: `Logger.Send` at least 0.95 of the plain client. The Logger adds two\nheaders to each event, its id and its time; the second row is the plain client with headers of the same size.\n\n" + table(rows), nil
+}
+
+func senders(ctx context.Context, cfg diaspora.Config, values [][]byte) (_ []contender, done func(), err error) {
+	bare, err := plain(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	headed, err := plain(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	logger, err := diaspora.OpenLogger(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	headers := []kgo.RecordHeader{
+		{Key: diaspora.HeaderID, Value: []byte("k3v9x0q2m7ta5h1c-2fabc")},
+		{Key: diaspora.HeaderTime, Value: []byte("2026-11-23T17:04:05.123456Z")},
+	}
+	return []contender{
+			{"franz-go", producer(ctx, bare, func(i int) *kgo.Record { return &kgo.Record{Value: values[i%len(values)]} })},
+			{"franz-go with the same headers", producer(ctx, headed, func(i int) *kgo.Record {
+				return &kgo.Record{Value: values[i%len(values)], Headers: headers}
+			})},
+			{"diaspora Logger.Send", sender(ctx, logger, values)},
+		}, func() {
+			bare.Close()
+			headed.Close()
+			logger.Close(ctx)
+		}, nil
+}
+
+// firstError keeps the first error that callbacks report.
+type firstError struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (f *firstError) keep(err error) {
+	if err == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+}
+
+func producer(ctx context.Context, client *kgo.Client, record func(i int) *kgo.Record) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		var failed firstError
+		callback := func(_ *kgo.Record, err error) { failed.keep(err) }
+		start := time.Now()
+		for i := range n {
+			client.Produce(ctx, record(i), callback)
+		}
+		failed.keep(client.Flush(ctx))
+		return time.Since(start), failed.err
+	}
+}
+
+func sender(ctx context.Context, logger *diaspora.Logger, values [][]byte) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		var failed firstError
+		callback := func(_ diaspora.Record, err error) { failed.keep(err) }
+		start := time.Now()
+		for i := range n {
+			logger.Send(diaspora.Event{Topic: topic, Value: values[i%len(values)]}, callback)
+		}
+		failed.keep(logger.Flush(ctx))
+		return time.Since(start), failed.err
+	}
+}
