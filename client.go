@@ -318,8 +318,8 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 		p.Status = resp.StatusCode
 		problem := &ProblemError{Problem: p, condition: condition}
 		hint := p.Hint
-		if hint == "" && condition == ErrUnauthenticated {
-			hint = c.cfg.login
+		if condition == ErrUnauthenticated {
+			hint = c.cfg.login // the endpoint does not know how we got the token
 		}
 		return &fault{reason: problem.Error(), hint: hint, cause: problem, transient: mayPass(resp.StatusCode)}
 	}
