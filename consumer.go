@@ -276,7 +276,7 @@ func (c *Consumer) openGroup(ctx context.Context) error {
 	for _, g := range resp.Groups {
 		code = max(code, g.ErrorCode)
 	}
-	if err := kerr.ErrorForCode(code); err != nil {
+	if err := kerr.ErrorForCode(code); err != nil && err != kerr.GroupIDNotFound { // it is new
 		return c.groupError(err)
 	}
 	return nil

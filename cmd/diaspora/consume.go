@@ -218,14 +218,14 @@ func (c *consumption) introduce(ctx context.Context) {
 	}
 	topics := strings.Join(c.options.Topics, ", ")
 	if c.options.Group != "" {
-		c.env.say("reading %s in group %s, from where it left off or else from %v", topics, c.options.Group, c.options.From)
+		c.env.say("reading %s in group %s, from where it left off or else from %s", topics, c.options.Group, positionText(c.options.From))
 		return
 	}
 	progress, err := c.consumer.Progress(ctx)
 	if err != nil {
 		return // the loop meets the same, and tells
 	}
-	c.env.say("reading %s from %v: %s in %s", topics, c.options.From, count(span(progress), "record"), count(int64(len(progress)), "partition"))
+	c.env.say("reading %s from %s: %s in %s", topics, positionText(c.options.From), count(span(progress), "record"), count(int64(len(progress)), "partition"))
 }
 
 // watch commits what was written, and tells of outages and of having caught up.

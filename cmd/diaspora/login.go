@@ -153,12 +153,12 @@ func (s *session) openStore() (err error) {
 // target says which fabric is meant, and the name of its profile.
 func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Profile, error) {
 	name, err := e.profileName(profiles)
-	if err != nil {
-		return diaspora.Profile{}, err
-	}
 	named := e.lookup("DIASPORA_PROFILE") != ""
 	if address == "" {
 		address = e.lookup("DIASPORA_URL")
+	}
+	if err != nil && (named || address == "") {
+		return diaspora.Profile{}, err
 	}
 	if address == "" {
 		if name == "" {
@@ -179,10 +179,7 @@ func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Prof
 // profileFor returns the profile of an address: one that is stored, at best the
 // current one, or a new one with the name of the host.
 func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.Profile, error) {
-	names, err := profiles.Names()
-	if err != nil {
-		return diaspora.Profile{}, err
-	}
+	names, _ := profiles.Names() // where there is no folder to read, no profile is in it
 	for _, name := range append([]string{current}, names...) {
 		if name == "" {
 			continue

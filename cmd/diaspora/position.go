@@ -38,3 +38,15 @@ func parsePosition(text string, now time.Time) (diaspora.Position, error) {
 	}
 	return diaspora.At(at), nil
 }
+
+// positionText says a position in words that follow "from".
+func positionText(p diaspora.Position) string {
+	text := p.String()
+	if at, ok := strings.CutPrefix(text, "at "); ok {
+		return at
+	}
+	if strings.HasPrefix(text, "last ") {
+		return "the " + text
+	}
+	return text
+}

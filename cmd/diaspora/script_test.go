@@ -1,0 +1,340 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+// TestMain makes this binary the program itself when it is started under its name,
+// and the desktop's browser when it is started as xdg-open.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"diaspora": func() { os.Exit(mainExitCode()) },
+		"xdg-open": func() { os.Exit(browse(os.Args[1], os.Getenv("BROWSER_USER"))) },
+	})
+}
+
+// browse visits a login page as the user does, and says whether it worked.
+func browse(address, username string) int {
+	_, err := visitLogin(address, username)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// visitLogin opens the address of a login, picks the username there, and returns
+// the last page. With the username "nobody" it refuses.
+func visitLogin(address, username string) (page []byte, err error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	q := u.Query()
+	q.Set("dev_user", username)
+	if username == "nobody" {
+		q.Del("dev_user")
+		q.Set("dev_deny", "1")
+	}
+	u.RawQuery = q.Encode()
+	resp, err := http.Get(u.String())
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
+// TestScripts runs the program against a real fabric: each file of testdata is a
+// story. What they have besides testscript's own commands is below.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			home := filepath.Join(e.WorkDir, "home")
+			e.Values["state"] = &scriptState{ups: map[string]*upProcess{}}
+			e.Setenv("HOME", home)
+			e.Setenv("USER", "mel")
+			e.Setenv("TZ", "UTC")
+			e.Setenv("TODAY", time.Now().UTC().Format(time.DateOnly))
+			e.Setenv("CONFIG", filepath.Join(home, ".config", "diaspora"))
+			return os.MkdirAll(home, 0o700)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"fabric":     scriptFabric,
+			"as":         scriptAs,
+			"exits":      scriptExits,
+			"eventually": scriptEventually,
+			"paste":      scriptPaste,
+			"up":         scriptUp,
+			"down":       scriptDown,
+			"globus":     scriptGlobus,
+			"hidden":     scriptHidden,
+
+			"setenv-from": scriptSetenvFrom, "config-from-json": scriptConfigFromJSON, "same-events": scriptSameEvents,
+		},
+	})
+}
+
+type scriptState struct {
+	fabric *fabric.Fabric
+	ups    map[string]*upProcess
+}
+
+func stateOf(ts *testscript.TestScript) *scriptState { return ts.Value("state").(*scriptState) }
+
+// scriptFabric starts a fabric in this process: "fabric". It sets URL, BROKERS and GLOBUS,
+// and SERVICE_ID and SERVICE_SECRET of a client that may sign in as itself.
+func scriptFabric(ts *testscript.TestScript, _ bool, _ []string) {
+	f, err := fabric.Start(context.Background(), fabric.Config{Username: "mel@localhost"})
+	ts.Check(err)
+	ts.Defer(func() { f.Close() })
+	stateOf(ts).fabric = f
+	ts.Setenv("URL", f.URL())
+	ts.Setenv("BROKERS", strings.Join(f.Brokers(), ","))
+	ts.Setenv("GLOBUS", f.GlobusURL())
+	secret, err := f.Globus().ClientSecret(globusdev.ServiceClientID)
+	ts.Check(err)
+	ts.Setenv("SERVICE_ID", globusdev.ServiceClientID)
+	ts.Setenv("SERVICE_SECRET", secret.Reveal())
+}
+
+// scriptAs logs a user in without a browser: "as PROFILE USERNAME". The profile is
+// the current one then.
+func scriptAs(ts *testscript.TestScript, _ bool, args []string) {
+	f := stateOf(ts).fabric
+	login, err := f.Login(context.Background(), args[1])
+	ts.Check(err)
+	profiles := diaspora.OpenProfiles(ts.Getenv("CONFIG"))
+	ts.Check(storeLogin(profiles, args[0], f, login))
+}
+
+func storeLogin(profiles *diaspora.Profiles, name string, f *fabric.Fabric, login *globus.Login) error {
+	if err := profiles.Save(diaspora.Profile{Name: name, URL: f.URL(), Discovery: f.Discovery()}); err != nil {
+		return err
+	}
+	store, err := profiles.Store(name)
+	if err != nil {
+		return err
+	}
+	if err := store.Save(context.Background(), login); err != nil {
+		return err
+	}
+	return profiles.Use(name)
+}
+
+// scriptExits runs a command and checks its exit code: "exits 3 diaspora whoami".
+func scriptExits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	if got := exitStatus(ts.Exec(args[1], args[2:]...)); got != want {
+		ts.Fatalf("%s exits with %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// scriptEventually repeats a command until it exits with the code, for what takes
+// effect within a second: "eventually 3 diaspora whoami".
+func scriptEventually(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if exitStatus(ts.Exec(args[1], args[2:]...)) == want {
+			return
+		}
+	}
+	ts.Fatalf("%s does not exit with %d within 10 s", strings.Join(args[1:], " "), want)
+}
+
+func exitStatus(err error) int {
+	exit := (*exec.ExitError)(nil)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	return -1
+}
+
+var (
+	loginAddress = regexp.MustCompile(`https?://\S+/v2/oauth2/authorize\S+`)
+	loginCode    = regexp.MustCompile(`dev-code-[A-Za-z0-9_-]+`)
+)
+
+// scriptPaste logs in by pasting the code that the page shows to a user:
+// "paste 0 ada@example.edu diaspora login URL". The number is the exit code.
+func scriptPaste(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := scriptCommand(ts, args[2], args[3:]...)
+	stdin, err := cmd.StdinPipe()
+	ts.Check(err)
+	stderr, err := cmd.StderrPipe()
+	ts.Check(err)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	ts.Check(cmd.Start())
+	var talk bytes.Buffer
+	lines := bufio.NewReader(stderr)
+	for {
+		line, err := lines.ReadString('\n')
+		talk.WriteString(line)
+		if address := loginAddress.FindString(line); address != "" {
+			page, err := visitLogin(address, args[1])
+			ts.Check(err)
+			// As pasted from the screen: with blanks around.
+			fmt.Fprintf(stdin, "  %s \n", loginCode.Find(page))
+			stdin.Close()
+		}
+		if err != nil {
+			break
+		}
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := exitStatus(cmd.Wait())
+	ts.Stdout().Write(stdout.Bytes())
+	ts.Stderr().Write(talk.Bytes())
+	if got != want {
+		ts.Fatalf("%s exits with %d, want %d:\n%s", strings.Join(args[2:], " "), got, want, talk.Bytes())
+	}
+}
+
+// scriptCommand prepares a command as the script's own exec would.
+func scriptCommand(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], name), args...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"PATH", "HOME", "USER", "TZ", "TMPDIR", "DIASPORA_CONFIG_DIR", "DIASPORA_PROFILE", "DIASPORA_URL", "DIASPORA_REFRESH", "XDG_DATA_HOME"} {
+		if v := ts.Getenv(name); v != "" {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
+	return cmd
+}
+
+// upProcess is a `diaspora up` that runs.
+type upProcess struct {
+	cmd    *exec.Cmd
+	stderr *bytes.Buffer
+}
+
+// scriptUp starts `diaspora up` and returns when it is ready: "up NAME --memory …". It
+// sets NAME_URL and NAME_PID.
+func scriptUp(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := scriptCommand(ts, "diaspora", append([]string{"up", "-o", "json"}, args[1:]...)...)
+	stdout, err := cmd.StdoutPipe()
+	ts.Check(err)
+	p := &upProcess{cmd: cmd, stderr: new(bytes.Buffer)}
+	cmd.Stderr = p.stderr
+	ts.Check(cmd.Start())
+	ts.Defer(func() { cmd.Process.Kill() })
+	var u upDocument
+	if err := json.NewDecoder(stdout).Decode(&u); err != nil {
+		cmd.Wait()
+		ts.Fatalf("diaspora up: %v:\n%s", err, p.stderr)
+	}
+	stateOf(ts).ups[args[0]] = p
+	ts.Setenv(args[0]+"_URL", u.URL)
+	ts.Setenv(args[0]+"_KAFKA", strings.Join(u.Brokers, ","))
+	ts.Setenv(args[0]+"_PID", strconv.Itoa(u.PID))
+	ts.Setenv(args[0]+"_PORT", u.URL[strings.LastIndex(u.URL, ":")+1:])
+}
+
+// scriptDown ends an up by a signal and waits for it: "down NAME INT 0", with the
+// exit code that it shall have (-1 for KILL).
+func scriptDown(ts *testscript.TestScript, _ bool, args []string) {
+	p := stateOf(ts).ups[args[0]]
+	signal := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM, "KILL": os.Kill}[args[1]]
+	ts.Check(p.cmd.Process.Signal(signal))
+	got := exitStatus(p.cmd.Wait())
+	ts.Stderr().Write(p.stderr.Bytes())
+	if want, err := strconv.Atoi(args[2]); err != nil || got != want {
+		ts.Fatalf("up exits with %d, want %s:\n%s", got, args[2], p.stderr)
+	}
+}
+
+// scriptGlobus makes the local Globus Auth misbehave: "globus stop", "globus start",
+// "globus revoke USERNAME".
+func scriptGlobus(ts *testscript.TestScript, _ bool, args []string) {
+	f := stateOf(ts).fabric
+	switch args[0] {
+	case "stop":
+		ts.Check(f.StopGlobus())
+	case "start":
+		ts.Check(f.StartGlobus())
+	case "revoke":
+		login, err := f.Login(context.Background(), args[1])
+		ts.Check(err)
+		ts.Check(f.Globus().RevokeAll(login.Identity.Subject))
+	default:
+		ts.Fatalf("globus %s: unknown", args[0])
+	}
+}
+
+// secretShape is what every secret of the local Globus Auth looks like.
+var secretShape = regexp.MustCompile(`dev-(at|rt|code|secret)-[A-Za-z0-9_-]{8,}`)
+
+// scriptHidden fails if the last command's output shows a secret.
+func scriptHidden(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, name := range []string{"stdout", "stderr"} {
+		if secretShape.MatchString(ts.ReadFile(name)) {
+			ts.Fatalf("%s shows a secret", name)
+		}
+	}
+}
+
+// scriptSetenvFrom sets a variable to what is in a file: "setenv-from NAME FILE".
+func scriptSetenvFrom(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// scriptConfigFromJSON sets a variable to the config_dir of the last output.
+func scriptConfigFromJSON(ts *testscript.TestScript, _ bool, args []string) {
+	var d loginDocument
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &d))
+	ts.Setenv(args[0], d.ConfigDir)
+}
+
+// scriptSameEvents fails if two files of records differ in more than where and when
+// the records were stored.
+func scriptSameEvents(ts *testscript.TestScript, _ bool, args []string) {
+	events := func(name string) string {
+		var all strings.Builder
+		for line := range strings.Lines(ts.ReadFile(name)) {
+			var doc map[string]any
+			ts.Check(json.Unmarshal([]byte(line), &doc))
+			for _, key := range []string{"topic", "partition", "offset", "stored"} {
+				delete(doc, key)
+			}
+			fmt.Fprintln(&all, doc)
+		}
+		return all.String()
+	}
+	if a, b := events(args[0]), events(args[1]); a != b || a == "" {
+		ts.Fatalf("the events differ:\n%s\n%s", a, b)
+	}
+}
