@@ -25,7 +25,8 @@ type callback struct {
 	finished chan struct{} // closed when the outcome is known
 	outcome  string        // for the page; set before finished is closed
 	failed   bool
-	pages    sync.WaitGroup // pages being written
+	pages    sync.RWMutex   // held for reading while a page is being written
+	serving  sync.WaitGroup // the server
 }
 
 type result struct {
@@ -57,7 +58,7 @@ func listenForCallback(a *authorization) (*callback, error) {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
-	go p.server.Serve(l) // ends with finish
+	p.serving.Go(func() { p.server.Serve(l) }) // ends with finish
 	return p, nil
 }
 
@@ -72,8 +73,8 @@ func (p *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	p.pages.Add(1)
-	defer p.pages.Done()
+	p.pages.RLock()
+	defer p.pages.RUnlock()
 	code, err := p.auth.readRedirect(r.URL.Query())
 	if errors.Is(err, errOtherLogin) {
 		select {
@@ -112,12 +113,17 @@ func (p *callback) finish(err error, who string) {
 		}
 		close(p.finished)
 		written := make(chan struct{})
-		go func() { p.pages.Wait(); close(written) }()
+		go func() {
+			p.pages.Lock()
+			close(written)
+			p.pages.Unlock()
+		}()
 		select {
 		case <-written:
 		case <-time.After(pageTimeout):
 		}
 		p.server.Close()
+		p.serving.Wait()
 	})
 }
 

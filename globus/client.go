@@ -363,9 +363,9 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 }
 
 // measureSkew compares the local clock with the Date of an answer, which is
-// precise to a second and the network's delay.
+// precise to a second and the network's delay, unless it comes out of a cache.
 func (c *Client) measureSkew(h http.Header, now time.Time) {
-	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+	if date, err := http.ParseTime(h.Get("Date")); err == nil && h.Get("Age") == "" {
 		skew := now.Sub(date).Truncate(time.Second)
 		c.skew.Store(&skew)
 	}
@@ -453,16 +453,16 @@ func (c *Client) UserInfo(ctx context.Context, access Secret) (Identity, error) 
 	if err != nil {
 		return Identity{}, err
 	}
-	var doc identityClaims
-	if json.Unmarshal(a.body, &doc) != nil || doc.Subject == "" {
+	var claims identityClaims
+	if err := json.Unmarshal(a.body, &claims); err != nil || claims.identity().Subject == "" {
 		return Identity{}, malformed(op, "the answer names nobody")
 	}
-	return doc.identity(), nil
+	return claims.identity(), nil
 }
 
 // identityClaims is what an ID token and userinfo say of a person.
 type identityClaims struct {
-	Subject      string      `json:"sub"`
+	Subject      looseString `json:"sub"`
 	Username     looseString `json:"preferred_username"`
 	Name         looseString `json:"name"`
 	Email        looseString `json:"email"`
@@ -472,17 +472,19 @@ type identityClaims struct {
 	} `json:"identity_set"`
 }
 
+// identity has no Subject if the claims have none, or one that could not be a
+// principal's name.
 func (c identityClaims) identity() Identity {
 	id := Identity{
-		Subject:      c.Subject,
+		Subject:      word(c.Subject),
 		Username:     clean(string(c.Username), nil),
 		Name:         clean(string(c.Name), nil),
 		Email:        clean(string(c.Email), nil),
 		Organization: clean(string(c.Organization), nil),
 	}
 	for _, linked := range c.IdentitySet {
-		if linked.Subject != "" {
-			id.IdentitySet = append(id.IdentitySet, string(linked.Subject))
+		if subject := word(linked.Subject); subject != "" {
+			id.IdentitySet = append(id.IdentitySet, subject)
 		}
 	}
 	return id

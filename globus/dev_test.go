@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,9 +20,13 @@ import (
 // dev is a globusdev on a loopback port.
 type dev struct {
 	*globusdev.Server
-	// front, if set, sees each request first, and may answer it itself.
-	front func(w http.ResponseWriter, r *http.Request) (done bool)
+	front atomic.Pointer[frontFunc]
 }
+
+// frontFunc sees each request first, and may answer it itself.
+type frontFunc func(w http.ResponseWriter, r *http.Request) (done bool)
+
+func (d *dev) intercept(f frontFunc) { d.front.Store(&f) }
 
 func newDev(t *testing.T, change ...func(*globusdev.Config)) *dev {
 	t.Helper()
@@ -52,7 +57,7 @@ func newDev(t *testing.T, change ...func(*globusdev.Config)) *dev {
 }
 
 func (d *dev) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if d.front == nil || !d.front(w, r) {
+	if f := d.front.Load(); f == nil || !(*f)(w, r) {
 		d.Server.ServeHTTP(w, r)
 	}
 }

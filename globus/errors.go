@@ -95,11 +95,11 @@ func answerError(op string, a answer, secrets []Secret) *Error {
 		return nil
 	}
 	e := &Error{Op: op, Status: a.status, RetryAfter: retryAfter(a.header, a.received)}
-	e.Code = word(doc.Error)
+	e.Code = word(looseString(clean(string(doc.Error), secrets)))
 	e.Detail = clean(string(doc.Description), secrets)
 	if len(doc.Errors) > 0 {
 		first := doc.Errors[0]
-		if code := word(first.Code); code != "" && e.Code != "invalid_grant" && e.Code != "invalid_client" {
+		if code := word(looseString(clean(string(first.Code), secrets))); code != "" && e.Code != "invalid_grant" && e.Code != "invalid_client" {
 			e.Code = code
 		}
 		e.RequestID = clean(string(first.ID), secrets)
@@ -155,13 +155,16 @@ func (s *looseString) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-const maxDetailBytes = 300
+const (
+	maxDetailBytes = 300
+	minSecretBytes = 8 // what is shorter is no secret, and may be part of any word
+)
 
 // clean makes text from elsewhere fit to be shown: one line, printable, bounded,
 // and without the secrets that went out with the request.
 func clean(text string, secrets []Secret) string {
 	for _, s := range secrets {
-		if s != "" {
+		if len(s) >= minSecretBytes {
 			text = strings.ReplaceAll(text, s.Reveal(), redacted)
 		}
 	}
@@ -180,7 +183,7 @@ func clean(text string, secrets []Secret) string {
 	return strings.TrimSpace(text)
 }
 
-// word returns s if it can be an error code, and "" otherwise.
+// word returns s if it can be an error code or a subject, and "" otherwise.
 func word(s looseString) string {
 	if len(s) > 64 {
 		return ""

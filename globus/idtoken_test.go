@@ -104,6 +104,7 @@ func TestVerifyIDToken(t *testing.T) {
 		"for nobody":                   {signed(map[string]any{"aud": nil}), "audience", ""},
 		"another issuer":               {signed(map[string]any{"iss": "https://auth.globus.org.example"}), "different provider", ""},
 		"issuer with a slash":          {signed(map[string]any{"iss": "https://auth.globus.org/"}), "different provider", ""},
+		"names a line break":           {signed(map[string]any{"sub": "a\nb"}), "names nobody", ""},
 		"names nobody":                 {signed(map[string]any{"sub": nil}), "names nobody", ""},
 		"never expires":                {signed(map[string]any{"exp": nil}), "expired", ""},
 		"expired within the leeway":    {issued(-48*time.Hour - 4*time.Minute), "", ""},

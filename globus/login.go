@@ -2,7 +2,6 @@ package globus
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -88,21 +87,22 @@ type LoginOptions struct {
 
 const (
 	defaultLoginTimeout = 15 * time.Minute
-	finishTimeout       = 15 * time.Second // for what comes after the tokens
+	identifyTimeout     = 15 * time.Second             // to find out who logged in
+	saveTimeout         = renewTimeout + 5*time.Second // others may hold the token file that long
 	maxPasteBytes       = 8 << 10
 	maxPastes           = 3
 )
 
 // Login logs a person in with their browser. The address to visit is printed
-// first; then the browser is started, and hands the code over on a
-// loopback address; the person may also paste the address that it ends on. Where there is no browser to start (over ssh, without a
-// display, with a text browser, or by NoBrowser) the person opens the address
-// elsewhere and pastes the code.
+// first; then the browser is started, and hands the authorization code over on
+// a loopback address; the person may also paste the address that it ends on. Where
+// there is no browser to start (over ssh, without a display, with a text browser, or
+// by NoBrowser) the person opens the address elsewhere and pastes the code.
 //
-// ctx ends the wait for the person. Once Globus Auth has handed out the tokens, the login
-// is finished even if ctx ends, and is returned whenever there is one: an error next to it
-// says what is wrong with it ([ErrOtherSubject], it could not be saved, it is
-// not known whose it is).
+// ctx ends the wait for the person. Once Globus Auth has handed out the tokens, the
+// login is finished even if ctx ends, and is returned whenever there is one. An error
+// next to it says what is wrong with it: it is another person's ([ErrOtherSubject]),
+// it could not be saved, or it is not known whose it is.
 func (c *Client) Login(ctx context.Context, opts LoginOptions) (*Login, error) {
 	login, err := c.loginFlow(ctx, opts)
 	if err != nil {
@@ -112,6 +112,9 @@ func (c *Client) Login(ctx context.Context, opts LoginOptions) (*Login, error) {
 }
 
 func (c *Client) loginFlow(ctx context.Context, opts LoginOptions) (*Login, error) {
+	if opts.Out == nil {
+		return nil, errors.New("there is nowhere to print the address to visit")
+	}
 	if opts.Getenv == nil {
 		opts.Getenv = os.Getenv
 	}
@@ -211,8 +214,8 @@ func noBrowser(goos string, getenv func(string) string) string {
 			return "logged in over ssh"
 		}
 	}
-	if name := filepath.Base(getenv("BROWSER")); isTextBrowser(name) {
-		return "the browser " + name + " has no windows"
+	if command := strings.Fields(getenv("BROWSER")); len(command) > 0 && isTextBrowser(filepath.Base(command[0])) {
+		return "the browser " + command[0] + " has no windows"
 	}
 	if goos == "darwin" || goos == "windows" || getenv("WSL_DISTRO_NAME") != "" {
 		return ""
@@ -409,28 +412,26 @@ func (a *authorization) await(ctx context.Context, opened <-chan error) (tokenRe
 // exchange trades the code for tokens. The code is sent once: if the
 // answer is lost, so is the code.
 func (a *authorization) exchange(ctx context.Context, code Secret) (tokenResponse, error) {
-	form := url.Values{
-		"grant_type":    {"authorization_code"},
-		"code":          {code.Reveal()},
-		"redirect_uri":  {a.redirect},
-		"code_verifier": {a.verifier},
-	}
-	grant, err := a.client.tokens(ctx, call{
-		op:   "exchange the authorization code",
-		form: form,
+	return a.client.tokens(ctx, call{
+		op: "exchange the authorization code",
+		form: url.Values{
+			"grant_type":    {"authorization_code"},
+			"code":          {code.Reveal()},
+			"redirect_uri":  {a.redirect},
+			"code_verifier": {a.verifier},
+		},
 		once: true,
 		hide: []Secret{code, Secret(a.verifier)},
 	})
-	return grant, err
 }
 
-// finish finds out who logged in, and saves the login. It does not stop halfway: the tokens are there.
+// finish finds out who logged in, and saves the login. It does not end with ctx:
+// the tokens are there.
 func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login, error) {
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), finishTimeout, errFinishTimeout)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	login := &Login{Issuer: a.client.issuer, ClientID: a.client.clientID, Tokens: grant.tokens}
 	a.checkClock(login)
-	err := a.identify(ctx, login, grant)
+	err := a.identify(ctx, login, grant.idToken)
 	switch {
 	case errors.Is(err, errForged):
 		login = nil // not Globus Auth's word: neither are the tokens
@@ -439,6 +440,8 @@ func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login
 		err = fmt.Errorf("%w: want %s, but %s (%s) logged in", ErrOtherSubject,
 			a.opts.Subject, login.Identity.label(), login.Identity.Subject)
 	case a.opts.Store != nil:
+		ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+		defer cancel()
 		err = a.opts.Store.Save(ctx, login)
 	}
 	if a.page != nil {
@@ -451,7 +454,7 @@ func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login
 	return login, err
 }
 
-var errFinishTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, finishTimeout)
+var errIdentifyTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, identifyTimeout)
 
 // checkClock tells the person when the local clock is so wrong that services may
 // refuse things. That is no reason to throw a finished login away.
@@ -462,22 +465,25 @@ func (a *authorization) checkClock(login *Login) {
 	}
 }
 
-// identify sets the login's identity, from the ID token or, if its keys cannot be
-// had, from userinfo. Both come from Globus Auth itself over TLS.
-func (a *authorization) identify(ctx context.Context, login *Login, grant tokenResponse) (err error) {
+// identify sets the login's identity, from the ID token. If there is none, Globus Auth
+// is asked.
+func (a *authorization) identify(ctx context.Context, login *Login, idToken Secret) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, identifyTimeout, errIdentifyTimeout)
+	defer cancel()
 	c := a.client
 	own, hasOwn := login.Token(authResourceServer)
-	if grant.idToken != "" {
-		// By Globus Auth's clock, as far as it is known.
-		login.Identity, err = c.verifyIDToken(ctx, grant.idToken, own.AccessToken, c.now().Add(-login.ClockSkew))
-		if !errors.Is(err, ErrUnavailable) {
-			return err
+	switch {
+	case idToken != "":
+		now := c.now().Add(-login.ClockSkew) // Globus Auth's clock, as far as it is known
+		login.Identity, err = c.verifyIDToken(ctx, idToken, own.AccessToken, now)
+		if errors.Is(err, ErrUnavailable) {
+			login.Identity, err = c.directIDToken(ctx, idToken, own.AccessToken, now)
 		}
+	case hasOwn:
+		login.Identity, err = c.UserInfo(ctx, own.AccessToken)
+	default:
+		err = errors.New("the answer does not tell who logged in")
 	}
-	if !hasOwn {
-		return cmp.Or(err, errors.New("the answer does not tell who logged in"))
-	}
-	login.Identity, err = c.UserInfo(ctx, own.AccessToken)
 	return err
 }
 
@@ -508,7 +514,8 @@ func readLines(ctx context.Context, r io.Reader) <-chan string {
 	return lines
 }
 
-// RevokeLogin revokes all tokens of a login, access and refresh tokens alike.
+// RevokeLogin revokes all tokens of a login, access and refresh tokens alike. It
+// gives up when Globus Auth cannot be reached.
 func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
 	if err := c.owns(login.Issuer, login.ClientID); err != nil {
 		return fmt.Errorf("revoke login: %w", err)
@@ -516,8 +523,12 @@ func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
 	var errs []error
 	for _, t := range login.Tokens {
 		for _, s := range []Secret{t.RefreshToken, t.AccessToken} {
-			if s != "" {
-				errs = append(errs, c.Revoke(ctx, s))
+			if s == "" {
+				continue
+			}
+			err := c.Revoke(ctx, s)
+			if errs = append(errs, err); errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+				return errors.Join(errs...)
 			}
 		}
 	}

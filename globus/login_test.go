@@ -16,8 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
@@ -260,6 +258,11 @@ func TestLoginEnvironments(t *testing.T) {
 		s.keyboard.enter(t, "\n"+redirect+"\n")
 		s.succeeds()
 	})
+	t.Run("nowhere to print", func(t *testing.T) {
+		s := newSession(t)
+		s.opts.Out = nil
+		s.start().fails(nil, "nowhere to print")
+	})
 	t.Run("nowhere to paste", func(t *testing.T) {
 		s := newSession(t)
 		s.env, s.opts.In = nil, nil
@@ -416,13 +419,13 @@ func TestLoginCallback(t *testing.T) {
 		s := newSession(t)
 		s.opts.Browser = func(string) error { return nil }
 		hold, held := make(chan struct{}), make(chan struct{})
-		s.dev.front = func(_ http.ResponseWriter, r *http.Request) bool {
+		s.dev.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path == "/v2/oauth2/token" {
 				close(held)
 				<-hold
 			}
 			return false
-		}
+		})
 		s.start()
 		redirect := s.redirected(s.screen.address(t), ada)
 		var wg sync.WaitGroup
@@ -537,37 +540,23 @@ func TestLoginIsNeverLost(t *testing.T) {
 			t.Errorf("ClockSkew = %v, with a warning", s.login.ClockSkew)
 		}
 	})
-	t.Run("no keys of ID tokens", func(t *testing.T) {
-		s := newSession(t)
-		if err := s.dev.FailNext(100, globusdev.Failure{Path: "/jwk.json", Status: 404, Body: html}); err != nil {
-			t.Fatal(err)
-		}
-		s.start().succeeds()
-		if n := s.dev.count("/v2/oauth2/userinfo", ""); n != 1 {
-			t.Errorf("asked for user information %d times, want once", n)
-		}
-	})
-	t.Run("no keys, no user information", func(t *testing.T) {
-		s := newSession(t)
-		for _, path := range []string{"/jwk.json", "/v2/oauth2/userinfo"} {
-			if err := s.dev.FailNext(100, globusdev.Failure{Path: path, Status: 404, Body: html}); err != nil {
+	for name, status := range map[string]int{"no keys of ID tokens": 404, "the keys are down": 503} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t)
+			if err := s.dev.FailNext(100, globusdev.Failure{Path: "/jwk.json", Status: status, Body: html}); err != nil {
 				t.Fatal(err)
 			}
-		}
-		s.start().wait()
-		checkErr(t, "Login", s.err, globus.ErrUnavailable, "get user information")
-		if s.login == nil || len(s.login.Tokens) != 2 {
-			t.Errorf("Login = %v, want the tokens", s.login)
-		}
-	})
+			s.start().succeeds()
+		})
+	}
 	t.Run("Ctrl-C right after the exchange", func(t *testing.T) {
 		s := newSession(t)
-		s.dev.front = func(w http.ResponseWriter, r *http.Request) bool {
+		s.dev.intercept(func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path == "/jwk.json" {
 				s.cancel()
 			}
 			return false
-		}
+		})
 		s.start().succeeds()
 	})
 }
@@ -611,14 +600,14 @@ func TestLoginCancelled(t *testing.T) {
 	})
 	t.Run("in the exchange", func(t *testing.T) {
 		s := newSession(t)
-		s.dev.front = func(_ http.ResponseWriter, r *http.Request) bool {
+		s.dev.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path != "/v2/oauth2/token" {
 				return false
 			}
 			s.cancel()
 			<-r.Context().Done() // the client has left
 			return true
-		}
+		})
 		s.opts.Browser = func(address string) error { visit(address, ada); return nil }
 		s.start()
 		s.cancelled()
@@ -812,31 +801,59 @@ func TestLoginSendsTheCodeOnce(t *testing.T) {
 	})
 }
 
-// TestLoginForgedIDToken: whoever cannot sign as Globus Auth is not Globus Auth.
-func TestLoginForgedIDToken(t *testing.T) {
+// TestLoginIdentity: where the identity comes from, and what is not believed.
+func TestLoginIdentity(t *testing.T) {
 	firstKey()
 	secondKey()
-	synctest.Test(t, func(t *testing.T) {
-		answer := tokenAnswer("auth.globus.org", "A1", "R1")
-		answer["id_token"] = sign(t, jose.RS512, secondKey(), claims(time.Now(), nil)).Reveal()
-		w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			body := document(answer)
-			if r.URL.Path == "/jwk.json" {
-				body = jwks(firstKey().Public())
-			}
-			w.Write([]byte(body))
-		})}
-		store := newStore(t)
-		opts := globus.LoginOptions{In: strings.NewReader("canary-code\n"), Out: &screen{}, NoBrowser: true, Store: store}
-		login, err := w.client(t).Login(t.Context(), opts)
-		checkErr(t, "Login", err, errOther, "not from Globus Auth")
-		if login != nil {
-			t.Errorf("Login = %v", login)
-		}
-		if _, err := store.Load(); !errors.Is(err, globus.ErrLoginRequired) {
-			t.Errorf("it was saved: %v", err)
-		}
-	})
+	anybody := document(map[string]any{"sub": adaSubject, "preferred_username": ada})
+	for name, c := range map[string]struct {
+		idToken        func(*testing.T, time.Time) globus.Secret
+		keys, userinfo reply
+		want           error  // nil: it is Ada
+		text           string // part of the error
+		lost           bool   // there is no login
+	}{
+		"signed":                    {signed(nil), ok(jwks(firstKey().Public())), status(500, ""), nil, "", false},
+		"keys down":                 {signed(nil), status(500, ""), status(500, ""), nil, "", false},
+		"no ID token":               {nil, status(500, ""), ok(anybody), nil, "", false},
+		"no ID token, all down":     {nil, status(500, ""), status(500, ""), globus.ErrUnavailable, "get user information", false},
+		"expired":                   {issued(-72 * time.Hour), ok(jwks(firstKey().Public())), status(500, ""), errOther, "expired", false},
+		"another key":               {signed(nil), ok(jwks(secondKey().Public())), ok(anybody), errOther, "not from Globus Auth", true},
+		"keys down, for another":    {signed(map[string]any{"aud": serviceID}), status(500, ""), ok(anybody), errOther, "not from Globus Auth", true},
+		"keys down, another issuer": {signed(map[string]any{"iss": "https://evil.example"}), status(500, ""), ok(anybody), errOther, "not from Globus Auth", true},
+		"keys down, another token":  {signed(map[string]any{"at_hash": atHash("other")}), status(500, ""), ok(anybody), errOther, "another access token", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				answer := tokenAnswer("auth.globus.org", "A1", "R1")
+				if c.idToken != nil {
+					answer["id_token"] = c.idToken(t, time.Now()).Reveal()
+				}
+				w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					answers(map[string]reply{
+						"/v2/oauth2/token": ok(document(answer)), "/jwk.json": c.keys, "/v2/oauth2/userinfo": c.userinfo,
+					}[r.URL.Path])(w, r)
+				})}
+				store := newStore(t)
+				opts := globus.LoginOptions{In: strings.NewReader("canary-code\n"), Out: &screen{}, NoBrowser: true, Store: store}
+				login, err := w.client(t).Login(t.Context(), opts)
+				checkErr(t, "Login", err, c.want, c.text)
+				if (login == nil) != c.lost {
+					t.Errorf("Login = %v, want it lost: %t", login, c.lost)
+				}
+				if login != nil && login.Tokens[0].RefreshToken != "R1" {
+					t.Error("the refresh token is missing")
+				}
+				saved, loadErr := store.Load()
+				if (loadErr == nil) != (err == nil) {
+					t.Errorf("Load = %v, %v after %v", saved, loadErr, err)
+				}
+				if err == nil && login.Identity.Subject != adaSubject {
+					t.Errorf("Login = %+v, want Ada", login.Identity)
+				}
+			})
+		})
+	}
 }
 
 // TestLoginVerifier: each login has its own verifier and state, and the code is
@@ -845,12 +862,12 @@ func TestLoginVerifier(t *testing.T) {
 	d := newDev(t)
 	seen := map[string]bool{}
 	var exchanges atomic.Int32
-	d.front = func(_ http.ResponseWriter, r *http.Request) bool {
+	d.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/v2/oauth2/token" {
 			exchanges.Add(1)
 		}
 		return false
-	}
+	})
 	for range 5 {
 		s := newSession(t)
 		s.dev, s.client = d, d.native(t)
@@ -893,24 +910,29 @@ func TestNoBrowser(t *testing.T) {
 		env   string
 		paste bool
 	}{
-		"desktop":       {"linux", "DISPLAY=:0", false},
-		"wayland":       {"linux", "WAYLAND_DISPLAY=wayland-0", false},
-		"console":       {"linux", "", true},
-		"windows in it": {"linux", "WSL_DISTRO_NAME=Debian", false},
-		"mac":           {"darwin", "", false},
-		"mac over ssh":  {"darwin", "SSH_CONNECTION=x", true},
-		"windows":       {"windows", "", false},
-		"bsd console":   {"freebsd", "", true},
-		"firefox":       {"linux", "DISPLAY=:0 BROWSER=/usr/bin/firefox", false},
-		"elinks":        {"linux", "DISPLAY=:0 BROWSER=elinks", true},
-		"www-browser":   {"linux", "DISPLAY=:0 BROWSER=www-browser", true},
-		"ssh with X":    {"linux", "DISPLAY=localhost:10.0 SSH_CLIENT=x", true},
-		"links, on mac": {"darwin", "BROWSER=links", true},
+		"desktop":         {"linux", "DISPLAY=:0", false},
+		"wayland":         {"linux", "WAYLAND_DISPLAY=wayland-0", false},
+		"console":         {"linux", "", true},
+		"windows in it":   {"linux", "WSL_DISTRO_NAME=Debian", false},
+		"mac":             {"darwin", "", false},
+		"mac over ssh":    {"darwin", "SSH_CONNECTION=x", true},
+		"windows":         {"windows", "", false},
+		"bsd console":     {"freebsd", "", true},
+		"firefox":         {"linux", "DISPLAY=:0 BROWSER=/usr/bin/firefox", false},
+		"lynx with flags": {"linux", "DISPLAY=:0 BROWSER=/usr/bin/lynx -accept_all_cookies", true},
+		"elinks":          {"linux", "DISPLAY=:0 BROWSER=elinks", true},
+		"www-browser":     {"linux", "DISPLAY=:0 BROWSER=www-browser", true},
+		"ssh with X":      {"linux", "DISPLAY=localhost:10.0 SSH_CLIENT=x", true},
+		"links, on mac":   {"darwin", "BROWSER=links", true},
 	} {
 		env := map[string]string{}
+		last := ""
 		for _, pair := range strings.Fields(c.env) {
-			k, v, _ := strings.Cut(pair, "=")
-			env[k] = v
+			if k, v, ok := strings.Cut(pair, "="); ok {
+				env[k], last = v, k
+			} else {
+				env[last] += " " + pair
+			}
 		}
 		if why := globus.NoBrowser(c.goos, func(k string) string { return env[k] }); (why != "") != c.paste {
 			t.Errorf("%s: reason to paste %q, want one: %t", name, why, c.paste)

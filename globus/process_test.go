@@ -183,12 +183,12 @@ func TestRefreshAfterAProcessWasKilled(t *testing.T) {
 	cmd.Stdin = strings.NewReader("")
 	arrived := make(chan struct{})
 	var once sync.Once
-	d.front = func(_ http.ResponseWriter, r *http.Request) bool {
+	d.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/v2/oauth2/token" {
 			once.Do(func() { close(arrived) })
 		}
 		return false
-	}
+	})
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -105,25 +105,35 @@ func (r *storeRenewer) stored() (Token, error) {
 	if r.store == nil {
 		return Token{}, ErrLoginRequired
 	}
-	file, err := r.store.read()
+	file, err := r.file()
 	if err != nil {
 		return Token{}, err
-	}
-	// A refresh token is shown to nobody but who issued it.
-	if err := r.client.owns(file.Issuer, file.ClientID); err != nil {
-		return Token{}, fmt.Errorf("%w: %s: %v", ErrLoginRequired, r.store.path, err)
-	}
-	if r.subject == "" {
-		r.subject = file.Identity.Subject
-	}
-	if r.subject != file.Identity.Subject {
-		return Token{}, fmt.Errorf("%w: %s now holds the login of %s", ErrLoginRequired, r.store.path, file.Identity.label())
 	}
 	t, ok := file.token(r.resourceServer)
 	if !ok {
 		return Token{}, fmt.Errorf("%w: no token for %s in %s", ErrLoginRequired, r.resourceServer, r.store.path)
 	}
 	return t, nil
+}
+
+// file reads the token file, if it is still the one that this source began with.
+func (r *storeRenewer) file() (*storeFile, error) {
+	file, err := r.store.read()
+	if err != nil {
+		return nil, err
+	}
+	// A refresh token is shown to nobody but who issued it.
+	if err := r.client.owns(file.Issuer, file.ClientID); err != nil {
+		return nil, fmt.Errorf("%w: %s: %v", ErrLoginRequired, r.store.path, err)
+	}
+	// Whoever logs events as Ada does not go on as Bob.
+	if r.subject == "" {
+		r.subject = file.Identity.Subject
+	}
+	if r.subject != file.Identity.Subject {
+		return nil, fmt.Errorf("%w: %s now holds the login of %s", ErrLoginRequired, r.store.path, file.Identity.label())
+	}
+	return file, nil
 }
 
 // owns says whether a login belongs to this client and its Globus Auth.
@@ -161,7 +171,7 @@ func (r *storeRenewer) save(t Token) error {
 	if r.store == nil {
 		return nil
 	}
-	file, err := r.store.read()
+	file, err := r.file()
 	if r.seed != nil && (errors.Is(err, ErrLoginRequired) || errors.Is(err, errDamaged)) {
 		file, err = newStoreFile(&Login{Issuer: r.client.issuer, ClientID: r.client.clientID}), nil
 	}
@@ -184,7 +194,7 @@ func (r *storeRenewer) forget(t Token) {
 	if r.store == nil {
 		return
 	}
-	file, err := r.store.read()
+	file, err := r.file()
 	if err != nil {
 		return
 	}

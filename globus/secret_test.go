@@ -124,6 +124,13 @@ func (everybody) Introspect(context.Context, globus.Secret) (globus.TokenInfo, e
 // TestErrorsDoNotShowSecrets: not even when Globus Auth, or who pretends to be it,
 // sends them back. All files but the token file are searched as well.
 func TestErrorsDoNotShowSecrets(t *testing.T) {
+	echoOne := func(code int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			secret := r.FormValue("refresh_token") + r.FormValue("token") + r.FormValue("code") + strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+			w.WriteHeader(code)
+			fmt.Fprintf(w, body, secret)
+		}
+	}
 	echo := func(code int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			r.ParseForm()
@@ -142,6 +149,8 @@ func TestErrorsDoNotShowSecrets(t *testing.T) {
 	for name, handler := range map[string]http.Handler{
 		"description":     echo(400, `{"error":"invalid_grant","error_description":%s}`),
 		"code":            echo(400, `{"error":%s}`),
+		"just a code":     echoOne(400, `{"error":"%[1]s","errors":[{"code":"%[1]s"}]}`),
+		"just an ID":      echoOne(401, `{"errors":[{"id":"%s"}]}`),
 		"detail":          echo(401, `{"errors":[{"code":"X","detail":%[1]s,"id":%[1]s,"title":%[1]s}],"error":"x"}`),
 		"not JSON":        echo(400, `<html>%s`),
 		"unusable tokens": echo(200, `{"access_token":%[1]s,"token_type":"Bearer","resource_server":"x"}`),

@@ -25,6 +25,9 @@ const (
 	goodWait = 2 * time.Second
 	// renewTimeout bounds one renewal, waiting for other processes included.
 	renewTimeout = 45 * time.Second
+	// maxAskedWait bounds how long a source without a good token fails without
+	// asking, when Globus Auth asked to be left alone.
+	maxAskedWait = time.Minute
 )
 
 var errRenewTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, renewTimeout)
@@ -43,8 +46,8 @@ func (s static) Token(context.Context) (Token, error) {
 	return t, nil
 }
 
-// Source is a [TokenSource] that renews its token ahead of expiry. While the old
-// one is good, it goes on serving that when the renewal fails or takes long.
+// Source is a [TokenSource] that renews its token ahead of expiry. When that fails
+// or takes long, it goes on serving the old one while it is good.
 type Source struct {
 	now    func() time.Time
 	diag   *slog.Logger
@@ -56,14 +59,16 @@ type Source struct {
 	token    sealed[Token]  // the last one; nil before the first
 	refused  sealed[Secret] // an access token that is no longer good, whatever its expiry
 	failures int            // renewals failed since the last success
-	retryAt  time.Time      // not before then, while the token is good
+	retryAt  time.Time      // Globus Auth is left alone until then
+	asked    error          // what it said when it asked for that; nil if it did not
 }
 
 // renewer gets the next token for a Source. The error may come with a token: the
 // best at hand, which may still be good.
 type renewer interface {
 	// renew returns a token that enough accepts, from disk if somebody else has
-	// renewed it, or from Globus Auth. Calls do not overlap.
+	// renewed it, or from Globus Auth. It shows enough what it finds before it
+	// asks. Calls do not overlap.
 	renew(ctx context.Context, enough func(Token) bool) (Token, error)
 }
 
@@ -81,9 +86,12 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	if err := ctx.Err(); err != nil {
 		return Token{}, err
 	}
-	old, good, due := s.state()
-	if good && !due {
-		return old, nil
+	token, good, wait := s.state()
+	if good && wait {
+		return token, nil
+	}
+	if wait {
+		return Token{}, s.askedFor()
 	}
 	// The renewal does not end with the caller who happened to start it: a
 	// rotated refresh token might be lost on the way.
@@ -92,22 +100,23 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 		defer cancel()
 		return s.renewed(run)
 	})
-	var enough <-chan time.Time
-	if good {
-		t := time.NewTimer(goodWait)
-		defer t.Stop()
-		enough = t.C
-	}
-	select {
-	case r := <-result:
-		if r.Err == nil {
+	late := time.NewTimer(goodWait)
+	defer late.Stop()
+	for {
+		select {
+		case r := <-result:
+			if r.Err != nil {
+				return Token{}, r.Err
+			}
 			return r.Val.(Token), nil
+		case <-late.C:
+			// The renewal may have found one on disk that still does.
+			if token, good, _ := s.state(); good {
+				return token, nil
+			}
+		case <-ctx.Done():
+			return Token{}, ctx.Err()
 		}
-		return Token{}, r.Err
-	case <-enough:
-		return old, nil
-	case <-ctx.Done():
-		return Token{}, ctx.Err()
 	}
 }
 
@@ -121,16 +130,29 @@ func (s *Source) Refused(access Secret) {
 	}
 }
 
-// state returns the token at hand, whether it is good, and whether to renew it.
-func (s *Source) state() (token Token, good, due bool) {
+// state returns the token at hand, whether it is good, and whether there is
+// nothing to do but wait: it need not be renewed yet, or cannot.
+func (s *Source) state() (token Token, good, wait bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.token == nil {
-		return Token{}, false, true
+	now := s.now()
+	if s.token != nil {
+		token = s.token()
 	}
-	token, now := s.token(), s.now()
 	good = s.good(token, now)
-	return token, good, s.due(token, now) && !(good && now.Before(s.retryAt))
+	switch {
+	case good && !s.due(token, now):
+		return token, true, true
+	case good || s.asked != nil:
+		return token, good, now.Before(s.retryAt)
+	}
+	return token, false, false
+}
+
+func (s *Source) askedFor() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
 }
 
 // good and due are called with mu held.
@@ -151,13 +173,16 @@ func (s *Source) renewed(ctx context.Context) (Token, error) {
 	t, err := s.renew.renew(ctx, func(t Token) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if s.good(t, s.now()) {
+			s.token = seal(t) // for those who wait
+		}
 		return !s.due(t, s.now())
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	if err == nil {
-		s.token, s.failures, s.retryAt = seal(t), 0, time.Time{}
+		s.token, s.failures, s.retryAt, s.asked = seal(t), 0, time.Time{}, nil
 		return t, nil
 	}
 	if errors.Is(err, ErrLoginRequired) {
@@ -167,24 +192,29 @@ func (s *Source) renewed(ctx context.Context) (Token, error) {
 	if t.AccessToken == "" && s.token != nil {
 		t = s.token()
 	}
+	asked := askedToWait(err)
 	if !s.good(t, now) {
+		s.asked, s.retryAt = nil, time.Time{}
+		if asked > 0 {
+			// Not for long: somebody may log in anew meanwhile.
+			s.asked, s.retryAt = err, now.Add(min(asked, maxAskedWait))
+		}
 		return Token{}, err
 	}
 	s.token = seal(t)
 	s.failures++
-	s.retryAt = now.Add(retryPause(err, s.failures))
+	s.retryAt = now.Add(max(asked, time.Second<<min(s.failures, 5)+rand.N(time.Second)))
 	s.diag.Warn("refresh failed; the token at hand is still good",
 		"resource_server", t.ResourceServer, "expiry", t.Expiry, "err", err)
 	return t, nil
 }
 
-// retryPause is how long to leave Globus Auth alone after a failed renewal.
-func retryPause(err error, failures int) time.Duration {
-	pause := time.Second<<min(failures, 5) + rand.N(time.Second)
+// askedToWait is how long Globus Auth asked to be left alone, if it did.
+func askedToWait(err error) time.Duration {
 	if e := (*Error)(nil); errors.As(err, &e) {
-		pause = max(pause, e.RetryAfter)
+		return e.RetryAfter
 	}
-	return pause
+	return 0
 }
 
 // ClientCredentialsSource returns a source of access tokens for the client

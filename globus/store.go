@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -161,12 +162,17 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	switch {
 	case err == nil:
 		return func() { l.Close() }, nil
-	case errors.Is(err, errors.ErrUnsupported):
+	case lockless(err):
 		return func() {}, nil
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("wait for the lock on %s: %w", s.path, context.Cause(ctx))
 	}
 	return nil, fmt.Errorf("lock: %w", err)
+}
+
+// lockless tells whether an error means that the file system has no locks.
+func lockless(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK)
 }
 
 // openPrivate opens the token file if it is nobody else's business.

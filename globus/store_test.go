@@ -247,7 +247,7 @@ func TestLogout(t *testing.T) {
 		sent    int
 	}{
 		"revokes and deletes": {[]reply{ok(`{"active":false}`)}, nil, nil, false, 4},
-		"outage":              {[]reply{ok(`{"active":false}`), status(503, "")}, nil, globus.ErrUnavailable, true, 13},
+		"outage":              {[]reply{ok(`{"active":false}`), status(503, "")}, nil, globus.ErrUnavailable, true, 5},
 		"client is gone":      {[]reply{status(401, globusUnauthorized)}, nil, globus.ErrClientRefused, false, 4},
 		"another Globus Auth": {[]reply{ok(`{"active":false}`)}, func(cfg *globus.Config) { cfg.Issuer = "https://auth.example.org" }, errOther, true, 0},
 		"another client":      {[]reply{ok(`{"active":false}`)}, confidential, errOther, true, 0},

@@ -143,16 +143,16 @@ func parseTokenInfo(op string, body []byte) (TokenInfo, error) {
 	if !*doc.Active {
 		return TokenInfo{}, &RefusedError{Reason: reasonInactive}
 	}
-	if doc.Subject == "" {
+	if word(doc.Subject) == "" {
 		return TokenInfo{}, malformed(op, "the answer names nobody")
 	}
 	return TokenInfo{
 		Identity: Identity{
-			Subject:     string(doc.Subject),
+			Subject:     word(doc.Subject),
 			Username:    clean(string(doc.Username), nil),
 			Name:        clean(string(doc.Name), nil),
 			Email:       clean(string(doc.Email), nil),
-			IdentitySet: doc.IdentitySet,
+			IdentitySet: slices.DeleteFunc(doc.IdentitySet, func(s string) bool { return word(looseString(s)) == "" }),
 		},
 		ClientID:  string(doc.ClientID),
 		Issuer:    string(doc.Issuer),
