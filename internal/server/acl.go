@@ -53,7 +53,7 @@ func (s *Server) claimByForm(x *exchange) error {
 		offers = []string{typeJSON, typePlain, typeHTML}
 	}
 	status := claimedStatus(x, t)
-	a := aclAnswer{Topic: t, Form: s.formLink(x.subject, t.Name), Curl: s.curlCommand(x.subject, t.Name)}
+	a := aclAnswer{Topic: t, Form: s.formLink(x.caller.Subject, t.Name), Curl: s.curlCommand(x.caller.Subject, t.Name)}
 	switch choose(x.r, offers...) {
 	case typeHTML:
 		s.pages.write(x, status, "claimed", a)
@@ -105,7 +105,7 @@ func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
 	if err := s.authenticate(x); err != nil {
 		return diaspora.Topic{}, err
 	}
-	if !strings.EqualFold(form.Subject, x.subject) {
+	if !strings.EqualFold(form.Subject, x.caller.Subject) {
 		return diaspora.Topic{}, &refusal{
 			status: http.StatusForbidden,
 			detail: "the access token belongs to somebody other than the subject claim",

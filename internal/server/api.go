@@ -36,7 +36,7 @@ func (s *Server) claim(x *exchange, req diaspora.ClaimRequest) (diaspora.Topic, 
 	if token := x.token.Reveal(); strings.Contains(req.Name, token) || strings.Contains(req.Description, token) {
 		return diaspora.Topic{}, invalid("the access token is in a field that others can read")
 	}
-	return s.cfg.Claims.Claim(x.r.Context(), x.subject, req)
+	return s.cfg.Claims.Claim(x.r.Context(), x.caller.Subject, req)
 }
 
 // showIdentity tells whose the token is, for those who have nothing but a token.
@@ -59,7 +59,7 @@ func (s *Server) claimTopic(x *exchange) error {
 }
 
 func (s *Server) listTopics(x *exchange) error {
-	topics, err := s.cfg.Claims.Topics(x.r.Context(), x.subject)
+	topics, err := s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (s *Server) listTopics(x *exchange) error {
 }
 
 func (s *Server) showTopic(x *exchange) error {
-	t, err := s.cfg.Claims.Topic(x.r.Context(), x.subject, x.r.PathValue("name"))
+	t, err := s.cfg.Claims.Topic(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (s *Server) showTopic(x *exchange) error {
 }
 
 func (s *Server) releaseTopic(x *exchange) error {
-	if err := s.cfg.Claims.Release(x.r.Context(), x.subject, x.r.PathValue("name")); err != nil {
+	if err := s.cfg.Claims.Release(x.r.Context(), x.caller.Subject, x.r.PathValue("name")); err != nil {
 		return err
 	}
 	x.WriteHeader(http.StatusNoContent)
@@ -92,13 +92,13 @@ func (s *Server) claimGroup(x *exchange) error {
 	if err := readRequest(x, &req); err != nil {
 		return err
 	}
-	if req.Owner != "" && req.Owner != x.subject {
+	if req.Owner != "" && req.Owner != x.caller.Subject {
 		return &refusal{status: http.StatusForbidden, detail: "a group can be claimed for the caller only", hint: "Leave the owner out."}
 	}
-	if err := s.cfg.Claims.ClaimGroup(x.r.Context(), x.subject, req.Group); err != nil {
+	if err := s.cfg.Claims.ClaimGroup(x.r.Context(), x.caller.Subject, req.Group); err != nil {
 		return err
 	}
-	x.writeJSON(http.StatusOK, typeJSON, diaspora.GroupClaim{Group: req.Group, Owner: x.subject})
+	x.writeJSON(http.StatusOK, typeJSON, diaspora.GroupClaim{Group: req.Group, Owner: x.caller.Subject})
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -25,10 +26,11 @@ func plausible(token globus.Secret) bool {
 }
 
 // authenticate is the one way in: whatever the endpoint and however the token
-// came, it alone decides who is calling. It asks whose x.token is and sets x.subject.
+// came, it alone decides who is calling. It asks whose x.token is and sets x.caller.
 func (s *Server) authenticate(x *exchange) error {
 	client := s.clientOf(x.r)
-	if wait, spent := s.failures.spent(client); spent {
+	hash := sha256.Sum256([]byte(x.token))
+	if wait, spent := s.failures.spent(client); spent && !s.known.Contains(hash) {
 		return &refusal{
 			status: http.StatusTooManyRequests,
 			detail: "too many tokens from this address were refused",
@@ -41,16 +43,18 @@ func (s *Server) authenticate(x *exchange) error {
 		return unauthenticated("this is not an access token", "invalid_token")
 	}
 	info, err := s.cfg.Authenticator.Authenticate(x.r.Context(), x.token)
-	if errors.Is(err, globus.ErrRefused) {
+	switch {
+	case errors.Is(err, globus.ErrRefused):
 		s.failures.add(client)
-	}
-	if err != nil {
+		s.known.Remove(hash)
 		return err
+	case err != nil:
+		return err
+	case info.Subject == "":
+		return errors.New("the authenticator let in a token without a subject")
 	}
-	if info.Subject == "" {
-		return errors.New("authenticator gave a token without a subject")
-	}
-	x.subject, x.caller = info.Subject, info.Identity
+	s.known.Add(hash, struct{}{})
+	x.caller = info.Identity
 	return nil
 }
 
@@ -96,14 +100,20 @@ func unauthenticated(detail, code string) error {
 	}
 }
 
-// The budget of refused tokens of one client: so many at once, then one in so
-// many seconds. Somebody with a stale token in a script notices it; somebody who
-// guesses gets nowhere, and Globus Auth is not made to pay for it.
+// The budget of refused tokens of one client: so many at once, then so many a
+// second. Somebody with a stale token in a script notices it; somebody who guesses
+// gets nowhere, and Globus Auth is not made to pay for it. Tokens that were good
+// when last seen do not need the budget, so nobody loses access to a neighbour
+// behind the same address.
 const (
 	failureBurst   = 30
-	failureRate    = rate.Limit(1) // a second
-	failureClients = 4096          // remembered; the least recently failed is forgotten first
+	failureRate    = rate.Limit(1)
+	failureClients = 4096 // remembered; the least recently seen is forgotten first
+	knownTokens    = 4096 // likewise
 )
+
+// tokenHash is what is kept of a token.
+type tokenHash = [sha256.Size]byte
 
 // failures counts refused tokens by client.
 type failures struct {
@@ -111,11 +121,15 @@ type failures struct {
 }
 
 func newFailures() *failures {
-	cache, err := lru.New[netip.Prefix, *rate.Limiter](failureClients)
+	return &failures{byClient: newCache[netip.Prefix, *rate.Limiter](failureClients)}
+}
+
+func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
+	cache, err := lru.New[K, V](size)
 	if err != nil {
-		panic(err) // the size is a positive constant
+		panic(err) // the sizes are positive constants
 	}
-	return &failures{byClient: cache}
+	return cache
 }
 
 // spent reports whether client has failed too often, and for how long to wait.

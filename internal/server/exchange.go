@@ -18,11 +18,10 @@ import (
 // exchange is one request and its answer.
 type exchange struct {
 	http.ResponseWriter
-	r       *http.Request
-	token   globus.Secret   // what the caller gave as such, good or not
-	subject string          // who is calling, once authenticated
-	caller  globus.Identity // the same, with a name to show
-	form    *aclForm        // what was typed, to be shown again with an error
+	r      *http.Request
+	token  globus.Secret   // what the caller gave as such, good or not
+	caller globus.Identity // who is calling, once authenticated
+	form   *aclForm        // what was typed, to be shown again with an error
 
 	status int
 	bytes  int64
@@ -121,8 +120,8 @@ func (s *Server) logAccess(x *exchange, took time.Duration) {
 		slog.String("method", method), slog.String("route", x.route()), slog.Int("status", x.status),
 		slog.Int64("bytes", x.bytes), slog.Duration("took", took), slog.String("client", x.r.RemoteAddr),
 	}
-	if x.subject != "" {
-		attrs = append(attrs, slog.String("principal", x.subject))
+	if x.caller.Subject != "" {
+		attrs = append(attrs, slog.String("principal", x.caller.Subject))
 	}
 	s.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request", attrs...)
 }

@@ -151,7 +151,7 @@ func (s *Server) fail(x *exchange, err error) {
 			level = slog.LevelWarn
 		}
 		s.log.Log(x.r.Context(), level, "request failed", "route", x.route(), "status", p.Status,
-			"principal", x.subject, "detail", p.Detail, "err", x.conceal(err.Error()))
+			"principal", x.caller.Subject, "detail", p.Detail, "err", x.conceal(err.Error()))
 	}
 	maps.Copy(x.Header(), header)
 	switch {

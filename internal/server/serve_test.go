@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -394,6 +395,9 @@ func TestFailedAuthentications(t *testing.T) {
 			Claims: emptyClaims{}, PublicURL: "http://127.0.0.1",
 			Authenticator: authenticatorFunc(func(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
 				asked++
+				if strings.HasPrefix(token.Reveal(), "dev-at-fresh-") {
+					token = adaToken
+				}
 				return identities{}.Authenticate(ctx, token)
 			}),
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
@@ -401,6 +405,7 @@ func TestFailedAuthentications(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		fresh := func() string { return "dev-at-fresh-" + rand.Text() } // good, and never seen before
 		ask := func(remote, forwarded, token string) int {
 			r, _ := http.NewRequest("GET", "http://127.0.0.1/v1/topics", nil)
 			r.RemoteAddr = remote
@@ -412,27 +417,33 @@ func TestFailedAuthentications(t *testing.T) {
 			srv.ServeHTTP(w, r)
 			return w.status
 		}
+		if status := ask("192.0.2.1:999", "", bobToken); status != 200 {
+			t.Fatalf("a good token: %d", status)
+		}
 		for i := range failureBurst {
 			if status := ask("192.0.2.1:1000", "", expiredToken); status != 401 {
 				t.Fatalf("attempt %d: %d, want 401", i, status)
 			}
 		}
 		before := asked
-		if status := ask("192.0.2.1:1001", "", adaToken); status != 429 {
+		if status := ask("192.0.2.1:1001", "", fresh()); status != 429 {
 			t.Errorf("after %d failures: %d, want 429", failureBurst, status)
 		}
-		if status := ask("192.0.2.1:1002", "198.51.100.7", adaToken); status != 429 {
+		if status := ask("192.0.2.1:1002", "198.51.100.7", fresh()); status != 429 {
 			t.Errorf("with an invented X-Forwarded-For: %d, want 429", status)
 		}
 		if asked != before {
 			t.Error("the authenticator was asked all the same")
 		}
+		if status := ask("192.0.2.1:1003", "", bobToken); status != 200 {
+			t.Errorf("a neighbour whose token is known: %d, want 200", status)
+		}
 		for _, other := range [][2]string{{"192.0.2.2:1000", ""}, {"10.0.0.1:1", "198.51.100.7"}, {"10.0.0.1:1", "192.0.2.1, 198.51.100.7, 10.0.0.9"}, {"[2001:db8::1]:1", ""}} {
-			if status := ask(other[0], other[1], adaToken); status != 200 {
+			if status := ask(other[0], other[1], fresh()); status != 200 {
 				t.Errorf("%v: %d, want 200", other, status)
 			}
 		}
-		if status := ask("10.0.0.1:1", "198.51.100.7, 192.0.2.1", adaToken); status != 429 {
+		if status := ask("10.0.0.1:1", "198.51.100.7, 192.0.2.1", fresh()); status != 429 {
 			t.Errorf("the same client through a trusted proxy: %d, want 429", status)
 		}
 		for range failureBurst * 2 {
@@ -443,11 +454,11 @@ func TestFailedAuthentications(t *testing.T) {
 		for i := range failureBurst {
 			ask(fmt.Sprintf("[2001:db8:0:1::%x]:1", i), "", expiredToken)
 		}
-		if status := ask("[2001:db8:0:1:ffff::]:1", "", adaToken); status != 429 {
+		if status := ask("[2001:db8:0:1:ffff::]:1", "", fresh()); status != 429 {
 			t.Errorf("another address of the same /64: %d, want 429", status)
 		}
 		time.Sleep(time.Second)
-		if status := ask("192.0.2.1:1000", "", adaToken); status != 200 {
+		if status := ask("192.0.2.1:1000", "", fresh()); status != 200 {
 			t.Errorf("a second later: %d, want 200", status)
 		}
 		for i := range 2 * failureClients {

@@ -25,6 +25,8 @@ import (
 	"strings"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 )
@@ -122,6 +124,7 @@ type Server struct {
 	pages     *pages
 	crossSite *http.CrossOriginProtection
 	failures  *failures
+	known     *lru.Cache[tokenHash, struct{}] // tokens that were good when last seen
 	health    healthCache
 	log       *slog.Logger
 }
@@ -155,6 +158,7 @@ func New(cfg Config) (*Server, error) {
 		discovery: append(discovery, '\n'),
 		crossSite: http.NewCrossOriginProtection(),
 		failures:  newFailures(),
+		known:     newCache[tokenHash, struct{}](knownTokens),
 		log:       cfg.Diagnostics,
 	}
 	s.pages, err = loadPages()

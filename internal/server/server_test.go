@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -91,11 +92,11 @@ func (b *logBuffer) String() string {
 
 // endpoint is a running ACL endpoint.
 type endpoint struct {
-	t    *testing.T
-	url  string
-	addr string
-	logs *logBuffer
-	srv  *Server
+	t       *testing.T
+	url     string
+	addr    string
+	logs    *logBuffer
+	secrets []string // what must not come out
 }
 
 // withClaims makes an endpoint serve c. Without it, an endpoint has no claims, and
@@ -128,16 +129,22 @@ func start(t *testing.T, changes ...func(*Config)) *endpoint {
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ctx, l) }()
+	e := &endpoint{t, "http://" + l.Addr().String(), l.Addr().String(), logs, []string{canary}}
 	t.Cleanup(func() {
 		stop()
 		if err := <-served; err != nil {
 			t.Errorf("Serve = %v, want nil", err)
 		}
-		if log := logs.String(); strings.Contains(log, canary) {
+		if log := logs.String(); e.leaks(log) {
 			t.Errorf("a token is in the log:\n%s", log)
 		}
 	})
-	return &endpoint{t, "http://" + l.Addr().String(), l.Addr().String(), logs, srv}
+	return e
+}
+
+// leaks reports whether text has a secret in it.
+func (e *endpoint) leaks(text string) bool {
+	return slices.ContainsFunc(e.secrets, func(secret string) bool { return strings.Contains(text, secret) })
 }
 
 type answer struct {
@@ -184,7 +191,7 @@ var client = &http.Client{
 // checkAnswer holds for every answer whatsoever.
 func (e *endpoint) checkAnswer(what string, a answer) {
 	e.t.Helper()
-	if strings.Contains(a.body, canary) || strings.Contains(fmt.Sprint(a.header), canary) {
+	if e.leaks(a.body) || e.leaks(fmt.Sprint(a.header)) {
 		e.t.Errorf("%s: a token is in the answer: %v\n%s", what, a.header, a.body)
 	}
 	for name, want := range map[string]string{
@@ -269,6 +276,16 @@ func TestClaimListShowRelease(t *testing.T) {
 	}
 	if log := e.logs.String(); !strings.Contains(log, `route="POST /v1/topics"`) || !strings.Contains(log, "principal="+ada) {
 		t.Errorf("access log without route or principal:\n%s", log)
+	}
+}
+
+// TestShowIdentity holds that a token's owner can ask whose it is.
+func TestShowIdentity(t *testing.T) {
+	e := start(t)
+	a := e.do("GET", "/v1/identity", "", "Authorization", "Bearer "+adaToken)
+	var got globus.Identity
+	if err := json.Unmarshal([]byte(a.body), &got); err != nil || a.status != 200 || got.Subject != ada {
+		t.Errorf("identity: %d %v\n%s", a.status, err, a.body)
 	}
 }
 
