@@ -51,6 +51,7 @@ type conn struct {
 
 	// Set by the login, and not changed later.
 	subject  string
+	account  *account
 	versions versions
 	upstream net.Conn
 	out      *frameReader  // of upstream

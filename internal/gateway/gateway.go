@@ -116,10 +116,11 @@ const (
 	maxSmallRequestBytes = 1 << 20   // of any request but produce
 	maxLoginBytes        = 512 << 10 // of any request before login, as in Apache Kafka
 
-	// The requests that are large for their kind share these, so that many of
-	// them at once cannot use up the memory.
+	// Requests that are large for their kind share these, so that many of them
+	// at once cannot use up the memory.
 	loginBudgetBytes   = 64 << 20
-	requestBudgetBytes = 256 << 20
+	subjectBudgetBytes = 128 << 20
+	requestBudgetBytes = 1 << 30
 )
 
 // setDefaults fills in what the caller left out, or says what cannot be.
@@ -164,8 +165,8 @@ func (cfg *Config) setDefaults() error {
 			return fmt.Errorf("gateway: %s is negative", d.name)
 		}
 	}
-	if cfg.MaxRequestBytes > requestBudgetBytes {
-		return fmt.Errorf("gateway: MaxRequestBytes is more than %d", requestBudgetBytes)
+	if cfg.MaxRequestBytes > subjectBudgetBytes {
+		return fmt.Errorf("gateway: MaxRequestBytes is more than %d", subjectBudgetBytes)
 	}
 	if cfg.Diagnostics == nil {
 		cfg.Diagnostics = slog.New(slog.DiscardHandler)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ const (
 type tokens struct {
 	mu    sync.Mutex // guards the fields below
 	infos map[globus.Secret]globus.TokenInfo
+	known map[globus.Secret]bool // asked about before, and so known in an outage
 	down  bool
 }
 
@@ -34,11 +36,15 @@ func (t *tokens) Authenticate(_ context.Context, token globus.Secret) (globus.To
 	defer t.mu.Unlock()
 	info, ok := t.infos[token]
 	switch {
+	case t.down && t.known[token]:
 	case t.down:
 		return globus.TokenInfo{}, globus.ErrUnavailable
 	case !ok:
-		return globus.TokenInfo{}, globus.ErrRefused
+		return globus.TokenInfo{}, &globus.RefusedError{Reason: "the access token was revoked"}
+	case !info.Expiry.After(time.Now()):
+		return globus.TokenInfo{}, &globus.RefusedError{Reason: "the access token has expired"}
 	}
+	t.known[token] = true
 	return info, nil
 }
 
@@ -46,45 +52,122 @@ func (t *tokens) Authenticate(_ context.Context, token globus.Secret) (globus.To
 func (t *tokens) issue(token globus.Secret, subject string, life time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.infos == nil {
-		t.infos = make(map[globus.Secret]globus.TokenInfo)
-	}
 	t.infos[token] = globus.TokenInfo{Identity: globus.Identity{Subject: subject}, Expiry: time.Now().Add(life)}
+}
+
+// revoke makes the token as if it had never been.
+func (t *tokens) revoke(token globus.Secret) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.infos, token)
+}
+
+// setDown begins or ends an outage.
+func (t *tokens) setDown(down bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.down = down
 }
 
 // front is a broker with a gateway before it.
 type front struct {
 	address string
-	dir     string
+	dir     string // empty: in memory
+	connect func(ctx context.Context) (net.Conn, error)
+	memory  *memoryListener // nil on the network
 	broker  *broker.Broker
+	cfg     Config
 	gateway *Gateway
 	tokens  *tokens
 	admin   *kadm.Client
-	stop    func(t testing.TB) // stops all of it; the test's end does that as well
+
+	stopGateway func(t testing.TB)
+	stop        func(t testing.TB) // stops all of it; the test's end does that as well
 }
 
+// start serves on a port of the loopback, over a directory.
 func start(t testing.TB, configure ...func(*Config)) *front {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{address: ln.Addr().String(), dir: t.TempDir(), tokens: &tokens{}}
+	f := &front{address: ln.Addr().String(), dir: t.TempDir()}
+	f.connect = func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", f.address)
+	}
+	f.start(t, ln, configure...)
+	return f
+}
+
+// startInMemory serves without the network and the disk, for synctest.
+func startInMemory(t testing.TB, configure ...func(*Config)) *front {
+	t.Helper()
+	ln := &memoryListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	f := &front{address: ln.Addr().String(), connect: ln.dial, memory: ln}
+	f.start(t, ln, configure...)
+	return f
+}
+
+type memoryListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *memoryListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9092} }
+
+func (l *memoryListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *memoryListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *memoryListener) dial(ctx context.Context) (net.Conn, error) {
+	return l.dialFrom(ctx, "127.0.0.1:1")
+}
+
+func (l *memoryListener) dialFrom(ctx context.Context, address string) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	remote := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address))
+	select {
+	case l.conns <- memoryConn{theirs, remote}:
+		return ours, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+type memoryConn struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (c memoryConn) RemoteAddr() net.Addr { return c.remote }
+
+func (f *front) start(t testing.TB, ln net.Listener, configure ...func(*Config)) {
+	t.Helper()
+	f.tokens = &tokens{infos: make(map[globus.Secret]globus.TokenInfo), known: make(map[globus.Secret]bool)}
+	var err error
 	f.broker, err = broker.Open(broker.Config{Dir: f.dir, Advertise: f.address})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Upstream: f.broker, Authenticator: f.tokens, FailureDelay: time.Millisecond}
+	f.cfg = Config{Upstream: f.broker, Authenticator: f.tokens, FailureDelay: time.Millisecond}
 	for _, configure := range configure {
-		configure(&cfg)
+		configure(&f.cfg)
 	}
-	f.gateway, err = New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- f.gateway.Serve(ctx, ln) }()
+	f.serve(t, ln)
 	admin, err := kgo.NewClient(f.broker.AdminOpts()...)
 	if err != nil {
 		t.Fatal(err)
@@ -94,17 +177,42 @@ func start(t testing.TB, configure ...func(*Config)) *front {
 	f.stop = func(t testing.TB) {
 		once.Do(func() {
 			f.admin.Close()
-			cancel()
-			if err := <-served; err != nil {
-				t.Errorf("Serve = %v, want nil after a clean stop", err)
-			}
+			f.stopGateway(t)
 			if err := f.broker.Close(); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	t.Cleanup(func() { f.stop(t) })
-	return f
+}
+
+func (f *front) serve(t testing.TB, ln net.Listener) {
+	t.Helper()
+	g, err := New(f.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.gateway = g
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(ctx, ln) }()
+	f.stopGateway = func(t testing.TB) {
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("Serve = %v, want nil after a clean stop", err)
+		}
+	}
+}
+
+// restartGateway stops the gateway and serves again on the same port.
+func (f *front) restartGateway(t testing.TB) {
+	t.Helper()
+	f.stopGateway(t)
+	ln, err := net.Listen("tcp", f.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.serve(t, ln)
 }
 
 func (f *front) topicID(t testing.TB, topic string) [16]byte {
@@ -143,6 +251,12 @@ func (f *front) claim(t testing.TB, topic, subject string) {
 	if _, err := f.admin.CreateTopic(t.Context(), 1, 1, nil, topic); err != nil {
 		t.Fatal(err)
 	}
+	f.grant(t, topic, subject)
+}
+
+// grant gives the subject the rights of a topic's owner, and everybody groups.
+func (f *front) grant(t testing.TB, topic, subject string) {
+	t.Helper()
 	for _, acls := range []*kadm.ACLBuilder{
 		kadm.NewACLs().Topics(topic).Operations(kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs).Allow("User:" + subject),
 		kadm.NewACLs().Groups("*").Operations(kadm.OpRead).Allow("User:*"),
@@ -161,11 +275,16 @@ func (f *front) claim(t testing.TB, topic, subject string) {
 	}
 }
 
+// opts are those of a client with a token, or with a mechanism of its own.
 func (f *front) opts(token string) []kgo.Opt {
-	return []kgo.Opt{
+	opts := []kgo.Opt{
 		kgo.SeedBrokers(f.address),
-		kgo.SASL(oauth.Auth{Token: token}.AsMechanism()),
+		kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) { return f.connect(ctx) }),
 	}
+	if token != "" {
+		opts = append(opts, kgo.SASL(oauth.Auth{Token: token}.AsMechanism()))
+	}
+	return opts
 }
 
 func (f *front) client(t testing.TB, token string, opts ...kgo.Opt) *kgo.Client {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 )
 
@@ -32,7 +33,7 @@ type limits struct {
 	total     int
 	halfOpen  int
 	byAddress map[netip.Addr]int // half-open
-	bySubject map[string]int     // signed in
+	bySubject map[string]*account
 	failures  *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
@@ -41,9 +42,17 @@ func newLimits(cfg *Config) *limits {
 	return &limits{
 		cfg:       cfg,
 		byAddress: make(map[netip.Addr]int),
-		bySubject: make(map[string]int),
+		bySubject: make(map[string]*account),
 		failures:  failures,
 	}
+}
+
+// account is what the connections of one subject have in common.
+type account struct {
+	connections int // guarded by limits.mu
+	// large is shared by the subject's large requests, so that one subject
+	// cannot take all that there is for everybody.
+	large *semaphore.Weighted
 }
 
 // addressOf is what a client's limits hang on: its IPv4 address, or its network
@@ -75,16 +84,21 @@ func (l *limits) open(address netip.Addr) error {
 }
 
 // signedIn counts an open connection as the subject's, unless it is one too many.
-func (l *limits) signedIn(address netip.Addr, subject string) error {
+func (l *limits) signedIn(address netip.Addr, subject string) (*account, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bySubject[subject] >= l.cfg.MaxConnectionsPerSubject {
-		return errSubject
+	a := l.bySubject[subject]
+	if a == nil {
+		a = &account{large: semaphore.NewWeighted(subjectBudgetBytes)}
+		l.bySubject[subject] = a
 	}
-	l.bySubject[subject]++
+	if a.connections >= l.cfg.MaxConnectionsPerSubject {
+		return nil, errSubject
+	}
+	a.connections++
 	l.halfOpen--
 	decrement(l.byAddress, address)
-	return nil
+	return a, nil
 }
 
 // closed takes a connection off the count; subject is empty if it never was
@@ -93,17 +107,20 @@ func (l *limits) closed(address netip.Addr, subject string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total--
-	if subject != "" {
-		decrement(l.bySubject, subject)
+	if subject == "" {
+		l.halfOpen--
+		decrement(l.byAddress, address)
 		return
 	}
-	l.halfOpen--
-	decrement(l.byAddress, address)
+	a := l.bySubject[subject]
+	if a.connections--; a.connections == 0 {
+		delete(l.bySubject, subject)
+	}
 }
 
-func decrement[K comparable](counts map[K]int, key K) {
-	if counts[key]--; counts[key] == 0 {
-		delete(counts, key)
+func decrement(counts map[netip.Addr]int, address netip.Addr) {
+	if counts[address]--; counts[address] == 0 {
+		delete(counts, address)
 	}
 }
 

@@ -100,14 +100,14 @@ func (c *conn) loginAfterHandshake(ctx context.Context, frame []byte) (done bool
 // follow have no Kafka header, which is what version 0 means.
 func (c *conn) answerHandshake(frame []byte) (m mechanism, raw bool, err error) {
 	h, w := parseRequest(frame)
-	name := string(w.bytes(w.int16()))
+	name := w.bytes(w.int16())
 	if !w.done() || h.version < 0 || h.version > 1 {
 		return nil, false, frameError("malformed %v", h)
 	}
 	response := kmsg.NewPtrSASLHandshakeResponse()
 	response.Version = h.version
 	response.SupportedMechanisms = mechanismNames()
-	if m = mechanisms[name]; m == nil {
+	if m = mechanisms[string(name)]; m == nil {
 		response.ErrorCode = kerr.UnsupportedSaslMechanism.Code
 	}
 	return m, h.version == 0, c.respond(h.correlation, response)
@@ -222,10 +222,11 @@ func (c *conn) identify(ctx context.Context, m mechanism, message []byte) (globu
 
 // signIn makes the connection to the broker the subject's.
 func (c *conn) signIn(ctx context.Context, info globus.TokenInfo) error {
-	if err := c.g.limits.signedIn(c.address, info.Subject); err != nil {
+	account, err := c.g.limits.signedIn(c.address, info.Subject)
+	if err != nil {
 		return err
 	}
-	c.subject = info.Subject
+	c.subject, c.account = info.Subject, account
 	if err := c.dial(ctx); err != nil {
 		return err
 	}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -23,7 +25,18 @@ const impatience = 10 * time.Second
 
 func (f *front) dial(t testing.TB) *raw {
 	t.Helper()
-	conn, err := net.Dial("tcp", f.address)
+	conn, err := f.connect(t.Context())
+	return newRaw(t, conn, err)
+}
+
+func (f *front) dialFrom(t testing.TB, address string) *raw {
+	t.Helper()
+	conn, err := f.memory.dialFrom(t.Context(), address)
+	return newRaw(t, conn, err)
+}
+
+func newRaw(t testing.TB, conn net.Conn, err error) *raw {
+	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,10 +49,47 @@ func (f *front) dial(t testing.TB) *raw {
 func (f *front) login(t testing.TB, token string) *raw {
 	t.Helper()
 	c := f.dial(t)
-	if response := c.authenticate(token); response.ErrorCode != 0 {
-		t.Fatalf("login: error %d: %s", response.ErrorCode, *response.ErrorMessage)
-	}
+	c.wantLogin(token)
 	return c
+}
+
+func (c *raw) wantLogin(token string) *kmsg.SASLAuthenticateResponse {
+	c.t.Helper()
+	response := c.authenticate(token)
+	if response.ErrorCode != 0 {
+		c.t.Fatalf("login: error %d: %s", response.ErrorCode, *response.ErrorMessage)
+	}
+	return response
+}
+
+// wantRefusal fails unless a login with the token is refused in words.
+func (c *raw) wantRefusal(token, words string) {
+	c.t.Helper()
+	response := c.authenticate(token)
+	switch {
+	case response.ErrorCode != kerr.SaslAuthenticationFailed.Code || response.ErrorMessage == nil:
+		c.t.Fatalf("login: error %d, want SASL_AUTHENTICATION_FAILED", response.ErrorCode)
+	case !strings.Contains(*response.ErrorMessage, words) || strings.Contains(*response.ErrorMessage, token):
+		c.t.Errorf("login: %q, want %q in it and no token", *response.ErrorMessage, words)
+	}
+	c.wantClosed()
+}
+
+// wantAlive fails unless the connection takes another request.
+func (c *raw) wantAlive() {
+	c.t.Helper()
+	c.SetDeadline(time.Now().Add(impatience))
+	r := kmsg.NewPtrMetadataRequest()
+	r.Version = 1
+	c.ask(r)
+}
+
+// lifetime is how long it takes the gateway to hang up.
+func (c *raw) lifetime() time.Duration {
+	began := time.Now()
+	c.SetDeadline(time.Time{})
+	io.Copy(io.Discard, c)
+	return time.Since(began)
 }
 
 // authenticate goes through a handshake and a login.
@@ -53,6 +103,16 @@ func (c *raw) handshake(version int16) {
 	c.t.Helper()
 	if response := c.ask(saslHandshake(version, "OAUTHBEARER")).(*kmsg.SASLHandshakeResponse); response.ErrorCode != 0 {
 		c.t.Fatalf("handshake: error %d", response.ErrorCode)
+	}
+}
+
+// loginRaw goes through a login as old clients do it.
+func (c *raw) loginRaw(token string) {
+	c.t.Helper()
+	c.handshake(0)
+	c.send(frame(oauthMessage(token)))
+	if answer, err := c.frame(); err != nil || len(answer) != 0 {
+		c.t.Fatalf("raw login: answer %x, %v; want an empty frame", answer, err)
 	}
 }
 

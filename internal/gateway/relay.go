@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/semaphore"
 )
 
 // relay passes requests on and responses back until one side ends.
@@ -22,14 +23,14 @@ func (c *conn) relay(ctx context.Context) error {
 
 func (c *conn) relayRequests(ctx context.Context) error {
 	for c.awaitRequest() {
-		b, err := c.in.peek(4 + headerBytes)
+		size, err := c.in.size()
 		if err != nil && c.draining() {
 			break // what there is of a request is not worth an answer
 		}
 		if err != nil {
 			return err
 		}
-		if err := c.relayRequest(ctx, int(int32(binary.BigEndian.Uint32(b))), parseHeader(b[4:])); err != nil {
+		if err := c.relayRequest(ctx, size); err != nil {
 			return err
 		}
 	}
@@ -37,13 +38,17 @@ func (c *conn) relayRequests(ctx context.Context) error {
 	return nil
 }
 
-// relayRequest passes on one request, of which size and header are peeked at.
-func (c *conn) relayRequest(ctx context.Context, size int, h header) error {
+// relayRequest passes on one request, whose size is known.
+func (c *conn) relayRequest(ctx context.Context, size int) error {
 	if size < headerBytes || size > c.g.cfg.MaxRequestBytes {
 		return frameError("size %d", size)
 	}
-	whole := c.in.buffered() >= 4+size && h.key != keySaslHandshake
-	defer c.beginRequest(whole)()
+	defer c.beginRequest(c.in.buffered() >= 4+size)()
+	b, err := c.in.peek(4 + headerBytes)
+	if err != nil {
+		return unexpected(err)
+	}
+	h := parseHeader(b[4:])
 	switch {
 	case h.key == keySaslHandshake:
 		return c.loginAgain(ctx)
@@ -57,10 +62,12 @@ func (c *conn) relayRequest(ctx context.Context, size int, h header) error {
 		return frameError("%v of %d bytes", h, size)
 	}
 	if size > maxSmallRequestBytes {
-		if err := c.g.requestBudget.Acquire(ctx, int64(size)); err != nil {
-			return err
+		for _, budget := range []*semaphore.Weighted{c.account.large, c.g.requestBudget} {
+			if err := budget.Acquire(ctx, int64(size)); err != nil {
+				return err
+			}
+			defer budget.Release(int64(size))
 		}
-		defer c.g.requestBudget.Release(int64(size))
 	}
 	c.lastKey = h.key
 	return relayRequest(c.upstream, &c.in, 4+size, h, c.g.cfg.MaxFetchBytes)
@@ -99,6 +106,7 @@ func (c *conn) loginAgain(ctx context.Context) error {
 	if m == nil || raw {
 		return frameError("login with an unknown mechanism, or in version 0, after login")
 	}
+	defer c.beginRequest(false)()
 	ctx, cancel := context.WithTimeout(ctx, c.g.cfg.LoginTimeout)
 	defer cancel()
 	return c.loginFramed(ctx, m)

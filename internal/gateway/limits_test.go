@@ -1,0 +1,263 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestFlood opens more connections than there may be and says nothing on them.
+// Who is signed in already goes on; who comes from elsewhere still gets in; and
+// all do once the flood has run out of time.
+func TestFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.MaxHalfOpen, cfg.MaxHalfOpenPerAddress = 100, 60 })
+		f.tokens.issue("ada-token", ada, time.Hour)
+		signedIn := f.login(t, "ada-token")
+
+		for i := range 200 {
+			f.dialFrom(t, fmt.Sprintf("192.0.2.1:%d", i+1))
+			f.dialFrom(t, fmt.Sprintf("[2001:db8::%x]:1", i+1)) // one network
+		}
+		synctest.Wait()
+		if got := f.gateway.Stats(); got.HalfOpen != 100 || got.Rejected != 300 {
+			t.Errorf("Stats.HalfOpen = %d, Stats.Rejected = %d; want 100 and 300", got.HalfOpen, got.Rejected)
+		}
+		signedIn.wantAlive()
+		f.dialFrom(t, "192.0.2.1:999").wantClosed()
+
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if got := f.gateway.Stats(); got.HalfOpen != 0 || got.Connections != 1 {
+			t.Errorf("Stats.HalfOpen = %d, Stats.Connections = %d; want 0 and 1", got.HalfOpen, got.Connections)
+		}
+		c := f.dialFrom(t, "192.0.2.1:999")
+		c.wantLogin("ada-token")
+		signedIn.wantAlive()
+	})
+}
+
+func TestFloodFromOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.MaxHalfOpenPerAddress = 10 })
+		f.tokens.issue("ada-token", ada, time.Hour)
+		for i := range 50 {
+			f.dialFrom(t, fmt.Sprintf("192.0.2.1:%d", i+1))
+		}
+		f.dialFrom(t, "192.0.2.1:999").wantClosed()
+		f.dialFrom(t, "192.0.2.2:1").wantLogin("ada-token")
+	})
+}
+
+func TestMaxConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.MaxConnections = 3 })
+		f.tokens.issue("ada-token", ada, time.Hour)
+		c := f.login(t, "ada-token")
+		f.login(t, "ada-token")
+		f.login(t, "ada-token")
+		f.dial(t).wantClosed()
+		c.Close()
+		synctest.Wait()
+		f.login(t, "ada-token").wantAlive()
+	})
+}
+
+func TestMaxConnectionsPerSubject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.MaxConnectionsPerSubject = 2 })
+		f.tokens.issue("ada-token", ada, time.Hour)
+		f.tokens.issue("bert-token", bert, time.Hour)
+		c := f.login(t, "ada-token")
+		f.login(t, "ada-token")
+		third := f.dial(t)
+		third.handshake(1)
+		third.send(appendRequest(saslAuthenticate(1, oauthMessage("ada-token")), 1))
+		third.wantClosed()
+		f.login(t, "bert-token").wantAlive()
+		c.Close()
+		synctest.Wait()
+		f.login(t, "ada-token").wantAlive()
+	})
+}
+
+// TestFailureLimit lets an address guess tokens until it is no longer listened
+// to. Others are, and so is the address after a while.
+func TestFailureLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.FailuresPerAddress = 5 })
+		f.tokens.issue("ada-token", ada, time.Hour)
+		for i := range 5 {
+			f.dialFrom(t, "192.0.2.1:1").wantRefusal(fmt.Sprintf("guess-%d", i), "diaspora login")
+		}
+		try := func(address string) bool {
+			c := f.dialFrom(t, address)
+			c.handshake(1)
+			c.send(appendRequest(saslAuthenticate(1, oauthMessage("ada-token")), 1))
+			_, err := c.frame()
+			return err == nil
+		}
+		if try("192.0.2.1:2") {
+			t.Error("an address with too many failures may go on, want a closed connection")
+		}
+		if !try("192.0.2.2:1") {
+			t.Error("another address is closed as well")
+		}
+		time.Sleep(time.Second)
+		if !try("192.0.2.1:3") {
+			t.Error("the address is still closed a second later")
+		}
+	})
+}
+
+func TestFailureDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.FailureDelay = 0 })
+		began := time.Now()
+		f.dial(t).wantRefusal("no-token", "diaspora login")
+		if got := time.Since(began); got != 100*time.Millisecond {
+			t.Errorf("a refusal takes %v, want 100ms", got)
+		}
+	})
+}
+
+// TestSlowClients feeds the gateway byte by byte.
+func TestSlowClients(t *testing.T) {
+	drip := func(c *raw, b []byte) (lifetime time.Duration) {
+		began := time.Now()
+		c.SetDeadline(time.Time{})
+		for i := 0; ; i++ {
+			if _, err := c.Write(b[i%len(b):][:1]); err != nil {
+				return time.Since(began)
+			}
+			time.Sleep(time.Second)
+		}
+	}
+	login := appendRequest(saslHandshake(1, "OAUTHBEARER"), 1)
+	t.Run("before login", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			if got := drip(f.dial(t), login); got > 16*time.Second {
+				t.Errorf("a slow login lasts %v, want no more than the login timeout", got)
+			}
+		})
+	})
+	t.Run("after handshake", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			c := f.dial(t)
+			c.handshake(1)
+			if got := drip(c, sized(10000, head(keySaslAuthenticate, 1))); got > 16*time.Second {
+				t.Errorf("a slow login lasts %v, want no more than the login timeout", got)
+			}
+		})
+	})
+	t.Run("silent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			if got := f.dial(t).lifetime(); got != 15*time.Second {
+				t.Errorf("a silent connection lasts %v, want the login timeout", got)
+			}
+		})
+	})
+	t.Run("request", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			f.tokens.issue("ada-token", ada, time.Hour)
+			c := f.login(t, "ada-token")
+			request := append(sized(50_000, head(0, 3), int16(-1), int16(-1), int32(0), int32(1), int16(1), "x", int32(1), int32(0), int32(40_000)), make([]byte, 40_000)...)
+			if got := drip(c, request); got < frameTimeout || got > frameTimeout+10*time.Second {
+				t.Errorf("a slow request lasts %v, want %v", got, frameTimeout)
+			}
+		})
+	})
+	t.Run("second login", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			f.tokens.issue("ada-token", ada, time.Hour)
+			c := f.login(t, "ada-token")
+			c.handshake(1)
+			if got := drip(c, sized(10000, head(keySaslAuthenticate, 1))); got > frameTimeout+2*time.Second {
+				t.Errorf("a slow second login lasts %v, want at most %v", got, frameTimeout)
+			}
+		})
+	})
+	t.Run("no request at all", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			f.tokens.issue("ada-token", ada, 24*time.Hour)
+			c := f.login(t, "ada-token")
+			time.Sleep(12 * time.Hour)
+			c.wantAlive()
+		})
+	})
+}
+
+// TestUnreadAnswers has a client that asks and does not read.
+func TestUnreadAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t)
+		f.tokens.issue("ada-token", ada, 24*time.Hour)
+		c := f.login(t, "ada-token")
+		c.SetDeadline(time.Time{})
+		c.send(appendRequest(apiVersions(0), 1))
+		time.Sleep(writeTimeout + time.Second)
+		synctest.Wait()
+		if got := f.gateway.Stats().Connections; got != 0 {
+			t.Errorf("Stats.Connections = %d after %v without reading, want 0", got, writeTimeout)
+		}
+	})
+}
+
+// TestLargeLogins announces large logins until there is no room for more.
+func TestLargeLogins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t)
+		f.tokens.issue("ada-token", ada, time.Hour)
+		var open []*raw
+		for range loginBudgetBytes / maxLoginBytes {
+			c := f.dial(t)
+			c.handshake(1)
+			c.send(sized(maxLoginBytes, head(keySaslAuthenticate, 1)))
+			open = append(open, c)
+		}
+		synctest.Wait()
+		c := f.dial(t)
+		c.handshake(1)
+		c.send(sized(maxLoginBytes, head(keySaslAuthenticate, 1)))
+		c.wantClosed()
+		f.login(t, "ada-token").wantAlive() // it is small
+		for _, c := range open {
+			c.Close()
+		}
+		synctest.Wait()
+		c = f.dial(t)
+		c.handshake(1)
+		message := []byte("n,,\x01auth=Bearer ada-token\x01padding=" + strings.Repeat("x", 2*smallLoginBytes) + "\x01\x01")
+		if response := c.ask(saslAuthenticate(1, message)); response == nil {
+			t.Error("no answer to a large login once there is room again")
+		}
+	})
+}
+
+func TestConfig(t *testing.T) {
+	good := Config{Upstream: (*noUpstream)(nil), Authenticator: &tokens{}}
+	if _, err := New(good); err != nil {
+		t.Errorf("New(%+v) = %v", good, err)
+	}
+	for name, spoil := range map[string]func(*Config){
+		"no upstream":       func(cfg *Config) { cfg.Upstream = nil },
+		"no authenticator":  func(cfg *Config) { cfg.Authenticator = nil },
+		"negative duration": func(cfg *Config) { cfg.LoginTimeout = -1 },
+		"negative limit":    func(cfg *Config) { cfg.MaxConnections = -1 },
+		"too large":         func(cfg *Config) { cfg.MaxRequestBytes = 1 << 30 },
+	} {
+		cfg := good
+		spoil(&cfg)
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s: New = nil, want an error", name)
+		}
+	}
+}
