@@ -149,7 +149,7 @@ func (u *upProcess) connect(ctx context.Context, n int) (closeAll func(), err er
 		}
 	}
 	for range n {
-		client, err := diaspora.Dial(ctx, cfg, kgo.ConnIdleTimeout(time.Hour))
+		client, err := diaspora.Dial(ctx, cfg, kgo.ConnIdleTimeout(10*time.Minute))
 		if err != nil {
 			closeAll()
 			return nil, err

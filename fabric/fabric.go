@@ -221,9 +221,10 @@ func (f *Fabric) startBroker(ctx context.Context) error {
 // startFront starts what clients talk to.
 func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	front, err := gateway.New(gateway.Config{
-		Upstream:      f.broker,
-		Authenticator: authenticator,
-		Diagnostics:   f.cfg.Diagnostics,
+		Upstream:           f.broker,
+		Authenticator:      authenticator,
+		RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
+		Diagnostics:        f.cfg.Diagnostics,
 	})
 	if err != nil {
 		return err
