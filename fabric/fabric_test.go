@@ -61,7 +61,12 @@ func openLogger(t *testing.T, cfg diaspora.Config) *diaspora.Logger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { logger.Close(context.Background()) })
+	t.Cleanup(func() {
+		// Some tests leave events behind that nobody will ever take.
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		logger.Close(ctx)
+	})
 	return logger
 }
 
