@@ -208,7 +208,7 @@ func (b *Broker) AdminOpts() []kgo.Opt {
 // data directory. It may be called twice.
 func (b *Broker) Close() error {
 	b.closeOnce.Do(func() {
-		b.subjects.admin.Close()
+		b.subjects.close()
 		b.cluster.Close()
 		if b.cfg.Dir != "" {
 			b.closeErr = b.forgetCredentials()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -18,14 +19,17 @@ type credentials struct {
 	admin *kgo.Client
 	key   []byte
 
-	mu    sync.Mutex // guards the fields below
-	known map[string]bool
-	next  *creation // takes more subjects; nil if nobody waits
-	busy  bool      // create runs
+	creating sync.WaitGroup // create, when it runs
+
+	mu     sync.Mutex           // guards the fields below
+	made   map[string]*creation // by subject: done, under way or waiting
+	next   *creation            // waits, and takes more subjects; or nil
+	busy   bool                 // create runs
+	closed bool
 }
 
 // creation is one request to the broker, for many subjects: each request
-// costs a sync of the disk, and a cluster's clients all come back at once.
+// costs a sync of the disk, and a fabric's clients all come back at once.
 type creation struct {
 	subjects []string
 	done     chan struct{}
@@ -35,63 +39,86 @@ type creation struct {
 func newCredentials(admin *kgo.Client) *credentials {
 	key := make([]byte, 32)
 	rand.Read(key)
-	return &credentials{admin: admin, key: key, known: make(map[string]bool)}
+	return &credentials{admin: admin, key: key, made: make(map[string]*creation)}
 }
 
 // ensure returns the subject's salted password, good from now on.
 func (c *credentials) ensure(ctx context.Context, subject string) ([]byte, error) {
-	if wait := c.enqueue(subject); wait != nil {
-		select {
-		case <-wait.done:
-			if wait.err != nil {
-				return nil, wait.err
-			}
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	creation := c.creationOf(subject)
+	if creation == nil {
+		return nil, net.ErrClosed
 	}
-	return sign(c.key, []byte(subject)), nil
+	select {
+	case <-creation.done:
+		if creation.err != nil {
+			return nil, creation.err
+		}
+		return sign(c.key, []byte(subject)), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
-// enqueue returns the creation to wait for, or nil if the subject is known.
-func (c *credentials) enqueue(subject string) *creation {
+// creationOf returns the request that makes or has made the subject's
+// credential, or nil if it is too late for one.
+func (c *credentials) creationOf(subject string) *creation {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.known[subject] {
+	if creation := c.made[subject]; creation != nil {
+		return creation
+	}
+	if c.closed {
 		return nil
 	}
 	if c.next == nil {
 		c.next = &creation{done: make(chan struct{})}
 	}
 	c.next.subjects = append(c.next.subjects, subject)
+	c.made[subject] = c.next
 	if !c.busy {
 		c.busy = true
-		go c.create()
+		c.creating.Go(c.create)
 	}
 	return c.next
 }
 
 // create sends one request after the other until nobody waits.
 func (c *credentials) create() {
-	for {
-		c.mu.Lock()
-		batch := c.next
-		c.next = nil
-		c.busy = batch != nil
-		c.mu.Unlock()
-		if batch == nil {
-			return
+	for batch := c.take(); batch != nil; batch = c.take() {
+		if batch.err = c.upsert(batch.subjects); batch.err != nil {
+			c.forget(batch.subjects)
 		}
-		batch.err = c.upsert(batch.subjects)
-		if batch.err == nil {
-			c.mu.Lock()
-			for _, subject := range batch.subjects {
-				c.known[subject] = true
-			}
-			c.mu.Unlock()
-		}
+		batch.subjects = nil
 		close(batch.done)
 	}
+}
+
+// take returns the creation to be done now, or nil if there is none.
+func (c *credentials) take() *creation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := c.next
+	c.next = nil
+	c.busy = batch != nil
+	return batch
+}
+
+// forget makes the next sign-in of the subjects try again.
+func (c *credentials) forget(subjects []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, subject := range subjects {
+		delete(c.made, subject)
+	}
+}
+
+// close ends what is under way. No more credentials can be made.
+func (c *credentials) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.admin.Close()
+	c.creating.Wait()
 }
 
 func (c *credentials) upsert(subjects []string) error {

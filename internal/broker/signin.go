@@ -46,7 +46,11 @@ func (b *Broker) SignIn(ctx context.Context, conn net.Conn, subject string, _ ti
 func authenticate(conn net.Conn, subject string, salted []byte) error {
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
 	handshake.Version, handshake.Mechanism = 1, scramMechanism
-	if err := roundTrip(conn, handshake, handshake.ResponseKind()); err != nil {
+	response := kmsg.NewPtrSASLHandshakeResponse()
+	if err := roundTrip(conn, handshake, response); err != nil {
+		return err
+	}
+	if err := kerr.ErrorForCode(response.ErrorCode); err != nil {
 		return err
 	}
 	client := scramClient{salted: salted}
