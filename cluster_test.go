@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // newCluster starts a Kafka broker without any login and returns how to reach it.
@@ -66,19 +64,4 @@ func read(t testing.TB, c *Consumer) []Record {
 		records = append(records, r)
 	}
 	return records
-}
-
-// admin sends a request to the cluster and returns the answer.
-func admin(t testing.TB, cfg Config, req kmsg.Request) kmsg.Response {
-	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	resp, err := client.Request(within(t), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp
 }

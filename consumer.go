@@ -69,10 +69,9 @@ type Consumer struct {
 	stopPoll context.CancelCauseFunc
 
 	// The loop alone uses these.
-	busy   atomic.Bool
-	queue  []fetched
-	errs   []error
-	probed time.Time
+	busy  atomic.Bool
+	queue []fetched
+	errs  []error
 
 	stop     context.CancelFunc // ends the background work
 	wg       sync.WaitGroup
@@ -303,7 +302,6 @@ func (c *Consumer) groupOpts(from, until map[partitionID]int64) []kgo.Opt {
 		kgo.SessionTimeout(c.options.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, c.options.SessionTimeout/3)),
 		kgo.DisableAutoCommit(),
-		kgo.RequireStableFetchOffsets(),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
 			if len(assigned) == 0 {
 				c.mu.Lock()

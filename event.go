@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/json"
-	"strconv"
+	"math/bits"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,11 +15,11 @@ import (
 const (
 	// HeaderID holds the event's [Event.ID]. The Logger's own IDs are 16
 	// random letters and digits per Logger, a hyphen, and a number that grows
-	// with each event, in base 36: "k3v9x0q2m7ta5h1c-2f". Two records with the
+	// with each event, in base 32: "k3v9x0q2m7ta5h1c-2f". Two records with the
 	// same ID are the same event, delivered twice.
 	HeaderID = "diaspora-id"
 	// HeaderTime holds the event's own time in RFC 3339, in UTC:
-	// "2026-11-23T17:04:05.123456Z".
+	// "2026-11-23T17:04:05.123Z".
 	HeaderTime = "diaspora-time"
 
 	headerPrefix = "diaspora-" // such headers are the system's
@@ -139,49 +139,51 @@ type ids struct {
 	last   atomic.Uint64
 }
 
-var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+// idDigits are the digits of base 32 that cannot be mistaken for each other.
+const idDigits = "0123456789abcdefghjkmnpqrstvwxyz"
 
 func newIDs() *ids {
 	var random [10]byte
 	rand.Read(random[:])
-	return &ids{prefix: idEncoding.EncodeToString(random[:]) + "-"}
+	encoding := base32.NewEncoding(idDigits).WithPadding(base32.NoPadding)
+	return &ids{prefix: encoding.EncodeToString(random[:]) + "-"}
 }
 
-func (i *ids) append(buf []byte) []byte {
-	return strconv.AppendUint(append(buf, i.prefix...), i.last.Add(1), 36)
+// put writes the next number to buf, which holds maxCounterBytes, and returns its length.
+func (i *ids) put(buf []byte) int {
+	n := i.last.Add(1)
+	length := (bits.Len64(n) + 4) / 5
+	for at := length - 1; at >= 0; at-- {
+		buf[at] = idDigits[n&31]
+		n >>= 5
+	}
+	return length
 }
 
-// secondText caches the text of one second, which most of the events in a row share.
-type secondText struct {
-	unix int64
-	text string // 2006-01-02T15:04:05
+const (
+	idPrefixBytes   = 16 + 1
+	maxCounterBytes = 13 // of 64 bits
+
+	// timeLayout is RFC 3339 with milliseconds, in UTC.
+	timeLayout = "2006-01-02T15:04:05.000Z"
+)
+
+// timeText caches the text of a time, which many of the events in a row share.
+type timeText struct {
+	milli int64
+	text  string
 }
 
-// timeFormat formats times cheaply as RFC 3339 in UTC.
-type timeFormat struct{ cached atomic.Pointer[secondText] }
+// timeFormat formats the present cheaply.
+type timeFormat struct{ last atomic.Pointer[timeText] }
 
-// append appends t with microseconds and without trailing zeros of the fraction;
-// a finer t keeps its nanoseconds.
-func (f *timeFormat) append(buf []byte, t time.Time) []byte {
-	unix := t.Unix()
-	second := f.cached.Load()
-	if second == nil || second.unix != unix {
-		second = &secondText{unix, t.UTC().Format("2006-01-02T15:04:05")}
-		f.cached.Store(second)
+// putNow writes now to buf, as timeLayout.
+func (f *timeFormat) putNow(buf []byte, now time.Time) {
+	milli := now.UnixMilli()
+	last := f.last.Load()
+	if last == nil || last.milli != milli {
+		last = &timeText{milli, now.UTC().Format(timeLayout)}
+		f.last.Store(last)
 	}
-	buf = append(buf, second.text...)
-	digits, fraction := 9, t.Nanosecond()
-	if fraction%1000 == 0 {
-		digits, fraction = 6, fraction/1000
-	}
-	buf = append(buf, '.')
-	start := len(buf)
-	for range digits {
-		buf = append(buf, '0')
-	}
-	for i := start + digits - 1; fraction > 0; i-- {
-		buf[i] = byte('0' + fraction%10)
-		fraction /= 10
-	}
-	return append(buf, 'Z')
+	copy(buf, last.text)
 }

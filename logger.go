@@ -1,6 +1,7 @@
 package diaspora
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -20,22 +20,21 @@ import (
 // request has to be repeated. Events of one topic with the same key are stored in
 // the order in which Log or Send accepted them.
 type Logger struct {
-	fabric *fabric
-	client *kgo.Client
-	conns  *connections
-	room   room
-	ids    *ids
-	times  timeFormat
-	pool   sync.Pool // of *pending
+	fabric  *fabric
+	client  *kgo.Client
+	conns   *connections
+	room    room
+	ids     *ids
+	times   timeFormat
+	slab    atomic.Pointer[slab] // where the next event goes
+	slabs   sync.Pool
+	promise func(*kgo.Record, error) // finished
 
-	// mu is held to read while an event is handed over, and to write to close.
-	// pending counts the events that were handed over and not yet called back;
-	// it is only added to under mu.
-	mu      sync.RWMutex
-	closed  bool
-	pending sync.WaitGroup
+	run     context.Context // of every event; ends with Close
+	stop    context.CancelFunc
+	closed  atomic.Bool
+	closing chan struct{} // closed when Close begins
 
-	closing  chan struct{} // closed when Close begins
 	closer   sync.Once
 	closeErr error
 
@@ -46,7 +45,7 @@ type Logger struct {
 // maxPendingBytes bounds the events that wait for their acknowledgement.
 // pendingOverhead is what an event costs besides its own bytes.
 const (
-	maxPendingBytes = 96 << 20
+	maxPendingBytes = 32 << 20
 	pendingOverhead = 512
 )
 
@@ -75,11 +74,9 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 		ids:     newIDs(),
 		closing: make(chan struct{}),
 	}
-	l.pool.New = func() any {
-		p := &pending{logger: l}
-		p.promise = p.finish
-		return p
-	}
+	l.promise = l.finished
+	l.slabs.New = func() any { return newSlab(l.ids.prefix) }
+	l.run, l.stop = context.WithCancel(context.Background())
 	return l, nil
 }
 
@@ -108,12 +105,25 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 	}
 	b := newBatch(len(events), l.conns.nextRefusal())
 	for i := range events {
-		if err := l.send(ctx, &events[i], pendingCall{batch: b, index: i}); err != nil {
+		// The Kafka client may still read the event when ctx has ended.
+		event := clone(&events[i])
+		if err := l.send(ctx, &event, nil, b, i); err != nil {
 			l.failed.Add(1)
 			b.finish(i, l.explain(events[i].Topic, err))
 		}
 	}
 	return b.wait(ctx, l, events)
+}
+
+// clone returns a copy of the event that shares no memory with it.
+func clone(ev *Event) Event {
+	c := *ev
+	c.Key, c.Value = bytes.Clone(ev.Key), bytes.Clone(ev.Value)
+	c.Headers = slices.Clone(ev.Headers)
+	for i := range c.Headers {
+		c.Headers[i].Value = bytes.Clone(c.Headers[i].Value)
+	}
+	return c
 }
 
 // allFailed reports that nothing of a call was sent, because of its event i.
@@ -132,9 +142,12 @@ func allFailed(events []Event, i int, err error) error {
 }
 
 // Send hands one event over and returns; done is called once when it is
-// acknowledged (err is nil: the event is safe) or has failed for good. Send does
-// not keep the event's slices but to give them back to done in the [Record]. A
-// nil done leaves failures to [Logger.Stats].
+// acknowledged (err is nil: the event is safe) or has failed for good. A nil done
+// leaves failures to [Logger.Stats].
+//
+// The event's slices are the Logger's until done is called, which gives them back
+// in its [Record]. Until then they must not be changed: who reads lines with a
+// bufio.Scanner has to copy them.
 //
 // Send waits only while too many events are unacknowledged, and no longer than
 // until Close. Calls of done come one after another, from a goroutine of the
@@ -144,7 +157,7 @@ func allFailed(events []Event, i int, err error) error {
 func (l *Logger) Send(event Event, done func(Record, error)) {
 	err := checkEvent(&event, l.fabric.maxEventBytes)
 	if err == nil {
-		err = l.send(context.Background(), &event, pendingCall{done: done})
+		err = l.send(context.Background(), &event, done, nil, 0)
 	}
 	if err == nil {
 		return
@@ -158,8 +171,19 @@ func (l *Logger) Send(event Event, done func(Record, error)) {
 // Flush returns once every event that was handed over before is acknowledged or
 // has failed, and its callback has returned. ctx bounds the wait.
 func (l *Logger) Flush(ctx context.Context) error {
-	if err := l.client.Flush(ctx); err != nil {
-		return fmt.Errorf("flush: %d events are not acknowledged: %w", l.client.BufferedProduceRecords(), l.conns.because(err))
+	if err := l.flush(ctx); err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
+	return nil
+}
+
+func (l *Logger) flush(ctx context.Context) error {
+	err := l.client.Flush(ctx)
+	if err == nil && l.closed.Load() {
+		err = l.room.wait(ctx, nil, 0) // for who was just about to hand an event over
+	}
+	if err != nil {
+		return fmt.Errorf("%d events are not acknowledged: %w", l.client.BufferedProduceRecords(), l.conns.because(err))
 	}
 	return nil
 }
@@ -170,15 +194,14 @@ func (l *Logger) Flush(ctx context.Context) error {
 // returned when Close does. Calling Close again does nothing and returns the same.
 func (l *Logger) Close(ctx context.Context) error {
 	l.closer.Do(func() {
+		l.closed.Store(true)
 		close(l.closing)
-		l.mu.Lock() // no call is handing over an event any more, and none will
-		l.closed = true
-		l.mu.Unlock()
-		if err := l.client.Flush(ctx); err != nil {
-			l.closeErr = fmt.Errorf("close logger: %d events were not acknowledged: %w", l.client.BufferedProduceRecords(), l.conns.because(err))
+		if err := l.flush(ctx); err != nil {
+			l.closeErr = fmt.Errorf("close logger: %w", err)
 		}
+		l.stop()
 		l.client.Close()
-		l.pending.Wait()
+		l.room.wait(context.Background(), nil, 0) // for the callbacks
 	})
 	return l.closeErr
 }
@@ -200,29 +223,27 @@ func (l *Logger) Stats() LoggerStats {
 		Acknowledged: l.acknowledged.Load(),
 		Failed:       l.failed.Load(),
 		Pending:      l.client.BufferedProduceRecords(),
-		PendingBytes: l.room.used.Load(),
+		PendingBytes: l.room.used(),
 		Err:          explain(l.conns.Err()),
 	}
 }
 
 // send hands a checked event to the Kafka client. After an error there is no callback.
-func (l *Logger) send(ctx context.Context, ev *Event, call pendingCall) error {
-	size := int64(min(eventBytes(ev)+pendingOverhead, maxPendingBytes/4))
-	if err := l.room.enter(ctx, l.closing, size); err != nil {
+func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error), b *batch, index int) error {
+	size := min(eventBytes(ev)+pendingOverhead, maxPendingBytes/4)
+	if err := l.room.enter(ctx, l.closing, int64(size)); err != nil {
 		return err
 	}
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if l.closed {
-		l.room.leave(size)
+	if l.closed.Load() { // after entering, so that Close waits for us or we see it
+		l.room.leave(int64(size))
 		return ErrClosed
 	}
-	l.pending.Add(1)
-	p := l.pool.Get().(*pending)
-	p.fill(ev, call, size)
-	// No context: the client would fail all events of a partition with the
-	// first one whose context ends.
-	l.client.Produce(context.Background(), &p.record, p.promise)
+	p := l.newPending()
+	p.done, p.batch, p.index, p.size = done, b, int32(index), int32(size)
+	p.fill(l, ev)
+	// Not the caller's context: the client would fail all events of a partition
+	// with the first one whose context ends.
+	l.client.Produce(l.run, &p.record, l.promise)
 	return nil
 }
 
@@ -249,178 +270,4 @@ func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = advise(err, ErrNotFound, claim)
 	err = advise(err, ErrUnauthenticated, f.login)
 	return &TopicError{op, clip(topic), err}
-}
-
-// pending is an event on its way. It is reused: the record, its headers, their
-// bytes and the callback are one piece of memory, so that logging an event
-// allocates nothing in the long run.
-type pending struct {
-	logger  *Logger
-	record  kgo.Record
-	headers []kgo.RecordHeader
-	bytes   []byte // key, value, ID and time
-	size    int64  // what it takes of the room
-	at      time.Time
-	event   Event // as the caller gave it, for the callback
-	call    pendingCall
-	promise func(*kgo.Record, error) // p.finish, made once
-}
-
-// pendingCall says whom to tell: a callback, or a place in a batch.
-type pendingCall struct {
-	done  func(Record, error)
-	batch *batch
-	index int
-}
-
-// maxPooledBytes keeps a few large events from growing the whole pool.
-const maxPooledBytes = 16 << 10
-
-// fill copies the event, so that its slices are the caller's again.
-func (p *pending) fill(ev *Event, call pendingCall, size int64) {
-	now := time.Now()
-	at := ev.Time
-	if at.IsZero() {
-		at = now.Truncate(time.Microsecond)
-	}
-	b := append(p.bytes[:0], ev.Key...)
-	b = append(b, ev.Value...)
-	valueEnd := len(b)
-	if ev.ID != "" {
-		b = append(b, ev.ID...)
-	} else {
-		b = p.logger.ids.append(b)
-	}
-	idEnd := len(b)
-	b = p.logger.times.append(b, at)
-	timeEnd := len(b)
-	for i := range ev.Headers {
-		b = append(b, ev.Headers[i].Value...)
-	}
-
-	h := append(p.headers[:0],
-		kgo.RecordHeader{Key: HeaderID, Value: b[valueEnd:idEnd:idEnd]},
-		kgo.RecordHeader{Key: HeaderTime, Value: b[idEnd:timeEnd:timeEnd]})
-	at0 := timeEnd
-	for i := range ev.Headers {
-		end := at0 + len(ev.Headers[i].Value)
-		h = append(h, kgo.RecordHeader{Key: ev.Headers[i].Key, Value: b[at0:end:end]})
-		at0 = end
-	}
-	p.bytes, p.headers, p.size, p.at, p.call = b, h, size, at, call
-	p.record = kgo.Record{Topic: ev.Topic, Timestamp: now, Headers: h}
-	if ev.Key != nil {
-		p.record.Key = b[:len(ev.Key):len(ev.Key)]
-	}
-	if ev.Value != nil {
-		p.record.Value = b[len(ev.Key):valueEnd:valueEnd]
-	}
-	if call.done != nil {
-		p.event = *ev
-	}
-}
-
-// finish is the Kafka client's callback. The client is done with the record.
-func (p *pending) finish(r *kgo.Record, err error) {
-	l := p.logger
-	if err == nil {
-		l.acknowledged.Add(1)
-	} else {
-		l.failed.Add(1)
-		err = l.explain(r.Topic, err)
-	}
-	switch call := p.call; {
-	case call.batch != nil:
-		call.batch.finish(call.index, err)
-	case call.done != nil:
-		event := p.event
-		event.ID, event.Time = string(p.headers[0].Value), p.at
-		call.done(Record{Event: event, Partition: r.Partition, Offset: r.Offset}, err)
-	}
-	l.room.leave(p.size)
-	p.event, p.call = Event{}, pendingCall{}
-	if cap(p.bytes) <= maxPooledBytes {
-		l.pool.Put(p)
-	}
-	l.pending.Done()
-}
-
-// batch gathers what becomes of the events of one Log.
-type batch struct {
-	done    chan struct{}   // closed when all are answered
-	refused <-chan struct{} // closed when a login is refused after the call began
-
-	mu   sync.Mutex // guards the fields below
-	left int
-	errs []error // errPending, nil once acknowledged, or why it failed
-	one  [1]error
-}
-
-var errPending = errors.New("not acknowledged yet")
-
-func newBatch(n int, refused <-chan struct{}) *batch {
-	b := &batch{done: make(chan struct{}), refused: refused, left: n}
-	b.errs = b.one[:]
-	if n > 1 {
-		b.errs = make([]error, n)
-	}
-	for i := range b.errs {
-		b.errs[i] = errPending
-	}
-	return b
-}
-
-func (b *batch) finish(i int, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.errs[i] = err
-	if b.left--; b.left == 0 {
-		close(b.done)
-	}
-}
-
-// refusalGrace is how long Log waits for an answer after a login was refused:
-// the client tries once more, and fails what it can by itself.
-const refusalGrace = 300 * time.Millisecond
-
-// wait returns what became of the events. What is unanswered when ctx ends, or
-// when nobody is signed in any more, has failed with that.
-func (b *batch) wait(ctx context.Context, l *Logger, events []Event) error {
-	var gaveUp error
-	select {
-	case <-b.done:
-	case <-ctx.Done():
-		gaveUp = l.conns.because(ctx.Err())
-	case <-b.refused:
-		select {
-		case <-b.done:
-		case <-ctx.Done():
-			gaveUp = l.conns.because(ctx.Err())
-		case <-time.After(refusalGrace):
-			gaveUp = explain(l.conns.lastRefusal())
-		}
-	}
-	return b.result(l, events, gaveUp)
-}
-
-func (b *batch) result(l *Logger, events []Event, gaveUp error) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var e *EventError
-	for i, err := range b.errs {
-		if err == nil {
-			continue
-		}
-		if err == errPending {
-			err = l.fabric.topicError("log", "write to", events[i].Topic, gaveUp)
-		}
-		if e == nil {
-			e = &EventError{Total: len(events), Err: err}
-		}
-		e.Failed = append(e.Failed, i)
-	}
-	if e == nil {
-		return nil
-	}
-	return e
 }

@@ -206,18 +206,16 @@ func (f *fabric) probe(ctx context.Context, client *kgo.Client, id partitionID, 
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		return next, false, f.topicError("consume", "read", id.topic, err)
 	}
-	for i := range resp.Topics {
-		for j := range resp.Topics[i].Partitions {
-			fetched, past := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-				Offset: next, IsolationLevel: kgo.ReadCommitted(), Topic: id.topic, Partition: id.partition,
-			}, &resp.Topics[i].Partitions[j], kgo.DefaultDecompressor(), nil)
-			if fetched.Err != nil {
-				return next, false, f.topicError("consume", "read", id.topic, fetched.Err)
-			}
-			return past, len(fetched.Records) > 0, nil
-		}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return next, false, nil // the next answer may have it
 	}
-	return next, false, nil
+	fetched, past := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+		Offset: next, IsolationLevel: kgo.ReadCommitted(), Topic: id.topic, Partition: id.partition,
+	}, &resp.Topics[0].Partitions[0], kgo.DefaultDecompressor(), nil)
+	if fetched.Err != nil {
+		return next, false, f.topicError("consume", "read", id.topic, fetched.Err)
+	}
+	return past, len(fetched.Records) > 0, nil
 }
 
 func (f *fabric) topicID(ctx context.Context, client *kgo.Client, topic string) (id [16]byte, err error) {

@@ -1,0 +1,124 @@
+package diaspora
+
+import (
+	"context"
+	"fmt"
+	"math/rand"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// The benchmarks come in pairs on the same kind of broker: ours, and the plain
+// Kafka client's as the floor to compare with.
+
+var benchSizes = []int{100, 1024}
+
+func benchCluster(b *testing.B) Config {
+	_, cfg := newCluster(b, kfake.SeedTopics(6, "bench"), kfake.DataDir(b.TempDir()))
+	return cfg
+}
+
+// payloads are different texts that compress about as real events do.
+func payloads(size int) [][]byte {
+	r := rand.New(rand.NewSource(1))
+	all := make([][]byte, 4096)
+	for i := range all {
+		p := make([]byte, 0, size+32)
+		for len(p) < size {
+			p = fmt.Appendf(p, `{"t":%d,"v":%.3f} `, r.Intn(1e6), r.Float64())
+		}
+		all[i] = p[:size]
+	}
+	return all
+}
+
+func BenchmarkSend(b *testing.B) {
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			l := openLogger(b, benchCluster(b))
+			values := payloads(size)
+			i := 0
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				i++
+				l.Send(Event{Topic: "bench", Value: values[i%len(values)]}, func(_ Record, err error) {
+					if err != nil {
+						b.Error(err)
+					}
+				})
+			}
+			if err := l.Flush(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+func BenchmarkPlainProduce(b *testing.B) {
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			client := plainClient(b, benchCluster(b))
+			values := payloads(size)
+			i := 0
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				i++
+				client.Produce(context.Background(), &kgo.Record{Topic: "bench", Value: values[i%len(values)]}, func(_ *kgo.Record, err error) {
+					if err != nil {
+						b.Error(err)
+					}
+				})
+			}
+			if err := client.Flush(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+func BenchmarkLog(b *testing.B) {
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			l := openLogger(b, benchCluster(b))
+			values := payloads(size)
+			i := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				i++
+				if err := l.Log(context.Background(), Event{Topic: "bench", Value: values[i%len(values)]}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkPlainProduceSync(b *testing.B) {
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			client := plainClient(b, benchCluster(b))
+			values := payloads(size)
+			i := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				i++
+				if err := client.ProduceSync(context.Background(), &kgo.Record{Topic: "bench", Value: values[i%len(values)]}).FirstErr(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func plainClient(b *testing.B, cfg Config) *kgo.Client {
+	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(client.Close)
+	return client
+}

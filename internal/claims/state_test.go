@@ -1,0 +1,290 @@
+package claims
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// aRecord draws a record that passes its own check and is about few names, so
+// that records meet.
+func aRecord(t *rapid.T, place int) record {
+	r := record{
+		Version: version,
+		ID:      fmt.Sprint(place),
+		Time:    time.Unix(int64(place), 0).UTC(),
+		Op:      rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup}).Draw(t, "op"),
+		By:      rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
+	}
+	switch r.Op {
+	case opClaimGroup:
+		r.Group = rapid.SampledFrom([]string{"g", "h", "i"}).Draw(t, "group")
+		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
+		return r
+	case opClaim:
+		r.Partitions, r.RetentionMS = 1, -1
+		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
+	default:
+		claim := int64(rapid.IntRange(max(place-8, 0), max(place-1, 0)).Draw(t, "claim"))
+		r.Claim = &claim
+	}
+	r.Topic = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "topic")
+	return r
+}
+
+func replay(records []record) *state {
+	s := newState()
+	for place, r := range records {
+		s.apply(int64(place), r)
+	}
+	return s
+}
+
+// TestApply holds the state to an account of its own, kept from the outcomes
+// only: who was given what, and what was taken back.
+func TestApply(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var records []record
+		s := newState()
+		owner := make(map[string]string)  // by topic, while claimed or releasing
+		since := make(map[string]int64)   // by topic, the claim
+		ending := make(map[string]bool)   // by topic, whether it is being released
+		leader := make(map[string]string) // by group
+		held := func(by map[string]string, subject string) (n int) {
+			for _, o := range by {
+				if o == subject {
+					n++
+				}
+			}
+			return n
+		}
+		for place := range rapid.IntRange(0, 60).Draw(t, "records") {
+			r := aRecord(t, place)
+			if err := r.check(); err != nil {
+				t.Fatalf("the record %+v does not pass: %v", r, err)
+			}
+			records = append(records, r)
+			before := replay(records[:place])
+			err := s.apply(int64(place), r)
+			if err != nil {
+				if !reflect.DeepEqual(s, before) {
+					t.Fatalf("record %+v had no effect (%v) and yet changed the state", r, err)
+				}
+				continue
+			}
+			switch r.Op {
+			case opClaim, opClear:
+				if o, taken := owner[r.Topic]; taken {
+					t.Fatalf("%s of %q took effect while %s had it", r.Op, r.Topic, o)
+				}
+				if r.Op == opClaim && held(owner, r.By) >= r.Limit {
+					t.Fatalf("a claim took effect over the limit of %d", r.Limit)
+				}
+				owner[r.Topic], since[r.Topic], ending[r.Topic] = r.By, int64(place), r.Op == opClear
+			case opRelease:
+				if owner[r.Topic] != r.By || since[r.Topic] != *r.Claim || ending[r.Topic] {
+					t.Fatalf("release of %q by %s took effect, which %s had since %d", r.Topic, r.By, owner[r.Topic], since[r.Topic])
+				}
+				ending[r.Topic] = true
+			case opReleased:
+				if !ending[r.Topic] || since[r.Topic] != *r.Claim {
+					t.Fatalf("released took effect on %q, which nobody was releasing", r.Topic)
+				}
+				delete(owner, r.Topic)
+				delete(ending, r.Topic)
+			case opClaimGroup:
+				if o, taken := leader[r.Group]; taken {
+					t.Fatalf("claim of group %q took effect while %s had it", r.Group, o)
+				}
+				if held(leader, r.By) >= r.Limit {
+					t.Fatalf("a claim of a group took effect over the limit of %d", r.Limit)
+				}
+				leader[r.Group] = r.By
+			}
+		}
+
+		got, gotGroups := make(map[string]string), make(map[string]string)
+		for name, topic := range s.topics {
+			if topic.phase != free {
+				got[name] = topic.owner
+			}
+			if (topic.phase == releasing) != ending[name] {
+				t.Errorf("topic %q is %v, and being released: %v", name, topic.phase, ending[name])
+			}
+		}
+		for name, g := range s.groups {
+			gotGroups[name] = g.owner
+		}
+		if !maps.Equal(got, owner) || !maps.Equal(gotGroups, leader) {
+			t.Errorf("owners are %v and %v, want %v and %v", got, gotGroups, owner, leader)
+		}
+		for _, subject := range []string{ada, ben, cleo} {
+			if s.owns[subject] != held(owner, subject) || s.leads[subject] != held(leader, subject) {
+				t.Errorf("%s is said to have %d topics and %d groups, and has %d and %d", subject, s.owns[subject], s.leads[subject], held(owner, subject), held(leader, subject))
+			}
+		}
+		// The state is a function of the records: reading them once more, in any
+		// number of steps, gives the same.
+		cut := rapid.IntRange(0, len(records)).Draw(t, "cut")
+		again := replay(records[:cut])
+		for i, r := range records[cut:] {
+			again.apply(int64(cut+i), r)
+		}
+		if !reflect.DeepEqual(again, s) {
+			t.Errorf("reading the records again gives %+v, want %+v", again, s)
+		}
+		// What is encoded comes back.
+		for _, r := range records {
+			value, err := encode(r)
+			if err != nil {
+				t.Fatalf("encode(%+v) = %v", r, err)
+			}
+			if back, err := decode(value); err != nil || !reflect.DeepEqual(back, r) {
+				t.Errorf("decode(%s) = %+v, %v, want %+v", value, back, err, r)
+			}
+		}
+	})
+}
+
+// The records of the package comment, as they stand in ledgers.
+var (
+	claimJSON    = `{"v":1,"op":"claim","id":"5cf5a5a8","time":"2026-05-01T12:00:00Z","by":"` + ada + `","topic":"weather","partitions":3,"retention_ms":604800000,"description":"what it is like","limit":1000}`
+	releaseJSON  = `{"v":1,"op":"release","id":"5cf5a5a9","time":"2026-05-01T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0}`
+	releasedJSON = `{"v":1,"op":"released","id":"5cf5a5aa","time":"2026-05-01T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0}`
+	clearJSON    = `{"v":1,"op":"clear","id":"5cf5a5ab","time":"2026-05-01T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0}`
+	groupJSON    = `{"v":1,"op":"claim_group","id":"5cf5a5ac","time":"2026-05-01T12:00:00Z","by":"` + ada + `","group":"analysis","limit":1000}`
+)
+
+// TestFormat fails when a ledger that was written before cannot be read any more,
+// or reads differently.
+func TestFormat(t *testing.T) {
+	s := newState()
+	for place, value := range []string{claimJSON, groupJSON} {
+		r, err := decode([]byte(value))
+		if err != nil {
+			t.Fatalf("decode(%s) = %v", value, err)
+		}
+		if err := s.apply(int64(place), r); err != nil {
+			t.Fatalf("apply(%s) = %v", value, err)
+		}
+	}
+	want := topic{claimed, 0, ada, 3, 604800000, "what it is like", time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+	if got := s.topics["weather"]; got != want {
+		t.Errorf("the topic is %+v, want %+v", got, want)
+	}
+	if got := s.groups["analysis"]; got != (group{1, ada}) {
+		t.Errorf("the group is %+v", got)
+	}
+	for place, value := range []string{releaseJSON, releasedJSON, clearJSON} {
+		r, err := decode([]byte(value))
+		if err != nil {
+			t.Fatalf("decode(%s) = %v", value, err)
+		}
+		if err := s.apply(int64(2+place), r); err != nil {
+			t.Errorf("apply(%s) = %v", value, err)
+		}
+	}
+	if got := s.topics["weather"]; got != (topic{phase: releasing, place: 4, owner: ada}) {
+		t.Errorf("the topic is %+v, want it being cleared", got)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	with := func(old, new string) string {
+		t.Helper()
+		if !strings.Contains(claimJSON, old) {
+			t.Fatalf("%s is not in the record", old)
+		}
+		return strings.Replace(claimJSON, old, new, 1)
+	}
+	for name, value := range map[string]string{
+		"nothing":              ``,
+		"null":                 `null`,
+		"text":                 `hello`,
+		"number":               `1`,
+		"list":                 `[` + claimJSON + `]`,
+		"two":                  claimJSON + claimJSON,
+		"cut off":              claimJSON[:len(claimJSON)-1],
+		"huge":                 with(`"what it is like"`, `"`+strings.Repeat("x", maxRecordBytes)+`"`),
+		"no version":           with(`"v":1,`, ``),
+		"version 0":            with(`"v":1`, `"v":0`),
+		"version -1":           with(`"v":1`, `"v":-1`),
+		"version as text":      with(`"v":1`, `"v":"1"`),
+		"unknown operation":    with(`"claim"`, `"seize"`),
+		"no operation":         with(`"op":"claim",`, ``),
+		"no id":                with(`"id":"5cf5a5a8",`, ``),
+		"long id":              with(`5cf5a5a8`, strings.Repeat("x", 65)),
+		"no time":              with(`"2026-05-01T12:00:00Z"`, `"yesterday"`),
+		"everybody":            with(ada, `*`),
+		"nobody":               with(ada, ``),
+		"bad subject":          with(ada, `a:b`),
+		"long subject":         with(ada, strings.Repeat("x", 129)),
+		"no topic":             with(`"weather"`, `""`),
+		"every topic":          with(`"weather"`, `"*"`),
+		"the ledger":           with(`"weather"`, `"_diaspora_ledger"`),
+		"no partitions":        with(`"partitions":3,`, ``),
+		"negative partitions":  with(`"partitions":3`, `"partitions":-3`),
+		"fractional":           with(`"partitions":3`, `"partitions":3.5`),
+		"no retention":         with(`"retention_ms":604800000,`, ``),
+		"endless retention":    with(`604800000`, `9223372036854775807`),
+		"no limit":             with(`,"limit":1000`, ``),
+		"control character":    with(`what it is like`, `what\u0000`),
+		"release of what":      strings.Replace(releaseJSON, `,"claim":0`, ``, 1),
+		"release of before":    strings.Replace(releaseJSON, `"claim":0`, `"claim":-1`, 1),
+		"released, bad topic":  strings.Replace(releasedJSON, `weather`, `a-b`, 1),
+		"every group":          strings.Replace(groupJSON, `analysis`, `*`, 1),
+		"no group":             strings.Replace(groupJSON, `analysis`, ``, 1),
+		"group, no limit":      strings.Replace(groupJSON, `,"limit":1000`, ``, 1),
+		"claim is not a claim": with(`"limit":1000`, `"limit":1000,"claim":"x"`),
+	} {
+		r, err := decode([]byte(value))
+		if err == nil {
+			t.Errorf("%s: decode(%.100s) = %+v, want an error", name, value, r)
+		}
+		var later laterVersionError
+		if errors.As(err, &later) {
+			t.Errorf("%s: decode(%.100s) takes it for a later version", name, value)
+		}
+	}
+	var later laterVersionError
+	if _, err := decode([]byte(`{"v":2,"op":"share"}`)); !errors.As(err, &later) || later != 2 {
+		t.Errorf("decode of version 2 = %v, want a laterVersionError", err)
+	}
+	if _, err := decode([]byte(with(`"v":1`, `"v":1,"mood":"good"`))); err != nil {
+		t.Errorf("decode with a field that may be ignored = %v, want nil", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, `{"v":2}`, `{}`, ``, "\x00"} {
+		f.Add([]byte(value))
+	}
+	f.Fuzz(func(t *testing.T, value []byte) {
+		r, err := decode(value)
+		if err != nil {
+			return
+		}
+		// Whatever is taken names no wildcard, survives a state, and comes back.
+		if strings.ContainsAny(r.By+r.Topic+r.Group, "*: \n\x00") {
+			t.Errorf("decode(%q) takes %+v", value, r)
+		}
+		newState().apply(0, r)
+		again, err := json.Marshal(r)
+		if err != nil {
+			t.Fatalf("a record that was read cannot be written: %v", err)
+		}
+		if len(again) > maxRecordBytes {
+			return // as when escapes are written longer than they were read
+		}
+		if back, err := decode(again); err != nil || !back.Time.Equal(r.Time) {
+			t.Errorf("decode(%s) = %+v, %v, want %+v", again, back, err, r)
+		}
+	})
+}
