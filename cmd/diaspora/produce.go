@@ -179,7 +179,7 @@ func (e *env) openInput(o produceOptions, files []string) (*input, error) {
 	for _, name := range files {
 		if name == "-" {
 			in.names, in.streams = append(in.names, "input"), append(in.streams, e.stdin)
-			in.terminal = in.terminal || isTerminal(e.stdin)
+			in.terminal = in.terminal || e.terminal(e.stdin)
 			continue
 		}
 		f, err := os.Open(name)
@@ -343,7 +343,11 @@ func (p *production) look(w *outageWatch) {
 		return
 	}
 	w.see(stats.Err, func() string {
-		return fmt.Sprintf("%d events wait; none is lost unless you stop this program", stats.Pending)
+		waiting := "1 event waits"
+		if stats.Pending > 1 {
+			waiting = fmt.Sprintf("%d events wait", stats.Pending)
+		}
+		return waiting + "; nothing is lost unless you stop this program"
 	})
 }
 
@@ -354,7 +358,7 @@ func (p *production) send(where string, number int, line []byte, err error) {
 	p.mu.Unlock()
 	var event diaspora.Event
 	if err == nil {
-		event, err = p.parse(line)
+		event, err = p.parse(bytes.Clone(line)) // the reader uses the line again, while the Logger still does
 	}
 	if err != nil {
 		p.lineFailed(where, number, err)
