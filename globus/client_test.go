@@ -6,9 +6,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,6 +176,8 @@ func TestAnswers(t *testing.T) {
 		"502 page of a proxy":        {[]reply{status(502, html)}, globus.ErrUnavailable, "status 502", 4},
 		"redirect":                   {[]reply{{302, "", http.Header{"Location": {"https://evil.example/"}}}}, globus.ErrUnavailable, "status 302", 1},
 		"307":                        {[]reply{{307, "", http.Header{"Location": {"https://evil.example/"}}}}, globus.ErrUnavailable, "status 307", 1},
+		"redirect that is JSON":      {[]reply{{302, "{}", nil}}, globus.ErrUnavailable, "status 302", 1},
+		"a very long description":    {[]reply{status(400, `{"error":"x","error_description":"`+strings.Repeat("long ", 10_000)+`"}`)}, errOther, "long", 1},
 		"503 storm":                  {[]reply{status(503, "")}, globus.ErrUnavailable, "status 503", 4},
 		"503, then a token":          {[]reply{status(503, ""), status(500, ""), ok(token)}, nil, "", 3},
 		"429, then a token":          {[]reply{after(status(429, `{}`), "3"), ok(token)}, nil, "", 2},
@@ -194,6 +198,9 @@ func TestAnswers(t *testing.T) {
 				w := &wire{handler: answers(c.answers...)}
 				got, err := w.client(t).Refresh(t.Context(), "old-refresh")
 				checkErr(t, "Refresh", err, c.want, c.text)
+				if err != nil && len(err.Error()) > 1000 {
+					t.Errorf("Refresh = an error of %d bytes", len(err.Error()))
+				}
 				if n := len(w.sent()); n != c.sent {
 					t.Errorf("sent %d requests, want %d", n, c.sent)
 				}
@@ -433,6 +440,37 @@ func TestClientCredentialsNeedASecret(t *testing.T) {
 	if len(w.sent()) != 0 {
 		t.Error("asked Globus Auth all the same")
 	}
+}
+
+// TestEndlessAnswer: no answer may fill the memory.
+func TestEndlessAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var read atomic.Int64
+		client, err := globus.New(globus.Config{ClientID: nativeID, HTTPClient: &http.Client{Transport: endless{&read}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Refresh(t.Context(), "r")
+		checkErr(t, "Refresh", err, globus.ErrUnavailable, "too large")
+		if n := read.Load(); n > 10<<20 {
+			t.Errorf("read %d bytes", n)
+		}
+	})
+}
+
+// endless answers without end, or at least more than anybody should read.
+type endless struct{ read *atomic.Int64 }
+
+func (e endless) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(e)}, nil
+}
+
+func (e endless) Read(p []byte) (int, error) {
+	if e.read.Add(int64(len(p))) > 100<<20 {
+		return 0, io.EOF
+	}
+	clear(p)
+	return len(p), nil
 }
 
 func TestClientsDoNotShareTheirHTTPClient(t *testing.T) {

@@ -243,4 +243,17 @@ func TestClockError(t *testing.T) {
 			t.Errorf("VerifyIDToken = %v, want a ClockError of -10m", err)
 		}
 	})
+	// The Date of an answer out of a cache tells when it was put there.
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+			w.Header().Set("Age", "3600")
+			w.Write([]byte(jwks(firstKey().Public())))
+		})}
+		_, err := w.client(t).VerifyIDToken(t.Context(), issued(-72*time.Hour)(t, time.Now()), "")
+		var clock *globus.ClockError
+		if err == nil || errors.As(err, &clock) {
+			t.Errorf("VerifyIDToken = %v, want it to have expired", err)
+		}
+	})
 }

@@ -585,7 +585,13 @@ func TestRefreshSourceIsShared(t *testing.T) {
 				t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
 			}
 		}
-		// Another client, or another Globus Auth, has nothing to do with it.
+		// Another refresh token is another person's, or another client's.
+		auth.set(func(i *issuer) { i.alive["somebody-else"] = true })
+		before := len(w.sent())
+		mustToken(t, w.client(t).RefreshSource("somebody-else", topics, dir))
+		if sent := w.sent(); len(sent) != before+1 || sent[before].form.Get("refresh_token") != "somebody-else" {
+			t.Error("one refresh token got what belongs to another")
+		}
 		if _, err := w.client(t, confidential).RefreshSource("canary-env-refresh", topics, dir).Token(t.Context()); !errors.Is(err, globus.ErrLoginRequired) {
 			t.Errorf("Token = %v, want ErrLoginRequired", err)
 		}

@@ -1,6 +1,7 @@
 package globus_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -143,7 +144,7 @@ func TestStoreDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, content := range map[string][]byte{
-		"empty": {}, "cut": whole[:len(whole)/2], "binary": {0, 1, 2}, "too large": make([]byte, 1<<20+1),
+		"empty": {}, "cut": whole[:len(whole)/2], "binary": {0, 1, 2}, "too large": append(bytes.Clone(whole), bytes.Repeat([]byte(" "), 1<<20)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.WriteFile(s.Path(), content, 0o600); err != nil {

@@ -75,6 +75,9 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
+	if err := r.Context().Err(); err != nil { // a real one does not answer then, either
+		return nil, err
+	}
 	if fault != nil {
 		return nil, fault
 	}
