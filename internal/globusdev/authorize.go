@@ -101,7 +101,7 @@ func (s *Server) checkRedirect(client *Client, redirect string) (string, error) 
 	switch {
 	case redirect == "":
 		return "", newPageError(http.StatusBadRequest, "Missing redirect URI.")
-	case err != nil || len(redirect) > maxRedirectURI || u.Scheme == "" || u.Fragment != "" || u.User != nil || strings.ContainsAny(redirect, "\\ \t\r\n#"):
+	case err != nil || len(redirect) > maxRedirectURI || u.Scheme == "" || u.User != nil || strings.ContainsAny(redirect, "\\ \t\r\n#"):
 		return "", newPageError(http.StatusBadRequest, "Invalid redirect URI.")
 	case slices.Contains(client.RedirectURIs, redirect), redirect == s.cfg.Issuer+authCodePath:
 		return redirect, nil

@@ -302,6 +302,22 @@ func TestAddUser(t *testing.T) {
 	}
 }
 
+func TestMaxUsers(t *testing.T) {
+	s, err := Open(Config{Issuer: "http://127.0.0.1:9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i := 0; err == nil; i++ {
+		if _, err = s.AddUser(User{Identity: Identity{Username: fmt.Sprintf("u%d@example.edu", i)}}); i > maxUsers {
+			t.Fatalf("%d users are accepted", i)
+		}
+	}
+	if n := len(s.state.users); n != maxUsers {
+		t.Errorf("%d users, want %d: %v", n, maxUsers, err)
+	}
+}
+
 // TestRequestLog checks what is logged, and that secrets are not.
 func TestRequestLog(t *testing.T) {
 	h := start(t, nil)

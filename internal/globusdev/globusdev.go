@@ -259,6 +259,11 @@ func (s *Server) commit(entries ...*entry) error {
 		if err != nil {
 			return err
 		}
+		if s.journal.err != nil { // what the file ends with is not known
+			if err := s.compact(); err != nil {
+				return fmt.Errorf("write state: %w", err)
+			}
+		}
 		if err := s.journal.append(lines); err != nil {
 			return fmt.Errorf("write state: %w", err)
 		}

@@ -28,9 +28,17 @@ const (
 type journal struct {
 	path string
 	lock *flock.Flock
-	file *os.File
+	file journalFile
 	size int64 // up to where the file is good
 	err  error // set when the file cannot be trusted any more
+}
+
+// journalFile is what a journal needs of an [os.File].
+type journalFile interface {
+	io.WriterAt
+	io.Closer
+	Sync() error
+	Truncate(size int64) error
 }
 
 // openJournal takes the directory for this process and hands each line of an
@@ -125,9 +133,8 @@ func (j *journal) rewrite(lines []byte) error {
 		j.size = int64(len(lines))
 		err = syncDir(filepath.Dir(j.path))
 	}
-	var reopen error
-	j.file, reopen = os.OpenFile(j.path, os.O_WRONLY, 0)
-	j.err = reopen
+	file, reopen := os.OpenFile(j.path, os.O_WRONLY, 0)
+	j.file, j.err = file, reopen
 	return errors.Join(err, reopen)
 }
 

@@ -335,41 +335,70 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
+// brokenFile writes the first half, as a full disk does.
+type brokenFile struct {
+	journalFile
+	stuck bool // cannot be cut, either
+}
+
+var errDiskFull = errors.New("no space left")
+
+func (f brokenFile) WriteAt(p []byte, at int64) (int, error) {
+	n, err := f.journalFile.WriteAt(p[:len(p)/2], at)
+	return n, errors.Join(err, errDiskFull)
+}
+
+func (f brokenFile) Truncate(size int64) error {
+	if f.stuck {
+		return errors.New("input/output error")
+	}
+	return f.journalFile.Truncate(size)
+}
+
 // TestWriteFails checks that nothing is handed out that is not on disk, and that half a
 // line does not spoil the file.
 func TestWriteFails(t *testing.T) {
-	dir := t.TempDir()
-	s := reopen(t, dir, nil)
-	if err := s.keyOnce(); err != nil {
-		t.Fatal(err)
-	}
-	before := len(s.state.tokens)
-	good := s.journal.file
-	readOnly, err := os.Open(filepath.Join(dir, journalName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.journal.file = readOnly
-	for range 2 {
-		if grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true); err == nil {
-			t.Errorf("issued %v without writing it down", grant)
-		}
-	}
-	if len(s.state.tokens) != before {
-		t.Error("a token that is not on disk is in memory")
-	}
-	s.journal.file, s.journal.err = good, nil
-	grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(readOnly.Close(), s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	s = reopen(t, dir, nil)
-	defer s.Close()
-	if s.state.tokens[digestOf(grant.Tokens[0].AccessToken.Reveal())] == nil {
-		t.Error("the token after the failure is lost")
+	for _, stuck := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stuck=%v", stuck), func(t *testing.T) {
+			dir := t.TempDir()
+			s := reopen(t, dir, nil)
+			if err := s.keyOnce(); err != nil {
+				t.Fatal(err)
+			}
+			issue := func() (*Grant, error) {
+				return s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
+			}
+			before, err := issue()
+			if err != nil {
+				t.Fatal(err)
+			}
+			good := s.journal.file
+			s.journal.file = brokenFile{good, stuck}
+			if grant, err := issue(); !errors.Is(err, errDiskFull) {
+				t.Errorf("issue without a disk = %v, %v", grant, err)
+			}
+			if n := len(s.state.tokens); n != 2 {
+				t.Errorf("%d tokens in memory, want those 2 on disk", n)
+			}
+			if !stuck { // else the next change writes the file anew
+				s.journal.file = good
+			}
+			// A short line, where half a long one was.
+			if err := s.Revoke(before.Tokens[0].AccessToken); err != nil {
+				t.Errorf("revoke after the disk is well: %v", err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = reopen(t, dir, nil)
+			defer s.Close()
+			if s.state.tokens[digestOf(before.Tokens[0].AccessToken.Reveal())] != nil {
+				t.Error("the revocation is lost")
+			}
+			if s.state.tokens[digestOf(before.Tokens[0].RefreshToken.Reveal())] == nil {
+				t.Error("the token from before is lost")
+			}
+		})
 	}
 }
 

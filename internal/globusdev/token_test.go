@@ -552,6 +552,10 @@ func TestDependentTokens(t *testing.T) {
 		t.Errorf("after consent: %+v", got)
 	}
 
+	h.AdvanceClock(48 * time.Hour)
+	want{400, "invalid_grant", "", ""}.check(t, ask(ours.AccessToken)) // expired
+	h.AdvanceClock(-48 * time.Hour)
+
 	if err := h.Rescind(Subject("ada@example.edu"), NativeClientID, needed); err != nil {
 		t.Fatal(err)
 	}
@@ -586,6 +590,15 @@ func TestMaxTokens(t *testing.T) {
 	}
 	h.AdvanceClock(48 * time.Hour)
 	ask().tokens(t)
+
+	for range 10 {
+		h.code("ada@example.edu")
+	}
+	if a := h.get(authorizeQuery("dev_user", "ada@example.edu")); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "Too many authorization codes") {
+		t.Errorf("the eleventh code: status %d", a.status)
+	}
+	h.AdvanceClock(time.Hour)
+	h.code("ada@example.edu")
 }
 
 func TestIssueTokens(t *testing.T) {
