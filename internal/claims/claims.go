@@ -513,6 +513,8 @@ func clusterError(err error) error {
 	switch {
 	case errors.Is(err, kgo.ErrClientClosed):
 		return fmt.Errorf("%w: the service is stopping", diaspora.ErrUnavailable)
+	case errors.Is(err, kerr.InvalidReplicationFactor): // brokers are down
+		return fmt.Errorf("%w: %s", diaspora.ErrUnavailable, reason)
 	case condition == kafka.Unavailable && !errors.Is(err, diaspora.ErrUnavailable):
 		return fmt.Errorf("%w: %s", diaspora.ErrUnavailable, reason)
 	}

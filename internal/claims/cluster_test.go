@@ -30,8 +30,17 @@ type testCluster struct {
 	fake *kfake.Cluster
 }
 
+func numBrokers(n int) kfake.Opt { return kfake.NumBrokers(n) }
+
 func newCluster(t *testing.T, opts ...kfake.Opt) *testCluster {
 	t.Helper()
+	c := &testCluster{t: t}
+	c.start(opts...)
+	return c
+}
+
+func (c *testCluster) start(opts ...kfake.Opt) {
+	c.t.Helper()
 	opts = append([]kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.EnableSASL(),
@@ -43,10 +52,17 @@ func newCluster(t *testing.T, opts ...kfake.Opt) *testCluster {
 	}
 	fake, err := kfake.NewCluster(opts...)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	t.Cleanup(fake.Close)
-	return &testCluster{t, fake}
+	c.t.Cleanup(fake.Close)
+	c.fake = fake
+}
+
+// restart starts a cluster that was closed again, from its directory and at the
+// port that it had.
+func (c *testCluster) restart(dir string, port int) {
+	c.t.Helper()
+	c.start(kfake.DataDir(dir), kfake.Ports(port))
 }
 
 // as returns the options of a client that is signed in as subject.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,7 +33,7 @@ type wire struct {
 	thaw    chan struct{} // closed to let it go on
 }
 
-func newWire() *wire { return &wire{} }
+var errDead = &net.OpError{Op: "dial", Err: errors.New("the service is dead")}
 
 // arm makes the wire stop the service before its nth change from now on.
 func (w *wire) arm(n int, kill bool) {
@@ -42,6 +43,13 @@ func (w *wire) arm(n int, kill bool) {
 	w.reached, w.thaw = make(chan struct{}), make(chan struct{})
 }
 
+// changes returns the requests that would change the cluster, since arm.
+func (w *wire) changes() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.seen)
+}
+
 // opts are for the service's client.
 func (w *wire) opts() []kgo.Opt { return []kgo.Opt{kgo.Dialer(w.dial)} }
 
@@ -49,7 +57,7 @@ func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, err
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.dead {
-		return nil, errors.New("the service is dead")
+		return nil, errDead
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
@@ -69,7 +77,7 @@ func (w *wire) pass(request []byte) error {
 	switch {
 	case w.dead:
 		w.mu.Unlock()
-		return errors.New("the service is dead")
+		return errDead
 	case key != kmsg.Produce && key != kmsg.CreateTopics && key != kmsg.DeleteTopics && key != kmsg.CreateACLs && key != kmsg.DeleteACLs:
 		w.mu.Unlock()
 		return nil
@@ -125,7 +133,7 @@ var operations = []operation{
 // prepare opens a service behind a wire that is about to do op to the topic.
 func (op operation) prepare(c *testCluster, name string) (*Service, *wire) {
 	c.t.Helper()
-	w := newWire()
+	w := new(wire)
 	s := c.open(func(cfg *Config) { cfg.Admin = append(cfg.Admin, w.opts()...) })
 	if op.claimed {
 		if _, err := s.Claim(c.t.Context(), ada, diaspora.ClaimRequest{Name: name}); err != nil {
@@ -179,7 +187,7 @@ func TestKilledBetweenTwoSteps(t *testing.T) {
 					heal(c, replica)
 					c.check()
 					if !killed {
-						t.Logf("killed before each of %v", strings.Join(w.seen, ", "))
+						t.Logf("killed before each of %v", strings.Join(w.changes(), ", "))
 						if n < 5 {
 							t.Errorf("only %d changes were seen, want at least 4", n-1)
 						}
@@ -213,7 +221,7 @@ func TestSlowReplica(t *testing.T) {
 						if err != nil {
 							t.Errorf("%s without delay = %v", op.name, err)
 						}
-						t.Logf("slow before each of %v", strings.Join(w.seen, ", "))
+						t.Logf("slow before each of %v", strings.Join(w.changes(), ", "))
 						return
 					case <-w.reached:
 					}
@@ -222,7 +230,7 @@ func TestSlowReplica(t *testing.T) {
 					}
 					if next {
 						if _, err := fast.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: name}); err != nil {
-							t.Errorf("Claim by the fast replica before %s = %v", w.seen[n-1], err)
+							t.Errorf("Claim by the fast replica before %s = %v", w.changes()[n-1], err)
 						} else if err := c.produce(ben, name, "of the next owner"); err != nil {
 							t.Errorf("produce of the next owner = %v", err)
 						}
@@ -230,14 +238,14 @@ func TestSlowReplica(t *testing.T) {
 					close(w.thaw)
 					select {
 					case err = <-finished:
-						t.Logf("%s was slow before change %d, %s, and then returned: %v", op.name, n, w.seen[n-1], err)
+						t.Logf("%s was slow before change %d, %s, and then returned: %v", op.name, n, w.changes()[n-1], err)
 					case <-time.After(20 * time.Second):
 						t.Fatalf("%s hangs", op.name)
 					}
 					c.check()
 					if next {
 						if value, err := c.consume(ben, name); value != "of the next owner" {
-							t.Errorf("slow before %s: consume of the next owner = %q, %v", w.seen[n-1], value, err)
+							t.Errorf("slow before %s: consume of the next owner = %q, %v", w.changes()[n-1], value, err)
 						}
 					}
 					slow.Close()

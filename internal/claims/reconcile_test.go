@@ -1,0 +1,208 @@
+package claims
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// mustClaim claims topics for ada.
+func mustClaim(t *testing.T, s *Service, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDrift changes topics and ACLs behind the service's back. Two replicas mend
+// that at the same time, and what is the operator's stays.
+func TestDrift(t *testing.T) {
+	c := newCluster(t)
+	one, two := c.open(), c.open()
+	topicACL := func(name, principal string, ops ...kmsg.ACLOperation) []kafka.ACL {
+		return kafka.Allow(kafka.TopicResource(name), principal, ops...)
+	}
+	const read, write, all = kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationAll
+	mustClaim(t, one, "whole", "without_acls", "fewer_acls", "more_acls", "denied", "lost", "lost_too", "handed_over", "released", "released_too")
+	for _, name := range []string{"released", "released_too"} {
+		if err := one.Release(t.Context(), ada, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.createTopic("foreign")
+	deny := topicACL("denied", "User:"+ada, write)
+	deny[0].Permission = kmsg.ACLPermissionTypeDeny
+	elsewhere := topicACL("more_acls", "User:"+ben, read)
+	elsewhere[0].Host = "192.0.2.7"
+	for name, acls := range map[string][]kafka.ACL{
+		"without_acls": nil,
+		"fewer_acls":   topicACL("fewer_acls", "User:"+ada, read, write),
+		"more_acls":    slices.Concat(topicACL("more_acls", "User:*", all), elsewhere, topicACLs("more_acls", one.ledger.topic("more_acls"))),
+		"denied":       slices.Concat(deny, topicACLs("denied", one.ledger.topic("denied"))),
+		"handed_over":  topicACL("handed_over", "User:"+ben, read, write),
+		"lost_too":     nil,
+		"released":     topicACL("released", "User:"+ada, read),
+		"never_heard":  topicACL("never_heard", "User:"+cleo, all),
+		"foreign":      topicACL("foreign", "User:operator", all),
+		"not-ours":     topicACL("not-ours", "User:operator", all),
+		"_system":      topicACL("_system", "User:operator", all),
+	} {
+		c.setACLs(kafka.TopicResource(name), acls...)
+	}
+	for _, name := range []string{"lost", "lost_too"} {
+		if err := c.fake.DeleteTopic(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	var wg sync.WaitGroup
+	for _, s := range []*Service{one, two} {
+		wg.Go(func() {
+			if err := s.Reconcile(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, name := range []string{"foreign", "not-ours", "_system"} {
+		if got := c.acls(kafka.TopicResource(name)); len(got) != 1 {
+			t.Errorf("the operator's ACLs on %s = %q, want the one that was there", name, got)
+		}
+		c.setACLs(kafka.TopicResource(name))
+	}
+	c.fake.DeleteTopic("foreign")
+	c.check()
+	for _, name := range []string{"without_acls", "fewer_acls", "denied", "lost", "lost_too", "handed_over"} {
+		if err := c.produce(ada, name, "back"); err != nil {
+			t.Errorf("the owner's produce to %s = %v", name, err)
+		}
+	}
+	if err := c.produce(ben, "handed_over", "mine"); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("somebody else's produce = %v, want TOPIC_AUTHORIZATION_FAILED", err)
+	}
+}
+
+// TestClaimingAgainRepairs is what a user can do without waiting for the service.
+func TestClaimingAgainRepairs(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	mustClaim(t, s, "lost", "locked")
+	if err := c.fake.DeleteTopic("lost"); err != nil {
+		t.Fatal(err)
+	}
+	c.setACLs(kafka.TopicResource("locked"))
+	for _, name := range []string{"lost", "locked"} {
+		got, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: name})
+		if err != nil || got.Created {
+			t.Errorf("Claim(%s) again = %+v, %v, want it not created", name, got, err)
+		}
+		if err := c.produce(ada, name, "back"); err != nil {
+			t.Errorf("produce to %s = %v", name, err)
+		}
+	}
+	c.check()
+}
+
+// TestLeftover is about a topic that a replica created too late and then died,
+// which nobody may mistake for somebody's: it would keep the name from ever being
+// claimed again.
+func TestLeftover(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	for _, name := range []string{"empty", "written"} {
+		mustClaim(t, s, name)
+		if err := s.Release(t.Context(), ada, name); err != nil {
+			t.Fatal(err)
+		}
+		c.createTopic(name)
+	}
+	if err := c.produce("admin", "written", "the operator's"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !c.hasTopic("empty") || !c.hasTopic("written") {
+		t.Error("Reconcile deleted a topic that nobody claims")
+	}
+	got, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "empty", Partitions: 7})
+	if err != nil || !got.Created {
+		t.Fatalf("Claim over an empty leftover = %+v, %v", got, err)
+	}
+	if info, _, err := c.admin().Topic(t.Context(), "empty"); err != nil || info.Partitions != 7 {
+		t.Errorf("the topic is %+v, %v, want a new one with 7 partitions", info, err)
+	}
+	if _, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "written"}); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("Claim over events = %v, want ErrConflict", err)
+	}
+	if !c.hasTopic("written") {
+		t.Error("Claim deleted a topic that has events")
+	}
+	c.fake.DeleteTopic("written")
+	c.check()
+}
+
+// TestTopicSettings holds topics to what late events and durability need.
+func TestTopicSettings(t *testing.T) {
+	for brokers, wantReplicas := range map[int]int{1: 1, 3: 3} {
+		t.Run(fmt.Sprint(brokers), func(t *testing.T) {
+			c := newCluster(t, numBrokers(brokers))
+			s := c.open()
+			if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "kept", RetentionMS: -1}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "short", RetentionMS: 60000}); err != nil || got.RetentionMS != 60000 {
+				t.Fatalf("Claim = %+v, %v", got, err)
+			}
+			minInSync := map[int]string{1: "1", 3: "2"}[wantReplicas]
+			for name, retention := range map[string]string{"kept": "-1", "short": "60000", ledgerTopic: "-1"} {
+				info := c.fake.TopicInfo(name)
+				for setting, want := range map[string]string{
+					"message.timestamp.type":         "LogAppendTime",
+					"cleanup.policy":                 "delete",
+					"retention.ms":                   retention,
+					"retention.bytes":                "-1",
+					"min.insync.replicas":            minInSync,
+					"unclean.leader.election.enable": "false",
+				} {
+					if got := info.Configs[setting]; got == nil || *got != want {
+						t.Errorf("%s of %s is %v, want %s", setting, name, got, want)
+					}
+				}
+				if got, _, err := c.admin().Topic(t.Context(), name); err != nil || got.Replicas != wantReplicas {
+					t.Errorf("%s has %d replicas, %v, want %d", name, got.Replicas, err, wantReplicas)
+				}
+			}
+		})
+	}
+}
+
+// TestReplicationFollowsLedger fails when a topic that is claimed while most of
+// the cluster is down would get fewer replicas for ever.
+func TestReplicationFollowsLedger(t *testing.T) {
+	c := newCluster(t, numBrokers(3))
+	s := c.open()
+	for _, node := range []int32{0, 1} { // 2 is the controller, which does not move
+		if err := c.fake.RemoveNode(node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather"})
+	if !errors.Is(err, diaspora.ErrUnavailable) || !strings.Contains(err.Error(), "too few brokers") {
+		t.Errorf("Claim with one of three brokers = %v, want ErrUnavailable that says too few brokers", err)
+	}
+	if n := s.Stats().Topics; n != 0 {
+		t.Errorf("the ledger says %d topics, want none", n)
+	}
+}
