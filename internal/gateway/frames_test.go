@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -304,4 +305,74 @@ func (f *front) bystand(t testing.TB) func() {
 		}
 		t.Logf("bystander: slowest event took %v there and back", slowest)
 	}
+}
+
+// FuzzFrames sends bytes to a gateway, as a client that is signed in and as one
+// that is not. It lives, and another client's connection goes on.
+func FuzzFrames(f *testing.F) {
+	front := start(f, func(cfg *Config) {
+		cfg.LoginTimeout, cfg.FailuresPerAddress = 100*time.Millisecond, 1<<30
+	})
+	front.claim(f, "weather", ada)
+	front.tokens.issue("ada-token", ada, 24*time.Hour)
+	for _, list := range [][]badFrames{beforeLogin(), afterLogin()} {
+		for _, b := range list {
+			all := bytes.Join(b.send, nil)
+			f.Add(true, all[:min(len(all), 4096)])
+			f.Add(false, all[:min(len(all), 4096)])
+		}
+	}
+	for _, r := range []kmsg.Request{produceRequest(3), produceRequest(12), waitingFetch(0), apiVersions(4), saslAuthenticate(2, oauthMessage("ada-token"))} {
+		f.Add(true, appendRequest(r, 1))
+	}
+	other := front.login(f, "ada-token")
+	f.Fuzz(func(t *testing.T, signedIn bool, b []byte) {
+		c := front.dial(t)
+		if signedIn {
+			c.wantLogin("ada-token")
+		}
+		c.send(b)
+		c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		io.Copy(io.Discard, c)
+		c.Close()
+		other.t = t
+		other.wantAlive()
+	})
+}
+
+// FuzzRequest: what passes to the broker is the whole request, unchanged but for
+// how much a fetch wants, and a request that a client writes passes.
+func FuzzRequest(f *testing.F) {
+	for _, b := range afterLogin() {
+		for _, frame := range b.send {
+			f.Add(frame[:min(len(frame), 4096)])
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 4+headerBytes {
+			return
+		}
+		frame := resize(b)
+		if _, ok := shapes()[parseHeader(frame[4:]).key]; !ok {
+			return
+		}
+		out, err := pass(frame)
+		if err == nil && !bytes.Equal(out, frame) {
+			t.Errorf("%x passes as %x", frame, out)
+		}
+		if err != nil {
+			return
+		}
+		// The broker's parser is done in no time: no count deceives it.
+		h := parseHeader(frame[4:])
+		if request := kmsg.RequestForKey(h.key); h.version >= 0 && h.version <= request.MaxVersion() {
+			_, w := parseRequest(frame[4:])
+			request.SetVersion(h.version)
+			began := time.Now()
+			request.ReadFrom(w.b)
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("%x takes the broker's parser %v", frame, took)
+			}
+		}
+	})
 }

@@ -248,31 +248,43 @@ func (f *front) count(t testing.TB, token, topic string) int {
 // claim makes a topic that belongs to the subject.
 func (f *front) claim(t testing.TB, topic, subject string) {
 	t.Helper()
-	if _, err := f.admin.CreateTopic(t.Context(), 1, 1, nil, topic); err != nil {
+	if err := f.prepare(t.Context(), topic, subject); err != nil {
 		t.Fatal(err)
 	}
-	f.grant(t, topic, subject)
+}
+
+// prepare makes a topic, unless it is there, and gives it to the subject.
+func (f *front) prepare(ctx context.Context, topic, subject string) error {
+	client, err := kgo.NewClient(f.broker.AdminOpts()...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	if _, err := admin.CreateTopic(ctx, 1, 1, nil, topic); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return err
+	}
+	return grant(ctx, admin, topic, subject)
 }
 
 // grant gives the subject the rights of a topic's owner, and everybody groups.
-func (f *front) grant(t testing.TB, topic, subject string) {
-	t.Helper()
+func grant(ctx context.Context, admin *kadm.Client, topic, subject string) error {
 	for _, acls := range []*kadm.ACLBuilder{
 		kadm.NewACLs().Topics(topic).Operations(kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs).Allow("User:" + subject),
 		kadm.NewACLs().Groups("*").Operations(kadm.OpRead).Allow("User:*"),
 		kadm.NewACLs().TransactionalIDs("*").Operations(kadm.OpWrite).Allow("User:*"),
 	} {
-		acls = acls.AllowHosts("*").ResourcePatternType(kadm.ACLPatternLiteral)
-		results, err := f.admin.CreateACLs(t.Context(), acls)
+		results, err := admin.CreateACLs(ctx, acls.AllowHosts("*").ResourcePatternType(kadm.ACLPatternLiteral))
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		for _, r := range results {
 			if r.Err != nil {
-				t.Fatal(r.Err)
+				return r.Err
 			}
 		}
 	}
+	return nil
 }
 
 // opts are those of a client with a token, or with a mechanism of its own.

@@ -428,7 +428,9 @@ func TestLargeRequests(t *testing.T) {
 	if _, err := f.admin.CreateTopic(t.Context(), 1, 1, map[string]*string{"max.message.bytes": kmsg.StringPtr("50000000")}, "weather"); err != nil {
 		t.Fatal(err)
 	}
-	f.grant(t, "weather", ada)
+	if err := grant(t.Context(), f.admin, "weather", ada); err != nil {
+		t.Fatal(err)
+	}
 	f.tokens.issue("ada-token", ada, time.Hour)
 	client := f.client(t, "ada-token", kgo.ProducerBatchMaxBytes(40<<20), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	var wg sync.WaitGroup
