@@ -31,7 +31,6 @@ type aclAnswer struct {
 func (s *Server) showForm(x *exchange) error {
 	x.form = &aclForm{}
 	if err := decodeForm(x.r.URL.RawQuery, x.form, true); err != nil {
-		x.form = nil // it is the link that is broken
 		return err
 	}
 	x.token = x.form.Token
@@ -96,11 +95,8 @@ func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
 	case !inHeader:
 		x.token = form.Token
 	}
-	switch {
-	case form.Subject == "":
+	if form.Subject == "" {
 		return diaspora.Topic{}, invalid("the subject claim is missing: `diaspora whoami` shows it")
-	case form.Topic == "":
-		return diaspora.Topic{}, invalid("the topic name is missing")
 	}
 	if err := s.authenticate(x); err != nil {
 		return diaspora.Topic{}, err

@@ -77,9 +77,6 @@ func fieldsOf(into any) (names []string, fields map[string]reflect.Value) {
 // nothing unknown, no null, nothing behind the object, UTF-8 throughout. Its
 // errors name fields that exist, and repeat nothing of what the client sent.
 func decodeJSON(body []byte, into any) error {
-	if !utf8.Valid(body) {
-		return invalid("the body is not valid UTF-8")
-	}
 	names, fields := fieldsOf(into)
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -155,17 +152,13 @@ func decodeForm(encoded string, into any, lenient bool) error {
 }
 
 // checkText refuses strings that are not text. U+FFFD counts as broken: it is what
-// decoders make of a lone surrogate.
+// encoding/json makes of bytes that are no UTF-8, and of a lone surrogate.
 func checkText(name string, field reflect.Value) error {
 	if field.Kind() != reflect.String {
 		return nil
 	}
-	text := field.String()
-	if !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError) {
+	if text := field.String(); !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError) {
 		return invalid("the field %q is not valid UTF-8", name)
-	}
-	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r == 0x7f }) {
-		return invalid("the field %q has control characters", name)
 	}
 	return nil
 }

@@ -51,6 +51,9 @@ var badRequests = []badRequest{
 	{"token in query and header", "GET", "/v1/topics?token=" + adaToken, "", []string{"Authorization", adaBearer}, 400},
 	{"token as the query", "POST", "/v1/topics?" + adaToken, weather, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"token as the path", "GET", "/v1/topics/" + adaToken, "", []string{"Authorization", adaBearer}, 400},
+	{"token that is a good name as the path", "GET", "/v1/topics/" + nameToken, "", []string{"Authorization", "Bearer " + nameToken}, 404},
+	{"token that is a good name as the name", "POST", "/v1/topics", `{"name":"` + nameToken + `"}`, []string{"Authorization", "Bearer " + nameToken, "Content-Type", typeJSON}, 400},
+	{"token of nobody", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + nobodyToken}, 500},
 	{"token as an unknown path", "GET", "/" + adaToken, "", nil, 404},
 	{"token as the user of a proxy", "GET", "/v1/topics", "", []string{"Proxy-Authorization", adaBearer}, 401},
 	{"token in a cookie", "GET", "/v1/topics", "", []string{"Cookie", "token=" + adaToken}, 401},
@@ -119,6 +122,7 @@ var badRequests = []badRequest{
 	{"name null", "POST", "/v1/topics", `{"name":null}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"name a number", "POST", "/v1/topics", `{"name":7}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"name an object", "POST", "/v1/topics", `{"name":{"name":"weather"}}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"partitions null", "POST", "/v1/topics", `{"name":"weather","partitions":null}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"partitions a string", "POST", "/v1/topics", `{"name":"weather","partitions":"3"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"partitions a fraction", "POST", "/v1/topics", `{"name":"weather","partitions":1.5}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"partitions beyond int", "POST", "/v1/topics", `{"name":"weather","partitions":99999999999999999999}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
@@ -254,6 +258,9 @@ func (e *endpoint) checkChallenge(a answer) {
 	}
 	if got := a.header.Get("WWW-Authenticate"); a.status == 401 && !strings.HasPrefix(got, "Bearer") {
 		e.t.Errorf("WWW-Authenticate = %q, want Bearer", got)
+	}
+	if got := a.header.Get("Allow"); strings.Contains(got, "GET") && !strings.Contains(got, "HEAD") {
+		e.t.Errorf("Allow = %q, without HEAD", got)
 	}
 	if got := a.header.Get("Access-Control-Allow-Origin"); got != "" {
 		e.t.Errorf("Access-Control-Allow-Origin = %q", got)

@@ -81,10 +81,10 @@ func serve(t *testing.T, change func(*Config)) (p *pipes, stop func() error) {
 
 const getForm = "GET /acl HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
-// get asks for the form and returns the status.
-func get(t *testing.T, conn net.Conn) int {
+// get sends a request and returns the status of the answer.
+func get(t *testing.T, conn net.Conn, request string) int {
 	t.Helper()
-	go func() { _, _ = io.WriteString(conn, getForm) }()
+	go func() { _, _ = io.WriteString(conn, request) }()
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func TestSlowClients(t *testing.T) {
 					})
 				}
 				other := p.dial()
-				if status := get(t, other); status != 200 {
+				if status := get(t, other, getForm); status != 200 {
 					t.Errorf("others get %d meanwhile", status)
 				}
 				_ = other.Close()
@@ -161,12 +161,81 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
+// TestAnswerIsNotRead holds that a client which does not read its answer is cut off.
+func TestAnswerIsNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, nil)
+		conn := p.dial()
+		if _, err := io.WriteString(conn, getForm); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(writeTimeout + time.Second)
+		if answer, err := io.ReadAll(conn); err != nil || len(answer) > 0 {
+			t.Errorf("after %v there are %d bytes and %v, want the end", writeTimeout, len(answer), err)
+		}
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+		_ = conn.Close()
+	})
+}
+
+// stuckClaims wait as long as they may.
+type stuckClaims struct{ Claims }
+
+func (stuckClaims) Topics(ctx context.Context, _ string) ([]diaspora.Topic, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestClaimTimeout holds that a cluster which does not answer makes an answer that
+// says so, before the connection's own time is up.
+func TestClaimTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, withClaims(stuckClaims{}))
+		conn := p.dial()
+		begun := time.Now()
+		if status := get(t, conn, listTopics); status != 503 {
+			t.Errorf("status %d, want 503", status)
+		}
+		if took := time.Since(begun); took != claimTimeout {
+			t.Errorf("took %v, want %v", took, claimTimeout)
+		}
+		_ = conn.Close()
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+}
+
+// TestPanicInTheMiddle holds that half an answer does not end as if it were whole.
+func TestPanicInTheMiddle(t *testing.T) {
+	srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if v := recover(); v != http.ErrAbortHandler {
+			t.Errorf("recovered %v, want http.ErrAbortHandler", v)
+		}
+	}()
+	r, _ := http.NewRequest("GET", "http://127.0.0.1/acl", nil)
+	srv.ServeHTTP(brokenWriter{http.Header{}}, r)
+}
+
+// brokenWriter panics once the header is out.
+type brokenWriter struct{ header http.Header }
+
+func (w brokenWriter) Header() http.Header       { return w.header }
+func (w brokenWriter) Write([]byte) (int, error) { panic("out of order") }
+func (w brokenWriter) WriteHeader(int)           {}
+
 // TestMaxConns holds that connections beyond the limit wait until one ends.
 func TestMaxConns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = 2 })
 		first, second := p.dial(), p.dial()
-		if a, b := get(t, first), get(t, second); a != 200 || b != 200 {
+		if a, b := get(t, first, getForm), get(t, second, getForm); a != 200 || b != 200 {
 			t.Fatalf("the first two get %d and %d", a, b)
 		}
 		third := make(chan net.Conn)
@@ -179,7 +248,7 @@ func TestMaxConns(t *testing.T) {
 		}
 		_ = first.Close()
 		conn := <-third
-		if status := get(t, conn); status != 200 {
+		if status := get(t, conn, getForm); status != 200 {
 			t.Errorf("the third gets %d", status)
 		}
 		if err := stop(); err != nil {
@@ -226,7 +295,7 @@ func TestDrain(t *testing.T) {
 				held := &heldClaims{emptyClaims{}, make(chan struct{}), make(chan struct{})}
 				p, stop := serve(t, func(cfg *Config) { cfg.Claims = held })
 				silent, idle, busy := p.dial(), p.dial(), p.dial()
-				get(t, idle)
+				get(t, idle, getForm)
 				answered := make(chan error, 1)
 				go func() {
 					_, _ = io.WriteString(busy, listTopics)
@@ -310,6 +379,7 @@ func TestInternalErrors(t *testing.T) {
 		logged string
 	}{
 		{"panic", nil, 500, "list of [redacted]"},
+		{"client left", fmt.Errorf("wait for broker7.internal: %w", context.Canceled), 503, "broker7.internal"},
 		{"unknown", errors.New("disk /var/lib/x is full, said " + adaToken), 500, "disk /var/lib/x is full"},
 		{"cluster away", fmt.Errorf("dial broker7.internal: %w", diaspora.ErrUnavailable), 503, "broker7.internal"},
 		{"too slow", fmt.Errorf("wait for broker7.internal: %w", context.DeadlineExceeded), 503, "broker7.internal"},
@@ -318,7 +388,7 @@ func TestInternalErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			e := start(t, func(cfg *Config) { cfg.Claims = brokenClaims{cfg.Claims, tt.err} })
 			a := e.do("GET", "/v1/topics", "", "Authorization", adaBearer)
-			if p := a.problem(t); a.status != tt.status || strings.Contains(a.body, "internal.") || strings.Contains(a.body, "/var") || strings.Contains(a.body, "list of") {
+			if p := a.problem(t); a.status != tt.status || strings.Contains(a.body, "broker7") || strings.Contains(a.body, "/var") || strings.Contains(a.body, "list of") {
 				t.Errorf("%d %+v", a.status, p)
 			}
 			e.checkChallenge(a)
@@ -390,13 +460,18 @@ func TestHealthIsShared(t *testing.T) {
 // heard for a while, and that others are.
 func TestFailedAuthentications(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
+		asked, bobIsOut := 0, false
 		srv, err := New(Config{
 			Claims: emptyClaims{}, PublicURL: "http://127.0.0.1",
 			Authenticator: authenticatorFunc(func(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
 				asked++
-				if strings.HasPrefix(token.Reveal(), "dev-at-fresh-") {
+				switch {
+				case strings.HasPrefix(token.Reveal(), "dev-at-fresh-"):
 					token = adaToken
+				case token == bobToken && bobIsOut:
+					token = expiredToken
+				case token == "short":
+					t.Error("the authenticator was asked about a token that cannot be one")
 				}
 				return identities{}.Authenticate(ctx, token)
 			}),
@@ -438,6 +513,10 @@ func TestFailedAuthentications(t *testing.T) {
 		if status := ask("192.0.2.1:1003", "", bobToken); status != 200 {
 			t.Errorf("a neighbour whose token is known: %d, want 200", status)
 		}
+		bobIsOut = true
+		if first, second := ask("192.0.2.1:1003", "", bobToken), ask("192.0.2.1:1003", "", bobToken); first != 401 || second != 429 {
+			t.Errorf("once that is revoked: %d and %d, want 401 and 429", first, second)
+		}
 		for _, other := range [][2]string{{"192.0.2.2:1000", ""}, {"10.0.0.1:1", "198.51.100.7"}, {"10.0.0.1:1", "192.0.2.1, 198.51.100.7, 10.0.0.9"}, {"[2001:db8::1]:1", ""}} {
 			if status := ask(other[0], other[1], fresh()); status != 200 {
 				t.Errorf("%v: %d, want 200", other, status)
@@ -457,9 +536,15 @@ func TestFailedAuthentications(t *testing.T) {
 		if status := ask("[2001:db8:0:1:ffff::]:1", "", fresh()); status != 429 {
 			t.Errorf("another address of the same /64: %d, want 429", status)
 		}
-		time.Sleep(time.Second)
+		for range failureBurst {
+			ask("192.0.2.4:1", "", "short")
+		}
+		if status := ask("192.0.2.4:1", "", fresh()); status != 429 {
+			t.Errorf("after tokens that are none: %d, want 429", status)
+		}
+		time.Sleep(2 * time.Second) // one for each failure beyond the budget
 		if status := ask("192.0.2.1:1000", "", fresh()); status != 200 {
-			t.Errorf("a second later: %d, want 200", status)
+			t.Errorf("two seconds later: %d, want 200", status)
 		}
 		for i := range 2 * failureClients {
 			srv.failures.add(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 32))
@@ -551,6 +636,14 @@ func TestChoose(t *testing.T) {
 		if got := choose(r, typePlain, typeJSON, typeHTML); got != tt.want {
 			t.Errorf("choose(%q) = %q, want %q", tt.accept, got, tt.want)
 		}
+	}
+}
+
+// TestEmptyList holds that nothing is listed as [] and not as null.
+func TestEmptyList(t *testing.T) {
+	e := start(t, withClaims(emptyClaims{}))
+	if a := e.do("GET", "/v1/topics", "", "Authorization", adaBearer); !strings.Contains(a.body, `"topics": []`) {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
 

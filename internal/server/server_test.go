@@ -31,6 +31,8 @@ const (
 	expiredToken = "dev-at-expired-" + canary
 	outageToken  = "dev-at-outage-" + canary
 	narrowToken  = "dev-at-narrow-" + canary
+	nobodyToken  = "dev-at-nobody-" + canary
+	nameToken    = "Ag" + canary + "x9" // as Globus's own, it could be a topic's name
 
 	ada = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f01"
 	bob = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f02"
@@ -41,7 +43,9 @@ type identities struct{}
 
 func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.TokenInfo, error) {
 	switch token {
-	case adaToken:
+	case nobodyToken:
+		return globus.TokenInfo{}, nil
+	case adaToken, nameToken:
 		return globus.TokenInfo{Identity: globus.Identity{Subject: ada}}, nil
 	case bobToken:
 		return globus.TokenInfo{Identity: globus.Identity{Subject: bob}}, nil
@@ -198,6 +202,10 @@ func (e *endpoint) checkAnswer(what string, a answer) {
 		"X-Content-Type-Options": "nosniff",
 		"Referrer-Policy":        "no-referrer",
 		"X-Frame-Options":        "DENY",
+		"Vary":                   "Accept",
+
+		"Cross-Origin-Opener-Policy":   "same-origin",
+		"Cross-Origin-Resource-Policy": "same-origin",
 	} {
 		if got := a.header.Get(name); got != want {
 			e.t.Errorf("%s: header %s = %q, want %q", what, name, got, want)
