@@ -316,8 +316,10 @@ func (c *Consumer) groupOpts(from, until map[partitionID]int64) []kgo.Opt {
 			if len(lost) == 0 {
 				return
 			}
-			if err := c.commit(ctx); err != nil {
-				c.fabric.diagnostics().Warn("commit before partitions go to another member", "group", c.options.Group, "err", err)
+			if c.options.CommitEvery > 0 {
+				if err := c.commit(ctx); err != nil {
+					c.fabric.diagnostics().Warn("commit before partitions go to another member", "group", c.options.Group, "err", err)
+				}
 			}
 			c.drop(lost)
 		}),

@@ -135,7 +135,7 @@ func (e *env) recordFormat() func(buf []byte, r *diaspora.Record) []byte {
 		return appendRecord
 	case e.output == "raw":
 		return func(buf []byte, r *diaspora.Record) []byte { return append(buf, r.Value...) }
-	case isTerminal(e.stdout):
+	case e.terminal(e.stdout):
 		return func(buf []byte, r *diaspora.Record) []byte { return append(appendVisible(buf, r.Value), '\n') }
 	}
 	return func(buf []byte, r *diaspora.Record) []byte { return append(append(buf, r.Value...), '\n') }
@@ -167,7 +167,7 @@ func (c *consumption) run(ctx context.Context) (err error) {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		c.watch(reading)
+		c.watch(reading, stop)
 	}()
 	err = c.loop(reading)
 	stop()
@@ -228,8 +228,9 @@ func (c *consumption) introduce(ctx context.Context) {
 	c.env.say("reading %s from %s: %s in %s", topics, positionText(c.options.From), count(span(progress), "record"), count(int64(len(progress)), "partition"))
 }
 
-// watch commits what was written, and tells of outages and of having caught up.
-func (c *consumption) watch(ctx context.Context) {
+// watch commits what was written, and tells of outages and of having caught up. It
+// stops the reading when nobody takes what was read.
+func (c *consumption) watch(ctx context.Context, stop func()) {
 	ticker := time.NewTicker(quietAfter)
 	defer ticker.Stop()
 	outage := outageWatch{env: c.env}
@@ -239,6 +240,9 @@ func (c *consumption) watch(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-c.out.broken:
+			stop()
 			return
 		case <-ticker.C:
 		}

@@ -20,6 +20,7 @@ type env struct {
 	getenv         func(string) string
 	now            func() time.Time
 	browser        func(url string) error // opens a page; nil for the system's way
+	terminal       func(stream any) bool  // is a person at the other end
 
 	common // the flags that every command has
 }
@@ -81,7 +82,7 @@ func readerLeft(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe)
 }
 
-// isTerminal reports whether a person is at the other end of a stream.
+// isTerminal is env.terminal outside of tests.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

@@ -306,7 +306,7 @@ const finishLimit = 30 * time.Second
 func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
 	var text []byte
 	var err error
-	if f, ok := s.env.stdin.(*os.File); ok && isTerminal(f) {
+	if f, ok := s.env.stdin.(*os.File); ok && s.env.terminal(f) {
 		fmt.Fprint(s.env.stderr, "Paste the refresh token (it is not shown): ")
 		text, err = term.ReadPassword(int(f.Fd()))
 		fmt.Fprintln(s.env.stderr)

@@ -33,11 +33,12 @@ func mainExitCode() int {
 	// the program before it has signed off.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(ctx, &env{
-		stdin:  os.Stdin,
-		stdout: os.Stdout,
-		stderr: os.Stderr,
-		getenv: os.Getenv,
-		now:    time.Now,
+		stdin:    os.Stdin,
+		stdout:   os.Stdout,
+		stderr:   os.Stderr,
+		getenv:   os.Getenv,
+		now:      time.Now,
+		terminal: isTerminal,
 	}, os.Args[1:])
 }
 

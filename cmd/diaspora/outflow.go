@@ -15,12 +15,15 @@ type outflow struct {
 	buf   *bufio.Writer
 	timer *time.Timer // flushes; runs if something waits
 	armed bool
+	err   error
+
+	broken chan struct{} // closed when nothing can be written any more
 }
 
 const flushAfter = 10 * time.Millisecond
 
 func newOutflow(w io.Writer) *outflow {
-	return &outflow{buf: bufio.NewWriterSize(w, 64<<10)}
+	return &outflow{buf: bufio.NewWriterSize(w, 64<<10), broken: make(chan struct{})}
 }
 
 // write takes a line. The error may be that of an earlier one.
@@ -28,7 +31,7 @@ func (o *outflow) write(line []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, err := o.buf.Write(line); err != nil {
-		return outputError(err)
+		return o.fail(err)
 	}
 	switch {
 	case o.armed:
@@ -50,9 +53,16 @@ func (o *outflow) flushed(do func() error) error {
 	defer o.mu.Unlock()
 	o.armed = false
 	if err := o.buf.Flush(); err != nil {
-		return outputError(err)
+		return o.fail(err)
 	}
 	return do()
 }
 
-func outputError(err error) error { return fmt.Errorf("write output: %w", err) }
+// fail remembers the first error. The caller holds mu.
+func (o *outflow) fail(err error) error {
+	if o.err == nil {
+		o.err = fmt.Errorf("write output: %w", err)
+		close(o.broken)
+	}
+	return o.err
+}

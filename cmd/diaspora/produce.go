@@ -339,8 +339,8 @@ func (p *production) look(w *outageWatch) {
 		p.giveUp(fmt.Errorf("produce to topic %q: %w", p.topic, stats.Err))
 		return
 	}
-	if stats.Pending == 0 {
-		return
+	if stats.Pending == 0 && stats.Err != nil {
+		return // nothing waits for the cluster
 	}
 	w.see(stats.Err, func() string {
 		waiting := "1 event waits"

@@ -229,7 +229,7 @@ func (e *env) confirmRelease(ctx context.Context, client *diaspora.Client, name 
 	fmt.Fprintf(e.stderr, "Type the topic's name to release it: ")
 	answer, err := readAnswer(ctx, e.stdin)
 	if err != nil || answer != name {
-		if !isTerminal(e.stdin) {
+		if !e.terminal(e.stdin) {
 			fmt.Fprintln(e.stderr)
 		}
 		if ctx.Err() != nil {

@@ -1,0 +1,484 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// desk is where a person sits in these tests: a home, and what is on the screen.
+type desk struct {
+	*env
+	vars   map[string]string
+	out    lockedBuffer
+	err    lockedBuffer
+	fabric *fabric.Fabric
+	data   string // the fabric's folder
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func (b *lockedBuffer) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buf.Reset()
+}
+
+// newDesk returns a desk with a running fabric where ada is logged in as profile "home".
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	d := emptyDesk(t)
+	d.data = filepath.Join(t.TempDir(), "data")
+	f, err := fabric.Start(t.Context(), fabric.Config{Dir: d.data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	d.fabric = f
+	login, err := f.Login(t.Context(), "ada@example.edu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := storeLogin(diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"]), "home", f, login); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// emptyDesk returns one where nobody is logged in to anything.
+func emptyDesk(t *testing.T) *desk {
+	d := &desk{vars: map[string]string{"DIASPORA_CONFIG_DIR": filepath.Join(t.TempDir(), "config")}}
+	d.env = &env{
+		stdin: strings.NewReader(""), stdout: &d.out, stderr: &d.err,
+		getenv:   func(name string) string { return d.vars[name] },
+		now:      time.Now,
+		terminal: func(any) bool { return false },
+	}
+	return d
+}
+
+// types runs a command to its end and returns its exit code.
+func (d *desk) types(ctx context.Context, args ...string) int {
+	e := *d.env // flags are each command's own
+	return run(ctx, &e, args)
+}
+
+// must runs a command that has to succeed.
+func (d *desk) must(t *testing.T, args ...string) {
+	t.Helper()
+	if code := d.types(t.Context(), args...); code != 0 {
+		t.Fatalf("diaspora %s exits with %d:\n%s", strings.Join(args, " "), code, d.err.String())
+	}
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	timeout := time.After(20 * time.Second)
+	for !holds() {
+		select {
+		case <-ticker.C:
+		case <-timeout:
+			t.Fatalf("%s did not happen", what)
+		}
+	}
+}
+
+// leaves returns all commands that do something.
+func leaves(cmd *cobra.Command) (all []*cobra.Command) {
+	if cmd.Name() == "help" {
+		return nil
+	}
+	if !cmd.HasSubCommands() {
+		return []*cobra.Command{cmd}
+	}
+	for _, c := range cmd.Commands() {
+		all = append(all, leaves(c)...)
+	}
+	return all
+}
+
+// TestEveryCommandSpeaksJSON walks the command tree: each takes -o json, and
+// refuses a format that it does not know before it does anything.
+func TestEveryCommandSpeaksJSON(t *testing.T) {
+	commands := leaves(emptyDesk(t).commands())
+	if len(commands) < 14 {
+		t.Fatalf("the tree has %d commands", len(commands))
+	}
+	for _, cmd := range commands {
+		flag := cmd.Flags().Lookup("output")
+		if flag == nil || flag.Shorthand != "o" || !slices.Contains(regexp.MustCompile(`\w+`).FindAllString(flag.Usage, -1), "json") {
+			t.Errorf("%s has no -o json", cmd.CommandPath())
+			continue
+		}
+		for format, known := range map[string]bool{"json": true, "text": true, "xml": false, "": false} {
+			d := emptyDesk(t)
+			d.output = format
+			root := d.commands()
+			c, _, _ := root.Find(strings.Fields(cmd.CommandPath())[1:])
+			d.output = format
+			err := c.Args(c, []string{"one"}) // each takes one argument, or says that it is too many
+			refused := err != nil && strings.Contains(err.Error(), "choose one of")
+			if tooMany := err != nil && strings.Contains(err.Error(), "too many"); !tooMany && refused == known {
+				t.Errorf("%s -o %s: %v", cmd.CommandPath(), format, err)
+			}
+		}
+		for _, name := range []string{"profile", "quiet"} {
+			if cmd.InheritedFlags().Lookup(name) == nil {
+				t.Errorf("%s has no --%s", cmd.CommandPath(), name)
+			}
+		}
+	}
+}
+
+// TestExamplesParse checks that what the help shows can be typed.
+func TestExamplesParse(t *testing.T) {
+	mentioned := regexp.MustCompile(`\bdiaspora ([a-z][^|)<>#"]*)`)
+	for _, cmd := range leaves(emptyDesk(t).commands()) {
+		if cmd.Example == "" {
+			t.Errorf("%s has no examples", cmd.CommandPath())
+		}
+		example := regexp.MustCompile(`"[^"$\n]*"|'[^'\n]*'`).ReplaceAllString(cmd.Example, "quoted")
+		for _, m := range mentioned.FindAllStringSubmatch(example, -1) {
+			words := strings.Fields(m[1])
+			root := emptyDesk(t).commands()
+			found, rest, err := root.Find(words)
+			if err != nil {
+				t.Errorf("%s: the example %q: %v", cmd.CommandPath(), m[0], err)
+				continue
+			}
+			if err := found.ParseFlags(rest); err != nil {
+				t.Errorf("%s: the example %q: %v", cmd.CommandPath(), m[0], err)
+			}
+		}
+	}
+}
+
+// TestNoSecretIsSeen types every command, also wrongly, and then looks for tokens
+// on the screen and on disk. They are in token files alone.
+func TestNoSecretIsSeen(t *testing.T) {
+	d := newDesk(t)
+	ctx := t.Context()
+	refresh := func() string {
+		before := len(d.out.String())
+		d.must(t, "token", "--refresh")
+		return strings.TrimSpace(d.out.String()[before:])
+	}
+	secret := refresh()
+	d.must(t, "token")
+	if shown := secretShape.FindAllString(d.out.String(), -1); len(shown) != 2 {
+		t.Fatalf("token shows %d secrets, want 2: the search would find nothing", len(shown))
+	}
+	d.out.reset()
+
+	for _, line := range []string{
+		"whoami", "whoami -o json", "topic claim weather", "topic claim weather -o json", "topic list", "topic show weather -o json",
+		"produce weather --value a -o json", "consume weather --exit -o json", "consume weather --exit -g analysis",
+		"topic release weather --yes", "topic show weather", "produce weather --value a", "consume weather", "login", "login --no-browser",
+		"example mine", "example mine -o json", "version", "completion bash",
+	} {
+		d.types(ctx, strings.Fields(line)...)
+	}
+	// The token where it does not belong: as an argument, and refused.
+	d.stdin = strings.NewReader(secret + "\n")
+	d.types(ctx, "login", d.fabric.URL(), "--profile", "second", "--with-token")
+	d.vars["DIASPORA_REFRESH"], d.vars["DIASPORA_URL"] = secret, d.fabric.URL()
+	for _, line := range []string{"whoami", "topic list", "consume mine --exit", "produce mine --value a", "login"} {
+		d.types(ctx, strings.Fields(line)...)
+	}
+	if err := d.fabric.StopGlobus(); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	d.types(short, "logout")
+	d.types(short, "token", "--refresh", "--profile", "nowhere")
+	if err := d.fabric.StartGlobus(); err != nil {
+		t.Fatal(err)
+	}
+	d.types(ctx, "logout")
+	d.types(ctx, "whoami")
+	d.types(ctx, "topic", "list")
+	delete(d.vars, "DIASPORA_REFRESH")
+	d.types(ctx, "logout", "--profile", "home", "--local")
+
+	for name, text := range map[string]string{"stdout": d.out.String(), "stderr": d.err.String()} {
+		if at := secretShape.FindStringIndex(text); at != nil {
+			t.Errorf("%s shows a secret, after …%s", name, text[max(0, at[0]-200):at[0]])
+		}
+	}
+	for _, dir := range []string{d.vars["DIASPORA_CONFIG_DIR"], d.data} {
+		checkFiles(t, dir)
+	}
+}
+
+// checkFiles fails if a secret is in a file that is no token file, or a token file
+// is for others to see.
+func checkFiles(t *testing.T, dir string) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		files++
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if filepath.Base(filepath.Dir(path)) == "tokens" {
+			if info.Mode().Perm() != 0o600 {
+				t.Errorf("%s has mode %v", path, info.Mode())
+			}
+			return nil
+		}
+		if secretShape.Match(data) {
+			t.Errorf("there is a secret in %s", path)
+		}
+		return nil
+	})
+	if err != nil || files == 0 {
+		t.Errorf("%s: %d files, %v", dir, files, err)
+	}
+}
+
+// started runs a command beside the test. stop interrupts it, as Ctrl-C does, and
+// returns its exit code; so does wait without interrupting.
+func (d *desk) started(t *testing.T, args ...string) (stop, wait func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
+	done := make(chan int, 1)
+	go func() { done <- d.types(ctx, args...) }()
+	wait = func() int {
+		t.Helper()
+		select {
+		case code := <-done:
+			return code
+		case <-time.After(30 * time.Second):
+			t.Fatalf("diaspora %s does not end", strings.Join(args, " "))
+			return -1
+		}
+	}
+	t.Cleanup(func() { cancel(errInterrupted) })
+	return func() int { cancel(errInterrupted); return wait() }, wait
+}
+
+// TestProduceInterrupted checks what Ctrl-C leaves behind: what was acknowledged is
+// said, and the exit code tells.
+func TestProduceInterrupted(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	reader, writer := io.Pipe()
+	defer writer.Close()
+	d.stdin = reader
+	stop, _ := d.started(t, "produce", "weather", "-o", "json")
+	io.WriteString(writer, "one\ntwo\nhalf a li")
+	eventually(t, "the receipt of the second event", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
+	if code := stop(); code != 130 {
+		t.Errorf("produce exits with %d after Ctrl-C, want 130", code)
+	}
+	if got := d.err.String(); !strings.HasSuffix(got, "diaspora: 2 events acknowledged\ndiaspora: interrupted\n") {
+		t.Errorf("produce says %q", got)
+	}
+	d.out.reset()
+	d.must(t, "consume", "weather", "--exit")
+	if got := d.out.String(); got != "one\ntwo\n" {
+		t.Errorf("the topic has %q, want the two lines and not the half one", got)
+	}
+}
+
+// TestConsumeFollows checks that a record comes out at once, that what is known is
+// said, and that Ctrl-C ends it.
+func TestConsumeFollows(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	d.must(t, "produce", "weather", "--value", "before")
+	d.out.reset()
+	stop, _ := d.started(t, "consume", "weather")
+	eventually(t, "catching up", func() bool { return strings.Contains(d.err.String(), "caught up after 0 records; waiting") })
+	other := *d.env
+	other.stdout, other.stderr = io.Discard, io.Discard
+	if code := run(t.Context(), &other, []string{"produce", "weather", "--value", "after"}); code != 0 {
+		t.Fatalf("produce exits with %d", code)
+	}
+	eventually(t, "the record", func() bool { return d.out.String() == "after\n" })
+	if code := stop(); code != 130 {
+		t.Errorf("consume exits with %d after Ctrl-C, want 130", code)
+	}
+	if !strings.Contains(d.err.String(), "diaspora: reading weather from end: 0 records in 1 partition\n") || !strings.HasSuffix(d.err.String(), "diaspora: 1 record\ndiaspora: interrupted\n") {
+		t.Errorf("consume says %q", d.err.String())
+	}
+}
+
+// TestReaderLeaves checks that `consume | head` ends without a word, and that its
+// group begins with what was not written.
+func TestReaderLeaves(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	d.must(t, "produce", "weather", "--value", "one", "--value", "two")
+	d.err.reset()
+	for _, gone := range []error{syscall.EPIPE, io.ErrClosedPipe} {
+		e := *d.env
+		e.stdout = brokenPipe{gone}
+		for _, args := range [][]string{
+			{"consume", "weather", "--from", "start", "-q"},
+			{"consume", "weather", "-g", "analysis", "-q"},
+			{"topic", "list"}, {"whoami"}, {"version", "-o", "json"},
+		} {
+			each := e
+			if code := run(t.Context(), &each, args); code != 0 || d.err.String() != "" {
+				t.Errorf("%s into a pipe that nobody reads exits with %d and says %q", args, code, d.err.String())
+			}
+		}
+	}
+	d.out.reset()
+	d.must(t, "consume", "weather", "-g", "analysis", "--exit")
+	if got := d.out.String(); got != "one\ntwo\n" {
+		t.Errorf("the group goes on with %q, want both", got)
+	}
+	// A disk that is full is another matter.
+	e := *d.env
+	e.stdout = brokenPipe{syscall.ENOSPC}
+	if code := run(t.Context(), &e, []string{"consume", "weather", "--exit"}); code != 1 || !strings.Contains(d.err.String(), "diaspora: write output: no space left on device") {
+		t.Errorf("consume onto a full disk exits with %d and says %q", code, d.err.String())
+	}
+}
+
+type brokenPipe struct{ err error }
+
+func (p brokenPipe) Write([]byte) (int, error) { return 0, p.err }
+
+// TestTerminalIsSafe checks that a record cannot command the terminal it is shown
+// on, while a pipe gets every byte.
+func TestTerminalIsSafe(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	evil := "\x1b]0;owned\a\x9b2J\u202e"
+	d.stdin = strings.NewReader(evil + "\n")
+	d.must(t, "produce", "weather")
+	for _, test := range []struct {
+		format   string
+		terminal bool
+		want     string
+	}{
+		{"text", false, evil + "\n"},
+		{"text", true, `\x1b]0;owned\x07\x9b2J\u202e` + "\n"},
+		{"raw", true, evil},
+	} {
+		var out bytes.Buffer
+		e := *d.env
+		e.stdout = &out
+		e.terminal = func(stream any) bool { return test.terminal && stream == any(e.stdout) }
+		if code := run(t.Context(), &e, []string{"consume", "weather", "--exit", "-o", test.format}); code != 0 {
+			t.Fatalf("consume exits with %d: %s", code, d.err.String())
+		}
+		if out.String() != test.want {
+			t.Errorf("-o %s, terminal %v: %q, want %q", test.format, test.terminal, out.String(), test.want)
+		}
+	}
+	// Nor can a topic's name in an error.
+	d.types(t.Context(), "topic", "claim", "\x1b[2J")
+	if strings.Contains(d.err.String(), "\x1b") {
+		t.Errorf("an error commands the terminal: %q", d.err.String())
+	}
+}
+
+// TestProduceOutage checks that an outage is told, that nothing is lost by it, and
+// that Ctrl-C in the middle says what is not known to have arrived.
+func TestProduceOutage(t *testing.T) {
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "weather")
+	d := emptyDesk(t)
+	d.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.dir, "config")
+
+	reader, writer := io.Pipe()
+	defer writer.Close()
+	d.stdin = reader
+	stop, _ := d.started(t, "produce", "weather", "-o", "json")
+	io.WriteString(writer, "one\n")
+	eventually(t, "the first receipt", func() bool { return strings.Contains(d.out.String(), `"line":1`) })
+	up.kill(t)
+	io.WriteString(writer, "two\n")
+	eventually(t, "word of the outage", func() bool {
+		return strings.Contains(d.err.String(), "1 event waits; nothing is lost unless you stop this program")
+	})
+	up = w.up(t, up.ports()...)
+	eventually(t, "the second receipt", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
+	eventually(t, "word of the end of the outage", func() bool { return strings.Contains(d.err.String(), "the cluster is back") })
+
+	up.kill(t)
+	io.WriteString(writer, "three\n")
+	eventually(t, "word of the second outage", func() bool { return strings.Count(d.err.String(), "1 event waits") == 2 })
+	if code := stop(); code != 130 {
+		t.Errorf("produce exits with %d after Ctrl-C, want 130", code)
+	}
+	if !strings.Contains(d.err.String(), "diaspora: 2 events acknowledged, 1 not known to have arrived\n") {
+		t.Errorf("produce says %q", d.err.String())
+	}
+}
+
+// TestExitCodes checks the codes that the command itself decides on.
+func TestExitCodes(t *testing.T) {
+	interrupted, cancel := context.WithCancelCause(t.Context())
+	cancel(errInterrupted)
+	for _, test := range []struct {
+		ctx  context.Context
+		err  error
+		want int
+	}{
+		{t.Context(), nil, 0},
+		{t.Context(), errors.New("anything"), 1},
+		{t.Context(), &failure{text: "its own"}, 1},
+		{t.Context(), misuse("", "wrong"), 2},
+		{t.Context(), hinted(fmt.Errorf("x: %w", diaspora.ErrConflict), "hint"), 6},
+		{t.Context(), globus.ErrDenied, 3},
+		{t.Context(), &failure{condition: diaspora.ErrIncomplete}, 8},
+		{t.Context(), context.DeadlineExceeded, 10},
+		{interrupted, errors.New("anything"), 130},
+		{interrupted, nil, 0}, // it was done all the same
+	} {
+		if got := exitCode(test.ctx, test.err); got != test.want {
+			t.Errorf("exitCode(%v) = %d, want %d", test.err, got, test.want)
+		}
+	}
+}
