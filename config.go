@@ -55,9 +55,10 @@ type Config struct {
 	// Globus Auth cannot be reached. A refusal is final at once. Default: 10 s.
 	DialTimeout time.Duration
 
-	// Linger is how long a batch of events waits to be filled, as Kafka's
-	// linger.ms. While the cluster is busy, batches fill in any case.
-	// Default: 0.
+	// Linger is how long events given to [Logger.Send] wait for others to
+	// share a request with, as Kafka's linger.ms. [Logger.Log] does not wait,
+	// but for the first event of a topic, and takes along those that do.
+	// Default: 10 ms; negative is none.
 	Linger time.Duration
 
 	// Diagnostics receives the messages of the library itself. Nil discards them.
@@ -70,6 +71,7 @@ type Config struct {
 
 const (
 	defaultDialTimeout   = 10 * time.Second
+	defaultLinger        = 10 * time.Millisecond
 	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
 	defaultLogin         = `run "diaspora login"`
 	maxCABytes           = 1 << 20
@@ -88,11 +90,14 @@ func (c Config) resolve(ctx context.Context) (*fabric, error) {
 	if c.TokenSource == nil && !c.anonymous {
 		return nil, invalid("configuration: there is no TokenSource")
 	}
-	if c.DialTimeout < 0 || c.Linger < 0 {
-		return nil, invalid("configuration: a duration is negative")
+	if c.DialTimeout < 0 {
+		return nil, invalid("configuration: DialTimeout is negative")
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
+	}
+	if c.Linger == 0 {
+		c.Linger = defaultLinger
 	}
 	if c.login == "" {
 		c.login = defaultLogin

@@ -75,7 +75,7 @@ func (f *fabric) signInError(err error) error {
 // tuning returns the options in which a client of ours differs from a plain one.
 func (f *fabric) tuning() []kgo.Opt {
 	opts := []kgo.Opt{
-		kgo.ProducerLinger(f.Linger),
+		kgo.ProducerLinger(max(f.Linger, 0)),
 		kgo.ProducerBatchMaxBytes(int32(min(max(1_000_012, f.maxEventBytes+1024), 64<<20))),
 	}
 	if f.Diagnostics != nil {
@@ -144,6 +144,9 @@ func (l clientLog) Level() kgo.LogLevel {
 }
 
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	if msg == "flushing" {
+		return // at every [Logger.Log]; see hurry
+	}
 	to := slog.LevelDebug
 	switch level {
 	case kgo.LogLevelError:

@@ -112,8 +112,24 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 			b.finish(i, l.explain(events[i].Topic, err))
 		}
 	}
+	l.hurry()
 	return b.wait(ctx, l, events)
 }
+
+// hurry has the Kafka client send what it has, without waiting for more: it does
+// that when asked to flush, and here it need not wait for the rest.
+func (l *Logger) hurry() {
+	if l.fabric.Linger > 0 {
+		_ = l.client.Flush(ended)
+	}
+}
+
+// ended is a context that has ended.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // clone returns a copy of the event that shares no memory with it.
 func clone(ev *Event) Event {

@@ -52,3 +52,22 @@ func TestSend(t *testing.T) {
 		}
 	}
 }
+
+// TestLogDoesNotLinger fails when Log waits for others to share its request with.
+func TestLogDoesNotLinger(t *testing.T) {
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	cfg.Linger = time.Minute
+	l := openLogger(t, cfg)
+	sent := make(chan error, 1)
+	l.Send(Event{Topic: "weather", Value: []byte("first")}, func(Record, error) {})
+	if err := l.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	l.Send(Event{Topic: "weather", Value: []byte("lingers")}, func(_ Record, err error) { sent <- err })
+	if err := l.Log(within(t), Event{Topic: "weather", Value: []byte("does not")}); err != nil {
+		t.Errorf("Log beside an event that lingers = %v", err)
+	}
+	if err := <-sent; err != nil {
+		t.Errorf("the event before it: %v", err)
+	}
+}
