@@ -5,7 +5,7 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race lint build bench test-long clean
+.PHONY: help test race browser lint build bench test-long clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -16,9 +16,12 @@ test: ## every test, as the README says
 race: ## every test under the race detector
 	$(GO) test -race -timeout 15m ./...
 
+browser: ## the pages of the ACL endpoint in Debian's chromium
+	$(GO) test -tags browser -run Browser ./internal/server
+
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
-	$(GO) vet ./...
+	$(GO) vet -tags browser ./...
 	$(GO) run $(STATICCHECK) ./...
 
 build: ## the one binary, static and stripped, in bin/
