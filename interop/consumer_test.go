@@ -75,7 +75,7 @@ func TestGroupGoesOn(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
 	cfg := as(t, f, ada)
-	topic, group := claim(t, cfg, 2), unique(t)
+	topic, group := claim(t, cfg, 1), unique(t)
 	log(t, openLogger(t, cfg), topic, numbers(0, 100)...)
 	seen := map[string]int{}
 	for range 4 {
