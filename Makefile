@@ -3,9 +3,10 @@
 GO          ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
+NODES       ?= 1
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench test-long clean
+.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -33,6 +34,12 @@ bench: ## the measurements of bench/README.md, written to bench/results/
 test-long: ## race detector, and each fuzz target for FUZZTIME
 	$(GO) test -race -count 3 -timeout 60m ./...
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+
+kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3)
+	./deploy/kafka/cluster start $(NODES)
+
+kafka-down: ## stop it, and delete its data
+	./deploy/kafka/cluster clean
 
 clean: ## what the other targets made
 	rm -rf bin

@@ -262,6 +262,19 @@ func (c *Consumer) openGroup(ctx context.Context) error {
 			return err
 		}
 	}
+	for attempt := 0; ; attempt++ {
+		// A cluster makes the place for its groups' offsets when the first
+		// group comes, and says that it is not available until it is there.
+		err := c.askForGroup(ctx)
+		if err == nil || !retriable(err) || attempt >= offsetTries || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
+			return err
+		}
+	}
+}
+
+// askForGroup fails if the caller may not use the group.
+func (c *Consumer) askForGroup(ctx context.Context) error {
+	group := c.options.Group
 	req := kmsg.NewPtrOffsetFetchRequest()
 	req.Group = group
 	g := kmsg.NewOffsetFetchRequestGroup()

@@ -1,6 +1,6 @@
 // Package fabric is a whole Diaspora Streams in one process: the embedded
 // broker, the gateway in front of it, the ACL endpoint, and a local stand-in for
-// Globus Auth. `diaspora up` and `diaspora example` are thin covers of it, and
+// Globus Auth. It can stand in front of an Apache Kafka as well ([Config.KafkaFile]). `diaspora up` and `diaspora example` are thin covers of it, and
 // tests start one each, since it is ready in a fraction of a second:
 //
 //	f, err := fabric.Start(ctx, fabric.Config{})
@@ -21,6 +21,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -43,6 +45,12 @@ type Config struct {
 	// and the local Globus Auth listen, as host:port of a loopback address.
 	// Default: a free port of 127.0.0.1 each.
 	KafkaAddr, HTTPAddr, GlobusAddr string
+
+	// KafkaFile names the cluster.json of an Apache Kafka on this machine, as
+	// deploy/kafka/cluster makes it. The fabric then has no broker of its own,
+	// but a gateway for each node, at the addresses that the nodes tell
+	// clients. KafkaAddr must be empty. Default: the embedded broker.
+	KafkaFile string
 
 	// Username is the identity of the person at this machine, besides those
 	// that every fabric knows: ada@example.edu and grace@example.org. Without
@@ -86,11 +94,16 @@ type Fabric struct {
 	url       string
 	globus    *globusdev.Server
 	people    *globus.Client // whom people log in through
-	broker    *broker.Broker
+	kafka     *kafkaCluster  // nil with the embedded broker
+	broker    *broker.Broker // nil with an Apache Kafka
+	upstreams []gateway.Upstream
 	claims    *claims.Service
 
-	// The three listening parts, in the order in which they are stopped.
-	acl, gateway, auth *service
+	// The listening parts, in the order in which they are stopped. There is
+	// one gateway for each broker.
+	acl      *service
+	gateways []*service
+	auth     *service
 
 	closeOnce sync.Once
 	closeErr  error
@@ -126,7 +139,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	if f.auth, err = listen("Globus Auth", f.cfg.GlobusAddr); err != nil {
 		return err
 	}
-	if f.gateway, err = listen("the Kafka gateway", f.cfg.KafkaAddr); err != nil {
+	if err := f.listenForKafka(); err != nil {
 		return err
 	}
 	if f.acl, err = listen("the ACL endpoint", f.cfg.HTTPAddr); err != nil {
@@ -135,7 +148,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	f.url = "http://" + f.acl.addr()
 	f.discovery = diaspora.Discovery{
 		Version:  f.cfg.Version,
-		Brokers:  []string{f.gateway.addr()},
+		Brokers:  addrs(f.gateways),
 		Security: "plaintext",
 		Globus: diaspora.DiscoveryGlobus{
 			Issuer:         "http://" + f.auth.addr(),
@@ -153,13 +166,48 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := f.startBroker(ctx); err != nil {
+	admin, err := f.startBroker()
+	if err != nil {
+		return err
+	}
+	f.claims, err = claims.Open(ctx, claims.Config{
+		Admin:       admin,
+		Groups:      claims.Groups(f.discovery.Groups),
+		Diagnostics: f.cfg.Diagnostics,
+	})
+	if err != nil {
 		return err
 	}
 	if err := f.startFront(authenticator); err != nil {
 		return err
 	}
 	return f.lock.announce(Info{URL: f.url, Brokers: f.discovery.Brokers, Globus: f.GlobusURL()})
+}
+
+// listenForKafka opens the gateways' listeners.
+func (f *Fabric) listenForKafka() error {
+	at := []string{f.cfg.KafkaAddr}
+	if f.cfg.KafkaFile != "" {
+		if f.cfg.KafkaAddr != "" {
+			return errKafkaAddr
+		}
+		kafka, err := readKafka(f.cfg.KafkaFile)
+		if err != nil {
+			return err
+		}
+		f.kafka, at = kafka, nil
+		for _, node := range kafka.Nodes {
+			at = append(at, node.Gateway)
+		}
+	}
+	for _, addr := range at {
+		s, err := listen("the Kafka gateway", addr)
+		if err != nil {
+			return err
+		}
+		f.gateways = append(f.gateways, s)
+	}
+	return nil
 }
 
 // startGlobus starts the local Globus Auth, and returns what asks it about tokens.
@@ -199,35 +247,47 @@ func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
 	})
 }
 
-func (f *Fabric) startBroker(ctx context.Context) error {
+// startBroker starts the embedded broker, unless there is an Apache Kafka, and
+// returns the options of a client that is the super user.
+func (f *Fabric) startBroker() ([]kgo.Opt, error) {
+	if f.kafka != nil {
+		brokers, err := f.kafka.upstreams()
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range brokers {
+			f.upstreams = append(f.upstreams, b)
+		}
+		return f.kafka.adminOpts()
+	}
 	var err error
 	f.broker, err = broker.Open(broker.Config{
 		Dir:         f.subDir("broker"),
-		Advertise:   f.gateway.addr(),
+		Advertise:   f.gateways[0].addr(),
 		SyncWrites:  f.cfg.SyncWrites,
 		Diagnostics: f.cfg.Diagnostics,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f.claims, err = claims.Open(ctx, claims.Config{
-		Admin:       f.broker.AdminOpts(),
-		Groups:      claims.Groups(f.discovery.Groups),
-		Diagnostics: f.cfg.Diagnostics,
-	})
-	return err
+	f.upstreams = []gateway.Upstream{f.broker}
+	return f.broker.AdminOpts(), nil
 }
 
 // startFront starts what clients talk to.
 func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
-	front, err := gateway.New(gateway.Config{
-		Upstream:           f.broker,
-		Authenticator:      authenticator,
-		RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
-		Diagnostics:        f.cfg.Diagnostics,
-	})
-	if err != nil {
-		return err
+	var fronts []*gateway.Gateway
+	for _, upstream := range f.upstreams {
+		front, err := gateway.New(gateway.Config{
+			Upstream:           upstream,
+			Authenticator:      authenticator,
+			RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
+			Diagnostics:        f.cfg.Diagnostics,
+		})
+		if err != nil {
+			return err
+		}
+		fronts = append(fronts, front)
 	}
 	acl, err := server.New(server.Config{
 		Claims:        f.claims,
@@ -240,7 +300,9 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	if err != nil {
 		return err
 	}
-	f.gateway.start(front.Serve)
+	for i, front := range fronts {
+		f.gateways[i].start(front.Serve)
+	}
 	f.acl.start(acl.Serve)
 	return nil
 }
@@ -310,7 +372,7 @@ func (f *Fabric) As(ctx context.Context, username string) (diaspora.Config, erro
 func (f *Fabric) Close() error {
 	f.closeOnce.Do(func() {
 		var errs []error
-		for _, s := range []*service{f.acl, f.gateway} {
+		for _, s := range append([]*service{f.acl}, f.gateways...) {
 			errs = append(errs, s.stop())
 		}
 		if f.claims != nil {

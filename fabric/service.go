@@ -56,6 +56,14 @@ func (e *ListenError) Unwrap() error { return e.Err }
 
 func (s *service) addr() string { return s.address }
 
+func addrs(services []*service) []string {
+	var all []string
+	for _, s := range services {
+		all = append(all, s.addr())
+	}
+	return all
+}
+
 // start runs serve, which closes the listener when its context ends.
 func (s *service) start(serve func(context.Context, net.Listener) error) {
 	s.mu.Lock()

@@ -57,7 +57,8 @@ type conn struct {
 	out      *frameReader  // of upstream
 	ended    chan struct{} // closed when relayResponses has returned
 
-	lastKey int16 // of the last request relayed
+	again   time.Time // when to sign in to the broker again; zero is never
+	lastKey int16     // of the last request relayed
 
 	mu       sync.Mutex // guards the fields below
 	token    globus.Secret

@@ -33,6 +33,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
@@ -43,8 +44,10 @@ import (
 type Upstream interface {
 	// Dial connects to the broker; nobody is signed in on the connection.
 	Dial(ctx context.Context) (net.Conn, error)
-	// SignIn logs conn in as the subject, at least until expiry.
-	SignIn(ctx context.Context, conn net.Conn, subject string, expiry time.Time) error
+	// SignIn logs a connection in as the subject. It returns when to do so
+	// again, for brokers whose sessions end; the zero time is never. How long
+	// the subject may stay is for the gateway to say.
+	SignIn(ctx context.Context, conn kmsg.Requestor, subject string) (again time.Time, err error)
 }
 
 // Authenticator says whose an access token is. Its errors are

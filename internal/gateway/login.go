@@ -230,10 +230,10 @@ func (c *conn) signIn(ctx context.Context, info globus.TokenInfo) error {
 	if err := c.dial(ctx); err != nil {
 		return err
 	}
-	if err := c.g.cfg.Upstream.SignIn(ctx, c.upstream, info.Subject, info.Expiry); err != nil {
+	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, brokerBefore{c}, info.Subject); err != nil {
 		return brokerError("sign in", err)
 	}
-	return c.learnVersions()
+	return c.learnVersions(ctx)
 }
 
 // refusal is a login that failed for good.

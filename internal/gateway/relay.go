@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
-	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -49,6 +47,9 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 		return unexpected(err)
 	}
 	h := parseHeader(b[4:])
+	if err := c.signInAgain(ctx); err != nil {
+		return err
+	}
 	switch {
 	case h.key == keySaslHandshake:
 		return c.loginAgain(ctx)
@@ -91,7 +92,7 @@ func (c *conn) relayApiVersions() error {
 // a handshake. Kafka answers in order: all earlier requests are answered before
 // the handshake is, and none is taken before the login is over.
 func (c *conn) loginAgain(ctx context.Context) error {
-	if _, err := c.ask(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
+	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
 		return err
 	}
 	_, frame, free, err := c.takeRequest(maxLoginBytes)
@@ -112,6 +113,18 @@ func (c *conn) loginAgain(ctx context.Context) error {
 	return c.loginFramed(ctx, m)
 }
 
+// signInAgain signs in to the broker again when that is due. Kafka answers in
+// order, so by then the client has the answers to all its earlier requests.
+func (c *conn) signInAgain(ctx context.Context) (err error) {
+	if c.again.IsZero() || time.Now().Before(c.again) {
+		return nil
+	}
+	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, brokerAmid{c}, c.subject); err != nil {
+		return brokerError("sign in again", err)
+	}
+	return nil
+}
+
 // shortDrain is enough for all but a request that waits for something to
 // happen, and may be cut off as well.
 const shortDrain = 500 * time.Millisecond
@@ -130,37 +143,8 @@ func (c *conn) finish(ctx context.Context) {
 	ctx, cancel := context.WithDeadline(ctx, limit)
 	defer cancel()
 	c.upstream.SetWriteDeadline(limit)
-	if _, err := c.ask(ctx, kmsg.NewPtrApiVersionsRequest()); err == nil {
+	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err == nil {
 		c.hangUp()
-	}
-}
-
-// exchange is a request of the gateway's own whose answer is not the client's.
-type exchange struct {
-	correlation int32
-	answer      chan []byte // without size and correlation ID
-}
-
-// ask sends the broker a request of the gateway's own, between the client's,
-// and returns the answer. By then the client has the answers to all that it has
-// asked before. Only the goroutine that relays requests may ask.
-func (c *conn) ask(ctx context.Context, request kmsg.Request) ([]byte, error) {
-	// A client that happens to have this correlation ID in flight, one in
-	// hundreds of millions, would miss an answer and connect anew.
-	ex := &exchange{correlation: int32(rand.Uint32()), answer: make(chan []byte, 1)}
-	c.mu.Lock()
-	c.exchange = ex
-	c.mu.Unlock()
-	if _, err := c.upstream.Write(appendRequest(request, ex.correlation)); err != nil {
-		return nil, err
-	}
-	select {
-	case answer := <-ex.answer:
-		return answer, nil
-	case <-c.ended:
-		return nil, errors.New("broker closed the connection")
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	}
 }
 

@@ -31,7 +31,9 @@ var errNoUpstream = errors.New("nobody there")
 
 func (*noUpstream) Dial(context.Context) (net.Conn, error) { return nil, errNoUpstream }
 
-func (*noUpstream) SignIn(context.Context, net.Conn, string, time.Time) error { return errNoUpstream }
+func (*noUpstream) SignIn(context.Context, kmsg.Requestor, string) (time.Time, error) {
+	return time.Time{}, errNoUpstream
+}
 
 // TestBrokerDown: that the broker is down is not the client's fault.
 func TestBrokerDown(t *testing.T) {

@@ -20,17 +20,9 @@ func (v versions) take(h header) bool {
 }
 
 // learnVersions asks the broker which requests it takes.
-func (c *conn) learnVersions() error {
-	request := kmsg.NewPtrApiVersionsRequest()
-	if _, err := c.upstream.Write(appendRequest(request, 0)); err != nil {
-		return brokerError("ask for versions", err)
-	}
-	frame, err := takeAnswer(c.out)
+func (c *conn) learnVersions(ctx context.Context) error {
+	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, brokerBefore{c})
 	if err != nil {
-		return brokerError("ask for versions", err)
-	}
-	response := kmsg.NewPtrApiVersionsResponse()
-	if err := response.ReadFrom(frame); err != nil {
 		return brokerError("ask for versions", err)
 	}
 	c.versions = make(versions, 0, len(response.ApiKeys))

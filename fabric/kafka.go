@@ -1,0 +1,83 @@
+package fabric
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/diaspora-streams/diaspora/internal/apache"
+)
+
+// kafkaCluster is an Apache Kafka on this machine, as deploy/kafka/cluster
+// writes it down.
+type kafkaCluster struct {
+	Issuer   string `json:"issuer"`
+	Audience string `json:"audience"`
+	JWKSFile string `json:"jwks_file"`
+	Admin    struct {
+		Brokers      []string `json:"brokers"`
+		Username     string   `json:"username"`
+		PasswordFile string   `json:"password_file"`
+	} `json:"admin"`
+	Nodes []kafkaNode `json:"nodes"`
+}
+
+// kafkaNode is one of its nodes, by its addresses on 127.0.0.1.
+type kafkaNode struct {
+	Gateway  string `json:"gateway"`  // where the node tells clients to connect
+	Listener string `json:"listener"` // where it takes the gateway's connections
+}
+
+// readKafka reads what deploy/kafka/cluster wrote.
+func readKafka(file string) (*kafkaCluster, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("Apache Kafka: is it up? %w", err)
+	}
+	var k kafkaCluster
+	if err := json.Unmarshal(data, &k); err != nil {
+		return nil, fmt.Errorf("Apache Kafka: %s: %w", file, err)
+	}
+	if len(k.Nodes) == 0 || len(k.Admin.Brokers) == 0 {
+		return nil, fmt.Errorf("Apache Kafka: %s names no nodes", file)
+	}
+	return &k, nil
+}
+
+// adminOpts are the options of a client that is the super user.
+func (k *kafkaCluster) adminOpts() ([]kgo.Opt, error) {
+	password, err := os.ReadFile(k.Admin.PasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("Apache Kafka: super user: %w", err)
+	}
+	auth := plain.Auth{User: k.Admin.Username, Pass: strings.TrimSpace(string(password))}
+	return []kgo.Opt{kgo.SeedBrokers(k.Admin.Brokers...), kgo.SASL(auth.AsMechanism())}, nil
+}
+
+// upstreams are the nodes as the gateways see them.
+func (k *kafkaCluster) upstreams() ([]*apache.Broker, error) {
+	keys, err := apache.OpenKeys(apache.KeysConfig{
+		File:     filepath.Join(filepath.Dir(k.JWKSFile), "signing-keys.json"),
+		JWKSFile: k.JWKSFile,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var brokers []*apache.Broker
+	for _, node := range k.Nodes {
+		b, err := apache.New(apache.Config{Address: node.Listener, Issuer: k.Issuer, Audience: k.Audience, Keys: keys})
+		if err != nil {
+			return nil, err
+		}
+		brokers = append(brokers, b)
+	}
+	return brokers, nil
+}
+
+var errKafkaAddr = errors.New("KafkaAddr and KafkaFile exclude each other: an Apache Kafka names its gateways itself")

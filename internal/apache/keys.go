@@ -1,0 +1,285 @@
+package apache
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/gofrs/flock"
+)
+
+// KeysConfig says where signing keys are kept and how long they are used.
+type KeysConfig struct {
+	// File holds the private keys, for its owner only. Required. Gateways on
+	// one host may share it.
+	File string
+
+	// JWKSFile is where the public keys are published, as a JSON Web Key Set
+	// that the broker reads. Required.
+	JWKSFile string
+
+	// MaxAge is how old a key becomes before the next one is made.
+	// Default: 30 days.
+	MaxAge time.Duration
+
+	// Settle is how long a new key is published before it is used, and an old
+	// one after it is not used any more, so that the broker always knows the
+	// key it is shown. Default: 1 minute.
+	Settle time.Duration
+}
+
+// Keys are the keys that a gateway signs with: usually one, and two or three while
+// one takes over from another. Keys take turns by themselves, with age; none is
+// used before it was published for a while, and none is withdrawn before another
+// was used for a while, so nobody is cut off. All methods may be called
+// concurrently, and by several processes with the same files.
+type Keys struct {
+	cfg  KeysConfig
+	lock *flock.Flock // held while the files change
+
+	mu      sync.Mutex // guards the fields below
+	keys    []key      // oldest first
+	signing string     // ID of the key that signer signs with
+	signer  jose.Signer
+}
+
+// key is a signing key and when it was published.
+type key struct {
+	Added time.Time       `json:"added"`
+	JWK   jose.JSONWebKey `json:"key"`
+}
+
+type keyFile struct {
+	Keys []key `json:"keys"`
+}
+
+// OpenKeys reads the keys, or makes the first one, and publishes them.
+func OpenKeys(cfg KeysConfig) (*Keys, error) {
+	if cfg.File == "" || cfg.JWKSFile == "" {
+		return nil, errors.New("apache: File and JWKSFile are required")
+	}
+	if cfg.MaxAge == 0 {
+		cfg.MaxAge = 30 * 24 * time.Hour
+	}
+	if cfg.Settle == 0 {
+		cfg.Settle = time.Minute
+	}
+	if cfg.MaxAge < 3*cfg.Settle {
+		return nil, fmt.Errorf("apache: keys of %v would end before they have settled, which takes %v", cfg.MaxAge, 3*cfg.Settle)
+	}
+	k := &Keys{
+		cfg:  cfg,
+		lock: flock.New(cfg.File+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600)),
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.change(k.takeTurns); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Rotate makes a new key now, rather than when the newest one has its age. It
+// takes over when it has settled.
+func (k *Keys) Rotate() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.change(k.add)
+}
+
+// sign returns a token that says that its bearer is subject.
+func (k *Keys) sign(issuer, audience, subject string, lifetime time.Duration) (string, error) {
+	signer, err := k.current()
+	if err != nil {
+		return "", err
+	}
+	// A token says its times in whole seconds, cut off: this one lasts at least
+	// as long as it should.
+	now := time.Now()
+	return jwt.Signed(signer).Claims(jwt.Claims{
+		Issuer:   issuer,
+		Audience: jwt.Audience{audience},
+		Subject:  subject,
+		IssuedAt: jwt.NewNumericDate(now),
+		Expiry:   jwt.NewNumericDate(now.Add(lifetime + time.Second - 1)),
+	}).Serialize()
+}
+
+// current returns what signs now.
+func (k *Keys) current() (jose.Signer, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	if k.due(now) {
+		if err := k.change(k.takeTurns); err != nil {
+			return nil, err
+		}
+	}
+	key := k.keys[k.signingKey(now)].JWK
+	if k.signing != key.KeyID {
+		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
+		if err != nil {
+			return nil, fmt.Errorf("signing key: %w", err)
+		}
+		k.signing, k.signer = key.KeyID, signer
+	}
+	return k.signer, nil
+}
+
+// signingKey returns the index of the key that signs: the newest that has
+// settled. The first key ever has nothing to take over from.
+func (k *Keys) signingKey(now time.Time) int {
+	for i := len(k.keys) - 1; i > 0; i-- {
+		if !now.Before(k.keys[i].Added.Add(k.cfg.Settle)) {
+			return i
+		}
+	}
+	return 0
+}
+
+// due reports whether takeTurns has something to do.
+func (k *Keys) due(now time.Time) bool {
+	return len(k.keys) == 0 || k.overdue(now) || k.obsolete(now) > 0
+}
+
+// overdue reports whether it is time for a new key.
+func (k *Keys) overdue(now time.Time) bool {
+	return !now.Before(k.keys[len(k.keys)-1].Added.Add(k.cfg.MaxAge))
+}
+
+// obsolete returns how many keys, the oldest, no longer verify anything: another
+// signs, and has done so for a while.
+func (k *Keys) obsolete(now time.Time) int {
+	i := k.signingKey(now)
+	for i > 0 && now.Before(k.keys[i].Added.Add(2*k.cfg.Settle)) {
+		i--
+	}
+	return i
+}
+
+// takeTurns makes the next key when it is time, and drops those that are obsolete.
+func (k *Keys) takeTurns(now time.Time) {
+	if len(k.keys) == 0 || k.overdue(now) {
+		k.add(now)
+	}
+	k.keys = slices.Delete(k.keys, 0, k.obsolete(now))
+}
+
+func (k *Keys) add(now time.Time) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err) // rand.Reader does not fail, nor does this curve
+	}
+	k.keys = append(k.keys, key{Added: now, JWK: jose.JSONWebKey{
+		Key: private, KeyID: rand.Text(), Algorithm: string(jose.ES256), Use: "sig",
+	}})
+}
+
+// change reads the keys, which another process may have changed, lets edit change
+// them, and writes both files if they are not as they should be.
+func (k *Keys) change(edit func(now time.Time)) (err error) {
+	if err := k.lock.Lock(); err != nil {
+		return fmt.Errorf("lock signing keys: %w", err)
+	}
+	defer func() { err = errors.Join(err, k.lock.Unlock()) }()
+	if err := k.read(); err != nil {
+		return err
+	}
+	edit(time.Now())
+	// The public keys last: that one is missing there, after a crash in between,
+	// is mended at the next start; that one is missing in the other would not be.
+	private, err := json.Marshal(keyFile{k.keys})
+	if err != nil {
+		return fmt.Errorf("signing keys: %w", err)
+	}
+	if err := replaceFile(k.cfg.File, private, 0o600); err != nil {
+		return fmt.Errorf("write signing keys: %w", err)
+	}
+	var set jose.JSONWebKeySet
+	for _, key := range k.keys {
+		set.Keys = append(set.Keys, key.JWK.Public())
+	}
+	public, err := json.Marshal(set)
+	if err != nil {
+		return fmt.Errorf("public keys: %w", err)
+	}
+	if err := replaceFile(k.cfg.JWKSFile, public, 0o644); err != nil {
+		return fmt.Errorf("publish keys: %w", err)
+	}
+	return nil
+}
+
+// read reads the private keys; that there are none yet is no error.
+func (k *Keys) read() error {
+	info, err := os.Stat(k.cfg.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		k.keys = nil
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read signing keys: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("read signing keys: others can read %s; whoever did can be anybody: delete it, and new keys will be made", k.cfg.File)
+	}
+	data, err := os.ReadFile(k.cfg.File)
+	if err != nil {
+		return fmt.Errorf("read signing keys: %w", err)
+	}
+	var file keyFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return fmt.Errorf("read signing keys: %s is damaged; delete it, and new keys will be made", k.cfg.File)
+	}
+	for _, key := range file.Keys {
+		if _, ok := key.JWK.Key.(*ecdsa.PrivateKey); !ok || key.JWK.KeyID == "" {
+			return fmt.Errorf("read signing keys: %s holds a key that is not ours; delete it, and new keys will be made", k.cfg.File)
+		}
+	}
+	k.keys = file.Keys
+	return nil
+}
+
+// replaceFile replaces a file at once: readers see the old one or the new one.
+// It leaves a file alone that is as it should be.
+func replaceFile(name string, data []byte, mode fs.FileMode) (err error) {
+	data = append(data, '\n')
+	if old, err := os.ReadFile(name); err == nil && string(old) == string(data) {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+func syncDir(name string) error {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,248 @@
+package interop
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+func TestAnotherIdentityMayNot(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	topic := claim(t, as(t, f, ada), 1)
+	cfg := as(t, f, grace)
+
+	produce := openLogger(t, cfg).Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+	_, consume := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
+	_, describe := client(t, cfg).Topic(within(t), topic)
+	_, claimed := client(t, cfg).Claim(within(t), diaspora.ClaimRequest{Name: topic})
+	release := client(t, cfg).Release(within(t), topic)
+
+	wantError(t, "produce as another identity", produce, diaspora.ErrPermission, grace, topic)
+	wantError(t, "consume as another identity", consume, diaspora.ErrPermission, grace, topic)
+	wantError(t, "describe as another identity", describe, diaspora.ErrPermission, topic)
+	wantError(t, "claim as another identity", claimed, diaspora.ErrConflict, topic)
+	wantError(t, "release as another identity", release, diaspora.ErrPermission, topic)
+}
+
+// TestTopicsNobodyHas: a topic that is not there looks the same as one that is
+// somebody else's, and is not made by being used.
+func TestTopicsNobodyHas(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := unique(t)
+	produce := openLogger(t, cfg).Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+	_, consume := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
+	wantError(t, "produce", produce, diaspora.ErrPermission, topic)
+	wantError(t, "consume", consume, diaspora.ErrPermission, topic)
+	claimAgain(t, cfg, topic, 1)
+	if n := len(readAll(t, cfg, topic)); n != 0 {
+		t.Errorf("a new topic has %d records", n)
+	}
+}
+
+func TestTokensThatAreNotGood(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	tokens := map[string]func(*testing.T, globus.Token) globus.Token{
+		"never issued": func(_ *testing.T, token globus.Token) globus.Token {
+			token.AccessToken = "dev-at-nobody-has-ever-issued-this-one"
+			return token
+		},
+		"expired": func(t *testing.T, token globus.Token) globus.Token {
+			if err := f.Globus().Expire(token.AccessToken); err != nil {
+				t.Fatal(err)
+			}
+			return token
+		},
+		"revoked": func(t *testing.T, token globus.Token) globus.Token {
+			if err := f.Globus().Revoke(token.AccessToken); err != nil {
+				t.Fatal(err)
+			}
+			return token
+		},
+	}
+	for name, spoil := range tokens {
+		t.Run(name, func(t *testing.T) {
+			login, err := f.Login(within(t), ada)
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, _ := login.Token(f.Discovery().Globus.ResourceServer)
+			cfg := withToken(f, login)
+			cfg.TokenSource = fixed(spoil(t, token))
+			_, err = diaspora.OpenLogger(within(t), cfg)
+			wantError(t, "OpenLogger", err, diaspora.ErrUnauthenticated, "diaspora login")
+			if strings.Contains(fmt.Sprint(err), token.AccessToken.Reveal()) {
+				t.Error("the error shows the token")
+			}
+		})
+	}
+}
+
+// TestRevocationEndsOpenConnections revokes the token of a connection in use.
+func TestRevocationEndsOpenConnections(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{RevocationInterval: time.Second})
+	topic := claim(t, as(t, f, ada), 1)
+	login, err := f.Login(within(t), ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := openLogger(t, withToken(f, login))
+	log(t, logger, topic, "before")
+	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
+	if err := f.Globus().Revoke(token.AccessToken); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		err = logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("after")})
+	}
+	wantError(t, "Log after the revocation", err, diaspora.ErrUnauthenticated)
+}
+
+// TestGlobusOutage stops Globus: who is signed in goes on, who is new waits.
+func TestGlobusOutage(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{RevocationInterval: 100 * time.Millisecond})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 1)
+	known := openLogger(t, cfg)
+	log(t, known, topic, "before")
+	newcomer, err := f.Login(within(t), ada) // whose token the gateway has not seen
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.StopGlobus(); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		logger, err := diaspora.OpenLogger(within(t), withToken(f, newcomer))
+		if err == nil {
+			err = logger.Close(within(t))
+		}
+		opened <- err
+	}()
+	log(t, known, topic, numbers(0, 50)...)
+	openLogger(t, cfg) // a known token opens new connections, too
+	select {
+	case err := <-opened:
+		t.Fatalf("OpenLogger of an unknown identity while Globus is away: %v, want it to wait", err)
+	default:
+	}
+	if err := f.StartGlobus(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Errorf("OpenLogger after Globus came back: %v", err)
+	}
+}
+
+// TestExpiryAmidStream: tokens of a few seconds, and a producer and a consumer that
+// see nothing of it.
+func TestExpiryAmidStream(t *testing.T) {
+	parallel(t)
+	const lifetime = 4 * time.Second
+	f := start(t, fabric.Config{AccessTokenLifetime: lifetime})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 1)
+	logger := openLogger(t, cfg)
+	consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
+	next, n := 0, 0
+	began := time.Now()
+	for record, err := range consumer.Records(pulled(t, logger, topic, &n)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(record.Value) != fmt.Sprint(next) {
+			t.Fatalf("record %s, want %d", record.Value, next)
+		}
+		next++
+		if time.Since(began) > 3*lifetime {
+			break
+		}
+	}
+	t.Logf("%d events in %v with tokens of %v", next, time.Since(began).Round(time.Millisecond), lifetime)
+}
+
+// TestReleaseAndReclaim gives a topic to the next owner, who sees nothing of the
+// first one's events; the first one keeps no rights.
+func TestReleaseAndReclaim(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	first, second := as(t, f, ada), as(t, f, grace)
+	topic := claim(t, first, 1)
+	producing := openLogger(t, first)
+	log(t, producing, topic, "secret")
+	consuming := openConsumer(t, first, diaspora.ConsumerOptions{Topics: []string{topic}})
+	if got := values(read(t, consuming, 1)); got != "secret" {
+		t.Fatalf("read %q", got)
+	}
+	if err := client(t, first).Release(within(t), topic); err != nil {
+		t.Fatal(err)
+	}
+	claimAgain(t, second, topic, 1)
+
+	if got := values(readAll(t, second, topic)); got != "" {
+		t.Errorf("the next owner reads %q", got)
+	}
+	log(t, openLogger(t, second), topic, "public")
+
+	// On the connections that the first owner has open.
+	err := producing.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("late")})
+	wantError(t, "Log of the former owner", err, diaspora.ErrPermission, topic)
+	_, err = diaspora.OpenConsumer(within(t), first, diaspora.ConsumerOptions{Topics: []string{topic}})
+	wantError(t, "OpenConsumer of the former owner", err, diaspora.ErrPermission, topic)
+	for record, err := range consuming.Records(within(t)) {
+		if err == nil && string(record.Value) == "secret" {
+			continue // their own event, again
+		}
+		if err == nil {
+			t.Errorf("the former owner reads %q", record.Value)
+		}
+		wantError(t, "Records of the former owner", err, diaspora.ErrPermission, topic)
+		break
+	}
+	if got := values(readAll(t, second, topic)); got != "public" {
+		t.Errorf("the next owner reads %q, want what they logged", got)
+	}
+	topics, err := client(t, first).Topics(within(t))
+	has := func(topic diaspora.Topic) bool { return topic.Name == t.Name() }
+	if err != nil || slices.ContainsFunc(topics, has) {
+		t.Errorf("Topics() of the former owner = %v, %v", topics, err)
+	}
+}
+
+// TestClaimedGroups: a consumer group belongs to who uses it first.
+func TestClaimedGroups(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{Groups: "claimed"})
+	first, second := as(t, f, ada), as(t, f, grace)
+	firsts, seconds := claim(t, first, 1), claim(t, second, 1)
+	log(t, openLogger(t, first), firsts, "mine")
+	discovery := f.Discovery()
+	first.Discovery, second.Discovery = &discovery, &discovery
+	group := unique(t)
+	consumer := openConsumer(t, first, diaspora.ConsumerOptions{Topics: []string{firsts}, Group: group})
+	if got := values(read(t, consumer, 1)); got != "mine" {
+		t.Errorf("read %q", got)
+	}
+	_, err := diaspora.OpenConsumer(within(t), second, diaspora.ConsumerOptions{Topics: []string{seconds}, Group: group})
+	wantError(t, "OpenConsumer with somebody else's group", err, diaspora.ErrConflict, group)
+
+	// Behind the library's back, the broker itself refuses.
+	second.Discovery = nil
+	_, err = diaspora.OpenConsumer(within(t), second, diaspora.ConsumerOptions{Topics: []string{seconds}, Group: group})
+	if !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("OpenConsumer that does not ask: %v, want %v", err, diaspora.ErrPermission)
+	}
+}
