@@ -42,7 +42,7 @@ func (s *Service) IssueKey(ctx context.Context, subject string, req diaspora.Acc
 	defer cancel()
 	key, err := s.issueKey(ctx, subject, req)
 	if err != nil {
-		return diaspora.NewAccessKey{}, fmt.Errorf("create access key %q: %w", clip(req.Name), err)
+		return diaspora.NewAccessKey{}, fmt.Errorf("create access key: %w", err) // the name may be a token, in the wrong place
 	}
 	return key, nil
 }
@@ -142,10 +142,19 @@ func (s *Service) RevokeKey(ctx context.Context, subject, id string) error {
 			s.reconcileSoon()
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("revoke access key %q: %w", clip(id), err)
+	return keyError("revoke", id, err)
+}
+
+// keyError returns err as an error of an operation on a key, and nil as nil. What
+// is no ID may be anything, and is not repeated.
+func keyError(op, id string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case keyIDFault(id) != "":
+		return fmt.Errorf("%s access key: %w", op, err)
 	}
-	return nil
+	return fmt.Errorf("%s access key %s: %w", op, id, err)
 }
 
 // ownedKey returns what the ledger says now about a key of the subject's.
@@ -170,7 +179,7 @@ func (s *Service) Key(ctx context.Context, subject, id string) (diaspora.AccessK
 	defer cancel()
 	k, err := s.ownedKey(ctx, subject, id)
 	if err != nil {
-		return diaspora.AccessKey{}, fmt.Errorf("show access key %q: %w", clip(id), err)
+		return diaspora.AccessKey{}, keyError("show", id, err)
 	}
 	return k.AccessKey, nil
 }

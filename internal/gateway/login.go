@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -262,9 +263,10 @@ func (c Credentials) kind() string {
 	return "access token"
 }
 
-// hint says how to get better ones.
+// hint says how to get better ones. A token with dots is a JWT, and so was got
+// with an access key: those of Globus Auth are opaque.
 func (c Credentials) hint() string {
-	if c.KeyID != "" {
+	if c.KeyID != "" || strings.Contains(c.Secret.Reveal(), ".") {
 		return keyHint
 	}
 	return loginHint
