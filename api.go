@@ -1,6 +1,10 @@
 package diaspora
 
-import "time"
+import (
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
 
 // Discovery is the document at /.well-known/diaspora of an ACL endpoint: all
 // that a client needs to know of a fabric, so that one URL configures it.
@@ -19,6 +23,9 @@ type Discovery struct {
 	Groups string `json:"groups"`
 	// MaxEventBytes bounds one event's key, value and headers together.
 	MaxEventBytes int `json:"max_event_bytes"`
+	// TokenURL is where an access key is exchanged for a token, for clients that
+	// do OAuth's client credentials rather than SASL/PLAIN. Optional.
+	TokenURL string `json:"token_url,omitempty"`
 }
 
 // DiscoveryGlobus is the part of [Discovery] that a login needs.
@@ -58,6 +65,47 @@ type TopicList struct {
 type GroupClaim struct {
 	Group string `json:"group"`
 	Owner string `json:"owner,omitempty"`
+}
+
+// AccessKeyRequest is the body of POST /v1/keys.
+type AccessKeyRequest struct {
+	// Name tells the caller's keys apart, for instance where the key is used:
+	// letters, digits, dots, hyphens and underscores, at most 64.
+	Name string `json:"name"`
+	// Topics are the topics that the key is for. Default: all that its owner
+	// has or will have.
+	Topics []string `json:"topics,omitempty"`
+	// Read and Write say what the key may do there. At least one is needed. A
+	// key for all topics with both may do whatever its owner may do in Kafka.
+	Read  bool `json:"read,omitempty"`
+	Write bool `json:"write,omitempty"`
+	// Expires is when the key ends by itself. Default: never.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// AccessKey is an access key as the ACL endpoint shows it: all but its secret.
+type AccessKey struct {
+	ID       string    `json:"id"` // the user name that it signs in with; no secret
+	Name     string    `json:"name"`
+	Owner    string    `json:"owner"`            // the owner's subject
+	Topics   []string  `json:"topics,omitempty"` // none: all of the owner's
+	Read     bool      `json:"read"`
+	Write    bool      `json:"write"`
+	Created  time.Time `json:"created"`
+	Expires  time.Time `json:"expires,omitzero"`
+	LastUsed time.Time `json:"last_used,omitzero"` // the day, in UTC, on which somebody last signed in with it
+	Ended    time.Time `json:"ended,omitzero"`     // when it was revoked, or was found to have expired
+}
+
+// NewAccessKey is the answer of POST /v1/keys, and the only one that has the secret.
+type NewAccessKey struct {
+	AccessKey
+	Secret globus.Secret `json:"secret"` // the password that goes with the ID
+}
+
+// AccessKeyList is the answer of GET /v1/keys.
+type AccessKeyList struct {
+	Keys []AccessKey `json:"keys"`
 }
 
 // Problem is the one shape of an error answer (RFC 9457, application/problem+json).

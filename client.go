@@ -18,7 +18,8 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// Client talks to the ACL endpoint of a fabric, where topics are claimed. Use
+// Client talks to the ACL endpoint of a fabric, where topics are claimed and
+// access keys are made. Use
 // [NewClient]; its methods may be called concurrently. They return [ErrInvalid],
 // [ErrUnauthenticated], [ErrPermission], [ErrNotFound], [ErrConflict],
 // [ErrUnavailable], ctx's error, or what is not foreseen; an answer of the ACL
@@ -152,6 +153,35 @@ func (c *Client) ClaimGroup(ctx context.Context, group string) error {
 		op: fmt.Sprintf("claim consumer group %q", clip(group)), method: http.MethodPost, path: "/v1/groups",
 		in: GroupClaim{Group: group}, again: true, out: new(GroupClaim),
 	})
+}
+
+// CreateKey gives the caller a new access key. Its secret is in this answer only.
+// A name that the caller has a key of is [ErrConflict]. After [ErrUnavailable]
+// there may be a key that nobody has the secret of: revoke it.
+func (c *Client) CreateKey(ctx context.Context, key AccessKeyRequest) (NewAccessKey, error) {
+	var created NewAccessKey
+	err := c.do(ctx, request{op: "create access key", method: http.MethodPost, path: "/v1/keys", in: key, out: &created})
+	return created, err
+}
+
+// Keys returns the access keys that the caller has, without their secrets.
+func (c *Client) Keys(ctx context.Context) ([]AccessKey, error) {
+	var list AccessKeyList
+	err := c.do(ctx, request{op: "list access keys", method: http.MethodGet, path: "/v1/keys", again: true, out: &list})
+	return list.Keys, err
+}
+
+// Key returns one access key of the caller's, one that has ended included.
+func (c *Client) Key(ctx context.Context, id string) (AccessKey, error) {
+	var key AccessKey
+	err := c.do(ctx, request{op: "show access key", method: http.MethodGet, path: "/v1/keys/" + url.PathEscape(id), again: true, out: &key})
+	return key, err
+}
+
+// RevokeKey ends an access key of the caller's: nobody can sign in with it any
+// more, and connections that are open lose it soon. Revoking again succeeds.
+func (c *Client) RevokeKey(ctx context.Context, id string) error {
+	return c.do(ctx, request{op: "revoke access key", method: http.MethodDelete, path: "/v1/keys/" + url.PathEscape(id), again: true})
 }
 
 // ProblemError is an error that the ACL endpoint answered with. Test its cause

@@ -30,13 +30,15 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/keys"
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
 
 // Config says how to start a [Fabric]. The zero value is in memory, on free ports.
 type Config struct {
-	// Dir holds everything that outlives the process: records, the ledger, and
-	// the identities with hashes of their tokens. It is made when missing, for
+	// Dir holds everything that outlives the process: records, the ledger, the
+	// identities with hashes of their tokens, and the key that signs tokens for
+	// access keys. It is made when missing, for
 	// its owner only, and belongs to one process at a time. Empty keeps all in
 	// memory.
 	Dir string
@@ -71,8 +73,8 @@ type Config struct {
 	AccessTokenLifetime time.Duration
 
 	// RevocationInterval bounds how long an open connection survives the
-	// revocation of its token, and how long the fabric goes by what it was last
-	// told of a token. Default: 10 s.
+	// revocation of its token or access key, and how long the fabric goes by
+	// what it was last told of a token. Default: 10 s.
 	RevocationInterval time.Duration
 
 	// Version is what /.well-known/diaspora says. Default: "devel".
@@ -158,6 +160,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 		},
 		Groups:        string(claims.GroupsOpen),
 		MaxEventBytes: maxEventBytes,
+		TokenURL:      f.url + "/v1/token",
 	}
 	if f.cfg.Groups != "" {
 		f.discovery.Groups = f.cfg.Groups
@@ -215,7 +218,7 @@ func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
 	var err error
 	f.globus, err = globusdev.Open(globusdev.Config{
 		Issuer:              f.GlobusURL(),
-		Dir:                 f.subDir("globus"),
+		Dir:                 f.below("globus"),
 		Seed:                globusdev.DefaultSeed(f.cfg.Username),
 		AccessTokenLifetime: f.cfg.AccessTokenLifetime,
 		Diagnostics:         f.cfg.Diagnostics,
@@ -262,7 +265,7 @@ func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 	}
 	var err error
 	f.broker, err = broker.Open(broker.Config{
-		Dir:         f.subDir("broker"),
+		Dir:         f.below("broker"),
 		Advertise:   f.gateways[0].addr(),
 		SyncWrites:  f.cfg.SyncWrites,
 		Diagnostics: f.cfg.Diagnostics,
@@ -276,11 +279,15 @@ func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 
 // startFront starts what clients talk to.
 func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
+	tokens, err := keys.OpenTokens(f.below("token-key.pem"), f.url, f.claims)
+	if err != nil {
+		return err
+	}
 	var fronts []*gateway.Gateway
 	for _, upstream := range f.upstreams {
 		front, err := gateway.New(gateway.Config{
 			Upstream:           upstream,
-			Authenticator:      authenticator,
+			Authenticator:      &keys.Authenticator{Globus: authenticator, Keys: f.claims, Tokens: tokens},
 			RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
 			Diagnostics:        f.cfg.Diagnostics,
 		})
@@ -292,6 +299,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	acl, err := server.New(server.Config{
 		Claims:        f.claims,
 		Authenticator: authenticator,
+		Tokens:        tokens,
 		Discovery:     f.discovery,
 		PublicURL:     f.url,
 		Ready:         map[string]func(context.Context) error{"ledger": f.claims.Ready},
@@ -307,7 +315,8 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	return nil
 }
 
-func (f *Fabric) subDir(name string) string {
+// below returns where something of this name is kept, or "" if nothing is.
+func (f *Fabric) below(name string) string {
 	if f.cfg.Dir == "" {
 		return ""
 	}

@@ -33,7 +33,10 @@ diaspora login
 diaspora login https://diaspora.example.org --no-browser
 
 # with a refresh token that you have elsewhere
-ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.org --with-token`,
+ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.org --with-token
+
+# and a file for Java's Kafka clients
+diaspora login --save-for-java`,
 	long: `
 The address to visit is printed first; then your browser is opened. Over ssh, or where there
 is no display, you are asked for the code that the page shows.
@@ -43,7 +46,10 @@ is that of the host, or what --profile says. The tokens go into a file that only
 read, and are renewed by themselves. They are not shown, unless you say --show-tokens.
 
 A service signs in as itself: with DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET set, login
-asks nobody, tries them, and stores the profile only.`,
+asks nobody, tries them, and stores the profile only.
+
+--save-for-java makes an access key, named for this machine, and writes <username>.properties,
+which only you can read and Java's Kafka tools take; see "diaspora key create --help".`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},
 }
@@ -52,6 +58,7 @@ type loginOptions struct {
 	noBrowser  bool
 	withToken  bool
 	showTokens bool
+	java       string // the file to save for Java, or ""
 }
 
 func (e *env) loginCommand() *cobra.Command {
@@ -67,6 +74,7 @@ func (e *env) loginCommand() *cobra.Command {
 	flags.BoolVar(&o.noBrowser, "no-browser", false, "open no browser; ask for the code")
 	flags.BoolVar(&o.withToken, "with-token", false, "read a refresh token from the input")
 	flags.BoolVar(&o.showTokens, "show-tokens", false, "print the tokens themselves")
+	saveForJavaFlag(cmd, &o.java)
 	return cmd
 }
 
@@ -78,7 +86,8 @@ type session struct {
 	profile  diaspora.Profile
 	client   *globus.Client
 	store    *globus.Store
-	moved    bool // the profiles are not where they should be
+	moved    bool   // the profiles are not where they should be
+	javaFile string // what was saved for Java, or ""
 }
 
 func (e *env) login(ctx context.Context, o loginOptions, address string) error {
@@ -99,7 +108,7 @@ func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 	if err != nil {
 		return s.explain(err)
 	}
-	return s.finish(login)
+	return s.finish(ctx, login)
 }
 
 // prepare finds out where to log in and where to keep the login.
@@ -358,7 +367,7 @@ func (s *session) asService(ctx context.Context) error {
 	}
 	token.ResourceServer = s.profile.Discovery.Globus.ResourceServer
 	login.Tokens = []globus.Token{token}
-	return s.finish(login)
+	return s.finish(ctx, login)
 }
 
 // explain adds what to type next to an error of the login.
@@ -379,7 +388,7 @@ func (s *session) explain(err error) error {
 }
 
 // finish stores the profile and tells how it went.
-func (s *session) finish(login *globus.Login) error {
+func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	e, name := s.env, s.profile.Name
 	if err := s.profiles.Save(s.profile); err != nil {
 		return err
@@ -398,10 +407,31 @@ func (s *session) finish(login *globus.Login) error {
 	if s.moved {
 		e.warn("to use this login: export DIASPORA_CONFIG_DIR=%s", s.profiles.Dir())
 	}
+	javaErr := s.saveForJava(ctx, token) // whatever becomes of it, the login is good
 	if e.json() {
-		return e.printJSON(s.document(login.Identity, token))
+		return errors.Join(e.printJSON(s.document(login.Identity, token)), javaErr)
 	}
-	return e.printf("%s", s.block(login.Identity, token))
+	return errors.Join(e.printf("%s", s.block(login.Identity, token)), javaErr)
+}
+
+// saveForJava does what --save-for-java says.
+func (s *session) saveForJava(ctx context.Context, token globus.Token) error {
+	if s.options.java == "" {
+		return nil
+	}
+	client, err := diaspora.NewClient(diaspora.Config{
+		URL: s.profile.URL, Discovery: &s.profile.Discovery, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: globus.StaticToken(token),
+	})
+	if err != nil {
+		return err
+	}
+	saved, err := s.env.saveForJava(ctx, client, diaspora.AccessKeyRequest{Read: true, Write: true}, s.options.java)
+	if err != nil {
+		return hinted(err, `you are logged in; "diaspora key create --save-for-java" tries again`)
+	}
+	s.javaFile = saved.file
+	s.env.say("%s has the access key %s; %q ends it", saved.file, saved.key.Name, "diaspora key revoke "+saved.key.Name)
+	return nil
 }
 
 type loginDocument struct {
@@ -413,10 +443,11 @@ type loginDocument struct {
 	Expiry       *time.Time `json:"expiry,omitempty"`     // of the access token
 	AccessToken  string     `json:"access_token,omitempty"`
 	RefreshToken string     `json:"refresh_token,omitempty"`
+	JavaFile     string     `json:"java_file,omitempty"` // with --save-for-java
 }
 
 func (s *session) document(id globus.Identity, token globus.Token) loginDocument {
-	d := loginDocument{Subject: id.Subject, Username: id.Username, Profile: s.profile.Name, URL: s.profile.URL}
+	d := loginDocument{Subject: id.Subject, Username: id.Username, Profile: s.profile.Name, URL: s.profile.URL, JavaFile: s.javaFile}
 	if !token.Expiry.IsZero() {
 		d.Expiry = &token.Expiry
 	}
@@ -449,6 +480,9 @@ func (s *session) block(id globus.Identity, token globus.Token) string {
 	if token.RefreshToken != "" {
 		text += "Refresh token:     " + refresh + "\n" +
 			"Py clients:        export DIASPORA_REFRESH=" + export + "\n"
+	}
+	if s.javaFile != "" {
+		text += "Java clients:      Connection properties are saved to " + oneLine(s.javaFile) + ".\n"
 	}
 	return text + rule
 }

@@ -21,6 +21,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
@@ -96,6 +99,9 @@ func TestScripts(t *testing.T) {
 			"down":       scriptDown,
 			"globus":     scriptGlobus,
 			"hidden":     scriptHidden,
+			"plain":      scriptPlain,
+			"until":      scriptUntil,
+			"mode":       scriptMode,
 
 			"setenv-from": scriptSetenvFrom, "config-from-json": scriptConfigFromJSON, "same-events": scriptSameEvents,
 		},
@@ -295,8 +301,8 @@ func scriptGlobus(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// secretShape is what every secret of the local Globus Auth looks like.
-var secretShape = regexp.MustCompile(`dev-(at|rt|code|secret)-[A-Za-z0-9_-]{8,}`)
+// secretShape is what every secret looks like, of the local Globus Auth and of access keys.
+var secretShape = regexp.MustCompile(`dev-(at|rt|code|secret)-[A-Za-z0-9_-]{8,}|dks_[A-Za-z0-9_-]{8,}`)
 
 // scriptHidden fails if the last command's output shows a secret.
 func scriptHidden(ts *testscript.TestScript, _ bool, _ []string) {
@@ -304,6 +310,69 @@ func scriptHidden(ts *testscript.TestScript, _ bool, _ []string) {
 		if secretShape.MatchString(ts.ReadFile(name)) {
 			ts.Fatalf("%s shows a secret", name)
 		}
+	}
+}
+
+// scriptPlain uses an access key as a client would that has never heard of Globus:
+// "plain EXIT KEY.json produce TOPIC VALUE", or consume, which is done once the value
+// is there. EXIT is what the diaspora command would exit with.
+func scriptPlain(ts *testscript.TestScript, _ bool, args []string) {
+	var key diaspora.NewAccessKey
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &key))
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(stateOf(ts).fabric.Brokers()...),
+		kgo.SASL(plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}.AsMechanism()),
+		kgo.ConsumeTopics(args[3]),
+		kgo.ConsumerGroup("script"),
+		kgo.DisableAutoCommit(),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	)
+	ts.Check(err)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	err = client.Ping(ctx)
+	switch {
+	case err != nil:
+	case args[2] == "produce":
+		err = client.ProduceSync(ctx, &kgo.Record{Topic: args[3], Value: []byte(args[4])}).FirstErr()
+	default:
+		fetches := client.PollFetches(ctx)
+		if err = fetches.Err(); err == nil && string(fetches.Records()[0].Value) != args[4] {
+			ts.Fatalf("%s has %q, want %q", args[3], fetches.Records()[0].Value, args[4])
+		}
+	}
+	got := 0
+	switch {
+	case errors.Is(err, kerr.SaslAuthenticationFailed):
+		got = 3
+	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
+		got = 4
+	case err != nil:
+		got = 1
+	}
+	if want, _ := strconv.Atoi(args[0]); got != want {
+		ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+	}
+}
+
+// scriptUntil repeats a command until its output matches: "until PATTERN diaspora key list".
+func scriptUntil(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile(args[0])
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if ts.Exec(args[1], args[2:]...) == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+	}
+	ts.Fatalf("%s does not print %q within 10 s", strings.Join(args[1:], " "), args[0])
+}
+
+// scriptMode checks who may read a file: "mode 600 FILE".
+func scriptMode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
 	}
 }
 

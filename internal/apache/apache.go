@@ -17,9 +17,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -68,16 +68,19 @@ func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", b.cfg.Address)
 }
 
-// SignIn makes a connection to the broker the subject's, the first time or again.
+// principalPattern is what a principal looks like: a subject, which is a UUID, or
+// one of its access keys. Super users are principals as well: they are named
+// otherwise, and so nobody can be one of them.
+var principalPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.key-[a-z2-7]{16})?$`)
+
+// SignIn makes a connection to the broker the principal's, the first time or again.
 // It returns when to do so again, ahead of the end of the session; the zero time
 // is never. After an error the connection is of no more use.
-func (b *Broker) SignIn(ctx context.Context, conn kmsg.Requestor, subject string) (again time.Time, err error) {
-	// Super users are principals as well: their names must not be UUIDs, and
-	// so nobody can be one of them.
-	if id, err := uuid.Parse(subject); err != nil || len(subject) != len(id.String()) {
-		return time.Time{}, fmt.Errorf("sign in to Apache Kafka: %q cannot be a subject, which is a UUID", subject)
+func (b *Broker) SignIn(ctx context.Context, conn kmsg.Requestor, principal string) (again time.Time, err error) {
+	if !principalPattern.MatchString(principal) {
+		return time.Time{}, fmt.Errorf("sign in to Apache Kafka: %q cannot be a principal: it is neither a UUID nor one with an access key", principal)
 	}
-	token, err := b.cfg.Keys.sign(b.cfg.Issuer, b.cfg.Audience, subject, b.cfg.TokenLifetime)
+	token, err := b.cfg.Keys.sign(b.cfg.Issuer, b.cfg.Audience, principal, b.cfg.TokenLifetime)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("sign in to Apache Kafka: %w", err)
 	}

@@ -13,12 +13,12 @@
 // The ledger is the topic _diaspora_ledger: one partition, acks=all, kept for
 // ever. Each record is a JSON object of at most 8 KiB:
 //
-//	v             1: the lowest version of this format whose readers understand the record
+//	v             the lowest version of this format whose readers understand the record
 //	op            what is to happen, see below
 //	id            a UUID, by which the writer recognizes its record
 //	time          when it was written, by the writer's clock (RFC 3339)
 //	by            the subject on whose behalf
-//	topic, group  on what
+//	topic, group, key  on what
 //
 // The operations of version 1, and when one takes no effect:
 //
@@ -34,9 +34,29 @@
 //	claim_group   by gets the consumer group. Not if somebody has it, or if by
 //	              has limit groups.
 //
-// The key is "topic/NAME" or "group/NAME". Readers ignore fields that they do not
-// know, skip (and count) what is no record of version 1, and stop deciding at a
-// record of a higher version: it may mean something that they would get wrong.
+// Those of version 2 are about access keys:
+//
+//	issue_key     by gets the access key, with name, hash (the SHA-256 of its
+//	              secret), topics (none: all of by's), read, write and expires
+//	              (none: never). Not if the ID was ever used, if by has a key of
+//	              that name, or if by has limit keys.
+//	revoke_key    the key ends; by must be its owner.
+//	key_expired   likewise, because its time has come by the record's time.
+//	key_used      somebody signed in with it. Once for a key and a day, in UTC.
+//
+// The key of a record is "topic/NAME", "group/NAME" or "key/ID". Readers ignore
+// fields that they do not know, skip (and count) what is no record, and stop
+// deciding at a record of a higher version than theirs: it may mean something that
+// they would get wrong. That is why access keys are not of version 1, although
+// nobody's claim hangs on them: a reader of version 1 takes the ACLs of keys for
+// ones that somebody slipped in, and removes them. So the first key that is
+// issued stops replicas that are older than keys, until they are upgraded.
+//
+// # Access keys
+//
+// A key that may do all that its owner may signs in to the broker as its owner.
+// Every other key is a principal of its own, User:<owner>.<key>, with ACLs on the
+// owner's topics that come and go with topics and keys ([KeyPrincipal]).
 package claims
 
 import (
@@ -92,6 +112,10 @@ type Config struct {
 	// MaxTopics and MaxGroups bound what one subject can own. Default: 1000.
 	MaxTopics, MaxGroups int
 
+	// MaxKeys bounds the access keys that one subject can have at a time.
+	// Default: 100.
+	MaxKeys int
+
 	// ReconcileInterval is how often the cluster is compared with the ledger.
 	// Default: 1 minute.
 	ReconcileInterval time.Duration
@@ -107,6 +131,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	setDefault(&cfg.DefaultRetention, 7*24*time.Hour)
 	setDefault(&cfg.MaxTopics, 1000)
 	setDefault(&cfg.MaxGroups, 1000)
+	setDefault(&cfg.MaxKeys, 100)
 	setDefault(&cfg.ReconcileInterval, time.Minute)
 	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	switch {
@@ -128,6 +153,7 @@ type Service struct {
 	client  *kgo.Client
 	cluster *kafka.Admin
 	ledger  *ledger
+	uses    *keyUses
 
 	stop      context.CancelFunc // ends the goroutines
 	wg        sync.WaitGroup     // waits for them
@@ -148,7 +174,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("claims: %w", err)
 	}
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
-	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, kick: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), uses: newKeyUses(), stop: stop, kick: make(chan struct{}, 1)}
 	if err := s.open(ctx, run); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ledger: %w", err), s.Close())
 	}
@@ -175,6 +201,7 @@ func (s *Service) open(ctx, run context.Context) error {
 		s.reconcileSoon()
 	}
 	s.wg.Go(func() { s.keepReconciled(run) })
+	s.wg.Go(func() { s.keepUses(run) })
 	return nil
 }
 
@@ -442,6 +469,7 @@ func (s *Service) Ready(ctx context.Context) error { return s.ledger.sync(ctx) }
 type Stats struct {
 	Topics  int   // names that are claimed now
 	Groups  int   // consumer groups that are claimed
+	Keys    int   // access keys that have not ended
 	Records int64 // of the ledger, read so far
 	Skipped int   // of those, the ones that made no sense
 }
@@ -457,11 +485,14 @@ func (s *Service) Stats() Stats {
 			stats.Topics++
 		}
 	}
+	for _, ids := range l.state.keysOf {
+		stats.Keys += len(ids)
+	}
 	return stats
 }
 
 func newRecord(op, by string) record {
-	return record{Version: version, Op: op, ID: uuid.NewString(), Time: time.Now().UTC(), By: by}
+	return record{Version: versionOf(op), Op: op, ID: uuid.NewString(), Time: time.Now().UTC(), By: by}
 }
 
 // answer returns the topic as its owner sees it.
@@ -497,9 +528,9 @@ func invalid(reason string) error { return fmt.Errorf("%w: %s", diaspora.ErrInva
 // refusal says in the words of package diaspora why a record had no effect.
 func refusal(err error) error {
 	switch {
-	case errors.Is(err, errTaken), errors.Is(err, errReleasing):
+	case errors.Is(err, errTaken), errors.Is(err, errReleasing), errors.Is(err, errKeyName):
 		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
-	case errors.Is(err, errQuota):
+	case errors.Is(err, errQuota), errors.Is(err, errKeyQuota):
 		return fmt.Errorf("%w: %w", diaspora.ErrPermission, err)
 	}
 	return err

@@ -203,7 +203,7 @@ func (c *testCluster) check() {
 		switch t.phase {
 		case claimed:
 			wantTopics = append(wantTopics, name)
-			wantACLs = append(wantACLs, topicACLs(name, t)...)
+			wantACLs = append(wantACLs, want.topicACLs(name, t)...)
 		case releasing:
 			c.t.Errorf("%q is still being released", name)
 		}

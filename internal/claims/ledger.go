@@ -27,7 +27,8 @@ type ledger struct {
 	client      *kgo.Client
 	cluster     *kafka.Admin
 	diagnostics *slog.Logger
-	replicas    int // of its topic
+	replicas    int           // of its topic
+	syncing     chan struct{} // whoever refreshes holds the place in it
 
 	mu      sync.Mutex // guards the fields below
 	state   *state
@@ -36,6 +37,7 @@ type ledger struct {
 	broken  error                   // why the state cannot be trusted any more
 	waiting map[string]chan<- error // by record ID: who wants to know the effect
 	moved   chan struct{}           // closed, and replaced, when next or broken changes
+	synced  time.Time               // what was in the ledger then is applied
 }
 
 // ledgerOpts are what a client needs to follow and to append to the ledger.
@@ -99,6 +101,7 @@ func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, r
 		state:       newState(),
 		waiting:     make(map[string]chan<- error),
 		moved:       make(chan struct{}),
+		syncing:     make(chan struct{}, 1),
 	}, nil
 }
 
@@ -228,6 +231,7 @@ func (l *ledger) append(ctx context.Context, r record) error {
 // sync waits until everything that was in the ledger when it was called has been
 // applied.
 func (l *ledger) sync(ctx context.Context) error {
+	began := time.Now()
 	l.mu.Lock()
 	read := l.next
 	l.mu.Unlock()
@@ -241,6 +245,9 @@ func (l *ledger) sync(ctx context.Context) error {
 			l.breakOffLocked(fmt.Errorf("it ends at offset %d, and %d records were read from it", end, read))
 		}
 		next, broken, moved := l.next, l.broken, l.moved
+		if broken == nil && next >= end && began.After(l.synced) {
+			l.synced = began
+		}
 		l.mu.Unlock()
 		if broken != nil {
 			return &brokenError{broken}
@@ -254,6 +261,31 @@ func (l *ledger) sync(ctx context.Context) error {
 			return clusterError(ctx.Err())
 		}
 	}
+}
+
+// freshSince waits until everything that was in the ledger at that time has been
+// applied. However many callers wait, one at a time asks the cluster.
+func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
+	select {
+	case l.syncing <- struct{}{}:
+		defer func() { <-l.syncing }()
+	case <-ctx.Done():
+		return clusterError(ctx.Err())
+	}
+	l.mu.Lock()
+	fresh := l.broken == nil && !l.synced.Before(since)
+	l.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	return l.sync(ctx)
+}
+
+// syncedWithin reports whether the ledger was read to its end that recently.
+func (l *ledger) syncedWithin(d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.synced) <= d
 }
 
 // brokenError says that the ledger cannot be trusted. Trying again does not help
@@ -282,6 +314,22 @@ func (l *ledger) topic(name string) topic {
 	return t
 }
 
+// view returns what the ledger says about a name and the ACLs that it is to have.
+func (l *ledger) view(name string) (topic, []kafka.ACL) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.state.topics[name]
+	return t, l.state.topicACLs(name, t)
+}
+
+// key returns what the ledger says about an access key, or false if nothing.
+func (l *ledger) key(id string) (accessKey, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k, ok := l.state.keys[id]
+	return k, ok
+}
+
 // lookup returns what the ledger says about a name, or false if it was never
 // claimed.
 func (l *ledger) lookup(name string) (topic, bool) {
@@ -289,14 +337,6 @@ func (l *ledger) lookup(name string) (topic, bool) {
 	defer l.mu.Unlock()
 	t, ok := l.state.topics[name]
 	return t, ok
-}
-
-// group returns what the ledger says about a consumer group, or false if nothing.
-func (l *ledger) group(name string) (group, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	g, ok := l.state.groups[name]
-	return g, ok
 }
 
 // read calls f with the state, which f must neither keep nor change.

@@ -56,7 +56,7 @@ func TestNonsenseInLedger(t *testing.T) {
 // decides nothing and touches nothing.
 func TestLedgerIsNotTrusted(t *testing.T) {
 	for name, damage := range map[string]func(*testing.T, *testCluster){
-		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":2,"op":"give","topic":"weather"}`) },
+		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":3,"op":"give","topic":"weather"}`) },
 		"beginning deleted": func(t *testing.T, c *testCluster) {
 			if err := c.fake.DeleteRecords(ledgerTopic, 0, 1); err != nil {
 				t.Fatal(err)
@@ -340,7 +340,7 @@ func TestFailedCommandIsCompleted(t *testing.T) {
 	}
 	timeout := time.After(20 * time.Second)
 	admin := c.admin()
-	for want := topicACLs("weather", s.ledger.topic("weather")); ; {
+	for want := ownerACLs("weather", s.ledger.topic("weather").owner); ; {
 		got, err := admin.ResourceACLs(t.Context(), kafka.TopicResource("weather"))
 		if err != nil {
 			t.Fatal(err)

@@ -48,8 +48,8 @@ func TestDrift(t *testing.T) {
 	for name, acls := range map[string][]kafka.ACL{
 		"without_acls": nil,
 		"fewer_acls":   topicACL("fewer_acls", "User:"+ada, read, write),
-		"more_acls":    slices.Concat(topicACL("more_acls", "User:*", all), elsewhere, topicACLs("more_acls", one.ledger.topic("more_acls"))),
-		"denied":       slices.Concat(deny, topicACLs("denied", one.ledger.topic("denied"))),
+		"more_acls":    slices.Concat(topicACL("more_acls", "User:*", all), elsewhere, ownerACLs("more_acls", ada)),
+		"denied":       slices.Concat(deny, ownerACLs("denied", ada)),
 		"handed_over":  topicACL("handed_over", "User:"+ben, read, write),
 		"lost_too":     nil,
 		"released":     topicACL("released", "User:"+ada, read),

@@ -12,8 +12,8 @@ import (
 )
 
 // version is the newest version of the ledger's format that this code
-// understands, and the one that it writes.
-const version = 1
+// understands. Each record is written in the lowest that will do, see versionOf.
+const version = 2
 
 // The bounds of a record.
 const (
@@ -23,6 +23,8 @@ const (
 	maxGroupBytes       = 249
 	maxIDBytes          = 64
 	maxRetentionMS      = 100 * 365 * 24 * 60 * 60 * 1000 // a hundred years
+	maxKeyNameBytes     = 64
+	maxKeyTopicsBytes   = 4 << 10 // of all names that a key is for
 )
 
 // The operations of version 1.
@@ -33,6 +35,26 @@ const (
 	opClear      = "clear"       // nobody has the topic, and what is left of it is being deleted
 	opClaimGroup = "claim_group" // by wants the consumer group
 )
+
+// The operations of version 2.
+const (
+	opIssueKey   = "issue_key"   // by gets an access key
+	opRevokeKey  = "revoke_key"  // by ends an access key
+	opKeyExpired = "key_expired" // an access key has ended by itself
+	opKeyUsed    = "key_used"    // somebody signed in with it, for the first time on that day
+)
+
+// versionOf returns the version of the format that an operation belongs to, or
+// 0 if there is no such operation.
+func versionOf(op string) int {
+	switch op {
+	case opClaim, opRelease, opReleased, opClear, opClaimGroup:
+		return 1
+	case opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed:
+		return 2
+	}
+	return 0
+}
 
 // record is one entry of the ledger. The package comment documents the format.
 type record struct {
@@ -48,12 +70,23 @@ type record struct {
 	Description string    `json:"description,omitempty"`
 	Limit       int       `json:"limit,omitempty"`
 	Claim       *int64    `json:"claim,omitempty"`
+
+	Key     string    `json:"key,omitempty"`
+	Name    string    `json:"name,omitempty"`
+	Hash    keyHash   `json:"hash,omitzero"`
+	Topics  []string  `json:"topics,omitempty"`
+	Read    bool      `json:"read,omitempty"`
+	Write   bool      `json:"write,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // key is the key of the record in the ledger, for those who read it with tools.
 func (r record) key() string {
-	if r.Op == opClaimGroup {
+	switch {
+	case r.Op == opClaimGroup:
 		return "group/" + r.Group
+	case r.Key != "":
+		return "key/" + r.Key
 	}
 	return "topic/" + r.Topic
 }
@@ -106,8 +139,8 @@ func decode(value []byte) (record, error) {
 // effect is another question, and its place in the ledger answers it.
 func (r record) check() error {
 	switch {
-	case r.Version != version:
-		return fmt.Errorf("it has version %d", r.Version)
+	case r.Version == 0 || r.Version != versionOf(r.Op):
+		return fmt.Errorf("it has version %d and the operation %.20q", r.Version, r.Op)
 	case r.ID == "" || len(r.ID) > maxIDBytes:
 		return errors.New("it has no usable id")
 	}
@@ -130,8 +163,31 @@ func (r record) check() error {
 			return errors.New(fault)
 		}
 		return nil
+	case opIssueKey:
+		return r.checkIssueKey()
+	default:
+		return checkFault(keyIDFault(r.Key))
 	}
-	return fmt.Errorf("it has the unknown operation %.20q", r.Op)
+}
+
+// checkFault makes an error of what is wrong, and nil of "".
+func checkFault(fault string) error {
+	if fault == "" {
+		return nil
+	}
+	return errors.New(fault)
+}
+
+func (r record) checkIssueKey() error {
+	switch {
+	case keyIDFault(r.Key) != "":
+		return errors.New(keyIDFault(r.Key))
+	case r.Hash == keyHash{}:
+		return errors.New("it has no hash")
+	case r.Limit < 1:
+		return errors.New("it has no limit")
+	}
+	return checkFault(keyFault(r.By, r.Name, r.Topics, r.Read, r.Write))
 }
 
 func (r record) checkClaim() error {

@@ -27,8 +27,8 @@ func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
 		if err := s.ledger.sync(ctx); err != nil {
 			return false, err
 		}
-		before := s.ledger.topic(name)
-		created, done, err := s.carryOut(ctx, name, before)
+		before, acls := s.ledger.view(name)
+		created, done, err := s.carryOut(ctx, name, before, acls)
 		if created {
 			createdFor = before.owner
 		}
@@ -38,13 +38,14 @@ func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
 		if err := s.ledger.sync(ctx); err != nil {
 			return false, err
 		}
-		after = s.ledger.topic(name)
+		var aclsAfter []kafka.ACL
+		after, aclsAfter = s.ledger.view(name)
 		if after == before && after.phase == free && createdFor != "" {
 			by := createdFor
 			createdFor = ""
 			return false, s.clear(ctx, name, by, after)
 		}
-		return after == before, nil
+		return after == before && sameACLs(aclsAfter, acls), nil
 	})
 	if err != nil {
 		return topic{}, fmt.Errorf("make the cluster agree: %w", err)
@@ -89,10 +90,10 @@ func again(ctx context.Context, done func() (bool, error)) error {
 
 // carryOut does to the cluster what the ledger says about a name, and reports
 // whether it created a topic, and whether there was nothing left to do.
-func (s *Service) carryOut(ctx context.Context, name string, t topic) (created, done bool, err error) {
+func (s *Service) carryOut(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
 	switch t.phase {
 	case claimed:
-		created, done, err = s.carryOutClaim(ctx, name, t)
+		created, done, err = s.carryOutClaim(ctx, name, t, acls)
 	case releasing:
 		err = s.carryOutRelease(ctx, name, t)
 	default:
@@ -101,7 +102,7 @@ func (s *Service) carryOut(ctx context.Context, name string, t topic) (created, 
 	return created, done, clusterError(err)
 }
 
-func (s *Service) carryOutClaim(ctx context.Context, name string, t topic) (created, done bool, err error) {
+func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
 	created, ready, err := s.cluster.CreateTopic(ctx, s.topicSpec(name, t))
 	if created {
 		s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
@@ -109,7 +110,7 @@ func (s *Service) carryOutClaim(ctx context.Context, name string, t topic) (crea
 	if err != nil {
 		return created, false, err
 	}
-	hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), topicACLs(name, t))
+	hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls)
 	return created, ready && hold, err
 }
 
@@ -147,10 +148,27 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 }
 
 // settleGroup makes the cluster agree with what the ledger and the policy say
-// about a consumer group. Claims of groups do not end, so there is no race.
+// about a consumer group. Claims of groups do not end, but keys do: so it looks
+// at the ledger before and after, as settleTopic does.
 func (s *Service) settleGroup(ctx context.Context, name string) error {
-	g, _ := s.ledger.group(name)
-	return s.setGroupACLs(ctx, name, s.groupACLs(name, g))
+	for {
+		before := s.groupView(name)
+		if err := s.setGroupACLs(ctx, name, before); err != nil {
+			return err
+		}
+		if err := s.ledger.sync(ctx); err != nil {
+			return err
+		}
+		if sameACLs(s.groupView(name), before) {
+			return nil
+		}
+	}
+}
+
+// groupView returns the ACLs that a consumer group is to have.
+func (s *Service) groupView(name string) (acls []kafka.ACL) {
+	s.ledger.read(func(st *state) { acls = s.groupACLs(st, name, st.groups[name]) })
+	return acls
 }
 
 func (s *Service) setGroupACLs(ctx context.Context, name string, want []kafka.ACL, principals ...string) error {
@@ -184,6 +202,9 @@ func (s *Service) Reconcile(ctx context.Context) error {
 		return fmt.Errorf("reconcile: %w", clusterError(err))
 	}
 	if err := s.ledger.sync(ctx); err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
+	if err := s.endExpiredKeys(ctx); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
 	work, ctx := errgroup.WithContext(ctx)
@@ -220,7 +241,7 @@ func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[st
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
 			_, exists := topics[name]
-			if t.phase == releasing || t.phase == claimed && !exists || !sameACLs(acls[name], topicACLs(name, t)) {
+			if t.phase == releasing || t.phase == claimed && !exists || !sameACLs(acls[name], st.topicACLs(name, t)) {
 				names = append(names, name)
 			}
 			if t.phase == free && exists {
@@ -243,7 +264,7 @@ func (s *Service) unsettledGroups(acls map[string][]kafka.ACL) []string {
 	var names []string
 	s.ledger.read(func(st *state) {
 		for name, g := range st.groups {
-			if !sameACLs(acls[name], s.groupACLs(name, g)) {
+			if !sameACLs(acls[name], s.groupACLs(st, name, g)) {
 				names = append(names, name)
 			}
 		}
@@ -294,26 +315,29 @@ func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
 	return kafka.TopicSpec{Name: name, Partitions: t.partitions, Replicas: s.cfg.ReplicationFactor, Retention: retention}
 }
 
-// topicACLs returns the ACLs of a name, which are its owner's as long as it is
-// claimed. Write includes idempotent writing.
-func topicACLs(name string, t topic) []kafka.ACL {
-	if t.phase != claimed {
-		return nil
-	}
-	return kafka.Allow(kafka.TopicResource(name), principal(t.owner),
+// ownerACLs returns what the owner of a claimed topic may do with it.
+func ownerACLs(name, owner string) []kafka.ACL {
+	return kafka.Allow(kafka.TopicResource(name), principal(owner),
 		kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs)
 }
 
 // anyGroup is how an ACL says every consumer group.
 const anyGroup = "*"
 
-// groupACLs returns the ACLs of a claimed consumer group.
-func (s *Service) groupACLs(name string, g group) []kafka.ACL {
+// groupACLs returns the ACLs of a claimed consumer group: its owner's, and those
+// of the owner's keys that may read and are principals of their own.
+func (s *Service) groupACLs(st *state, name string, g group) []kafka.ACL {
 	if s.cfg.Groups != GroupsClaimed || g.owner == "" {
 		return nil
 	}
-	return kafka.Allow(kafka.GroupResource(name), principal(g.owner),
+	acls := kafka.Allow(kafka.GroupResource(name), principal(g.owner),
 		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete)
+	for _, k := range st.restrictedKeys(g.owner) {
+		if k.Read {
+			acls = append(acls, kafka.Allow(kafka.GroupResource(name), principal(KeyPrincipal(k.AccessKey)), kmsg.ACLOperationRead)...)
+		}
+	}
+	return acls
 }
 
 // anyGroupACLs returns the ACLs that let everybody use every consumer group.

@@ -13,6 +13,12 @@ var (
 	errQuota      = errors.New("you own as many as are allowed; release one first")
 	errNotClaimed = errors.New("nobody has claimed it")
 	errStale      = errors.New("its claim has ended already")
+	errKeyID      = errors.New("its ID is in use")
+	errKeyName    = errors.New("you have an access key of this name; choose another name, or revoke it first")
+	errKeyQuota   = errors.New("you have as many access keys as are allowed; revoke one first")
+	errKeyEnded   = errors.New("it has ended already")
+	errKeyNotYet  = errors.New("it has not expired yet")
+	errKeyNoted   = errors.New("it is noted already")
 )
 
 // phase is where a topic's name is on its way from free to free.
@@ -49,8 +55,10 @@ type group struct {
 type state struct {
 	topics map[string]topic // all names that were ever claimed
 	groups map[string]group
-	owns   map[string]int // topics that a subject has, those being released included
-	leads  map[string]int // groups that a subject has
+	owns   map[string]int               // topics that a subject has, those being released included
+	leads  map[string]int               // groups that a subject has
+	keys   map[string]accessKey         // all access keys that were ever issued, by ID
+	keysOf map[string]map[string]string // IDs of the keys that a subject has now, by name
 }
 
 func newState() *state {
@@ -59,6 +67,8 @@ func newState() *state {
 		groups: make(map[string]group),
 		owns:   make(map[string]int),
 		leads:  make(map[string]int),
+		keys:   make(map[string]accessKey),
+		keysOf: make(map[string]map[string]string),
 	}
 }
 
@@ -79,6 +89,10 @@ func (s *state) mayApply(r record) error {
 			return errStale
 		}
 		return nil
+	case opIssueKey:
+		return s.mayIssueKey(r)
+	case opRevokeKey, opKeyExpired, opKeyUsed:
+		return s.mayChangeKey(r)
 	default:
 		return s.mayClaimGroup(r)
 	}
@@ -149,6 +163,14 @@ func (s *state) apply(place int64, r record) error {
 	case opClaimGroup:
 		s.leads[r.By]++
 		s.groups[r.Group] = group{place, r.By}
+	case opIssueKey:
+		s.issueKey(r)
+	case opRevokeKey, opKeyExpired:
+		s.endKey(r)
+	case opKeyUsed:
+		k := s.keys[r.Key]
+		k.LastUsed = day(r.Time)
+		s.keys[r.Key] = k
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,19 +12,32 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/diaspora-streams/diaspora"
 )
 
 // aRecord draws a record that passes its own check and is about few names, so
 // that records meet.
 func aRecord(t *rapid.T, place int) record {
 	r := record{
-		Version: version,
-		ID:      fmt.Sprint(place),
-		Time:    time.Unix(int64(place), 0).UTC(),
-		Op:      rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup}).Draw(t, "op"),
-		By:      rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
+		ID:   fmt.Sprint(place),
+		Time: time.Unix(int64(place), 0).UTC(),
+		Op:   rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed}).Draw(t, "op"),
+		By:   rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
 	}
+	r.Version = versionOf(r.Op)
 	switch r.Op {
+	case opIssueKey:
+		r.Key, r.Name, r.Read = aKeyID(t), rapid.SampledFrom([]string{"n", "m"}).Draw(t, "name"), true
+		r.Hash[0] = byte(1 + place)
+		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
+		if rapid.Bool().Draw(t, "expires") {
+			r.Expires = r.Time.Add(time.Duration(rapid.IntRange(1, 20).Draw(t, "life")) * time.Second)
+		}
+		return r
+	case opRevokeKey, opKeyExpired, opKeyUsed:
+		r.Key = aKeyID(t)
+		return r
 	case opClaimGroup:
 		r.Group = rapid.SampledFrom([]string{"g", "h", "i"}).Draw(t, "group")
 		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
@@ -37,6 +51,10 @@ func aRecord(t *rapid.T, place int) record {
 	}
 	r.Topic = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "topic")
 	return r
+}
+
+func aKeyID(t *rapid.T) string {
+	return keyIDPrefix + strings.Repeat(rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "key"), keyIDLetters)
 }
 
 func replay(records []record) *state {
@@ -57,6 +75,8 @@ func TestApply(t *testing.T) {
 		since := make(map[string]int64)   // by topic, the claim
 		ending := make(map[string]bool)   // by topic, whether it is being released
 		leader := make(map[string]string) // by group
+		keys := make(map[string]record)   // by ID, those that are live
+		ended := make(map[string]bool)    // by ID
 		held := func(by map[string]string, subject string) (n int) {
 			for _, o := range by {
 				if o == subject {
@@ -107,6 +127,41 @@ func TestApply(t *testing.T) {
 					t.Fatalf("a claim of a group took effect over the limit of %d", r.Limit)
 				}
 				leader[r.Group] = r.By
+			case opIssueKey:
+				theirs := 0
+				for _, k := range keys {
+					if k.By == r.By && k.Name == r.Name {
+						t.Fatalf("%s has a second key %q", r.By, r.Name)
+					}
+					if k.By == r.By {
+						theirs++
+					}
+				}
+				if _, live := keys[r.Key]; live || ended[r.Key] || theirs >= r.Limit {
+					t.Fatalf("key %s was issued: live %v, ended %v, %d of %d", r.Key, live, ended[r.Key], theirs, r.Limit)
+				}
+				keys[r.Key] = r
+			case opRevokeKey, opKeyExpired:
+				k, live := keys[r.Key]
+				if !live || k.By != r.By || r.Op == opKeyExpired && (k.Expires.IsZero() || r.Time.Before(k.Expires)) {
+					t.Fatalf("%s by %s took effect on the key %+v", r.Op, r.By, k)
+				}
+				delete(keys, r.Key)
+				ended[r.Key] = true
+			case opKeyUsed:
+				if k, live := keys[r.Key]; !live || k.By != r.By {
+					t.Fatalf("use by %s of the key %+v was noted", r.By, k)
+				}
+			}
+		}
+
+		for id, k := range s.keys {
+			issued, live := keys[id]
+			if k.live() != live || live && (k.Owner != issued.By || k.hash != issued.Hash) || !live && k.hash != (keyHash{}) {
+				t.Fatalf("key %s is %+v, want that of %+v, live %v", id, k, issued, live)
+			}
+			if (s.keysOf[k.Owner][k.Name] == id) != live {
+				t.Fatalf("key %s has its name %q: %v, want %v", id, k.Name, !live, live)
 			}
 		}
 
@@ -160,7 +215,65 @@ var (
 	releasedJSON = `{"v":1,"op":"released","id":"5cf5a5aa","time":"2026-05-01T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0}`
 	clearJSON    = `{"v":1,"op":"clear","id":"5cf5a5ab","time":"2026-05-01T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0}`
 	groupJSON    = `{"v":1,"op":"claim_group","id":"5cf5a5ac","time":"2026-05-01T12:00:00Z","by":"` + ada + `","group":"analysis","limit":1000}`
+
+	keyJSON     = `{"v":2,"op":"issue_key","id":"5cf5a5ad","time":"2026-05-01T12:00:00Z","by":"` + ada + `","limit":100,"key":"key-abcdefghij234567","name":"laptop","hash":"abababababababababababababababababababababababababababababababab","topics":["weather"],"read":true,"expires":"2026-06-01T12:00:00Z"}`
+	keyUsedJSON = `{"v":2,"op":"key_used","id":"5cf5a5ae","time":"2026-05-02T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
+	revokeJSON  = `{"v":2,"op":"revoke_key","id":"5cf5a5af","time":"2026-05-03T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
+	expiredJSON = `{"v":2,"op":"key_expired","id":"5cf5a5b0","time":"2026-06-01T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 )
+
+// longTopics are topics of more names than a key may be for.
+var longTopics = func() string {
+	names := make([]string, 20)
+	for i := range names {
+		names[i] = fmt.Sprintf("%q", strings.Repeat(string(rune('a'+i)), 249))
+	}
+	return "[" + strings.Join(names, ",") + "]"
+}()
+
+// TestKeyFormat is to access keys what TestFormat is to claims.
+func TestKeyFormat(t *testing.T) {
+	date := func(month time.Month, day, hour int) time.Time {
+		return time.Date(2026, month, day, hour, 0, 0, 0, time.UTC)
+	}
+	want := accessKey{
+		AccessKey: diaspora.AccessKey{
+			ID: "key-abcdefghij234567", Name: "laptop", Owner: ada, Topics: []string{"weather"}, Read: true,
+			Created: date(5, 1, 12), Expires: date(6, 1, 12),
+		},
+		hash: keyHash(bytes.Repeat([]byte{0xab}, 32)),
+	}
+	check := func(s *state, place int64, value string) {
+		t.Helper()
+		r, err := decode([]byte(value))
+		if err == nil {
+			err = s.apply(place, r)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", value, err)
+		}
+		if got := s.keys[want.ID]; !reflect.DeepEqual(got, want) {
+			t.Errorf("after %s the key is\n%+v, want\n%+v", value, got, want)
+		}
+		if again, err := encode(r); err != nil || string(again) != value {
+			t.Errorf("encode = %s, %v, want %s", again, err, value)
+		}
+	}
+	for ending, value := range map[time.Time]string{date(5, 3, 12): revokeJSON, date(6, 1, 12): expiredJSON} {
+		s := newState()
+		want.LastUsed, want.Ended = time.Time{}, time.Time{}
+		want.hash = keyHash(bytes.Repeat([]byte{0xab}, 32))
+		check(s, 0, keyJSON)
+		want.LastUsed = date(5, 2, 0)
+		check(s, 1, keyUsedJSON)
+		want.Ended, want.hash = ending, keyHash{}
+		check(s, 2, value)
+		r, _ := decode([]byte(keyJSON))
+		if err := s.apply(3, r); !errors.Is(err, errKeyID) {
+			t.Errorf("the ID of a key that has ended, once more: %v, want %v", err, errKeyID)
+		}
+	}
+}
 
 // TestFormat fails when a ledger that was written before cannot be read any more,
 // or reads differently.
@@ -242,6 +355,27 @@ func TestDecodeRefuses(t *testing.T) {
 		"every group":          strings.Replace(groupJSON, `analysis`, `*`, 1),
 		"no group":             strings.Replace(groupJSON, `analysis`, ``, 1),
 		"group, no limit":      strings.Replace(groupJSON, `,"limit":1000`, ``, 1),
+		"key, version 1":       strings.Replace(keyJSON, `"v":2`, `"v":1`, 1),
+		"claim, version 2":     with(`"v":1`, `"v":2`),
+		"key without an ID":    strings.Replace(keyJSON, `"key":"key-abcdefghij234567",`, ``, 1),
+		"key, any ID":          strings.Replace(keyJSON, `key-abcdefghij234567`, `*`, 1),
+		"key, long ID":         strings.Replace(keyJSON, `key-abcdefghij234567`, `key-abcdefghij2345677`, 1),
+		"key without a name":   strings.Replace(keyJSON, `"name":"laptop",`, ``, 1),
+		"key named as an ID":   strings.Replace(keyJSON, `laptop`, `key-laptop`, 1),
+		"key with a bad name":  strings.Replace(keyJSON, `laptop`, `lap top`, 1),
+		"key without a hash":   strings.Replace(keyJSON, `"hash":"`+strings.Repeat("ab", 32)+`",`, ``, 1),
+		"key, short hash":      strings.Replace(keyJSON, strings.Repeat("ab", 32), strings.Repeat("ab", 31), 1),
+		"key, hash of zeros":   strings.Replace(keyJSON, strings.Repeat("ab", 32), strings.Repeat("00", 32), 1),
+		"key, hash not hex":    strings.Replace(keyJSON, strings.Repeat("ab", 32), strings.Repeat("xy", 32), 1),
+		"key for no topic":     strings.Replace(keyJSON, `["weather"]`, `[]`, 1),
+		"key for every topic":  strings.Replace(keyJSON, `["weather"]`, `["*"]`, 1),
+		"key for the ledger":   strings.Replace(keyJSON, `["weather"]`, `["_diaspora_ledger"]`, 1),
+		"key, a topic twice":   strings.Replace(keyJSON, `["weather"]`, `["weather","weather"]`, 1),
+		"key for too many":     strings.Replace(keyJSON, `["weather"]`, longTopics, 1),
+		"key with no right":    strings.Replace(keyJSON, `"read":true,`, ``, 1),
+		"key without a limit":  strings.Replace(keyJSON, `"limit":100`, `"limit":0`, 1),
+		"key of long subject":  strings.Replace(keyJSON, ada, strings.Repeat("x", 110), 1),
+		"revocation of what":   strings.Replace(revokeJSON, `key-abcdefghij234567`, ``, 1),
 		"claim is not a claim": with(`"limit":1000`, `"limit":1000,"claim":"x"`),
 	} {
 		r, err := decode([]byte(value))
@@ -254,8 +388,8 @@ func TestDecodeRefuses(t *testing.T) {
 		}
 	}
 	var later laterVersionError
-	if _, err := decode([]byte(`{"v":2,"op":"share"}`)); !errors.As(err, &later) || later != 2 {
-		t.Errorf("decode of version 2 = %v, want a laterVersionError", err)
+	if _, err := decode([]byte(`{"v":3,"op":"share"}`)); !errors.As(err, &later) || later != 3 {
+		t.Errorf("decode of version 3 = %v, want a laterVersionError", err)
 	}
 	if _, err := decode([]byte(with(`"v":1`, `"v":1,"mood":"good"`))); err != nil {
 		t.Errorf("decode with a field that may be ignored = %v, want nil", err)
@@ -263,7 +397,7 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, `{"v":2}`, `{}`, ``, "\x00"} {
+	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, `{"v":3}`, `{}`, ``, "\x00"} {
 		f.Add([]byte(value))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {

@@ -50,19 +50,20 @@ type conn struct {
 	in      frameReader
 
 	// Set by the login, and not changed later.
-	subject  string
-	account  *account
-	versions versions
-	upstream net.Conn
-	out      *frameReader  // of upstream
-	ended    chan struct{} // closed when relayResponses has returned
+	subject   string
+	principal string // whom the broker sees
+	account   *account
+	versions  versions
+	upstream  net.Conn
+	out       *frameReader  // of upstream
+	ended     chan struct{} // closed when relayResponses has returned
 
 	again   time.Time // when to sign in to the broker again; zero is never
 	lastKey int16     // of the last request relayed
 
-	mu       sync.Mutex // guards the fields below
-	token    globus.Secret
-	expiry   time.Time // the token's
+	mu       sync.Mutex  // guards the fields below
+	shown    Credentials // at the last login; none before the first
+	expiry   time.Time   // of what was shown
 	closed   bool
 	idle     bool      // waits for a request
 	drainBy  time.Time // not zero: no more requests, and this is the limit
@@ -128,30 +129,30 @@ func (c *conn) dial(ctx context.Context) error {
 
 // signedIn notes whose the connection is, and until when. It reports false if
 // the gateway is about to stop.
-func (c *conn) signedIn(token globus.Secret, info globus.TokenInfo) bool {
+func (c *conn) signedIn(shown Credentials, id Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.token, c.expiry = token, info.Expiry
+	c.shown, c.expiry = shown, id.Expiry
 	return c.drainBy.IsZero()
 }
 
-// recheck closes the connection if its token is no longer good. Its error says
+// recheck closes the connection if its token or key is no longer good. Its error says
 // that nobody could tell.
 func (c *conn) recheck(ctx context.Context) error {
 	c.mu.Lock()
-	token := c.token
+	shown := c.shown
 	c.mu.Unlock()
-	if token == "" {
+	if shown == (Credentials{}) {
 		return nil // not signed in yet
 	}
 	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
 	defer cancel()
-	_, err := c.g.cfg.Authenticator.Authenticate(ctx, token)
+	_, err := c.g.cfg.Authenticator.Authenticate(ctx, shown)
 	if !errors.Is(err, globus.ErrRefused) {
 		return err
 	}
 	c.mu.Lock()
-	replaced, expired := c.token != token, !c.expiry.After(time.Now())
+	replaced, expired := c.shown != shown, !c.expiry.After(time.Now())
 	c.mu.Unlock()
 	switch {
 	case replaced: // the client has logged in again meanwhile
@@ -160,8 +161,8 @@ func (c *conn) recheck(ctx context.Context) error {
 		c.g.counters.expired.Add(1)
 	default:
 		c.g.counters.revoked.Add(1)
-		c.g.cfg.Diagnostics.Info("connection closed, its token is no longer good",
-			"client", c.client.RemoteAddr().String(), "principal", "User:"+c.subject, "err", err)
+		c.g.cfg.Diagnostics.Info("connection closed, its credentials are no longer good",
+			"client", c.client.RemoteAddr().String(), "principal", "User:"+c.principal, "err", err)
 	}
 	c.close()
 	return nil
@@ -214,7 +215,7 @@ func (c *conn) drain(limit time.Time) {
 	defer c.mu.Unlock()
 	c.drainBy = limit
 	switch {
-	case c.token == "": // not signed in
+	case c.shown == Credentials{}: // not signed in
 		c.cancel()
 		c.client.SetDeadline(time.Unix(1, 0))
 	case c.idle:

@@ -1,7 +1,8 @@
 // Package gateway proves at the Kafka wire who is calling. It stands in front
-// of a broker, takes the client's Globus access token from SASL/OAUTHBEARER,
-// asks whose it is, signs in to the broker as that subject, and from then on
-// relays frames. The broker sees the real principal and enforces its own ACLs.
+// of a broker, takes the client's access token from SASL/OAUTHBEARER or its
+// access key from SASL/PLAIN, asks whose it is, signs in to the broker as that
+// principal, and from then on relays frames. The broker sees the real principal
+// and enforces its own ACLs.
 //
 // # What reaches the broker
 //
@@ -12,14 +13,14 @@
 //
 // # How long a login lasts
 //
-// As long as the access token, which clients learn as the session lifetime
+// As long as the [Identity], which clients learn as the session lifetime
 // (KIP-368): those that can log in again on the same connection, the others
-// are cut off and connect anew. A revoked token loses its connections, see
-// [Config.RevocationInterval].
+// are cut off and connect anew. A revoked token or key loses its connections,
+// see [Config.RevocationInterval].
 //
 // # When Globus Auth cannot be reached
 //
-// Then nobody is refused. Whoever the [Authenticator] still knows goes on; the
+// Or the ledger of access keys. Then nobody is refused. Whoever the [Authenticator] still knows goes on; the
 // others get a closed connection, which Kafka clients retry, instead of an
 // error, which they take for final.
 package gateway
@@ -44,16 +45,30 @@ import (
 type Upstream interface {
 	// Dial connects to the broker; nobody is signed in on the connection.
 	Dial(ctx context.Context) (net.Conn, error)
-	// SignIn logs a connection in as the subject. It returns when to do so
+	// SignIn logs a connection in as User:<principal>. It returns when to do so
 	// again, for brokers whose sessions end; the zero time is never. How long
-	// the subject may stay is for the gateway to say.
-	SignIn(ctx context.Context, conn kmsg.Requestor, subject string) (again time.Time, err error)
+	// it may stay is for the gateway to say.
+	SignIn(ctx context.Context, conn kmsg.Requestor, principal string) (again time.Time, err error)
 }
 
-// Authenticator says whose an access token is. Its errors are
-// [globus.ErrRefused], or [globus.ErrUnavailable] when it could not find out.
+// Authenticator says whose credentials they are. Its errors are
+// [globus.ErrRefused]; with any other it could not find out.
 type Authenticator interface {
-	Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error)
+	Authenticate(ctx context.Context, c Credentials) (Identity, error)
+}
+
+// Credentials are what a client shows: an access token, or the ID of an access
+// key and the secret that goes with it.
+type Credentials struct {
+	KeyID  string // empty with an access token
+	Secret globus.Secret
+}
+
+// Identity is who a client turns out to be.
+type Identity struct {
+	Subject   string    // whose limits its connections count for
+	Principal string    // whom the broker is to see: the subject, or a key of the subject's with fewer rights
+	Expiry    time.Time // until when that holds
 }
 
 // Config says what a [Gateway] stands in front of and what it puts up with.
@@ -61,14 +76,14 @@ type Config struct {
 	// Upstream is the broker. Required.
 	Upstream Upstream
 
-	// Authenticator knows the tokens. Required.
+	// Authenticator knows the tokens and keys. Required.
 	Authenticator Authenticator
 
 	// TLS, if set, is what clients must speak.
 	TLS *tls.Config
 
 	// RevocationInterval is how often the Authenticator is asked again about
-	// the token of each open connection. A connection whose token was revoked,
+	// the credentials of each open connection. A connection whose token or key was revoked,
 	// or has expired without a new login, is closed within this interval, plus
 	// a tenth, plus what the Authenticator remembers answers for. While the
 	// Authenticator cannot find out, connections stay. Default: 30 s.
@@ -83,7 +98,7 @@ type Config struct {
 
 	// FailuresPerAddress is how many refused logins an address may have at
 	// once; it gains one more every 200 ms. Beyond that its connections are
-	// closed before anybody is asked about their tokens. Default: 100.
+	// closed before anybody is asked about their credentials. Default: 100.
 	FailuresPerAddress int
 
 	// DrainTimeout bounds how long requests in flight may take to finish when

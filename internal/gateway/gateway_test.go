@@ -23,43 +23,57 @@ const (
 	bert = "be270000-0000-4000-8000-000000000002"
 )
 
-// tokens is an Authenticator over a map.
+// tokens is an Authenticator over a map, of keys as well.
 type tokens struct {
 	mu    sync.Mutex // guards the fields below
-	infos map[globus.Secret]globus.TokenInfo
-	known map[globus.Secret]bool // asked about before, and so known in an outage
+	infos map[Credentials]Identity
+	known map[Credentials]bool // asked about before, and so known in an outage
 	down  bool
 }
 
-func (t *tokens) Authenticate(_ context.Context, token globus.Secret) (globus.TokenInfo, error) {
+func (t *tokens) Authenticate(_ context.Context, c Credentials) (Identity, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	info, ok := t.infos[token]
+	id, ok := t.infos[c]
 	switch {
-	case t.down && t.known[token]:
+	case t.down && t.known[c]:
 	case t.down:
-		return globus.TokenInfo{}, globus.ErrUnavailable
+		return Identity{}, globus.ErrUnavailable
 	case !ok:
-		return globus.TokenInfo{}, &globus.RefusedError{Reason: "the access token was revoked"}
-	case !info.Expiry.After(time.Now()):
-		return globus.TokenInfo{}, &globus.RefusedError{Reason: "the access token has expired"}
+		return Identity{}, &globus.RefusedError{Reason: "the " + c.kind() + " was revoked"}
+	case !id.Expiry.After(time.Now()):
+		return Identity{}, &globus.RefusedError{Reason: "the " + c.kind() + " has expired"}
 	}
-	t.known[token] = true
-	return info, nil
+	t.known[c] = true
+	return id, nil
 }
 
 // issue makes a token of the subject that is good for life.
 func (t *tokens) issue(token globus.Secret, subject string, life time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.infos[token] = globus.TokenInfo{Identity: globus.Identity{Subject: subject}, Expiry: time.Now().Add(life)}
+	t.infos[Credentials{Secret: token}] = Identity{subject, subject, time.Now().Add(life)}
+}
+
+// issueKey makes a key of the subject's that signs in as the principal.
+func (t *tokens) issueKey(id string, secret globus.Secret, subject, principal string, life time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.infos[Credentials{id, secret}] = Identity{subject, principal, time.Now().Add(life)}
+}
+
+// revokeKey makes the key as if it had never been.
+func (t *tokens) revokeKey(id string, secret globus.Secret) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.infos, Credentials{id, secret})
 }
 
 // revoke makes the token as if it had never been.
 func (t *tokens) revoke(token globus.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.infos, token)
+	delete(t.infos, Credentials{Secret: token})
 }
 
 // setDown begins or ends an outage.
@@ -157,7 +171,7 @@ func (c memoryConn) RemoteAddr() net.Addr { return c.remote }
 
 func (f *front) start(t testing.TB, ln net.Listener, configure ...func(*Config)) {
 	t.Helper()
-	f.tokens = &tokens{infos: make(map[globus.Secret]globus.TokenInfo), known: make(map[globus.Secret]bool)}
+	f.tokens = &tokens{infos: make(map[Credentials]Identity), known: make(map[Credentials]bool)}
 	var err error
 	f.broker, err = broker.Open(broker.Config{Dir: f.dir, Advertise: f.address})
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/broker"
 )
 
@@ -49,7 +48,7 @@ func runVictim(dir, address string) error {
 	if err != nil {
 		return err
 	}
-	everybody := &tokens{infos: make(map[globus.Secret]globus.TokenInfo), known: make(map[globus.Secret]bool)}
+	everybody := &tokens{infos: make(map[Credentials]Identity), known: make(map[Credentials]bool)}
 	everybody.issue("ada-token", ada, time.Hour)
 	g, err := New(Config{Upstream: b, Authenticator: everybody})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -17,7 +18,10 @@ const (
 	smallLoginBytes  = 16 << 10 // a login request that needs no budget
 )
 
-var errBroker = errors.New("broker")
+var (
+	errBroker  = errors.New("broker")
+	errUnknown = errors.New("nobody can tell who it is")
+)
 
 func brokerError(op string, err error) error {
 	return fmt.Errorf("%w: %s: %w", errBroker, op, err)
@@ -177,11 +181,11 @@ func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 // broker; it returns until when. A *refusal is final and has been held back
 // already. After any other error the client may try again.
 func (c *conn) authenticate(ctx context.Context, m mechanism, message []byte) (time.Time, error) {
-	token, info, err := c.identify(ctx, m, message)
+	shown, id, err := c.identify(ctx, m, message)
 	if err == nil && c.subject == "" {
-		err = c.signIn(ctx, info)
-	} else if err == nil && c.subject != info.Subject {
-		err = &refusal{reason: "this connection belongs to another identity than the access token; connect anew to change identities"}
+		err = c.signIn(ctx, id)
+	} else if err == nil && c.principal != id.Principal {
+		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; connect anew to change identities"}
 	}
 	if errors.As(err, new(*refusal)) {
 		c.g.limits.failed(c.address)
@@ -191,46 +195,47 @@ func (c *conn) authenticate(ctx context.Context, m mechanism, message []byte) (t
 		return time.Time{}, err
 	}
 	c.g.counters.logins.Add(1)
-	if !c.signedIn(token, info) {
+	if !c.signedIn(shown, id) {
 		return time.Time{}, errStopping
 	}
-	return info.Expiry, nil
+	return id.Expiry, nil
 }
 
-// identify asks whose token a SASL message carries.
-func (c *conn) identify(ctx context.Context, m mechanism, message []byte) (globus.Secret, globus.TokenInfo, error) {
+// identify asks whose credentials a SASL message carries.
+func (c *conn) identify(ctx context.Context, m mechanism, message []byte) (Credentials, Identity, error) {
 	if !c.g.limits.mayFail(c.address) {
-		return "", globus.TokenInfo{}, errFailures
+		return Credentials{}, Identity{}, errFailures
 	}
 	credentials, err := m(message)
 	if err != nil {
-		return "", globus.TokenInfo{}, err
+		return Credentials{}, Identity{}, err
 	}
-	info, err := c.g.cfg.Authenticator.Authenticate(ctx, credentials.token)
+	shown := credentials.Credentials
+	id, err := c.g.cfg.Authenticator.Authenticate(ctx, shown)
 	switch {
 	case errors.Is(err, globus.ErrRefused):
-		return "", info, &refusal{reason: refusedReason(err), err: err}
+		return shown, id, &refusal{reason: shown.refusedReason(err), err: err}
 	case err != nil:
-		return "", info, err
-	case info.Subject == "" || !info.Expiry.After(time.Now()):
-		return "", info, &refusal{reason: "the access token has expired" + loginHint}
-	case credentials.authzid != "" && credentials.authzid != info.Subject:
-		return "", info, &refusal{reason: "the authorization ID is not the subject of the access token; leave it out"}
+		return shown, id, fmt.Errorf("%w: %w", errUnknown, err)
+	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
+		return shown, id, &refusal{reason: "the " + shown.kind() + " has expired" + shown.hint()}
+	case credentials.authzid != "" && credentials.authzid != id.Subject:
+		return shown, id, &refusal{reason: "the authorization ID is not the subject of the " + shown.kind() + "; leave it out"}
 	}
-	return credentials.token, info, nil
+	return shown, id, nil
 }
 
-// signIn makes the connection to the broker the subject's.
-func (c *conn) signIn(ctx context.Context, info globus.TokenInfo) error {
-	account, err := c.g.limits.signedIn(c.address, info.Subject)
+// signIn makes the connection to the broker the principal's.
+func (c *conn) signIn(ctx context.Context, id Identity) error {
+	account, err := c.g.limits.signedIn(c.address, id.Subject)
 	if err != nil {
 		return err
 	}
-	c.subject, c.account = info.Subject, account
+	c.subject, c.principal, c.account = id.Subject, id.Principal, account
 	if err := c.dial(ctx); err != nil {
 		return err
 	}
-	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, brokerBefore{c}, info.Subject); err != nil {
+	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, brokerBefore{c}, id.Principal); err != nil {
 		return brokerError("sign in", err)
 	}
 	return c.learnVersions(ctx)
@@ -245,13 +250,33 @@ type refusal struct {
 func (r *refusal) Error() string { return r.reason }
 func (r *refusal) Unwrap() error { return r.err }
 
-const loginHint = "; run `diaspora login` to get a new one"
+const (
+	loginHint = "; run `diaspora login` to get a new one"
+	keyHint   = "; `diaspora key list` shows your keys, and `diaspora key create` makes a new one"
+)
 
-func refusedReason(err error) string {
-	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
-		return refused.Reason + loginHint
+// kind names the credentials in a sentence.
+func (c Credentials) kind() string {
+	if c.KeyID != "" {
+		return "access key"
 	}
-	return "the access token was refused" + loginHint
+	return "access token"
+}
+
+// hint says how to get better ones. A token with dots is a JWT, and so was got
+// with an access key: those of Globus Auth are opaque.
+func (c Credentials) hint() string {
+	if c.KeyID != "" || strings.Contains(c.Secret.Reveal(), ".") {
+		return keyHint
+	}
+	return loginHint
+}
+
+func (c Credentials) refusedReason(err error) string {
+	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
+		return refused.Reason + c.hint()
+	}
+	return "the " + c.kind() + " was refused" + c.hint()
 }
 
 // sleep waits for d or until ctx ends.

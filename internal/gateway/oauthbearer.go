@@ -15,12 +15,12 @@ type mechanism func(message []byte) (credentials, error)
 
 // credentials are what a client says of itself.
 type credentials struct {
+	Credentials
 	authzid string // whom it wants to be, if it says so
-	token   globus.Secret
 }
 
 // mechanisms are what a client can choose from.
-var mechanisms = map[string]mechanism{"OAUTHBEARER": parseOAuthBearer}
+var mechanisms = map[string]mechanism{"OAUTHBEARER": parseOAuthBearer, "PLAIN": parsePlain}
 
 func mechanismNames() []string { return slices.Sorted(maps.Keys(mechanisms)) }
 
@@ -48,17 +48,17 @@ func parseOAuthBearer(message []byte) (credentials, error) {
 			if !consistsOf(key, isLetter) || !consistsOf(value, isText) {
 				return credentials{}, malformed
 			}
-		case c.token != "":
+		case c.Secret != "":
 			return credentials{}, malformed
 		default:
 			scheme, token, _ := strings.Cut(value, " ")
 			if !strings.EqualFold(scheme, "Bearer") || !isToken(token) {
 				return credentials{}, malformed
 			}
-			c.token = globus.Secret(token)
+			c.Secret = globus.Secret(token)
 		}
 	}
-	if c.token == "" {
+	if c.Secret == "" {
 		return credentials{}, malformed
 	}
 	return c, nil

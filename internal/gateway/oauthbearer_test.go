@@ -11,16 +11,16 @@ import (
 func TestParseOAuthBearer(t *testing.T) {
 	long := strings.Repeat("x", maxTokenBytes)
 	for message, want := range map[string]credentials{
-		"n,,\x01auth=Bearer abc\x01\x01":                              {"", "abc"},
-		"n,a=" + ada + ",\x01auth=Bearer abc\x01\x01":                 {ada, "abc"},
-		"n,,\x01auth=bearer A-b_c.d~e+f/g==\x01\x01":                  {"", "A-b_c.d~e+f/g=="},
-		"n,,\x01auth=Bearer abc\x01k=v\x01logicalCluster=a b\x01\x01": {"", "abc"},
-		"n,,\x01host=x\x01auth=Bearer abc\x01\x01":                    {"", "abc"},
-		"n,,\x01auth=Bearer " + long + "\x01\x01":                     {"", globus.Secret(long)},
+		"n,,\x01auth=Bearer abc\x01\x01":                              {Credentials{Secret: "abc"}, ""},
+		"n,a=" + ada + ",\x01auth=Bearer abc\x01\x01":                 {Credentials{Secret: "abc"}, ada},
+		"n,,\x01auth=bearer A-b_c.d~e+f/g==\x01\x01":                  {Credentials{Secret: "A-b_c.d~e+f/g=="}, ""},
+		"n,,\x01auth=Bearer abc\x01k=v\x01logicalCluster=a b\x01\x01": {Credentials{Secret: "abc"}, ""},
+		"n,,\x01host=x\x01auth=Bearer abc\x01\x01":                    {Credentials{Secret: "abc"}, ""},
+		"n,,\x01auth=Bearer " + long + "\x01\x01":                     {Credentials{Secret: globus.Secret(long)}, ""},
 	} {
 		got, err := parseOAuthBearer([]byte(message))
 		if err != nil || got != want {
-			t.Errorf("parseOAuthBearer(%q) = %q for %q, %v; want %q for %q", message, got.token.Reveal(), got.authzid, err, want.token.Reveal(), want.authzid)
+			t.Errorf("parseOAuthBearer(%q) = %q for %q, %v; want %q for %q", message, got.Secret.Reveal(), got.authzid, err, want.Secret.Reveal(), want.authzid)
 		}
 	}
 }
@@ -108,7 +108,7 @@ func FuzzSASL(f *testing.F) {
 		if c.authzid != "" {
 			header = "n,a=" + c.authzid + ","
 		}
-		token := c.token.Reveal()
+		token := c.Secret.Reveal()
 		switch {
 		case !strings.HasPrefix(string(message), header+"\x01"):
 			t.Errorf("parseOAuthBearer(%q) finds the authorization ID %q", message, c.authzid)

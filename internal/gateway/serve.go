@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // server is one call of Serve.
@@ -109,7 +107,7 @@ func (g *Gateway) report(c *conn, err error) {
 	case errors.As(err, &refusal):
 		g.counters.refused.Add(1)
 		log.Info("login refused", "err", err)
-	case errors.Is(err, globus.ErrUnavailable):
+	case errors.Is(err, errUnknown):
 		g.counters.unavailable.Add(1)
 		g.unavailableOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
 	case errors.Is(err, errBroker):
@@ -191,7 +189,7 @@ func (s *server) sweepSlot(ctx context.Context, slot int) {
 	}
 	if err := group.Wait(); err != nil {
 		s.unavailableOften.Do(func() {
-			s.cfg.Diagnostics.Warn("cannot look for revoked tokens, trying on", "err", err)
+			s.cfg.Diagnostics.Warn("cannot look for revoked tokens and keys, trying on", "err", err)
 		})
 	}
 }

@@ -13,7 +13,7 @@ type Stats struct {
 	Rejected    int64 // connections closed because of a limit
 	BadRequests int64 // connections closed because of what they sent
 	Expired     int64 // connections closed because their login had run out
-	Revoked     int64 // connections closed because their token was refused later on
+	Revoked     int64 // connections closed because their token or key was refused later on
 }
 
 type counters struct {

@@ -30,12 +30,15 @@ func plausible(token globus.Secret) bool {
 func (s *Server) authenticate(x *exchange) error {
 	client := s.clientOf(x.r)
 	hash := sha256.Sum256([]byte(x.token))
-	if wait, spent := s.failures.spent(client); spent && !s.known.Contains(hash) {
+	if err := s.mayTry(client, hash, "log in again with `diaspora login`"); err != nil {
+		return err
+	}
+	if strings.Count(x.token.Reveal(), ".") == 2 { // a JWT, and none of Globus Auth's
+		s.failures.add(client)
 		return &refusal{
-			status: http.StatusTooManyRequests,
-			detail: "too many tokens from this address were refused",
-			hint:   "Wait a minute, then log in again with `diaspora login`.",
-			header: http.Header{"Retry-After": {seconds(wait)}},
+			status: http.StatusForbidden,
+			detail: "a token that was got with an access key is for Kafka alone: it can neither claim topics nor make keys",
+			hint:   "Send the access token of your login: `diaspora token` prints it.",
 		}
 	}
 	if !plausible(x.token) {
@@ -56,6 +59,21 @@ func (s *Server) authenticate(x *exchange) error {
 	s.known.Add(hash, struct{}{})
 	x.caller = info.Identity
 	return nil
+}
+
+// mayTry refuses what comes from an address that has failed too often, unless it
+// is known to be good.
+func (s *Server) mayTry(client netip.Prefix, hash tokenHash, advice string) error {
+	wait, spent := s.failures.spent(client)
+	if !spent || s.known.Contains(hash) {
+		return nil
+	}
+	return &refusal{
+		status: http.StatusTooManyRequests,
+		detail: "too many tokens or keys from this address were refused",
+		hint:   "Wait a minute, then " + advice + ".",
+		header: http.Header{"Retry-After": {seconds(wait)}},
+	}
 }
 
 // authenticateHeader authenticates the bearer of the request's header.

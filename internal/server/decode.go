@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -102,7 +103,7 @@ func decodeJSON(body []byte, into any) error {
 			return invalid("the body is not valid JSON")
 		}
 		if string(raw) == "null" || json.Unmarshal(raw, field.Addr().Interface()) != nil {
-			return invalid("the field %q must be a %s", name, jsonKind(field))
+			return invalid("the field %q must be %s", name, jsonKind(field))
 		}
 		if err := checkText(name, field); err != nil {
 			return err
@@ -118,10 +119,17 @@ func decodeJSON(body []byte, into any) error {
 }
 
 func jsonKind(field reflect.Value) string {
-	if field.CanInt() {
-		return "whole number"
+	switch {
+	case field.CanInt():
+		return "a whole number"
+	case field.Kind() == reflect.Bool:
+		return "true or false"
+	case field.Kind() == reflect.Slice:
+		return "a list of strings"
+	case field.Type() == reflect.TypeFor[time.Time]():
+		return "a time such as 2026-11-23T17:04:05Z"
 	}
-	return "string"
+	return "a string"
 }
 
 // decodeForm fills into, a pointer to a struct of strings, from an encoded form or
@@ -154,6 +162,13 @@ func decodeForm(encoded string, into any, lenient bool) error {
 // checkText refuses strings that are not text. U+FFFD counts as broken: it is what
 // encoding/json makes of bytes that are no UTF-8, and of a lone surrogate.
 func checkText(name string, field reflect.Value) error {
+	if field.Kind() == reflect.Slice {
+		for i := range field.Len() {
+			if err := checkText(name, field.Index(i)); err != nil {
+				return err
+			}
+		}
+	}
 	if field.Kind() != reflect.String {
 		return nil
 	}

@@ -22,6 +22,7 @@ type exchange struct {
 	token  globus.Secret   // what the caller gave as such, good or not
 	caller globus.Identity // who is calling, once authenticated
 	form   *aclForm        // what was typed, to be shown again with an error
+	oauth  bool            // errors are told in OAuth's shape
 
 	status int
 	bytes  int64

@@ -103,12 +103,14 @@ func FuzzRequest(f *testing.F) {
 		f.Add(tt.method, tt.target, header.Get("Authorization"), header.Get("Content-Type"), header.Get("Accept"), tt.body)
 	}
 	f.Add("POST", "/acl", "", typeForm, typeHTML, form(ada, adaToken, "weather"))
+	f.Add("POST", "/v1/token", basicAuth(keyID, keySecret), typeForm, typeJSON, tokenForm())
+	f.Add("POST", "/v1/token", "", typeForm, typeJSON, tokenForm("client_id", keyID, "client_secret", keySecret))
 	f.Fuzz(func(t *testing.T, method, target, authorization, contentType, accept, body string) {
 		u, err := url.ParseRequestURI(target)
 		if err != nil || u.Host != "" || method == "" {
 			return // net/http refuses it
 		}
-		srv, err := New(Config{Claims: yesClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
+		srv, err := New(Config{Claims: yesClaims{}, Authenticator: identities{}, Tokens: exchanger{}, PublicURL: "http://127.0.0.1"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,6 +131,7 @@ func FuzzRequest(f *testing.F) {
 			if err := json.Unmarshal([]byte(answer), &p); err != nil || p.Status != w.Code || p.Detail == "" || titles[p.Status][0] == "" {
 				t.Errorf("status %d with %s (%v)", w.Code, answer, err)
 			}
+		case w.Code >= 400 && r.URL.Path == "/v1/token" && w.Header().Get("Content-Type") == typeJSON && strings.Contains(answer, `"error": "`):
 		case w.Code >= 400 && !strings.HasPrefix(w.Header().Get("Content-Type"), typeHTML):
 			t.Errorf("status %d as %q: %s", w.Code, w.Header().Get("Content-Type"), answer)
 		}
@@ -150,5 +153,17 @@ func (yesClaims) Topic(_ context.Context, subject, name string) (diaspora.Topic,
 }
 
 func (yesClaims) Release(_ context.Context, _, name string) error { return diaspora.ValidTopic(name) }
+
+func (yesClaims) IssueKey(_ context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error) {
+	return diaspora.NewAccessKey{AccessKey: diaspora.AccessKey{ID: keyID, Name: "n", Owner: subject}, Secret: keySecret}, diaspora.ValidTopic(req.Name)
+}
+
+func (yesClaims) Keys(context.Context, string) ([]diaspora.AccessKey, error) { return nil, nil }
+
+func (yesClaims) Key(_ context.Context, subject, _ string) (diaspora.AccessKey, error) {
+	return diaspora.AccessKey{ID: keyID, Owner: subject}, nil
+}
+
+func (yesClaims) RevokeKey(context.Context, string, string) error { return nil }
 
 func (yesClaims) ClaimGroup(context.Context, string, string) error { return nil }

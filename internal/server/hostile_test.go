@@ -15,6 +15,7 @@ import (
 const (
 	adaBearer = "Bearer " + adaToken
 	weather   = `{"name":"weather"}`
+	laptop    = `{"name":"laptop","read":true}`
 )
 
 type badRequest struct {
@@ -139,6 +140,52 @@ var badRequests = []badRequest{
 	{"group without a name", "POST", "/v1/groups", `{}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"group for another", "POST", "/v1/groups", `{"group":"g","owner":"` + bob + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 403},
 
+	// Access keys.
+	{"keys without a token", "GET", "/v1/keys", "", nil, 401},
+	{"key made without a token", "POST", "/v1/keys", laptop, []string{"Content-Type", typeJSON}, 401},
+	{"key made with a key's ID and secret", "POST", "/v1/keys", laptop, []string{"Authorization", "Basic a2V5LWFiY2RlZmdoaWoyMzQ1Njc6ZGtzX3g=", "Content-Type", typeJSON}, 401},
+	{"key made with a key's token", "POST", "/v1/keys", laptop, []string{"Authorization", "Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0." + canary, "Content-Type", typeJSON}, 403},
+	{"topic claimed with a key's token", "POST", "/v1/topics", weather, []string{"Authorization", "Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0." + canary, "Content-Type", typeJSON}, 403},
+	{"key made with an expired token", "POST", "/v1/keys", laptop, []string{"Authorization", "Bearer " + expiredToken, "Content-Type", typeJSON}, 401},
+	{"key made while Globus is down", "POST", "/v1/keys", laptop, []string{"Authorization", "Bearer " + outageToken, "Content-Type", typeJSON}, 503},
+	{"key made from another site", "POST", "/v1/keys", laptop, []string{"Authorization", adaBearer, "Content-Type", typeJSON, "Sec-Fetch-Site", "cross-site"}, 403},
+	{"key made by a form", "POST", "/v1/keys", "name=laptop&read=true", []string{"Authorization", adaBearer, "Content-Type", typeForm}, 415},
+	{"key with its fields in the query", "POST", "/v1/keys?name=laptop&read=true", "{}", []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"PUT a key", "PUT", "/v1/keys/key-abcdefghij234567", "{}", []string{"Authorization", adaBearer}, 405},
+	{"DELETE all keys", "DELETE", "/v1/keys", "", []string{"Authorization", adaBearer}, 405},
+	{"GET the token endpoint", "GET", "/v1/token", "", []string{"Authorization", adaBearer}, 405},
+	{"key without a name", "POST", "/v1/keys", `{"read":true}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key with no right", "POST", "/v1/keys", `{"name":"laptop"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key with false rights", "POST", "/v1/keys", `{"name":"laptop","read":false,"write":false}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key with rights as text", "POST", "/v1/keys", `{"name":"laptop","read":"true"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for no topics", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":[]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for topics null", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":null}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for a topic as text", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":"taken"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for a topic null", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":[null]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for every topic", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":["*"]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for the ledger", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":["_diaspora_ledger"]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for a lone surrogate", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":["\ud800"]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for too many topics", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":["t` + strings.Repeat(`","t`, 5000) + `"]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key for nobody's topic", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":["rain"]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 404},
+	{"key for another's topic", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":["taken"]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 403},
+	{"key for another", "POST", "/v1/keys", `{"name":"laptop","read":true,"owner":"` + bob + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key with a secret of one's own", "POST", "/v1/keys", `{"name":"laptop","read":true,"secret":"dks_` + canary + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key with an ID of one's own", "POST", "/v1/keys", `{"name":"laptop","read":true,"id":"key-abcdefghij234567"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key that has expired", "POST", "/v1/keys", `{"name":"laptop","read":true,"expires":"2020-01-01T00:00:00Z"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key that expires some day", "POST", "/v1/keys", `{"name":"laptop","read":true,"expires":"tomorrow"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key that expires in seconds", "POST", "/v1/keys", `{"name":"laptop","read":true,"expires":1900000000}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key that expires in another age", "POST", "/v1/keys", `{"name":"laptop","read":true,"expires":"9999-12-31T23:59:59Z"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"the token as the key's name", "POST", "/v1/keys", `{"name":"` + adaToken + `","read":true}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"another token as the key's topic", "POST", "/v1/keys", `{"name":"laptop","read":true,"topics":["` + bobToken + `"]}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key named as an ID", "POST", "/v1/keys", `{"name":"key-abcdefghij234567","read":true}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key named with markup", "POST", "/v1/keys", `{"name":"<script>","read":true}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key named with control characters", "POST", "/v1/keys", `{"name":"\u001b[2J","read":true}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
+	{"key that is none", "GET", "/v1/keys/laptop", "", []string{"Authorization", adaBearer}, 400},
+	{"token as a key's ID", "GET", "/v1/keys/" + bobToken, "", []string{"Authorization", adaBearer}, 400},
+	{"token as the ID of a key to revoke", "DELETE", "/v1/keys/" + bobToken, "", []string{"Authorization", adaBearer}, 400},
+	{"key that is not there", "GET", "/v1/keys/key-abcdefghij234567", "", []string{"Authorization", adaBearer}, 404},
+	{"revocation of what is not there", "DELETE", "/v1/keys/key-abcdefghij234567", "", []string{"Authorization", adaBearer}, 404},
+
 	// Names.
 	{"no name", "POST", "/v1/topics", `{}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"empty name", "POST", "/v1/topics", `{"name":""}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
@@ -238,6 +285,9 @@ func TestBadRequests(t *testing.T) {
 			}
 			if a := e.do("GET", "/v1/topics", "", "Authorization", adaBearer); strings.Contains(a.body, "name") {
 				t.Errorf("a topic was claimed: %s", a.body)
+			}
+			if a := e.do("GET", "/v1/keys", "", "Authorization", adaBearer); !strings.Contains(a.body, `"keys": []`) {
+				t.Errorf("a key was made: %s", a.body)
 			}
 			if a := e.do("GET", "/v1/topics/taken", "", "Authorization", "Bearer "+bobToken); a.status != 200 {
 				t.Errorf("a topic was lost: %s", a.body)

@@ -52,7 +52,7 @@ var titles = map[int][2]string{
 // hints say what to do next where the error itself does not.
 var hints = map[int]string{
 	http.StatusUnauthorized:       "Log in again with `diaspora login`, then use a fresh token: `diaspora token` prints it.",
-	http.StatusNotFound:           "`diaspora topic list` shows your topics.",
+	http.StatusNotFound:           "`diaspora topic list` shows your topics, `diaspora key list` your access keys.",
 	http.StatusServiceUnavailable: "Try again in a few seconds: repeating a claim is safe.",
 }
 
@@ -155,6 +155,8 @@ func (s *Server) fail(x *exchange, err error) {
 	}
 	maps.Copy(x.Header(), header)
 	switch {
+	case x.oauth:
+		x.failOAuth(p, err)
 	case !prefersHTML(x.r):
 		x.writeJSON(p.Status, typeProblem, p)
 	case x.form != nil:

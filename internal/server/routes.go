@@ -21,9 +21,10 @@ type route struct {
 type access int
 
 const (
-	public access = iota // it does not
-	bearer               // from Authorization: Bearer, before the handler runs
-	inForm               // from the form's own fields, by the handler
+	public      access = iota // it does not
+	bearer                    // from Authorization: Bearer, before the handler runs
+	inForm                    // from the form's own fields, by the handler
+	oauthClient               // as an OAuth client, by the handler; errors have OAuth's shape
 )
 
 // routeTable is every path that the endpoint answers. Whatever is not here is 404,
@@ -40,6 +41,11 @@ var routeTable = []route{
 	{"GET /v1/topics/{name}", bearer, (*Server).showTopic, []string{typeJSON}},
 	{"DELETE /v1/topics/{name}", bearer, (*Server).releaseTopic, []string{typeJSON}},
 	{"POST /v1/groups", bearer, (*Server).claimGroup, []string{typeJSON}},
+	{"POST /v1/keys", bearer, (*Server).issueKey, []string{typeJSON}},
+	{"GET /v1/keys", bearer, (*Server).listKeys, []string{typeJSON}},
+	{"GET /v1/keys/{id}", bearer, (*Server).showKey, []string{typeJSON}},
+	{"DELETE /v1/keys/{id}", bearer, (*Server).revokeKey, []string{typeJSON}},
+	{"POST /v1/token", oauthClient, (*Server).exchangeKey, []string{typeJSON}},
 
 	{"GET /.well-known/diaspora", public, (*Server).discover, []string{typeJSON}},
 	{"GET /healthz", public, (*Server).healthz, []string{typeJSON}},
@@ -67,7 +73,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.Handle("/", s.refuse(refusal{
 		status: http.StatusNotFound,
 		detail: "there is nothing at this address",
-		hint:   "The form is at /acl, the API under /v1/topics and /v1/groups.",
+		hint:   "The form is at /acl, the API under /v1/topics, /v1/groups and /v1/keys.",
 	}))
 	return mux
 }
@@ -77,6 +83,7 @@ func (s *Server) guard(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := w.(*exchange)
 		x.r = r // the mux has filled in the path's values
+		x.oauth = rt.access == oauthClient
 		err := checkShape(rt, r)
 		if err == nil && rt.access == bearer {
 			err = s.authenticateHeader(x)

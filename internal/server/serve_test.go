@@ -650,7 +650,7 @@ func TestEmptyList(t *testing.T) {
 // TestEveryRouteAsks walks the table of routes: whatever the API has, it does not
 // do for strangers.
 func TestEveryRouteAsks(t *testing.T) {
-	e := start(t)
+	e := start(t, withTokens)
 	open := 0
 	for _, rt := range routeTable {
 		method, path, _ := strings.Cut(rt.pattern, " ")
@@ -658,8 +658,12 @@ func TestEveryRouteAsks(t *testing.T) {
 			open++
 			continue
 		}
-		target := strings.NewReplacer("{name}", "weather").Replace(path)
-		if a := e.do(method, target, weather, "Content-Type", typeJSON); a.status != 401 && a.status != 400 {
+		target := strings.NewReplacer("{name}", "weather", "{id}", keyID).Replace(path)
+		contentType := typeJSON
+		if rt.access == oauthClient {
+			contentType = typeForm
+		}
+		if a := e.do(method, target, weather, "Content-Type", contentType); a.status != 401 && a.status != 400 {
 			t.Errorf("%s: %d for a stranger", rt.pattern, a.status)
 		}
 	}

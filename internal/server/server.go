@@ -6,6 +6,7 @@
 // Every request walks the same way: admit (host, sizes, cross-site) → route →
 // authenticate → handler → answer, or fail, which writes every error. Who may do
 // what is decided by [Claims] alone; the pages do nothing that the API cannot do.
+// /v1/token is OAuth's, and has OAuth's shapes.
 //
 // A token that comes in never goes out again: it is in no page, log line, error
 // or link that this package writes.
@@ -54,6 +55,17 @@ type Claims interface {
 	Topics(ctx context.Context, subject string) ([]diaspora.Topic, error)
 	Topic(ctx context.Context, subject, name string) (diaspora.Topic, error)
 	ClaimGroup(ctx context.Context, subject, group string) error
+
+	IssueKey(ctx context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error)
+	RevokeKey(ctx context.Context, subject, id string) error
+	Keys(ctx context.Context, subject string) ([]diaspora.AccessKey, error)
+	Key(ctx context.Context, subject, id string) (diaspora.AccessKey, error)
+}
+
+// Tokens exchanges the ID and the secret of an access key for a token that the
+// gateway takes. Its errors are as those of an [Authenticator].
+type Tokens interface {
+	Exchange(ctx context.Context, keyID string, secret globus.Secret) (globus.Token, error)
 }
 
 // Authenticator says whose an access token is. A token that is not good makes it
@@ -70,6 +82,10 @@ type Config struct {
 
 	// Authenticator tells who is calling. Required.
 	Authenticator Authenticator
+
+	// Tokens makes the tokens of /v1/token. Nil: there are none, and /v1/token is
+	// not found.
+	Tokens Tokens
 
 	// Discovery is the answer of /.well-known/diaspora.
 	Discovery diaspora.Discovery

@@ -415,5 +415,18 @@ func (c nobodysClaims) Topics(context.Context, string) ([]diaspora.Topic, error)
 	return nil, c.called()
 }
 
+func (c nobodysClaims) IssueKey(context.Context, string, diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error) {
+	return diaspora.NewAccessKey{}, c.called()
+}
+
+func (c nobodysClaims) Keys(context.Context, string) ([]diaspora.AccessKey, error) {
+	return nil, c.called()
+}
+
+func (c nobodysClaims) Key(context.Context, string, string) (diaspora.AccessKey, error) {
+	return diaspora.AccessKey{}, c.called()
+}
+
+func (c nobodysClaims) RevokeKey(context.Context, string, string) error  { return c.called() }
 func (c nobodysClaims) Release(context.Context, string, string) error    { return c.called() }
 func (c nobodysClaims) ClaimGroup(context.Context, string, string) error { return c.called() }

@@ -1,0 +1,372 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+var keyCreateHelp = help{
+	use:   "create NAME",
+	short: "make an access key, for clients that cannot log in with Globus",
+	examples: `
+# for all that you may do, until it is revoked
+diaspora key create beamline-7
+
+# for a dashboard: it may read one topic, for ninety days
+diaspora key create dashboard --topic weather --read --expires 90d
+
+# for Java: a file that the Kafka tools take
+diaspora key create laptop --save-for-java
+kafka-console-producer --bootstrap-server HOST:PORT --command-config ada@example.edu.properties --topic weather`,
+	long: `
+An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN, which every
+Kafka client in every language speaks. The secret is printed now and never again: the fabric
+keeps only its hash. Whoever has it can do what the key may do, until you revoke the key.
+
+Without --read and --write a key may do both; without --topic it is for all topics that you
+have and will have. A key cannot claim topics or make other keys.
+
+--save-for-java writes the key into a file that only you can read, instead of printing it.
+NAME is then optional; the key is named for this machine.`,
+	formats: answerFormats,
+	args:    arguments{min: 0, max: 1},
+}
+
+type keyOptions struct {
+	diaspora.AccessKeyRequest
+	expires string
+	java    string // the file, defaultJavaFile, or "" for none
+}
+
+func (e *env) keyCreateCommand() *cobra.Command {
+	var o keyOptions
+	cmd := e.command(keyCreateHelp, func(ctx context.Context, args []string) error {
+		if len(args) > 0 {
+			o.Name = args[0]
+		}
+		return e.keyCreate(ctx, o)
+	})
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.Topics, "topic", nil, "let it use this `TOPIC` of yours only; may be repeated")
+	flags.BoolVar(&o.Read, "read", false, "let it read, and not write unless --write is there")
+	flags.BoolVar(&o.Write, "write", false, "let it write, and not read unless --read is there")
+	flags.StringVar(&o.expires, "expires", "", "end it after this `TIME`, such as 90d, or on this day (default: never)")
+	saveForJavaFlag(cmd, &o.java)
+	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return e.completeTopics(cmd.Context())
+	})
+	return cmd
+}
+
+func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
+	switch {
+	case o.Name == "" && o.java == "":
+		return misuse(`"diaspora key create beamline-7" makes one, named for where it is used`, "key create: the key's name is missing")
+	case o.java == defaultJavaFile && strings.HasSuffix(o.Name, ".properties"):
+		return misuse(fmt.Sprintf(`"--save-for-java=%s" names the file`, o.Name), "key create: %q looks like a file, and is where a key's name belongs", o.Name)
+	}
+	if !o.Read && !o.Write {
+		o.Read, o.Write = true, true
+	}
+	if o.expires != "" {
+		var err error
+		if o.Expires, err = parseExpiry(o.expires, e.now()); err != nil {
+			return misuse("", "--expires %q: %v", o.expires, err)
+		}
+	}
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		return err
+	}
+	if o.java != "" {
+		return e.keyCreateForJava(ctx, client, o)
+	}
+	discovery, err := client.Discover(ctx)
+	if err != nil {
+		return err
+	}
+	key, err := client.CreateKey(ctx, o.AccessKeyRequest)
+	if err != nil {
+		return err
+	}
+	if err := e.printKey(key, discovery); err != nil {
+		return errors.Join(err, e.discardKey(ctx, client, key))
+	}
+	e.say("this is the only time that the secret is shown; %q ends the key", "diaspora key revoke "+key.Name)
+	return nil
+}
+
+func (e *env) keyCreateForJava(ctx context.Context, client *diaspora.Client, o keyOptions) error {
+	saved, err := e.saveForJava(ctx, client, o.AccessKeyRequest, o.java)
+	if err != nil {
+		return err
+	}
+	e.say("whoever has the file can use the key; %q ends it", "diaspora key revoke "+saved.key.Name)
+	if e.json() {
+		return e.printJSON(struct {
+			diaspora.AccessKey
+			File string `json:"file"`
+		}{saved.key.AccessKey, saved.file})
+	}
+	return e.printf("Connection properties are saved to %s.\n", saved.file)
+}
+
+// discardKey ends a key whose secret went nowhere.
+func (e *env) discardKey(ctx context.Context, client *diaspora.Client, key diaspora.NewAccessKey) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
+	defer cancel()
+	if err := client.RevokeKey(ctx, key.ID); err != nil {
+		return err
+	}
+	e.warn("the key %s was revoked again", key.ID)
+	return nil
+}
+
+// printKey shows a key with its secret, and lines to paste.
+func (e *env) printKey(key diaspora.NewAccessKey, discovery diaspora.Discovery) error {
+	if e.json() {
+		return e.printJSON(struct {
+			diaspora.AccessKey
+			Secret string `json:"secret"`
+		}{key.AccessKey, key.Secret.Reveal()})
+	}
+	topic := "TOPIC"
+	if len(key.Topics) > 0 {
+		topic = key.Topics[0]
+	}
+	tool, kcat := "kafka-console-producer", "-P"
+	if !key.Write {
+		tool, kcat = "kafka-console-consumer", "-C"
+	}
+	brokers := strings.Join(discovery.Brokers, ",")
+	return e.printf(`Access key:  %s (%s)
+May:         %s
+Secret:      %s
+
+# kcat.conf, for kcat and all that is made of librdkafka: chmod 600, then
+# kcat -F kcat.conf %s -t %s
+%s
+# java.properties, for Java: chmod 600, then
+# %s --bootstrap-server %s --command-config java.properties --topic %[6]s
+%[10]s`,
+		key.ID, key.Name, mayText(key.AccessKey), key.Secret.Reveal(), kcat, topic, librdkafkaProperties(key, discovery),
+		tool, brokers, javaProperties(key, discovery, nil))
+}
+
+// mayText says what a key may do.
+func mayText(k diaspora.AccessKey) string {
+	what := "read and write"
+	switch {
+	case !k.Write:
+		what = "read"
+	case !k.Read:
+		what = "write"
+	}
+	if len(k.Topics) == 0 {
+		return what + " all of your topics"
+	}
+	return what + " " + strings.Join(k.Topics, ", ")
+}
+
+var errNotExpiry = errors.New(`want a duration such as 12h or 90d, or a day such as 2027-01-31`)
+
+// parseExpiry reads when something ends: so long from now, or at that time.
+func parseExpiry(text string, now time.Time) (time.Time, error) {
+	if strings.HasSuffix(text, "ago") {
+		return time.Time{}, errNotExpiry
+	}
+	if d, err := parseAge(text); err == nil {
+		return now.Add(d), nil
+	}
+	t, err := parseTime(text, now)
+	switch {
+	case err != nil:
+		return time.Time{}, errNotExpiry
+	case !t.After(now):
+		return time.Time{}, errors.New("that is over already")
+	}
+	return t, nil
+}
+
+var keyListHelp = help{
+	use:   "list",
+	short: "list your access keys",
+	examples: `
+diaspora key list
+
+# those that nobody has used
+diaspora key list -o json | jq -r '.keys[] | select(.last_used == null) | .id'`,
+	formats: answerFormats,
+}
+
+func (e *env) keyListCommand() *cobra.Command {
+	return e.command(keyListHelp, func(ctx context.Context, _ []string) error { return e.keyList(ctx) })
+}
+
+func (e *env) keyList(ctx context.Context) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	keys, err := client.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		if keys == nil {
+			keys = []diaspora.AccessKey{}
+		}
+		return e.printJSON(diaspora.AccessKeyList{Keys: keys})
+	}
+	if len(keys) == 0 {
+		e.say(`you have no access keys; make one with "diaspora key create NAME"`)
+		return nil
+	}
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tID\tCREATED\tEXPIRES\tLAST USED\tMAY")
+	for _, k := range keys {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(k.Name), k.ID, k.Created.Local().Format(time.DateOnly),
+			e.expiryText(k.Expires), dayText(k.LastUsed), oneLine(mayText(k)))
+	}
+	table.Flush()
+	return e.printf("%s", text.String())
+}
+
+func (e *env) expiryText(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return "never"
+	case !t.After(e.now()):
+		return "expired"
+	}
+	return t.Local().Format(time.DateOnly)
+}
+
+// dayText shows a day, which is one in UTC.
+func dayText(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.UTC().Format(time.DateOnly)
+}
+
+var keyRevokeHelp = help{
+	use:   "revoke NAME|ID",
+	short: "end an access key",
+	examples: `
+diaspora key revoke dashboard`,
+	long: `
+Nobody can sign in with the key any more, and connections that are open lose it within a
+minute, on one machine within ten seconds. Your other keys and your login are not touched.`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 1, missing: "the key's name or ID is missing"},
+}
+
+func (e *env) keyRevokeCommand() *cobra.Command {
+	cmd := e.command(keyRevokeHelp, func(ctx context.Context, args []string) error { return e.keyRevoke(ctx, args[0]) })
+	cmd.ValidArgsFunction = e.completeKeys
+	return cmd
+}
+
+func (e *env) keyRevoke(ctx context.Context, which string) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	key, err := findKey(ctx, client, which)
+	if err != nil {
+		return err
+	}
+	if err := client.RevokeKey(ctx, key.ID); err != nil {
+		return err
+	}
+	if e.json() {
+		return e.printJSON(map[string]any{"id": key.ID, "name": key.Name, "revoked": true})
+	}
+	return e.printf("%s (%s) is revoked\n", key.Name, key.ID)
+}
+
+// findKey returns the caller's key with this name or ID; the former are never the
+// latter.
+func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspora.AccessKey, error) {
+	if strings.HasPrefix(which, "key-") {
+		return client.Key(ctx, which)
+	}
+	keys, err := client.Keys(ctx)
+	if err != nil {
+		return diaspora.AccessKey{}, err
+	}
+	i := slices.IndexFunc(keys, func(k diaspora.AccessKey) bool { return k.Name == which })
+	if i < 0 {
+		return diaspora.AccessKey{}, &failure{
+			condition: diaspora.ErrNotFound,
+			text:      fmt.Sprintf("revoke access key %.64q: not found: you have no key of this name", which),
+			hints:     []string{`"diaspora key list" shows those that you have`},
+		}
+	}
+	return keys[i], nil
+}
+
+func (e *env) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	client, err := e.client()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+	defer cancel()
+	keys, _ := client.Keys(ctx)
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// machineKeyName is the name of a key that is for this machine's Java clients.
+func machineKeyName() string {
+	host, _ := os.Hostname()
+	host = strings.Map(func(r rune) rune {
+		if r < 0x80 && (r == '-' || r == '.' || r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
+			return r
+		}
+		return '-'
+	}, host)
+	if len(host) > 48 {
+		host = host[:48]
+	}
+	return strings.TrimSuffix("java-"+host, "-")
+}
+
+// freeKeyName returns the name, or one like it if there is a key of that name: to
+// replace that one could stop somebody who uses it.
+func freeKeyName(ctx context.Context, client *diaspora.Client, name string) (string, error) {
+	keys, err := client.Keys(ctx)
+	if err != nil {
+		return "", err
+	}
+	taken := map[string]bool{}
+	for _, k := range keys {
+		taken[k.Name] = true
+	}
+	for free, n := name, 2; ; n++ {
+		if !taken[free] {
+			return free, nil
+		}
+		free = fmt.Sprintf("%s-%d", name, n)
+	}
+}

@@ -1,0 +1,230 @@
+package claims
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// The shape of an access key. Both parts are letters, digits and hyphens or
+// underscores only, which neither SASL, nor JAAS, nor HTTP Basic has to escape.
+const (
+	keyIDPrefix     = "key-"
+	keyIDLetters    = 16 // of base32: 80 bits, so that nobody draws one twice
+	keySecretPrefix = "dks_"
+	keySecretBytes  = 32
+)
+
+func newKeyID() string { return keyIDPrefix + strings.ToLower(rand.Text()[:keyIDLetters]) }
+
+func newKeySecret() globus.Secret {
+	secret := make([]byte, keySecretBytes)
+	rand.Read(secret)
+	return globus.Secret(keySecretPrefix + base64.RawURLEncoding.EncodeToString(secret))
+}
+
+// keyHash is what is kept of a key's secret: its SHA-256. Slow hashes and salt
+// are for passwords that people choose, because those can be guessed. There are
+// 2²⁵⁶ secrets, none likelier than another: whoever has the hash and can make a
+// trillion guesses a second is no nearer to the secret after the age of the
+// universe. And a login must be cheap, or logins would be an attack.
+type keyHash [sha256.Size]byte
+
+func hashOf(secret globus.Secret) keyHash { return sha256.Sum256([]byte(secret)) }
+
+// matches reports whether the secret is the one, in a time that tells nothing.
+func (h keyHash) matches(secret globus.Secret) bool {
+	other := hashOf(secret)
+	return subtle.ConstantTimeCompare(h[:], other[:]) == 1
+}
+
+func (h keyHash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
+
+func (h *keyHash) UnmarshalText(text []byte) error {
+	if len(text) != 2*len(h) {
+		return fmt.Errorf("a hash has %d digits", 2*len(h))
+	}
+	_, err := hex.Decode(h[:], text)
+	return err
+}
+
+// keyIDFault says what is wrong with the ID of an access key, or "".
+func keyIDFault(id string) string {
+	letters, ok := strings.CutPrefix(id, keyIDPrefix)
+	bad := func(c rune) bool { return !('a' <= c && c <= 'z' || '2' <= c && c <= '7') }
+	if !ok || len(letters) != keyIDLetters || strings.ContainsFunc(letters, bad) {
+		return "the ID of an access key is " + keyIDPrefix + " and 16 letters"
+	}
+	return ""
+}
+
+// keyNameFault says what is wrong with the name of an access key, or "". A name
+// is never an ID, so that a person may say either.
+func keyNameFault(name string) string {
+	switch {
+	case name == "" || len(name) > maxKeyNameBytes:
+		return "an access key's name has 1 to 64 characters"
+	case strings.HasPrefix(name, keyIDPrefix):
+		return "an access key's name does not begin with " + keyIDPrefix + ", as IDs do"
+	}
+	for _, c := range []byte(name) {
+		if !nameByte(c) {
+			return "an access key's name has only letters, digits, dots, hyphens and underscores"
+		}
+	}
+	return ""
+}
+
+// keyFault says what is wrong with an access key that somebody wants, or "".
+func keyFault(owner, name string, topics []string, read, write bool) string {
+	size, seen := 0, make(map[string]bool, len(topics))
+	for _, topic := range topics {
+		if diaspora.ValidTopic(topic) != nil {
+			return "an access key is for topics whose names can be claimed"
+		}
+		if seen[topic] {
+			return "an access key names each topic once"
+		}
+		seen[topic] = true
+		size += len(topic)
+	}
+	switch {
+	case keyNameFault(name) != "":
+		return keyNameFault(name)
+	case size > maxKeyTopicsBytes:
+		return "an access key names topics of at most 4096 characters in all; leave them out for all of yours"
+	case topics != nil && len(topics) == 0:
+		return "an access key is for one topic at least; leave the topics out for all of yours"
+	case !read && !write:
+		return "an access key may read, write, or both: say which"
+	case len(owner)+len(".")+len(keyIDPrefix)+keyIDLetters > maxSubjectBytes:
+		return "a subject as long as this one cannot have access keys"
+	}
+	return ""
+}
+
+// accessKey is what the ledger says about one access key.
+type accessKey struct {
+	diaspora.AccessKey
+	hash keyHash // zero once the key has ended
+}
+
+func (k accessKey) live() bool { return k.Ended.IsZero() }
+
+// expired reports whether the key has ended by itself, noted or not.
+func (k accessKey) expired(now time.Time) bool { return !k.Expires.IsZero() && !now.Before(k.Expires) }
+
+// KeyPrincipal returns the subject that the broker is to take a client for that
+// signs in with the key. A key that may do all that its owner may is the owner.
+// Any other is a principal of its own, whose rights are ACLs of its own: the
+// broker itself then keeps it from doing more, whatever the client tries. No
+// person can be that principal, for the subjects of people are UUIDs.
+func KeyPrincipal(k diaspora.AccessKey) string {
+	if k.Topics == nil && k.Read && k.Write {
+		return k.Owner
+	}
+	return k.Owner + "." + k.ID
+}
+
+// restricted reports whether the key has a principal of its own.
+func (k accessKey) restricted() bool { return KeyPrincipal(k.AccessKey) != k.Owner }
+
+// covers reports whether the key is for this topic of its owner's.
+func (k accessKey) covers(topic string) bool {
+	if k.Topics == nil {
+		return true
+	}
+	for _, t := range k.Topics {
+		if t == topic {
+			return true
+		}
+	}
+	return false
+}
+
+// topicACLs returns what the key's own principal may do with a topic of its
+// owner's. Both operations include Describe.
+func (k accessKey) topicACLs(topic string) []kafka.ACL {
+	var operations []kmsg.ACLOperation
+	if k.Read {
+		operations = append(operations, kmsg.ACLOperationRead)
+	}
+	if k.Write {
+		operations = append(operations, kmsg.ACLOperationWrite)
+	}
+	return kafka.Allow(kafka.TopicResource(topic), principal(KeyPrincipal(k.AccessKey)), operations...)
+}
+
+// restrictedKeys returns the keys that a subject has now and that have
+// principals of their own.
+func (s *state) restrictedKeys(owner string) []accessKey {
+	var keys []accessKey
+	for _, id := range s.keysOf[owner] {
+		if k := s.keys[id]; k.restricted() {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func (s *state) mayIssueKey(r record) error {
+	if _, used := s.keys[r.Key]; used {
+		return errKeyID
+	}
+	if _, used := s.keysOf[r.By][r.Name]; used {
+		return errKeyName
+	}
+	if len(s.keysOf[r.By]) >= r.Limit {
+		return errKeyQuota
+	}
+	return nil
+}
+
+func (s *state) mayChangeKey(r record) error {
+	switch k, known := s.keys[r.Key]; {
+	case !known || k.Owner != r.By:
+		return errTaken
+	case !k.live():
+		return errKeyEnded
+	case r.Op == opKeyExpired && !k.expired(r.Time):
+		return errKeyNotYet
+	case r.Op == opKeyUsed && !day(r.Time).After(k.LastUsed):
+		return errKeyNoted
+	}
+	return nil
+}
+
+func (s *state) issueKey(r record) {
+	s.keys[r.Key] = accessKey{hash: r.Hash, AccessKey: diaspora.AccessKey{
+		ID: r.Key, Name: r.Name, Owner: r.By, Topics: r.Topics, Read: r.Read, Write: r.Write, Created: r.Time, Expires: r.Expires,
+	}}
+	if s.keysOf[r.By] == nil {
+		s.keysOf[r.By] = make(map[string]string)
+	}
+	s.keysOf[r.By][r.Name] = r.Key
+}
+
+// endKey keeps what a key was, for its owner to look up, and forgets its hash.
+func (s *state) endKey(r record) {
+	k := s.keys[r.Key]
+	k.Ended, k.hash = r.Time, keyHash{}
+	s.keys[r.Key] = k
+	delete(s.keysOf[k.Owner], k.Name)
+	if len(s.keysOf[k.Owner]) == 0 {
+		delete(s.keysOf, k.Owner)
+	}
+}
+
+// day is the day of a time, in UTC.
+func day(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }

@@ -1,0 +1,465 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+func mustIssue(t *testing.T, s *Service, subject string, req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
+	t.Helper()
+	key, err := s.IssueKey(t.Context(), subject, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func reader(name string, topics ...string) diaspora.AccessKeyRequest {
+	return diaspora.AccessKeyRequest{Name: name, Topics: topics, Read: true}
+}
+
+func writer(name string, topics ...string) diaspora.AccessKeyRequest {
+	return diaspora.AccessKeyRequest{Name: name, Topics: topics, Write: true}
+}
+
+func both(name string, topics ...string) diaspora.AccessKeyRequest {
+	return diaspora.AccessKeyRequest{Name: name, Topics: topics, Read: true, Write: true}
+}
+
+// clientOf returns a client that the broker takes for whom the key signs in as,
+// as the gateway would have it.
+func (c *testCluster) clientOf(key diaspora.AccessKey, opts ...kgo.Opt) *kgo.Client {
+	c.t.Helper()
+	user := KeyPrincipal(key)
+	results, err := kadm.NewClient(c.client("admin")).AlterUserSCRAMs(c.t.Context(), nil, []kadm.UpsertSCRAM{
+		{User: user, Mechanism: kadm.ScramSha256, Iterations: 4096, Password: "x"},
+	})
+	if err == nil {
+		err = results.Error()
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	client, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(c.fake.ListenAddrs()...),
+		kgo.SASL(scram.Auth{User: user, Pass: "x"}.AsSha256Mechanism()),
+		kgo.MetadataMinAge(10 * time.Millisecond),
+	}, opts...)...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(client.Close)
+	return client
+}
+
+func (c *testCluster) produceAs(key diaspora.AccessKey, topic string) error {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	return c.clientOf(key).ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr()
+}
+
+func (c *testCluster) consumeAs(key diaspora.AccessKey, topic string, opts ...kgo.Opt) error {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	client := c.clientOf(key, append(opts, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	defer client.Close()
+	for {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil || !fetches.Empty() {
+			return err
+		}
+	}
+}
+
+// TestKeyRights holds the broker to what each kind of key may do, with topics
+// that come and go.
+func TestKeyRights(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	mustClaim(t, s, "weather", "snow")
+	if _, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "bens"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, topic := range []string{"weather", "snow"} {
+		if err := c.produce(ada, topic, "first"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys := map[string]diaspora.AccessKey{}
+	for _, req := range []diaspora.AccessKeyRequest{
+		both("full"), reader("reads"), writer("writes"), reader("reads_one", "weather"), writer("writes_one", "weather"), both("one", "weather"),
+	} {
+		keys[req.Name] = mustIssue(t, s, ada, req).AccessKey
+	}
+	mustClaim(t, s, "later") // keys for all topics are for this one as well
+	if err := c.produce(ada, "later", "first"); err != nil {
+		t.Fatal(err)
+	}
+	c.check()
+	may := map[string]string{ // in the order weather, snow, later, bens
+		"full": "rw rw rw --", "reads": "r- r- r- --", "writes": "-w -w -w --",
+		"reads_one": "r- -- -- --", "writes_one": "-w -- -- --", "one": "rw -- -- --",
+	}
+	for name, rights := range may {
+		for i, topic := range []string{"weather", "snow", "later", "bens"} {
+			want := strings.Fields(rights)[i]
+			err := c.produceAs(keys[name], topic)
+			if (err == nil) != (want[1] == 'w') || err != nil && !errors.Is(err, kerr.TopicAuthorizationFailed) && !errors.Is(err, kerr.ClusterAuthorizationFailed) {
+				t.Errorf("%s produces to %s: %v, want %s", name, topic, err, want)
+			}
+			err = c.consumeAs(keys[name], topic)
+			if (err == nil) != (want[0] == 'r') || err != nil && !errors.Is(err, kerr.TopicAuthorizationFailed) {
+				t.Errorf("%s consumes %s: %v, want %s", name, topic, err, want)
+			}
+		}
+	}
+	if err := c.consumeAs(keys["reads_one"], "weather", kgo.ConsumerGroup("analysis")); err != nil {
+		t.Errorf("a group of a key that may read: %v", err)
+	}
+
+	// What the keys could do goes with the topic and with the key, not with its owner's rights.
+	if err := s.Release(t.Context(), ada, "snow"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "snow"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RevokeKey(t.Context(), ada, keys["one"].ID); err != nil {
+		t.Fatal(err)
+	}
+	for name, topic := range map[string]string{"writes": "snow", "one": "weather"} {
+		if err := c.produceAs(keys[name], topic); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+			t.Errorf("%s produces to %s afterwards: %v", name, topic, err)
+		}
+	}
+	if err := c.produceAs(keys["writes_one"], "weather"); err != nil {
+		t.Errorf("another key afterwards: %v", err)
+	}
+	c.check()
+}
+
+// TestKeyGroups holds what keys may do with groups that belong to somebody.
+func TestKeyGroups(t *testing.T) {
+	c := newCluster(t)
+	s := c.open(func(cfg *Config) { cfg.Groups = GroupsClaimed })
+	mustClaim(t, s, "weather")
+	if err := c.produce(ada, "weather", "first"); err != nil {
+		t.Fatal(err)
+	}
+	before := mustIssue(t, s, ada, reader("before")).AccessKey
+	for group, owner := range map[string]string{"adas": ada, "bens": ben} {
+		if err := s.ClaimGroup(t.Context(), owner, group); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := mustIssue(t, s, ada, reader("after", "weather")).AccessKey
+	for _, key := range []diaspora.AccessKey{before, after} {
+		if err := c.consumeAs(key, "weather", kgo.ConsumerGroup("adas"), kgo.DisableAutoCommit()); err != nil {
+			t.Errorf("%s in a group of its owner's: %v", key.Name, err)
+		}
+		if err := c.consumeAs(key, "weather", kgo.ConsumerGroup("bens"), kgo.DisableAutoCommit()); !errors.Is(err, kerr.GroupAuthorizationFailed) {
+			t.Errorf("%s in a group of another's: %v", key.Name, err)
+		}
+	}
+	write := mustIssue(t, s, ada, writer("write")).AccessKey
+	if err := s.RevokeKey(t.Context(), ada, before.ID); err != nil {
+		t.Fatal(err)
+	}
+	have := strings.Join(c.acls(kafka.GroupResource("adas")), "\n")
+	if strings.Contains(have, write.ID) || strings.Contains(have, before.ID) || !strings.Contains(have, after.ID) {
+		t.Errorf("the group has the ACLs\n%s", have)
+	}
+}
+
+// TestKeyLife takes a key from its issue to its end, over two replicas and a
+// restart, and looks for its secret in the ledger.
+func TestKeyLife(t *testing.T) {
+	c := newCluster(t)
+	one, two := c.open(), c.open()
+	expires := time.Now().Add(time.Hour)
+	req := both("laptop")
+	req.Expires = expires
+	key := mustIssue(t, one, ada, req)
+
+	refused := func(s *Service, id string, secret globus.Secret, reason string) {
+		t.Helper()
+		got, err := s.AuthenticateKey(t.Context(), id, secret)
+		if refusal := (*globus.RefusedError)(nil); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, reason) {
+			t.Errorf("AuthenticateKey = %+v, %v, want a refusal with %q", got, err, reason)
+		}
+	}
+	good := func(s *Service) {
+		t.Helper()
+		got, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret)
+		if err != nil || got.Owner != ada || !got.Expires.Equal(expires) {
+			t.Errorf("AuthenticateKey = %+v, %v", got, err)
+		}
+	}
+	good(two) // at once, on the replica that did not issue it
+	good(one)
+	refused(two, key.ID, key.Secret+"x", "no such access key")
+	refused(two, key.ID, "", "no such access key")
+	refused(two, newKeyID(), key.Secret, "no such access key")
+	refused(two, "*", key.Secret, "no such access key")
+
+	if _, err := two.IssueKey(t.Context(), ada, both("laptop")); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("a second key of the name: %v, want ErrConflict", err)
+	}
+	other := mustIssue(t, two, ben, both("laptop"))
+	if err := one.RevokeKey(t.Context(), ada, other.ID); !errors.Is(err, diaspora.ErrNotFound) {
+		t.Errorf("revoking another's key: %v, want ErrNotFound", err)
+	}
+	if _, err := one.Key(t.Context(), ada, other.ID); !errors.Is(err, diaspora.ErrNotFound) {
+		t.Errorf("another's key: %v, want ErrNotFound", err)
+	}
+	if keys, err := one.Keys(t.Context(), ada); err != nil || len(keys) != 1 || keys[0].ID != key.ID {
+		t.Errorf("Keys = %+v, %v", keys, err)
+	}
+
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	three := c.open()
+	good(three) // after a restart
+	for range 2 {
+		if err := two.RevokeKey(t.Context(), ada, key.ID); err != nil {
+			t.Errorf("RevokeKey = %v", err)
+		}
+	}
+	refused(two, key.ID, key.Secret, "revoked")
+	refused(two, key.ID, "wrong", "revoked")
+	for { // within keyFreshFor
+		if _, err := three.AuthenticateKey(t.Context(), key.ID, key.Secret); errors.Is(err, globus.ErrRefused) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k, err := three.Key(t.Context(), ada, key.ID); err != nil || k.Ended.IsZero() || k.Name != "laptop" {
+		t.Errorf("a key that has ended: %+v, %v", k, err)
+	}
+	if keys, err := three.Keys(t.Context(), ada); err != nil || len(keys) != 0 {
+		t.Errorf("Keys = %+v, %v, want none", keys, err)
+	}
+	mustIssue(t, three, ada, both("laptop")) // the name is free
+
+	found := false
+	for _, value := range c.ledger() {
+		if strings.Contains(string(value), strings.TrimPrefix(key.Secret.Reveal(), keySecretPrefix)) {
+			t.Errorf("the secret is in the ledger: %s", value)
+		}
+		hash, _ := hashOf(key.Secret).MarshalText()
+		found = found || strings.Contains(string(value), string(hash))
+	}
+	if !found {
+		t.Error("the hash is not in the ledger")
+	}
+}
+
+// TestKeyRefusals holds what cannot be asked for.
+func TestKeyRefusals(t *testing.T) {
+	c := newCluster(t)
+	s := c.open(func(cfg *Config) { cfg.MaxKeys = 2 })
+	mustClaim(t, s, "weather")
+	if _, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "bens"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		subject string
+		req     diaspora.AccessKeyRequest
+		want    error
+	}{
+		"no name":                {ada, both(""), diaspora.ErrInvalid},
+		"long name":              {ada, both(strings.Repeat("x", 65)), diaspora.ErrInvalid},
+		"name as an ID":          {ada, both("key-x"), diaspora.ErrInvalid},
+		"name with a line":       {ada, both("a\nb"), diaspora.ErrInvalid},
+		"no right":               {ada, diaspora.AccessKeyRequest{Name: "k"}, diaspora.ErrInvalid},
+		"no topic":               {ada, diaspora.AccessKeyRequest{Name: "k", Topics: []string{}, Read: true}, diaspora.ErrInvalid},
+		"every topic":            {ada, reader("k", "*"), diaspora.ErrInvalid},
+		"the ledger":             {ada, reader("k", ledgerTopic), diaspora.ErrInvalid},
+		"a topic twice":          {ada, reader("k", "weather", "weather"), diaspora.ErrInvalid},
+		"nobody's topic":         {ada, reader("k", "weather", "rain"), diaspora.ErrNotFound},
+		"another's topic":        {ada, reader("k", "bens"), diaspora.ErrPermission},
+		"expired":                {ada, diaspora.AccessKeyRequest{Name: "k", Read: true, Expires: time.Now()}, diaspora.ErrInvalid},
+		"in a hundred years":     {ada, diaspora.AccessKeyRequest{Name: "k", Read: true, Expires: time.Now().AddDate(100, 0, 0)}, diaspora.ErrInvalid},
+		"everybody":              {"*", both("k"), diaspora.ErrInvalid},
+		"a subject that is long": {strings.Repeat("x", 120), both("k"), diaspora.ErrInvalid},
+	} {
+		if key, err := s.IssueKey(t.Context(), tt.subject, tt.req); !errors.Is(err, tt.want) {
+			t.Errorf("%s: IssueKey = %+v, %v, want %v", name, key, err, tt.want)
+		}
+	}
+	first := mustIssue(t, s, ada, both("first"))
+	mustIssue(t, s, ada, both("second"))
+	if _, err := s.IssueKey(t.Context(), ada, both("third")); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("one key too many: %v, want ErrPermission", err)
+	}
+	if err := s.RevokeKey(t.Context(), ada, first.ID); err != nil {
+		t.Fatal(err)
+	}
+	mustIssue(t, s, ada, both("third"))
+	if err := s.RevokeKey(t.Context(), ada, "*"); !errors.Is(err, diaspora.ErrInvalid) {
+		t.Errorf("RevokeKey of no ID = %v, want ErrInvalid", err)
+	}
+	if err := s.RevokeKey(t.Context(), ada, newKeyID()); !errors.Is(err, diaspora.ErrNotFound) {
+		t.Errorf("RevokeKey of an unknown ID = %v, want ErrNotFound", err)
+	}
+}
+
+// TestKeyExpires lets a key end by itself.
+func TestKeyExpires(t *testing.T) {
+	c := newCluster(t)
+	s := c.open(func(cfg *Config) { cfg.MaxKeys = 1 })
+	mustClaim(t, s, "weather")
+	req := writer("short")
+	req.Expires = time.Now().Add(300 * time.Millisecond)
+	key := mustIssue(t, s, ada, req)
+	if have := fmt.Sprint(c.acls(kafka.TopicResource("weather"))); !strings.Contains(have, key.ID) {
+		t.Errorf("the topic's ACLs %s do not name the key", have)
+	}
+	for {
+		_, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret)
+		if errors.Is(err, globus.ErrRefused) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// An expiry that is noted too early, by a clock that is ahead, has no effect.
+	early := newRecord(opKeyExpired, ada)
+	early.Key, early.Time = key.ID, req.Expires.Add(-time.Nanosecond)
+	if err := s.ledger.append(t.Context(), early); !errors.Is(err, errKeyNotYet) {
+		t.Errorf("an early end: %v, want %v", err, errKeyNotYet)
+	}
+	if err := s.Reconcile(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if have := fmt.Sprint(c.acls(kafka.TopicResource("weather"))); strings.Contains(have, key.ID) {
+		t.Errorf("the topic's ACLs %s still name the key", have)
+	}
+	mustIssue(t, s, ada, both("short")) // name and place are free
+}
+
+// TestKeyDrift mends ACLs of keys that were changed behind the service's back.
+func TestKeyDrift(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	mustClaim(t, s, "weather")
+	key := mustIssue(t, s, ada, reader("reads")).AccessKey
+	gone := mustIssue(t, s, ada, reader("gone")).AccessKey
+	want := c.acls(kafka.TopicResource("weather"))
+	if err := s.RevokeKey(t.Context(), ada, gone.ID); err != nil {
+		t.Fatal(err)
+	}
+	want = slices.DeleteFunc(want, func(line string) bool { return strings.Contains(line, gone.ID) })
+	for name, acls := range map[string][]kafka.ACL{
+		"lost":    nil,
+		"revived": slices.Concat(ownerACLs("weather", ada), accessKey{AccessKey: key}.topicACLs("weather"), accessKey{AccessKey: gone}.topicACLs("weather")),
+		"widened": slices.Concat(ownerACLs("weather", ada), ownerACLs("weather", KeyPrincipal(key))),
+	} {
+		c.setACLs(kafka.TopicResource("weather"), acls...)
+		if err := s.Reconcile(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if have := c.acls(kafka.TopicResource("weather")); !slices.Equal(have, want) {
+			t.Errorf("%s: the ACLs are %q, want %q", name, have, want)
+		}
+	}
+}
+
+// TestKeyUses counts the records that signing in many times makes.
+func TestKeyUses(t *testing.T) {
+	c := newCluster(t)
+	one, two := c.open(), c.open()
+	key := mustIssue(t, one, ada, both("busy"))
+	idle := mustIssue(t, one, ada, both("idle"))
+	for range 50 {
+		for _, s := range []*Service{one, two} {
+			if _, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.AuthenticateKey(t.Context(), idle.ID, "wrong"); err == nil {
+				t.Fatal("a wrong secret is taken")
+			}
+		}
+	}
+	for {
+		k, err := one.Key(t.Context(), ada, key.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.LastUsed.Equal(day(time.Now())) {
+			break
+		}
+	}
+	if k, err := one.Key(t.Context(), ada, idle.ID); err != nil || !k.LastUsed.IsZero() {
+		t.Errorf("an idle key: %+v, %v", k, err)
+	}
+	uses := 0
+	for _, value := range c.ledger() {
+		if r, err := decode(value); err == nil && r.Op == opKeyUsed {
+			uses++
+		}
+	}
+	if uses > 2 { // each replica may have written before it saw the other's
+		t.Errorf("%d uses are in the ledger, want at most one from each replica", uses)
+	}
+}
+
+// TestKeysInOutage holds that a key which is known goes on, and one which is not
+// gets no refusal.
+func TestKeysInOutage(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	key := mustIssue(t, s, ada, both("laptop"))
+	if _, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil {
+		t.Fatal(err)
+	}
+	c.fake.Close()
+	s.ledger.mu.Lock()
+	s.ledger.synced = s.ledger.synced.Add(-2 * keyFreshFor)
+	s.ledger.mu.Unlock()
+	if got, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil || got.ID != key.ID {
+		t.Errorf("a known key in an outage: %+v, %v", got, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := s.AuthenticateKey(ctx, newKeyID(), key.Secret); !errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, globus.ErrRefused) {
+		t.Errorf("an unknown key in an outage: %v, want ErrUnavailable", err)
+	}
+	s.ledger.mu.Lock()
+	s.ledger.synced = s.ledger.synced.Add(-keyStaleFor)
+	s.ledger.mu.Unlock()
+	if _, err := s.AuthenticateKey(ctx, key.ID, key.Secret); !errors.Is(err, diaspora.ErrUnavailable) {
+		t.Errorf("a known key after an hour of outage: %v, want ErrUnavailable", err)
+	}
+	s.ledger.breakOff(errors.New("gone"))
+	if _, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); !errors.Is(err, diaspora.ErrUnavailable) {
+		t.Errorf("a known key with a broken ledger: %v, want ErrUnavailable", err)
+	}
+}
+
+// TestKeySecret holds that secrets differ and have the length that they should.
+func TestKeySecret(t *testing.T) {
+	a, b := newKeySecret(), newKeySecret()
+	if a == b || len(a) != len(keySecretPrefix)+43 {
+		t.Errorf("secrets of %d and %d characters, equal: %v", len(a), len(b), a == b)
+	}
+	if id := newKeyID(); keyIDFault(id) != "" || id == newKeyID() {
+		t.Errorf("ID %q: %s", id, keyIDFault(id))
+	}
+}

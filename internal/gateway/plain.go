@@ -1,0 +1,35 @@
+package gateway
+
+import (
+	"bytes"
+	"unicode/utf8"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// Bounds of an access key's two parts, far beyond what they are.
+const (
+	maxKeyIDBytes     = 256
+	maxKeySecretBytes = 1 << 10
+)
+
+// parsePlain reads the message of PLAIN (RFC 4616),
+//
+//	[AUTHZID] NUL AUTHCID NUL PASSWORD
+//
+// where AUTHCID is the ID of an access key and PASSWORD its secret. Some clients
+// give the ID as AUTHZID too, which asks for nothing more.
+func parsePlain(message []byte) (credentials, error) {
+	parts := bytes.Split(message, []byte{0})
+	if len(parts) != 3 || len(parts[1]) > maxKeyIDBytes || len(parts[2]) > maxKeySecretBytes || !utf8.Valid(message) {
+		return credentials{}, &refusal{reason: "the PLAIN message is malformed; is the access key pasted whole?"}
+	}
+	c := credentials{authzid: string(parts[0]), Credentials: Credentials{KeyID: string(parts[1]), Secret: globus.Secret(parts[2])}}
+	if c.KeyID == "" || c.Secret == "" {
+		return credentials{}, &refusal{reason: "with PLAIN the user name is the ID of an access key and the password its secret, and one of them is empty" + keyHint}
+	}
+	if c.authzid == c.KeyID {
+		c.authzid = ""
+	}
+	return c, nil
+}

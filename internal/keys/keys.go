@@ -1,0 +1,78 @@
+// Package keys tells who a client is, whatever it shows: an access token of
+// Globus Auth, an access key, or a token that it got with an access key. And it
+// makes the latter ([Tokens]), for clients that do OAuth's client credentials.
+//
+// What each is worth is decided elsewhere: by Globus Auth, and by the ledger of
+// package claims. This package hides how they are told apart, and what the
+// tokens that are made here look like.
+package keys
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/claims"
+	"github.com/diaspora-streams/diaspora/internal/gateway"
+)
+
+// sessionLifetime is how long a client may go on that has signed in with an
+// access key, before it has to show it again: as long as with an access token of
+// Globus Auth. Those that cannot are cut off then, and connect anew.
+const sessionLifetime = 48 * time.Hour
+
+// Keys know the access keys. [claims.Service] is the one that counts.
+type Keys interface {
+	AuthenticateKey(ctx context.Context, id string, secret globus.Secret) (diaspora.AccessKey, error)
+	ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error)
+}
+
+// Authenticator is the gateway's. All fields are required.
+type Authenticator struct {
+	Globus *globus.Authenticator
+	Keys   Keys
+	Tokens *Tokens
+}
+
+// Authenticate implements [gateway.Authenticator].
+func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials) (gateway.Identity, error) {
+	switch {
+	case c.KeyID != "":
+		key, err := a.Keys.AuthenticateKey(ctx, c.KeyID, c.Secret)
+		if err != nil {
+			return gateway.Identity{}, err
+		}
+		return identityOf(key, time.Now().Add(sessionLifetime)), nil
+	case isJWT(c.Secret):
+		// Never asked about at Globus Auth, whose tokens are not JWTs.
+		return a.Tokens.authenticate(ctx, c.Secret)
+	}
+	info, err := a.Globus.Authenticate(ctx, c.Secret)
+	if err != nil {
+		return gateway.Identity{}, err
+	}
+	if strings.Contains(info.Subject, ".") {
+		return gateway.Identity{}, fmt.Errorf("the subject %q of an access token is named as only access keys are", info.Subject)
+	}
+	return gateway.Identity{Subject: info.Subject, Principal: info.Subject, Expiry: info.Expiry}, nil
+}
+
+// identityOf returns who signs in with a key, until limit or the key's own end.
+func identityOf(key diaspora.AccessKey, limit time.Time) gateway.Identity {
+	return gateway.Identity{Subject: key.Owner, Principal: claims.KeyPrincipal(key), Expiry: earlier(limit, key.Expires)}
+}
+
+// earlier returns the earlier of two times; a zero end is never.
+func earlier(limit, end time.Time) time.Time {
+	if !end.IsZero() && end.Before(limit) {
+		return end
+	}
+	return limit
+}
+
+func refused(format string, args ...any) error {
+	return &globus.RefusedError{Reason: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,228 @@
+package keys
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/gateway"
+)
+
+const (
+	// tokenLifetime is how long a token is good that was got with a key. Clients
+	// fetch the next one ahead of time. It does not bound how long a revoked key
+	// is good: the key is looked at whenever its token is.
+	tokenLifetime = time.Hour
+
+	maxTokenBytes = 4 << 10
+	maxKeyFile    = 16 << 10
+)
+
+// Tokens exchanges access keys for short-lived tokens, and knows them again. They
+// are JWTs, since that is what clients want that fetch tokens by themselves
+// (librdkafka reads exp and sub, the Java client iat and scope as well); the
+// gateway reads no more than which key it was.
+type Tokens struct {
+	issuer string
+	keys   Keys
+	key    *ecdsa.PrivateKey
+	signer jose.Signer
+	now    func() time.Time
+}
+
+// OpenTokens returns the exchange for the fabric with this URL. It signs with the
+// key in the file, which it makes when missing, for its owner only; another
+// replica of the service knows the tokens if it has the same file. Without a file
+// the key is in memory, and the tokens die with the process.
+func OpenTokens(file, issuer string, keys Keys) (*Tokens, error) {
+	key, err := signingKey(file)
+	if err != nil {
+		return nil, fmt.Errorf("open the signing key for tokens: %w", err)
+	}
+	public := jose.JSONWebKey{Key: &key.PublicKey}
+	thumbprint, err := public.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	options := (&jose.SignerOptions{}).WithType("at+jwt").WithHeader("kid", base64.RawURLEncoding.EncodeToString(thumbprint))
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, options)
+	if err != nil {
+		return nil, err
+	}
+	return &Tokens{issuer: issuer, keys: keys, key: key, signer: signer, now: time.Now}, nil
+}
+
+// tokenClaims are those of RFC 9068, of which the key's ID is the one that counts.
+type tokenClaims struct {
+	jwt.Claims
+	ClientID string `json:"client_id"`
+	Scope    string `json:"scope"`
+}
+
+// Exchange returns a token for the key with this ID if the secret is its own.
+// Errors are as those of [claims.Service.AuthenticateKey].
+//
+// [claims.Service.AuthenticateKey]: https://pkg.go.dev/github.com/diaspora-streams/diaspora/internal/claims#Service.AuthenticateKey
+func (t *Tokens) Exchange(ctx context.Context, id string, secret globus.Secret) (globus.Token, error) {
+	key, err := t.keys.AuthenticateKey(ctx, id, secret)
+	if err != nil {
+		return globus.Token{}, err
+	}
+	now := t.now()
+	token := globus.Token{Scope: scopeOf(key), Obtained: now, Expiry: earlier(now.Add(tokenLifetime), key.Expires)}
+	signed, err := jwt.Signed(t.signer).Claims(tokenClaims{
+		Claims: jwt.Claims{
+			Issuer: t.issuer, Subject: key.Owner, Audience: jwt.Audience{t.issuer},
+			IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(token.Expiry),
+		},
+		ClientID: key.ID,
+		Scope:    strings.Join(token.Scope, " "),
+	}).Serialize()
+	if err != nil {
+		return globus.Token{}, fmt.Errorf("sign a token: %w", err)
+	}
+	token.AccessToken = globus.Secret(signed)
+	return token, nil
+}
+
+// scopeOf says what a key is good for. Only people and clients that insist on a
+// scope read it; the broker's ACLs decide.
+func scopeOf(key diaspora.AccessKey) (scope []string) {
+	if key.Read {
+		scope = append(scope, "read")
+	}
+	if key.Write {
+		scope = append(scope, "write")
+	}
+	return scope
+}
+
+// authenticate returns who a client is that shows a token of Exchange's.
+func (t *Tokens) authenticate(ctx context.Context, token globus.Secret) (gateway.Identity, error) {
+	if len(token) > maxTokenBytes {
+		return gateway.Identity{}, errForeign
+	}
+	parsed, err := jwt.ParseSigned(token.Reveal(), []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		return gateway.Identity{}, errForeign
+	}
+	var c tokenClaims
+	if err := parsed.Claims(&t.key.PublicKey, &c); err != nil {
+		return gateway.Identity{}, errForeign
+	}
+	now := t.now()
+	switch {
+	case c.Issuer != t.issuer || !c.Audience.Contains(t.issuer) || c.Expiry == nil:
+		return gateway.Identity{}, errForeign
+	case !now.Before(c.Expiry.Time()):
+		return gateway.Identity{}, refused("the token that was got with an access key expired at %s", c.Expiry.Time().UTC().Format(time.RFC3339))
+	}
+	key, err := t.keys.ActiveKey(ctx, c.ClientID)
+	if err != nil {
+		return gateway.Identity{}, err
+	}
+	if key.Owner != c.Subject {
+		return gateway.Identity{}, errForeign
+	}
+	return identityOf(key, c.Expiry.Time()), nil
+}
+
+var errForeign = refused("this is no token of Globus Auth, and none that was got here with an access key")
+
+// isJWT reports whether a token looks like a JWT, of whomever. The tokens of
+// Globus Auth are opaque and have no dots.
+func isJWT(token globus.Secret) bool { return strings.Count(token.Reveal(), ".") == 2 }
+
+// signingKey returns the key in the file, which it makes when missing.
+func signingKey(file string) (*ecdsa.PrivateKey, error) {
+	if file == "" {
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	key, err := readKey(file)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, err
+	}
+	if err := writeKey(file, key); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return readKey(file) // somebody else may have been first
+}
+
+func readKey(file string) (*ecdsa.PrivateKey, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s must be a file that only its owner can read: chmod 600 %[1]s", file)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("%s holds no private key in PEM", file)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if err != nil || !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("%s holds no key of the curve P-256", file) // and nothing of what it holds
+	}
+	return key, nil
+}
+
+// writeKey makes the file, whole or not at all, unless there is one.
+func writeKey(file string, key *ecdsa.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(file)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+filepath.Base(file)+"-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), file); err != nil {
+		return err
+	}
+	folder, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}

@@ -1,0 +1,198 @@
+package server
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// oauthError is an error of the token endpoint (RFC 6749 section 5.2).
+type oauthError struct {
+	refusal
+	code string
+}
+
+func (e *oauthError) Unwrap() error { return &e.refusal }
+
+func invalidRequest(detail string) error {
+	return &oauthError{refusal{status: http.StatusBadRequest, detail: detail}, "invalid_request"}
+}
+
+// invalidClient is a 401 for those who said who they are, and for those who did
+// not; either may be told how it is done.
+func invalidClient(detail string) error {
+	return &oauthError{refusal{
+		status: http.StatusUnauthorized,
+		detail: detail,
+		header: http.Header{"Www-Authenticate": {`Basic realm="diaspora", charset="UTF-8"`}},
+	}, "invalid_client"}
+}
+
+// tokenAnswer is the success of the token endpoint (RFC 6749 section 5.1).
+type tokenAnswer struct {
+	AccessToken string `json:"access_token"`
+	TokenType   string `json:"token_type"`
+	ExpiresIn   int64  `json:"expires_in"` // in seconds
+	Scope       string `json:"scope"`
+}
+
+// exchangeKey answers the client credentials grant (RFC 6749 section 4.4): an
+// access key's ID and secret for a token that the gateway takes. What a client
+// asks for as scope makes no difference, since the key says what it is good for;
+// the answer says what that is.
+func (s *Server) exchangeKey(x *exchange) error {
+	if s.cfg.Tokens == nil {
+		return &refusal{status: http.StatusNotFound, detail: "this fabric does not exchange access keys for tokens", hint: "Use SASL/PLAIN."}
+	}
+	form, err := readTokenForm(x)
+	if err != nil {
+		return err
+	}
+	id, secret, err := clientCredentials(x, form)
+	if err != nil {
+		return err
+	}
+	x.token = secret // so that it is concealed wherever it gets
+	switch grant := form.Get("grant_type"); grant {
+	case "client_credentials":
+	case "":
+		return invalidRequest("grant_type is missing")
+	default:
+		return &oauthError{refusal{status: http.StatusBadRequest, detail: "grant_type can be client_credentials only"}, "unsupported_grant_type"}
+	}
+	client, hash := s.clientOf(x.r), sha256.Sum256([]byte(id+"\x00"+secret.Reveal()))
+	if err := s.mayTry(client, hash, "create another access key with `diaspora key create`"); err != nil {
+		return err
+	}
+	token, err := s.cfg.Tokens.Exchange(x.r.Context(), id, secret)
+	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
+		s.failures.add(client)
+		s.known.Remove(hash)
+		return invalidClient(refused.Reason)
+	}
+	if err != nil {
+		return err
+	}
+	s.known.Add(hash, struct{}{})
+	x.Header().Set("Pragma", "no-cache") // RFC 6749 wants it besides no-store
+	x.writeJSON(http.StatusOK, typeJSON, tokenAnswer{
+		AccessToken: token.AccessToken.Reveal(),
+		TokenType:   "Bearer",
+		ExpiresIn:   max(1, int64(time.Until(token.Expiry)/time.Second)),
+		Scope:       strings.Join(token.Scope, " "),
+	})
+	return nil
+}
+
+// readTokenForm reads the body of a token request. Fields that nobody knows are
+// ignored, as RFC 6749 section 3.2 says, and none may be there twice.
+func readTokenForm(x *exchange) (url.Values, error) {
+	body, _, err := readBody(x, typeForm)
+	if err != nil {
+		return nil, err
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, invalidRequest("the form is not encoded correctly")
+	}
+	for _, values := range form {
+		if len(values) > 1 {
+			return nil, invalidRequest("a field is there more than once")
+		}
+	}
+	return form, nil
+}
+
+// clientCredentials returns what a client says of itself, in the header
+// (client_secret_basic) or in the form (client_secret_post), and not in both.
+func clientCredentials(x *exchange, form url.Values) (id string, secret globus.Secret, err error) {
+	inForm := form.Has("client_secret")
+	headers := x.r.Header["Authorization"]
+	switch {
+	case len(headers) > 1 || len(headers) == 1 && inForm:
+		return "", "", invalidRequest("the client's secret must be given once: in the Authorization header or in the form")
+	case len(headers) == 1:
+		id, secret, err = basicCredentials(headers[0])
+		if err == nil && form.Has("client_id") && form.Get("client_id") != id {
+			err = invalidRequest("the form and the Authorization header name two clients")
+		}
+	case inForm:
+		id, secret = form.Get("client_id"), globus.Secret(form.Get("client_secret"))
+	default:
+		err = invalidClient("the request has no client secret: send the ID and the secret of an access key as client_id and client_secret, or as HTTP Basic")
+	}
+	switch {
+	case err != nil:
+		return "", "", err
+	case id == "" || secret == "" || len(id)+len(secret) > 4096 || !utf8.ValidString(id+secret.Reveal()):
+		return "", "", invalidClient("the client is the ID of an access key, and its secret the key's")
+	}
+	return id, secret, nil
+}
+
+// basicCredentials reads HTTP Basic as OAuth has it: both parts are encoded as in
+// forms (RFC 6749 section 2.3.1). Clients that send them bare mean the same, for
+// keys have nothing in them that would be encoded.
+func basicCredentials(header string) (id string, secret globus.Secret, err error) {
+	malformed := invalidClient("the Authorization header is not HTTP Basic with the ID and the secret of an access key")
+	scheme, encoded, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return "", "", malformed
+	}
+	pair, err := base64.StdEncoding.DecodeString(strings.TrimLeft(encoded, " "))
+	if err != nil {
+		return "", "", malformed
+	}
+	user, password, ok := strings.Cut(string(pair), ":")
+	id, errID := url.QueryUnescape(user)
+	plain, errSecret := url.QueryUnescape(password)
+	if !ok || errID != nil || errSecret != nil {
+		return "", "", malformed
+	}
+	return id, globus.Secret(plain), nil
+}
+
+// failOAuth writes an error in the shape of RFC 6749 section 5.2.
+func (x *exchange) failOAuth(p diaspora.Problem, err error) {
+	code := ""
+	var known *oauthError
+	switch {
+	case errors.As(err, &known):
+		code = known.code
+	case p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests:
+		code = "temporarily_unavailable"
+	case p.Status >= 500:
+		code = "server_error"
+	default:
+		code = "invalid_request"
+	}
+	description := p.Detail
+	if p.Hint != "" {
+		description += ". " + p.Hint
+	}
+	x.writeJSON(p.Status, typeJSON, struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}{code, asciiText(description)})
+}
+
+// asciiText leaves of a text what error_description may have.
+func asciiText(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '"' || r == '\\':
+			return '\''
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, text)
+}
