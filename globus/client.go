@@ -371,6 +371,15 @@ func (c *Client) measureSkew(h http.Header, now time.Time) {
 	}
 }
 
+// ClockSkew returns how far the local clock is ahead of Globus Auth's (behind, if
+// negative), to a second, as the last answer showed; ok is false before the first.
+func (c *Client) ClockSkew() (skew time.Duration, ok bool) {
+	if s := c.skew.Load(); s != nil {
+		return *s, true
+	}
+	return 0, false
+}
+
 // malformed says that a success cannot be understood. Nothing is known then.
 func malformed(op, what string) *Error {
 	return &Error{Op: op, Status: http.StatusOK, Detail: what, kind: ErrUnavailable}

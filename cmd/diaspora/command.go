@@ -96,6 +96,7 @@ func (e *env) commands() *cobra.Command {
 	root := group("diaspora", "log events to Diaspora Streams, and read them back",
 		e.upCommand(),
 		e.exampleCommand(),
+		e.serveCommand(),
 		e.loginCommand(),
 		e.logoutCommand(),
 		e.whoamiCommand(),

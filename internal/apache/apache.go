@@ -77,10 +77,7 @@ var principalPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f
 // It returns when to do so again, ahead of the end of the session; the zero time
 // is never. After an error the connection is of no more use.
 func (b *Broker) SignIn(ctx context.Context, conn kmsg.Requestor, principal string) (again time.Time, err error) {
-	if !principalPattern.MatchString(principal) {
-		return time.Time{}, fmt.Errorf("sign in to Apache Kafka: %q cannot be a principal: it is neither a UUID nor one with an access key", principal)
-	}
-	token, err := b.cfg.Keys.sign(b.cfg.Issuer, b.cfg.Audience, principal, b.cfg.TokenLifetime)
+	token, err := b.Token(principal)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("sign in to Apache Kafka: %w", err)
 	}
@@ -92,6 +89,14 @@ func (b *Broker) SignIn(ctx context.Context, conn kmsg.Requestor, principal stri
 		return time.Time{}, nil
 	}
 	return time.Now().Add(lifetime * 3 / 4), nil
+}
+
+// Token returns what [Broker.SignIn] shows the broker: a token that names the principal.
+func (b *Broker) Token(principal string) (string, error) {
+	if !principalPattern.MatchString(principal) {
+		return "", fmt.Errorf("%q cannot be a principal: it is neither a UUID nor one with an access key", principal)
+	}
+	return b.cfg.Keys.sign(b.cfg.Issuer, b.cfg.Audience, principal, b.cfg.TokenLifetime)
 }
 
 // authenticate shows a token and returns how long the broker's session lasts, 0

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/front"
+)
+
+var serveHelp = help{
+	use:   "serve [gateway|acl]",
+	short: "stand in front of an Apache Kafka cluster",
+	examples: `
+# the gateway and the ACL endpoint in one process
+diaspora serve --config /etc/diaspora/serve.toml
+
+# on each broker's host, the gateway alone
+diaspora serve gateway
+
+# try the settings against the cluster, and say what to change
+diaspora serve --check`,
+	long: `
+The gateway proves who is calling and signs in to the broker beside it as that person;
+the ACL endpoint is where people claim topics. One gateway runs on each broker's host,
+ACL endpoints anywhere, in any number.
+
+Each setting can be given as a flag, as an environment variable, or in the file, in
+this order. The file is TOML; its names are those of the flags. The variable of
+"acl-listen" is DIASPORA_SERVE_ACL_LISTEN. Secrets are always files of their own, which
+only their owner can read (mode 0600).
+
+It serves until Ctrl-C or SIGTERM, and lets requests under way finish.`,
+	formats: answerFormats,
+	args:    arguments{max: 1},
+}
+
+// serveSettingsFile is read if --config does not name another and it is there.
+const serveSettingsFile = "/etc/diaspora/serve.toml"
+
+func (e *env) serveCommand() *cobra.Command {
+	var cmd *cobra.Command
+	var check bool
+	cmd = e.command(serveHelp, func(ctx context.Context, args []string) error {
+		part := ""
+		if len(args) > 0 {
+			part = args[0]
+		}
+		if part != "" && part != "gateway" && part != "acl" {
+			return misuse("", "serve: %q is not a part; choose gateway or acl, or neither for both", part)
+		}
+		given, err := e.givenSettings(cmd.Flags())
+		if err != nil {
+			return err
+		}
+		cfg, err := serveConfig(part, given)
+		if err != nil {
+			return err
+		}
+		cfg.Version = programVersion()
+		if check {
+			return e.serveCheck(ctx, *cfg)
+		}
+		return e.serve(ctx, *cfg)
+	})
+	cmd.ValidArgs = []string{"gateway", "acl"}
+	cmd.Flags().String("config", "", "read settings from this `FILE` (default: "+serveSettingsFile+", if it is there)")
+	cmd.Flags().BoolVar(&check, "check", false, "try the settings against the cluster, and start nothing")
+	for _, s := range serveSettings {
+		cmd.Flags().String(s.name, "", s.usage)
+	}
+	return cmd
+}
+
+// startTimeout bounds how long reading the ledger may take.
+const startTimeout = time.Minute
+
+func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
+	cfg.Diagnostics = slog.New(slog.NewTextHandler(e.stderr, nil))
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	f, err := front.Open(starting, cfg)
+	if ctx.Err() != nil {
+		return nil // stopped while it started
+	}
+	if err != nil {
+		return hinted(fmt.Errorf("serve: %w", err), `"diaspora serve --check" says what to change`)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if e.json() {
+		if err := e.printJSON(f.Addrs()); err != nil {
+			return err
+		}
+	}
+	for name, address := range f.Addrs() {
+		e.say("%s serves at %s", name, address)
+	}
+	return f.Run(ctx)
+}
+
+// serveCheck prints what is found, and fails if something has to be changed.
+func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
+	findings := front.Check(ctx, cfg)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	failed := 0
+	var text strings.Builder
+	for _, f := range findings {
+		if f.Status == front.Fail {
+			failed++
+		}
+		fmt.Fprintf(&text, "%-4s  %s: %s\n", f.Status, f.Check, f.Found)
+		if f.Fix != "" {
+			fmt.Fprintf(&text, "      %s\n", f.Fix)
+		}
+	}
+	var err error
+	if e.json() {
+		err = e.printJSON(map[string]any{"findings": findings, "failed": failed})
+	} else {
+		err = e.printf("%s", text.String())
+	}
+	if err == nil && failed > 0 {
+		err = &failure{condition: diaspora.ErrInvalid, text: fmt.Sprintf("serve: %s of %d found something to change", count(int64(failed), "check"), len(findings))}
+	}
+	return err
+}

@@ -1,0 +1,313 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/spf13/pflag"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/claims"
+	"github.com/diaspora-streams/diaspora/internal/front"
+)
+
+// setting is one of serve's. It has the same name as flag, as environment
+// variable and in the file.
+type setting struct {
+	name, usage string
+	set         func(d *serveDraft, value string) error
+}
+
+// serveDraft is what settings make of a configuration.
+type serveDraft struct {
+	front.Config
+	gateway front.Gateway
+	acl     front.ACL
+
+	certFile, keyFile string
+}
+
+// serveSettings are all of them, in the order in which help lists them.
+var serveSettings = []setting{
+	{"public-url", "where clients find the ACL endpoint: a `URL` like https://diaspora.example.org", func(d *serveDraft, v string) error {
+		d.PublicURL = strings.TrimRight(v, "/")
+		return nil
+	}},
+	{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all parts; made when missing", text(func(d *serveDraft) *string { return &d.TokenKeyFile })},
+	{"tls-cert-file", "PEM `FILE` with the certificate that clients are shown; read again when it changes", text(func(d *serveDraft) *string { return &d.certFile })},
+	{"tls-key-file", "PEM `FILE` with the key to it", text(func(d *serveDraft) *string { return &d.keyFile })},
+	{"insecure-allow-plaintext", "serve other machines without TLS, where anybody on the way can take tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {
+		d.InsecureAllowPlaintext, err = strconv.ParseBool(v)
+		return err
+	}},
+
+	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},
+	{"globus-client-id", "`UUID` of the service's own client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
+	{"globus-client-secret-file", "`FILE` with its secret", func(d *serveDraft, v string) error {
+		secret, err := front.ReadSecret(v)
+		d.Globus.ClientSecret = globus.Secret(secret)
+		return err
+	}},
+	{"globus-scope", "`SCOPE` that access tokens must be good for", text(func(d *serveDraft) *string { return &d.Globus.Scope })},
+	{"globus-login-client-id", "`UUID` of the public client that people log in through", text(func(d *serveDraft) *string { return &d.Globus.LoginClientID })},
+
+	{"kafka-brokers", "internal listeners of the brokers, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.Kafka.Brokers })},
+	{"kafka-username", "the super user's `NAME` (SASL/PLAIN)", text(func(d *serveDraft) *string { return &d.Kafka.Username })},
+	{"kafka-password-file", "`FILE` with the super user's password", func(d *serveDraft, v string) error {
+		secret, err := front.ReadSecret(v)
+		d.Kafka.Password = globus.Secret(secret)
+		return err
+	}},
+	{"kafka-ca-file", "PEM `FILE` that the brokers' certificates are checked against; without it the listeners are plaintext", func(d *serveDraft, v string) error {
+		pool, _, err := front.ReadCA(v)
+		d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		return err
+	}},
+
+	{"gateway-listen", "`HOST:PORT` for Kafka clients (default :9092)", text(func(d *serveDraft) *string { return &d.gateway.Listen })},
+	{"gateway-broker", "`HOST:PORT` of the broker's GATEWAY listener, on this host", text(func(d *serveDraft) *string { return &d.gateway.Broker })},
+	{"gateway-issuer", "the `NAME` that it expects as the issuer of tokens", text(func(d *serveDraft) *string { return &d.gateway.Issuer })},
+	{"gateway-audience", "the `NAME` that it expects as their audience", text(func(d *serveDraft) *string { return &d.gateway.Audience })},
+	{"gateway-keys-file", "`FILE` with the keys that sign them; made when missing", text(func(d *serveDraft) *string { return &d.gateway.KeysFile })},
+	{"gateway-jwks-file", "`FILE` that the broker reads the public keys from", text(func(d *serveDraft) *string { return &d.gateway.JWKSFile })},
+	{"gateway-revocation-interval", "how often open connections' tokens are asked about, as `DURATION` (default 30s)", duration(func(d *serveDraft) *time.Duration { return &d.gateway.RevocationInterval })},
+	{"gateway-max-connections", "how many connections there may be, a `NUMBER` (default 10000)", number(func(d *serveDraft) *int { return &d.gateway.MaxConnections })},
+
+	{"acl-listen", "`HOST:PORT` of the ACL endpoint (default :9090)", text(func(d *serveDraft) *string { return &d.acl.Listen })},
+	{"acl-bootstrap", "gateways that clients begin with, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.acl.Bootstrap })},
+	{"acl-ca-file", "PEM `FILE` that clients shall trust besides their system's", func(d *serveDraft, v string) (err error) {
+		_, d.acl.CA, err = front.ReadCA(v)
+		return err
+	}},
+	{"acl-hosts", "further names that the endpoint answers to, as `HOST,...`", list(func(d *serveDraft) *[]string { return &d.acl.Hosts })},
+	{"acl-trusted-proxies", "addresses whose X-Forwarded-For is believed, as `NETWORK,...`", func(d *serveDraft, v string) error {
+		for part := range strings.SplitSeq(v, ",") {
+			prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
+			if err != nil {
+				return errors.New("it is no list of networks like 10.0.0.0/8")
+			}
+			d.acl.TrustedProxies = append(d.acl.TrustedProxies, prefix)
+		}
+		return nil
+	}},
+	{"groups", "who may use a consumer group: everybody (open), or who claims it first (claimed); a `POLICY` (default open)", func(d *serveDraft, v string) error {
+		d.acl.Groups = claims.Groups(v)
+		if d.acl.Groups != claims.GroupsOpen && d.acl.Groups != claims.GroupsClaimed {
+			return errors.New("it is neither open nor claimed")
+		}
+		return nil
+	}},
+	{"default-partitions", "partitions of a topic whose claim does not say, a `NUMBER` (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
+	{"default-retention", "how long its events are kept, as `DURATION` (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
+	{"max-topics", "how many topics one person may own, a `NUMBER` (default 1000)", number(func(d *serveDraft) *int { return &d.acl.MaxTopics })},
+}
+
+func text(field func(*serveDraft) *string) func(*serveDraft, string) error {
+	return func(d *serveDraft, v string) error {
+		*field(d) = v
+		return nil
+	}
+}
+
+func list(field func(*serveDraft) *[]string) func(*serveDraft, string) error {
+	return func(d *serveDraft, v string) error {
+		for part := range strings.SplitSeq(v, ",") {
+			*field(d) = append(*field(d), strings.TrimSpace(part))
+		}
+		return nil
+	}
+}
+
+func number(field func(*serveDraft) *int) func(*serveDraft, string) error {
+	return func(d *serveDraft, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 {
+			return errors.New("it is not a number of 1 or more")
+		}
+		*field(d) = n
+		return nil
+	}
+}
+
+func duration(field func(*serveDraft) *time.Duration) func(*serveDraft, string) error {
+	return func(d *serveDraft, v string) error {
+		n, err := time.ParseDuration(v)
+		if err != nil || n <= 0 {
+			return errors.New(`it is not a duration like "30s" or "168h"`)
+		}
+		*field(d) = n
+		return nil
+	}
+}
+
+// given is a setting's value, and where it comes from.
+type given struct{ value, origin string }
+
+// givenSettings collects the settings that are made, by name: flags before
+// environment before file.
+func (e *env) givenSettings(flags *pflag.FlagSet) (map[string]given, error) {
+	all, err := e.fileSettings(flags)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range serveSettings {
+		variable := "DIASPORA_SERVE_" + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
+		if v := e.getenv(variable); v != "" {
+			all[s.name] = given{v, variable}
+		}
+		if f := flags.Lookup(s.name); f.Changed {
+			all[s.name] = given{f.Value.String(), "--" + s.name}
+		}
+	}
+	return all, nil
+}
+
+// maxSettingsBytes bounds the file.
+const maxSettingsBytes = 1 << 20
+
+func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
+	name, _ := flags.GetString("config")
+	if name == "" {
+		name = e.getenv("DIASPORA_SERVE_CONFIG")
+	}
+	all := map[string]given{}
+	optional := name == ""
+	if optional {
+		name = serveSettingsFile
+	}
+	info, err := os.Stat(name)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		return all, nil
+	}
+	if err == nil && info.Size() > maxSettingsBytes {
+		err = errors.New("it is too large for settings")
+	}
+	var entries map[string]any
+	if err == nil {
+		_, err = toml.DecodeFile(name, &entries)
+	}
+	if err != nil {
+		if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
+			err = cause.Err
+		}
+		return nil, misuse("", "serve: read %s: %v", name, err)
+	}
+	var errs []error
+	for key, entry := range entries {
+		value, err := fileValue(entry)
+		if !slices.ContainsFunc(serveSettings, func(s setting) bool { return s.name == key }) {
+			err = fmt.Errorf("there is no such setting%s", suggestion(key))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s in %s: %w", key, name, err))
+		}
+		all[key] = given{value, name}
+	}
+	return all, wrongSettings(errs)
+}
+
+// fileValue returns an entry of the file as a flag would have it.
+func fileValue(entry any) (string, error) {
+	switch v := entry.(type) {
+	case string:
+		return v, nil
+	case int64, bool:
+		return fmt.Sprint(v), nil
+	case []any:
+		var parts []string
+		for _, part := range v {
+			s, ok := part.(string)
+			if !ok {
+				return "", errors.New("a list is of strings")
+			}
+			parts = append(parts, s)
+		}
+		return strings.Join(parts, ","), nil
+	}
+	return "", errors.New("it is neither a string, a number, a list of strings, true nor false")
+}
+
+// suggestion names the settings that may have been meant.
+func suggestion(name string) string {
+	name = strings.ReplaceAll(name, "_", "-")
+	var near []string
+	for _, s := range serveSettings {
+		if s.name == name || strings.HasSuffix(s.name, "-"+name) {
+			near = append(near, s.name)
+		}
+	}
+	if len(near) == 0 {
+		return ""
+	}
+	return "; there is " + strings.Join(near, " and ")
+}
+
+// serveConfig makes a configuration of the settings for one part, or for both. It
+// says all that is wrong with them at once.
+func serveConfig(part string, settings map[string]given) (*front.Config, error) {
+	d := &serveDraft{gateway: front.Gateway{Listen: ":9092"}, acl: front.ACL{Listen: ":9090"}}
+	var errs []error
+	for _, s := range serveSettings {
+		g, ok := settings[s.name]
+		if !ok {
+			continue
+		}
+		if err := s.set(d, g.value); err != nil {
+			errs = append(errs, fmt.Errorf("%s (%s): %w", s.name, g.origin, err))
+		}
+	}
+	if part != "acl" {
+		d.Gateway = &d.gateway
+	}
+	if part != "gateway" {
+		d.ACL = &d.acl
+	}
+	if d.certFile != "" || d.keyFile != "" {
+		cfg, err := front.ServerTLS(d.certFile, d.keyFile)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("tls-cert-file, tls-key-file: %w", err))
+		}
+		d.TLS = cfg
+	}
+	if len(errs) == 0 {
+		if err := d.Validate(); err != nil {
+			errs = append(errs, apart(err)...)
+		}
+	}
+	return &d.Config, wrongSettings(errs)
+}
+
+// apart takes joined errors apart.
+func apart(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// wrongSettings is one error of several, or nil.
+func wrongSettings(errs []error) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	var lines []string
+	for _, err := range errs {
+		lines = append(lines, err.Error())
+	}
+	slices.Sort(lines)
+	return &failure{
+		condition: diaspora.ErrInvalid,
+		text:      "serve: " + strings.Join(lines, "\n  "),
+		hints:     []string{`"diaspora serve --help" lists the settings`},
+	}
+}

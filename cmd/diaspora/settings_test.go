@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// givenTo returns what serve would be told by a file, an environment and flags.
+func givenTo(t *testing.T, file string, vars map[string]string, args ...string) (map[string]given, error) {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "serve.toml")
+	if err := os.WriteFile(name, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	flags.String("config", "", "")
+	for _, s := range serveSettings {
+		flags.String(s.name, "", s.usage)
+	}
+	if err := flags.Parse(append([]string{"--config", name}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	e := &env{getenv: func(name string) string { return vars[name] }}
+	return e.givenSettings(flags)
+}
+
+func TestSettingsPrecedence(t *testing.T) {
+	file := `
+acl-listen = "127.0.0.1:1"
+groups = "claimed"
+max-topics = 7
+insecure-allow-plaintext = true
+kafka-brokers = ["a:1", "b:2"]
+`
+	got, err := givenTo(t, file,
+		map[string]string{"DIASPORA_SERVE_ACL_LISTEN": "127.0.0.1:2", "DIASPORA_SERVE_GROUPS": "open"},
+		"--acl-listen", "127.0.0.1:3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]given{
+		"acl-listen": {"127.0.0.1:3", "--acl-listen"},
+		"groups":     {"open", "DIASPORA_SERVE_GROUPS"},
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %q", name, got[name], want)
+		}
+	}
+	for name, want := range map[string]string{"max-topics": "7", "insecure-allow-plaintext": "true", "kafka-brokers": "a:1,b:2"} {
+		if got[name].value != want {
+			t.Errorf("%s is %q, want %q", name, got[name].value, want)
+		}
+	}
+	cfg, err := serveConfig("acl", got)
+	if err == nil || !strings.Contains(err.Error(), "public-url is missing") {
+		t.Errorf("serveConfig without a public-url = %v", err)
+	}
+	if cfg.Gateway != nil || cfg.ACL.Listen != "127.0.0.1:3" || cfg.ACL.MaxTopics != 7 || len(cfg.Kafka.Brokers) != 2 || !cfg.InsecureAllowPlaintext {
+		t.Errorf("serveConfig = %+v", cfg)
+	}
+}
+
+// TestWrongSettings: each is named, with where it comes from and what is wrong.
+func TestWrongSettings(t *testing.T) {
+	dir := t.TempDir()
+	wide := filepath.Join(dir, "wide")
+	if err := os.WriteFile(wide, []byte("canary-secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(wide, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for want, file := range map[string]string{
+		"acl_listen in ":                  `acl_listen = "x"`,
+		"gateway-listen and acl-listen":   `listen = "x"`,
+		"there is no such setting":        `nonsense = 1`,
+		"neither a string":                `groups = 1.5`,
+		"a list is of strings":            `kafka-brokers = [1]`,
+		"line 1":                          `groups = `,
+		"neither open nor claimed":        `groups = "closed"`,
+		"not a number of 1 or more":       `max-topics = 0`,
+		"not a duration":                  `default-retention = "a week"`,
+		"no list of networks":             `acl-trusted-proxies = "proxy"`,
+		"chmod 600":                       `kafka-password-file = "` + wide + `"`,
+		"globus-client-secret-file (":     `globus-client-secret-file = "/nowhere"`,
+		"kafka-ca-file (":                 `kafka-ca-file = "` + wide + `"`,
+		"tls-cert-file, tls-key-file: ce": `tls-cert-file = "/nowhere"`,
+	} {
+		t.Run(want, func(t *testing.T) {
+			settings, err := givenTo(t, file, nil)
+			if err == nil {
+				_, err = serveConfig("", settings)
+			}
+			if !errors.Is(err, diaspora.ErrInvalid) || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want an error that says %q", file, err, want)
+			}
+			if err != nil && strings.Contains(err.Error(), "canary") {
+				t.Errorf("the error shows a secret: %v", err)
+			}
+		})
+	}
+	// All at once, rather than one after the other.
+	settings, err := givenTo(t, "groups = \"closed\"\nmax-topics = 0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := serveConfig("", settings); strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("two wrong settings: %v", err)
+	}
+}

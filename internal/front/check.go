@@ -1,0 +1,312 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// Finding is what one check has found.
+type Finding struct {
+	Check  string `json:"check"`
+	Status Status `json:"status"`
+	Found  string `json:"found"`
+	Fix    string `json:"fix,omitempty"` // what to change; empty if all is well
+}
+
+// Status is how bad a [Finding] is.
+type Status string
+
+const (
+	OK   Status = "ok"
+	Warn Status = "warn" // it works, but a promise is weaker
+	Fail Status = "fail" // it does not work, or is not safe
+)
+
+const (
+	checkTimeout = 15 * time.Second // for one check
+	clockLimit   = 30 * time.Second // Kafka's leeway for the times in a token
+	expiryWarns  = 14 * 24 * time.Hour
+)
+
+// checks is a run of [Check].
+type checks struct {
+	cfg      *Config
+	findings []Finding
+}
+
+// Check tries a configuration that is valid against Globus Auth and the cluster
+// it is for. Nothing is changed but for signing keys, which are made as the
+// service would. A check that needs what another found missing is left out.
+func Check(ctx context.Context, cfg Config) []Finding {
+	c := &checks{cfg: &cfg}
+	c.globus(ctx)
+	c.certificate()
+	c.kafka(ctx)
+	if cfg.Gateway != nil {
+		c.gateway(ctx)
+	}
+	return c.findings
+}
+
+func (c *checks) add(check string, status Status, fix, found string, args ...any) {
+	c.findings = append(c.findings, Finding{check, status, fmt.Sprintf(found, args...), fix})
+}
+
+// result adds what came of a check that is well or not.
+func (c *checks) result(check string, err error, fix, found string, args ...any) bool {
+	if err != nil {
+		c.add(check, Fail, fix, "%v", err)
+		return false
+	}
+	c.add(check, OK, "", found, args...)
+	return true
+}
+
+// globus asks about a token that is none, which proves the client and its secret.
+func (c *checks) globus(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	client, err := c.cfg.client()
+	if err == nil {
+		_, err = client.Introspect(ctx, "diaspora-serve-check")
+	}
+	if errors.Is(err, globus.ErrRefused) { // as it should be
+		err = nil
+	}
+	if !c.result("Globus Auth", err, "see globus-issuer, globus-client-id and globus-client-secret-file; the client must be a confidential one",
+		"%s knows the service as %s", c.cfg.issuer(), c.cfg.Globus.ClientID) {
+		return
+	}
+	if skew, ok := client.ClockSkew(); !ok {
+		c.add("clock", Warn, "compare the clock yourself", "Globus Auth does not tell the time")
+	} else if skew.Abs() > clockLimit {
+		c.add("clock", Fail, "run an NTP client on this host", "%v off Globus Auth's clock", skew)
+	} else {
+		c.add("clock", OK, "", "within %v of Globus Auth's", max(skew.Abs(), time.Second))
+	}
+}
+
+// certificate looks at what clients will be shown.
+func (c *checks) certificate() {
+	if c.cfg.TLS == nil {
+		if c.cfg.InsecureAllowPlaintext {
+			c.add("TLS", Warn, "make sure that whatever stands before it ends TLS", "insecure-allow-plaintext is set: tokens arrive in the clear")
+		}
+		return
+	}
+	cert, err := c.cfg.TLS.GetCertificate(nil)
+	if err != nil {
+		c.add("TLS", Fail, "see tls-cert-file and tls-key-file", "%v", err)
+		return
+	}
+	if left := time.Until(cert.Leaf.NotAfter); left < expiryWarns {
+		status := Warn
+		if left < 0 {
+			status = Fail
+		}
+		c.add("certificate", status, "renew it; the new file is used without a restart", "it ends on %s", cert.Leaf.NotAfter.Format(time.DateOnly))
+		return
+	}
+	for _, name := range c.names() {
+		if err := cert.Leaf.VerifyHostname(name); err != nil {
+			c.add("certificate", Fail, "get a certificate that has all the names that clients use", "%v", err)
+			return
+		}
+	}
+	c.add("certificate", OK, "", "good until %s for %s", cert.Leaf.NotAfter.Format(time.DateOnly), strings.Join(c.names(), ", "))
+}
+
+// names are those under which clients know this process, as far as it is told.
+func (c *checks) names() []string {
+	if c.cfg.ACL == nil {
+		return nil
+	}
+	if u, err := url.Parse(c.cfg.PublicURL); err == nil {
+		return []string{u.Hostname()}
+	}
+	return nil
+}
+
+// kafka looks at the cluster as the super user.
+func (c *checks) kafka(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*checkTimeout)
+	defer cancel()
+	client, err := kgo.NewClient(c.cfg.Kafka.adminOpts()...)
+	if err != nil {
+		c.add("Kafka", Fail, "see kafka-brokers", "%v", err)
+		return
+	}
+	defer client.Close()
+	err = explained(client.Ping(ctx))
+	if !c.result("Kafka", err, "see kafka-brokers, kafka-username and kafka-password-file; it is the INTERNAL listener that is meant, not the gateway's",
+		"%s takes %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.superUser()) {
+		return
+	}
+	admin := kadm.NewClient(client)
+	c.authorizer(ctx, admin)
+	if c.brokers(ctx, admin) {
+		c.ledger(ctx, admin)
+	}
+}
+
+func (c *checks) superUser() string {
+	if c.cfg.Kafka.Username == "" {
+		return "anonymous connections"
+	}
+	return "User:" + c.cfg.Kafka.Username
+}
+
+// authorizer makes sure that the broker checks ACLs, and lets the service set them.
+func (c *checks) authorizer(ctx context.Context, admin *kadm.Client) {
+	builder := kadm.NewACLs().AnyResource().Allow().AllowHosts().Deny().DenyHosts().Operations(kadm.OpAny).ResourcePatternType(kadm.ACLPatternAny)
+	_, err := admin.DescribeACLs(ctx, builder)
+	fix := "let super.users have " + c.superUser()
+	if errors.Is(err, kerr.SecurityDisabled) {
+		fix = "set authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer on all nodes"
+	}
+	c.result("authorizer", explained(err), fix, "the broker checks ACLs, and %s may set them", c.superUser())
+}
+
+// brokers looks at the settings of each broker that promises hang on.
+func (c *checks) brokers(ctx context.Context, admin *kadm.Client) (ok bool) {
+	found, err := admin.ListBrokers(ctx)
+	if err != nil {
+		c.add("brokers", Fail, "", "%v", explained(err))
+		return false
+	}
+	configs, err := admin.DescribeBrokerConfigs(ctx, found.NodeIDs()...)
+	if err != nil {
+		c.add("broker settings", Fail, "let super.users have "+c.superUser(), "%v", explained(err))
+		return false
+	}
+	c.add("brokers", OK, "", "%d", len(found))
+	if len(found) < 3 {
+		c.add("replication", Warn, "with three brokers and more, acknowledged events survive the loss of one", "each event has one copy")
+	}
+	for _, rule := range []struct {
+		setting, bad string
+		status       Status
+		fix          string
+	}{
+		{"auto.create.topics.enable", "true", Fail, "set it to false: topics come from claims"},
+		{"allow.everyone.if.no.acl.found", "true", Fail, "set it to false: everybody could read what nobody has claimed"},
+		{"unclean.leader.election.enable", "true", Warn, "set it to false: with it, acknowledged events can be lost"},
+		{"min.insync.replicas", "1", Warn, "set it to 2: acknowledged events are on two brokers then"},
+	} {
+		if rule.setting == "min.insync.replicas" && len(found) < 3 {
+			continue
+		}
+		for _, config := range configs {
+			i := slices.IndexFunc(config.Configs, func(kv kadm.Config) bool { return kv.Key == rule.setting })
+			if i >= 0 && config.Configs[i].MaybeValue() == rule.bad {
+				c.add("broker "+config.Name, rule.status, rule.fix, "%s is %s", rule.setting, rule.bad)
+			}
+		}
+	}
+	return true
+}
+
+// ledger looks at the topic that remembers who owns what.
+func (c *checks) ledger(ctx context.Context, admin *kadm.Client) {
+	const name = "_diaspora_ledger"
+	topics, err := admin.ListTopicsWithInternal(ctx, name)
+	if err == nil {
+		err = topics.Error()
+	}
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		c.add("ledger", OK, "", "%s is not there yet, and is made at the first start", name)
+	case err != nil:
+		c.add("ledger", Fail, "", "%v", explained(err))
+	case len(topics[name].Partitions) != 1:
+		c.add("ledger", Fail, "something else made this topic; move it out of the way while nothing is claimed", "%s has %d partitions, and must have 1", name, len(topics[name].Partitions))
+	default:
+		c.add("ledger", OK, "", "%s has %d replicas", name, len(topics[name].Partitions[0].Replicas))
+	}
+}
+
+// nobody is a subject that no person has.
+const nobody = "00000000-0000-0000-0000-000000000000"
+
+// gateway signs in to the broker as the gateway does, and looks at what the broker
+// tells clients about where it is.
+func (c *checks) gateway(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	g := c.cfg.Gateway
+	broker, err := g.upstream()
+	if err != nil {
+		c.add("signing keys", Fail, "see gateway-keys-file and gateway-jwks-file", "%v", err)
+		return
+	}
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(g.Broker),
+		kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) { return broker.Dial(ctx) }),
+		kgo.SASL(oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+			token, err := broker.Token(nobody)
+			return oauth.Auth{Token: token}, err
+		})),
+	)
+	if err != nil {
+		c.add("gateway listener", Fail, "see gateway-broker", "%v", err)
+		return
+	}
+	defer client.Close()
+	err = explained(client.Ping(ctx))
+	if !c.result("gateway listener", err,
+		"compare the broker's expected.issuer, expected.audience and jwks.endpoint.url with gateway-issuer, gateway-audience and gateway-jwks-file, and name the latter in -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls",
+		"%s takes the gateway's tokens", g.Broker) {
+		return
+	}
+	c.advertised(ctx, kadm.NewClient(client))
+}
+
+func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
+	brokers, err := admin.ListBrokers(ctx)
+	if err != nil {
+		c.add("advertised addresses", Fail, "", "%v", explained(err))
+		return
+	}
+	var all []string
+	for _, b := range brokers {
+		address := net.JoinHostPort(b.Host, fmt.Sprint(b.Port))
+		all = append(all, address)
+		if address == c.cfg.Gateway.Broker {
+			c.add("advertised addresses", Fail, "let advertised.listeners name the gateway's public address for GATEWAY", "the broker sends clients to its own listener, %s", address)
+			return
+		}
+	}
+	slices.Sort(all)
+	if c.cfg.ACL != nil {
+		for _, b := range c.cfg.ACL.Bootstrap {
+			if !slices.Contains(all, b) {
+				c.add("advertised addresses", Warn, "name the addresses that the brokers advertise, unless this is a load balancer's", "acl-bootstrap has %s, and the brokers advertise %s", b, strings.Join(all, ", "))
+				return
+			}
+		}
+	}
+	c.add("advertised addresses", OK, "", "clients are sent to %s", strings.Join(all, ", "))
+}
+
+// explained puts an error of the cluster into words.
+func explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	_, reason := kafka.Explain(err)
+	return errors.New(reason)
+}

@@ -1,0 +1,125 @@
+package front
+
+import (
+	"context"
+	"crypto/tls"
+	"strings"
+	"testing"
+	"time"
+)
+
+func valid() Config {
+	return Config{
+		PublicURL:    "https://diaspora.example.org",
+		TokenKeyFile: "token-key.pem",
+		Globus:       Globus{ClientID: "c", ClientSecret: "s", Scope: "x", LoginClientID: "l"},
+		Kafka:        Kafka{Brokers: []string{"127.0.0.1:1"}},
+		Gateway:      &Gateway{Listen: "127.0.0.1:0", Broker: "127.0.0.1:1", Issuer: "i", Audience: "a", KeysFile: "k", JWKSFile: "j"},
+		ACL:          &ACL{Listen: "127.0.0.1:0", Bootstrap: []string{"diaspora.example.org:9092"}},
+	}
+}
+
+// TestValidate takes each required setting away, and makes each that is dangerous so.
+func TestValidate(t *testing.T) {
+	cfg := valid()
+	if err := cfg.Validate(); err != nil {
+		t.Fatalf("Validate = %v", err)
+	}
+	for want, spoil := range map[string]func(*Config){
+		"public-url":                func(c *Config) { c.PublicURL = "" },
+		"token-key-file":            func(c *Config) { c.TokenKeyFile = "" },
+		"globus-client-id":          func(c *Config) { c.Globus.ClientID = "" },
+		"globus-client-secret-file": func(c *Config) { c.Globus.ClientSecret = "" },
+		"globus-scope":              func(c *Config) { c.Globus.Scope = "" },
+		"globus-login-client-id":    func(c *Config) { c.Globus.LoginClientID = "" },
+		"kafka-brokers":             func(c *Config) { c.Kafka.Brokers = nil },
+		"gateway-broker is":         func(c *Config) { c.Gateway.Broker = "" },
+		"gateway-issuer":            func(c *Config) { c.Gateway.Issuer = "" },
+		"gateway-audience":          func(c *Config) { c.Gateway.Audience = "" },
+		"gateway-keys-file":         func(c *Config) { c.Gateway.KeysFile = "" },
+		"gateway-jwks-file":         func(c *Config) { c.Gateway.JWKSFile = "" },
+		"not on this host":          func(c *Config) { c.Gateway.Broker = "192.0.2.1:9095" },
+		"acl-bootstrap":             func(c *Config) { c.ACL.Bootstrap = nil },
+		"acl-listen \"9090\"":       func(c *Config) { c.ACL.Listen = "9090" },
+		"acl-listen :9090 is":       func(c *Config) { c.ACL.Listen = ":9090" },
+		"gateway-listen 0.0.0.0":    func(c *Config) { c.Gateway.Listen = "0.0.0.0:9092" },
+		"nothing to serve":          func(c *Config) { c.Gateway, c.ACL = nil, nil },
+	} {
+		cfg := valid()
+		spoil(&cfg)
+		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Validate = %v, want an error that says %q", err, want)
+		}
+	}
+	for name, allow := range map[string]func(*Config){
+		"TLS":      func(c *Config) { c.TLS = &tls.Config{} },
+		"a switch": func(c *Config) { c.InsecureAllowPlaintext = true },
+	} {
+		cfg := valid()
+		cfg.ACL.Listen, cfg.Gateway.Listen = ":9090", ":9092"
+		allow(&cfg)
+		if err := cfg.Validate(); err != nil {
+			t.Errorf("with %s, Validate = %v", name, err)
+		}
+	}
+}
+
+// TestOpenFails: what cannot be reached is an error in time, and nothing stays open.
+func TestOpenFails(t *testing.T) {
+	cfg := valid()
+	cfg.TokenKeyFile = t.TempDir() + "/token-key.pem"
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if f, err := Open(ctx, cfg); err == nil {
+		t.Errorf("Open without a cluster = %v, want an error", f.Addrs())
+	}
+}
+
+// TestCheckWithoutAnything finds everything that is missing, and does not hang.
+func TestCheckWithoutAnything(t *testing.T) {
+	cfg := valid()
+	dir := t.TempDir()
+	cfg.Globus.ClientID = "00000000-0000-4000-8000-000000000001"
+	cfg.Globus.Issuer = "http://127.0.0.1:1"
+	cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/keys", dir+"/jwks"
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	failed := map[string]bool{}
+	for _, f := range Check(ctx, cfg) {
+		failed[f.Check] = f.Status == Fail && f.Found != "" && f.Fix != ""
+	}
+	for _, check := range []string{"Globus Auth", "Kafka", "gateway listener"} {
+		if !failed[check] {
+			t.Errorf("Check does not find that %s is missing: %v", check, failed)
+		}
+	}
+}
+
+// TestCheckCertificate finds one that ends, and one for another name.
+func TestCheckCertificate(t *testing.T) {
+	for name, c := range map[string]struct {
+		host  string
+		until time.Duration
+		want  Status
+	}{
+		"good":           {"diaspora.example.org", 90 * 24 * time.Hour, OK},
+		"for another":    {"elsewhere.example.org", 90 * 24 * time.Hour, Fail},
+		"ends next week": {"diaspora.example.org", 7 * 24 * time.Hour, Warn},
+		"has ended":      {"diaspora.example.org", -time.Minute, Fail},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeCertificate(t, dir+"/cert.pem", dir+"/key.pem", c.host, time.Now().Add(c.until))
+			cfg := valid()
+			var err error
+			if cfg.TLS, err = ServerTLS(dir+"/cert.pem", dir+"/key.pem"); err != nil {
+				t.Fatal(err)
+			}
+			run := &checks{cfg: &cfg}
+			run.certificate()
+			if len(run.findings) != 1 || run.findings[0].Status != c.want {
+				t.Errorf("found %+v, want %s", run.findings, c.want)
+			}
+		})
+	}
+}

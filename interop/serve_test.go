@@ -1,0 +1,256 @@
+//go:build kafka
+
+package interop
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+// site is a place where `diaspora serve` runs: its settings, and the people.
+type site struct {
+	people   *fabric.Fabric // for its Globus Auth alone
+	program  string
+	dir      string
+	settings map[string]any
+	others   [][]string // flags of the gateways of further nodes
+}
+
+// newSite writes down settings for the Apache Kafka under test.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	people, err := fabric.Start(within(t), fabric.Config{RevocationInterval: patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { people.Close() })
+	secret, err := people.Globus().ClientSecret(globusdev.ResourceServerID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(clusterFile(t))
+	if err != nil {
+		t.Fatalf("there is no Apache Kafka to test with; start one with `make kafka-up`: %v", err)
+	}
+	var kafka struct {
+		Issuer   string `json:"issuer"`
+		Audience string `json:"audience"`
+		JWKSFile string `json:"jwks_file"`
+		Admin    struct {
+			Brokers      []string `json:"brokers"`
+			Username     string   `json:"username"`
+			PasswordFile string   `json:"password_file"`
+		} `json:"admin"`
+		Nodes []struct {
+			Gateway  string `json:"gateway"`
+			Listener string `json:"listener"`
+		} `json:"nodes"`
+	}
+	if err := json.Unmarshal(data, &kafka); err != nil {
+		t.Fatal(err)
+	}
+	s := &site{people: people, dir: t.TempDir()}
+	s.program = filepath.Join(s.dir, "diaspora")
+	if out, err := exec.Command("go", "build", "-o", s.program, "../cmd/diaspora").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	secretFile := filepath.Join(s.dir, "globus-secret")
+	if err := os.WriteFile(secretFile, []byte(secret.Reveal()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var gateways []string
+	for i, node := range kafka.Nodes {
+		gateways = append(gateways, node.Gateway)
+		if i > 0 {
+			s.others = append(s.others, []string{"gateway", "--gateway-listen", node.Gateway, "--gateway-broker", node.Listener})
+		}
+	}
+	s.settings = map[string]any{
+		"public-url":                "http://127.0.0.1:1", // until the port is known
+		"token-key-file":            filepath.Join(s.dir, "token-key.pem"),
+		"globus-issuer":             people.GlobusURL(),
+		"globus-client-id":          globusdev.ResourceServerID,
+		"globus-client-secret-file": secretFile,
+		"globus-scope":              globusdev.Scope,
+		"globus-login-client-id":    globusdev.NativeClientID,
+		"kafka-brokers":             kafka.Admin.Brokers,
+		"kafka-username":            kafka.Admin.Username,
+		"kafka-password-file":       kafka.Admin.PasswordFile,
+		"gateway-listen":            kafka.Nodes[0].Gateway,
+		"gateway-broker":            kafka.Nodes[0].Listener,
+		"gateway-issuer":            kafka.Issuer,
+		"gateway-audience":          kafka.Audience,
+		"gateway-keys-file":         filepath.Join(filepath.Dir(kafka.JWKSFile), "signing-keys.json"),
+		"gateway-jwks-file":         kafka.JWKSFile,
+		"acl-listen":                "127.0.0.1:0",
+		"acl-bootstrap":             gateways,
+	}
+	return s
+}
+
+// command returns a run of `diaspora serve` with the site's settings, and args.
+func (s *site) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	var text strings.Builder
+	for name, value := range s.settings {
+		encoded, err := json.Marshal(value) // strings and lists of them are TOML as well
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&text, "%s = %s\n", name, encoded)
+	}
+	file := filepath.Join(s.dir, "serve.toml")
+	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(s.program, append([]string{"serve", "--config", file}, args...)...)
+	cmd.Env = []string{"HOME=" + s.dir, "PATH=" + os.Getenv("PATH")}
+	return cmd
+}
+
+// check runs `diaspora serve --check`.
+func (s *site) check(t *testing.T, args ...string) (output string, code int) {
+	t.Helper()
+	out, err := s.command(t, append(args, "--check")...).CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !asExit(err, &exit) {
+		t.Fatal(err)
+	} else if err != nil {
+		return string(out), exit.ExitCode()
+	}
+	return string(out), 0
+}
+
+func asExit(err error, exit **exec.ExitError) (ok bool) {
+	*exit, ok = err.(*exec.ExitError)
+	return ok
+}
+
+// serve starts `diaspora serve` and returns where its parts are.
+func (s *site) serve(t *testing.T, args ...string) (addrs map[string]string, stop func()) {
+	t.Helper()
+	cmd := s.command(t, append(args, "-o", "json")...)
+	var talk bytes.Buffer
+	cmd.Stderr = &talk
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("serve ends with %v\n%s", err, talk.Bytes())
+		}
+	})
+	t.Cleanup(stop)
+	if err := json.NewDecoder(stdout).Decode(&addrs); err != nil {
+		t.Fatalf("serve does not start: %v\n%s", err, talk.Bytes())
+	}
+	return addrs, stop
+}
+
+// as is the configuration of a client that knows no more than the ACL endpoint.
+func (s *site) as(t *testing.T, username, url string) diaspora.Config {
+	t.Helper()
+	cfg := as(t, s.people, username)
+	return diaspora.Config{URL: url, Identity: cfg.Identity, TokenSource: cfg.TokenSource}
+}
+
+// TestServe runs the parts as operators do, each by itself and both together.
+func TestServe(t *testing.T) {
+	s := newSite(t)
+	url := "http://" + freeAddress(t)
+	s.settings["public-url"], s.settings["acl-listen"] = url, strings.TrimPrefix(url, "http://")
+	if out, code := s.check(t); code != 0 {
+		t.Fatalf("serve --check exits with %d:\n%s", code, out)
+	} else if testing.Verbose() {
+		t.Logf("serve --check says:\n%s", out)
+	}
+	for name, start := range map[string]func() (stop func()){
+		"together": func() func() {
+			_, stop := s.serve(t)
+			return stop
+		},
+		"apart": func() func() {
+			_, stopGateway := s.serve(t, "gateway")
+			_, stopACL := s.serve(t, "acl")
+			return func() { stopACL(); stopGateway() }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, flags := range s.others {
+				_, stop := s.serve(t, flags...)
+				defer stop()
+			}
+			defer start()()
+			cfg := s.as(t, ada, url)
+			topic := claim(t, cfg, 1)
+			log(t, openLogger(t, cfg), topic, "one", "two")
+			if got := values(readAll(t, cfg, topic)); got != "one two" {
+				t.Errorf("the topic has %q, want one two", got)
+			}
+			_, err := diaspora.OpenConsumer(within(t), s.as(t, grace, url), diaspora.ConsumerOptions{Topics: []string{topic}})
+			wantError(t, "consume as another identity", err, diaspora.ErrPermission, grace)
+		})
+	}
+}
+
+// TestServeCheckFinds spoils one setting after the other.
+func TestServeCheckFinds(t *testing.T) {
+	s := newSite(t)
+	wrong := filepath.Join(s.dir, "wrong")
+	if err := os.WriteFile(wrong, []byte("no secret of anybody's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for setting, spoiled := range map[string]struct {
+		value any
+		finds string
+	}{
+		"globus-client-secret-file": {wrong, "fail  Globus Auth: "},
+		"kafka-password-file":       {wrong, "fail  Kafka: "},
+		"kafka-username":            {"", "fail  Kafka: "},
+		"gateway-broker":            {s.settings["kafka-brokers"].([]string)[0], "fail  gateway listener: "},
+		"gateway-audience":          {"another cluster", "fail  gateway listener: "},
+		"gateway-issuer":            {"another gateway", "fail  gateway listener: "},
+		"acl-bootstrap":             {[]string{"127.0.0.1:1"}, "warn  advertised addresses: "},
+	} {
+		t.Run(setting, func(t *testing.T) {
+			good := s.settings[setting]
+			s.settings[setting] = spoiled.value
+			defer func() { s.settings[setting] = good }()
+			out, code := s.check(t)
+			if failed := strings.HasPrefix(spoiled.finds, "fail"); !strings.Contains(out, spoiled.finds) || failed && code != 2 || !failed && code != 0 {
+				t.Errorf("serve --check exits with %d, and does not find %q:\n%s", code, spoiled.finds, out)
+			}
+			if strings.Contains(out, "no secret of anybody's") {
+				t.Error("it shows a secret")
+			}
+		})
+	}
+}
+
+// freeAddress returns an address of 127.0.0.1 that nobody listens on now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
