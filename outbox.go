@@ -54,6 +54,7 @@ func (o *outbox) parcel() *parcel { return o.parcels.Get().(*parcel) }
 
 // tell returns how many events were lost since it was asked last. p is to say so.
 func (p *parcel) tell() int64 {
+	p.told = 0
 	if p.out.untold.Load() > 0 {
 		p.told = p.out.untold.Swap(0)
 	}
@@ -69,7 +70,6 @@ func (p *parcel) finished(_ Record, err error) {
 	if cap(p.json.buf) > maxKeptBytes {
 		p.json.buf = nil
 	}
-	p.told = 0
 	p.event = Event{}
 	p.out.parcels.Put(p)
 }
