@@ -58,6 +58,9 @@ type HandlerOptions struct {
 //	 "trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":"00f067aa0ba902b7",
 //	 "detector":"L1","beam":{"energy_keV":12.4},"cut":1,"lost":3}
 //
+// The event's own time, in the header `diaspora-time`, is that of the record, to the
+// millisecond.
+//
 // Members come in this order. `level` and `msg` are always there, `time` unless the
 // record has none; attributes come in the order in which they were given, those of
 // [slog.Logger.With] first; groups are objects, and those without attributes are
@@ -194,16 +197,20 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	}
 	e.buf = append(e.buf, '}')
 	p.event.Value = e.buf
-	if storable(r.Time) {
+	if tellTime(r.Time) {
 		p.event.Time = r.Time
 	}
 	return p.send()
 }
 
-// storable reports whether an [Event] can have the time.
-func storable(t time.Time) bool {
+// tellTime reports whether the Logger is to be told the time of a record: not if it
+// is now to the millisecond, which is what the Logger finds by itself, and cheaper.
+func tellTime(t time.Time) bool {
+	if t.IsZero() || time.Since(t).Abs() < time.Millisecond {
+		return false
+	}
 	y := t.UTC().Year()
-	return !t.IsZero() && 0 <= y && y <= 9999
+	return 0 <= y && y <= 9999
 }
 
 // The bytes of an event besides message and attributes.

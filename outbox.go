@@ -33,6 +33,7 @@ func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration
 	o.parcels.New = func() any {
 		p := &parcel{out: o}
 		p.done = p.finished
+		p.json.buf = make([]byte, 0, 512)
 		return p
 	}
 	return o
