@@ -162,8 +162,9 @@ func speaking() bool {
 	return deliveries.Load() > 0 && calledBy("github.com/diaspora-streams/diaspora.(*diagnosticsQueue).deliver")
 }
 
-// calledBy reports whether a function whose name begins with prefix is on the call stack.
-func calledBy(prefix string) bool {
+// calledBy reports whether a function whose name begins with one of the prefixes is
+// on the call stack.
+func calledBy(prefixes ...string) bool {
 	const most = 4096 // frames
 	var pcs [64]uintptr
 	for skip := 2; skip < most; skip += len(pcs) {
@@ -172,8 +173,10 @@ func calledBy(prefix string) bool {
 		for more := n > 0; more; {
 			var f runtime.Frame
 			f, more = frames.Next()
-			if strings.HasPrefix(f.Function, prefix) {
-				return true
+			for _, p := range prefixes {
+				if strings.HasPrefix(f.Function, p) {
+					return true
+				}
 			}
 		}
 		if n < len(pcs) {

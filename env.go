@@ -167,7 +167,7 @@ func (e environment) signIn(cfg Config) (Config, error) {
 			}
 			return client.RefreshSource(refresh, d.ResourceServer, e.cacheDir), nil
 		}
-		client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: id, ClientSecret: secret, Diagnostics: own(cfg.Diagnostics)})
+		client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: id, ClientSecret: secret, Diagnostics: cfg.Diagnostics})
 		if err != nil {
 			return nil, invalid("DIASPORA_CLIENT_ID: %v", err)
 		}

@@ -47,9 +47,9 @@ type HandlerOptions struct {
 // nothing back: there is no Close but that of the Logger, which flushes.
 //
 // Handle does not wait for the network. It may wait for room in the Logger, see
-// HandlerOptions.DropAfter, whatever becomes of its context. What runs inside the
-// Kafka client, such as a callback of Send, never waits: what it logs while the
-// Logger is full is dropped in any case.
+// HandlerOptions.DropAfter, whatever becomes of its context. What the Logger itself
+// waits for, such as a callback of Send or the HTTP client that gets its tokens, never
+// waits for room: what it logs while the Logger is full is dropped in any case.
 //
 // An event's value is one JSON object. Its shape is stable:
 //

@@ -9,6 +9,7 @@ import (
 	"log"
 	"log/slog"
 	"math"
+	"net/http"
 	"os"
 	"runtime"
 	"strings"
@@ -499,6 +500,42 @@ func TestCallbacksMayLog(t *testing.T) {
 	slog.New(h).Info("next")
 	if got := logged(t, l, cfg); len(got) != taken+1 || decoded(t, got[taken])["lost"] != 1.0 {
 		t.Errorf("the topic has %q, want %d events, the last of which says lost: 1", got, taken+1)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestTokensMayLog logs from what gets the Logger's tokens, as a transport may that
+// traces requests.
+func TestTokensMayLog(t *testing.T) {
+	t.Parallel()
+	l, _, _ := heldLogger(t)
+	say := func(h *Handler) error {
+		return h.Handle(context.Background(), slog.NewRecord(time.Now(), slog.LevelInfo, "m", 0))
+	}
+	for dropping := NewHandler(l, &HandlerOptions{Topic: logTopic, DropAfter: -1}); say(dropping) == nil; {
+	}
+	waiting := NewHandler(l, &HandlerOptions{Topic: logTopic})
+	said := make(chan error, 100)
+	client, err := globus.New(globus.Config{Issuer: "http://127.0.0.1:1", ClientID: "c", HTTPClient: &http.Client{
+		Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			said <- say(waiting)
+			return nil, errors.New("no network")
+		}),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go client.RefreshSource("r", "rs", "").Token(within(t))
+	select {
+	case err := <-said:
+		if !errors.Is(err, ErrUnavailable) {
+			t.Errorf("Handle() = %v, want ErrUnavailable", err)
+		}
+	case <-within(t).Done():
+		t.Fatal("what gets the tokens waits for room in the Logger")
 	}
 }
 

@@ -94,11 +94,15 @@ func (p *parcel) send() error {
 	return o.logger.explain(o.topic, err)
 }
 
+// theirs is the code for which the Logger waits: the Kafka client, with the callbacks
+// that it calls, and what gets its tokens. Who is called by it must not wait for
+// room in the Logger: that would be waiting for oneself.
+var theirs = []string{"github.com/twmb/franz-go/pkg/kgo.", "github.com/diaspora-streams/diaspora/globus."}
+
 // wait sends when the Logger has room again.
 func (p *parcel) wait() error {
 	full := &fault{condition: ErrUnavailable, reason: "dropped, because too many events wait for their acknowledgement"}
-	// Whom the Kafka client has called must not wait for it: it would wait for ever.
-	if p.out.dropAfter < 0 || calledBy("github.com/twmb/franz-go/pkg/kgo.") {
+	if p.out.dropAfter < 0 || calledBy(theirs...) {
 		return full
 	}
 	ctx := context.Background()

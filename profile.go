@@ -237,7 +237,7 @@ func (p *Profiles) Config(name string) (Config, error) {
 
 // globusClient returns the client of Globus Auth that the fabric logs people in with.
 func globusClient(cfg Config, d DiscoveryGlobus) (*globus.Client, error) {
-	client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: d.ClientID, Diagnostics: own(cfg.Diagnostics)})
+	client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: d.ClientID, Diagnostics: cfg.Diagnostics})
 	if err != nil {
 		return nil, &fault{condition: ErrInvalid, reason: fmt.Sprintf("the fabric's Globus client: %v", err), cause: err}
 	}
