@@ -3,8 +3,11 @@ package diaspora
 import (
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/rand"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -111,6 +114,32 @@ func BenchmarkPlainProduceSync(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkHandler logs through slog until all is acknowledged. Its allocations are
+// those of the broker, too: `go run ./bench -only handler` tells them apart.
+func BenchmarkHandler(b *testing.B) {
+	l := openLogger(b, benchCluster(b))
+	benchmarkSlog(b, NewHandler(l, &HandlerOptions{Topic: "bench"}))
+	if err := l.Flush(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func BenchmarkSlogJSONDiscarded(b *testing.B) {
+	benchmarkSlog(b, slog.NewJSONHandler(io.Discard, nil))
+}
+
+func benchmarkSlog(b *testing.B, h slog.Handler) {
+	log := slog.New(h)
+	ctx := context.Background()
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		i++
+		log.LogAttrs(ctx, slog.LevelInfo, "shot taken", slog.String("instrument", "L1"), slog.Int("shot", i),
+			slog.Float64("energy_keV", 12.4), slog.Duration("took", 1500*time.Microsecond), slog.Bool("beam", true))
 	}
 }
 

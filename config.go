@@ -116,6 +116,7 @@ func (c Config) resolve(ctx context.Context) (*fabric, error) {
 		}
 		c.Discovery = &found
 	}
+	c.Diagnostics = own(c.Diagnostics)
 	f := &fabric{Config: c, maxEventBytes: defaultMaxEventBytes, groups: "open"}
 	if d := c.Discovery; d != nil {
 		if err := d.validate(); err != nil {

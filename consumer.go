@@ -111,7 +111,7 @@ type GapError struct {
 }
 
 func (e *GapError) Error() string {
-	return fmt.Sprintf("consume topic %q: offsets %d to %d of partition %d were deleted before they were read", e.Topic, e.From, e.To-1, e.Partition)
+	return fmt.Sprintf("consume topic %q: %d records were deleted before they were read: offsets %d to %d of partition %d", e.Topic, e.To-e.From, e.From, e.To-1, e.Partition)
 }
 
 // OpenConsumer returns a Consumer that is signed in, knows that its topics exist

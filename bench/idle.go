@@ -27,10 +27,9 @@ func benchIdle(ctx context.Context, opts options) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "diaspora")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./cmd/diaspora")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
+	binary, err := buildBinary(ctx, dir)
+	if err != nil {
+		return "", err
 	}
 	size, err := os.Stat(binary)
 	if err != nil {
@@ -81,6 +80,16 @@ func benchIdle(ctx context.Context, opts options) (string, error) {
 	}
 	return "## `diaspora up` at rest\n\nA process of its own with its data on disk, seen from outside: ready is from exec to its first line on stdout;\n" +
 		"memory is VmRSS once it no longer changes.\n\n" + table(rows), nil
+}
+
+// buildBinary builds the command, as it is shipped, into a folder.
+func buildBinary(ctx context.Context, dir string) (string, error) {
+	binary := filepath.Join(dir, "diaspora")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./cmd/diaspora")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w: %s", err, out)
+	}
+	return binary, nil
 }
 
 // An upProcess is `diaspora up` in a home of its own.

@@ -1,0 +1,292 @@
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// within bounds what a test waits for.
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// admin is what an operator has.
+func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
+	t.Helper()
+	client, err := kgo.NewClient(f.AdminOpts()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return kadm.NewClient(client)
+}
+
+// deleteBefore deletes the records of partition 0 before an offset, as retention does.
+func deleteBefore(t *testing.T, f *fabric.Fabric, topic string, offset int64) {
+	t.Helper()
+	var offsets kadm.Offsets
+	offsets.AddOffset(topic, 0, offset, -1)
+	answers, err := admin(t, f).DeleteRecords(within(t), offsets)
+	if err == nil {
+		err = answers.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func logNumbers(t *testing.T, cfg diaspora.Config, topic string, from, to int) {
+	t.Helper()
+	logger := openLogger(t, cfg)
+	for i := from; i < to; i++ {
+		if err := logger.Log(within(t), diaspora.Event{Topic: topic, Value: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func openConsumer(t *testing.T, cfg diaspora.Config, options diaspora.ConsumerOptions) *diaspora.Consumer {
+	t.Helper()
+	consumer, err := diaspora.OpenConsumer(within(t), cfg, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { consumer.Close(context.Background()) })
+	return consumer
+}
+
+// TestGapInAGroup has records deleted while no member of the group runs.
+func TestGapInAGroup(t *testing.T) {
+	for _, c := range []struct {
+		read    int // and committed
+		deleted int64
+		want    string
+	}{
+		{2, 4, "[0 1 gap 2-4 4 5 6 7]"},
+		{2, 6, "[0 1 gap 2-6 6 7]"},
+		{4, 4, "[0 1 2 3 4 5 6 7]"},
+	} {
+		t.Run(fmt.Sprintf("%d of %d", c.read, c.deleted), func(t *testing.T) {
+			t.Parallel()
+			f := start(t, fabric.Config{})
+			cfg := as(t, f, ada)
+			claim(t, cfg, "weather")
+			logNumbers(t, cfg, "weather", 0, 6)
+			var got []string
+			for _, until := range []int{c.read, 8} {
+				consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g"})
+				for r, err := range consumer.Records(within(t)) {
+					gap := (*diaspora.GapError)(nil)
+					if errors.As(err, &gap) {
+						got = append(got, fmt.Sprintf("gap %d-%d", gap.From, gap.To))
+						if says := fmt.Sprintf(" %d records ", gap.To-gap.From); !strings.Contains(err.Error(), says) {
+							t.Errorf("the error %q does not say how many records are gone", err)
+						}
+						continue
+					}
+					if err != nil {
+						t.Fatalf("%v after %v", err, got)
+					}
+					if r.Offset == int64(until) {
+						break
+					}
+					if got = append(got, string(r.Value)); r.Offset == 7 {
+						break
+					}
+				}
+				if err := consumer.Close(within(t)); err != nil {
+					t.Fatal(err)
+				}
+				if until == c.read {
+					deleteBefore(t, f, "weather", c.deleted)
+					logNumbers(t, cfg, "weather", 6, 8)
+				}
+			}
+			if fmt.Sprint(got) != c.want {
+				t.Errorf("read %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestGapWhileReading has records deleted behind those that are already here. Each
+// event is a third of what a client fetches at once.
+func TestGapWhileReading(t *testing.T) {
+	const n, more = 12, 2
+	for name, c := range map[string]struct {
+		options diaspora.ConsumerOptions
+		deleted int64
+		ends    int64 // of reading
+	}{
+		"some of it":               {diaspora.ConsumerOptions{}, n - 2, n + more},
+		"all of it":                {diaspora.ConsumerOptions{}, n, n + more},
+		"from an offset":           {diaspora.ConsumerOptions{From: diaspora.Offset(1)}, n - 2, n + more},
+		"some of it until the end": {diaspora.ConsumerOptions{Until: diaspora.End}, n - 2, n},
+		"all of it until the end":  {diaspora.ConsumerOptions{Until: diaspora.End}, n, n},
+		"more than until the end":  {diaspora.ConsumerOptions{Until: diaspora.End}, n + more, n},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, fabric.Config{})
+			cfg := as(t, f, ada)
+			claim(t, cfg, "weather")
+			logger := openLogger(t, cfg)
+			value := make([]byte, 340<<10)
+			rand.NewChaCha8([32]byte{}).Read(value)
+			log := func(n int) {
+				for range n {
+					if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: value}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			log(n)
+			c.options.Topics = []string{"weather"}
+			consumer := openConsumer(t, cfg, c.options)
+			log(more)
+			var next int64
+			if c.options.From == diaspora.Offset(1) {
+				next = 1
+			}
+			var lost int64
+			deleted := false
+			for r, err := range consumer.Records(within(t)) {
+				if !deleted { // some records are here, and wait
+					deleted = true
+					deleteBefore(t, f, "weather", c.deleted)
+				}
+				gap := (*diaspora.GapError)(nil)
+				switch {
+				case errors.As(err, &gap):
+					if gap.From != next || gap.To <= gap.From || gap.To > c.deleted {
+						t.Errorf("%v: want the offsets from %d on, %d at most", err, next, c.deleted)
+					}
+					lost += gap.To - gap.From
+					next = gap.To
+				case err != nil:
+					t.Fatal(err)
+				case r.Offset != next:
+					t.Errorf("offset %d follows %d, and no gap was reported", r.Offset, next-1)
+					next = r.Offset + 1
+				default:
+					next++
+				}
+				if c.options.Until == (diaspora.Position{}) && next == c.ends {
+					break
+				}
+			}
+			if lost == 0 || next < c.ends {
+				t.Errorf("reading ended at offset %d with %d records lost, want %d and some", next, lost, c.ends)
+			}
+		})
+	}
+}
+
+// TestCommitIsAfterTheBody looks at what the group has committed while a body runs,
+// and when it was left in every way.
+func TestCommitIsAfterTheBody(t *testing.T) {
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	logNumbers(t, cfg, "weather", 0, 6)
+	operator := admin(t, f)
+	committed := func() int64 {
+		t.Helper()
+		offsets, err := operator.FetchOffsets(within(t), "g")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, ok := offsets.Lookup("weather", 0)
+		if !ok {
+			return 0
+		}
+		return o.At
+	}
+	open := func(every time.Duration) *diaspora.Consumer {
+		return openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g", CommitEvery: every})
+	}
+
+	// Each body commits what was handled; its own record is not, until it returns.
+	consumer := open(-1)
+	for r, err := range consumer.Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := consumer.Commit(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		if got := committed(); got != r.Offset {
+			t.Errorf("in the body of record %d, %d is committed", r.Offset, got)
+		}
+		if r.Offset == 2 {
+			break
+		}
+	}
+	if err := consumer.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := committed(); got != 2 {
+		t.Errorf("after a break at record 2, %d is committed", got)
+	}
+
+	// The commits in the background do the same, and so does Close from a body.
+	consumer = open(time.Millisecond)
+	for r, err := range consumer.Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Offset == 4 {
+			for committed() < 4 && within(t).Err() == nil { // records 2 and 3 are handled
+			}
+			if err := consumer.Close(within(t)); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if got := committed(); got != 4 {
+		t.Errorf("after Close in the body of record 4, %d is committed", got)
+	}
+
+	// A body that panics has handled nothing.
+	func() {
+		consumer = open(time.Millisecond)
+		defer consumer.Close(context.Background())
+		defer func() { recover() }()
+		for range consumer.Records(within(t)) {
+			panic("in the body")
+		}
+	}()
+	if got := committed(); got != 4 {
+		t.Errorf("after a panic in the body of record 4, %d is committed", got)
+	}
+
+	// What was not committed comes again.
+	var got []string
+	for r, err := range open(0).Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, string(r.Value)); len(got) == 2 {
+			break
+		}
+	}
+	if !slices.Equal(got, []string{"4", "5"}) {
+		t.Errorf("the next member reads %v, want 4 and 5", got)
+	}
+}

@@ -1,0 +1,132 @@
+package fabric_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// The program of TestDistinctAfterCrashes logs this many events, and remembers how
+// far it has come once in so many.
+const (
+	crashEvents     = 3000
+	crashCheckpoint = 100
+)
+
+// TestCrashingProgram is the program that TestDistinctAfterCrashes runs and kills:
+// it logs numbers from FROM on, and prints those that are acknowledged.
+func TestCrashingProgram(t *testing.T) {
+	if os.Getenv("FROM") == "" {
+		return // this is the test run itself
+	}
+	from, err := strconv.Atoi(os.Getenv("FROM"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := diaspora.ConfigFromEnv(os.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger, err := diaspora.OpenLogger(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := from; i < crashEvents; i++ {
+		event := diaspora.Event{Topic: "weather", Key: []byte("k"), Value: fmt.Append(nil, i), ID: fmt.Sprint("event-", i)}
+		logger.Send(event, func(_ diaspora.Record, err error) {
+			if err == nil {
+				fmt.Printf("acknowledged %d\n", i)
+			}
+		})
+	}
+	if err := logger.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDistinctAfterCrashes kills a program again and again, which then logs some of
+// its events once more. Each of them comes out once, in order.
+func TestDistinctAfterCrashes(t *testing.T) {
+	f := start(t, fabric.Config{Dir: t.TempDir()})
+	login, err := f.Login(t.Context(), ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkpoint, crashes := 0, 0
+	for checkpoint < crashEvents-crashCheckpoint {
+		ctx, kill := context.WithCancel(within(t))
+		cmd := exec.CommandContext(ctx, exe, "-test.run=^TestCrashingProgram$")
+		cmd.Env = append(os.Environ(), "DIASPORA_CONFIG_DIR="+t.TempDir(), "DIASPORA_URL="+f.URL(),
+			"DIASPORA_REFRESH="+token.RefreshToken.Reveal(), fmt.Sprint("FROM=", checkpoint))
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		begin := checkpoint
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			number, ok := strings.CutPrefix(lines.Text(), "acknowledged ")
+			if !ok {
+				continue
+			}
+			n, err := strconv.Atoi(number)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkpoint = n / crashCheckpoint * crashCheckpoint
+			if n == begin+5*crashCheckpoint+crashCheckpoint/2 {
+				kill() // with SIGKILL
+				crashes++
+				break
+			}
+		}
+		cmd.Wait()
+		if checkpoint == begin {
+			t.Fatalf("the program acknowledged nothing: %v", cmd.ProcessState)
+		}
+		kill()
+	}
+
+	consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
+	repeats := 0
+	counted := func(yield func(diaspora.Record, error) bool) {
+		for r, err := range consumer.Records(within(t)) {
+			repeats++
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+	next := 0
+	for r, err := range diaspora.Distinct(counted, crashEvents) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprint(next); string(r.Value) != want {
+			t.Fatalf("event %s comes in place of %s", r.Value, want)
+		}
+		next++
+		repeats--
+	}
+	t.Logf("%d crashes, %d repeats", crashes, repeats)
+	if next != crashEvents || crashes < 3 || repeats < crashes {
+		t.Errorf("%d events came, with %d repeats after %d crashes; want %d, and some of both", next, repeats, crashes, crashEvents)
+	}
+}

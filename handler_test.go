@@ -1,0 +1,743 @@
+package diaspora
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"math"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/slogtest"
+	"time"
+	"unicode/utf8"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+const logTopic = "logs"
+
+// logged returns the values of the topic's events, in order.
+func logged(t testing.TB, l *Logger, cfg Config) []string {
+	t.Helper()
+	if err := l.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	var values []string
+	for _, r := range readAll(t, cfg, logTopic) {
+		values = append(values, string(r.Value))
+	}
+	return values
+}
+
+func decoded(t testing.TB, value string) map[string]any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal([]byte(value), &m); err != nil {
+		t.Fatalf("the event %.200q is not JSON: %v", value, err)
+	}
+	return m
+}
+
+func TestHandlerPassesSlogtest(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+	l := openLogger(t, cfg)
+	err := slogtest.TestHandler(NewHandler(l, &HandlerOptions{Topic: logTopic}), func() []map[string]any {
+		var all []map[string]any
+		for _, value := range logged(t, l, cfg) {
+			all = append(all, decoded(t, value))
+		}
+		return all
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+type point struct {
+	X, Y int
+	Tag  string `json:"tag,omitempty"`
+}
+
+type panicking struct{}
+
+func (panicking) MarshalJSON() ([]byte, error) { panic("no") }
+
+type valuer struct{ to slog.Value }
+
+func (v valuer) LogValue() slog.Value { return v.to }
+
+// endless is a group that holds itself.
+type endless struct{}
+
+func (endless) LogValue() slog.Value { return slog.GroupValue(slog.Any("in", endless{})) }
+
+// TestHandlerShape fixes the JSON that docs/handler.md describes.
+func TestHandlerShape(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 24, 18, 2, 11, 123456789, time.UTC)
+	const head = `{"time":"2026-11-24T18:02:11.123456789Z","level":"INFO","msg":"m"`
+	var nobody *json.SyntaxError
+	type row struct {
+		name string
+		log  func(*slog.Logger) *slog.Logger // what With gives
+		args []any
+		want string // after head
+	}
+	rows := []row{
+		{"nothing", nil, nil, `}`},
+		{"kinds", nil, []any{"s", "a\"b\\<é>\n\x01", "i", -3, "u", uint64(math.MaxUint64), "b", true, "n", nil},
+			`,"s":"a\"b\\<é>\n\u0001","i":-3,"u":18446744073709551615,"b":true,"n":null}`},
+		{"floats", nil, []any{"a", 1.5, "b", 1e21, "c", 1e-7, "d", 0.0, "e", 100.0}, `,"a":1.5,"b":1e+21,"c":1e-07,"d":0,"e":100}`},
+		{"no numbers", nil, []any{"a", math.NaN(), "b", math.Inf(1), "c", math.Inf(-1)}, `,"a":"NaN","b":"+Inf","c":"-Inf"}`},
+		{"duration, time", nil, []any{"d", 1500 * time.Millisecond, "t", at.In(time.FixedZone("", 3600))},
+			`,"d":1500000000,"t":"2026-11-24T19:02:11.123456789+01:00"}`},
+		{"bytes", nil, []any{"b", []byte("abc")}, `,"b":"YWJj"}`},
+		{"errors", nil, []any{"e", errors.New("no <luck>"), "w", fmt.Errorf("x: %w", os.ErrNotExist), "p", nobody},
+			`,"e":"no <luck>","w":"x: file does not exist","p":"!PANIC: runtime error: invalid memory address or nil pointer dereference"}`},
+		{"anything", nil, []any{"p", point{1, 2, "<"}, "m", map[string]int{"b": 2, "a": 1}, "l", []string{"x"}},
+			`,"p":{"X":1,"Y":2,"tag":"<"},"m":{"a":1,"b":2},"l":["x"]}`},
+		{"not JSON", nil, []any{"c", make(chan int), "p", panicking{}, "f", []float64{math.NaN()}},
+			`,"c":"!ERROR: json: unsupported type: chan int","p":"!PANIC: no","f":"!ERROR: json: unsupported value: NaN"}`},
+		{"not UTF-8", nil, []any{"a\xff", "b\xc3"}, `,"a�":"b�"}`},
+		{"LogValuer", nil, []any{"v", valuer{slog.IntValue(7)}, "g", valuer{slog.GroupValue(slog.Int("a", 1))}}, `,"v":7,"g":{"a":1}}`},
+		{"secrets", nil, []any{"s", globus.Secret("hidden"), "in", struct{ S globus.Secret }{"hidden"}}, `,"s":"[redacted]","in":{"S":"[redacted]"}}`},
+		{"groups", nil, []any{slog.Group("g", "a", 1, slog.Group("h", "b", 2)), "c", 3}, `,"g":{"a":1,"h":{"b":2}},"c":3}`},
+		{"empty groups", nil, []any{slog.Group("g"), slog.Group("h", slog.Group("i")), slog.Group("", "a", 1), slog.Attr{}}, `,"a":1}`},
+		{"duplicates", nil, []any{"a", 1, "a", 2, "a", 3, slog.Group("g", "a", 4, "a", 5), slog.Group("g", "b", 6)},
+			`,"a":1,"a#2":2,"a#3":3,"g":{"a":4,"a#2":5},"g#2":{"b":6}}`},
+		{"taken names", nil, []any{"time", 1, "level", 2, "msg", 3, "lost", 4, "cut", 5, "source", 6, slog.Group("g", "msg", 7)},
+			`,"time#2":1,"level#2":2,"msg#2":3,"lost#2":4,"cut#2":5,"source":6,"g":{"msg":7}}`},
+		{"With", func(l *slog.Logger) *slog.Logger { return l.With("a", 1, "b", 2).With("c", 3) }, []any{"a", 4},
+			`,"a":1,"b":2,"c":3,"a#2":4}`},
+		{"WithGroup", func(l *slog.Logger) *slog.Logger {
+			return l.With("g", 0).WithGroup("g").With("a", 1).WithGroup("h").With("b", 2)
+		}, []any{"b", 3}, `,"g":0,"g#2":{"a":1,"h":{"b":2,"b#2":3}}}`},
+		{"WithGroup without attributes", func(l *slog.Logger) *slog.Logger {
+			return l.With("a", 1).WithGroup("g").WithGroup("h").With(slog.Group("i")).WithGroup("")
+		}, nil, `,"a":1}`},
+		{"late group", func(l *slog.Logger) *slog.Logger { return l.WithGroup("g").WithGroup("h") }, []any{"a", 1}, `,"g":{"h":{"a":1}}}`},
+	}
+	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+	l := openLogger(t, cfg)
+	h := NewHandler(l, &HandlerOptions{Topic: logTopic})
+	for _, row := range rows {
+		logger := slog.New(h)
+		if row.log != nil {
+			logger = row.log(logger)
+		}
+		r := slog.NewRecord(at, slog.LevelInfo, "m", 0)
+		r.Add(row.args...)
+		if err := logger.Handler().Handle(t.Context(), r); err != nil {
+			t.Fatalf("%s: %v", row.name, err)
+		}
+	}
+	got := logged(t, l, cfg)
+	if len(got) != len(rows) {
+		t.Fatalf("%d events arrived, want %d", len(got), len(rows))
+	}
+	for _, r := range readAll(t, cfg, logTopic) {
+		if !r.Time.Equal(at) {
+			t.Errorf("the event's time is %v, want %v", r.Time, at)
+		}
+	}
+	for i, row := range rows {
+		if want := head + row.want; got[i] != want {
+			t.Errorf("%s:\n got %s\nwant %s", row.name, got[i], want)
+		}
+		decoded(t, got[i])
+	}
+	if h.Lost() != 0 {
+		t.Errorf("Lost() = %d, want 0", h.Lost())
+	}
+}
+
+func TestHandlerOptions(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+	l := openLogger(t, cfg)
+	type traceKey struct{}
+	h := NewHandler(l, &HandlerOptions{
+		Topic:     logTopic,
+		Key:       []byte("host-7"),
+		Level:     slog.LevelDebug,
+		AddSource: true,
+		Trace: func(ctx context.Context) (string, string) {
+			ids, _ := ctx.Value(traceKey{}).([2]string)
+			return ids[0], ids[1]
+		},
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			switch {
+			case a.Key == "password":
+				a.Value = slog.StringValue("[redacted]")
+			case a.Key == "gone":
+				return slog.Attr{}
+			case a.Key == "where":
+				a.Value = slog.StringValue(strings.Join(groups, "/"))
+			}
+			return a
+		},
+	})
+	logger := slog.New(h).With("password", "hunter2", "where", "").WithGroup("g").With("where", "")
+	ctx := context.WithValue(t.Context(), traceKey{}, [2]string{"trace", "span"})
+	began := time.Now()
+	logger.DebugContext(ctx, "m", "password", "hunter2", "where", "", slog.Group("h", "where", "", "gone", 1), slog.Group("i", "gone", 1), "trace_id", "own")
+	if h.Enabled(ctx, slog.LevelDebug-1) {
+		t.Error("a record below the level is enabled")
+	}
+	if err := l.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	r := readAll(t, cfg, logTopic)[0]
+	if string(r.Key) != "host-7" {
+		t.Errorf("the event's key is %q", r.Key)
+	}
+	m := decoded(t, string(r.Value))
+	if at, err := time.Parse(time.RFC3339Nano, m["time"].(string)); err != nil || r.Time.Sub(at).Abs() >= 2*time.Millisecond || at.Before(began.Truncate(0)) {
+		t.Errorf("the event's time is %v, and %v in its value, logged after %v", r.Time, m["time"], began)
+	}
+	source := m["source"].(map[string]any)
+	if !strings.HasSuffix(source["file"].(string), "handler_test.go") || source["line"].(float64) == 0 ||
+		!strings.HasSuffix(source["function"].(string), "TestHandlerOptions") {
+		t.Errorf("the source is %v", source)
+	}
+	delete(m, "time")
+	delete(m, "source")
+	got, _ := json.Marshal(m)
+	want := `{"g":{"h":{"where":"g/h"},"password":"[redacted]","trace_id":"own","where":"g","where#2":"g"},` +
+		`"level":"DEBUG","msg":"m","password":"[redacted]","span_id":"span","trace_id":"trace","where":""}`
+	if string(got) != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+}
+
+// TestHandlerNeedsATopic shows that a mistake is found at the start.
+func TestHandlerNeedsATopic(t *testing.T) {
+	t.Parallel()
+	for _, options := range []*HandlerOptions{nil, {}} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("NewHandler(logger, %v) returned, want a panic", options)
+				}
+			}()
+			NewHandler(new(Logger), options)
+		}()
+	}
+}
+
+// TestHandlerCutsWhatIsTooLarge logs what no cluster takes, in each place.
+func TestHandlerCutsWhatIsTooLarge(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+	l := openLogger(t, cfg)
+	h := NewHandler(l, &HandlerOptions{Topic: logTopic, Key: []byte("k"), Trace: func(context.Context) (string, string) {
+		return "t", strings.Repeat("s", 300)
+	}})
+	big := strings.Repeat("x", 2*defaultMaxEventBytes)
+	nasty := strings.Repeat("\x01", defaultMaxEventBytes)
+	half := strings.Repeat("h", defaultMaxEventBytes/2)
+	rows := []struct {
+		name string
+		log  func(*slog.Logger)
+		cut  int // values, besides the span
+	}{
+		{"attribute", func(l *slog.Logger) { l.Info("m", "a", big, "kept", 1) }, 1},
+		{"one of several", func(l *slog.Logger) { l.Info("m", "a", half, "b", half, "kept", 1) }, 1},
+		{"name", func(l *slog.Logger) { l.Info("m", big, 1, "kept", 1) }, 1},
+		{"value of any kind", func(l *slog.Logger) { l.Info("m", "a", []string{big}, "kept", 1) }, 1},
+		{"message", func(l *slog.Logger) { l.Info(big, "kept", 1) }, 1},
+		{"message of escapes", func(l *slog.Logger) { l.Info(nasty, "kept", 1) }, 1},
+		{"message that is not UTF-8", func(l *slog.Logger) { l.Info(strings.Repeat("\x80", len(big)), "kept", 1) }, 1},
+		{"in a group", func(l *slog.Logger) { l.Info("m", slog.Group("g", "a", big), "kept", 1) }, 1},
+		{"With", func(l *slog.Logger) { l.With("a", big).Info("m", "kept", 1) }, 1},
+		{"With, and a message", func(l *slog.Logger) { l.With("a", big[:defaultMaxEventBytes*9/10]).Info(big, "kept", 1) }, 2},
+		{"all of it", func(l *slog.Logger) { l.With("a", half[1000:]).Info(nasty, "b", half, "kept", 1) }, 2},
+		{"group's name", func(l *slog.Logger) { l.WithGroup(big).With("a", 1).Info("m", "b", 1) }, 2},
+		{"endless group", func(l *slog.Logger) { l.Info("m", "a", endless{}, "kept", 1) }, 1},
+	}
+	for _, row := range rows {
+		row.log(slog.New(h))
+	}
+	got := logged(t, l, cfg)
+	if len(got) != len(rows) {
+		t.Fatalf("%d events arrived, want %d; Stats() = %+v", len(got), len(rows), l.Stats())
+	}
+	for i, row := range rows {
+		m := decoded(t, got[i])
+		if m["cut"] != float64(row.cut+1) {
+			t.Errorf("%s: the event says cut: %v, want %d", row.name, m["cut"], row.cut+1)
+		}
+		if m["kept"] != 1.0 && row.name != "group's name" {
+			t.Errorf("%s: the attribute that fits is missing", row.name)
+		}
+		if msg := m["msg"].(string); msg != "m" && !strings.HasSuffix(msg, "…") {
+			t.Errorf("%s: the message ends in %q, want …", row.name, msg[len(msg)-5:])
+		}
+	}
+	if h.Lost() != 0 {
+		t.Errorf("Lost() = %d, want 0", h.Lost())
+	}
+}
+
+// hold makes the broker keep its answers back until release is called.
+func hold(t *testing.T, c *kfake.Cluster) (release func()) {
+	t.Helper()
+	held := make(chan struct{})
+	release = sync.OnceFunc(func() { close(held) })
+	t.Cleanup(release)
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		<-held
+		return nil, nil, false
+	})
+	return release
+}
+
+// await waits for a condition that other goroutines bring about.
+func await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for ctx := within(t); !condition(); runtime.Gosched() {
+		if ctx.Err() != nil {
+			t.Fatalf("waited in vain for: %s", what)
+		}
+	}
+}
+
+// heldLogger returns a Logger with room for a few events, none of which is answered.
+func heldLogger(t *testing.T) (l *Logger, cfg Config, release func()) {
+	t.Helper()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+	l = openLogger(t, cfg)
+	l.room.max = 4000
+	return l, cfg, hold(t, c)
+}
+
+func TestHandlerDropsIfAllowed(t *testing.T) {
+	t.Parallel()
+	for _, after := range []time.Duration{-1, time.Millisecond} {
+		t.Run(after.String(), func(t *testing.T) {
+			l, cfg, release := heldLogger(t)
+			h := NewHandler(l, &HandlerOptions{Topic: logTopic, DropAfter: after})
+			taken, dropped := 0, 0
+			for dropped < 3 {
+				r := slog.NewRecord(time.Now(), slog.LevelInfo, "m", 0)
+				switch err := h.Handle(t.Context(), r); {
+				case err == nil:
+					taken++
+				case errors.Is(err, ErrUnavailable):
+					dropped++
+				default:
+					t.Fatal(err)
+				}
+			}
+			if h.Lost() != 3 || l.Stats().Failed != 3 {
+				t.Errorf("Lost() = %d, Stats().Failed = %d, want 3 of each", h.Lost(), l.Stats().Failed)
+			}
+			release()
+			if err := l.Flush(within(t)); err != nil {
+				t.Fatal(err)
+			}
+			const more = 50
+			for range more {
+				slog.New(h).Info("next")
+				if err := l.Flush(within(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := logged(t, l, cfg)
+			if len(got) != taken+more {
+				t.Fatalf("%d events arrived, want %d", len(got), taken+more)
+			}
+			for i, value := range got {
+				var want any
+				if i == taken {
+					want = 3.0
+				}
+				if m := decoded(t, value); m["lost"] != want {
+					t.Errorf("event %d of %d says lost: %v, want %v", i, len(got), m["lost"], want)
+				}
+			}
+		})
+	}
+}
+
+// TestHandlerTellsOfFailures has the event that tells of losses fail as well.
+func TestHandlerTellsOfFailures(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+	l := openLogger(t, cfg)
+	h := NewHandler(l, &HandlerOptions{Topic: logTopic})
+	const refusals = 2
+	for range refusals {
+		c.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			resp := req.ResponseKind().(*kmsg.ProduceResponse)
+			for _, topic := range req.(*kmsg.ProduceRequest).Topics {
+				rt := kmsg.NewProduceResponseTopic()
+				rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
+				rp := kmsg.NewProduceResponseTopicPartition()
+				rp.Partition = topic.Partitions[0].Partition
+				rp.ErrorCode = 29 // TOPIC_AUTHORIZATION_FAILED
+				rt.Partitions = append(rt.Partitions, rp)
+				resp.Topics = append(resp.Topics, rt)
+			}
+			return resp, nil, true
+		})
+		slog.New(h).Info("refused")
+		if err := l.Flush(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slog.New(h).Info("taken")
+	got := logged(t, l, cfg)
+	if len(got) != 1 {
+		t.Fatalf("%d events arrived, want 1", len(got))
+	}
+	if m := decoded(t, got[0]); m["lost"] != float64(refusals) || h.Lost() != refusals {
+		t.Errorf("the event says lost: %v and Lost() = %d, want %d of each", m["lost"], h.Lost(), refusals)
+	}
+}
+
+// TestHandlerWaitsUnlessAllowedToDrop fills the Logger, with a context that has ended.
+func TestHandlerWaitsUnlessAllowedToDrop(t *testing.T) {
+	t.Parallel()
+	l, cfg, release := heldLogger(t)
+	h := NewHandler(l, &HandlerOptions{Topic: logTopic})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	const n = 20
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range n {
+			slog.New(h).InfoContext(ctx, fmt.Sprint(i))
+		}
+	}()
+	await(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	select {
+	case <-done:
+		t.Fatal("20 records were taken, though there is room for a few")
+	default:
+	}
+	release()
+	<-done
+	got := logged(t, l, cfg)
+	if len(got) != n || h.Lost() != 0 {
+		t.Fatalf("%d events arrived and %d were lost, want %d and 0", len(got), h.Lost(), n)
+	}
+	for i, value := range got {
+		if m := decoded(t, value); m["msg"] != fmt.Sprint(i) {
+			t.Errorf("event %d is %v", i, m["msg"])
+		}
+	}
+}
+
+func TestCloseEndsTheWaitForRoom(t *testing.T) {
+	t.Parallel()
+	l, _, release := heldLogger(t)
+	h := NewHandler(l, &HandlerOptions{Topic: logTopic})
+	done := make(chan error)
+	go func() {
+		var err error
+		for err == nil {
+			err = h.Handle(context.Background(), slog.NewRecord(time.Now(), slog.LevelInfo, "m", 0))
+		}
+		done <- err
+	}()
+	await(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	closed := make(chan error)
+	go func() { closed <- l.Close(within(t)) }()
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Errorf("Handle() = %v, want ErrClosed", err)
+	}
+	release()
+	if err := <-closed; err != nil {
+		t.Errorf("Close() = %v", err)
+	}
+	if h.Lost() != 1 {
+		t.Errorf("Lost() = %d, want 1", h.Lost())
+	}
+}
+
+// TestCallbacksMayLog logs from inside the Kafka client, where waiting for room
+// would be waiting for oneself.
+func TestCallbacksMayLog(t *testing.T) {
+	t.Parallel()
+	l, cfg, release := heldLogger(t)
+	h := NewHandler(l, &HandlerOptions{Topic: logTopic})
+	say := func(h *Handler) error {
+		return h.Handle(context.Background(), slog.NewRecord(time.Now(), slog.LevelInfo, "m", 0))
+	}
+	said := make(chan error, 1)
+	l.Send(Event{Topic: logTopic, Value: []byte(`{"msg":"first"}`)}, func(Record, error) { said <- say(h) })
+	taken := 1
+	for dropping := NewHandler(l, &HandlerOptions{Topic: logTopic, DropAfter: -1}); say(dropping) == nil; {
+		taken++
+	}
+	release()
+	select {
+	case err := <-said:
+		if !errors.Is(err, ErrUnavailable) || h.Lost() != 1 {
+			t.Errorf("Handle() = %v and Lost() = %d, want ErrUnavailable and 1", err, h.Lost())
+		}
+	case <-within(t).Done():
+		t.Fatal("a callback that logs waits for itself")
+	}
+	if err := l.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	slog.New(h).Info("next")
+	if got := logged(t, l, cfg); len(got) != taken+1 || decoded(t, got[taken])["lost"] != 1.0 {
+		t.Errorf("the topic has %q, want %d events, the last of which says lost: 1", got, taken+1)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestTokensMayLog logs from what gets the Logger's tokens, as a transport may that
+// traces requests.
+func TestTokensMayLog(t *testing.T) {
+	t.Parallel()
+	l, _, _ := heldLogger(t)
+	say := func(h *Handler) error {
+		return h.Handle(context.Background(), slog.NewRecord(time.Now(), slog.LevelInfo, "m", 0))
+	}
+	for dropping := NewHandler(l, &HandlerOptions{Topic: logTopic, DropAfter: -1}); say(dropping) == nil; {
+	}
+	waiting := NewHandler(l, &HandlerOptions{Topic: logTopic})
+	said := make(chan error, 100)
+	client, err := globus.New(globus.Config{Issuer: "http://127.0.0.1:1", ClientID: "c", HTTPClient: &http.Client{
+		Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			said <- say(waiting)
+			return nil, errors.New("no network")
+		}),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go client.RefreshSource("r", "rs", "").Token(within(t))
+	select {
+	case err := <-said:
+		if !errors.Is(err, ErrUnavailable) {
+			t.Errorf("Handle() = %v, want ErrUnavailable", err)
+		}
+	case <-within(t).Done():
+		t.Fatal("what gets the tokens waits for room in the Logger")
+	}
+}
+
+func TestHandlerConcurrently(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(3, logTopic))
+	l := openLogger(t, cfg)
+	base := slog.New(NewHandler(l, &HandlerOptions{Topic: logTopic, Key: []byte("k")})).With("common", 1)
+	const loops, n = 8, 200
+	var wg sync.WaitGroup
+	for loop := range loops {
+		wg.Go(func() {
+			own := base.With("loop", loop).WithGroup("g")
+			for i := range n {
+				own.Info("m", "i", i, "pad", strings.Repeat("x", i))
+			}
+		})
+	}
+	wg.Wait()
+	next := map[float64]float64{}
+	for _, value := range logged(t, l, cfg) {
+		m := decoded(t, value)
+		g := m["g"].(map[string]any)
+		loop, i := m["loop"].(float64), g["i"].(float64)
+		if next[loop] != i || len(g["pad"].(string)) != int(i) || m["common"] != 1.0 {
+			t.Fatalf("loop %v: event %v in place of %v: %s", loop, i, next[loop], value)
+		}
+		next[loop]++
+	}
+	for loop := range loops {
+		if next[float64(loop)] != n {
+			t.Errorf("loop %d: %v events arrived, want %d", loop, next[float64(loop)], n)
+		}
+	}
+}
+
+// relay is a handler that finds its target late.
+type relay struct {
+	to    func() slog.Handler
+	attrs []slog.Attr
+	async chan<- func()
+}
+
+func (r relay) Enabled(ctx context.Context, level slog.Level) bool { return true }
+func (r relay) WithGroup(string) slog.Handler                      { return r }
+func (r relay) WithAttrs(attrs []slog.Attr) slog.Handler {
+	r.attrs = append(r.attrs[:len(r.attrs):len(r.attrs)], attrs...)
+	return r
+}
+func (r relay) Handle(ctx context.Context, record slog.Record) error {
+	to := r.to()
+	if len(r.attrs) > 0 {
+		to = to.WithAttrs(r.attrs)
+	}
+	if r.async != nil {
+		r.async <- func() {
+			if to.Enabled(ctx, record.Level) {
+				to.Handle(ctx, record)
+			}
+		}
+		return nil
+	}
+	return to.Handle(ctx, record)
+}
+
+// asDefault makes h what package slog and package log write to, until the test ends.
+func asDefault(t *testing.T, h slog.Handler) {
+	before, out, flags, prefix := slog.Default(), log.Writer(), log.Flags(), log.Prefix()
+	slog.SetDefault(slog.New(h))
+	t.Cleanup(func() {
+		slog.SetDefault(before)
+		log.SetOutput(out)
+		log.SetFlags(flags)
+		log.SetPrefix(prefix)
+	})
+}
+
+// TestDiagnosticsDoNotGoRound closes the circle from a Logger's diagnostics back to
+// its own Handler, in each way that a program may.
+func TestDiagnosticsDoNotGoRound(t *testing.T) {
+	async := make(chan func(), 100)
+	now := func() slog.Handler { return slog.Default().Handler() }
+	for name, diagnostics := range map[string]*slog.Logger{
+		"the default logger of before": slog.Default(), // through package log
+		"whatever is the default":      slog.New(relay{to: now}),
+		"later":                        slog.New(relay{to: now, async: async}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer slog.SetLogLoggerLevel(slog.SetLogLoggerLevel(slog.LevelDebug))
+			_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+			cfg.Diagnostics = diagnostics
+			l := openLogger(t, cfg)
+			asDefault(t, NewHandler(l, &HandlerOptions{Topic: logTopic, Level: slog.LevelDebug}))
+			slog.Info("1")
+			for range 3 {
+				l.fabric.diagnostics().Warn("about itself")
+			}
+			l.fabric.diagnostics().With("a", 1).WithGroup("g").Warn("about itself", "b", 2)
+			for len(async) > 0 {
+				(<-async)()
+			}
+			log.Print("2")
+			slog.Info("3")
+			if err := l.Flush(within(t)); err != nil { // before reading: a Consumer speaks, too
+				t.Fatal(err)
+			}
+			cfg.Diagnostics = nil
+			var got []any
+			for _, value := range logged(t, l, cfg) {
+				got = append(got, decoded(t, value)["msg"])
+			}
+			if fmt.Sprint(got) != "[1 2 3]" {
+				t.Errorf("the topic has %v, want [1 2 3]", got)
+			}
+		})
+	}
+}
+
+// TestDiagnosticsDoNotStandStill has a program wait for room inside package log,
+// whose lock the Logger's next message needs.
+func TestDiagnosticsDoNotStandStill(t *testing.T) {
+	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
+	cfg.Diagnostics = slog.Default()
+	l := openLogger(t, cfg)
+	l.room.max = 4000
+	release := hold(t, c)
+	asDefault(t, NewHandler(l, &HandlerOptions{Topic: logTopic}))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 10 {
+			log.Print("m")
+		}
+	}()
+	await(t, "a line that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	spoke := make(chan struct{})
+	go func() { // in place of the Kafka client
+		defer close(spoke)
+		for range 2 * maxDiagnostics {
+			l.fabric.diagnostics().Warn("about itself")
+		}
+	}()
+	select {
+	case <-spoke:
+	case <-within(t).Done():
+		t.Error("the Logger waits for whoever takes its diagnostics")
+	}
+	release()
+	<-done
+	if got := logged(t, l, Config{Brokers: cfg.Brokers, anonymous: true}); len(got) != 10 {
+		t.Errorf("%d events arrived, want 10", len(got))
+	}
+}
+
+// TestDiagnosticsSayWhatIsMissing fills the queue of messages that nobody takes.
+func TestDiagnosticsSayWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	stop := make(chan struct{})
+	text := slog.NewTextHandler(&out, nil)
+	logger := own(slog.New(relay{to: func() slog.Handler {
+		<-stop
+		return text
+	}}))
+	for range maxDiagnostics + 11 { // one is being delivered
+		logger.Warn("m")
+	}
+	close(stop)
+	queue := logger.Handler().(*ownHandler).queue
+	await(t, "the messages to be delivered", func() bool {
+		queue.mu.Lock()
+		defer queue.mu.Unlock()
+		return !queue.running
+	})
+	if lines := strings.Count(out.String(), "\n"); lines != maxDiagnostics+1 || !strings.Contains(out.String(), "lost=10\n") {
+		t.Errorf("%d messages came, want %d and one that says lost=10:\n%s", lines, maxDiagnostics+1, out.String())
+	}
+	if own(logger) != logger || own(nil) != nil {
+		t.Error("own marks what is marked, or nothing")
+	}
+}
+
+// FuzzHandlerString compares strings with what a JSON decoder reads.
+func FuzzHandlerString(f *testing.F) {
+	for _, s := range []string{"", "a\"\\\n\r\t\b\x00\x7f", "é\u2028\u2029😀", "\xff\xc3\x28\xed\xa0\x80", "\ufffd"} {
+		f.Add(s, 5)
+	}
+	f.Fuzz(func(t *testing.T, s string, limit int) {
+		var e encoder
+		e.string(s)
+		var got string
+		if err := json.Unmarshal(e.buf, &got); err != nil {
+			t.Fatalf("%q becomes %q: %v", s, e.buf, err)
+		}
+		if want := string([]rune(s)); got != want {
+			t.Errorf("%q is read as %q, want %q", s, got, want)
+		}
+		limit = max(0, limit&0xffff)
+		e.buf = nil
+		e.text(s, limit)
+		if len(e.buf) > limit+5 || !utf8.Valid(e.buf) || !json.Valid(e.buf) {
+			t.Errorf("text of %d bytes is %q", limit, e.buf)
+		}
+	})
+}

@@ -1,0 +1,134 @@
+package diaspora
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// outbox hands the events of a [Handler] or a [Writer] to their Logger, and counts
+// those that are lost.
+type outbox struct {
+	logger    *Logger
+	topic     string
+	key       []byte
+	dropAfter time.Duration // 0: never
+	maxBytes  int           // of a value
+	parcels   sync.Pool
+
+	lost   atomic.Int64
+	untold atomic.Int64 // lost events of which no event has told
+}
+
+func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration) *outbox {
+	o := &outbox{
+		logger:    logger,
+		topic:     topic,
+		key:       key,
+		dropAfter: dropAfter,
+		maxBytes:  logger.fabric.maxEventBytes - systemHeaderBytes - len(key),
+	}
+	o.parcels.New = func() any {
+		p := &parcel{out: o}
+		p.done = p.finished
+		p.json.buf = make([]byte, 0, 512)
+		return p
+	}
+	return o
+}
+
+// parcel is a value on its way. It is used again when the Logger is done with it.
+type parcel struct {
+	out   *outbox
+	json  encoder // its buffer is the value
+	told  int64   // lost events of which this one tells
+	done  func(Record, error)
+	event Event
+}
+
+// maxKeptBytes bounds the buffers that are kept for the next event.
+const maxKeptBytes = 64 << 10
+
+func (o *outbox) parcel() *parcel { return o.parcels.Get().(*parcel) }
+
+// tell returns how many events were lost since it was asked last. p is to say so.
+func (p *parcel) tell() int64 {
+	p.told = 0
+	if p.out.untold.Load() > 0 {
+		p.told = p.out.untold.Swap(0)
+	}
+	return p.told
+}
+
+// finished is the Logger's callback.
+func (p *parcel) finished(_ Record, err error) {
+	if err != nil {
+		p.out.lost.Add(1)
+		p.out.untold.Add(p.told + 1)
+	}
+	if cap(p.json.buf) > maxKeptBytes {
+		p.json.buf = nil
+	}
+	p.event = Event{}
+	p.out.parcels.Put(p)
+}
+
+// send hands the parcel over. What the Logger does not take is lost, and counted.
+func (p *parcel) send() error {
+	o := p.out
+	p.event.Topic, p.event.Key = o.topic, o.key
+	err := checkEvent(&p.event, o.logger.fabric.maxEventBytes)
+	if err == nil {
+		err = o.logger.send(atOnce{context.Background()}, &p.event, p.done, nil, 0)
+	}
+	if err == errNoRoom {
+		err = p.wait()
+	}
+	if err == nil {
+		return nil
+	}
+	o.logger.failed.Add(1)
+	p.finished(Record{}, err)
+	return o.logger.explain(o.topic, err)
+}
+
+// theirs is the code for which the Logger waits: the Kafka client, with the callbacks
+// that it calls, and what gets its tokens. Who is called by it must not wait for
+// room in the Logger: that would be waiting for oneself.
+var theirs = []string{"github.com/twmb/franz-go/pkg/kgo.", "github.com/diaspora-streams/diaspora/globus."}
+
+// wait sends when the Logger has room again.
+func (p *parcel) wait() error {
+	full := &fault{condition: ErrUnavailable, reason: "dropped, because too many events wait for their acknowledgement"}
+	if p.out.dropAfter < 0 || calledBy(theirs...) {
+		return full
+	}
+	ctx := context.Background()
+	if p.out.dropAfter > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.out.dropAfter)
+		defer cancel()
+	}
+	err := p.out.logger.send(ctx, &p.event, p.done, nil, 0)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return full
+	}
+	return err
+}
+
+var errNoRoom = errors.New("the logger has no room")
+
+// atOnce is a context for [Logger.send] that takes room if there is any, and does
+// not wait for it.
+type atOnce struct{ context.Context }
+
+var noTime = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+func (atOnce) Done() <-chan struct{} { return noTime }
+func (atOnce) Err() error            { return errNoRoom }

@@ -1,0 +1,158 @@
+package diaspora
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// WriterOptions says where to a [Writer] logs.
+type WriterOptions struct {
+	// Topic says where to. Required.
+	Topic string
+
+	// Key is the key of every event: with one, the lines keep their order in
+	// a topic of several partitions. Default: none.
+	Key []byte
+
+	// MaxLineBytes bounds a line. A longer one becomes several events, in
+	// order, each of which but the last has the header `continues` = `true`.
+	// Default, and at most: what the cluster takes, less 1 KiB.
+	MaxLineBytes int
+
+	// DropAfter allows the Writer to drop lines, as that of [HandlerOptions]
+	// does records. Default: never; Write waits for room.
+	DropAfter time.Duration
+}
+
+// The headers that a [Writer] may add.
+const (
+	headerContinues = "continues"
+	headerLost      = "lost"
+)
+
+// Writer is an [io.WriteCloser] that logs each line as an event, for programs that
+// use package log, and for whatever else writes text. Make one with [NewWriter].
+//
+// A line ends with a line feed, which is not part of the event; all other bytes
+// are. An empty line is an empty event. The beginning of a line waits for its end,
+// in a later Write, or for Close.
+//
+// If events were lost, because they were dropped or failed for good, the next one has
+// the header `lost`, with their number.
+//
+// The Writer hands events to its [Logger] as [Logger.Send] does, and does not wait
+// for the network. It may wait for room in the Logger, as a [Handler] does.
+type Writer struct {
+	out *outbox
+	max int
+
+	mu     sync.Mutex // guards the fields below
+	line   []byte     // which has not ended
+	closed bool
+}
+
+// NewWriter returns a Writer on the logger. It panics if the options name no topic.
+func NewWriter(logger *Logger, options *WriterOptions) *Writer {
+	if logger == nil || options == nil || options.Topic == "" {
+		panic("diaspora: NewWriter needs a Logger and a Topic")
+	}
+	out := newOutbox(logger, options.Topic, slices.Clone(options.Key), options.DropAfter)
+	most := out.maxBytes - 1024 // for the headers
+	if options.MaxLineBytes > 0 {
+		most = min(most, options.MaxLineBytes)
+	}
+	return &Writer{out: out, max: most}
+}
+
+// Lost returns how many of the Writer's events were dropped or failed for good.
+func (w *Writer) Lost() int64 { return w.out.lost.Load() }
+
+// Write logs the lines that end in p, in order, and keeps the rest. It does not
+// keep p. It may be called concurrently; lines that are written in one call each
+// stay whole.
+//
+// It returns the error of the first line that the Logger did not take, as
+// [Logger.Log] does, or [ErrClosed]; the lines after it were logged all the same,
+// so that nothing of p is to be written again.
+func (w *Writer) Write(p []byte) (int, error) {
+	if speaking() {
+		return len(p), nil // the library's own diagnostics, see Handler
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return 0, fmt.Errorf("write: %w", &fault{condition: ErrClosed, reason: "the writer was closed"})
+	}
+	var failed error
+	for rest := p; len(rest) > 0; {
+		part, after, ended := bytes.Cut(rest, []byte{'\n'})
+		rest = after
+		if err := w.add(part, ended); failed == nil {
+			failed = err
+		}
+	}
+	return len(p), failed
+}
+
+// add continues the line at hand.
+func (w *Writer) add(part []byte, ended bool) error {
+	var failed error
+	for len(w.line)+len(part) > w.max {
+		n := w.max - len(w.line)
+		w.line = append(w.line, part[:n]...)
+		part = part[n:]
+		if err := w.log(w.line, true); failed == nil {
+			failed = err
+		}
+		w.line = w.line[:0]
+	}
+	if !ended {
+		w.line = append(w.line, part...)
+		return failed
+	}
+	if len(w.line) > 0 {
+		w.line = append(w.line, part...)
+		part = w.line
+	}
+	if err := w.log(part, false); failed == nil {
+		failed = err
+	}
+	if w.line = w.line[:0]; cap(w.line) > maxKeptBytes {
+		w.line = nil
+	}
+	return failed
+}
+
+func (w *Writer) log(line []byte, continues bool) error {
+	p := w.out.parcel()
+	p.json.buf = append(p.json.buf[:0], line...)
+	p.event.Value = p.json.buf
+	if p.event.Value == nil {
+		p.event.Value = []byte{} // an event, not a tombstone
+	}
+	if continues {
+		p.event.Headers = append(p.event.Headers, Header{headerContinues, []byte("true")})
+	}
+	if lost := p.tell(); lost > 0 {
+		p.event.Headers = append(p.event.Headers, Header{headerLost, fmt.Append(nil, lost)})
+	}
+	return p.send()
+}
+
+// Close logs the line that has not ended, if there is one. It does not flush: that
+// is for the Logger's Close. Calling it again does nothing.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil
+	}
+	w.closed = true
+	if len(w.line) == 0 {
+		return nil
+	}
+	return w.log(w.line, false)
+}
