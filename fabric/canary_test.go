@@ -3,6 +3,8 @@ package fabric_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
@@ -43,9 +46,10 @@ func (e *everything) String() string {
 	return e.buf.String()
 }
 
-// TestNoTokenIsSeen takes tokens through every path, the wrong ones too, and then
-// looks for them in all diagnostics, answers, errors and files, the ledger's
-// among them. They may be in the client's token file alone.
+// TestNoTokenIsSeen takes tokens and access keys through every path, the wrong ones
+// too, and then looks for them in all diagnostics, answers, errors and files, the
+// ledger's among them. They may be in the client's token file alone, and a key's
+// secret in the one answer that hands it out.
 func TestNoTokenIsSeen(t *testing.T) {
 	var said everything
 	dir := t.TempDir()
@@ -81,6 +85,8 @@ func TestNoTokenIsSeen(t *testing.T) {
 
 	useHTTP(t, &said, f, login.Identity.Subject, token.AccessToken, secrets[0])
 	useKafka(t, &said, f, client.StoredSource(store, rs), secrets[0])
+
+	secrets = append(secrets, useKeys(t, &said, f, fixed(token))...)
 
 	// A refresh, a bare refresh token, one that is wrong, and the end of all.
 	refreshed, err := client.Refresh(t.Context(), token.RefreshToken)
@@ -196,6 +202,98 @@ func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Toke
 		fmt.Fprintln(said, client.Ping(t.Context()))
 		client.Close()
 	}
+}
+
+// useKeys makes an access key, uses it in every way and in some that there are not,
+// and returns what must not be seen of it.
+func useKeys(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.TokenSource) []globus.Secret {
+	t.Helper()
+	client, err := diaspora.NewClient(diaspora.Config{URL: f.URL(), TokenSource: source})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := client.CreateKey(t.Context(), diaspora.AccessKeyRequest{Name: "canary", Read: true, Write: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := client.CreateKey(t.Context(), diaspora.AccessKeyRequest{Name: "part", Topics: []string{"weather"}, Read: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := json.Marshal(key)
+	fmt.Fprintln(said, "the key", key, fmt.Sprintf("%+v %#v %s", key, key, encoded), err)
+	slog.New(slog.NewJSONHandler(said, nil)).Info("the key", "key", key, "secret", key.Secret)
+	secrets := []globus.Secret{key.Secret, part.Secret}
+
+	const form = "application/x-www-form-urlencoded"
+	secret := key.Secret.Reveal()
+	ask := func(method, path, body string, header http.Header) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), method, f.URL()+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header = header
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		var token struct {
+			AccessToken string `json:"access_token"`
+		}
+		answer, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if json.Unmarshal(answer, &token); token.AccessToken != "" { // the one answer that may have it
+			secrets = append(secrets, globus.Secret(token.AccessToken))
+			answer = nil
+		}
+		fmt.Fprintln(said, response.Status, response.Header, string(answer))
+	}
+	grant := url.Values{"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {secret}}
+	ask("POST", "/v1/token", grant.Encode(), http.Header{"Content-Type": {form}})
+	if len(secrets) != 3 {
+		t.Fatal("the token endpoint gave no token")
+	}
+	jwt := secrets[2].Reveal()
+	for _, s := range []string{secret, secret + "x", jwt} {
+		basic := base64.StdEncoding.EncodeToString([]byte(key.ID + ":" + s + "x"))
+		ask("POST", "/v1/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {s}, "client_secret": {s + "x"}}.Encode(), http.Header{"Content-Type": {form}})
+		ask("POST", "/v1/token", "grant_type=client_credentials", http.Header{"Content-Type": {form}, "Authorization": {"Basic " + basic}})
+		ask("POST", "/v1/token", "grant_type="+s+"&client_id="+key.ID+"&client_secret="+s, http.Header{"Content-Type": {form}})
+		ask("POST", "/v1/token?client_secret="+s, "", http.Header{"Content-Type": {form}})
+		ask("GET", "/v1/keys/"+s, "", http.Header{"Authorization": {"Bearer " + s}})
+		ask("POST", "/v1/keys", fmt.Sprintf(`{"name":%q,"read":true}`, s), http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + s}})
+		ask("POST", "/v1/topics", fmt.Sprintf(`{"name":%q}`, s), http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + jwt}})
+		_, err := client.CreateKey(t.Context(), diaspora.AccessKeyRequest{Name: "n", Topics: []string{s}, Read: true})
+		fmt.Fprintln(said, err)
+		_, err = client.Key(t.Context(), s)
+		fmt.Fprintln(said, err, client.RevokeKey(t.Context(), s))
+	}
+	signIn := func(mechanism sasl.Mechanism) {
+		t.Helper()
+		client, err := kgo.NewClient(kgo.SeedBrokers(f.Brokers()...), kgo.RetryTimeout(1), kgo.SASL(mechanism))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		fmt.Fprintln(said, client.Ping(t.Context()))
+	}
+	signInAll := func() {
+		for _, s := range []string{secret, secret + "x", jwt, part.Secret.Reveal()} {
+			signIn(plain.Auth{User: key.ID, Pass: s}.AsMechanism())
+			signIn(plain.Auth{User: s, Pass: s}.AsMechanism())
+			signIn(plain.Auth{Zid: s, User: key.ID, Pass: secret}.AsMechanism())
+			signIn(oauth.Auth{Token: s}.AsMechanism())
+			signIn(oauth.Auth{Token: s, Zid: "x"}.AsMechanism())
+		}
+	}
+	signInAll()
+	fmt.Fprintln(said, client.RevokeKey(t.Context(), key.ID))
+	signInAll()
+	return secrets
 }
 
 func lookFor(t *testing.T, where, text string, secret globus.Secret) {

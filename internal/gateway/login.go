@@ -105,7 +105,7 @@ func (c *conn) loginAfterHandshake(ctx context.Context, frame []byte) (done bool
 func (c *conn) answerHandshake(frame []byte) (m mechanism, raw bool, err error) {
 	h, w := parseRequest(frame)
 	name := w.bytes(w.int16())
-	if !w.done() || h.version < 0 || h.version > 1 {
+	if !w.done() || h.version < 0 || h.version > maxSaslHandshake {
 		return nil, false, frameError("malformed %v", h)
 	}
 	response := kmsg.NewPtrSASLHandshakeResponse()
@@ -161,7 +161,7 @@ func (c *conn) loginRaw(ctx context.Context, m mechanism) error {
 
 func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 	h, w := parseRequest(frame)
-	if h.key != keySaslAuthenticate || h.version < 0 || h.version > 2 {
+	if h.key != keySaslAuthenticate || h.version < 0 || h.version > maxSaslAuthenticate {
 		return nil, frameError("%v during login", h)
 	}
 	var message []byte

@@ -223,3 +223,35 @@ func TestKeyAndOwner(t *testing.T) {
 		t.Errorf("login as the owner on a key's connection: %+v", response)
 	}
 }
+
+// TestVersionsOfLogin: before the login, the gateway says which versions of it
+// there are, and leaves all else as the broker says it.
+func TestVersionsOfLogin(t *testing.T) {
+	f := start(t)
+	upstream, err := f.broker.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := newRaw(t, upstream, err)
+	for version := range int16(maxApiVersions + 1) {
+		theirs := behind.ask(apiVersions(version)).(*kmsg.ApiVersionsResponse)
+		ours := f.dial(t).ask(apiVersions(version)).(*kmsg.ApiVersionsResponse)
+		if len(ours.ApiKeys) != len(theirs.ApiKeys) || ours.ErrorCode != theirs.ErrorCode {
+			t.Errorf("version %d: %d keys and error %d, want %d and %d", version, len(ours.ApiKeys), ours.ErrorCode, len(theirs.ApiKeys), theirs.ErrorCode)
+			continue
+		}
+		for i, k := range ours.ApiKeys {
+			want := [2]int16{theirs.ApiKeys[i].MinVersion, theirs.ApiKeys[i].MaxVersion}
+			switch {
+			case ours.ErrorCode != 0:
+			case k.ApiKey == keySaslHandshake:
+				want = [2]int16{0, 1}
+			case k.ApiKey == keySaslAuthenticate:
+				want = [2]int16{0, 2}
+			}
+			if got := [2]int16{k.MinVersion, k.MaxVersion}; got != want || k.ApiKey != theirs.ApiKeys[i].ApiKey {
+				t.Errorf("version %d: versions %v of %s, want %v", version, got, kmsg.NameForKey(k.ApiKey), want)
+			}
+		}
+	}
+}

@@ -34,7 +34,8 @@ func (c *conn) learnVersions(ctx context.Context) error {
 	return nil
 }
 
-// answerApiVersions passes a request for ApiVersions on, and the answer back.
+// answerApiVersions passes a request for ApiVersions on, and the answer back with
+// what the gateway itself takes.
 func (c *conn) answerApiVersions(ctx context.Context, frame []byte) error {
 	request, err := rewriteApiVersions(frame)
 	if err != nil {
@@ -46,12 +47,42 @@ func (c *conn) answerApiVersions(ctx context.Context, frame []byte) error {
 	if _, err := c.upstream.Write(request); err != nil {
 		return brokerError("ask for versions", err)
 	}
-	size, err := c.out.size()
+	answer, err := takeAnswer(c.out)
 	if err != nil {
 		return brokerError("ask for versions", err)
 	}
-	return relay(c, c.out, 4+size)
+	h := parseHeader(frame)
+	_, err = c.Write(appendFrame(nil, h.correlation, offerLogin(h.version, answer)))
+	return err
 }
+
+// offerLogin has an answer to ApiVersions, without its header, say which versions
+// of the login the gateway takes. What the broker takes is of no concern to the
+// client, and the embedded one knows fewer: librdkafka up to 2.0 at least, which
+// Debian's kcat has, goes nowhere without version 0 of the handshake. An error is
+// left as it is; it has the layout of version 0 (KIP-511).
+func offerLogin(version int16, answer []byte) []byte {
+	response := kmsg.NewPtrApiVersionsResponse()
+	response.Version = version
+	if version > response.MaxVersion() || response.ReadFrom(answer) != nil || response.ErrorCode != 0 {
+		return answer
+	}
+	for i := range response.ApiKeys {
+		switch k := &response.ApiKeys[i]; k.ApiKey {
+		case keySaslHandshake:
+			k.MinVersion, k.MaxVersion = 0, maxSaslHandshake
+		case keySaslAuthenticate:
+			k.MinVersion, k.MaxVersion = 0, maxSaslAuthenticate
+		}
+	}
+	return response.AppendTo(nil)
+}
+
+// The newest versions of the login that the gateway takes.
+const (
+	maxSaslHandshake    = 1
+	maxSaslAuthenticate = 2
+)
 
 // maxApiVersions is the newest version of ApiVersions whose body is known here.
 const maxApiVersions = 5

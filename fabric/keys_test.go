@@ -1,0 +1,213 @@
+package fabric_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+func createKey(t *testing.T, cfg diaspora.Config, req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
+	t.Helper()
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := client.CreateKey(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func revokeKey(t *testing.T, cfg diaspora.Config, id string) {
+	t.Helper()
+	client, err := diaspora.NewClient(cfg)
+	if err == nil {
+		err = client.RevokeKey(t.Context(), id)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func byPlain(key diaspora.NewAccessKey) sasl.Mechanism {
+	return plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}.AsMechanism()
+}
+
+// byToken exchanges the key for a token, as a client does that speaks OAuth.
+func byToken(t *testing.T, f *fabric.Fabric, key diaspora.NewAccessKey) sasl.Mechanism {
+	t.Helper()
+	response, err := http.PostForm(f.Discovery().TokenURL, url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var answer struct {
+		AccessToken string `json:"access_token"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.AccessToken == "" {
+		t.Fatalf("no token: status %d, %v", response.StatusCode, err)
+	}
+	return oauth.Auth{Token: answer.AccessToken}.AsMechanism()
+}
+
+func kafkaClient(t *testing.T, f *fabric.Fabric, mechanism sasl.Mechanism, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(f.Brokers()...), kgo.SASL(mechanism), kgo.MetadataMinAge(50*time.Millisecond))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+func produce(t *testing.T, client *kgo.Client, topic string) error {
+	t.Helper()
+	return client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr()
+}
+
+// TestKeysEndToEnd uses a full key and one for reading, both ways of signing in, in
+// a fabric where groups are claimed.
+func TestKeysEndToEnd(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{Groups: "claimed"})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	claim(t, cfg, "snow")
+	client, err := diaspora.NewClient(cfg)
+	if err == nil {
+		err = client.ClaimGroup(t.Context(), "analysis")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "full", Read: true, Write: true})
+	reads := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "reads", Topics: []string{"weather"}, Read: true})
+	for name, signIn := range map[string]func(diaspora.NewAccessKey) sasl.Mechanism{
+		"PLAIN": byPlain,
+		"token": func(key diaspora.NewAccessKey) sasl.Mechanism { return byToken(t, f, key) },
+	} {
+		all := kafkaClient(t, f, signIn(full))
+		for _, topic := range []string{"weather", "snow"} {
+			if err := produce(t, all, topic); err != nil {
+				t.Errorf("%s: a full key produces to %s: %v", name, topic, err)
+			}
+		}
+		if err := produce(t, kafkaClient(t, f, signIn(reads)), "weather"); !errors.Is(err, kerr.TopicAuthorizationFailed) && !errors.Is(err, kerr.ClusterAuthorizationFailed) {
+			t.Errorf("%s: a key for reading produces: %v", name, err)
+		}
+		group := kafkaClient(t, f, signIn(reads), kgo.ConsumeTopics("weather"), kgo.ConsumerGroup("analysis"), kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		if fetches := group.PollFetches(t.Context()); fetches.Err() != nil || fetches.Empty() {
+			t.Errorf("%s: a key for reading consumes in a group: %v", name, fetches.Err())
+		}
+		group.Close()
+		other := kafkaClient(t, f, signIn(reads), kgo.ConsumeTopics("snow"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		if err := other.PollFetches(t.Context()).Err(); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+			t.Errorf("%s: a key consumes what it is not for: %v", name, err)
+		}
+	}
+}
+
+// TestRevokedKeyLosesItsConnections holds the bound for both ways of signing in.
+func TestRevokedKeyLosesItsConnections(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{RevocationInterval: time.Second})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "doomed", Read: true, Write: true})
+	other := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "other", Read: true, Write: true})
+	spared := kafkaClient(t, f, byPlain(other))
+	var clients []*kgo.Client
+	for _, mechanism := range []sasl.Mechanism{byPlain(key), byToken(t, f, key)} {
+		clients = append(clients, kafkaClient(t, f, mechanism))
+	}
+	for _, client := range append(clients, spared) {
+		if err := produce(t, client, "weather"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revokeKey(t, cfg, key.ID)
+	for _, client := range clients {
+		// The open connection is cut, and the next login refused.
+		for {
+			err := client.Ping(t.Context())
+			if errors.Is(err, kerr.SaslAuthenticationFailed) {
+				break
+			}
+		}
+	}
+	if err := produce(t, spared, "weather"); err != nil {
+		t.Errorf("another key of the same owner afterwards: %v", err)
+	}
+	if got := values(t, cfg, "weather"); len(got) != 4 {
+		t.Errorf("%d events, want 4", len(got))
+	}
+}
+
+// TestKeysSurviveARestart holds that keys, and tokens got with them, are good
+// afterwards, and that the signing key is for its owner only.
+func TestKeysSurviveARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "lasting", Topics: []string{"weather"}, Write: true})
+	gone := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "gone", Read: true, Write: true})
+	token := byToken(t, f, key)
+	revokeKey(t, cfg, gone.ID)
+	address := f.URL()[len("http://"):]
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f = start(t, fabric.Config{Dir: dir, HTTPAddr: address}) // the issuer of tokens is the URL
+	for name, mechanism := range map[string]sasl.Mechanism{"PLAIN": byPlain(key), "token": token} {
+		if err := produce(t, kafkaClient(t, f, mechanism), "weather"); err != nil {
+			t.Errorf("%s after a restart: %v", name, err)
+		}
+	}
+	if err := kafkaClient(t, f, byPlain(gone)).Ping(t.Context()); !errors.Is(err, kerr.SaslAuthenticationFailed) {
+		t.Errorf("a revoked key after a restart: %v", err)
+	}
+	info, err := os.Stat(filepath.Join(dir, "token-key.pem"))
+	if err != nil || info.Mode() != fs.FileMode(0o600) {
+		t.Errorf("the signing key: %v, %v, want 0600", info.Mode(), err)
+	}
+}
+
+// TestKeysWithoutGlobus holds that keys need Globus Auth for nothing.
+func TestKeysWithoutGlobus(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
+	if err := f.StopGlobus(); err != nil {
+		t.Fatal(err)
+	}
+	for _, mechanism := range []sasl.Mechanism{byPlain(key), byToken(t, f, key)} {
+		if err := produce(t, kafkaClient(t, f, mechanism), "weather"); err != nil {
+			t.Errorf("while Globus Auth is away: %v", err)
+		}
+	}
+}
