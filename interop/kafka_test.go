@@ -26,7 +26,7 @@ func parallel(*testing.T) {}
 
 const clusterScript = "../deploy/kafka/cluster"
 
-func clusterFile(t *testing.T) string {
+func clusterFile(t testing.TB) string {
 	t.Helper()
 	out, err := exec.Command(clusterScript, "file").Output()
 	if err != nil {
