@@ -6,7 +6,7 @@ FUZZTIME    ?= 30s
 NODES       ?= 1
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down
+.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down test-kafka
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -22,8 +22,8 @@ browser: ## the pages of the ACL endpoint in Debian's chromium
 
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
-	$(GO) vet -tags browser ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) vet -tags browser,kafka ./...
+	$(GO) run $(STATICCHECK) ./... && $(GO) run $(STATICCHECK) -tags browser,kafka ./...
 
 build: ## the one binary, static and stripped, in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/diaspora ./cmd/diaspora
@@ -40,6 +40,9 @@ kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3)
 
 kafka-down: ## stop it, and delete its data
 	./deploy/kafka/cluster clean
+
+test-kafka: ## the suite of interop over the Apache Kafka that is up
+	$(GO) test -race -tags kafka -count 1 -timeout 8m ./interop
 
 clean: ## what the other targets made
 	rm -rf bin

@@ -605,6 +605,13 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 	c.queue = append(c.queue, fetched{cur, p.Records})
 }
 
+// rejoins reports whether a member whose session ended so is back by itself as
+// soon as there is a coordinator: that one died, or has not heard of the member
+// for too long.
+func rejoins(err error) bool {
+	return retriable(explain(err)) || errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration)
+}
+
 func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
 	loss := (*kgo.ErrDataLoss)(nil)
 	switch {
@@ -612,6 +619,9 @@ func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
 		return nil // poll knows
 	case errors.As(p.Err, &loss):
 		return &GapError{topic, p.Partition, min(loss.ConsumedTo, loss.ResetTo), max(loss.ConsumedTo, loss.ResetTo)}
+	case topic == "" && rejoins(p.Err):
+		c.fabric.diagnostics().Info("joining the consumer group again", "group", c.options.Group, "err", p.Err)
+		return nil
 	case topic == "":
 		return c.groupError(p.Err)
 	}

@@ -48,9 +48,10 @@ type Keys struct {
 	cfg  KeysConfig
 	lock *flock.Flock // held while the files change
 
-	mu      sync.Mutex // guards the fields below
-	keys    []key      // oldest first
-	signing string     // ID of the key that signer signs with
+	mu      sync.Mutex  // guards the fields below
+	keys    []key       // oldest first
+	file    fs.FileInfo // of cfg.File, as of when the keys were read or written
+	signing string      // ID of the key that signer signs with
 	signer  jose.Signer
 }
 
@@ -121,7 +122,7 @@ func (k *Keys) current() (jose.Signer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	if k.due(now) {
+	if k.due(now) || k.changed() {
 		if err := k.change(k.takeTurns); err != nil {
 			return nil, err
 		}
@@ -151,6 +152,13 @@ func (k *Keys) signingKey(now time.Time) int {
 // due reports whether takeTurns has something to do.
 func (k *Keys) due(now time.Time) bool {
 	return len(k.keys) == 0 || k.overdue(now) || k.obsolete(now) > 0
+}
+
+// changed reports whether another process has changed the keys, or somebody has
+// deleted them.
+func (k *Keys) changed() bool {
+	info, err := os.Stat(k.cfg.File)
+	return err != nil || !os.SameFile(info, k.file) || !info.ModTime().Equal(k.file.ModTime())
 }
 
 // overdue reports whether it is time for a new key.
@@ -204,6 +212,9 @@ func (k *Keys) change(edit func(now time.Time)) (err error) {
 		return fmt.Errorf("signing keys: %w", err)
 	}
 	if err := replaceFile(k.cfg.File, private, 0o600); err != nil {
+		return fmt.Errorf("write signing keys: %w", err)
+	}
+	if k.file, err = os.Stat(k.cfg.File); err != nil {
 		return fmt.Errorf("write signing keys: %w", err)
 	}
 	var set jose.JSONWebKeySet

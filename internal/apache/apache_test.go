@@ -1,0 +1,92 @@
+package apache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// answers plays a broker: what it answers to a handshake and to a login. What the
+// real one does with the token is tested in package interop.
+type answers struct {
+	handshake int16
+	login     kmsg.SASLAuthenticateResponse
+	message   string // what the login said
+}
+
+func (a *answers) Request(_ context.Context, request kmsg.Request) (kmsg.Response, error) {
+	switch r := request.(type) {
+	case *kmsg.SASLHandshakeRequest:
+		response := r.ResponseKind().(*kmsg.SASLHandshakeResponse)
+		response.ErrorCode = a.handshake
+		return response, nil
+	case *kmsg.SASLAuthenticateRequest:
+		a.message = string(r.SASLAuthBytes)
+		return &a.login, nil
+	}
+	return nil, errors.New("unexpected request")
+}
+
+func newBroker(t *testing.T) *Broker {
+	t.Helper()
+	b, err := New(Config{Address: "127.0.0.1:1", Issuer: "i", Audience: "a", Keys: openKeys(t, keysConfig(t.TempDir()))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestSignInAgain: the next login is due ahead of the end that the broker names.
+func TestSignInAgain(t *testing.T) {
+	b := newBroker(t)
+	conn := &answers{}
+	conn.login.SessionLifetimeMillis = 100_000
+	before := time.Now()
+	again, err := b.SignIn(t.Context(), conn, ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := again.Sub(before); d < 75*time.Second || d > 90*time.Second {
+		t.Errorf("the next login is due after %v of a session of 100 s", d)
+	}
+	conn.login.SessionLifetimeMillis = 0
+	if again, err := b.SignIn(t.Context(), conn, ada); err != nil || !again.IsZero() {
+		t.Errorf("SignIn to a session without end = %v, %v; want never", again, err)
+	}
+}
+
+func TestSignInFails(t *testing.T) {
+	for name, conn := range map[string]*answers{
+		"handshake": {handshake: kerr.UnsupportedSaslMechanism.Code},
+		"login":     {login: kmsg.SASLAuthenticateResponse{ErrorCode: kerr.SaslAuthenticationFailed.Code}},
+		"challenge": {login: kmsg.SASLAuthenticateResponse{SASLAuthBytes: []byte(`{"status":"invalid_token"}`)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := newBroker(t).SignIn(t.Context(), conn, ada)
+			if err == nil {
+				t.Fatal("SignIn = nil, want an error")
+			}
+			_, token, _ := strings.Cut(conn.message, "Bearer ")
+			if token != "" && strings.Contains(fmt.Sprint(err), token[:20]) {
+				t.Error("the error shows the token")
+			}
+		})
+	}
+}
+
+// TestSubjects: nobody can be a super user, whose name is no UUID.
+func TestSubjects(t *testing.T) {
+	b := newBroker(t)
+	for _, subject := range []string{"", "broker", "diaspora", "*", "User:" + ada, ada + " ", "{" + ada + "}", "urn:uuid:" + ada, strings.ReplaceAll(ada, "-", "")} {
+		conn := &answers{}
+		if _, err := b.SignIn(t.Context(), conn, subject); err == nil || conn.message != "" {
+			t.Errorf("SignIn(%q) = %v, want an error before anything is sent", subject, err)
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package apache
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+const ada = "ada00000-0000-4000-8000-000000000001"
+
+func keysConfig(dir string) KeysConfig {
+	return KeysConfig{File: filepath.Join(dir, "signing-keys.json"), JWKSFile: filepath.Join(dir, "jwks.json")}
+}
+
+func openKeys(t *testing.T, cfg KeysConfig) *Keys {
+	t.Helper()
+	k, err := OpenKeys(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// published returns the keys that the broker reads.
+func published(t *testing.T, k *Keys) jose.JSONWebKeySet {
+	t.Helper()
+	data, err := os.ReadFile(k.cfg.JWKSFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal(data, &set); err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// verify checks a token as a broker does that has read these keys.
+func verify(t *testing.T, set jose.JSONWebKeySet, token string) (keyID string, claims jwt.Claims) {
+	t.Helper()
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parsed.Claims(set, &claims); err != nil {
+		t.Errorf("the published keys do not verify a token: %v", err)
+	}
+	return parsed.Headers[0].KeyID, claims
+}
+
+func sign(t *testing.T, k *Keys) string {
+	t.Helper()
+	token, err := k.sign("the-gateway", "the-cluster", ada, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func TestToken(t *testing.T) {
+	k := openKeys(t, keysConfig(t.TempDir()))
+	before := time.Now()
+	_, claims := verify(t, published(t, k), sign(t, k))
+	if claims.Issuer != "the-gateway" || !slices.Equal(claims.Audience, []string{"the-cluster"}) || claims.Subject != ada {
+		t.Errorf("the token says %+v", claims)
+	}
+	if e := claims.Expiry.Time(); e.Before(before.Add(time.Minute)) || e.After(time.Now().Add(time.Minute+time.Second)) {
+		t.Errorf("the token expires at %v, want a minute from %v, and not earlier", e, before)
+	}
+	if claims.IssuedAt.Time().After(time.Now()) {
+		t.Error("the token is from the future")
+	}
+}
+
+// TestKeysTakeTurns lets ten keys grow old. A broker that reads the keys as late
+// as it may, Settle after they were published, knows each one that it is shown.
+func TestKeysTakeTurns(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		cfg := keysConfig(dir)
+		cfg.MaxAge = time.Hour
+		k := openKeys(t, cfg)
+		var late jose.JSONWebKeySet // what that broker knows
+		var read time.Time
+		seen, most := map[string]bool{}, 0
+		for began := time.Now(); time.Since(began) < 10*time.Hour-time.Minute; time.Sleep(20 * time.Second) {
+			set := published(t, k)
+			if time.Since(read) >= k.cfg.Settle {
+				late, read = set, time.Now()
+			}
+			id, _ := verify(t, set, sign(t, k))
+			if len(late.Key(id)) == 0 {
+				t.Fatalf("key %s signs, and a broker that reads late does not know it", id)
+			}
+			seen[id] = true
+			most = max(most, len(set.Keys))
+		}
+		if len(seen) != 10 || most != 2 {
+			t.Errorf("%d keys signed in ten hours, and at most %d were published at once; want 10 and 2", len(seen), most)
+		}
+	})
+}
+
+// TestRotate follows each step by the minute.
+func TestRotate(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		k := openKeys(t, keysConfig(dir))
+		time.Sleep(time.Hour)
+		first, _ := verify(t, published(t, k), sign(t, k))
+		if err := k.Rotate(); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []struct {
+			after time.Duration
+			first bool // the first key still signs
+			keys  int
+		}{
+			{0, true, 2},
+			{59 * time.Second, true, 2},
+			{time.Minute, false, 2},
+			{119 * time.Second, false, 2},
+			{2 * time.Minute, false, 1},
+		} {
+			time.Sleep(time.Until(k.keys[len(k.keys)-1].Added.Add(step.after)))
+			id, _ := verify(t, published(t, k), sign(t, k))
+			if n := len(published(t, k).Keys); (id == first) != step.first || n != step.keys {
+				t.Errorf("%v after Rotate: the first key signs: %t, and %d keys are published; want %t and %d", step.after, id == first, n, step.first, step.keys)
+			}
+		}
+	})
+}
+
+func TestKeysSurviveARestart(t *testing.T) {
+	cfg := keysConfig(t.TempDir())
+	token := sign(t, openKeys(t, cfg))
+	if err := os.Remove(cfg.JWKSFile); err != nil {
+		t.Fatal(err)
+	}
+	verify(t, published(t, openKeys(t, cfg)), token)
+}
+
+// TestKeysOfSeveralProcesses: none takes a key away that another signs with.
+func TestKeysOfSeveralProcesses(t *testing.T) {
+	cfg := keysConfig(t.TempDir())
+	var wg sync.WaitGroup
+	var keys [4]*Keys
+	for i := range keys {
+		wg.Go(func() {
+			k, err := OpenKeys(cfg)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			keys[i] = k
+			if err := k.Rotate(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	if n := len(published(t, keys[0]).Keys); n != 5 {
+		t.Errorf("%d keys, want the first and one for each call of Rotate", n)
+	}
+	// Deleted, they are replaced at once, in every process by the same.
+	if err := os.Remove(cfg.File); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, k := range keys {
+		token := sign(t, k)
+		id, _ := verify(t, published(t, k), token)
+		ids[id] = true
+	}
+	if n := len(published(t, keys[0]).Keys); n != 1 || len(ids) != 1 {
+		t.Errorf("%d keys sign and %d are published after they were deleted, want one new one", len(ids), n)
+	}
+}
+
+func TestKeyFiles(t *testing.T) {
+	cfg := keysConfig(t.TempDir())
+	k := openKeys(t, cfg)
+	for name, want := range map[string]os.FileMode{cfg.File: 0o600, cfg.JWKSFile: 0o644} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if runtime.GOOS != "windows" && info.Mode().Perm() != want {
+			t.Errorf("%s has mode %v, want %v", name, info.Mode().Perm(), want)
+		}
+	}
+	public, err := os.ReadFile(cfg.JWKSFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(public), `"d"`) {
+		t.Error("the public file has private keys")
+	}
+	private, err := os.ReadFile(cfg.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(private), `"d"`) {
+		t.Error("the private file has no private keys: this test looks for the wrong thing")
+	}
+	if matches, _ := filepath.Glob(filepath.Join(filepath.Dir(cfg.File), "*.json.*")); len(matches) != 1 { // the lock
+		t.Errorf("left behind: %v", matches)
+	}
+	sign(t, k)
+}
+
+func TestKeysThatAreRefused(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, file string){
+		"others can read them": func(t *testing.T, file string) {
+			if err := os.Chmod(file, 0o640); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"damaged": func(t *testing.T, file string) { write(t, file, `{"keys":[{"added":"2026-`) },
+		"not ours": func(t *testing.T, file string) {
+			write(t, file, `{"keys":[{"added":"2026-01-01T00:00:00Z","key":{"kty":"oct","kid":"x","k":"c2VjcmV0"}}]}`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := keysConfig(t.TempDir())
+			openKeys(t, cfg)
+			spoil(t, cfg.File)
+			_, err := OpenKeys(cfg)
+			if err == nil || !strings.Contains(err.Error(), cfg.File) || !strings.Contains(err.Error(), "delete it") {
+				t.Errorf("OpenKeys = %v, want an error that says what to do", err)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConfigs(t *testing.T) {
+	dir := t.TempDir()
+	for _, cfg := range []KeysConfig{
+		{},
+		{File: filepath.Join(dir, "a")},
+		{File: filepath.Join(dir, "a"), JWKSFile: filepath.Join(dir, "b"), MaxAge: time.Minute},
+		{File: filepath.Join(dir, "none", "a"), JWKSFile: filepath.Join(dir, "b")},
+	} {
+		if _, err := OpenKeys(cfg); err == nil {
+			t.Errorf("OpenKeys(%+v) = nil, want an error", cfg)
+		}
+	}
+	keys := openKeys(t, keysConfig(dir))
+	good := Config{Address: "127.0.0.1:1", Issuer: "i", Audience: "a", Keys: keys}
+	if _, err := New(good); err != nil {
+		t.Error(err)
+	}
+	for _, spoil := range []func(*Config){
+		func(cfg *Config) { cfg.Address = "" },
+		func(cfg *Config) { cfg.Issuer = "" },
+		func(cfg *Config) { cfg.Audience = "" },
+		func(cfg *Config) { cfg.Keys = nil },
+		func(cfg *Config) { cfg.TokenLifetime = time.Second },
+	} {
+		cfg := good
+		spoil(&cfg)
+		if _, err := New(cfg); err == nil {
+			t.Errorf("New(%+v) = nil, want an error", cfg)
+		}
+	}
+}

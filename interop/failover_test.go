@@ -1,0 +1,191 @@
+//go:build kafka
+
+package interop
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// failoverDuration is how long nodes die and freeze: DIASPORA_FAILOVER, or a
+// minute less what it takes to finish.
+func failoverDuration(t *testing.T) time.Duration {
+	text := os.Getenv("DIASPORA_FAILOVER")
+	if text == "" {
+		return 30 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestFailover kills and freezes the nodes in turn under eight producers and a
+// group of four. No acknowledged event is lost, and none changes its place.
+func TestFailover(t *testing.T) {
+	const producers, members, partitions = 8, 4, 6
+	duration := failoverDuration(t)
+	ctx, cancel := context.WithTimeout(t.Context(), duration+4*patience)
+	defer cancel()
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic, group := claim(t, cfg, partitions), unique(t)
+
+	var mu sync.Mutex // guards h
+	var h history
+
+	consuming, stopConsuming := context.WithCancel(ctx)
+	defer stopConsuming()
+	progress := make(chan struct{}, 1)
+	var consumers sync.WaitGroup
+	for member := range members {
+		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{
+			Topics: []string{topic}, Group: group, CommitEvery: 500 * time.Millisecond, SessionTimeout: 10 * time.Second,
+		})
+		consumers.Go(func() {
+			for r, err := range consumer.Records(consuming) {
+				if err != nil {
+					if consuming.Err() == nil {
+						t.Errorf("member %d: %v", member, err)
+					}
+					return
+				}
+				e, err := parse(r.Key, r.Value, r.ID)
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				h.consumed = append(h.consumed, e)
+				mu.Unlock()
+				select {
+				case progress <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+
+	producing, stopProducing := context.WithCancel(ctx)
+	defer stopProducing()
+	longest := make([]time.Duration, producers) // that a call of Log has waited
+	var logging sync.WaitGroup
+	for p := range producers {
+		logger := openLogger(t, cfg)
+		logging.Go(func() {
+			key := fmt.Sprint("producer-", p)
+			for n := 0; producing.Err() == nil; n++ {
+				e := entry{key: key, n: n, id: fmt.Sprintf("%s-%d", key, n)}
+				began := time.Now()
+				err := logger.Log(ctx, diaspora.Event{Topic: topic, Key: []byte(key), Value: fmt.Appendf(nil, "%s %d", key, n), ID: e.id})
+				longest[p] = max(longest[p], time.Since(began))
+				if err != nil {
+					t.Errorf("producer %d: Log of event %d: %v", p, n, err)
+					return
+				}
+				mu.Lock()
+				h.acknowledged = append(h.acknowledged, e)
+				mu.Unlock()
+			}
+		})
+	}
+
+	kills, pauses := disturb(t, duration, len(describe(t).Nodes))
+	stopProducing()
+	logging.Wait()
+
+	for { // until the group has read everything, or nothing comes any more
+		mu.Lock()
+		v := check(history{acknowledged: h.acknowledged, consumed: h.consumed})
+		mu.Unlock()
+		if v.skipped == 0 {
+			break
+		}
+		select {
+		case <-progress:
+			continue
+		case <-time.After(patience):
+		case <-ctx.Done():
+		}
+		break
+	}
+	stopConsuming()
+	consumers.Wait()
+
+	h.stored = make([][]entry, partitions)
+	for _, r := range readAll(t, cfg, topic) {
+		e, err := parse(r.Key, r.Value, r.ID)
+		if err != nil {
+			t.Error(err)
+		}
+		h.stored[r.Partition] = append(h.stored[r.Partition], e)
+	}
+	v := check(h)
+	t.Logf("%d kills and %d pauses in %v: %d events acknowledged, %d lost, %d out of order, %d stored twice, %d consumed twice; Log waited for up to %v",
+		kills, pauses, duration, len(h.acknowledged), v.lost, v.disorder, v.repeated, v.again, slowest(longest).Round(time.Millisecond))
+	if err := v.err(); err != nil {
+		t.Error(err)
+	}
+	if len(h.acknowledged) == 0 {
+		t.Error("nothing was acknowledged")
+	}
+
+	// The same history with a loss sown into it must not pass.
+	h.stored[0], h.stored[1], h.stored[2] = sow(h.stored[0]), sow(h.stored[1]), sow(h.stored[2])
+	if check(h).lost == 0 {
+		t.Error("the checker does not notice a loss")
+	}
+}
+
+// sow loses an event, if there are any, and its repeats.
+func sow(partition []entry) []entry {
+	if len(partition) == 0 {
+		return nil
+	}
+	victim := partition[len(partition)/2]
+	var rest []entry
+	for _, e := range partition {
+		if e.id != victim.id {
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
+
+func slowest(all []time.Duration) (d time.Duration) {
+	for _, one := range all {
+		d = max(d, one)
+	}
+	return d
+}
+
+// disturb kills a node with SIGKILL and brings it back, freezes the next one for
+// longer than the cluster waits for it, and so on for the duration.
+func disturb(t *testing.T, duration time.Duration, nodes int) (kills, pauses int) {
+	t.Helper()
+	const frozen = 12 * time.Second // a broker is given up after 9
+	node := 0
+	next := func() string {
+		node = node%nodes + 1
+		return fmt.Sprint(node)
+	}
+	for began := time.Now(); time.Since(began) < duration; {
+		n := next()
+		cluster(t, "kill", n)
+		cluster(t, "start-node", n)
+		kills++
+		n = next()
+		cluster(t, "pause", n)
+		<-time.After(frozen)
+		cluster(t, "resume", n)
+		pauses++
+	}
+	return kills, pauses
+}

@@ -1,0 +1,193 @@
+//go:build kafka
+
+package interop
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/apache"
+	"github.com/diaspora-streams/diaspora/internal/gateway"
+)
+
+// description is what these tests need of cluster.json.
+type description struct {
+	Issuer, Audience string
+	JWKSFile         string `json:"jwks_file"`
+	Nodes            []struct{ Gateway, Listener string }
+}
+
+func describe(t *testing.T) (d description) {
+	t.Helper()
+	data, err := os.ReadFile(clusterFile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// anybody lets one subject in with any token, for an hour.
+type anybody struct{ subject string }
+
+func (a anybody) Authenticate(context.Context, gateway.Credentials) (gateway.Identity, error) {
+	return gateway.Identity{Subject: a.subject, Principal: a.subject, Expiry: time.Now().Add(time.Hour)}, nil
+}
+
+// startGateways starts gateways of the test's own, and returns a dialer that
+// leads to them.
+func startGateways(t *testing.T, d description, keys *apache.Keys, subject string, lifetime time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	t.Helper()
+	at := map[string]string{}
+	for _, node := range d.Nodes {
+		upstream, err := apache.New(apache.Config{Address: node.Listener, Issuer: d.Issuer, Audience: d.Audience, Keys: keys, TokenLifetime: lifetime})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := gateway.New(gateway.Config{Upstream: upstream, Authenticator: anybody{subject}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[node.Gateway] = ln.Addr().String()
+		ctx, stop := context.WithCancel(context.Background())
+		served := make(chan error, 1)
+		go func() { served <- g.Serve(ctx, ln) }()
+		t.Cleanup(func() {
+			stop()
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, at[addr])
+	}
+}
+
+// TestSessionsAndKeysTakeTurns has a client at work while Apache Kafka's sessions
+// end every few seconds and the keys change under it. The client itself never
+// logs in again, as old ones do: it thinks that its session lasts for an hour.
+func TestSessionsAndKeysTakeTurns(t *testing.T) {
+	const lifetime = 4 * time.Second
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 1)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := describe(t)
+	keys, err := apache.OpenKeys(apache.KeysConfig{
+		File:     filepath.Join(filepath.Dir(d.JWKSFile), "signing-keys.json"),
+		JWKSFile: d.JWKSFile,
+		Settle:   time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var connected, broken atomic.Int64
+	var logins atomic.Int64
+	c, err := kgo.NewClient(
+		kgo.SeedBrokers(d.Nodes[0].Gateway),
+		kgo.Dialer(startGateways(t, d, keys, cfg.Identity.Subject, lifetime)),
+		kgo.SASL(oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+			logins.Add(1)
+			return oauth.Auth{Token: "anything"}, nil
+		})),
+		kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.WithHooks(connections{&connected, &broken}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+
+	ctx, stop := context.WithCancel(within(t))
+	defer stop()
+	var producing sync.WaitGroup
+	producing.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			if err := c.ProduceSync(context.WithoutCancel(ctx), &kgo.Record{Topic: topic, Value: fmt.Append(nil, n)}).FirstErr(); err != nil {
+				t.Errorf("produce: %v", err)
+				return
+			}
+		}
+	})
+	rotated := false
+	next := 0
+	for began := time.Now(); time.Since(began) < 4*lifetime; {
+		fetches := c.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range fetches.Records() {
+			if string(r.Value) != fmt.Sprint(next) {
+				t.Fatalf("record %s, want %d", r.Value, next)
+			}
+			next++
+		}
+		if !rotated && time.Since(began) > lifetime {
+			rotated = true
+			if err := keys.Rotate(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	stop()
+	producing.Wait()
+	if broken.Load() != 0 || logins.Load() > connected.Load() {
+		t.Errorf("of %d connections %d broke, and the client logged in %d times", connected.Load(), broken.Load(), logins.Load())
+	}
+	t.Logf("%d events over %d connections", next, connected.Load())
+}
+
+// connections counts what becomes of a client's connections.
+type connections struct{ connected, broken *atomic.Int64 }
+
+func (c connections) OnBrokerConnect(kgo.BrokerMetadata, time.Duration, net.Conn, error) {
+	c.connected.Add(1)
+}
+
+func (c connections) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { c.broken.Add(1) }
+
+// TestStrangeKeys: a gateway whose keys the broker does not know closes its
+// clients' connections, which they retry, rather than refuse their tokens.
+func TestStrangeKeys(t *testing.T) {
+	d := describe(t)
+	dir := t.TempDir()
+	keys, err := apache.OpenKeys(apache.KeysConfig{File: filepath.Join(dir, "keys"), JWKSFile: filepath.Join(dir, "jwks")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := startGateways(t, d, keys, "ada00000-0000-4000-8000-000000000001", time.Minute)
+	c, err := kgo.NewClient(
+		kgo.SeedBrokers(d.Nodes[0].Gateway), kgo.Dialer(dial), kgo.RetryTimeout(time.Second),
+		kgo.SASL(oauth.Auth{Token: "anything"}.AsMechanism()),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := c.Ping(ctx); err == nil || !kgo.IsRetryableBrokerErr(err) {
+		t.Errorf("Ping with keys that the broker does not know: %v, want an error that can be retried", err)
+	}
+}
