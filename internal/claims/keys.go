@@ -92,12 +92,16 @@ func (s *Service) mayIssueKey(ctx context.Context, r record) error {
 	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
 	}
-	for _, name := range r.Topics {
+	for i, name := range r.Topics {
+		shown := fmt.Sprintf("%q", name)
+		if len(name) > 32 { // it may be a token, in the wrong place
+			shown = fmt.Sprintf("number %d of the list", i+1)
+		}
 		switch t := s.ledger.topic(name); {
 		case t.phase != claimed:
-			return fmt.Errorf("%w: nobody has claimed the topic %q", diaspora.ErrNotFound, clip(name))
+			return fmt.Errorf("%w: nobody has claimed the topic %s", diaspora.ErrNotFound, shown)
 		case t.owner != r.By:
-			return fmt.Errorf("%w: the topic %q belongs to somebody else", diaspora.ErrPermission, clip(name))
+			return fmt.Errorf("%w: the topic %s belongs to somebody else", diaspora.ErrPermission, shown)
 		}
 	}
 	return nil

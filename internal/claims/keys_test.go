@@ -286,6 +286,7 @@ func TestKeyRefusals(t *testing.T) {
 		"no name":                {ada, both(""), diaspora.ErrInvalid},
 		"long name":              {ada, both(strings.Repeat("x", 65)), diaspora.ErrInvalid},
 		"name as an ID":          {ada, both("key-x"), diaspora.ErrInvalid},
+		"name as a secret":       {ada, both(newKeySecret().Reveal()), diaspora.ErrInvalid},
 		"name with a line":       {ada, both("a\nb"), diaspora.ErrInvalid},
 		"no right":               {ada, diaspora.AccessKeyRequest{Name: "k"}, diaspora.ErrInvalid},
 		"no topic":               {ada, diaspora.AccessKeyRequest{Name: "k", Topics: []string{}, Read: true}, diaspora.ErrInvalid},
@@ -302,6 +303,10 @@ func TestKeyRefusals(t *testing.T) {
 		if key, err := s.IssueKey(t.Context(), tt.subject, tt.req); !errors.Is(err, tt.want) {
 			t.Errorf("%s: IssueKey = %+v, %v, want %v", name, key, err, tt.want)
 		}
+	}
+	pasted := strings.ReplaceAll(newKeySecret().Reveal(), "-", "_") // could be a topic's name
+	if _, err := s.IssueKey(t.Context(), ada, reader("k", "weather", pasted)); !errors.Is(err, diaspora.ErrNotFound) || strings.Contains(err.Error(), pasted) || !strings.Contains(err.Error(), "number 2") {
+		t.Errorf("a secret as a topic: %v", err)
 	}
 	first := mustIssue(t, s, ada, both("first"))
 	mustIssue(t, s, ada, both("second"))
