@@ -315,7 +315,7 @@ func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspo
 	if i < 0 {
 		return diaspora.AccessKey{}, &failure{
 			condition: diaspora.ErrNotFound,
-			text:      fmt.Sprintf("revoke access key %.64q: not found: you have no key of this name", which),
+			text:      "revoke access key: not found: you have no key of this name", // which may be a secret, by mistake
 			hints:     []string{`"diaspora key list" shows those that you have`},
 		}
 	}

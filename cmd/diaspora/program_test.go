@@ -168,7 +168,7 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 
 // TestExamplesParse checks that what the help shows can be typed.
 func TestExamplesParse(t *testing.T) {
-	mentioned := regexp.MustCompile(`\bdiaspora ([a-z][^|)<>#"]*)`)
+	mentioned := regexp.MustCompile(`\bdiaspora ([a-z][^|)<>#"\n]*)`)
 	for _, cmd := range leaves(emptyDesk(t).commands()) {
 		if cmd.Example == "" {
 			t.Errorf("%s has no examples", cmd.CommandPath())

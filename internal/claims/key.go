@@ -70,13 +70,13 @@ func keyIDFault(id string) string {
 }
 
 // keyNameFault says what is wrong with the name of an access key, or "". A name
-// is never an ID, so that a person may say either.
+// is never an ID, so that a person may say either, nor a secret by mistake.
 func keyNameFault(name string) string {
 	switch {
 	case name == "" || len(name) > maxKeyNameBytes:
 		return "an access key's name has 1 to 64 characters"
-	case strings.HasPrefix(name, keyIDPrefix):
-		return "an access key's name does not begin with " + keyIDPrefix + ", as IDs do"
+	case strings.HasPrefix(name, keyIDPrefix) || strings.HasPrefix(name, keySecretPrefix):
+		return "an access key's name does not begin with " + keyIDPrefix + " as IDs do, nor with " + keySecretPrefix + " as secrets do"
 	}
 	for _, c := range []byte(name) {
 		if !nameByte(c) {

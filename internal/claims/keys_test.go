@@ -286,6 +286,7 @@ func TestKeyRefusals(t *testing.T) {
 		"no name":                {ada, both(""), diaspora.ErrInvalid},
 		"long name":              {ada, both(strings.Repeat("x", 65)), diaspora.ErrInvalid},
 		"name as an ID":          {ada, both("key-x"), diaspora.ErrInvalid},
+		"name as a secret":       {ada, both(newKeySecret().Reveal()), diaspora.ErrInvalid},
 		"name with a line":       {ada, both("a\nb"), diaspora.ErrInvalid},
 		"no right":               {ada, diaspora.AccessKeyRequest{Name: "k"}, diaspora.ErrInvalid},
 		"no topic":               {ada, diaspora.AccessKeyRequest{Name: "k", Topics: []string{}, Read: true}, diaspora.ErrInvalid},
@@ -302,6 +303,10 @@ func TestKeyRefusals(t *testing.T) {
 		if key, err := s.IssueKey(t.Context(), tt.subject, tt.req); !errors.Is(err, tt.want) {
 			t.Errorf("%s: IssueKey = %+v, %v, want %v", name, key, err, tt.want)
 		}
+	}
+	pasted := strings.ReplaceAll(newKeySecret().Reveal(), "-", "_") // could be a topic's name
+	if _, err := s.IssueKey(t.Context(), ada, reader("k", "weather", pasted)); !errors.Is(err, diaspora.ErrNotFound) || strings.Contains(err.Error(), pasted) || !strings.Contains(err.Error(), "number 2") {
+		t.Errorf("a secret as a topic: %v", err)
 	}
 	first := mustIssue(t, s, ada, both("first"))
 	mustIssue(t, s, ada, both("second"))
@@ -436,6 +441,22 @@ func TestKeysInOutage(t *testing.T) {
 	if got, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil || got.ID != key.ID {
 		t.Errorf("a known key in an outage: %+v, %v", got, err)
 	}
+	// Nobody else waits for a cluster that has just not answered.
+	s.ledger.mu.Lock()
+	s.ledger.failed = time.Now().Add(time.Hour)
+	failed := s.ledger.failed
+	s.ledger.mu.Unlock()
+	for range 1000 {
+		if _, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.ledger.mu.Lock()
+	if s.ledger.failed != failed {
+		t.Error("the cluster was asked again at once")
+	}
+	s.ledger.failed = time.Time{}
+	s.ledger.mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := s.AuthenticateKey(ctx, newKeyID(), key.Secret); !errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, globus.ErrRefused) {
@@ -461,5 +482,57 @@ func TestKeySecret(t *testing.T) {
 	}
 	if id := newKeyID(); keyIDFault(id) != "" || id == newKeyID() {
 		t.Errorf("ID %q: %s", id, keyIDFault(id))
+	}
+}
+
+// TestSlowReplicaIssuesKey has a replica be slow before each change that issuing a
+// key makes, while another revokes the key. No right of the key is left behind.
+func TestSlowReplicaIssuesKey(t *testing.T) {
+	c := newCluster(t)
+	fast := c.open(func(cfg *Config) { cfg.Groups = GroupsClaimed })
+	mustClaim(t, fast, "weather")
+	if err := fast.ClaimGroup(t.Context(), ada, "analysis"); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; ; n++ {
+		w := new(wire)
+		slow := c.open(func(cfg *Config) { cfg.Groups, cfg.Admin = GroupsClaimed, append(cfg.Admin, w.opts()...) })
+		w.arm(n, false)
+		finished := make(chan error)
+		go func() {
+			_, err := slow.IssueKey(t.Context(), ada, reader(fmt.Sprintf("k%d", n), "weather"))
+			finished <- err
+		}()
+		select {
+		case err := <-finished:
+			if err != nil || n < 3 {
+				t.Errorf("IssueKey after %d changes = %v", n-1, err)
+			}
+			return
+		case <-w.reached:
+		}
+		keys, err := fast.Keys(t.Context(), ada)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range keys {
+			if err := fast.RevokeKey(t.Context(), ada, k.ID); err != nil {
+				t.Errorf("RevokeKey = %v", err)
+			}
+		}
+		close(w.thaw)
+		err = <-finished
+		t.Logf("slow before change %d, %s: %v", n, w.changes()[n-1], err)
+		for _, k := range keys {
+			if have := fmt.Sprint(c.acls(kafka.TopicResource("weather")), c.acls(kafka.GroupResource("analysis"))); strings.Contains(have, k.ID) {
+				t.Errorf("slow before %s: the key left ACLs behind: %s", w.changes()[n-1], have)
+			}
+		}
+		for _, k := range must(fast.Keys(t.Context(), ada)) {
+			if err := fast.RevokeKey(t.Context(), ada, k.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		slow.Close()
 	}
 }

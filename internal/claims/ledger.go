@@ -38,6 +38,8 @@ type ledger struct {
 	waiting map[string]chan<- error // by record ID: who wants to know the effect
 	moved   chan struct{}           // closed, and replaced, when next or broken changes
 	synced  time.Time               // what was in the ledger then is applied
+	failed  time.Time               // when that could not be found out last
+	failure error                   // why
 }
 
 // ledgerOpts are what a client needs to follow and to append to the ledger.
@@ -263,8 +265,13 @@ func (l *ledger) sync(ctx context.Context) error {
 	}
 }
 
+// syncPause is how long nobody asks again who needs not, once the cluster did not
+// answer.
+const syncPause = time.Second
+
 // freshSince waits until everything that was in the ledger at that time has been
-// applied. However many callers wait, one at a time asks the cluster.
+// applied. However many callers wait, one at a time asks the cluster, and in an
+// outage one a second.
 func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
 	select {
 	case l.syncing <- struct{}{}:
@@ -274,11 +281,21 @@ func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
 	}
 	l.mu.Lock()
 	fresh := l.broken == nil && !l.synced.Before(since)
+	failed, failure := l.failed, l.failure
 	l.mu.Unlock()
-	if fresh {
+	switch {
+	case fresh:
 		return nil
+	case time.Since(failed) < syncPause:
+		return failure
 	}
-	return l.sync(ctx)
+	err := l.sync(ctx)
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // or it says nothing about the cluster
+		l.mu.Lock()
+		l.failed, l.failure = time.Now(), err
+		l.mu.Unlock()
+	}
+	return err
 }
 
 // syncedWithin reports whether the ledger was read to its end that recently.

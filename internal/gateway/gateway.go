@@ -20,9 +20,10 @@
 //
 // # When Globus Auth cannot be reached
 //
-// Or the ledger of access keys. Then nobody is refused. Whoever the [Authenticator] still knows goes on; the
-// others get a closed connection, which Kafka clients retry, instead of an
-// error, which they take for final.
+// Then, and while the ledger of access keys cannot be read, nobody is refused.
+// Whoever the [Authenticator] still knows goes on; the others get a closed
+// connection, which Kafka clients retry, instead of an error, which they take
+// for final.
 package gateway
 
 import (
@@ -83,10 +84,10 @@ type Config struct {
 	TLS *tls.Config
 
 	// RevocationInterval is how often the Authenticator is asked again about
-	// the credentials of each open connection. A connection whose token or key was revoked,
-	// or has expired without a new login, is closed within this interval, plus
-	// a tenth, plus what the Authenticator remembers answers for. While the
-	// Authenticator cannot find out, connections stay. Default: 30 s.
+	// the credentials of each open connection. A connection whose token or key
+	// was revoked, or has expired without a new login, is closed within this
+	// interval, plus a tenth, plus what the Authenticator remembers answers for.
+	// While the Authenticator cannot find out, connections stay. Default: 30 s.
 	RevocationInterval time.Duration
 
 	// LoginTimeout bounds the time from connecting to being signed in.
