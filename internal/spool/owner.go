@@ -103,12 +103,8 @@ func takeOwnership(fsys FS) (*owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
 	o := &owner{fs: fsys, lock: lock, stop: make(chan struct{}),
-		me: Owner{Host: host, Boot: bootID(), PID: os.Getpid(), Started: time.Now().UTC(), Token: rand.Text()}}
+		me: Owner{Host: hostname(), Boot: bootID(), PID: os.Getpid(), Started: time.Now().UTC(), Token: rand.Text()}}
 	if err := o.claim(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -218,8 +214,16 @@ func alive(pid int) bool {
 	return err == nil || errors.Is(err, syscall.EPERM)
 }
 
+var hostname = sync.OnceValue(func() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return host
+})
+
 // bootID returns what is different after each start of the machine, where there is such a thing.
-func bootID() string {
+var bootID = sync.OnceValue(func() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))
-}
+})
