@@ -43,11 +43,11 @@ type history struct {
 type eventState byte
 
 const (
-	tried       eventState = iota // it may be there, whole
-	durable                       // Append returned nil: it must be there
-	sent                          // Ack was called: it may come again
-	aside                         // Quarantine was called: it may come again
-	quarantined                   // Quarantine returned nil: it is in the quarantine and does not come again but after a power cut
+	tried    eventState = iota // it may be there, whole
+	durable                    // Append returned nil: it must be there
+	sent                       // Ack was called: it may come again
+	aside                      // Quarantine was called: it may come again
+	putAside                   // Quarantine returned nil: it is in the quarantine and does not come again but after a power cut
 )
 
 func (h *history) clone() *history { return &history{slices.Clone(h.states)} }
@@ -96,7 +96,7 @@ func (h *history) compare(s *Spool, fsys FS) error {
 		if state == durable && !seen[n] {
 			return fmt.Errorf("event %d is lost", n)
 		}
-		if state == quarantined && !aside[n] {
+		if state == putAside && !aside[n] {
 			return fmt.Errorf("event %d is not in the quarantine", n)
 		}
 	}
@@ -284,7 +284,7 @@ func (c *crasher) program(fsys *memFS, h *history, mu *sync.Mutex, steps int) er
 					if err := s.Quarantine(r, "poison"); err != nil {
 						return err
 					}
-					set(n, quarantined)
+					set(n, putAside)
 				default:
 					set(n, sent)
 					if err := s.Ack(r.Position); err != nil {

@@ -21,6 +21,10 @@ import (
 const (
 	quarantineNameForm = "quarantine-%08x.txt"
 	maxDamageBytes     = 64 << 10 // of a damaged stretch, so much is kept
+
+	// Beyond this the quarantine goes on in another file, so that a reader can
+	// hold one in memory.
+	quarantineFileBytes = 1 << 20
 )
 
 func quarantineName(n uint64) string { return fmt.Sprintf(quarantineNameForm, n) }
@@ -111,6 +115,10 @@ func (q *quarantine) append(fsys FS, line []byte) (err error) {
 			q.file = nil
 		}
 	}()
+	if q.at >= quarantineFileBytes {
+		closeFile(q.file)
+		q.file = nil
+	}
 	fresh := q.file == nil
 	if fresh {
 		q.last++

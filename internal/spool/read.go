@@ -2,8 +2,10 @@ package spool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"time"
 )
@@ -81,7 +83,12 @@ func (s *Spool) read(most, maxBytes int) (records []Record, err error) {
 		if !ok {
 			return records, nil
 		}
-		if err := s.visit(v); err != nil {
+		err := s.visit(v)
+		if errors.Is(err, fs.ErrNotExist) {
+			s.vanished(v)
+			continue
+		}
+		if err != nil {
 			return records, err
 		}
 		before := len(records)
@@ -161,6 +168,18 @@ func (s *Spool) visit(v view) error {
 	return nil
 }
 
+// vanished says that somebody has removed a segment.
+func (s *Spool) vanished(v view) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost := s.done.add(s.reader.at, v.limit)
+	s.changes++
+	s.reader.at = v.limit
+	if s.report == nil { // else it is the owner, most likely, who is done with it
+		s.countDamage(lost, v.segment.name)
+	}
+}
+
 // readSegment appends the entries of a segment, from the reader's position on.
 func (s *Spool) readSegment(records []Record, v view, most, maxBytes int) ([]Record, error) {
 	r := &s.reader
@@ -233,7 +252,7 @@ func (s *Spool) missed(v view, from, to uint64, found scanned) {
 	s.countDamage(lost, v.segment.name)
 	s.changes++
 	s.mu.Unlock()
-	if lost == 0 {
+	if lost == 0 || s.report != nil {
 		return
 	}
 	raw := make([]byte, min(found.bad, maxDamageBytes))

@@ -121,6 +121,10 @@ type Spool struct {
 	out       []byte // a batch as it goes to disk
 	lastBatch int    // how many requests the last batch had
 
+	// Of a spool that is only looked at: what is wrong with it, and where.
+	report *Report
+	torn   int64 // see tail
+
 	keepMu   sync.Mutex // held while the durable cursor is written, or what is behind it removed
 	keptSlot uint64     // which of the cursor's files is next; guarded by keepMu
 
@@ -230,7 +234,7 @@ func open(opts Options) (_ *Spool, err error) {
 	return s, nil
 }
 
-// load finds out what is in the directory.
+// load syncs the directory and finds out what is in it.
 func (s *Spool) load() (im image, err error) {
 	// What an earlier process made and did not live to sync counts from here on.
 	if err := s.fs.SyncParent(); err != nil {
@@ -246,6 +250,14 @@ func (s *Spool) load() (im image, err error) {
 	if err := checkModes(infos); err != nil {
 		return im, err
 	}
+	if im, err = s.look(infos); err != nil {
+		return im, err
+	}
+	return im, s.checkSubject()
+}
+
+// look takes over what the files say. It changes none of them.
+func (s *Spool) look(infos []fs.FileInfo) (im image, err error) {
 	if im, err = readImage(s.fs, infos); err != nil {
 		return im, err
 	}
@@ -273,7 +285,7 @@ func (s *Spool) load() (im image, err error) {
 	s.done.add(0, 1)
 	s.next = max(s.next, s.done.top())
 	s.reader.at = s.done.low
-	return im, s.checkSubject()
+	return im, nil
 }
 
 // recover reads the last segment, to find out where the spool ends. If that segment
@@ -295,7 +307,8 @@ func (s *Spool) recover(end uint64) error {
 	s.countDamage(s.done.add(tail.next, end), last.name)
 	s.next = max(s.next, tail.next)
 	s.settled = max(s.settled, tail.settled)
-	if tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
+	s.torn = tail.torn
+	if s.report != nil || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
 		last.spool != s.id || last.size >= s.opts.SegmentBytes {
 		return nil
 	}
@@ -318,6 +331,7 @@ func (s *Spool) checkSubject() error {
 func (s *Spool) countDamage(n uint64, segment string) {
 	if n > 0 {
 		s.counts.damaged += n
+		s.report.problem("%s: %d events are lost: their bytes are damaged or gone", segment, n)
 		s.log.Error("events of the spool are lost: their bytes are damaged or gone", "segment", segment, "events", n)
 	}
 }
