@@ -26,6 +26,7 @@ type memFS struct {
 	shared  bool
 	room    int64 // bytes that files may have together, or 0
 	dead    bool  // the process that uses this is: nothing works any more
+	read    int64 // bytes that were read
 
 	// observe is called before each call, with mu held.
 	observe func(call, name string)
@@ -254,6 +255,7 @@ func (f *memFile) ReadAt(b []byte, off int64) (int, error) {
 		return 0, io.EOF
 	}
 	n := copy(b, f.node.data[off:])
+	f.fs.read += int64(n)
 	if n < len(b) {
 		return n, io.EOF
 	}
