@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync"
 	"time"
 )
 
@@ -28,10 +27,11 @@ type request struct {
 	ready   chan error  // of Append; has room for the result
 }
 
-var requests = sync.Pool{New: func() any { return &request{ready: make(chan error, 1)} }}
-
 func (s *Spool) newRequest(entries ...Entry) (*request, error) {
-	r := requests.Get().(*request)
+	r, ok := s.requests.Get().(*request)
+	if !ok {
+		r = &request{ready: make(chan error, 1)}
+	}
 	r.frames, r.entries, r.done = r.frames[:0], len(entries), nil
 	for i := range entries {
 		if n := entryBytes(&entries[i]); n > MaxEntryBytes {
@@ -54,9 +54,9 @@ func (s *Spool) newRequest(entries ...Entry) (*request, error) {
 // maxPooled keeps single large entries from staying in memory.
 const maxPooled = 64 << 10
 
-func (r *request) free() {
+func (s *Spool) free(r *request) {
 	if cap(r.frames) <= maxPooled {
-		requests.Put(r)
+		s.requests.Put(r)
 	}
 }
 
@@ -81,7 +81,7 @@ func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	}
 	select {
 	case err := <-r.ready:
-		r.free()
+		s.free(r)
 		return err
 	case <-ctx.Done():
 	}
@@ -275,7 +275,10 @@ func (s *Spool) commit(b *batch) error {
 		if err := s.makeRoom(b); err != nil {
 			return err
 		}
-		err := s.write(b)
+		err := s.reserve.fill(s)
+		if err == nil {
+			err = s.write(b)
+		}
 		if err == nil {
 			return nil
 		}
@@ -457,6 +460,9 @@ func (s *Spool) finish(b *batch, err error) {
 	s.lastBatch = 0
 	async := false
 	s.mu.Lock()
+	if errors.Is(err, ErrFull) {
+		s.rejected += uint64(b.entries)
+	}
 	for _, r := range b.requests {
 		s.queued -= len(r.frames)
 		if r.done != nil {
@@ -471,7 +477,7 @@ func (s *Spool) finish(b *batch, err error) {
 			s.lastBatch++
 			r.ready <- err
 		} else if r.frames != nil {
-			r.free()
+			s.free(r)
 		}
 	}
 	if async {

@@ -173,27 +173,30 @@ const (
 	reserveBytes = 512 << 10
 )
 
-// fill makes the file if there is room for it.
-func (r *reserve) fill(s *Spool) {
+// fill makes the file, if it is not there. It fails only for want of space: then
+// nothing else may be written, or it would take what the cursor may need.
+func (r *reserve) fill(s *Spool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.there {
-		return
-	}
-	f, err := s.fs.Create(reserveName)
-	if err != nil {
-		return // full, most likely; tried again with the next cursor
+		return nil
 	}
 	content := make([]byte, min(reserveBytes, s.opts.SegmentBytes))
 	for i := range content {
 		content[i] = byte(i) // a file of zeros may take no space
 	}
-	n, err := f.WriteAt(content, 0)
-	if err = errors.Join(err, f.Close()); err != nil || n < len(content) {
-		s.fs.Remove(reserveName)
-		return
+	f, err := s.fs.Create(reserveName)
+	if err == nil {
+		_, err = f.WriteAt(content, 0)
+		if err = errors.Join(err, f.Close()); err != nil {
+			s.fs.Remove(reserveName)
+		}
 	}
-	r.there = true
+	r.there = err == nil || errors.Is(err, fs.ErrExist)
+	if full(err) {
+		return err
+	}
+	return nil
 }
 
 // free gives the space back, if it is there.

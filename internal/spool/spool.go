@@ -113,6 +113,8 @@ type Spool struct {
 	owner *owner
 	log   *slog.Logger
 
+	requests sync.Pool // of *request, to be used again
+
 	// Owned by the goroutine that commits.
 	active    *segment // the segment that is appended to, or nil
 	file      File     // its file
@@ -151,6 +153,7 @@ type Spool struct {
 	generation  uint64 // of the last cursor made
 	counts      counts
 	appended    uint64
+	rejected    uint64
 	ages        ages
 	waiting     string
 	lastErr     error
@@ -476,6 +479,7 @@ type Stats struct {
 	Oldest   time.Time // when the oldest of Events was appended, or earlier; zero without any
 
 	Appended uint64 // since Open
+	Rejected uint64 // since Open, for want of room
 
 	// Over the spool's life:
 	Acknowledged uint64
@@ -496,6 +500,7 @@ func (s *Spool) Stats() Stats {
 		Bytes:        s.bytes + s.quarantine.bytes.Load(),
 		Segments:     len(s.segments),
 		Appended:     s.appended,
+		Rejected:     s.rejected,
 		Acknowledged: s.counts.acknowledged,
 		Dropped:      s.counts.dropped,
 		Quarantined:  s.counts.quarantined,
