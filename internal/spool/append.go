@@ -1,0 +1,518 @@
+package spool
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+)
+
+const (
+	maxQueueBytes = 4 << 20 // what may wait in memory to be committed; one request may be larger
+	maxBatchBytes = 1 << 20 // what is committed at once; one request may be larger
+	maxUndone     = 1 << 16 // how many calls of done may be due
+	maxFailures   = 3       // in how many segments a batch is tried
+
+	// A full disk is tried again so often.
+	retryAfter = time.Second
+)
+
+// request is what one call appends. It goes to disk whole, in one batch.
+type request struct {
+	frames  []byte // headers, of which index and checksum are missing, and bodies
+	entries int
+	done    func(error) // of AppendAsync, or:
+	ready   chan error  // of Append; has room for the result
+}
+
+func (s *Spool) newRequest(entries ...Entry) (*request, error) {
+	r, ok := s.requests.Get().(*request)
+	if !ok {
+		r = &request{ready: make(chan error, 1)}
+	}
+	r.frames, r.entries, r.done = r.frames[:0], len(entries), nil
+	for i := range entries {
+		if n := entryBytes(&entries[i]); n > MaxEntryBytes {
+			return nil, fmt.Errorf("%w: entry %d has %d bytes", ErrTooLarge, i, n)
+		}
+		at := len(r.frames)
+		r.frames = append(r.frames, make([]byte, frameHeaderBytes)...)
+		var flags byte
+		r.frames, flags = appendEntry(r.frames, &entries[i])
+		body := r.frames[at+frameHeaderBytes:]
+		binary.LittleEndian.PutUint32(r.frames[at:], uint32(len(body))|uint32(flags)<<24)
+		binary.LittleEndian.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
+	}
+	if room := s.opts.MaxBytes / 4; int64(len(r.frames)) > room {
+		return nil, fmt.Errorf("%w: %d bytes in one call, of at most %d", ErrTooLarge, len(r.frames), room)
+	}
+	return r, nil
+}
+
+// maxPooled keeps single large entries from staying in memory.
+const maxPooled = 64 << 10
+
+func (s *Spool) free(r *request) {
+	if cap(r.frames) <= maxPooled {
+		s.requests.Put(r)
+	}
+}
+
+// Append writes entries, which it does not keep. After nil they are durable, all of
+// them, and are never lost but with the disk. Calls at the same time share one sync.
+// Entries that one goroutine appends keep their order.
+//
+// With the policy [Block] it waits for room; ctx bounds the wait. It returns
+// [ErrFull] (only with [Reject], or if there is nothing left to drop), [ErrClosed],
+// [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
+// ErrTooLarge and ErrFull the entries may be in the spool all the same.
+func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	r, err := s.newRequest(entries...)
+	if err != nil {
+		return err
+	}
+	if err := s.enqueue(ctx, r); err != nil {
+		return err
+	}
+	select {
+	case err := <-r.ready:
+		s.free(r)
+		return err
+	case <-ctx.Done():
+	}
+	s.withdraw(r)
+	select {
+	case err := <-r.ready:
+		return err
+	default:
+		return ctx.Err()
+	}
+}
+
+// AppendAsync writes an entry, which it does not keep, and calls done when that is
+// durable, or cannot be. The calls come in the order of AppendAsync, one at a time;
+// done must not wait for the spool. AppendAsync itself waits while too much is on its way.
+func (s *Spool) AppendAsync(entry Entry, done func(error)) {
+	r, err := s.newRequest(entry)
+	if err != nil {
+		// It is late in the queue all the same, for the order's sake.
+		r = &request{done: func(error) { done(err) }}
+	} else {
+		r.done = done
+	}
+	if err := s.enqueue(context.Background(), r); err != nil {
+		done(err)
+	}
+}
+
+// enqueue hands r to the committer as soon as it has room for it.
+func (s *Spool) enqueue(ctx context.Context, r *request) error {
+	s.mu.Lock()
+	for {
+		if s.closing {
+			s.mu.Unlock()
+			return ErrClosed
+		}
+		if s.queued == 0 || s.queued+len(r.frames) <= maxQueueBytes && (r.done == nil || s.undone < maxUndone) {
+			break
+		}
+		changed := s.change()
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		s.mu.Lock()
+	}
+	s.queue = append(s.queue, r)
+	s.queued += len(r.frames)
+	if r.done != nil {
+		s.undone++
+	}
+	s.mu.Unlock()
+	s.raise(s.wake)
+	return nil
+}
+
+// withdraw takes r out of the queue if it is still there.
+func (s *Spool) withdraw(r *request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, other := range s.queue {
+		if other == r {
+			s.queue = append(s.queue[:i], s.queue[i+1:]...)
+			s.queued -= len(r.frames)
+			s.changing()
+			return
+		}
+	}
+}
+
+// A batch is committed with one sync.
+type batch struct {
+	requests []*request
+	bytes    int
+	entries  int
+}
+
+// commitAll is the goroutine that commits, until the spool is closed.
+func (s *Spool) commitAll() {
+	defer close(s.quit)
+	var b batch
+	for {
+		last, ok := s.take(&b)
+		if !ok {
+			s.raise(s.note)
+			return
+		}
+		err := s.commit(&b)
+		var wait *waitError
+		if errors.As(err, &wait) {
+			if !last {
+				s.putBack(&b)
+				s.await(wait)
+				continue
+			}
+			err = fmt.Errorf("%w: %w", ErrClosed, wait.cause)
+		}
+		s.finish(&b, err)
+	}
+}
+
+// take waits for requests and makes a batch of them. At the end last is true, and
+// then ok is false.
+func (s *Spool) take(b *batch) (last, ok bool) {
+	s.gather()
+	s.mu.Lock()
+	for len(s.queue) == 0 {
+		if s.closing {
+			s.mu.Unlock()
+			return true, false
+		}
+		s.mu.Unlock()
+		<-s.wake
+		s.mu.Lock()
+	}
+	defer s.mu.Unlock()
+	n := 0
+	*b = batch{requests: b.requests[:0]}
+	for ; n < len(s.queue); n++ {
+		r := s.queue[n]
+		if n > 0 && b.bytes+len(r.frames) > maxBatchBytes {
+			break
+		}
+		b.bytes += len(r.frames)
+		b.entries += r.entries
+		b.requests = append(b.requests, r)
+	}
+	rest := copy(s.queue, s.queue[n:])
+	clear(s.queue[rest:])
+	s.queue = s.queue[:rest]
+	return s.closing, true
+}
+
+// gather lets those who were just told that their entries are durable append the
+// next ones, if they are about to, before a sync is spent on the first of them.
+func (s *Spool) gather() {
+	for range 2 * s.lastBatch {
+		s.mu.Lock()
+		n := len(s.queue)
+		s.mu.Unlock()
+		if n >= s.lastBatch {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// putBack returns a batch that cannot be committed yet to the head of the queue.
+func (s *Spool) putBack(b *batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = append(append(make([]*request, 0, len(b.requests)+len(s.queue)), b.requests...), s.queue...)
+	s.lastBatch = 0
+}
+
+// A waitError says that a batch has to wait for room.
+type waitError struct {
+	why   string
+	cause error
+}
+
+func (e *waitError) Error() string { return e.why }
+
+// await waits until there may be room.
+func (s *Spool) await(e *waitError) {
+	s.mu.Lock()
+	news := s.waiting != e.why
+	s.waiting = e.why
+	s.mu.Unlock()
+	if news {
+		s.log.Warn("the spool waits for room", "why", e.why)
+	}
+	retry := time.NewTimer(retryAfter)
+	defer retry.Stop()
+	select {
+	case <-s.room:
+	case <-retry.C:
+	}
+}
+
+// commit makes a batch durable. A segment in which that failed is never written to
+// or synced again: after a failed sync the system may take for written what is not.
+// The batch goes to a new one.
+func (s *Spool) commit(b *batch) error {
+	if b.bytes == 0 { // only what was refused before it came here
+		return nil
+	}
+	for failures := 1; ; failures++ {
+		if err := s.makeRoom(b); err != nil {
+			return err
+		}
+		err := s.reserve.fill(s)
+		if err == nil {
+			err = s.write(b)
+		}
+		if err == nil {
+			return nil
+		}
+		s.failed("the spool cannot write", err)
+		if !full(err) {
+			if failures == maxFailures {
+				return err
+			}
+			continue
+		}
+		switch s.opts.Policy {
+		case Block:
+			return &waitError{"the disk is full", err}
+		case DropOldest:
+			if s.dropOldest() == nil {
+				failures = 0
+				continue
+			}
+		}
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+}
+
+// makeRoom sees to it that the batch fits into MaxBytes.
+func (s *Spool) makeRoom(b *batch) error {
+	for {
+		s.mu.Lock()
+		fits := s.bytes+s.quarantine.bytes.Load()+int64(b.bytes)+headerBytes <= s.opts.MaxBytes
+		s.mu.Unlock()
+		if fits {
+			return nil
+		}
+		switch s.opts.Policy {
+		case Block:
+			return &waitError{"the spool has reached its size", ErrFull}
+		case DropOldest:
+			if err := s.dropOldest(); err != nil {
+				return fmt.Errorf("%w: %w", ErrFull, err)
+			}
+		default:
+			return ErrFull
+		}
+	}
+}
+
+// write writes the batch and syncs it: to the active segment or, if there is none
+// or it has its size, to a new one. After an error there is no active segment.
+func (s *Spool) write(b *batch) (err error) {
+	if s.owner.lost.Load() {
+		return ErrInUse
+	}
+	fresh := s.active == nil || s.active.size > headerBytes && s.active.size+int64(b.bytes) > s.opts.SegmentBytes
+	if fresh {
+		return s.writeNew(b)
+	}
+	s.out = s.out[:0]
+	s.layOut(b, s.active.base, !s.synced)
+	if err = s.store(s.file, s.active.size); err == nil {
+		s.synced = true
+		s.written(b, s.active, int64(len(s.out)))
+		return nil
+	}
+	// Half a batch must not take space. If it stays, it is not read: the next
+	// segment begins with the same position.
+	err = errors.Join(err, s.file.Truncate(s.active.size))
+	s.retire()
+	return err
+}
+
+// retire ends the active segment.
+func (s *Spool) retire() {
+	if s.file != nil {
+		s.file.Close() // all that counts in it is synced
+	}
+	s.active, s.file, s.synced = nil, nil, false
+}
+
+func (s *Spool) writeNew(b *batch) error {
+	s.mu.Lock()
+	s.lastID++
+	h := segmentHeader{spool: s.id, id: s.lastID, base: s.next, settled: min(s.next, s.settled), created: time.Now(), subject: s.opts.Subject}
+	s.mu.Unlock()
+	s.out = append(s.out[:0], h.encode()...)
+	s.layOut(b, h.base, false)
+	name := segmentName(h.id, h.base)
+	f, err := s.fs.Create(name)
+	if err != nil {
+		s.retire()
+		return err
+	}
+	err = s.store(f, 0)
+	if err == nil {
+		if err = s.fs.Sync(); err != nil {
+			err = fmt.Errorf("sync the directory: %w", err)
+		}
+	}
+	if err != nil {
+		// Should it stay, nothing of it is read: the next one begins with the
+		// same position.
+		f.Close()
+		s.fs.Remove(name)
+		s.retire()
+		return err
+	}
+	s.retire()
+	g := &segment{name: name, id: h.id, base: h.base, limit: noLimit, settled: h.settled, created: h.created, subject: h.subject, spool: h.spool}
+	s.active, s.file, s.synced = g, f, true
+	s.written(b, g, int64(len(s.out)))
+	s.raise(s.tidy) // the one before may be done with
+	return nil
+}
+
+func (s *Spool) store(f File, at int64) error {
+	n, err := f.WriteAt(s.out, at)
+	if err == nil && n < len(s.out) {
+		err = fmt.Errorf("%d of %d bytes were written", n, len(s.out))
+	}
+	if err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// layOut appends the batch's frames to s.out. With joined they count as one batch
+// with what is before them in the segment, since that may not be synced.
+func (s *Spool) layOut(b *batch, base uint64, joined bool) {
+	index := uint32(s.next - base)
+	seeds := newSeeds(s.id, base)
+	for _, r := range b.requests {
+		for rest := r.frames; len(rest) > 0; index++ {
+			word := binary.LittleEndian.Uint32(rest)
+			f := frame{
+				length: int(word & MaxEntryBytes),
+				flags:  byte(word >> 24),
+				index:  index,
+				body:   binary.LittleEndian.Uint32(rest[8:]),
+			}
+			if !joined {
+				f.flags |= flagFirst
+				joined = true
+			}
+			size := frameHeaderBytes + f.length
+			at := len(s.out)
+			s.out = append(s.out, rest[:size]...)
+			seeds.put(s.out[at:], f)
+			rest = rest[size:]
+		}
+	}
+}
+
+// written publishes a batch that is durable.
+func (s *Spool) written(b *batch, g *segment, bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g.size == 0 {
+		for _, other := range s.segments {
+			other.limit = min(other.limit, g.base)
+		}
+		s.segments = append(s.segments, g)
+	}
+	s.ages.add(s.next, time.Now())
+	g.size += bytes
+	s.bytes += bytes
+	s.next += uint64(b.entries)
+	s.settled = s.next
+	s.appended += uint64(b.entries)
+	s.waiting = ""
+	s.changing()
+}
+
+// A completion is a call of done that is due.
+type completion struct {
+	done func(error)
+	err  error
+}
+
+// finish tells those who wait for a batch how it ended.
+func (s *Spool) finish(b *batch, err error) {
+	s.lastBatch = 0
+	async := false
+	s.mu.Lock()
+	if errors.Is(err, ErrFull) {
+		s.rejected += uint64(b.entries)
+	}
+	for _, r := range b.requests {
+		s.queued -= len(r.frames)
+		if r.done != nil {
+			s.completions = append(s.completions, completion{r.done, err})
+			async = true
+		}
+	}
+	s.changing()
+	s.mu.Unlock()
+	for i, r := range b.requests {
+		if b.requests[i] = nil; r.done == nil {
+			s.lastBatch++
+			r.ready <- err
+		} else if r.frames != nil {
+			s.free(r)
+		}
+	}
+	if async {
+		s.raise(s.note)
+	}
+}
+
+// notifyAll is the goroutine that calls done.
+func (s *Spool) notifyAll() {
+	for {
+		s.mu.Lock()
+		due := s.completions
+		s.completions = nil
+		s.mu.Unlock()
+		for _, c := range due {
+			c.done(c.err)
+			s.mu.Lock()
+			s.undone--
+			if s.undone == maxUndone-1 {
+				s.changing()
+			}
+			s.mu.Unlock()
+		}
+		if len(due) > 0 {
+			continue
+		}
+		select {
+		case <-s.note:
+		case <-s.quit:
+			s.mu.Lock()
+			rest := len(s.completions)
+			s.mu.Unlock()
+			if rest == 0 {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,396 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path"
+	"reflect"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// scaled returns a number that the environment may raise, for the long runs.
+func scaled(t testing.TB, variable string, n int) int {
+	t.Helper()
+	if s := os.Getenv(variable); s != "" {
+		m, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatalf("%s: %v", variable, err)
+		}
+		return m
+	}
+	return n
+}
+
+// The crash test runs a program on the model of the file system, and at each call of
+// the file system lets the power fail, in several ways, and the process die. On each
+// state that is left it opens the spool again and looks whether it keeps its promises.
+// On some it lets the program go on, and fail again.
+
+// history is what the program knows of its events. Event n has the ID n.
+type history struct {
+	states []eventState
+}
+
+type eventState byte
+
+const (
+	tried    eventState = iota // it may be there, whole
+	durable                    // Append returned nil: it must be there
+	sent                       // Ack was called: it may come again
+	aside                      // Quarantine was called: it may come again
+	putAside                   // Quarantine returned nil: it is in the quarantine and does not come again but after a power cut
+)
+
+func (h *history) clone() *history { return &history{slices.Clone(h.states)} }
+
+// check opens a spool that a crash has left and compares it with what was promised.
+func (h *history) check(fsys *memFS) error {
+	s, err := Open(crashOptions(fsys))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return h.compare(s, fsys)
+}
+
+func crashOptions(fsys *memFS) Options {
+	return Options{Dir: "model", FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20, Subject: "ada"}
+}
+
+func crashEntry(n int) Entry {
+	return Entry{Topic: "t", ID: strconv.Itoa(n), Value: []byte(strings.Repeat(strconv.Itoa(n)+" ", (n*n*7)%150))}
+}
+
+// compare checks the promises.
+func (h *history) compare(s *Spool, fsys FS) error {
+	records, err := readAll(s)
+	if err != nil {
+		return err
+	}
+	seen := make([]bool, len(h.states))
+	last := -1
+	for _, r := range records {
+		n, err := strconv.Atoi(r.ID)
+		if err != nil || n >= len(h.states) || !reflect.DeepEqual(r.Entry, crashEntry(n)) {
+			return fmt.Errorf("%+v was never appended", r)
+		}
+		if n <= last {
+			return fmt.Errorf("event %d came after %d", n, last)
+		}
+		last, seen[n] = n, true
+	}
+	aside, err := readQuarantine(fsys)
+	if err != nil {
+		return err
+	}
+	for n, state := range h.states {
+		if state == durable && !seen[n] {
+			return fmt.Errorf("event %d is lost", n)
+		}
+		if state == putAside && !aside[n] {
+			return fmt.Errorf("event %d is not in the quarantine", n)
+		}
+	}
+	if st := s.Stats(); st.Damaged != 0 || st.Dropped != 0 {
+		return fmt.Errorf("%d events are said to be damaged", st.Damaged)
+	}
+	return nil
+}
+
+// readAll reads what waits. The context is over: Next returns at once what there is.
+func readAll(s *Spool) ([]Record, error) {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	var all []Record
+	for {
+		records, err := s.Next(over, 1000, 1<<20)
+		if errors.Is(err, context.Canceled) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, records...)
+	}
+}
+
+// readQuarantine returns the IDs of the entries in the quarantine.
+func readQuarantine(fsys FS) (map[int]bool, error) {
+	infos, err := fsys.List()
+	if err != nil {
+		return nil, err
+	}
+	ids := map[int]bool{}
+	for _, info := range infos {
+		if _, ok := parseQuarantineName(info.Name()); !ok {
+			continue
+		}
+		content, err := readSmall(fsys, info.Name(), 1<<20)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.SplitSeq(string(content), "\n") {
+			if p, err := parsePoison([]byte(line)); err == nil && p.Entry != nil {
+				n, err := strconv.Atoi(p.Entry.ID)
+				if err != nil || !reflect.DeepEqual(*p.Entry, crashEntry(n)) {
+					return nil, fmt.Errorf("quarantined %+v was never appended", p.Entry)
+				}
+				ids[n] = true
+			}
+		}
+	}
+	return ids, nil
+}
+
+// crasher runs programs and lets them crash.
+type crasher struct {
+	rng    *rand.Rand
+	states *atomic.Int64 // that were checked
+	limit  int64
+	skip   func() bool // see memFS
+	err    error       // the first broken promise
+}
+
+// A crash is what is left by one.
+type crash struct {
+	fsys    *memFS
+	history *history
+	kind    string
+	at      string
+}
+
+const (
+	crashDepth   = 3  // how often a program goes on
+	cutsPerCall  = 4  // power cuts at each call
+	goOnOneIn    = 24 // of the states, so many go on
+	programSteps = 40
+)
+
+// run runs a program on a file system, then checks what its crashes left.
+func (c *crasher) run(fsys *memFS, h *history, depth, steps int) {
+	var crashes []crash
+	var mu sync.Mutex // guards h for observe, which other goroutines call
+	fsys.skip = c.skip
+	fsys.observe = func(call, name string) {
+		if slices.Contains([]string{"read", "list", "open", "size", "close", "lock"}, call) {
+			return // changes nothing: the state was there at the call before
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		at := call + " " + name
+		for range cutsPerCall {
+			crashes = append(crashes, crash{fsys.cut(c.rng), h.clone(), "power cut", at})
+		}
+		crashes = append(crashes, crash{fsys.kill(), h.clone(), "kill", at})
+	}
+	err := c.program(fsys, h, &mu, steps)
+	fsys.mu.Lock()
+	fsys.observe = nil
+	crashes = append(crashes, crash{fsys.cut(c.rng), h.clone(), "power cut", "the end"})
+	fsys.mu.Unlock()
+	if err != nil && c.err == nil {
+		c.err = err
+	}
+	for _, crash := range crashes {
+		if c.err != nil || c.states.Add(1) > c.limit {
+			return
+		}
+		if depth < crashDepth && c.rng.IntN(goOnOneIn) == 0 {
+			c.run(crash.fsys, crash.history, depth+1, 1+c.rng.IntN(6))
+			continue
+		}
+		if err := crash.history.check(crash.fsys); err != nil {
+			c.err = fmt.Errorf("%s before %s, depth %d: %w", crash.kind, crash.at, depth, err)
+		}
+	}
+}
+
+// program appends, reads, acknowledges, quarantines, and opens again.
+func (c *crasher) program(fsys *memFS, h *history, mu *sync.Mutex, steps int) error {
+	s, err := Open(crashOptions(fsys))
+	if err != nil {
+		return err
+	}
+	defer func() { s.Close() }()
+	if err := h.compare(s, fsys); err != nil {
+		return err
+	}
+	s.Rewind()
+	set := func(n int, state eventState) {
+		mu.Lock()
+		defer mu.Unlock()
+		h.states[n] = state
+	}
+	try := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		h.states = append(h.states, tried)
+		return len(h.states) - 1
+	}
+	ctx := context.Background()
+	for range steps {
+		switch c.rng.IntN(12) {
+		default: // one call, one or more events
+			from := len(h.states)
+			var entries []Entry
+			for range 1 + c.rng.IntN(3) {
+				entries = append(entries, crashEntry(try()))
+			}
+			if err := s.Append(ctx, entries...); err != nil {
+				return err
+			}
+			for i := range entries {
+				set(from+i, durable)
+			}
+		case 0, 1: // several calls at once
+			var wg sync.WaitGroup
+			for range 1 + c.rng.IntN(4) {
+				n := try()
+				wg.Add(1)
+				s.AppendAsync(crashEntry(n), func(err error) {
+					if err == nil {
+						set(n, durable)
+					}
+					wg.Done()
+				})
+			}
+			wg.Wait()
+		case 2, 3, 4, 5: // send some
+			records, err := s.Next(over(), 1+c.rng.IntN(8), 1<<20)
+			if errors.Is(err, context.Canceled) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if c.rng.IntN(3) == 0 {
+				c.rng.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
+			}
+			for _, r := range records {
+				n, _ := strconv.Atoi(r.ID)
+				switch c.rng.IntN(12) {
+				case 0: // never answered
+				case 1:
+					set(n, aside)
+					if err := s.Quarantine(r, "poison"); err != nil {
+						return err
+					}
+					set(n, putAside)
+				default:
+					set(n, sent)
+					if err := s.Ack(r.Position); err != nil {
+						return err
+					}
+				}
+			}
+		case 6:
+			s.Rewind()
+		case 7:
+			if err := s.Close(); err != nil {
+				return err
+			}
+			if s, err = Open(crashOptions(fsys)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func over() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// crashAll runs programs with the seeds from first on, until so many states were
+// checked or a promise is broken.
+func crashAll(states int, skip func() bool) (checked int64, err error) {
+	var count, seeds atomic.Int64
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				seed := uint64(seeds.Add(1))
+				mu.Lock()
+				over := err != nil || count.Load() >= int64(states)
+				mu.Unlock()
+				if over {
+					return
+				}
+				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: &count, limit: int64(states), skip: skip}
+				c.run(newMemFS(), &history{}, 0, programSteps)
+				if c.err != nil {
+					mu.Lock()
+					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return min(count.Load(), int64(states)), err
+}
+
+// TestCrashStates is the promise itself: what Append has returned nil for is there
+// after any crash.
+func TestCrashStates(t *testing.T) {
+	checked, err := crashAll(scaled(t, "SPOOL_CRASH_STATES", 100_000), nil)
+	if err != nil {
+		t.Fatalf("after %d states: %v", checked, err)
+	}
+	t.Logf("%d states", checked)
+}
+
+// TestEachSyncIsNeeded takes away one call of Sync after the other, by the line of the
+// source that makes it, and demands that the crash test then finds a broken promise.
+func TestEachSyncIsNeeded(t *testing.T) {
+	var mu sync.Mutex
+	sites := map[string]bool{}
+	if _, err := crashAll(5_000, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		sites[syncSite()] = true
+		return false
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(sites) < 8 {
+		t.Errorf("only these lines sync: %v", sites)
+	}
+	for site := range sites {
+		t.Run(site, func(t *testing.T) {
+			checked, err := crashAll(200_000, func() bool { return syncSite() == site })
+			if err == nil {
+				t.Fatalf("%d states, and nobody misses the sync", checked)
+			}
+			t.Logf("after %d states: %v", checked, err)
+		})
+	}
+}
+
+// syncSite returns the line of this package that called a sync of memFS.
+func syncSite() string {
+	var pcs [16]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if !strings.HasSuffix(f.File, "_test.go") {
+			function := f.Function[strings.LastIndex(f.Function, "/")+1:]
+			return fmt.Sprintf("%s (%s:%d)", function, path.Base(f.File), f.Line)
+		}
+		if !more {
+			return "?"
+		}
+	}
+}

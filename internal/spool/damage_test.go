@@ -1,0 +1,323 @@
+package spool
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// filled returns a file system with a spool of so many events, closed, and the names
+// of its segments.
+func filled(t testing.TB, segmentBytes int64, events int, entry func(int) Entry) (*memFS, []string) {
+	t.Helper()
+	fsys := newMemFS()
+	s := mustOpen(t, Options{FS: fsys, SegmentBytes: segmentBytes, MaxBytes: 1 << 24})
+	for n := range events {
+		if err := s.Append(t.Context(), entry(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustClose(t, s)
+	var names []string
+	for name := range fsys.names {
+		if strings.HasSuffix(name, ".seg") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return fsys, names
+}
+
+// frameEnds returns where the frames of a segment end, and the position of its first.
+func frameEnds(t testing.TB, fsys *memFS, name string) (base uint64, ends []int64) {
+	t.Helper()
+	h, err := parseSegmentHeader(fsys.names[name].data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := fsys.names[name]
+	scan := newScanner(bytes.NewReader(node.data), newSeeds(h.spool, h.base), int64(len(node.data)))
+	for {
+		if _, err := scan.next(); err == io.EOF {
+			return h.base, ends
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, scan.off)
+	}
+}
+
+// TestEveryTruncation cuts each of three segments to each length. What lies before
+// the cut, and in the other segments, must be there; the rest is counted.
+func TestEveryTruncation(t *testing.T) {
+	t.Parallel()
+	const events = 110
+	fsys, names := filled(t, 4<<10, events, numbered)
+	if len(names) != 3 {
+		t.Fatalf("%d segments, want 3", len(names))
+	}
+	for _, name := range names {
+		base, ends := frameEnds(t, fsys, name)
+		parallel(len(fsys.names[name].data), func(size int) {
+			fsys.mu.Lock()
+			after := fsys.kill()
+			fsys.mu.Unlock()
+			after.names[name].data = after.names[name].data[:size]
+			var want []int
+			for n := range events {
+				in := n - int(base-1) // its place in the segment, if it is one of it
+				if in < 0 || in >= len(ends) || ends[in] <= int64(size) {
+					want = append(want, n)
+				}
+			}
+			s, err := Open(Options{FS: after, SegmentBytes: 4 << 10, MaxBytes: 1 << 24})
+			if err != nil {
+				t.Errorf("%s cut to %d: %v", name, size, err)
+				return
+			}
+			defer s.Close()
+			if err := s.Append(t.Context(), numbered(events)); err != nil {
+				t.Errorf("%s cut to %d: %v", name, size, err)
+			}
+			want = append(want, events)
+			got, err := readAll(s)
+			if err != nil || len(got) != len(want) {
+				t.Errorf("%s cut to %d: %d events (%v), want %d", name, size, len(got), err, len(want))
+				return
+			}
+			for i, n := range want {
+				if !reflect.DeepEqual(got[i].Entry, numbered(n)) {
+					t.Errorf("%s cut to %d: event %d is %+v, want number %d", name, size, i, got[i].Entry, n)
+				}
+			}
+			if lost := s.Stats().Damaged; lost != uint64(events+1-len(want)) {
+				t.Errorf("%s cut to %d: %d events are said to be lost, want %d", name, size, lost, events+1-len(want))
+			}
+		})
+	}
+}
+
+// TestEveryBitFlip flips each bit of a segment of 64 KiB. No wrong event may come
+// out, and no more than one may be missing.
+func TestEveryBitFlip(t *testing.T) {
+	t.Parallel()
+	fsys, names := filled(t, 1<<20, 330, numbered)
+	for n := 330; len(fsys.names[names[0]].data) < 64<<10; n += 100 {
+		fsys, names = filled(t, 1<<20, n, numbered)
+	}
+	data := fsys.names[names[0]].data[:64<<10]
+	h, err := parseSegmentHeader(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seeds := newSeeds(h.spool, h.base)
+	var frames []place
+	for scan := newScanner(bytes.NewReader(data), seeds, int64(len(data))); ; {
+		f, err := scan.next()
+		if err == io.EOF {
+			break
+		}
+		frames = append(frames, place{f.at, f.index, slices.Clone(f.content)})
+	}
+	parallel(len(data), func(at int) {
+		flipped := slices.Clone(data)
+		// Nothing depends on what is before the frame with the bit.
+		first := 0
+		for first+1 < len(frames) && frames[first+1].at <= int64(at) {
+			first++
+		}
+		for bit := range 8 {
+			flipped[at] ^= 1 << bit
+			scan := newScanner(bytes.NewReader(flipped), seeds, int64(len(flipped)))
+			scan.off, scan.index, scan.chunk = frames[first].at, frames[first].index, 4<<10
+			missing := 0
+			for want := first; want < len(frames); want++ {
+				f, err := scan.next()
+				for ; want < len(frames) && (err == io.EOF || frames[want].index != f.index); want++ {
+					missing++
+				}
+				if err == io.EOF {
+					break
+				}
+				if err != nil || want == len(frames) || f.at != frames[want].at || !bytes.Equal(f.content, frames[want].content) {
+					t.Errorf("bit %d of byte %d: a wrong event at %d (%v)", bit, at, f.index, err)
+					return
+				}
+				if f.at > int64(at) {
+					break // from here on it reads as it did without the flip
+				}
+			}
+			if missing > 1 || at < headerBytes && missing > 0 {
+				t.Errorf("bit %d of byte %d: %d events are missing", bit, at, missing)
+			}
+			flipped[at] ^= 1 << bit
+		}
+	})
+	t.Logf("%d flips, %d events", 8*len(data), len(frames))
+}
+
+type place struct {
+	at      int64
+	index   uint32
+	content []byte
+}
+
+// parallel calls do with each number below n, on all processors.
+func parallel(n int, do func(int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				do(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestOpenAfterBitFlips flips bits in all of a spool's files, and opens it: in each of
+// the first bytes, where the headers are, and in one of every so many after that.
+func TestOpenAfterBitFlips(t *testing.T) {
+	t.Parallel()
+	const events, stride = 200, 16
+	fsys, _ := filled(t, 8<<10, events, numbered)
+	var flips []flip
+	for name, node := range fsys.names {
+		for at := range node.data {
+			if at < 300 || at%stride == 0 && name != reserveName {
+				flips = append(flips, flip{name, at, (at + at/stride) % 8})
+			}
+		}
+	}
+	parallel(len(flips), func(i int) {
+		f := flips[i]
+		fsys.mu.Lock()
+		after := fsys.kill()
+		fsys.mu.Unlock()
+		after.names[f.name].data[f.at] ^= 1 << f.bit
+		s, err := Open(Options{FS: after, SegmentBytes: 8 << 10, MaxBytes: 1 << 24})
+		if err != nil {
+			t.Errorf("%+v: %v", f, err)
+			return
+		}
+		defer s.Close()
+		records, err := readAll(s)
+		if err != nil {
+			t.Errorf("%+v: %v", f, err)
+		}
+		if len(records) < events-1 {
+			t.Errorf("%+v: %d events, want at least %d", f, len(records), events-1)
+		}
+		for _, r := range records {
+			if n := int(r.Position - 1); !reflect.DeepEqual(r.Entry, numbered(n)) {
+				t.Errorf("%+v: position %d is %+v", f, r.Position, r.Entry)
+			}
+		}
+		if err := s.Append(t.Context(), numbered(events)); err != nil {
+			t.Errorf("%+v: %v", f, err)
+		}
+	})
+	t.Logf("%d flips", len(flips))
+}
+
+type flip struct {
+	name    string
+	at, bit int
+}
+
+// TestDamageIsKept looks at what becomes of damaged bytes.
+func TestDamageIsKept(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	opts := Options{Dir: path, SegmentBytes: 4 << 10, MaxBytes: 1 << 20}
+	s := mustOpen(t, opts)
+	mustAppend(t, s, 0, 100)
+	mustClose(t, s)
+	segments, err := filepath.Glob(filepath.Join(path, "*.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(segments[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[headerBytes+frameHeaderBytes+20] ^= 1 // in the first event
+	if err := os.WriteFile(segments[1], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshot(t, path)
+	report, err := Verify(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Damaged != 1 || report.Read != 99 || len(report.Problems) != 1 {
+		t.Errorf("Verify: %+v, want 99 good events and 1 problem", report)
+	}
+	if !reflect.DeepEqual(snapshot(t, path), before) {
+		t.Error("Verify changed the spool")
+	}
+	s = mustOpen(t, opts)
+	records := drain(t, s)
+	if st := s.Stats(); len(records) != 99 || st.Damaged != 1 || st.Events != 99 {
+		t.Errorf("%d records, %+v, want 99 and 1 damaged", len(records), st)
+	}
+	s.Rewind()
+	if n := len(drain(t, s)); n != 99 || s.Stats().Damaged != 1 {
+		t.Errorf("the second time: %d records, %+v", n, s.Stats())
+	}
+	ackAll(t, s, records)
+	mustClose(t, s)
+	s = mustOpen(t, opts)
+	if st := s.Stats(); st.Damaged != 1 || st.Events != 0 {
+		t.Errorf("after all is acknowledged: %+v", st)
+	}
+	n := 0
+	for p, err := range Quarantined(path) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+		d := p.Damage
+		if d == nil || d.Events != 1 || d.Offset != headerBytes || !bytes.HasPrefix(data[d.Offset:], d.Bytes) || len(d.Bytes) < 50 {
+			t.Errorf("%+v is not the damage", p)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d lines in the quarantine, want 1", n)
+	}
+}
+
+// snapshot returns all that can be seen of a directory.
+func snapshot(t testing.TB, path string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(path, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[e.Name()] = info.Mode().String() + info.ModTime().String() + string(data)
+	}
+	return all
+}

@@ -1,0 +1,191 @@
+package spool
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+)
+
+// Entry is one event as the spool keeps it.
+type Entry struct {
+	Topic   string    `json:"topic"`
+	Key     []byte    `json:"key"`   // nil is no key, which is not the empty one
+	Value   []byte    `json:"value"` // nil is a tombstone, which is not the empty one
+	Headers []Header  `json:"headers,omitempty"`
+	ID      string    `json:"id"`
+	Time    time.Time `json:"time,omitzero"` // read back in UTC
+}
+
+// Header is a name and a value that travel with an event.
+type Header struct {
+	Key   string `json:"key"`
+	Value []byte `json:"value"`
+}
+
+// Record is an entry with its place in the spool.
+type Record struct {
+	Entry
+
+	// Position grows by at least one from entry to entry and stays the same
+	// when the spool is opened again.
+	Position uint64
+}
+
+// MaxEntryBytes is what an encoded entry may have at most.
+const MaxEntryBytes = 1<<24 - 1
+
+// The flags of a frame. Those of an entry say which of its fields are there.
+const (
+	flagFirst   = 1 << iota // all frames before this one, in the segment, were synced before it was written
+	flagKey                 // the key is not nil
+	flagValue               // the value is not nil
+	flagHeaders             // there are headers
+	flagMilli               // the time is in whole milliseconds
+	flagTime                // the time is in seconds and nanoseconds
+
+	kindMask  = 0xc0
+	kindEntry = 0x40 // the only kind in version 1
+)
+
+// appendEntry appends the body of e's frame to dst and returns it with the flags
+// that go into the frame's header. The fields follow each other as time, topic,
+// ID, key, headers; the value is the rest.
+func appendEntry(dst []byte, e *Entry) ([]byte, byte) {
+	flags := byte(kindEntry)
+	if !e.Time.IsZero() {
+		if nanos := e.Time.Nanosecond(); nanos%1e6 == 0 {
+			flags |= flagMilli
+			dst = binary.AppendVarint(dst, e.Time.UnixMilli())
+		} else {
+			flags |= flagTime
+			dst = binary.AppendVarint(dst, e.Time.Unix())
+			dst = binary.AppendUvarint(dst, uint64(nanos))
+		}
+	}
+	dst = appendBytes(dst, e.Topic)
+	dst = appendBytes(dst, e.ID)
+	if e.Key != nil {
+		flags |= flagKey
+		dst = appendBytes(dst, e.Key)
+	}
+	if len(e.Headers) > 0 {
+		flags |= flagHeaders
+		dst = binary.AppendUvarint(dst, uint64(len(e.Headers)))
+		for i := range e.Headers {
+			h := &e.Headers[i]
+			dst = appendBytes(dst, h.Key)
+			if h.Value == nil {
+				dst = append(dst, 0)
+				continue
+			}
+			dst = binary.AppendUvarint(dst, uint64(len(h.Value))+1)
+			dst = append(dst, h.Value...)
+		}
+	}
+	if e.Value != nil {
+		flags |= flagValue
+		dst = append(dst, e.Value...)
+	}
+	return dst, flags
+}
+
+func appendBytes[T string | []byte](dst []byte, s T) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
+}
+
+// entryBytes bounds what appendEntry makes of e.
+func entryBytes(e *Entry) int {
+	n := 48 + len(e.Topic) + len(e.ID) + len(e.Key) + len(e.Value)
+	for i := range e.Headers {
+		n += 20 + len(e.Headers[i].Key) + len(e.Headers[i].Value)
+	}
+	return n
+}
+
+var errEntry = errors.New("the body is no entry")
+
+// parseEntry is the inverse of appendEntry. The entry's slices point into body.
+func parseEntry(flags byte, body []byte) (Entry, error) {
+	p := parser{rest: body}
+	var e Entry
+	switch {
+	case flags&flagMilli != 0:
+		e.Time = time.UnixMilli(p.varint()).UTC()
+	case flags&flagTime != 0:
+		seconds := p.varint()
+		e.Time = time.Unix(seconds, int64(p.uvarint()%1e9)).UTC()
+	}
+	e.Topic = string(p.bytes(p.uvarint()))
+	e.ID = string(p.bytes(p.uvarint()))
+	if flags&flagKey != 0 {
+		e.Key = p.bytes(p.uvarint())
+	}
+	if flags&flagHeaders != 0 {
+		e.Headers = p.headers()
+	}
+	if flags&flagValue != 0 {
+		e.Value = p.bytes(uint64(len(p.rest)))
+	}
+	if p.bad || len(p.rest) > 0 || flags&kindMask != kindEntry {
+		return Entry{}, errEntry
+	}
+	return e, nil
+}
+
+// parser takes fields off the front of bytes that may be anything.
+type parser struct {
+	rest []byte
+	bad  bool
+}
+
+func (p *parser) uvarint() uint64 {
+	v, n := binary.Uvarint(p.rest)
+	return v * uint64(p.took(n))
+}
+
+func (p *parser) varint() int64 {
+	v, n := binary.Varint(p.rest)
+	return v * int64(p.took(n))
+}
+
+// took drops n bytes. It returns 0 if n says that they were not good, else 1.
+func (p *parser) took(n int) int {
+	if n <= 0 || p.bad {
+		p.bad = true
+		return 0
+	}
+	p.rest = p.rest[n:]
+	return 1
+}
+
+// bytes returns the next n bytes: never nil, unless they are not there.
+func (p *parser) bytes(n uint64) []byte {
+	if p.bad || n > uint64(len(p.rest)) {
+		p.bad = true
+		return nil
+	}
+	b := p.rest[:n:n]
+	p.rest = p.rest[n:]
+	return b
+}
+
+func (p *parser) headers() []Header {
+	n := p.uvarint()
+	if n > uint64(len(p.rest)/2) { // each has two lengths: no allocation beyond the input's size
+		p.bad = true
+		return nil
+	}
+	headers := make([]Header, 0, n)
+	for range n {
+		h := Header{Key: string(p.bytes(p.uvarint()))}
+		if size := p.uvarint(); size > 0 {
+			h.Value = p.bytes(size - 1)
+		}
+		if p.bad {
+			return nil
+		}
+		headers = append(headers, h)
+	}
+	return headers
+}

@@ -1,0 +1,140 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strconv"
+	"syscall"
+	"testing"
+	"testing/synctest"
+)
+
+// TestEachCallFailsOnce lets each kind of call fail once, at each of its first 200
+// positions, with each error. No call of Append may fail for that, since it tries again,
+// and whatever comes then, a power cut too, nothing that was acknowledged may be lost.
+//
+// A program serves for many positions, which are so far apart that the one fault is over when
+// the next one comes; several programs together have each position once.
+func TestEachCallFailsOnce(t *testing.T) {
+	t.Parallel()
+	const positions, apart = 200, 10
+	calls := []string{"make", "lock", "syncparent", "list", "open", "create", "rename", "remove", "syncdir", "read", "write", "sync", "size", "close"}
+	for _, call := range calls {
+		for _, fault := range []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, io.ErrShortWrite} {
+			if fault == io.ErrShortWrite && call != "write" {
+				continue
+			}
+			t.Run(fmt.Sprint(call, " ", fault), func(t *testing.T) {
+				t.Parallel()
+				faults := 0
+				for first := range apart {
+					synctest.Test(t, func(t *testing.T) { // a full disk is waited for
+						hits, err := failAt(call, fault, first, apart, positions)
+						if err != nil {
+							t.Errorf("with the calls %d, %d, ... failing: %v", first, first+apart, err)
+						}
+						faults += hits
+					})
+				}
+				if faults != positions {
+					t.Errorf("%d faults, want %d", faults, positions)
+				}
+			})
+		}
+	}
+}
+
+// failAt runs a program in which the first call fails and then one in every so many,
+// up to a position.
+func failAt(call string, fault error, first, apart, positions int) (hits int, err error) {
+	fsys := newMemFS()
+	seen := 0
+	fsys.fault = func(c, _ string) error {
+		if c != call {
+			return nil
+		}
+		at := seen
+		if seen++; at%apart == first && at < positions {
+			hits++
+			return fault
+		}
+		return nil
+	}
+	rng := rand.New(rand.NewPCG(uint64(first), 2))
+	h := &history{}
+	check := func() error {
+		fsys.mu.Lock()
+		cut, kill := fsys.cut(rng), fsys.kill()
+		fsys.mu.Unlock()
+		if err := h.check(cut); err != nil {
+			return fmt.Errorf("after a power cut: %w", err)
+		}
+		return h.check(kill)
+	}
+	err = faultyProgram(fsys, h, rng, check, func() (int, bool) { return hits, seen >= positions })
+	return hits, err
+}
+
+// faultyProgram goes on after errors, as a Logger does, and checks after each fault.
+func faultyProgram(fsys *memFS, h *history, rng *rand.Rand, check func() error, faults func() (hits int, done bool)) (err error) {
+	var s *Spool
+	reopen := func() error {
+		for range 3 { // it may fail, and more often than the number of its calls allows
+			if s, err = Open(crashOptions(fsys)); err == nil {
+				break
+			}
+		}
+		return err
+	}
+	if err := reopen(); err != nil {
+		return err
+	}
+	ctx, ended := context.Background(), over()
+	for step, checked := 0, 0; ; step++ {
+		hits, done := faults()
+		if hits > checked && step%3 == 0 || done {
+			checked = hits
+			if err := check(); err != nil {
+				return err
+			}
+		}
+		if done {
+			s.Close()
+			return check()
+		}
+		n := len(h.states)
+		h.states = append(h.states, tried)
+		if err := s.Append(ctx, crashEntry(n)); err != nil {
+			return fmt.Errorf("append: %w", err)
+		}
+		h.states[n] = durable
+		if step%2 == 1 {
+			s.Close() // may fail; the spool is given back all the same
+			if err := reopen(); err != nil {
+				return err
+			}
+		}
+		records, err := s.Next(ended, 1+rng.IntN(3), 1<<20)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			continue
+		}
+		for _, r := range records {
+			n, _ := strconv.Atoi(r.ID)
+			if rng.IntN(24) == 0 {
+				h.states[n] = aside
+				if err := s.Quarantine(r, "poison"); err != nil {
+					continue // stays
+				}
+				h.states[n] = putAside
+				continue
+			}
+			h.states[n] = sent
+			if err := s.Ack(r.Position); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,240 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Inspect, Verify, Entries and Quarantined look at a spool without its lock, also
+// while somebody uses it, and change no byte.
+
+// Info is what the files of a spool say without reading the events.
+type Info struct {
+	Stats   // without what only the owner knows
+	Subject string
+	Owner   *Owner // who has it, or had it and did not live to give it back
+	Files   []SegmentInfo
+}
+
+// SegmentInfo describes a file of events.
+type SegmentInfo struct {
+	Name    string
+	First   uint64 // the position of its first event
+	Bytes   int64
+	Created time.Time
+}
+
+// Gone tells that the owner is known to be dead. Of a process on another machine it
+// cannot be known.
+func (o *Owner) Gone() bool {
+	return o.Host == hostname() && (o.Boot != bootID() || !alive(o.PID))
+}
+
+// Report is what Verify has found.
+type Report struct {
+	Info
+	Read     uint64   // events that wait and are good
+	Torn     int64    // bytes at the end that were never acknowledged, as a crash leaves them
+	Problems []string // what is not as it should be; none of it keeps the spool from opening, but for files that others may read
+}
+
+func (r *Report) problem(format string, args ...any) {
+	if r != nil {
+		r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// Inspect returns what there is in a directory.
+func Inspect(dir string) (Info, error) {
+	s, err := look(dir)
+	if err != nil {
+		return Info{}, err
+	}
+	defer s.dismiss()
+	return s.report.Info, nil
+}
+
+// look makes a spool that can only be read.
+func look(dir string) (*Spool, error) {
+	disk, err := newDisk(dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := lookAt(disk)
+	if err != nil {
+		return nil, fmt.Errorf("read spool %s: %w", dir, errors.Join(err, disk.Close()))
+	}
+	return s, nil
+}
+
+func lookAt(fsys FS) (*Spool, error) {
+	infos, err := fsys.List()
+	if err != nil {
+		return nil, err
+	}
+	s := &Spool{fs: fsys, log: slog.New(slog.DiscardHandler), report: &Report{}}
+	im, err := s.look(infos)
+	if err != nil {
+		return nil, err
+	}
+	owner, err := readOwner(fsys)
+	if err != nil {
+		return nil, err
+	}
+	info := Info{Stats: s.Stats(), Subject: im.cursor.subject, Owner: owner}
+	for _, g := range im.segments {
+		info.Files = append(info.Files, SegmentInfo{g.name, g.base, g.size, g.created})
+		info.Subject = g.subject
+	}
+	s.report.Info, s.report.Torn = info, s.torn
+	s.checkFiles(infos, im)
+	return s, nil
+}
+
+// checkFiles reports what is wrong with the directory.
+func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
+	if err := checkModes(infos); err != nil {
+		s.report.problem("%v", err)
+	}
+	for _, g := range im.segments {
+		if g.damaged {
+			s.report.problem("%s: the header is damaged", g.name)
+		}
+	}
+	ours := []string{".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp}
+	for _, info := range infos {
+		_, _, segment := parseSegmentName(info.Name())
+		_, quarantine := parseQuarantineName(info.Name())
+		if !segment && !quarantine && !slices.Contains(ours, info.Name()) {
+			s.report.problem("%q is no file of the spool", info.Name())
+		}
+	}
+	for _, name := range []string{cursorName(0), cursorName(1)} {
+		if !im.names[name] {
+			continue
+		}
+		if b, err := readSmall(s.fs, name, maxCursor); err == nil {
+			if _, err := parseCursor(b); err != nil {
+				s.report.problem("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// dismiss closes what look has opened.
+func (s *Spool) dismiss() error {
+	return errors.Join(s.reader.close(), s.fs.Close())
+}
+
+// Verify reads all that waits, and the quarantine, and reports what is damaged.
+func Verify(dir string) (Report, error) {
+	s, err := look(dir)
+	if err != nil {
+		return Report{}, err
+	}
+	defer s.dismiss()
+	return s.verify()
+}
+
+func (s *Spool) verify() (Report, error) {
+	for _, err := range s.entries() {
+		if err != nil {
+			return *s.report, err
+		}
+		s.report.Read++
+	}
+	for _, err := range quarantined(s.fs) {
+		if err != nil {
+			s.report.problem("quarantine: %v", err)
+		}
+	}
+	s.report.Stats = s.Stats()
+	return *s.report, nil
+}
+
+// Entries returns the events that wait, in order.
+func Entries(dir string) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		s, err := look(dir)
+		if err != nil {
+			yield(Record{}, err)
+			return
+		}
+		defer s.dismiss()
+		s.entries()(yield)
+	}
+}
+
+func (s *Spool) entries() iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for {
+			records, err := s.read(math.MaxInt, readAhead)
+			for _, r := range records {
+				if !yield(r, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(Record{}, err)
+			}
+			if err != nil || len(records) == 0 {
+				return
+			}
+		}
+	}
+}
+
+// Quarantined returns what is in the quarantine. An error tells of a line, or a
+// file, that cannot be read; others may follow.
+func Quarantined(dir string) iter.Seq2[Poison, error] {
+	return func(yield func(Poison, error) bool) {
+		disk, err := newDisk(dir)
+		if err != nil {
+			yield(Poison{}, err)
+			return
+		}
+		defer disk.Close()
+		quarantined(disk)(yield)
+	}
+}
+
+func quarantined(fsys FS) iter.Seq2[Poison, error] {
+	return func(yield func(Poison, error) bool) {
+		infos, err := fsys.List()
+		if err != nil {
+			yield(Poison{}, err)
+			return
+		}
+		slices.SortFunc(infos, func(a, b fs.FileInfo) int { return strings.Compare(a.Name(), b.Name()) })
+		for _, info := range infos {
+			if _, ok := parseQuarantineName(info.Name()); !ok {
+				continue
+			}
+			content, err := readSmall(fsys, info.Name(), info.Size())
+			if err != nil && !yield(Poison{}, fmt.Errorf("read %s: %w", info.Name(), err)) {
+				return
+			}
+			lines := strings.SplitAfter(string(content), "\n")
+			for n, line := range lines {
+				whole := strings.HasSuffix(line, "\n")
+				if !whole && n == len(lines)-1 {
+					break // empty, or torn by a crash before anybody relied on it
+				}
+				p, err := parsePoison([]byte(strings.TrimSuffix(line, "\n")))
+				if err != nil {
+					err = fmt.Errorf("%s: line %d: %w", info.Name(), n+1, err)
+				}
+				if !yield(p, err) {
+					return
+				}
+			}
+		}
+	}
+}

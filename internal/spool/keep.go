@@ -1,0 +1,256 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+)
+
+// keepEvery bounds how many acknowledgements a power cut takes.
+const keepEvery = 5 * time.Second
+
+// keepAll is the goroutine that keeps the cursor and removes the segments that are
+// done with.
+func (s *Spool) keepAll() {
+	for {
+		again := time.NewTimer(s.recycle())
+		select {
+		case <-s.tidy:
+		case <-again.C:
+		case <-s.quit:
+			again.Stop()
+			return
+		}
+		again.Stop()
+	}
+}
+
+// recycle does what is due, and returns when it wants to be called again at the latest.
+func (s *Spool) recycle() time.Duration {
+	s.mu.Lock()
+	remove := len(s.segments) > 1 && s.segments[0].limit <= s.done.low
+	changed := s.changes != s.keptChanges
+	due := keepEvery - time.Since(s.keptAt)
+	s.mu.Unlock()
+	if !remove && changed && due > 0 {
+		return due
+	}
+	if !remove && !changed {
+		return time.Hour
+	}
+	err := s.keep()
+	if err == nil {
+		err = s.removeDone(false)
+	}
+	s.reserve.fill(s)
+	if err != nil {
+		s.failed("the spool cannot keep its cursor", err)
+		return retryAfter
+	}
+	return keepEvery
+}
+
+// keep makes the cursor durable. Each time the file is a new one, so that no failed
+// sync is ever repeated.
+func (s *Spool) keep() error {
+	s.keepMu.Lock()
+	defer s.keepMu.Unlock()
+	s.mu.Lock()
+	c, changes := s.cursor(), s.changes
+	c.done.above = slices.Clone(c.done.above)
+	s.mu.Unlock()
+	content := c.encode(maxCursor)
+	err := s.replace(cursorName(s.keptSlot), content)
+	if full(err) && s.reserve.free(s) {
+		err = s.replace(cursorName(s.keptSlot), content)
+	}
+	if err != nil {
+		return err
+	}
+	s.keptSlot++
+	s.mu.Lock()
+	s.kept, s.keptChanges, s.keptAt = c.done.low, changes, time.Now()
+	s.mu.Unlock()
+	return nil
+}
+
+// cursor returns what the cursor is now. The caller holds mu.
+func (s *Spool) cursor() cursor {
+	s.generation++
+	return cursor{spool: s.id, generation: s.generation, end: s.settled, counts: s.counts, subject: s.opts.Subject, done: s.done}
+}
+
+// replace makes a file with the content, durably, in place of the one of that name.
+func (s *Spool) replace(name string, content []byte) error {
+	if err := s.fs.Remove(cursorTemp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := s.fs.Create(cursorTemp)
+	if err != nil {
+		return err
+	}
+	n, err := f.WriteAt(content, 0)
+	if err == nil && n < len(content) {
+		err = fmt.Errorf("write %s: %d of %d bytes were written", name, n, len(content))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = s.fs.Rename(cursorTemp, name)
+	}
+	if err == nil {
+		err = s.fs.Sync()
+	}
+	return err
+}
+
+// removeDone removes the segments that the durable cursor has passed. The last one
+// stays, since it is appended to, unless all are to go.
+func (s *Spool) removeDone(all bool) error {
+	s.keepMu.Lock()
+	defer s.keepMu.Unlock()
+	for {
+		s.mu.Lock()
+		var g *segment
+		if n := len(s.segments); n > 1 || n > 0 && all {
+			g = s.segments[0]
+		}
+		if g == nil || min(g.limit, s.next) > s.kept {
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		if err := s.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s.mu.Lock()
+		s.segments = slices.Delete(s.segments, 0, 1)
+		s.bytes -= g.size
+		s.changing()
+		s.mu.Unlock()
+		s.raise(s.room)
+	}
+}
+
+// dropOldest drops the oldest segment, with all that is not acknowledged in it. It
+// is called by the goroutine that commits.
+func (s *Spool) dropOldest() error {
+	s.mu.Lock()
+	n := len(s.segments)
+	if n == 0 {
+		s.mu.Unlock()
+		return errors.New("there is nothing to drop")
+	}
+	g := s.segments[0]
+	dropped := s.done.add(g.base, min(g.limit, s.next))
+	s.counts.dropped += dropped
+	s.changes++
+	s.mu.Unlock()
+	s.log.Warn("the oldest events were dropped to make room", "events", dropped)
+	if n == 1 {
+		s.retire()
+	}
+	if err := s.keep(); err != nil {
+		return err
+	}
+	return s.removeDone(n == 1)
+}
+
+// reserve is a file that is there only to be removed: on a full disk its space goes
+// to the cursor, without which no segment can be removed.
+type reserve struct {
+	mu    sync.Mutex // guards there
+	there bool
+}
+
+const (
+	reserveName  = "reserve"
+	reserveBytes = 512 << 10
+)
+
+// fill makes the file, if it is not there. It fails only for want of space: then
+// nothing else may be written, or it would take what the cursor may need.
+func (r *reserve) fill(s *Spool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.there {
+		return nil
+	}
+	content := make([]byte, min(reserveBytes, s.opts.SegmentBytes))
+	for i := range content {
+		content[i] = byte(i) // a file of zeros may take no space
+	}
+	f, err := s.fs.Create(reserveName)
+	if err == nil {
+		_, err = f.WriteAt(content, 0)
+		if err = errors.Join(err, f.Close()); err != nil {
+			s.fs.Remove(reserveName)
+		}
+	}
+	r.there = err == nil || errors.Is(err, fs.ErrExist)
+	if full(err) {
+		return err
+	}
+	return nil
+}
+
+// free gives the space back, if it is there.
+func (r *reserve) free(s *Spool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.there || s.fs.Remove(reserveName) != nil {
+		return false
+	}
+	r.there = false
+	return true
+}
+
+// ackedFile is what the cursor's comment calls the file acked.
+type ackedFile struct {
+	mu   sync.Mutex // guards file, and keeps the slots in turn
+	file File
+	slot int64
+}
+
+// open opens or makes the file. Without it a killed process repeats more, no worse.
+func (a *ackedFile) open(s *Spool, there bool) {
+	var err error
+	if there {
+		a.file, err = s.fs.Open(ackedName, true)
+	} else if a.file, err = s.fs.Create(ackedName); err == nil {
+		_, err = a.file.WriteAt(make([]byte, 2*ackedSlot), 0) // takes the space
+	}
+	if err != nil {
+		s.failed("the spool does without its acked file", err)
+	}
+}
+
+// write writes the cursor to the next slot.
+func (a *ackedFile) write(s *Spool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.file == nil {
+		return
+	}
+	s.mu.Lock()
+	c := s.cursor()
+	content := c.encode(ackedSlot)
+	s.mu.Unlock()
+	if _, err := a.file.WriteAt(content, a.slot*ackedSlot); err != nil {
+		s.failed("the spool cannot write its acked file", err)
+	}
+	a.slot = 1 - a.slot
+}
+
+func (a *ackedFile) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f := a.file
+	a.file = nil
+	return closeFile(f)
+}

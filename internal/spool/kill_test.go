@@ -1,0 +1,254 @@
+package spool
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test binary be the process that is killed.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("SPOOL_TEST_ROLE"); role != "" {
+		if err := roles[role](os.Getenv("SPOOL_TEST_DIR")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+var roles = map[string]func(dir string) error{"log": logUntilKilled, "own": ownUntilTold}
+
+// child starts this binary in a role.
+func child(t *testing.T, role, dir string) (*exec.Cmd, *bufio.Scanner, io.WriteCloser) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), "SPOOL_TEST_ROLE="+role, "SPOOL_TEST_DIR="+dir)
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, bufio.NewScanner(stdout), stdin
+}
+
+func killOptions(dir string) Options {
+	return Options{Dir: dir, SegmentBytes: 8 << 10, MaxBytes: 256 << 10, Subject: "ada"}
+}
+
+const killWriters = 4
+
+// logUntilKilled appends with several writers, and says each event that is durable;
+// and sends what waits, saying each event before it is acknowledged.
+func logUntilKilled(dir string) error {
+	s, err := Open(killOptions(dir))
+	if err != nil {
+		return err
+	}
+	var out sync.Mutex
+	say := func(format string, args ...any) {
+		out.Lock()
+		defer out.Unlock()
+		fmt.Fprintf(os.Stdout, format+"\n", args...)
+	}
+	failed := make(chan error)
+	run := fmt.Sprint(os.Getpid(), ".", time.Now().UnixNano())
+	for w := range killWriters {
+		go func() {
+			for n := 0; ; n++ {
+				id := fmt.Sprintf("%s.%d %d", run, w, n)
+				if err := s.Append(context.Background(), Entry{Topic: "t", ID: id, Value: []byte(strings.Repeat(id, 1+n%30))}); err != nil {
+					failed <- err
+				}
+				say("durable %s", id)
+			}
+		}()
+	}
+	go func() {
+		for {
+			records, err := s.Next(context.Background(), 8, 1<<20)
+			if err != nil {
+				failed <- err
+			}
+			var positions []uint64
+			for _, r := range records {
+				say("sent %s", r.ID)
+				positions = append(positions, r.Position)
+			}
+			if err := s.Ack(positions...); err != nil {
+				failed <- err
+			}
+		}
+	}()
+	return <-failed
+}
+
+// TestKill kills a process that logs, again and again, and then looks whether all that
+// it said to be durable was sent, by it or by a later one, in order, and how often twice.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	kills := scaled(t, "SPOOL_KILLS", 150)
+	path := dir(t)
+	next := map[string]int{} // what is to be sent next, by writer
+	durable := map[string]int{}
+	repeats, events := 0, 0
+	sent := func(id string, first bool) {
+		var writer string
+		var n int
+		if _, err := fmt.Sscan(id, &writer, &n); err != nil {
+			t.Fatalf("%q is no event", id)
+		}
+		switch {
+		case n == next[writer]:
+			next[writer]++
+			events++
+		case n < next[writer] && first:
+			repeats++
+		default:
+			t.Fatalf("writer %s: event %d was sent, want %d", writer, n, next[writer])
+		}
+	}
+	for range kills {
+		cmd, lines, _ := child(t, "log", path)
+		// The parent reads all that was said: up to some line of its choice it waits,
+		// then it kills.
+		after := 1 + rand.IntN(150)
+		fresh := 0 // lines of sent: repeats come first, and are no more than one batch
+		for n := 0; lines.Scan(); n++ {
+			if n == after {
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			what, id, _ := strings.Cut(lines.Text(), " ")
+			switch what {
+			case "durable":
+				var writer string
+				var n int
+				fmt.Sscan(id, &writer, &n)
+				durable[writer] = n + 1
+			case "sent":
+				fresh++
+				sent(id, fresh <= 8)
+			default:
+				t.Fatalf("%q", lines.Text())
+			}
+		}
+		var exit *exec.ExitError
+		if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != -1 {
+			t.Fatalf("the process ended by itself: %v", err)
+		}
+	}
+	s := mustOpen(t, killOptions(path))
+	for i, r := range drain(t, s) {
+		sent(r.ID, i < 8)
+	}
+	for writer, n := range durable {
+		if next[writer] < n {
+			t.Errorf("writer %s: %d events were durable, %d were sent", writer, n, next[writer])
+		}
+	}
+	if st := s.Stats(); st.Damaged != 0 {
+		t.Errorf("%+v, want no damage", st)
+	}
+	if repeats > 8*(kills+1) {
+		t.Errorf("%d repeats, want at most one batch of 8 for each kill", repeats)
+	}
+	t.Logf("%d kills, %d events, %d repeats", kills, events, repeats)
+}
+
+// ownUntilTold opens the spool, says whether it has it, and if so keeps it until its
+// input ends.
+func ownUntilTold(dir string) error {
+	s, err := Open(Options{Dir: dir})
+	switch {
+	case errors.Is(err, ErrInUse):
+		fmt.Println("lost")
+		return nil
+	case err != nil:
+		return err
+	}
+	fmt.Println("won")
+	io.Copy(io.Discard, os.Stdin)
+	return s.Close()
+}
+
+// TestOneOwner lets processes race for a spool: one wins. When that is killed, the next
+// one has it at once.
+func TestOneOwner(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	processes := scaled(t, "SPOOL_OWNERS", 25)
+	for range 2 {
+		type racer struct {
+			cmd   *exec.Cmd
+			lines *bufio.Scanner
+		}
+		var racers []racer
+		for range processes {
+			cmd, lines, _ := child(t, "own", path)
+			racers = append(racers, racer{cmd, lines})
+		}
+		var winner *exec.Cmd
+		for _, r := range racers {
+			if !r.lines.Scan() {
+				t.Fatalf("a process said nothing: %v", r.lines.Err())
+			}
+			if r.lines.Text() == "lost" {
+				if err := r.cmd.Wait(); err != nil {
+					t.Error(err)
+				}
+				continue
+			}
+			if winner != nil {
+				t.Fatal("two processes have the spool")
+			}
+			winner = r.cmd
+		}
+		if winner == nil {
+			t.Fatal("nobody has the spool")
+		}
+		_, err := Open(Options{Dir: path})
+		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprint(winner.Process.Pid)) {
+			t.Errorf("Open: %v, want ErrInUse by process %d", err, winner.Process.Pid)
+		}
+		if err := winner.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		winner.Wait()
+	}
+	s := mustOpen(t, Options{Dir: path})
+	if _, err := Open(Options{Dir: path}); !errors.Is(err, ErrInUse) {
+		t.Errorf("Open twice in one process: %v, want ErrInUse", err)
+	}
+	if _, err := Verify(path); err != nil { // does not take the lock away
+		t.Error(err)
+	}
+	cmd, lines, _ := child(t, "own", path)
+	if !lines.Scan() || lines.Text() != "lost" {
+		t.Errorf("another process said %q", lines.Text())
+	}
+	cmd.Wait()
+	mustClose(t, s)
+}

@@ -1,0 +1,151 @@
+package spool
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The quarantine keeps what is not to be sent: entries that were refused, and bytes
+// that are damaged. Each is a line:
+//
+//	CRC32C of the JSON in hexadecimal, a space, a JSON object
+//
+// so that people can read it with grep and jq. Each line is synced before the cursor passes what it holds.
+const (
+	quarantineNameForm = "quarantine-%08x.txt"
+	maxDamageBytes     = 64 << 10 // of a damaged stretch, so much is kept
+
+	// Beyond this the quarantine goes on in another file, so that a reader can
+	// hold one in memory.
+	quarantineFileBytes = 1 << 20
+)
+
+func quarantineName(n uint64) string { return fmt.Sprintf(quarantineNameForm, n) }
+
+func parseQuarantineName(name string) (n uint64, ok bool) {
+	_, err := fmt.Sscanf(name, quarantineNameForm, &n)
+	return n, err == nil && name == quarantineName(n)
+}
+
+// Poison is what the quarantine keeps: an entry, or damage.
+type Poison struct {
+	Time     time.Time `json:"time"` // when it was put here
+	Reason   string    `json:"reason"`
+	Position uint64    `json:"position"`
+	Entry    *Entry    `json:"entry,omitempty"`
+	Damage   *Damage   `json:"damage,omitempty"`
+}
+
+// Damage is a stretch of a segment in which there should be entries.
+type Damage struct {
+	Segment string `json:"segment"`
+	Offset  int64  `json:"offset"`
+	Bytes   []byte `json:"bytes"`  // at most the first 64 KiB
+	Events  uint64 `json:"events"` // how many are lost
+}
+
+func (p *Poison) encode() ([]byte, error) {
+	content, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	line := fmt.Appendf(nil, "%08x ", checksum(0, content))
+	return append(append(line, content...), '\n'), nil
+}
+
+var errPoison = errors.New("the line is damaged")
+
+// parsePoison reads a line, without its end.
+func parsePoison(line []byte) (Poison, error) {
+	var p Poison
+	var sum [4]byte
+	if len(line) < 10 || line[8] != ' ' {
+		return p, errPoison
+	}
+	content := line[9:]
+	if _, err := hex.Decode(sum[:], line[:8]); err != nil || binary.BigEndian.Uint32(sum[:]) != checksum(0, content) {
+		return p, errPoison
+	}
+	err := json.Unmarshal(content, &p)
+	if err == nil && (p.Entry == nil) == (p.Damage == nil) {
+		err = errPoison
+	}
+	return p, err
+}
+
+// quarantine writes the files of the quarantine. Each run of the spool makes its
+// own, and another one after an error, so that nothing is ever appended to a torn line.
+type quarantine struct {
+	mu    sync.Mutex // guards the rest
+	last  uint64
+	file  File
+	at    int64
+	bytes atomic.Int64 // of all files; also read without mu
+}
+
+// write makes p durable.
+func (q *quarantine) write(s *Spool, p *Poison) error {
+	line, err := p.encode()
+	if err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.bytes.Load()+int64(len(line)) > s.opts.MaxBytes/8 {
+		return fmt.Errorf("%w: the quarantine has reached an eighth of the spool's size", ErrFull)
+	}
+	if err = q.append(s.fs, line); full(err) && s.reserve.free(s) {
+		err = q.append(s.fs, line)
+	}
+	return err
+}
+
+// append writes and syncs a line. After an error the next one goes to another file.
+func (q *quarantine) append(fsys FS, line []byte) (err error) {
+	defer func() {
+		if err != nil {
+			closeFile(q.file)
+			q.file = nil
+		}
+	}()
+	if q.at >= quarantineFileBytes {
+		closeFile(q.file)
+		q.file = nil
+	}
+	fresh := q.file == nil
+	if fresh {
+		q.last++
+		q.at = 0
+		if q.file, err = fsys.Create(quarantineName(q.last)); err != nil {
+			return err
+		}
+	}
+	n, err := q.file.WriteAt(line, q.at)
+	q.at += int64(n)
+	q.bytes.Add(int64(n))
+	if err == nil && n < len(line) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		err = q.file.Sync()
+	}
+	if err == nil && fresh {
+		err = fsys.Sync()
+	}
+	return err
+}
+
+func (q *quarantine) close() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f := q.file
+	q.file = nil
+	return closeFile(f)
+}

@@ -1,0 +1,300 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func mustOpen(t testing.TB, opts Options) *Spool {
+	t.Helper()
+	s, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func mustClose(t testing.TB, s *Spool) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dir returns a directory for a spool, which does not exist yet.
+func dir(t testing.TB) string { return filepath.Join(t.TempDir(), "spool") }
+
+// numbered is an entry that says which one it is.
+func numbered(n int) Entry {
+	return Entry{
+		Topic: "beamline", ID: fmt.Sprint(n),
+		Key:   fmt.Appendf(nil, "key-%d", n%3),
+		Value: []byte(strings.Repeat(fmt.Sprintf("value %d;", n), 1+n%7)),
+		Time:  time.UnixMilli(1_700_000_000_000 + int64(n)).UTC(),
+	}
+}
+
+func mustAppend(t testing.TB, s *Spool, from, to int) {
+	t.Helper()
+	for n := from; n < to; n++ {
+		if err := s.Append(t.Context(), numbered(n)); err != nil {
+			t.Fatalf("append %d: %v", n, err)
+		}
+	}
+}
+
+// drain reads all that waits, without acknowledging it.
+func drain(t testing.TB, s *Spool) []Record {
+	t.Helper()
+	var all []Record
+	for {
+		ctx, cancel := context.WithCancel(t.Context())
+		if s.readable() == 0 {
+			cancel()
+			return all
+		}
+		records, err := s.Next(ctx, 100, 1<<20)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, records...)
+	}
+}
+
+// readable returns how many positions Next has not passed yet.
+func (s *Spool) readable() int {
+	s.reader.mu.Lock()
+	defer s.reader.mu.Unlock()
+	at := s.reader.at
+	for {
+		v, ok := s.view()
+		if !ok {
+			return 0
+		}
+		_ = v
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return int(s.next - max(at, s.done.low))
+	}
+}
+
+func wantNumbered(t testing.TB, got []Record, from, to int) {
+	t.Helper()
+	if len(got) != to-from {
+		t.Fatalf("%d records, want %d", len(got), to-from)
+	}
+	for i, r := range got {
+		if want := numbered(from + i); !reflect.DeepEqual(r.Entry, want) {
+			t.Fatalf("record %d is %+v, want %+v", i, r.Entry, want)
+		}
+	}
+}
+
+func ackAll(t testing.TB, s *Spool, records []Record) {
+	t.Helper()
+	for _, r := range records {
+		if err := s.Ack(r.Position); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAppendReadAcknowledge(t *testing.T) {
+	t.Parallel()
+	opts := Options{Dir: dir(t), Subject: "ada", SegmentBytes: 1 << 10, MaxBytes: 1 << 20}
+	s := mustOpen(t, opts)
+	mustAppend(t, s, 0, 100)
+	got := drain(t, s)
+	wantNumbered(t, got, 0, 100)
+	ackAll(t, s, got[:30])
+	ackAll(t, s, got[40:50]) // out of order
+	mustClose(t, s)
+
+	s = mustOpen(t, opts)
+	if st := s.Stats(); st.Events != 60 || st.Acknowledged != 40 || st.Damaged != 0 {
+		t.Errorf("%+v, want 60 events, 40 acknowledged", st)
+	}
+	mustAppend(t, s, 100, 110)
+	again := drain(t, s)
+	wantNumbered(t, again[:10], 30, 40)
+	wantNumbered(t, again[10:], 50, 110)
+	s.Rewind()
+	if n := len(drain(t, s)); n != 70 {
+		t.Errorf("%d records after Rewind, want 70", n)
+	}
+	ackAll(t, s, again)
+	mustClose(t, s)
+
+	s = mustOpen(t, opts)
+	if st := s.Stats(); st.Events != 0 || st.Bytes != 0 || st.Acknowledged != 110 {
+		t.Errorf("%+v, want nothing left and 110 acknowledged", st)
+	}
+	mustAppend(t, s, 0, 1)
+	if got := drain(t, s); len(got) != 1 || got[0].Position != 111 {
+		t.Errorf("%+v, want one at position 111", got)
+	}
+}
+
+func TestManyWriters(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t), SegmentBytes: 4 << 10, MaxBytes: 64 << 20})
+	const writers, each = 16, 50
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for n := range each {
+				if err := s.Append(t.Context(), Entry{Topic: fmt.Sprint(w), ID: fmt.Sprint(n)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	next := map[string]int{}
+	for _, r := range drain(t, s) {
+		if r.ID != fmt.Sprint(next[r.Topic]) {
+			t.Fatalf("writer %s: event %s, want %d", r.Topic, r.ID, next[r.Topic])
+		}
+		next[r.Topic]++
+	}
+	for w := range writers {
+		if n := next[fmt.Sprint(w)]; n != each {
+			t.Errorf("writer %d: %d events, want %d", w, n, each)
+		}
+	}
+}
+
+func TestAppendAsyncKeepsOrder(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t), SegmentBytes: 4 << 10, MaxBytes: 64 << 20})
+	var done []int // no lock: done comes one at a time
+	for n := range 1000 {
+		e := numbered(n)
+		if n%100 == 50 {
+			e.Value = make([]byte, MaxEntryBytes+1)
+		}
+		s.AppendAsync(e, func(err error) {
+			if want := n%100 == 50; errors.Is(err, ErrTooLarge) != want {
+				t.Errorf("event %d: %v", n, err)
+			}
+			done = append(done, n)
+		})
+	}
+	mustClose(t, s)
+	for i, n := range done {
+		if i != n {
+			t.Fatalf("call %d is for event %d", i, n)
+		}
+	}
+	if len(done) != 1000 {
+		t.Errorf("%d calls, want 1000", len(done))
+	}
+	called := false
+	s.AppendAsync(numbered(1), func(err error) { called = errors.Is(err, ErrClosed) })
+	if !called {
+		t.Error("after Close, done was not called with ErrClosed")
+	}
+}
+
+func TestEntriesComeBackAsTheyWere(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t)})
+	entries := []Entry{
+		{},
+		{Topic: "t", Key: []byte{}, Value: []byte{}},
+		{Topic: "t", Headers: []Header{{"a", nil}, {"b", []byte{}}, {"", []byte("c")}}},
+		{Topic: "\xff\x00", ID: "id", Value: []byte("x"), Time: time.Unix(1, 1).UTC()},
+		{Topic: "t", Time: time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC)},
+		{Topic: "t", Time: time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)},
+		{Topic: "t", Value: make([]byte, 1<<20)},
+	}
+	if err := s.Append(t.Context(), entries...); err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range drain(t, s) {
+		if !reflect.DeepEqual(r.Entry, entries[i]) {
+			t.Errorf("entry %d is %+v, want %+v", i, r.Entry, entries[i])
+		}
+	}
+}
+
+func TestModes(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	s := mustOpen(t, Options{Dir: path})
+	mustAppend(t, s, 0, 1)
+	ackAll(t, s, drain(t, s))
+	mustAppend(t, s, 1, 2)
+	if err := s.Quarantine(drain(t, s)[0], "too large"); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, 2, 3)
+	mustClose(t, s)
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"."}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if len(names) < 6 {
+		t.Errorf("only %v", names)
+	}
+	for _, name := range names {
+		file := filepath.Join(path, name)
+		want := os.FileMode(0o600)
+		if name == "." {
+			want = 0o700
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s has mode %o, want %o", name, got, want)
+		}
+		if err := os.Chmod(file, want|0o040); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := Open(Options{Dir: path}); !errors.Is(err, ErrInsecure) {
+			t.Errorf("with %s open to the group: %v, want ErrInsecure", name, err)
+			s.Close()
+		}
+		if err := os.Chmod(file, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustOpen(t, Options{Dir: path})
+}
+
+func TestSubject(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	s := mustOpen(t, Options{Dir: path, Subject: "ada"})
+	mustAppend(t, s, 0, 1)
+	mustClose(t, s)
+	if s, err := Open(Options{Dir: path, Subject: "eve"}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by another subject: %v, want ErrSubject", err)
+		s.Close()
+	}
+	s = mustOpen(t, Options{Dir: path, Subject: "ada"})
+	ackAll(t, s, drain(t, s))
+	mustClose(t, s)
+	s = mustOpen(t, Options{Dir: path, Subject: "eve"}) // nothing of ada's is left
+	mustAppend(t, s, 1, 2)
+	mustClose(t, s)
+	if _, err := Open(Options{Dir: path, Subject: "ada"}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by another subject: %v, want ErrSubject", err)
+	}
+}
