@@ -30,8 +30,6 @@ type Logger struct {
 	slabs   sync.Pool
 	promise func(*kgo.Record, error) // finished
 
-	run     context.Context // of every event; ends with Close
-	stop    context.CancelFunc
 	closed  atomic.Bool
 	closing chan struct{} // closed when Close begins
 
@@ -76,7 +74,6 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 	}
 	l.promise = l.finished
 	l.slabs.New = func() any { return newSlab(l.ids.prefix) }
-	l.run, l.stop = context.WithCancel(context.Background())
 	return l, nil
 }
 
@@ -96,11 +93,11 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
-		return allFailed(events, 0, &TopicError{"log", events[0].Topic, err})
+		return l.allFailed(events, 0, err)
 	}
 	for i := range events {
 		if err := checkEvent(&events[i], l.fabric.maxEventBytes); err != nil {
-			return allFailed(events, i, &TopicError{"log", events[i].Topic, err})
+			return l.allFailed(events, i, err)
 		}
 	}
 	b := newBatch(len(events), l.conns.nextRefusal())
@@ -143,18 +140,16 @@ func clone(ev *Event) Event {
 }
 
 // allFailed reports that nothing of a call was sent, because of its event i.
-func allFailed(events []Event, i int, err error) error {
-	failed := []int{i}
-	for j := range events {
-		if j != i {
-			failed = append(failed, j)
-		}
-	}
+func (l *Logger) allFailed(events []Event, i int, cause error) error {
+	l.failed.Add(int64(len(events)))
+	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[i].Topic), cause}}
 	if len(events) > 1 {
-		err = fmt.Errorf("event %d: %w", i, err)
+		e.Err = fmt.Errorf("event %d: %w", i, e.Err)
 	}
-	slices.Sort(failed)
-	return &EventError{Failed: failed, Total: len(events), Err: err}
+	for j := range events {
+		e.Failed = append(e.Failed, j)
+	}
+	return e
 }
 
 // Send hands one event over and returns; done is called once when it is
@@ -215,7 +210,6 @@ func (l *Logger) Close(ctx context.Context) error {
 		if err := l.flush(ctx); err != nil {
 			l.closeErr = fmt.Errorf("close logger: %w", err)
 		}
-		l.stop()
 		l.client.Close()
 		l.room.wait(context.Background(), nil, 0) // for the callbacks
 	})
@@ -259,7 +253,7 @@ func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error), 
 	p.fill(l, ev)
 	// Not the caller's context: the client would fail all events of a partition
 	// with the first one whose context ends.
-	l.client.Produce(l.run, &p.record, l.promise)
+	l.client.Produce(context.Background(), &p.record, l.promise)
 	return nil
 }
 
