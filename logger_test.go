@@ -499,3 +499,49 @@ func TestCloseLogger(t *testing.T) {
 		t.Errorf("Stats() after Close = %+v", s)
 	}
 }
+
+// TestCloseDoesNotWaitForEver fails when Close outlasts its context, keeps a Send
+// waiting, or loses a callback.
+func TestCloseDoesNotWaitForEver(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	logValues(t, l, "weather", "first")
+	l.room.max = 8 << 10
+	hold(t, c, kmsg.Produce)
+	ev := Event{Topic: "weather", Value: make([]byte, 1<<10)}
+	sends := int(l.room.max/int64(eventBytes(&ev)+pendingOverhead)) + 1 // the last one waits
+	var mu sync.Mutex
+	var told []error
+	var wg sync.WaitGroup
+	for range sends {
+		wg.Go(func() {
+			l.Send(ev, func(_ Record, err error) {
+				mu.Lock()
+				told = append(told, err)
+				mu.Unlock()
+			})
+		})
+	}
+	eventually(t, "a Send to wait", func() bool { return l.room.waiting.Load() == 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := l.Close(ctx)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Close whose context has ended = %v, want context.Canceled", err)
+	}
+	wg.Wait()
+	if again := l.Close(within(t)); again != err {
+		t.Errorf("Close again = %v, want the same error", again)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(told) != sends {
+		t.Errorf("%d callbacks, want %d", len(told), sends)
+	}
+	for _, err := range told {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("a callback was told %v, want ErrClosed", err)
+		}
+	}
+}
