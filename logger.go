@@ -29,6 +29,7 @@ type Logger struct {
 	slab    atomic.Pointer[slab] // where the next event goes
 	slabs   sync.Pool
 	promise func(*kgo.Record, error) // finished
+	calling sync.Mutex               // held while a callback of Send runs
 
 	closed  atomic.Bool
 	closing chan struct{} // closed when Close begins
@@ -175,6 +176,8 @@ func (l *Logger) Send(event Event, done func(Record, error)) {
 	}
 	l.failed.Add(1)
 	if done != nil {
+		l.calling.Lock()
+		defer l.calling.Unlock()
 		done(Record{Event: event, Partition: -1, Offset: -1}, l.explain(event.Topic, err))
 	}
 }

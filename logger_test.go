@@ -288,11 +288,11 @@ func TestOrderPerKey(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(4, "weather"))
 	var requests atomic.Int64
 	c.Fault(kfake.Fault{
-		Keys: []kmsg.Key{kmsg.Produce}, Topic: "weather", Err: kerr.NotLeaderForPartition, Count: -1,
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "weather", Err: kerr.NotLeaderForPartition, Count: 2,
 		When: func(kmsg.Request) bool { return requests.Add(1)%7 == 3 },
 	})
 	c.Fault(kfake.Fault{
-		Keys: []kmsg.Key{kmsg.Produce}, Topic: "weather", Err: kerr.NotEnoughReplicasAfterAppend, Count: 3,
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "weather", Err: kerr.NotEnoughReplicasAfterAppend, Count: 2,
 		When: func(kmsg.Request) bool { return requests.Load()%5 == 1 },
 	})
 	l := openLogger(t, cfg)
@@ -543,5 +543,41 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("a callback was told %v, want ErrClosed", err)
 		}
+	}
+}
+
+// TestSendCallsBackOneByOne fails when two callbacks run at once, also those of
+// events that never leave.
+func TestSendCallsBackOneByOne(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(2, "weather"))
+	l := openLogger(t, cfg)
+	calls, inside := 0, atomic.Int32{} // calls has no lock of its own
+	done := func(Record, error) {
+		if inside.Add(1) != 1 {
+			t.Error("two callbacks at once")
+		}
+		calls++
+		inside.Add(-1)
+	}
+	const writers, each = 8, 200
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for i := range each {
+				ev := Event{Topic: "weather"}
+				if i%2 == 0 {
+					ev.Topic = ""
+				}
+				l.Send(ev, done)
+			}
+		})
+	}
+	wg.Wait()
+	if err := l.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if calls != writers*each {
+		t.Errorf("%d callbacks, want %d", calls, writers*each)
 	}
 }

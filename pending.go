@@ -144,7 +144,9 @@ func (l *Logger) finished(r *kgo.Record, err error) {
 	case p.batch != nil:
 		p.batch.finish(int(p.index), err)
 	case p.done != nil:
+		l.calling.Lock()
 		p.done(p.logged(), err)
+		l.calling.Unlock()
 	}
 	size := int64(p.size)
 	l.recycle(p)
