@@ -153,7 +153,7 @@ func (o *ConsumerOptions) validate() error {
 		return invalid("there are no topics to consume")
 	}
 	for _, t := range o.Topics {
-		if t == "" || len(t) > MaxTopicLength {
+		if !kafkaTopic(t) {
 			return invalid("topic %q is no topic's name", clip(t))
 		}
 	}

@@ -217,6 +217,11 @@ func TestLogOfTopicsThatAreNot(t *testing.T) {
 	if !errors.Is(err, ErrNotFound) || Hint(err) != `claim it with "diaspora topic claim nowhere"` {
 		t.Errorf("Log to a topic that is not there = %v, want ErrNotFound with a hint", err)
 	}
+	for _, name := range []string{"a b", "x/y", "..", "ünïcode", "a\x00b"} {
+		if err := l.Log(within(t), Event{Topic: name}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("Log to topic %q = %v, want ErrInvalid", name, err)
+		}
+	}
 }
 
 func TestLogWhoseContextEnds(t *testing.T) {
