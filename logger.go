@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -36,6 +37,9 @@ type Logger struct {
 
 	closer   sync.Once
 	closeErr error
+
+	forgetting sync.Map       // the topics at hand in forget
+	wg         sync.WaitGroup // of forget
 
 	acknowledged atomic.Int64
 	failed       atomic.Int64
@@ -215,6 +219,7 @@ func (l *Logger) Close(ctx context.Context) error {
 		}
 		l.client.Close()
 		l.room.wait(context.Background(), nil, 0) // for the callbacks
+		l.wg.Wait()
 	})
 	return l.closeErr
 }
@@ -260,10 +265,30 @@ func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error), 
 	return nil
 }
 
+// forget makes the Kafka client look a topic up anew. When a topic was deleted and
+// another made of its name, the client for ever fails what is sent there, lest it
+// reach another topic than was meant; here the name is what is meant.
+func (l *Logger) forget(topic string) {
+	if _, busy := l.forgetting.LoadOrStore(topic, true); busy {
+		return
+	}
+	l.wg.Go(func() { // the client waits for the callback, in which we are
+		defer l.forgetting.Delete(topic)
+		l.client.PurgeTopicsFromProducing(topic)
+	})
+}
+
+// forgotten is what the Kafka client says of events that it held when it was told
+// to forget their topic. It does not export the error.
+const forgotten = "topic purged while buffered"
+
 // explain says in words why an event of the topic was not logged.
 func (l *Logger) explain(topic string, err error) error {
-	if errors.Is(err, kgo.ErrClientClosed) {
+	switch {
+	case errors.Is(err, kgo.ErrClientClosed):
 		err = &fault{condition: ErrClosed, reason: "the logger was closed before the event was acknowledged", cause: err}
+	case errors.Is(err, kerr.UnknownTopicID), err.Error() == forgotten:
+		err = &fault{condition: ErrNotFound, reason: "the topic was deleted before the event was acknowledged", cause: err}
 	}
 	return l.fabric.topicError("log", "write to", topic, err)
 }

@@ -586,3 +586,47 @@ func TestSendCallsBackOneByOne(t *testing.T) {
 		t.Errorf("%d callbacks, want %d", calls, writers*each)
 	}
 }
+
+// TestLogToATopicThatWasMadeAgain fails when a Logger does not get over a topic that
+// was released and claimed again.
+func TestLogToATopicThatWasMadeAgain(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	logValues(t, l, "weather", "old")
+	if err := c.DeleteTopic("weather"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Log(within(t), Event{Topic: "weather"}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Log to a topic that was deleted = %v, want ErrNotFound", err)
+	}
+	if err := c.CreateTopic("weather", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	eventually(t, "Log to work again", func() bool {
+		err = l.Log(within(t), Event{Topic: "weather", Value: []byte("new")})
+		return err == nil || !errors.Is(err, ErrNotFound)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := values(readAll(t, cfg, "weather")); got != "[new]" {
+		t.Errorf("the topic has %s, want [new]", got)
+	}
+}
+
+// TestEventsOfATopicThatIsForgotten fails when the Kafka client has another word for it.
+func TestEventsOfATopicThatIsForgotten(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	hold(t, c, kmsg.Produce)
+	told := make(chan error, 1)
+	l.Send(Event{Topic: "weather"}, func(_ Record, err error) { told <- err })
+	eventually(t, "the event to be on its way", func() bool { return l.Stats().Pending == 1 })
+	l.forget("weather")
+	if err := <-told; !errors.Is(err, ErrNotFound) {
+		t.Errorf("the event of a topic that is forgotten = %v, want ErrNotFound", err)
+	}
+}

@@ -1,9 +1,11 @@
 package diaspora
 
 import (
+	"errors"
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -138,6 +140,9 @@ func (l *Logger) finished(r *kgo.Record, err error) {
 		l.acknowledged.Add(1)
 	} else {
 		l.failed.Add(1)
+		if errors.Is(err, kerr.UnknownTopicID) {
+			l.forget(r.Topic)
+		}
 		err = l.explain(r.Topic, err)
 	}
 	switch {
