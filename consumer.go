@@ -429,7 +429,7 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 		for len(batch.records) > 0 {
 			r := batch.records[0]
 			cur := batch.cursor
-			if cur.lost.Load() {
+			if cur.lost.Load() || c.isClosed() {
 				break
 			}
 			show := !r.Attrs.IsControl() && r.Offset >= cur.from && r.Offset >= cur.done.Load() && (cur.until < 0 || r.Offset < cur.until)
@@ -445,13 +445,17 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 			batch.records = batch.records[1:]
 		}
 		c.queue = c.queue[1:]
-		select {
-		case <-c.closed:
-			c.queue = nil
-		default:
-		}
 	}
 	return true
+}
+
+func (c *Consumer) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // handled moves what is handled forward, never back.
@@ -541,11 +545,9 @@ func (c *Consumer) poll(ctx context.Context) error {
 	if len(c.queue) > 0 {
 		return nil
 	}
-	select {
-	case <-c.closed:
+	if c.isClosed() {
 		c.errs = nil
 		return fmt.Errorf("consume: %w", &fault{condition: ErrClosed, reason: "the consumer was closed"})
-	default:
 	}
 	switch cause := context.Cause(poll); {
 	case ctx.Err() != nil:

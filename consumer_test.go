@@ -641,3 +641,46 @@ func TestUnavailablePartitions(t *testing.T) {
 		t.Errorf("got %s, want [0 1]", got)
 	}
 }
+
+func TestCloseConsumer(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{"", "analysis"} {
+		_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+		number(t, cfg, "weather", 0, 5)
+		c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: group})
+		after := 0
+		var last error
+		for r, err := range c.Records(within(t)) {
+			if err != nil {
+				last = err
+				continue
+			}
+			if string(r.Value) == "1" {
+				if err := c.Close(within(t)); err != nil {
+					t.Error(err)
+				}
+			} else if string(r.Value) > "1" {
+				after++
+			}
+		}
+		if !errors.Is(last, ErrClosed) {
+			t.Errorf("group %q: the loop of a Consumer that was closed ended with %v, want ErrClosed", group, last)
+		}
+		if after > 0 {
+			t.Errorf("group %q: the loop got %d records after Close", group, after)
+		}
+		if err := c.Close(within(t)); err != nil {
+			t.Errorf("group %q: Close again = %v", group, err)
+		}
+		for _, err := range c.Records(within(t)) {
+			if !errors.Is(err, ErrClosed) {
+				t.Errorf("group %q: Records after Close = %v, want ErrClosed", group, err)
+			}
+		}
+		if group != "" {
+			if got := committed(t, cfg, group, "weather"); got != 1 {
+				t.Errorf("Close has committed %d, want 1", got)
+			}
+		}
+	}
+}
