@@ -273,7 +273,9 @@ func (c *Consumer) openGroup(ctx context.Context) error {
 	}
 	code := resp.ErrorCode
 	for _, g := range resp.Groups {
-		code = max(code, g.ErrorCode)
+		if code == 0 {
+			code = g.ErrorCode
+		}
 	}
 	if err := kerr.ErrorForCode(code); err != nil && err != kerr.GroupIDNotFound { // it is new
 		return c.groupError(err)

@@ -684,3 +684,14 @@ func TestCloseConsumer(t *testing.T) {
 		}
 	}
 }
+
+// TestGroupThatTheBrokerFailsOn fails when an error goes unnoticed because its code is
+// negative, as only this one is.
+func TestGroupThatTheBrokerFailsOn(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetFetch}, Group: "analysis", Err: kerr.UnknownServerError, Count: -1})
+	if _, err := OpenConsumer(within(t), cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "analysis"}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("OpenConsumer with a group that the broker fails on = %v, want ErrUnavailable", err)
+	}
+}
