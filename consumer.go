@@ -153,7 +153,7 @@ func (o *ConsumerOptions) validate() error {
 		return invalid("there are no topics to consume")
 	}
 	for _, t := range o.Topics {
-		if t == "" || len(t) > MaxTopicLength {
+		if !kafkaTopic(t) {
 			return invalid("topic %q is no topic's name", clip(t))
 		}
 	}
@@ -286,7 +286,9 @@ func (c *Consumer) askForGroup(ctx context.Context) error {
 	}
 	code := resp.ErrorCode
 	for _, g := range resp.Groups {
-		code = max(code, g.ErrorCode)
+		if code == 0 {
+			code = g.ErrorCode
+		}
 	}
 	if err := kerr.ErrorForCode(code); err != nil && err != kerr.GroupIDNotFound { // it is new
 		return c.groupError(err)
@@ -442,7 +444,7 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 		for len(batch.records) > 0 {
 			r := batch.records[0]
 			cur := batch.cursor
-			if cur.lost.Load() {
+			if cur.lost.Load() || c.isClosed() {
 				break
 			}
 			show := !r.Attrs.IsControl() && r.Offset >= cur.from && r.Offset >= cur.done.Load() && (cur.until < 0 || r.Offset < cur.until)
@@ -458,13 +460,17 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 			batch.records = batch.records[1:]
 		}
 		c.queue = c.queue[1:]
-		select {
-		case <-c.closed:
-			c.queue = nil
-		default:
-		}
 	}
 	return true
+}
+
+func (c *Consumer) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // handled moves what is handled forward, never back.
@@ -554,11 +560,9 @@ func (c *Consumer) poll(ctx context.Context) error {
 	if len(c.queue) > 0 {
 		return nil
 	}
-	select {
-	case <-c.closed:
+	if c.isClosed() {
 		c.errs = nil
 		return fmt.Errorf("consume: %w", &fault{condition: ErrClosed, reason: "the consumer was closed"})
-	default:
 	}
 	switch cause := context.Cause(poll); {
 	case ctx.Err() != nil:

@@ -97,8 +97,8 @@ func checkEvent(ev *Event, maxBytes int) error {
 		return ev.err
 	case ev.Topic == "":
 		return invalid("the event has no topic")
-	case len(ev.Topic) > MaxTopicLength:
-		return invalid("a topic's name has at most %d characters", MaxTopicLength)
+	case !kafkaTopic(ev.Topic):
+		return invalid("no cluster has a topic of this name")
 	case len(ev.ID) > maxIDBytes:
 		return invalid("the event's ID has %d bytes; at most %d are taken", len(ev.ID), maxIDBytes)
 	}

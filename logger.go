@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -29,14 +30,16 @@ type Logger struct {
 	slab    atomic.Pointer[slab] // where the next event goes
 	slabs   sync.Pool
 	promise func(*kgo.Record, error) // finished
+	calling sync.Mutex               // held while a callback of Send runs
 
-	run     context.Context // of every event; ends with Close
-	stop    context.CancelFunc
 	closed  atomic.Bool
 	closing chan struct{} // closed when Close begins
 
 	closer   sync.Once
 	closeErr error
+
+	forgetting sync.Map       // the topics at hand in forget
+	wg         sync.WaitGroup // of forget
 
 	acknowledged atomic.Int64
 	failed       atomic.Int64
@@ -76,7 +79,6 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 	}
 	l.promise = l.finished
 	l.slabs.New = func() any { return newSlab(l.ids.prefix) }
-	l.run, l.stop = context.WithCancel(context.Background())
 	return l, nil
 }
 
@@ -96,11 +98,11 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
-		return allFailed(events, 0, &TopicError{"log", events[0].Topic, err})
+		return l.allFailed(events, 0, err)
 	}
 	for i := range events {
 		if err := checkEvent(&events[i], l.fabric.maxEventBytes); err != nil {
-			return allFailed(events, i, &TopicError{"log", events[i].Topic, err})
+			return l.allFailed(events, i, err)
 		}
 	}
 	b := newBatch(len(events), l.conns.nextRefusal())
@@ -143,18 +145,16 @@ func clone(ev *Event) Event {
 }
 
 // allFailed reports that nothing of a call was sent, because of its event i.
-func allFailed(events []Event, i int, err error) error {
-	failed := []int{i}
-	for j := range events {
-		if j != i {
-			failed = append(failed, j)
-		}
-	}
+func (l *Logger) allFailed(events []Event, i int, cause error) error {
+	l.failed.Add(int64(len(events)))
+	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[i].Topic), cause}}
 	if len(events) > 1 {
-		err = fmt.Errorf("event %d: %w", i, err)
+		e.Err = fmt.Errorf("event %d: %w", i, e.Err)
 	}
-	slices.Sort(failed)
-	return &EventError{Failed: failed, Total: len(events), Err: err}
+	for j := range events {
+		e.Failed = append(e.Failed, j)
+	}
+	return e
 }
 
 // Send hands one event over and returns; done is called once when it is
@@ -180,6 +180,8 @@ func (l *Logger) Send(event Event, done func(Record, error)) {
 	}
 	l.failed.Add(1)
 	if done != nil {
+		l.calling.Lock()
+		defer l.calling.Unlock()
 		done(Record{Event: event, Partition: -1, Offset: -1}, l.explain(event.Topic, err))
 	}
 }
@@ -215,9 +217,9 @@ func (l *Logger) Close(ctx context.Context) error {
 		if err := l.flush(ctx); err != nil {
 			l.closeErr = fmt.Errorf("close logger: %w", err)
 		}
-		l.stop()
 		l.client.Close()
 		l.room.wait(context.Background(), nil, 0) // for the callbacks
+		l.wg.Wait()
 	})
 	return l.closeErr
 }
@@ -259,14 +261,34 @@ func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error), 
 	p.fill(l, ev)
 	// Not the caller's context: the client would fail all events of a partition
 	// with the first one whose context ends.
-	l.client.Produce(l.run, &p.record, l.promise)
+	l.client.Produce(context.Background(), &p.record, l.promise)
 	return nil
 }
 
+// forget makes the Kafka client look a topic up anew. When a topic was deleted and
+// another made of its name, the client for ever fails what is sent there, lest it
+// reach another topic than was meant; here the name is what is meant.
+func (l *Logger) forget(topic string) {
+	if _, busy := l.forgetting.LoadOrStore(topic, true); busy {
+		return
+	}
+	l.wg.Go(func() { // the client waits for the callback, in which we are
+		defer l.forgetting.Delete(topic)
+		l.client.PurgeTopicsFromProducing(topic)
+	})
+}
+
+// forgotten is what the Kafka client says of events that it held when it was told
+// to forget their topic. It does not export the error.
+const forgotten = "topic purged while buffered"
+
 // explain says in words why an event of the topic was not logged.
 func (l *Logger) explain(topic string, err error) error {
-	if errors.Is(err, kgo.ErrClientClosed) {
+	switch {
+	case errors.Is(err, kgo.ErrClientClosed):
 		err = &fault{condition: ErrClosed, reason: "the logger was closed before the event was acknowledged", cause: err}
+	case errors.Is(err, kerr.UnknownTopicID), err.Error() == forgotten:
+		err = &fault{condition: ErrNotFound, reason: "the topic was deleted before the event was acknowledged", cause: err}
 	}
 	return l.fabric.topicError("log", "write to", topic, err)
 }

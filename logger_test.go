@@ -1,14 +1,24 @@
 package diaspora
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func TestLogThenConsume(t *testing.T) {
+	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(3, "beamline"))
 	l := openLogger(t, cfg)
 	at := time.Date(2026, 11, 23, 17, 4, 5, 678_000_000, time.UTC)
@@ -26,6 +36,7 @@ func TestLogThenConsume(t *testing.T) {
 }
 
 func TestSend(t *testing.T) {
+	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
 	l := openLogger(t, cfg)
 	const n = 1000
@@ -55,6 +66,7 @@ func TestSend(t *testing.T) {
 
 // TestLogDoesNotLinger fails when Log waits for others to share its request with.
 func TestLogDoesNotLinger(t *testing.T) {
+	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	cfg.Linger = time.Minute
 	l := openLogger(t, cfg)
@@ -69,5 +81,552 @@ func TestLogDoesNotLinger(t *testing.T) {
 	}
 	if err := <-sent; err != nil {
 		t.Errorf("the event before it: %v", err)
+	}
+}
+
+func TestLogSeveral(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline", "weather"))
+	l := openLogger(t, cfg)
+	if err := l.Log(within(t)); err != nil {
+		t.Errorf("Log of no events = %v, want nil", err)
+	}
+	err := l.Log(within(t),
+		Event{Topic: "beamline", Value: []byte("a")},
+		Event{Topic: "weather", Value: []byte("b")},
+		Event{Topic: "beamline", Value: []byte("c")})
+	if err != nil {
+		t.Fatalf("Log of three events = %v", err)
+	}
+	if got := values(readAll(t, cfg, "beamline")); got != "[a c]" {
+		t.Errorf("beamline has %s, want [a c]", got)
+	}
+	if got := values(readAll(t, cfg, "weather")); got != "[b]" {
+		t.Errorf("weather has %s, want [b]", got)
+	}
+	if s := l.Stats(); s.Acknowledged != 3 || s.Failed != 0 || s.Pending != 0 || s.PendingBytes != 0 || s.Err != nil {
+		t.Errorf("Stats() = %+v, want three acknowledged", s)
+	}
+}
+
+func values(records []Record) string {
+	got := []string{}
+	for _, r := range records {
+		got = append(got, string(r.Value))
+	}
+	return fmt.Sprint(got)
+}
+
+func TestLogSaysWhichEventsFailed(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "mine", "yours"))
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "yours", Err: kerr.TopicAuthorizationFailed, Count: -1})
+	cfg.Identity.Username = "ada@example.edu"
+	l := openLogger(t, cfg)
+	err := l.Log(within(t),
+		Event{Topic: "mine", Value: []byte("a")}, Event{Topic: "yours", Value: []byte("secret value")},
+		Event{Topic: "mine", Value: []byte("b")}, Event{Topic: "yours", Value: []byte("secret value")})
+	var e *EventError
+	if !errors.As(err, &e) {
+		t.Fatalf("Log = %v, want an EventError", err)
+	}
+	if !slices.Equal(e.Failed, []int{1, 3}) || e.Total != 4 {
+		t.Errorf("failed are %v of %d, want [1 3] of 4", e.Failed, e.Total)
+	}
+	var topic *TopicError
+	if !errors.Is(err, ErrPermission) || !errors.As(err, &topic) || topic.Topic != "yours" || topic.Op != "log" {
+		t.Errorf("Log = %v, want ErrPermission about yours", err)
+	}
+	want := `2 of 4 events failed, the first at index 1: log topic "yours": permission denied: ada@example.edu may not write to it; ` +
+		`claim it with "diaspora topic claim yours", or ask its owner to share it`
+	if err.Error() != want {
+		t.Errorf("Log = %q\nwant  %q", err, want)
+	}
+	if got := values(readAll(t, cfg, "mine")); got != "[a b]" {
+		t.Errorf("mine has %s, want [a b]", got)
+	}
+	if s := l.Stats(); s.Acknowledged != 2 || s.Failed != 2 {
+		t.Errorf("Stats() = %+v, want 2 acknowledged and 2 failed", s)
+	}
+}
+
+func badEvents() map[string]Event {
+	return map[string]Event{
+		"no topic":        {Value: []byte("x")},
+		"long topic":      {Topic: strings.Repeat("x", MaxTopicLength+1)},
+		"long ID":         {Topic: "weather", ID: strings.Repeat("x", maxIDBytes+1)},
+		"year 10000":      {Topic: "weather", Time: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"before year 0":   {Topic: "weather", Time: time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"system's header": {Topic: "weather", Headers: []Header{{"unit", nil}, {"diaspora-id", nil}}},
+		"large value":     {Topic: "weather", Value: make([]byte, defaultMaxEventBytes)},
+		"large key":       {Topic: "weather", Key: make([]byte, defaultMaxEventBytes)},
+		"large header":    {Topic: "weather", Headers: []Header{{"x", make([]byte, defaultMaxEventBytes)}}},
+		"many headers":    {Topic: "weather", Headers: slices.Repeat([]Header{{"0123456789", nil}}, 100_000)},
+		"no JSON":         JSON("weather", math.NaN()),
+	}
+}
+
+func TestLogRefusesBeforeItSends(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	var failed int64
+	for name, bad := range badEvents() {
+		good := Event{Topic: "weather", Value: []byte("good")}
+		err := l.Log(within(t), good, bad, good)
+		var e *EventError
+		if !errors.Is(err, ErrInvalid) || !errors.As(err, &e) || !slices.Equal(e.Failed, []int{0, 1, 2}) || e.Total != 3 {
+			t.Errorf("%s: Log = %v, want ErrInvalid for all three", name, err)
+		} else if !strings.Contains(err.Error(), "event 1: ") {
+			t.Errorf("%s: Log = %v, which does not say that it is event 1", name, err)
+		}
+		failed += 3
+
+		calls := 0
+		l.Send(bad, func(r Record, err error) {
+			calls++
+			var topic *TopicError
+			if !errors.Is(err, ErrInvalid) || !errors.As(err, &topic) || topic.Topic != bad.Topic && len(bad.Topic) < 200 {
+				t.Errorf("%s: Send = %v, want a TopicError with ErrInvalid", name, err)
+			}
+			if r.Partition != -1 || r.Offset != -1 || r.Topic != bad.Topic {
+				t.Errorf("%s: Send called back with partition %d, offset %d, topic %q", name, r.Partition, r.Offset, r.Topic)
+			}
+		})
+		if calls != 1 {
+			t.Errorf("%s: Send called back %d times, want 1", name, calls)
+		}
+		failed++
+	}
+	l.Send(Event{}, nil)
+	failed++
+	if s := l.Stats(); s.Failed != failed || s.Acknowledged != 0 {
+		t.Errorf("Stats() = %+v, want %d failed", s, failed)
+	}
+	if got := readAll(t, cfg, "weather"); len(got) != 0 {
+		t.Errorf("%d events were sent all the same", len(got))
+	}
+}
+
+// TestLogOfTopicsThatAreNot fails when Log waits for a topic that will not come.
+func TestLogOfTopicsThatAreNot(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t)
+	l := openLogger(t, cfg)
+	err := l.Log(within(t), Event{Topic: "nowhere"})
+	if !errors.Is(err, ErrNotFound) || Hint(err) != `claim it with "diaspora topic claim nowhere"` {
+		t.Errorf("Log to a topic that is not there = %v, want ErrNotFound with a hint", err)
+	}
+	for _, name := range []string{"a b", "x/y", "..", "ünïcode", "a\x00b"} {
+		if err := l.Log(within(t), Event{Topic: name}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("Log to topic %q = %v, want ErrInvalid", name, err)
+		}
+	}
+}
+
+func TestLogWhoseContextEnds(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := l.Log(ctx, Event{Topic: "weather", Value: []byte("never")}, Event{Topic: "weather"})
+	var e *EventError
+	if !errors.Is(err, context.Canceled) || !errors.As(err, &e) || len(e.Failed) != 2 {
+		t.Errorf("Log with a context that has ended = %v, want context.Canceled for both", err)
+	}
+
+	g := hold(t, c, kmsg.Produce)
+	ctx, cancel = context.WithCancel(t.Context())
+	value := []byte("on its way")
+	logged := make(chan error, 1)
+	go func() { logged <- l.Log(ctx, Event{Topic: "weather", Value: value}) }()
+	eventually(t, "an event on its way", func() bool { return l.Stats().Pending == 1 })
+	cancel()
+	if err := <-logged; !errors.Is(err, context.Canceled) || !errors.As(err, &e) || len(e.Failed) != 1 {
+		t.Errorf("Log whose context ends = %v, want context.Canceled", err)
+	}
+	copy(value, "overwritten") // the slice is ours again
+	if s := l.Stats(); s.Pending != 1 || s.PendingBytes == 0 {
+		t.Errorf("Stats() = %+v, want one pending", s)
+	}
+	g.release()
+	logValues(t, l, "weather", "later")
+	if got := values(readAll(t, cfg, "weather")); got != "[on its way later]" {
+		t.Errorf("the topic has %s, want what was on its way and what came later", got)
+	}
+}
+
+// TestLogWhileTheTokenIsRefused fails when Log waits for better times instead of saying so.
+func TestLogWhileTheTokenIsRefused(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	d := newDoor(c, &cfg)
+	cfg.Identity.Username = "ada@example.edu"
+	l := openLogger(t, cfg)
+	logValues(t, l, "weather", "first")
+	d.shut.Store(true)
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		return nil, errors.New("hang up"), true
+	})
+	err := l.Log(within(t), Event{Topic: "weather", Value: []byte("second")})
+	if !errors.Is(err, ErrUnauthenticated) || !strings.Contains(err.Error(), refusal) || Hint(err) != defaultLogin {
+		t.Errorf("Log with a token that is refused = %v, want ErrUnauthenticated, the refusal and what to do", err)
+	}
+	if strings.Contains(fmt.Sprintf("%+v", err), canary) {
+		t.Errorf("the error holds the token")
+	}
+	if s := l.Stats(); !errors.Is(s.Err, ErrUnauthenticated) {
+		t.Errorf("Stats().Err = %v, want ErrUnauthenticated", s.Err)
+	}
+	d.shut.Store(false)
+	logValues(t, l, "weather", "third")
+	if s := l.Stats(); s.Err != nil {
+		t.Errorf("Stats().Err = %v after the token was taken, want nil", s.Err)
+	}
+}
+
+// TestOrderPerKey fails when events of a key overtake one another, get lost or come
+// twice, while requests fail and are repeated.
+func TestOrderPerKey(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(4, "weather"))
+	var requests atomic.Int64
+	c.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "weather", Err: kerr.NotLeaderForPartition, Count: 2,
+		When: func(kmsg.Request) bool { return requests.Add(1)%7 == 3 },
+	})
+	c.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "weather", Err: kerr.NotEnoughReplicasAfterAppend, Count: 2,
+		When: func(kmsg.Request) bool { return requests.Load()%5 == 1 },
+	})
+	l := openLogger(t, cfg)
+	const writers, each = 8, 150
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				ev := Event{Topic: "weather", Key: fmt.Append(nil, "k", w), Value: fmt.Append(nil, i)}
+				if i%10 == 0 {
+					if err := l.Log(within(t), ev); err != nil {
+						t.Error(err)
+					}
+					continue
+				}
+				l.Send(ev, func(_ Record, err error) {
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		})
+	}
+	wg.Wait()
+	if err := l.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	next := map[string]int{}
+	seen := map[string]bool{}
+	for _, r := range readAll(t, cfg, "weather") {
+		if got, want := string(r.Value), fmt.Sprint(next[string(r.Key)]); got != want {
+			t.Fatalf("key %s: got event %s, want %s", r.Key, got, want)
+		}
+		next[string(r.Key)]++
+		if seen[r.ID] {
+			t.Fatalf("ID %s came twice", r.ID)
+		}
+		seen[r.ID] = true
+	}
+	if len(seen) != writers*each {
+		t.Errorf("%d events are there, want %d", len(seen), writers*each)
+	}
+}
+
+func TestSendGivesTheEventBack(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	at := time.Date(2026, 11, 23, 17, 4, 5, 678_901_234, time.FixedZone("", 3600))
+	for _, ev := range []Event{
+		{Topic: "weather", Key: []byte("key"), Value: []byte("value")},
+		{Topic: "weather", Key: []byte("key"), Value: []byte("value"), Headers: []Header{{"unit", []byte("K")}}, Time: at, ID: "mine"},
+	} {
+		before := time.Now().Add(-time.Millisecond)
+		var got Record
+		l.Send(ev, func(r Record, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			got = r
+		})
+		if err := l.Flush(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		if &got.Key[0] != &ev.Key[0] || &got.Value[0] != &ev.Value[0] {
+			t.Error("the callback's Record has other slices than the event")
+		}
+		if !got.Stored.IsZero() || got.Partition != 0 {
+			t.Errorf("the callback's Record has Stored %v, Partition %d; want none, 0", got.Stored, got.Partition)
+		}
+		if ev.ID == "" {
+			if len(got.ID) < idPrefixBytes || got.Time.Before(before) || got.Time.After(time.Now()) {
+				t.Errorf("the Logger made ID %q and time %v", got.ID, got.Time)
+			}
+		} else if got.ID != ev.ID || !got.Time.Equal(at) || len(got.Headers) != 1 {
+			t.Errorf("the callback's Record is %+v, want the event's own ID, time and header", got)
+		}
+		stored := readAll(t, cfg, "weather")
+		last := stored[len(stored)-1]
+		if last.ID != got.ID || last.Offset != got.Offset || last.Time.UnixMilli() != got.Time.UnixMilli() {
+			t.Errorf("consumed %+v, called back with %+v", last, got)
+		}
+		if ev.ID != "" && !last.Time.Equal(at) {
+			t.Errorf("consumed the time %v, want %v", last.Time, at)
+		}
+	}
+}
+
+// TestSendWaitsForRoom fails when the memory of events is not bounded, or when Send
+// waits though there is room.
+func TestSendWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	l.room.max = 64 << 10
+	g := hold(t, c, kmsg.Produce)
+	ev := Event{Topic: "weather", Value: make([]byte, 1<<10)}
+	size := int64(eventBytes(&ev) + pendingOverhead)
+	fits := l.room.max / size
+	acked := make(chan error, 1000)
+	done := func(_ Record, err error) { acked <- err }
+	for range fits {
+		l.Send(ev, done) // none of these waits
+	}
+	if got := l.Stats().PendingBytes; got != fits*size {
+		t.Errorf("Stats().PendingBytes = %d, want %d", got, fits*size)
+	}
+	returned := make(chan struct{})
+	go func() { l.Send(ev, done); close(returned) }()
+	eventually(t, "Send to wait", func() bool { return l.room.waiting.Load() == 1 })
+
+	ctx, cancel := context.WithCancel(t.Context())
+	logged := make(chan error, 1)
+	go func() { logged <- l.Log(ctx, ev) }()
+	eventually(t, "Log to wait", func() bool { return l.room.waiting.Load() == 2 })
+	cancel()
+	if err := <-logged; !errors.Is(err, context.Canceled) {
+		t.Errorf("Log that waits for room, and whose context ends = %v", err)
+	}
+	if used := l.room.used(); used > l.room.max {
+		t.Errorf("%d bytes are in a room of %d", used, l.room.max)
+	}
+	select {
+	case <-returned:
+		t.Error("Send did not wait for room")
+	default:
+	}
+	g.release()
+	<-returned
+	for range fits + 1 {
+		if err := <-acked; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestFlush(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	logValues(t, l, "weather", "first")
+	g := hold(t, c, kmsg.Produce)
+	var calls atomic.Int32
+	for range 3 {
+		l.Send(Event{Topic: "weather"}, func(_ Record, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			calls.Add(1)
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Flush(ctx); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "3 events") {
+		t.Errorf("Flush whose context has ended = %v, want context.Canceled and 3 events", err)
+	}
+	g.release()
+	if err := l.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := calls.Load(); got != 3 {
+		t.Errorf("%d callbacks had returned when Flush did, want 3", got)
+	}
+}
+
+func TestCloseLogger(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	var acknowledged atomic.Int32
+	for range 10 {
+		l.Send(Event{Topic: "weather"}, func(_ Record, err error) {
+			if err == nil {
+				acknowledged.Add(1)
+			}
+		})
+	}
+	if err := l.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := acknowledged.Load(); got != 10 {
+		t.Errorf("%d events were acknowledged when Close returned, want 10", got)
+	}
+	if err := l.Close(within(t)); err != nil {
+		t.Errorf("Close again = %v", err)
+	}
+	if err := l.Log(within(t), Event{Topic: "weather"}); !errors.Is(err, ErrClosed) {
+		t.Errorf("Log after Close = %v, want ErrClosed", err)
+	}
+	called := false
+	l.Send(Event{Topic: "weather"}, func(_ Record, err error) {
+		called = true
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("Send after Close = %v, want ErrClosed", err)
+		}
+	})
+	if !called {
+		t.Error("Send after Close did not call back")
+	}
+	if err := l.Flush(within(t)); err != nil {
+		t.Errorf("Flush after Close = %v", err)
+	}
+	if s := l.Stats(); s.Acknowledged != 10 || s.Failed != 2 || s.Pending != 0 {
+		t.Errorf("Stats() after Close = %+v", s)
+	}
+}
+
+// TestCloseDoesNotWaitForEver fails when Close outlasts its context, keeps a Send
+// waiting, or loses a callback.
+func TestCloseDoesNotWaitForEver(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	logValues(t, l, "weather", "first")
+	l.room.max = 8 << 10
+	hold(t, c, kmsg.Produce)
+	ev := Event{Topic: "weather", Value: make([]byte, 1<<10)}
+	sends := int(l.room.max/int64(eventBytes(&ev)+pendingOverhead)) + 1 // the last one waits
+	var mu sync.Mutex
+	var told []error
+	var wg sync.WaitGroup
+	for range sends {
+		wg.Go(func() {
+			l.Send(ev, func(_ Record, err error) {
+				mu.Lock()
+				told = append(told, err)
+				mu.Unlock()
+			})
+		})
+	}
+	eventually(t, "a Send to wait", func() bool { return l.room.waiting.Load() == 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := l.Close(ctx)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Close whose context has ended = %v, want context.Canceled", err)
+	}
+	wg.Wait()
+	if again := l.Close(within(t)); again != err {
+		t.Errorf("Close again = %v, want the same error", again)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(told) != sends {
+		t.Errorf("%d callbacks, want %d", len(told), sends)
+	}
+	for _, err := range told {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("a callback was told %v, want ErrClosed", err)
+		}
+	}
+}
+
+// TestSendCallsBackOneByOne fails when two callbacks run at once, also those of
+// events that never leave.
+func TestSendCallsBackOneByOne(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(2, "weather"))
+	l := openLogger(t, cfg)
+	calls, inside := 0, atomic.Int32{} // calls has no lock of its own
+	done := func(Record, error) {
+		if inside.Add(1) != 1 {
+			t.Error("two callbacks at once")
+		}
+		calls++
+		inside.Add(-1)
+	}
+	const writers, each = 8, 200
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for i := range each {
+				ev := Event{Topic: "weather"}
+				if i%2 == 0 {
+					ev.Topic = ""
+				}
+				l.Send(ev, done)
+			}
+		})
+	}
+	wg.Wait()
+	if err := l.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if calls != writers*each {
+		t.Errorf("%d callbacks, want %d", calls, writers*each)
+	}
+}
+
+// TestLogToATopicThatWasMadeAgain fails when a Logger does not get over a topic that
+// was released and claimed again.
+func TestLogToATopicThatWasMadeAgain(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	logValues(t, l, "weather", "old")
+	if err := c.DeleteTopic("weather"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Log(within(t), Event{Topic: "weather"}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Log to a topic that was deleted = %v, want ErrNotFound", err)
+	}
+	if err := c.CreateTopic("weather", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	eventually(t, "Log to work again", func() bool {
+		err = l.Log(within(t), Event{Topic: "weather", Value: []byte("new")})
+		return err == nil || !errors.Is(err, ErrNotFound)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := values(readAll(t, cfg, "weather")); got != "[new]" {
+		t.Errorf("the topic has %s, want [new]", got)
+	}
+}
+
+// TestEventsOfATopicThatIsForgotten fails when the Kafka client has another word for it.
+func TestEventsOfATopicThatIsForgotten(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	l := openLogger(t, cfg)
+	hold(t, c, kmsg.Produce)
+	told := make(chan error, 1)
+	l.Send(Event{Topic: "weather"}, func(_ Record, err error) { told <- err })
+	eventually(t, "the event to be on its way", func() bool { return l.Stats().Pending == 1 })
+	l.forget("weather")
+	if err := <-told; !errors.Is(err, ErrNotFound) {
+		t.Errorf("the event of a topic that is forgotten = %v, want ErrNotFound", err)
 	}
 }

@@ -1,9 +1,11 @@
 package diaspora
 
 import (
+	"errors"
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -138,13 +140,18 @@ func (l *Logger) finished(r *kgo.Record, err error) {
 		l.acknowledged.Add(1)
 	} else {
 		l.failed.Add(1)
+		if errors.Is(err, kerr.UnknownTopicID) {
+			l.forget(r.Topic)
+		}
 		err = l.explain(r.Topic, err)
 	}
 	switch {
 	case p.batch != nil:
 		p.batch.finish(int(p.index), err)
 	case p.done != nil:
+		l.calling.Lock()
 		p.done(p.logged(), err)
+		l.calling.Unlock()
 	}
 	size := int64(p.size)
 	l.recycle(p)

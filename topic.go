@@ -38,3 +38,17 @@ func topicFault(name string) string {
 func topicByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
 }
+
+// kafkaTopic reports whether a cluster may have a topic of that name. Not all of
+// them can be claimed; see [ValidTopic].
+func kafkaTopic(name string) bool {
+	if name == "" || len(name) > MaxTopicLength || name == "." || name == ".." {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; !topicByte(c) && c != '.' && c != '-' {
+			return false
+		}
+	}
+	return true
+}

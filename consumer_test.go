@@ -1,0 +1,697 @@
+package diaspora
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// epoch is when the first record of a numbered topic was stored; each of the next
+// came a second later.
+var epoch = time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+
+// number stores records 0 to n-1 in partition 0 of a topic.
+func number(t testing.TB, cfg Config, topic string, from, to int) {
+	t.Helper()
+	client := plain(t, cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	for i := from; i < to; i++ {
+		r := &kgo.Record{Topic: topic, Value: fmt.Append(nil, i), Timestamp: epoch.Add(time.Duration(i) * time.Second)}
+		if err := client.ProduceSync(within(t), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPositions(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 6)
+	if err := c.DeleteRecords("weather", 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, try := range []struct {
+		from, until Position
+		want        string
+	}{
+		{Position{}, End, "[1 2 3 4 5]"},
+		{Start, End, "[1 2 3 4 5]"},
+		{Offset(0), End, "[1 2 3 4 5]"},
+		{Offset(3), End, "[3 4 5]"},
+		{Offset(6), End, "[]"},
+		{Offset(math.MaxInt64), End, "[]"},
+		{Last(0), End, "[]"},
+		{Last(2), End, "[4 5]"},
+		{Last(100), End, "[1 2 3 4 5]"},
+		{Last(math.MaxInt64), End, "[1 2 3 4 5]"},
+		{At(epoch), End, "[1 2 3 4 5]"},
+		{At(epoch.Add(3 * time.Second)), End, "[3 4 5]"},
+		{At(epoch.Add(2500 * time.Millisecond)), End, "[3 4 5]"},
+		{At(epoch.Add(time.Hour)), End, "[]"},
+		{End, End, "[]"},
+		{Start, Start, "[]"},
+		{Start, Offset(0), "[]"},
+		{Start, Offset(4), "[1 2 3]"},
+		{Start, Last(2), "[1 2 3]"},
+		{Start, At(epoch.Add(4 * time.Second)), "[1 2 3]"},
+		{Offset(4), Offset(2), "[]"},
+		{Last(3), Last(1), "[3 4]"},
+	} {
+		consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, From: try.from, Until: try.until})
+		if got := values(read(t, consumer)); got != try.want {
+			t.Errorf("from %v until %v: got %s, want %s", try.from, try.until, got, try.want)
+		}
+	}
+}
+
+// TestPositionsAhead begins where no record is yet.
+func TestPositionsAhead(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[Position]string{
+		End: "[3 4 5]", At(epoch.Add(time.Hour)): "[3 4 5]", Offset(4): "[4 5]",
+	} {
+		for _, group := range []string{"", strings.ReplaceAll(from.String(), " ", "-")} {
+			_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+			number(t, cfg, "weather", 0, 3)
+			consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: group, From: from})
+			number(t, cfg, "weather", 3, 6)
+			var got []Record
+			for r, err := range consumer.Records(within(t)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got = append(got, r); string(r.Value) == "5" {
+					break
+				}
+			}
+			if values(got) != want {
+				t.Errorf("from %v in group %q: got %s, want %s", from, group, values(got), want)
+			}
+		}
+	}
+}
+
+func TestPositionInWords(t *testing.T) {
+	t.Parallel()
+	for p, want := range map[Position]string{
+		{}: "none", Start: "start", End: "end", Offset(7): "offset 7", Last(3): "last 3",
+		At(epoch): "at 2026-11-23T00:00:00Z",
+	} {
+		if got := p.String(); got != want {
+			t.Errorf("String() = %q, want %q", got, want)
+		}
+	}
+}
+
+func TestConsumerOptionsThatAreWrong(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	topics := []string{"weather"}
+	for name, options := range map[string]ConsumerOptions{
+		"no topics":       {},
+		"empty topic":     {Topics: []string{""}},
+		"impossible name": {Topics: []string{"a b"}},
+		"long name":       {Topics: []string{strings.Repeat("x", MaxTopicLength+1)}},
+		"long group":      {Topics: topics, Group: strings.Repeat("x", 256)},
+		"NUL in group":    {Topics: topics, Group: "a\x00b"},
+		"negative offset": {Topics: topics, From: Offset(-1)},
+		"negative last":   {Topics: topics, Until: Last(-1)},
+		"before 1970":     {Topics: topics, From: At(time.Time{})},
+	} {
+		if c, err := OpenConsumer(within(t), cfg, options); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: OpenConsumer = %v, want ErrInvalid", name, err)
+			if err == nil {
+				c.Close(within(t))
+			}
+		}
+	}
+	_, err := OpenConsumer(within(t), cfg, ConsumerOptions{Topics: []string{"weather", "nowhere"}})
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), `"nowhere"`) {
+		t.Errorf("OpenConsumer of a topic that is not there = %v, want ErrNotFound that names it", err)
+	}
+}
+
+// TestTopicsNamedTwice fails when a topic that is named twice is read twice, or when
+// the caller's slice is changed.
+func TestTopicsNamedTwice(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather", "beamline"))
+	number(t, cfg, "weather", 0, 2)
+	topics := []string{"weather", "beamline", "weather"}
+	if got := values(readAll(t, cfg, topics...)); got != "[0 1]" {
+		t.Errorf("got %s, want [0 1]", got)
+	}
+	if !slices.Equal(topics, []string{"weather", "beamline", "weather"}) {
+		t.Errorf("the caller's topics are now %v", topics)
+	}
+}
+
+// take returns the next n records of a loop, which it leaves by break at the last.
+func take(t testing.TB, c *Consumer, n int) (got []Record) {
+	t.Helper()
+	for r, err := range c.Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, r); len(got) == n {
+			break
+		}
+	}
+	return got
+}
+
+func TestBreakLeavesTheRecordForTheNextLoop(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{"", "analysis"} {
+		_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+		number(t, cfg, "weather", 0, 5)
+		c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: group})
+		if got := values(take(t, c, 3)); got != "[0 1 2]" {
+			t.Fatalf("group %q: the first loop got %s", group, got)
+		}
+		if p := progress(t, c); p[0].Next != 2 || p[0].Start != 0 || p[0].End != 5 {
+			t.Errorf("group %q: Progress() = %+v, want next 2 of 5", group, p)
+		}
+		if got := values(take(t, c, 2)); got != "[2 3]" {
+			t.Errorf("group %q: the second loop got %s, want [2 3]", group, got)
+		}
+		// A record that the body gave to Commit is handled, though the body breaks.
+		for r, err := range c.Records(within(t)) {
+			if err != nil || string(r.Value) != "3" {
+				t.Fatalf("group %q: the third loop got %s, %v", group, r.Value, err)
+			}
+			if err := c.Commit(within(t), r); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		if got := values(take(t, c, 1)); got != "[4]" {
+			t.Errorf("group %q: the fourth loop got %s, want [4]", group, got)
+		}
+	}
+}
+
+func progress(t testing.TB, c *Consumer) []Progress {
+	t.Helper()
+	p, err := c.Progress(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestGroupGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 6)
+	options := ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", CommitEvery: time.Hour}
+	c := openConsumer(t, cfg, options)
+	if got := values(take(t, c, 3)); got != "[0 1 2]" {
+		t.Fatalf("the first member got %s", got)
+	}
+	if err := c.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	options.From, options.Until = End, End // of no effect: the group knows better
+	if got := values(read(t, openConsumer(t, cfg, options))); got != "[2 3 4 5]" {
+		t.Errorf("the second member got %s, want [2 3 4 5]", got)
+	}
+}
+
+// TestCommitEvery commits in the background, and with a negative time never, but by
+// Commit.
+func TestCommitEvery(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 6)
+	often := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "often", CommitEvery: time.Millisecond})
+	take(t, often, 3)
+	eventually(t, "a commit in the background", func() bool { return committed(t, cfg, "often", "weather") == 2 })
+
+	never := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "never", CommitEvery: -1})
+	take(t, never, 3)
+	if err := never.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := committed(t, cfg, "never", "weather"); got != -1 {
+		t.Errorf("with CommitEvery < 0 the group has committed %d", got)
+	}
+	never = openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "never", CommitEvery: -1})
+	take(t, never, 3)
+	if err := never.Commit(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := committed(t, cfg, "never", "weather"); got != 2 {
+		t.Errorf("Commit has committed %d, want 2", got)
+	}
+}
+
+// committed returns the offset that a group has committed for partition 0, or -1.
+func committed(t testing.TB, cfg Config, group, topic string) int64 {
+	t.Helper()
+	req := kmsg.NewPtrOffsetFetchRequest()
+	g := kmsg.NewOffsetFetchRequestGroup()
+	g.Group = group
+	req.Group = group
+	req.Groups = append(req.Groups, g)
+	resp, err := req.RequestWith(within(t), plain(t, cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range resp.Groups {
+		for _, tp := range g.Topics {
+			if tp.Topic == topic && len(tp.Partitions) > 0 {
+				return tp.Partitions[0].Offset
+			}
+		}
+	}
+	return -1
+}
+
+// TestRebalanceLosesNothing has a second member come and go while a group reads.
+func TestRebalanceLosesNothing(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(4, "weather"))
+	l := openLogger(t, cfg)
+	const n = 400
+	var mu sync.Mutex
+	handled := map[string]int{}
+	all := make(chan struct{})
+	member := func(ctx context.Context, consumer *Consumer) {
+		for r, err := range consumer.Records(ctx) {
+			if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+				return
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			if handled[string(r.Value)]++; handled[string(r.Value)] == 1 && len(handled) == n {
+				close(all)
+			}
+			mu.Unlock()
+		}
+	}
+	options := ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", CommitEvery: 5 * time.Millisecond}
+	ctx, cancel := context.WithCancel(within(t))
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	first := openConsumer(t, cfg, options)
+	wg.Go(func() { member(ctx, first) })
+	log := func(from, to int) {
+		for i := from; i < to; i++ {
+			l.Send(Event{Topic: "weather", Key: fmt.Append(nil, i%17), Value: fmt.Append(nil, i)}, nil)
+		}
+		if err := l.Flush(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log(0, n/4)
+	second := openConsumer(t, cfg, options)
+	wg.Go(func() { member(ctx, second) })
+	log(n/4, n/2)
+	if _, err := c.WaitGroupStable(within(t), "analysis", 2); err != nil {
+		t.Fatal(err)
+	}
+	log(n/2, n*3/4)
+	if err := first.Close(within(t)); err != nil {
+		t.Error(err)
+	}
+	log(n*3/4, n)
+	select {
+	case <-all:
+	case <-within(t).Done():
+		mu.Lock()
+		t.Errorf("the group has handled %d of %d records", len(handled), n)
+		mu.Unlock()
+	}
+	cancel()
+}
+
+// TestNewPartitionsAreFound has partitions added while a Consumer reads from the end.
+func TestNewPartitionsAreFound(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 2)
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, From: End})
+	client := plain(t, cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	topic := kmsg.NewCreatePartitionsRequestTopic()
+	topic.Topic, topic.Count = "weather", 3
+	req.Topics = append(req.Topics, topic)
+	req.TimeoutMillis = 5000
+	if resp, err := req.RequestWith(within(t), client); err != nil || resp.Topics[0].ErrorCode != 0 {
+		t.Fatal(err, resp)
+	}
+	if err := client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: 2, Value: []byte("new")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time there is nothing new
+		if err := c.findPartitions(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := take(t, c, 1); values(got) != "[new]" || got[0].Partition != 2 {
+		t.Errorf("got %+v, want what was stored in the new partition before it was found", got)
+	}
+	if p := progress(t, c); len(p) != 3 {
+		t.Errorf("Progress() = %+v, want three partitions", p)
+	}
+}
+
+// TestPermissionIsAskedAbout has the right to read taken away and given back.
+func TestPermissionIsAskedAbout(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	cfg.Identity.Username = "grace@example.org"
+	denied := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "weather", Err: kerr.TopicAuthorizationFailed, Count: -1})
+	_, err := OpenConsumer(within(t), cfg, ConsumerOptions{Topics: []string{"weather"}})
+	var topic *TopicError
+	if !errors.Is(err, ErrPermission) || !errors.As(err, &topic) || topic.Op != "consume" || !strings.Contains(err.Error(), "grace@example.org may not read it") {
+		t.Errorf("OpenConsumer without the right to read = %v, want ErrPermission", err)
+	}
+	denied.Remove()
+	number(t, cfg, "weather", 0, 1)
+	consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}})
+	take(t, consumer, 1)
+	denied = c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "weather", Err: kerr.TopicAuthorizationFailed, Count: -1})
+	refusals := 0
+	for r, err := range consumer.Records(within(t)) {
+		if err == nil {
+			if string(r.Value) == "1" {
+				break
+			}
+			continue
+		}
+		if !errors.Is(err, ErrPermission) || r.Topic != "" {
+			t.Fatalf("the loop got %+v, %v; want a zero Record and ErrPermission", r, err)
+		}
+		if refusals++; refusals == 2 {
+			denied.Remove()
+			number(t, cfg, "weather", 1, 2)
+		}
+	}
+	if refusals < 2 {
+		t.Errorf("the loop was refused %d times, want 2 or more", refusals)
+	}
+}
+
+// TestGroupIsRefused has a group that is somebody else's, at opening and later.
+func TestGroupIsRefused(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 1)
+	cfg.Identity.Username = "grace@example.org"
+	options := ConsumerOptions{Topics: []string{"weather"}, Group: "hers"}
+	wanted := `consumer group "hers": permission denied: grace@example.org may not use it; choose another group, one that is yours`
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetFetch}, Group: "hers", Err: kerr.GroupAuthorizationFailed})
+	if _, err := OpenConsumer(within(t), cfg, options); !errors.Is(err, ErrPermission) || err.Error() != wanted {
+		t.Errorf("OpenConsumer = %v\nwant %s", err, wanted)
+	}
+	denied := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.JoinGroup}, Group: "hers", Err: kerr.GroupAuthorizationFailed, Count: -1})
+	consumer := openConsumer(t, cfg, options)
+	told := false
+	for r, err := range consumer.Records(within(t)) {
+		if err == nil {
+			if string(r.Value) != "0" {
+				t.Errorf("got %s, want 0", r.Value)
+			}
+			break
+		}
+		if !errors.Is(err, ErrPermission) || err.Error() != wanted {
+			t.Fatalf("the loop got %v\nwant %s", err, wanted)
+		}
+		told = true
+		denied.Remove()
+	}
+	if !told {
+		t.Error("the loop did not say that the group is refused")
+	}
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: "hers", Err: kerr.GroupAuthorizationFailed})
+	for r, err := range consumer.Records(within(t)) {
+		if err == nil {
+			err = consumer.Commit(within(t), r)
+		}
+		if !errors.Is(err, ErrPermission) || !strings.HasPrefix(err.Error(), "commit: consumer group") {
+			t.Errorf("Commit = %v, want ErrPermission", err)
+		}
+		break
+	}
+}
+
+// TestTokenIsRefusedWhileReading fails when the loop waits in silence for a better token.
+func TestTokenIsRefusedWhileReading(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	d := newDoor(c, &cfg)
+	consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}})
+	d.shut.Store(true)
+	c.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		return nil, errors.New("hang up"), true
+	})
+	refusals := 0
+	for r, err := range consumer.Records(within(t)) {
+		if err == nil {
+			if string(r.Value) != "later" {
+				t.Errorf("got %s", r.Value)
+			}
+			break
+		}
+		if !errors.Is(err, ErrUnauthenticated) || !strings.Contains(err.Error(), refusal) || Hint(err) != defaultLogin {
+			t.Fatalf("the loop got %v, want ErrUnauthenticated with the refusal and what to do", err)
+		}
+		if strings.Contains(fmt.Sprintf("%+v", err), canary) {
+			t.Error("the error holds the token")
+		}
+		if refusals++; refusals == 2 {
+			d.shut.Store(false)
+			logValues(t, openLogger(t, cfg), "weather", "later")
+		}
+	}
+	if refusals < 2 {
+		t.Errorf("the loop was refused %d times, want 2 or more", refusals)
+	}
+}
+
+// TestUntilTheEndOfWhatIsEmpty has partitions whose last offsets hold no records:
+// transaction markers, aborted records, and nothing at all.
+func TestUntilTheEndOfWhatIsEmpty(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "committed", "aborted", "both"), kfake.SeedTopics(3, "empty"))
+	client := plain(t, cfg, kgo.TransactionalID("tx"))
+	transact := func(topic string, commit kgo.TransactionEndTry, values ...string) {
+		t.Helper()
+		if err := client.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range values {
+			if err := client.ProduceSync(within(t), &kgo.Record{Topic: topic, Value: []byte(v)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := client.EndTransaction(within(t), commit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	transact("committed", kgo.TryCommit, "a", "b")
+	transact("aborted", kgo.TryAbort, "never")
+	transact("both", kgo.TryCommit, "a")
+	transact("both", kgo.TryAbort, "never")
+	transact("both", kgo.TryCommit, "b")
+	transact("both", kgo.TryAbort, "never", "never")
+	for topic, want := range map[string]string{"empty": "[]", "committed": "[a b]", "aborted": "[]", "both": "[a b]"} {
+		for _, group := range []string{"", "analysis-" + topic} {
+			c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{topic}, Group: group, Until: End})
+			if got := values(read(t, c)); got != want {
+				t.Errorf("topic %s in group %q: got %s, want %s", topic, group, got, want)
+			}
+			if err := c.Close(within(t)); err != nil {
+				t.Error(err)
+			}
+			for _, p := range progress(t, openConsumer(t, cfg, ConsumerOptions{Topics: []string{topic}, From: End})) {
+				if group != "" && p.End > 0 && committed(t, cfg, group, topic) != p.End {
+					t.Errorf("topic %s: group has committed %d, want the end %d", topic, committed(t, cfg, group, topic), p.End)
+				}
+			}
+		}
+	}
+}
+
+// TestUntilTheEndOfACompactedTopic has offsets without records before the end.
+func TestUntilTheEndOfACompactedTopic(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t)
+	err := c.CreateTopic("latest", 1, map[string]string{"cleanup.policy": "compact", "min.compaction.lag.ms": "0", "segment.bytes": "1", "delete.retention.ms": "0", "min.cleanable.dirty.ratio": "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := openLogger(t, cfg)
+	for i := range 6 {
+		if err := l.Log(within(t), Event{Topic: "latest", Key: []byte("k"), Value: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deleted := Event{Topic: "latest", Key: []byte("k")}
+	last := Event{Topic: "latest", Key: []byte("other"), Value: []byte("last")} // the newest batch stays in any case
+	for _, ev := range []Event{deleted, last} {
+		if err := l.Log(within(t), ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Compact()
+	read := func(from, until Position) string {
+		t.Helper()
+		return values(read(t, openConsumer(t, cfg, ConsumerOptions{Topics: []string{"latest"}, From: from, Until: until})))
+	}
+	if got := read(Start, End); got != "[ last]" && got != "[last]" {
+		t.Errorf("the compacted topic has %s", got)
+	}
+	for _, until := range []Position{Offset(5), Offset(6), Last(2)} {
+		if got := read(Offset(3), until); got != "[]" {
+			t.Errorf("until %v, in what was compacted: %s, want []", until, got)
+		}
+	}
+}
+
+// TestCloseEndsALoopThatWaits fails when Close leaves a loop waiting.
+func TestCloseEndsALoopThatWaits(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 1)
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, From: End})
+	ended := make(chan error, 1)
+	go func() {
+		for _, err := range c.Records(within(t)) {
+			ended <- err
+		}
+	}()
+	eventually(t, "the loop to wait", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.stopPoll != nil
+	})
+	for _, err := range c.Records(within(t)) {
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("a second loop at the same time = %v, want ErrInvalid", err)
+		}
+	}
+	if err := c.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, ErrClosed) {
+		t.Errorf("the loop ended with %v, want ErrClosed", err)
+	}
+}
+
+func TestLoopWhoseContextEnds(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 2)
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var errs []error
+	for r, err := range c.Records(ctx) {
+		if err != nil {
+			errs = append(errs, err)
+		} else if string(r.Value) == "1" {
+			cancel()
+		}
+	}
+	if len(errs) != 1 || !errors.Is(errs[0], context.Canceled) {
+		t.Errorf("the loop got the errors %v, want context.Canceled once", errs)
+	}
+	number(t, cfg, "weather", 2, 3)
+	if got := values(take(t, c, 1)); got != "[2]" {
+		t.Errorf("the next loop got %s, want [2]", got)
+	}
+}
+
+// TestCommitWithoutAGroup does nothing.
+func TestCommitWithoutAGroup(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 1)
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}})
+	if err := c.Commit(within(t), take(t, c, 1)...); err != nil {
+		t.Errorf("Commit without a group = %v", err)
+	}
+}
+
+// TestUnavailablePartitions has brokers that need patience.
+func TestUnavailablePartitions(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 2)
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.ListOffsets}, Topic: "weather", Err: kerr.LeaderNotAvailable, Count: 2})
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: "weather", Err: kerr.LeaderNotAvailable, Count: 2})
+	if got := values(readAll(t, cfg, "weather")); got != "[0 1]" {
+		t.Errorf("got %s, want [0 1]", got)
+	}
+}
+
+func TestCloseConsumer(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{"", "analysis"} {
+		_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+		number(t, cfg, "weather", 0, 5)
+		c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: group})
+		after := 0
+		var last error
+		for r, err := range c.Records(within(t)) {
+			if err != nil {
+				last = err
+				continue
+			}
+			if string(r.Value) == "1" {
+				if err := c.Close(within(t)); err != nil {
+					t.Error(err)
+				}
+			} else if string(r.Value) > "1" {
+				after++
+			}
+		}
+		if !errors.Is(last, ErrClosed) {
+			t.Errorf("group %q: the loop of a Consumer that was closed ended with %v, want ErrClosed", group, last)
+		}
+		if after > 0 {
+			t.Errorf("group %q: the loop got %d records after Close", group, after)
+		}
+		if err := c.Close(within(t)); err != nil {
+			t.Errorf("group %q: Close again = %v", group, err)
+		}
+		for _, err := range c.Records(within(t)) {
+			if !errors.Is(err, ErrClosed) {
+				t.Errorf("group %q: Records after Close = %v, want ErrClosed", group, err)
+			}
+		}
+		if group != "" {
+			if got := committed(t, cfg, group, "weather"); got != 1 {
+				t.Errorf("Close has committed %d, want 1", got)
+			}
+		}
+	}
+}
+
+// TestGroupThatTheBrokerFailsOn fails when an error goes unnoticed because its code is
+// negative, as only this one is.
+func TestGroupThatTheBrokerFailsOn(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetFetch}, Group: "analysis", Err: kerr.UnknownServerError, Count: -1})
+	if _, err := OpenConsumer(within(t), cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "analysis"}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("OpenConsumer with a group that the broker fails on = %v, want ErrUnavailable", err)
+	}
+}

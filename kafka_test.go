@@ -1,0 +1,109 @@
+package diaspora
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// door is the login of a broker: a stand-in for the gateway that takes tokens, or not.
+type door struct{ shut atomic.Bool }
+
+const refusal = "the access token has been revoked"
+
+// newDoor has the cluster ask for tokens, and cfg sign in.
+func newDoor(c *kfake.Cluster, cfg *Config) *door {
+	d := new(door)
+	c.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		resp := req.ResponseKind().(*kmsg.SASLHandshakeResponse)
+		resp.SupportedMechanisms = []string{"OAUTHBEARER"}
+		return resp, nil, true
+	})
+	c.ControlKey(int16(kmsg.SASLAuthenticate), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		if d.shut.Load() {
+			resp.ErrorCode = kerr.SaslAuthenticationFailed.Code
+			resp.ErrorMessage = kmsg.StringPtr(refusal)
+		}
+		return resp, nil, true
+	})
+	cfg.anonymous = false
+	cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: canary, Expiry: time.Now().Add(time.Hour)})
+	return d
+}
+
+// canary is an access token that must not appear anywhere.
+const canary = "canary-access-token-7f3a"
+
+// gate holds requests of a kind back while it is shut.
+type gate struct {
+	handle *kfake.FaultHandle
+	open   chan struct{}
+}
+
+// hold keeps the cluster from answering requests of a kind until the gate is opened.
+func hold(t testing.TB, c *kfake.Cluster, key kmsg.Key) *gate {
+	t.Helper()
+	g := &gate{open: make(chan struct{}), handle: c.Fault(kfake.Fault{Keys: []kmsg.Key{key}, Observe: true, Count: -1})}
+	c.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+		select {
+		case <-g.open:
+			c.DropControl()
+		default:
+			c.KeepControl()
+			c.SleepControl(func() { <-g.open })
+		}
+		return nil, nil, false
+	})
+	t.Cleanup(g.release)
+	return g
+}
+
+func (g *gate) release() {
+	select {
+	case <-g.open:
+	default:
+		close(g.open)
+	}
+}
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, met func() bool) {
+	t.Helper()
+	ctx := within(t)
+	for !met() {
+		if !sleep(ctx, 2*time.Millisecond, time.Now().Add(time.Hour)) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// plain returns a client of Kafka's own, for what the library does not do.
+func plain(t testing.TB, cfg Config, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(cfg.Brokers...)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
+// log logs values to a topic.
+func logValues(t testing.TB, l *Logger, topic string, values ...string) {
+	t.Helper()
+	for _, v := range values {
+		if err := l.Log(within(t), Event{Topic: topic, Value: []byte(v)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
