@@ -11,7 +11,6 @@ import (
 	"math"
 	"net/http"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -291,37 +290,13 @@ func TestHandlerCutsWhatIsTooLarge(t *testing.T) {
 	}
 }
 
-// hold makes the broker keep its answers back until release is called.
-func hold(t *testing.T, c *kfake.Cluster) (release func()) {
-	t.Helper()
-	held := make(chan struct{})
-	release = sync.OnceFunc(func() { close(held) })
-	t.Cleanup(release)
-	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		<-held
-		return nil, nil, false
-	})
-	return release
-}
-
-// await waits for a condition that other goroutines bring about.
-func await(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for ctx := within(t); !condition(); runtime.Gosched() {
-		if ctx.Err() != nil {
-			t.Fatalf("waited in vain for: %s", what)
-		}
-	}
-}
-
 // heldLogger returns a Logger with room for a few events, none of which is answered.
 func heldLogger(t *testing.T) (l *Logger, cfg Config, release func()) {
 	t.Helper()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
 	l = openLogger(t, cfg)
 	l.room.max = 4000
-	return l, cfg, hold(t, c)
+	return l, cfg, hold(t, c, kmsg.Produce).release
 }
 
 func TestHandlerDropsIfAllowed(t *testing.T) {
@@ -424,7 +399,7 @@ func TestHandlerWaitsUnlessAllowedToDrop(t *testing.T) {
 			slog.New(h).InfoContext(ctx, fmt.Sprint(i))
 		}
 	}()
-	await(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	eventually(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
 	select {
 	case <-done:
 		t.Fatal("20 records were taken, though there is room for a few")
@@ -455,7 +430,7 @@ func TestCloseEndsTheWaitForRoom(t *testing.T) {
 		}
 		done <- err
 	}()
-	await(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	eventually(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
 	closed := make(chan error)
 	go func() { closed <- l.Close(within(t)) }()
 	if err := <-done; !errors.Is(err, ErrClosed) {
@@ -661,7 +636,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	cfg.Diagnostics = slog.Default()
 	l := openLogger(t, cfg)
 	l.room.max = 4000
-	release := hold(t, c)
+	release := hold(t, c, kmsg.Produce).release
 	asDefault(t, NewHandler(l, &HandlerOptions{Topic: logTopic}))
 	done := make(chan struct{})
 	go func() {
@@ -670,7 +645,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 			log.Print("m")
 		}
 	}()
-	await(t, "a line that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	eventually(t, "a line that waits for room", func() bool { return l.room.waiting.Load() > 0 })
 	spoke := make(chan struct{})
 	go func() { // in place of the Kafka client
 		defer close(spoke)
@@ -705,7 +680,7 @@ func TestDiagnosticsSayWhatIsMissing(t *testing.T) {
 	}
 	close(stop)
 	queue := logger.Handler().(*ownHandler).queue
-	await(t, "the messages to be delivered", func() bool {
+	eventually(t, "the messages to be delivered", func() bool {
 		queue.mu.Lock()
 		defer queue.mu.Unlock()
 		return !queue.running
