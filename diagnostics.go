@@ -17,7 +17,8 @@ import (
 //
 //   - The library's messages bear a mark, by which a Handler knows them.
 //   - The mark is lost where a message becomes text, on its way through package
-//     log. There the call stack tells, see [speaking].
+//     log. There the call stack tells, see [speaking]. (Who makes text of it and
+//     logs that in another goroutine defeats both.)
 //   - The Logger's goroutines do not wait for whoever takes the messages for
 //     longer than diagnosticsPatience. Package log holds a lock while it writes:
 //     a program that waits in there for room in the Logger would otherwise stop

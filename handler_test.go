@@ -596,7 +596,7 @@ func TestDiagnosticsDoNotGoRound(t *testing.T) {
 	for name, diagnostics := range map[string]*slog.Logger{
 		"the default logger of before": slog.Default(), // through package log
 		"whatever is the default":      slog.New(relay{to: now}),
-		"later":                        slog.New(relay{to: now, async: async}),
+		"later, in another goroutine":  slog.New(relay{to: now, async: async}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer slog.SetLogLoggerLevel(slog.SetLogLoggerLevel(slog.LevelDebug))
@@ -609,7 +609,7 @@ func TestDiagnosticsDoNotGoRound(t *testing.T) {
 				l.fabric.diagnostics().Warn("about itself")
 			}
 			l.fabric.diagnostics().With("a", 1).WithGroup("g").Warn("about itself", "b", 2)
-			for len(async) > 0 {
+			for strings.HasPrefix(name, "later") && len(async) > 0 {
 				(<-async)()
 			}
 			log.Print("2")

@@ -251,7 +251,7 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r.Offset == 4 {
-			for committed() < 4 && within(t).Err() == nil { // records 2 and 3 are handled
+			for ctx := within(t); committed() < 4 && ctx.Err() == nil; { // records 2 and 3 are handled
 			}
 			if err := consumer.Close(within(t)); err != nil {
 				t.Fatal(err)

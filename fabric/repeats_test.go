@@ -22,12 +22,12 @@ const (
 )
 
 // TestCrashingProgram is the program that TestDistinctAfterCrashes runs and kills:
-// it logs numbers from FROM on, and prints those that are acknowledged.
+// it logs numbers from DIASPORA_TEST_FROM on, and prints those that are acknowledged.
 func TestCrashingProgram(t *testing.T) {
-	if os.Getenv("FROM") == "" {
+	if os.Getenv("DIASPORA_TEST_FROM") == "" {
 		return // this is the test run itself
 	}
-	from, err := strconv.Atoi(os.Getenv("FROM"))
+	from, err := strconv.Atoi(os.Getenv("DIASPORA_TEST_FROM"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestDistinctAfterCrashes(t *testing.T) {
 		ctx, kill := context.WithCancel(within(t))
 		cmd := exec.CommandContext(ctx, exe, "-test.run=^TestCrashingProgram$")
 		cmd.Env = append(os.Environ(), "DIASPORA_CONFIG_DIR="+t.TempDir(), "DIASPORA_URL="+f.URL(),
-			"DIASPORA_REFRESH="+token.RefreshToken.Reveal(), fmt.Sprint("FROM=", checkpoint))
+			"DIASPORA_REFRESH="+token.RefreshToken.Reveal(), fmt.Sprint("DIASPORA_TEST_FROM=", checkpoint))
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
