@@ -2,7 +2,6 @@ package spool
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -42,8 +41,8 @@ func (s *Spool) newRequest(entries ...Entry) (*request, error) {
 		var flags byte
 		r.frames, flags = appendEntry(r.frames, &entries[i])
 		body := r.frames[at+frameHeaderBytes:]
-		binary.LittleEndian.PutUint32(r.frames[at:], uint32(len(body))|uint32(flags)<<24)
-		binary.LittleEndian.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
+		le.PutUint32(r.frames[at:], uint32(len(body))|uint32(flags)<<24)
+		le.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
 	}
 	if room := s.opts.MaxBytes / 4; int64(len(r.frames)) > room {
 		return nil, fmt.Errorf("%w: %d bytes in one call, of at most %d", ErrTooLarge, len(r.frames), room)
@@ -409,12 +408,12 @@ func (s *Spool) layOut(b *batch, base uint64, joined bool) {
 	seeds := newSeeds(s.id, base)
 	for _, r := range b.requests {
 		for rest := r.frames; len(rest) > 0; index++ {
-			word := binary.LittleEndian.Uint32(rest)
+			word := le.Uint32(rest)
 			f := frame{
 				length: int(word & MaxEntryBytes),
 				flags:  byte(word >> 24),
 				index:  index,
-				body:   binary.LittleEndian.Uint32(rest[8:]),
+				body:   le.Uint32(rest[8:]),
 			}
 			if !joined {
 				f.flags |= flagFirst
