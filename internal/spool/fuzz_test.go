@@ -65,6 +65,11 @@ func FuzzFrames(f *testing.F) {
 		if cap(scan.buf) > max(2*len(segment), 1) {
 			t.Fatalf("%d bytes of memory for %d", cap(scan.buf), len(segment))
 		}
+		for at := headerBytes; at+frameHeaderBytes <= len(segment); at++ {
+			if fr, ok := fuzzSeeds.parse(segment[at : at+frameHeaderBytes]); ok && at+frameHeaderBytes+fr.length > len(segment) {
+				return // what comes behind would be taken for its body
+			}
+		}
 		e := numbered(7)
 		at := len(segment)
 		segment = appendFrame(segment, scan.index, &e)
