@@ -66,7 +66,7 @@ func (s *Spool) free(r *request) {
 // With the policy [Block] it waits for room; ctx bounds the wait. It returns
 // [ErrFull] (only with [Reject], or if there is nothing left to drop), [ErrClosed],
 // [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
-// ErrTooLarge and ErrFull the entries may be in the spool all the same.
+// ErrTooLarge the entries may be in the spool all the same.
 func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -456,6 +456,9 @@ type completion struct {
 
 // finish tells those who wait for a batch how it ended.
 func (s *Spool) finish(b *batch, err error) {
+	if cap(s.out) > 4*maxBatchBytes {
+		s.out = nil // a large one, once
+	}
 	s.lastBatch = 0
 	async := false
 	s.mu.Lock()
