@@ -2,7 +2,6 @@ package spool
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -42,8 +41,8 @@ func (s *Spool) newRequest(entries ...Entry) (*request, error) {
 		var flags byte
 		r.frames, flags = appendEntry(r.frames, &entries[i])
 		body := r.frames[at+frameHeaderBytes:]
-		binary.LittleEndian.PutUint32(r.frames[at:], uint32(len(body))|uint32(flags)<<24)
-		binary.LittleEndian.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
+		le.PutUint32(r.frames[at:], uint32(len(body))|uint32(flags)<<24)
+		le.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
 	}
 	if room := s.opts.MaxBytes / 4; int64(len(r.frames)) > room {
 		return nil, fmt.Errorf("%w: %d bytes in one call, of at most %d", ErrTooLarge, len(r.frames), room)
@@ -67,7 +66,7 @@ func (s *Spool) free(r *request) {
 // With the policy [Block] it waits for room; ctx bounds the wait. It returns
 // [ErrFull] (only with [Reject], or if there is nothing left to drop), [ErrClosed],
 // [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
-// ErrTooLarge and ErrFull the entries may be in the spool all the same.
+// ErrTooLarge the entries may be in the spool all the same.
 func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -409,12 +408,12 @@ func (s *Spool) layOut(b *batch, base uint64, joined bool) {
 	seeds := newSeeds(s.id, base)
 	for _, r := range b.requests {
 		for rest := r.frames; len(rest) > 0; index++ {
-			word := binary.LittleEndian.Uint32(rest)
+			word := le.Uint32(rest)
 			f := frame{
 				length: int(word & MaxEntryBytes),
 				flags:  byte(word >> 24),
 				index:  index,
-				body:   binary.LittleEndian.Uint32(rest[8:]),
+				body:   le.Uint32(rest[8:]),
 			}
 			if !joined {
 				f.flags |= flagFirst
@@ -457,6 +456,9 @@ type completion struct {
 
 // finish tells those who wait for a batch how it ended.
 func (s *Spool) finish(b *batch, err error) {
+	if cap(s.out) > 4*maxBatchBytes {
+		s.out = nil // a large one, once
+	}
 	s.lastBatch = 0
 	async := false
 	s.mu.Lock()

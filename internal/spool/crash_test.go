@@ -27,6 +27,15 @@ func scaled(t testing.TB, variable string, n int) int {
 		}
 		return m
 	}
+	return fewer(n)
+}
+
+// fewer is how many of n cases are looked at under the race detector, which is after
+// other things.
+func fewer(n int) int {
+	if slow {
+		return max(1, n/10)
+	}
 	return n
 }
 

@@ -33,6 +33,8 @@ const (
 
 func cursorName(slot uint64) string { return fmt.Sprintf("cursor-%d", slot%2) }
 
+var le = binary.LittleEndian // of all numbers on disk
+
 type cursor struct {
 	spool      uuid
 	generation uint64
@@ -49,7 +51,6 @@ type counts struct {
 
 // encode returns c with as many spans as go into limit bytes.
 func (c *cursor) encode(limit int) []byte {
-	le := binary.LittleEndian
 	b := make([]byte, 0, 512)
 	b = append(b, cursorMagic...)
 	b = le.AppendUint32(b, version)
@@ -81,7 +82,6 @@ var errCursor = errors.New("the cursor is damaged")
 
 // parseCursor reads a cursor from the start of b.
 func parseCursor(b []byte) (cursor, error) {
-	le := binary.LittleEndian
 	var c cursor
 	if len(b) < cursorFixed || string(b[:8]) != cursorMagic {
 		return c, errCursor

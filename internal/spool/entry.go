@@ -172,7 +172,7 @@ func (p *parser) bytes(n uint64) []byte {
 
 func (p *parser) headers() []Header {
 	n := p.uvarint()
-	if n > uint64(len(p.rest)/2) { // each has two lengths: no allocation beyond the input's size
+	if n == 0 || n > uint64(len(p.rest)/2) { // each has two lengths: no allocation beyond the input's size
 		p.bad = true
 		return nil
 	}

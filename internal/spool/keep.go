@@ -173,6 +173,16 @@ const (
 	reserveBytes = 512 << 10
 )
 
+// open takes an earlier process's file, of so many bytes, if it is whole, or makes one.
+func (r *reserve) open(s *Spool, size int64) {
+	if r.there = size >= s.reserveBytes(); !r.there {
+		s.fs.Remove(reserveName)
+		r.fill(s) // if there is no room, nothing is appended until there is
+	}
+}
+
+func (s *Spool) reserveBytes() int64 { return min(reserveBytes, s.opts.SegmentBytes) }
+
 // fill makes the file, if it is not there. It fails only for want of space: then
 // nothing else may be written, or it would take what the cursor may need.
 func (r *reserve) fill(s *Spool) error {
@@ -181,7 +191,7 @@ func (r *reserve) fill(s *Spool) error {
 	if r.there {
 		return nil
 	}
-	content := make([]byte, min(reserveBytes, s.opts.SegmentBytes))
+	content := make([]byte, s.reserveBytes())
 	for i := range content {
 		content[i] = byte(i) // a file of zeros may take no space
 	}

@@ -1,8 +1,7 @@
 package spool
 
 import (
-	"encoding/binary"
-	"encoding/hex"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,21 +55,18 @@ func (p *Poison) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	line := fmt.Appendf(nil, "%08x ", checksum(0, content))
-	return append(append(line, content...), '\n'), nil
+	return append(append([]byte(hexSum(content)+" "), content...), '\n'), nil
 }
+
+func hexSum(b []byte) string { return fmt.Sprintf("%08x", checksum(0, b)) }
 
 var errPoison = errors.New("the line is damaged")
 
 // parsePoison reads a line, without its end.
 func parsePoison(line []byte) (Poison, error) {
 	var p Poison
-	var sum [4]byte
-	if len(line) < 10 || line[8] != ' ' {
-		return p, errPoison
-	}
-	content := line[9:]
-	if _, err := hex.Decode(sum[:], line[:8]); err != nil || binary.BigEndian.Uint32(sum[:]) != checksum(0, content) {
+	sum, content, ok := bytes.Cut(line, []byte(" "))
+	if !ok || string(sum) != hexSum(content) {
 		return p, errPoison
 	}
 	err := json.Unmarshal(content, &p)

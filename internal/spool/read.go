@@ -114,9 +114,11 @@ type view struct {
 
 // view returns the segment in which the next entry is, if there is one.
 func (s *Spool) view() (view, bool) {
+	r := &s.reader
+	lost, where := uint64(0), ""
+	defer func() { s.countDamage(lost, where) }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &s.reader
 	r.at = max(r.at, s.done.low)
 	if len(s.done.above) >= maxHoles {
 		return view{}, false
@@ -127,7 +129,7 @@ func (s *Spool) view() (view, bool) {
 			continue
 		}
 		if r.at < g.base { // what was between is gone
-			s.countDamage(s.done.add(r.at, g.base), g.name)
+			lost, where = s.done.add(r.at, g.base), g.name
 			r.at = g.base
 		}
 		v := view{segment: g, end: g.size, limit: limit, settled: s.settled, holes: len(s.done.above) > 0}
@@ -140,7 +142,7 @@ func (s *Spool) view() (view, bool) {
 		return v, true
 	}
 	if r.at < s.next { // the last ones are gone
-		s.countDamage(s.done.add(r.at, s.next), "")
+		lost, where = s.done.add(r.at, s.next), "the end"
 		r.at = s.next
 	}
 	return view{}, false
@@ -171,9 +173,9 @@ func (s *Spool) visit(v view) error {
 // vanished says that somebody has removed a segment.
 func (s *Spool) vanished(v view) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	lost := s.done.add(s.reader.at, v.limit)
 	s.changes++
+	s.mu.Unlock()
 	s.reader.at = v.limit
 	if s.report == nil { // else it is the owner, most likely, who is done with it
 		s.countDamage(lost, v.segment.name)
@@ -249,9 +251,9 @@ func (s *Spool) missed(v view, from, to uint64, found scanned) {
 		lost = s.done.add(from, settled)
 	}
 	s.done.add(from, to)
-	s.countDamage(lost, v.segment.name)
 	s.changes++
 	s.mu.Unlock()
+	s.countDamage(lost, v.segment.name)
 	if lost == 0 || s.report != nil {
 		return
 	}

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -47,16 +46,16 @@ func parseSegmentName(name string) (id, base uint64, ok bool) {
 func (h *segmentHeader) encode() []byte {
 	b := make([]byte, 0, headerBytes)
 	b = append(b, segmentMagic...)
-	b = binary.LittleEndian.AppendUint32(b, version)
+	b = le.AppendUint32(b, version)
 	b = append(b, h.spool[:]...)
-	b = binary.LittleEndian.AppendUint64(b, h.id)
-	b = binary.LittleEndian.AppendUint64(b, h.base)
-	b = binary.LittleEndian.AppendUint64(b, h.settled)
-	b = binary.LittleEndian.AppendUint64(b, uint64(h.created.UnixMilli()))
+	b = le.AppendUint64(b, h.id)
+	b = le.AppendUint64(b, h.base)
+	b = le.AppendUint64(b, h.settled)
+	b = le.AppendUint64(b, uint64(h.created.UnixMilli()))
 	b = append(b, byte(len(h.subject)))
 	b = append(b, h.subject...)
 	b = b[:headerBytes]
-	binary.LittleEndian.PutUint32(b[headerBytes-4:], checksum(0, b[:headerBytes-4]))
+	le.PutUint32(b[headerBytes-4:], checksum(0, b[:headerBytes-4]))
 	return b
 }
 
@@ -70,17 +69,17 @@ var (
 func parseSegmentHeader(b []byte) (segmentHeader, error) {
 	var h segmentHeader
 	if len(b) < headerBytes || string(b[:8]) != segmentMagic ||
-		checksum(0, b[:headerBytes-4]) != binary.LittleEndian.Uint32(b[headerBytes-4:headerBytes]) {
+		checksum(0, b[:headerBytes-4]) != le.Uint32(b[headerBytes-4:headerBytes]) {
 		return h, errSegmentHeader
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != version {
+	if v := le.Uint32(b[8:]); v != version {
 		return h, fmt.Errorf("%w: a segment has version %d, this one knows %d", ErrVersion, v, version)
 	}
 	h.spool = uuid(b[12:28])
-	h.id = binary.LittleEndian.Uint64(b[28:])
-	h.base = binary.LittleEndian.Uint64(b[36:])
-	h.settled = binary.LittleEndian.Uint64(b[44:])
-	h.created = time.UnixMilli(int64(binary.LittleEndian.Uint64(b[52:]))).UTC()
+	h.id = le.Uint64(b[28:])
+	h.base = le.Uint64(b[36:])
+	h.settled = le.Uint64(b[44:])
+	h.created = time.UnixMilli(int64(le.Uint64(b[52:]))).UTC()
 	n := int(b[60])
 	if n > maxSubjectBytes {
 		return h, errSegmentHeader
@@ -95,7 +94,7 @@ type seeds struct{ frame, body uint32 }
 
 func newSeeds(spool uuid, base uint64) seeds {
 	body := checksum(0, spool[:])
-	return seeds{body: body, frame: checksum(body, binary.LittleEndian.AppendUint64(nil, base))}
+	return seeds{body: body, frame: checksum(body, le.AppendUint64(nil, base))}
 }
 
 // frame is what a frame's header says:
@@ -114,10 +113,10 @@ type frame struct {
 
 // put writes f to b, which has frameHeaderBytes.
 func (s seeds) put(b []byte, f frame) {
-	binary.LittleEndian.PutUint32(b, uint32(f.length)|uint32(f.flags)<<24)
-	binary.LittleEndian.PutUint32(b[4:], f.index)
-	binary.LittleEndian.PutUint32(b[8:], f.body)
-	binary.LittleEndian.PutUint32(b[12:], checksum(s.frame, b[:12]))
+	le.PutUint32(b, uint32(f.length)|uint32(f.flags)<<24)
+	le.PutUint32(b[4:], f.index)
+	le.PutUint32(b[8:], f.body)
+	le.PutUint32(b[12:], checksum(s.frame, b[:12]))
 }
 
 // parse returns what put wrote.
@@ -127,9 +126,9 @@ func (s seeds) parse(b []byte) (f frame, ok bool) {
 	if f.flags&kindMask != kindEntry || f.length < minBodyBytes {
 		return f, false
 	}
-	f.index = binary.LittleEndian.Uint32(b[4:])
-	f.body = binary.LittleEndian.Uint32(b[8:])
-	return f, checksum(s.frame, b[:12]) == binary.LittleEndian.Uint32(b[12:])
+	f.index = le.Uint32(b[4:])
+	f.body = le.Uint32(b[8:])
+	return f, checksum(s.frame, b[:12]) == le.Uint32(b[12:])
 }
 
 // scanner reads the frames of a segment and passes over what is not one. It reads

@@ -62,7 +62,8 @@ type Options struct {
 	// FS replaces the file system of Dir, for tests.
 	FS FS
 
-	// Diagnostics receives what the spool says about itself. Nil discards it.
+	// Diagnostics receives what the spool says about itself. They must not end
+	// in this spool. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
@@ -228,8 +229,7 @@ func open(opts Options) (_ *Spool, err error) {
 	s.wake, s.room, s.note, s.tidy = signal(), signal(), signal(), signal()
 	s.quit = make(chan struct{})
 	s.acked.open(s, im.names[ackedName])
-	s.reserve.there = im.names[reserveName]
-	s.reserve.fill(s)
+	s.reserve.open(s, im.reserveBytes)
 	s.work.Go(s.commitAll)
 	s.work.Go(s.notifyAll)
 	s.work.Go(s.keepAll)
@@ -330,10 +330,13 @@ func (s *Spool) checkSubject() error {
 	return nil
 }
 
-// countDamage counts entries that are lost. The caller holds mu, if there is anybody else.
+// countDamage counts entries that are lost. It takes mu, and so does not tell of them
+// with it held: the diagnostics may go anywhere.
 func (s *Spool) countDamage(n uint64, segment string) {
 	if n > 0 {
+		s.mu.Lock()
 		s.counts.damaged += n
+		s.mu.Unlock()
 		s.report.problem("%s: %d events are lost: their bytes are damaged or gone", segment, n)
 		s.log.Error("events of the spool are lost: their bytes are damaged or gone", "segment", segment, "events", n)
 	}
@@ -363,6 +366,7 @@ type image struct {
 	segments []*segment
 	bytes    int64
 
+	reserveBytes    int64 // of the reserve
 	quarantineBytes int64
 	quarantineLast  uint64
 }
@@ -372,6 +376,9 @@ func readImage(fsys FS, infos []fs.FileInfo) (image, error) {
 	im := image{names: map[string]bool{}}
 	for _, info := range infos {
 		im.names[info.Name()] = true
+		if info.Name() == reserveName {
+			im.reserveBytes = info.Size()
+		}
 		if n, ok := parseQuarantineName(info.Name()); ok {
 			im.quarantineBytes += info.Size()
 			im.quarantineLast = max(im.quarantineLast, n)
@@ -429,7 +436,9 @@ func (im *image) arrange() {
 	limit := uint64(noLimit)
 	for _, g := range slices.Backward(im.segments) {
 		if g.damaged {
-			g.spool, g.subject, g.settled = c.spool, c.subject, g.base
+			// A crash leaves such a header too, and then the end of the segment before may
+			// be torn as well: only the cursor knows what was synced.
+			g.spool, g.subject, g.settled = c.spool, c.subject, min(g.base, c.end)
 		}
 		g.limit = limit
 		limit = min(limit, g.base)
@@ -447,7 +456,7 @@ type tail struct {
 }
 
 func readTail(fsys FS, g *segment) (tail, error) {
-	t := tail{next: g.base, settled: g.base}
+	t := tail{next: g.base, settled: min(g.base, g.settled)}
 	f, err := fsys.Open(g.name, false)
 	if err != nil {
 		return t, err
@@ -463,7 +472,7 @@ func readTail(fsys FS, g *segment) (tail, error) {
 			return t, nil
 		}
 		t.next = g.base + uint64(found.index) + 1
-		if found.flags&flagFirst != 0 {
+		if found.flags&flagFirst != 0 && found.index > 0 {
 			// All before was synced, so that bad bytes there are damage, to be
 			// counted when they are read.
 			t.torn, t.settled = 0, t.next-1

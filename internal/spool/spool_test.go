@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -55,37 +54,11 @@ func mustAppend(t testing.TB, s *Spool, from, to int) {
 // drain reads all that waits, without acknowledging it.
 func drain(t testing.TB, s *Spool) []Record {
 	t.Helper()
-	var all []Record
-	for {
-		ctx, cancel := context.WithCancel(t.Context())
-		if s.readable() == 0 {
-			cancel()
-			return all
-		}
-		records, err := s.Next(ctx, 100, 1<<20)
-		cancel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, records...)
+	all, err := readAll(s)
+	if err != nil {
+		t.Fatal(err)
 	}
-}
-
-// readable returns how many positions Next has not passed yet.
-func (s *Spool) readable() int {
-	s.reader.mu.Lock()
-	defer s.reader.mu.Unlock()
-	at := s.reader.at
-	for {
-		v, ok := s.view()
-		if !ok {
-			return 0
-		}
-		_ = v
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return int(s.next - max(at, s.done.low))
-	}
+	return all
 }
 
 func wantNumbered(t testing.TB, got []Record, from, to int) {

@@ -1,0 +1,112 @@
+package spool
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write testdata for the present version of the format, which must be a new one")
+
+// goldenSubject wrote the golden spools.
+const goldenSubject = "8f6d2c1e-3b54-4c0a-9d27-5f1e0a7b6c34"
+
+func goldenOptions(dir string) Options {
+	return Options{Dir: dir, Subject: goldenSubject, SegmentBytes: 1 << 10, MaxBytes: 1 << 20}
+}
+
+// TestGolden opens the spool of each version of the format that there ever was. Each
+// holds the events 0 to 39, of which 0 to 9, 20 and 21 are acknowledged and 12 is in the
+// quarantine; and bytes at the end that a crash has left.
+func TestGolden(t *testing.T) {
+	if *update {
+		writeGolden(t, "testdata/v1")
+	}
+	versions, err := filepath.Glob("testdata/v*")
+	if err != nil || len(versions) != version {
+		t.Fatalf("golden spools %v (%v), want one of each of %d versions", versions, err, version)
+	}
+	for _, from := range versions {
+		t.Run(filepath.Base(from), func(t *testing.T) {
+			path := dir(t)
+			copySpool(t, from, path)
+			report, err := Verify(path)
+			if err != nil || len(report.Problems) > 0 {
+				t.Errorf("Verify: %v, %v", err, report.Problems)
+			}
+			if report.Subject != goldenSubject || report.Read != 27 || report.Torn != 20 {
+				t.Errorf("Verify: %+v", report)
+			}
+			s := mustOpen(t, goldenOptions(path))
+			if st := s.Stats(); st.Events != 27 || st.Acknowledged != 12 || st.Quarantined != 1 || st.Damaged != 0 {
+				t.Errorf("%+v, want 27 events, 12 acknowledged, 1 in quarantine", st)
+			}
+			got := drain(t, s)
+			wantNumbered(t, got[:2], 10, 12)
+			wantNumbered(t, got[2:9], 13, 20)
+			wantNumbered(t, got[9:], 22, 40)
+			for p, err := range Quarantined(path) {
+				if err != nil || p.Entry == nil || p.Entry.ID != "12" || p.Reason != "the broker refused it" {
+					t.Errorf("in quarantine: %+v, %v", p, err)
+				}
+			}
+			mustAppend(t, s, 40, 41)
+			wantNumbered(t, drain(t, s), 40, 41)
+			mustClose(t, s)
+		})
+	}
+}
+
+func writeGolden(t *testing.T, to string) {
+	path := dir(t)
+	s := mustOpen(t, goldenOptions(path))
+	mustAppend(t, s, 0, 40)
+	got := drain(t, s)
+	ackAll(t, s, got[:10])
+	ackAll(t, s, got[20:22])
+	if err := s.Quarantine(got[12], "the broker refused it"); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	segments, err := filepath.Glob(filepath.Join(path, "*.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := os.OpenFile(segments[len(segments)-1], os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := last.WriteString("twenty bytes of junk"); err != nil {
+		t.Fatal(err)
+	}
+	last.Close()
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	copySpool(t, path, to)
+}
+
+// copySpool copies a spool, with the modes that it must have: version control keeps none.
+func copySpool(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() == reserveName || e.Name() == lockName {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(to, e.Name()), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package spool
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestSharedFileSystem has two machines on a file system whose locks do not reach
+// from one to the other: the owner file alone keeps them apart.
+func TestSharedFileSystem(t *testing.T) {
+	open := func(fsys *memFS) (*Spool, error) {
+		fsys.mu.Lock()
+		clear(fsys.locks) // this machine's
+		fsys.mu.Unlock()
+		return Open(Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20})
+	}
+	elsewhere := func(t *testing.T, fsys *memFS) { // makes the owner one of another machine
+		o, err := readOwner(fsys)
+		if err != nil || o == nil {
+			t.Fatalf("owner %v, %v", o, err)
+		}
+		o.Host = "elsewhere"
+		content, err := o.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fsys.mu.Lock()
+		fsys.names[ownerName].data = content
+		fsys.mu.Unlock()
+	}
+	synctest.Test(t, func(t *testing.T) {
+		fsys := newMemFS()
+		fsys.shared = true
+		first := mustOpenAt(t, open, fsys)
+		first.owner.me.Host = "elsewhere"
+		elsewhere(t, fsys)
+		start := time.Now()
+		if _, err := open(fsys); !errors.Is(err, ErrInUse) || time.Since(start) > beatStopped {
+			t.Errorf("after %v: %v, want ErrInUse while the owner lives", time.Since(start), err)
+		}
+		mustAppend(t, first, 0, 1)
+		mustClose(t, first)
+		start = time.Now()
+		second := mustOpenAt(t, open, fsys)
+		if took := time.Since(start); took > 0 {
+			t.Errorf("the spool was given back, and opening it took %v", took)
+		}
+
+		// The machine stops: no beat any more.
+		close(second.owner.stop)
+		second.owner.beat.Wait()
+		elsewhere(t, fsys)
+		start = time.Now()
+		third := mustOpenAt(t, open, fsys)
+		if took := time.Since(start); took < beatStopped {
+			t.Errorf("the spool was taken after %v, want %v", took, beatStopped)
+		}
+		// It goes on, and sees that the spool is not its any more.
+		second.owner.stop = make(chan struct{})
+		second.owner.beat.Go(second.owner.beatAll)
+		time.Sleep(2 * beatEvery)
+		if err := second.Append(t.Context(), numbered(1)); !errors.Is(err, ErrInUse) {
+			t.Errorf("Append by the owner before: %v, want ErrInUse", err)
+		}
+		mustAppend(t, third, 1, 2)
+		second.Close()
+		if o, _ := readOwner(fsys); o == nil || o.Token != third.owner.me.Token {
+			t.Errorf("the owner before has removed the owner file: %v", o)
+		}
+		mustClose(t, third)
+	})
+}
+
+func mustOpenAt(t *testing.T, open func(*memFS) (*Spool, error), fsys *memFS) *Spool {
+	t.Helper()
+	s, err := open(fsys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
