@@ -25,41 +25,47 @@ func (c *conn) learnVersions(ctx context.Context) error {
 	if err != nil {
 		return brokerError("ask for versions", err)
 	}
-	c.versions = make(versions, 0, len(response.ApiKeys))
-	for _, r := range response.ApiKeys {
-		if _, ok := shapes()[r.ApiKey]; ok {
-			c.versions = append(c.versions, struct{ key, min, max int16 }{r.ApiKey, r.MinVersion, r.MaxVersion})
-		}
+	for _, r := range common(response.ApiKeys) {
+		c.versions = append(c.versions, struct{ key, min, max int16 }{r.ApiKey, r.MinVersion, r.MaxVersion})
 	}
 	return nil
 }
 
-// answerApiVersions passes a request for ApiVersions on, and the answer back.
-func (c *conn) answerApiVersions(ctx context.Context, frame []byte) error {
-	request, err := rewriteApiVersions(frame)
+// common returns what of the broker's requests the gateway knows as well: those
+// of a newer broker than itself have fields that it cannot check.
+func common(offered []kmsg.ApiVersionsResponseApiKey) []kmsg.ApiVersionsResponseApiKey {
+	known := make([]kmsg.ApiVersionsResponseApiKey, 0, len(offered))
+	for _, r := range offered {
+		if s, ok := shapes()[r.ApiKey]; ok && r.MinVersion <= s.newest {
+			r.MaxVersion = min(r.MaxVersion, s.newest)
+			known = append(known, r)
+		}
+	}
+	return known
+}
+
+// answerApiVersions answers a request for ApiVersions: what both the broker and
+// the gateway take.
+func (c *conn) answerApiVersions(ctx context.Context, broker kmsg.Requestor, frame []byte) error {
+	request, err := parseApiVersions(frame)
 	if err != nil {
 		return err
 	}
-	if err := c.dial(ctx); err != nil {
-		return err
-	}
-	if _, err := c.upstream.Write(request); err != nil {
-		return brokerError("ask for versions", err)
-	}
-	size, err := c.out.size()
+	response, err := request.RequestWith(ctx, broker)
 	if err != nil {
 		return brokerError("ask for versions", err)
 	}
-	return relay(c, c.out, 4+size)
+	response.ApiKeys = common(response.ApiKeys)
+	return c.respond(parseHeader(frame).correlation, response)
 }
 
 // maxApiVersions is the newest version of ApiVersions whose body is known here.
 const maxApiVersions = 5
 
-// rewriteApiVersions checks a request for ApiVersions and writes it anew. Of a
+// parseApiVersions checks a request for ApiVersions and reads it. Of a
 // version that is not known yet only the number is kept: brokers answer it
 // whatever else it says (KIP-511), but the embedded one has to understand it.
-func rewriteApiVersions(frame []byte) ([]byte, error) {
+func parseApiVersions(frame []byte) (*kmsg.ApiVersionsRequest, error) {
 	h := parseHeader(frame)
 	request := kmsg.NewPtrApiVersionsRequest()
 	request.Version = h.version
@@ -73,7 +79,7 @@ func rewriteApiVersions(frame []byte) ([]byte, error) {
 			return nil, frameError("malformed %v", h)
 		}
 	}
-	return appendRequest(request, h.correlation), nil
+	return request, nil
 }
 
 func readApiVersions(w *wire, request *kmsg.ApiVersionsRequest) {
