@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -244,5 +247,22 @@ func TestClaimedGroups(t *testing.T) {
 	_, err = diaspora.OpenConsumer(within(t), second, diaspora.ConsumerOptions{Topics: []string{seconds}, Group: group})
 	if !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("OpenConsumer that does not ask: %v, want %v", err, diaspora.ErrPermission)
+	}
+}
+
+// TestTransactionsAreRefused: no claim gives a right to a transactional ID, which
+// needs one.
+func TestTransactionsAreRefused(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	c, err := diaspora.Dial(within(t), cfg, kgo.TransactionalID(unique(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	err = c.BeginTransaction()
+	if !strings.Contains(fmt.Sprint(err), kerr.TransactionalIDAuthorizationFailed.Message) {
+		t.Errorf("begin a transaction: %v, want %v", err, kerr.TransactionalIDAuthorizationFailed)
 	}
 }
