@@ -189,7 +189,7 @@ func (f *Fabric) listenForKafka() error {
 	at := []string{f.cfg.KafkaAddr}
 	if f.cfg.KafkaFile != "" {
 		if f.cfg.KafkaAddr != "" {
-			return errKafkaAddr
+			return fmt.Errorf("KafkaAddr and KafkaFile exclude each other, since an Apache Kafka names its gateways: %w", diaspora.ErrInvalid)
 		}
 		kafka, err := readKafka(f.cfg.KafkaFile)
 		if err != nil {
