@@ -18,7 +18,7 @@ func TestClaimedTopicWorks(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
 	cfg := as(t, f, ada)
-	for range 10 {
+	for range 4 {
 		topic := claim(t, cfg, 3)
 		log(t, openLogger(t, cfg), topic, "first")
 		if got := values(readAll(t, cfg, topic)); got != "first" {
