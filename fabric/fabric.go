@@ -103,6 +103,7 @@ type Fabric struct {
 	// one gateway for each broker.
 	acl      *service
 	gateways []*service
+	fronts   []*gateway.Gateway // what gateways serve
 	auth     *service
 
 	closeOnce sync.Once
@@ -276,7 +277,6 @@ func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 
 // startFront starts what clients talk to.
 func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
-	var fronts []*gateway.Gateway
 	for _, upstream := range f.upstreams {
 		front, err := gateway.New(gateway.Config{
 			Upstream:           upstream,
@@ -287,7 +287,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 		if err != nil {
 			return err
 		}
-		fronts = append(fronts, front)
+		f.fronts = append(f.fronts, front)
 	}
 	acl, err := server.New(server.Config{
 		Claims:        f.claims,
@@ -300,7 +300,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	if err != nil {
 		return err
 	}
-	for i, front := range fronts {
+	for i, front := range f.fronts {
 		f.gateways[i].start(front.Serve)
 	}
 	f.acl.start(acl.Serve)
@@ -340,6 +340,19 @@ func (f *Fabric) StartGlobus() error {
 		return err
 	}
 	f.auth.start(serveHTTP(f.globus))
+	return nil
+}
+
+// StopGateway takes the gateway of the n-th of [Fabric.Brokers] off its port, and
+// ends its connections, until [Fabric.StartGateway].
+func (f *Fabric) StopGateway(n int) error { return f.gateways[n].stop() }
+
+// StartGateway puts it back on its port.
+func (f *Fabric) StartGateway(n int) error {
+	if err := f.gateways[n].reopen(); err != nil {
+		return err
+	}
+	f.gateways[n].start(f.fronts[n].Serve)
 	return nil
 }
 

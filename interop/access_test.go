@@ -106,8 +106,9 @@ func TestRevocationEndsOpenConnections(t *testing.T) {
 	if err := f.Globus().Revoke(token.AccessToken); err != nil {
 		t.Fatal(err)
 	}
+	ctx := within(t)
 	for err == nil {
-		err = logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("after")})
+		err = logger.Log(ctx, diaspora.Event{Topic: topic, Value: []byte("after")})
 	}
 	wantError(t, "Log after the revocation", err, diaspora.ErrUnauthenticated)
 }
