@@ -9,14 +9,15 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// superUser administers the cluster past the gateway.
-func superUser(t *testing.T) *kadm.Client {
+// superUser signs in to the cluster past the gateway.
+func superUser(t *testing.T) *kgo.Client {
 	t.Helper()
 	d := describe(t)
 	password, err := os.ReadFile(d.Admin.PasswordFile)
@@ -29,7 +30,7 @@ func superUser(t *testing.T) *kadm.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return kadm.NewClient(c)
+	return c
 }
 
 // TestClusterKeepsWhatIsAcknowledged looks at the settings that stand between an
@@ -45,7 +46,7 @@ func TestClusterKeepsWhatIsAcknowledged(t *testing.T) {
 	if len(describe(t).Nodes) == 3 {
 		replicas, insync = 3, "2"
 	}
-	admin := superUser(t)
+	admin := kadm.NewClient(superUser(t))
 	names := []string{topic, "_diaspora_ledger", "__consumer_offsets"}
 	topics, err := admin.ListTopics(within(t), names...)
 	if err != nil {
@@ -93,4 +94,46 @@ func TestMetadataNamesTheGateways(t *testing.T) {
 			t.Errorf("the brokers are at %v, and none is at the gateway %s", at, node.Gateway)
 		}
 	}
+}
+
+// TestGatewayKnowsThisKafka: whatever this Apache Kafka offers to clients passes the
+// gateway, in the newest version, but for what is left out on purpose.
+func TestGatewayKnowsThisKafka(t *testing.T) {
+	f := start(t, fabric.Config{})
+	c, err := diaspora.Dial(within(t), as(t, f, ada))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	through, past := versions(t, c), versions(t, superUser(t))
+	left := map[int16]bool{}
+	for _, key := range []kmsg.Key{
+		// Among brokers and controllers.
+		kmsg.WriteTxnMarkers, kmsg.DescribeQuorum, kmsg.UnregisterBroker, kmsg.AddRaftVoter, kmsg.RemoveRaftVoter,
+		kmsg.InitializeShareGroupState, kmsg.ReadShareGroupState, kmsg.WriteShareGroupState, kmsg.DeleteShareGroupState, kmsg.ReadShareGroupStateSummary,
+		// They would outlive the token that they were made with.
+		kmsg.CreateDelegationToken, kmsg.RenewDelegationToken, kmsg.ExpireDelegationToken, kmsg.DescribeDelegationToken,
+		// Groups of Kafka Streams; see docs/engines.md.
+		kmsg.StreamsGroupHeartbeat, kmsg.StreamsGroupDescribe,
+	} {
+		left[int16(key)] = true
+	}
+	for key, want := range past {
+		if got, ok := through[key]; ok == left[key] || ok && got != want {
+			t.Errorf("%s: versions %d through the gateway, left out: %t; past it %d", kmsg.NameForKey(key), got, left[key], want)
+		}
+	}
+}
+
+func versions(t *testing.T, c *kgo.Client) map[int16][2]int16 {
+	t.Helper()
+	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(within(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[int16][2]int16{}
+	for _, r := range response.ApiKeys {
+		all[r.ApiKey] = [2]int16{r.MinVersion, r.MaxVersion}
+	}
+	return all
 }
