@@ -4,9 +4,10 @@ GO          ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 NODES       ?= 1
+FAILOVER    ?= 5m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down test-kafka
+.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down test-kafka test-failover
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,9 +32,11 @@ build: ## the one binary, static and stripped, in bin/
 bench: ## the measurements of bench/README.md, written to bench/results/
 	$(GO) run ./bench
 
-test-long: ## race detector, and each fuzz target for FUZZTIME
+test-long: ## race detector, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
+	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
 kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3)
 	./deploy/kafka/cluster start $(NODES)
@@ -43,6 +46,9 @@ kafka-down: ## stop it, and delete its data
 
 test-kafka: ## the suite of interop over the Apache Kafka that is up
 	$(GO) test -race -tags kafka -count 1 -timeout 8m ./interop
+
+test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
+	DIASPORA_FAILOVER=$(FAILOVER) $(GO) test -tags kafka -count 1 -timeout 60m -run TestFailover -v ./interop
 
 clean: ## what the other targets made
 	rm -rf bin

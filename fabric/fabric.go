@@ -105,6 +105,7 @@ type Fabric struct {
 	// one gateway for each broker.
 	acl      *service
 	gateways []*service
+	fronts   []*gateway.Gateway // what gateways serve
 	auth     *service
 
 	closeOnce sync.Once
@@ -192,7 +193,7 @@ func (f *Fabric) listenForKafka() error {
 	at := []string{f.cfg.KafkaAddr}
 	if f.cfg.KafkaFile != "" {
 		if f.cfg.KafkaAddr != "" {
-			return errKafkaAddr
+			return fmt.Errorf("KafkaAddr and KafkaFile exclude each other, since an Apache Kafka names its gateways: %w", diaspora.ErrInvalid)
 		}
 		kafka, err := readKafka(f.cfg.KafkaFile)
 		if err != nil {
@@ -283,7 +284,6 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	if err != nil {
 		return err
 	}
-	var fronts []*gateway.Gateway
 	for _, upstream := range f.upstreams {
 		front, err := gateway.New(gateway.Config{
 			Upstream:           upstream,
@@ -294,7 +294,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 		if err != nil {
 			return err
 		}
-		fronts = append(fronts, front)
+		f.fronts = append(f.fronts, front)
 	}
 	acl, err := server.New(server.Config{
 		Claims:        f.claims,
@@ -308,7 +308,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	if err != nil {
 		return err
 	}
-	for i, front := range fronts {
+	for i, front := range f.fronts {
 		f.gateways[i].start(front.Serve)
 	}
 	f.acl.start(acl.Serve)
@@ -349,6 +349,19 @@ func (f *Fabric) StartGlobus() error {
 		return err
 	}
 	f.auth.start(serveHTTP(f.globus))
+	return nil
+}
+
+// StopGateway takes the gateway of the n-th of [Fabric.Brokers] off its port, and
+// ends its connections, until [Fabric.StartGateway].
+func (f *Fabric) StopGateway(n int) error { return f.gateways[n].stop() }
+
+// StartGateway puts it back on its port.
+func (f *Fabric) StartGateway(n int) error {
+	if err := f.gateways[n].reopen(); err != nil {
+		return err
+	}
+	f.gateways[n].start(f.fronts[n].Serve)
 	return nil
 }
 

@@ -2,7 +2,6 @@ package fabric
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,14 +37,14 @@ type kafkaNode struct {
 func readKafka(file string) (*kafkaCluster, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("Apache Kafka: is it up? %w", err)
+		return nil, fmt.Errorf("find Apache Kafka; is it up? %w", err)
 	}
 	var k kafkaCluster
 	if err := json.Unmarshal(data, &k); err != nil {
-		return nil, fmt.Errorf("Apache Kafka: %s: %w", file, err)
+		return nil, fmt.Errorf("find Apache Kafka: %s: %w", file, err)
 	}
 	if len(k.Nodes) == 0 || len(k.Admin.Brokers) == 0 {
-		return nil, fmt.Errorf("Apache Kafka: %s names no nodes", file)
+		return nil, fmt.Errorf("find Apache Kafka: %s names no nodes", file)
 	}
 	return &k, nil
 }
@@ -54,7 +53,7 @@ func readKafka(file string) (*kafkaCluster, error) {
 func (k *kafkaCluster) adminOpts() ([]kgo.Opt, error) {
 	password, err := os.ReadFile(k.Admin.PasswordFile)
 	if err != nil {
-		return nil, fmt.Errorf("Apache Kafka: super user: %w", err)
+		return nil, fmt.Errorf("administer Apache Kafka: super user: %w", err)
 	}
 	auth := plain.Auth{User: k.Admin.Username, Pass: strings.TrimSpace(string(password))}
 	return []kgo.Opt{kgo.SeedBrokers(k.Admin.Brokers...), kgo.SASL(auth.AsMechanism())}, nil
@@ -79,5 +78,3 @@ func (k *kafkaCluster) upstreams() ([]*apache.Broker, error) {
 	}
 	return brokers, nil
 }
-
-var errKafkaAddr = errors.New("KafkaAddr and KafkaFile exclude each other: an Apache Kafka names its gateways itself")

@@ -211,3 +211,19 @@ func TestKeysWithoutGlobus(t *testing.T) {
 		}
 	}
 }
+// values reads all that is in a topic now.
+func values(t *testing.T, cfg diaspora.Config, name string) (got []string) {
+	t.Helper()
+	consumer, err := diaspora.OpenConsumer(t.Context(), cfg, diaspora.ConsumerOptions{Topics: []string{name}, Until: diaspora.End})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer consumer.Close(context.Background())
+	for record, err := range consumer.Records(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, string(record.Value))
+	}
+	return got
+}

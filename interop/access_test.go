@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -103,8 +106,9 @@ func TestRevocationEndsOpenConnections(t *testing.T) {
 	if err := f.Globus().Revoke(token.AccessToken); err != nil {
 		t.Fatal(err)
 	}
+	ctx := within(t)
 	for err == nil {
-		err = logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("after")})
+		err = logger.Log(ctx, diaspora.Event{Topic: topic, Value: []byte("after")})
 	}
 	wantError(t, "Log after the revocation", err, diaspora.ErrUnauthenticated)
 }
@@ -151,7 +155,7 @@ func TestGlobusOutage(t *testing.T) {
 // see nothing of it.
 func TestExpiryAmidStream(t *testing.T) {
 	parallel(t)
-	const lifetime = 4 * time.Second
+	const lifetime = 3 * time.Second
 	f := start(t, fabric.Config{AccessTokenLifetime: lifetime})
 	cfg := as(t, f, ada)
 	topic := claim(t, cfg, 1)
@@ -167,7 +171,7 @@ func TestExpiryAmidStream(t *testing.T) {
 			t.Fatalf("record %s, want %d", record.Value, next)
 		}
 		next++
-		if time.Since(began) > 3*lifetime {
+		if time.Since(began) > 2*lifetime {
 			break
 		}
 	}
@@ -216,8 +220,8 @@ func TestReleaseAndReclaim(t *testing.T) {
 		t.Errorf("the next owner reads %q, want what they logged", got)
 	}
 	topics, err := client(t, first).Topics(within(t))
-	has := func(topic diaspora.Topic) bool { return topic.Name == t.Name() }
-	if err != nil || slices.ContainsFunc(topics, has) {
+	released := func(other diaspora.Topic) bool { return other.Name == topic }
+	if err != nil || slices.ContainsFunc(topics, released) {
 		t.Errorf("Topics() of the former owner = %v, %v", topics, err)
 	}
 }
@@ -244,5 +248,22 @@ func TestClaimedGroups(t *testing.T) {
 	_, err = diaspora.OpenConsumer(within(t), second, diaspora.ConsumerOptions{Topics: []string{seconds}, Group: group})
 	if !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("OpenConsumer that does not ask: %v, want %v", err, diaspora.ErrPermission)
+	}
+}
+
+// TestTransactionsAreRefused: no claim gives a right to a transactional ID, which
+// needs one.
+func TestTransactionsAreRefused(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	c, err := diaspora.Dial(within(t), cfg, kgo.TransactionalID(unique(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	err = c.BeginTransaction()
+	if !strings.Contains(fmt.Sprint(err), kerr.TransactionalIDAuthorizationFailed.Message) {
+		t.Errorf("begin a transaction: %v, want %v", err, kerr.TransactionalIDAuthorizationFailed)
 	}
 }

@@ -1,7 +1,6 @@
 package interop
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -127,14 +126,4 @@ func TestChecker(t *testing.T) {
 			}
 		})
 	}
-}
-
-// parse reads an entry from an event's value.
-func parse(key, value []byte, id string) (entry, error) {
-	e := entry{key: string(key), id: id}
-	var k string
-	if _, err := fmt.Sscanf(string(value), "%s %d", &k, &e.n); err != nil || k != e.key {
-		return e, errors.Join(fmt.Errorf("event %q of key %q is not ours", value, key), err)
-	}
-	return e, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -18,7 +19,7 @@ func TestClaimedTopicWorks(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
 	cfg := as(t, f, ada)
-	for range 10 {
+	for range 4 {
 		topic := claim(t, cfg, 3)
 		log(t, openLogger(t, cfg), topic, "first")
 		if got := values(readAll(t, cfg, topic)); got != "first" {
@@ -142,14 +143,15 @@ func TestEventsSurviveRestarts(t *testing.T) {
 	topic := claim(t, me, 1)
 	logger := openLogger(t, me)
 
-	ctx, stop := context.WithCancel(within(t))
+	bound := within(t)
+	ctx, stop := context.WithCancel(bound)
 	defer stop()
 	acknowledged := make(chan int, 1)
 	go func() {
 		n := 0
 		for ctx.Err() == nil {
 			// Not ctx: an event that was given up may be there, or not.
-			if err := logger.Log(within(t), diaspora.Event{Topic: topic, Value: fmt.Append(nil, n)}); err != nil {
+			if err := logger.Log(bound, diaspora.Event{Topic: topic, Value: fmt.Append(nil, n)}); err != nil {
 				t.Errorf("Log of event %d: %v", n, err)
 				break
 			}
@@ -182,5 +184,42 @@ func TestEventsSurviveRestarts(t *testing.T) {
 	topics, err := client(t, me).Topics(within(t))
 	if err != nil || len(topics) == 0 {
 		t.Errorf("Topics() = %v, %v, want the claim", topics, err)
+	}
+}
+
+func restartGateway(t *testing.T, f *fabric.Fabric, n int) {
+	t.Helper()
+	if err := errors.Join(f.StopGateway(n), f.StartGateway(n)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestGatewaysRestart logs while each gateway goes away and comes back.
+func TestGatewaysRestart(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 3)
+	logger := openLogger(t, cfg)
+	n := 0
+	for round := range 2 * len(f.Brokers()) {
+		logged := make(chan error, 1)
+		var events []diaspora.Event
+		for range 500 {
+			events = append(events, diaspora.Event{Topic: topic, Key: fmt.Append(nil, n), Value: []byte("x")})
+			n++
+		}
+		go func() { logged <- logger.Log(within(t), events...) }()
+		restartGateway(t, f, round%len(f.Brokers()))
+		if err := <-logged; err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	seen := map[string]bool{}
+	for _, r := range readAll(t, cfg, topic) {
+		seen[string(r.Key)] = true
+	}
+	if len(seen) != n {
+		t.Errorf("%d events are there, and %d were acknowledged", len(seen), n)
 	}
 }

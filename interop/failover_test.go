@@ -4,6 +4,7 @@ package interop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -97,7 +98,7 @@ func TestFailover(t *testing.T) {
 		})
 	}
 
-	kills, pauses := disturb(t, duration, len(describe(t).Nodes))
+	kills, pauses := disturb(t, f, duration)
 	stopProducing()
 	logging.Wait()
 
@@ -167,9 +168,12 @@ func slowest(all []time.Duration) (d time.Duration) {
 }
 
 // disturb kills a node with SIGKILL and brings it back, freezes the next one for
-// longer than the cluster waits for it, and so on for the duration.
-func disturb(t *testing.T, duration time.Duration, nodes int) (kills, pauses int) {
+// longer than the cluster waits for it, restarts the gateway of the one after that,
+// and so on for the duration. One node alone has nobody to take over, and is done
+// with after the first time.
+func disturb(t *testing.T, f *fabric.Fabric, duration time.Duration) (kills, pauses int) {
 	t.Helper()
+	nodes := len(f.Brokers())
 	const frozen = 12 * time.Second // a broker is given up after 9
 	node := 0
 	next := func() string {
@@ -186,6 +190,20 @@ func disturb(t *testing.T, duration time.Duration, nodes int) (kills, pauses int
 		<-time.After(frozen)
 		cluster(t, "resume", n)
 		pauses++
+		restartGateway(t, f, node%nodes)
+		if nodes == 1 {
+			break
+		}
 	}
 	return kills, pauses
+}
+
+// parse reads an entry from an event's value.
+func parse(key, value []byte, id string) (entry, error) {
+	e := entry{key: string(key), id: id}
+	var k string
+	if _, err := fmt.Sscanf(string(value), "%s %d", &k, &e.n); err != nil || k != e.key {
+		return e, errors.Join(fmt.Errorf("event %q of key %q is not ours", value, key), err)
+	}
+	return e, nil
 }

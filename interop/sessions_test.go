@@ -26,7 +26,12 @@ import (
 type description struct {
 	Issuer, Audience string
 	JWKSFile         string `json:"jwks_file"`
-	Nodes            []struct{ Gateway, Listener string }
+	Admin            struct {
+		Brokers      []string
+		Username     string
+		PasswordFile string `json:"password_file"`
+	}
+	Nodes []struct{ Gateway, Listener string }
 }
 
 func describe(t *testing.T) (d description) {

@@ -205,8 +205,8 @@ func (k *Keys) change(edit func(now time.Time)) (err error) {
 		return err
 	}
 	edit(time.Now())
-	// The public keys last: that one is missing there, after a crash in between,
-	// is mended at the next start; that one is missing in the other would not be.
+	// The public keys go last: whoever dies in between leaves a key that is not
+	// published, and the next to look publishes it before it is used.
 	private, err := json.Marshal(keyFile{k.keys})
 	if err != nil {
 		return fmt.Errorf("signing keys: %w", err)

@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -61,6 +63,9 @@ func (b brokerAmid) Request(ctx context.Context, request kmsg.Request) (kmsg.Res
 // parseAnswer reads the answer to a request of the gateway's own.
 func parseAnswer(request kmsg.Request, answer []byte) (kmsg.Response, error) {
 	response := request.ResponseKind()
+	if request.Key() == keyApiVersions && len(answer) >= 2 && int16(binary.BigEndian.Uint16(answer)) == kerr.UnsupportedVersion.Code {
+		response.SetVersion(0) // KIP-511: the broker does not know the version, and says which it knows
+	}
 	if response.IsFlexible() && response.Key() != keyApiVersions {
 		w := wire{b: answer}
 		w.tags()

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -140,6 +141,66 @@ func TestSilentBroker(t *testing.T) {
 		go c.send(appendRequest(saslAuthenticate(1, oauthMessage("ada-token")), 1))
 		if d := c.lifetime(); d > 16*time.Second { // the default of LoginTimeout, and some
 			t.Errorf("the login took %v", d)
+		}
+	})
+}
+
+// newerBroker is of a version that the gateway has not heard of.
+type newerBroker struct{ silentBroker }
+
+func (newerBroker) Dial(context.Context) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		from := &frameReader{r: theirs}
+		for {
+			size, err := from.size()
+			if err != nil {
+				return
+			}
+			from.discard(4)
+			request, err := from.take(size)
+			if err != nil {
+				return
+			}
+			h := parseHeader(request)
+			response := kmsg.NewPtrApiVersionsResponse()
+			response.Version = h.version
+			for _, offer := range [][3]int16{
+				{0, 3, 99}, {1, 4, 18}, // produce is newer than the gateway, fetch is not
+				{2, 100, 110}, {4, 0, 9}, {38, 1, 3}, {99, 0, 0}, // list offsets too new; brokers' business; delegation tokens; unheard of
+			} {
+				key := kmsg.NewApiVersionsResponseApiKey()
+				key.ApiKey, key.MinVersion, key.MaxVersion = offer[0], offer[1], offer[2]
+				response.ApiKeys = append(response.ApiKeys, key)
+			}
+			feature := kmsg.NewApiVersionsResponseSupportedFeature()
+			feature.Name, feature.MaxVersion = "a.feature", 7
+			response.SupportedFeatures = append(response.SupportedFeatures, feature)
+			if _, err := theirs.Write(appendResponse(nil, h.correlation, response)); err != nil {
+				return
+			}
+		}
+	}()
+	return ours, nil
+}
+
+// TestNewerBroker: clients are told of requests that both broker and gateway take,
+// and so do not send others, which would end their connections.
+func TestNewerBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.Upstream = newerBroker{} })
+		response := f.dial(t).ask(apiVersions(3)).(*kmsg.ApiVersionsResponse)
+		got := map[int16][2]int16{}
+		for _, r := range response.ApiKeys {
+			got[r.ApiKey] = [2]int16{r.MinVersion, r.MaxVersion}
+		}
+		produce := kmsg.NewPtrProduceRequest()
+		if want := map[int16][2]int16{0: {3, produce.MaxVersion()}, 1: {4, 18}}; !maps.Equal(got, want) {
+			t.Errorf("the client is told of %v, want %v", got, want)
+		}
+		if len(response.SupportedFeatures) != 1 || response.SupportedFeatures[0].MaxVersion != 7 {
+			t.Errorf("the client is told of features %v", response.SupportedFeatures)
 		}
 	})
 }

@@ -9,7 +9,8 @@
 // Before login nothing but a request for ApiVersions, written anew. Afterwards
 // requests that a client may make, in versions that the broker offers, laid out
 // as they should be and within limits. The first frame that is anything else
-// ends the connection. Responses are copied.
+// ends the connection. Responses are copied, but for that to ApiVersions, which
+// is cut to what the gateway takes.
 //
 // # How long a login lasts
 //

@@ -37,7 +37,9 @@ func (c *conn) login(ctx context.Context) error {
 		done := false
 		switch h.key {
 		case keyApiVersions:
-			err = c.answerApiVersions(ctx, frame)
+			if err = c.dial(ctx); err == nil {
+				err = c.answerApiVersions(ctx, brokerBefore{c}, frame)
+			}
 		case keySaslHandshake:
 			done, err = c.loginAfterHandshake(ctx, frame)
 		default:

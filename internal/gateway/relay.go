@@ -56,7 +56,7 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 	case !c.expiry.After(time.Now()):
 		return errExpired
 	case h.key == keyApiVersions:
-		return c.relayApiVersions()
+		return c.answerApiVersionsAgain(ctx)
 	case h.key == keySaslAuthenticate || !c.versions.take(h):
 		return frameError("%v", h)
 	case h.key != keyProduce && size > maxSmallRequestBytes:
@@ -74,18 +74,15 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 	return relayRequest(c.upstream, &c.in, 4+size, h, c.g.cfg.MaxFetchBytes)
 }
 
-func (c *conn) relayApiVersions() error {
+// answerApiVersionsAgain answers a request for ApiVersions after the login, as
+// some clients make it.
+func (c *conn) answerApiVersionsAgain(ctx context.Context) error {
 	_, frame, free, err := c.takeRequest(maxSmallRequestBytes)
 	if err != nil {
 		return err
 	}
 	defer free()
-	request, err := rewriteApiVersions(frame)
-	if err != nil {
-		return err
-	}
-	_, err = c.upstream.Write(request)
-	return err
+	return c.answerApiVersions(ctx, brokerAmid{c}, frame)
 }
 
 // loginAgain serves a client that logs in again (KIP-368), which begins with

@@ -4,12 +4,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // shape says how a request is laid out, so that the gateway can tell a whole
 // request from a broken one before the broker's parser trusts its counts.
 type shape struct {
 	flexible int16 // the first version with compact lengths and tags, or -1
+	newest   int16 // the last version that is laid out so
 	fields   []field
 }
 
@@ -109,7 +112,7 @@ var shapes = sync.OnceValue(func() map[int16]shape {
 	m := make(map[int16]shape, len(requests))
 	for _, r := range requests {
 		p := shapeParser{text: r.fields}
-		m[r.key] = shape{flexible: r.flexible, fields: p.fields()}
+		m[r.key] = shape{flexible: r.flexible, newest: kmsg.RequestForKey(r.key).MaxVersion(), fields: p.fields()}
 	}
 	return m
 })

@@ -25,48 +25,46 @@ func (c *conn) learnVersions(ctx context.Context) error {
 	if err != nil {
 		return brokerError("ask for versions", err)
 	}
-	c.versions = make(versions, 0, len(response.ApiKeys))
-	for _, r := range response.ApiKeys {
-		if _, ok := shapes()[r.ApiKey]; ok {
-			c.versions = append(c.versions, struct{ key, min, max int16 }{r.ApiKey, r.MinVersion, r.MaxVersion})
-		}
+	for _, r := range common(response.ApiKeys) {
+		c.versions = append(c.versions, struct{ key, min, max int16 }{r.ApiKey, r.MinVersion, r.MaxVersion})
 	}
 	return nil
 }
 
-// answerApiVersions passes a request for ApiVersions on, and the answer back with
-// what the gateway itself takes.
-func (c *conn) answerApiVersions(ctx context.Context, frame []byte) error {
-	request, err := rewriteApiVersions(frame)
-	if err != nil {
-		return err
+// common returns what of the broker's requests the gateway knows as well: those
+// of a newer broker than itself have fields that it cannot check.
+func common(offered []kmsg.ApiVersionsResponseApiKey) []kmsg.ApiVersionsResponseApiKey {
+	known := make([]kmsg.ApiVersionsResponseApiKey, 0, len(offered))
+	for _, r := range offered {
+		if s, ok := shapes()[r.ApiKey]; ok && r.MinVersion <= s.newest {
+			r.MaxVersion = min(r.MaxVersion, s.newest)
+			known = append(known, r)
+		}
 	}
-	if err := c.dial(ctx); err != nil {
-		return err
-	}
-	if _, err := c.upstream.Write(request); err != nil {
-		return brokerError("ask for versions", err)
-	}
-	answer, err := takeAnswer(c.out)
-	if err != nil {
-		return brokerError("ask for versions", err)
-	}
-	h := parseHeader(frame)
-	_, err = c.Write(appendFrame(nil, h.correlation, offerLogin(h.version, answer)))
-	return err
+	return known
 }
 
-// offerLogin has an answer to ApiVersions, without its header, say which versions
-// of the login the gateway takes. What the broker takes is of no concern to the
-// client, and the embedded one knows fewer: librdkafka up to 2.0 at least, which
-// Debian's kcat has, goes nowhere without version 0 of the handshake. An error is
-// left as it is; it has the layout of version 0 (KIP-511).
-func offerLogin(version int16, answer []byte) []byte {
-	response := kmsg.NewPtrApiVersionsResponse()
-	response.Version = version
-	if version > response.MaxVersion() || response.ReadFrom(answer) != nil || response.ErrorCode != 0 {
-		return answer
+// answerApiVersions answers a request for ApiVersions: what both the broker and
+// the gateway take.
+func (c *conn) answerApiVersions(ctx context.Context, broker kmsg.Requestor, frame []byte) error {
+	request, err := parseApiVersions(frame)
+	if err != nil {
+		return err
 	}
+	response, err := request.RequestWith(ctx, broker)
+	if err != nil {
+		return brokerError("ask for versions", err)
+	}
+	response.ApiKeys = common(response.ApiKeys)
+	offerLogin(response)
+	return c.respond(parseHeader(frame).correlation, response)
+}
+
+// offerLogin has an answer say which versions of the login the gateway takes. What
+// the broker takes is of no concern to the client, and the embedded one knows
+// fewer: librdkafka up to 2.0 at least, which Debian's kcat has, goes nowhere
+// without version 0 of the handshake.
+func offerLogin(response *kmsg.ApiVersionsResponse) {
 	for i := range response.ApiKeys {
 		switch k := &response.ApiKeys[i]; k.ApiKey {
 		case keySaslHandshake:
@@ -75,7 +73,6 @@ func offerLogin(version int16, answer []byte) []byte {
 			k.MinVersion, k.MaxVersion = 0, maxSaslAuthenticate
 		}
 	}
-	return response.AppendTo(nil)
 }
 
 // The newest versions of the login that the gateway takes.
@@ -87,10 +84,10 @@ const (
 // maxApiVersions is the newest version of ApiVersions whose body is known here.
 const maxApiVersions = 5
 
-// rewriteApiVersions checks a request for ApiVersions and writes it anew. Of a
+// parseApiVersions checks a request for ApiVersions and reads it. Of a
 // version that is not known yet only the number is kept: brokers answer it
 // whatever else it says (KIP-511), but the embedded one has to understand it.
-func rewriteApiVersions(frame []byte) ([]byte, error) {
+func parseApiVersions(frame []byte) (*kmsg.ApiVersionsRequest, error) {
 	h := parseHeader(frame)
 	request := kmsg.NewPtrApiVersionsRequest()
 	request.Version = h.version
@@ -104,7 +101,7 @@ func rewriteApiVersions(frame []byte) ([]byte, error) {
 			return nil, frameError("malformed %v", h)
 		}
 	}
-	return appendRequest(request, h.correlation), nil
+	return request, nil
 }
 
 func readApiVersions(w *wire, request *kmsg.ApiVersionsRequest) {

@@ -1,0 +1,139 @@
+//go:build kafka
+
+package interop
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// superUser signs in to the cluster past the gateway.
+func superUser(t *testing.T) *kgo.Client {
+	t.Helper()
+	d := describe(t)
+	password, err := os.ReadFile(d.Admin.PasswordFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := kgo.NewClient(kgo.SeedBrokers(d.Admin.Brokers...),
+		kgo.SASL(plain.Auth{User: d.Admin.Username, Pass: string(password)}.AsMechanism()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// TestClusterKeepsWhatIsAcknowledged looks at the settings that stand between an
+// acknowledgement and a loss, for all topics that matter, Kafka's own among them.
+func TestClusterKeepsWhatIsAcknowledged(t *testing.T) {
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 1)
+	log(t, openLogger(t, cfg), topic, "x")
+	read(t, openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: unique(t)}), 1)
+
+	replicas, insync := 1, "1"
+	if len(describe(t).Nodes) == 3 {
+		replicas, insync = 3, "2"
+	}
+	admin := kadm.NewClient(superUser(t))
+	names := []string{topic, "_diaspora_ledger", "__consumer_offsets"}
+	topics, err := admin.ListTopics(within(t), names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if n := topics[name].Partitions.NumReplicas(); n != replicas {
+			t.Errorf("%s has %d replicas, want %d", name, n, replicas)
+		}
+	}
+	configs, err := admin.DescribeTopicConfigs(within(t), names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, resource := range configs {
+		got := map[string]string{}
+		for _, config := range resource.Configs {
+			got[config.Key] = config.MaybeValue()
+		}
+		if got["min.insync.replicas"] != insync || got["unclean.leader.election.enable"] != "false" {
+			t.Errorf("%s: min.insync.replicas %s, unclean.leader.election.enable %s; want %s, false",
+				resource.Name, got["min.insync.replicas"], got["unclean.leader.election.enable"], insync)
+		}
+	}
+}
+
+// TestMetadataNamesTheGateways: clients connect where the brokers say.
+func TestMetadataNamesTheGateways(t *testing.T) {
+	f := start(t, fabric.Config{})
+	c, err := diaspora.Dial(within(t), as(t, f, ada))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	brokers, err := kadm.NewClient(c).ListBrokers(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]bool{}
+	for _, b := range brokers {
+		at[fmt.Sprintf("%s:%d", b.Host, b.Port)] = true
+	}
+	for _, node := range describe(t).Nodes {
+		if !at[node.Gateway] {
+			t.Errorf("the brokers are at %v, and none is at the gateway %s", at, node.Gateway)
+		}
+	}
+}
+
+// TestGatewayKnowsThisKafka: whatever this Apache Kafka offers to clients passes the
+// gateway, in the newest version, but for what is left out on purpose.
+func TestGatewayKnowsThisKafka(t *testing.T) {
+	f := start(t, fabric.Config{})
+	c, err := diaspora.Dial(within(t), as(t, f, ada))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	through, past := versions(t, c), versions(t, superUser(t))
+	left := map[int16]bool{}
+	for _, key := range []kmsg.Key{
+		// Among brokers and controllers.
+		kmsg.WriteTxnMarkers, kmsg.DescribeQuorum, kmsg.UnregisterBroker, kmsg.AddRaftVoter, kmsg.RemoveRaftVoter,
+		kmsg.InitializeShareGroupState, kmsg.ReadShareGroupState, kmsg.WriteShareGroupState, kmsg.DeleteShareGroupState, kmsg.ReadShareGroupStateSummary,
+		// They would outlive the token that they were made with.
+		kmsg.CreateDelegationToken, kmsg.RenewDelegationToken, kmsg.ExpireDelegationToken, kmsg.DescribeDelegationToken,
+		// Groups of Kafka Streams; see docs/engines.md.
+		kmsg.StreamsGroupHeartbeat, kmsg.StreamsGroupDescribe,
+	} {
+		left[int16(key)] = true
+	}
+	for key, want := range past {
+		if got, ok := through[key]; ok == left[key] || ok && got != want {
+			t.Errorf("%s: versions %d through the gateway, left out: %t; past it %d", kmsg.NameForKey(key), got, left[key], want)
+		}
+	}
+}
+
+func versions(t *testing.T, c *kgo.Client) map[int16][2]int16 {
+	t.Helper()
+	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(within(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[int16][2]int16{}
+	for _, r := range response.ApiKeys {
+		all[r.ApiKey] = [2]int16{r.MinVersion, r.MaxVersion}
+	}
+	return all
+}
