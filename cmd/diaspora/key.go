@@ -25,9 +25,8 @@ diaspora key create beamline-7
 # for a dashboard: it may read one topic, for ninety days
 diaspora key create dashboard --topic weather --read --expires 90d
 
-# for Java: a file that the Kafka tools take
-diaspora key create laptop --save-for-java
-kafka-console-producer --bootstrap-server HOST:PORT --command-config ada@example.edu.properties --topic weather`,
+# for Java: a file that the Kafka tools take as --command-config
+diaspora key create laptop --save-for-java`,
 	long: `
 An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN, which every
 Kafka client in every language speaks. The secret is printed now and never again: the fabric

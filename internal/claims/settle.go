@@ -38,14 +38,13 @@ func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
 		if err := s.ledger.sync(ctx); err != nil {
 			return false, err
 		}
-		var aclsAfter []kafka.ACL
-		after, aclsAfter = s.ledger.view(name)
+		after = s.ledger.topic(name)
 		if after == before && after.phase == free && createdFor != "" {
 			by := createdFor
 			createdFor = ""
 			return false, s.clear(ctx, name, by, after)
 		}
-		return after == before && sameACLs(aclsAfter, acls), nil
+		return after == before, nil
 	})
 	if err != nil {
 		return topic{}, fmt.Errorf("make the cluster agree: %w", err)
@@ -148,21 +147,21 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 }
 
 // settleGroup makes the cluster agree with what the ledger and the policy say
-// about a consumer group. Claims of groups do not end, but keys do: so it looks
-// at the ledger before and after, as settleTopic does.
+// about a consumer group. Claims of groups do not end, but keys do: each look at
+// the cluster follows one at the ledger, so that what was done too late for a key
+// that has ended is undone with the next.
 func (s *Service) settleGroup(ctx context.Context, name string) error {
-	for {
-		before := s.groupView(name)
-		if err := s.setGroupACLs(ctx, name, before); err != nil {
-			return err
-		}
+	err := again(ctx, func() (bool, error) {
 		if err := s.ledger.sync(ctx); err != nil {
-			return err
+			return false, err
 		}
-		if sameACLs(s.groupView(name), before) {
-			return nil
-		}
+		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), s.groupView(name))
+		return hold, clusterError(err)
+	})
+	if err != nil {
+		return fmt.Errorf("make the cluster agree: %w", err)
 	}
+	return nil
 }
 
 // groupView returns the ACLs that a consumer group is to have.
@@ -171,9 +170,10 @@ func (s *Service) groupView(name string) (acls []kafka.ACL) {
 	return acls
 }
 
-func (s *Service) setGroupACLs(ctx context.Context, name string, want []kafka.ACL, principals ...string) error {
+// settleAnyGroup is to all consumer groups what settleGroup is to one.
+func (s *Service) settleAnyGroup(ctx context.Context) error {
 	err := again(ctx, func() (bool, error) {
-		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), want, principals...)
+		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(anyGroup), s.anyGroupACLs(), principal("*"))
 		return hold, clusterError(err)
 	})
 	if err != nil {
@@ -222,7 +222,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 			return s.settleGroup(ctx, name)
 		})
 	}
-	work.Go(func() error { return s.setGroupACLs(ctx, anyGroup, s.anyGroupACLs(), principal("*")) })
+	work.Go(func() error { return s.settleAnyGroup(ctx) })
 	return work.Wait()
 }
 

@@ -266,6 +266,9 @@ func TestKeyFormat(t *testing.T) {
 		check(s, 0, keyJSON)
 		want.LastUsed = date(5, 2, 0)
 		check(s, 1, keyUsedJSON)
+		if r, _ := decode([]byte(keyUsedJSON)); !errors.Is(s.apply(2, r), errKeyNoted) {
+			t.Error("a second use on one day has an effect")
+		}
 		want.Ended, want.hash = ending, keyHash{}
 		check(s, 2, value)
 		r, _ := decode([]byte(keyJSON))
