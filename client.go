@@ -26,7 +26,7 @@ import (
 type Client struct {
 	cfg  Config
 	base *url.URL
-	http *http.Client
+	http *http.Transport
 }
 
 const (
@@ -66,17 +66,7 @@ func NewClient(cfg Config) (*Client, error) {
 	if pool != nil {
 		transport.TLSClientConfig.RootCAs = pool
 	}
-	return &Client{
-		cfg:  cfg,
-		base: base,
-		http: &http.Client{
-			Transport: transport,
-			Timeout:   requestTimeout,
-			// A redirect would carry the token and the claim to whom they were
-			// not addressed.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+	return &Client{cfg: cfg, base: base, http: transport}, nil
 }
 
 // Discover asks the fabric what a client needs to know. No token is sent.
@@ -218,7 +208,9 @@ func (c *Client) once(ctx context.Context, r request) error {
 		}
 		body = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, c.base.String()+r.path, body)
+	timed, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(timed, r.method, c.base.String()+r.path, body)
 	if err != nil {
 		return r.wrap(invalid("%v", err))
 	}
@@ -229,7 +221,9 @@ func (c *Client) once(ctx context.Context, r request) error {
 	if err := c.authorize(ctx, req, r); err != nil {
 		return r.wrap(err)
 	}
-	resp, err := c.http.Do(req)
+	// An http.Client follows redirects, or at least looks where they lead. They would
+	// carry the token and the claim to whom they were not addressed.
+	resp, err := c.http.RoundTrip(req)
 	if err != nil {
 		return r.wrap(c.transportError(ctx, err))
 	}
@@ -295,11 +289,8 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 		return known
 	}
 	reason := err.Error()
-	if inner := (*url.Error)(nil); errors.As(err, &inner) {
-		reason = inner.Err.Error()
-		if inner.Timeout() {
-			reason = "no answer in time"
-		}
+	if late := (net.Error)(nil); errors.As(err, &late) && late.Timeout() {
+		reason = "no answer in time"
 	}
 	hint := ""
 	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
