@@ -118,6 +118,9 @@ func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 // Release gives the topic up and deletes its events. It is [ErrNotFound] if there
 // is no such topic, and [ErrPermission] if it is somebody else's.
 func (c *Client) Release(ctx context.Context, name string) error {
+	if !kafkaTopic(name) {
+		return noTopic("release", name)
+	}
 	return c.do(ctx, request{op: "release", topic: name, method: http.MethodDelete, path: "/v1/topics/" + url.PathEscape(name)})
 }
 
@@ -130,9 +133,17 @@ func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
 
 // Topic returns one topic of the caller's.
 func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
+	if !kafkaTopic(name) {
+		return Topic{}, noTopic("show", name)
+	}
 	var t Topic
 	err := c.do(ctx, request{op: "show", topic: name, method: http.MethodGet, path: "/v1/topics/" + url.PathEscape(name), again: true, out: &t})
 	return t, err
+}
+
+// noTopic is the error for a name that would lead to another path of the endpoint.
+func noTopic(op, name string) error {
+	return &TopicError{op, clip(name), invalid("no cluster has a topic of this name")}
 }
 
 // ClaimGroup makes a consumer group the caller's own, where the fabric wants

@@ -343,3 +343,26 @@ func TestEndpointThatIsAway(t *testing.T) {
 		t.Errorf("Release when the connection breaks = %v, want ErrUnavailable", err)
 	}
 }
+
+// TestBadNames fails when a name changes which resource is asked for.
+func TestBadNames(t *testing.T) {
+	t.Parallel()
+	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		if p := r.URL.EscapedPath(); strings.Count(p, "/") != 3 || !strings.HasPrefix(p, "/v1/topics/") || p == "/v1/topics/" {
+			t.Errorf("the path is %q", p)
+		}
+		w.WriteHeader(http.StatusNotFound)
+	})
+	for _, name := range []string{"", ".", "..", "a/b", "../identity", "a?b", "a#b", "a%2fb", "ünï", strings.Repeat("x", 250), "_diaspora_ledger"} {
+		release := c.Release(within(t), name)
+		_, show := c.Topic(within(t), name)
+		for what, err := range map[string]error{"Release": release, "Topic": show} {
+			if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s(%.20q) = %v, want ErrNotFound or ErrInvalid", what, name, err)
+			}
+		}
+		if _, err := c.Claim(within(t), ClaimRequest{Name: name}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("Claim(%.20q) = %v, want ErrInvalid", name, err)
+		}
+	}
+}
