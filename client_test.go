@@ -366,3 +366,19 @@ func TestBadNames(t *testing.T) {
 		}
 	}
 }
+
+func TestNewClientThatCannotBe(t *testing.T) {
+	t.Parallel()
+	for _, raw := range []string{"", "diaspora.example.org", "ftp://host", "https://", "https://user:secret@host", "http://%zz", "https://h:b", "ftp://host/acl?token=secret#secret", "ftp://secret@host"} {
+		_, err := NewClient(Config{URL: raw})
+		if !errors.Is(err, ErrInvalid) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("NewClient(%q) = %v, want ErrInvalid that shows no secret", raw, err)
+		}
+	}
+	for _, raw := range []string{"http://h", "http://h/", " http://h/acl\n", "http://h/acl/", "http://h/acl?topic=x#token=secret", "http://h/.well-known/diaspora"} {
+		c, err := NewClient(Config{URL: raw})
+		if err != nil || c.base.String() != "http://h" {
+			t.Errorf("NewClient(%q) = %v, %v, want one of http://h", raw, c, err)
+		}
+	}
+}

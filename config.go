@@ -259,7 +259,7 @@ func parseURL(raw string) (*url.URL, error) {
 	case err != nil:
 		return nil, invalid("URL of the fabric: it cannot be parsed")
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return nil, invalid("URL of the fabric: %q is not like https://host", u.Redacted())
+		return nil, invalid("URL of the fabric: %q is not like https://host", redactURL(raw))
 	case u.User != nil:
 		return nil, invalid("URL of the fabric: it holds a user or a password")
 	}
