@@ -27,7 +27,7 @@ import (
 type Client struct {
 	cfg  Config
 	base *url.URL
-	http *http.Client
+	http *http.Transport
 }
 
 const (
@@ -67,17 +67,7 @@ func NewClient(cfg Config) (*Client, error) {
 	if pool != nil {
 		transport.TLSClientConfig.RootCAs = pool
 	}
-	return &Client{
-		cfg:  cfg,
-		base: base,
-		http: &http.Client{
-			Transport: transport,
-			Timeout:   requestTimeout,
-			// A redirect would carry the token and the claim to whom they were
-			// not addressed.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+	return &Client{cfg: cfg, base: base, http: transport}, nil
 }
 
 // Discover asks the fabric what a client needs to know. No token is sent.
@@ -129,6 +119,9 @@ func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 // Release gives the topic up and deletes its events. It is [ErrNotFound] if there
 // is no such topic, and [ErrPermission] if it is somebody else's.
 func (c *Client) Release(ctx context.Context, name string) error {
+	if !kafkaTopic(name) {
+		return noTopic("release", name)
+	}
 	return c.do(ctx, request{op: "release", topic: name, method: http.MethodDelete, path: "/v1/topics/" + url.PathEscape(name)})
 }
 
@@ -141,9 +134,17 @@ func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
 
 // Topic returns one topic of the caller's.
 func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
+	if !kafkaTopic(name) {
+		return Topic{}, noTopic("show", name)
+	}
 	var t Topic
 	err := c.do(ctx, request{op: "show", topic: name, method: http.MethodGet, path: "/v1/topics/" + url.PathEscape(name), again: true, out: &t})
 	return t, err
+}
+
+// noTopic is the error for a name that would lead to another path of the endpoint.
+func noTopic(op, name string) error {
+	return &TopicError{op, clip(name), invalid("no cluster has a topic of this name")}
 }
 
 // ClaimGroup makes a consumer group the caller's own, where the fabric wants
@@ -248,7 +249,9 @@ func (c *Client) once(ctx context.Context, r request) error {
 		}
 		body = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, c.base.String()+r.path, body)
+	timed, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(timed, r.method, c.base.String()+r.path, body)
 	if err != nil {
 		return r.wrap(invalid("%v", err))
 	}
@@ -259,7 +262,9 @@ func (c *Client) once(ctx context.Context, r request) error {
 	if err := c.authorize(ctx, req, r); err != nil {
 		return r.wrap(err)
 	}
-	resp, err := c.http.Do(req)
+	// An http.Client follows redirects, or at least looks where they lead. They would
+	// carry the token and the claim to whom they were not addressed.
+	resp, err := c.http.RoundTrip(req)
 	if err != nil {
 		return r.wrap(c.transportError(ctx, err))
 	}
@@ -325,11 +330,8 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 		return known
 	}
 	reason := err.Error()
-	if inner := (*url.Error)(nil); errors.As(err, &inner) {
-		reason = inner.Err.Error()
-		if inner.Timeout() {
-			reason = "no answer in time"
-		}
+	if late := (net.Error)(nil); errors.As(err, &late) && late.Timeout() {
+		reason = "no answer in time"
 	}
 	hint := ""
 	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -102,15 +103,15 @@ func (c Config) resolve(ctx context.Context) (*fabric, error) {
 	if c.login == "" {
 		c.login = defaultLogin
 	}
-	if c.Discovery == nil && len(c.Brokers) == 0 {
-		if c.URL == "" {
-			return nil, invalid("configuration: neither Brokers nor the URL of a fabric is set")
-		}
+	if c.URL == "" && c.Discovery == nil && len(c.Brokers) == 0 {
+		return nil, invalid("configuration: neither Brokers nor the URL of a fabric is set")
+	}
+	if c.URL != "" && c.Discovery == nil {
 		client, err := NewClient(c)
 		if err != nil {
 			return nil, err
 		}
-		found, err := client.Discover(ctx)
+		found, err := client.discoverSafely(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -209,17 +210,26 @@ func (c Config) roots(extra []byte) (*x509.CertPool, error) {
 }
 
 func readBounded(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name)
+	info, err := os.Stat(name) // before opening, which may do something to a device
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() && info.Mode().Type() != os.ModeNamedPipe {
 		return nil, fmt.Errorf("%s is not a file", name)
 	}
-	if info.Size() > limit {
-		return nil, fmt.Errorf("%s has %d bytes; at most %d are taken", name, info.Size(), limit)
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
 	}
-	return os.ReadFile(name)
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return data, nil
 }
 
 func validBroker(address string) error {
@@ -260,7 +270,7 @@ func parseURL(raw string) (*url.URL, error) {
 	case err != nil:
 		return nil, invalid("URL of the fabric: it cannot be parsed")
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return nil, invalid("URL of the fabric: %q is not like https://host", u.Redacted())
+		return nil, invalid("URL of the fabric: %q is not like https://host", redactURL(raw))
 	case u.User != nil:
 		return nil, invalid("URL of the fabric: it holds a user or a password")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -61,9 +62,11 @@ type Consumer struct {
 	reading *kgo.Client
 	conns   *connections
 
-	known map[partitionID]span // as of opening
-
-	mu       sync.Mutex // guards the fields below
+	mu       sync.Mutex            // guards the fields below
+	known    map[partitionID]span  // as of opening
+	from     map[partitionID]int64 // where to begin
+	until    map[partitionID]int64 // where to end
+	renewed  map[string]bool       // topics that were made again
 	cursors  map[partitionID]*cursor
 	assigned bool // the group has told what is ours
 	stopPoll context.CancelCauseFunc
@@ -139,6 +142,7 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 		asking:  asking,
 		conns:   newConnections(),
 		cursors: map[partitionID]*cursor{},
+		renewed: map[string]bool{},
 		closed:  make(chan struct{}),
 	}
 	if err := c.open(ctx); err != nil {
@@ -191,13 +195,11 @@ func (c *Consumer) open(ctx context.Context) error {
 	if err := c.mayRead(ctx, ids); err != nil {
 		return err
 	}
-	from, err := f.resolvePosition(ctx, c.asking, o.From, c.known)
-	if err != nil {
+	if c.from, err = f.resolvePosition(ctx, c.asking, o.From, c.known); err != nil {
 		return err
 	}
-	until := map[partitionID]int64{}
 	if o.Until.kind != positionNone {
-		if until, err = f.resolvePosition(ctx, c.asking, o.Until, c.known); err != nil {
+		if c.until, err = f.resolvePosition(ctx, c.asking, o.Until, c.known); err != nil {
 			return err
 		}
 	}
@@ -210,8 +212,8 @@ func (c *Consumer) open(ctx context.Context) error {
 	c.conns.onRefused = c.refused
 	if o.Group == "" {
 		at := map[string]map[int32]kgo.Offset{}
-		for id, offset := range from {
-			cur := c.add(id, min(offset, c.known[id].end), offset, until)
+		for id, offset := range c.from {
+			cur := c.add(id, min(offset, c.known[id].end), offset)
 			if at[id.topic] == nil {
 				at[id.topic] = map[int32]kgo.Offset{}
 			}
@@ -223,7 +225,7 @@ func (c *Consumer) open(ctx context.Context) error {
 		if err := c.openGroup(ctx); err != nil {
 			return err
 		}
-		opts = append(opts, c.groupOpts(from, until)...)
+		opts = append(opts, c.groupOpts()...)
 	}
 	if c.reading, err = f.dial(ctx, opts...); err != nil {
 		return fmt.Errorf("open consumer: %w", err)
@@ -310,7 +312,7 @@ func (c *Consumer) groupError(err error) error {
 	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.signedOut(err))
 }
 
-func (c *Consumer) groupOpts(from, until map[partitionID]int64) []kgo.Opt {
+func (c *Consumer) groupOpts() []kgo.Opt {
 	return []kgo.Opt{
 		kgo.ConsumerGroup(c.options.Group),
 		kgo.ConsumeTopics(c.options.Topics...),
@@ -325,7 +327,7 @@ func (c *Consumer) groupOpts(from, until map[partitionID]int64) []kgo.Opt {
 			}
 		}),
 		kgo.AdjustFetchOffsetsFn(func(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-			return c.take(offsets, from, until), nil
+			return c.take(offsets), nil
 		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, lost map[string][]int32) {
 			if len(lost) == 0 {
@@ -345,7 +347,7 @@ func (c *Consumer) groupOpts(from, until map[partitionID]int64) []kgo.Opt {
 // take begins with the partitions that the group assigned: where the group
 // left off, or at From where it never was. A partition that is newer than
 // the Consumer begins at its start, so that nothing of it is missed.
-func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset, from, until map[partitionID]int64) map[string]map[int32]kgo.Offset {
+func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[int32]kgo.Offset {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for topic, partitions := range offsets {
@@ -353,14 +355,11 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset, from, until map
 			id := partitionID{topic, partition}
 			at := offset.EpochOffset().Offset
 			if at >= 0 {
-				c.add(id, at, at, until).committed.Store(at)
+				c.add(id, at, at).committed.Store(at)
 				continue
 			}
-			wanted, ok := from[id]
-			if !ok {
-				wanted = 0
-			}
-			cur := c.add(id, min(wanted, max(c.known[id].end, 0)), wanted, until)
+			wanted := c.from[id]
+			cur := c.add(id, min(wanted, c.known[id].end), wanted)
 			partitions[partition] = kgo.NewOffset().At(cur.start)
 		}
 	}
@@ -368,12 +367,11 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset, from, until map
 	return offsets
 }
 
-func (c *Consumer) add(id partitionID, start, from int64, until map[partitionID]int64) *cursor {
+// add begins with a partition. It is called with mu held, once others may call.
+func (c *Consumer) add(id partitionID, start, from int64) *cursor {
 	cur := &cursor{id: id, start: start, from: from, until: -1}
-	if end, ok := until[id]; ok {
-		cur.until = end
-	} else if len(until) > 0 {
-		cur.until = 0 // a partition that was not there at opening
+	if c.options.Until.kind != positionNone {
+		cur.until = c.until[id] // 0 for a partition that was not there at opening
 	}
 	cur.next.Store(start)
 	cur.done.Store(start)
@@ -401,9 +399,10 @@ func (c *Consumer) drop(lost map[string][]int32) {
 //
 // An error comes with a zero Record. The loop may go on after it: a [*GapError]
 // says that records are lost, [ErrPermission] and [ErrUnauthenticated] are asked
-// about again, and while the cluster is away the loop waits for it. The loop ends
-// by itself when it has reached [ConsumerOptions.Until], after ctx's error, and
-// after [ErrClosed].
+// about again, [ErrNotFound] says that a topic was deleted, which is read from its
+// start if it is made again, and while the cluster is away the loop waits for it.
+// The loop ends by itself when it has reached [ConsumerOptions.Until], after ctx's
+// error, and after [ErrClosed].
 //
 // A record is handled when the body returns for it. If the body leaves the loop by
 // break or return, its record is not handled, unless it was given to
@@ -586,14 +585,21 @@ func (c *Consumer) refused(err error) {
 
 // arrived queues what came of one partition.
 func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
-	c.mu.Lock()
-	cur := c.cursors[partitionID{topic, p.Partition}]
-	c.mu.Unlock()
 	if p.Err != nil {
 		if err := c.fetchError(topic, p); err != nil {
 			c.errs = append(c.errs, err)
 		}
+		if errors.Is(p.Err, kerr.UnknownTopicID) {
+			c.renew(topic)
+		}
 	}
+	id := partitionID{topic, p.Partition}
+	c.mu.Lock()
+	cur := c.cursors[id]
+	if cur == nil && c.renewed[topic] && c.options.Group == "" {
+		cur = c.add(id, 0, 0)
+	}
+	c.mu.Unlock()
 	if cur == nil || len(p.Records) == 0 {
 		return
 	}
@@ -603,8 +609,11 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 			next = last[len(last)-1].Offset + 1
 		}
 	}
-	if first := p.Records[0].Offset; first > next && p.LogStartOffset > next {
+	switch first := p.Records[0].Offset; {
+	case first > next && p.LogStartOffset > next:
 		c.errs = append(c.errs, &GapError{topic, p.Partition, next, min(first, p.LogStartOffset)})
+	case first < next:
+		cur = c.rewind(cur, first)
 	}
 	c.queue = append(c.queue, fetched{cur, p.Records})
 }
@@ -614,6 +623,38 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 // for too long.
 func rejoins(err error) bool {
 	return retriable(explain(err)) || errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration)
+}
+
+// renew begins anew with a topic that was deleted. The Kafka client holds on to the
+// one that it knew, and would never read from another one of the same name.
+func (c *Consumer) renew(topic string) {
+	c.reading.PurgeTopicsFromConsuming(topic)
+	gone := func(id partitionID) bool { return id.topic == topic }
+	c.mu.Lock()
+	maps.DeleteFunc(c.known, func(id partitionID, _ span) bool { return gone(id) })
+	maps.DeleteFunc(c.from, func(id partitionID, _ int64) bool { return gone(id) })
+	maps.DeleteFunc(c.until, func(id partitionID, _ int64) bool { return gone(id) })
+	for id, cur := range c.cursors {
+		if gone(id) {
+			cur.lost.Store(true)
+			delete(c.cursors, id)
+		}
+	}
+	c.renewed[topic] = true
+	c.mu.Unlock()
+	c.reading.AddConsumeTopics(topic)
+}
+
+// rewind begins anew with a partition that ends before the offset at which it was
+// to be read: its log was cut, or is that of another topic. What was to be read
+// until the end is not there any more.
+func (c *Consumer) rewind(old *cursor, first int64) *cursor {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.until != nil {
+		c.until[old.id] = first
+	}
+	return c.add(old.id, first, first)
 }
 
 func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
@@ -835,10 +876,10 @@ func (c *Consumer) findPartitions(ctx context.Context) error {
 	added := map[string]map[int32]kgo.Offset{}
 	c.mu.Lock()
 	for id := range leaders {
-		if c.cursors[id] != nil {
+		if c.cursors[id] != nil || c.renewed[id.topic] {
 			continue
 		}
-		c.add(id, 0, 0, nil)
+		c.add(id, 0, 0)
 		if added[id.topic] == nil {
 			added[id.topic] = map[int32]kgo.Offset{}
 		}

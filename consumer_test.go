@@ -695,3 +695,100 @@ func TestGroupThatTheBrokerFailsOn(t *testing.T) {
 		t.Errorf("OpenConsumer with a group that the broker fails on = %v, want ErrUnavailable", err)
 	}
 }
+
+// TestTopicThatWasMadeAgain fails when a Consumer does not get over a topic that was
+// released and claimed again, or misses what is new in it because its offsets are low.
+func TestTopicThatWasMadeAgain(t *testing.T) {
+	t.Parallel()
+	_, consumer, again := remade(t, "")
+	// The Kafka client takes about ten seconds to believe it.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var got []Record
+	missed := 0
+	for r, err := range consumer.Records(ctx) {
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
+		}
+		if err != nil {
+			if missed++; missed == 1 {
+				again()
+			}
+			continue
+		}
+		if got = append(got, r); string(r.Value) == "102" {
+			break
+		}
+	}
+	if want := "[9 100 101 102]"; values(got) != want {
+		t.Errorf("got %s, want %s", values(got), want)
+	}
+	if missed == 0 || missed > 20 {
+		t.Errorf("the loop said %d times that there is no such topic", missed)
+	}
+}
+
+// TestGroupOfATopicThatWasMadeAgain is the same in a group, from where the Kafka client
+// believes it.
+func TestGroupOfATopicThatWasMadeAgain(t *testing.T) {
+	t.Parallel()
+	cfg, consumer, again := remade(t, "analysis")
+	again()
+	consumer.renew("weather")
+	if got := values(take(t, consumer, 3)); got != "[100 101 102]" {
+		t.Errorf("got %s, want [100 101 102]", got)
+	}
+	if err := consumer.Commit(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := committed(t, cfg, "analysis", "weather"); got != 2 {
+		t.Errorf("the group has committed %d, want 2", got)
+	}
+}
+
+// remade returns a Consumer whose topic was deleted after five records, and a function
+// that makes another topic of the same name.
+func remade(t *testing.T, group string) (Config, *Consumer, func()) {
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 10)
+	consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: group, From: Offset(5), CommitEvery: -1})
+	take(t, consumer, 5)
+	if err := c.DeleteTopic("weather"); err != nil {
+		t.Fatal(err)
+	}
+	return cfg, consumer, func() {
+		if err := c.CreateTopic("weather", 1, nil); err != nil {
+			t.Error(err)
+		}
+		number(t, cfg, "weather", 100, 103)
+	}
+}
+
+// TestCommittedBehindTheEnd has a group that remembers an offset that its partition
+// does not reach: the log was cut, or is that of another topic.
+func TestCommittedBehindTheEnd(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 3)
+	commit := kmsg.NewPtrOffsetCommitRequest()
+	commit.Group = "analysis"
+	topic := kmsg.NewOffsetCommitRequestTopic()
+	topic.Topic = "weather"
+	partition := kmsg.NewOffsetCommitRequestTopicPartition()
+	partition.Offset = 100
+	topic.Partitions = append(topic.Partitions, partition)
+	commit.Topics = append(commit.Topics, topic)
+	if _, err := commit.RequestWith(within(t), plain(t, cfg)); err != nil {
+		t.Fatal(err)
+	}
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", CommitEvery: -1})
+	if got := values(take(t, c, 3)); got != "[0 1 2]" {
+		t.Errorf("got %s, want [0 1 2]", got)
+	}
+	if err := c.Commit(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := committed(t, cfg, "analysis", "weather"); got != 2 {
+		t.Errorf("the group has committed %d, want 2", got)
+	}
+}

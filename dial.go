@@ -37,18 +37,22 @@ func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error)
 // dial connects. A fabric's errors about signing in name the broker, who, and
 // what to type next.
 func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
-	deadline := time.Now().Add(f.DialTimeout)
+	timed, cancel := context.WithTimeout(ctx, f.DialTimeout)
+	defer cancel()
 	all := append(kafka.ClientOpts(f.kafka), f.tuning()...)
 	client, err := kgo.NewClient(append(all, opts...)...)
 	if err != nil {
 		return nil, invalid("configuration: %v", err)
 	}
 	for attempt := 0; ; attempt++ {
-		err := f.ping(ctx, client)
+		err := f.ping(timed, client)
 		if err == nil {
 			return client, nil
 		}
-		if !errors.Is(err, ErrUnavailable) || !sleep(ctx, backoff(attempt), deadline) {
+		if timed.Err() != nil && ctx.Err() == nil {
+			err = &fault{condition: ErrUnavailable, reason: fmt.Sprintf("no broker answered within %v", f.DialTimeout), cause: err}
+		}
+		if !errors.Is(err, ErrUnavailable) || !sleep(timed, backoff(attempt), farFuture(ctx)) {
 			client.Close()
 			return nil, f.signInError(err)
 		}
@@ -64,7 +68,15 @@ func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
 			return explain(err)
 		}
 	}
-	return explain(describeTLS(client.Ping(ctx)))
+	// The client does not look at ctx while it waits for a broker's first words.
+	answered := make(chan error, 1)
+	go func() { answered <- client.Ping(ctx) }() // ends with ctx, or a few seconds later
+	select {
+	case err := <-answered:
+		return explain(describeTLS(err))
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (f *fabric) signInError(err error) error {

@@ -1,6 +1,7 @@
 package fabric_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -211,6 +212,7 @@ func TestKeysWithoutGlobus(t *testing.T) {
 		}
 	}
 }
+
 // values reads all that is in a topic now.
 func values(t *testing.T, cfg diaspora.Config, name string) (got []string) {
 	t.Helper()

@@ -1,0 +1,384 @@
+package diaspora
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// endpoint serves as an ACL endpoint, and returns a client of it that has a token.
+func endpoint(t testing.TB, handler http.HandlerFunc) (*Client, *httptest.Server) {
+	t.Helper()
+	s := httptest.NewServer(handler)
+	t.Cleanup(s.Close)
+	return newClient(t, Config{URL: s.URL}), s
+}
+
+func newClient(t testing.TB, cfg Config) *Client {
+	t.Helper()
+	cfg.TokenSource = canarySource()
+	c, err := NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.http.CloseIdleConnections)
+	return c
+}
+
+func canarySource() globus.TokenSource {
+	return globus.StaticToken(globus.Token{AccessToken: canary, Expiry: time.Now().Add(time.Hour)})
+}
+
+// withoutCanary fails if an error holds the token.
+func withoutCanary(t testing.TB, err error) {
+	t.Helper()
+	if strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), canary) {
+		t.Errorf("the error holds the token: %v", err)
+	}
+}
+
+// calls is every method of a Client.
+func calls(c *Client) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"Discover": func(ctx context.Context) error { _, err := c.Discover(ctx); return err },
+		"Identity": func(ctx context.Context) error { _, err := c.Identity(ctx); return err },
+		"Claim":    func(ctx context.Context) error { _, err := c.Claim(ctx, ClaimRequest{Name: "weather"}); return err },
+		"Release":  func(ctx context.Context) error { return c.Release(ctx, "weather") },
+		"Topics":   func(ctx context.Context) error { _, err := c.Topics(ctx); return err },
+		"Topic":    func(ctx context.Context) error { _, err := c.Topic(ctx, "weather"); return err },
+		"ClaimGroup": func(ctx context.Context) error {
+			return c.ClaimGroup(ctx, "analysis")
+		},
+	}
+}
+
+// TestStatuses has an endpoint answer with every status that means something, once in
+// our shape and once as a stranger does.
+func TestStatuses(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]error{
+		400: ErrInvalid, 401: ErrUnauthenticated, 403: ErrPermission, 404: ErrNotFound, 405: ErrInvalid,
+		406: ErrInvalid, 408: ErrInvalid, 409: ErrConflict, 410: ErrNotFound, 413: ErrInvalid, 414: ErrInvalid,
+		415: ErrInvalid, 418: ErrInvalid, 421: ErrInvalid, 422: ErrInvalid, 429: ErrUnavailable, 431: ErrInvalid,
+		500: ErrUnavailable, 501: ErrInvalid, 502: ErrUnavailable, 503: ErrUnavailable, 504: ErrUnavailable,
+		300: ErrInvalid, 301: ErrInvalid, 302: ErrInvalid, 303: ErrInvalid, 304: ErrInvalid, 307: ErrInvalid, 308: ErrInvalid,
+	} {
+		problem := true
+		c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+			if problem {
+				w.Header().Set("Content-Type", "application/problem+json")
+				w.WriteHeader(status)
+				io.WriteString(w, `{"title":"A title","status":200,"detail":"what went wrong","hint":"do this","topic":"weather"}`)
+				return
+			}
+			w.WriteHeader(status)
+			io.WriteString(w, "<html>secret body</html>")
+		})
+		err := c.Release(within(t), "weather") // not repeated
+		var p *ProblemError
+		if !errors.Is(err, want) || !errors.As(err, &p) || p.Status != status && status != 304 || !strings.Contains(err.Error(), "what went wrong") {
+			if status != 304 { // has no body
+				t.Errorf("status %d: %v, want a ProblemError with %v", status, err, want)
+			}
+		}
+		hint := "do this"
+		if status == 401 {
+			hint = defaultLogin
+		}
+		if got := Hint(err); status != 304 && got != hint {
+			t.Errorf("status %d: hint %q, want %q", status, got, hint)
+		}
+		problem = false
+		err = c.Release(within(t), "weather")
+		if !errors.Is(err, want) || strings.Contains(err.Error(), "secret body") {
+			t.Errorf("status %d without a problem: %v, want %v and not the body", status, err, want)
+		}
+		if !strings.HasPrefix(err.Error(), `release topic "weather": `) {
+			t.Errorf("status %d without a problem: %v, which does not say what was attempted", status, err)
+		}
+		withoutCanary(t, err)
+	}
+}
+
+// TestRepeats counts how often a call is made when the endpoint has trouble.
+func TestRepeats(t *testing.T) {
+	t.Parallel()
+	for status, again := range map[int]bool{429: true, 502: true, 503: true, 504: true, 400: false, 401: false, 409: false, 500: false} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			var tries atomic.Int32
+			c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+				if tries.Add(1) == 1 {
+					w.WriteHeader(status)
+					return
+				}
+				w.Header().Set("Content-Type", "application/json")
+				io.WriteString(w, `{"name":"weather","brokers":["127.0.0.1:1"],"security":"plaintext"}`)
+			})
+			for name, call := range calls(c) {
+				tries.Store(0)
+				want := int32(1)
+				if again && name != "Release" { // a second one would be told that there is no such topic
+					want = 2
+				}
+				err := call(within(t))
+				if got := tries.Load(); got != want || (err == nil) != (want == 2) {
+					t.Errorf("%s was tried %d times, want %d: %v", name, got, want, err)
+				}
+			}
+		})
+	}
+}
+
+// TestRepeatsEnd fails when a call is repeated for ever.
+func TestRepeatsEnd(t *testing.T) {
+	t.Parallel()
+	var tries atomic.Int32
+	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		tries.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	if _, err := c.Topics(within(t)); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Topics = %v, want ErrUnavailable", err)
+	}
+	if got := tries.Load(); got != requestRetries+1 {
+		t.Errorf("tried %d times, want %d", got, requestRetries+1)
+	}
+}
+
+func TestAnswersThatAreNone(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]struct{ contentType, body string }{
+		"a page":           {"text/html", "<html>secret body</html>"},
+		"JSON as text":     {"text/plain", "{}"},
+		"no type":          {"", "{}"},
+		"a strange type":   {"application/json/x; =", "{}"},
+		"not JSON":         {"application/json", "secret body"},
+		"nothing":          {"application/json", ""},
+		"cut":              {"application/json", `{"topics":[`},
+		"more than one":    {"application/json", `{} {}`},
+		"another type":     {"application/json", `[1,2,3]`},
+		"a member's type":  {"application/json", `{"name":17,"topics":{},"group":1,"username":1,"brokers":1}`},
+		"a long type":      {strings.Repeat("x", 1000), "{}"},
+		"more than bounds": {"application/json", `{"x":"` + strings.Repeat("x", maxAnswerBytes) + `"}`},
+	} {
+		c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Content-Type"] = []string{answer.contentType}
+			io.WriteString(w, answer.body)
+		})
+		for method, call := range calls(c) {
+			if method == "Release" && name != "more than bounds" {
+				continue // its answer has no content
+			}
+			err := call(within(t))
+			if !errors.Is(err, ErrInvalid) || len(err.Error()) > 600 {
+				t.Errorf("%s: %s = %.600v, want ErrInvalid in a few words", name, method, err)
+			} else if strings.Contains(err.Error(), "secret body") {
+				t.Errorf("%s: %s = %v, which shows the body", name, method, err)
+			}
+		}
+	}
+}
+
+// TestLongProblem fails when a stranger's words go into an error without bounds.
+func TestLongProblem(t *testing.T) {
+	t.Parallel()
+	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusConflict)
+		long := strings.Repeat("ü", 5000)
+		fmt.Fprintf(w, `{"title":"%s","detail":"%s","hint":"%s","topic":"%s"}`, long, long, long, long)
+	})
+	err := c.Release(within(t), "weather")
+	if !errors.Is(err, ErrConflict) || len(err.Error()) > 600 {
+		t.Errorf("the error has %d bytes", len(err.Error()))
+	}
+}
+
+// TestRedirects fails when a token or a claim follows a redirect, or when the error
+// shows what may be secret in it.
+func TestRedirects(t *testing.T) {
+	t.Parallel()
+	var followed atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Add(1) }))
+	defer other.Close()
+	for status := range map[int]bool{301: true, 302: true, 303: true, 307: true, 308: true} {
+		for _, location := range []string{other.URL + "/x?access_token=secret1#secret2", "/elsewhere?q=secret1", "http://user:secret1@127.0.0.1:1/", "http://%zz/secret1"} {
+			var asked atomic.Int32
+			c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				w.Header().Set("Location", location)
+				w.WriteHeader(status)
+			})
+			for name, call := range calls(c) {
+				asked.Store(0)
+				err := call(within(t))
+				if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "redirects") || strings.Contains(err.Error(), "secret") {
+					t.Errorf("%s, redirected with %d to %q = %v", name, status, location, err)
+				}
+				if got := asked.Load(); got != 1 {
+					t.Errorf("%s, redirected with %d, asked %d times", name, status, got)
+				}
+			}
+		}
+	}
+	if got := followed.Load(); got != 0 {
+		t.Errorf("%d redirects were followed", got)
+	}
+}
+
+func TestRedactURL(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		"https://host/path?token=x#y":           "https://host/path",
+		"https://user:secret@host:1/a%20b":      "https://host:1/a%20b",
+		"/only/a/path?token=x":                  "/only/a/path",
+		"mailto:secret":                         "mailto:",
+		"http://%zz/":                           "?",
+		"https://h/" + strings.Repeat("x", 500): "https://h/" + strings.Repeat("x", 190) + "…",
+	} {
+		if got := redactURL(raw); got != want {
+			t.Errorf("redactURL(%q) = %q, want %q", raw, got, want)
+		}
+	}
+}
+
+// TestWhereTokensGo fails when a token is sent where it could be read, or where none is
+// needed.
+func TestWhereTokensGo(t *testing.T) {
+	t.Parallel()
+	var tokens atomic.Int32
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "Bearer "+canary {
+			tokens.Add(1)
+		}
+		if strings.Contains(r.URL.String(), canary) {
+			t.Error("a token in a URL")
+		}
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"name":"weather","brokers":["127.0.0.1:1"],"security":"plaintext"}`)
+	}
+	c, _ := endpoint(t, handler)
+	for name, call := range calls(c) {
+		tokens.Store(0)
+		if err := call(within(t)); err != nil {
+			t.Errorf("%s = %v", name, err)
+		}
+		if got := tokens.Load(); (got == 1) != (name != "Discover") {
+			t.Errorf("%s sent the token %d times", name, got)
+		}
+	}
+
+	// Beyond loopback, without TLS. The name resolves nowhere: a call that tries is
+	// ErrUnavailable.
+	for name, call := range calls(newClient(t, Config{URL: "http://diaspora.invalid"})) {
+		if name == "Discover" {
+			continue
+		}
+		err := call(within(t))
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "not https") {
+			t.Errorf("%s over plain http = %v, want ErrInvalid", name, err)
+		}
+		withoutCanary(t, err)
+	}
+	if _, err := newClient(t, Config{URL: "http://diaspora.invalid"}).discoverSafely(within(t)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("discoverSafely over plain http = %v, want ErrInvalid", err)
+	}
+}
+
+func TestClientWithoutAToken(t *testing.T) {
+	t.Parallel()
+	_, s := endpoint(t, func(w http.ResponseWriter, r *http.Request) { t.Error("a request was sent") })
+	for name, source := range map[string]globus.TokenSource{
+		"none":    nil,
+		"expired": globus.StaticToken(globus.Token{AccessToken: canary, Expiry: time.Now().Add(-time.Hour)}),
+	} {
+		c, err := NewClient(Config{URL: s.URL, TokenSource: source})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Topics(within(t))
+		if !errors.Is(err, ErrUnauthenticated) || Hint(err) != defaultLogin {
+			t.Errorf("%s: Topics = %v, want ErrUnauthenticated and what to do", name, err)
+		}
+		withoutCanary(t, err)
+	}
+}
+
+func TestEndpointThatIsAway(t *testing.T) {
+	t.Parallel()
+	c, s := endpoint(t, func(w http.ResponseWriter, r *http.Request) {})
+	s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err := c.Release(ctx, "weather") // repeated: nothing has happened
+	if !errors.Is(err, ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Release while the endpoint is away = %v, want ErrUnavailable", err)
+	}
+	withoutCanary(t, err)
+
+	waiting := make(chan struct{}, 1)
+	c, _ = endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		waiting <- struct{}{}
+		<-r.Context().Done()
+	})
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	go func() { <-waiting; cancel() }()
+	if _, err := c.Topics(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Topics whose context ends = %v, want context.Canceled", err)
+	}
+
+	c, _ = endpoint(t, func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
+	if err := c.Release(within(t), "weather"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Release when the connection breaks = %v, want ErrUnavailable", err)
+	}
+}
+
+// TestBadNames fails when a name changes which resource is asked for.
+func TestBadNames(t *testing.T) {
+	t.Parallel()
+	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		if p := r.URL.EscapedPath(); strings.Count(p, "/") != 3 || !strings.HasPrefix(p, "/v1/topics/") || p == "/v1/topics/" {
+			t.Errorf("the path is %q", p)
+		}
+		w.WriteHeader(http.StatusNotFound)
+	})
+	for _, name := range []string{"", ".", "..", "a/b", "../identity", "a?b", "a#b", "a%2fb", "ünï", strings.Repeat("x", 250), "_diaspora_ledger"} {
+		release := c.Release(within(t), name)
+		_, show := c.Topic(within(t), name)
+		for what, err := range map[string]error{"Release": release, "Topic": show} {
+			if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s(%.20q) = %v, want ErrNotFound or ErrInvalid", what, name, err)
+			}
+		}
+		if _, err := c.Claim(within(t), ClaimRequest{Name: name}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("Claim(%.20q) = %v, want ErrInvalid", name, err)
+		}
+	}
+}
+
+func TestNewClientThatCannotBe(t *testing.T) {
+	t.Parallel()
+	for _, raw := range []string{"", "diaspora.example.org", "ftp://host", "https://", "https://user:secret@host", "http://%zz", "https://h:b", "ftp://host/acl?token=secret#secret", "ftp://secret@host"} {
+		_, err := NewClient(Config{URL: raw})
+		if !errors.Is(err, ErrInvalid) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("NewClient(%q) = %v, want ErrInvalid that shows no secret", raw, err)
+		}
+	}
+	for _, raw := range []string{"http://h", "http://h/", " http://h/acl\n", "http://h/acl/", "http://h/acl?topic=x#token=secret", "http://h/.well-known/diaspora"} {
+		c, err := NewClient(Config{URL: raw})
+		if err != nil || c.base.String() != "http://h" {
+			t.Errorf("NewClient(%q) = %v, %v, want one of http://h", raw, c, err)
+		}
+	}
+}
