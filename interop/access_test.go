@@ -244,7 +244,7 @@ func TestClaimedGroups(t *testing.T) {
 	wantError(t, "OpenConsumer with somebody else's group", err, diaspora.ErrConflict, group)
 
 	// Behind the library's back, the broker itself refuses.
-	second.Discovery = nil
+	second.Discovery, second.URL = nil, ""
 	_, err = diaspora.OpenConsumer(within(t), second, diaspora.ConsumerOptions{Topics: []string{seconds}, Group: group})
 	if !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("OpenConsumer that does not ask: %v, want %v", err, diaspora.ErrPermission)
