@@ -45,7 +45,7 @@ kafka-down: ## stop it, and delete its data
 	./deploy/kafka/cluster clean
 
 test-kafka: ## the suite of interop over the Apache Kafka that is up
-	$(GO) test -race -tags kafka -count 1 -timeout 8m ./interop
+	$(GO) test -race -tags kafka -count 1 -timeout 15m ./interop
 
 test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
 	DIASPORA_FAILOVER=$(FAILOVER) $(GO) test -tags kafka -count 1 -timeout 60m -run TestFailover -v ./interop

@@ -15,22 +15,22 @@ import (
 func TestFirstGroupEver(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
 	asked := 0
-	c.ControlKey(int16(kmsg.OffsetFetch), func(request kmsg.Request) (kmsg.Response, error, bool) {
-		if asked++; asked > 2 {
+	c.ControlKey(int16(kmsg.FindCoordinator), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		if asked++; asked > 3 {
 			return nil, nil, false
 		}
 		c.KeepControl()
-		response := request.ResponseKind().(*kmsg.OffsetFetchResponse)
-		for _, g := range request.(*kmsg.OffsetFetchRequest).Groups {
-			group := kmsg.NewOffsetFetchResponseGroup()
-			group.Group, group.ErrorCode = g.Group, kerr.CoordinatorNotAvailable.Code
-			response.Groups = append(response.Groups, group)
+		response := request.ResponseKind().(*kmsg.FindCoordinatorResponse)
+		for _, key := range request.(*kmsg.FindCoordinatorRequest).CoordinatorKeys {
+			coordinator := kmsg.NewFindCoordinatorResponseCoordinator()
+			coordinator.Key, coordinator.ErrorCode = key, kerr.CoordinatorNotAvailable.Code
+			response.Coordinators = append(response.Coordinators, coordinator)
 		}
 		return response, nil, true
 	})
 	openConsumer(t, cfg, ConsumerOptions{Topics: []string{"beamline"}, Group: "first"})
-	if asked < 3 {
-		t.Errorf("the group was asked for %d times, want until it was there", asked)
+	if asked < 4 {
+		t.Errorf("its coordinator was asked for %d times, want until it was there", asked)
 	}
 }
 
