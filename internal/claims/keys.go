@@ -65,6 +65,7 @@ func (s *Service) issueKey(ctx context.Context, subject string, req diaspora.Acc
 		s.discardKey(ctx, k)
 		return diaspora.NewAccessKey{}, err
 	}
+	s.cfg.Diagnostics.Info("access key issued", "key", k.ID, "principal", principal(KeyPrincipal(k.AccessKey)))
 	return diaspora.NewAccessKey{AccessKey: k.AccessKey, Secret: secret}, nil
 }
 
@@ -139,7 +140,9 @@ func (s *Service) RevokeKey(ctx context.Context, subject, id string) error {
 	defer cancel()
 	k, err := s.ownedKey(ctx, subject, id)
 	if err == nil && k.live() {
-		err = s.endKey(ctx, opRevokeKey, k)
+		if err = s.endKey(ctx, opRevokeKey, k); err == nil {
+			s.cfg.Diagnostics.Info("access key revoked", "key", k.ID, "principal", principal(k.Owner))
+		}
 	}
 	if err == nil {
 		if err = s.settleKey(ctx, k); err != nil {
