@@ -24,7 +24,8 @@ import (
 //	DIASPORA_CA_FILE          a PEM file of certificates to trust besides the system's
 //	DIASPORA_CONFIG_DIR       where profiles are
 //	GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
-//	                          another Globus Auth than the one that the fabric names
+//	                          another Globus Auth than the one that the fabric names,
+//	                          but for a stored login, which stays with its own
 //
 // It returns [ErrNoProfile] if nothing says which fabric to use, and [ErrInvalid]
 // or [ErrNotFound] if what it says cannot be used.

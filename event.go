@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math/bits"
 	"strings"
 	"sync/atomic"
@@ -85,9 +87,27 @@ func JSON(topic string, v any) Event {
 // Decode parses the record's value as JSON into v.
 func (r Record) Decode(v any) error {
 	if err := json.Unmarshal(r.Value, v); err != nil {
-		return &TopicError{"decode", r.Topic, invalid("record at partition %d offset %d is not the JSON expected: %v", r.Partition, r.Offset, err)}
+		return &TopicError{"decode", r.Topic, &fault{
+			condition: ErrInvalid,
+			reason:    fmt.Sprintf("record at partition %d offset %d is not the JSON expected: %s", r.Partition, r.Offset, jsonFault(err)),
+			cause:     err,
+		}}
 	}
 	return nil
+}
+
+// jsonFault says why a value does not decode, without showing the value.
+func jsonFault(err error) string {
+	var syntax *json.SyntaxError
+	var mismatch *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &mismatch):
+		kind, _, _ := strings.Cut(mismatch.Value, " ") // "number 31415"
+		return fmt.Sprintf("at byte %d, a %s is no %v", mismatch.Offset, kind, mismatch.Type)
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("at byte %d, %v", syntax.Offset, syntax)
+	}
+	return fmt.Sprintf("its parser refused it (%T)", err)
 }
 
 // checkEvent returns why ev cannot be logged, or nil.

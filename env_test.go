@@ -1,0 +1,274 @@
+package diaspora
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// getenv is an environment of its own: name, value, name, value.
+func getenv(pairs ...string) func(string) string {
+	env := map[string]string{}
+	for p := range slices.Chunk(pairs, 2) {
+		env[p[0]] = p[1]
+	}
+	return func(name string) string { return env[name] }
+}
+
+func someDiscovery() Discovery {
+	return Discovery{
+		Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", Groups: "open",
+		Globus: DiscoveryGlobus{Issuer: "http://127.0.0.1:1", ClientID: "client", ResourceServer: "server", Scope: "scope"},
+	}
+}
+
+// saved returns a folder of profiles; each is logged in at https://NAME.example.org.
+func saved(t testing.TB, names ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	p := OpenProfiles(dir)
+	for i, name := range names {
+		if err := p.Save(Profile{Name: name, URL: "https://" + name + ".example.org", Discovery: someDiscovery()}); err != nil {
+			t.Fatal(err)
+		}
+		store, err := p.Store(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		login := &globus.Login{
+			Identity: globus.Identity{Subject: "subject-" + name, Username: name + "@example.edu"},
+			Tokens:   []globus.Token{{ResourceServer: "server", AccessToken: canary, RefreshToken: canary + "-refresh", Expiry: time.Now().Add(time.Hour)}},
+		}
+		if err := store.Save(t.Context(), login); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if err := p.Use(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+// TestConfigFromEnv has every variable, and which of two counts.
+func TestConfigFromEnv(t *testing.T) {
+	t.Parallel()
+	dir := saved(t, "first", "second")
+	_, pemBytes := certificate(t, "127.0.0.1", time.Now().Add(time.Hour))
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pemBytes, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, try := range map[string]struct {
+		env                []string
+		url, who           string
+		brokers, caFile    string
+		origin, loginHints string
+	}{
+		"current profile": {
+			url: "https://first.example.org", who: "first@example.edu", origin: `profile "first"`, loginHints: "--profile first",
+		},
+		"another profile": {
+			env: []string{"DIASPORA_PROFILE", "second"},
+			url: "https://second.example.org", who: "second@example.edu", origin: `profile "second"`, loginHints: "--profile second",
+		},
+		"URL of a profile that is not current": {
+			env: []string{"DIASPORA_URL", " https://second.example.org/acl "},
+			url: "https://second.example.org", who: "second@example.edu", origin: `profile "second"`, loginHints: "--profile second",
+		},
+		"URL and its profile": {
+			env: []string{"DIASPORA_URL", "https://second.example.org/", "DIASPORA_PROFILE", "second"},
+			url: "https://second.example.org", who: "second@example.edu", origin: `profile "second"`, loginHints: "--profile second",
+		},
+		"refresh token, current profile": {
+			env: []string{"DIASPORA_REFRESH", " " + canary + "\n"},
+			url: "https://first.example.org", who: "this identity", origin: "DIASPORA_REFRESH", loginHints: "DIASPORA_REFRESH",
+		},
+		"refresh token and URL": {
+			env: []string{"DIASPORA_REFRESH", canary, "DIASPORA_URL", "https://third.example.org"},
+			url: "https://third.example.org", who: "this identity", origin: "DIASPORA_REFRESH", loginHints: "DIASPORA_REFRESH",
+		},
+		"service before refresh token": {
+			env: []string{"DIASPORA_REFRESH", canary, "DIASPORA_CLIENT_ID", "service", "DIASPORA_CLIENT_SECRET", canary},
+			url: "https://first.example.org", who: "service@clients.auth.globus.org", origin: "DIASPORA_CLIENT_ID", loginHints: "DIASPORA_CLIENT_SECRET",
+		},
+		"brokers": {
+			env: []string{"DIASPORA_BOOTSTRAP", "127.0.0.1:1, 127.0.0.1:2"},
+			url: "https://first.example.org", who: "first@example.edu", origin: `profile "first"`, brokers: "127.0.0.1:1,127.0.0.1:2",
+		},
+		"CA file": {
+			env: []string{"DIASPORA_CA_FILE", ca},
+			url: "https://first.example.org", who: "first@example.edu", origin: `profile "first"`, caFile: ca,
+		},
+	} {
+		cfg, err := ConfigFromEnv(getenv(append(try.env, "DIASPORA_CONFIG_DIR", dir)...))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if cfg.URL != try.url || cfg.who() != try.who || cfg.origin != try.origin || !strings.Contains(cfg.login, try.loginHints) {
+			t.Errorf("%s: URL %s, %s by %s, hint %s; want %s, %s by %s, %s", name, cfg.URL, cfg.who(), cfg.origin, cfg.login, try.url, try.who, try.origin, try.loginHints)
+		}
+		if got := strings.Join(cfg.Brokers, ","); got != try.brokers || cfg.CAFile != try.caFile || cfg.TokenSource == nil {
+			t.Errorf("%s: brokers %s, CA file %q; want %s, %q", name, got, cfg.CAFile, try.brokers, try.caFile)
+		}
+		if strings.Contains(fmt.Sprintf("%v %+v %#v", cfg, cfg, cfg), canary) {
+			t.Errorf("%s: the Config shows a secret", name)
+		}
+	}
+}
+
+// TestEnvThatIsWrong fails when an error does not name the variable at fault, or
+// shows a secret.
+func TestEnvThatIsWrong(t *testing.T) {
+	t.Parallel()
+	dir := saved(t, "first", "second")
+	for name, try := range map[string]struct {
+		env  []string
+		want error
+		says string
+	}{
+		"nothing":         {[]string{"DIASPORA_CONFIG_DIR", t.TempDir()}, ErrNoProfile, `diaspora login URL`},
+		"refresh only":    {[]string{"DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_REFRESH", canary}, ErrNoProfile, "DIASPORA_URL"},
+		"URL only":        {[]string{"DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_URL", "https://h"}, ErrUnauthenticated, "DIASPORA_REFRESH"},
+		"bad URL":         {[]string{"DIASPORA_URL", "h/acl?token=" + canary}, ErrInvalid, "DIASPORA_URL: "},
+		"URL with a user": {[]string{"DIASPORA_URL", "https://" + canary + "@h"}, ErrInvalid, "DIASPORA_URL: "},
+		"unknown profile": {[]string{"DIASPORA_PROFILE", "third"}, ErrNotFound, "--profile third"},
+		"bad profile":     {[]string{"DIASPORA_PROFILE", "../first"}, ErrInvalid, "profile"},
+		"two fabrics":     {[]string{"DIASPORA_PROFILE", "first", "DIASPORA_URL", "https://second.example.org"}, ErrInvalid, "DIASPORA_URL and DIASPORA_PROFILE"},
+		"no secret":       {[]string{"DIASPORA_CLIENT_ID", "x"}, ErrInvalid, "DIASPORA_CLIENT_SECRET"},
+		"secret only":     {[]string{"DIASPORA_CLIENT_SECRET", canary}, ErrInvalid, "DIASPORA_CLIENT_ID"},
+		"bad brokers":     {[]string{"DIASPORA_BOOTSTRAP", "127.0.0.1:1,,"}, ErrInvalid, "DIASPORA_BOOTSTRAP: "},
+		"CA file missing": {[]string{"DIASPORA_CA_FILE", dir + "/nothing"}, ErrInvalid, "DIASPORA_CA_FILE: "},
+		"CA file of none": {[]string{"DIASPORA_CA_FILE", dir + "/current"}, ErrInvalid, "DIASPORA_CA_FILE: "},
+		"bad Globus":      {[]string{"GLOBUS_SDK_ENVIRONMENT", "nowhere"}, ErrInvalid, "GLOBUS_SDK_ENVIRONMENT"},
+		"bad Globus URL":  {[]string{"GLOBUS_SDK_SERVICE_URL_AUTH", "ftp://x", "DIASPORA_REFRESH", canary}, ErrInvalid, "GLOBUS_SDK_SERVICE_URL_AUTH"},
+	} {
+		if !slices.Contains(try.env, "DIASPORA_CONFIG_DIR") {
+			try.env = append(try.env, "DIASPORA_CONFIG_DIR", dir)
+		}
+		cfg, err := ConfigFromEnv(getenv(try.env...))
+		if !errors.Is(err, try.want) || !strings.Contains(err.Error(), try.says) || !strings.HasPrefix(err.Error(), "configuration: ") {
+			t.Errorf("%s: %v, want %v that says %q", name, err, try.want, try.says)
+		}
+		if cfg.TokenSource != nil || cfg.URL != "" {
+			t.Errorf("%s: the error comes with a Config", name)
+		}
+		withoutCanary(t, err)
+	}
+}
+
+// TestEnvironmentIsReadInOnePlace fails when the library has an address compiled in, or
+// reads the environment by itself.
+func TestEnvironmentIsReadInOnePlace(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"globus", "."} {
+		files, err := filepath.Glob(filepath.Join(name, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatal(err, files)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, bad := range []string{"os.Getenv(", "os.LookupEnv(", "os.Environ("} {
+				if strings.Contains(string(data), bad) {
+					t.Errorf("%s calls %s", file, bad)
+				}
+			}
+			if name != "." {
+				continue // Globus Auth's own addresses are there
+			}
+			if at := regexp.MustCompile(`["` + "`" + `]https?://`).FindIndex(data); at != nil {
+				t.Errorf("%s has an address compiled in, at byte %d", file, at[0])
+			}
+		}
+	}
+}
+
+// TestRefreshTokenGoesWhereTheFabricSays has a fabric that names where its Globus Auth
+// is; and then Globus's own variable, which counts more.
+func TestRefreshTokenGoesWhereTheFabricSays(t *testing.T) {
+	t.Parallel()
+	var fabrics, others int
+	token := func(n *int) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			*n++
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error":"invalid_grant"}`)
+		}
+	}
+	_, globusOfFabric := endpoint(t, token(&fabrics))
+	_, otherGlobus := endpoint(t, token(&others))
+	asked := 0
+	_, acl := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		d := someDiscovery()
+		d.Globus.Issuer = globusOfFabric.URL
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(d)
+	})
+	for name, try := range map[string]struct {
+		env           []string
+		fabric, other int
+	}{
+		"fabric's":              {fabric: 1},
+		"GLOBUS_SDK_…":          {env: []string{"GLOBUS_SDK_SERVICE_URL_AUTH", otherGlobus.URL}, other: 1},
+		"a service, fabric's":   {env: []string{"DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", canary}, fabric: 1},
+		"a service, GLOBUS_SDK": {env: []string{"DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", canary, "GLOBUS_SDK_SERVICE_URL_AUTH", otherGlobus.URL}, other: 1},
+	} {
+		asked, fabrics, others = 0, 0, 0
+		env := append(try.env, "DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_URL", acl.URL, "DIASPORA_REFRESH", canary)
+		cfg, err := ConfigFromEnv(getenv(env...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if asked != 0 {
+			t.Errorf("%s: ConfigFromEnv has touched the network", name)
+		}
+		_, err = cfg.TokenSource.Token(within(t))
+		if err == nil || fabrics != try.fabric || others != try.other || asked != 1 {
+			t.Errorf("%s: %v; the fabric's Globus was asked %d times, the other %d, the fabric %d", name, err, fabrics, others, asked)
+		}
+		withoutCanary(t, err)
+	}
+}
+
+// TestRefusedReachesTheSource fails when a source that learns late where its tokens come
+// from does not hear that one was refused.
+func TestRefusedReachesTheSource(t *testing.T) {
+	t.Parallel()
+	d := someDiscovery()
+	inner := &listeningSource{}
+	s := &discoveredSource{cfg: Config{Discovery: &d}, make: func(DiscoveryGlobus) (globus.TokenSource, error) { return inner, nil }}
+	s.Refused("too early") // must not panic
+	if _, err := s.Token(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Refused("bad")
+	if len(inner.refused) != 1 || inner.refused[0] != "bad" {
+		t.Errorf("the source heard %d refusals", len(inner.refused))
+	}
+}
+
+type listeningSource struct{ refused []globus.Secret }
+
+func (s *listeningSource) Token(context.Context) (globus.Token, error) { return globus.Token{}, nil }
+func (s *listeningSource) Refused(access globus.Secret)                { s.refused = append(s.refused, access) }

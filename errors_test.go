@@ -1,0 +1,129 @@
+package diaspora
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// TestConditions has one row for each condition: what it is over HTTP and to a shell.
+func TestConditions(t *testing.T) {
+	t.Parallel()
+	for _, try := range []struct {
+		err          error
+		status, exit int
+	}{
+		{nil, 200, 0}, {errors.New("else"), 500, 1}, {ErrInvalid, 400, 2}, {ErrUnauthenticated, 401, 3}, {ErrNoProfile, 401, 3},
+		{globus.ErrLoginRequired, 401, 3}, {globus.ErrRefused, 401, 3}, {ErrPermission, 403, 4}, {ErrNotFound, 404, 5},
+		{ErrConflict, 409, 6}, {ErrUnavailable, 503, 7}, {globus.ErrUnavailable, 503, 7}, {ErrIncomplete, 500, 8},
+		{context.DeadlineExceeded, 504, 10}, {context.Canceled, 499, 130}, {ErrClosed, 500, 1},
+		{fmt.Errorf("%w: %w", ErrIncomplete, ErrPermission), 500, 8}, // the first row counts
+	} {
+		wrapped := try.err
+		if wrapped != nil {
+			wrapped = fmt.Errorf("outside: %w", &EventError{Failed: []int{0}, Total: 2, Err: &TopicError{"log", "weather", try.err}})
+		}
+		if got := HTTPStatus(wrapped); got != try.status {
+			t.Errorf("HTTPStatus(%v) = %d, want %d", wrapped, got, try.status)
+		}
+		if got := ExitCode(wrapped); got != try.exit {
+			t.Errorf("ExitCode(%v) = %d, want %d", wrapped, got, try.exit)
+		}
+	}
+}
+
+func TestHint(t *testing.T) {
+	t.Parallel()
+	hinted := &fault{condition: ErrNotFound, reason: "why", hint: "do this"}
+	for _, try := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""}, {errors.New("x"), ""}, {hinted, "do this"}, {&fault{condition: ErrNotFound, reason: "why"}, ""},
+		{fmt.Errorf("a: %w", fmt.Errorf("b: %w", hinted)), "do this"},
+		{&EventError{Failed: []int{1}, Total: 3, Err: &TopicError{"log", "weather", hinted}}, "do this"},
+		{fmt.Errorf("%w, and more", hinted), ""}, // the text does not end with it
+	} {
+		if got := Hint(try.err); got != try.want {
+			t.Errorf("Hint(%v) = %q, want %q", try.err, got, try.want)
+		}
+	}
+	if got := hinted.Error(); got != "not found: why; do this" {
+		t.Errorf("the error is %q", got)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	for _, try := range []struct{ err, want error }{
+		{kerr.TopicAuthorizationFailed, ErrPermission}, {kerr.GroupAuthorizationFailed, ErrPermission},
+		{kerr.SaslAuthenticationFailed, ErrUnauthenticated}, {kerr.UnknownTopicOrPartition, ErrNotFound}, {kerr.UnknownTopicID, ErrNotFound},
+		{kerr.TopicAlreadyExists, ErrConflict}, {kerr.MessageTooLarge, ErrInvalid}, {kerr.InvalidTopicException, ErrInvalid},
+		{kerr.NotEnoughReplicas, ErrUnavailable}, {kerr.CoordinatorNotAvailable, ErrUnavailable}, {kerr.UnknownServerError, ErrUnavailable},
+		{kgo.ErrRecordTimeout, ErrUnavailable}, {io.EOF, ErrUnavailable}, {&net.OpError{Op: "dial", Err: errors.New("refused")}, ErrUnavailable},
+		{globus.ErrUnavailable, ErrUnavailable}, {globus.ErrLoginRequired, ErrUnauthenticated},
+		{context.Canceled, context.Canceled}, {context.DeadlineExceeded, context.DeadlineExceeded}, {invalid("x"), ErrInvalid},
+	} {
+		got := explain(fmt.Errorf("inside: %w", try.err))
+		if !errors.Is(got, try.want) || !errors.Is(got, try.err) {
+			t.Errorf("explain(%v) = %v, want %v and the cause", try.err, got, try.want)
+		}
+		if again := explain(got); again != got {
+			t.Errorf("explain of what was explained = %v, want the same", again)
+		}
+	}
+	if explain(nil) != nil {
+		t.Error("explain(nil) is an error")
+	}
+}
+
+func TestAdviseOnlyOnce(t *testing.T) {
+	t.Parallel()
+	f := &fault{condition: ErrUnauthenticated, reason: "why"}
+	advised := advise(f, ErrUnauthenticated, "first")
+	if got := Hint(advise(advised, ErrUnauthenticated, "second")); got != "first" {
+		t.Errorf("the hint is %q, want the first", got)
+	}
+	if f.hint != "" {
+		t.Error("the error itself was changed")
+	}
+	for _, err := range []error{advise(f, ErrNotFound, "x"), advise(f, ErrUnauthenticated, ""), advise(io.EOF, ErrUnauthenticated, "x")} {
+		if Hint(err) != "" {
+			t.Errorf("%v has a hint", err)
+		}
+	}
+}
+
+func TestEventErrorInWords(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("why")
+	for want, e := range map[string]*EventError{
+		"why": {Failed: []int{0}, Total: 1, Err: cause},
+		"2 of 5 events failed, the first at index 3: why": {Failed: []int{3, 4}, Total: 5, Err: cause},
+	} {
+		if got := e.Error(); got != want || !errors.Is(e, cause) {
+			t.Errorf("Error() = %q, want %q", got, want)
+		}
+	}
+}
+
+// TestClip fails when a stranger's words are not bounded, or are cut within a character.
+func TestClip(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"", "short", strings.Repeat("x", 200), strings.Repeat("x", 201), strings.Repeat("ü€😀", 100), "x" + strings.Repeat("😀", 100)} {
+		got := clip(s)
+		if len(got) > 203 || !utf8.ValidString(got) || len(s) <= 200 && got != s {
+			t.Errorf("clip of %d bytes = %q", len(s), got)
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package diaspora
+
+import (
+	"fmt"
+	"go/importer"
+	"go/token"
+	"go/types"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// goList returns the lines of `go list`.
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	if err != nil {
+		t.Fatalf("go list %v: %v", args, err)
+	}
+	return strings.Fields(string(out))
+}
+
+// TestLibraryStaysLight fails when importing the library would pull in the service.
+func TestLibraryStaysLight(t *testing.T) {
+	t.Parallel()
+	const own = "github.com/diaspora-streams/diaspora"
+	deps := goList(t, "-deps", ".", "./globus")
+	if !slices.Contains(deps, own) || !slices.Contains(deps, own+"/globus") {
+		t.Fatalf("go list -deps = %v", deps)
+	}
+	allowed := []string{own, own + "/globus", own + "/internal/kafka", own + "/internal/spool"}
+	for _, dep := range deps {
+		service := strings.HasPrefix(dep, own) && !slices.Contains(allowed, dep)
+		if service || strings.HasSuffix(dep, "/kfake") || strings.HasSuffix(dep, "/kadm") || dep == "net/http/pprof" || dep == "testing" {
+			t.Errorf("package diaspora must not depend on %s", dep)
+		}
+	}
+}
+
+// TestModulesAreFew counts the modules of others that are linked. For the library, eight
+// were agreed. It is at twelve, and must not grow: without golang-lru and x/sync in the
+// authenticator, and flock, which brings x/sys, it would be at eight.
+func TestModulesAreFew(t *testing.T) {
+	t.Parallel()
+	for _, link := range []struct {
+		what     string
+		packages []string
+		most     int
+	}{
+		{"the library", []string{".", "./globus"}, 12},
+		{"the binary", []string{"./cmd/diaspora"}, 40},
+	} {
+		modules := goList(t, append([]string{"-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}"}, link.packages...)...)
+		slices.Sort(modules)
+		modules = slices.Compact(modules)
+		if n := len(modules); n == 0 || n > link.most {
+			t.Errorf("%s links %d modules, at most %d are agreed: %v", link.what, n, link.most, modules)
+		}
+		t.Logf("%s links %d modules: %v", link.what, len(modules), modules)
+	}
+}
+
+// TestKafkaClientStaysInside fails when a type of the Kafka client appears in the
+// exported API, but in Dial.
+func TestKafkaClientStaysInside(t *testing.T) {
+	t.Parallel()
+	pkg, err := importer.ForCompiler(token.NewFileSet(), "source", nil).Import("github.com/diaspora-streams/diaspora")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, name := range pkg.Scope().Names() {
+		object := pkg.Scope().Lookup(name)
+		if !object.Exported() {
+			continue
+		}
+		if foreign := kafkaTypes(object.Type()); foreign != "" {
+			found[name] = true
+		}
+		named, ok := object.Type().(*types.Named)
+		if _, isType := object.(*types.TypeName); !ok || !isType {
+			continue
+		}
+		if fields, ok := named.Underlying().(*types.Struct); ok {
+			for f := range fields.Fields() {
+				if f.Exported() && kafkaTypes(f.Type()) != "" || f.Embedded() && kafkaTypes(f.Type()) != "" {
+					found[name+"."+f.Name()] = true
+				}
+			}
+		}
+		methods := types.NewMethodSet(types.NewPointer(named)) // promoted ones included
+		for m := range methods.Methods() {
+			if m.Obj().Exported() && kafkaTypes(m.Type()) != "" {
+				found[name+"."+m.Obj().Name()] = true
+			}
+		}
+	}
+	if got := fmt.Sprint(found); got != "map[Dial:true]" {
+		t.Errorf("types of the Kafka client appear in %v, want Dial alone", got)
+	}
+}
+
+// kafkaTypes returns a type with that of the Kafka client inside it, or "".
+func kafkaTypes(t types.Type) string {
+	text := types.TypeString(t, nil)
+	if strings.Contains(text, "twmb/franz-go") {
+		return text
+	}
+	return ""
+}
