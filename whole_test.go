@@ -1,0 +1,182 @@
+package diaspora_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// These tests are about what takes a whole fabric: gateway, claims and Globus Auth.
+
+const (
+	ada   = "ada@example.edu"
+	grace = "grace@example.org"
+)
+
+func startFabric(t *testing.T, cfg fabric.Config) *fabric.Fabric {
+	t.Helper()
+	f, err := fabric.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func as(t *testing.T, f *fabric.Fabric, username string) diaspora.Config {
+	t.Helper()
+	cfg, err := f.As(t.Context(), username)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func newClient(t *testing.T, cfg diaspora.Config) *diaspora.Client {
+	t.Helper()
+	c, err := diaspora.NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// TestClient has every method meet a real ACL endpoint, as owner and as another.
+func TestClient(t *testing.T) {
+	t.Parallel()
+	f := startFabric(t, fabric.Config{Groups: "claimed"})
+	hers, others := newClient(t, as(t, f, ada)), newClient(t, as(t, f, grace))
+	ctx := within(t)
+	d, err := hers.Discover(ctx)
+	if err != nil || d.Groups != "claimed" || d.Security != "plaintext" || d.Globus.Issuer != f.GlobusURL() {
+		t.Errorf("Discover = %+v, %v", d, err)
+	}
+	id, err := hers.Identity(ctx)
+	if err != nil || id.Username != ada || id.Subject == "" {
+		t.Errorf("Identity = %+v, %v, want %s", id, err, ada)
+	}
+	for _, created := range []bool{true, false} {
+		topic, err := hers.Claim(ctx, diaspora.ClaimRequest{Name: "weather", Partitions: 2})
+		if err != nil || topic.Created != created || topic.Owner != id.Subject || topic.Partitions != 2 {
+			t.Errorf("Claim = %+v, %v, want created: %v", topic, err, created)
+		}
+	}
+	if topic, err := hers.Topic(ctx, "weather"); err != nil || topic.Name != "weather" || topic.Created {
+		t.Errorf("Topic = %+v, %v", topic, err)
+	}
+	if topics, err := others.Topics(ctx); err != nil || len(topics) != 0 {
+		t.Errorf("Topics of another = %v, %v, want none", topics, err)
+	}
+	_, claim := others.Claim(ctx, diaspora.ClaimRequest{Name: "weather"})
+	_, show := others.Topic(ctx, "weather")
+	_, missing := hers.Topic(ctx, "nowhere")
+	_, partitions := hers.Claim(ctx, diaspora.ClaimRequest{Name: "many", Partitions: 1 << 30})
+	if err := hers.ClaimGroup(ctx, "analysis"); err != nil {
+		t.Errorf("ClaimGroup = %v", err)
+	}
+	for what, try := range map[string]struct{ err, want error }{
+		"claim of another's":    {claim, diaspora.ErrConflict},
+		"show of another's":     {show, diaspora.ErrPermission},
+		"release of another's":  {others.Release(ctx, "weather"), diaspora.ErrPermission},
+		"show of nothing":       {missing, diaspora.ErrNotFound},
+		"release of nothing":    {hers.Release(ctx, "nowhere"), diaspora.ErrNotFound},
+		"too many partitions":   {partitions, diaspora.ErrInvalid},
+		"another's group":       {others.ClaimGroup(ctx, "analysis"), diaspora.ErrConflict},
+		"group without a name":  {hers.ClaimGroup(ctx, ""), diaspora.ErrInvalid},
+		"the ledger's own name": {hers.Release(ctx, "_diaspora_ledger"), diaspora.ErrInvalid},
+	} {
+		if !errors.Is(try.err, try.want) {
+			t.Errorf("%s: %v, want %v", what, try.err, try.want)
+		}
+	}
+
+	cfg := as(t, f, grace)
+	if _, err := newClient(t, cfg).Claim(ctx, diaspora.ClaimRequest{Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	options := diaspora.ConsumerOptions{Topics: []string{"mine"}, Group: "analysis"}
+	if _, err := diaspora.OpenConsumer(ctx, cfg, options); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("OpenConsumer with another's group = %v, want ErrConflict", err)
+	}
+	options.Group, options.Until = "own", diaspora.End
+	consumer, err := diaspora.OpenConsumer(ctx, cfg, options)
+	if err != nil {
+		t.Fatalf("OpenConsumer, which claims the group = %v", err)
+	}
+	defer consumer.Close(context.Background())
+	if err := newClient(t, as(t, f, ada)).ClaimGroup(ctx, "own"); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("the group that the Consumer claimed may be claimed by another: %v", err)
+	}
+}
+
+// TestRevoked takes a token away from what is running and from what is opened.
+func TestRevoked(t *testing.T) {
+	t.Parallel()
+	f := startFabric(t, fabric.Config{RevocationInterval: 200 * time.Millisecond})
+	login, err := f.Login(t.Context(), ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, ok := login.Token(f.Discovery().Globus.ResourceServer)
+	if !ok {
+		t.Fatal("there is no token")
+	}
+	cfg := diaspora.Config{URL: f.URL(), Identity: login.Identity, TokenSource: globus.StaticToken(token)}
+	client := newClient(t, cfg)
+	if _, err := client.Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
+		t.Fatal(err)
+	}
+	logger, err := diaspora.OpenLogger(within(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { // what the refused Log left behind, nobody will take
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		logger.Close(ended)
+	}()
+	consumer, err := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer consumer.Close(context.Background())
+	if err := f.Globus().Revoke(token.AccessToken); err != nil {
+		t.Fatal(err)
+	}
+
+	errs := map[string]error{}
+	for ctx := within(t); errs["Log"] == nil; {
+		errs["Log"] = logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte("x")})
+	}
+	for _, err := range consumer.Records(within(t)) {
+		if err != nil {
+			errs["Records"] = err
+			break
+		}
+	}
+	_, errs["OpenLogger"] = diaspora.OpenLogger(within(t), cfg)
+	_, errs["Dial"] = diaspora.Dial(within(t), cfg)
+	_, errs["Topics"] = client.Topics(within(t))
+	for what, err := range errs {
+		if !errors.Is(err, diaspora.ErrUnauthenticated) || diaspora.Hint(err) != `run "diaspora login"` {
+			t.Errorf("%s with a token that was revoked = %v, want ErrUnauthenticated and what to do", what, err)
+		}
+		if strings.Contains(fmt.Sprintf("%+v", err), token.AccessToken.Reveal()) {
+			t.Errorf("%s: the error holds the token", what)
+		}
+	}
+}
