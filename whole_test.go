@@ -180,3 +180,40 @@ func TestRevoked(t *testing.T) {
 		}
 	}
 }
+
+// TestReleasedAndClaimedAgain fails when a Logger has to be opened again.
+func TestReleasedAndClaimedAgain(t *testing.T) {
+	t.Parallel()
+	f := startFabric(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	client := newClient(t, cfg)
+	claim := func() {
+		t.Helper()
+		if _, err := client.Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim()
+	logger, err := diaspora.OpenLogger(within(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logger.Close(context.Background())
+	event := diaspora.Event{Topic: "weather", Value: []byte("x")}
+	if err := logger.Log(within(t), event); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Release(within(t), "weather"); err != nil {
+		t.Fatal(err)
+	}
+	claim()
+	for ctx := within(t); ; {
+		err := logger.Log(ctx, event)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || !errors.Is(err, diaspora.ErrNotFound) && !errors.Is(err, diaspora.ErrPermission) {
+			t.Fatalf("Log to a topic that was claimed again = %v", err)
+		}
+	}
+}
