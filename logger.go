@@ -22,7 +22,8 @@ import (
 // the order in which Log or Send accepted them.
 type Logger struct {
 	fabric  *fabric
-	client  *kgo.Client
+	client  *kgo.Client // nil with a spool: the drain has its own
+	spooled *spooled    // nil without a spool
 	conns   *connections
 	room    room
 	ids     *ids
@@ -54,7 +55,19 @@ const (
 
 // OpenLogger returns a Logger that is connected and signed in; see [Dial] for its
 // errors. ctx bounds the opening only. The caller closes the Logger.
+//
+// With [Config.SpoolDir] it needs no cluster: what is in the spool, and what is logged,
+// is sent as soon as the cluster can be reached. It fails if the spool cannot be
+// opened: another Logger has it (ErrConflict), events of another identity wait in it
+// (ErrConflict), others may read it (ErrInvalid), or the disk fails ([ErrSpoolFailed]).
 func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
+	if cfg.SpoolDir != "" {
+		l, err := openSpooled(ctx, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("open logger: %w", err)
+		}
+		return l, nil
+	}
 	f, err := cfg.resolve(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open logger: %w", err)
@@ -69,21 +82,26 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open logger: %w", err)
 	}
-	l := &Logger{
-		fabric:  f,
-		client:  client,
-		conns:   conns,
-		room:    room{max: maxPendingBytes},
-		ids:     newIDs(),
-		closing: make(chan struct{}),
-	}
+	l := newLogger(f, conns)
+	l.client = client
 	l.promise = l.finished
 	l.slabs.New = func() any { return newSlab(l.ids.prefix) }
 	return l, nil
 }
 
-// Log returns once the events are safe: acknowledged by the cluster. After a nil
-// error they are not lost. Log does not keep the events' slices.
+func newLogger(f *fabric, conns *connections) *Logger {
+	return &Logger{
+		fabric:  f,
+		conns:   conns,
+		room:    room{max: maxPendingBytes},
+		ids:     newIDs(),
+		closing: make(chan struct{}),
+	}
+}
+
+// Log returns once the events are safe: acknowledged by the cluster or, with a
+// spool, durable on local disk. After a nil error they are not lost. Log does not
+// keep the events' slices.
 //
 // ctx bounds the wait, and nothing else does: while the cluster is away Log waits
 // for it. When ctx ends, events that are on their way are not called back; they
@@ -104,6 +122,9 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 		if err := checkEvent(&events[i], l.fabric.maxEventBytes); err != nil {
 			return l.allFailed(events, i, err)
 		}
+	}
+	if l.spooled != nil {
+		return l.spool(ctx, events)
 	}
 	b := newBatch(len(events), l.conns.nextRefusal())
 	for i := range events {
@@ -196,6 +217,9 @@ func (l *Logger) Flush(ctx context.Context) error {
 }
 
 func (l *Logger) flush(ctx context.Context) error {
+	if l.spooled != nil {
+		return l.flushSpool(ctx)
+	}
 	err := l.client.Flush(ctx)
 	if err == nil && l.closed.Load() {
 		err = l.room.wait(ctx, nil, 0) // for who was just about to hand an event over
@@ -214,6 +238,10 @@ func (l *Logger) Close(ctx context.Context) error {
 	l.closer.Do(func() {
 		l.closed.Store(true)
 		close(l.closing)
+		if l.spooled != nil {
+			l.closeErr = l.closeSpool(ctx)
+			return
+		}
 		if err := l.flush(ctx); err != nil {
 			l.closeErr = fmt.Errorf("close logger: %w", err)
 		}
@@ -233,10 +261,16 @@ type LoggerStats struct {
 
 	// Err is why the last attempt to connect failed; nil if it succeeded.
 	Err error
+
+	// Spool is what waits on disk. Zero without [Config.SpoolDir].
+	Spool SpoolStats
 }
 
 // Stats returns a snapshot.
 func (l *Logger) Stats() LoggerStats {
+	if l.spooled != nil {
+		return l.spoolStats()
+	}
 	return LoggerStats{
 		Acknowledged: l.acknowledged.Load(),
 		Failed:       l.failed.Load(),
@@ -248,13 +282,17 @@ func (l *Logger) Stats() LoggerStats {
 
 // send hands a checked event to the Kafka client. After an error there is no callback.
 func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error), b *batch, index int) error {
-	size := min(eventBytes(ev)+pendingOverhead, maxPendingBytes/4)
+	size := min(eventBytes(ev)+pendingOverhead, int(l.room.max/4))
 	if err := l.room.enter(ctx, l.closing, int64(size)); err != nil {
 		return err
 	}
 	if l.closed.Load() { // after entering, so that Close waits for us or we see it
 		l.room.leave(int64(size))
 		return ErrClosed
+	}
+	if l.spooled != nil {
+		l.spoolAsync(ev, done, int64(size))
+		return nil
 	}
 	p := l.newPending()
 	p.done, p.batch, p.index, p.size = done, b, int32(index), int32(size)
