@@ -322,3 +322,20 @@ func TestStatsTellPositions(t *testing.T) {
 		}
 	}
 }
+
+func TestNote(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t)})
+	for _, want := range []string{"", "the cluster is away", "nobody is logged in", ""} {
+		if err := s.Note(want); err != nil {
+			t.Fatal(err)
+		}
+		info, err := Inspect(s.opts.Dir)
+		if err != nil || info.Note != want {
+			t.Errorf("Inspect says %q, %v; want %q", info.Note, err, want)
+		}
+		if r, err := Verify(s.opts.Dir); err != nil || len(r.Problems) > 0 {
+			t.Errorf("Verify finds %q, %v", r.Problems, err)
+		}
+	}
+}
