@@ -42,7 +42,8 @@ type drain struct {
 	pace   pace
 	tries  int // in vain, in a row, since nobody is let in
 
-	settled int // events acknowledged or set aside
+	noted   string // what the spool's note says
+	settled int    // events acknowledged or set aside
 	rewinds int
 
 	mu    sync.Mutex // guards the fields below
@@ -117,6 +118,7 @@ func (d *drain) connect(ctx context.Context) bool {
 			break
 		}
 		d.holdAll(err)
+		d.note()
 		d.cfg.diagnostics().Warn("waiting for the fabric", "url", d.cfg.URL, "err", err)
 		if !d.rest(ctx, retryIn(attempt, retryFirst)) {
 			return false
@@ -161,9 +163,35 @@ func (d *drain) next(ctx context.Context) ([]spool.Record, error) {
 		ctx, cancel = context.WithDeadline(ctx, at)
 		defer cancel()
 	}
+	d.note()
 	d.reading.Store(time.Now().UnixNano())
 	defer d.reading.Store(0)
 	return d.spool.Next(ctx, roundEvents, roundBytes)
+}
+
+// note leaves word in the spool of why events wait.
+func (d *drain) note() {
+	text := ""
+	if why := d.reason(); why != nil {
+		text = why.Error()
+	}
+	if text == d.noted {
+		return
+	}
+	if err := d.spool.Note(text); err != nil {
+		d.cfg.diagnostics().Warn("the spool took no note", "err", err)
+		return
+	}
+	d.noted = text
+}
+
+// reason returns why events wait, or nil.
+func (d *drain) reason() error {
+	_, why := d.why()
+	if away := d.conns.Err(); away != nil {
+		why = advise(explain(away), ErrUnauthenticated, d.cfg.login)
+	}
+	return why
 }
 
 // passable returns the records whose topics are not held.
@@ -347,6 +375,7 @@ func (d *drain) refusedAll(ctx context.Context, err error) {
 		d.cfg.diagnostics().Error("all events wait in the spool", "err", err)
 	}
 	d.holdAll(err)
+	d.note()
 	d.rest(ctx, retryIn(d.tries, personFirst))
 	d.tries++
 	d.rewind()
@@ -383,7 +412,7 @@ func (d *drain) finish(ctx context.Context) {
 func (d *drain) stranded() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if errors.Is(d.all, ErrUnauthenticated) {
+	if errors.Is(d.all, ErrUnauthenticated) || errors.Is(explain(d.conns.Err()), ErrUnauthenticated) {
 		return true
 	}
 	for _, h := range d.held {

@@ -54,6 +54,7 @@ func (d *drain) exchange(ctx context.Context, records []spool.Record) (errs []er
 			return x.soFar(), away
 		case <-watch.C:
 		}
+		d.note()
 		if d.conns.Err() != nil {
 			away, began = true, time.Now()
 			continue

@@ -269,12 +269,9 @@ func (l *Logger) spoolStats() LoggerStats {
 		return st
 	}
 	st.Spool.fill(s.Stats())
-	st.Spool.Held, st.Spool.Why = s.drain.why()
-	switch {
-	case st.Spool.Events == 0:
-		st.Spool.Why = nil
-	case st.Spool.Why == nil || st.Err != nil:
-		st.Spool.Why = st.Err
+	st.Spool.Held, _ = s.drain.why()
+	if st.Spool.Events > 0 {
+		st.Spool.Why = s.drain.reason()
 	}
 	return st
 }
