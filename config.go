@@ -67,8 +67,9 @@ type Config struct {
 	SpoolDir string
 
 	// SpoolBytes bounds the spool's size on disk, in bytes; SpoolPolicy says
-	// what happens to events for which there is no room. Default: 1 GiB, and
-	// [SpoolBlock].
+	// what happens to events for which there is no room. Together, the events of
+	// a call of Log may take a quarter of it. At least 64 KiB; default: 1 GiB,
+	// and [SpoolBlock].
 	SpoolBytes  int64
 	SpoolPolicy SpoolPolicy
 
@@ -86,6 +87,7 @@ const (
 	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
 	defaultLogin         = `run "diaspora login"`
 	maxCABytes           = 1 << 20
+	minSpoolBytes        = 64 << 10
 )
 
 // fabric is a Config after validation, with all that it leaves open found out.
@@ -127,6 +129,10 @@ func (c *Config) complete() error {
 		return invalid("configuration: DialTimeout is negative")
 	case c.undiscovered() && c.URL == "":
 		return invalid("configuration: neither Brokers nor the URL of a fabric is set")
+	case c.SpoolBytes != 0 && c.SpoolBytes < minSpoolBytes:
+		return invalid("configuration: SpoolBytes is %d; a spool has %d bytes at least", c.SpoolBytes, minSpoolBytes)
+	case c.SpoolPolicy < SpoolBlock || c.SpoolPolicy > SpoolDropOldest:
+		return invalid("configuration: there is no SpoolPolicy %d", c.SpoolPolicy)
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
