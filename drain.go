@@ -43,7 +43,6 @@ type drain struct {
 	tries  int // in vain, in a row, since nobody is let in
 
 	noted   string // what the spool's note says
-	settled int    // events acknowledged or set aside
 	rewinds int
 
 	mu    sync.Mutex // guards the fields below
@@ -51,6 +50,7 @@ type drain struct {
 	all   error         // why nothing is sent; nil if something is
 	moved chan struct{} // closed when something was acknowledged, held or released; nil if nobody waits
 
+	settled atomic.Int64 // events acknowledged or set aside
 	reading atomic.Int64 // since when, in Unix nanoseconds, run waits for an event that it can send; or 0
 }
 
@@ -115,6 +115,7 @@ func (d *drain) connect(ctx context.Context) bool {
 	for attempt := 0; d.client == nil; attempt++ {
 		err := d.open(ctx)
 		if err == nil {
+			d.holdAll(nil)
 			break
 		}
 		d.holdAll(err)
@@ -124,7 +125,6 @@ func (d *drain) connect(ctx context.Context) bool {
 			return false
 		}
 	}
-	d.holdAll(nil)
 	return ctx.Err() == nil
 }
 
@@ -277,10 +277,9 @@ func (d *drain) acknowledge(positions []uint64) {
 	if err := d.spool.Ack(positions...); err != nil {
 		d.cfg.diagnostics().Error("the spool took no acknowledgement", "err", err)
 	}
-	d.tries = 0
-	d.settled += len(positions)
+	d.settled.Add(int64(len(positions)))
 	d.report(len(positions))
-	d.change(func() { d.all = nil })
+	d.letIn()
 }
 
 // judge does what is to be done about records that failed, topic by topic.
@@ -335,8 +334,8 @@ func (d *drain) quarantine(r spool.Record, cause error) {
 		return
 	}
 	d.cfg.diagnostics().Error("an event will never be taken and was set aside", "topic", r.Topic, "id", r.ID, "err", words)
-	d.settled++
-	d.change(func() {})
+	d.settled.Add(1)
+	d.letIn()
 }
 
 // holdTopic keeps a topic's events, from r on, until r is taken.
@@ -352,6 +351,7 @@ func (d *drain) holdTopic(r spool.Record, err error, person bool) {
 	}
 	words := d.words(r.Topic, err)
 	fresh := false
+	d.letIn()
 	d.change(func() {
 		h := d.held[r.Topic]
 		if h == nil || h.first.Position != r.Position {
@@ -381,6 +381,12 @@ func (d *drain) refusedAll(ctx context.Context, err error) {
 	d.rewind()
 }
 
+// letIn takes note that the cluster talks to whoever sends.
+func (d *drain) letIn() {
+	d.tries = 0
+	d.change(func() { d.all = nil })
+}
+
 func (d *drain) holdAll(err error) { d.change(func() { d.all = err }) }
 
 const (
@@ -388,21 +394,19 @@ const (
 	heldPatience   = 100 * time.Millisecond
 )
 
-// finish waits until nothing waits any more, as long as there is hope: until ctx ends,
-// nobody is let in, nothing waits but what only a person can free, or the cluster has
-// acknowledged nothing for some time.
-func (d *drain) finish(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	patience := time.AfterFunc(finishPatience, cancel)
-	defer patience.Stop()
-	for d.spool.Stats().Events > 0 && !d.stranded() {
-		look, done := context.WithTimeout(ctx, heldPatience)
-		if d.waitForChange(look) == nil {
-			patience.Reset(finishPatience)
+// finish waits until nothing waits any more, on disk or on its way there, as long as there
+// is hope: until ctx ends, nobody is let in, nothing waits but what only a person can
+// free, or the cluster has acknowledged nothing for some time.
+func (d *drain) finish(ctx context.Context, coming func() bool) {
+	was, since := d.settled.Load(), time.Now()
+	for coming() || d.spool.Stats().Events > 0 {
+		look, cancel := context.WithTimeout(ctx, heldPatience)
+		d.waitForChange(look)
+		cancel()
+		if now := d.settled.Load(); now != was {
+			was, since = now, time.Now()
 		}
-		done()
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || d.stranded() || time.Since(since) > finishPatience {
 			return
 		}
 	}
@@ -484,9 +488,9 @@ func (d *drain) tryHeld(ctx context.Context) bool {
 // tryTopic sends the first event of a topic that is held. If it is taken, or set aside, the
 // topic is held no longer.
 func (d *drain) tryTopic(ctx context.Context, r spool.Record) {
-	was := d.settled
+	was := d.settled.Load()
 	d.round(ctx, []spool.Record{r})
-	if d.settled == was {
+	if d.settled.Load() == was {
 		return
 	}
 	d.change(func() { delete(d.held, r.Topic) })

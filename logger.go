@@ -103,14 +103,15 @@ func newLogger(f *fabric, conns *connections) *Logger {
 // spool, durable on local disk. After a nil error they are not lost. Log does not
 // keep the events' slices.
 //
-// ctx bounds the wait, and nothing else does: while the cluster is away Log waits
-// for it. When ctx ends, events that are on their way are not called back; they
+// ctx bounds the wait, and nothing else does: while the cluster is away, or the spool
+// is full under [SpoolBlock], Log waits for it. When ctx ends, events that are on their way are not called back; they
 // may or may not arrive. If the token is refused meanwhile, Log returns at once.
 //
 // If an event cannot be logged as it is (see [Event]; too large; wrong header),
 // none of the call's events is sent. Errors are an [*EventError] that says which
 // events are not known to be acknowledged, around [ErrInvalid], [ErrPermission],
-// [ErrNotFound], [ErrUnauthenticated], [ErrUnavailable], [ErrClosed] or ctx's error.
+// [ErrNotFound], [ErrUnauthenticated], [ErrUnavailable], [ErrClosed] or ctx's error;
+// with a spool around ErrInvalid, [ErrSpoolFull], [ErrSpoolFailed], ErrClosed or ctx's.
 func (l *Logger) Log(ctx context.Context, events ...Event) error {
 	if len(events) == 0 {
 		return nil
@@ -165,11 +166,12 @@ func clone(ev *Event) Event {
 	return c
 }
 
-// allFailed reports that nothing of a call was sent, because of its event i.
+// allFailed reports that nothing of a call was sent, because of its event i, or -1 if
+// it is not one event's fault.
 func (l *Logger) allFailed(events []Event, i int, cause error) error {
 	l.failed.Add(int64(len(events)))
-	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[i].Topic), cause}}
-	if len(events) > 1 {
+	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[max(i, 0)].Topic), cause}}
+	if len(events) > 1 && i >= 0 {
 		e.Err = fmt.Errorf("event %d: %w", i, e.Err)
 	}
 	for j := range events {
@@ -185,6 +187,10 @@ func (l *Logger) allFailed(events []Event, i int, cause error) error {
 // The event's slices are the Logger's until done is called, which gives them back
 // in its [Record]. Until then they must not be changed: who reads lines with a
 // bufio.Scanner has to copy them.
+//
+// With a spool done is called when the event is durable on disk. The Record then has
+// the event, with the ID and time that it will have in the cluster, but no place yet:
+// Partition and Offset are -1.
 //
 // Send waits only while too many events are unacknowledged, and no longer than
 // until Close. Calls of done come one after another, from a goroutine of the
@@ -208,7 +214,9 @@ func (l *Logger) Send(event Event, done func(Record, error)) {
 }
 
 // Flush returns once every event that was handed over before is acknowledged or
-// has failed, and its callback has returned. ctx bounds the wait.
+// has failed, and its callback has returned. With a spool it waits for the cluster's
+// acknowledgement, too, or until the event was set aside; that the disk has it, a
+// callback tells. ctx bounds the wait.
 func (l *Logger) Flush(ctx context.Context) error {
 	if err := l.flush(ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
@@ -230,7 +238,12 @@ func (l *Logger) flush(ctx context.Context) error {
 	return nil
 }
 
-// Close flushes and disconnects. Calls of Log and Send from then on fail with
+// Close flushes and disconnects. With a spool, what the cluster has not acknowledged when
+// ctx ends stays there for the next Logger, which is no error; and Close does not wait
+// for what cannot be: it ends when nobody is let in, when all that waits is held, or
+// when the cluster has acknowledged nothing for five seconds. [Logger.Stats] says what is left.
+//
+// Calls of Log and Send from then on fail with
 // [ErrClosed]. When ctx ends, the events that are still not acknowledged fail:
 // their callbacks are told so, and so is the caller of Close. All callbacks have
 // returned when Close does. Calling Close again does nothing and returns the same.
@@ -254,7 +267,7 @@ func (l *Logger) Close(ctx context.Context) error {
 
 // LoggerStats is what a Logger has done so far.
 type LoggerStats struct {
-	Acknowledged int64 // events that the cluster has
+	Acknowledged int64 // events that the cluster has; with a spool, also of those that an earlier Logger left there
 	Failed       int64 // events that were refused or failed for good
 	Pending      int64 // events that wait for their acknowledgement
 	PendingBytes int64 // about how much memory they take

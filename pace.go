@@ -18,7 +18,7 @@ type pace struct {
 const (
 	paceFirst = 1000             // events in the first second
 	paceEnds  = 12 * time.Second // after that, four million events a second would pass
-	paceDelay = 10 * time.Second // the most that it begins later than it could
+	paceDelay = 4 * time.Second  // the most that it begins later than it could; less than finishPatience
 )
 
 func (p *pace) begin(at time.Time) { *p = pace{began: at} }

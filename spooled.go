@@ -170,7 +170,7 @@ func (l *Logger) spool(ctx context.Context, events []Event) error {
 	}
 	room := min(int64(size), l.room.max/4)
 	if err := l.enter(ctx, room); err != nil {
-		return l.allFailed(events, 0, err)
+		return l.allFailed(events, -1, err)
 	}
 	defer l.room.leave(room)
 	var one [1]spool.Entry
@@ -179,7 +179,7 @@ func (l *Logger) spool(ctx context.Context, events []Event) error {
 		entries = append(entries, l.entry(&events[i]))
 	}
 	if err := l.spooled.Append(ctx, entries...); err != nil {
-		return l.allFailed(events, 0, explainSpool(err))
+		return l.allFailed(events, -1, explainSpool(err))
 	}
 	return nil
 }
@@ -226,6 +226,9 @@ func (l *Logger) flushSpool(ctx context.Context) error {
 		look, cancel := context.WithTimeout(ctx, time.Second) // the spool may drop events by itself
 		err := s.drain.waitForChange(look)
 		cancel()
+		if err != nil && l.closed.Load() && s.known.Load() != nil {
+			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, ErrClosed)
+		}
 		if err != nil && ctx.Err() != nil {
 			st := l.spoolStats().Spool
 			if st.Why != nil {
@@ -240,12 +243,11 @@ func (l *Logger) flushSpool(ctx context.Context) error {
 // closeSpool is Close with a spool.
 func (l *Logger) closeSpool(ctx context.Context) error {
 	s := l.spooled
-	_ = l.room.wait(ctx, nil, 0) // should ctx end: closing the spool commits or fails what is left
-	s.drain.finish(ctx)
+	s.drain.finish(ctx, func() bool { return l.room.used() > 0 })
 	s.stop()
 	s.work.Wait()
 	last := l.spoolStats().Spool
-	err := s.Close()
+	err := s.Close()                          // commits or fails what is still on its way to disk
 	l.room.wait(context.Background(), nil, 0) // for the callbacks
 	st := s.Stats()
 	last.fill(st)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -43,26 +46,24 @@ func (e *env) stateDir() (string, error) {
 	return filepath.Join(home, ".local", "state", "diaspora"), nil
 }
 
-// spoolHome returns the folder of the profile's spools. Without a profile, and with
-// a login from the environment, it is one for all such.
+// spoolHome returns the folder of the spools of the profile, or of the fabric that
+// DIASPORA_URL names: what was logged to one fabric must not be sent to another.
 func (e *env) spoolHome() (string, error) {
 	state, err := e.stateDir()
 	if err != nil {
 		return "", err
 	}
-	name := "-environment" // no profile's name begins so
-	if e.getenv("DIASPORA_REFRESH") == "" && e.getenv("DIASPORA_CLIENT_ID") == "" {
-		profiles, err := diaspora.UserProfiles(e.getenv)
-		if err != nil {
-			return "", err
-		}
-		profile, err := e.profileName(profiles)
-		if err != nil {
-			return "", err
-		}
-		if profile != "" {
-			name = profile
-		}
+	profiles, err := diaspora.UserProfiles(e.getenv)
+	if err != nil {
+		return "", err
+	}
+	name, err := e.profileName(profiles)
+	if err != nil {
+		return "", err
+	}
+	if address := e.lookup("DIASPORA_URL"); address != "" || name == "" {
+		sum := sha256.Sum256([]byte(strings.TrimRight(address, "/")))
+		name = "-" + hex.EncodeToString(sum[:8]) // no profile's name begins so
 	}
 	return filepath.Join(state, "spool", name), nil
 }
