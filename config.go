@@ -63,6 +63,18 @@ type Config struct {
 	// Default: 10 ms; negative is none.
 	Linger time.Duration
 
+	// SpoolDir is a directory on local disk where a [Logger] keeps events until
+	// the cluster has acknowledged them. It is made if need be, and belongs to
+	// one Logger at a time. Default: none.
+	SpoolDir string
+
+	// SpoolBytes bounds the spool's size on disk, in bytes; SpoolPolicy says
+	// what happens to events for which there is no room. Together, the events of
+	// a call of Log may take a quarter of it. At least 64 KiB; default: 1 GiB,
+	// and [SpoolBlock].
+	SpoolBytes  int64
+	SpoolPolicy SpoolPolicy
+
 	// Diagnostics receives the messages of the library itself. Nil discards them.
 	Diagnostics *slog.Logger
 
@@ -77,6 +89,7 @@ const (
 	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
 	defaultLogin         = `run "diaspora login"`
 	maxCABytes           = 1 << 20
+	minSpoolBytes        = 64 << 10
 )
 
 // fabric is a Config after validation, with all that it leaves open found out.
@@ -89,25 +102,10 @@ type fabric struct {
 
 // resolve validates the configuration and asks the ACL endpoint for what is missing.
 func (c Config) resolve(ctx context.Context) (*fabric, error) {
-	if c.TokenSource == nil && !c.anonymous {
-		return nil, invalid("configuration: there is no TokenSource")
+	if err := c.complete(); err != nil {
+		return nil, err
 	}
-	if c.DialTimeout < 0 {
-		return nil, invalid("configuration: DialTimeout is negative")
-	}
-	if c.DialTimeout == 0 {
-		c.DialTimeout = defaultDialTimeout
-	}
-	if c.Linger == 0 {
-		c.Linger = defaultLinger
-	}
-	if c.login == "" {
-		c.login = defaultLogin
-	}
-	if c.URL == "" && c.Discovery == nil && len(c.Brokers) == 0 {
-		return nil, invalid("configuration: neither Brokers nor the URL of a fabric is set")
-	}
-	if c.URL != "" && c.Discovery == nil {
+	if c.undiscovered() {
 		client, err := NewClient(c)
 		if err != nil {
 			return nil, err
@@ -118,7 +116,42 @@ func (c Config) resolve(ctx context.Context) (*fabric, error) {
 		}
 		c.Discovery = &found
 	}
+	return c.fabric()
+}
+
+// undiscovered reports whether the ACL endpoint has to be asked what else there is to know.
+func (c *Config) undiscovered() bool { return c.Discovery == nil && c.URL != "" }
+
+// complete validates what can be without asking anybody, and sets defaults.
+func (c *Config) complete() error {
+	switch {
+	case c.TokenSource == nil && !c.anonymous:
+		return invalid("configuration: there is no TokenSource")
+	case c.DialTimeout < 0:
+		return invalid("configuration: DialTimeout is negative")
+	case c.URL == "" && c.Discovery == nil && len(c.Brokers) == 0:
+		return invalid("configuration: neither Brokers nor the URL of a fabric is set")
+	case c.SpoolBytes != 0 && c.SpoolBytes < minSpoolBytes:
+		return invalid("configuration: SpoolBytes is %d; a spool has %d bytes at least", c.SpoolBytes, minSpoolBytes)
+	case c.SpoolPolicy < SpoolBlock || c.SpoolPolicy > SpoolDropOldest:
+		return invalid("configuration: there is no SpoolPolicy %d", c.SpoolPolicy)
+	}
+	if c.DialTimeout == 0 {
+		c.DialTimeout = defaultDialTimeout
+	}
+	if c.Linger == 0 {
+		c.Linger = defaultLinger
+	}
+	if c.login == "" {
+		c.login = defaultLogin
+	}
 	c.Diagnostics = own(c.Diagnostics)
+	return nil
+}
+
+// fabric makes one of a configuration that is complete. If that is undiscovered, the
+// fabric is good for words, but not for dialing.
+func (c Config) fabric() (*fabric, error) {
 	f := &fabric{Config: c, maxEventBytes: defaultMaxEventBytes, groups: "open"}
 	if d := c.Discovery; d != nil {
 		if err := d.validate(); err != nil {

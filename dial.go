@@ -96,9 +96,9 @@ func (f *fabric) tuning() []kgo.Opt {
 	return opts
 }
 
-func (f *fabric) diagnostics() *slog.Logger {
-	if f.Diagnostics != nil {
-		return f.Diagnostics
+func (c *Config) diagnostics() *slog.Logger {
+	if c.Diagnostics != nil {
+		return c.Diagnostics
 	}
 	return slog.New(slog.DiscardHandler)
 }

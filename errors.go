@@ -33,6 +33,15 @@ var (
 	// ErrNoProfile says that nothing tells which fabric to use: no profile is
 	// stored and no environment variable names one.
 	ErrNoProfile = errors.New("no fabric is configured")
+	// ErrSpoolFull says that the spool has no room: it has reached its size, or
+	// the disk is full.
+	ErrSpoolFull = errors.New("the spool is full")
+	// ErrSpoolFailed says that the spool's disk cannot be written or read, or
+	// that events in it are damaged.
+	ErrSpoolFailed = errors.New("the spool failed")
+	// ErrSpooled says that events are safe in the spool, but not acknowledged.
+	// No method returns it; it is for programs that want more than that.
+	ErrSpooled = errors.New("events are in the spool only")
 	// ErrIncomplete says that some events of several were not acknowledged.
 	ErrIncomplete = errors.New("some events were not acknowledged")
 )
@@ -46,6 +55,9 @@ var conditions = []struct {
 	exit   int
 }{
 	{ErrIncomplete, -1, http.StatusInternalServerError, 8},
+	{ErrSpoolFull, -1, http.StatusInsufficientStorage, 9},
+	{ErrSpoolFailed, -1, http.StatusInsufficientStorage, 9},
+	{ErrSpooled, -1, http.StatusServiceUnavailable, 75},
 	{ErrInvalid, kafka.Invalid, http.StatusBadRequest, 2},
 	{ErrUnauthenticated, kafka.Unauthenticated, http.StatusUnauthorized, 3},
 	{globus.ErrLoginRequired, -1, http.StatusUnauthorized, 3},
@@ -76,8 +88,8 @@ func HTTPStatus(err error) int {
 
 // ExitCode returns the exit code of a command that ends with err: 0 for nil, 2
 // invalid, 3 not authenticated, 4 permission denied, 5 not found, 6 conflict, 7
-// unavailable, 8 some events failed, 10 timed out, 130 interrupted, and 1 for
-// everything else.
+// unavailable, 8 some events failed, 9 the spool is full or damaged, 10 timed out, 75
+// events are in the spool only, 130 interrupted, and 1 for everything else.
 func ExitCode(err error) int {
 	if err == nil {
 		return 0

@@ -22,7 +22,8 @@ import (
 // the order in which Log or Send accepted them.
 type Logger struct {
 	fabric  *fabric
-	client  *kgo.Client
+	client  *kgo.Client // nil with a spool: the drain has its own
+	spooled *spooled    // nil without a spool
 	conns   *connections
 	room    room
 	ids     *ids
@@ -54,7 +55,19 @@ const (
 
 // OpenLogger returns a Logger that is connected and signed in; see [Dial] for its
 // errors. ctx bounds the opening only. The caller closes the Logger.
+//
+// With [Config.SpoolDir] it needs no cluster: what is in the spool, and what is logged,
+// is sent as soon as the cluster can be reached. It fails if the spool cannot be
+// opened: another Logger has it (ErrConflict), events of another identity wait in it
+// (ErrConflict), others may read it (ErrInvalid), or the disk fails ([ErrSpoolFailed]).
 func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
+	if cfg.SpoolDir != "" {
+		l, err := openSpooled(ctx, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("open logger: %w", err)
+		}
+		return l, nil
+	}
 	f, err := cfg.resolve(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open logger: %w", err)
@@ -69,30 +82,36 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open logger: %w", err)
 	}
-	l := &Logger{
-		fabric:  f,
-		client:  client,
-		conns:   conns,
-		room:    room{max: maxPendingBytes},
-		ids:     newIDs(),
-		closing: make(chan struct{}),
-	}
+	l := newLogger(f, conns)
+	l.client = client
 	l.promise = l.finished
 	l.slabs.New = func() any { return newSlab(l.ids.prefix) }
 	return l, nil
 }
 
-// Log returns once the events are safe: acknowledged by the cluster. After a nil
-// error they are not lost. Log does not keep the events' slices.
+func newLogger(f *fabric, conns *connections) *Logger {
+	return &Logger{
+		fabric:  f,
+		conns:   conns,
+		room:    room{max: maxPendingBytes},
+		ids:     newIDs(),
+		closing: make(chan struct{}),
+	}
+}
+
+// Log returns once the events are safe: acknowledged by the cluster or, with a
+// spool, durable on local disk. After a nil error they are not lost. Log does not
+// keep the events' slices.
 //
-// ctx bounds the wait, and nothing else does: while the cluster is away Log waits
-// for it. When ctx ends, events that are on their way are not called back; they
+// ctx bounds the wait, and nothing else does: while the cluster is away, or the spool
+// is full under [SpoolBlock], Log waits for it. When ctx ends, events that are on their way are not called back; they
 // may or may not arrive. If the token is refused meanwhile, Log returns at once.
 //
 // If an event cannot be logged as it is (see [Event]; too large; wrong header),
 // none of the call's events is sent. Errors are an [*EventError] that says which
 // events are not known to be acknowledged, around [ErrInvalid], [ErrPermission],
-// [ErrNotFound], [ErrUnauthenticated], [ErrUnavailable], [ErrClosed] or ctx's error.
+// [ErrNotFound], [ErrUnauthenticated], [ErrUnavailable], [ErrClosed] or ctx's error;
+// with a spool around ErrInvalid, [ErrSpoolFull], [ErrSpoolFailed], ErrClosed or ctx's.
 func (l *Logger) Log(ctx context.Context, events ...Event) error {
 	if len(events) == 0 {
 		return nil
@@ -104,6 +123,9 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 		if err := checkEvent(&events[i], l.fabric.maxEventBytes); err != nil {
 			return l.allFailed(events, i, err)
 		}
+	}
+	if l.spooled != nil {
+		return l.spool(ctx, events)
 	}
 	b := newBatch(len(events), l.conns.nextRefusal())
 	for i := range events {
@@ -144,11 +166,12 @@ func clone(ev *Event) Event {
 	return c
 }
 
-// allFailed reports that nothing of a call was sent, because of its event i.
+// allFailed reports that nothing of a call was sent, because of its event i, or -1 if
+// it is not one event's fault.
 func (l *Logger) allFailed(events []Event, i int, cause error) error {
 	l.failed.Add(int64(len(events)))
-	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[i].Topic), cause}}
-	if len(events) > 1 {
+	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[max(i, 0)].Topic), cause}}
+	if len(events) > 1 && i >= 0 {
 		e.Err = fmt.Errorf("event %d: %w", i, e.Err)
 	}
 	for j := range events {
@@ -164,6 +187,10 @@ func (l *Logger) allFailed(events []Event, i int, cause error) error {
 // The event's slices are the Logger's until done is called, which gives them back
 // in its [Record]. Until then they must not be changed: who reads lines with a
 // bufio.Scanner has to copy them.
+//
+// With a spool done is called when the event is durable on disk. The Record then has
+// the event, with the ID and time that it will have in the cluster, but no place yet:
+// Partition and Offset are -1.
 //
 // Send waits only while too many events are unacknowledged, and no longer than
 // until Close. Calls of done come one after another, from a goroutine of the
@@ -187,7 +214,9 @@ func (l *Logger) Send(event Event, done func(Record, error)) {
 }
 
 // Flush returns once every event that was handed over before is acknowledged or
-// has failed, and its callback has returned. ctx bounds the wait.
+// has failed, and its callback has returned. With a spool it waits for the cluster's
+// acknowledgement, too, or until the event was set aside; that the disk has it, a
+// callback tells. ctx bounds the wait.
 func (l *Logger) Flush(ctx context.Context) error {
 	if err := l.flush(ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
@@ -196,6 +225,9 @@ func (l *Logger) Flush(ctx context.Context) error {
 }
 
 func (l *Logger) flush(ctx context.Context) error {
+	if l.spooled != nil {
+		return l.flushSpool(ctx)
+	}
 	err := l.client.Flush(ctx)
 	if err == nil && l.closed.Load() {
 		err = l.room.wait(ctx, nil, 0) // for who was just about to hand an event over
@@ -206,7 +238,12 @@ func (l *Logger) flush(ctx context.Context) error {
 	return nil
 }
 
-// Close flushes and disconnects. Calls of Log and Send from then on fail with
+// Close flushes and disconnects. With a spool, what the cluster has not acknowledged when
+// ctx ends stays there for the next Logger, which is no error; and Close does not wait
+// for what cannot be: it ends when nobody is let in, when all that waits is held, or
+// when the cluster has acknowledged nothing for five seconds. [Logger.Stats] says what is left.
+//
+// Calls of Log and Send from then on fail with
 // [ErrClosed]. When ctx ends, the events that are still not acknowledged fail:
 // their callbacks are told so, and so is the caller of Close. All callbacks have
 // returned when Close does. Calling Close again does nothing and returns the same.
@@ -214,6 +251,10 @@ func (l *Logger) Close(ctx context.Context) error {
 	l.closer.Do(func() {
 		l.closed.Store(true)
 		close(l.closing)
+		if l.spooled != nil {
+			l.closeErr = l.closeSpool(ctx)
+			return
+		}
 		if err := l.flush(ctx); err != nil {
 			l.closeErr = fmt.Errorf("close logger: %w", err)
 		}
@@ -226,17 +267,23 @@ func (l *Logger) Close(ctx context.Context) error {
 
 // LoggerStats is what a Logger has done so far.
 type LoggerStats struct {
-	Acknowledged int64 // events that the cluster has
+	Acknowledged int64 // events that the cluster has; with a spool, also of those that an earlier Logger left there
 	Failed       int64 // events that were refused or failed for good
 	Pending      int64 // events that wait for their acknowledgement
 	PendingBytes int64 // about how much memory they take
 
 	// Err is why the last attempt to connect failed; nil if it succeeded.
 	Err error
+
+	// Spool is what waits on disk. Zero without [Config.SpoolDir].
+	Spool SpoolStats
 }
 
 // Stats returns a snapshot.
 func (l *Logger) Stats() LoggerStats {
+	if l.spooled != nil {
+		return l.spoolStats()
+	}
 	return LoggerStats{
 		Acknowledged: l.acknowledged.Load(),
 		Failed:       l.failed.Load(),
@@ -248,13 +295,17 @@ func (l *Logger) Stats() LoggerStats {
 
 // send hands a checked event to the Kafka client. After an error there is no callback.
 func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error), b *batch, index int) error {
-	size := min(eventBytes(ev)+pendingOverhead, maxPendingBytes/4)
+	size := min(eventBytes(ev)+pendingOverhead, int(l.room.max/4))
 	if err := l.room.enter(ctx, l.closing, int64(size)); err != nil {
 		return err
 	}
 	if l.closed.Load() { // after entering, so that Close waits for us or we see it
 		l.room.leave(int64(size))
 		return ErrClosed
+	}
+	if l.spooled != nil {
+		l.spoolAsync(ev, done, int64(size))
+		return nil
 	}
 	p := l.newPending()
 	p.done, p.batch, p.index, p.size = done, b, int32(index), int32(size)

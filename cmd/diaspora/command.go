@@ -113,6 +113,8 @@ func (e *env) commands() *cobra.Command {
 			e.keyRevokeCommand(),
 		),
 		e.produceCommand(),
+		e.statusCommand(),
+		group("spool", "see and send events that wait on this machine", e.spoolCommands()...),
 		e.consumeCommand(),
 		e.completionCommand(),
 		e.versionCommand(),

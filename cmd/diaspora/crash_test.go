@@ -33,7 +33,7 @@ func TestFileSurvivesKill(t *testing.T) {
 
 	// The fabric dies when a third of the events are acknowledged.
 	began := time.Now()
-	produce := w.command("produce", "big", file, "-o", "json")
+	produce := w.command("produce", "big", file, "-o", "json", "--no-spool")
 	var talk bytes.Buffer
 	produce.Stderr = &talk
 	stdout, err := produce.StdoutPipe()

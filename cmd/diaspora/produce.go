@@ -33,22 +33,33 @@ diaspora produce weather --key-separator '\t' < readings.tsv
 diaspora produce weather --value '{"celsius": 21.5}'
 
 # copy a topic, with keys, headers, times and ids
-diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson`,
+diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson
+
+# fail unless the cluster has every event at the end
+./sensor | diaspora produce weather --require-ack`,
 	long: `
 An event is the bytes between two line feeds, whatever they are. An empty line is an
 empty event. A file that does not end with a line feed ends with an event all the same.
 
-While the cluster is away, produce waits for it and loses nothing. It ends when every
-event is acknowledged or has failed, and says on stderr how many were. A line
-that cannot be an event, being too large for instance, is reported and counted as failed;
-the others go on, and the exit code is 8.
+Every event goes to disk first, into the spool of the profile (see "diaspora spool ls"), and
+from there to the cluster. At the end produce waits until the cluster has acknowledged all, as
+long as it acknowledges anything. What still waits then is not lost: produce says so and
+exits with 0, or with --require-ack with 75, and the next produce, or "diaspora spool drain",
+sends it. If only a person can help (not logged in, no permission, no such topic), the exit
+code says that, and the events wait all the same.
+
+With --no-spool nothing is kept on disk. While the cluster is away, produce then waits for it,
+and what is not acknowledged when it is stopped is lost.
+
+A line that cannot be an event, being too large for instance, is reported and counted as
+failed; the others go on, and the exit code is 8.
 
 With --input ndjson each line is an object like those that "consume -o ndjson" prints:
 "value" or "value_base64", and if you like "key", "key_base64", "headers", "time" and
 "id". A value that is itself JSON, such as {"celsius": 21.5}, is taken as it is written.
 
-With -o json each event that was acknowledged prints a line with its topic, partition,
-offset and id, and the number of its line.`,
+With -o json each event that is on disk prints a line with its topic and id, and the number of
+its line; with --no-spool each that is acknowledged, with its partition and offset too.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 }
@@ -60,6 +71,9 @@ type produceOptions struct {
 	headers   []string
 	values    []string
 	input     string
+
+	noSpool    bool
+	requireAck bool
 }
 
 func (e *env) produceCommand() *cobra.Command {
@@ -75,6 +89,8 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.StringArrayVarP(&o.headers, "header", "H", nil, "give all events the header `NAME=VALUE`; may be repeated")
 	flags.StringArrayVar(&o.values, "value", nil, "log this `TEXT` instead of files or input; may be repeated")
 	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines or ndjson")
+	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
+	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events only reached the spool")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
 			return e.completeTopics(cmd.Context())
@@ -98,14 +114,19 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if err != nil {
 		return err
 	}
-	logger, err := diaspora.OpenLogger(ctx, cfg)
+	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck}
+	if p.spool {
+		p.logger, p.others, err = e.openLogger(ctx, cfg)
+	} else {
+		p.logger, err = diaspora.OpenLogger(ctx, cfg)
+	}
 	if err != nil {
 		return err
 	}
+	p.before = p.logger.Stats().Spool
 	if input.terminal && len(o.values) == 0 {
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
-	p := &production{env: e, logger: logger, topic: topic, parse: parse, out: newOutflow(e.stdout)}
 	return p.run(ctx, input)
 }
 
@@ -255,6 +276,11 @@ type production struct {
 	parse  func(line []byte) (diaspora.Event, error)
 	out    *outflow // of receipts
 
+	spool      bool
+	requireAck bool
+	others     []*diaspora.Logger  // spools that other processes left behind
+	before     diaspora.SpoolStats // what was in the spool at the beginning
+
 	mu           sync.Mutex // guards the fields below
 	read         int64      // lines that were handed over
 	acknowledged int64
@@ -314,12 +340,12 @@ func (p *production) run(ctx context.Context, in *input) error {
 		bound, cancel = context.WithTimeout(bound, interruptedFlush)
 		defer cancel()
 	}
-	go func() { closed <- p.logger.Close(bound) }()
+	go func() { closed <- p.close(bound) }()
 	interrupted := ctx.Done()
 	for {
 		select {
-		case <-closed:
-			return p.summary(ctx, readErr)
+		case err := <-closed:
+			return p.summary(ctx, readErr, err)
 		case <-interrupted:
 			interrupted = nil
 			time.AfterFunc(interruptedFlush, cancel)
@@ -332,9 +358,33 @@ func (p *production) run(ctx context.Context, in *input) error {
 	}
 }
 
+// close closes all Loggers at once.
+func (p *production) close(ctx context.Context) error {
+	var all sync.WaitGroup
+	for _, l := range p.others {
+		all.Go(func() {
+			if err := l.Close(ctx); err != nil {
+				p.env.warn("%v", err)
+			}
+		})
+	}
+	err := p.logger.Close(ctx)
+	all.Wait()
+	if !p.spool {
+		return nil // the events that it speaks of are counted one by one
+	}
+	return err
+}
+
 // look tells of outages, and ends the run if nobody is signed in any more.
 func (p *production) look(w *outageWatch) {
 	stats := p.logger.Stats()
+	if p.spool {
+		w.see(stats.Spool.Why, func() string {
+			return fmt.Sprintf("%s %s in the spool; nothing is lost", count(stats.Spool.Events, "event"), waits(uint64(stats.Spool.Events)))
+		})
+		return
+	}
 	if errors.Is(stats.Err, diaspora.ErrUnauthenticated) {
 		p.giveUp(fmt.Errorf("produce to topic %q: %w", p.topic, stats.Err))
 		return
@@ -378,11 +428,14 @@ func (p *production) send(where string, number int, line []byte, err error) {
 	})
 }
 
-// receipt prints where an event is. The caller holds mu.
+// receipt prints where an event is: in the cluster, or in the spool. The caller holds mu.
 func (p *production) receipt(r diaspora.Record, number int) {
 	b := append(p.buf[:0], `{"topic":`...)
 	b = appendString(b, r.Topic)
-	b = fmt.Appendf(b, `,"partition":%d,"offset":%d,"id":`, r.Partition, r.Offset)
+	if !p.spool {
+		b = fmt.Appendf(b, `,"partition":%d,"offset":%d`, r.Partition, r.Offset)
+	}
+	b = append(b, `,"id":`...)
 	b = appendString(b, r.ID)
 	if number > 0 {
 		b = fmt.Appendf(b, `,"line":%d`, number)
@@ -441,30 +494,73 @@ func (p *production) failure() error {
 }
 
 // summary says what became of the events, and returns what the exit code hangs on.
-func (p *production) summary(ctx context.Context, readErr error) error {
+func (p *production) summary(ctx context.Context, readErr, closeErr error) error {
 	printErr := p.out.flush()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	text := count(p.acknowledged, "event") + " acknowledged"
+	stats := p.logger.Stats()
+	left, why := stats.Spool.Events, stats.Spool.Why
+	aside := stats.Spool.Quarantined - p.before.Quarantined
+	dropped := stats.Spool.Dropped - p.before.Dropped
+	text := count(p.acknowledged, "event")
+	if left > 0 {
+		text += fmt.Sprintf(" logged; %s %s in the spool", count(left, "event"), waits(uint64(left)))
+	} else {
+		text += " acknowledged"
+	}
 	if p.failed > 0 {
 		text += fmt.Sprintf(", %d failed", p.failed)
+	}
+	if aside > 0 {
+		text += fmt.Sprintf(`, of them %d set aside, since the cluster does not take them ("diaspora spool cat --quarantine" says why)`, aside)
 	}
 	open := p.read - p.acknowledged - p.failed
 	if open > 0 {
 		text += fmt.Sprintf(", %d not known to have arrived", open)
 	}
+	if left > 0 {
+		text += `; the next produce sends them, or "diaspora spool drain"`
+	}
 	p.env.say("%s", text)
+	err := p.outcome(ctx, stats.Spool, aside+dropped+open, firstOf(printErr, readErr, closeErr))
+	if left > 0 && err == nil && why != nil {
+		text, _ := explanation(why)
+		p.env.say("%s", text)
+	}
+	return err
+}
+
+// outcome returns what the exit code hangs on. The caller holds mu.
+func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost int64, err error) error {
+	held := left.Held[p.topic]
+	bad := p.failed + lost
 	switch {
 	case p.fatal != nil:
 		return p.fatal
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case printErr != nil:
-		return printErr
-	case readErr != nil:
-		return readErr
-	case p.failed > 0 || open > 0:
-		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s were not logged", p.topic, p.failed+open, count(p.read, "event"))}
+	case err != nil:
+		return err
+	case bad > 0:
+		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s were not logged", p.topic, bad, count(p.read, "event"))}
+	case left.Events == 0:
+		return nil
+	case held != nil && refusal(held):
+		return held
+	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
+		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
+	case p.requireAck:
+		return stranded(left.Events, left.Why)
+	}
+	return nil
+}
+
+// firstOf returns the first of several errors.
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -423,38 +424,59 @@ func TestTerminalIsSafe(t *testing.T) {
 }
 
 // TestProduceOutage checks that an outage is told, that nothing is lost by it, and
-// that Ctrl-C in the middle says what is not known to have arrived.
+// that Ctrl-C in the middle says what became of the events: what waits in the spool or,
+// without one, what is not known to have arrived.
 func TestProduceOutage(t *testing.T) {
-	w := newWorld(t)
-	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
-	w.run(t, "topic", "claim", "weather")
-	d := emptyDesk(t)
-	d.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.dir, "config")
+	for name, c := range map[string]struct {
+		flags      []string
+		told, left string
+	}{
+		"spool": {nil, "1 event waits in the spool; nothing is lost", "diaspora: 3 events logged; 1 event waits in the spool; "},
+		"no spool": {[]string{"--no-spool"}, "1 event waits; nothing is lost unless you stop this program",
+			"diaspora: 2 events acknowledged, 1 not known to have arrived\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+			w.run(t, "topic", "claim", "weather")
+			d := emptyDesk(t)
+			d.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.dir, "config")
 
-	reader, writer := io.Pipe()
-	defer writer.Close()
-	d.stdin = reader
-	stop, _ := d.started(t, "produce", "weather", "-o", "json")
-	io.WriteString(writer, "one\n")
-	eventually(t, "the first receipt", func() bool { return strings.Contains(d.out.String(), `"line":1`) })
-	up.kill(t)
-	io.WriteString(writer, "two\n")
-	eventually(t, "word of the outage", func() bool {
-		return strings.Contains(d.err.String(), "1 event waits; nothing is lost unless you stop this program")
-	})
-	up = w.up(t, up.ports()...)
-	eventually(t, "the second receipt", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
-	eventually(t, "word of the end of the outage", func() bool { return strings.Contains(d.err.String(), "the cluster is back") })
+			reader, writer := io.Pipe()
+			defer writer.Close()
+			d.stdin = reader
+			stop, _ := d.started(t, append([]string{"produce", "weather", "-o", "json"}, c.flags...)...)
+			io.WriteString(writer, "one\n")
+			eventually(t, "the first receipt", func() bool { return strings.Contains(d.out.String(), `"line":1`) })
+			eventually(t, "the first event to arrive", func() bool { return w.waiting(t) == 0 })
+			up.kill(t)
+			io.WriteString(writer, "two\n")
+			eventually(t, "word of the outage", func() bool { return strings.Contains(d.err.String(), c.told) })
+			up = w.up(t, up.ports()...)
+			eventually(t, "the second receipt", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
+			eventually(t, "word of the end of the outage", func() bool { return strings.Contains(d.err.String(), "the cluster is back") })
 
-	up.kill(t)
-	io.WriteString(writer, "three\n")
-	eventually(t, "word of the second outage", func() bool { return strings.Count(d.err.String(), "1 event waits") == 2 })
-	if code := stop(); code != 130 {
-		t.Errorf("produce exits with %d after Ctrl-C, want 130", code)
+			up.kill(t)
+			io.WriteString(writer, "three\n")
+			eventually(t, "word of the second outage", func() bool { return strings.Count(d.err.String(), c.told) == 2 })
+			if code := stop(); code != 130 {
+				t.Errorf("produce exits with %d after Ctrl-C, want 130", code)
+			}
+			if !strings.Contains(d.err.String(), c.left) {
+				t.Errorf("produce says %q", d.err.String())
+			}
+		})
 	}
-	if !strings.Contains(d.err.String(), "diaspora: 2 events acknowledged, 1 not known to have arrived\n") {
-		t.Errorf("produce says %q", d.err.String())
+}
+
+// waiting returns how many events wait in the world's spools.
+func (w *world) waiting(t *testing.T) (n int) {
+	t.Helper()
+	var status struct{ Events int }
+	if err := json.Unmarshal([]byte(w.run(t, "status", "-o", "json")), &status); err != nil {
+		t.Fatal(err)
 	}
+	return status.Events
 }
 
 // TestExitCodes checks the codes that the command itself decides on.

@@ -20,6 +20,7 @@ type Info struct {
 	Stats   // without what only the owner knows
 	Subject string
 	Owner   *Owner // who has it, or had it and did not live to give it back
+	Note    string // what its last owner said of why events wait; see [Spool.Note]
 	Files   []SegmentInfo
 }
 
@@ -88,7 +89,7 @@ func lookAt(fsys FS) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	info := Info{Stats: s.Stats(), Subject: im.cursor.subject, Owner: owner}
+	info := Info{Stats: s.Stats(), Subject: im.cursor.subject, Owner: owner, Note: readNote(fsys)}
 	for _, g := range im.segments {
 		info.Files = append(info.Files, SegmentInfo{g.name, g.base, g.size, g.created})
 		info.Subject = g.subject
@@ -108,7 +109,7 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 			s.report.problem("%s: the header is damaged", g.name)
 		}
 	}
-	ours := []string{".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp}
+	ours := []string{".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp}
 	for _, info := range infos {
 		_, _, segment := parseSegmentName(info.Name())
 		_, quarantine := parseQuarantineName(info.Name())

@@ -487,6 +487,9 @@ type Stats struct {
 	Segments int       // files that hold events
 	Oldest   time.Time // when the oldest of Events was appended, or earlier; zero without any
 
+	First uint64 // everything at a lower position is done with
+	Next  uint64 // the position of the next entry to be appended
+
 	Appended uint64 // since Open
 	Rejected uint64 // since Open, for want of room
 
@@ -508,6 +511,8 @@ func (s *Spool) Stats() Stats {
 		Events:       s.next - s.done.low - s.done.count(),
 		Bytes:        s.bytes + s.quarantine.bytes.Load(),
 		Segments:     len(s.segments),
+		First:        s.done.low,
+		Next:         s.next,
 		Appended:     s.appended,
 		Rejected:     s.rejected,
 		Acknowledged: s.counts.acknowledged,

@@ -271,3 +271,44 @@ func TestSubject(t *testing.T) {
 		t.Errorf("Open by another subject: %v, want ErrSubject", err)
 	}
 }
+
+// TestStatsTellPositions fails when it cannot be told that all that was appended
+// before a moment is done with.
+func TestStatsTellPositions(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t)})
+	mustAppend(t, s, 0, 3)
+	was := s.Stats()
+	records, err := s.Next(t.Context(), 10, 1<<20)
+	if err != nil || len(records) != 3 {
+		t.Fatalf("Next = %d entries, %v; want 3", len(records), err)
+	}
+	if was.First != records[0].Position || was.Next != records[2].Position+1 {
+		t.Errorf("Stats are from %d to %d, want %d to %d", was.First, was.Next, records[0].Position, records[2].Position+1)
+	}
+	for i, want := range []uint64{was.First, was.First, was.Next} {
+		if err := s.Ack(records[2-i].Position); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Stats().First; got != want {
+			t.Errorf("after %d acknowledgements from the end, First is %d, want %d", i+1, got, want)
+		}
+	}
+}
+
+func TestNote(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t)})
+	for _, want := range []string{"", "the cluster is away", "nobody is logged in", ""} {
+		if err := s.Note(want); err != nil {
+			t.Fatal(err)
+		}
+		info, err := Inspect(s.opts.Dir)
+		if err != nil || info.Note != want {
+			t.Errorf("Inspect says %q, %v; want %q", info.Note, err, want)
+		}
+		if r, err := Verify(s.opts.Dir); err != nil || len(r.Problems) > 0 {
+			t.Errorf("Verify finds %q, %v", r.Problems, err)
+		}
+	}
+}

@@ -1,0 +1,487 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+var spoolListHelp = help{
+	use:   "ls",
+	short: "list the spools of this profile, and what waits in them",
+	examples: `
+diaspora spool ls
+diaspora spool ls -o json | jq '.events'`,
+	long: `
+A spool keeps what "diaspora produce" has logged until the cluster has acknowledged it. Each
+process that logs has one of its own; what it leaves behind, the next one sends.`,
+	formats: answerFormats,
+}
+
+var spoolCatHelp = help{
+	use:   "cat [DIRECTORY]",
+	short: "print the events that wait, or those that were set aside",
+	examples: `
+# what waits, one value a line
+diaspora spool cat
+
+# with everything about each event, as produce --input ndjson takes it
+diaspora spool cat -o ndjson
+
+# what the cluster will never take, and why
+diaspora spool cat --quarantine -o json`,
+	long: `
+It only reads, also while another process logs. Without a DIRECTORY it prints all spools of
+the profile.`,
+	formats: streamFormats,
+	args:    arguments{max: 1},
+}
+
+var spoolVerifyHelp = help{
+	use:   "verify [DIRECTORY]",
+	short: "read all that waits, and say what is damaged",
+	examples: `
+diaspora spool verify
+diaspora spool verify /var/lib/beamline/spool -o json`,
+	long: `
+It changes nothing, also while another process logs. If anything is damaged the exit code is 9.`,
+	formats: answerFormats,
+	args:    arguments{max: 1},
+}
+
+var spoolDrainHelp = help{
+	use:   "drain",
+	short: "send what waits",
+	examples: `
+diaspora spool drain
+
+# for a timer: try for a minute
+diaspora spool drain --timeout 1m --quiet`,
+	long: `
+It sends what no other process is sending, and ends when nothing waits or nothing can be done
+about it now. The exit code is 0 if nothing waits, and otherwise that of the reason: 3 if you
+are not logged in, 4 without permission, 5 if there is no such topic, 75 if the cluster cannot be reached.`,
+	formats: answerFormats,
+}
+
+var statusHelp = help{
+	use:   "status",
+	short: "say in one line how many events wait, for how long, and why",
+	examples: `
+diaspora status
+diaspora status -o json`,
+	long:    `It asks nobody but the spools of this profile.`,
+	formats: answerFormats,
+}
+
+func (e *env) spoolCommands() []*cobra.Command {
+	var quarantine bool
+	var timeout time.Duration
+	list := e.command(spoolListHelp, func(context.Context, []string) error { return e.spoolList() })
+	cat := e.command(spoolCatHelp, func(_ context.Context, args []string) error { return e.spoolCat(args, quarantine) })
+	cat.Flags().BoolVar(&quarantine, "quarantine", false, "print what was set aside, with the reason")
+	verify := e.command(spoolVerifyHelp, func(_ context.Context, args []string) error { return e.spoolVerify(args) })
+	drain := e.command(spoolDrainHelp, func(ctx context.Context, _ []string) error { return e.spoolDrain(ctx, timeout) })
+	drain.Flags().DurationVar(&timeout, "timeout", 0, "go on for so `LONG` at most (default: as long as it helps)")
+	return []*cobra.Command{list, cat, verify, drain}
+}
+
+func (e *env) statusCommand() *cobra.Command {
+	return e.command(statusHelp, func(context.Context, []string) error { return e.status() })
+}
+
+// spoolsAt returns the directory that is named, or all of the profile's.
+func (e *env) spoolsAt(args []string) ([]string, error) {
+	if len(args) > 0 {
+		return args, nil
+	}
+	home, err := e.spoolHome()
+	if err != nil {
+		return nil, err
+	}
+	return spoolDirs(home)
+}
+
+// spoolDocument says what a spool has, as JSON.
+type spoolDocument struct {
+	Dir         string     `json:"dir"`
+	Events      uint64     `json:"events"`
+	Bytes       int64      `json:"bytes"`
+	Oldest      *time.Time `json:"oldest,omitempty"`
+	Why         string     `json:"why,omitempty"`
+	Subject     string     `json:"subject"`
+	Owner       string     `json:"owner,omitempty"` // the process that has it
+	Dropped     uint64     `json:"dropped"`
+	Quarantined uint64     `json:"quarantined"`
+	Damaged     uint64     `json:"damaged"`
+}
+
+func document(dir string, info spool.Info) spoolDocument {
+	d := spoolDocument{
+		Dir: dir, Events: info.Events, Bytes: info.Bytes, Subject: info.Subject,
+		Dropped: info.Dropped, Quarantined: info.Quarantined, Damaged: info.Damaged,
+	}
+	if !info.Oldest.IsZero() {
+		oldest := info.Oldest.UTC()
+		d.Oldest = &oldest
+	}
+	if info.Owner != nil && !info.Owner.Gone() {
+		d.Owner = info.Owner.String()
+	}
+	switch {
+	case info.Events == 0:
+	case info.Note != "":
+		d.Why = info.Note
+	case d.Owner == "":
+		d.Why = "no process sends them"
+	}
+	return d
+}
+
+func (e *env) spoolDocuments() ([]spoolDocument, error) {
+	dirs, err := e.spoolsAt(nil)
+	if err != nil {
+		return nil, err
+	}
+	docs := []spoolDocument{}
+	for _, dir := range dirs {
+		info, err := spool.Inspect(dir)
+		if err != nil {
+			return nil, spoolFailure(err)
+		}
+		docs = append(docs, document(dir, info))
+	}
+	return docs, nil
+}
+
+// spoolFailure gives an error of a spool its exit code.
+func spoolFailure(err error) error {
+	return &failure{condition: diaspora.ErrSpoolFailed, text: err.Error()}
+}
+
+func (e *env) spoolList() error {
+	docs, err := e.spoolDocuments()
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		for _, d := range docs {
+			if err := e.printJSON(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(docs) == 0 {
+		e.say("there is no spool")
+		return nil
+	}
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "EVENTS\tSIZE\tOLDEST\tASIDE\tUSED BY\tDIRECTORY\tWHY")
+	for _, d := range docs {
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Events, size(d.Bytes), e.age(d.Oldest), d.Quarantined, orDash(d.Owner), oneLine(d.Dir), orDash(oneLine(d.Why)))
+	}
+	w.Flush()
+	return e.print(text.Bytes())
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// age returns how long ago something was, roughly.
+func (e *env) age(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	d := max(0, e.now().Sub(*t))
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// size returns a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1e6:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1e9:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}
+
+func (e *env) status() error {
+	docs, err := e.spoolDocuments()
+	if err != nil {
+		return err
+	}
+	total := spoolDocument{}
+	for _, d := range docs {
+		total.Events += d.Events
+		total.Bytes += d.Bytes
+		total.Dropped += d.Dropped
+		total.Quarantined += d.Quarantined
+		total.Damaged += d.Damaged
+		if d.Events == 0 {
+			continue
+		}
+		if d.Oldest != nil && (total.Oldest == nil || d.Oldest.Before(*total.Oldest)) {
+			total.Oldest = d.Oldest
+		}
+		if total.Why == "" || d.Owner != "" && d.Why != "" {
+			total.Why = d.Why
+		}
+	}
+	if e.json() {
+		return e.printJSON(struct {
+			Events      uint64     `json:"events"`
+			Bytes       int64      `json:"bytes"`
+			Oldest      *time.Time `json:"oldest,omitempty"`
+			Why         string     `json:"why,omitempty"`
+			Dropped     uint64     `json:"dropped"`
+			Quarantined uint64     `json:"quarantined"`
+			Damaged     uint64     `json:"damaged"`
+		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Dropped, total.Quarantined, total.Damaged})
+	}
+	return e.printf("%s\n", e.statusLine(total))
+}
+
+func (e *env) statusLine(d spoolDocument) string {
+	text := "no event waits"
+	if d.Events > 0 {
+		why := d.Why
+		if why == "" {
+			why = "they are on their way"
+		}
+		text = fmt.Sprintf("%s (%s on disk) %s since %s: %s", count(int64(d.Events), "event"), size(d.Bytes), waits(d.Events), e.age(d.Oldest), oneLine(why))
+	}
+	if d.Quarantined > 0 {
+		text += fmt.Sprintf("; %d set aside", d.Quarantined)
+	}
+	if d.Dropped+d.Damaged > 0 {
+		text += fmt.Sprintf("; %d lost", d.Dropped+d.Damaged)
+	}
+	return text
+}
+
+func waits(n uint64) string {
+	if n == 1 {
+		return "waits"
+	}
+	return "wait"
+}
+
+func (e *env) spoolCat(args []string, quarantine bool) error {
+	dirs, err := e.spoolsAt(args)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		cat := e.catWaiting
+		if quarantine {
+			cat = e.catQuarantine
+		}
+		if err := cat(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *env) catWaiting(dir string) error {
+	out := newOutflow(e.stdout)
+	var line []byte
+	for r, err := range spool.Entries(dir) {
+		if err != nil {
+			return errors.Join(out.flush(), spoolFailure(err))
+		}
+		if line = append(append(line[:0], r.Value...), '\n'); e.json() {
+			line = appendEntry(line[:0], &r.Entry)
+		}
+		if err := out.write(line); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
+
+// appendEntry appends an event as a line like those of consume, without the place
+// that it does not have yet.
+func appendEntry(buf []byte, entry *spool.Entry) []byte {
+	r := diaspora.Record{Event: diaspora.Event{Topic: entry.Topic, Key: entry.Key, Value: entry.Value, Time: entry.Time, ID: entry.ID}}
+	for _, h := range entry.Headers {
+		r.Headers = append(r.Headers, diaspora.Header(h))
+	}
+	line := appendRecord(buf, &r)
+	return append(buf, bytes.Replace(line[len(buf):], []byte(`,"partition":0,"offset":0`), nil, 1)...)
+}
+
+func (e *env) catQuarantine(dir string) error {
+	for p, err := range spool.Quarantined(dir) {
+		switch {
+		case err != nil:
+			e.warn("%v", err)
+		case e.json():
+			if err := e.printJSON(p); err != nil {
+				return err
+			}
+		case p.Entry != nil:
+			if err := e.printf("%s %s %s: %s\n", p.Time.UTC().Format(time.RFC3339), p.Entry.Topic, oneLine(p.Entry.ID), oneLine(p.Reason)); err != nil {
+				return err
+			}
+		default:
+			if err := e.printf("%s %s at %d: %d events are lost: %s\n", p.Time.UTC().Format(time.RFC3339), p.Damage.Segment, p.Damage.Offset, p.Damage.Events, oneLine(p.Reason)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (e *env) spoolVerify(args []string) error {
+	dirs, err := e.spoolsAt(args)
+	if err != nil {
+		return err
+	}
+	problems := 0
+	for _, dir := range dirs {
+		report, err := spool.Verify(dir)
+		if err != nil {
+			return spoolFailure(err)
+		}
+		problems += len(report.Problems)
+		if e.json() {
+			err = e.printJSON(struct {
+				spoolDocument
+				Good     uint64   `json:"good"`
+				Torn     int64    `json:"torn"`
+				Problems []string `json:"problems"`
+			}{document(dir, report.Info), report.Read, report.Torn, append([]string{}, report.Problems...)})
+		} else {
+			err = e.printf("%s: %s good%s\n", oneLine(dir), count(int64(report.Read), "event"), indented(report.Problems))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if problems > 0 {
+		return &failure{condition: diaspora.ErrSpoolFailed, text: fmt.Sprintf("spool verify: %s", count(int64(problems), "problem"))}
+	}
+	return nil
+}
+
+func indented(lines []string) string {
+	var text strings.Builder
+	for _, line := range lines {
+		text.WriteString("\n  " + oneLine(line))
+	}
+	return text.String()
+}
+
+// spoolDrain sends what waits in the profile's spools.
+func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	home, err := e.spoolHome()
+	if err != nil {
+		return err
+	}
+	dirs, err := spoolDirs(home)
+	if err != nil {
+		return err
+	}
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	var sent, left int64
+	var why error
+	for _, dir := range dirs {
+		if info, err := spool.Inspect(dir); err != nil || info.Events == 0 {
+			if err != nil {
+				return spoolFailure(err)
+			}
+			continue
+		}
+		cfg.SpoolDir = dir
+		logger, err := diaspora.OpenLogger(ctx, cfg)
+		if errors.Is(err, diaspora.ErrConflict) {
+			e.say("%v", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := logger.Close(ctx); err != nil {
+			return err
+		}
+		stats := logger.Stats()
+		sent += stats.Acknowledged
+		left += stats.Spool.Events
+		if stats.Spool.Why != nil {
+			why = stats.Spool.Why
+		}
+	}
+	if e.json() {
+		if err := e.printJSON(struct {
+			Acknowledged int64 `json:"acknowledged"`
+			Waiting      int64 `json:"waiting"`
+		}{sent, left}); err != nil {
+			return err
+		}
+	} else {
+		e.say("%s acknowledged, %d waiting", count(sent, "event"), left)
+	}
+	return stranded(left, why)
+}
+
+// stranded is the error of a command that leaves events in the spool: the refusal that
+// only a person can mend, or [diaspora.ErrSpooled].
+func stranded(left int64, why error) error {
+	switch {
+	case left == 0:
+		return nil
+	case refusal(why):
+		return why
+	}
+	text := fmt.Sprintf("%s %s in the spool", count(left, "event"), waits(uint64(left)))
+	if why != nil {
+		text += ": " + why.Error()
+	}
+	return &failure{condition: diaspora.ErrSpooled, text: text}
+}
+
+// refusal reports whether err will stay until somebody does something about it.
+func refusal(err error) bool {
+	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission, diaspora.ErrNotFound, diaspora.ErrInvalid} {
+		if errors.Is(err, condition) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// TestProduceSurvivesKill kills produce again and again, two processes at a time, and the
+// fabric too. Every event of which a receipt was printed is in the topic at the end, those of
+// each process in order, and repeats have the id that they had before.
+func TestProduceSurvivesKill(t *testing.T) {
+	const workers, kills = 2, 15
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	ports := up.ports()
+	w.run(t, "topic", "claim", "weather")
+
+	var mu sync.Mutex // guards receipts
+	receipts := map[string]bool{}
+	var all sync.WaitGroup
+	for worker := range workers {
+		all.Go(func() {
+			for n := range kills {
+				ids := w.produceAndDie(t, fmt.Sprintf("%d-%d", worker, n), 1+rand.IntN(400))
+				mu.Lock()
+				for _, id := range ids {
+					receipts[id] = true
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for range 3 {
+		up.kill(t)
+		up = w.up(t, ports...)
+	}
+	all.Wait()
+	if t.Failed() {
+		return
+	}
+	w.run(t, "spool", "drain")
+	if status := w.run(t, "status"); status != "no event waits\n" {
+		t.Errorf("status says %q", status)
+	}
+	if problems := w.run(t, "spool", "verify", "-o", "json"); strings.Count(problems, `"problems":[]`) < workers {
+		t.Errorf("spool verify says %s", problems)
+	}
+
+	acknowledged := len(receipts)
+	arrived, repeats := map[string]string{}, 0
+	last := map[string]int{}
+	for line := range strings.Lines(w.run(t, "consume", "weather", "--from", "start", "--exit", "-o", "json")) {
+		var r struct{ ID, Key, Value string }
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		if was, ok := arrived[r.ID]; ok {
+			if was != r.Key+r.Value {
+				t.Fatalf("id %s is of two events", r.ID)
+			}
+			repeats++
+			continue
+		}
+		arrived[r.ID] = r.Key + r.Value
+		delete(receipts, r.ID)
+		n, err := strconv.Atoi(r.Value)
+		if err != nil || n != last[r.Key]+1 {
+			t.Fatalf("process %s: event %s comes after %d", r.Key, r.Value, last[r.Key])
+		}
+		last[r.Key] = n
+	}
+	if len(receipts) > 0 {
+		t.Errorf("%d of %d acknowledged events are lost", len(receipts), acknowledged)
+	}
+	t.Logf("%d kills: %d events had a receipt, %d arrived, %d repeats", workers*kills, acknowledged, len(arrived), repeats)
+}
+
+// produceAndDie logs numbers until there are so many receipts, and is killed. It returns the
+// ids of the receipts.
+func (w *world) produceAndDie(t *testing.T, key string, most int) (ids []string) {
+	cmd := w.command("produce", "weather", "-k", key, "-o", "json")
+	var talk bytes.Buffer
+	cmd.Stderr = &talk
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for n := 1; ; n++ {
+			if _, err := fmt.Fprintln(stdin, n); err != nil {
+				return
+			}
+		}
+	})
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		var receipt struct{ ID string }
+		if err := json.Unmarshal(lines.Bytes(), &receipt); err != nil {
+			break // cut off by the kill
+		}
+		ids = append(ids, receipt.ID)
+		if len(ids) == most {
+			cmd.Process.Kill()
+		}
+	}
+	cmd.Wait()
+	writing.Wait()
+	if len(ids) < most {
+		t.Errorf("produce ended after %d of %d receipts:\n%s", len(ids), most, talk.Bytes())
+	}
+	return ids
+}
+
+// TestProduceAdopts has one process send what several others left behind.
+func TestProduceAdopts(t *testing.T) {
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "weather")
+	up.kill(t)
+	const processes = 3
+	var all sync.WaitGroup
+	for n := range processes {
+		all.Go(func() { w.produceAndDie(t, fmt.Sprint(n), 50) })
+	}
+	all.Wait()
+	w.up(t, up.ports()...)
+	w.run(t, "produce", "weather", "--value", "1", "-k", "last")
+	if status := w.run(t, "status"); status != "no event waits\n" {
+		t.Errorf("status says %q", status)
+	}
+	keys := map[string]bool{}
+	for line := range strings.Lines(w.run(t, "consume", "weather", "--from", "start", "--exit", "-o", "json")) {
+		var r struct{ Key string }
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		keys[r.Key] = true
+	}
+	if len(keys) != processes+1 {
+		t.Errorf("events of %d processes arrived, want %d", len(keys), processes+1)
+	}
+}

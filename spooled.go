@@ -1,0 +1,301 @@
+package diaspora
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+// SpoolPolicy says what happens to an event for which the spool has no room, since
+// it has reached [Config.SpoolBytes] or the disk is full.
+type SpoolPolicy int
+
+const (
+	// SpoolBlock has Log and Send wait for room.
+	SpoolBlock SpoolPolicy = iota
+	// SpoolReject has them fail with [ErrSpoolFull].
+	SpoolReject
+	// SpoolDropOldest makes room by dropping the oldest events that wait, some
+	// hundred at once. [SpoolStats] counts them.
+	SpoolDropOldest
+)
+
+// SpoolStats is what a Logger's spool has.
+type SpoolStats struct {
+	Events int64     // that wait for the cluster's acknowledgement
+	Bytes  int64     // on disk
+	Oldest time.Time // when the oldest of Events was logged, or earlier; zero without any
+
+	// Why says why events wait: nobody is let in, the cluster cannot be reached,
+	// the topic that Held names first. Nil if none do, or they are on their way.
+	Why error
+
+	// Held are the topics whose events wait although others are sent, with the
+	// reason: most often, that who is signed in may not write to it.
+	Held map[string]error
+
+	// Since the spool was made:
+	Dropped     int64 // events, by [SpoolDropOldest]
+	Quarantined int64 // events set aside, as the cluster will never take them
+	Damaged     int64 // events lost to a damaged disk
+}
+
+// spooled is what a Logger with a spool has besides.
+type spooled struct {
+	*spool.Spool
+	drain *drain
+	stop  context.CancelFunc // ends the drain
+	work  sync.WaitGroup     // of the drain
+	known atomic.Pointer[SpoolStats]
+}
+
+// maxSpoolingBytes bounds the events that are on their way to disk. It is what the
+// spool takes without waiting.
+const maxSpoolingBytes = 4 << 20
+
+func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	f, err := cfg.fabric()
+	if err != nil {
+		return nil, err
+	}
+	subject, err := cfg.spoolSubject(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := spool.Open(spool.Options{
+		Dir:         cfg.SpoolDir,
+		Subject:     subject,
+		MaxBytes:    cfg.SpoolBytes,
+		Policy:      spool.Policy(cfg.SpoolPolicy),
+		Diagnostics: cfg.Diagnostics,
+	})
+	if err != nil {
+		return nil, explainSpool(err)
+	}
+	l := newLogger(f, newConnections())
+	l.room.max = maxSpoolingBytes
+	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
+	l.spooled = &spooled{Spool: s, stop: stop, drain: &drain{
+		spool:  s,
+		conns:  l.conns,
+		cfg:    cfg,
+		report: func(n int) { l.acknowledged.Add(int64(n)) },
+		words:  l.explain,
+		known:  map[string]bool{},
+		held:   map[string]*heldTopic{},
+	}}
+	l.spooled.work.Go(func() { l.spooled.drain.run(run) })
+	return l, nil
+}
+
+// spoolSubject returns whose events the spool is to hold.
+func (c Config) spoolSubject(ctx context.Context) (string, error) {
+	if c.Identity.Subject != "" || c.anonymous {
+		return c.Identity.Subject, nil
+	}
+	if c.URL == "" {
+		return "", invalid("configuration: SpoolDir needs Identity.Subject, which says whose events it holds")
+	}
+	client, err := NewClient(c)
+	if err != nil {
+		return "", err
+	}
+	who, err := client.Identity(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask whose events the spool is to hold, as Identity.Subject does not say: %w", err)
+	}
+	return who.Subject, nil
+}
+
+// explainSpool puts an error of the spool into the words of this package.
+func explainSpool(err error) error {
+	for _, c := range []struct {
+		spool, ours error
+		hint        string
+	}{
+		{spool.ErrFull, ErrSpoolFull, ""},
+		{spool.ErrClosed, ErrClosed, ""},
+		{spool.ErrInUse, ErrConflict, "give each process a directory of its own"},
+		{spool.ErrSubject, ErrConflict, "sign in as that identity to send them, or use another directory"},
+		{spool.ErrInsecure, ErrInvalid, ""},
+		{spool.ErrTooLarge, ErrInvalid, ""},
+		{spool.ErrVersion, ErrInvalid, "use the version of diaspora that wrote it, or a newer one"},
+	} {
+		if errors.Is(err, c.spool) {
+			return &fault{condition: c.ours, reason: err.Error(), hint: c.hint, cause: err}
+		}
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &fault{condition: ErrSpoolFailed, reason: err.Error(), cause: err}
+}
+
+// entry is an event as the spool keeps it: with the ID and the time that it has for good.
+func (l *Logger) entry(ev *Event) spool.Entry {
+	e := spool.Entry{Topic: ev.Topic, Key: ev.Key, Value: ev.Value, ID: ev.ID, Time: ev.Time}
+	if e.Time.IsZero() {
+		e.Time = time.Now().Truncate(time.Millisecond)
+	}
+	e.Time = e.Time.UTC()
+	if e.ID == "" {
+		var buf [idPrefixBytes + maxCounterBytes]byte
+		copy(buf[:], l.ids.prefix)
+		e.ID = string(buf[:idPrefixBytes+l.ids.put(buf[idPrefixBytes:])])
+	}
+	if len(ev.Headers) > 0 {
+		e.Headers = make([]spool.Header, len(ev.Headers))
+		for i, h := range ev.Headers {
+			e.Headers[i] = spool.Header(h)
+		}
+	}
+	return e
+}
+
+// spool is Log with a spool.
+func (l *Logger) spool(ctx context.Context, events []Event) error {
+	size := 0
+	for i := range events {
+		size += eventBytes(&events[i]) + pendingOverhead
+	}
+	room := min(int64(size), l.room.max/4)
+	if err := l.enter(ctx, room); err != nil {
+		return l.allFailed(events, -1, err)
+	}
+	defer l.room.leave(room)
+	var one [1]spool.Entry
+	entries := one[:0]
+	for i := range events {
+		entries = append(entries, l.entry(&events[i]))
+	}
+	if err := l.spooled.Append(ctx, entries...); err != nil {
+		return l.allFailed(events, -1, explainSpool(err))
+	}
+	return nil
+}
+
+// enter takes room, unless the Logger is closed.
+func (l *Logger) enter(ctx context.Context, n int64) error {
+	if err := l.room.enter(ctx, l.closing, n); err != nil {
+		return err
+	}
+	if l.closed.Load() { // after entering, so that Close waits for us or we see it
+		l.room.leave(n)
+		return ErrClosed
+	}
+	return nil
+}
+
+// spoolAsync is Send with a spool, after it got room.
+func (l *Logger) spoolAsync(ev *Event, done func(Record, error), room int64) {
+	e := l.entry(ev)
+	event := *ev
+	event.ID, event.Time = e.ID, e.Time
+	l.spooled.AppendAsync(e, func(err error) {
+		if err != nil {
+			l.failed.Add(1)
+			err = l.explain(event.Topic, explainSpool(err))
+		}
+		if done != nil {
+			l.calling.Lock()
+			done(Record{Event: event, Partition: -1, Offset: -1}, err)
+			l.calling.Unlock()
+		}
+		l.room.leave(room)
+	})
+}
+
+// flushSpool waits until all that was logged before is acknowledged or set aside.
+func (l *Logger) flushSpool(ctx context.Context) error {
+	s := l.spooled
+	if err := l.room.wait(ctx, nil, 0); err != nil { // on their way to disk
+		return fmt.Errorf("events are not on disk yet: %w", err)
+	}
+	end := s.Stats().Next
+	for s.Stats().First < end {
+		look, cancel := context.WithTimeout(ctx, time.Second) // the spool may drop events by itself
+		err := s.drain.waitForChange(look)
+		cancel()
+		if err != nil && l.closed.Load() && s.known.Load() != nil {
+			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, ErrClosed)
+		}
+		if err != nil && ctx.Err() != nil {
+			st := l.spoolStats().Spool
+			if st.Why != nil {
+				err = fmt.Errorf("%w (%w)", err, st.Why)
+			}
+			return fmt.Errorf("%d events wait in the spool: %w", st.Events, err)
+		}
+	}
+	return nil
+}
+
+// closeSpool is Close with a spool.
+func (l *Logger) closeSpool(ctx context.Context) error {
+	s := l.spooled
+	s.drain.finish(ctx, func() bool { return l.room.used() > 0 })
+	s.stop()
+	s.work.Wait()
+	last := l.spoolStats().Spool
+	err := s.Close()                          // commits or fails what is still on its way to disk
+	l.room.wait(context.Background(), nil, 0) // for the callbacks
+	st := s.Stats()
+	last.fill(st)
+	s.known.Store(&last)
+	if err != nil {
+		return fmt.Errorf("close logger: %w", explainSpool(err))
+	}
+	return nil
+}
+
+func (l *Logger) spoolStats() LoggerStats {
+	s := l.spooled
+	st := LoggerStats{
+		Acknowledged: l.acknowledged.Load(),
+		Failed:       l.failed.Load(),
+		PendingBytes: l.room.used(),
+		Err:          advise(explain(l.conns.Err()), ErrUnauthenticated, l.fabric.login),
+	}
+	if known := s.known.Load(); known != nil {
+		st.Spool = *known
+		return st
+	}
+	st.Spool.fill(s.Stats())
+	st.Spool.Held, _ = s.drain.why()
+	if st.Spool.Events > 0 {
+		st.Spool.Why = s.drain.reason()
+	}
+	return st
+}
+
+func (st *SpoolStats) fill(s spool.Stats) {
+	st.Events, st.Bytes, st.Oldest = int64(s.Events), s.Bytes, s.Oldest
+	st.Dropped, st.Quarantined, st.Damaged = int64(s.Dropped), int64(s.Quarantined), int64(s.Damaged)
+}
+
+// why returns the topics that are held, and why events wait.
+func (d *drain) why() (held map[string]error, why error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.held) > 0 {
+		held = make(map[string]error, len(d.held))
+		for topic, h := range d.held {
+			held[topic] = h.err
+		}
+		why = held[slices.Min(slices.Collect(maps.Keys(held)))]
+	}
+	if d.all != nil {
+		why = d.all
+	}
+	return held, why
+}
