@@ -231,7 +231,7 @@ func stderrOf(err error) string {
 const revokedToken, revokedKey = "revoked", "revoked"
 
 var dialects = []dialect{
-	{"kafka-python 2.0", []string{"python3"}, "SaslAuthenticationFailed", true, pythonClient("kafka-python/client.py", "kafka-python/requirements-2.0.txt", "oauth")},
+	{"kafka-python 2.0", []string{"python3"}, "AuthenticationFailed", true, pythonClient("kafka-python/client.py", "kafka-python/requirements-2.0.txt", "oauth")},
 	{"kafka-python 2.3", []string{"python3"}, revokedToken, true, pythonClient("kafka-python/client.py", "kafka-python/requirements-2.3.txt", "oauth")},
 	{"kafka-python 3.0", []string{"python3"}, revokedToken, true, pythonClient("kafka-python/client.py", "kafka-python/requirements-3.0.txt", "oauth")},
 	{"confluent-kafka oauth", []string{"python3"}, revokedToken, true, pythonClient("confluent-kafka/client.py", "confluent-kafka/requirements.txt", "oauth")},

@@ -32,25 +32,48 @@ const kafka = new Kafka({
   retry: { retries: 30, maxRetryTime: 1000 },
 });
 
+// kafkajs gives up for good when a connection is closed during a login, which is
+// how a broker that starts looks like. A refusal comes with a sentence instead.
+const passes = ({ message, retriable, name }) =>
+  retriable || name === "KafkaJSNumberOfRetriesExceeded" || /Closed connection|ECONNREFUSED|ECONNRESET|timed? ?out/i.test(message);
+
+async function insist(action) {
+  for (;;) {
+    try {
+      return await action();
+    } catch (error) {
+      if (!passes(error)) throw error;
+      console.error(`again: ${error}`);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+  }
+}
+
 async function produce() {
   const producer = kafka.producer({ idempotent: true, maxInFlightRequests: 1 });
-  await producer.connect();
+  await insist(() => producer.connect());
   for await (const line of readline.createInterface({ input: process.stdin })) {
-    await producer.send({ topic: env.TOPIC, acks: -1, messages: [{ value: line }] });
+    await insist(() => producer.send({ topic: env.TOPIC, acks: -1, messages: [{ value: line }] }));
     console.log(line);
   }
   await producer.disconnect();
 }
 
 async function consume() {
-  const consumer = kafka.consumer({ groupId: env.GROUP });
-  consumer.on(consumer.events.CRASH, ({ payload }) => {
-    if (!payload.restart) fail(payload.error);
-  });
   process.on("SIGTERM", () => process.exit(0));
-  await consumer.connect();
-  await consumer.subscribe({ topic: env.TOPIC, fromBeginning: true });
-  await consumer.run({ eachMessage: async ({ message }) => console.log(message.value.toString()) });
+  for (;;) {
+    const consumer = kafka.consumer({ groupId: env.GROUP });
+    const crashed = new Promise((resolve) =>
+      consumer.on(consumer.events.CRASH, ({ payload }) => payload.restart || resolve(payload.error))
+    );
+    await insist(() => consumer.connect());
+    await insist(() => consumer.subscribe({ topic: env.TOPIC, fromBeginning: true }));
+    await consumer.run({ eachMessage: async ({ message }) => console.log(message.value.toString()) });
+    const error = await crashed;
+    if (!passes(error)) throw error;
+    console.error(`again: ${error}`);
+    await consumer.disconnect();
+  }
 }
 
 function fail(error) {
