@@ -306,10 +306,10 @@ func present(t *testing.T, d dialect) bool {
 	return true
 }
 
-// feed gives the producer a line every 50 ms, and ends its input when told to.
+// feed gives the producer a line every 100 ms, and ends its input when told to.
 func (s *stream) feed(ctx context.Context) {
 	defer s.producer.stdin.Close()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		select {

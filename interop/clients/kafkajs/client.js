@@ -52,9 +52,19 @@ async function insist(action) {
 async function produce() {
   const producer = kafka.producer({ idempotent: true, maxInFlightRequests: 1 });
   await insist(() => producer.connect());
-  for await (const line of readline.createInterface({ input: process.stdin })) {
-    await insist(() => producer.send({ topic: env.TOPIC, acks: -1, messages: [{ value: line }] }));
-    console.log(line);
+  const lines = [];
+  let more = () => {};
+  let open = true;
+  const input = readline.createInterface({ input: process.stdin });
+  input.on("line", (line) => more(lines.push(line)));
+  input.on("close", () => more((open = false)));
+  while (open || lines.length > 0) {
+    if (lines.length === 0) await new Promise((resolve) => (more = resolve));
+    const batch = lines.splice(0);
+    if (batch.length === 0) continue;
+    const messages = batch.map((value) => ({ value }));
+    await insist(() => producer.send({ topic: env.TOPIC, acks: -1, messages }));
+    for (const line of batch) console.log(line);
   }
   await producer.disconnect();
 }
