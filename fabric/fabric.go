@@ -70,8 +70,9 @@ type Config struct {
 	// so that acknowledged events survive a power cut as well.
 	SyncWrites bool
 
-	// AccessTokenLifetime is how long access tokens are good. Default: 48 h, as
-	// at Globus.
+	// AccessTokenLifetime is how long access tokens are good, and bounds the
+	// hour that those are which are got with access keys. Default: 48 h, as at
+	// Globus.
 	AccessTokenLifetime time.Duration
 
 	// RevocationInterval bounds how long an open connection survives the
@@ -282,7 +283,11 @@ func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 
 // startFront starts what clients talk to.
 func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
-	tokens, err := keys.OpenTokens(f.below("token-key.pem"), f.url, f.claims)
+	lifetime := keys.DefaultTokenLifetime
+	if f.cfg.AccessTokenLifetime != 0 {
+		lifetime = min(lifetime, f.cfg.AccessTokenLifetime)
+	}
+	tokens, err := keys.OpenTokens(f.below("token-key.pem"), f.url, f.claims, lifetime)
 	if err != nil {
 		return err
 	}

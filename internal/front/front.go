@@ -266,7 +266,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	if f.claims, err = claims.Open(ctx, rules); err != nil {
 		return err
 	}
-	tokens, err := keys.OpenTokens(cfg.TokenKeyFile, cfg.PublicURL, f.claims)
+	tokens, err := keys.OpenTokens(cfg.TokenKeyFile, cfg.PublicURL, f.claims, keys.DefaultTokenLifetime)
 	if err != nil {
 		return err
 	}

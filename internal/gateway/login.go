@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -104,7 +105,7 @@ func (c *conn) loginAfterHandshake(ctx context.Context, frame []byte) (done bool
 // answerHandshake answers SaslHandshake. The mechanism is nil if there is none
 // of that name, and the client may try another. raw says that the messages that
 // follow have no Kafka header, which is what version 0 means.
-func (c *conn) answerHandshake(frame []byte) (m mechanism, raw bool, err error) {
+func (c *conn) answerHandshake(frame []byte) (m *mechanism, raw bool, err error) {
 	h, w := parseRequest(frame)
 	name := w.bytes(w.int16())
 	if !w.done() || h.version < 0 || h.version > maxSaslHandshake {
@@ -120,7 +121,7 @@ func (c *conn) answerHandshake(frame []byte) (m mechanism, raw bool, err error) 
 }
 
 // loginFramed takes a login in a SaslAuthenticate request.
-func (c *conn) loginFramed(ctx context.Context, m mechanism) error {
+func (c *conn) loginFramed(ctx context.Context, m *mechanism) error {
 	h, frame, free, err := c.takeRequest(maxLoginBytes)
 	if err != nil {
 		return err
@@ -147,17 +148,27 @@ func (c *conn) loginFramed(ctx context.Context, m mechanism) error {
 }
 
 // loginRaw takes a login in a frame that is nothing but the SASL message. The
-// answer is an empty frame, or none.
-func (c *conn) loginRaw(ctx context.Context, m mechanism) error {
+// answer is an empty frame, or what the mechanism has for a refusal: a client that
+// is only cut off takes that for a failure of the network, and tries for ever.
+func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
 	message, free, err := c.takeFrame(0, maxLoginBytes)
 	if err != nil {
 		return err
 	}
 	defer free()
-	if _, err := c.authenticate(ctx, m, message); err != nil {
+	_, err = c.authenticate(ctx, m, message)
+	if errors.As(err, new(*refusal)) && m.refused != nil {
+		return errors.Join(err, c.writeFrame(m.refused))
+	}
+	if err != nil {
 		return err
 	}
-	_, err = c.client.Write(make([]byte, 4))
+	return c.writeFrame(nil)
+}
+
+// writeFrame sends the client a frame without a Kafka header.
+func (c *conn) writeFrame(message []byte) error {
+	_, err := c.client.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(message))), message...))
 	return err
 }
 
@@ -182,7 +193,7 @@ func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 // authenticate finds out who the client is and, the first time, signs in to the
 // broker; it returns until when. A *refusal is final and has been held back
 // already. After any other error the client may try again.
-func (c *conn) authenticate(ctx context.Context, m mechanism, message []byte) (time.Time, error) {
+func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (time.Time, error) {
 	shown, id, err := c.identify(ctx, m, message)
 	if err == nil && c.subject == "" {
 		err = c.signIn(ctx, id)
@@ -204,11 +215,11 @@ func (c *conn) authenticate(ctx context.Context, m mechanism, message []byte) (t
 }
 
 // identify asks whose credentials a SASL message carries.
-func (c *conn) identify(ctx context.Context, m mechanism, message []byte) (Credentials, Identity, error) {
+func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Credentials, Identity, error) {
 	if !c.g.limits.mayFail(c.address) {
 		return Credentials{}, Identity{}, errFailures
 	}
-	credentials, err := m(message)
+	credentials, err := m.parse(message)
 	if err != nil {
 		return Credentials{}, Identity{}, err
 	}

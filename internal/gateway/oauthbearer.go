@@ -9,9 +9,15 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// mechanism reads the one message of a SASL mechanism in which the client
-// says who it is. Its error is a *refusal.
-type mechanism func(message []byte) (credentials, error)
+// mechanism is a SASL mechanism that takes one message.
+type mechanism struct {
+	// parse reads the message in which the client says who it is. Its error is
+	// a *refusal.
+	parse func(message []byte) (credentials, error)
+	// refused is what a client is told that gets no Kafka error, before the
+	// connection is closed. Nil is nothing.
+	refused []byte
+}
 
 // credentials are what a client says of itself.
 type credentials struct {
@@ -19,8 +25,12 @@ type credentials struct {
 	authzid string // whom it wants to be, if it says so
 }
 
-// mechanisms are what a client can choose from.
-var mechanisms = map[string]mechanism{"OAUTHBEARER": parseOAuthBearer, "PLAIN": parsePlain}
+// mechanisms are what a client can choose from. OAUTHBEARER has a message for
+// refusals (RFC 7628, section 3.2.2), PLAIN has none.
+var mechanisms = map[string]*mechanism{
+	"OAUTHBEARER": {parse: parseOAuthBearer, refused: []byte(`{"status":"invalid_token"}`)},
+	"PLAIN":       {parse: parsePlain},
+}
 
 func mechanismNames() []string { return slices.Sorted(maps.Keys(mechanisms)) }
 

@@ -53,7 +53,7 @@ func fullKey() diaspora.AccessKey {
 
 func open(t *testing.T, file string, l ledger) (*Tokens, *Authenticator) {
 	t.Helper()
-	tokens, err := OpenTokens(file, url, l)
+	tokens, err := OpenTokens(file, url, l, DefaultTokenLifetime)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +97,8 @@ func TestAuthenticate(t *testing.T) {
 		session   time.Duration // by PLAIN
 		token     time.Duration
 	}{
-		{fullKey(), ada, sessionLifetime, tokenLifetime},
-		{reads, ada + "." + reads.ID, sessionLifetime, tokenLifetime},
+		{fullKey(), ada, sessionLifetime, DefaultTokenLifetime},
+		{reads, ada + "." + reads.ID, sessionLifetime, DefaultTokenLifetime},
 		{ends, ada, 10 * time.Minute, 10 * time.Minute},
 	} {
 		token, err := tokens.Exchange(t.Context(), tt.key.ID, secret)
@@ -149,7 +149,7 @@ func TestTokenIsWhatClientsWant(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, c[name], want)
 		}
 	}
-	if exp, iat := c["exp"].(float64), c["iat"].(float64); exp-iat != tokenLifetime.Seconds() {
+	if exp, iat := c["exp"].(float64), c["iat"].(float64); exp-iat != DefaultTokenLifetime.Seconds() {
 		t.Errorf("exp - iat = %v", exp-iat)
 	}
 	if strings.Contains(string(payload), secret) {
@@ -265,7 +265,7 @@ func TestSigningKey(t *testing.T) {
 		if err := damage(bad); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenTokens(bad, url, l); err == nil {
+		if _, err := OpenTokens(bad, url, l, DefaultTokenLifetime); err == nil {
 			t.Errorf("%s: OpenTokens = nil, want an error", name)
 		}
 	}

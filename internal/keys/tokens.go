@@ -27,10 +27,10 @@ import (
 )
 
 const (
-	// tokenLifetime is how long a token is good that was got with a key. Clients
-	// fetch the next one ahead of time. It does not bound how long a revoked key
-	// is good: the key is looked at whenever its token is.
-	tokenLifetime = time.Hour
+	// DefaultTokenLifetime is how long a token is good that was got with a key.
+	// Clients fetch the next one ahead of time. It does not bound how long a
+	// revoked key is good: the key is looked at whenever its token is.
+	DefaultTokenLifetime = time.Hour
 
 	maxTokenBytes = 4 << 10
 	maxKeyFile    = 16 << 10
@@ -41,18 +41,20 @@ const (
 // (librdkafka reads exp and sub, the Java client iat and scope as well); the
 // gateway reads no more than which key it was.
 type Tokens struct {
-	issuer string
-	keys   Keys
-	key    *ecdsa.PrivateKey
-	signer jose.Signer
-	now    func() time.Time
+	issuer   string
+	keys     Keys
+	lifetime time.Duration
+	key      *ecdsa.PrivateKey
+	signer   jose.Signer
+	now      func() time.Time
 }
 
-// OpenTokens returns the exchange for the fabric with this URL. It signs with the
+// OpenTokens returns the exchange for the fabric with this URL, whose tokens are
+// good for lifetime. It signs with the
 // key in the file, which it makes when missing, for its owner only; another
 // replica of the service knows the tokens if it has the same file. Without a file
 // the key is in memory, and the tokens die with the process.
-func OpenTokens(file, issuer string, keys Keys) (*Tokens, error) {
+func OpenTokens(file, issuer string, keys Keys, lifetime time.Duration) (*Tokens, error) {
 	key, err := signingKey(file)
 	if err != nil {
 		return nil, fmt.Errorf("open the signing key for tokens: %w", err)
@@ -67,7 +69,7 @@ func OpenTokens(file, issuer string, keys Keys) (*Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tokens{issuer: issuer, keys: keys, key: key, signer: signer, now: time.Now}, nil
+	return &Tokens{issuer: issuer, keys: keys, lifetime: lifetime, key: key, signer: signer, now: time.Now}, nil
 }
 
 // tokenClaims are those of RFC 9068, of which the key's ID is the one that counts.
@@ -87,7 +89,7 @@ func (t *Tokens) Exchange(ctx context.Context, id string, secret globus.Secret) 
 		return globus.Token{}, err
 	}
 	now := t.now()
-	token := globus.Token{Scope: scopeOf(key), Obtained: now, Expiry: earlier(now.Add(tokenLifetime), key.Expires)}
+	token := globus.Token{Scope: scopeOf(key), Obtained: now, Expiry: earlier(now.Add(t.lifetime), key.Expires)}
 	signed, err := jwt.Signed(t.signer).Claims(tokenClaims{
 		Claims: jwt.Claims{
 			Issuer: t.issuer, Subject: key.Owner, Audience: jwt.Audience{t.issuer},

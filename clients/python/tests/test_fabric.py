@@ -1,0 +1,162 @@
+"""Which fabric is meant, and how tokens are renewed, against servers of this process."""
+
+import http.server
+import json
+import os
+import tempfile
+import threading
+import time
+import unittest
+import urllib.parse
+
+from diaspora_streams import DiasporaError, LoginRequired, TokenSource, Unavailable, from_env
+from diaspora_streams import _http
+from diaspora_streams._fabric import _base
+from diaspora_streams._source import cache_file
+from diaspora_streams._store import TokenFile, set_token, token_of
+
+SERVER = "a-resource-server"
+
+
+class Globus(http.server.ThreadingHTTPServer):
+    """Answers refreshes as it is told to."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.forms, self.answers, self.lifetime = [], [], 3600
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def tokens(self, n):
+        return 200, {"access_token": f"at-{n}", "refresh_token": f"rt-{n}", "expires_in": self.lifetime, "resource_server": SERVER}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.forms.append(dict(urllib.parse.parse_qsl(body)))
+        answers = self.server.answers
+        status, document = answers.pop(0) if answers else self.server.tokens(len(self.server.forms))
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", self.server.url + "/elsewhere")
+        self.end_headers()
+        self.wfile.write(json.dumps(document).encode())
+
+    def log_message(self, *args):
+        pass
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.dir = folder.name
+        self.globus = Globus()
+        self.addCleanup(self.globus.server_close)
+        self.addCleanup(self.globus.shutdown)
+
+    def source(self, refresh="rt-0"):
+        return TokenSource(self.globus.url, "client", SERVER, file=cache_file(self.dir, self.globus.url, "client", refresh), refresh_token=refresh)
+
+
+class SourceTest(Case):
+    def test_a_token_is_fetched_once_and_shared(self):
+        one, other = self.source(), self.source()
+        self.assertEqual(one.token().access_token, "at-1")
+        self.assertEqual(one.token().access_token, "at-1")
+        self.assertEqual(other.token().access_token, "at-1")
+        self.assertEqual(self.globus.forms, [{"grant_type": "refresh_token", "refresh_token": "rt-0", "client_id": "client"}])
+
+    def test_threads_share_one_refresh(self):
+        source, got = self.source(), []
+        threads = [threading.Thread(target=lambda: got.append(source.token().access_token)) for _ in range(16)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(got, ["at-1"] * 16)
+
+    def test_the_rotated_token_is_used_next(self):
+        self.globus.lifetime = 0.001
+        self.source().token()
+        self.source().token()
+        self.assertEqual([f["refresh_token"] for f in self.globus.forms], ["rt-0", "rt-1"])
+
+    def test_a_dead_token_falls_back_to_the_one_given_and_then_ends(self):
+        self.globus.lifetime = 0.001
+        source = self.source()
+        source.token()
+        self.globus.answers = [(400, {"error": "invalid_grant"})] * 2
+        with self.assertRaisesRegex(LoginRequired, "login required"):
+            source.token()
+        self.assertEqual([f["refresh_token"] for f in self.globus.forms], ["rt-0", "rt-1", "rt-0"])
+
+    def test_an_outage_keeps_a_good_token(self):
+        source = self.source()
+        source.token()
+        source._ahead = 3600.0  # due, with a quarter of its life left
+        stored = source._token
+        source._token = type(stored)(**{**stored.__dict__, "obtained": time.time() - 3000, "expiry": time.time() + 600})
+        set_token(content := source._file.read(), source._token)
+        source._file.write(content)
+        self.globus.answers = [(503, {})] * _http.MAX_ATTEMPTS
+        self.assertEqual(source.token().access_token, "at-1")
+        self.assertEqual(token_of(source._file.read(), SERVER).refresh_token, "rt-1")
+
+    def test_an_outage_is_not_a_refusal(self):
+        self.globus.answers = [(503, {})] * _http.MAX_ATTEMPTS
+        with self.assertRaises(Unavailable):
+            self.source().token()
+        self.assertEqual(self.source().token().refresh_token, f"rt-{_http.MAX_ATTEMPTS + 1}")
+
+    def test_redirects_are_not_followed(self):
+        self.globus.answers = [(302, {})]
+        with self.assertRaises(Unavailable):
+            self.source().token()
+        self.assertEqual(len(self.globus.forms), 1)
+
+    def test_a_login_of_somebody_else_is_not_used(self):
+        file = TokenFile(os.path.join(self.dir, "p.json"))
+        source = TokenSource(self.globus.url, "client", SERVER, file=file)
+        content = {"version": 1, "issuer": "https://auth.example.org", "identity": {"subject": "ada"}, "tokens": {}}
+        set_token(content, self.source().token())
+        file.write(content)
+        with self.assertRaisesRegex(LoginRequired, "another issuer"):
+            source.token()
+        self.assertEqual(len(self.globus.forms), 1)
+
+    def test_no_error_shows_a_token(self):
+        for answer in ((400, {"error": "invalid_grant", "error_description": "rt-secret"}), (500, {"x": "rt-secret"}), (200, {"access_token": "\n"})):
+            self.globus.answers = [answer] * _http.MAX_ATTEMPTS
+            with self.assertRaises(DiasporaError) as raised:
+                self.source("rt-secret").token()
+            self.assertNotIn("rt-secret", str(raised.exception))
+
+
+class EnvironmentTest(Case):
+    def test_what_is_missing_is_said(self):
+        for env, words in (
+            ({}, "diaspora login"),
+            ({"DIASPORA_URL": "https://x.example.org"}, "DIASPORA_REFRESH"),
+            ({"DIASPORA_PROFILE": "../x"}, "letters"),
+            ({"DIASPORA_PROFILE": "other"}, "nobody has logged in"),
+            ({"DIASPORA_URL": "ftp://x", "DIASPORA_REFRESH": "rt"}, "https://host"),
+            ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": "rt", "DIASPORA_BOOTSTRAP": "x"}, "host:port"),
+            ({"DIASPORA_CLIENT_ID": "x"}, "access key"),
+        ):
+            with self.assertRaisesRegex(DiasporaError, words, msg=str(env)):
+                from_env({"DIASPORA_CONFIG_DIR": self.dir, **env})
+
+    def test_plain_http_is_for_this_machine(self):
+        fabric = from_env({"DIASPORA_CONFIG_DIR": self.dir, "DIASPORA_URL": "http://x.example.org", "DIASPORA_REFRESH": "rt"})
+        with self.assertRaisesRegex(DiasporaError, "not https"):
+            fabric.kafka_python()
+
+    def test_what_people_paste(self):
+        for raw in ("https://h", "https://h/", "https://h/acl", " https://h/.well-known/diaspora "):
+            self.assertEqual(_base(raw), "https://h")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,78 @@
+"""Produce to and consume from a fabric with kafka-python, 2.0 to 3.0.
+
+    client.py produce < lines    a record for each line; prints the lines that are acknowledged
+    client.py consume            prints the value of each record, until it is ended
+
+TOPIC and GROUP are in the environment, and with them what diaspora_streams reads
+to sign in: DIASPORA_URL and DIASPORA_REFRESH.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+import kafka
+from kafka import KafkaConsumer, KafkaProducer
+
+import diaspora_streams
+
+VERSION = tuple(int(n) for n in kafka.__version__.split(".")[:2])
+
+
+def settings():
+    s = diaspora_streams.from_env().kafka_python()
+    if VERSION < (2, 1):
+        # 2.0 asks what the broker can do by way of requests that are long gone.
+        s["api_version"] = (2, 5, 0)
+    return s
+
+
+def producer():
+    s = dict(settings(), acks="all", linger_ms=5)
+    if VERSION < (3, 0):
+        # Before 3.0 a connection is cut when its token expires, and the default of
+        # 2.0 is to give a record up then.
+        s.update(retries=2**31 - 1, max_in_flight_requests_per_connection=1, retry_backoff_ms=100)
+    return KafkaProducer(**s)
+
+
+def produce(topic):
+    failed = threading.Event()
+    client = producer()
+
+    def refused(error):
+        print(f"not acknowledged: {error!r}", file=sys.stderr, flush=True)
+        failed.set()
+
+    def acknowledged(line):
+        return lambda _: print(line, flush=True)
+
+    for line in sys.stdin:
+        line = line.rstrip("\n")
+        client.send(topic, line.encode()).add_callback(acknowledged(line)).add_errback(refused)
+        if failed.is_set():
+            break
+    client.flush()
+    client.close()
+    return 1 if failed.is_set() else 0
+
+
+def consume(topic, group):
+    client = KafkaConsumer(topic, group_id=group, auto_offset_reset="earliest", **settings())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for record in client:
+        print(record.value.decode(), flush=True)
+    return 1
+
+
+def main():
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    if sys.argv[1] == "produce":
+        return produce(os.environ["TOPIC"])
+    return consume(os.environ["TOPIC"], os.environ["GROUP"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

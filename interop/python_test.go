@@ -1,0 +1,158 @@
+//go:build clients
+
+package interop
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+const pythonFolder = "../clients/python"
+
+// TestPythonModule runs the tests of diaspora_streams itself.
+func TestPythonModule(t *testing.T) {
+	if !present(t, dialect{name: "diaspora_streams", needs: []string{"python3"}}) {
+		return
+	}
+	cmd := exec.Command("python3", "-B", "-W", "error", "-m", "unittest", "discover", "-s", "tests")
+	cmd.Dir = pythonFolder
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// pythonToken prints the hash of the token, and that of the refresh token.
+const pythonToken = `
+import hashlib, diaspora_streams
+print(hashlib.sha256(diaspora_streams.from_env().source.token().access_token.encode()).hexdigest())
+`
+
+// TestPythonAndGoShareALogin has four programs in Go and four in Python refresh at
+// once, with refresh tokens that are good once: a second refresh with the same one
+// would throw everybody out. They share a stored profile, and then DIASPORA_REFRESH.
+func TestPythonAndGoShareALogin(t *testing.T) {
+	if !present(t, dialect{name: "diaspora_streams", needs: []string{"python3"}}) {
+		return
+	}
+	f := start(t, fabric.Config{})
+	if err := f.Globus().SetRefreshMode(globusdev.RefreshRotate); err != nil {
+		t.Fatal(err)
+	}
+	login, err := f.Login(within(t), ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	profiles := diaspora.OpenProfiles(dir)
+	if err := profiles.Save(diaspora.Profile{Name: "test", URL: f.URL(), Discovery: f.Discovery()}); err != nil {
+		t.Fatal(err)
+	}
+	store, err := profiles.Store("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Save(within(t), login); err != nil {
+		t.Fatal(err)
+	}
+	bin := buildCommand(t)
+	for range 3 {
+		refreshTogether(t, f, bin, store.Path(), "DIASPORA_PROFILE=test", "DIASPORA_CONFIG_DIR="+dir)
+	}
+
+	bare, err := f.Login(within(t), ada)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := bare.Token(globusdev.ResourceServerID)
+	env := []string{"DIASPORA_URL=" + f.URL(), "DIASPORA_REFRESH=" + token.RefreshToken.Reveal(), "DIASPORA_CONFIG_DIR=" + t.TempDir()}
+	refreshTogether(t, f, bin, "", env...)
+	files, err := filepath.Glob(filepath.Join(env[2][len("DIASPORA_CONFIG_DIR="):], "tokens", "*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("token files of one refresh token: %q, %v", files, err)
+	}
+	for range 2 {
+		refreshTogether(t, f, bin, files[0], env...)
+	}
+}
+
+// refreshTogether lets the token in a file expire and has eight programs ask for
+// one at the same time. They must all get the same, after one refresh.
+func refreshTogether(t *testing.T, f *fabric.Fabric, bin, file string, env ...string) {
+	t.Helper()
+	if file != "" {
+		expire(t, file)
+	}
+	before := refreshes(f)
+	// The first one holds the lock until the others are there.
+	if err := f.Globus().FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: 2 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	var commands []*exec.Cmd
+	for i := range 8 {
+		cmd := exec.Command(bin, "token")
+		if i%2 == 0 {
+			cmd = exec.Command("python3", "-B", "-c", pythonToken)
+		}
+		cmd.Env = append(append(os.Environ(), "PYTHONPATH="+absolute(t, pythonFolder)), env...)
+		cmd.Stdout, cmd.Stderr = new(bytes.Buffer), new(bytes.Buffer)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		commands = append(commands, cmd)
+	}
+	hashes := map[string]int{}
+	for i, cmd := range commands {
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v: %s", filepath.Base(cmd.Path), err, cmd.Stderr)
+			continue
+		}
+		got := strings.TrimSpace(cmd.Stdout.(*bytes.Buffer).String())
+		if i%2 == 1 {
+			got = fmt.Sprintf("%x", sha256.Sum256([]byte(got)))
+		}
+		hashes[got]++
+	}
+	if n := refreshes(f) - before; len(hashes) != 1 || n != 1 {
+		t.Errorf("eight programs got %d different tokens by %d refreshes, want one by one", len(hashes), n)
+	}
+}
+
+// expire makes a stored token one whose time is over.
+func expire(t *testing.T, file string) {
+	t.Helper()
+	store, err := globus.OpenStore(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	login, err := store.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range login.Tokens {
+		login.Tokens[i].Expiry = time.Now().Add(-time.Second)
+	}
+	if err := store.Save(within(t), login); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func refreshes(f *fabric.Fabric) (n int) {
+	for _, r := range f.Globus().Requests() {
+		if r.GrantType == "refresh_token" {
+			n++
+		}
+	}
+	return n
+}
