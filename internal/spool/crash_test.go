@@ -187,7 +187,7 @@ const (
 // run runs a program on a file system, then checks what its crashes left.
 func (c *crasher) run(fsys *memFS, h *history, depth, steps int) {
 	var crashes []crash
-	var mu sync.Mutex // guards h for observe, which other goroutines call
+	var mu sync.Mutex                                // guards h for observe, which other goroutines call
 	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used with the file system's mu held
 	fsys.skip = c.skip
 	fsys.observe = func(call, name string) {

@@ -110,3 +110,29 @@ func TestIndexMustFit(t *testing.T) {
 		t.Errorf("frame %d at %d (%v), want none", found.index, found.at, err)
 	}
 }
+
+// TestNothingKnown opens a spool of which a crash has left no header and no cursor: it
+// is nobody's.
+func TestNothingKnown(t *testing.T) {
+	t.Parallel()
+	fsys := newMemFS()
+	fsys.made = true
+	for id, base := range []uint64{1, 5} {
+		f, err := fsys.Create(segmentName(uint64(id+1), base))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(make([]byte, 700), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts := Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20, Subject: "ada"}
+	s := mustOpen(t, opts)
+	mustAppend(t, s, 0, 3)
+	mustClose(t, s)
+	s = mustOpen(t, opts)
+	wantNumbered(t, drain(t, s), 0, 3)
+	if st := s.Stats(); st.Damaged != 0 {
+		t.Errorf("%+v, want no damage", st)
+	}
+}
