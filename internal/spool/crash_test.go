@@ -187,7 +187,8 @@ const (
 // run runs a program on a file system, then checks what its crashes left.
 func (c *crasher) run(fsys *memFS, h *history, depth, steps int) {
 	var crashes []crash
-	var mu sync.Mutex // guards h for observe, which other goroutines call
+	var mu sync.Mutex                                // guards h for observe, which other goroutines call
+	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used with the file system's mu held
 	fsys.skip = c.skip
 	fsys.observe = func(call, name string) {
 		if slices.Contains([]string{"read", "list", "open", "size", "close", "lock"}, call) {
@@ -197,14 +198,14 @@ func (c *crasher) run(fsys *memFS, h *history, depth, steps int) {
 		defer mu.Unlock()
 		at := call + " " + name
 		for range cutsPerCall {
-			crashes = append(crashes, crash{fsys.cut(c.rng), h.clone(), "power cut", at})
+			crashes = append(crashes, crash{fsys.cut(cuts), h.clone(), "power cut", at})
 		}
 		crashes = append(crashes, crash{fsys.kill(), h.clone(), "kill", at})
 	}
 	err := c.program(fsys, h, &mu, steps)
 	fsys.mu.Lock()
 	fsys.observe = nil
-	crashes = append(crashes, crash{fsys.cut(c.rng), h.clone(), "power cut", "the end"})
+	crashes = append(crashes, crash{fsys.cut(cuts), h.clone(), "power cut", "the end"})
 	fsys.mu.Unlock()
 	if err != nil && c.err == nil {
 		c.err = err

@@ -323,6 +323,9 @@ func (s *Spool) recover(end uint64) error {
 // checkSubject fails if somebody else's events wait.
 func (s *Spool) checkSubject() error {
 	for _, g := range s.segments {
+		if g.spool == (uuid{}) {
+			continue // without the spool's id nothing in it can be read
+		}
 		if min(g.limit, s.next) > s.done.low && g.subject != s.opts.Subject {
 			return fmt.Errorf("%w: %q, not %q", ErrSubject, g.subject, s.opts.Subject)
 		}

@@ -1,0 +1,138 @@
+package spool
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestFailedSegmentIsNotRead refuses an event, since each sync fails, and fails what would
+// take it out of the segment again. It stays there, at the position that the next event
+// gets: only that one may be returned, even if the one before is damaged.
+func TestFailedSegmentIsNotRead(t *testing.T) {
+	t.Parallel()
+	fsys := newMemFS()
+	opts := Options{FS: fsys, SegmentBytes: 4 << 10, MaxBytes: 1 << 20}
+	s := mustOpen(t, opts)
+	mustAppend(t, s, 0, 3)
+	failures := 0
+	fsys.fault = func(call, name string) error {
+		if call == "sync" && failures < maxFailures && strings.HasSuffix(name, ".seg") {
+			failures++
+			return syscall.EIO
+		}
+		if call == "truncate" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	if err := s.Append(t.Context(), numbered(100)); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("%v, want EIO", err)
+	}
+	fsys.fault = nil
+	mustAppend(t, s, 3, 6)
+	wantNumbered(t, drain(t, s), 0, 6)
+	mustClose(t, s)
+
+	_, ends := frameEnds(t, fsys, segmentName(1, 1))
+	if len(ends) != 4 {
+		t.Fatalf("%d frames in the failed segment, want the refused one too", len(ends))
+	}
+	fsys.names[segmentName(1, 1)].data[ends[2]-1] ^= 1
+	s = mustOpen(t, opts)
+	got := drain(t, s)
+	wantNumbered(t, got[:2], 0, 2)
+	wantNumbered(t, got[2:], 3, 6)
+	if st := s.Stats(); st.Damaged != 1 {
+		t.Errorf("%+v, want 1 damaged", st)
+	}
+}
+
+// TestTornBeforeKill loses what a killed process had not synced, but not what the next one
+// wrote behind it: that is no damage.
+func TestTornBeforeKill(t *testing.T) {
+	t.Parallel()
+	fsys := newMemFS()
+	opts := Options{FS: fsys, SegmentBytes: 16 << 10, MaxBytes: 1 << 20}
+	large := Entry{Topic: "t", Value: make([]byte, 2000)}
+	// atSync returns the file system as it is when the next sync of a segment begins.
+	atSync := func(fsys *memFS) func() *memFS {
+		var found *memFS
+		fsys.observe = func(call, name string) {
+			if found == nil && call == "sync" && strings.HasSuffix(name, ".seg") {
+				found = fsys.kill()
+			}
+		}
+		return func() *memFS { return found }
+	}
+	for process := range 2 {
+		s := mustOpen(t, opts)
+		if process == 0 {
+			mustAppend(t, s, 0, 1)
+		}
+		killed := atSync(fsys)
+		if err := s.Append(t.Context(), large); err != nil {
+			t.Fatal(err)
+		}
+		fsys = killed()
+		opts.FS = fsys
+	}
+	// fsys has large twice, neither of them synced: cut the power often.
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 2000 {
+		cut := opts
+		cut.FS = fsys.cut(rng)
+		s := mustOpen(t, cut)
+		drain(t, s)
+		if st := s.Stats(); st.Damaged != 0 {
+			t.Fatalf("%+v, want no damage", st)
+		}
+		mustClose(t, s)
+	}
+}
+
+// TestIndexMustFit puts a frame where its index cannot be.
+func TestIndexMustFit(t *testing.T) {
+	t.Parallel()
+	e := numbered(0)
+	segment := appendFrame(make([]byte, headerBytes), 0, &e)
+	end := int64(len(segment))
+	segment = appendFrame(segment, 3, &e)
+	scan := newScanner(bytes.NewReader(segment), fuzzSeeds, int64(len(segment)))
+	if _, err := scan.next(); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := scan.next(); err != io.EOF || found.bad != int64(len(segment))-end {
+		t.Errorf("frame %d at %d (%v), want none", found.index, found.at, err)
+	}
+}
+
+// TestNothingKnown opens a spool of which a crash has left no header and no cursor: it
+// is nobody's.
+func TestNothingKnown(t *testing.T) {
+	t.Parallel()
+	fsys := newMemFS()
+	fsys.made = true
+	for id, base := range []uint64{1, 5} {
+		f, err := fsys.Create(segmentName(uint64(id+1), base))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(make([]byte, 700), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opts := Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20, Subject: "ada"}
+	s := mustOpen(t, opts)
+	mustAppend(t, s, 0, 3)
+	mustClose(t, s)
+	s = mustOpen(t, opts)
+	wantNumbered(t, drain(t, s), 0, 3)
+	if st := s.Stats(); st.Damaged != 0 {
+		t.Errorf("%+v, want no damage", st)
+	}
+}
