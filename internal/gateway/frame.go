@@ -128,13 +128,6 @@ func appendResponse(dst []byte, correlation int32, response kmsg.Response) []byt
 	return dst
 }
 
-// appendFrame appends the frame of a response whose body is written already.
-func appendFrame(dst []byte, correlation int32, body []byte) []byte {
-	dst = binary.BigEndian.AppendUint32(dst, uint32(4+len(body)))
-	dst = binary.BigEndian.AppendUint32(dst, uint32(correlation))
-	return append(dst, body...)
-}
-
 // appendRequest returns the frame of a request.
 func appendRequest(request kmsg.Request, correlation int32) []byte {
 	return kmsg.NewRequestFormatter().AppendRequest(nil, request, correlation)
