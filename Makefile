@@ -7,7 +7,7 @@ NODES       ?= 1
 FAILOVER    ?= 5m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down test-kafka test-failover
+.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down test-kafka test-failover test-clients
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -23,8 +23,8 @@ browser: ## the pages of the ACL endpoint in Debian's chromium
 
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
-	$(GO) vet -tags browser,kafka ./...
-	$(GO) run $(STATICCHECK) ./... && $(GO) run $(STATICCHECK) -tags browser,kafka ./...
+	$(GO) vet -tags browser,kafka,clients ./...
+	$(GO) run $(STATICCHECK) ./... && $(GO) run $(STATICCHECK) -tags browser,kafka,clients ./...
 
 build: ## the one binary, static and stripped, in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/diaspora ./cmd/diaspora
@@ -49,6 +49,9 @@ test-kafka: ## the suite of interop over the Apache Kafka that is up
 
 test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
 	DIASPORA_FAILOVER=$(FAILOVER) $(GO) test -tags kafka -count 1 -timeout 60m -run TestFailover -v ./interop
+
+test-clients: ## clients in other languages, over the embedded broker; with TAGS=kafka over the Apache Kafka that is up
+	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 15m -run '^(TestClients|TestPython)' ./interop
 
 clean: ## what the other targets made
 	rm -rf bin

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 )
 
@@ -99,26 +98,12 @@ func absolute(t *testing.T, path string) string {
 	return abs
 }
 
-var commandOnce struct {
-	sync.Once
-	file string
-	err  error
-}
-
 // buildCommand returns the diaspora command.
 func buildCommand(t *testing.T) string {
 	t.Helper()
-	commandOnce.Do(func() {
-		dir, err := os.MkdirTemp("", "diaspora")
-		if err != nil {
-			commandOnce.err = err
-			return
-		}
-		commandOnce.file = filepath.Join(dir, "diaspora")
-		commandOnce.err = quietly("go", "build", "-o", commandOnce.file, "../cmd/diaspora")
-	})
-	if commandOnce.err != nil {
-		t.Fatal(commandOnce.err)
+	file := filepath.Join(t.TempDir(), "diaspora")
+	if err := quietly("go", "build", "-o", file, "../cmd/diaspora"); err != nil {
+		t.Fatal(err)
 	}
-	return commandOnce.file
+	return file
 }

@@ -156,3 +156,64 @@ func refreshes(f *fabric.Fabric) (n int) {
 	}
 	return n
 }
+
+// TestPythonReadme runs the steps of the README of diaspora_streams as they stand.
+func TestPythonReadme(t *testing.T) {
+	if !present(t, dialect{name: "diaspora_streams", needs: []string{"python3"}}) {
+		return
+	}
+	text, err := os.ReadFile(filepath.Join(pythonFolder, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := start(t, fabric.Config{})
+	s := place{fabric: f, cfg: as(t, f, ada)}
+	topic := claim(t, s.cfg, 1)
+	c, err := s.signIn(t, "oauth", topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := append(c.env, "PYTHONPATH="+absolute(t, pythonFolder), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1")
+	blocks := strings.Split(string(text), "```python\n")[1:]
+	if len(blocks) != 3 {
+		t.Fatalf("the README has %d examples, want a producer, a consumer and one of confluent-kafka", len(blocks))
+	}
+	example := func(block int, requirements string) *program {
+		venv, err := virtualEnv(t, requirements)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, _, _ := strings.Cut(blocks[block], "```")
+		code = strings.ReplaceAll(dedent(code), `"weather"`, fmt.Sprintf("%q", topic))
+		return run(t, env, []string{filepath.Join(venv, "bin", "python"), "-c", code})
+	}
+	kafkaPython := "kafka-python/requirements-3.0.txt"
+	for _, p := range []*program{example(0, kafkaPython), example(2, "confluent-kafka/requirements.txt")} {
+		<-p.ended
+		if p.err != nil {
+			t.Errorf("a producer of the README: %v\n%s", p.err, p.said())
+		}
+	}
+	consumer := example(1, kafkaPython)
+	const value = `{"temperature": 21.5}`
+	for strings.Count(consumer.said(), value) < 2 {
+		select {
+		case <-consumer.ended:
+			t.Fatalf("the consumer of the README ended: %v\n%s", consumer.err, consumer.said())
+		case <-time.After(50 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal("the consumer of the README prints nothing")
+		}
+	}
+	if got := values(readAll(t, s.cfg, topic)); got != value+" "+value {
+		t.Errorf("the topic has %q", got)
+	}
+}
+
+// dedent takes away what a list indents its code by.
+func dedent(code string) string {
+	if strings.HasPrefix(code, "   ") {
+		code = strings.ReplaceAll("\n"+code, "\n   ", "\n")
+	}
+	return code
+}
