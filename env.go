@@ -221,6 +221,16 @@ func (s *discoveredSource) Refused(access globus.Secret) {
 	refused(source, access)
 }
 
+// Settle waits until no renewal is under way.
+func (s *discoveredSource) Settle() {
+	s.mu.Lock()
+	source := s.source
+	s.mu.Unlock()
+	if source, ok := source.(interface{ Settle() }); ok {
+		source.Settle()
+	}
+}
+
 func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

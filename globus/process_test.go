@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -37,7 +39,7 @@ func program() error {
 	if err != nil {
 		return err
 	}
-	var source globus.TokenSource
+	var source *globus.Source
 	if refresh := os.Getenv("REFRESH"); refresh != "" {
 		source = client.RefreshSource(globus.Secret(refresh), globusdev.ResourceServerID, os.Getenv("DIR"))
 	} else {
@@ -47,6 +49,7 @@ func program() error {
 		}
 		source = client.StoredSource(store, globusdev.ResourceServerID)
 	}
+	defer source.Settle()
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
 	errs := make(chan error)
@@ -200,5 +203,78 @@ func TestRefreshAfterAProcessWasKilled(t *testing.T) {
 	token, err := d.native(t).StoredSource(store, globusdev.ResourceServerID).Token(t.Context())
 	if err != nil || !time.Now().Before(token.Expiry) {
 		t.Errorf("Token = %v, %v", token, err)
+	}
+}
+
+// TestEndAmidARenewal: a program that needs no fresh token goes on while it is
+// renewed, and may have ended before the answer comes. That must not lose the
+// rotated refresh token.
+func TestEndAmidARenewal(t *testing.T) {
+	d := newDev(t, rotating)
+	store := newStore(t)
+	login := devLogin(t, d)
+	for i := range login.Tokens {
+		login.Tokens[i].Obtained, login.Tokens[i].Expiry = time.Now().Add(-time.Hour), time.Now().Add(50*time.Second)
+	}
+	save(t, store, login)
+	release := make(chan struct{})
+	var once sync.Once
+	d.intercept(func(w http.ResponseWriter, r *http.Request) (done bool) {
+		if r.URL.Path != "/v2/oauth2/token" {
+			return false
+		}
+		once.Do(func() {
+			answer := httptest.NewRecorder()
+			d.Server.ServeHTTP(answer, r)
+			<-release
+			maps.Copy(w.Header(), answer.Header())
+			w.WriteHeader(answer.Code)
+			w.Write(answer.Body.Bytes())
+			done = true
+		})
+		return done
+	})
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = append(os.Environ(), "GLOBUS_TEST_PROGRAM=1", "ISSUER="+d.Issuer(), "STORE="+store.Path())
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for range 1 + 8 { // "ready", and the old token eight times
+		if !lines.Scan() {
+			t.Fatal("the program ended before it had its tokens")
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		io.Copy(io.Discard, out)
+		ended <- cmd.Wait()
+	}()
+	select {
+	case <-ended:
+		t.Error("the program ended amid the renewal")
+		ended <- nil
+	case <-time.After(time.Second):
+	}
+	close(release)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	login, err = store.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := login.Token(globusdev.ResourceServerID)
+	if _, err := d.native(t).Refresh(t.Context(), token.RefreshToken); err != nil {
+		t.Errorf("refresh with the token in the file: %v", err)
 	}
 }

@@ -55,6 +55,8 @@ type Source struct {
 	renew  renewer
 	flight singleflight.Group
 
+	renewing sync.Mutex // held during a renewal
+
 	mu       sync.Mutex     // guards the fields below
 	token    sealed[Token]  // the last one; nil before the first
 	refused  sealed[Secret] // an access token that is no longer good, whatever its expiry
@@ -98,6 +100,8 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	result := s.flight.DoChan("", func() (any, error) {
 		run, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), renewTimeout, errRenewTimeout)
 		defer cancel()
+		s.renewing.Lock()
+		defer s.renewing.Unlock()
 		return s.renewed(run)
 	})
 	late := time.NewTimer(goodWait)
@@ -118,6 +122,14 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 			return Token{}, ctx.Err()
 		}
 	}
+}
+
+// Settle waits until no renewal is under way, 45 s at most. A program that ends
+// should call it: the answer that it does not wait for may hold a rotated refresh
+// token, and the one before is dead.
+func (s *Source) Settle() {
+	s.renewing.Lock()
+	defer s.renewing.Unlock()
 }
 
 // Refused tells the source that a service refused this access token although it

@@ -186,6 +186,9 @@ func run(ctx context.Context, e *env, args []string) int {
 	root := e.commands()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	for _, settle := range e.settle {
+		settle() // or a rotated refresh token might be lost on the way
+	}
 	if readerLeft(err) {
 		return 0
 	}

@@ -22,6 +22,8 @@ type env struct {
 	browser        func(url string) error // opens a page; nil for the system's way
 	terminal       func(stream any) bool  // is a person at the other end
 
+	settle []func() // wait for renewals of tokens that are under way; called at the end
+
 	common // the flags that every command has
 }
 

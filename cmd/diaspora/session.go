@@ -25,7 +25,11 @@ func (e *env) lookup(name string) string {
 
 // config returns which fabric to talk to, and as whom.
 func (e *env) config() (diaspora.Config, error) {
-	return diaspora.ConfigFromEnv(e.lookup)
+	cfg, err := diaspora.ConfigFromEnv(e.lookup)
+	if source, ok := cfg.TokenSource.(interface{ Settle() }); ok {
+		e.settle = append(e.settle, source.Settle)
+	}
+	return cfg, err
 }
 
 // client returns a client of the ACL endpoint.
