@@ -2,6 +2,7 @@ package diaspora
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -14,9 +15,9 @@ import (
 // only now.
 func TestFirstGroupEver(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
-	asked := 0
+	var asked atomic.Int64
 	c.ControlKey(int16(kmsg.FindCoordinator), func(request kmsg.Request) (kmsg.Response, error, bool) {
-		if asked++; asked > 3 {
+		if asked.Add(1) > 3 {
 			return nil, nil, false
 		}
 		c.KeepControl()
@@ -29,8 +30,8 @@ func TestFirstGroupEver(t *testing.T) {
 		return response, nil, true
 	})
 	openConsumer(t, cfg, ConsumerOptions{Topics: []string{"beamline"}, Group: "first"})
-	if asked < 4 {
-		t.Errorf("its coordinator was asked for %d times, want until it was there", asked)
+	if n := asked.Load(); n < 4 {
+		t.Errorf("its coordinator was asked for %d times, want until it was there", n)
 	}
 }
 
