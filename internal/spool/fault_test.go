@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -51,11 +52,14 @@ func TestEachCallFailsOnce(t *testing.T) {
 // up to a position.
 func failAt(call string, fault error, first, apart, positions int) (hits int, err error) {
 	fsys := newMemFS()
+	var mu sync.Mutex // guards hits and seen
 	seen := 0
 	fsys.fault = func(c, _ string) error {
 		if c != call {
 			return nil
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		at := seen
 		if seen++; at%apart == first && at < positions {
 			hits++
@@ -74,7 +78,13 @@ func failAt(call string, fault error, first, apart, positions int) (hits int, er
 		}
 		return h.check(kill)
 	}
-	err = faultyProgram(fsys, h, rng, check, func() (int, bool) { return hits, seen >= positions })
+	counted := func() (int, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		return hits, seen >= positions
+	}
+	err = faultyProgram(fsys, h, rng, check, counted)
+	hits, _ = counted()
 	return hits, err
 }
 
