@@ -25,7 +25,6 @@ type memFS struct {
 	locks   map[string]*memLock
 	shared  bool
 	room    int64 // bytes that files may have together, or 0
-	dead    bool  // the process that uses this is: nothing works any more
 	read    int64 // bytes that were read
 
 	// observe is called before each call, with mu held.
@@ -66,14 +65,15 @@ func newMemFS() *memFS {
 	return &memFS{names: map[string]*inode{}, durable: map[string]*inode{}, locks: map[string]*memLock{}}
 }
 
-var errDead = syscall.ENODEV
+func (m *memFS) setFault(fault func(call, name string) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fault = fault
+}
 
 // enter begins a call.
 func (m *memFS) enter(call, name string) error {
 	m.mu.Lock()
-	if m.dead {
-		return errDead
-	}
 	if m.observe != nil {
 		m.observe(call, name)
 	}

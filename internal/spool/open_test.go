@@ -16,7 +16,9 @@ func TestOpenReadsLittle(t *testing.T) {
 		fsys, names := filled(t, segmentBytes, events, numbered)
 		fsys.read = 0
 		s := mustOpen(t, Options{FS: fsys, SegmentBytes: segmentBytes, MaxBytes: 1 << 24})
+		fsys.mu.Lock()
 		read = fsys.read
+		fsys.mu.Unlock()
 		if st := s.Stats(); st.Events != uint64(events) {
 			t.Errorf("%d events, want %d", st.Events, events)
 		}

@@ -20,7 +20,7 @@ func TestFailedSegmentIsNotRead(t *testing.T) {
 	s := mustOpen(t, opts)
 	mustAppend(t, s, 0, 3)
 	failures := 0
-	fsys.fault = func(call, name string) error {
+	fsys.setFault(func(call, name string) error {
 		if call == "sync" && failures < maxFailures && strings.HasSuffix(name, ".seg") {
 			failures++
 			return syscall.EIO
@@ -29,11 +29,11 @@ func TestFailedSegmentIsNotRead(t *testing.T) {
 			return syscall.EIO
 		}
 		return nil
-	}
+	})
 	if err := s.Append(t.Context(), numbered(100)); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("%v, want EIO", err)
 	}
-	fsys.fault = nil
+	fsys.setFault(nil)
 	mustAppend(t, s, 3, 6)
 	wantNumbered(t, drain(t, s), 0, 6)
 	mustClose(t, s)
@@ -62,12 +62,18 @@ func TestTornBeforeKill(t *testing.T) {
 	// atSync returns the file system as it is when the next sync of a segment begins.
 	atSync := func(fsys *memFS) func() *memFS {
 		var found *memFS
+		fsys.mu.Lock()
+		defer fsys.mu.Unlock()
 		fsys.observe = func(call, name string) {
 			if found == nil && call == "sync" && strings.HasSuffix(name, ".seg") {
 				found = fsys.kill()
 			}
 		}
-		return func() *memFS { return found }
+		return func() *memFS {
+			fsys.mu.Lock()
+			defer fsys.mu.Unlock()
+			return found
+		}
 	}
 	for process := range 2 {
 		s := mustOpen(t, opts)
