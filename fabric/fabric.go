@@ -32,6 +32,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/keys"
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
@@ -86,10 +87,6 @@ type Config struct {
 	// Diagnostics receives what the parts say about themselves. Nil discards it.
 	Diagnostics *slog.Logger
 }
-
-// maxEventBytes is the broker's bound on a batch, less what a batch with one
-// record needs around key, value and headers.
-const maxEventBytes = 1<<20 - 4096
 
 // Fabric is a running fabric. All methods may be called concurrently.
 type Fabric struct {
@@ -163,7 +160,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 			Scope:          globusdev.Scope,
 		},
 		Groups:        string(claims.GroupsOpen),
-		MaxEventBytes: maxEventBytes,
+		MaxEventBytes: kafka.MaxEventBytes,
 		TokenURL:      f.url + "/v1/token",
 	}
 	if f.cfg.Groups != "" {

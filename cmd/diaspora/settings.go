@@ -68,7 +68,7 @@ var serveSettings = []setting{
 		d.Kafka.Password = globus.Secret(secret)
 		return err
 	}},
-	{"kafka-ca-file", "PEM `FILE` that the brokers' certificates are checked against; without it the listeners are plaintext", func(d *serveDraft, v string) error {
+	{"kafka-ca-file", "PEM `FILE` that the brokers' certificates are checked against; without it they speak plaintext, and must be on this machine", func(d *serveDraft, v string) error {
 		pool, _, err := front.ReadCA(v)
 		d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 		return err

@@ -68,7 +68,7 @@ func TestClaimRefused(t *testing.T) {
 		{"same but for the dot", ben, diaspora.ClaimRequest{Name: "dotted_name"}, diaspora.ErrConflict, "nobody claimed"},
 		{"no name", ben, diaspora.ClaimRequest{}, diaspora.ErrInvalid, "needs a name"},
 		{"hyphen", ben, diaspora.ClaimRequest{Name: "a-b"}, diaspora.ErrInvalid, "letters, digits and underscores"},
-		{"the system's", ben, diaspora.ClaimRequest{Name: ledgerTopic}, diaspora.ErrInvalid, "underscore"},
+		{"the system's", ben, diaspora.ClaimRequest{Name: LedgerTopic}, diaspora.ErrInvalid, "underscore"},
 		{"long", ben, diaspora.ClaimRequest{Name: strings.Repeat("x", 250)}, diaspora.ErrInvalid, "249"},
 		{"many partitions", ben, diaspora.ClaimRequest{Name: "x", Partitions: 10}, diaspora.ErrInvalid, "1 to 9 partitions"},
 		{"negative partitions", ben, diaspora.ClaimRequest{Name: "x", Partitions: -1}, diaspora.ErrInvalid, "partitions"},

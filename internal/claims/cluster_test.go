@@ -178,7 +178,7 @@ func (c *testCluster) consume(subject, topic string, opts ...kgo.Opt) (string, e
 func (c *testCluster) append(value string) {
 	c.t.Helper()
 	client := c.client("admin")
-	if err := client.ProduceSync(c.t.Context(), &kgo.Record{Topic: ledgerTopic, Value: []byte(value)}).FirstErr(); err != nil {
+	if err := client.ProduceSync(c.t.Context(), &kgo.Record{Topic: LedgerTopic, Value: []byte(value)}).FirstErr(); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -230,11 +230,11 @@ func (c *testCluster) check() {
 // ledger returns the ledger's records.
 func (c *testCluster) ledger() [][]byte {
 	c.t.Helper()
-	end, err := c.admin().EndOffset(c.t.Context(), ledgerTopic, 0)
+	end, err := c.admin().EndOffset(c.t.Context(), LedgerTopic, 0)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	client := c.client("admin", kgo.ConsumeTopics(ledgerTopic))
+	client := c.client("admin", kgo.ConsumeTopics(LedgerTopic))
 	var values [][]byte
 	for int64(len(values)) < end {
 		fetches := client.PollFetches(c.t.Context())

@@ -291,7 +291,7 @@ func TestKeyRefusals(t *testing.T) {
 		"no right":               {ada, diaspora.AccessKeyRequest{Name: "k"}, diaspora.ErrInvalid},
 		"no topic":               {ada, diaspora.AccessKeyRequest{Name: "k", Topics: []string{}, Read: true}, diaspora.ErrInvalid},
 		"every topic":            {ada, reader("k", "*"), diaspora.ErrInvalid},
-		"the ledger":             {ada, reader("k", ledgerTopic), diaspora.ErrInvalid},
+		"the ledger":             {ada, reader("k", LedgerTopic), diaspora.ErrInvalid},
 		"a topic twice":          {ada, reader("k", "weather", "weather"), diaspora.ErrInvalid},
 		"nobody's topic":         {ada, reader("k", "weather", "rain"), diaspora.ErrNotFound},
 		"another's topic":        {ada, reader("k", "bens"), diaspora.ErrPermission},

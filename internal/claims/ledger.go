@@ -15,8 +15,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// ledgerTopic holds the ledger. Its name cannot be claimed.
-const ledgerTopic = "_diaspora_ledger"
+// LedgerTopic holds the ledger. Its name cannot be claimed.
+const LedgerTopic = "_diaspora_ledger"
 
 // appendTimeout bounds how long after the fact an append may still take effect.
 const appendTimeout = 15 * time.Second
@@ -62,39 +62,39 @@ func ledgerOpts() []kgo.Opt {
 // openLedger makes sure that there is a ledger and that it is whole. The caller
 // runs follow.
 func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, replicas int, diagnostics *slog.Logger) (*ledger, error) {
-	spec := kafka.TopicSpec{Name: ledgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
+	spec := kafka.TopicSpec{Name: LedgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
 	err := again(ctx, func() (bool, error) {
 		created, ready, err := cluster.CreateTopic(ctx, spec)
 		if created {
-			diagnostics.Info("ledger created", "topic", ledgerTopic)
+			diagnostics.Info("ledger created", "topic", LedgerTopic)
 		}
 		return ready, clusterError(err)
 	})
 	if err != nil {
 		return nil, err
 	}
-	info, _, err := cluster.Topic(ctx, ledgerTopic)
+	info, _, err := cluster.Topic(ctx, LedgerTopic)
 	if err != nil {
 		return nil, err
 	}
 	if info.Partitions != 1 {
-		return nil, fmt.Errorf("topic %s has %d partitions, so its records have no order", ledgerTopic, info.Partitions)
+		return nil, fmt.Errorf("topic %s has %d partitions, so its records have no order", LedgerTopic, info.Partitions)
 	}
 	mended, err := cluster.MendTopicConfigs(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	if len(mended) > 0 {
-		diagnostics.Warn("the ledger's settings were mended", "topic", ledgerTopic, "settings", mended)
+		diagnostics.Warn("the ledger's settings were mended", "topic", LedgerTopic, "settings", mended)
 	}
-	start, err := cluster.StartOffset(ctx, ledgerTopic, 0)
+	start, err := cluster.StartOffset(ctx, LedgerTopic, 0)
 	if err != nil {
 		return nil, err
 	}
 	if start != 0 {
-		return nil, fmt.Errorf("topic %s begins at offset %d: its first records were deleted, so nobody knows who owns what", ledgerTopic, start)
+		return nil, fmt.Errorf("topic %s begins at offset %d: its first records were deleted, so nobody knows who owns what", LedgerTopic, start)
 	}
-	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{ledgerTopic: {0: kgo.NewOffset().At(0)}})
+	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(0)}})
 	return &ledger{
 		client:      client,
 		cluster:     cluster,
@@ -206,7 +206,7 @@ func (l *ledger) append(ctx context.Context, r record) error {
 		l.mu.Unlock()
 	}()
 	// Not with ctx: giving up one record would fail those behind it as well.
-	l.client.TryProduce(context.WithoutCancel(ctx), &kgo.Record{Topic: ledgerTopic, Key: []byte(r.key()), Value: value}, func(_ *kgo.Record, err error) {
+	l.client.TryProduce(context.WithoutCancel(ctx), &kgo.Record{Topic: LedgerTopic, Key: []byte(r.key()), Value: value}, func(_ *kgo.Record, err error) {
 		if err != nil {
 			failed <- err
 		}
@@ -237,7 +237,7 @@ func (l *ledger) sync(ctx context.Context) error {
 	l.mu.Lock()
 	read := l.next
 	l.mu.Unlock()
-	end, err := l.cluster.EndOffset(ctx, ledgerTopic, 0)
+	end, err := l.cluster.EndOffset(ctx, LedgerTopic, 0)
 	if err != nil {
 		return clusterError(err)
 	}

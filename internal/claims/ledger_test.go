@@ -58,15 +58,15 @@ func TestLedgerIsNotTrusted(t *testing.T) {
 	for name, damage := range map[string]func(*testing.T, *testCluster){
 		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":3,"op":"give","topic":"weather"}`) },
 		"beginning deleted": func(t *testing.T, c *testCluster) {
-			if err := c.fake.DeleteRecords(ledgerTopic, 0, 1); err != nil {
+			if err := c.fake.DeleteRecords(LedgerTopic, 0, 1); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"deleted and created again": func(t *testing.T, c *testCluster) {
-			if err := c.fake.DeleteTopic(ledgerTopic); err != nil {
+			if err := c.fake.DeleteTopic(LedgerTopic); err != nil {
 				t.Fatal(err)
 			}
-			c.createTopic(ledgerTopic)
+			c.createTopic(LedgerTopic)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,18 +113,18 @@ func must[T any](v T, err error) T {
 // TestLedgerSettings finds a ledger that would forget, or has no order.
 func TestLedgerSettings(t *testing.T) {
 	c := newCluster(t)
-	if err := c.fake.CreateTopic(ledgerTopic, 1, map[string]string{"retention.ms": "1000", "cleanup.policy": "compact"}); err != nil {
+	if err := c.fake.CreateTopic(LedgerTopic, 1, map[string]string{"retention.ms": "1000", "cleanup.policy": "compact"}); err != nil {
 		t.Fatal(err)
 	}
 	c.open()
 	for setting, want := range map[string]string{"retention.ms": "-1", "cleanup.policy": "delete"} {
-		if got := c.fake.TopicInfo(ledgerTopic).Configs[setting]; got == nil || *got != want {
+		if got := c.fake.TopicInfo(LedgerTopic).Configs[setting]; got == nil || *got != want {
 			t.Errorf("%s of the ledger is %v, want %s", setting, got, want)
 		}
 	}
 
 	c = newCluster(t)
-	if err := c.fake.CreateTopic(ledgerTopic, 2, nil); err != nil {
+	if err := c.fake.CreateTopic(LedgerTopic, 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := Open(t.Context(), c.config()); err == nil {

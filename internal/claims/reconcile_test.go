@@ -166,7 +166,7 @@ func TestTopicSettings(t *testing.T) {
 				t.Fatalf("Claim = %+v, %v", got, err)
 			}
 			minInSync := map[int]string{1: "1", 3: "2"}[wantReplicas]
-			for name, retention := range map[string]string{"kept": "-1", "short": "60000", ledgerTopic: "-1"} {
+			for name, retention := range map[string]string{"kept": "-1", "short": "60000", LedgerTopic: "-1"} {
 				info := c.fake.TopicInfo(name)
 				for setting, want := range map[string]string{
 					"message.timestamp.type":         "LogAppendTime",

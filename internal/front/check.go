@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -127,7 +128,7 @@ func (c *checks) certificate() {
 			return
 		}
 	}
-	c.add("certificate", OK, "", "good until %s for %s", cert.Leaf.NotAfter.Format(time.DateOnly), strings.Join(c.names(), ", "))
+	c.add("certificate", OK, "", "%s, good until %s", strings.Join(cert.Leaf.DNSNames, ", "), cert.Leaf.NotAfter.Format(time.DateOnly))
 }
 
 // names are those under which clients know this process, as far as it is told.
@@ -222,7 +223,7 @@ func (c *checks) brokers(ctx context.Context, admin *kadm.Client) (ok bool) {
 
 // ledger looks at the topic that remembers who owns what.
 func (c *checks) ledger(ctx context.Context, admin *kadm.Client) {
-	const name = "_diaspora_ledger"
+	const name = claims.LedgerTopic
 	topics, err := admin.ListTopicsWithInternal(ctx, name)
 	if err == nil {
 		err = topics.Error()

@@ -28,6 +28,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/keys"
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
@@ -134,6 +135,11 @@ func (cfg *Config) Validate() error {
 	require(cfg.Globus.Scope, "globus-scope")
 	if len(cfg.Kafka.Brokers) == 0 {
 		require("", "kafka-brokers")
+	}
+	for _, b := range cfg.Kafka.Brokers {
+		if cfg.Kafka.Username != "" && cfg.Kafka.TLS == nil && !cfg.InsecureAllowPlaintext && !isLoopback(b) {
+			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is needed, or the super user's password could be read on its way", b))
+		}
 	}
 	if g := cfg.Gateway; g != nil {
 		require(g.Broker, "gateway-broker")
@@ -335,7 +341,7 @@ func (cfg *Config) discovery() diaspora.Discovery {
 			Scope:          cfg.Globus.Scope,
 		},
 		Groups:        string(cfg.ACL.Groups),
-		MaxEventBytes: maxEventBytes,
+		MaxEventBytes: kafka.MaxEventBytes,
 		TokenURL:      cfg.PublicURL + "/v1/token",
 	}
 	if cfg.TLS == nil && !cfg.InsecureAllowPlaintext {
@@ -346,10 +352,6 @@ func (cfg *Config) discovery() diaspora.Discovery {
 	}
 	return d
 }
-
-// maxEventBytes is Kafka's default bound on a batch, less what a batch with one
-// record needs around key, value and headers.
-const maxEventBytes = 1<<20 - 4096
 
 func (f *Front) listen(name, address string, serve func(context.Context, net.Listener) error) error {
 	ln, err := net.Listen("tcp", address)

@@ -43,7 +43,10 @@ func TestValidate(t *testing.T) {
 		"acl-listen \"9090\"":       func(c *Config) { c.ACL.Listen = "9090" },
 		"acl-listen :9090 is":       func(c *Config) { c.ACL.Listen = ":9090" },
 		"gateway-listen 0.0.0.0":    func(c *Config) { c.Gateway.Listen = "0.0.0.0:9092" },
-		"nothing to serve":          func(c *Config) { c.Gateway, c.ACL = nil, nil },
+		"kafka-brokers: 192.0.2.1:9094": func(c *Config) {
+			c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Username: "diaspora", Password: "x"}
+		},
+		"nothing to serve": func(c *Config) { c.Gateway, c.ACL = nil, nil },
 	} {
 		cfg := valid()
 		spoil(&cfg)

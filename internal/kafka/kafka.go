@@ -26,6 +26,10 @@ import (
 // an access token in the clear to another machine.
 var ErrInsecure = errors.New("refusing to send an access token without TLS to another machine")
 
+// MaxEventBytes is Kafka's own bound on a batch, less what a batch with one record
+// needs around key, value and headers.
+const MaxEventBytes = 1<<20 - 4096
+
 const (
 	dialTimeout  = 10 * time.Second
 	tokenTimeout = 20 * time.Second
