@@ -59,8 +59,8 @@ type Config struct {
 
 	// Linger is how long events given to [Logger.Send] wait for others to
 	// share a request with, as Kafka's linger.ms. [Logger.Log] does not wait,
-	// but for the first event of a topic, and takes along those that do.
-	// Default: 10 ms; negative is none.
+	// but for the first event of a topic, and takes along those that do. While
+	// the cluster is busy, requests fill in any case. Default: 0.
 	Linger time.Duration
 
 	// SpoolDir is a directory on local disk where a [Logger] keeps events until
@@ -85,7 +85,6 @@ type Config struct {
 
 const (
 	defaultDialTimeout   = 10 * time.Second
-	defaultLinger        = 10 * time.Millisecond
 	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
 	defaultLogin         = `run "diaspora login"`
 	maxCABytes           = 1 << 20
@@ -129,6 +128,8 @@ func (c *Config) complete() error {
 		return invalid("configuration: there is no TokenSource")
 	case c.DialTimeout < 0:
 		return invalid("configuration: DialTimeout is negative")
+	case c.Linger < 0:
+		return invalid("configuration: Linger is negative")
 	case c.URL == "" && c.Discovery == nil && len(c.Brokers) == 0:
 		return invalid("configuration: neither Brokers nor the URL of a fabric is set")
 	case c.SpoolBytes != 0 && c.SpoolBytes < minSpoolBytes:
@@ -138,9 +139,6 @@ func (c *Config) complete() error {
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
-	}
-	if c.Linger == 0 {
-		c.Linger = defaultLinger
 	}
 	if c.login == "" {
 		c.login = defaultLogin

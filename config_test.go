@@ -31,6 +31,7 @@ func TestConfigsThatAreWrong(t *testing.T) {
 	}{
 		"no token source":          {Config{Brokers: here}, "TokenSource"},
 		"negative dial timeout":    {Config{Brokers: here, TokenSource: canarySource(), DialTimeout: -1}, "DialTimeout"},
+		"negative linger":          {Config{Brokers: here, TokenSource: canarySource(), Linger: -1}, "Linger"},
 		"neither brokers nor URL":  {Config{TokenSource: canarySource()}, "neither"},
 		"no URL but a strange one": {Config{TokenSource: canarySource(), URL: "host"}, "URL"},
 		"URL that is not private":  {Config{TokenSource: canarySource(), URL: "http://diaspora.invalid"}, "not https"},

@@ -87,7 +87,7 @@ func (f *fabric) signInError(err error) error {
 // tuning returns the options in which a client of ours differs from a plain one.
 func (f *fabric) tuning() []kgo.Opt {
 	opts := []kgo.Opt{
-		kgo.ProducerLinger(max(f.Linger, 0)),
+		kgo.ProducerLinger(f.Linger),
 		kgo.ProducerBatchMaxBytes(int32(min(max(1_000_012, f.maxEventBytes+1024), 64<<20))),
 	}
 	if f.Diagnostics != nil {
