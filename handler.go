@@ -35,7 +35,7 @@ type HandlerOptions struct {
 	ReplaceAttr func(groups []string, a slog.Attr) slog.Attr
 
 	// DropAfter allows the Handler to drop records. The Logger holds up to
-	// 16 MiB of events that are not acknowledged yet. While it is full, a
+	// 64 MiB of events that are not acknowledged yet. While it is full, a
 	// record waits for room, and is dropped after DropAfter; if that is
 	// negative, at once. Default: never; the record waits until there is room
 	// or the Logger is closed.

@@ -49,7 +49,7 @@ type Logger struct {
 // maxPendingBytes bounds the events that wait for their acknowledgement.
 // pendingOverhead is what an event costs besides its own bytes.
 const (
-	maxPendingBytes = 16 << 20
+	maxPendingBytes = 64 << 20
 	pendingOverhead = 512
 )
 
