@@ -136,7 +136,7 @@ func (w *world) compare(t *testing.T, lines [][]byte, found func(id string)) (re
 		seen[id] = true
 		found(r.ID)
 		if next >= len(lines) || !bytes.Equal(value, lines[next]) {
-			t.Fatalf("record %d is not line %d: it has %d bytes", next, next+1, len(value))
+			t.Fatalf("record %d, %s, is not line %d: it has %d bytes", next, r.ID, next+1, len(value))
 		}
 		next++
 	}

@@ -148,6 +148,9 @@ func (b *Broker) start() error {
 		if err := b.forgetCredentials(); err != nil {
 			return err
 		}
+		if err := restoreProducers(b.cfg.Dir); err != nil {
+			return err
+		}
 		opts = append(opts, kfake.DataDir(b.cfg.Dir))
 	}
 	if b.cfg.SyncWrites {
@@ -155,6 +158,13 @@ func (b *Broker) start() error {
 	}
 	cluster, err := kfake.NewCluster(opts...)
 	if err != nil {
+		return err
+	}
+	if b.cfg.Dir != "" {
+		err = forgetProducers(b.cfg.Dir)
+	}
+	if err != nil {
+		cluster.Close()
 		return err
 	}
 	admin, err := kgo.NewClient(b.AdminOpts()...)
