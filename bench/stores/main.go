@@ -1,0 +1,201 @@
+// Command stores compares the spool with what others keep a queue on disk in: bbolt, a
+// B+ tree, and Pebble, a log-structured merge tree. All do the same: callers append events
+// of 1 KiB, each of which is durable before its call returns, and one reader takes them out in
+// order, batch by batch, and forgets each batch. The floor is a loop of write and fdatasync, with
+// as many events at once as there are callers.
+//
+//	cd bench/stores && go run .
+//
+// Stores take turns in rounds; the table shows medians.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A store is a queue of values on disk. append may be called concurrently, and the value is
+// durable when it returns. drain takes all values out, in order, and returns how many there were;
+// each batch is forgotten before the next.
+type store interface {
+	append(value []byte) error
+	drain() (int, error)
+	close() error
+}
+
+const (
+	valueBytes = 1 << 10
+	drainBatch = 500
+)
+
+var kinds = []struct {
+	name string
+	open func(dir string, writers int) (store, error)
+}{
+	{"floor", openFloor},
+	{"spool", openSpool},
+	{"bbolt", openBolt},
+	{"Pebble", openPebble},
+}
+
+var loads = []struct{ writers, events int }{{1, 2_000}, {16, 16_000}, {128, 64_000}}
+
+func main() {
+	rounds := flag.Int("rounds", 5, "turns of each store")
+	scale := flag.Float64("scale", 1, "factor on the number of events in a turn")
+	flag.Parse()
+	if err := run(*rounds, *scale); err != nil {
+		fmt.Fprintln(os.Stderr, "stores:", err)
+		os.Exit(1)
+	}
+}
+
+func run(rounds int, scale float64) error {
+	fmt.Print("## Stores for a queue on disk\n\nEvents of 1 KiB, each durable before its call returns. The drain reads all in order and forgets them, by ",
+		drainBatch, ".\n\n| writers | store | durable events/s | of the floor | p99 | disk bytes / payload | drained events/s |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, load := range loads {
+		n := int(float64(load.events) * scale)
+		results := make([][]turn, len(kinds))
+		for range rounds {
+			for i, kind := range kinds {
+				t, err := measure(kind.open, load.writers, n)
+				if err != nil {
+					return fmt.Errorf("%s: %w", kind.name, err)
+				}
+				results[i] = append(results[i], t)
+			}
+		}
+		floor := median(results[0], func(t turn) float64 { return t.appended })
+		for i, kind := range kinds {
+			of := func(f func(turn) float64) float64 { return median(results[i], f) }
+			appended := of(func(t turn) float64 { return t.appended })
+			drained := "–"
+			if rate := of(func(t turn) float64 { return t.drained }); rate > 0 {
+				drained = fmt.Sprintf("%.0f", rate)
+			}
+			p99 := time.Duration(of(func(t turn) float64 { return float64(t.p99) }))
+			fmt.Printf("| %d | %s | %.0f | %.2f | %v | %.2f | %s |\n", load.writers, kind.name, appended, appended/floor,
+				p99.Round(10*time.Microsecond), of(func(t turn) float64 { return t.disk }), drained)
+		}
+	}
+	return nil
+}
+
+// turn is what was measured in one turn.
+type turn struct {
+	appended, drained float64 // events a second
+	p99               time.Duration
+	disk              float64 // bytes for each of payload, after the appends
+}
+
+func measure(open func(string, int) (store, error), writers, n int) (t turn, err error) {
+	dir, err := os.MkdirTemp("", "diaspora-stores-")
+	if err != nil {
+		return t, err
+	}
+	defer os.RemoveAll(dir)
+	s, err := open(filepath.Join(dir, "store"), writers)
+	if err != nil {
+		return t, err
+	}
+	defer s.close()
+	took, elapsed, err := appendAll(s, writers, n)
+	if err != nil {
+		return t, err
+	}
+	t.appended = float64(len(took)) / elapsed.Seconds()
+	slices.Sort(took)
+	t.p99 = took[len(took)*99/100]
+	bytes, err := diskBytes(dir)
+	if err != nil {
+		return t, err
+	}
+	t.disk = float64(bytes) / float64(len(took)*valueBytes)
+	start := time.Now()
+	got, err := s.drain()
+	if err != nil {
+		return t, err
+	}
+	if got > 0 { // the floor has none
+		t.drained = float64(got) / time.Since(start).Seconds()
+		if got != len(took) {
+			return t, fmt.Errorf("%d events came out, %d went in", got, len(took))
+		}
+	}
+	return t, nil
+}
+
+// appendAll has the writers append n values together.
+func appendAll(s store, writers, n int) (took []time.Duration, elapsed time.Duration, err error) {
+	values := values()
+	each := n / writers
+	latencies := make([][]time.Duration, writers)
+	errs := make([]error, writers)
+	var all sync.WaitGroup
+	start := time.Now()
+	for w := range writers {
+		all.Go(func() {
+			for i := range each {
+				before := time.Now()
+				if errs[w] = s.append(values[(i+w)%len(values)]); errs[w] != nil {
+					return
+				}
+				latencies[w] = append(latencies[w], time.Since(before))
+			}
+		})
+	}
+	all.Wait()
+	elapsed = time.Since(start)
+	for _, e := range errs {
+		if e != nil {
+			return nil, 0, e
+		}
+	}
+	return slices.Concat(latencies...), elapsed, nil
+}
+
+// values are distinct, half of each incompressible.
+func values() [][]byte {
+	random := rand.NewChaCha8([32]byte{1})
+	values := make([][]byte, 256)
+	for i := range values {
+		values[i] = []byte(strings.Repeat("temperature=21.5 ", valueBytes/17+1)[:valueBytes])
+		random.Read(values[i][:valueBytes/2])
+	}
+	return values
+}
+
+// diskBytes is what the files take, by their blocks: some are made larger in advance.
+func diskBytes(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			n += allocated(info)
+		}
+		return err
+	})
+	return n, err
+}
+
+func median(turns []turn, of func(turn) float64) float64 {
+	values := make([]float64, len(turns))
+	for i, t := range turns {
+		values[i] = of(t)
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+var background = context.Background()
