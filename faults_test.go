@@ -45,8 +45,9 @@ var netFaults = map[string]netFault{
 			time.Sleep(300 * time.Millisecond)
 		}
 	}},
-	// 64 kbit/s, on which what is sent takes longer than a broker may be silent: 20 s.
-	"slow": {events: 10, size: 18_500, link: faultnet.Link{BytesPerSecond: 8000}},
+	// 64 kbit/s, on which what is sent takes longer than a broker may be silent (20 s), and
+	// than a topic may go without an answer (30 s).
+	"slow": {events: 10, size: 27_000, link: faultnet.Link{BytesPerSecond: 8000}},
 	"far":  {events: 60, link: faultnet.Link{Delay: 300 * time.Millisecond}},
 	"flapping": {events: 50, play: func(p *faultnet.Proxy) {
 		for range 25 {
