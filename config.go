@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
@@ -84,7 +86,7 @@ type Config struct {
 	// Tests only:
 	anonymous bool           // do not sign in
 	dial      kafka.DialFunc // how to get to a broker
-	patience  time.Duration  // how long a broker may be silent
+	opts      []kgo.Opt      // more of each Kafka client
 }
 
 const (

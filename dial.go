@@ -90,13 +90,10 @@ func (f *fabric) tuning() []kgo.Opt {
 		kgo.ProducerLinger(f.Linger),
 		kgo.ProducerBatchMaxBytes(int32(min(max(1_000_012, f.maxEventBytes+1024), 64<<20))),
 	}
-	if f.patience > 0 {
-		opts = append(opts, kgo.RequestTimeoutOverhead(f.patience), kgo.ProduceRequestTimeout(f.patience))
-	}
 	if f.Diagnostics != nil {
 		opts = append(opts, kgo.WithLogger(clientLog{f.Diagnostics}))
 	}
-	return opts
+	return append(opts, f.opts...)
 }
 
 func (c *Config) diagnostics() *slog.Logger {

@@ -222,10 +222,9 @@ func (r faultTry) check(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	if r.bad.SpoolDir == "" && got.repeats > 0 {
+	if got.repeats > 0 { // a process that goes on sends each event once, with a spool too
 		return fmt.Errorf("%d events came twice", got.repeats)
 	}
-	r.log("%d repeats", got.repeats)
 	return got.complete(n)
 }
 
