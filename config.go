@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
@@ -78,9 +80,13 @@ type Config struct {
 	// Diagnostics receives the messages of the library itself. Nil discards them.
 	Diagnostics *slog.Logger
 
-	login     string // the advice when nobody is signed in; depends on where the Config is from
-	origin    string // where the Config is from, for errors: `profile "local"`
-	anonymous bool   // tests only: do not sign in
+	login  string // the advice when nobody is signed in; depends on where the Config is from
+	origin string // where the Config is from, for errors: `profile "local"`
+
+	// Tests only:
+	anonymous bool           // do not sign in
+	dial      kafka.DialFunc // how to get to a broker
+	opts      []kgo.Opt      // more of each Kafka client
 }
 
 const (
@@ -184,6 +190,7 @@ func (c Config) fabric() (*fabric, error) {
 		TokenSource:            c.TokenSource,
 		TLS:                    secure,
 		InsecureAllowPlaintext: c.InsecureAllowPlaintext,
+		Dial:                   c.dial,
 	}
 	return f, nil
 }

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
@@ -16,6 +18,9 @@ import (
 type connections struct {
 	kafka.Connections
 	onRefused func(error) // told of each refusal; set before connecting, may be nil
+
+	tried atomic.Int64 // produce requests that were answered, or failed
+	moved atomic.Int64 // when a piece of a large request was sent last, in Unix nanoseconds
 
 	mu      sync.Mutex // guards the fields below
 	refused chan struct{}
@@ -42,6 +47,15 @@ func (c *connections) OnBrokerConnect(meta kgo.BrokerMetadata, d time.Duration, 
 		c.onRefused(err)
 	}
 }
+
+// OnBrokerE2E implements [kgo.HookBrokerE2E].
+func (c *connections) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, _ kgo.BrokerE2E) {
+	if kmsg.Key(key) == kmsg.Produce {
+		c.tried.Add(1)
+	}
+}
+
+func (c *connections) progress() { c.moved.Store(time.Now().UnixNano()) }
 
 // nextRefusal returns a channel that is closed when a login is refused from now on.
 func (c *connections) nextRefusal() <-chan struct{} {

@@ -621,8 +621,17 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 // rejoins reports whether a member whose session ended so is back by itself as
 // soon as there is a coordinator: that one died, or has not heard of the member
 // for too long.
-func rejoins(err error) bool {
-	return retriable(explain(err)) || errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.IllegalGeneration)
+func rejoins(err error) bool { return retriable(explain(err)) }
+
+// sharedAnew reports whether a commit failed since the member has to join the group again
+// first: not before the commit has returned, if it is for partitions that go away.
+func sharedAnew(err error) bool {
+	for _, code := range []error{kerr.RebalanceInProgress, kerr.UnknownMemberID, kerr.IllegalGeneration, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
+		if errors.Is(err, code) {
+			return true
+		}
+	}
+	return false
 }
 
 // renew begins anew with a topic that was deleted. The Kafka client holds on to the
@@ -733,6 +742,15 @@ func (c *Consumer) commit(ctx context.Context) error {
 	if c.options.Group == "" {
 		return nil
 	}
+	for attempt := 0; ; attempt++ {
+		err := c.commitOnce(ctx)
+		if err == nil || !retriable(err) || sharedAnew(err) || attempt >= offsetTries || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
+			return err
+		}
+	}
+}
+
+func (c *Consumer) commitOnce(ctx context.Context) error {
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	handled := map[*cursor]int64{}
 	c.mu.Lock()
@@ -753,21 +771,31 @@ func (c *Consumer) commit(ctx context.Context) error {
 	}
 	var failed error
 	c.reading.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
-		failed = err
-		if err != nil || resp == nil {
-			return
-		}
-		for _, t := range resp.Topics {
-			for _, p := range t.Partitions {
-				failed = errors.Join(failed, kerr.ErrorForCode(p.ErrorCode))
-			}
-		}
+		failed = c.commitError(resp, err)
 	})
 	if failed != nil {
-		return fmt.Errorf("commit: %w", c.groupError(failed))
+		return fmt.Errorf("commit: %w", failed)
 	}
 	for cur, done := range handled {
 		cur.committed.Store(max(done, cur.committed.Load()))
+	}
+	return nil
+}
+
+// commitError returns why a commit failed, in words: because of the group, or the first topic.
+func (c *Consumer) commitError(resp *kmsg.OffsetCommitResponse, err error) error {
+	if err != nil {
+		return c.groupError(err)
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			switch err := kerr.ErrorForCode(p.ErrorCode); {
+			case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+				return c.fabric.topicError("consume", "read", t.Topic, err)
+			case err != nil:
+				return c.groupError(err)
+			}
+		}
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func (f *fabric) tuning() []kgo.Opt {
 	if f.Diagnostics != nil {
 		opts = append(opts, kgo.WithLogger(clientLog{f.Diagnostics}))
 	}
-	return opts
+	return append(opts, f.opts...)
 }
 
 func (c *Config) diagnostics() *slog.Logger {

@@ -76,7 +76,7 @@ const (
 	retryMost   = 30 * time.Second
 
 	// A topic whose events got no answer for so long, although the cluster can be
-	// reached, lets others pass.
+	// reached and they are not still on their way over a slow link, lets others pass.
 	stuckAfter = 30 * time.Second
 )
 
@@ -146,7 +146,9 @@ func (d *drain) open(ctx context.Context) error {
 
 // spoolOpts are the options of a drain's client.
 func (f *fabric) spoolOpts(conns *connections) []kgo.Opt {
-	return slices.Concat(kafka.ClientOpts(f.kafka), f.tuning(), []kgo.Opt{
+	cfg := f.kafka
+	cfg.Progress = conns.progress
+	return slices.Concat(kafka.ClientOpts(cfg), f.tuning(), []kgo.Opt{
 		kgo.WithHooks(conns),
 		// A round is sent when all of it is there, so that it is one batch.
 		kgo.ManualFlushing(),

@@ -46,6 +46,7 @@ func (d *drain) exchange(ctx context.Context, records []spool.Record) (errs []er
 
 	watch := time.NewTicker(time.Second)
 	defer watch.Stop()
+	tried := d.conns.tried.Load()
 	for began := time.Now(); ; {
 		select {
 		case <-x.done:
@@ -59,7 +60,8 @@ func (d *drain) exchange(ctx context.Context, records []spool.Record) (errs []er
 			away, began = true, time.Now()
 			continue
 		}
-		if time.Since(began) > stuckAfter {
+		slow := d.conns.tried.Load() == tried && time.Since(time.Unix(0, d.conns.moved.Load())) < stuckAfter
+		if time.Since(began) > stuckAfter && !slow {
 			for _, topic := range x.stuck(records) {
 				d.cfg.diagnostics().Warn("the cluster does not answer for a topic", "topic", topic)
 				d.client.PurgeTopicsFromProducing(topic)

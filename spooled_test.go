@@ -360,35 +360,6 @@ func TestSpooledPoison(t *testing.T) {
 	}
 }
 
-// TestSpooledErrorsOfTheBroker injects errors into produce requests, each for a while: no
-// event is lost, nor comes out of order.
-func TestSpooledErrorsOfTheBroker(t *testing.T) {
-	t.Parallel()
-	for _, code := range []*kerr.Error{
-		kerr.UnknownServerError, kerr.NotLeaderForPartition, kerr.RequestTimedOut, kerr.NotEnoughReplicas,
-		kerr.NotEnoughReplicasAfterAppend, kerr.KafkaStorageError, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID,
-		kerr.InvalidProducerEpoch, kerr.ThrottlingQuotaExceeded, kerr.LogDirNotFound, kerr.InvalidTxnState,
-		kerr.TopicAuthorizationFailed, kerr.InvalidTopicException, kerr.InvalidRequest, kerr.UnsupportedCompressionType,
-		kerr.ClusterAuthorizationFailed, kerr.SaslAuthenticationFailed, kerr.UnknownTopicOrPartition, kerr.UnknownTopicID,
-	} {
-		t.Run(code.Message, func(t *testing.T) {
-			t.Parallel()
-			c, cfg := newCluster(t, kfake.SeedTopics(2, "beamline"))
-			f := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "beamline", Err: code, Count: 2})
-			l := openLogger(t, withSpool(t, cfg))
-			numbers(t, l, "beamline", 0, 30)
-			drained(t, l)
-			if f.Hits() == 0 {
-				t.Error("the error was never injected")
-			}
-			wantNumbers(t, readAll(t, cfg, "beamline"), 30)
-			if s := l.Stats().Spool; s.Quarantined != 0 || s.Damaged != 0 {
-				t.Errorf("Stats().Spool = %+v", s)
-			}
-		})
-	}
-}
-
 // TestSpooledFull fills the spool under each policy.
 func TestSpooledFull(t *testing.T) {
 	t.Parallel()

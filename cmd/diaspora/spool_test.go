@@ -14,9 +14,11 @@ import (
 
 // TestProduceSurvivesKill kills produce again and again, two processes at a time, and the
 // fabric too. Every event of which a receipt was printed is in the topic at the end, those of
-// each process in order, and repeats have the id that they had before.
+// each process in order, and repeats have the id that they had before. What is repeated is
+// what was on its way: a round, however much was sent before it.
 func TestProduceSurvivesKill(t *testing.T) {
 	const workers, kills = 2, 15
+	const round = 800_000/paddingBytes + 1 // events of a round, see drain.go
 	w := newWorld(t)
 	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
 	ports := up.ports()
@@ -55,32 +57,47 @@ func TestProduceSurvivesKill(t *testing.T) {
 
 	acknowledged := len(receipts)
 	arrived, repeats := map[string]string{}, 0
-	last := map[string]int{}
+	last, again := map[string]int{}, map[string]int{} // by process: the latest event, and the latest that was repeated
+	furthest := 0
 	for line := range strings.Lines(w.run(t, "consume", "weather", "--from", "start", "--exit", "-o", "json")) {
 		var r struct{ ID, Key, Value string }
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Fatal(err)
 		}
+		number, _, _ := strings.Cut(r.Value, " ")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if was, ok := arrived[r.ID]; ok {
-			if was != r.Key+r.Value {
+			if was != r.Key+number {
 				t.Fatalf("id %s is of two events", r.ID)
 			}
 			repeats++
+			if n != again[r.Key]+1 { // else it goes on with what it began to repeat
+				furthest = max(furthest, last[r.Key]-n+1)
+			}
+			again[r.Key] = n
 			continue
 		}
-		arrived[r.ID] = r.Key + r.Value
+		arrived[r.ID] = r.Key + number
 		delete(receipts, r.ID)
-		n, err := strconv.Atoi(r.Value)
-		if err != nil || n != last[r.Key]+1 {
-			t.Fatalf("process %s: event %s comes after %d", r.Key, r.Value, last[r.Key])
+		if n != last[r.Key]+1 {
+			t.Fatalf("process %s: event %d comes after %d", r.Key, n, last[r.Key])
 		}
-		last[r.Key] = n
+		last[r.Key], again[r.Key] = n, 0
+	}
+	if furthest > round {
+		t.Errorf("%d events were repeated at once, want at most %d, which are one round", furthest, round)
 	}
 	if len(receipts) > 0 {
 		t.Errorf("%d of %d acknowledged events are lost", len(receipts), acknowledged)
 	}
-	t.Logf("%d kills: %d events had a receipt, %d arrived, %d repeats", workers*kills, acknowledged, len(arrived), repeats)
+	t.Logf("%d kills: %d events had a receipt, %d arrived, %d repeats, at most %d at once", workers*kills, acknowledged, len(arrived), repeats, furthest)
 }
+
+// paddingBytes is how large an event is, about: much less goes into a round than is logged.
+const paddingBytes = 8000
 
 // produceAndDie logs numbers until there are so many receipts, and is killed. It returns the
 // ids of the receipts.
@@ -102,9 +119,10 @@ func (w *world) produceAndDie(t *testing.T, key string, most int) (ids []string)
 		return nil
 	}
 	var writing sync.WaitGroup
+	padding := strings.Repeat("x", paddingBytes)
 	writing.Go(func() {
 		for n := 1; ; n++ {
-			if _, err := fmt.Fprintln(stdin, n); err != nil {
+			if _, err := fmt.Fprintln(stdin, n, padding); err != nil {
 				return
 			}
 		}

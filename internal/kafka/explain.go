@@ -95,7 +95,16 @@ var codes = map[*kerr.Error]struct {
 	kerr.NotEnoughReplicasAfterAppend:       {Unavailable, "too few replicas of the topic are alive"},
 	kerr.KafkaStorageError:                  {Unavailable, "the broker cannot write to its disk"},
 	kerr.UnknownServerError:                 {Unavailable, "the broker failed"},
+	kerr.RebalanceInProgress:                {Unavailable, anew},
+	kerr.UnknownMemberID:                    {Unavailable, anew},
+	kerr.IllegalGeneration:                  {Unavailable, anew},
+	kerr.FencedMemberEpoch:                  {Unavailable, anew},
+	kerr.StaleMemberEpoch:                   {Unavailable, anew},
 }
+
+// anew is what a member of a consumer group hears that has to join it again, which the
+// Kafka client does by itself.
+const anew = "the group shares out its partitions anew"
 
 // explainCode explains an error of the protocol. What the broker added to its
 // code stands behind ours, except after a refused login, where the gateway's

@@ -57,6 +57,10 @@ type Config struct {
 	// the refusal of plaintext does not apply to them.
 	Dial DialFunc
 
+	// Progress is told of each piece of a large request that is on its way. It
+	// must be quick. Optional.
+	Progress func()
+
 	// ClientID is the name that brokers log. Default: "diaspora".
 	ClientID string
 }
@@ -122,6 +126,7 @@ func dialer(cfg Config, tcp DialFunc) DialFunc {
 		if mustStayLocal && !isLoopback(conn.RemoteAddr()) {
 			return nil, errors.Join(fmt.Errorf("broker %s: %w", address, ErrInsecure), conn.Close())
 		}
+		conn = newPatientConn(conn, cfg.Progress)
 		if cfg.TLS == nil {
 			return conn, nil
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -50,5 +52,34 @@ func TestJudge(t *testing.T) {
 				t.Errorf("Judge(%v) = %v, want %v", err, got, verdict)
 			}
 		}
+	}
+}
+
+// TestVerdictsInWords fails when docs/errors.md says something else than the table.
+func TestVerdictsInWords(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(doc), "## Logging with a spool")
+	text, _, _ = strings.Cut(text, "\n\nThe Kafka client")
+	rows := map[Verdict]string{}
+	for line := range strings.Lines(text) {
+		for verdict, begin := range map[Verdict]string{HoldTopic: "| the topic's events", HoldAll: "| all events", Quarantine: "| the event is"} {
+			if strings.HasPrefix(line, begin) {
+				rows[verdict] = line
+			}
+		}
+	}
+	for code, verdict := range verdicts {
+		for in, row := range rows {
+			if got := strings.Contains(row, "`"+code.Message+"`"); got != (in == verdict) {
+				t.Errorf("%s is to %s; in the row of %s: %v", code.Message, verdict, in, got)
+			}
+		}
+	}
+	if n := strings.Count(text, "`"); n != 2*(len(verdicts)+2) { // the table's name, and a command
+		t.Errorf("the document names %d codes, the table %d", n/2-2, len(verdicts))
 	}
 }

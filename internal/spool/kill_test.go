@@ -59,6 +59,11 @@ func killOptions(dir string) Options {
 
 const killWriters = 4
 
+// kills is how often a process is killed: a thousand times take some ten seconds. Under the
+// race detector it is a tenth, for a process that it watches takes ten times as long to
+// begin; and it watches for what goes wrong between goroutines, which kills do not bring about.
+const kills = 1000
+
 // logUntilKilled appends with several writers, and says each event that is durable;
 // and sends what waits, saying each event before it is acknowledged.
 func logUntilKilled(dir string) error {
@@ -108,7 +113,7 @@ func logUntilKilled(dir string) error {
 // it said to be durable was sent, by it or by a later one, in order, and how often twice.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := scaled(t, "SPOOL_KILLS", 150)
+	kills := scaled(t, "SPOOL_KILLS", kills)
 	path := dir(t)
 	next := map[string]int{} // what is to be sent next, by writer
 	durable := map[string]int{}

@@ -1,0 +1,279 @@
+package diaspora
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// These tests have the broker answer with errors, each for as long as it takes to see
+// what is made of it, and then no longer: nothing is lost. The tables of docs/errors.md
+// say the same in words.
+
+// codeTopics gives each of the codes a topic of its own, all on one cluster.
+func codeTopics(t *testing.T, codes []*kerr.Error) (*kfake.Cluster, Config) {
+	names := []string{"other"}
+	for _, code := range codes {
+		names = append(names, codeTopic(code))
+	}
+	return newCluster(t, kfake.SeedTopics(1, names...))
+}
+
+func codeTopic(code *kerr.Error) string { return strings.ToLower(code.Message) }
+
+// allAtOnce runs a test for each of the codes at the same time, as they mostly wait.
+func allAtOnce(t *testing.T, codes []*kerr.Error, do func(t *testing.T, code *kerr.Error)) {
+	var all sync.WaitGroup
+	for _, code := range codes {
+		all.Go(func() { t.Run(code.Message, func(t *testing.T) { do(t, code) }) })
+	}
+	all.Wait()
+}
+
+var producing = map[kafka.Verdict][]*kerr.Error{
+	kafka.Retry: {
+		kerr.UnknownServerError, kerr.LeaderNotAvailable, kerr.NotLeaderForPartition, kerr.RequestTimedOut,
+		kerr.BrokerNotAvailable, kerr.ReplicaNotAvailable, kerr.NetworkException, kerr.CoordinatorLoadInProgress,
+		kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend,
+		kerr.OutOfOrderSequenceNumber, kerr.InvalidProducerEpoch, kerr.InvalidTxnState, kerr.InvalidProducerIDMapping,
+		kerr.ConcurrentTransactions, kerr.KafkaStorageError, kerr.LogDirNotFound, kerr.UnknownProducerID,
+		kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch, kerr.StaleBrokerEpoch, kerr.ThrottlingQuotaExceeded,
+		kerr.ProducerFenced, kerr.NewLeaderElected, kerr.TransactionAbortable, kerr.InconsistentTopicID,
+	},
+	kafka.HoldTopic: {
+		kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InvalidTopicException,
+		kerr.TopicAuthorizationFailed, kerr.InvalidRequiredAcks, kerr.InvalidConfig, kerr.InvalidRequest,
+		kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType,
+	},
+	kafka.HoldAll: {
+		kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed, kerr.SaslAuthenticationFailed,
+		kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState, kerr.SecurityDisabled, kerr.UnsupportedVersion,
+	},
+	kafka.Quarantine: {
+		kerr.CorruptMessage, kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidTimestamp, kerr.InvalidRecord,
+		kerr.PolicyViolation,
+	},
+}
+
+// TestProduceErrors fails when one of the 50 errors in the answer to a produce request is not
+// retried, held or set aside as the table says.
+func TestProduceErrors(t *testing.T) {
+	t.Parallel()
+	testSending(t, kmsg.Produce, producing)
+}
+
+// TestMetadataErrors does the same with the answer to where a topic is.
+func TestMetadataErrors(t *testing.T) {
+	t.Parallel()
+	testSending(t, kmsg.Metadata, map[kafka.Verdict][]*kerr.Error{
+		kafka.Retry: {
+			kerr.UnknownServerError, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.BrokerNotAvailable,
+			kerr.ReplicaNotAvailable, kerr.NetworkException, kerr.KafkaStorageError, kerr.ListenerNotFound,
+		},
+		kafka.HoldTopic: {
+			kerr.UnknownTopicOrPartition, kerr.InvalidTopicException, kerr.TopicAuthorizationFailed, kerr.InvalidRequest,
+		},
+		kafka.HoldAll: {kerr.ClusterAuthorizationFailed, kerr.SaslAuthenticationFailed},
+	})
+}
+
+func testSending(t *testing.T, request kmsg.Key, table map[kafka.Verdict][]*kerr.Error) {
+	var codes []*kerr.Error
+	want := map[*kerr.Error]kafka.Verdict{}
+	for verdict, some := range table {
+		codes = append(codes, some...)
+		for _, code := range some {
+			want[code] = verdict
+		}
+	}
+	c, cfg := codeTopics(t, codes)
+	allAtOnce(t, codes, func(t *testing.T, code *kerr.Error) {
+		topic := codeTopic(code)
+		fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{request}, Topic: topic, Err: code, Count: -1})
+		l := openLogger(t, withSpool(t, cfg))
+		numbers(t, l, topic, 0, 10)
+		eventually(t, "the verdict "+want[code].String(), func() bool { return verdictSeen(l, topic, want[code], fault.Hits()) })
+		if want[code] == kafka.HoldTopic {
+			logValues(t, l, "other", topic)
+			eventually(t, "the event of another topic to pass", func() bool { return l.Stats().Spool.Events == 10 })
+		}
+		numbers(t, l, topic, 10, 20)
+		fault.Remove()
+		drained(t, l)
+		got := readAll(t, cfg, topic)
+		aside := l.Stats().Spool.Quarantined
+		if want[code] == kafka.Quarantine {
+			if aside == 0 || int(aside)+len(got) != 20 {
+				t.Errorf("%d events were set aside and %d arrived, want 20 together", aside, len(got))
+			}
+			return
+		}
+		wantNumbers(t, got, 20)
+		if aside != 0 {
+			t.Errorf("%d events were set aside", aside)
+		}
+	})
+}
+
+// verdictSeen reports whether a verdict on a topic's events shows, after some answers.
+func verdictSeen(l *Logger, topic string, v kafka.Verdict, answers int) bool {
+	stats := l.Stats().Spool
+	d := l.spooled.drain
+	d.mu.Lock()
+	held, all := d.held[topic], d.all
+	d.mu.Unlock()
+	switch v {
+	case kafka.Quarantine:
+		return stats.Quarantined > 0
+	case kafka.HoldAll:
+		return all != nil && held == nil && stats.Why != nil
+	case kafka.HoldTopic:
+		return held != nil && held.person && all == nil && stats.Held[topic] != nil
+	}
+	return answers >= 2 && (held == nil || !held.person) && all == nil && stats.Quarantined == 0
+}
+
+// told is what a Consumer makes of an error: nil if it says nothing and tries again.
+type told map[*kerr.Error]error
+
+func (w told) codes() []*kerr.Error { return slices.Collect(maps.Keys(w)) }
+
+// errWords stands for an error that no sentinel is for.
+var errWords = errors.New("some words")
+
+// TestFetchErrors fails when an error in the answer to a fetch request loses a record, when
+// one that passes by itself is told, or when one that does not is not told in words.
+func TestFetchErrors(t *testing.T) {
+	t.Parallel()
+	want := told{
+		kerr.NotLeaderForPartition: nil, kerr.ReplicaNotAvailable: nil, kerr.KafkaStorageError: nil,
+		kerr.FencedLeaderEpoch: nil, kerr.UnknownLeaderEpoch: nil, kerr.OffsetNotAvailable: nil,
+		kerr.LeaderNotAvailable: nil, kerr.RequestTimedOut: nil, kerr.CorruptMessage: nil,
+		kerr.UnknownTopicOrPartition: nil, kerr.ThrottlingQuotaExceeded: nil, kerr.NotEnoughReplicas: nil,
+		kerr.UnknownServerError:         ErrUnavailable,
+		kerr.TopicAuthorizationFailed:   ErrPermission,
+		kerr.ClusterAuthorizationFailed: ErrPermission,
+		kerr.InvalidRequest:             ErrInvalid,
+		kerr.UnsupportedCompressionType: errWords,
+		kerr.OffsetMovedToTieredStorage: errWords,
+	}
+	c, cfg := codeTopics(t, want.codes())
+	allAtOnce(t, want.codes(), func(t *testing.T, code *kerr.Error) {
+		topic := codeTopic(code)
+		number(t, cfg, topic, 0, 3)
+		consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{topic}})
+		fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: topic, Err: code, Count: -1})
+		if want[code] == nil {
+			go func() {
+				fault.Wait(t.Context(), 2)
+				fault.Remove()
+			}()
+		}
+		errs := 0
+		var got []Record
+		for r, err := range consumer.Records(within(t)) {
+			if err == nil {
+				if got = append(got, r); len(got) == 3 {
+					break
+				}
+				continue
+			}
+			wantTold(t, err, want[code], topic)
+			if errs++; errs == 2 { // it asks again
+				fault.Remove()
+			}
+		}
+		if values(got) != "[0 1 2]" || fault.Hits() < 2 {
+			t.Errorf("got %s after %d errors, want [0 1 2]", values(got), fault.Hits())
+		}
+		if (errs > 0) != (want[code] != nil) {
+			t.Errorf("told of %d errors, want %v", errs, want[code])
+		}
+	})
+}
+
+// wantTold checks an error that says what went wrong, on what.
+func wantTold(t *testing.T, err, want error, on string) {
+	t.Helper()
+	if want != nil && want != errWords && !errors.Is(err, want) || want == errWords && HTTPStatus(err) != 500 {
+		t.Errorf("told %v, want %v", err, want)
+	}
+	if !strings.Contains(err.Error(), fmt.Sprintf("%q", on)) {
+		t.Errorf("told %v, which does not name %q", err, on)
+	}
+}
+
+// TestCommitErrors does the same with the answer to a commit of offsets. What is told is not
+// taken for committed.
+func TestCommitErrors(t *testing.T) {
+	t.Parallel()
+	want := told{
+		kerr.CoordinatorLoadInProgress: nil, kerr.CoordinatorNotAvailable: nil, kerr.NotCoordinator: nil,
+		kerr.RequestTimedOut: nil, kerr.LeaderNotAvailable: nil, kerr.NotLeaderForPartition: nil,
+		kerr.KafkaStorageError: nil, kerr.UnknownServerError: nil, kerr.UnstableOffsetCommit: nil,
+		kerr.RebalanceInProgress:      ErrUnavailable, // the member joins again first
+		kerr.UnknownMemberID:          ErrUnavailable,
+		kerr.IllegalGeneration:        ErrUnavailable,
+		kerr.StaleMemberEpoch:         ErrUnavailable,
+		kerr.FencedMemberEpoch:        ErrUnavailable,
+		kerr.TopicAuthorizationFailed: ErrPermission,
+		kerr.GroupAuthorizationFailed: ErrPermission,
+		kerr.UnknownTopicOrPartition:  ErrNotFound,
+		kerr.OffsetMetadataTooLarge:   errWords,
+		kerr.InvalidCommitOffsetSize:  errWords,
+		kerr.InvalidGroupID:           errWords,
+		kerr.FencedInstanceID:         errWords,
+		kerr.UnsupportedVersion:       errWords,
+	}
+	c, cfg := codeTopics(t, want.codes())
+	allAtOnce(t, want.codes(), func(t *testing.T, code *kerr.Error) {
+		topic, group := codeTopic(code), "group of "+codeTopic(code)
+		number(t, cfg, topic, 0, 3)
+		consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{topic}, Group: group, CommitEvery: -1})
+		for r, err := range consumer.Records(within(t)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Offset == 2 {
+				break
+			}
+		}
+		fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: group, Err: code, Count: -1})
+		if want[code] == nil {
+			go func() {
+				fault.Wait(t.Context(), 2)
+				fault.Remove()
+			}()
+		} else {
+			err := consumer.Commit(within(t))
+			on := group
+			if code == kerr.TopicAuthorizationFailed || code == kerr.UnknownTopicOrPartition {
+				on = topic
+			}
+			if err == nil {
+				t.Fatal("Commit = nil, want an error")
+			}
+			wantTold(t, err, want[code], on)
+			if got := committed(t, cfg, group, topic); got != -1 {
+				t.Errorf("%d is committed, want nothing", got)
+			}
+			fault.Remove()
+		}
+		if err := consumer.Commit(within(t)); err != nil {
+			t.Errorf("Commit without a fault = %v", err)
+		}
+		if got := committed(t, cfg, group, topic); got != 2 {
+			t.Errorf("%d is committed, want 2", got)
+		}
+	})
+}

@@ -1,0 +1,403 @@
+package diaspora_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/faultnet"
+)
+
+// netFault is what happens to the network between a client and the fabric.
+type netFault struct {
+	patience time.Duration // of the client with a silent broker; zero is that of users
+	link     faultnet.Link // from the beginning
+	play     func(*faultnet.Proxy)
+	events   int // at least
+	size     int // of each
+}
+
+// netFaults: what is played takes seconds, and is over when play returns.
+var netFaults = map[string]netFault{
+	"cut": {events: 50, play: func(p *faultnet.Proxy) {
+		for range 5 {
+			p.Set(faultnet.Link{Cut: true})
+			time.Sleep(700 * time.Millisecond)
+			p.Set(faultnet.Link{})
+			time.Sleep(300 * time.Millisecond)
+		}
+	}},
+	"half-open": {events: 50, patience: 2 * time.Second, play: func(p *faultnet.Proxy) {
+		for range 4 {
+			p.Set(faultnet.Link{Silent: true})
+			time.Sleep(2500 * time.Millisecond)
+			p.Set(faultnet.Link{})
+			time.Sleep(300 * time.Millisecond)
+		}
+	}},
+	// 64 kbit/s, on which what is sent takes longer than a broker may be silent (20 s), and
+	// than a topic may go without an answer (30 s).
+	"slow": {events: 10, size: 27_000, link: faultnet.Link{BytesPerSecond: 8000}},
+	"far":  {events: 60, link: faultnet.Link{Delay: 300 * time.Millisecond}},
+	"flapping": {events: 50, play: func(p *faultnet.Proxy) {
+		for range 25 {
+			p.Set(faultnet.Link{Cut: true})
+			time.Sleep(time.Duration(50+rand.IntN(50)) * time.Millisecond)
+			p.Set(faultnet.Link{})
+			time.Sleep(time.Duration(50+rand.IntN(150)) * time.Millisecond)
+		}
+	}},
+}
+
+// TestNetworkFaults has Loggers, with a spool and without, and Consumers meet bad
+// networks, all at the same time, as they mostly wait. It fails when an event for which Log
+// returned nil is lost, when events with the same key come out of order, or when an
+// outage leaves goroutines behind.
+func TestNetworkFaults(t *testing.T) {
+	t.Parallel()
+	f := startFabric(t, fabric.Config{})
+	good := as(t, f, ada)
+	good.DialTimeout = time.Minute
+	var all sync.WaitGroup
+	for name, fault := range netFaults {
+		for what, try := range map[string]func(context.Context, faultTry) error{
+			"logger": tryLogger, "spool": trySpool, "consumer": tryConsumer,
+		} {
+			topic := what + "_" + strings.ReplaceAll(name, "-", "_")
+			if _, err := newClient(t, good).Claim(within(t), diaspora.ClaimRequest{Name: topic}); err != nil {
+				t.Fatal(err)
+			}
+			proxy, err := faultnet.Start(f.Discovery().Brokers[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { proxy.Close() })
+			proxy.Set(fault.link)
+			r := faultTry{
+				netFault: fault, topic: topic, proxy: proxy, good: good, dir: t.TempDir(),
+				bad: diaspora.Through(good, proxy.Dial, fault.patience),
+				log: func(format string, args ...any) { t.Logf(topic+": "+format, args...) },
+			}
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+				defer cancel()
+				began := time.Now()
+				if err := try(ctx, r); err != nil {
+					t.Errorf("%s: %v", topic, err)
+				}
+				r.log("took %v", time.Since(began).Round(time.Millisecond))
+			})
+		}
+	}
+	all.Wait()
+}
+
+// faultTry is one client on one bad network.
+type faultTry struct {
+	netFault
+	topic     string
+	proxy     *faultnet.Proxy
+	good, bad diaspora.Config
+	dir       string
+	log       func(format string, args ...any)
+}
+
+// start plays what is to be played, and says when that is over.
+func (r faultTry) start() <-chan struct{} {
+	over := make(chan struct{})
+	if r.play == nil {
+		close(over)
+		return over
+	}
+	go func() {
+		defer close(over)
+		r.play(r.proxy)
+	}()
+	return over
+}
+
+// event returns the event n, with noise that cannot be compressed.
+func (r faultTry) event(n int) diaspora.Event {
+	noise := make([]byte, r.size)
+	rand.NewChaCha8([32]byte{byte(n)}).Read(noise)
+	return diaspora.Event{Topic: r.topic, Key: fmt.Append(nil, "key ", n%3), Value: fmt.Appendf(nil, "%d %x", n, noise[:r.size/2])}
+}
+
+// write logs until the play is over, and returns how many events Log took.
+func (r faultTry) write(ctx context.Context, logger *diaspora.Logger, from int, over <-chan struct{}) (int, error) {
+	const batch = 10
+	pace := time.NewTicker(5 * time.Millisecond)
+	defer pace.Stop()
+	for n := from; ; {
+		var events []diaspora.Event
+		for range batch {
+			events = append(events, r.event(n))
+			n++
+		}
+		if err := logger.Log(ctx, events...); err != nil {
+			return n, fmt.Errorf("event %d: %w", n, err)
+		}
+		select {
+		case <-over:
+			if n >= r.events {
+				return n, nil
+			}
+		default:
+		}
+		<-pace.C
+	}
+}
+
+func tryLogger(ctx context.Context, r faultTry) error { return r.tryWriting(ctx) }
+
+func trySpool(ctx context.Context, r faultTry) error {
+	r.bad.SpoolDir = filepath.Join(r.dir, "spool")
+	return r.tryWriting(ctx)
+}
+
+func (r faultTry) tryWriting(ctx context.Context) (failed error) {
+	pprof.Do(ctx, pprof.Labels("fault", r.topic), func(ctx context.Context) {
+		failed = func() error {
+			logger, err := diaspora.OpenLogger(ctx, r.bad)
+			if err != nil {
+				return err
+			}
+			defer logger.Close(ctx)
+			warm := 0
+			if r.play != nil {
+				if err := logger.Log(ctx, r.event(0)); err != nil {
+					return err
+				}
+				warm = 1
+			}
+			if err := logger.Flush(ctx); err != nil {
+				return err
+			}
+			level := labelled(r.topic)
+			n, err := r.write(ctx, logger, warm, r.start())
+			if err != nil {
+				return err
+			}
+			if err := logger.Flush(ctx); err != nil {
+				return err
+			}
+			if r.play != nil {
+				if err := settle(ctx, r.topic, level+besides); err != nil {
+					return err
+				}
+			}
+			if err := logger.Close(ctx); err != nil {
+				return err
+			}
+			r.log("%d events, %d goroutines", n, level)
+			return errors.Join(settle(ctx, r.topic, 1), r.check(ctx, n))
+		}()
+	})
+	return failed
+}
+
+// check reads the topic over the good network: it has to have the events up to n.
+func (r faultTry) check(ctx context.Context, n int) error {
+	reader, err := diaspora.OpenConsumer(ctx, r.good, diaspora.ConsumerOptions{Topics: []string{r.topic}, Until: diaspora.End})
+	if err != nil {
+		return err
+	}
+	defer reader.Close(ctx)
+	var got arrivals
+	for record, err := range reader.Records(ctx) {
+		if err != nil {
+			return err
+		}
+		if err := got.add(record); err != nil {
+			return err
+		}
+	}
+	if got.repeats > 0 { // a process that goes on sends each event once, with a spool too
+		return fmt.Errorf("%d events came twice", got.repeats)
+	}
+	return got.complete(n)
+}
+
+// tryConsumer reads over the bad network what is written over the good one.
+func tryConsumer(ctx context.Context, r faultTry) (failed error) {
+	logger, err := diaspora.OpenLogger(ctx, r.good)
+	if err != nil {
+		return err
+	}
+	defer logger.Close(ctx)
+	if err := logger.Log(ctx, r.event(0)); err != nil {
+		return err
+	}
+	playing, start := context.WithCancel(ctx)
+	defer start()
+	type wrote struct {
+		n   int
+		err error
+	}
+	written := make(chan wrote, 1)
+	go func() {
+		<-playing.Done()
+		n, err := r.write(ctx, logger, 1, r.start())
+		if err == nil {
+			err = logger.Log(ctx, diaspora.Event{Topic: r.topic, Value: []byte("end")})
+		}
+		written <- wrote{n, err}
+	}()
+	pprof.Do(ctx, pprof.Labels("fault", r.topic), func(ctx context.Context) { failed = r.readBadly(ctx, start) })
+	if failed != nil {
+		return failed
+	}
+	w := <-written
+	if w.err != nil {
+		return w.err
+	}
+	return r.check(ctx, w.n)
+}
+
+// readBadly reads up to the end, and checks what it gets. It calls start at the first record.
+func (r faultTry) readBadly(ctx context.Context, start func()) error {
+	reader, err := diaspora.OpenConsumer(ctx, r.bad, diaspora.ConsumerOptions{Topics: []string{r.topic}, Group: r.topic, CommitEvery: 100 * time.Millisecond})
+	if err != nil {
+		return err
+	}
+	defer reader.Close(ctx)
+	var got arrivals
+	level := 0
+	for record, err := range reader.Records(ctx) {
+		switch {
+		case errors.Is(err, diaspora.ErrUnavailable):
+			got.errors++
+			continue
+		case err != nil:
+			return err
+		}
+		if level == 0 {
+			level = labelled(r.topic)
+			start()
+		}
+		if string(record.Value) == "end" {
+			break
+		}
+		if err := got.add(record); err != nil {
+			return err
+		}
+	}
+	r.log("%d events, %d repeats, %d errors, %d goroutines", len(got.ids), got.repeats, got.errors, level)
+	if r.play != nil {
+		if err := settle(ctx, r.topic, level+besides); err != nil {
+			return err
+		}
+	}
+	if err := reader.Close(ctx); err != nil {
+		return err
+	}
+	return settle(ctx, r.topic, 1)
+}
+
+// arrivals are the events that came.
+type arrivals struct {
+	ids     map[string]string // their values
+	last    map[string]int    // by key
+	numbers map[int]bool
+	repeats int
+	errors  int
+}
+
+func (a *arrivals) add(r diaspora.Record) error {
+	if a.ids == nil {
+		a.ids, a.last, a.numbers = map[string]string{}, map[string]int{}, map[int]bool{}
+	}
+	text, _, _ := strings.Cut(string(r.Value), " ")
+	if text == "end" {
+		return nil
+	}
+	if was, ok := a.ids[r.ID]; ok {
+		if was != text {
+			return fmt.Errorf("id %s is of the events %s and %s", r.ID, was, text)
+		}
+		a.repeats++
+		return nil
+	}
+	a.ids[r.ID] = text
+	var n int
+	if _, err := fmt.Sscan(text, &n); err != nil {
+		return fmt.Errorf("event %q: %w", text, err)
+	}
+	key := string(r.Key)
+	if last, ok := a.last[key]; ok && n != last+3 || !ok && n > 2 {
+		return fmt.Errorf("%s: event %d comes after %d", key, n, last)
+	}
+	a.last[key] = n
+	a.numbers[n] = true
+	return nil
+}
+
+func (a *arrivals) complete(n int) error {
+	for i := range n {
+		if !a.numbers[i] {
+			return fmt.Errorf("event %d of %d is lost", i, n)
+		}
+	}
+	return nil
+}
+
+// labelled returns how many goroutines were started under a label.
+func labelled(fault string) int {
+	var dump bytes.Buffer
+	pprof.Lookup("goroutine").WriteTo(&dump, 1)
+	total := 0
+	for part := range strings.SplitSeq(ofLabel(dump.String(), fault), "\n\n") {
+		n := 0
+		fmt.Sscanf(part, "%d @ ", &n)
+		total += n
+	}
+	return total
+}
+
+// besides is how many goroutines a client may have more than at another moment: that of
+// a request on its way, and of a connection that it did not need then. Each fault is
+// played more often than that.
+const besides = 3
+
+// settle waits until no more than so many goroutines are left of those under a label.
+func settle(ctx context.Context, fault string, most int) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for {
+		n := labelled(fault)
+		if n <= most {
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			var dump bytes.Buffer
+			pprof.Lookup("goroutine").WriteTo(&dump, 1)
+			return fmt.Errorf("%d goroutines, want at most %d:\n%s", n, most, ofLabel(dump.String(), fault))
+		}
+	}
+}
+
+// ofLabel returns the parts of a dump of goroutines that have a label.
+func ofLabel(dump, fault string) string {
+	var parts []string
+	for part := range strings.SplitSeq(dump, "\n\n") {
+		// Connections of net/http are kept for the next request.
+		if strings.Contains(part, fmt.Sprintf("%q", fault)) && !strings.Contains(part, "net/http.(*persistConn)") {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, "\n\n")
+}

@@ -1,0 +1,82 @@
+package kafka
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// trickle passes so many bytes on in each second, for ever.
+func trickle(to io.Writer, from io.Reader, bytes int) {
+	buf := make([]byte, bytes)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		time.Sleep(time.Second)
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// TestPatience fails when a deadline ends what goes on, or does not end what does not.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		t.Cleanup(func() { near.Close(); far.Close() })
+		pieces := 0
+		conn := newPatientConn(near, func() { pieces++ })
+
+		go trickle(io.Discard, far, 8<<10)
+		conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		large := make([]byte, 1<<20)
+		if n, err := conn.Write(large); n != len(large) || err != nil {
+			t.Errorf("a megabyte that takes two minutes: Write = %d, %v", n, err)
+		}
+		if want := len(large)/pieceBytes - 1; pieces != want {
+			t.Errorf("told of %d pieces, want %d", pieces, want)
+		}
+		if n, err := conn.Write(nil); n != 0 || err != nil {
+			t.Errorf("Write of nothing = %d, %v", n, err)
+		}
+
+		go trickle(far, bytes.NewReader(large), 8<<10)
+		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if n, err := io.ReadFull(conn, make([]byte, len(large))); err != nil {
+			t.Errorf("a megabyte that takes two minutes: read %d, %v", n, err)
+		}
+		began := time.Now()
+		if _, err := conn.Read(large); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 11*time.Second {
+			t.Errorf("Read from one who is silent = %v after %v, want the deadline after 10s", err, time.Since(began))
+		}
+	})
+}
+
+// TestPatienceEnds fails when a call that is under way is not interrupted, or when
+// one deadline moves the other.
+func TestPatienceEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		t.Cleanup(func() { near.Close(); far.Close() })
+		conn := newPatientConn(near, nil)
+		go trickle(io.Discard, far, 8<<10)
+		conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		time.AfterFunc(30*time.Second, func() { conn.SetDeadline(time.Now()) }) // as the client does when it is closed
+		began := time.Now()
+		if _, err := conn.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 31*time.Second {
+			t.Errorf("Write = %v after %v, want the deadline after 30s", err, time.Since(began))
+		}
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read = %v, want the deadline", err)
+		}
+	})
+}
