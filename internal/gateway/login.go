@@ -200,8 +200,10 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 	} else if err == nil && c.principal != id.Principal {
 		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; connect anew to change identities"}
 	}
-	if errors.As(err, new(*refusal)) {
-		c.g.limits.failed(c.address)
+	if refused := (*refusal)(nil); errors.As(err, &refused) {
+		if !refused.again {
+			c.g.limits.failed(c.address)
+		}
 		sleep(ctx, c.g.cfg.FailureDelay)
 	}
 	if err != nil {
@@ -214,20 +216,27 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 	return id.Expiry, nil
 }
 
-// identify asks whose credentials a SASL message carries.
+// identify asks whose credentials a SASL message carries. A program that goes on
+// with a revoked token is not guessing: it hears why each time, whatever its
+// address has left, and nobody is asked about it.
 func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Credentials, Identity, error) {
-	if !c.g.limits.mayFail(c.address) {
-		return Credentials{}, Identity{}, errFailures
-	}
 	credentials, err := m.parse(message)
-	if err != nil {
-		return Credentials{}, Identity{}, err
-	}
 	shown := credentials.Credentials
+	if past := c.g.limits.refusedBefore(shown); past != nil {
+		return shown, Identity{}, past
+	}
+	if !c.g.limits.mayFail(c.address) {
+		return shown, Identity{}, errFailures
+	}
+	if err != nil {
+		return shown, Identity{}, err
+	}
 	id, err := c.g.cfg.Authenticator.Authenticate(ctx, shown)
 	switch {
 	case errors.Is(err, globus.ErrRefused):
-		return shown, id, &refusal{reason: shown.refusedReason(err), err: err}
+		refused := refusal{reason: shown.refusedReason(err), err: err}
+		c.g.limits.remember(shown, refused)
+		return shown, id, &refused
 	case err != nil:
 		return shown, id, fmt.Errorf("%w: %w", errUnknown, err)
 	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
@@ -258,6 +267,7 @@ func (c *conn) signIn(ctx context.Context, id Identity) error {
 type refusal struct {
 	reason string // a sentence that a person can act on, without the token
 	err    error
+	again  bool // the same was said of the same credentials a moment ago
 }
 
 func (r *refusal) Error() string { return r.reason }
