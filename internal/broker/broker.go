@@ -145,7 +145,7 @@ func (b *Broker) start() error {
 		kfake.MaxVersions(maxVersions()),
 	}
 	if b.cfg.Dir != "" {
-		if err := b.forgetCredentials(); err != nil {
+		if err := errors.Join(b.forgetCredentials(), b.forgetFetchSessions()); err != nil {
 			return err
 		}
 		opts = append(opts, kfake.DataDir(b.cfg.Dir))
