@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -137,7 +138,7 @@ func (c *conn) loginFramed(ctx context.Context, m *mechanism) error {
 	if refusal := (*refusal)(nil); errors.As(err, &refusal) {
 		response.ErrorCode = kerr.SaslAuthenticationFailed.Code
 		response.ErrorMessage = kmsg.StringPtr(refusal.reason)
-		return errors.Join(err, c.respond(h.correlation, response))
+		return errors.Join(err, c.respond(h.correlation, response), c.linger(ctx))
 	}
 	if err != nil {
 		return err
@@ -158,12 +159,21 @@ func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
 	defer free()
 	_, err = c.authenticate(ctx, m, message)
 	if errors.As(err, new(*refusal)) && m.refused != nil {
-		return errors.Join(err, c.writeFrame(m.refused))
+		return errors.Join(err, c.writeFrame(m.refused), c.linger(ctx))
 	}
 	if err != nil {
 		return err
 	}
 	return c.writeFrame(nil)
+}
+
+// linger leaves it to the client to close the connection, for a while: kafka-python
+// 3.0 does not read an answer if it sees the end of the connection behind it.
+func (c *conn) linger(ctx context.Context) error {
+	c.client.SetReadDeadline(time.Now().Add(lingerTimeout))
+	defer context.AfterFunc(ctx, func() { c.client.SetReadDeadline(time.Unix(1, 0)) })()
+	io.Copy(io.Discard, c.client)
+	return nil
 }
 
 // writeFrame sends the client a frame without a Kafka header.
