@@ -54,7 +54,7 @@ test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
 	DIASPORA_FAILOVER=$(FAILOVER) $(GO) test -tags kafka -count 1 -timeout 60m -run TestFailover -v ./interop
 
 test-clients: ## clients in other languages, over the embedded broker; with TAGS=kafka over the Apache Kafka that is up
-	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 15m -run '^(TestClients|TestPython)' ./interop
+	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 20m -parallel 3 -run '^(TestClients|TestPython)' ./interop
 
 clean: ## what the other targets made
 	rm -rf bin

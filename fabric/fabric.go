@@ -71,8 +71,9 @@ type Config struct {
 	// so that acknowledged events survive a power cut as well.
 	SyncWrites bool
 
-	// AccessTokenLifetime is how long access tokens are good, and bounds the
-	// hour that those are which are got with access keys. Default: 48 h, as at
+	// AccessTokenLifetime is how long access tokens are good, and how long a
+	// client may go on that has signed in with an access key; it bounds the hour
+	// that tokens are good which are got with access keys. Default: 48 h, as at
 	// Globus.
 	AccessTokenLifetime time.Duration
 
@@ -291,7 +292,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	for _, upstream := range f.upstreams {
 		front, err := gateway.New(gateway.Config{
 			Upstream:           upstream,
-			Authenticator:      &keys.Authenticator{Globus: authenticator, Keys: f.claims, Tokens: tokens},
+			Authenticator:      &keys.Authenticator{Globus: authenticator, Keys: f.claims, Tokens: tokens, SessionLifetime: f.cfg.AccessTokenLifetime},
 			RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
 			Diagnostics:        f.cfg.Diagnostics,
 		})

@@ -145,7 +145,7 @@ func (b *Broker) start() error {
 		kfake.MaxVersions(maxVersions()),
 	}
 	if b.cfg.Dir != "" {
-		if err := b.forgetCredentials(); err != nil {
+		if err := errors.Join(b.forgetCredentials(), b.forgetFetchSessions()); err != nil {
 			return err
 		}
 		if err := restoreProducers(b.cfg.Dir); err != nil {

@@ -100,7 +100,8 @@ type Config struct {
 
 	// FailuresPerAddress is how many refused logins an address may have at
 	// once; it gains one more every 200 ms. Beyond that its connections are
-	// closed before anybody is asked about their credentials. Default: 100.
+	// closed before anybody is asked about their credentials. The same
+	// credentials refused again within 10 s do not count. Default: 100.
 	FailuresPerAddress int
 
 	// DrainTimeout bounds how long requests in flight may take to finish when

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/sha256"
 	"errors"
 	"net"
 	"net/netip"
@@ -23,6 +24,9 @@ var (
 const (
 	failureInterval  = 200 * time.Millisecond // how often an address is forgiven one failure
 	failureAddresses = 10_000                 // how many addresses are remembered
+
+	refusedFor  = 10 * time.Second // how long credentials that were refused are remembered
+	refusedSize = 10_000           // how many
 )
 
 // limits counts connections and refused logins.
@@ -35,15 +39,19 @@ type limits struct {
 	byAddress map[netip.Addr]int // half-open
 	bySubject map[string]*account
 	failures  *lru.Cache[netip.Addr, *rate.Limiter]
+
+	refusals *lru.Cache[credentialsHash, pastRefusal]
 }
 
 func newLimits(cfg *Config) *limits {
 	failures, _ := lru.New[netip.Addr, *rate.Limiter](failureAddresses) // fails for a size of 0 only
+	refusals, _ := lru.New[credentialsHash, pastRefusal](refusedSize)
 	return &limits{
 		cfg:       cfg,
 		byAddress: make(map[netip.Addr]int),
 		bySubject: make(map[string]*account),
 		failures:  failures,
+		refusals:  refusals,
 	}
 }
 
@@ -144,4 +152,30 @@ func (l *limits) failed(address netip.Addr) {
 		limiter = fresh
 	}
 	limiter.Allow()
+}
+
+type credentialsHash [sha256.Size]byte
+
+func hashOf(c Credentials) credentialsHash {
+	return sha256.Sum256([]byte(c.KeyID + "\x00" + c.Secret.Reveal()))
+}
+
+type pastRefusal struct {
+	refusal
+	until time.Time
+}
+
+// remember notes that credentials were refused.
+func (l *limits) remember(c Credentials, r refusal) {
+	r.again = true
+	l.refusals.Add(hashOf(c), pastRefusal{r, time.Now().Add(refusedFor)})
+}
+
+// refusedBefore returns why the same credentials were refused a moment ago, or nil.
+// What was refused does not become good.
+func (l *limits) refusedBefore(c Credentials) *refusal {
+	if past, ok := l.refusals.Get(hashOf(c)); ok && time.Now().Before(past.until) {
+		return &past.refusal
+	}
+	return nil
 }

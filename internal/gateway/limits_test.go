@@ -112,13 +112,55 @@ func TestFailureLimit(t *testing.T) {
 	})
 }
 
+// TestRefusedAgain has a program go on with a revoked token: it hears the sentence
+// each time, and takes nothing from others at its address.
+func TestRefusedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t, func(cfg *Config) { cfg.FailuresPerAddress = 3 })
+		f.tokens.issue("ada-token", ada, time.Hour)
+		f.tokens.issue("old-token", ada, time.Hour)
+		f.tokens.revoke("old-token")
+		for range 20 {
+			f.dialFrom(t, "192.0.2.1:1").wantRefusal("old-token", "was revoked")
+		}
+		f.dialFrom(t, "192.0.2.1:2").wantLogin("ada-token")
+
+		// Guesses are another matter, but the sentence is still to be had.
+		f.dialFrom(t, "192.0.2.1:3").wantRefusal("guess-1", "was revoked")
+		f.dialFrom(t, "192.0.2.1:3").wantRefusal("guess-2", "was revoked")
+		c := f.dialFrom(t, "192.0.2.1:4")
+		c.handshake(1)
+		c.send(appendRequest(saslAuthenticate(1, oauthMessage("guess-3")), 1))
+		c.wantClosed()
+		f.dialFrom(t, "192.0.2.1:5").wantRefusal("old-token", "was revoked")
+	})
+}
+
+// TestRefusalsAreForgotten: what is remembered is no answer for ever.
+func TestRefusalsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startInMemory(t)
+		f.dialFrom(t, "192.0.2.1:1").wantRefusal("ada-token", "was revoked")
+		f.tokens.issue("ada-token", ada, time.Hour)
+		f.dialFrom(t, "192.0.2.1:1").wantRefusal("ada-token", "was revoked")
+		time.Sleep(refusedFor)
+		f.dialFrom(t, "192.0.2.1:1").wantLogin("ada-token")
+	})
+}
+
 func TestFailureDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.FailureDelay = 0 })
 		began := time.Now()
-		f.dial(t).wantRefusal("no-token", "diaspora login")
+		c := f.dial(t)
+		c.authenticate("no-token")
 		if got := time.Since(began); got != 100*time.Millisecond {
 			t.Errorf("a refusal takes %v, want 100ms", got)
+		}
+		// Some clients have not read the answer when they see the connection end.
+		c.wantClosed()
+		if got := time.Since(began); got != 100*time.Millisecond+lingerTimeout {
+			t.Errorf("the connection is closed after %v, want it open for %v more", got, lingerTimeout)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -137,7 +138,7 @@ func (c *conn) loginFramed(ctx context.Context, m *mechanism) error {
 	if refusal := (*refusal)(nil); errors.As(err, &refusal) {
 		response.ErrorCode = kerr.SaslAuthenticationFailed.Code
 		response.ErrorMessage = kmsg.StringPtr(refusal.reason)
-		return errors.Join(err, c.respond(h.correlation, response))
+		return errors.Join(err, c.respond(h.correlation, response), c.linger(ctx))
 	}
 	if err != nil {
 		return err
@@ -158,12 +159,21 @@ func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
 	defer free()
 	_, err = c.authenticate(ctx, m, message)
 	if errors.As(err, new(*refusal)) && m.refused != nil {
-		return errors.Join(err, c.writeFrame(m.refused))
+		return errors.Join(err, c.writeFrame(m.refused), c.linger(ctx))
 	}
 	if err != nil {
 		return err
 	}
 	return c.writeFrame(nil)
+}
+
+// linger leaves it to the client to close the connection, for a while: kafka-python
+// 3.0 does not read an answer if it sees the end of the connection behind it.
+func (c *conn) linger(ctx context.Context) error {
+	c.client.SetReadDeadline(time.Now().Add(lingerTimeout))
+	defer context.AfterFunc(ctx, func() { c.client.SetReadDeadline(time.Unix(1, 0)) })()
+	io.Copy(io.Discard, c.client)
+	return nil
 }
 
 // writeFrame sends the client a frame without a Kafka header.
@@ -200,8 +210,10 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 	} else if err == nil && c.principal != id.Principal {
 		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; connect anew to change identities"}
 	}
-	if errors.As(err, new(*refusal)) {
-		c.g.limits.failed(c.address)
+	if refused := (*refusal)(nil); errors.As(err, &refused) {
+		if !refused.again {
+			c.g.limits.failed(c.address)
+		}
 		sleep(ctx, c.g.cfg.FailureDelay)
 	}
 	if err != nil {
@@ -214,20 +226,27 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 	return id.Expiry, nil
 }
 
-// identify asks whose credentials a SASL message carries.
+// identify asks whose credentials a SASL message carries. A program that goes on
+// with a revoked token is not guessing: it hears why each time, whatever its
+// address has left, and nobody is asked about it.
 func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Credentials, Identity, error) {
-	if !c.g.limits.mayFail(c.address) {
-		return Credentials{}, Identity{}, errFailures
-	}
 	credentials, err := m.parse(message)
-	if err != nil {
-		return Credentials{}, Identity{}, err
-	}
 	shown := credentials.Credentials
+	if past := c.g.limits.refusedBefore(shown); past != nil {
+		return shown, Identity{}, past
+	}
+	if !c.g.limits.mayFail(c.address) {
+		return shown, Identity{}, errFailures
+	}
+	if err != nil {
+		return shown, Identity{}, err
+	}
 	id, err := c.g.cfg.Authenticator.Authenticate(ctx, shown)
 	switch {
 	case errors.Is(err, globus.ErrRefused):
-		return shown, id, &refusal{reason: shown.refusedReason(err), err: err}
+		refused := refusal{reason: shown.refusedReason(err), err: err}
+		c.g.limits.remember(shown, refused)
+		return shown, id, &refused
 	case err != nil:
 		return shown, id, fmt.Errorf("%w: %w", errUnknown, err)
 	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
@@ -258,6 +277,7 @@ func (c *conn) signIn(ctx context.Context, id Identity) error {
 type refusal struct {
 	reason string // a sentence that a person can act on, without the token
 	err    error
+	again  bool // the same was said of the same credentials a moment ago
 }
 
 func (r *refusal) Error() string { return r.reason }

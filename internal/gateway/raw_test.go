@@ -62,7 +62,8 @@ func (c *raw) wantLogin(token string) *kmsg.SASLAuthenticateResponse {
 	return response
 }
 
-// wantRefusal fails unless a login with the token is refused in words.
+// wantRefusal fails unless a login with the token is refused in words. Then it
+// hangs up.
 func (c *raw) wantRefusal(token, words string) {
 	c.t.Helper()
 	response := c.authenticate(token)
@@ -72,7 +73,7 @@ func (c *raw) wantRefusal(token, words string) {
 	case !strings.Contains(*response.ErrorMessage, words) || strings.Contains(*response.ErrorMessage, token):
 		c.t.Errorf("login: %q, want %q in it and no token", *response.ErrorMessage, words)
 	}
-	c.wantClosed()
+	c.Close()
 }
 
 // wantAlive fails unless the connection takes another request.

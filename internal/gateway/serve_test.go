@@ -286,7 +286,7 @@ func TestRawRefusal(t *testing.T) {
 	f.tokens.setDown(true)
 	c = f.dial(t)
 	c.handshake(0)
-	c.send(frame(oauthMessage("no-token")))
+	c.send(frame(oauthMessage("new-token")))
 	if answer, err := c.frame(); err == nil {
 		t.Errorf("a raw login while nobody can tell who it is: %q, want a closed connection", answer)
 	}

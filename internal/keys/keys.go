@@ -8,6 +8,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -19,10 +20,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 )
 
-// sessionLifetime is how long a client may go on that has signed in with an
-// access key, before it has to show it again: as long as with an access token of
-// Globus Auth. Those that cannot are cut off then, and connect anew.
-const sessionLifetime = 48 * time.Hour
+// DefaultSessionLifetime is as long as an access token of Globus Auth is good.
+const DefaultSessionLifetime = 48 * time.Hour
 
 // Keys know the access keys. [claims.Service] is the one that counts.
 type Keys interface {
@@ -30,11 +29,17 @@ type Keys interface {
 	ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error)
 }
 
-// Authenticator is the gateway's. All fields are required.
+// Authenticator is the gateway's. All fields but the last are required.
 type Authenticator struct {
 	Globus *globus.Authenticator
 	Keys   Keys
 	Tokens *Tokens
+
+	// SessionLifetime is how long a client may go on that has signed in with an
+	// access key, before it has to show it again. Those that cannot on the open
+	// connection are cut off then, and connect anew. Default:
+	// [DefaultSessionLifetime].
+	SessionLifetime time.Duration
 }
 
 // Authenticate implements [gateway.Authenticator].
@@ -45,7 +50,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 		if err != nil {
 			return gateway.Identity{}, err
 		}
-		return identityOf(key, time.Now().Add(sessionLifetime)), nil
+		return identityOf(key, time.Now().Add(cmp.Or(a.SessionLifetime, DefaultSessionLifetime))), nil
 	case isJWT(c.Secret):
 		// Never asked about at Globus Auth, whose tokens are not JWTs.
 		return a.Tokens.authenticate(ctx, c.Secret)

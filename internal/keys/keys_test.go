@@ -97,8 +97,8 @@ func TestAuthenticate(t *testing.T) {
 		session   time.Duration // by PLAIN
 		token     time.Duration
 	}{
-		{fullKey(), ada, sessionLifetime, DefaultTokenLifetime},
-		{reads, ada + "." + reads.ID, sessionLifetime, DefaultTokenLifetime},
+		{fullKey(), ada, DefaultSessionLifetime, DefaultTokenLifetime},
+		{reads, ada + "." + reads.ID, DefaultSessionLifetime, DefaultTokenLifetime},
 		{ends, ada, 10 * time.Minute, 10 * time.Minute},
 	} {
 		token, err := tokens.Exchange(t.Context(), tt.key.ID, secret)
@@ -117,6 +117,11 @@ func TestAuthenticate(t *testing.T) {
 				t.Errorf("%s may go on for %v, want %v", tt.key.ID, got, life)
 			}
 		}
+	}
+	short := *a
+	short.SessionLifetime = 5 * time.Minute
+	if id, err := short.Authenticate(t.Context(), gateway.Credentials{KeyID: keyID, Secret: secret}); err != nil || time.Until(id.Expiry) > 5*time.Minute {
+		t.Errorf("with sessions of five minutes: %v, %v", time.Until(id.Expiry), err)
 	}
 	if id, err := a.Authenticate(t.Context(), gateway.Credentials{Secret: "adas"}); err != nil || id.Principal != ada {
 		t.Errorf("a token of Globus Auth: %+v, %v", id, err)

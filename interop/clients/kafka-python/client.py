@@ -15,6 +15,7 @@ import threading
 
 import kafka
 from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
 
 import diaspora_streams
 
@@ -62,9 +63,19 @@ def produce(topic):
 def consume(topic, group):
     client = KafkaConsumer(topic, group_id=group, auto_offset_reset="earliest", **settings())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    for record in client:
-        print(record.value.decode(), flush=True)
-    return 1
+    while True:
+        try:
+            batches = client.poll(timeout_ms=500)
+        except KafkaError as error:
+            # 3.0 raises what it cannot do at the moment, such as to connect while the
+            # broker restarts. Polling again tries again.
+            if not error.retriable:
+                raise
+            print(f"again: {error!r}", file=sys.stderr, flush=True)
+            continue
+        for batch in batches.values():
+            for record in batch:
+                print(record.value.decode(), flush=True)
 
 
 def main():

@@ -33,9 +33,12 @@ const kafka = new Kafka({
 });
 
 // kafkajs gives up for good when a connection is closed during a login, which is
-// how a broker that starts looks like. A refusal comes with a sentence instead.
+// how a broker that starts looks like, and one whose time is over before the new
+// token is there. A refusal comes with a sentence instead.
 const passes = ({ message, retriable, name }) =>
-  retriable || name === "KafkaJSNumberOfRetriesExceeded" || /Closed connection|ECONNREFUSED|ECONNRESET|timed? ?out/i.test(message);
+  retriable ||
+  name === "KafkaJSNumberOfRetriesExceeded" ||
+  /Closed connection|Not connected|ECONNREFUSED|ECONNRESET|timed? ?out/i.test(message);
 
 async function insist(action) {
   for (;;) {
