@@ -75,7 +75,7 @@ const (
 	askTimeout     = 10 * time.Second
 	outagePause    = 5 * time.Second // how long a known token is not asked about after an outage
 	refusedSize    = 10_000
-	knownWait      = 2 * time.Second // how long a known token waits for Globus Auth, unless that is slow
+	knownWait      = 500 * time.Millisecond // how long a known token waits for Globus Auth, unless that is slow
 	reasonInactive = "the access token has expired or was revoked, or is none"
 )
 
