@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // ConsumerOptions says what a [Consumer] reads.
@@ -67,6 +69,7 @@ type Consumer struct {
 	from     map[partitionID]int64 // where to begin
 	until    map[partitionID]int64 // where to end
 	renewed  map[string]bool       // topics that were made again
+	begun    map[partitionID]bool  // partitions of those that were begun with, in a group
 	cursors  map[partitionID]*cursor
 	assigned bool // the group has told what is ours
 	stopPoll context.CancelCauseFunc
@@ -75,6 +78,7 @@ type Consumer struct {
 	busy  atomic.Bool
 	queue []fetched
 	errs  []error
+	reads map[string][16]byte // which of the topics of a name is read; none if that is not known
 
 	stop     context.CancelFunc // ends the background work
 	wg       sync.WaitGroup
@@ -143,6 +147,8 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 		conns:   newConnections(),
 		cursors: map[partitionID]*cursor{},
 		renewed: map[string]bool{},
+		begun:   map[partitionID]bool{},
+		reads:   map[string][16]byte{},
 		closed:  make(chan struct{}),
 	}
 	if err := c.open(ctx); err != nil {
@@ -181,13 +187,14 @@ func (o *ConsumerOptions) validate() error {
 
 func (c *Consumer) open(ctx context.Context) error {
 	f, o := c.fabric, c.options
-	leaders, err := f.partitions(ctx, c.asking, o.Topics)
+	places, err := f.partitions(ctx, c.asking, o.Topics)
 	if err != nil {
 		return err
 	}
-	ids := make([]partitionID, 0, len(leaders))
-	for id := range leaders {
+	ids := make([]partitionID, 0, len(places))
+	for id, at := range places {
 		ids = append(ids, id)
+		c.reads[id.topic] = at.topic
 	}
 	if c.known, err = f.spans(ctx, c.asking, ids); err != nil {
 		return err
@@ -354,7 +361,11 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[
 		for partition, offset := range partitions {
 			id := partitionID{topic, partition}
 			at := offset.EpochOffset().Offset
-			if at >= 0 {
+			// What the group has committed of a topic that was made again may
+			// be about the one before: once, it is read from its start.
+			first := c.renewed[topic] && !c.begun[id]
+			c.begun[id] = true
+			if at >= 0 && !first {
 				c.add(id, at, at).committed.Store(at)
 				continue
 			}
@@ -589,9 +600,18 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 		if err := c.fetchError(topic, p); err != nil {
 			c.errs = append(c.errs, err)
 		}
+		// The embedded broker, which has forgotten whose a topic was that is
+		// gone, says that nobody may read it.
+		denied := errors.Is(p.Err, kerr.TopicAuthorizationFailed) && p.Partition >= 0
 		if errors.Is(p.Err, kerr.UnknownTopicID) {
+			delete(c.reads, topic)
+			c.renew(topic)
+		} else if denied && c.remade(topic) {
 			c.renew(topic)
 		}
+	}
+	if _, known := c.reads[topic]; !known && len(p.Records) > 0 {
+		c.remade(topic)
 	}
 	id := partitionID{topic, p.Partition}
 	c.mu.Lock()
@@ -634,6 +654,24 @@ func sharedAnew(err error) bool {
 	return false
 }
 
+// remadeTimeout bounds the look at a topic that may be another one by now.
+const remadeTimeout = 5 * time.Second
+
+// remade reports whether the topic is another one than is being read.
+func (c *Consumer) remade(topic string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), remadeTimeout)
+	defer cancel()
+	places, err := c.fabric.partitions(ctx, c.asking, []string{topic})
+	if err != nil {
+		return false
+	}
+	was := c.reads[topic]
+	for _, at := range places {
+		c.reads[topic] = at.topic
+	}
+	return c.reads[topic] != was
+}
+
 // renew begins anew with a topic that was deleted. The Kafka client holds on to the
 // one that it knew, and would never read from another one of the same name.
 func (c *Consumer) renew(topic string) {
@@ -643,6 +681,7 @@ func (c *Consumer) renew(topic string) {
 	maps.DeleteFunc(c.known, func(id partitionID, _ span) bool { return gone(id) })
 	maps.DeleteFunc(c.from, func(id partitionID, _ int64) bool { return gone(id) })
 	maps.DeleteFunc(c.until, func(id partitionID, _ int64) bool { return gone(id) })
+	maps.DeleteFunc(c.begun, func(id partitionID, _ bool) bool { return gone(id) })
 	for id, cur := range c.cursors {
 		if gone(id) {
 			cur.lost.Store(true)
@@ -862,9 +901,6 @@ func (c *Consumer) Close(ctx context.Context) error {
 	return c.closeErr
 }
 
-// newPartitionsEvery is how often one who reads alone looks for new partitions.
-const newPartitionsEvery = time.Minute
-
 // tend commits in the background, and finds new partitions.
 func (c *Consumer) tend(ctx context.Context) {
 	commits := make(<-chan time.Time)
@@ -875,7 +911,7 @@ func (c *Consumer) tend(ctx context.Context) {
 	}
 	look := make(<-chan time.Time)
 	if c.options.Group == "" && c.options.Until.kind == positionNone {
-		ticker := time.NewTicker(newPartitionsEvery)
+		ticker := time.NewTicker(kafka.NewPartitionsEvery)
 		defer ticker.Stop()
 		look = ticker.C
 	}
@@ -897,13 +933,13 @@ func (c *Consumer) tend(ctx context.Context) {
 
 // findPartitions reads partitions that were added, from their start.
 func (c *Consumer) findPartitions(ctx context.Context) error {
-	leaders, err := c.fabric.partitions(ctx, c.asking, c.options.Topics)
+	places, err := c.fabric.partitions(ctx, c.asking, c.options.Topics)
 	if err != nil {
 		return err
 	}
 	added := map[string]map[int32]kgo.Offset{}
 	c.mu.Lock()
-	for id := range leaders {
+	for id := range places {
 		if c.cursors[id] != nil || c.renewed[id.topic] {
 			continue
 		}

@@ -31,8 +31,15 @@ const (
 
 const offsetTries = 8
 
-// partitions returns the partitions of the topics and their leaders.
-func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []string) (map[partitionID]int32, error) {
+// place is where a partition is: at which broker, and in which of the topics that had
+// this name one after another.
+type place struct {
+	leader int32
+	topic  [16]byte
+}
+
+// partitions returns the partitions of the topics and where they are.
+func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []string) (map[partitionID]place, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, t := range topics {
 		topic := kmsg.NewMetadataRequestTopic()
@@ -47,12 +54,12 @@ func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []st
 	}
 }
 
-func (f *fabric) partitionsOnce(ctx context.Context, client *kgo.Client, req *kmsg.MetadataRequest) (map[partitionID]int32, error) {
+func (f *fabric) partitionsOnce(ctx context.Context, client *kgo.Client, req *kmsg.MetadataRequest) (map[partitionID]place, error) {
 	resp, err := req.RequestWith(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("look up topics: %w", f.signedOut(err))
 	}
-	found := map[partitionID]int32{}
+	found := map[partitionID]place{}
 	for _, t := range resp.Topics {
 		if t.Topic == nil {
 			continue
@@ -64,7 +71,7 @@ func (f *fabric) partitionsOnce(ctx context.Context, client *kgo.Client, req *km
 			if p.Leader < 0 {
 				return nil, f.topicError("consume", "read", *t.Topic, kerr.LeaderNotAvailable)
 			}
-			found[partitionID{*t.Topic, p.Partition}] = p.Leader
+			found[partitionID{*t.Topic, p.Partition}] = place{p.Leader, t.TopicID}
 		}
 	}
 	return found, nil
@@ -174,11 +181,11 @@ func (f *fabric) listOffsetsOnce(ctx context.Context, client *kgo.Client, partit
 // consuming client cannot tell: it passes by empty batches, transaction markers and
 // aborted records in silence.
 func (f *fabric) probe(ctx context.Context, client *kgo.Client, id partitionID, next int64) (past int64, found bool, err error) {
-	leaders, err := f.partitions(ctx, client, []string{id.topic})
+	places, err := f.partitions(ctx, client, []string{id.topic})
 	if err != nil {
 		return next, false, err
 	}
-	leader, ok := leaders[id]
+	at, ok := places[id]
 	if !ok {
 		return next, false, f.topicError("consume", "read", id.topic, kerr.UnknownTopicOrPartition)
 	}
@@ -190,15 +197,12 @@ func (f *fabric) probe(ctx context.Context, client *kgo.Client, id partitionID, 
 	req.IsolationLevel = readCommitted
 	req.SessionEpoch = -1
 	t := kmsg.NewFetchRequestTopic()
-	t.Topic = id.topic
-	if t.TopicID, err = f.topicID(ctx, client, id.topic); err != nil {
-		return next, false, err
-	}
+	t.Topic, t.TopicID = id.topic, at.topic
 	p := kmsg.NewFetchRequestTopicPartition()
 	p.Partition, p.FetchOffset, p.PartitionMaxBytes = id.partition, next, 1<<20
 	t.Partitions = append(t.Partitions, p)
 	req.Topics = append(req.Topics, t)
-	answer, err := client.Broker(int(leader)).RetriableRequest(ctx, req)
+	answer, err := client.Broker(int(at.leader)).RetriableRequest(ctx, req)
 	if err != nil {
 		return next, false, fmt.Errorf("consume topic %q: %w", id.topic, f.signedOut(err))
 	}
@@ -216,24 +220,6 @@ func (f *fabric) probe(ctx context.Context, client *kgo.Client, id partitionID, 
 		return next, false, f.topicError("consume", "read", id.topic, fetched.Err)
 	}
 	return past, len(fetched.Records) > 0, nil
-}
-
-func (f *fabric) topicID(ctx context.Context, client *kgo.Client, topic string) (id [16]byte, err error) {
-	req := kmsg.NewPtrMetadataRequest()
-	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = kmsg.StringPtr(topic)
-	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return id, fmt.Errorf("look up topics: %w", f.signedOut(err))
-	}
-	for _, t := range resp.Topics {
-		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
-			return id, f.topicError("consume", "read", topic, err)
-		}
-		id = t.TopicID
-	}
-	return id, nil
 }
 
 // signedOut explains an error of a request.

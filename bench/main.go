@@ -2,7 +2,7 @@
 // to a floor or a peer in the same run, and writes a table to bench/results/.
 //
 //	go run ./bench               # all of it, some minutes
-//	go run ./bench -only send    # one part: send, log, spool, handler, gateway, idle
+//	go run ./bench -only send    # one part: send, log, spool, handler, gateway, idle, storm
 //
 // The machine is shared with whatever else runs on it, and with the broker and
 // the client themselves. So contenders take turns in rounds, in alternating order;
@@ -41,6 +41,7 @@ var parts = []part{
 	{"handler", benchHandler},
 	{"gateway", benchGateway},
 	{"idle", benchIdle},
+	{"storm", benchStorm},
 }
 
 func main() {

@@ -370,6 +370,15 @@ func (f *Fabric) StartGateway(n int) error {
 	return nil
 }
 
+// AdminOpts returns the options of a plain Kafka client whom no ACL binds, and who
+// goes past the gateway: for tests that do to the cluster what an operator does.
+func (f *Fabric) AdminOpts() ([]kgo.Opt, error) {
+	if f.kafka != nil {
+		return f.kafka.adminOpts()
+	}
+	return f.broker.AdminOpts(), nil
+}
+
 // Login logs somebody whom the local Globus Auth knows in, with a browser that
 // picks the username by itself. All else is as in any login.
 func (f *Fabric) Login(ctx context.Context, username string) (*globus.Login, error) {

@@ -28,7 +28,11 @@ func within(t *testing.T) context.Context {
 // admin is what an operator has.
 func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
 	t.Helper()
-	client, err := kgo.NewClient(f.AdminOpts()...)
+	opts, err := f.AdminOpts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kgo.NewClient(opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -58,6 +59,7 @@ type Authenticator struct {
 	refused *lru.Cache[tokenHash, verdict] // apart, so that guesses cannot push out known tokens
 	flight  singleflight.Group
 	asking  chan struct{} // as many as may ask at the same time
+	slow    atomic.Bool   // the last that was heard of Globus Auth took longer than knownWait
 }
 
 // verdict is what is known of a token.
@@ -73,7 +75,7 @@ const (
 	askTimeout     = 10 * time.Second
 	outagePause    = 5 * time.Second // how long a known token is not asked about after an outage
 	refusedSize    = 10_000
-	knownWait      = 2 * time.Second // how long a known token waits for Globus Auth
+	knownWait      = 500 * time.Millisecond // how long a known token waits for Globus Auth, unless that is slow
 	reasonInactive = "the access token has expired or was revoked, or is none"
 )
 
@@ -123,6 +125,8 @@ func cmpOr(d, otherwise time.Duration) time.Duration {
 // an [ErrUnavailable] if Globus Auth has to be asked and cannot be: the caller
 // should be told to try again, not that the token is bad. A token that was good
 // when Globus Auth was last asked stays good for StaleFor, never beyond its expiry.
+// Nor does it wait, once Globus Auth has been found to be slow: the question is
+// asked all the same, and its answer counts the next time.
 func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenInfo, error) {
 	if err := checkSecret(token); err != nil {
 		return TokenInfo{}, &RefusedError{Reason: "the access token " + err.Error()}
@@ -144,7 +148,10 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 		return a.ask(run, hash, token)
 	})
 	var stale <-chan time.Time
-	if usable := ok && a.usable(v, now); usable {
+	if ok && a.usable(v, now) {
+		if a.slow.Load() {
+			return v.answer(now)
+		}
 		t := time.NewTimer(knownWait)
 		defer t.Stop()
 		stale = t.C
@@ -156,6 +163,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 		}
 		return r.Val.(verdict).answer(a.cfg.Now())
 	case <-stale:
+		a.slow.Store(true)
 		return v.answer(a.cfg.Now())
 	case <-ctx.Done():
 		return TokenInfo{}, ctx.Err()
@@ -193,7 +201,9 @@ func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (
 	case <-ctx.Done():
 		return verdict{}, &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("too many tokens to ask about")}
 	}
+	began := time.Now()
 	info, err := a.cfg.Introspector.Introspect(ctx, token)
+	a.slow.Store(time.Since(began) > knownWait)
 	now := a.cfg.Now()
 	if err == nil {
 		err = a.check(info, now)

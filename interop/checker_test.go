@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -77,6 +78,16 @@ func check(h history) (v verdict) {
 		}
 	}
 	return v
+}
+
+// parse reads an entry from an event's value.
+func parse(key, value []byte, id string) (entry, error) {
+	e := entry{key: string(key), id: id}
+	var k string
+	if _, err := fmt.Sscanf(string(value), "%s %d", &k, &e.n); err != nil || k != e.key {
+		return e, errors.Join(fmt.Errorf("event %q of key %q is not ours", value, key), err)
+	}
+	return e, nil
 }
 
 // goodHistory has a hundred events of each of four keys in two partitions, with

@@ -3,11 +3,14 @@
 package interop
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -17,7 +20,7 @@ import (
 )
 
 // superUser signs in to the cluster past the gateway.
-func superUser(t *testing.T) *kgo.Client {
+func superUser(t testing.TB) *kgo.Client {
 	t.Helper()
 	d := describe(t)
 	password, err := os.ReadFile(d.Admin.PasswordFile)
@@ -136,4 +139,82 @@ func versions(t *testing.T, c *kgo.Client) map[int16][2]int16 {
 		all[r.ApiKey] = [2]int16{r.MinVersion, r.MaxVersion}
 	}
 	return all
+}
+
+// TestLeadersMove moves the leadership of every partition from node to node. On one node
+// there is nobody to move to, and the same requests change nothing.
+func TestLeadersMove(t *testing.T) {
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 3)
+	s := startTraffic(t, cfg, topic)
+	admin := operator(t, f)
+	for range f.Brokers() {
+		s.more(50)
+		moveLeaders(t, admin, topic, len(f.Brokers()))
+	}
+	s.more(50)
+	s.end()
+}
+
+// moveLeaders makes the second replica of each partition the first, and then the leader.
+func moveLeaders(t *testing.T, admin *kadm.Client, topic string, nodes int) {
+	t.Helper()
+	before := describeTopic(t, admin, topic)
+	var turned kadm.AlterPartitionAssignmentsReq
+	for _, p := range before.Partitions {
+		turned.Assign(topic, p.Partition, append(p.Replicas[1:len(p.Replicas):len(p.Replicas)], p.Replicas[0]))
+	}
+	answers, err := admin.AlterPartitionAssignments(within(t), turned)
+	if err == nil {
+		err = answers.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := func() bool {
+		for id, p := range describeTopic(t, admin, topic).Partitions {
+			if nodes > 1 && p.Leader == before.Partitions[id].Leader {
+				return false
+			}
+		}
+		return true
+	}
+	for ctx := within(t); ; {
+		results, err := admin.ElectLeaders(ctx, kadm.ElectPreferredReplica, only(topic, before))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range results[topic] {
+			if r.Err != nil && !errors.Is(r.Err, kerr.ElectionNotNeeded) && !kerr.IsRetriable(r.Err) {
+				t.Fatal(r.Err)
+			}
+		}
+		if moved() {
+			return
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("the leaders do not move")
+		}
+	}
+}
+
+// only is the set of the topic's partitions.
+func only(topic string, d kadm.TopicDetail) (set kadm.TopicsSet) {
+	set.Add(topic, d.Partitions.Numbers()...)
+	return set
+}
+
+func describeTopic(t *testing.T, admin *kadm.Client, topic string) kadm.TopicDetail {
+	t.Helper()
+	topics, err := admin.ListTopics(within(t), topic)
+	if err == nil {
+		err = topics[topic].Err
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topics[topic]
 }

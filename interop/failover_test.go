@@ -4,7 +4,6 @@ package interop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -196,14 +195,4 @@ func disturb(t *testing.T, f *fabric.Fabric, duration time.Duration) (kills, pau
 		}
 	}
 	return kills, pauses
-}
-
-// parse reads an entry from an event's value.
-func parse(key, value []byte, id string) (entry, error) {
-	e := entry{key: string(key), id: id}
-	var k string
-	if _, err := fmt.Sscanf(string(value), "%s %d", &k, &e.n); err != nil || k != e.key {
-		return e, errors.Join(fmt.Errorf("event %q of key %q is not ours", value, key), err)
-	}
-	return e, nil
 }

@@ -34,7 +34,7 @@ type description struct {
 	Nodes []struct{ Gateway, Listener string }
 }
 
-func describe(t *testing.T) (d description) {
+func describe(t testing.TB) (d description) {
 	t.Helper()
 	data, err := os.ReadFile(clusterFile(t))
 	if err != nil {

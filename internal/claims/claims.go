@@ -191,7 +191,11 @@ func (s *Service) open(ctx, run context.Context) error {
 	}
 	setDefault(&s.cfg.ReplicationFactor, s.ledger.replicas)
 	s.wg.Go(func() { s.ledger.follow(run) })
-	if err := s.ledger.sync(ctx); err != nil {
+	err = again(ctx, func() (bool, error) {
+		err := s.ledger.sync(ctx)
+		return err == nil, err
+	})
+	if err != nil {
 		return err
 	}
 	if err := s.Reconcile(ctx); err != nil && ctx.Err() != nil {

@@ -26,13 +26,13 @@ const (
 
 // testCluster is a Kafka cluster with logins and ACLs.
 type testCluster struct {
-	t    *testing.T
+	t    testing.TB
 	fake *kfake.Cluster
 }
 
 func numBrokers(n int) kfake.Opt { return kfake.NumBrokers(n) }
 
-func newCluster(t *testing.T, opts ...kfake.Opt) *testCluster {
+func newCluster(t testing.TB, opts ...kfake.Opt) *testCluster {
 	t.Helper()
 	c := &testCluster{t: t}
 	c.start(opts...)

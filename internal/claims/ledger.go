@@ -87,7 +87,11 @@ func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, r
 	if len(mended) > 0 {
 		diagnostics.Warn("the ledger's settings were mended", "topic", LedgerTopic, "settings", mended)
 	}
-	start, err := cluster.StartOffset(ctx, LedgerTopic, 0)
+	start := int64(0)
+	err = again(ctx, func() (bool, error) { // a partition whose leader is new does not tell at once
+		start, err = cluster.StartOffset(ctx, LedgerTopic, 0)
+		return err == nil, clusterError(err)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -428,5 +429,29 @@ func TestManyTopics(t *testing.T) {
 	}
 	if got, err := second.Topics(t.Context(), ada); len(got) != topics {
 		t.Errorf("Topics = %d of them, %v, want %d", len(got), err, topics)
+	}
+}
+
+// TestOpenWhenTheLeaderIsNew: a partition whose leader was elected a moment ago
+// does not know its offsets yet, as after a start of the whole cluster.
+func TestOpenWhenTheLeaderIsNew(t *testing.T) {
+	c := newCluster(t)
+	c.open().Close()
+	asked := 0
+	c.fake.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if asked++; asked%2 == 0 { // the first for the start, and the first for the end
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		topic, partition := kmsg.NewListOffsetsResponseTopic(), kmsg.NewListOffsetsResponseTopicPartition()
+		topic.Topic, partition.ErrorCode = LedgerTopic, kerr.OffsetNotAvailable.Code
+		topic.Partitions = append(topic.Partitions, partition)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	c.open()
+	if asked < 4 {
+		t.Errorf("%d questions about offsets, want 4", asked)
 	}
 }

@@ -101,16 +101,25 @@ func (s *Service) carryOut(ctx context.Context, name string, t topic, acls []kaf
 	return created, done, clusterError(err)
 }
 
+// carryOutClaim creates the topic and sets its ACLs, both at once: each waits for
+// a majority of the controllers, and neither needs the other. Both come after the
+// claim is in the ledger.
 func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
-	created, ready, err := s.cluster.CreateTopic(ctx, s.topicSpec(name, t))
+	var ready, hold bool
+	var work errgroup.Group // not with a context: a topic that is created must be known to be
+	work.Go(func() (err error) {
+		created, ready, err = s.cluster.CreateTopic(ctx, s.topicSpec(name, t))
+		return err
+	})
+	work.Go(func() (err error) {
+		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls)
+		return err
+	})
+	err = work.Wait()
 	if created {
 		s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
 	}
-	if err != nil {
-		return created, false, err
-	}
-	hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls)
-	return created, ready && hold, err
+	return created, err == nil && ready && hold, err
 }
 
 // carryOutRelease takes the rights away, deletes the events, and only then frees

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -55,16 +56,14 @@ func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, err
 // that holds on every broker already; if not, it has asked for the change, and
 // should be called again.
 func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, principals ...string) (hold bool, err error) {
-	brokers, err := a.brokers(ctx)
+	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) ([]ACL, error) {
+		return describeACLs(ctx, b, resource.Type, &resource.Name)
+	})
 	if err != nil {
 		return false, err
 	}
 	var surplus, missing []ACL
-	for _, b := range brokers {
-		have, err := describeACLs(ctx, b, resource.Type, &resource.Name)
-		if err != nil {
-			return false, err
-		}
+	for _, have := range views {
 		surplus = append(surplus, except(only(have, principals), want)...)
 		missing = append(missing, except(want, have)...)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
 )
 
 // Admin administers a cluster: topics and ACLs. Its client must be signed in as
@@ -86,17 +87,14 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (created, ready
 		return false, false, err
 	}
 	created = err == nil
-	brokers, err := a.brokers(ctx)
-	if err != nil {
-		return created, false, err
+	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) (map[string]TopicInfo, error) {
+		return describeTopics(ctx, b, spec.Name)
+	})
+	ready = err == nil
+	for _, topics := range views {
+		ready = ready && topics[spec.Name].Partitions > 0
 	}
-	for _, b := range brokers {
-		topics, err := describeTopics(ctx, b, spec.Name)
-		if err != nil || topics[spec.Name].Partitions == 0 {
-			return created, false, err
-		}
-	}
-	return created, true, nil
+	return created, ready, err
 }
 
 func (a *Admin) createTopic(ctx context.Context, spec TopicSpec, validateOnly bool) error {
@@ -182,16 +180,14 @@ func (a *Admin) Topic(ctx context.Context, name string) (info TopicInfo, ok bool
 // seen returns the topics of this name that brokers know, by ID. It asks every
 // broker, for one may not have heard yet of a topic, or of its end.
 func (a *Admin) seen(ctx context.Context, name string) (map[TopicID]TopicInfo, error) {
-	brokers, err := a.brokers(ctx)
+	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) (map[string]TopicInfo, error) {
+		return describeTopics(ctx, b, name)
+	})
 	if err != nil {
 		return nil, err
 	}
 	seen := make(map[TopicID]TopicInfo)
-	for _, b := range brokers {
-		topics, err := describeTopics(ctx, b, name)
-		if err != nil {
-			return nil, err
-		}
+	for _, topics := range views {
 		if info, ok := topics[name]; ok {
 			seen[info.ID] = info
 		}
@@ -341,6 +337,27 @@ func (a *Admin) brokers(ctx context.Context) ([]*kgo.Broker, error) {
 		return nil, kerr.BrokerNotAvailable
 	}
 	return brokers, nil
+}
+
+// onEachBroker asks all brokers at once that the cluster counts as alive, and
+// returns what each of them says.
+func onEachBroker[T any](ctx context.Context, a *Admin, ask func(*kgo.Broker) (T, error)) ([]T, error) {
+	brokers, err := a.brokers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answers := make([]T, len(brokers))
+	var asking errgroup.Group
+	for i, b := range brokers {
+		asking.Go(func() (err error) {
+			answers[i], err = ask(b)
+			return err
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return nil, err
+	}
+	return answers, nil
 }
 
 // poll calls done until it is true, and in the meantime sits out outages.

@@ -65,6 +65,9 @@ type Config struct {
 	ClientID string
 }
 
+// NewPartitionsEvery is how often clients look for partitions that were added.
+const NewPartitionsEvery = 30 * time.Second
+
 // DialFunc opens a connection, as [net.Dialer.DialContext] does.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -88,6 +91,8 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		kgo.AlwaysRetryEOF(),
 		// A topic that was claimed a moment ago should work now.
 		kgo.MetadataMinAge(time.Second),
+		// How long partitions that were added may go unnoticed.
+		kgo.MetadataMaxAge(NewPartitionsEvery),
 		kgo.DisableClientMetrics(),
 	}
 	if cfg.TokenSource != nil {

@@ -1,0 +1,325 @@
+package interop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// What happens to those who log and read when an operator, or the owner, changes the
+// topic under them. docs/engines.md has the outcomes in words.
+
+// operator is somebody whom no ACL binds.
+func operator(t *testing.T, f *fabric.Fabric) *kadm.Client {
+	t.Helper()
+	opts, err := f.AdminOpts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return kadm.NewClient(c)
+}
+
+// traffic is one who logs the events of some keys in turn, and two who read them: one
+// alone, and one in a group.
+type traffic struct {
+	t       *testing.T
+	cfg     diaspora.Config
+	topic   string
+	stop    context.CancelFunc // of logging
+	logging sync.WaitGroup
+	leave   context.CancelFunc // of reading
+	reading sync.WaitGroup
+	changed chan struct{}
+
+	mu         sync.Mutex // guards the fields below
+	logged     []entry
+	partitions map[int32]int // events in each, by what the Logger was told
+	read       [2][]entry
+}
+
+func startTraffic(t *testing.T, cfg diaspora.Config, topic string) *traffic {
+	t.Helper()
+	s := &traffic{t: t, cfg: cfg, topic: topic, changed: make(chan struct{}, 1), partitions: map[int32]int{}}
+	var reading, logging context.Context
+	reading, s.leave = context.WithCancel(within(t))
+	logging, s.stop = context.WithCancel(within(t))
+	for i, options := range []diaspora.ConsumerOptions{{}, {Group: unique(t), CommitEvery: 500 * time.Millisecond}} {
+		options.Topics = []string{topic}
+		consumer := openConsumer(t, cfg, options)
+		s.reading.Go(func() { s.consume(reading, consumer, i) })
+	}
+	logger := openLogger(t, cfg)
+	s.logging.Go(func() { s.log(logging, logger) })
+	t.Cleanup(func() { s.stop(); s.leave(); s.logging.Wait(); s.reading.Wait() })
+	return s
+}
+
+func (s *traffic) log(ctx context.Context, logger *diaspora.Logger) {
+	const keys = 12
+	told := make(chan error, 1)
+	pace := time.NewTicker(5 * time.Millisecond)
+	defer pace.Stop()
+	for n := 0; ctx.Err() == nil; n++ {
+		e := entry{key: fmt.Sprint("key-", n%keys), n: n, id: fmt.Sprint("id-", n)}
+		logger.Send(diaspora.Event{Topic: s.topic, Key: []byte(e.key), Value: fmt.Appendf(nil, "%s %d", e.key, n), ID: e.id}, func(r diaspora.Record, err error) {
+			s.note(func() { s.logged = append(s.logged, e); s.partitions[r.Partition]++ })
+			told <- err
+		})
+		if err := <-told; err != nil {
+			s.t.Errorf("event %d: %v", n, err)
+			return
+		}
+		<-pace.C
+	}
+}
+
+func (s *traffic) consume(ctx context.Context, consumer *diaspora.Consumer, reader int) {
+	for r, err := range consumer.Records(ctx) {
+		if err != nil {
+			if ctx.Err() == nil {
+				s.t.Errorf("reader %d: %v", reader, err)
+			}
+			return
+		}
+		e, err := parse(r.Key, r.Value, r.ID)
+		if err != nil {
+			s.t.Error(err)
+		}
+		s.note(func() { s.read[reader] = append(s.read[reader], e) })
+	}
+}
+
+func (s *traffic) note(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// until waits for a condition.
+func (s *traffic) until(what string, met func() bool) {
+	s.t.Helper()
+	ctx := within(s.t)
+	for {
+		s.mu.Lock()
+		ok := met()
+		s.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-s.changed:
+		case <-ctx.Done():
+			s.t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+// more waits until both readers have got so many more events.
+func (s *traffic) more(n int) {
+	s.t.Helper()
+	s.mu.Lock()
+	want := [2]int{len(s.read[0]) + n, len(s.read[1]) + n}
+	s.mu.Unlock()
+	s.until("both readers go on", func() bool { return len(s.read[0]) >= want[0] && len(s.read[1]) >= want[1] })
+}
+
+// end stops the traffic and judges it.
+func (s *traffic) end() {
+	s.t.Helper()
+	s.stop()
+	s.logging.Wait()
+	judge := func(reader int, stored [][]entry) verdict {
+		return check(history{acknowledged: s.logged, consumed: s.read[reader], stored: stored})
+	}
+	s.until("both readers have read all", func() bool { return judge(0, nil).skipped+judge(1, nil).skipped == 0 })
+	s.leave()
+	s.reading.Wait()
+	var stored [][]entry
+	for _, r := range readAll(s.t, s.cfg, s.topic) {
+		e, err := parse(r.Key, r.Value, r.ID)
+		if err != nil {
+			s.t.Error(err)
+		}
+		for len(stored) <= int(r.Partition) {
+			stored = append(stored, nil)
+		}
+		stored[r.Partition] = append(stored[r.Partition], e)
+	}
+	for reader := range s.read {
+		v := judge(reader, stored)
+		if err := v.err(); err != nil || v.repeated > 0 {
+			s.t.Errorf("reader %d: %v; %d stored twice", reader, err, v.repeated)
+		}
+	}
+	s.t.Logf("%d events in %d partitions", len(s.logged), len(stored))
+}
+
+// TestPartitionsAreAdded has an operator add partitions amid a stream. The Logger uses
+// them and the Consumers read them, from their start; the order of a key holds in each
+// partition, and so not between what was logged before and after.
+func TestPartitionsAreAdded(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 2)
+	s := startTraffic(t, cfg, topic)
+	s.more(50)
+	answers, err := operator(t, f).UpdatePartitions(within(t), 6, topic)
+	if err == nil {
+		err = answers.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	s.until("the Logger uses the new partitions", func() bool { return len(s.partitions) > 2 })
+	t.Logf("the Logger uses %v after %v", s.partitions, time.Since(began))
+	s.end()
+}
+
+// TestTopicIsMadeAgain releases a topic amid its use and claims it again. The Logger and
+// the Consumers that were open go on with the new one, which begins empty; in between
+// they say that there is none.
+func TestTopicIsMadeAgain(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 1)
+	logger := openLogger(t, cfg)
+	log(t, logger, topic, numbers(0, 5)...)
+	group := diaspora.ConsumerOptions{Topics: []string{topic}, Group: unique(t), CommitEvery: 100 * time.Millisecond}
+	alone, member := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}}), openConsumer(t, cfg, group)
+	for _, c := range []*diaspora.Consumer{alone, member} {
+		if got := values(read(t, c, 5)); got != "0 1 2 3 4" {
+			t.Fatalf("read %q", got)
+		}
+	}
+	if err := client(t, cfg).Release(within(t), topic); err != nil {
+		t.Fatal(err)
+	}
+	if err := logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("between")}); !gone(err) {
+		t.Errorf("Log to a topic that was released: %v, want ErrNotFound or ErrPermission", err)
+	}
+	claimAgain(t, cfg, topic, 1)
+	for ctx := within(t); ; {
+		err := logger.Log(ctx, diaspora.Event{Topic: topic, Value: []byte("10")})
+		if err == nil {
+			break
+		}
+		if !gone(err) {
+			t.Fatalf("Log to a topic that was claimed again: %v", err)
+		}
+	}
+	log(t, logger, topic, numbers(11, 20)...)
+	want := values(readAll(t, cfg, topic))
+	if want != "10 11 12 13 14 15 16 17 18 19" {
+		t.Errorf("the topic has %q, want what was acknowledged since it was claimed again", want)
+	}
+	for i, c := range []*diaspora.Consumer{alone, member} {
+		var got []diaspora.Record
+		for r, err := range c.Records(within(t)) {
+			if err != nil && !gone(err) {
+				t.Fatalf("reader %d: %v", i, err)
+			}
+			if err != nil || r.Value[0] != '1' || len(r.Value) == 1 { // those of the old topic may come again
+				continue
+			}
+			if got = append(got, r); len(got) == 10 {
+				break
+			}
+		}
+		if values(got) != want {
+			t.Errorf("reader %d: %q, want %q", i, values(got), want)
+		}
+	}
+}
+
+// gone reports whether an error is one of those for a topic that is not there: who owns
+// no such topic is not told whether somebody else does.
+func gone(err error) bool {
+	return errors.Is(err, diaspora.ErrNotFound) || errors.Is(err, diaspora.ErrPermission)
+}
+
+// TestRightsAreTakenAway has an operator delete a topic's ACLs amid its use. Those who log and
+// read are told so in words. When the rights are back, which the service sees to within
+// a minute or at the next claim, they go on, and nothing is missing.
+func TestRightsAreTakenAway(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 1)
+	logger := openLogger(t, cfg)
+	log(t, logger, topic, "before")
+	ctx, stop := context.WithCancel(within(t))
+	defer stop()
+	readers := []chan reading{make(chan reading), make(chan reading)}
+	for i, group := range []string{"", unique(t)} {
+		c := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: group, CommitEvery: 100 * time.Millisecond})
+		go tell(ctx, c, readers[i])
+		if got := <-readers[i]; got.value != "before" {
+			t.Fatalf("reader %d: %v", i, got)
+		}
+	}
+	admin := operator(t, f)
+	all := kadm.NewACLs().Topics(topic).ResourcePatternType(kadm.ACLPatternLiteral).Operations().Allow().AllowHosts().Deny().DenyHosts()
+	for err := error(nil); err == nil; { // the nodes learn of it one by one
+		if _, err := admin.DeleteACLs(ctx, all); err != nil {
+			t.Fatal(err)
+		}
+		if err = logger.Log(ctx, diaspora.Event{Topic: topic, Value: []byte("before")}); err != nil {
+			wantError(t, "Log without rights", err, diaspora.ErrPermission, topic, ada)
+		}
+	}
+	for i, reader := range readers {
+		got := reading{value: "before"}
+		for got.value == "before" {
+			got = <-reader
+		}
+		wantError(t, fmt.Sprintf("reader %d without rights", i), got.err, diaspora.ErrPermission, topic, ada)
+	}
+	claimAgain(t, cfg, topic, 1)
+	log(t, logger, topic, "after")
+	for i, reader := range readers {
+		got := <-reader
+		for errors.Is(got.err, diaspora.ErrPermission) {
+			got = <-reader
+		}
+		if got.value != "after" {
+			t.Errorf("reader %d: %v, want what was logged since the rights are back", i, got)
+		}
+	}
+}
+
+// reading is what a loop over records yields.
+type reading struct {
+	value string
+	err   error
+}
+
+// tell hands on what a Consumer reads, until ctx ends.
+func tell(ctx context.Context, c *diaspora.Consumer, to chan<- reading) {
+	for r, err := range c.Records(ctx) {
+		select {
+		case to <- reading{string(r.Value), err}:
+		case <-ctx.Done():
+		}
+	}
+}
