@@ -129,9 +129,9 @@ var checks = []check{
 	{"versions", []string{"ACL endpoint"}, checkVersions},
 	{"clock", []string{"ACL endpoint"}, checkClock},
 
-	{"Globus Auth", []string{"configuration"}, checkGlobus},
+	{"Globus Auth", []string{"proxy"}, checkGlobus},
 	{"clock at Globus", []string{"Globus Auth"}, checkGlobusClock},
-	{"login", []string{"configuration"}, checkLogin},
+	{"login", []string{"proxy"}, checkLogin},
 	{"renewal", []string{"login"}, checkRenewal},
 	{"scopes", []string{"login"}, checkScopes},
 	{"identity", []string{"login", "ACL endpoint"}, checkIdentity},
@@ -174,7 +174,8 @@ func Names() []string {
 // visit is one run: what to examine, and what has been learnt.
 type visit struct {
 	Config
-	diag *diagnostics
+	diag  *diagnostics
+	known []string // secrets in the environment
 
 	profile  string          // its name; "" if none is used
 	cfg      diaspora.Config // from configuration on
@@ -226,10 +227,13 @@ func (r *Report) Count(s Status) (n int) {
 // Examine tries all checks, one after the other, and calls each with a finding as soon as
 // it is there. When ctx ends, what is left is not tried.
 func Examine(ctx context.Context, cfg Config, each func(Finding)) *Report {
-	v := newVisit(cfg)
+	return newVisit(cfg).examine(ctx, each)
+}
+
+func (v *visit) examine(ctx context.Context, each func(Finding)) *Report {
 	defer v.end()
 	r := &Report{
-		Version: cfg.Version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,
+		Version: v.Version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,
 		Time: v.Now().UTC(), visit: v,
 	}
 	blocked := map[string]string{} // what cannot be built upon, and because of what
@@ -248,7 +252,7 @@ func Examine(ctx context.Context, cfg Config, each func(Finding)) *Report {
 }
 
 func newVisit(cfg Config) *visit {
-	v := &visit{Config: cfg, diag: new(diagnostics)}
+	v := &visit{Config: cfg, diag: new(diagnostics), known: inEnvironment(cfg.Environ)}
 	setDefault(&v.Timeout, defaultTimeout)
 	if v.Now == nil {
 		v.Now = time.Now
@@ -322,6 +326,8 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 		f = failure("try again, with a longer --timeout", "it did not end within %v", v.Timeout)
 	}
 	f.Check, f.TookMS = c.name, ms(time.Since(began))
+	// Some errors of others quote what is in the environment, a proxy's password even.
+	f.Seen, f.Next = redact(f.Seen, v.known), redact(f.Next, v.known)
 	return f
 }
 

@@ -286,7 +286,7 @@ func checkEndpoint(ctx context.Context, v *visit) Finding {
 	cfg := v.cfg
 	client, err := diaspora.NewClient(cfg)
 	if err != nil {
-		return failed(err, "")
+		return failed(err, "log in again")
 	}
 	found, err := client.Discover(ctx)
 	if err != nil {

@@ -191,7 +191,7 @@ func checkScopes(_ context.Context, v *visit) Finding {
 func checkIdentity(ctx context.Context, v *visit) Finding {
 	client, err := diaspora.NewClient(v.cfg)
 	if err != nil {
-		return failed(err, "")
+		return failed(err, "log in again")
 	}
 	who, err := client.Identity(ctx)
 	renewed := false

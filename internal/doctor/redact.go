@@ -1,12 +1,14 @@
 package doctor
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // disclosure is how much of a variable's value may be shown.
@@ -64,28 +66,36 @@ func environment(environ []string) []string {
 	return shown
 }
 
+// forms are the ways in which a secret may be written. What is too short is no token, and
+// may be a part of any word.
+func forms(secret string) []string {
+	const least = 8
+	if secret = strings.TrimSpace(secret); len(secret) < least {
+		return nil
+	}
+	quoted := strconv.Quote(secret)
+	return []string{secret, url.QueryEscape(secret), url.PathEscape(secret), quoted[1 : len(quoted)-1]}
+}
+
+// inEnvironment returns the secrets in an environment.
+func inEnvironment(environ []string) (all []string) {
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		switch how, known := variables[name]; {
+		case how == showNothing && (known || strings.HasPrefix(name, "DIASPORA")):
+			all = append(all, forms(value)...)
+		case how == showURL:
+			addURL(value, func(s string) { all = append(all, forms(s)...) })
+		}
+	}
+	return longestFirst(all)
+}
+
 // secrets returns all that must not be in a bundle, wherever it came from: it
 // is taken out of every file once more, at the end.
 func (v *visit) secrets() []string {
-	var all []string
-	add := func(s string) {
-		const least = 8 // what is shorter is no token, and may be a part of any word
-		if s = strings.TrimSpace(s); len(s) >= least {
-			quoted := strconv.Quote(s)
-			all = append(all, s, url.QueryEscape(s), url.PathEscape(s), quoted[1:len(quoted)-1])
-		}
-	}
-	for _, entry := range v.Environ {
-		name, value, _ := strings.Cut(entry, "=")
-		switch how, known := variables[name]; {
-		case known && how == showNothing, !known && strings.HasPrefix(name, "DIASPORA"):
-			add(value)
-		case known && how == showURL:
-			addURL(value, add)
-		}
-	}
-	add(v.token.AccessToken.Reveal())
-	add(v.token.RefreshToken.Reveal())
+	all := slices.Clone(v.known)
+	tokens := []globus.Token{v.token}
 	if profiles, err := diaspora.UserProfiles(v.Getenv); err == nil {
 		names, _ := profiles.Names()
 		for _, name := range names {
@@ -93,18 +103,21 @@ func (v *visit) secrets() []string {
 			if err != nil {
 				continue
 			}
-			login, err := store.Load()
-			if err != nil {
-				continue
-			}
-			for _, t := range login.Tokens {
-				add(t.AccessToken.Reveal())
-				add(t.RefreshToken.Reveal())
+			if login, err := store.Load(); err == nil {
+				tokens = append(tokens, login.Tokens...)
 			}
 		}
 	}
-	// The longest first, or what is a part of another would leave the rest of that.
-	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) })
+	for _, t := range tokens {
+		all = append(all, forms(t.AccessToken.Reveal())...)
+		all = append(all, forms(t.RefreshToken.Reveal())...)
+	}
+	return longestFirst(all)
+}
+
+// longestFirst sorts, for what is a part of another would leave the rest of that.
+func longestFirst(all []string) []string {
+	slices.SortFunc(all, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	return slices.Compact(all)
 }
 

@@ -156,7 +156,7 @@ func checkTokenFile(_ context.Context, v *visit) Finding {
 	}
 	profiles, err := diaspora.UserProfiles(v.Getenv)
 	if err != nil {
-		return failed(err, "")
+		return failed(err, "set DIASPORA_CONFIG_DIR")
 	}
 	store, err := profiles.Store(v.profile)
 	if err != nil {
@@ -206,7 +206,7 @@ func orElse(a, b string) string {
 func checkConfiguration(_ context.Context, v *visit) Finding {
 	cfg, err := diaspora.ConfigFromEnv(v.Getenv)
 	if err != nil {
-		return failed(err, "")
+		return failed(err, "correct what it names")
 	}
 	u, err := endpointURL(cfg.URL)
 	if err != nil {

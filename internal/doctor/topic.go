@@ -32,11 +32,11 @@ const EchoTopic = "doctor"
 func checkTopics(ctx context.Context, v *visit) Finding {
 	client, err := diaspora.NewClient(v.cfg)
 	if err != nil {
-		return failed(err, "")
+		return failed(err, "try again; if it stays so, tell the operator")
 	}
 	topics, err := client.Topics(ctx)
 	if err != nil {
-		return failed(err, "")
+		return failed(err, "try again; if it stays so, tell the operator")
 	}
 	var names []string
 	for _, t := range topics {
@@ -167,7 +167,7 @@ type sentEvent struct {
 func checkProduce(ctx context.Context, v *visit) Finding {
 	client, err := diaspora.Dial(ctx, v.cfg)
 	if err != nil {
-		return failed(err, "")
+		return failed(err, v.kafkaAdvice(err))
 	}
 	defer client.Close()
 	sent := sentEvent{id: rand.Text()}
@@ -204,7 +204,7 @@ func checkConsume(ctx context.Context, v *visit) Finding {
 		v.topic.name: {v.sent.partition: kgo.NewOffset().At(v.sent.offset)},
 	}))
 	if err != nil {
-		return failed(err, "")
+		return failed(err, v.kafkaAdvice(err))
 	}
 	defer client.Close()
 	began := time.Now()
