@@ -163,6 +163,17 @@ var faults = []fault{
 	{"clock", "a minute slow", Warning, `^this machine is \d+ (s|min) behind the fabric`, `timedatectl`, fabric.Config{},
 		func(w *world) { w.cfg.Now = func() time.Time { return time.Now().Add(-70 * time.Second) } }},
 
+	{"clock", "an answer out of a cache", Warning, `^the fabric does not tell the time$`, `yourself`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, _ *authority) {
+				f.page = map[string]http.Handler{"/healthz": http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+					rw.Header().Set("Age", "3600")
+					rw.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+					rw.Write([]byte(`{"status":"ok"}`))
+				})}
+			}))
+		}},
+
 	{"Globus Auth", "away", Failure, here + `: connection refused$`, `nobody can log in`, fabric.Config{},
 		func(w *world) { w.must(w.fabric.StopGlobus()) }},
 	{"Globus Auth", "a login page of the network", Failure, `is not Globus Auth$`, `in a browser`, fabric.Config{},
