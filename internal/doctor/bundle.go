@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -49,13 +48,13 @@ func BundleContents() []string {
 func (r *Report) WriteBundle(w io.Writer) error {
 	zip := gzip.NewWriter(w)
 	archive := tar.NewWriter(zip)
-	r = r.redacted()
+	secrets := r.visit.secrets()
 	for _, f := range bundleFiles {
 		content, err := f.content(r)
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
-		content = []byte(redact(string(content), r.secrets))
+		content = []byte(redact(string(content), secrets))
 		err = archive.WriteHeader(&tar.Header{Name: "diaspora-doctor/" + f.name, Mode: 0o600, Size: int64(len(content)), ModTime: r.Time.Truncate(time.Second)})
 		if err != nil {
 			return err
@@ -65,19 +64,6 @@ func (r *Report) WriteBundle(w io.Writer) error {
 		}
 	}
 	return errors.Join(archive.Close(), zip.Close())
-}
-
-// redacted returns the report without secrets in its texts, which are cut to a length
-// later: half a secret would not be known for one.
-func (r *Report) redacted() *Report {
-	clean := *r
-	clean.secrets = r.visit.secrets()
-	clean.Findings = slices.Clone(r.Findings)
-	for i := range clean.Findings {
-		f := &clean.Findings[i]
-		f.Seen, f.Next = redact(f.Seen, clean.secrets), redact(f.Next, clean.secrets)
-	}
-	return &clean
 }
 
 func encode(v any) ([]byte, error) {
@@ -170,9 +156,10 @@ type spoolDocument struct {
 func (r *Report) spools() []spoolDocument {
 	docs := []spoolDocument{}
 	v := r.visit
+	secrets := v.secrets() // before a text is cut to a length
 	for i, s := range v.spools {
 		d := spoolDocument{
-			Dir: v.dirs[i], Events: s.Events, Bytes: s.Bytes, Segments: s.Segments, Oldest: s.Oldest, Why: oneLine(redact(s.Note, r.secrets)),
+			Dir: v.dirs[i], Events: s.Events, Bytes: s.Bytes, Segments: s.Segments, Oldest: s.Oldest, Why: oneLine(redact(s.Note, secrets)),
 			Subject: s.Subject, Quarantined: s.Quarantined, Dropped: s.Dropped, Damaged: s.Damaged,
 		}
 		if s.Owner != nil {

@@ -174,8 +174,7 @@ func Names() []string {
 // visit is one run: what to examine, and what has been learnt.
 type visit struct {
 	Config
-	diag  *diagnostics
-	known []string // secrets in the environment
+	diag *diagnostics
 
 	profile  string          // its name; "" if none is used
 	cfg      diaspora.Config // from configuration on
@@ -210,8 +209,7 @@ type Report struct {
 	Time     time.Time `json:"time"`
 	Findings []Finding `json:"checks"`
 
-	visit   *visit
-	secrets []string // that are taken out of a bundle
+	visit *visit
 }
 
 // Count returns how many checks ended so.
@@ -252,7 +250,7 @@ func (v *visit) examine(ctx context.Context, each func(Finding)) *Report {
 }
 
 func newVisit(cfg Config) *visit {
-	v := &visit{Config: cfg, diag: new(diagnostics), known: inEnvironment(cfg.Environ)}
+	v := &visit{Config: cfg, diag: new(diagnostics)}
 	setDefault(&v.Timeout, defaultTimeout)
 	if v.Now == nil {
 		v.Now = time.Now
@@ -326,8 +324,10 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 		f = failure("try again, with a longer --timeout", "it did not end within %v", v.Timeout)
 	}
 	f.Check, f.TookMS = c.name, ms(time.Since(began))
-	// Some errors of others quote what is in the environment, a proxy's password even.
-	f.Seen, f.Next = redact(f.Seen, v.known), redact(f.Next, v.known)
+	// Some errors of others quote what they were given, a proxy's password even. Before any
+	// text is cut to a length: half a secret would not be known for one.
+	secrets := v.secrets()
+	f.Seen, f.Next = redact(f.Seen, secrets), redact(f.Next, secrets)
 	return f
 }
 

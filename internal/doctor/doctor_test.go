@@ -98,7 +98,7 @@ func TestNothingHangs(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	defer close(release)
-	v := newVisit(Config{Timeout: time.Millisecond})
+	v := newVisit(Config{Getenv: func(string) string { return "" }, Timeout: time.Millisecond})
 	f := v.try(t.Context(), check{name: "stuck", run: func(context.Context, *visit) Finding {
 		<-release
 		return ok("").and(func() { t.Error("what came too late was learnt") })
@@ -111,7 +111,7 @@ func TestNothingHangs(t *testing.T) {
 // TestFindingsAreRedacted has a check quote what is in the environment, as errors of others do.
 func TestFindingsAreRedacted(t *testing.T) {
 	t.Parallel()
-	v := newVisit(Config{Environ: []string{"HTTPS_PROXY=http://ada:canary-password@%", "DIASPORA_REFRESH=canary-refresh"}})
+	v := newVisit(Config{Getenv: func(string) string { return "" }, Environ: []string{"HTTPS_PROXY=http://ada:canary-password@%", "DIASPORA_REFRESH=canary-refresh"}})
 	f := v.try(t.Context(), check{name: "talks", run: func(context.Context, *visit) Finding {
 		return failure("not canary-refresh", "parse http://ada:canary-password@%%")
 	}}, nil)

@@ -91,10 +91,10 @@ func inEnvironment(environ []string) (all []string) {
 	return longestFirst(all)
 }
 
-// secrets returns all that must not be in a bundle, wherever it came from: it
-// is taken out of every file once more, at the end.
+// secrets returns all that are on this machine, as far as the program knows. They are taken
+// out of every finding and, in the end, out of every file of a bundle.
 func (v *visit) secrets() []string {
-	all := slices.Clone(v.known)
+	all := inEnvironment(v.Environ)
 	tokens := []globus.Token{v.token}
 	if profiles, err := diaspora.UserProfiles(v.Getenv); err == nil {
 		names, _ := profiles.Names()
