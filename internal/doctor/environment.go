@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -141,16 +142,23 @@ func tokenFault(text string) string {
 
 // checkProxy finds out whether a proxy stands between here and the fabric.
 func checkProxy(_ context.Context, v *visit) Finding {
-	var set []string
+	var set, malformed []string
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
-		if v.Getenv(name) != "" {
-			set = append(set, name)
+		value := v.Getenv(name)
+		if value == "" {
+			continue
+		}
+		set = append(set, name)
+		if !proxyAddress(value) {
+			malformed = append(malformed, name)
 		}
 	}
 	proxy, err := v.Proxy(&http.Request{URL: v.endpoint})
 	switch {
-	case err != nil: // whose text has the proxy's password
-		return failure("write it like http://proxy.example.org:3128", "the proxy in %s cannot be understood", strings.Join(set, " or "))
+	case err != nil: // whose text may have the proxy's password
+		return failure("unset it, or correct it", "the proxy in %s cannot be used", strings.Join(set, " or "))
+	case len(malformed) > 0:
+		return warning("write it like http://proxy.example.org:3128", "what %s says is no address, and is passed over", strings.Join(malformed, ", "))
 	case proxy != nil:
 		return warning("if it can be reached without, add it to NO_PROXY",
 			"%s is reached through the proxy %s; events go past that, straight to the gateway", v.endpoint.Hostname(), proxy.Host,
@@ -161,4 +169,15 @@ func checkProxy(_ context.Context, v *visit) Finding {
 		return ok("%s is set, but not for %s", strings.Join(set, ", "), v.endpoint.Hostname())
 	}
 	return ok("there is none")
+}
+
+// proxyAddress reports whether package http can make something of a proxy's address. It
+// says nothing of what it cannot.
+func proxyAddress(text string) bool {
+	for _, form := range []string{text, "http://" + text} {
+		if u, err := url.Parse(form); err == nil && u.Scheme != "" && u.Host != "" {
+			return true
+		}
+	}
+	return false
 }

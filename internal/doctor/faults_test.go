@@ -85,10 +85,14 @@ var faults = []fault{
 			w.cfg.Proxy = http.ProxyURL(&url.URL{Scheme: "http", User: url.UserPassword("ada", "canary"), Host: "proxy.example.org:3128"})
 			w.names(nil)
 		}},
-	{"proxy", "one that cannot be understood", Failure, `^the proxy in HTTPS_PROXY cannot be understood$`, `^write it like http://`, fabric.Config{},
+	{"proxy", "one that cannot be understood", Warning, `^what HTTPS_PROXY says is no address, and is passed over$`, `^write it like http://`, fabric.Config{},
+		func(w *world) { w.vars["HTTPS_PROXY"] = "http://ada:canary@%" }},
+	{"proxy", "one that must not be used", Failure, `^the proxy in HTTP_PROXY cannot be used$`, `^unset it`, fabric.Config{},
 		func(w *world) {
-			w.vars["HTTPS_PROXY"] = "http://ada:canary@%"
-			w.cfg.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(w.vars["HTTPS_PROXY"]) }
+			w.vars["HTTP_PROXY"] = "http://ada:canary@proxy.example.org"
+			w.cfg.Proxy = func(*http.Request) (*url.URL, error) {
+				return nil, errors.New("not http://ada:canary@proxy.example.org")
+			}
 		}},
 	{"proxy", "one that this program does not use", Warning, `^ALL_PROXY is set, and this program does not use it$`, `HTTPS_PROXY`, fabric.Config{},
 		func(w *world) { w.vars["all_proxy"] = "socks5://127.0.0.1:1" }},
