@@ -84,17 +84,24 @@ func lines(list []string) []byte {
 
 // configurationDocument is what programs go by.
 type configurationDocument struct {
-	Profile     string              `json:"profile,omitempty"`
-	URL         string              `json:"url,omitempty"`
-	Brokers     []string            `json:"brokers,omitempty"` // of DIASPORA_BOOTSTRAP
-	CAFile      string              `json:"ca_file,omitempty"`
-	SignedInBy  string              `json:"signed_in_by"`
-	Subject     string              `json:"subject,omitempty"`
-	Username    string              `json:"username,omitempty"`
-	Stored      *diaspora.Discovery `json:"stored_discovery,omitempty"`
-	Live        *diaspora.Discovery `json:"live_discovery,omitempty"`
-	Token       *tokenDocument      `json:"token,omitempty"`
-	SpoolFolder string              `json:"spool_folder,omitempty"`
+	Profile    string              `json:"profile,omitempty"`
+	URL        string              `json:"url,omitempty"`
+	Brokers    []string            `json:"brokers,omitempty"` // of DIASPORA_BOOTSTRAP
+	CAFile     string              `json:"ca_file,omitempty"`
+	SignedInBy string              `json:"signed_in_by"`
+	Subject    string              `json:"subject,omitempty"`
+	Username   string              `json:"username,omitempty"`
+	Stored     *diaspora.Discovery `json:"stored_discovery,omitempty"`
+	Live       *diaspora.Discovery `json:"live_discovery,omitempty"`
+	Token      *tokenDocument      `json:"token,omitempty"`
+	Spools     spoolsDocument      `json:"spools"`
+}
+
+// spoolsDocument is where they are.
+type spoolsDocument struct {
+	Folder     string `json:"folder,omitempty"`
+	FileSystem string `json:"file_system,omitempty"`
+	FreeBytes  uint64 `json:"free_bytes,omitempty"`
 }
 
 // tokenDocument is all of a token but itself.
@@ -110,7 +117,7 @@ func (r *Report) configuration() configurationDocument {
 	v := r.visit
 	d := configurationDocument{
 		Profile: v.profile, Brokers: v.cfg.Brokers, CAFile: v.cfg.CAFile,
-		SignedInBy: orElse(v.fromEnvironment(), "profile"), SpoolFolder: v.home,
+		SignedInBy: orElse(v.fromEnvironment(), "profile"), Spools: spoolsDocument{v.home, v.kind.Name, v.left.free},
 		Subject: orElse(v.identity.Subject, v.cfg.Identity.Subject), Username: orElse(v.identity.Username, v.cfg.Identity.Username),
 		Stored: v.cfg.Discovery, Live: v.live,
 	}
@@ -149,8 +156,6 @@ type spoolDocument struct {
 	Quarantined uint64    `json:"quarantined"`
 	Dropped     uint64    `json:"dropped"`
 	Damaged     uint64    `json:"damaged"`
-	FileSystem  string    `json:"file_system,omitempty"`
-	Free        uint64    `json:"free_bytes,omitempty"`
 }
 
 func (r *Report) spools() []spoolDocument {
@@ -164,12 +169,6 @@ func (r *Report) spools() []spoolDocument {
 		}
 		if s.Owner != nil {
 			d.Owner = s.Owner.String()
-		}
-		if kind, err := v.fileSystem(d.Dir); err == nil {
-			d.FileSystem = kind.Name
-		}
-		if space, err := v.space(d.Dir); err == nil {
-			d.Free = space.free
 		}
 		docs = append(docs, d)
 	}

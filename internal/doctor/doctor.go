@@ -174,7 +174,8 @@ func Names() []string {
 // visit is one run: what to examine, and what has been learnt.
 type visit struct {
 	Config
-	diag *diagnostics
+	diag   *diagnostics
+	stored []globus.Token // of all profiles, to know them where they must not be
 
 	profile  string          // its name; "" if none is used
 	cfg      diaspora.Config // from configuration on
@@ -189,15 +190,18 @@ type visit struct {
 	token    globus.Token
 	identity globus.Identity
 
-	gateway *tls.Config // how to trust it; nil for plaintext
-	shown   []tlsState  // what each gateway showed
-	first   *connection // signed in, to the first gateway that let us
-	topic   topicState
-	sent    sentEvent
+	reachable []string    // gateways that take connections
+	gateway   *tls.Config // how to trust them; nil for plaintext
+	shown     []tlsState  // what each of them showed
+	first     *connection // signed in, to the first gateway that let us
+	topic     topicState
+	sent      sentEvent
 
 	home   string // of the spools
-	spools []spool.Report
+	kind   spool.FileSystemKind
+	left   diskSpace
 	dirs   []string
+	spools []spool.Report
 }
 
 // Report is all that was found.
@@ -234,6 +238,7 @@ func (v *visit) examine(ctx context.Context, each func(Finding)) *Report {
 		Version: v.Version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,
 		Time: v.Now().UTC(), visit: v,
 	}
+	v.readStored()
 	blocked := map[string]string{} // what cannot be built upon, and because of what
 	for _, c := range checks {
 		f := v.try(ctx, c, blocked)
@@ -309,6 +314,7 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 	defer cancel()
 	began := time.Now()
 	done := make(chan Finding, 1)
+	secrets := v.secrets()
 	go func() { done <- c.run(timed, v) }()
 	late := time.NewTimer(v.Timeout + grace)
 	defer late.Stop()
@@ -326,7 +332,6 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 	f.Check, f.TookMS = c.name, ms(time.Since(began))
 	// Some errors of others quote what they were given, a proxy's password even. Before any
 	// text is cut to a length: half a secret would not be known for one.
-	secrets := v.secrets()
 	f.Seen, f.Next = redact(f.Seen, secrets), redact(f.Next, secrets)
 	return f
 }

@@ -58,7 +58,7 @@ func checkEnvironment(_ context.Context, v *visit) Finding {
 		if near := nearest(unknown[0]); near != "" {
 			next = "was " + near + " meant?"
 		}
-		return warning(next, "%s is set, and nothing here reads it", strings.Join(unknown, ", "))
+		return warning(next, "set, but read by nothing here: %s", strings.Join(unknown, ", "))
 	case len(known) > 0:
 		return ok("%s", strings.Join(known, ", "))
 	}

@@ -38,9 +38,9 @@ const here = `127\.0\.0\.1:\d+`
 
 // faults has at least one for each check.
 var faults = []fault{
-	{"environment", "a slip of the finger", Warning, `^DIASPORA_REFRSH is set, and nothing here reads it$`, `^was DIASPORA_REFRESH meant\?$`, fabric.Config{},
+	{"environment", "a slip of the finger", Warning, `^set, but read by nothing here: DIASPORA_REFRSH$`, `^was DIASPORA_REFRESH meant\?$`, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_REFRSH"] = "x" }},
-	{"environment", "something else altogether", Warning, `^DIASPORA_FROBNICATE is set`, `^unset it`, fabric.Config{},
+	{"environment", "something else altogether", Warning, `: DIASPORA_FROBNICATE$`, `^unset it`, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_FROBNICATE"] = "x" }},
 
 	{"credentials", "quotation marks", Failure, `^DIASPORA_REFRESH has quotation marks in it$`, `export DIASPORA_REFRESH=`, fabric.Config{},

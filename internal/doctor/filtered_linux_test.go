@@ -57,6 +57,26 @@ func TestFiltered(t *testing.T) {
 	}
 }
 
+// TestOneGatewayIsSilent goes on with the other one.
+func TestOneGatewayIsSilent(t *testing.T) {
+	t.Parallel()
+	for name, silent := range map[string]func(*world) string{"filtered": (*world).filtered, "connected": (*world).silent} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, fabric.Config{})
+			w.bootstrap(silent(w), w.fabric.Brokers()[0])
+			w.cfg.Timeout = 4 * time.Second
+			report, findings := w.examine()
+			if f := findings["gateway TCP"]; name == "filtered" && (f.Status != Warning || !strings.HasPrefix(f.Seen, "1 of 2: ")) {
+				t.Errorf("gateway TCP: %+v", f)
+			}
+			if findings["sign-in"].Status != OK {
+				t.Errorf("sign-in stops at a gateway that does not answer:\n%s", report.Text())
+			}
+		})
+	}
+}
+
 // TestReadOnlyHome looks at a folder in which nobody can make anything, root neither.
 func TestReadOnlyHome(t *testing.T) {
 	t.Parallel()

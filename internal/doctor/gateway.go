@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -104,7 +105,14 @@ func checkGatewayTCP(ctx context.Context, v *visit) Finding {
 		conn.close()
 		return outcome{text: address + " takes connections"}
 	})
-	return whole(outcomes, networkWords, func(err error) string { return networkAdvice(err, "the gateway") })
+	f := whole(outcomes, networkWords, func(err error) string { return networkAdvice(err, "the gateway") })
+	return f.and(func() {
+		for _, o := range outcomes {
+			if o.err == nil {
+				v.reachable = append(v.reachable, o.address)
+			}
+		}
+	})
 }
 
 // checkGatewayTLS finds out whether TLS is spoken, as the library does, and shakes hands.
@@ -120,7 +128,7 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 		}
 		return ok("none, on this machine")
 	}
-	outcomes := all(v.gateways(), func(address string) outcome {
+	outcomes := all(v.reachable, func(address string) outcome {
 		conn, err := v.connect(ctx, address, secure)
 		if err != nil {
 			return outcome{err: err}
@@ -164,15 +172,11 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 	if err != nil {
 		return v.loginFailure(err)
 	}
+	share := v.Timeout / time.Duration(len(v.reachable)) // one that is silent leaves time for the next
 	var last error
-	for _, address := range v.gateways() {
-		conn, err := v.connect(ctx, address, v.gateway)
+	for _, address := range v.reachable {
+		conn, err := v.signedIn(ctx, address, token.AccessToken, share)
 		if err != nil {
-			last = err
-			continue
-		}
-		if err := conn.signIn(ctx, token.AccessToken); err != nil {
-			conn.close()
 			if last = err; isRefusal(err) {
 				break // the others would say the same
 			}
@@ -183,6 +187,21 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 		return f.and(func() { v.first = conn })
 	}
 	return failure(v.kafkaAdvice(last), "%s", kafkaWords(last))
+}
+
+// signedIn connects and signs in, within a time.
+func (v *visit) signedIn(ctx context.Context, address string, token globus.Secret, most time.Duration) (*connection, error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	conn, err := v.connect(ctx, address, v.gateway)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.signIn(ctx, token); err != nil {
+		conn.close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 func isRefusal(err error) bool {
@@ -248,12 +267,12 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 		return v.loginFailure(err)
 	}
 	outcomes := all(addresses[:min(len(addresses), maxGateways)], func(address string) outcome {
-		conn, err := v.connect(ctx, address, v.gateway)
+		conn, err := v.signedIn(ctx, address, token.AccessToken, v.Timeout)
 		if err != nil {
 			return outcome{err: err}
 		}
-		defer conn.close()
-		return outcome{err: conn.signIn(ctx, token.AccessToken), text: address}
+		conn.close()
+		return outcome{text: address}
 	})
 	f := whole(outcomes, v.brokerWords, func(err error) string {
 		return "the cluster sends clients to this address, so it has to be reachable from here; tell the operator"

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -95,24 +96,42 @@ func inEnvironment(environ []string) (all []string) {
 // out of every finding and, in the end, out of every file of a bundle.
 func (v *visit) secrets() []string {
 	all := inEnvironment(v.Environ)
-	tokens := []globus.Token{v.token}
-	if profiles, err := diaspora.UserProfiles(v.Getenv); err == nil {
-		names, _ := profiles.Names()
-		for _, name := range names {
-			store, err := profiles.Store(name)
-			if err != nil {
-				continue
-			}
-			if login, err := store.Load(); err == nil {
-				tokens = append(tokens, login.Tokens...)
-			}
-		}
-	}
-	for _, t := range tokens {
+	for _, t := range append([]globus.Token{v.token}, v.stored...) {
 		all = append(all, forms(t.AccessToken.Reveal())...)
 		all = append(all, forms(t.RefreshToken.Reveal())...)
 	}
 	return longestFirst(all)
+}
+
+// readStored reads the tokens of all profiles. A folder that does not answer does not
+// hold it up: then nobody else can read them either.
+func (v *visit) readStored() {
+	read := make(chan []globus.Token, 1)
+	go func() { read <- storedTokens(v.Getenv) }()
+	late := time.NewTimer(v.Timeout)
+	defer late.Stop()
+	select {
+	case v.stored = <-read:
+	case <-late.C:
+	}
+}
+
+func storedTokens(getenv func(string) string) (tokens []globus.Token) {
+	profiles, err := diaspora.UserProfiles(getenv)
+	if err != nil {
+		return nil
+	}
+	names, _ := profiles.Names()
+	for _, name := range names {
+		store, err := profiles.Store(name)
+		if err != nil {
+			continue
+		}
+		if login, err := store.Load(); err == nil {
+			tokens = append(tokens, login.Tokens...)
+		}
+	}
+	return tokens
 }
 
 // longestFirst sorts, for what is a part of another would leave the rest of that.

@@ -80,9 +80,14 @@ func checkLocks(_ context.Context, v *visit) Finding {
 func checkFileSystem(_ context.Context, v *visit) Finding {
 	at := existing(v.home)
 	kind, err := v.fileSystem(at)
-	switch {
-	case err != nil:
+	if err != nil {
 		return warning(otherState, "%s: %v", at, err)
+	}
+	return fileSystemFinding(at, kind).and(func() { v.kind = kind })
+}
+
+func fileSystemFinding(at string, kind spool.FileSystemKind) Finding {
+	switch {
 	case kind.InMemory:
 		return warning(otherState, "%s is in memory (%s): what waits there is lost when the machine stops", at, kind.Name)
 	case kind.Shared && kind.Name != "":
@@ -114,6 +119,12 @@ func checkSpace(_ context.Context, v *visit) Finding {
 		return ok("it cannot be known here")
 	case err != nil:
 		return warning(otherState, "%s: %v", at, err)
+	}
+	return spaceFinding(at, space).and(func() { v.left = space })
+}
+
+func spaceFinding(at string, space diskSpace) Finding {
+	switch {
 	case space.free < spaceFails:
 		return failure("make room, or "+otherState, "%s of %s are free at %s: events cannot be kept", size(space.free), size(space.total), at)
 	case space.free < spaceWarns:
