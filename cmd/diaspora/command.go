@@ -116,6 +116,7 @@ func (e *env) commands() *cobra.Command {
 		e.statusCommand(),
 		group("spool", "see and send events that wait on this machine", e.spoolCommands()...),
 		e.consumeCommand(),
+		e.doctorCommand(),
 		e.completionCommand(),
 		e.versionCommand(),
 	)

@@ -18,6 +18,7 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	environ        func() []string // all of it, as os.Environ
 	now            func() time.Time
 	browser        func(url string) error // opens a page; nil for the system's way
 	terminal       func(stream any) bool  // is a person at the other end

@@ -37,6 +37,7 @@ func mainExitCode() int {
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		getenv:   os.Getenv,
+		environ:  os.Environ,
 		now:      time.Now,
 		terminal: isTerminal,
 	}, os.Args[1:])

@@ -84,7 +84,13 @@ func emptyDesk(t *testing.T) *desk {
 	d := &desk{vars: map[string]string{"DIASPORA_CONFIG_DIR": filepath.Join(t.TempDir(), "config")}}
 	d.env = &env{
 		stdin: strings.NewReader(""), stdout: &d.out, stderr: &d.err,
-		getenv:   func(name string) string { return d.vars[name] },
+		getenv: func(name string) string { return d.vars[name] },
+		environ: func() (all []string) {
+			for name, value := range d.vars {
+				all = append(all, name+"="+value)
+			}
+			return all
+		},
 		now:      time.Now,
 		terminal: func(any) bool { return false },
 	}

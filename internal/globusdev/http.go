@@ -76,8 +76,10 @@ func (s *Server) routes() http.Handler {
 // injected failures, and the request log.
 func (s *Server) serve(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rec := &recorder{ResponseWriter: w, entry: Request{Time: s.now(), Method: clip(r.Method), Path: rt.path}}
+		now := s.now()
+		rec := &recorder{ResponseWriter: w, entry: Request{Time: now, Method: clip(r.Method), Path: rt.path}}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		w.Header().Set("Date", now.UTC().Format(http.TimeFormat)) // of the clock that may have been moved
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		control := strings.HasPrefix(rt.path, controlPrefix)

@@ -48,6 +48,13 @@ type File interface {
 	Sync() error
 }
 
+// FileSystemKind is what a spool has to know of a file system.
+type FileSystemKind struct {
+	Name     string // "" if it is none of those that are known by name
+	Shared   bool   // other machines may have it mounted as well
+	InMemory bool   // it is gone when the machine stops
+}
+
 // disk is the real one. All names are resolved below root, so that a symbolic link
 // cannot lead out of the directory.
 type disk struct {
@@ -178,7 +185,10 @@ func (d *disk) Remove(name string) error     { return d.root.Remove(name) }
 
 func (d *disk) Lock(name string) (io.Closer, error) { return lockFile(d.root, name) }
 
-func (d *disk) Shared() bool { return sharedFileSystem(d.dir) }
+func (d *disk) Shared() bool {
+	kind, _ := FileSystem(d.dir)
+	return kind.Shared
+}
 
 func (d *disk) Close() error {
 	if d.root == nil {

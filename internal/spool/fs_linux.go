@@ -27,27 +27,40 @@ func syncFile(f *os.File) error {
 
 // The types of file systems that several machines may have mounted, of
 // linux/magic.h and of their own headers.
-var shared = map[int64]bool{
-	0x6969:     true, // NFS
-	0x0bd00bd0: true, // Lustre
-	0x47504653: true, // GPFS
-	0xff534d42: true, // CIFS
-	0xfe534d42: true, // SMB2
-	0x517b:     true, // SMB
-	0x5346414f: true, // AFS
-	0x00c36400: true, // Ceph
-	0x01021997: true, // 9P
-	0x65735546: true, // FUSE: sshfs, BeeGFS' older clients and many others
-	0x19830326: true, // BeeGFS
-	0xaad7aaea: true, // PanFS
-	0x01161970: true, // GFS2
-	0x7461636f: true, // OCFS2
+var shared = map[int64]string{
+	0x6969:     "NFS",
+	0x0bd00bd0: "Lustre",
+	0x47504653: "GPFS",
+	0xff534d42: "CIFS",
+	0xfe534d42: "SMB",
+	0x517b:     "SMB",
+	0x5346414f: "AFS",
+	0x00c36400: "Ceph",
+	0x01021997: "9P",
+	0x65735546: "FUSE", // sshfs, BeeGFS' older clients and many others
+	0x19830326: "BeeGFS",
+	0xaad7aaea: "PanFS",
+	0x01161970: "GFS2",
+	0x7461636f: "OCFS2",
 }
 
-func sharedFileSystem(dir string) bool {
+// Those that are gone when the machine stops.
+var inMemory = map[int64]string{
+	0x01021994: "tmpfs",
+	0x858458f6: "ramfs",
+}
+
+// FileSystem says on what kind of file system a directory is, as far as that matters
+// to a spool.
+func FileSystem(dir string) (FileSystemKind, error) {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(dir, &stat); err != nil {
-		return true // if in doubt, take care
+		return FileSystemKind{Shared: true}, os.NewSyscallError("statfs", err) // if in doubt, take care
 	}
-	return shared[int64(uint32(stat.Type))]
+	kind := int64(uint32(stat.Type))
+	if name, ok := shared[kind]; ok {
+		return FileSystemKind{Name: name, Shared: true}, nil
+	}
+	name, ok := inMemory[kind]
+	return FileSystemKind{Name: name, InMemory: ok}, nil
 }

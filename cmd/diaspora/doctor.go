@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
+)
+
+var doctorHelp = help{
+	use:   "doctor",
+	short: "find out why events do not get through, and what to do about it",
+	examples: `
+diaspora doctor
+
+# the topic that you are about to use
+diaspora doctor --topic weather
+
+# a file for whoever helps you: no tokens and no events are in it
+diaspora doctor --bundle ticket.tar.gz`,
+	long: `
+It goes the way of an event, one check a line: environment, login, network, TLS, gateway,
+rights, an event written and read back, spool, disk. What cannot work since something before
+it failed is not tried. Begin with the first failure. docs/doctor.md explains each check.
+
+One small test event is written: to the topic that --topic names, or else to your topic named
+"doctor" if you have one, or else to the first of yours. Nothing else is changed.
+
+--quiet prints only what is not well. The exit code is 0 if nothing failed, and 1 otherwise.`,
+	formats: answerFormats,
+}
+
+type doctorOptions struct {
+	topic   string
+	timeout time.Duration
+	bundle  string
+}
+
+func (e *env) doctorCommand() *cobra.Command {
+	var o doctorOptions
+	cmd := e.command(doctorHelp, func(ctx context.Context, _ []string) error { return e.doctor(ctx, o) })
+	cmd.Flags().StringVar(&o.topic, "topic", "", "write the test event to the topic `NAME`")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "give each check so `LONG` at most")
+	cmd.Flags().StringVar(&o.bundle, "bundle", "", "write all that was found to the new `FILE`, a .tar.gz, for a support ticket")
+	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return e.completeTopics(cmd.Context())
+	})
+	cmd.RegisterFlagCompletionFunc("timeout", cobra.FixedCompletions([]string{"3s", "10s", "30s"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func (e *env) doctor(ctx context.Context, o doctorOptions) error {
+	if o.timeout <= 0 {
+		return misuse("", "doctor: --timeout %v: it has to be more than nothing", o.timeout)
+	}
+	if o.topic != "" {
+		if err := diaspora.ValidTopic(o.topic); err != nil {
+			return err
+		}
+	}
+	bundle, err := createBundle(o.bundle)
+	if err != nil {
+		return err
+	}
+	printer := doctor.Printer{Quiet: e.quiet}
+	print := func(lines []string) {
+		for _, line := range lines {
+			if err == nil && !e.json() {
+				err = e.print(append(appendVisible(nil, []byte(line)), '\n'))
+			}
+		}
+	}
+	report := doctor.Examine(ctx, doctor.Config{
+		Getenv:  e.lookup,
+		Environ: e.environ(),
+		Version: programVersion(),
+		Spools:  e.doctorSpools,
+		Topic:   o.topic,
+		Timeout: o.timeout,
+		Now:     e.now,
+	}, func(f doctor.Finding) { print(printer.Add(f)) })
+	print(printer.End())
+	if err == nil && e.json() {
+		err = e.printJSON(report)
+	}
+	if err := errors.Join(err, e.fillBundle(bundle, report)); err != nil {
+		return err
+	}
+	return e.verdict(ctx, report)
+}
+
+// doctorSpools is where the program has its spools, and which there are.
+func (e *env) doctorSpools() (home string, dirs []string, err error) {
+	if home, err = e.spoolHome(); err != nil {
+		return "", nil, err
+	}
+	dirs, err = spoolDirs(home)
+	return home, dirs, err
+}
+
+// verdict is nil if nothing failed.
+func (e *env) verdict(ctx context.Context, report *doctor.Report) error {
+	if context.Cause(ctx) == errInterrupted {
+		return ctx.Err()
+	}
+	if report.Count(doctor.Failure) == 0 {
+		e.say("%s", report.Summary())
+		return nil
+	}
+	first := report.Findings[slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.Status == doctor.Failure })]
+	return &failure{text: report.Summary(), hints: []string{"begin with: " + first.Check}}
+}
+
+// createBundle makes the file, so that what stands in its way shows before all the
+// checks. Without a name there is none.
+func createBundle(name string) (*os.File, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, &failure{condition: diaspora.ErrConflict, text: "doctor: " + name + " is there already", hints: []string{"name a new file, or remove it"}}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("doctor: make the bundle: %w", err)
+	}
+	return f, nil
+}
+
+// fillBundle writes the bundle, and tells what is in it.
+func (e *env) fillBundle(f *os.File, report *doctor.Report) error {
+	if f == nil {
+		return nil
+	}
+	w := bufio.NewWriter(f)
+	if err := errors.Join(report.WriteBundle(w), w.Flush(), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("doctor: write the bundle: %w", err), os.Remove(f.Name()))
+	}
+	e.say("wrote %s, which only you can read. In it are:\n  %s", f.Name(), strings.Join(doctor.BundleContents(), "\n  "))
+	e.say("it has your username, addresses and paths, but no tokens, keys or events; look at it before you send it")
+	return nil
+}

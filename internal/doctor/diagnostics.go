@@ -1,0 +1,38 @@
+package doctor
+
+import (
+	"bytes"
+	"log/slog"
+	"sync"
+)
+
+// maxDiagnostics bounds what is kept of what the library said during the visit.
+const maxDiagnostics = 256 << 10
+
+// diagnostics keeps the last of it.
+type diagnostics struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (d *diagnostics) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(d, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// Write takes a line, and gives up the oldest ones for it.
+func (d *diagnostics) Write(line []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.buf.Len() > 0 && d.buf.Len()+len(line) > maxDiagnostics {
+		if _, err := d.buf.ReadBytes('\n'); err != nil {
+			break
+		}
+	}
+	return d.buf.Write(line)
+}
+
+func (d *diagnostics) text() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bytes.Clone(d.buf.Bytes())
+}

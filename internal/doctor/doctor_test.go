@@ -1,0 +1,401 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+// TestAllIsWell runs all checks where nothing is wrong, in plain text on one machine and
+// behind TLS: else a check that always complains would pass for one that finds something.
+func TestAllIsWell(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*world){
+		"plaintext": func(*world) {},
+		"TLS":       func(w *world) { w.standBehind(w.front(func(*front, *authority) {})) },
+		"events on their way": func(w *world) {
+			dir := filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1")
+			s, err := spool.Open(spool.Options{Dir: dir, Subject: w.login.Identity.Subject})
+			w.must(err)
+			w.append(s, "a", "b")
+			w.Cleanup(func() { s.Close() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, fabric.Config{})
+			prepare(w)
+			report, findings := w.examine()
+			if report.Count(OK) != len(checks) || len(report.Findings) != len(checks) {
+				t.Fatalf("not all is well:\n%s", report.Text())
+			}
+			want := []string{"TCP", "sign-in", "produce", "fetch"}
+			if name == "TLS" {
+				want = slices.Insert(want, 1, "TLS")
+			}
+			var legs []string
+			for _, l := range findings["consume"].Legs {
+				legs = append(legs, l.Name)
+				if !(l.MS >= 0 && l.MS < 60_000) || l.Name != "TCP" && l.MS == 0 {
+					t.Errorf("%s took %v ms", l.Name, l.MS)
+				}
+			}
+			if !slices.Equal(legs, want) {
+				t.Errorf("the legs of the echo are %q, want %q", legs, want)
+			}
+			if report.Summary() != fmt.Sprintf("%d checks: %d ok", len(checks), len(checks)) {
+				t.Errorf("the summary is %q", report.Summary())
+			}
+		})
+	}
+}
+
+// TestLooksNamesUp goes all the way by name, and has the leg for it.
+func TestLooksNamesUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	w.bootstrap("localhost:" + port(w.fabric.Brokers()[0]))
+	_, findings := w.examine()
+	legs := findings["sign-in"].Legs
+	if len(legs) == 0 || legs[0].Name != "DNS" || findings["consume"].Status != OK {
+		t.Errorf("sign-in has the legs %v, and the echo says %q", legs, findings["consume"].Seen)
+	}
+}
+
+// TestNeedsAreChecks fails for a need that nothing meets, and for one that comes too late.
+func TestNeedsAreChecks(t *testing.T) {
+	t.Parallel()
+	var before []string
+	for _, c := range checks {
+		for _, need := range c.needs {
+			if !slices.Contains(before, need) {
+				t.Errorf("%s needs %s, which is not tried before", c.name, need)
+			}
+		}
+		if slices.Contains(before, c.name) {
+			t.Errorf("there are two checks %q", c.name)
+		}
+		before = append(before, c.name)
+	}
+}
+
+// TestNothingHangs gives up on a check that does not heed its context.
+func TestNothingHangs(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	defer close(release)
+	v := newVisit(Config{Getenv: func(string) string { return "" }, Timeout: time.Millisecond})
+	f := v.try(t.Context(), check{name: "stuck", run: func(context.Context, *visit) Finding {
+		<-release
+		return ok("").and(func() { t.Error("what came too late was learnt") })
+	}}, nil)
+	if f.Status != Failure || f.Seen != "it did not end within 1ms" || f.Next == "" {
+		t.Errorf("a check that hangs: %+v", f)
+	}
+}
+
+// TestFindingsAreRedacted has a check quote what is in the environment, as errors of others do.
+func TestFindingsAreRedacted(t *testing.T) {
+	t.Parallel()
+	v := newVisit(Config{Getenv: func(string) string { return "" }, Environ: []string{"HTTPS_PROXY=http://ada:canary-password@%", "DIASPORA_REFRESH=canary-refresh"}})
+	f := v.try(t.Context(), check{name: "talks", run: func(context.Context, *visit) Finding {
+		return failure("not canary-refresh", "parse http://ada:canary-password@%%")
+	}}, nil)
+	if f.Seen != "parse http://[redacted]@%" || f.Next != "not [redacted]" {
+		t.Errorf("a check that quotes secrets: %+v", f)
+	}
+}
+
+// TestInterrupted tries nothing more once the context has ended.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	report := Examine(ctx, w.cfg, func(f Finding) {
+		if f.Check == "DNS" {
+			cancel()
+		}
+	})
+	for _, f := range report.Findings[slices.IndexFunc(report.Findings, func(f Finding) bool { return f.Check == "DNS" })+1:] {
+		if f.Status != NotTried {
+			t.Errorf("%s: %v after the interruption", f.Check, f.Status)
+		}
+	}
+}
+
+// TestLeavesNothingBehind compares all files of the person before and after, and looks for
+// the one event.
+func TestLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a") })
+	root := filepath.Dir(w.vars["DIASPORA_CONFIG_DIR"])
+	before := files(t, root)
+	report, _ := w.examine()
+	if report.Count(Failure) > 0 {
+		t.Fatal(report.Text())
+	}
+	if after := files(t, root); after != before {
+		t.Errorf("the files were\n%s\nand are\n%s", before, after)
+	}
+	consumer, err := diaspora.OpenConsumer(t.Context(), w.as(), diaspora.ConsumerOptions{Topics: []string{"weather"}, From: diaspora.Start, Until: diaspora.End})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer consumer.Close(t.Context())
+	var values []string
+	for r, err := range consumer.Records(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, string(r.Value))
+		if r.ID == "" || time.Since(r.Time).Abs() > time.Hour {
+			t.Errorf("the test event has the id %q and the time %v", r.ID, r.Time)
+		}
+	}
+	if len(values) != 1 || !strings.Contains(values[0], `"diaspora":"doctor"`) {
+		t.Errorf("weather has %q", values)
+	}
+}
+
+func files(t *testing.T, root string) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && !entry.IsDir() {
+			var content []byte
+			content, err = os.ReadFile(path)
+			fmt.Fprintf(&all, "%s %v %x\n", path, info.Mode(), content)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+// TestTestEventGoesWhereItMay checks the order: the topic that is named, the one that is
+// there for it, the first.
+func TestTestEventGoesWhereItMay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	w.claimAs(ada, "aerosols")
+	for _, test := range []struct{ claim, named, want string }{
+		{"", "", "aerosols"},
+		{"", "weather", "weather"},
+		{EchoTopic, "", EchoTopic},
+		{"", "weather", "weather"},
+	} {
+		if test.claim != "" {
+			w.claimAs(ada, test.claim)
+		}
+		w.cfg.Topic = test.named
+		if _, findings := w.examine(); !strings.HasPrefix(findings["produce"].Seen, test.want+", partition 0") {
+			t.Errorf("with --topic %q the event goes to %q, want %s", test.named, findings["produce"].Seen, test.want)
+		}
+	}
+}
+
+// TestDocumented compares docs/doctor.md with the checks, one by one.
+func TestDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/doctor.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|([^|]+)\\|([^|]+)\\|([^|]+)\\|$").FindAllStringSubmatch(string(text), -1) {
+		documented = append(documented, row[1])
+		for _, cell := range row[2:] {
+			if len(strings.TrimSpace(cell)) < 4 {
+				t.Errorf("docs/doctor.md leaves something out about %s", row[1])
+			}
+		}
+	}
+	if !slices.Equal(documented, Names()) {
+		t.Errorf("docs/doctor.md has the checks\n%q, want\n%q", documented, Names())
+	}
+	if n := fmt.Sprintf("%d checks", len(Names())); !strings.Contains(string(text), n) {
+		t.Errorf("docs/doctor.md does not say that there are %s", n)
+	}
+}
+
+// TestVariables fails for a variable that the program reads, and this package does not know.
+func TestVariables(t *testing.T) {
+	t.Parallel()
+	name := regexp.MustCompile(`"((?:DIASPORA|GLOBUS_SDK)_[A-Z_]+)"`)
+	read := map[string]bool{}
+	for _, pattern := range []string{"../../*.go", "../../cmd/diaspora/*.go", "../../globus/*.go"} {
+		sources, err := filepath.Glob(pattern)
+		if err != nil || len(sources) < 5 {
+			t.Fatalf("%s: %d files, %v", pattern, len(sources), err)
+		}
+		for _, source := range sources {
+			if strings.HasSuffix(source, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range name.FindAllStringSubmatch(string(text), -1) {
+				read[m[1]] = true
+			}
+		}
+	}
+	if len(read) < 10 {
+		t.Fatalf("only %v are read", read)
+	}
+	for name := range read {
+		if _, known := variables[name]; !known && !strings.HasPrefix(name, serveVariables) {
+			t.Errorf("the program reads %s, and the doctor does not know it", name)
+		}
+	}
+}
+
+func TestTokenFault(t *testing.T) {
+	t.Parallel()
+	for token, want := range map[string]string{
+		"AgABCdef0123456789_-":            "",
+		" dev-rt-0123456789 \n":           "",
+		"":                                "is blank",
+		"  ":                              "is blank",
+		`"Ag0123456789"`:                  "quotation marks",
+		"Ag012345 6789":                   "blanks",
+		"Ag01234\nAg56789":                "more than one line",
+		"DIASPORA_REFRESH=Ag0123456789":   "its own name",
+		"dks_0123456789abcdef":            "access key",
+		"eyJhbGciOiJFUzI1NiJ9.e30.c2lnbg": "JWT",
+		"[redacted]":                      "no token",
+		"short":                           "no token",
+		strings.Repeat("a", 5000):         "no token",
+		"Ag0123456789\u00e9":              "letters",
+	} {
+		got := tokenFault(token)
+		if (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("tokenFault(%.40q) = %q, want %q", token, got, want)
+		}
+		if len(token) > 8 && strings.Contains(got, token) {
+			t.Errorf("tokenFault(%.40q) shows it", token)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"DIASPORA_UR":        "DIASPORA_URL",
+		"diaspora_profile":   "DIASPORA_PROFILE",
+		"DIASPORA_CAFILE":    "DIASPORA_CA_FILE",
+		"DIASPORA_FROBNICAT": "",
+	} {
+		if got := nearest(name); got != want {
+			t.Errorf("nearest(%s) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestRelease(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]string{
+		"v1.2.3": "1.2", "1.2.3": "1.2", "v0.10.0-rc.1": "0.10", "devel": "", "": "", "v1": "", "v1.2.3-4-gabcdef": "1.2",
+	} {
+		if got := release(version); got != want {
+			t.Errorf("release(%q) = %q, want %q", version, got, want)
+		}
+	}
+}
+
+// TestPrinter checks that what was not tried for one reason shares a line, and that nothing
+// of it is lost.
+func TestPrinter(t *testing.T) {
+	t.Parallel()
+	idle := func(name, why string) Finding { return Finding{Check: name, Status: NotTried, Seen: why} }
+	all := []Finding{
+		{Check: "a", Status: OK, Seen: "fine"},
+		{Check: "b", Status: Failure, Seen: "not\nfine", Next: "mend it"},
+		idle("c", "b failed"), idle("d", "b failed"), idle("e", "there is none"),
+		{Check: "f", Status: Warning, Seen: "soon", Next: "wait"},
+		idle("g", "b failed"), idle("h", "b failed"), idle("i", "b failed"), idle("j", "b failed"), idle("k", "b failed"),
+	}
+	for _, test := range []struct {
+		quiet bool
+		want  string
+	}{
+		{false, `+ ok         a: fine
+x failure    b: not fine
+             hint: mend it
+- not tried  c, d: because b failed
+- not tried  e: because there is none
+! warning    f: soon
+             hint: wait
+- not tried  5 checks, from g to k: because b failed
+`},
+		{true, `x failure    b: not fine
+             hint: mend it
+! warning    f: soon
+             hint: wait
+`},
+	} {
+		p := Printer{Quiet: test.quiet}
+		var got strings.Builder
+		for _, f := range all {
+			for _, line := range p.Add(f) {
+				got.WriteString(line + "\n")
+			}
+		}
+		for _, line := range p.End() {
+			got.WriteString(line + "\n")
+		}
+		if got.String() != test.want {
+			t.Errorf("quiet %v:\n%s\nwant\n%s", test.quiet, got.String(), test.want)
+		}
+	}
+	r := Report{Findings: all}
+	if got := r.Summary(); got != "11 checks: 1 failure, 1 warning, 8 not tried, 1 ok" {
+		t.Errorf("the summary is %q", got)
+	}
+}
+
+// FuzzAnswer has whatever it likes answer in a gateway's place.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 1})
+	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		here, there := net.Pipe()
+		c := &connection{Conn: here}
+		defer c.close()
+		go func() {
+			there.Read(make([]byte, 4096))
+			there.Write(answer)
+			there.Close()
+		}()
+		req := kmsg.NewPtrMetadataRequest()
+		req.Version = 8
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := c.Request(ctx, req); err == nil && len(answer) < 8 {
+			t.Errorf("%q is taken for an answer", answer)
+		}
+	})
+}

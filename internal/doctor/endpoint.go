@@ -1,0 +1,398 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+func (v *visit) dialer() *net.Dialer { return &net.Dialer{Timeout: v.Timeout, Resolver: v.Resolver} }
+
+// target is who is connected to for the ACL endpoint: itself, or the proxy before it.
+func (v *visit) target() (host, port string) {
+	u := v.endpoint
+	if v.proxy != nil {
+		u = v.proxy
+	}
+	host, port = u.Hostname(), u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080"}[u.Scheme]
+	}
+	return host, port
+}
+
+func checkDNS(ctx context.Context, v *visit) Finding {
+	host, _ := v.target()
+	return v.lookUp(ctx, host, "check the address that you logged in with, and the network or VPN")
+}
+
+func (v *visit) lookUp(ctx context.Context, host, next string) Finding {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return ok("%s is an address, and needs no look-up", host)
+	}
+	began := time.Now()
+	addrs, err := v.Resolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return failure(next, "%s", dnsWords(host, err))
+	}
+	f := ok("%s is %s", host, someOf(addrs))
+	f.Legs = []Leg{{"DNS", ms(time.Since(began))}}
+	return f
+}
+
+func dnsWords(host string, err error) string {
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "there is no host " + host
+	case errors.As(err, &dns) && dns.IsTimeout, errors.Is(err, context.DeadlineExceeded):
+		return "the name server gives no answer for " + host
+	}
+	return fmt.Sprintf("look up %s: %v", host, err)
+}
+
+// someOf lists a few of many.
+func someOf[T any](all []T) string {
+	const most = 3
+	var parts []string
+	for _, a := range all[:min(len(all), most)] {
+		parts = append(parts, fmt.Sprint(a))
+	}
+	text := strings.Join(parts, ", ")
+	if len(all) > most {
+		text += fmt.Sprintf(" and %d more", len(all)-most)
+	}
+	return text
+}
+
+func checkTCP(ctx context.Context, v *visit) Finding {
+	host, port := v.target()
+	address := net.JoinHostPort(host, port)
+	began := time.Now()
+	conn, err := v.dialer().DialContext(ctx, "tcp", address)
+	if err != nil {
+		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", address, networkWords(err))
+	}
+	conn.Close()
+	f := ok("%s takes connections", address)
+	f.Legs = []Leg{{"TCP", ms(time.Since(began))}}
+	return f
+}
+
+// tlsState is what a server showed.
+type tlsState struct {
+	address string
+	leaf    *x509.Certificate // nil for plaintext
+}
+
+// checkTLS shakes hands with the ACL endpoint, through the proxy if there is one.
+func checkTLS(ctx context.Context, v *visit) Finding {
+	host := v.endpoint.Hostname()
+	if v.endpoint.Scheme != "https" {
+		if isLoopback(host) {
+			return ok("none, on this machine")
+		}
+		return failure("use the https address of the fabric", "%s is plain http, where anybody on the way can take tokens", v.endpoint)
+	}
+	transport, err := v.transport()
+	if err != nil {
+		return failure("correct DIASPORA_CA_FILE", "%v", err)
+	}
+	var began time.Time
+	var took time.Duration
+	var state *tls.ConnectionState
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		TLSHandshakeStart: func() { began = time.Now() },
+		TLSHandshakeDone: func(s tls.ConnectionState, err error) {
+			if took = time.Since(began); err == nil {
+				state = &s
+			}
+		},
+	})
+	// What it answers is the next check's business. RoundTrip returns after the trace.
+	if _, _, err := get(traced, v.endpoint.String()+"/healthz", transport); err != nil && state == nil {
+		if advice := tlsAdvice(err); advice != "" {
+			return failure(advice, "%s: %s", v.endpoint.Host, tlsWords(err))
+		}
+		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", v.endpoint.Host, networkWords(err))
+	}
+	leaf := state.PeerCertificates[0]
+	f := ok("%s, certified by %s", tls.VersionName(state.Version), issuerOf(leaf))
+	f.Legs = []Leg{{"TLS", ms(took)}}
+	return f.and(func() { v.presented = tlsState{v.endpoint.Host, leaf} })
+}
+
+func issuerOf(c *x509.Certificate) string {
+	name := c.Issuer.CommonName
+	if len(c.Issuer.Organization) > 0 {
+		name = c.Issuer.Organization[0]
+	}
+	return orElse(oneLine(name), "an authority without a name")
+}
+
+// transport carries requests to the ACL endpoint, a connection each.
+func (v *visit) transport() (*http.Transport, error) {
+	roots, err := v.roots()
+	return &http.Transport{
+		Proxy: v.Proxy, DialContext: v.dialer().DialContext, DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+	}, err
+}
+
+// roots are the certificates that the library trusts: the system's, the fabric's, and
+// those of DIASPORA_CA_FILE.
+func (v *visit) roots() (*x509.CertPool, error) {
+	var more [][]byte
+	if d := v.discovery(); d != nil && d.CA != "" {
+		more = append(more, []byte(d.CA))
+	}
+	if v.cfg.CAFile != "" {
+		pem, err := os.ReadFile(v.cfg.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		more = append(more, pem)
+	}
+	if len(more) == 0 {
+		return nil, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	for _, pem := range more {
+		pool.AppendCertsFromPEM(pem)
+	}
+	return pool, nil
+}
+
+// tlsWords says what is wrong with a certificate, or with who shows it.
+func tlsWords(err error) string {
+	var unknown x509.UnknownAuthorityError
+	var hostname x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var record tls.RecordHeaderError
+	switch {
+	case errors.As(err, &unknown) && unknown.Cert != nil:
+		return fmt.Sprintf("the certificate is signed by %s, whom this machine does not know", issuerOf(unknown.Cert))
+	case errors.As(err, &hostname):
+		return fmt.Sprintf("the certificate is for %s, not for %s", orElse(namesOf(hostname.Certificate), "nobody"), hostname.Host)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
+		c := invalid.Cert
+		return fmt.Sprintf("the certificate is good from %s to %s only", c.NotBefore.Format(time.DateOnly), c.NotAfter.Format(time.DateOnly))
+	case errors.As(err, &record):
+		return "what answers there does not speak TLS"
+	}
+	return err.Error()
+}
+
+func namesOf(c *x509.Certificate) string {
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return someOf(names)
+}
+
+// tlsAdvice says what to do about an error of TLS, and "" about any other.
+func tlsAdvice(err error) string {
+	var unknown x509.UnknownAuthorityError
+	var hostname x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var record tls.RecordHeaderError
+	var verification *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &unknown):
+		return "name the CA's file in DIASPORA_CA_FILE, if you know whose it is; a proxy that reads along looks the same"
+	case errors.As(err, &hostname):
+		return "use the name that the certificate has, or tell the operator"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "compare this machine's clock; if it is right, tell the operator to renew it"
+	case errors.As(err, &record):
+		return "check the port, and whether it is https; a login page of the network may be in the way"
+	case errors.As(err, &verification):
+		return "tell the operator"
+	}
+	return ""
+}
+
+// networkWords says why no connection came about.
+func networkWords(err error) string {
+	var dns *net.DNSError
+	if late := net.Error(nil); errors.As(err, &dns) {
+		return dnsWords(dns.Name, err)
+	} else if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &late) && late.Timeout() {
+		return "no answer"
+	}
+	if isRefused(err) {
+		return "connection refused"
+	}
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
+func networkAdvice(err error, what string) string {
+	switch {
+	case networkWords(err) == "no answer":
+		return "a firewall may drop it: check the network or VPN, and ask which ports are open"
+	case isRefused(err):
+		return "the machine is there, but not " + what + ": is it running? On this machine: diaspora up"
+	}
+	return "check the network or VPN"
+}
+
+const certificateWarns = 14 * 24 * time.Hour
+
+func checkCertificate(_ context.Context, v *visit) Finding {
+	return v.expiry([]tlsState{v.presented})
+}
+
+// expiry looks for certificates that end soon.
+func (v *visit) expiry(shown []tlsState) Finding {
+	var first *tlsState
+	for i, s := range shown {
+		if s.leaf != nil && (first == nil || s.leaf.NotAfter.Before(first.leaf.NotAfter)) {
+			first = &shown[i]
+		}
+	}
+	if first == nil {
+		return ok("none, on this machine")
+	}
+	left := first.leaf.NotAfter.Sub(v.Now())
+	if left < certificateWarns {
+		return warning("tell the operator to renew it", "that of %s ends in %s", first.address, span(max(0, left)))
+	}
+	return ok("good for %s", span(left))
+}
+
+// checkEndpoint asks what every client asks first. No token goes out.
+func checkEndpoint(ctx context.Context, v *visit) Finding {
+	cfg := v.cfg
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		return failed(err, "log in again")
+	}
+	found, err := client.Discover(ctx)
+	if err != nil {
+		f := failed(err, "tell the operator")
+		if errors.Is(err, diaspora.ErrInvalid) {
+			f.Next = "open " + v.endpoint.String() + " in a browser: a login page of the network, or a proxy, may be in the way"
+		}
+		return f
+	}
+	return ok("Diaspora Streams, with %s and %s", count(len(found.Brokers), "broker"), found.Globus.Issuer).and(func() { v.live = &found })
+}
+
+// checkFreshness compares what the login has remembered of the fabric with what it says now.
+func checkFreshness(_ context.Context, v *visit) Finding {
+	old := v.cfg.Discovery
+	if old == nil {
+		return ok("there is no profile, so the fabric is asked each time")
+	}
+	var differs []string
+	for _, part := range []struct {
+		name string
+		same bool
+	}{
+		{"brokers", slices.Equal(sorted(old.Brokers), sorted(v.live.Brokers))},
+		{"security", old.Security == v.live.Security},
+		{"CA", strings.TrimSpace(old.CA) == strings.TrimSpace(v.live.CA)},
+		{"Globus Auth", old.Globus == v.live.Globus},
+		{"groups", old.Groups == v.live.Groups},
+		{"size of events", old.MaxEventBytes == v.live.MaxEventBytes},
+	} {
+		if !part.same {
+			differs = append(differs, part.name)
+		}
+	}
+	if len(differs) > 0 {
+		return warning(v.loginAdvice()+": that asks anew", "the fabric has changed since the login: %s", strings.Join(differs, ", "))
+	}
+	return ok("the fabric is as it was at the login")
+}
+
+func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) }
+
+// checkHealth asks the service how its parts are. It reads the clock on the way.
+func checkHealth(ctx context.Context, v *visit) Finding {
+	transport, err := v.transport()
+	if err != nil {
+		return failure("correct DIASPORA_CA_FILE", "%v", err)
+	}
+	began := time.Now()
+	resp, body, err := get(ctx, v.endpoint.String()+"/healthz", transport)
+	if err != nil {
+		return failure("try again", "%s", networkWords(err))
+	}
+	reading := v.readClock(resp.Header, time.Since(began))
+	var health struct {
+		Status string            `json:"status"`
+		Checks map[string]string `json:"checks"`
+	}
+	err = json.Unmarshal(body, &health)
+	var f Finding
+	switch {
+	case err != nil || health.Status == "":
+		f = failure("tell the operator", "/healthz answers with status %d, and not as it should", resp.StatusCode)
+	case resp.StatusCode != http.StatusOK || health.Status != "ok":
+		f = failure("wait, or tell the operator: topics cannot be claimed now", "the service is not well: %s", unwell(health.Checks))
+	default:
+		f = ok("the service is well")
+	}
+	return f.and(func() { v.skew = reading })
+}
+
+// unwell lists the parts that are not ok.
+func unwell(parts map[string]string) string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(parts)) {
+		if parts[name] != "ok" {
+			list = append(list, name+" "+parts[name])
+		}
+	}
+	return orElse(strings.Join(list, ", "), "it does not say which part")
+}
+
+// checkVersions compares the program with the service.
+func checkVersions(_ context.Context, v *visit) Finding {
+	ours, theirs := release(v.Version), release(v.live.Version)
+	if ours != "" && theirs != "" && ours != theirs {
+		return warning("use the program's release "+theirs+", if something does not work", "the program is %s, the service %s", v.Version, v.live.Version)
+	}
+	return ok("the program is %s, the service %s", orElse(v.Version, "of no release"), orElse(v.live.Version, "of no release"))
+}
+
+// release is the part of a version that has to be the same: "1.2" of "v1.2.3". A build
+// between releases has none.
+func release(version string) string {
+	var major, minor int
+	if n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d.", &major, &minor); n < 2 {
+		return ""
+	}
+	return fmt.Sprintf("%d.%d", major, minor)
+}
+
+// isLoopback reports whether a host is this machine without asking anybody.
+func isLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}

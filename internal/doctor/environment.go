@@ -1,0 +1,183 @@
+package doctor
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// variables are those that the program reads, with what may be shown of their values.
+var variables = map[string]disclosure{
+	"DIASPORA_URL":           showURL,
+	"DIASPORA_PROFILE":       showAll,
+	"DIASPORA_REFRESH":       showNothing,
+	"DIASPORA_CLIENT_ID":     showAll,
+	"DIASPORA_CLIENT_SECRET": showNothing,
+	"DIASPORA_BOOTSTRAP":     showAll,
+	"DIASPORA_CA_FILE":       showAll,
+	"DIASPORA_CONFIG_DIR":    showAll,
+	"DIASPORA_STATE_DIR":     showAll,
+
+	"GLOBUS_SDK_ENVIRONMENT":      showAll,
+	"GLOBUS_SDK_SERVICE_URL_AUTH": showURL,
+
+	"HTTP_PROXY": showURL, "http_proxy": showURL,
+	"HTTPS_PROXY": showURL, "https_proxy": showURL,
+	"ALL_PROXY": showURL, "all_proxy": showURL,
+	"NO_PROXY": showAll, "no_proxy": showAll,
+
+	"XDG_CONFIG_HOME": showAll, "XDG_STATE_HOME": showAll,
+	"SSL_CERT_FILE": showAll, "SSL_CERT_DIR": showAll,
+	"GODEBUG": showAll, "GOMAXPROCS": showAll, "GOMEMLIMIT": showAll, "GOGC": showAll, "GOTRACEBACK": showAll,
+}
+
+// serveVariables are the settings of `diaspora serve`, which has a check of its own.
+const serveVariables = "DIASPORA_SERVE_"
+
+// checkEnvironment looks for names that nobody reads, as a slip of the finger makes them.
+func checkEnvironment(_ context.Context, v *visit) Finding {
+	var known, unknown []string
+	for _, entry := range v.Environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(strings.ToUpper(name), "DIASPORA") || value == "" {
+			continue
+		}
+		if _, ok := variables[name]; ok || strings.HasPrefix(name, serveVariables) {
+			known = append(known, name)
+		} else {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(known)
+	slices.Sort(unknown)
+	switch {
+	case len(unknown) > 0:
+		next := "unset it, if it was meant for this program"
+		if near := nearest(unknown[0]); near != "" {
+			next = "was " + near + " meant?"
+		}
+		return warning(next, "set, but read by nothing here: %s", strings.Join(unknown, ", "))
+	case len(known) > 0:
+		return ok("%s", strings.Join(known, ", "))
+	}
+	return ok("no DIASPORA_ variable is set")
+}
+
+// nearest returns the variable that name may have been meant to be, or "".
+func nearest(name string) string {
+	best, least := "", 4
+	for known := range variables {
+		if d := distance(strings.ToUpper(name), known); d < least || d == least && known < best {
+			best, least = known, d
+		}
+	}
+	return best
+}
+
+// distance is that of Levenshtein: how many letters to change, add or take away.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := corner
+			if a[i] != b[j] {
+				change++
+			}
+			corner = row[j+1]
+			row[j+1] = min(change, row[j]+1, corner+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// checkCredentials looks at what the environment says about who signs in.
+func checkCredentials(_ context.Context, v *visit) Finding {
+	id, secret, refresh := v.Getenv("DIASPORA_CLIENT_ID"), v.Getenv("DIASPORA_CLIENT_SECRET"), v.Getenv("DIASPORA_REFRESH")
+	switch {
+	case (id == "") != (secret == ""):
+		return failure("set both, or neither", "of DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET only one is set")
+	case id != "" && refresh != "":
+		return warning("unset DIASPORA_REFRESH, or the other two", "DIASPORA_CLIENT_ID signs in, and DIASPORA_REFRESH is not used")
+	case id != "":
+		return ok("the client of DIASPORA_CLIENT_ID signs in")
+	case refresh == "":
+		return ok("none in the environment: the profile's login is used")
+	}
+	if wrong := tokenFault(refresh); wrong != "" {
+		return failure(`set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)`, "DIASPORA_REFRESH %s", wrong)
+	}
+	return ok("DIASPORA_REFRESH signs in, not the profile's login")
+}
+
+// tokenFault says why a text cannot be a refresh token, without showing any of it.
+func tokenFault(text string) string {
+	text = strings.TrimSpace(text)
+	switch {
+	case text == "":
+		return "is blank"
+	case strings.ContainsAny(text, "\"'`"):
+		return "has quotation marks in it"
+	case strings.ContainsAny(text, " \t\r\n"):
+		return "has blanks or more than one line in it"
+	case strings.HasPrefix(text, "DIASPORA_REFRESH="):
+		return "begins with its own name"
+	case strings.HasPrefix(text, "dks_"):
+		return "holds the secret of an access key, which is no refresh token"
+	case strings.Count(text, ".") == 2 && strings.HasPrefix(text, "eyJ"):
+		return "holds a JWT, which is no refresh token"
+	case text == "[redacted]" || text == "[hidden;" || len(text) < 8 || len(text) > 4096:
+		return "is no token"
+	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return "has letters in it that no token has"
+	}
+	return ""
+}
+
+// checkProxy finds out whether a proxy stands between here and the fabric.
+func checkProxy(_ context.Context, v *visit) Finding {
+	var set, malformed []string
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
+		value := v.Getenv(name)
+		if value == "" {
+			continue
+		}
+		set = append(set, name)
+		if !proxyAddress(value) {
+			malformed = append(malformed, name)
+		}
+	}
+	proxy, err := v.Proxy(&http.Request{URL: v.endpoint})
+	switch {
+	case err != nil: // whose text may have the proxy's password
+		return failure("unset it, or correct it", "the proxy in %s cannot be used", strings.Join(set, " or "))
+	case len(malformed) > 0:
+		return warning("write it like http://proxy.example.org:3128", "what %s says is no address, and is passed over", strings.Join(malformed, ", "))
+	case proxy != nil:
+		return warning("if it can be reached without, add it to NO_PROXY",
+			"%s is reached through the proxy %s; events go past that, straight to the gateway", v.endpoint.Hostname(), proxy.Host,
+		).and(func() { v.proxy = proxy })
+	case v.Getenv("ALL_PROXY")+v.Getenv("all_proxy") != "":
+		return warning("use HTTPS_PROXY, if the fabric is reached through it", "ALL_PROXY is set, and this program does not use it")
+	case len(set) > 0:
+		return ok("%s is set, but not for %s", strings.Join(set, ", "), v.endpoint.Hostname())
+	}
+	return ok("there is none")
+}
+
+// proxyAddress reports whether package http can make something of a proxy's address. It
+// says nothing of what it cannot.
+func proxyAddress(text string) bool {
+	for _, form := range []string{text, "http://" + text} {
+		if u, err := url.Parse(form); err == nil && u.Scheme != "" && u.Host != "" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,547 @@
+package doctor
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+// fault is something that is wrong with the world, and what its check says then.
+type fault struct {
+	check  string
+	name   string
+	status Status
+	seen   string // a regular expression
+	next   string // likewise
+	fabric fabric.Config
+	inject func(w *world)
+}
+
+const here = `127\.0\.0\.1:\d+`
+
+// faults has at least one for each check.
+var faults = []fault{
+	{"environment", "a slip of the finger", Warning, `^set, but read by nothing here: DIASPORA_REFRSH$`, `^was DIASPORA_REFRESH meant\?$`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_REFRSH"] = "x" }},
+	{"environment", "something else altogether", Warning, `: DIASPORA_FROBNICATE$`, `^unset it`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_FROBNICATE"] = "x" }},
+
+	{"credentials", "quotation marks", Failure, `^DIASPORA_REFRESH has quotation marks in it$`, `export DIASPORA_REFRESH=`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_REFRESH"] = `"Ag0123456789"` }},
+	{"credentials", "half of a client", Failure, `only one is set$`, `^set both`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_CLIENT_ID"] = "d1a590a0-0000-4000-8000-0000000000c1" }},
+	{"credentials", "two who sign in", Warning, `DIASPORA_REFRESH is not used$`, `^unset`, fabric.Config{},
+		func(w *world) {
+			w.vars["DIASPORA_CLIENT_ID"], w.vars["DIASPORA_CLIENT_SECRET"], w.vars["DIASPORA_REFRESH"] = "id", "secret", "refresh-token"
+		}},
+
+	{"settings folder", "below a file", Failure, `cannot be made: .*/file is no folder$`, `^set DIASPORA_CONFIG_DIR`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.write("file", ""), "diaspora") }},
+	{"settings folder", "for all to write", Failure, `^others may write to .*/config \(-rwxrwxrwx\)$`, `^chmod 700 .*/config$`, fabric.Config{},
+		func(w *world) { w.chmod(w.vars["DIASPORA_CONFIG_DIR"], 0o777) }},
+
+	{"profile", "nobody ever logged in", Failure, `no profile is stored`, `^run "diaspora login URL"`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_CONFIG_DIR"] = w.TempDir() }},
+	{"profile", "damaged", Failure, `home\.json: invalid: the file is damaged`, `^log in again`, fabric.Config{},
+		func(w *world) {
+			w.overwrite(filepath.Join(w.vars["DIASPORA_CONFIG_DIR"], "profiles", "home.json"), "{")
+		}},
+
+	{"token file", "for others to read", Failure, `^others may use .*/home\.json \(-rw-r--r--\); its tokens may be known$`, `^chmod 600 /.*/home\.json, or log out and in again$`, fabric.Config{},
+		func(w *world) { w.chmod(w.tokenFile(), 0o644) }},
+	{"token file", "in a folder for others to write", Failure, `^others may write to its folder .*/tokens`, `^chmod 700 /.*/tokens$`, fabric.Config{},
+		func(w *world) { w.chmod(filepath.Dir(w.tokenFile()), 0o777) }},
+	{"token file", "logged out", Failure, `^nobody is logged in: .*/home\.json is not there$`, `^run "diaspora login --profile home"$`, fabric.Config{},
+		func(w *world) { w.must(os.Remove(w.tokenFile())) }},
+	{"token file", "damaged", Failure, `the token file is damaged`, `^run "diaspora login --profile home"$`, fabric.Config{},
+		func(w *world) { w.overwrite(w.tokenFile(), "{") }},
+	{"token file", "another fabric than one logged in to", Failure, `^nobody is logged in to other\.example\.org$`, `diaspora login`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_URL"] = "https://other.example.org" }},
+
+	{"configuration", "no certificate in the CA file", Failure, `DIASPORA_CA_FILE: invalid: .* holds no PEM certificate`, ``, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_CA_FILE"] = w.write("ca.pem", "not one") }},
+	{"configuration", "malformed brokers", Failure, `DIASPORA_BOOTSTRAP: invalid`, ``, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_BOOTSTRAP"] = "https://there" }},
+
+	{"proxy", "one that carries the fabric's pages", Warning, `^127\.0\.0\.1 is reached through the proxy proxy\.example\.org:3128; events go past`, `NO_PROXY`, fabric.Config{},
+		func(w *world) {
+			w.cfg.Proxy = http.ProxyURL(&url.URL{Scheme: "http", User: url.UserPassword("ada", "canary"), Host: "proxy.example.org:3128"})
+			w.names(nil)
+		}},
+	{"proxy", "one that cannot be understood", Warning, `^what HTTPS_PROXY says is no address, and is passed over$`, `^write it like http://`, fabric.Config{},
+		func(w *world) { w.vars["HTTPS_PROXY"] = "http://ada:canary@%" }},
+	{"proxy", "one that must not be used", Failure, `^the proxy in HTTP_PROXY cannot be used$`, `^unset it`, fabric.Config{},
+		func(w *world) {
+			w.vars["HTTP_PROXY"] = "http://ada:canary@proxy.example.org"
+			w.cfg.Proxy = func(*http.Request) (*url.URL, error) {
+				return nil, errors.New("not http://ada:canary@proxy.example.org")
+			}
+		}},
+	{"proxy", "one that this program does not use", Warning, `^ALL_PROXY is set, and this program does not use it$`, `HTTPS_PROXY`, fabric.Config{},
+		func(w *world) { w.vars["all_proxy"] = "socks5://127.0.0.1:1" }},
+
+	{"DNS", "no such name", Failure, `^there is no host fabric\.test$`, `check the address`, fabric.Config{},
+		func(w *world) { w.names(nil); w.store("https://fabric.test", w.fabric.Discovery()) }},
+	{"DNS", "no answer", Failure, `^the name server gives no answer for fabric\.silent$`, `network or VPN`, fabric.Config{},
+		func(w *world) {
+			w.names(nil)
+			w.store("https://fabric.silent", w.fabric.Discovery())
+			w.cfg.Timeout = time.Second
+		}},
+
+	{"TCP", "refused", Failure, here + `: connection refused$`, `is it running`, fabric.Config{},
+		func(w *world) { w.store("http://"+w.closedPort(), w.fabric.Discovery()) }},
+
+	{"TLS", "unknown authority", Failure, `signed by Test Authority, whom this machine does not know$`, `DIASPORA_CA_FILE`, fabric.Config{},
+		func(w *world) {
+			a := newAuthority(w.T)
+			w.standBehind(front{acl: a.certificate(w.T, "", 100*24*time.Hour), gateway: a.certificate(w.T, "", 100*24*time.Hour)})
+		}},
+	{"TLS", "expired", Failure, `the certificate is good from .* to .* only$`, `clock`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, a *authority) { f.acl = a.certificate(w.T, "", -time.Hour) }))
+		}},
+	{"TLS", "another host's certificate", Failure, `the certificate is for other\.example\.org, not for 127\.0\.0\.1$`, `^use the name`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, a *authority) { f.acl = a.certificate(w.T, "other.example.org", 100*24*time.Hour) }))
+		}},
+	{"TLS", "none where it should be", Failure, `does not speak TLS$`, `https`, fabric.Config{},
+		func(w *world) { w.store("https"+strings.TrimPrefix(w.fabric.URL(), "http"), w.fabric.Discovery()) }},
+	{"TLS", "no answer", Failure, here + `: no answer$`, `firewall`, fabric.Config{},
+		func(w *world) { w.store("https://"+w.silent(), w.fabric.Discovery()); w.cfg.Timeout = time.Second }},
+	{"TLS", "plain http beyond this machine", Failure, `is plain http, where anybody`, `^use the https`, fabric.Config{},
+		func(w *world) {
+			w.names(map[string]netip.Addr{"fabric.test": netip.MustParseAddr("127.0.0.1")})
+			w.store("http://fabric.test:"+port(strings.TrimPrefix(w.fabric.URL(), "http://")), w.fabric.Discovery())
+		}},
+
+	{"certificate", "ends soon", Warning, here + ` ends in (71|72) h$`, `renew`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, a *authority) { f.acl = a.certificate(w.T, "", 72*time.Hour) }))
+		}},
+
+	{"ACL endpoint", "a login page of the network", Failure, `"text/html" instead of JSON`, `in a browser`, fabric.Config{},
+		func(w *world) { w.page("/.well-known/diaspora", 200, "text/html", "<h1>Welcome to the hotel</h1>") }},
+	{"ACL endpoint", "away", Failure, `status 503`, `tell the operator`, fabric.Config{},
+		func(w *world) {
+			w.page("/.well-known/diaspora", 503, "text/html", "<h1>Bad gateway</h1>")
+			w.cfg.Timeout = 5 * time.Second
+		}},
+
+	{"profile freshness", "the cluster has moved", Warning, `changed since the login: brokers$`, `diaspora login`, fabric.Config{},
+		func(w *world) {
+			d := w.fabric.Discovery()
+			d.Brokers = append([]string{w.closedPort()}, d.Brokers...)
+			w.store(w.fabric.URL(), d)
+		}},
+
+	{"health", "a part is away", Failure, `^the service is not well: ledger unavailable$`, `operator`, fabric.Config{},
+		func(w *world) {
+			w.page("/healthz", 503, "application/json", `{"status":"unavailable","checks":{"ledger":"unavailable","other":"ok"}}`)
+		}},
+	{"health", "something else answers", Failure, `^/healthz answers with status 404`, `operator`, fabric.Config{},
+		func(w *world) { w.page("/healthz", 404, "text/html", `<h1>not found</h1>`) }},
+
+	{"versions", "the program is older", Warning, `^the program is v1\.2\.0, the service v1\.4\.1$`, `release 1\.4`, fabric.Config{Version: "v1.4.1"},
+		func(w *world) { w.cfg.Version = "v1.2.0" }},
+
+	{"clock", "ten minutes fast", Failure, `^this machine is (9|10) min ahead of the fabric`, `timedatectl`, fabric.Config{},
+		func(w *world) { w.cfg.Now = func() time.Time { return time.Now().Add(10 * time.Minute) } }},
+	{"clock", "a minute slow", Warning, `^this machine is \d+ (s|min) behind the fabric`, `timedatectl`, fabric.Config{},
+		func(w *world) { w.cfg.Now = func() time.Time { return time.Now().Add(-70 * time.Second) } }},
+
+	{"clock", "an answer out of a cache", Warning, `^the fabric does not tell the time$`, `yourself`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, _ *authority) {
+				f.page = map[string]http.Handler{"/healthz": http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+					rw.Header().Set("Age", "3600")
+					rw.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+					rw.Write([]byte(`{"status":"ok"}`))
+				})}
+			}))
+		}},
+
+	{"Globus Auth", "away", Failure, here + `: connection refused$`, `nobody can log in`, fabric.Config{},
+		func(w *world) { w.must(w.fabric.StopGlobus()) }},
+	{"Globus Auth", "a login page of the network", Failure, `is not Globus Auth$`, `in a browser`, fabric.Config{},
+		func(w *world) {
+			hotel := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.Write([]byte("<h1>Welcome</h1>")) }))
+			w.Cleanup(hotel.Close)
+			d := w.fabric.Discovery()
+			d.Globus.Issuer = hotel.URL
+			w.store(w.fabric.URL(), d)
+		}},
+	{"Globus Auth", "it fails", Failure, `answers with status 503$`, `nobody can log in`, fabric.Config{},
+		func(w *world) {
+			w.must(w.fabric.Globus().FailNext(1, globusdev.Failure{Path: "/.well-known/openid-configuration", Status: 503}))
+		}},
+
+	{"clock at Globus", "its clock is elsewhere", Failure, `^this machine is 2 h behind Globus Auth`, `timedatectl`, fabric.Config{},
+		func(w *world) { w.fabric.Globus().AdvanceClock(2*time.Hour + 30*time.Second) }},
+
+	{"login", "revoked, and the access token over", Failure, `login required`, `^run "diaspora login --profile home"$`, fabric.Config{},
+		func(w *world) {
+			w.changeLogin(func(t *globus.Token) { t.Expiry = time.Now().Add(-time.Hour) })
+			w.must(w.fabric.Globus().RevokeAll(w.login.Identity.Subject))
+		}},
+	{"login", "over, while Globus Auth is away", Failure, `the token has to be renewed: .*cannot reach Globus Auth`, `the login is kept`, fabric.Config{},
+		func(w *world) {
+			w.changeLogin(func(t *globus.Token) { t.Expiry = time.Now().Add(-time.Hour) })
+			w.must(w.fabric.StopGlobus())
+		}},
+
+	{"renewal", "no refresh token", Warning, `^there is no refresh token: the login ends at \d`, `diaspora login`, fabric.Config{},
+		func(w *world) { w.changeLogin(func(t *globus.Token) { t.RefreshToken = "" }) }},
+
+	{"scopes", "another one", Failure, `^the token is good for openid, and the fabric wants https://`, `diaspora login`, fabric.Config{},
+		func(w *world) { w.changeLogin(func(t *globus.Token) { t.Scope = []string{"openid"} }) }},
+
+	{"identity", "revoked", Failure, `login required`, `diaspora login`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
+		func(w *world) { w.must(w.fabric.Globus().RevokeAll(w.login.Identity.Subject)); w.forgotten() }},
+	{"identity", "the access token ended before its time", Warning, `refused before its time`, `unless it happens again`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
+		func(w *world) {
+			w.must(w.fabric.Globus().ExpireAccessTokens(w.login.Identity.Subject))
+			w.forgotten()
+		}},
+	{"identity", "somebody else's token", Failure, `^the token is of ada@example\.edu, and the profile of grace$`, `diaspora login`, fabric.Config{},
+		func(w *world) {
+			w.must(os.Remove(w.tokenFile()))
+			w.login.Identity = globus.Identity{Subject: "00000000-0000-4000-8000-000000000001", Username: "grace"}
+			w.store(w.fabric.URL(), w.fabric.Discovery())
+		}},
+
+	{"gateway DNS", "no such name", Failure, `gateway\.test:9092: there is no host gateway\.test$`, `network or VPN`, fabric.Config{},
+		func(w *world) { w.names(nil); w.bootstrap("gateway.test:9092") }},
+	{"gateway DNS", "one of two", Warning, `^1 of 2: gateway\.test:9092: there is no host`, `network or VPN`, fabric.Config{},
+		func(w *world) { w.names(nil); w.bootstrap("gateway.test:9092", w.fabric.Brokers()[0]) }},
+
+	{"gateway TCP", "stopped", Failure, `^` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
+		func(w *world) { w.must(w.fabric.StopGateway(0)) }},
+	{"gateway TCP", "one of two", Warning, `^1 of 2: ` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
+		func(w *world) { w.bootstrap(w.closedPort(), w.fabric.Brokers()[0]) }},
+
+	{"gateway TLS", "unknown authority", Failure, `signed by Test Authority, whom`, `DIASPORA_CA_FILE`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, _ *authority) { f.gateway = newAuthority(w.T).certificate(w.T, "", 100*24*time.Hour) }))
+		}},
+	{"gateway TLS", "expired", Failure, `the certificate is good from`, `clock`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, a *authority) { f.gateway = a.certificate(w.T, "", -time.Hour) }))
+		}},
+	{"gateway TLS", "plaintext beyond this machine", Failure, `offers no TLS: tokens could be read`, `operator`, fabric.Config{},
+		func(w *world) {
+			w.names(map[string]netip.Addr{"gateway.test": netip.MustParseAddr("127.0.0.1")})
+			w.bootstrap("gateway.test:" + port(w.fabric.Brokers()[0]))
+		}},
+
+	{"gateway certificate", "ends soon", Warning, here + ` ends in (71|72) h$`, `renew`, fabric.Config{},
+		func(w *world) {
+			w.standBehind(w.front(func(f *front, a *authority) { f.gateway = a.certificate(w.T, "", 72*time.Hour) }))
+		}},
+
+	{"sign-in", "nobody answers", Failure, `^no answer$`, `try again`, fabric.Config{},
+		func(w *world) { w.bootstrap(w.silent()); w.cfg.Timeout = time.Second }},
+	{"sign-in", "something else answers", Failure, `does not speak Kafka$`, `operator`, fabric.Config{},
+		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
+	{"sign-in", "revoked a moment ago", Failure, `diaspora login`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
+		func(w *world) {
+			w.then["identity"] = func() { w.must(w.fabric.Globus().RevokeAll(w.login.Identity.Subject)) }
+			w.then["gateway certificate"] = w.forgotten
+		}},
+
+	{"session", "tokens of half a minute", Warning, `^it lasts \d+ s only$`, `cut off`, fabric.Config{AccessTokenLifetime: 30 * time.Second},
+		func(*world) {}},
+
+	{"brokers", "one that cannot be reached", Failure, `^` + here + `: connection refused$`, `has to be reachable`, fabric.Config{},
+		func(w *world) {
+			gateway, dead := kafkaHost(w.fabric.Brokers()[0]), kafkaHost(w.closedPort())
+			w.bootstrap(w.between(nil, func(frame []byte) []byte { return bytes.ReplaceAll(frame, gateway, dead) }))
+		}},
+
+	{"topics", "none", Warning, `^you have none`, `^claim one: diaspora topic claim NAME$`, fabric.Config{},
+		func(w *world) { w.release() }},
+
+	{"topic", "no such topic", Failure, `^nobodys: `, `--topic|claim it`, fabric.Config{},
+		func(w *world) { w.cfg.Topic = "nobodys" }},
+	{"topic", "somebody else's", Failure, `^secret: not authorized`, `--topic`, fabric.Config{},
+		func(w *world) { w.claimAs("grace@example.org", "secret"); w.cfg.Topic = "secret" }},
+
+	{"topic settings", "the producer's time counts", Warning, `^message\.timestamp\.type is CreateTime`, `operator`, fabric.Config{},
+		func(w *world) { w.lie("LogAppendTime", "CreateTime   ") }},
+
+	{"write", "a right to read only", Failure, `^you may not write to weather$`, `ask its owner`, fabric.Config{},
+		func(w *world) {
+			w.useKey(diaspora.AccessKeyRequest{Name: "reader", Topics: []string{"weather"}, Read: true})
+		}},
+	{"read", "a right to write only", Failure, `^you may not read weather$`, `ask its owner`, fabric.Config{},
+		func(w *world) {
+			w.useKey(diaspora.AccessKeyRequest{Name: "writer", Topics: []string{"weather"}, Write: true})
+		}},
+
+	{"produce", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
+		func(w *world) {
+			w.cfg.Timeout = 3 * time.Second
+			w.then["read"] = func() { w.must(w.fabric.StopGateway(0)) }
+		}},
+	{"consume", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
+		func(w *world) {
+			w.cfg.Timeout = 3 * time.Second
+			w.then["produce"] = func() { w.must(w.fabric.StopGateway(0)) }
+		}},
+
+	{"spool folder", "below a file", Failure, `cannot be made: .*/file is no folder$`, `^set DIASPORA_STATE_DIR`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_STATE_DIR"] = filepath.Join(w.write("file", ""), "diaspora") }},
+	{"spool folder", "nowhere", Failure, `^there is no home$`, `^set DIASPORA_STATE_DIR`, fabric.Config{},
+		func(w *world) {
+			w.cfg.Spools = func() (string, []string, error) { return "", nil, errors.New("there is no home") }
+		}},
+
+	{"spool files", "for others to read", Failure, `has mode 0644: chmod 600 it`, `diaspora spool verify`, fabric.Config{},
+		func(w *world) {
+			dir := w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a") })
+			files, err := filepath.Glob(filepath.Join(dir, "*"))
+			w.must(err)
+			w.chmod(files[0], 0o644)
+		}},
+	{"spool files", "something that is not its own", Failure, `"stranger" is no file of the spool$`, `diaspora spool verify`, fabric.Config{},
+		func(w *world) {
+			dir := w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a") })
+			w.overwrite(filepath.Join(dir, "stranger"), "x")
+		}},
+	{"spool files", "another user's", Failure, `belongs to the user \d+, not to you$`, `chown`, fabric.Config{},
+		func(w *world) {
+			w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a") })
+			w.cfg.user = func() int { return os.Geteuid() + 1 }
+		}},
+
+	{"file locks", "none", Warning, `locks do not work: no locks available$`, `DIASPORA_STATE_DIR`, fabric.Config{},
+		func(w *world) { w.cfg.locks = func(string) error { return syscall.ENOLCK } }},
+
+	{"file system", "NFS", Warning, `is on NFS: slow`, `local disk`, fabric.Config{},
+		func(w *world) {
+			w.cfg.fileSystem = func(string) (spool.FileSystemKind, error) {
+				return spool.FileSystemKind{Name: "NFS", Shared: true}, nil
+			}
+		}},
+	{"file system", "in memory", Warning, `is in memory \(tmpfs\)`, `local disk`, fabric.Config{},
+		func(w *world) {
+			w.cfg.fileSystem = func(string) (spool.FileSystemKind, error) {
+				return spool.FileSystemKind{Name: "tmpfs", InMemory: true}, nil
+			}
+		}},
+
+	{"disk space", "full", Failure, `^4\.1 kB of 100\.0 GB are free`, `make room`, fabric.Config{},
+		func(w *world) {
+			w.cfg.space = func(string) (diskSpace, error) { return diskSpace{4096, 100e9, 0}, nil }
+		}},
+	{"disk space", "less than a spool may need", Warning, `^500\.0 MB of 100\.0 GB are free`, `1 GiB`, fabric.Config{},
+		func(w *world) {
+			w.cfg.space = func(string) (diskSpace, error) { return diskSpace{500e6, 100e9, 0}, nil }
+		}},
+	{"disk space", "no more files", Warning, `^only 3 more files`, `remove`, fabric.Config{},
+		func(w *world) {
+			w.cfg.space = func(string) (diskSpace, error) { return diskSpace{50e9, 100e9, 3}, nil }
+		}},
+
+	{"backlog", "nobody sends", Warning, `^2 events \(.*\) since \d+ s: no process sends them$`, `^run "diaspora spool drain"$`, fabric.Config{},
+		func(w *world) { w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a", "b") }) }},
+	{"backlog", "with a reason", Warning, `^1 event \(.*\) since \d+ s: unavailable: no broker$`, `drain`, fabric.Config{},
+		func(w *world) {
+			w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a"); w.must(s.Note("unavailable: no broker")) })
+		}},
+	{"backlog", "somebody else's", Warning, `of another identity`, `log in as`, fabric.Config{},
+		func(w *world) {
+			w.spool(spool.Options{Subject: "00000000-0000-4000-8000-000000000001"}, func(s *spool.Spool) { w.append(s, "a") })
+		}},
+
+	{"quarantine", "an event that is never taken", Warning, `^1 event set aside`, `--quarantine`, fabric.Config{},
+		func(w *world) {
+			w.spool(spool.Options{}, func(s *spool.Spool) {
+				w.append(s, "a")
+				records, err := s.Next(w.Context(), 1, 1)
+				w.must(err)
+				w.must(s.Quarantine(records[0], "too large"))
+			})
+		}},
+
+	{"losses", "dropped", Warning, `^\d+ events dropped, since the spool was full$`, `more room`, fabric.Config{},
+		func(w *world) {
+			w.spool(spool.Options{SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: spool.DropOldest}, func(s *spool.Spool) {
+				for range 300 {
+					w.append(s, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+				}
+			})
+		}},
+}
+
+// TestFaults makes each thing go wrong, and looks what its check says.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for _, f := range faults {
+		t.Run(f.check+"/"+f.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, f.fabric)
+			f.inject(w)
+			report, findings := w.examine()
+			got := findings[f.check]
+			if got.Status != f.status || !regexp.MustCompile(f.seen).MatchString(got.Seen) || !regexp.MustCompile(f.next).MatchString(got.Next) {
+				t.Errorf("%s: %v, %q, hint %q; want %v, %q, hint %q\n%s", f.check, got.Status, got.Seen, got.Next, f.status, f.seen, f.next, report.Text())
+			}
+			if strings.Contains(report.Text(), "canary") {
+				t.Errorf("a password is shown:\n%s", report.Text())
+			}
+			for _, f := range report.Findings {
+				if (f.Status == Failure || f.Status == Warning) && f.Next == "" {
+					t.Errorf("%s says what is wrong, and not what to do: %s", f.Check, f.Seen)
+				}
+			}
+		})
+	}
+}
+
+// TestEveryCheckHasAFault fails for a check that nothing proves to find anything.
+func TestEveryCheckHasAFault(t *testing.T) {
+	t.Parallel()
+	proved := map[string]bool{}
+	for _, f := range faults {
+		if f.status != Failure && f.status != Warning {
+			t.Errorf("%s/%s: %s is no fault", f.check, f.name, f.status)
+		}
+		proved[f.check] = true
+	}
+	names := Names()
+	if len(names) < 20 {
+		t.Errorf("there are %d checks", len(names))
+	}
+	for _, name := range names {
+		if !proved[name] {
+			t.Errorf("no fault is injected for the check %q", name)
+		}
+		delete(proved, name)
+	}
+	for name := range proved {
+		t.Errorf("there is a fault for %q, which is no check", name)
+	}
+}
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) chmod(path string, mode os.FileMode) { w.Helper(); w.must(os.Chmod(path, mode)) }
+
+func (w *world) overwrite(path, content string) {
+	w.Helper()
+	w.must(os.WriteFile(path, []byte(content), 0o600))
+}
+
+// front is one that is all right, but for what change does.
+func (w *world) front(change func(*front, *authority)) front {
+	w.Helper()
+	a := newAuthority(w.T)
+	f := front{acl: a.certificate(w.T, "", 100*24*time.Hour), gateway: a.certificate(w.T, "", 100*24*time.Hour), ca: a.pem}
+	change(&f, a)
+	return f
+}
+
+// page lets something else answer for a page of the fabric.
+func (w *world) page(path string, status int, contentType, body string) {
+	w.Helper()
+	w.standBehind(w.front(func(f *front, _ *authority) {
+		f.page = map[string]http.Handler{path: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Type", contentType)
+			rw.WriteHeader(status)
+			rw.Write([]byte(body))
+		})}
+	}))
+}
+
+// bootstrap names gateways in place of the fabric's.
+func (w *world) bootstrap(addresses ...string) {
+	w.vars["DIASPORA_BOOTSTRAP"] = strings.Join(addresses, ",")
+}
+
+// lie makes the cluster say something else.
+func (w *world) lie(truth, lie string) {
+	w.Helper()
+	var address string
+	gateway := kafkaHost(w.fabric.Brokers()[0])
+	address = w.between(nil, func(frame []byte) []byte {
+		frame = bytes.ReplaceAll(frame, gateway, kafkaHost(address))
+		return bytes.ReplaceAll(frame, []byte(truth), []byte(lie))
+	})
+	w.bootstrap(address)
+}
+
+func (w *world) release() {
+	w.Helper()
+	client, err := diaspora.NewClient(w.as())
+	w.must(err)
+	w.must(client.Release(w.Context(), "weather"))
+}
+
+func (w *world) claimAs(who, topic string) {
+	w.Helper()
+	cfg, err := w.fabric.As(w.Context(), who)
+	w.must(err)
+	client, err := diaspora.NewClient(cfg)
+	w.must(err)
+	_, err = client.Claim(w.Context(), diaspora.ClaimRequest{Name: topic})
+	w.must(err)
+}
+
+// useKey signs in with a token of an access key, which may do less than ada.
+func (w *world) useKey(req diaspora.AccessKeyRequest) {
+	w.Helper()
+	client, err := diaspora.NewClient(w.as())
+	w.must(err)
+	key, err := client.CreateKey(w.Context(), req)
+	w.must(err)
+	response, err := http.PostForm(w.fabric.Discovery().TokenURL, url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
+	})
+	w.must(err)
+	defer response.Body.Close()
+	var answer struct {
+		AccessToken globus.Secret `json:"access_token"`
+	}
+	w.must(json.NewDecoder(response.Body).Decode(&answer))
+	w.cfg.Topic = "weather"
+	w.then["configuration"] = func() {
+		w.visit.cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: answer.AccessToken, Expiry: time.Now().Add(time.Hour)})
+	}
+}
+
+// forgotten waits until the fabric has noticed that ada's token was revoked.
+func (w *world) forgotten() {
+	w.Helper()
+	client, err := diaspora.NewClient(w.as())
+	w.must(err)
+	for {
+		if _, err := client.Identity(w.Context()); errors.Is(err, diaspora.ErrUnauthenticated) {
+			return
+		} else if w.Context().Err() != nil {
+			w.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,296 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// maxGateways bounds how many addresses are tried of a long list.
+const maxGateways = 16
+
+// gateways are the addresses that clients begin with.
+func (v *visit) gateways() []string {
+	all := v.cfg.Brokers
+	if d := v.discovery(); len(all) == 0 && d != nil {
+		all = d.Brokers
+	}
+	return all[:min(len(all), maxGateways)]
+}
+
+// outcome is what came of trying one address.
+type outcome struct {
+	address string
+	text    string // what was seen, if it is well
+	err     error
+	conn    *connection // nil if there is none
+}
+
+// all tries every address at the same time, and closes the connections that are left open
+// in the end.
+func all(addresses []string, try func(address string) outcome) []outcome {
+	outcomes := make([]outcome, len(addresses))
+	var tried sync.WaitGroup
+	for i, address := range addresses {
+		tried.Go(func() {
+			outcomes[i] = try(address)
+			outcomes[i].address = address
+		})
+	}
+	tried.Wait()
+	return outcomes
+}
+
+// whole makes a finding of outcomes: a failure if none is well, a warning if some are not.
+func whole(outcomes []outcome, words func(error) string, advice func(error) string) Finding {
+	bad := slices.DeleteFunc(slices.Clone(outcomes), func(o outcome) bool { return o.err == nil })
+	if len(bad) == 0 {
+		var texts []string
+		for _, o := range outcomes {
+			texts = append(texts, o.text)
+		}
+		slices.Sort(texts)
+		return ok("%s", someOf(slices.Compact(texts)))
+	}
+	text := bad[0].address + ": " + words(bad[0].err)
+	if len(outcomes) > 1 {
+		text = fmt.Sprintf("%d of %d: %s", len(bad), len(outcomes), text)
+	}
+	if len(bad) < len(outcomes) {
+		return warning(advice(bad[0].err), "%s", text)
+	}
+	return failure(advice(bad[0].err), "%s", text)
+}
+
+const noGateways = "only the fabric knows where its gateway is"
+
+func checkGatewayDNS(ctx context.Context, v *visit) Finding {
+	addresses := v.gateways()
+	if len(addresses) == 0 {
+		return notTried(noGateways)
+	}
+	outcomes := all(addresses, func(address string) outcome {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return outcome{err: err}
+		}
+		f := v.lookUp(ctx, host, "")
+		if f.Status == Failure {
+			return outcome{err: errors.New(f.Seen)}
+		}
+		return outcome{text: f.Seen}
+	})
+	return whole(outcomes, error.Error, func(error) string { return "check the network or VPN; the address is the operator's" })
+}
+
+func checkGatewayTCP(ctx context.Context, v *visit) Finding {
+	outcomes := all(v.gateways(), func(address string) outcome {
+		conn, err := v.connect(ctx, address, nil)
+		if err != nil {
+			return outcome{err: err}
+		}
+		conn.close()
+		return outcome{text: address + " takes connections"}
+	})
+	f := whole(outcomes, networkWords, func(err error) string { return networkAdvice(err, "the gateway") })
+	return f.and(func() {
+		for _, o := range outcomes {
+			if o.err == nil {
+				v.reachable = append(v.reachable, o.address)
+			}
+		}
+	})
+}
+
+// checkGatewayTLS finds out whether TLS is spoken, as the library does, and shakes hands.
+func checkGatewayTLS(ctx context.Context, v *visit) Finding {
+	roots, err := v.roots()
+	if err != nil {
+		return failure("correct DIASPORA_CA_FILE", "%v", err)
+	}
+	secure := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	if d := v.discovery(); d != nil && d.Security == "plaintext" || d == nil && v.cfg.CAFile == "" && v.onThisMachine() {
+		if !v.onThisMachine() {
+			return failure("tell the operator", "%s offers no TLS: tokens could be read on their way, and are not sent", strings.Join(v.gateways(), ","))
+		}
+		return ok("none, on this machine")
+	}
+	outcomes := all(v.reachable, func(address string) outcome {
+		conn, err := v.connect(ctx, address, secure)
+		if err != nil {
+			return outcome{err: err}
+		}
+		conn.close()
+		return outcome{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, issuerOf(conn.state.leaf))}
+	})
+	f := whole(outcomes, handshakeWords, func(err error) string {
+		return orElse(tlsAdvice(err), networkAdvice(err, "the gateway"))
+	})
+	return f.and(func() {
+		v.gateway = secure
+		for _, o := range outcomes {
+			if o.conn != nil {
+				v.shown = append(v.shown, o.conn.state)
+			}
+		}
+	})
+}
+
+func handshakeWords(err error) string {
+	if tlsAdvice(err) != "" {
+		return tlsWords(err)
+	}
+	return networkWords(err)
+}
+
+func (v *visit) onThisMachine() bool {
+	return !slices.ContainsFunc(v.gateways(), func(address string) bool {
+		host, _, _ := net.SplitHostPort(address)
+		return !isLoopback(host)
+	})
+}
+
+func checkGatewayCertificate(_ context.Context, v *visit) Finding { return v.expiry(v.shown) }
+
+// checkSignIn signs in to the first gateway that can be reached.
+func checkSignIn(ctx context.Context, v *visit) Finding {
+	// Again, for the one before may have been refused meanwhile.
+	token, err := v.cfg.TokenSource.Token(ctx)
+	if err != nil {
+		return v.loginFailure(err)
+	}
+	share := v.Timeout / time.Duration(len(v.reachable)) // one that is silent leaves time for the next
+	var last error
+	for _, address := range v.reachable {
+		conn, err := v.signedIn(ctx, address, token.AccessToken, share)
+		if err != nil {
+			if last = err; isRefusal(err) {
+				break // the others would say the same
+			}
+			continue
+		}
+		f := ok("%s lets us in (%s)", address, way(conn.legs))
+		f.Legs = conn.legs
+		return f.and(func() { v.first = conn })
+	}
+	return failure(v.kafkaAdvice(last), "%s", kafkaWords(last))
+}
+
+// signedIn connects and signs in, within a time.
+func (v *visit) signedIn(ctx context.Context, address string, token globus.Secret, most time.Duration) (*connection, error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	conn, err := v.connect(ctx, address, v.gateway)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.signIn(ctx, token); err != nil {
+		conn.close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func isRefusal(err error) bool {
+	condition, _ := kafka.Explain(err)
+	return condition == kafka.Unauthenticated
+}
+
+// kafkaWords says what an error of the Kafka side means.
+func kafkaWords(err error) string {
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
+		return "no answer"
+	}
+	_, text := kafka.Explain(err)
+	return text
+}
+
+func (v *visit) kafkaAdvice(err error) string {
+	switch condition, _ := kafka.Explain(err); condition {
+	case kafka.Unauthenticated:
+		if errors.Is(err, kerr.UnsupportedSaslMechanism) {
+			return "is it the gateway's address, or a broker's own?"
+		}
+		return v.loginAdvice()
+	case kafka.Permission:
+		return "ask its owner for the right, or name a topic of yours with --topic"
+	case kafka.NotFound:
+		return "claim it: diaspora topic claim NAME"
+	}
+	return "try again; if it stays so, tell the operator"
+}
+
+// checkSession looks at how long the gateway lets a connection be before it wants to
+// see a token again.
+func checkSession(_ context.Context, v *visit) Finding {
+	switch left := v.first.session; {
+	case left == 0:
+		return warning("is it the gateway's address, or a broker's own?", "it has no end, so a token that is revoked would not be noticed")
+	case left < time.Minute:
+		return warning("old Kafka clients are cut off each time; tell the operator", "it lasts %s only", span(left))
+	default:
+		return ok("it lasts %s; clients then sign in again by themselves", span(left))
+	}
+}
+
+// checkBrokers asks where the partitions are, and signs in to each of these.
+func checkBrokers(ctx context.Context, v *visit) Finding {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version, req.Topics = 8, []kmsg.MetadataRequestTopic{} // none; nil would be all
+	resp, err := req.RequestWith(ctx, v.first)
+	if err != nil {
+		return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+	}
+	var addresses []string
+	for _, b := range resp.Brokers {
+		addresses = append(addresses, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
+	}
+	slices.Sort(addresses)
+	if len(addresses) == 0 {
+		return failure("tell the operator", "the cluster names no broker")
+	}
+	token, err := v.cfg.TokenSource.Token(ctx)
+	if err != nil {
+		return v.loginFailure(err)
+	}
+	outcomes := all(addresses[:min(len(addresses), maxGateways)], func(address string) outcome {
+		conn, err := v.signedIn(ctx, address, token.AccessToken, v.Timeout)
+		if err != nil {
+			return outcome{err: err}
+		}
+		conn.close()
+		return outcome{text: address}
+	})
+	f := whole(outcomes, v.brokerWords, func(err error) string {
+		return "the cluster sends clients to this address, so it has to be reachable from here; tell the operator"
+	})
+	if f.Status != OK {
+		f.Status = Failure // partitions that are there cannot be used
+		return f
+	}
+	f.Seen = count(len(addresses), "broker") + ", all let us in: " + f.Seen
+	return f
+}
+
+func (v *visit) brokerWords(err error) string {
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+		return networkWords(err)
+	}
+	if tlsAdvice(err) != "" {
+		return tlsWords(err)
+	}
+	return kafkaWords(err)
+}

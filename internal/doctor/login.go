@@ -1,0 +1,215 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// clockReading is what another clock showed.
+type clockReading struct {
+	ahead time.Duration // how far ours is ahead of it, give or take doubt
+	doubt time.Duration
+	ok    bool
+}
+
+// readClock compares our clock with the Date of an answer, which is cut to a second and was
+// written at some time between asking and hearing.
+func (v *visit) readClock(h http.Header, took time.Duration) clockReading {
+	date, err := http.ParseTime(h.Get("Date"))
+	if err != nil || h.Get("Age") != "" {
+		return clockReading{}
+	}
+	middle := v.Now().Add(-took / 2)
+	return clockReading{ahead: middle.Sub(date.Add(time.Second / 2)), doubt: time.Second/2 + took/2, ok: true}
+}
+
+const (
+	clockWarns = 30 * time.Second
+	clockFails = 5 * time.Minute
+)
+
+func (c clockReading) finding(whose string) Finding {
+	off := c.ahead.Abs() - c.doubt
+	where := "ahead of"
+	if c.ahead < 0 {
+		where = "behind"
+	}
+	const next = "set this machine's clock by NTP: timedatectl set-ntp true"
+	switch {
+	case !c.ok:
+		return warning("compare the clock yourself", "%s does not tell the time", whose)
+	case off > clockFails:
+		return failure(next, "this machine is %s %s %s: tokens seem to expire at the wrong time", span(c.ahead), where, whose)
+	case off > clockWarns:
+		return warning(next, "this machine is %s %s %s, and so are the times of events", span(c.ahead), where, whose)
+	}
+	return ok("this machine and %s agree, to %s", whose, span(max(c.doubt+max(off, 0), time.Second)))
+}
+
+// checkClock compares this machine's clock with the fabric's.
+func checkClock(_ context.Context, v *visit) Finding {
+	return v.skew.finding("the fabric")
+}
+
+// checkGlobusClock compares it with Globus Auth's, by which tokens expire.
+func checkGlobusClock(_ context.Context, v *visit) Finding {
+	return v.globusAt.finding("Globus Auth")
+}
+
+// checkGlobus asks Globus Auth for its public description, which costs no login. A
+// page of the network's own in its place is found out.
+func checkGlobus(ctx context.Context, v *visit) Finding {
+	issuer, err := v.issuer()
+	if err != nil {
+		return failure("correct GLOBUS_SDK_ENVIRONMENT or GLOBUS_SDK_SERVICE_URL_AUTH", "%v", err)
+	}
+	if issuer == "" {
+		return notTried("only the fabric knows which Globus Auth it uses")
+	}
+	const next = "until it can be reached nobody can log in, and tokens are not renewed"
+	began := time.Now()
+	transport := &http.Transport{Proxy: v.Proxy, DialContext: v.dialer().DialContext, DisableKeepAlives: true}
+	resp, body, err := get(ctx, issuer+"/.well-known/openid-configuration", transport)
+	if err != nil {
+		if advice := tlsAdvice(err); advice != "" {
+			return failure(advice, "%s: %s", issuer, tlsWords(err))
+		}
+		return failure(next, "%s: %s", issuer, networkWords(err))
+	}
+	var doc struct {
+		Issuer string `json:"issuer"`
+	}
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		return failure(next, "%s answers with status %d", issuer, resp.StatusCode)
+	case json.Unmarshal(body, &doc) != nil || strings.TrimRight(doc.Issuer, "/") != issuer:
+		return failure("open it in a browser: a login page of the network, or a proxy, may be in the way", "what answers at %s is not Globus Auth", issuer)
+	}
+	reading := v.readClock(resp.Header, time.Since(began))
+	return ok("%s answers", issuer).and(func() { v.globusAt = reading })
+}
+
+// issuer is the Globus Auth that logins are from: another one than the fabric's, if
+// Globus's own variables say so, which do not move a stored login.
+func (v *visit) issuer() (string, error) {
+	override := v.Getenv("GLOBUS_SDK_ENVIRONMENT")+v.Getenv("GLOBUS_SDK_SERVICE_URL_AUTH") != ""
+	if override && v.fromEnvironment() != "" {
+		cfg, err := globus.ConfigFromEnv(v.Getenv)
+		return cfg.Issuer, err
+	}
+	if d := v.discovery(); d != nil {
+		return strings.TrimRight(orElse(d.Globus.Issuer, globus.DefaultIssuer), "/"), nil
+	}
+	return "", nil
+}
+
+// discovery is what is known of the fabric: what programs go by or, if there is no profile,
+// what it says now. Nil if neither is there.
+func (v *visit) discovery() *diaspora.Discovery {
+	if v.cfg.Discovery != nil {
+		return v.cfg.Discovery
+	}
+	return v.live
+}
+
+// get asks for a page as nobody, without following to another.
+func get(ctx context.Context, address string, transport *http.Transport) (*http.Response, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	const most = 1 << 20
+	body, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	return resp, body, err
+}
+
+// checkLogin gets an access token, and has it renewed if it is time for that.
+func checkLogin(ctx context.Context, v *visit) Finding {
+	token, err := v.cfg.TokenSource.Token(ctx)
+	if err != nil {
+		return v.loginFailure(err)
+	}
+	return ok("an access token is at hand, good for %s", span(token.Expiry.Sub(v.Now()))).and(func() { v.token = token })
+}
+
+func (v *visit) loginFailure(err error) Finding {
+	switch {
+	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused), errors.Is(err, globus.ErrClientRefused):
+		return failure(v.loginAdvice(), "%v", err)
+	case errors.Is(err, globus.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		return failure("try again when Globus Auth can be reached; the login is kept", "the token has to be renewed: %v", err)
+	}
+	return failed(err, v.loginAdvice())
+}
+
+// checkRenewal looks for the refresh token, without which the login ends with the access token.
+func checkRenewal(_ context.Context, v *visit) Finding {
+	switch {
+	case v.Getenv("DIASPORA_CLIENT_ID") != "":
+		return ok("a client gets new tokens with its secret")
+	case v.token.RefreshToken == "":
+		return warning(v.loginAdvice(), "there is no refresh token: the login ends at %s", v.token.Expiry.Format(time.RFC3339))
+	}
+	return ok("there is a refresh token; the next renewal is ahead of %s", v.token.Expiry.Local().Format(time.DateTime))
+}
+
+// checkScopes looks for the scope that the fabric asks of tokens.
+func checkScopes(_ context.Context, v *visit) Finding {
+	d := v.discovery()
+	if d == nil {
+		return notTried("only the fabric knows which scope it asks for")
+	}
+	want, have := d.Globus.Scope, v.token.Scope
+	switch {
+	case len(have) == 0:
+		return ok("the token does not say; the fabric looks at it")
+	case !slices.Contains(have, want):
+		return failure(v.loginAdvice(), "the token is good for %s, and the fabric wants %s", strings.Join(have, " "), want)
+	case v.token.ResourceServer != d.Globus.ResourceServer:
+		return failure(v.loginAdvice(), "the token is for the service %s, and the fabric is %s", v.token.ResourceServer, d.Globus.ResourceServer)
+	}
+	return ok("%s", want)
+}
+
+// checkIdentity asks the fabric whose token it is, which shows whether it was revoked. A
+// token that is refused is renewed once, as every program does.
+func checkIdentity(ctx context.Context, v *visit) Finding {
+	client, err := diaspora.NewClient(v.cfg)
+	if err != nil {
+		return failed(err, "log in again")
+	}
+	who, err := client.Identity(ctx)
+	renewed := false
+	if source, can := v.cfg.TokenSource.(interface{ Refused(globus.Secret) }); can && errors.Is(err, diaspora.ErrUnauthenticated) {
+		source.Refused(v.token.AccessToken)
+		if _, err := v.cfg.TokenSource.Token(ctx); err != nil {
+			return v.loginFailure(err)
+		}
+		who, err = client.Identity(ctx)
+		renewed = true
+	}
+	switch {
+	case err != nil:
+		return failed(err, v.loginAdvice())
+	case v.cfg.Identity.Subject != "" && v.cfg.Identity.Subject != who.Subject && v.fromEnvironment() == "":
+		return failure(v.loginAdvice(), "the token is of %s, and the profile of %s", who.Username, v.cfg.Identity.Username)
+	case renewed:
+		return warning("nothing, unless it happens again", "the access token was refused before its time; a new one is taken").and(func() { v.identity = who })
+	}
+	return ok("%s, subject %s", who.Username, who.Subject).and(func() { v.identity = who })
+}

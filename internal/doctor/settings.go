@@ -1,0 +1,219 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// checkFolder looks at the folder of profiles and tokens, in which a program writes
+// whenever it renews a token.
+func checkFolder(_ context.Context, v *visit) Finding {
+	profiles, err := diaspora.UserProfiles(v.Getenv)
+	if err != nil {
+		return failed(err, "set DIASPORA_CONFIG_DIR")
+	}
+	const elsewhere = "set DIASPORA_CONFIG_DIR to a folder that you can write"
+	dir := profiles.Dir()
+	at := existing(dir)
+	info, err := os.Stat(at)
+	switch {
+	case err != nil:
+		return failure(elsewhere, "%v", err)
+	case !info.IsDir():
+		return failure(elsewhere, "%s cannot be made: %s is no folder", dir, at)
+	}
+	probe, err := os.CreateTemp(at, ".diaspora-doctor-*")
+	if err != nil {
+		return warning(elsewhere, "a login cannot be stored, nor a renewed token: %v", err)
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return warning(elsewhere, "%v", err)
+	}
+	switch {
+	case at != dir:
+		return ok("%s is not there yet, and can be made", dir)
+	case runtime.GOOS != "windows" && info.Mode().Perm()&0o022 != 0:
+		return failure("chmod 700 "+dir, "others may write to %s (%v)", dir, info.Mode().Perm())
+	}
+	return ok("%s can be written", dir)
+}
+
+// existing returns dir, or the nearest folder above it that is there.
+func existing(dir string) string {
+	for {
+		_, err := os.Stat(dir)
+		up := filepath.Dir(dir)
+		if err == nil || up == dir || !errors.Is(err, fs.ErrNotExist) && !notFolder(up) {
+			return dir
+		}
+		dir = up
+	}
+}
+
+// notFolder tells of a path that leads through a file.
+func notFolder(dir string) bool {
+	info, err := os.Stat(dir)
+	return err != nil || !info.IsDir()
+}
+
+// checkProfile finds the profile that is used. Its file is read whole.
+func checkProfile(_ context.Context, v *visit) Finding {
+	profiles, err := diaspora.UserProfiles(v.Getenv)
+	if err != nil {
+		return failed(err, "set DIASPORA_CONFIG_DIR")
+	}
+	name, address := v.Getenv("DIASPORA_PROFILE"), v.Getenv("DIASPORA_URL")
+	if name == "" && address != "" {
+		name = profileOf(profiles, address)
+		if name == "" {
+			return ok("none is used: DIASPORA_URL names the fabric")
+		}
+	}
+	if name == "" {
+		if name, err = profiles.Current(); err != nil {
+			return failed(err, `run "diaspora login URL"`)
+		}
+	}
+	if _, err := profiles.Load(name); err != nil {
+		return failed(err, "log in again to mend it")
+	}
+	return ok("%q", name).and(func() { v.profile = name })
+}
+
+// profileOf returns the profile whose fabric has the address, or "".
+func profileOf(profiles *diaspora.Profiles, address string) string {
+	wanted, err := endpointURL(address)
+	if err != nil {
+		return ""
+	}
+	names, _ := profiles.Names()
+	if current, err := profiles.Current(); err == nil {
+		names = append([]string{current}, names...)
+	}
+	for _, name := range names {
+		profile, err := profiles.Load(name)
+		if err != nil {
+			continue
+		}
+		if have, err := endpointURL(profile.URL); err == nil && *have == *wanted {
+			return name
+		}
+	}
+	return ""
+}
+
+// endpointURL is the address of an ACL endpoint without what people paste behind it.
+func endpointURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(strings.TrimSpace(raw))
+	if err != nil {
+		return nil, err
+	}
+	path := strings.TrimRight(u.Path, "/")
+	path = strings.TrimSuffix(path, "/.well-known/diaspora")
+	path = strings.TrimSuffix(path, "/acl")
+	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(path, "/")}, nil
+}
+
+// fromEnvironment names the variable that signs in, or "" if a profile does.
+func (v *visit) fromEnvironment() string {
+	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if v.Getenv(name) != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// loginAdvice is what to do when somebody has to log in.
+func (v *visit) loginAdvice() string {
+	switch from := v.fromEnvironment(); {
+	case from == "DIASPORA_CLIENT_ID":
+		return "check DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET"
+	case from != "":
+		return `get another refresh token with "diaspora token --refresh" where you are logged in`
+	case v.profile != "":
+		return `run "diaspora login --profile ` + v.profile + `"`
+	}
+	return `run "diaspora login URL"`
+}
+
+// checkTokenFile looks at the file of the login: that it is there, whole and private.
+func checkTokenFile(_ context.Context, v *visit) Finding {
+	if from := v.fromEnvironment(); from != "" {
+		return ok("none is needed: %s signs in", from)
+	}
+	if v.profile == "" {
+		return failure(`run "diaspora login" with that address, or set DIASPORA_REFRESH`, "nobody is logged in to %s", hostOf(v.Getenv("DIASPORA_URL")))
+	}
+	profiles, err := diaspora.UserProfiles(v.Getenv)
+	if err != nil {
+		return failed(err, "set DIASPORA_CONFIG_DIR")
+	}
+	store, err := profiles.Store(v.profile)
+	if err != nil {
+		return insecure(err, filepath.Join(profiles.Dir(), "tokens", v.profile+".json"), v.loginAdvice())
+	}
+	login, err := store.Load()
+	switch {
+	case errors.Is(err, globus.ErrLoginRequired):
+		return failure(v.loginAdvice(), "nobody is logged in: %s is not there", store.Path())
+	case errors.Is(err, fs.ErrPermission):
+		return failure("chown it to yourself, or log in again", "%v; was it made by another user, with sudo?", err)
+	case err != nil:
+		return insecure(err, store.Path(), v.loginAdvice())
+	}
+	return ok("%s, of %s", store.Path(), orElse(login.Identity.Username, login.Identity.Subject))
+}
+
+// insecure makes a finding of the error of a token file, with the whole command if that is
+// to make it private.
+func insecure(err error, path, next string) Finding {
+	text := err.Error()
+	if _, why, private := strings.Cut(text, globus.ErrInsecureFile.Error()+": "); private {
+		if why, command, ok := strings.Cut(why, ": chmod 700 it"); ok {
+			return failure("chmod 700 "+filepath.Dir(path)+command, "%s", why)
+		}
+		why, command, _ := strings.Cut(why, ": chmod 600 it")
+		return failure("chmod 600 "+path+command, "%s", why)
+	}
+	return failure(next, "%s", text)
+}
+
+func hostOf(address string) string {
+	if u, err := url.Parse(address); err == nil && u.Host != "" {
+		return u.Host
+	}
+	return "the fabric"
+}
+
+func orElse(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// checkConfiguration puts together what the others have looked at, as every command does.
+func checkConfiguration(_ context.Context, v *visit) Finding {
+	cfg, err := diaspora.ConfigFromEnv(v.Getenv)
+	if err != nil {
+		return failed(err, "correct what it names")
+	}
+	u, err := endpointURL(cfg.URL)
+	if err != nil {
+		return failure("log in again", "the URL of the fabric cannot be parsed")
+	}
+	cfg.Diagnostics = v.diag.logger()
+	cfg.DialTimeout = v.Timeout
+	who := orElse(cfg.Identity.Username, "somebody yet to be known")
+	return ok("%s, as %s", u, who).and(func() { v.cfg, v.endpoint = cfg, u })
+}

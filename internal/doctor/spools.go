@@ -1,0 +1,215 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+const otherState = "set DIASPORA_STATE_DIR to a folder of yours on a local disk"
+
+// checkSpoolFolder looks at the folder in which the program makes its spools.
+func checkSpoolFolder(_ context.Context, v *visit) Finding {
+	home, dirs, err := v.Spools()
+	if err != nil {
+		return failure(otherState, "%v", err)
+	}
+	learn := func() { v.home, v.dirs = home, dirs }
+	at := existing(home)
+	info, err := os.Stat(at)
+	switch {
+	case err != nil:
+		return failure(otherState, "%v", err)
+	case !info.IsDir():
+		return failure(otherState, "%s cannot be made: %s is no folder", home, at)
+	}
+	probe, err := os.CreateTemp(at, ".diaspora-doctor-*")
+	if err != nil {
+		return failure(otherState, "no spool can be made: %v", err)
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return failure(otherState, "%v", err)
+	}
+	if len(dirs) == 0 {
+		return ok("%s has no spool yet, and can have one", home).and(learn)
+	}
+	return ok("%s has %s", home, count(len(dirs), "spool")).and(learn)
+}
+
+// checkSpoolFiles looks at all spools: who may see them, and whether they are whole. The
+// events are not read: "diaspora spool verify" does that.
+func checkSpoolFiles(_ context.Context, v *visit) Finding {
+	var reports []spool.Report
+	for _, dir := range v.dirs {
+		if uid, known := ownerOf(dir); known && uid != v.user() {
+			return failure("chown it, or "+otherState, "%s belongs to the user %d, not to you", dir, uid)
+		}
+		report, err := spool.Check(dir)
+		if err != nil {
+			return failure(`look with "diaspora spool verify"`, "%v", err)
+		}
+		if n := len(report.Problems); n > 0 {
+			text := report.Problems[0]
+			if n > 1 {
+				text += fmt.Sprintf(" (and %d more)", n-1)
+			}
+			return failure(`see all with "diaspora spool verify"`, "%s: %s", dir, text)
+		}
+		reports = append(reports, report)
+	}
+	if len(reports) == 0 {
+		return ok("there are none")
+	}
+	return ok("private, and whole as far as can be seen without reading the events").and(func() { v.spools = reports })
+}
+
+// checkLocks tries whether locks work where tokens and spools are.
+func checkLocks(_ context.Context, v *visit) Finding {
+	at := existing(v.home)
+	if err := v.locks(at); err != nil {
+		return warning(otherState+", and DIASPORA_CONFIG_DIR too", "in %s locks do not work: %v", at, err)
+	}
+	return ok("they work in %s", at)
+}
+
+// checkFileSystem warns of file systems that a spool should not be on.
+func checkFileSystem(_ context.Context, v *visit) Finding {
+	at := existing(v.home)
+	kind, err := v.fileSystem(at)
+	if err != nil {
+		return warning(otherState, "%s: %v", at, err)
+	}
+	return fileSystemFinding(at, kind).and(func() { v.kind = kind })
+}
+
+func fileSystemFinding(at string, kind spool.FileSystemKind) Finding {
+	switch {
+	case kind.InMemory:
+		return warning(otherState, "%s is in memory (%s): what waits there is lost when the machine stops", at, kind.Name)
+	case kind.Shared && kind.Name != "":
+		return warning(otherState, "%s is on %s: slow, and not there when the network is away", at, kind.Name)
+	case kind.Shared:
+		return ok("of %s it cannot be known here", at)
+	}
+	return ok("%s is on a local disk", at)
+}
+
+const (
+	spaceFails   = 16 << 20 // a spool stops at once
+	spaceWarns   = 1 << 30  // a spool may become that large
+	entriesWarns = 1000
+)
+
+// diskSpace is what there is left for this user.
+type diskSpace struct {
+	free, total uint64
+	entries     uint64 // files that can still be made; 0 if that is not counted
+}
+
+// checkSpace looks at the room for events that have to wait.
+func checkSpace(_ context.Context, v *visit) Finding {
+	at := existing(v.home)
+	space, err := v.space(at)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return ok("it cannot be known here")
+	case err != nil:
+		return warning(otherState, "%s: %v", at, err)
+	}
+	return spaceFinding(at, space).and(func() { v.left = space })
+}
+
+func spaceFinding(at string, space diskSpace) Finding {
+	switch {
+	case space.free < spaceFails:
+		return failure("make room, or "+otherState, "%s of %s are free at %s: events cannot be kept", size(space.free), size(space.total), at)
+	case space.free < spaceWarns:
+		return warning("make room: a spool may grow to 1 GiB", "%s of %s are free at %s", size(space.free), size(space.total), at)
+	case space.entries > 0 && space.entries < entriesWarns:
+		return warning("remove files", "only %d more files can be made at %s", space.entries, at)
+	}
+	return ok("%s of %s are free at %s", size(space.free), size(space.total), at)
+}
+
+// backlogWarns is how long events may be on their way.
+const backlogWarns = 5 * time.Minute
+
+// checkBacklog looks at the events that wait: since when, and why.
+func checkBacklog(_ context.Context, v *visit) Finding {
+	var events uint64
+	var bytes int64
+	var oldest time.Time
+	why, owned, foreign := "", false, ""
+	for _, r := range v.spools {
+		if r.Events == 0 {
+			continue
+		}
+		events += r.Events
+		bytes += r.Bytes
+		if oldest.IsZero() || r.Oldest.Before(oldest) {
+			oldest = r.Oldest
+		}
+		if r.Note != "" {
+			why = r.Note
+		}
+		owned = owned || r.Owner != nil && !r.Owner.Gone()
+		if me := v.cfg.Identity.Subject; me != "" && r.Subject != "" && r.Subject != me {
+			foreign = r.Subject
+		}
+	}
+	if events == 0 {
+		return ok("no event waits")
+	}
+	age := v.Now().Sub(oldest)
+	text := fmt.Sprintf("%s (%s) since %s", count(int(events), "event"), size(uint64(bytes)), span(max(0, age)))
+	switch {
+	case foreign != "":
+		return warning("log in as who logged them; nobody else may send them", "%s, of another identity: %s", text, foreign)
+	case owned && age < backlogWarns && why == "":
+		return ok("%s, on their way", text)
+	case owned:
+		return warning("the other checks say what to mend; they are sent by themselves then", "%s: %s", text, orElse(why, "they are slow"))
+	}
+	return warning(`run "diaspora spool drain"`, "%s: %s", text, orElse(why, "no process sends them"))
+}
+
+// checkQuarantine counts what the cluster will never take.
+func checkQuarantine(_ context.Context, v *visit) Finding {
+	var n uint64
+	for _, r := range v.spools {
+		n += r.Quarantined
+	}
+	if n > 0 {
+		return warning(`see why with "diaspora spool cat --quarantine"`, "%s set aside, since the cluster never took them", count(int(n), "event"))
+	}
+	return ok("nothing was set aside")
+}
+
+// checkLosses counts what is gone.
+func checkLosses(_ context.Context, v *visit) Finding {
+	var dropped, damaged uint64
+	for _, r := range v.spools {
+		dropped += r.Dropped
+		damaged += r.Damaged
+	}
+	switch {
+	case damaged > 0:
+		return warning(`see "diaspora spool verify", and check the disk`, "%s damaged, %d dropped", count(int(damaged), "event"), dropped)
+	case dropped > 0:
+		return warning("give the spool more room, or another policy", "%s dropped, since the spool was full", count(int(dropped), "event"))
+	}
+	return ok("nothing was lost")
+}
+
+// ownerOf returns whose a directory is.
+func ownerOf(dir string) (uid int, known bool) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return 0, false
+	}
+	return fileOwner(info)
+}

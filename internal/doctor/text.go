@@ -1,0 +1,159 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// symbols stand for a status beside its word, for the eye.
+var symbols = map[Status]string{OK: "+", Warning: "!", Failure: "x", NotTried: "-"}
+
+// String returns the finding in a line, with the advice in a second one.
+func (f Finding) String() string { return f.line(f.Check) }
+
+func (f Finding) line(what string) string {
+	seen := f.Seen
+	if f.Status == NotTried {
+		seen = "because " + seen
+	}
+	text := fmt.Sprintf("%s %-9s  %s: %s", symbols[f.Status], f.Status, what, oneLine(seen))
+	if f.Next != "" {
+		text += "\n             hint: " + oneLine(f.Next)
+	}
+	return text
+}
+
+// Printer makes lines of findings, as they come. Checks in a row that were not tried for one
+// and the same reason share a line.
+type Printer struct {
+	// Quiet leaves out what is well, and what was not tried.
+	Quiet bool
+
+	idle []Finding // not tried, and not printed yet
+}
+
+// Add returns the lines that can be printed once the finding is there.
+func (p *Printer) Add(f Finding) []string {
+	switch {
+	case p.Quiet && (f.Status == OK || f.Status == NotTried):
+		return nil
+	case f.Status != NotTried:
+		return append(p.End(), f.String())
+	case len(p.idle) > 0 && p.idle[0].Seen != f.Seen:
+		lines := p.End()
+		p.idle = append(p.idle, f)
+		return lines
+	}
+	p.idle = append(p.idle, f)
+	return nil
+}
+
+// End returns the lines that are left.
+func (p *Printer) End() []string {
+	if len(p.idle) == 0 {
+		return nil
+	}
+	const most = 4 // names in a line
+	var names []string
+	for _, f := range p.idle {
+		names = append(names, f.Check)
+	}
+	what := strings.Join(names, ", ")
+	if n := len(names); n > most {
+		what = fmt.Sprintf("%d checks, from %s to %s", n, names[0], names[n-1])
+	}
+	lines := []string{p.idle[0].line(what)}
+	p.idle = nil
+	return lines
+}
+
+// Summary counts the findings in a line.
+func (r *Report) Summary() string {
+	parts := []string{}
+	for _, s := range []struct {
+		status   Status
+		one, all string
+	}{{Failure, "failure", "failures"}, {Warning, "warning", "warnings"}, {NotTried, "not tried", "not tried"}, {OK, "ok", "ok"}} {
+		switch n := r.Count(s.status); {
+		case n == 1:
+			parts = append(parts, "1 "+s.one)
+		case n > 1 || s.status == OK:
+			parts = append(parts, fmt.Sprint(n, " ", s.all))
+		}
+	}
+	return fmt.Sprintf("%d checks: %s", len(r.Findings), strings.Join(parts, ", "))
+}
+
+// Text is the whole report for people.
+func (r *Report) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "diaspora %s (%s, %s/%s), %s\n", r.Version, r.Go, r.OS, r.Arch, r.Time.Format(time.RFC3339))
+	var p Printer
+	for _, f := range r.Findings {
+		for _, line := range p.Add(f) {
+			b.WriteString(line + "\n")
+		}
+	}
+	for _, line := range append(p.End(), r.Summary()) {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+// maxLine bounds what strangers can make a finding say.
+const maxLine = 500
+
+// oneLine folds a text into one line of a bounded length.
+func oneLine(text string) string {
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	if len(text) > maxLine {
+		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
+	}
+	return text
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// span is a duration in its largest unit.
+func span(d time.Duration) string {
+	switch d = d.Abs(); {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 72*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+func size(n uint64) string {
+	switch {
+	case n < 1e3:
+		return fmt.Sprintf("%d B", n)
+	case n < 1e6:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1e9:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}
+
+func ms(d time.Duration) float64 {
+	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
+}
+
+// way lists legs with their times.
+func way(legs []Leg) string {
+	var parts []string
+	for _, l := range legs {
+		parts = append(parts, fmt.Sprintf("%s %.1f", l.Name, l.MS))
+	}
+	return strings.Join(parts, ", ") + " ms"
+}

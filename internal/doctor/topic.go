@@ -1,0 +1,230 @@
+package doctor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// topicState is the topic that the test event goes to.
+type topicState struct {
+	name       string
+	partitions int
+	replicas   int // of the partition that has the fewest
+	rights     int32
+}
+
+// EchoTopic is the topic of theirs that people may claim for test events, which then
+// go to no other.
+const EchoTopic = "doctor"
+
+// checkTopics lists the person's topics, and picks one unless one is named.
+func checkTopics(ctx context.Context, v *visit) Finding {
+	client, err := diaspora.NewClient(v.cfg)
+	if err != nil {
+		return failed(err, "try again; if it stays so, tell the operator")
+	}
+	topics, err := client.Topics(ctx)
+	if err != nil {
+		return failed(err, "try again; if it stays so, tell the operator")
+	}
+	var names []string
+	for _, t := range topics {
+		names = append(names, t.Name)
+	}
+	slices.Sort(names)
+	switch {
+	case v.Topic != "" && len(names) == 0:
+		return ok("you have none; --topic names %s", v.Topic)
+	case v.Topic != "":
+		return ok("%s: %s; --topic names %s", count(len(names), "topic"), someOf(names), v.Topic)
+	case len(names) == 0:
+		return warning("claim one: diaspora topic claim NAME", "you have none, so no event can be tried")
+	}
+	pick := names[0]
+	if slices.Contains(names, EchoTopic) {
+		pick = EchoTopic
+	}
+	return ok("%s: %s; a test event goes to %s", count(len(names), "topic"), someOf(names), pick).and(func() { v.topic.name = pick })
+}
+
+// checkTopic asks the broker for the topic, and for what one may do with it.
+func checkTopic(ctx context.Context, v *visit) Finding {
+	name := orElse(v.Topic, v.topic.name)
+	if name == "" {
+		return notTried("there is no topic to try; name one with --topic")
+	}
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version, req.IncludeTopicAuthorizedOperations = 8, true
+	topic := kmsg.NewMetadataRequestTopic()
+	topic.Topic = kmsg.StringPtr(name)
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(ctx, v.first)
+	if err == nil && len(resp.Topics) != 1 {
+		err = errNotKafka
+	}
+	if err == nil {
+		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
+	}
+	if err != nil {
+		return failure(v.kafkaAdvice(err), "%s: %s", name, kafkaWords(err))
+	}
+	found := resp.Topics[0]
+	state := topicState{name: name, partitions: len(found.Partitions), rights: found.AuthorizedOperations}
+	for i, p := range found.Partitions {
+		if p.Leader < 0 || kerr.ErrorForCode(p.ErrorCode) != nil {
+			return failure("a broker is away; wait, or tell the operator", "%s: partition %d has no leader", name, p.Partition)
+		}
+		if i == 0 || len(p.Replicas) < state.replicas {
+			state.replicas = len(p.Replicas)
+		}
+	}
+	return ok("%s has %s, each with %s", name, count(state.partitions, "partition"), copies(state.replicas)).and(func() { v.topic = state })
+}
+
+func copies(n int) string {
+	if n == 1 {
+		return "1 copy"
+	}
+	return fmt.Sprint(n, " copies")
+}
+
+// checkTopicSettings looks at those on which promises hang.
+func checkTopicSettings(ctx context.Context, v *visit) Finding {
+	resource := kmsg.NewDescribeConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, v.topic.name
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	req.Version = 1
+	req.Resources = append(req.Resources, resource)
+	resp, err := req.RequestWith(ctx, v.first)
+	if err == nil && len(resp.Resources) != 1 {
+		err = errNotKafka
+	}
+	if err == nil {
+		err = kerr.ErrorForCode(resp.Resources[0].ErrorCode)
+	}
+	if errors.Is(err, kerr.TopicAuthorizationFailed) {
+		return ok("only the owner of %s may see them", v.topic.name)
+	}
+	if err != nil {
+		return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+	}
+	have := map[string]string{}
+	for _, c := range resp.Resources[0].Configs {
+		if c.Value != nil {
+			have[c.Name] = *c.Value
+		}
+	}
+	const next = "tell the operator: it is mended within a minute where the service runs"
+	least, _ := strconv.Atoi(have["min.insync.replicas"])
+	switch {
+	case have["message.timestamp.type"] != "LogAppendTime":
+		return warning(next, "message.timestamp.type is %s: late events may be deleted on arrival", orElse(have["message.timestamp.type"], "not known"))
+	case have["unclean.leader.election.enable"] == "true":
+		return warning(next, "unclean.leader.election.enable is true: acknowledged events can be lost")
+	case v.topic.replicas >= 3 && least < 2:
+		return warning("tell the operator", "min.insync.replicas is %d: an event may be acknowledged with one copy", least)
+	}
+	return ok("as they should be")
+}
+
+// checkWrite and checkRead go by what the broker says one may do.
+func checkWrite(_ context.Context, v *visit) Finding {
+	return v.right(kmsg.ACLOperationWrite, "write to")
+}
+func checkRead(_ context.Context, v *visit) Finding { return v.right(kmsg.ACLOperationRead, "read") }
+
+func (v *visit) right(operation kmsg.ACLOperation, verb string) Finding {
+	const unknown = -1 << 31
+	switch {
+	case v.topic.rights == unknown:
+		return ok("the broker does not say; the test event will tell")
+	case v.topic.rights&(1<<operation) == 0:
+		return failure("ask its owner for the right, or name a topic of yours with --topic", "you may not %s %s", verb, v.topic.name)
+	}
+	return ok("you may %s %s", verb, v.topic.name)
+}
+
+// sentEvent is the test event that was acknowledged.
+type sentEvent struct {
+	id        string
+	partition int32
+	offset    int64
+	took      time.Duration
+}
+
+// checkProduce logs a test event, by the client that programs use.
+func checkProduce(ctx context.Context, v *visit) Finding {
+	client, err := diaspora.Dial(ctx, v.cfg)
+	if err != nil {
+		return failed(err, v.kafkaAdvice(err))
+	}
+	defer client.Close()
+	sent := sentEvent{id: rand.Text()}
+	record := &kgo.Record{
+		Topic: v.topic.name,
+		Key:   []byte("diaspora-doctor"),
+		Value: []byte(`{"diaspora":"doctor","note":"a test event; ignore it"}`),
+		Headers: []kgo.RecordHeader{
+			{Key: diaspora.HeaderTime, Value: []byte(v.Now().UTC().Format(time.RFC3339Nano))},
+			{Key: diaspora.HeaderID, Value: []byte(sent.id)},
+		},
+	}
+	began := time.Now()
+	acknowledged := make(chan error, 1)
+	// A record that is on its way does not end with ctx.
+	client.Produce(ctx, record, func(_ *kgo.Record, err error) { acknowledged <- err })
+	select {
+	case err = <-acknowledged:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+	}
+	sent.partition, sent.offset, sent.took = record.Partition, record.Offset, time.Since(began)
+	f := ok("%s, partition %d, offset %d: acknowledged in %.1f ms", v.topic.name, sent.partition, sent.offset, ms(sent.took))
+	f.Legs = []Leg{{"produce", ms(sent.took)}}
+	return f.and(func() { v.sent = sent })
+}
+
+// checkConsume reads the test event back, and sums up the legs of its way.
+func checkConsume(ctx context.Context, v *visit) Finding {
+	client, err := diaspora.Dial(ctx, v.cfg, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
+		v.topic.name: {v.sent.partition: kgo.NewOffset().At(v.sent.offset)},
+	}))
+	if err != nil {
+		return failed(err, v.kafkaAdvice(err))
+	}
+	defer client.Close()
+	began := time.Now()
+	for {
+		fetches := client.PollFetches(ctx)
+		var found bool
+		fetches.EachRecord(func(r *kgo.Record) {
+			for _, h := range r.Headers {
+				found = found || h.Key == diaspora.HeaderID && string(h.Value) == v.sent.id
+			}
+		})
+		if found {
+			break
+		}
+		if err := fetches.Err(); err != nil {
+			return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+		}
+	}
+	legs := append(slices.Clone(v.first.legs), Leg{"produce", ms(v.sent.took)}, Leg{"fetch", ms(time.Since(began))})
+	f := ok("the event came back; by leg: %s", way(legs))
+	f.Legs = legs
+	return f
+}

@@ -1,0 +1,142 @@
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// connection is one to a gateway, by hand: a Kafka client would hide each leg, and
+// mend what is to be found.
+type connection struct {
+	net.Conn
+	address string
+	state   tlsState
+	legs    []Leg
+	session time.Duration // how long it is signed in for; 0 is without end
+	asked   int32
+}
+
+const maxAnswerBytes = 16 << 20
+
+func (c *connection) close() { c.Conn.Close() }
+
+// connect opens a connection, over TLS unless secure is nil, and shakes hands.
+func (v *visit) connect(ctx context.Context, address string, secure *tls.Config) (*connection, error) {
+	c := &connection{address: address, state: tlsState{address: address}}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	dial := address
+	if _, err := netip.ParseAddr(host); err != nil {
+		began := time.Now()
+		found, err := v.Resolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return nil, err
+		}
+		c.leg("DNS", began)
+		if len(found) == 1 { // else the dialer tries them side by side
+			dial = net.JoinHostPort(found[0].String(), port)
+		}
+	}
+	began := time.Now()
+	conn, err := v.dialer().DialContext(ctx, "tcp", dial)
+	if err != nil {
+		return nil, err
+	}
+	c.Conn = conn
+	c.leg("TCP", began)
+	if secure == nil {
+		return c, nil
+	}
+	began = time.Now()
+	secure = secure.Clone()
+	secure.ServerName = host
+	encrypted := tls.Client(conn, secure)
+	if err := encrypted.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	c.leg("TLS", began)
+	c.Conn, c.state.leaf = encrypted, encrypted.ConnectionState().PeerCertificates[0]
+	return c, nil
+}
+
+func (c *connection) leg(name string, began time.Time) {
+	c.legs = append(c.legs, Leg{name, ms(time.Since(began))})
+}
+
+// signIn shows the gateway a token.
+func (c *connection) signIn(ctx context.Context, token globus.Secret) error {
+	began := time.Now()
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
+	shaken, err := handshake.RequestWith(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := kerr.ErrorForCode(shaken.ErrorCode); err != nil {
+		return err
+	}
+	login := kmsg.NewPtrSASLAuthenticateRequest()
+	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token.Reveal()+"\x01\x01")
+	answer, err := login.RequestWith(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+		if answer.ErrorMessage != nil && *answer.ErrorMessage != "" {
+			return fmt.Errorf("%w: %s", err, *answer.ErrorMessage)
+		}
+		return err
+	}
+	c.session = time.Duration(answer.SessionLifetimeMillis) * time.Millisecond
+	c.leg("sign-in", began)
+	return nil
+}
+
+// Request implements [kmsg.Requestor], for one request at a time.
+func (c *connection) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
+	deadline, _ := ctx.Deadline()
+	if err := c.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	c.asked++
+	formatter := kmsg.NewRequestFormatter(kmsg.FormatterClientID("diaspora-doctor"))
+	if _, err := c.Write(formatter.AppendRequest(nil, req, c.asked)); err != nil {
+		return nil, err
+	}
+	var head [8]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if correlation := int32(binary.BigEndian.Uint32(head[4:])); correlation != c.asked || size < 4 || size > maxAnswerBytes {
+		return nil, errNotKafka
+	}
+	body := make([]byte, size-4)
+	if _, err := io.ReadFull(c, body); err != nil {
+		return nil, err
+	}
+	resp := req.ResponseKind()
+	if err := resp.ReadFrom(body); err != nil {
+		return nil, errNotKafka
+	}
+	return resp, nil
+}
+
+var errNotKafka = errors.New("what answers there does not speak Kafka")
