@@ -3,25 +3,14 @@ package faultnet
 import (
 	"net"
 	"sync"
-	"syscall"
 	"time"
 )
 
 // A network holds little by itself: what a slow one has not passed on stays with the sender.
 const (
 	pieceBytes = 1 << 10 // passes at once
-	kernelHold = 4 << 10 // of the sockets of a slow link; the kernel doubles it
 	pieceQueue = 256     // pieces on their way, on a link of long delay
 )
-
-// smallBuffers makes sockets that hold little.
-var smallBuffers = net.ListenConfig{Control: func(_, _ string, conn syscall.RawConn) error {
-	return conn.Control(func(fd uintptr) {
-		for _, option := range []int{syscall.SO_RCVBUF, syscall.SO_SNDBUF} {
-			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, option, kernelHold)
-		}
-	})
-}}
 
 // piece is some bytes on their way.
 type piece struct {
