@@ -16,11 +16,13 @@ type patientConn struct {
 	reading, writing deadline
 }
 
-// Written at once, and held back by the kernel at most, so that there is progress to see.
-// At 64 kbit/s the two together take 12 s.
+// Written at once, at first, and held back by the kernel at most, so that there is progress
+// to see. At 64 kbit/s the two together take 12 s. As long as pieces pass quickly each is twice
+// as large as the one before.
 const (
 	pieceBytes  = 32 << 10
 	unsentBytes = 64 << 10
+	quickly     = 20 * time.Millisecond
 )
 
 func newPatientConn(conn net.Conn, progress func()) net.Conn {
@@ -41,11 +43,14 @@ func (p *patientConn) Read(b []byte) (int, error) {
 }
 
 func (p *patientConn) Write(b []byte) (n int, err error) {
-	for {
-		piece := b[n:min(n+pieceBytes, len(b))]
-		m, err := p.Conn.Write(piece)
+	for size := pieceBytes; ; {
+		began := time.Now()
+		m, err := p.Conn.Write(b[n:min(n+size, len(b))])
 		if n += m; err != nil || n == len(b) {
 			return n, err
+		}
+		if size *= 2; time.Since(began) > quickly {
+			size = pieceBytes
 		}
 		p.writing.extend()
 		if p.progress != nil {

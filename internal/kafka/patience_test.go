@@ -6,12 +6,26 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// trickle passes so many bytes on in each second, for ever.
+// slowPipe is a connection, and its far end, from and to which trickle passes bytes.
+// Both end with the test.
+func slowPipe(t *testing.T) (near, far net.Conn, trickling *sync.WaitGroup) {
+	near, far = net.Pipe()
+	trickling = new(sync.WaitGroup)
+	t.Cleanup(func() {
+		near.Close()
+		far.Close()
+		trickling.Wait()
+	})
+	return near, far, trickling
+}
+
+// trickle passes so many bytes on in each second, until one of the two is closed.
 func trickle(to io.Writer, from io.Reader, bytes int) {
 	buf := make([]byte, bytes)
 	for {
@@ -30,12 +44,11 @@ func trickle(to io.Writer, from io.Reader, bytes int) {
 func TestPatience(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		t.Cleanup(func() { near.Close(); far.Close() })
+		near, far, trickling := slowPipe(t)
 		pieces := 0
 		conn := newPatientConn(near, func() { pieces++ })
 
-		go trickle(io.Discard, far, 8<<10)
+		trickling.Go(func() { trickle(io.Discard, far, 8<<10) })
 		conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
 		large := make([]byte, 1<<20)
 		if n, err := conn.Write(large); n != len(large) || err != nil {
@@ -48,7 +61,7 @@ func TestPatience(t *testing.T) {
 			t.Errorf("Write of nothing = %d, %v", n, err)
 		}
 
-		go trickle(far, bytes.NewReader(large), 8<<10)
+		trickling.Go(func() { trickle(far, bytes.NewReader(large), 8<<10) })
 		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if n, err := io.ReadFull(conn, make([]byte, len(large))); err != nil {
 			t.Errorf("a megabyte that takes two minutes: read %d, %v", n, err)
@@ -65,10 +78,9 @@ func TestPatience(t *testing.T) {
 func TestPatienceEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		t.Cleanup(func() { near.Close(); far.Close() })
+		near, far, trickling := slowPipe(t)
 		conn := newPatientConn(near, nil)
-		go trickle(io.Discard, far, 8<<10)
+		trickling.Go(func() { trickle(io.Discard, far, 8<<10) })
 		conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
 		time.AfterFunc(30*time.Second, func() { conn.SetDeadline(time.Now()) }) // as the client does when it is closed
 		began := time.Now()
