@@ -357,7 +357,7 @@ func failed(err error, next string) Finding {
 		text, next = text[:len(text)-len("; "+hint)], hint
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		text = "no answer in time"
+		text, next = "no answer in time", "try again, with a longer --timeout too; if it stays so, tell the operator"
 	}
 	return failure(next, "%s", text)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -27,6 +28,23 @@ func TestAllIsWell(t *testing.T) {
 	for name, prepare := range map[string]func(*world){
 		"plaintext": func(*world) {},
 		"TLS":       func(w *world) { w.standBehind(w.front(func(*front, *authority) {})) },
+		"DIASPORA_REFRESH, and no profile": func(w *world) {
+			token, _ := w.login.Token(w.fabric.Discovery().Globus.ResourceServer)
+			w.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.TempDir(), "elsewhere")
+			w.vars["DIASPORA_URL"], w.vars["DIASPORA_REFRESH"] = w.fabric.URL(), token.RefreshToken.Reveal()
+		},
+		"DIASPORA_URL, and a profile for it": func(w *world) { w.vars["DIASPORA_URL"] = w.fabric.URL() + "/acl" },
+		"a client": func(w *world) {
+			secret, err := w.fabric.Globus().ClientSecret(globusdev.ServiceClientID)
+			w.must(err)
+			w.vars["DIASPORA_CLIENT_ID"], w.vars["DIASPORA_CLIENT_SECRET"] = globusdev.ServiceClientID, secret.Reveal()
+			cfg, err := diaspora.ConfigFromEnv(w.cfg.Getenv)
+			w.must(err)
+			client, err := diaspora.NewClient(cfg)
+			w.must(err)
+			_, err = client.Claim(w.Context(), diaspora.ClaimRequest{Name: "readings"})
+			w.must(err)
+		},
 		"events on their way": func(w *world) {
 			dir := filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1")
 			s, err := spool.Open(spool.Options{Dir: dir, Subject: w.login.Identity.Subject})

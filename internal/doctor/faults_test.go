@@ -256,7 +256,7 @@ var faults = []fault{
 			w.standBehind(w.front(func(f *front, a *authority) { f.gateway = a.certificate(w.T, "", 72*time.Hour) }))
 		}},
 
-	{"sign-in", "nobody answers", Failure, `^no answer$`, `try again`, fabric.Config{},
+	{"sign-in", "nobody answers", Failure, `^` + here + `: no answer$`, `try again`, fabric.Config{},
 		func(w *world) { w.bootstrap(w.silent()); w.cfg.Timeout = time.Second }},
 	{"sign-in", "something else answers", Failure, `does not speak Kafka$`, `operator`, fabric.Config{},
 		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
