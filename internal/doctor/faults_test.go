@@ -75,9 +75,9 @@ var faults = []fault{
 	{"token file", "another fabric than one logged in to", Failure, `^nobody is logged in to other\.example\.org$`, `diaspora login`, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_URL"] = "https://other.example.org" }},
 
-	{"configuration", "no certificate in the CA file", Failure, `DIASPORA_CA_FILE: invalid: .* holds no PEM certificate`, ``, fabric.Config{},
+	{"configuration", "no certificate in the CA file", Failure, `^DIASPORA_CA_FILE: invalid: .* holds no PEM certificate`, ``, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_CA_FILE"] = w.write("ca.pem", "not one") }},
-	{"configuration", "malformed brokers", Failure, `DIASPORA_BOOTSTRAP: invalid`, ``, fabric.Config{},
+	{"configuration", "malformed brokers", Failure, `^DIASPORA_BOOTSTRAP: invalid`, ``, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_BOOTSTRAP"] = "https://there" }},
 
 	{"proxy", "one that carries the fabric's pages", Warning, `^127\.0\.0\.1 is reached through the proxy proxy\.example\.org:3128; events go past`, `NO_PROXY`, fabric.Config{},
@@ -103,7 +103,7 @@ var faults = []fault{
 		func(w *world) {
 			w.names(nil)
 			w.store("https://fabric.silent", w.fabric.Discovery())
-			w.cfg.Timeout = time.Second
+			w.hurry("proxy")
 		}},
 
 	{"TCP", "refused", Failure, here + `: connection refused$`, `is it running`, fabric.Config{},
@@ -125,7 +125,7 @@ var faults = []fault{
 	{"TLS", "none where it should be", Failure, `does not speak TLS$`, `https`, fabric.Config{},
 		func(w *world) { w.store("https"+strings.TrimPrefix(w.fabric.URL(), "http"), w.fabric.Discovery()) }},
 	{"TLS", "no answer", Failure, here + `: no answer$`, `firewall`, fabric.Config{},
-		func(w *world) { w.store("https://"+w.silent(), w.fabric.Discovery()); w.cfg.Timeout = time.Second }},
+		func(w *world) { w.store("https://"+w.silent(), w.fabric.Discovery()); w.hurry("TCP") }},
 	{"TLS", "plain http beyond this machine", Failure, `is plain http, where anybody`, `^use the https`, fabric.Config{},
 		func(w *world) {
 			w.names(map[string]netip.Addr{"fabric.test": netip.MustParseAddr("127.0.0.1")})
@@ -257,7 +257,7 @@ var faults = []fault{
 		}},
 
 	{"sign-in", "nobody answers", Failure, `^` + here + `: no answer$`, `try again`, fabric.Config{},
-		func(w *world) { w.bootstrap(w.silent()); w.cfg.Timeout = time.Second }},
+		func(w *world) { w.bootstrap(w.silent()); w.hurry("gateway certificate") }},
 	{"sign-in", "something else answers", Failure, `does not speak Kafka$`, `operator`, fabric.Config{},
 		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
 	{"sign-in", "revoked a moment ago", Failure, `diaspora login`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
@@ -297,13 +297,11 @@ var faults = []fault{
 
 	{"produce", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.cfg.Timeout = 3 * time.Second
-			w.then["read"] = func() { w.must(w.fabric.StopGateway(0)) }
+			w.then["read"] = func() { w.must(w.fabric.StopGateway(0)); w.hurryNow() }
 		}},
 	{"consume", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.cfg.Timeout = 3 * time.Second
-			w.then["produce"] = func() { w.must(w.fabric.StopGateway(0)) }
+			w.then["produce"] = func() { w.must(w.fabric.StopGateway(0)); w.hurryNow() }
 		}},
 
 	{"spool folder", "below a file", Failure, `cannot be made: .*/file is no folder$`, `^set DIASPORA_STATE_DIR`, fabric.Config{},
@@ -440,6 +438,11 @@ func TestEveryCheckHasAFault(t *testing.T) {
 		t.Errorf("there is a fault for %q, which is no check", name)
 	}
 }
+
+// hurry gives the checks after one little time, for one of them is to use it up.
+func (w *world) hurry(after string) { w.then[after] = w.hurryNow }
+
+func (w *world) hurryNow() { w.visit.Timeout, w.visit.cfg.DialTimeout = time.Second, time.Second }
 
 func (w *world) must(err error) {
 	w.Helper()
