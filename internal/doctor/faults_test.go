@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -436,115 +435,5 @@ func TestEveryCheckHasAFault(t *testing.T) {
 	}
 	for name := range proved {
 		t.Errorf("there is a fault for %q, which is no check", name)
-	}
-}
-
-// hurry gives the checks after one little time, for one of them is to use it up.
-func (w *world) hurry(after string) { w.then[after] = w.hurryNow }
-
-func (w *world) hurryNow() { w.visit.Timeout, w.visit.cfg.DialTimeout = time.Second, time.Second }
-
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
-}
-
-func (w *world) chmod(path string, mode os.FileMode) { w.Helper(); w.must(os.Chmod(path, mode)) }
-
-func (w *world) overwrite(path, content string) {
-	w.Helper()
-	w.must(os.WriteFile(path, []byte(content), 0o600))
-}
-
-// front is one that is all right, but for what change does.
-func (w *world) front(change func(*front, *authority)) front {
-	w.Helper()
-	a := newAuthority(w.T)
-	f := front{acl: a.certificate(w.T, "", 100*24*time.Hour), gateway: a.certificate(w.T, "", 100*24*time.Hour), ca: a.pem}
-	change(&f, a)
-	return f
-}
-
-// page lets something else answer for a page of the fabric.
-func (w *world) page(path string, status int, contentType, body string) {
-	w.Helper()
-	w.standBehind(w.front(func(f *front, _ *authority) {
-		f.page = map[string]http.Handler{path: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			rw.Header().Set("Content-Type", contentType)
-			rw.WriteHeader(status)
-			rw.Write([]byte(body))
-		})}
-	}))
-}
-
-// bootstrap names gateways in place of the fabric's.
-func (w *world) bootstrap(addresses ...string) {
-	w.vars["DIASPORA_BOOTSTRAP"] = strings.Join(addresses, ",")
-}
-
-// lie makes the cluster say something else.
-func (w *world) lie(truth, lie string) {
-	w.Helper()
-	var address string
-	gateway := kafkaHost(w.fabric.Brokers()[0])
-	address = w.between(nil, func(frame []byte) []byte {
-		frame = bytes.ReplaceAll(frame, gateway, kafkaHost(address))
-		return bytes.ReplaceAll(frame, []byte(truth), []byte(lie))
-	})
-	w.bootstrap(address)
-}
-
-func (w *world) release() {
-	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	w.must(client.Release(w.Context(), "weather"))
-}
-
-func (w *world) claimAs(who, topic string) {
-	w.Helper()
-	cfg, err := w.fabric.As(w.Context(), who)
-	w.must(err)
-	client, err := diaspora.NewClient(cfg)
-	w.must(err)
-	_, err = client.Claim(w.Context(), diaspora.ClaimRequest{Name: topic})
-	w.must(err)
-}
-
-// useKey signs in with a token of an access key, which may do less than ada.
-func (w *world) useKey(req diaspora.AccessKeyRequest) {
-	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	key, err := client.CreateKey(w.Context(), req)
-	w.must(err)
-	response, err := http.PostForm(w.fabric.Discovery().TokenURL, url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
-	})
-	w.must(err)
-	defer response.Body.Close()
-	var answer struct {
-		AccessToken globus.Secret `json:"access_token"`
-	}
-	w.must(json.NewDecoder(response.Body).Decode(&answer))
-	w.cfg.Topic = "weather"
-	w.then["configuration"] = func() {
-		w.visit.cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: answer.AccessToken, Expiry: time.Now().Add(time.Hour)})
-	}
-}
-
-// forgotten waits until the fabric has noticed that ada's token was revoked.
-func (w *world) forgotten() {
-	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	for {
-		if _, err := client.Identity(w.Context()); errors.Is(err, diaspora.ErrUnauthenticated) {
-			return
-		} else if w.Context().Err() != nil {
-			w.Fatal(err)
-		}
 	}
 }
