@@ -113,13 +113,21 @@ func TestNothingHangs(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	defer close(release)
-	v := newVisit(Config{Getenv: func(string) string { return "" }, Timeout: time.Millisecond})
-	f := v.try(t.Context(), check{name: "stuck", run: func(context.Context, *visit) Finding {
+	stuck := check{name: "stuck", run: func(context.Context, *visit) Finding {
 		<-release
 		return ok("").and(func() { t.Error("what came too late was learnt") })
-	}}, nil)
+	}}
+	v := newVisit(Config{Getenv: func(string) string { return "" }, Timeout: time.Millisecond})
+	f := v.try(t.Context(), stuck, nil)
 	if f.Status != Failure || f.Seen != "it did not end within 1ms" || f.Next == "" {
 		t.Errorf("a check that hangs: %+v", f)
+	}
+	// Nor does it keep Ctrl-C waiting.
+	v.Timeout = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(time.Millisecond, cancel)
+	if f := v.try(ctx, stuck, nil); f.Status != NotTried || f.Seen != "it was interrupted" {
+		t.Errorf("a check that hangs, interrupted: %+v", f)
 	}
 }
 
