@@ -73,14 +73,19 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 		return err
 	}
 	printer := doctor.Printer{Quiet: e.quiet}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
 	print := func(lines []string) {
 		for _, line := range lines {
 			if err == nil && !e.json() {
 				err = e.print(append(appendVisible(nil, []byte(line)), '\n'))
 			}
 		}
+		if err != nil {
+			stop() // nobody reads on
+		}
 	}
-	report := doctor.Examine(ctx, doctor.Config{
+	report := doctor.Examine(running, doctor.Config{
 		Getenv:  e.lookup,
 		Environ: e.environ(),
 		Version: programVersion(),

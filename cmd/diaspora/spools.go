@@ -53,15 +53,18 @@ func (e *env) spoolHome() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	profiles, err := diaspora.UserProfiles(e.getenv)
-	if err != nil {
-		return "", err
+	address := e.lookup("DIASPORA_URL")
+	name := ""
+	if address == "" { // else no profile is needed, and there may be no place for one
+		profiles, err := diaspora.UserProfiles(e.getenv)
+		if err != nil {
+			return "", err
+		}
+		if name, err = e.profileName(profiles); err != nil {
+			return "", err
+		}
 	}
-	name, err := e.profileName(profiles)
-	if err != nil {
-		return "", err
-	}
-	if address := e.lookup("DIASPORA_URL"); address != "" || name == "" {
+	if name == "" {
 		sum := sha256.Sum256([]byte(strings.TrimRight(address, "/")))
 		name = "-" + hex.EncodeToString(sum[:8]) // no profile's name begins so
 	}

@@ -316,17 +316,14 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 	done := make(chan Finding, 1)
 	secrets := v.secrets()
 	go func() { done <- c.run(timed, v) }()
-	late := time.NewTimer(v.Timeout + grace)
-	defer late.Stop()
-	var f Finding
-	select {
-	case f = <-done:
-		// Only now, for a check that was left alone may still be running.
-		if f.learn != nil {
-			f.learn()
-			f.learn = nil
-		}
-	case <-late.C:
+	f, inTime := await(timed, done)
+	switch {
+	case inTime && f.learn != nil: // only now, for a check that was left alone may still be running
+		f.learn()
+		f.learn = nil
+	case !inTime && ctx.Err() != nil:
+		f = notTried("it was interrupted")
+	case !inTime:
 		f = failure("try again, with a longer --timeout", "it did not end within %v", v.Timeout)
 	}
 	f.Check, f.TookMS = c.name, ms(time.Since(began))
@@ -334,6 +331,21 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 	// text is cut to a length: half a secret would not be known for one.
 	f.Seen, f.Next = redact(f.Seen, secrets), redact(f.Next, secrets)
 	return f
+}
+
+// await waits for a finding until ctx has ended, and a moment longer.
+func await(ctx context.Context, done <-chan Finding) (f Finding, inTime bool) {
+	select {
+	case f = <-done:
+		return f, true
+	case <-ctx.Done():
+	}
+	select {
+	case f = <-done:
+		return f, true
+	case <-time.After(grace):
+		return Finding{}, false
+	}
 }
 
 func ok(format string, args ...any) Finding {
@@ -357,7 +369,7 @@ func failed(err error, next string) Finding {
 		text, next = text[:len(text)-len("; "+hint)], hint
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		text = "no answer in time"
+		text, next = "no answer in time", "try again, with a longer --timeout too; if it stays so, tell the operator"
 	}
 	return failure(next, "%s", text)
 }

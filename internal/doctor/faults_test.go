@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -75,9 +74,9 @@ var faults = []fault{
 	{"token file", "another fabric than one logged in to", Failure, `^nobody is logged in to other\.example\.org$`, `diaspora login`, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_URL"] = "https://other.example.org" }},
 
-	{"configuration", "no certificate in the CA file", Failure, `DIASPORA_CA_FILE: invalid: .* holds no PEM certificate`, ``, fabric.Config{},
+	{"configuration", "no certificate in the CA file", Failure, `^DIASPORA_CA_FILE: invalid: .* holds no PEM certificate`, ``, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_CA_FILE"] = w.write("ca.pem", "not one") }},
-	{"configuration", "malformed brokers", Failure, `DIASPORA_BOOTSTRAP: invalid`, ``, fabric.Config{},
+	{"configuration", "malformed brokers", Failure, `^DIASPORA_BOOTSTRAP: invalid`, ``, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_BOOTSTRAP"] = "https://there" }},
 
 	{"proxy", "one that carries the fabric's pages", Warning, `^127\.0\.0\.1 is reached through the proxy proxy\.example\.org:3128; events go past`, `NO_PROXY`, fabric.Config{},
@@ -103,7 +102,7 @@ var faults = []fault{
 		func(w *world) {
 			w.names(nil)
 			w.store("https://fabric.silent", w.fabric.Discovery())
-			w.cfg.Timeout = time.Second
+			w.hurry("proxy")
 		}},
 
 	{"TCP", "refused", Failure, here + `: connection refused$`, `is it running`, fabric.Config{},
@@ -125,7 +124,7 @@ var faults = []fault{
 	{"TLS", "none where it should be", Failure, `does not speak TLS$`, `https`, fabric.Config{},
 		func(w *world) { w.store("https"+strings.TrimPrefix(w.fabric.URL(), "http"), w.fabric.Discovery()) }},
 	{"TLS", "no answer", Failure, here + `: no answer$`, `firewall`, fabric.Config{},
-		func(w *world) { w.store("https://"+w.silent(), w.fabric.Discovery()); w.cfg.Timeout = time.Second }},
+		func(w *world) { w.store("https://"+w.silent(), w.fabric.Discovery()); w.hurry("TCP") }},
 	{"TLS", "plain http beyond this machine", Failure, `is plain http, where anybody`, `^use the https`, fabric.Config{},
 		func(w *world) {
 			w.names(map[string]netip.Addr{"fabric.test": netip.MustParseAddr("127.0.0.1")})
@@ -256,8 +255,8 @@ var faults = []fault{
 			w.standBehind(w.front(func(f *front, a *authority) { f.gateway = a.certificate(w.T, "", 72*time.Hour) }))
 		}},
 
-	{"sign-in", "nobody answers", Failure, `^no answer$`, `try again`, fabric.Config{},
-		func(w *world) { w.bootstrap(w.silent()); w.cfg.Timeout = time.Second }},
+	{"sign-in", "nobody answers", Failure, `^` + here + `: no answer$`, `try again`, fabric.Config{},
+		func(w *world) { w.bootstrap(w.silent()); w.hurry("gateway certificate") }},
 	{"sign-in", "something else answers", Failure, `does not speak Kafka$`, `operator`, fabric.Config{},
 		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
 	{"sign-in", "revoked a moment ago", Failure, `diaspora login`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
@@ -297,13 +296,11 @@ var faults = []fault{
 
 	{"produce", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.cfg.Timeout = 3 * time.Second
-			w.then["read"] = func() { w.must(w.fabric.StopGateway(0)) }
+			w.then["read"] = func() { w.must(w.fabric.StopGateway(0)); w.hurryNow() }
 		}},
 	{"consume", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.cfg.Timeout = 3 * time.Second
-			w.then["produce"] = func() { w.must(w.fabric.StopGateway(0)) }
+			w.then["produce"] = func() { w.must(w.fabric.StopGateway(0)); w.hurryNow() }
 		}},
 
 	{"spool folder", "below a file", Failure, `cannot be made: .*/file is no folder$`, `^set DIASPORA_STATE_DIR`, fabric.Config{},
@@ -438,110 +435,5 @@ func TestEveryCheckHasAFault(t *testing.T) {
 	}
 	for name := range proved {
 		t.Errorf("there is a fault for %q, which is no check", name)
-	}
-}
-
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
-}
-
-func (w *world) chmod(path string, mode os.FileMode) { w.Helper(); w.must(os.Chmod(path, mode)) }
-
-func (w *world) overwrite(path, content string) {
-	w.Helper()
-	w.must(os.WriteFile(path, []byte(content), 0o600))
-}
-
-// front is one that is all right, but for what change does.
-func (w *world) front(change func(*front, *authority)) front {
-	w.Helper()
-	a := newAuthority(w.T)
-	f := front{acl: a.certificate(w.T, "", 100*24*time.Hour), gateway: a.certificate(w.T, "", 100*24*time.Hour), ca: a.pem}
-	change(&f, a)
-	return f
-}
-
-// page lets something else answer for a page of the fabric.
-func (w *world) page(path string, status int, contentType, body string) {
-	w.Helper()
-	w.standBehind(w.front(func(f *front, _ *authority) {
-		f.page = map[string]http.Handler{path: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			rw.Header().Set("Content-Type", contentType)
-			rw.WriteHeader(status)
-			rw.Write([]byte(body))
-		})}
-	}))
-}
-
-// bootstrap names gateways in place of the fabric's.
-func (w *world) bootstrap(addresses ...string) {
-	w.vars["DIASPORA_BOOTSTRAP"] = strings.Join(addresses, ",")
-}
-
-// lie makes the cluster say something else.
-func (w *world) lie(truth, lie string) {
-	w.Helper()
-	var address string
-	gateway := kafkaHost(w.fabric.Brokers()[0])
-	address = w.between(nil, func(frame []byte) []byte {
-		frame = bytes.ReplaceAll(frame, gateway, kafkaHost(address))
-		return bytes.ReplaceAll(frame, []byte(truth), []byte(lie))
-	})
-	w.bootstrap(address)
-}
-
-func (w *world) release() {
-	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	w.must(client.Release(w.Context(), "weather"))
-}
-
-func (w *world) claimAs(who, topic string) {
-	w.Helper()
-	cfg, err := w.fabric.As(w.Context(), who)
-	w.must(err)
-	client, err := diaspora.NewClient(cfg)
-	w.must(err)
-	_, err = client.Claim(w.Context(), diaspora.ClaimRequest{Name: topic})
-	w.must(err)
-}
-
-// useKey signs in with a token of an access key, which may do less than ada.
-func (w *world) useKey(req diaspora.AccessKeyRequest) {
-	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	key, err := client.CreateKey(w.Context(), req)
-	w.must(err)
-	response, err := http.PostForm(w.fabric.Discovery().TokenURL, url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
-	})
-	w.must(err)
-	defer response.Body.Close()
-	var answer struct {
-		AccessToken globus.Secret `json:"access_token"`
-	}
-	w.must(json.NewDecoder(response.Body).Decode(&answer))
-	w.cfg.Topic = "weather"
-	w.then["configuration"] = func() {
-		w.visit.cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: answer.AccessToken, Expiry: time.Now().Add(time.Hour)})
-	}
-}
-
-// forgotten waits until the fabric has noticed that ada's token was revoked.
-func (w *world) forgotten() {
-	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	for {
-		if _, err := client.Identity(w.Context()); errors.Is(err, diaspora.ErrUnauthenticated) {
-			return
-		} else if w.Context().Err() != nil {
-			w.Fatal(err)
-		}
 	}
 }

@@ -36,22 +36,17 @@ func (w *world) filtered() string {
 func TestFiltered(t *testing.T) {
 	t.Parallel()
 	for check, put := range map[string]func(w *world, address string){
-		"TCP":         func(w *world, address string) { w.store("http://"+address, w.fabric.Discovery()) },
-		"gateway TCP": func(w *world, address string) { w.bootstrap(address) },
+		"TCP":         func(w *world, address string) { w.store("http://"+address, w.fabric.Discovery()); w.hurry("DNS") },
+		"gateway TCP": func(w *world, address string) { w.bootstrap(address); w.hurry("gateway DNS") },
 	} {
 		t.Run(check, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, fabric.Config{})
 			put(w, w.filtered())
-			w.cfg.Timeout = time.Second
-			began := time.Now()
 			report, findings := w.examine()
 			got := findings[check]
 			if got.Status != Failure || !strings.HasSuffix(got.Seen, ": no answer") || !strings.Contains(got.Next, "firewall") {
 				t.Errorf("%s: %v %q, hint %q\n%s", check, got.Status, got.Seen, got.Next, report.Text())
-			}
-			if took := time.Since(began); took > time.Duration(len(checks))*w.cfg.Timeout {
-				t.Errorf("it took %v", took)
 			}
 		})
 	}
@@ -65,7 +60,7 @@ func TestOneGatewayIsSilent(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, fabric.Config{})
 			w.bootstrap(silent(w), w.fabric.Brokers()[0])
-			w.cfg.Timeout = 4 * time.Second
+			w.cfg.Timeout = 6 * time.Second
 			report, findings := w.examine()
 			if f := findings["gateway TCP"]; name == "filtered" && (f.Status != Warning || !strings.HasPrefix(f.Seen, "1 of 2: ")) {
 				t.Errorf("gateway TCP: %+v", f)

@@ -174,10 +174,11 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 	}
 	share := v.Timeout / time.Duration(len(v.reachable)) // one that is silent leaves time for the next
 	var last error
+	var where string
 	for _, address := range v.reachable {
 		conn, err := v.signedIn(ctx, address, token.AccessToken, share)
 		if err != nil {
-			if last = err; isRefusal(err) {
+			if last, where = err, address; isRefusal(err) {
 				break // the others would say the same
 			}
 			continue
@@ -186,7 +187,7 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 		f.Legs = conn.legs
 		return f.and(func() { v.first = conn })
 	}
-	return failure(v.kafkaAdvice(last), "%s", kafkaWords(last))
+	return failure(v.kafkaAdvice(last), "%s: %s", where, kafkaWords(last))
 }
 
 // signedIn connects and signs in, within a time.

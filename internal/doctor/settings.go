@@ -18,6 +18,9 @@ import (
 // whenever it renews a token.
 func checkFolder(_ context.Context, v *visit) Finding {
 	profiles, err := diaspora.UserProfiles(v.Getenv)
+	if err != nil && v.complete() {
+		return warning("set DIASPORA_CONFIG_DIR", "there is none, so renewed tokens are kept in memory only")
+	}
 	if err != nil {
 		return failed(err, "set DIASPORA_CONFIG_DIR")
 	}
@@ -68,6 +71,9 @@ func notFolder(dir string) bool {
 // checkProfile finds the profile that is used. Its file is read whole.
 func checkProfile(_ context.Context, v *visit) Finding {
 	profiles, err := diaspora.UserProfiles(v.Getenv)
+	if err != nil && v.complete() {
+		return ok("none is used: the environment says all")
+	}
 	if err != nil {
 		return failed(err, "set DIASPORA_CONFIG_DIR")
 	}
@@ -132,6 +138,9 @@ func (v *visit) fromEnvironment() string {
 	}
 	return ""
 }
+
+// complete reports whether the environment says all, so that no profile is needed.
+func (v *visit) complete() bool { return v.Getenv("DIASPORA_URL") != "" && v.fromEnvironment() != "" }
 
 // loginAdvice is what to do when somebody has to log in.
 func (v *visit) loginAdvice() string {
@@ -206,7 +215,9 @@ func orElse(a, b string) string {
 func checkConfiguration(_ context.Context, v *visit) Finding {
 	cfg, err := diaspora.ConfigFromEnv(v.Getenv)
 	if err != nil {
-		return failed(err, "correct what it names")
+		f := failed(err, "correct what it names")
+		f.Seen = strings.TrimPrefix(f.Seen, "configuration: ")
+		return f
 	}
 	u, err := endpointURL(cfg.URL)
 	if err != nil {

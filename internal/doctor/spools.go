@@ -16,7 +16,7 @@ const otherState = "set DIASPORA_STATE_DIR to a folder of yours on a local disk"
 func checkSpoolFolder(_ context.Context, v *visit) Finding {
 	home, dirs, err := v.Spools()
 	if err != nil {
-		return failure(otherState, "%v", err)
+		return failed(err, otherState)
 	}
 	learn := func() { v.home, v.dirs = home, dirs }
 	at := existing(home)

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// silence is an address that takes connections and says nothing, ever.
+func silence(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.Addr().String()
+}
+
+// TestDoctorInterrupted ends doctor in the middle of a check that waits for an answer. What was
+// found so far is in the bundle.
+func TestDoctorInterrupted(t *testing.T) {
+	d := newDesk(t)
+	d.vars["DIASPORA_BOOTSTRAP"] = silence(t)
+	bundle := filepath.Join(t.TempDir(), "ticket.tar.gz")
+	stop, _ := d.started(t, "doctor", "--timeout", "10m", "--bundle", bundle)
+	eventually(t, "the check before", func() bool { return strings.Contains(d.out.String(), "gateway certificate: ") })
+	began := time.Now()
+	if code := stop(); code != 130 {
+		t.Errorf("doctor exits with %d after Ctrl-C, want 130:\n%s", code, d.err.String())
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v to end", took)
+	}
+	if info, err := os.Stat(bundle); err != nil || info.Size() == 0 || info.Mode().Perm() != 0o600 {
+		t.Errorf("the bundle: %v, %v", info, err)
+	}
+	if got := d.out.String(); !strings.Contains(got, "because it was interrupted") {
+		t.Errorf("doctor prints\n%s", got)
+	}
+}
+
+// TestDoctorReaderLeaves stops the checks when nobody reads what they find, as in
+// "diaspora doctor | head -1".
+func TestDoctorReaderLeaves(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	e := *d.env
+	e.stdout = brokenPipe{syscall.EPIPE}
+	d.err.reset()
+	if code := run(t.Context(), &e, []string{"doctor"}); code != 0 || d.err.String() != "" {
+		t.Errorf("doctor into a pipe that nobody reads exits with %d and says %q", code, d.err.String())
+	}
+	d.out.reset()
+	d.must(t, "consume", "weather", "--from", "start", "--exit")
+	if d.out.String() != "" {
+		t.Errorf("the checks went on: %q", d.out.String())
+	}
+}
+
+// TestDoctorIsSafe checks that what strangers make a finding say cannot command the terminal.
+func TestDoctorIsSafe(t *testing.T) {
+	d := newDesk(t)
+	d.vars["DIASPORA_\x1b[2J"] = "x"
+	d.types(t.Context(), "doctor")
+	if got := d.out.String(); strings.Contains(got, "\x1b") || !strings.Contains(got, `DIASPORA_\x1b[2J`) {
+		t.Errorf("doctor prints %q", got)
+	}
+}
