@@ -33,8 +33,8 @@ It goes the way of an event, one check a line: environment, login, network, TLS,
 rights, an event written and read back, spool, disk. What cannot work since something before
 it failed is not tried. Begin with the first failure. docs/doctor.md explains each check.
 
-One small test event is written: to the topic that --topic names, or else to your topic named
-"doctor" if you have one, or else to the first of yours. Nothing else is changed.
+One small test event is written to the topic that --topic names, or to your topic named "doctor"
+if you have one. Without either, none is, and nothing is changed.
 
 --quiet prints only what is not well. The exit code is 0 if nothing failed, and 1 otherwise.`,
 	formats: answerFormats,

@@ -6,7 +6,7 @@
 // next if that is not well. Each has a bound in time: whatever hangs, [Examine] ends. A check
 // that could only repeat what another has said is not tried, and says because of what.
 //
-// Checks change nothing, but for: a test event in one topic of the person's own; a
+// Checks change nothing, but for: a test event in the topic that was named for it; a
 // renewed token, as any program would renew it; and files that are made to see whether one can,
 // and removed at once.
 //
@@ -44,7 +44,8 @@ type Config struct {
 	// be there, and the spools in it. Required.
 	Spools func() (home string, dirs []string, err error)
 
-	// Topic is where the test event goes. Default: a topic of the person's own.
+	// Topic is what is tried, and where the test event goes. Default: a topic of the
+	// person's own is tried, and the event goes nowhere but to [EchoTopic].
 	Topic string
 
 	// Timeout bounds each check. Default: 10 s.

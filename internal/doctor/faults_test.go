@@ -275,7 +275,7 @@ var faults = []fault{
 		}},
 
 	{"topics", "none", Warning, `^you have none`, `^claim one: diaspora topic claim NAME$`, fabric.Config{},
-		func(w *world) { w.release() }},
+		func(w *world) { w.release(); w.cfg.Topic = "" }},
 
 	{"topic", "no such topic", Failure, `^nobodys: `, `--topic|claim it`, fabric.Config{},
 		func(w *world) { w.cfg.Topic = "nobodys" }},

@@ -16,7 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// topicState is the topic that the test event goes to.
+// topicState is the topic that is tried.
 type topicState struct {
 	name       string
 	partitions int
@@ -24,8 +24,8 @@ type topicState struct {
 	rights     int32
 }
 
-// EchoTopic is the topic of theirs that people may claim for test events, which then
-// go to no other.
+// EchoTopic is the topic of theirs that people may claim for test events. To any other
+// one goes only if it is named: who reads a topic of measurements wants measurements.
 const EchoTopic = "doctor"
 
 // checkTopics lists the person's topics, and picks one unless one is named.
@@ -55,7 +55,7 @@ func checkTopics(ctx context.Context, v *visit) Finding {
 	if slices.Contains(names, EchoTopic) {
 		pick = EchoTopic
 	}
-	return ok("%s: %s; a test event goes to %s", count(len(names), "topic"), someOf(names), pick).and(func() { v.topic.name = pick })
+	return ok("%s: %s; %s is tried", count(len(names), "topic"), someOf(names), pick).and(func() { v.topic.name = pick })
 }
 
 // checkTopic asks the broker for the topic, and for what one may do with it.
@@ -165,6 +165,9 @@ type sentEvent struct {
 
 // checkProduce logs a test event, by the client that programs use.
 func checkProduce(ctx context.Context, v *visit) Finding {
+	if v.Topic == "" && v.topic.name != EchoTopic {
+		return notTried(fmt.Sprintf("a test event is written only if you ask for it: --topic %s", v.topic.name))
+	}
 	client, err := diaspora.Dial(ctx, v.cfg)
 	if err != nil {
 		return failed(err, v.kafkaAdvice(err))

@@ -43,6 +43,7 @@ func newWorld(t *testing.T, cfg fabric.Config) *world {
 		"DIASPORA_STATE_DIR":  filepath.Join(dir, "state"),
 	}}
 	w.cfg = Config{
+		Topic:   "weather",
 		Getenv:  func(name string) string { return w.vars[name] },
 		Version: "devel",
 		Timeout: 20 * time.Second,
