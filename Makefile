@@ -5,6 +5,7 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 30s
 NODES       ?= 1
 FAILOVER    ?= 5m
+RUN         ?= ^(TestClients|TestPython)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
 .PHONY: help test race browser lint build bench bench-stores test-long clean kafka-up kafka-down test-kafka test-failover test-clients
@@ -54,7 +55,7 @@ test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
 	DIASPORA_FAILOVER=$(FAILOVER) $(GO) test -tags kafka -count 1 -timeout 60m -run TestFailover -v ./interop
 
 test-clients: ## clients in other languages, over the embedded broker; with TAGS=kafka over the Apache Kafka that is up
-	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 20m -parallel 3 -run '^(TestClients|TestPython)' ./interop
+	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 20m -parallel 3 -run '$(RUN)' ./interop
 
 clean: ## what the other targets made
 	rm -rf bin

@@ -882,10 +882,12 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 }
 
 // Close commits what was handled, leaves the group and disconnects. A loop that is
-// running ends with [ErrClosed]. ctx bounds the commit and the goodbye. Calling
-// Close again does nothing and returns the same.
+// running ends with [ErrClosed]. ctx bounds the commit, the goodbye and the wait for a
+// renewal of the login that is under way. Calling Close again does nothing and
+// returns the same.
 func (c *Consumer) Close(ctx context.Context) error {
 	c.closer.Do(func() {
+		defer settle(ctx, c.fabric.TokenSource)
 		c.stop()
 		c.wg.Wait()
 		if c.options.CommitEvery > 0 {

@@ -257,6 +257,25 @@ func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, 
 	return source, nil
 }
 
+// settle waits until the source renews nothing any more, or ctx ends. The program may
+// be about to end, and the answer that it would not wait for may hold a rotated
+// refresh token, while the one before is dead.
+func settle(ctx context.Context, source globus.TokenSource) {
+	renews, ok := source.(interface{ Settle() })
+	if !ok {
+		return
+	}
+	settled := make(chan struct{})
+	go func() { // for 45 s at most
+		defer close(settled)
+		renews.Settle()
+	}()
+	select {
+	case <-settled:
+	case <-ctx.Done():
+	}
+}
+
 // refused tells a source that a service has refused its token, so that it gets
 // another one even before the token expires. It reports whether the source listens.
 func refused(source globus.TokenSource, access globus.Secret) bool {

@@ -242,6 +242,7 @@ func (l *Logger) flush(ctx context.Context) error {
 // ctx ends stays there for the next Logger, which is no error; and Close does not wait
 // for what cannot be: it ends when nobody is let in, when all that waits is held, or
 // when the cluster has acknowledged nothing for five seconds. [Logger.Stats] says what is left.
+// If the login is being renewed, Close waits for that until ctx ends, 45 s at most.
 //
 // Calls of Log and Send from then on fail with
 // [ErrClosed]. When ctx ends, the events that are still not acknowledged fail:
@@ -249,6 +250,7 @@ func (l *Logger) flush(ctx context.Context) error {
 // returned when Close does. Calling Close again does nothing and returns the same.
 func (l *Logger) Close(ctx context.Context) error {
 	l.closer.Do(func() {
+		defer settle(ctx, l.fabric.TokenSource)
 		l.closed.Store(true)
 		close(l.closing)
 		if l.spooled != nil {

@@ -125,8 +125,9 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 }
 
 // Settle waits until no renewal is under way, 45 s at most. A program that ends
-// should call it: the answer that it does not wait for may hold a rotated refresh
-// token, and the one before is dead.
+// should call it, unless it closes a diaspora.Logger or Consumer, which do: the
+// answer that it does not wait for may hold a rotated refresh token, and the one
+// before is dead.
 func (s *Source) Settle() {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()

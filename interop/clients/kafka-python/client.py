@@ -60,8 +60,18 @@ def produce(topic):
     return 1 if failed.is_set() else 0
 
 
+def consumer(topic, group):
+    s = dict(settings(), group_id=group, auto_offset_reset="earliest")
+    if VERSION < (3, 0):
+        # Before 3.0 two threads read one connection, and when one takes from the other
+        # the answer to its login, both wait for request_timeout_ms: five minutes, unless
+        # told otherwise. It has to be more than session_timeout_ms.
+        s.update(session_timeout_ms=10_000, request_timeout_ms=15_000)
+    return KafkaConsumer(topic, **s)
+
+
 def consume(topic, group):
-    client = KafkaConsumer(topic, group_id=group, auto_offset_reset="earliest", **settings())
+    client = consumer(topic, group)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
         try:
