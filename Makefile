@@ -7,7 +7,7 @@ NODES       ?= 1
 FAILOVER    ?= 5m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench test-long clean kafka-up kafka-down test-kafka test-failover test-clients
+.PHONY: help test race browser lint build bench bench-peers test-long clean kafka-up kafka-down test-kafka test-failover test-clients
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,6 +31,9 @@ build: ## the one binary, static and stripped, in bin/
 
 bench: ## the measurements of bench/README.md, written to bench/results/
 	$(GO) run ./bench
+
+bench-peers: ## our client next to others over an Apache Kafka of its own; Java, Maven, python3
+	$(GO) run ./bench/peers
 
 test-long: ## race detector, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
