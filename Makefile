@@ -8,7 +8,7 @@ FAILOVER    ?= 5m
 RUN         ?= ^(TestClients|TestPython)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench bench-stores test-long clean kafka-up kafka-down test-kafka test-failover test-clients
+.PHONY: help test race browser lint build bench bench-peers bench-stores test-long clean kafka-up kafka-down test-kafka test-failover test-clients
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -35,6 +35,9 @@ bench: ## the measurements of bench/README.md, written to bench/results/
 
 bench-stores: ## the spool beside bbolt and Pebble, in a module of its own
 	cd bench/stores && $(GO) run .
+
+bench-peers: ## our client next to others over an Apache Kafka of its own; Java, Maven, python3
+	$(GO) run ./bench/peers
 
 test-long: ## race detector, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...

@@ -4,11 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
 // benchGateway compares a client before the gateway with one that talks to the
@@ -32,19 +33,19 @@ func benchGateway(ctx context.Context, opts options) (string, error) {
 
 	rows := [][]string{{"event", "way", "produced/s", "ratio", "consumed/s", "ratio"}}
 	for _, load := range []struct{ size, n int }{{100, 400_000}, {1024, 150_000}} {
-		values := payloads(load.size)
+		values := measure.Payloads(load.size)
 		n := int(float64(load.n) * opts.scale)
 		record := func(i int) *kgo.Record { return &kgo.Record{Value: values[i%len(values)]} }
-		produced, err := takeTurns([]contender{
-			{"no gateway", producer(ctx, bare, record)},
-			{"gateway", producer(ctx, through, record)},
+		produced, err := measure.TakeTurns([]measure.Contender{
+			{Name: "no gateway", Run: measure.Produce(ctx, bare, record)},
+			{Name: "gateway", Run: measure.Produce(ctx, through, record)},
 		}, opts.rounds, n)
 		if err != nil {
 			return "", err
 		}
-		consumed, err := takeTurns([]contender{
-			{"no gateway", consumer(ctx, bare)},
-			{"gateway", consumer(ctx, through)},
+		consumed, err := measure.TakeTurns([]measure.Contender{
+			{Name: "no gateway", Run: measure.Consume(ctx, topic, bare.Opts()...)},
+			{Name: "gateway", Run: measure.Consume(ctx, topic, through.Opts()...)},
 		}, opts.rounds, n)
 		if err != nil {
 			return "", err
@@ -52,8 +53,8 @@ func benchGateway(ctx context.Context, opts options) (string, error) {
 		for i, way := range []string{"no gateway", "gateway"} {
 			rows = append(rows, []string{
 				fmt.Sprintf("%d B", load.size), way,
-				fmt.Sprintf("%.0f", median(produced[i])), spread(ratios(produced[i], produced[0])),
-				fmt.Sprintf("%.0f", median(consumed[i])), spread(ratios(consumed[i], consumed[0])),
+				fmt.Sprintf("%.0f", measure.Median(produced[i])), measure.Spread(measure.Ratios(produced[i], produced[0])),
+				fmt.Sprintf("%.0f", measure.Median(consumed[i])), measure.Spread(measure.Ratios(consumed[i], consumed[0])),
 			})
 		}
 	}
@@ -61,12 +62,12 @@ func benchGateway(ctx context.Context, opts options) (string, error) {
 		{"no gateway", produceSync(ctx, bare)},
 		{"gateway", produceSync(ctx, through)},
 	}
-	took, err := latencies(callers, payloads(100), int(5000*opts.scale))
+	took, err := latencies(callers, measure.Payloads(100), int(5000*opts.scale))
 	if err != nil {
 		return "", err
 	}
 	return "## What the gateway costs\n\nA plain franz-go client through the gateway, and to the same kind of broker over TCP without it.\n\n" +
-		table(rows) + "\nOne synchronous event of 100 B at a time:\n\n" + latencyTable(callers, took), nil
+		measure.Table(rows) + "\nOne synchronous event of 100 B at a time:\n\n" + latencyTable(callers, took), nil
 }
 
 // withoutGateway starts the embedded broker's engine alone, on TCP and on disk,
@@ -92,25 +93,4 @@ func withoutGateway(ctx context.Context) (*kgo.Client, func(), error) {
 		return nil, nil, err
 	}
 	return client, func() { client.Close(); stop() }, client.Ping(ctx)
-}
-
-// consumer reads n events from the start of the topic with a client of its own,
-// which dials as like does.
-func consumer(ctx context.Context, like *kgo.Client) func(int) (time.Duration, error) {
-	return func(n int) (time.Duration, error) {
-		client, err := kgo.NewClient(append(like.Opts(), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
-		if err != nil {
-			return 0, err
-		}
-		defer client.Close()
-		start := time.Now()
-		for got := 0; got < n; {
-			fetches := client.PollFetches(ctx)
-			if err := fetches.Err(); err != nil {
-				return 0, err
-			}
-			got += fetches.NumRecords()
-		}
-		return time.Since(start), nil
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
 // handlerRecords are the records of a turn: few enough for the room of a Logger, so
@@ -58,12 +59,12 @@ func benchHandler(ctx context.Context, opts options) (_ string, err error) {
 		{name: "slog.JSONHandler, discarded", to: slog.NewJSONHandler(io.Discard, nil), flush: func() error { return nil }},
 		quiet, busy, whole,
 	}
-	contenders := make([]contender, len(loggers))
+	contenders := make([]measure.Contender, len(loggers))
 	for i := range loggers {
-		contenders[i] = contender{loggers[i].name, loggers[i].log}
+		contenders[i] = measure.Contender{Name: loggers[i].name, Run: loggers[i].log}
 	}
 	n := int(handlerRecords * min(1, opts.scale))
-	rates, err := takeTurns(contenders, opts.rounds, n)
+	rates, err := measure.TakeTurns(contenders, opts.rounds, n)
 	if err != nil {
 		return "", err
 	}
@@ -73,12 +74,12 @@ func benchHandler(ctx context.Context, opts options) (_ string, err error) {
 		for j, rate := range rates[i] {
 			micros[j] = 1e6 / rate
 		}
-		rows = append(rows, []string{c.name, spread(micros), fmt.Sprintf("%.2f", loggers[i].allocations()), spread(ratios(rates[0], rates[i]))})
+		rows = append(rows, []string{c.Name, measure.Spread(micros), fmt.Sprintf("%.2f", loggers[i].allocations()), measure.Spread(measure.Ratios(rates[0], rates[i]))})
 	}
 	return "## Logging through slog\n\nA record of a message and five attributes, `slog.Logger.LogAttrs`, one goroutine; the fabric is a process of its own.\n" +
 		"Goal: at most 3 µs and 5 allocations. The time is that of the caller: alone, with the Kafka client compressing and\n" +
 		"the broker storing on the same cores, and until all is acknowledged. Allocations are all of the process until\n" +
-		"then, those of the Kafka client included.\n\n" + table(rows), nil
+		"then, those of the Kafka client included.\n\n" + measure.Table(rows), nil
 }
 
 // openSlogger returns a Handler on a Logger of its own.

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
 const idleConnections = 1000
@@ -72,14 +73,14 @@ func benchIdle(ctx context.Context, opts options) (string, error) {
 
 	rows := [][]string{
 		{"what", "goal", "measured"},
-		{"ready, first start (keys are made)", "500 ms", fmt.Sprintf("%d ms median, %d ms worst", median(first).Milliseconds(), quantile(first, 1).Milliseconds())},
-		{"ready, later start", "500 ms", fmt.Sprintf("%d ms median, %d ms worst", median(again).Milliseconds(), quantile(again, 1).Milliseconds())},
+		{"ready, first start (keys are made)", "500 ms", fmt.Sprintf("%d ms median, %d ms worst", measure.Median(first).Milliseconds(), measure.Quantile(first, 1).Milliseconds())},
+		{"ready, later start", "500 ms", fmt.Sprintf("%d ms median, %d ms worst", measure.Median(again).Milliseconds(), measure.Quantile(again, 1).Milliseconds())},
 		{"resident memory, idle", "64 MB", fmt.Sprintf("%.1f MB", float64(idle)/1e6)},
 		{fmt.Sprintf("added by each of %d idle connections", idleConnections), "64 KiB", fmt.Sprintf("%.1f KiB", float64(full-idle)/idleConnections/1024)},
 		{"binary, stripped", "25 MB", fmt.Sprintf("%.1f MB", float64(size.Size())/1e6)},
 	}
 	return "## `diaspora up` at rest\n\nA process of its own with its data on disk, seen from outside: ready is from exec to its first line on stdout;\n" +
-		"memory is VmRSS once it no longer changes.\n\n" + table(rows), nil
+		"memory is VmRSS once it no longer changes.\n\n" + measure.Table(rows), nil
 }
 
 // buildBinary builds the command, as it is shipped, into a folder.

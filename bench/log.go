@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
 // A caller does one synchronous call.
@@ -41,7 +42,7 @@ func benchLog(ctx context.Context, opts options) (string, error) {
 			return logger.Log(ctx, diaspora.Event{Topic: topic, Value: value})
 		}},
 	}
-	took, err := latencies(callers, payloads(100), int(5000*opts.scale))
+	took, err := latencies(callers, measure.Payloads(100), int(5000*opts.scale))
 	if err != nil {
 		return "", err
 	}
@@ -78,10 +79,10 @@ func latencyTable(callers []caller, took [][]time.Duration) string {
 	for i, c := range callers {
 		rows = append(rows, []string{
 			c.name,
-			median(took[i]).Round(time.Microsecond).String(),
-			quantile(took[i], 0.99).Round(time.Microsecond).String(),
-			fmt.Sprintf("%.2f", float64(median(took[i]))/float64(median(took[0]))),
+			measure.Median(took[i]).Round(time.Microsecond).String(),
+			measure.Quantile(took[i], 0.99).Round(time.Microsecond).String(),
+			fmt.Sprintf("%.2f", float64(measure.Median(took[i]))/float64(measure.Median(took[0]))),
 		})
 	}
-	return table(rows)
+	return measure.Table(rows)
 }

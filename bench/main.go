@@ -14,13 +14,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
-	"strings"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
 // A part measures one thing and returns the report's section on it.
@@ -61,7 +59,7 @@ func run(ctx context.Context) error {
 	flag.Float64Var(&opts.scale, "scale", 1, "factor on the number of events in a turn")
 	flag.Parse()
 
-	report := header(opts)
+	report := measure.Header("./bench", opts.rounds)
 	for _, p := range parts {
 		if *only != "" && *only != p.name {
 			continue
@@ -85,41 +83,4 @@ func run(ctx context.Context) error {
 		name += "-" + *only
 	}
 	return os.WriteFile(filepath.Join(*out, name+".md"), []byte(report), 0o644)
-}
-
-// header names the machine, the versions and the command.
-func header(opts options) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Measurements of %s\n\n", time.Now().UTC().Format("2006-01-02"))
-	fmt.Fprintf(&b, "Command: `go run ./bench %s`; %d rounds.\n", strings.Join(os.Args[1:], " "), opts.rounds)
-	fmt.Fprintf(&b, "Machine: %s, %d cores, %s/%s, %s; broker, gateway and clients share it.\n",
-		cpu(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-	fmt.Fprintf(&b, "Versions: diaspora %s", revision())
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, dep := range info.Deps {
-			if strings.HasPrefix(dep.Path, "github.com/twmb/franz-go") {
-				fmt.Fprintf(&b, ", %s %s", strings.TrimPrefix(dep.Path, "github.com/twmb/"), dep.Version)
-			}
-		}
-	}
-	b.WriteString(".\n")
-	return b.String()
-}
-
-func cpu() string {
-	data, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(data)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown processor"
-}
-
-func revision() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return "devel"
-	}
-	return strings.TrimSpace(string(out))
 }

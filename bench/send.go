@@ -1,18 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
@@ -68,17 +66,6 @@ func plain(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Clie
 	return client, client.Ping(ctx)
 }
 
-// payloads are distinct values of the given size, half of each incompressible.
-func payloads(size int) [][]byte {
-	random := rand.NewChaCha8([32]byte{1})
-	values := make([][]byte, 1024)
-	for i := range values {
-		values[i] = bytes.Repeat([]byte("temperature=21.5 "), size/17+1)[:size]
-		random.Read(values[i][:size/2])
-	}
-	return values
-}
-
 // benchSend compares asynchronous producing.
 func benchSend(ctx context.Context, opts options) (string, error) {
 	cfg, stop, err := onDisk(ctx)
@@ -89,31 +76,31 @@ func benchSend(ctx context.Context, opts options) (string, error) {
 
 	rows := [][]string{{"event", "client", "events/s", "MB/s", "ratio to franz-go, median (min–max)"}}
 	for _, load := range []struct{ size, n int }{{100, 1_000_000}, {1024, 250_000}} {
-		values := payloads(load.size)
+		values := measure.Payloads(load.size)
 		n := int(float64(load.n) * opts.scale)
 		contenders, done, err := senders(ctx, cfg, values)
 		if err != nil {
 			return "", err
 		}
-		rates, err := takeTurns(contenders, opts.rounds, n)
+		rates, err := measure.TakeTurns(contenders, opts.rounds, n)
 		done()
 		if err != nil {
 			return "", err
 		}
 		for i, c := range contenders {
 			rows = append(rows, []string{
-				fmt.Sprintf("%d B", load.size), c.name,
-				fmt.Sprintf("%.0f", median(rates[i])),
-				fmt.Sprintf("%.0f", median(rates[i])*float64(load.size)/1e6),
-				spread(ratios(rates[i], rates[0])),
+				fmt.Sprintf("%d B", load.size), c.Name,
+				fmt.Sprintf("%.0f", measure.Median(rates[i])),
+				fmt.Sprintf("%.0f", measure.Median(rates[i])*float64(load.size)/1e6),
+				measure.Spread(measure.Ratios(rates[i], rates[0])),
 			})
 		}
 	}
 	return "## Asynchronous producing\n\nThrough the gateway to the embedded broker with its data on disk, acks=all, idempotent, six partitions,\n" +
-		"until every event is acknowledged. Goal: `Logger.Send` at least 0.95 of the plain client. The Logger gives each\nevent two headers, its id and its time; in the second row the caller of the plain client does the same.\n\n" + table(rows), nil
+		"until every event is acknowledged. Goal: `Logger.Send` at least 0.95 of the plain client. The Logger gives each\nevent two headers, its id and its time; in the second row the caller of the plain client does the same.\n\n" + measure.Table(rows), nil
 }
 
-func senders(ctx context.Context, cfg diaspora.Config, values [][]byte) (_ []contender, done func(), err error) {
+func senders(ctx context.Context, cfg diaspora.Config, values [][]byte) (_ []measure.Contender, done func(), err error) {
 	bare, err := plain(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
@@ -127,61 +114,18 @@ func senders(ctx context.Context, cfg diaspora.Config, values [][]byte) (_ []con
 		return nil, nil, err
 	}
 	const timeLayout = "2006-01-02T15:04:05.000000Z"
-	return []contender{
-			{"franz-go", producer(ctx, bare, func(i int) *kgo.Record { return &kgo.Record{Value: values[i%len(values)]} })},
-			{"franz-go, id and time added", producer(ctx, headed, func(i int) *kgo.Record {
+	return []measure.Contender{
+			{Name: "franz-go", Run: measure.Produce(ctx, bare, func(i int) *kgo.Record { return &kgo.Record{Value: values[i%len(values)]} })},
+			{Name: "franz-go, id and time added", Run: measure.Produce(ctx, headed, func(i int) *kgo.Record {
 				return &kgo.Record{Value: values[i%len(values)], Headers: []kgo.RecordHeader{
 					{Key: diaspora.HeaderTime, Value: time.Now().UTC().AppendFormat(nil, timeLayout)},
 					{Key: diaspora.HeaderID, Value: fmt.Appendf(nil, "k3v9x0q2m7ta5h1c-%d", i)},
 				}}
 			})},
-			{"diaspora Logger.Send", sender(ctx, logger, values)},
+			{Name: "diaspora Logger.Send", Run: measure.Send(ctx, logger, topic, values)},
 		}, func() {
 			bare.Close()
 			headed.Close()
 			logger.Close(ctx)
 		}, nil
-}
-
-// firstError keeps the first error that callbacks report.
-type firstError struct {
-	mu  sync.Mutex
-	err error
-}
-
-func (f *firstError) keep(err error) {
-	if err == nil {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = err
-	}
-}
-
-func producer(ctx context.Context, client *kgo.Client, record func(i int) *kgo.Record) func(int) (time.Duration, error) {
-	return func(n int) (time.Duration, error) {
-		var failed firstError
-		callback := func(_ *kgo.Record, err error) { failed.keep(err) }
-		start := time.Now()
-		for i := range n {
-			client.Produce(ctx, record(i), callback)
-		}
-		failed.keep(client.Flush(ctx))
-		return time.Since(start), failed.err
-	}
-}
-
-func sender(ctx context.Context, logger *diaspora.Logger, values [][]byte) func(int) (time.Duration, error) {
-	return func(n int) (time.Duration, error) {
-		var failed firstError
-		callback := func(_ diaspora.Record, err error) { failed.keep(err) }
-		start := time.Now()
-		for i := range n {
-			logger.Send(diaspora.Event{Topic: topic, Value: values[i%len(values)]}, callback)
-		}
-		failed.keep(logger.Flush(ctx))
-		return time.Since(start), failed.err
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
@@ -54,34 +55,34 @@ func benchSpoolSend(ctx context.Context, opts options) (string, error) {
 	}
 	defer with.Close(ctx)
 
-	values := payloads(1024)
-	contenders := []contender{
-		{"Send, until acknowledged", sender(ctx, without, values)},
-		{"Send on a spool, until durable", durableSender(ctx, with, values)},
-		{"Send on a spool, until acknowledged", sender(ctx, with, values)},
-		{"the spool alone, until durable", appender(alone, values)},
+	values := measure.Payloads(1024)
+	contenders := []measure.Contender{
+		{Name: "Send, until acknowledged", Run: measure.Send(ctx, without, topic, values)},
+		{Name: "Send on a spool, until durable", Run: durableSender(ctx, with, values)},
+		{Name: "Send on a spool, until acknowledged", Run: measure.Send(ctx, with, topic, values)},
+		{Name: "the spool alone, until durable", Run: appender(alone, values)},
 	}
-	rates, err := takeTurns(contenders, opts.rounds, int(100_000*opts.scale))
+	rates, err := measure.TakeTurns(contenders, opts.rounds, int(100_000*opts.scale))
 	if err != nil {
 		return "", err
 	}
 	rows := [][]string{{"client", "events/s", "MB/s", "ratio to Send without, median (min–max)"}}
 	for i, c := range contenders {
-		rows = append(rows, []string{c.name, fmt.Sprintf("%.0f", median(rates[i])), fmt.Sprintf("%.0f", median(rates[i])*1024/1e6), spread(ratios(rates[i], rates[0]))})
+		rows = append(rows, []string{c.Name, fmt.Sprintf("%.0f", measure.Median(rates[i])), fmt.Sprintf("%.0f", measure.Median(rates[i])*1024/1e6), measure.Spread(measure.Ratios(rates[i], rates[0]))})
 	}
 	return "## Send through a spool\n\nEvents of 1 KiB to the embedded broker with its data on disk, which has the same disk and cores. \"Durable\" is\n" +
 		"when the last callback came; the cluster's acknowledgement is waited for before the next turn. The last row has no\n" +
-		"cluster and nothing else to do: no Logger can be faster. Goal: at least 0.60.\n\n" + table(rows), nil
+		"cluster and nothing else to do: no Logger can be faster. Goal: at least 0.60.\n\n" + measure.Table(rows), nil
 }
 
 // durableSender measures until the last event is on disk.
 func durableSender(ctx context.Context, logger *diaspora.Logger, values [][]byte) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
-		var failed firstError
+		var failed measure.FirstError
 		var all sync.WaitGroup
 		all.Add(n)
 		callback := func(_ diaspora.Record, err error) {
-			failed.keep(err)
+			failed.Keep(err)
 			all.Done()
 		}
 		start := time.Now()
@@ -90,19 +91,19 @@ func durableSender(ctx context.Context, logger *diaspora.Logger, values [][]byte
 		}
 		all.Wait()
 		took := time.Since(start)
-		failed.keep(logger.Flush(ctx))
-		return took, failed.err
+		failed.Keep(logger.Flush(ctx))
+		return took, failed.Err()
 	}
 }
 
 // appender measures until the last event is on disk, and nobody reads them.
 func appender(s *spool.Spool, values [][]byte) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
-		var failed firstError
+		var failed measure.FirstError
 		var all sync.WaitGroup
 		all.Add(n)
 		callback := func(err error) {
-			failed.keep(err)
+			failed.Keep(err)
 			all.Done()
 		}
 		start := time.Now()
@@ -110,7 +111,7 @@ func appender(s *spool.Spool, values [][]byte) func(int) (time.Duration, error) 
 			s.AppendAsync(spoolEntry(values[i%len(values)]), callback)
 		}
 		all.Wait()
-		return time.Since(start), failed.err
+		return time.Since(start), failed.Err()
 	}
 }
 
@@ -137,14 +138,14 @@ func benchSpoolLog(ctx context.Context, opts options) (string, error) {
 			}
 			slices.Sort(took)
 			rows = append(rows, []string{
-				fmt.Sprint(load.writers), call, fmt.Sprintf("%.0f", median(rates)),
+				fmt.Sprint(load.writers), call, fmt.Sprintf("%.0f", measure.Median(rates)),
 				took[len(took)/2].Round(time.Microsecond).String(), took[len(took)*99/100].Round(time.Microsecond).String(),
 				fmt.Sprintf("%.3f", ratio), fmt.Sprint(load.goal),
 			})
 		}
 	}
 	return "## Durable Log\n\nEvents of 1 KiB, each call one event, no cluster in reach. Goals: p99 at most 5 ms, at most 1.05 bytes on disk for\n" +
-		"each of payload.\n\n" + table(rows), nil
+		"each of payload.\n\n" + measure.Table(rows), nil
 }
 
 func spoolLogTurn(ctx context.Context, alone bool, writers, n int) (rate float64, took []time.Duration, disk float64, err error) {
@@ -181,10 +182,10 @@ func spoolLogTurn(ctx context.Context, alone bool, writers, n int) (rate float64
 		call = func(value []byte) error { return l.Log(ctx, diaspora.Event{Topic: topic, Value: value}) }
 	}
 	defer done()
-	values := payloads(1024)
+	values := measure.Payloads(1024)
 	each := n / writers
 	latencies := make([][]time.Duration, writers)
-	var failed firstError
+	var failed measure.FirstError
 	var all sync.WaitGroup
 	start := time.Now()
 	for w := range writers {
@@ -193,7 +194,7 @@ func spoolLogTurn(ctx context.Context, alone bool, writers, n int) (rate float64
 			for i := range each {
 				before := time.Now()
 				if err := call(values[(i+w)%len(values)]); err != nil {
-					failed.keep(err)
+					failed.Keep(err)
 					return
 				}
 				latencies[w] = append(latencies[w], time.Since(before))
@@ -202,7 +203,7 @@ func spoolLogTurn(ctx context.Context, alone bool, writers, n int) (rate float64
 	}
 	all.Wait()
 	elapsed := time.Since(start)
-	return float64(each*writers) / elapsed.Seconds(), slices.Concat(latencies...), float64(bytes()) / float64(each*writers*1024), failed.err
+	return float64(each*writers) / elapsed.Seconds(), slices.Concat(latencies...), float64(bytes()) / float64(each*writers*1024), failed.Err()
 }
 
 // awayConfig is of a cluster that cannot be reached.

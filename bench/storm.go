@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/diaspora-streams/diaspora/bench/measure"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
@@ -47,7 +48,7 @@ func benchStorm(ctx context.Context, opts options) (string, error) {
 	return fmt.Sprintf("## A connect storm\n\n%d connections at %d a second through one gateway to the embedded broker, with %d tokens that it knows, and again.\n"+
 		"A login is timed by the client, from its connection to the answer, which bounds the time on the gateway's side; clients,\n"+
 		"gateway and broker are one process. What the gateway was told of a token is a second old at most. Goal: p99 at most 20 ms, and nobody\n"+
-		"suffers from Globus. Who comes in the first half second of a slow one does wait, until the gateway has found out.\n\n", n, stormRate, stormTokens) + table(rows), nil
+		"suffers from Globus. Who comes in the first half second of a slow one does wait, until the gateway has found out.\n\n", n, stormRate, stormTokens) + measure.Table(rows), nil
 }
 
 // storms has two storms of n connections, with a Globus Auth that is late from the
@@ -94,7 +95,7 @@ type storm struct {
 }
 
 func (s storm) row() []string {
-	at := func(q float64) string { return quantile(s.logins, q).Round(10 * time.Microsecond).String() }
+	at := func(q float64) string { return measure.Quantile(s.logins, q).Round(10 * time.Microsecond).String() }
 	return []string{at(0.5), at(0.99), at(1), fmt.Sprint(s.cutOff), s.answer.Round(10 * time.Microsecond).String()}
 }
 

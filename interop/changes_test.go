@@ -212,6 +212,12 @@ func TestTopicIsMadeAgain(t *testing.T) {
 			t.Fatalf("read %q", got)
 		}
 	}
+	absent := diaspora.ConsumerOptions{Topics: []string{topic}, Group: unique(t)}
+	early := openConsumer(t, cfg, absent)
+	read(t, early, 5)
+	if err := early.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
 	if err := client(t, cfg).Release(within(t), topic); err != nil {
 		t.Fatal(err)
 	}
@@ -249,6 +255,9 @@ func TestTopicIsMadeAgain(t *testing.T) {
 		if values(got) != want {
 			t.Errorf("reader %d: %q, want %q", i, values(got), want)
 		}
+	}
+	if got := values(read(t, openConsumer(t, cfg, absent), 10)); got != want {
+		t.Errorf("a group that was not there meanwhile: %q, want %q", got, want)
 	}
 }
 

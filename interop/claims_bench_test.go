@@ -116,7 +116,7 @@ func authorisation(b *testing.B, f *fabric.Fabric, topic string) float64 {
 		b.Fatal(err)
 	}
 	defer owner.Close()
-	super := superUser(b)
+	super := superUser(b, kgo.ProducerLinger(0)) // as the other one
 	const turns = 1000
 	took := map[*kgo.Client][]time.Duration{}
 	for i := range 2 * turns {

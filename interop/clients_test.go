@@ -25,6 +25,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
 // place is where the clients under test are and what they are given.
@@ -66,7 +67,7 @@ type commands struct {
 // pythonClient runs a program in a virtual environment of its own.
 func pythonClient(program, requirements, signIn string) func(*testing.T, place, string) (commands, error) {
 	return func(t *testing.T, s place, topic string) (commands, error) {
-		venv, err := virtualEnv(t, requirements)
+		venv, err := clients.VirtualEnv(filepath.Join("clients", requirements))
 		if err != nil {
 			return commands{}, err
 		}

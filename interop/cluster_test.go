@@ -20,15 +20,15 @@ import (
 )
 
 // superUser signs in to the cluster past the gateway.
-func superUser(t testing.TB) *kgo.Client {
+func superUser(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	d := describe(t)
 	password, err := os.ReadFile(d.Admin.PasswordFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(d.Admin.Brokers...),
-		kgo.SASL(plain.Auth{User: d.Admin.Username, Pass: string(password)}.AsMechanism()))
+	c, err := kgo.NewClient(append(opts, kgo.SeedBrokers(d.Admin.Brokers...),
+		kgo.SASL(plain.Auth{User: d.Admin.Username, Pass: string(password)}.AsMechanism()))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,12 +6,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/fabric"
 )
 
 // failoverDuration is how long nodes die and freeze: DIASPORA_FAILOVER, or a
@@ -28,15 +28,14 @@ func failoverDuration(t *testing.T) time.Duration {
 	return d
 }
 
-// TestFailover kills and freezes the nodes in turn under eight producers and a
-// group of four. No acknowledged event is lost, and none changes its place.
+// TestFailover kills and freezes the nodes in turn, and kills gateways, under eight
+// producers and a group of four. No acknowledged event is lost, and none changes its place.
 func TestFailover(t *testing.T) {
 	const producers, members, partitions = 8, 4, 6
 	duration := failoverDuration(t)
 	ctx, cancel := context.WithTimeout(t.Context(), duration+4*patience)
 	defer cancel()
-	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	gates, cfg := serveApart(t)
 	topic, group := claim(t, cfg, partitions), unique(t)
 
 	var mu sync.Mutex // guards h
@@ -97,7 +96,7 @@ func TestFailover(t *testing.T) {
 		})
 	}
 
-	kills, pauses := disturb(t, f, duration)
+	kills, pauses := disturb(t, gates, duration)
 	stopProducing()
 	logging.Wait()
 
@@ -128,7 +127,7 @@ func TestFailover(t *testing.T) {
 		h.stored[r.Partition] = append(h.stored[r.Partition], e)
 	}
 	v := check(h)
-	t.Logf("%d kills and %d pauses in %v: %d events acknowledged, %d lost, %d out of order, %d stored twice, %d consumed twice; Log waited for up to %v",
+	t.Logf("%d kills and %d pauses of nodes, and as many kills of gateways, in %v: %d events acknowledged, %d lost, %d out of order, %d stored twice, %d consumed twice; Log waited for up to %v",
 		kills, pauses, duration, len(h.acknowledged), v.lost, v.disorder, v.repeated, v.again, slowest(longest).Round(time.Millisecond))
 	if err := v.err(); err != nil {
 		t.Error(err)
@@ -166,13 +165,44 @@ func slowest(all []time.Duration) (d time.Duration) {
 	return d
 }
 
+// gate is the gateway of a node, a process of its own.
+type gate struct {
+	site *site
+	args []string
+	*process
+}
+
+// restart kills the gateway with SIGKILL and starts it again.
+func (g *gate) restart(t *testing.T) {
+	t.Helper()
+	g.kill(t)
+	g.process = g.site.launch(t, g.args...)
+}
+
+// serveApart runs a gateway for each node, and the ACL endpoint, each as a process of its
+// own.
+func serveApart(t *testing.T) (gates []*gate, cfg diaspora.Config) {
+	t.Helper()
+	s := newSite(t)
+	url := "http://" + freeAddress(t)
+	s.settings["public-url"], s.settings["acl-listen"] = url, strings.TrimPrefix(url, "http://")
+	for _, args := range append([][]string{{"gateway"}}, s.others...) {
+		g := &gate{site: s, args: args}
+		g.process = s.launch(t, args...)
+		t.Cleanup(func() { g.stop(t) })
+		gates = append(gates, g)
+	}
+	s.serve(t, "acl")
+	return gates, s.as(t, ada, url)
+}
+
 // disturb kills a node with SIGKILL and brings it back, freezes the next one for
-// longer than the cluster waits for it, restarts the gateway of the one after that,
+// longer than the cluster waits for it, kills the gateway of the one after that,
 // and so on for the duration. One node alone has nobody to take over, and is done
 // with after the first time.
-func disturb(t *testing.T, f *fabric.Fabric, duration time.Duration) (kills, pauses int) {
+func disturb(t *testing.T, gates []*gate, duration time.Duration) (kills, pauses int) {
 	t.Helper()
-	nodes := len(f.Brokers())
+	nodes := len(gates)
 	const frozen = 12 * time.Second // a broker is given up after 9
 	node := 0
 	next := func() string {
@@ -189,7 +219,7 @@ func disturb(t *testing.T, f *fabric.Fabric, duration time.Duration) (kills, pau
 		<-time.After(frozen)
 		cluster(t, "resume", n)
 		pauses++
-		restartGateway(t, f, node%nodes)
+		gates[node%nodes].restart(t)
 		if nodes == 1 {
 			break
 		}

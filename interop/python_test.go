@@ -17,6 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
 const pythonFolder = "../clients/python"
@@ -179,7 +180,7 @@ func TestPythonReadme(t *testing.T) {
 		t.Fatalf("the README has %d examples, want a producer, a consumer and one of confluent-kafka", len(blocks))
 	}
 	example := func(block int, requirements string) *program {
-		venv, err := virtualEnv(t, requirements)
+		venv, err := clients.VirtualEnv(filepath.Join("clients", requirements))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -138,30 +138,57 @@ func asExit(err error, exit **exec.ExitError) (ok bool) {
 	return ok
 }
 
-// serve starts `diaspora serve` and returns where its parts are.
-func (s *site) serve(t *testing.T, args ...string) (addrs map[string]string, stop func()) {
+// process is a `diaspora serve`.
+type process struct {
+	cmd   *exec.Cmd
+	talk  bytes.Buffer
+	addrs map[string]string // where its parts are
+}
+
+// launch starts `diaspora serve` and waits until it serves.
+func (s *site) launch(t *testing.T, args ...string) *process {
 	t.Helper()
-	cmd := s.command(t, append(args, "-o", "json")...)
-	var talk bytes.Buffer
-	cmd.Stderr = &talk
-	stdout, err := cmd.StdoutPipe()
+	p := &process{cmd: s.command(t, append(args, "-o", "json")...)}
+	p.cmd.Stderr = &p.talk
+	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	stop = sync.OnceFunc(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("serve ends with %v\n%s", err, talk.Bytes())
-		}
-	})
-	t.Cleanup(stop)
-	if err := json.NewDecoder(stdout).Decode(&addrs); err != nil {
-		t.Fatalf("serve does not start: %v\n%s", err, talk.Bytes())
+	if err := json.NewDecoder(stdout).Decode(&p.addrs); err != nil {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+		t.Fatalf("serve %v does not start: %v\n%s", args, err, p.talk.Bytes())
 	}
-	return addrs, stop
+	return p
+}
+
+// stop ends it as operators do.
+func (p *process) stop(t *testing.T) {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("serve ends with %v\n%s", err, p.talk.Bytes())
+	}
+}
+
+// kill ends it with SIGKILL.
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatalf("kill serve: %v\n%s", err, p.talk.Bytes())
+	}
+	p.cmd.Wait() // says that it was killed
+}
+
+// serve starts `diaspora serve` and returns where its parts are.
+func (s *site) serve(t *testing.T, args ...string) (addrs map[string]string, stop func()) {
+	t.Helper()
+	p := s.launch(t, args...)
+	stop = sync.OnceFunc(func() { p.stop(t) })
+	t.Cleanup(stop)
+	return p.addrs, stop
 }
 
 // as is the configuration of a client that knows no more than the ACL endpoint.

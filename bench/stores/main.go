@@ -14,13 +14,13 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
 // A store is a queue of values on disk. append may be called concurrently, and the value is
@@ -136,7 +136,7 @@ func measure(open func(string, int) (store, error), writers, n int) (t turn, err
 
 // appendAll has the writers append n values together.
 func appendAll(s store, writers, n int) (took []time.Duration, elapsed time.Duration, err error) {
-	values := values()
+	values := measure.Payloads(valueBytes)
 	each := n / writers
 	latencies := make([][]time.Duration, writers)
 	errs := make([]error, writers)
@@ -161,17 +161,6 @@ func appendAll(s store, writers, n int) (took []time.Duration, elapsed time.Dura
 		}
 	}
 	return slices.Concat(latencies...), elapsed, nil
-}
-
-// values are distinct, half of each incompressible.
-func values() [][]byte {
-	random := rand.NewChaCha8([32]byte{1})
-	values := make([][]byte, 256)
-	for i := range values {
-		values[i] = []byte(strings.Repeat("temperature=21.5 ", valueBytes/17+1)[:valueBytes])
-		random.Read(values[i][:valueBytes/2])
-	}
-	return values
 }
 
 // diskBytes is what the files take, by their blocks: some are made larger in advance.

@@ -1,0 +1,97 @@
+package measure
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// Payloads are distinct values of the given size, half of each incompressible.
+func Payloads(size int) [][]byte {
+	random := rand.NewChaCha8([32]byte{1})
+	values := make([][]byte, 1024)
+	for i := range values {
+		values[i] = bytes.Repeat([]byte("temperature=21.5 "), size/17+1)[:size]
+		random.Read(values[i][:size/2])
+	}
+	return values
+}
+
+// FirstError keeps the first error that callbacks report.
+type FirstError struct {
+	mu  sync.Mutex
+	err error
+}
+
+// Keep keeps err, unless there is one.
+func (f *FirstError) Keep(err error) {
+	if err == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+}
+
+// Err returns it.
+func (f *FirstError) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// Produce returns a run in which a plain client produces, until all is acknowledged.
+func Produce(ctx context.Context, client *kgo.Client, record func(i int) *kgo.Record) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		var failed FirstError
+		callback := func(_ *kgo.Record, err error) { failed.Keep(err) }
+		start := time.Now()
+		for i := range n {
+			client.Produce(ctx, record(i), callback)
+		}
+		failed.Keep(client.Flush(ctx))
+		return time.Since(start), failed.Err()
+	}
+}
+
+// Send returns a run in which a Logger sends, until all is acknowledged.
+func Send(ctx context.Context, logger *diaspora.Logger, topic string, values [][]byte) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		var failed FirstError
+		callback := func(_ diaspora.Record, err error) { failed.Keep(err) }
+		start := time.Now()
+		for i := range n {
+			logger.Send(diaspora.Event{Topic: topic, Value: values[i%len(values)]}, callback)
+		}
+		failed.Keep(logger.Flush(ctx))
+		return time.Since(start), failed.Err()
+	}
+}
+
+// Consume returns a run in which a client of its own reads the topic from its start.
+func Consume(ctx context.Context, topic string, opts ...kgo.Opt) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		start := time.Now() // it begins to fetch at once
+		client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+		if err != nil {
+			return 0, err
+		}
+		defer client.Close()
+		for got := 0; got < n; {
+			fetches := client.PollFetches(ctx)
+			if err := fetches.Err(); err != nil {
+				return 0, err
+			}
+			got += fetches.NumRecords()
+		}
+		return time.Since(start), nil
+	}
+}

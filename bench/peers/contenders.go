@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
+)
+
+const (
+	plainName       = "franz-go"
+	ourName         = "diaspora"
+	confluentName   = "confluent-kafka"
+	kafkaPythonName = "kafka-python"
+	javaName        = "Java perf-test"
+
+	// contendersShare is the part of the events that the slow ones do.
+	contendersShare = 20
+)
+
+// contenders returns those of a discipline: franz-go, ours where there is a gateway,
+// and the others. done stops them, and is never nil.
+func (s *site) contenders(ctx context.Context, d discipline) (all []measure.Contender, done func() error, err error) {
+	var stops []func() error
+	done = func() (err error) {
+		for _, stop := range stops {
+			err = errors.Join(err, stop())
+		}
+		return err
+	}
+	file := filepath.Join(s.dir, fmt.Sprintf("values-%d", d.size))
+	if err := os.WriteFile(file, bytes.Join(values(d.size), []byte("\n")), 0o600); err != nil {
+		return nil, done, err
+	}
+	goes := s.producers
+	if d.what == consumed {
+		goes = s.consumers
+	}
+	all, stop, err := goes(ctx, d)
+	stops = append(stops, stop)
+	if err != nil {
+		return nil, done, err
+	}
+	for _, peer := range []struct {
+		name, program string
+		share         int
+	}{{confluentName, "confluent.py", 1}, {kafkaPythonName, "kafkapython.py", contendersShare}} {
+		run, stop, err := s.python(ctx, peer.program, d, file)
+		if err != nil {
+			return nil, done, err
+		}
+		stops = append(stops, stop)
+		all = append(all, measure.Contender{Name: peer.name, Run: partly(run, peer.share)})
+	}
+	java, err := s.java(ctx, d, file)
+	return append(all, measure.Contender{Name: javaName, Run: java}), done, err
+}
+
+// partly does a part of the turn, and says how long all of it would take.
+func partly(run func(int) (time.Duration, error), share int) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		took, err := run(n / share)
+		return time.Duration(float64(took) * float64(n) / float64(n/share)), err
+	}
+}
+
+func (s *site) producers(ctx context.Context, d discipline) (all []measure.Contender, stop func() error, err error) {
+	events := values(d.size)
+	client, err := kgo.NewClient(append(s.logins[d.way].opts(), kgo.DefaultProduceTopic(d.topic()), kgo.ProducerLinger(10*time.Millisecond))...)
+	if err != nil {
+		return nil, func() error { return nil }, err
+	}
+	stop = func() error { client.Close(); return nil }
+	record := func(i int) *kgo.Record { return &kgo.Record{Value: events[i%len(events)]} }
+	all = append(all, measure.Contender{Name: plainName, Run: measure.Produce(ctx, client, record)})
+	if d.way == direct {
+		return all, stop, nil
+	}
+	cfg := s.cfg
+	cfg.Linger = 10 * time.Millisecond
+	logger, err := diaspora.OpenLogger(ctx, cfg)
+	if err != nil {
+		return nil, stop, err
+	}
+	stop = func() error { client.Close(); return logger.Close(ctx) }
+	return append(all, measure.Contender{Name: ourName, Run: measure.Send(ctx, logger, d.topic(), events)}), stop, nil
+}
+
+func (s *site) consumers(ctx context.Context, d discipline) (all []measure.Contender, stop func() error, err error) {
+	all = append(all, measure.Contender{Name: plainName, Run: measure.Consume(ctx, d.topic(), s.logins[d.way].opts()...)})
+	if d.way == gateway {
+		all = append(all, measure.Contender{Name: ourName, Run: s.consume(ctx, d.topic())})
+	}
+	return all, func() error { return nil }, nil
+}
+
+// consume returns a run of our Consumer.
+func (s *site) consume(ctx context.Context, topic string) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		began, got := time.Now(), 0
+		c, err := diaspora.OpenConsumer(ctx, s.cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
+		if err != nil {
+			return 0, err
+		}
+		for _, err := range c.Records(ctx) {
+			if err != nil {
+				return 0, err
+			}
+			if got++; got == n {
+				break
+			}
+		}
+		took := time.Since(began)
+		return took, c.Close(ctx)
+	}
+}
+
+// environment is what the Python programs are told. The secret is not an argument.
+func (s *site) environment(d discipline, file string) []string {
+	l := s.logins[d.way]
+	return append(os.Environ(), "BOOTSTRAP="+l.brokers, "KEY_ID="+l.name, "KEY_SECRET="+l.secret,
+		"TOPIC="+d.topic(), "VALUES="+file, "PYTHONDONTWRITEBYTECODE=1")
+}
+
+// python starts a program that takes turns as it is told.
+func (s *site) python(ctx context.Context, program string, d discipline, file string) (run func(int) (time.Duration, error), stop func() error, err error) {
+	verb := map[string]string{produced: "produce", consumed: "consume"}[d.what]
+	cmd := exec.CommandContext(ctx, s.pythons[program], filepath.Join("bench/peers", program), verb)
+	cmd.Env = s.environment(d, file)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	answers := bufio.NewScanner(stdout)
+	run = func(n int) (time.Duration, error) {
+		if _, err := fmt.Fprintln(stdin, n); err != nil {
+			return 0, err
+		}
+		if !answers.Scan() {
+			return 0, errors.Join(errors.New(program+" ended early"), answers.Err())
+		}
+		seconds, err := strconv.ParseFloat(answers.Text(), 64)
+		return time.Duration(seconds * float64(time.Second)), err
+	}
+	return run, func() error { return errors.Join(stdin.Close(), cmd.Wait()) }, nil
+}
+
+var (
+	// The last of the producer's lines tells of what came after warming up.
+	javaProduced = regexp.MustCompile(`(\d+) (?:steady state )?records sent, ([\d.]+) records/sec`)
+	// start, end, MB, MB/s, records, records/s, rebalance ms, fetch ms, …
+	javaConsumed = regexp.MustCompile(`(?m)^\d{4}-[^,]*, \d{4}-[^,]*, [\d.]+, [\d.]+, (\d+), [\d.]+, \d+, (\d+),`)
+)
+
+// java runs Apache Kafka's own tools, a process each time, which measure themselves.
+func (s *site) java(ctx context.Context, d discipline, file string) (func(int) (time.Duration, error), error) {
+	l := s.logins[d.way]
+	properties := filepath.Join(s.dir, strings.ReplaceAll(d.way, " ", "-")+".properties")
+	err := os.WriteFile(properties, fmt.Appendf(nil, `security.protocol=SASL_PLAINTEXT
+sasl.mechanism=PLAIN
+sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="%s" password="%s";
+`, l.name, l.secret), 0o600)
+	tool := func(class string, args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "java", append([]string{"-Xmx256m", "-cp", s.jars + "/*", class,
+			"--bootstrap-server", l.brokers, "--command-config", properties, "--topic", d.topic()}, args...)...)
+		var talk strings.Builder
+		cmd.Stderr = &talk
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("%s: %w\n%s%s", class, err, out, talk.String())
+		}
+		return string(out), nil
+	}
+	if d.what == produced {
+		return func(n int) (time.Duration, error) {
+			warm := n / 3
+			out, err := tool("org.apache.kafka.tools.ProducerPerformance", "--num-records", strconv.Itoa(n+warm), "--warmup-records", strconv.Itoa(warm),
+				"--throughput", "-1", "--payload-file", file, "--command-property", "acks=all", "enable.idempotence=true", "compression.type=snappy",
+				"linger.ms=10", "batch.size=1000000", "buffer.memory=67108864")
+			if err != nil {
+				return 0, err
+			}
+			all := javaProduced.FindAllStringSubmatch(out, -1)
+			if len(all) == 0 {
+				return 0, fmt.Errorf("the producer tool says %q", out)
+			}
+			rate, err := strconv.ParseFloat(all[len(all)-1][2], 64)
+			return time.Duration(float64(n) / rate * float64(time.Second)), err
+		}, err
+	}
+	return func(n int) (time.Duration, error) {
+		out, err := tool("org.apache.kafka.tools.ConsumerPerformance", "--num-records", strconv.Itoa(n), "--timeout", "30000", "--hide-header")
+		if err != nil {
+			return 0, err
+		}
+		found := javaConsumed.FindStringSubmatch(out)
+		if found == nil {
+			return 0, fmt.Errorf("the consumer tool says %q", out)
+		}
+		got, _ := strconv.ParseFloat(found[1], 64)
+		milliseconds, _ := strconv.ParseFloat(found[2], 64)
+		if got < float64(n) || milliseconds == 0 {
+			return 0, fmt.Errorf("the consumer tool read %v of %d events: %q", got, n, out)
+		}
+		return time.Duration(milliseconds * float64(n) / got * float64(time.Millisecond)), nil
+	}, err
+}

@@ -1,0 +1,169 @@
+// Command peers measures our Logger and Consumer next to other Kafka clients: the same
+// events, the same Apache Kafka of one node, acks=all, taking turns in one run.
+//
+//	go run ./bench/peers    # or: make bench-peers; some minutes
+//
+// It starts an Apache Kafka of its own (Java 17, Maven), puts a fabric in front of it,
+// and installs the Python clients (python3) by the lock files of interop/clients. It
+// writes a table and a plot to bench/results/.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/pprof"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/bench/measure"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "peers:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	rounds int
+	scale  float64
+	out    string
+}
+
+func run(ctx context.Context) (err error) {
+	var opts options
+	flag.IntVar(&opts.rounds, "rounds", 5, "turns of each contender")
+	flag.Float64Var(&opts.scale, "scale", 1, "factor on the number of events in a turn")
+	flag.StringVar(&opts.out, "out", "bench/results", "folder for the report and the plot; empty: print only")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of this process, gateway and Go clients, to `FILE`")
+	flag.Parse()
+	if opts.rounds < 1 || opts.scale <= 0 {
+		return errors.New("-rounds and -scale must be positive")
+	}
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	s, err := openSite(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	results, err := s.measureAll(ctx, opts)
+	if err != nil {
+		return err
+	}
+	name := time.Now().UTC().Format("2006-01-02") + "-peers"
+	text := report(opts, results, name+".svg")
+	fmt.Print(text)
+	if opts.out == "" {
+		return nil
+	}
+	return errors.Join(
+		os.MkdirAll(opts.out, 0o755),
+		os.WriteFile(filepath.Join(opts.out, name+".md"), []byte(text), 0o644),
+		os.WriteFile(filepath.Join(opts.out, name+".svg"), []byte(plot(results)), 0o644),
+	)
+}
+
+// discipline is what the contenders are to do.
+type discipline struct {
+	what string // produced or consumed
+	way  string // through the gateway, or past it
+	size int    // of an event
+}
+
+// topic is what they produce to, or consume from.
+func (d discipline) topic() string { return fmt.Sprintf("peers_%s_%d", d.what, d.size) }
+
+// result is what the contenders did in one discipline.
+type result struct {
+	discipline
+	names []string
+	rates [][]float64 // by contender and round
+}
+
+const (
+	produced, consumed = "produced", "consumed"
+	gateway, direct    = "gateway", "no gateway"
+)
+
+// measureAll measures each discipline.
+func (s *site) measureAll(ctx context.Context, opts options) (results []result, err error) {
+	for _, load := range []struct{ size, produce, consume int }{{100, 300_000, 1_000_000}, {1024, 100_000, 300_000}} {
+		n := map[string]int{produced: scaled(load.produce, opts.scale), consumed: scaled(load.consume, opts.scale)}
+		if err := s.fill(ctx, load.size, n[consumed]); err != nil {
+			return nil, err
+		}
+		for _, way := range []string{gateway, direct} {
+			for _, what := range []string{produced, consumed} {
+				fmt.Fprintf(os.Stderr, "peers: %s, %s, %d B\n", what, way, load.size)
+				contenders, done, err := s.contenders(ctx, discipline{what, way, load.size})
+				if err == nil {
+					r := result{discipline: discipline{what, way, load.size}}
+					for _, c := range contenders {
+						r.names = append(r.names, c.Name)
+					}
+					r.rates, err = measure.TakeTurns(contenders, opts.rounds, n[what])
+					results = append(results, r)
+				}
+				if err = errors.Join(err, done()); err != nil {
+					return nil, fmt.Errorf("%s, %s, %d B: %w", what, way, load.size, err)
+				}
+			}
+		}
+	}
+	return results, nil
+}
+
+func scaled(n int, scale float64) int { return max(contendersShare, int(float64(n)*scale)) }
+
+// goals are the ratios that our rate is to have to that of others, through the gateway.
+var goals = map[string]float64{plainName: 0.95, confluentName: 1, javaName: 1, kafkaPythonName: 30}
+
+func report(opts options, results []result, plotFile string) string {
+	rows := [][]string{{"", "way", "event", "client", "events/s, median", "MB/s", "ratio to franz-go, median (min–max)", "ours to it", "goal"}}
+	missed := 0
+	for _, r := range results {
+		for i, name := range r.names {
+			rate := measure.Median(r.rates[i])
+			row := []string{r.what, r.way, fmt.Sprintf("%d B", r.size), name, fmt.Sprintf("%.0f", rate), fmt.Sprintf("%.1f", rate*float64(r.size)/1e6),
+				measure.Spread(measure.Ratios(r.rates[i], r.rates[0])), "", ""}
+			if goal, has := goals[name]; has && r.way == gateway {
+				ratio := measure.Median(measure.Ratios(r.rates[1], r.rates[i]))
+				row[7], row[8] = fmt.Sprintf("%.2f", ratio), fmt.Sprintf("%g", goal)
+				if ratio < goal {
+					row[8] += ", missed"
+					missed++
+				}
+			}
+			rows = append(rows, row)
+		}
+	}
+	verdict := "Every goal was reached."
+	if missed > 0 {
+		verdict = fmt.Sprintf("%d goals were missed.", missed)
+	}
+	return measure.Header("./bench/peers", opts.rounds) + "\n## Peers\n\n" + strings.TrimSpace(fmt.Sprintf(`
+Apache Kafka 4.3 of one node, six partitions, the same events for all, half of each incompressible. acks=all; idempotent; batches
+of up to 1 MB; 10 ms of linger; snappy, but for kafka-python, which cannot without a further package, and for the events that are consumed. All sign in with the same access key,
+without the gateway with the super user's password; our Logger and Consumer with a token, which nothing but the gateway takes. A turn
+ends when all is acknowledged, or read from the start by a client that was opened for it. Producers live through all turns, but for the Java tool, which is
+a new process each time and warms up with a third as many events. That the Java tools start and connect is not counted. %s clients do a %dth of
+the events. Go clients and gateway are one process.`, kafkaPythonName, contendersShare)) + "\n\n" + verdict + "\n\n![events per second](" + plotFile + ")\n\n" + measure.Table(rows)
+}
