@@ -519,7 +519,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case left.Events == 0:
 		return nil
 	case held != nil && refusal(held):
-		return held
+		return hinted(held, fmt.Sprintf(`if the name is mistyped, take its events out of the spool: "diaspora spool discard %s --to FILE"`, p.topic))
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
