@@ -66,7 +66,7 @@ func openJournal(name, dir, topic string, there func(file string) bool) (*journa
 	}
 	if err := j.open(journalHead{Watch: dir, Topic: topic}, there); err != nil {
 		j.Close()
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return j, nil
 }
@@ -100,39 +100,47 @@ func (j *journal) open(head journalHead, there func(string) bool) error {
 }
 
 // read takes the lines that are whole.
-func (j *journal) read() (lines []journalLine, err error) {
-	in := bufio.NewReader(j.file)
-	first, err := in.ReadBytes('\n')
-	if err == io.EOF {
-		return nil, nil // nothing was logged before it was there
-	}
-	var head journalHead
-	if err == nil && (json.Unmarshal(first, &head) != nil || head.ID == "") {
-		err = &failure{condition: diaspora.ErrSpoolFailed, text: fmt.Sprintf("%s does not begin as a journal", j.name),
-			hints: []string{"remove it to have all files logged again"}}
-	}
+func (j *journal) read() ([]journalLine, error) {
+	id, lines, torn, err := readJournal(j.file)
 	if err != nil {
 		return nil, err
 	}
-	j.id = head.ID
-	for {
-		text, err := in.ReadBytes('\n')
+	j.id = id
+	for _, line := range lines {
+		j.done[line.File] = line.mark
+	}
+	if torn {
+		_, err = j.file.Write([]byte("\n")) // it stays alone
+	}
+	return lines, err
+}
+
+// readJournal returns the id of a journal, or "" if it has not begun, what it says of files,
+// and whether its last line has no end.
+func readJournal(from io.Reader) (id string, lines []journalLine, torn bool, err error) {
+	in := bufio.NewReader(from)
+	first, err := in.ReadBytes('\n')
+	if err == io.EOF {
+		return "", nil, false, nil // nothing was logged before it was there
+	}
+	var head journalHead
+	if err == nil && (json.Unmarshal(first, &head) != nil || head.ID == "") {
+		err = &failure{condition: diaspora.ErrSpoolFailed, text: "it does not begin as a journal",
+			hints: []string{"remove it to have all files logged again"}}
+	}
+	for err == nil {
+		var text []byte
+		text, err = in.ReadBytes('\n')
 		var line journalLine
 		if json.Unmarshal(text, &line) == nil && line.File != "" {
 			lines = append(lines, line)
-			j.done[line.File] = line.mark
 		}
-		if err == io.EOF && len(text) > 0 {
-			_, err = j.file.Write([]byte("\n")) // what is torn stays alone
-			return lines, err
-		}
-		if err != nil {
-			if err == io.EOF {
-				err = nil
-			}
-			return lines, err
-		}
+		torn = err == io.EOF && len(text) > 0
 	}
+	if err == io.EOF {
+		err = nil
+	}
+	return head.ID, lines, torn, err
 }
 
 // add notes files that are done with. They are when it returns.

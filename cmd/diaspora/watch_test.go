@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -351,4 +352,32 @@ func TestWatchUnsure(t *testing.T) {
 	if files := journalled(t, state); len(files) != 1 {
 		t.Errorf("the journal has %v, want a alone", files)
 	}
+}
+
+// FuzzJournalOfFiles reads a journal with anything in it, and goes on with it.
+func FuzzJournalOfFiles(f *testing.F) {
+	for _, s := range []string{
+		"", "\n", "junk\n", "{}\n", `{"id":"x"}`, `{"watch":"/data","topic":"scans","id":"x"}` + "\n",
+		`{"id":"x"}` + "\n" + `{"file":"a","size":1,"mtime":2,"events":1}` + "\n" + `{"file":"b","si`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		id, lines, torn, err := readJournal(bytes.NewReader(content))
+		if err != nil || id == "" {
+			return
+		}
+		further := []journalLine{{File: "new", mark: mark{1, 2}, Refused: "\n"}}
+		added, err := encodeLines(nil, further)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if torn {
+			content = append(content[:len(content):len(content)], '\n')
+		}
+		after, more, torn, err := readJournal(bytes.NewReader(append(content[:len(content):len(content)], added...)))
+		if err != nil || after != id || torn || !slices.Equal(more, append(lines, further...)) {
+			t.Errorf("%q and a line is read as %q, %v, %v, %v; want %q, %v and it", content, after, more, torn, err, id, lines)
+		}
+	})
 }
