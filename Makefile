@@ -2,7 +2,7 @@
 
 GO          ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FUZZTIME    ?= 30s
+FUZZTIME    ?= 1000000x
 NODES       ?= 1
 FAILOVER    ?= 5m
 RUN         ?= ^(TestClients|TestPython)
@@ -39,8 +39,13 @@ bench-stores: ## the spool beside bbolt and Pebble, in a module of its own
 bench-peers: ## our client next to others over an Apache Kafka of its own; Java, Maven, python3
 	$(GO) run ./bench/peers
 
-test-long: ## race detector, each fuzz target for FUZZTIME, and FAILOVER over three nodes
+# What the long tests of the spool do: cut the power in so many states of a disk, kill a process so many
+# times, let so many race for a spool, and drain so many megabytes.
+LONG_SPOOL = SPOOL_CRASH_STATES=1000000 SPOOL_KILLS=10000 SPOOL_OWNERS=100 SPOOL_BACKLOG_MB=1024
+
+test-long: ## race detector, the spool's long tests, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
+	$(LONG_SPOOL) $(GO) test -count 1 -timeout 60m -v -run '^(TestCrashStates|TestKill|TestOneOwner|TestLargeBacklog)$$' ./internal/spool
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
 	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed

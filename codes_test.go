@@ -264,6 +264,9 @@ func TestCommitErrors(t *testing.T) {
 				t.Fatal("Commit = nil, want an error")
 			}
 			wantTold(t, err, want[code], on)
+			if n := fault.Hits(); n != 1 { // a rebalance waits for the commit
+				t.Errorf("it was told after %d attempts, want at once", n)
+			}
 			if got := committed(t, cfg, group, topic); got != -1 {
 				t.Errorf("%d is committed, want nothing", got)
 			}

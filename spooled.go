@@ -42,7 +42,7 @@ type SpoolStats struct {
 	Held map[string]error
 
 	// Since the spool was made:
-	Dropped     int64 // events, by [SpoolDropOldest]
+	Dropped     int64 // events, by [SpoolDropOldest], or by "diaspora spool discard"
 	Quarantined int64 // events set aside, as the cluster will never take them
 	Damaged     int64 // events lost to a damaged disk
 }

@@ -497,7 +497,7 @@ func TestClientsThroughRestart(t *testing.T) {
 	for _, s := range streams {
 		s.awaitConsumed(t, 20)
 	}
-	f = restartBroker(t, f, config)
+	f = stopBroker(t, f, config)()
 	for _, s := range streams {
 		s.awaitConsumed(t, s.sentLines()+20)
 	}

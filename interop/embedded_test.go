@@ -19,9 +19,9 @@ func useEngine(t *testing.T, cfg *fabric.Config) {
 // parallel lets a test run beside others: each has a broker of its own.
 func parallel(t *testing.T) { t.Parallel() }
 
-// restartBroker takes the broker away from under its clients and brings it back.
-// Here that is the whole fabric.
-func restartBroker(t *testing.T, f *fabric.Fabric, cfg fabric.Config) *fabric.Fabric {
+// stopBroker takes the broker away from under its clients; what it returns brings it
+// back. Here that is the whole fabric.
+func stopBroker(t *testing.T, f *fabric.Fabric, cfg fabric.Config) (bring func() *fabric.Fabric) {
 	t.Helper()
 	cfg.KafkaAddr = f.Brokers()[0]
 	cfg.HTTPAddr = strings.TrimPrefix(f.URL(), "http://")
@@ -29,5 +29,17 @@ func restartBroker(t *testing.T, f *fabric.Fabric, cfg fabric.Config) *fabric.Fa
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, cfg)
+	return func() *fabric.Fabric {
+		t.Helper()
+		return start(t, cfg)
+	}
+}
+
+// secondOutage: one takes no time here.
+const secondOutage = true
+
+// stopAll does the same: there is one broker.
+func stopAll(t *testing.T, f *fabric.Fabric, cfg fabric.Config) (bring func() *fabric.Fabric) {
+	t.Helper()
+	return stopBroker(t, f, cfg)
 }

@@ -159,7 +159,7 @@ func TestEventsSurviveRestarts(t *testing.T) {
 		}
 		acknowledged <- n
 	}()
-	f = restartBroker(t, f, cfg)
+	f = stopBroker(t, f, cfg)()
 	me = as(t, f, ada)
 	log(t, openLogger(t, me), topic, "back") // it serves
 	stop()

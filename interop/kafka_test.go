@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,11 +44,31 @@ func cluster(t *testing.T, args ...string) {
 	}
 }
 
-// restartBroker kills a node and starts it again. The gateways and the ACL
+// stopBroker kills a node; what it returns starts it again. The gateways and the ACL
 // endpoint stay where they are.
-func restartBroker(t *testing.T, f *fabric.Fabric, _ fabric.Config) *fabric.Fabric {
+func stopBroker(t *testing.T, f *fabric.Fabric, _ fabric.Config) (bring func() *fabric.Fabric) {
 	t.Helper()
 	cluster(t, "kill", "1")
-	cluster(t, "start-node", "1")
-	return f
+	return func() *fabric.Fabric {
+		t.Helper()
+		cluster(t, "start-node", "1")
+		return f
+	}
+}
+
+// secondOutage: one takes half a minute here.
+const secondOutage = false
+
+// stopAll does the same with all nodes at once.
+func stopAll(t *testing.T, f *fabric.Fabric, _ fabric.Config) (bring func() *fabric.Fabric) {
+	t.Helper()
+	nodes := len(f.Brokers())
+	for n := range nodes {
+		cluster(t, "kill", fmt.Sprint(n+1))
+	}
+	return func() *fabric.Fabric {
+		t.Helper()
+		cluster(t, "start", fmt.Sprint(nodes))
+		return f
+	}
 }

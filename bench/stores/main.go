@@ -67,7 +67,7 @@ func run(rounds int, scale float64) error {
 		results := make([][]turn, len(kinds))
 		for range rounds {
 			for i, kind := range kinds {
-				t, err := measure(kind.open, load.writers, n)
+				t, err := takeTurn(kind.open, load.writers, n)
 				if err != nil {
 					return fmt.Errorf("%s: %w", kind.name, err)
 				}
@@ -97,7 +97,7 @@ type turn struct {
 	disk              float64 // bytes for each of payload, after the appends
 }
 
-func measure(open func(string, int) (store, error), writers, n int) (t turn, err error) {
+func takeTurn(open func(string, int) (store, error), writers, n int) (t turn, err error) {
 	dir, err := os.MkdirTemp("", "diaspora-stores-")
 	if err != nil {
 		return t, err

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +33,9 @@ diaspora produce weather --value '{"celsius": 21.5}'
 # copy a topic, with keys, headers, times and ids
 diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson
 
+# each file that an instrument writes into a folder, until Ctrl-C
+diaspora produce scans --watch /data/scans --pattern '*.json'
+
 # fail unless the cluster has every event at the end
 ./sensor | diaspora produce weather --require-ack`,
 	long: `
@@ -58,6 +59,17 @@ With --input ndjson each line is an object like those that "consume -o ndjson" p
 "value" or "value_base64", and if you like "key", "key_base64", "headers", "time" and
 "id". A value that is itself JSON, such as {"celsius": 21.5}, is taken as it is written.
 
+With --watch each file that is in DIR, or comes there, is one event, with its name as the key
+and in the header "file", and its time of change; with --input lines or ndjson each of its
+lines is. A file is complete, and is logged, once its size and time have not changed for
+--settle; with --settle 0 at once, for those who write a file under another name and rename it
+when it is complete. What begins with a dot, does not match --pattern, is empty, or is not a
+plain file (a link, for instance) is left alone, and so are folders in DIR. A journal in the folder of the spools
+remembers what was logged, so that each file is logged once: a file that changes later is
+logged anew, whole. If produce is killed, files under way are logged again, under the same ids.
+A file that is too large is reported, noted in the journal and not tried again. DIR
+may be on a network file system.
+
 With -o json each event that is on disk prints a line with its topic and id, and the number of
 its line; with --no-spool each that is acknowledged, with its partition and offset too.`,
 	formats: streamFormats,
@@ -74,6 +86,8 @@ type produceOptions struct {
 
 	noSpool    bool
 	requireAck bool
+
+	watch watchOptions
 }
 
 func (e *env) produceCommand() *cobra.Command {
@@ -81,6 +95,14 @@ func (e *env) produceCommand() *cobra.Command {
 	var cmd *cobra.Command
 	cmd = e.command(produceHelp, func(ctx context.Context, args []string) error {
 		o.keyed = cmd.Flags().Changed("key")
+		if o.watch.dir != "" && !cmd.Flags().Changed("input") {
+			o.input = "file"
+		}
+		for _, name := range []string{"pattern", "settle"} {
+			if o.watch.dir == "" && cmd.Flags().Changed(name) {
+				return misuse("", "produce: --%s goes with --watch", name)
+			}
+		}
 		return e.produce(ctx, o, args[0], args[1:])
 	})
 	flags := cmd.Flags()
@@ -88,9 +110,12 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.StringVar(&o.separator, "key-separator", "", "the key of each line ends before the first `TEXT`; \\t is a tab")
 	flags.StringArrayVarP(&o.headers, "header", "H", nil, "give all events the header `NAME=VALUE`; may be repeated")
 	flags.StringArrayVar(&o.values, "value", nil, "log this `TEXT` instead of files or input; may be repeated")
-	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines or ndjson")
+	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines or ndjson; with --watch also file, which is the default there")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events only reached the spool")
+	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that come there")
+	flags.StringVar(&o.watch.pattern, "pattern", "*", "with --watch: only files with such a `NAME`, as '*.json'")
+	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: a file is complete when it has not changed for so `LONG`")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
 			return e.completeTopics(cmd.Context())
@@ -105,11 +130,18 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if err != nil {
 		return err
 	}
-	input, err := e.openInput(o, files)
+	var input *input
+	var watch *watcher
+	if o.watch.dir != "" {
+		if watch, err = e.openWatch(o, topic, files); err == nil {
+			defer watch.Close()
+		}
+	} else if input, err = e.openInput(o, files); err == nil {
+		defer input.Close()
+	}
 	if err != nil {
 		return err
 	}
-	defer input.Close()
 	cfg, err := e.config()
 	if err != nil {
 		return err
@@ -124,18 +156,27 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		return err
 	}
 	p.before = p.logger.Stats().Spool
+	if watch != nil {
+		watch.p, p.watch = p, watch
+		e.say("watching %s; end with Ctrl-C", watch.dir)
+		return p.run(ctx, watch.run)
+	}
 	if input.terminal && len(o.values) == 0 {
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
-	return p.run(ctx, input)
+	return p.run(ctx, func(reading context.Context) error {
+		return input.each(maxLineBytes, func(where string, number int, line []byte, err error) bool {
+			if reading.Err() != nil {
+				return false
+			}
+			p.send(where, number, line, err)
+			return true
+		})
+	})
 }
 
-// parser returns what makes an event of a line.
-func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
-	if o.keyed && o.separator != "" {
-		return nil, misuse("", "produce: -k and --key-separator exclude each other")
-	}
-	var common []diaspora.Header
+// commonHeaders are those of every event.
+func (o produceOptions) commonHeaders() (common []diaspora.Header, err error) {
 	for _, h := range o.headers {
 		name, value, ok := strings.Cut(h, "=")
 		if !ok || name == "" {
@@ -143,7 +184,25 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 		}
 		common = append(common, diaspora.Header{Key: name, Value: []byte(value)})
 	}
+	return common, nil
+}
+
+// parser returns what makes an event of a line.
+func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
+	if o.keyed && o.separator != "" {
+		return nil, misuse("", "produce: -k and --key-separator exclude each other")
+	}
+	common, err := o.commonHeaders()
+	if err != nil {
+		return nil, err
+	}
 	switch {
+	case o.input == "file" && o.watch.dir == "":
+		return nil, misuse("", "produce: --input file goes with --watch")
+	case o.input == "file" && o.separator != "":
+		return nil, misuse("", "produce: --key-separator is for lines, not for files")
+	case o.input == "file":
+		return nil, nil // a file has no lines
 	case o.input == "ndjson" && o.separator != "":
 		return nil, misuse(`put the key into each line, as "key"`, "produce: --key-separator is for lines, not for ndjson")
 	case o.input == "ndjson":
@@ -175,99 +234,6 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 	}, nil
 }
 
-// input is one stream or several in a row, each with its name for errors.
-type input struct {
-	names    []string
-	streams  []io.Reader
-	terminal bool // a person types it
-}
-
-// openInput finds out that a file cannot be read before the first event is sent.
-func (e *env) openInput(o produceOptions, files []string) (*input, error) {
-	in := &input{}
-	switch {
-	case len(o.values) > 0 && len(files) > 0:
-		return nil, misuse("", "produce: --value and files exclude each other")
-	case len(o.values) > 0:
-		for _, v := range o.values {
-			// A value is one event, even if there are line feeds in it.
-			in.names, in.streams = append(in.names, "--value"), append(in.streams, wholeValue(v))
-		}
-		return in, nil
-	case len(files) == 0:
-		files = []string{"-"}
-	}
-	for _, name := range files {
-		if name == "-" {
-			in.names, in.streams = append(in.names, "input"), append(in.streams, e.stdin)
-			in.terminal = in.terminal || e.terminal(e.stdin)
-			continue
-		}
-		f, err := os.Open(name)
-		if err == nil {
-			in.names, in.streams = append(in.names, name), append(in.streams, f)
-			var info os.FileInfo
-			if info, err = f.Stat(); err == nil && info.IsDir() {
-				err = errors.New("it is a directory")
-			}
-		}
-		if err != nil {
-			in.Close()
-			if cause := (*os.PathError)(nil); errors.As(err, &cause) {
-				err = cause.Err
-			}
-			return nil, misuse("", "produce: read %s: %v; nothing was sent", name, err)
-		}
-	}
-	return in, nil
-}
-
-type wholeValue string
-
-func (wholeValue) Read([]byte) (int, error) { return 0, io.EOF }
-
-// Close closes the files.
-func (in *input) Close() error {
-	for _, s := range in.streams {
-		if f, ok := s.(*os.File); ok && f != os.Stdin {
-			f.Close()
-		}
-	}
-	return nil
-}
-
-// each calls do with each line until do returns false, an end, or an error of reading.
-func (in *input) each(limit int, do func(where string, number int, line []byte, err error) bool) error {
-	for i, stream := range in.streams {
-		if v, ok := stream.(wholeValue); ok {
-			if !do(in.names[i], 0, []byte(v), nil) {
-				return nil
-			}
-			continue
-		}
-		lines := newLineReader(stream, limit)
-		for {
-			line, err := lines.next()
-			var bad *lineError
-			switch {
-			case err == io.EOF:
-			case err != nil && !errors.As(err, &bad):
-				return fmt.Errorf("produce: read %s after line %d: %w", in.names[i], lines.number, err)
-			default:
-				if bad != nil {
-					err = bad.err
-				}
-				if !do(in.names[i], lines.number, line, err) {
-					return nil
-				}
-				continue
-			}
-			break
-		}
-	}
-	return nil
-}
-
 // production is one run of produce.
 type production struct {
 	env    *env
@@ -278,6 +244,7 @@ type production struct {
 
 	spool      bool
 	requireAck bool
+	watch      *watcher            // or nil
 	others     []*diaspora.Logger  // spools that other processes left behind
 	before     diaspora.SpoolStats // what was in the spool at the beginning
 
@@ -305,28 +272,21 @@ const (
 
 // run sends the input and returns when every event's fate is known, or when it
 // is interrupted. Reading happens beside it, as a read cannot be interrupted.
-func (p *production) run(ctx context.Context, in *input) error {
+func (p *production) run(ctx context.Context, do func(reading context.Context) error) error {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	p.stop = stop
 	read := make(chan error, 1)
-	go func() {
-		read <- in.each(maxLineBytes, func(where string, number int, line []byte, err error) bool {
-			if reading.Err() != nil {
-				return false
-			}
-			p.send(where, number, line, err)
-			return true
-		})
-	}()
+	go func() { read <- do(reading) }()
 	watch := time.NewTicker(watchEvery)
 	defer watch.Stop()
 	w := outageWatch{env: p.env}
 	var readErr error
+	ended := false // reading
 	for open := true; open; {
 		select {
 		case readErr = <-read:
-			open = false
+			open, ended = false, true
 		case <-reading.Done():
 			open = false
 		case <-watch.C:
@@ -345,6 +305,12 @@ func (p *production) run(ctx context.Context, in *input) error {
 	for {
 		select {
 		case err := <-closed:
+			if p.watch != nil { // its reading ends at once, and all events are answered
+				if !ended {
+					readErr = <-read
+				}
+				err = firstOf(err, p.watch.record())
+			}
 			return p.summary(ctx, readErr, err)
 		case <-interrupted:
 			interrupted = nil
@@ -403,18 +369,25 @@ func (p *production) look(w *outageWatch) {
 
 // send hands one line over.
 func (p *production) send(where string, number int, line []byte, err error) {
-	p.mu.Lock()
-	p.read++
-	p.mu.Unlock()
 	var event diaspora.Event
 	if err == nil {
 		event, err = p.parse(bytes.Clone(line)) // the reader uses the line again, while the Logger still does
 	}
+	p.log(where, number, event, err, func(error) {})
+}
+
+// log hands one event over, or tells why there is none. It calls done with the event's fate.
+func (p *production) log(where string, number int, event diaspora.Event, err error, done func(error)) {
+	p.mu.Lock()
+	p.read++
+	p.mu.Unlock()
 	if err != nil {
 		p.lineFailed(where, number, err)
+		done(err)
 		return
 	}
 	p.logger.Send(event, func(r diaspora.Record, err error) {
+		defer done(err)
 		if err != nil {
 			p.eventFailed(where, number, err)
 			return
@@ -537,7 +510,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	switch {
 	case p.fatal != nil:
 		return p.fatal
-	case ctx.Err() != nil:
+	case ctx.Err() != nil && p.watch == nil: // which is how watching ends
 		return ctx.Err()
 	case err != nil:
 		return err
@@ -546,7 +519,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case left.Events == 0:
 		return nil
 	case held != nil && refusal(held):
-		return held
+		return hinted(held, fmt.Sprintf(`if the name is mistyped, take its events out of the spool: "diaspora spool discard %s --to FILE"`, p.topic))
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:

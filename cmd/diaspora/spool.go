@@ -92,7 +92,12 @@ func (e *env) spoolCommands() []*cobra.Command {
 	verify := e.command(spoolVerifyHelp, func(_ context.Context, args []string) error { return e.spoolVerify(args) })
 	drain := e.command(spoolDrainHelp, func(ctx context.Context, _ []string) error { return e.spoolDrain(ctx, timeout) })
 	drain.Flags().DurationVar(&timeout, "timeout", 0, "go on for so `LONG` at most (default: as long as it helps)")
-	return []*cobra.Command{list, cat, verify, drain}
+	var to string
+	var yes bool
+	discard := e.command(spoolDiscardHelp, func(ctx context.Context, args []string) error { return e.spoolDiscard(ctx, args, to, yes) })
+	discard.Flags().StringVar(&to, "to", "", "write the events to `FILE` first")
+	discard.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return []*cobra.Command{list, cat, verify, drain, discard}
 }
 
 func (e *env) statusCommand() *cobra.Command {
@@ -280,8 +285,11 @@ func (e *env) statusLine(d spoolDocument) string {
 	if d.Quarantined > 0 {
 		text += fmt.Sprintf("; %d set aside", d.Quarantined)
 	}
-	if d.Dropped+d.Damaged > 0 {
-		text += fmt.Sprintf("; %d lost", d.Dropped+d.Damaged)
+	if d.Dropped > 0 {
+		text += fmt.Sprintf("; %d dropped or discarded", d.Dropped)
+	}
+	if d.Damaged > 0 {
+		text += fmt.Sprintf("; %d lost", d.Damaged)
 	}
 	return text
 }

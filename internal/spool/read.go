@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 )
@@ -318,4 +319,34 @@ func (s *Spool) Quarantine(r Record, reason string) error {
 	s.acked.write(s)
 	s.raise(s.tidy)
 	return nil
+}
+
+// Discard takes entries, of which Next has returned the positions, out of the spool without
+// their being sent; they count as dropped. After nil that is durable. It fails, and does
+// nothing, with ErrHoles if too many stretches of others would be left between.
+func (s *Spool) Discard(positions ...uint64) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	done := spans{low: s.done.low, above: slices.Clone(s.done.above)}
+	var dropped uint64
+	for _, at := range positions {
+		if at >= s.handed {
+			s.mu.Unlock()
+			return fmt.Errorf("discard position %d: it was never read", at)
+		}
+		dropped += done.add(at, at+1)
+	}
+	if len(done.above) >= maxHoles {
+		s.mu.Unlock()
+		return fmt.Errorf("%w: %d, of at most %d", ErrHoles, len(done.above), maxHoles)
+	}
+	s.done = done
+	s.counts.dropped += dropped
+	s.changes++
+	s.changing()
+	s.mu.Unlock()
+	return s.keep()
 }

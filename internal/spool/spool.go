@@ -27,6 +27,8 @@ var (
 	ErrInsecure = errors.New("the spool is open to others")
 	// ErrSubject means that events of another identity wait in the spool.
 	ErrSubject = errors.New("the spool holds events of another identity")
+	// ErrHoles says that too many stretches of entries that wait would have others that do not between them.
+	ErrHoles = errors.New("too many stretches of events that wait")
 	// ErrTooLarge means that an entry, or entries appended together, can never fit.
 	ErrTooLarge = errors.New("too large for the spool")
 )

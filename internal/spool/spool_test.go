@@ -312,3 +312,89 @@ func TestNote(t *testing.T) {
 		}
 	}
 }
+
+// TestDiscard fails when what was discarded is sent, also after a crash, or takes others along.
+func TestDiscard(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	opts := Options{Dir: path, SegmentBytes: 4 << 10}
+	s := mustOpen(t, opts)
+	mustAppend(t, s, 0, 100)
+	var odd []uint64
+	for _, r := range drain(t, s) {
+		if r.Position%2 == 1 {
+			odd = append(odd, r.Position)
+		}
+	}
+	if err := s.Discard(s.Stats().Next); err == nil {
+		t.Error("Discard of what was never read = nil")
+	}
+	if err := s.Discard(odd...); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.Events != 50 || st.Dropped != 50 || st.Acknowledged != 0 {
+		t.Errorf("Stats() = %+v, want 50 events dropped, and 50 that wait", st)
+	}
+	// What a power cut leaves: all but what is never synced.
+	crashed := dir(t)
+	if err := os.CopyFS(crashed, os.DirFS(path)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"acked", "lock", "owner"} {
+		os.Remove(filepath.Join(crashed, name))
+	}
+	if err := filepath.WalkDir(crashed, func(name string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			err = os.Chmod(name, 0o600)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(crashed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	if err := s.Discard(odd...); !errors.Is(err, ErrClosed) {
+		t.Errorf("Discard after Close = %v, want ErrClosed", err)
+	}
+	for _, path := range []string{path, crashed} {
+		opts.Dir = path
+		left := drain(t, mustOpen(t, opts))
+		if len(left) != 50 {
+			t.Fatalf("%d events wait, want 50", len(left))
+		}
+		for _, r := range left {
+			if r.Position%2 == 1 {
+				t.Errorf("event %s was discarded, and waits", r.ID)
+			}
+		}
+	}
+}
+
+// TestDiscardLeavesNoSieve fails when more is discarded than the cursor can tell.
+func TestDiscardLeavesNoSieve(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t)})
+	entries := make([]Entry, 2*maxHoles+2)
+	for i := range entries {
+		entries[i] = Entry{Topic: "t", ID: "x"}
+	}
+	for from := 0; from < len(entries); from += 4096 {
+		if err := s.Append(t.Context(), entries[from:min(from+4096, len(entries))]...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var even []uint64
+	for _, r := range drain(t, s) {
+		if r.Position%2 == 0 {
+			even = append(even, r.Position)
+		}
+	}
+	if err := s.Discard(even...); !errors.Is(err, ErrHoles) || s.Stats().Dropped != 0 {
+		t.Errorf("Discard of every second event = %v, %d dropped; want ErrHoles and none", err, s.Stats().Dropped)
+	}
+	if err := s.Discard(even[:maxHoles-1]...); err != nil {
+		t.Errorf("Discard of as many as can be = %v", err)
+	}
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+var spoolDiscardHelp = help{
+	use:   "discard TOPIC [DIRECTORY]",
+	short: "take the events for a topic out of the spool, without sending them",
+	examples: `
+# events were logged to a topic whose name was mistyped: move them
+diaspora spool discard wether --to wether.ndjson
+diaspora produce weather --input ndjson wether.ndjson
+
+# in a script, and for good
+diaspora spool discard wether --yes`,
+	long: `
+Events for a topic that does not exist, or that you may not write to, wait for as long as that is
+so. This command takes them out. With --to they are written to a file first, with their
+keys, headers, times and ids, as produce --input ndjson takes them; the file must not
+exist yet. "-" is the output. It asks for the topic's name before it does anything; --yes does not ask.
+
+Without a DIRECTORY it takes them out of all spools of the profile. A spool that another process has
+is not touched: end that one first.`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 2, missing: "the topic is missing"},
+}
+
+func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bool) error {
+	topic := args[0]
+	if to == "-" && e.json() {
+		return misuse("", "spool discard: --to - and -o %s exclude each other", e.output)
+	}
+	dirs, n, err := e.holding(topic, args[1:])
+	if err != nil {
+		return err
+	}
+	if !yes {
+		if err := e.confirmDiscard(ctx, topic, n, to); err != nil {
+			return err
+		}
+	}
+	var batches []*discarding
+	defer func() {
+		for _, b := range batches {
+			b.spool.Close()
+		}
+	}()
+	for _, dir := range dirs { // all, before anything is changed
+		b, err := openDiscarding(dir, topic)
+		if err != nil {
+			return err
+		}
+		batches = append(batches, b)
+	}
+	if to != "" {
+		if err := e.saveEvents(to, batches); err != nil {
+			return err
+		}
+	}
+	discarded := 0
+	for _, b := range batches {
+		if err := b.discard(); err != nil {
+			return spoolFailure(fmt.Errorf("%w; %d events were discarded", err, discarded))
+		}
+		discarded += len(b.positions)
+	}
+	if e.json() {
+		return e.printJSON(struct {
+			Topic     string `json:"topic"`
+			Discarded int    `json:"discarded"`
+			File      string `json:"file,omitempty"`
+		}{topic, discarded, to})
+	}
+	text := count(int64(discarded), "event") + " discarded"
+	if to != "" && to != "-" {
+		text += fmt.Sprintf(`; "diaspora produce TOPIC --input ndjson %s" logs them to another topic`, to)
+	}
+	e.say("%s", text)
+	return nil
+}
+
+// holding returns the spools in which events for a topic wait, and how many there are.
+func (e *env) holding(topic string, args []string) (dirs []string, n int64, err error) {
+	all, err := e.spoolsAt(args)
+	if err != nil {
+		return nil, 0, err
+	}
+	topics := map[string]bool{}
+	for _, dir := range all {
+		before := n
+		for r, err := range spool.Entries(dir) {
+			if err != nil {
+				return nil, 0, spoolFailure(err)
+			}
+			if topics[r.Topic] = true; r.Topic == topic {
+				n++
+			}
+		}
+		if n > before {
+			dirs = append(dirs, dir)
+		}
+	}
+	if n > 0 {
+		return dirs, n, nil
+	}
+	f := &failure{condition: diaspora.ErrNotFound, text: fmt.Sprintf("spool discard: no event for topic %q waits", topic)}
+	if len(topics) > 0 {
+		f.hints = []string{"events wait for " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ")}
+	}
+	return nil, 0, f
+}
+
+// confirmDiscard says what will be done and has the person type the topic's name.
+func (e *env) confirmDiscard(ctx context.Context, topic string, n int64, to string) error {
+	fate := "deletes them for good; --to FILE would keep them"
+	if to != "" {
+		fate = "takes them out of the spool, into " + to
+	}
+	e.warn("%s for topic %s %s; discarding %s", count(n, "event"), topic, waits(uint64(n)), fate)
+	fmt.Fprintf(e.stderr, "Type the topic's name to discard them: ")
+	answer, err := readAnswer(ctx, e.stdin)
+	if err == nil && answer == topic {
+		return nil
+	}
+	if !e.terminal(e.stdin) {
+		fmt.Fprintln(e.stderr)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &failure{
+		text:  fmt.Sprintf("spool discard: the name %q was not typed; nothing has changed", topic),
+		hints: []string{"--yes does not ask"},
+	}
+}
+
+// discarding is what is to be taken out of one spool.
+type discarding struct {
+	dir       string
+	topic     string
+	spool     *spool.Spool
+	positions []uint64
+}
+
+func openDiscarding(dir, topic string) (*discarding, error) {
+	info, err := spool.Inspect(dir)
+	if err != nil {
+		return nil, spoolFailure(err)
+	}
+	s, err := spool.Open(spool.Options{Dir: dir, Subject: info.Subject})
+	if errors.Is(err, spool.ErrInUse) {
+		return nil, &failure{condition: diaspora.ErrConflict, text: "spool discard: " + err.Error() + "; nothing has changed",
+			hints: []string{"end that process first; its events stay in the spool"}}
+	}
+	if err != nil {
+		return nil, spoolFailure(err)
+	}
+	return &discarding{dir: dir, topic: topic, spool: s}, nil
+}
+
+// each reads the events for the topic.
+func (b *discarding) each(do func(*spool.Record) error) error {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel() // Next does not wait for further ones
+	b.spool.Rewind()
+	for {
+		records, err := b.spool.Next(ended, 4096, 4<<20)
+		if err == context.Canceled {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for i := range records {
+			if records[i].Topic != b.topic {
+				continue
+			}
+			if err := do(&records[i]); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// discard takes the events out, durably.
+func (b *discarding) discard() error {
+	if b.positions == nil {
+		if err := b.each(func(r *spool.Record) error {
+			b.positions = append(b.positions, r.Position)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	err := b.spool.Discard(b.positions...)
+	if errors.Is(err, spool.ErrHoles) {
+		return hinted(fmt.Errorf("%s: %w", b.dir, err), `the events of other topics between them have to go first: "diaspora spool drain"`)
+	}
+	if err == nil {
+		err = b.spool.Close()
+	}
+	return err
+}
+
+// saveEvents writes the events to a new file. They are safe there when it returns.
+func (e *env) saveEvents(name string, batches []*discarding) (err error) {
+	var to io.Writer = e.stdout
+	if name != "-" {
+		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			return misuse("choose another name", "spool discard: %s exists already; nothing has changed", name)
+		}
+		if err != nil {
+			return fmt.Errorf("spool discard: %w; nothing has changed", err)
+		}
+		defer func() {
+			if kept := firstOf(file.Sync(), file.Close(), syncFolder(filepath.Dir(name))); err == nil && kept != nil {
+				err = fmt.Errorf("spool discard: %w; nothing was discarded", kept)
+			}
+		}()
+		to = file
+	}
+	out := bufio.NewWriterSize(to, 64<<10)
+	var line []byte
+	for _, b := range batches {
+		err := b.each(func(r *spool.Record) error {
+			b.positions = append(b.positions, r.Position)
+			line = appendEntry(line[:0], &r.Entry)
+			_, err := out.Write(line)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("spool discard: write %s: %w; nothing was discarded", name, err)
+		}
+	}
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("spool discard: write %s: %w; nothing was discarded", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// input is one stream or several in a row, each with its name for errors.
+type input struct {
+	names    []string
+	streams  []io.Reader
+	terminal bool // a person types it
+}
+
+// openInput finds out that a file cannot be read before the first event is sent.
+func (e *env) openInput(o produceOptions, files []string) (*input, error) {
+	in := &input{}
+	switch {
+	case len(o.values) > 0 && len(files) > 0:
+		return nil, misuse("", "produce: --value and files exclude each other")
+	case len(o.values) > 0:
+		for _, v := range o.values {
+			// A value is one event, even if there are line feeds in it.
+			in.names, in.streams = append(in.names, "--value"), append(in.streams, wholeValue(v))
+		}
+		return in, nil
+	case len(files) == 0:
+		files = []string{"-"}
+	}
+	for _, name := range files {
+		if name == "-" {
+			in.names, in.streams = append(in.names, "input"), append(in.streams, e.stdin)
+			in.terminal = in.terminal || e.terminal(e.stdin)
+			continue
+		}
+		f, err := os.Open(name)
+		if err == nil {
+			in.names, in.streams = append(in.names, name), append(in.streams, f)
+			var info os.FileInfo
+			if info, err = f.Stat(); err == nil && info.IsDir() {
+				err = errors.New("it is a directory")
+			}
+		}
+		if err != nil {
+			in.Close()
+			if cause := (*os.PathError)(nil); errors.As(err, &cause) {
+				err = cause.Err
+			}
+			return nil, misuse("", "produce: read %s: %v; nothing was sent", name, err)
+		}
+	}
+	return in, nil
+}
+
+type wholeValue string
+
+func (wholeValue) Read([]byte) (int, error) { return 0, io.EOF }
+
+// Close closes the files.
+func (in *input) Close() error {
+	for _, s := range in.streams {
+		if f, ok := s.(*os.File); ok && f != os.Stdin {
+			f.Close()
+		}
+	}
+	return nil
+}
+
+// each calls do with each line until do returns false, an end, or an error of reading.
+func (in *input) each(limit int, do func(where string, number int, line []byte, err error) bool) error {
+	for i, stream := range in.streams {
+		if v, ok := stream.(wholeValue); ok {
+			if !do(in.names[i], 0, []byte(v), nil) {
+				return nil
+			}
+			continue
+		}
+		lines := newLineReader(stream, limit)
+		for {
+			line, err := lines.next()
+			var bad *lineError
+			switch {
+			case err == io.EOF:
+			case err != nil && !errors.As(err, &bad):
+				return fmt.Errorf("produce: read %s after line %d: %w", in.names[i], lines.number, err)
+			default:
+				if bad != nil {
+					err = bad.err
+				}
+				if !do(in.names[i], lines.number, line, err) {
+					return nil
+				}
+				continue
+			}
+			break
+		}
+	}
+	return nil
+}

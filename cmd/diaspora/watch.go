@@ -1,0 +1,423 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// watchOptions are those of produce --watch.
+type watchOptions struct {
+	dir     string
+	pattern string
+	settle  time.Duration
+}
+
+// watcher logs the files that come into a folder, each once it is complete. It looks again
+// and again, for that works on every file system.
+type watcher struct {
+	watchOptions
+	root    *os.Root
+	journal *journal
+	p       *production
+	key     []byte // of all events, or nil
+	whole   func(content []byte) diaspora.Event
+	waiting map[string]*waitingFile
+
+	blind string // what was said of a folder that cannot be read
+
+	mu       sync.Mutex    // guards the field below
+	answered []*takenFile  // all is known of them, but the journal does not have it yet
+	wake     chan struct{} // has room for one
+}
+
+// waitingFile is a file that is not done with.
+type waitingFile struct {
+	mark
+	since   time.Time // it has not changed
+	taken   bool      // its events are on their way
+	problem string    // that was told
+}
+
+// headerFile names the file in each of its events, headerLine the line.
+const (
+	headerFile = "file"
+	headerLine = "line"
+)
+
+func (o watchOptions) validate(files []string) error {
+	_, err := filepath.Match(o.pattern, "x")
+	switch {
+	case len(files) > 0:
+		return misuse("", "produce: --watch and files exclude each other")
+	case err != nil || o.pattern == "":
+		return misuse("", "produce: --pattern %q is no pattern, such as '*.json'", o.pattern)
+	case strings.ContainsRune(o.pattern, '/'):
+		return misuse("", "produce: --pattern %q: it is for names in the folder, which have no /", o.pattern)
+	case o.settle < 0:
+		return misuse("", "produce: --settle is negative")
+	}
+	return nil
+}
+
+// openWatch opens what is to be watched.
+func (e *env) openWatch(o produceOptions, topic string, files []string) (*watcher, error) {
+	if len(o.values) > 0 {
+		return nil, misuse("", "produce: --watch and --value exclude each other")
+	}
+	if err := o.watch.validate(files); err != nil {
+		return nil, err
+	}
+	w, err := e.openWatcher(o.watch, topic)
+	if err != nil {
+		return nil, err
+	}
+	if o.keyed {
+		w.key = []byte(o.key)
+	}
+	if o.input == "file" {
+		common, _ := o.commonHeaders() // parser has looked at them
+		w.whole = func(content []byte) diaspora.Event {
+			return diaspora.Event{Topic: topic, Value: content, Headers: common}
+		}
+	}
+	return w, nil
+}
+
+// openWatcher opens the folder and its journal.
+func (e *env) openWatcher(o watchOptions, topic string) (*watcher, error) {
+	dir, err := filepath.Abs(o.dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	var root *os.Root
+	if err == nil {
+		root, err = os.OpenRoot(dir)
+	}
+	if err != nil {
+		return nil, misuse("", "produce: watch %s: %v", o.dir, innermost(err))
+	}
+	w := &watcher{watchOptions: o, root: root, waiting: map[string]*waitingFile{}, wake: make(chan struct{}, 1)}
+	name, err := e.journalName(dir, topic)
+	if err == nil {
+		w.journal, err = openJournal(name, dir, topic, func(file string) bool {
+			_, err := root.Lstat(file)
+			return !errors.Is(err, fs.ErrNotExist)
+		})
+	}
+	if err != nil {
+		root.Close()
+		return nil, fmt.Errorf("produce: the journal of %s: %w", o.dir, err)
+	}
+	return w, nil
+}
+
+// journalName returns where the journal of a folder is: by profile, folder and topic.
+func (e *env) journalName(dir, topic string) (string, error) {
+	spools, err := e.spoolHome()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(dir + "\x00" + topic))
+	return filepath.Join(filepath.Dir(filepath.Dir(spools)), "watch", filepath.Base(spools), hex.EncodeToString(sum[:8])+".ndjson"), nil
+}
+
+func innermost(err error) error {
+	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
+		return cause.Err
+	}
+	return err
+}
+
+func (w *watcher) Close() error { return errors.Join(w.journal.Close(), w.root.Close()) }
+
+// run looks at the folder until ctx ends.
+func (w *watcher) run(ctx context.Context) error {
+	every := time.NewTicker(min(time.Second, max(w.settle/4, 100*time.Millisecond)))
+	defer every.Stop()
+	for {
+		w.look(ctx)
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-w.wake:
+				if err := w.record(); err != nil {
+					return err
+				}
+			case <-every.C:
+				waiting = false
+			}
+		}
+	}
+}
+
+// record notes in the journal which files are done with. Others come again when they have settled.
+func (w *watcher) record() error {
+	w.mu.Lock()
+	answered := w.answered
+	w.answered = nil
+	w.mu.Unlock()
+	var lines []journalLine
+	for _, t := range answered {
+		if t.lost {
+			f := w.waiting[t.File]
+			f.taken, f.since = false, w.p.env.now()
+			continue
+		}
+		lines = append(lines, t.journalLine)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	if err := w.journal.add(lines); err != nil {
+		return &failure{condition: diaspora.ErrSpoolFailed, text: fmt.Sprintf("produce: write the journal %s: %v", w.journal.name, err)}
+	}
+	for _, line := range lines {
+		delete(w.waiting, line.File)
+		if line.Refused != "" {
+			w.p.env.warn("%s: noted in %s, and not tried again unless it changes", line.File, w.journal.name)
+		}
+	}
+	return nil
+}
+
+// look takes the files that are complete.
+func (w *watcher) look(ctx context.Context) {
+	entries, err := fs.ReadDir(w.root.FS(), ".")
+	if err != nil {
+		if text := innermost(err).Error(); text != w.blind {
+			w.blind = text
+			w.p.env.warn("%s cannot be read: %s; trying again", w.dir, text)
+		}
+		return
+	}
+	w.blind = ""
+	there := make(map[string]bool, len(entries))
+	for _, entry := range entries {
+		name := entry.Name()
+		there[name] = true
+		if ctx.Err() != nil {
+			return
+		}
+		if match, _ := filepath.Match(w.pattern, name); !match || strings.HasPrefix(name, ".") || !entry.Type().IsRegular() {
+			continue
+		}
+		if info, err := w.root.Lstat(name); err == nil && w.complete(name, markOf(info)) {
+			w.take(ctx, name)
+		}
+	}
+	for name, f := range w.waiting {
+		if !there[name] && !f.taken {
+			delete(w.waiting, name)
+		}
+	}
+}
+
+// complete reports whether a file is to be logged now.
+func (w *watcher) complete(name string, m mark) bool {
+	if done, ok := w.journal.done[name]; ok && done == m {
+		return false
+	}
+	f := w.waiting[name]
+	switch {
+	case f != nil && f.taken:
+		return false
+	case f == nil || f.mark != m:
+		f = &waitingFile{mark: m, since: w.p.env.now()}
+		w.waiting[name] = f
+	}
+	if m.Size == 0 && w.whole != nil {
+		return false // somebody is about to write it
+	}
+	return w.p.env.now().Sub(f.since) >= w.settle
+}
+
+// take logs a file.
+func (w *watcher) take(ctx context.Context, name string) {
+	f := w.waiting[name]
+	file, err := w.openFile(name, f.mark)
+	if err != nil {
+		w.tell(f, name, err)
+		f.since = w.p.env.now()
+		return
+	}
+	defer file.Close()
+	f.taken = true
+	t := &takenFile{watcher: w, journalLine: journalLine{File: name, mark: f.mark}, left: 1}
+	if w.whole != nil {
+		err = t.logWhole(file)
+	} else {
+		err = t.logLines(ctx, file)
+	}
+	if err == nil {
+		err = unchanged(file, f.mark)
+	}
+	if ctx.Err() == nil {
+		w.tell(f, name, err)
+	}
+	t.finished(err)
+}
+
+// tell says once why a file has to wait.
+func (w *watcher) tell(f *waitingFile, name string, err error) {
+	if err == nil || err == errChanged || errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if text := innermost(err).Error(); text != f.problem {
+		f.problem = text
+		w.p.env.warn("%s: not logged yet: %s", name, text)
+	}
+}
+
+var errChanged = errors.New("it has changed")
+
+// openFile opens a file of the folder; a link that has taken its place leads to nothing outside.
+func (w *watcher) openFile(name string, m mark) (*os.File, error) {
+	file, err := w.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would not open
+	if err != nil {
+		return nil, err
+	}
+	if err := unchanged(file, m); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+func unchanged(file *os.File, m mark) error {
+	info, err := file.Stat()
+	if err == nil && (!info.Mode().IsRegular() || markOf(info) != m) {
+		err = errChanged
+	}
+	return err
+}
+
+// takenFile is a file whose events are on their way.
+type takenFile struct {
+	*watcher
+
+	mu sync.Mutex // guards the fields below
+	journalLine
+	left int  // events on their way, and one for reading
+	lost bool // an event is not known to be safe, and the file comes again
+}
+
+// logWhole logs a file as one event.
+func (t *takenFile) logWhole(file io.Reader) error {
+	if t.Size > maxLineBytes {
+		t.log(0, diaspora.Event{}, fmt.Errorf("it has %d bytes; an event may have at most %d", t.Size, maxLineBytes))
+		return nil
+	}
+	content, err := io.ReadAll(io.LimitReader(file, t.Size+1))
+	if err == nil && int64(len(content)) != t.Size {
+		err = errChanged
+	}
+	if err == nil {
+		t.log(0, t.whole(content), nil)
+	}
+	return err
+}
+
+// logLines logs each line of a file as an event.
+func (t *takenFile) logLines(ctx context.Context, file io.Reader) error {
+	lines := newLineReader(file, maxLineBytes)
+	for ctx.Err() == nil {
+		line, err := lines.next()
+		var bad *lineError
+		switch {
+		case err == io.EOF:
+			return nil
+		case errors.As(err, &bad):
+			t.log(lines.number, diaspora.Event{}, bad.err)
+		case err != nil:
+			return err
+		default:
+			event, err := t.p.parse(bytes.Clone(line))
+			t.log(lines.number, event, err)
+		}
+	}
+	return ctx.Err()
+}
+
+// log hands an event over, with what a watcher adds to it.
+func (t *takenFile) log(number int, event diaspora.Event, err error) {
+	t.mu.Lock()
+	t.left++
+	t.mu.Unlock()
+	if event.Key == nil {
+		if event.Key = t.key; event.Key == nil {
+			event.Key = []byte(t.File)
+		}
+	}
+	event.Headers = append(event.Headers[:len(event.Headers):len(event.Headers)], diaspora.Header{Key: headerFile, Value: []byte(t.File)})
+	if number > 0 {
+		event.Headers = append(event.Headers, diaspora.Header{Key: headerLine, Value: fmt.Append(nil, number)})
+	}
+	if event.ID == "" {
+		event.ID = t.eventID(number, event.Value)
+	}
+	if event.Time.IsZero() {
+		event.Time = time.Unix(0, t.Mtime)
+	}
+	never := err != nil // else the Logger says
+	t.p.log(t.File, number, event, err, func(err error) { t.know(err, never || errors.Is(err, diaspora.ErrInvalid)) })
+}
+
+// eventID is the same whenever the same event of the same file is logged again.
+func (t *takenFile) eventID(number int, value []byte) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\x00%s\x00%d %d %d\x00", t.journal.id, t.File, t.Size, t.Mtime, number)
+	h.Write(value)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// know takes an event's fate: nil, or why it was not logged, and whether it never will be.
+func (t *takenFile) know(err error, never bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		t.Events++
+	case !never:
+		t.lost = true
+	case t.Refused == "":
+		t.Refused, _ = explanation(err)
+	}
+	t.leave()
+}
+
+// finished says that all of the file was handed over, or why not.
+func (t *takenFile) finished(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost = t.lost || err != nil
+	t.leave()
+}
+
+// leave hands a file back of which all is known. The caller holds mu.
+func (t *takenFile) leave() {
+	if t.left--; t.left > 0 {
+		return
+	}
+	t.watcher.mu.Lock()
+	t.watcher.answered = append(t.watcher.answered, t)
+	t.watcher.mu.Unlock()
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}

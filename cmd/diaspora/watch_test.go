@@ -1,0 +1,383 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// put writes a file under another name, and renames it, as careful instruments do.
+func put(t *testing.T, dir, name, content string) {
+	t.Helper()
+	temp := filepath.Join(dir, ".new-"+name)
+	if err := os.WriteFile(temp, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(temp, filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// journalled returns what the journals below a folder say of files.
+func journalled(t *testing.T, state string) map[string]journalLine {
+	t.Helper()
+	names, _ := filepath.Glob(filepath.Join(state, "watch", "*", "*.ndjson"))
+	files := map[string]journalLine{}
+	for _, name := range names {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(content) {
+			var l journalLine
+			if json.Unmarshal(line, &l) == nil && l.File != "" {
+				files[l.File] = l
+			}
+		}
+	}
+	return files
+}
+
+// watchedEvent is what consume prints of an event from a file.
+type watchedEvent struct {
+	ID, Key, Value string
+	Time           time.Time
+	Headers        json.RawMessage
+}
+
+func (d *desk) events(t *testing.T, topic string) (all []watchedEvent) {
+	t.Helper()
+	d.out.reset()
+	d.must(t, "consume", topic, "--from", "start", "--exit", "-o", "json")
+	for line := range strings.Lines(d.out.String()) {
+		var e watchedEvent
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// watching runs produce --watch until what is asked for holds, and then Ctrl-C. It checks the exit code.
+func (d *desk) watching(t *testing.T, want int, until func() bool, args ...string) {
+	t.Helper()
+	ctx, interrupt := context.WithCancel(t.Context())
+	code := make(chan int, 1)
+	go func() { code <- d.types(ctx, append([]string{"produce"}, args...)...) }()
+	eventually(t, "what is watched for:\n"+d.err.String(), until)
+	interrupt()
+	if c := <-code; c != want {
+		t.Errorf("produce --watch ends with %d, want %d:\n%s", c, want, d.err.String())
+	}
+}
+
+// TestWatch fails when a file is not logged, twice, or in part, or one that is not meant to be.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	put(t, dir, "a.json", "{\n1\n}\n")
+	put(t, dir, "b.txt", "no match")
+	put(t, dir, "empty.json", "")
+	put(t, dir, "large.json", strings.Repeat("x", 2<<20))
+	put(t, dir, ".hidden.json", "hidden")
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"out.json": secret, "in.json": "a.json"} {
+		if err := os.Symlink(to, filepath.Join(dir, from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "folder.json"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	slow := filepath.Join(dir, "slow.json")
+	grow := func(text string) {
+		f, err := os.OpenFile(slow, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString(text)
+			f.Close()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	grow("0")
+	var writing sync.WaitGroup
+	writing.Go(func() { // never still for as long as --settle
+		for i := 1; i < 10; i++ {
+			time.Sleep(100 * time.Millisecond)
+			grow(fmt.Sprint(i))
+		}
+	})
+	args := []string{"scans", "--watch", dir, "--pattern", "*.json", "--settle", "600ms", "-H", "unit=C"}
+	done := func(n int) func() bool { return func() bool { return len(journalled(t, state)) == n } }
+	d.watching(t, 8, done(3), args...)
+	writing.Wait()
+	if talk := d.err.String(); !strings.Contains(talk, "large.json: not logged") || !strings.Contains(talk, "not tried again") {
+		t.Errorf("of the large file it says %q", talk)
+	}
+	if l := journalled(t, state)["large.json"]; l.Refused == "" || l.Events != 0 {
+		t.Errorf("the journal says %+v of the large file", l)
+	}
+	got := d.events(t, "scans")
+	if len(got) != 2 || got[0].Key != "a.json" || got[0].Value != "{\n1\n}\n" || got[1].Key != "slow.json" || got[1].Value != "0123456789" {
+		t.Errorf("the topic has %+v, want a.json and slow.json, whole", got)
+	}
+	info, err := os.Stat(slow)
+	if err != nil || !got[1].Time.Equal(info.ModTime().Truncate(time.Nanosecond)) || !strings.Contains(string(got[1].Headers), `"slow.json"`) || !strings.Contains(string(got[1].Headers), `"unit"`) {
+		t.Errorf("of slow.json the topic has %+v, want its time %v and name", got[1], info.ModTime())
+	}
+
+	// Again: only what is new, or has changed.
+	d.err.reset()
+	put(t, dir, "a.json", "changed")
+	put(t, dir, "c.json", "new")
+	d.watching(t, 0, func() bool { return len(journalled(t, state)) == 4 && journalled(t, state)["a.json"].Size == 7 }, args...)
+	if values := fmt.Sprint(d.events(t, "scans")[2:]); !strings.Contains(values, "changed") || !strings.Contains(values, "new") || len(d.events(t, "scans")) != 4 {
+		t.Errorf("then it has %s, want a.json and c.json", values)
+	}
+	if strings.Contains(d.err.String(), "large.json") {
+		t.Errorf("the large file is tried again: %s", d.err.String())
+	}
+}
+
+// TestWatchLines fails when the lines of a file are not in order, or a bad one takes others along.
+func TestWatchLines(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	put(t, dir, "a.csv", "1\n2\n"+strings.Repeat("x", 2<<20)+"\n4")
+	put(t, dir, "b.csv", "")
+	d.watching(t, 8, func() bool { return len(journalled(t, state)) == 2 }, "scans", "--watch", dir, "--settle", "0", "--input", "lines", "-k", "mine")
+	got := d.events(t, "scans")
+	if len(got) != 3 || got[0].Value+got[1].Value+got[2].Value != "124" || got[2].Key != "mine" || !strings.Contains(string(got[2].Headers), `"4"`) {
+		t.Errorf("the topic has %+v, want lines 1, 2 and 4", got)
+	}
+	if l := journalled(t, state)["a.csv"]; l.Events != 3 || l.Refused == "" {
+		t.Errorf("the journal says %+v", l)
+	}
+}
+
+func TestWatchMisused(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"--watch", filepath.Join(dir, "none")}, {"--watch", dir, "file"}, {"--watch", dir, "--value", "1"},
+		{"--watch", dir, "--pattern", "["}, {"--watch", dir, "--pattern", "a/b"}, {"--watch", dir, "--settle", "-1s"},
+		{"--pattern", "*.json"}, {"--settle", "1s"}, {"--input", "file"}, {"--watch", dir, "--key-separator", ","},
+	} {
+		if code := d.types(t.Context(), append([]string{"produce", "scans"}, args...)...); code != 2 {
+			t.Errorf("produce %s exits with %d, want 2", strings.Join(args, " "), code)
+		}
+	}
+	// One process for a folder and a topic.
+	put(t, dir, "a", "1")
+	state := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	d.watching(t, 0, func() bool {
+		return len(journalled(t, state)) == 1 && d.types(t.Context(), "produce", "scans", "--watch", dir) == 6
+	}, "scans", "--watch", dir, "--settle", "0")
+	// A journal that is none is not taken for an empty one.
+	names, _ := filepath.Glob(filepath.Join(state, "watch", "*", "*.ndjson"))
+	if err := os.WriteFile(names[0], []byte("junk\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.types(t.Context(), "produce", "scans", "--watch", dir); code != 9 {
+		t.Errorf("produce with a damaged journal exits with %d, want 9", code)
+	}
+}
+
+// TestJournal fails when a torn line counts, takes the next one along, or when what is
+// gone is remembered for ever.
+func TestJournal(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "j")
+	open := func(there func(string) bool) *journal {
+		t.Helper()
+		j, err := openJournal(name, "/data", "scans", there)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	all := func(string) bool { return true }
+	j := open(all)
+	id := j.id
+	add := func(file string) {
+		t.Helper()
+		if err := j.add([]journalLine{{File: file, mark: mark{1, 2}, Events: 1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("a")
+	add("b")
+	j.Close()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := bytes.IndexByte(content, '\n') + 1; cut <= len(content); cut++ {
+		known := bytes.Count(content[:min(cut+1, len(content))], []byte("\n")) - 1 // a line counts without its end, too
+		if err := os.WriteFile(name, content[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j = open(all)
+		if len(j.done) != known || j.id != id {
+			t.Errorf("cut after %d bytes it knows %v, want %d files", cut, j.done, known)
+		}
+		add("c")
+		j.Close()
+		if j = open(all); len(j.done) != known+1 {
+			t.Errorf("cut after %d bytes and written to it knows %v, want %d files", cut, j.done, known+1)
+		}
+		j.Close()
+	}
+	j = open(all)
+	for i := range 1500 {
+		add(fmt.Sprint(i))
+	}
+	j.Close()
+	j = open(func(file string) bool { return file == "7" })
+	j.Close()
+	j = open(all)
+	defer j.Close()
+	if len(j.done) != 1 || j.done["7"] != (mark{1, 2}) || j.id != id {
+		t.Errorf("it knows %d files, want the one that is there", len(j.done))
+	}
+}
+
+// TestWatchSurvivesKill kills produce --watch again and again while files come: each is
+// logged, and whenever it is logged, under the same id.
+func TestWatchSurvivesKill(t *testing.T) {
+	t.Parallel()
+	const kills, files = 25, 400
+	w := newWorld(t)
+	w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(w.dir, "config", "state")
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for i := range files {
+			put(t, dir, fmt.Sprintf("%03d.json", i), fmt.Sprintf(`{"scan":%d}`, i))
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	start := func() func() {
+		cmd := w.command("produce", "scans", "--watch", dir, "--pattern", "*.json", "--settle", "0")
+		var talk bytes.Buffer
+		cmd.Stderr = &talk
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+			if strings.Contains(talk.String(), "not logged") {
+				t.Errorf("produce says %q", talk.String())
+			}
+		}
+	}
+	for range kills {
+		before := len(journalled(t, state))
+		kill := start()
+		after := min(before+1+rand.IntN(20), files)
+		eventually(t, "further files", func() bool { return len(journalled(t, state)) >= after })
+		kill()
+	}
+	writing.Wait()
+	kill := start()
+	eventually(t, "all files", func() bool { return len(journalled(t, state)) == files })
+	kill()
+	w.run(t, "spool", "drain")
+	ids := map[string]map[string]bool{} // by file
+	repeats := -files
+	for line := range strings.Lines(w.run(t, "consume", "scans", "--from", "start", "--exit", "-o", "json")) {
+		var e watchedEvent
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if fmt.Sscanf(e.Key, "%d.json", &n); e.Value != fmt.Sprintf(`{"scan":%d}`, n) {
+			t.Fatalf("%s has %s", e.Key, e.Value)
+		}
+		if ids[e.Key] == nil {
+			ids[e.Key] = map[string]bool{}
+		}
+		ids[e.Key][e.ID] = true
+		repeats++
+	}
+	for file, of := range ids {
+		if len(of) != 1 {
+			t.Errorf("%s has %d ids", file, len(of))
+		}
+	}
+	if len(ids) != files {
+		t.Errorf("%d files of %d were logged", len(ids), files)
+	}
+	t.Logf("%d kills, %d files, %d repeats", kills, files, repeats)
+}
+
+// TestWatchUnsure fails when a file counts as logged of which the cluster may have nothing.
+func TestWatchUnsure(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	put(t, dir, "a", "1")
+	away := false
+	d.watching(t, 8, func() bool {
+		if len(journalled(t, state)) == 1 && !away {
+			away = true
+			d.fabric.Close()
+			put(t, dir, "b", "2")
+		}
+		return strings.Contains(d.err.String(), "1 event waits")
+	}, "scans", "--watch", dir, "--settle", "0", "--no-spool")
+	if files := journalled(t, state); len(files) != 1 {
+		t.Errorf("the journal has %v, want a alone", files)
+	}
+}
+
+// FuzzJournalOfFiles reads a journal with anything in it, and goes on with it.
+func FuzzJournalOfFiles(f *testing.F) {
+	for _, s := range []string{
+		"", "\n", "junk\n", "{}\n", `{"id":"x"}`, `{"watch":"/data","topic":"scans","id":"x"}` + "\n",
+		`{"id":"x"}` + "\n" + `{"file":"a","size":1,"mtime":2,"events":1}` + "\n" + `{"file":"b","si`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		id, lines, torn, err := readJournal(bytes.NewReader(content))
+		if err != nil || id == "" {
+			return
+		}
+		further := []journalLine{{File: "new", mark: mark{1, 2}, Refused: "\n"}}
+		added, err := encodeLines(nil, further)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if torn {
+			content = append(content[:len(content):len(content)], '\n')
+		}
+		after, more, torn, err := readJournal(bytes.NewReader(append(content[:len(content):len(content)], added...)))
+		if err != nil || after != id || torn || !slices.Equal(more, append(lines, further...)) {
+			t.Errorf("%q and a line is read as %q, %v, %v, %v; want %q, %v and it", content, after, more, torn, err, id, lines)
+		}
+	})
+}
