@@ -9,14 +9,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 )
+
+// installing keeps tests that run side by side from fetching the same twice.
+var installing sync.Mutex
 
 // installed returns the folder of the user's cache with what belongs to a lock
 // file, which install fills the first time. Whoever changes the lock file gets
 // another folder.
 func installed(t *testing.T, name, lock string, install func(dir string) error) (string, error) {
 	t.Helper()
+	installing.Lock()
+	defer installing.Unlock()
 	data, err := os.ReadFile(lock)
 	if err != nil {
 		return "", err
@@ -80,6 +87,17 @@ func nodeModules(t *testing.T, folder string) (string, error) {
 		return quietly("npm", "ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", dir)
 	})
 	return filepath.Join(dir, "node_modules"), err
+}
+
+// kafkaJars returns the folder of Apache Kafka's own clients and tools.
+func kafkaJars() (string, error) {
+	installing.Lock()
+	defer installing.Unlock()
+	out, err := exec.Command("../deploy/kafka/cluster", "jars").Output()
+	if err != nil {
+		return "", fmt.Errorf("jars: %w%s", err, stderrOf(err))
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 func quietly(name string, args ...string) error {
