@@ -95,9 +95,9 @@ func nodeClient(signIn string) func(*testing.T, place, string) (commands, error)
 
 // javaClient is the stock console tools, with the file that the command writes.
 func javaClient(t *testing.T, s place, topic string) (commands, error) {
-	out, err := exec.Command("../deploy/kafka/cluster", "jars").Output()
+	jars, err := kafkaJars()
 	if err != nil {
-		return commands{}, fmt.Errorf("jars: %w%s", err, stderrOf(err))
+		return commands{}, err
 	}
 	file := filepath.Join(t.TempDir(), "ada.properties")
 	key, err := s.createKey(t, topic, "--save-for-java="+file)
@@ -107,7 +107,7 @@ func javaClient(t *testing.T, s place, topic string) (commands, error) {
 	tool := func(class string, args ...string) []string {
 		return append([]string{
 			"java", "-Xmx96m", "-XX:TieredStopAtLevel=1", "-Dlog4j2.configurationFile=" + absolute(t, "clients/java/log4j2.properties"),
-			"-cp", strings.TrimSpace(string(out)) + "/*", class,
+			"-cp", jars + "/*", class,
 			"--bootstrap-server", s.fabric.Brokers()[0], "--command-config", file, "--topic", topic,
 		}, args...)
 	}

@@ -3,8 +3,12 @@
 package interop
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/interop/clients"
@@ -25,6 +29,20 @@ func nodeModules(t *testing.T, folder string) (string, error) {
 		return clients.Quietly("npm", "ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", dir)
 	})
 	return filepath.Join(dir, "node_modules"), err
+}
+
+// jarsOnce keeps tests that run side by side from fetching the same twice.
+var jarsOnce sync.Mutex
+
+// kafkaJars returns the folder of Apache Kafka's own clients and tools.
+func kafkaJars() (string, error) {
+	jarsOnce.Lock()
+	defer jarsOnce.Unlock()
+	out, err := exec.Command("../deploy/kafka/cluster", "jars").Output()
+	if err != nil {
+		return "", fmt.Errorf("jars: %w%s", err, stderrOf(err))
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 func absolute(t *testing.T, path string) string {

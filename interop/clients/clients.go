@@ -9,12 +9,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 )
+
+// installing keeps those who ask at the same time from fetching the same twice.
+var installing sync.Mutex
 
 // Installed returns the folder of the user's cache with what belongs to a lock
 // file, which install fills the first time. Whoever changes the lock file gets
 // another folder.
 func Installed(name, lock string, install func(dir string) error) (string, error) {
+	installing.Lock()
+	defer installing.Unlock()
 	data, err := os.ReadFile(lock)
 	if err != nil {
 		return "", err
