@@ -1,3 +1,6 @@
+//go:build !kafka
+
+
 package interop
 
 import (
@@ -16,6 +19,9 @@ import (
 
 // introspection is where Globus is asked about tokens.
 const introspection = "/v2/oauth2/token/introspect"
+
+// The tests here are of the gateway and Globus, over the embedded broker only: the engine has
+// no part in them, and they take their time.
 
 // questions counts how often Globus has answered about a token.
 func questions(f *fabric.Fabric) (n int) {
