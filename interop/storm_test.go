@@ -1,6 +1,5 @@
 //go:build !kafka
 
-
 package interop
 
 import (
