@@ -311,7 +311,7 @@ func (f *front) bystand(t testing.TB) func() {
 // that is not. It lives, and another client's connection goes on.
 func FuzzFrames(f *testing.F) {
 	front := start(f, func(cfg *Config) {
-		cfg.LoginTimeout, cfg.FailuresPerAddress = 100*time.Millisecond, 1<<30
+		cfg.LoginTimeout, cfg.FailuresPerAddress = 5*time.Second, 1<<30
 	})
 	front.claim(f, "weather", ada)
 	front.tokens.issue("ada-token", ada, 24*time.Hour)
