@@ -5,6 +5,7 @@ package interop
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,7 +62,8 @@ type dialect struct {
 type commands struct {
 	produce, consume []string
 	env              []string
-	revoke           func() error // what the client has signed in with
+	revoke           func() error  // what the client has signed in with
+	every            time.Duration // how often the producer gets a line; default: 100 ms
 }
 
 // pythonClient runs a program in a virtual environment of its own.
@@ -135,8 +137,9 @@ func kcatClient(t *testing.T, s place, topic string) (commands, error) {
 	if err := os.WriteFile(file, []byte(conf+"\n"), 0o600); err != nil {
 		return c, err
 	}
-	command := []string{"kcat", "-F", file, "-E"}
+	command := []string{"kcat", "-F", file, "-E", "-X", "reconnect.backoff.max.ms=1000"}
 	return commands{
+		every:   10 * time.Millisecond, // it reads its input by the kilobyte
 		produce: append(command, "-P", "-t", topic, "-X", "acks=all", "-X", "linger.ms=5"),
 		consume: append(command, "-G", topic, "-u", "-X", "auto.offset.reset=earliest", topic),
 		revoke: func() error {
@@ -311,10 +314,10 @@ func present(t *testing.T, d dialect) bool {
 	return true
 }
 
-// feed gives the producer a line every 100 ms, and ends its input when told to.
+// feed gives the producer a line now and then, and ends its input when told to.
 func (s *stream) feed(ctx context.Context) {
 	defer s.producer.stdin.Close()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(cmp.Or(s.every, 100*time.Millisecond))
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		select {

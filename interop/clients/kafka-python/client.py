@@ -27,6 +27,9 @@ def settings():
     if VERSION < (2, 1):
         # 2.0 asks what the broker can do by way of requests that are long gone.
         s["api_version"] = (2, 5, 0)
+    elif VERSION < (3, 0):
+        # 2.3 gives up if the first answer takes a second, as on a busy machine.
+        s["api_version_auto_timeout_ms"] = 30_000
     return s
 
 
