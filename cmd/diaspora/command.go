@@ -10,6 +10,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// The commands are listed in the order in which one needs them.
+func init() { cobra.EnableCommandSorting = false }
+
 // help is what a command says of itself. Examples come first, as that is what
 // people read.
 type help struct {
@@ -144,7 +147,6 @@ With a fabric that others run:
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
-	cobra.EnableCommandSorting = false
 	return root
 }
 
