@@ -3,6 +3,7 @@ package kafka
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,15 +15,17 @@ type patientConn struct {
 	net.Conn
 	progress         func() // may be nil
 	reading, writing deadline
+	piece            atomic.Int64 // how much is written at once
 }
 
 // Written at once, at first, and held back by the kernel at most, so that there is progress
 // to see. At 64 kbit/s the two together take 12 s. As long as pieces pass quickly each is twice
-// as large as the one before.
+// as large as the one before: soon a request is one.
 const (
-	pieceBytes  = 32 << 10
-	unsentBytes = 64 << 10
-	quickly     = 20 * time.Millisecond
+	pieceBytes    = 32 << 10
+	maxPieceBytes = 16 << 20
+	unsentBytes   = 64 << 10
+	quickly       = 20 * time.Millisecond
 )
 
 func newPatientConn(conn net.Conn, progress func()) net.Conn {
@@ -30,6 +33,7 @@ func newPatientConn(conn net.Conn, progress func()) net.Conn {
 		limitUnsent(tcp, unsentBytes)
 	}
 	p := &patientConn{Conn: conn, progress: progress}
+	p.piece.Store(pieceBytes)
 	p.reading.set, p.writing.set = conn.SetReadDeadline, conn.SetWriteDeadline
 	return p
 }
@@ -43,14 +47,19 @@ func (p *patientConn) Read(b []byte) (int, error) {
 }
 
 func (p *patientConn) Write(b []byte) (n int, err error) {
-	for size := pieceBytes; ; {
-		began := time.Now()
-		m, err := p.Conn.Write(b[n:min(n+size, len(b))])
-		if n += m; err != nil || n == len(b) {
+	for {
+		began, size := time.Now(), p.piece.Load()
+		m, err := p.Conn.Write(b[n:min(n+int(size), len(b))])
+		switch n += m; {
+		case err != nil:
 			return n, err
+		case time.Since(began) > quickly:
+			p.piece.Store(pieceBytes)
+		case m == int(size):
+			p.piece.Store(min(2*size, maxPieceBytes))
 		}
-		if size *= 2; time.Since(began) > quickly {
-			size = pieceBytes
+		if n == len(b) {
+			return n, nil
 		}
 		p.writing.extend()
 		if p.progress != nil {
