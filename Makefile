@@ -47,6 +47,7 @@ test-long: ## race detector, the spool's long tests, each fuzz target for FUZZTI
 	$(GO) test -race -count 3 -timeout 60m ./...
 	$(LONG_SPOOL) $(GO) test -count 1 -timeout 60m -v -run '^(TestCrashStates|TestKill|TestOneOwner|TestLargeBacklog)$$' ./internal/spool
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && $(MAKE) test-kafka
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
 	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
