@@ -161,7 +161,7 @@ func (b *Broker) start() error {
 		return err
 	}
 	if b.cfg.Dir != "" {
-		err = forgetProducers(b.cfg.Dir)
+		err = b.forgetProducers()
 	}
 	if err != nil {
 		cluster.Close()
@@ -189,12 +189,24 @@ func maxVersions() *kversion.Versions {
 
 // forgetCredentials removes what an earlier process left of its users. They
 // belong to that process: kfake would prefer them to the super user of this one.
-func (b *Broker) forgetCredentials() error {
-	err := os.Remove(filepath.Join(b.cfg.Dir, "sasl.json"))
+func (b *Broker) forgetCredentials() error { return b.forget("sasl.json") }
+
+// forget removes a file of kfake's from the data directory, if it is there.
+func (b *Broker) forget(name string) error {
+	err := os.Remove(filepath.Join(b.cfg.Dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
+}
+
+// replaceFile writes a file of kfake's whole, or leaves it as it was: half of one, after a
+// crash, would keep the broker from ever starting again.
+func replaceFile(path string, content []byte) error {
+	if err := os.WriteFile(path+".tmp", content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
 }
 
 // Dial connects to the broker in memory. Nobody is signed in yet: the

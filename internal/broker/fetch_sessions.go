@@ -33,8 +33,5 @@ func (b *Broker) forgetFetchSessions() error {
 	if data, err = json.Marshal(state); err != nil {
 		return err
 	}
-	if err := os.WriteFile(file+".tmp", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".tmp", file)
+	return replaceFile(file, data)
 }

@@ -104,17 +104,11 @@ func restoreProducers(dir string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, content, 0o600)
+	return replaceFile(path, content)
 }
 
 // forgetProducers removes kfake's file, once read: what it says is not true for long.
-func forgetProducers(dir string) error {
-	err := os.Remove(filepath.Join(dir, producersName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
+func (b *Broker) forgetProducers() error { return b.forget(producersName) }
 
 func parsePartitionDir(name string) (topic string, partition int32, ok bool) {
 	at := strings.LastIndexByte(name, '-')
