@@ -130,17 +130,20 @@ func verdictSeen(l *Logger, topic string, v kafka.Verdict, answers int) bool {
 	stats := l.Stats().Spool
 	d := l.spooled.drain
 	d.mu.Lock()
-	held, all := d.held[topic], d.all
+	held, all := heldTopic{}, d.all
+	if h := d.held[topic]; h != nil {
+		held = *h
+	}
 	d.mu.Unlock()
 	switch v {
 	case kafka.Quarantine:
 		return stats.Quarantined > 0
 	case kafka.HoldAll:
-		return all != nil && held == nil && stats.Why != nil
+		return all != nil && held.err == nil && stats.Why != nil
 	case kafka.HoldTopic:
-		return held != nil && held.person && all == nil && stats.Held[topic] != nil
+		return held.person && all == nil && stats.Held[topic] != nil
 	}
-	return answers >= 2 && (held == nil || !held.person) && all == nil && stats.Quarantined == 0
+	return answers >= 2 && !held.person && all == nil && stats.Quarantined == 0
 }
 
 // told is what a Consumer makes of an error: nil if it says nothing and tries again.

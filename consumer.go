@@ -491,7 +491,9 @@ func (c *cursor) handled(next int64, epoch int32) {
 			return
 		}
 		if c.done.CompareAndSwap(done, next) {
-			c.epoch.Store(epoch)
+			if c.epoch.Load() != epoch {
+				c.epoch.Store(epoch)
+			}
 			return
 		}
 	}
@@ -538,10 +540,8 @@ func (c *Consumer) finished() bool {
 	return c.assigned
 }
 
-const (
-	pollRecords = 2000
-	pollIdle    = 250 * time.Millisecond // after which one who reads until the end looks where it is
-)
+// pollIdle is after how long one who reads until the end looks where it is.
+const pollIdle = 250 * time.Millisecond
 
 var errIdle = errors.New("nothing came")
 
@@ -556,7 +556,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 	c.mu.Lock()
 	c.stopPoll = cancel
 	c.mu.Unlock()
-	fetches := c.reading.PollRecords(poll, pollRecords)
+	fetches := c.reading.PollFetches(poll) // all there is, so that the client fetches more meanwhile
 	c.mu.Lock()
 	c.stopPoll = nil
 	c.mu.Unlock()

@@ -246,6 +246,8 @@ func TestDiagnostics(t *testing.T) {
 		d.shut.Store(true)
 		c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errors.New("hang up"), true })
 		l.Log(within(t), Event{Topic: "weather", Value: []byte("event value")})
+		ended, end := context.WithCancel(t.Context())
+		end()
 		l.Close(ended)
 		mu.Lock()
 		text := out.String()

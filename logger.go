@@ -84,6 +84,7 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 	}
 	l := newLogger(f, conns)
 	l.client = client
+	l.room.hurry = l.hurry
 	l.promise = l.finished
 	l.slabs.New = func() any { return newSlab(l.ids.prefix) }
 	return l, nil
@@ -136,24 +137,20 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 			b.finish(i, l.explain(events[i].Topic, err))
 		}
 	}
-	l.hurry()
+	defer l.hurry()()
 	return b.wait(ctx, l, events)
 }
 
-// hurry has the Kafka client send what it has, without waiting for more: it does
-// that when asked to flush, and here it need not wait for the rest.
-func (l *Logger) hurry() {
-	if l.fabric.Linger > 0 {
-		_ = l.client.Flush(ended)
+// hurry has the Kafka client send what it has, and what it is given until stop is
+// called, without waiting for more: it does that while somebody flushes.
+func (l *Logger) hurry() (stop func()) {
+	if l.fabric.Linger == 0 {
+		return func() {}
 	}
+	ctx, stop := context.WithCancel(context.Background())
+	go func() { _ = l.client.Flush(ctx) }() // it ends with ctx
+	return stop
 }
-
-// ended is a context that has ended.
-var ended = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
 
 // clone returns a copy of the event that shares no memory with it.
 func clone(ev *Event) Event {

@@ -386,6 +386,40 @@ func TestSendGivesTheEventBack(t *testing.T) {
 	}
 }
 
+// TestFirstLogDoesNotLinger fails when Log lingers on a topic of which the Kafka client
+// has still to learn where it is.
+func TestFirstLogDoesNotLinger(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	cfg.Linger = time.Minute
+	l := openLogger(t, cfg)
+	if err := l.Log(within(t), Event{Topic: "weather", Value: []byte("21.5")}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSendDoesNotWaitForWhatLingers fails when events that wait for company keep others
+// from coming in.
+func TestSendDoesNotWaitForWhatLingers(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	cfg.Linger = time.Minute
+	l := openLogger(t, cfg)
+	l.room.max = 64 << 10
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for range 1000 {
+			l.Send(Event{Topic: "weather", Value: []byte("21.5")}, nil)
+		}
+	}()
+	select {
+	case <-sent:
+	case <-within(t).Done():
+		t.Error("Send waits for room while events linger")
+	}
+}
+
 // TestSendWaitsForRoom fails when the memory of events is not bounded, or when Send
 // waits though there is room.
 func TestSendWaitsForRoom(t *testing.T) {

@@ -10,7 +10,8 @@ import (
 // who enter and those who leave write to different cache lines, and the former look
 // at the latter's only when the room seems to be full: it is on the path of every event.
 type room struct {
-	max int64
+	max   int64
+	hurry func() (stop func()) // called when somebody begins to wait for room; may be nil
 
 	_       [64]byte
 	entered atomic.Int64 // bytes that ever came in
@@ -37,6 +38,12 @@ func (r *room) low() int64 { return r.max - r.max/4 }
 // enter takes n bytes, at most a quarter of the room, and waits for them if they
 // are not there, until ctx ends or closing is closed.
 func (r *room) enter(ctx context.Context, closing <-chan struct{}, n int64) error {
+	if r.tryEnter(n) {
+		return nil
+	}
+	if r.hurry != nil {
+		defer r.hurry()()
+	}
 	for !r.tryEnter(n) {
 		if err := r.wait(ctx, closing, r.low()); err != nil {
 			return err

@@ -90,7 +90,7 @@ func Consume(ctx context.Context, topic string, opts ...kgo.Opt) func(int) (time
 			if err := fetches.Err(); err != nil {
 				return 0, err
 			}
-			got += fetches.NumRecords()
+			fetches.EachRecord(func(*kgo.Record) { got++ })
 		}
 		return time.Since(start), nil
 	}

@@ -27,13 +27,14 @@ const (
 	kafkaPythonName = "kafka-python"
 	javaName        = "Java perf-test"
 
-	// contendersShare is the part of the events that the slow ones do.
-	contendersShare = 20
+	// The slow ones do a part of the events.
+	kafkaPythonShare = 20
+	confluentShare   = 5 // when consuming
 )
 
 // contenders returns those of a discipline: franz-go, ours where there is a gateway,
-// and the others. done stops them, and is never nil.
-func (s *site) contenders(ctx context.Context, d discipline) (all []measure.Contender, done func() error, err error) {
+// and the others unless only those in Go are wanted. done stops them, and is never nil.
+func (s *site) contenders(ctx context.Context, d discipline, goOnly bool) (all []measure.Contender, done func() error, err error) {
 	var stops []func() error
 	done = func() (err error) {
 		for _, stop := range stops {
@@ -51,13 +52,17 @@ func (s *site) contenders(ctx context.Context, d discipline) (all []measure.Cont
 	}
 	all, stop, err := goes(ctx, d)
 	stops = append(stops, stop)
-	if err != nil {
-		return nil, done, err
+	if err != nil || goOnly {
+		return all, done, err
+	}
+	share := 1
+	if d.what == consumed {
+		share = confluentShare
 	}
 	for _, peer := range []struct {
 		name, program string
 		share         int
-	}{{confluentName, "confluent.py", 1}, {kafkaPythonName, "kafkapython.py", contendersShare}} {
+	}{{confluentName, "confluent.py", share}, {kafkaPythonName, "kafkapython.py", kafkaPythonShare}} {
 		run, stop, err := s.python(ctx, peer.program, d, file)
 		if err != nil {
 			return nil, done, err

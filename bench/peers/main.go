@@ -36,6 +36,7 @@ type options struct {
 	rounds int
 	scale  float64
 	out    string
+	goOnly bool
 }
 
 func run(ctx context.Context) (err error) {
@@ -43,6 +44,7 @@ func run(ctx context.Context) (err error) {
 	flag.IntVar(&opts.rounds, "rounds", 5, "turns of each contender")
 	flag.Float64Var(&opts.scale, "scale", 1, "factor on the number of events in a turn")
 	flag.StringVar(&opts.out, "out", "bench/results", "folder for the report and the plot; empty: print only")
+	flag.BoolVar(&opts.goOnly, "go", false, "franz-go and ours only, through the gateway only, for profiles")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process, gateway and Go clients, to `FILE`")
 	flag.Parse()
 	if opts.rounds < 1 || opts.scale <= 0 {
@@ -105,15 +107,19 @@ const (
 
 // measureAll measures each discipline.
 func (s *site) measureAll(ctx context.Context, opts options) (results []result, err error) {
-	for _, load := range []struct{ size, produce, consume int }{{100, 300_000, 1_000_000}, {1024, 100_000, 300_000}} {
+	for _, load := range []struct{ size, produce, consume int }{{100, 1_200_000, 4_000_000}, {1024, 400_000, 1_000_000}} {
 		n := map[string]int{produced: scaled(load.produce, opts.scale), consumed: scaled(load.consume, opts.scale)}
 		if err := s.fill(ctx, load.size, n[consumed]); err != nil {
 			return nil, err
 		}
-		for _, way := range []string{gateway, direct} {
+		ways := []string{gateway, direct}
+		if opts.goOnly {
+			ways = ways[:1]
+		}
+		for _, way := range ways {
 			for _, what := range []string{produced, consumed} {
 				fmt.Fprintf(os.Stderr, "peers: %s, %s, %d B\n", what, way, load.size)
-				contenders, done, err := s.contenders(ctx, discipline{what, way, load.size})
+				contenders, done, err := s.contenders(ctx, discipline{what, way, load.size}, opts.goOnly)
 				if err == nil {
 					r := result{discipline: discipline{what, way, load.size}}
 					for _, c := range contenders {
@@ -131,7 +137,7 @@ func (s *site) measureAll(ctx context.Context, opts options) (results []result, 
 	return results, nil
 }
 
-func scaled(n int, scale float64) int { return max(contendersShare, int(float64(n)*scale)) }
+func scaled(n int, scale float64) int { return max(kafkaPythonShare, int(float64(n)*scale)) }
 
 // goals are the ratios that our rate is to have to that of others, through the gateway.
 var goals = map[string]float64{plainName: 0.95, confluentName: 1, javaName: 1, kafkaPythonName: 30}
@@ -165,5 +171,5 @@ of up to 1 MB; 10 ms of linger; snappy, but for kafka-python, which cannot witho
 without the gateway with the super user's password; our Logger and Consumer with a token, which nothing but the gateway takes. A turn
 ends when all is acknowledged, or read from the start by a client that was opened for it. Producers live through all turns, but for the Java tool, which is
 a new process each time and warms up with a third as many events. That the Java tools start and connect is not counted. %s clients do a %dth of
-the events. Go clients and gateway are one process.`, kafkaPythonName, contendersShare)) + "\n\n" + verdict + "\n\n![events per second](" + plotFile + ")\n\n" + measure.Table(rows)
+the events, and what %s's consumer is given is a %dth. Go clients and gateway are one process.`, kafkaPythonName, kafkaPythonShare, confluentName, confluentShare)) + "\n\n" + verdict + "\n\n![events per second](" + plotFile + ")\n\n" + measure.Table(rows)
 }
