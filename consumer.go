@@ -94,7 +94,7 @@ type cursor struct {
 	from  int64 // records before it are not handed out
 	until int64 // reading ends here; -1 for never
 
-	next      atomic.Int64 // the next offset to be handed out
+	next      atomic.Int64 // the next offset to be handed out, while none are being handed out
 	done      atomic.Int64 // all before were handled
 	epoch     atomic.Int32 // of the last record handled
 	committed atomic.Int64 // all before were committed
@@ -451,24 +451,25 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 	}
 	for len(c.queue) > 0 {
 		batch := &c.queue[0]
-		for len(batch.records) > 0 {
+		cur := batch.cursor
+		next := cur.next.Load()
+		for len(batch.records) > 0 && !cur.lost.Load() && !c.isClosed() {
 			r := batch.records[0]
-			cur := batch.cursor
-			if cur.lost.Load() || c.isClosed() {
-				break
-			}
 			show := !r.Attrs.IsControl() && r.Offset >= cur.from && r.Offset >= cur.done.Load() && (cur.until < 0 || r.Offset < cur.until)
-			cur.next.Store(r.Offset + 1)
 			if show && !yield(record(r), nil) {
-				if cur.done.Load() <= r.Offset { // not committed by the body
-					cur.next.Store(r.Offset)
+				next = r.Offset
+				if cur.done.Load() > r.Offset { // committed by the body
+					next++
 				}
+				cur.next.Store(next)
 				return false
 			}
-			cur.handled(r.Offset+1, r.LeaderEpoch)
+			next = r.Offset + 1
+			cur.handled(next, r.LeaderEpoch)
 			batch.records[0] = nil
 			batch.records = batch.records[1:]
 		}
+		cur.next.Store(next)
 		c.queue = c.queue[1:]
 	}
 	return true
@@ -869,7 +870,7 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	defer c.mu.Unlock()
 	for id, s := range spans {
 		if cur := c.cursors[id]; cur != nil {
-			all = append(all, Progress{id.topic, id.partition, cur.start, cur.next.Load(), s.end})
+			all = append(all, Progress{id.topic, id.partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.end})
 		}
 	}
 	slices.SortFunc(all, func(a, b Progress) int {

@@ -58,7 +58,7 @@ type spooled struct {
 
 // maxSpoolingBytes bounds the events that are on their way to disk. It is what the
 // spool takes without waiting.
-const maxSpoolingBytes = 4 << 20
+const maxSpoolingBytes = 8 << 20
 
 func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	if err := cfg.complete(); err != nil {

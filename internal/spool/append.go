@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	maxQueueBytes = 4 << 20 // what may wait in memory to be committed; one request may be larger
-	maxBatchBytes = 1 << 20 // what is committed at once; one request may be larger
+	maxQueueBytes = 8 << 20 // what may wait in memory to be committed; one request may be larger
+	maxBatchBytes = 2 << 20 // what is committed at once; one request may be larger
 	maxUndone     = 1 << 16 // how many calls of done may be due
 	maxFailures   = 3       // in how many segments a batch is tried
 
@@ -447,6 +447,29 @@ func (s *Spool) written(b *batch, g *segment, bytes int64) {
 	s.waiting = ""
 	s.changing()
 }
+
+// Idle returns once nobody waits for entries of his to become durable, or ctx ends: what
+// reads the spool steps back so, for it wants the same disk. It returns at once when
+// the spool is filling up or waits for room, since then the reading is what helps.
+func (s *Spool) Idle(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		idle := s.queued == 0 || s.closing || s.waiting != "" || s.bytes > s.opts.MaxBytes/idleShare
+		changed := s.change()
+		s.mu.Unlock()
+		if idle {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// idleShare is the part of MaxBytes up to which those who append go first.
+const idleShare = 4
 
 // A completion is a call of done that is due.
 type completion struct {
