@@ -193,16 +193,19 @@ func (u *upProcess) settledRSS(ctx context.Context) (int64, error) {
 	return last, nil
 }
 
-func (u *upProcess) rss() (int64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", u.cmd.Process.Pid))
+func (u *upProcess) rss() (int64, error) { return memoryOf(u.cmd.Process.Pid, "VmRSS") }
+
+// memoryOf returns a figure of a process's memory, in bytes, as Linux tells it.
+func memoryOf(pid int, figure string) (int64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(data)) {
-		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if value, ok := strings.CutPrefix(line, figure+":"); ok {
 			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 			return kb << 10, err
 		}
 	}
-	return 0, fmt.Errorf("no VmRSS of process %d", u.cmd.Process.Pid)
+	return 0, fmt.Errorf("no %s of process %d", figure, pid)
 }
