@@ -251,7 +251,11 @@ func (c *Consumer) mayRead(ctx context.Context, ids []partitionID) error {
 			continue
 		}
 		asked[id.topic] = true
-		if _, _, err := c.fabric.probe(ctx, c.asking, id, c.known[id].end); err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
+		err := persist(ctx, retriable, func() error {
+			_, _, err := c.fabric.probe(ctx, c.asking, id, c.known[id].end)
+			return err
+		})
+		if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
 			return err
 		}
 	}
@@ -271,14 +275,9 @@ func (c *Consumer) openGroup(ctx context.Context) error {
 			return err
 		}
 	}
-	for attempt := 0; ; attempt++ {
-		// A cluster makes the place for its groups' offsets when the first
-		// group comes, and says that it is not available until it is there.
-		err := c.askForGroup(ctx)
-		if err == nil || !retriable(err) || attempt >= offsetTries || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
-			return err
-		}
-	}
+	// A cluster makes the place for its groups' offsets when the first group comes,
+	// and says that it is not available until it is there.
+	return persist(ctx, retriable, func() error { return c.askForGroup(ctx) })
 }
 
 // askForGroup fails if the caller may not use the group.
@@ -782,12 +781,8 @@ func (c *Consumer) commit(ctx context.Context) error {
 	if c.options.Group == "" {
 		return nil
 	}
-	for attempt := 0; ; attempt++ {
-		err := c.commitOnce(ctx)
-		if err == nil || !retriable(err) || sharedAnew(err) || attempt >= offsetTries || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
-			return err
-		}
-	}
+	passes := func(err error) bool { return retriable(err) && !sharedAnew(err) }
+	return persist(ctx, passes, func() error { return c.commitOnce(ctx) })
 }
 
 func (c *Consumer) commitOnce(ctx context.Context) error {

@@ -371,6 +371,29 @@ func TestNewPartitionsAreFound(t *testing.T) {
 	}
 }
 
+// TestOpenConsumerPersists fails when what passes within a moment keeps a Consumer from
+// being opened.
+func TestOpenConsumerPersists(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]kfake.Fault{
+		"metadata":     {Keys: []kmsg.Key{kmsg.Metadata}, Topic: "weather", Err: kerr.LeaderNotAvailable},
+		"offsets":      {Keys: []kmsg.Key{kmsg.ListOffsets}, Topic: "weather", Err: kerr.OffsetNotAvailable},
+		"fetch":        {Keys: []kmsg.Key{kmsg.Fetch}, Topic: "weather", Err: kerr.NotLeaderForPartition},
+		"offset fetch": {Keys: []kmsg.Key{kmsg.OffsetFetch}, Err: kerr.CoordinatorLoadInProgress},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+			fault.Count = 2
+			injected := c.Fault(fault)
+			openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "hut"})
+			if hits := injected.Hits(); hits < 2 {
+				t.Errorf("the cluster failed %d times, want 2", hits)
+			}
+		})
+	}
+}
+
 // TestPermissionIsAskedAbout has the right to read taken away and given back.
 func TestPermissionIsAskedAbout(t *testing.T) {
 	t.Parallel()

@@ -29,7 +29,16 @@ const (
 	earliest = -2
 )
 
-const offsetTries = 8
+// persist does again what the cluster may fail to do for a moment, a few times, if that
+// is worth it.
+func persist(ctx context.Context, worth func(error) bool, do func() error) error {
+	for attempt := 0; ; attempt++ {
+		err := do()
+		if err == nil || !worth(err) || attempt == 8 || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
+			return err
+		}
+	}
+}
 
 // place is where a partition is: at which broker, and in which of the topics that had
 // this name one after another.
@@ -39,19 +48,18 @@ type place struct {
 }
 
 // partitions returns the partitions of the topics and where they are.
-func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []string) (map[partitionID]place, error) {
+func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []string) (found map[partitionID]place, err error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, t := range topics {
 		topic := kmsg.NewMetadataRequestTopic()
 		topic.Topic = kmsg.StringPtr(t)
 		req.Topics = append(req.Topics, topic)
 	}
-	for attempt := 0; ; attempt++ {
-		found, err := f.partitionsOnce(ctx, client, req)
-		if err == nil || !retriable(err) || attempt >= offsetTries || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
-			return found, err
-		}
-	}
+	err = persist(ctx, retriable, func() error {
+		found, err = f.partitionsOnce(ctx, client, req)
+		return err
+	})
+	return found, err
 }
 
 func (f *fabric) partitionsOnce(ctx context.Context, client *kgo.Client, req *kmsg.MetadataRequest) (map[partitionID]place, error) {
@@ -129,13 +137,12 @@ func (f *fabric) resolvePosition(ctx context.Context, client *kgo.Client, p Posi
 }
 
 // listOffsets asks for the offset of a timestamp in each partition; -1 if it has none.
-func (f *fabric) listOffsets(ctx context.Context, client *kgo.Client, partitions []partitionID, timestamp int64) (map[partitionID]int64, error) {
-	for attempt := 0; ; attempt++ {
-		offsets, err := f.listOffsetsOnce(ctx, client, partitions, timestamp)
-		if err == nil || !retriable(err) || attempt >= offsetTries || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
-			return offsets, err
-		}
-	}
+func (f *fabric) listOffsets(ctx context.Context, client *kgo.Client, partitions []partitionID, timestamp int64) (offsets map[partitionID]int64, err error) {
+	err = persist(ctx, retriable, func() error {
+		offsets, err = f.listOffsetsOnce(ctx, client, partitions, timestamp)
+		return err
+	})
+	return offsets, err
 }
 
 func (f *fabric) listOffsetsOnce(ctx context.Context, client *kgo.Client, partitions []partitionID, timestamp int64) (map[partitionID]int64, error) {
