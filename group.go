@@ -1,0 +1,229 @@
+package diaspora
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// openGroup claims the group where the fabric wants that, and fails if the caller
+// may not use it.
+func (c *Consumer) openGroup(ctx context.Context) error {
+	f, group := c.fabric, c.options.Group
+	if f.groups == "claimed" {
+		client, err := NewClient(f.Config)
+		if err != nil {
+			return err
+		}
+		if err := client.ClaimGroup(ctx, group); err != nil {
+			return err
+		}
+	}
+	// A cluster makes the place for its groups' offsets when the first group comes,
+	// and says that it is not available until it is there.
+	return persist(ctx, retriable, func() error { return c.askForGroup(ctx) })
+}
+
+// askForGroup fails if the caller may not use the group.
+func (c *Consumer) askForGroup(ctx context.Context) error {
+	group := c.options.Group
+	req := kmsg.NewPtrOffsetFetchRequest()
+	req.Group = group
+	g := kmsg.NewOffsetFetchRequestGroup()
+	g.Group = group
+	req.Groups = append(req.Groups, g)
+	resp, err := req.RequestWith(ctx, c.asking)
+	if err != nil {
+		return c.groupError(err)
+	}
+	code := resp.ErrorCode
+	for _, g := range resp.Groups {
+		if code == 0 {
+			code = g.ErrorCode
+		}
+	}
+	if err := kerr.ErrorForCode(code); err != nil && err != kerr.GroupIDNotFound { // it is new
+		return c.groupError(err)
+	}
+	return nil
+}
+
+func (c *Consumer) groupError(err error) error {
+	f, ok := explain(err).(*fault)
+	if ok && f.condition == ErrPermission {
+		f = &fault{
+			condition: ErrPermission,
+			reason:    c.fabric.who() + " may not use it",
+			hint:      "choose another group, one that is yours",
+			cause:     err,
+		}
+		return fmt.Errorf("consumer group %q: %w", c.options.Group, f)
+	}
+	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.signedOut(err))
+}
+
+func (c *Consumer) groupOpts() []kgo.Opt {
+	return []kgo.Opt{
+		kgo.ConsumerGroup(c.options.Group),
+		kgo.ConsumeTopics(c.options.Topics...),
+		kgo.SessionTimeout(c.options.SessionTimeout),
+		kgo.HeartbeatInterval(min(3*time.Second, c.options.SessionTimeout/3)),
+		kgo.DisableAutoCommit(),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
+			if len(assigned) == 0 {
+				c.mu.Lock()
+				c.assigned = true
+				c.mu.Unlock()
+			}
+		}),
+		kgo.AdjustFetchOffsetsFn(func(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+			return c.take(offsets), nil
+		}),
+		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, lost map[string][]int32) {
+			if len(lost) == 0 {
+				return
+			}
+			if c.options.CommitEvery > 0 {
+				if err := c.commit(ctx); err != nil {
+					c.fabric.diagnostics().Warn("commit before partitions go to another member", "group", c.options.Group, "err", err)
+				}
+			}
+			c.drop(lost)
+		}),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.drop(lost) }),
+	}
+}
+
+// take begins with the partitions that the group assigned: where the group
+// left off, or at From where it never was. A partition that is newer than
+// the Consumer begins at its start, so that nothing of it is missed.
+func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[int32]kgo.Offset {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for topic, partitions := range offsets {
+		for partition, offset := range partitions {
+			id := partitionID{topic, partition}
+			at := offset.EpochOffset().Offset
+			// What the group has committed of a topic that was made again may
+			// be about the one before: once, it is read from its start.
+			first := c.renewed[topic] && !c.begun[id]
+			c.begun[id] = true
+			if at >= 0 && !first {
+				c.add(id, at, at).committed.Store(at)
+				continue
+			}
+			wanted := c.from[id]
+			cur := c.add(id, min(wanted, c.known[id].end), wanted)
+			partitions[partition] = kgo.NewOffset().At(cur.start)
+		}
+	}
+	c.assigned = true
+	return offsets
+}
+
+// drop gives partitions up. Records of theirs that wait are another member's now.
+func (c *Consumer) drop(lost map[string][]int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for topic, partitions := range lost {
+		for _, partition := range partitions {
+			if cur := c.cursors[partitionID{topic, partition}]; cur != nil {
+				cur.lost.Store(true)
+				delete(c.cursors, cur.id)
+			}
+		}
+	}
+}
+
+// rejoins reports whether a member whose session ended so is back by itself as
+// soon as there is a coordinator: that one died, or has not heard of the member
+// for too long.
+func rejoins(err error) bool { return retriable(explain(err)) }
+
+// Commit tells the group that the records handled so far need not come again. The
+// records given count as handled too, and with each all before it in its partition:
+// so a body can commit the record at hand. It does nothing without a group.
+func (c *Consumer) Commit(ctx context.Context, records ...Record) error {
+	c.mu.Lock()
+	for _, r := range records {
+		if cur := c.cursors[partitionID{r.Topic, r.Partition}]; cur != nil {
+			cur.handled(r.Offset+1, -1)
+		}
+	}
+	c.mu.Unlock()
+	return c.commit(ctx)
+}
+
+func (c *Consumer) commit(ctx context.Context) error {
+	if c.options.Group == "" {
+		return nil
+	}
+	passes := func(err error) bool { return retriable(err) && !sharedAnew(err) }
+	return persist(ctx, passes, func() error { return c.commitOnce(ctx) })
+}
+
+func (c *Consumer) commitOnce(ctx context.Context) error {
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	handled := map[*cursor]int64{}
+	c.mu.Lock()
+	for id, cur := range c.cursors {
+		done := cur.done.Load()
+		if done <= cur.committed.Load() {
+			continue
+		}
+		if offsets[id.topic] == nil {
+			offsets[id.topic] = map[int32]kgo.EpochOffset{}
+		}
+		offsets[id.topic][id.partition] = kgo.EpochOffset{Epoch: cur.epoch.Load(), Offset: done}
+		handled[cur] = done
+	}
+	c.mu.Unlock()
+	if len(offsets) == 0 {
+		return nil
+	}
+	var failed error
+	c.reading.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+		failed = c.commitError(resp, err)
+	})
+	if failed != nil {
+		return fmt.Errorf("commit: %w", failed)
+	}
+	for cur, done := range handled {
+		cur.committed.Store(max(done, cur.committed.Load()))
+	}
+	return nil
+}
+
+// sharedAnew reports whether a commit failed since the member has to join the group again
+// first: not before the commit has returned, if it is for partitions that go away.
+func sharedAnew(err error) bool {
+	for _, code := range []error{kerr.RebalanceInProgress, kerr.UnknownMemberID, kerr.IllegalGeneration, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
+		if errors.Is(err, code) {
+			return true
+		}
+	}
+	return false
+}
+
+// commitError returns why a commit failed, in words: because of the group, or the first topic.
+func (c *Consumer) commitError(resp *kmsg.OffsetCommitResponse, err error) error {
+	if err != nil {
+		return c.groupError(err)
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			switch err := kerr.ErrorForCode(p.ErrorCode); {
+			case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+				return c.fabric.topicError("consume", "read", t.Topic, err)
+			case err != nil:
+				return c.groupError(err)
+			}
+		}
+	}
+	return nil
+}

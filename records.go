@@ -1,0 +1,373 @@
+package diaspora
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// fetched are records that wait to be handed out.
+type fetched struct {
+	cursor  *cursor
+	records []*kgo.Record
+}
+
+// GapError says that the cluster deleted records before they were read, because
+// their topic keeps them for a limited time or size. Reading goes on behind them.
+type GapError struct {
+	Topic     string
+	Partition int32
+	From, To  int64 // the offsets lost are From up to but not including To
+}
+
+func (e *GapError) Error() string {
+	return fmt.Sprintf("consume topic %q: %d records were deleted before they were read: offsets %d to %d of partition %d", e.Topic, e.To-e.From, e.From, e.To-1, e.Partition)
+}
+
+// Records returns the records in the order of each partition, as they come.
+//
+// An error comes with a zero Record. The loop may go on after it: a [*GapError]
+// says that records are lost, [ErrPermission] and [ErrUnauthenticated] are asked
+// about again, [ErrNotFound] says that a topic was deleted, which is read from its
+// start if it is made again, and while the cluster is away the loop waits for it.
+// The loop ends by itself when it has reached [ConsumerOptions.Until], after ctx's
+// error, and after [ErrClosed].
+//
+// A record is handled when the body returns for it. If the body leaves the loop by
+// break or return, its record is not handled, unless it was given to
+// [Consumer.Commit]: it is not committed, and the next loop begins with it.
+func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		if !c.busy.CompareAndSwap(false, true) {
+			yield(Record{}, invalid("the consumer's records are being read by another loop"))
+			return
+		}
+		defer c.busy.Store(false)
+		for {
+			if !c.handOut(yield) {
+				return
+			}
+			if c.finished() {
+				return
+			}
+			if err := c.poll(ctx); err != nil {
+				yield(Record{}, err)
+				return
+			}
+		}
+	}
+}
+
+// handOut yields what was fetched, and reports whether the loop goes on.
+func (c *Consumer) handOut(yield func(Record, error) bool) bool {
+	for len(c.errs) > 0 {
+		err := c.errs[0]
+		c.errs = c.errs[1:]
+		if !yield(Record{}, err) {
+			return false
+		}
+	}
+	for len(c.queue) > 0 {
+		batch := &c.queue[0]
+		cur := batch.cursor
+		next := cur.next.Load()
+		for len(batch.records) > 0 && !cur.lost.Load() && !c.isClosed() {
+			r := batch.records[0]
+			show := !r.Attrs.IsControl() && r.Offset >= cur.from && r.Offset >= cur.done.Load() && (cur.until < 0 || r.Offset < cur.until)
+			if show && !yield(record(r), nil) {
+				next = r.Offset
+				if cur.done.Load() > r.Offset { // committed by the body
+					next++
+				}
+				cur.next.Store(next)
+				return false
+			}
+			next = r.Offset + 1
+			cur.handled(next, r.LeaderEpoch)
+			batch.records[0] = nil
+			batch.records = batch.records[1:]
+		}
+		cur.next.Store(next)
+		c.queue = c.queue[1:]
+	}
+	return true
+}
+
+func (c *Consumer) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// handled moves what is handled forward, never back.
+func (c *cursor) handled(next int64, epoch int32) {
+	for {
+		done := c.done.Load()
+		if next <= done {
+			return
+		}
+		if c.done.CompareAndSwap(done, next) {
+			if c.epoch.Load() != epoch {
+				c.epoch.Store(epoch)
+			}
+			return
+		}
+	}
+}
+
+// record is the library's view of a Kafka record.
+func record(r *kgo.Record) Record {
+	out := Record{
+		Event:     Event{Topic: r.Topic, Key: r.Key, Value: r.Value, Time: r.Timestamp},
+		Partition: r.Partition,
+		Offset:    r.Offset,
+		Stored:    r.Timestamp,
+	}
+	for i, h := range r.Headers {
+		switch h.Key {
+		case HeaderID:
+			out.ID = string(h.Value)
+		case HeaderTime:
+			if t, err := time.Parse(time.RFC3339Nano, string(h.Value)); err == nil {
+				out.Time = t
+			}
+		default:
+			if out.Headers == nil {
+				out.Headers = make([]Header, 0, len(r.Headers)-i)
+			}
+			out.Headers = append(out.Headers, Header(h))
+		}
+	}
+	return out
+}
+
+// finished reports whether everything was read that was asked for.
+func (c *Consumer) finished() bool {
+	if c.options.Until.kind == positionNone {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cur := range c.cursors {
+		if !cur.finished() {
+			return false
+		}
+	}
+	return c.assigned
+}
+
+// pollIdle is after how long one who reads until the end looks where it is.
+const pollIdle = 250 * time.Millisecond
+
+var errIdle = errors.New("nothing came")
+
+// poll fetches, into c.queue and c.errs. Its own error ends the loop.
+func (c *Consumer) poll(ctx context.Context) error {
+	poll, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if c.options.Until.kind != positionNone {
+		timer := time.AfterFunc(pollIdle, func() { cancel(errIdle) })
+		defer timer.Stop()
+	}
+	c.mu.Lock()
+	c.stopPoll = cancel
+	c.mu.Unlock()
+	fetches := c.reading.PollFetches(poll) // all there is, so that the client fetches more meanwhile
+	c.mu.Lock()
+	c.stopPoll = nil
+	c.mu.Unlock()
+	for _, fetch := range fetches {
+		for _, t := range fetch.Topics {
+			for _, p := range t.Partitions {
+				c.arrived(t.Topic, p)
+			}
+		}
+	}
+	if len(c.queue) > 0 {
+		return nil
+	}
+	if c.isClosed() {
+		c.errs = nil
+		return fmt.Errorf("consume: %w", &fault{condition: ErrClosed, reason: "the consumer was closed"})
+	}
+	switch cause := context.Cause(poll); {
+	case ctx.Err() != nil:
+		return fmt.Errorf("consume: %w", c.conns.because(ctx.Err()))
+	case cause == errIdle:
+		c.lookAhead(ctx)
+	case cause != nil:
+		c.errs = append(c.errs, fmt.Errorf("consume%s: %w", c.fabric.signedInAs(), c.fabric.signedOut(cause)))
+	}
+	return nil
+}
+
+// refused interrupts a poll, which else would wait in silence for a better token.
+func (c *Consumer) refused(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopPoll != nil {
+		c.stopPoll(err)
+	}
+}
+
+// arrived queues what came of one partition.
+func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
+	if p.Err != nil {
+		if err := c.fetchError(topic, p); err != nil {
+			c.errs = append(c.errs, err)
+		}
+		// The embedded broker, which has forgotten whose a topic was that is
+		// gone, says that nobody may read it.
+		denied := errors.Is(p.Err, kerr.TopicAuthorizationFailed) && p.Partition >= 0
+		if errors.Is(p.Err, kerr.UnknownTopicID) {
+			delete(c.reads, topic)
+			c.renew(topic)
+		} else if denied && c.remade(topic) {
+			c.renew(topic)
+		}
+	}
+	if _, known := c.reads[topic]; !known && len(p.Records) > 0 {
+		c.remade(topic)
+	}
+	id := partitionID{topic, p.Partition}
+	c.mu.Lock()
+	cur := c.cursors[id]
+	if cur == nil && c.renewed[topic] && c.options.Group == "" {
+		cur = c.add(id, 0, 0)
+	}
+	c.mu.Unlock()
+	if cur == nil || len(p.Records) == 0 {
+		return
+	}
+	next := cur.next.Load()
+	if n := len(c.queue); n > 0 && c.queue[n-1].cursor == cur {
+		if last := c.queue[n-1].records; len(last) > 0 {
+			next = last[len(last)-1].Offset + 1
+		}
+	}
+	switch first := p.Records[0].Offset; {
+	case first > next && p.LogStartOffset > next:
+		c.errs = append(c.errs, &GapError{topic, p.Partition, next, min(first, p.LogStartOffset)})
+	case first < next:
+		cur = c.rewind(cur, first)
+	}
+	c.queue = append(c.queue, fetched{cur, p.Records})
+}
+
+// remadeTimeout bounds the look at a topic that may be another one by now.
+const remadeTimeout = 5 * time.Second
+
+// remade reports whether the topic is another one than is being read.
+func (c *Consumer) remade(topic string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), remadeTimeout)
+	defer cancel()
+	places, err := c.fabric.partitions(ctx, c.asking, []string{topic})
+	if err != nil {
+		return false
+	}
+	was := c.reads[topic]
+	for _, at := range places {
+		c.reads[topic] = at.topic
+	}
+	return c.reads[topic] != was
+}
+
+// renew begins anew with a topic that was deleted. The Kafka client holds on to the
+// one that it knew, and would never read from another one of the same name.
+func (c *Consumer) renew(topic string) {
+	c.reading.PurgeTopicsFromConsuming(topic)
+	gone := func(id partitionID) bool { return id.topic == topic }
+	c.mu.Lock()
+	maps.DeleteFunc(c.known, func(id partitionID, _ span) bool { return gone(id) })
+	maps.DeleteFunc(c.from, func(id partitionID, _ int64) bool { return gone(id) })
+	maps.DeleteFunc(c.until, func(id partitionID, _ int64) bool { return gone(id) })
+	maps.DeleteFunc(c.begun, func(id partitionID, _ bool) bool { return gone(id) })
+	for id, cur := range c.cursors {
+		if gone(id) {
+			cur.lost.Store(true)
+			delete(c.cursors, id)
+		}
+	}
+	c.renewed[topic] = true
+	c.mu.Unlock()
+	c.reading.AddConsumeTopics(topic)
+}
+
+// rewind begins anew with a partition that ends before the offset at which it was
+// to be read: its log was cut, or is that of another topic. What was to be read
+// until the end is not there any more.
+func (c *Consumer) rewind(old *cursor, first int64) *cursor {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.until != nil {
+		c.until[old.id] = first
+	}
+	return c.add(old.id, first, first)
+}
+
+func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
+	loss := (*kgo.ErrDataLoss)(nil)
+	switch {
+	case errors.Is(p.Err, kgo.ErrClientClosed), errors.Is(p.Err, context.Canceled), errors.Is(p.Err, context.DeadlineExceeded):
+		return nil // poll knows
+	case errors.As(p.Err, &loss):
+		return &GapError{topic, p.Partition, min(loss.ConsumedTo, loss.ResetTo), max(loss.ConsumedTo, loss.ResetTo)}
+	case topic == "" && rejoins(p.Err):
+		c.fabric.diagnostics().Info("joining the consumer group again", "group", c.options.Group, "err", p.Err)
+		return nil
+	case topic == "":
+		return c.groupError(p.Err)
+	}
+	return c.fabric.topicError("consume", "read", topic, p.Err)
+}
+
+// lookAhead moves the cursors past what holds no records, so that one who reads
+// until the end gets there even if the last offsets are empty.
+func (c *Consumer) lookAhead(ctx context.Context) {
+	c.mu.Lock()
+	var open []*cursor
+	for _, cur := range c.cursors {
+		if !cur.finished() {
+			open = append(open, cur)
+		}
+	}
+	c.mu.Unlock()
+	for _, cur := range open {
+		next := cur.next.Load()
+		past, found, err := c.fabric.probe(ctx, c.asking, cur.id, next)
+		switch {
+		case errors.Is(err, kerr.OffsetOutOfRange):
+			c.skipDeleted(ctx, cur)
+		case err != nil:
+			c.errs = append(c.errs, err)
+		case !found && past > next:
+			cur.next.Store(past)
+			cur.handled(past, cur.epoch.Load())
+		}
+	}
+}
+
+// skipDeleted moves a cursor to the start of its partition, if that has overtaken it.
+func (c *Consumer) skipDeleted(ctx context.Context, cur *cursor) {
+	spans, err := c.fabric.spans(ctx, c.asking, []partitionID{cur.id})
+	if err != nil {
+		c.errs = append(c.errs, err)
+		return
+	}
+	next, start := cur.next.Load(), spans[cur.id].start
+	if start <= next {
+		return
+	}
+	c.errs = append(c.errs, &GapError{cur.id.topic, cur.id.partition, next, start})
+	cur.next.Store(start)
+	cur.handled(start, -1)
+}
