@@ -227,6 +227,30 @@ func TestDialWaits(t *testing.T) {
 	}
 }
 
+// TestDialTimeoutIsNoContext fails when a broker that cannot be reached in time, which the
+// net package calls a deadline exceeded too, is taken for the end of the caller's context.
+func TestDialTimeoutIsNoContext(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t)
+	var dialed atomic.Int32
+	cfg = Through(cfg, func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		if dialed.Add(1) <= 2 {
+			d.Deadline = time.Now().Add(-time.Second)
+		}
+		return d.DialContext(ctx, network, address)
+	}, 0)
+	client, err := Dial(within(t), cfg)
+	if err != nil {
+		t.Fatalf("Dial of a broker that takes its time = %v, want that it is tried again", err)
+	}
+	client.Close()
+	_, err = (&net.Dialer{Deadline: time.Now().Add(-time.Second)}).Dial("tcp", "127.0.0.1:9")
+	if got := explain(fmt.Errorf("unable to dial: %w", err)); !errors.Is(got, ErrUnavailable) || !strings.Contains(got.Error(), "no broker can be reached") {
+		t.Errorf("a connection that takes too long is explained as %v", got)
+	}
+}
+
 type sourceFunc func(context.Context) (globus.Token, error)
 
 func (f sourceFunc) Token(ctx context.Context) (globus.Token, error) { return f(ctx) }

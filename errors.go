@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 
@@ -156,7 +157,8 @@ func explain(err error) error {
 	if f := (*fault)(nil); errors.As(err, &f) {
 		return err
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	var network *net.OpError // it says of its own deadlines that they are a context's
+	if !errors.As(err, &network) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return err
 	}
 	condition, reason := kafka.Explain(err)

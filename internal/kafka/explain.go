@@ -36,6 +36,7 @@ func Explain(err error) (Condition, string) {
 		return Unknown, ""
 	}
 	var code *kerr.Error
+	var network *net.OpError
 	switch {
 	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused):
 		return Unauthenticated, err.Error()
@@ -45,6 +46,8 @@ func Explain(err error) (Condition, string) {
 		return Invalid, err.Error()
 	case errors.As(err, &code):
 		return explainCode(err, code)
+	case errors.As(err, &network) && network.Op == "dial" && network.Timeout():
+		return Unavailable, "no broker can be reached: " + network.Error()
 	case errors.Is(err, context.DeadlineExceeded):
 		return Unavailable, "the cluster did not answer in time"
 	case errors.Is(err, context.Canceled):
@@ -57,8 +60,8 @@ func Explain(err error) (Condition, string) {
 	if certErr := (*tls.CertificateVerificationError)(nil); errors.As(err, &certErr) {
 		return Unknown, "the broker's certificate is not trusted: " + certErr.Err.Error()
 	}
-	if netErr := (*net.OpError)(nil); errors.As(err, &netErr) {
-		return Unavailable, "no broker can be reached: " + netErr.Error()
+	if network != nil {
+		return Unavailable, "no broker can be reached: " + network.Error()
 	}
 	if kgo.IsRetryableBrokerErr(err) {
 		return Unavailable, err.Error()
