@@ -150,6 +150,7 @@ func (op operation) prepare(c *testCluster, name string) (*Service, *wire) {
 // makes in a claim or a release. The next start must put everything right, as
 // must a replica that goes on living.
 func TestKilledBetweenTwoSteps(t *testing.T) {
+	t.Parallel()
 	for _, op := range operations {
 		for healer, heal := range map[string]func(*testCluster, *Service){
 			"next start": func(c *testCluster, _ *Service) { c.open().Close() },
@@ -160,6 +161,7 @@ func TestKilledBetweenTwoSteps(t *testing.T) {
 			},
 		} {
 			t.Run(op.name+" healed by "+healer, func(t *testing.T) {
+				t.Parallel()
 				c := newCluster(t)
 				replica := c.open()
 				for n := 1; ; n++ {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -123,17 +124,19 @@ func FuzzSASL(f *testing.F) {
 // TestRefusalsInWords sends every bad message to a gateway, in every form. The
 // answer is a sentence, and says nothing of what was sent.
 func TestRefusalsInWords(t *testing.T) {
+	t.Parallel()
 	f := start(t, func(cfg *Config) { cfg.FailuresPerAddress = 10_000 })
 	for i, message := range badSASL {
-		version := int16(i % 3)
-		c := f.dial(t)
-		c.handshake(1)
-		response := c.ask(saslAuthenticate(version, []byte(message)))
-		answer := response.AppendTo(nil)
-		if !strings.Contains(string(answer), "OAUTHBEARER message is malformed") {
-			t.Errorf("%q is answered with %q, want a sentence", message, answer)
-		}
-		c.wantClosed()
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			c := f.dial(t)
+			c.handshake(1)
+			answer := c.ask(saslAuthenticate(int16(i%3), []byte(message))).AppendTo(nil)
+			if !strings.Contains(string(answer), "OAUTHBEARER message is malformed") {
+				t.Errorf("%q is answered with %q, want a sentence", message, answer)
+			}
+			c.wantClosed()
+		})
 	}
 	f.dial(t).wantRefusal("no-token", "diaspora login")
 	c := f.dial(t)

@@ -109,6 +109,7 @@ func TestPlainDialects(t *testing.T) {
 
 // TestPlainRefusals refuses in sentences, which say nothing of what was sent.
 func TestPlainRefusals(t *testing.T) {
+	t.Parallel()
 	f := start(t, func(cfg *Config) { cfg.FailuresPerAddress = 10_000 })
 	f.tokens.issueKey(adasKey, adasSecret, ada, ada, time.Hour)
 	f.tokens.issueKey("old", adasSecret, ada, ada, -time.Hour)

@@ -166,6 +166,7 @@ func waitingFetch(wait time.Duration) kmsg.Request {
 // TestStopWhileProducing stops and starts the gateway under a producer, which
 // notices nothing but a delay. Nothing is lost, nothing twice.
 func TestStopWhileProducing(t *testing.T) {
+	t.Parallel()
 	f := start(t)
 	f.claim(t, "weather", ada)
 	f.tokens.issue("ada-token", ada, time.Hour)
