@@ -92,8 +92,13 @@ func (c *Client) discoverSafely(ctx context.Context) (Discovery, error) {
 	if err := c.mustBePrivate(); err != nil {
 		return Discovery{}, err
 	}
+	defer c.hangUp()
 	return c.Discover(ctx)
 }
+
+// hangUp gives the connection back after a single question: of the many programs of a
+// job, none is to keep one that others wait for.
+func (c *Client) hangUp() { c.http.CloseIdleConnections() }
 
 // Identity returns who the caller is to the fabric: whose the token is.
 func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -381,4 +382,40 @@ func TestNewClientThatCannotBe(t *testing.T) {
 			t.Errorf("NewClient(%q) = %v, %v, want one of http://h", raw, c, err)
 		}
 	}
+}
+
+// TestOneQuestionKeepsNoConnection fails when each of the many programs of a job keeps a
+// connection to the ACL endpoint after it has asked where the cluster is.
+func TestOneQuestionKeepsNoConnection(t *testing.T) {
+	t.Parallel()
+	var open, asked atomic.Int32
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"brokers": ["127.0.0.1:1"], "security": "plaintext", "globus": {"issuer": "https://auth.example.org", "client_id": "c", "resource_server": "r", "scope": "s"}, "groups": "open", "max_event_bytes": 1000000, "subject": "1168fe43-ef48-54e0-8aeb-e0dc24146888"}`)
+	}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	s.Start()
+	defer s.Close()
+	cfg := Config{URL: s.URL, TokenSource: canarySource()}
+	f, err := cfg.resolve(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Config.spoolSubject(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	f.groups = "claimed"
+	c := &Consumer{fabric: f, options: ConsumerOptions{Group: "hut"}}
+	if err := c.claimGroup(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the connections to end", func() bool { return asked.Load() == 3 && open.Load() == 0 })
 }

@@ -14,19 +14,23 @@ import (
 // openGroup claims the group where the fabric wants that, and fails if the caller
 // may not use it.
 func (c *Consumer) openGroup(ctx context.Context) error {
-	f, group := c.fabric, c.options.Group
-	if f.groups == "claimed" {
-		client, err := NewClient(f.Config)
-		if err != nil {
-			return err
-		}
-		if err := client.ClaimGroup(ctx, group); err != nil {
+	if c.fabric.groups == "claimed" {
+		if err := c.claimGroup(ctx); err != nil {
 			return err
 		}
 	}
 	// A cluster makes the place for its groups' offsets when the first group comes,
 	// and says that it is not available until it is there.
 	return persist(ctx, retriable, func() error { return c.askForGroup(ctx) })
+}
+
+func (c *Consumer) claimGroup(ctx context.Context) error {
+	client, err := NewClient(c.fabric.Config)
+	if err != nil {
+		return err
+	}
+	defer client.hangUp()
+	return client.ClaimGroup(ctx, c.options.Group)
 }
 
 // askForGroup fails if the caller may not use the group.

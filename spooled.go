@@ -110,6 +110,7 @@ func (c Config) spoolSubject(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	defer client.hangUp()
 	who, err := client.Identity(ctx)
 	if err != nil {
 		return "", fmt.Errorf("ask whose events the spool is to hold, as Identity.Subject does not say: %w", err)

@@ -230,31 +230,71 @@ func (w brokenWriter) Header() http.Header       { return w.header }
 func (w brokenWriter) Write([]byte) (int, error) { panic("out of order") }
 func (w brokenWriter) WriteHeader(int)           {}
 
-// TestMaxConns holds that connections beyond the limit wait until one ends.
+// TestMaxConns holds that connections beyond the limit wait until one is done with.
 func TestMaxConns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = 2 })
-		first, second := p.dial(), p.dial()
-		if a, b := get(t, first, getForm), get(t, second, getForm); a != 200 || b != 200 {
-			t.Fatalf("the first two get %d and %d", a, b)
-		}
-		third := make(chan net.Conn)
-		go func() { third <- p.dial() }()
+		held := &heldClaims{emptyClaims{}, make(chan struct{}), make(chan struct{})}
+		p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = 1; cfg.Claims = held })
+		first := p.dial()
+		answered := make(chan int)
+		go func() { answered <- get(t, first, listTopics) }()
+		<-held.entered
+		second := make(chan net.Conn)
+		go func() { second <- p.dial() }()
 		synctest.Wait()
 		select {
-		case <-third:
-			t.Fatal("a third connection was accepted")
+		case <-second:
+			t.Fatal("a second connection was accepted")
 		default:
 		}
-		_ = first.Close()
-		conn := <-third
+		close(held.release)
+		if status := <-answered; status != 200 {
+			t.Errorf("the first gets %d", status)
+		}
+		conn := <-second
 		if status := get(t, conn, getForm); status != 200 {
+			t.Errorf("the second gets %d", status)
+		}
+		_, _ = conn.Close(), first.Close()
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+}
+
+// TestIdleConnsMakeRoom holds that a connection on which nothing is asked does not
+// keep others waiting, and that it is the one that has been idle longest that goes.
+func TestIdleConnsMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = 3 })
+		begun := time.Now()
+		var conns []net.Conn
+		for range 3 {
+			conns = append(conns, p.dial())
+			if status := get(t, conns[len(conns)-1], getForm); status != 200 {
+				t.Fatalf("connection %d gets %d", len(conns), status)
+			}
+			time.Sleep(time.Second)
+		}
+		fourth := p.dial()
+		if status := get(t, fourth, getForm); status != 200 {
+			t.Errorf("the fourth gets %d", status)
+		}
+		if waited := time.Since(begun); waited != 3*time.Second {
+			t.Errorf("it was answered after %v, want 3 s", waited)
+		}
+		if n, err := conns[0].Read(make([]byte, 1)); err == nil {
+			t.Errorf("the first reads %d bytes, want its end", n)
+		}
+		if status := get(t, conns[2], getForm); status != 200 {
 			t.Errorf("the third gets %d", status)
+		}
+		for _, conn := range append(conns, fourth) {
+			_ = conn.Close()
 		}
 		if err := stop(); err != nil {
 			t.Errorf("Serve = %v", err)
 		}
-		_, _ = conn.Close(), second.Close()
 	})
 }
 

@@ -120,8 +120,8 @@ type Config struct {
 	// told to stop. Default: 10 s.
 	DrainTimeout time.Duration
 
-	// MaxConns bounds the connections served at once; more wait in the kernel.
-	// Default: 1024.
+	// MaxConns bounds the connections served at once. Idle ones make room for new
+	// ones; where there are none, more wait in the kernel. Default: 1024.
 	MaxConns int
 
 	// Diagnostics receives the access log and the cause of every internal error.
@@ -205,7 +205,7 @@ func parsePublicURL(raw string, allowPlaintext bool) (*url.URL, error) {
 // and returns nil. It returns an error when l fails, or when requests under way
 // had to be cut off after [Config.DrainTimeout]. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	var silent silentConns
+	quiet := newQuietConns()
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: headerTimeout,
@@ -213,12 +213,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    hardHeaderSize,
-		ConnState:         silent.observe,
+		ConnState:         quiet.observe,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 
 		DisableGeneralOptionsHandler: true, // our own refusal has our shape and headers
 	}
-	l = limitConns(l, s.cfg.MaxConns)
+	l = limitConns(l, s.cfg.MaxConns, quiet)
 	if s.cfg.TLS != nil {
 		l = tls.NewListener(l, s.cfg.TLS) // outermost, or net/http does not see that it is TLS
 	}
@@ -231,7 +231,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
-	silent.close()
+	quiet.closeSilent()
 	err := srv.Shutdown(drain)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("drain the ACL endpoint: %w", err), srv.Close())
