@@ -180,7 +180,8 @@ type crash struct {
 const (
 	crashDepth   = 3  // how often a program goes on
 	cutsPerCall  = 4  // power cuts at each call
-	goOnOneIn    = 24 // of the states, so many go on
+	goOnOneIn    = 24 // of the states, so many go on,
+	goOnUnsynced = 3  // and of those in which a process died before it synced the directory
 	programSteps = 40
 )
 
@@ -214,7 +215,11 @@ func (c *crasher) run(fsys *memFS, h *history, depth, steps int) {
 		if c.err != nil || c.states.Add(1) > c.limit {
 			return
 		}
-		if depth < crashDepth && c.rng.IntN(goOnOneIn) == 0 {
+		oneIn := goOnOneIn
+		if crash.kind == "kill" && strings.HasPrefix(crash.at, "syncdir") {
+			oneIn = goOnUnsynced
+		}
+		if depth < crashDepth && c.rng.IntN(oneIn) == 0 {
 			c.run(crash.fsys, crash.history, depth+1, 1+c.rng.IntN(6))
 			continue
 		}
