@@ -266,18 +266,10 @@ func (d *drain) round(ctx context.Context, records []spool.Record) {
 		}
 	}
 	d.acknowledge(acked)
-	d.stepBack(ctx, time.Since(began))
+	d.spool.Yield(ctx, time.Since(began)) // to the program that logs
 	if len(failed) > 0 && ctx.Err() == nil {
 		d.judge(ctx, records, failed, errs)
 	}
-}
-
-// stepBack lets the program that logs go first. As long as it waits for the disk, the
-// drain, which takes from the same disk and processors, works a quarter of the time.
-func (d *drain) stepBack(ctx context.Context, worked time.Duration) {
-	rest, cancel := context.WithTimeout(ctx, 3*worked)
-	defer cancel()
-	d.spool.Idle(rest)
 }
 
 // acknowledge says in the spool what the cluster has.

@@ -448,16 +448,19 @@ func (s *Spool) written(b *batch, g *segment, bytes int64) {
 	s.changing()
 }
 
-// Idle returns once nobody waits for entries of his to become durable, or ctx ends: what
-// reads the spool steps back so, for it wants the same disk. It returns at once when
-// the spool is filling up or waits for room, since then the reading is what helps.
-func (s *Spool) Idle(ctx context.Context) {
+// Yield lets those go first who wait for entries to become durable: whoever reads the
+// spool wants the same disk and processors. It returns once nobody waits, after three
+// times as long as the reader has worked, after 100 ms, or when ctx ends; and at once when the
+// spool is filling up or waits for room, since then the reading is what helps.
+func (s *Spool) Yield(ctx context.Context, worked time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, min(yieldShare*worked, yieldMost))
+	defer cancel()
 	for {
 		s.mu.Lock()
-		idle := s.queued == 0 || s.closing || s.waiting != "" || s.bytes > s.opts.MaxBytes/idleShare
+		over := s.queued == 0 || s.closing || s.waiting != "" || s.bytes > s.opts.MaxBytes/4
 		changed := s.change()
 		s.mu.Unlock()
-		if idle {
+		if over {
 			return
 		}
 		select {
@@ -468,8 +471,10 @@ func (s *Spool) Idle(ctx context.Context) {
 	}
 }
 
-// idleShare is the part of MaxBytes up to which those who append go first.
-const idleShare = 4
+const (
+	yieldShare = 3
+	yieldMost  = 100 * time.Millisecond // the reader may have waited for a network
+)
 
 // A completion is a call of done that is due.
 type completion struct {

@@ -1,35 +1,35 @@
 package spool
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// TestIdle has a disk that takes an hour for each sync: as long as somebody waits for
-// it, Idle does not return before its context ends.
-func TestIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, _ := slowDisk(t, Options{SegmentBytes: 4 << 10, MaxBytes: 1 << 20})
-		began := time.Now()
-		s.AppendAsync(numbered(0), func(error) {})
-		ended, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		s.Idle(ended)
-		if waited := time.Since(began); waited != time.Minute {
-			t.Errorf("Idle with an hour to go and a minute to wait returned after %v", waited)
-		}
-		s.Idle(t.Context())
-		if waited := time.Since(began); waited != time.Hour {
-			t.Errorf("Idle returned after %v, want an hour, which the sync takes", waited)
-		}
-	})
+// TestYield has a disk that takes its time for each sync: as long as somebody waits for
+// it, the reader rests.
+func TestYield(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tt := range []struct{ sync, worked, want time.Duration }{
+		{time.Hour, 10 * ms, 30 * ms},
+		{time.Hour, time.Hour, 100 * ms},
+		{20 * ms, 10 * ms, 20 * ms},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, _ := slowDisk(t, tt.sync, Options{SegmentBytes: 4 << 10, MaxBytes: 1 << 20})
+			s.AppendAsync(numbered(0), func(error) {})
+			began := time.Now()
+			s.Yield(t.Context(), tt.worked)
+			if rested := time.Since(began); rested != tt.want {
+				t.Errorf("having worked for %v, beside a sync of %v, the reader rested for %v, want %v", tt.worked, tt.sync, rested, tt.want)
+			}
+		})
+	}
 }
 
-// TestIdleWhenFilling says that nobody steps back when reading is what helps: in a
+// TestNoYieldWhenFilling says that the reader does not rest when reading is what helps: in a
 // spool that has reached a part of its size, on a full disk, and at the end.
-func TestIdleWhenFilling(t *testing.T) {
+func TestNoYieldWhenFilling(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, s *Spool, fsys *memFS){
 		"filling up": func(_ *testing.T, s *Spool, _ *memFS) {
 			s.AppendAsync(Entry{Topic: "beamline", Value: make([]byte, 15<<10)}, func(error) {})
@@ -52,28 +52,28 @@ func TestIdleWhenFilling(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, fsys := slowDisk(t, Options{SegmentBytes: 16 << 10, MaxBytes: 64 << 10})
+				s, fsys := slowDisk(t, time.Hour, Options{SegmentBytes: 16 << 10, MaxBytes: 64 << 10})
 				prepare(t, s, fsys)
 				synctest.Wait()
 				began := time.Now()
-				s.Idle(t.Context())
-				if waited := time.Since(began); waited != 0 {
-					t.Errorf("Idle waited for %v", waited)
+				s.Yield(t.Context(), time.Second)
+				if rested := time.Since(began); rested != 0 {
+					t.Errorf("the reader rested for %v", rested)
 				}
 			})
 		})
 	}
 }
 
-// slowDisk returns a spool on a disk that syncs files in an hour.
-func slowDisk(t *testing.T, opts Options) (*Spool, *memFS) {
+// slowDisk returns a spool on a disk that takes its time for each sync of a file.
+func slowDisk(t *testing.T, sync time.Duration, opts Options) (*Spool, *memFS) {
 	fsys := newMemFS()
 	opts.FS = fsys
 	s := mustOpen(t, opts)
 	fsys.setFault(func(call, _ string) error {
 		if call == "sync" {
 			fsys.mu.Unlock() // it is held in here
-			time.Sleep(time.Hour)
+			time.Sleep(sync)
 			fsys.mu.Lock()
 		}
 		return nil
