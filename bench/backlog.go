@@ -171,9 +171,12 @@ func (u *upProcess) drain(ctx context.Context, binary string) (d drained, err er
 			if err != nil {
 				return d, fmt.Errorf("diaspora spool drain: %w", err)
 			}
+			if d.rss == 0 {
+				return d, errors.New("nobody tells how much memory diaspora spool drain takes; Linux does")
+			}
 			return d, json.Unmarshal(out.Bytes(), &d)
 		case <-look.C:
-			if peak, err := memoryOf(cmd.Process.Pid, "VmHWM"); err == nil { // or it has just ended
+			if peak, err := memoryOf(cmd.Process.Pid, "VmHWM"); err == nil { // else it has just ended, or see above
 				d.rss = peak
 			}
 		}
