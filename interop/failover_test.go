@@ -169,13 +169,14 @@ func slowest(all []time.Duration) (d time.Duration) {
 type gate struct {
 	site *site
 	args []string
-	*process
+	*process // nil if it could not be started again
 }
 
 // restart kills the gateway with SIGKILL and starts it again.
 func (g *gate) restart(t *testing.T) {
 	t.Helper()
 	g.kill(t)
+	g.process = nil
 	g.process = g.site.launch(t, g.args...)
 }
 
@@ -189,7 +190,11 @@ func serveApart(t *testing.T) (gates []*gate, cfg diaspora.Config) {
 	for _, args := range append([][]string{{"gateway"}}, s.others...) {
 		g := &gate{site: s, args: args}
 		g.process = s.launch(t, args...)
-		t.Cleanup(func() { g.stop(t) })
+		t.Cleanup(func() {
+			if g.process != nil {
+				g.stop(t)
+			}
+		})
 		gates = append(gates, g)
 	}
 	s.serve(t, "acl")

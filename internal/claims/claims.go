@@ -326,6 +326,9 @@ func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, er
 	if err != nil || !exists {
 		return !exists, clusterError(err)
 	}
+	if !info.Led { // nobody can tell what it holds
+		return false, fmt.Errorf("%w: the cluster has a topic of this name, and a partition of it has no leader now", diaspora.ErrUnavailable)
+	}
 	for partition := range info.Partitions {
 		end, err := s.cluster.EndOffset(ctx, r.Topic, int32(partition))
 		if err != nil || end > 0 {

@@ -6,9 +6,11 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -140,6 +142,44 @@ func (c *testCluster) createTopic(name string) {
 	if err != nil || !created {
 		c.t.Fatal(created, err)
 	}
+}
+
+// leaderless lets the brokers answer questions for a topic, those from a first one
+// up to a last, as while its leader is being replaced: in turn without partitions,
+// and with one that nobody leads. It returns how many questions there were.
+func (c *testCluster) leaderless(name string, first, last int) (asked func() int) {
+	var n atomic.Int64
+	info := c.fake.TopicInfo(name)
+	c.fake.ControlKey(int16(kmsg.Metadata), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		req := kreq.(*kmsg.MetadataRequest)
+		if len(req.Topics) != 1 || req.Topics[0].Topic == nil || *req.Topics[0].Topic != name {
+			return nil, nil, false
+		}
+		now := int(n.Add(1))
+		if now < first || now > last {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		for node, addr := range c.fake.ListenAddrs() {
+			host, port, _ := net.SplitHostPort(addr)
+			broker := kmsg.NewMetadataResponseBroker()
+			broker.NodeID, broker.Host = int32(node), host
+			fmt.Sscan(port, &broker.Port)
+			resp.Brokers = append(resp.Brokers, broker)
+		}
+		topic, partition := kmsg.NewMetadataResponseTopic(), kmsg.NewMetadataResponseTopicPartition()
+		topic.Topic, topic.TopicID = &name, info.TopicID
+		if now%2 == 0 {
+			topic.ErrorCode = kerr.LeaderNotAvailable.Code
+		} else {
+			partition.ErrorCode, partition.Leader, partition.Replicas = kerr.LeaderNotAvailable.Code, -1, []int32{0}
+			topic.Partitions = append(topic.Partitions, partition)
+		}
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	return func() int { return int(n.Load()) }
 }
 
 func (c *testCluster) hasTopic(name string) bool {

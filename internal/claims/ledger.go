@@ -59,56 +59,64 @@ func ledgerOpts() []kgo.Opt {
 	}
 }
 
-// openLedger makes sure that there is a ledger and that it is whole. The caller
+// openLedger makes sure that there is a ledger and that it is whole, and tries
+// again while the cluster cannot tell, as when brokers stop and start. The caller
 // runs follow.
 func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, replicas int, diagnostics *slog.Logger) (*ledger, error) {
 	spec := kafka.TopicSpec{Name: LedgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
 	err := again(ctx, func() (bool, error) {
-		created, ready, err := cluster.CreateTopic(ctx, spec)
-		if created {
-			diagnostics.Info("ledger created", "topic", LedgerTopic)
-		}
-		return ready, clusterError(err)
+		info, err := prepareLedger(ctx, cluster, spec, diagnostics)
+		replicas = info.Replicas
+		return info.Led, clusterError(err)
 	})
 	if err != nil {
 		return nil, err
-	}
-	info, _, err := cluster.Topic(ctx, LedgerTopic)
-	if err != nil {
-		return nil, err
-	}
-	if info.Partitions != 1 {
-		return nil, fmt.Errorf("topic %s has %d partitions, so its records have no order", LedgerTopic, info.Partitions)
-	}
-	mended, err := cluster.MendTopicConfigs(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	if len(mended) > 0 {
-		diagnostics.Warn("the ledger's settings were mended", "topic", LedgerTopic, "settings", mended)
-	}
-	start := int64(0)
-	err = again(ctx, func() (bool, error) { // a partition whose leader is new does not tell at once
-		start, err = cluster.StartOffset(ctx, LedgerTopic, 0)
-		return err == nil, clusterError(err)
-	})
-	if err != nil {
-		return nil, err
-	}
-	if start != 0 {
-		return nil, fmt.Errorf("topic %s begins at offset %d: its first records were deleted, so nobody knows who owns what", LedgerTopic, start)
 	}
 	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(0)}})
 	return &ledger{
 		client:      client,
 		cluster:     cluster,
 		diagnostics: diagnostics,
-		replicas:    info.Replicas,
+		replicas:    replicas,
 		state:       newState(),
 		waiting:     make(map[string]chan<- error),
 		moved:       make(chan struct{}),
 		syncing:     make(chan struct{}, 1),
 	}, nil
+}
+
+// prepareLedger creates the ledger's topic if there is none, mends its settings,
+// and returns what it is like. If that is not Led, or the error is of the cluster,
+// it is to be called again.
+func prepareLedger(ctx context.Context, cluster *kafka.Admin, spec kafka.TopicSpec, diagnostics *slog.Logger) (info kafka.TopicInfo, err error) {
+	created, ready, err := cluster.CreateTopic(ctx, spec)
+	if created {
+		diagnostics.Info("ledger created", "topic", LedgerTopic)
+	}
+	if err != nil || !ready {
+		return info, err
+	}
+	if info, _, err = cluster.Topic(ctx, LedgerTopic); err != nil || !info.Led {
+		return info, err
+	}
+	if info.Partitions != 1 {
+		return info, fmt.Errorf("topic %s has %d partitions, so its records have no order", LedgerTopic, info.Partitions)
+	}
+	mended, err := cluster.MendTopicConfigs(ctx, spec)
+	if err != nil {
+		return info, err
+	}
+	if len(mended) > 0 {
+		diagnostics.Warn("the ledger's settings were mended", "topic", LedgerTopic, "settings", mended)
+	}
+	start, err := cluster.StartOffset(ctx, LedgerTopic, 0)
+	if err != nil {
+		return info, err
+	}
+	if start != 0 {
+		return info, fmt.Errorf("topic %s begins at offset %d: its first records were deleted, so nobody knows who owns what", LedgerTopic, start)
+	}
+	return info, nil
 }
 
 // follow applies the ledger's records until ctx ends.

@@ -455,3 +455,17 @@ func TestOpenWhenTheLeaderIsNew(t *testing.T) {
 		t.Errorf("%d questions about offsets, want 4", asked)
 	}
 }
+
+// TestOpenWhenThereIsNoLeader: the ledger's leader may fail at any of the questions
+// that a start asks.
+func TestOpenWhenThereIsNoLeader(t *testing.T) {
+	c := newCluster(t)
+	c.open().Close()
+	for first := 1; ; first++ {
+		asked := c.leaderless(LedgerTopic, first, first+2)
+		c.open().Close()
+		if asked() < first {
+			break // a start has no more questions than that
+		}
+	}
+}

@@ -153,6 +153,31 @@ func TestLeftover(t *testing.T) {
 	c.check()
 }
 
+// TestLeftoverWithoutLeader claims over a topic with events while nobody can tell
+// whether it has any.
+func TestLeftoverWithoutLeader(t *testing.T) {
+	for last := range 4 { // questions without a leader; the service asks one
+		c := newCluster(t)
+		s := c.open()
+		mustClaim(t, s, "written")
+		if err := s.Release(t.Context(), ada, "written"); err != nil {
+			t.Fatal(err)
+		}
+		c.createTopic("written")
+		if err := c.produce("admin", "written", "the operator's"); err != nil {
+			t.Fatal(err)
+		}
+		c.leaderless("written", 1, last)
+		_, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "written"})
+		if !errors.Is(err, diaspora.ErrConflict) && (last == 0 || !errors.Is(err, diaspora.ErrUnavailable)) {
+			t.Errorf("%d answers without a leader: Claim over events = %v, want ErrUnavailable, or ErrConflict", last, err)
+		}
+		if !c.hasTopic("written") {
+			t.Errorf("%d answers without a leader: Claim deleted a topic that has events", last)
+		}
+	}
+}
+
 // TestTopicSettings holds topics to what late events and durability need.
 func TestTopicSettings(t *testing.T) {
 	for brokers, wantReplicas := range map[int]int{1: 1, 3: 3} {

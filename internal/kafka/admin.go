@@ -35,8 +35,9 @@ type TopicID [16]byte
 // TopicInfo is a topic as the cluster has it.
 type TopicInfo struct {
 	ID         TopicID
-	Partitions int // 0 as long as one of them has no leader
-	Replicas   int // of the last partition
+	Partitions int
+	Replicas   int  // of the last partition
+	Led        bool // each partition has a leader; without, the numbers may be too low
 }
 
 // TopicSpec is a topic as it shall be.
@@ -92,7 +93,7 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (created, ready
 	})
 	ready = err == nil
 	for _, topics := range views {
-		ready = ready && topics[spec.Name].Partitions > 0
+		ready = ready && topics[spec.Name].Led
 	}
 	return created, ready, err
 }
@@ -188,7 +189,8 @@ func (a *Admin) seen(ctx context.Context, name string) (map[TopicID]TopicInfo, e
 	}
 	seen := make(map[TopicID]TopicInfo)
 	for _, topics := range views {
-		if info, ok := topics[name]; ok {
+		info, ok := topics[name]
+		if known, again := seen[info.ID]; ok && (!again || known.Led) { // the worst view counts
 			seen[info.ID] = info
 		}
 	}
@@ -216,12 +218,10 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 		case err != nil && !kerr.IsRetriable(err):
 			return nil, fmt.Errorf("describe topic %q: %w", *topic.Topic, err)
 		}
-		info := TopicInfo{ID: topic.TopicID, Partitions: len(topic.Partitions)}
+		info := TopicInfo{ID: topic.TopicID, Partitions: len(topic.Partitions), Led: len(topic.Partitions) > 0}
 		for _, partition := range topic.Partitions {
 			info.Replicas = len(partition.Replicas)
-			if partition.Leader < 0 {
-				info.Partitions = 0
-			}
+			info.Led = info.Led && partition.Leader >= 0
 		}
 		topics[*topic.Topic] = info
 	}
