@@ -75,7 +75,7 @@ func benchSend(ctx context.Context, opts options) (string, error) {
 	defer stop()
 
 	rows := [][]string{{"event", "client", "events/s", "MB/s", "ratio to franz-go, median (min–max)"}}
-	for _, load := range []struct{ size, n int }{{100, 1_000_000}, {1024, 250_000}} {
+	for _, load := range []struct{ size, n int }{{100, 5_000_000}, {1024, 1_500_000}} { // a second or more a turn
 		values := measure.Payloads(load.size)
 		n := int(float64(load.n) * opts.scale)
 		contenders, done, err := senders(ctx, cfg, values)
