@@ -167,8 +167,8 @@ func slowest(all []time.Duration) (d time.Duration) {
 
 // gate is the gateway of a node, a process of its own.
 type gate struct {
-	site *site
-	args []string
+	site     *site
+	args     []string
 	*process // nil if it could not be started again
 }
 
