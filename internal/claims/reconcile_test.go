@@ -156,7 +156,7 @@ func TestLeftover(t *testing.T) {
 // TestLeftoverWithoutLeader claims over a topic with events while nobody can tell
 // whether it has any.
 func TestLeftoverWithoutLeader(t *testing.T) {
-	for last := range 4 { // questions without a leader; the service asks one
+	for last := range 4 { // how many questions are answered without a leader
 		c := newCluster(t)
 		s := c.open()
 		mustClaim(t, s, "written")

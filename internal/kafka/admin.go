@@ -189,8 +189,7 @@ func (a *Admin) seen(ctx context.Context, name string) (map[TopicID]TopicInfo, e
 	}
 	seen := make(map[TopicID]TopicInfo)
 	for _, topics := range views {
-		info, ok := topics[name]
-		if known, again := seen[info.ID]; ok && (!again || known.Led) { // the worst view counts
+		if info, ok := topics[name]; ok {
 			seen[info.ID] = info
 		}
 	}
