@@ -27,6 +27,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -62,7 +63,7 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// What the machine says, which a test cannot always make it say.
-	fileSystem func(dir string) (spool.FileSystemKind, error)
+	fileSystem func(dir string) (disk.FileSystemKind, error)
 	space      func(dir string) (diskSpace, error)
 	locks      func(dir string) error
 	user       func() int
@@ -199,7 +200,7 @@ type visit struct {
 	sent      sentEvent
 
 	home   string // of the spools
-	kind   spool.FileSystemKind
+	kind   disk.FileSystemKind
 	left   diskSpace
 	dirs   []string
 	spools []spool.Report
@@ -268,7 +269,7 @@ func newVisit(cfg Config) *visit {
 		v.Proxy = http.ProxyFromEnvironment
 	}
 	if v.fileSystem == nil {
-		v.fileSystem = spool.FileSystem
+		v.fileSystem = disk.FileSystem
 	}
 	if v.space == nil {
 		v.space = spaceOf

@@ -18,6 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
@@ -333,14 +334,14 @@ var faults = []fault{
 
 	{"file system", "NFS", Warning, `is on NFS: slow`, `local disk`, fabric.Config{},
 		func(w *world) {
-			w.cfg.fileSystem = func(string) (spool.FileSystemKind, error) {
-				return spool.FileSystemKind{Name: "NFS", Shared: true}, nil
+			w.cfg.fileSystem = func(string) (disk.FileSystemKind, error) {
+				return disk.FileSystemKind{Name: "NFS", Shared: true}, nil
 			}
 		}},
 	{"file system", "in memory", Warning, `is in memory \(tmpfs\)`, `local disk`, fabric.Config{},
 		func(w *world) {
-			w.cfg.fileSystem = func(string) (spool.FileSystemKind, error) {
-				return spool.FileSystemKind{Name: "tmpfs", InMemory: true}, nil
+			w.cfg.fileSystem = func(string) (disk.FileSystemKind, error) {
+				return disk.FileSystemKind{Name: "tmpfs", InMemory: true}, nil
 			}
 		}},
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -86,7 +87,7 @@ func checkFileSystem(_ context.Context, v *visit) Finding {
 	return fileSystemFinding(at, kind).and(func() { v.kind = kind })
 }
 
-func fileSystemFinding(at string, kind spool.FileSystemKind) Finding {
+func fileSystemFinding(at string, kind disk.FileSystemKind) Finding {
 	switch {
 	case kind.InMemory:
 		return warning(otherState, "%s is in memory (%s): what waits there is lost when the machine stops", at, kind.Name)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 const (
@@ -282,7 +284,7 @@ func (s *Spool) commit(b *batch) error {
 			return nil
 		}
 		s.failed("the spool cannot write", err)
-		if !full(err) {
+		if !disk.Full(err) {
 			if failures == maxFailures {
 				return err
 			}

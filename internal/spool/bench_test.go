@@ -3,12 +3,12 @@ package spool
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // benchEvent is like an event of the Logger with a value of 1 KiB.
@@ -53,7 +53,12 @@ func BenchmarkAppend(b *testing.B) {
 func BenchmarkFloor(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
-			f, err := os.Create(filepath.Join(b.TempDir(), "floor"))
+			fsys, err := disk.New(b.TempDir())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer fsys.Close()
+			f, err := fsys.Create("floor")
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -61,13 +66,15 @@ func BenchmarkFloor(b *testing.B) {
 			buf := make([]byte, writers*1075)
 			b.SetBytes(1 << 10)
 			var took []time.Duration
+			size := int64(0)
 			b.ResetTimer()
 			for n := 0; n < b.N; n += writers {
 				start := time.Now()
-				if _, err := f.Write(buf); err != nil {
+				if _, err := f.WriteAt(buf, size); err != nil {
 					b.Fatal(err)
 				}
-				if err := syncFile(f); err != nil {
+				size += int64(len(buf))
+				if err := f.Sync(); err != nil {
 					b.Fatal(err)
 				}
 				took = append(took, time.Since(start))

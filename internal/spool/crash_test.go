@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path"
 	"reflect"
 	"runtime"
 	"slices"
@@ -15,6 +14,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // scaled returns a number that the environment may raise, for the long runs.
@@ -62,7 +64,7 @@ const (
 func (h *history) clone() *history { return &history{slices.Clone(h.states)} }
 
 // check opens a spool that a crash has left and compares it with what was promised.
-func (h *history) check(fsys *memFS) error {
+func (h *history) check(fsys *disktest.Model) error {
 	s, err := Open(crashOptions(fsys))
 	if err != nil {
 		return err
@@ -71,7 +73,7 @@ func (h *history) check(fsys *memFS) error {
 	return h.compare(s, fsys)
 }
 
-func crashOptions(fsys *memFS) Options {
+func crashOptions(fsys *disktest.Model) Options {
 	return Options{Dir: "model", FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20, Subject: "ada"}
 }
 
@@ -143,7 +145,7 @@ func readQuarantine(fsys FS) (map[int]bool, error) {
 		if _, ok := parseQuarantineName(info.Name()); !ok {
 			continue
 		}
-		content, err := readSmall(fsys, info.Name(), 1<<20)
+		content, err := disk.ReadFile(fsys, info.Name(), 1<<20)
 		if err != nil {
 			return nil, err
 		}
@@ -165,13 +167,13 @@ type crasher struct {
 	rng    *rand.Rand
 	states *atomic.Int64 // that were checked
 	limit  int64
-	skip   func() bool // see memFS
-	err    error       // the first broken promise
+	skip   func(site string) bool // see disktest.Model.SkipSyncs
+	err    error                  // the first broken promise
 }
 
 // A crash is what is left by one.
 type crash struct {
-	fsys    *memFS
+	fsys    *disktest.Model
 	history *history
 	kind    string
 	at      string
@@ -186,28 +188,26 @@ const (
 )
 
 // run runs a program on a file system, then checks what its crashes left.
-func (c *crasher) run(fsys *memFS, h *history, depth, steps int) {
+func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 	var crashes []crash
 	var mu sync.Mutex                                // guards h for observe, which other goroutines call
-	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used with the file system's mu held
-	fsys.skip = c.skip
-	fsys.observe = func(call, name string) {
-		if slices.Contains([]string{"read", "list", "open", "size", "close", "lock"}, call) {
+	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used by observe
+	fsys.SkipSyncs(c.skip)
+	fsys.Observe(func(call, name string, now disktest.Moment) {
+		if !disktest.Changes(call) {
 			return // changes nothing: the state was there at the call before
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		at := call + " " + name
 		for range cutsPerCall {
-			crashes = append(crashes, crash{fsys.cut(cuts), h.clone(), "power cut", at})
+			crashes = append(crashes, crash{now.Cut(cuts), h.clone(), "power cut", at})
 		}
-		crashes = append(crashes, crash{fsys.kill(), h.clone(), "kill", at})
-	}
+		crashes = append(crashes, crash{now.Kill(), h.clone(), "kill", at})
+	})
 	err := c.program(fsys, h, &mu, steps)
-	fsys.mu.Lock()
-	fsys.observe = nil
-	crashes = append(crashes, crash{fsys.cut(cuts), h.clone(), "power cut", "the end"})
-	fsys.mu.Unlock()
+	fsys.Observe(nil)
+	crashes = append(crashes, crash{fsys.Cut(cuts), h.clone(), "power cut", "the end"})
 	if err != nil && c.err == nil {
 		c.err = err
 	}
@@ -230,7 +230,7 @@ func (c *crasher) run(fsys *memFS, h *history, depth, steps int) {
 }
 
 // program appends, reads, acknowledges, quarantines, and opens again.
-func (c *crasher) program(fsys *memFS, h *history, mu *sync.Mutex, steps int) error {
+func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, steps int) error {
 	s, err := Open(crashOptions(fsys))
 	if err != nil {
 		return err
@@ -329,7 +329,7 @@ func over() context.Context {
 
 // crashAll runs programs with the seeds from first on, until so many states were
 // checked or a promise is broken.
-func crashAll(states int, skip func() bool) (checked int64, err error) {
+func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
 	var count, seeds atomic.Int64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -344,7 +344,7 @@ func crashAll(states int, skip func() bool) (checked int64, err error) {
 					return
 				}
 				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: &count, limit: int64(states), skip: skip}
-				c.run(newMemFS(), &history{}, 0, programSteps)
+				c.run(disktest.New(), &history{}, 0, programSteps)
 				if c.err != nil {
 					mu.Lock()
 					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
@@ -372,10 +372,10 @@ func TestCrashStates(t *testing.T) {
 func TestEachSyncIsNeeded(t *testing.T) {
 	var mu sync.Mutex
 	sites := map[string]bool{}
-	if _, err := crashAll(5_000, func() bool {
+	if _, err := crashAll(5_000, func(site string) bool {
 		mu.Lock()
 		defer mu.Unlock()
-		sites[syncSite()] = true
+		sites[site] = true
 		return false
 	}); err != nil {
 		t.Fatal(err)
@@ -385,27 +385,11 @@ func TestEachSyncIsNeeded(t *testing.T) {
 	}
 	for site := range sites {
 		t.Run(site, func(t *testing.T) {
-			checked, err := crashAll(200_000, func() bool { return syncSite() == site })
+			checked, err := crashAll(200_000, func(at string) bool { return at == site })
 			if err == nil {
 				t.Fatalf("%d states, and nobody misses the sync", checked)
 			}
 			t.Logf("after %d states: %v", checked, err)
 		})
-	}
-}
-
-// syncSite returns the line of this package that called a sync of memFS.
-func syncSite() string {
-	var pcs [16]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
-	for {
-		f, more := frames.Next()
-		if !strings.HasSuffix(f.File, "_test.go") {
-			function := f.Function[strings.LastIndex(f.Function, "/")+1:]
-			return fmt.Sprintf("%s (%s:%d)", function, path.Base(f.File), f.Line)
-		}
-		if !more {
-			return "?"
-		}
 	}
 }

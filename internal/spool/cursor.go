@@ -5,9 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // The cursor says which entries need not be sent any more. It is kept twice:
@@ -129,7 +130,7 @@ func readCursor(fsys FS, names map[string]bool) (cursor, error) {
 		if !names[name] {
 			continue
 		}
-		content, err := readSmall(fsys, name, maxCursor)
+		content, err := disk.ReadFile(fsys, name, maxCursor)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -165,25 +166,6 @@ func readCursor(fsys FS, names map[string]bool) (cursor, error) {
 		}
 	}
 	return newest, nil
-}
-
-// readSmall reads a file, of which it takes limit bytes at most.
-func readSmall(fsys FS, name string, limit int64) ([]byte, error) {
-	f, err := fsys.Open(name, false)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size, err := f.Size()
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, min(size, limit))
-	n, err := f.ReadAt(b, 0)
-	if err == io.EOF {
-		err = nil
-	}
-	return b[:n], err
 }
 
 // spans is a set of positions: all below low, and those in above, which are in

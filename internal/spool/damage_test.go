@@ -12,13 +12,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // filled returns a file system with a spool of so many events, closed, and the names
 // of its segments.
-func filled(t testing.TB, segmentBytes int64, events int, entry func(int) Entry) (*memFS, []string) {
+func filled(t testing.TB, segmentBytes int64, events int, entry func(int) Entry) (*disktest.Model, []string) {
 	t.Helper()
-	fsys := newMemFS()
+	fsys := disktest.New()
 	s := mustOpen(t, Options{FS: fsys, SegmentBytes: segmentBytes, MaxBytes: 1 << 24})
 	for n := range events {
 		if err := s.Append(t.Context(), entry(n)); err != nil {
@@ -27,24 +29,23 @@ func filled(t testing.TB, segmentBytes int64, events int, entry func(int) Entry)
 	}
 	mustClose(t, s)
 	var names []string
-	for name := range fsys.names {
+	for _, name := range fsys.Names() {
 		if strings.HasSuffix(name, ".seg") {
 			names = append(names, name)
 		}
 	}
-	slices.Sort(names)
 	return fsys, names
 }
 
 // frameEnds returns where the frames of a segment end, and the position of its first.
-func frameEnds(t testing.TB, fsys *memFS, name string) (base uint64, ends []int64) {
+func frameEnds(t testing.TB, fsys *disktest.Model, name string) (base uint64, ends []int64) {
 	t.Helper()
-	h, err := parseSegmentHeader(fsys.names[name].data)
+	data := fsys.Content(name)
+	h, err := parseSegmentHeader(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := fsys.names[name]
-	scan := newScanner(bytes.NewReader(node.data), newSeeds(h.spool, h.base), int64(len(node.data)))
+	scan := newScanner(bytes.NewReader(data), newSeeds(h.spool, h.base), int64(len(data)))
 	for {
 		if _, err := scan.next(); err == io.EOF {
 			return h.base, ends
@@ -66,14 +67,12 @@ func TestEveryTruncation(t *testing.T) {
 	}
 	for _, name := range names {
 		base, ends := frameEnds(t, fsys, name)
-		parallel(len(fsys.names[name].data), func(size int) {
+		parallel(len(fsys.Content(name)), func(size int) {
 			if slow && size%10 != 0 {
 				return
 			}
-			fsys.mu.Lock()
-			after := fsys.kill()
-			fsys.mu.Unlock()
-			after.names[name].data = after.names[name].data[:size]
+			after := fsys.Kill()
+			after.Damage(name, func(b []byte) []byte { return b[:size] })
 			var want []int
 			for n := range events {
 				in := n - int(base-1) // its place in the segment, if it is one of it
@@ -113,10 +112,10 @@ func TestEveryTruncation(t *testing.T) {
 func TestEveryBitFlip(t *testing.T) {
 	t.Parallel()
 	fsys, names := filled(t, 1<<20, 330, numbered)
-	for n := 330; len(fsys.names[names[0]].data) < 64<<10; n += 100 {
+	for n := 330; len(fsys.Content(names[0])) < 64<<10; n += 100 {
 		fsys, names = filled(t, 1<<20, n, numbered)
 	}
-	data := fsys.names[names[0]].data[:64<<10]
+	data := fsys.Content(names[0])[:64<<10]
 	h, err := parseSegmentHeader(data)
 	if err != nil {
 		t.Fatal(err)
@@ -198,8 +197,8 @@ func TestOpenAfterBitFlips(t *testing.T) {
 	const events, stride = 200, 16
 	fsys, _ := filled(t, 8<<10, events, numbered)
 	var flips []flip
-	for name, node := range fsys.names {
-		for at := range node.data {
+	for _, name := range fsys.Names() {
+		for at := range fsys.Content(name) {
 			if at < 300 || at%stride == 0 && name != reserveName {
 				flips = append(flips, flip{name, at, (at + at/stride) % 8})
 			}
@@ -207,10 +206,8 @@ func TestOpenAfterBitFlips(t *testing.T) {
 	}
 	parallel(fewer(len(flips)), func(i int) {
 		f := flips[i]
-		fsys.mu.Lock()
-		after := fsys.kill()
-		fsys.mu.Unlock()
-		after.names[f.name].data[f.at] ^= 1 << f.bit
+		after := fsys.Kill()
+		after.Damage(f.name, func(b []byte) []byte { b[f.at] ^= 1 << f.bit; return b })
 		s, err := Open(Options{FS: after, SegmentBytes: 8 << 10, MaxBytes: 1 << 24})
 		if err != nil {
 			t.Errorf("%+v: %v", f, err)

@@ -38,6 +38,6 @@
 // crash has torn, which was never acknowledged, is told from damage, which was.
 //
 // The files are described in docs/spool-format.md. All of this is tested against a
-// model of a file system that loses whatever was not synced (memfs_test.go,
+// model of a file system that loses whatever was not synced (package disktest,
 // crash_test.go): with any one sync taken out of this package, that test fails.
 package spool

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // TestEachCallFailsOnce lets each kind of call fail once, at each of its first 200
@@ -51,10 +53,10 @@ func TestEachCallFailsOnce(t *testing.T) {
 // failAt runs a program in which the first call fails and then one in every so many,
 // up to a position.
 func failAt(call string, fault error, first, apart, positions int) (hits int, err error) {
-	fsys := newMemFS()
+	fsys := disktest.New()
 	var mu sync.Mutex // guards hits and seen
 	seen := 0
-	fsys.fault = func(c, _ string) error {
+	fsys.Fault(func(c, _ string) error {
 		if c != call {
 			return nil
 		}
@@ -66,13 +68,11 @@ func failAt(call string, fault error, first, apart, positions int) (hits int, er
 			return fault
 		}
 		return nil
-	}
+	})
 	rng := rand.New(rand.NewPCG(uint64(first), 2))
 	h := &history{}
 	check := func() error {
-		fsys.mu.Lock()
-		cut, kill := fsys.cut(rng), fsys.kill()
-		fsys.mu.Unlock()
+		cut, kill := fsys.Cut(rng), fsys.Kill()
 		if err := h.check(cut); err != nil {
 			return fmt.Errorf("after a power cut: %w", err)
 		}
@@ -89,7 +89,7 @@ func failAt(call string, fault error, first, apart, positions int) (hits int, er
 }
 
 // faultyProgram goes on after errors, as a Logger does, and checks after each fault.
-func faultyProgram(fsys *memFS, h *history, rng *rand.Rand, check func() error, faults func() (hits int, done bool)) (err error) {
+func faultyProgram(fsys *disktest.Model, h *history, rng *rand.Rand, check func() error, faults func() (hits int, done bool)) (err error) {
 	var s *Spool
 	reopen := func() error {
 		for range 3 { // it may fail, and more often than the number of its calls allows

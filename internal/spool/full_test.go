@@ -7,14 +7,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // TestFullDiskIsFreed fills a disk, waits ten minutes, and frees it: the spool goes
 // on by itself within 5 s, and nothing is lost.
 func TestFullDiskIsFreed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fsys := newMemFS()
-		fsys.room = 64 << 10
+		fsys := disktest.New()
+		fsys.Room(64 << 10)
 		opts := Options{FS: fsys, SegmentBytes: 4 << 10, MaxBytes: 1 << 20}
 		s := mustOpen(t, opts)
 		const events = 2000
@@ -36,9 +38,7 @@ func TestFullDiskIsFreed(t *testing.T) {
 		if len(appended) != had {
 			t.Errorf("%d events were appended to a full disk", len(appended)-had)
 		}
-		fsys.mu.Lock()
-		fsys.room = 10 << 20
-		fsys.mu.Unlock()
+		fsys.Room(10 << 20)
 		time.Sleep(5 * time.Second)
 		if n := len(appended); n != events {
 			t.Errorf("5 s after the disk was freed, %d events are appended, want %d", n, events)
@@ -55,8 +55,8 @@ func TestFullDiskIsFreed(t *testing.T) {
 // gives the cursor the space that it needs for that.
 func TestFullDiskIsDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fsys := newMemFS()
-		fsys.room = 64 << 10
+		fsys := disktest.New()
+		fsys.Room(64 << 10)
 		opts := Options{FS: fsys, SegmentBytes: 4 << 10, MaxBytes: 1 << 20}
 		s := mustOpen(t, opts)
 		const events = 2000
@@ -68,9 +68,7 @@ func TestFullDiskIsDrained(t *testing.T) {
 			}
 		}()
 		time.Sleep(time.Minute)
-		fsys.mu.Lock()
-		fsys.room = fsys.used() // not a byte more
-		fsys.mu.Unlock()
+		fsys.Room(fsys.Used()) // not a byte more
 		for n := 0; n < events; {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			records, err := s.Next(ctx, 10, 1<<20)
@@ -92,7 +90,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := Options{SegmentBytes: 4 << 10, MaxBytes: 1 << 20}
 		fsys, _ := filled(t, opts.SegmentBytes, 200, numbered)
-		fsys.room = fsys.used()
+		fsys.Room(fsys.Used())
 		opts.FS = fsys
 		s := mustOpen(t, opts)
 		records := drain(t, s)
@@ -105,7 +103,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 
 func TestPolicyBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := mustOpen(t, Options{FS: newMemFS(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: Block})
+		s := mustOpen(t, Options{FS: disktest.New(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: Block})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		n := 0
@@ -136,7 +134,7 @@ func TestPolicyBlock(t *testing.T) {
 
 func TestCloseEndsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := mustOpen(t, Options{FS: newMemFS(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: Block})
+		s := mustOpen(t, Options{FS: disktest.New(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: Block})
 		done := make(chan error)
 		go func() {
 			for n := 0; ; n++ {
@@ -168,7 +166,7 @@ func TestCloseEndsTheWait(t *testing.T) {
 
 func TestPolicyReject(t *testing.T) {
 	t.Parallel()
-	s := mustOpen(t, Options{FS: newMemFS(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: Reject})
+	s := mustOpen(t, Options{FS: disktest.New(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: Reject})
 	n := 0
 	var err error
 	for ; err == nil; n++ {
@@ -185,7 +183,7 @@ func TestPolicyReject(t *testing.T) {
 
 func TestPolicyDropOldest(t *testing.T) {
 	t.Parallel()
-	fsys := newMemFS()
+	fsys := disktest.New()
 	opts := Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 8 << 10, Policy: DropOldest}
 	s := mustOpen(t, opts)
 	const events = 500
@@ -213,8 +211,8 @@ func TestPolicyDropOldest(t *testing.T) {
 // TestDropOldestOnFullDisk drops for want of space on the disk, not in the spool.
 func TestDropOldestOnFullDisk(t *testing.T) {
 	t.Parallel()
-	fsys := newMemFS()
-	fsys.room = 40 << 10
+	fsys := disktest.New()
+	fsys.Room(40 << 10)
 	s := mustOpen(t, Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20, Policy: DropOldest})
 	mustAppend(t, s, 0, 1000)
 	st := s.Stats()
@@ -226,7 +224,7 @@ func TestDropOldestOnFullDisk(t *testing.T) {
 
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
-	s := mustOpen(t, Options{FS: newMemFS(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10})
+	s := mustOpen(t, Options{FS: disktest.New(), SegmentBytes: 1 << 10, MaxBytes: 8 << 10})
 	if err := s.Append(t.Context(), Entry{Value: make([]byte, 4<<10)}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("%v, want ErrTooLarge", err)
 	}

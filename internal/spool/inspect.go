@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // Inspect, Check, Verify, Entries and Quarantined look at a spool without its lock, also
@@ -74,13 +76,13 @@ func Check(dir string) (Report, error) {
 
 // look makes a spool that can only be read.
 func look(dir string) (*Spool, error) {
-	disk, err := newDisk(dir)
+	fsys, err := disk.New(dir)
 	if err != nil {
 		return nil, err
 	}
-	s, err := lookAt(disk)
+	s, err := lookAt(fsys)
 	if err != nil {
-		return nil, fmt.Errorf("read spool %s: %w", dir, errors.Join(err, disk.Close()))
+		return nil, fmt.Errorf("read spool %s: %w", dir, errors.Join(err, fsys.Close()))
 	}
 	return s, nil
 }
@@ -131,7 +133,7 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 		if !im.names[name] {
 			continue
 		}
-		if b, err := readSmall(s.fs, name, maxCursor); err == nil {
+		if b, err := disk.ReadFile(s.fs, name, maxCursor); err == nil {
 			if _, err := parseCursor(b); err != nil {
 				s.report.problem("%s: %v", name, err)
 			}
@@ -206,13 +208,13 @@ func (s *Spool) entries() iter.Seq2[Record, error] {
 // file, that cannot be read; others may follow.
 func Quarantined(dir string) iter.Seq2[Poison, error] {
 	return func(yield func(Poison, error) bool) {
-		disk, err := newDisk(dir)
+		fsys, err := disk.New(dir)
 		if err != nil {
 			yield(Poison{}, err)
 			return
 		}
-		defer disk.Close()
-		quarantined(disk)(yield)
+		defer fsys.Close()
+		quarantined(fsys)(yield)
 	}
 }
 
@@ -228,7 +230,7 @@ func quarantined(fsys FS) iter.Seq2[Poison, error] {
 			if _, ok := parseQuarantineName(info.Name()); !ok {
 				continue
 			}
-			content, err := readSmall(fsys, info.Name(), info.Size())
+			content, err := disk.ReadFile(fsys, info.Name(), info.Size())
 			if err != nil && !yield(Poison{}, fmt.Errorf("read %s: %w", info.Name(), err)) {
 				return
 			}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // keepEvery bounds how many acknowledgements a power cut takes.
@@ -64,7 +66,7 @@ func (s *Spool) keep() error {
 	s.mu.Unlock()
 	content := c.encode(maxCursor)
 	err := s.replace(cursorName(s.keptSlot), content)
-	if full(err) && s.reserve.free(s) {
+	if disk.Full(err) && s.reserve.free(s) {
 		err = s.replace(cursorName(s.keptSlot), content)
 	}
 	if err != nil {
@@ -203,7 +205,7 @@ func (r *reserve) fill(s *Spool) error {
 		}
 	}
 	r.there = err == nil || errors.Is(err, fs.ErrExist)
-	if full(err) {
+	if disk.Full(err) {
 		return err
 	}
 	return nil

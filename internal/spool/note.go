@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // The file note says in a line why events wait, as the owner sees it, for those who
@@ -45,7 +47,7 @@ func (s *Spool) removeNote(name string) error {
 }
 
 func readNote(fsys FS) string {
-	b, err := readSmall(fsys, noteName, noteBytes)
+	b, err := disk.ReadFile(fsys, noteName, noteBytes)
 	if err != nil {
 		return ""
 	}

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // TestOpenReadsLittle compares what Open reads of a small and of a large backlog: for
@@ -14,11 +16,9 @@ func TestOpenReadsLittle(t *testing.T) {
 	const segmentBytes = 16 << 10
 	reads := func(events int) (read int64, segments int) {
 		fsys, names := filled(t, segmentBytes, events, numbered)
-		fsys.read = 0
+		before := fsys.BytesRead()
 		s := mustOpen(t, Options{FS: fsys, SegmentBytes: segmentBytes, MaxBytes: 1 << 24})
-		fsys.mu.Lock()
-		read = fsys.read
-		fsys.mu.Unlock()
+		read = fsys.BytesRead() - before
 		if st := s.Stats(); st.Events != uint64(events) {
 			t.Errorf("%d events, want %d", st.Events, events)
 		}
@@ -100,7 +100,7 @@ func heap() int64 {
 // TestOutOfOrder acknowledges every second event, which is the worst for the cursor.
 func TestOutOfOrder(t *testing.T) {
 	t.Parallel()
-	opts := Options{FS: newMemFS(), SegmentBytes: 1 << 20, MaxBytes: 1 << 28}
+	opts := Options{FS: disktest.New(), SegmentBytes: 1 << 20, MaxBytes: 1 << 28}
 	s := mustOpen(t, opts)
 	const events = 2*maxHoles + 1000
 	batch := make([]Entry, events/100)

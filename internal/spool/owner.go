@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // A spool has one owner. Two things see to it:
@@ -68,7 +70,7 @@ func parseOwner(b []byte) (Owner, error) {
 
 // readOwner returns who has the spool, or nil if the file does not say.
 func readOwner(fsys FS) (*Owner, error) {
-	b, err := readSmall(fsys, ownerName, maxOwnerBytes)
+	b, err := disk.ReadFile(fsys, ownerName, maxOwnerBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -95,7 +97,8 @@ type owner struct {
 
 func takeOwnership(fsys FS) (*owner, error) {
 	lock, err := fsys.Lock(lockName)
-	if errors.Is(err, ErrInUse) {
+	if errors.Is(err, disk.ErrInUse) {
+		err = ErrInUse
 		if other, _ := readOwner(fsys); other != nil {
 			return nil, fmt.Errorf("%w by %s", err, other)
 		}
@@ -120,7 +123,7 @@ func (o *owner) claim() error {
 		}
 	}
 	err := o.write()
-	if err != nil && !full(err) {
+	if err != nil && !disk.Full(err) {
 		return fmt.Errorf("write the owner file: %w", err)
 	}
 	if shared {

@@ -5,18 +5,18 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // TestSharedFileSystem has two machines on a file system whose locks do not reach
 // from one to the other: the owner file alone keeps them apart.
 func TestSharedFileSystem(t *testing.T) {
-	open := func(fsys *memFS) (*Spool, error) {
-		fsys.mu.Lock()
-		clear(fsys.locks) // this machine's
-		fsys.mu.Unlock()
+	open := func(fsys *disktest.Model) (*Spool, error) {
+		fsys.BreakLocks() // this machine's
 		return Open(Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20})
 	}
-	elsewhere := func(t *testing.T, fsys *memFS) { // makes the owner one of another machine
+	elsewhere := func(t *testing.T, fsys *disktest.Model) { // makes the owner one of another machine
 		o, err := readOwner(fsys)
 		if err != nil || o == nil {
 			t.Fatalf("owner %v, %v", o, err)
@@ -26,13 +26,11 @@ func TestSharedFileSystem(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fsys.mu.Lock()
-		fsys.names[ownerName].data = content
-		fsys.mu.Unlock()
+		fsys.Damage(ownerName, func([]byte) []byte { return content })
 	}
 	synctest.Test(t, func(t *testing.T) {
-		fsys := newMemFS()
-		fsys.shared = true
+		fsys := disktest.New()
+		fsys.SetShared(true)
 		first := mustOpenAt(t, open, fsys)
 		first.owner.me.Host = "elsewhere"
 		elsewhere(t, fsys)
@@ -73,7 +71,7 @@ func TestSharedFileSystem(t *testing.T) {
 	})
 }
 
-func mustOpenAt(t *testing.T, open func(*memFS) (*Spool, error), fsys *memFS) *Spool {
+func mustOpenAt(t *testing.T, open func(*disktest.Model) (*Spool, error), fsys *disktest.Model) *Spool {
 	t.Helper()
 	s, err := open(fsys)
 	if err != nil {

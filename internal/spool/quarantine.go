@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // The quarantine keeps what is not to be sent: entries that were refused, and bytes
@@ -97,7 +99,7 @@ func (q *quarantine) write(s *Spool, p *Poison) error {
 	if q.bytes.Load()+int64(len(line)) > s.opts.MaxBytes/8 {
 		return fmt.Errorf("%w: the quarantine has reached an eighth of the spool's size", ErrFull)
 	}
-	if err = q.append(s.fs, line); full(err) && s.reserve.free(s) {
+	if err = q.append(s.fs, line); disk.Full(err) && s.reserve.free(s) {
 		err = q.append(s.fs, line)
 	}
 	return err

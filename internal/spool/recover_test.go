@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // TestFailedSegmentIsNotRead refuses an event, since each sync fails, and fails what would
@@ -15,12 +17,12 @@ import (
 // gets: only that one may be returned, even if the one before is damaged.
 func TestFailedSegmentIsNotRead(t *testing.T) {
 	t.Parallel()
-	fsys := newMemFS()
+	fsys := disktest.New()
 	opts := Options{FS: fsys, SegmentBytes: 4 << 10, MaxBytes: 1 << 20}
 	s := mustOpen(t, opts)
 	mustAppend(t, s, 0, 3)
 	failures := 0
-	fsys.setFault(func(call, name string) error {
+	fsys.Fault(func(call, name string) error {
 		if call == "sync" && failures < maxFailures && strings.HasSuffix(name, ".seg") {
 			failures++
 			return syscall.EIO
@@ -33,7 +35,7 @@ func TestFailedSegmentIsNotRead(t *testing.T) {
 	if err := s.Append(t.Context(), numbered(100)); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("%v, want EIO", err)
 	}
-	fsys.setFault(nil)
+	fsys.Fault(nil)
 	mustAppend(t, s, 3, 6)
 	wantNumbered(t, drain(t, s), 0, 6)
 	mustClose(t, s)
@@ -42,7 +44,7 @@ func TestFailedSegmentIsNotRead(t *testing.T) {
 	if len(ends) != 4 {
 		t.Fatalf("%d frames in the failed segment, want the refused one too", len(ends))
 	}
-	fsys.names[segmentName(1, 1)].data[ends[2]-1] ^= 1
+	fsys.Damage(segmentName(1, 1), func(b []byte) []byte { b[ends[2]-1] ^= 1; return b })
 	s = mustOpen(t, opts)
 	got := drain(t, s)
 	wantNumbered(t, got[:2], 0, 2)
@@ -56,22 +58,19 @@ func TestFailedSegmentIsNotRead(t *testing.T) {
 // wrote behind it: that is no damage.
 func TestTornBeforeKill(t *testing.T) {
 	t.Parallel()
-	fsys := newMemFS()
+	fsys := disktest.New()
 	opts := Options{FS: fsys, SegmentBytes: 16 << 10, MaxBytes: 1 << 20}
 	large := Entry{Topic: "t", Value: make([]byte, 2000)}
 	// atSync returns the file system as it is when the next sync of a segment begins.
-	atSync := func(fsys *memFS) func() *memFS {
-		var found *memFS
-		fsys.mu.Lock()
-		defer fsys.mu.Unlock()
-		fsys.observe = func(call, name string) {
+	atSync := func(fsys *disktest.Model) func() *disktest.Model {
+		var found *disktest.Model
+		fsys.Observe(func(call, name string, now disktest.Moment) {
 			if found == nil && call == "sync" && strings.HasSuffix(name, ".seg") {
-				found = fsys.kill()
+				found = now.Kill()
 			}
-		}
-		return func() *memFS {
-			fsys.mu.Lock()
-			defer fsys.mu.Unlock()
+		})
+		return func() *disktest.Model {
+			fsys.Observe(nil)
 			return found
 		}
 	}
@@ -91,7 +90,7 @@ func TestTornBeforeKill(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for range 2000 {
 		cut := opts
-		cut.FS = fsys.cut(rng)
+		cut.FS = fsys.Cut(rng)
 		s := mustOpen(t, cut)
 		drain(t, s)
 		if st := s.Stats(); st.Damaged != 0 {
@@ -121,8 +120,10 @@ func TestIndexMustFit(t *testing.T) {
 // is nobody's.
 func TestNothingKnown(t *testing.T) {
 	t.Parallel()
-	fsys := newMemFS()
-	fsys.made = true
+	fsys := disktest.New()
+	if err := fsys.Make(); err != nil {
+		t.Fatal(err)
+	}
 	for id, base := range []uint64{1, 5} {
 		f, err := fsys.Create(segmentName(uint64(id+1), base))
 		if err != nil {

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 var (
@@ -98,11 +100,11 @@ func (o *Options) complete() error {
 		return fmt.Errorf("unknown policy %d", o.Policy)
 	}
 	if o.FS == nil {
-		disk, err := newDisk(o.Dir)
+		fsys, err := disk.New(o.Dir)
 		if err != nil {
 			return err
 		}
-		o.FS = disk
+		o.FS = fsys
 	}
 	return nil
 }
@@ -415,7 +417,7 @@ func readImage(fsys FS, infos []fs.FileInfo) (image, error) {
 
 // readHeader reads g's header. If that is damaged, g.damaged tells.
 func (g *segment) readHeader(fsys FS) error {
-	b, err := readSmall(fsys, g.name, headerBytes)
+	b, err := disk.ReadFile(fsys, g.name, headerBytes)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 // TestYield has a disk that takes its time for each sync: as long as somebody waits for
@@ -30,20 +32,18 @@ func TestYield(t *testing.T) {
 // TestNoYieldWhenFilling says that the reader does not rest when reading is what helps: in a
 // spool that has reached a part of its size, on a full disk, and at the end.
 func TestNoYieldWhenFilling(t *testing.T) {
-	for name, prepare := range map[string]func(t *testing.T, s *Spool, fsys *memFS){
-		"filling up": func(_ *testing.T, s *Spool, _ *memFS) {
+	for name, prepare := range map[string]func(t *testing.T, s *Spool, fsys *disktest.Model){
+		"filling up": func(_ *testing.T, s *Spool, _ *disktest.Model) {
 			s.AppendAsync(Entry{Topic: "beamline", Value: make([]byte, 15<<10)}, func(error) {})
 			s.AppendAsync(Entry{Topic: "beamline", Value: make([]byte, 15<<10)}, func(error) {})
 			time.Sleep(3 * time.Hour)
 			s.AppendAsync(numbered(0), func(error) {})
 		},
-		"full disk": func(_ *testing.T, s *Spool, fsys *memFS) {
-			fsys.mu.Lock()
-			fsys.room = fsys.used()
-			fsys.mu.Unlock()
+		"full disk": func(_ *testing.T, s *Spool, fsys *disktest.Model) {
+			fsys.Room(fsys.Used())
 			s.AppendAsync(numbered(0), func(error) {})
 		},
-		"closing": func(t *testing.T, s *Spool, _ *memFS) {
+		"closing": func(t *testing.T, s *Spool, _ *disktest.Model) {
 			s.AppendAsync(numbered(0), func(error) {})
 			closed := make(chan struct{})
 			go func() { defer close(closed); s.Close() }()
@@ -66,15 +66,13 @@ func TestNoYieldWhenFilling(t *testing.T) {
 }
 
 // slowDisk returns a spool on a disk that takes its time for each sync of a file.
-func slowDisk(t *testing.T, sync time.Duration, opts Options) (*Spool, *memFS) {
-	fsys := newMemFS()
+func slowDisk(t *testing.T, sync time.Duration, opts Options) (*Spool, *disktest.Model) {
+	fsys := disktest.New()
 	opts.FS = fsys
 	s := mustOpen(t, opts)
-	fsys.setFault(func(call, _ string) error {
+	fsys.Fault(func(call, _ string) error {
 		if call == "sync" {
-			fsys.mu.Unlock() // it is held in here
 			time.Sleep(sync)
-			fsys.mu.Lock()
 		}
 		return nil
 	})

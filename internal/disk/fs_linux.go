@@ -1,4 +1,4 @@
-package spool
+package disk
 
 import (
 	"os"
@@ -51,7 +51,7 @@ var inMemory = map[int64]string{
 }
 
 // FileSystem says on what kind of file system a directory is, as far as that matters
-// to a spool.
+// to those who keep data in it.
 func FileSystem(dir string) (FileSystemKind, error) {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(dir, &stat); err != nil {
