@@ -281,6 +281,9 @@ func (f *memoryFile) WriteAt(b []byte, off int64) (n int, err error) {
 	if !f.write {
 		return 0, pathError("write", f.name, syscall.EBADF)
 	}
+	if len(b) == 0 {
+		return 0, nil
+	}
 	node := f.node
 	node.mu.Lock()
 	defer node.mu.Unlock()

@@ -1,0 +1,412 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+)
+
+// scaled returns a number that the environment may raise, for the long runs.
+func scaled(t testing.TB, variable string, n int) int {
+	t.Helper()
+	if s := os.Getenv(variable); s != "" {
+		m, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatalf("%s: %v", variable, err)
+		}
+		return m
+	}
+	if slow {
+		return max(1, n/10)
+	}
+	return n
+}
+
+// The crash test runs a program on the model of the file system. At each call of the file
+// system it lets the power fail, in several ways, and the process die. It opens the journal
+// that is left, and compares what it loads with what was promised. On some of them
+// it lets the program go on, and crash again.
+
+// history is what the program has asked of its journal.
+type history struct {
+	calls []call
+	keys  map[string][]change // in the order of the calls
+}
+
+// call is one call of Append. Those of one step run at the same time, and have
+// different keys.
+type call struct {
+	step  int
+	keys  []string
+	acked bool // it must survive the process
+	safe  bool // it must survive a power cut
+}
+
+// change is what a call does to a key.
+type change struct {
+	call    int
+	deleted bool
+}
+
+func (h *history) clone() *history {
+	c := &history{slices.Clone(h.calls), maps.Clone(h.keys)}
+	for key, changes := range c.keys {
+		c.keys[key] = slices.Clone(changes)
+	}
+	return c
+}
+
+// add adds a call that changes the keys.
+func (h *history) add(step int, rng *rand.Rand, keys ...string) (n int, entries []Entry) {
+	n = len(h.calls)
+	h.calls = append(h.calls, call{step: step, keys: keys})
+	for _, key := range keys {
+		deleted := rng.IntN(5) == 0
+		h.keys[key] = append(h.keys[key], change{n, deleted})
+		e := Entry{Key: []byte(key)}
+		if !deleted {
+			e.Value = crashValue(n)
+		}
+		entries = append(entries, e)
+	}
+	return n, entries
+}
+
+// crashValue is what call n gives its keys: short ones, and now and then one of several sectors.
+func crashValue(n int) []byte {
+	size := n * 7 % 60
+	if n%11 == 0 {
+		size = 1500
+	}
+	return []byte(strconv.Itoa(n) + strings.Repeat("v", size))
+}
+
+// check opens what a crash has left, and compares it with what was promised.
+func (h *history) check(left crash) error {
+	j, state, err := openState(left.options())
+	if err != nil {
+		return err
+	}
+	return errors.Join(h.compare(state, left.power), j.Close())
+}
+
+// compare checks the promises: what was acknowledged is there, each call is there as a whole or
+// not at all, and none is there without those of the steps before it.
+func (h *history) compare(state map[string]string, power bool) error {
+	shown := map[string]int{} // the place in a key's history that the state shows, at the latest
+	last := -1                // the last step that the state shows for certain
+	for key, value := range state {
+		i := slices.IndexFunc(h.keys[key], func(c change) bool { return !c.deleted && string(crashValue(c.call)) == value })
+		if i < 0 {
+			return fmt.Errorf("key %s has value %.10q, which was never appended", key, value)
+		}
+		shown[key] = i
+		last = max(last, h.calls[h.keys[key][i].call].step)
+	}
+	for key, changes := range h.keys {
+		if _, there := state[key]; there {
+			continue
+		}
+		shown[key] = -1
+		for i, c := range changes {
+			if c.deleted {
+				shown[key] = i
+			}
+		}
+	}
+	for n, c := range h.calls {
+		there := 0
+		for _, key := range c.keys {
+			if at := shown[key]; at >= 0 && h.keys[key][at].call >= n {
+				there++
+			}
+		}
+		switch {
+		case there == len(c.keys):
+		case c.safe || c.acked && !power:
+			return fmt.Errorf("call %d of step %d is lost: keys %v", n, c.step, c.keys)
+		case c.step < last:
+			return fmt.Errorf("call %d of step %d is lost, but one of step %d is there", n, c.step, last)
+		case there > 0 && h.certain(n, state):
+			return fmt.Errorf("of call %d only a part is there: keys %v", n, c.keys)
+		}
+	}
+	return nil
+}
+
+// certain tells whether the state shows call n itself at one of its keys.
+func (h *history) certain(n int, state map[string]string) bool {
+	for _, key := range h.calls[n].keys {
+		if state[key] == string(crashValue(n)) {
+			return true
+		}
+	}
+	return false
+}
+
+// openState opens a journal and returns the state that it loads.
+func openState(o Options) (*Journal, map[string]string, error) {
+	state := map[string]string{}
+	j, err := Open(o, func(e Entry) error {
+		if e.Value == nil {
+			delete(state, string(e.Key))
+		} else {
+			state[string(e.Key)] = string(e.Value)
+		}
+		return nil
+	})
+	return j, state, err
+}
+
+// A crash is what is left by one.
+type crash struct {
+	fsys    *disktest.Model
+	sync    bool
+	history *history
+	power   bool // it was a power cut
+	at      string
+}
+
+func (c crash) options() Options { return crashOptions(c.fsys, c.sync) }
+
+func crashOptions(fsys disk.FS, sync bool) Options {
+	return Options{FS: fsys, Sync: sync, CompactBytes: 500}
+}
+
+const (
+	crashDepth   = 3  // how often a program goes on
+	cutsPerCall  = 4  // power cuts at each call
+	goOnOneIn    = 24 // of the states, so many go on,
+	goOnUnsynced = 3  // and of those in which a process died before it synced the directory
+	programSteps = 30
+)
+
+// crasher runs programs and lets them crash.
+type crasher struct {
+	rng    *rand.Rand
+	sync   bool
+	states *atomic.Int64 // that were checked
+	limit  int64
+	over   *atomic.Bool           // a broken promise was found
+	skip   func(site string) bool // see disktest.Model.SkipSyncs
+	err    error                  // the first broken promise
+}
+
+// run runs a program on a file system, then checks what its crashes left.
+func (c *crasher) run(fsys *disktest.Model, h *history, power bool, depth, steps int) {
+	var crashes []crash
+	var mu sync.Mutex                                // guards h for observe, which other goroutines call
+	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used by observe
+	fsys.SkipSyncs(c.skip)
+	fsys.Observe(func(call, name string, now disktest.Moment) {
+		if !disktest.Changes(call) {
+			return // the state was there at the call before
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		at := call + " " + name
+		then := h.clone()
+		for range cutsPerCall {
+			crashes = append(crashes, crash{now.Cut(cuts), c.sync, then, true, at})
+		}
+		crashes = append(crashes, crash{now.Kill(), c.sync, then, power, at})
+	})
+	compactions := 0
+	fsys.Fault(func(call, name string) error {
+		if call == "create" && strings.HasSuffix(name, tempSuffix) {
+			if compactions++; compactions%4 > 0 {
+				return syscall.EIO // so that the log has several segments
+			}
+		}
+		return nil
+	})
+	err := c.program(fsys, h, &mu, power, steps)
+	fsys.Fault(nil)
+	fsys.Observe(nil)
+	crashes = append(crashes, crash{fsys.Cut(cuts), c.sync, h.clone(), true, "the end"})
+	if err != nil && c.err == nil {
+		c.err = err
+	}
+	for _, left := range crashes {
+		if c.err != nil || c.over.Load() || c.states.Add(1) > c.limit {
+			return
+		}
+		oneIn := goOnOneIn
+		if !left.power && strings.HasPrefix(left.at, "sync") {
+			oneIn = goOnUnsynced
+		}
+		if depth < crashDepth && c.rng.IntN(oneIn) == 0 {
+			c.run(left.fsys, left.history.clone(), left.power, depth+1, 1+c.rng.IntN(8))
+			continue
+		}
+		if err := left.history.check(left); err != nil {
+			kind := "kill"
+			if left.power {
+				kind = "power cut"
+			}
+			c.err = fmt.Errorf("%s before %s, depth %d, sync %v: %w", kind, left.at, depth, c.sync, err)
+		}
+	}
+}
+
+// program appends and opens again.
+func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, power bool, steps int) error {
+	j, state, err := openState(crashOptions(fsys, c.sync))
+	if err != nil {
+		return err
+	}
+	j.retryAfter = 0
+	defer func() { j.Close() }()
+	if err := h.compare(state, power); err != nil {
+		return err
+	}
+	mu.Lock()
+	c.settle(h, state)
+	mu.Unlock()
+	step := 0
+	if n := len(h.calls); n > 0 {
+		step = h.calls[n-1].step + 1
+	}
+	for ; steps > 0; steps, step = steps-1, step+1 {
+		callers := 1
+		switch c.rng.IntN(10) {
+		case 0:
+			if err := j.Close(); err != nil {
+				return err
+			}
+			mu.Lock()
+			for n := range h.calls {
+				h.calls[n].safe = h.calls[n].safe || h.calls[n].acked
+			}
+			mu.Unlock()
+			if j, _, err = openState(crashOptions(fsys, c.sync)); err != nil {
+				return err
+			}
+			j.retryAfter = 0
+		case 1, 2, 3:
+			callers = 2 + c.rng.IntN(3)
+		}
+		var group sync.WaitGroup
+		errs := make([]error, callers)
+		for i := range callers {
+			var keys []string
+			for _, k := range c.rng.Perm(4)[:1+c.rng.IntN(3)] {
+				keys = append(keys, fmt.Sprint("k", i, k))
+			}
+			mu.Lock()
+			n, entries := h.add(step, c.rng, keys...)
+			mu.Unlock()
+			group.Go(func() {
+				if errs[i] = j.Append(entries...); errs[i] == nil {
+					mu.Lock()
+					defer mu.Unlock()
+					h.calls[n].acked, h.calls[n].safe = true, c.sync
+				}
+			})
+		}
+		group.Wait()
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle takes the state that was found after a crash for the history from here on: it is durable,
+// and what it does not show did not happen.
+func (c *crasher) settle(h *history, state map[string]string) {
+	calls := len(h.calls)
+	keys := map[string][]change{}
+	for key, value := range state {
+		i := slices.IndexFunc(h.keys[key], func(c change) bool { return !c.deleted && string(crashValue(c.call)) == value })
+		keys[key] = []change{h.keys[key][i]}
+	}
+	// All that is left of the calls is what the state shows of them.
+	for n := range calls {
+		h.calls[n].keys = nil
+		h.calls[n].acked, h.calls[n].safe = true, true
+	}
+	for key, changes := range keys {
+		n := changes[0].call
+		h.calls[n].keys = append(h.calls[n].keys, key)
+	}
+	h.keys = keys
+}
+
+// crashAll runs programs with the seeds from 1 on, until so many states were checked or a
+// promise is broken.
+func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
+	var count, seeds atomic.Int64
+	var over atomic.Bool
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				seed := uint64(seeds.Add(1))
+				if over.Load() || count.Load() >= int64(states) {
+					return
+				}
+				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), sync: seed%2 == 0, states: &count, limit: int64(states), over: &over, skip: skip}
+				c.run(disktest.New(), &history{keys: map[string][]change{}}, false, 0, programSteps)
+				if c.err != nil {
+					over.Store(true)
+					mu.Lock()
+					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return min(count.Load(), int64(states)), err
+}
+
+// TestCrashStates is the promise itself.
+func TestCrashStates(t *testing.T) {
+	checked, err := crashAll(scaled(t, "JOURNAL_CRASH_STATES", 100_000), nil)
+	if err != nil {
+		t.Fatalf("after %d states: %v", checked, err)
+	}
+	t.Logf("%d states", checked)
+}
+
+// TestEachSyncIsNeeded takes away one call of Sync after the other, by the line of the
+// source that makes it, and demands that the crash test then finds a broken promise.
+func TestEachSyncIsNeeded(t *testing.T) {
+	var mu sync.Mutex
+	sites := map[string]bool{}
+	if _, err := crashAll(20_000, func(site string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		sites[site] = true
+		return false
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(sites) < 8 {
+		t.Errorf("only these lines sync: %v", slices.Sorted(maps.Keys(sites)))
+	}
+	for site := range sites {
+		t.Run(site, func(t *testing.T) {
+			checked, err := crashAll(200_000, func(at string) bool { return at == site })
+			if err == nil {
+				t.Fatalf("%d states, and nobody misses the sync", checked)
+			}
+			t.Logf("after %d states: %v", checked, err)
+		})
+	}
+}
