@@ -1,0 +1,194 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/diaspora-streams/diaspora/internal/batch"
+)
+
+// Appended says where a batch is.
+type Appended struct {
+	BaseOffset int64 // of its first record
+	Time       int64 // when it arrived, in milliseconds: the timestamp of all its records
+	Duplicate  bool  // it was there already
+}
+
+// Append writes a batch that was validated, and its header as the producer has sent it. It stamps b in
+// place with the next offset, the leader epoch and the time. After nil the batch is not lost, as far as
+// [Options.Sync] promises. b stays the caller's.
+//
+// A batch that an idempotent producer has sent before is not written again, but found. It fails with
+// kerr.OutOfOrderSequenceNumber or kerr.InvalidProducerEpoch as Apache Kafka does, with ErrFailed, ErrClosed,
+// or an error of writing, after which the log is as before: see disk.Full.
+func (l *Log) Append(b []byte, h batch.Header, leaderEpoch int32) (Appended, error) {
+	// The checksum is most of the work, and does not cover the offset. So it is done before the lock is taken.
+	now := l.opts.Now().UnixMilli()
+	batch.Stamp(b, 0, leaderEpoch, now)
+
+	l.appending.Lock()
+	a, end, err := l.append(b, h, leaderEpoch, now)
+	l.appending.Unlock()
+	if err != nil {
+		return Appended{}, fmt.Errorf("append: %w", err)
+	}
+	if l.opts.Sync {
+		// A duplicate too is not acknowledged before it is on disk.
+		if err := l.commit(end); err != nil {
+			return Appended{}, fmt.Errorf("append: %w", err)
+		}
+	}
+	return a, nil
+}
+
+// append checks and writes a batch. It returns the offset behind it. The caller holds appending.
+func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a Appended, end int64, err error) {
+	if h.Size() != len(b) {
+		return a, 0, fmt.Errorf("a batch of %d bytes in %d", h.Size(), len(b))
+	}
+	l.mu.Lock()
+	err = l.writable()
+	if err == nil && h.HasProducer() {
+		var duplicate *sent
+		if duplicate, err = l.producers.check(h); duplicate != nil {
+			a = Appended{BaseOffset: duplicate.base, Time: duplicate.time, Duplicate: true}
+			end = duplicate.base + int64(duplicate.delta) + 1
+		}
+	}
+	offset, clock := l.next, l.clock
+	l.mu.Unlock()
+	if err != nil || a.Duplicate {
+		return a, end, err
+	}
+	if now < clock { // another batch was faster, or the clock was set back
+		now = clock
+		batch.Stamp(b, 0, leaderEpoch, now)
+	}
+	g, o, err := l.segmentFor(int64(len(b)), now)
+	if err != nil {
+		return a, 0, err
+	}
+	stampOffset(b, offset)
+	if err := l.write(g, o, b); err != nil {
+		return a, 0, err
+	}
+	h.BaseOffset, h.LeaderEpoch, h.MaxTimestamp = offset, leaderEpoch, now
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o.index.add(h, g.size)
+	l.note(g, h, now)
+	l.pending += int64(len(b))
+	if !l.opts.Sync {
+		l.show(l.next, g.size)
+	}
+	return Appended{BaseOffset: offset, Time: now}, l.next, nil
+}
+
+// segmentFor returns the segment for a batch: the active one or, if that has its size or its age, a
+// new one. Its file is open. The caller holds appending.
+func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
+	l.mu.Lock()
+	g := l.active()
+	due := g.size > 0 && (g.size+bytes > l.opts.SegmentBytes || now-g.first >= l.rollAfter.Milliseconds())
+	o, made := g.open, g.made
+	g.round = l.round
+	l.mu.Unlock()
+	switch {
+	case due:
+		g, err := l.roll()
+		if err != nil {
+			return nil, nil, err
+		}
+		l.saveSoon()
+		return g, g.open, nil // nobody closes it while appending is held
+	case o != nil:
+		return g, o, nil
+	case !made:
+		err := l.create(g)
+		return g, g.open, err
+	}
+	o, err := l.use(g)
+	if err == nil {
+		l.done(g)
+	}
+	return g, o, err
+}
+
+// roll begins a new segment. With Options.Sync all before it is on disk then: only the active segment has
+// batches that are not. The caller holds appending.
+func (l *Log) roll() (*segment, error) {
+	l.mu.Lock()
+	next, stored := l.next, l.stored
+	l.mu.Unlock()
+	if l.opts.Sync {
+		if err := l.commit(next); err != nil {
+			return nil, err
+		}
+	}
+	if !stored {
+		// That several segments have no checkpoint is damage, and not a power cut: see rebuild.
+		if err := l.saveNothing(); err != nil {
+			return nil, err
+		}
+	}
+	g := &segment{base: next, end: next, maxTime: -1}
+	if err := l.create(g); err != nil {
+		return nil, fmt.Errorf("begin a segment: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.segments = append(l.segments, g)
+	l.endPos = 0
+	g.round = l.round
+	return g, nil
+}
+
+// write writes a batch behind the last one. If it fails then nothing of the batch is left. The
+// caller holds appending.
+func (l *Log) write(g *segment, o *opened, b []byte) error {
+	n, err := o.file.WriteAt(b, g.size)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	l.mu.Lock()
+	if err == nil {
+		err = l.failed // a sync has failed meanwhile, of this batch perhaps
+	}
+	l.mu.Unlock()
+	if err == nil {
+		return nil
+	}
+	if cut := o.file.Truncate(g.size); cut != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.fail(errors.Join(err, cut))
+	}
+	return err
+}
+
+// note makes a batch that is in the segment part of the log. Recovery uses it too. The caller
+// holds mu.
+func (l *Log) note(g *segment, h batch.Header, arrived int64) {
+	if g.size == 0 {
+		g.first = arrived
+	}
+	l.next = h.LastOffset() + 1
+	g.end = l.next
+	g.size += int64(h.Size())
+	g.last = arrived
+	g.maxTime = max(g.maxTime, h.MaxTimestamp)
+	l.bytes += int64(h.Size())
+	l.clock = max(l.clock, arrived)
+	l.epochs.assign(h.LeaderEpoch, h.BaseOffset)
+	if h.HasProducer() && !h.Control() {
+		l.producers.add(h.ProducerID, h.ProducerEpoch, sent{h.BaseOffset, arrived, h.LastSequence(), h.LastOffsetDelta})
+	}
+}
+
+// show lets readers see what was written up to an offset, which is at pos in the active
+// segment. The caller holds mu.
+func (l *Log) show(offset, pos int64) {
+	l.end, l.endPos = offset, pos
+	l.wake()
+}

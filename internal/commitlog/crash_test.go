@@ -1,0 +1,481 @@
+package commitlog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+)
+
+// The crash test runs a program on the model of the file system, and at each call of
+// the file system lets the power fail, in several ways, and the process die. On each
+// state that is left it opens the log again and looks whether it keeps its promises.
+// On some it lets the program go on, and fail again.
+
+// history is what the program knows of its log.
+type history struct {
+	sync    bool
+	batches []attempt
+	start   int64 // what DeleteRecords and Expire have returned nil for
+	started int64 // what they were called for: the log may start there
+	end     int64 // the greatest End that was seen
+	safe    int64 // what is before it survives a power cut; with Sync it is end
+	opens   int32
+	cut     bool // the power failed, and no program has looked since at what was left
+	clock   *clock
+}
+
+// attempt is a batch that the program has appended.
+type attempt struct {
+	from   from
+	value  string
+	state  attemptState
+	offset int64  // if acknowledged
+	bytes  []byte // if acknowledged: as it is stored
+	epoch  int32
+}
+
+type attemptState byte
+
+const (
+	tried        attemptState = iota // it may be there, whole
+	acknowledged                     // Append returned nil
+	gone                             // a log was opened without it: it must not come back
+)
+
+func (h *history) clone() *history {
+	c := *h
+	c.batches = slices.Clone(h.batches)
+	c.clock = &clock{now: h.clock.Now()}
+	return &c
+}
+
+func (h *history) options(fsys *disktest.Model) Options {
+	return Options{FS: fsys.Sub("t-0"), SegmentBytes: 1500, Sync: h.sync, Now: h.clock.Now}
+}
+
+func (h *history) afterCut() *history {
+	c := h.clone()
+	c.cut = true
+	return c
+}
+
+// check opens what a crash has left and compares it with what was promised.
+func (h *history) check(fsys *disktest.Model) error {
+	l, err := Open(h.options(fsys))
+	if err != nil {
+		return err
+	}
+	defer l.Discard()
+	if err := h.compare(l); err != nil {
+		return err
+	}
+	return h.retry(l)
+}
+
+// compare checks what is in the log, and notes what is not.
+func (h *history) compare(l *Log) error {
+	safe := h.end
+	if h.cut {
+		safe = h.safe
+	}
+	start, end := l.Start(), l.End()
+	if start < h.start || start > max(h.started, h.start) {
+		return fmt.Errorf("it starts at %d, want %d to %d", start, h.start, h.started)
+	}
+	if end < safe || end < start {
+		return fmt.Errorf("it ends at %d, starts at %d, and ended at %d", end, start, safe)
+	}
+	stored, err := readAll(l, start)
+	if err != nil {
+		return err
+	}
+	values := map[string]int{}
+	for i, a := range h.batches {
+		values[a.value] = i
+	}
+	found := map[int]bool{}
+	for _, b := range stored {
+		hd, _ := batch.ParseHeader(b)
+		value, n := "", 0
+		if err := batch.Records(b, func(r batch.Record) bool { value = string(r.Value); n++; return true }); err != nil {
+			return err
+		}
+		i, ok := values[value]
+		if !ok || n == 0 || hd.ProducerID != h.batches[i].from.id || found[i] {
+			return fmt.Errorf("%q at %d was never appended, or twice", value, hd.BaseOffset)
+		}
+		found[i] = true
+		switch a := h.batches[i]; {
+		case a.state == gone:
+			return fmt.Errorf("%q at %d has come back", value, hd.BaseOffset)
+		case a.state == acknowledged && (a.offset != hd.BaseOffset || !bytes.Equal(a.bytes, b)):
+			return fmt.Errorf("%q at %d was at %d, or had other bytes", value, hd.BaseOffset, a.offset)
+		case hd.LeaderEpoch != a.epoch || l.EpochOf(hd.LastOffset()) != a.epoch:
+			return fmt.Errorf("%q at %d has epochs %d and %d, want %d", value, hd.BaseOffset, hd.LeaderEpoch, l.EpochOf(hd.LastOffset()), a.epoch)
+		}
+	}
+	for i, a := range h.batches {
+		switch {
+		case found[i] || a.state == gone:
+		case a.state == acknowledged && a.offset < safe && a.last() >= start:
+			return fmt.Errorf("%q at %d is lost; the log is %d to %d", a.value, a.offset, start, end)
+		case a.state == tried && start == h.start || a.state == acknowledged && a.offset >= end:
+			h.batches[i].state = gone
+		}
+	}
+	h.end = end
+	h.started = max(h.started, start)
+	if h.sync {
+		h.safe = end
+	}
+	h.safe = min(h.safe, end)
+	h.cut = false
+	return nil
+}
+
+func (a attempt) last() int64 {
+	hd, _ := batch.ParseHeader(a.bytes)
+	return a.offset + int64(hd.LastOffsetDelta)
+}
+
+// retry sends the last acknowledged batch of each producer again, as a client does that has not
+// seen the answer, and then the next one.
+func (h *history) retry(l *Log) error {
+	last := map[int64]attempt{}
+	for _, a := range h.batches {
+		if a.from.id >= 0 && a.state == acknowledged && a.offset < h.end {
+			last[a.from.id] = a
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(last)) {
+		a := last[id]
+		b := newBatch(a.from, a.values()...)
+		hd, _ := batch.ParseHeader(b)
+		got, err := l.Append(b, hd, h.opens+1)
+		if err != nil || !got.Duplicate || got.BaseOffset != a.offset {
+			return fmt.Errorf("%q again: %+v, %v, want a duplicate at %d", a.value, got, err, a.offset)
+		}
+	}
+	for _, p := range l.Producers() {
+		b := newBatch(from{p.ID, p.Epoch, p.LastSequence + 1}, "next")
+		hd, _ := batch.ParseHeader(b)
+		end := l.End()
+		if got, err := l.Append(b, hd, h.opens+1); err != nil || got.Duplicate || got.BaseOffset != end {
+			return fmt.Errorf("next batch of producer %d: %+v, %v, want it at %d", p.ID, got, err, end)
+		}
+	}
+	return nil
+}
+
+// values are those of the batch's records; only the last one is not empty.
+func (a attempt) values() []string {
+	n := len(a.value) % 3
+	return append(make([]string, n), a.value)
+}
+
+// crasher runs programs and lets them crash.
+type crasher struct {
+	rng    *rand.Rand
+	states *atomic.Int64 // that were checked
+	limit  int64
+	skip   func(site string) bool
+	err    error // the first broken promise
+}
+
+// A crash is what is left by one.
+type crash struct {
+	fsys    *disktest.Model
+	history *history
+	what    string
+}
+
+const (
+	crashDepth   = 3  // how often a program goes on
+	cutsPerCall  = 4  // power cuts at each call
+	goOnOneIn    = 24 // of the states, so many go on
+	programSteps = 30
+)
+
+// run runs a program on a file system, then checks what its crashes left.
+func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
+	var crashes []crash
+	var mu sync.Mutex                                // guards h for the observer, which other goroutines call
+	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used by the observer only, one call at a time
+	fsys.SkipSyncs(c.skip)
+	observe := func(call, name string, now disktest.Moment) {
+		if !disktest.Changes(call) {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for range cutsPerCall {
+			crashes = append(crashes, crash{now.Cut(cuts), h.afterCut(), "power cut before " + call + " " + name})
+		}
+		crashes = append(crashes, crash{now.Kill(), h.clone(), "kill before " + call + " " + name})
+	}
+	fsys.Observe(observe)
+	err := c.program(fsys, h, &mu, steps)
+	fsys.Observe(nil)
+	crashes = append(crashes, crash{fsys.Cut(cuts), h.afterCut(), "power cut at the end"})
+	if err != nil && c.err == nil {
+		c.err = err
+	}
+	for _, crash := range crashes {
+		if c.err != nil || c.states.Add(1) > c.limit {
+			return
+		}
+		if depth < crashDepth && c.rng.IntN(goOnOneIn) == 0 {
+			c.run(crash.fsys, crash.history, depth+1, 1+c.rng.IntN(6))
+			continue
+		}
+		if err := crash.history.check(crash.fsys); err != nil {
+			c.err = fmt.Errorf("%s, depth %d, sync %v: %w", crash.what, depth, crash.history.sync, err)
+		}
+	}
+}
+
+// program appends, alone and from several goroutines, removes records, maintains, and opens again.
+func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, steps int) error {
+	do := func(f func()) {
+		mu.Lock()
+		defer mu.Unlock()
+		f()
+	}
+	var l *Log
+	reopen := func() (err error) {
+		if l, err = Open(h.options(fsys)); err != nil {
+			return err
+		}
+		after := h.clone() // reading may write an index, and so call the observer
+		after.opens++
+		err = after.compare(l)
+		do(func() { after.clock = h.clock; *h = *after })
+		l.AssignEpoch(h.opens)
+		return err
+	}
+	defer func() {
+		if l != nil {
+			l.tasks.Wait() // it shares the model with what comes next
+		}
+	}()
+	if err := reopen(); err != nil {
+		return err
+	}
+	sequences := map[int64]int32{}
+	for _, p := range l.Producers() {
+		sequences[p.ID] = p.LastSequence + 1
+	}
+	add := func(p from) func() error {
+		var i int
+		var a attempt
+		do(func() {
+			i = len(h.batches)
+			v := fmt.Sprint(i, " ")
+			a = attempt{from: p, value: v + strings.Repeat("x", (i*i*7)%700), epoch: h.opens}
+			h.batches = append(h.batches, a)
+		})
+		b := newBatch(p, a.values()...)
+		hd, _ := batch.ParseHeader(b)
+		return func() error {
+			got, err := l.Append(b, hd, h.opens)
+			if err != nil {
+				return err
+			}
+			do(func() {
+				a := &h.batches[i]
+				a.state, a.offset, a.bytes = acknowledged, got.BaseOffset, b
+				h.end = max(h.end, a.last()+1)
+				if h.sync {
+					h.safe = h.end
+				}
+			})
+			return nil
+		}
+	}
+	for range steps {
+		switch c.rng.IntN(14) {
+		default:
+			p := nobody
+			if c.rng.IntN(2) == 0 {
+				id := int64(c.rng.IntN(3))
+				p = from{id, 0, sequences[id]}
+			}
+			send := add(p)
+			if p.id >= 0 {
+				sequences[p.id] += int32(len(h.batches[len(h.batches)-1].values()))
+			}
+			if err := send(); err != nil {
+				return err
+			}
+		case 0, 1: // several at once
+			var wg sync.WaitGroup
+			errs := make([]error, 1+c.rng.IntN(4))
+			for i := range errs {
+				send := add(nobody)
+				wg.Go(func() { errs[i] = send() })
+			}
+			wg.Wait()
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
+		case 2: // delete records
+			from := l.Start()
+			before := from + c.rng.Int64N(h.end-from+1)
+			do(func() { h.started = max(h.started, before) })
+			start, err := l.DeleteRecords(before)
+			if err != nil || start != before {
+				return fmt.Errorf("DeleteRecords(%d): %d, %v", before, start, err)
+			}
+			if before > from { // else nothing is written
+				do(func() { h.start = start })
+			}
+		case 3: // let segments expire
+			keep, most := 10*time.Second, int64(-1)
+			if c.rng.IntN(2) == 0 {
+				keep, most = -1, int64(c.rng.IntN(5000))
+			}
+			started := h.started
+			do(func() { h.started = h.end })
+			from := l.Start()
+			if err := l.Expire(keep, most); err != nil {
+				return err
+			}
+			start := l.Start()
+			do(func() {
+				h.started = max(started, start)
+				if start > from {
+					h.start = start
+				}
+			})
+		case 4:
+			h.clock.add(time.Duration(c.rng.IntN(12)) * time.Second)
+		case 5:
+			if err := l.Maintain(); err != nil {
+				return err
+			}
+		case 6: // as Maintain does for a busy log
+			end := h.end
+			if err := l.save(); err != nil {
+				return err
+			}
+			do(func() { h.safe = max(h.safe, end) })
+		case 7:
+			if err := l.Close(); err != nil {
+				return err
+			}
+			do(func() { h.safe = h.end })
+			if err := reopen(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// crashAll runs programs with the seeds from first on, until so many states were
+// checked or a promise is broken.
+func crashAll(states int, skip func(string) bool) (checked int64, err error) {
+	var count, seeds atomic.Int64
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				seed := uint64(seeds.Add(1))
+				mu.Lock()
+				over := err != nil || count.Load() >= int64(states)
+				mu.Unlock()
+				if over {
+					return
+				}
+				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: &count, limit: int64(states), skip: skip}
+				h := &history{sync: seed%2 == 0, clock: newClock()}
+				c.run(disktest.New(), h, 0, programSteps)
+				if c.err != nil {
+					mu.Lock()
+					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return min(count.Load(), int64(states)), err
+}
+
+// TestCrashStates is the promise itself: what Append has returned nil for is there
+// after any crash, and what was removed stays away.
+func TestCrashStates(t *testing.T) {
+	checked, err := crashAll(scaled(t, "LOG_CRASH_STATES", 100_000), nil)
+	if err != nil {
+		t.Fatalf("after %d states: %v", checked, err)
+	}
+	t.Logf("%d states", checked)
+}
+
+// TestEachSyncIsNeeded takes away one call of Sync after the other, by the lines of the
+// source that make it, and demands that the crash test then finds a broken promise.
+func TestEachSyncIsNeeded(t *testing.T) {
+	var mu sync.Mutex
+	sites := map[string]bool{}
+	if _, err := crashAll(50_000, func(string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		sites[syncSite()] = true
+		return false
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(sites) < 8 {
+		t.Errorf("only these lines sync: %v", sites)
+	}
+	for site := range sites {
+		t.Run(site, func(t *testing.T) {
+			checked, err := crashAll(400_000, func(string) bool { return syncSite() == site })
+			if err == nil {
+				t.Fatalf("%d states, and nobody misses the sync", checked)
+			}
+			t.Logf("after %d states: %v", checked, err)
+		})
+	}
+}
+
+// syncSite returns the line of package disk that has called a sync of the model, if so, and the last two
+// lines of this package that have called that.
+func syncSite() string {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	var site []string
+	for len(site) < 3 {
+		f, more := frames.Next()
+		pkg, function := path.Split(f.Function)
+		name, _, _ := strings.Cut(function, ".")
+		at := fmt.Sprintf("%s:%d", path.Base(f.File), f.Line)
+		switch {
+		case name == "disk" && strings.HasSuffix(pkg, "internal/") && len(site) == 0:
+			site = append(site, at)
+		case name == "commitlog" && !strings.HasSuffix(f.File, "_test.go"):
+			if len(site) == 0 {
+				site = append(site, "")
+			}
+			site = append(site, at)
+		}
+		if !more {
+			break
+		}
+	}
+	return strings.Join(site, " ")
+}

@@ -1,0 +1,184 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+)
+
+// TestEachCallFailsOnce lets each kind of call fail once, at each of its first 200 positions, with each error. A
+// program goes on meanwhile, and opens the log again when it must. Whatever comes then, a power cut
+// too, nothing that was acknowledged may be lost.
+//
+// A program serves for many positions, which are so far apart that the one fault is over when
+// the next one comes; several programs together have each position once.
+func TestEachCallFailsOnce(t *testing.T) {
+	t.Parallel()
+	const positions, apart = 200, 10
+	calls := []string{"make", "syncparent", "list", "open", "create", "rename", "remove", "syncdir", "read", "write", "truncate", "sync", "size", "close"}
+	for _, call := range calls {
+		for _, fault := range []error{syscall.EIO, syscall.ENOSPC, io.ErrShortWrite} {
+			if fault == io.ErrShortWrite && call != "write" {
+				continue
+			}
+			t.Run(fmt.Sprint(call, " ", fault), func(t *testing.T) {
+				t.Parallel()
+				hits := int64(0)
+				for first := range fewer(apart) {
+					for _, sync := range []bool{false, true} {
+						f := faulty{call: call, fault: fault, first: int64(first), apart: apart, positions: positions}
+						if err := f.run(sync); err != nil {
+							t.Errorf("sync %v, with the calls %d, %d, ... failing: %v", sync, first, first+apart, err)
+						}
+						hits += f.hits.Load()
+					}
+				}
+				if hits == 0 {
+					t.Error("no call has failed")
+				}
+			})
+		}
+	}
+}
+
+// faulty runs a program in which the first call fails, and then one in every so many, up to a
+// position.
+type faulty struct {
+	call                    string
+	fault                   error
+	first, apart, positions int64
+	seen, hits              atomic.Int64
+}
+
+func (f *faulty) run(sync bool) error {
+	rng := rand.New(rand.NewPCG(uint64(f.first), 2))
+	fsys := disktest.New()
+	if err := errors.Join(fsys.Make(), fsys.SyncParent()); err != nil {
+		return err
+	}
+	writes := atomic.Int64{}
+	fsys.Fault(func(call, _ string) error {
+		if f.call == "truncate" && call == "write" && writes.Add(1)%5 == 0 {
+			return io.ErrShortWrite // a truncate follows
+		}
+		if call != f.call {
+			return nil
+		}
+		if at := f.seen.Add(1) - 1; at%f.apart == f.first && at < f.positions {
+			f.hits.Add(1)
+			return f.fault
+		}
+		return nil
+	})
+	h := &history{sync: sync, clock: newClock()}
+	check := func() error {
+		if err := h.clone().check(fsys.Kill()); err != nil {
+			return fmt.Errorf("after a kill: %w", err)
+		}
+		if !sync && f.call == "syncdir" {
+			// Without Sync a log goes on with a directory whose sync has failed. Then what was
+			// acknowledged may be lost in a power cut, which is not promised.
+			return nil
+		}
+		if err := h.afterCut().check(fsys.Cut(rng)); err != nil {
+			return fmt.Errorf("after a power cut: %w", err)
+		}
+		return nil
+	}
+	var l *Log
+	open := func() (err error) {
+		for range 50 {
+			if l, err = Open(h.options(fsys)); err == nil {
+				h.opens++
+				after := h.clone()
+				after.clock = h.clock
+				if err = after.compare(l); err == nil {
+					*h = *after
+					return nil
+				}
+				if !errors.Is(err, f.fault) {
+					return err
+				}
+			}
+		}
+		return err
+	}
+	if err := open(); err != nil {
+		return err
+	}
+	sequence := int32(0)
+	checked := int64(0)
+	// Some calls are rare, so that a program does not come to the last position.
+	for step := 0; step < 800 && f.seen.Load() < f.positions; step++ {
+		i := len(h.batches)
+		p := nobody
+		if step%2 == 0 {
+			for _, known := range l.Producers() {
+				sequence = known.LastSequence + 1
+			}
+			p = from{7, 0, sequence}
+		}
+		a := attempt{from: p, value: fmt.Sprint(i, " ", strings.Repeat("x", i*i%500)), epoch: h.opens}
+		h.batches = append(h.batches, a)
+		b := newBatch(p, a.values()...)
+		hd, _ := batch.ParseHeader(b)
+		got, err := l.Append(b, hd, h.opens)
+		if err == nil {
+			a.state, a.offset, a.bytes = acknowledged, got.BaseOffset, b
+			h.batches[i] = a
+			h.end = max(h.end, a.last()+1)
+			if sync {
+				h.safe = h.end
+			}
+		}
+		switch step % 16 {
+		case 3:
+			h.clock.add(time.Second)
+			h.started = max(h.started, l.End())
+			from := l.Start()
+			if err := l.Expire(20*time.Second, -1); err == nil && l.Start() > from {
+				h.start = l.Start()
+			}
+		case 6:
+			end := h.end
+			if l.save() == nil {
+				h.safe = max(h.safe, end)
+			}
+		case 9:
+			l.Maintain()
+		case 12:
+			from := l.Start()
+			before := from + rng.Int64N(l.End()-from+1)
+			h.started = max(h.started, before)
+			if start, err := l.DeleteRecords(before); err == nil && before > from {
+				h.start = start
+			}
+		}
+		l.tasks.Wait()
+		if hits := f.hits.Load(); hits > checked {
+			checked = hits
+			if err := check(); err != nil {
+				return err
+			}
+		}
+		if step%10 == 9 || errors.Is(err, ErrFailed) {
+			if l.Close() == nil && err == nil {
+				h.safe = h.end
+			}
+			if err := open(); err != nil {
+				return err
+			}
+		}
+	}
+	l.Close()
+	return check()
+}

@@ -1,0 +1,184 @@
+package commitlog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/batch"
+)
+
+// scaled returns a number that the environment may raise, for the long runs.
+func scaled(t testing.TB, variable string, n int) int {
+	t.Helper()
+	if s := os.Getenv(variable); s != "" {
+		m, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatalf("%s: %v", variable, err)
+		}
+		return m
+	}
+	return fewer(n)
+}
+
+// fewer is how many of n cases are looked at under the race detector, which is after other things.
+func fewer(n int) int {
+	if slow {
+		return max(1, n/10)
+	}
+	return n
+}
+
+// clock is a clock that tests set.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newClock() *clock { return &clock{now: time.UnixMilli(1_700_000_000_000)} }
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// from says which idempotent producer sends a batch.
+type from struct {
+	id       int64
+	epoch    int16
+	sequence int32
+}
+
+var nobody = from{-1, -1, -1}
+
+// newBatch returns a batch as a producer sends it, with a record for each value.
+func newBatch(p from, values ...string) []byte {
+	var records []byte
+	for i, v := range values {
+		r := []byte{0, 0}                    // attributes, timestamp delta
+		r = binary.AppendVarint(r, int64(i)) // offset delta
+		r = append(r, 1)                     // no key
+		r = binary.AppendVarint(r, int64(len(v)))
+		r = append(append(r, v...), 0) // no headers
+		records = append(binary.AppendVarint(records, int64(len(r))), r...)
+	}
+	b := make([]byte, batch.HeaderBytes, batch.HeaderBytes+len(records))
+	b = append(b, records...)
+	be := binary.BigEndian
+	be.PutUint32(b[8:], uint32(len(b)-12))
+	be.PutUint32(b[12:], 1<<32-1)
+	b[16] = 2
+	be.PutUint32(b[23:], uint32(len(values)-1))
+	be.PutUint64(b[27:], 1000) // timestamps of the producer
+	be.PutUint64(b[35:], 1000)
+	be.PutUint64(b[43:], uint64(p.id))
+	be.PutUint16(b[51:], uint16(p.epoch))
+	be.PutUint32(b[53:], uint32(p.sequence))
+	be.PutUint32(b[57:], uint32(len(values)))
+	be.PutUint32(b[17:], crc32.Checksum(b[21:], castagnoli))
+	return b
+}
+
+// plain returns a batch of one record of about so many bytes.
+func plain(n, bytes int) []byte {
+	v := fmt.Sprint(n, " ")
+	return newBatch(nobody, v+strings.Repeat("x", max(0, bytes-len(v))))
+}
+
+func header(t testing.TB, b []byte) batch.Header {
+	t.Helper()
+	h, err := batch.ParseHeader(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func mustOpen(t testing.TB, o Options) *Log {
+	t.Helper()
+	if o.Diagnostics == nil {
+		o.Diagnostics = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	l, err := Open(o)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func mustClose(t testing.TB, l *Log) {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+}
+
+// mustAppend appends a batch and returns its bytes as they are stored.
+func mustAppend(t testing.TB, l *Log, b []byte) (Appended, []byte) {
+	t.Helper()
+	b = bytes.Clone(b)
+	a, err := l.Append(b, header(t, b), 1)
+	if err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	return a, b
+}
+
+// readAll returns the batches from an offset to the end.
+func readAll(l *Log, offset int64) ([][]byte, error) {
+	var all [][]byte
+	for offset < l.End() {
+		b, err := l.Read(nil, offset, 1000, true)
+		if err != nil {
+			return all, fmt.Errorf("at offset %d: %w", offset, err)
+		}
+		if len(b) == 0 {
+			return all, fmt.Errorf("at offset %d of %d: nothing", offset, l.End())
+		}
+		for len(b) > 0 {
+			h, err := batch.ParseHeader(b)
+			if err != nil || h.Size() > len(b) || !batch.ChecksumOK(b[:h.Size()]) {
+				return all, fmt.Errorf("at offset %d: not a whole batch (%v)", offset, err)
+			}
+			if h.BaseOffset > offset {
+				return all, fmt.Errorf("offset %d where %d should be", h.BaseOffset, offset)
+			}
+			all = append(all, b[:h.Size()])
+			b, offset = b[h.Size():], h.LastOffset()+1
+		}
+	}
+	return all, nil
+}
+
+// mustHave demands that the log has exactly those batches from an offset on.
+func mustHave(t testing.TB, l *Log, offset int64, want [][]byte) {
+	t.Helper()
+	got, err := readAll(l, offset)
+	if err != nil {
+		t.Fatalf("read from %d: %v", offset, err)
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d batches from %d on, want %d", len(got), offset, len(want))
+	}
+	for i := range want {
+		if !bytes.Equal(got[i], want[i]) {
+			t.Fatalf("batch %d from %d on: %x, want %x", i, offset, got[i], want[i])
+		}
+	}
+}

@@ -1,0 +1,259 @@
+package commitlog
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"sort"
+
+	"github.com/diaspora-streams/diaspora/internal/batch"
+)
+
+// Read returns whole batches as they are stored, from the one that holds offset on: at most maxBytes,
+// except that with atLeastOne the first batch is returned whatever its size. The first batch
+// may begin before offset, and before Start. At End, Read returns nothing.
+//
+// It appends to buf[:0] and allocates only if that has no room. It fails with ErrOutOfRange if
+// offset is not between Start and End, and with ErrDamaged if the first batch is missing or is
+// not what was written. If a later batch is damaged, Read returns those before it.
+func (l *Log) Read(buf []byte, offset int64, maxBytes int, atLeastOne bool) ([]byte, error) {
+	r := reading{Log: l, out: buf[:0], offset: offset, maxBytes: maxBytes, atLeastOne: atLeastOne}
+	for more := true; more; {
+		var err error
+		if more, err = r.part(); err != nil && len(r.out) == 0 {
+			return nil, fmt.Errorf("read: %w", err)
+		}
+	}
+	return r.out, nil
+}
+
+// reading is one call of Read.
+type reading struct {
+	*Log
+	out        []byte
+	offset     int64 // behind what is in out
+	maxBytes   int
+	atLeastOne bool
+}
+
+// place is an offset, and where in a segment its batch begins.
+type place struct{ offset, pos int64 }
+
+// part reads from one segment. It tells whether to read more behind that.
+func (r *reading) part() (more bool, err error) {
+	g, limit, err := r.find(r.offset)
+	if g == nil {
+		return false, err
+	}
+	o, err := r.openUsed(g)
+	if err != nil {
+		return false, err
+	}
+	defer r.done(g)
+	at, err := r.locate(g, o, limit)
+	if err != nil {
+		return false, r.report(g, err)
+	}
+	if at < o.trusted {
+		limit = min(limit, o.trusted) // a part is checked as a whole, or not at all
+	}
+	before := len(r.out)
+	b, err := r.fill(o, at, limit)
+	if err != nil {
+		r.out = r.out[:before]
+		return false, r.report(g, err)
+	}
+	var n int
+	var next int64
+	if at < o.trusted {
+		n, next, err = r.check(b, limit-at)
+	} else {
+		n, next = r.skim(b, o, at)
+	}
+	r.out = r.out[:before+n]
+	if err != nil {
+		r.report(g, fmt.Errorf("at byte %d: %w", at+int64(n), err))
+	}
+	if n == 0 {
+		return false, err
+	}
+	r.offset = next
+	r.mu.Lock()
+	r.marks.set(g, place{next, at + int64(n)})
+	r.mu.Unlock()
+	return at+int64(n) == limit, nil
+}
+
+// find returns the segment that has an offset, with one user more, and the position up to which it may be
+// read. At End it returns no segment.
+func (l *Log) find(offset int64) (g *segment, limit int64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return nil, 0, ErrClosed
+	case offset < l.start || offset > l.end:
+		return nil, 0, fmt.Errorf("%w: %d is not in %d to %d", ErrOutOfRange, offset, l.start, l.end)
+	case offset == l.end:
+		return nil, 0, nil
+	}
+	i := sort.Search(len(l.segments), func(i int) bool { return l.segments[i].end > offset })
+	g = l.segments[i]
+	g.users++
+	if g == l.active() {
+		return g, l.endPos, nil
+	}
+	return g, g.size, nil
+}
+
+// locate returns where the batch begins that holds the offset.
+func (r *reading) locate(g *segment, o *opened, limit int64) (int64, error) {
+	r.mu.Lock()
+	pos, known := r.marks.get(g, r.offset)
+	near := o.index.before(func(e entry) bool { return e.offset > r.offset })
+	r.mu.Unlock()
+	switch {
+	case known:
+		return pos, nil
+	case near.offset == r.offset:
+		return near.pos, nil
+	}
+	s := newScanner(o.file, near.pos, limit, near.offset)
+	defer s.free()
+	s.loose, s.chunk = true, int(o.index.interval)
+	for {
+		h, at, err := s.next()
+		switch {
+		case err == io.EOF:
+			return 0, fmt.Errorf("%w: offset %d is missing", ErrDamaged, r.offset)
+		case err != nil:
+			return 0, err
+		case h.LastOffset() >= r.offset:
+			return at, nil
+		}
+	}
+}
+
+// fill reads from at on what may be returned. It appends it to out, and returns it.
+func (r *reading) fill(o *opened, at, limit int64) ([]byte, error) {
+	before := len(r.out)
+	least := r.atLeastOne && before == 0
+	bytes := r.maxBytes - before
+	if least {
+		bytes = max(bytes, batch.HeaderBytes)
+	}
+	for {
+		n := int(max(0, min(int64(bytes), limit-at)))
+		r.out = slices.Grow(r.out, n)[:before+n]
+		b := r.out[before:]
+		if err := readFull(o.file, b, at); err != nil {
+			return nil, err
+		}
+		size := sizeOf(b)
+		if !least || size <= n || int64(size) > limit-at {
+			return b, nil
+		}
+		bytes = size
+	}
+}
+
+// skim returns how many of the bytes, which begin at a position of the segment, are whole batches, and the
+// offset behind them.
+func (r *reading) skim(b []byte, o *opened, at int64) (n int, next int64) {
+	r.mu.Lock()
+	last := o.index.before(func(e entry) bool { return e.pos > at+int64(len(b)) })
+	r.mu.Unlock()
+	if last.pos > at { // begin there
+		n, next = int(last.pos-at), last.offset
+	}
+	for {
+		rest := b[n:]
+		size := sizeOf(rest)
+		if size > len(rest) {
+			return n, next
+		}
+		h, err := batch.ParseHeader(rest)
+		if err != nil {
+			return n, next // cannot be: this process has written it
+		}
+		n, next = n+size, h.LastOffset()+1
+	}
+}
+
+// check is skim for bytes that may be anything. The first batch has to hold the offset, and there is space for it and
+// those behind it. The error says what is wrong with the batch behind those that are counted.
+func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
+	next = r.offset
+	epoch, until := int32(-1), int64(-1)
+	for {
+		rest := b[n:]
+		if len(rest) < batch.HeaderBytes {
+			return n, next, nil
+		}
+		if n == 0 { // the offset may be within the batch
+			next = min(next, int64(binary.BigEndian.Uint64(rest)))
+		}
+		h, err := checkHeader(rest, next, space-int64(n))
+		size := h.Size()
+		switch {
+		case err != nil:
+			return n, next, err
+		case n == 0 && h.LastOffset() < r.offset:
+			return n, next, fmt.Errorf("%w: offset %d is missing", ErrDamaged, r.offset)
+		case size > len(rest):
+			return n, next, nil
+		case !batch.ChecksumOK(rest[:size]):
+			return n, next, fmt.Errorf("%w: wrong checksum", ErrDamaged)
+		}
+		if h.LastOffset() >= until {
+			r.mu.Lock()
+			epoch, until = r.epochs.span(h.LastOffset())
+			r.mu.Unlock()
+		}
+		if epoch >= 0 && h.LeaderEpoch != epoch { // which no checksum covers
+			return n, next, fmt.Errorf("%w: leader epoch %d where %d should be", ErrDamaged, h.LeaderEpoch, epoch)
+		}
+		n, next = n+size, h.LastOffset()+1
+	}
+}
+
+// sizeOf returns the size of the batch that b begins with, or a number greater than len(b) if not even the header is in b.
+func sizeOf(b []byte) int {
+	if len(b) < batch.HeaderBytes {
+		return math.MaxInt
+	}
+	return int(int32(binary.BigEndian.Uint32(b[lengthAt:]))) + lengthAt + 4
+}
+
+// lengthAt is where a batch has its length: the number of bytes behind that field.
+const lengthAt = 8
+
+// marks remember where the last reads ended. Most reads go on where another one ended, and
+// need not search the place.
+type marks struct {
+	all    [8]mark
+	oldest int
+}
+
+type mark struct {
+	segment *segment
+	place
+}
+
+func (m *marks) get(g *segment, offset int64) (pos int64, ok bool) {
+	for i := range m.all {
+		if m.all[i].segment == g && m.all[i].offset == offset {
+			return m.all[i].pos, true
+		}
+	}
+	return 0, false
+}
+
+func (m *marks) set(g *segment, p place) {
+	if _, ok := m.get(g, p.offset); !ok {
+		m.all[m.oldest] = mark{g, p}
+		m.oldest = (m.oldest + 1) % len(m.all)
+	}
+}

@@ -1,0 +1,228 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
+)
+
+// recover finds out what the log was when it was open last.
+func (l *Log) recover() error {
+	var c *checkpoint
+	b, err := disk.ReadFile(l.fs, checkpointName, maxCheckpointBytes)
+	if err == nil {
+		c, err = parseCheckpoint(b)
+	}
+	switch {
+	case err == nil:
+		err = l.restore(c)
+	case errors.Is(err, fs.ErrNotExist):
+		err = l.rebuild()
+	case errors.Is(err, errCheckpoint):
+		l.diag.Error("the checkpoint is damaged; all records are read instead", "file", checkpointName)
+		err = l.rebuild()
+	}
+	if err != nil {
+		return err
+	}
+	if l.opts.Sync && l.pending > 0 {
+		// Readers are about to see these batches, so they must not vanish any more.
+		if err := l.makeDurable(l.loose()); err != nil {
+			return err
+		}
+	}
+	l.end, l.endPos = l.next, l.active().size
+	l.start = min(max(l.start, l.segments[0].base), l.end)
+	l.epochs.startAt(l.start)
+	return nil
+}
+
+// restore begins with a checkpoint and reads what was appended since. After a clean stop that is
+// nothing, as the size of the last segment's file shows, and that there is no file for a next one.
+func (l *Log) restore(c *checkpoint) error {
+	l.start, l.clock, l.segments, l.epochs, l.producers = c.start, c.clock, c.segments, c.epochs, c.producers
+	l.dirMade, l.dirSynced, l.stored = true, true, true
+	for _, g := range l.segments {
+		l.bytes += g.size
+	}
+	g := l.active()
+	l.next = g.end
+	now := l.opts.Now().UnixMilli()
+	for clean := true; ; clean = false {
+		before := g.size
+		tail, err := l.readTail(g, now)
+		if err != nil {
+			return err
+		}
+		if tail.torn > 0 {
+			if err := l.cut(g, tail); err != nil {
+				return err
+			}
+		}
+		clean = clean && g.size == before && tail.torn == 0
+		next, err := l.exists(l.next)
+		if err != nil {
+			return err
+		}
+		switch {
+		case next && l.next > g.base:
+			g = l.begin(l.next)
+			g.made = true
+			continue
+		case tail.lost && g.size > 0:
+			l.begin(l.next) // nothing is appended to a file that has lost its end
+		case tail.lost:
+			g.made = false // it was empty, so nothing is lost
+		}
+		if clean {
+			return nil
+		}
+		return l.sweepNow()
+	}
+}
+
+// rebuild begins with the files of the segments. There is no checkpoint if the log is new, if it
+// was converted from another format, or if the checkpoint is damaged. In the last case the damage may have
+// reached other files; so all that can be read is kept, and nothing is removed except a torn end.
+func (l *Log) rebuild() error {
+	infos, err := l.fs.List()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l.dirMade = err == nil
+	type file struct{ base, modified int64 }
+	var files []file
+	for _, info := range infos {
+		if base, kind, ok := parseName(info.Name()); ok && kind == "log" {
+			files = append(files, file{base, info.ModTime().UnixMilli()})
+		}
+	}
+	slices.SortFunc(files, func(a, b file) int { return int(min(max(a.base-b.base, -1), 1)) })
+	if len(files) == 0 {
+		l.begin(0)
+		return nil
+	}
+	l.start, l.next, l.swept = files[0].base, files[0].base, true
+	for i, f := range files {
+		if f.base < l.next {
+			l.diag.Error("a segment has offsets of the one before and is not used", "file", logName(f.base))
+			continue
+		}
+		if f.base > l.next {
+			before := l.active()
+			l.report(before, fmt.Errorf("%w: offsets %d to %d are missing", ErrDamaged, l.next, f.base-1))
+			before.end, l.next = f.base, f.base
+		}
+		g := l.begin(f.base)
+		g.made = true
+		tail, err := l.readTail(g, f.modified)
+		if err != nil {
+			return err
+		}
+		switch {
+		case tail.torn > 0 && i == len(files)-1:
+			err = l.cut(g, tail)
+		case tail.torn > 0:
+			g.size += tail.torn // what is behind the damage may be found by the index
+			l.bytes += tail.torn
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin adds a segment, which has no file yet.
+func (l *Log) begin(base int64) *segment {
+	g := &segment{base: base, end: base, maxTime: -1}
+	l.segments = append(l.segments, g)
+	return g
+}
+
+// tail says what is in a file behind what the log knows of it.
+type tail struct {
+	lost bool  // less than the log knows of
+	torn int64 // bytes at the end that are not batches
+	why  error
+}
+
+// readTail adds to the log the batches that are in a segment's file behind those that the log
+// knows of. Those that do not say when they arrived did so at the given time.
+func (l *Log) readTail(g *segment, arrived int64) (tail, error) {
+	f, err := l.fs.Open(logName(g.base), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		if g.size > 0 {
+			l.report(g, fmt.Errorf("%w: %w", ErrDamaged, err))
+		}
+		return tail{lost: true}, nil
+	}
+	if err != nil {
+		return tail{}, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	switch {
+	case err != nil || size == g.size:
+		return tail{}, err
+	case size < g.size:
+		l.report(g, fmt.Errorf("%w: the file has %d bytes of %d", ErrDamaged, size, g.size))
+		return tail{lost: true}, nil
+	}
+	s := newScanner(f, g.size, size, l.next)
+	defer s.free()
+	for {
+		h, at, err := s.next()
+		if err == nil && h.LeaderEpoch < l.epochs.latest() {
+			err = fmt.Errorf("%w: leader epoch %d after %d", ErrDamaged, h.LeaderEpoch, l.epochs.latest())
+		}
+		switch {
+		case err == io.EOF:
+			return tail{}, nil
+		case errors.Is(err, ErrDamaged):
+			return tail{torn: size - at, why: err}, nil
+		case err != nil:
+			return tail{}, err
+		}
+		when := arrived
+		if h.LogAppendTime() {
+			when = h.MaxTimestamp
+		}
+		l.note(g, h, when)
+		l.pending += int64(h.Size())
+	}
+}
+
+// cut removes a torn end, durably: else bytes of it might come back behind the next batches.
+func (l *Log) cut(g *segment, t tail) error {
+	l.diag.Warn("the end of the log was not written as a whole and is cut off",
+		"file", logName(g.base), "bytes", t.torn, "end", l.next, "err", t.why)
+	if err := l.fs.Remove(indexName(g.base)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := l.fs.Open(logName(g.base), true)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(g.size)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// exists tells whether a segment has a file.
+func (l *Log) exists(base int64) (bool, error) {
+	f, err := l.fs.Open(logName(base), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
+}

@@ -1,0 +1,198 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+)
+
+const (
+	maxRollAfter = 24 * time.Hour
+	minRollAfter = 100 * time.Millisecond
+)
+
+// Expire removes the oldest segments: those whose last batch arrived longer ago than keep, and those without which
+// the log still has maxBytes. A negative value keeps them all. The active segment is removed
+// as well if all of it has expired. The end of the log stays where it is.
+//
+// Expire also tells the log when to begin a new segment: after a quarter of keep, so that records
+// are removed soon after they have expired.
+func (l *Log) Expire(keep time.Duration, maxBytes int64) error {
+	l.appending.Lock()
+	l.mu.Lock()
+	err := l.writable()
+	l.rollAfter = maxRollAfter
+	if keep >= 0 {
+		l.rollAfter = min(max(keep/4, minRollAfter), maxRollAfter)
+	}
+	start, rest := l.start, l.bytes
+	now := l.opts.Now().UnixMilli()
+	for _, g := range l.segments {
+		old := keep >= 0 && now-g.last > keep.Milliseconds()
+		rest -= g.size
+		if g.end == g.base || !old && (maxBytes < 0 || rest < maxBytes) {
+			break
+		}
+		start = max(start, g.end)
+	}
+	l.mu.Unlock()
+	if err == nil {
+		err = l.free(start)
+	}
+	l.appending.Unlock()
+	if err == nil {
+		err = l.advance(start)
+	}
+	if err != nil {
+		return fmt.Errorf("expire records: %w", err)
+	}
+	return nil
+}
+
+// DeleteRecords removes the records before an offset, or all if it is -1, and returns the new start. They are
+// gone for good when it returns. It fails with ErrOutOfRange if the offset is behind End.
+func (l *Log) DeleteRecords(before int64) (start int64, err error) {
+	l.appending.Lock()
+	l.mu.Lock()
+	if before == -1 {
+		before = l.end
+	}
+	err = l.writable()
+	if err == nil && (before < 0 || before > l.end) {
+		err = fmt.Errorf("%w: %d is behind %d", ErrOutOfRange, before, l.end)
+	}
+	l.mu.Unlock()
+	if err == nil {
+		err = l.free(before)
+	}
+	l.appending.Unlock()
+	if err == nil {
+		err = l.advance(before)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("delete records: %w", err)
+	}
+	return l.Start(), nil
+}
+
+// free begins a new segment if the log is about to start at its end: the active segment cannot be removed,
+// and the next one's name keeps the offset. The caller holds appending.
+func (l *Log) free(start int64) error {
+	l.mu.Lock()
+	due := start >= l.next && l.active().size > 0
+	l.mu.Unlock()
+	if !due {
+		return nil
+	}
+	_, err := l.roll()
+	return err
+}
+
+// advance moves the start of the log, and removes the segments before it. The checkpoint says so first:
+// the log must not begin with records that are half removed, nor with those that a power cut has brought back.
+func (l *Log) advance(start int64) error {
+	l.maintaining.Lock()
+	defer l.maintaining.Unlock()
+	l.mu.Lock()
+	if start <= l.start {
+		defer l.mu.Unlock()
+		return nil
+	}
+	l.mu.Unlock()
+	n, err := l.saveFrom(start)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.start = start
+	l.epochs.startAt(start)
+	var unused []*segment
+	for _, g := range l.segments[:n] {
+		g.removed = true
+		l.bytes -= g.size
+		if g.users == 0 {
+			unused = append(unused, g)
+		}
+	}
+	l.segments = append([]*segment(nil), l.segments[n:]...)
+	files := l.shut(func(g *segment) bool { return g.removed })
+	l.mu.Unlock()
+	closeAll(files)
+	for _, g := range unused {
+		l.deleteFiles(g)
+	}
+	return nil
+}
+
+// deleteFiles deletes the files of a segment that is no longer part of the log. If that fails, the
+// next sweep does it.
+func (l *Log) deleteFiles(g *segment) {
+	for _, name := range []string{indexName(g.base), logName(g.base)} {
+		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.diag.Warn("a file of removed records cannot be deleted", "file", name, "err", err)
+			l.mu.Lock()
+			l.swept = false
+			l.mu.Unlock()
+		}
+	}
+}
+
+// sweep removes, once, the files that a crash has left: Open does not look for them after a clean stop.
+func (l *Log) sweep() error {
+	l.appending.Lock()
+	defer l.appending.Unlock()
+	l.maintaining.Lock()
+	defer l.maintaining.Unlock()
+	l.mu.Lock()
+	due := !l.swept && l.dirMade && l.writable() == nil
+	l.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return l.sweepNow()
+}
+
+// sweepNow removes the files of segments that are not part of the log, and those that were being replaced.
+func (l *Log) sweepNow() error {
+	infos, err := l.fs.List()
+	if err != nil {
+		return err
+	}
+	known := map[int64]bool{}
+	l.mu.Lock()
+	for _, g := range l.segments {
+		known[g.base] = true
+	}
+	start := l.segments[0].base
+	l.mu.Unlock()
+	// The checkpoint that does without these files may not be durable, if the process was killed.
+	if err := l.syncNames(); err != nil {
+		return err
+	}
+	removed := false
+	for _, info := range infos {
+		name := info.Name()
+		base, _, ok := parseName(strings.TrimSuffix(name, ".tmp"))
+		ok = ok || name == checkpointName+".tmp"
+		if !ok || known[base] && !strings.HasSuffix(name, ".tmp") {
+			continue
+		}
+		l.diag.Info("a file that is not part of the log is removed", "file", name, "bytes", info.Size())
+		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		removed = removed || base >= start
+	}
+	if removed {
+		// If such a name came back, it might pass for the next segment.
+		if err := l.syncNames(); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.swept = true
+	return nil
+}

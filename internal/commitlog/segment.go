@@ -1,0 +1,227 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
+)
+
+// segment is one file of the log, with batches as on the wire, back to back. A log may
+// have thousands of segments, so a segment that is not in use has neither its file open nor
+// its index in memory. Log.mu guards the fields.
+type segment struct {
+	base    int64 // offset of its first record; the file is named after it
+	end     int64 // offset behind its last record
+	size    int64 // bytes that were written
+	first   int64 // when its first batch arrived, in milliseconds
+	last    int64 // when its last batch arrived
+	maxTime int64 // greatest timestamp of its records; -1 if it has none
+
+	made   bool  // the file exists
+	named  bool  // the file's name is durable
+	synced int64 // so many bytes are durable
+
+	opening  sync.Mutex // held while open is being set; taken before mu
+	open     *opened    // nil while the segment is not in use
+	users    int        // of open
+	round    int        // Log.round when it was used last
+	removed  bool       // the last user deletes the files
+	reported bool       // Diagnostics were told that it is damaged
+}
+
+// opened is what a segment has in memory while it is used.
+type opened struct {
+	file  disk.File
+	index index
+
+	// trusted is where the bytes begin that this process wrote after it had opened the
+	// file. All bytes before them are checked whenever they are read.
+	trusted int64
+}
+
+const nameForm = "%020d.%s"
+
+func logName(base int64) string   { return fmt.Sprintf(nameForm, base, "log") }
+func indexName(base int64) string { return fmt.Sprintf(nameForm, base, "index") }
+
+// parseName returns the base offset that a segment's file is named after. The kind is "log" or
+// "index".
+func parseName(name string) (base int64, kind string, ok bool) {
+	digits, kind, _ := strings.Cut(name, ".")
+	base, err := strconv.ParseInt(digits, 10, 64)
+	ok = err == nil && (kind == "log" || kind == "index") && name == fmt.Sprintf(nameForm, base, kind)
+	return base, kind, ok && base >= 0
+}
+
+// idle tells whether the segment was not used between the last two calls of Maintain.
+func (g *segment) idle(round int) bool { return g.round < round-1 }
+
+// durable tells whether the segment is on disk as a whole.
+func (g *segment) durable() bool { return !g.made || g.named && g.synced >= g.size }
+
+// use opens a segment, if it is not open, for a user who calls done in the end.
+func (l *Log) use(g *segment) (*opened, error) {
+	l.mu.Lock()
+	if g.removed {
+		l.mu.Unlock()
+		return nil, fmt.Errorf("%w: the segment was removed", ErrOutOfRange)
+	}
+	g.users++
+	l.mu.Unlock()
+	return l.openUsed(g)
+}
+
+// openUsed opens a segment that has this user already. If it fails then the use has ended.
+func (l *Log) openUsed(g *segment) (*opened, error) {
+	l.mu.Lock()
+	g.round = l.round
+	o := g.open
+	l.mu.Unlock()
+	if o != nil {
+		return o, nil
+	}
+	g.opening.Lock()
+	defer g.opening.Unlock()
+	l.mu.Lock()
+	o = g.open // another user may have been faster
+	size, final := g.size, g != l.active() && g.durable()
+	l.mu.Unlock()
+	if o != nil {
+		return o, nil
+	}
+	o, err := l.load(g, size, !final)
+	if err != nil {
+		l.done(g)
+		return nil, l.report(g, err)
+	}
+	if final && o.trusted < size {
+		l.writeIndex(g.base, &o.index) // next time there is less to scan
+	}
+	l.mu.Lock()
+	g.open = o
+	l.opened = append(l.opened, g)
+	excess := len(l.opened) - maxOpen - 1
+	rest := l.shut(func(other *segment) bool {
+		excess--
+		return excess >= 0 && other != l.active()
+	})
+	l.mu.Unlock()
+	closeAll(rest)
+	return o, nil
+}
+
+// load opens the file of a segment, reads its index, and scans what the index does not cover.
+func (l *Log) load(g *segment, size int64, write bool) (*opened, error) {
+	f, err := l.fs.Open(logName(g.base), write)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{file: f, index: l.readIndex(g.base, size)}
+	o.trusted = o.index.covered
+	s := newScanner(f, o.index.covered, size, o.index.next)
+	defer s.free()
+	for {
+		h, at, err := s.next()
+		if err == io.EOF {
+			return o, nil
+		}
+		if err != nil {
+			l.report(g, err) // whoever reads there gets an error
+			o.trusted = size
+			return o, nil
+		}
+		o.index.add(h, at)
+	}
+}
+
+// done ends a use.
+func (l *Log) done(g *segment) {
+	l.mu.Lock()
+	g.users--
+	var rest []*opened
+	if g.users == 0 && (g.removed || l.closed) {
+		rest = l.shut(func(other *segment) bool { return other == g })
+	}
+	remove := g.users == 0 && g.removed
+	l.mu.Unlock()
+	closeAll(rest)
+	if remove {
+		l.deleteFiles(g)
+	}
+}
+
+// shut closes those of the opened segments that due selects, except those that are in use or
+// not yet synced. The caller holds mu, and closes the files after it has released mu.
+func (l *Log) shut(due func(*segment) bool) (rest []*opened) {
+	l.opened = slices.DeleteFunc(l.opened, func(g *segment) bool {
+		if !due(g) || g.users > 0 || !g.durable() && !g.removed && !l.closed {
+			return false
+		}
+		rest = append(rest, g.open)
+		g.open = nil
+		return true
+	})
+	return rest
+}
+
+func closeAll(all []*opened) (err error) {
+	for _, o := range all {
+		err = errors.Join(err, o.file.Close())
+	}
+	return err
+}
+
+// create makes the file of the active segment. With Options.Sync its name is durable when create
+// returns. The caller holds appending.
+func (l *Log) create(g *segment) error {
+	if err := l.makeDir(); err != nil {
+		return err
+	}
+	name := logName(g.base)
+	f, err := l.fs.Create(name)
+	if errors.Is(err, fs.ErrExist) { // it is not one of the log's: Open has found all of those
+		l.diag.Warn("a file that does not belong to the log is replaced", "file", name)
+		if err = l.fs.Remove(name); err == nil {
+			f, err = l.fs.Create(name)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if l.opts.Sync {
+		if err := l.syncNames(); err != nil {
+			// This name may never become durable, so nothing may be acknowledged under it.
+			f.Close()
+			l.fs.Remove(name)
+			return err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g.made, g.named = true, l.opts.Sync
+	g.open = &opened{file: f, index: l.newIndex(g.base)}
+	l.opened = append(l.opened, g)
+	return nil
+}
+
+// report says once per segment in Diagnostics that it is damaged. It returns err.
+func (l *Log) report(g *segment, err error) error {
+	l.mu.Lock()
+	known := g.reported || l.closed
+	g.reported = true
+	l.mu.Unlock()
+	if !known {
+		l.diag.Error("records cannot be read", "file", logName(g.base), "err", err)
+	}
+	return err
+}
