@@ -1,0 +1,420 @@
+package groups
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"maps"
+	"slices"
+	"time"
+	"unicode/utf16"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// state is a classic group's state. A group that is deleted is not in the
+// Coordinator any more, so there is no Dead.
+type state byte
+
+const (
+	empty      state = iota // no members, or none that has been in a generation
+	preparing               // waiting for the members to join
+	completing              // waiting for the leader's assignment
+	stable                  // the generation is in force
+)
+
+func (s state) String() string {
+	return [...]string{"Empty", "PreparingRebalance", "CompletingRebalance", "Stable"}[s]
+}
+
+// topicProtocol is the protocol type of groups that consume topics. Others,
+// such as Kafka Connect's, share out something else.
+const topicProtocol = "consumer"
+
+// classicGroup is the state of a group of the classic protocol. It has no lock
+// and no timer of its own: see group.
+type classicGroup struct {
+	state, previous state
+	since           time.Time // when state was entered, in whole ms
+	generation      int32
+	protocolType    string // empty: nobody has ever joined
+	protocol        string // chosen for the generation; empty: none
+	leader          string // member ID; empty: no members
+
+	members  map[string]*member
+	static   map[string]string    // instance ID to member ID
+	pending  map[string]time.Time // IDs that were handed out and not joined with yet, until when
+	unsynced map[string]struct{}  // members of the generation that have not sent SyncGroup
+	awaiting int                  // members that wait for their JoinGroup response
+	supports map[string]int       // how many members support a protocol
+	arrivals uint64               // counts members, for their order
+
+	// topics are those that the members of a consumer group are subscribed to.
+	// Nil: not known, because a member's metadata cannot be parsed, or because
+	// there has been no generation yet.
+	topics map[string]struct{}
+
+	joinBy time.Time // the rebalance ends then, complete or not; zero: no rebalance waits
+	syncBy time.Time // members that have not sent SyncGroup are removed then
+
+	// The first rebalance of an empty group lasts for delay, and for another
+	// one if members have arrived meanwhile (grown), until left is used up.
+	delay, left time.Duration
+	grown       bool
+}
+
+// member is a member of a classic group.
+type member struct {
+	id               string
+	instance         *string // nil: a dynamic member
+	clientID, host   string
+	rebalanceTimeout time.Duration
+	sessionTimeout   time.Duration
+	protocols        []protocol // in the order of preference
+	assignment       []byte
+	held             int64 // bytes taken from the Coordinator's budget
+
+	arrival uint64
+	fresh   bool      // has not completed its first JoinGroup, so it has no session yet
+	expires time.Time // end of the session; zero: it waits for a response and needs no heartbeat
+	join    waiter[*kmsg.JoinGroupResponse]
+	sync    waiter[*kmsg.SyncGroupResponse]
+}
+
+type protocol struct {
+	name     string
+	metadata []byte
+}
+
+// waiter is where a request waits for its response: a channel with room for
+// one, so the one who answers never waits. Nil: there is no such request.
+type waiter[T any] chan T
+
+// newClassicGroup returns a group without members. Its maps are made for the
+// first member, since many groups only hold offsets.
+func newClassicGroup(now time.Time) *classicGroup {
+	return &classicGroup{since: now.Truncate(time.Millisecond)}
+}
+
+func (g *classicGroup) enter(s state, now time.Time) {
+	g.previous, g.state, g.since = g.state, s, now.Truncate(time.Millisecond)
+}
+
+// simple reports whether the group only holds offsets of clients that do not
+// use group management.
+func (g *classicGroup) simple() bool {
+	return g.protocolType == "" && g.state == empty && len(g.pending) == 0
+}
+
+// add makes m a member. The caller has checked that it fits in.
+func (g *classicGroup) add(m *member) {
+	if g.members == nil {
+		g.members, g.static, g.supports = map[string]*member{}, map[string]string{}, map[string]int{}
+	}
+	if m.instance != nil {
+		g.static[*m.instance] = m.id
+	}
+	if g.leader == "" {
+		g.leader = m.id
+	}
+	g.arrivals++
+	m.arrival = g.arrivals
+	g.members[m.id] = m
+	g.count(m, 1)
+	if m.join != nil {
+		g.awaiting++
+	}
+	delete(g.pending, m.id)
+}
+
+// remove takes a member, or an ID that is pending, out of the group. If it was
+// the leader, the member that has been there longest succeeds.
+func (g *classicGroup) remove(id string) {
+	if m := g.members[id]; m != nil {
+		delete(g.members, id)
+		g.count(m, -1)
+		if m.join != nil {
+			g.awaiting--
+		}
+		if m.instance != nil && g.static[*m.instance] == id {
+			delete(g.static, *m.instance)
+		}
+	}
+	if g.leader == id {
+		g.leader = ""
+		if first := g.oldest(func(*member) bool { return true }); first != nil {
+			g.leader = first.id
+		}
+	}
+	delete(g.pending, id)
+	delete(g.unsynced, id)
+}
+
+// count adds n to the number of members for each protocol of m.
+func (g *classicGroup) count(m *member, n int) {
+	for i, p := range m.protocols {
+		if slices.ContainsFunc(m.protocols[:i], func(q protocol) bool { return q.name == p.name }) {
+			continue
+		}
+		if g.supports[p.name] += n; g.supports[p.name] == 0 {
+			delete(g.supports, p.name)
+		}
+	}
+}
+
+func (g *classicGroup) oldest(ok func(*member) bool) *member {
+	var first *member
+	for _, m := range g.members {
+		if ok(m) && (first == nil || m.arrival < first.arrival) {
+			first = m
+		}
+	}
+	return first
+}
+
+// ordered returns the members in the order of their arrival.
+func (g *classicGroup) ordered() []*member {
+	return slices.SortedFunc(maps.Values(g.members), func(a, b *member) int { return cmp.Compare(a.arrival, b.arrival) })
+}
+
+// fits reports whether somebody with these protocols can be a member beside the
+// present ones.
+func (g *classicGroup) fits(protocolType string, protocols []kmsg.JoinGroupRequestProtocol) bool {
+	if g.state == empty {
+		return protocolType != "" && len(protocols) > 0
+	}
+	return protocolType == g.protocolType && slices.ContainsFunc(protocols, func(p kmsg.JoinGroupRequestProtocol) bool {
+		return g.supports[p.Name] == len(g.members)
+	})
+}
+
+// accepts reports whether there is room for the member.
+func (g *classicGroup) accepts(id string, most int) bool {
+	m := g.members[id]
+	switch g.state {
+	case empty:
+		return true
+	case preparing:
+		// The members that have arrived count: those that are late are going to
+		// be removed.
+		return (m != nil && m.join != nil) || g.awaiting < most
+	default:
+		return m != nil || len(g.members) < most
+	}
+}
+
+// check says whether the ID belongs to a member, and to the one that has the
+// instance ID now.
+func (g *classicGroup) check(id string, instance *string) *kerr.Error {
+	if instance != nil {
+		switch current, ok := g.static[*instance]; {
+		case !ok:
+			return kerr.UnknownMemberID
+		case current != id:
+			return kerr.FencedInstanceID
+		}
+	}
+	if g.members[id] == nil {
+		return kerr.UnknownMemberID
+	}
+	return nil
+}
+
+func (g *classicGroup) complete() bool {
+	return g.awaiting == len(g.members) && len(g.pending) == 0
+}
+
+// electJoined makes sure that the leader is a member that takes part in the
+// rebalance. False: nobody does.
+func (g *classicGroup) electJoined() bool {
+	if g.leader == "" {
+		return false
+	}
+	if g.members[g.leader].join == nil {
+		next := g.oldest(func(m *member) bool { return m.join != nil })
+		if next == nil {
+			return false
+		}
+		g.leader = next.id
+	}
+	return true
+}
+
+// rebalanceTimeout is how long a rebalance may take: as long as the most
+// patient member allows.
+func (g *classicGroup) rebalanceTimeout() time.Duration {
+	var most time.Duration
+	for _, m := range g.members {
+		most = max(most, m.rebalanceTimeout)
+	}
+	return most
+}
+
+// next starts the next generation, of the members that are there.
+func (g *classicGroup) next(now time.Time) {
+	g.generation++
+	g.unsynced = nil
+	g.syncBy = time.Time{}
+	if len(g.members) == 0 {
+		g.protocol = ""
+		g.enter(empty, now)
+	} else {
+		g.protocol = g.choose()
+		g.enter(completing, now)
+	}
+	g.subscribe()
+}
+
+// choose returns the protocol that most members vote for: each votes for the
+// first in its list that all others support too.
+func (g *classicGroup) choose() string {
+	votes := map[string]int{}
+	var names []string
+	for _, m := range g.ordered() {
+		for _, p := range m.protocols {
+			if g.supports[p.name] != len(g.members) {
+				continue
+			}
+			if votes[p.name]++; votes[p.name] == 1 {
+				names = append(names, p.name)
+			}
+			break
+		}
+	}
+	if len(names) == 0 {
+		return "" // every member was checked to fit in, so this cannot be
+	}
+	sortAsJava(names)
+	chosen := names[0]
+	for _, name := range names[1:] {
+		if votes[name] > votes[chosen] {
+			chosen = name
+		}
+	}
+	return chosen
+}
+
+// sortAsJava puts the strings in the order in which Java's HashMap visits them.
+// With it, a tied vote ends as it does in Kafka.
+func sortAsJava(s []string) {
+	buckets := uint32(16)
+	for uint32(len(s)) > buckets/4*3 {
+		buckets *= 2
+	}
+	bucket := func(s string) uint32 {
+		var h uint32
+		for _, c := range utf16.Encode([]rune(s)) {
+			h = 31*h + uint32(c)
+		}
+		return (h ^ h>>16) & (buckets - 1)
+	}
+	slices.SortStableFunc(s, func(a, b string) int { return cmp.Compare(bucket(a), bucket(b)) })
+}
+
+// subscribe works out the topics that the members are subscribed to.
+func (g *classicGroup) subscribe() {
+	g.topics = nil
+	if g.protocolType != topicProtocol || (len(g.members) > 0 && g.protocol == "") {
+		return
+	}
+	topics := map[string]struct{}{}
+	for _, m := range g.members {
+		if !addSubscription(topics, m.metadata(g.protocol)) {
+			return
+		}
+	}
+	g.topics = topics
+}
+
+// addSubscription adds the topics of a consumer's metadata. Only version 0 is
+// parsed, which all later versions begin with.
+func addSubscription(topics map[string]struct{}, metadata []byte) bool {
+	if len(metadata) < 6 || int16(binary.BigEndian.Uint16(metadata)) < 0 {
+		return false
+	}
+	n := int32(binary.BigEndian.Uint32(metadata[2:]))
+	b := metadata[6:]
+	for ; n > 0; n-- {
+		if len(b) < 2 {
+			return false
+		}
+		size := int(int16(binary.BigEndian.Uint16(b)))
+		if size < 0 || len(b)-2 < size {
+			return false
+		}
+		topics[string(b[2:2+size])] = struct{}{}
+		b = b[2+size:]
+	}
+	if n < 0 || len(b) < 4 {
+		return false
+	}
+	userData := int32(binary.BigEndian.Uint32(b))
+	return userData <= int32(len(b)-4)
+}
+
+// subscribed reports whether the group may need the topic's offsets. If it is
+// not known what consumers are subscribed to, they may need all.
+func (g *classicGroup) subscribed(topic string) bool {
+	if g.topics == nil {
+		return g.protocolType == topicProtocol
+	}
+	_, ok := g.topics[topic]
+	return ok
+}
+
+// offsetsExpire returns the rule by which offsets expire: a fixed moment from
+// which the retention counts, or (zero) each offset's commit. False: none expires.
+func (g *classicGroup) offsetsExpire() (from time.Time, ok bool) {
+	switch {
+	case g.protocolType == "":
+		return time.Time{}, true
+	case g.state == empty:
+		return g.since, true
+	default:
+		return time.Time{}, g.protocolType == topicProtocol && g.topics != nil && g.state == stable
+	}
+}
+
+// metadata returns what the member said for a protocol.
+func (m *member) metadata(name string) []byte {
+	for _, p := range m.protocols {
+		if p.name == name {
+			return p.metadata
+		}
+	}
+	return nil
+}
+
+// says reports whether the request has the same protocols as before.
+func (m *member) says(protocols []kmsg.JoinGroupRequestProtocol) bool {
+	return slices.EqualFunc(m.protocols, protocols, func(p protocol, q kmsg.JoinGroupRequestProtocol) bool {
+		return p.name == q.Name && bytes.Equal(p.metadata, q.Metadata)
+	})
+}
+
+// alive reports whether the member needs no heartbeat now, because it waits for
+// a response. A new member may not wait for ever: its client may be gone and
+// have joined again under another ID.
+func (m *member) alive() bool {
+	return !m.fresh && (m.join != nil || m.sync != nil)
+}
+
+// answerJoin answers the member's JoinGroup if it waits for one.
+func (g *classicGroup) answerJoin(m *member, resp *kmsg.JoinGroupResponse) {
+	if m.join != nil {
+		m.join <- resp
+		m.join = nil
+		g.awaiting--
+	}
+}
+
+// answerSync answers the member's SyncGroup if it waits for one.
+func (m *member) answerSync(resp *kmsg.SyncGroupResponse) bool {
+	if m.sync == nil {
+		return false
+	}
+	m.sync <- resp
+	m.sync = nil
+	return true
+}

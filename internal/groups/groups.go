@@ -1,0 +1,271 @@
+package groups
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/journal"
+)
+
+// Config says where a [Coordinator] keeps its state and what it allows.
+type Config struct {
+	// FS is the journal's own directory. It is made when missing. Required.
+	FS disk.FS
+
+	// Sync makes everything that is acknowledged survive a power cut as well.
+	// Without it, it survives the death of the process.
+	Sync bool
+
+	// Topics are the broker's topics. Required.
+	Topics Topics
+
+	// InitialRebalanceDelay is how long the first rebalance of an empty classic
+	// group waits for more members. Default: 0, which starts consumers at once.
+	InitialRebalanceDelay time.Duration
+
+	// OffsetsRetention is how long the offsets of a group without members are
+	// kept. Default: 7 days.
+	OffsetsRetention time.Duration
+
+	// MaxGroups bounds the number of groups. Default: 100,000.
+	MaxGroups int
+
+	// MaxMembers bounds the members of one group. Default: 10,000.
+	MaxMembers int
+
+	// MaxMemberBytes bounds what one member of a classic group may send with
+	// JoinGroup. Default: 1 MiB.
+	MaxMemberBytes int
+
+	// MaxBytes bounds what clients may leave in memory: the metadata of members
+	// and offsets, and assignments. Default: 512 MiB.
+	MaxBytes int64
+
+	// Diagnostics receives the Coordinator's own messages. Nil discards them.
+	Diagnostics *slog.Logger
+}
+
+// Topics says which topics there are. It is called with the mutex of a group
+// held, so it must not call the Coordinator. A topic's partitions are numbered
+// from 0.
+type Topics interface {
+	ByName(name string) (id [16]byte, partitions int32, ok bool)
+	ByID(id [16]byte) (name string, ok bool)
+	Names() []string
+}
+
+// Caller is the client that sends a request.
+type Caller struct {
+	ClientID  string
+	Host      string // IP address
+	Principal string
+
+	// MayDescribe and MayRead report whether the client has the right to
+	// describe or to read a topic. Nil denies every topic.
+	MayDescribe, MayRead func(topic string) bool
+}
+
+// host is the client's address as Kafka tells it.
+func (w Caller) host() string { return "/" + w.Host }
+
+func (w Caller) mayDescribe(topic string) bool { return w.MayDescribe != nil && w.MayDescribe(topic) }
+func (w Caller) mayRead(topic string) bool     { return w.MayRead != nil && w.MayRead(topic) }
+
+const (
+	minSession = 6 * time.Second
+	maxSession = 30 * time.Minute
+
+	// newMemberTimeout bounds how long a JoinGroup of a new member waits. Its
+	// client may have disconnected meanwhile.
+	newMemberTimeout = 5 * time.Minute
+
+	// maxMetadata is offset.metadata.max.bytes, which counts UTF-16 code units.
+	maxMetadata = 4096
+
+	// maxRecord bounds a classic group in the journal.
+	maxRecord = 8 << 20
+
+	// offsetBytes is roughly what a committed offset takes beside its metadata.
+	offsetBytes = 150
+)
+
+var errTooLarge = errors.New("group too large")
+
+// Coordinator is the group coordinator of the broker. All methods may be called
+// concurrently.
+type Coordinator struct {
+	cfg   Config
+	store store
+
+	life   sync.RWMutex // held for reading by whatever may use the store
+	closed bool         // guarded by life
+
+	mu     sync.RWMutex // guards groups; may be taken with a group's mutex held, not the other way around
+	groups map[string]*group
+
+	held    atomic.Int64 // bytes that count for Config.MaxBytes
+	failing atomic.Bool  // the last write of the journal has failed
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open restores the groups from cfg.FS. The sessions of their members start
+// again.
+func Open(cfg Config) (*Coordinator, error) {
+	return open(cfg, openJournal)
+}
+
+func open(cfg Config, openStore func(Config, func(entry) error) (store, error)) (*Coordinator, error) {
+	if cfg.Topics == nil {
+		return nil, errors.New("open groups: no topics")
+	}
+	cfg.OffsetsRetention = cmp.Or(cfg.OffsetsRetention, 7*24*time.Hour)
+	cfg.MaxGroups = cmp.Or(cfg.MaxGroups, 100_000)
+	cfg.MaxMembers = cmp.Or(cfg.MaxMembers, 10_000)
+	cfg.MaxMemberBytes = cmp.Or(cfg.MaxMemberBytes, 1<<20)
+	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, 512<<20)
+	if cfg.Diagnostics == nil {
+		cfg.Diagnostics = slog.New(slog.DiscardHandler)
+	}
+	c := &Coordinator{cfg: cfg, groups: map[string]*group{}}
+	l := loader{c: c, classic: map[string][]byte{}, parts: map[string]map[string][]byte{}}
+	var err error
+	if c.store, err = openStore(c.cfg, l.load); err != nil {
+		return nil, fmt.Errorf("open groups: %w", err)
+	}
+	c.life.Lock() // no timer fires before all groups are there
+	err = l.finish(time.Now())
+	c.life.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("open groups: %w", errors.Join(err, c.Close()))
+	}
+	return c, nil
+}
+
+// Close answers the requests that wait and stops all timers. Afterwards every
+// request is answered with COORDINATOR_NOT_AVAILABLE.
+func (c *Coordinator) Close() error {
+	c.closeOnce.Do(func() {
+		c.life.Lock()
+		c.closed = true
+		c.life.Unlock()
+		for _, g := range c.all() {
+			g.mu.Lock()
+			g.stop()
+			g.mu.Unlock()
+		}
+		c.closeErr = c.store.Close()
+	})
+	return c.closeErr
+}
+
+// enter lets the caller use the store until it calls c.life.RUnlock. False: the
+// Coordinator is closed.
+func (c *Coordinator) enter() bool {
+	c.life.RLock()
+	if c.closed {
+		c.life.RUnlock()
+		return false
+	}
+	return true
+}
+
+// all returns the groups in the order of their IDs.
+func (c *Coordinator) all() []*group {
+	c.mu.RLock()
+	groups := make([]*group, 0, len(c.groups))
+	for _, g := range c.groups {
+		groups = append(groups, g)
+	}
+	c.mu.RUnlock()
+	slices.SortFunc(groups, func(a, b *group) int { return strings.Compare(a.id, b.id) })
+	return groups
+}
+
+// find returns the group with its mutex locked, or nil.
+func (c *Coordinator) find(id string) *group {
+	for {
+		c.mu.RLock()
+		g := c.groups[id]
+		c.mu.RUnlock()
+		if g == nil {
+			return nil
+		}
+		g.mu.Lock()
+		if !g.dead {
+			return g
+		}
+		g.mu.Unlock() // it was deleted between the two locks
+	}
+}
+
+// findOrMake returns the group with its mutex locked. If there was none it is a
+// new one without members, which nobody else has seen yet. Nil: there are too many groups.
+func (c *Coordinator) findOrMake(id string) (g *group, made bool) {
+	for {
+		if g := c.find(id); g != nil {
+			return g, false
+		}
+		g = &group{id: id, c: c}
+		g.mu.Lock()
+		c.mu.Lock()
+		full, taken := len(c.groups) >= c.cfg.MaxGroups, c.groups[id] != nil
+		if !full && !taken {
+			g.classic = newClassicGroup(time.Now())
+			c.groups[id] = g
+		}
+		c.mu.Unlock()
+		switch {
+		case taken:
+			continue
+		case full:
+			return nil, false
+		}
+		return g, true
+	}
+}
+
+// append writes to the journal. The caller holds the mutex of the group that
+// the entries are about, so that they stay in order.
+func (c *Coordinator) append(entries ...entry) error {
+	err := c.store.Append(entries...)
+	if errors.Is(err, journal.ErrTooLarge) {
+		return errTooLarge
+	}
+	if failing := err != nil; c.failing.Swap(failing) != failing {
+		if failing {
+			c.cfg.Diagnostics.Warn("cannot write the journal of consumer groups; commits and rebalances are refused", "err", err)
+		} else {
+			c.cfg.Diagnostics.Info("the journal of consumer groups can be written again")
+		}
+	}
+	return err
+}
+
+// reserve takes n bytes from the budget, or returns them if n is negative.
+func (c *Coordinator) reserve(n int64) bool {
+	if held := c.held.Add(n); n > 0 && held > c.cfg.MaxBytes {
+		c.held.Add(-n)
+		return false
+	}
+	return true
+}
+
+// storeError is the answer to a request that could not be written down.
+func storeError(err error) *kerr.Error {
+	if errors.Is(err, errTooLarge) {
+		return kerr.UnknownServerError
+	}
+	return kerr.CoordinatorNotAvailable
+}

@@ -1,0 +1,386 @@
+package groups
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// JoinGroup makes the caller a member of a classic group, or tells it that it
+// still is one. It blocks until the rebalance that this starts, or that is in
+// progress, is complete. If ctx ends before, the client is still a member: it
+// may reconnect and join again with the same member ID.
+func (c *Coordinator) JoinGroup(ctx context.Context, who Caller, req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
+	wait := make(waiter[*kmsg.JoinGroupResponse], 1)
+	c.join(who, req, wait)
+	resp := wait.answer(ctx)
+	if resp == nil {
+		resp = joinError(req.MemberID, kerr.CoordinatorNotAvailable)
+	}
+	resp.Version = req.Version
+	return resp
+}
+
+// answer waits for the answer. Nil: ctx has ended.
+func (w waiter[T]) answer(ctx context.Context) (resp T) {
+	select {
+	case resp = <-w:
+	case <-ctx.Done():
+	}
+	return resp
+}
+
+func joinError(id string, err *kerr.Error) *kmsg.JoinGroupResponse {
+	resp := kmsg.NewPtrJoinGroupResponse()
+	resp.ErrorCode = err.Code
+	resp.Generation = -1
+	resp.MemberID = id
+	return resp
+}
+
+// joined is what a member is told about its generation.
+func (g *classicGroup) joined(m *member) *kmsg.JoinGroupResponse {
+	resp := kmsg.NewPtrJoinGroupResponse()
+	resp.Generation = g.generation
+	resp.ProtocolType = nonEmpty(g.protocolType)
+	resp.Protocol = nonEmpty(g.protocol)
+	resp.LeaderID = g.leader
+	resp.MemberID = m.id
+	if g.leader == m.id {
+		for _, m := range g.ordered() {
+			rm := kmsg.NewJoinGroupResponseMember()
+			rm.MemberID, rm.InstanceID, rm.ProtocolMetadata = m.id, m.instance, m.metadata(g.protocol)
+			resp.Members = append(resp.Members, rm)
+		}
+	}
+	return resp
+}
+
+func nonEmpty(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// join handles a JoinGroup up to the point where it is answered through wait,
+// now or later.
+func (c *Coordinator) join(who Caller, req *kmsg.JoinGroupRequest, wait waiter[*kmsg.JoinGroupResponse]) {
+	session := time.Duration(req.SessionTimeoutMillis) * time.Millisecond
+	switch {
+	case req.Group == "":
+		wait <- joinError(req.MemberID, kerr.InvalidGroupID)
+		return
+	case session < minSession || session > maxSession:
+		wait <- joinError(req.MemberID, kerr.InvalidSessionTimeout)
+		return
+	case joinBytes(who, req) > int64(c.cfg.MaxMemberBytes):
+		wait <- joinError(req.MemberID, kerr.InvalidRequest)
+		return
+	case !c.enter():
+		wait <- joinError(req.MemberID, kerr.CoordinatorNotAvailable)
+		return
+	}
+	defer c.life.RUnlock()
+	g, err := c.classicGroup(req)
+	if err != nil {
+		wait <- err
+		return
+	}
+	defer g.mu.Unlock()
+	j := joining{g: g, who: who, req: req, wait: wait, now: time.Now()}
+	switch {
+	case !g.classic.accepts(req.MemberID, c.cfg.MaxMembers):
+		g.remove(req.MemberID)
+		j.refuse("", kerr.GroupMaxSizeReached)
+	case req.MemberID == "":
+		j.stranger()
+	default:
+		j.known()
+	}
+}
+
+// classicGroup returns the group that the request is for, with its mutex
+// locked. It makes the group if nobody knows it and the client has no member ID yet.
+func (c *Coordinator) classicGroup(req *kmsg.JoinGroupRequest) (*group, *kmsg.JoinGroupResponse) {
+	if req.MemberID != "" {
+		g := c.find(req.Group)
+		switch {
+		case g == nil:
+			return nil, joinError(req.MemberID, kerr.UnknownMemberID)
+		case g.consumer == nil:
+			return g, nil
+		}
+		defer g.mu.Unlock()
+		if g.consumer.empty() {
+			return nil, joinError(req.MemberID, kerr.UnknownMemberID)
+		}
+		return nil, joinError("", kerr.InconsistentGroupProtocol)
+	}
+	g, made := c.findOrMake(req.Group)
+	switch {
+	case g == nil:
+		return nil, joinError("", kerr.GroupMaxSizeReached)
+	case made:
+		if err := g.writeClassic(nil); err != nil {
+			g.drop()
+			g.mu.Unlock()
+			return nil, joinError("", storeError(err))
+		}
+	case g.consumer != nil && !g.consumer.empty():
+		g.mu.Unlock()
+		return nil, joinError("", kerr.InconsistentGroupProtocol)
+	case g.consumer != nil:
+		// The offsets stay.
+		next := &group{id: g.id, c: c, classic: newClassicGroup(time.Now())}
+		if err := next.writeClassic(nil, g.gone()...); err != nil {
+			g.mu.Unlock()
+			return nil, joinError("", storeError(err))
+		}
+		g.release()
+		g.classic, g.written = next.classic, true
+	}
+	return g, nil
+}
+
+// joining is a JoinGroup for a group whose mutex is locked.
+type joining struct {
+	g    *group
+	who  Caller
+	req  *kmsg.JoinGroupRequest
+	wait waiter[*kmsg.JoinGroupResponse]
+	now  time.Time
+}
+
+func (j *joining) refuse(id string, err *kerr.Error) { j.wait <- joinError(id, err) }
+
+// stranger handles the request of a client without a member ID.
+func (j *joining) stranger() {
+	cg := j.g.classic
+	if !cg.fits(j.req.ProtocolType, j.req.Protocols) {
+		j.refuse("", kerr.InconsistentGroupProtocol)
+		return
+	}
+	if instance := j.req.InstanceID; instance != nil {
+		id := newMemberID(*instance)
+		if before, ok := cg.static[*instance]; ok {
+			j.restarted(cg.members[before], id)
+		} else {
+			j.add(id)
+		}
+		return
+	}
+	id := newMemberID(j.who.ClientID)
+	if j.req.Version < 4 {
+		j.add(id)
+		return
+	}
+	// The client has to join with the ID (KIP-394). If it is gone by then it
+	// does not leave a member behind.
+	if len(cg.pending) >= j.g.c.cfg.MaxMembers {
+		j.refuse("", kerr.GroupMaxSizeReached)
+		return
+	}
+	if cg.pending == nil {
+		cg.pending = map[string]time.Time{}
+	}
+	until := j.now.Add(time.Duration(j.req.SessionTimeoutMillis) * time.Millisecond)
+	cg.pending[id] = until
+	j.g.wakeBy(until)
+	j.refuse(id, kerr.MemberIDRequired)
+}
+
+// newMemberID returns an ID that tells people whose it is.
+func newMemberID(name string) string {
+	const most = 256
+	if len(name) > most {
+		name = strings.ToValidUTF8(name[:most], "")
+	}
+	return name + "-" + uuid.NewString()
+}
+
+// known handles the request of a client with a member ID.
+func (j *joining) known() {
+	cg, id := j.g.classic, j.req.MemberID
+	if !cg.fits(j.req.ProtocolType, j.req.Protocols) {
+		j.refuse(id, kerr.InconsistentGroupProtocol)
+		return
+	}
+	if _, ok := cg.pending[id]; ok {
+		if j.req.InstanceID != nil {
+			j.refuse("", kerr.UnknownServerError) // as in Kafka: static members are not pending
+			return
+		}
+		j.add(id)
+		return
+	}
+	if err := cg.check(id, j.req.InstanceID); err != nil {
+		j.refuse(id, err)
+		return
+	}
+	m := cg.members[id]
+	switch {
+	case cg.state == empty:
+		j.refuse(id, kerr.UnknownMemberID)
+	case cg.state == completing && m.says(j.req.Protocols):
+		// It has not received the response, perhaps, so here it is again.
+		j.wait <- cg.joined(m)
+	case cg.state == stable && cg.leader != id && m.says(j.req.Protocols):
+		j.wait <- cg.joined(m)
+	default:
+		// Something has changed. If the leader of a stable group joins, it wants
+		// another assignment, because a topic has more partitions for example.
+		if !j.update(m) {
+			j.refuse(id, kerr.GroupMaxSizeReached)
+			return
+		}
+		j.g.rebalance(j.now)
+	}
+}
+
+// add makes the client a member.
+func (j *joining) add(id string) {
+	g, cg := j.g, j.g.classic
+	m := &member{id: id, instance: j.req.InstanceID, clientID: j.who.ClientID, host: j.who.host(), fresh: true}
+	if !j.describe(m) {
+		j.refuse("", kerr.GroupMaxSizeReached)
+		return
+	}
+	m.join = j.wait
+	if len(cg.members) == 0 {
+		cg.protocolType = j.req.ProtocolType
+	}
+	if cg.state == preparing && cg.previous == empty {
+		cg.grown = true
+	}
+	cg.add(m)
+	g.extend(m, j.now.Add(newMemberTimeout))
+	g.rebalance(j.now)
+}
+
+// describe copies what the request says into m. False: there is no room for it.
+func (j *joining) describe(m *member) bool {
+	next := *m
+	next.sessionTimeout = time.Duration(j.req.SessionTimeoutMillis) * time.Millisecond
+	next.rebalanceTimeout = time.Duration(j.req.RebalanceTimeoutMillis) * time.Millisecond
+	if j.req.Version == 0 {
+		next.rebalanceTimeout = next.sessionTimeout
+	}
+	next.protocols = make([]protocol, len(j.req.Protocols))
+	for i, p := range j.req.Protocols {
+		next.protocols[i] = protocol{p.Name, bytes.Clone(p.Metadata)} // it is part of the buffer that the request was read from
+	}
+	next.held = next.bytes()
+	if !j.g.c.reserve(next.held - m.held) {
+		return false
+	}
+	*m = next
+	return true
+}
+
+// update does the same with a member that there is, which waits for the end of
+// the rebalance from now on.
+func (j *joining) update(m *member) bool {
+	cg := j.g.classic
+	before := *m
+	if !j.describe(m) {
+		return false
+	}
+	cg.count(&before, -1)
+	cg.count(m, 1)
+	cg.answerJoin(m, joinError(m.id, kerr.RebalanceInProgress)) // of a connection that is gone
+	m.join = j.wait
+	cg.awaiting++
+	return true
+}
+
+// restarted handles a static member whose client has started again, which the
+// member ID has been lost by. It takes the place of its former self, which is
+// fenced from now on.
+func (j *joining) restarted(m *member, id string) {
+	g, cg := j.g, j.g.classic
+	leader, before := cg.leader, *m
+	cg.answerJoin(m, joinError(m.id, kerr.FencedInstanceID))
+	m.answerSync(syncError(kerr.FencedInstanceID))
+	cg.rename(m, id)
+	m.fresh = false
+	if !j.update(m) {
+		cg.rename(m, before.id)
+		j.refuse("", kerr.GroupMaxSizeReached)
+		return
+	}
+	g.extend(m, j.now.Add(m.sessionTimeout))
+	switch {
+	case cg.state == completing:
+		// The leader may have computed an assignment for the former member ID.
+		g.prepare(j.now)
+		return
+	case cg.state != stable || cg.choose() != cg.protocol:
+		g.rebalance(j.now)
+		return
+	}
+	// The assignment is still right, so there is no rebalance.
+	m.join = nil
+	cg.awaiting--
+	if err := g.writeClassic(nil); err != nil {
+		cg.count(m, -1)
+		g.c.reserve(before.held - m.held)
+		m.protocols, m.held = before.protocols, before.held
+		m.rebalanceTimeout, m.sessionTimeout = before.rebalanceTimeout, before.sessionTimeout
+		cg.count(m, 1)
+		cg.rename(m, before.id)
+		resp := cg.joined(m)
+		resp.ErrorCode, resp.MemberID, resp.LeaderID, resp.Members = storeError(err).Code, "", leader, nil
+		j.wait <- resp
+		return
+	}
+	resp := cg.joined(m)
+	if j.req.Version >= 9 {
+		resp.SkipAssignment = cg.leader == m.id
+	} else {
+		// An older client would compute an assignment if it knew that it was
+		// the leader, and nobody has joined.
+		resp.LeaderID, resp.Members = leader, nil
+	}
+	j.wait <- resp
+}
+
+// rename gives a static member another ID.
+func (g *classicGroup) rename(m *member, id string) {
+	delete(g.members, m.id)
+	if g.leader == m.id {
+		g.leader = id
+	}
+	if _, ok := g.unsynced[m.id]; ok {
+		delete(g.unsynced, m.id)
+		g.unsynced[id] = struct{}{}
+	}
+	m.id = id
+	g.members[id] = m
+	g.static[*m.instance] = id
+}
+
+// bytes is roughly what the member takes.
+func (m *member) bytes() int64 {
+	n := 512 + len(m.id) + len(m.clientID) + len(m.host) + len(m.assignment)
+	for _, p := range m.protocols {
+		n += 64 + len(p.name) + len(p.metadata)
+	}
+	return int64(n)
+}
+
+func joinBytes(who Caller, req *kmsg.JoinGroupRequest) int64 {
+	n := len(who.ClientID) + len(req.ProtocolType)
+	if req.InstanceID != nil {
+		n += len(*req.InstanceID)
+	}
+	for _, p := range req.Protocols {
+		n += 64 + len(p.Name) + len(p.Metadata)
+	}
+	return int64(n)
+}

@@ -1,0 +1,198 @@
+package groups
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// ConsumerGroupHeartbeat handles the only request that a KIP-848 member sends:
+// it joins, stays alive, changes its subscription, and leaves with it.
+func (c *Coordinator) ConsumerGroupHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
+	if !c.enter() {
+		return consumerHeartbeatError(req, kerr.CoordinatorNotAvailable, "")
+	}
+	defer c.life.RUnlock()
+	if resp := checkConsumerHeartbeat(who, req); resp != nil {
+		return resp
+	}
+	if req.MemberEpoch == 0 && c.held.Load() >= c.cfg.MaxBytes {
+		return consumerHeartbeatError(req, kerr.GroupMaxSizeReached, "The groups of this broker are too large.")
+	}
+	g, made := c.find(req.Group), false
+	if g == nil && req.MemberEpoch == 0 {
+		if g, made = c.findOrMake(req.Group); g == nil {
+			return consumerHeartbeatError(req, kerr.GroupMaxSizeReached, "There are too many groups.")
+		}
+	}
+	if g == nil {
+		return c.newConsumerGroup(req.Group).heartbeat(time.Now(), who, c.cfg.Topics, req) // says that it is not known
+	}
+	defer g.mu.Unlock()
+	if g.classic != nil {
+		resp := g.becomeConsumer(who, req)
+		if made && g.consumer == nil {
+			g.drop()
+		}
+		return resp
+	}
+	resp := g.consumer.heartbeat(time.Now(), who, c.cfg.Topics, req)
+	if err := g.writeConsumer(); err != nil {
+		return consumerHeartbeatError(req, storeError(err), "")
+	}
+	g.wakeForMember(resp)
+	return resp
+}
+
+func (c *Coordinator) newConsumerGroup(id string) *consumerGroup {
+	return newConsumerGroup(id, consumerOptions{MaxMembers: c.cfg.MaxMembers})
+}
+
+// becomeConsumer makes a consumer group of a classic group that is empty, if
+// the request is for that. The offsets stay.
+func (g *group) becomeConsumer(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
+	if resp := notConsumerGroup(req, g.classic.state == empty); resp != nil {
+		return resp
+	}
+	next := &group{id: g.id, c: g.c, consumer: g.c.newConsumerGroup(g.id)}
+	resp := next.consumer.heartbeat(time.Now(), who, g.c.cfg.Topics, req)
+	if next.consumer.empty() {
+		return resp
+	}
+	if err := next.writeConsumer(g.gone()...); err != nil {
+		return consumerHeartbeatError(req, storeError(err), "")
+	}
+	g.release()
+	g.consumer, g.parts = next.consumer, next.parts
+	g.wakeForMember(resp)
+	return resp
+}
+
+// writeConsumer writes what has changed in a consumer group. If it fails the
+// changes are still there to be written with the next ones, and nobody may be
+// told of them before.
+func (g *group) writeConsumer(more ...entry) error {
+	entries := more
+	sizes := map[string]int{}
+	g.consumer.changes(func(part string, value []byte) {
+		entries = append(entries, entry{Key: partKey(g.id, part), Value: value})
+		sizes[part] = len(value)
+	})
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := g.c.append(entries...); err != nil {
+		return err
+	}
+	g.consumer.saved()
+	if g.parts == nil {
+		g.parts = map[string]int{}
+	}
+	for part, size := range sizes {
+		g.c.held.Add(int64(size - g.parts[part]))
+		if g.parts[part] = size; size == 0 {
+			delete(g.parts, part)
+		}
+	}
+	return nil
+}
+
+// wakeForMember sees to it that the timer fires when the member that was
+// answered is due. The other members are no sooner due than before.
+func (g *group) wakeForMember(resp *kmsg.ConsumerGroupHeartbeatResponse) {
+	if resp.MemberID != nil {
+		if m := g.consumer.members[*resp.MemberID]; m != nil {
+			g.wakeBy(m.deadline())
+		}
+	}
+}
+
+// tickConsumer removes the members of a consumer group that are due. If that
+// cannot be written, it is before the next answer.
+func (g *group) tickConsumer(now time.Time) {
+	g.consumer.expire(now)
+	_ = g.writeConsumer()
+	g.wakeBy(g.consumer.deadline())
+}
+
+func (g *group) restoreConsumer(parts map[string][]byte, now time.Time) error {
+	g.consumer = g.c.newConsumerGroup(g.id)
+	g.parts = make(map[string]int, len(parts))
+	for part, value := range parts {
+		if err := g.consumer.load(part, value); err != nil {
+			return err
+		}
+		g.parts[part] = len(value)
+		g.c.held.Add(int64(len(value)))
+	}
+	g.consumer.restored(now)
+	g.wakeBy(g.consumer.deadline())
+	return nil
+}
+
+// leaveConsumer removes members of a consumer group for an administrator, who
+// does so with the classic protocol's request.
+func (g *group) leaveConsumer(leaving []kmsg.LeaveGroupResponseMember) *kerr.Error {
+	cg := g.consumer
+	gone := false
+	for i := range leaving {
+		l := &leaving[i]
+		m := cg.members[l.MemberID]
+		if l.InstanceID != nil {
+			m = cg.static[*l.InstanceID]
+		}
+		switch {
+		case m == nil:
+			l.ErrorCode = kerr.UnknownMemberID.Code
+		case l.MemberID != "" && l.MemberID != m.id:
+			l.ErrorCode = kerr.FencedInstanceID.Code
+		default:
+			cg.drop(m)
+			gone = true
+		}
+	}
+	if gone {
+		cg.raise()
+	}
+	if err := g.writeConsumer(); err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+// ConsumerGroupDescribe describes groups of the consumer protocol. A group with
+// topics that the caller may not describe is an error.
+func (c *Coordinator) ConsumerGroupDescribe(who Caller, req *kmsg.ConsumerGroupDescribeRequest) *kmsg.ConsumerGroupDescribeResponse {
+	resp := req.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
+	for _, id := range req.Groups {
+		resp.Groups = append(resp.Groups, c.describeConsumer(who, id))
+	}
+	return resp
+}
+
+func (c *Coordinator) describeConsumer(who Caller, id string) kmsg.ConsumerGroupDescribeResponseGroup {
+	refuse := func(err *kerr.Error, message string) kmsg.ConsumerGroupDescribeResponseGroup {
+		described := kmsg.NewConsumerGroupDescribeResponseGroup()
+		described.Group, described.ErrorCode, described.ErrorMessage = id, err.Code, nonEmpty(message)
+		return described
+	}
+	if id == "" {
+		return refuse(kerr.InvalidGroupID, "")
+	}
+	if !c.enter() {
+		return refuse(kerr.CoordinatorNotAvailable, "")
+	}
+	defer c.life.RUnlock()
+	g := c.find(id)
+	if g == nil {
+		return refuse(kerr.GroupIDNotFound, "Group "+id+" not found.")
+	}
+	defer g.mu.Unlock()
+	if g.consumer == nil {
+		return refuse(kerr.GroupIDNotFound, "Group "+id+" is not a consumer group.")
+	}
+	described := g.consumer.describe(c.cfg.Topics)
+	hideTopics(&described, who)
+	return described
+}

@@ -1,0 +1,180 @@
+package groups
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+// extend sets the end of the member's session.
+func (g *group) extend(m *member, until time.Time) {
+	m.expires = until
+	g.wakeBy(until)
+}
+
+// rebalance starts a rebalance or, if one is in progress, ends it if nobody is
+// missing.
+func (g *group) rebalance(now time.Time) {
+	cg := g.classic
+	switch {
+	case cg.state != preparing:
+		g.prepare(now)
+	case cg.previous != empty && cg.complete():
+		g.completeJoin(now)
+	}
+}
+
+// prepare makes all members join again.
+func (g *group) prepare(now time.Time) {
+	cg := g.classic
+	if cg.state == completing {
+		g.share(nil, kerr.RebalanceInProgress, now)
+	}
+	cg.unsynced, cg.syncBy = nil, time.Time{}
+	first := cg.state == empty
+	cg.enter(preparing, now)
+	delay := g.c.cfg.InitialRebalanceDelay
+	switch {
+	case first && delay > 0:
+		cg.delay, cg.left = delay, max(cg.rebalanceTimeout()-delay, 0)
+		g.joinBy(now.Add(delay))
+	case first || cg.complete() || len(cg.members) == 0:
+		g.completeJoin(now)
+	default:
+		g.joinBy(now.Add(cg.rebalanceTimeout()))
+	}
+}
+
+func (g *group) joinBy(at time.Time) {
+	g.classic.joinBy = at
+	g.wakeBy(at)
+}
+
+// completeJoin ends the rebalance: who has not joined is removed, unless it is
+// a static member, and the others get their responses.
+func (g *group) completeJoin(now time.Time) {
+	cg := g.classic
+	cg.joinBy, cg.delay, cg.left, cg.grown = time.Time{}, 0, 0, false
+	for _, m := range cg.ordered() {
+		if m.join == nil && m.instance == nil {
+			g.remove(m.id)
+		}
+	}
+	if len(cg.members) > 0 && !cg.electJoined() {
+		// There are static members only, and none of them has joined. Their
+		// sessions will tell. No client waits, so the least delay does no harm.
+		g.joinBy(now.Add(max(cg.rebalanceTimeout(), time.Second)))
+		return
+	}
+	cg.next(now)
+	if cg.state == empty {
+		// If this cannot be written, a restart brings back the generation
+		// before, whose members are not there and will expire.
+		_ = g.writeClassic(nil)
+		return
+	}
+	cg.unsynced = make(map[string]struct{}, len(cg.members))
+	for _, m := range cg.ordered() {
+		cg.answerJoin(m, cg.joined(m))
+		m.fresh = false
+		g.extend(m, now.Add(m.sessionTimeout))
+		cg.unsynced[m.id] = struct{}{}
+	}
+	cg.syncBy = now.Add(cg.rebalanceTimeout())
+	g.wakeBy(cg.syncBy)
+}
+
+// share gives the members their assignments, of which some may be missing, or
+// an error to those that wait for one.
+func (g *group) share(assignments map[string][]byte, err *kerr.Error, now time.Time) {
+	for _, m := range g.classic.members {
+		held := m.held
+		m.assignment = assignments[m.id]
+		m.held = m.bytes()
+		g.c.held.Add(m.held - held)
+		resp := syncError(err)
+		if err == nil {
+			resp = g.classic.synced(m)
+		}
+		if m.answerSync(resp) {
+			g.extend(m, now.Add(m.sessionTimeout)) // no heartbeat was needed while it waited
+		}
+	}
+}
+
+// remove takes a member, or an ID that is pending, out of the group, and
+// answers the requests of it that wait.
+func (g *group) remove(id string) {
+	if m := g.classic.members[id]; m != nil {
+		g.classic.answerJoin(m, joinError("", kerr.UnknownMemberID))
+		m.answerSync(syncError(kerr.UnknownMemberID))
+		g.c.reserve(-m.held)
+	}
+	g.classic.remove(id)
+}
+
+// tickClassic handles the deadlines of a classic group that have passed.
+func (g *group) tickClassic(now time.Time) {
+	cg := g.classic
+	due := func(at time.Time) bool { return !at.IsZero() && !at.After(now) }
+
+	for id, until := range cg.pending {
+		if due(until) {
+			g.remove(id)
+			if cg.state == preparing && cg.complete() {
+				g.completeJoin(now)
+			}
+		}
+	}
+	for _, m := range cg.ordered() {
+		switch {
+		case cg.members[m.id] != m || !due(m.expires):
+		case m.alive():
+			m.expires = time.Time{}
+		default:
+			g.remove(m.id)
+			g.c.cfg.Diagnostics.Debug("a session has expired", "group", g.id, "member", m.id)
+			if cg.state == preparing && cg.complete() {
+				g.completeJoin(now)
+			} else if cg.state != preparing {
+				g.rebalance(now)
+			}
+		}
+	}
+	if due(cg.joinBy) {
+		g.joinDue(now)
+	}
+	if due(cg.syncBy) {
+		cg.syncBy = time.Time{}
+		if len(cg.unsynced) > 0 {
+			for id := range cg.unsynced {
+				g.remove(id)
+			}
+			g.prepare(now)
+		}
+	}
+
+	g.wakeBy(cg.joinBy)
+	g.wakeBy(cg.syncBy)
+	for _, until := range cg.pending {
+		g.wakeBy(until)
+	}
+	for _, m := range cg.members {
+		g.wakeBy(m.expires)
+	}
+}
+
+// joinDue ends a rebalance that has lasted long enough. The first one of a
+// group is extended as long as members arrive.
+func (g *group) joinDue(now time.Time) {
+	cg := g.classic
+	if cg.delay == 0 || !cg.grown || cg.left == 0 {
+		g.completeJoin(now)
+		return
+	}
+	cg.grown = false
+	delay := min(g.c.cfg.InitialRebalanceDelay, cg.left)
+	cg.left = max(cg.left-cg.delay, 0)
+	cg.delay = delay
+	g.joinBy(now.Add(delay))
+}
