@@ -76,7 +76,7 @@ var principalPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f
 // SignIn makes a connection to the broker the principal's, the first time or again.
 // It returns when to do so again, ahead of the end of the session; the zero time
 // is never. After an error the connection is of no more use.
-func (b *Broker) SignIn(ctx context.Context, conn kmsg.Requestor, principal string) (again time.Time, err error) {
+func (b *Broker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, principal string) (again time.Time, err error) {
 	token, err := b.Token(principal)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("sign in to Apache Kafka: %w", err)

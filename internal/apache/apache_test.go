@@ -48,7 +48,7 @@ func TestSignInAgain(t *testing.T) {
 	conn := &answers{}
 	conn.login.SessionLifetimeMillis = 100_000
 	before := time.Now()
-	again, err := b.SignIn(t.Context(), conn, ada)
+	again, err := b.SignIn(t.Context(), nil, conn, ada)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestSignInAgain(t *testing.T) {
 		t.Errorf("the next login is due after %v of a session of 100 s", d)
 	}
 	conn.login.SessionLifetimeMillis = 0
-	if again, err := b.SignIn(t.Context(), conn, ada); err != nil || !again.IsZero() {
+	if again, err := b.SignIn(t.Context(), nil, conn, ada); err != nil || !again.IsZero() {
 		t.Errorf("SignIn to a session without end = %v, %v; want never", again, err)
 	}
 }
@@ -68,7 +68,7 @@ func TestSignInFails(t *testing.T) {
 		"challenge": {login: kmsg.SASLAuthenticateResponse{SASLAuthBytes: []byte(`{"status":"invalid_token"}`)}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newBroker(t).SignIn(t.Context(), conn, ada)
+			_, err := newBroker(t).SignIn(t.Context(), nil, conn, ada)
 			if err == nil {
 				t.Fatal("SignIn = nil, want an error")
 			}
@@ -85,7 +85,7 @@ func TestSubjects(t *testing.T) {
 	b := newBroker(t)
 	for _, subject := range []string{"", "broker", "diaspora", "*", "User:" + ada, ada + " ", "{" + ada + "}", "urn:uuid:" + ada, strings.ReplaceAll(ada, "-", "")} {
 		conn := &answers{}
-		if _, err := b.SignIn(t.Context(), conn, subject); err == nil || conn.message != "" {
+		if _, err := b.SignIn(t.Context(), nil, conn, subject); err == nil || conn.message != "" {
 			t.Errorf("SignIn(%q) = %v, want an error before anything is sent", subject, err)
 		}
 	}

@@ -1,38 +1,50 @@
-// Package broker is the embedded broker: a whole Kafka cluster of one node
-// inside this process, for one machine. It hides franz-go's kfake.
+// Package broker is the embedded engine: a whole Kafka cluster of one broker
+// inside this process, for one machine.
 //
-// Records live in the data directory, not in memory, and records that were
-// acknowledged survive the death of the process. Nothing listens on the
-// network: [Broker.Dial] connects in memory, [Broker.SignIn] logs such a
-// connection in as a subject, and the gateway does both for its clients. The
-// broker has one event loop and no replication; beyond one machine there is
-// Apache Kafka.
+// It speaks the Kafka protocol and keeps everything in one data directory:
+//
+//	lock      held by the process that has the directory
+//	meta/     a journal: topics, their settings, ACLs, the next producer ID
+//	groups/   a journal: consumer groups and their committed offsets
+//	topics/   one directory for each partition, see package commitlog
+//
+// What was acknowledged survives the death of the process. With
+// [Config.SyncWrites] it survives a power cut as well. Topics, settings and
+// ACLs always do.
+//
+// Nothing listens on the network: [Broker.Dial] connects in memory,
+// [Broker.SignIn] says whose the connection is, and the gateway does both for
+// its clients. There is no replication, and there are no transactions; beyond
+// one machine there is Apache Kafka.
+//
+// # How a request is served
+//
+// Each connection has one goroutine, which reads a request, carries it out and
+// writes the answer (conn.go), so that answers keep the order of requests. The
+// table in api.go says which function does which request. A request that waits
+// (a fetch for more records, a member for its group) makes only its own
+// connection wait, as in Apache Kafka. One more goroutine does what has its
+// time: retention, checkpoints, expired offsets (maintain.go).
 package broker
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 
-	"github.com/gofrs/flock"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
-	"github.com/twmb/franz-go/pkg/kversion"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
-)
 
-// superUser is whom [Broker.AdminOpts] signs in as. It cannot be a subject,
-// because a subject has no parentheses.
-const superUser = "(super user)"
+	"github.com/diaspora-streams/diaspora/internal/commitlog"
+	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/groups"
+	"github.com/diaspora-streams/diaspora/internal/journal"
+)
 
 // Config says where a [Broker] keeps its records and what it calls itself.
 type Config struct {
@@ -48,194 +60,194 @@ type Config struct {
 	// keeps the one it was made with. Default: "diaspora".
 	ClusterID string
 
-	// SyncWrites makes every acknowledged record survive a power cut as well,
-	// at the price of one fsync per batch. Without it records survive the
-	// death of the process, as they do in Apache Kafka.
+	// SyncWrites makes every acknowledged record and offset survive a power
+	// cut as well, at the price of an fsync, which requests share that come
+	// together. Without it they survive the death of the process, as they do
+	// in Apache Kafka.
 	SyncWrites bool
 
 	// Diagnostics receives the Broker's own messages. Nil discards them.
 	Diagnostics *slog.Logger
+
+	files disk.FS // in place of Dir, in tests
 }
 
 // Broker is a running embedded broker. All methods may be called concurrently.
 type Broker struct {
-	cfg      Config
-	lock     *flock.Flock // nil without Dir
-	cluster  *kfake.Cluster
-	listener *listener
-	password string // the super user's, of this process only
-	subjects *credentials
+	cfg   Config
+	host  string // of cfg.Advertise
+	port  int32
+	epoch int32 // counts the starts; every partition's leader epoch
 
-	closeOnce sync.Once
-	closeErr  error
+	files     disk.FS
+	lock      io.Closer
+	meta      *journal.Journal
+	state     metaState // what the journal has, besides topics and ACLs
+	topics    *topics
+	acls      *acls
+	groups    *groups.Coordinator
+	producers producerIDs
+	space     *space
+
+	ctx      context.Context // ends with Close
+	stop     context.CancelFunc
+	working  sync.WaitGroup // connections and maintenance
+	connsMu  sync.Mutex     // guards the field below
+	conns    map[*conn]struct{}
+	closed   bool
+	closing  sync.Once
+	closeErr error
 }
+
+// ErrInUse says that another broker has the data directory.
+var ErrInUse = disk.ErrInUse
 
 // Open starts a broker over cfg.Dir, or over an empty memory. It fails when
 // the directory is in use by another process, cannot be written, or is damaged.
 func Open(cfg Config) (*Broker, error) {
-	if err := checkAdvertise(cfg.Advertise); err != nil {
-		return nil, err
+	b := &Broker{cfg: cfg, conns: make(map[*conn]struct{})}
+	b.ctx, b.stop = context.WithCancel(context.Background())
+	if err := b.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open broker: %w", err), b.Close())
 	}
-	if cfg.ClusterID == "" {
-		cfg.ClusterID = "diaspora"
-	}
-	if cfg.Diagnostics == nil {
-		cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
-	b := &Broker{cfg: cfg, listener: newListener(cfg.Advertise), password: rand.Text()}
-	if err := b.lockDir(); err != nil {
-		return nil, err
-	}
-	if err := b.start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open broker: %w", err), b.unlockDir())
-	}
+	b.working.Go(b.maintain)
 	return b, nil
 }
 
-// checkAdvertise refuses an address that clients could not connect to.
-func checkAdvertise(address string) error {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("open broker: advertised address: %w", err)
+func (b *Broker) open() (err error) {
+	if b.cfg.ClusterID == "" {
+		b.cfg.ClusterID = "diaspora"
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); host == "" || err != nil || n == 0 {
-		return fmt.Errorf("open broker: advertised address %q: want host:port", address)
+	if b.cfg.Diagnostics == nil {
+		b.cfg.Diagnostics = slog.New(slog.DiscardHandler)
 	}
-	return nil
-}
-
-// lockDir makes the data directory and takes it for this Broker alone.
-func (b *Broker) lockDir() error {
-	if b.cfg.Dir == "" {
-		return nil
-	}
-	if err := os.MkdirAll(b.cfg.Dir, 0o700); err != nil {
-		return fmt.Errorf("open broker: data directory: %w", err)
-	}
-	b.lock = flock.New(filepath.Join(b.cfg.Dir, "lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR))
-	locked, err := b.lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("open broker: lock data directory: %w", err)
-	}
-	if !locked {
-		return fmt.Errorf("open broker: data directory %s: %w", b.cfg.Dir, ErrInUse)
-	}
-	return nil
-}
-
-// ErrInUse says that another broker has the data directory.
-var ErrInUse = errors.New("in use by another process")
-
-func (b *Broker) unlockDir() error {
-	if b.lock == nil {
-		return nil
-	}
-	return b.lock.Close()
-}
-
-func (b *Broker) start() error {
-	opts := []kfake.Opt{
-		kfake.NumBrokers(1),
-		kfake.ClusterID(b.cfg.ClusterID),
-		kfake.EnableSASL(),
-		kfake.EnableACLs(),
-		kfake.Superuser(scramMechanism, superUser, b.password),
-		kfake.ListenFn(func(string, string) (net.Listener, error) { return b.listener, nil }),
-		kfake.WithLogger(kfakeLogger{b.cfg.Diagnostics}),
-		kfake.MaxVersions(maxVersions()),
-	}
-	if b.cfg.Dir != "" {
-		if err := errors.Join(b.forgetCredentials(), b.forgetFetchSessions()); err != nil {
-			return err
-		}
-		if err := restoreProducers(b.cfg.Dir); err != nil {
-			return err
-		}
-		opts = append(opts, kfake.DataDir(b.cfg.Dir))
-	}
-	if b.cfg.SyncWrites {
-		opts = append(opts, kfake.SyncWrites())
-	}
-	cluster, err := kfake.NewCluster(opts...)
-	if err != nil {
+	if b.host, b.port, err = splitAddress(b.cfg.Advertise); err != nil {
 		return err
 	}
-	if b.cfg.Dir != "" {
-		err = b.forgetProducers()
-	}
-	if err != nil {
-		cluster.Close()
+	if err := b.openFiles(); err != nil {
 		return err
 	}
-	admin, err := kgo.NewClient(b.AdminOpts()...)
-	if err != nil {
-		cluster.Close()
+	if err := b.openMeta(); err != nil {
 		return err
 	}
-	b.cluster = cluster
-	b.subjects = newCredentials(admin)
-	return nil
-}
-
-// maxVersions says which requests the broker takes: those of the newest Apache
-// Kafka, but produce by topic name only. kfake panics on a produce request with
-// two topic IDs that it does not know, which any client sends that still has
-// events for two topics deleted a moment ago.
-func maxVersions() *kversion.Versions {
-	versions := kversion.Stable()
-	versions.SetMaxKeyVersion(int16(kmsg.Produce), 12)
-	return versions
-}
-
-// forgetCredentials removes what an earlier process left of its users. They
-// belong to that process: kfake would prefer them to the super user of this one.
-func (b *Broker) forgetCredentials() error { return b.forget("sasl.json") }
-
-// forget removes a file of kfake's from the data directory, if it is there.
-func (b *Broker) forget(name string) error {
-	err := os.Remove(filepath.Join(b.cfg.Dir, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err := b.openTopics(); err != nil {
+		return err
 	}
+	b.groups, err = groups.Open(groups.Config{
+		FS:          b.files.Sub("groups"),
+		Sync:        b.cfg.SyncWrites,
+		Topics:      groupTopics{b.topics},
+		Diagnostics: b.cfg.Diagnostics,
+	})
 	return err
 }
 
-// replaceFile writes a file of kfake's whole, or leaves it as it was: half of one, after a
-// crash, would keep the broker from ever starting again.
-func replaceFile(path string, content []byte) error {
-	if err := os.WriteFile(path+".tmp", content, 0o600); err != nil {
+// splitAddress refuses an address that clients could not connect to.
+func splitAddress(address string) (host string, port int32, err error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("advertised address: %w", err)
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if host == "" || err != nil || n == 0 {
+		return "", 0, fmt.Errorf("advertised address %q: want host:port", address)
+	}
+	return host, int32(n), nil
+}
+
+// openFiles makes the data directory and takes it for this Broker alone.
+func (b *Broker) openFiles() (err error) {
+	switch {
+	case b.cfg.files != nil:
+		b.files = b.cfg.files
+	case b.cfg.Dir == "":
+		b.files = disk.Memory()
+	default:
+		if b.files, err = disk.New(b.cfg.Dir); err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+	}
+	b.space = newSpace(b.cfg.Dir)
+	if err := b.files.Make(); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if b.lock, err = b.files.Lock("lock"); errors.Is(err, ErrInUse) {
+		return fmt.Errorf("data directory %s: %w", b.cfg.Dir, err)
+	}
+	if err != nil {
+		return fmt.Errorf("lock data directory: %w", err)
+	}
+	return nil
+}
+
+// openTopics opens the partitions of the topics that the journal has.
+func (b *Broker) openTopics() error {
+	files := b.files.Sub("topics")
+	if err := errors.Join(files.Make(), files.SyncParent()); err != nil {
 		return err
 	}
-	return os.Rename(path+".tmp", path)
+	b.topics = newTopics(files, b.openLog, b.meta.Append)
+	return b.topics.load(b.state.topics)
+}
+
+func (b *Broker) openLog(files disk.FS, settings topicSettings) (*commitlog.Log, error) {
+	return commitlog.Open(commitlog.Options{
+		FS:           files,
+		SegmentBytes: settings.segmentBytes,
+		Sync:         b.cfg.SyncWrites,
+		Diagnostics:  b.cfg.Diagnostics,
+	})
 }
 
 // Dial connects to the broker in memory. Nobody is signed in yet: the
-// connection takes ApiVersions, or [Broker.SignIn].
+// connection takes ApiVersions, until [Broker.SignIn] says whose it is.
 func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
-	return b.listener.dial(ctx)
+	if err := ctx.Err(); err != nil {
+		return nil, &net.OpError{Op: "dial", Net: "memory", Addr: address(b.cfg.Advertise), Err: context.Cause(ctx)}
+	}
+	return b.connect(caller{})
 }
 
 // AdminOpts are the options of a kgo client that is the super user, whom no
 // ACL binds. The client must be closed before the Broker is.
 func (b *Broker) AdminOpts() []kgo.Opt {
-	auth := scram.Auth{User: superUser, Pass: b.password}
 	return []kgo.Opt{
 		kgo.SeedBrokers(b.cfg.Advertise),
-		kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) { return b.Dial(ctx) }),
-		kgo.SASL(auth.AsSha256Mechanism()),
+		kgo.Dialer(func(context.Context, string, string) (net.Conn, error) {
+			return b.connect(caller{principal: "User:(super user)", super: true})
+		}),
 	}
 }
 
 // Close ends all connections, writes what is not on disk yet and frees the
 // data directory. It may be called twice.
 func (b *Broker) Close() error {
-	b.closeOnce.Do(func() {
-		b.subjects.close()
-		b.cluster.Close()
-		if b.cfg.Dir != "" {
-			b.closeErr = b.forgetCredentials()
+	b.closing.Do(func() {
+		b.stop()
+		b.closeConns()
+		b.working.Wait()
+		var errs []error
+		if b.groups != nil {
+			errs = append(errs, b.groups.Close())
 		}
-		b.closeErr = errors.Join(b.closeErr, b.unlockDir())
+		if b.topics != nil {
+			errs = append(errs, b.topics.close())
+		}
+		if b.meta != nil {
+			errs = append(errs, b.meta.Close())
+		}
+		if b.lock != nil {
+			errs = append(errs, b.lock.Close())
+		}
+		if b.files != nil {
+			errs = append(errs, b.files.Close())
+		}
+		if err := errors.Join(errs...); err != nil {
+			b.closeErr = fmt.Errorf("close broker: %w", err)
+		}
 	})
 	return b.closeErr
 }
+
+// logDir is the name that requests about directories know the broker's by.
+func (b *Broker) logDir() string { return filepath.Join(b.cfg.Dir, "topics") }

@@ -23,13 +23,13 @@ type shortSessions struct {
 	err     atomic.Pointer[error] // what logins fail with
 }
 
-func (s *shortSessions) SignIn(ctx context.Context, conn kmsg.Requestor, subject string) (time.Time, error) {
+func (s *shortSessions) SignIn(ctx context.Context, nc net.Conn, conn kmsg.Requestor, subject string) (time.Time, error) {
 	s.logins.Add(1)
 	if err := s.err.Load(); err != nil {
 		return time.Time{}, *err
 	}
 	if _, amid := conn.(brokerAmid); !amid {
-		_, err := s.Upstream.SignIn(ctx, conn, subject)
+		_, err := s.Upstream.SignIn(ctx, nc, conn, subject)
 		return time.Now().Add(s.session), err
 	}
 	// The embedded broker takes no second login, so this stands for one.
@@ -126,7 +126,7 @@ func (silentBroker) Dial(context.Context) (net.Conn, error) {
 	return ours, nil
 }
 
-func (silentBroker) SignIn(ctx context.Context, conn kmsg.Requestor, _ string) (time.Time, error) {
+func (silentBroker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, _ string) (time.Time, error) {
 	_, err := kmsg.NewPtrSASLHandshakeRequest().RequestWith(ctx, conn)
 	return time.Time{}, err
 }
@@ -196,7 +196,7 @@ func TestNewerBroker(t *testing.T) {
 			got[r.ApiKey] = [2]int16{r.MinVersion, r.MaxVersion}
 		}
 		produce := kmsg.NewPtrProduceRequest()
-		if want := map[int16][2]int16{0: {3, produce.MaxVersion()}, 1: {4, 18}}; !maps.Equal(got, want) {
+		if want := map[int16][2]int16{0: {3, produce.MaxVersion()}, 1: {4, 18}, 17: {0, 1}, 36: {0, 2}}; !maps.Equal(got, want) {
 			t.Errorf("the client is told of %v, want %v", got, want)
 		}
 		if len(response.SupportedFeatures) != 1 || response.SupportedFeatures[0].MaxVersion != 7 {

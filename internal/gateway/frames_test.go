@@ -170,7 +170,7 @@ func afterLogin() []badFrames {
 		{"handshake, then nothing right", [][]byte{appendRequest(saslHandshake(1, "OAUTHBEARER"), 7), sized(-1)}},
 		{"produce version 2", [][]byte{frame(head(0, 2))}},
 		{"produce version -1", [][]byte{frame(head(0, -1))}},
-		{"produce by topic ID", [][]byte{appendRequest(produceRequest(13), 7)}},
+		{"produce version 100", [][]byte{frame(flexHead(0, 100))}},
 		{"metadata version 100", [][]byte{frame(flexHead(3, 100))}},
 		{"ApiVersions version -1", [][]byte{frame(head(18, -1))}},
 		{"ApiVersions with endless tags", [][]byte{frame(flexHead(18, 3), "\x02a\x021", manyTags)}},

@@ -47,10 +47,11 @@ import (
 type Upstream interface {
 	// Dial connects to the broker; nobody is signed in on the connection.
 	Dial(ctx context.Context) (net.Conn, error)
-	// SignIn logs a connection in as User:<principal>. It returns when to do so
-	// again, for brokers whose sessions end; the zero time is never. How long
-	// it may stay is for the gateway to say.
-	SignIn(ctx context.Context, conn kmsg.Requestor, principal string) (again time.Time, err error)
+	// SignIn signs a connection in as User:<principal>. The connection is one
+	// from Dial, and ask makes requests on it. SignIn returns when to sign in
+	// again, for brokers whose sessions end; the zero time means never. The
+	// gateway decides how long the client may stay.
+	SignIn(ctx context.Context, conn net.Conn, ask kmsg.Requestor, principal string) (again time.Time, err error)
 }
 
 // Authenticator says whose credentials they are. Its errors are

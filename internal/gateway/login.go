@@ -267,7 +267,7 @@ func (c *conn) signIn(ctx context.Context, id Identity) error {
 	if err := c.dial(ctx); err != nil {
 		return err
 	}
-	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, brokerBefore{c}, id.Principal); err != nil {
+	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, c.upstream, brokerBefore{c}, id.Principal); err != nil {
 		return brokerError("sign in", err)
 	}
 	return c.learnVersions(ctx)

@@ -116,7 +116,7 @@ func (c *conn) signInAgain(ctx context.Context) (err error) {
 	if c.again.IsZero() || time.Now().Before(c.again) {
 		return nil
 	}
-	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, brokerAmid{c}, c.principal); err != nil {
+	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, c.upstream, brokerAmid{c}, c.principal); err != nil {
 		return brokerError("sign in again", err)
 	}
 	return nil

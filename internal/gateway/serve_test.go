@@ -31,7 +31,7 @@ var errNoUpstream = errors.New("nobody there")
 
 func (*noUpstream) Dial(context.Context) (net.Conn, error) { return nil, errNoUpstream }
 
-func (*noUpstream) SignIn(context.Context, kmsg.Requestor, string) (time.Time, error) {
+func (*noUpstream) SignIn(context.Context, net.Conn, kmsg.Requestor, string) (time.Time, error) {
 	return time.Time{}, errNoUpstream
 }
 
@@ -351,18 +351,6 @@ func TestSubjectsAreNotAdministrators(t *testing.T) {
 			}
 			return err
 		},
-		"make a SCRAM user": func() error {
-			results, err := admin.AlterUserSCRAMs(ctx, nil, []kadm.UpsertSCRAM{{User: bert, Mechanism: kadm.ScramSha256, Iterations: 4096, Password: "x"}})
-			return errors.Join(err, results.Error())
-		},
-		"delete a SCRAM user": func() error {
-			results, err := admin.AlterUserSCRAMs(ctx, []kadm.DeleteSCRAM{{User: ada, Mechanism: kadm.ScramSha256}}, nil)
-			return errors.Join(err, results.Error())
-		},
-		"see SCRAM users": func() error {
-			_, err := admin.DescribeUserSCRAMs(ctx)
-			return err
-		},
 		"make a topic": func() error {
 			_, err := admin.CreateTopic(ctx, 1, 1, nil, "another")
 			return err
@@ -392,13 +380,6 @@ func TestSubjectsAreNotAdministrators(t *testing.T) {
 		"add partitions": func() error {
 			results, err := admin.CreatePartitions(ctx, 1, "weather")
 			return errors.Join(err, results.Error())
-		},
-		"set a quota": func() error {
-			results, err := admin.AlterClientQuotas(ctx, []kadm.AlterClientQuotaEntry{{
-				Entity: kadm.ClientQuotaEntity{{Type: "user", Name: kadm.StringPtr(bert)}},
-				Ops:    []kadm.AlterClientQuotaOp{{Key: "producer_byte_rate", Value: 1}},
-			}})
-			return errors.Join(err, results[0].Err)
 		},
 		"read another's topic": func() error {
 			results, err := admin.ListEndOffsets(ctx, "foreign")

@@ -82,7 +82,7 @@ func TestLoginAmongRequests(t *testing.T) {
 	fetch := kmsg.NewPtrFetchRequest()
 	fetch.Version, fetch.MaxWaitMillis, fetch.MinBytes, fetch.MaxBytes = 4, 200, 1<<20, 1<<20
 	unanswered := produceRequest(9)
-	unanswered.Acks = 0
+	unanswered.Acks, unanswered.Topics = 0, nil // a refused batch would end the connection
 	requests := []kmsg.Request{
 		produceRequest(9), unanswered, produceRequest(9), fetch, produceRequest(9),
 		saslHandshake(1, "OAUTHBEARER"), saslAuthenticate(2, oauthMessage("ada-token-2")),

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -60,19 +61,23 @@ func (c *conn) answerApiVersions(ctx context.Context, broker kmsg.Requestor, fra
 	return c.respond(parseHeader(frame).correlation, response)
 }
 
-// offerLogin has an answer say which versions of the login the gateway takes. What
-// the broker takes is of no concern to the client, and the embedded one knows
-// fewer: librdkafka up to 2.0 at least, which Debian's kcat has, goes nowhere
-// without version 0 of the handshake.
+// offerLogin adds the login to the requests of an answer. The gateway serves it, so
+// what the broker offers of it does not matter: the embedded broker offers nothing, and an
+// Apache Kafka other versions. librdkafka up to 2.0 at least, which Debian's kcat has, does not
+// sign in where version 0 of the handshake is not offered.
 func offerLogin(response *kmsg.ApiVersionsResponse) {
-	for i := range response.ApiKeys {
-		switch k := &response.ApiKeys[i]; k.ApiKey {
-		case keySaslHandshake:
-			k.MinVersion, k.MaxVersion = 0, maxSaslHandshake
-		case keySaslAuthenticate:
-			k.MinVersion, k.MaxVersion = 0, maxSaslAuthenticate
-		}
+	if response.ErrorCode != 0 {
+		return // the client is to ask again, in another version
 	}
+	response.ApiKeys = slices.DeleteFunc(response.ApiKeys, func(k kmsg.ApiVersionsResponseApiKey) bool {
+		return k.ApiKey == keySaslHandshake || k.ApiKey == keySaslAuthenticate
+	})
+	for key, newest := range map[int16]int16{keySaslHandshake: maxSaslHandshake, keySaslAuthenticate: maxSaslAuthenticate} {
+		offered := kmsg.NewApiVersionsResponseApiKey()
+		offered.ApiKey, offered.MaxVersion = key, newest
+		response.ApiKeys = append(response.ApiKeys, offered)
+	}
+	slices.SortFunc(response.ApiKeys, func(a, b kmsg.ApiVersionsResponseApiKey) int { return int(a.ApiKey) - int(b.ApiKey) })
 }
 
 // The newest versions of the login that the gateway takes.

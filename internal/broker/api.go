@@ -1,0 +1,119 @@
+package broker
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// request is one request of a client that is signed in.
+type request struct {
+	ctx      context.Context // ends with the connection
+	conn     *conn
+	caller   caller
+	clientID string
+	kmsg.Request
+
+	sizeHint int     // about how large the response is, if it is large
+	frames   []frame // memory that the response refers to
+}
+
+// api is what the broker does with one kind of request.
+type api struct {
+	min, max int16 // the versions that it takes
+	// handle answers a request. Without a response none is sent. An error
+	// ends the connection.
+	handle func(*Broker, *request) (kmsg.Response, error)
+}
+
+// answer makes an api of a handler for one type of request.
+func answer[Q kmsg.Request, R kmsg.Response](min, max int16, handle func(*Broker, *request, Q) (R, error)) api {
+	return api{min, max, func(b *Broker, r *request) (kmsg.Response, error) {
+		response, err := handle(b, r, r.Request.(Q))
+		if err != nil {
+			return nil, err
+		}
+		return response, nil
+	}}
+}
+
+// apis are the requests that the broker takes, by key. Whatever belongs to
+// transactions, share groups, telemetry, replication or quotas is missing, and
+// so are the versions of requests that Apache Kafka 4 has dropped as well.
+//
+// It is a function because the handler of ApiVersions reads it.
+func apis() map[int16]api { return apiTable }
+
+var apiTable map[int16]api
+
+func init() {
+	apiTable = map[int16]api{
+		0:  {3, 13, (*Broker).produce},
+		1:  {4, 18, (*Broker).fetch},
+		2:  answer(1, 10, (*Broker).listOffsets),
+		3:  answer(0, 13, (*Broker).metadata),
+		8:  answer(2, 10, (*Broker).offsetCommit),
+		9:  answer(1, 10, (*Broker).offsetFetch),
+		10: answer(0, 6, (*Broker).findCoordinator),
+		11: answer(0, 9, (*Broker).joinGroup),
+		12: answer(0, 4, (*Broker).heartbeat),
+		13: answer(0, 5, (*Broker).leaveGroup),
+		14: answer(0, 5, (*Broker).syncGroup),
+		15: answer(0, 6, (*Broker).describeGroups),
+		16: answer(0, 5, (*Broker).listGroups),
+		18: answer(0, 5, (*Broker).apiVersions),
+		19: answer(2, 7, (*Broker).createTopics),
+		20: answer(1, 6, (*Broker).deleteTopics),
+		21: answer(0, 2, (*Broker).deleteRecords),
+		22: answer(0, 6, (*Broker).initProducerID),
+		23: answer(2, 4, (*Broker).offsetForLeaderEpoch),
+		29: answer(1, 3, (*Broker).describeACLs),
+		30: answer(1, 3, (*Broker).createACLs),
+		31: answer(1, 3, (*Broker).deleteACLs),
+		32: answer(1, 4, (*Broker).describeConfigs),
+		33: answer(0, 2, (*Broker).alterConfigs),
+		35: answer(1, 5, (*Broker).describeLogDirs),
+		37: answer(0, 3, (*Broker).createPartitions),
+		42: answer(0, 2, (*Broker).deleteGroups),
+		44: answer(0, 1, (*Broker).incrementalAlterConfigs),
+		46: answer(0, 0, (*Broker).listPartitionReassignments),
+		47: answer(0, 0, (*Broker).offsetDelete),
+		60: answer(0, 2, (*Broker).describeCluster),
+		61: answer(0, 0, (*Broker).describeProducers),
+		68: answer(0, 1, (*Broker).consumerGroupHeartbeat),
+		69: answer(0, 1, (*Broker).consumerGroupDescribe),
+		74: answer(0, 1, (*Broker).listConfigResources),
+		75: answer(0, 0, (*Broker).describeTopicPartitions),
+	}
+	for key, a := range apiTable { // a kmsg that knows fewer versions cannot parse the rest
+		a.max = min(a.max, kmsg.RequestForKey(key).MaxVersion())
+		apiTable[key] = a
+	}
+}
+
+// apiVersions says which requests the broker takes. It is the one request that
+// clients make before they are signed in, and the one that is answered in any
+// version (KIP-511).
+func (b *Broker) apiVersions(_ *request, req *kmsg.ApiVersionsRequest) (*kmsg.ApiVersionsResponse, error) {
+	response := req.ResponseKind().(*kmsg.ApiVersionsResponse)
+	for _, key := range slices.Sorted(maps.Keys(apis())) {
+		offered := kmsg.NewApiVersionsResponseApiKey()
+		offered.ApiKey, offered.MinVersion, offered.MaxVersion = key, apis()[key].min, apis()[key].max
+		response.ApiKeys = append(response.ApiKeys, offered)
+	}
+	return response, nil
+}
+
+// apiVersionsUnsupported answers a request for ApiVersions in a version that is
+// not known, in version 0.
+func apiVersionsUnsupported() *kmsg.ApiVersionsResponse {
+	response := kmsg.NewPtrApiVersionsResponse()
+	response.ErrorCode = kerr.UnsupportedVersion.Code
+	offered := kmsg.NewApiVersionsResponseApiKey()
+	offered.ApiKey, offered.MinVersion, offered.MaxVersion = 18, apis()[18].min, apis()[18].max
+	response.ApiKeys = append(response.ApiKeys, offered)
+	return response
+}

@@ -1,0 +1,207 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kbin"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// caller is whose a connection is. Nobody's is the zero caller.
+type caller struct {
+	principal string // User:<subject>
+	super     bool   // no ACL binds it
+}
+
+// address is the advertised address, as a [net.Addr].
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }
+
+// conn is the broker's end of a connection. One goroutine serves it.
+type conn struct {
+	b        *Broker
+	net.Conn                 // a pipe
+	ctx      context.Context // ends with the connection
+	cancel   context.CancelFunc
+	caller   atomic.Pointer[caller] // nil until somebody is signed in
+	sessions fetchSessions
+}
+
+// clientConn is the other end. To close it ends what the broker does for it.
+type clientConn struct {
+	net.Conn
+	peer *conn
+}
+
+func (c *clientConn) Close() error {
+	c.peer.cancel()
+	return c.Conn.Close()
+}
+
+func (c *clientConn) RemoteAddr() net.Addr { return address(c.peer.b.cfg.Advertise) }
+
+// connect makes a connection and serves it.
+func (b *Broker) connect(as caller) (net.Conn, error) {
+	ours, theirs := net.Pipe()
+	c := &conn{b: b, Conn: ours}
+	c.ctx, c.cancel = context.WithCancel(b.ctx)
+	if as != (caller{}) {
+		c.caller.Store(&as)
+	}
+	b.connsMu.Lock()
+	defer b.connsMu.Unlock()
+	if b.closed {
+		return nil, &net.OpError{Op: "dial", Net: "memory", Addr: address(b.cfg.Advertise), Err: net.ErrClosed}
+	}
+	b.conns[c] = struct{}{}
+	b.working.Go(func() {
+		if err := c.serve(); err != nil {
+			b.cfg.Diagnostics.Debug("connection ended", "err", err)
+		}
+		c.close()
+		b.connsMu.Lock()
+		delete(b.conns, c)
+		b.connsMu.Unlock()
+	})
+	return &clientConn{theirs, c}, nil
+}
+
+func (c *conn) close() {
+	c.cancel()
+	c.Conn.Close()
+}
+
+// closeConns ends all connections, and keeps new ones out.
+func (b *Broker) closeConns() {
+	b.connsMu.Lock()
+	defer b.connsMu.Unlock()
+	b.closed = true
+	for c := range b.conns {
+		c.close()
+	}
+}
+
+// subjectPattern keeps out what has a meaning in ACLs ("*", "User:*").
+var subjectPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$`)
+
+// SignIn makes a connection, fresh from [Broker.Dial], that of User:<subject>.
+// The session never ends, so there is no again.
+func (b *Broker) SignIn(_ context.Context, nc net.Conn, _ kmsg.Requestor, subject string) (again time.Time, err error) {
+	if !subjectPattern.MatchString(subject) {
+		return again, fmt.Errorf("sign in to broker: %q cannot be a subject", subject)
+	}
+	client, ok := nc.(*clientConn)
+	if !ok || client.peer.b != b {
+		return again, errors.New("sign in to broker: not a connection to this broker")
+	}
+	if err := client.peer.ctx.Err(); err != nil {
+		return again, fmt.Errorf("sign in to broker: %w", net.ErrClosed)
+	}
+	if !client.peer.caller.CompareAndSwap(nil, &caller{principal: "User:" + subject}) {
+		return again, errors.New("sign in to broker: the connection is somebody's already")
+	}
+	return again, nil
+}
+
+var errNobody = errors.New("request before signing in")
+
+// serve answers requests, one after the other, until the connection ends.
+func (c *conn) serve() error {
+	for {
+		in, err := readFrame(c.Conn)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.serveRequest(in); err != nil {
+			return err
+		}
+	}
+}
+
+// serveRequest carries out a request and sends the response, if there is to be one.
+func (c *conn) serveRequest(in frame) error {
+	r, correlation, err := c.parse(in.bytes)
+	if err != nil {
+		return err
+	}
+	var response kmsg.Response
+	if r.Request == nil {
+		response = apiVersionsUnsupported()
+	} else if response, err = apis()[r.Key()].handle(c.b, r); err != nil {
+		return err
+	}
+	if response != nil {
+		out := takeFrame(r.sizeHint)
+		sent := appendResponse(out.bytes[:0], correlation, response)
+		_, err = c.Conn.Write(sent)
+		out.free()
+	}
+	for _, f := range r.frames {
+		f.free()
+	}
+	if _, ok := r.Request.(*kmsg.ProduceRequest); ok {
+		in.free() // nobody keeps a part of it; of others the groups may
+	}
+	return err
+}
+
+// parse reads a request, whose byte slices are those of the frame. If it is for
+// ApiVersions of a version that is not known, there is only a header.
+func (c *conn) parse(frame []byte) (r *request, correlation int32, err error) {
+	in := kbin.Reader{Src: frame}
+	key, version, correlation := in.Int16(), in.Int16(), in.Int32()
+	clientID := in.NullableString()
+	known, ok := apis()[key]
+	r = &request{ctx: c.ctx, conn: c}
+	if who := c.caller.Load(); who != nil {
+		r.caller = *who
+	}
+	if clientID != nil {
+		r.clientID = *clientID
+	}
+	switch {
+	case !in.Ok():
+		return nil, 0, errors.New("request without a header")
+	case key == kmsg.ApiVersions.Int16() && version > known.max:
+		return r, correlation, nil
+	case !ok || version < known.min || version > known.max:
+		return nil, 0, fmt.Errorf("request %d version %d is not offered", key, version)
+	case r.caller == caller{} && key != kmsg.ApiVersions.Int16():
+		return nil, 0, errNobody
+	}
+	r.Request = kmsg.RequestForKey(key)
+	r.SetVersion(version)
+	if r.IsFlexible() {
+		kmsg.SkipTags(&in)
+	}
+	if err := errors.Join(in.Complete(), r.ReadFrom(in.Src)); err != nil {
+		return nil, 0, fmt.Errorf("request %d version %d: %w", key, version, err)
+	}
+	return r, correlation, nil
+}
+
+// appendResponse appends the frame of a response.
+func appendResponse(out []byte, correlation int32, response kmsg.Response) []byte {
+	at := len(out)
+	out = append(out, 0, 0, 0, 0)
+	out = binary.BigEndian.AppendUint32(out, uint32(correlation))
+	if response.IsFlexible() && response.Key() != kmsg.ApiVersions.Int16() {
+		out = append(out, 0) // no tags
+	}
+	out = response.AppendTo(out)
+	binary.BigEndian.PutUint32(out[at:], uint32(len(out)-at-4))
+	return out
+}

@@ -1,0 +1,257 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/diaspora-streams/diaspora/internal/broker/kfakedir"
+	"github.com/diaspora-streams/diaspora/internal/commitlog"
+	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/groups"
+	"github.com/diaspora-streams/diaspora/internal/journal"
+)
+
+// Earlier versions kept their data in another layout, which package kfakedir
+// reads. The first start over such a directory converts it. The records and the
+// committed offsets are written first, beside the old files, and everything else in one
+// entry of the journal: once that is there, the new files count. A start that
+// was interrupted before begins again.
+
+// oldName is the directory that the old files are moved to. It is removed if the
+// conversion had nothing to complain about.
+const oldName = "before-conversion"
+
+// convert converts the data directory if it has the old layout.
+func (b *Broker) convert() error {
+	if b.cfg.Dir == "" {
+		return nil
+	}
+	found, err := kfakedir.Found(b.cfg.Dir)
+	if err != nil || !found {
+		return err
+	}
+	keep := true // the files of an interrupted conversion, of which it is not known how it went
+	if b.state.self.Epoch == 0 {
+		b.cfg.Diagnostics.Info("converting the data directory of an earlier version", "dir", b.cfg.Dir)
+		data, err := kfakedir.Read(b.cfg.Dir)
+		if err == nil {
+			err = b.convertData(data)
+		}
+		if err != nil {
+			return fmt.Errorf("convert the data directory of an earlier version: %w", err)
+		}
+		for _, warning := range data.Warnings {
+			b.cfg.Diagnostics.Warn("converting the data directory of an earlier version", "warning", warning)
+		}
+		keep = len(data.Warnings) > 0
+	}
+	return b.moveOld(keep)
+}
+
+func (b *Broker) convertData(data *kfakedir.Data) error {
+	for _, name := range []string{"topics", "groups"} {
+		if err := disk.RemoveAll(b.files, name); err != nil {
+			return err
+		}
+	}
+	topics := make(oldTopics)
+	self := selfRecord{ClusterID: data.ClusterID, NextProducerID: data.NextProducerID}
+	if self.ClusterID == "" {
+		self.ClusterID = b.cfg.ClusterID
+	}
+	var entries []journal.Entry
+	for _, t := range data.Topics {
+		record := topicRecord{Name: t.Name, ID: t.ID, Partitions: int32(len(t.Partitions)), Configs: t.Configs}
+		if record.ID == (topicID{}) {
+			record.ID = newTopicID()
+		}
+		topics[t.Name] = record
+		entry, err := record.entry()
+		if err != nil {
+			return err
+		}
+		entries = append(entries, entry)
+		for _, p := range t.Partitions {
+			self.Epoch = max(self.Epoch, p.Epoch)
+		}
+	}
+	for _, a := range data.ACLs {
+		x := acl{pattern{a.ResourceType, a.Pattern, a.ResourceName}, a.Principal, a.Host, a.Operation, a.Permission}
+		if r := x.invalid(); r != nil {
+			data.Warnings = append(data.Warnings, fmt.Sprintf("the ACL %+v is left out: %s", a, *r.reason))
+			continue
+		}
+		entries = append(entries, journal.Entry{Key: x.key(), Value: []byte{}})
+	}
+	if err := b.convertRecords(data.Topics, topics); err != nil {
+		return err
+	}
+	epoch, err := b.convertGroups(data.Groups, topics)
+	if err != nil {
+		return err
+	}
+	self.Epoch = max(self.Epoch, epoch, 1)
+	entry, err := self.entry()
+	if err != nil {
+		return err
+	}
+	entries = append(entries, entry)
+	if err := b.meta.Append(entries...); err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := b.loadMeta(entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// convertRecords gives each partition a log with the old segments.
+func (b *Broker) convertRecords(old []kfakedir.Topic, topics oldTopics) error {
+	files := b.files.Sub("topics")
+	if err := errors.Join(files.Make(), files.SyncParent()); err != nil {
+		return err
+	}
+	var converting errgroup.Group
+	converting.SetLimit(2 * runtime.GOMAXPROCS(0))
+	for _, t := range old {
+		for _, p := range t.Partitions {
+			converting.Go(func() error {
+				if err := b.convertPartition(files, directoryName(topics[t.Name].ID, p.Number), &p); err != nil {
+					return fmt.Errorf("topic %q, partition %d: %w", t.Name, p.Number, err)
+				}
+				return nil
+			})
+		}
+	}
+	return converting.Wait()
+}
+
+func (b *Broker) convertPartition(files disk.FS, name string, p *kfakedir.Partition) error {
+	dir := files.Sub(name)
+	if err := errors.Join(dir.Make(), dir.SyncParent()); err != nil {
+		return err
+	}
+	for i, s := range p.Segments {
+		to := filepath.Join(b.cfg.Dir, "topics", name, fmt.Sprintf("%020d.log", s.Base))
+		put := s.LinkOrCopy
+		if i == len(p.Segments)-1 {
+			put = s.Copy // the log goes on in this file
+		}
+		if err := put(to); err != nil {
+			return err
+		}
+	}
+	if len(p.Segments) == 0 { // all records have expired: the name of an empty segment says where the next one goes
+		if err := disk.Replace(dir, fmt.Sprintf("%020d.log", p.End), nil, true); err != nil {
+			return err
+		}
+	}
+	// The log finds everything else in the segments.
+	log, err := commitlog.Open(commitlog.Options{FS: dir, Sync: true, Diagnostics: b.cfg.Diagnostics})
+	if err != nil {
+		return err
+	}
+	if log.Start() < p.Start {
+		_, err = log.DeleteRecords(p.Start)
+	}
+	if start, end := log.Start(), log.End(); err == nil && (start != p.Start || end != p.End) {
+		err = fmt.Errorf("converted offsets are %d to %d, want %d to %d", start, end, p.Start, p.End)
+	}
+	return errors.Join(err, log.Close())
+}
+
+// convertGroups commits the offsets of all groups, and returns the largest
+// leader epoch among them.
+func (b *Broker) convertGroups(old []kfakedir.Group, topics oldTopics) (epoch int32, err error) {
+	coordinator, err := groups.Open(groups.Config{FS: b.files.Sub("groups"), Sync: true, Topics: topics, Diagnostics: b.cfg.Diagnostics})
+	if err != nil {
+		return 0, err
+	}
+	everything := groups.Caller{
+		MayDescribe: func(string) bool { return true },
+		MayRead:     func(string) bool { return true },
+	}
+	for _, g := range old {
+		req := kmsg.NewPtrOffsetCommitRequest()
+		req.Version, req.Group, req.Generation = 8, g.ID, -1
+		for _, o := range g.Offsets {
+			if _, _, ok := topics.ByName(o.Topic); !ok {
+				continue // it was deleted
+			}
+			if n := len(req.Topics); n == 0 || req.Topics[n-1].Topic != o.Topic {
+				t := kmsg.NewOffsetCommitRequestTopic()
+				t.Topic = o.Topic
+				req.Topics = append(req.Topics, t)
+			}
+			p := kmsg.NewOffsetCommitRequestTopicPartition()
+			p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = o.Partition, o.Offset, o.LeaderEpoch, o.Metadata
+			t := &req.Topics[len(req.Topics)-1]
+			t.Partitions = append(t.Partitions, p)
+			epoch = max(epoch, o.LeaderEpoch)
+		}
+		for _, t := range coordinator.OffsetCommit(everything, req).Topics {
+			for _, p := range t.Partitions {
+				if refusal := kerr.ErrorForCode(p.ErrorCode); refusal != nil {
+					err = errors.Join(err, fmt.Errorf("offset of group %q in topic %q, partition %d: %w", g.ID, t.Topic, p.Partition, refusal))
+				}
+			}
+		}
+	}
+	return epoch, errors.Join(err, coordinator.Close())
+}
+
+// moveOld moves the old files into a directory of their own, and removes that
+// unless they are to be kept.
+func (b *Broker) moveOld(keep bool) error {
+	infos, err := b.files.List()
+	if err != nil {
+		return err
+	}
+	old := b.files.Sub(oldName)
+	if err := old.Make(); err != nil {
+		return err
+	}
+	for _, info := range infos {
+		switch name := info.Name(); name {
+		case ".", "lock", "meta", "groups", "topics", oldName:
+		default:
+			if err := os.Rename(filepath.Join(b.cfg.Dir, name), filepath.Join(b.cfg.Dir, oldName, name)); err != nil {
+				return err
+			}
+		}
+	}
+	if keep {
+		b.cfg.Diagnostics.Warn("the files of the earlier version are kept", "dir", filepath.Join(b.cfg.Dir, oldName))
+		return errors.Join(old.Sync(), b.files.Sync())
+	}
+	return errors.Join(disk.RemoveAll(b.files, oldName), b.files.Sync())
+}
+
+// oldTopics are the topics that are being converted, as package groups has to
+// know them.
+type oldTopics map[string]topicRecord
+
+func (o oldTopics) ByName(name string) (id [16]byte, partitions int32, ok bool) {
+	t, ok := o[name]
+	return t.ID, t.Partitions, ok
+}
+
+func (o oldTopics) ByID(id [16]byte) (name string, ok bool) {
+	for _, t := range o {
+		if t.ID == id {
+			return t.Name, true
+		}
+	}
+	return "", false
+}
+
+func (o oldTopics) Names() []string { return nil }

@@ -1,0 +1,295 @@
+package broker
+
+import (
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/groups"
+)
+
+// Requests about consumer groups: whether the caller may make them is decided
+// here, what they do in package groups.
+
+// groupTopics is what package groups has to know of topics.
+type groupTopics struct{ topics *topics }
+
+func (g groupTopics) ByName(name string) (id [16]byte, partitions int32, ok bool) {
+	t := g.topics.named(name)
+	if t == nil {
+		return id, 0, false
+	}
+	return t.ID, t.Partitions, true
+}
+
+func (g groupTopics) ByID(id [16]byte) (name string, ok bool) {
+	t := g.topics.withID(id)
+	if t == nil {
+		return "", false
+	}
+	return t.Name, true
+}
+
+func (g groupTopics) Names() []string {
+	all := g.topics.all()
+	names := make([]string, len(all))
+	for i, t := range all {
+		names[i] = t.Name
+	}
+	return names
+}
+
+// member is the caller as a member of groups.
+func (b *Broker) member(r *request) groups.Caller {
+	may := func(op kmsg.ACLOperation) func(string) bool {
+		who := r.caller
+		return func(topic string) bool { return b.acls.allow(who, op, kmsg.ACLResourceTypeTopic, topic) }
+	}
+	return groups.Caller{
+		ClientID:    r.clientID,
+		Host:        "127.0.0.1",
+		MayDescribe: may(kmsg.ACLOperationDescribe),
+		MayRead:     may(kmsg.ACLOperationRead),
+	}
+}
+
+func (b *Broker) mayGroup(r *request, op kmsg.ACLOperation, group string) bool {
+	return b.acls.allow(r.caller, op, kmsg.ACLResourceTypeGroup, group)
+}
+
+// readers makes a handler of what package groups does, for callers that may read
+// the group.
+func readers[Q kmsg.Request, R kmsg.Response](b *Broker, r *request, req Q, group string, deny func(R, int16), do func(Q) R) (R, error) {
+	if !b.mayGroup(r, kmsg.ACLOperationRead, group) {
+		response := req.ResponseKind().(R)
+		deny(response, kerr.GroupAuthorizationFailed.Code)
+		return response, nil
+	}
+	return do(req), nil
+}
+
+func (b *Broker) joinGroup(r *request, req *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
+	return readers(b, r, req, req.Group,
+		func(response *kmsg.JoinGroupResponse, code int16) { response.ErrorCode, response.Generation = code, -1 },
+		func(req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
+			return b.groups.JoinGroup(r.ctx, b.member(r), req)
+		})
+}
+
+func (b *Broker) syncGroup(r *request, req *kmsg.SyncGroupRequest) (*kmsg.SyncGroupResponse, error) {
+	return readers(b, r, req, req.Group,
+		func(response *kmsg.SyncGroupResponse, code int16) { response.ErrorCode = code },
+		func(req *kmsg.SyncGroupRequest) *kmsg.SyncGroupResponse {
+			return b.groups.SyncGroup(r.ctx, req)
+		})
+}
+
+func (b *Broker) heartbeat(r *request, req *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {
+	return readers(b, r, req, req.Group,
+		func(response *kmsg.HeartbeatResponse, code int16) { response.ErrorCode = code },
+		func(req *kmsg.HeartbeatRequest) *kmsg.HeartbeatResponse {
+			return b.groups.Heartbeat(req)
+		})
+}
+
+func (b *Broker) leaveGroup(r *request, req *kmsg.LeaveGroupRequest) (*kmsg.LeaveGroupResponse, error) {
+	return readers(b, r, req, req.Group,
+		func(response *kmsg.LeaveGroupResponse, code int16) { response.ErrorCode = code },
+		func(req *kmsg.LeaveGroupRequest) *kmsg.LeaveGroupResponse {
+			return b.groups.LeaveGroup(req)
+		})
+}
+
+func (b *Broker) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.ConsumerGroupHeartbeatResponse, error) {
+	for _, topic := range req.SubscribedTopicNames {
+		if !b.acls.allow(r.caller, kmsg.ACLOperationDescribe, kmsg.ACLResourceTypeTopic, topic) && b.mayGroup(r, kmsg.ACLOperationRead, req.Group) {
+			response := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
+			response.ErrorCode = kerr.TopicAuthorizationFailed.Code
+			return response, nil
+		}
+	}
+	return readers(b, r, req, req.Group,
+		func(response *kmsg.ConsumerGroupHeartbeatResponse, code int16) { response.ErrorCode = code },
+		func(req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
+			return b.groups.ConsumerGroupHeartbeat(b.member(r), req)
+		})
+}
+
+// offsetCommit keeps how far a group has come. On a disk that is nearly full
+// nothing more is kept; members try again.
+func (b *Broker) offsetCommit(r *request, req *kmsg.OffsetCommitRequest) (*kmsg.OffsetCommitResponse, error) {
+	switch {
+	case !b.mayGroup(r, kmsg.ACLOperationRead, req.Group):
+		return refuseCommit(req, kerr.GroupAuthorizationFailed), nil
+	case b.space.low():
+		return refuseCommit(req, kerr.CoordinatorNotAvailable), nil
+	}
+	return b.groups.OffsetCommit(b.member(r), req), nil
+}
+
+func refuseCommit(req *kmsg.OffsetCommitRequest, refusal *kerr.Error) *kmsg.OffsetCommitResponse {
+	response := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+	for _, t := range req.Topics {
+		topic := kmsg.NewOffsetCommitResponseTopic()
+		topic.Topic, topic.TopicID = t.Topic, t.TopicID
+		for _, p := range t.Partitions {
+			partition := kmsg.NewOffsetCommitResponseTopicPartition()
+			partition.Partition, partition.ErrorCode = p.Partition, refusal.Code
+			topic.Partitions = append(topic.Partitions, partition)
+		}
+		response.Topics = append(response.Topics, topic)
+	}
+	return response
+}
+
+// offsetFetch says how far groups have come: one group, or from version 8 on
+// several.
+func (b *Broker) offsetFetch(r *request, req *kmsg.OffsetFetchRequest) (*kmsg.OffsetFetchResponse, error) {
+	response := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+	if req.Version < 8 {
+		if !b.mayGroup(r, kmsg.ACLOperationDescribe, req.Group) {
+			response.ErrorCode = kerr.GroupAuthorizationFailed.Code
+			return response, nil
+		}
+		return b.groups.OffsetFetch(b.member(r), req), nil
+	}
+	for _, group := range req.Groups {
+		if !b.mayGroup(r, kmsg.ACLOperationDescribe, group.Group) {
+			refused := kmsg.NewOffsetFetchResponseGroup()
+			refused.Group, refused.ErrorCode = group.Group, kerr.GroupAuthorizationFailed.Code
+			response.Groups = append(response.Groups, refused)
+			continue
+		}
+		one := *req
+		one.Groups = []kmsg.OffsetFetchRequestGroup{group}
+		response.Groups = append(response.Groups, b.groups.OffsetFetch(b.member(r), &one).Groups...)
+	}
+	return response, nil
+}
+
+func (b *Broker) offsetDelete(r *request, req *kmsg.OffsetDeleteRequest) (*kmsg.OffsetDeleteResponse, error) {
+	if !b.mayGroup(r, kmsg.ACLOperationDelete, req.Group) {
+		response := req.ResponseKind().(*kmsg.OffsetDeleteResponse)
+		response.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return response, nil
+	}
+	return b.groups.OffsetDelete(b.member(r), req), nil
+}
+
+// split sorts the groups that a request names into those that the caller may do
+// something to, and the others.
+func (b *Broker) split(r *request, op kmsg.ACLOperation, names []string) (allowed, refused []string) {
+	for _, name := range names {
+		if b.mayGroup(r, op, name) {
+			allowed = append(allowed, name)
+		} else {
+			refused = append(refused, name)
+		}
+	}
+	return allowed, refused
+}
+
+func (b *Broker) describeGroups(r *request, req *kmsg.DescribeGroupsRequest) (*kmsg.DescribeGroupsResponse, error) {
+	allowed, refused := b.split(r, kmsg.ACLOperationDescribe, req.Groups)
+	one := *req
+	one.Groups = allowed
+	response := b.groups.DescribeGroups(&one)
+	if req.IncludeAuthorizedOperations {
+		for i := range response.Groups {
+			g := &response.Groups[i]
+			g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)
+		}
+	}
+	for _, name := range refused {
+		g := kmsg.NewDescribeGroupsResponseGroup()
+		g.Group, g.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
+		response.Groups = append(response.Groups, g)
+	}
+	return response, nil
+}
+
+// listGroups lists the groups that the caller may describe.
+func (b *Broker) listGroups(r *request, req *kmsg.ListGroupsRequest) (*kmsg.ListGroupsResponse, error) {
+	response := b.groups.ListGroups(req)
+	if b.acls.allow(r.caller, kmsg.ACLOperationDescribe, kmsg.ACLResourceTypeCluster, clusterName) {
+		return response, nil
+	}
+	listed := response.Groups[:0]
+	for _, g := range response.Groups {
+		if b.mayGroup(r, kmsg.ACLOperationDescribe, g.Group) {
+			listed = append(listed, g)
+		}
+	}
+	response.Groups = listed
+	return response, nil
+}
+
+func (b *Broker) deleteGroups(r *request, req *kmsg.DeleteGroupsRequest) (*kmsg.DeleteGroupsResponse, error) {
+	allowed, refused := b.split(r, kmsg.ACLOperationDelete, req.Groups)
+	one := *req
+	one.Groups = allowed
+	response := b.groups.DeleteGroups(&one)
+	for _, name := range refused {
+		g := kmsg.NewDeleteGroupsResponseGroup()
+		g.Group, g.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
+		response.Groups = append(response.Groups, g)
+	}
+	return response, nil
+}
+
+// consumerGroupDescribe describes groups of KIP-848.
+func (b *Broker) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribeRequest) (*kmsg.ConsumerGroupDescribeResponse, error) {
+	allowed, refused := b.split(r, kmsg.ACLOperationDescribe, req.Groups)
+	one := *req
+	one.Groups = allowed
+	response := b.groups.ConsumerGroupDescribe(b.member(r), &one)
+	for i := range response.Groups {
+		g := &response.Groups[i]
+		if req.IncludeAuthorizedOperations {
+			g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)
+		}
+	}
+	for _, name := range refused {
+		g := kmsg.NewConsumerGroupDescribeResponseGroup()
+		g.Group, g.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
+		response.Groups = append(response.Groups, g)
+	}
+	return response, nil
+}
+
+// findCoordinator says where the coordinator of a group is: here. There is none
+// for transactions and share groups.
+func (b *Broker) findCoordinator(r *request, req *kmsg.FindCoordinatorRequest) (*kmsg.FindCoordinatorResponse, error) {
+	response := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
+	if req.Version < 4 {
+		found := b.coordinatorOf(r, req.CoordinatorType, req.CoordinatorKey)
+		response.ErrorCode, response.ErrorMessage = found.ErrorCode, found.ErrorMessage
+		response.NodeID, response.Host, response.Port = found.NodeID, found.Host, found.Port
+		return response, nil
+	}
+	for _, key := range req.CoordinatorKeys {
+		response.Coordinators = append(response.Coordinators, b.coordinatorOf(r, req.CoordinatorType, key))
+	}
+	return response, nil
+}
+
+// The kinds of coordinators.
+const (
+	groupCoordinator       = 0
+	transactionCoordinator = 1
+)
+
+func (b *Broker) coordinatorOf(r *request, kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+	found := kmsg.NewFindCoordinatorResponseCoordinator()
+	found.Key, found.NodeID, found.Port = key, -1, -1
+	switch {
+	case kind == transactionCoordinator:
+		found.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
+	case kind != groupCoordinator:
+		found.ErrorCode = kerr.InvalidRequest.Code
+	case !b.mayGroup(r, kmsg.ACLOperationDescribe, key):
+		found.ErrorCode = kerr.GroupAuthorizationFailed.Code
+	default:
+		found.NodeID, found.Host, found.Port = nodeID, b.host, b.port
+	}
+	return found
+}

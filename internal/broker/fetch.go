@@ -1,0 +1,225 @@
+package broker
+
+import (
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/commitlog"
+)
+
+// maxFetchBytes bounds what one fetch reads, as Apache Kafka's fetch.max.bytes
+// does. The first batch may still be larger.
+const maxFetchBytes = 55 << 20
+
+// fetch reads batches of records, and waits for more if there are fewer than
+// the client wants.
+func (b *Broker) fetch(r *request) (kmsg.Response, error) {
+	req := r.Request.(*kmsg.FetchRequest)
+	response := req.ResponseKind().(*kmsg.FetchResponse)
+	session, refusal := r.conn.sessions.begin(req)
+	if refusal != nil {
+		response.ErrorCode = refusal.Code
+		return response, nil
+	}
+	f := fetching{b: b, r: r, req: req, parts: session.partitions()}
+	f.read()
+	if !f.enough() {
+		f.wait()
+	}
+	session.answer(response, f.results)
+	response.SessionID = session.id
+	r.sizeHint = f.bytes + 128*len(response.Topics) + 1024
+	return response, nil
+}
+
+// fetching is one fetch under way.
+type fetching struct {
+	b     *Broker
+	r     *request
+	req   *kmsg.FetchRequest
+	parts []*fetchPartition
+
+	results []fetchResult // one for each of parts
+	bytes   int           // of records in results
+	failed  bool          // some result is an error, or tells of a diverging log
+}
+
+// fetchResult is what is found in one partition.
+type fetchResult struct {
+	*fetchPartition
+	kmsg.FetchResponseTopicPartition
+}
+
+// enough reports whether the client is to be answered now: as Apache Kafka
+// does, at once if something is wrong, so that it can be mended.
+func (f *fetching) enough() bool {
+	return f.failed || len(f.parts) == 0 || f.bytes >= int(f.req.MinBytes) || f.req.MaxWaitMillis <= 0
+}
+
+// read looks into each partition once.
+func (f *fetching) read() {
+	f.release()
+	f.results, f.bytes, f.failed = f.results[:0], 0, false
+	limit := min(int(f.req.MaxBytes), maxFetchBytes)
+	for _, p := range f.parts {
+		result := fetchResult{p, newFetchResult(p.partition)}
+		if err := f.readPartition(p, max(0, limit-f.bytes), &result.FetchResponseTopicPartition); err != nil {
+			result.FetchResponseTopicPartition = newFetchResult(p.partition)
+			result.ErrorCode = err.Code
+		}
+		f.bytes += len(result.RecordBatches)
+		f.failed = f.failed || result.ErrorCode != 0 || result.DivergingEpoch.Epoch >= 0
+		f.results = append(f.results, result)
+	}
+}
+
+func newFetchResult(partition int32) kmsg.FetchResponseTopicPartition {
+	result := kmsg.NewFetchResponseTopicPartition()
+	result.Partition = partition
+	result.HighWatermark, result.LastStableOffset, result.LogStartOffset = -1, -1, -1
+	result.RecordBatches = []byte{}
+	return result
+}
+
+func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.FetchResponseTopicPartition) *kerr.Error {
+	log, refusal := f.find(p)
+	if refusal != nil {
+		return refusal
+	}
+	if refusal := f.b.checkEpoch(p.CurrentLeaderEpoch); refusal != nil {
+		return refusal
+	}
+	// The end comes first: if it were behind records that were not seen here,
+	// nobody would wait for them.
+	end, start := log.End(), log.Start()
+	if p.LastFetchedEpoch >= 0 {
+		diverging, refusal := divergence(log, p)
+		if refusal != nil {
+			return refusal
+		}
+		if diverging != nil {
+			result.DivergingEpoch = *diverging
+			result.HighWatermark, result.LastStableOffset, result.LogStartOffset = end, end, start
+			return nil
+		}
+	}
+	records, err := f.readLog(log, p, limit)
+	switch {
+	case errors.Is(err, commitlog.ErrOutOfRange):
+		return kerr.OffsetOutOfRange
+	case errors.Is(err, commitlog.ErrClosed):
+		return kerr.UnknownTopicOrPartition // deleted a moment ago
+	case err != nil:
+		f.b.failed("read records", err, "topic", p.name, "partition", p.partition)
+		return kerr.KafkaStorageError
+	}
+	if len(records) > 0 {
+		end = max(end, log.End()) // some may have come meanwhile
+	}
+	result.HighWatermark, result.LastStableOffset, result.LogStartOffset = end, end, start
+	result.RecordBatches = records
+	if f.req.IsolationLevel == readCommitted {
+		result.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{}
+	}
+	return nil
+}
+
+const readCommitted = 1
+
+// find returns the log of a partition, if the caller may read it.
+func (f *fetching) find(p *fetchPartition) (*commitlog.Log, *kerr.Error) {
+	t := f.b.topics.withID(p.id)
+	if f.req.Version < 13 {
+		t = f.b.topics.named(p.name)
+	} else if t == nil {
+		return nil, kerr.UnknownTopicID
+	} else {
+		p.name = t.Name
+	}
+	if !f.b.acls.allow(f.r.caller, kmsg.ACLOperationRead, kmsg.ACLResourceTypeTopic, p.name) {
+		return nil, kerr.TopicAuthorizationFailed
+	}
+	log, ok := t.partition(p.partition)
+	if !ok {
+		return nil, kerr.UnknownTopicOrPartition
+	}
+	return log, nil
+}
+
+// checkEpoch compares the leader epoch that a client knows with the one there
+// is (KIP-320).
+func (b *Broker) checkEpoch(known int32) *kerr.Error {
+	switch {
+	case known < 0, known == b.epoch:
+		return nil
+	case known < b.epoch:
+		return kerr.FencedLeaderEpoch
+	default:
+		return kerr.UnknownLeaderEpoch
+	}
+}
+
+// divergence tells a client that has read records which a power cut has taken
+// from the log since (KIP-595): up to where what it has read is still so.
+func divergence(log *commitlog.Log, p *fetchPartition) (*kmsg.FetchResponseTopicPartitionDivergingEpoch, *kerr.Error) {
+	epoch, end := log.EndOffsetForEpoch(p.LastFetchedEpoch)
+	if epoch < 0 {
+		return nil, kerr.OffsetOutOfRange
+	}
+	if epoch >= p.LastFetchedEpoch && end >= p.FetchOffset {
+		return nil, nil
+	}
+	diverging := kmsg.NewFetchResponseTopicPartitionDivergingEpoch()
+	diverging.Epoch, diverging.EndOffset = epoch, end
+	return &diverging, nil
+}
+
+// readLog reads records into memory that is given back when they are sent.
+func (f *fetching) readLog(log *commitlog.Log, p *fetchPartition, limit int) ([]byte, error) {
+	limit = min(limit, int(p.PartitionMaxBytes))
+	buf := takeFrame(int(min(int64(max(0, limit)), log.Bytes())))
+	records, err := log.Read(buf.bytes[:0], p.FetchOffset, limit, f.bytes == 0)
+	f.r.frames = append(f.r.frames, buf)
+	return records, err
+}
+
+// release gives back the memory of records that were read and are not sent.
+func (f *fetching) release() {
+	for _, buf := range f.r.frames {
+		buf.free()
+	}
+	f.r.frames = f.r.frames[:0]
+}
+
+// wait waits until there is enough, or the client has waited for as long as it
+// wanted to.
+func (f *fetching) wait() {
+	news := make(chan struct{}, 1)
+	logs := make([]*commitlog.Log, len(f.parts))
+	for i, p := range f.parts {
+		if log, err := f.find(p); err == nil {
+			logs[i] = log
+			defer log.Forget(news)
+		}
+	}
+	timer := time.NewTimer(time.Duration(f.req.MaxWaitMillis) * time.Millisecond)
+	defer timer.Stop()
+	for late := false; !late && !f.enough(); f.read() {
+		for i, log := range logs {
+			if log != nil {
+				log.Notify(f.results[i].HighWatermark, news)
+			}
+		}
+		f.release() // a connection that waits has no records in memory
+		select {
+		case <-news:
+		case <-timer.C:
+			late = true
+		case <-f.r.ctx.Done():
+			return
+		}
+	}
+}

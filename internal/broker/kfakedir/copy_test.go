@@ -1,0 +1,83 @@
+package kfakedir
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestLinkOrCopy makes new files of segments, of which some are damaged, and leaves the old ones alone.
+func TestLinkOrCopy(t *testing.T) {
+	t.Parallel()
+	dir, e := log1(t)
+	e.produce("log", 0, 30)
+	e.close()
+	data, _ := read(t, dir)
+	segments := data.partition(t, "log", 0).Segments
+	if len(segments) < 3 {
+		t.Fatalf("%d segments", len(segments))
+	}
+	damaged := readFile(t, segments[1].Path)
+	damaged[90] ^= 1               // in the first batch
+	damaged[len(damaged)-100] ^= 1 // in the last one
+	damaged = append(damaged, "torn"...)
+	second := len(split(t, readFile(t, segments[1].Path))[0])
+	damaged[second] ^= 1 // the offset of the second one, which does not follow anything
+	writeFile(t, segments[1].Path, damaged)
+	flipped := readFile(t, segments[2].Path)
+	flipped[attributesAt+1] ^= 8
+	writeFile(t, segments[2].Path, flipped)
+
+	before := listing(t, dir)
+	data, _ = read(t, dir)
+	segments = data.partition(t, "log", 0).Segments
+	for n, linked := range []bool{true, false, false} {
+		s := segments[n]
+		for _, do := range []func(string) error{s.LinkOrCopy, s.Copy} {
+			to := filepath.Join(t.TempDir(), "new.log")
+			if err := do(to); err != nil {
+				t.Fatal(err)
+			}
+			if got := readFile(t, to); !bytes.Equal(got, s.good(t)) || int64(len(got)) != s.Bytes {
+				t.Errorf("segment %d: %d bytes, want %d", n, len(got), s.Bytes)
+			}
+			oldInfo, err := os.Stat(s.Path)
+			newInfo, newErr := os.Stat(to)
+			if err := errors.Join(err, newErr); err != nil {
+				t.Fatal(err)
+			}
+			if !newInfo.ModTime().Equal(s.Modified) || !oldInfo.ModTime().Equal(s.Modified) {
+				t.Errorf("segment %d: modified %v and %v, want %v", n, oldInfo.ModTime(), newInfo.ModTime(), s.Modified)
+			}
+			if same := os.SameFile(oldInfo, newInfo); same != linked {
+				t.Errorf("segment %d: linked %v, want %v", n, same, linked)
+			}
+			if err := do(to); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("segment %d: %v for a file that exists", n, err)
+			}
+			if err := do(filepath.Join(dir, "missing", "new.log")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("segment %d: %v in a directory that does not exist", n, err)
+			}
+			linked = false // by Copy
+		}
+	}
+	if after := listing(t, dir); after != before {
+		t.Errorf("the directory has changed:\n%s\nwas\n%s", after, before)
+	}
+
+	for n, s := range segments[:2] {
+		if err := os.Truncate(s.Path, s.Bytes/2); err != nil {
+			t.Fatal(err)
+		}
+		to := filepath.Join(t.TempDir(), "new.log")
+		if err := s.LinkOrCopy(to); err == nil {
+			t.Errorf("segment %d: no error for a file that has changed", n)
+		}
+		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("segment %d: %v, want no new file", n, err)
+		}
+	}
+}

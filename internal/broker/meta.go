@@ -1,0 +1,126 @@
+package broker
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/diaspora-streams/diaspora/internal/journal"
+)
+
+// metaState is what the journal in meta/ says at the start. Afterwards topics
+// and ACLs are kept by those who own them; what is left is the broker itself.
+type metaState struct {
+	self   selfRecord
+	topics map[topicID]topicRecord // as long as they are being loaded
+}
+
+// selfRecord is what the journal keeps of the broker itself.
+type selfRecord struct {
+	ClusterID      string `json:"cluster_id"`
+	Epoch          int32  `json:"epoch"`            // starts so far
+	NextProducerID int64  `json:"next_producer_id"` // none below is given out again, and some above are
+}
+
+const selfKey = "broker" // in the journal
+
+func (s selfRecord) entry() (journal.Entry, error) {
+	value, err := json.Marshal(s)
+	return journal.Entry{Key: []byte(selfKey), Value: value}, err
+}
+
+// openMeta reads the journal and counts the start. The number of starts is the
+// leader epoch of all partitions, so that clients notice records that a power
+// cut has taken away (KIP-320): those of two starts never look alike.
+func (b *Broker) openMeta() (err error) {
+	b.state.topics = make(map[topicID]topicRecord)
+	b.acls = newACLs(func(entries ...journal.Entry) error { return b.meta.Append(entries...) })
+	b.meta, err = journal.Open(journal.Options{
+		FS:          b.files.Sub("meta"),
+		Sync:        true,
+		Diagnostics: b.cfg.Diagnostics,
+	}, b.loadMeta)
+	if err != nil {
+		return err
+	}
+	if err := b.convert(); err != nil {
+		return err
+	}
+	self := b.state.self
+	if self.ClusterID == "" {
+		self.ClusterID = b.cfg.ClusterID
+	}
+	b.cfg.ClusterID = self.ClusterID
+	self.Epoch++
+	if err := b.saveSelf(self); err != nil {
+		return err
+	}
+	b.epoch = self.Epoch
+	b.producers = producerIDs{next: self.NextProducerID, end: self.NextProducerID}
+	return nil
+}
+
+func (b *Broker) loadMeta(e journal.Entry) error {
+	switch key := string(e.Key); {
+	case key == selfKey:
+		return json.Unmarshal(e.Value, &b.state.self)
+	case strings.HasPrefix(key, topicKey):
+		var id topicID
+		if err := id.UnmarshalText(e.Key[len(topicKey):]); err != nil {
+			return err
+		}
+		if e.Value == nil {
+			delete(b.state.topics, id)
+			return nil
+		}
+		var t topicRecord
+		if err := json.Unmarshal(e.Value, &t); err != nil {
+			return fmt.Errorf("topic %v: %w", id, err)
+		}
+		b.state.topics[id] = t
+		return nil
+	case strings.HasPrefix(key, aclKey):
+		return b.acls.load(e)
+	default:
+		return fmt.Errorf("unknown key %q: the data directory is of a later version", key)
+	}
+}
+
+// saveSelf replaces what the journal keeps of the broker itself.
+func (b *Broker) saveSelf(s selfRecord) error {
+	entry, err := s.entry()
+	if err != nil {
+		return err
+	}
+	if err := b.meta.Append(entry); err != nil {
+		return err
+	}
+	b.state.self = s
+	return nil
+}
+
+// load opens the topics that the journal has, several at a time.
+func (ts *topics) load(records map[topicID]topicRecord) error {
+	var opening errgroup.Group
+	opening.SetLimit(2 * runtime.GOMAXPROCS(0))
+	for id, record := range records {
+		if record.ID != id {
+			return fmt.Errorf("topic %v: the journal has it under the ID of another", id)
+		}
+		opening.Go(func() error {
+			if record.Deleting {
+				return ts.finishDeletion(record)
+			}
+			t, err := ts.openTopic(record, nil)
+			if err != nil {
+				return err
+			}
+			ts.put(t)
+			return nil
+		})
+	}
+	return opening.Wait()
+}

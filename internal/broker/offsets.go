@@ -1,0 +1,164 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/commitlog"
+)
+
+// logFor returns the log of a partition that a request names, if the caller may
+// do that to its topic.
+func (b *Broker) logFor(r *request, op kmsg.ACLOperation, topic string, partition int32) (*commitlog.Log, *kerr.Error) {
+	if !b.acls.allow(r.caller, op, kmsg.ACLResourceTypeTopic, topic) {
+		return nil, kerr.TopicAuthorizationFailed
+	}
+	log, ok := b.topics.named(topic).partition(partition)
+	if !ok {
+		return nil, kerr.UnknownTopicOrPartition
+	}
+	return log, nil
+}
+
+// The timestamps that ListOffsets gives a meaning of their own.
+const (
+	latestOffset        = -1
+	earliestOffset      = -2
+	maxTimestampOffset  = -3 // KIP-734
+	earliestLocalOffset = -4 // KIP-405
+	latestTieredOffset  = -5 // KIP-1005
+)
+
+// listOffsets finds offsets by time: the start, the end, or the first record
+// that is not older than a time.
+func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.ListOffsetsResponse, error) {
+	response := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+	named := make(map[topicPartition]int)
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			named[topicPartition{t.Topic, p.Partition}]++
+		}
+	}
+	for _, t := range req.Topics {
+		topic := kmsg.NewListOffsetsResponseTopic()
+		topic.Topic = t.Topic
+		for _, p := range t.Partitions {
+			found := kmsg.NewListOffsetsResponseTopicPartition()
+			found.Partition, found.Offset, found.Timestamp, found.LeaderEpoch = p.Partition, -1, -1, -1
+			refusal := kerr.InvalidRequest
+			if named[topicPartition{t.Topic, p.Partition}] == 1 {
+				refusal = b.listOffset(r, t.Topic, &p, &found)
+			}
+			if refusal != nil {
+				found.ErrorCode = refusal.Code
+			}
+			topic.Partitions = append(topic.Partitions, found)
+		}
+		response.Topics = append(response.Topics, topic)
+	}
+	return response, nil
+}
+
+type topicPartition struct {
+	topic     string
+	partition int32
+}
+
+func (b *Broker) listOffset(r *request, topic string, p *kmsg.ListOffsetsRequestTopicPartition, found *kmsg.ListOffsetsResponseTopicPartition) *kerr.Error {
+	log, refusal := b.logFor(r, kmsg.ACLOperationDescribe, topic, p.Partition)
+	if refusal != nil {
+		return refusal
+	}
+	if refusal := b.checkEpoch(p.CurrentLeaderEpoch); refusal != nil {
+		return refusal
+	}
+	var err error
+	switch p.Timestamp {
+	case latestOffset:
+		found.Offset, found.LeaderEpoch = log.End(), b.epoch
+	case earliestOffset, earliestLocalOffset:
+		found.Offset = log.Start()
+		found.LeaderEpoch = log.EpochOf(found.Offset)
+	case latestTieredOffset: // there is no other tier
+	case maxTimestampOffset:
+		found.Offset, found.Timestamp, found.LeaderEpoch, err = log.MaxTimestamp()
+	default:
+		if p.Timestamp < 0 {
+			return kerr.UnsupportedVersion
+		}
+		found.Offset, found.Timestamp, found.LeaderEpoch, err = log.OffsetForTime(p.Timestamp)
+	}
+	if err != nil {
+		b.failed("find an offset by time", err, "topic", topic, "partition", p.Partition)
+		return kerr.KafkaStorageError
+	}
+	return nil
+}
+
+// deleteRecords moves the starts of logs forward.
+func (b *Broker) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest) (*kmsg.DeleteRecordsResponse, error) {
+	response := req.ResponseKind().(*kmsg.DeleteRecordsResponse)
+	for _, t := range req.Topics {
+		topic := kmsg.NewDeleteRecordsResponseTopic()
+		topic.Topic = t.Topic
+		for _, p := range t.Partitions {
+			deleted := kmsg.NewDeleteRecordsResponseTopicPartition()
+			deleted.Partition, deleted.LowWatermark = p.Partition, -1
+			if start, refusal := b.deleteRecordsBefore(r, t.Topic, p.Partition, p.Offset); refusal != nil {
+				deleted.ErrorCode = refusal.Code
+			} else {
+				deleted.LowWatermark = start
+			}
+			topic.Partitions = append(topic.Partitions, deleted)
+		}
+		response.Topics = append(response.Topics, topic)
+	}
+	return response, nil
+}
+
+func (b *Broker) deleteRecordsBefore(r *request, topic string, partition int32, offset int64) (int64, *kerr.Error) {
+	log, refusal := b.logFor(r, kmsg.ACLOperationDelete, topic, partition)
+	if refusal != nil {
+		return -1, refusal
+	}
+	start, err := log.DeleteRecords(offset)
+	switch {
+	case errors.Is(err, commitlog.ErrOutOfRange):
+		return -1, kerr.OffsetOutOfRange
+	case err != nil:
+		b.failed("delete records", err, "topic", topic, "partition", partition)
+		return -1, kerr.KafkaStorageError
+	}
+	return start, nil
+}
+
+// offsetForLeaderEpoch says where an epoch ends, so that a client notices that
+// records which it has read are gone (KIP-320).
+func (b *Broker) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRequest) (*kmsg.OffsetForLeaderEpochResponse, error) {
+	response := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+	for _, t := range req.Topics {
+		topic := kmsg.NewOffsetForLeaderEpochResponseTopic()
+		topic.Topic = t.Topic
+		for _, p := range t.Partitions {
+			end := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+			end.Partition, end.LeaderEpoch, end.EndOffset = p.Partition, -1, -1
+			log, refusal := b.logFor(r, kmsg.ACLOperationDescribe, t.Topic, p.Partition)
+			if refusal == nil {
+				refusal = b.checkEpoch(p.CurrentLeaderEpoch)
+			}
+			switch {
+			case refusal != nil:
+				end.ErrorCode = refusal.Code
+			case p.LeaderEpoch == b.epoch:
+				end.LeaderEpoch, end.EndOffset = b.epoch, log.End()
+			default:
+				end.LeaderEpoch, end.EndOffset = log.EndOffsetForEpoch(p.LeaderEpoch)
+			}
+			topic.Partitions = append(topic.Partitions, end)
+		}
+		response.Topics = append(response.Topics, topic)
+	}
+	return response, nil
+}

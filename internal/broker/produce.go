@@ -1,0 +1,156 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/commitlog"
+)
+
+// errUnanswered ends the connection of a producer that wants no answers
+// (acks=0) when a batch is refused: it has no other way to notice.
+var errUnanswered = errors.New("a batch was refused, and the producer wants no answers")
+
+// produce appends batches of records to partitions. All batches are checked
+// before the first is appended, because some faults reject the whole request.
+func (b *Broker) produce(r *request) (kmsg.Response, error) {
+	req := r.Request.(*kmsg.ProduceRequest)
+	response := req.ResponseKind().(*kmsg.ProduceResponse)
+	checked, fault := b.checkProduce(r, req, response)
+	failed := false
+	for _, c := range checked {
+		if fault != nil {
+			refuseBatch(c.to, fault)
+		} else if c.ok {
+			b.append(c)
+		}
+		failed = failed || c.to.ErrorCode != 0
+	}
+	switch {
+	case req.Acks != 0:
+		return response, nil
+	case failed:
+		return nil, errUnanswered
+	default:
+		return nil, nil
+	}
+}
+
+// checkedBatch is one batch of a produce request and where it belongs.
+type checkedBatch struct {
+	ok     bool // it may be appended
+	topic  *topic
+	log    *commitlog.Log
+	bytes  []byte
+	header batch.Header
+	to     *kmsg.ProduceResponseTopicPartition
+}
+
+// checkProduce looks at each batch of a request and prepares the response. It
+// returns a fault that rejects the whole request.
+func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *kmsg.ProduceResponse) (all []checkedBatch, whole *batch.Error) {
+	response.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	for i := range req.Topics {
+		from, to := &req.Topics[i], &response.Topics[i]
+		t, refusal := b.topicToWrite(r, req, from)
+		to.Topic, to.TopicID = from.Topic, from.TopicID
+		to.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(from.Partitions))
+		for j := range from.Partitions {
+			c := checkedBatch{topic: t, to: &to.Partitions[j]}
+			c.to.Default()
+			c.to.Partition, c.to.BaseOffset, c.to.LogAppendTime, c.to.LogStartOffset = from.Partitions[j].Partition, -1, -1, -1
+			if fault := b.checkBatch(&c, req.Version, from.Partitions[j].Records, refusal); fault != nil {
+				whole = fault
+			}
+			all = append(all, c)
+		}
+	}
+	return all, whole
+}
+
+// checkBatch decides whether a batch may be appended, and says in the response
+// if not. It returns a fault that rejects the whole request.
+func (b *Broker) checkBatch(c *checkedBatch, version int16, records []byte, refusal *kerr.Error) *batch.Error {
+	if refusal != nil {
+		c.to.ErrorCode = refusal.Code
+		return nil
+	}
+	log, ok := c.topic.partition(c.to.Partition)
+	if !ok {
+		c.to.ErrorCode = kerr.UnknownTopicOrPartition.Code
+		return nil
+	}
+	header, err := batch.Validate(records, batch.Limits{MaxBytes: c.topic.settings.maxMessageBytes, ProduceVersion: version})
+	var fault *batch.Error
+	if errors.As(err, &fault) {
+		if fault.WholeRequest {
+			return fault
+		}
+		refuseBatch(c.to, fault)
+		if fault.LogStartOffset {
+			c.to.LogStartOffset = log.Start()
+		}
+		return nil
+	}
+	c.ok, c.log, c.header, c.bytes = true, log, header, records[:header.Size()]
+	return nil
+}
+
+// refuseBatch says in the response what is wrong with a batch, and with which
+// of its records (KIP-467).
+func refuseBatch(to *kmsg.ProduceResponseTopicPartition, fault *batch.Error) {
+	to.ErrorCode, to.ErrorMessage = fault.Code.Code, kmsg.StringPtr(fault.Reason)
+	for _, index := range fault.Records {
+		record := kmsg.NewProduceResponseTopicPartitionErrorRecord()
+		record.RelativeOffset = index
+		to.ErrorRecords = append(to.ErrorRecords, record)
+	}
+}
+
+// topicToWrite returns the topic that a produce request names, which may be nil,
+// or why nothing of it can be taken.
+func (b *Broker) topicToWrite(r *request, req *kmsg.ProduceRequest, from *kmsg.ProduceRequestTopic) (*topic, *kerr.Error) {
+	name := from.Topic
+	if req.Version >= 13 {
+		t := b.topics.withID(from.TopicID)
+		if t == nil {
+			return nil, kerr.UnknownTopicID
+		}
+		name = t.Name
+	}
+	switch {
+	case req.TransactionID != nil:
+		return nil, kerr.TransactionalIDAuthorizationFailed
+	case !b.acls.allow(r.caller, kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic, name):
+		return nil, kerr.TopicAuthorizationFailed
+	case req.Acks < -1 || req.Acks > 1:
+		return nil, kerr.InvalidRequiredAcks
+	}
+	return b.topics.named(name), nil
+}
+
+// append appends a batch, or says in the response why it could not.
+func (b *Broker) append(c checkedBatch) {
+	if b.space.low() {
+		c.to.ErrorCode, c.to.ErrorMessage = kerr.KafkaStorageError.Code, kmsg.StringPtr(diskFull)
+		return
+	}
+	done, err := c.log.Append(c.bytes, c.header, b.epoch)
+	var refused *kerr.Error
+	switch {
+	case err == nil:
+		c.to.BaseOffset, c.to.LogAppendTime, c.to.LogStartOffset = done.BaseOffset, done.Time, c.log.Start()
+	case errors.As(err, &refused):
+		c.to.ErrorCode = refused.Code
+	case errors.Is(err, commitlog.ErrClosed):
+		c.to.ErrorCode = kerr.UnknownTopicOrPartition.Code // deleted a moment ago
+	default:
+		b.failed("append records", err, "topic", c.topic.Name, "partition", c.to.Partition)
+		c.to.ErrorCode = kerr.KafkaStorageError.Code
+	}
+}
+
+const diskFull = "the broker's disk is nearly full: less than 64 MiB are free"

@@ -1,0 +1,57 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// producerIDs gives out producer IDs, each once. The journal is told of a
+// thousand at a time; those that are left when the process ends are not used.
+type producerIDs struct {
+	mu        sync.Mutex // guards the fields below, and what the journal keeps of the broker
+	next, end int64
+}
+
+const producerIDBlock = 1000
+
+func (b *Broker) nextProducerID() (int64, error) {
+	b.producers.mu.Lock()
+	defer b.producers.mu.Unlock()
+	if b.producers.next == b.producers.end {
+		self := b.state.self
+		self.NextProducerID = b.producers.end + producerIDBlock
+		if err := b.saveSelf(self); err != nil {
+			return 0, err
+		}
+		b.producers.end = self.NextProducerID
+	}
+	id := b.producers.next
+	b.producers.next++
+	return id, nil
+}
+
+// initProducerID gives a producer an ID, so that its batches can be told from
+// repeats (KIP-98). Nobody is given a transactional ID.
+func (b *Broker) initProducerID(r *request, req *kmsg.InitProducerIDRequest) (*kmsg.InitProducerIDResponse, error) {
+	response := req.ResponseKind().(*kmsg.InitProducerIDResponse)
+	response.ProducerID, response.ProducerEpoch = -1, -1
+	switch {
+	case req.TransactionalID != nil:
+		response.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
+		return response, nil
+	case !b.acls.allow(r.caller, kmsg.ACLOperationIdempotentWrite, kmsg.ACLResourceTypeCluster, clusterName) &&
+		!b.acls.allowAny(r.caller, kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic):
+		response.ErrorCode = kerr.ClusterAuthorizationFailed.Code
+		return response, nil
+	}
+	id, err := b.nextProducerID()
+	if err != nil {
+		b.failed("give out a producer ID", err)
+		response.ErrorCode = kerr.CoordinatorNotAvailable.Code // producers try again
+		return response, nil
+	}
+	response.ProducerID, response.ProducerEpoch = id, 0
+	return response, nil
+}

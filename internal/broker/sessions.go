@@ -1,0 +1,187 @@
+package broker
+
+import (
+	"math/rand/v2"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A fetch session (KIP-227) spares a client with many partitions to name them
+// all in each fetch, and the broker to answer for those with no news. Sessions
+// belong to their connection, which they end with: a client that connects
+// again is told that its session is gone, and begins another one.
+
+// fetchSessions are the sessions of one connection.
+type fetchSessions struct {
+	byID []*fetchSession // the one that was used last is the last
+}
+
+// maxFetchSessions is how many sessions a connection may have. A client needs one.
+const maxFetchSessions = 4
+
+// fetchSession is the partitions that a client fetches. Without an ID it is
+// forgotten after one fetch.
+type fetchSession struct {
+	id       int32
+	epoch    int32 // of the next fetch
+	byTopic  bool  // topics go by IDs, not by names
+	whole    bool  // the answer is to name all partitions
+	parts    []*fetchPartition
+	position map[fetchKey]*fetchPartition
+}
+
+type fetchKey struct {
+	id        topicID
+	name      string
+	partition int32
+}
+
+// fetchPartition is a partition in a session: what the client wants from it, and
+// what it was told last.
+type fetchPartition struct {
+	id        topicID
+	name      string
+	partition int32
+	kmsg.FetchRequestTopicPartition
+
+	end, start int64 // as the client knows them
+}
+
+const finalEpoch = -1 // ends a session, or asks for none
+
+// begin returns the session of a fetch, brought up to date by it.
+func (s *fetchSessions) begin(req *kmsg.FetchRequest) (*fetchSession, *kerr.Error) {
+	switch req.SessionEpoch {
+	case 0, finalEpoch:
+		s.forget(req.SessionID)
+		session := newFetchSession(req)
+		if req.SessionEpoch == 0 {
+			s.keep(session)
+		}
+		return session, nil
+	}
+	session := s.find(req.SessionID)
+	switch {
+	case session == nil:
+		return nil, kerr.FetchSessionIDNotFound
+	case session.epoch != req.SessionEpoch:
+		return nil, kerr.InvalidFetchSessionEpoch
+	case session.byTopic != (req.Version >= 13):
+		return nil, kerr.FetchSessionTopicIDError
+	}
+	session.update(req)
+	if len(session.parts) == 0 {
+		s.forget(session.id)
+		session.id = 0
+	}
+	session.whole = false
+	if session.epoch++; session.epoch < 0 {
+		session.epoch = 1
+	}
+	return session, nil
+}
+
+func newFetchSession(req *kmsg.FetchRequest) *fetchSession {
+	session := &fetchSession{epoch: 1, whole: true, byTopic: req.Version >= 13, position: make(map[fetchKey]*fetchPartition)}
+	session.update(req)
+	return session
+}
+
+func (s *fetchSessions) keep(session *fetchSession) {
+	session.id = 1 + rand.Int32N(1<<31-1)
+	if len(s.byID) == maxFetchSessions {
+		s.byID = slices.Delete(s.byID, 0, 1)
+	}
+	s.byID = append(s.byID, session)
+}
+
+func (s *fetchSessions) find(id int32) *fetchSession {
+	for i, session := range s.byID {
+		if session.id == id {
+			s.byID = append(slices.Delete(s.byID, i, i+1), session)
+			return session
+		}
+	}
+	return nil
+}
+
+func (s *fetchSessions) forget(id int32) {
+	s.byID = slices.DeleteFunc(s.byID, func(session *fetchSession) bool { return session.id == id })
+}
+
+// update adds, changes and forgets partitions as a fetch says.
+func (s *fetchSession) update(req *kmsg.FetchRequest) {
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			key := fetchKey{t.TopicID, t.Topic, p.Partition}
+			part := s.position[key]
+			if part == nil {
+				part = &fetchPartition{id: t.TopicID, name: t.Topic, partition: p.Partition, end: -1, start: -1}
+				s.position[key] = part
+				s.parts = append(s.parts, part)
+			}
+			part.FetchRequestTopicPartition = p
+		}
+	}
+	forgotten := false
+	for _, t := range req.ForgottenTopics {
+		for _, partition := range t.Partitions {
+			delete(s.position, fetchKey{t.TopicID, t.Topic, partition})
+			forgotten = true
+		}
+	}
+	if forgotten {
+		s.parts = slices.DeleteFunc(s.parts, func(p *fetchPartition) bool { return s.position[p.key()] != p })
+	}
+}
+
+func (p *fetchPartition) key() fetchKey {
+	if p.id != (topicID{}) {
+		return fetchKey{p.id, "", p.partition} // its name was looked up
+	}
+	return fetchKey{p.id, p.name, p.partition}
+}
+
+// partitions returns the partitions to read, in the order to read them in.
+func (s *fetchSession) partitions() []*fetchPartition { return slices.Clone(s.parts) }
+
+// answer puts into the response what the client has to be told: everything the
+// first time, and later what has changed. Partitions with records go to the end
+// of the line, so that all get their turn.
+func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResult) {
+	var rest, served []*fetchPartition
+	for i := range results {
+		result := &results[i]
+		if s.whole || result.news() {
+			appendResult(response, result)
+		}
+		result.end, result.start = result.HighWatermark, result.LogStartOffset
+		if result.ErrorCode != 0 {
+			result.end = -1 // to be told when it is mended
+		}
+		if len(result.RecordBatches) > 0 {
+			served = append(served, result.fetchPartition)
+		} else {
+			rest = append(rest, result.fetchPartition)
+		}
+	}
+	s.parts = append(rest, served...)
+}
+
+func (r *fetchResult) news() bool {
+	return len(r.RecordBatches) > 0 || r.ErrorCode != 0 || r.DivergingEpoch.Epoch >= 0 ||
+		r.HighWatermark != r.end || r.LogStartOffset != r.start
+}
+
+func appendResult(response *kmsg.FetchResponse, result *fetchResult) {
+	last := len(response.Topics) - 1
+	if last < 0 || response.Topics[last].TopicID != result.id || response.Version < 13 && response.Topics[last].Topic != result.name {
+		t := kmsg.NewFetchResponseTopic()
+		t.TopicID, t.Topic = result.id, result.name
+		response.Topics = append(response.Topics, t)
+		last++
+	}
+	response.Topics[last].Partitions = append(response.Topics[last].Partitions, result.FetchResponseTopicPartition)
+}
