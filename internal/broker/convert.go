@@ -6,9 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora/internal/broker/kfakedir"
@@ -61,7 +60,7 @@ func (b *Broker) convertData(data *kfakedir.Data) error {
 			return err
 		}
 	}
-	topics := make(oldTopics)
+	topics := make(map[string]topicRecord)
 	self := selfRecord{ClusterID: data.ClusterID, NextProducerID: data.NextProducerID}
 	if self.ClusterID == "" {
 		self.ClusterID = b.cfg.ClusterID
@@ -115,7 +114,7 @@ func (b *Broker) convertData(data *kfakedir.Data) error {
 }
 
 // convertRecords gives each partition a log with the old segments.
-func (b *Broker) convertRecords(old []kfakedir.Topic, topics oldTopics) error {
+func (b *Broker) convertRecords(old []kfakedir.Topic, topics map[string]topicRecord) error {
 	files := b.files.Sub("topics")
 	if err := errors.Join(files.Make(), files.SyncParent()); err != nil {
 		return err
@@ -169,44 +168,42 @@ func (b *Broker) convertPartition(files disk.FS, name string, p *kfakedir.Partit
 	return errors.Join(err, log.Close())
 }
 
-// convertGroups commits the offsets of all groups, and returns the largest
-// leader epoch among them.
-func (b *Broker) convertGroups(old []kfakedir.Group, topics oldTopics) (epoch int32, err error) {
-	coordinator, err := groups.Open(groups.Config{FS: b.files.Sub("groups"), Sync: true, Topics: topics, Diagnostics: b.cfg.Diagnostics})
+// convertGroups writes the journal of the groups: their committed offsets, and
+// the generations of classic ones, so that members which think that they are still in
+// one are refused. It returns the largest leader epoch among the offsets.
+func (b *Broker) convertGroups(old []kfakedir.Group, topics map[string]topicRecord) (epoch int32, err error) {
+	j, err := journal.Open(journal.Options{FS: b.files.Sub("groups"), Sync: true}, func(journal.Entry) error { return nil })
 	if err != nil {
 		return 0, err
 	}
-	everything := groups.Caller{
-		MayDescribe: func(string) bool { return true },
-		MayRead:     func(string) bool { return true },
-	}
 	for _, g := range old {
-		req := kmsg.NewPtrOffsetCommitRequest()
-		req.Version, req.Group, req.Generation = 8, g.ID, -1
+		var entries []journal.Entry
+		if g.Kind == "classic" {
+			empty := groups.EmptyGroup{Group: g.ID, ProtocolType: g.ProtocolType, Generation: g.Generation, Since: time.Now()}
+			entries = append(entries, empty.Entry())
+		}
 		for _, o := range g.Offsets {
-			if _, _, ok := topics.ByName(o.Topic); !ok {
+			t, ok := topics[o.Topic]
+			if !ok {
 				continue // it was deleted
 			}
-			if n := len(req.Topics); n == 0 || req.Topics[n-1].Topic != o.Topic {
-				t := kmsg.NewOffsetCommitRequestTopic()
-				t.Topic = o.Topic
-				req.Topics = append(req.Topics, t)
+			c := groups.CommittedOffset{
+				Group: g.ID, Topic: o.Topic, TopicID: t.ID, Partition: o.Partition, Offset: o.Offset, LeaderEpoch: o.LeaderEpoch, Committed: o.Time,
 			}
-			p := kmsg.NewOffsetCommitRequestTopicPartition()
-			p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = o.Partition, o.Offset, o.LeaderEpoch, o.Metadata
-			t := &req.Topics[len(req.Topics)-1]
-			t.Partitions = append(t.Partitions, p)
+			if o.Metadata != nil {
+				c.Metadata = *o.Metadata
+			}
+			if o.Time.IsZero() {
+				c.Committed = time.Now()
+			}
+			entries = append(entries, c.Entry())
 			epoch = max(epoch, o.LeaderEpoch)
 		}
-		for _, t := range coordinator.OffsetCommit(everything, req).Topics {
-			for _, p := range t.Partitions {
-				if refusal := kerr.ErrorForCode(p.ErrorCode); refusal != nil {
-					err = errors.Join(err, fmt.Errorf("offset of group %q in topic %q, partition %d: %w", g.ID, t.Topic, p.Partition, refusal))
-				}
-			}
+		if err := j.Append(entries...); err != nil {
+			return 0, errors.Join(err, j.Close())
 		}
 	}
-	return epoch, errors.Join(err, coordinator.Close())
+	return epoch, j.Close()
 }
 
 // moveOld moves the old files into a directory of their own, and removes that
@@ -235,23 +232,3 @@ func (b *Broker) moveOld(keep bool) error {
 	}
 	return errors.Join(disk.RemoveAll(b.files, oldName), b.files.Sync())
 }
-
-// oldTopics are the topics that are being converted, as package groups has to
-// know them.
-type oldTopics map[string]topicRecord
-
-func (o oldTopics) ByName(name string) (id [16]byte, partitions int32, ok bool) {
-	t, ok := o[name]
-	return t.ID, t.Partitions, ok
-}
-
-func (o oldTopics) ByID(id [16]byte) (name string, ok bool) {
-	for _, t := range o {
-		if t.ID == id {
-			return t.Name, true
-		}
-	}
-	return "", false
-}
-
-func (o oldTopics) Names() []string { return nil }

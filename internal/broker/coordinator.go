@@ -195,8 +195,9 @@ func (b *Broker) describeGroups(r *request, req *kmsg.DescribeGroupsRequest) (*k
 	response := b.groups.DescribeGroups(&one)
 	if req.IncludeAuthorizedOperations {
 		for i := range response.Groups {
-			g := &response.Groups[i]
-			g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)
+			if g := &response.Groups[i]; g.ErrorCode == 0 {
+				g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)
+			}
 		}
 	}
 	for _, name := range refused {
