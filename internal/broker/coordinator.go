@@ -244,8 +244,7 @@ func (b *Broker) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescri
 	one.Groups = allowed
 	response := b.groups.ConsumerGroupDescribe(b.member(r), &one)
 	for i := range response.Groups {
-		g := &response.Groups[i]
-		if req.IncludeAuthorizedOperations {
+		if g := &response.Groups[i]; req.IncludeAuthorizedOperations && g.ErrorCode == 0 {
 			g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)
 		}
 	}
