@@ -15,8 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// source decompresses data. It rejects what is not exactly as the format demands:
-// not every consumer is as lenient as the one in Java.
+// source decompresses data.
 type source interface {
 	// open begins with new data, of which no more than limit bytes are wanted.
 	open(compressed []byte, limit int64) error
@@ -24,6 +23,10 @@ type source interface {
 	// next returns the next piece, which is valid until the next call and may
 	// be empty, or io.EOF. It is not called again after an error.
 	next() ([]byte, error)
+
+	// defect says, after next has returned io.EOF, what is wrong with data that
+	// the decoders in Java take nevertheless, unlike those of other consumers.
+	defect() error
 
 	// close forgets the data. It may follow a failed open.
 	close()
@@ -49,6 +52,7 @@ func decompressFault(c Codec, err error) error {
 var (
 	errTruncated = errors.New("truncated data")
 	errInvalid   = errors.New("invalid data")
+	errBehind    = errors.New("there is something behind the end of the data")
 )
 
 // sources are decoders to be used again, since they have buffers of up to a few
@@ -106,19 +110,23 @@ type gzipSource struct {
 	in     bytes.Reader
 	gz     gzip.Reader
 	failed error // after the data that are in buf
+	odd    error // the defect
 	buf    []byte
 }
 
+const leastGzipMember = 18 // header and trailer
+
 func (s *gzipSource) open(compressed []byte, _ int64) error {
 	s.in.Reset(compressed)
-	s.failed = nil
+	s.failed, s.odd = nil, nil
 	if s.buf == nil {
 		s.buf = make([]byte, 16<<10)
 	}
 	return s.member()
 }
 
-func (s *gzipSource) close() { s.in.Reset(nil) }
+func (s *gzipSource) close()        { s.in.Reset(nil) }
+func (s *gzipSource) defect() error { return s.odd }
 
 func (s *gzipSource) member() error {
 	err := s.gz.Reset(&s.in)
@@ -131,7 +139,11 @@ func (s *gzipSource) member() error {
 
 func (s *gzipSource) next() ([]byte, error) {
 	if s.failed == io.EOF && s.in.Len() > 0 {
-		s.failed = s.member()
+		if s.in.Len() <= leastGzipMember || s.member() != nil {
+			s.odd = errBehind
+			return nil, io.EOF
+		}
+		s.failed = nil
 	}
 	if s.failed != nil {
 		return nil, s.failed
@@ -158,6 +170,7 @@ type snappySource struct {
 	in     []byte
 	framed bool
 	limit  int64
+	odd    error // the defect
 	buf    []byte
 }
 
@@ -168,7 +181,7 @@ const (
 )
 
 func (s *snappySource) open(compressed []byte, limit int64) error {
-	s.in, s.limit = compressed, limit
+	s.in, s.limit, s.odd = compressed, limit, nil
 	if len(compressed) == 0 {
 		return errTruncated
 	}
@@ -183,17 +196,23 @@ func (s *snappySource) close() {
 	s.in, s.buf = nil, pooled(s.buf)
 }
 
+func (s *snappySource) defect() error { return s.odd }
+
 func (s *snappySource) next() ([]byte, error) {
 	if !s.framed {
 		block := s.in
 		s.in, s.framed = nil, true
 		return s.block(block)
 	}
-	if len(s.in) == 0 {
-		return nil, io.EOF
+	for len(s.in) >= snappyHeaderBytes && string(s.in[:len(snappyMagic)]) == snappyMagic {
+		s.in = s.in[snappyHeaderBytes:] // two streams, one behind the other
+		s.odd = errBehind
 	}
 	if len(s.in) < 4 {
-		return nil, errTruncated
+		if len(s.in) > 0 {
+			s.odd = errBehind
+		}
+		return nil, io.EOF
 	}
 	size := binary.BigEndian.Uint32(s.in)
 	if uint64(size) > uint64(len(s.in)-4) {
@@ -339,6 +358,8 @@ func (s *zstdSource) close() {
 		largeWindow.Unlock()
 	}
 }
+
+func (s *zstdSource) defect() error { return nil }
 
 func (s *zstdSource) next() ([]byte, error) {
 	if s.large {

@@ -22,9 +22,13 @@ func scaled(t testing.TB, variable string, n int) int {
 		}
 		return m
 	}
+	if slow {
+		return n / 10
+	}
 	return n
 }
 
+// oddInt is a number that breaks something where another one belongs.
 func oddInt(rng *rand.Rand) int64 {
 	switch rng.IntN(6) {
 	case 0:

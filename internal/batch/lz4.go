@@ -17,6 +17,7 @@ type lz4Source struct {
 	checksums bool // behind each block
 	checksum  bool // of all data, behind the last block
 	hash      xxh32
+	odd       error // the defect
 	buf       []byte
 }
 
@@ -34,6 +35,7 @@ const (
 )
 
 func (s *lz4Source) open(compressed []byte, _ int64) error {
+	s.odd = nil
 	const fixed = 4 + 2
 	if len(compressed) < fixed+1 {
 		return errTruncated
@@ -69,17 +71,21 @@ func (s *lz4Source) close() {
 	s.in, s.buf = nil, pooled(s.buf)
 }
 
+func (s *lz4Source) defect() error { return s.odd }
+
 func (s *lz4Source) next() ([]byte, error) {
 	size, err := s.uint32()
 	if err != nil {
 		return nil, err
 	}
-	if size == 0 {
-		return nil, s.end()
-	}
 	n := int(size &^ lz4Uncompressed)
 	switch {
-	case n == 0 || n > s.max:
+	case n == 0:
+		if size != 0 {
+			s.odd = errInvalid
+		}
+		return nil, s.end()
+	case n > s.max:
 		return nil, errInvalid
 	case n > len(s.in):
 		return nil, errTruncated
@@ -98,7 +104,8 @@ func (s *lz4Source) next() ([]byte, error) {
 			return nil, err
 		}
 		if n == 0 {
-			return nil, errInvalid // consumers in Java take it for the end
+			s.odd = errInvalid // Java takes it for the end
+			return nil, io.EOF
 		}
 		block = s.buf[:n]
 	}
@@ -111,12 +118,16 @@ func (s *lz4Source) next() ([]byte, error) {
 // end checks what is behind the last block.
 func (s *lz4Source) end() error {
 	if s.checksum {
-		if want, err := s.uint32(); err != nil || want != s.hash.sum() {
-			return errors.New("checksum is wrong")
+		want, err := s.uint32()
+		if err != nil {
+			return err
+		}
+		if want != s.hash.sum() {
+			s.odd = errors.New("checksum is wrong")
 		}
 	}
 	if len(s.in) > 0 {
-		return errors.New("data behind the end of the frame")
+		s.odd = errBehind
 	}
 	return io.EOF
 }

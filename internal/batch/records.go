@@ -44,7 +44,10 @@ func Records(b []byte, f func(Record) bool) error {
 			return nil
 		}
 	}
-	return r.end()
+	if err := r.end(); err != nil {
+		return err
+	}
+	return r.defect()
 }
 
 // FirstAt returns offset and timestamp of the first record of b, exactly one whole
@@ -170,6 +173,16 @@ func (r *reader) end() error {
 	default:
 		return err
 	}
+}
+
+// defect says, after end, what is wrong with compressed data nevertheless.
+func (r *reader) defect() error {
+	if r.source != nil {
+		if err := r.source.defect(); err != nil {
+			return decompressFault(r.codec, err)
+		}
+	}
+	return nil
 }
 
 // record reads the next record, into rec unless that is nil, and returns its

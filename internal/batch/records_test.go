@@ -158,6 +158,7 @@ type pieces struct {
 
 func (p *pieces) open([]byte, int64) error { return nil }
 func (p *pieces) close()                   {}
+func (p *pieces) defect() error            { return nil }
 func (p *pieces) next() ([]byte, error) {
 	if len(p.data) == 0 {
 		return nil, io.EOF

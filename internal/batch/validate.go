@@ -183,8 +183,8 @@ func checkHeader(h Header) *Error {
 func checkRecords(b []byte, h Header) *Error {
 	r := newReader(b, h)
 	defer r.close()
-	// Apache Kafka ignores the length of a compressed record. Do so as well until
-	// it is clear that nothing else is wrong, which would get another code.
+	// What Apache Kafka ignores, such as the length of a compressed record, must not
+	// hide what it rejects with another code. So it is looked at last.
 	r.lax = h.Codec() != None
 	consecutive := true
 	for i := range h.Count {
@@ -211,6 +211,9 @@ func checkRecords(b []byte, h Header) *Error {
 		return logFault(kerr.InvalidRecord, "offset deltas are not consecutive")
 	case r.lied:
 		return logFault(kerr.InvalidRecord, errLength.Error())
+	}
+	if err := r.defect(); err != nil {
+		return recordFault(h, err)
 	}
 	return nil
 }

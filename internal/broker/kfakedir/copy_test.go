@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -28,7 +29,11 @@ func TestLinkOrCopy(t *testing.T) {
 	damaged[second] ^= 1 // the offset of the second one, which does not follow anything
 	writeFile(t, segments[1].Path, damaged)
 	flipped := readFile(t, segments[2].Path)
+	batches := split(t, slices.Clone(flipped))
 	flipped[attributesAt+1] ^= 8
+	flipped[len(batches[0])+90] ^= 1
+	flipped[len(batches[0])+len(batches[1])+attributesAt+1] ^= 8
+	flipped[len(batches[0])+len(batches[1])+len(batches[2])+7]++
 	writeFile(t, segments[2].Path, flipped)
 
 	before := listing(t, dir)

@@ -191,6 +191,7 @@ func TestDamage(t *testing.T) {
 		{"negative leader epoch", func(b []byte) []byte { b[start(3)+12] = 0xff; return b }, nil, "corrected"},
 		{"last leader epoch", func(b []byte) []byte { b[start(len(first)-1)+12] = 1; return b }, nil, "corrected"},
 		{"append time attribute", func(b []byte) []byte { b[start(3)+22] ^= 8; return b }, nil, "corrected"},
+		{"control attribute and checksum", func(b []byte) []byte { b[start(3)+22] ^= 8 | 1<<5; b[start(3)+17] ^= 1; return b }, []int{3}, "records are lost, offsets 6"},
 		{"a batch in a value", func(b []byte) []byte {
 			value := binary.BigEndian.AppendUint64(nil, 3) // what the value would be read as
 			value = append(value, first[1][8:]...)
@@ -280,6 +281,39 @@ func TestBatchesInValue(t *testing.T) {
 	_, got := memoryScanner(t, slices.Concat(at(0), outer, at(4)), new(snapshot))
 	if want := slices.Concat(at(0), at(4)); !bytes.Equal(bytes.Join(split(t, got), nil), want) {
 		t.Errorf("%x, want %x", got, want)
+	}
+}
+
+// TestCompactedOffset damages offsets in a compacted log, in which others may be missing.
+func TestCompactedOffset(t *testing.T) {
+	t.Parallel()
+	at := func(offset byte) []byte {
+		b := rawBatch(2, func(b *kmsg.RecordBatch) { b.PartitionLeaderEpoch = 0 })
+		b[7] = offset
+		return b
+	}
+	for _, test := range []struct{ content, want []byte }{
+		{slices.Concat(at(0), at(5), at(9)), slices.Concat(at(0), at(5), at(9))},
+		{slices.Concat(at(0), at(77), at(4)), slices.Concat(at(0), at(2), at(4))},
+		{slices.Concat(at(0), at(77), at(9)), slices.Concat(at(0), at(9))},
+	} {
+		s := new(reader).newScanner(topicPartition{"t", 0}, new(snapshot), []int64{0, 1 << 40})
+		s.compacted = true
+		if _, got := scanMemory(t, test.content, s); !bytes.Equal(bytes.Join(split(t, got), nil), test.want) {
+			t.Errorf("%x: %x, want %x", test.content, got, test.want)
+		}
+	}
+}
+
+// TestEpochs keeps leader epochs that go up.
+func TestEpochs(t *testing.T) {
+	t.Parallel()
+	var content []byte
+	for n, epoch := range []byte{0, 3, 3, 4} {
+		content = append(content, rawBatch(1, func(b *kmsg.RecordBatch) { b.PartitionLeaderEpoch = int32(epoch); b.FirstOffset = int64(n) })...)
+	}
+	if s, got := memoryScanner(t, content, new(snapshot)); !bytes.Equal(got, content) || s.epoch != 4 || len(s.warnings) > 0 {
+		t.Errorf("%x, want %x; epoch %d, %q", got, content, s.epoch, s.warnings)
 	}
 }
 

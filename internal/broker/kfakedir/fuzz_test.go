@@ -35,7 +35,11 @@ func FuzzFrames(f *testing.F) {
 // memoryScanner scans segments in memory that begin at the offset 0.
 func memoryScanner(t testing.TB, content []byte, snap *snapshot) (*scanner, []byte) {
 	t.Helper()
-	s := new(reader).newScanner(topicPartition{"t", 0}, snap, []int64{0, 1 << 40})
+	return scanMemory(t, content, new(reader).newScanner(topicPartition{"t", 0}, snap, []int64{0, 1 << 40}))
+}
+
+func scanMemory(t testing.TB, content []byte, s *scanner) (*scanner, []byte) {
+	t.Helper()
 	src := newSource(bytes.NewReader(content), int64(len(content)), s.buf)
 	seg := Segment{size: src.size}
 	if err := s.batches(src, &seg, 0); err != nil {

@@ -94,6 +94,13 @@ func TestExpired(t *testing.T) {
 		e.commit("g", "log", 0, 1<<50)
 		wantPartition(t, copyDir(t, dir), 0, 12, 6)
 	})
+	t.Run("an offset far away, without records", func(t *testing.T) {
+		dir, e := log1(t)
+		e.produce("log", 0, 6)
+		e.commit("g", "log", 0, 1<<45)
+		e.expire("log")
+		wantPartition(t, copyDir(t, dir), 1<<45, 1<<45, 0)
+	})
 	t.Run("a group that is ahead", func(t *testing.T) {
 		dir, e := log1(t)
 		e.produce("log", 0, 6)
