@@ -190,19 +190,18 @@ func (b *Broker) split(r *request, op kmsg.ACLOperation, names []string) (allowe
 
 func (b *Broker) describeGroups(r *request, req *kmsg.DescribeGroupsRequest) (*kmsg.DescribeGroupsResponse, error) {
 	allowed, refused := b.split(r, kmsg.ACLOperationDescribe, req.Groups)
-	one := *req
-	one.Groups = allowed
-	response := b.groups.DescribeGroups(&one)
-	if req.IncludeAuthorizedOperations {
-		for i := range response.Groups {
-			if g := &response.Groups[i]; g.ErrorCode == 0 {
-				g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)
-			}
-		}
-	}
-	for _, name := range refused {
+	response := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
+	for _, name := range refused { // first, as in Apache Kafka
 		g := kmsg.NewDescribeGroupsResponseGroup()
 		g.Group, g.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
+		response.Groups = append(response.Groups, g)
+	}
+	one := *req
+	one.Groups = allowed
+	for _, g := range b.groups.DescribeGroups(&one).Groups {
+		if req.IncludeAuthorizedOperations && g.ErrorCode == 0 {
+			g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)
+		}
 		response.Groups = append(response.Groups, g)
 	}
 	return response, nil

@@ -101,12 +101,6 @@ func (g *classicGroup) enter(s state, now time.Time) {
 	g.previous, g.state, g.since = g.state, s, now.Truncate(time.Millisecond)
 }
 
-// simple reports whether the group only holds offsets of clients that do not
-// use group management.
-func (g *classicGroup) simple() bool {
-	return g.protocolType == "" && g.state == empty && len(g.pending) == 0
-}
-
 // add makes m a member. The caller has checked that it fits in.
 func (g *classicGroup) add(m *member) {
 	if g.members == nil {

@@ -618,7 +618,7 @@ func TestRestart(t *testing.T) {
 		a, b := w.consumer("g"), w.consumer("g")
 		w.rebalanced(a, b)
 		w.want("leave", w.consumer("other").leaveGroup(), kerr.UnknownMemberID)
-		time.Sleep(9 * time.Second)
+		time.Sleep(7 * time.Second)
 		w.kill()
 		w.mustState("g", "Stable")
 		time.Sleep(9 * time.Second) // sessions have started again

@@ -84,7 +84,7 @@ func (g *group) drop() {
 	g.stop()
 	g.release()
 	for topic := range g.offsets {
-		g.forget(topic, nil)
+		g.forgetAll(topic, func(*committed) bool { return true })
 	}
 	g.c.mu.Lock()
 	delete(g.c.groups, g.id)
@@ -166,20 +166,30 @@ func (g *group) remember(topic string, o committed, room int) {
 	g.offsets[topic] = slices.Insert(offsets, i, o)
 }
 
-// forget removes the topic's offsets that are chosen. Nil chooses all.
-func (g *group) forget(topic string, chosen func(*committed) bool) {
-	kept := slices.DeleteFunc(g.offsets[topic], func(o committed) bool {
-		gone := chosen == nil || chosen(&o)
+// forget removes a committed offset, if there is one.
+func (g *group) forget(topic string, partition int32) {
+	offsets := g.offsets[topic]
+	if i, ok := findPartition(offsets, partition); ok {
+		g.c.reserve(-offsets[i].bytes())
+		g.keep(topic, slices.Delete(offsets, i, i+1))
+	}
+}
+
+// forgetAll removes the topic's offsets that are chosen.
+func (g *group) forgetAll(topic string, chosen func(*committed) bool) {
+	g.keep(topic, slices.DeleteFunc(g.offsets[topic], func(o committed) bool {
+		gone := chosen(&o)
 		if gone {
 			g.c.reserve(-o.bytes())
 		}
 		return gone
-	})
-	if len(kept) == 0 {
+	}))
+}
+
+func (g *group) keep(topic string, offsets []committed) {
+	if g.offsets[topic] = offsets; len(offsets) == 0 {
 		delete(g.offsets, topic)
-		return
 	}
-	g.offsets[topic] = kept
 }
 
 // loader puts the groups together from the journal's entries, of which the last
@@ -209,7 +219,7 @@ func (l *loader) load(e entry) error {
 		l.loadPart(k, e.Value)
 	case kindOffset:
 		if e.Value == nil {
-			g.forget(k.topic, func(o *committed) bool { return o.partition == k.partition })
+			g.forget(k.topic, k.partition)
 			return nil
 		}
 		o, err := parseOffset(k.partition, e.Value)

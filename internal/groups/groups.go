@@ -102,7 +102,11 @@ const (
 var errTooLarge = errors.New("group too large")
 
 // Coordinator is the group coordinator of the broker. All methods may be called
-// concurrently.
+// concurrently. It keeps strings of the requests, so they must not be read with
+// kmsg's UnsafeReadFrom, but no byte slices.
+//
+// Requests about groups are authorized by the caller; topics are authorized
+// here, as [Caller] says, since they are part of the answers.
 type Coordinator struct {
 	cfg   Config
 	store store

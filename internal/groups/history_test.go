@@ -93,6 +93,7 @@ type history struct {
 	cut     context.CancelFunc
 	stats   *statistics
 	counter int64
+	err     error
 	acked   [histPartitions]int64
 	maybe   [histPartitions][]int64 // commits behind the acknowledged one that may or may not have arrived
 }
@@ -127,10 +128,8 @@ func runHistory(t *testing.T, steps []step, stats *statistics) (err error) {
 			synctest.Wait()
 		}()
 		for i, s := range steps {
-			if err = h.step(s); err == nil {
-				err = h.check()
-			}
-			if err != nil {
+			h.step(s)
+			if err = h.check(); err != nil {
 				err = fmt.Errorf("step %d (%s %d %d): %w", i, s.action, s.client, s.n, err)
 				return
 			}
@@ -144,7 +143,7 @@ func (h *history) connect() {
 	h.conns, h.cut = context.WithCancel(h.Context())
 }
 
-func (h *history) step(s step) error {
+func (h *history) step(s step) {
 	c := h.clients[s.client]
 	switch s.action {
 	case "run":
@@ -175,7 +174,6 @@ func (h *history) step(s step) error {
 		h.stats.count("kills in a write")
 		h.killNow()
 	}
-	return nil
 }
 
 // dying reports whether the process was killed during the last step.
@@ -189,7 +187,18 @@ func (h *history) killNow() {
 	h.cut()
 	synctest.Wait()
 	h.stats.count("kills")
+	var valid []*histClient
+	for _, c := range h.clients {
+		if h.mayCommit(c) && !h.dying() {
+			valid = append(valid, c)
+		}
+	}
 	h.kill()
+	for _, c := range valid {
+		if !h.mayCommit(c) {
+			h.err = fmt.Errorf("a kill fences %s of generation %d", c.id, c.generation)
+		}
+	}
 	h.connect()
 	synctest.Wait()
 }
@@ -310,7 +319,11 @@ func (c *histClient) commitSome(h *history, n int) {
 	}
 	partition := c.owns[n%len(c.owns)]
 	h.counter++
+	may := h.mayCommit(c)
 	err := c.commit(partition, h.counter)
+	if err == nil && !may {
+		h.err = fmt.Errorf("a commit of generation %d was accepted", c.generation)
+	}
 	switch {
 	case h.dying():
 		h.maybe[partition] = append(h.maybe[partition], h.counter)
@@ -335,6 +348,9 @@ func (c *histClient) leave(h *history) {
 
 // check looks at what must hold at any time.
 func (h *history) check() error {
+	if h.err != nil {
+		return h.err
+	}
 	owner := map[int32]int{}
 	for i, c := range h.clients {
 		if !h.mayCommit(c) {

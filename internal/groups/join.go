@@ -195,7 +195,7 @@ func (j *joining) stranger() {
 	j.refuse(id, kerr.MemberIDRequired)
 }
 
-// newMemberID returns an ID that tells people whose it is.
+// newMemberID returns an ID that begins with a name that people know.
 func newMemberID(name string) string {
 	const most = 256
 	if len(name) > most {
@@ -228,7 +228,7 @@ func (j *joining) known() {
 	case cg.state == empty:
 		j.refuse(id, kerr.UnknownMemberID)
 	case cg.state == completing && m.says(j.req.Protocols):
-		// It has not received the response, perhaps, so here it is again.
+		// The client may have missed the response, so repeat it.
 		j.wait <- cg.joined(m)
 	case cg.state == stable && cg.leader != id && m.says(j.req.Protocols):
 		j.wait <- cg.joined(m)
@@ -283,8 +283,8 @@ func (j *joining) describe(m *member) bool {
 	return true
 }
 
-// update does the same with a member that there is, which waits for the end of
-// the rebalance from now on.
+// update does the same with an existing member, and makes it wait for the end
+// of the rebalance.
 func (j *joining) update(m *member) bool {
 	cg := j.g.classic
 	before := *m
@@ -299,9 +299,9 @@ func (j *joining) update(m *member) bool {
 	return true
 }
 
-// restarted handles a static member whose client has started again, which the
-// member ID has been lost by. It takes the place of its former self, which is
-// fenced from now on.
+// restarted handles a static member whose client was restarted and has lost its
+// member ID. It replaces the member under the former ID, which is fenced from
+// now on.
 func (j *joining) restarted(m *member, id string) {
 	g, cg := j.g, j.g.classic
 	leader, before := cg.leader, *m

@@ -50,8 +50,8 @@ func (g *group) joinBy(at time.Time) {
 	g.wakeBy(at)
 }
 
-// completeJoin ends the rebalance: who has not joined is removed, unless it is
-// a static member, and the others get their responses.
+// completeJoin ends the rebalance: dynamic members that have not joined are
+// removed, and those that have get their responses.
 func (g *group) completeJoin(now time.Time) {
 	cg := g.classic
 	cg.joinBy, cg.delay, cg.left, cg.grown = time.Time{}, 0, 0, false
@@ -61,8 +61,9 @@ func (g *group) completeJoin(now time.Time) {
 		}
 	}
 	if len(cg.members) > 0 && !cg.electJoined() {
-		// There are static members only, and none of them has joined. Their
-		// sessions will tell. No client waits, so the least delay does no harm.
+		// Only static members are left, and none of them has joined. Try again
+		// later, until their sessions expire. No client waits, so a minimum
+		// delay does no harm.
 		g.joinBy(now.Add(max(cg.rebalanceTimeout(), time.Second)))
 		return
 	}
