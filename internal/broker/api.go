@@ -64,7 +64,7 @@ func init() {
 		14: answer(0, 5, (*Broker).syncGroup),
 		15: answer(0, 6, (*Broker).describeGroups),
 		16: answer(0, 5, (*Broker).listGroups),
-		18: answer(0, 5, (*Broker).apiVersions),
+		18: answer(0, 4, (*Broker).apiVersions),
 		19: answer(2, 7, (*Broker).createTopics),
 		20: answer(1, 6, (*Broker).deleteTopics),
 		21: answer(0, 2, (*Broker).deleteRecords),

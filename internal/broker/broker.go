@@ -37,6 +37,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -69,7 +70,10 @@ type Config struct {
 	// Diagnostics receives the Broker's own messages. Nil discards them.
 	Diagnostics *slog.Logger
 
-	files disk.FS // in place of Dir, in tests
+	// In tests:
+	files         disk.FS          // in place of Dir
+	now           func() time.Time // the clock of the logs; nil: time.Now
+	maintainEvery time.Duration    // 0: [maintainEvery]
 }
 
 // Broker is a running embedded broker. All methods may be called concurrently.
@@ -168,7 +172,7 @@ func (b *Broker) openFiles() (err error) {
 		}
 	}
 	b.space = newSpace(b.cfg.Dir)
-	if err := b.files.Make(); err != nil {
+	if err := errors.Join(b.files.Make(), b.files.SyncParent()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if b.lock, err = b.files.Lock("lock"); errors.Is(err, ErrInUse) {
@@ -191,12 +195,18 @@ func (b *Broker) openTopics() error {
 }
 
 func (b *Broker) openLog(files disk.FS, settings topicSettings) (*commitlog.Log, error) {
-	return commitlog.Open(commitlog.Options{
+	log, err := commitlog.Open(commitlog.Options{
 		FS:           files,
 		SegmentBytes: settings.segmentBytes,
 		Sync:         b.cfg.SyncWrites,
+		Now:          b.cfg.now,
 		Diagnostics:  b.cfg.Diagnostics,
 	})
+	if err != nil {
+		return nil, err
+	}
+	log.AssignEpoch(b.epoch)
+	return log, nil
 }
 
 // Dial connects to the broker in memory. Nobody is signed in yet: the

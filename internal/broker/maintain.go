@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"time"
 )
 
@@ -10,7 +11,7 @@ const maintainEvery = time.Minute
 // maintain does what has its time, until the broker closes: it drops expired
 // records and offsets, and has each log write its checkpoint.
 func (b *Broker) maintain() {
-	ticker := time.NewTicker(maintainEvery)
+	ticker := time.NewTicker(cmp.Or(b.cfg.maintainEvery, maintainEvery))
 	defer ticker.Stop()
 	for {
 		select {

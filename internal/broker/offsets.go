@@ -31,6 +31,9 @@ const (
 	latestTieredOffset  = -5 // KIP-1005
 )
 
+// since says which version of ListOffsets a timestamp came with.
+var since = map[int64]int16{maxTimestampOffset: 7, earliestLocalOffset: 8, latestTieredOffset: 9}
+
 // listOffsets finds offsets by time: the start, the end, or the first record
 // that is not older than a time.
 func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.ListOffsetsResponse, error) {
@@ -49,7 +52,7 @@ func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.Li
 			found.Partition, found.Offset, found.Timestamp, found.LeaderEpoch = p.Partition, -1, -1, -1
 			refusal := kerr.InvalidRequest
 			if named[topicPartition{t.Topic, p.Partition}] == 1 {
-				refusal = b.listOffset(r, t.Topic, &p, &found)
+				refusal = b.listOffset(r, req.Version, t.Topic, &p, &found)
 			}
 			if refusal != nil {
 				found.ErrorCode = refusal.Code
@@ -66,13 +69,16 @@ type topicPartition struct {
 	partition int32
 }
 
-func (b *Broker) listOffset(r *request, topic string, p *kmsg.ListOffsetsRequestTopicPartition, found *kmsg.ListOffsetsResponseTopicPartition) *kerr.Error {
+func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.ListOffsetsRequestTopicPartition, found *kmsg.ListOffsetsResponseTopicPartition) *kerr.Error {
 	log, refusal := b.logFor(r, kmsg.ACLOperationDescribe, topic, p.Partition)
 	if refusal != nil {
 		return refusal
 	}
 	if refusal := b.checkEpoch(p.CurrentLeaderEpoch); refusal != nil {
 		return refusal
+	}
+	if version < since[p.Timestamp] {
+		return kerr.UnsupportedVersion
 	}
 	var err error
 	switch p.Timestamp {

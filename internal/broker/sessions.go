@@ -71,7 +71,8 @@ func (s *fetchSessions) begin(req *kmsg.FetchRequest) (*fetchSession, *kerr.Erro
 	case session.byTopic != (req.Version >= 13):
 		return nil, kerr.FetchSessionTopicIDError
 	}
-	session.update(req)
+	session.add(req)
+	session.remove(req)
 	if len(session.parts) == 0 {
 		s.forget(session.id)
 		session.id = 0
@@ -85,7 +86,7 @@ func (s *fetchSessions) begin(req *kmsg.FetchRequest) (*fetchSession, *kerr.Erro
 
 func newFetchSession(req *kmsg.FetchRequest) *fetchSession {
 	session := &fetchSession{epoch: 1, whole: true, byTopic: req.Version >= 13, position: make(map[fetchKey]*fetchPartition)}
-	session.update(req)
+	session.add(req)
 	return session
 }
 
@@ -111,8 +112,8 @@ func (s *fetchSessions) forget(id int32) {
 	s.byID = slices.DeleteFunc(s.byID, func(session *fetchSession) bool { return session.id == id })
 }
 
-// update adds, changes and forgets partitions as a fetch says.
-func (s *fetchSession) update(req *kmsg.FetchRequest) {
+// add takes the partitions that a fetch names into the session.
+func (s *fetchSession) add(req *kmsg.FetchRequest) {
 	for _, t := range req.Topics {
 		for _, p := range t.Partitions {
 			key := fetchKey{t.TopicID, t.Topic, p.Partition}
@@ -125,6 +126,10 @@ func (s *fetchSession) update(req *kmsg.FetchRequest) {
 			part.FetchRequestTopicPartition = p
 		}
 	}
+}
+
+// remove takes out the partitions that a fetch says are to be forgotten.
+func (s *fetchSession) remove(req *kmsg.FetchRequest) {
 	forgotten := false
 	for _, t := range req.ForgottenTopics {
 		for _, partition := range t.Partitions {

@@ -208,9 +208,10 @@ func (ts *topics) delete(id topicID) error {
 	return ts.finishDeletion(record)
 }
 
-// finishDeletion removes the files of a topic that the journal calls deleted.
+// finishDeletion removes the files of a topic that the journal calls deleted. They
+// must not come back after the journal has forgotten it: nobody would remove them.
 func (ts *topics) finishDeletion(record topicRecord) error {
-	if err := ts.removeFiles(record); err != nil {
+	if err := errors.Join(ts.removeFiles(record), ts.files.Sync()); err != nil {
 		return err
 	}
 	entry, err := record.entry()

@@ -527,6 +527,27 @@ func TestTornEntry(t *testing.T) {
 	}
 }
 
+// TestMadeUpEpoch reads an offset that was committed with a leader epoch that cannot be.
+func TestMadeUpEpoch(t *testing.T) {
+	t.Parallel()
+	dir, e := log1(t)
+	e.close()
+	var content []byte
+	epochs := []int32{-7, -1, 0, 3, maxEpoch, maxEpoch + 1, 1<<31 - 1}
+	for n, epoch := range epochs {
+		content = append(content, frame(fmt.Appendf(nil, `{"type":"commit","g":"g","t":"log","p":%d,"e":%d}`, n, epoch))...)
+	}
+	writeFile(t, filepath.Join(dir, "groups.log"), content)
+	data, _ := read(t, dir)
+	var got []int32
+	for _, o := range data.Groups[0].Offsets {
+		got = append(got, o.LeaderEpoch)
+	}
+	if want := []int32{-1, -1, 0, 3, maxEpoch, -1, -1}; !slices.Equal(got, want) {
+		t.Errorf("leader epochs %v of %v, want %v", got, epochs, want)
+	}
+}
+
 // frame is an entry of a log.
 func frame(content []byte) []byte {
 	body := append(binary.LittleEndian.AppendUint16(nil, version), content...)

@@ -98,8 +98,11 @@ func FuzzSegment(f *testing.F) {
 			content = sealAll(content)
 		}
 		_, good := memoryScanner(t, content, &snapshot{Start: 1, End: 4})
-		good = bytes.Join(split(t, good), nil) // without the empty batches, which need not be believed
-		if _, again := memoryScanner(t, good, new(snapshot)); !bytes.Equal(bytes.Join(split(t, again), nil), good) {
+		batches := split(t, good)
+		_, again := memoryScanner(t, bytes.Join(batches, nil), new(snapshot))
+		// Without what was between them, offsets that nothing confirms are not believed any more.
+		same := func(a, b []byte) bool { return bytes.Equal(a[magicAt:], b[magicAt:]) }
+		if !slices.EqualFunc(split(t, again), batches, same) {
 			t.Errorf("%d of %d good bytes when they are read again", len(again), len(good))
 		}
 	})

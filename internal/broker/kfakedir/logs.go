@@ -142,6 +142,9 @@ func (g *groupState) apply(e groupEntry) {
 	switch e.Type {
 	case "commit":
 		o := Offset{Topic: e.Topic, Partition: e.Partition, Offset: e.Offset, LeaderEpoch: e.LeaderEpoch, Metadata: e.Metadata}
+		if o.LeaderEpoch < 0 || o.LeaderEpoch > maxEpoch {
+			o.LeaderEpoch = -1 // consumers could commit any number
+		}
 		if e.Time != nil {
 			o.Time = time.UnixMilli(*e.Time)
 		}

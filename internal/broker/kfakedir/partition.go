@@ -100,7 +100,7 @@ func (r *reader) readPartition(tp topicPartition, dir string) (Partition, error)
 	if n := len(p.Segments); n > 0 {
 		p.Segments[n-1].fill(p.End, p.Epoch)
 	} else {
-		p.Start, p.Epoch = p.End, max(p.Epoch, snap.Epoch)
+		p.Start, p.Epoch = p.End, max(p.Epoch, min(snap.Epoch, maxEpoch))
 	}
 	p.Producers = r.producers(tp, log, p)
 	return p, nil
