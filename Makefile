@@ -5,10 +5,11 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 1000000x
 NODES       ?= 1
 FAILOVER    ?= 5m
+SEEDS       ?= 200
 RUN         ?= ^(TestClients|TestPython)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench bench-peers bench-stores test-long clean kafka-up kafka-down test-kafka test-failover test-clients
+.PHONY: help test race browser lint build bench bench-peers bench-stores test-long clean kafka-up kafka-down test-kafka test-differential test-failover test-clients
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -58,7 +59,10 @@ kafka-down: ## stop it, and delete its data
 	./deploy/kafka/cluster clean
 
 test-kafka: ## the suite of interop over the Apache Kafka that is up
-	$(GO) test -race -tags kafka -count 1 -timeout 15m ./interop
+	$(GO) test -race -tags kafka -count 1 -timeout 15m -skip '^TestDifferential' ./interop
+
+test-differential: ## SEEDS sequences of requests to the embedded engine and to the Apache Kafka that is up; wants NODES=1
+	DIASPORA_DIFF_SEEDS=$(SEEDS) $(GO) test -tags kafka -count 1 -timeout 12h -run '^TestDifferential' ./interop
 
 test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
 	DIASPORA_FAILOVER=$(FAILOVER) $(GO) test -tags kafka -count 1 -timeout 60m -run TestFailover -v ./interop

@@ -1,0 +1,527 @@
+//go:build kafka
+
+package interop
+
+import (
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"pgregory.net/rapid"
+)
+
+// The steps of this file create, change, describe and delete topics, configs and ACLs.
+
+// topicNames are the names beside those of topics 0 to noTopic, in negative numbers. @ stands for
+// the run.
+var topicNames = []string{"", ".", "..", "@ b", "@ü", "@-t0/", "@.x", "@_x", "@" + strings.Repeat("n", 249-8), "@" + strings.Repeat("n", 250-8), "__consumer_offsets"}
+
+// name returns the name of a topic: number i, or if negative one of topicNames.
+func (w *world) name(i int) string {
+	if i < 0 {
+		return strings.ReplaceAll(topicNames[-i-1], "@", w.run)
+	}
+	return w.topic(i)
+}
+
+func drawName(t *rapid.T) int {
+	return often(t, "name", rapid.IntRange(0, 4).Draw(t, "topic"), rapid.IntRange(-len(topicNames), -1).Draw(t, "odd name"), noTopic)
+}
+
+// config is a setting; without a value it is null.
+type config struct{ Name, Value string }
+
+const nullValue = "(null)"
+
+func (c config) value() *string {
+	if c.Value == nullValue {
+		return nil
+	}
+	return &c.Value
+}
+
+// configNames are the topic configs that are compared, each with values that are right and wrong.
+var configValues = map[string][]string{
+	"cleanup.policy":                 {"delete", "", "nonsense", nullValue},
+	"retention.ms":                   {"1000000", "-1", "-2", "0", "x", "", "9223372036854775807", "9223372036854775808", nullValue},
+	"retention.bytes":                {"1000000", "-1", "-2", "0", "1.5", nullValue},
+	"segment.bytes":                  {"1048576", "14", "13", "0", "-1", "2147483648", nullValue},
+	"max.message.bytes":              {"2000", "0", "-1", "1048588", "2147483647", "2147483648", nullValue},
+	"message.timestamp.type":         {"LogAppendTime", "logappendtime", "", nullValue},
+	"min.insync.replicas":            {"1", "0", "2", "-1", nullValue},
+	"no.such.config":                 {"1", nullValue},
+	"unclean.leader.election.enable": {"false", "nonsense"},
+}
+
+var configNames = []string{"retention.ms", "retention.bytes", "max.message.bytes", "segment.bytes", "cleanup.policy", "message.timestamp.type", "min.insync.replicas",
+	"no.such.config", "unclean.leader.election.enable"}
+
+func drawConfig(t *rapid.T) config {
+	name := rapid.SampledFrom(configNames).Draw(t, "config")
+	return config{name, rapid.SampledFrom(configValues[name]).Draw(t, "value")}
+}
+
+// createTopicsStep makes topics.
+type createTopicsStep struct {
+	Version      int16
+	ValidateOnly bool
+	Topics       []newTopic
+}
+
+type newTopic struct {
+	Topic      int
+	Partitions int32
+	Replicas   int16
+	Assignment string // "", or partitions with replicas: "0=self 1=self", also "none", "other", "twice"
+	Configs    []config
+}
+
+func drawCreateTopics(t *rapid.T) step {
+	s := createTopicsStep{Version: version(t, kmsg.NewPtrCreateTopicsRequest()), ValidateOnly: often(t, "validate only", false, true)}
+	for range often(t, "topics", 1, 2, 0) {
+		n := newTopic{Topic: drawName(t), Partitions: often[int32](t, "partitions", 2, 1, 3, -1, 0, -2, 20_000), Replicas: often[int16](t, "replicas", 1, -1, 0, 2, -2)}
+		n.Assignment = often(t, "assignment", "", "0=self", "0=self 1=self", "1=self", "0=other", "0=twice", "0=none", "0=self 0=self")
+		if n.Assignment != "" {
+			n.Partitions, n.Replicas = often[int32](t, "partitions too", -1, 1), often[int16](t, "replicas too", -1, 1)
+		}
+		for range pick(t, "configs", 0, 1, 2) {
+			n.Configs = append(n.Configs, drawConfig(t))
+		}
+		s.Topics = append(s.Topics, n)
+	}
+	return s
+}
+
+func (s createTopicsStep) changesMetadata() {}
+
+func (s createTopicsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrCreateTopicsRequest()
+	w.at(s.Version, r)
+	r.TimeoutMillis, r.ValidateOnly = 10_000, s.ValidateOnly
+	for _, n := range s.Topics {
+		topic := kmsg.NewCreateTopicsRequestTopic()
+		topic.Topic, topic.NumPartitions, topic.ReplicationFactor = w.name(n.Topic), n.Partitions, n.Replicas
+		for part := range strings.FieldsSeq(n.Assignment) {
+			number, replicas, _ := strings.Cut(part, "=")
+			a := kmsg.NewCreateTopicsRequestTopicReplicaAssignment()
+			a.Partition, a.Replicas = int32(number[0]-'0'), w.replicas(replicas)
+			topic.ReplicaAssignment = append(topic.ReplicaAssignment, a)
+		}
+		for _, c := range n.Configs {
+			config := kmsg.NewCreateTopicsRequestTopicConfig()
+			config.Name, config.Value = c.Name, c.value()
+			topic.Configs = append(topic.Configs, config)
+		}
+		r.Topics = append(r.Topics, topic)
+	}
+	return r
+}
+
+func (w *world) replicas(which string) []int32 {
+	switch which {
+	case "self":
+		return []int32{w.node()}
+	case "other":
+		return []int32{w.node() + 5}
+	case "twice":
+		return []int32{w.node(), w.node()}
+	}
+	return []int32{}
+}
+
+func (s createTopicsStep) learn(w *world, request kmsg.Request, response kmsg.Response) {
+	for _, topic := range response.(*kmsg.CreateTopicsResponse).Topics {
+		if topic.ErrorCode == 0 && !request.(*kmsg.CreateTopicsRequest).ValidateOnly {
+			w.topicIDs[topic.Topic] = topic.TopicID
+		}
+	}
+}
+
+// deleteTopicsStep deletes topics, by name or by ID.
+type deleteTopicsStep struct {
+	Version int16
+	Topics  []int
+	ByID    bool
+	Both    bool // name and ID, which is wrong
+}
+
+func drawDeleteTopics(t *rapid.T) step {
+	s := deleteTopicsStep{Version: version(t, kmsg.NewPtrDeleteTopicsRequest()), ByID: rapid.Bool().Draw(t, "by ID"), Both: often(t, "both", false, true)}
+	for range often(t, "topics", 1, 2) {
+		s.Topics = append(s.Topics, often(t, "topic", rapid.IntRange(0, 4).Draw(t, "one"), noTopic, -1, -4))
+	}
+	return s
+}
+
+func (s deleteTopicsStep) changesMetadata() {}
+
+func (s deleteTopicsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrDeleteTopicsRequest()
+	w.at(s.Version, r)
+	r.TimeoutMillis = 10_000
+	for _, i := range s.Topics {
+		name := w.name(i)
+		r.TopicNames = append(r.TopicNames, name)
+		topic := kmsg.NewDeleteTopicsRequestTopic()
+		if s.ByID || s.Both {
+			topic.TopicID = w.topicID(name)
+		}
+		if !s.ByID || s.Both {
+			topic.Topic = &name
+		}
+		r.Topics = append(r.Topics, topic)
+	}
+	return r
+}
+
+// createPartitionsStep adds partitions. It does not ask for very many: Apache Kafka 4.3 answers that
+// with an error, but makes the first 10,000, which takes it minutes.
+type createPartitionsStep struct {
+	Version      int16
+	ValidateOnly bool
+	Topic        int
+	Count        int32
+	Assignment   string // "", or replicas of the new ones: "self self"
+}
+
+func drawCreatePartitions(t *rapid.T) step {
+	return createPartitionsStep{version(t, kmsg.NewPtrCreatePartitionsRequest()), often(t, "validate only", false, true),
+		drawName(t), pick[int32](t, "count", 3, 4, 1, 2, 0, -1), often(t, "assignment", "", "self", "self self", "other", "none", "twice")}
+}
+
+func (s createPartitionsStep) changesMetadata() {}
+
+func (s createPartitionsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrCreatePartitionsRequest()
+	w.at(s.Version, r)
+	r.TimeoutMillis, r.ValidateOnly = 10_000, s.ValidateOnly
+	topic := kmsg.NewCreatePartitionsRequestTopic()
+	topic.Topic, topic.Count = w.name(s.Topic), s.Count
+	for part := range strings.FieldsSeq(s.Assignment) {
+		a := kmsg.NewCreatePartitionsRequestTopicAssignment()
+		a.Replicas = w.replicas(part)
+		topic.Assignment = append(topic.Assignment, a)
+	}
+	r.Topics = append(r.Topics, topic)
+	return r
+}
+
+// describeConfigsStep reads configs.
+type describeConfigsStep struct {
+	Version  int16
+	Topic    int
+	Type     int8
+	Names    []string
+	Synonyms bool
+}
+
+func drawDescribeConfigs(t *rapid.T) step {
+	s := describeConfigsStep{Version: version(t, kmsg.NewPtrDescribeConfigsRequest()), Topic: drawName(t), Type: often[int8](t, "type", 2, 0, 99), Synonyms: rapid.Bool().Draw(t, "synonyms")}
+	for range pick(t, "names", 1, 2, 8) {
+		s.Names = append(s.Names, rapid.SampledFrom(configNames).Draw(t, "config"))
+	}
+	return s
+}
+
+func (s describeConfigsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrDescribeConfigsRequest()
+	w.at(s.Version, r)
+	r.IncludeSynonyms = s.Synonyms
+	resource := kmsg.NewDescribeConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceType(s.Type), w.name(s.Topic), s.Names
+	r.Resources = append(r.Resources, resource)
+	return r
+}
+
+// alterConfigsStep changes configs one by one.
+type alterConfigsStep struct {
+	Version      int16
+	ValidateOnly bool
+	Topic        int
+	Changes      []configChange
+}
+
+type configChange struct {
+	config
+	Op int8
+}
+
+func drawAlterConfigs(t *rapid.T) step {
+	s := alterConfigsStep{Version: version(t, kmsg.NewPtrIncrementalAlterConfigsRequest()), ValidateOnly: often(t, "validate only", false, true), Topic: drawName(t)}
+	for range often(t, "changes", 1, 2, 0) {
+		s.Changes = append(s.Changes, configChange{drawConfig(t), often[int8](t, "op", 0, 1, 2, 3, 9)})
+	}
+	return s
+}
+
+func (s alterConfigsStep) changesMetadata() {}
+
+func (s alterConfigsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	w.at(s.Version, r)
+	r.ValidateOnly = s.ValidateOnly
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, w.name(s.Topic)
+	for _, c := range s.Changes {
+		change := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		change.Name, change.Op, change.Value = c.Name, kmsg.IncrementalAlterConfigOp(c.Op), c.value()
+		if c.Op == 1 {
+			change.Value = nil
+		}
+		resource.Configs = append(resource.Configs, change)
+	}
+	r.Resources = append(r.Resources, resource)
+	return r
+}
+
+// metadataStep asks for topics: by name, by ID, all, or none.
+type metadataStep struct {
+	Version int16
+	Which   string // all, none, names, IDs
+	Topics  []int
+	Ops     bool
+}
+
+func drawMetadata(t *rapid.T) step {
+	s := metadataStep{Version: version(t, kmsg.NewPtrMetadataRequest()), Which: pick(t, "which", "names", "IDs", "none", "all"), Ops: rapid.Bool().Draw(t, "operations")}
+	for range pick(t, "topics", 1, 2, 3) {
+		s.Topics = append(s.Topics, drawName(t))
+	}
+	return s
+}
+
+func (s metadataStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrMetadataRequest()
+	w.at(s.Version, r)
+	r.IncludeTopicAuthorizedOperations, r.IncludeClusterAuthorizedOperations = s.Ops, s.Ops
+	switch {
+	case s.Which == "all":
+		if r.Version == 0 {
+			r.Topics = []kmsg.MetadataRequestTopic{} // which means all of them
+		}
+		return r
+	case s.Which == "none":
+		if r.Version == 0 {
+			return nil
+		}
+		r.Topics = []kmsg.MetadataRequestTopic{}
+		return r
+	}
+	for _, i := range s.Topics {
+		topic := kmsg.NewMetadataRequestTopic()
+		name := w.name(i)
+		topic.Topic = &name
+		if s.Which == "IDs" && r.Version >= 12 {
+			topic.Topic, topic.TopicID = nil, w.topicID(name)
+		}
+		r.Topics = append(r.Topics, topic)
+	}
+	return r
+}
+
+// topicPartitionsStep describes topics page by page.
+type topicPartitionsStep struct {
+	Topics []int
+	Limit  int32
+	Cursor int // the topic to begin at, or 100
+	From   int32
+}
+
+const noCursor = 100
+
+func drawTopicPartitions(t *rapid.T) step {
+	s := topicPartitionsStep{Limit: often[int32](t, "limit", 2000, 1, 2, 0, -1), Cursor: often(t, "cursor", noCursor, 0, 1, 2, noTopic), From: pick[int32](t, "from", 0, 1, 5)}
+	for range pick(t, "topics", 1, 2, 3) {
+		s.Topics = append(s.Topics, drawName(t))
+	}
+	return s
+}
+
+func (s topicPartitionsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrDescribeTopicPartitionsRequest()
+	w.at(0, r)
+	r.ResponsePartitionLimit = s.Limit
+	for _, i := range s.Topics {
+		topic := kmsg.NewDescribeTopicPartitionsRequestTopic()
+		topic.Topic = w.name(i)
+		r.Topics = append(r.Topics, topic)
+	}
+	if s.Cursor != noCursor {
+		cursor := kmsg.NewDescribeTopicPartitionsRequestCursor()
+		cursor.Topic, cursor.Partition = w.name(s.Cursor), s.From
+		r.Cursor = &cursor
+	}
+	return r
+}
+
+// clusterStep describes the cluster.
+type clusterStep struct {
+	Version  int16
+	Ops      bool
+	Endpoint int8
+}
+
+func drawCluster(t *rapid.T) step {
+	return clusterStep{version(t, kmsg.NewPtrDescribeClusterRequest()), rapid.Bool().Draw(t, "operations"), often[int8](t, "endpoint", 1, 2, 0)}
+}
+
+func (s clusterStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrDescribeClusterRequest()
+	w.at(s.Version, r)
+	r.IncludeClusterAuthorizedOperations, r.EndpointType = s.Ops, s.Endpoint
+	return r
+}
+
+// coordinatorStep finds a coordinator.
+type coordinatorStep struct {
+	Version int16
+	Type    int8
+	Groups  []int // -1 for the empty name
+}
+
+func drawCoordinator(t *rapid.T) step {
+	s := coordinatorStep{version(t, kmsg.NewPtrFindCoordinatorRequest()), often[int8](t, "type", 0, 2, 5), nil}
+	for range pick(t, "groups", 1, 2) {
+		s.Groups = append(s.Groups, often(t, "group", 0, 1, -1))
+	}
+	return s
+}
+
+func (s coordinatorStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrFindCoordinatorRequest()
+	w.at(s.Version, r)
+	r.CoordinatorType = s.Type
+	for _, i := range s.Groups {
+		name := ""
+		if i >= 0 {
+			name = w.group(i)
+		}
+		r.CoordinatorKey = name
+		r.CoordinatorKeys = append(r.CoordinatorKeys, name)
+	}
+	return r
+}
+
+// An acl is an ACL or a filter for ACLs. The names are of the run, so that runs do not meet.
+type acl struct {
+	Resource   int8
+	Name       string // @ stands for the run; "(null)" for any, in filters
+	Pattern    int8
+	Principal  string
+	Host       string
+	Operation  int8
+	Permission int8
+}
+
+func drawACL(t *rapid.T, filter bool) acl {
+	null := func(label, first string, others ...string) string {
+		if filter {
+			others = append(others, nullValue)
+		}
+		return often(t, label, first, others...)
+	}
+	a := acl{
+		Resource:   often[int8](t, "resource", 2, 3, 4, 5, 0, 99),
+		Name:       null("resource name", "@-t0", "@-t1", "@-", "@", ""),
+		Pattern:    often[int8](t, "pattern", 3, 4, 0, 77),
+		Principal:  null("principal", "User:@", "User:@2", "User:*", "@", ""),
+		Host:       null("host", "*", "127.0.0.1", ""),
+		Operation:  often[int8](t, "operation", 3, 4, 8, 2, 7, 0, 99),
+		Permission: often[int8](t, "permission", 3, 2, 0, 99),
+	}
+	if filter {
+		a.Resource, a.Pattern = often(t, "any resource", a.Resource, 1), often(t, "any pattern", a.Pattern, 1, 2)
+		a.Operation, a.Permission = often(t, "any operation", a.Operation, 1), often(t, "any permission", a.Permission, 1)
+	}
+	return a
+}
+
+func (a acl) name(w *world) *string { return w.orNull(a.Name) }
+
+func (w *world) orNull(text string) *string {
+	if text == nullValue {
+		return nil
+	}
+	return pointer(strings.ReplaceAll(text, "@", w.run))
+}
+
+// createACLsStep makes ACLs.
+type createACLsStep struct {
+	Version int16
+	ACLs    []acl
+}
+
+func drawCreateACLs(t *rapid.T) step {
+	s := createACLsStep{Version: version(t, kmsg.NewPtrCreateACLsRequest())}
+	for range pick(t, "ACLs", 1, 2) {
+		s.ACLs = append(s.ACLs, drawACL(t, false))
+	}
+	return s
+}
+
+func (s createACLsStep) changesMetadata() {}
+
+func (s createACLsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrCreateACLsRequest()
+	w.at(s.Version, r)
+	for _, a := range s.ACLs {
+		c := kmsg.NewCreateACLsRequestCreation()
+		c.ResourceType, c.ResourceName, c.ResourcePatternType = kmsg.ACLResourceType(a.Resource), *w.orNull(a.Name), kmsg.ACLResourcePatternType(a.Pattern)
+		c.Principal, c.Host = *w.orNull(a.Principal), a.Host
+		c.Operation, c.PermissionType = kmsg.ACLOperation(a.Operation), kmsg.ACLPermissionType(a.Permission)
+		r.Creations = append(r.Creations, c)
+	}
+	return r
+}
+
+// describeACLsStep lists ACLs.
+type describeACLsStep struct {
+	Version int16
+	Filter  acl
+}
+
+func drawDescribeACLs(t *rapid.T) step {
+	return describeACLsStep{version(t, kmsg.NewPtrDescribeACLsRequest()), drawACL(t, true)}
+}
+
+func (s describeACLsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrDescribeACLsRequest()
+	w.at(s.Version, r)
+	a := s.Filter
+	r.ResourceType, r.ResourceName, r.ResourcePatternType = kmsg.ACLResourceType(a.Resource), a.name(w), kmsg.ACLResourcePatternType(a.Pattern)
+	r.Principal, r.Host = w.orNull(a.Principal), w.orNull(a.Host)
+	r.Operation, r.PermissionType = kmsg.ACLOperation(a.Operation), kmsg.ACLPermissionType(a.Permission)
+	return r
+}
+
+// deleteACLsStep deletes ACLs. The filter always names the run, by the resource or by the principal.
+type deleteACLsStep struct {
+	Version int16
+	Filters []acl
+}
+
+func drawDeleteACLs(t *rapid.T) step {
+	s := deleteACLsStep{Version: version(t, kmsg.NewPtrDeleteACLsRequest())}
+	for range pick(t, "filters", 1, 2) {
+		a := drawACL(t, true)
+		if a.Name == nullValue || a.Name == "" {
+			a.Name = "@-t0"
+		}
+		s.Filters = append(s.Filters, a)
+	}
+	return s
+}
+
+func (s deleteACLsStep) changesMetadata() {}
+
+func (s deleteACLsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrDeleteACLsRequest()
+	w.at(s.Version, r)
+	for _, a := range s.Filters {
+		f := kmsg.NewDeleteACLsRequestFilter()
+		f.ResourceType, f.ResourceName, f.ResourcePatternType = kmsg.ACLResourceType(a.Resource), a.name(w), kmsg.ACLResourcePatternType(a.Pattern)
+		f.Principal, f.Host = w.orNull(a.Principal), w.orNull(a.Host)
+		f.Operation, f.PermissionType = kmsg.ACLOperation(a.Operation), kmsg.ACLPermissionType(a.Permission)
+		r.Filters = append(r.Filters, f)
+	}
+	return r
+}

@@ -1,0 +1,206 @@
+//go:build kafka
+
+package interop
+
+import (
+	"math"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// TestDifferentialBatches gives both engines every defect that a batch may have, with every codec
+// where that matters, and looks at what they have stored, before and after a kill.
+func TestDifferentialBatches(t *testing.T) {
+	d := startDuel(t)
+	for _, name := range defectNames {
+		t.Run(name, func(t *testing.T) {
+			look := []step{
+				listStep{Version: 7, Time: -1, Epoch: noEpoch}, listStep{Version: 7, Time: -3, Epoch: noEpoch}, listStep{Version: 7, Time: 1, Epoch: noEpoch},
+				fetchAll(0), producersStep{},
+			}
+			steps := []step{produceOne(batchStep{Records: 3, Size: 5, Producer: -1})}
+			for codec := range codecs {
+				if codec > 0 && !defectsByName[name].codec {
+					break
+				}
+				steps = append(steps, produceOne(batchStep{Records: 3, Size: 5, Producer: -1, Codec: int8(codec), Defect: name}))
+				steps = append(steps, look...)
+			}
+			steps = append(append(steps, restart{Kill: true}), look...)
+			steps = append(steps, produceOne(batchStep{Records: 3, Size: 5, Producer: -1}))
+			if report := d.playOn(append(steps, look...)); report != "" {
+				t.Error(report)
+			}
+		})
+	}
+}
+
+func produceOne(b batchStep) step {
+	return produceStep{Version: 9, Acks: -1, Batches: []batchStep{b}}
+}
+
+// records are n valid ones for partition 0 of topic 0.
+func records(n int) step { return produceOne(batchStep{Records: n, Size: 5, Producer: -1}) }
+
+func odd(defect string) step {
+	return produceOne(batchStep{Records: 3, Size: 5, Producer: -1, Defect: defect})
+}
+
+func fetchAll(from int64) step {
+	return fetchStep{Version: 12, MinBytes: 1, MaxBytes: 50 << 20, SessionUse: "none",
+		Partitions: []fetchPartition{{Offset: from, MaxBytes: 50 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}}}
+}
+
+// ends asks where partition 0 of topic 0 begins and ends.
+var ends = []step{listStep{Version: 7, Time: -2, Epoch: noEpoch}, listStep{Version: 7, Time: -1, Epoch: noEpoch}}
+
+// bySubject takes a step as a subject who is not the super user.
+type bySubject struct {
+	Subject string
+	step
+}
+
+func (s bySubject) caller() connectionName { return connectionName{subject: s.Subject} }
+
+func (s bySubject) learn(w *world, request kmsg.Request, response kmsg.Response) {
+	if l, ok := s.step.(learner); ok {
+		l.learn(w, request, response)
+	}
+}
+
+// stranger is a subject without rights, but for those that a sequence gives.
+const stranger = "5e7a0000-0000-4000-8000-000000000001"
+
+func asStranger(s step) step { return bySubject{stranger, s} }
+
+// mayReadGroup lets the stranger read all groups of the run.
+var mayReadGroup = createACLsStep{Version: 3, ACLs: []acl{{Resource: 3, Name: "@", Pattern: 4, Principal: "User:" + stranger, Host: "*", Operation: 3, Permission: 3}}}
+
+// A fault is one that an engine had, as the sequence of requests that shows it.
+type fault struct {
+	name  string
+	steps []step
+}
+
+var faults = []fault{
+	{"an emptied partition begins at 0 after a clean start", sequence(
+		records(5), deleteRecordsStep{Version: 2, Offset: -1}, ends, restart{}, ends, records(3), ends, fetchAll(5))},
+	{"an emptied partition begins at 0 after a kill", sequence(
+		records(5), deleteRecordsStep{Version: 2, Offset: -1}, ends, restart{Kill: true}, ends, records(3), ends, fetchAll(5))},
+	{"client timestamps are kept", sequence(
+		records(2), odd("time of 2001"), odd("time of 2255"), records(2), fetchAll(0),
+		listStep{Version: 7, Time: batchTime, Batch: 1, Epoch: noEpoch}, listStep{Version: 7, Time: batchTime, Batch: 3, Epoch: noEpoch}, listStep{Version: 7, Time: -3, Epoch: noEpoch})},
+	{"attribute bit 3 cuts the log", sequence(
+		records(1), odd("attribute bit 3 (log append time)"), records(3), restart{}, ends, fetchAll(0))},
+	{"a negative record count moves the end back", sequence(records(5), odd("count and delta negative"), ends, records(3), ends, fetchAll(0))},
+	{"a record count of -1", sequence(records(5), odd("count -1"), ends, records(3), ends, fetchAll(0))},
+	{"a record count of 1,000,000 jumps", sequence(records(5), odd("count and delta 1,000,000"), ends, records(3), ends)},
+	{"a record without a key in a compacted topic", sequence(
+		createTopicsStep{Version: 2, Topics: []newTopic{{Topic: 2, Partitions: 1, Replicas: 1, Configs: []config{{"cleanup.policy", "compact"}}}}},
+		produceOne(batchStep{Topic: 2, Records: 1, Producer: -1}))},
+	{"a record that lies about its length, and a search by time", sequence(
+		records(2), odd("record length 2^31-1"), listStep{Version: 7, Time: batchTime, After: 1, Epoch: noEpoch}, listStep{Version: 7, Time: 1, Epoch: noEpoch}, restart{}, ends, fetchAll(0))},
+	{"a record with a negative length, and a search by time", sequence(
+		records(2), odd("record length -1"), listStep{Version: 7, Time: batchTime, After: 1, Epoch: noEpoch}, listStep{Version: 7, Time: 1, Epoch: noEpoch}, restart{}, ends, fetchAll(0))},
+	{"a value that lies about its length, and a search by time", sequence(
+		records(2), odd("value length 2^31-1"), listStep{Version: 7, Time: batchTime, After: 1, Epoch: noEpoch}, listStep{Version: 7, Time: 1, Epoch: noEpoch}, restart{}, ends, fetchAll(0))},
+	{"garbage instead of records", sequence(odd("garbage for records"), ends, fetchAll(0))},
+	{"records that cannot be decompressed", sequence(
+		produceOne(batchStep{Records: 3, Producer: -1, Codec: 1, Defect: "garbage for records"}), produceOne(batchStep{Records: 3, Producer: -1, Codec: 4, Defect: "compressed stream cut"}),
+		odd("codec 7"), ends)},
+	{"a batch with a wrong checksum", sequence(odd("checksum"), ends)},
+	{"two batches for one partition", sequence(odd("two batches"), ends)},
+	{"a fetch is not bounded", sequence(repeat(60, produceOne(batchStep{Records: 1, Size: 1_000_000, Producer: -1})),
+		fetchStep{Version: 12, MinBytes: 1, MaxBytes: math.MaxInt32, SessionUse: "none",
+			Partitions: []fetchPartition{{MaxBytes: math.MaxInt32, CurrentEpoch: noEpoch, LastEpoch: noEpoch}}})},
+	{"committed offsets of a new group", sequence(
+		offsetsStep{Version: 5, Groups: []int{0}, Topics: []int{0}}, offsetsStep{Version: 7, Groups: []int{0}, Topics: []int{0}, Stable: true},
+		offsetsStep{Version: 8, Groups: []int{0}, Topics: []int{0}}, offsetsStep{Version: 9, Groups: []int{0}, All: true})},
+	{"members are forgotten at a kill", sequence(
+		joinStep{Version: 3, Member: 0, Session: 60_000, Type: "consumer", Protocols: "a"}, syncStep{Version: 3},
+		heartbeatStep{Version: 3}, restart{Kill: true}, heartbeatStep{Version: 3}, describeGroupsStep{Version: 5, Groups: []int{0}},
+		commitStep{Version: 7, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}}, commitStep{Version: 7, Generation: -1, Offsets: []commitOffset{{Offset: 4, Epoch: noEpoch}}})},
+	{"members of KIP-848 are forgotten or not fenced at a kill", sequence(
+		consumerStep{Version: 1, Epoch: "join", Topics: []int{0}}, consumerStep{Version: 1, Epoch: "own", Keep: true, Owned: "assigned"}, restart{Kill: true},
+		consumerStep{Version: 1, Epoch: "own", Keep: true, Owned: "assigned"}, consumerStep{Version: 1, Epoch: "ahead", Keep: true, Owned: "assigned"},
+		commitStep{Version: 9, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}}, commitStep{Version: 9, Generation: 1, Offsets: []commitOffset{{Offset: 4, Epoch: noEpoch}}})},
+	{"sequences wrap at 2^31", sequence(
+		produceOne(batchStep{Records: 2, Sequence: "wrap"}), produceOne(batchStep{Records: 2, Sequence: "next"}), produceOne(batchStep{Records: 1, Sequence: "next"}), ends)},
+	{"no truncation detection", sequence(records(3),
+		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 2, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: 5}}},
+		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 3, MaxBytes: 1 << 20, CurrentEpoch: 0, LastEpoch: 0}}},
+		epochStep{Version: 4, CurrentEpoch: noEpoch, Epoch: 0}, epochStep{Version: 4, CurrentEpoch: noEpoch, Epoch: 5}, epochStep{Version: 4, CurrentEpoch: 5, Epoch: 0})},
+	{"removed records come back after a kill", sequence(records(5), deleteRecordsStep{Version: 2, Offset: 3}, ends, restart{Kill: true}, ends, fetchAll(0))},
+	{"metadata by ID tells a topic's name", sequence(asStranger(metadataStep{Version: 12, Which: "IDs", Topics: []int{0}}))},
+	{"deletion by ID tells a topic's name", sequence(asStranger(deleteTopicsStep{Version: 6, ByID: true, Topics: []int{0}}))},
+	{"others' committed offsets", sequence(
+		commitStep{Version: 8, Member: -1, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}},
+		asStranger(offsetsStep{Version: 8, Groups: []int{0}, Topics: []int{0}}), asStranger(offsetsStep{Version: 8, Groups: []int{0}, All: true}),
+		asStranger(offsetsStep{Version: 5, Groups: []int{0}, Topics: []int{0}}))},
+	{"others' committed offsets, for one who may read the group alone", sequence(
+		commitStep{Version: 8, Member: -1, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}}, mayReadGroup,
+		asStranger(offsetsStep{Version: 8, Groups: []int{0}, Topics: []int{0}}), asStranger(offsetsStep{Version: 8, Groups: []int{0}, All: true}))},
+	{"group configs are open to everybody", sequence(asStranger(groupConfigStep{}), asStranger(groupConfigStep{Change: true}))},
+	{"a KIP-848 join assigns what one may not describe", sequence(mayReadGroup,
+		asStranger(consumerStep{Version: 1, Epoch: "join", Topics: []int{0}}), describeConsumersStep{Version: 1})},
+	{"a KIP-848 regex assigns what one may not describe", sequence(mayReadGroup,
+		asStranger(consumerStep{Version: 1, Epoch: "join", Regex: "@-t.*"}), pause{}, asStranger(consumerStep{Version: 1, Epoch: "own", Keep: true}), describeConsumersStep{Version: 1})},
+}
+
+// TestDifferentialFaults plays each fault's sequence on both engines. An engine with the fault fails
+// here.
+func TestDifferentialFaults(t *testing.T) {
+	d := startDuel(t)
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			if report := d.playOn(f.steps); report != "" {
+				t.Error(report)
+			}
+		})
+	}
+}
+
+func sequence(parts ...any) (all []step) {
+	for _, p := range parts {
+		switch p := p.(type) {
+		case step:
+			all = append(all, p)
+		case []step:
+			all = append(all, p...)
+		}
+	}
+	return all
+}
+
+func repeat(n int, s step) (all []step) {
+	for range n {
+		all = append(all, s)
+	}
+	return all
+}
+
+// groupConfigStep reads or changes the configs of group 0.
+type groupConfigStep struct{ Change bool }
+
+const configResourceGroup = 32
+
+func (s groupConfigStep) request(w *world) kmsg.Request {
+	if s.Change {
+		r := kmsg.NewPtrIncrementalAlterConfigsRequest()
+		r.Version = 1
+		resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+		resource.ResourceType, resource.ResourceName = configResourceGroup, w.group(0)
+		config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		config.Name, config.Value = "consumer.session.timeout.ms", pointer("50000")
+		resource.Configs = append(resource.Configs, config)
+		r.Resources = append(r.Resources, resource)
+		return r
+	}
+	r := kmsg.NewPtrDescribeConfigsRequest()
+	r.Version = 4
+	resource := kmsg.NewDescribeConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = configResourceGroup, w.group(0)
+	r.Resources = append(r.Resources, resource)
+	return r
+}

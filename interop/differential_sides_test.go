@@ -1,0 +1,375 @@
+//go:build kafka
+
+package interop
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/diaspora-streams/diaspora/internal/apache"
+)
+
+// A side is one of the two clusters that are compared.
+type side interface {
+	String() string
+	// node is the ID of the only broker.
+	node() int32
+	// dial connects and signs in: as a subject, or with "" as the super user.
+	dial(ctx context.Context, subject string) (*wire, error)
+	// settle waits until the broker has applied every change that was answered before.
+	settle(ctx context.Context) error
+	// epoch is the leader epoch of partitions that are made now.
+	epoch() int32
+	// restart stops the broker, cleanly or by kill -9, and starts it again.
+	restart(kill bool) error
+}
+
+// embedded is the embedded engine, in a process of its own over one data directory.
+type embedded struct {
+	dir     string
+	cmd     *exec.Cmd
+	stdin   io.Closer
+	address string
+	stderr  tail
+	starts  int32 // the leader epoch, which counts the starts of the engine
+}
+
+func startEmbedded(t testing.TB) *embedded {
+	t.Helper()
+	e := &embedded{dir: t.TempDir()}
+	t.Cleanup(e.stop)
+	if err := e.start(); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func (e *embedded) String() string { return "embedded engine" }
+
+func (e *embedded) node() int32 { return 0 }
+
+func (e *embedded) epoch() int32 { return e.starts }
+
+func (e *embedded) start() error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	e.cmd = exec.Command(exe)
+	e.cmd.Env = append(os.Environ(), engineDirEnv+"="+e.dir)
+	e.cmd.Stderr = &e.stderr
+	stdout, err := e.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if e.stdin, err = e.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	if err := e.cmd.Start(); err != nil {
+		return err
+	}
+	e.address, err = bufio.NewReader(stdout).ReadString('\n')
+	e.address = strings.TrimSpace(e.address)
+	if err != nil {
+		return fmt.Errorf("the embedded engine does not start: %w\n%s", err, e.stderr.String())
+	}
+	return e.learnEpoch(context.Background())
+}
+
+// learnEpoch asks for the leader epoch of a topic, which it makes the first time.
+func (e *embedded) learnEpoch(ctx context.Context) error {
+	c, err := e.dial(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer c.conn.Close()
+	if err := makeBarrier(ctx, c); err != nil {
+		return err
+	}
+	topic := kmsg.NewMetadataRequestTopic()
+	topic.Topic = pointer(barrierTopic)
+	ask := kmsg.NewPtrMetadataRequest()
+	ask.Version, ask.Topics = 9, append(ask.Topics, topic)
+	answer, err := ask.RequestWith(ctx, c)
+	if err != nil {
+		return err
+	}
+	if len(answer.Topics) != 1 || len(answer.Topics[0].Partitions) != 1 {
+		return fmt.Errorf("metadata of %s: %+v", barrierTopic, answer)
+	}
+	e.starts = answer.Topics[0].Partitions[0].LeaderEpoch
+	return nil
+}
+
+// stop stops the engine cleanly, if it runs.
+func (e *embedded) stop() {
+	if e.cmd == nil || e.cmd.ProcessState != nil {
+		return
+	}
+	e.stdin.Close()
+	giveUp := time.AfterFunc(answerPatience, func() { e.cmd.Process.Kill() })
+	defer giveUp.Stop()
+	e.cmd.Wait()
+}
+
+func (e *embedded) restart(kill bool) error {
+	if kill {
+		e.cmd.Process.Kill()
+		e.cmd.Wait()
+	}
+	e.stop()
+	return e.start()
+}
+
+// crashed starts the engine again if it has ended by itself, and says how it did.
+func (e *embedded) crashed() string {
+	conn, err := net.Dial("tcp", e.address)
+	if err == nil {
+		conn.Close()
+		return ""
+	}
+	e.cmd.Wait()
+	said := fmt.Sprintf("%v\n%s", e.cmd.ProcessState, e.stderr.String())
+	if err := e.start(); err != nil {
+		said += fmt.Sprintf("\nand does not start again: %v", err)
+		os.RemoveAll(e.dir)
+		if err := e.start(); err != nil {
+			said += fmt.Sprintf("\nnor over an empty directory: %v", err)
+		}
+	}
+	return said
+}
+
+func (e *embedded) dial(ctx context.Context, subject string) (*wire, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", e.address)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintln(conn, subject); err != nil {
+		return nil, err
+	}
+	return &wire{conn: conn}, nil
+}
+
+// settle: the engine's answers are true when they arrive.
+func (e *embedded) settle(context.Context) error { return nil }
+
+// tail keeps the beginning of what is written, which is where a panic says its cause.
+type tail struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *tail) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.buf.Len() < 4<<10 {
+		b.buf.Write(p[:min(len(p), 4<<10)])
+	}
+	return len(p), nil
+}
+
+// String returns what was written since the last call.
+func (b *tail) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.buf.Reset()
+	return b.buf.String()
+}
+
+// kafkaSide is the Apache Kafka that `make kafka-up` has started.
+type kafkaSide struct {
+	address  string
+	password plain.Auth
+	gateway  *apache.Broker
+	barrier  *wire
+	passed   int
+}
+
+// barrierTopic is a topic whose retention.ms counts how often settle was called.
+const barrierTopic = "differential-barrier"
+
+func startKafka(t testing.TB) *kafkaSide {
+	t.Helper()
+	d := describe(t)
+	if len(d.Nodes) != 1 {
+		t.Fatalf("the Apache Kafka that is up has %d nodes; the differential suite needs `make kafka-up NODES=1`", len(d.Nodes))
+	}
+	password, err := os.ReadFile(d.Admin.PasswordFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := apache.OpenKeys(apache.KeysConfig{
+		File:     filepath.Join(filepath.Dir(d.JWKSFile), "signing-keys.json"),
+		JWKSFile: d.JWKSFile,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway, err := apache.New(apache.Config{Address: d.Nodes[0].Listener, Issuer: d.Issuer, Audience: d.Audience, Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kafkaSide{address: d.Admin.Brokers[0], password: plain.Auth{User: d.Admin.Username, Pass: string(password)}, gateway: gateway}
+	if err := k.warmUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func (k *kafkaSide) String() string { return "Apache Kafka" }
+
+func (k *kafkaSide) node() int32 { return 1 }
+
+func (k *kafkaSide) epoch() int32 { return 0 }
+
+func (k *kafkaSide) dial(ctx context.Context, subject string) (*wire, error) {
+	if subject != "" {
+		conn, err := k.gateway.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w := &wire{conn: conn}
+		_, err = k.gateway.SignIn(ctx, conn, w, subject)
+		return w, err
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", k.address)
+	if err != nil {
+		return nil, err
+	}
+	w := &wire{conn: conn}
+	return w, signIn(ctx, w, k.password.AsMechanism())
+}
+
+// warmUp makes the barrier's topic, and waits until Kafka has made its topic of committed offsets and
+// hands out producer IDs.
+func (k *kafkaSide) warmUp(ctx context.Context) (err error) {
+	if k.barrier, err = k.dial(ctx, ""); err != nil {
+		return err
+	}
+	if err := makeBarrier(ctx, k.barrier); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(patience); ; {
+		commit := kmsg.NewPtrOffsetCommitRequest()
+		commit.Version, commit.Group, commit.Generation = 8, "differential-barrier", -1
+		partition := kmsg.NewOffsetCommitRequestTopicPartition()
+		committed := kmsg.NewOffsetCommitRequestTopic()
+		committed.Topic, committed.Partitions = barrierTopic, append(committed.Partitions, partition)
+		commit.Topics = append(commit.Topics, committed)
+		answer, err := commit.RequestWith(ctx, k.barrier)
+		if err != nil {
+			return err
+		}
+		producer, err := kmsg.NewPtrInitProducerIDRequest().RequestWith(ctx, k.barrier)
+		if err != nil {
+			return err
+		}
+		code := cmp.Or(kerr.ErrorForCode(answer.Topics[0].Partitions[0].ErrorCode), kerr.ErrorForCode(producer.ErrorCode))
+		if code == nil {
+			return k.settle(ctx)
+		}
+		find := kmsg.NewPtrFindCoordinatorRequest() // makes the topic
+		find.Version, find.CoordinatorKeys = 4, []string{commit.Group}
+		if _, err := find.RequestWith(ctx, k.barrier); err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("Kafka's coordinator does not start: %w", code)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// makeBarrier makes the barrier's topic if it is not there.
+func makeBarrier(ctx context.Context, c *wire) error {
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = barrierTopic, 1, 1
+	create := kmsg.NewPtrCreateTopicsRequest()
+	create.Version, create.TimeoutMillis, create.Topics = 7, 10_000, append(create.Topics, topic)
+	created, err := create.RequestWith(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := kerr.ErrorForCode(created.Topics[0].ErrorCode); err != nil && err != kerr.TopicAlreadyExists {
+		return err
+	}
+	return nil
+}
+
+// settle relies on the order in which Kafka's broker applies changes. A change is visible in
+// metadata before the logs and the coordinators know it, but all of one change comes before all of
+// the next. Two changes may be applied as one, so that it takes two further ones to be sure.
+func (k *kafkaSide) settle(ctx context.Context) error {
+	for range 2 {
+		k.passed++
+		value := fmt.Sprint(1_000_000_000 + (time.Now().UnixMilli()*1000+int64(k.passed))%1_000_000_000)
+		resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+		resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, barrierTopic
+		config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		config.Name, config.Value = "retention.ms", &value
+		resource.Configs = append(resource.Configs, config)
+		alter := kmsg.NewPtrIncrementalAlterConfigsRequest()
+		alter.Version, alter.Resources = 1, append(alter.Resources, resource)
+		altered, err := alter.RequestWith(ctx, k.barrier)
+		if err != nil {
+			return err
+		}
+		if err := kerr.ErrorForCode(altered.Resources[0].ErrorCode); err != nil {
+			return err
+		}
+		if err := k.awaitBarrier(ctx, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *kafkaSide) awaitBarrier(ctx context.Context, value string) error {
+	resource := kmsg.NewDescribeConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceTypeTopic, barrierTopic, []string{"retention.ms"}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		ask := kmsg.NewPtrDescribeConfigsRequest()
+		ask.Version, ask.Resources = 4, append(ask.Resources, resource)
+		answer, err := ask.RequestWith(ctx, k.barrier)
+		if err != nil {
+			return err
+		}
+		for _, c := range answer.Resources[0].Configs {
+			if c.Value != nil && *c.Value == value {
+				return nil
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("Kafka does not apply changes")
+}
+
+func (k *kafkaSide) restart(kill bool) error {
+	commands := [][]string{{"stop"}, {"start"}}
+	if kill {
+		commands = [][]string{{"kill", "1"}, {"start-node", "1"}}
+	}
+	for _, args := range commands {
+		if out, err := exec.Command(clusterScript, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("cluster %v: %w\n%s", args, err, out)
+		}
+	}
+	return k.warmUp(context.Background())
+}

@@ -1,0 +1,216 @@
+//go:build kafka
+
+package interop
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"pgregory.net/rapid"
+)
+
+// A step is one thing that happens to both engines. It is plain data, so that it can be printed and
+// shrunk. What it names by number (a topic, a producer, a session, a member) each engine's world
+// turns into its own.
+type step interface {
+	// request returns the request for an engine, or nil if there is nothing to do in its world.
+	request(w *world) kmsg.Request
+}
+
+// A learner keeps from an answer what later steps need.
+type learner interface {
+	learn(w *world, request kmsg.Request, response kmsg.Response)
+}
+
+// A caller goes over a connection of its own: a member's, or another subject's.
+type caller interface{ caller() connectionName }
+
+// connectionName says whose a connection is. The zero name is the super user's.
+type connectionName struct {
+	subject string // "" for the super user
+	member  string // "" if it is nobody's in particular
+}
+
+// waits marks a step whose answer may wait for a later step, as a JoinGroup's does.
+type waits interface{ mayWait() }
+
+// changes marks a step that changes metadata, which Kafka applies a little later.
+type changes interface{ changesMetadata() }
+
+// restart stops the engine and starts it again. Apache Kafka goes on: a restart takes it half a
+// minute, and what it does then is known.
+type restart struct{ Kill bool }
+
+func (restart) request(*world) kmsg.Request { return nil }
+
+// pause waits for what Kafka does in the background.
+type pause struct{}
+
+func (pause) request(*world) kmsg.Request {
+	time.Sleep(500 * time.Millisecond)
+	return nil
+}
+
+// A world is what one run knows of one engine.
+type world struct {
+	side
+	run   string // the beginning of every name
+	conns map[connectionName]*wire
+	offer map[int16][2]int16 // the versions that both engines take
+
+	firstEpoch int32 // the leader epoch at the beginning of the run,
+	lastEpoch  int32 // and now
+	topicIDs   map[string][16]byte
+	producers  []producerState
+	next       map[sequenceKey]int32
+	sessions   []sessionState
+	times      []int64 // when batches arrived, by the answers
+	ends       map[partitionName]int64
+	members    map[string]*memberState
+	knownIDs   map[string]string // member ID to name
+}
+
+type partitionName struct {
+	topic     string
+	partition int32
+}
+
+type producerState struct {
+	id    int64
+	epoch int16
+}
+
+type sequenceKey struct {
+	producer int
+	at       partitionName
+}
+
+type sessionState struct{ id, epoch int32 }
+
+func newWorld(s side, run string, offer map[int16][2]int16) *world {
+	w := &world{side: s, run: run, offer: offer, firstEpoch: s.epoch(), lastEpoch: s.epoch(),
+		conns: map[connectionName]*wire{}, topicIDs: map[string][16]byte{}, next: map[sequenceKey]int32{},
+		sessions: make([]sessionState, 2), ends: map[partitionName]int64{}, members: map[string]*memberState{}, knownIDs: map[string]string{}}
+	for i := range 3 {
+		w.producers = append(w.producers, producerState{id: int64(1000 + i)})
+	}
+	return w
+}
+
+// topic returns the name of topic i. Topics 0 and 1 are there from the start, and noTopic never is.
+func (w *world) topic(i int) string { return fmt.Sprintf("%s-t%d", w.run, i) }
+
+const noTopic = 9
+
+func (w *world) group(i int) string { return fmt.Sprintf("%s-g%d", w.run, i) }
+
+// topicID returns the ID that the topic has or had last, or one that no topic has.
+func (w *world) topicID(name string) [16]byte {
+	if id, ok := w.topicIDs[name]; ok {
+		return id
+	}
+	return [16]byte{1: 1, 15: 1}
+}
+
+func (w *world) topicOf(id [16]byte) string {
+	if id == ([16]byte{}) {
+		return "no ID"
+	}
+	for name, known := range w.topicIDs {
+		if known == id {
+			return w.withoutRun(name)
+		}
+	}
+	if id == w.topicID("") {
+		return "unknown ID"
+	}
+	return "an ID"
+}
+
+func (w *world) withoutRun(name string) string { return strings.ReplaceAll(name, w.run, "") }
+
+// at sets the version, as far as both engines take it.
+func (w *world) at(version int16, request kmsg.Request) kmsg.Request {
+	if offer, ok := w.offer[request.Key()]; ok {
+		version = min(max(version, offer[0]), offer[1])
+	}
+	request.SetVersion(min(version, request.MaxVersion()))
+	return request
+}
+
+// connection returns the named connection, and connects if there is none.
+func (w *world) connection(ctx context.Context, name connectionName) (*wire, error) {
+	if c := w.conns[name]; c != nil {
+		return c, nil
+	}
+	c, err := w.dial(ctx, name.subject)
+	if err != nil {
+		return nil, err
+	}
+	w.conns[name] = c
+	return c, nil
+}
+
+// hangUp closes connections: one, or all of them.
+func (w *world) hangUp(names ...connectionName) {
+	if len(names) == 0 {
+		for name := range w.conns {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		if c := w.conns[name]; c != nil {
+			c.conn.Close()
+			delete(w.conns, name)
+		}
+	}
+}
+
+// restarted forgets what a broker's restart ends.
+func (w *world) restarted() {
+	w.hangUp()
+	w.lastEpoch = w.epoch()
+	clear(w.sessions)
+}
+
+// sequenceAfter returns the number n records later. After the largest comes zero.
+func sequenceAfter(sequence, n int32) int32 {
+	if sequence > math.MaxInt32-n {
+		return n - (math.MaxInt32 - sequence) - 1
+	}
+	return sequence + n
+}
+
+// awaitClock returns when the clock, in milliseconds, has moved on: so no two appends have one time.
+func awaitClock() {
+	for now := time.Now().UnixMilli(); time.Now().UnixMilli() < now+2; {
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// pick draws one of the values; the first is the simplest.
+func pick[T any](t *rapid.T, label string, values ...T) T {
+	return rapid.SampledFrom(values).Draw(t, label)
+}
+
+// often draws the first value most of the time.
+func often[T any](t *rapid.T, label string, first T, others ...T) T {
+	if rapid.IntRange(0, 9).Draw(t, label+" odd") < 7 {
+		return first
+	}
+	return pick(t, label, others...)
+}
+
+func version(t *rapid.T, request kmsg.Request) int16 {
+	return request.MaxVersion() - rapid.Int16Range(0, request.MaxVersion()).Draw(t, "version")
+}
+
+func drawTopic(t *rapid.T) int { return often(t, "topic", 0, 1, 1, 1, noTopic, 2) }
+
+func drawPartition(t *rapid.T) int32 { return often[int32](t, "partition", 0, 1, 1, 1, 7, -1) }
+
+func pointer[T any](v T) *T { return &v }
