@@ -127,8 +127,7 @@ func (l *Log) roll() (*segment, error) {
 		}
 	}
 	if !stored {
-		// That several segments have no checkpoint is damage, and not a power cut: see rebuild.
-		if err := l.saveNothing(); err != nil {
+		if err := l.saveFirst(); err != nil {
 			return nil, err
 		}
 	}

@@ -199,6 +199,7 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	}
 	var opened atomic.Int64
+	defer cpu(b)()
 	for b.Loop() {
 		for n := range logs {
 			opened.Add(int64(len(open(n).segments)))

@@ -45,7 +45,7 @@ func (c *checkpoint) encode() []byte {
 		b = appendInts(b, g.base, g.end, g.size, g.first, g.last, g.maxTime)
 	}
 	b = c.producers.encode(c.epochs.encode(b))
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return appendChecksum(b)
 }
 
 func parseCheckpoint(b []byte) (*checkpoint, error) {
@@ -70,7 +70,11 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 	}
 	c.epochs = d.epochs()
 	c.producers = d.producers()
-	if d.bad || len(d.b) > 0 || len(c.segments) == 0 || c.start < c.segments[0].base || c.start > c.segments[len(c.segments)-1].end {
+	if d.bad || len(d.b) > 0 || len(c.segments) == 0 {
+		return nil, errCheckpoint
+	}
+	last := c.segments[len(c.segments)-1]
+	if c.start < c.segments[0].base || c.start > last.end || (last.size == 0) != (last.end == last.base) {
 		return nil, errCheckpoint
 	}
 	return c, nil
@@ -111,18 +115,29 @@ func (l *Log) saveSoon() {
 	})
 }
 
-// saveNothing writes a checkpoint that says only where the log starts, if there is none.
-func (l *Log) saveNothing() error {
+// saveFirst sees to it that there is a checkpoint, durably, even if it says no more than where the log starts. It
+// runs before a log gets its second segment: so if several segments have no checkpoint, it was lost to damage, and
+// not in a power cut. See rebuild.
+func (l *Log) saveFirst() error {
 	l.maintaining.Lock()
 	defer l.maintaining.Unlock()
 	l.mu.Lock()
-	stored, first := l.stored, l.segments[0].base
+	stored, found, first := l.stored, l.found, l.segments[0].base
 	l.mu.Unlock()
-	if stored {
+	switch {
+	case stored:
 		return nil
+	case !found:
+		c := &checkpoint{start: first, segments: []*segment{{base: first, end: first, maxTime: -1}}}
+		return l.store(c.encode(), nil)
 	}
-	c := &checkpoint{start: first, segments: []*segment{{base: first, end: first, maxTime: -1}}}
-	return l.store(c.encode(), nil)
+	if err := l.syncNames(); err != nil { // it may have been written just before a kill
+		return err
+	}
+	l.mu.Lock()
+	l.stored = true
+	l.mu.Unlock()
+	return nil
 }
 
 // saveFrom is save for a log that begins with another offset. It returns how many segments are
@@ -146,7 +161,9 @@ func (l *Log) saveFrom(start int64) (removed int, err error) {
 	}
 	l.mu.Lock()
 	l.pending -= pending
+	files := l.shutExcess() // which could not be closed before they were synced
 	l.mu.Unlock()
+	closeAll(files)
 	return removed, nil
 }
 
@@ -227,6 +244,11 @@ func appendInts(b []byte, values ...int64) []byte {
 		b = binary.LittleEndian.AppendUint64(b, uint64(v))
 	}
 	return b
+}
+
+// appendChecksum ends a file that begins with a magic.
+func appendChecksum(b []byte) []byte {
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 // decoder reads what appendInts wrote. If the bytes end early then bad is set, and what it returns

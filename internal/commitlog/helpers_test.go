@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,6 +93,23 @@ func newBatch(p from, values ...string) []byte {
 	be.PutUint32(b[57:], uint32(len(values)))
 	be.PutUint32(b[17:], crc32.Checksum(b[21:], castagnoli))
 	return b
+}
+
+// timed returns a batch of records with the timestamps of their producer.
+func timed(times ...int64) []byte {
+	b := newBatch(nobody, make([]string, len(times))...)
+	be := binary.BigEndian
+	be.PutUint64(b[27:], uint64(times[0]))
+	be.PutUint64(b[35:], uint64(slices.Max(times)))
+	records := b[:batch.HeaderBytes]
+	for i, at := range times {
+		r := binary.AppendVarint([]byte{0}, at-times[0])
+		r = append(binary.AppendVarint(r, int64(i)), 1, 0, 0) // no key, an empty value, no headers
+		records = append(binary.AppendVarint(records, int64(len(r))), r...)
+	}
+	be.PutUint32(records[8:], uint32(len(records)-12))
+	be.PutUint32(records[17:], crc32.Checksum(records[21:], castagnoli))
+	return records
 }
 
 // plain returns a batch of one record of about so many bytes.

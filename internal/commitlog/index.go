@@ -1,9 +1,7 @@
 package commitlog
 
 import (
-	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io/fs"
 	"sort"
 
@@ -97,7 +95,7 @@ func (x *index) encode() []byte {
 	for _, e := range x.entries {
 		b = appendInts(b, e.offset, e.pos, e.maxTime)
 	}
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return appendChecksum(b)
 }
 
 // parseIndex reads the index of a segment that begins with the offset base.

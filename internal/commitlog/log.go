@@ -91,7 +91,8 @@ type Log struct {
 
 	dirMade   bool  // the directory exists
 	dirSynced bool  // and is durable
-	stored    bool  // there is a checkpoint
+	found     bool  // Open has read a checkpoint
+	stored    bool  // a checkpoint is durable
 	swept     bool  // files that do not belong to the log were removed
 	failed    error // if not nil, nothing is written any more
 	closed    bool

@@ -54,6 +54,9 @@ type sent struct {
 // be appended. It follows Apache Kafka's ProducerAppendInfo.
 func (ps *producers) check(h batch.Header) (*sent, error) {
 	p := ps.byID[h.ProducerID]
+	if p == nil && h.ProducerEpoch < -1 { // -1 is what Apache Kafka assumes of an unknown producer
+		return nil, fmt.Errorf("producer %d: epoch %d: %w", h.ProducerID, h.ProducerEpoch, kerr.InvalidProducerEpoch)
+	}
 	if p == nil {
 		return nil, nil
 	}

@@ -38,6 +38,10 @@ type reading struct {
 	atLeastOne bool
 }
 
+func (r *reading) missing() error {
+	return fmt.Errorf("%w: offset %d is missing", ErrDamaged, r.offset)
+}
+
 // place is an offset, and where in a segment its batch begins.
 type place struct{ offset, pos int64 }
 
@@ -53,6 +57,9 @@ func (r *reading) part() (more bool, err error) {
 	}
 	defer r.done(g)
 	at, err := r.locate(g, o, limit)
+	if err == nil && at >= limit {
+		err = r.missing()
+	}
 	if err != nil {
 		return false, r.report(g, err)
 	}
@@ -127,7 +134,7 @@ func (r *reading) locate(g *segment, o *opened, limit int64) (int64, error) {
 		h, at, err := s.next()
 		switch {
 		case err == io.EOF:
-			return 0, fmt.Errorf("%w: offset %d is missing", ErrDamaged, r.offset)
+			return 0, r.missing()
 		case err != nil:
 			return 0, err
 		case h.LastOffset() >= r.offset:
@@ -144,8 +151,11 @@ func (r *reading) fill(o *opened, at, limit int64) ([]byte, error) {
 	if least {
 		bytes = max(bytes, batch.HeaderBytes)
 	}
+	if bytes < batch.HeaderBytes {
+		return nil, nil
+	}
 	for {
-		n := int(max(0, min(int64(bytes), limit-at)))
+		n := int(min(int64(bytes), limit-at))
 		r.out = slices.Grow(r.out, n)[:before+n]
 		b := r.out[before:]
 		if err := readFull(o.file, b, at); err != nil {
@@ -168,17 +178,16 @@ func (r *reading) skim(b []byte, o *opened, at int64) (n int, next int64) {
 	if last.pos > at { // begin there
 		n, next = int(last.pos-at), last.offset
 	}
-	for {
-		rest := b[n:]
-		size := sizeOf(rest)
-		if size > len(rest) {
+	for at := n; ; {
+		size := sizeOf(b[n:])
+		if size > len(b)-n {
+			if n > at {
+				h, _ := batch.ParseHeader(b[at:])
+				next = h.LastOffset() + 1
+			}
 			return n, next
 		}
-		h, err := batch.ParseHeader(rest)
-		if err != nil {
-			return n, next // cannot be: this process has written it
-		}
-		n, next = n+size, h.LastOffset()+1
+		at, n = n, n+size
 	}
 }
 
@@ -189,10 +198,10 @@ func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
 	epoch, until := int32(-1), int64(-1)
 	for {
 		rest := b[n:]
-		if len(rest) < batch.HeaderBytes {
-			return n, next, nil
+		if len(rest) < batch.HeaderBytes && (len(rest) == 0 || int64(n+len(rest)) < space) {
+			return n, next, nil // not all of it was read
 		}
-		if n == 0 { // the offset may be within the batch
+		if n == 0 && len(rest) >= batch.HeaderBytes { // the offset may be within the batch
 			next = min(next, int64(binary.BigEndian.Uint64(rest)))
 		}
 		h, err := checkHeader(rest, next, space-int64(n))
@@ -201,7 +210,7 @@ func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
 		case err != nil:
 			return n, next, err
 		case n == 0 && h.LastOffset() < r.offset:
-			return n, next, fmt.Errorf("%w: offset %d is missing", ErrDamaged, r.offset)
+			return n, next, r.missing()
 		case size > len(rest):
 			return n, next, nil
 		case !batch.ChecksumOK(rest[:size]):
@@ -219,12 +228,17 @@ func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
 	}
 }
 
-// sizeOf returns the size of the batch that b begins with, or a number greater than len(b) if not even the header is in b.
+// sizeOf returns the size of the batch that b begins with, or a number greater than any if b does not begin with
+// the header of a batch.
 func sizeOf(b []byte) int {
 	if len(b) < batch.HeaderBytes {
 		return math.MaxInt
 	}
-	return int(int32(binary.BigEndian.Uint32(b[lengthAt:]))) + lengthAt + 4
+	size := int(int32(binary.BigEndian.Uint32(b[lengthAt:]))) + lengthAt + 4
+	if size < batch.HeaderBytes {
+		return math.MaxInt
+	}
+	return size
 }
 
 // lengthAt is where a batch has its length: the number of bytes behind that field.

@@ -29,9 +29,10 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
-	if l.opts.Sync && l.pending > 0 {
-		// Readers are about to see these batches, so they must not vanish any more.
-		if err := l.makeDurable(l.loose()); err != nil {
+	if loose := l.loose(); l.opts.Sync && len(loose) > 0 {
+		// Readers are about to see these batches, so they must not vanish any more, and the next ones
+		// may be appended to a file of which the name is not durable.
+		if err := l.makeDurable(loose); err != nil {
 			return err
 		}
 	}
@@ -45,7 +46,7 @@ func (l *Log) recover() error {
 // nothing, as the size of the last segment's file shows, and that there is no file for a next one.
 func (l *Log) restore(c *checkpoint) error {
 	l.start, l.clock, l.segments, l.epochs, l.producers = c.start, c.clock, c.segments, c.epochs, c.producers
-	l.dirMade, l.dirSynced, l.stored = true, true, true
+	l.dirMade, l.dirSynced, l.found = true, true, true
 	for _, g := range l.segments {
 		l.bytes += g.size
 	}

@@ -141,16 +141,18 @@ func (l *Log) deleteFiles(g *segment) {
 
 // sweep removes, once, the files that a crash has left: Open does not look for them after a clean stop.
 func (l *Log) sweep() error {
-	l.appending.Lock()
-	defer l.appending.Unlock()
-	l.maintaining.Lock()
-	defer l.maintaining.Unlock()
 	l.mu.Lock()
 	due := !l.swept && l.dirMade && l.writable() == nil
 	l.mu.Unlock()
 	if !due {
 		return nil
 	}
+	l.appending.Lock() // since a segment that is being begun has a file, but is not yet part of the log
+	defer l.appending.Unlock()
+	if !l.maintaining.TryLock() {
+		return nil // a save may take long: next time, rather than let appends wait for it
+	}
+	defer l.maintaining.Unlock()
 	return l.sweepNow()
 }
 
@@ -165,34 +167,34 @@ func (l *Log) sweepNow() error {
 	for _, g := range l.segments {
 		known[g.base] = true
 	}
-	start := l.segments[0].base
 	l.mu.Unlock()
-	// The checkpoint that does without these files may not be durable, if the process was killed.
-	if err := l.syncNames(); err != nil {
-		return err
-	}
-	removed := false
+	var strays []string
 	for _, info := range infos {
-		name := info.Name()
-		base, _, ok := parseName(strings.TrimSuffix(name, ".tmp"))
-		ok = ok || name == checkpointName+".tmp"
-		if !ok || known[base] && !strings.HasSuffix(name, ".tmp") {
-			continue
+		name, isTemp := strings.CutSuffix(info.Name(), ".tmp")
+		base, _, ok := parseName(name)
+		if ok && (isTemp || !known[base]) || isTemp && name == checkpointName {
+			strays = append(strays, info.Name())
 		}
-		l.diag.Info("a file that is not part of the log is removed", "file", name, "bytes", info.Size())
-		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		removed = removed || base >= start
 	}
-	if removed {
-		// If such a name came back, it might pass for the next segment.
-		if err := l.syncNames(); err != nil {
-			return err
+	if len(strays) > 0 {
+		// Before, since after a kill the checkpoint that can do without these files may not be
+		// durable; and after, since if one came back it might pass for the next segment.
+		if err = l.syncNames(); err == nil {
+			err = errors.Join(l.removeAll(strays), l.syncNames())
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.swept = true
-	return nil
+	l.swept = err == nil
+	return err
+}
+
+func (l *Log) removeAll(names []string) (err error) {
+	for _, name := range names {
+		l.diag.Info("a file that is not part of the log is removed", "file", name)
+		if e := l.fs.Remove(name); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
 }

@@ -28,6 +28,7 @@ type segment struct {
 	named  bool  // the file's name is durable
 	synced int64 // so many bytes are durable
 
+	syncing  sync.Mutex // held while the content is synced; taken before mu
 	opening  sync.Mutex // held while open is being set; taken before mu
 	open     *opened    // nil while the segment is not in use
 	users    int        // of open
@@ -107,11 +108,7 @@ func (l *Log) openUsed(g *segment) (*opened, error) {
 	l.mu.Lock()
 	g.open = o
 	l.opened = append(l.opened, g)
-	excess := len(l.opened) - maxOpen - 1
-	rest := l.shut(func(other *segment) bool {
-		excess--
-		return excess >= 0 && other != l.active()
-	})
+	rest := l.shutExcess()
 	l.mu.Unlock()
 	closeAll(rest)
 	return o, nil
@@ -164,7 +161,7 @@ func (l *Log) done(g *segment) {
 // not yet synced. The caller holds mu, and closes the files after it has released mu.
 func (l *Log) shut(due func(*segment) bool) (rest []*opened) {
 	l.opened = slices.DeleteFunc(l.opened, func(g *segment) bool {
-		if !due(g) || g.users > 0 || !g.durable() && !g.removed && !l.closed {
+		if g.users > 0 || !g.durable() && !g.removed && !l.closed || !due(g) {
 			return false
 		}
 		rest = append(rest, g.open)
@@ -172,6 +169,18 @@ func (l *Log) shut(due func(*segment) bool) (rest []*opened) {
 		return true
 	})
 	return rest
+}
+
+// shutExcess closes the segments that were opened first, if many are open. The caller does as for shut.
+func (l *Log) shutExcess() (rest []*opened) {
+	excess := len(l.opened) - maxOpen - 1
+	return l.shut(func(g *segment) bool {
+		if g == l.active() {
+			return false
+		}
+		excess--
+		return excess >= 0
+	})
 }
 
 func closeAll(all []*opened) (err error) {

@@ -33,6 +33,7 @@ func (l *Log) commit(end int64) error {
 	return nil
 }
 
+// makeDir makes the directory, if Open has not found it.
 func (l *Log) makeDir() error {
 	l.mu.Lock()
 	made := l.dirMade
@@ -54,20 +55,25 @@ func (l *Log) syncNames() error {
 	l.mu.Lock()
 	known := l.dirSynced
 	l.mu.Unlock()
-	var err error
 	if !known {
-		err = l.fs.SyncParent()
+		if err := l.fs.SyncParent(); err != nil {
+			return l.failedSync("the directory above", err)
+		}
 	}
-	if err == nil {
-		err = l.fs.Sync()
+	if err := l.fs.Sync(); err != nil {
+		return l.failedSync("the directory", err)
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err != nil {
-		return l.fail(fmt.Errorf("sync the directory: %w", err))
-	}
 	l.dirSynced = true
+	l.mu.Unlock()
 	return nil
+}
+
+// failedSync ends all writing.
+func (l *Log) failedSync(what string, err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fail(fmt.Errorf("sync %s: %w", what, err))
 }
 
 // syncContent makes durable what was written to a segment so far. With Options.Sync, readers
@@ -78,20 +84,21 @@ func (l *Log) syncContent(g *segment) error {
 		return err
 	}
 	defer l.done(g)
+	g.syncing.Lock() // since the system reports a failure only once, and not to the second of two
+	defer g.syncing.Unlock()
 	l.mu.Lock()
-	size, next, active := g.size, l.next, g == l.active()
+	size, next, active, failed := g.size, l.next, g == l.active(), l.failed
 	l.mu.Unlock()
-	err = o.file.Sync()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err != nil {
-		err = l.fail(fmt.Errorf("sync %s: %w", logName(g.base), err))
-		synced, size := g.synced, g.size // which does not grow any more
-		l.mu.Unlock()
-		l.writeAgain(o.file, synced, size)
-		l.mu.Lock()
+	if failed != nil {
+		return failed
+	}
+	if err := o.file.Sync(); err != nil {
+		err = l.failedSync(logName(g.base), err)
+		l.writeAgain(g, o.file)
 		return err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	g.synced = max(g.synced, size)
 	if active && next > l.end {
 		l.show(next, size)
@@ -99,21 +106,24 @@ func (l *Log) syncContent(g *segment) error {
 	return nil
 }
 
-// writeAgain writes bytes that are in the file once more, after a failed sync. The system takes them for written,
-// so that without this a later sync, of the next process, would succeed without them.
-func (l *Log) writeAgain(f disk.File, from, to int64) {
+// writeAgain writes what a failed sync has not made durable once more. The system takes it for written, so
+// that without this a later sync, by the next process, would succeed without it.
+func (l *Log) writeAgain(g *segment, f disk.File) {
+	l.mu.Lock()
+	at, size := g.synced, g.size // which does not grow any more
+	l.mu.Unlock()
 	buf := scanBuffers.Get().(*[scanBytes]byte)
 	defer scanBuffers.Put(buf)
-	for from < to {
-		b := buf[:min(scanBytes, to-from)]
-		err := readFull(f, b, from)
+	for at < size {
+		b := buf[:min(scanBytes, size-at)]
+		err := readFull(f, b, at)
 		if err == nil {
-			_, err = f.WriteAt(b, from)
+			_, err = f.WriteAt(b, at)
 		}
 		if err != nil {
-			l.diag.Error("batches that could not be synced cannot be written again", "err", err)
+			l.diag.Error("batches that could not be synced cannot be written again", "file", logName(g.base), "err", err)
 			return
 		}
-		from += int64(len(b))
+		at += int64(len(b))
 	}
 }
