@@ -27,16 +27,16 @@ func benchBacklog(ctx context.Context, opts options) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	binary, err := buildBinary(ctx, dir)
+	binary, err := measure.BuildBinary(ctx, dir)
 	if err != nil {
 		return "", err
 	}
-	up, err := startUp(ctx, binary, filepath.Join(dir, "home"))
+	up, err := measure.StartUp(ctx, binary, filepath.Join(dir, "home"))
 	if err != nil {
 		return "", err
 	}
-	defer up.stop()
-	cfg, err := up.config()
+	defer up.Stop()
+	cfg, err := up.Config()
 	if err != nil {
 		return "", err
 	}
@@ -44,7 +44,7 @@ func benchBacklog(ctx context.Context, opts options) (string, error) {
 		return "", err
 	}
 	size := int64(backlogBytes * opts.scale)
-	cfg.SpoolDir, cfg.SpoolBytes = up.spoolDir(), 2*size
+	cfg.SpoolDir, cfg.SpoolBytes = spoolDir(up.Home), 2*size
 	events, err := fillBacklog(ctx, cfg, size)
 	if err != nil {
 		return "", err
@@ -57,7 +57,7 @@ func benchBacklog(ctx context.Context, opts options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d, err := up.drain(ctx, binary)
+	d, err := drain(ctx, binary, up.Home)
 	if err != nil {
 		return "", err
 	}
@@ -76,8 +76,8 @@ func benchBacklog(ctx context.Context, opts options) (string, error) {
 }
 
 // spoolDir is where the program has its first spool of the local profile.
-func (u *upProcess) spoolDir() string {
-	return filepath.Join(u.home, "config", "state", "spool", "local", "1")
+func spoolDir(home string) string {
+	return filepath.Join(home, "config", "state", "spool", "local", "1")
 }
 
 func fillBacklog(ctx context.Context, cfg diaspora.Config, size int64) (events int64, err error) {
@@ -151,10 +151,10 @@ type drained struct {
 	rss                   int64
 }
 
-func (u *upProcess) drain(ctx context.Context, binary string) (d drained, err error) {
+func drain(ctx context.Context, binary, home string) (d drained, err error) {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, binary, "spool", "drain", "-o", "json", "--profile", "local")
-	cmd.Env = append(os.Environ(), "DIASPORA_CONFIG_DIR="+filepath.Join(u.home, "config"))
+	cmd.Env = append(os.Environ(), "DIASPORA_CONFIG_DIR="+filepath.Join(home, "config"))
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
@@ -176,7 +176,7 @@ func (u *upProcess) drain(ctx context.Context, binary string) (d drained, err er
 			}
 			return d, json.Unmarshal(out.Bytes(), &d)
 		case <-look.C:
-			if peak, err := memoryOf(cmd.Process.Pid, "VmHWM"); err == nil { // else it has just ended, or see above
+			if peak, err := measure.Memory(cmd.Process.Pid, "VmHWM"); err == nil { // else it has just ended, or see above
 				d.rss = peak
 			}
 		}

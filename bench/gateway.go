@@ -44,8 +44,8 @@ func benchGateway(ctx context.Context, opts options) (string, error) {
 			return "", err
 		}
 		consumed, err := measure.TakeTurns([]measure.Contender{
-			{Name: "no gateway", Run: measure.Consume(ctx, topic, bare.Opts()...)},
-			{Name: "gateway", Run: measure.Consume(ctx, topic, through.Opts()...)},
+			{Name: "no gateway", Run: measure.Consume(ctx, []string{topic}, bare.Opts()...)},
+			{Name: "gateway", Run: measure.Consume(ctx, []string{topic}, through.Opts()...)},
 		}, opts.rounds, n)
 		if err != nil {
 			return "", err

@@ -25,16 +25,16 @@ func benchHandler(ctx context.Context, opts options) (_ string, err error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	binary, err := buildBinary(ctx, dir)
+	binary, err := measure.BuildBinary(ctx, dir)
 	if err != nil {
 		return "", err
 	}
-	up, err := startUp(ctx, binary, dir)
+	up, err := measure.StartUp(ctx, binary, dir)
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, up.stop()) }()
-	cfg, err := up.config()
+	defer func() { err = errors.Join(err, up.Stop()) }()
+	cfg, err := up.Config()
 	if err != nil {
 		return "", err
 	}

@@ -107,17 +107,21 @@ func javaClient(t *testing.T, s place, topic string) (commands, error) {
 		return commands{}, err
 	}
 	tool := func(class string, args ...string) []string {
-		return append([]string{
-			"java", "-Xmx96m", "-XX:TieredStopAtLevel=1", "-Dlog4j2.configurationFile=" + absolute(t, "clients/java/log4j2.properties"),
-			"-cp", jars + "/*", class,
-			"--bootstrap-server", s.fabric.Brokers()[0], "--command-config", file, "--topic", topic,
-		}, args...)
+		return javaTool(t, s, jars, file, class, append([]string{"--topic", topic}, args...)...)
 	}
 	return commands{
 		produce: tool("org.apache.kafka.tools.ConsoleProducer", "--sync", "--timeout", "5"),
 		consume: tool("org.apache.kafka.tools.consumer.ConsoleConsumer", "--from-beginning", "--group", topic),
 		revoke:  func() error { return client(t, s.cfg).RevokeKey(within(t), key.ID) },
 	}, nil
+}
+
+// javaTool is the command that runs one of Apache Kafka's own tools.
+func javaTool(t *testing.T, s place, jars, properties, class string, args ...string) []string {
+	return append([]string{
+		"java", "-Xmx96m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dlog4j2.configurationFile=" + absolute(t, "clients/java/log4j2.properties"),
+		"-cp", jars + "/*", class, "--bootstrap-server", s.fabric.Brokers()[0], "--command-config", properties,
+	}, args...)
 }
 
 // kcatClient takes the lines that `diaspora key create` prints.

@@ -76,11 +76,11 @@ func Send(ctx context.Context, logger *diaspora.Logger, topic string, values [][
 	}
 }
 
-// Consume returns a run in which a client of its own reads the topic from its start.
-func Consume(ctx context.Context, topic string, opts ...kgo.Opt) func(int) (time.Duration, error) {
+// Consume returns a run in which a client of its own reads topics from their start.
+func Consume(ctx context.Context, topics []string, opts ...kgo.Opt) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		start := time.Now() // it begins to fetch at once
-		client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+		client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 		if err != nil {
 			return 0, err
 		}

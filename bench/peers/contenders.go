@@ -105,7 +105,7 @@ func (s *site) producers(ctx context.Context, d discipline) (all []measure.Conte
 }
 
 func (s *site) consumers(ctx context.Context, d discipline) (all []measure.Contender, stop func() error, err error) {
-	all = append(all, measure.Contender{Name: plainName, Run: measure.Consume(ctx, d.topic(), s.logins[d.way].opts()...)})
+	all = append(all, measure.Contender{Name: plainName, Run: measure.Consume(ctx, []string{d.topic()}, s.logins[d.way].opts()...)})
 	if d.way == gateway {
 		all = append(all, measure.Contender{Name: ourName, Run: s.consume(ctx, d.topic())})
 	}

@@ -37,9 +37,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 	"github.com/diaspora-streams/diaspora/internal/disk"
@@ -92,6 +94,8 @@ type Broker struct {
 	groups    *groups.Coordinator
 	producers producerIDs
 	space     *space
+	heavy     *semaphore.Weighted // bytes of large requests that are carried out
+	sessions  atomic.Int64        // partitions in the fetch sessions of all connections
 
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -109,7 +113,7 @@ var ErrInUse = disk.ErrInUse
 // Open starts a broker over cfg.Dir, or over an empty memory. It fails when
 // the directory is in use by another process, cannot be written, or is damaged.
 func Open(cfg Config) (*Broker, error) {
-	b := &Broker{cfg: cfg, conns: make(map[*conn]struct{})}
+	b := &Broker{cfg: cfg, conns: make(map[*conn]struct{}), heavy: semaphore.NewWeighted(heavyBytes)}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	if err := b.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open broker: %w", err), b.Close())

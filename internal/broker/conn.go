@@ -69,6 +69,7 @@ func (b *Broker) connect(as caller) (net.Conn, error) {
 			b.cfg.Diagnostics.Debug("connection ended", "err", err)
 		}
 		c.close()
+		c.sessions.end(b)
 		b.connsMu.Lock()
 		delete(b.conns, c)
 		b.connsMu.Unlock()
@@ -133,29 +134,73 @@ func (c *conn) serve() error {
 
 // serveRequest carries out a request and sends the response, if there is to be one.
 func (c *conn) serveRequest(in frame) error {
-	r, correlation, err := c.parse(in.bytes)
+	done, err := c.admit(in.bytes)
 	if err != nil {
 		return err
+	}
+	response, used, err := c.respond(in)
+	done()
+	if err == nil && len(response) > 0 {
+		_, err = c.Conn.Write(response)
+	}
+	for _, f := range used {
+		f.free()
+	}
+	return err
+}
+
+// Large requests share heavyBytes: in a byte or two they may name something that takes
+// hundreds of bytes while the request is carried out, and each connection may send one.
+const (
+	heavyBytes    = 256 << 10 // of large requests that are carried out at the same time
+	lightBytes    = 1 << 10   // smaller requests do not count
+	heaviestBytes = 1 << 20   // a client's request, unless it has records; the gateway has the same limit
+)
+
+// admit waits until there is memory to carry out a request. Then done must be called. Requests
+// that wait for something else do not count, nor those with records.
+func (c *conn) admit(request []byte) (done func(), err error) {
+	size := int64(min(len(request), heavyBytes))
+	if size < lightBytes {
+		return func() {}, nil
+	}
+	key := kmsg.Key(binary.BigEndian.Uint16(request))
+	if who := c.caller.Load(); len(request) > heaviestBytes && key != kmsg.Produce && (who == nil || !who.super) {
+		return nil, fmt.Errorf("request %d of %d bytes", key, len(request))
+	}
+	switch key {
+	case kmsg.Produce, kmsg.Fetch, kmsg.JoinGroup, kmsg.SyncGroup:
+		return func() {}, nil
+	}
+	if err := c.b.heavy.Acquire(c.ctx, size); err != nil {
+		return nil, err
+	}
+	return func() { c.b.heavy.Release(size) }, nil
+}
+
+// respond carries out a request. The response is empty if none is to be sent. When it has been sent, the
+// frames that it uses can be freed.
+func (c *conn) respond(in frame) (sent []byte, used []frame, err error) {
+	r, correlation, err := c.parse(in.bytes)
+	if err != nil {
+		return nil, nil, err
 	}
 	var response kmsg.Response
 	if r.Request == nil {
 		response = apiVersionsUnsupported()
 	} else if response, err = apis()[r.Key()].handle(c.b, r); err != nil {
-		return err
+		return nil, nil, err
 	}
+	used = r.frames
 	if response != nil {
 		out := takeFrame(r.sizeHint)
-		sent := appendResponse(out.bytes[:0], correlation, response)
-		_, err = c.Conn.Write(sent)
-		out.free()
-	}
-	for _, f := range r.frames {
-		f.free()
+		sent = appendResponse(out.bytes[:0], correlation, response)
+		used = append(used, out)
 	}
 	if _, ok := r.Request.(*kmsg.ProduceRequest); ok {
-		in.free() // nobody keeps a part of it; of others the groups may
+		used = append(used, in) // nobody keeps a part of it; of others the groups may
 	}
-	return err
+	return sent, used, nil
 }
 
 // parse reads a request, whose byte slices are those of the frame. If it is for

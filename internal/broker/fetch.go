@@ -19,7 +19,7 @@ const maxFetchBytes = 55 << 20
 func (b *Broker) fetch(r *request) (kmsg.Response, error) {
 	req := r.Request.(*kmsg.FetchRequest)
 	response := req.ResponseKind().(*kmsg.FetchResponse)
-	session, refusal := r.conn.sessions.begin(req)
+	session, refusal := r.conn.sessions.begin(b, req)
 	if refusal != nil {
 		response.ErrorCode = refusal.Code
 		return response, nil

@@ -5,6 +5,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
@@ -20,12 +21,13 @@ func (b *Broker) produce(r *request) (kmsg.Response, error) {
 	req := r.Request.(*kmsg.ProduceRequest)
 	response := req.ResponseKind().(*kmsg.ProduceResponse)
 	checked, fault := b.checkProduce(r, req, response)
+	if fault == nil {
+		b.appendAll(checked)
+	}
 	failed := false
 	for _, c := range checked {
 		if fault != nil {
 			refuseBatch(c.to, fault)
-		} else if c.ok {
-			b.append(c)
 		}
 		failed = failed || c.to.ErrorCode != 0
 	}
@@ -132,8 +134,40 @@ func (b *Broker) topicToWrite(r *request, req *kmsg.ProduceRequest, from *kmsg.P
 	return b.topics.named(name), nil
 }
 
-// append appends a batch, or says in the response why it could not.
+// appenders is how many batches of one request wait for the disk at a time.
+const appenders = 32
+
+// appendAll appends the batches that may be. With [Config.SyncWrites] each has to
+// wait until it is on disk, so those of several partitions wait together.
+func (b *Broker) appendAll(checked []checkedBatch) {
+	if !b.cfg.SyncWrites || len(checked) == 1 {
+		for _, c := range checked {
+			b.append(c)
+		}
+		return
+	}
+	var appending errgroup.Group
+	appending.SetLimit(appenders)
+	under := make(map[*commitlog.Log]bool)
+	for _, c := range checked {
+		if under[c.log] { // the batches of one partition keep their order
+			appending.Wait()
+			clear(under)
+		}
+		under[c.log] = true
+		appending.Go(func() error {
+			b.append(c)
+			return nil
+		})
+	}
+	appending.Wait()
+}
+
+// append appends a batch that may be, or says in the response why it could not.
 func (b *Broker) append(c checkedBatch) {
+	if !c.ok {
+		return
+	}
 	if b.space.low() {
 		c.to.ErrorCode, c.to.ErrorMessage = kerr.KafkaStorageError.Code, kmsg.StringPtr(diskFull)
 		return

@@ -16,10 +16,16 @@ import (
 // fetchSessions are the sessions of one connection.
 type fetchSessions struct {
 	byID []*fetchSession // the one that was used last is the last
+	held int64           // partitions in them
 }
 
-// maxFetchSessions is how many sessions a connection may have. A client needs one.
-const maxFetchSessions = 4
+const (
+	// maxFetchSessions is how many sessions a connection may have. A client needs one.
+	maxFetchSessions = 4
+	// maxSessionPartitions bounds the partitions in the sessions of all connections.
+	// Each takes about 240 bytes. Clients do without a session if there is no room.
+	maxSessionPartitions = 500_000
+)
 
 // fetchSession is the partitions that a client fetches. Without an ID it is
 // forgotten after one fetch.
@@ -52,7 +58,34 @@ type fetchPartition struct {
 const finalEpoch = -1 // ends a session, or asks for none
 
 // begin returns the session of a fetch, brought up to date by it.
-func (s *fetchSessions) begin(req *kmsg.FetchRequest) (*fetchSession, *kerr.Error) {
+func (s *fetchSessions) begin(b *Broker, req *kmsg.FetchRequest) (*fetchSession, *kerr.Error) {
+	session, refusal := s.open(req)
+	s.count(b)
+	if refusal == nil && b.sessions.Load() > maxSessionPartitions {
+		s.forget(session.id)
+		session.id = 0
+		s.count(b)
+	}
+	return session, refusal
+}
+
+// count tells the broker how many partitions the sessions have.
+func (s *fetchSessions) count(b *Broker) {
+	held := int64(0)
+	for _, session := range s.byID {
+		held += int64(len(session.parts))
+	}
+	b.sessions.Add(held - s.held)
+	s.held = held
+}
+
+// end forgets all sessions.
+func (s *fetchSessions) end(b *Broker) {
+	s.byID = nil
+	s.count(b)
+}
+
+func (s *fetchSessions) open(req *kmsg.FetchRequest) (*fetchSession, *kerr.Error) {
 	switch req.SessionEpoch {
 	case 0, finalEpoch:
 		s.forget(req.SessionID)

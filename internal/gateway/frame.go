@@ -51,10 +51,16 @@ func (f *frameReader) peek(n int) ([]byte, error) {
 // discard uses up n bytes that were peeked at.
 func (f *frameReader) discard(n int) { f.start += n }
 
-// Read reads at least one byte, around the buffer if that is empty.
+// Read reads at least one byte. Large reads go around an empty buffer. Small ones
+// fill it, because a request has many small fields.
 func (f *frameReader) Read(p []byte) (int, error) {
-	if f.start == f.end {
+	if f.start == f.end && len(p) >= readerBytes {
 		return f.r.Read(p)
+	}
+	if f.start == f.end && len(p) > 0 {
+		if _, err := f.peek(1); err != nil {
+			return 0, err
+		}
 	}
 	n := copy(p, f.buf[f.start:f.end])
 	f.start += n

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// site is one engine in front of which clients log in.
+type site struct {
+	name string
+	up   *measure.Up // nil for Apache Kafka
+	cfg  diaspora.Config
+	args []string
+	path string // of the binary
+	stop func() error
+}
+
+// open starts a binary over a home of its own, or again over one that is there.
+func (b *bench) open(ctx context.Context, of build, home string, args ...string) (*site, error) {
+	s := &site{name: of.name, path: of.path, args: args}
+	return s, s.start(ctx, filepath.Join(b.dir, home+" "+of.name))
+}
+
+func (s *site) start(ctx context.Context, home string) (err error) {
+	if s.up, err = measure.StartUp(ctx, s.path, home, s.args...); err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	s.stop = s.up.Stop
+	if s.cfg, err = s.up.Config(); err != nil {
+		return errors.Join(err, s.up.Stop())
+	}
+	client, err := diaspora.NewClient(s.cfg)
+	if err != nil {
+		return errors.Join(err, s.up.Stop())
+	}
+	found, err := client.Discover(ctx)
+	if err != nil {
+		return errors.Join(err, s.up.Stop())
+	}
+	s.cfg.Brokers = found.Brokers
+	return nil
+}
+
+// again starts the process anew, after it has ended.
+func (s *site) again(ctx context.Context) error { return s.start(ctx, s.up.Home) }
+
+// close stops the process and removes its data.
+func (s *site) close() error {
+	err := s.stop()
+	if s.up != nil {
+		err = errors.Join(err, os.RemoveAll(s.up.Home))
+	}
+	return err
+}
+
+// claim claims topics, a few at a time.
+func (s *site) claim(ctx context.Context, partitions int, topics ...string) error {
+	client, err := diaspora.NewClient(s.cfg)
+	if err != nil {
+		return err
+	}
+	var claims errgroup.Group
+	claims.SetLimit(8)
+	for _, name := range topics {
+		claims.Go(func() error {
+			_, err := client.Claim(ctx, diaspora.ClaimRequest{Name: name, Partitions: partitions})
+			return err
+		})
+	}
+	return claims.Wait()
+}
+
+// dial returns a franz-go client as anybody would make it.
+func (s *site) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
+	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+		token, err := s.cfg.TokenSource.Token(ctx)
+		return oauth.Auth{Token: token.AccessToken.Reveal()}, err
+	})
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(s.cfg.Brokers...), kgo.SASL(token))...)
+	if err != nil {
+		return nil, err
+	}
+	return client, client.Ping(ctx)
+}
+
+// broker returns a client that makes single requests, which know topics by name,
+// and the broker to make them to.
+func (s *site) broker(ctx context.Context) (*kgo.Client, *kgo.Broker, error) {
+	client, err := s.dial(ctx, kgo.MaxVersions(kversion.V3_9_0()))
+	if err != nil {
+		return nil, nil, err
+	}
+	return client, client.SeedBrokers()[0], nil
+}
+
+// token logs somebody in at the site's Globus Auth, whose login page takes
+// anybody's word for who they are.
+func (s *site) token(ctx context.Context, username string) (globus.Secret, error) {
+	found := s.cfg.Discovery.Globus
+	client, err := globus.New(globus.Config{Issuer: found.Issuer, ClientID: found.ClientID})
+	if err != nil {
+		return "", err
+	}
+	login, err := client.Login(ctx, globus.LoginOptions{
+		Scopes:  []string{found.Scope},
+		Out:     io.Discard,
+		Getenv:  func(name string) string { return map[string]string{"DISPLAY": ":0"}[name] }, // there is a browser
+		Timeout: 10 * time.Second,
+		Browser: func(address string) error {
+			response, err := http.Get(address + "&dev_user=" + url.QueryEscape(username))
+			if err != nil {
+				return err
+			}
+			return response.Body.Close()
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	token, _ := login.Token(found.ResourceServer)
+	return token.AccessToken, nil
+}
+
+// megabytes prints a size.
+func megabytes(bytes int64) string { return fmt.Sprintf("%.1f MB", float64(bytes)/1e6) }
+
+// micros prints a latency.
+func micros(d time.Duration) string {
+	if d < 10*time.Millisecond {
+		return fmt.Sprintf("%d µs", d.Microseconds())
+	}
+	return fmt.Sprintf("%d ms", d.Milliseconds())
+}
+
+// names returns n names of topics.
+func names(prefix string, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("%s_%d", prefix, i)
+	}
+	return all
+}
+
+// each starts a site of each binary.
+func (b *bench) each(ctx context.Context, home string, args ...string) (sites []*site, closeAll func() error, err error) {
+	closeAll = func() error {
+		var errs []error
+		for _, s := range sites {
+			errs = append(errs, s.close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, of := range b.builds {
+		s, err := b.open(ctx, of, strings.ReplaceAll(home, "/", "-"), args...)
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll())
+		}
+		sites = append(sites, s)
+	}
+	return sites, closeAll, nil
+}

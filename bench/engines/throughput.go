@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/bench/measure"
+)
+
+// layout is how many partitions records are spread over.
+type layout struct{ topics, partitions int }
+
+var (
+	layouts = []layout{{1, 1}, {1, 100}, {10, 100}}
+	loads   = []struct{ size, n int }{{100, 1_000_000}, {1024, 300_000}}
+	modes   = []struct {
+		name string
+		args []string
+	}{{"plain", nil}, {"--sync", []string{"--sync"}}}
+)
+
+// benchThroughput compares how fast events are produced and consumed.
+func benchThroughput(ctx context.Context, b *bench) (string, error) {
+	rows := [][]string{{"", "partitions", "event", "engine", "produced/s", "ratio", "CPU ratio", "consumed/s", "ratio", "CPU ratio"}}
+	for _, mode := range modes {
+		for _, l := range layouts {
+			more, err := b.throughput(ctx, l, mode.name, mode.args)
+			if err != nil {
+				return "", fmt.Errorf("%s, %d partitions: %w", mode.name, l.topics*l.partitions, err)
+			}
+			rows = append(rows, more...)
+		}
+	}
+	return "## Throughput\n\nA plain franz-go client, idempotent, acks=all, snappy, until all events are acknowledged. Events go to all partitions in turn, so\n" +
+		"that a request has batches of many. Then clients read as many from the start. Goal: at least 1.0. The CPU ratio is of the processor time of the\n" +
+		"engine's process, where less is better.\n\n" + measure.Table(rows), nil
+}
+
+func (b *bench) throughput(ctx context.Context, l layout, mode string, args []string) (rows [][]string, err error) {
+	sites, closeAll, err := b.each(ctx, "throughput", args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+	if b.kafka && mode == "plain" {
+		s, err := openKafka(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, s.close()) }()
+		sites = append(sites, s)
+	}
+	for _, load := range loads {
+		topics := names(fmt.Sprintf("bytes%d", load.size), l.topics)
+		produced, consumed := make([]metered, len(sites)), make([]metered, len(sites))
+		for i, s := range sites {
+			if err := s.claim(ctx, l.partitions, topics...); err != nil {
+				return nil, err
+			}
+			client, err := s.dial(ctx, kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+			if err != nil {
+				return nil, err
+			}
+			defer client.Close()
+			values := measure.Payloads(load.size)
+			produced[i] = metered{site: s, run: measure.Produce(ctx, client, func(i int) *kgo.Record {
+				return &kgo.Record{Topic: topics[i%len(topics)], Value: values[i%len(values)]}
+			})}
+			consumed[i] = metered{site: s, run: measure.Consume(ctx, topics, client.Opts()...)}
+		}
+		for _, all := range [][]metered{produced, consumed} {
+			if err := b.takeTurns(all, b.scaled(load.n)); err != nil {
+				return nil, err
+			}
+		}
+		for i, s := range sites {
+			row := []string{mode, fmt.Sprint(l.topics * l.partitions), fmt.Sprintf("%d B", load.size), s.name}
+			for _, all := range [][]metered{produced, consumed} {
+				row = append(row, fmt.Sprintf("%.0f", measure.Median(all[i].rates)),
+					measure.Spread(measure.Ratios(all[i].rates, all[0].rates)), all[i].cpuRatio(all[0]))
+			}
+			rows = append(rows, row)
+		}
+	}
+	return rows, nil
+}
+
+// metered is a contender whose site's processor time is metered.
+type metered struct {
+	site  *site
+	run   func(n int) (time.Duration, error)
+	rates []float64
+	cpu   time.Duration
+}
+
+func (b *bench) takeTurns(all []metered, n int) error {
+	contenders := make([]measure.Contender, len(all))
+	for i := range all {
+		m, warm := &all[i], false
+		contenders[i] = measure.Contender{Name: m.site.name, Run: func(n int) (time.Duration, error) {
+			before := m.site.cpu()
+			took, err := m.run(n)
+			if warm {
+				m.cpu += m.site.cpu() - before
+			}
+			warm = true
+			return took, err
+		}}
+	}
+	rates, err := measure.TakeTurns(contenders, b.rounds, n)
+	for i := range rates {
+		all[i].rates = rates[i]
+	}
+	return err
+}
+
+func (m *metered) cpuRatio(base metered) string {
+	if m.cpu == 0 || base.cpu == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f", float64(m.cpu)/float64(base.cpu))
+}
+
+// cpu is the processor time of the site's process, 0 if it is not known.
+func (s *site) cpu() time.Duration {
+	if s.up == nil {
+		return 0
+	}
+	used, _ := s.up.CPU()
+	return used
+}
+
+// benchLog compares the latency of Log, one event at a time. The engines take turns call by
+// call.
+func benchLog(ctx context.Context, b *bench) (string, error) {
+	rows := [][]string{{"", "engine", "p50", "p99", "ratio of p50", "ratio of p99"}}
+	for _, mode := range modes {
+		more, err := b.logLatency(ctx, mode.name, mode.args)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", mode.name, err)
+		}
+		rows = append(rows, more...)
+	}
+	return "## Log\n\n`Logger.Log` of one event of 100 B at a time. Goal: at most 1.0.\n\n" + measure.Table(rows), nil
+}
+
+func (b *bench) logLatency(ctx context.Context, mode string, args []string) (rows [][]string, err error) {
+	sites, closeAll, err := b.each(ctx, "log", args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+	if b.kafka && mode == "plain" {
+		s, err := openKafka(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, s.close()) }()
+		sites = append(sites, s)
+	}
+	loggers := make([]*diaspora.Logger, len(sites))
+	for i, s := range sites {
+		if err := s.claim(ctx, 1, "log"); err != nil {
+			return nil, err
+		}
+		if loggers[i], err = diaspora.OpenLogger(ctx, s.cfg); err != nil {
+			return nil, err
+		}
+		defer loggers[i].Close(ctx)
+	}
+	took, err := latencies(ctx, loggers, b.scaled(10_000))
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range sites {
+		p50, p99 := measure.Median(took[i]), measure.Quantile(took[i], 0.99)
+		rows = append(rows, []string{mode, s.name, micros(p50), micros(p99),
+			ratio(p50, measure.Median(took[0])), ratio(p99, measure.Quantile(took[0], 0.99))})
+	}
+	return rows, nil
+}
+
+// latencies returns how long each of n calls of Log took, by logger; a tenth as many
+// before those warm up.
+func latencies(ctx context.Context, loggers []*diaspora.Logger, n int) ([][]time.Duration, error) {
+	values := measure.Payloads(100)
+	took := make([][]time.Duration, len(loggers))
+	for i := -n / 10; i < n; i++ {
+		for j := range loggers {
+			start := time.Now()
+			if err := loggers[j].Log(ctx, diaspora.Event{Topic: "log", Value: values[(i+n)%len(values)]}); err != nil {
+				return nil, err
+			}
+			if i >= 0 {
+				took[j] = append(took[j], time.Since(start))
+			}
+		}
+	}
+	return took, nil
+}
+
+func ratio[T ~int64](a, b T) string { return fmt.Sprintf("%.2f", float64(a)/float64(b)) }

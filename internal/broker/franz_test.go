@@ -1,0 +1,96 @@
+//go:build clients
+
+package broker
+
+import (
+	"cmp"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// franzSkips are the tests of franz-go that skip themselves: the engine has no share
+// groups and is older than no client, and SCRAM takes a second listener.
+var franzSkips = regexp.MustCompile(`Share|SCRAM|BrokerTooOld`)
+
+// TestFranz runs the integration suite of franz-go, the client, over the engine: all
+// of it but transactions. KGO_TEST_RECORDS says how many records go through each
+// chain of groups.
+func TestFranz(t *testing.T) {
+	addr := listen(t)
+	cmd := exec.Command("go", "test", "-v", "-count=1", "-timeout=30m", "-run=^Test", "-skip=^TestTxn", "github.com/twmb/franz-go/pkg/kgo")
+	cmd.Env = append(os.Environ(),
+		"KGO_SEEDS="+addr,
+		"KGO_TEST_RF=1",
+		"KGO_LOG_LEVEL="+cmp.Or(os.Getenv("KGO_LOG_LEVEL"), "none"),
+		"KGO_TEST_RECORDS="+cmp.Or(os.Getenv("KGO_TEST_RECORDS"), "20000"),
+	)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	passed := 0
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "--- PASS") {
+			passed++
+		}
+		if strings.HasPrefix(line, "--- SKIP") && !franzSkips.MatchString(line) {
+			t.Errorf("skipped: %s", line)
+		}
+	}
+	if passed == 0 {
+		t.Errorf("no test ran:\n%s", out)
+	}
+	t.Logf("%d tests of franz-go pass", passed)
+}
+
+// listen opens a broker whose connections, all of them the super user's, come from a
+// listener of its own. It returns the address.
+func listen(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(Config{Dir: t.TempDir(), Advertise: listener.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Apache Kafka makes this topic for the first group. The engine has no use for it,
+	// but the tests of regular expressions need an internal topic.
+	makeTopic(t, b.admin(t), "__consumer_offsets")
+	t.Cleanup(func() {
+		if err := errors.Join(listener.Close(), b.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			ours, err := b.connect(caller{principal: "User:franz", super: true})
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go relay(client, ours)
+			go relay(ours, client)
+		}
+	}()
+	return listener.Addr().String()
+}
+
+// relay copies one direction of a connection, and ends both with it.
+func relay(to, from net.Conn) {
+	io.Copy(to, from)
+	to.Close()
+	from.Close()
+}
