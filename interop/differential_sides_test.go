@@ -46,7 +46,7 @@ type embedded struct {
 	cmd     *exec.Cmd
 	stdin   io.Closer
 	address string
-	stderr  tail
+	stderr  outset
 	starts  int32 // the leader epoch, which counts the starts of the engine
 }
 
@@ -170,13 +170,13 @@ func (e *embedded) dial(ctx context.Context, subject string) (*wire, error) {
 // settle: the engine's answers are true when they arrive.
 func (e *embedded) settle(context.Context) error { return nil }
 
-// tail keeps the beginning of what is written, which is where a panic says its cause.
-type tail struct {
+// outset keeps the beginning of what is written, which is where a panic says its cause.
+type outset struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (b *tail) Write(p []byte) (int, error) {
+func (b *outset) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.buf.Len() < 4<<10 {
@@ -186,7 +186,7 @@ func (b *tail) Write(p []byte) (int, error) {
 }
 
 // String returns what was written since the last call.
-func (b *tail) String() string {
+func (b *outset) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	defer b.buf.Reset()

@@ -204,7 +204,8 @@ func (c *conn) respond(in frame) (sent []byte, used []frame, err error) {
 }
 
 // parse reads a request, whose byte slices are those of the frame. If it is for
-// ApiVersions of a version that is not known, there is only a header.
+// ApiVersions of a version that is not known, there is only a header. The gateway has
+// checked the layout: kmsg believes any number of tags, and counts up to it.
 func (c *conn) parse(frame []byte) (r *request, correlation int32, err error) {
 	in := kbin.Reader{Src: frame}
 	key, version, correlation := in.Int16(), in.Int16(), in.Int32()
