@@ -150,6 +150,9 @@ func (b *Broker) appendAll(checked []checkedBatch) {
 	appending.SetLimit(appenders)
 	under := make(map[*commitlog.Log]bool)
 	for _, c := range checked {
+		if !c.ok {
+			continue
+		}
 		if under[c.log] { // the batches of one partition keep their order
 			appending.Wait()
 			clear(under)

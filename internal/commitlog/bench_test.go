@@ -39,6 +39,7 @@ func BenchmarkAppend(b *testing.B) {
 			}
 			var f disk.File
 			at := int64(defaultSegmentBytes)
+			defer cpu(b)()
 			for n := 0; b.Loop(); {
 				if at+int64(len(content)) > defaultSegmentBytes {
 					var err error
@@ -59,6 +60,7 @@ func BenchmarkAppend(b *testing.B) {
 			b.ReportAllocs()
 			l := mustOpen(b, Options{FS: benchDir(b)})
 			h := header(b, content)
+			defer cpu(b)()
 			for b.Loop() {
 				if _, err := l.Append(content, h, 1); err != nil {
 					b.Fatal(err)
@@ -129,6 +131,7 @@ func BenchmarkRead(b *testing.B) {
 				}
 				b.SetBytes(int64(part))
 				buf := make([]byte, part)
+				defer cpu(b)()
 				for at := int64(0); b.Loop(); at += int64(part) {
 					if at+int64(part) > total-int64(part) {
 						at = 0
@@ -153,6 +156,7 @@ func BenchmarkRead(b *testing.B) {
 					var buf []byte
 					var err error
 					each := int64(part / len(content))
+					defer cpu(b)()
 					for offset := int64(0); b.Loop(); offset += each {
 						if offset+2*each > l.End() {
 							offset = 0
@@ -195,6 +199,7 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	}
 	var opened atomic.Int64
+	defer cpu(b)()
 	for b.Loop() {
 		for n := range logs {
 			opened.Add(int64(len(open(n).segments)))
@@ -202,3 +207,4 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
+var cpu func(b *testing.B) func()

@@ -24,7 +24,7 @@ var errCheckpoint = errors.New("the checkpoint is damaged")
 //	version    8, little-endian as all numbers
 //	start      8
 //	clock      8
-//	segments   8, their number, and for each: base, end, size, first, last, maxTime, made (0 or 1), 8 each
+//	segments   8, their number, and for each: base, end, size, first, last, maxTime, 8 each
 //	epochs     8, their number, and for each: epoch, offset, 8 each
 //	producers  8, their number, and for each: see producers.encode
 //	checksum   4  CRC32C of all before it
@@ -42,7 +42,7 @@ type checkpoint struct {
 func (c *checkpoint) encode() []byte {
 	b := appendInts([]byte(checkpointMagic), checkpointVersion, c.start, c.clock, int64(len(c.segments)))
 	for _, g := range c.segments {
-		b = appendInts(b, g.base, g.end, g.size, g.first, g.last, g.maxTime, toInt(g.made))
+		b = appendInts(b, g.base, g.end, g.size, g.first, g.last, g.maxTime)
 	}
 	b = c.producers.encode(c.epochs.encode(b))
 	return appendChecksum(b)
@@ -57,16 +57,15 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 		return nil, fmt.Errorf("%w: the checkpoint has version %d, this one knows %d", ErrVersion, v, checkpointVersion)
 	}
 	c := &checkpoint{start: d.int64(), clock: d.int64()}
-	for i := range d.count(7 * 8) {
+	for i := range d.count(6 * 8) {
 		g := &segment{base: d.int64(), end: d.int64(), size: d.int64(), first: d.int64(), last: d.int64(), maxTime: d.int64()}
-		made := d.int64()
-		g.made, g.named, g.synced = made == 1, made == 1, g.size
-		if g.base < 0 || g.end < g.base || g.size < 0 || made != toInt(g.made) || !g.made && g.size > 0 {
+		if g.base < 0 || g.end < g.base || g.size < 0 {
 			return nil, errCheckpoint
 		}
 		if i > 0 && (g.base != c.segments[i-1].end || g.base == c.segments[i-1].base) {
 			return nil, errCheckpoint
 		}
+		g.made, g.named, g.synced = true, true, g.size
 		c.segments = append(c.segments, g)
 	}
 	c.epochs = d.epochs()
@@ -237,13 +236,6 @@ func (l *Log) makeDurable(loose []unsaved) error {
 		u.segment.named = true
 	}
 	return nil
-}
-
-func toInt(b bool) int64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // appendInts appends numbers of eight bytes.
