@@ -9,7 +9,7 @@ SEEDS       ?= 200
 RUN         ?= ^(TestClients|TestPython)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench bench-peers bench-stores test-long clean kafka-up kafka-down test-kafka test-differential test-failover test-clients
+.PHONY: help test race browser lint build bench bench-engines bench-peers bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-differential test-failover test-clients test-franz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -34,19 +34,30 @@ build: ## the one binary, static and stripped, in bin/
 bench: ## the measurements of bench/README.md, written to bench/results/
 	$(GO) run ./bench
 
+bench-engines: ## the embedded engine next to that of another build: OTHER=/path/to/diaspora
+	$(GO) run ./bench/engines -other "$(OTHER)"
+
 bench-stores: ## the spool beside bbolt and Pebble, in a module of its own
 	cd bench/stores && $(GO) run .
 
 bench-peers: ## our client next to others over an Apache Kafka of its own; Java, Maven, python3
 	$(GO) run ./bench/peers
 
-# What the long tests of the spool do: cut the power in so many states of a disk, kill a process so many
-# times, let so many race for a spool, and drain so many megabytes.
-LONG_SPOOL = SPOOL_CRASH_STATES=1000000 SPOOL_KILLS=10000 SPOOL_OWNERS=100 SPOOL_BACKLOG_MB=1024
+# What the long tests do: cut the power in so many states of a disk, kill a process so many times, let so many
+# race for a spool, drain so many megabytes, play so many histories, take so many steps of a model.
+LONG_SPOOL  = SPOOL_CRASH_STATES=1000000 SPOOL_KILLS=10000 SPOOL_OWNERS=100 SPOOL_BACKLOG_MB=1024
+LONG_ENGINE = JOURNAL_CRASH_STATES=1000000 JOURNAL_FAULTS=1000 LOG_CRASH_STATES=1000000 BROKER_CRASH_STATES=1000000 \
+	BROKER_KILLS=10000 BROKER_MODEL_ROUNDS=10000 GROUPS_HISTORIES=10000 GROUPS_CONSUMER_HISTORIES=10000 KFAKEDIR_KILLS=400
 
-test-long: ## race detector, the spool's long tests, each fuzz target for FUZZTIME, and FAILOVER over three nodes
+test-wide: ## what is too much for each change: 10,000 sequences next to Apache Kafka, and 10,000 kills of the engine
+	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1
+	$(MAKE) test-differential SEEDS=10000; failed=$$?; $(MAKE) kafka-down; exit $$failed
+	BROKER_KILLS=10000 $(GO) test -count 1 -timeout 60m -run '^TestKill$$' ./internal/broker
+
+test-long: ## race detector, the long tests of spool and engine, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
 	$(LONG_SPOOL) $(GO) test -count 1 -timeout 60m -v -run '^(TestCrashStates|TestKill|TestOneOwner|TestLargeBacklog)$$' ./internal/spool
+	$(LONG_ENGINE) $(GO) test -count 1 -timeout 24h ./internal/journal ./internal/commitlog ./internal/groups ./internal/broker/...
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && $(MAKE) test-kafka
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
@@ -69,6 +80,9 @@ test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
 
 test-clients: ## clients in other languages, over the embedded broker; with TAGS=kafka over the Apache Kafka that is up
 	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 20m -parallel 3 -run '$(RUN)' ./interop
+
+test-franz: ## the integration suite of franz-go over the embedded engine, transactions excepted
+	$(GO) test -v -tags clients -count 1 -timeout 40m -run '^TestFranz$$' ./internal/broker
 
 clean: ## what the other targets made
 	rm -rf bin

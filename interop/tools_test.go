@@ -211,7 +211,7 @@ func (j javaTools) refuses(t *testing.T, topic, other string) {
 		"kafka-console-consumer --topic " + other + " --group " + topic:                                                 noTopic,
 		"kafka-console-consumer --topic " + other + " --group " + topic + " --command-property group.protocol=consumer": noTopic,
 		"kafka-configs --describe --entity-type groups --entity-name " + topic + "-classic":                             noGroup,
-		"kafka-configs --describe --all --entity-type brokers --entity-name 0":                                          noCluster,
+		"kafka-configs --describe --entity-type brokers --entity-default":                                               noCluster,
 		"kafka-log-dirs --describe":                                                                                     noCluster,
 		"kafka-acls --list":                                                                                             noCluster,
 	} {

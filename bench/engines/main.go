@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/bench/measure"
@@ -74,7 +76,7 @@ func main() {
 func run(ctx context.Context) (err error) {
 	var b bench
 	path := flag.String("other", "", "binary of the other build; without it, only this one is measured")
-	only := flag.String("only", "", "measure only this part")
+	only := flag.String("only", "", "measure only these `PARTS`, with commas between")
 	out := flag.String("out", "bench/results", "folder for the report; empty: print only")
 	data := flag.String("data", "", "folder for the data (default: the system's for temporary files)")
 	flag.BoolVar(&b.kafka, "kafka", false, "measure an Apache Kafka of one node as well, in the parts throughput and log")
@@ -99,7 +101,7 @@ func run(ctx context.Context) (err error) {
 	report := measure.Header("./bench/engines", b.rounds)
 	report += "\n`" + other + "` is the engine of the build that is given, `" + ours + "` is that of the working tree. Ratios are of `" + ours + "` to `" + other + "`, median (min–max) of the rounds.\n"
 	for _, p := range parts {
-		if *only != "" && *only != p.name {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "engines: %s\n", p.name)
@@ -115,7 +117,7 @@ func run(ctx context.Context) (err error) {
 	}
 	name := time.Now().UTC().Format("2006-01-02") + "-engines"
 	if *only != "" {
-		name += "-" + *only
+		name += "-" + strings.ReplaceAll(*only, ",", "-")
 	}
 	return os.WriteFile(filepath.Join(*out, name+".md"), []byte(report), 0o644)
 }

@@ -215,7 +215,7 @@ func (h *crashHistory) check(fsys *disktest.Model, twice bool) error {
 		err = h.retry(b)
 	}
 	if err == nil {
-		err = useBroker(b)
+		err = useBroker(b, h.nextID)
 	}
 	if err := errors.Join(err, b.Close()); err != nil || !twice {
 		return err
@@ -478,8 +478,8 @@ func (h *crashHistory) retry(b *Broker) error {
 	return nil
 }
 
-// useBroker does what a broker has to be able to do after any crash.
-func useBroker(b *Broker) error {
+// useBroker does what a broker has to be able to do after any crash. Producer IDs before nextID are in use.
+func useBroker(b *Broker, nextID int64) error {
 	made, err := call[*kmsg.CreateTopicsResponse](b, createTopics(newTopic("fresh", 1)))
 	if err != nil || made.Topics[0].ErrorCode != 0 {
 		return fmt.Errorf("create a topic: %+v, %w", made, err)
@@ -494,8 +494,8 @@ func useBroker(b *Broker) error {
 	if got, err := commitTo(b, "fresh", t, map[int32]int64{0: 1}); err != nil || got != 0 {
 		return fmt.Errorf("commit: code %d, %w", got, err)
 	}
-	if got, err := call[*kmsg.InitProducerIDResponse](b, kmsg.NewPtrInitProducerIDRequest()); err != nil || got.ErrorCode != 0 {
-		return fmt.Errorf("new producer: %+v, %w", got, err)
+	if got, err := call[*kmsg.InitProducerIDResponse](b, kmsg.NewPtrInitProducerIDRequest()); err != nil || got.ErrorCode != 0 || got.ProducerID < nextID {
+		return fmt.Errorf("new producer: %+v, %w, want an ID of at least %d", got, err, nextID)
 	}
 	return nil
 }
@@ -732,11 +732,11 @@ func (p *program) step() error {
 	case 12, 13:
 		p.do(func(h *crashHistory) { h.clock.add(time.Duration(p.rng.IntN(8000)) * time.Millisecond) })
 		return p.maintain()
-	case 14:
+	case 14, 15:
 		return p.newProducer()
-	case 15:
+	case 16:
 		return p.restart()
-	case 16, 17:
+	case 17, 18:
 		if p.h.failing && p.trouble == full {
 			p.relieve()
 		} else if !p.h.failing {

@@ -422,7 +422,7 @@ func wantSameAgain(t testing.TB, b *Broker, files *disktest.Model) {
 		if got := snapshotOf(again); got != want {
 			t.Errorf("after %s there is\n%s\nwant\n%s", name, got, want)
 		}
-		if err := useBroker(again); err != nil {
+		if err := useBroker(again, 0); err != nil {
 			t.Errorf("after %s: %v", name, err)
 		}
 		if err := again.Close(); err != nil {

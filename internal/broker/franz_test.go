@@ -14,13 +14,13 @@ import (
 	"testing"
 )
 
-// franzSkips are the tests of franz-go that skip themselves: the engine has no share
-// groups and is older than no client, and SCRAM takes a second listener.
-var franzSkips = regexp.MustCompile(`Share|SCRAM|BrokerTooOld`)
+// franzSkips matches the tests that may skip themselves. The engine has neither share
+// groups nor SCRAM.
+var franzSkips = regexp.MustCompile(`Share|SCRAM`)
 
-// TestFranz runs the integration suite of franz-go, the client, over the engine: all
-// of it but transactions. KGO_TEST_RECORDS says how many records go through each
-// chain of groups.
+// TestFranz runs the integration suite of franz-go, the client, over the engine,
+// except the tests of transactions. KGO_TEST_RECORDS is the number of records that go
+// through each chain of groups. KGO_TEST_CHAOS=1 cuts connections all the time.
 func TestFranz(t *testing.T) {
 	addr := listen(t)
 	cmd := exec.Command("go", "test", "-v", "-count=1", "-timeout=30m", "-run=^Test", "-skip=^TestTxn", "github.com/twmb/franz-go/pkg/kgo")
@@ -28,7 +28,7 @@ func TestFranz(t *testing.T) {
 		"KGO_SEEDS="+addr,
 		"KGO_TEST_RF=1",
 		"KGO_LOG_LEVEL="+cmp.Or(os.Getenv("KGO_LOG_LEVEL"), "none"),
-		"KGO_TEST_RECORDS="+cmp.Or(os.Getenv("KGO_TEST_RECORDS"), "20000"),
+		"KGO_TEST_RECORDS="+cmp.Or(os.Getenv("KGO_TEST_RECORDS"), "100000"),
 	)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -62,14 +62,14 @@ func listen(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Apache Kafka makes this topic for the first group. The engine has no use for it,
-	// but the tests of regular expressions need an internal topic.
-	makeTopic(t, b.admin(t), "__consumer_offsets")
 	t.Cleanup(func() {
 		if err := errors.Join(listener.Close(), b.Close()); err != nil {
 			t.Error(err)
 		}
 	})
+	// Apache Kafka makes this topic for the first group. The engine has no use for it,
+	// but the tests of regular expressions need an internal topic.
+	makeTopic(t, b.admin(t), "__consumer_offsets")
 	go func() {
 		for {
 			client, err := listener.Accept()

@@ -67,7 +67,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
 // compressors compress batches as producers do, by codec.
-var compressors = func() (all [5]kgo.Compressor) {
+var compressors = sync.OnceValue(func() (all [5]kgo.Compressor) {
 	for i, codec := range []kgo.CompressionCodec{
 		kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression(),
 	} {
@@ -78,7 +78,7 @@ var compressors = func() (all [5]kgo.Compressor) {
 		all[i] = c
 	}
 	return all
-}()
+})
 
 // newBatch returns a batch as a producer sends it, with a record for each value.
 func newBatch(codec batch.Codec, p from, values ...string) []byte {
@@ -91,7 +91,7 @@ func newBatch(codec batch.Codec, p from, values ...string) []byte {
 		r = append(append(r, v...), 0) // no headers
 		records = append(binary.AppendVarint(records, int64(len(r))), r...)
 	}
-	if c := compressors[codec]; c != nil {
+	if c := compressors()[codec]; c != nil {
 		records, _ = c.Compress(new(bytes.Buffer), records)
 	}
 	return rawBatch(codec, p, len(values), records)

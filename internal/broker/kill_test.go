@@ -244,11 +244,12 @@ func TestKill(t *testing.T) {
 	if err := v.ready(); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
+	var begun sync.WaitGroup
 	for writer := range 2 {
-		clients.Go(func() { k.produce(ctx, writer) })
+		begun.Add(1)
+		clients.Go(func() { k.produce(ctx, writer, sync.OnceFunc(begun.Done)) })
 	}
 	consuming, endConsuming := context.WithCancel(t.Context())
 	var consumers sync.WaitGroup
@@ -257,7 +258,8 @@ func TestKill(t *testing.T) {
 	}
 	defer func() { stop(); endConsuming(); clients.Wait(); consumers.Wait() }()
 
-	rounds := 0
+	begun.Wait() // without a producer ID a client takes a connection that breaks for a login that fails
+	began, rounds := time.Now(), 0
 	for i := 0; i < kills && !k.failed(); i++ {
 		if rand.IntN(6) > 0 {
 			time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
@@ -328,8 +330,8 @@ func (k *killed) client(opts ...kgo.Opt) *kgo.Client {
 	return client
 }
 
-// produce produces until ctx ends, and then waits for all answers.
-func (k *killed) produce(ctx context.Context, writer int) {
+// produce produces until ctx ends, and then waits for all answers. It calls begun after the first one.
+func (k *killed) produce(ctx context.Context, writer int, begun func()) {
 	client := k.client()
 	defer client.Close()
 	var waiting sync.WaitGroup
@@ -345,6 +347,7 @@ func (k *killed) produce(ctx context.Context, writer int) {
 		// It waits while there are as many as may be under way.
 		client.Produce(context.Background(), &kgo.Record{Topic: tp.topic, Partition: tp.partition, Value: []byte(value)}, func(r *kgo.Record, err error) {
 			defer waiting.Done()
+			defer begun()
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			if err != nil {

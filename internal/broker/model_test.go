@@ -54,6 +54,7 @@ func TestModel(t *testing.T) {
 			"fetch":             m.fetchSome,
 			"pass":              m.pass,
 			"maintain":          m.maintain,
+			"pass and maintain": func(t *rapid.T) { m.pass(t); m.maintain(t) },
 			"stop":              func(t *rapid.T) { m.restart(t, true) },
 			"kill":              func(t *rapid.T) { m.restart(t, false) },
 			"":                  m.check,
@@ -498,7 +499,8 @@ func (m *brokerModel) deleteGroup(t *rapid.T) {
 
 // pass lets time pass, sometimes backwards.
 func (m *brokerModel) pass(t *rapid.T) {
-	m.clock.add(time.Duration(rapid.IntRange(-500, 5000).Draw(t, "ms")) * time.Millisecond)
+	most := rapid.SampledFrom([]int{900, 900, 6000}).Draw(t, "at most")
+	m.clock.add(time.Duration(rapid.IntRange(-500, most).Draw(t, "ms")) * time.Millisecond)
 }
 
 // maintain lets records expire. What may be missing follows from the topics' settings.

@@ -65,7 +65,7 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 		if i > 0 && (g.base != c.segments[i-1].end || g.base == c.segments[i-1].base) {
 			return nil, errCheckpoint
 		}
-		g.made, g.named, g.synced = true, true, g.size
+		g.made, g.named, g.synced = g.size > 0, g.size > 0, g.size // an empty one may have no file yet
 		c.segments = append(c.segments, g)
 	}
 	c.epochs = d.epochs()

@@ -194,7 +194,7 @@ type crasher struct {
 	limit  int64
 	skip   func(site string) bool
 	err    error // the first broken promise
-	bad    *disktest.Model
+	trace  []string
 }
 
 // A crash is what is left by one.
@@ -205,10 +205,11 @@ type crash struct {
 }
 
 const (
-	crashDepth   = 3  // how often a program goes on
-	cutsPerCall  = 4  // power cuts at each call
-	goOnOneIn    = 24 // of the states, so many go on
-	goOnUnsynced = 3  // and of those in which a process died before it synced the directory
+	crashDepth   = 3 // how often a program goes on
+	cutOneIn     = 2 // of the calls, so many have a power cut,
+	killOneIn    = 4 // and so many a kill
+	goOnOneIn    = 8 // of the states, so many go on,
+	goOnUnsynced = 2 // and of those in which a process died before it synced the directory
 	programSteps = 30
 )
 
@@ -224,10 +225,12 @@ func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		for range cutsPerCall {
+		if cuts.IntN(cutOneIn) == 0 {
 			crashes = append(crashes, crash{now.Cut(cuts), h.afterCut(), "power cut before " + call + " " + name})
 		}
-		crashes = append(crashes, crash{now.Kill(), h.clone(), "kill before " + call + " " + name})
+		if cuts.IntN(killOneIn) == 0 {
+			crashes = append(crashes, crash{now.Kill(), h.clone(), "kill before " + call + " " + name})
+		}
 	}
 	fsys.Observe(observe)
 	err := c.program(fsys, h, &mu, steps)
@@ -245,13 +248,16 @@ func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 			oneIn = goOnUnsynced
 		}
 		if depth < crashDepth && c.rng.IntN(oneIn) == 0 {
+			c.trace = append(c.trace, crash.what)
 			c.run(crash.fsys, crash.history, depth+1, 1+c.rng.IntN(6))
+			if c.err != nil {
+				return
+			}
+			c.trace = c.trace[:len(c.trace)-1]
 			continue
 		}
-		saved := crash.fsys.Kill()
 		if err := crash.history.check(crash.fsys); err != nil {
-			c.bad = saved
-			c.err = fmt.Errorf("%s, depth %d, sync %v: %w", crash.what, depth, crash.history.sync, err)
+			c.err = fmt.Errorf("%v %s, depth %d, sync %v: %w", c.trace, crash.what, depth, crash.history.sync, err)
 		}
 	}
 }

@@ -72,12 +72,9 @@ func (l *Log) restore(c *checkpoint) error {
 		switch {
 		case next && l.next > g.base:
 			g = l.begin(l.next)
-			g.made = true
 			continue
-		case tail.lost && g.size > 0:
-			l.begin(l.next) // nothing is appended to a file that has lost its end
 		case tail.lost:
-			g.made = false // it was empty, so nothing is lost
+			l.begin(l.next) // nothing is appended to a file that has lost its end
 		}
 		if clean {
 			return nil
@@ -119,7 +116,6 @@ func (l *Log) rebuild() error {
 			before.end, l.next = f.base, f.base
 		}
 		g := l.begin(f.base)
-		g.made = true
 		tail, err := l.readTail(g, f.modified)
 		if err != nil {
 			return err
@@ -138,7 +134,7 @@ func (l *Log) rebuild() error {
 	return nil
 }
 
-// begin adds a segment, which has no file yet.
+// begin adds a segment, of which no file is known yet.
 func (l *Log) begin(base int64) *segment {
 	g := &segment{base: base, end: base, maxTime: -1}
 	l.segments = append(l.segments, g)
@@ -160,12 +156,13 @@ func (l *Log) readTail(g *segment, arrived int64) (tail, error) {
 		if g.size > 0 {
 			l.report(g, fmt.Errorf("%w: %w", ErrDamaged, err))
 		}
-		return tail{lost: true}, nil
+		return tail{lost: g.size > 0}, nil
 	}
 	if err != nil {
 		return tail{}, err
 	}
 	defer f.Close()
+	g.made = true
 	size, err := f.Size()
 	switch {
 	case err != nil || size == g.size:

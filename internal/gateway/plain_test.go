@@ -227,7 +227,8 @@ func TestKeyAndOwner(t *testing.T) {
 }
 
 // TestVersionsOfLogin: before the login, the gateway says which versions of it
-// there are, and of all else what both it and the broker take.
+// there are, and of all else what both it and the broker take. What is newer than the
+// broker is refused in version 0 (KIP-511).
 func TestVersionsOfLogin(t *testing.T) {
 	f := start(t)
 	upstream, err := f.broker.Dial(t.Context())
@@ -242,10 +243,22 @@ func TestVersionsOfLogin(t *testing.T) {
 		}
 		return m
 	}
+	newest := versions(behind.ask(apiVersions(0)).(*kmsg.ApiVersionsResponse))[keyApiVersions][1]
+	ask := func(c *raw, version int16) *kmsg.ApiVersionsResponse {
+		c.send(appendRequest(apiVersions(version), 42))
+		if version > newest {
+			version = 0
+		}
+		response, err := c.response(apiVersions(version), 42)
+		if err != nil {
+			t.Fatalf("version %d: %v", version, err)
+		}
+		return response.(*kmsg.ApiVersionsResponse)
+	}
 	for version := range int16(maxApiVersions + 1) {
-		theirs := behind.ask(apiVersions(version)).(*kmsg.ApiVersionsResponse)
+		theirs := ask(behind, version)
 		theirs.ApiKeys = common(theirs.ApiKeys)
-		ours := f.dial(t).ask(apiVersions(version)).(*kmsg.ApiVersionsResponse)
+		ours := ask(f.dial(t), version)
 		want := versions(theirs)
 		if ours.ErrorCode == 0 {
 			want[keySaslHandshake], want[keySaslAuthenticate] = [2]int16{0, 1}, [2]int16{0, 2}
