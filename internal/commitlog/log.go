@@ -26,7 +26,8 @@ var (
 
 // Options say where a log is and what it promises.
 type Options struct {
-	// FS is the partition's own directory. It is made by the first Append. Required.
+	// FS is the partition's own directory. It is made by the first Append. The one
+	// above it is the caller's, who has made it durably. Required.
 	FS disk.FS
 
 	// SegmentBytes is the size of one segment file. Default: 64 MiB.
