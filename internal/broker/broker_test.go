@@ -1,11 +1,13 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -311,7 +313,8 @@ func TestAfterClose(t *testing.T) {
 // TestNearlyFullDisk: below the reserve nothing is acknowledged that needs space,
 // and records can still be read and deleted.
 func TestNearlyFullDisk(t *testing.T) {
-	b := open(t, Config{Dir: t.TempDir()})
+	var said bytes.Buffer
+	b := open(t, Config{Dir: t.TempDir(), Diagnostics: slog.New(slog.NewTextHandler(&said, nil))})
 	client := b.admin(t, kgo.RecordRetries(0), kgo.ConsumerGroup("group"), kgo.ConsumeTopics("weather"), kgo.DisableAutoCommit())
 	admin := kadm.NewClient(client)
 	makeTopic(t, client, "weather")
@@ -355,6 +358,12 @@ func TestNearlyFullDisk(t *testing.T) {
 	b.space.free = func() (int64, error) { return reserveBytes, nil }
 	b.space.asked.Store(0)
 	produce(t, client, "weather", "snow")
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(said.String(), "nearly full"); n != 1 {
+		t.Errorf("the diagnostics say it %d times, want once:\n%s", n, &said)
+	}
 }
 
 // TestDeletedTopicsStayDeleted: also those whose files a crash has left.

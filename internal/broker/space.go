@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -15,18 +16,23 @@ const (
 	// spaceFor is how long an answer about free space is good. At 1 GB/s the
 	// disk loses a quarter of the reserve meanwhile.
 	spaceFor = 16 * time.Millisecond
+	// complainEvery is how often the diagnostics are told at most.
+	complainEvery = time.Minute
 )
 
 // space knows whether the disk is nearly full.
 type space struct {
+	dir   string
+	diag  *slog.Logger
 	free  func() (int64, error)
 	start time.Time
 	asked atomic.Int64 // when free was called last, in ns since start; 0 is never
+	told  atomic.Int64 // when diag was told last that there is too little, likewise
 	short atomic.Bool
 }
 
-func newSpace(dir string) *space {
-	s := &space{start: time.Now()}
+func newSpace(dir string, diag *slog.Logger) *space {
+	s := &space{dir: dir, diag: diag, start: time.Now()}
 	if dir != "" {
 		s.free = func() (int64, error) { return disk.Free(dir) }
 	}
@@ -43,6 +49,17 @@ func (s *space) low() bool {
 	if (last == 0 || now-last > int64(spaceFor)) && s.asked.CompareAndSwap(last, now) {
 		free, err := s.free()
 		s.short.Store(err == nil && free < reserveBytes)
+		s.complain(now, free)
 	}
 	return s.short.Load()
+}
+
+// complain says in the diagnostics that there is too little space, if so.
+func (s *space) complain(now, free int64) {
+	last := s.told.Load()
+	if !s.short.Load() || last != 0 && now-last < int64(complainEvery) || !s.told.CompareAndSwap(last, now) {
+		return
+	}
+	s.diag.Error("the disk is nearly full: no events, topics or committed offsets are accepted until some space is freed; "+
+		"events can still be read, and topics and records deleted", "directory", s.dir, "free_mib", free>>20, "needed_mib", reserveBytes>>20)
 }
