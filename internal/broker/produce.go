@@ -64,7 +64,7 @@ func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *km
 			c := checkedBatch{topic: t, to: &to.Partitions[j]}
 			c.to.Default()
 			c.to.Partition, c.to.BaseOffset, c.to.LogAppendTime, c.to.LogStartOffset = from.Partitions[j].Partition, -1, -1, -1
-			if fault := b.checkBatch(&c, req.Version, from.Partitions[j].Records, refusal); fault != nil {
+			if fault := b.checkBatch(r, &c, from.Partitions[j].Records, refusal); fault != nil {
 				whole = fault
 			}
 			all = append(all, c)
@@ -75,7 +75,7 @@ func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *km
 
 // checkBatch decides whether a batch may be appended, and says in the response
 // if not. It returns a fault that rejects the whole request.
-func (b *Broker) checkBatch(c *checkedBatch, version int16, records []byte, refusal *kerr.Error) *batch.Error {
+func (b *Broker) checkBatch(r *request, c *checkedBatch, records []byte, refusal *kerr.Error) *batch.Error {
 	if refusal != nil {
 		c.to.ErrorCode = refusal.Code
 		return nil
@@ -85,7 +85,7 @@ func (b *Broker) checkBatch(c *checkedBatch, version int16, records []byte, refu
 		c.to.ErrorCode = kerr.UnknownTopicOrPartition.Code
 		return nil
 	}
-	header, err := batch.Validate(records, batch.Limits{MaxBytes: c.topic.settings.maxMessageBytes, ProduceVersion: version})
+	header, err := batch.Validate(records, batch.Limits{MaxBytes: c.topic.settings.maxMessageBytes, ProduceVersion: r.GetVersion()})
 	var fault *batch.Error
 	if errors.As(err, &fault) {
 		if fault.WholeRequest {
@@ -95,6 +95,10 @@ func (b *Broker) checkBatch(c *checkedBatch, version int16, records []byte, refu
 		if fault.LogStartOffset {
 			c.to.LogStartOffset = log.Start()
 		}
+		return nil
+	}
+	if b.space.lowFor(r.caller) {
+		c.to.ErrorCode, c.to.ErrorMessage = kerr.KafkaStorageError.Code, kmsg.StringPtr(diskFull)
 		return nil
 	}
 	c.ok, c.log, c.header, c.bytes = true, log, header, records[:header.Size()]
@@ -169,10 +173,6 @@ func (b *Broker) appendAll(checked []checkedBatch) {
 // append appends a batch that may be, or says in the response why it could not.
 func (b *Broker) append(c checkedBatch) {
 	if !c.ok {
-		return
-	}
-	if b.space.low() {
-		c.to.ErrorCode, c.to.ErrorMessage = kerr.KafkaStorageError.Code, kmsg.StringPtr(diskFull)
 		return
 	}
 	done, err := c.log.Append(c.bytes, c.header, b.epoch)
