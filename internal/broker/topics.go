@@ -174,6 +174,9 @@ func (ts *topics) change(id topicID, edit func(*topicRecord) error) (*topic, err
 	if err := ts.save(entry); err != nil {
 		return nil, err
 	}
+	for _, log := range t.partitions {
+		log.SetSegmentBytes(t.settings.segmentBytes)
+	}
 	ts.put(t)
 	return t, nil
 }

@@ -92,7 +92,7 @@ func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a 
 func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 	l.mu.Lock()
 	g := l.active()
-	due := g.size > 0 && (g.size+bytes > l.opts.SegmentBytes || now-g.first >= l.rollAfter.Milliseconds())
+	due := g.size > 0 && (g.size+bytes > l.segmentBytes.Load() || now-g.first >= l.rollAfter.Milliseconds())
 	o, made := g.open, g.made
 	g.round = l.round
 	l.mu.Unlock()

@@ -38,7 +38,7 @@ const (
 )
 
 func (l *Log) newIndex(base int64) index {
-	interval := min(max(l.opts.SegmentBytes/intervalsPerSegment, minInterval), maxInterval)
+	interval := min(max(l.segmentBytes.Load()/intervalsPerSegment, minInterval), maxInterval)
 	return index{interval: interval, next: base, maxTime: -1}
 }
 

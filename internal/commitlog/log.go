@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
@@ -30,7 +31,7 @@ type Options struct {
 	// above it is the caller's, who has made it durably. Required.
 	FS disk.FS
 
-	// SegmentBytes is the size of one segment file. Default: 64 MiB.
+	// SegmentBytes is the size of one segment file; see SetSegmentBytes. Default: 64 MiB.
 	SegmentBytes int64
 
 	// Sync makes Append return only when the batch is on disk, so that it survives
@@ -62,6 +63,8 @@ type Log struct {
 	fs    disk.FS
 	diag  *slog.Logger
 	tasks sync.WaitGroup // checkpoints in the background; Close waits for them
+
+	segmentBytes atomic.Int64
 
 	// appending is held while a batch is checked and written, and while a segment is begun.
 	appending sync.Mutex
@@ -109,9 +112,6 @@ func Open(o Options) (*Log, error) {
 	if o.FS == nil {
 		return nil, errors.New("open log: no directory given")
 	}
-	if o.SegmentBytes <= 0 {
-		o.SegmentBytes = defaultSegmentBytes
-	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -120,6 +120,7 @@ func Open(o Options) (*Log, error) {
 	}
 	l := &Log{opts: o, fs: o.FS, diag: o.Diagnostics, rollAfter: maxRollAfter}
 	l.synced = sync.NewCond(&l.mu)
+	l.SetSegmentBytes(o.SegmentBytes)
 	if err := l.recover(); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -145,6 +146,15 @@ func (l *Log) Bytes() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes
+}
+
+// SetSegmentBytes changes the size at which a segment file is closed and the next one begun. A
+// size of 0 or less is the default.
+func (l *Log) SetSegmentBytes(n int64) {
+	if n <= 0 {
+		n = defaultSegmentBytes
+	}
+	l.segmentBytes.Store(n)
 }
 
 // active is the segment that is appended to. The caller holds mu.

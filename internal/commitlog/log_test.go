@@ -253,6 +253,20 @@ func TestRollByAge(t *testing.T) {
 	}
 }
 
+// TestSetSegmentBytes changes the size of segments while the log is open.
+func TestSetSegmentBytes(t *testing.T) {
+	l := mustOpen(t, Options{FS: modelDir()})
+	for n := range 20 {
+		if n == 10 {
+			l.SetSegmentBytes(1)
+		}
+		mustAppend(t, l, plain(n, 50))
+	}
+	if n := len(l.segments); n != 11 {
+		t.Errorf("%d segments, want one of ten batches and ten of one", n)
+	}
+}
+
 // TestDeleteRecords removes all records while a segment is being read.
 func TestDeleteRecords(t *testing.T) {
 	fsys := modelDir()
