@@ -406,6 +406,18 @@ func (s *stream) awaitConsumed(t *testing.T, n int) {
 	}
 }
 
+// awaitMore waits until every consumer has some of the records that come from now on.
+func awaitMore(t *testing.T, streams []*stream) {
+	t.Helper()
+	last := make([]int, len(streams))
+	for i, s := range streams {
+		last[i] = s.sentLines() + 20
+	}
+	for i, s := range streams {
+		s.awaitConsumed(t, last[i])
+	}
+}
+
 func (s *stream) fatal(t *testing.T, format string, args ...any) {
 	t.Helper()
 	t.Fatalf("%s: %s\nproducer: %s\nconsumer: %s", s.name, fmt.Sprintf(format, args...), end(s.producer.said()), end(s.consumer.said()))
@@ -538,9 +550,7 @@ func TestClientsThroughRestart(t *testing.T) {
 		s.awaitConsumed(t, 20)
 	}
 	f = stopBroker(t, f, config)()
-	for _, s := range streams {
-		s.awaitConsumed(t, s.sentLines()+20)
-	}
+	awaitMore(t, streams)
 	finishAll(t, streams, as(t, f, ada))
 }
 

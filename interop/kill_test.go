@@ -108,18 +108,14 @@ func TestClientsThroughKill(t *testing.T) {
 	at := up.place(t)
 	streams := startStreams(t, at, slices.Concat(dialects, outageDialects))
 	for range 3 {
+		awaitMore(t, streams)
 		var states []groupState
-		for _, s := range streams {
-			s.awaitConsumed(t, s.sentLines()+20)
-		}
 		for _, s := range streams {
 			states = append(states, s.awaitCommit(t, at.cfg))
 		}
 		up.kill()
 		up.start(t, up.ports(t)...)
-		for _, s := range streams {
-			s.awaitConsumed(t, s.sentLines()+20)
-		}
+		awaitMore(t, streams)
 		for i, s := range streams {
 			s.wentOn(t, at.cfg, states[i])
 		}
