@@ -102,6 +102,7 @@ def metadata():
     found = Producer(settings()).list_topics(TOPIC, timeout=PATIENCE)
     check("brokers", len(found.brokers), 1)
     check("partitions", sorted(found.topics[TOPIC].partitions), list(range(PARTITIONS)))
+    check("listed", TOPIC in Producer(settings()).list_topics(timeout=PATIENCE).topics, True)
 
 
 def new_group():
@@ -138,10 +139,11 @@ def watermarks():
     client.close()
 
 
-def groups(protocol):
+def groups(name, protocol, **more):
     """Two members share the partitions; what they commit the next one goes on with."""
-    more = {"session_timeout_ms": 10_000} if protocol == "classic" else {}
-    first, second = group(protocol, protocol, **more), group(protocol, protocol, **more)
+    if protocol == "classic":
+        more["session_timeout_ms"] = 10_000
+    first, second = group(name, protocol, **more), group(name, protocol, **more)
     first.subscribe([TOPIC])
     records = read(first, EACH * PARTITIONS)
     first.commit(asynchronous=False)
@@ -156,7 +158,15 @@ def groups(protocol):
     check("records", len({(m.partition(), m.offset()) for m in records}), EACH * PARTITIONS)
     second.close()
     first.close()
-    check("committed", offsets(group(protocol).committed(partitions(), timeout=PATIENCE)), [EACH] * PARTITIONS)
+    check("committed", offsets(group(name).committed(partitions(), timeout=PATIENCE)), [EACH] * PARTITIONS)
+
+
+def pattern(protocol):
+    """Topics are subscribed to by a regular expression: the client matches it, or with KIP-848 the broker."""
+    client = group(f"pattern-{protocol}", protocol)
+    client.subscribe([f"^{TOPIC[:-1]}.$"])
+    check("topics", {m.topic() for m in read(client, EACH * PARTITIONS)}, {TOPIC})
+    client.close()
 
 
 def admin():
@@ -199,8 +209,11 @@ def main():
         "metadata": metadata,
         "a new group": new_group,
         "watermarks": watermarks,
-        "classic group": lambda: groups("classic"),
-        "KIP-848 group": lambda: groups("consumer"),
+        "classic group": lambda: groups("classic", "classic"),
+        "cooperative group": lambda: groups("cooperative", "classic", partition_assignment_strategy="cooperative-sticky"),
+        "KIP-848 group": lambda: groups("consumer", "consumer"),
+        "classic pattern": lambda: pattern("classic"),
+        "KIP-848 pattern": lambda: pattern("consumer"),
         "admin": admin,
     }.items():
         run()

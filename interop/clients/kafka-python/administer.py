@@ -80,7 +80,7 @@ def records():
 def groups():
     member = KafkaConsumer(TOPIC, **settings(group_id=TOPIC, auto_offset_reset="earliest", enable_auto_commit=False))
     late = time.monotonic() + PATIENCE
-    while not member.poll(timeout_ms=500) and time.monotonic() < late:
+    while not member.poll(timeout_ms=10_000) and time.monotonic() < late:
         pass
     member.commit()
     if VERSION >= (3, 0):
