@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -731,13 +730,6 @@ func (p *program) lastLine() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last
-}
-
-// counts is how often each line has come.
-func (p *program) counts() map[string]int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return maps.Clone(p.seen)
 }
 
 func (p *program) repeats() (n int) {

@@ -4,6 +4,7 @@ package interop
 
 import (
 	"encoding/json"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -132,6 +133,13 @@ type groupState struct {
 	consumed  map[string]int
 }
 
+// counts is how often each line has come.
+func (p *program) counts() map[string]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.seen)
+}
+
 // awaitCommit waits until the group of a stream has committed something.
 func (s *stream) awaitCommit(t *testing.T, cfg diaspora.Config) groupState {
 	t.Helper()
@@ -163,8 +171,7 @@ func (s *stream) wentOn(t *testing.T, cfg diaspora.Config, before groupState) {
 	t.Helper()
 	now := s.consumer.counts()
 	for _, r := range readAll(t, cfg, s.topic) {
-		value := string(r.Value)
-		if r.Offset < before.committed && now[value] > max(1, before.consumed[value]) {
+		if r.Offset < before.committed && now[string(r.Value)] > max(1, before.consumed[string(r.Value)]) {
 			t.Errorf("%s: the group had committed %d, and record %d comes again", s.name, before.committed, r.Offset)
 			return
 		}
