@@ -168,7 +168,7 @@ func TestPythonReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := start(t, fabric.Config{})
-	s := place{fabric: f, cfg: as(t, f, ada)}
+	s := inFabric(t, f)
 	topic := claim(t, s.cfg, 1)
 	c, err := s.signIn(t, "oauth", topic)
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 
 // javaTools runs Apache Kafka's own tools, one after the other.
 type javaTools struct {
-	place
-	jars, file string
+	broker, jars string
+	file         string // of the settings to sign in with, or empty
 }
 
 const kafkaTools = "org.apache.kafka.tools."
@@ -46,6 +46,9 @@ var javaClasses = map[string]string{
 	"kafka-producer-perf-test":  kafkaTools + "ProducerPerformance",
 	"kafka-consumer-perf-test":  kafkaTools + "ConsumerPerformance",
 	"kafka-transactions":        kafkaTools + "TransactionsCommand",
+
+	"kafka-console-share-consumer": kafkaTools + "consumer.ConsoleShareConsumer",
+	"kafka-reassign-partitions":    kafkaTools + "reassign.ReassignPartitionsCommand",
 }
 
 // command is the command that line stands for.
@@ -56,7 +59,7 @@ func (j javaTools) command(t *testing.T, line string) []string {
 	if !ok {
 		t.Fatalf("unknown tool %s", words[0])
 	}
-	return javaTool(t, j.place, j.jars, j.file, class, words[1:]...)
+	return javaTool(t, j.broker, j.jars, j.file, class, words[1:]...)
 }
 
 // run runs a tool to its end and returns what it printed.
@@ -77,11 +80,15 @@ func (j javaTools) run(t *testing.T, line, input string) string {
 // exceptions are the names of Java's exceptions.
 var exceptions = regexp.MustCompile(`\w+(Exception|Error)\b`)
 
+// complaint matches the name of an exception, and a line that a tool logs: no more than
+// warnings and errors are logged.
+var complaint = regexp.MustCompile(exceptions.String() + `|(?m)^(WARN|ERROR|FATAL)\b`)
+
 // works runs a tool, which must say all of words and must not complain.
 func (j javaTools) works(t *testing.T, line, input string, words ...string) {
 	t.Helper()
 	out := j.run(t, line, input)
-	if found := exceptions.FindString(out); found != "" || strings.Contains(out, "ERROR") {
+	if complaint.MatchString(out) {
 		t.Errorf("%s: complains:\n%s", line, out)
 	}
 	for _, word := range words {
@@ -98,7 +105,7 @@ func (j javaTools) refused(t *testing.T, line, exception string) {
 	out := j.run(t, line, "")
 	all := exceptions.FindAllString(out, -1)
 	others := slices.DeleteFunc(slices.Clone(all), func(name string) bool {
-		return name == exception || name == "ExecutionException" // which wraps another
+		return name == exception || name == "ExecutionException" || name == "RuntimeException" // which wrap another
 	})
 	if !slices.Contains(all, exception) || len(others) != 0 {
 		t.Errorf("%s: want %s only:\n%s", line, exception, out)
@@ -113,13 +120,14 @@ func TestClientsJavaTools(t *testing.T) {
 		return
 	}
 	f := start(t, fabric.Config{})
-	j := javaTools{place: place{fabric: f, cfg: as(t, f, ada), bin: buildCommand(t)}, file: filepath.Join(t.TempDir(), "ada.properties")}
-	topic, other := claim(t, j.cfg, 1), claim(t, as(t, f, grace), 1)
+	s := inFabric(t, f)
+	topic, other := claim(t, s.cfg, 1), claim(t, as(t, f, grace), 1)
+	j := javaTools{broker: s.brokers[0], file: filepath.Join(t.TempDir(), "ada.properties")}
 	var err error
 	if j.jars, err = kafkaJars(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := j.createKey(t, topic, "--save-for-java="+j.file); err != nil {
+	if _, err := s.createKey(t, topic, "--save-for-java="+j.file); err != nil {
 		t.Fatal(err)
 	}
 	const count = 100
@@ -156,7 +164,7 @@ func (j javaTools) consumes(t *testing.T, topic, protocol string, count int) {
 	case <-late:
 		t.Fatal("the console consumer does not end")
 	}
-	if said := member.said(); exceptions.MatchString(said) || strings.Contains(said, "ERROR") {
+	if said := member.said(); complaint.MatchString(said) {
 		t.Errorf("the console consumer complains:\n%s", said)
 	}
 
@@ -164,7 +172,10 @@ func (j javaTools) consumes(t *testing.T, topic, protocol string, count int) {
 	j.works(t, tool+" --describe", "", fmt.Sprintf(`%s%d +%d +0 `, line, count, count))
 	j.works(t, tool+" --reset-offsets --dry-run --to-earliest --topic "+topic, "", line+`0\b`)
 	j.works(t, tool+" --reset-offsets --execute --to-datetime 2001-01-01T00:00:00.000 --topic "+topic, "", line+`0\b`)
-	j.works(t, tool+" --reset-offsets --execute --shift-by 2 --topic "+topic+":0", "", line+`2\b`)
+	for _, to := range []string{"--to-latest", "--to-offset 7"} {
+		j.works(t, tool+" --reset-offsets --execute "+to+" --all-topics", "", line+`\d+\b`)
+	}
+	j.works(t, tool+" --reset-offsets --execute --shift-by -5 --topic "+topic+":0", "", line+`2\b`)
 	j.works(t, tool+" --describe --offsets", "", line+`2 `)
 	j.works(t, "kafka-verifiable-consumer --reset-policy earliest --max-messages 10 --topic "+topic+" --group-id "+topic+"-verifiable-"+protocol+" --group-protocol "+protocol, "",
 		`"records_consumed"`, `"offsets_committed".*"success":true`, `"shutdown_complete"`)
@@ -182,9 +193,13 @@ func (j javaTools) describes(t *testing.T, topic, other string, count int) {
 	j.works(t, "kafka-consumer-groups --list --type", "", topic+`-classic +Classic`, topic+`-consumer +Consumer`)
 	j.works(t, "kafka-groups --list", "", topic+`-classic +Classic +consumer`, topic+`-consumer +Consumer +consumer`)
 
-	for when, want := range map[string]string{"latest": fmt.Sprint(count), "earliest": "0", "1": "0", "max-timestamp": `\d+`} {
+	for when, want := range map[string]string{
+		"-1": fmt.Sprint(count), "latest": fmt.Sprint(count), "-2": "0", "earliest": "0", "1": "0", "-3": `\d+`, "max-timestamp": `\d+`,
+		"-4": "0", "earliest-local": "0",
+	} {
 		j.works(t, "kafka-get-offsets --time "+when, "", `(?m)^`+topic+`:0:`+want+`$`)
 	}
+	j.works(t, "kafka-get-offsets --time latest-tiered", "") // there is none, and so no line
 
 	j.works(t, "kafka-configs --describe --entity-type topics --entity-name "+topic, "", `message\.timestamp\.type=LogAppendTime`)
 	j.works(t, "kafka-configs --describe --all --entity-type topics --entity-name "+topic, "", `max\.message\.bytes=\d+`, `segment\.bytes=\d+`)
@@ -214,6 +229,7 @@ func (j javaTools) refuses(t *testing.T, topic, other string) {
 		"kafka-configs --describe --entity-type brokers --entity-default":                                               noCluster,
 		"kafka-log-dirs --describe":                                                                                     noCluster,
 		"kafka-acls --list":                                                                                             noCluster,
+		"kafka-acls --add --allow-principal User:ada --operation Read --topic " + topic:                                 noCluster,
 	} {
 		j.refused(t, line, exception)
 	}
@@ -221,56 +237,76 @@ func (j javaTools) refuses(t *testing.T, topic, other string) {
 
 // checks are programs that ask a broker for what their client can, with an access key.
 var checks = []struct {
-	name, program, requirements string
-	quiet                       bool // the client logs nothing, unless something is wrong
+	name, needs, program, requirements string
+	quiet                              bool // the client logs nothing, unless something is wrong
 }{
-	{"confluent-kafka", "confluent-kafka/checks.py", "confluent-kafka/requirements.txt", true},
-	{"kafka-python 2.0", "kafka-python/checks.py", "kafka-python/requirements-2.0.txt", false},
-	{"kafka-python 2.3", "kafka-python/checks.py", "kafka-python/requirements-2.3.txt", false},
-	{"kafka-python 3.0", "kafka-python/checks.py", "kafka-python/requirements-3.0.txt", false},
+	{"confluent-kafka", "python3", "confluent-kafka/checks.py", "confluent-kafka/requirements.txt", true},
+	{"kafka-python 2.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.0.txt", true},
+	{"kafka-python 2.3", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.3.txt", true},
+	{"kafka-python 3.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-3.0.txt", true},
+	{"aiokafka", "python3", "aiokafka/checks.py", "aiokafka/requirements.txt", true},
+	{"kafkajs", "node", "kafkajs/checks.js", "", true},
 }
 
-// TestClientsChecks runs the programs checks.py: offsets, positions by time, groups of
-// both protocols, groups that have committed nothing, and administration.
+// TestClientsChecks runs these programs: offsets, positions by time, groups of both
+// protocols, groups that have committed nothing, and administration.
 func TestClientsChecks(t *testing.T) {
 	parallel(t)
-	if !present(t, dialect{name: "checks in Python", needs: []string{"python3"}}) {
-		return
-	}
 	f := start(t, fabric.Config{})
-	s := place{fabric: f, cfg: as(t, f, ada), bin: buildCommand(t)}
+	s := inFabric(t, f)
 	for _, c := range checks {
-		if !chosen.MatchString(c.name) {
+		if !chosen.MatchString(c.name) || !present(t, dialect{name: c.name, needs: []string{c.needs}}) {
 			continue
 		}
 		topic := claim(t, s.cfg, 2)
 		t.Run(c.name, func(t *testing.T) {
-			venv, err := clients.VirtualEnv(filepath.Join("clients", c.requirements))
-			if err != nil {
-				t.Fatal(err)
-			}
 			signIn, err := s.signIn(t, "plain", topic)
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, complaints := runToEnd(t, signIn.env, "", filepath.Join(venv, "bin", "python"), "-B", "-u", filepath.Join("clients", c.program))
-			if c.quiet && complaints != "" {
-				t.Errorf("complaints:\n%s", complaints)
-			}
-			t.Logf("passed: %s", strings.Join(strings.Split(strings.TrimSpace(out), "\n"), ", "))
+			runCheck(t, c.program, c.requirements, c.quiet, signIn.env)
 		})
 	}
 }
 
+// runCheck runs a program in JavaScript, or one in Python with what a requirements file
+// pins. It must end well and, if it is a quiet one, say nothing on standard error.
+func runCheck(t *testing.T, program, requirements string, quiet bool, env []string) {
+	t.Helper()
+	file := filepath.Join("clients", program)
+	command := []string{"node", file}
+	if requirements == "" {
+		modules, err := nodeModules(t, filepath.Dir(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		env = append(env, "NODE_PATH="+modules, "KAFKAJS_NO_PARTITIONER_WARNING=1")
+	} else {
+		venv, err := clients.VirtualEnv(filepath.Join("clients", requirements))
+		if err != nil {
+			t.Fatal(err)
+		}
+		command = []string{filepath.Join(venv, "bin", "python"), "-B", "-u", file}
+	}
+	out, complaints := runToEnd(t, env, "", command[0], command[1:]...)
+	if quiet && complaints != "" {
+		t.Errorf("complaints:\n%s", complaints)
+	}
+	t.Logf("passed: %s", strings.Join(strings.Split(strings.TrimSpace(out), "\n"), ", "))
+}
+
+// logged matches a line that librdkafka logs. kcat's own talk has no level.
+var logged = regexp.MustCompile(`(?m)^%([0-9]\||.*ERROR).*$`)
+
 // TestClientsKcat has kcat, and with it the librdkafka of Debian, do what it can without
-// a line of complaint.
+// a line of complaint. With -q it would log nothing at all.
 func TestClientsKcat(t *testing.T) {
 	parallel(t)
 	if !chosen.MatchString("kcat") || !present(t, dialect{name: "kcat", needs: []string{"kcat"}}) {
 		return
 	}
 	f := start(t, fabric.Config{})
-	s := place{fabric: f, cfg: as(t, f, ada), bin: buildCommand(t)}
+	s := inFabric(t, f)
 	topic := claim(t, s.cfg, 2)
 	key, err := s.createKey(t, topic)
 	if err != nil {
@@ -279,11 +315,11 @@ func TestClientsKcat(t *testing.T) {
 	kcat := func(input, line string) string {
 		t.Helper()
 		out, complaints := runToEnd(t, nil, input, "kcat", append([]string{
-			"-q", "-b", f.Brokers()[0], "-X", "security.protocol=SASL_PLAINTEXT", "-X", "sasl.mechanism=PLAIN",
+			"-X", "log_level=7", "-b", s.brokers[0], "-X", "security.protocol=SASL_PLAINTEXT", "-X", "sasl.mechanism=PLAIN",
 			"-X", "sasl.username=" + key.ID, "-X", "sasl.password=" + key.Secret,
 		}, strings.Fields(line)...)...)
-		if complaints != "" {
-			t.Errorf("kcat %s: complaints:\n%s", line, complaints)
+		if said := logged.FindString(complaints); said != "" {
+			t.Errorf("kcat %s: complains: %s", line, said)
 		}
 		return out
 	}

@@ -13,13 +13,14 @@ from confluent_kafka import (
     OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, Consumer, ConsumerGroupState, ConsumerGroupTopicPartitions, ConsumerGroupType,
     IsolationLevel, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType
 
 TOPIC = os.environ["TOPIC"]
 VALUES = 100  # for each partition and codec
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 PARTITIONS = 2
 PATIENCE = 60
+
 
 def settings(**more):
     s = {
@@ -28,6 +29,7 @@ def settings(**more):
         "sasl.mechanism": "PLAIN",
         "sasl.username": os.environ["KEY_ID"],
         "sasl.password": os.environ["KEY_SECRET"],
+        "log_level": 7,
         "error_cb": lambda error: print(error, file=sys.stderr),
     }
     s.update({name.replace("_", "."): value for name, value in more.items()})
@@ -100,6 +102,7 @@ def metadata():
     found = Producer(settings()).list_topics(TOPIC, timeout=PATIENCE)
     check("brokers", len(found.brokers), 1)
     check("partitions", sorted(found.topics[TOPIC].partitions), list(range(PARTITIONS)))
+    check("listed", TOPIC in Producer(settings()).list_topics(timeout=PATIENCE).topics, True)
 
 
 def new_group():
@@ -136,10 +139,11 @@ def watermarks():
     client.close()
 
 
-def groups(protocol):
+def groups(name, protocol, **more):
     """Two members share the partitions; what they commit the next one goes on with."""
-    more = {"session_timeout_ms": 10_000} if protocol == "classic" else {}
-    first, second = group(protocol, protocol, **more), group(protocol, protocol, **more)
+    if protocol == "classic":
+        more["session_timeout_ms"] = 10_000
+    first, second = group(name, protocol, **more), group(name, protocol, **more)
     first.subscribe([TOPIC])
     records = read(first, EACH * PARTITIONS)
     first.commit(asynchronous=False)
@@ -154,7 +158,15 @@ def groups(protocol):
     check("records", len({(m.partition(), m.offset()) for m in records}), EACH * PARTITIONS)
     second.close()
     first.close()
-    check("committed", offsets(group(protocol).committed(partitions(), timeout=PATIENCE)), [EACH] * PARTITIONS)
+    check("committed", offsets(group(name).committed(partitions(), timeout=PATIENCE)), [EACH] * PARTITIONS)
+
+
+def pattern(protocol):
+    """Topics are subscribed to by a regular expression: the client matches it, or with KIP-848 the broker."""
+    client = group(f"pattern-{protocol}", protocol)
+    client.subscribe([f"^{TOPIC[:-1]}.$"])
+    check("topics", {m.topic() for m in read(client, EACH * PARTITIONS)}, {TOPIC})
+    client.close()
 
 
 def admin():
@@ -162,16 +174,17 @@ def admin():
     classic, modern = f"{TOPIC}-classic", f"{TOPIC}-consumer"
     listed = {g.group_id: g for g in client.list_consumer_groups().result(PATIENCE).valid}
     check("types", [listed[g].type for g in (classic, modern)], [ConsumerGroupType.CLASSIC, ConsumerGroupType.CONSUMER])
-    described = client.describe_consumer_groups([classic])[classic].result(PATIENCE)
-    check("state", described.state, ConsumerGroupState.EMPTY)
+    for g, described in client.describe_consumer_groups([classic, modern]).items():
+        check(f"state of {g}", described.result(PATIENCE).state, ConsumerGroupState.EMPTY)
     for g in (classic, modern):
         asked = ConsumerGroupTopicPartitions(g)
         check("committed", offsets(client.list_consumer_group_offsets([asked])[g].result(PATIENCE).topic_partitions), [EACH] * PARTITIONS)
         asked = ConsumerGroupTopicPartitions(g, partitions(7))
         check("altered", offsets(client.alter_consumer_group_offsets([asked])[g].result(PATIENCE).topic_partitions), [7] * PARTITIONS)
         check("committed", offsets(group(g.removeprefix(f"{TOPIC}-")).committed(partitions(), timeout=PATIENCE)), [7] * PARTITIONS)
-    latest = client.list_offsets({TopicPartition(TOPIC, 0): OffsetSpec.latest()}, isolation_level=IsolationLevel.READ_COMMITTED)
-    check("latest", [f.result(PATIENCE).offset for f in latest.values()], [EACH])
+    for spec, want in ((OffsetSpec.latest(), EACH), (OffsetSpec.earliest(), 0), (OffsetSpec.for_timestamp(1), 0)):
+        found = client.list_offsets({TopicPartition(TOPIC, 0): spec}, isolation_level=IsolationLevel.READ_COMMITTED)
+        check("offset", [f.result(PATIENCE).offset for f in found.values()], [want])
     topic = client.describe_topics(TopicCollection([TOPIC]))[TOPIC].result(PATIENCE)
     check("partitions", [p.id for p in topic.partitions], list(range(PARTITIONS)))
     check("nodes", [n.id for n in client.describe_cluster().result(PATIENCE).nodes], [topic.partitions[0].leader.id])
@@ -181,6 +194,12 @@ def admin():
     # What takes an operator, or the ACL endpoint.
     refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.create_topics([NewTopic("mine", 1, 1)])["mine"])
     refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.delete_topics([TOPIC])[TOPIC])
+    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.create_partitions([NewPartitions(TOPIC, 3)])[TOPIC])
+    first = TopicPartition(TOPIC, 0, 1)
+    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.delete_records([first])[first])
+    entry = ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET)
+    changed = ConfigResource(ResourceType.TOPIC, TOPIC, incremental_configs=[entry])
+    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.incremental_alter_configs([changed])[changed])
     refused(KafkaError.GROUP_AUTHORIZATION_FAILED, client.delete_consumer_groups([classic])[classic])
 
 
@@ -190,8 +209,11 @@ def main():
         "metadata": metadata,
         "a new group": new_group,
         "watermarks": watermarks,
-        "classic group": lambda: groups("classic"),
-        "KIP-848 group": lambda: groups("consumer"),
+        "classic group": lambda: groups("classic", "classic"),
+        "cooperative group": lambda: groups("cooperative", "classic", partition_assignment_strategy="cooperative-sticky"),
+        "KIP-848 group": lambda: groups("consumer", "consumer"),
+        "classic pattern": lambda: pattern("classic"),
+        "KIP-848 pattern": lambda: pattern("consumer"),
         "admin": admin,
     }.items():
         run()

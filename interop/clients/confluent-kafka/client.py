@@ -5,7 +5,8 @@
 
 TOPIC, GROUP and SIGN_IN are in the environment. SIGN_IN is oauth (a Globus login,
 by what diaspora_streams reads), plain (an access key: KEY_ID, KEY_SECRET and
-BOOTSTRAP) or oidc (the same, and TOKEN_URL).
+BOOTSTRAP) or oidc (the same, and TOKEN_URL). GROUP_PROTOCOL is that of the group,
+classic or consumer.
 """
 
 import os
@@ -93,7 +94,8 @@ def produce(topic):
 
 
 def consume(topic, group):
-    client = Consumer(dict(settings(), **{"group.id": group, "auto.offset.reset": "earliest"}))
+    protocol = os.environ.get("GROUP_PROTOCOL", "classic")
+    client = Consumer(dict(settings(), **{"group.id": group, "group.protocol": protocol, "auto.offset.reset": "earliest"}))
     client.subscribe([topic])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:

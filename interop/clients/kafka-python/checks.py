@@ -57,7 +57,7 @@ def read(client, count):
     while len(records) < count:
         if time.monotonic() > late:
             raise AssertionError(f"{len(records)} records of {count} have come")
-        for batch in client.poll(timeout_ms=500).values():
+        for batch in client.poll(timeout_ms=10_000).values():  # not for less, see client.py
             records.extend(batch)
     return records
 
@@ -116,7 +116,7 @@ def groups():
 
     def member(client):  # a thread for each: 2.0 does not return from poll while the group rebalances
         while not shared.is_set():
-            again.extend(client.poll(timeout_ms=100))
+            again.extend(client.poll(timeout_ms=2000))
 
     members = [threading.Thread(target=member, args=(client,), daemon=True) for client in (first, second)]
     for thread in members:

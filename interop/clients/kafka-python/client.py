@@ -78,7 +78,9 @@ def consume(topic, group):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:
         try:
-            batches = client.poll(timeout_ms=500)
+            # 3.0 forgets the assignment if a poll ends just when it comes, and then waits for ever
+            # without partitions. So there are not many polls.
+            batches = client.poll(timeout_ms=10_000)
         except KafkaError as error:
             # 3.0 raises what it cannot do at the moment, such as to connect while the
             # broker restarts. Polling again tries again.
