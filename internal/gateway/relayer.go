@@ -44,6 +44,9 @@ func relay(to io.Writer, from *frameReader, n int) error {
 	return r.err
 }
 
+// maxBehind is how many bytes behind the last field of a request pass.
+const maxBehind = 64
+
 // relayRequest passes on a request, its size included, whose frame is n bytes
 // long. If it is not laid out as it should be, the broker gets less than the
 // whole of it, and the connection is of no more use.
@@ -55,8 +58,11 @@ func relayRequest(to io.Writer, from *frameReader, n int, h header, maxFetch int
 	r.flexible = s.flexible >= 0 && h.version >= s.flexible
 	r.skip(4 + headerBytes)
 	r.request(h.key, s.fields)
-	if r.err == nil {
-		r.skip(r.left) // librdkafka sends more than it should; brokers take no notice
+	switch {
+	case r.left > maxBehind:
+		r.fail(frameError("%d bytes too many", r.left))
+	case r.err == nil:
+		r.skip(r.left) // librdkafka sends three; brokers take no notice
 	}
 	r.flush()
 	return r.err
