@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -288,10 +289,55 @@ var defects = []defect{
 // hostileCompressed are defects that need a batch of their own.
 var hostileCompressed = []defect{
 	{"snappy in the framing of snappy-java", func(b *batch) { b.codec = 2; b.squeezed = xerial }, false},
-	{"10 MB of one record", func(b *batch) {
-		codec := b.codec
-		*b = *plainBatch(1, 10<<20, max(codec, 1))
-	}, true},
+	{"10 MB of one record", func(b *batch) { oneRecord(b, 10<<20, max(b.codec, 1)) }, true},
+	{"40 MB of one record", func(b *batch) { oneRecord(b, 40<<20, 4) }, false},
+}
+
+// oneRecord makes a batch one compressed record of so many bytes. The producer stays.
+func oneRecord(b *batch, size int, codec int8) {
+	large := plainBatch(1, size, codec)
+	large.producerID, large.producerEpoch, large.sequence = b.producerID, b.producerEpoch, b.sequence
+	*b = *large
+}
+
+// A strictness says where the embedded engine refuses what Kafka takes, and with which code: see
+// package batch.
+type strictness struct {
+	title  string // of the designed difference
+	code   string
+	codecs []int8
+}
+
+const (
+	lyingLength = "Produce: a compressed record that lies about its length"
+	oddDeltas   = "Produce: uncompressed offset deltas other than 0, 1, 2"
+	brokenEnd   = "Produce: a compressed stream with a defect behind the last record"
+	tooMuch     = "Produce: a batch that decompresses to very much more"
+)
+
+var strict = func() map[string]strictness {
+	all := map[string]strictness{
+		"compressed stream and more":           {brokenEnd, "UNKNOWN_SERVER_ERROR", []int8{1, 3}},
+		"compressed stream twice":              {brokenEnd, "UNKNOWN_SERVER_ERROR", []int8{3}},
+		"compressed stream with a bit flipped": {brokenEnd, "UNKNOWN_SERVER_ERROR", []int8{3}},
+		"40 MB of one record":                  {tooMuch, "MESSAGE_TOO_LARGE", []int8{0, 1, 2, 3, 4}},
+	}
+	for _, name := range []string{"record length one less", "record length one more", "last record length one less", "last record length one more",
+		"record length negative", "record length 1,000,000", "record length 2^31-1"} {
+		all[name] = strictness{lyingLength, "INVALID_RECORD", []int8{1, 2, 3, 4}}
+	}
+	for _, name := range []string{"offset deltas from 1", "offset delta twice", "offset delta negative"} {
+		all[name] = strictness{oddDeltas, "INVALID_RECORD", []int8{0}}
+	}
+	return all
+}()
+
+// strictness returns how the embedded engine alone refuses a batch, or nothing.
+func (b batchStep) strictness() (s strictness) {
+	if known := strict[b.Defect]; slices.Contains(known.codecs, b.Codec) {
+		return known
+	}
+	return s
 }
 
 // maxMessage is the default of max.message.bytes.

@@ -47,6 +47,7 @@ func (b *Broker) member(r *request) groups.Caller {
 	return groups.Caller{
 		ClientID:    r.clientID,
 		Host:        "127.0.0.1",
+		Principal:   r.caller.principal,
 		MayDescribe: may(kmsg.ACLOperationDescribe),
 		MayRead:     may(kmsg.ACLOperationRead),
 	}

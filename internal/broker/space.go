@@ -28,7 +28,10 @@ type space struct {
 func newSpace(dir string) *space {
 	s := &space{start: time.Now()}
 	if dir != "" {
-		s.free = func() (int64, error) { return disk.Free(dir) }
+		s.free = func() (int64, error) {
+			free, _, err := disk.Space(dir)
+			return free, err
+		}
 	}
 	return s
 }

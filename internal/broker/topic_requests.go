@@ -716,8 +716,8 @@ func (b *Broker) describeLogDirs(r *request, req *kmsg.DescribeLogDirsRequest) (
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir = b.logDir()
 	if b.cfg.Dir != "" {
-		if free, err := disk.Free(b.cfg.Dir); err == nil {
-			dir.UsableBytes = free
+		if free, total, err := disk.Space(b.cfg.Dir); err == nil {
+			dir.UsableBytes, dir.TotalBytes = free, total
 		}
 	}
 	wanted := make(map[topicPartition]bool)
@@ -807,6 +807,22 @@ func (b *Broker) listPartitionReassignments(r *request, req *kmsg.ListPartitionR
 	response := req.ResponseKind().(*kmsg.ListPartitionReassignmentsResponse)
 	if refused := b.mayCluster(r, kmsg.ACLOperationDescribe); refused != nil {
 		response.ErrorCode, response.ErrorMessage = refused.code, refused.reason
+		response.Topics = unknownReassignments(req) // as Apache Kafka
 	}
 	return response, nil
+}
+
+// unknownReassignments names the partitions of a request, and tells nothing of them.
+func unknownReassignments(req *kmsg.ListPartitionReassignmentsRequest) (all []kmsg.ListPartitionReassignmentsResponseTopic) {
+	for _, t := range req.Topics {
+		topic := kmsg.NewListPartitionReassignmentsResponseTopic()
+		topic.Topic = t.Topic
+		for _, n := range t.Partitions {
+			p := kmsg.NewListPartitionReassignmentsResponseTopicPartition()
+			p.Partition = n
+			topic.Partitions = append(topic.Partitions, p)
+		}
+		all = append(all, topic)
+	}
+	return all
 }
