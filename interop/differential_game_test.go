@@ -167,6 +167,7 @@ type game struct {
 
 // An exchange is a request to both sides, and their answers.
 type exchange struct {
+	worlds   [2]*world
 	n        int // which step
 	step     step
 	name     connectionName
@@ -246,7 +247,7 @@ func (g *game) take(n int, s step) string {
 	if r, ok := s.(restart); ok {
 		return g.restart(r)
 	}
-	x := &exchange{n: n, step: s}
+	x := &exchange{worlds: g.worlds, n: n, step: s}
 	if c, ok := s.(caller); ok {
 		x.name = c.caller()
 	}

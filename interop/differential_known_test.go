@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -64,6 +65,12 @@ var designedDifferences = []designed{
 
 	{title: "ConsumerGroupHeartbeat: a regular expression", answer: "ConsumerGroupHeartbeatResponse", place: `MemberEpoch|Assignment.*`, when: newExpression,
 		shown: [][]step{{consumerStep{Version: 1, Epoch: "join", Regex: "@-t.*"}}}},
+
+	{title: "DescribeTopicPartitions: an empty topic name without a cursor", answer: "DescribeTopicPartitionsResponse", place: ".*", when: emptyName,
+		shown: [][]step{{topicPartitionsStep{Topics: []int{0, -1}, Limit: 2000, Cursor: noCursor}}}},
+
+	{title: "DescribeLogDirs: the size of a partition whose records were deleted", answer: "DescribeLogDirsResponse", place: `Dirs\.Topics\.Partitions\.Size`, when: recordsDeleted,
+		shown: [][]step{{records(3), deleteRecordsStep{Version: 2, Offset: -1}, logDirsStep{Version: 4, All: true}}}},
 
 	{title: "ACLs for one host", unsent: true},
 	{title: "Produce: null instead of records", unsent: true},
@@ -147,6 +154,20 @@ func settingsNotOffered() (all [][]step) {
 // aboutOffsetsTopic says that a field is about the topic in which Kafka keeps committed offsets.
 func aboutOffsetsTopic(d difference, _ *exchange) bool {
 	return strings.Contains(d.path, "[__consumer_offsets]")
+}
+
+// emptyName says that a request to describe partitions has no cursor, and a topic without a name.
+func emptyName(_ difference, x *exchange) bool {
+	s, ok := withoutSubject(x.step).(topicPartitionsStep)
+	return ok && s.Cursor == noCursor && slices.ContainsFunc(s.Topics, func(i int) bool { return x.worlds[1].name(i) == "" })
+}
+
+// recordsDeleted says that the sequence has deleted records, and that the embedded engine alone has made
+// room for others.
+func recordsDeleted(d difference, x *exchange) bool {
+	got, err1 := strconv.Atoi(d.got)
+	want, err2 := strconv.Atoi(d.want)
+	return x.worlds[0].deleted && err1 == nil && err2 == nil && got < want
 }
 
 // newExpression says that a heartbeat brings a regular expression.

@@ -387,6 +387,8 @@ func (s deleteRecordsStep) request(w *world) kmsg.Request {
 	return r
 }
 
+func (s deleteRecordsStep) learn(w *world, _ kmsg.Request, _ kmsg.Response) { w.deleted = true }
+
 // once returns a list with something in it once, or twice.
 func once[T any](v T, twice bool) []T {
 	if twice {

@@ -75,6 +75,7 @@ type world struct {
 	members    map[string]*memberState
 	knownIDs   map[string]string // member ID to name
 	hasACLs    bool
+	deleted    bool // records
 }
 
 type partitionName struct {

@@ -189,12 +189,18 @@ func (s *fetchSession) partitions() []*fetchPartition { return slices.Clone(s.pa
 // first time, and later what has changed. Partitions with records go to the end
 // of the line, so that all get their turn.
 func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResult) {
+	tell := func(refused bool) { // those that are refused come first, as in Apache Kafka
+		for i := range results {
+			if result := &results[i]; result.refused() == refused && (s.whole || result.news()) {
+				appendResult(response, result)
+			}
+		}
+	}
+	tell(true)
+	tell(false)
 	var rest, served []*fetchPartition
 	for i := range results {
 		result := &results[i]
-		if s.whole || result.news() {
-			appendResult(response, result)
-		}
 		result.end, result.start = result.HighWatermark, result.LogStartOffset
 		if result.ErrorCode != 0 {
 			result.end = -1 // to be told when it is mended
@@ -206,6 +212,15 @@ func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResul
 		}
 	}
 	s.parts = append(rest, served...)
+}
+
+// refused reports whether the partition does not exist, or not for the caller.
+func (r *fetchResult) refused() bool {
+	switch r.ErrorCode {
+	case kerr.UnknownTopicID.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code:
+		return true
+	}
+	return false
 }
 
 func (r *fetchResult) news() bool {
