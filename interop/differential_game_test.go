@@ -411,6 +411,7 @@ func (g *game) judge(x *exchange) string {
 		fields[i] = o.fields(w)
 		if o.err != nil {
 			w.hangUp(x.name)
+			clear(w.sessions)
 		}
 	}
 	g.answered(x.requests[1], fields[1])

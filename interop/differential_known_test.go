@@ -72,6 +72,13 @@ var designedDifferences = []designed{
 	{title: "DescribeLogDirs: the size of a partition whose records were deleted", answer: "DescribeLogDirsResponse", place: `Dirs\.Topics\.Partitions\.Size`, when: recordsDeleted,
 		shown: [][]step{{records(3), deleteRecordsStep{Version: 2, Offset: -1}, logDirsStep{Version: 4, All: true}}}},
 
+	{title: "ListOffsets: the largest timestamp when all records were deleted", answer: "ListOffsetsResponse", place: `Topics\.Partitions\.(Offset|Timestamp|LeaderEpoch)`,
+		when: largestDeleted, shown: [][]step{{records(3), deleteRecordsStep{Version: 2, Offset: -1}, listStep{Version: 7, Time: -3, Epoch: noEpoch}}}},
+
+	{title: "ConsumerGroupHeartbeat, ConsumerGroupDescribe: partitions for which members tie", answer: "ConsumerGroupHeartbeatResponse|ConsumerGroupDescribeResponse",
+		place: `Assignment.*|Groups\.Members\.(Assignment|TargetAssignment).*`, when: membersTie, parts: true},
+
+	{title: "Fetch: a session of an earlier connection", unsent: true},
 	{title: "ACLs for one host", unsent: true},
 	{title: "Produce: null instead of records", unsent: true},
 	{title: "JoinGroup: a subscription that cannot be read", unsent: true},
@@ -168,6 +175,30 @@ func recordsDeleted(d difference, x *exchange) bool {
 	got, err1 := strconv.Atoi(d.got)
 	want, err2 := strconv.Atoi(d.want)
 	return x.worlds[0].deleted && err1 == nil && err2 == nil && got < want
+}
+
+// largestDeleted says that a request is for the record with the largest timestamp, and that the embedded
+// engine has none.
+func largestDeleted(d difference, x *exchange) bool {
+	s, ok := withoutSubject(x.step).(listStep)
+	return ok && s.Time == -3 && x.worlds[0].deleted && d.got == "-1"
+}
+
+// membersTie says that several members of a KIP-848 group are subscribed to several topics. Topics are
+// ordered by their IDs, which are random.
+func membersTie(_ difference, x *exchange) bool {
+	topics, members := map[string]bool{}, 0
+	for _, m := range x.worlds[1].members {
+		if m.epoch != 0 {
+			members++
+			for _, topic := range m.topics {
+				if _, ok := x.worlds[1].topicIDs[topic]; ok {
+					topics[topic] = true
+				}
+			}
+		}
+	}
+	return members > 1 && len(topics) > 1
 }
 
 // newExpression says that a heartbeat brings a regular expression.

@@ -5,6 +5,7 @@ package interop
 import (
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
@@ -55,6 +56,9 @@ func drawProduce(t *rapid.T) step {
 		}
 		if s.Batches = append(s.Batches, b); s.repeats() {
 			s.Batches = s.Batches[:len(s.Batches)-1]
+		}
+		if strings.Contains(b.Defect, "transactional") || strings.Contains(b.Defect, "bits 4") {
+			s.Named = false // the transaction would be real
 		}
 	}
 	return s

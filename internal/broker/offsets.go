@@ -54,10 +54,13 @@ func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.Li
 			if named[at] == 0 {
 				continue // answered before
 			}
-			if refusal := b.listOffset(r, req.Version, t.Topic, &p, named[at] > 1, &found); refusal != nil {
+			refusal := b.listOffset(r, req.Version, t.Topic, &p, named[at] > 1, &found)
+			if refusal != nil {
 				found.ErrorCode = refusal.Code
 			}
-			named[at] = 0
+			if refusal != kerr.TopicAuthorizationFailed {
+				named[at] = 0
+			}
 			topic.Partitions = append(topic.Partitions, found)
 		}
 		response.Topics = append(response.Topics, topic)
@@ -161,6 +164,9 @@ func (b *Broker) deleteRecordsBefore(r *request, topic string, partition int32, 
 // records which it has read are gone (KIP-320).
 func (b *Broker) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRequest) (*kmsg.OffsetForLeaderEpochResponse, error) {
 	response := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+	if b.acls.allow(r.caller, kmsg.ACLOperationClusterAction, kmsg.ACLResourceTypeCluster, clusterName) {
+		r.caller.super = true // brokers ask as well, and need no rights to topics
+	}
 	for _, t := range req.Topics {
 		topic := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		topic.Topic = t.Topic

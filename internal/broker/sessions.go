@@ -106,9 +106,9 @@ func (s *fetchSessions) open(req *kmsg.FetchRequest) (*fetchSession, *kerr.Error
 	}
 	session.add(req)
 	session.remove(req)
-	if len(session.parts) == 0 {
+	if len(session.parts) == 0 { // the session ends, and the request is answered as one without
 		s.forget(session.id)
-		session.id = 0
+		return newFetchSession(req), nil
 	}
 	session.whole = false
 	if session.epoch++; session.epoch < 0 {
@@ -189,15 +189,15 @@ func (s *fetchSession) partitions() []*fetchPartition { return slices.Clone(s.pa
 // first time, and later what has changed. Partitions with records go to the end
 // of the line, so that all get their turn.
 func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResult) {
-	tell := func(refused bool) { // those that are refused come first, as in Apache Kafka
+	tell := func(refused bool) { // those that are refused come last, as in Apache Kafka
 		for i := range results {
 			if result := &results[i]; result.refused() == refused && (s.whole || result.news()) {
 				appendResult(response, result)
 			}
 		}
 	}
-	tell(true)
 	tell(false)
+	tell(true)
 	var rest, served []*fetchPartition
 	for i := range results {
 		result := &results[i]
