@@ -394,7 +394,7 @@ type apiVersionsStep struct {
 	Name, Software string
 }
 
-func drawApiVersions(t *rapid.T) step {
+func drawAPIVersions(t *rapid.T) step {
 	return apiVersionsStep{version(t, kmsg.NewPtrApiVersionsRequest()), often(t, "name", "differential", "", "-", "a b"), often(t, "software", "1.0", "", "1 0")}
 }
 

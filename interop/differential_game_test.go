@@ -208,11 +208,7 @@ func (d *duel) playAs(steps []step, on bool) string {
 // begin makes the topics that each sequence starts with. That topics are made right is for the
 // sequences to show.
 func (g *game) begin() string {
-	logAppendTime := []config{{"message.timestamp.type", "LogAppendTime"}}
-	s := createTopicsStep{Version: 7, Topics: []newTopic{
-		{Topic: 0, Partitions: 2, Replicas: 1, Configs: logAppendTime},
-		{Topic: 1, Partitions: 1, Replicas: 1, Configs: logAppendTime},
-	}}
+	s := createTopicsStep{Version: 7, Topics: []newTopic{{Topic: 0, Partitions: 2, Replicas: 1}, {Topic: 1, Partitions: 1, Replicas: 1}}}
 	for _, w := range g.worlds {
 		request := s.request(w)
 		o := ask(w, connectionName{}, request)

@@ -123,7 +123,7 @@ var themes = []theme{
 		draws{drawInitProducer, drawEpoch, drawLogDirs, drawProducers, drawRestart})},
 	{"hostile batches", 20, slices.Concat(times(10, drawHostile), times(2, drawFetch), times(2, drawList), draws{drawProducers, drawRestart})},
 	{"topics", 15, slices.Concat(times(4, drawCreateTopics), times(3, drawDeleteTopics), times(2, drawCreatePartitions), times(3, drawMetadata), times(2, drawAlterConfigs),
-		draws{drawDescribeConfigs, drawTopicPartitions, drawCluster, drawProduce, drawFetch, drawList, drawReassignments, drawApiVersions, drawRestart})},
+		draws{drawDescribeConfigs, drawTopicPartitions, drawCluster, drawProduce, drawFetch, drawList, drawReassignments, drawAPIVersions, drawRestart})},
 	{"configs", 15, slices.Concat(times(4, drawAlterConfigs), times(2, drawReplaceConfigs), times(4, drawDescribeConfigs), times(2, drawProduce),
 		draws{drawRestart, drawCreateTopics, drawConfigResources})},
 	{"offsets", 25, slices.Concat(times(6, drawCommit), times(6, drawOffsets), times(2, drawDeleteOffsets), times(2, drawDeleteGroups),
