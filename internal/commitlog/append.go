@@ -78,7 +78,9 @@ func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a 
 	defer l.mu.Unlock()
 	o.index.add(h, g.size)
 	l.note(g, h, now)
-	l.pending += int64(len(b))
+	if l.pending += int64(len(b)); l.pending >= recoveryBytes {
+		l.saveSoon()
+	}
 	if !l.opts.Sync {
 		l.show(l.next, g.size)
 	}
@@ -100,7 +102,9 @@ func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		l.mu.Lock()
 		l.saveSoon()
+		l.mu.Unlock()
 		return g, g.open, nil // nobody closes it while appending is held
 	case o != nil:
 		return g, o, nil

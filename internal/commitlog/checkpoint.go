@@ -91,11 +91,10 @@ func (l *Log) save() error {
 	return err
 }
 
-// saveSoon saves in the background, unless that is going on. It is called when a segment is complete, so that
-// what a start has to read is not more than what the disk cannot keep up with.
+// saveSoon saves in the background, unless that is going on. It is called when a segment is complete or much was
+// appended, so that a start has to read no more than that, and what the disk could not keep up with. The caller
+// holds mu.
 func (l *Log) saveSoon() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.saving {
 		return
 	}
@@ -108,7 +107,7 @@ func (l *Log) saveSoon() {
 			}
 			l.mu.Lock()
 			before := l.segments[max(0, len(l.segments)-2)]
-			again = err == nil && before != l.active() && !before.durable()
+			again = err == nil && (before != l.active() && !before.durable() || l.pending >= recoveryBytes)
 			l.saving = again
 			l.mu.Unlock()
 		}

@@ -26,7 +26,8 @@ var (
 
 // Options say where a log is and what it promises.
 type Options struct {
-	// FS is the partition's own directory. It is made by the first Append. Required.
+	// FS is the partition's own directory. It is made by the first Append. The one
+	// above it is the caller's, who has made it durably. Required.
 	FS disk.FS
 
 	// SegmentBytes is the size of one segment file. Default: 64 MiB.
@@ -47,6 +48,7 @@ type Options struct {
 const (
 	defaultSegmentBytes = 64 << 20
 	checkpointBytes     = 1 << 20        // Maintain moves the recovery point when so much was appended
+	recoveryBytes       = 16 << 20       // and Append does when it is so much: a start has to read it
 	producerIdle        = 24 * time.Hour // then a producer is forgotten, as by Apache Kafka
 	maxOpen             = 4              // segments that are open beside the active one
 )

@@ -177,10 +177,10 @@ func (l *Log) sweepNow() error {
 		}
 	}
 	if len(strays) > 0 {
-		// Before, since after a kill the checkpoint that can do without these files may not be
-		// durable; and after, since if one came back it might pass for the next segment.
+		// After a kill the checkpoint that can do without these files may not be durable yet. That
+		// they are gone need not be: if one comes back, its leader epoch is too old.
 		if err = l.syncNames(); err == nil {
-			err = errors.Join(l.removeAll(strays), l.syncNames())
+			err = l.removeAll(strays)
 		}
 	}
 	l.mu.Lock()
