@@ -164,9 +164,14 @@ func (w *world) replicas(which string) []int32 {
 }
 
 func (s createTopicsStep) learn(w *world, request kmsg.Request, response kmsg.Response) {
+	sent := request.(*kmsg.CreateTopicsRequest)
+	wanted := map[string]int32{}
+	for _, topic := range sent.Topics {
+		wanted[topic.Topic] = max(topic.NumPartitions, int32(len(topic.ReplicaAssignment)), 1)
+	}
 	for _, topic := range response.(*kmsg.CreateTopicsResponse).Topics {
-		if topic.ErrorCode == 0 && !request.(*kmsg.CreateTopicsRequest).ValidateOnly {
-			w.topicIDs[topic.Topic] = topic.TopicID
+		if topic.ErrorCode == 0 && !sent.ValidateOnly {
+			w.topicIDs[topic.Topic], w.partitions[topic.Topic] = topic.TopicID, wanted[topic.Topic]
 		}
 	}
 }
@@ -238,6 +243,14 @@ func (s createPartitionsStep) request(w *world) kmsg.Request {
 	}
 	r.Topics = append(r.Topics, topic)
 	return r
+}
+
+func (s createPartitionsStep) learn(w *world, request kmsg.Request, response kmsg.Response) {
+	for _, topic := range response.(*kmsg.CreatePartitionsResponse).Topics {
+		if topic.ErrorCode == 0 && !s.ValidateOnly {
+			w.partitions[topic.Topic] = s.Count
+		}
+	}
 }
 
 // describeConfigsStep reads configs.

@@ -24,6 +24,7 @@ type memberState struct {
 	members    []string // of the generation, if it leads
 	assigned   []kmsg.ConsumerGroupHeartbeatRequestTopic
 	topics     []string // its subscription
+	assignor   string   // that it has asked for
 }
 
 func memberKey(group, member int) string { return fmt.Sprintf("g%d m%d", group, member) }
@@ -528,10 +529,17 @@ func (s consumerStep) learn(w *world, request kmsg.Request, response kmsg.Respon
 	}
 	m := w.member(0, s.Member)
 	m.epoch = r.MemberEpoch
-	if names := request.(*kmsg.ConsumerGroupHeartbeatRequest).SubscribedTopicNames; names != nil {
-		m.topics = names
+	sent := request.(*kmsg.ConsumerGroupHeartbeatRequest)
+	if sent.SubscribedTopicNames != nil {
+		m.topics = sent.SubscribedTopicNames
 	}
-	if request.(*kmsg.ConsumerGroupHeartbeatRequest).MemberEpoch == 0 {
+	if sent.ServerAssignor != nil {
+		m.assignor = *sent.ServerAssignor
+	}
+	if sent.MemberEpoch == -1 {
+		*m = memberState{generation: -1}
+	}
+	if sent.MemberEpoch == 0 {
 		m.assigned = nil
 	}
 	if r.Assignment != nil {

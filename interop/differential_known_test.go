@@ -184,21 +184,30 @@ func largestDeleted(d difference, x *exchange) bool {
 	return ok && s.Time == -3 && x.worlds[0].deleted && d.got == "-1"
 }
 
-// membersTie says that several members of a KIP-848 group are subscribed to several topics. Topics are
-// ordered by their IDs, which are random.
+// membersTie says that members of a KIP-848 group tie: for the assignor, or because they cannot have
+// equally many partitions, or because there are several topics. These are ordered by their IDs, which
+// are random.
 func membersTie(_ difference, x *exchange) bool {
-	topics, members := map[string]bool{}, 0
-	for _, m := range x.worlds[1].members {
-		if m.epoch != 0 {
-			members++
-			for _, topic := range m.topics {
-				if _, ok := x.worlds[1].topicIDs[topic]; ok {
-					topics[topic] = true
-				}
+	members, topics, votes := 0, map[string]int32{}, map[string]int{}
+	w := x.worlds[1]
+	for _, m := range w.members {
+		if m.epoch == 0 {
+			continue
+		}
+		members++
+		votes[m.assignor]++
+		for _, topic := range m.topics {
+			if n := w.partitions[topic]; n > 0 {
+				topics[topic] = n
 			}
 		}
 	}
-	return members > 1 && len(topics) > 1
+	delete(votes, "")
+	tied := len(votes) > 1 && votes["uniform"] == votes["range"]
+	for _, partitions := range topics {
+		tied = tied || len(topics) > 1 || int(partitions)%members != 0
+	}
+	return members > 1 && tied
 }
 
 // newExpression says that a heartbeat brings a regular expression.

@@ -75,8 +75,9 @@ type world struct {
 	members    map[string]*memberState
 	knownIDs   map[string]string // member ID to name
 	hasACLs    bool
-	deleted    bool            // records
-	committed  map[string]bool // groups that have, or had, committed offsets
+	deleted    bool             // records
+	committed  map[string]bool  // groups that have, or had, committed offsets
+	partitions map[string]int32 // how many partitions topics have
 }
 
 type partitionName struct {
@@ -99,7 +100,7 @@ type sessionState struct{ id, epoch int32 }
 func newWorld(s side, run string, offer map[int16][2]int16) *world {
 	w := &world{side: s, run: run, stranger: subjectOf(run), offer: offer, firstEpoch: s.epoch(), lastEpoch: s.epoch(),
 		conns: map[connectionName]*wire{}, topicIDs: map[string][16]byte{}, next: map[sequenceKey]int32{},
-		sessions: make([]sessionState, 2), ends: map[partitionName]int64{}, members: map[string]*memberState{}, knownIDs: map[string]string{}, committed: map[string]bool{}}
+		sessions: make([]sessionState, 2), ends: map[partitionName]int64{}, members: map[string]*memberState{}, knownIDs: map[string]string{}, committed: map[string]bool{}, partitions: map[string]int32{}}
 	for i := range 3 {
 		w.producers = append(w.producers, producerState{id: int64(1000 + i)})
 	}

@@ -186,18 +186,16 @@ func (p *fetchPartition) key() fetchKey {
 func (s *fetchSession) partitions() []*fetchPartition { return slices.Clone(s.parts) }
 
 // answer puts into the response what the client has to be told: everything the
-// first time, and later what has changed. Partitions with records go to the end
-// of the line, so that all get their turn.
+// first time, and later what has changed. From then on partitions with records go
+// to the end of the line, so that all get their turn.
 func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResult) {
-	tell := func(refused bool) { // those that are refused come last, as in Apache Kafka
+	for rank := range 3 {
 		for i := range results {
-			if result := &results[i]; result.refused() == refused && (s.whole || result.news()) {
+			if result := &results[i]; result.rank() == rank && (s.whole || result.news()) {
 				appendResult(response, result)
 			}
 		}
 	}
-	tell(false)
-	tell(true)
 	var rest, served []*fetchPartition
 	for i := range results {
 		result := &results[i]
@@ -205,7 +203,7 @@ func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResul
 		if result.ErrorCode != 0 {
 			result.end = -1 // to be told when it is mended
 		}
-		if len(result.RecordBatches) > 0 {
+		if len(result.RecordBatches) > 0 && !s.whole {
 			served = append(served, result.fetchPartition)
 		} else {
 			rest = append(rest, result.fetchPartition)
@@ -214,13 +212,16 @@ func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResul
 	s.parts = append(rest, served...)
 }
 
-// refused reports whether the partition does not exist, or not for the caller.
-func (r *fetchResult) refused() bool {
+// rank orders the partitions of an answer, as in Apache Kafka: those that do not
+// exist, or not for the caller, come last.
+func (r *fetchResult) rank() int {
 	switch r.ErrorCode {
-	case kerr.UnknownTopicID.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code:
-		return true
+	case kerr.UnknownTopicID.Code:
+		return 1
+	case kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code:
+		return 2
 	}
-	return false
+	return 0
 }
 
 func (r *fetchResult) news() bool {
