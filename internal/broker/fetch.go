@@ -71,7 +71,9 @@ func (f *fetching) read() {
 			result.ErrorCode = err.Code
 		}
 		f.bytes += len(result.RecordBatches)
-		left = max(0, left-len(result.RecordBatches))
+		if result.rank() == 0 {
+			left = max(0, left-len(result.RecordBatches)) // a negative limit counts for one partition
+		}
 		f.failed = f.failed || result.ErrorCode != 0 || result.DivergingEpoch.Epoch >= 0
 		f.results = append(f.results, result)
 	}

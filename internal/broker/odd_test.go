@@ -131,6 +131,10 @@ func TestOddFetch(t *testing.T) {
 	if got := negative.Topics[0].Partitions[0].ErrorCode; got != kerr.UnknownServerError.Code {
 		t.Errorf("a negative limit: code %d, want %d", got, kerr.UnknownServerError.Code)
 	}
+	behind := fetch(func(r *kmsg.FetchRequest) { r.MaxBytes = -1 }, topicPartition{"no", 0}, first)
+	if got := behind.Topics[0].Partitions[0].ErrorCode; got != kerr.UnknownServerError.Code {
+		t.Errorf("a negative limit, behind a partition that is not there: code %d, want %d", got, kerr.UnknownServerError.Code)
+	}
 
 	merged := fetch(func(*kmsg.FetchRequest) {}, first, topicPartition{"no", 0}, topicPartition{"a", 1}, topicPartition{"b", 0})
 	if len(merged.Topics) != 3 || len(merged.Topics[0].Partitions) != 2 || merged.Topics[2].Topic != "no" {
