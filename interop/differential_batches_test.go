@@ -162,6 +162,9 @@ func number(n int32) *int32 { return &n }
 func first(f func(*record)) func(*batch) { return func(b *batch) { f(&b.records[0]) } }
 func last(f func(*record)) func(*batch)  { return func(b *batch) { f(&b.records[len(b.records)-1]) } }
 
+// strangeProducer and those behind it are IDs that no engine gives out.
+const strangeProducer = 1 << 40
+
 // defects are what the hostile batches of the suite have wrong.
 var defects = []defect{
 	// The header.
@@ -182,9 +185,9 @@ var defects = []defect{
 	{"no records, delta 0", func(b *batch) { b.records, b.lastDeltaOff = nil, 1 }, true},
 	{"attribute bit 3 (log append time)", func(b *batch) { b.attributes = 1 << 3 }, true},
 	{"attribute bit 4 (transactional) without a producer", func(b *batch) { b.attributes = 1 << 4 }, false},
-	{"attribute bit 4 (transactional) with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 1<<4, 4711, 0, 0 }, false},
+	{"attribute bit 4 (transactional) with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 1<<4, strangeProducer, 0, 0 }, false},
 	{"attribute bit 5 (control)", func(b *batch) { b.attributes = 1 << 5 }, true},
-	{"attribute bits 4 and 5 with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 3<<4, 4711, 0, 0 }, false},
+	{"attribute bits 4 and 5 with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 3<<4, strangeProducer, 0, 0 }, false},
 	{"attribute bit 6 (delete horizon)", func(b *batch) { b.attributes = 1 << 6 }, true},
 	{"attribute bit 7", func(b *batch) { b.attributes = 1 << 7 }, true},
 	{"attribute bit 15", func(b *batch) { b.attributes = math.MinInt16 }, true},
@@ -207,11 +210,11 @@ var defects = []defect{
 	{"length negative", func(b *batch) { b.whole = setLength(-1) }, false},
 	{"length 2^31-1", func(b *batch) { b.whole = setLength(math.MaxInt32) }, false},
 	{"checksum", func(b *batch) { b.crcOff = 1 }, true},
-	{"producer without epoch and sequence", func(b *batch) { b.producerID = 4711 }, false},
-	{"producer without sequence", func(b *batch) { b.producerID, b.producerEpoch = 4711, 0 }, false},
-	{"producer with epoch -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = 4711, -5, 0 }, false},
-	{"sequence -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = 4711, 0, -5 }, false},
-	{"sequence 5 first", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = 4711, 0, 5 }, false},
+	{"producer without epoch and sequence", func(b *batch) { b.producerID = strangeProducer }, false},
+	{"producer without sequence", func(b *batch) { b.producerID, b.producerEpoch = strangeProducer, 0 }, false},
+	{"producer with epoch -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = strangeProducer, -5, 0 }, false},
+	{"sequence -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = strangeProducer, 0, -5 }, false},
+	{"sequence 5 first", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = strangeProducer, 0, 5 }, false},
 	{"epoch and sequence without producer", func(b *batch) { b.producerEpoch, b.sequence = 0, 0 }, false},
 	{"producer -2", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = -2, 0, 0 }, false},
 	{"times negative", func(b *batch) { b.baseTimestamp, b.maxTimestamp = -5, -5 }, true},

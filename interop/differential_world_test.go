@@ -102,7 +102,7 @@ func newWorld(s side, run string, offer map[int16][2]int16) *world {
 		conns: map[connectionName]*wire{}, topicIDs: map[string][16]byte{}, next: map[sequenceKey]int32{},
 		sessions: make([]sessionState, 2), ends: map[partitionName]int64{}, members: map[string]*memberState{}, knownIDs: map[string]string{}, committed: map[string]bool{}, partitions: map[string]int32{}}
 	for i := range 3 {
-		w.producers = append(w.producers, producerState{id: int64(1000 + i)})
+		w.producers = append(w.producers, producerState{id: strangeProducer + 1 + int64(i)})
 	}
 	return w
 }
