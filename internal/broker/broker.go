@@ -175,7 +175,7 @@ func (b *Broker) openFiles() (err error) {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
-	b.space = newSpace(b.cfg.Dir)
+	b.space = newSpace(b.cfg.Dir, b.cfg.Diagnostics)
 	if err := errors.Join(b.files.Make(), b.files.SyncParent()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}

@@ -90,7 +90,7 @@ func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *km
 			c := checkedBatch{topic: t, to: &to.Partitions[j]}
 			c.to.Default()
 			c.to.Partition, c.to.BaseOffset, c.to.LogAppendTime, c.to.LogStartOffset = from.Partitions[j].Partition, -1, -1, -1
-			if fault := b.checkBatch(&c, req, from.Partitions[j].Records, refusal); whole == nil {
+			if fault := b.checkBatch(r, req, &c, from.Partitions[j].Records, refusal); whole == nil {
 				whole = fault
 			}
 			all = append(all, c)
@@ -114,7 +114,7 @@ func screen(req *kmsg.ProduceRequest) *batch.Error {
 
 // checkBatch decides whether a batch may be appended, and says in the response
 // if not. It returns a fault that rejects the whole request.
-func (b *Broker) checkBatch(c *checkedBatch, req *kmsg.ProduceRequest, records []byte, refusal *kerr.Error) *batch.Error {
+func (b *Broker) checkBatch(r *request, req *kmsg.ProduceRequest, c *checkedBatch, records []byte, refusal *kerr.Error) *batch.Error {
 	if refusal != nil {
 		c.to.ErrorCode = refusal.Code
 		return nil
@@ -139,6 +139,10 @@ func (b *Broker) checkBatch(c *checkedBatch, req *kmsg.ProduceRequest, records [
 		if fault.LogStartOffset {
 			c.to.LogStartOffset = log.Start()
 		}
+		return nil
+	}
+	if b.space.lowFor(r.caller) {
+		c.to.ErrorCode, c.to.ErrorMessage = kerr.KafkaStorageError.Code, kmsg.StringPtr(diskFull)
 		return nil
 	}
 	c.ok, c.log, c.header, c.bytes = true, log, header, records[:header.Size()]
@@ -208,10 +212,6 @@ func (b *Broker) appendAll(checked []checkedBatch) {
 // append appends a batch that may be, or says in the response why it could not.
 func (b *Broker) append(c checkedBatch) {
 	if !c.ok {
-		return
-	}
-	if b.space.low() {
-		c.to.ErrorCode, c.to.ErrorMessage = kerr.KafkaStorageError.Code, kmsg.StringPtr(diskFull)
 		return
 	}
 	done, err := c.log.Append(c.bytes, c.header, b.epoch)

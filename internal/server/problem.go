@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 )
@@ -94,7 +96,11 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 	case http.StatusServiceUnavailable:
 		header.Set("Retry-After", retryAfter)
 		p.Detail = "the cluster did not answer in time"
-		if errors.Is(err, globus.ErrUnavailable) {
+		switch {
+		case errors.Is(err, kerr.KafkaStorageError):
+			p.Detail = "the broker cannot write to its disk, which may be full"
+			p.Hint = "Whoever runs the fabric finds the reason in its diagnostics. To release a topic also makes room."
+		case errors.Is(err, globus.ErrUnavailable):
 			p.Detail = "Globus Auth cannot be reached, so nobody can tell whose token this is"
 			p.Hint = "The token may well be good: keep it, and try again in a few seconds."
 		}

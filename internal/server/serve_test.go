@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 )
@@ -416,19 +418,21 @@ func TestInternalErrors(t *testing.T) {
 		name   string
 		err    error // nil: panic
 		status int
+		detail string // a part of it
 		logged string
 	}{
-		{"panic", nil, 500, "list of [redacted]"},
-		{"client left", fmt.Errorf("wait for broker7.internal: %w", context.Canceled), 503, "broker7.internal"},
-		{"unknown", errors.New("disk /var/lib/x is full, said " + adaToken), 500, "disk /var/lib/x is full"},
-		{"cluster away", fmt.Errorf("dial broker7.internal: %w", diaspora.ErrUnavailable), 503, "broker7.internal"},
-		{"too slow", fmt.Errorf("wait for broker7.internal: %w", context.DeadlineExceeded), 503, "broker7.internal"},
-		{"topic at a broken place", &diaspora.TopicError{Op: "list", Topic: "x", Err: errors.New("/var/lib/x")}, 500, "/var/lib/x"},
+		{"panic", nil, 500, "under", "list of [redacted]"},
+		{"client left", fmt.Errorf("wait for broker7.internal: %w", context.Canceled), 503, "in time", "broker7.internal"},
+		{"unknown", errors.New("disk /var/lib/x is full, said " + adaToken), 500, "under", "disk /var/lib/x is full"},
+		{"cluster away", fmt.Errorf("dial broker7.internal: %w", diaspora.ErrUnavailable), 503, "in time", "broker7.internal"},
+		{"too slow", fmt.Errorf("wait for broker7.internal: %w", context.DeadlineExceeded), 503, "in time", "broker7.internal"},
+		{"disk full", fmt.Errorf("%w: broker7.internal: %w", diaspora.ErrUnavailable, kerr.KafkaStorageError), 503, "may be full", "broker7.internal"},
+		{"topic at a broken place", &diaspora.TopicError{Op: "list", Topic: "x", Err: errors.New("/var/lib/x")}, 500, "under", "/var/lib/x"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := start(t, func(cfg *Config) { cfg.Claims = brokenClaims{cfg.Claims, tt.err} })
 			a := e.do("GET", "/v1/topics", "", "Authorization", adaBearer)
-			if p := a.problem(t); a.status != tt.status || strings.Contains(a.body, "broker7") || strings.Contains(a.body, "/var") || strings.Contains(a.body, "list of") {
+			if p := a.problem(t); a.status != tt.status || strings.Contains(a.body, "broker7") || strings.Contains(a.body, "/var") || strings.Contains(a.body, "list of") || !strings.Contains(p.Detail, tt.detail) {
 				t.Errorf("%d %+v", a.status, p)
 			}
 			e.checkChallenge(a)
