@@ -48,7 +48,8 @@ type restart struct{ Kill bool }
 
 func (restart) request(*world) kmsg.Request { return nil }
 
-// pause waits for what Kafka does in the background.
+// pause waits for what Kafka does in the background and no answer tells of: that it has resolved a
+// regular expression which matches nothing for the member.
 type pause struct{}
 
 func (pause) request(*world) kmsg.Request {
