@@ -176,6 +176,11 @@ func TestRefusedWithPartitions(t *testing.T) {
 	if len(got.Topics) != 1 || got.Topics[0].Partitions[0].ErrorCode != kerr.GroupAuthorizationFailed.Code || got.Topics[0].Partitions[0].Offset != -1 {
 		t.Errorf("OffsetFetch version 1: %+v", got.Topics)
 	}
+	nameless := kmsg.NewPtrMetadataRequest()
+	nameless.Topics = []kmsg.MetadataRequestTopic{{}}
+	if got := ask[*kmsg.MetadataResponse](t, b, superUser, nameless); got.ErrorCode != kerr.UnknownServerError.Code || got.Topics[0].ErrorCode != got.ErrorCode {
+		t.Errorf("Metadata of a topic without a name and an ID: %+v", got)
+	}
 	moves := kmsg.NewPtrListPartitionReassignmentsRequest()
 	moves.Topics = []kmsg.ListPartitionReassignmentsRequestTopic{{Topic: "a", Partitions: []int32{0}}}
 	if got := ask[*kmsg.ListPartitionReassignmentsResponse](t, b, asAda, moves); got.ErrorCode == 0 || len(got.Topics) != 1 {

@@ -108,9 +108,13 @@ func (b *Broker) clusterOperations(r *request) int32 {
 	return b.acls.operations(r.caller, kmsg.ACLResourceTypeCluster, clusterName)
 }
 
-// refuseMetadata returns the same error for each topic of a request.
+// refuseMetadata returns the same error for each topic of a request, and for the whole
+// where the version has a place for that.
 func refuseMetadata(req *kmsg.MetadataRequest, code *kerr.Error) *kmsg.MetadataResponse {
 	response := req.ResponseKind().(*kmsg.MetadataResponse)
+	if req.Version >= 13 {
+		response.ErrorCode = code.Code
+	}
 	for _, t := range req.Topics {
 		refused := kmsg.NewMetadataResponseTopic()
 		refused.ErrorCode, refused.Topic, refused.TopicID = code.Code, t.Topic, t.TopicID
