@@ -6,6 +6,7 @@ FUZZTIME    ?= 1000000x
 NODES       ?= 1
 FAILOVER    ?= 5m
 SEEDS       ?= 200
+SETTINGS    ?= $(if $(filter 1,$(NODES)),deploy/kafka/like-embedded.properties)
 RUN         ?= ^(TestClients|TestPython)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
@@ -66,7 +67,7 @@ test-long: ## race detector, the long tests of spool and engine, each fuzz targe
 	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
 kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3)
-	./deploy/kafka/cluster start $(NODES)
+	./deploy/kafka/cluster start $(NODES) $(SETTINGS)
 
 kafka-down: ## stop it, and delete its data
 	./deploy/kafka/cluster clean

@@ -3,6 +3,8 @@
 package interop
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -13,15 +15,21 @@ import (
 
 // topicNames are the names beside those of topics 0 to noTopic, in negative numbers. @ stands for
 // the run.
-var topicNames = []string{"", ".", "..", "@ b", "@ü", "@-t0/", "@.x", "@_x", "@" + strings.Repeat("n", 249-8), "@" + strings.Repeat("n", 250-8), "__consumer_offsets"}
+var topicNames = []string{"", ".", "..", "@ b", "@ü", "@-t0/", "@.x", "@_x", "@" + strings.Repeat("n", 249-8), "@" + strings.Repeat("n", 250-8)}
 
 // name returns the name of a topic: number i, or if negative one of topicNames.
 func (w *world) name(i int) string {
-	if i < 0 {
-		return strings.ReplaceAll(topicNames[-i-1], "@", w.run)
+	switch {
+	case i == offsetsTopic:
+		return "__consumer_offsets"
+	case i < 0:
+		return w.named(topicNames[-i-1])
 	}
 	return w.topic(i)
 }
+
+// offsetsTopic is the topic in which Kafka keeps committed offsets.
+const offsetsTopic = -100
 
 func drawName(t *rapid.T) int {
 	return often(t, "name", rapid.IntRange(0, 4).Draw(t, "topic"), rapid.IntRange(-len(topicNames), -1).Draw(t, "odd name"), noTopic)
@@ -39,21 +47,48 @@ func (c config) value() *string {
 	return &c.Value
 }
 
-// configNames are the topic configs that are compared, each with values that are right and wrong.
+// configValues are values of topic configs that are right or wrong. The values that Kafka takes and the
+// embedded engine does not are in notOffered. A retention of 0 is not here, since the engines look
+// at different times for what is due.
 var configValues = map[string][]string{
-	"cleanup.policy":                 {"delete", "", "nonsense", nullValue},
-	"retention.ms":                   {"1000000", "-1", "-2", "0", "x", "", "9223372036854775807", "9223372036854775808", nullValue},
-	"retention.bytes":                {"1000000", "-1", "-2", "0", "1.5", nullValue},
-	"segment.bytes":                  {"1048576", "14", "13", "0", "-1", "2147483648", nullValue},
-	"max.message.bytes":              {"2000", "0", "-1", "1048588", "2147483647", "2147483648", nullValue},
-	"message.timestamp.type":         {"LogAppendTime", "logappendtime", "", nullValue},
-	"min.insync.replicas":            {"1", "0", "2", "-1", nullValue},
-	"no.such.config":                 {"1", nullValue},
-	"unclean.leader.election.enable": {"false", "nonsense"},
+	"cleanup.policy":                          {"delete", "", "nonsense", "delete,delete", nullValue},
+	"compression.gzip.level":                  {"9", "-1", "0", "10"},
+	"compression.lz4.level":                   {"17", "0", "18"},
+	"compression.type":                        {"producer", "nonsense", nullValue},
+	"compression.zstd.level":                  {"22", "23", "-131072", "-131073"},
+	"delete.retention.ms":                     {"5", "-1", " 7 ", nullValue},
+	"file.delete.delay.ms":                    {"60000", "-1"},
+	"flush.messages":                          {"9223372036854775807", "0"},
+	"flush.ms":                                {"9223372036854775807", "-1"},
+	"follower.replication.throttled.replicas": {"", "*", "0:1", "0:1,1:1", "x", "0"},
+	"index.interval.bytes":                    {"4096", "-1"},
+	"leader.replication.throttled.replicas":   {"", "*", "0:1", "x"},
+	"local.retention.bytes":                   {"-2", "-3"},
+	"local.retention.ms":                      {"-2", "-3"},
+	"max.compaction.lag.ms":                   {"5", "0", nullValue},
+	"max.message.bytes":                       {"2000", "0", "-1", "1048588", "2147483647", "2147483648", nullValue},
+	"message.timestamp.after.max.ms":          {"5", "-1"},
+	"message.timestamp.before.max.ms":         {"5", "-1"},
+	"message.timestamp.type":                  {"LogAppendTime", "logappendtime", "", nullValue},
+	"min.cleanable.dirty.ratio":               {"0.1", "1", "0", "1e-5", "1.5", "-1", "x"},
+	"min.compaction.lag.ms":                   {"4", "6", "-1"},
+	"min.insync.replicas":                     {"1", "0", "2", "-1", nullValue},
+	"no.such.config":                          {"1", nullValue},
+	"preallocate":                             {"false", "FALSE", "yes"},
+	"remote.log.copy.disable":                 {"false", "true", "x"},
+	"remote.log.delete.on.disable":            {"false", "true"},
+	"remote.storage.enable":                   {"false", "true"},
+	"retention.bytes":                         {"1000000", "-1", "-2", "1.5", nullValue},
+	"retention.ms":                            {"1000000", "-1", "-2", "x", "", "9223372036854775807", "9223372036854775808", nullValue},
+	"segment.bytes":                           {"1048576", "14", "13", "0", "-1", "2147483648", nullValue},
+	"segment.index.bytes":                     {"1048576", "3"},
+	"segment.jitter.ms":                       {"0", "-1"},
+	"segment.ms":                              {"1000000", "0", nullValue},
+	"unclean.leader.election.enable":          {"false", "nonsense"},
 }
 
-var configNames = []string{"retention.ms", "retention.bytes", "max.message.bytes", "segment.bytes", "cleanup.policy", "message.timestamp.type", "min.insync.replicas",
-	"no.such.config", "unclean.leader.election.enable"}
+// configNames are the topic configs that are compared.
+var configNames = slices.Sorted(maps.Keys(configValues))
 
 func drawConfig(t *rapid.T) config {
 	name := rapid.SampledFrom(configNames).Draw(t, "config")
@@ -129,9 +164,14 @@ func (w *world) replicas(which string) []int32 {
 }
 
 func (s createTopicsStep) learn(w *world, request kmsg.Request, response kmsg.Response) {
+	sent := request.(*kmsg.CreateTopicsRequest)
+	wanted := map[string]int32{}
+	for _, topic := range sent.Topics {
+		wanted[topic.Topic] = max(topic.NumPartitions, int32(len(topic.ReplicaAssignment)), 1)
+	}
 	for _, topic := range response.(*kmsg.CreateTopicsResponse).Topics {
-		if topic.ErrorCode == 0 && !request.(*kmsg.CreateTopicsRequest).ValidateOnly {
-			w.topicIDs[topic.Topic] = topic.TopicID
+		if topic.ErrorCode == 0 && !sent.ValidateOnly {
+			w.topicIDs[topic.Topic], w.partitions[topic.Topic] = topic.TopicID, wanted[topic.Topic]
 		}
 	}
 }
@@ -205,6 +245,14 @@ func (s createPartitionsStep) request(w *world) kmsg.Request {
 	return r
 }
 
+func (s createPartitionsStep) learn(w *world, request kmsg.Request, response kmsg.Response) {
+	for _, topic := range response.(*kmsg.CreatePartitionsResponse).Topics {
+		if topic.ErrorCode == 0 && !s.ValidateOnly {
+			w.partitions[topic.Topic] = s.Count
+		}
+	}
+}
+
 // describeConfigsStep reads configs.
 type describeConfigsStep struct {
 	Version  int16
@@ -216,7 +264,7 @@ type describeConfigsStep struct {
 
 func drawDescribeConfigs(t *rapid.T) step {
 	s := describeConfigsStep{Version: version(t, kmsg.NewPtrDescribeConfigsRequest()), Topic: drawName(t), Type: often[int8](t, "type", 2, 0, 99), Synonyms: rapid.Bool().Draw(t, "synonyms")}
-	for range pick(t, "names", 1, 2, 8) {
+	for range pick(t, "names", 1, 2, 8, 0) {
 		s.Names = append(s.Names, rapid.SampledFrom(configNames).Draw(t, "config"))
 	}
 	return s
@@ -248,7 +296,10 @@ type configChange struct {
 func drawAlterConfigs(t *rapid.T) step {
 	s := alterConfigsStep{Version: version(t, kmsg.NewPtrIncrementalAlterConfigsRequest()), ValidateOnly: often(t, "validate only", false, true), Topic: drawName(t)}
 	for range often(t, "changes", 1, 2, 0) {
-		s.Changes = append(s.Changes, configChange{drawConfig(t), often[int8](t, "op", 0, 1, 2, 3, 9)})
+		s.Changes = append(s.Changes, configChange{drawConfig(t), often[int8](t, "op", 0, 1, 2, 3)})
+	}
+	if rapid.IntRange(0, 9).Draw(t, "unknown op") == 0 { // Kafka takes several in the order of a hash table
+		s.Changes = []configChange{{drawConfig(t), 9}}
 	}
 	return s
 }
@@ -270,6 +321,100 @@ func (s alterConfigsStep) request(w *world) kmsg.Request {
 		resource.Configs = append(resource.Configs, change)
 	}
 	r.Resources = append(r.Resources, resource)
+	return r
+}
+
+// replaceConfigsStep sets all configs of a topic, as AlterConfigs does.
+type replaceConfigsStep struct {
+	Version      int16
+	ValidateOnly bool
+	Topic        int
+	Configs      []config
+}
+
+func drawReplaceConfigs(t *rapid.T) step {
+	s := replaceConfigsStep{Version: version(t, kmsg.NewPtrAlterConfigsRequest()), ValidateOnly: often(t, "validate only", false, true), Topic: drawName(t)}
+	for range pick(t, "configs", 1, 2, 0) {
+		s.Configs = append(s.Configs, drawConfig(t))
+	}
+	return s
+}
+
+func (s replaceConfigsStep) changesMetadata() {}
+
+func (s replaceConfigsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrAlterConfigsRequest()
+	w.at(s.Version, r)
+	r.ValidateOnly = s.ValidateOnly
+	resource := kmsg.NewAlterConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, w.name(s.Topic)
+	for _, c := range s.Configs {
+		config := kmsg.NewAlterConfigsRequestResourceConfig()
+		config.Name, config.Value = c.Name, c.value()
+		resource.Configs = append(resource.Configs, config)
+	}
+	r.Resources = append(r.Resources, resource)
+	return r
+}
+
+// configResourcesStep lists what has configs.
+type configResourcesStep struct {
+	Version int16
+	Types   []int8
+}
+
+func drawConfigResources(t *rapid.T) step {
+	s := configResourcesStep{Version: version(t, kmsg.NewPtrListConfigResourcesRequest())}
+	for range pick(t, "types", 0, 1, 2) {
+		s.Types = append(s.Types, pick[int8](t, "type", 2, 4, 16, 32, 0, 99))
+	}
+	return s
+}
+
+func (s configResourcesStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrListConfigResourcesRequest()
+	w.at(s.Version, r)
+	r.ResourceTypes = s.Types
+	return r
+}
+
+// reassignmentsStep lists the partitions that are being moved, of which there are none.
+type reassignmentsStep struct{ Topics []int }
+
+func drawReassignments(t *rapid.T) step {
+	s := reassignmentsStep{}
+	for range pick(t, "topics", 0, 1, 2) {
+		s.Topics = append(s.Topics, drawName(t))
+	}
+	return s
+}
+
+func (s reassignmentsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrListPartitionReassignmentsRequest()
+	w.at(0, r)
+	r.TimeoutMillis = 5000
+	for _, i := range s.Topics {
+		topic := kmsg.NewListPartitionReassignmentsRequestTopic()
+		topic.Topic, topic.Partitions = w.name(i), []int32{0, 1}
+		r.Topics = append(r.Topics, topic)
+	}
+	return r
+}
+
+// apiVersionsStep asks which requests are offered. TestDifferentialVersions compares the list.
+type apiVersionsStep struct {
+	Version        int16
+	Name, Software string
+}
+
+func drawAPIVersions(t *rapid.T) step {
+	return apiVersionsStep{version(t, kmsg.NewPtrApiVersionsRequest()), often(t, "name", "differential", "", "-", "a b"), often(t, "software", "1.0", "", "1 0")}
+}
+
+func (s apiVersionsStep) request(w *world) kmsg.Request {
+	r := kmsg.NewPtrApiVersionsRequest()
+	w.at(s.Version, r)
+	r.ClientSoftwareName, r.ClientSoftwareVersion = s.Name, s.Software
 	return r
 }
 
@@ -441,7 +586,7 @@ func (w *world) orNull(text string) *string {
 	if text == nullValue {
 		return nil
 	}
-	return pointer(strings.ReplaceAll(text, "@", w.run))
+	return pointer(w.named(text))
 }
 
 // createACLsStep makes ACLs.
@@ -463,6 +608,7 @@ func (s createACLsStep) changesMetadata() {}
 func (s createACLsStep) request(w *world) kmsg.Request {
 	r := kmsg.NewPtrCreateACLsRequest()
 	w.at(s.Version, r)
+	w.hasACLs = true
 	for _, a := range s.ACLs {
 		c := kmsg.NewCreateACLsRequestCreation()
 		c.ResourceType, c.ResourceName, c.ResourcePatternType = kmsg.ACLResourceType(a.Resource), *w.orNull(a.Name), kmsg.ACLResourcePatternType(a.Pattern)
@@ -517,11 +663,42 @@ func (s deleteACLsStep) request(w *world) kmsg.Request {
 	r := kmsg.NewPtrDeleteACLsRequest()
 	w.at(s.Version, r)
 	for _, a := range s.Filters {
-		f := kmsg.NewDeleteACLsRequestFilter()
-		f.ResourceType, f.ResourceName, f.ResourcePatternType = kmsg.ACLResourceType(a.Resource), a.name(w), kmsg.ACLResourcePatternType(a.Pattern)
-		f.Principal, f.Host = w.orNull(a.Principal), w.orNull(a.Host)
-		f.Operation, f.PermissionType = kmsg.ACLOperation(a.Operation), kmsg.ACLPermissionType(a.Permission)
-		r.Filters = append(r.Filters, f)
+		r.Filters = append(r.Filters, a.filter(w))
 	}
 	return r
+}
+
+func (a acl) filter(w *world) kmsg.DeleteACLsRequestFilter {
+	f := kmsg.NewDeleteACLsRequestFilter()
+	f.ResourceType, f.ResourceName, f.ResourcePatternType = kmsg.ACLResourceType(a.Resource), a.name(w), kmsg.ACLResourcePatternType(a.Pattern)
+	f.Principal, f.Host = w.orNull(a.Principal), w.orNull(a.Host)
+	f.Operation, f.PermissionType = kmsg.ACLOperation(a.Operation), kmsg.ACLPermissionType(a.Permission)
+	return f
+}
+
+// drawGrant gives the stranger rights, or denies them.
+func drawGrant(t *rapid.T) step {
+	a := acl{
+		Resource:   pick[int8](t, "resource", 2, 2, 2, 3, 3, 4),
+		Pattern:    often[int8](t, "pattern", 3, 4),
+		Principal:  "User:" + stranger,
+		Host:       "*",
+		Operation:  pick[int8](t, "operation", 2, 3, 3, 4, 4, 5, 6, 7, 8, 8, 10, 11, 12),
+		Permission: often[int8](t, "permission", 3, 2),
+	}
+	switch a.Resource {
+	case 2:
+		a.Name = often(t, "topic name", "@-t0", "@-t1", "@-t2", "@-", "*")
+	case 3:
+		a.Name = often(t, "group name", "@-g0", "@-g1", "@-", "*")
+	default:
+		a.Name, a.Pattern = "kafka-cluster", 3
+	}
+	return createACLsStep{Version: 3, ACLs: []acl{a}}
+}
+
+// drawRevoke takes all rights from the stranger to one resource, or to all.
+func drawRevoke(t *rapid.T) step {
+	return deleteACLsStep{Version: 3, Filters: []acl{{Resource: 1, Name: pick(t, "name", "@-t0", "@-g0", nullValue), Pattern: 1,
+		Principal: "User:" + stranger, Host: nullValue, Operation: 1, Permission: 1}}}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -161,6 +162,9 @@ func number(n int32) *int32 { return &n }
 func first(f func(*record)) func(*batch) { return func(b *batch) { f(&b.records[0]) } }
 func last(f func(*record)) func(*batch)  { return func(b *batch) { f(&b.records[len(b.records)-1]) } }
 
+// strangeProducer and those behind it are IDs that no engine gives out.
+const strangeProducer = 1 << 40
+
 // defects are what the hostile batches of the suite have wrong.
 var defects = []defect{
 	// The header.
@@ -181,9 +185,9 @@ var defects = []defect{
 	{"no records, delta 0", func(b *batch) { b.records, b.lastDeltaOff = nil, 1 }, true},
 	{"attribute bit 3 (log append time)", func(b *batch) { b.attributes = 1 << 3 }, true},
 	{"attribute bit 4 (transactional) without a producer", func(b *batch) { b.attributes = 1 << 4 }, false},
-	{"attribute bit 4 (transactional) with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 1<<4, 4711, 0, 0 }, false},
+	{"attribute bit 4 (transactional) with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 1<<4, strangeProducer, 0, 0 }, false},
 	{"attribute bit 5 (control)", func(b *batch) { b.attributes = 1 << 5 }, true},
-	{"attribute bits 4 and 5 with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 3<<4, 4711, 0, 0 }, false},
+	{"attribute bits 4 and 5 with a producer", func(b *batch) { b.attributes, b.producerID, b.producerEpoch, b.sequence = 3<<4, strangeProducer, 0, 0 }, false},
 	{"attribute bit 6 (delete horizon)", func(b *batch) { b.attributes = 1 << 6 }, true},
 	{"attribute bit 7", func(b *batch) { b.attributes = 1 << 7 }, true},
 	{"attribute bit 15", func(b *batch) { b.attributes = math.MinInt16 }, true},
@@ -206,11 +210,11 @@ var defects = []defect{
 	{"length negative", func(b *batch) { b.whole = setLength(-1) }, false},
 	{"length 2^31-1", func(b *batch) { b.whole = setLength(math.MaxInt32) }, false},
 	{"checksum", func(b *batch) { b.crcOff = 1 }, true},
-	{"producer without epoch and sequence", func(b *batch) { b.producerID = 4711 }, false},
-	{"producer without sequence", func(b *batch) { b.producerID, b.producerEpoch = 4711, 0 }, false},
-	{"producer with epoch -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = 4711, -5, 0 }, false},
-	{"sequence -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = 4711, 0, -5 }, false},
-	{"sequence 5 first", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = 4711, 0, 5 }, false},
+	{"producer without epoch and sequence", func(b *batch) { b.producerID = strangeProducer }, false},
+	{"producer without sequence", func(b *batch) { b.producerID, b.producerEpoch = strangeProducer, 0 }, false},
+	{"producer with epoch -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = strangeProducer, -5, 0 }, false},
+	{"sequence -5", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = strangeProducer, 0, -5 }, false},
+	{"sequence 5 first", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = strangeProducer, 0, 5 }, false},
 	{"epoch and sequence without producer", func(b *batch) { b.producerEpoch, b.sequence = 0, 0 }, false},
 	{"producer -2", func(b *batch) { b.producerID, b.producerEpoch, b.sequence = -2, 0, 0 }, false},
 	{"times negative", func(b *batch) { b.baseTimestamp, b.maxTimestamp = -5, -5 }, true},
@@ -288,10 +292,55 @@ var defects = []defect{
 // hostileCompressed are defects that need a batch of their own.
 var hostileCompressed = []defect{
 	{"snappy in the framing of snappy-java", func(b *batch) { b.codec = 2; b.squeezed = xerial }, false},
-	{"10 MB of one record", func(b *batch) {
-		codec := b.codec
-		*b = *plainBatch(1, 10<<20, max(codec, 1))
-	}, true},
+	{"10 MB of one record", func(b *batch) { oneRecord(b, 10<<20, max(b.codec, 1)) }, true},
+	{"40 MB of one record", func(b *batch) { oneRecord(b, 40<<20, 4) }, false},
+}
+
+// oneRecord makes a batch one compressed record of so many bytes. The producer stays.
+func oneRecord(b *batch, size int, codec int8) {
+	large := plainBatch(1, size, codec)
+	large.producerID, large.producerEpoch, large.sequence = b.producerID, b.producerEpoch, b.sequence
+	*b = *large
+}
+
+// A strictness says where the embedded engine refuses what Kafka takes, and with which code: see
+// package batch.
+type strictness struct {
+	title  string // of the designed difference
+	code   string
+	codecs []int8
+}
+
+const (
+	lyingLength = "Produce: a compressed record that lies about its length"
+	oddDeltas   = "Produce: uncompressed offset deltas other than 0, 1, 2"
+	brokenEnd   = "Produce: a compressed stream with a defect behind the last record"
+	tooMuch     = "Produce: a batch that decompresses to very much more"
+)
+
+var strict = func() map[string]strictness {
+	all := map[string]strictness{
+		"compressed stream and more":           {brokenEnd, "UNKNOWN_SERVER_ERROR", []int8{1, 3}},
+		"compressed stream twice":              {brokenEnd, "UNKNOWN_SERVER_ERROR", []int8{3}},
+		"compressed stream with a bit flipped": {brokenEnd, "UNKNOWN_SERVER_ERROR", []int8{3}},
+		"40 MB of one record":                  {tooMuch, "MESSAGE_TOO_LARGE", []int8{0, 1, 2, 3, 4}},
+	}
+	for _, name := range []string{"record length one less", "record length one more", "last record length one less", "last record length one more",
+		"record length negative", "record length 1,000,000", "record length 2^31-1"} {
+		all[name] = strictness{lyingLength, "INVALID_RECORD", []int8{1, 2, 3, 4}}
+	}
+	for _, name := range []string{"offset deltas from 1", "offset delta twice", "offset delta negative"} {
+		all[name] = strictness{oddDeltas, "INVALID_RECORD", []int8{0}}
+	}
+	return all
+}()
+
+// strictness returns how the embedded engine alone refuses a batch, or nothing.
+func (b batchStep) strictness() (s strictness) {
+	if known := strict[b.Defect]; slices.Contains(known.codecs, b.Codec) {
+		return known
+	}
+	return s
 }
 
 // maxMessage is the default of max.message.bytes.

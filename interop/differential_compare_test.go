@@ -53,6 +53,7 @@ var rules = []rule{
 	{"DescribeLogDirsResponseDir.Dir DescribeLogDirsResponseDir.TotalBytes DescribeLogDirsResponseDir.UsableBytes", set, "the engines' disks"},
 	{"FetchResponseTopicPartition.RecordBatches", normalBatches, "see normalBatches"},
 	{"ApiVersionsResponse.FinalizedFeaturesEpoch ApiVersionsResponse.SupportedFeatures ApiVersionsResponse.FinalizedFeatures", leaveOut, "an engine's own release"},
+	{"ApiVersionsResponse.ApiKeys", leaveOut, "compared by TestDifferentialVersions"},
 	{"DescribeConfigsResponseResourceConfig.Documentation", leaveOut, "texts for people"},
 }
 
@@ -309,7 +310,7 @@ func labelOf(w *world, v reflect.Value) (label string, others bool) {
 func listsEverything(elementType string) bool {
 	switch elementType {
 	case "MetadataResponseTopic", "ListGroupsResponseGroup", "DescribeLogDirsResponseDirTopic", "DescribeACLsResponseResource",
-		"DeleteACLsResponseResultMatchingACL", "DescribeTopicPartitionsResponseTopic":
+		"DeleteACLsResponseResultMatchingACL", "DescribeTopicPartitionsResponseTopic", "ListConfigResourcesResponseConfigResource":
 		return true
 	}
 	return false

@@ -23,6 +23,8 @@ type memberState struct {
 	leader     bool
 	members    []string // of the generation, if it leads
 	assigned   []kmsg.ConsumerGroupHeartbeatRequestTopic
+	topics     []string // its subscription
+	assignor   string   // that it has asked for
 }
 
 func memberKey(group, member int) string { return fmt.Sprintf("g%d m%d", group, member) }
@@ -127,12 +129,26 @@ func (s commitStep) request(w *world) kmsg.Request {
 	for _, o := range s.Offsets {
 		p := kmsg.NewOffsetCommitRequestTopicPartition()
 		p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = o.Partition, o.Offset, o.Epoch, w.orNull(o.Metadata)
+		if !w.committed[r.Group] && p.Metadata != nil {
+			// A group that is made for an offset which is refused then is listed by Kafka at some time later.
+			p.Metadata = pointer((*p.Metadata)[:min(len(*p.Metadata), 10)])
+		}
 		topic := kmsg.NewOffsetCommitRequestTopic()
 		topic.Topic = w.topic(o.Topic)
 		topic.TopicID, topic.Partitions = w.topicID(topic.Topic), append(topic.Partitions, p)
 		r.Topics = append(r.Topics, topic)
 	}
 	return r
+}
+
+func (s commitStep) learn(w *world, request kmsg.Request, response kmsg.Response) {
+	for _, topic := range response.(*kmsg.OffsetCommitResponse).Topics {
+		for _, p := range topic.Partitions {
+			if p.ErrorCode == 0 {
+				w.committed[request.(*kmsg.OffsetCommitRequest).Group] = true
+			}
+		}
+	}
 }
 
 // offsetsStep reads committed offsets.
@@ -513,7 +529,17 @@ func (s consumerStep) learn(w *world, request kmsg.Request, response kmsg.Respon
 	}
 	m := w.member(0, s.Member)
 	m.epoch = r.MemberEpoch
-	if request.(*kmsg.ConsumerGroupHeartbeatRequest).MemberEpoch == 0 {
+	sent := request.(*kmsg.ConsumerGroupHeartbeatRequest)
+	if sent.SubscribedTopicNames != nil {
+		m.topics = sent.SubscribedTopicNames
+	}
+	if sent.ServerAssignor != nil {
+		m.assignor = *sent.ServerAssignor
+	}
+	if sent.MemberEpoch == -1 {
+		*m = memberState{generation: -1}
+	}
+	if sent.MemberEpoch == 0 {
 		m.assigned = nil
 	}
 	if r.Assignment != nil {

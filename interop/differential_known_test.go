@@ -3,67 +3,282 @@
 package interop
 
 import (
+	"fmt"
+	"maps"
+	"os"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A designed difference is one that stays. docs/engines.md has the same list, in words.
+// A designed difference is one that stays. The table in docs/engines.md says in words what each is,
+// and why.
 type designed struct {
-	answer string                                        // the type of the response
-	place  string                                        // a regular expression for the place of the field
-	when   func(d difference, request kmsg.Request) bool // nil: always
-	why    string
+	title string // the first column of the table
+
+	// Fields of answers that differ:
+	answer string                               // the type of the response
+	place  string                               // a regular expression for the place of the field
+	when   func(d difference, x *exchange) bool // nil: always
+	parts  bool                                 // the engines have not the same state afterwards
+	shown  [][]step                             // sequences that have such an answer
+
+	keys   []kmsg.Key // or: requests that differ in whether they are offered, or in which versions
+	unsent bool       // or: requests that the suite does not send
 }
 
 var designedDifferences = []designed{
-	{"ConsumerGroupHeartbeatResponse", `MemberEpoch|Assignment.*`, func(_ difference, request kmsg.Request) bool {
-		return request.(*kmsg.ConsumerGroupHeartbeatRequest).SubscribedTopicRegex != nil
-	}, "a regular expression is resolved in the heartbeat that brings it; Kafka resolves it some time later"},
+	{title: "ApiVersions: keys 24 to 28, 65, 66", keys: []kmsg.Key{kmsg.AddPartitionsToTxn, kmsg.AddOffsetsToTxn, kmsg.EndTxn, kmsg.WriteTxnMarkers,
+		kmsg.TxnOffsetCommit, kmsg.DescribeTransactions, kmsg.ListTransactions}},
+	{title: "ApiVersions: keys 76 to 79, 83 to 87, 90 to 92", keys: []kmsg.Key{kmsg.ShareGroupHeartbeat, kmsg.ShareGroupDescribe, kmsg.ShareFetch,
+		kmsg.ShareAcknowledge, kmsg.InitializeShareGroupState, kmsg.ReadShareGroupState, kmsg.WriteShareGroupState, kmsg.DeleteShareGroupState,
+		kmsg.ReadShareGroupStateSummary, kmsg.DescribeShareGroupOffsets, kmsg.AlterShareGroupOffsets, kmsg.DeleteShareGroupOffsets}},
+	{title: "ApiVersions: keys 88, 89", keys: []kmsg.Key{kmsg.StreamsGroupHeartbeat, kmsg.StreamsGroupDescribe}},
+	{title: "ApiVersions: keys 38 to 41", keys: []kmsg.Key{kmsg.CreateDelegationToken, kmsg.RenewDelegationToken, kmsg.ExpireDelegationToken, kmsg.DescribeDelegationToken}},
+	{title: "ApiVersions: keys 34, 43, 45, 55, 57, 64, 80, 81", keys: []kmsg.Key{kmsg.AlterReplicaLogDirs, kmsg.ElectLeaders, kmsg.AlterPartitionAssignments,
+		kmsg.DescribeQuorum, kmsg.UpdateFeatures, kmsg.UnregisterBroker, kmsg.AddRaftVoter, kmsg.RemoveRaftVoter}},
+	{title: "ApiVersions: keys 48 to 51", keys: []kmsg.Key{kmsg.DescribeClientQuotas, kmsg.AlterClientQuotas, kmsg.DescribeUserSCRAMCredentials, kmsg.AlterUserSCRAMCredentials}},
+	{title: "ApiVersions: keys 17, 36", keys: []kmsg.Key{kmsg.SASLHandshake, kmsg.SASLAuthenticate}},
+	{title: "ApiVersions: Produce", keys: []kmsg.Key{kmsg.Produce}},
+	{title: "ApiVersions: ListOffsets", keys: []kmsg.Key{kmsg.ListOffsets}},
+
+	{title: lyingLength, answer: "ProduceResponse", place: refusedBatch, when: stricter(lyingLength), parts: true,
+		shown: [][]step{{hostile("record length one more", 1)}}},
+	{title: oddDeltas, answer: "ProduceResponse", place: refusedBatch, when: stricter(oddDeltas), parts: true,
+		shown: [][]step{{hostile("offset delta twice", 0)}}},
+	{title: brokenEnd, answer: "ProduceResponse", place: refusedBatch, when: stricter(brokenEnd), parts: true,
+		shown: [][]step{{hostile("compressed stream and more", 1)}}},
+	{title: tooMuch, answer: "ProduceResponse", place: refusedBatch, when: stricter(tooMuch), parts: true,
+		shown: [][]step{{hostile("40 MB of one record", 4)}}},
+	{title: "Produce: the same partition twice in a request", answer: "ProduceResponse", place: `Topics\.Partitions.*`, when: samePartitionTwice, parts: true,
+		shown: [][]step{{produceStep{Version: 9, Acks: -1, Batches: []batchStep{{Records: 1, Producer: -1}, {Records: 2, Producer: -1}}}}}},
+
+	{title: "CreateTopics, IncrementalAlterConfigs, AlterConfigs: settings that are not offered", answer: "CreateTopicsResponse|IncrementalAlterConfigsResponse|AlterConfigsResponse",
+		place: `Resources\.ErrorCode|Topics\.(ErrorCode|TopicID|NumPartitions|ReplicationFactor|Configs.*)`, when: settingNotOffered, parts: true, shown: settingsNotOffered()},
+
+	{title: "DescribeConfigs and others: the topic `__consumer_offsets`", answer: "DescribeConfigsResponse", place: "Resources.*", when: aboutOffsetsTopic,
+		shown: [][]step{{describeConfigsStep{Version: 4, Topic: offsetsTopic, Type: int8(kmsg.ConfigResourceTypeTopic)}}}},
+
+	{title: "ConsumerGroupHeartbeat: a regular expression", answer: "ConsumerGroupHeartbeatResponse", place: `MemberEpoch|Assignment.*`, when: newExpression,
+		shown: [][]step{{consumerStep{Version: 1, Epoch: "join", Regex: "@-t.*"}}}},
+
+	{title: "DescribeTopicPartitions: an empty topic name without a cursor", answer: "DescribeTopicPartitionsResponse", place: ".*", when: emptyName,
+		shown: [][]step{{topicPartitionsStep{Topics: []int{0, -1}, Limit: 2000, Cursor: noCursor}}}},
+
+	{title: "DescribeLogDirs: the size of a partition whose records were deleted", answer: "DescribeLogDirsResponse", place: `Dirs\.Topics\.Partitions\.Size`, when: recordsDeleted,
+		shown: [][]step{{records(3), deleteRecordsStep{Version: 2, Offset: -1}, logDirsStep{Version: 4, All: true}}}},
+
+	{title: "ListOffsets: the largest timestamp when all records were deleted", answer: "ListOffsetsResponse", place: `Topics\.Partitions\.(Offset|Timestamp|LeaderEpoch)`,
+		when: largestDeleted, shown: [][]step{{records(3), deleteRecordsStep{Version: 2, Offset: -1}, listStep{Version: 7, Time: -3, Epoch: noEpoch}}}},
+
+	{title: "ConsumerGroupHeartbeat, ConsumerGroupDescribe: partitions for which members tie", answer: "ConsumerGroupHeartbeatResponse|ConsumerGroupDescribeResponse",
+		place: `Assignment.*|Groups\.Members\.(Assignment|TargetAssignment).*`, when: membersTie, parts: true},
+
+	{title: "Fetch: a session of an earlier connection", unsent: true},
+	{title: "ACLs for one host", unsent: true},
+	{title: "Produce: null instead of records", unsent: true},
+	{title: "JoinGroup: a subscription that cannot be read", unsent: true},
 }
 
-// byDesign returns why a difference stays, or "" if it does not.
-func byDesign(d difference, request kmsg.Request, response string) (why string) {
+// byDesign returns the designed difference that a difference is, or nil.
+func byDesign(d difference, x *exchange) *designed {
+	answer := responseName(x.requests[0])
+	for i := range designedDifferences {
+		known := &designedDifferences[i]
+		if known.answer != "" && whole(known.answer).MatchString(answer) && whole(known.place).MatchString(d.place()) && (known.when == nil || known.when(d, x)) {
+			return known
+		}
+	}
+	return nil
+}
+
+func whole(expression string) *regexp.Regexp { return regexp.MustCompile("^(?:" + expression + ")$") }
+
+// refusedBatch are the places where the answer for a batch that is taken differs from that for one
+// that is not.
+const refusedBatch = `Topics\.Partitions\.(ErrorCode|BaseOffset|LogAppendTime|LogStartOffset)`
+
+// stricter says that the embedded engine has refused a batch as the title says, and Kafka has taken it.
+func stricter(title string) func(difference, *exchange) bool {
+	return func(d difference, x *exchange) bool {
+		s, ok := withoutSubject(x.step).(produceStep)
+		if !ok || len(s.Batches) != 1 || s.Batches[0].strictness().title != title {
+			return false
+		}
+		if strings.HasSuffix(d.path, ".ErrorCode") {
+			return d.got == s.Batches[0].strictness().code && d.want == "NONE"
+		}
+		return d.got == "-1"
+	}
+}
+
+// samePartitionTwice says that a produce request has two batches for one partition.
+func samePartitionTwice(_ difference, x *exchange) bool {
+	s, ok := withoutSubject(x.step).(produceStep)
+	return ok && s.repeats()
+}
+
+// notOffered are settings of topics that Kafka takes and the embedded engine refuses.
+var notOffered = []config{
+	{"cleanup.policy", "compact"}, {"message.timestamp.type", "CreateTime"}, {"compression.type", "gzip"}, {"flush.messages", "1"}, {"flush.ms", "1000"},
+}
+
+// settingNotOffered says that a request has one of those settings, and is refused for it.
+func settingNotOffered(d difference, x *exchange) bool {
+	var configs []config
+	switch s := withoutSubject(x.step).(type) {
+	case createTopicsStep:
+		for _, topic := range s.Topics {
+			configs = append(configs, topic.Configs...)
+		}
+	case alterConfigsStep:
+		for _, change := range s.Changes {
+			configs = append(configs, change.config)
+		}
+	case replaceConfigsStep:
+		configs = s.Configs
+	}
+	if !slices.ContainsFunc(configs, func(c config) bool { return slices.Contains(notOffered, c) }) {
+		return false
+	}
+	return !strings.HasSuffix(d.path, ".ErrorCode") || d.got == "INVALID_CONFIG" && d.want == "NONE"
+}
+
+func settingsNotOffered() (all [][]step) {
+	for _, c := range notOffered {
+		all = append(all,
+			[]step{createTopicsStep{Version: 7, Topics: []newTopic{{Topic: 2, Partitions: 1, Replicas: 1, Configs: []config{c}}}}},
+			[]step{alterConfigsStep{Version: 1, Changes: []configChange{{c, 0}}}},
+			[]step{replaceConfigsStep{Version: 2, Configs: []config{c}}})
+	}
+	return all
+}
+
+// aboutOffsetsTopic says that a field is about the topic in which Kafka keeps committed offsets.
+func aboutOffsetsTopic(d difference, _ *exchange) bool {
+	return strings.Contains(d.path, "[__consumer_offsets]")
+}
+
+// emptyName says that a request to describe partitions has no cursor, and a topic without a name.
+func emptyName(_ difference, x *exchange) bool {
+	s, ok := withoutSubject(x.step).(topicPartitionsStep)
+	return ok && s.Cursor == noCursor && slices.ContainsFunc(s.Topics, func(i int) bool { return x.worlds[1].name(i) == "" })
+}
+
+// recordsDeleted says that the sequence has deleted records, and that the embedded engine alone has made
+// room for others.
+func recordsDeleted(d difference, x *exchange) bool {
+	got, err1 := strconv.Atoi(d.got)
+	want, err2 := strconv.Atoi(d.want)
+	return x.worlds[0].deleted && err1 == nil && err2 == nil && got < want
+}
+
+// largestDeleted says that a request is for the record with the largest timestamp, and that the embedded
+// engine has none.
+func largestDeleted(d difference, x *exchange) bool {
+	s, ok := withoutSubject(x.step).(listStep)
+	return ok && s.Time == -3 && x.worlds[0].deleted && d.got == "-1"
+}
+
+// membersTie says that members of a KIP-848 group tie: for the assignor, or because they cannot have
+// equally many partitions, or because there are several topics. These are ordered by their IDs, which
+// are random.
+func membersTie(_ difference, x *exchange) bool {
+	members, topics, votes := 0, map[string]int32{}, map[string]int{}
+	w := x.worlds[1]
+	for _, m := range w.members {
+		if m.epoch == 0 {
+			continue
+		}
+		members++
+		votes[m.assignor]++
+		for _, topic := range m.topics {
+			if n := w.partitions[topic]; n > 0 {
+				topics[topic] = n
+			}
+		}
+	}
+	delete(votes, "")
+	tied := len(votes) > 1 && votes["uniform"] == votes["range"]
+	for _, partitions := range topics {
+		tied = tied || len(topics) > 1 || int(partitions)%members != 0
+	}
+	return members > 1 && tied
+}
+
+// newExpression says that a heartbeat brings a regular expression.
+func newExpression(_ difference, x *exchange) bool {
+	return x.requests[1].(*kmsg.ConsumerGroupHeartbeatRequest).SubscribedTopicRegex != nil
+}
+
+// TestDifferentialDesigned shows each designed difference, so that the list has none that is not there.
+func TestDifferentialDesigned(t *testing.T) {
+	duels := startDuels(t)
 	for _, known := range designedDifferences {
-		if known.answer == response && regexp.MustCompile("^(?:"+known.place+")$").MatchString(d.place()) && (known.when == nil || known.when(d, request)) {
-			return known.why
+		for i, steps := range known.shown {
+			t.Run(fmt.Sprintf("%s %d", known.title, i), func(t *testing.T) {
+				t.Parallel()
+				d := *duels.take(t)
+				d.tally = newTally()
+				if report := d.play(steps); report != "" {
+					t.Error(report)
+				}
+				if d.designed[known.title] == 0 {
+					t.Error("the engines answer alike: this difference is gone")
+				}
+			})
 		}
 	}
-	return ""
 }
-
-// offeredByDesign are the requests that one engine offers and the other does not, or not in the same
-// versions, each with the reason.
-var offeredByDesign = func() map[int16]string {
-	reasons := map[int16]string{}
-	for why, keys := range map[string][]kmsg.Key{
-		"the embedded engine has no transactions": {kmsg.AddPartitionsToTxn, kmsg.AddOffsetsToTxn, kmsg.EndTxn, kmsg.WriteTxnMarkers, kmsg.TxnOffsetCommit,
-			kmsg.DescribeTransactions, kmsg.ListTransactions},
-		"it has no share groups": {kmsg.ShareGroupHeartbeat, kmsg.ShareGroupDescribe, kmsg.ShareFetch, kmsg.ShareAcknowledge, kmsg.DescribeShareGroupOffsets,
-			kmsg.AlterShareGroupOffsets, kmsg.DeleteShareGroupOffsets, kmsg.InitializeShareGroupState, kmsg.ReadShareGroupState, kmsg.WriteShareGroupState,
-			kmsg.DeleteShareGroupState, kmsg.ReadShareGroupStateSummary},
-		"it has no groups of Kafka Streams": {kmsg.StreamsGroupHeartbeat, kmsg.StreamsGroupDescribe},
-		"it has no delegation tokens":       {kmsg.CreateDelegationToken, kmsg.RenewDelegationToken, kmsg.ExpireDelegationToken, kmsg.DescribeDelegationToken},
-		"it is one broker without a quorum": {kmsg.DescribeQuorum, kmsg.UnregisterBroker, kmsg.AddRaftVoter, kmsg.RemoveRaftVoter, kmsg.AlterReplicaLogDirs,
-			kmsg.AlterPartitionAssignments, kmsg.ListPartitionReassignments, kmsg.ElectLeaders, kmsg.UpdateFeatures},
-	} {
-		for _, key := range keys {
-			reasons[key.Int16()] = why
-		}
-	}
-	return reasons
-}()
 
 // TestDifferentialVersions compares which requests the engines offer, and in which versions.
 func TestDifferentialVersions(t *testing.T) {
 	d := startDuel(t)
 	got, want := offered(t, d.sides[0]), offered(t, d.sides[1])
-	for key := range int16(120) {
+	known := map[int16]string{}
+	for _, item := range designedDifferences {
+		for _, key := range item.keys {
+			known[key.Int16()] = item.title
+		}
+	}
+	for key := range int16(200) {
 		g, isGot := got[key]
 		w, isWanted := want[key]
-		if (isGot != isWanted || g != w) && offeredByDesign[key] == "" {
+		switch differs := isGot != isWanted || g != w; {
+		case differs && known[key] == "":
 			t.Errorf("%s (%d): embedded %v %t, Kafka %v %t", kmsg.NameForKey(key), key, g, isGot, w, isWanted)
+		case !differs && known[key] != "":
+			t.Errorf("%s (%d): offered alike, but on the list: %s", kmsg.NameForKey(key), key, known[key])
 		}
+	}
+}
+
+// TestDifferentialList compares the list above with the table in docs/engines.md.
+func TestDifferentialList(t *testing.T) {
+	document, err := os.ReadFile("../docs/engines.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(document), "\n| request | embedded broker | Apache Kafka | reason |\n| --- | --- | --- | --- |\n")
+	if !found {
+		t.Fatal("docs/engines.md has no table of designed differences")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := map[string]bool{}
+	for line := range strings.Lines(table) {
+		rows[strings.TrimSpace(strings.Split(line, "|")[1])] = true
+	}
+	for _, known := range designedDifferences {
+		if !rows[known.title] {
+			t.Errorf("docs/engines.md does not have %q", known.title)
+		}
+		delete(rows, known.title)
+	}
+	for _, row := range slices.Sorted(maps.Keys(rows)) {
+		t.Errorf("designedDifferences does not have %q, which is in docs/engines.md", row)
 	}
 }

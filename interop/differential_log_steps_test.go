@@ -4,6 +4,8 @@ package interop
 
 import (
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
@@ -15,6 +17,8 @@ import (
 type produceStep struct {
 	Version int16
 	Acks    int16
+	Apart   bool // each batch has a topic of its own in the request
+	Named   bool // the request names a transaction, although no batch is part of one
 	Batches []batchStep
 }
 
@@ -30,10 +34,13 @@ type batchStep struct {
 	Defect    string // "" for none
 }
 
+// drawProduce draws a request with batches that both engines take, or both refuse.
 func drawProduce(t *rapid.T) step {
 	s := produceStep{
 		Version: version(t, kmsg.NewPtrProduceRequest()),
 		Acks:    often[int16](t, "acks", -1, 1, 0, 2, -2),
+		Apart:   often(t, "apart", false, true),
+		Named:   often(t, "named", false, false, true),
 	}
 	for range often(t, "batches", 1, 2, 3) {
 		b := batchStep{Topic: drawTopic(t), Partition: drawPartition(t),
@@ -44,9 +51,49 @@ func drawProduce(t *rapid.T) step {
 			b.Epoch = often(t, "epoch", int16(0), 0, -1, 1)
 		}
 		b.Defect = often(t, "odd batch", "", rapid.SampledFrom(defectNames).Draw(t, "defect"))
-		s.Batches = append(s.Batches, b)
+		if b.strictness().title != "" {
+			b.Defect = ""
+		}
+		if s.Batches = append(s.Batches, b); s.repeats() {
+			s.Batches = s.Batches[:len(s.Batches)-1]
+		}
+		if strings.Contains(b.Defect, "transactional") || strings.Contains(b.Defect, "bits 4") {
+			s.Named = false // the transaction would be real
+		}
 	}
 	return s
+}
+
+// drawHostile draws a request with a defect that the engines may not treat alike. Where they do not,
+// the sequence ends.
+func drawHostile(t *rapid.T) step {
+	s := hostile(rapid.SampledFrom(defectNames).Draw(t, "defect"), pick(t, "codec", int8(0), 1, 2, 3, 4))
+	s.Version = version(t, kmsg.NewPtrProduceRequest())
+	s.Batches[0].Producer = often(t, "producer", -1, 0)
+	return s
+}
+
+// hostile is a request with one batch that has a defect.
+func hostile(defect string, codec int8) produceStep {
+	return produceStep{Version: 9, Acks: -1, Batches: []batchStep{{Records: 3, Size: 5, Producer: -1, Codec: codec, Defect: defect}}}
+}
+
+// repeats says that two batches are for the same partition.
+func (s produceStep) repeats() bool {
+	seen := map[partitionNumber]bool{}
+	for _, b := range s.Batches {
+		at := partitionNumber{b.Topic, b.Partition}
+		if seen[at] {
+			return true
+		}
+		seen[at] = true
+	}
+	return false
+}
+
+type partitionNumber struct {
+	topic     int
+	partition int32
 }
 
 var defectNames, defectsByName = func() (names []string, byName map[string]defect) {
@@ -62,13 +109,20 @@ func (s produceStep) request(w *world) kmsg.Request {
 	r := kmsg.NewPtrProduceRequest()
 	w.at(s.Version, r)
 	r.Acks, r.TimeoutMillis = s.Acks, 5000
+	if s.Named {
+		r.TransactionID = pointer("transaction")
+	}
 	for _, b := range s.Batches {
 		partition := kmsg.NewProduceRequestTopicPartition()
 		partition.Partition, partition.Records = b.Partition, b.encode(w)
-		topic := kmsg.NewProduceRequestTopic()
-		topic.Topic = w.topic(b.Topic)
-		topic.TopicID, topic.Partitions = w.topicID(topic.Topic), append(topic.Partitions, partition)
-		r.Topics = append(r.Topics, topic)
+		name := w.topic(b.Topic)
+		at := slices.IndexFunc(r.Topics, func(t kmsg.ProduceRequestTopic) bool { return t.Topic == name })
+		if at < 0 || s.Apart {
+			topic := kmsg.NewProduceRequestTopic()
+			topic.Topic, topic.TopicID = name, w.topicID(name)
+			at, r.Topics = len(r.Topics), append(r.Topics, topic)
+		}
+		r.Topics[at].Partitions = append(r.Topics[at].Partitions, partition)
 	}
 	return r
 }
@@ -275,6 +329,7 @@ type listStep struct {
 	Batch     int   // which of the earlier batches, if Time is batchTime
 	After     int64
 	Epoch     int32
+	Twice     bool // the request has the partition twice
 }
 
 const batchTime = math.MaxInt64
@@ -283,7 +338,7 @@ func drawList(t *rapid.T) step {
 	s := listStep{Version: version(t, kmsg.NewPtrListOffsetsRequest()), Committed: rapid.Bool().Draw(t, "committed"),
 		Topic: drawTopic(t), Partition: drawPartition(t),
 		Time:  pick[int64](t, "time", -1, -2, -3, -4, -5, -6, -7, 0, 1, 1<<60, batchTime, batchTime, batchTime),
-		Epoch: often[int32](t, "epoch", noEpoch, 0, 1, 5)}
+		Epoch: often[int32](t, "epoch", noEpoch, 0, 1, 5), Twice: often(t, "twice", false, false, true)}
 	if s.Time == batchTime {
 		s.Batch, s.After = rapid.IntRange(0, 9).Draw(t, "batch"), pick[int64](t, "after", 0, 1, -1)
 	}
@@ -306,7 +361,7 @@ func (s listStep) request(w *world) kmsg.Request {
 		}
 	}
 	topic := kmsg.NewListOffsetsRequestTopic()
-	topic.Topic, topic.Partitions = w.topic(s.Topic), append(topic.Partitions, partition)
+	topic.Topic, topic.Partitions = w.topic(s.Topic), once(partition, s.Twice)
 	r.Topics = append(r.Topics, topic)
 	return r
 }
@@ -317,10 +372,11 @@ type deleteRecordsStep struct {
 	Topic     int
 	Partition int32
 	Offset    int64
+	Twice     bool
 }
 
 func drawDeleteRecords(t *rapid.T) step {
-	return deleteRecordsStep{version(t, kmsg.NewPtrDeleteRecordsRequest()), drawTopic(t), drawPartition(t), drawOffset(t)}
+	return deleteRecordsStep{version(t, kmsg.NewPtrDeleteRecordsRequest()), drawTopic(t), drawPartition(t), drawOffset(t), often(t, "twice", false, false, true)}
 }
 
 func (s deleteRecordsStep) request(w *world) kmsg.Request {
@@ -330,9 +386,19 @@ func (s deleteRecordsStep) request(w *world) kmsg.Request {
 	partition := kmsg.NewDeleteRecordsRequestTopicPartition()
 	partition.Partition, partition.Offset = s.Partition, s.Offset
 	topic := kmsg.NewDeleteRecordsRequestTopic()
-	topic.Topic, topic.Partitions = w.topic(s.Topic), append(topic.Partitions, partition)
+	topic.Topic, topic.Partitions = w.topic(s.Topic), once(partition, s.Twice)
 	r.Topics = append(r.Topics, topic)
 	return r
+}
+
+func (s deleteRecordsStep) learn(w *world, _ kmsg.Request, _ kmsg.Response) { w.deleted = true }
+
+// once returns a list with something in it once, or twice.
+func once[T any](v T, twice bool) []T {
+	if twice {
+		return []T{v, v}
+	}
+	return []T{v}
 }
 
 // initProducerStep asks for a producer ID.
@@ -379,11 +445,12 @@ type epochStep struct {
 	Partition    int32
 	CurrentEpoch int32
 	Epoch        int32
+	Twice        bool
 }
 
 func drawEpoch(t *rapid.T) step {
 	return epochStep{version(t, kmsg.NewPtrOffsetForLeaderEpochRequest()), drawTopic(t), drawPartition(t),
-		often[int32](t, "current epoch", noEpoch, 0, 1, 5), pick[int32](t, "epoch", 0, noEpoch, 1, 5)}
+		often[int32](t, "current epoch", noEpoch, 0, 1, 5), pick[int32](t, "epoch", 0, noEpoch, 1, 5), often(t, "twice", false, false, true)}
 }
 
 func (s epochStep) request(w *world) kmsg.Request {
@@ -393,7 +460,7 @@ func (s epochStep) request(w *world) kmsg.Request {
 	partition := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
 	partition.Partition, partition.CurrentLeaderEpoch, partition.LeaderEpoch = s.Partition, w.epochAt(s.CurrentEpoch), w.epochAt(s.Epoch)
 	topic := kmsg.NewOffsetForLeaderEpochRequestTopic()
-	topic.Topic, topic.Partitions = w.topic(s.Topic), append(topic.Partitions, partition)
+	topic.Topic, topic.Partitions = w.topic(s.Topic), once(partition, s.Twice)
 	r.Topics = append(r.Topics, topic)
 	return r
 }

@@ -7,12 +7,15 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,8 +39,6 @@ type side interface {
 	settle(ctx context.Context) error
 	// epoch is the leader epoch of partitions that are made now.
 	epoch() int32
-	// restart stops the broker, cleanly or by kill -9, and starts it again.
-	restart(kill bool) error
 }
 
 // embedded is the embedded engine, in a process of its own over one data directory.
@@ -99,11 +100,11 @@ func (e *embedded) learnEpoch(ctx context.Context) error {
 		return err
 	}
 	defer c.conn.Close()
-	if err := makeBarrier(ctx, c); err != nil {
+	if err := makeTopic(ctx, c, epochTopic); err != nil {
 		return err
 	}
 	topic := kmsg.NewMetadataRequestTopic()
-	topic.Topic = pointer(barrierTopic)
+	topic.Topic = pointer(epochTopic)
 	ask := kmsg.NewPtrMetadataRequest()
 	ask.Version, ask.Topics = 9, append(ask.Topics, topic)
 	answer, err := ask.RequestWith(ctx, c)
@@ -111,7 +112,7 @@ func (e *embedded) learnEpoch(ctx context.Context) error {
 		return err
 	}
 	if len(answer.Topics) != 1 || len(answer.Topics[0].Partitions) != 1 {
-		return fmt.Errorf("metadata of %s: %+v", barrierTopic, answer)
+		return fmt.Errorf("metadata of %s: %+v", epochTopic, answer)
 	}
 	e.starts = answer.Topics[0].Partitions[0].LeaderEpoch
 	return nil
@@ -128,6 +129,7 @@ func (e *embedded) stop() {
 	e.cmd.Wait()
 }
 
+// restart stops the engine, cleanly or by kill -9, and starts it again.
 func (e *embedded) restart(kill bool) error {
 	if kill {
 		e.cmd.Process.Kill()
@@ -199,11 +201,12 @@ type kafkaSide struct {
 	password plain.Auth
 	gateway  *apache.Broker
 	barrier  *wire
+	topic    string // its retention.ms counts how often settle was called
 	passed   int
 }
 
-// barrierTopic is a topic whose retention.ms counts how often settle was called.
-const barrierTopic = "differential-barrier"
+// epochTopic is there to ask the embedded engine for its leader epoch.
+const epochTopic = "differential-epoch"
 
 func startKafka(t testing.TB) *kafkaSide {
 	t.Helper()
@@ -226,10 +229,15 @@ func startKafka(t testing.TB) *kafkaSide {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kafkaSide{address: d.Admin.Brokers[0], password: plain.Auth{User: d.Admin.Username, Pass: string(password)}, gateway: gateway}
+	k := &kafkaSide{address: d.Admin.Brokers[0], password: plain.Auth{User: d.Admin.Username, Pass: string(password)}, gateway: gateway,
+		topic: "differential-" + strings.ToLower(rand.Text()[:8])}
 	if err := k.warmUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if err := k.comparable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.close)
 	return k
 }
 
@@ -263,15 +271,15 @@ func (k *kafkaSide) warmUp(ctx context.Context) (err error) {
 	if k.barrier, err = k.dial(ctx, ""); err != nil {
 		return err
 	}
-	if err := makeBarrier(ctx, k.barrier); err != nil {
+	if err := makeTopic(ctx, k.barrier, k.topic); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(patience); ; {
 		commit := kmsg.NewPtrOffsetCommitRequest()
-		commit.Version, commit.Group, commit.Generation = 8, "differential-barrier", -1
+		commit.Version, commit.Group, commit.Generation = 8, "differential", -1
 		partition := kmsg.NewOffsetCommitRequestTopicPartition()
 		committed := kmsg.NewOffsetCommitRequestTopic()
-		committed.Topic, committed.Partitions = barrierTopic, append(committed.Partitions, partition)
+		committed.Topic, committed.Partitions = k.topic, append(committed.Partitions, partition)
 		commit.Topics = append(commit.Topics, committed)
 		answer, err := commit.RequestWith(ctx, k.barrier)
 		if err != nil {
@@ -297,10 +305,10 @@ func (k *kafkaSide) warmUp(ctx context.Context) (err error) {
 	}
 }
 
-// makeBarrier makes the barrier's topic if it is not there.
-func makeBarrier(ctx context.Context, c *wire) error {
+// makeTopic makes a topic if it is not there.
+func makeTopic(ctx context.Context, c *wire, name string) error {
 	topic := kmsg.NewCreateTopicsRequestTopic()
-	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = barrierTopic, 1, 1
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, 1, 1
 	create := kmsg.NewPtrCreateTopicsRequest()
 	create.Version, create.TimeoutMillis, create.Topics = 7, 10_000, append(create.Topics, topic)
 	created, err := create.RequestWith(ctx, c)
@@ -321,7 +329,7 @@ func (k *kafkaSide) settle(ctx context.Context) error {
 		k.passed++
 		value := fmt.Sprint(1_000_000_000 + (time.Now().UnixMilli()*1000+int64(k.passed))%1_000_000_000)
 		resource := kmsg.NewIncrementalAlterConfigsRequestResource()
-		resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, barrierTopic
+		resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, k.topic
 		config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
 		config.Name, config.Value = "retention.ms", &value
 		resource.Configs = append(resource.Configs, config)
@@ -343,7 +351,7 @@ func (k *kafkaSide) settle(ctx context.Context) error {
 
 func (k *kafkaSide) awaitBarrier(ctx context.Context, value string) error {
 	resource := kmsg.NewDescribeConfigsRequestResource()
-	resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceTypeTopic, barrierTopic, []string{"retention.ms"}
+	resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceTypeTopic, k.topic, []string{"retention.ms"}
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		ask := kmsg.NewPtrDescribeConfigsRequest()
 		ask.Version, ask.Resources = 4, append(ask.Resources, resource)
@@ -361,15 +369,37 @@ func (k *kafkaSide) awaitBarrier(ctx context.Context, value string) error {
 	return fmt.Errorf("Kafka does not apply changes")
 }
 
-func (k *kafkaSide) restart(kill bool) error {
-	commands := [][]string{{"stop"}, {"start"}}
-	if kill {
-		commands = [][]string{{"kill", "1"}, {"start-node", "1"}}
+// close deletes the barrier's topic.
+func (k *kafkaSide) close() {
+	topics := kmsg.NewPtrDeleteTopicsRequest()
+	topics.Version, topics.TimeoutMillis, topics.TopicNames = 5, 5000, []string{k.topic}
+	topics.RequestWith(context.Background(), k.barrier)
+	k.barrier.conn.Close()
+}
+
+// likeEmbedded are settings of the broker that make an Apache Kafka comparable, as set by
+// `make kafka-up NODES=1`.
+var likeEmbedded = map[string]string{
+	"log.message.timestamp.type":      "LogAppendTime",
+	"log.segment.bytes":               "67108864",
+	"group.consumer.migration.policy": "disabled",
+}
+
+// comparable looks whether Kafka has the settings that the comparison needs.
+func (k *kafkaSide) comparable(ctx context.Context) error {
+	resource := kmsg.NewDescribeConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeBroker, fmt.Sprint(k.node())
+	resource.ConfigNames = slices.Collect(maps.Keys(likeEmbedded))
+	ask := kmsg.NewPtrDescribeConfigsRequest()
+	ask.Version, ask.Resources = 4, append(ask.Resources, resource)
+	answer, err := ask.RequestWith(ctx, k.barrier)
+	if err != nil {
+		return err
 	}
-	for _, args := range commands {
-		if out, err := exec.Command(clusterScript, args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("cluster %v: %w\n%s", args, err, out)
+	for _, c := range answer.Resources[0].Configs {
+		if want := likeEmbedded[c.Name]; c.Value == nil || !strings.EqualFold(*c.Value, want) {
+			return fmt.Errorf("Apache Kafka does not have %s=%s, which the differential suite needs; start it with `make kafka-down kafka-up NODES=1`", c.Name, want)
 		}
 	}
-	return k.warmUp(context.Background())
+	return nil
 }

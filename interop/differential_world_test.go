@@ -4,6 +4,7 @@ package interop
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"strings"
@@ -41,13 +42,14 @@ type waits interface{ mayWait() }
 // changes marks a step that changes metadata, which Kafka applies a little later.
 type changes interface{ changesMetadata() }
 
-// restart stops the engine and starts it again. Apache Kafka goes on: a restart takes it half a
-// minute, and what it does then is known.
+// restart stops the embedded engine and starts it again. Apache Kafka goes on: a restart takes it half a
+// minute, and whatever a client may rely on must be as if there had been none.
 type restart struct{ Kill bool }
 
 func (restart) request(*world) kmsg.Request { return nil }
 
-// pause waits for what Kafka does in the background.
+// pause waits for what Kafka does in the background and no answer tells of: that it has resolved a
+// regular expression which matches nothing for the member.
 type pause struct{}
 
 func (pause) request(*world) kmsg.Request {
@@ -58,9 +60,10 @@ func (pause) request(*world) kmsg.Request {
 // A world is what one run knows of one engine.
 type world struct {
 	side
-	run   string // the beginning of every name
-	conns map[connectionName]*wire
-	offer map[int16][2]int16 // the versions that both engines take
+	run      string // the beginning of every name
+	stranger string // the subject that is not the super user
+	conns    map[connectionName]*wire
+	offer    map[int16][2]int16 // the versions that both engines take
 
 	firstEpoch int32 // the leader epoch at the beginning of the run,
 	lastEpoch  int32 // and now
@@ -72,6 +75,10 @@ type world struct {
 	ends       map[partitionName]int64
 	members    map[string]*memberState
 	knownIDs   map[string]string // member ID to name
+	hasACLs    bool
+	deleted    bool             // records
+	committed  map[string]bool  // groups that have, or had, committed offsets
+	partitions map[string]int32 // how many partitions topics have
 }
 
 type partitionName struct {
@@ -92,13 +99,41 @@ type sequenceKey struct {
 type sessionState struct{ id, epoch int32 }
 
 func newWorld(s side, run string, offer map[int16][2]int16) *world {
-	w := &world{side: s, run: run, offer: offer, firstEpoch: s.epoch(), lastEpoch: s.epoch(),
+	w := &world{side: s, run: run, stranger: subjectOf(run), offer: offer, firstEpoch: s.epoch(), lastEpoch: s.epoch(),
 		conns: map[connectionName]*wire{}, topicIDs: map[string][16]byte{}, next: map[sequenceKey]int32{},
-		sessions: make([]sessionState, 2), ends: map[partitionName]int64{}, members: map[string]*memberState{}, knownIDs: map[string]string{}}
+		sessions: make([]sessionState, 2), ends: map[partitionName]int64{}, members: map[string]*memberState{}, knownIDs: map[string]string{}, committed: map[string]bool{}, partitions: map[string]int32{}}
 	for i := range 3 {
-		w.producers = append(w.producers, producerState{id: int64(1000 + i)})
+		w.producers = append(w.producers, producerState{id: strangeProducer + 1 + int64(i)})
 	}
 	return w
+}
+
+// subjectOf makes a subject, which is a UUID, from the name of a run.
+func subjectOf(run string) string {
+	sum := sha256.Sum256([]byte(run))
+	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
+}
+
+// leftovers returns the requests that delete what the run has made.
+func (w *world) leftovers() []kmsg.Request {
+	topics := kmsg.NewPtrDeleteTopicsRequest()
+	topics.Version, topics.TimeoutMillis = 5, 5000
+	for name := range w.topicIDs {
+		topics.TopicNames = append(topics.TopicNames, name)
+	}
+	all := []kmsg.Request{topics}
+	if w.hasACLs {
+		acls := kmsg.NewPtrDeleteACLsRequest()
+		w.at(3, acls)
+		for _, principal := range []string{"User:@", "User:@2", "User:" + stranger} {
+			acls.Filters = append(acls.Filters, acl{Resource: 1, Name: nullValue, Pattern: 1, Principal: principal, Host: nullValue, Operation: 1, Permission: 1}.filter(w))
+		}
+		for _, name := range []string{"@", "@-", "@-t0", "@-t1"} {
+			acls.Filters = append(acls.Filters, acl{Resource: 1, Name: name, Pattern: 1, Principal: nullValue, Host: nullValue, Operation: 1, Permission: 1}.filter(w))
+		}
+		all = append(all, acls)
+	}
+	return all
 }
 
 // topic returns the name of topic i. Topics 0 and 1 are there from the start, and noTopic never is.
@@ -131,7 +166,15 @@ func (w *world) topicOf(id [16]byte) string {
 	return "an ID"
 }
 
-func (w *world) withoutRun(name string) string { return strings.ReplaceAll(name, w.run, "") }
+// named puts the names of the run in place of @ and @stranger.
+func (w *world) named(text string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(text, stranger, w.stranger), "@", w.run)
+}
+
+// withoutRun makes a text the same in all runs.
+func (w *world) withoutRun(text string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(text, w.stranger, stranger), w.run, "")
+}
 
 // at sets the version, as far as both engines take it.
 func (w *world) at(version int16, request kmsg.Request) kmsg.Request {
@@ -147,7 +190,7 @@ func (w *world) connection(ctx context.Context, name connectionName) (*wire, err
 	if c := w.conns[name]; c != nil {
 		return c, nil
 	}
-	c, err := w.dial(ctx, name.subject)
+	c, err := w.dial(ctx, w.named(name.subject))
 	if err != nil {
 		return nil, err
 	}

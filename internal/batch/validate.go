@@ -29,6 +29,10 @@ type Error struct {
 	// appended, and all its partitions are answered with Code.
 	WholeRequest bool
 
+	// BeforeLog means that Apache Kafka notices the fault before it looks at the log,
+	// and at the number of acknowledgements that the producer wants.
+	BeforeLog bool
+
 	// LogStartOffset means that the response has the partition's log start
 	// offset. Otherwise that is -1.
 	LogStartOffset bool
@@ -65,6 +69,7 @@ const (
 func Validate(records []byte, l Limits) (Header, error) {
 	b, fault := onlyBatch(records, l)
 	if fault != nil {
+		fault.BeforeLog = true
 		return Header{}, fault
 	}
 	// In Apache Kafka, the log does the rest.
@@ -94,16 +99,28 @@ func logFault(code *kerr.Error, reason string) *Error {
 	return &Error{Code: code, Reason: reason, LogStartOffset: true}
 }
 
+// Screen does the part of [Validate] that Apache Kafka does for all partitions of a
+// request before it looks at any alone, even at those that there are not: it looks
+// for transactions. Its faults reject the whole request.
+func Screen(records []byte) *Error {
+	size, fault := batchSize(records)
+	switch {
+	case fault != nil:
+		fault.WholeRequest = true
+		return fault
+	case size > 0 && records[magicAt] == magic2 && binary.BigEndian.Uint16(records[attributesAt:])&transactionalBit != 0:
+		return &Error{Code: kerr.TransactionalIDAuthorizationFailed, Reason: "transactions are not supported", WholeRequest: true}
+	}
+	return nil
+}
+
 // onlyBatch returns the one batch in records. Its format is version 2, but it may
 // still be too short for a header.
 func onlyBatch(records []byte, l Limits) ([]byte, *Error) {
-	size, fault := batchSize(records)
-	if fault != nil {
-		// Apache Kafka first looks for transactions, in all partitions of the
-		// request at once, so it notices this fault before it looks at any alone.
-		fault.WholeRequest = true
+	if fault := Screen(records); fault != nil {
 		return nil, fault
 	}
+	size, _ := batchSize(records)
 	if size == 0 {
 		return nil, &Error{Code: kerr.InvalidRecord, Reason: "no whole record batch"}
 	}
@@ -112,9 +129,6 @@ func onlyBatch(records []byte, l Limits) ([]byte, *Error) {
 	codec := Codec(attributes & codecBits)
 	if b[magicAt] != magic2 {
 		return nil, &Error{Code: kerr.InvalidRecord, Reason: "message format is not version 2"}
-	}
-	if attributes&transactionalBit != 0 {
-		return nil, &Error{Code: kerr.TransactionalIDAuthorizationFailed, Reason: "transactions are not supported", WholeRequest: true}
 	}
 	if l.ProduceVersion < firstWithZstd && codec > Zstd {
 		return nil, &Error{Code: kerr.UnknownServerError, Reason: "unknown compression codec", WholeRequest: true}

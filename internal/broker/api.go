@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"maps"
+	"regexp"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -94,11 +95,18 @@ func init() {
 	}
 }
 
+// softwarePattern is what the name and the version of a client's software look like (KIP-511).
+var softwarePattern = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?$`)
+
 // apiVersions says which requests the broker takes. It is the one request that
 // clients make before they are signed in, and the one that is answered in any
 // version (KIP-511).
 func (b *Broker) apiVersions(_ *request, req *kmsg.ApiVersionsRequest) (*kmsg.ApiVersionsResponse, error) {
 	response := req.ResponseKind().(*kmsg.ApiVersionsResponse)
+	if req.Version >= 3 && !(softwarePattern.MatchString(req.ClientSoftwareName) && softwarePattern.MatchString(req.ClientSoftwareVersion)) {
+		response.ErrorCode = kerr.InvalidRequest.Code
+		return response, nil
+	}
 	for _, key := range slices.Sorted(maps.Keys(apis())) {
 		offered := kmsg.NewApiVersionsResponseApiKey()
 		offered.ApiKey, offered.MinVersion, offered.MaxVersion = key, apis()[key].min, apis()[key].max

@@ -47,6 +47,7 @@ func (b *Broker) member(r *request) groups.Caller {
 	return groups.Caller{
 		ClientID:    r.clientID,
 		Host:        "127.0.0.1",
+		Principal:   r.caller.principal,
 		MayDescribe: may(kmsg.ACLOperationDescribe),
 		MayRead:     may(kmsg.ACLOperationRead),
 	}
@@ -147,8 +148,7 @@ func (b *Broker) offsetFetch(r *request, req *kmsg.OffsetFetchRequest) (*kmsg.Of
 	response := req.ResponseKind().(*kmsg.OffsetFetchResponse)
 	if req.Version < 8 {
 		if !b.mayGroup(r, kmsg.ACLOperationDescribe, req.Group) {
-			response.ErrorCode = kerr.GroupAuthorizationFailed.Code
-			return response, nil
+			return refuseOffsets(req, kerr.GroupAuthorizationFailed), nil
 		}
 		return b.groups.OffsetFetch(b.member(r), req), nil
 	}
@@ -164,6 +164,27 @@ func (b *Broker) offsetFetch(r *request, req *kmsg.OffsetFetchRequest) (*kmsg.Of
 		response.Groups = append(response.Groups, b.groups.OffsetFetch(b.member(r), &one).Groups...)
 	}
 	return response, nil
+}
+
+// refuseOffsets refuses to say how far one group has come. Version 1 has no place for
+// that but the partitions.
+func refuseOffsets(req *kmsg.OffsetFetchRequest, refusal *kerr.Error) *kmsg.OffsetFetchResponse {
+	response := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+	if req.Version >= 2 {
+		response.ErrorCode = refusal.Code
+		return response
+	}
+	for _, t := range req.Topics {
+		topic := kmsg.NewOffsetFetchResponseTopic()
+		topic.Topic = t.Topic
+		for _, n := range t.Partitions {
+			p := kmsg.NewOffsetFetchResponseTopicPartition()
+			p.Partition, p.Offset, p.LeaderEpoch, p.Metadata, p.ErrorCode = n, -1, -1, new(string), refusal.Code
+			topic.Partitions = append(topic.Partitions, p)
+		}
+		response.Topics = append(response.Topics, topic)
+	}
+	return response
 }
 
 func (b *Broker) offsetDelete(r *request, req *kmsg.OffsetDeleteRequest) (*kmsg.OffsetDeleteResponse, error) {

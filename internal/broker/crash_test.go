@@ -1001,6 +1001,7 @@ func (p *program) maintain() error {
 		}
 	})
 	p.b.maintainOnce()
+	p.b.sweep()
 	for _, part := range parts {
 		start := part.log.Start()
 		p.do(func(h *crashHistory) {

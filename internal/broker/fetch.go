@@ -63,14 +63,17 @@ func (f *fetching) enough() bool {
 func (f *fetching) read() {
 	f.release()
 	f.results, f.bytes, f.failed = f.results[:0], 0, false
-	limit := min(int(f.req.MaxBytes), maxFetchBytes)
+	left := min(int(f.req.MaxBytes), maxFetchBytes)
 	for _, p := range f.parts {
 		result := fetchResult{p, newFetchResult(p.partition)}
-		if err := f.readPartition(p, max(0, limit-f.bytes), &result.FetchResponseTopicPartition); err != nil {
+		if err := f.readPartition(p, left, &result.FetchResponseTopicPartition); err != nil {
 			result.FetchResponseTopicPartition = newFetchResult(p.partition)
 			result.ErrorCode = err.Code
 		}
 		f.bytes += len(result.RecordBatches)
+		if result.rank() == 0 {
+			left = max(0, left-len(result.RecordBatches)) // a negative limit counts for one partition
+		}
 		f.failed = f.failed || result.ErrorCode != 0 || result.DivergingEpoch.Epoch >= 0
 		f.results = append(f.results, result)
 	}
@@ -105,6 +108,9 @@ func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.Fetc
 			result.HighWatermark, result.LastStableOffset, result.LogStartOffset = end, end, start
 			return nil
 		}
+	}
+	if min(limit, int(p.PartitionMaxBytes)) < 0 && start <= p.FetchOffset && p.FetchOffset < end {
+		return kerr.UnknownServerError // the answer of Apache Kafka to a negative limit
 	}
 	records, err := f.readLog(log, p, limit)
 	switch {

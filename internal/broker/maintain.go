@@ -5,18 +5,24 @@ import (
 	"time"
 )
 
-// maintainEvery is how often the broker looks at what has its time.
-const maintainEvery = time.Minute
+const (
+	maintainEvery = time.Minute      // how often the broker looks at what has its time
+	sweepEvery    = 10 * time.Minute // and at committed offsets, as Apache Kafka does
+)
 
 // maintain does what has its time, until the broker closes: it drops expired
 // records and offsets, and has each log write its checkpoint.
 func (b *Broker) maintain() {
 	ticker := time.NewTicker(cmp.Or(b.cfg.maintainEvery, maintainEvery))
 	defer ticker.Stop()
+	sweeps := time.NewTicker(sweepEvery)
+	defer sweeps.Stop()
 	for {
 		select {
 		case <-ticker.C:
 			b.maintainOnce()
+		case <-sweeps.C:
+			b.sweep()
 		case <-b.ctx.Done():
 			return
 		}
@@ -37,6 +43,9 @@ func (b *Broker) maintainOnce() {
 			}
 		}
 	}
+}
+
+func (b *Broker) sweep() {
 	if err := b.groups.Sweep(); err != nil {
 		b.failed("drop expired offsets", err)
 	}

@@ -506,6 +506,7 @@ func (m *brokerModel) pass(t *rapid.T) {
 // maintain lets records expire. What may be missing follows from the topics' settings.
 func (m *brokerModel) maintain(t *rapid.T) {
 	m.broker.maintainOnce()
+	m.broker.sweep()
 	now := m.clock.Now().UnixMilli()
 	for _, topic := range m.topics {
 		settings := settingsOf(topic.configs)

@@ -32,7 +32,7 @@ const (
 )
 
 // since says which version of ListOffsets a timestamp came with.
-var since = map[int64]int16{maxTimestampOffset: 7, earliestLocalOffset: 8, latestTieredOffset: 9}
+var since = map[int64]int16{latestOffset: 0, earliestOffset: 0, maxTimestampOffset: 7, earliestLocalOffset: 8, latestTieredOffset: 9}
 
 // listOffsets finds offsets by time: the start, the end, or the first record
 // that is not older than a time.
@@ -50,12 +50,16 @@ func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.Li
 		for _, p := range t.Partitions {
 			found := kmsg.NewListOffsetsResponseTopicPartition()
 			found.Partition, found.Offset, found.Timestamp, found.LeaderEpoch = p.Partition, -1, -1, -1
-			refusal := kerr.InvalidRequest
-			if named[topicPartition{t.Topic, p.Partition}] == 1 {
-				refusal = b.listOffset(r, req.Version, t.Topic, &p, &found)
+			at := topicPartition{t.Topic, p.Partition}
+			if named[at] == 0 {
+				continue // answered before
 			}
+			refusal := b.listOffset(r, req.Version, t.Topic, &p, named[at] > 1, &found)
 			if refusal != nil {
 				found.ErrorCode = refusal.Code
+			}
+			if refusal != kerr.TopicAuthorizationFailed {
+				named[at] = 0
 			}
 			topic.Partitions = append(topic.Partitions, found)
 		}
@@ -69,16 +73,23 @@ type topicPartition struct {
 	partition int32
 }
 
-func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.ListOffsetsRequestTopicPartition, found *kmsg.ListOffsetsResponseTopicPartition) *kerr.Error {
+// listOffset finds one offset. Twice means that the request names the partition
+// more than once. The checks have the order of Apache Kafka.
+func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.ListOffsetsRequestTopicPartition, twice bool, found *kmsg.ListOffsetsResponseTopicPartition) *kerr.Error {
 	log, refusal := b.logFor(r, kmsg.ACLOperationDescribe, topic, p.Partition)
-	if refusal != nil {
+	first, known := since[p.Timestamp]
+	switch {
+	case refusal == kerr.TopicAuthorizationFailed:
+		return refusal
+	case twice:
+		return kerr.InvalidRequest
+	case p.Timestamp < 0 && (!known || version < first):
+		return kerr.UnsupportedVersion
+	case refusal != nil:
 		return refusal
 	}
 	if refusal := b.checkEpoch(p.CurrentLeaderEpoch); refusal != nil {
 		return refusal
-	}
-	if version < since[p.Timestamp] {
-		return kerr.UnsupportedVersion
 	}
 	var err error
 	switch p.Timestamp {
@@ -91,9 +102,6 @@ func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.Lis
 	case maxTimestampOffset:
 		found.Offset, found.Timestamp, found.LeaderEpoch, err = log.MaxTimestamp()
 	default:
-		if p.Timestamp < 0 {
-			return kerr.UnsupportedVersion
-		}
 		found.Offset, found.Timestamp, found.LeaderEpoch, err = log.OffsetForTime(p.Timestamp)
 	}
 	if err != nil {
@@ -106,13 +114,25 @@ func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.Lis
 // deleteRecords moves the starts of logs forward.
 func (b *Broker) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest) (*kmsg.DeleteRecordsResponse, error) {
 	response := req.ResponseKind().(*kmsg.DeleteRecordsResponse)
+	last := make(map[topicPartition]int64) // if a partition is named twice, the last offset counts
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			last[topicPartition{t.Topic, p.Partition}] = p.Offset
+		}
+	}
 	for _, t := range req.Topics {
 		topic := kmsg.NewDeleteRecordsResponseTopic()
 		topic.Topic = t.Topic
 		for _, p := range t.Partitions {
+			at := topicPartition{t.Topic, p.Partition}
+			offset, ok := last[at]
+			if !ok {
+				continue // answered before
+			}
+			delete(last, at)
 			deleted := kmsg.NewDeleteRecordsResponseTopicPartition()
 			deleted.Partition, deleted.LowWatermark = p.Partition, -1
-			if start, refusal := b.deleteRecordsBefore(r, t.Topic, p.Partition, p.Offset); refusal != nil {
+			if start, refusal := b.deleteRecordsBefore(r, t.Topic, p.Partition, offset); refusal != nil {
 				deleted.ErrorCode = refusal.Code
 			} else {
 				deleted.LowWatermark = start
@@ -144,6 +164,9 @@ func (b *Broker) deleteRecordsBefore(r *request, topic string, partition int32, 
 // records which it has read are gone (KIP-320).
 func (b *Broker) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRequest) (*kmsg.OffsetForLeaderEpochResponse, error) {
 	response := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+	if b.acls.allow(r.caller, kmsg.ACLOperationClusterAction, kmsg.ACLResourceTypeCluster, clusterName) {
+		r.caller.super = true // brokers ask as well, and need no rights to topics
+	}
 	for _, t := range req.Topics {
 		topic := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		topic.Topic = t.Topic

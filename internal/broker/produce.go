@@ -33,12 +33,37 @@ func (b *Broker) produce(r *request) (kmsg.Response, error) {
 	}
 	switch {
 	case req.Acks != 0:
+		response.Topics = mergeTopics(response.Topics)
 		return response, nil
 	case failed:
 		return nil, errUnanswered
 	default:
 		return nil, nil
 	}
+}
+
+// mergeTopics puts the partitions of each topic together: a request may name a topic
+// several times, and is answered once for each topic, as by Apache Kafka.
+func mergeTopics(topics []kmsg.ProduceResponseTopic) []kmsg.ProduceResponseTopic {
+	type key struct {
+		id   topicID
+		name string
+	}
+	if len(topics) < 2 {
+		return topics
+	}
+	at := make(map[key]int, len(topics))
+	merged := topics[:0]
+	for _, t := range topics {
+		k := key{t.TopicID, t.Topic}
+		if i, ok := at[k]; ok {
+			merged[i].Partitions = append(merged[i].Partitions, t.Partitions...)
+			continue
+		}
+		at[k] = len(merged)
+		merged = append(merged, t)
+	}
+	return merged
 }
 
 // checkedBatch is one batch of a produce request and where it belongs.
@@ -55,6 +80,7 @@ type checkedBatch struct {
 // returns a fault that rejects the whole request.
 func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *kmsg.ProduceResponse) (all []checkedBatch, whole *batch.Error) {
 	response.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	whole = screen(req)
 	for i := range req.Topics {
 		from, to := &req.Topics[i], &response.Topics[i]
 		t, refusal := b.topicToWrite(r, req, from)
@@ -64,7 +90,7 @@ func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *km
 			c := checkedBatch{topic: t, to: &to.Partitions[j]}
 			c.to.Default()
 			c.to.Partition, c.to.BaseOffset, c.to.LogAppendTime, c.to.LogStartOffset = from.Partitions[j].Partition, -1, -1, -1
-			if fault := b.checkBatch(r, &c, from.Partitions[j].Records, refusal); fault != nil {
+			if fault := b.checkBatch(r, req, &c, from.Partitions[j].Records, refusal); whole == nil {
 				whole = fault
 			}
 			all = append(all, c)
@@ -73,9 +99,22 @@ func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *km
 	return all, whole
 }
 
+// screen looks for a fault that rejects the whole request, whatever the rights of
+// the caller and the topics that there are.
+func screen(req *kmsg.ProduceRequest) *batch.Error {
+	for i := range req.Topics {
+		for j := range req.Topics[i].Partitions {
+			if fault := batch.Screen(req.Topics[i].Partitions[j].Records); fault != nil {
+				return fault
+			}
+		}
+	}
+	return nil
+}
+
 // checkBatch decides whether a batch may be appended, and says in the response
 // if not. It returns a fault that rejects the whole request.
-func (b *Broker) checkBatch(r *request, c *checkedBatch, records []byte, refusal *kerr.Error) *batch.Error {
+func (b *Broker) checkBatch(r *request, req *kmsg.ProduceRequest, c *checkedBatch, records []byte, refusal *kerr.Error) *batch.Error {
 	if refusal != nil {
 		c.to.ErrorCode = refusal.Code
 		return nil
@@ -85,12 +124,17 @@ func (b *Broker) checkBatch(r *request, c *checkedBatch, records []byte, refusal
 		c.to.ErrorCode = kerr.UnknownTopicOrPartition.Code
 		return nil
 	}
-	header, err := batch.Validate(records, batch.Limits{MaxBytes: c.topic.settings.maxMessageBytes, ProduceVersion: r.GetVersion()})
+	header, err := batch.Validate(records, batch.Limits{MaxBytes: c.topic.settings.maxMessageBytes, ProduceVersion: req.Version})
 	var fault *batch.Error
-	if errors.As(err, &fault) {
-		if fault.WholeRequest {
-			return fault
-		}
+	errors.As(err, &fault)
+	badAcks := req.Acks < -1 || req.Acks > 1
+	switch {
+	case fault != nil && fault.WholeRequest:
+		return fault
+	case badAcks && (fault == nil || !fault.BeforeLog):
+		c.to.ErrorCode = kerr.InvalidRequiredAcks.Code
+		return nil
+	case fault != nil:
 		refuseBatch(c.to, fault)
 		if fault.LogStartOffset {
 			c.to.LogStartOffset = log.Start()
@@ -127,13 +171,8 @@ func (b *Broker) topicToWrite(r *request, req *kmsg.ProduceRequest, from *kmsg.P
 		}
 		name = t.Name
 	}
-	switch {
-	case req.TransactionID != nil:
-		return nil, kerr.TransactionalIDAuthorizationFailed
-	case !b.acls.allow(r.caller, kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic, name):
+	if !b.acls.allow(r.caller, kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic, name) {
 		return nil, kerr.TopicAuthorizationFailed
-	case req.Acks < -1 || req.Acks > 1:
-		return nil, kerr.InvalidRequiredAcks
 	}
 	return b.topics.named(name), nil
 }
@@ -181,7 +220,7 @@ func (b *Broker) append(c checkedBatch) {
 	case err == nil:
 		c.to.BaseOffset, c.to.LogAppendTime, c.to.LogStartOffset = done.BaseOffset, done.Time, c.log.Start()
 	case errors.As(err, &refused):
-		c.to.ErrorCode = refused.Code
+		c.to.ErrorCode, c.to.LogStartOffset = refused.Code, c.log.Start()
 	case errors.Is(err, commitlog.ErrClosed):
 		c.to.ErrorCode = kerr.UnknownTopicOrPartition.Code // deleted a moment ago
 	default:

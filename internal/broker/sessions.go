@@ -106,9 +106,9 @@ func (s *fetchSessions) open(req *kmsg.FetchRequest) (*fetchSession, *kerr.Error
 	}
 	session.add(req)
 	session.remove(req)
-	if len(session.parts) == 0 {
+	if len(session.parts) == 0 { // the session ends, and the request is answered as one without
 		s.forget(session.id)
-		session.id = 0
+		return newFetchSession(req), nil
 	}
 	session.whole = false
 	if session.epoch++; session.epoch < 0 {
@@ -186,26 +186,42 @@ func (p *fetchPartition) key() fetchKey {
 func (s *fetchSession) partitions() []*fetchPartition { return slices.Clone(s.parts) }
 
 // answer puts into the response what the client has to be told: everything the
-// first time, and later what has changed. Partitions with records go to the end
-// of the line, so that all get their turn.
+// first time, and later what has changed. From then on partitions with records go
+// to the end of the line, so that all get their turn.
 func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResult) {
+	for rank := range 3 {
+		for i := range results {
+			if result := &results[i]; result.rank() == rank && (s.whole || result.news()) {
+				appendResult(response, result)
+			}
+		}
+	}
 	var rest, served []*fetchPartition
 	for i := range results {
 		result := &results[i]
-		if s.whole || result.news() {
-			appendResult(response, result)
-		}
 		result.end, result.start = result.HighWatermark, result.LogStartOffset
 		if result.ErrorCode != 0 {
 			result.end = -1 // to be told when it is mended
 		}
-		if len(result.RecordBatches) > 0 {
+		if len(result.RecordBatches) > 0 && !s.whole {
 			served = append(served, result.fetchPartition)
 		} else {
 			rest = append(rest, result.fetchPartition)
 		}
 	}
 	s.parts = append(rest, served...)
+}
+
+// rank orders the partitions of an answer, as in Apache Kafka: those that do not
+// exist, or not for the caller, come last.
+func (r *fetchResult) rank() int {
+	switch r.ErrorCode {
+	case kerr.UnknownTopicID.Code:
+		return 1
+	case kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code:
+		return 2
+	}
+	return 0
 }
 
 func (r *fetchResult) news() bool {

@@ -71,7 +71,7 @@ type synonym struct {
 }
 
 // topicConfigs are the settings of topics. The engine looks like an Apache Kafka
-// with log.message.timestamp.type=LogAppendTime and log.segment.bytes=67108864.
+// with the settings of deploy/kafka, those in like-embedded.properties included.
 //
 // Settings of the file layout, compaction, tiered storage, replication and the
 // limits of timestamps have no effect here. They accept the values that Apache
@@ -99,7 +99,7 @@ var topicConfigs = map[string]topicConfig{
 	"message.timestamp.type":                  stringConfig("CreateTime", "log.message.timestamp.type", oneOf("CreateTime", "LogAppendTime")).only("this broker stamps records with the time of their arrival", "LogAppendTime").here("LogAppendTime", kmsg.ConfigSourceStaticBrokerConfig),
 	"min.cleanable.dirty.ratio":               doubleConfig("0.5", "log.cleaner.min.cleanable.ratio"),
 	"min.compaction.lag.ms":                   longConfig("0", "log.cleaner.min.compaction.lag.ms", atLeast(0)),
-	"min.insync.replicas":                     intConfig("1", "min.insync.replicas", atLeast(1)).here("1", kmsg.ConfigSourceDynamicDefaultBrokerConfig),
+	"min.insync.replicas":                     intConfig("1", "min.insync.replicas", atLeast(1)).here("1", kmsg.ConfigSourceStaticBrokerConfig).here("1", kmsg.ConfigSourceDynamicDefaultBrokerConfig),
 	"preallocate":                             boolConfig("false", "log.preallocate"),
 	"remote.log.copy.disable":                 boolConfig("false", ""),
 	"remote.log.delete.on.disable":            boolConfig("false", ""),
@@ -110,7 +110,7 @@ var topicConfigs = map[string]topicConfig{
 	"segment.index.bytes":                     intConfig("10485760", "log.index.size.max.bytes", atLeast(4)),
 	"segment.jitter.ms":                       longConfig("0", "", atLeast(0)),
 	"segment.ms":                              longConfig("604800000", "", atLeast(1)),
-	"unclean.leader.election.enable":          boolConfig("false", "unclean.leader.election.enable"),
+	"unclean.leader.election.enable":          boolConfig("false", "unclean.leader.election.enable").here("false", kmsg.ConfigSourceStaticBrokerConfig),
 }
 
 var maxInt64 = strconv.Itoa(math.MaxInt64)

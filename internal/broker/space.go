@@ -39,7 +39,10 @@ func newSpace(dir string, diag *slog.Logger) *space {
 	s := &space{dir: dir, diag: diag, start: time.Now()}
 	s.left.Store(math.MaxInt64)
 	if dir != "" {
-		s.free = func() (int64, error) { return disk.Free(dir) }
+		s.free = func() (int64, error) {
+			free, _, err := disk.Space(dir)
+			return free, err
+		}
 	}
 	return s
 }

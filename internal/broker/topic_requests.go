@@ -108,9 +108,13 @@ func (b *Broker) clusterOperations(r *request) int32 {
 	return b.acls.operations(r.caller, kmsg.ACLResourceTypeCluster, clusterName)
 }
 
-// refuseMetadata returns the same error for each topic of a request.
+// refuseMetadata returns the same error for each topic of a request, and for the whole
+// where the version has a place for that.
 func refuseMetadata(req *kmsg.MetadataRequest, code *kerr.Error) *kmsg.MetadataResponse {
 	response := req.ResponseKind().(*kmsg.MetadataResponse)
+	if req.Version >= 13 {
+		response.ErrorCode = code.Code
+	}
 	for _, t := range req.Topics {
 		refused := kmsg.NewMetadataResponseTopic()
 		refused.ErrorCode, refused.Topic, refused.TopicID = code.Code, t.Topic, t.TopicID
@@ -716,8 +720,8 @@ func (b *Broker) describeLogDirs(r *request, req *kmsg.DescribeLogDirsRequest) (
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir = b.logDir()
 	if b.cfg.Dir != "" {
-		if free, err := disk.Free(b.cfg.Dir); err == nil {
-			dir.UsableBytes = free
+		if free, total, err := disk.Space(b.cfg.Dir); err == nil {
+			dir.UsableBytes, dir.TotalBytes = free, total
 		}
 	}
 	wanted := make(map[topicPartition]bool)
@@ -807,6 +811,22 @@ func (b *Broker) listPartitionReassignments(r *request, req *kmsg.ListPartitionR
 	response := req.ResponseKind().(*kmsg.ListPartitionReassignmentsResponse)
 	if refused := b.mayCluster(r, kmsg.ACLOperationDescribe); refused != nil {
 		response.ErrorCode, response.ErrorMessage = refused.code, refused.reason
+		response.Topics = unknownReassignments(req) // as Apache Kafka
 	}
 	return response, nil
+}
+
+// unknownReassignments names the partitions of a request, and tells nothing of them.
+func unknownReassignments(req *kmsg.ListPartitionReassignmentsRequest) (all []kmsg.ListPartitionReassignmentsResponseTopic) {
+	for _, t := range req.Topics {
+		topic := kmsg.NewListPartitionReassignmentsResponseTopic()
+		topic.Topic = t.Topic
+		for _, n := range t.Partitions {
+			p := kmsg.NewListPartitionReassignmentsResponseTopicPartition()
+			p.Partition = n
+			topic.Partitions = append(topic.Partitions, p)
+		}
+		all = append(all, topic)
+	}
+	return all
 }

@@ -349,17 +349,17 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-func TestFree(t *testing.T) {
+func TestSpace(t *testing.T) {
 	t.Parallel()
-	free, err := disk.Free(t.TempDir())
+	free, total, err := disk.Space(t.TempDir())
 	if errors.Is(err, errors.ErrUnsupported) {
 		t.Skip(err)
 	}
-	if err != nil || free <= 0 {
-		t.Errorf("Free: %d, %v", free, err)
+	if err != nil || free <= 0 || total < free {
+		t.Errorf("Space: %d of %d, %v", free, total, err)
 	}
-	if free, err := disk.Free(filepath.Join(t.TempDir(), "missing")); err == nil {
-		t.Errorf("Free of a missing directory: %d", free)
+	if free, total, err := disk.Space(filepath.Join(t.TempDir(), "missing")); err == nil {
+		t.Errorf("Space of a missing directory: %d of %d", free, total)
 	}
 	for _, err := range []error{syscall.ENOSPC, &fs.PathError{Err: syscall.EDQUOT}} {
 		if !disk.Full(err) {

@@ -4,7 +4,7 @@ package disk
 
 import "errors"
 
-// Free cannot tell here.
-func Free(string) (bytes int64, err error) { return 0, errors.ErrUnsupported }
+// Space cannot tell here.
+func Space(string) (free, total int64, err error) { return 0, 0, errors.ErrUnsupported }
 
 func systemFull(error) bool { return false }

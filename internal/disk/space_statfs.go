@@ -8,18 +8,23 @@ import (
 	"syscall"
 )
 
-// Free returns how many bytes a user without privileges can still write to the file
-// system of dir.
-func Free(dir string) (bytes int64, err error) {
+// Space returns how many bytes a user without privileges can still write to the file
+// system of dir, and how many bytes it has in all.
+func Space(dir string) (free, total int64, err error) {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(dir, &stat); err != nil {
-		return 0, os.NewSyscallError("statfs", err)
+		return 0, 0, os.NewSyscallError("statfs", err)
 	}
-	blocks := max(int64(stat.Bavail), 0) // signed on some systems: below zero, only root may write
-	if size := int64(stat.Bsize); blocks <= math.MaxInt64/max(size, 1) {
-		return blocks * size, nil
+	size := int64(stat.Bsize)
+	// What is available is signed on some systems: below zero, only root may write.
+	return inBytes(int64(stat.Bavail), size), inBytes(int64(stat.Blocks), size), nil
+}
+
+func inBytes(blocks, size int64) int64 {
+	if blocks = max(blocks, 0); blocks > math.MaxInt64/max(size, 1) {
+		return math.MaxInt64
 	}
-	return math.MaxInt64, nil
+	return blocks * size
 }
 
 func systemFull(error) bool { return false }

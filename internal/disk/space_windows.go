@@ -10,18 +10,19 @@ import (
 
 var getDiskFreeSpace = syscall.NewLazyDLL("kernel32.dll").NewProc("GetDiskFreeSpaceExW")
 
-// Free returns how many bytes the user can still write to the volume of dir.
-func Free(dir string) (bytes int64, err error) {
+// Space returns how many bytes the user can still write to the volume of dir, and how many
+// bytes of it are the user's in all.
+func Space(dir string) (free, total int64, err error) {
 	name, err := syscall.UTF16PtrFromString(dir)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	var free uint64
-	ok, _, err := getDiskFreeSpace.Call(uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&free)), 0, 0)
+	var left, all uint64
+	ok, _, err := getDiskFreeSpace.Call(uintptr(unsafe.Pointer(name)), uintptr(unsafe.Pointer(&left)), uintptr(unsafe.Pointer(&all)), 0)
 	if ok == 0 {
-		return 0, os.NewSyscallError("GetDiskFreeSpaceEx", err)
+		return 0, 0, os.NewSyscallError("GetDiskFreeSpaceEx", err)
 	}
-	return int64(min(free, math.MaxInt64)), nil
+	return int64(min(left, math.MaxInt64)), int64(min(all, math.MaxInt64)), nil
 }
 
 const (

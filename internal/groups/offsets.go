@@ -98,7 +98,7 @@ func (d *deletions) delete() error {
 		}
 	}
 	if len(entries) > 0 {
-		if err := d.g.c.append(entries...); err != nil {
+		if err := d.g.deleteOffsets(entries); err != nil {
 			return err
 		}
 	}
@@ -113,6 +113,20 @@ func (d *deletions) delete() error {
 		d.g.forget(p.topic, p.partition)
 	}
 	return nil
+}
+
+// deleteOffsets deletes committed offsets from the journal. A group of which only
+// offsets are known is written down with the last of them, so that it is there after
+// a restart as well, until Sweep finds that it is not needed.
+func (g *group) deleteOffsets(deletions []entry) error {
+	left := -len(deletions)
+	for _, offsets := range g.offsets {
+		left += len(offsets)
+	}
+	if left <= 0 && g.classic != nil && !g.written {
+		return g.writeClassic(nil, deletions...)
+	}
+	return g.c.append(deletions...)
 }
 
 // subscribed reports whether a member of the group may need the topic's offsets.
@@ -168,7 +182,7 @@ func (g *group) expireOffsets(chosen func(topic string, o *committed) bool, must
 	if len(entries) == 0 {
 		return nil
 	}
-	err := g.c.append(entries...)
+	err := g.deleteOffsets(entries)
 	if err == nil || must {
 		for topic := range topics {
 			g.forgetAll(topic, func(o *committed) bool { return chosen(topic, o) })

@@ -301,6 +301,29 @@ func TestOffsetDelete(t *testing.T) {
 	})
 }
 
+// TestGroupWithoutOffsets: a group whose last offset was deleted stays until it is swept away, a restart
+// notwithstanding.
+func TestGroupWithoutOffsets(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.want("commit", w.commitAlone("by request", 1, 1), nil)
+		w.want("commit", w.commitAlone("with its topic", 1, 1), nil)
+		deleted := kmsg.NewPtrOffsetDeleteRequest()
+		deleted.Group = "by request"
+		deleted.Topics = []kmsg.OffsetDeleteRequestTopic{{Topic: "t", Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{Partition: 1}}}}
+		if resp := w.OffsetDelete(everything, deleted); resp.ErrorCode != 0 {
+			t.Errorf("OffsetDelete = %+v", resp)
+		}
+		w.TopicDeleted("t", w.topics.remove("t"))
+		w.kill()
+		w.mustState("by request", "Empty")
+		w.mustState("with its topic", "Empty")
+		w.sweepNow()
+		w.kill()
+		w.mustState("by request", "Dead")
+		w.mustState("with its topic", "Dead")
+	})
+}
+
 func (w *world) sweepNow() {
 	w.Helper()
 	if err := w.Sweep(); err != nil {
