@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,13 +102,17 @@ func (u *upProcess) place(t *testing.T) place {
 	return place{brokers: u.addresses.Brokers, tokenURL: profile.Discovery.TokenURL, cfg: cfg, bin: u.bin, login: u.env()}
 }
 
-// TestClientsThroughKill kills `diaspora up` under every client, again and again. Every
+// TestClientsThroughKill kills `diaspora up` under the clients, again and again. Every
 // group goes on behind what it had committed, and no acknowledged record is lost.
 func TestClientsThroughKill(t *testing.T) {
 	parallel(t)
 	up := startUp(t, buildCommand(t))
 	at := up.place(t)
-	streams := startStreams(t, at, slices.Concat(dialects, outageDialects))
+	// Before 3.0, kafka-python may wait for ever for the answer to a login that its other thread has read.
+	steady := slices.DeleteFunc(slices.Concat(dialects, outageDialects), func(d dialect) bool {
+		return strings.HasPrefix(d.name, "kafka-python 2")
+	})
+	streams := startStreams(t, at, steady)
 	for range 3 {
 		awaitMore(t, streams)
 		var states []groupState

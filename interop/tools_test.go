@@ -84,11 +84,19 @@ var exceptions = regexp.MustCompile(`\w+(Exception|Error)\b`)
 // warnings and errors are logged.
 var complaint = regexp.MustCompile(exceptions.String() + `|(?m)^(WARN|ERROR|FATAL)\b`)
 
+// impatience is what a Java client says that takes long to sign in, on a busy machine.
+var impatience = regexp.MustCompile(`(?m)^WARN .*Bootstrap broker .* disconnected.*$`)
+
+// complains tells whether a tool has logged that something is wrong.
+func complains(said string) bool {
+	return complaint.MatchString(impatience.ReplaceAllString(said, ""))
+}
+
 // works runs a tool, which must say all of words and must not complain.
 func (j javaTools) works(t *testing.T, line, input string, words ...string) {
 	t.Helper()
 	out := j.run(t, line, input)
-	if complaint.MatchString(out) {
+	if complains(out) {
 		t.Errorf("%s: complains:\n%s", line, out)
 	}
 	for _, word := range words {
@@ -164,7 +172,7 @@ func (j javaTools) consumes(t *testing.T, topic, protocol string, count int) {
 	case <-late:
 		t.Fatal("the console consumer does not end")
 	}
-	if said := member.said(); complaint.MatchString(said) {
+	if said := member.said(); complains(said) {
 		t.Errorf("the console consumer complains:\n%s", said)
 	}
 
@@ -241,7 +249,7 @@ var checks = []struct {
 	quiet                              bool // the client logs nothing, unless something is wrong
 }{
 	{"confluent-kafka", "python3", "confluent-kafka/checks.py", "confluent-kafka/requirements.txt", true},
-	{"kafka-python 2.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.0.txt", true},
+	{"kafka-python 2.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.0.txt", false}, // it complains when it closes amid a fetch
 	{"kafka-python 2.3", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.3.txt", true},
 	{"kafka-python 3.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-3.0.txt", true},
 	{"aiokafka", "python3", "aiokafka/checks.py", "aiokafka/requirements.txt", true},
