@@ -306,7 +306,7 @@ func labelOf(w *world, v reflect.Value) (label string, others bool) {
 	return "", false
 }
 
-// listsEverything says that answers list what is there, that of other runs too.
+// listsEverything reports whether a list has everything in the cluster, and so what other sequences have made as well.
 func listsEverything(elementType string) bool {
 	switch elementType {
 	case "MetadataResponseTopic", "ListGroupsResponseGroup", "DescribeLogDirsResponseDirTopic", "DescribeACLsResponseResource",

@@ -249,7 +249,7 @@ var checks = []struct {
 	quiet                              bool // the client logs nothing, unless something is wrong
 }{
 	{"confluent-kafka", "python3", "confluent-kafka/checks.py", "confluent-kafka/requirements.txt", true},
-	{"kafka-python 2.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.0.txt", false}, // it complains when it closes amid a fetch
+	{"kafka-python 2.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.0.txt", false}, // it logs an error if it is closed while a fetch waits
 	{"kafka-python 2.3", "python3", "kafka-python/checks.py", "kafka-python/requirements-2.3.txt", true},
 	{"kafka-python 3.0", "python3", "kafka-python/checks.py", "kafka-python/requirements-3.0.txt", true},
 	{"aiokafka", "python3", "aiokafka/checks.py", "aiokafka/requirements.txt", true},

@@ -58,7 +58,7 @@ func (s *site) start(ctx context.Context, home string) (err error) {
 	return nil
 }
 
-// again starts the process anew, after it has ended.
+// again starts the process once more, after it has ended.
 func (s *site) again(ctx context.Context) error { return s.start(ctx, s.up.Home) }
 
 // close stops the process and removes its data.

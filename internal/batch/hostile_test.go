@@ -3,30 +3,11 @@ package batch
 import (
 	"encoding/binary"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
-	"testing"
 
 	"github.com/pierrec/lz4/v4"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
-
-// scaled returns a number that the environment may raise, for the long runs.
-func scaled(t testing.TB, variable string, n int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		m, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return m
-	}
-	if slow {
-		return n / 10
-	}
-	return n
-}
 
 // oddInt is a number that breaks something where another one belongs.
 func oddInt(rng *rand.Rand) int64 {

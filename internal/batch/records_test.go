@@ -13,6 +13,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // consume reads a batch as franz-go's consumer does.
@@ -198,7 +200,7 @@ func read(r reader, n int32, look bool) (found []string, err error) {
 // and those who skip a record agree with those who look at it.
 func TestPieces(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
-	for range scaled(t, "DIASPORA_BATCHES", 20_000) {
+	for range longtest.Scaled(t, "DIASPORA_BATCHES", 20_000) {
 		checkPieces(t, hostileRecords(rng), 1+rng.Int32N(4), rng)
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/pierrec/lz4/v4"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // answer is what the Produce response says of a batch.
@@ -495,7 +497,7 @@ func dependent(b []byte) []byte {
 func TestAcceptedIsReadable(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	accepted := 0
-	for range scaled(t, "DIASPORA_BATCHES", 20_000) {
+	for range longtest.Scaled(t, "DIASPORA_BATCHES", 20_000) {
 		b := hostile(rng)
 		h, err := Validate(b, usual)
 		if err != nil {

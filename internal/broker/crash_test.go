@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // The crash test runs a program on the model of the file system, and at each call that
@@ -415,7 +415,7 @@ func (l *logHistory) compare(start, end int64, stored [][]byte, cut bool) error 
 	return nil
 }
 
-// compareAgain checks what is there after a clean stop, apart from what useBroker has left.
+// compareAgain checks what the broker has after a clean stop. What useBroker made does not count.
 func (h *crashHistory) compareAgain(b *Broker) error {
 	for _, name := range crashTopics {
 		if found := b.topics.named(name).describe(); found != h.topics[name].values[h.topics[name].acked] {
@@ -1058,40 +1058,19 @@ func (p *program) restart() error {
 	return p.open()
 }
 
-// crashAll runs programs with the seeds from 1 on, until so many states were checked or a promise is
-// broken.
-func crashAll(states int, skip func(string) bool) (checked int64, err error) {
-	var count, seeds atomic.Int64
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for {
-				seed := uint64(seeds.Add(1))
-				mu.Lock()
-				over := err != nil || count.Load() >= int64(states)
-				mu.Unlock()
-				if over {
-					return
-				}
-				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), trouble: trouble(seed / 2 % uint64(troubles)), states: &count, limit: int64(states), skip: skip}
-				c.run(disktest.New(), newCrashHistory(seed%2 == 0), 0, programSteps)
-				if c.err != nil {
-					mu.Lock()
-					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return min(count.Load(), int64(states)), err
+// crashAll runs programs until so many states were checked or a promise is broken.
+func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
+	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
+		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), trouble: trouble(seed / 2 % uint64(troubles)), states: counted, limit: int64(states), skip: skip}
+		c.run(disktest.New(), newCrashHistory(seed%2 == 0), 0, programSteps)
+		return c.err
+	})
 }
 
 // TestCrashStates is the promise of the whole broker: what was acknowledged is there after a kill and,
 // with SyncWrites, after a power cut. Topics, their settings and ACLs are there in any case.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(scaled(t, "BROKER_CRASH_STATES", 20_000), nil)
+	checked, err := crashAll(longtest.Scaled(t, "BROKER_CRASH_STATES", 20_000), nil)
 	if err != nil {
 		t.Fatalf("after %d states: %v", checked, err)
 	}

@@ -5,10 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"os"
-	"strconv"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -16,22 +13,6 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
-
-// scaled returns a number that the environment may raise, for the long runs.
-func scaled(t testing.TB, variable string, n int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		m, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return m
-	}
-	if slow {
-		return max(1, n/10)
-	}
-	return n
-}
 
 // clock is a clock that tests set.
 type clock struct {

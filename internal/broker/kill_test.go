@@ -22,6 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 const (
@@ -220,7 +221,7 @@ func (k *killed) kill(v victim) {
 // after a second and segments are small. What was acknowledged and has not expired is there after each kill,
 // in order, once, at the same offset; starts and ends do not go back; and committed offsets are there.
 func TestKill(t *testing.T) {
-	kills := scaled(t, "BROKER_KILLS", 30)
+	kills := longtest.Scaled(t, "BROKER_KILLS", 30)
 	k := &killed{t: t, dir: t.TempDir(), parts: map[topicPartition]*killedPartition{}, commits: map[topicPartition][2]int64{}}
 	for _, topic := range []string{shortTopic, keptTopic} {
 		for n := range int32(killPartitions) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestModel compares the broker with a few maps: after random requests, of any version that it
@@ -29,7 +30,7 @@ import (
 func TestModel(t *testing.T) {
 	checks := flag.Lookup("rapid.checks")
 	before := checks.Value.String()
-	if err := flag.Set(checks.Name, strconv.Itoa(scaled(t, "BROKER_MODEL_ROUNDS", 200))); err != nil {
+	if err := flag.Set(checks.Name, strconv.Itoa(longtest.Scaled(t, "BROKER_MODEL_ROUNDS", 200))); err != nil {
 		t.Fatal(err)
 	}
 	defer flag.Set(checks.Name, before)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // The crash test runs a program on the model of the file system, and at each call of
@@ -400,43 +401,21 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 	return nil
 }
 
-// crashAll runs programs with the seeds from first on, until so many states were
-// checked or a promise is broken.
-func crashAll(states int, skip func(string) bool) (checked int64, err error) {
-	var count, seeds atomic.Int64
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for {
-				seed := uint64(seeds.Add(1))
-				mu.Lock()
-				over := err != nil || count.Load() >= int64(states)
-				mu.Unlock()
-				if over {
-					return
-				}
-				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: &count, limit: int64(states), skip: skip}
-				h := &history{sync: seed%2 == 0, clock: newClock()}
-				fsys := disktest.New()
-				c.err = errors.Join(fsys.Make(), fsys.SyncParent()) // the directory above is the caller's
-				c.run(fsys, h, 0, programSteps)
-				if c.err != nil {
-					mu.Lock()
-					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return min(count.Load(), int64(states)), err
+// crashAll runs programs until so many states were checked or a promise is broken.
+func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
+	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
+		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: int64(states), skip: skip}
+		fsys := disktest.New()
+		c.err = errors.Join(fsys.Make(), fsys.SyncParent()) // the directory above is the caller's
+		c.run(fsys, &history{sync: seed%2 == 0, clock: newClock()}, 0, programSteps)
+		return c.err
+	})
 }
 
 // TestCrashStates is the promise itself: what Append has returned nil for is there
 // after any crash, and what was removed stays away.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(scaled(t, "LOG_CRASH_STATES", 100_000), nil)
+	checked, err := crashAll(longtest.Scaled(t, "LOG_CRASH_STATES", 100_000), nil)
 	if err != nil {
 		t.Fatalf("after %d states: %v", checked, err)
 	}
@@ -450,7 +429,7 @@ func TestCrashStates(t *testing.T) {
 func TestEachSyncIsNeeded(t *testing.T) {
 	var mu sync.Mutex
 	sites := map[string]bool{}
-	if _, err := crashAll(fewer(20_000), func(string) bool {
+	if _, err := crashAll(longtest.Fewer(20_000), func(string) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		sites[syncSite()] = true
@@ -462,7 +441,7 @@ func TestEachSyncIsNeeded(t *testing.T) {
 		t.Errorf("only these lines sync: %v", sites)
 	}
 	long := os.Getenv("LOG_CRASH_STATES") != ""
-	states := fewer(8_000)
+	states := longtest.Fewer(8_000)
 	if long {
 		states = 600_000
 	}
@@ -478,7 +457,7 @@ func TestEachSyncIsNeeded(t *testing.T) {
 			t.Logf("after %d states: %v", checked, err)
 		})
 	}
-	if least := fewer(6); missed < least {
+	if least := longtest.Fewer(6); missed < least {
 		t.Errorf("%d of %d syncs are missed, want %d at least", missed, len(sites), least)
 	}
 }

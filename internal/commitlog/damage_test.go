@@ -13,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // small returns a model with a log of three segments, closed, and its batches. The last segment has a tail behind
@@ -129,7 +130,7 @@ func TestEveryBitFlip(t *testing.T) {
 			content := fsys.Sub("t-0").(*disktest.Model).Content(name)
 			base, kind, _ := parseName(name)
 			parallel(len(content), func(at int) {
-				if slow && at%7 != 0 {
+				if longtest.Race && at%7 != 0 {
 					return
 				}
 				for bit := range 8 {

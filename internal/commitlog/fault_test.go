@@ -13,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestEachCallFailsOnce lets each kind of call fail once, at each of its first 200 positions, with each error. A
@@ -33,7 +34,7 @@ func TestEachCallFailsOnce(t *testing.T) {
 			t.Run(fmt.Sprint(call, " ", fault), func(t *testing.T) {
 				t.Parallel()
 				hits := int64(0)
-				for first := range fewer(apart) {
+				for first := range longtest.Fewer(apart) {
 					for _, sync := range []bool{false, true} {
 						f := faulty{call: call, fault: fault, first: int64(first), apart: apart, positions: positions}
 						if err := f.run(sync); err != nil {

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"log/slog"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,27 +14,6 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
-
-// scaled returns a number that the environment may raise, for the long runs.
-func scaled(t testing.TB, variable string, n int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		m, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return m
-	}
-	return fewer(n)
-}
-
-// fewer is how many of n cases are looked at under the race detector, which is after other things.
-func fewer(n int) int {
-	if slow {
-		return max(1, n/10)
-	}
-	return n
-}
 
 // clock is a clock that tests set.
 type clock struct {

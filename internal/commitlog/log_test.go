@@ -17,6 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestAppendAndRead appends batches to many small segments and reads them, before and after a clean
@@ -620,7 +621,7 @@ func TestConcurrently(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := mustOpen(t, Options{FS: root.Sub("t-0"), SegmentBytes: 20_000, Sync: sync})
-		concurrently(t, l, fewer(2000))
+		concurrently(t, l, longtest.Fewer(2000))
 		mustClose(t, l)
 	}
 }
@@ -718,7 +719,7 @@ func TestMemory(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	before := heap()
-	for range scaled(t, "LOG_BATCHES", 1_000_000) {
+	for range longtest.Scaled(t, "LOG_BATCHES", 1_000_000) {
 		if _, err := l.Append(b, h, 1); err != nil {
 			t.Fatal(err)
 		}

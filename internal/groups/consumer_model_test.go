@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
+
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // consumerModel runs random histories of a group. Its clients follow KIP-848.
@@ -57,7 +59,7 @@ type modelClient struct {
 }
 
 func TestConsumerModel(t *testing.T) {
-	for range scaled(t, "GROUPS_CONSUMER_HISTORIES", 1_000) / 100 { // rapid.Check runs 100
+	for range longtest.Scaled(t, "GROUPS_CONSUMER_HISTORIES", 1_000) / 100 { // rapid.Check runs 100
 		rapid.Check(t, checkConsumerModel)
 	}
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,23 +14,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
-)
 
-// scaled returns a number that the environment may raise, for the long runs.
-func scaled(t testing.TB, variable string, n int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		m, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return m
-	}
-	if slow {
-		return max(1, n/10)
-	}
-	return n
-}
+	"github.com/diaspora-streams/diaspora/internal/longtest"
+)
 
 // TestHistories runs random histories of a classic group: members come, go,
 // crash, fall silent and commit, the disk is full at times, and the coordinator
@@ -45,7 +29,7 @@ func scaled(t testing.TB, variable string, n int) int {
 func TestHistories(t *testing.T) {
 	stats := &statistics{n: map[string]int{}}
 	defer func() { t.Log(stats.n) }()
-	for range scaled(t, "GROUPS_HISTORIES", 1_000) / 100 {
+	for range longtest.Scaled(t, "GROUPS_HISTORIES", 1_000) / 100 {
 		rapid.Check(t, func(rt *rapid.T) {
 			steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 				return step{rapid.SampledFrom(actions).Draw(rt, "action"), rapid.IntRange(0, histClients-1).Draw(rt, "client"), rapid.IntRange(0, 30).Draw(rt, "n")}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,23 +15,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
-
-// scaled returns a number that the environment may raise, for the long runs.
-func scaled(t testing.TB, variable string, n int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		m, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return m
-	}
-	if slow {
-		return max(1, n/10)
-	}
-	return n
-}
 
 // The crash test runs a program on the model of the file system. At each call of the file
 // system it lets the power fail, in several ways, and the process die. It opens the journal
@@ -200,7 +183,6 @@ type crasher struct {
 	sync   bool
 	states *atomic.Int64 // that were checked
 	limit  int64
-	over   *atomic.Bool           // a broken promise was found
 	skip   func(site string) bool // see disktest.Model.SkipSyncs
 	err    error                  // the first broken promise
 }
@@ -241,7 +223,7 @@ func (c *crasher) run(fsys *disktest.Model, h *history, power bool, depth, steps
 		c.err = err
 	}
 	for _, left := range crashes {
-		if c.err != nil || c.over.Load() || c.states.Add(1) > c.limit {
+		if c.err != nil || c.states.Add(1) > c.limit {
 			return
 		}
 		oneIn := goOnOneIn
@@ -346,38 +328,18 @@ func (c *crasher) settle(h *history, state map[string]string) {
 	h.keys = keys
 }
 
-// crashAll runs programs with the seeds from 1 on, until so many states were checked or a
-// promise is broken.
+// crashAll runs programs until so many states were checked or a promise is broken.
 func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
-	var count, seeds atomic.Int64
-	var over atomic.Bool
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for {
-				seed := uint64(seeds.Add(1))
-				if over.Load() || count.Load() >= int64(states) {
-					return
-				}
-				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), sync: seed%2 == 0, states: &count, limit: int64(states), over: &over, skip: skip}
-				c.run(disktest.New(), &history{keys: map[string][]change{}}, false, 0, programSteps)
-				if c.err != nil {
-					over.Store(true)
-					mu.Lock()
-					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return min(count.Load(), int64(states)), err
+	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
+		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), sync: seed%2 == 0, states: counted, limit: int64(states), skip: skip}
+		c.run(disktest.New(), &history{keys: map[string][]change{}}, false, 0, programSteps)
+		return c.err
+	})
 }
 
 // TestCrashStates is the promise itself.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(scaled(t, "JOURNAL_CRASH_STATES", 100_000), nil)
+	checked, err := crashAll(longtest.Scaled(t, "JOURNAL_CRASH_STATES", 100_000), nil)
 	if err != nil {
 		t.Fatalf("after %d states: %v", checked, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestEachCallFailsOnce lets each kind of call fail once, at each of its first positions, with each
@@ -17,7 +18,7 @@ import (
 // happens, nothing that was acknowledged may be lost.
 func TestEachCallFailsOnce(t *testing.T) {
 	t.Parallel()
-	positions := scaled(t, "JOURNAL_FAULTS", 30)
+	positions := longtest.Scaled(t, "JOURNAL_FAULTS", 30)
 	calls := []string{"make", "syncparent", "syncdir", "list", "open", "create", "rename", "remove", "read", "write", "truncate", "sync", "size", "close"}
 	for _, call := range calls {
 		for _, fault := range []error{syscall.EIO, syscall.ENOSPC, io.ErrShortWrite} {

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"reflect"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,29 +15,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
-
-// scaled returns a number that the environment may raise, for the long runs.
-func scaled(t testing.TB, variable string, n int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		m, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return m
-	}
-	return fewer(n)
-}
-
-// fewer is how many of n cases are looked at under the race detector, which is after
-// other things.
-func fewer(n int) int {
-	if slow {
-		return max(1, n/10)
-	}
-	return n
-}
 
 // The crash test runs a program on the model of the file system, and at each call of
 // the file system lets the power fail, in several ways, and the process die. On each
@@ -327,40 +304,19 @@ func over() context.Context {
 	return ctx
 }
 
-// crashAll runs programs with the seeds from first on, until so many states were
-// checked or a promise is broken.
+// crashAll runs programs until so many states were checked or a promise is broken.
 func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
-	var count, seeds atomic.Int64
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for {
-				seed := uint64(seeds.Add(1))
-				mu.Lock()
-				over := err != nil || count.Load() >= int64(states)
-				mu.Unlock()
-				if over {
-					return
-				}
-				c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: &count, limit: int64(states), skip: skip}
-				c.run(disktest.New(), &history{}, 0, programSteps)
-				if c.err != nil {
-					mu.Lock()
-					err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, c.err))
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return min(count.Load(), int64(states)), err
+	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
+		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: int64(states), skip: skip}
+		c.run(disktest.New(), &history{}, 0, programSteps)
+		return c.err
+	})
 }
 
 // TestCrashStates is the promise itself: what Append has returned nil for is there
 // after any crash.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(scaled(t, "SPOOL_CRASH_STATES", 100_000), nil)
+	checked, err := crashAll(longtest.Scaled(t, "SPOOL_CRASH_STATES", 100_000), nil)
 	if err != nil {
 		t.Fatalf("after %d states: %v", checked, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // filled returns a file system with a spool of so many events, closed, and the names
@@ -68,7 +69,7 @@ func TestEveryTruncation(t *testing.T) {
 	for _, name := range names {
 		base, ends := frameEnds(t, fsys, name)
 		parallel(len(fsys.Content(name)), func(size int) {
-			if slow && size%10 != 0 {
+			if longtest.Race && size%10 != 0 {
 				return
 			}
 			after := fsys.Kill()
@@ -204,7 +205,7 @@ func TestOpenAfterBitFlips(t *testing.T) {
 			}
 		}
 	}
-	parallel(fewer(len(flips)), func(i int) {
+	parallel(longtest.Fewer(len(flips)), func(i int) {
 		f := flips[i]
 		after := fsys.Kill()
 		after.Damage(f.name, func(b []byte) []byte { b[f.at] ^= 1 << f.bit; return b })

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestEachCallFailsOnce lets each kind of call fail once, at each of its first 200
@@ -33,7 +34,7 @@ func TestEachCallFailsOnce(t *testing.T) {
 			t.Run(fmt.Sprint(call, " ", fault), func(t *testing.T) {
 				t.Parallel()
 				faults := 0
-				for first := range fewer(apart) {
+				for first := range longtest.Fewer(apart) {
 					synctest.Test(t, func(t *testing.T) { // a full disk is waited for
 						hits, err := failAt(call, fault, first, apart, positions)
 						if err != nil {
@@ -42,7 +43,7 @@ func TestEachCallFailsOnce(t *testing.T) {
 						faults += hits
 					})
 				}
-				if want := positions / apart * fewer(apart); faults != want {
+				if want := positions / apart * longtest.Fewer(apart); faults != want {
 					t.Errorf("%d faults, want %d", faults, want)
 				}
 			})

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestMain lets the test binary be the process that is killed.
@@ -113,7 +115,7 @@ func logUntilKilled(dir string) error {
 // it said to be durable was sent, by it or by a later one, in order, and how often twice.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := scaled(t, "SPOOL_KILLS", kills)
+	kills := longtest.Scaled(t, "SPOOL_KILLS", kills)
 	path := dir(t)
 	next := map[string]int{} // what is to be sent next, by writer
 	durable := map[string]int{}
@@ -204,7 +206,7 @@ func ownUntilTold(dir string) error {
 func TestOneOwner(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
-	processes := scaled(t, "SPOOL_OWNERS", 25)
+	processes := longtest.Scaled(t, "SPOOL_OWNERS", 25)
 	for range 2 {
 		type racer struct {
 			cmd   *exec.Cmd

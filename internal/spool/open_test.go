@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestOpenReadsLittle compares what Open reads of a small and of a large backlog: for
@@ -38,7 +39,7 @@ func TestOpenReadsLittle(t *testing.T) {
 // TestLargeBacklog writes a backlog on the real disk, opens it, and drains some of it.
 // SPOOL_BACKLOG_MB makes it larger.
 func TestLargeBacklog(t *testing.T) {
-	size := int64(scaled(t, "SPOOL_BACKLOG_MB", 64)) << 20
+	size := int64(longtest.Scaled(t, "SPOOL_BACKLOG_MB", 64)) << 20
 	opts := Options{Dir: dir(t), MaxBytes: 2 * size}
 	s := mustOpen(t, opts)
 	batch := make([]Entry, 900)

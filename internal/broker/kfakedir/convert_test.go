@@ -13,6 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // convert makes a new log of a partition as the package comment says.
@@ -129,7 +130,7 @@ func BenchmarkRead(b *testing.B) {
 	e.createTopic("log", 1, nil)
 	e.close()
 	one := rawBatch(1, func(b *kmsg.RecordBatch) { b.PartitionLeaderEpoch = 0 })
-	total := int64(scaled(b, "KFAKEDIR_BENCH_MB", 64)) << 20
+	total := int64(longtest.Scaled(b, "KFAKEDIR_BENCH_MB", 64)) << 20
 	const segment = 64 << 20
 	for offset, size := int64(0), int64(0); size < total; size += segment {
 		base := offset

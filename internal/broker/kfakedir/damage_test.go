@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // killed returns the directory of an engine that was killed at the end of the story, in its first life.
@@ -55,7 +56,7 @@ func writeFile(t testing.TB, path string, content []byte) {
 func TestTornTails(t *testing.T) {
 	t.Parallel()
 	dir := killed(t)
-	every := scaled(t, "KFAKEDIR_CUTS_EVERY", 29) // how many cuts for one that the engine opens too
+	every := longtest.Scaled(t, "KFAKEDIR_CUTS_EVERY", 29) // how many cuts for one that the engine opens too
 	for _, name := range []string{"partitions/events-3/0.dat", "partitions/events-3/0.idx", "groups.log", "pids.log"} {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			path := filepath.Join(dir, name)

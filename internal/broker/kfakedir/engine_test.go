@@ -26,19 +26,6 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// scaled is n, or what the environment variable says.
-func scaled(t testing.TB, variable string, n int) int {
-	t.Helper()
-	if s := os.Getenv(variable); s != "" {
-		m, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", variable, err)
-		}
-		return m
-	}
-	return n
-}
-
 // engine is the old engine over a directory.
 type engine struct {
 	t       testing.TB

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // TestMain lets the test binary be the process that is killed.
@@ -100,7 +101,7 @@ func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	recorded := make(map[position]string)
 	committed := make(map[string]int64)
-	for round := range scaled(t, "KFAKEDIR_KILLS", 4) {
+	for round := range longtest.Scaled(t, "KFAKEDIR_KILLS", 4) {
 		for _, line := range killOne(t, dir) {
 			topic, partition, offset, rest := parseLine(t, line)
 			switch kind, _, _ := strings.Cut(line, " "); kind {

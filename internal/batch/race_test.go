@@ -1,6 +1,0 @@
-//go:build race
-
-package batch
-
-// slow says that the race detector makes everything ten times slower.
-const slow = true
