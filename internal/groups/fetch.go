@@ -109,7 +109,7 @@ func fetched(partition int32, o *committed, topic [16]byte, err *kerr.Error) kms
 	case err != nil:
 		p.ErrorCode = err.Code
 	case o != nil && o.of(topic):
-		p.Offset, p.LeaderEpoch, p.Metadata = o.offset, o.epoch, &o.metadata
+		p.Offset, p.LeaderEpoch, p.Metadata = o.offset, o.epoch, new(o.metadata) // a later commit overwrites *o
 	}
 	return p
 }

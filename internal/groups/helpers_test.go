@@ -1,6 +1,8 @@
 package groups
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -126,6 +128,54 @@ type world struct {
 	cfg    Config
 	topics *testTopics
 	store  *testStore
+}
+
+// given remembers a response as it was when the Coordinator returned it. The
+// broker encodes it later, while other requests change the groups: it must stay
+// as it was.
+func given[R interface {
+	comparable
+	kmsg.Response
+}](w *world, resp R) R {
+	var none R
+	if resp == none {
+		return resp
+	}
+	before := resp.AppendTo(nil)
+	w.Cleanup(func() {
+		if !bytes.Equal(resp.AppendTo(nil), before) {
+			w.Errorf("%T changed after it had been returned: %+v", resp, resp)
+		}
+	})
+	return resp
+}
+
+func (w *world) OffsetFetch(who Caller, req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetchResponse {
+	return given(w, w.Coordinator.OffsetFetch(who, req))
+}
+
+func (w *world) OffsetCommit(who Caller, req *kmsg.OffsetCommitRequest) *kmsg.OffsetCommitResponse {
+	return given(w, w.Coordinator.OffsetCommit(who, req))
+}
+
+func (w *world) JoinGroup(ctx context.Context, who Caller, req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
+	return given(w, w.Coordinator.JoinGroup(ctx, who, req))
+}
+
+func (w *world) SyncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) *kmsg.SyncGroupResponse {
+	return given(w, w.Coordinator.SyncGroup(ctx, req))
+}
+
+func (w *world) DescribeGroups(req *kmsg.DescribeGroupsRequest) *kmsg.DescribeGroupsResponse {
+	return given(w, w.Coordinator.DescribeGroups(req))
+}
+
+func (w *world) ConsumerGroupHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
+	return given(w, w.Coordinator.ConsumerGroupHeartbeat(who, req))
+}
+
+func (w *world) ConsumerGroupDescribe(who Caller, req *kmsg.ConsumerGroupDescribeRequest) *kmsg.ConsumerGroupDescribeResponse {
+	return given(w, w.Coordinator.ConsumerGroupDescribe(who, req))
 }
 
 // inWorld runs a test in a bubble of its own time.
