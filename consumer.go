@@ -61,15 +61,17 @@ type Consumer struct {
 	reading *kgo.Client
 	conns   *connections
 
-	mu       sync.Mutex            // guards the fields below
-	known    map[partitionID]span  // as of opening
-	from     map[partitionID]int64 // where to begin
-	until    map[partitionID]int64 // where to end
-	renewed  map[string]bool       // topics that were made again
-	begun    map[partitionID]bool  // partitions of those that were begun with, in a group
-	cursors  map[partitionID]*cursor
-	assigned bool // the group has told what is ours
-	stopPoll context.CancelCauseFunc
+	mu         sync.Mutex            // guards the fields below
+	known      map[partitionID]span  // as of opening
+	from       map[partitionID]int64 // where to begin
+	until      map[partitionID]int64 // where to end
+	renewed    map[string]bool       // topics that were made again
+	begun      map[partitionID]bool  // partitions of those that were begun with, in a group
+	cursors    map[partitionID]*cursor
+	assigned   bool  // the cursors are all that the group wants to be read
+	generation int32 // of the group
+	gaveUp     int32 // the generation in which partitions were given up last
+	stopPoll   context.CancelCauseFunc
 
 	// The loop alone uses these.
 	busy  atomic.Bool
@@ -128,6 +130,7 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 		renewed: map[string]bool{},
 		begun:   map[partitionID]bool{},
 		reads:   map[string][16]byte{},
+		gaveUp:  noGeneration,
 		closed:  make(chan struct{}),
 	}
 	if err := c.open(ctx); err != nil {

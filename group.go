@@ -78,17 +78,14 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 		kgo.SessionTimeout(c.options.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, c.options.SessionTimeout/3)),
 		kgo.DisableAutoCommit(),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
-			if len(assigned) == 0 {
-				c.mu.Lock()
-				c.assigned = true
-				c.mu.Unlock()
-			}
+		kgo.OnPartitionsAssigned(func(_ context.Context, client *kgo.Client, added map[string][]int32) {
+			_, generation := client.GroupMetadata()
+			c.gain(generation, added)
 		}),
 		kgo.AdjustFetchOffsetsFn(func(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 			return c.take(offsets), nil
 		}),
-		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, lost map[string][]int32) {
+		kgo.OnPartitionsRevoked(func(ctx context.Context, client *kgo.Client, lost map[string][]int32) {
 			if len(lost) == 0 {
 				return
 			}
@@ -97,11 +94,29 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 					c.fabric.diagnostics().Warn("commit before partitions go to another member", "group", c.options.Group, "err", err)
 				}
 			}
-			c.drop(lost)
+			_, generation := client.GroupMetadata()
+			c.drop(generation, lost)
 		}),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.drop(lost) }),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.drop(noGeneration, lost) }),
 	}
 }
+
+// noGeneration is that of a member which is out of the group.
+const noGeneration = -1
+
+// gain hears what a generation of the group adds to the member's partitions. If there
+// are any, take follows, when it is known where they begin.
+func (c *Consumer) gain(generation int32, added map[string][]int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.generation = generation
+	c.assigned = len(added) == 0 && c.settled()
+}
+
+// settled reports whether the member has the partitions that its generation of the group
+// gives it. One that has given some up in this generation joins again at once, and only
+// then gets others for them (KIP-429). It is called with mu held.
+func (c *Consumer) settled() bool { return c.generation != c.gaveUp }
 
 // take begins with the partitions that the group assigned: where the group
 // left off, or at From where it never was. A partition that is newer than
@@ -126,14 +141,17 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[
 			partitions[partition] = kgo.NewOffset().At(cur.start)
 		}
 	}
-	c.assigned = true
+	c.assigned = c.settled()
 	return offsets
 }
 
-// drop gives partitions up. Records of theirs that wait are another member's now.
-func (c *Consumer) drop(lost map[string][]int32) {
+// drop gives partitions up, in a generation of the group. Records of theirs that wait are
+// another member's now. What is left is not all that the member is to read: the group
+// has yet to say what that is.
+func (c *Consumer) drop(generation int32, lost map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.assigned, c.gaveUp = false, generation
 	for topic, partitions := range lost {
 		for _, partition := range partitions {
 			if cur := c.cursors[partitionID{topic, partition}]; cur != nil {

@@ -48,3 +48,78 @@ func TestGroupSessionErrors(t *testing.T) {
 		t.Errorf("a session that ended with %v gives %v, want %v", kerr.GroupAuthorizationFailed, err, ErrPermission)
 	}
 }
+
+// TestNotFinishedBetweenGenerations: a member that has given up partitions, even its last
+// ones, has not read to the end before it has joined again and heard what it has now.
+func TestNotFinishedBetweenGenerations(t *testing.T) {
+	const topic = "beamline"
+	one := func(partition int32) map[string][]int32 { return map[string][]int32{topic: {partition}} }
+	type step struct {
+		name     string
+		do       func(*Consumer)
+		finished bool
+	}
+	gain := func(generation int32, added map[string][]int32) func(*Consumer) {
+		return func(c *Consumer) { c.gain(generation, added) }
+	}
+	take := func(partition int32) func(*Consumer) {
+		return func(c *Consumer) {
+			c.take(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(7)}})
+		}
+	}
+	drop := func(generation int32, lost map[string][]int32) func(*Consumer) {
+		return func(c *Consumer) { c.drop(generation, lost) }
+	}
+	for name, steps := range map[string][]step{
+		"nothing for this member": {
+			{"opened", func(*Consumer) {}, false},
+			{"assigned nothing", gain(1, nil), true},
+		},
+		"one more partition": {
+			{"assigned 0", gain(1, one(0)), false},
+			{"its offset", take(0), true},
+			{"assigned 1 as well", gain(2, one(1)), false},
+			{"its offset", take(1), true},
+		},
+		"out of the group": {
+			{"assigned 0", gain(1, one(0)), false},
+			{"its offset", take(0), true},
+			{"lost", drop(noGeneration, one(0)), false},
+			{"assigned it again, in a new group", gain(1, one(0)), false},
+			{"its offset", take(0), true},
+		},
+		"the last one goes to another member (cooperative)": {
+			{"assigned 0", gain(1, one(0)), false},
+			{"its offset", take(0), true},
+			{"gave it up", drop(2, one(0)), false},
+			{"assigned nothing, but is to join again", gain(2, nil), false},
+			{"assigned 1", gain(3, one(1)), false},
+			{"its offset", take(1), true},
+		},
+		"one for another (cooperative)": {
+			{"assigned 0", gain(1, one(0)), false},
+			{"its offset", take(0), true},
+			{"gave it up", drop(2, one(0)), false},
+			{"assigned 1, but is to join again", gain(2, one(1)), false},
+			{"its offset", take(1), false},
+			{"assigned nothing more", gain(3, nil), true},
+		},
+		"all are given up before joining (eager)": {
+			{"assigned 0", gain(1, one(0)), false},
+			{"its offset", take(0), true},
+			{"gave it up", drop(1, one(0)), false},
+			{"assigned nothing", gain(2, nil), true},
+		},
+	} {
+		c := &Consumer{
+			options: ConsumerOptions{Group: "analysis", Until: End}, gaveUp: noGeneration,
+			cursors: map[partitionID]*cursor{}, begun: map[partitionID]bool{},
+			until: map[partitionID]int64{{topic, 0}: 7, {topic, 1}: 7},
+		}
+		for _, s := range steps {
+			if s.do(c); c.finished() != s.finished {
+				t.Errorf("%s: %s: finished() = %v, want %v", name, s.name, c.finished(), s.finished)
+			}
+		}
+	}
+}

@@ -28,6 +28,11 @@ func within(t *testing.T) context.Context {
 // admin is what an operator has.
 func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
 	t.Helper()
+	return kadm.NewClient(adminClient(t, f))
+}
+
+func adminClient(t *testing.T, f *fabric.Fabric) *kgo.Client {
+	t.Helper()
 	opts, err := f.AdminOpts()
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +42,7 @@ func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	return kadm.NewClient(client)
+	return client
 }
 
 // deleteBefore deletes the records of partition 0 before an offset, as retention does.

@@ -1,0 +1,74 @@
+package fabric_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// evict removes the members of a consumer group without their doing, as the group does
+// with one that it has not heard of for too long. Their next heartbeat is answered with
+// UNKNOWN_MEMBER_ID.
+func evict(t *testing.T, operator *kgo.Client, group string) {
+	t.Helper()
+	described, err := kadm.NewClient(operator).DescribeGroups(within(t), group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave := kmsg.NewPtrLeaveGroupRequest()
+	leave.Group = group
+	for _, m := range described[group].Members {
+		member := kmsg.NewLeaveGroupRequestMember()
+		member.MemberID = m.MemberID
+		leave.Members = append(leave.Members, member)
+	}
+	if len(leave.Members) == 0 {
+		t.Fatalf("consumer group %q has no members", group)
+	}
+	if _, err := leave.RequestWith(within(t), operator); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUntilThroughAnEviction has a member lose all its partitions before it has read
+// them. It must not take that for the end.
+func TestUntilThroughAnEviction(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	logNumbers(t, cfg, "weather", 0, 50)
+	operator := adminClient(t, f)
+	consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{
+		Topics: []string{"weather"}, Group: "g", Until: diaspora.End, SessionTimeout: 6 * time.Second,
+	})
+	read, evicted := map[string]bool{}, false
+	for r, err := range consumer.Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if read[string(r.Value)] = true; len(read) < 5 || evicted {
+			continue
+		}
+		evicted = true
+		evict(t, operator, "g")
+		for ctx := within(t); ; time.Sleep(time.Millisecond) { // until the member knows
+			at, err := consumer.Progress(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(at) == 0 {
+				break
+			}
+		}
+	}
+	if len(read) != 50 {
+		t.Errorf("the loop ended without an error after %d of 50 records", len(read))
+	}
+}
