@@ -61,6 +61,8 @@ type Consumer struct {
 	reading *kgo.Client
 	conns   *connections
 
+	committing chan struct{} // holds one, of whoever commits
+
 	mu         sync.Mutex            // guards the fields below
 	known      map[partitionID]span  // as of opening
 	from       map[partitionID]int64 // where to begin
@@ -122,16 +124,17 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 		return nil, fmt.Errorf("open consumer: %w", err)
 	}
 	c := &Consumer{
-		fabric:  f,
-		options: options,
-		asking:  asking,
-		conns:   newConnections(),
-		cursors: map[partitionID]*cursor{},
-		renewed: map[string]bool{},
-		begun:   map[partitionID]bool{},
-		reads:   map[string][16]byte{},
-		gaveUp:  noGeneration,
-		closed:  make(chan struct{}),
+		fabric:     f,
+		options:    options,
+		asking:     asking,
+		conns:      newConnections(),
+		committing: make(chan struct{}, 1),
+		cursors:    map[partitionID]*cursor{},
+		renewed:    map[string]bool{},
+		begun:      map[partitionID]bool{},
+		reads:      map[string][16]byte{},
+		gaveUp:     noGeneration,
+		closed:     make(chan struct{}),
 	}
 	if err := c.open(ctx); err != nil {
 		asking.Close()

@@ -189,7 +189,14 @@ func (c *Consumer) commit(ctx context.Context) error {
 	return persist(ctx, passes, func() error { return c.commitOnce(ctx) })
 }
 
+// commitOnce commits what is handled by now. Two at once could arrive in the other order.
 func (c *Consumer) commitOnce(ctx context.Context) error {
+	select {
+	case c.committing <- struct{}{}:
+		defer func() { <-c.committing }()
+	case <-ctx.Done():
+		return fmt.Errorf("commit: %w", ctx.Err())
+	}
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	handled := map[*cursor]int64{}
 	c.mu.Lock()
@@ -216,7 +223,7 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 		return fmt.Errorf("commit: %w", failed)
 	}
 	for cur, done := range handled {
-		cur.committed.Store(max(done, cur.committed.Load()))
+		cur.committed.Store(done)
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package fabric_test
 
 import (
+	"context"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // evict removes the members of a consumer group without their doing, as the group does
@@ -70,5 +74,45 @@ func TestUntilThroughAnEviction(t *testing.T) {
 	}
 	if len(read) != 50 {
 		t.Errorf("the loop ended without an error after %d of 50 records", len(read))
+	}
+}
+
+// TestCommitsDoNotGoBack has many goroutines commit at once, and the background too.
+func TestCommitsDoNotGoBack(t *testing.T) {
+	t.Parallel()
+	const rounds, records = 60, 100
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	logNumbers(t, cfg, "weather", 0, records)
+	operator := admin(t, f)
+	for round := range longtest.Fewer(rounds) {
+		group := fmt.Sprint("g", round)
+		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: group, CommitEvery: time.Millisecond})
+		var commits sync.WaitGroup
+		for r, err := range consumer.Records(within(t)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			commits.Go(func() {
+				if err := consumer.Commit(within(t), r); err != nil {
+					t.Errorf("commit of record %d: %v", r.Offset, err)
+				}
+			})
+			if r.Offset == records-1 {
+				break
+			}
+		}
+		commits.Wait()
+		offsets, err := operator.FetchOffsets(within(t), group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o, _ := offsets.Lookup("weather", 0); o.At != records {
+			t.Errorf("group %s: %d is committed after all commits, want %d", group, o.At, records)
+		}
+		if err := consumer.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
 	}
 }
