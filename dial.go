@@ -155,9 +155,12 @@ func (l clientLog) Level() kgo.LogLevel {
 	return kgo.LogLevelError
 }
 
+// flushing is what the Kafka client says at every [Logger.Log]; see hurry.
+const flushing = "flushing"
+
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	if msg == "flushing" {
-		return // at every [Logger.Log]; see hurry
+	if msg == flushing {
+		return
 	}
 	to := slog.LevelDebug
 	switch level {

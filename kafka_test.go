@@ -1,6 +1,8 @@
 package diaspora
 
 import (
+	"bytes"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -105,5 +107,32 @@ func logValues(t testing.TB, l *Logger, topic string, values ...string) {
 		if err := l.Log(within(t), Event{Topic: topic, Value: []byte(v)}); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestWordsOfTheKafkaClient: two of its texts decide what happens, as it exports nothing
+// in their place. They must still be what it says.
+func TestWordsOfTheKafkaClient(t *testing.T) {
+	t.Parallel()
+	var said bytes.Buffer
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers("127.0.0.1:1"), // where nobody answers
+		kgo.WithLogger(kgo.BasicLogger(&said, kgo.LogLevelInfo, nil)),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error, 1)
+	client.Produce(t.Context(), &kgo.Record{Topic: "beamline"}, func(_ *kgo.Record, err error) { failed <- err })
+	client.PurgeTopicsFromProducing("beamline")
+	if err := <-failed; err == nil || err.Error() != forgotten {
+		t.Errorf("an event whose topic is forgotten fails with %q, want %q", err, forgotten)
+	}
+	if err := client.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	client.Close() // so that nothing is said any more
+	if !strings.Contains(said.String(), "[INFO] "+flushing) {
+		t.Errorf("a flush says %q, want %q at level INFO", said.String(), flushing)
 	}
 }

@@ -1,15 +1,15 @@
-//go:build !unix
-
 package doctor
 
 import (
+	"errors"
 	"io/fs"
-	"strings"
+	"syscall"
 )
 
 func fileOwner(fs.FileInfo) (uid int, known bool) { return 0, false }
 
-func isRefused(err error) bool { return strings.Contains(err.Error(), "refused") }
+// isRefused looks for WSAECONNREFUSED, which package syscall does not name.
+func isRefused(err error) bool { return errors.Is(err, syscall.Errno(10061)) }
 
 // tryLocks finds nothing wrong: locks are the system's own business here.
 func tryLocks(string) error { return nil }
