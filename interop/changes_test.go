@@ -13,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/history"
 )
 
 // What happens to those who log and read when an operator, or the owner, changes the
@@ -46,9 +47,9 @@ type traffic struct {
 	changed chan struct{}
 
 	mu         sync.Mutex // guards the fields below
-	logged     []entry
+	logged     []history.Event
 	partitions map[int32]int // events in each, by what the Logger was told
-	read       [2][]entry
+	read       [2][]history.Event
 }
 
 func startTraffic(t *testing.T, cfg diaspora.Config, topic string) *traffic {
@@ -74,8 +75,8 @@ func (s *traffic) log(ctx context.Context, logger *diaspora.Logger) {
 	pace := time.NewTicker(5 * time.Millisecond)
 	defer pace.Stop()
 	for n := 0; ctx.Err() == nil; n++ {
-		e := entry{key: fmt.Sprint("key-", n%keys), n: n, id: fmt.Sprint("id-", n)}
-		logger.Send(diaspora.Event{Topic: s.topic, Key: []byte(e.key), Value: fmt.Appendf(nil, "%s %d", e.key, n), ID: e.id}, func(r diaspora.Record, err error) {
+		e := history.Event{Key: fmt.Sprint("key-", n%keys), N: n, ID: fmt.Sprint("id-", n)}
+		logger.Send(diaspora.Event{Topic: s.topic, Key: []byte(e.Key), Value: fmt.Appendf(nil, "%s %d", e.Key, n), ID: e.ID}, func(r diaspora.Record, err error) {
 			s.note(func() { s.logged = append(s.logged, e); s.partitions[r.Partition]++ })
 			told <- err
 		})
@@ -95,7 +96,7 @@ func (s *traffic) consume(ctx context.Context, consumer *diaspora.Consumer, read
 			}
 			return
 		}
-		e, err := parse(r.Key, r.Value, r.ID)
+		e, err := history.Parse(r.Key, r.Value, r.ID)
 		if err != nil {
 			s.t.Error(err)
 		}
@@ -146,15 +147,15 @@ func (s *traffic) end() {
 	s.t.Helper()
 	s.stop()
 	s.logging.Wait()
-	judge := func(reader int, stored [][]entry) verdict {
-		return check(history{acknowledged: s.logged, consumed: s.read[reader], stored: stored})
+	judge := func(reader int, stored [][]history.Event) history.Verdict {
+		return history.Check(history.History{Acknowledged: s.logged, Consumed: s.read[reader], Stored: stored})
 	}
-	s.until("both readers have read all", func() bool { return judge(0, nil).skipped+judge(1, nil).skipped == 0 })
+	s.until("both readers have read all", func() bool { return judge(0, nil).Skipped+judge(1, nil).Skipped == 0 })
 	s.leave()
 	s.reading.Wait()
-	var stored [][]entry
+	var stored [][]history.Event
 	for _, r := range readAll(s.t, s.cfg, s.topic) {
-		e, err := parse(r.Key, r.Value, r.ID)
+		e, err := history.Parse(r.Key, r.Value, r.ID)
 		if err != nil {
 			s.t.Error(err)
 		}
@@ -165,8 +166,8 @@ func (s *traffic) end() {
 	}
 	for reader := range s.read {
 		v := judge(reader, stored)
-		if err := v.err(); err != nil || v.repeated > 0 {
-			s.t.Errorf("reader %d: %v; %d stored twice", reader, err, v.repeated)
+		if err := v.Err(); err != nil || v.Repeated > 0 {
+			s.t.Errorf("reader %d: %v; %d stored twice", reader, err, v.Repeated)
 		}
 	}
 	s.t.Logf("%d events in %d partitions", len(s.logged), len(stored))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/history"
 )
 
 // failoverDuration is how long nodes die and freeze: DIASPORA_FAILOVER, or a
@@ -39,7 +40,7 @@ func TestFailover(t *testing.T) {
 	topic, group := claim(t, cfg, partitions), unique(t)
 
 	var mu sync.Mutex // guards h
-	var h history
+	var h history.History
 
 	consuming, stopConsuming := context.WithCancel(ctx)
 	defer stopConsuming()
@@ -57,12 +58,12 @@ func TestFailover(t *testing.T) {
 					}
 					return
 				}
-				e, err := parse(r.Key, r.Value, r.ID)
+				e, err := history.Parse(r.Key, r.Value, r.ID)
 				if err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
-				h.consumed = append(h.consumed, e)
+				h.Consumed = append(h.Consumed, e)
 				mu.Unlock()
 				select {
 				case progress <- struct{}{}:
@@ -81,16 +82,16 @@ func TestFailover(t *testing.T) {
 		logging.Go(func() {
 			key := fmt.Sprint("producer-", p)
 			for n := 0; producing.Err() == nil; n++ {
-				e := entry{key: key, n: n, id: fmt.Sprintf("%s-%d", key, n)}
+				e := history.Event{Key: key, N: n, ID: fmt.Sprintf("%s-%d", key, n)}
 				began := time.Now()
-				err := logger.Log(ctx, diaspora.Event{Topic: topic, Key: []byte(key), Value: fmt.Appendf(nil, "%s %d", key, n), ID: e.id})
+				err := logger.Log(ctx, diaspora.Event{Topic: topic, Key: []byte(key), Value: fmt.Appendf(nil, "%s %d", key, n), ID: e.ID})
 				longest[p] = max(longest[p], time.Since(began))
 				if err != nil {
 					t.Errorf("producer %d: Log of event %d: %v", p, n, err)
 					return
 				}
 				mu.Lock()
-				h.acknowledged = append(h.acknowledged, e)
+				h.Acknowledged = append(h.Acknowledged, e)
 				mu.Unlock()
 			}
 		})
@@ -102,9 +103,9 @@ func TestFailover(t *testing.T) {
 
 	for { // until the group has read everything, or nothing comes any more
 		mu.Lock()
-		v := check(history{acknowledged: h.acknowledged, consumed: h.consumed})
+		v := history.Check(history.History{Acknowledged: h.Acknowledged, Consumed: h.Consumed})
 		mu.Unlock()
-		if v.skipped == 0 {
+		if v.Skipped == 0 {
 			break
 		}
 		select {
@@ -118,44 +119,29 @@ func TestFailover(t *testing.T) {
 	stopConsuming()
 	consumers.Wait()
 
-	h.stored = make([][]entry, partitions)
+	h.Stored = make([][]history.Event, partitions)
 	for _, r := range readAll(t, cfg, topic) {
-		e, err := parse(r.Key, r.Value, r.ID)
+		e, err := history.Parse(r.Key, r.Value, r.ID)
 		if err != nil {
 			t.Error(err)
 		}
-		h.stored[r.Partition] = append(h.stored[r.Partition], e)
+		h.Stored[r.Partition] = append(h.Stored[r.Partition], e)
 	}
-	v := check(h)
+	v := history.Check(h)
 	t.Logf("%d kills and %d pauses of nodes, and as many kills of gateways, in %v: %d events acknowledged, %d lost, %d out of order, %d stored twice, %d consumed twice; Log waited for up to %v",
-		kills, pauses, duration, len(h.acknowledged), v.lost, v.disorder, v.repeated, v.again, slowest(longest).Round(time.Millisecond))
-	if err := v.err(); err != nil {
+		kills, pauses, duration, len(h.Acknowledged), v.Lost, v.Disorder, v.Repeated, v.Again, slowest(longest).Round(time.Millisecond))
+	if err := v.Err(); err != nil {
 		t.Error(err)
 	}
-	if len(h.acknowledged) == 0 {
+	if len(h.Acknowledged) == 0 {
 		t.Error("nothing was acknowledged")
 	}
 
-	// The same history with a loss sown into it must not pass.
-	h.stored[0], h.stored[1], h.stored[2] = sow(h.stored[0]), sow(h.stored[1]), sow(h.stored[2])
-	if check(h).lost == 0 {
+	// The same history with an event taken out must not pass.
+	h.Stored[0], h.Stored[1], h.Stored[2] = history.Lose(h.Stored[0]), history.Lose(h.Stored[1]), history.Lose(h.Stored[2])
+	if history.Check(h).Lost == 0 {
 		t.Error("the checker does not notice a loss")
 	}
-}
-
-// sow loses an event, if there are any, and its repeats.
-func sow(partition []entry) []entry {
-	if len(partition) == 0 {
-		return nil
-	}
-	victim := partition[len(partition)/2]
-	var rest []entry
-	for _, e := range partition {
-		if e.id != victim.id {
-			rest = append(rest, e)
-		}
-	}
-	return rest
 }
 
 func slowest(all []time.Duration) (d time.Duration) {

@@ -1,0 +1,57 @@
+package history
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// goodHistory has a hundred events of each of four keys in two partitions, with
+// one repeat in the topic and some for the group.
+func goodHistory() History {
+	h := History{Stored: make([][]Event, 2)}
+	for n := range 100 {
+		for k := range 4 {
+			e := Event{Key: fmt.Sprint("key-", k), N: n, ID: fmt.Sprintf("id-%d-%d", k, n)}
+			h.Acknowledged = append(h.Acknowledged, e)
+			h.Stored[k%2] = append(h.Stored[k%2], e)
+			h.Consumed = append(h.Consumed, e)
+		}
+	}
+	h.Stored[0] = slices.Insert(h.Stored[0], 31, h.Stored[0][30])
+	h.Consumed = append(h.Consumed, h.Consumed[390:]...)
+	return h
+}
+
+// TestCheck: the checker lets a good history pass, and each way to lose events
+// makes it fail.
+func TestCheck(t *testing.T) {
+	v := Check(goodHistory())
+	if err := v.Err(); err != nil || v.Repeated != 1 || v.Again != 10 {
+		t.Fatalf("a good history: %v, %+v; want 1 repeated and 10 again", err, v)
+	}
+	for name, test := range map[string]struct {
+		spoil func(h *History)
+		says  string
+	}{
+		"an event lost":               {func(h *History) { h.Stored[1] = slices.Delete(h.Stored[1], 50, 51) }, "1 acknowledged events lost"},
+		"the last one lost":           {func(h *History) { h.Stored[1] = h.Stored[1][:len(h.Stored[1])-1] }, "1 acknowledged events lost"},
+		"a partition lost":            {func(h *History) { h.Stored[1] = nil }, "200 acknowledged events lost"},
+		"another event in its place":  {func(h *History) { h.Stored[1][50].N = 1000 }, "1 acknowledged events lost"},
+		"two in the wrong order":      {func(h *History) { s := h.Stored[1]; s[50], s[52] = s[52], s[50] }, "1 out of order"},
+		"never consumed":              {func(h *History) { h.Consumed = slices.Delete(h.Consumed, 50, 51) }, "1 never consumed"},
+		"nothing consumed":            {func(h *History) { h.Consumed = nil }, "400 never consumed"},
+		"the ID of another event":     {func(h *History) { h.Stored[1][50].ID = h.Stored[1][10].ID }, "1 with the ID of another"},
+		"a repeat that says another":  {func(h *History) { h.Stored[0][31].N = 77 }, "1 with the ID of another"},
+		"everything lost, none acked": {func(h *History) { h.Stored, h.Consumed = nil, nil }, "400 acknowledged events lost"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := goodHistory()
+			test.spoil(&h)
+			if err := Check(h).Err(); !strings.Contains(fmt.Sprint(err), test.says) {
+				t.Errorf("Check: %v, want %q", err, test.says)
+			}
+		})
+	}
+}
