@@ -87,6 +87,8 @@ type Config struct {
 
 	// Diagnostics receives what the parts say about themselves. Nil discards it.
 	Diagnostics *slog.Logger
+
+	advertise string // what clients are told instead of KafkaAddr, for tests with a network in between
 }
 
 // Fabric is a running fabric. All methods may be called concurrently.
@@ -152,7 +154,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	f.url = "http://" + f.acl.addr()
 	f.discovery = diaspora.Discovery{
 		Version:  f.cfg.Version,
-		Brokers:  addrs(f.gateways),
+		Brokers:  f.brokers(),
 		Security: "plaintext",
 		Globus: diaspora.DiscoveryGlobus{
 			Issuer:         "http://" + f.auth.addr(),
@@ -187,6 +189,14 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 		return err
 	}
 	return f.lock.announce(Info{URL: f.url, Brokers: f.discovery.Brokers, Globus: f.GlobusURL()})
+}
+
+// brokers returns where clients are told to find the gateways.
+func (f *Fabric) brokers() []string {
+	if f.cfg.advertise != "" {
+		return []string{f.cfg.advertise}
+	}
+	return addrs(f.gateways)
 }
 
 // listenForKafka opens the gateways' listeners.
@@ -268,7 +278,7 @@ func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 	var err error
 	f.broker, err = broker.Open(broker.Config{
 		Dir:         f.below("broker"),
-		Advertise:   f.gateways[0].addr(),
+		Advertise:   f.brokers()[0],
 		SyncWrites:  f.cfg.SyncWrites,
 		Diagnostics: f.cfg.Diagnostics,
 	})

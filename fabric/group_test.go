@@ -21,9 +21,15 @@ import (
 // UNKNOWN_MEMBER_ID.
 func evict(t *testing.T, operator *kgo.Client, group string) {
 	t.Helper()
-	described, err := kadm.NewClient(operator).DescribeGroups(within(t), group)
-	if err != nil {
+	if err := evictWith(within(t), operator, group); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func evictWith(ctx context.Context, operator *kgo.Client, group string) error {
+	described, err := kadm.NewClient(operator).DescribeGroups(ctx, group)
+	if err != nil {
+		return err
 	}
 	leave := kmsg.NewPtrLeaveGroupRequest()
 	leave.Group = group
@@ -33,11 +39,10 @@ func evict(t *testing.T, operator *kgo.Client, group string) {
 		leave.Members = append(leave.Members, member)
 	}
 	if len(leave.Members) == 0 {
-		t.Fatalf("consumer group %q has no members", group)
+		return fmt.Errorf("consumer group %q has no members", group)
 	}
-	if _, err := leave.RequestWith(within(t), operator); err != nil {
-		t.Fatal(err)
-	}
+	_, err = leave.RequestWith(ctx, operator)
+	return err
 }
 
 // TestUntilThroughAnEviction has a member lose all its partitions before it has read

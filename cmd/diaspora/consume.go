@@ -158,6 +158,7 @@ const (
 	quietAfter   = 300 * time.Millisecond
 	lookEvery    = 5 * time.Second // for whether the cluster is there, when it is quiet
 	lookTimeout  = 5 * time.Second
+	idleAfter    = 5 * time.Second // without partitions, a person is told
 	goodbyeLimit = 5 * time.Second
 )
 
@@ -235,8 +236,8 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 	defer ticker.Stop()
 	outage := outageWatch{env: c.env}
 	var last int64
-	var committed, looked time.Time
-	caughtUp := false
+	var committed, looked, idle time.Time
+	caughtUp, waits := false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -267,6 +268,14 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 			return
 		}
 		outage.see(err, func() string { return "waiting for it" })
+		if err != nil || len(progress) > 0 {
+			idle, waits = time.Time{}, false
+		} else if idle.IsZero() {
+			idle = now
+		} else if now.Sub(idle) >= idleAfter && !waits {
+			waits = true
+			c.env.say("group %s has no partition for this process yet: others read them all, or one was killed, which the group notices within 45 s", c.options.Group)
+		}
 		if err != nil || caughtUp || len(progress) == 0 {
 			continue
 		}

@@ -356,6 +356,31 @@ func TestConsumeFollows(t *testing.T) {
 	}
 }
 
+// TestConsumeWithoutPartitions: a member that the group gives nothing says so.
+func TestConsumeWithoutPartitions(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	d.must(t, "produce", "weather", "--value", "21.5")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	codes := make(chan int, 2)
+	for range 2 { // for one partition
+		go func() { codes <- d.types(ctx, "consume", "weather", "-g", "analysis") }()
+	}
+	eventually(t, "the word of the one without a partition", func() bool {
+		return strings.Contains(d.err.String(), "group analysis has no partition for this process yet")
+	})
+	if n := strings.Count(d.err.String(), "has no partition"); n != 1 {
+		t.Errorf("%d say so, want 1:\n%s", n, d.err.String())
+	}
+	stop()
+	for range 2 {
+		if code := <-codes; code != 0 && code != 130 {
+			t.Errorf("consume exits with %d", code)
+		}
+	}
+}
+
 // TestReaderLeaves checks that `consume | head` ends without a word, and that its
 // group begins with what was not written.
 func TestReaderLeaves(t *testing.T) {

@@ -107,3 +107,34 @@ func Lose(partition []Event) []Event {
 	}
 	return rest
 }
+
+// Commits are the offsets that consumer groups have committed, as an onlooker saw them.
+type Commits map[CommitKey]int64
+
+// CommitKey names a partition of a topic that a group reads.
+type CommitKey struct {
+	Group, Topic string
+	Partition    int32
+}
+
+// Note remembers what is committed now. It fails if that is less than was seen before.
+func (c Commits) Note(key CommitKey, offset int64) error {
+	before := c[key]
+	c[key] = offset
+	if offset < before {
+		return fmt.Errorf("group %s, partition %d of %s: committed offset went back from %d to %d", key.Group, key.Partition, key.Topic, before, offset)
+	}
+	return nil
+}
+
+// Early returns why a reader that ended by itself ended too early, or nil. ends are the
+// ends of the partitions before it began, next is the offset behind the last one that it
+// has read.
+func Early(ends, next map[int32]int64) error {
+	for partition, end := range ends {
+		if next[partition] < end {
+			return fmt.Errorf("reading ended by itself at offset %d of partition %d, whose end was at %d", next[partition], partition, end)
+		}
+	}
+	return nil
+}

@@ -55,3 +55,29 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+func TestCommits(t *testing.T) {
+	c := Commits{}
+	one, other := CommitKey{"g", "t", 0}, CommitKey{"g", "t", 1}
+	for _, step := range []struct {
+		key  CommitKey
+		at   int64
+		good bool
+	}{{one, 5, true}, {one, 5, true}, {one, 9, true}, {other, 3, true}, {one, 8, false}, {other, 2, false}} {
+		if err := c.Note(step.key, step.at); (err == nil) != step.good {
+			t.Errorf("Note(%v, %d) = %v, want good: %v", step.key, step.at, err, step.good)
+		}
+	}
+}
+
+func TestEarly(t *testing.T) {
+	ends := map[int32]int64{0: 10, 1: 0}
+	for _, test := range []struct {
+		next map[int32]int64
+		good bool
+	}{{map[int32]int64{0: 10}, true}, {map[int32]int64{0: 12, 1: 3}, true}, {map[int32]int64{0: 9}, false}, {nil, false}} {
+		if err := Early(ends, test.next); (err == nil) != test.good {
+			t.Errorf("Early(%v, %v) = %v, want good: %v", ends, test.next, err, test.good)
+		}
+	}
+}

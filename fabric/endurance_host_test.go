@@ -1,0 +1,224 @@
+//go:build linux
+
+package fabric_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// hostEnv has the test binary be a fabric in a process of its own instead, which can be
+// killed and frozen. Its value is a hostConfig.
+const hostEnv = "DIASPORA_TEST_FABRIC"
+
+type hostConfig struct {
+	Dir                                string
+	Kafka, HTTP, Globus, KafkaForOther string // addresses
+}
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(hostEnv); text != "" {
+		if err := serveHost(text); err != nil {
+			fmt.Fprintln(os.Stderr, "fabric:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// serveHost serves a fabric until standard input ends. It answers each line there with one
+// on standard output: null, or a JSON object with an error.
+func serveHost(text string) error {
+	var at hostConfig
+	if err := json.Unmarshal([]byte(text), &at); err != nil {
+		return err
+	}
+	cfg := fabric.Config{
+		Dir: at.Dir, KafkaAddr: at.Kafka, HTTPAddr: at.HTTP, GlobusAddr: at.Globus,
+		AccessTokenLifetime: 30 * time.Second, RevocationInterval: 2 * time.Second,
+	}
+	f, err := fabric.Start(context.Background(), fabric.Behind(cfg, at.KafkaForOther))
+	if err != nil {
+		return err
+	}
+	answers := json.NewEncoder(os.Stdout)
+	answers.Encode(f.Discovery())
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		order, what, _ := strings.Cut(lines.Text(), " ")
+		var err error
+		switch order {
+		case "login":
+			err = login(f, what)
+		case "expire":
+			err = f.Globus().ExpireAccessTokens(what)
+		case "globus":
+			if what == "on" {
+				err = f.StartGlobus()
+			} else {
+				err = f.StopGlobus()
+			}
+		}
+		var answer any
+		if err != nil {
+			answer = map[string]string{"error": err.Error()}
+		}
+		answers.Encode(answer)
+	}
+	return f.Close()
+}
+
+// login logs in ada, in a folder of profiles.
+func login(f *fabric.Fabric, dir string) error {
+	got, err := f.Login(context.Background(), ada)
+	if err != nil {
+		return err
+	}
+	profiles := diaspora.OpenProfiles(dir)
+	if err := profiles.Save(diaspora.Profile{Name: "lab", URL: f.URL(), Discovery: f.Discovery()}); err != nil {
+		return err
+	}
+	store, err := profiles.Store("lab")
+	if err != nil {
+		return err
+	}
+	return errors.Join(store.Save(context.Background(), got), profiles.Use("lab"))
+}
+
+// host is such a process.
+type host struct {
+	hostConfig
+	said lockedText
+
+	mu      sync.Mutex // guards the fields below
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	answers *json.Decoder
+}
+
+// start returns when the fabric serves.
+func (h *host) start() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	text, err := json.Marshal(h.hostConfig)
+	if err != nil {
+		return err
+	}
+	h.cmd = exec.Command(os.Args[0])
+	h.cmd.Env, h.cmd.Stderr = append(os.Environ(), hostEnv+"="+string(text)), &h.said
+	if h.in, err = h.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	out, err := h.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := h.cmd.Start(); err != nil {
+		return err
+	}
+	h.answers = json.NewDecoder(out)
+	var discovery diaspora.Discovery
+	if err := h.answers.Decode(&discovery); err != nil {
+		return errors.Join(fmt.Errorf("the fabric does not start: %w: %s", err, h.said.String()), h.cmd.Wait())
+	}
+	return nil
+}
+
+// ask has the process do something.
+func (h *host) ask(format string, args ...any) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, err := fmt.Fprintf(h.in, format+"\n", args...); err != nil {
+		return err
+	}
+	var failed *struct{ Error string }
+	if err := h.answers.Decode(&failed); err != nil {
+		return err
+	}
+	if failed != nil {
+		return errors.New(failed.Error)
+	}
+	return nil
+}
+
+// signal stops, continues or kills the process.
+func (h *host) signal(s syscall.Signal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cmd.Process.Signal(s)
+	if s == syscall.SIGKILL {
+		h.cmd.Wait()
+	}
+}
+
+// home is the folder of a person who is logged in.
+type home struct{ dir string }
+
+// newHome logs in ada in an empty folder.
+func (h *host) newHome(t *testing.T) home {
+	t.Helper()
+	at := home{t.TempDir()}
+	if err := h.ask("login %s", at.dir); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+func (h home) config(t *testing.T) diaspora.Config {
+	t.Helper()
+	cfg, err := diaspora.OpenProfiles(h.dir).Config("lab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// env is the environment of the shell there.
+func (h home) env() []string {
+	return append(os.Environ(), "DIASPORA_CONFIG_DIR="+h.dir, "DIASPORA_STATE_DIR="+filepath.Join(h.dir, "state"))
+}
+
+// freeAddress is one that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// lockedText is what processes say.
+type lockedText struct {
+	mu   sync.Mutex // guards text
+	text strings.Builder
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
