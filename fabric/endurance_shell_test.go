@@ -82,10 +82,11 @@ func (e *endurance) receipts(a *actor) func(line []byte) {
 }
 
 // produce has the shell log one event after another, and kills it now and then.
-func (e *endurance) produce(a *actor, at home) {
+func (e *endurance) produce(a *actor, at home, flags ...string) {
+	args := append([]string{"produce", "weather", "--input", "ndjson", "-o", "json"}, flags...)
 	n := 0
 	for e.writing.Err() == nil {
-		s, err := e.shell(a, at, e.receipts(a), "produce", "weather", "--input", "ndjson", "-o", "json")
+		s, err := e.shell(a, at, e.receipts(a), args...)
 		if err != nil {
 			e.Error(err)
 			return

@@ -170,7 +170,8 @@ func TestEndurance(t *testing.T) {
 		spool := filepath.Join(t.TempDir(), "spool")
 		writer(fmt.Sprint("spool-", i), func(a *actor) { e.log(a, lab, spool) })
 		shell := e.host.newHome(t)
-		writer(fmt.Sprint("shell-", i), func(a *actor) { e.produce(a, shell) })
+		flags := [][]string{nil, {"--no-spool"}}[i]
+		writer(fmt.Sprint("shell-", i), func(a *actor) { e.produce(a, shell, flags...) })
 	}
 	watching := e.host.newHome(t)
 	writer("watch", func(a *actor) { e.watch(a, watching) })
@@ -230,11 +231,12 @@ func newEndurance(t *testing.T) *endurance {
 // disturb lets one thing after another happen, each for some seconds, with peace between.
 // At the end everything is well.
 func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duration time.Duration) map[string]int {
+	longest := min(max(duration/10, 12*time.Second), 40*time.Second) // longer than anybody may be silent
 	wait := func(least, most time.Duration) { time.Sleep(least + rand.N(most-least)) }
 	fault := func(link faultnet.Link) func() {
 		return func() {
 			e.proxy.Set(link)
-			wait(time.Second, 12*time.Second)
+			wait(time.Second, longest)
 			e.proxy.Set(faultnet.Link{})
 		}
 	}
@@ -254,7 +256,7 @@ func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duratio
 		},
 		"frozen": func() {
 			e.host.signal(syscall.SIGSTOP)
-			wait(time.Second, 12*time.Second)
+			wait(time.Second, longest)
 			e.host.signal(syscall.SIGCONT)
 		},
 		"cut off":        fault(faultnet.Link{Cut: true}),
@@ -280,7 +282,7 @@ func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duratio
 			if err := fill(filler); err != nil {
 				e.Error(err)
 			}
-			wait(time.Second, 12*time.Second)
+			wait(time.Second, longest)
 			if err := os.Remove(filler); err != nil {
 				e.Error(err)
 			}

@@ -1,5 +1,11 @@
 package main
 
+import (
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
 // outageWatch tells the person once that the cluster is away, and once that it is back.
 type outageWatch struct {
 	env  *env
@@ -23,4 +29,36 @@ func (w *outageWatch) see(err error, detail func() string) {
 		text, _ := explanation(err)
 		w.env.warn("%s; %s", text, detail())
 	}
+}
+
+// stillAfter is for how long a cluster that can be reached may answer nothing before a
+// person is told.
+const stillAfter = 15 * time.Second
+
+var errStill = &failure{
+	condition: diaspora.ErrUnavailable,
+	text:      "the cluster can be reached, but has acknowledged nothing for 15 s: its disk may be full, or the way to it slow",
+}
+
+// stillness notices a cluster that is there and takes nothing: one whose disk is full, for
+// instance, has clients try again for ever.
+type stillness struct {
+	answered int64
+	since    time.Time
+}
+
+// see returns why events wait, by the Logger's numbers now, or nil.
+func (s *stillness) see(now time.Time, stats diaspora.LoggerStats) error {
+	if stats.Err != nil {
+		return stats.Err
+	}
+	answered := stats.Acknowledged + stats.Failed
+	if stats.Pending == 0 || answered != s.answered || s.since.IsZero() {
+		s.answered, s.since = answered, now
+		return nil
+	}
+	if now.Sub(s.since) < stillAfter {
+		return nil
+	}
+	return errStill
 }

@@ -244,7 +244,8 @@ type production struct {
 
 	spool      bool
 	requireAck bool
-	watch      *watcher            // or nil
+	watch      *watcher // or nil
+	still      stillness
 	others     []*diaspora.Logger  // spools that other processes left behind
 	before     diaspora.SpoolStats // what was in the spool at the beginning
 
@@ -358,7 +359,7 @@ func (p *production) look(w *outageWatch) {
 	if stats.Pending == 0 && stats.Err != nil {
 		return // nothing waits for the cluster
 	}
-	w.see(stats.Err, func() string {
+	w.see(p.still.see(p.env.now(), stats), func() string {
 		waiting := "1 event waits"
 		if stats.Pending > 1 {
 			waiting = fmt.Sprintf("%d events wait", stats.Pending)
