@@ -38,6 +38,7 @@ type endurance struct {
 	proxy  *faultnet.Proxy
 	binary string
 	disk   string // of the fabric, if it can be filled; or ""
+	began  time.Time
 	all    sync.WaitGroup
 
 	writing, reading context.Context // end when nothing more is to be written, or read
@@ -198,7 +199,7 @@ func TestEndurance(t *testing.T) {
 func newEndurance(t *testing.T) *endurance {
 	t.Helper()
 	e := &endurance{
-		T: t, binary: filepath.Join(t.TempDir(), "diaspora"), known: map[string]bool{},
+		T: t, began: time.Now(), binary: filepath.Join(t.TempDir(), "diaspora"), known: map[string]bool{},
 		groups: map[string]*group{"consumers": {seen: map[string]bool{}}, "shell": {seen: map[string]bool{}}},
 	}
 	if out, err := exec.Command("go", "build", "-o", e.binary, "../cmd/diaspora").CombinedOutput(); err != nil {
@@ -290,9 +291,10 @@ func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duratio
 	}
 	counts := map[string]int{}
 	for began := time.Now(); time.Since(began) < duration; wait(time.Second, 4*time.Second) {
-		kind := kinds[random.IntN(len(kinds))]
+		kind, at := kinds[random.IntN(len(kinds))], time.Since(e.began)
 		happen[kind]()
 		counts[kind]++
+		e.Logf("%v to %v: %s", at.Round(time.Millisecond), time.Since(e.began).Round(time.Millisecond), kind)
 	}
 	return counts
 }
@@ -341,7 +343,7 @@ func (e *endurance) hear(done <-chan struct{}) {
 				a.longest = max(a.longest, silent)
 				if silent > silence && !a.late {
 					a.late = true
-					e.Errorf("%s has done nothing and said nothing for %v", a.name, silent.Round(time.Second))
+					e.Errorf("%v: %s has done nothing and said nothing for %v", time.Since(e.began).Round(time.Millisecond), a.name, silent.Round(time.Second))
 					pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
 				}
 			}
@@ -619,7 +621,7 @@ func (e *endurance) lookAtCommits(at home, seen history.Commits) error {
 				return o.Err
 			}
 			if err := seen.Note(history.CommitKey{Group: group, Topic: o.Topic, Partition: o.Partition}, o.At); err != nil {
-				e.Error(err)
+				e.Errorf("%v: %v", time.Since(e.began).Round(time.Millisecond), err)
 			}
 		}
 	}
