@@ -5,12 +5,13 @@ STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 1000000x
 NODES       ?= 1
 FAILOVER    ?= 5m
+ENDURANCE   ?= 10m
 SEEDS       ?= 200
 SETTINGS    ?= $(if $(filter 1,$(NODES)),deploy/kafka/like-embedded.properties)
 RUN         ?= ^(TestClients|TestPython)
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench bench-engines bench-peers bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-differential test-failover test-clients test-franz
+.PHONY: help test race browser lint build bench bench-engines bench-peers bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-differential test-failover test-endurance test-clients test-franz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -50,7 +51,8 @@ LONG_SPOOL  = SPOOL_CRASH_STATES=1000000 SPOOL_KILLS=10000 SPOOL_OWNERS=100 SPOO
 LONG_ENGINE = JOURNAL_CRASH_STATES=1000000 JOURNAL_FAULTS=1000 LOG_CRASH_STATES=1000000 BROKER_CRASH_STATES=1000000 \
 	BROKER_KILLS=10000 BROKER_MODEL_ROUNDS=10000 GROUPS_HISTORIES=10000 GROUPS_CONSUMER_HISTORIES=10000 KFAKEDIR_KILLS=400
 
-test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka
+test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka, ENDURANCE of everything at once
+	$(MAKE) test-endurance
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1
 	$(MAKE) test-differential SEEDS=10000; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
@@ -58,6 +60,7 @@ test-long: ## race detector, the long tests of spool and engine, each fuzz targe
 	$(GO) test -race -count 3 -timeout 60m ./...
 	$(LONG_SPOOL) $(GO) test -count 1 -timeout 60m -v -run '^(TestCrashStates|TestKill|TestOneOwner|TestLargeBacklog)$$' ./internal/spool
 	$(LONG_ENGINE) $(GO) test -count 1 -timeout 24h ./internal/journal ./internal/commitlog ./internal/groups ./internal/broker/...
+	$(MAKE) test-endurance ENDURANCE=1h
 	KGO_TEST_RECORDS=500000 $(MAKE) test-franz
 	KGO_TEST_CHAOS=1 KGO_TEST_RECORDS=20000 $(MAKE) test-franz
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
@@ -79,6 +82,9 @@ test-differential: ## SEEDS sequences of requests to the embedded engine and to 
 
 test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3
 	DIASPORA_FAILOVER=$(FAILOVER) $(GO) test -tags kafka -count 1 -timeout 60m -run TestFailover -v ./interop
+
+test-endurance: ## all kinds of clients for ENDURANCE while the fabric is killed, frozen, cut off, slow and full; root, for the full disk
+	DIASPORA_ENDURANCE=$(ENDURANCE) $(GO) test -count 1 -timeout 3h -run '^TestEndurance$$' -v ./fabric
 
 test-clients: ## clients in other languages, over the embedded broker; with TAGS=kafka over the Apache Kafka that is up
 	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 20m -parallel 3 -run '$(RUN)' ./interop
