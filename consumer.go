@@ -70,9 +70,10 @@ type Consumer struct {
 	renewed    map[string]bool       // topics that were made again
 	begun      map[partitionID]bool  // partitions of those that were begun with, in a group
 	cursors    map[partitionID]*cursor
-	assigned   bool  // the cursors are all that the group wants to be read
-	generation int32 // of the group
-	gaveUp     int32 // the generation in which partitions were given up last
+	assigned   bool   // the cursors are all that the group wants to be read
+	member     string // the ID under which the group knows this Consumer, and as
+	generation int32  // of which generation, when it was assigned its partitions
+	gaveUp     int32  // the generation in which partitions were given up last
 	stopPoll   context.CancelCauseFunc
 
 	// The loop alone uses these.

@@ -72,15 +72,18 @@ func (c *Consumer) groupError(err error) error {
 }
 
 func (c *Consumer) groupOpts() []kgo.Opt {
+	balancer := newBalancer()
 	return []kgo.Opt{
 		kgo.ConsumerGroup(c.options.Group),
+		kgo.Balancers(balancer),
+		kgo.WithHooks(balancer),
 		kgo.ConsumeTopics(c.options.Topics...),
 		kgo.SessionTimeout(c.options.SessionTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, c.options.SessionTimeout/3)),
 		kgo.DisableAutoCommit(),
 		kgo.OnPartitionsAssigned(func(_ context.Context, client *kgo.Client, added map[string][]int32) {
-			_, generation := client.GroupMetadata()
-			c.gain(generation, added)
+			member, generation := client.GroupMetadata()
+			c.gain(member, generation, added)
 		}),
 		kgo.AdjustFetchOffsetsFn(func(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 			return c.take(offsets), nil
@@ -106,10 +109,10 @@ const noGeneration = -1
 
 // gain hears what a generation of the group adds to the member's partitions. If there
 // are any, take follows, when it is known where they begin.
-func (c *Consumer) gain(generation int32, added map[string][]int32) {
+func (c *Consumer) gain(member string, generation int32, added map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.generation = generation
+	c.member, c.generation = member, generation
 	c.assigned = len(added) == 0 && c.settled()
 }
 
@@ -200,6 +203,7 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	handled := map[*cursor]int64{}
 	c.mu.Lock()
+	member := c.member
 	for id, cur := range c.cursors {
 		done := cur.done.Load()
 		if done <= cur.committed.Load() {
@@ -216,6 +220,12 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 		return nil
 	}
 	var failed error
+	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
+		if req.MemberID != member {
+			return kerr.UnknownMemberID // by now: these partitions may be another's, who is further on
+		}
+		return nil
+	})
 	c.reading.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		failed = c.commitError(resp, err)
 	})

@@ -2,9 +2,12 @@ package diaspora
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -60,7 +63,7 @@ func TestNotFinishedBetweenGenerations(t *testing.T) {
 		finished bool
 	}
 	gain := func(generation int32, added map[string][]int32) func(*Consumer) {
-		return func(c *Consumer) { c.gain(generation, added) }
+		return func(c *Consumer) { c.gain("member", generation, added) }
 	}
 	take := func(partition int32) func(*Consumer) {
 		return func(c *Consumer) {
@@ -121,5 +124,55 @@ func TestNotFinishedBetweenGenerations(t *testing.T) {
 				t.Errorf("%s: %s: finished() = %v, want %v", name, s.name, c.finished(), s.finished)
 			}
 		}
+	}
+}
+
+// TestRejoinAsAnother has the group remove a member that is about to join anew. As another
+// member it begins where the group is, and does not commit what it has handled as the one
+// before: meanwhile somebody else may have come further.
+func TestRejoinAsAnother(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
+	number(t, cfg, "beamline", 0, 20)
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"beamline"}, Group: "analysis", CommitEvery: time.Millisecond})
+	other, ctx := plain(t, cfg), within(t)
+	var got []string
+	for r, err := range c.Records(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, string(r.Value)); len(got) == 10 {
+			was, _ := c.reading.GroupMetadata()
+			leave := kmsg.NewPtrLeaveGroupRequest()
+			leave.Group = "analysis"
+			leave.Members = []kmsg.LeaveGroupRequestMember{{MemberID: was}}
+			if _, err := leave.RequestWith(ctx, other); err != nil {
+				t.Fatal(err)
+			}
+			if err := kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}); err != nil {
+				t.Fatal(err)
+			}
+			c.reading.ForceRebalance()
+			eventually(t, "the member's next life", func() bool {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				return c.member != was
+			})
+			if got := committed(t, cfg, "analysis", "beamline"); got != 15 {
+				t.Errorf("%d is committed, want 15", got)
+			}
+		}
+		if string(r.Value) == "19" {
+			break
+		}
+	}
+	if want := "[0 1 2 3 4 5 6 7 8 9 15 16 17 18 19]"; fmt.Sprint(got) != want {
+		t.Errorf("the member got %v, want %s", got, want)
+	}
+	if err := c.Commit(ctx); err != nil {
+		t.Error(err)
+	}
+	if got := committed(t, cfg, "analysis", "beamline"); got != 19 {
+		t.Errorf("%d is committed, want 19", got)
 	}
 }
