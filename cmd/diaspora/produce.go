@@ -68,7 +68,8 @@ plain file (a link, for instance) is left alone, and so are folders in DIR. A jo
 remembers what was logged, so that each file is logged once: a file that changes later is
 logged anew, whole. If produce is killed, files under way are logged again, under the same ids.
 A file that is too large is reported, noted in the journal and not tried again. DIR
-may be on a network file system.
+may be on a network file system. When another folder takes its place, because DIR was deleted and made
+again, a disk was unmounted and mounted, or a link leads elsewhere, produce goes on with that one.
 
 With -o json each event that is on disk prints a line with its topic and id, and the number of
 its line; with --no-spool each that is acknowledged, with its partition and offset too.`,
