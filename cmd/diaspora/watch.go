@@ -43,6 +43,9 @@ type watcher struct {
 	journal *journal
 	blind   string // what was said of a folder that cannot be read
 
+	ending bool // the run ends, and with it what is held back
+	toldOf bool // files that are held back
+
 	mu       sync.Mutex    // guards the field below
 	answered []*takenFile  // all is known of them, but the journal does not have it yet
 	wake     chan struct{} // has room for one
@@ -53,8 +56,13 @@ type waitingFile struct {
 	mark
 	since   time.Time // it has not changed
 	taken   bool      // its events are on their way
+	held    bool      // its last line has not ended
 	problem string    // that was told
 }
+
+// heldTimes is how much longer than others a file must not have changed whose last line has not ended: whoever
+// writes it may have stopped in the middle of a line.
+const heldTimes = 10
 
 // headerFile names the file in each of its events, headerLine the line.
 const (
@@ -164,7 +172,7 @@ func innermost(err error) error {
 
 func (w *watcher) Close() error { return w.journal.Close() }
 
-// run looks at the folder until ctx ends.
+// run looks at the folder until ctx ends, and then once more for what was held back.
 func (w *watcher) run(ctx context.Context) error {
 	every := time.NewTicker(min(time.Second, max(w.settle/4, 100*time.Millisecond)))
 	defer every.Stop()
@@ -173,6 +181,7 @@ func (w *watcher) run(ctx context.Context) error {
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():
+				w.end(ctx)
 				return nil
 			case <-w.wake:
 				if err := w.record(); err != nil {
@@ -183,6 +192,17 @@ func (w *watcher) run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// end takes the files that were held back.
+func (w *watcher) end(ctx context.Context) {
+	if w.p.failure() != nil {
+		return
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), interruptedFlush)
+	defer cancel()
+	w.ending = true
+	w.look(last)
 }
 
 // record notes in the journal which files are done with. Others come again when they have settled.
@@ -312,7 +332,29 @@ func (w *watcher) complete(name string, m mark) bool {
 	if m.Size == 0 && w.whole != nil {
 		return false // somebody is about to write it
 	}
-	return w.p.env.now().Sub(f.since) >= w.settle
+	return w.p.env.now().Sub(f.since) >= w.settle && (!f.held || w.released(f))
+}
+
+// released reports whether a file is logged even if its last line has not ended.
+func (w *watcher) released(f *waitingFile) bool {
+	return w.ending || w.p.env.now().Sub(f.since) >= heldTimes*w.settle
+}
+
+// hold reports whether a file is to be held back.
+func (w *watcher) hold(f *waitingFile, name string, file *os.File) bool {
+	if w.whole != nil || f.Size == 0 || w.released(f) {
+		return false
+	}
+	var last [1]byte
+	if _, err := file.ReadAt(last[:], f.Size-1); err != nil || last[0] == '\n' {
+		return false // of an error reading tells
+	}
+	f.held = true
+	if !w.toldOf {
+		w.toldOf = true
+		w.p.env.warn("%s: the last line has not ended; such a file is logged when it has not changed for %v, or when you end this program", name, heldTimes*w.settle)
+	}
+	return true
 }
 
 // take logs a file of the folder.
@@ -325,6 +367,9 @@ func (w *watcher) take(ctx context.Context, root *os.Root, name string) {
 		return
 	}
 	defer file.Close()
+	if w.hold(f, name, file) {
+		return
+	}
 	f.taken = true
 	t := &takenFile{watcher: w, journalLine: journalLine{File: name, mark: f.mark}, left: 1}
 	if w.whole != nil {

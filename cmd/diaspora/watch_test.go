@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -172,6 +173,66 @@ func TestWatchLines(t *testing.T) {
 	if l := journalled(t, state)["a.csv"]; l.Events != 3 || l.Refused == "" {
 		t.Errorf("the journal says %+v", l)
 	}
+}
+
+// TestWatchHalfLine fails when a line is logged that somebody is about to go on with, or a last line
+// without an end never is.
+func TestWatchHalfLine(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	appendTo := func(name, text string) {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString(text)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	knows := func(files ...string) bool {
+		known := journalled(t, state)
+		for _, file := range files {
+			if _, ok := known[file]; !ok {
+				return false
+			}
+		}
+		return true
+	}
+	held := func() bool { return strings.Contains(d.err.String(), "the last line has not ended") }
+	args := []string{"scans", "--watch", dir, "--input", "lines", "--settle"}
+	appendTo("growing", "one\ntw")
+	d.watching(t, 0, func() bool {
+		if knows("growing") {
+			t.Fatal("a half line is logged")
+		}
+		if !held() {
+			return false
+		}
+		appendTo("growing", "o\n")
+		appendTo("still", "three\nfour")
+		eventually(t, "both files logged", func() bool { return knows("growing", "still") })
+		return true
+	}, append(args, "200ms")...)
+	// The end of the run does not leave it out.
+	d.err.reset()
+	appendTo("last", "five\nsix")
+	d.watching(t, 0, held, append(args, "1s")...)
+	if !knows("last") {
+		t.Error("a file whose last line has not ended is not logged at the end of the run")
+	}
+	got := map[string][]string{}
+	for _, e := range d.events(t, "scans") {
+		got[e.Key] = append(got[e.Key], e.Value)
+	}
+	if want := "map[growing:[one two] last:[five six] still:[three four]]"; fmt.Sprint(got) != want {
+		t.Errorf("the topic has %v, want %s", got, want)
+	}
+	appendTo("last", "\n") // and so it is another file
+	d.watching(t, 0, func() bool { return len(d.events(t, "scans")) == 8 }, append(args, "200ms")...)
 }
 
 // TestWatchFolderReplaced fails when a folder that took the place of the watched one is not watched, or
