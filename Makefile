@@ -61,6 +61,7 @@ test-long: ## race detector, the long tests of spool and engine, each fuzz targe
 	$(LONG_SPOOL) $(GO) test -count 1 -timeout 60m -v -run '^(TestCrashStates|TestKill|TestOneOwner|TestLargeBacklog)$$' ./internal/spool
 	$(LONG_ENGINE) $(GO) test -count 1 -timeout 24h ./internal/journal ./internal/commitlog ./internal/groups ./internal/broker/...
 	$(MAKE) test-endurance ENDURANCE=1h
+	NETWORK_SLOW_TIMES=4 $(GO) test -count 1 -timeout 60m -run '^TestNetworkFaults$$' .
 	KGO_TEST_RECORDS=500000 $(MAKE) test-franz
 	KGO_TEST_CHAOS=1 KGO_TEST_RECORDS=20000 $(MAKE) test-franz
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz

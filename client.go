@@ -109,8 +109,9 @@ func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 
 // Claim makes the topic the caller's own, and returns once it works: the owner
 // may write and read at once. Claiming what is already the caller's succeeds as
-// well; Topic.Created tells the two apart. A topic of somebody else is
-// [ErrConflict], a malformed name [ErrInvalid].
+// well; Topic.Created tells the two apart. It changes nothing, and a claim that asks
+// for settings that the topic does not have is [ErrConflict]. So is a topic of somebody
+// else; a malformed name is [ErrInvalid].
 func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 	if err := ValidTopic(claim.Name); err != nil {
 		return Topic{}, &TopicError{"claim", err.(*TopicError).Topic, err.(*TopicError).Err}

@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // netFault is what happens to the network between a client and the fabric.
@@ -45,9 +46,10 @@ var netFaults = map[string]netFault{
 			time.Sleep(300 * time.Millisecond)
 		}
 	}},
-	// 64 kbit/s, on which what is sent takes longer than a broker may be silent (20 s), and
-	// than a topic may go without an answer (30 s).
-	"slow": {events: 10, size: 27_000, link: faultnet.Link{BytesPerSecond: 8000}},
+	// 64 kbit/s, on which each of two batches takes longer than a broker may be silent (20 s), and
+	// than a topic may go without an answer (30 s). In long runs
+	// they take longer than a client may be silent as well (two minutes).
+	"slow": {events: 20, size: 24_750, link: faultnet.Link{BytesPerSecond: 8000}},
 	"far":  {events: 60, link: faultnet.Link{Delay: 300 * time.Millisecond}},
 	"flapping": {events: 50, play: func(p *faultnet.Proxy) {
 		for range 25 {
@@ -68,8 +70,10 @@ func TestNetworkFaults(t *testing.T) {
 	f := startFabric(t, fabric.Config{})
 	good := as(t, f, ada)
 	good.DialTimeout = time.Minute
+	slowTimes := longtest.Scaled(t, "NETWORK_SLOW_TIMES", 1) // with 4, batches are as large as they can be
 	var all sync.WaitGroup
 	for name, fault := range netFaults {
+		fault.size *= slowTimes // of the others it is 0
 		for what, try := range map[string]func(context.Context, faultTry) error{
 			"logger": tryLogger, "spool": trySpool, "consumer": tryConsumer,
 		} {
@@ -89,7 +93,7 @@ func TestNetworkFaults(t *testing.T) {
 				log: func(format string, args ...any) { t.Logf(topic+": "+format, args...) },
 			}
 			all.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Duration(slowTimes)*time.Minute)
 				defer cancel()
 				began := time.Now()
 				if err := try(ctx, r); err != nil {

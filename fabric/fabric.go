@@ -266,7 +266,7 @@ func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
 // returns the options of a client that is the super user.
 func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 	if f.kafka != nil {
-		brokers, err := f.kafka.upstreams()
+		brokers, err := f.kafka.upstreams(f.cfg.Diagnostics)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package fabric
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,10 +61,11 @@ func (k *kafkaCluster) adminOpts() ([]kgo.Opt, error) {
 }
 
 // upstreams are the nodes as the gateways see them.
-func (k *kafkaCluster) upstreams() ([]*apache.Broker, error) {
+func (k *kafkaCluster) upstreams(diagnostics *slog.Logger) ([]*apache.Broker, error) {
 	keys, err := apache.OpenKeys(apache.KeysConfig{
-		File:     filepath.Join(filepath.Dir(k.JWKSFile), "signing-keys.json"),
-		JWKSFile: k.JWKSFile,
+		File:        filepath.Join(filepath.Dir(k.JWKSFile), "signing-keys.json"),
+		JWKSFile:    k.JWKSFile,
+		Diagnostics: diagnostics,
 	})
 	if err != nil {
 		return nil, err

@@ -93,11 +93,17 @@ func (j *journal) open(head journalHead, there func(string) bool) error {
 			kept = append(kept, line)
 		}
 	}
-	if len(lines) > 1000 && len(kept) < len(lines)/2 {
-		return j.rewrite(head, kept)
+	switch {
+	case len(lines) <= 1000 || len(kept) >= len(lines)/2:
+		return nil
+	case len(kept) == 0 && len(lines) <= maxAbsent:
+		return nil // the disk with the folder may not be mounted yet
 	}
-	return nil
+	return j.rewrite(head, kept)
 }
+
+// maxAbsent bounds a journal none of whose files is there.
+const maxAbsent = 100_000
 
 // read takes the lines that are whole.
 func (j *journal) read() ([]journalLine, error) {

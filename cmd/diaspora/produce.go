@@ -63,12 +63,15 @@ With --watch each file that is in DIR, or comes there, is one event, with its na
 and in the header "file", and its time of change; with --input lines or ndjson each of its
 lines is. A file is complete, and is logged, once its size and time have not changed for
 --settle; with --settle 0 at once, for those who write a file under another name and rename it
-when it is complete. What begins with a dot, does not match --pattern, is empty, or is not a
-plain file (a link, for instance) is left alone, and so are folders in DIR. A journal in the folder of the spools
-remembers what was logged, so that each file is logged once: a file that changes later is
-logged anew, whole. If produce is killed, files under way are logged again, under the same ids.
-A file that is too large is reported, noted in the journal and not tried again. DIR
-may be on a network file system.
+when it is complete. With --input lines or ndjson, a file whose last line has no line feed is
+complete after ten times --settle, or when produce ends. What begins with a dot, does not match
+--pattern, is empty, or is not a plain file (a link, for instance) is left alone, and so are
+folders in DIR. A journal in the folder of the spools remembers what was logged, so that each
+file is logged once: a file that changes later is logged anew, whole. If produce is killed,
+files under way are logged again, under the same ids. A file that is too large is reported,
+noted in the journal and not tried again. DIR may be on a network file system. When another
+folder takes its place, because DIR was deleted and made again, a disk was unmounted and
+mounted, or a link leads elsewhere, produce goes on with that one.
 
 With -o json each event that is on disk prints a line with its topic and id, and the number of
 its line; with --no-spool each that is acknowledged, with its partition and offset too.`,
@@ -292,6 +295,13 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 			open = false
 		case <-watch.C:
 			p.look(&w)
+		}
+	}
+	if p.watch != nil && !ended && p.failure() == nil {
+		select { // a last look at the folder
+		case readErr = <-read:
+			ended = true
+		case <-time.After(interruptedFlush):
 		}
 	}
 	closed := make(chan error, 1)

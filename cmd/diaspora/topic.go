@@ -26,8 +26,10 @@ diaspora topic claim readings --partitions 4 --retention 30d --description "beam
 	long: `
 A topic's name has letters, digits and underscores, and does not begin with an underscore.
 When the claim is answered the topic works: you may log events to it and read them. A
-topic needs to be claimed only once. Claiming it again changes nothing and says so; a topic
-of somebody else is refused.`,
+topic needs to be claimed only once. Claiming it again changes nothing and says so, and with
+other settings than it has it is refused: settings are given with the first claim. To change
+them, release the topic, which deletes its events, and claim it again. A topic of somebody else
+is refused.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
 }

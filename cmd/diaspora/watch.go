@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,17 +28,23 @@ type watchOptions struct {
 }
 
 // watcher logs the files that come into a folder, each once it is complete. It looks again
-// and again, for that works on every file system.
+// and again, for that works on every file system. Each time it opens the folder by its name, and
+// closes it again: another may have taken its place, and a disk that is in use cannot be unmounted.
 type watcher struct {
 	watchOptions
-	root    *os.Root
-	journal *journal
+	open    func(real string) (*journal, error)
 	p       *production
 	key     []byte // of all events, or nil
 	whole   func(content []byte) diaspora.Event
 	waiting map[string]*waitingFile
 
-	blind string // what was said of a folder that cannot be read
+	real    string      // where dir led, links resolved; the journal is that of this name
+	folder  fs.FileInfo // what was there
+	journal *journal
+	blind   string // what was said of a folder that cannot be read
+
+	ending bool // the run ends, and with it what is held back
+	toldOf bool // files that are held back
 
 	mu       sync.Mutex    // guards the field below
 	answered []*takenFile  // all is known of them, but the journal does not have it yet
@@ -49,8 +56,13 @@ type waitingFile struct {
 	mark
 	since   time.Time // it has not changed
 	taken   bool      // its events are on their way
+	held    bool      // its last line has not ended
 	problem string    // that was told
 }
+
+// heldTimes is how much longer than others a file must not have changed whose last line has not ended: whoever
+// writes it may have stopped in the middle of a line.
+const heldTimes = 10
 
 // headerFile names the file in each of its events, headerLine the line.
 const (
@@ -97,32 +109,48 @@ func (e *env) openWatch(o produceOptions, topic string, files []string) (*watche
 	return w, nil
 }
 
-// openWatcher opens the folder and its journal.
+// openWatcher opens the journal of a folder, which must be there.
 func (e *env) openWatcher(o watchOptions, topic string) (*watcher, error) {
 	dir, err := filepath.Abs(o.dir)
-	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, misuse("", "produce: watch %s: %v", o.dir, err)
 	}
-	var root *os.Root
-	if err == nil {
-		root, err = os.OpenRoot(dir)
-	}
+	w := &watcher{watchOptions: o, waiting: map[string]*waitingFile{}, wake: make(chan struct{}, 1)}
+	w.dir = dir
+	real, root, err := w.openFolder()
 	if err != nil {
 		return nil, misuse("", "produce: watch %s: %v", o.dir, innermost(err))
 	}
-	w := &watcher{watchOptions: o, root: root, waiting: map[string]*waitingFile{}, wake: make(chan struct{}, 1)}
-	name, err := e.journalName(dir, topic)
-	if err == nil {
-		w.journal, err = openJournal(name, dir, topic, func(file string) bool {
-			_, err := root.Lstat(file)
-			return !errors.Is(err, fs.ErrNotExist)
-		})
+	defer root.Close()
+	w.open = func(real string) (*journal, error) { return e.openFolderJournal(real, topic) }
+	w.real = real
+	if w.folder, err = root.Stat("."); err == nil {
+		w.journal, err = w.open(real)
 	}
 	if err != nil {
-		root.Close()
 		return nil, fmt.Errorf("produce: the journal of %s: %w", o.dir, err)
 	}
 	return w, nil
+}
+
+// openFolder opens the folder that is there now, and returns its name without links.
+func (w *watcher) openFolder() (real string, root *os.Root, err error) {
+	if real, err = filepath.EvalSymlinks(w.dir); err != nil {
+		return "", nil, err
+	}
+	root, err = os.OpenRoot(real)
+	return real, root, err
+}
+
+func (e *env) openFolderJournal(real, topic string) (*journal, error) {
+	name, err := e.journalName(real, topic)
+	if err != nil {
+		return nil, err
+	}
+	return openJournal(name, real, topic, func(file string) bool {
+		_, err := os.Lstat(filepath.Join(real, file))
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // journalName returns where the journal of a folder is: by profile, folder and topic.
@@ -142,9 +170,9 @@ func innermost(err error) error {
 	return err
 }
 
-func (w *watcher) Close() error { return errors.Join(w.journal.Close(), w.root.Close()) }
+func (w *watcher) Close() error { return w.journal.Close() }
 
-// run looks at the folder until ctx ends.
+// run looks at the folder until ctx ends, and then once more for what was held back.
 func (w *watcher) run(ctx context.Context) error {
 	every := time.NewTicker(min(time.Second, max(w.settle/4, 100*time.Millisecond)))
 	defer every.Stop()
@@ -153,6 +181,7 @@ func (w *watcher) run(ctx context.Context) error {
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():
+				w.end(ctx)
 				return nil
 			case <-w.wake:
 				if err := w.record(); err != nil {
@@ -163,6 +192,17 @@ func (w *watcher) run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// end takes the files that were held back.
+func (w *watcher) end(ctx context.Context) {
+	if w.p.failure() != nil {
+		return
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), interruptedFlush)
+	defer cancel()
+	w.ending = true
+	w.look(last)
 }
 
 // record notes in the journal which files are done with. Others come again when they have settled.
@@ -197,27 +237,45 @@ func (w *watcher) record() error {
 
 // look takes the files that are complete.
 func (w *watcher) look(ctx context.Context) {
-	entries, err := fs.ReadDir(w.root.FS(), ".")
-	if err != nil {
+	if err := w.lookInto(ctx); err != nil {
 		if text := innermost(err).Error(); text != w.blind {
 			w.blind = text
 			w.p.env.warn("%s cannot be read: %s; trying again", w.dir, text)
 		}
 		return
 	}
-	w.blind = ""
+	if w.blind != "" {
+		w.blind = ""
+		w.p.env.warn("%s can be read again", w.dir)
+	}
+}
+
+// lookInto opens the folder and takes the files that are complete.
+func (w *watcher) lookInto(ctx context.Context) error {
+	real, root, err := w.openFolder()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if ready, err := w.follow(real, root); !ready {
+		return err
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
 	there := make(map[string]bool, len(entries))
 	for _, entry := range entries {
 		name := entry.Name()
 		there[name] = true
 		if ctx.Err() != nil {
-			return
+			return nil
 		}
 		if match, _ := filepath.Match(w.pattern, name); !match || strings.HasPrefix(name, ".") || !entry.Type().IsRegular() {
 			continue
 		}
-		if info, err := w.root.Lstat(name); err == nil && w.complete(name, markOf(info)) {
-			w.take(ctx, name)
+		if info, err := root.Lstat(name); err == nil && w.complete(name, markOf(info)) {
+			w.take(ctx, root, name)
 		}
 	}
 	for name, f := range w.waiting {
@@ -225,6 +283,37 @@ func (w *watcher) look(ctx context.Context) {
 			delete(w.waiting, name)
 		}
 	}
+	return nil
+}
+
+// follow makes the folder that is there now the watched one. If that has another name, since a link
+// leads elsewhere, the journal is another one as well, and files under way have to be done with first;
+// until then it is not ready.
+func (w *watcher) follow(real string, root *os.Root) (ready bool, err error) {
+	folder, err := root.Stat(".")
+	if err != nil {
+		return false, err
+	}
+	if real == w.real && os.SameFile(folder, w.folder) {
+		return true, nil
+	}
+	if real != w.real {
+		for _, f := range w.waiting {
+			if f.taken {
+				return false, nil
+			}
+		}
+		journal, err := w.open(real)
+		if err != nil {
+			return false, err
+		}
+		_ = w.journal.Close() // each of its lines is synced
+		w.journal = journal
+	}
+	w.real, w.folder = real, folder
+	maps.DeleteFunc(w.waiting, func(_ string, f *waitingFile) bool { return !f.taken })
+	w.p.env.warn("%s is another folder now; files that it had before and that were not logged yet are left alone", w.dir)
+	return true, nil
 }
 
 // complete reports whether a file is to be logged now.
@@ -243,19 +332,44 @@ func (w *watcher) complete(name string, m mark) bool {
 	if m.Size == 0 && w.whole != nil {
 		return false // somebody is about to write it
 	}
-	return w.p.env.now().Sub(f.since) >= w.settle
+	return w.p.env.now().Sub(f.since) >= w.settle && (!f.held || w.released(f))
 }
 
-// take logs a file.
-func (w *watcher) take(ctx context.Context, name string) {
+// released reports whether a file is logged even if its last line has not ended.
+func (w *watcher) released(f *waitingFile) bool {
+	return w.ending || w.p.env.now().Sub(f.since) >= heldTimes*w.settle
+}
+
+// hold reports whether a file is to be held back.
+func (w *watcher) hold(f *waitingFile, name string, file *os.File) bool {
+	if w.whole != nil || f.Size == 0 || w.released(f) {
+		return false
+	}
+	var last [1]byte
+	if _, err := file.ReadAt(last[:], f.Size-1); err != nil || last[0] == '\n' {
+		return false // of an error reading tells
+	}
+	f.held = true
+	if !w.toldOf {
+		w.toldOf = true
+		w.p.env.warn("%s: the last line has not ended; such a file is logged when it has not changed for %v, or when you end this program", name, heldTimes*w.settle)
+	}
+	return true
+}
+
+// take logs a file of the folder.
+func (w *watcher) take(ctx context.Context, root *os.Root, name string) {
 	f := w.waiting[name]
-	file, err := w.openFile(name, f.mark)
+	file, err := openFile(root, name, f.mark)
 	if err != nil {
 		w.tell(f, name, err)
 		f.since = w.p.env.now()
 		return
 	}
 	defer file.Close()
+	if w.hold(f, name, file) {
+		return
+	}
 	f.taken = true
 	t := &takenFile{watcher: w, journalLine: journalLine{File: name, mark: f.mark}, left: 1}
 	if w.whole != nil {
@@ -286,8 +400,8 @@ func (w *watcher) tell(f *waitingFile, name string, err error) {
 var errChanged = errors.New("it has changed")
 
 // openFile opens a file of the folder; a link that has taken its place leads to nothing outside.
-func (w *watcher) openFile(name string, m mark) (*os.File, error) {
-	file, err := w.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would not open
+func openFile(root *os.Root, name string, m mark) (*os.File, error) {
+	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would not open
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -173,6 +175,184 @@ func TestWatchLines(t *testing.T) {
 	}
 }
 
+// TestWatchHalfLine fails when a line is logged that somebody is about to go on with, or a last line
+// without an end never is.
+func TestWatchHalfLine(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	appendTo := func(name, text string) {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString(text)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	knows := func(files ...string) bool {
+		known := journalled(t, state)
+		for _, file := range files {
+			if _, ok := known[file]; !ok {
+				return false
+			}
+		}
+		return true
+	}
+	held := func() bool { return strings.Contains(d.err.String(), "the last line has not ended") }
+	args := []string{"scans", "--watch", dir, "--input", "lines", "--settle"}
+	appendTo("growing", "one\ntw")
+	d.watching(t, 0, func() bool {
+		if knows("growing") {
+			t.Fatal("a half line is logged")
+		}
+		if !held() {
+			return false
+		}
+		appendTo("growing", "o\n")
+		appendTo("still", "three\nfour")
+		eventually(t, "both files logged", func() bool { return knows("growing", "still") })
+		return true
+	}, append(args, "200ms")...)
+	// The end of the run does not leave it out.
+	d.err.reset()
+	appendTo("last", "five\nsix")
+	d.watching(t, 0, held, append(args, "1s")...)
+	if !knows("last") {
+		t.Error("a file whose last line has not ended is not logged at the end of the run")
+	}
+	got := map[string][]string{}
+	for _, e := range d.events(t, "scans") {
+		got[e.Key] = append(got[e.Key], e.Value)
+	}
+	if want := "map[growing:[one two] last:[five six] still:[three four]]"; fmt.Sprint(got) != want {
+		t.Errorf("the topic has %v, want %s", got, want)
+	}
+	appendTo("last", "\n") // and so it is another file
+	d.watching(t, 0, func() bool { return len(d.events(t, "scans")) == 8 }, append(args, "200ms")...)
+}
+
+// TestWatchFolderReplaced fails when a folder that took the place of the watched one is not watched, or
+// when a folder is kept open, which would keep a disk from being unmounted.
+func TestWatchFolderReplaced(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	parent, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	dir := filepath.Join(parent, "w")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	logged := func(name string) {
+		t.Helper()
+		put(t, dir, name, name)
+		eventually(t, name+" logged:\n"+d.err.String(), func() bool { _, ok := journalled(t, state)[name]; return ok })
+	}
+	says := func(text string) {
+		t.Helper()
+		eventually(t, "the message "+text, func() bool { return strings.Contains(d.err.String(), text) })
+		d.err.reset()
+	}
+	must(os.Mkdir(dir, 0o700))
+	d.watching(t, 0, func() bool {
+		logged("a")
+		eventually(t, "that the folder is not open", func() bool {
+			n := opened(dir)
+			if n > 1 {
+				t.Errorf("the folder is open %d times", n)
+			}
+			return n == 0
+		})
+		must(os.RemoveAll(dir))
+		must(os.Mkdir(dir, 0o700))
+		logged("b")
+		must(os.Rename(dir, dir+".old"))
+		must(os.Mkdir(dir, 0o700))
+		logged("c")
+		says("is another folder now")
+		must(os.Rename(dir, dir+".away"))
+		says("cannot be read")
+		must(os.Rename(dir+".away", dir))
+		says("can be read again")
+		logged("d")
+		return true
+	}, "scans", "--watch", dir, "--settle", "0")
+	var names []string
+	for _, e := range d.events(t, "scans") {
+		names = append(names, e.Value)
+	}
+	if !slices.Equal(names, []string{"a", "b", "c", "d"}) {
+		t.Errorf("the topic has %v, want a, b, c, d", names)
+	}
+}
+
+// opened returns how often this process has the folder open, where the system can tell.
+func opened(dir string) (n int) {
+	links, _ := filepath.Glob("/proc/self/fd/*")
+	for _, link := range links {
+		if to, _ := os.Readlink(link); to == dir {
+			n++
+		}
+	}
+	return n
+}
+
+// TestWatchFollowsLink fails when a link to a folder is not followed to where it leads now, or when
+// the files of a folder are logged again after it led elsewhere.
+func TestWatchFollowsLink(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	parent, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	link := filepath.Join(parent, "current")
+	leads := func(to string) {
+		t.Helper()
+		if err := os.Symlink(to, link+".new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(link+".new", link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, day := range []string{"monday", "tuesday"} {
+		if err := os.Mkdir(filepath.Join(parent, day), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		put(t, filepath.Join(parent, day), "1", day)
+		put(t, filepath.Join(parent, day), day, day)
+	}
+	leads("monday")
+	done := func(name string) func() bool {
+		return func() bool { _, ok := journalled(t, state)[name]; return ok }
+	}
+	args := []string{"scans", "--watch", link, "--settle", "0"}
+	d.watching(t, 0, func() bool {
+		eventually(t, "monday", done("monday"))
+		leads("tuesday")
+		eventually(t, "tuesday", done("tuesday"))
+		leads("monday")
+		put(t, filepath.Join(parent, "monday"), "late", "late")
+		eventually(t, "late", done("late"))
+		return true
+	}, args...)
+	put(t, filepath.Join(parent, "monday"), "later", "later")
+	d.watching(t, 0, done("later"), args...)
+	got := map[string]int{}
+	for _, e := range d.events(t, "scans") {
+		got[e.Key+" "+e.Value]++
+	}
+	want := map[string]int{"1 monday": 1, "monday monday": 1, "1 tuesday": 1, "tuesday tuesday": 1, "late late": 1, "later later": 1}
+	if !maps.Equal(got, want) {
+		t.Errorf("the topic has %v, want %v", got, want)
+	}
+}
+
 func TestWatchMisused(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -256,9 +436,20 @@ func TestJournal(t *testing.T) {
 	j = open(func(file string) bool { return file == "7" })
 	j.Close()
 	j = open(all)
-	defer j.Close()
 	if len(j.done) != 1 || j.done["7"] != (mark{1, 2}) || j.id != id {
 		t.Errorf("it knows %d files, want the one that is there", len(j.done))
+	}
+	// A folder whose disk is not mounted is empty.
+	for i := range 1500 {
+		add(fmt.Sprint(i))
+	}
+	j.Close()
+	j = open(func(string) bool { return false })
+	j.Close()
+	j = open(all)
+	defer j.Close()
+	if len(j.done) != 1500 {
+		t.Errorf("after an empty folder it knows %d files, want 1500", len(j.done))
 	}
 }
 

@@ -1,6 +1,7 @@
 package apache
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,23 +39,33 @@ type KeysConfig struct {
 	// one after it is not used any more, so that the broker always knows the
 	// key it is shown. Default: 1 minute.
 	Settle time.Duration
+
+	// Diagnostics receives warnings that keys cannot take turns. Nil discards them.
+	Diagnostics *slog.Logger
 }
 
 // Keys are the keys that a gateway signs with: usually one, and two or three while
 // one takes over from another. Keys take turns by themselves, with age; none is
 // used before it was published for a while, and none is withdrawn before another
-// was used for a while, so nobody is cut off. All methods may be called
+// was used for a while, so nobody is cut off. As long as the next key cannot be
+// written or published, the one at hand signs. All methods may be called
 // concurrently, and by several processes with the same files.
 type Keys struct {
-	cfg  KeysConfig
-	lock *flock.Flock // held while the files change
+	cfg     KeysConfig
+	lock    *flock.Flock                                           // held while the files change
+	replace func(name string, data []byte, mode fs.FileMode) error // replaceFile, but for tests
 
 	mu      sync.Mutex  // guards the fields below
-	keys    []key       // oldest first
-	file    fs.FileInfo // of cfg.File, as of when the keys were read or written
+	keys    []key       // oldest first; all are published
+	file    fs.FileInfo // of cfg.File, as of when the keys were read or written; nil if they could not be
+	failure error       // of the last change; nil after one that worked
+	retryAt time.Time   // when to try again what failed
 	signing string      // ID of the key that signer signs with
 	signer  jose.Signer
 }
+
+// lockTimeout bounds the wait for another process that changes the keys. A login may wait for it.
+const lockTimeout = 2 * time.Second
 
 // key is a signing key and when it was published.
 type key struct {
@@ -65,8 +77,11 @@ type keyFile struct {
 	Keys []key `json:"keys"`
 }
 
-// OpenKeys reads the keys, or makes the first one, and publishes them.
-func OpenKeys(cfg KeysConfig) (*Keys, error) {
+// OpenKeys reads the keys, or makes the first one, and publishes them. If the next key is due and
+// cannot be written, it warns and goes on with those that are published.
+func OpenKeys(cfg KeysConfig) (*Keys, error) { return openKeysWith(cfg, replaceFile) }
+
+func openKeysWith(cfg KeysConfig, replace func(name string, data []byte, mode fs.FileMode) error) (*Keys, error) {
 	if cfg.File == "" || cfg.JWKSFile == "" {
 		return nil, errors.New("apache: File and JWKSFile are required")
 	}
@@ -76,19 +91,50 @@ func OpenKeys(cfg KeysConfig) (*Keys, error) {
 	if cfg.Settle == 0 {
 		cfg.Settle = time.Minute
 	}
+	if cfg.Diagnostics == nil {
+		cfg.Diagnostics = slog.New(slog.DiscardHandler)
+	}
 	if cfg.MaxAge < 3*cfg.Settle {
 		return nil, fmt.Errorf("apache: keys of %v would end before they have settled, which takes %v", cfg.MaxAge, 3*cfg.Settle)
 	}
 	k := &Keys{
-		cfg:  cfg,
-		lock: flock.New(cfg.File+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600)),
+		cfg:     cfg,
+		replace: replace,
+		lock:    flock.New(cfg.File+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600)),
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.change(k.takeTurns); err != nil {
-		return nil, err
+		if !k.resume() {
+			return nil, err
+		}
+		k.failed(err)
 	}
 	return k, nil
+}
+
+// resume takes the keys that are published already. It reports false if there are none.
+func (k *Keys) resume() bool {
+	if err := k.read(); err != nil {
+		return false
+	}
+	published := k.published()
+	k.keys = slices.DeleteFunc(k.keys, func(key key) bool { return !published[key.JWK.KeyID] })
+	return len(k.keys) > 0
+}
+
+// failed warns that the keys cannot take turns, and puts off the next attempt: a key that another
+// process has added is not used before it has settled.
+func (k *Keys) failed(err error) {
+	k.failure, k.retryAt = err, time.Now().Add(k.cfg.Settle/2)
+	k.cfg.Diagnostics.Warn("cannot change the signing keys; the one at hand is still good, trying on", "err", err)
+}
+
+// Err says why the keys cannot take turns at the moment, or nil if they can.
+func (k *Keys) Err() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.failure
 }
 
 // Rotate makes a new key now, rather than when the newest one has its age. It
@@ -122,9 +168,11 @@ func (k *Keys) current() (jose.Signer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	if k.due(now) || k.changed() {
+	if (k.due(now) || k.changed()) && !now.Before(k.retryAt) {
 		if err := k.change(k.takeTurns); err != nil {
-			return nil, err
+			k.failed(err)
+		} else {
+			k.failure = nil
 		}
 	}
 	key := k.keys[k.signingKey(now)].JWK
@@ -195,23 +243,39 @@ func (k *Keys) add(now time.Time) {
 }
 
 // change reads the keys, which another process may have changed, lets edit change
-// them, and writes both files if they are not as they should be.
+// them, and writes both files if they are not as they should be. After an error the
+// keys at hand are those of before.
 func (k *Keys) change(edit func(now time.Time)) (err error) {
-	if err := k.lock.Lock(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
+	defer cancel()
+	if _, err := k.lock.TryLockContext(ctx, 10*time.Millisecond); ctx.Err() != nil {
+		return fmt.Errorf("lock signing keys: another process has locked %s.lock for %v", k.cfg.File, lockTimeout)
+	} else if err != nil {
 		return fmt.Errorf("lock signing keys: %w", err)
 	}
-	defer func() { err = errors.Join(err, k.lock.Unlock()) }()
+	keys, file := k.keys, k.file
+	defer func() {
+		if err = errors.Join(err, k.lock.Unlock()); err != nil {
+			k.keys, k.file = keys, file
+		}
+	}()
 	if err := k.read(); err != nil {
 		return err
 	}
-	edit(time.Now())
-	// The public keys go last: whoever dies in between leaves a key that is not
-	// published, and the next to look publishes it before it is used.
+	// The public keys go last: whoever dies or fails in between leaves a key that is not
+	// published. It counts as added when it is, or it would be used before the broker knows it.
+	now, published := time.Now(), k.published()
+	for i := range k.keys {
+		if !published[k.keys[i].JWK.KeyID] {
+			k.keys[i].Added = now
+		}
+	}
+	edit(now)
 	private, err := json.Marshal(keyFile{k.keys})
 	if err != nil {
 		return fmt.Errorf("signing keys: %w", err)
 	}
-	if err := replaceFile(k.cfg.File, private, 0o600); err != nil {
+	if err := k.replace(k.cfg.File, private, 0o600); err != nil {
 		return fmt.Errorf("write signing keys: %w", err)
 	}
 	if k.file, err = os.Stat(k.cfg.File); err != nil {
@@ -225,7 +289,7 @@ func (k *Keys) change(edit func(now time.Time)) (err error) {
 	if err != nil {
 		return fmt.Errorf("public keys: %w", err)
 	}
-	if err := replaceFile(k.cfg.JWKSFile, public, 0o644); err != nil {
+	if err := k.replace(k.cfg.JWKSFile, public, 0o644); err != nil {
 		return fmt.Errorf("publish keys: %w", err)
 	}
 	return nil
@@ -259,6 +323,23 @@ func (k *Keys) read() error {
 	}
 	k.keys = file.Keys
 	return nil
+}
+
+// published returns the IDs of the keys that the broker can read.
+func (k *Keys) published() map[string]bool {
+	ids := map[string]bool{}
+	data, err := os.ReadFile(k.cfg.JWKSFile)
+	if err != nil {
+		return ids
+	}
+	var set jose.JSONWebKeySet
+	if json.Unmarshal(data, &set) != nil {
+		return ids
+	}
+	for _, key := range set.Keys {
+		ids[key.KeyID] = true
+	}
+	return ids
 }
 
 // replaceFile replaces a file at once: readers see the old one or the new one.

@@ -2,18 +2,22 @@ package apache
 
 import (
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/gofrs/flock"
 )
 
 const ada = "ada00000-0000-4000-8000-000000000001"
@@ -187,6 +191,126 @@ func TestKeysOfSeveralProcesses(t *testing.T) {
 	}
 	if n := len(published(t, keys[0]).Keys); n != 1 || len(ids) != 1 {
 		t.Errorf("%d keys sign and %d are published after they were deleted, want one new one", len(ids), n)
+	}
+}
+
+// failures makes writes of the named file fail while it is set.
+type failures struct {
+	file  string
+	wrote int // of writes that failed
+}
+
+func (f *failures) replace(name string, data []byte, mode os.FileMode) error {
+	if name == f.file {
+		f.wrote++
+		return &os.PathError{Op: "write", Path: name, Err: syscall.ENOSPC}
+	}
+	return replaceFile(name, data, mode)
+}
+
+// TestRotationFails: as long as the next key cannot be written, the one at hand signs, restarts
+// included. Afterwards keys take turns as ever: none signs before the broker can know it.
+func TestRotationFails(t *testing.T) {
+	const step = 5 * time.Second
+	private := func(cfg KeysConfig) string { return cfg.File }
+	public := func(cfg KeysConfig) string { return cfg.JWKSFile }
+	for _, test := range []struct {
+		name    string
+		file    func(KeysConfig) string
+		restart bool
+	}{
+		{"private keys", private, false},
+		{"public keys", public, false},
+		{"private keys, restarted", private, true},
+		{"public keys, restarted", public, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := keysConfig(t.TempDir())
+			synctest.Test(t, func(t *testing.T) {
+				var said strings.Builder
+				cfg.Diagnostics = slog.New(slog.NewTextHandler(&said, nil))
+				var disk failures
+				open := func() *Keys {
+					k, err := openKeysWith(cfg, disk.replace)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return k
+				}
+				k := open()
+				first, _ := verify(t, published(t, k), sign(t, k))
+
+				disk.file = test.file(cfg)
+				time.Sleep(k.cfg.MaxAge)
+				for began := time.Now(); time.Since(began) < 10*time.Minute; time.Sleep(step) {
+					if id, _ := verify(t, published(t, k), sign(t, k)); id != first {
+						t.Fatalf("key %s signs %v after the disk is full, want the first key", id, time.Since(began))
+					}
+					if test.restart && time.Since(began)%time.Minute == 0 {
+						k = open()
+					}
+				}
+				warnings := strings.Count(said.String(), "level=WARN")
+				if warnings < 10 || warnings > 40 || disk.wrote > 40 || !strings.Contains(said.String(), "no space left") || !strings.Contains(said.String(), disk.file) {
+					t.Errorf("in ten minutes it failed %d times and warned %d times: %.500s", disk.wrote, warnings, said.String())
+				}
+
+				disk.file = ""
+				late, read := published(t, k), time.Now() // a broker that reads as late as it may
+				second, began := first, time.Now()
+				for ; second == first && time.Since(began) < time.Hour; time.Sleep(step) {
+					set := published(t, k)
+					if time.Since(read) >= k.cfg.Settle {
+						late, read = set, time.Now()
+					}
+					second, _ = verify(t, set, sign(t, k))
+					if len(late.Key(second)) == 0 {
+						t.Fatalf("key %s signs, and a broker that reads late does not know it", second)
+					}
+				}
+				if took := time.Since(began); second == first || took > 2*k.cfg.Settle+step {
+					t.Errorf("the next key signs after %v (%t), want it to take over when it has settled", took, second != first)
+				}
+			})
+		})
+	}
+}
+
+// TestKeysAreLocked: a process that stopped while it had the lock does not stop logins elsewhere.
+func TestKeysAreLocked(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		k := openKeys(t, keysConfig(dir))
+		other := flock.New(k.cfg.File + ".lock")
+		if err := other.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(k.cfg.MaxAge)
+		began := time.Now()
+		first, _ := verify(t, published(t, k), sign(t, k))
+		if took := time.Since(began); took > lockTimeout {
+			t.Errorf("signing takes %v while the keys are locked, want at most %v", took, lockTimeout)
+		}
+		if err := other.Unlock(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(k.cfg.Settle)
+		sign(t, k)
+		time.Sleep(k.cfg.Settle)
+		if id, _ := verify(t, published(t, k), sign(t, k)); id == first {
+			t.Error("the first key still signs after the lock was given back")
+		}
+	})
+}
+
+// TestNoKeyAtHand: without a key that is published there is nothing to go on with.
+func TestNoKeyAtHand(t *testing.T) {
+	cfg := keysConfig(t.TempDir())
+	for _, file := range []string{cfg.File, cfg.JWKSFile} {
+		disk := failures{file: file}
+		if _, err := openKeysWith(cfg, disk.replace); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("OpenKeys = %v when %s cannot be written, want that error", err, file)
+		}
 	}
 }
 

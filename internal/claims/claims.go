@@ -224,7 +224,8 @@ func (s *Service) Close() error {
 // the subject may use it on every broker. Claiming again is no error; it repairs
 // what is missing, and the answer has Created unset. Errors are a
 // [*diaspora.TopicError] with [diaspora.ErrInvalid]; [diaspora.ErrConflict] if
-// somebody else has the name, if it is being released, or if the cluster has an
+// somebody else has the name, if the subject has it with other settings than req
+// names, if it is being released, or if the cluster has an
 // unclaimed topic of that name; [diaspora.ErrPermission] if the subject owns too
 // many; [diaspora.ErrUnavailable] if the cluster does not answer, in which case
 // the claim may have been made and claiming again tells.
@@ -235,7 +236,7 @@ func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimR
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	topic, err := s.claim(ctx, r)
+	topic, err := s.claim(ctx, r, req)
 	if err != nil {
 		s.reconcileSoon()
 		return diaspora.Topic{}, topicError("claim", req.Name, err)
@@ -270,7 +271,7 @@ func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record
 	return r, nil
 }
 
-func (s *Service) claim(ctx context.Context, r record) (diaspora.Topic, error) {
+func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest) (diaspora.Topic, error) {
 	err := s.mayClaim(ctx, r)
 	if err == nil {
 		err = s.ledger.append(ctx, r)
@@ -286,9 +287,51 @@ func (s *Service) claim(ctx context.Context, r record) (diaspora.Topic, error) {
 	case t.phase != claimed || t.owner != r.By:
 		return diaspora.Topic{}, fmt.Errorf("%w: it was released while it was being claimed; claim it again", diaspora.ErrUnavailable)
 	}
+	if !created {
+		if err := t.otherSettings(req); err != nil {
+			return diaspora.Topic{}, err
+		}
+	}
 	answer := t.answer(r.Topic)
 	answer.Created = created
 	return answer, nil
+}
+
+// otherSettings refuses a claim of a topic that is the caller's already if it asks for settings
+// that the topic does not have. What it does not ask for may be as it is.
+func (t topic) otherSettings(req diaspora.ClaimRequest) error {
+	var other []string
+	if req.Partitions != 0 && req.Partitions != t.partitions {
+		noun := "partitions"
+		if t.partitions == 1 {
+			noun = "partition"
+		}
+		other = append(other, fmt.Sprintf("%d %s rather than %d", t.partitions, noun, req.Partitions))
+	}
+	if req.RetentionMS != 0 && req.RetentionMS != t.retentionMS {
+		other = append(other, fmt.Sprintf("events kept %s rather than %s", kept(t.retentionMS), kept(req.RetentionMS)))
+	}
+	if req.Description != "" && req.Description != t.description {
+		other = append(other, "another description")
+	}
+	if other == nil {
+		return nil
+	}
+	return fmt.Errorf(`%w: %w, with other settings: %s; a claim does not change them: "diaspora topic release %s" deletes the topic and its events, and then it can be claimed with the new settings`,
+		diaspora.ErrConflict, errYours, strings.Join(other, ", "), req.Name)
+}
+
+// kept says for how long events are kept.
+func kept(ms int64) string {
+	const day = 24 * time.Hour
+	switch d := time.Duration(ms) * time.Millisecond; {
+	case ms < 0:
+		return "for ever"
+	case d%day == 0:
+		return fmt.Sprintf("for %dd", d/day)
+	default:
+		return "for " + d.String()
+	}
 }
 
 // mayClaim says what would make a claim futile, as the ledger and the cluster are

@@ -36,13 +36,51 @@ func TestClaimWorks(t *testing.T) {
 	}
 	c.check()
 
-	again, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather", Partitions: 5})
+	for _, same := range []diaspora.ClaimRequest{{Name: "weather"}, {Name: "weather", Partitions: 3, RetentionMS: got.RetentionMS}} {
+		again, err := s.Claim(t.Context(), ada, same)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Created = false; again != got {
+			t.Errorf("the second Claim = %+v, want %+v", again, got)
+		}
+	}
+}
+
+// TestClaimWithOtherSettings: a claim does not change a topic, and does not pass over in silence that it did not.
+func TestClaimWithOtherSettings(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	before, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather", Description: "beamline 7"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Created = false; again != got {
-		t.Errorf("the second Claim = %+v, want %+v", again, got)
+	before.Created = false
+	const day = 24 * 60 * 60 * 1000
+	for _, tt := range []struct {
+		req    diaspora.ClaimRequest
+		reason string
+	}{
+		{diaspora.ClaimRequest{Partitions: 4}, "1 partition rather than 4"},
+		{diaspora.ClaimRequest{RetentionMS: 30 * day}, "events kept for 7d rather than for 30d"},
+		{diaspora.ClaimRequest{RetentionMS: 1500}, "events kept for 7d rather than for 1.5s"},
+		{diaspora.ClaimRequest{RetentionMS: -1}, "events kept for 7d rather than for ever"},
+		{diaspora.ClaimRequest{Description: "beamline 8"}, "another description"},
+		{diaspora.ClaimRequest{Partitions: 2, Description: "x"}, "1 partition rather than 2, another description; "},
+	} {
+		tt.req.Name = "weather"
+		_, err := s.Claim(t.Context(), ada, tt.req)
+		if !errors.Is(err, diaspora.ErrConflict) || !strings.Contains(err.Error(), tt.reason) || !strings.Contains(err.Error(), `"diaspora topic release weather"`) {
+			t.Errorf("Claim(%+v) = %v, want ErrConflict that says %q and names the command", tt.req, err, tt.reason)
+		}
+		if _, err := s.Claim(t.Context(), ben, tt.req); !errors.Is(err, diaspora.ErrConflict) || strings.Contains(err.Error(), "rather than") {
+			t.Errorf("somebody else's Claim(%+v) = %v, want ErrConflict without the settings", tt.req, err)
+		}
 	}
+	if after, err := s.Topic(t.Context(), ada, "weather"); err != nil || after != before {
+		t.Errorf("afterwards the topic is %+v, %v; want %+v", after, err, before)
+	}
+	c.check()
 }
 
 func TestClaimRefused(t *testing.T) {

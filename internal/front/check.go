@@ -249,9 +249,17 @@ func (c *checks) gateway(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	g := c.cfg.Gateway
-	broker, err := g.upstream()
+	signing, err := g.signingKeys(c.cfg.Diagnostics)
 	if err != nil {
 		c.add("signing keys", Fail, "see gateway-keys-file and gateway-jwks-file", "%v", err)
+		return
+	}
+	if err := signing.Err(); err != nil {
+		c.add("signing keys", Warn, "see that both files can be written, and that their disk is not full", "the keys of before are still good, but no new ones can be made: %v", err)
+	}
+	broker, err := g.upstream(signing)
+	if err != nil {
+		c.add("gateway listener", Fail, "", "%v", err)
 		return
 	}
 	client, err := kgo.NewClient(

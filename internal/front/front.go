@@ -212,12 +212,13 @@ func (cfg *Config) issuer() string {
 	return cfg.Globus.Issuer
 }
 
+// signingKeys are what the gateway signs in to the broker with.
+func (g *Gateway) signingKeys(diagnostics *slog.Logger) (*apache.Keys, error) {
+	return apache.OpenKeys(apache.KeysConfig{File: g.KeysFile, JWKSFile: g.JWKSFile, Diagnostics: diagnostics})
+}
+
 // upstream is the broker behind the gateway.
-func (g *Gateway) upstream() (*apache.Broker, error) {
-	signing, err := apache.OpenKeys(apache.KeysConfig{File: g.KeysFile, JWKSFile: g.JWKSFile})
-	if err != nil {
-		return nil, err
-	}
+func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 	return apache.New(apache.Config{Address: g.Broker, Issuer: g.Issuer, Audience: g.Audience, Keys: signing})
 }
 
@@ -288,7 +289,11 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 }
 
 func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
-	broker, err := cfg.Gateway.upstream()
+	signing, err := cfg.Gateway.signingKeys(cfg.Diagnostics)
+	if err != nil {
+		return err
+	}
+	broker, err := cfg.Gateway.upstream(signing)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package front
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +97,26 @@ func TestCheckWithoutAnything(t *testing.T) {
 		if !failed[check] {
 			t.Errorf("Check does not find that %s is missing: %v", check, failed)
 		}
+	}
+}
+
+// TestCheckSigningKeys: keys that are good and cannot be replaced are a warning, and the check goes on.
+func TestCheckSigningKeys(t *testing.T) {
+	cfg := valid()
+	dir := t.TempDir()
+	cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/keys", dir+"/jwks"
+	if _, err := cfg.Gateway.signingKeys(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(dir+"/keys.lock"), os.Mkdir(dir+"/keys.lock", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	run := &checks{cfg: &cfg}
+	run.gateway(ctx)
+	if len(run.findings) != 2 || run.findings[0].Check != "signing keys" || run.findings[0].Status != Warn || run.findings[0].Fix == "" {
+		t.Errorf("found %+v, want a warning about the signing keys and what comes after it", run.findings)
 	}
 }
 

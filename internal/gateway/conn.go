@@ -24,8 +24,10 @@ const (
 )
 
 const (
-	// frameTimeout bounds how long the rest of a request may take to come.
-	frameTimeout = 2 * time.Minute
+	// frameTimeout is how long a client that has begun a request may be silent. It is also how
+	// long the client may be slower than minBytesPerSecond, all in all, before the request has arrived.
+	frameTimeout      = 2 * time.Minute
+	minBytesPerSecond = 1000
 	// writeTimeout bounds how long a client may leave a chunk unread.
 	writeTimeout = 2 * time.Minute
 	// lingerTimeout is how long a client has to hang up after the last answer.
@@ -47,7 +49,7 @@ type conn struct {
 	address netip.Addr
 	slot    int                // when it is swept
 	cancel  context.CancelFunc // ends what serve does
-	in      frameReader
+	in      frameReader        // of client, see Read
 
 	// Set by the login, and not changed later.
 	subject   string
@@ -60,6 +62,10 @@ type conn struct {
 
 	again   time.Time // when to sign in to the broker again; zero is never
 	lastKey int16     // of the last request relayed
+
+	// allowance is how long the gateway still waits for the rest of the request that the client
+	// has begun; 0 if it has begun none. Only the goroutine that reads the client uses it.
+	allowance time.Duration
 
 	mu       sync.Mutex  // guards the fields below
 	shown    Credentials // at the last login; none before the first
@@ -75,7 +81,7 @@ func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.Can
 	if g.cfg.TLS != nil {
 		c.client = tls.Server(client, g.cfg.TLS)
 	}
-	c.in.r = c.client
+	c.in.r = c
 	return c
 }
 
@@ -184,7 +190,7 @@ func (c *conn) draining() bool {
 }
 
 // beginRequest notes that a request has begun. If it is not all here yet, the
-// rest has to come in time.
+// rest has to come in time, see Read.
 func (c *conn) beginRequest(whole bool) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -196,11 +202,12 @@ func (c *conn) beginRequest(whole bool) (end func()) {
 	if whole {
 		return func() {}
 	}
-	c.client.SetReadDeadline(time.Now().Add(frameTimeout))
+	c.allowance = frameTimeout
 	return c.endRequest
 }
 
 func (c *conn) endRequest() {
+	c.allowance = 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.drainBy.IsZero() {
@@ -231,6 +238,31 @@ func (c *conn) hangUp() {
 	if w, ok := c.client.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		c.client.SetReadDeadline(time.Now().Add(lingerTimeout))
 		io.Copy(io.Discard, c.client)
+	}
+}
+
+// Read reads what the client sends. The allowance shrinks while the client is silent and grows
+// with what arrives, so that a slow link has the time that it needs and a client that sends byte by
+// byte does not. Time that passes between two reads is not the client's: the gateway waits for the
+// broker then, or for memory.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.allowance == 0 {
+		return c.client.Read(p)
+	}
+	began := time.Now()
+	c.allow(began.Add(c.allowance))
+	n, err := c.client.Read(p)
+	earned := time.Duration(n) * time.Second / minBytesPerSecond
+	c.allowance = max(1, min(frameTimeout, c.allowance-time.Since(began)+earned))
+	return n, err
+}
+
+// allow sets the client's deadline, unless the gateway is about to stop and has set another.
+func (c *conn) allow(deadline time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.drainBy.IsZero() {
+		c.client.SetReadDeadline(deadline)
 	}
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -233,6 +234,75 @@ func TestSlowClients(t *testing.T) {
 			c := f.login(t, "ada-token")
 			time.Sleep(12 * time.Hour)
 			c.wantAlive()
+		})
+	})
+}
+
+// TestSlowUploads sends produce requests that take long. They arrive as long as they make progress.
+func TestSlowUploads(t *testing.T) {
+	upload := func(t *testing.T, c *raw, size, perSecond int) {
+		t.Helper()
+		request := produceRequest(9)
+		request.Topics[0].Partitions[0].Records = make([]byte, size)
+		b := appendRequest(request, 7)
+		c.SetDeadline(time.Time{})
+		began := time.Now()
+		for sent := 0; sent < len(b); time.Sleep(time.Second) {
+			n, err := c.Write(b[sent:min(sent+perSecond, len(b))])
+			if sent += n; err != nil {
+				t.Fatalf("at %d B/s cut off after %v and %d of %d bytes: %v", perSecond, time.Since(began), sent, len(b), err)
+			}
+		}
+		if _, err := c.response(request, 7); err != nil {
+			t.Fatalf("%d bytes at %d B/s: no answer: %v", size, perSecond, err)
+		}
+	}
+	for _, perSecond := range []int{8000, 2000, minBytesPerSecond} {
+		t.Run(fmt.Sprint(perSecond), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := startInMemory(t)
+				f.tokens.issue("ada-token", ada, time.Hour)
+				c := f.login(t, "ada-token")
+				upload(t, c, 1_040_000, perSecond)
+				upload(t, c, 1_040_000, perSecond)
+				time.Sleep(3 * frameTimeout) // no deadline is left
+				c.wantAlive()
+			})
+		})
+	}
+	// What a client waits for the gateway does not count: here for the memory that large
+	// requests of one subject share.
+	t.Run("after a wait", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			f.tokens.issue("ada-token", ada, time.Hour)
+			first, second := f.login(t, "ada-token"), f.login(t, "ada-token")
+			first.send(sized(100<<20, flexHead(keyProduce, 9)))
+			synctest.Wait()
+			began := time.Now()
+			var ended time.Duration
+			var waiting sync.WaitGroup
+			waiting.Go(func() { ended = first.lifetime() })
+			upload(t, second, 30<<20, 30<<20)
+			waiting.Wait()
+			if waited := time.Since(began); waited < frameTimeout || ended != frameTimeout {
+				t.Errorf("the second request waited for %v, and the first one lasted %v, want %v", waited, ended, frameTimeout)
+			}
+		})
+	})
+	// A client that was quick has no more time to stand still than any other.
+	t.Run("stalled", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startInMemory(t)
+			f.tokens.issue("ada-token", ada, time.Hour)
+			c := f.login(t, "ada-token")
+			request := produceRequest(9)
+			request.Topics[0].Partitions[0].Records = make([]byte, 1_040_000)
+			b := appendRequest(request, 7)
+			c.send(b[:len(b)-1])
+			if got := c.lifetime(); got != frameTimeout {
+				t.Errorf("a request that stands still lasts %v, want %v", got, frameTimeout)
+			}
 		})
 	})
 }
