@@ -155,7 +155,7 @@ func (e environment) signIn(cfg Config) (Config, error) {
 	if err := e.checkIssuer(); err != nil {
 		return Config{}, err
 	}
-	cfg.TokenSource = &discoveredSource{cfg: cfg, make: func(d DiscoveryGlobus) (globus.TokenSource, error) {
+	cfg.TokenSource = &discoveredSource{cfg: cfg, turn: make(chan struct{}, 1), make: func(d DiscoveryGlobus) (globus.TokenSource, error) {
 		if issuer, ok, err := e.issuer(); err != nil {
 			return nil, err
 		} else if ok {
@@ -199,8 +199,9 @@ func (e environment) checkIssuer() error {
 type discoveredSource struct {
 	cfg  Config
 	make func(DiscoveryGlobus) (globus.TokenSource, error)
+	turn chan struct{} // holds a value while somebody asks the fabric
 
-	mu     sync.Mutex // guards source
+	mu     sync.Mutex // guards source; never held while anybody is asked
 	source globus.TokenSource
 }
 
@@ -215,27 +216,37 @@ func (s *discoveredSource) Token(ctx context.Context) (globus.Token, error) {
 
 // Refused tells the source that a service has refused the token.
 func (s *discoveredSource) Refused(access globus.Secret) {
-	s.mu.Lock()
-	source := s.source
-	s.mu.Unlock()
-	refused(source, access)
+	refused(s.known(), access)
 }
 
 // Settle waits until no renewal is under way.
 func (s *discoveredSource) Settle() {
-	s.mu.Lock()
-	source := s.source
-	s.mu.Unlock()
-	if source, ok := source.(interface{ Settle() }); ok {
+	if source, ok := s.known().(interface{ Settle() }); ok {
 		source.Settle()
 	}
 }
 
-func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, error) {
+// known returns the source if there is one already, and nil otherwise.
+func (s *discoveredSource) known() globus.TokenSource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.source != nil {
-		return s.source, nil
+	return s.source
+}
+
+// discovered returns the source, and makes it if need be. Callers take turns to ask the
+// fabric, since the next one mostly need not ask any more.
+func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, error) {
+	if source := s.known(); source != nil {
+		return source, nil
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if source := s.known(); source != nil {
+		return source, nil
 	}
 	d := s.cfg.Discovery
 	if d == nil {
@@ -253,6 +264,8 @@ func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, 
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.source = source
 	return source, nil
 }

@@ -72,7 +72,7 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := spool.Open(spool.Options{
+	s, err := spool.Open(ctx, spool.Options{
 		Dir:         cfg.SpoolDir,
 		Subject:     subject,
 		MaxBytes:    cfg.SpoolBytes,

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -200,17 +201,20 @@ func (g *segment) seeds() seeds { return newSeeds(g.spool, g.base) }
 // one. Damage is no reason to fail: it is passed over and counted when it is read. An
 // error of the disk is returned, since it may pass.
 //
-// It returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion] or what the
-// file system says.
-func Open(opts Options) (*Spool, error) {
-	s, err := open(opts)
+// On a file system that several machines may have, it watches for some seconds whether an
+// owner that did not give the spool back is still alive. ctx bounds that wait.
+//
+// It returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion], ctx's error or what
+// the file system says.
+func Open(ctx context.Context, opts Options) (*Spool, error) {
+	s, err := open(ctx, opts)
 	if err != nil {
 		return nil, fmt.Errorf("open spool %s: %w", opts.Dir, err)
 	}
 	return s, nil
 }
 
-func open(opts Options) (_ *Spool, err error) {
+func open(ctx context.Context, opts Options) (_ *Spool, err error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
@@ -223,7 +227,7 @@ func open(opts Options) (_ *Spool, err error) {
 	if err := s.fs.Make(); err != nil {
 		return nil, err
 	}
-	if s.owner, err = takeOwnership(s.fs); err != nil {
+	if s.owner, err = takeOwnership(ctx, s.fs); err != nil {
 		return nil, err
 	}
 	im, err := s.load()

@@ -14,7 +14,7 @@ import (
 
 func mustOpen(t testing.TB, opts Options) *Spool {
 	t.Helper()
-	s, err := Open(opts)
+	s, err := Open(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestModes(t *testing.T) {
 		if err := os.Chmod(file, want|0o040); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := Open(Options{Dir: path}); !errors.Is(err, ErrInsecure) {
+		if s, err := Open(t.Context(), Options{Dir: path}); !errors.Is(err, ErrInsecure) {
 			t.Errorf("with %s open to the group: %v, want ErrInsecure", name, err)
 			s.Close()
 		}
@@ -257,7 +257,7 @@ func TestSubject(t *testing.T) {
 	s := mustOpen(t, Options{Dir: path, Subject: "ada"})
 	mustAppend(t, s, 0, 1)
 	mustClose(t, s)
-	if s, err := Open(Options{Dir: path, Subject: "eve"}); !errors.Is(err, ErrSubject) {
+	if s, err := Open(t.Context(), Options{Dir: path, Subject: "eve"}); !errors.Is(err, ErrSubject) {
 		t.Errorf("Open by another subject: %v, want ErrSubject", err)
 		s.Close()
 	}
@@ -267,7 +267,7 @@ func TestSubject(t *testing.T) {
 	s = mustOpen(t, Options{Dir: path, Subject: "eve"}) // nothing of ada's is left
 	mustAppend(t, s, 1, 2)
 	mustClose(t, s)
-	if _, err := Open(Options{Dir: path, Subject: "ada"}); !errors.Is(err, ErrSubject) {
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: "ada"}); !errors.Is(err, ErrSubject) {
 		t.Errorf("Open by another subject: %v, want ErrSubject", err)
 	}
 }
