@@ -95,7 +95,15 @@ func (c *Client) discoverSafely(ctx context.Context) (Discovery, error) {
 		return Discovery{}, err
 	}
 	defer c.hangUp()
-	return c.Discover(ctx)
+	d, err := c.Discover(ctx)
+	if err == nil {
+		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Discovery = &d })
+	}
+	if known := c.cfg.memory.recall(c.cfg.memory.name); away(err) && known.Discovery != nil {
+		c.cfg.diagnostics().Warn("the fabric cannot be asked where its cluster is; going by what it said before", "url", c.cfg.URL, "err", err)
+		return *known.Discovery, nil
+	}
+	return d, err
 }
 
 // hangUp gives the connection back after a single question: of the many programs of a
@@ -106,6 +114,9 @@ func (c *Client) hangUp() { c.http.CloseIdleConnections() }
 func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 	var id globus.Identity
 	err := c.do(ctx, request{op: "ask who is signed in", method: http.MethodGet, path: "/v1/identity", again: true, out: &id})
+	if err == nil && id.Subject != "" {
+		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Identity = id })
+	}
 	return id, err
 }
 

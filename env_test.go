@@ -298,7 +298,7 @@ func TestDiscoveryHoldsUpNobody(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		defer cancel()
 		_, err := cfg.TokenSource.Token(ctx)
-		refused(cfg.TokenSource, canary)
+		cfg.TokenSource.(interface{ Refused(globus.Secret) }).Refused(canary)
 		settle(context.Background(), cfg.TokenSource)
 		ended <- err
 	}()

@@ -137,7 +137,9 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Lo
 		cfg.SpoolDir = dir
 		l, err := diaspora.OpenLogger(ctx, cfg)
 		switch {
-		case errors.Is(err, diaspora.ErrConflict): // another process has it, or another identity's events wait in it
+		case errors.Is(err, spool.ErrSubject):
+			e.warn("%v", err) // and they stay there
+		case errors.Is(err, diaspora.ErrConflict): // another process has it
 		case err != nil && logger == nil:
 			return nil, nil, err
 		case err != nil:

@@ -36,6 +36,10 @@ var (
 	ErrTooLarge = errors.New("too large for the spool")
 )
 
+// Unbound begins the subject of events that wait for whoever signs in with a credential of which
+// it was not known whose it is. The hash of the credential follows.
+const Unbound = "credential sha256:"
+
 // Policy says what happens to an entry for which there is no room.
 type Policy int
 
@@ -53,6 +57,10 @@ type Options struct {
 	// Subject is the identity whose events these are, at most 128 bytes. A
 	// spool in which events of another one wait is refused.
 	Subject string
+
+	// Same reports whether events that wait under another subject are of this
+	// identity as well. Optional.
+	Same func(subject string) bool
 
 	// MaxBytes bounds what the spool has on disk. Default: 1 GiB.
 	MaxBytes int64
@@ -334,7 +342,7 @@ func (s *Spool) checkSubject() error {
 		if g.spool == (uuid{}) {
 			continue // without the spool's id nothing in it can be read
 		}
-		if min(g.limit, s.next) > s.done.low && g.subject != s.opts.Subject {
+		if min(g.limit, s.next) > s.done.low && g.subject != s.opts.Subject && (s.opts.Same == nil || !s.opts.Same(g.subject)) {
 			return fmt.Errorf("%w: %q, not %q", ErrSubject, g.subject, s.opts.Subject)
 		}
 	}

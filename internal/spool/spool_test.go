@@ -272,6 +272,39 @@ func TestSubject(t *testing.T) {
 	}
 }
 
+// TestUnbound has events that were logged when it was not known whose they are be taken over
+// by whom they turn out to belong to, before those that follow.
+func TestUnbound(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	s := mustOpen(t, Options{Dir: path, Subject: Unbound + "1f3a"})
+	mustAppend(t, s, 0, 3)
+	mustClose(t, s)
+	same := func(subject string) bool { return subject == Unbound+"1f3a" }
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: "eve"}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by somebody: %v, want ErrSubject", err)
+	}
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: "eve", Same: func(string) bool { return false }}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by somebody else: %v, want ErrSubject", err)
+	}
+	if info, err := Inspect(path); err != nil || info.Events != 3 || info.Subject != Unbound+"1f3a" {
+		t.Errorf("Inspect = %+v, %v, want 3 events, as they were", info, err)
+	}
+	s = mustOpen(t, Options{Dir: path, Subject: "ada", Same: same})
+	mustAppend(t, s, 3, 5)
+	if got := drain(t, s); len(got) != 5 {
+		t.Errorf("%d events are read, want 5", len(got))
+	}
+	mustClose(t, s)
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: Unbound + "1f3a"}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by the credential alone, when the owner is known: %v, want ErrSubject", err)
+	}
+	s = mustOpen(t, Options{Dir: path, Subject: "ada", Same: same})
+	if got := drain(t, s); len(got) != 5 || got[0].ID != "0" || got[4].ID != "4" {
+		t.Errorf("%d events are read, want 5, in order", len(got))
+	}
+}
+
 // TestStatsTellPositions fails when it cannot be told that all that was appended
 // before a moment is done with.
 func TestStatsTellPositions(t *testing.T) {
