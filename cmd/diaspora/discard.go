@@ -95,7 +95,13 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 
 // holding returns the spools in which events for a topic wait, and how many there are.
 func (e *env) holding(topic string, args []string) (dirs []string, n int64, err error) {
-	all, err := e.spoolsAt(args)
+	all := args
+	if len(args) == 0 { // the same topic of another fabric is another one
+		var home string
+		if home, err = e.spoolHome(); err == nil {
+			all, err = spoolDirs(home)
+		}
+	}
 	if err != nil {
 		return nil, 0, err
 	}
