@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // Client talks to the ACL endpoint of a fabric, where topics are claimed and
@@ -25,9 +26,10 @@ import (
 // [ErrUnavailable], ctx's error, or what is not foreseen; an answer of the ACL
 // endpoint itself is a [*ProblemError] as well.
 type Client struct {
-	cfg  Config
-	base *url.URL
-	http *http.Transport
+	cfg   Config
+	base  *url.URL
+	http  *http.Transport
+	trial *kafka.Trial // of the access tokens
 }
 
 const (
@@ -67,7 +69,7 @@ func NewClient(cfg Config) (*Client, error) {
 	if pool != nil {
 		transport.TLSClientConfig.RootCAs = pool
 	}
-	return &Client{cfg: cfg, base: base, http: transport}, nil
+	return &Client{cfg: cfg, base: base, http: transport, trial: kafka.NewTrial(cfg.TokenSource)}, nil
 }
 
 // Discover asks the fabric what a client needs to know. No token is sent.
@@ -93,7 +95,15 @@ func (c *Client) discoverSafely(ctx context.Context) (Discovery, error) {
 		return Discovery{}, err
 	}
 	defer c.hangUp()
-	return c.Discover(ctx)
+	d, err := c.Discover(ctx)
+	if err == nil {
+		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Discovery = &d })
+	}
+	if known := c.cfg.memory.recall(c.cfg.memory.name); away(err) && known.Discovery != nil {
+		c.cfg.diagnostics().Warn("the fabric cannot be asked where its cluster is; going by what it said before", "url", c.cfg.URL, "err", err)
+		return *known.Discovery, nil
+	}
+	return d, err
 }
 
 // hangUp gives the connection back after a single question: of the many programs of a
@@ -104,6 +114,9 @@ func (c *Client) hangUp() { c.http.CloseIdleConnections() }
 func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 	var id globus.Identity
 	err := c.do(ctx, request{op: "ask who is signed in", method: http.MethodGet, path: "/v1/identity", again: true, out: &id})
+	if err == nil && id.Subject != "" {
+		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Identity = id })
+	}
 	return id, err
 }
 
@@ -227,11 +240,20 @@ func (r request) wrap(err error) error {
 
 // do sends the request, and again if that is safe and the endpoint was away or
 // asked for patience: after a refused connection nothing has happened, and an
-// idempotent call may happen twice.
+// idempotent call may happen twice. Nothing has happened after a refused token either:
+// with another one, the request is sent once more.
 func (c *Client) do(ctx context.Context, r request) error {
 	deadline := time.Now().Add(requestTimeout)
+	renewed := false
 	for attempt := 0; ; attempt++ {
-		err := c.once(ctx, r)
+		token, err := c.once(ctx, r)
+		if errors.Is(err, ErrUnauthenticated) && token != "" && !renewed && c.trial.Refused(ctx, token) {
+			renewed = true
+			token, err = c.once(ctx, r)
+		}
+		if err == nil && token != "" {
+			c.trial.Accepted()
+		}
 		if err == nil || attempt >= requestRetries || !c.mayRetry(r, err) || !sleep(ctx, backoff(attempt), deadline) {
 			return err
 		}
@@ -246,12 +268,13 @@ func (c *Client) mayRetry(r request, err error) bool {
 	return r.again && errors.As(err, &f) && f.transient
 }
 
-func (c *Client) once(ctx context.Context, r request) error {
+// once sends the request, and returns the access token that it was sent with, if it was.
+func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err error) {
 	var body io.Reader
 	if r.in != nil {
 		data, err := json.Marshal(r.in)
 		if err != nil {
-			return r.wrap(invalid("%v", err))
+			return "", r.wrap(invalid("%v", err))
 		}
 		body = bytes.NewReader(data)
 	}
@@ -259,62 +282,64 @@ func (c *Client) once(ctx context.Context, r request) error {
 	defer cancel()
 	req, err := http.NewRequestWithContext(timed, r.method, c.base.String()+r.path, body)
 	if err != nil {
-		return r.wrap(invalid("%v", err))
+		return "", r.wrap(invalid("%v", err))
 	}
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	if r.in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if err := c.authorize(ctx, req, r); err != nil {
-		return r.wrap(err)
+	if token, err = c.authorize(ctx, r); err != nil {
+		return "", r.wrap(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token.Reveal())
 	}
 	// An http.Client follows redirects, or at least looks where they lead. They would
 	// carry the token and the claim to whom they were not addressed.
 	resp, err := c.http.RoundTrip(req)
 	if err != nil {
-		return r.wrap(c.transportError(ctx, err))
+		return token, r.wrap(c.transportError(ctx, err))
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes+1))
 	if err != nil {
-		return r.wrap(c.transportError(ctx, err))
+		return token, r.wrap(c.transportError(ctx, err))
 	}
 	if len(data) > maxAnswerBytes {
-		return r.wrap(&fault{condition: ErrInvalid, reason: fmt.Sprintf("%s answered with more than %d bytes", c.base, maxAnswerBytes)})
+		return token, r.wrap(&fault{condition: ErrInvalid, reason: fmt.Sprintf("%s answered with more than %d bytes", c.base, maxAnswerBytes)})
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return c.problem(r, resp, data)
+		return token, c.problem(r, resp, data)
 	}
 	if r.out == nil {
-		return nil
+		return token, nil
 	}
 	if err := decodeAnswer(resp.Header.Get("Content-Type"), data, r.out); err != nil {
-		return r.wrap(&fault{
+		return token, r.wrap(&fault{
 			condition: ErrInvalid,
 			reason:    fmt.Sprintf("%s does not answer as an ACL endpoint does: %v", c.base, err),
 			hint:      "check the URL of the fabric",
 		})
 	}
-	return nil
+	return token, nil
 }
 
-// authorize adds the access token, and only where nobody on the way can read it.
-func (c *Client) authorize(ctx context.Context, req *http.Request, r request) error {
+// authorize returns the access token to send, and only where nobody on the way can read it.
+func (c *Client) authorize(ctx context.Context, r request) (globus.Secret, error) {
 	if r.public {
-		return nil
+		return "", nil
 	}
 	if err := c.mustBePrivate(); err != nil {
-		return err
+		return "", err
 	}
 	if c.cfg.TokenSource == nil {
-		return &fault{condition: ErrUnauthenticated, reason: "there is no TokenSource", hint: c.cfg.login}
+		return "", &fault{condition: ErrUnauthenticated, reason: "there is no TokenSource", hint: c.cfg.login}
 	}
 	token, err := c.cfg.TokenSource.Token(ctx)
 	if err != nil {
-		return advise(explain(err), ErrUnauthenticated, c.cfg.login)
+		return "", advise(explain(err), ErrUnauthenticated, c.cfg.login)
 	}
-	req.Header.Set("Authorization", "Bearer "+token.AccessToken.Reveal())
-	return nil
+	return token.AccessToken, nil
 }
 
 func (c *Client) mustBePrivate() error {

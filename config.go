@@ -82,6 +82,7 @@ type Config struct {
 
 	login  string // the advice when nobody is signed in; depends on where the Config is from
 	origin string // where the Config is from, for errors: `profile "local"`
+	memory memory // of credentials from the environment
 
 	// Tests only:
 	anonymous bool           // do not sign in

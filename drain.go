@@ -136,6 +136,12 @@ func (d *drain) open(ctx context.Context) error {
 		}
 		d.fabric = f
 	}
+	if d.cfg.memory.name != "" {
+		// So that it is known the next time: the events wait for nobody else.
+		timed, cancel := context.WithTimeout(ctx, d.cfg.DialTimeout)
+		_ = d.cfg.learnIdentity(timed)
+		cancel()
+	}
 	client, err := kgo.NewClient(d.fabric.spoolOpts(d.conns)...)
 	if err != nil {
 		return invalid("configuration: %v", err)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/diaspora-streams/diaspora/globus"
 )
@@ -27,6 +28,11 @@ import (
 //	                          another Globus Auth than the one that the fabric names,
 //	                          but for a stored login, which stays with its own
 //
+// What the fabric and Globus Auth said of a credential from the environment is remembered next to
+// the profiles, in files without secrets that are named by a hash of it: so a [Logger] with a
+// spool opens while they are away, as it does with a profile. On the very first run its events
+// wait for whoever signs in with that credential.
+//
 // It returns [ErrNoProfile] if nothing says which fabric to use, and [ErrInvalid]
 // or [ErrNotFound] if what it says cannot be used.
 func ConfigFromEnv(getenv func(string) string) (Config, error) {
@@ -43,12 +49,14 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 	if err != nil && !e.complete() {
 		return Config{}, err
 	}
-	if profiles != nil {
-		e.cacheDir = filepath.Join(profiles.dir, "tokens")
-	}
 	cfg, err := e.fabric(profiles)
 	if err != nil {
 		return Config{}, err
+	}
+	if profiles != nil {
+		e.cacheDir = filepath.Join(profiles.dir, "tokens")
+		cfg.memory.dir = filepath.Join(profiles.dir, "fabrics")
+		cfg.memory.silent = new(atomic.Int64)
 	}
 	if list := getenv("DIASPORA_BOOTSTRAP"); list != "" {
 		cfg.Brokers = nil
@@ -139,10 +147,12 @@ func (e environment) signIn(cfg Config) (Config, error) {
 		cfg.origin = "DIASPORA_CLIENT_ID"
 		cfg.login = "check DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET"
 		cfg.Identity = globus.Identity{Username: id + "@clients.auth.globus.org", Subject: id}
+		cfg.memory.name = credentialName(cfg.URL, e.getenv("GLOBUS_SDK_ENVIRONMENT"), e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH"), id, secret.Reveal())
 	case refresh != "":
 		cfg.origin = "DIASPORA_REFRESH"
 		cfg.login = `get another refresh token for DIASPORA_REFRESH with "diaspora login --show-tokens"`
-		cfg.Identity = globus.Identity{}
+		cfg.memory.name = credentialName(cfg.URL, e.getenv("GLOBUS_SDK_ENVIRONMENT"), e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH"), refresh.Reveal())
+		cfg.Identity = cfg.memory.recall(cfg.memory.name).Identity
 	case cfg.TokenSource != nil:
 		return cfg, e.checkIssuer()
 	default:
@@ -155,7 +165,7 @@ func (e environment) signIn(cfg Config) (Config, error) {
 	if err := e.checkIssuer(); err != nil {
 		return Config{}, err
 	}
-	cfg.TokenSource = &discoveredSource{cfg: cfg, make: func(d DiscoveryGlobus) (globus.TokenSource, error) {
+	cfg.TokenSource = &discoveredSource{cfg: cfg, turn: make(chan struct{}, 1), make: func(d DiscoveryGlobus) (globus.TokenSource, error) {
 		if issuer, ok, err := e.issuer(); err != nil {
 			return nil, err
 		} else if ok {
@@ -199,8 +209,9 @@ func (e environment) checkIssuer() error {
 type discoveredSource struct {
 	cfg  Config
 	make func(DiscoveryGlobus) (globus.TokenSource, error)
+	turn chan struct{} // holds a value while somebody asks the fabric
 
-	mu     sync.Mutex // guards source
+	mu     sync.Mutex // guards source; never held while anybody is asked
 	source globus.TokenSource
 }
 
@@ -215,27 +226,39 @@ func (s *discoveredSource) Token(ctx context.Context) (globus.Token, error) {
 
 // Refused tells the source that a service has refused the token.
 func (s *discoveredSource) Refused(access globus.Secret) {
-	s.mu.Lock()
-	source := s.source
-	s.mu.Unlock()
-	refused(source, access)
+	if source, ok := s.known().(interface{ Refused(globus.Secret) }); ok {
+		source.Refused(access)
+	}
 }
 
 // Settle waits until no renewal is under way.
 func (s *discoveredSource) Settle() {
-	s.mu.Lock()
-	source := s.source
-	s.mu.Unlock()
-	if source, ok := source.(interface{ Settle() }); ok {
+	if source, ok := s.known().(interface{ Settle() }); ok {
 		source.Settle()
 	}
 }
 
-func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, error) {
+// known returns the source if there is one already, and nil otherwise.
+func (s *discoveredSource) known() globus.TokenSource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.source != nil {
-		return s.source, nil
+	return s.source
+}
+
+// discovered returns the source, and makes it if need be. Callers take turns to ask the
+// fabric, since the next one mostly need not ask any more.
+func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, error) {
+	if source := s.known(); source != nil {
+		return source, nil
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if source := s.known(); source != nil {
+		return source, nil
 	}
 	d := s.cfg.Discovery
 	if d == nil {
@@ -253,6 +276,8 @@ func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, 
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.source = source
 	return source, nil
 }
@@ -274,16 +299,6 @@ func settle(ctx context.Context, source globus.TokenSource) {
 	case <-settled:
 	case <-ctx.Done():
 	}
-}
-
-// refused tells a source that a service has refused its token, so that it gets
-// another one even before the token expires. It reports whether the source listens.
-func refused(source globus.TokenSource, access globus.Secret) bool {
-	listener, ok := source.(interface{ Refused(globus.Secret) })
-	if ok {
-		listener.Refused(access)
-	}
-	return ok
 }
 
 func notConfigured(cause error) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -257,7 +258,7 @@ func TestRefusedReachesTheSource(t *testing.T) {
 	t.Parallel()
 	d := someDiscovery()
 	inner := &listeningSource{}
-	s := &discoveredSource{cfg: Config{Discovery: &d}, make: func(DiscoveryGlobus) (globus.TokenSource, error) { return inner, nil }}
+	s := &discoveredSource{cfg: Config{Discovery: &d}, turn: make(chan struct{}, 1), make: func(DiscoveryGlobus) (globus.TokenSource, error) { return inner, nil }}
 	s.Refused("too early") // must not panic
 	if _, err := s.Token(t.Context()); err != nil {
 		t.Fatal(err)
@@ -272,3 +273,41 @@ type listeningSource struct{ refused []globus.Secret }
 
 func (s *listeningSource) Token(context.Context) (globus.Token, error) { return globus.Token{}, nil }
 func (s *listeningSource) Refused(access globus.Secret)                { s.refused = append(s.refused, access) }
+
+// TestDiscoveryHoldsUpNobody has a fabric that takes its time to say which Globus Auth it
+// uses: whoever waits for somebody else's question waits no longer than their own context.
+func TestDiscoveryHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	asked, release := make(chan struct{}, 1), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-release
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(release) })
+	cfg, err := ConfigFromEnv(getenv("DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_URL", server.URL, "DIASPORA_REFRESH", canary))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, stop := context.WithCancel(context.Background())
+	defer stop()
+	go cfg.TokenSource.Token(first)
+	<-asked
+	ended := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		_, err := cfg.TokenSource.Token(ctx)
+		cfg.TokenSource.(interface{ Refused(globus.Secret) }).Refused(canary)
+		settle(context.Background(), cfg.TokenSource)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Token = %v, want the end of its context", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Token, Refused or Settle wait for a question that somebody else has asked")
+	}
+}

@@ -26,6 +26,7 @@ type Profile struct {
 //
 //	profiles/NAME.json   a Profile
 //	tokens/NAME.json     the login, in a globus.Store, for its owner's eyes only
+//	fabrics/HASH.json    what was learnt with credentials from the environment
 //	current              the name of the profile that is used by default
 //
 // Files are replaced as a whole. Its methods may be called concurrently.
@@ -219,6 +220,7 @@ func (p *Profiles) Config(name string) (Config, error) {
 		return Config{}, err
 	}
 	cfg := Config{
+		memory:    memory{dir: filepath.Join(p.dir, "fabrics")},
 		URL:       profile.URL,
 		Discovery: &profile.Discovery,
 		origin:    fmt.Sprintf("profile %q", name),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,19 +65,20 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	f, err := cfg.fabric()
-	if err != nil {
-		return nil, err
-	}
 	subject, err := cfg.spoolSubject(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s, err := spool.Open(spool.Options{
+	f, err := cfg.fabric()
+	if err != nil {
+		return nil, err
+	}
+	s, err := spool.Open(ctx, spool.Options{
 		Dir:         cfg.SpoolDir,
 		Subject:     subject,
 		MaxBytes:    cfg.SpoolBytes,
 		Policy:      spool.Policy(cfg.SpoolPolicy),
+		Same:        func(unbound string) bool { return cfg.memory.owns(subject, unbound) },
 		Diagnostics: cfg.Diagnostics,
 	})
 	if err != nil {
@@ -98,24 +100,31 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	return l, nil
 }
 
-// spoolSubject returns whose events the spool is to hold.
-func (c Config) spoolSubject(ctx context.Context) (string, error) {
+// spoolSubject returns whose events the spool is to hold. With a credential from the
+// environment whose owner cannot be found out now, it is the credential's hash: the events wait
+// for whoever signs in with it.
+func (c *Config) spoolSubject(ctx context.Context) (string, error) {
 	if c.Identity.Subject != "" || c.anonymous {
 		return c.Identity.Subject, nil
 	}
 	if c.URL == "" {
 		return "", invalid("configuration: SpoolDir needs Identity.Subject, which says whose events it holds")
 	}
-	client, err := NewClient(c)
-	if err != nil {
-		return "", err
+	if c.memory.name != "" && c.memory.unanswered() {
+		return c.memory.unbound(), nil
 	}
-	defer client.hangUp()
-	who, err := client.Identity(ctx)
+	timed, cancel := context.WithTimeout(ctx, c.DialTimeout)
+	defer cancel()
+	err := c.learnIdentity(timed)
+	if c.memory.name != "" && ctx.Err() == nil && (away(err) || timed.Err() != nil) {
+		c.diagnostics().Warn("the fabric cannot be asked whose events these are; they wait for whoever signs in with this credential", "url", c.URL, "err", err)
+		c.memory.noAnswer()
+		return c.memory.unbound(), nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask whose events the spool is to hold, as Identity.Subject does not say: %w", err)
 	}
-	return who.Subject, nil
+	return c.Identity.Subject, nil
 }
 
 // explainSpool puts an error of the spool into the words of this package.
@@ -133,6 +142,9 @@ func explainSpool(err error) error {
 		{spool.ErrVersion, ErrInvalid, "use the version of diaspora that wrote it, or a newer one"},
 	} {
 		if errors.Is(err, c.spool) {
+			if c.spool == spool.ErrSubject && strings.Contains(err.Error(), spool.Unbound) {
+				c.hint = "sign in with that credential, as DIASPORA_REFRESH, to send them, or use another directory"
+			}
 			return &fault{condition: c.ours, reason: err.Error(), hint: c.hint, cause: err}
 		}
 	}

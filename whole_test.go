@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -217,3 +218,116 @@ func TestReleasedAndClaimedAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedTokenIsRenewed expires access tokens at Globus Auth only, as after a consent that
+// was given again, or with a wrong clock here: whoever has a refresh token does not notice.
+func TestRefusedTokenIsRenewed(t *testing.T) {
+	t.Parallel()
+	f := startFabric(t, fabric.Config{})
+	subject := ""
+	expire := func(t *testing.T) {
+		t.Helper()
+		if err := f.Globus().ExpireAccessTokens(subject); err != nil {
+			t.Fatal(err)
+		}
+	}
+	who, err := newClient(t, as(t, f, ada)).Identity(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject = who.Subject
+	if _, err := newClient(t, as(t, f, ada)).Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
+		t.Fatal(err)
+	}
+	event := diaspora.Event{Topic: "weather", Value: []byte("x")}
+	for name, use := range map[string]func(*testing.T, diaspora.Config) error{
+		"client": func(t *testing.T, cfg diaspora.Config) error {
+			_, err := newClient(t, cfg).Claim(within(t), diaspora.ClaimRequest{Name: "weather"})
+			return err
+		},
+		"logger": func(t *testing.T, cfg diaspora.Config) error {
+			l, err := diaspora.OpenLogger(within(t), cfg)
+			if err != nil {
+				return err
+			}
+			return errors.Join(l.Log(within(t), event), l.Close(within(t)))
+		},
+		"spool": func(t *testing.T, cfg diaspora.Config) error {
+			cfg.SpoolDir = t.TempDir() + "/spool"
+			l, err := diaspora.OpenLogger(within(t), cfg)
+			if err != nil {
+				return err
+			}
+			err = errors.Join(l.Log(within(t), event), l.Close(within(t)))
+			if s := l.Stats(); s.Spool.Events != 0 {
+				err = errors.Join(err, s.Spool.Why)
+			}
+			return err
+		},
+		"consumer": func(t *testing.T, cfg diaspora.Config) error {
+			c, err := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g"})
+			if err != nil {
+				return err
+			}
+			return c.Close(within(t))
+		},
+	} {
+		t.Run("opening/"+name, func(t *testing.T) {
+			cfg := as(t, f, ada)
+			if _, err := cfg.TokenSource.Token(within(t)); err != nil {
+				t.Fatal(err)
+			}
+			expire(t)
+			if err := use(t, cfg); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("running", func(t *testing.T) {
+		cfg := as(t, f, ada)
+		old, err := cfg.TokenSource.Token(within(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := diaspora.OpenLogger(within(t), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close(within(t))
+		if err := l.Log(within(t), event); err != nil {
+			t.Fatal(err)
+		}
+		expire(t)
+		for now := old; now.AccessToken == old.AccessToken; { // until the gateway has noticed
+			if err := l.Log(within(t), event); err != nil {
+				t.Fatalf("Log = %v, although the refresh token is good", err)
+			}
+			if now, err = cfg.TokenSource.Token(within(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	t.Run("for ever", func(t *testing.T) { // what is refused whatever is shown is an error, soon
+		cfg := as(t, f, ada)
+		source := &refusedSource{}
+		cfg.TokenSource = source
+		if _, err := diaspora.OpenLogger(within(t), cfg); !errors.Is(err, diaspora.ErrUnauthenticated) {
+			t.Errorf("OpenLogger = %v, want ErrUnauthenticated", err)
+		}
+		if _, err := newClient(t, cfg).Topics(within(t)); !errors.Is(err, diaspora.ErrUnauthenticated) {
+			t.Errorf("Topics = %v, want ErrUnauthenticated", err)
+		}
+		if n := source.replaced.Load(); n > 2 {
+			t.Errorf("%d tokens were replaced, want one for each service", n)
+		}
+	})
+}
+
+// refusedSource is a source of tokens that are never good.
+type refusedSource struct{ replaced atomic.Int32 }
+
+func (s *refusedSource) Token(context.Context) (globus.Token, error) {
+	return globus.Token{AccessToken: globus.Secret(fmt.Sprintf("dev-at-canary-%d", s.replaced.Load()))}, nil
+}
+
+func (s *refusedSource) Refused(globus.Secret) { s.replaced.Add(1) }

@@ -89,7 +89,7 @@ func fillBacklog(ctx context.Context, cfg diaspora.Config, size int64) (events i
 	if err != nil {
 		return 0, err
 	}
-	s, err := spool.Open(spool.Options{Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolBytes, Subject: who.Subject})
+	s, err := spool.Open(ctx, spool.Options{Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolBytes, Subject: who.Subject})
 	if err != nil {
 		return 0, err
 	}
@@ -128,7 +128,7 @@ func openBacklog(ctx context.Context, cfg diaspora.Config, events int64) (time.D
 
 // readBacklog returns how long it takes to read all, which stays.
 func readBacklog(ctx context.Context, cfg diaspora.Config, events int64) (took time.Duration, err error) {
-	s, err := spool.Open(spool.Options{Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolBytes, Subject: cfg.Identity.Subject})
+	s, err := spool.Open(ctx, spool.Options{Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolBytes, Subject: cfg.Identity.Subject})
 	if err != nil {
 		return 0, err
 	}

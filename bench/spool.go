@@ -43,7 +43,7 @@ func benchSpoolSend(ctx context.Context, opts options) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	alone, err := spool.Open(spool.Options{Dir: filepath.Join(dir, "alone"), MaxBytes: benchSpoolBytes})
+	alone, err := spool.Open(context.Background(), spool.Options{Dir: filepath.Join(dir, "alone"), MaxBytes: benchSpoolBytes})
 	if err != nil {
 		return "", err
 	}
@@ -159,7 +159,7 @@ func spoolLogTurn(ctx context.Context, alone bool, writers, n int) (rate float64
 	var bytes func() int64
 	var done func()
 	if alone {
-		s, err := spool.Open(spool.Options{Dir: dir, MaxBytes: benchSpoolBytes})
+		s, err := spool.Open(context.Background(), spool.Options{Dir: dir, MaxBytes: benchSpoolBytes})
 		if err != nil {
 			return 0, nil, 0, err
 		}

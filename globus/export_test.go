@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"time"
 )
 
 // LockStore takes a store's lock, as another process would.
@@ -34,4 +35,16 @@ var NoBrowser = noBrowser
 // BlockPort makes a login find no port to listen on.
 func BlockPort(opts *LoginOptions) {
 	opts.listen = func() (net.Listener, error) { return nil, errors.New("listen: permission denied") }
+}
+
+// SucceedAndFail has a source that Globus Auth asked to leave it alone forget that, as after
+// a renewal that has succeeded, and remember it again.
+func SucceedAndFail(s *Source) {
+	s.mu.Lock()
+	asked, retryAt := s.asked, s.retryAt
+	s.asked, s.retryAt = nil, time.Time{}
+	s.mu.Unlock()
+	s.mu.Lock()
+	s.asked, s.retryAt = asked, retryAt
+	s.mu.Unlock()
 }

@@ -83,6 +83,9 @@ type Token struct {
 // TokenSource yields an access token that is good now. Implementations refresh
 // ahead of expiry, in single flight, and may be used concurrently. Errors are
 // [ErrLoginRequired], [ErrClientRefused] or [ErrUnavailable], or ctx's.
+//
+// A source may have a method Refused(Secret). It is told of an access token that a service
+// refused before its time, so that the next call of Token yields another.
 type TokenSource interface {
 	Token(ctx context.Context) (Token, error)
 }

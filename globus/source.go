@@ -88,12 +88,12 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	if err := ctx.Err(); err != nil {
 		return Token{}, err
 	}
-	token, good, wait := s.state()
-	if good && wait {
-		return token, nil
-	}
-	if wait {
-		return Token{}, s.askedFor()
+	now := s.state()
+	switch {
+	case now.wait && now.good:
+		return now.token, nil
+	case now.wait:
+		return Token{}, now.asked
 	}
 	// The renewal does not end with the caller who happened to start it: a
 	// rotated refresh token might be lost on the way.
@@ -115,8 +115,8 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 			return r.Val.(Token), nil
 		case <-late.C:
 			// The renewal may have found one on disk that still does.
-			if token, good, _ := s.state(); good {
-				return token, nil
+			if now := s.state(); now.good {
+				return now.token, nil
 			}
 		case <-ctx.Done():
 			return Token{}, ctx.Err()
@@ -143,29 +143,30 @@ func (s *Source) Refused(access Secret) {
 	}
 }
 
-// state returns the token at hand, whether it is good, and whether there is
-// nothing to do but wait: it need not be renewed yet, or cannot.
-func (s *Source) state() (token Token, good, wait bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	if s.token != nil {
-		token = s.token()
-	}
-	good = s.good(token, now)
-	switch {
-	case good && !s.due(token, now):
-		return token, true, true
-	case good || s.asked != nil:
-		return token, good, now.Before(s.retryAt)
-	}
-	return token, false, false
+// state is how a Source is at one moment.
+type state struct {
+	token Token
+	good  bool  // the token is
+	wait  bool  // there is nothing to do but wait: the token need not be renewed yet, or cannot
+	asked error // why, if it is not good
 }
 
-func (s *Source) askedFor() error {
+func (s *Source) state() state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.asked
+	at := s.now()
+	now := state{asked: s.asked}
+	if s.token != nil {
+		now.token = s.token()
+	}
+	now.good = s.good(now.token, at)
+	switch {
+	case now.good && !s.due(now.token, at):
+		now.wait = true
+	case now.good || s.asked != nil:
+		now.wait = at.Before(s.retryAt)
+	}
+	return now
 }
 
 // good and due are called with mu held.
@@ -191,6 +192,17 @@ func (s *Source) renewed(ctx context.Context) (Token, error) {
 		}
 		return !s.due(t, s.now())
 	})
+	t, failure := s.take(t, err)
+	if err != nil && failure == nil { // with no lock held: whoever takes diagnostics may hang
+		s.diag.Warn("refresh failed; the token at hand is still good",
+			"resource_server", t.ResourceServer, "expiry", t.Expiry, "err", err)
+	}
+	return t, failure
+}
+
+// take takes over what a renewal brought, and returns the token to go on with, or
+// why there is none.
+func (s *Source) take(t Token, err error) (Token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -217,8 +229,6 @@ func (s *Source) renewed(ctx context.Context) (Token, error) {
 	s.token = seal(t)
 	s.failures++
 	s.retryAt = now.Add(max(asked, time.Second<<min(s.failures, 5)+rand.N(time.Second)))
-	s.diag.Warn("refresh failed; the token at hand is still good",
-		"resource_server", t.ResourceServer, "expiry", t.Expiry, "err", err)
 	return t, nil
 }
 

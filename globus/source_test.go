@@ -626,6 +626,126 @@ func TestRefreshSourceFailures(t *testing.T) {
 	})
 }
 
+// TestTokenHeedsItsContext has callers wait for a renewal that somebody else has begun. Each
+// waits no longer than its own context.
+func TestTokenHeedsItsContext(t *testing.T) {
+	const patience = 100 * time.Millisecond
+	sources := map[string]func(*testing.T, *wire) *globus.Source{
+		"stored": func(t *testing.T, w *wire) *globus.Source {
+			return w.client(t).StoredSource(storedLogin(t, "r", -time.Second), topics)
+		},
+		"refresh": func(t *testing.T, w *wire) *globus.Source {
+			return w.client(t).RefreshSource("r", topics, t.TempDir())
+		},
+		"memory": func(t *testing.T, w *wire) *globus.Source {
+			return w.client(t).RefreshSource("r", topics, "")
+		},
+		"credentials": func(t *testing.T, w *wire) *globus.Source {
+			return w.client(t, confidential).ClientCredentialsSource(topics, topicsScope)
+		},
+	}
+	for name, open := range sources {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				auth := newIssuer("r")
+				auth.delay = 4 * time.Second
+				s := open(t, &wire{handler: auth})
+				go s.Token(context.WithoutCancel(t.Context()))
+				synctest.Wait() // until it waits for the answer
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				start := time.Now()
+				_, err := s.Token(ctx)
+				if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took > patience {
+					t.Errorf("Token = %v after %v, want the end of the context after %v", err, took, patience)
+				}
+				time.Sleep(10 * time.Second) // until the renewal is over
+			})
+		})
+	}
+}
+
+// TestDiagnosticsHoldUpNobody has whoever takes the diagnostics of a failed renewal hang.
+func TestDiagnosticsHoldUpNobody(t *testing.T) {
+	auth := newIssuer("r")
+	auth.fault = &reply{status: http.StatusBadRequest, body: `{"error":"invalid_request"}`}
+	told, hang := make(chan struct{}), make(chan struct{})
+	client := (&wire{handler: auth}).client(t, func(c *globus.Config) {
+		c.Diagnostics = slog.New(hangingHandler{slog.DiscardHandler, told, hang})
+	})
+	store := newStore(t)
+	login := adaLogin(time.Now())
+	login.Tokens[0].RefreshToken, login.Tokens[0].Expiry, login.Tokens[0].Obtained = "r", time.Now().Add(30*time.Second), time.Time{}
+	save(t, store, login)
+	s := client.StoredSource(store, topics) // good, and due
+	go s.Token(context.WithoutCancel(t.Context()))
+	select {
+	case <-told:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing was said of the renewal")
+	}
+	answered := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_, err := s.Token(ctx)
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Token waits for whoever takes the diagnostics, although the token at hand is good")
+	}
+	close(hang)
+	s.Settle()
+}
+
+// hangingHandler takes diagnostics, tells so, and does not return before hang is closed.
+type hangingHandler struct {
+	slog.Handler
+	told chan<- struct{}
+	hang <-chan struct{}
+}
+
+func (h hangingHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h hangingHandler) Handle(context.Context, slog.Record) error {
+	close(h.told)
+	<-h.hang
+	return nil
+}
+
+// TestAskedToWaitIsAnError has a source that is to leave Globus Auth alone be asked for tokens
+// while a renewal succeeds: what comes is a token or an error.
+func TestAskedToWaitIsAnError(t *testing.T) {
+	auth := newIssuer("r")
+	auth.fault = &reply{status: http.StatusServiceUnavailable, header: http.Header{"Retry-After": {"30"}}}
+	s := (&wire{handler: auth}).client(t).StoredSource(storedLogin(t, "r", -time.Second), topics)
+	_, err := s.Token(t.Context())
+	checkErr(t, "Token", err, globus.ErrUnavailable, "")
+	var ended atomic.Bool
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for !ended.Load() {
+				token, err := s.Token(t.Context())
+				if err == nil && token.AccessToken == "" {
+					t.Error("Token = an empty one, and no error")
+					return
+				}
+			}
+		})
+	}
+	for range 100_000 {
+		globus.SucceedAndFail(s)
+	}
+	ended.Store(true)
+	asking.Wait()
+}
+
 func TestClientCredentialsSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newIssuer()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io/fs"
@@ -56,7 +57,7 @@ func (f *floor) close() error        { return f.file.Close() }
 type spooled struct{ *spool.Spool }
 
 func openSpool(dir string, _ int) (store, error) {
-	s, err := spool.Open(spool.Options{Dir: dir, MaxBytes: 16 << 30})
+	s, err := spool.Open(context.Background(), spool.Options{Dir: dir, MaxBytes: 16 << 30})
 	return spooled{s}, err
 }
 

@@ -60,7 +60,7 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 		}
 	}()
 	for _, dir := range dirs { // all, before anything is changed
-		b, err := openDiscarding(dir, topic)
+		b, err := openDiscarding(ctx, dir, topic)
 		if err != nil {
 			return err
 		}
@@ -95,7 +95,13 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 
 // holding returns the spools in which events for a topic wait, and how many there are.
 func (e *env) holding(topic string, args []string) (dirs []string, n int64, err error) {
-	all, err := e.spoolsAt(args)
+	all := args
+	if len(args) == 0 { // the same topic of another fabric is another one
+		var home string
+		if home, err = e.spoolHome(); err == nil {
+			all, err = spoolDirs(home)
+		}
+	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -156,12 +162,12 @@ type discarding struct {
 	positions []uint64
 }
 
-func openDiscarding(dir, topic string) (*discarding, error) {
+func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error) {
 	info, err := spool.Inspect(dir)
 	if err != nil {
 		return nil, spoolFailure(err)
 	}
-	s, err := spool.Open(spool.Options{Dir: dir, Subject: info.Subject})
+	s, err := spool.Open(ctx, spool.Options{Dir: dir, Subject: info.Subject, Same: func(string) bool { return true }}) // whoever logged them
 	if errors.Is(err, spool.ErrInUse) {
 		return nil, &failure{condition: diaspora.ErrConflict, text: "spool discard: " + err.Error() + "; nothing has changed",
 			hints: []string{"end that process first; its events stay in the spool"}}

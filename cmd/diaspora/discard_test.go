@@ -20,7 +20,7 @@ func TestDiscardInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := spool.Open(spool.Options{Dir: dir, Subject: info.Subject})
+	s, err := spool.Open(t.Context(), spool.Options{Dir: dir, Subject: info.Subject})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func (e *env) doctorSpools() (home string, dirs []string, err error) {
 	if home, err = e.spoolHome(); err != nil {
 		return "", nil, err
 	}
-	dirs, err = spoolDirs(home)
+	dirs, err = e.spoolsAt(nil)
 	return home, dirs, err
 }
 

@@ -284,7 +284,7 @@ func scriptDown(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // scriptGlobus makes the local Globus Auth misbehave: "globus stop", "globus start",
-// "globus revoke USERNAME".
+// "globus revoke USERNAME", "globus expire USERNAME" (access tokens only).
 func scriptGlobus(ts *testscript.TestScript, _ bool, args []string) {
 	f := stateOf(ts).fabric
 	switch args[0] {
@@ -292,13 +292,46 @@ func scriptGlobus(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(f.StopGlobus())
 	case "start":
 		ts.Check(f.StartGlobus())
-	case "revoke":
+	case "revoke", "expire":
 		login, err := f.Login(context.Background(), args[1])
 		ts.Check(err)
-		ts.Check(f.Globus().RevokeAll(login.Identity.Subject))
+		change := f.Globus().RevokeAll
+		if args[0] == "expire" {
+			change = f.Globus().ExpireAccessTokens
+		}
+		ts.Check(change(login.Identity.Subject))
+		if args[0] == "expire" {
+			ts.Check(untilRefused(f, diaspora.OpenProfiles(ts.Getenv("CONFIG"))))
+		}
 	default:
 		ts.Fatalf("globus %s: unknown", args[0])
 	}
+}
+
+// untilRefused waits until the fabric refuses the access token of the current profile, which it
+// remembers for a moment.
+func untilRefused(f *fabric.Fabric, profiles *diaspora.Profiles) error {
+	name, err := profiles.Current()
+	if err != nil {
+		return err
+	}
+	store, err := profiles.Store(name)
+	if err != nil {
+		return err
+	}
+	login, err := store.Load()
+	if err != nil {
+		return err
+	}
+	token, _ := login.Token(globusdev.ResourceServerID)
+	client, err := diaspora.NewClient(diaspora.Config{URL: f.URL(), TokenSource: globus.StaticToken(token)})
+	for err == nil {
+		_, err = client.Identity(context.Background())
+	}
+	if errors.Is(err, diaspora.ErrUnauthenticated) {
+		return nil
+	}
+	return err
 }
 
 // secretShape is what every secret looks like, of the local Globus Auth and of access keys.

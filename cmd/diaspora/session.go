@@ -24,8 +24,10 @@ func (e *env) lookup(name string) string {
 }
 
 // config returns which fabric to talk to, and as whom.
-func (e *env) config() (diaspora.Config, error) {
-	cfg, err := diaspora.ConfigFromEnv(e.lookup)
+func (e *env) config() (diaspora.Config, error) { return e.configFrom(e.lookup) }
+
+func (e *env) configFrom(getenv func(string) string) (diaspora.Config, error) {
+	cfg, err := diaspora.ConfigFromEnv(getenv)
 	if source, ok := cfg.TokenSource.(interface{ Settle() }); ok {
 		e.settle = append(e.settle, source.Settle)
 	}

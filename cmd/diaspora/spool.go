@@ -17,13 +17,14 @@ import (
 
 var spoolListHelp = help{
 	use:   "ls",
-	short: "list the spools of this profile, and what waits in them",
+	short: "list your spools, and what waits in them",
 	examples: `
 diaspora spool ls
 diaspora spool ls -o json | jq '.events'`,
 	long: `
 A spool keeps what "diaspora produce" has logged until the cluster has acknowledged it. Each
-process that logs has one of its own; what it leaves behind, the next one sends.`,
+process that logs has one of its own; what it leaves behind, the next one sends. The spools of
+all profiles are listed, and those that belong to DIASPORA_URL; with --profile only that profile's.`,
 	formats: answerFormats,
 }
 
@@ -40,8 +41,8 @@ diaspora spool cat -o ndjson
 # what the cluster will never take, and why
 diaspora spool cat --quarantine -o json`,
 	long: `
-It only reads, also while another process logs. Without a DIRECTORY it prints all spools of
-the profile.`,
+It only reads, also while another process logs. Without a DIRECTORY it prints all your spools,
+or with --profile that profile's.`,
 	formats: streamFormats,
 	args:    arguments{max: 1},
 }
@@ -67,8 +68,9 @@ diaspora spool drain
 # for a timer: try for a minute
 diaspora spool drain --timeout 1m --quiet`,
 	long: `
-It sends what no other process is sending, and ends when nothing waits or nothing can be done
-about it now. The exit code is 0 if nothing waits, and otherwise that of the reason: 3 if you
+It sends what no other process is sending, from all your spools: those of a profile with the login
+that is stored there, those of DIASPORA_URL with the credential that is set. It ends when nothing
+waits or nothing can be done about it now. The exit code is 0 if nothing waits, and otherwise that of the reason: 3 if you
 are not logged in, 4 without permission, 5 if there is no such topic, 75 if the cluster cannot be reached.`,
 	formats: answerFormats,
 }
@@ -79,7 +81,7 @@ var statusHelp = help{
 	examples: `
 diaspora status
 diaspora status -o json`,
-	long:    `It asks nobody but the spools of this profile.`,
+	long:    `It asks nobody but your spools, of all profiles; with --profile only that profile's.`,
 	formats: answerFormats,
 }
 
@@ -104,21 +106,23 @@ func (e *env) statusCommand() *cobra.Command {
 	return e.command(statusHelp, func(context.Context, []string) error { return e.status() })
 }
 
-// spoolsAt returns the directory that is named, or all of the profile's.
-func (e *env) spoolsAt(args []string) ([]string, error) {
+// spoolsAt returns the directory that is named, or all of this user's.
+func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 	if len(args) > 0 {
 		return args, nil
 	}
-	home, err := e.spoolHome()
-	if err != nil {
-		return nil, err
+	folders, err := e.spoolFolders()
+	for _, f := range folders {
+		dirs = append(dirs, f.spools...)
 	}
-	return spoolDirs(home)
+	return dirs, err
 }
 
 // spoolDocument says what a spool has, as JSON.
 type spoolDocument struct {
 	Dir         string     `json:"dir"`
+	Profile     string     `json:"profile,omitempty"`
+	URL         string     `json:"url,omitempty"` // of the fabric, if there is no profile and it is known
 	Events      uint64     `json:"events"`
 	Bytes       int64      `json:"bytes"`
 	Oldest      *time.Time `json:"oldest,omitempty"`
@@ -153,17 +157,21 @@ func document(dir string, info spool.Info) spoolDocument {
 }
 
 func (e *env) spoolDocuments() ([]spoolDocument, error) {
-	dirs, err := e.spoolsAt(nil)
+	folders, err := e.spoolFolders()
 	if err != nil {
 		return nil, err
 	}
 	docs := []spoolDocument{}
-	for _, dir := range dirs {
-		info, err := spool.Inspect(dir)
-		if err != nil {
-			return nil, spoolFailure(err)
+	for _, f := range folders {
+		for _, dir := range f.spools {
+			info, err := spool.Inspect(dir)
+			if err != nil {
+				return nil, spoolFailure(err)
+			}
+			d := document(dir, info)
+			d.Profile, d.URL = f.profile, f.url
+			docs = append(docs, d)
 		}
-		docs = append(docs, document(dir, info))
 	}
 	return docs, nil
 }
@@ -192,9 +200,11 @@ func (e *env) spoolList() error {
 	}
 	var text bytes.Buffer
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "EVENTS\tSIZE\tOLDEST\tASIDE\tUSED BY\tDIRECTORY\tWHY")
+	fmt.Fprintln(w, "EVENTS\tSIZE\tOLDEST\tASIDE\tUSED BY\tOF\tDIRECTORY\tWHY")
 	for _, d := range docs {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Events, size(d.Bytes), e.age(d.Oldest), d.Quarantined, orDash(d.Owner), oneLine(d.Dir), orDash(oneLine(d.Why)))
+		of := spoolFolder{profile: d.Profile, url: d.URL}.of()
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", d.Events, size(d.Bytes), e.age(d.Oldest), d.Quarantined,
+			orDash(d.Owner), orDash(oneLine(of)), oneLine(d.Dir), orDash(oneLine(d.Why)))
 	}
 	w.Flush()
 	return e.print(text.Bytes())
@@ -408,19 +418,20 @@ func indented(lines []string) string {
 	return text.String()
 }
 
-// spoolDrain sends what waits in the profile's spools.
+// spoolDrain sends what waits in all of the user's spools.
 func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
-	cfg, err := e.config()
+	folders, err := e.spoolFolders()
 	if err != nil {
 		return err
 	}
-	home, err := e.spoolHome()
+	waiting, err := waitingIn(folders)
 	if err != nil {
 		return err
 	}
-	dirs, err := spoolDirs(home)
-	if err != nil {
-		return err
+	if len(waiting) == 0 {
+		if _, err := e.config(); err != nil {
+			return err
+		}
 	}
 	if timeout > 0 {
 		var cancel context.CancelFunc
@@ -429,20 +440,31 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	}
 	var sent, left int64
 	var why error
-	for _, dir := range dirs {
-		if info, err := spool.Inspect(dir); err != nil || info.Events == 0 {
-			if err != nil {
-				return spoolFailure(err)
+	for _, w := range waiting {
+		cfg, err := e.configFor(w.folder)
+		if err != nil && !w.folder.own {
+			text, hints := explanation(err)
+			e.warn("%s of %s in %s: %s", count(w.events, "event"), orDash(w.folder.of()), w.dir, text)
+			for _, hint := range hints {
+				e.talk("hint: " + hint)
 			}
-			continue
-		}
-		cfg.SpoolDir = dir
-		logger, err := diaspora.OpenLogger(ctx, cfg)
-		if errors.Is(err, diaspora.ErrConflict) {
-			e.say("%v", err)
+			left += w.events
 			continue
 		}
 		if err != nil {
+			return err
+		}
+		cfg.SpoolDir = w.dir
+		logger, err := diaspora.OpenLogger(ctx, cfg)
+		switch {
+		case errors.Is(err, spool.ErrSubject):
+			e.warn("%v", err)
+			left += w.events
+			continue
+		case errors.Is(err, diaspora.ErrConflict): // another process has it, and sends them
+			e.say("%v", err)
+			continue
+		case err != nil:
 			return err
 		}
 		if err := logger.Close(ctx); err != nil {
@@ -466,6 +488,28 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		e.say("%s acknowledged, %d waiting", count(sent, "event"), left)
 	}
 	return stranded(left, why)
+}
+
+// waitingSpool is a spool in which events wait.
+type waitingSpool struct {
+	folder spoolFolder
+	dir    string
+	events int64
+}
+
+func waitingIn(folders []spoolFolder) (waiting []waitingSpool, err error) {
+	for _, f := range folders {
+		for _, dir := range f.spools {
+			info, err := spool.Inspect(dir)
+			if err != nil {
+				return nil, spoolFailure(err)
+			}
+			if info.Events > 0 {
+				waiting = append(waiting, waitingSpool{f, dir, int64(info.Events)})
+			}
+		}
+	}
+	return waiting, nil
 }
 
 // stranded is the error of a command that leaves events in the spool: the refusal that

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,9 +18,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// The spools of a profile are numbered directories in one folder:
+// The spools of a profile are numbered directories in one folder. Without a profile the folder is
+// named by a hash of the fabric's URL, which is in a file there:
 //
 //	$DIASPORA_STATE_DIR/spool/PROFILE/1
+//	$DIASPORA_STATE_DIR/spool/-HASH/url
+//	$DIASPORA_STATE_DIR/spool/-HASH/1
 //
 // Each belongs to one process at a time. A process takes the first that is free, those
 // with events before those without, so that what one left behind is sent by the next;
@@ -65,10 +69,134 @@ func (e *env) spoolHome() (string, error) {
 		}
 	}
 	if name == "" {
-		sum := sha256.Sum256([]byte(strings.TrimRight(address, "/")))
-		name = "-" + hex.EncodeToString(sum[:8]) // no profile's name begins so
+		name = urlFolder(address)
 	}
 	return filepath.Join(state, "spool", name), nil
+}
+
+// urlFolder is the name of the folder for a fabric without a profile. No profile's name begins so.
+func urlFolder(address string) string {
+	sum := sha256.Sum256([]byte(strings.TrimRight(address, "/")))
+	return "-" + hex.EncodeToString(sum[:8])
+}
+
+const (
+	urlName     = "url"
+	maxURLBytes = 4096
+)
+
+// spoolFolder is a folder of spools.
+type spoolFolder struct {
+	dir     string
+	own     bool     // it is where the program would log now
+	profile string   // whose it is, or ""
+	url     string   // the fabric's, if there is no profile and it is known
+	spools  []string // there may be none
+}
+
+// of names whose spools these are, for people.
+func (f spoolFolder) of() string {
+	if f.profile != "" {
+		return "profile " + f.profile
+	}
+	return f.url
+}
+
+// spoolFolders returns the folders of all spools of this user, whatever profile or credential they
+// are of, those that are in use now first. With --profile there is only that one.
+func (e *env) spoolFolders() ([]spoolFolder, error) {
+	home, err := e.spoolHome()
+	if err != nil {
+		return nil, err
+	}
+	names := []string{filepath.Base(home)}
+	if e.profile == "" {
+		entries, err := os.ReadDir(filepath.Dir(home))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, entry := range entries {
+			if name := entry.Name(); entry.IsDir() && name != names[0] && (diaspora.ValidProfile(name) == nil || strings.HasPrefix(name, "-")) {
+				names = append(names, name)
+			}
+		}
+	}
+	var folders []spoolFolder
+	for i, name := range names {
+		f := spoolFolder{dir: filepath.Join(filepath.Dir(home), name), own: i == 0}
+		if f.spools, err = spoolDirs(f.dir); err != nil {
+			return nil, err
+		}
+		if diaspora.ValidProfile(name) == nil {
+			f.profile = name
+		} else {
+			f.url = e.urlOf(f.dir)
+		}
+		folders = append(folders, f)
+	}
+	return folders, nil
+}
+
+// urlOf returns the URL of the fabric that a folder is named after: what the file there says, or
+// else a profile's or the environment's that has this hash; "" if it is not known.
+func (e *env) urlOf(dir string) string {
+	candidates := []string{e.lookup("DIASPORA_URL")}
+	if f, err := os.Open(filepath.Join(dir, urlName)); err == nil {
+		text, _ := io.ReadAll(io.LimitReader(f, maxURLBytes))
+		f.Close()
+		candidates = append(candidates, strings.TrimSpace(string(text)))
+	}
+	if profiles, err := diaspora.UserProfiles(e.getenv); err == nil {
+		names, _ := profiles.Names()
+		for _, name := range names {
+			if p, err := profiles.Load(name); err == nil {
+				candidates = append(candidates, p.URL)
+			}
+		}
+	}
+	for _, address := range candidates {
+		if address != "" && urlFolder(address) == filepath.Base(dir) {
+			return address
+		}
+	}
+	return ""
+}
+
+// noteURL leaves word in a folder that is named after a URL of which. To be unable to is no
+// reason to log nothing.
+func (e *env) noteURL(home string) {
+	address := e.lookup("DIASPORA_URL")
+	if address == "" || filepath.Base(home) != urlFolder(address) {
+		return
+	}
+	path := filepath.Join(home, urlName)
+	if _, err := os.Stat(path); err == nil || os.MkdirAll(home, 0o700) != nil {
+		return
+	}
+	_ = os.WriteFile(path, []byte(address+"\n"), 0o600)
+}
+
+// configFor returns how to send what waits in a folder: by what is in use now for its own, and
+// else by a profile's stored login.
+func (e *env) configFor(f spoolFolder) (diaspora.Config, error) {
+	if f.own {
+		return e.config()
+	}
+	if f.profile == "" && f.url == "" {
+		return diaspora.Config{}, &failure{condition: diaspora.ErrUnauthenticated, text: "it is not known of which fabric they are",
+			hints: []string{"set DIASPORA_URL and DIASPORA_REFRESH as they were when the events were logged"}}
+	}
+	return e.configFrom(func(name string) string {
+		switch name {
+		case "DIASPORA_PROFILE":
+			return f.profile
+		case "DIASPORA_URL":
+			return f.url
+		case "DIASPORA_REFRESH", "DIASPORA_CLIENT_ID", "DIASPORA_CLIENT_SECRET", "DIASPORA_BOOTSTRAP":
+			return ""
+		}
+		return e.getenv(name)
+	})
 }
 
 // spoolDirs returns the spools that there are in a folder, by number.
@@ -124,6 +252,7 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Lo
 	if err != nil {
 		return nil, nil, err
 	}
+	e.noteURL(home)
 	order, err := spoolOrder(home)
 	if err != nil {
 		return nil, nil, err
@@ -137,7 +266,9 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Lo
 		cfg.SpoolDir = dir
 		l, err := diaspora.OpenLogger(ctx, cfg)
 		switch {
-		case errors.Is(err, diaspora.ErrConflict): // another process has it, or another identity's events wait in it
+		case errors.Is(err, spool.ErrSubject):
+			e.warn("%v", err) // and they stay there
+		case errors.Is(err, diaspora.ErrConflict): // another process has it
 		case err != nil && logger == nil:
 			return nil, nil, err
 		case err != nil:

@@ -45,7 +45,7 @@ func TestAllIsWell(t *testing.T) {
 		},
 		"events on their way": func(w *world) {
 			dir := filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1")
-			s, err := spool.Open(spool.Options{Dir: dir, Subject: w.login.Identity.Subject})
+			s, err := spool.Open(t.Context(), spool.Options{Dir: dir, Subject: w.login.Identity.Subject})
 			w.must(err)
 			w.append(s, "a", "b")
 			w.Cleanup(func() { s.Close() })

@@ -187,29 +187,23 @@ func checkScopes(_ context.Context, v *visit) Finding {
 }
 
 // checkIdentity asks the fabric whose token it is, which shows whether it was revoked. A
-// token that is refused is renewed once, as every program does.
+// token that is refused is replaced once, as in every program.
 func checkIdentity(ctx context.Context, v *visit) Finding {
 	client, err := diaspora.NewClient(v.cfg)
 	if err != nil {
 		return failed(err, "log in again")
 	}
 	who, err := client.Identity(ctx)
-	renewed := false
-	if source, can := v.cfg.TokenSource.(interface{ Refused(globus.Secret) }); can && errors.Is(err, diaspora.ErrUnauthenticated) {
-		source.Refused(v.token.AccessToken)
-		if _, err := v.cfg.TokenSource.Token(ctx); err != nil {
-			return v.loginFailure(err)
-		}
-		who, err = client.Identity(ctx)
-		renewed = true
-	}
+	now, noToken := v.cfg.TokenSource.Token(ctx)
 	switch {
+	case err != nil && noToken != nil:
+		return v.loginFailure(noToken)
 	case err != nil:
 		return failed(err, v.loginAdvice())
 	case v.cfg.Identity.Subject != "" && v.cfg.Identity.Subject != who.Subject && v.fromEnvironment() == "":
 		return failure(v.loginAdvice(), "the token is of %s, and the profile of %s", who.Username, v.cfg.Identity.Username)
-	case renewed:
-		return warning("nothing, unless it happens again", "the access token was refused before its time; a new one is taken").and(func() { v.identity = who })
+	case noToken == nil && now.AccessToken != v.token.AccessToken:
+		return warning("nothing, unless it happens again", "the access token was refused before its time; a new one is taken").and(func() { v.identity, v.token = who, now })
 	}
 	return ok("%s, subject %s", who.Username, who.Subject).and(func() { v.identity = who })
 }

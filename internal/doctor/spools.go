@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
@@ -158,7 +159,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 			why = r.Note
 		}
 		owned = owned || r.Owner != nil && !r.Owner.Gone()
-		if me := v.cfg.Identity.Subject; me != "" && r.Subject != "" && r.Subject != me {
+		if me := v.cfg.Identity.Subject; me != "" && r.Subject != "" && r.Subject != me && !strings.HasPrefix(r.Subject, spool.Unbound) {
 			foreign = r.Subject
 		}
 	}

@@ -140,7 +140,7 @@ func (w *world) spool(opts spool.Options, do func(*spool.Spool)) string {
 	w.Helper()
 	opts.Dir = filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1")
 	opts.Subject = orElse(opts.Subject, w.login.Identity.Subject)
-	s, err := spool.Open(opts)
+	s, err := spool.Open(w.Context(), opts)
 	if err != nil {
 		w.Fatal(err)
 	}

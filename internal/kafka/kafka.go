@@ -122,6 +122,7 @@ func dialer(cfg Config, tcp DialFunc) DialFunc {
 	if dial == nil {
 		dial = tcp
 	}
+	logins := trials{source: cfg.TokenSource}
 	mustStayLocal := cfg.Dial == nil && cfg.TLS == nil && cfg.TokenSource != nil && !cfg.InsecureAllowPlaintext
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -132,10 +133,15 @@ func dialer(cfg Config, tcp DialFunc) DialFunc {
 			return nil, errors.Join(fmt.Errorf("broker %s: %w", address, ErrInsecure), conn.Close())
 		}
 		conn = newPatientConn(conn, cfg.Progress)
-		if cfg.TLS == nil {
-			return conn, nil
+		if cfg.TLS != nil {
+			if conn, err = handshake(ctx, conn, cfg.TLS, address); err != nil {
+				return nil, err
+			}
 		}
-		return handshake(ctx, conn, cfg.TLS, address)
+		if cfg.TokenSource != nil {
+			conn = &trialConn{Conn: conn, trial: logins.of(address)}
+		}
+		return conn, nil
 	}
 }
 

@@ -42,7 +42,7 @@ func (h *history) clone() *history { return &history{slices.Clone(h.states)} }
 
 // check opens a spool that a crash has left and compares it with what was promised.
 func (h *history) check(fsys *disktest.Model) error {
-	s, err := Open(crashOptions(fsys))
+	s, err := Open(context.Background(), crashOptions(fsys))
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 
 // program appends, reads, acknowledges, quarantines, and opens again.
 func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, steps int) error {
-	s, err := Open(crashOptions(fsys))
+	s, err := Open(context.Background(), crashOptions(fsys))
 	if err != nil {
 		return err
 	}
@@ -290,7 +290,7 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 			if err := s.Close(); err != nil {
 				return err
 			}
-			if s, err = Open(crashOptions(fsys)); err != nil {
+			if s, err = Open(context.Background(), crashOptions(fsys)); err != nil {
 				return err
 			}
 		}

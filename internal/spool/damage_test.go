@@ -81,7 +81,7 @@ func TestEveryTruncation(t *testing.T) {
 					want = append(want, n)
 				}
 			}
-			s, err := Open(Options{FS: after, SegmentBytes: 4 << 10, MaxBytes: 1 << 24})
+			s, err := Open(t.Context(), Options{FS: after, SegmentBytes: 4 << 10, MaxBytes: 1 << 24})
 			if err != nil {
 				t.Errorf("%s cut to %d: %v", name, size, err)
 				return
@@ -209,7 +209,7 @@ func TestOpenAfterBitFlips(t *testing.T) {
 		f := flips[i]
 		after := fsys.Kill()
 		after.Damage(f.name, func(b []byte) []byte { b[f.at] ^= 1 << f.bit; return b })
-		s, err := Open(Options{FS: after, SegmentBytes: 8 << 10, MaxBytes: 1 << 24})
+		s, err := Open(t.Context(), Options{FS: after, SegmentBytes: 8 << 10, MaxBytes: 1 << 24})
 		if err != nil {
 			t.Errorf("%+v: %v", f, err)
 			return

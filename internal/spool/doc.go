@@ -3,7 +3,7 @@
 // A program appends entries, and one sender reads them in order, sends them, and
 // acknowledges them:
 //
-//	s, err := spool.Open(spool.Options{Dir: dir, Subject: subject})
+//	s, err := spool.Open(ctx, spool.Options{Dir: dir, Subject: subject})
 //	err = s.Append(ctx, spool.Entry{Topic: "beamline", Value: value}) // nil: durable
 //
 //	records, err := s.Next(ctx, 500, 1<<20)

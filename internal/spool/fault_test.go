@@ -94,7 +94,7 @@ func faultyProgram(fsys *disktest.Model, h *history, rng *rand.Rand, check func(
 	var s *Spool
 	reopen := func() error {
 		for range 3 { // it may fail, and more often than the number of its calls allows
-			if s, err = Open(crashOptions(fsys)); err == nil {
+			if s, err = Open(context.Background(), crashOptions(fsys)); err == nil {
 				break
 			}
 		}

@@ -69,7 +69,7 @@ const kills = 1000
 // logUntilKilled appends with several writers, and says each event that is durable;
 // and sends what waits, saying each event before it is acknowledged.
 func logUntilKilled(dir string) error {
-	s, err := Open(killOptions(dir))
+	s, err := Open(context.Background(), killOptions(dir))
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func TestKill(t *testing.T) {
 // ownUntilTold opens the spool, says whether it has it, and if so keeps it until its
 // input ends.
 func ownUntilTold(dir string) error {
-	s, err := Open(Options{Dir: dir})
+	s, err := Open(context.Background(), Options{Dir: dir})
 	switch {
 	case errors.Is(err, ErrInUse):
 		fmt.Println("lost")
@@ -236,7 +236,7 @@ func TestOneOwner(t *testing.T) {
 		if winner == nil {
 			t.Fatal("nobody has the spool")
 		}
-		_, err := Open(Options{Dir: path})
+		_, err := Open(t.Context(), Options{Dir: path})
 		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprint(winner.Process.Pid)) {
 			t.Errorf("Open: %v, want ErrInUse by process %d", err, winner.Process.Pid)
 		}
@@ -246,7 +246,7 @@ func TestOneOwner(t *testing.T) {
 		winner.Wait()
 	}
 	s := mustOpen(t, Options{Dir: path})
-	if _, err := Open(Options{Dir: path}); !errors.Is(err, ErrInUse) {
+	if _, err := Open(t.Context(), Options{Dir: path}); !errors.Is(err, ErrInUse) {
 		t.Errorf("Open twice in one process: %v, want ErrInUse", err)
 	}
 	if _, err := Verify(path); err != nil { // does not take the lock away

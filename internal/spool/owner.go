@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -95,7 +96,7 @@ type owner struct {
 	beat sync.WaitGroup
 }
 
-func takeOwnership(fsys FS) (*owner, error) {
+func takeOwnership(ctx context.Context, fsys FS) (*owner, error) {
 	lock, err := fsys.Lock(lockName)
 	if errors.Is(err, disk.ErrInUse) {
 		err = ErrInUse
@@ -108,17 +109,17 @@ func takeOwnership(fsys FS) (*owner, error) {
 	}
 	o := &owner{fs: fsys, lock: lock, stop: make(chan struct{}),
 		me: Owner{Host: hostname(), Boot: bootID(), PID: os.Getpid(), Started: time.Now().UTC(), Token: rand.Text()}}
-	if err := o.claim(); err != nil {
+	if err := o.claim(ctx); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return o, nil
 }
 
 // claim writes the owner file, where that matters after the owner before is gone.
-func (o *owner) claim() error {
+func (o *owner) claim(ctx context.Context) error {
 	shared := o.fs.Shared()
 	if shared {
-		if err := o.outlast(); err != nil {
+		if err := o.outlast(ctx); err != nil {
 			return err
 		}
 	}
@@ -132,8 +133,8 @@ func (o *owner) claim() error {
 	return nil
 }
 
-// outlast waits until the owner in the file gives no sign of life.
-func (o *owner) outlast() error {
+// outlast waits until the owner in the file gives no sign of life, or ctx ends.
+func (o *owner) outlast(ctx context.Context) error {
 	last, err := readOwner(o.fs)
 	if err != nil || last == nil {
 		return err
@@ -142,7 +143,11 @@ func (o *owner) outlast() error {
 		return nil
 	}
 	for deadline := time.Now().Add(beatStopped); time.Now().Before(deadline); {
-		<-time.After(beatEvery / 2)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", last, ctx.Err())
+		case <-time.After(beatEvery / 2):
+		}
 		now, err := readOwner(o.fs)
 		switch {
 		case err != nil:

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -14,7 +15,7 @@ import (
 func TestSharedFileSystem(t *testing.T) {
 	open := func(fsys *disktest.Model) (*Spool, error) {
 		fsys.BreakLocks() // this machine's
-		return Open(Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20})
+		return Open(context.Background(), Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20})
 	}
 	elsewhere := func(t *testing.T, fsys *disktest.Model) { // makes the owner one of another machine
 		o, err := readOwner(fsys)
@@ -68,6 +69,45 @@ func TestSharedFileSystem(t *testing.T) {
 			t.Errorf("the owner before has removed the owner file: %v", o)
 		}
 		mustClose(t, third)
+	})
+}
+
+// TestOpenHeedsItsContext opens a spool whose owner on another machine gives no sign of life,
+// and does not want to wait until that is certain.
+func TestOpenHeedsItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := disktest.New()
+		fsys.SetShared(true)
+		opts := Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20}
+		content, err := (&Owner{Host: "elsewhere", PID: 1}).encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := fsys.Make(); err != nil {
+			t.Fatal(err)
+		}
+		f, err := fsys.Create(ownerName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(content, 0); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), beatEvery/4)
+		defer cancel()
+		start := time.Now()
+		s, err := Open(ctx, opts)
+		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took > beatEvery/4 {
+			t.Errorf("Open = %v after %v, want the end of the context after %v", err, took, beatEvery/4)
+		}
+		if err == nil {
+			s.Close()
+		}
+		if o, err := readOwner(fsys); err != nil || o == nil || o.Host != "elsewhere" {
+			t.Errorf("the owner is %v, %v after an attempt to open that ended early", o, err)
+		}
+		mustClose(t, mustOpen(t, opts)) // and the lock is free
 	})
 }
 

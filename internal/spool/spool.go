@@ -2,6 +2,7 @@ package spool
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -35,6 +36,10 @@ var (
 	ErrTooLarge = errors.New("too large for the spool")
 )
 
+// Unbound begins the subject of events that wait for whoever signs in with a credential of which
+// it was not known whose it is. The hash of the credential follows.
+const Unbound = "credential sha256:"
+
 // Policy says what happens to an entry for which there is no room.
 type Policy int
 
@@ -52,6 +57,10 @@ type Options struct {
 	// Subject is the identity whose events these are, at most 128 bytes. A
 	// spool in which events of another one wait is refused.
 	Subject string
+
+	// Same reports whether events that wait under another subject are of this
+	// identity as well. Optional.
+	Same func(subject string) bool
 
 	// MaxBytes bounds what the spool has on disk. Default: 1 GiB.
 	MaxBytes int64
@@ -200,17 +209,20 @@ func (g *segment) seeds() seeds { return newSeeds(g.spool, g.base) }
 // one. Damage is no reason to fail: it is passed over and counted when it is read. An
 // error of the disk is returned, since it may pass.
 //
-// It returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion] or what the
-// file system says.
-func Open(opts Options) (*Spool, error) {
-	s, err := open(opts)
+// On a file system that several machines may have, it watches for some seconds whether an
+// owner that did not give the spool back is still alive. ctx bounds that wait.
+//
+// It returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion], ctx's error or what
+// the file system says.
+func Open(ctx context.Context, opts Options) (*Spool, error) {
+	s, err := open(ctx, opts)
 	if err != nil {
 		return nil, fmt.Errorf("open spool %s: %w", opts.Dir, err)
 	}
 	return s, nil
 }
 
-func open(opts Options) (_ *Spool, err error) {
+func open(ctx context.Context, opts Options) (_ *Spool, err error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
@@ -223,7 +235,7 @@ func open(opts Options) (_ *Spool, err error) {
 	if err := s.fs.Make(); err != nil {
 		return nil, err
 	}
-	if s.owner, err = takeOwnership(s.fs); err != nil {
+	if s.owner, err = takeOwnership(ctx, s.fs); err != nil {
 		return nil, err
 	}
 	im, err := s.load()
@@ -330,7 +342,7 @@ func (s *Spool) checkSubject() error {
 		if g.spool == (uuid{}) {
 			continue // without the spool's id nothing in it can be read
 		}
-		if min(g.limit, s.next) > s.done.low && g.subject != s.opts.Subject {
+		if min(g.limit, s.next) > s.done.low && g.subject != s.opts.Subject && (s.opts.Same == nil || !s.opts.Same(g.subject)) {
 			return fmt.Errorf("%w: %q, not %q", ErrSubject, g.subject, s.opts.Subject)
 		}
 	}

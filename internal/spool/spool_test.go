@@ -14,7 +14,7 @@ import (
 
 func mustOpen(t testing.TB, opts Options) *Spool {
 	t.Helper()
-	s, err := Open(opts)
+	s, err := Open(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestModes(t *testing.T) {
 		if err := os.Chmod(file, want|0o040); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := Open(Options{Dir: path}); !errors.Is(err, ErrInsecure) {
+		if s, err := Open(t.Context(), Options{Dir: path}); !errors.Is(err, ErrInsecure) {
 			t.Errorf("with %s open to the group: %v, want ErrInsecure", name, err)
 			s.Close()
 		}
@@ -257,7 +257,7 @@ func TestSubject(t *testing.T) {
 	s := mustOpen(t, Options{Dir: path, Subject: "ada"})
 	mustAppend(t, s, 0, 1)
 	mustClose(t, s)
-	if s, err := Open(Options{Dir: path, Subject: "eve"}); !errors.Is(err, ErrSubject) {
+	if s, err := Open(t.Context(), Options{Dir: path, Subject: "eve"}); !errors.Is(err, ErrSubject) {
 		t.Errorf("Open by another subject: %v, want ErrSubject", err)
 		s.Close()
 	}
@@ -267,8 +267,41 @@ func TestSubject(t *testing.T) {
 	s = mustOpen(t, Options{Dir: path, Subject: "eve"}) // nothing of ada's is left
 	mustAppend(t, s, 1, 2)
 	mustClose(t, s)
-	if _, err := Open(Options{Dir: path, Subject: "ada"}); !errors.Is(err, ErrSubject) {
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: "ada"}); !errors.Is(err, ErrSubject) {
 		t.Errorf("Open by another subject: %v, want ErrSubject", err)
+	}
+}
+
+// TestUnbound has events that were logged when it was not known whose they are be taken over
+// by whom they turn out to belong to, before those that follow.
+func TestUnbound(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	s := mustOpen(t, Options{Dir: path, Subject: Unbound + "1f3a"})
+	mustAppend(t, s, 0, 3)
+	mustClose(t, s)
+	same := func(subject string) bool { return subject == Unbound+"1f3a" }
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: "eve"}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by somebody: %v, want ErrSubject", err)
+	}
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: "eve", Same: func(string) bool { return false }}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by somebody else: %v, want ErrSubject", err)
+	}
+	if info, err := Inspect(path); err != nil || info.Events != 3 || info.Subject != Unbound+"1f3a" {
+		t.Errorf("Inspect = %+v, %v, want 3 events, as they were", info, err)
+	}
+	s = mustOpen(t, Options{Dir: path, Subject: "ada", Same: same})
+	mustAppend(t, s, 3, 5)
+	if got := drain(t, s); len(got) != 5 {
+		t.Errorf("%d events are read, want 5", len(got))
+	}
+	mustClose(t, s)
+	if _, err := Open(t.Context(), Options{Dir: path, Subject: Unbound + "1f3a"}); !errors.Is(err, ErrSubject) {
+		t.Errorf("Open by the credential alone, when the owner is known: %v, want ErrSubject", err)
+	}
+	s = mustOpen(t, Options{Dir: path, Subject: "ada", Same: same})
+	if got := drain(t, s); len(got) != 5 || got[0].ID != "0" || got[4].ID != "4" {
+		t.Errorf("%d events are read, want 5, in order", len(got))
 	}
 }
 

@@ -8,15 +8,19 @@ import re
 import ssl
 import sys
 import threading
+import time
 import urllib.parse
 from typing import Any, Callable, Mapping, Optional
 
 from ._errors import DiasporaError, LoginRequired
-from ._http import call, check_private, is_loopback
+from ._http import call, check_private, is_loopback, status_for
 from ._source import TokenSource, cache_file
-from ._store import TokenFile
+from ._store import Token, TokenFile
 
 MAX_PROFILE_BYTES = 1 << 20
+ACCEPTED_SECONDS = 1.0  # how long a token that the fabric takes is not asked about again
+REFUSED_SECONDS = 60.0  # how long a fabric that takes no token at all is not shown a new one
+LOOK_AGAIN_SECONDS = 300.0  # how often confluent-kafka asks for the token
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BROKER = re.compile(r"[^\s/@]{1,290}:[0-9]{1,5}")
@@ -44,6 +48,8 @@ class Fabric:
         self._ca_file = ca_file
         self._mutex = threading.Lock()  # guards the fields below
         self._source: Optional[TokenSource] = None
+        self._accepted = ("", 0.0)  # the last access token that the fabric took, and when
+        self._replaced = -REFUSED_SECONDS  # when one was replaced that was refused, if none was taken since
 
     @property
     def discovery(self) -> dict[str, Any]:
@@ -69,6 +75,41 @@ class Fabric:
                 self._source = self._make_source(self._discovered()["globus"])
             return self._source
 
+    def token(self) -> Token:
+        """Return a token to sign in with, for a client that is about to connect.
+
+        A token may end before its time: revoked, or where a clock is wrong. No Kafka client tells
+        that it was refused, so the fabric is asked before. A token that it refuses is
+        replaced, once; what is refused then, the broker says in words.
+        """
+        token = self.source.token()
+        with self._mutex:
+            known, when = self._accepted
+        if known == token.access_token and time.monotonic() - when < ACCEPTED_SECONDS:
+            return token
+        if not self._refuses(token):
+            with self._mutex:
+                self._accepted = (token.access_token, time.monotonic())
+                self._replaced = -REFUSED_SECONDS
+            return token
+        with self._mutex:
+            if time.monotonic() - self._replaced < REFUSED_SECONDS:
+                return token
+            self._replaced = time.monotonic()
+        self.source.refused(token.access_token)
+        try:
+            return self.source.token()
+        except LoginRequired:
+            return token
+
+    def _refuses(self, token: Token) -> bool:
+        try:
+            url = check_private(self.url, "DIASPORA_URL") + "/v1/identity"
+        except DiasporaError:
+            return False  # tokens do not go there
+        tls = self._tls_context(self.discovery.get("ca", "")) if url.startswith("https") else None
+        return status_for(url, token.access_token, tls) == 401
+
     @property
     def brokers(self) -> list[str]:
         """The bootstrap servers, as host:port."""
@@ -92,7 +133,7 @@ class Fabric:
 
         class TokenProvider(base):  # type: ignore[misc, valid-type]
             def token(self) -> str:
-                return fabric.source.token().access_token
+                return fabric.token().access_token
 
             def extensions(self) -> dict[str, str]:
                 return {}
@@ -118,8 +159,8 @@ class Fabric:
 
     def oauth_cb(self, _config: str = "") -> tuple[str, float]:
         """Be confluent-kafka's oauth_cb: return the token and when it expires."""
-        token = self.source.token()
-        return token.access_token, token.expiry
+        token = self.token()
+        return token.access_token, min(token.expiry, time.time() + LOOK_AGAIN_SECONDS)
 
     def _protocol(self) -> str:
         if self.discovery["security"] == "tls":

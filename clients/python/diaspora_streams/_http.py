@@ -19,6 +19,7 @@ from ._errors import DiasporaError, Unavailable
 MAX_ANSWER_BYTES = 1 << 20
 MAX_ATTEMPTS = 4
 ATTEMPT_SECONDS = 15.0
+LOOK_SECONDS = 3.0  # for what can be done without
 MAX_PAUSE_SECONDS = 10.0
 
 
@@ -80,21 +81,35 @@ def call(op: str, url: str, form: Optional[Mapping[str, str]] = None, tls: Optio
     raise AssertionError("unreachable")
 
 
+def status_for(url: str, access_token: str, tls: Optional[ssl.SSLContext]) -> int:
+    """GET a URL once with an access token, and return the status of the answer, or 0 without one."""
+    try:
+        return _attempt(url, None, tls, {"Authorization": "Bearer " + access_token}, LOOK_SECONDS).status
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0
+
+
 def _reason(e: OSError) -> str:
     reason = getattr(e, "reason", e)
     return str(getattr(reason, "strerror", None) or reason or type(e).__name__)
 
 
-def _attempt(url: str, form: Optional[Mapping[str, str]], tls: Optional[ssl.SSLContext]) -> Answer:
+def _attempt(
+    url: str,
+    form: Optional[Mapping[str, str]],
+    tls: Optional[ssl.SSLContext],
+    headers: Mapping[str, str] = {},
+    seconds: float = ATTEMPT_SECONDS,
+) -> Answer:
     handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
     if is_loopback(urllib.parse.urlsplit(url).hostname):
         handlers.append(urllib.request.ProxyHandler({}))
     if tls is not None:
         handlers.append(urllib.request.HTTPSHandler(context=tls))
     data = None if form is None else urllib.parse.urlencode(form).encode()
-    request = urllib.request.Request(url, data, {"Accept": "application/json", "User-Agent": "diaspora-python/0.1"})
+    request = urllib.request.Request(url, data, {"Accept": "application/json", "User-Agent": "diaspora-python/0.1", **headers})
     try:
-        response = urllib.request.build_opener(*handlers).open(request, timeout=ATTEMPT_SECONDS)
+        response = urllib.request.build_opener(*handlers).open(request, timeout=seconds)
     except urllib.error.HTTPError as e:
         response = e
     with response:

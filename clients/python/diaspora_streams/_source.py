@@ -43,8 +43,9 @@ class TokenSource:
         self._seed = refresh_token
         self._ahead = REFRESH_AHEAD_SECONDS * (1 + random.random() / 2)
 
-        self._mutex = threading.Lock()  # guards the next four
+        self._mutex = threading.Lock()  # guards the next five
         self._token: Optional[Token] = None
+        self._refused = ""  # an access token that is no longer good, whatever its expiry
         self._flight: Optional[Future[Token]] = None
         self._failures = 0
         self._retry_at = 0.0
@@ -62,7 +63,7 @@ class TokenSource:
         """Return a token that is good now, or raise LoginRequired or Unavailable."""
         with self._mutex:
             token = self._token
-            if token is not None and _good(token) and (not self._due(token) or time.time() < self._retry_at):
+            if token is not None and self._good(token) and (not self._due(token) or time.time() < self._retry_at):
                 return token
             flight = self._flight
             if flight is None:
@@ -77,18 +78,27 @@ class TokenSource:
             except FutureTimeout:
                 with self._mutex:
                     token = self._token
-                if token is not None and _good(token):
+                if token is not None and self._good(token):
                     return token
+
+    def refused(self, access_token: str) -> None:
+        """Be told that a service refused this token although it has not expired: the next one is another."""
+        with self._mutex:
+            if self._token is not None and self._token.access_token == access_token:
+                self._refused = access_token
+
+    def _good(self, token: Token) -> bool:
+        return token.access_token not in ("", self._refused) and time.time() < token.expiry
 
     def _due(self, token: Token) -> bool:
         ahead = self._ahead
         life = token.expiry - token.obtained
         if token.obtained > 0 and life > 0:
             ahead = min(ahead, life / 4)  # tokens of a minute are not renewed all the time
-        return not _good(token) or token.expiry - time.time() <= ahead
+        return not self._good(token) or token.expiry - time.time() <= ahead
 
     def _enough(self, token: Token) -> bool:
-        if _good(token):
+        if self._good(token):
             with self._mutex:
                 self._token = token  # for those who wait
         return not self._due(token)
@@ -100,7 +110,7 @@ class TokenSource:
             with self._mutex:
                 self._flight = None
                 kept = self._token
-                if kept is not None and (isinstance(e, LoginRequired) or not _good(kept)):
+                if kept is not None and (isinstance(e, LoginRequired) or not self._good(kept)):
                     kept = self._token = None
                 if kept is not None:
                     self._failures += 1
@@ -275,10 +285,6 @@ class TokenSource:
             expiry=now + _lifetime(document.get("expires_in")),
             obtained=now,
         )
-
-
-def _good(token: Token) -> bool:
-    return token.access_token != "" and time.time() < token.expiry
 
 
 def _hash(refresh_token: str) -> str:

@@ -134,6 +134,77 @@ class SourceTest(Case):
             self.assertNotIn("rt-secret", str(raised.exception))
 
 
+class Endpoint(http.server.ThreadingHTTPServer):
+    """An ACL endpoint that takes some tokens."""
+
+    def __init__(self, issuer):
+        super().__init__(("127.0.0.1", 0), EndpointHandler)
+        self.issuer, self.takes, self.shown = issuer, set(), []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class EndpointHandler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, document = 200, {}
+        if self.path == "/v1/identity":
+            token = self.headers["Authorization"].removeprefix("Bearer ")
+            self.server.shown.append(token)
+            status = 200 if token in self.server.takes else 401
+        else:
+            globus = {"issuer": self.server.issuer, "client_id": "client", "resource_server": SERVER}
+            document = {"security": "plaintext", "brokers": ["127.0.0.1:9092"], "globus": globus}
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(document).encode())
+
+    def log_message(self, *args):
+        pass
+
+
+class RefusedTest(Case):
+    """A token that the fabric refuses before its time is replaced, once."""
+
+    def setUp(self):
+        super().setUp()
+        self.endpoint = Endpoint(self.globus.url)
+        self.addCleanup(self.endpoint.server_close)
+        self.addCleanup(self.endpoint.shutdown)
+        self.fabric = from_env({"DIASPORA_CONFIG_DIR": self.dir, "DIASPORA_URL": self.endpoint.url, "DIASPORA_REFRESH": "rt-0"})
+
+    def test_a_refused_token_is_replaced(self):
+        self.endpoint.takes = {"at-2"}
+        self.assertEqual(self.fabric.oauth_cb()[0], "at-2")
+        self.assertEqual([f["refresh_token"] for f in self.globus.forms], ["rt-0", "rt-1"])
+        self.assertEqual(self.fabric.source.token().access_token, "at-2")
+
+    def test_a_running_program_looks_again(self):
+        self.endpoint.takes = {"at-1"}
+        token, expiry = self.fabric.oauth_cb()
+        self.assertEqual(token, "at-1")
+        self.assertLess(expiry, time.time() + 600)
+        self.endpoint.takes = {"at-2"}
+        self.fabric._accepted = ("", 0.0)  # time passes
+        self.assertEqual(self.fabric.token().access_token, "at-2")
+
+    def test_what_is_refused_again_is_for_the_broker_to_say(self):
+        for _ in range(3):
+            self.assertIn(self.fabric.token().access_token, ("at-1", "at-2"))
+        self.assertEqual(len(self.globus.forms), 2)
+
+    def test_a_login_that_has_ended_is_for_the_broker_to_say(self):
+        self.fabric.source.token()
+        self.globus.answers = [(400, {"error": "invalid_grant"})] * 2
+        self.assertEqual(self.fabric.token().access_token, "at-1")
+
+    def test_an_endpoint_that_is_away_refuses_nobody(self):
+        self.fabric.source.token()
+        self.endpoint.shutdown()
+        self.endpoint.server_close()
+        self.assertEqual(self.fabric.token().access_token, "at-1")
+        self.assertEqual(len(self.globus.forms), 1)
+
+
 class EnvironmentTest(Case):
     def test_what_is_missing_is_said(self):
         for env, words in (
