@@ -230,6 +230,9 @@ func (l *Logger) flushSpool(ctx context.Context) error {
 		if err != nil && l.closed.Load() && s.known.Load() != nil {
 			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, ErrClosed)
 		}
+		if taken := s.drain.taken(); taken != nil {
+			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, taken)
+		}
 		if err != nil && ctx.Err() != nil {
 			st := l.spoolStats().Spool
 			if st.Why != nil {

@@ -67,7 +67,7 @@ func (s *Spool) free(r *request) {
 //
 // With the policy [Block] it waits for room; ctx bounds the wait. It returns
 // [ErrFull] (only with [Reject], or if there is nothing left to drop), [ErrClosed],
-// [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
+// [ErrInUse] (another process has taken the spool), [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
 // ErrTooLarge the entries may be in the spool all the same.
 func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	if len(entries) == 0 {
@@ -273,6 +273,9 @@ func (s *Spool) commit(b *batch) error {
 		return nil
 	}
 	for failures := 1; ; failures++ {
+		if err := s.owner.check(); errors.Is(err, ErrInUse) {
+			return err
+		}
 		if err := s.makeRoom(b); err != nil {
 			return err
 		}
@@ -328,9 +331,6 @@ func (s *Spool) makeRoom(b *batch) error {
 // write writes the batch and syncs it: to the active segment or, if there is none
 // or it has its size, to a new one. After an error there is no active segment.
 func (s *Spool) write(b *batch) (err error) {
-	if s.owner.lost.Load() {
-		return ErrInUse
-	}
 	fresh := s.active == nil || s.active.size > headerBytes && s.active.size+int64(b.bytes) > s.opts.SegmentBytes
 	if fresh {
 		return s.writeNew(b)

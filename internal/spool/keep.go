@@ -50,6 +50,9 @@ func (s *Spool) recycle() time.Duration {
 	s.reserve.fill(s)
 	if err != nil {
 		s.failed("the spool cannot keep its cursor", err)
+		if errors.Is(err, ErrInUse) {
+			return time.Hour // it is another's
+		}
 		return retryAfter
 	}
 	return keepEvery

@@ -226,6 +226,7 @@ func open(opts Options) (_ *Spool, err error) {
 	if s.owner, err = takeOwnership(s.fs); err != nil {
 		return nil, err
 	}
+	s.fs = disk.Guard(s.fs, s.owner.check)
 	im, err := s.load()
 	if err != nil {
 		return nil, err
@@ -315,7 +316,7 @@ func (s *Spool) recover(end uint64) error {
 	s.next = max(s.next, tail.next)
 	s.settled = max(s.settled, tail.settled)
 	s.torn = tail.torn
-	if s.report != nil || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
+	if s.report != nil || s.owner.wrung || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
 		last.spool != s.id || last.size >= s.opts.SegmentBytes {
 		return nil
 	}
