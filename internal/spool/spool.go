@@ -350,12 +350,27 @@ func (s *Spool) countDamage(n uint64, segment string) {
 	}
 }
 
-// checkModes fails if others than the owner may get at the files.
+// isOurs tells whether a name in the spool's directory is one that the spool gives. The
+// directory may hold files of others, which are left alone.
+func isOurs(name string) bool {
+	switch name {
+	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp:
+		return true
+	}
+	_, _, segment := parseSegmentName(name)
+	_, quarantine := parseQuarantineName(name)
+	return segment || quarantine
+}
+
+// checkModes fails if others than the owner may get at the spool's directory or its files.
 func checkModes(infos []fs.FileInfo) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
 	for _, info := range infos {
+		if !isOurs(info.Name()) {
+			continue
+		}
 		if mode := info.Mode().Perm(); mode&0o077 != 0 {
 			want := 0o600
 			if info.IsDir() {
