@@ -56,8 +56,8 @@ type Options struct {
 	// MaxBytes bounds what the spool has on disk. Default: 1 GiB.
 	MaxBytes int64
 
-	// SegmentBytes is the size of one file. Default: 8 MiB, or what keeps 16
-	// files within MaxBytes if that is less.
+	// SegmentBytes is the size of one file; the first ones, and those after the disk was full, are
+	// smaller. Default: 8 MiB, or what keeps 16 files within MaxBytes if that is less.
 	SegmentBytes int64
 
 	// Policy says what to do when MaxBytes is reached or the disk is full.
@@ -72,6 +72,8 @@ type Options struct {
 }
 
 const (
+	firstSegmentBytes = 128 << 10
+
 	minSegmentBytes = 1 << 10
 	maxSegmentBytes = 1 << 30
 	maxHoles        = 1 << 16 // bounds what is acknowledged out of order, and so what the cursor takes
@@ -127,6 +129,10 @@ type Spool struct {
 	lastID    uint64
 	out       []byte // a batch as it goes to disk
 	lastBatch int    // how many requests the last batch had
+
+	// What is asked of the disk at once: less after it was full, and more each time that this goes well.
+	batchBytes   int   // of a batch with more than one request
+	segmentBytes int64 // of a segment; at most Options.SegmentBytes
 
 	// Of a spool that is only looked at: what is wrong with it, and where.
 	report *Report
@@ -231,6 +237,7 @@ func open(opts Options) (_ *Spool, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.batchBytes, s.segmentBytes = maxBatchBytes, s.leastSegmentBytes()
 	s.wake, s.room, s.note, s.tidy = signal(), signal(), signal(), signal()
 	s.quit = make(chan struct{})
 	s.acked.open(s, im.names[ackedName])
@@ -593,8 +600,13 @@ func (a *ages) at(position uint64) time.Time {
 	return (*a)[0].time
 }
 
+func (s *Spool) leastSegmentBytes() int64 { return min(firstSegmentBytes, s.opts.SegmentBytes) }
+
 // changing wakes those who wait for a change. The caller holds mu.
 func (s *Spool) changing() {
+	if s.waiting != "" && s.firstDone() {
+		s.raise(s.room)
+	}
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil
