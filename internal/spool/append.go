@@ -274,11 +274,30 @@ func (s *Spool) await(e *waitError) {
 	if news {
 		s.log.Warn("the spool waits for room", "why", e.why)
 	}
+	s.setFull(e.why)
 	retry := time.NewTimer(retryAfter)
 	defer retry.Stop()
 	select {
 	case <-s.room:
 	case <-retry.C:
+	}
+}
+
+// DiskFull is what [Stats] says of a spool whose disk is full.
+const DiskFull = "the disk is full"
+
+func (s *Spool) atLimit() string {
+	return fmt.Sprintf("it has reached its limit of %d bytes", s.opts.MaxBytes)
+}
+
+// setFull says why the spool takes no more events; "" if it does.
+func (s *Spool) setFull(why string) {
+	s.mu.Lock()
+	news := s.full != why
+	s.full = why
+	s.mu.Unlock()
+	if news {
+		s.owner.tell(why)
 	}
 }
 
@@ -301,6 +320,7 @@ func (s *Spool) commit(b *batch) error {
 			err = s.write(b)
 		}
 		if err == nil {
+			s.setFull("")
 			s.batchBytes = min(2*s.batchBytes, maxBatchBytes)
 			return nil
 		}
@@ -312,8 +332,9 @@ func (s *Spool) commit(b *batch) error {
 		case s.relieve(b):
 			failures = 0
 		case s.opts.Policy == Block:
-			return &waitError{"the disk is full", err}
+			return &waitError{DiskFull, err}
 		default:
+			s.setFull(DiskFull)
 			return fmt.Errorf("%w: %w", ErrFull, err)
 		}
 	}
@@ -342,8 +363,9 @@ func (s *Spool) makeRoom(b *batch) error {
 		case s.opts.Policy == DropOldest && s.dropOldest() == nil:
 		case s.halve(b):
 		case s.opts.Policy == Block:
-			return &waitError{"the spool has reached its size", ErrFull}
+			return &waitError{s.atLimit(), ErrFull}
 		default:
+			s.setFull(s.atLimit())
 			return ErrFull
 		}
 	}

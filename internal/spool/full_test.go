@@ -398,3 +398,51 @@ func TestTooLarge(t *testing.T) {
 	}
 	mustAppend(t, s, 0, 1)
 }
+
+// TestFullIsSeenFromOutside fails when those who look at a spool, or at its Stats, are not told that it
+// is full, also when its disk has not a byte left, or when they are told of what is over.
+func TestFullIsSeenFromOutside(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []Policy{Block, Reject} {
+		for _, want := range []string{DiskFull, "it has reached its limit of 65536 bytes"} {
+			t.Run(fmt.Sprint(policy, " ", want), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					fsys := disktest.New()
+					opts := Options{FS: fsys, Policy: policy, SegmentBytes: 16 << 10}
+					if want == DiskFull {
+						fsys.Room(64 << 10)
+					} else {
+						opts.MaxBytes = 64 << 10
+					}
+					s := mustOpen(t, opts)
+					seen := func() [2]string {
+						look, err := lookAt(fsys)
+						if err != nil {
+							t.Fatal(err)
+						}
+						return [2]string{s.Stats().Full, look.report.Owner.Full}
+					}
+					if got := seen(); got != [2]string{} {
+						t.Errorf("an empty spool is said to be full: %q", got)
+					}
+					for n := range 1000 {
+						s.AppendAsync(numbered(n), func(error) {})
+					}
+					time.Sleep(time.Minute)
+					if got := seen(); got != [2]string{want, want} {
+						t.Errorf("a full spool says %q, want %q", got, want)
+					}
+					for s.Stats().Events > 0 {
+						ackAll(t, s, drain(t, s))
+						time.Sleep(time.Second)
+					}
+					if got := seen(); got != [2]string{} {
+						t.Errorf("a spool that was drained is said to be full: %q", got)
+					}
+					mustClose(t, s)
+				})
+			})
+		}
+	}
+}

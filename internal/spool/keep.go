@@ -36,7 +36,11 @@ func (s *Spool) recycle() time.Duration {
 	remove := len(s.segments) > 1 && s.segments[0].limit <= s.done.low
 	changed := s.changes != s.keptChanges
 	due := keepEvery - time.Since(s.keptAt)
+	roomy := s.full != "" && s.firstDone()
 	s.mu.Unlock()
+	if roomy {
+		s.setFull("") // the next event takes the room
+	}
 	if !remove && changed && due > 0 {
 		return due
 	}
@@ -119,6 +123,11 @@ func (s *Spool) replace(name string, content []byte) error {
 func (s *Spool) removeDone(all bool) error {
 	s.keepMu.Lock()
 	defer s.keepMu.Unlock()
+	defer func(had int64) {
+		if s.size() < had {
+			s.setFull("") // until the next event says otherwise
+		}
+	}(s.size())
 	for {
 		s.mu.Lock()
 		var g *segment
@@ -145,6 +154,13 @@ func (s *Spool) removeDone(all bool) error {
 		s.mu.Unlock()
 		s.raise(s.room)
 	}
+}
+
+// size returns the bytes of all segments.
+func (s *Spool) size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
 }
 
 // firstDone tells whether all of the oldest segment is done with. The caller holds mu.

@@ -49,6 +49,7 @@ type Owner struct {
 	Started time.Time `json:"started"`
 	Token   string    `json:"token"` // random for each Open
 	Beat    uint64    `json:"beat"`
+	Full    string    `json:"full,omitempty"` // why the spool takes no more events, if it does not
 }
 
 func (o *Owner) String() string { return fmt.Sprintf("process %d on %s", o.PID, o.Host) }
@@ -261,6 +262,16 @@ func (o *owner) beatAll() {
 		if errors.Is(err, ErrInUse) {
 			return
 		}
+	}
+}
+
+// tell writes into the owner file why the spool is full, or that it is not, for those who look at
+// it from outside: the file has its space already, on a full disk too.
+func (o *owner) tell(full string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.me.Full = full; o.look() == nil {
+		o.write() // without it the spool works as well
 	}
 }
 

@@ -167,6 +167,7 @@ type Spool struct {
 	rejected    uint64
 	ages        ages
 	waiting     string
+	full        string
 	lastErr     error
 	closing     bool
 	changed     chan struct{} // closed when something above changes for those who wait; nil if nobody does
@@ -529,6 +530,7 @@ type Stats struct {
 	Quarantined  uint64
 	Damaged      uint64 // lost since their bytes are
 
+	Full    string // why it takes no more events, [DiskFull] for instance; "" if it does
 	Waiting string // what Append or Next wait for, if it is not for each other
 	Err     error  // the last error of the disk, or nil
 }
@@ -549,6 +551,7 @@ func (s *Spool) Stats() Stats {
 		Dropped:      s.counts.dropped,
 		Quarantined:  s.counts.quarantined,
 		Damaged:      s.counts.damaged,
+		Full:         s.full,
 		Waiting:      s.waiting,
 		Err:          s.lastErr,
 	}
