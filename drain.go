@@ -103,6 +103,11 @@ func (d *drain) run(ctx context.Context) {
 			d.deliver(ctx, d.passable(records))
 		case errors.Is(err, spool.ErrClosed):
 			return
+		case errors.Is(err, spool.ErrInUse):
+			err = explainSpool(err)
+			d.cfg.diagnostics().Error("another process has taken the spool, and sends its events", "err", err)
+			d.holdAll(err)
+			return
 		case err != nil && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 			d.cfg.diagnostics().Error("the spool cannot be read", "err", err)
 			d.rest(ctx, retryFirst)
@@ -196,6 +201,9 @@ func (d *drain) note() {
 // reason returns why events wait, or nil.
 func (d *drain) reason() error {
 	_, why := d.why()
+	if taken := d.taken(); taken != nil {
+		return taken
+	}
 	if away := d.conns.Err(); away != nil {
 		why = advise(explain(away), ErrUnauthenticated, d.cfg.login)
 	}
@@ -404,8 +412,8 @@ const (
 )
 
 // finish waits until nothing waits any more, on disk or on its way there, as long as there
-// is hope: until ctx ends, nobody is let in, nothing waits but what only a person can
-// free, or the cluster has acknowledged nothing for some time.
+// is hope: until ctx ends, nobody is let in, another process has taken the spool, nothing waits but
+// what only a person can free, or the cluster has acknowledged nothing for some time.
 func (d *drain) finish(ctx context.Context, coming func() bool) {
 	was, since := d.settled.Load(), time.Now()
 	for coming() || d.spool.Stats().Events > 0 {
@@ -423,6 +431,9 @@ func (d *drain) finish(ctx context.Context, coming func() bool) {
 
 // stranded reports whether only a person can help.
 func (d *drain) stranded() bool {
+	if d.taken() != nil {
+		return true
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if errors.Is(d.all, ErrUnauthenticated) || errors.Is(explain(d.conns.Err()), ErrUnauthenticated) {
@@ -435,6 +446,16 @@ func (d *drain) stranded() bool {
 	}
 	since := d.reading.Load()
 	return len(d.held) > 0 && since > 0 && time.Since(time.Unix(0, since)) >= heldPatience
+}
+
+// taken returns an error if another process has taken the spool: nothing is sent from here any more.
+func (d *drain) taken() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if errors.Is(d.all, spool.ErrInUse) {
+		return d.all
+	}
+	return nil
 }
 
 // waitForChange returns when something was acknowledged, held or released.

@@ -38,6 +38,11 @@ type SpoolStats struct {
 	// the topic that Held names first. Nil if none do, or they are on their way.
 	Why error
 
+	// Full says why the spool takes no more events: it has reached [Config.SpoolBytes], or its disk
+	// is full. Log and Send wait or fail then, as [Config.SpoolPolicy] says. It is around
+	// [ErrSpoolFull], and nil if there is room.
+	Full error
+
 	// Held are the topics whose events wait although others are sent, with the
 	// reason: most often, that who is signed in may not write to it.
 	Held map[string]error
@@ -133,8 +138,8 @@ func explainSpool(err error) error {
 		spool, ours error
 		hint        string
 	}{
+		{spool.ErrClosed, ErrClosed, ""}, // also of an event that waited for room until then
 		{spool.ErrFull, ErrSpoolFull, ""},
-		{spool.ErrClosed, ErrClosed, ""},
 		{spool.ErrInUse, ErrConflict, "give each process a directory of its own"},
 		{spool.ErrSubject, ErrConflict, "sign in as that identity to send them, or use another directory"},
 		{spool.ErrInsecure, ErrInvalid, ""},
@@ -242,6 +247,9 @@ func (l *Logger) flushSpool(ctx context.Context) error {
 		if err != nil && l.closed.Load() && s.known.Load() != nil {
 			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, ErrClosed)
 		}
+		if taken := s.drain.taken(); taken != nil {
+			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, taken)
+		}
 		if err != nil && ctx.Err() != nil {
 			st := l.spoolStats().Spool
 			if st.Why != nil {
@@ -283,12 +291,26 @@ func (l *Logger) spoolStats() LoggerStats {
 		st.Spool = *known
 		return st
 	}
-	st.Spool.fill(s.Stats())
+	now := s.Stats()
+	st.Spool.fill(now)
+	st.Spool.Full = l.spoolFull(now)
 	st.Spool.Held, _ = s.drain.why()
 	if st.Spool.Events > 0 {
 		st.Spool.Why = s.drain.reason()
 	}
 	return st
+}
+
+// spoolFull says why the spool takes no more events, or returns nil.
+func (l *Logger) spoolFull(s spool.Stats) error {
+	dir := l.spooled.drain.cfg.SpoolDir
+	switch s.Full {
+	case "":
+		return nil
+	case spool.DiskFull:
+		return &fault{condition: ErrSpoolFull, reason: fmt.Sprintf("no space is left on the disk of %s", dir), hint: "free some space there"}
+	}
+	return &fault{condition: ErrSpoolFull, reason: fmt.Sprintf("%s: %s", dir, s.Full), hint: "see why the events are not sent with \"diaspora doctor\""}
 }
 
 func (st *SpoolStats) fill(s spool.Stats) {

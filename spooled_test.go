@@ -540,3 +540,35 @@ func TestPace(t *testing.T) {
 		t.Errorf("a hundred programs begin at %d different times", len(starts))
 	}
 }
+
+// TestSpooledTaken takes the spool away from a Logger: it must say so and end, and what waits must
+// be sent once, by the new owner.
+func TestSpooledTaken(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
+	f := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "beamline", Err: kerr.TopicAuthorizationFailed, Count: -1})
+	cfg = withSpool(t, cfg)
+	first := openLogger(t, cfg)
+	numbers(t, first, "beamline", 0, 10)
+	eventually(t, "the topic to be held", func() bool { return first.Stats().Spool.Held["beamline"] != nil })
+	if err := os.Remove(filepath.Join(cfg.SpoolDir, "lock")); err != nil {
+		t.Skip(err) // a system on which it cannot be
+	}
+	second := openLogger(t, cfg)
+	if err := first.Log(within(t), Event{Topic: "beamline", Value: []byte("10")}); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "has taken it") {
+		t.Errorf("Log after the spool was taken = %v, want ErrConflict", err)
+	}
+	eventually(t, "the reason", func() bool { return errors.Is(first.Stats().Spool.Why, ErrConflict) })
+	if err := first.Flush(within(t)); !errors.Is(err, ErrConflict) {
+		t.Errorf("Flush = %v, want ErrConflict", err)
+	}
+	if err := first.Close(within(t)); !errors.Is(err, ErrConflict) {
+		t.Errorf("Close = %v, want ErrConflict", err)
+	}
+	f.Remove()
+	numbers(t, second, "beamline", 10, 20)
+	drained(t, second)
+	if n := wantNumbers(t, readAll(t, cfg, "beamline"), 20); n > 0 {
+		t.Errorf("%d events came twice", n)
+	}
+}

@@ -31,6 +31,41 @@ func (w *outageWatch) see(err error, detail func() string) {
 	}
 }
 
+// fullWatch tells the person when the spool is full: once and, on a terminal, every 30 s, since
+// nothing else is seen of a program that stands still.
+type fullWatch struct {
+	env  *env
+	seen int  // how often in a row the spool was full or, below zero, was not
+	told bool // that it is full
+	next int  // how many looks it takes until it may be told again
+}
+
+// tellAgain is 30 s in looks.
+const tellAgain = int(30 * time.Second / watchEvery)
+
+// see takes note of why the spool is full: err, or nil. detail says what that means.
+func (w *fullWatch) see(err error, detail func() string) {
+	w.next--
+	if err == nil {
+		w.seen = min(w.seen, 0) - 1
+		if w.told && w.seen == -toldAfter {
+			w.told = false
+			w.env.warn("the spool has room again")
+		}
+		return
+	}
+	w.seen = max(w.seen, 0) + 1
+	if w.seen < toldAfter || w.next > 0 || w.told && !w.env.terminal(w.env.stderr) {
+		return
+	}
+	w.told, w.next = true, tellAgain
+	text, hints := explanation(err)
+	w.env.warn("%s; %s", text, detail())
+	for _, hint := range hints {
+		w.env.talk("hint: " + hint)
+	}
+}
+
 // stillAfter is for how long a cluster that can be reached may answer nothing before a
 // person is told.
 const stillAfter = 15 * time.Second

@@ -46,7 +46,8 @@ Every event goes to disk first, into the spool of the profile (see "diaspora spo
 from there to the cluster. At the end produce waits until the cluster has acknowledged all, as
 long as it acknowledges anything. What still waits then is not lost: produce says so and
 exits with 0, or with --require-ack with 75, and the next produce, or "diaspora spool drain",
-sends it. If only a person can help (not logged in, no permission, no such topic), the exit
+sends it. While the spool is full, at 1 GiB or when its disk is, produce says so and waits for room.
+If only a person can help (not logged in, no permission, no such topic), the exit
 code says that, and the events wait all the same.
 
 With --no-spool nothing is kept on disk. While the cluster is away, produce then waits for it,
@@ -284,7 +285,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	go func() { read <- do(reading) }()
 	watch := time.NewTicker(watchEvery)
 	defer watch.Stop()
-	w := outageWatch{env: p.env}
+	w, full := outageWatch{env: p.env}, fullWatch{env: p.env}
 	var readErr error
 	ended := false // reading
 	for open := true; open; {
@@ -294,7 +295,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 		case <-reading.Done():
 			open = false
 		case <-watch.C:
-			p.look(&w)
+			p.look(&w, &full)
 		}
 	}
 	if p.watch != nil && !ended && p.failure() == nil {
@@ -327,7 +328,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 			interrupted = nil
 			time.AfterFunc(interruptedFlush, cancel)
 		case <-watch.C:
-			p.look(&w)
+			p.look(&w, &full)
 			if p.failure() != nil {
 				time.AfterFunc(interruptedFlush, cancel)
 			}
@@ -353,10 +354,15 @@ func (p *production) close(ctx context.Context) error {
 	return err
 }
 
-// look tells of outages, and ends the run if nobody is signed in any more.
-func (p *production) look(w *outageWatch) {
+// look tells of outages and of a full spool, and ends the run if nobody is signed in any more.
+func (p *production) look(w *outageWatch, full *fullWatch) {
 	stats := p.logger.Stats()
 	if p.spool {
+		full.see(stats.Spool.Full, func() string {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return fmt.Sprintf("the first %s of the input %s in the spool or sent; reading goes on when there is room", count(p.acknowledged, "event"), isOrAre(p.acknowledged))
+		})
 		w.see(stats.Spool.Why, func() string {
 			return fmt.Sprintf("%s %s in the spool; nothing is lost", count(stats.Spool.Events, "event"), waits(uint64(stats.Spool.Events)))
 		})
@@ -537,6 +543,13 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return stranded(left.Events, left.Why)
 	}
 	return nil
+}
+
+func isOrAre(n int64) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
 }
 
 // firstOf returns the first of several errors.

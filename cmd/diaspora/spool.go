@@ -127,6 +127,7 @@ type spoolDocument struct {
 	Bytes       int64      `json:"bytes"`
 	Oldest      *time.Time `json:"oldest,omitempty"`
 	Why         string     `json:"why,omitempty"`
+	Full        string     `json:"full,omitempty"` // why it takes no more events
 	Subject     string     `json:"subject"`
 	Owner       string     `json:"owner,omitempty"` // the process that has it
 	Dropped     uint64     `json:"dropped"`
@@ -145,6 +146,7 @@ func document(dir string, info spool.Info) spoolDocument {
 	}
 	if info.Owner != nil && !info.Owner.Gone() {
 		d.Owner = info.Owner.String()
+		d.Full = info.Owner.Full
 	}
 	switch {
 	case info.Events == 0:
@@ -202,6 +204,9 @@ func (e *env) spoolList() error {
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "EVENTS\tSIZE\tOLDEST\tASIDE\tUSED BY\tOF\tDIRECTORY\tWHY")
 	for _, d := range docs {
+		if d.Full != "" {
+			d.Why = strings.TrimSuffix("full: "+d.Full+"; "+d.Why, "; ")
+		}
 		of := spoolFolder{profile: d.Profile, url: d.URL}.of()
 		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", d.Events, size(d.Bytes), e.age(d.Oldest), d.Quarantined,
 			orDash(d.Owner), orDash(oneLine(of)), oneLine(d.Dir), orDash(oneLine(d.Why)))
@@ -259,6 +264,9 @@ func (e *env) status() error {
 		total.Dropped += d.Dropped
 		total.Quarantined += d.Quarantined
 		total.Damaged += d.Damaged
+		if total.Full == "" {
+			total.Full = d.Full
+		}
 		if d.Events == 0 {
 			continue
 		}
@@ -275,10 +283,11 @@ func (e *env) status() error {
 			Bytes       int64      `json:"bytes"`
 			Oldest      *time.Time `json:"oldest,omitempty"`
 			Why         string     `json:"why,omitempty"`
+			Full        string     `json:"full,omitempty"`
 			Dropped     uint64     `json:"dropped"`
 			Quarantined uint64     `json:"quarantined"`
 			Damaged     uint64     `json:"damaged"`
-		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Dropped, total.Quarantined, total.Damaged})
+		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Dropped, total.Quarantined, total.Damaged})
 	}
 	return e.printf("%s\n", e.statusLine(total))
 }
@@ -291,6 +300,9 @@ func (e *env) statusLine(d spoolDocument) string {
 			why = "they are on their way"
 		}
 		text = fmt.Sprintf("%s (%s on disk) %s since %s: %s", count(int64(d.Events), "event"), size(d.Bytes), waits(d.Events), e.age(d.Oldest), oneLine(why))
+	}
+	if d.Full != "" {
+		text += "; the spool is full, and takes no more: " + oneLine(d.Full)
 	}
 	if d.Quarantined > 0 {
 		text += fmt.Sprintf("; %d set aside", d.Quarantined)

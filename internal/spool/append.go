@@ -67,7 +67,7 @@ func (s *Spool) free(r *request) {
 //
 // With the policy [Block] it waits for room; ctx bounds the wait. It returns
 // [ErrFull] (only with [Reject], or if there is nothing left to drop), [ErrClosed],
-// [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
+// [ErrInUse] (another process has taken the spool), [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
 // ErrTooLarge the entries may be in the spool all the same.
 func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	if len(entries) == 0 {
@@ -176,7 +176,7 @@ func (s *Spool) commitAll() {
 		var wait *waitError
 		if errors.As(err, &wait) {
 			if !last {
-				s.putBack(&b)
+				s.putBack(b.requests)
 				s.await(wait)
 				continue
 			}
@@ -205,7 +205,7 @@ func (s *Spool) take(b *batch) (last, ok bool) {
 	*b = batch{requests: b.requests[:0]}
 	for ; n < len(s.queue); n++ {
 		r := s.queue[n]
-		if n > 0 && b.bytes+len(r.frames) > maxBatchBytes {
+		if n > 0 && b.bytes+len(r.frames) > s.batchBytes {
 			break
 		}
 		b.bytes += len(r.frames)
@@ -232,12 +232,29 @@ func (s *Spool) gather() {
 	}
 }
 
-// putBack returns a batch that cannot be committed yet to the head of the queue.
-func (s *Spool) putBack(b *batch) {
+// putBack returns requests that cannot be committed yet to the head of the queue.
+func (s *Spool) putBack(requests []*request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue = append(append(make([]*request, 0, len(b.requests)+len(s.queue)), b.requests...), s.queue...)
+	s.queue = append(append(make([]*request, 0, len(requests)+len(s.queue)), requests...), s.queue...)
 	s.lastBatch = 0
+}
+
+// halve puts the second half of a batch back, down to a single request: that may fit where all
+// together do not. It reports false if there is only one.
+func (s *Spool) halve(b *batch) bool {
+	n := len(b.requests) / 2
+	if n == 0 {
+		return false
+	}
+	s.putBack(b.requests[n:])
+	b.requests, b.bytes, b.entries = b.requests[:n], 0, 0
+	for _, r := range b.requests {
+		b.bytes += len(r.frames)
+		b.entries += r.entries
+	}
+	s.batchBytes = b.bytes
+	return true
 }
 
 // A waitError says that a batch has to wait for room.
@@ -257,11 +274,30 @@ func (s *Spool) await(e *waitError) {
 	if news {
 		s.log.Warn("the spool waits for room", "why", e.why)
 	}
+	s.setFull(e.why)
 	retry := time.NewTimer(retryAfter)
 	defer retry.Stop()
 	select {
 	case <-s.room:
 	case <-retry.C:
+	}
+}
+
+// DiskFull is what [Stats] says of a spool whose disk is full.
+const DiskFull = "the disk is full"
+
+func (s *Spool) atLimit() string {
+	return fmt.Sprintf("it has reached its limit of %d bytes", s.opts.MaxBytes)
+}
+
+// setFull says why the spool takes no more events; "" if it does.
+func (s *Spool) setFull(why string) {
+	s.mu.Lock()
+	news := s.full != why
+	s.full = why
+	s.mu.Unlock()
+	if news {
+		s.owner.tell(why)
 	}
 }
 
@@ -273,6 +309,9 @@ func (s *Spool) commit(b *batch) error {
 		return nil
 	}
 	for failures := 1; ; failures++ {
+		if err := s.owner.check(); errors.Is(err, ErrInUse) {
+			return err
+		}
 		if err := s.makeRoom(b); err != nil {
 			return err
 		}
@@ -281,45 +320,52 @@ func (s *Spool) commit(b *batch) error {
 			err = s.write(b)
 		}
 		if err == nil {
+			s.setFull("")
+			s.batchBytes = min(2*s.batchBytes, maxBatchBytes)
 			return nil
 		}
 		s.failed("the spool cannot write", err)
-		if !disk.Full(err) {
-			if failures == maxFailures {
-				return err
-			}
-			continue
+		switch {
+		case !disk.Full(err) && failures == maxFailures:
+			return err
+		case !disk.Full(err):
+		case s.relieve(b):
+			failures = 0
+		case s.opts.Policy == Block:
+			return &waitError{DiskFull, err}
+		default:
+			s.setFull(DiskFull)
+			return fmt.Errorf("%w: %w", ErrFull, err)
 		}
-		switch s.opts.Policy {
-		case Block:
-			return &waitError{"the disk is full", err}
-		case DropOldest:
-			if s.dropOldest() == nil {
-				failures = 0
-				continue
-			}
-		}
-		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 }
 
-// makeRoom sees to it that the batch fits into MaxBytes.
+// relieve does the first thing that helps against a full disk, and reports false if nothing does.
+func (s *Spool) relieve(b *batch) bool {
+	s.retire() // so that it can go as soon as all of it is acknowledged
+	s.segmentBytes = max(s.segmentBytes/4, s.leastSegmentBytes())
+	return s.reclaim() ||
+		s.opts.Policy == DropOldest && s.dropOldest() == nil ||
+		s.halve(b) ||
+		s.reserve.shrink(s)
+}
+
+// makeRoom sees to it that the batch, or the first of it, fits into MaxBytes.
 func (s *Spool) makeRoom(b *batch) error {
 	for {
 		s.mu.Lock()
 		fits := s.bytes+s.quarantine.bytes.Load()+int64(b.bytes)+headerBytes <= s.opts.MaxBytes
 		s.mu.Unlock()
-		if fits {
+		switch {
+		case fits:
 			return nil
-		}
-		switch s.opts.Policy {
-		case Block:
-			return &waitError{"the spool has reached its size", ErrFull}
-		case DropOldest:
-			if err := s.dropOldest(); err != nil {
-				return fmt.Errorf("%w: %w", ErrFull, err)
-			}
+		case s.reclaim():
+		case s.opts.Policy == DropOldest && s.dropOldest() == nil:
+		case s.halve(b):
+		case s.opts.Policy == Block:
+			return &waitError{s.atLimit(), ErrFull}
 		default:
+			s.setFull(s.atLimit())
 			return ErrFull
 		}
 	}
@@ -328,11 +374,11 @@ func (s *Spool) makeRoom(b *batch) error {
 // write writes the batch and syncs it: to the active segment or, if there is none
 // or it has its size, to a new one. After an error there is no active segment.
 func (s *Spool) write(b *batch) (err error) {
-	if s.owner.lost.Load() {
-		return ErrInUse
+	if s.active == nil {
+		return s.writeNew(b)
 	}
-	fresh := s.active == nil || s.active.size > headerBytes && s.active.size+int64(b.bytes) > s.opts.SegmentBytes
-	if fresh {
+	if s.active.size > headerBytes && s.active.size+int64(b.bytes) > s.segmentBytes {
+		s.segmentBytes = min(2*s.segmentBytes, s.opts.SegmentBytes)
 		return s.writeNew(b)
 	}
 	s.out = s.out[:0]

@@ -3,6 +3,7 @@ package spool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -99,6 +100,173 @@ func TestOpenOnFullDisk(t *testing.T) {
 		mustAppend(t, s, 200, 300)
 		mustClose(t, s)
 	})
+}
+
+// burst appends many events at once, while a reader acknowledges what there is, and waits until all have
+// arrived. It fails if they do not.
+func burst(t *testing.T, s *Spool, events int) {
+	t.Helper()
+	go func() {
+		for n := range events {
+			s.AppendAsync(numbered(n), func(err error) {
+				if err != nil {
+					t.Errorf("append %d: %v", n, err)
+				}
+			})
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	for n := 0; n < events; {
+		records, err := s.Next(ctx, 4096, 800_000)
+		if err != nil {
+			t.Fatalf("%d of %d events arrived, then: %v; %+v", n, events, err, s.Stats())
+		}
+		wantNumbered(t, records, n, n+len(records))
+		time.Sleep(10 * time.Millisecond) // a round trip
+		var positions []uint64
+		for _, r := range records {
+			positions = append(positions, r.Position)
+		}
+		if err := s.Ack(positions...); err != nil {
+			t.Fatal(err)
+		}
+		n += len(records)
+	}
+}
+
+// TestSmallDisk logs far more than fits on the disk, with the settings that users have: the only
+// segment must go when all of it is acknowledged, and what does not fit at once goes in parts.
+func TestSmallDisk(t *testing.T) {
+	t.Parallel()
+	const events = 20_000 // 4 MB
+	for _, room := range []int64{3 << 20, 1 << 20, 530 << 10, 100 << 10, 48 << 10} {
+		t.Run(fmt.Sprint(room>>10, " KiB"), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				fsys := disktest.New()
+				fsys.Room(room)
+				s := mustOpen(t, Options{FS: fsys})
+				start := time.Now()
+				burst(t, s, events)
+				if took := time.Since(start); took > 5*time.Minute {
+					t.Errorf("it took %v", took)
+				}
+				mustClose(t, s)
+				s = mustOpen(t, Options{FS: fsys})
+				if st := s.Stats(); st.Events != 0 || st.Acknowledged != events || st.Damaged != 0 {
+					t.Errorf("%+v, want 30000 acknowledged and nothing left", st)
+				}
+			})
+		})
+	}
+}
+
+// TestOnlySegmentGoes fills the disk when all events of the only segment are acknowledged, and
+// when it holds one that is not.
+func TestOnlySegmentGoes(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]bool{"acknowledged before": false, "acknowledged while the disk is full": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				fsys := disktest.New()
+				s := mustOpen(t, Options{FS: fsys, SegmentBytes: 16 << 10})
+				mustAppend(t, s, 0, 100)
+				records := drain(t, s)
+				last := len(records)
+				if late {
+					last--
+				}
+				ackAll(t, s, records[:last])
+				time.Sleep(time.Minute)
+				if n := s.Stats().Segments; n != 1 {
+					t.Fatalf("%d segments, want 1", n)
+				}
+				fsys.Room(fsys.Used())
+				done := make(chan error, 1)
+				go func() { done <- s.Append(context.Background(), numbered(100)) }()
+				if late {
+					time.Sleep(1100 * time.Millisecond)
+					if st := s.Stats(); st.Waiting != "the disk is full" {
+						t.Errorf("%+v, want it to wait", st)
+					}
+					ackAll(t, s, records[last:])
+				}
+				time.Sleep(100 * time.Millisecond)
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Error(err)
+					}
+				default:
+					t.Fatalf("it waits although the only segment is acknowledged: %+v", s.Stats())
+				}
+				wantNumbered(t, drain(t, s), 100, 101)
+				mustClose(t, s)
+			})
+		})
+	}
+}
+
+// TestSmallSpool is [TestSmallDisk] for the spool's own limit, which is less than what is
+// committed at once.
+func TestSmallSpool(t *testing.T) {
+	t.Parallel()
+	const events = 20_000
+	for _, most := range []int64{64 << 10, 1 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			s := mustOpen(t, Options{FS: disktest.New(), MaxBytes: most})
+			burst(t, s, events)
+			mustClose(t, s)
+		})
+	}
+}
+
+// TestRejectWhatDoesNotFit fails when events are rejected for which there is room, since
+// more of them came at once than fit.
+func TestRejectWhatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	for name, limit := range map[string]func(*disktest.Model, *Options){
+		"spool": func(_ *disktest.Model, o *Options) { o.MaxBytes = 64 << 10 },
+		"disk":  func(m *disktest.Model, _ *Options) { m.Room(120 << 10) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				fsys := disktest.New()
+				opts := Options{FS: fsys, Policy: Reject}
+				limit(fsys, &opts)
+				s := mustOpen(t, opts)
+				var accepted []int
+				for n := range 5000 {
+					s.AppendAsync(numbered(n), func(err error) {
+						if err == nil {
+							accepted = append(accepted, n)
+						} else if !errors.Is(err, ErrFull) {
+							t.Errorf("append %d: %v, want ErrFull", n, err)
+						}
+					})
+				}
+				synctest.Wait()
+				if n := len(accepted); n < 300 || n == 5000 {
+					t.Errorf("%d of 5000 events were accepted", n)
+				}
+				records := drain(t, s)
+				if len(records) != len(accepted) {
+					t.Fatalf("%d events are there, %d were accepted", len(records), len(accepted))
+				}
+				for i, n := range accepted {
+					wantNumbered(t, records[i:i+1], n, n+1)
+				}
+				ackAll(t, s, records)
+				if err := s.Append(t.Context(), numbered(0)); err != nil {
+					t.Errorf("append when all is acknowledged: %v", err)
+				}
+				mustClose(t, s)
+			})
+		})
+	}
 }
 
 func TestPolicyBlock(t *testing.T) {
@@ -229,4 +397,52 @@ func TestTooLarge(t *testing.T) {
 		t.Errorf("%v, want ErrTooLarge", err)
 	}
 	mustAppend(t, s, 0, 1)
+}
+
+// TestFullIsSeenFromOutside fails when those who look at a spool, or at its Stats, are not told that it
+// is full, also when its disk has not a byte left, or when they are told of what is over.
+func TestFullIsSeenFromOutside(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []Policy{Block, Reject} {
+		for _, want := range []string{DiskFull, "it has reached its limit of 65536 bytes"} {
+			t.Run(fmt.Sprint(policy, " ", want), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					fsys := disktest.New()
+					opts := Options{FS: fsys, Policy: policy, SegmentBytes: 16 << 10}
+					if want == DiskFull {
+						fsys.Room(64 << 10)
+					} else {
+						opts.MaxBytes = 64 << 10
+					}
+					s := mustOpen(t, opts)
+					seen := func() [2]string {
+						look, err := lookAt(fsys)
+						if err != nil {
+							t.Fatal(err)
+						}
+						return [2]string{s.Stats().Full, look.report.Owner.Full}
+					}
+					if got := seen(); got != [2]string{} {
+						t.Errorf("an empty spool is said to be full: %q", got)
+					}
+					for n := range 1000 {
+						s.AppendAsync(numbered(n), func(error) {})
+					}
+					time.Sleep(time.Minute)
+					if got := seen(); got != [2]string{want, want} {
+						t.Errorf("a full spool says %q, want %q", got, want)
+					}
+					for s.Stats().Events > 0 {
+						ackAll(t, s, drain(t, s))
+						time.Sleep(time.Second)
+					}
+					if got := seen(); got != [2]string{} {
+						t.Errorf("a spool that was drained is said to be full: %q", got)
+					}
+					mustClose(t, s)
+				})
+			})
+		}
+	}
 }

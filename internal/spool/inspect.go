@@ -121,11 +121,8 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 			s.report.problem("%s: the header is damaged", g.name)
 		}
 	}
-	ours := []string{".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp}
 	for _, info := range infos {
-		_, _, segment := parseSegmentName(info.Name())
-		_, quarantine := parseQuarantineName(info.Name())
-		if !segment && !quarantine && !slices.Contains(ours, info.Name()) {
+		if !isOurs(info.Name()) {
 			s.report.problem("%q is no file of the spool", info.Name())
 		}
 	}

@@ -36,7 +36,11 @@ func (s *Spool) recycle() time.Duration {
 	remove := len(s.segments) > 1 && s.segments[0].limit <= s.done.low
 	changed := s.changes != s.keptChanges
 	due := keepEvery - time.Since(s.keptAt)
+	roomy := s.full != "" && s.firstDone()
 	s.mu.Unlock()
+	if roomy {
+		s.setFull("") // the next event takes the room
+	}
 	if !remove && changed && due > 0 {
 		return due
 	}
@@ -50,6 +54,9 @@ func (s *Spool) recycle() time.Duration {
 	s.reserve.fill(s)
 	if err != nil {
 		s.failed("the spool cannot keep its cursor", err)
+		if errors.Is(err, ErrInUse) {
+			return time.Hour // it is another's
+		}
 		return retryAfter
 	}
 	return keepEvery
@@ -116,6 +123,11 @@ func (s *Spool) replace(name string, content []byte) error {
 func (s *Spool) removeDone(all bool) error {
 	s.keepMu.Lock()
 	defer s.keepMu.Unlock()
+	defer func(had int64) {
+		if s.size() < had {
+			s.setFull("") // until the next event says otherwise
+		}
+	}(s.size())
 	for {
 		s.mu.Lock()
 		var g *segment
@@ -127,6 +139,11 @@ func (s *Spool) removeDone(all bool) error {
 			return nil
 		}
 		s.mu.Unlock()
+		s.reader.mu.Lock()
+		if s.reader.segment == g {
+			s.reader.leave() // or its space would stay taken
+		}
+		s.reader.mu.Unlock()
 		if err := s.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -137,6 +154,38 @@ func (s *Spool) removeDone(all bool) error {
 		s.mu.Unlock()
 		s.raise(s.room)
 	}
+}
+
+// size returns the bytes of all segments.
+func (s *Spool) size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
+}
+
+// firstDone tells whether all of the oldest segment is done with. The caller holds mu.
+func (s *Spool) firstDone() bool {
+	return len(s.segments) > 0 && min(s.segments[0].limit, s.next) <= s.done.low
+}
+
+// reclaim removes what is acknowledged, also the segment that is appended to. It reports whether
+// there was any, and is called by the goroutine that commits.
+func (s *Spool) reclaim() bool {
+	s.mu.Lock()
+	n, done := len(s.segments), s.firstDone()
+	s.mu.Unlock()
+	if !done {
+		return false
+	}
+	if n == 1 {
+		s.retire()
+	}
+	if err := errors.Join(s.keep(), s.removeDone(n == 1)); err != nil {
+		s.failed("the spool cannot keep its cursor", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.segments) < n
 }
 
 // dropOldest drops the oldest segment, with all that is not acknowledged in it. It
@@ -166,49 +215,81 @@ func (s *Spool) dropOldest() error {
 // reserve is a file that is there only to be removed: on a full disk its space goes
 // to the cursor, without which no segment can be removed.
 type reserve struct {
-	mu    sync.Mutex // guards there
+	mu    sync.Mutex // guards the fields below
 	there bool
+	bytes int64 // how large it is to be
 }
 
 const (
-	reserveName  = "reserve"
-	reserveBytes = 512 << 10
+	reserveName       = "reserve"
+	reserveBytes      = 512 << 10
+	leastReserveBytes = 16 << 10 // enough for the cursor of a spool on a disk that has no more
 )
 
 // open takes an earlier process's file, of so many bytes, if it is whole, or makes one.
 func (r *reserve) open(s *Spool, size int64) {
-	if r.there = size >= s.reserveBytes(); !r.there {
+	r.bytes = min(reserveBytes, s.opts.SegmentBytes)
+	if r.there = size >= r.bytes; !r.there {
 		s.fs.Remove(reserveName)
 		r.fill(s) // if there is no room, nothing is appended until there is
 	}
 }
 
-func (s *Spool) reserveBytes() int64 { return min(reserveBytes, s.opts.SegmentBytes) }
-
-// fill makes the file, if it is not there. It fails only for want of space: then
-// nothing else may be written, or it would take what the cursor may need.
+// fill makes the file, if it is not there: a smaller one if the disk has no more. It fails
+// only for want of space: then nothing else may be written, or it would take what the
+// cursor may need.
 func (r *reserve) fill(s *Spool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.there {
-		return nil
+	for !r.there {
+		err := r.make(s)
+		if disk.Full(err) && !r.smaller() {
+			return err
+		}
+		if !disk.Full(err) {
+			r.there = err == nil || errors.Is(err, fs.ErrExist)
+			return nil
+		}
 	}
-	content := make([]byte, s.reserveBytes())
+	return nil
+}
+
+func (r *reserve) make(s *Spool) error {
+	content := make([]byte, r.bytes)
 	for i := range content {
 		content[i] = byte(i) // a file of zeros may take no space
 	}
 	f, err := s.fs.Create(reserveName)
-	if err == nil {
-		_, err = f.WriteAt(content, 0)
-		if err = errors.Join(err, f.Close()); err != nil {
-			s.fs.Remove(reserveName)
-		}
-	}
-	r.there = err == nil || errors.Is(err, fs.ErrExist)
-	if disk.Full(err) {
+	if err != nil {
 		return err
 	}
-	return nil
+	_, err = f.WriteAt(content, 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		s.fs.Remove(reserveName)
+	}
+	return err
+}
+
+// smaller has the next file be smaller. It reports false if that cannot be.
+func (r *reserve) smaller() bool {
+	if r.bytes <= leastReserveBytes {
+		return false
+	}
+	r.bytes = max(r.bytes/4, leastReserveBytes)
+	return true
+}
+
+// shrink gives some of the space to events, when no segment has any. It reports whether there was some to give.
+func (r *reserve) shrink(s *Spool) bool {
+	s.mu.Lock()
+	held := len(s.segments) > 0
+	s.mu.Unlock()
+	if held || !r.free(s) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.smaller()
 }
 
 // free gives the space back, if it is there.

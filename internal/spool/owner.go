@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,17 +22,23 @@ import (
 // The lock, of fcntl, on a file that nothing else uses. The kernel frees it when the process
 // dies, so that it is never stale, and network file systems carry it to other machines.
 //
-// The owner file, for people and for file systems that several machines may have mounted.
-// Some of those are mounted so that locks are kept from the other machines, or do nothing at
-// all, without saying so. There the owner counts a beat in the file, and another process that has
-// got the lock watches the file until the beat has stopped, before it takes the spool. An owner
-// that finds another in the file (it may have slept) stops writing.
+// The owner file, for people, and for when the lock does not hold: somebody has removed its file,
+// or several machines have the file system mounted in such a way that locks are kept from the
+// others, or do nothing at all, without saying so. On such file systems the owner counts a beat in
+// the owner file, and another process that has got the lock watches the file until the beat has stopped.
+// Then it writes itself into the file, and begins only after claimWait.
+//
+// An owner changes the spool only if it has found itself in the owner file less than the time of
+// lease ago: all its files are guarded by that, see [disk.Guard]. So it has stopped when the new
+// one begins, also if it was suspended and has missed everything.
 const (
 	lockName      = "lock"
 	ownerName     = "owner"
 	ownerBytes    = 512
 	beatEvery     = 2 * time.Second
 	beatStopped   = 5 * beatEvery
+	lease         = 3 * time.Second // more than beatEvery, so that a beat renews it in time
+	claimWait     = lease + time.Second
 	maxOwnerBytes = 4096
 )
 
@@ -45,6 +50,7 @@ type Owner struct {
 	Started time.Time `json:"started"`
 	Token   string    `json:"token"` // random for each Open
 	Beat    uint64    `json:"beat"`
+	Full    string    `json:"full,omitempty"` // why the spool takes no more events, if it does not
 }
 
 func (o *Owner) String() string { return fmt.Sprintf("process %d on %s", o.PID, o.Host) }
@@ -87,14 +93,23 @@ func readOwner(fsys FS) (*Owner, error) {
 
 // owner is the ownership of this process.
 type owner struct {
-	fs   FS
-	lock io.Closer
-	me   Owner
+	fs     FS // not guarded
+	lock   io.Closer
+	shared bool
+	wrung  bool // from an owner that may still live, and write until it notices
 
-	lost atomic.Bool // somebody else has the spool
 	stop chan struct{}
 	beat sync.WaitGroup
+
+	mu   sync.Mutex // guards the fields below
+	me   Owner
+	seen time.Time // when the owner file said that the spool is ours
+	lost error     // somebody else has the spool
 }
+
+// living has the tokens of all owners in this process: by that an earlier process with
+// the same id, as in a container, is told from another Spool in this one.
+var living sync.Map
 
 func takeOwnership(ctx context.Context, fsys FS) (*owner, error) {
 	lock, err := fsys.Lock(lockName)
@@ -107,58 +122,117 @@ func takeOwnership(ctx context.Context, fsys FS) (*owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &owner{fs: fsys, lock: lock, stop: make(chan struct{}),
+	o := &owner{fs: fsys, lock: lock, shared: fsys.Shared(), stop: make(chan struct{}),
 		me: Owner{Host: hostname(), Boot: bootID(), PID: os.Getpid(), Started: time.Now().UTC(), Token: rand.Text()}}
 	if err := o.claim(ctx); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	living.Store(o.me.Token, true)
+	if o.shared {
+		o.beat.Go(o.beatAll)
+	}
 	return o, nil
 }
 
-// claim writes the owner file, where that matters after the owner before is gone.
+// claim writes the owner file, after any owner before is gone or has to find out.
 func (o *owner) claim(ctx context.Context) error {
-	shared := o.fs.Shared()
-	if shared {
-		if err := o.outlast(ctx); err != nil {
+	last, err := readOwner(o.fs)
+	if err != nil && o.shared {
+		return err
+	}
+	if o.wrung = last != nil && o.mayLive(last); o.wrung && o.shared {
+		if o.wrung, err = o.outlast(ctx, last); err != nil {
 			return err
 		}
 	}
-	err := o.write()
-	if err != nil && !disk.Full(err) {
+	o.seen = time.Now()
+	err = o.write()
+	if err != nil && (o.wrung || !disk.Full(err)) {
 		return fmt.Errorf("write the owner file: %w", err)
 	}
-	if shared {
-		o.beat.Go(o.beatAll)
-	}
-	return nil
-}
-
-// outlast waits until the owner in the file gives no sign of life, or ctx ends.
-func (o *owner) outlast(ctx context.Context) error {
-	last, err := readOwner(o.fs)
-	if err != nil || last == nil {
-		return err
-	}
-	if last.Host == o.me.Host && (last.Boot != o.me.Boot || !alive(last.PID)) {
+	if !o.wrung {
 		return nil
 	}
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s: %w", last, ctx.Err())
+	case <-time.After(claimWait):
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.look()
+}
+
+// mayLive tells whether the owner in the file may still use the spool, although we have the lock.
+func (o *owner) mayLive(last *Owner) bool {
+	switch {
+	case last.Host != o.me.Host:
+		return o.shared
+	case last.Boot != o.me.Boot:
+		return false
+	case last.PID == o.me.PID:
+		_, here := living.Load(last.Token)
+		return here
+	}
+	return alive(last.PID)
+}
+
+// check fails if the spool is no longer this process's.
+func (o *owner) check() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.lost == nil && elapsed(o.seen) < lease {
+		return nil
+	}
+	return o.look()
+}
+
+// elapsed returns how long ago something was, by that clock which says more: one of
+// them may stand still while the machine is suspended.
+func elapsed(since time.Time) time.Duration {
+	now := time.Now()
+	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
+}
+
+// look reads who has the spool. The caller holds mu.
+func (o *owner) look() error {
+	if o.lost != nil {
+		return o.lost
+	}
+	now := time.Now()
+	other, err := readOwner(o.fs)
+	switch {
+	case err != nil && o.shared:
+		return fmt.Errorf("look whether the spool still belongs to this process: %w", err)
+	case err != nil: // the lock is to be relied upon, unless the file says otherwise
+	case other != nil && other.Token != o.me.Token:
+		o.lost = fmt.Errorf("%w by %s, which has taken it from this process", ErrInUse, other)
+	default:
+		o.seen = now
+	}
+	return o.lost
+}
+
+// outlast waits until the owner in the file gives no sign of life, or ctx ends. It tells whether
+// that one may live all the same, rather than having given the spool back.
+func (o *owner) outlast(ctx context.Context, last *Owner) (mayLive bool, err error) {
 	for deadline := time.Now().Add(beatStopped); time.Now().Before(deadline); {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w", last, ctx.Err())
+			return false, fmt.Errorf("wait for %s: %w", last, ctx.Err())
 		case <-time.After(beatEvery / 2):
 		}
 		now, err := readOwner(o.fs)
 		switch {
 		case err != nil:
-			return err
+			return true, err
 		case now == nil: // gave it back
-			return nil
+			return false, nil
 		case *now != *last:
-			return fmt.Errorf("%w by %s", ErrInUse, now)
+			return true, fmt.Errorf("%w by %s", ErrInUse, now)
 		}
 	}
-	return nil
+	return true, nil
 }
 
 func (o *owner) write() (err error) {
@@ -187,12 +261,26 @@ func (o *owner) beatAll() {
 			return
 		case <-tick.C:
 		}
-		if now, err := readOwner(o.fs); err == nil && now != nil && now.Token != o.me.Token {
-			o.lost.Store(true)
+		o.mu.Lock()
+		err := o.look()
+		if err == nil {
+			o.me.Beat++
+			o.write() // if it fails for long, somebody takes over, and the next look tells
+		}
+		o.mu.Unlock()
+		if errors.Is(err, ErrInUse) {
 			return
 		}
-		o.me.Beat++
-		o.write() // if it fails for long, somebody takes over, and the next look tells
+	}
+}
+
+// tell writes into the owner file why the spool is full, or that it is not, for those who look at
+// it from outside: the file has its space already, on a full disk too.
+func (o *owner) tell(full string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.me.Full = full; o.look() == nil {
+		o.write() // without it the spool works as well
 	}
 }
 
@@ -203,11 +291,15 @@ func (o *owner) release() error {
 	}
 	close(o.stop)
 	o.beat.Wait()
-	var err error
-	if !o.lost.Load() {
-		if err = o.fs.Remove(ownerName); errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
+	living.Delete(o.me.Token)
+	o.mu.Lock()
+	err := o.look()
+	o.mu.Unlock()
+	if err == nil {
+		err = o.fs.Remove(ownerName)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrInUse) {
+		err = nil // Close says so, if that matters
 	}
 	return errors.Join(err, o.lock.Close())
 }

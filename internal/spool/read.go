@@ -26,7 +26,8 @@ type reader struct {
 // returned once until Rewind; only one that is durable is returned. The caller owns the result.
 //
 // Damaged entries are passed over: they are counted, and their bytes kept in the
-// quarantine. An error is one of reading, and may pass, or is [ErrClosed], or ctx's.
+// quarantine. An error is one of reading, and may pass, or is [ErrClosed], [ErrInUse]
+// (another process has taken the spool), or ctx's.
 func (s *Spool) Next(ctx context.Context, most, maxBytes int) ([]Record, error) {
 	for {
 		s.mu.Lock()
@@ -34,6 +35,9 @@ func (s *Spool) Next(ctx context.Context, most, maxBytes int) ([]Record, error) 
 		s.mu.Unlock()
 		if closed {
 			return nil, ErrClosed
+		}
+		if err := s.owner.check(); errors.Is(err, ErrInUse) {
+			return nil, err
 		}
 		s.reader.mu.Lock()
 		records, err := s.read(most, maxBytes)
@@ -86,6 +90,9 @@ func (s *Spool) read(most, maxBytes int) (records []Record, err error) {
 		}
 		err := s.visit(v)
 		if errors.Is(err, fs.ErrNotExist) {
+			if s.owner != nil && errors.Is(s.owner.check(), ErrInUse) {
+				return records, s.owner.check() // its new owner has removed it
+			}
 			s.vanished(v)
 			continue
 		}
@@ -276,6 +283,9 @@ func (s *Spool) missed(v view, from, to uint64, found scanned) {
 // An acknowledgement survives the death of the process. A power cut may take those
 // of the last seconds: then these entries are returned again.
 func (s *Spool) Ack(positions ...uint64) error {
+	if err := s.owner.check(); errors.Is(err, ErrInUse) {
+		return err
+	}
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()

@@ -84,6 +84,7 @@ func TestTornBeforeKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		fsys = killed()
+		mustClose(t, s) // what is left of it is in fsys
 		opts.FS = fsys
 	}
 	// fsys has large twice, neither of them synced: cut the power often.

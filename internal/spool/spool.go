@@ -65,8 +65,8 @@ type Options struct {
 	// MaxBytes bounds what the spool has on disk. Default: 1 GiB.
 	MaxBytes int64
 
-	// SegmentBytes is the size of one file. Default: 8 MiB, or what keeps 16
-	// files within MaxBytes if that is less.
+	// SegmentBytes is the size of one file; the first ones, and those after the disk was full, are
+	// smaller. Default: 8 MiB, or what keeps 16 files within MaxBytes if that is less.
 	SegmentBytes int64
 
 	// Policy says what to do when MaxBytes is reached or the disk is full.
@@ -81,6 +81,8 @@ type Options struct {
 }
 
 const (
+	firstSegmentBytes = 128 << 10
+
 	minSegmentBytes = 1 << 10
 	maxSegmentBytes = 1 << 30
 	maxHoles        = 1 << 16 // bounds what is acknowledged out of order, and so what the cursor takes
@@ -137,6 +139,10 @@ type Spool struct {
 	out       []byte // a batch as it goes to disk
 	lastBatch int    // how many requests the last batch had
 
+	// What is asked of the disk at once: less after it was full, and more each time that this goes well.
+	batchBytes   int   // of a batch with more than one request
+	segmentBytes int64 // of a segment; at most Options.SegmentBytes
+
 	// Of a spool that is only looked at: what is wrong with it, and where.
 	report *Report
 	torn   int64 // see tail
@@ -170,6 +176,7 @@ type Spool struct {
 	rejected    uint64
 	ages        ages
 	waiting     string
+	full        string
 	lastErr     error
 	closing     bool
 	changed     chan struct{} // closed when something above changes for those who wait; nil if nobody does
@@ -238,10 +245,12 @@ func open(ctx context.Context, opts Options) (_ *Spool, err error) {
 	if s.owner, err = takeOwnership(ctx, s.fs); err != nil {
 		return nil, err
 	}
+	s.fs = disk.Guard(s.fs, s.owner.check)
 	im, err := s.load()
 	if err != nil {
 		return nil, err
 	}
+	s.batchBytes, s.segmentBytes = maxBatchBytes, s.leastSegmentBytes()
 	s.wake, s.room, s.note, s.tidy = signal(), signal(), signal(), signal()
 	s.quit = make(chan struct{})
 	s.acked.open(s, im.names[ackedName])
@@ -327,7 +336,7 @@ func (s *Spool) recover(end uint64) error {
 	s.next = max(s.next, tail.next)
 	s.settled = max(s.settled, tail.settled)
 	s.torn = tail.torn
-	if s.report != nil || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
+	if s.report != nil || s.owner.wrung || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
 		last.spool != s.id || last.size >= s.opts.SegmentBytes {
 		return nil
 	}
@@ -361,12 +370,27 @@ func (s *Spool) countDamage(n uint64, segment string) {
 	}
 }
 
-// checkModes fails if others than the owner may get at the files.
+// isOurs tells whether a name in the spool's directory is one that the spool gives. The
+// directory may hold files of others, which are left alone.
+func isOurs(name string) bool {
+	switch name {
+	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp:
+		return true
+	}
+	_, _, segment := parseSegmentName(name)
+	_, quarantine := parseQuarantineName(name)
+	return segment || quarantine
+}
+
+// checkModes fails if others than the owner may get at the spool's directory or its files.
 func checkModes(infos []fs.FileInfo) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
 	for _, info := range infos {
+		if !isOurs(info.Name()) {
+			continue
+		}
 		if mode := info.Mode().Perm(); mode&0o077 != 0 {
 			want := 0o600
 			if info.IsDir() {
@@ -518,6 +542,7 @@ type Stats struct {
 	Quarantined  uint64
 	Damaged      uint64 // lost since their bytes are
 
+	Full    string // why it takes no more events, [DiskFull] for instance; "" if it does
 	Waiting string // what Append or Next wait for, if it is not for each other
 	Err     error  // the last error of the disk, or nil
 }
@@ -538,6 +563,7 @@ func (s *Spool) Stats() Stats {
 		Dropped:      s.counts.dropped,
 		Quarantined:  s.counts.quarantined,
 		Damaged:      s.counts.damaged,
+		Full:         s.full,
 		Waiting:      s.waiting,
 		Err:          s.lastErr,
 	}
@@ -589,8 +615,13 @@ func (a *ages) at(position uint64) time.Time {
 	return (*a)[0].time
 }
 
+func (s *Spool) leastSegmentBytes() int64 { return min(firstSegmentBytes, s.opts.SegmentBytes) }
+
 // changing wakes those who wait for a change. The caller holds mu.
 func (s *Spool) changing() {
+	if s.waiting != "" && s.firstDone() {
+		s.raise(s.room)
+	}
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil

@@ -251,6 +251,49 @@ func TestModes(t *testing.T) {
 	mustOpen(t, Options{Dir: path})
 }
 
+// TestStrangers fails when files of others in its directory keep a spool from working, or when
+// nobody is told of them.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	s := mustOpen(t, Options{Dir: path})
+	mustAppend(t, s, 0, 3)
+	mustClose(t, s)
+	strangers := []string{"foo.txt", ".DS_Store", "00000001-0000000000000001.seg.bak", "lock~"}
+	for _, name := range strangers {
+		if err := os.WriteFile(filepath.Join(path, name), []byte("notes"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(path, name), 0o666); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(path, "lost+found"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/nowhere", filepath.Join(path, "link")); err != nil { // its mode is 0777
+		t.Log(err)
+	} else {
+		strangers = append(strangers, "link")
+	}
+	s = mustOpen(t, Options{Dir: path})
+	wantNumbered(t, drain(t, s), 0, 3)
+	mustAppend(t, s, 3, 5)
+	mustClose(t, s)
+	for what, look := range map[string]func(string) (Report, error){"Verify": Verify, "Check": Check} {
+		r, err := look(path)
+		text := strings.Join(r.Problems, "\n")
+		if err != nil || len(r.Problems) != len(strangers)+1 {
+			t.Errorf("%s finds %q, %v; want the %d strangers", what, r.Problems, err, len(strangers)+1)
+		}
+		for _, name := range append(strangers, "lost+found") {
+			if !strings.Contains(text, fmt.Sprintf("%q", name)) {
+				t.Errorf("%s does not name %s: %s", what, name, text)
+			}
+		}
+	}
+}
+
 func TestSubject(t *testing.T) {
 	t.Parallel()
 	path := dir(t)

@@ -46,8 +46,9 @@ type machine struct {
 	outer  *inode // the directory that holds the first one, under "."
 	locks  map[string]*lock
 	shared bool
-	room   int64 // bytes that files may have together, or 0
-	read   int64 // bytes that were read
+	room   int64          // bytes that files may have together, or 0
+	open   map[*inode]int // how many times each file is open
+	read   int64          // bytes that were read
 
 	observe func(call, name string, now Moment)
 	fault   func(call, name string) error
@@ -88,7 +89,7 @@ type lock struct {
 
 // New returns an empty model. Its directory is not made yet.
 func New() *Model {
-	return &Model{&machine{outer: newDir(), locks: map[string]*lock{}}, "."}
+	return &Model{&machine{outer: newDir(), locks: map[string]*lock{}, open: map[*inode]int{}}, "."}
 }
 
 func newDir() *inode {
@@ -163,17 +164,31 @@ func (m *Model) BreakLocks() {
 	clear(m.locks)
 }
 
-// Used returns how many bytes all files have together.
+// Used returns how many bytes all files have together, also those that were removed and are still open.
 func (m *Model) Used() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.outer.used()
+	return m.used()
 }
 
-func (n *inode) used() int64 {
+// used is Used for those who hold mu.
+func (m *machine) used() int64 {
+	counted := map[*inode]bool{}
+	used := m.outer.used(counted)
+	for n := range m.open {
+		used += n.used(counted)
+	}
+	return used
+}
+
+func (n *inode) used(counted map[*inode]bool) int64 {
+	if counted[n] {
+		return 0
+	}
+	counted[n] = true
 	used := int64(len(n.data))
 	for _, child := range n.names {
-		used += child.used()
+		used += child.used(counted)
 	}
 	return used
 }
@@ -445,6 +460,7 @@ func (m *Model) Open(name string, write bool) (disk.File, error) {
 	case node.names != nil:
 		return nil, pathError("open", name, syscall.EISDIR)
 	}
+	m.open[node]++
 	return &file{model: m, name: m.at(name), node: node, write: write}, nil
 }
 
@@ -463,6 +479,7 @@ func (m *Model) Create(name string) (disk.File, error) {
 	}
 	node := &inode{mode: 0o600, modified: time.Now()}
 	dir.change(entryChange{name: name, node: node})
+	m.open[node]++
 	return &file{model: m, name: m.at(name), node: node, write: true}, nil
 }
 
@@ -592,7 +609,7 @@ func (f *file) WriteAt(b []byte, off int64) (int, error) {
 	}
 	if f.model.room > 0 {
 		grow := off + int64(len(b)) - int64(len(f.node.data))
-		if free := f.model.room - f.model.outer.used(); grow > 0 && grow > free {
+		if free := f.model.room - f.model.used(); grow > 0 && grow > free {
 			b = b[:max(0, int64(len(b))-(grow-max(0, free)))]
 			err = syscall.ENOSPC
 		}
@@ -675,6 +692,11 @@ func (f *file) Size() (int64, error) {
 func (f *file) Close() error {
 	defer f.model.mu.Unlock()
 	err := f.enter("close")
+	if !f.closed {
+		if f.model.open[f.node]--; f.model.open[f.node] == 0 {
+			delete(f.model.open, f.node)
+		}
+	}
 	f.closed = true // also after an error, as on Linux
 	return err
 }
