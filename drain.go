@@ -87,9 +87,6 @@ func (d *drain) run(ctx context.Context) {
 			d.client.Close()
 		}
 	}()
-	if d.spool.Stats().Events > 0 {
-		d.pace.begin(time.Now())
-	}
 	for ctx.Err() == nil {
 		if !d.connect(ctx) {
 			return
@@ -117,10 +114,14 @@ func (d *drain) run(ctx context.Context) {
 
 // connect makes the client. It does not connect by itself. It reports false if ctx ended.
 func (d *drain) connect(ctx context.Context) bool {
+	began := time.Now()
 	for attempt := 0; d.client == nil; attempt++ {
 		err := d.open(ctx)
 		if err == nil {
 			d.holdAll(nil)
+			if attempt > 0 {
+				d.pace.afterOutage(time.Since(began), d.spool.Stats().Next)
+			}
 			break
 		}
 		d.holdAll(err)
@@ -261,13 +262,13 @@ func recordBytes(e *spool.Entry) int {
 
 // round sends records at once, and does what is to be done about those that fail.
 func (d *drain) round(ctx context.Context, records []spool.Record) {
-	if !d.pace.wait(ctx, len(records)) {
+	if !d.pace.wait(ctx, records[0].Position, len(records)) {
 		return
 	}
 	began := time.Now()
 	errs, away := d.exchange(ctx, records)
 	if away {
-		d.pace.afterOutage(time.Since(began))
+		d.pace.afterOutage(time.Since(began), d.spool.Stats().Next)
 	}
 	var acked []uint64
 	var failed []int // of records

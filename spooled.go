@@ -101,6 +101,9 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 		known:  map[string]bool{},
 		held:   map[string]*heldTopic{},
 	}}
+	if left := s.Stats(); left.Events > 0 { // of an outage, or of a process that died
+		l.spooled.drain.pace.begin(time.Now(), left.Next)
+	}
 	l.spooled.work.Go(func() { l.spooled.drain.run(run) })
 	return l, nil
 }
