@@ -53,8 +53,10 @@ LONG_ENGINE = JOURNAL_CRASH_STATES=1000000 JOURNAL_FAULTS=1000 LOG_CRASH_STATES=
 
 test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka, ENDURANCE of everything at once
 	$(MAKE) test-endurance
-	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1
-	$(MAKE) test-differential SEEDS=10000; failed=$$?; $(MAKE) kafka-down; exit $$failed
+	for from in 1 2001 4001 6001 8001; do \
+		$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
+		failed=$$?; $(MAKE) kafka-down; [ $$failed = 0 ] || exit $$failed; \
+	done
 
 test-long: ## race detector, the long tests of spool and engine, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...

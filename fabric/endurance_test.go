@@ -135,7 +135,7 @@ func enduranceTime(t *testing.T) (d time.Duration, seed uint64) {
 func TestEndurance(t *testing.T) {
 	duration, seed := enduranceTime(t)
 	t.Logf("DIASPORA_ENDURANCE=%v DIASPORA_ENDURANCE_SEED=%d", duration, seed)
-	e := newEndurance(t)
+	e := newEndurance(t, duration)
 	lab := e.host.newHome(t)
 	cfg := lab.config(t)
 	client, err := diaspora.NewClient(cfg)
@@ -203,7 +203,7 @@ func TestEndurance(t *testing.T) {
 	e.judge(lab, counts)
 }
 
-func newEndurance(t *testing.T) *endurance {
+func newEndurance(t *testing.T, duration time.Duration) *endurance {
 	t.Helper()
 	e := &endurance{
 		T: t, began: time.Now(), binary: filepath.Join(t.TempDir(), "diaspora"), known: map[string]bool{},
@@ -213,7 +213,8 @@ func newEndurance(t *testing.T) *endurance {
 		t.Fatalf("%v: %s", err, out)
 	}
 	e.host = &host{hostConfig: hostConfig{Dir: t.TempDir(), Kafka: freeAddress(t), HTTP: freeAddress(t), Globus: freeAddress(t)}}
-	if err := syscall.Mount("tmpfs", e.host.Dir, "tmpfs", 0, "size=1g,mode=0700"); err != nil {
+	size := 256 + int(duration.Minutes())*10 // MB: it stays in memory
+	if err := syscall.Mount("tmpfs", e.host.Dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=0700", size)); err != nil {
 		t.Logf("the fabric's disk is never full, as a small one cannot be made: %v", err)
 	} else {
 		e.disk = e.host.Dir
