@@ -71,6 +71,11 @@ func (c *Consumer) groupError(err error) error {
 	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.signedOut(err))
 }
 
+// rebalanceTimeout is how long the group waits for its members to join anew, which they do
+// whatever the loop's body does. It is also how long a member waits at least for the answer,
+// on a connection that may be dead.
+const rebalanceTimeout = 20 * time.Second
+
 func (c *Consumer) groupOpts() []kgo.Opt {
 	balancer := newBalancer()
 	return []kgo.Opt{
@@ -79,6 +84,7 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 		kgo.WithHooks(balancer),
 		kgo.ConsumeTopics(c.options.Topics...),
 		kgo.SessionTimeout(c.options.SessionTimeout),
+		kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, c.options.SessionTimeout/3)),
 		kgo.DisableAutoCommit(),
 		kgo.OnPartitionsAssigned(func(_ context.Context, client *kgo.Client, added map[string][]int32) {

@@ -65,7 +65,7 @@ type actor struct {
 	name   string
 	random *rand.Rand
 	idle   func() bool // whether there is nothing to be done; or nil
-	mute   bool        // a part of this program: in trouble it need not say anything, but go on afterwards
+	mute   bool        // a part of this program: it need not say anything, but go on soon after a trouble
 
 	did, said     atomic.Int64 // how much
 	didAt, saidAt atomic.Int64 // when last, in ns since 1970
@@ -105,6 +105,9 @@ func (a *actor) silent(now, well time.Time) time.Duration {
 		return 0
 	case said.After(did):
 		return max(0, now.Sub(said)-5*silence)
+	}
+	if a.mute { // a connection that died without a sign is noticed after 30 s, by a Consumer
+		return max(0, now.Sub(did)-silence)
 	}
 	return now.Sub(did)
 }
