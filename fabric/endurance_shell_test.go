@@ -159,7 +159,7 @@ func (e *endurance) watch(a *actor, at home) {
 			if left == 0 {
 				return true
 			}
-			if a.late {
+			if a.late.Load() {
 				return false
 			}
 			time.Sleep(10 * time.Millisecond)

@@ -71,8 +71,8 @@ type actor struct {
 	didAt, saidAt atomic.Int64 // when last, in ns since 1970
 	over          atomic.Bool
 
-	longest time.Duration // silence; the watch's own, like late
-	late    bool
+	longest time.Duration // silence; of the watch alone
+	late    atomic.Bool   // it was silent for too long
 }
 
 func (a *actor) does() { a.did.Add(1); a.didAt.Store(time.Now().UnixNano()) }
@@ -244,7 +244,7 @@ func newEndurance(t *testing.T, duration time.Duration) *endurance {
 // At the end everything is well.
 func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duration time.Duration) map[string]int {
 	longest := min(max(duration/10, 12*time.Second), 40*time.Second) // longer than anybody may be silent
-	wait := func(least, most time.Duration) { time.Sleep(least + rand.N(most-least)) }
+	wait := func(least, most time.Duration) { time.Sleep(least + time.Duration(random.Int64N(int64(most-least)))) }
 	fault := func(link faultnet.Link) func() {
 		return func() {
 			e.proxy.Set(link)
@@ -366,8 +366,7 @@ func (e *endurance) hear(done <-chan struct{}) {
 			for _, a := range actors {
 				silent := a.silent(now, well)
 				a.longest = max(a.longest, silent)
-				if silent > silence && !a.late {
-					a.late = true
+				if silent > silence && !a.late.Swap(true) {
 					e.Errorf("%v: %s has done nothing and said nothing for %v", time.Since(e.began).Round(time.Millisecond), a.name, silent.Round(time.Second))
 					pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
 				}
@@ -651,4 +650,36 @@ func (e *endurance) lookAtCommits(at home, seen history.Commits) error {
 		}
 	}
 	return nil
+}
+
+// TestSilent: the run notices who is silent, and only them.
+func TestSilent(t *testing.T) {
+	now := time.Now()
+	ago := func(d time.Duration) int64 { return now.Add(-d).UnixNano() }
+	for name, test := range map[string]struct {
+		mute      bool
+		did, said time.Duration // ago
+		well      time.Duration // since when all is well
+		idle      bool
+		late      bool
+	}{
+		"busy":                              {did: time.Second, said: time.Hour},
+		"a process in silence":              {did: silence + time.Second, said: time.Hour, late: true},
+		"a process in silence in trouble":   {did: silence + time.Second, said: time.Hour, well: 0, late: true},
+		"one that has said why":             {did: silence + time.Second, said: silence, well: time.Hour},
+		"one that has said why long ago":    {did: time.Hour, said: 10 * silence, well: time.Hour, late: true},
+		"one with nothing to do":            {did: time.Hour, said: 2 * time.Hour, well: time.Hour, idle: true},
+		"a Consumer in trouble":             {mute: true, did: time.Hour, said: 2 * time.Hour},
+		"a Consumer long after the trouble": {mute: true, did: time.Hour, said: 2 * time.Hour, well: 2*silence + time.Second, late: true},
+	} {
+		a := &actor{mute: test.mute}
+		a.didAt.Store(ago(test.did))
+		a.saidAt.Store(ago(test.said))
+		if test.idle {
+			a.idle = func() bool { return true }
+		}
+		if silent := a.silent(now, now.Add(-test.well)); (silent > silence) != test.late {
+			t.Errorf("%s: silent for %v, want more than %v: %v", name, silent, silence, test.late)
+		}
+	}
 }
