@@ -237,7 +237,7 @@ func (w *world) run(t *testing.T, args ...string) string {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("diaspora %s: %v\n%s", strings.Join(args, " "), err, stderr.Bytes())
+		t.Fatalf("diaspora %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.Bytes())
 	}
 	return string(out)
 }

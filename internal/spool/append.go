@@ -26,6 +26,8 @@ type request struct {
 	entries int
 	done    func(error) // of AppendAsync, or:
 	ready   chan error  // of Append; has room for the result
+
+	withdrawn bool // nobody waits for it any more; guarded by the Spool's mu
 }
 
 func (s *Spool) newRequest(entries ...Entry) (*request, error) {
@@ -141,7 +143,8 @@ func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	return nil
 }
 
-// withdraw takes r out of the queue if it is still there.
+// withdraw takes r out of the queue if it is still there. If it is just being committed, it
+// does not come back to the queue should there be no room for it.
 func (s *Spool) withdraw(r *request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,6 +156,7 @@ func (s *Spool) withdraw(r *request) {
 			return
 		}
 	}
+	r.withdrawn = true
 }
 
 // A batch is committed with one sync.
@@ -236,7 +240,16 @@ func (s *Spool) gather() {
 func (s *Spool) putBack(requests []*request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue = append(append(make([]*request, 0, len(requests)+len(s.queue)), requests...), s.queue...)
+	queue := make([]*request, 0, len(requests)+len(s.queue))
+	for _, r := range requests {
+		if r.withdrawn {
+			s.queued -= len(r.frames)
+			s.changing()
+			continue
+		}
+		queue = append(queue, r)
+	}
+	s.queue = append(queue, s.queue...)
 	s.lastBatch = 0
 }
 
