@@ -322,3 +322,29 @@ func snapshot(t testing.TB, path string) map[string]string {
 	}
 	return all
 }
+
+// TestVerifyEmptySegment: a process that was killed when it had made a segment, and written
+// nothing to it, has damaged nothing.
+func TestVerifyEmptySegment(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := mustOpen(t, Options{Dir: dir})
+	mustAppend(t, s, 0, 1)
+	mustClose(t, s)
+	info, err := Inspect(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int64{0, headerBytes - 1, headerBytes} {
+		name := filepath.Join(dir, segmentName(1000, info.Next))
+		if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		report, err := Verify(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if good := size < headerBytes; (len(report.Problems) == 0) != good || report.Read != 1 {
+			t.Errorf("a segment of %d zeros: %d events, problems %q, want one event, and none: %v", size, report.Read, report.Problems, good)
+		}
+	}
+}
