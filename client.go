@@ -99,7 +99,10 @@ func (c *Client) discoverSafely(ctx context.Context) (Discovery, error) {
 	if err == nil {
 		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Discovery = &d })
 	}
-	if known := c.cfg.memory.recall(c.cfg.memory.name); away(err) && known.Discovery != nil {
+	if !away(err) {
+		return d, err
+	}
+	if known := c.cfg.memory.recall(c.cfg.memory.name); known.Discovery != nil {
 		c.cfg.diagnostics().Warn("the fabric cannot be asked where its cluster is; going by what it said before", "url", c.cfg.URL, "err", err)
 		return *known.Discovery, nil
 	}

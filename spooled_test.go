@@ -595,7 +595,7 @@ func TestSpooledTaken(t *testing.T) {
 	numbers(t, first, "beamline", 0, 10)
 	eventually(t, "the topic to be held", func() bool { return first.Stats().Spool.Held["beamline"] != nil })
 	if err := os.Remove(filepath.Join(cfg.SpoolDir, "lock")); err != nil {
-		t.Skip(err) // a system on which it cannot be
+		t.Skipf("the lock file of a running process cannot be removed on this system: %v", err)
 	}
 	second := openLogger(t, cfg)
 	if err := first.Log(within(t), Event{Topic: "beamline", Value: []byte("10")}); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "has taken it") {

@@ -28,6 +28,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/history"
 )
 
+// The actors sleep to set their pace, and the troubles last for some time; nothing that is
+// checked depends on how long.
+
 // silence is for how long anybody may do nothing and say nothing.
 const silence = 30 * time.Second
 
@@ -71,13 +74,18 @@ type actor struct {
 	didAt, saidAt atomic.Int64 // when last, in ns since 1970
 	over          atomic.Bool
 
+	last    atomic.Value  // what it said last
 	longest time.Duration // silence; of the watch alone
 	late    atomic.Bool   // it was silent for too long
 }
 
 func (a *actor) does() { a.did.Add(1); a.didAt.Store(time.Now().UnixNano()) }
 
-func (a *actor) says(string) { a.said.Add(1); a.saidAt.Store(time.Now().UnixNano()) }
+func (a *actor) says(what string) {
+	a.said.Add(1)
+	a.last.Store(what)
+	a.saidAt.Store(time.Now().UnixNano())
+}
 
 // Write is for the standard error of a process.
 func (a *actor) Write(p []byte) (int, error) {
@@ -367,7 +375,7 @@ func (e *endurance) hear(done <-chan struct{}) {
 				silent := a.silent(now, well)
 				a.longest = max(a.longest, silent)
 				if silent > silence && !a.late.Swap(true) {
-					e.Errorf("%v: %s has done nothing and said nothing for %v", time.Since(e.began).Round(time.Millisecond), a.name, silent.Round(time.Second))
+					e.Errorf("%v: %s has done nothing and said nothing for %v; its last words: %v", time.Since(e.began).Round(time.Millisecond), a.name, silent.Round(time.Second), a.last.Load())
 					pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
 				}
 			}

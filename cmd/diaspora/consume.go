@@ -274,7 +274,7 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 			idle = now
 		} else if now.Sub(idle) >= idleAfter && !waits {
 			waits = true
-			c.env.say("group %s has no partition for this process yet: others read them all, or one was killed, which the group notices within 45 s", c.options.Group)
+			c.env.say("group %s has assigned this process no partition yet: other members have them all, or one was killed and the group waits for it for up to 45 s", c.options.Group)
 		}
 		if err != nil || caughtUp || len(progress) == 0 {
 			continue

@@ -61,6 +61,11 @@ func exitCode(ctx context.Context, err error) int {
 func (e *env) complain(err error) {
 	text, hints := explanation(err)
 	e.warn("%s", text)
+	e.hint(hints)
+}
+
+// hint writes what to do next to stderr.
+func (e *env) hint(hints []string) {
 	for _, hint := range hints {
 		e.talk("hint: " + hint)
 	}

@@ -61,9 +61,7 @@ func (w *fullWatch) see(err error, detail func() string) {
 	w.told, w.next = true, tellAgain
 	text, hints := explanation(err)
 	w.env.warn("%s; %s", text, detail())
-	for _, hint := range hints {
-		w.env.talk("hint: " + hint)
-	}
+	w.env.hint(hints)
 }
 
 // stillAfter is for how long a cluster that can be reached may answer nothing before a

@@ -368,9 +368,9 @@ func TestConsumeWithoutPartitions(t *testing.T) {
 		go func() { codes <- d.types(ctx, "consume", "weather", "-g", "analysis") }()
 	}
 	eventually(t, "the word of the one without a partition", func() bool {
-		return strings.Contains(d.err.String(), "group analysis has no partition for this process yet")
+		return strings.Contains(d.err.String(), "group analysis has assigned this process no partition yet")
 	})
-	if n := strings.Count(d.err.String(), "has no partition"); n != 1 {
+	if n := strings.Count(d.err.String(), "no partition yet"); n != 1 {
 		t.Errorf("%d say so, want 1:\n%s", n, d.err.String())
 	}
 	stop()

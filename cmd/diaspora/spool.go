@@ -17,7 +17,7 @@ import (
 
 var spoolListHelp = help{
 	use:   "ls",
-	short: "list your spools, and what waits in them",
+	short: "list your spools and the events that wait in them",
 	examples: `
 diaspora spool ls
 diaspora spool ls -o json | jq '.events'`,
@@ -457,9 +457,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		if err != nil && !w.folder.own {
 			text, hints := explanation(err)
 			e.warn("%s of %s in %s: %s", count(w.events, "event"), orDash(w.folder.of()), w.dir, text)
-			for _, hint := range hints {
-				e.talk("hint: " + hint)
-			}
+			e.hint(hints)
 			left += w.events
 			continue
 		}

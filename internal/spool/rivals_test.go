@@ -263,7 +263,7 @@ func TestLockFileRemoved(t *testing.T) {
 	first := mustOpen(t, Options{Dir: path})
 	mustAppend(t, first, 0, 10)
 	if err := os.Remove(filepath.Join(path, lockName)); err != nil {
-		t.Skip(err) // a system on which it cannot be
+		t.Skipf("the lock file of a running process cannot be removed on this system: %v", err)
 	}
 	second := mustOpen(t, Options{Dir: path})
 	if err := first.Append(t.Context(), numbered(10)); !errors.Is(err, ErrInUse) {

@@ -45,7 +45,7 @@ class TokenSource:
 
         self._mutex = threading.Lock()  # guards the next five
         self._token: Optional[Token] = None
-        self._refused = ""  # an access token that is no longer good, whatever its expiry
+        self._refused = ""  # an access token that a service refused before its expiry
         self._flight: Optional[Future[Token]] = None
         self._failures = 0
         self._retry_at = 0.0
