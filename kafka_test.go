@@ -3,6 +3,7 @@ package diaspora
 import (
 	"bytes"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -114,10 +115,11 @@ func logValues(t testing.TB, l *Logger, topic string, values ...string) {
 // in their place. They must still be what it says.
 func TestWordsOfTheKafkaClient(t *testing.T) {
 	t.Parallel()
-	var said bytes.Buffer
+	var mu sync.Mutex
+	var said bytes.Buffer // guarded by mu: the client logs from all its goroutines
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers("127.0.0.1:1"), // where nobody answers
-		kgo.WithLogger(kgo.BasicLogger(&said, kgo.LogLevelInfo, nil)),
+		kgo.WithLogger(kgo.BasicLogger(lockedWriter{&mu, &said}, kgo.LogLevelInfo, nil)),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +133,9 @@ func TestWordsOfTheKafkaClient(t *testing.T) {
 	if err := client.Flush(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	client.Close() // so that nothing is said any more
+	client.Close()
+	mu.Lock()
+	defer mu.Unlock()
 	if !strings.Contains(said.String(), "[INFO] "+flushing) {
 		t.Errorf("a flush says %q, want %q at level INFO", said.String(), flushing)
 	}
