@@ -305,9 +305,9 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 }
 
 // Close commits what was handled, leaves the group and disconnects. A loop that is
-// running ends with [ErrClosed]. ctx bounds the commit, the goodbye and the wait for a
-// renewal of the login that is under way. Calling Close again does nothing and
-// returns the same.
+// running ends with [ErrClosed]. ctx bounds all of it, and the wait for a renewal of the
+// login that is under way: when it ends, connections to a cluster that does not answer
+// are closed in the background. Calling Close again does nothing and returns the same.
 func (c *Consumer) Close(ctx context.Context) error {
 	c.closer.Do(func() {
 		defer settle(ctx, c.fabric.TokenSource)
@@ -320,8 +320,16 @@ func (c *Consumer) Close(ctx context.Context) error {
 		if err := c.reading.LeaveGroupContext(ctx); err != nil {
 			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("leave group: %w", c.groupError(err)))
 		}
-		c.reading.Close()
-		c.asking.Close()
+		disconnected := make(chan struct{})
+		go func() {
+			defer close(disconnected)
+			c.reading.Close()
+			c.asking.Close()
+		}()
+		select {
+		case <-disconnected:
+		case <-ctx.Done(): // the client waits for a heartbeat's answer, up to 20 s if none comes
+		}
 	})
 	return c.closeErr
 }

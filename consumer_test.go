@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/faultnet"
 )
 
 // epoch is when the first record of a numbered topic was stored; each of the next
@@ -662,6 +664,52 @@ func TestUnavailablePartitions(t *testing.T) {
 	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: "weather", Err: kerr.LeaderNotAvailable, Count: 2})
 	if got := values(readAll(t, cfg, "weather")); got != "[0 1]" {
 		t.Errorf("got %s, want [0 1]", got)
+	}
+}
+
+// TestCloseConsumerInSilence: a cluster that answers nothing any more, not even a new
+// connection, does not hold Close up for longer than its caller wants.
+func TestCloseConsumerInSilence(t *testing.T) {
+	t.Parallel()
+	cluster, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 1)
+	var once sync.Once
+	waits := make(chan struct{})
+	cluster.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if req.(*kmsg.FetchRequest).SessionEpoch > 1 { // the Kafka client closes a session that has begun
+			once.Do(func() { close(waits) })
+		}
+		return nil, nil, false
+	})
+	proxy, err := faultnet.Start(cfg.Brokers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proxy.Close() })
+	c := openConsumer(t, Through(cfg, proxy.Dial, 0), ConsumerOptions{Topics: []string{"weather"}, Group: "analysis"})
+	reading, stop := context.WithCancel(within(t))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range c.Records(reading) {
+		}
+	}()
+	<-waits
+	proxy.Set(faultnet.Link{Silent: true})
+	stop()
+	<-ended
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close(ctx) }()
+	select {
+	case err := <-closed:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Close in silence = %v, want the deadline", err)
+		}
+	case <-time.After(8 * time.Second): // the client gives a new connection 10 s
+		t.Error("Close waits for the cluster, though its time is over")
 	}
 }
 
