@@ -160,6 +160,7 @@ const (
 	lookTimeout  = 5 * time.Second
 	idleAfter    = 5 * time.Second // without partitions, a person is told
 	goodbyeLimit = 5 * time.Second
+	goodbyeAfter = time.Second // a person is told why the end takes so long
 )
 
 func (c *consumption) run(ctx context.Context) (err error) {
@@ -175,6 +176,9 @@ func (c *consumption) run(ctx context.Context) (err error) {
 	<-watched
 	goodbye, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 	defer cancel()
+	defer time.AfterFunc(goodbyeAfter, func() {
+		c.env.say("leaving; the cluster does not answer (Ctrl-C again ends at once)")
+	}).Stop()
 	if flushErr := c.out.flushed(func() error { return c.consumer.Commit(goodbye) }); err == nil || errors.Is(err, context.Canceled) {
 		err = errors.Join(flushErr, err)
 	}
