@@ -19,8 +19,6 @@ type Discovery struct {
 	CA string `json:"ca,omitempty"`
 	// Globus says where and as what to log in.
 	Globus DiscoveryGlobus `json:"globus"`
-	// Groups is the consumer-group policy: "open" or "claimed".
-	Groups string `json:"groups"`
 	// MaxEventBytes bounds one event's key, value and headers together.
 	MaxEventBytes int `json:"max_event_bytes"`
 	// TokenURL is where an access key is exchanged for a token, for clients that
@@ -59,12 +57,6 @@ type Topic struct {
 // TopicList is the answer of GET /v1/topics.
 type TopicList struct {
 	Topics []Topic `json:"topics"`
-}
-
-// GroupClaim is the body of POST /v1/groups and its answer.
-type GroupClaim struct {
-	Group string `json:"group"`
-	Owner string `json:"owner,omitempty"`
 }
 
 // AccessKeyRequest is the body of POST /v1/keys.

@@ -169,15 +169,6 @@ func noTopic(op, name string) error {
 	return &TopicError{op, clip(name), invalid("no cluster has a topic of this name")}
 }
 
-// ClaimGroup makes a consumer group the caller's own, where the fabric wants
-// groups claimed; a [Consumer] does so by itself. Claiming it again succeeds.
-func (c *Client) ClaimGroup(ctx context.Context, group string) error {
-	return c.do(ctx, request{
-		op: fmt.Sprintf("claim consumer group %q", clip(group)), method: http.MethodPost, path: "/v1/groups",
-		in: GroupClaim{Group: group}, again: true, out: new(GroupClaim),
-	})
-}
-
 // CreateKey gives the caller a new access key. Its secret is in this answer only.
 // A name that the caller has a key of is [ErrConflict]. After [ErrUnavailable]
 // there may be a key that nobody has the secret of: revoke it.

@@ -56,9 +56,6 @@ func calls(c *Client) map[string]func(context.Context) error {
 		"Release":  func(ctx context.Context) error { return c.Release(ctx, "weather") },
 		"Topics":   func(ctx context.Context) error { _, err := c.Topics(ctx); return err },
 		"Topic":    func(ctx context.Context) error { _, err := c.Topic(ctx, "weather"); return err },
-		"ClaimGroup": func(ctx context.Context) error {
-			return c.ClaimGroup(ctx, "analysis")
-		},
 	}
 }
 
@@ -412,10 +409,5 @@ func TestOneQuestionKeepsNoConnection(t *testing.T) {
 	if _, err := f.Config.spoolSubject(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	f.groups = "claimed"
-	c := &Consumer{fabric: f, options: ConsumerOptions{Group: "hut"}}
-	if err := c.claimGroup(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the connections to end", func() bool { return asked.Load() == 3 && open.Load() == 0 })
+	eventually(t, "the connections to end", func() bool { return asked.Load() == 2 && open.Load() == 0 })
 }

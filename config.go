@@ -103,7 +103,6 @@ type fabric struct {
 	Config
 	kafka         kafka.Config
 	maxEventBytes int
-	groups        string // the consumer-group policy
 }
 
 // resolve validates the configuration and asks the ACL endpoint for what is missing.
@@ -157,12 +156,11 @@ func (c *Config) complete() error {
 // fabric makes one of a configuration that is complete. If that is undiscovered, the
 // fabric is good for words, but not for dialing.
 func (c Config) fabric() (*fabric, error) {
-	f := &fabric{Config: c, maxEventBytes: defaultMaxEventBytes, groups: "open"}
+	f := &fabric{Config: c, maxEventBytes: defaultMaxEventBytes}
 	if d := c.Discovery; d != nil {
 		if err := d.validate(); err != nil {
 			return nil, err
 		}
-		f.groups = d.Groups
 		if d.MaxEventBytes > 0 {
 			f.maxEventBytes = d.MaxEventBytes
 		}
@@ -355,8 +353,6 @@ func (d *Discovery) validate() error {
 		return bad("names %d brokers", len(d.Brokers))
 	case d.Security != "tls" && d.Security != "plaintext":
 		return bad("has security %q, which is neither tls nor plaintext", clip(d.Security))
-	case d.Groups != "" && d.Groups != "open" && d.Groups != "claimed":
-		return bad("has the consumer-group policy %q, which this version does not know", clip(d.Groups))
 	case d.MaxEventBytes < 0:
 		return bad("has a negative size limit")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -91,7 +90,7 @@ func TestPlaintext(t *testing.T) {
 func TestDiscoveriesThatAreWrong(t *testing.T) {
 	t.Parallel()
 	good := func() Discovery {
-		return Discovery{Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", Groups: "open", MaxEventBytes: 1000,
+		return Discovery{Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", MaxEventBytes: 1000,
 			Globus: DiscoveryGlobus{Issuer: "https://auth.globus.org"}}
 	}
 	d := good()
@@ -104,7 +103,6 @@ func TestDiscoveriesThatAreWrong(t *testing.T) {
 		"bad broker":         func(d *Discovery) { d.Brokers = []string{strings.Repeat("x", 1000)} },
 		"no security":        func(d *Discovery) { d.Security = "" },
 		"unknown security":   func(d *Discovery) { d.Security = "ssl" },
-		"unknown policy":     func(d *Discovery) { d.Groups = "closed" },
 		"negative limit":     func(d *Discovery) { d.MaxEventBytes = -1 },
 		"issuer over http":   func(d *Discovery) { d.Globus.Issuer = "http://auth.globus.org" },
 		"issuer with user":   func(d *Discovery) { d.Globus.Issuer = "https://a:b@auth.globus.org" },
@@ -133,17 +131,9 @@ func TestDiscoveriesThatAreWrong(t *testing.T) {
 func TestFabricIsAsked(t *testing.T) {
 	t.Parallel()
 	_, cluster := newCluster(t, kfake.SeedTopics(1, "weather"))
-	claimed := make(chan GroupClaim, 10)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if r.URL.Path == "/v1/groups" {
-			var g GroupClaim
-			json.NewDecoder(r.Body).Decode(&g)
-			claimed <- g
-			io.WriteString(w, `{}`)
-			return
-		}
-		json.NewEncoder(w).Encode(Discovery{Brokers: cluster.Brokers, Security: "plaintext", Groups: "claimed", MaxEventBytes: 2000})
+		json.NewEncoder(w).Encode(Discovery{Brokers: cluster.Brokers, Security: "plaintext", MaxEventBytes: 2000})
 	}))
 	defer s.Close()
 	for name, brokers := range map[string][]string{"the fabric's brokers": nil, "own brokers": cluster.Brokers} {
@@ -159,18 +149,6 @@ func TestFabricIsAsked(t *testing.T) {
 		l := openLogger(t, cfg)
 		if err := l.Log(within(t), Event{Topic: "weather", Value: make([]byte, 2000)}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "at most 2000") {
 			t.Errorf("%s: Log of a large event = %v, want ErrInvalid with the fabric's limit", name, err)
-		}
-		if brokers == nil {
-			continue // to claim takes a token
-		}
-		openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "analysis"})
-		select {
-		case g := <-claimed:
-			if g.Group != "analysis" {
-				t.Errorf("%s: the group %q was claimed", name, g.Group)
-			}
-		default:
-			t.Errorf("%s: the group was not claimed", name)
 		}
 	}
 }

@@ -29,7 +29,7 @@ func getenv(pairs ...string) func(string) string {
 
 func someDiscovery() Discovery {
 	return Discovery{
-		Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", Groups: "open",
+		Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext",
 		Globus: DiscoveryGlobus{Issuer: "http://127.0.0.1:1", ClientID: "client", ResourceServer: "server", Scope: "scope"},
 	}
 }

@@ -11,26 +11,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// openGroup claims the group where the fabric wants that, and fails if the caller
-// may not use it.
+// openGroup fails if the caller may not use the group.
 func (c *Consumer) openGroup(ctx context.Context) error {
-	if c.fabric.groups == "claimed" {
-		if err := c.claimGroup(ctx); err != nil {
-			return err
-		}
-	}
 	// A cluster makes the place for its groups' offsets when the first group comes,
 	// and says that it is not available until it is there.
 	return persist(ctx, retriable, func() error { return c.askForGroup(ctx) })
-}
-
-func (c *Consumer) claimGroup(ctx context.Context) error {
-	client, err := NewClient(c.fabric.Config)
-	if err != nil {
-		return err
-	}
-	defer client.hangUp()
-	return client.ClaimGroup(ctx, c.options.Group)
 }
 
 // askForGroup fails if the caller may not use the group.

@@ -59,11 +59,11 @@ func within(t *testing.T) context.Context {
 // TestClient has every method meet a real ACL endpoint, as owner and as another.
 func TestClient(t *testing.T) {
 	t.Parallel()
-	f := startFabric(t, fabric.Config{Groups: "claimed"})
+	f := startFabric(t, fabric.Config{})
 	hers, others := newClient(t, as(t, f, ada)), newClient(t, as(t, f, grace))
 	ctx := within(t)
 	d, err := hers.Discover(ctx)
-	if err != nil || d.Groups != "claimed" || d.Security != "plaintext" || d.Globus.Issuer != f.GlobusURL() {
+	if err != nil || d.Security != "plaintext" || d.Globus.Issuer != f.GlobusURL() {
 		t.Errorf("Discover = %+v, %v", d, err)
 	}
 	id, err := hers.Identity(ctx)
@@ -86,9 +86,6 @@ func TestClient(t *testing.T) {
 	_, show := others.Topic(ctx, "weather")
 	_, missing := hers.Topic(ctx, "nowhere")
 	_, partitions := hers.Claim(ctx, diaspora.ClaimRequest{Name: "many", Partitions: 1 << 30})
-	if err := hers.ClaimGroup(ctx, "analysis"); err != nil {
-		t.Errorf("ClaimGroup = %v", err)
-	}
 	for what, try := range map[string]struct{ err, want error }{
 		"claim of another's":    {claim, diaspora.ErrConflict},
 		"show of another's":     {show, diaspora.ErrPermission},
@@ -96,31 +93,11 @@ func TestClient(t *testing.T) {
 		"show of nothing":       {missing, diaspora.ErrNotFound},
 		"release of nothing":    {hers.Release(ctx, "nowhere"), diaspora.ErrNotFound},
 		"too many partitions":   {partitions, diaspora.ErrInvalid},
-		"another's group":       {others.ClaimGroup(ctx, "analysis"), diaspora.ErrConflict},
-		"group without a name":  {hers.ClaimGroup(ctx, ""), diaspora.ErrInvalid},
 		"the ledger's own name": {hers.Release(ctx, "_diaspora_ledger"), diaspora.ErrInvalid},
 	} {
 		if !errors.Is(try.err, try.want) {
 			t.Errorf("%s: %v, want %v", what, try.err, try.want)
 		}
-	}
-
-	cfg := as(t, f, grace)
-	if _, err := newClient(t, cfg).Claim(ctx, diaspora.ClaimRequest{Name: "mine"}); err != nil {
-		t.Fatal(err)
-	}
-	options := diaspora.ConsumerOptions{Topics: []string{"mine"}, Group: "analysis"}
-	if _, err := diaspora.OpenConsumer(ctx, cfg, options); !errors.Is(err, diaspora.ErrConflict) {
-		t.Errorf("OpenConsumer with another's group = %v, want ErrConflict", err)
-	}
-	options.Group, options.Until = "own", diaspora.End
-	consumer, err := diaspora.OpenConsumer(ctx, cfg, options)
-	if err != nil {
-		t.Fatalf("OpenConsumer, which claims the group = %v", err)
-	}
-	defer consumer.Close(context.Background())
-	if err := newClient(t, as(t, f, ada)).ClaimGroup(ctx, "own"); !errors.Is(err, diaspora.ErrConflict) {
-		t.Errorf("the group that the Consumer claimed may be claimed by another: %v", err)
 	}
 }
 

@@ -62,11 +62,6 @@ type Config struct {
 	// an @ it is a name at localhost. Default: none.
 	Username string
 
-	// Groups is the policy for consumer groups: "open" (any identity may use
-	// any group ID) or "claimed" (a group ID belongs to who claims it first).
-	// Default: open.
-	Groups string
-
 	// SyncWrites makes the broker fsync every batch before it acknowledges it,
 	// so that acknowledged events survive a power cut as well.
 	SyncWrites bool
@@ -162,12 +157,8 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 			ResourceServer: globusdev.ResourceServerID,
 			Scope:          globusdev.Scope,
 		},
-		Groups:        string(claims.GroupsOpen),
 		MaxEventBytes: kafka.MaxEventBytes,
 		TokenURL:      f.url + "/v1/token",
-	}
-	if f.cfg.Groups != "" {
-		f.discovery.Groups = f.cfg.Groups
 	}
 	authenticator, err := f.startGlobus()
 	if err != nil {
@@ -179,7 +170,6 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	}
 	f.claims, err = claims.Open(ctx, claims.Config{
 		Admin:       admin,
-		Groups:      claims.Groups(f.discovery.Groups),
 		Diagnostics: f.cfg.Diagnostics,
 	})
 	if err != nil {

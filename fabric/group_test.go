@@ -18,16 +18,16 @@ import (
 
 // evict removes the members of a consumer group without their doing, as the group does
 // with one that it has not heard of for too long. Their next heartbeat is answered with
-// UNKNOWN_MEMBER_ID.
-func evict(t *testing.T, operator *kgo.Client, group string) {
+// UNKNOWN_MEMBER_ID. client is signed in as the one whose group it is.
+func evict(t *testing.T, client *kgo.Client, group string) {
 	t.Helper()
-	if err := evictWith(within(t), operator, group); err != nil {
+	if err := evictWith(within(t), client, group); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func evictWith(ctx context.Context, operator *kgo.Client, group string) error {
-	described, err := kadm.NewClient(operator).DescribeGroups(ctx, group)
+func evictWith(ctx context.Context, client *kgo.Client, group string) error {
+	described, err := kadm.NewClient(client).DescribeGroups(ctx, group)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func evictWith(ctx context.Context, operator *kgo.Client, group string) error {
 	if len(leave.Members) == 0 {
 		return fmt.Errorf("consumer group %q has no members", group)
 	}
-	_, err = leave.RequestWith(ctx, operator)
+	_, err = leave.RequestWith(ctx, client)
 	return err
 }
 
@@ -53,7 +53,7 @@ func TestUntilThroughAnEviction(t *testing.T) {
 	cfg := as(t, f, ada)
 	claim(t, cfg, "weather")
 	logNumbers(t, cfg, "weather", 0, 50)
-	operator := adminClient(t, f)
+	owner := dial(t, cfg)
 	consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{
 		Topics: []string{"weather"}, Group: "g", Until: diaspora.End, SessionTimeout: 6 * time.Second,
 	})
@@ -66,7 +66,7 @@ func TestUntilThroughAnEviction(t *testing.T) {
 			continue
 		}
 		evicted = true
-		evict(t, operator, "g")
+		evict(t, owner, "g")
 		for ctx := within(t); ; time.Sleep(time.Millisecond) { // until the member knows
 			at, err := consumer.Progress(ctx)
 			if err != nil {
@@ -90,7 +90,7 @@ func TestCommitsDoNotGoBack(t *testing.T) {
 	cfg := as(t, f, ada)
 	claim(t, cfg, "weather")
 	logNumbers(t, cfg, "weather", 0, records)
-	operator := admin(t, f)
+	owner := kadm.NewClient(dial(t, cfg))
 	for round := range longtest.Fewer(rounds) {
 		group := fmt.Sprint("g", round)
 		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: group, CommitEvery: time.Millisecond})
@@ -109,7 +109,7 @@ func TestCommitsDoNotGoBack(t *testing.T) {
 			}
 		}
 		commits.Wait()
-		offsets, err := operator.FetchOffsets(within(t), group)
+		offsets, err := owner.FetchOffsets(within(t), group)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -84,21 +84,13 @@ func produce(t *testing.T, client *kgo.Client, topic string) error {
 	return client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr()
 }
 
-// TestKeysEndToEnd uses a full key and one for reading, both ways of signing in, in
-// a fabric where groups are claimed.
+// TestKeysEndToEnd uses a full key and one for reading, both ways of signing in.
 func TestKeysEndToEnd(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Config{Groups: "claimed"})
+	f := start(t, fabric.Config{})
 	cfg := as(t, f, ada)
 	claim(t, cfg, "weather")
 	claim(t, cfg, "snow")
-	client, err := diaspora.NewClient(cfg)
-	if err == nil {
-		err = client.ClaimGroup(t.Context(), "analysis")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	full := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "full", Read: true, Write: true})
 	reads := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "reads", Topics: []string{"weather"}, Read: true})
 	for name, signIn := range map[string]func(diaspora.NewAccessKey) sasl.Mechanism{

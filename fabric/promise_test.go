@@ -25,6 +25,17 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
+// dial returns a Kafka client that is signed in.
+func dial(t *testing.T, cfg diaspora.Config) *kgo.Client {
+	t.Helper()
+	client, err := diaspora.Dial(within(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
+}
+
 // admin is what an operator has.
 func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
 	t.Helper()
@@ -213,10 +224,10 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 	cfg := as(t, f, ada)
 	claim(t, cfg, "weather")
 	logNumbers(t, cfg, "weather", 0, 6)
-	operator := admin(t, f)
+	owner := kadm.NewClient(dial(t, cfg))
 	committed := func() int64 {
 		t.Helper()
-		offsets, err := operator.FetchOffsets(within(t), "g")
+		offsets, err := owner.FetchOffsets(within(t), "g")
 		if err != nil {
 			t.Fatal(err)
 		}

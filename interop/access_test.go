@@ -1,7 +1,6 @@
 package interop
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -223,31 +222,6 @@ func TestReleaseAndReclaim(t *testing.T) {
 	released := func(other diaspora.Topic) bool { return other.Name == topic }
 	if err != nil || slices.ContainsFunc(topics, released) {
 		t.Errorf("Topics() of the former owner = %v, %v", topics, err)
-	}
-}
-
-// TestClaimedGroups: a consumer group belongs to who uses it first.
-func TestClaimedGroups(t *testing.T) {
-	parallel(t)
-	f := start(t, fabric.Config{Groups: "claimed"})
-	first, second := as(t, f, ada), as(t, f, grace)
-	firsts, seconds := claim(t, first, 1), claim(t, second, 1)
-	log(t, openLogger(t, first), firsts, "mine")
-	discovery := f.Discovery()
-	first.Discovery, second.Discovery = &discovery, &discovery
-	group := unique(t)
-	consumer := openConsumer(t, first, diaspora.ConsumerOptions{Topics: []string{firsts}, Group: group})
-	if got := values(read(t, consumer, 1)); got != "mine" {
-		t.Errorf("read %q", got)
-	}
-	_, err := diaspora.OpenConsumer(within(t), second, diaspora.ConsumerOptions{Topics: []string{seconds}, Group: group})
-	wantError(t, "OpenConsumer with somebody else's group", err, diaspora.ErrConflict, group)
-
-	// Behind the library's back, the broker itself refuses.
-	second.Discovery, second.URL = nil, ""
-	_, err = diaspora.OpenConsumer(within(t), second, diaspora.ConsumerOptions{Topics: []string{seconds}, Group: group})
-	if !errors.Is(err, diaspora.ErrPermission) {
-		t.Errorf("OpenConsumer that does not ask: %v, want %v", err, diaspora.ErrPermission)
 	}
 }
 

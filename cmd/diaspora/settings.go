@@ -17,7 +17,6 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
-	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/front"
 )
 
@@ -97,13 +96,6 @@ var serveSettings = []setting{
 				return errors.New("it is no list of networks like 10.0.0.0/8")
 			}
 			d.acl.TrustedProxies = append(d.acl.TrustedProxies, prefix)
-		}
-		return nil
-	}},
-	{"groups", "who may use a consumer group: everybody (open), or who claims it first (claimed); a `POLICY` (default open)", func(d *serveDraft, v string) error {
-		d.acl.Groups = claims.Groups(v)
-		if d.acl.Groups != claims.GroupsOpen && d.acl.Groups != claims.GroupsClaimed {
-			return errors.New("it is neither open nor claimed")
 		}
 		return nil
 	}},
@@ -206,7 +198,7 @@ func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	for key, entry := range entries {
 		value, err := fileValue(entry)
 		if !slices.ContainsFunc(serveSettings, func(s setting) bool { return s.name == key }) {
-			err = fmt.Errorf("there is no such setting%s", suggestion(key))
+			err = noSuchSetting(key)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s in %s: %w", key, name, err))
@@ -235,6 +227,14 @@ func fileValue(entry any) (string, error) {
 		return strings.Join(parts, ","), nil
 	}
 	return "", errors.New("it is neither a string, a number, a list of strings, true nor false")
+}
+
+// noSuchSetting says what to do about a setting that there is not, or no longer.
+func noSuchSetting(name string) error {
+	if name == "groups" {
+		return errors.New("this setting was removed, because consumer groups are private to each person now; delete the line")
+	}
+	return fmt.Errorf("there is no such setting%s", suggestion(name))
 }
 
 // suggestion names the settings that may have been meant.

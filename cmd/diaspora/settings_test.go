@@ -34,20 +34,20 @@ func givenTo(t *testing.T, file string, vars map[string]string, args ...string) 
 func TestSettingsPrecedence(t *testing.T) {
 	file := `
 acl-listen = "127.0.0.1:1"
-groups = "claimed"
+default-retention = "1h"
 max-topics = 7
 insecure-allow-plaintext = true
 kafka-brokers = ["a:1", "b:2"]
 `
 	got, err := givenTo(t, file,
-		map[string]string{"DIASPORA_SERVE_ACL_LISTEN": "127.0.0.1:2", "DIASPORA_SERVE_GROUPS": "open"},
+		map[string]string{"DIASPORA_SERVE_ACL_LISTEN": "127.0.0.1:2", "DIASPORA_SERVE_DEFAULT_RETENTION": "2h"},
 		"--acl-listen", "127.0.0.1:3")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]given{
-		"acl-listen": {"127.0.0.1:3", "--acl-listen"},
-		"groups":     {"open", "DIASPORA_SERVE_GROUPS"},
+		"acl-listen":        {"127.0.0.1:3", "--acl-listen"},
+		"default-retention": {"2h", "DIASPORA_SERVE_DEFAULT_RETENTION"},
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %q", name, got[name], want)
@@ -81,10 +81,10 @@ func TestWrongSettings(t *testing.T) {
 		"acl_listen in ":                  `acl_listen = "x"`,
 		"gateway-listen and acl-listen":   `listen = "x"`,
 		"there is no such setting":        `nonsense = 1`,
-		"neither a string":                `groups = 1.5`,
+		"neither a string":                `max-topics = 1.5`,
 		"a list is of strings":            `kafka-brokers = [1]`,
-		"line 1":                          `groups = `,
-		"neither open nor claimed":        `groups = "closed"`,
+		"line 1":                          `max-topics = `,
+		"private to each person":          `groups = "open"`,
 		"not a number of 1 or more":       `max-topics = 0`,
 		"not a duration":                  `default-retention = "a week"`,
 		"no list of networks":             `acl-trusted-proxies = "proxy"`,
@@ -107,7 +107,7 @@ func TestWrongSettings(t *testing.T) {
 		})
 	}
 	// All at once, rather than one after the other.
-	settings, err := givenTo(t, "groups = \"closed\"\nmax-topics = 0", nil)
+	settings, err := givenTo(t, "default-partitions = 0\nmax-topics = 0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

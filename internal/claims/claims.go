@@ -1,5 +1,4 @@
-// Package claims decides who owns which topic and which consumer group, and
-// makes the cluster agree.
+// Package claims decides who owns which topic, and makes the cluster agree.
 //
 // A [Service] takes commands. It appends them to the ledger, a topic of the
 // cluster, and the place of a command in the ledger decides whether it takes
@@ -31,8 +30,9 @@
 //	clear         the name is free since the claim at the offset "claim" ended,
 //	              but the cluster has a topic left of it: from here on it is
 //	              being released, until a "released" for this record's offset.
-//	claim_group   by gets the consumer group. Not if somebody has it, or if by
-//	              has limit groups.
+//	claim_group   by gets the consumer group. No longer written: groups are
+//	              private to a subject now. Not if somebody has it, or if by has
+//	              limit groups.
 //
 // Those of version 2 are about access keys:
 //
@@ -77,24 +77,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Groups is a policy for consumer groups.
-type Groups string
-
-const (
-	// GroupsOpen lets everybody use every consumer group.
-	GroupsOpen Groups = "open"
-	// GroupsClaimed gives a consumer group to who claims it first.
-	GroupsClaimed Groups = "claimed"
-)
-
 // Config says how a [Service] works.
 type Config struct {
 	// Admin are the options of a client of the cluster that may do
 	// everything. Required.
 	Admin []kgo.Opt
-
-	// Groups is the policy for consumer groups. Default: GroupsOpen.
-	Groups Groups
 
 	// DefaultPartitions and MaxPartitions are for topics whose claims do not
 	// say how many, and for those that ask for many. Default: 1 and 100.
@@ -109,8 +96,8 @@ type Config struct {
 	// with 3, or with 1 in a cluster of one broker.
 	ReplicationFactor int
 
-	// MaxTopics and MaxGroups bound what one subject can own. Default: 1000.
-	MaxTopics, MaxGroups int
+	// MaxTopics bounds what one subject can own. Default: 1000.
+	MaxTopics int
 
 	// MaxKeys bounds the access keys that one subject can have at a time.
 	// Default: 100.
@@ -125,18 +112,14 @@ type Config struct {
 }
 
 func (cfg Config) withDefaults() (Config, error) {
-	setDefault(&cfg.Groups, GroupsOpen)
 	setDefault(&cfg.DefaultPartitions, 1)
 	setDefault(&cfg.MaxPartitions, 100)
 	setDefault(&cfg.DefaultRetention, 7*24*time.Hour)
 	setDefault(&cfg.MaxTopics, 1000)
-	setDefault(&cfg.MaxGroups, 1000)
 	setDefault(&cfg.MaxKeys, 100)
 	setDefault(&cfg.ReconcileInterval, time.Minute)
 	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	switch {
-	case cfg.Groups != GroupsOpen && cfg.Groups != GroupsClaimed:
-		return cfg, fmt.Errorf("claims: the group policy is %q, and must be %q or %q", cfg.Groups, GroupsOpen, GroupsClaimed)
 	case cfg.DefaultPartitions < 1 || cfg.DefaultPartitions > cfg.MaxPartitions:
 		return cfg, fmt.Errorf("claims: %d default partitions, and at most %d are allowed", cfg.DefaultPartitions, cfg.MaxPartitions)
 	}
@@ -461,64 +444,12 @@ func (s *Service) Topics(ctx context.Context, subject string) ([]diaspora.Topic,
 	return topics, nil
 }
 
-// ClaimGroup makes the consumer group the subject's and returns once it works.
-// If the policy is GroupsOpen, every group works for everybody already, and there
-// is nothing to claim. Errors are as those of Claim.
-func (s *Service) ClaimGroup(ctx context.Context, subject, group string) error {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	if err := s.claimGroup(ctx, subject, group); err != nil {
-		return fmt.Errorf("claim consumer group %q: %w", clip(group), err)
-	}
-	return nil
-}
-
-func (s *Service) claimGroup(ctx context.Context, subject, name string) error {
-	if fault := subjectFault(subject); fault != "" {
-		return invalid(fault)
-	}
-	if fault := groupFault(name); fault != "" {
-		return invalid(fault)
-	}
-	if s.cfg.Groups == GroupsOpen {
-		return nil
-	}
-	r := newRecord(opClaimGroup, subject)
-	r.Group, r.Limit = name, s.cfg.MaxGroups
-	err := s.mayClaimGroup(ctx, r)
-	if err == nil {
-		err = s.ledger.append(ctx, r)
-	}
-	if err != nil && !errors.Is(err, errYours) {
-		return refusal(err)
-	}
-	return s.settleGroup(ctx, name)
-}
-
-// mayClaimGroup is to groups what mayClaim is to topics. A group that has ACLs
-// already but was not claimed is one that the cluster's operator has given away.
-func (s *Service) mayClaimGroup(ctx context.Context, r record) error {
-	acls, err := s.cluster.ResourceACLs(ctx, kafka.GroupResource(r.Group))
-	if err != nil {
-		return clusterError(err)
-	}
-	// The ledger after the cluster: if the ACLs come from a claim, it is there.
-	if err := s.ledger.mayApply(ctx, r); err != nil {
-		return err
-	}
-	if len(acls) > 0 {
-		return fmt.Errorf("%w: the cluster's operator has given it to somebody", diaspora.ErrConflict)
-	}
-	return nil
-}
-
 // Ready returns nil if the cluster answers and the ledger is read up to its end.
 func (s *Service) Ready(ctx context.Context) error { return s.ledger.sync(ctx) }
 
 // Stats is a snapshot of a Service.
 type Stats struct {
 	Topics  int   // names that are claimed now
-	Groups  int   // consumer groups that are claimed
 	Keys    int   // access keys that have not ended
 	Records int64 // of the ledger, read so far
 	Skipped int   // of those, the ones that made no sense
@@ -529,7 +460,7 @@ func (s *Service) Stats() Stats {
 	l := s.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	stats := Stats{Groups: len(l.state.groups), Records: l.next, Skipped: l.skipped}
+	stats := Stats{Records: l.next, Skipped: l.skipped}
 	for _, t := range l.state.topics {
 		if t.phase != free {
 			stats.Topics++

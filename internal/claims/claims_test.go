@@ -9,7 +9,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 func TestClaimWorks(t *testing.T) {
@@ -211,69 +210,3 @@ func TestShow(t *testing.T) {
 	}
 }
 
-func TestGroups(t *testing.T) {
-	c := newCluster(t)
-	open := c.open()
-	everyone := []string{
-		"GROUP * User:* * ALLOW DESCRIBE",
-		"GROUP * User:* * ALLOW READ",
-	}
-	if got := c.acls(kafka.GroupResource("*")); !slices.Equal(got, everyone) {
-		t.Errorf("ACLs on every group = %q, want %q", got, everyone)
-	}
-	if err := open.ClaimGroup(t.Context(), ada, "analysis"); err != nil {
-		t.Errorf("ClaimGroup with the policy open = %v", err)
-	}
-	if got := c.acls(kafka.GroupResource("analysis")); len(got) != 0 {
-		t.Errorf("ACLs on a group with the policy open = %q, want none", got)
-	}
-	open.Close()
-
-	s := c.open(func(cfg *Config) { cfg.Groups = GroupsClaimed; cfg.MaxGroups = 2 })
-	if got := c.acls(kafka.GroupResource("*")); len(got) != 0 {
-		t.Errorf("ACLs on every group with the policy claimed = %q, want none", got)
-	}
-	for range 2 {
-		if err := s.ClaimGroup(t.Context(), ada, "analysis"); err != nil {
-			t.Errorf("ClaimGroup = %v", err)
-		}
-	}
-	own := []string{
-		"GROUP analysis User:" + ada + " * ALLOW DELETE",
-		"GROUP analysis User:" + ada + " * ALLOW DESCRIBE",
-		"GROUP analysis User:" + ada + " * ALLOW READ",
-	}
-	if got := c.acls(kafka.GroupResource("analysis")); !slices.Equal(got, own) {
-		t.Errorf("ACLs on a claimed group = %q, want %q", got, own)
-	}
-	if err := s.ClaimGroup(t.Context(), ben, "analysis"); !errors.Is(err, diaspora.ErrConflict) || strings.Contains(err.Error(), ada) {
-		t.Errorf("ClaimGroup of another's = %v, want ErrConflict and no name", err)
-	}
-	c.setACLs(kafka.GroupResource("mirror"), kafka.Allow(kafka.GroupResource("mirror"), "User:mirror", 3)...)
-	if err := s.ClaimGroup(t.Context(), ben, "mirror"); !errors.Is(err, diaspora.ErrConflict) {
-		t.Errorf("ClaimGroup of the operator's = %v, want ErrConflict", err)
-	}
-	for _, group := range []string{"", "*", "_system", "a b", strings.Repeat("x", 250), "ä"} {
-		if err := s.ClaimGroup(t.Context(), ben, group); !errors.Is(err, diaspora.ErrInvalid) {
-			t.Errorf("ClaimGroup(%q) = %v, want ErrInvalid", group, err)
-		}
-	}
-	if err := s.ClaimGroup(t.Context(), ada, "second"); err != nil {
-		t.Error(err)
-	}
-	if err := s.ClaimGroup(t.Context(), ada, "third"); !errors.Is(err, diaspora.ErrPermission) {
-		t.Errorf("ClaimGroup over the limit = %v, want ErrPermission", err)
-	}
-	s.Close()
-
-	c.open()
-	if got := c.acls(kafka.GroupResource("*")); !slices.Equal(got, everyone) {
-		t.Errorf("ACLs on every group after going back to open = %q, want %q", got, everyone)
-	}
-	if got := c.acls(kafka.GroupResource("analysis")); len(got) != 0 {
-		t.Errorf("ACLs on a claimed group after going back to open = %q, want none", got)
-	}
-	if got := c.acls(kafka.GroupResource("mirror")); len(got) != 1 {
-		t.Errorf("the operator's ACLs = %q, want the one that was there", got)
-	}
-}

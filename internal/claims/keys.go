@@ -284,16 +284,11 @@ func (s *Service) settleKey(ctx context.Context, k accessKey) error {
 	if !k.restricted() {
 		return nil
 	}
-	var topics, groups []string
+	var topics []string
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
 			if t.phase == claimed && t.owner == k.Owner && k.covers(name) {
 				topics = append(topics, name)
-			}
-		}
-		for name, g := range st.groups {
-			if s.cfg.Groups == GroupsClaimed && g.owner == k.Owner && k.Read {
-				groups = append(groups, name)
 			}
 		}
 	})
@@ -304,9 +299,6 @@ func (s *Service) settleKey(ctx context.Context, k accessKey) error {
 			_, err := s.settleTopic(ctx, name)
 			return err
 		})
-	}
-	for _, name := range groups {
-		work.Go(func() error { return s.settleGroup(ctx, name) })
 	}
 	return work.Wait()
 }

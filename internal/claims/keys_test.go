@@ -127,7 +127,7 @@ func TestKeyRights(t *testing.T) {
 			}
 		}
 	}
-	if err := c.consumeAs(keys["reads_one"], "weather", kgo.ConsumerGroup("analysis")); err != nil {
+	if err := c.consumeAs(keys["reads_one"], "weather", kgo.ConsumerGroup(kafka.UserGroups+ada+".analysis")); err != nil {
 		t.Errorf("a group of a key that may read: %v", err)
 	}
 
@@ -150,39 +150,6 @@ func TestKeyRights(t *testing.T) {
 		t.Errorf("another key afterwards: %v", err)
 	}
 	c.check()
-}
-
-// TestKeyGroups holds what keys may do with groups that belong to somebody.
-func TestKeyGroups(t *testing.T) {
-	c := newCluster(t)
-	s := c.open(func(cfg *Config) { cfg.Groups = GroupsClaimed })
-	mustClaim(t, s, "weather")
-	if err := c.produce(ada, "weather", "first"); err != nil {
-		t.Fatal(err)
-	}
-	before := mustIssue(t, s, ada, reader("before")).AccessKey
-	for group, owner := range map[string]string{"adas": ada, "bens": ben} {
-		if err := s.ClaimGroup(t.Context(), owner, group); err != nil {
-			t.Fatal(err)
-		}
-	}
-	after := mustIssue(t, s, ada, reader("after", "weather")).AccessKey
-	for _, key := range []diaspora.AccessKey{before, after} {
-		if err := c.consumeAs(key, "weather", kgo.ConsumerGroup("adas"), kgo.DisableAutoCommit()); err != nil {
-			t.Errorf("%s in a group of its owner's: %v", key.Name, err)
-		}
-		if err := c.consumeAs(key, "weather", kgo.ConsumerGroup("bens"), kgo.DisableAutoCommit()); !errors.Is(err, kerr.GroupAuthorizationFailed) {
-			t.Errorf("%s in a group of another's: %v", key.Name, err)
-		}
-	}
-	write := mustIssue(t, s, ada, writer("write")).AccessKey
-	if err := s.RevokeKey(t.Context(), ada, before.ID); err != nil {
-		t.Fatal(err)
-	}
-	have := strings.Join(c.acls(kafka.GroupResource("adas")), "\n")
-	if strings.Contains(have, write.ID) || strings.Contains(have, before.ID) || !strings.Contains(have, after.ID) {
-		t.Errorf("the group has the ACLs\n%s", have)
-	}
 }
 
 // TestKeyLife takes a key from its issue to its end, over two replicas and a
@@ -489,14 +456,11 @@ func TestKeySecret(t *testing.T) {
 // key makes, while another revokes the key. No right of the key is left behind.
 func TestSlowReplicaIssuesKey(t *testing.T) {
 	c := newCluster(t)
-	fast := c.open(func(cfg *Config) { cfg.Groups = GroupsClaimed })
+	fast := c.open()
 	mustClaim(t, fast, "weather")
-	if err := fast.ClaimGroup(t.Context(), ada, "analysis"); err != nil {
-		t.Fatal(err)
-	}
 	for n := 1; ; n++ {
 		w := new(wire)
-		slow := c.open(func(cfg *Config) { cfg.Groups, cfg.Admin = GroupsClaimed, append(cfg.Admin, w.opts()...) })
+		slow := c.open(func(cfg *Config) { cfg.Admin = append(cfg.Admin, w.opts()...) })
 		w.arm(n, false)
 		finished := make(chan error)
 		go func() {
@@ -524,7 +488,7 @@ func TestSlowReplicaIssuesKey(t *testing.T) {
 		err = <-finished
 		t.Logf("slow before change %d, %s: %v", n, w.changes()[n-1], err)
 		for _, k := range keys {
-			if have := fmt.Sprint(c.acls(kafka.TopicResource("weather")), c.acls(kafka.GroupResource("analysis"))); strings.Contains(have, k.ID) {
+			if have := fmt.Sprint(c.acls(kafka.TopicResource("weather"))); strings.Contains(have, k.ID) {
 				t.Errorf("slow before %s: the key left ACLs behind: %s", w.changes()[n-1], have)
 			}
 		}

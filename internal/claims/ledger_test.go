@@ -197,7 +197,7 @@ func TestOutage(t *testing.T) {
 		t.Run(outage, func(t *testing.T) {
 			c := newCluster(t)
 			var n network
-			s := c.open(func(cfg *Config) { cfg.Admin = append(cfg.Admin, kgo.Dialer(n.dial)); cfg.Groups = GroupsClaimed })
+			s := c.open(func(cfg *Config) { cfg.Admin = append(cfg.Admin, kgo.Dialer(n.dial)) })
 			mustClaim(t, s, "weather")
 			n.set(state)
 			var wg sync.WaitGroup
@@ -213,7 +213,6 @@ func TestOutage(t *testing.T) {
 				"Release":    func(ctx context.Context) error { return s.Release(ctx, ada, "weather") },
 				"Topics":     func(ctx context.Context) error { _, err := s.Topics(ctx, ada); return err },
 				"Topic":      func(ctx context.Context) error { _, err := s.Topic(ctx, ada, "weather"); return err },
-				"ClaimGroup": func(ctx context.Context) error { return s.ClaimGroup(ctx, ada, "analysis") },
 				"Reconcile":  s.Reconcile,
 			} {
 				wg.Go(func() {
@@ -377,7 +376,6 @@ func TestClose(t *testing.T) {
 func TestOpenRefused(t *testing.T) {
 	c := newCluster(t)
 	for name, edit := range map[string]func(*Config){
-		"policy":     func(cfg *Config) { cfg.Groups = "closed" },
 		"partitions": func(cfg *Config) { cfg.DefaultPartitions = 101 },
 		"nobody":     func(cfg *Config) { cfg.Admin = c.as("nobody") },
 		"not admin":  func(cfg *Config) { cfg.Admin = c.as(ada) },

@@ -155,47 +155,11 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 	return nil
 }
 
-// settleGroup makes the cluster agree with what the ledger and the policy say
-// about a consumer group. Claims of groups do not end, but keys do: each look at
-// the cluster follows one at the ledger, so that what was done too late for a key
-// that has ended is undone with the next.
-func (s *Service) settleGroup(ctx context.Context, name string) error {
-	err := again(ctx, func() (bool, error) {
-		if err := s.ledger.sync(ctx); err != nil {
-			return false, err
-		}
-		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), s.groupView(name))
-		return hold, clusterError(err)
-	})
-	if err != nil {
-		return fmt.Errorf("make the cluster agree: %w", err)
-	}
-	return nil
-}
-
-// groupView returns the ACLs that a consumer group is to have.
-func (s *Service) groupView(name string) (acls []kafka.ACL) {
-	s.ledger.read(func(st *state) { acls = s.groupACLs(st, name, st.groups[name]) })
-	return acls
-}
-
-// settleAnyGroup is to all consumer groups what settleGroup is to one.
-func (s *Service) settleAnyGroup(ctx context.Context) error {
-	err := again(ctx, func() (bool, error) {
-		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(anyGroup), s.anyGroupACLs(), principal("*"))
-		return hold, clusterError(err)
-	})
-	if err != nil {
-		return fmt.Errorf("make the cluster agree: %w", err)
-	}
-	return nil
-}
-
 // Reconcile makes the cluster agree with the whole ledger: it completes what was
 // begun, and mends topics and ACLs that were changed behind the service's back.
 // ACLs on topics that the cluster has and the ledger has never heard of are the
 // operator's, as are those on names that cannot be claimed, on prefixes, and on
-// groups that nobody claimed here.
+// groups.
 func (s *Service) Reconcile(ctx context.Context) error {
 	// The cluster before the ledger: what it has now, the ledger then knows of.
 	topics, err := s.cluster.Topics(ctx)
@@ -203,10 +167,6 @@ func (s *Service) Reconcile(ctx context.Context) error {
 		return fmt.Errorf("reconcile: %w", clusterError(err))
 	}
 	onTopics, err := s.aclsByName(ctx, kmsg.ACLResourceTypeTopic)
-	if err != nil {
-		return fmt.Errorf("reconcile: %w", clusterError(err))
-	}
-	onGroups, err := s.aclsByName(ctx, kmsg.ACLResourceTypeGroup)
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", clusterError(err))
 	}
@@ -225,13 +185,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 			return topicError("reconcile", name, err)
 		})
 	}
-	for _, name := range s.unsettledGroups(onGroups) {
-		work.Go(func() error {
-			s.cfg.Diagnostics.Info("consumer group is being mended", "group", name)
-			return s.settleGroup(ctx, name)
-		})
-	}
-	work.Go(func() error { return s.settleAnyGroup(ctx) })
+	work.Go(func() error { return s.settleGroups(ctx) })
 	return work.Wait()
 }
 
@@ -261,19 +215,6 @@ func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[st
 			_, known := st.topics[name]
 			_, exists := topics[name]
 			if !known && !exists && diaspora.ValidTopic(name) == nil {
-				names = append(names, name)
-			}
-		}
-	})
-	return names
-}
-
-// unsettledGroups returns the claimed groups about which cluster and ledger disagree.
-func (s *Service) unsettledGroups(acls map[string][]kafka.ACL) []string {
-	var names []string
-	s.ledger.read(func(st *state) {
-		for name, g := range st.groups {
-			if !sameACLs(acls[name], s.groupACLs(st, name, g)) {
 				names = append(names, name)
 			}
 		}
@@ -328,34 +269,6 @@ func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
 func ownerACLs(name, owner string) []kafka.ACL {
 	return kafka.Allow(kafka.TopicResource(name), principal(owner),
 		kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs)
-}
-
-// anyGroup is how an ACL says every consumer group.
-const anyGroup = "*"
-
-// groupACLs returns the ACLs of a claimed consumer group: its owner's, and those
-// of the owner's keys that may read and are principals of their own.
-func (s *Service) groupACLs(st *state, name string, g group) []kafka.ACL {
-	if s.cfg.Groups != GroupsClaimed || g.owner == "" {
-		return nil
-	}
-	acls := kafka.Allow(kafka.GroupResource(name), principal(g.owner),
-		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete)
-	for _, k := range st.restrictedKeys(g.owner) {
-		if k.Read {
-			acls = append(acls, kafka.Allow(kafka.GroupResource(name), principal(KeyPrincipal(k.AccessKey)), kmsg.ACLOperationRead)...)
-		}
-	}
-	return acls
-}
-
-// anyGroupACLs returns the ACLs that let everybody use every consumer group.
-func (s *Service) anyGroupACLs() []kafka.ACL {
-	if s.cfg.Groups != GroupsOpen {
-		return nil
-	}
-	return kafka.Allow(kafka.GroupResource(anyGroup), principal("*"),
-		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe)
 }
 
 func principal(subject string) string { return "User:" + subject }

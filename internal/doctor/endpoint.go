@@ -314,7 +314,6 @@ func checkFreshness(_ context.Context, v *visit) Finding {
 		{"security", old.Security == v.live.Security},
 		{"CA", strings.TrimSpace(old.CA) == strings.TrimSpace(v.live.CA)},
 		{"Globus Auth", old.Globus == v.live.Globus},
-		{"groups", old.Groups == v.live.Groups},
 		{"size of events", old.MaxEventBytes == v.live.MaxEventBytes},
 	} {
 		if !part.same {

@@ -114,7 +114,6 @@ type ACL struct {
 	TrustedProxies []netip.Prefix
 
 	// What claims get; zero values are the defaults of [claims.Config].
-	Groups            claims.Groups
 	DefaultPartitions int
 	DefaultRetention  time.Duration
 	MaxTopics         int
@@ -267,7 +266,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	}
 	rules := claims.Config{Admin: cfg.Kafka.adminOpts(), Diagnostics: cfg.Diagnostics}
 	if a := cfg.ACL; a != nil {
-		rules.Groups, rules.DefaultPartitions = a.Groups, a.DefaultPartitions
+		rules.DefaultPartitions = a.DefaultPartitions
 		rules.DefaultRetention, rules.MaxTopics = a.DefaultRetention, a.MaxTopics
 	}
 	if f.claims, err = claims.Open(ctx, rules); err != nil {
@@ -345,15 +344,11 @@ func (cfg *Config) discovery() diaspora.Discovery {
 			ResourceServer: cfg.Globus.ClientID,
 			Scope:          cfg.Globus.Scope,
 		},
-		Groups:        string(cfg.ACL.Groups),
 		MaxEventBytes: kafka.MaxEventBytes,
 		TokenURL:      cfg.PublicURL + "/v1/token",
 	}
 	if cfg.TLS == nil && !cfg.InsecureAllowPlaintext {
 		d.Security = "plaintext"
-	}
-	if d.Groups == "" {
-		d.Groups = string(claims.GroupsOpen)
 	}
 	return d
 }

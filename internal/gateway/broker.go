@@ -3,8 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
-	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -33,34 +31,26 @@ func (b brokerBefore) Request(ctx context.Context, request kmsg.Request) (kmsg.R
 // the goroutine that relays requests may use it.
 type brokerAmid struct{ c *conn }
 
-// exchange is a request of the gateway's own whose answer is not the client's.
-type exchange struct {
-	correlation int32
-	answer      chan []byte // without size and correlation ID
-}
-
 func (b brokerAmid) Request(ctx context.Context, request kmsg.Request) (kmsg.Response, error) {
-	// A client that happens to have this correlation ID in flight, one in
-	// hundreds of millions, would miss an answer and connect anew.
-	ex := &exchange{correlation: int32(rand.Uint32()), answer: make(chan []byte, 1)}
 	c := b.c
-	c.mu.Lock()
-	c.exchange = ex
-	c.mu.Unlock()
-	if _, err := c.upstream.Write(appendRequest(request, ex.correlation)); err != nil {
+	answer := make(chan []byte, 1)
+	if !c.flight.add(pending{header{request.Key(), request.GetVersion(), 0}, answer}) {
+		return nil, errBrokerGone
+	}
+	if _, err := c.upstream.Write(appendRequest(request, 0)); err != nil {
 		return nil, err
 	}
 	select {
-	case answer := <-ex.answer:
+	case answer := <-answer:
 		return parseAnswer(request, answer)
 	case <-c.ended:
-		return nil, errors.New("broker closed the connection")
+		return nil, errBrokerGone
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
 
-// parseAnswer reads the answer to a request of the gateway's own.
+// parseAnswer reads the answer to a request, without size and correlation ID.
 func parseAnswer(request kmsg.Request, answer []byte) (kmsg.Response, error) {
 	response := request.ResponseKind()
 	if request.Key() == keyApiVersions && len(answer) >= 2 && int16(binary.BigEndian.Uint16(answer)) == kerr.UnsupportedVersion.Code {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -39,6 +40,8 @@ const (
 var (
 	errExpired  = errors.New("session expired")
 	errStopping = errors.New("the gateway stops")
+
+	errBrokerGone = fmt.Errorf("%w: it closed the connection", errBroker)
 )
 
 // conn is one client's connection. The goroutine that serves it reads the
@@ -54,12 +57,15 @@ type conn struct {
 	// Set by the login, and not changed later.
 	subject   string
 	principal string // whom the broker sees
+	reads     bool   // may read topics and use groups
+	groups    ownGroups
 	account   *account
 	versions  versions
 	upstream  net.Conn
 	out       *frameReader  // of upstream
 	ended     chan struct{} // closed when relayResponses has returned
 
+	flight  inFlight
 	again   time.Time // when to sign in to the broker again; zero is never
 	lastKey int16     // of the last request relayed
 
@@ -73,7 +79,6 @@ type conn struct {
 	closed   bool
 	idle     bool      // waits for a request
 	drainBy  time.Time // not zero: no more requests, and this is the limit
-	exchange *exchange // under way, or nil
 }
 
 func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {
@@ -82,6 +87,7 @@ func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.Can
 		c.client = tls.Server(client, g.cfg.TLS)
 	}
 	c.in.r = c
+	c.flight.init()
 	return c
 }
 

@@ -33,6 +33,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"time"
 
@@ -71,6 +72,7 @@ type Credentials struct {
 type Identity struct {
 	Subject   string    // whose limits its connections count for
 	Principal string    // whom the broker is to see: the subject, or a key of the subject's with fewer rights
+	Read      bool      // may read topics, and so use consumer groups
 	Expiry    time.Time // until when that holds
 }
 
@@ -224,4 +226,8 @@ func New(cfg Config) (*Gateway, error) {
 		unavailableOften: rate.Sometimes{Interval: often},
 		brokerOften:      rate.Sometimes{Interval: often},
 	}, nil
+}
+
+func (g *Gateway) fetchLimit() fetchLimit {
+	return fetchLimit{bytes: int32(min(g.cfg.MaxFetchBytes, math.MaxInt32)), waitMillis: fetchWaitMillis}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/broker"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 const (
@@ -52,14 +53,14 @@ func (t *tokens) Authenticate(_ context.Context, c Credentials) (Identity, error
 func (t *tokens) issue(token globus.Secret, subject string, life time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.infos[Credentials{Secret: token}] = Identity{subject, subject, time.Now().Add(life)}
+	t.infos[Credentials{Secret: token}] = Identity{subject, subject, true, time.Now().Add(life)}
 }
 
 // issueKey makes a key of the subject's that signs in as the principal.
 func (t *tokens) issueKey(id string, secret globus.Secret, subject, principal string, life time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.infos[Credentials{id, secret}] = Identity{subject, principal, time.Now().Add(life)}
+	t.infos[Credentials{id, secret}] = Identity{subject, principal, true, time.Now().Add(life)}
 }
 
 // revokeKey makes the key as if it had never been.
@@ -284,11 +285,11 @@ func (f *front) prepare(ctx context.Context, topic, subject string) error {
 // grant gives the subject the rights of a topic's owner, and everybody groups.
 func grant(ctx context.Context, admin *kadm.Client, topic, subject string) error {
 	for _, acls := range []*kadm.ACLBuilder{
-		kadm.NewACLs().Topics(topic).Operations(kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs).Allow("User:" + subject),
-		kadm.NewACLs().Groups("*").Operations(kadm.OpRead).Allow("User:*"),
-		kadm.NewACLs().TransactionalIDs("*").Operations(kadm.OpWrite).Allow("User:*"),
+		kadm.NewACLs().Topics(topic).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs).Allow("User:" + subject),
+		kadm.NewACLs().Groups(kafka.UserGroups).ResourcePatternType(kadm.ACLPatternPrefixed).Operations(kadm.OpRead, kadm.OpDelete).Allow("User:*"),
+		kadm.NewACLs().TransactionalIDs("*").ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpWrite).Allow("User:*"),
 	} {
-		results, err := admin.CreateACLs(ctx, acls.AllowHosts("*").ResourcePatternType(kadm.ACLPatternLiteral))
+		results, err := admin.CreateACLs(ctx, acls.AllowHosts("*"))
 		if err != nil {
 			return err
 		}

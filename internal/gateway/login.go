@@ -264,6 +264,7 @@ func (c *conn) signIn(ctx context.Context, id Identity) error {
 		return err
 	}
 	c.subject, c.principal, c.account = id.Subject, id.Principal, account
+	c.reads, c.groups = id.Read, groupsOf(id)
 	if err := c.dial(ctx); err != nil {
 		return err
 	}

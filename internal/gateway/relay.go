@@ -3,16 +3,16 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"golang.org/x/sync/semaphore"
 )
 
 // relay passes requests on and responses back until one side ends.
 func (c *conn) relay(ctx context.Context) error {
 	c.ended = make(chan struct{})
-	go c.relayResponses()
+	go c.relayResponses(ctx)
 	err := c.relayRequests(ctx)
 	c.close()
 	<-c.ended
@@ -62,16 +62,26 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 	case h.key != keyProduce && size > maxSmallRequestBytes:
 		return frameError("%v of %d bytes", h, size)
 	}
-	if size > maxSmallRequestBytes {
-		for _, budget := range []*semaphore.Weighted{c.account.large, c.g.requestBudget} {
-			if err := budget.Acquire(ctx, int64(size)); err != nil {
-				return err
-			}
-			defer budget.Release(int64(size))
-		}
+	if h.key == keyFetch && !c.reads {
+		return c.refuseFetch(ctx, size, h)
+	}
+	if !c.flight.add(pending{header: h}) {
+		return errBrokerGone
 	}
 	c.lastKey = h.key
-	return relayRequest(c.upstream, &c.in, 4+size, h, c.g.cfg.MaxFetchBytes)
+	if aboutGroups().requests[h.key] {
+		return c.relayGroupRequest(ctx, size, h)
+	}
+	free, err := c.pay(ctx, size, maxSmallRequestBytes)
+	if err != nil {
+		return err
+	}
+	defer free()
+	unanswered, err := relayRequest(c.upstream, &c.in, 4+size, h, c.g.fetchLimit())
+	if unanswered {
+		c.flight.drop()
+	}
+	return err
 }
 
 // answerApiVersionsAgain answers a request for ApiVersions after the login, as
@@ -146,37 +156,38 @@ func (c *conn) finish(ctx context.Context) {
 }
 
 // relayResponses passes the broker's answers on.
-func (c *conn) relayResponses() {
+func (c *conn) relayResponses(ctx context.Context) {
 	defer close(c.ended)
+	defer c.flight.close()
 	defer c.close()
 	for {
 		b, err := c.out.peek(8)
 		if err != nil {
 			return
 		}
-		size, correlation := int(binary.BigEndian.Uint32(b)), int32(binary.BigEndian.Uint32(b[4:]))
-		if ex := c.takeExchange(correlation); ex != nil {
-			answer, err := takeAnswer(c.out)
-			if err != nil {
-				return
-			}
-			ex.answer <- answer
-			continue
-		}
-		if err := relay(c, c.out, 4+size); err != nil {
+		if err := c.relayResponse(ctx, int(binary.BigEndian.Uint32(b)), int32(binary.BigEndian.Uint32(b[4:]))); err != nil {
 			return
 		}
 	}
 }
 
-// takeExchange returns the exchange that an answer belongs to, or nil.
-func (c *conn) takeExchange(correlation int32) *exchange {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ex := c.exchange
-	if ex == nil || ex.correlation != correlation {
+// relayResponse passes on one answer, of size bytes.
+func (c *conn) relayResponse(ctx context.Context, size int, correlation int32) error {
+	p, ok := c.flight.next(correlation)
+	switch {
+	case !ok:
+		err := fmt.Errorf("%w: it answered what it was not asked", errBroker)
+		c.g.brokerOften.Do(func() { c.g.cfg.Diagnostics.Warn("connection closed", "err", err) })
+		return err
+	case p.answer != nil:
+		answer, err := takeAnswer(c.out)
+		if err != nil {
+			return err
+		}
+		p.answer <- answer
 		return nil
+	case aboutGroups().answers[p.key]:
+		return c.relayGroupAnswer(ctx, size, p)
 	}
-	c.exchange = nil
-	return ex
+	return relay(c, c.out, 4+size)
 }

@@ -16,6 +16,16 @@ const (
 	maxElements = 100_000
 )
 
+// fetchLimit is what a client may ask for in one Fetch. Larger wishes are cut to it.
+type fetchLimit struct {
+	bytes      int32
+	waitMillis int32 // for records to come
+}
+
+// fetchWaitMillis bounds how long a Fetch may wait: brokers check rights when a request
+// arrives, so a waiting one outlives a right that is taken away.
+const fetchWaitMillis = 5000
+
 var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
 
 // relayer passes one frame on, in chunks, and looks at it meanwhile. After the
@@ -31,7 +41,9 @@ type relayer struct {
 	version  int16
 	flexible bool
 	elements int // of all arrays so far
-	maxFetch int // how many bytes a client may want to be sent at once
+	limit    fetchLimit
+
+	unanswered bool // the client wants no answer
 }
 
 // relay passes on a frame of n bytes, whatever they are.
@@ -49,12 +61,13 @@ const maxBehind = 64
 
 // relayRequest passes on a request, its size included, whose frame is n bytes
 // long. If it is not laid out as it should be, the broker gets less than the
-// whole of it, and the connection is of no more use.
-func relayRequest(to io.Writer, from *frameReader, n int, h header, maxFetch int) error {
+// whole of it, and the connection is of no more use. It reports whether the broker
+// will not answer the request.
+func relayRequest(to io.Writer, from *frameReader, n int, h header, limit fetchLimit) (unanswered bool, err error) {
 	buf := chunks.Get().(*[chunkBytes]byte)
 	defer chunks.Put(buf)
 	s := shapes()[h.key]
-	r := relayer{from: from, to: to, left: n, chunk: buf[:0], version: h.version, maxFetch: maxFetch}
+	r := relayer{from: from, to: to, left: n, chunk: buf[:0], version: h.version, limit: limit}
 	r.flexible = s.flexible >= 0 && h.version >= s.flexible
 	r.skip(4 + headerBytes)
 	r.request(h.key, s.fields)
@@ -65,7 +78,7 @@ func relayRequest(to io.Writer, from *frameReader, n int, h header, maxFetch int
 		r.skip(r.left) // librdkafka sends three; brokers take no notice
 	}
 	r.flush()
-	return r.err
+	return r.unanswered, r.err
 }
 
 func (r *relayer) fail(err error) {
@@ -183,9 +196,15 @@ func (r *relayer) field(f *field) {
 		r.skip(8)
 	case 'u':
 		r.skip(16)
+	case 'a':
+		r.unanswered = r.int16() == 0
+	case 't':
+		if b := r.take(4); int32(binary.BigEndian.Uint32(b)) > r.limit.waitMillis {
+			binary.BigEndian.PutUint32(b, uint32(r.limit.waitMillis))
+		}
 	case 'm':
-		if b := r.take(4); int(int32(binary.BigEndian.Uint32(b))) > r.maxFetch {
-			binary.BigEndian.PutUint32(b, uint32(r.maxFetch))
+		if b := r.take(4); int32(binary.BigEndian.Uint32(b)) > r.limit.bytes {
+			binary.BigEndian.PutUint32(b, uint32(r.limit.bytes))
 		}
 	case 's':
 		if r.flexible {

@@ -30,6 +30,8 @@ const noLimit = 1<<15 - 1
 //
 //	b h w l u   1, 2, 4, 8 and 16 bytes
 //	m           4 bytes: how much the client wants to be sent at once
+//	t           4 bytes: how long the answer may wait for records
+//	a           2 bytes: 0 if the client wants no answer
 //	s y         a string or bytes, null included
 //	*s          an array of s; likewise of others
 //	[s w]       an array of structs
@@ -44,8 +46,8 @@ var requests = []struct {
 	flexible int16
 	fields   string
 }{
-	{0, 9, "s3+ h w [s0-12 u13+ [w y]]"}, // Produce
-	{1, 12, "w0-14 w w m3+ b4+ w7+ w7+ [s0-12 u13+ [w w9+ l w12+ l5+ w]] [s7-12 u13+ *w]7+ s11+"}, // Fetch
+	{0, 9, "s3+ a w [s0-12 u13+ [w y]]"}, // Produce
+	{1, 12, "w0-14 t w m3+ b4+ w7+ w7+ [s0-12 u13+ [w w9+ l w12+ l5+ w]] [s7-12 u13+ *w]7+ s11+"}, // Fetch
 	{2, 6, "w b2+ [s [w w4+ l w0-0]] w10+"},                                                       // ListOffsets
 	{3, 9, "[u10+ s] b4+ b8-10 b8+"},                                                              // Metadata
 	{8, 8, "s w1+ s1+ s7+ l2-4 [s0-9 u10+ [w l l1-1 w6+ s]]"},                                     // OffsetCommit
@@ -100,7 +102,7 @@ var requests = []struct {
 	{75, 0, "[s] w ?(s w)"},                                                                       // DescribeTopicPartitions
 	{76, 0, "s s w s *s"},                                                                         // ShareGroupHeartbeat
 	{77, 0, "*s b"},                                                                               // ShareGroupDescribe
-	{78, 0, "s s w w w m w1+ w1+ b2+ b2+ [u [w w0-0 [l l *b]]] [u *w]"}, // ShareFetch
+	{78, 0, "s s w t w m w1+ w1+ b2+ b2+ [u [w w0-0 [l l *b]]] [u *w]"}, // ShareFetch
 	{79, 0, "s s w b2+ [u [w [l l *b]]]"},                               // ShareAcknowledge
 	{90, 0, "[s [s *w]]"},                                               // DescribeShareGroupOffsets
 	{91, 0, "s [s [w l]]"},                                              // AlterShareGroupOffsets

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -57,6 +58,6 @@ func resize(frame []byte) []byte {
 func pass(frame []byte) ([]byte, error) {
 	var out bytes.Buffer
 	from := &frameReader{r: io.MultiReader(bytes.NewReader(frame))}
-	err := relayRequest(&out, from, len(frame), parseHeader(frame[4:]), 1<<31-1)
+	_, err := relayRequest(&out, from, len(frame), parseHeader(frame[4:]), fetchLimit{math.MaxInt32, math.MaxInt32})
 	return out.Bytes(), err
 }

@@ -10,18 +10,31 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Resource is what an ACL is about: one topic or one consumer group, by its
-// literal name. ACLs on prefixes are the operator's and never touched.
+// Resource is what an ACL is about: one topic or one consumer group, or all whose names
+// begin with Name.
 type Resource struct {
-	Type kmsg.ACLResourceType
-	Name string
+	Type     kmsg.ACLResourceType
+	Name     string
+	Prefixed bool
+}
+
+func (r Resource) pattern() kmsg.ACLResourcePatternType {
+	if r.Prefixed {
+		return kmsg.ACLResourcePatternTypePrefixed
+	}
+	return kmsg.ACLResourcePatternTypeLiteral
 }
 
 // TopicResource returns the topic of this name.
-func TopicResource(name string) Resource { return Resource{kmsg.ACLResourceTypeTopic, name} }
+func TopicResource(name string) Resource { return Resource{Type: kmsg.ACLResourceTypeTopic, Name: name} }
 
 // GroupResource returns the consumer group of this name; "*" is every group.
-func GroupResource(name string) Resource { return Resource{kmsg.ACLResourceTypeGroup, name} }
+func GroupResource(name string) Resource { return Resource{Type: kmsg.ACLResourceTypeGroup, Name: name} }
+
+// GroupPrefix returns all consumer groups whose names begin with prefix.
+func GroupPrefix(prefix string) Resource {
+	return Resource{Type: kmsg.ACLResourceTypeGroup, Name: prefix, Prefixed: true}
+}
 
 // ACL is one entry of a resource's access control list.
 type ACL struct {
@@ -43,12 +56,12 @@ func Allow(resource Resource, principal string, operations ...kmsg.ACLOperation)
 
 // ACLs returns all ACLs on literal names of this type, as one broker has them.
 func (a *Admin) ACLs(ctx context.Context, kind kmsg.ACLResourceType) ([]ACL, error) {
-	return describeACLs(ctx, a.client, kind, nil)
+	return describeACLs(ctx, a.client, Resource{Type: kind})
 }
 
 // ResourceACLs returns the ACLs of one resource, as one broker has them.
 func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, error) {
-	return describeACLs(ctx, a.client, resource.Type, &resource.Name)
+	return describeACLs(ctx, a.client, resource)
 }
 
 // SetACLs makes want the ACLs of the resource, all of them and no others. If
@@ -57,7 +70,7 @@ func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, err
 // should be called again.
 func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, principals ...string) (hold bool, err error) {
 	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) ([]ACL, error) {
-		return describeACLs(ctx, b, resource.Type, &resource.Name)
+		return describeACLs(ctx, b, resource)
 	})
 	if err != nil {
 		return false, err
@@ -70,7 +83,7 @@ func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, prin
 	if len(surplus) == 0 && len(missing) == 0 {
 		return true, nil
 	}
-	if err := a.deleteACLs(ctx, surplus); err != nil {
+	if err := a.DeleteACLs(ctx, surplus); err != nil {
 		return false, err
 	}
 	return false, a.createACLs(ctx, missing)
@@ -95,12 +108,13 @@ func except(a, b []ACL) []ACL {
 	return rest
 }
 
-// describeACLs asks for the ACLs on one literal name, or on all of them.
-func describeACLs(ctx context.Context, to kmsg.Requestor, kind kmsg.ACLResourceType, name *string) ([]ACL, error) {
+// describeACLs asks for the ACLs on one resource or, without a name, on all literal names.
+func describeACLs(ctx context.Context, to kmsg.Requestor, resource Resource) ([]ACL, error) {
 	req := kmsg.NewPtrDescribeACLsRequest()
-	req.ResourceType = kind
-	req.ResourceName = name
-	req.ResourcePatternType = kmsg.ACLResourcePatternTypeLiteral
+	req.ResourceType, req.ResourcePatternType = resource.Type, resource.pattern()
+	if resource.Name != "" {
+		req.ResourceName = &resource.Name
+	}
 	req.Operation = kmsg.ACLOperationAny
 	req.PermissionType = kmsg.ACLPermissionTypeAny
 	resp, err := req.RequestWith(ctx, to)
@@ -113,7 +127,8 @@ func describeACLs(ctx context.Context, to kmsg.Requestor, kind kmsg.ACLResourceT
 	var acls []ACL
 	for _, r := range resp.Resources {
 		for _, acl := range r.ACLs {
-			acls = append(acls, ACL{Resource{r.ResourceType, r.ResourceName}, acl.Principal, acl.Host, acl.Operation, acl.PermissionType})
+			of := Resource{r.ResourceType, r.ResourceName, r.ResourcePatternType == kmsg.ACLResourcePatternTypePrefixed}
+			acls = append(acls, ACL{of, acl.Principal, acl.Host, acl.Operation, acl.PermissionType})
 		}
 	}
 	return acls, nil
@@ -127,7 +142,7 @@ func (a *Admin) createACLs(ctx context.Context, acls []ACL) error {
 	for _, acl := range acls {
 		c := kmsg.NewCreateACLsRequestCreation()
 		c.ResourceType, c.ResourceName = acl.Type, acl.Name
-		c.ResourcePatternType = kmsg.ACLResourcePatternTypeLiteral
+		c.ResourcePatternType = acl.pattern()
 		c.Principal, c.Host = acl.Principal, acl.Host
 		c.Operation, c.PermissionType = acl.Operation, acl.Permission
 		req.Creations = append(req.Creations, c)
@@ -146,8 +161,8 @@ func (a *Admin) createACLs(ctx context.Context, acls []ACL) error {
 	return nil
 }
 
-// deleteACLs deletes exactly these ACLs; one that is not there is no error.
-func (a *Admin) deleteACLs(ctx context.Context, acls []ACL) error {
+// DeleteACLs deletes exactly these ACLs; one that is not there is no error.
+func (a *Admin) DeleteACLs(ctx context.Context, acls []ACL) error {
 	if len(acls) == 0 {
 		return nil
 	}
@@ -155,7 +170,7 @@ func (a *Admin) deleteACLs(ctx context.Context, acls []ACL) error {
 	for _, acl := range acls {
 		f := kmsg.NewDeleteACLsRequestFilter()
 		f.ResourceType, f.ResourceName = acl.Type, &acl.Name
-		f.ResourcePatternType = kmsg.ACLResourcePatternTypeLiteral
+		f.ResourcePatternType = acl.pattern()
 		f.Principal, f.Host = &acl.Principal, &acl.Host
 		f.Operation, f.PermissionType = acl.Operation, acl.Permission
 		req.Filters = append(req.Filters, f)

@@ -62,12 +62,12 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 	if strings.Contains(info.Subject, ".") {
 		return gateway.Identity{}, fmt.Errorf("the subject %q of an access token is named as only access keys are", info.Subject)
 	}
-	return gateway.Identity{Subject: info.Subject, Principal: info.Subject, Expiry: info.Expiry}, nil
+	return gateway.Identity{Subject: info.Subject, Principal: info.Subject, Read: true, Expiry: info.Expiry}, nil
 }
 
 // identityOf returns who signs in with a key, until limit or the key's own end.
 func identityOf(key diaspora.AccessKey, limit time.Time) gateway.Identity {
-	return gateway.Identity{Subject: key.Owner, Principal: claims.KeyPrincipal(key), Expiry: earlier(limit, key.Expires)}
+	return gateway.Identity{Subject: key.Owner, Principal: claims.KeyPrincipal(key), Read: key.Read, Expiry: earlier(limit, key.Expires)}
 }
 
 // earlier returns the earlier of two times; a zero end is never.

@@ -87,21 +87,6 @@ func (s *Server) releaseTopic(x *exchange) error {
 	return nil
 }
 
-func (s *Server) claimGroup(x *exchange) error {
-	var req diaspora.GroupClaim
-	if err := readRequest(x, &req); err != nil {
-		return err
-	}
-	if req.Owner != "" && req.Owner != x.caller.Subject {
-		return &refusal{status: http.StatusForbidden, detail: "a group can be claimed for the caller only", hint: "Leave the owner out."}
-	}
-	if err := s.cfg.Claims.ClaimGroup(x.r.Context(), x.caller.Subject, req.Group); err != nil {
-		return err
-	}
-	x.writeJSON(http.StatusOK, typeJSON, diaspora.GroupClaim{Group: req.Group, Owner: x.caller.Subject})
-	return nil
-}
-
 func (s *Server) discover(x *exchange) error {
 	x.write(http.StatusOK, typeJSON, s.discovery)
 	return nil

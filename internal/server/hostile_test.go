@@ -71,7 +71,6 @@ var badRequests = []badRequest{
 	{"PUT a topic", "PUT", "/v1/topics/weather", "{}", []string{"Authorization", adaBearer}, 405},
 	{"POST to a topic", "POST", "/v1/topics/weather", "{}", []string{"Authorization", adaBearer}, 405},
 	{"DELETE all topics", "DELETE", "/v1/topics", "", []string{"Authorization", adaBearer}, 405},
-	{"GET groups", "GET", "/v1/groups", "", []string{"Authorization", adaBearer}, 405},
 	{"PUT the form", "PUT", "/acl", "", nil, 405},
 	{"DELETE the form", "DELETE", "/acl", "", nil, 405},
 	{"TRACE", "TRACE", "/acl", "", []string{"Authorization", adaBearer}, 405},
@@ -137,8 +136,6 @@ var badRequests = []badRequest{
 	{"the token as the name", "POST", "/v1/topics", `{"name":"` + adaToken + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"another token as the name", "POST", "/v1/topics", `{"name":"` + bobToken + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"the token in the description", "POST", "/v1/topics", `{"name":"weather","description":"with ` + adaToken + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
-	{"group without a name", "POST", "/v1/groups", `{}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
-	{"group for another", "POST", "/v1/groups", `{"group":"g","owner":"` + bob + `"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 403},
 
 	// Access keys.
 	{"keys without a token", "GET", "/v1/keys", "", nil, 401},

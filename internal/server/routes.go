@@ -40,7 +40,6 @@ var routeTable = []route{
 	{"GET /v1/topics", bearer, (*Server).listTopics, []string{typeJSON}},
 	{"GET /v1/topics/{name}", bearer, (*Server).showTopic, []string{typeJSON}},
 	{"DELETE /v1/topics/{name}", bearer, (*Server).releaseTopic, []string{typeJSON}},
-	{"POST /v1/groups", bearer, (*Server).claimGroup, []string{typeJSON}},
 	{"POST /v1/keys", bearer, (*Server).issueKey, []string{typeJSON}},
 	{"GET /v1/keys", bearer, (*Server).listKeys, []string{typeJSON}},
 	{"GET /v1/keys/{id}", bearer, (*Server).showKey, []string{typeJSON}},
@@ -73,7 +72,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.Handle("/", s.refuse(refusal{
 		status: http.StatusNotFound,
 		detail: "there is nothing at this address",
-		hint:   "The form is at /acl, the API under /v1/topics, /v1/groups and /v1/keys.",
+		hint:   "The form is at /acl, the API under /v1/topics and /v1/keys.",
 	}))
 	return mux
 }

@@ -54,7 +54,6 @@ type Claims interface {
 	Release(ctx context.Context, subject, name string) error
 	Topics(ctx context.Context, subject string) ([]diaspora.Topic, error)
 	Topic(ctx context.Context, subject, name string) (diaspora.Topic, error)
-	ClaimGroup(ctx context.Context, subject, group string) error
 
 	IssueKey(ctx context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error)
 	RevokeKey(ctx context.Context, subject, id string) error

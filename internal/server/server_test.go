@@ -119,7 +119,7 @@ func start(t *testing.T, changes ...func(*Config)) *endpoint {
 	cfg := Config{
 		Claims:        nobodysClaims{t},
 		Authenticator: identities{},
-		Discovery:     diaspora.Discovery{Version: "test", Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", Groups: "open", MaxEventBytes: 1 << 20},
+		Discovery:     diaspora.Discovery{Version: "test", Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext", MaxEventBytes: 1 << 20},
 		PublicURL:     "http://" + l.Addr().String(),
 		Diagnostics:   slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -279,9 +279,6 @@ func TestClaimListShowRelease(t *testing.T) {
 	if a = e.do("GET", "/v1/topics/weather", "", auth[:2]...); a.status != 404 {
 		t.Errorf("show after release: %d\n%s", a.status, a.body)
 	}
-	if a = e.do("POST", "/v1/groups", `{"group":"analysis"}`, auth...); a.status != 200 || !strings.Contains(a.body, ada) {
-		t.Errorf("claim group: %d\n%s", a.status, a.body)
-	}
 	if log := e.logs.String(); !strings.Contains(log, `route="POST /v1/topics"`) || !strings.Contains(log, "principal="+ada) {
 		t.Errorf("access log without route or principal:\n%s", log)
 	}
@@ -429,4 +426,3 @@ func (c nobodysClaims) Key(context.Context, string, string) (diaspora.AccessKey,
 
 func (c nobodysClaims) RevokeKey(context.Context, string, string) error  { return c.called() }
 func (c nobodysClaims) Release(context.Context, string, string) error    { return c.called() }
-func (c nobodysClaims) ClaimGroup(context.Context, string, string) error { return c.called() }

@@ -1,0 +1,138 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// settleGroups lets everybody use the consumer groups that the gateway makes their own, see
+// [kafka.UserGroups].
+//
+// Earlier versions let everybody use every group, or gave a group to the first who claimed
+// it. The ACLs for that are removed, after the groups' committed offsets were copied to
+// groups of the new names: otherwise consumers would begin again elsewhere.
+func (s *Service) settleGroups(ctx context.Context) error {
+	err := again(ctx, func() (bool, error) {
+		want := kafka.Allow(kafka.GroupPrefix(kafka.UserGroups), principal("*"),
+			kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete, kmsg.ACLOperationDescribeConfigs)
+		hold, err := s.cluster.SetACLs(ctx, kafka.GroupPrefix(kafka.UserGroups), want, principal("*"))
+		return hold, clusterError(err)
+	})
+	if err != nil {
+		return fmt.Errorf("let everybody use consumer groups: %w", err)
+	}
+	acls, err := s.cluster.ACLs(ctx, kmsg.ACLResourceTypeGroup)
+	if err != nil {
+		return clusterError(err)
+	}
+	var owners map[string]string
+	s.ledger.read(func(st *state) { owners = st.groupOwners() })
+	acls = slices.DeleteFunc(acls, func(acl kafka.ACL) bool { return !grantedBefore(acl, owners) })
+	if len(acls) == 0 {
+		return nil
+	}
+	s.cfg.Diagnostics.Info("consumer groups are made private to their users; committed offsets are copied")
+	if err := copyOffsets(ctx, kadm.NewClient(s.client), s.newGroup(owners)); err != nil {
+		return fmt.Errorf("copy committed offsets: %w", clusterError(err))
+	}
+	return clusterError(s.cluster.DeleteACLs(ctx, acls))
+}
+
+// grantedBefore reports whether an earlier version has made the ACL of a group.
+func grantedBefore(acl kafka.ACL, owners map[string]string) bool {
+	if acl.Host != "*" || acl.Permission != kmsg.ACLPermissionTypeAllow {
+		return false
+	}
+	switch owner := owners[acl.Name]; {
+	case acl.Name == "*":
+		return acl.Principal == principal("*") && (acl.Operation == kmsg.ACLOperationRead || acl.Operation == kmsg.ACLOperationDescribe)
+	case owner == "":
+		return false
+	case acl.Principal == principal(owner):
+		return acl.Operation == kmsg.ACLOperationRead || acl.Operation == kmsg.ACLOperationDescribe || acl.Operation == kmsg.ACLOperationDelete
+	default: // a key of the owner's
+		return strings.HasPrefix(acl.Principal, principal(owner)+".") && acl.Operation == kmsg.ACLOperationRead
+	}
+}
+
+// newGroup returns which group gets the committed offsets of an earlier group in a topic:
+// one of who claimed the group, or else of the topic's owner.
+func (s *Service) newGroup(owners map[string]string) func(group, topic string) string {
+	return func(group, topic string) string {
+		if strings.HasPrefix(group, kafka.UserGroups) || strings.HasPrefix(group, kafka.DeniedGroups) {
+			return ""
+		}
+		owner := owners[group]
+		if owner == "" {
+			owner = s.ledger.topic(topic).owner
+		}
+		if owner == "" {
+			return ""
+		}
+		return kafka.UserGroups + owner + "." + group
+	}
+}
+
+// groupOwners returns who claimed a group, by its ID.
+func (s *state) groupOwners() map[string]string {
+	owners := make(map[string]string, len(s.groups))
+	for name, g := range s.groups {
+		owners[name] = g.owner
+	}
+	return owners
+}
+
+// copyOffsets copies committed offsets to other groups: to says which one gets those of a
+// group in a topic, or "" for none. A partition in which the other group has committed
+// already is left as it is, so copying again does no harm.
+func copyOffsets(ctx context.Context, admin *kadm.Client, to func(group, topic string) string) error {
+	groups, err := admin.ListGroups(ctx)
+	if err != nil {
+		return fmt.Errorf("list groups: %w", err)
+	}
+	for _, group := range groups.Groups() {
+		offsets, err := admin.FetchOffsets(ctx, group)
+		if err != nil {
+			return fmt.Errorf("offsets of group %q: %w", group, err)
+		}
+		copies := map[string]kadm.Offsets{}
+		offsets.Each(func(o kadm.OffsetResponse) {
+			if target := to(group, o.Topic); target != "" && o.Err == nil && o.At >= 0 {
+				offsets := copies[target]
+				offsets.Add(o.Offset)
+				copies[target] = offsets
+			}
+		})
+		for target, offsets := range copies {
+			if err := addOffsets(ctx, admin, target, offsets); err != nil {
+				return fmt.Errorf("offsets of group %q: %w", target, err)
+			}
+		}
+	}
+	return nil
+}
+
+// addOffsets commits offsets for the partitions in which the group has committed none.
+func addOffsets(ctx context.Context, admin *kadm.Client, group string, offsets kadm.Offsets) error {
+	have, err := admin.FetchOffsets(ctx, group)
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return err
+	}
+	offsets.DeleteFunc(func(o kadm.Offset) bool {
+		committed, ok := have.Lookup(o.Topic, o.Partition)
+		return ok && committed.At >= 0
+	})
+	if len(offsets) == 0 {
+		return nil
+	}
+	return admin.CommitAllOffsets(ctx, group, offsets)
+}

@@ -1,0 +1,106 @@
+package claims
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// userGroups are the ACLs of the groups that the gateway names.
+var userGroups = []string{
+	"GROUP user. User:* * ALLOW DELETE",
+	"GROUP user. User:* * ALLOW DESCRIBE",
+	"GROUP user. User:* * ALLOW DESCRIBE_CONFIGS",
+	"GROUP user. User:* * ALLOW READ",
+}
+
+func TestGroups(t *testing.T) {
+	c := newCluster(t)
+	c.open()
+	if got := c.acls(kafka.GroupPrefix(kafka.UserGroups)); !slices.Equal(got, userGroups) {
+		t.Errorf("ACLs on the groups of all users = %q, want %q", got, userGroups)
+	}
+	if got := c.acls(kafka.GroupResource("*")); len(got) != 0 {
+		t.Errorf("ACLs on every group = %q, want none", got)
+	}
+}
+
+// TestGroupsOfEarlierVersions opens a cluster where groups were open to everybody, or
+// claimed. The ACLs of that go, those of an operator's stay, and who has claimed a group
+// or owns a topic goes on where the group was.
+func TestGroupsOfEarlierVersions(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	mustClaim(t, s, "weather") // ada's
+	if _, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "snow"}); err != nil {
+		t.Fatal(err)
+	}
+	old := newRecord(opClaimGroup, ben)
+	old.Group, old.Limit = "plots", 1000
+	text, err := json.Marshal(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.append(string(text))
+	s.Close()
+
+	allow := func(resource kafka.Resource, who string, operations ...kmsg.ACLOperation) {
+		c.setACLs(resource, kafka.Allow(resource, who, operations...)...)
+	}
+	allow(kafka.GroupResource("*"), "User:*", kmsg.ACLOperationRead, kmsg.ACLOperationDescribe)
+	allow(kafka.GroupResource("plots"), principal(ben), kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete)
+	allow(kafka.GroupResource("mirror"), "User:mirror", kmsg.ACLOperationRead)
+	admin := kadm.NewClient(c.client("admin"))
+	commit := func(group, topic string, at int64) {
+		t.Helper()
+		var offsets kadm.Offsets
+		offsets.AddOffset(topic, 0, at, -1)
+		if err := admin.CommitAllOffsets(t.Context(), group, offsets); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit("analysis", "weather", 7)
+	commit("analysis", "snow", 8)
+	commit("plots", "weather", 9)
+	c.createTopic("nobodys")
+	commit("gone", "nobodys", 10)
+	commit(kafka.UserGroups+ben+".analysis", "snow", 80) // since the gateway was upgraded
+
+	for range 2 { // again does no harm
+		c.open().Close()
+		for group, want := range map[string]map[string]int64{
+			ada + ".analysis": {"weather": 7},
+			ben + ".analysis": {"snow": 80},
+			ben + ".plots":    {"weather": 9},
+			ada + ".plots":    {},
+			ada + ".gone":     {},
+		} {
+			offsets, err := admin.FetchOffsets(t.Context(), kafka.UserGroups+group)
+			if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+				t.Fatal(err)
+			}
+			for _, topic := range []string{"weather", "snow", "nobodys"} {
+				at, ok := want[topic]
+				if got, has := offsets.Lookup(topic, 0); has != ok || got.At != at {
+					t.Errorf("group %s in %s is at %d (%v), want %d (%v)", group, topic, got.At, has, at, ok)
+				}
+			}
+		}
+	}
+	for resource, want := range map[kafka.Resource]int{
+		kafka.GroupResource("*"): 0, kafka.GroupResource("plots"): 0, kafka.GroupResource("mirror"): 1,
+		kafka.GroupPrefix(kafka.UserGroups): len(userGroups),
+	} {
+		if got := c.acls(resource); len(got) != want {
+			t.Errorf("ACLs of %v = %q, want %d", resource, got, want)
+		}
+	}
+}

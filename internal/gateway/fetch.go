@@ -1,0 +1,36 @@
+package gateway
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// refuseFetch answers a Fetch of a key that may not read. The broker itself would let the
+// key read topics that an operator has opened to everybody.
+func (c *conn) refuseFetch(ctx context.Context, size int, h header) error {
+	request, _, err := c.readRequest(size, h)
+	if err != nil {
+		return err
+	}
+	// The broker's answers to earlier requests come first.
+	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
+		return err
+	}
+	fetch := request.(*kmsg.FetchRequest)
+	answer := fetch.ResponseKind().(*kmsg.FetchResponse)
+	for _, t := range fetch.Topics {
+		topic := kmsg.NewFetchResponseTopic()
+		topic.Topic, topic.TopicID = t.Topic, t.TopicID
+		for _, p := range t.Partitions {
+			partition := kmsg.NewFetchResponseTopicPartition()
+			partition.Partition, partition.ErrorCode = p.Partition, kerr.TopicAuthorizationFailed.Code
+			partition.HighWatermark, partition.LastStableOffset, partition.LogStartOffset = -1, -1, -1
+			partition.RecordBatches = []byte{}
+			topic.Partitions = append(topic.Partitions, partition)
+		}
+		answer.Topics = append(answer.Topics, topic)
+	}
+	return c.respond(h.correlation, answer)
+}

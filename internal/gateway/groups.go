@@ -1,0 +1,349 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// Consumer groups are private to a subject. The gateway puts a prefix with the subject
+// before each group ID in a request, and takes it off in the answer. So everybody may
+// choose any ID, and nobody can name another's group.
+//
+// A key that may not read gets a prefix that the broker grants to nobody. The broker then
+// refuses each request that names a group, in the way of that request.
+
+const (
+	// maxGroupBytes bounds a group ID, so that it can be sent with the prefix. What is
+	// longer becomes the empty ID, which brokers refuse.
+	maxGroupBytes = 8 << 10
+
+	// smallGroupBytes is the size of a request or answer about groups that needs no budget.
+	smallGroupBytes = 64 << 10
+
+	maxGroupAnswerBytes = 64 << 20
+)
+
+// ownGroups is the prefix of a caller's groups at the broker.
+type ownGroups string
+
+func groupsOf(id Identity) ownGroups {
+	if !id.Read {
+		return ownGroups(kafka.DeniedGroups + id.Subject + ".")
+	}
+	return ownGroups(kafka.UserGroups + id.Subject + ".")
+}
+
+// add makes the ID of a client's the one at the broker.
+func (own ownGroups) add(group *string) {
+	switch {
+	case len(*group) > maxGroupBytes:
+		*group = ""
+	case *group != "":
+		*group = string(own) + *group
+	}
+}
+
+func (own ownGroups) addAll(groups []string) {
+	for i := range groups {
+		own.add(&groups[i])
+	}
+}
+
+// strip makes an ID at the broker the client's.
+func (own ownGroups) strip(group *string) { *group = strings.TrimPrefix(*group, string(own)) }
+
+// has reports whether the broker's group is one of the caller's.
+func (own ownGroups) has(group string) bool { return strings.HasPrefix(group, string(own)) }
+
+// message has an error message name groups as the client does.
+func (own ownGroups) message(text **string) {
+	if *text != nil {
+		*text = kmsg.StringPtr(strings.ReplaceAll(**text, string(own), ""))
+	}
+}
+
+// Coordinators of other types are those of transactions, whose IDs are no group IDs.
+const (
+	groupCoordinator = 0
+	shareCoordinator = 2
+)
+
+// groupConfig is the type of a resource whose configuration is a group's (KIP-848).
+const groupConfig kmsg.ConfigResourceType = 32
+
+// request adds the prefix to all group IDs of a request, and reports whether it is one that
+// can name groups.
+func (own ownGroups) request(request kmsg.Request) bool {
+	switch q := request.(type) {
+	case *kmsg.OffsetCommitRequest:
+		own.add(&q.Group)
+	case *kmsg.OffsetFetchRequest:
+		own.add(&q.Group)
+		for i := range q.Groups {
+			own.add(&q.Groups[i].Group)
+		}
+	case *kmsg.FindCoordinatorRequest:
+		if q.CoordinatorType == groupCoordinator || q.CoordinatorType == shareCoordinator {
+			own.add(&q.CoordinatorKey)
+			own.addAll(q.CoordinatorKeys)
+		}
+	case *kmsg.JoinGroupRequest:
+		own.add(&q.Group)
+	case *kmsg.HeartbeatRequest:
+		own.add(&q.Group)
+	case *kmsg.LeaveGroupRequest:
+		own.add(&q.Group)
+	case *kmsg.SyncGroupRequest:
+		own.add(&q.Group)
+	case *kmsg.DescribeGroupsRequest:
+		own.addAll(q.Groups)
+	case *kmsg.ListGroupsRequest:
+	case *kmsg.AddOffsetsToTxnRequest:
+		own.add(&q.Group)
+	case *kmsg.TxnOffsetCommitRequest:
+		own.add(&q.Group)
+	case *kmsg.DescribeConfigsRequest:
+		for i := range q.Resources {
+			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
+		}
+	case *kmsg.AlterConfigsRequest:
+		for i := range q.Resources {
+			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
+		}
+	case *kmsg.IncrementalAlterConfigsRequest:
+		for i := range q.Resources {
+			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
+		}
+	case *kmsg.ListConfigResourcesRequest:
+	case *kmsg.DeleteGroupsRequest:
+		own.addAll(q.Groups)
+	case *kmsg.OffsetDeleteRequest:
+		own.add(&q.Group)
+	case *kmsg.ConsumerGroupHeartbeatRequest:
+		own.add(&q.Group)
+	case *kmsg.ConsumerGroupDescribeRequest:
+		own.addAll(q.Groups)
+	case *kmsg.ShareGroupHeartbeatRequest:
+		own.add(&q.GroupID)
+	case *kmsg.ShareGroupDescribeRequest:
+		own.addAll(q.GroupIDs)
+	case *kmsg.ShareFetchRequest:
+		own.addNullable(q.GroupID)
+	case *kmsg.ShareAcknowledgeRequest:
+		own.addNullable(q.GroupID)
+	case *kmsg.DescribeShareGroupOffsetsRequest:
+		for i := range q.Groups {
+			own.add(&q.Groups[i].GroupID)
+		}
+	case *kmsg.AlterShareGroupOffsetsRequest:
+		own.add(&q.GroupID)
+	case *kmsg.DeleteShareGroupOffsetsRequest:
+		own.add(&q.GroupID)
+	default:
+		return false
+	}
+	return true
+}
+
+func (own ownGroups) addNullable(group *string) {
+	if group != nil {
+		own.add(group)
+	}
+}
+
+func (own ownGroups) addConfig(of kmsg.ConfigResourceType, name *string) {
+	if of == groupConfig {
+		own.add(name)
+	}
+}
+
+func (own ownGroups) stripConfig(of kmsg.ConfigResourceType, name *string) {
+	if of == groupConfig {
+		own.strip(name)
+	}
+}
+
+// answer takes the prefix off all group IDs of an answer, leaves out the groups of others,
+// and reports whether it is one that can name groups.
+func (own ownGroups) answer(answer kmsg.Response) bool {
+	switch a := answer.(type) {
+	case *kmsg.OffsetFetchResponse:
+		for i := range a.Groups {
+			own.strip(&a.Groups[i].Group)
+		}
+	case *kmsg.FindCoordinatorResponse:
+		own.message(&a.ErrorMessage)
+		for i := range a.Coordinators {
+			own.strip(&a.Coordinators[i].Key)
+			own.message(&a.Coordinators[i].ErrorMessage)
+		}
+	case *kmsg.DescribeGroupsResponse:
+		for i := range a.Groups {
+			own.strip(&a.Groups[i].Group)
+			own.message(&a.Groups[i].ErrorMessage)
+		}
+	case *kmsg.ListGroupsResponse:
+		a.Groups = slices.DeleteFunc(a.Groups, func(g kmsg.ListGroupsResponseGroup) bool { return !own.has(g.Group) })
+		for i := range a.Groups {
+			own.strip(&a.Groups[i].Group)
+		}
+	case *kmsg.DescribeConfigsResponse:
+		for i := range a.Resources {
+			own.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName)
+			own.message(&a.Resources[i].ErrorMessage)
+		}
+	case *kmsg.AlterConfigsResponse:
+		for i := range a.Resources {
+			own.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName)
+			own.message(&a.Resources[i].ErrorMessage)
+		}
+	case *kmsg.IncrementalAlterConfigsResponse:
+		for i := range a.Resources {
+			own.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName)
+			own.message(&a.Resources[i].ErrorMessage)
+		}
+	case *kmsg.ListConfigResourcesResponse:
+		a.ConfigResources = slices.DeleteFunc(a.ConfigResources, func(c kmsg.ListConfigResourcesResponseConfigResource) bool {
+			return kmsg.ConfigResourceType(c.Type) == groupConfig && !own.has(c.Name)
+		})
+		for i := range a.ConfigResources {
+			own.stripConfig(kmsg.ConfigResourceType(a.ConfigResources[i].Type), &a.ConfigResources[i].Name)
+		}
+	case *kmsg.DeleteGroupsResponse:
+		for i := range a.Groups {
+			own.strip(&a.Groups[i].Group)
+			own.message(&a.Groups[i].ErrorMessage)
+		}
+	case *kmsg.ConsumerGroupHeartbeatResponse:
+		own.message(&a.ErrorMessage)
+	case *kmsg.ConsumerGroupDescribeResponse:
+		for i := range a.Groups {
+			own.strip(&a.Groups[i].Group)
+			own.message(&a.Groups[i].ErrorMessage)
+		}
+	case *kmsg.ShareGroupHeartbeatResponse:
+		own.message(&a.ErrorMessage)
+	case *kmsg.ShareGroupDescribeResponse:
+		for i := range a.Groups {
+			own.strip(&a.Groups[i].GroupID)
+			own.message(&a.Groups[i].ErrorMessage)
+		}
+	case *kmsg.ShareFetchResponse:
+		own.message(&a.ErrorMessage)
+	case *kmsg.ShareAcknowledgeResponse:
+		own.message(&a.ErrorMessage)
+	case *kmsg.DescribeShareGroupOffsetsResponse:
+		for i := range a.Groups {
+			own.strip(&a.Groups[i].GroupID)
+			own.message(&a.Groups[i].ErrorMessage)
+		}
+	case *kmsg.AlterShareGroupOffsetsResponse:
+		own.message(&a.ErrorMessage)
+	case *kmsg.DeleteShareGroupOffsetsResponse:
+		own.message(&a.ErrorMessage)
+	default:
+		return false
+	}
+	return true
+}
+
+// aboutGroups says which requests, and which answers, can name groups.
+var aboutGroups = sync.OnceValue(func() (about struct{ requests, answers map[int16]bool }) {
+	about.requests, about.answers = make(map[int16]bool), make(map[int16]bool)
+	for _, r := range requests {
+		about.requests[r.key] = ownGroups("").request(kmsg.RequestForKey(r.key))
+		about.answers[r.key] = ownGroups("").answer(kmsg.ResponseForKey(r.key))
+	}
+	return about
+})
+
+// relayGroupRequest passes on a request that can name groups, of size bytes.
+func (c *conn) relayGroupRequest(ctx context.Context, size int, h header) error {
+	free, err := c.pay(ctx, size, smallGroupBytes)
+	if err != nil {
+		return err
+	}
+	defer free()
+	request, head, err := c.readRequest(size, h)
+	if err != nil {
+		return err
+	}
+	c.groups.request(request)
+	frame := request.AppendTo(head)
+	binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))
+	_, err = c.upstream.Write(frame)
+	return err
+}
+
+// readRequest reads a request of size bytes that is laid out as it should be. head is what
+// stands before its body: size, header and client ID.
+func (c *conn) readRequest(size int, h header) (request kmsg.Request, head []byte, err error) {
+	var whole bytes.Buffer
+	if _, err := relayRequest(&whole, &c.in, 4+size, h, c.g.fetchLimit()); err != nil {
+		return nil, nil, err
+	}
+	frame := whole.Bytes()
+	_, w := parseRequest(frame[4:])
+	request = kmsg.RequestForKey(h.key)
+	request.SetVersion(h.version)
+	if err := request.ReadFrom(w.b); err != nil {
+		return nil, nil, frameError("%v: %v", h, err)
+	}
+	return request, slices.Clip(frame[:len(frame)-len(w.b)]), nil
+}
+
+// relayGroupAnswer passes on the answer to such a request, a frame of size bytes.
+func (c *conn) relayGroupAnswer(ctx context.Context, size int, p pending) error {
+	if size < 4 || size > maxGroupAnswerBytes {
+		return fmt.Errorf("the answer to %v has %d bytes", p.header, size)
+	}
+	free, err := c.pay(ctx, size, smallGroupBytes)
+	if err != nil {
+		return err
+	}
+	defer free()
+	c.out.discard(4)
+	frame, err := c.out.take(size)
+	if err != nil {
+		return err
+	}
+	request := kmsg.RequestForKey(p.key)
+	request.SetVersion(p.version)
+	answer, err := parseAnswer(request, frame[4:])
+	if err != nil {
+		return fmt.Errorf("the answer to %v: %w", p.header, err)
+	}
+	c.groups.answer(answer)
+	return c.respond(p.correlation, answer)
+}
+
+// pay takes what a frame costs that is held in memory as a whole; small ones are free.
+func (c *conn) pay(ctx context.Context, size, small int) (free func(), err error) {
+	if size <= small {
+		return func() {}, nil
+	}
+	budgets := []*semaphore.Weighted{c.account.large, c.g.requestBudget}
+	for i, budget := range budgets {
+		if err := budget.Acquire(ctx, int64(size)); err != nil {
+			for _, paid := range budgets[:i] {
+				paid.Release(int64(size))
+			}
+			return nil, err
+		}
+	}
+	return func() {
+		for _, paid := range budgets {
+			paid.Release(int64(size))
+		}
+	}, nil
+}

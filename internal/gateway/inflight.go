@@ -1,0 +1,72 @@
+package gateway
+
+import (
+	"slices"
+	"sync"
+)
+
+// maxInFlight bounds the requests of one connection that the broker has not answered.
+// Java's client has 5 in flight, and librdkafka's a few hundred at most.
+const maxInFlight = 1000
+
+// pending is a request that the broker has not answered yet.
+type pending struct {
+	header
+	answer chan<- []byte // of the gateway's own request; nil for a client's
+}
+
+// inFlight are the requests of one connection that the broker has not answered, the oldest
+// first. A broker answers in the order of the requests, so the gateway knows which request
+// an answer belongs to without trust in the client's correlation IDs.
+type inFlight struct {
+	mu     sync.Mutex // guards the fields below
+	queue  []pending
+	room   sync.Cond // signaled when there is room for another request
+	closed bool      // no more answers will come
+}
+
+func (f *inFlight) init() { f.room.L = &f.mu }
+
+// add notes a request that is about to be sent. It waits while there are too many, and
+// reports false if no answers will come any more.
+func (f *inFlight) add(p pending) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.queue) >= maxInFlight && !f.closed {
+		f.room.Wait()
+	}
+	if f.closed {
+		return false
+	}
+	f.queue = append(f.queue, p)
+	return true
+}
+
+// drop forgets the youngest request: the broker will not answer it.
+func (f *inFlight) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.queue = f.queue[:len(f.queue)-1]
+}
+
+// next returns the request that the broker's next answer belongs to. It reports false if
+// the broker has nothing to answer, or answers another request.
+func (f *inFlight) next(correlation int32) (pending, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.queue) == 0 || f.queue[0].correlation != correlation {
+		return pending{}, false
+	}
+	p := f.queue[0]
+	f.queue = slices.Delete(f.queue, 0, 1)
+	f.room.Signal()
+	return p, true
+}
+
+// close ends add.
+func (f *inFlight) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	f.room.Broadcast()
+}
