@@ -190,7 +190,7 @@ func (j javaTools) consumes(t *testing.T, topic, protocol string, count int) {
 	own := "kafka-consumer-groups --group " + topic + "-verifiable-" + protocol
 	j.works(t, own+" --delete-offsets --topic "+topic, "", `Request succeeded for deleting offsets`)
 	j.works(t, own+" --delete", "", `Deletion of requested consumer groups .*`+topic+`-verifiable-`+protocol+`.* was successful`)
-	j.refused(t, own+" --describe", `GroupIdNotFoundException: Group `+topic+`-verifiable-`+protocol+` not found`)
+	j.refused(t, own+" --describe", "GroupIdNotFoundException")
 }
 
 // describes asks for all that the owner of a topic may see, and tries the load tools.
@@ -213,7 +213,6 @@ func (j javaTools) describes(t *testing.T, topic, other string, count int) {
 
 	j.works(t, "kafka-configs --describe --entity-type topics --entity-name "+topic, "", `message\.timestamp\.type=LogAppendTime`)
 	j.works(t, "kafka-configs --describe --all --entity-type topics --entity-name "+topic, "", `max\.message\.bytes=\d+`, `segment\.bytes=\d+`)
-	j.works(t, "kafka-configs --describe --all --entity-type groups --entity-name "+topic+"-classic", "", `configs for group `+topic+`-classic are`)
 	j.works(t, "kafka-broker-api-versions", "", `Fetch\(1\).*usable: 1\d`, `ConsumerGroupHeartbeat\(68\).*usable: 1`)
 	j.works(t, "kafka-transactions describe-producers --partition 0 --topic "+topic, "", `ProducerId\s+ProducerEpoch`)
 	j.works(t, "kafka-verifiable-producer --max-messages 10 --topic "+topic, "", `"acked":10,`)
@@ -229,18 +228,17 @@ func (j javaTools) refuses(t *testing.T, topic, other string) {
 		t.Fatal(err)
 	}
 	for line, exception := range map[string]string{
-		"kafka-topics --create --topic " + unique(t):                                                                                    noTopic,
-		"kafka-topics --delete --topic " + topic:                                                                                        noTopic,
-		"kafka-topics --alter --partitions 3 --topic " + topic:                                                                          noTopic,
-		"kafka-configs --alter --add-config retention.ms=1000 --entity-type topics --entity-name " + topic:                              noTopic,
-		"kafka-delete-records --offset-json-file " + records:                                                                            noTopic,
-		"kafka-console-consumer --topic " + other + " --group " + topic:                                                                 noTopic,
-		"kafka-console-consumer --topic " + other + " --group " + topic + " --command-property group.protocol=consumer":                 noTopic,
-		"kafka-configs --alter --add-config consumer.session.timeout.ms=50000 --entity-type groups --entity-name " + topic + "-classic": noGroup,
-		"kafka-configs --describe --entity-type brokers --entity-default":                                                               noCluster,
-		"kafka-log-dirs --describe":                                                                                                     noCluster,
-		"kafka-acls --list":                                                                                                             noCluster,
-		"kafka-acls --add --allow-principal User:ada --operation Read --topic " + topic:                                                 noCluster,
+		"kafka-topics --create --topic " + unique(t):                                                                    noTopic,
+		"kafka-topics --delete --topic " + topic:                                                                        noTopic,
+		"kafka-topics --alter --partitions 3 --topic " + topic:                                                          noTopic,
+		"kafka-configs --alter --add-config retention.ms=1000 --entity-type topics --entity-name " + topic:              noTopic,
+		"kafka-delete-records --offset-json-file " + records:                                                            noTopic,
+		"kafka-console-consumer --topic " + other + " --group " + topic:                                                 noTopic,
+		"kafka-console-consumer --topic " + other + " --group " + topic + " --command-property group.protocol=consumer": noTopic,
+		"kafka-configs --describe --entity-type brokers --entity-default":                                               noCluster,
+		"kafka-log-dirs --describe":                                                                                     noCluster,
+		"kafka-acls --list":                                                                                             noCluster,
+		"kafka-acls --add --allow-principal User:ada --operation Read --topic " + topic:                                 noCluster,
 	} {
 		j.refused(t, line, exception)
 	}

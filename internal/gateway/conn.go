@@ -73,12 +73,12 @@ type conn struct {
 	// has begun; 0 if it has begun none. Only the goroutine that reads the client uses it.
 	allowance time.Duration
 
-	mu       sync.Mutex  // guards the fields below
-	shown    Credentials // at the last login; none before the first
-	expiry   time.Time   // of what was shown
-	closed   bool
-	idle     bool      // waits for a request
-	drainBy  time.Time // not zero: no more requests, and this is the limit
+	mu      sync.Mutex  // guards the fields below
+	shown   Credentials // at the last login; none before the first
+	expiry  time.Time   // of what was shown
+	closed  bool
+	idle    bool      // waits for a request
+	drainBy time.Time // not zero: no more requests, and this is the limit
 }
 
 func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {

@@ -9,8 +9,8 @@ import (
 
 // refuseFetch answers a Fetch of a key that may not read. The broker itself would let the
 // key read topics that an operator has opened to everybody.
-func (c *conn) refuseFetch(ctx context.Context, size int, h header) error {
-	request, _, err := c.readRequest(size, h)
+func (c *conn) refuseFetch(ctx context.Context, h header, frame []byte) error {
+	request, _, err := readRequest(h, frame)
 	if err != nil {
 		return err
 	}

@@ -123,8 +123,8 @@ type Config struct {
 	// Default: 4,000.
 	MaxConnectionsPerSubject int
 
-	// MaxRequestBytes bounds a produce request. All others are bounded by
-	// 1 MiB. Default: 100 MiB.
+	// MaxRequestBytes bounds a produce request, which may have batches of 1 MiB for
+	// several partitions. All others are bounded by 1 MiB. Default: 32 MiB.
 	MaxRequestBytes int
 
 	// MaxFetchBytes bounds what a fetch asks for: larger wishes are cut to it,
@@ -140,11 +140,12 @@ const (
 	maxSmallRequestBytes = 1 << 20   // of any request but produce
 	maxLoginBytes        = 512 << 10 // of any request before login, as in Apache Kafka
 
-	// Requests that are large for their kind share these, so that many of them
-	// at once cannot use up the memory.
+	// What is held in memory shares these, so that many requests or answers at once
+	// cannot use it up.
 	loginBudgetBytes   = 64 << 20
-	subjectBudgetBytes = 128 << 20
-	requestBudgetBytes = 1 << 30
+	subjectBudgetBytes = 64 << 20
+	requestBudgetBytes = 512 << 20
+	answerBudgetBytes  = 256 << 20
 )
 
 // setDefaults fills in what the caller left out, or says what cannot be.
@@ -179,7 +180,7 @@ func (cfg *Config) setDefaults() error {
 		{"MaxHalfOpen", &cfg.MaxHalfOpen, 2_000},
 		{"MaxHalfOpenPerAddress", &cfg.MaxHalfOpenPerAddress, 500},
 		{"MaxConnectionsPerSubject", &cfg.MaxConnectionsPerSubject, 4_000},
-		{"MaxRequestBytes", &cfg.MaxRequestBytes, 100 << 20},
+		{"MaxRequestBytes", &cfg.MaxRequestBytes, 32 << 20},
 		{"MaxFetchBytes", &cfg.MaxFetchBytes, 16 << 20},
 	} {
 		if *d.field == 0 {
@@ -189,8 +190,8 @@ func (cfg *Config) setDefaults() error {
 			return fmt.Errorf("gateway: %s is negative", d.name)
 		}
 	}
-	if cfg.MaxRequestBytes > subjectBudgetBytes {
-		return fmt.Errorf("gateway: MaxRequestBytes is more than %d", subjectBudgetBytes)
+	if cfg.MaxRequestBytes > subjectBudgetBytes-4 {
+		return fmt.Errorf("gateway: MaxRequestBytes is more than %d", subjectBudgetBytes-4)
 	}
 	if cfg.Diagnostics == nil {
 		cfg.Diagnostics = slog.New(slog.DiscardHandler)
@@ -206,6 +207,8 @@ type Gateway struct {
 
 	loginBudget   *semaphore.Weighted
 	requestBudget *semaphore.Weighted
+	answerBudget  *semaphore.Weighted
+	uploads       uploads
 
 	// What may happen a thousand times a second is not told as often.
 	rejectedOften, unavailableOften, brokerOften rate.Sometimes
@@ -222,6 +225,7 @@ func New(cfg Config) (*Gateway, error) {
 		limits:           newLimits(&cfg),
 		loginBudget:      semaphore.NewWeighted(loginBudgetBytes),
 		requestBudget:    semaphore.NewWeighted(requestBudgetBytes),
+		answerBudget:     semaphore.NewWeighted(answerBudgetBytes),
 		rejectedOften:    rate.Sometimes{Interval: often},
 		unavailableOften: rate.Sometimes{Interval: often},
 		brokerOften:      rate.Sometimes{Interval: often},

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
@@ -27,10 +25,10 @@ const (
 	// longer becomes the empty ID, which brokers refuse.
 	maxGroupBytes = 8 << 10
 
-	// smallGroupBytes is the size of a request or answer about groups that needs no budget.
-	smallGroupBytes = 64 << 10
+	// smallAnswerBytes is the size of an answer about groups that needs no budget.
+	smallAnswerBytes = 64 << 10
 
-	maxGroupAnswerBytes = 64 << 20
+	maxGroupAnswerBytes = 32 << 20
 )
 
 // ownGroups is the prefix of a caller's groups at the broker.
@@ -267,39 +265,28 @@ var aboutGroups = sync.OnceValue(func() (about struct{ requests, answers map[int
 	return about
 })
 
-// relayGroupRequest passes on a request that can name groups, of size bytes.
-func (c *conn) relayGroupRequest(ctx context.Context, size int, h header) error {
-	free, err := c.pay(ctx, size, smallGroupBytes)
+// renameGroups returns a request that can name groups as the broker is to have it.
+func (c *conn) renameGroups(h header, frame []byte) ([]byte, error) {
+	request, head, err := readRequest(h, frame)
 	if err != nil {
-		return err
-	}
-	defer free()
-	request, head, err := c.readRequest(size, h)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	c.groups.request(request)
-	frame := request.AppendTo(head)
+	frame = request.AppendTo(slices.Clip(head))
 	binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))
-	_, err = c.upstream.Write(frame)
-	return err
+	return frame, nil
 }
 
-// readRequest reads a request of size bytes that is laid out as it should be. head is what
-// stands before its body: size, header and client ID.
-func (c *conn) readRequest(size int, h header) (request kmsg.Request, head []byte, err error) {
-	var whole bytes.Buffer
-	if _, err := relayRequest(&whole, &c.in, 4+size, h, c.g.fetchLimit()); err != nil {
-		return nil, nil, err
-	}
-	frame := whole.Bytes()
+// readRequest reads a request that is laid out as it should be. head is what stands before
+// its body: size, header and client ID.
+func readRequest(h header, frame []byte) (request kmsg.Request, head []byte, err error) {
 	_, w := parseRequest(frame[4:])
 	request = kmsg.RequestForKey(h.key)
 	request.SetVersion(h.version)
 	if err := request.ReadFrom(w.b); err != nil {
 		return nil, nil, frameError("%v: %v", h, err)
 	}
-	return request, slices.Clip(frame[:len(frame)-len(w.b)]), nil
+	return request, frame[:len(frame)-len(w.b)], nil
 }
 
 // relayGroupAnswer passes on the answer to such a request, a frame of size bytes.
@@ -307,11 +294,13 @@ func (c *conn) relayGroupAnswer(ctx context.Context, size int, p pending) error 
 	if size < 4 || size > maxGroupAnswerBytes {
 		return fmt.Errorf("the answer to %v has %d bytes", p.header, size)
 	}
-	free, err := c.pay(ctx, size, smallGroupBytes)
-	if err != nil {
-		return err
+	if size > smallAnswerBytes {
+		repay, err := pay(ctx, size, c.account.answers, c.g.answerBudget)
+		if err != nil {
+			return err
+		}
+		defer repay()
 	}
-	defer free()
 	c.out.discard(4)
 	frame, err := c.out.take(size)
 	if err != nil {
@@ -325,25 +314,4 @@ func (c *conn) relayGroupAnswer(ctx context.Context, size int, p pending) error 
 	}
 	c.groups.answer(answer)
 	return c.respond(p.correlation, answer)
-}
-
-// pay takes what a frame costs that is held in memory as a whole; small ones are free.
-func (c *conn) pay(ctx context.Context, size, small int) (free func(), err error) {
-	if size <= small {
-		return func() {}, nil
-	}
-	budgets := []*semaphore.Weighted{c.account.large, c.g.requestBudget}
-	for i, budget := range budgets {
-		if err := budget.Acquire(ctx, int64(size)); err != nil {
-			for _, paid := range budgets[:i] {
-				paid.Release(int64(size))
-			}
-			return nil, err
-		}
-	}
-	return func() {
-		for _, paid := range budgets {
-			paid.Release(int64(size))
-		}
-	}, nil
 }

@@ -42,13 +42,6 @@ func (f *inFlight) add(p pending) bool {
 	return true
 }
 
-// drop forgets the youngest request: the broker will not answer it.
-func (f *inFlight) drop() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.queue = f.queue[:len(f.queue)-1]
-}
-
 // next returns the request that the broker's next answer belongs to. It reports false if
 // the broker has nothing to answer, or answers another request.
 func (f *inFlight) next(correlation int32) (pending, bool) {

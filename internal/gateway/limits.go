@@ -19,6 +19,7 @@ var (
 	errSubject     = errors.New("too many connections of one subject")
 	errFailures    = errors.New("too many refused logins from this address")
 	errBudget      = errors.New("too many large requests at once")
+	errSlowUpload  = errors.New("a request takes too long while others wait for its memory")
 )
 
 const (
@@ -58,9 +59,9 @@ func newLimits(cfg *Config) *limits {
 // account is what the connections of one subject have in common.
 type account struct {
 	connections int // guarded by limits.mu
-	// large is shared by the subject's large requests, so that one subject
-	// cannot take all that there is for everybody.
-	large *semaphore.Weighted
+	// requests and answers are shared by what is held in memory for the subject, so
+	// that one subject cannot take all that there is for everybody.
+	requests, answers *semaphore.Weighted
 }
 
 // addressOf is what a client's limits hang on: its IPv4 address, or its network
@@ -97,7 +98,7 @@ func (l *limits) signedIn(address netip.Addr, subject string) (*account, error) 
 	defer l.mu.Unlock()
 	a := l.bySubject[subject]
 	if a == nil {
-		a = &account{large: semaphore.NewWeighted(subjectBudgetBytes)}
+		a = &account{requests: semaphore.NewWeighted(subjectBudgetBytes), answers: semaphore.NewWeighted(subjectBudgetBytes)}
 		l.bySubject[subject] = a
 	}
 	if a.connections >= l.cfg.MaxConnectionsPerSubject {

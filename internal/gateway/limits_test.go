@@ -274,10 +274,10 @@ func TestSlowUploads(t *testing.T) {
 	// requests of one subject share.
 	t.Run("after a wait", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			f := startInMemory(t)
+			f := startInMemory(t, func(cfg *Config) { cfg.MaxRequestBytes = 60 << 20 })
 			f.tokens.issue("ada-token", ada, time.Hour)
 			first, second := f.login(t, "ada-token"), f.login(t, "ada-token")
-			first.send(sized(100<<20, flexHead(keyProduce, 9)))
+			first.send(sized(60<<20, flexHead(keyProduce, 9)))
 			synctest.Wait()
 			began := time.Now()
 			var ended time.Duration

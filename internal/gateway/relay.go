@@ -62,25 +62,39 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 	case h.key != keyProduce && size > maxSmallRequestBytes:
 		return frameError("%v of %d bytes", h, size)
 	}
-	if h.key == keyFetch && !c.reads {
-		return c.refuseFetch(ctx, size, h)
-	}
-	if !c.flight.add(pending{header: h}) {
-		return errBrokerGone
-	}
-	c.lastKey = h.key
-	if aboutGroups().requests[h.key] {
-		return c.relayGroupRequest(ctx, size, h)
-	}
-	free, err := c.pay(ctx, size, maxSmallRequestBytes)
+	frame, free, err := c.holdRequest(ctx, size)
 	if err != nil {
 		return err
 	}
 	defer free()
-	unanswered, err := relayRequest(c.upstream, &c.in, 4+size, h, c.g.fetchLimit())
-	if unanswered {
-		c.flight.drop()
+	if err := c.signInAgain(ctx); err != nil { // the request may have taken its time
+		return err
 	}
+	if !c.expiry.After(time.Now()) {
+		return errExpired
+	}
+	return c.sendRequest(ctx, h, frame)
+}
+
+// sendRequest passes a request on to the broker. frame is the whole of it, its size included.
+func (c *conn) sendRequest(ctx context.Context, h header, frame []byte) error {
+	unanswered, err := checkRequest(frame[4:], h, c.g.fetchLimit())
+	if err != nil {
+		return err
+	}
+	switch {
+	case h.key == keyFetch && !c.reads:
+		return c.refuseFetch(ctx, h, frame)
+	case aboutGroups().requests[h.key]:
+		if frame, err = c.renameGroups(h, frame); err != nil {
+			return err
+		}
+	}
+	if !unanswered && !c.flight.add(pending{header: h}) {
+		return errBrokerGone
+	}
+	c.lastKey = h.key
+	_, err = c.upstream.Write(frame)
 	return err
 }
 

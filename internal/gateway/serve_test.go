@@ -172,8 +172,12 @@ func TestStopWhileProducing(t *testing.T) {
 	f.tokens.issue("ada-token", ada, time.Hour)
 	client := f.client(t, "ada-token")
 	const events = 2000
+	// A client takes a first connection that breaks for one that wants TLS.
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("first")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
-	for i := range events {
+	for i := range events - 1 {
 		wg.Add(1)
 		client.Produce(t.Context(), &kgo.Record{Topic: "weather", Value: fmt.Append(nil, i)}, func(_ *kgo.Record, err error) {
 			defer wg.Done()
