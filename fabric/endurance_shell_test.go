@@ -36,6 +36,7 @@ func (e *endurance) shell(a *actor, at home, line func([]byte), args ...string) 
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
+	a.didAt.Store(time.Now().UnixNano()) // nobody has waited for this process yet
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}

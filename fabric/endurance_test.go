@@ -31,8 +31,14 @@ import (
 // The actors sleep to set their pace, and the troubles last for some time; nothing that is
 // checked depends on how long.
 
-// silence is for how long anybody may do nothing and say nothing.
-const silence = 30 * time.Second
+const (
+	// silence is for how long anybody may do nothing and say nothing.
+	silence = 30 * time.Second
+	// rejoining is for how long a group may keep a member waiting: a member that is gone
+	// has its partitions until its session ends, after 45 s, and the others have 20 s
+	// to join again.
+	rejoining = 65 * time.Second
+)
 
 // endurance is a run of all kinds of writers and readers at once, over a fabric to which
 // one thing after another happens.
@@ -114,8 +120,8 @@ func (a *actor) silent(now, well time.Time) time.Duration {
 	case said.After(did):
 		return max(0, now.Sub(said)-5*silence)
 	}
-	if a.mute { // a connection that died without a sign is noticed after 30 s, by a Consumer
-		return max(0, now.Sub(did)-silence)
+	if a.mute { // a Consumer that joins its group again has said so, and waits for the group
+		return max(0, now.Sub(did)-rejoining)
 	}
 	return now.Sub(did)
 }
@@ -678,7 +684,7 @@ func TestSilent(t *testing.T) {
 		"one that has said why long ago":    {did: time.Hour, said: 10 * silence, well: time.Hour, late: true},
 		"one with nothing to do":            {did: time.Hour, said: 2 * time.Hour, well: time.Hour, idle: true},
 		"a Consumer in trouble":             {mute: true, did: time.Hour, said: 2 * time.Hour},
-		"a Consumer long after the trouble": {mute: true, did: time.Hour, said: 2 * time.Hour, well: 2*silence + time.Second, late: true},
+		"a Consumer long after the trouble": {mute: true, did: time.Hour, said: 2 * time.Hour, well: rejoining + silence + time.Second, late: true},
 	} {
 		a := &actor{mute: test.mute}
 		a.didAt.Store(ago(test.did))

@@ -80,13 +80,14 @@ type stillness struct {
 	since    time.Time
 }
 
-// see returns why events wait, by the Logger's numbers now, or nil.
-func (s *stillness) see(now time.Time, stats diaspora.LoggerStats) error {
-	if stats.Err != nil {
-		return stats.Err
+// see returns why events wait, or nil: err, if the cluster cannot be reached, or that it has
+// answered nothing for a while. pending is the number of events that wait, and answered of
+// those whose fate is known.
+func (s *stillness) see(now time.Time, err error, pending, answered int64) error {
+	if err != nil {
+		return err
 	}
-	answered := stats.Acknowledged + stats.Failed
-	if stats.Pending == 0 || answered != s.answered || s.since.IsZero() {
+	if pending == 0 || answered != s.answered || s.since.IsZero() {
 		s.answered, s.since = answered, now
 		return nil
 	}

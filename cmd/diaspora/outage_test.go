@@ -37,7 +37,7 @@ func TestStillness(t *testing.T) {
 	} {
 		var s stillness
 		for _, step := range steps {
-			if got := s.see(start.Add(step.after), step.stats); got != step.want {
+			if got := s.see(start.Add(step.after), step.stats.Err, step.stats.Pending, step.stats.Acknowledged+step.stats.Failed); got != step.want {
 				t.Errorf("%s, after %v: %v, want %v", name, step.after, got, step.want)
 			}
 		}

@@ -363,7 +363,7 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 			defer p.mu.Unlock()
 			return fmt.Sprintf("the first %s of the input %s in the spool or sent; reading goes on when there is room", count(p.acknowledged, "event"), isOrAre(p.acknowledged))
 		})
-		w.see(stats.Spool.Why, func() string {
+		w.see(p.still.see(p.env.now(), stats.Spool.Why, stats.Spool.Events, stats.Acknowledged+stats.Failed), func() string {
 			return fmt.Sprintf("%s %s in the spool; nothing is lost", count(stats.Spool.Events, "event"), waits(uint64(stats.Spool.Events)))
 		})
 		return
@@ -375,7 +375,7 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 	if stats.Pending == 0 && stats.Err != nil {
 		return // nothing waits for the cluster
 	}
-	w.see(p.still.see(p.env.now(), stats), func() string {
+	w.see(p.still.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), func() string {
 		waiting := "1 event waits"
 		if stats.Pending > 1 {
 			waiting = fmt.Sprintf("%d events wait", stats.Pending)
