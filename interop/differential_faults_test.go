@@ -147,6 +147,10 @@ var faults = []fault{
 		commitStep{Version: 9, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}}, commitStep{Version: 9, Generation: 1, Offsets: []commitOffset{{Offset: 4, Epoch: noEpoch}}})},
 	{"sequences wrap at 2^31", sequence(
 		produceOne(batchStep{Records: 2, Sequence: "wrap"}), produceOne(batchStep{Records: 2, Sequence: "next"}), produceOne(batchStep{Records: 1, Sequence: "next"}), ends)},
+	{"a producer without an epoch has to keep to its sequence", sequence(
+		produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "zero"}), produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "again"}),
+		produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "gap"}), produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "gap"}),
+		produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "zero"}), produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "zero"}), ends, producersStep{})},
 	{"no truncation detection", sequence(records(3),
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 2, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: 5}}},
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 3, MaxBytes: 1 << 20, CurrentEpoch: 0, LastEpoch: 0}}},
