@@ -60,6 +60,16 @@ func produceOne(b batchStep) step {
 // records are n valid ones for partition 0 of topic 0.
 func records(n int) step { return produceOne(batchStep{Records: n, Size: 5, Producer: -1}) }
 
+// wholeRefused is a request with a batch that is refused, one of which records are named, one with a
+// defect that refuses the whole request, and a good one for no topic.
+func wholeRefused(version int16, defect string) step {
+	return produceStep{Version: version, Acks: -1, Batches: []batchStep{
+		{Records: 3, Producer: -1, Defect: "count 0"},
+		{Records: 3, Producer: -1, Defect: "attribute bit 3 (log append time)", Partition: 1},
+		{Records: 3, Producer: -1, Defect: defect, Topic: 1},
+		{Records: 3, Producer: -1, Topic: noTopic}}}
+}
+
 func odd(defect string) step { return hostile(defect, 0) }
 
 func fetchAll(from int64) step {
@@ -130,6 +140,8 @@ var faults = []fault{
 		produceOne(batchStep{Records: 3, Producer: -1, Codec: 1, Defect: "garbage for records"}), produceOne(batchStep{Records: 3, Producer: -1, Codec: 4, Defect: "compressed stream cut"}),
 		odd("codec 7"), ends)},
 	{"a batch with a wrong checksum", sequence(odd("checksum"), ends)},
+	{"a request that is refused as a whole tells of its other batches", sequence(records(1),
+		wholeRefused(9, "attribute bits 4 and 5 with a producer"), wholeRefused(9, "length negative"), wholeRefused(5, "codec 7"), wholeRefused(9, "codec 7"), ends)},
 	{"two batches for one partition", sequence(odd("two batches"), ends)},
 	{"a fetch is not bounded", sequence(repeat(60, produceOne(batchStep{Records: 1, Size: 1_000_000, Producer: -1})),
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: math.MaxInt32, SessionUse: "none",
