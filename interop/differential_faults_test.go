@@ -107,6 +107,9 @@ func withoutSubject(s step) step {
 // mayReadGroup lets the stranger read all groups of the run.
 var mayReadGroup = createACLsStep{Version: 3, ACLs: []acl{{Resource: 3, Name: "@", Pattern: 4, Principal: "User:" + stranger, Host: "*", Operation: 3, Permission: 3}}}
 
+// mayActForCluster gives the stranger ClusterAction.
+var mayActForCluster = createACLsStep{Version: 3, ACLs: []acl{{Resource: 4, Name: "kafka-cluster", Pattern: 3, Principal: "User:" + stranger, Host: "*", Operation: 9, Permission: 3}}}
+
 // A fault is one that an engine had, as the sequence of requests that shows it.
 type fault struct {
 	name  string
@@ -177,6 +180,11 @@ var faults = []fault{
 	{"others' committed offsets, for one who may read the group alone", sequence(
 		commitStep{Version: 8, Member: -1, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}}, mayReadGroup,
 		asStranger(offsetsStep{Version: 8, Groups: []int{0}, Topics: []int{0}}), asStranger(offsetsStep{Version: 8, Groups: []int{0}, All: true}))},
+	{"the coordinator of a share group is denied to nobody", sequence(
+		coordinatorStep{Version: 6, Type: 2, Groups: []int{0, 1}}, asStranger(coordinatorStep{Version: 6, Type: 2, Groups: []int{0, -1}}),
+		asStranger(coordinatorStep{Version: 6, Type: 2}), asStranger(coordinatorStep{Version: 5, Type: 2, Groups: []int{0}}),
+		asStranger(coordinatorStep{Version: 3, Type: 2, Groups: []int{0}}), asStranger(coordinatorStep{Version: 6, Type: 5, Groups: []int{0}}),
+		mayActForCluster, asStranger(coordinatorStep{Version: 6, Type: 2, Groups: []int{0}}))},
 	{"group configs are open to everybody", sequence(asStranger(groupConfigStep{}), asStranger(groupConfigStep{Change: true}))},
 	{"a KIP-848 join assigns what one may not describe", sequence(mayReadGroup,
 		asStranger(consumerStep{Version: 1, Epoch: "join", Topics: []int{0}}), describeConsumersStep{Version: 1})},

@@ -212,6 +212,37 @@ func TestOddVersions(t *testing.T) {
 	}
 }
 
+// TestNoShareCoordinator: only brokers may ask for the coordinator of a share group, and there is none.
+func TestNoShareCoordinator(t *testing.T) {
+	b := open(t, Config{})
+	find := func(as caller, kind int8, version int16) int16 {
+		request := kmsg.NewPtrFindCoordinatorRequest()
+		request.CoordinatorType, request.CoordinatorKey, request.CoordinatorKeys = kind, "g", []string{"g"}
+		response := ask[*kmsg.FindCoordinatorResponse](t, b, as, request, version)
+		if version < 4 {
+			return response.ErrorCode
+		}
+		return response.Coordinators[0].ErrorCode
+	}
+	for _, test := range []struct {
+		as      caller
+		kind    int8
+		version int16
+		want    *kerr.Error
+	}{
+		{asAda, 2, 6, kerr.ClusterAuthorizationFailed}, {asAda, 2, 5, kerr.InvalidRequest}, {asAda, 2, 3, kerr.InvalidRequest}, {asAda, 5, 6, kerr.InvalidRequest},
+		{superUser, 2, 6, kerr.InvalidRequest}, {superUser, 5, 6, kerr.InvalidRequest},
+	} {
+		if got := find(test.as, test.kind, test.version); got != test.want.Code {
+			t.Errorf("FindCoordinator version %d of type %d as %s: code %d, want %v", test.version, test.kind, test.as.principal, got, test.want)
+		}
+	}
+	grant(t, b, kmsg.ACLResourceTypeCluster, clusterName, kmsg.ACLOperationClusterAction)
+	if got := find(asAda, 2, 6); got != kerr.InvalidRequest.Code {
+		t.Errorf("with ClusterAction: code %d", got)
+	}
+}
+
 // TestRefusedWithPartitions: refusals that have no place but the partitions.
 func TestRefusedWithPartitions(t *testing.T) {
 	b := open(t, Config{})
