@@ -77,7 +77,7 @@ type world struct {
 	knownIDs   map[string]string // member ID to name
 	hasACLs    bool
 	deleted    bool             // records
-	committed  map[string]bool  // groups that have, or had, committed offsets
+	committed  map[string]bool  // groups that have, or had, committed offsets, and were not deleted since
 	partitions map[string]int32 // how many partitions topics have
 }
 
