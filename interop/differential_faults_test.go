@@ -166,6 +166,16 @@ var faults = []fault{
 		produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "zero"}), produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "again"}),
 		produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "gap"}), produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "gap"}),
 		produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "zero"}), produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "zero"}), ends, producersStep{})},
+	{"a producer that begins anew is taken for another", sequence(
+		initProducerStep{Version: 4, Timeout: -1}, produceOne(batchStep{Records: 2, Sequence: "next"}), initProducerStep{Version: 4, Timeout: -1},
+		produceOne(batchStep{Records: 3, Sequence: "next"}), producersStep{}, fetchAll(0), initProducerStep{Version: 4, Timeout: -1}, producersStep{}, fetchAll(0))},
+	{"topics that there are not, by ID", sequence(
+		produceStep{Version: 13, Acks: -1, Apart: true, Batches: []batchStep{{Topic: 2, Records: 1, Producer: -1}, {Records: 1, Producer: -1}, {Topic: noTopic, Records: 2, Producer: -1}}},
+		fetchStep{Version: 13, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Topic: 2, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch},
+			{MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}, {Topic: noTopic, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}}},
+		metadataStep{Version: 12, Which: "IDs", Topics: []int{2, 0, noTopic}}, deleteTopicsStep{Version: 6, ByID: true, Topics: []int{2, noTopic}},
+		commitStep{Version: 10, Member: -1, Offsets: []commitOffset{{Topic: 2, Epoch: noEpoch}, {Topic: noTopic, Epoch: noEpoch}, {Offset: 3, Epoch: noEpoch}}},
+		offsetsStep{Version: 10, Groups: []int{0}, Topics: []int{2, 0, noTopic}})},
 	{"no truncation detection", sequence(records(3),
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 2, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: 5}}},
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 3, MaxBytes: 1 << 20, CurrentEpoch: 0, LastEpoch: 0}}},
