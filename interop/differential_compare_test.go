@@ -86,10 +86,8 @@ func relativeEpoch(w *world, v any) any {
 }
 
 func producerName(w *world, v any) any {
-	for i, p := range w.producers {
-		if p.id == v.(int64) {
-			return fmt.Sprintf("producer %d", i)
-		}
+	if name := w.producerIDs[v.(int64)]; name != "" {
+		return name
 	}
 	return v
 }

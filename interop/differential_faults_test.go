@@ -60,6 +60,16 @@ func produceOne(b batchStep) step {
 // records are n valid ones for partition 0 of topic 0.
 func records(n int) step { return produceOne(batchStep{Records: n, Size: 5, Producer: -1}) }
 
+// wholeRefused is a request with a batch that is refused, one of which records are named, one with a
+// defect that refuses the whole request, and a good one for no topic.
+func wholeRefused(version int16, defect string) step {
+	return produceStep{Version: version, Acks: -1, Batches: []batchStep{
+		{Records: 3, Producer: -1, Defect: "count 0"},
+		{Records: 3, Producer: -1, Defect: "attribute bit 3 (log append time)", Partition: 1},
+		{Records: 3, Producer: -1, Defect: defect, Topic: 1},
+		{Records: 3, Producer: -1, Topic: noTopic}}}
+}
+
 func odd(defect string) step { return hostile(defect, 0) }
 
 func fetchAll(from int64) step {
@@ -97,6 +107,9 @@ func withoutSubject(s step) step {
 // mayReadGroup lets the stranger read all groups of the run.
 var mayReadGroup = createACLsStep{Version: 3, ACLs: []acl{{Resource: 3, Name: "@", Pattern: 4, Principal: "User:" + stranger, Host: "*", Operation: 3, Permission: 3}}}
 
+// mayActForCluster gives the stranger ClusterAction.
+var mayActForCluster = createACLsStep{Version: 3, ACLs: []acl{{Resource: 4, Name: "kafka-cluster", Pattern: 3, Principal: "User:" + stranger, Host: "*", Operation: 9, Permission: 3}}}
+
 // A fault is one that an engine had, as the sequence of requests that shows it.
 type fault struct {
 	name  string
@@ -130,6 +143,8 @@ var faults = []fault{
 		produceOne(batchStep{Records: 3, Producer: -1, Codec: 1, Defect: "garbage for records"}), produceOne(batchStep{Records: 3, Producer: -1, Codec: 4, Defect: "compressed stream cut"}),
 		odd("codec 7"), ends)},
 	{"a batch with a wrong checksum", sequence(odd("checksum"), ends)},
+	{"a request that is refused as a whole tells of its other batches", sequence(records(1),
+		wholeRefused(9, "attribute bits 4 and 5 with a producer"), wholeRefused(9, "length negative"), wholeRefused(5, "codec 7"), wholeRefused(9, "codec 7"), ends)},
 	{"two batches for one partition", sequence(odd("two batches"), ends)},
 	{"a fetch is not bounded", sequence(repeat(60, produceOne(batchStep{Records: 1, Size: 1_000_000, Producer: -1})),
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: math.MaxInt32, SessionUse: "none",
@@ -147,6 +162,20 @@ var faults = []fault{
 		commitStep{Version: 9, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}}, commitStep{Version: 9, Generation: 1, Offsets: []commitOffset{{Offset: 4, Epoch: noEpoch}}})},
 	{"sequences wrap at 2^31", sequence(
 		produceOne(batchStep{Records: 2, Sequence: "wrap"}), produceOne(batchStep{Records: 2, Sequence: "next"}), produceOne(batchStep{Records: 1, Sequence: "next"}), ends)},
+	{"a producer without an epoch has to keep to its sequence", sequence(
+		produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "zero"}), produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "again"}),
+		produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "gap"}), produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "gap"}),
+		produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "zero"}), produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "zero"}), ends, producersStep{})},
+	{"a producer that begins anew is taken for another", sequence(
+		initProducerStep{Version: 4, Timeout: -1}, produceOne(batchStep{Records: 2, Sequence: "next"}), initProducerStep{Version: 4, Timeout: -1},
+		produceOne(batchStep{Records: 3, Sequence: "next"}), producersStep{}, fetchAll(0), initProducerStep{Version: 4, Timeout: -1}, producersStep{}, fetchAll(0))},
+	{"topics that there are not, by ID", sequence(
+		produceStep{Version: 13, Acks: -1, Apart: true, Batches: []batchStep{{Topic: 2, Records: 1, Producer: -1}, {Records: 1, Producer: -1}, {Topic: noTopic, Records: 2, Producer: -1}}},
+		fetchStep{Version: 13, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Topic: 2, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch},
+			{MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}, {Topic: noTopic, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}}},
+		metadataStep{Version: 12, Which: "IDs", Topics: []int{2, 0, noTopic}}, deleteTopicsStep{Version: 6, ByID: true, Topics: []int{2, noTopic}},
+		commitStep{Version: 10, Member: -1, Offsets: []commitOffset{{Topic: 2, Epoch: noEpoch}, {Topic: noTopic, Epoch: noEpoch}, {Offset: 3, Epoch: noEpoch}}},
+		offsetsStep{Version: 10, Groups: []int{0}, Topics: []int{2, 0, noTopic}})},
 	{"no truncation detection", sequence(records(3),
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 2, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: 5}}},
 		fetchStep{Version: 12, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{{Offset: 3, MaxBytes: 1 << 20, CurrentEpoch: 0, LastEpoch: 0}}},
@@ -161,6 +190,11 @@ var faults = []fault{
 	{"others' committed offsets, for one who may read the group alone", sequence(
 		commitStep{Version: 8, Member: -1, Offsets: []commitOffset{{Offset: 3, Epoch: noEpoch}}}, mayReadGroup,
 		asStranger(offsetsStep{Version: 8, Groups: []int{0}, Topics: []int{0}}), asStranger(offsetsStep{Version: 8, Groups: []int{0}, All: true}))},
+	{"the coordinator of a share group is denied to nobody", sequence(
+		coordinatorStep{Version: 6, Type: 2, Groups: []int{0, 1}}, asStranger(coordinatorStep{Version: 6, Type: 2, Groups: []int{0, -1}}),
+		asStranger(coordinatorStep{Version: 6, Type: 2}), asStranger(coordinatorStep{Version: 5, Type: 2, Groups: []int{0}}),
+		asStranger(coordinatorStep{Version: 3, Type: 2, Groups: []int{0}}), asStranger(coordinatorStep{Version: 6, Type: 5, Groups: []int{0}}),
+		mayActForCluster, asStranger(coordinatorStep{Version: 6, Type: 2, Groups: []int{0}}))},
 	{"group configs are open to everybody", sequence(asStranger(groupConfigStep{}), asStranger(groupConfigStep{Change: true}))},
 	{"a KIP-848 join assigns what one may not describe", sequence(mayReadGroup,
 		asStranger(consumerStep{Version: 1, Epoch: "join", Topics: []int{0}}), describeConsumersStep{Version: 1})},

@@ -130,7 +130,7 @@ func (s commitStep) request(w *world) kmsg.Request {
 		p := kmsg.NewOffsetCommitRequestTopicPartition()
 		p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = o.Partition, o.Offset, o.Epoch, w.orNull(o.Metadata)
 		if !w.committed[r.Group] && p.Metadata != nil {
-			// A group that is made for an offset which is refused then is listed by Kafka at some time later.
+			// See the designed difference "OffsetCommit: a new group of which no offset is taken".
 			p.Metadata = pointer((*p.Metadata)[:min(len(*p.Metadata), 10)])
 		}
 		topic := kmsg.NewOffsetCommitRequestTopic()
@@ -440,6 +440,14 @@ func (s deleteGroupsStep) request(w *world) kmsg.Request {
 		r.Groups = append(r.Groups, w.group(g))
 	}
 	return r
+}
+
+func (s deleteGroupsStep) learn(w *world, _ kmsg.Request, response kmsg.Response) {
+	for _, g := range response.(*kmsg.DeleteGroupsResponse).Groups {
+		if g.ErrorCode == 0 {
+			delete(w.committed, g.Group)
+		}
+	}
 }
 
 // consumerStep is a heartbeat of KIP-848, in group 0. Members have the same IDs on both sides.

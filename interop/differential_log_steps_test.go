@@ -429,7 +429,7 @@ func (s initProducerStep) request(w *world) kmsg.Request {
 
 func (s initProducerStep) learn(w *world, _ kmsg.Request, response kmsg.Response) {
 	if r := response.(*kmsg.InitProducerIDResponse); r.ErrorCode == 0 {
-		w.producers[s.Producer] = producerState{r.ProducerID, r.ProducerEpoch}
+		w.isProducer(s.Producer, r.ProducerID, r.ProducerEpoch)
 		for key := range w.next {
 			if key.producer == s.Producer {
 				delete(w.next, key)

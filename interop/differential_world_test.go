@@ -65,20 +65,22 @@ type world struct {
 	conns    map[connectionName]*wire
 	offer    map[int16][2]int16 // the versions that both engines take
 
-	firstEpoch int32 // the leader epoch at the beginning of the run,
-	lastEpoch  int32 // and now
-	topicIDs   map[string][16]byte
-	producers  []producerState
-	next       map[sequenceKey]int32
-	sessions   []sessionState
-	times      []int64 // when batches arrived, by the answers
-	ends       map[partitionName]int64
-	members    map[string]*memberState
-	knownIDs   map[string]string // member ID to name
-	hasACLs    bool
-	deleted    bool             // records
-	committed  map[string]bool  // groups that have, or had, committed offsets
-	partitions map[string]int32 // how many partitions topics have
+	firstEpoch  int32 // the leader epoch at the beginning of the run,
+	lastEpoch   int32 // and now
+	topicIDs    map[string][16]byte
+	unknownIDs  map[[16]byte]string // that no topic has, and the names that they were made for
+	producers   []producerState
+	producerIDs map[int64]string // which producer has or had an ID
+	next        map[sequenceKey]int32
+	sessions    []sessionState
+	times       []int64 // when batches arrived, by the answers
+	ends        map[partitionName]int64
+	members     map[string]*memberState
+	knownIDs    map[string]string // member ID to name
+	hasACLs     bool
+	deleted     bool             // records
+	committed   map[string]bool  // groups that have, or had, committed offsets, and were not deleted since
+	partitions  map[string]int32 // how many partitions topics have
 }
 
 type partitionName struct {
@@ -100,12 +102,28 @@ type sessionState struct{ id, epoch int32 }
 
 func newWorld(s side, run string, offer map[int16][2]int16) *world {
 	w := &world{side: s, run: run, stranger: subjectOf(run), offer: offer, firstEpoch: s.epoch(), lastEpoch: s.epoch(),
-		conns: map[connectionName]*wire{}, topicIDs: map[string][16]byte{}, next: map[sequenceKey]int32{},
+		conns: map[connectionName]*wire{}, topicIDs: map[string][16]byte{}, unknownIDs: map[[16]byte]string{}, next: map[sequenceKey]int32{}, producerIDs: map[int64]string{},
 		sessions: make([]sessionState, 2), ends: map[partitionName]int64{}, members: map[string]*memberState{}, knownIDs: map[string]string{}, committed: map[string]bool{}, partitions: map[string]int32{}}
 	for i := range 3 {
-		w.producers = append(w.producers, producerState{id: strangeProducer + 1 + int64(i)})
+		w.producers = append(w.producers, producerState{})
+		w.isProducer(i, strangeProducer+1+int64(i), 0)
 	}
 	return w
+}
+
+// isProducer gives a producer an ID, and the ID a name: the producer's, and which of its IDs it is.
+func (w *world) isProducer(i int, id int64, epoch int16) {
+	w.producers[i] = producerState{id, epoch}
+	if w.producerIDs[id] != "" {
+		return
+	}
+	n := 0
+	for _, name := range w.producerIDs {
+		if strings.HasPrefix(name, fmt.Sprintf("producer %d#", i)) {
+			n++
+		}
+	}
+	w.producerIDs[id] = fmt.Sprintf("producer %d#%d", i, n)
 }
 
 // subjectOf makes a subject, which is a UUID, from the name of a run.
@@ -143,12 +161,15 @@ const noTopic = 9
 
 func (w *world) group(i int) string { return fmt.Sprintf("%s-g%d", w.run, i) }
 
-// topicID returns the ID that the topic has or had last, or one that no topic has.
+// topicID returns the ID that the topic has or had last, or one that no topic has: each name has another.
 func (w *world) topicID(name string) [16]byte {
 	if id, ok := w.topicIDs[name]; ok {
 		return id
 	}
-	return [16]byte{1: 1, 15: 1}
+	sum := sha256.Sum256([]byte(w.withoutRun(name)))
+	id := [16]byte(sum[:])
+	w.unknownIDs[id] = name
+	return id
 }
 
 func (w *world) topicOf(id [16]byte) string {
@@ -160,8 +181,8 @@ func (w *world) topicOf(id [16]byte) string {
 			return w.withoutRun(name)
 		}
 	}
-	if id == w.topicID("") {
-		return "unknown ID"
+	if name, ok := w.unknownIDs[id]; ok {
+		return "unknown ID for " + w.withoutRun(name)
 	}
 	return "an ID"
 }

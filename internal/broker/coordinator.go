@@ -296,6 +296,9 @@ func (b *Broker) findCoordinator(r *request, req *kmsg.FindCoordinatorRequest) (
 const (
 	groupCoordinator       = 0
 	transactionCoordinator = 1
+	shareCoordinator       = 2 // since version 6
+
+	firstWithShare = 6
 )
 
 func (b *Broker) coordinatorOf(r *request, kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
@@ -304,6 +307,8 @@ func (b *Broker) coordinatorOf(r *request, kind int8, key string) kmsg.FindCoord
 	switch {
 	case kind == transactionCoordinator:
 		found.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
+	case kind == shareCoordinator && r.GetVersion() >= firstWithShare && b.mayCluster(r, kmsg.ACLOperationClusterAction) != nil:
+		found.ErrorCode = kerr.ClusterAuthorizationFailed.Code
 	case kind != groupCoordinator:
 		found.ErrorCode = kerr.InvalidRequest.Code
 	case !b.mayGroup(r, kmsg.ACLOperationDescribe, key):

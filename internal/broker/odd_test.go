@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -64,6 +65,50 @@ func TestOddProduce(t *testing.T) {
 				}
 				if topic.Topic == "a" && got.LogStartOffset != test.start {
 					t.Errorf("LogStartOffset = %d, want %d", got.LogStartOffset, test.start)
+				}
+			}
+		})
+	}
+}
+
+// TestWholeRequestRefused: where a batch rejects the whole request, nothing in the answer is about
+// what was found before in another batch.
+func TestWholeRequestRefused(t *testing.T) {
+	b := open(t, Config{})
+	create(t, b, superUser, newTopic("a", 3))
+	stamped := newBatch(batch.None, nobody, "x")
+	stamped[22] |= 1 << 3 // log append time, which names the records at fault
+	binary.BigEndian.PutUint32(stamped[17:], checksum(stamped[21:]))
+	empty := newBatch(batch.None, nobody, "x")
+	empty[23+3], empty[57+3] = 5, 0 // record count 0
+	binary.BigEndian.PutUint32(empty[17:], checksum(empty[21:]))
+	transactional := newBatch(batch.None, nobody, "x")
+	transactional[22] |= 1 << 4
+	short := newBatch(batch.None, nobody, "x")
+	binary.BigEndian.PutUint32(short[8:], 3)
+	truncated := newBatch(batch.None, nobody, "x")[:40]
+	binary.BigEndian.PutUint32(truncated[8:], 40-12)
+	for name, whole := range map[string]struct {
+		batch []byte
+		code  *kerr.Error
+	}{
+		"a transaction":      {transactional, kerr.TransactionalIDAuthorizationFailed},
+		"a length":           {short, kerr.CorruptMessage},
+		"a header cut short": {truncated, kerr.UnknownServerError},
+	} {
+		t.Run(name, func(t *testing.T) {
+			request := kmsg.NewPtrProduceRequest()
+			request.Acks = -1
+			topic := kmsg.NewProduceRequestTopic()
+			topic.Topic = "a"
+			for i, records := range [][]byte{stamped, empty, whole.batch} {
+				topic.Partitions = append(topic.Partitions, kmsg.ProduceRequestTopicPartition{Partition: int32(i), Records: records})
+			}
+			request.Topics = append(request.Topics, topic)
+			for _, got := range ask[*kmsg.ProduceResponse](t, b, superUser, request, 12).Topics[0].Partitions {
+				if got.ErrorCode != whole.code.Code || got.LogStartOffset != -1 || len(got.ErrorRecords) > 0 {
+					t.Errorf("partition %d: code %d, LogStartOffset %d, records %v, want code %d, -1 and none",
+						got.Partition, got.ErrorCode, got.LogStartOffset, got.ErrorRecords, whole.code.Code)
 				}
 			}
 		})
@@ -164,6 +209,37 @@ func TestOddVersions(t *testing.T) {
 		if got := ask[*kmsg.ApiVersionsResponse](t, b, superUser, request); got.ErrorCode != test.want || (got.ErrorCode == 0) != (len(got.ApiKeys) > 0) {
 			t.Errorf("ApiVersions from %q %q: code %d with %d keys, want code %d", test.name, test.version, got.ErrorCode, len(got.ApiKeys), test.want)
 		}
+	}
+}
+
+// TestNoShareCoordinator: only brokers may ask for the coordinator of a share group, and there is none.
+func TestNoShareCoordinator(t *testing.T) {
+	b := open(t, Config{})
+	find := func(as caller, kind int8, version int16) int16 {
+		request := kmsg.NewPtrFindCoordinatorRequest()
+		request.CoordinatorType, request.CoordinatorKey, request.CoordinatorKeys = kind, "g", []string{"g"}
+		response := ask[*kmsg.FindCoordinatorResponse](t, b, as, request, version)
+		if version < 4 {
+			return response.ErrorCode
+		}
+		return response.Coordinators[0].ErrorCode
+	}
+	for _, test := range []struct {
+		as      caller
+		kind    int8
+		version int16
+		want    *kerr.Error
+	}{
+		{asAda, 2, 6, kerr.ClusterAuthorizationFailed}, {asAda, 2, 5, kerr.InvalidRequest}, {asAda, 2, 3, kerr.InvalidRequest}, {asAda, 5, 6, kerr.InvalidRequest},
+		{superUser, 2, 6, kerr.InvalidRequest}, {superUser, 5, 6, kerr.InvalidRequest},
+	} {
+		if got := find(test.as, test.kind, test.version); got != test.want.Code {
+			t.Errorf("FindCoordinator version %d of type %d as %s: code %d, want %v", test.version, test.kind, test.as.principal, got, test.want)
+		}
+	}
+	grant(t, b, kmsg.ACLResourceTypeCluster, clusterName, kmsg.ACLOperationClusterAction)
+	if got := find(asAda, 2, 6); got != kerr.InvalidRequest.Code {
+		t.Errorf("with ClusterAction: code %d", got)
 	}
 }
 

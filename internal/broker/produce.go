@@ -27,6 +27,7 @@ func (b *Broker) produce(r *request) (kmsg.Response, error) {
 	failed := false
 	for _, c := range checked {
 		if fault != nil {
+			c.to.LogStartOffset, c.to.ErrorRecords = -1, nil // what was found before in this batch does not count
 			refuseBatch(c.to, fault)
 		}
 		failed = failed || c.to.ErrorCode != 0
@@ -90,8 +91,8 @@ func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *km
 			c := checkedBatch{topic: t, to: &to.Partitions[j]}
 			c.to.Default()
 			c.to.Partition, c.to.BaseOffset, c.to.LogAppendTime, c.to.LogStartOffset = from.Partitions[j].Partition, -1, -1, -1
-			if fault := b.checkBatch(r, req, &c, from.Partitions[j].Records, refusal); whole == nil {
-				whole = fault
+			if whole == nil {
+				whole = b.checkBatch(r, req, &c, from.Partitions[j].Records, refusal)
 			}
 			all = append(all, c)
 		}

@@ -31,6 +31,7 @@ type producers struct {
 const (
 	maxProducers = 16_384
 	maxSent      = 5 // Kafka's clients have at most five requests in flight
+	noEpoch      = -1
 )
 
 type producer struct {
@@ -54,7 +55,7 @@ type sent struct {
 // be appended. It follows Apache Kafka's ProducerAppendInfo.
 func (ps *producers) check(h batch.Header) (*sent, error) {
 	p := ps.byID[h.ProducerID]
-	if p == nil && h.ProducerEpoch < -1 { // -1 is what Apache Kafka assumes of an unknown producer
+	if p == nil && h.ProducerEpoch < noEpoch { // noEpoch is what Apache Kafka assumes of an unknown producer
 		return nil, fmt.Errorf("producer %d: epoch %d: %w", h.ProducerID, h.ProducerEpoch, kerr.InvalidProducerEpoch)
 	}
 	if p == nil {
@@ -64,7 +65,7 @@ func (ps *producers) check(h batch.Header) (*sent, error) {
 	case h.ProducerEpoch < p.epoch:
 		return nil, fmt.Errorf("producer %d: epoch %d after %d: %w", h.ProducerID, h.ProducerEpoch, p.epoch, kerr.InvalidProducerEpoch)
 	case h.ProducerEpoch > p.epoch:
-		if h.BaseSequence != 0 {
+		if h.BaseSequence != 0 && p.epoch != noEpoch {
 			return nil, fmt.Errorf("producer %d: new epoch %d begins with sequence %d: %w",
 				h.ProducerID, h.ProducerEpoch, h.BaseSequence, kerr.OutOfOrderSequenceNumber)
 		}
@@ -74,6 +75,9 @@ func (ps *producers) check(h batch.Header) (*sent, error) {
 		if s := p.at(i); s.sequence == h.LastSequence() && s.delta == h.LastOffsetDelta {
 			return s, nil
 		}
+	}
+	if p.epoch == noEpoch {
+		return nil, nil // as if the producer were unknown
 	}
 	if last := p.sent.sequence; h.BaseSequence != last+1 && !(last == math.MaxInt32 && h.BaseSequence == 0) {
 		return nil, fmt.Errorf("producer %d: sequence %d after %d: %w", h.ProducerID, h.BaseSequence, last, kerr.OutOfOrderSequenceNumber)

@@ -38,6 +38,12 @@ func TestProducerRules(t *testing.T) {
 		{"a third, which wraps within a batch", from{3, 0, wrapped}, 3, nil, -1},
 		{"it goes on", from{3, 0, 2}, 1, nil, -1},
 		{"and again", from{3, 0, wrapped}, 3, nil, 8},
+		{"without an epoch", from{4, -1, 5}, 2, nil, -1},
+		{"again without one, which is found", from{4, -1, 5}, 2, nil, 12},
+		{"without an epoch any number goes on", from{4, -1, 3}, 1, nil, -1},
+		{"the first epoch begins anywhere", from{4, 0, 9}, 1, nil, -1},
+		{"and numbers count from then on", from{4, 0, 11}, 1, kerr.OutOfOrderSequenceNumber, -1},
+		{"and the time without an epoch is over", from{4, -1, 10}, 1, kerr.InvalidProducerEpoch, -1},
 	}
 	var ps producers
 	next := int64(0)

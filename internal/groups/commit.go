@@ -163,11 +163,12 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 			s.add(t, p)
 		}
 	}
-	if err := s.store(); err != nil {
-		if made {
-			g.drop()
-		}
-		all(storeError(err))
+	failed := s.store()
+	if made && len(g.offsets) == 0 {
+		g.drop() // nothing was stored, so there would be no such group after a restart
+	}
+	if failed != nil {
+		all(storeError(failed))
 		return
 	}
 	n := 0

@@ -301,6 +301,31 @@ func TestOffsetDelete(t *testing.T) {
 	})
 }
 
+// TestRefusedCommitMakesNoGroup: a commit of which nothing is stored leaves nothing in memory either, so
+// that the groups are the same after a restart.
+func TestRefusedCommitMakesNoGroup(t *testing.T) {
+	inWorld(t, func(w *world) {
+		long := strings.Repeat("m", maxMetadata+1)
+		commit := func(group string, partitions ...int32) string {
+			req := commitRequest(8, group, commitTopic("t", 0, partitions...))
+			req.Topics[0].Partitions[0].Metadata = &long
+			return w.commitOne(req)
+		}
+		if got := commit("refused", 1); got != "t/1: 1=12; " {
+			t.Errorf("OffsetCommit = %s", got)
+		}
+		w.mustState("refused", "Dead")
+		if n := len(w.ListGroups(kmsg.NewPtrListGroupsRequest()).Groups); n > 0 {
+			t.Errorf("%d groups, want none", n)
+		}
+		commit("in part", 0, 1)
+		w.mustState("in part", "Empty")
+		w.want("commit", w.commitAlone("there", 1, 1), nil)
+		commit("there", 1)
+		w.mustState("there", "Empty")
+	})
+}
+
 // TestGroupWithoutOffsets: a group whose last offset was deleted stays until it is swept away, a restart
 // notwithstanding.
 func TestGroupWithoutOffsets(t *testing.T) {
