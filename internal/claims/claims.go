@@ -72,6 +72,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
@@ -495,8 +496,8 @@ func (s *Service) claimGroup(ctx context.Context, subject, name string) error {
 	return s.settleGroup(ctx, name)
 }
 
-// mayClaimGroup is to groups what mayClaim is to topics. A group that has ACLs
-// already but was not claimed is one that the cluster's operator has given away.
+// mayClaimGroup is to groups what mayClaim is to topics. A group that somebody is
+// allowed to use but nobody claimed is one that the cluster's operator has given away.
 func (s *Service) mayClaimGroup(ctx context.Context, r record) error {
 	acls, err := s.cluster.ResourceACLs(ctx, kafka.GroupResource(r.Group))
 	if err != nil {
@@ -506,7 +507,7 @@ func (s *Service) mayClaimGroup(ctx context.Context, r record) error {
 	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
 	}
-	if len(acls) > 0 {
+	if slices.ContainsFunc(acls, func(acl kafka.ACL) bool { return acl.Permission == kmsg.ACLPermissionTypeAllow }) {
 		return fmt.Errorf("%w: the cluster's operator has given it to somebody", diaspora.ErrConflict)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
@@ -253,6 +254,9 @@ func TestGroups(t *testing.T) {
 	if err := s.ClaimGroup(t.Context(), ben, "mirror"); !errors.Is(err, diaspora.ErrConflict) {
 		t.Errorf("ClaimGroup of the operator's = %v, want ErrConflict", err)
 	}
+	deny := kafka.Allow(kafka.GroupResource("second"), "User:"+ben, kmsg.ACLOperationRead)
+	deny[0].Permission = kmsg.ACLPermissionTypeDeny
+	c.setACLs(deny[0].Resource, deny...)
 	for _, group := range []string{"", "*", "_system", "a b", strings.Repeat("x", 250), "ä"} {
 		if err := s.ClaimGroup(t.Context(), ben, group); !errors.Is(err, diaspora.ErrInvalid) {
 			t.Errorf("ClaimGroup(%q) = %v, want ErrInvalid", group, err)

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
 
@@ -96,7 +98,7 @@ func (s *Service) carryOut(ctx context.Context, name string, t topic, acls []kaf
 	case releasing:
 		err = s.carryOutRelease(ctx, name, t)
 	default:
-		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil)
+		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.made)
 	}
 	return created, done, clusterError(err)
 }
@@ -112,7 +114,7 @@ func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls 
 		return err
 	})
 	work.Go(func() (err error) {
-		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls)
+		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls, s.made)
 		return err
 	})
 	err = work.Wait()
@@ -138,7 +140,7 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 	if s.ledger.topic(name) != t {
 		return nil
 	}
-	if hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil); err != nil || !hold {
+	if hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.made); err != nil || !hold {
 		return err
 	}
 	if exists {
@@ -164,7 +166,7 @@ func (s *Service) settleGroup(ctx context.Context, name string) error {
 		if err := s.ledger.sync(ctx); err != nil {
 			return false, err
 		}
-		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), s.groupView(name))
+		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(name), s.groupView(name), s.made)
 		return hold, clusterError(err)
 	})
 	if err != nil {
@@ -182,7 +184,7 @@ func (s *Service) groupView(name string) (acls []kafka.ACL) {
 // settleAnyGroup is to all consumer groups what settleGroup is to one.
 func (s *Service) settleAnyGroup(ctx context.Context) error {
 	err := again(ctx, func() (bool, error) {
-		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(anyGroup), s.anyGroupACLs(), principal("*"))
+		hold, err := s.cluster.SetACLs(ctx, kafka.GroupResource(anyGroup), s.anyGroupACLs(), s.made)
 		return hold, clusterError(err)
 	})
 	if err != nil {
@@ -193,9 +195,8 @@ func (s *Service) settleAnyGroup(ctx context.Context) error {
 
 // Reconcile makes the cluster agree with the whole ledger: it completes what was
 // begun, and mends topics and ACLs that were changed behind the service's back.
-// ACLs on topics that the cluster has and the ledger has never heard of are the
-// operator's, as are those on names that cannot be claimed, on prefixes, and on
-// groups that nobody claimed here.
+// It removes only ACLs that look like the service's own (see made), and only from
+// topics and groups that the ledger knows. All others are the operator's.
 func (s *Service) Reconcile(ctx context.Context) error {
 	// The cluster before the ledger: what it has now, the ledger then knows of.
 	topics, err := s.cluster.Topics(ctx)
@@ -250,18 +251,11 @@ func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[st
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
 			_, exists := topics[name]
-			if t.phase == releasing || t.phase == claimed && !exists || !sameACLs(acls[name], st.topicACLs(name, t)) {
+			if t.phase == releasing || t.phase == claimed && !exists || !st.agrees(acls[name], st.topicACLs(name, t)) {
 				names = append(names, name)
 			}
 			if t.phase == free && exists {
 				s.cfg.Diagnostics.Warn("the cluster has a topic that nobody claims", "topic", name)
-			}
-		}
-		for name := range acls {
-			_, known := st.topics[name]
-			_, exists := topics[name]
-			if !known && !exists && diaspora.ValidTopic(name) == nil {
-				names = append(names, name)
 			}
 		}
 	})
@@ -273,7 +267,7 @@ func (s *Service) unsettledGroups(acls map[string][]kafka.ACL) []string {
 	var names []string
 	s.ledger.read(func(st *state) {
 		for name, g := range st.groups {
-			if !sameACLs(acls[name], s.groupACLs(st, name, g)) {
+			if !st.agrees(acls[name], s.groupACLs(st, name, g)) {
 				names = append(names, name)
 			}
 		}
@@ -324,10 +318,16 @@ func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
 	return kafka.TopicSpec{Name: name, Partitions: t.partitions, Replicas: s.cfg.ReplicationFactor, Retention: retention}
 }
 
+// What the service lets owners do, and everybody with any group; keys may do less.
+var (
+	topicOperations    = []kmsg.ACLOperation{kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs}
+	groupOperations    = []kmsg.ACLOperation{kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete}
+	anyGroupOperations = []kmsg.ACLOperation{kmsg.ACLOperationRead, kmsg.ACLOperationDescribe}
+)
+
 // ownerACLs returns what the owner of a claimed topic may do with it.
 func ownerACLs(name, owner string) []kafka.ACL {
-	return kafka.Allow(kafka.TopicResource(name), principal(owner),
-		kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs)
+	return kafka.Allow(kafka.TopicResource(name), principal(owner), topicOperations...)
 }
 
 // anyGroup is how an ACL says every consumer group.
@@ -339,8 +339,7 @@ func (s *Service) groupACLs(st *state, name string, g group) []kafka.ACL {
 	if s.cfg.Groups != GroupsClaimed || g.owner == "" {
 		return nil
 	}
-	acls := kafka.Allow(kafka.GroupResource(name), principal(g.owner),
-		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete)
+	acls := kafka.Allow(kafka.GroupResource(name), principal(g.owner), groupOperations...)
 	for _, k := range st.restrictedKeys(g.owner) {
 		if k.Read {
 			acls = append(acls, kafka.Allow(kafka.GroupResource(name), principal(KeyPrincipal(k.AccessKey)), kmsg.ACLOperationRead)...)
@@ -354,13 +353,55 @@ func (s *Service) anyGroupACLs() []kafka.ACL {
 	if s.cfg.Groups != GroupsOpen {
 		return nil
 	}
-	return kafka.Allow(kafka.GroupResource(anyGroup), principal("*"),
-		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe)
+	return kafka.Allow(kafka.GroupResource(anyGroup), principal("*"), anyGroupOperations...)
 }
 
 func principal(subject string) string { return "User:" + subject }
 
-// sameACLs reports whether two lists have the same entries.
-func sameACLs(a, b []kafka.ACL) bool {
-	return len(a) == len(b) && !slices.ContainsFunc(a, func(acl kafka.ACL) bool { return !slices.Contains(b, acl) })
+// made reports whether an ACL looks like one that this service has made.
+func (s *Service) made(acl kafka.ACL) (made bool) {
+	s.ledger.read(func(st *state) { made = st.made(acl) })
+	return made
+}
+
+// made is what decides which ACLs the service may remove. DENY entries, entries for
+// one host, for other operations or for principals that are no subjects were made by
+// the operator: removing a DENY would give somebody back what the operator took away.
+func (s *state) made(acl kafka.ACL) bool {
+	if acl.Permission != kmsg.ACLPermissionTypeAllow || acl.Host != "*" {
+		return false
+	}
+	if acl.Resource == kafka.GroupResource(anyGroup) {
+		return acl.Principal == principal("*") && slices.Contains(anyGroupOperations, acl.Operation)
+	}
+	switch acl.Type {
+	case kmsg.ACLResourceTypeTopic:
+		return slices.Contains(topicOperations, acl.Operation) && s.isSubject(acl.Principal)
+	case kmsg.ACLResourceTypeGroup:
+		return slices.Contains(groupOperations, acl.Operation) && s.isSubject(acl.Principal)
+	}
+	return false
+}
+
+// isSubject reports whether a principal is a person or an access key. Subjects at
+// Globus are UUIDs, which tells them from the users that an operator creates; others
+// are known by what they claimed.
+func (s *state) isSubject(principal string) bool {
+	name, ok := strings.CutPrefix(principal, "User:")
+	if i := strings.LastIndexByte(name, '.'); i >= 0 && keyIDFault(name[i+1:]) == "" {
+		name = name[:i]
+	}
+	_, known := s.subjects[name]
+	return ok && (known || len(name) == 36 && uuid.Validate(name) == nil)
+}
+
+// agrees reports whether the ACLs that a topic or group has are those that it is to
+// have, as far as they are the service's.
+func (s *state) agrees(have, want []kafka.ACL) bool {
+	for _, acl := range want {
+		if !slices.Contains(have, acl) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(have, func(acl kafka.ACL) bool { return s.made(acl) && !slices.Contains(want, acl) })
 }

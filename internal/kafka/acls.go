@@ -51,11 +51,11 @@ func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, err
 	return describeACLs(ctx, a.client, resource.Type, &resource.Name)
 }
 
-// SetACLs makes want the ACLs of the resource, all of them and no others. If
-// principals are given, entries of others stay as they are. It reports whether
-// that holds on every broker already; if not, it has asked for the change, and
-// should be called again.
-func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, principals ...string) (hold bool, err error) {
+// SetACLs adds the ACLs of the resource that are missing, and deletes those of its
+// other ACLs that the caller has made; all others are the operator's, and stay. It
+// reports whether that holds on every broker already; if not, it has asked for the
+// change, and should be called again.
+func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, made func(ACL) bool) (hold bool, err error) {
 	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) ([]ACL, error) {
 		return describeACLs(ctx, b, resource.Type, &resource.Name)
 	})
@@ -64,8 +64,12 @@ func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, prin
 	}
 	var surplus, missing []ACL
 	for _, have := range views {
-		surplus = append(surplus, except(only(have, principals), want)...)
 		missing = append(missing, except(want, have)...)
+		for _, acl := range except(have, want) {
+			if made(acl) {
+				surplus = append(surplus, acl)
+			}
+		}
 	}
 	if len(surplus) == 0 && len(missing) == 0 {
 		return true, nil
@@ -74,14 +78,6 @@ func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, prin
 		return false, err
 	}
 	return false, a.createACLs(ctx, missing)
-}
-
-// only returns the entries of these principals, or all if there are none.
-func only(acls []ACL, principals []string) []ACL {
-	if len(principals) == 0 {
-		return acls
-	}
-	return slices.DeleteFunc(acls, func(acl ACL) bool { return !slices.Contains(principals, acl.Principal) })
 }
 
 // except returns the elements of a that are not in b.
