@@ -17,6 +17,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 var loginHelp = help{
@@ -231,7 +232,7 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 	login, err := s.client.Login(ctx, globus.LoginOptions{
 		Scopes:    []string{s.profile.Discovery.Globus.Scope},
 		In:        s.env.stdin,
-		Out:       s.env.stderr,
+		Out:       terminal.Writer{W: s.env.stderr},
 		NoBrowser: s.options.noBrowser,
 		Browser:   s.env.browser,
 		Getenv:    s.env.getenv,

@@ -14,7 +14,7 @@ from typing import Any, Callable, Mapping, Optional
 
 from ._errors import DiasporaError, LoginRequired
 from ._http import call, check_private, is_loopback, status_for
-from ._source import TokenSource, cache_file
+from ._source import WORD, TokenSource, cache_file
 from ._store import Token, TokenFile
 
 MAX_PROFILE_BYTES = 1 << 20
@@ -23,7 +23,7 @@ REFUSED_SECONDS = 60.0  # how long a fabric that takes no token at all is not sh
 LOOK_AGAIN_SECONDS = 300.0  # how often confluent-kafka asks for the token
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_BROKER = re.compile(r"[^\s/@]{1,290}:[0-9]{1,5}")
+_BROKER = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,290}:[0-9]{1,5}")
 
 
 class Fabric:
@@ -304,7 +304,7 @@ def _checked(discovery: Any) -> dict[str, Any]:
         raise bad
     if not all(isinstance(b, str) and _BROKER.fullmatch(b) for b in brokers) or not isinstance(discovery.get("ca", ""), str):
         raise bad
-    if not all(isinstance(globus.get(name), str) and globus[name] for name in ("issuer", "client_id", "resource_server")):
+    if not all(isinstance(globus.get(name), str) and WORD.fullmatch(globus[name]) for name in ("issuer", "client_id", "resource_server")):
         raise bad
     check_private(globus["issuer"], "issuer of Globus Auth")
     return discovery
