@@ -236,6 +236,7 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 		NoBrowser: s.options.noBrowser,
 		Browser:   s.env.browser,
 		Getenv:    s.env.getenv,
+		Address:   s.withTicket,
 		Message:   "Log in to Diaspora Streams at " + s.profile.URL,
 		Store:     s.store,
 	})
