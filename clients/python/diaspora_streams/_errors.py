@@ -16,7 +16,7 @@ class LoginRequired(DiasporaError):
 
 
 class InsecureFile(DiasporaError):
-    """Others may read or change a token file."""
+    """Others may read or change a token file, or change a profile."""
 
 
 class Unavailable(DiasporaError):
