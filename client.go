@@ -116,11 +116,17 @@ func (c *Client) hangUp() { c.http.CloseIdleConnections() }
 // Identity returns who the caller is to the fabric: whose the token is.
 func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 	var id globus.Identity
-	err := c.do(ctx, request{op: "ask who is signed in", method: http.MethodGet, path: "/v1/identity", again: true, out: &id})
-	if err == nil && id.Subject != "" {
+	err := c.do(ctx, request{
+		op: "ask who is signed in", method: http.MethodGet, path: "/v1/identity", again: true,
+		out: &id, fault: func() string { return identityFault(id) },
+	})
+	if err != nil {
+		return globus.Identity{}, err
+	}
+	if id.Subject != "" {
 		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Identity = id })
 	}
-	return id, err
+	return id, nil
 }
 
 // Claim makes the topic the caller's own, and returns once it works: the owner
@@ -134,8 +140,11 @@ func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 	}
 	var t Topic
 	// Claiming twice is claiming once, so a lost answer may be asked for again.
-	err := c.do(ctx, request{op: "claim", topic: claim.Name, method: http.MethodPost, path: "/v1/topics", in: claim, again: true, out: &t})
-	return t, err
+	err := c.do(ctx, request{
+		op: "claim", topic: claim.Name, method: http.MethodPost, path: "/v1/topics", in: claim, again: true,
+		out: &t, fault: func() string { return topicAnswerFault(t, claim.Name) },
+	})
+	return orZero(t, err)
 }
 
 // Release gives the topic up and deletes its events. It is [ErrNotFound] if there
@@ -150,8 +159,13 @@ func (c *Client) Release(ctx context.Context, name string) error {
 // Topics returns the caller's topics.
 func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
 	var list TopicList
-	err := c.do(ctx, request{op: "list topics", method: http.MethodGet, path: "/v1/topics", again: true, out: &list})
-	return list.Topics, err
+	err := c.do(ctx, request{
+		op: "list topics", method: http.MethodGet, path: "/v1/topics", again: true,
+		out: &list, fault: func() string {
+			return firstFault(list.Topics, func(t Topic) string { return topicAnswerFault(t, "") })
+		},
+	})
+	return orZero(list.Topics, err)
 }
 
 // Topic returns one topic of the caller's.
@@ -160,8 +174,11 @@ func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
 		return Topic{}, noTopic("show", name)
 	}
 	var t Topic
-	err := c.do(ctx, request{op: "show", topic: name, method: http.MethodGet, path: "/v1/topics/" + url.PathEscape(name), again: true, out: &t})
-	return t, err
+	err := c.do(ctx, request{
+		op: "show", topic: name, method: http.MethodGet, path: "/v1/topics/" + url.PathEscape(name), again: true,
+		out: &t, fault: func() string { return topicAnswerFault(t, name) },
+	})
+	return orZero(t, err)
 }
 
 // noTopic is the error for a name that would lead to another path of the endpoint.
@@ -174,22 +191,36 @@ func noTopic(op, name string) error {
 // there may be a key that nobody has the secret of: revoke it.
 func (c *Client) CreateKey(ctx context.Context, key AccessKeyRequest) (NewAccessKey, error) {
 	var created NewAccessKey
-	err := c.do(ctx, request{op: "create access key", method: http.MethodPost, path: "/v1/keys", in: key, out: &created})
-	return created, err
+	err := c.do(ctx, request{
+		op: "create access key", method: http.MethodPost, path: "/v1/keys", in: key,
+		out: &created, fault: func() string {
+			if !keySecret(created.Secret) {
+				return "the access key's secret is malformed"
+			}
+			return keyFault(created.AccessKey)
+		},
+	})
+	return orZero(created, err)
 }
 
 // Keys returns the access keys that the caller has, without their secrets.
 func (c *Client) Keys(ctx context.Context) ([]AccessKey, error) {
 	var list AccessKeyList
-	err := c.do(ctx, request{op: "list access keys", method: http.MethodGet, path: "/v1/keys", again: true, out: &list})
-	return list.Keys, err
+	err := c.do(ctx, request{
+		op: "list access keys", method: http.MethodGet, path: "/v1/keys", again: true,
+		out: &list, fault: func() string { return firstFault(list.Keys, keyFault) },
+	})
+	return orZero(list.Keys, err)
 }
 
 // Key returns one access key of the caller's, one that has ended included.
 func (c *Client) Key(ctx context.Context, id string) (AccessKey, error) {
 	var key AccessKey
-	err := c.do(ctx, request{op: "show access key", method: http.MethodGet, path: "/v1/keys/" + url.PathEscape(id), again: true, out: &key})
-	return key, err
+	err := c.do(ctx, request{
+		op: "show access key", method: http.MethodGet, path: "/v1/keys/" + url.PathEscape(id), again: true,
+		out: &key, fault: func() string { return keyFault(key) },
+	})
+	return orZero(key, err)
 }
 
 // RevokeKey ends an access key of the caller's: nobody can sign in with it any
@@ -218,11 +249,21 @@ type request struct {
 	op     string // what is attempted; with a topic, its verb
 	topic  string
 	method string
-	path   string // below the base URL, escaped
-	in     any    // the body, as JSON; nil for none
-	out    any    // where the answer goes; nil if it is not looked at
-	public bool   // no token is needed
-	again  bool   // idempotent: may be sent again
+	path   string        // below the base URL, escaped
+	in     any           // the body, as JSON; nil for none
+	out    any           // where the answer goes; nil if it is not looked at
+	fault  func() string // what is wrong with what is there then, or ""; nil for nothing
+	public bool          // no token is needed
+	again  bool          // idempotent: may be sent again
+}
+
+// orZero returns nothing with an error: what is in an answer that is not good goes nowhere.
+func orZero[T any](v T, err error) (T, error) {
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return v, nil
 }
 
 func (r request) wrap(err error) error {
@@ -308,7 +349,13 @@ func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err 
 	if r.out == nil {
 		return token, nil
 	}
-	if err := decodeAnswer(resp.Header.Get("Content-Type"), data, r.out); err != nil {
+	err = decodeAnswer(resp.Header.Get("Content-Type"), data, r.out)
+	if err == nil && r.fault != nil {
+		if what := r.fault(); what != "" {
+			err = errors.New(what)
+		}
+	}
+	if err != nil {
 		return token, r.wrap(&fault{
 			condition: ErrInvalid,
 			reason:    fmt.Sprintf("%s does not answer as an ACL endpoint does: %v", c.base, err),
@@ -371,7 +418,8 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 	condition := statusCondition(resp.StatusCode)
 	var p Problem
 	if err := decodeAnswer(resp.Header.Get("Content-Type"), data, &p); err == nil && (p.Detail != "" || p.Title != "") {
-		p.Detail, p.Title, p.Hint = clip(p.Detail), clip(p.Title), clip(p.Hint)
+		p.Detail, p.Title, p.Hint = tidy(clip(p.Detail)), tidy(clip(p.Title)), tidy(clip(p.Hint))
+		p.Type, p.Topic = tidy(clip(p.Type)), tidy(clip(p.Topic))
 		p.Status = resp.StatusCode
 		problem := &ProblemError{Problem: p, condition: condition}
 		hint := p.Hint

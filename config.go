@@ -272,7 +272,8 @@ func readBounded(name string, limit int64) ([]byte, error) {
 
 func validBroker(address string) error {
 	host, port, err := net.SplitHostPort(address)
-	if err != nil || host == "" || len(address) > 300 || strings.ContainsAny(address, " \t\r\n/@") {
+	other := func(r rune) bool { return !word(string(r)) && r != ':' && r != '%' } // the latter two are IPv6's
+	if err != nil || host == "" || len(address) > 300 || strings.ContainsFunc(host, other) {
 		return invalid("broker %q is not host:port", address)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
@@ -339,35 +340,6 @@ func (c Config) signedInAs() string {
 		text += " (" + c.origin + ")"
 	}
 	return text
-}
-
-// validate returns why the document of an ACL endpoint cannot be used.
-func (d *Discovery) validate() error {
-	bad := func(format string, args ...any) error {
-		return &fault{condition: ErrInvalid, reason: "the fabric's discovery document " + fmt.Sprintf(format, args...)}
-	}
-	switch {
-	case len(d.Brokers) == 0:
-		return bad("names no brokers")
-	case len(d.Brokers) > 1000:
-		return bad("names %d brokers", len(d.Brokers))
-	case d.Security != "tls" && d.Security != "plaintext":
-		return bad("has security %q, which is neither tls nor plaintext", clip(d.Security))
-	case d.MaxEventBytes < 0:
-		return bad("has a negative size limit")
-	}
-	for _, b := range d.Brokers {
-		if err := validBroker(b); err != nil {
-			return bad("names %q, which is not host:port", clip(b))
-		}
-	}
-	if issuer := d.Globus.Issuer; issuer != "" {
-		u, err := url.Parse(issuer)
-		if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())) {
-			return bad("has the issuer %q, which is not https", clip(issuer))
-		}
-	}
-	return nil
 }
 
 // clip bounds what a stranger has written before it goes into an error.

@@ -124,7 +124,7 @@ type fault struct {
 }
 
 func (f *fault) Error() string {
-	text := f.reason
+	text := tidy(f.reason) // it may quote what a server has said
 	if f.condition != nil {
 		text = f.condition.Error() + ": " + text
 	}

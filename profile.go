@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -29,7 +30,7 @@ type Profile struct {
 //	fabrics/HASH.json    what was learnt with credentials from the environment
 //	current              the name of the profile that is used by default
 //
-// Files are replaced as a whole. Its methods may be called concurrently.
+// Files are replaced as a whole. Those that others can change are refused. Its methods may be called concurrently.
 type Profiles struct{ dir string }
 
 const maxProfileBytes = 1 << 20
@@ -82,7 +83,7 @@ func (p *Profiles) Load(name string) (Profile, error) {
 	if err := ValidProfile(name); err != nil {
 		return Profile{}, err
 	}
-	data, err := readBounded(p.path(name), maxProfileBytes)
+	data, err := p.read(p.path(name), maxProfileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Profile{}, fmt.Errorf("profile %q: %w", name, &fault{
 			condition: ErrNotFound, reason: "nobody has logged in under this name", hint: `run "diaspora login URL --profile ` + name + `"`, cause: err,
@@ -97,6 +98,37 @@ func (p *Profiles) Load(name string) (Profile, error) {
 	}
 	profile.Name = name
 	return profile, nil
+}
+
+// read reads a file that says where tokens are sent. It must be one that nobody else can
+// change, nor put another in its place. That others may read it does no harm.
+func (p *Profiles) read(path string, limit int64) ([]byte, error) {
+	if err := p.mustBeOurs(path); err != nil {
+		return nil, err
+	}
+	return readBounded(path, limit)
+}
+
+func (p *Profiles) mustBeOurs(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil // modes say nothing there
+	}
+	for _, place := range []string{p.dir, filepath.Dir(path), path} {
+		info, err := os.Stat(place)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o022 != 0 {
+			return &fault{
+				reason: fmt.Sprintf("others may change %s (%v), which decides where tokens are sent", place, info.Mode().Perm()),
+				hint:   fmt.Sprintf(`check what is in it, then run "chmod go-w %s"`, place),
+			}
+		}
+	}
+	return nil
 }
 
 func parseProfile(data []byte) (Profile, error) {
@@ -120,6 +152,9 @@ func parseProfile(data []byte) (Profile, error) {
 func (p *Profiles) Save(profile Profile) error {
 	if err := ValidProfile(profile.Name); err != nil {
 		return err
+	}
+	if err := p.mustBeOurs(filepath.Dir(p.path(profile.Name))); err != nil {
+		return fmt.Errorf("save profile %q: %w", profile.Name, err)
 	}
 	data, err := json.MarshalIndent(profile, "", "  ")
 	if err != nil {
@@ -174,7 +209,7 @@ func (p *Profiles) Names() ([]string, error) {
 // Current returns the name of the profile that is used by default. The error is
 // [ErrNoProfile] if there is none.
 func (p *Profiles) Current() (string, error) {
-	data, err := readBounded(filepath.Join(p.dir, "current"), 1<<10)
+	data, err := p.read(filepath.Join(p.dir, "current"), 1<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", notConfigured(err)
 	}

@@ -167,6 +167,53 @@ func TestSaveRefuses(t *testing.T) {
 	}
 }
 
+// TestProfilesThatOthersCanChange are refused: they say where tokens are sent. Those that
+// others can only read are as good as ever.
+func TestProfilesThatOthersCanChange(t *testing.T) {
+	t.Parallel()
+	dir := saved(t, "local")
+	p := OpenProfiles(dir)
+	if err := p.Use("local"); err != nil {
+		t.Fatal(err)
+	}
+	use := func() error {
+		if name, err := p.Current(); err != nil {
+			return err
+		} else if _, err := p.Config(name); err != nil {
+			return err
+		}
+		_, err := ConfigFromEnv(getenv("DIASPORA_CONFIG_DIR", dir))
+		return err
+	}
+	for place, good := range map[string]os.FileMode{"current": 0o600, "profiles/local.json": 0o600, "profiles": 0o700, ".": 0o700} {
+		path := filepath.Join(dir, place)
+		for extra := os.FileMode(0); extra <= 0o077; extra++ {
+			if err := os.Chmod(path, good|extra); err != nil {
+				t.Fatal(err)
+			}
+			err := use()
+			if wanted := extra&0o022 == 0; (err == nil) != wanted {
+				t.Errorf("%s with mode %v: %v, want it used: %v", place, good|extra, err, wanted)
+			} else if err != nil && Hint(err) != fmt.Sprintf(`check what is in it, then run "chmod go-w %s"`, path) {
+				t.Errorf("%s with mode %v: %v, with the hint %q", place, good|extra, err, Hint(err))
+			}
+		}
+		if err := os.Chmod(path, good); err != nil {
+			t.Fatal(err)
+		}
+	}
+	profile, err := p.Load("local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "profiles"), 0o770); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Save(profile); err == nil {
+		t.Error("Save wrote into a folder that others can change")
+	}
+}
+
 func TestValidProfile(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]bool{

@@ -93,6 +93,7 @@ type Fabric struct {
 	discovery diaspora.Discovery
 	url       string
 	globus    *globusdev.Server
+	secret    globus.Secret  // of the local Globus Auth
 	people    *globus.Client // whom people log in through
 	kafka     *kafkaCluster  // nil with the embedded broker
 	broker    *broker.Broker // nil with an Apache Kafka
@@ -218,8 +219,10 @@ func (f *Fabric) listenForKafka() error {
 // startGlobus starts the local Globus Auth, and returns what asks it about tokens.
 func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
 	var err error
+	f.secret = globusdev.NewSecret()
 	f.globus, err = globusdev.Open(globusdev.Config{
 		Issuer:              f.GlobusURL(),
+		Secret:              f.secret,
 		Dir:                 f.below("globus"),
 		Seed:                globusdev.DefaultSeed(f.cfg.Username),
 		AccessTokenLifetime: f.cfg.AccessTokenLifetime,
@@ -344,6 +347,11 @@ func (f *Fabric) Discovery() diaspora.Discovery { return f.discovery }
 // advance its clock and make its answers fail.
 func (f *Fabric) Globus() *globusdev.Server { return f.globus }
 
+// GlobusSecret returns what the local Globus Auth wants to see of whoever logs in, or uses its
+// controls over HTTP; each start makes another. Without it, other users of
+// the machine could be anybody, since they can connect. Login and As need not be told.
+func (f *Fabric) GlobusSecret() globus.Secret { return f.secret }
+
 // StopGlobus takes the local Globus Auth off its port, as in an outage, until
 // [Fabric.StartGlobus].
 func (f *Fabric) StopGlobus() error { return f.auth.stop() }
@@ -382,7 +390,7 @@ func (f *Fabric) AdminOpts() ([]kgo.Opt, error) {
 // Login logs somebody whom the local Globus Auth knows in, with a browser that
 // picks the username by itself. All else is as in any login.
 func (f *Fabric) Login(ctx context.Context, username string) (*globus.Login, error) {
-	return login(ctx, f.people, username)
+	return login(ctx, f.people, f.secret, username)
 }
 
 // As logs username in and returns the configuration of a client that is them.

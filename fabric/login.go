@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
@@ -13,13 +14,14 @@ import (
 
 // login logs username in at a local Globus Auth. The browser that it brings
 // names who is logging in, rather than asking, and follows the redirects back.
-func login(ctx context.Context, client *globus.Client, username string) (*globus.Login, error) {
+func login(ctx context.Context, client *globus.Client, secret globus.Secret, username string) (*globus.Login, error) {
 	failed := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	result, err := client.Login(ctx, globus.LoginOptions{
-		Scopes: []string{globusdev.Scope},
-		Out:    io.Discard,
+		Scopes:  []string{globusdev.Scope},
+		Out:     io.Discard,
+		Address: func(address string) (string, error) { return globusdev.WithTicket(secret, address, time.Now()) },
 		Getenv: func(name string) string {
 			if name == "DISPLAY" {
 				return ":0" // there is a browser: the one below

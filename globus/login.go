@@ -69,6 +69,10 @@ type LoginOptions struct {
 	// Getenv shows the environment, from which the way to log in is chosen. Default: os.Getenv.
 	Getenv func(string) string
 
+	// Address makes another address to visit of the one that it is given, for an
+	// issuer that wants to see more than Globus does. Default: it is visited as it is.
+	Address func(url string) (string, error)
+
 	// Message is shown on the login page, to say why it is needed.
 	Message string
 
@@ -170,7 +174,7 @@ func (a *authorization) printf(format string, args ...any) {
 }
 
 // url returns the address to visit.
-func (a *authorization) url() string {
+func (a *authorization) url() (string, error) {
 	scopes := []string{"openid", "profile", "email"}
 	for _, s := range a.opts.Scopes {
 		if !slices.Contains(scopes, s) {
@@ -196,7 +200,11 @@ func (a *authorization) url() string {
 		Scopes:      scopes,
 		Endpoint:    oauth2.Endpoint{AuthURL: a.client.issuer + "/v2/oauth2/authorize"},
 	}
-	return config.AuthCodeURL(a.state, params...)
+	address := config.AuthCodeURL(a.state, params...)
+	if a.opts.Address == nil {
+		return address, nil
+	}
+	return a.opts.Address(address)
 }
 
 // pasteReason says why the code must be pasted, or "" if a browser can be started.
@@ -266,7 +274,11 @@ func (a *authorization) paste(ctx context.Context, why string) (tokenResponse, e
 		return tokenResponse{}, fmt.Errorf("no browser can be started (%s), and there is nowhere to paste a code", why)
 	}
 	a.redirect = a.client.issuer + "/v2/web/auth-code"
-	a.printf("Please visit the following URL to authorize the application:\n\n    %s\n\n", a.url())
+	address, err := a.url()
+	if err != nil {
+		return tokenResponse{}, err
+	}
+	a.printf("Please visit the following URL to authorize the application:\n\n    %s\n\n", address)
 	for try := 1; ; try++ {
 		a.printf("Paste the authorization code here: ")
 		code, err := a.nextCode(ctx)
@@ -350,7 +362,11 @@ func (a *authorization) loopback(ctx context.Context) (tokenResponse, error) {
 		return a.paste(ctx, err.Error())
 	}
 	a.page, a.redirect = page, page.url
-	address := a.url()
+	address, err := a.url()
+	if err != nil {
+		page.finish(err, "")
+		return tokenResponse{}, err
+	}
 	a.printf("Please visit the following URL to authorize the application:\n\n    %s\n\n", address)
 	opened := make(chan error, 1) // the browser may outlive the login
 	go func() { opened <- a.opts.Browser(address) }()

@@ -294,6 +294,32 @@ func (s *session) redirected(address, who string) string {
 	return resp.Header.Get("Location")
 }
 
+// TestLoginAddress has an issuer that wants to see a ticket in the address.
+func TestLoginAddress(t *testing.T) {
+	secret := globusdev.NewSecret()
+	ticket := func(address string) (string, error) { return globusdev.WithTicket(secret, address, time.Now()) }
+	locked := func(cfg *globusdev.Config) { cfg.Secret = secret }
+	for name, noBrowser := range map[string]bool{"browser": false, "paste": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newSession(t)
+			s.dev = newDev(t, locked)
+			s.client = s.dev.native(t)
+			s.opts.Address, s.opts.NoBrowser = ticket, noBrowser
+			s.start()
+			if noBrowser {
+				s.keyboard.enter(t, s.code()+"\n")
+			}
+			s.succeeds()
+		})
+		t.Run("no address, "+name, func(t *testing.T) {
+			s := newSession(t)
+			s.opts.Address = func(string) (string, error) { return "", errors.New("no ticket can be had") }
+			s.opts.NoBrowser, s.opts.Browser = noBrowser, s.noBrowser
+			s.start().fails(nil, "no ticket can be had")
+		})
+	}
+}
+
 // TestLoginPaste: whatever comes along with the code when it is copied.
 func TestLoginPaste(t *testing.T) {
 	for name, paste := range map[string]func(s *session, code, state string) string{

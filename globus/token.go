@@ -81,7 +81,7 @@ func parseTokens(body []byte, now time.Time) (tokenResponse, error) {
 
 func (d tokenDocument) token(now time.Time) (Token, error) {
 	t := Token{
-		ResourceServer: string(d.ResourceServer),
+		ResourceServer: clean(string(d.ResourceServer), nil),
 		AccessToken:    Secret(d.AccessToken),
 		RefreshToken:   Secret(d.RefreshToken),
 		Scope:          strings.Fields(string(d.Scope)),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -315,6 +317,69 @@ func TestRightsAreTakenAway(t *testing.T) {
 		if got.value != "after" {
 			t.Errorf("reader %d: %v, want what was logged since the rights are back", i, got)
 		}
+	}
+}
+
+// TestTheOperatorsACLsStay has an operator deny a topic to its owner, who claims it again,
+// releases it, and claims it anew.
+func TestTheOperatorsACLsStay(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	topic := claim(t, cfg, 1)
+	identity, err := client(t, cfg).Identity(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, admin := "User:"+identity.Subject, operator(t, f)
+	onTopic := func(pattern kadm.ACLPattern, operations ...kadm.ACLOperation) *kadm.ACLBuilder {
+		return kadm.NewACLs().Topics(topic).ResourcePatternType(pattern).Operations(operations...)
+	}
+	for _, acl := range []*kadm.ACLBuilder{
+		onTopic(kadm.ACLPatternLiteral, kadm.OpWrite).Deny(owner).DenyHosts("*"),
+		onTopic(kadm.ACLPatternLiteral, kadm.OpRead).Allow(owner).AllowHosts("192.0.2.7"),
+		onTopic(kadm.ACLPatternLiteral, kadm.OpRead).Allow("User:mirror").AllowHosts("*"),
+		onTopic(kadm.ACLPatternPrefixed, kadm.OpRead).Allow(owner).AllowHosts("*"),
+	} {
+		if created, err := admin.CreateACLs(within(t), acl); err != nil || created[0].Err != nil {
+			t.Fatal(err, created)
+		}
+	}
+	missing := func() []string {
+		t.Helper()
+		described, err := admin.DescribeACLs(within(t), onTopic(kadm.ACLPatternAny).Allow().AllowHosts().Deny().DenyHosts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		missing := map[string]bool{"LITERAL DENY WRITE " + owner + " *": true, "LITERAL ALLOW READ " + owner + " 192.0.2.7": true,
+			"LITERAL ALLOW READ User:mirror *": true, "PREFIXED ALLOW READ " + owner + " *": true}
+		for _, d := range described {
+			for _, acl := range d.Described {
+				delete(missing, fmt.Sprint(acl.Pattern, " ", acl.Permission, " ", acl.Operation, " ", acl.Principal, " ", acl.Host))
+			}
+		}
+		return slices.Sorted(maps.Keys(missing))
+	}
+	logger := openLogger(t, cfg)
+	for err == nil || len(missing()) > 0 { // the nodes learn of it one by one
+		err = logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+	}
+	wantError(t, "Log to a topic that the operator denies", err, diaspora.ErrPermission, topic)
+	claimAgain(t, cfg, topic, 1)
+	if m := missing(); len(m) > 0 {
+		t.Errorf("claiming again removed the operator's %q", m)
+	}
+	err = logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+	wantError(t, "Log after claiming again", err, diaspora.ErrPermission, topic)
+	if err := client(t, cfg).Release(within(t), topic); err != nil {
+		t.Fatal(err)
+	}
+	if m := missing(); len(m) > 0 {
+		t.Errorf("releasing removed the operator's %q", m)
+	}
+	claimAgain(t, cfg, topic, 1)
+	if m := missing(); len(m) > 0 {
+		t.Errorf("claiming the free name removed the operator's %q", m)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/bench/measure"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
 // site is one engine in front of which clients log in.
@@ -110,8 +112,8 @@ func (s *site) broker(ctx context.Context) (*kgo.Client, *kgo.Broker, error) {
 	return client, client.SeedBrokers()[0], nil
 }
 
-// token logs somebody in at the site's Globus Auth, whose login page takes
-// anybody's word for who they are.
+// token logs somebody in at the site's Globus Auth, whose login page takes the
+// word of whoever started it for who they are.
 func (s *site) token(ctx context.Context, username string) (globus.Secret, error) {
 	found := s.cfg.Discovery.Globus
 	client, err := globus.New(globus.Config{Issuer: found.Issuer, ClientID: found.ClientID})
@@ -123,6 +125,7 @@ func (s *site) token(ctx context.Context, username string) (globus.Secret, error
 		Out:     io.Discard,
 		Getenv:  func(name string) string { return map[string]string{"DISPLAY": ":0"}[name] }, // there is a browser
 		Timeout: 10 * time.Second,
+		Address: s.withTicket,
 		Browser: func(address string) error {
 			response, err := http.Get(address + "&dev_user=" + url.QueryEscape(username))
 			if err != nil {
@@ -136,6 +139,22 @@ func (s *site) token(ctx context.Context, username string) (globus.Secret, error
 	}
 	token, _ := login.Token(found.ResourceServer)
 	return token.AccessToken, nil
+}
+
+// withTicket adds to the address of a login what binaries want to see that keep a secret.
+func (s *site) withTicket(address string) (string, error) {
+	line, err := os.ReadFile(filepath.Join(s.up.Home, "config", "globus", "local"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return address, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	secret, err := globusdev.ParseSecretHeader(string(line))
+	if err != nil {
+		return "", err
+	}
+	return globusdev.WithTicket(secret, address, time.Now())
 }
 
 // megabytes prints a size.

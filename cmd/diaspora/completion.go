@@ -49,7 +49,7 @@ func (e *env) completionCommand() *cobra.Command {
 		if e.json() {
 			return e.printJSON(map[string]string{"shell": args[0], "script": script.String()})
 		}
-		return e.print(script.Bytes())
+		return e.write(script.Bytes())
 	})
 	cmd.ValidArgsFunction = cobra.FixedCompletions([]string{"bash", "zsh", "fish", "powershell"}, cobra.ShellCompDirectiveNoFileComp)
 	return cmd

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 var consumeHelp = help{
@@ -136,7 +137,7 @@ func (e *env) recordFormat() func(buf []byte, r *diaspora.Record) []byte {
 	case e.output == "raw":
 		return func(buf []byte, r *diaspora.Record) []byte { return append(buf, r.Value...) }
 	case e.terminal(e.stdout):
-		return func(buf []byte, r *diaspora.Record) []byte { return append(appendVisible(buf, r.Value), '\n') }
+		return func(buf []byte, r *diaspora.Record) []byte { return append(terminal.Escape(buf, r.Value), '\n') }
 	}
 	return func(buf []byte, r *diaspora.Record) []byte { return append(append(buf, r.Value...), '\n') }
 }

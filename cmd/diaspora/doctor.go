@@ -78,7 +78,7 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 	print := func(lines []string) {
 		for _, line := range lines {
 			if err == nil && !e.json() {
-				err = e.print(append(appendVisible(nil, []byte(line)), '\n'))
+				err = e.printf("%s\n", line)
 			}
 		}
 		if err != nil {
@@ -151,7 +151,7 @@ func (e *env) fillBundle(f *os.File, report *doctor.Report) error {
 	if err := errors.Join(report.WriteBundle(w), w.Flush(), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("doctor: write the bundle: %w", err), os.Remove(f.Name()))
 	}
-	e.say("wrote %s, which only you can read. In it are:\n  %s", f.Name(), strings.Join(doctor.BundleContents(), "\n  "))
+	e.say("wrote %s, which only you can read. In it are:\n%s", f.Name(), strings.Join(doctor.BundleContents(), "\n"))
 	e.say("it has your username, addresses and paths, but no tokens, keys or events; look at it before you send it")
 	return nil
 }

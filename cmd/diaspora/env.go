@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 // env is what a command has of the world, so that a test can run the whole program.
@@ -51,12 +54,13 @@ func (e *env) warn(format string, args ...any) {
 }
 
 // talk writes a line to stderr. It may quote what strangers wrote, so nothing
-// in it commands the terminal.
+// in it commands the terminal, and further lines are indented: none of them
+// passes for one of ours.
 func (e *env) talk(line string) {
-	io.WriteString(e.stderr, string(appendVisible(nil, []byte(line)))+"\n")
+	fmt.Fprintln(terminal.Writer{W: e.stderr}, strings.ReplaceAll(line, "\n", "\n  "))
 }
 
-// printJSON writes v as one line of JSON.
+// printJSON writes v as one line of JSON. Nothing in it commands the terminal.
 func (e *env) printJSON(v any) error {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -64,15 +68,15 @@ func (e *env) printJSON(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	return e.print(buf.Bytes())
+	return e.write(terminal.EscapeJSON(nil, buf.Bytes()))
 }
 
-// printf writes text for people to stdout.
+// printf writes text for people to stdout. Nothing in it commands the terminal.
 func (e *env) printf(format string, args ...any) error {
-	return e.print(fmt.Appendf(nil, format, args...))
+	return e.write(terminal.Escape(nil, fmt.Appendf(nil, format, args...)))
 }
 
-func (e *env) print(data []byte) error {
+func (e *env) write(data []byte) error {
 	if _, err := e.stdout.Write(data); err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 
@@ -94,33 +96,81 @@ func fileNameOf(username string) string {
 // one line, as a properties file has them.
 func javaProperties(key diaspora.NewAccessKey, discovery diaspora.Discovery, ca []byte) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Access key %s (%s) of Diaspora Streams: keep it to yourself.\n", key.ID, key.Name)
-	fmt.Fprintf(&b, "bootstrap.servers=%s\n", strings.Join(discovery.Brokers, ","))
-	fmt.Fprintf(&b, "security.protocol=%s\n", securityProtocol(discovery))
-	fmt.Fprintf(&b, "sasl.mechanism=PLAIN\n")
-	fmt.Fprintf(&b, "sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username=\"%s\" password=\"%s\";\n",
-		key.ID, key.Secret.Reveal())
-	trust := strings.TrimSpace(discovery.CA + "\n" + string(ca))
-	if discovery.Security == "tls" && trust != "" {
-		fmt.Fprintf(&b, "ssl.truststore.type=PEM\nssl.truststore.certificates=%s\n", strings.Join(pemLines(trust), `\n`))
+	fmt.Fprintf(&b, "# Access key %s (%s) of Diaspora Streams: keep it to yourself.\n", propertyText(key.ID), propertyText(key.Name))
+	set := func(name, value string) { fmt.Fprintf(&b, "%s=%s\n", name, propertyText(value)) }
+	set("bootstrap.servers", strings.Join(discovery.Brokers, ","))
+	set("security.protocol", securityProtocol(discovery))
+	set("sasl.mechanism", "PLAIN")
+	set("sasl.jaas.config", fmt.Sprintf("org.apache.kafka.common.security.plain.PlainLoginModule required username=%s password=%s;",
+		jaasQuoted(key.ID), jaasQuoted(key.Secret.Reveal())))
+	if trust := certificates(discovery.CA + "\n" + string(ca)); discovery.Security == "tls" && trust != "" {
+		set("ssl.truststore.type", "PEM")
+		set("ssl.truststore.certificates", trust)
 	}
 	return b.String()
 }
 
-// pemLines returns the lines of certificates, without what may stand between them.
-func pemLines(text string) (lines []string) {
-	inside := false
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		begins := strings.HasPrefix(line, "-----BEGIN ")
-		if inside = inside || begins; inside {
-			lines = append(lines, line)
-		}
-		if strings.HasPrefix(line, "-----END ") {
-			inside = false
+// propertyText is text as a .properties file has it in a value, by the rules of
+// java.util.Properties: whatever would end the line, or be lost in a file of
+// Latin-1, is escaped.
+func propertyText(text string) string {
+	var b strings.Builder
+	for i, r := range text {
+		switch {
+		case r == '\\':
+			b.WriteString(`\\`)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\r':
+			b.WriteString(`\r`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case r == ' ' && i == 0: // would be skipped
+			b.WriteString(`\ `)
+		case ' ' <= r && r < 0x7f:
+			b.WriteRune(r)
+		default:
+			for _, unit := range utf16.AppendRune(nil, r) {
+				fmt.Fprintf(&b, `\u%04x`, unit)
+			}
 		}
 	}
-	return lines
+	return b.String()
+}
+
+// jaasQuoted is text as a quoted value of JAAS, whose escapes are those of Java's
+// StreamTokenizer.
+func jaasQuoted(text string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteRune('\\')
+			b.WriteRune(r)
+		case r < ' ' || r == 0x7f:
+			fmt.Fprintf(&b, `\%03o`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// certificates returns the certificates of a text, without what may stand between
+// them, and without a line feed at the end.
+func certificates(text string) string {
+	var b strings.Builder
+	for rest := []byte(text); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return strings.TrimSuffix(b.String(), "\n")
+		}
+		if block.Type == "CERTIFICATE" {
+			b.Write(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}))
+		}
+	}
 }
 
 // librdkafkaProperties is the configuration of a client that is made of librdkafka.

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 func aKey() diaspora.NewAccessKey {
@@ -34,13 +38,82 @@ sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule require
 	if got := javaProperties(aKey(), d, nil); got != secure {
 		t.Errorf("with a certificate that the system trusts:\n%s\nwant\n%s", got, secure)
 	}
-	const pem = "-----BEGIN CERTIFICATE-----\nMIIB\nAQ==\n-----END CERTIFICATE-----\n"
+	const pem = "-----BEGIN CERTIFICATE-----\nMIIBAQ==\n-----END CERTIFICATE-----\n"
 	d.CA = "the fabric's own\n" + pem
-	one := `-----BEGIN CERTIFICATE-----\nMIIB\nAQ==\n-----END CERTIFICATE-----`
+	one := `-----BEGIN CERTIFICATE-----\nMIIBAQ==\n-----END CERTIFICATE-----`
 	trusting := secure + "ssl.truststore.type=PEM\nssl.truststore.certificates=" + one + `\n` + one + "\n"
 	if got := javaProperties(aKey(), d, []byte("and another\r\n"+strings.ReplaceAll(pem, "\n", "\r\n"))); got != trusting {
 		t.Errorf("with certificates of its own:\n%s\nwant\n%s", got, trusting)
 	}
+}
+
+// TestJavaPropertiesAddNothing puts into every part of the file what would add a setting
+// to it, or another option for the login module, if it were written as it is.
+func TestJavaPropertiesAddNothing(t *testing.T) {
+	const evil = "x\nmetric.reporters=evil\rsasl.jaas.config=evil\u2028\x1b[31m\\\" other=\"y"
+	key := aKey()
+	key.ID, key.Name, key.Secret = evil, evil, globus.Secret(evil)
+	d := diaspora.Discovery{Brokers: []string{" " + evil}, Security: "tls", CA: evil +
+		"\n-----BEGIN CERTIFICATE-----\nMIIB\rmetric.reporters=evil\nAQ==\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nevil: 1\n\nMIIBAQ==\n-----END CERTIFICATE-----\n"}
+	text := javaProperties(key, d, []byte(evil))
+	got := loadProperties(t, text)
+	want := map[string]string{
+		"bootstrap.servers": " " + evil,
+		"security.protocol": "SASL_SSL",
+		"sasl.mechanism":    "PLAIN",
+		"sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule required username=" + jaasQuoted(evil) +
+			" password=" + jaasQuoted(evil) + ";",
+		"ssl.truststore.type":         "PEM",
+		"ssl.truststore.certificates": "-----BEGIN CERTIFICATE-----\nMIIBAQ==\n-----END CERTIFICATE-----",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the file\n%s\nhas the settings %q, want %q", text, got, want)
+	}
+	if want := `"x\012metric.reporters=evil\015sasl.jaas.config=evil` + "\u2028" + `\033[31m\\\" other=\"y"`; jaasQuoted(evil) != want {
+		t.Errorf("jaasQuoted = %s, want %s", jaasQuoted(evil), want)
+	}
+}
+
+// loadProperties reads a file as java.util.Properties does, from its Latin-1.
+func loadProperties(t *testing.T, text string) map[string]string {
+	t.Helper()
+	settings := make(map[string]string)
+	for line := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' || r == '\r' }) {
+		if line = strings.TrimLeft(line, " \t\f"); line == "" || line[0] == '#' || line[0] == '!' {
+			continue
+		}
+		name, value, _ := strings.Cut(line, "=") // no name of ours has what is escaped
+		value = strings.TrimLeft(value, " \t\f")
+		var units []uint16
+		for i := 0; i < len(value); i++ {
+			c := value[i]
+			if c >= 0x80 {
+				t.Errorf("line %q is not ASCII", line)
+			}
+			if c != '\\' {
+				units = append(units, uint16(c))
+				continue
+			}
+			if i++; i == len(value) {
+				t.Fatalf("line %q goes on in the next one", line)
+			}
+			switch c := value[i]; c {
+			case 'n', 'r', 't':
+				units = append(units, map[byte]uint16{'n': '\n', 'r': '\r', 't': '\t'}[c])
+			case 'u':
+				n, err := strconv.ParseUint(value[i+1:i+5], 16, 16)
+				if err != nil {
+					t.Fatal(err)
+				}
+				units = append(units, uint16(n))
+				i += 4
+			default:
+				units = append(units, uint16(c))
+			}
+		}
+		settings[name] = string(utf16.Decode(units))
+	}
+	return settings
 }
 
 func TestLibrdkafkaProperties(t *testing.T) {

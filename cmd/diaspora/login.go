@@ -17,6 +17,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 var loginHelp = help{
@@ -231,10 +232,11 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 	login, err := s.client.Login(ctx, globus.LoginOptions{
 		Scopes:    []string{s.profile.Discovery.Globus.Scope},
 		In:        s.env.stdin,
-		Out:       s.env.stderr,
+		Out:       terminal.Writer{W: s.env.stderr},
 		NoBrowser: s.options.noBrowser,
 		Browser:   s.env.browser,
 		Getenv:    s.env.getenv,
+		Address:   s.withTicket,
 		Message:   "Log in to Diaspora Streams at " + s.profile.URL,
 		Store:     s.store,
 	})

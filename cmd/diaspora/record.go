@@ -9,10 +9,10 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 // A record as one line of JSON. What `consume -o ndjson` writes, `produce --input
@@ -87,13 +87,10 @@ func appendString(buf []byte, s string) []byte {
 			buf = append(buf, `\r`...)
 		case r == '\t':
 			buf = append(buf, `\t`...)
-		case !commands(r):
+		case !terminal.Commands(r):
 			buf = utf8.AppendRune(buf, r)
-		case r < 0x10000:
-			buf = fmt.Appendf(buf, `\u%04x`, r)
 		default:
-			high, low := utf16.EncodeRune(r)
-			buf = fmt.Appendf(buf, `\u%04x\u%04x`, high, low)
+			buf = terminal.AppendJSONRune(buf, r)
 		}
 	}
 	return append(buf, '"')

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 func TestAppendRecord(t *testing.T) {
@@ -52,7 +53,7 @@ func FuzzRecordRoundTrip(f *testing.F) {
 			t.Fatalf("not one line of UTF-8: %q", line)
 		}
 		for _, r := range string(line[:len(line)-1]) {
-			if commands(r) {
+			if terminal.Commands(r) {
 				t.Fatalf("%q would command the terminal, in %q", r, line)
 			}
 		}
@@ -126,24 +127,6 @@ func FuzzParseEvent(f *testing.F) {
 			t.Errorf("parseEvent(%q): topic %q", line, event.Topic)
 		}
 	})
-}
-
-func TestAppendVisible(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain, tab\tand line\nfeed": "plain, tab\tand line\nfeed",
-		"grün 日本 👩‍🔬":                "grün 日本 👩‍🔬",
-		"\x1b]0;owned\a":             `\x1b]0;owned\x07`,
-		"\rover":                     `\rover`,
-		"\u009b31m":                  `\x9b31m`,
-		"\x9b31m\xff":                `\x9b31m\xff`,
-		"a\u202eb\u2066c":            `a\u202eb\u2066c`,
-		"\U000e0041":                 `\U000e0041`,
-		"\x7f\x00":                   `\x7f\x00`,
-	} {
-		if got := string(appendVisible(nil, []byte(in))); got != want {
-			t.Errorf("appendVisible(%q) = %q, want %q", in, got, want)
-		}
-	}
 }
 
 func BenchmarkAppendRecord(b *testing.B) {

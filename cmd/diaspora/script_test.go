@@ -36,13 +36,15 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"diaspora": func() { os.Exit(mainExitCode()) },
-		"xdg-open": func() { os.Exit(browse(os.Args[1], os.Getenv("BROWSER_USER"))) },
+		"xdg-open": func() {
+			os.Exit(browse(os.Args[1], os.Getenv("BROWSER_USER"), globus.Secret(os.Getenv("GLOBUS_SECRET"))))
+		},
 	})
 }
 
 // browse visits a login page as the user does, and says whether it worked.
-func browse(address, username string) int {
-	_, err := visitLogin(address, username)
+func browse(address, username string, secret globus.Secret) int {
+	_, err := visitLogin(address, username, secret)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -51,8 +53,9 @@ func browse(address, username string) int {
 }
 
 // visitLogin opens the address of a login, picks the username there, and returns
-// the last page. With the username "nobody" it refuses.
-func visitLogin(address, username string) (page []byte, err error) {
+// the last page. With the username "nobody" it refuses. The secret is that of a fabric
+// of this process; that of "diaspora up" the program finds by itself.
+func visitLogin(address, username string, secret globus.Secret) (page []byte, err error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return nil, err
@@ -64,12 +67,23 @@ func visitLogin(address, username string) (page []byte, err error) {
 		q.Set("dev_deny", "1")
 	}
 	u.RawQuery = q.Encode()
-	resp, err := http.Get(u.String())
+	req, err := http.NewRequest(http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if secret != "" {
+		req.Header.Set("Authorization", "Bearer "+secret.Reveal())
+	}
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	return io.ReadAll(resp.Body)
+	page, err = io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode == http.StatusForbidden {
+		err = errors.New("the page to pick an identity from wants to see the secret")
+	}
+	return page, err
 }
 
 // TestScripts runs the program against a real fabric: each file of testdata is a
@@ -125,6 +139,7 @@ func scriptFabric(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("URL", f.URL())
 	ts.Setenv("BROKERS", strings.Join(f.Brokers(), ","))
 	ts.Setenv("GLOBUS", f.GlobusURL())
+	ts.Setenv("GLOBUS_SECRET", f.GlobusSecret().Reveal())
 	secret, err := f.Globus().ClientSecret(globusdev.ServiceClientID)
 	ts.Check(err)
 	ts.Setenv("SERVICE_ID", globusdev.ServiceClientID)
@@ -210,7 +225,7 @@ func scriptPaste(ts *testscript.TestScript, _ bool, args []string) {
 		line, err := lines.ReadString('\n')
 		talk.WriteString(line)
 		if address := loginAddress.FindString(line); address != "" {
-			page, err := visitLogin(address, args[1])
+			page, err := visitLogin(address, args[1], globus.Secret(ts.Getenv("GLOBUS_SECRET")))
 			ts.Check(err)
 			// As pasted from the screen: with blanks around.
 			fmt.Fprintf(stdin, "  %s \n", loginCode.Find(page))

@@ -116,9 +116,9 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 		if f.Status == front.Fail {
 			failed++
 		}
-		fmt.Fprintf(&text, "%-4s  %s: %s\n", f.Status, f.Check, f.Found)
+		fmt.Fprintf(&text, "%-4s  %s: %s\n", f.Status, f.Check, oneLine(f.Found))
 		if f.Fix != "" {
-			fmt.Fprintf(&text, "      %s\n", f.Fix)
+			fmt.Fprintf(&text, "      %s\n", oneLine(f.Fix))
 		}
 	}
 	var err error

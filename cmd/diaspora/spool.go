@@ -13,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 var spoolListHelp = help{
@@ -212,7 +213,7 @@ func (e *env) spoolList() error {
 			orDash(d.Owner), orDash(oneLine(of)), oneLine(d.Dir), orDash(oneLine(d.Why)))
 	}
 	w.Flush()
-	return e.print(text.Bytes())
+	return e.printf("%s", text.Bytes())
 }
 
 func orDash(s string) string {
@@ -342,13 +343,19 @@ func (e *env) spoolCat(args []string, quarantine bool) error {
 
 func (e *env) catWaiting(dir string) error {
 	out := newOutflow(e.stdout)
+	person := e.terminal(e.stdout)
 	var line []byte
 	for r, err := range spool.Entries(dir) {
 		if err != nil {
 			return errors.Join(out.flush(), spoolFailure(err))
 		}
-		if line = append(append(line[:0], r.Value...), '\n'); e.json() {
+		switch {
+		case e.json():
 			line = appendEntry(line[:0], &r.Entry)
+		case person:
+			line = append(terminal.Escape(line[:0], r.Value), '\n')
+		default:
+			line = append(append(line[:0], r.Value...), '\n')
 		}
 		if err := out.write(line); err != nil {
 			return err

@@ -301,7 +301,5 @@ func (e *env) completeOneTopic(cmd *cobra.Command, args []string, _ string) ([]s
 	return e.completeTopics(cmd.Context())
 }
 
-// oneLine makes text of others fit for a table on a terminal.
-func oneLine(text string) string {
-	return string(appendVisible(nil, []byte(strings.Join(strings.Fields(text), " "))))
-}
+// oneLine makes text of others fit for a line of its own.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

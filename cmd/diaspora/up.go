@@ -34,6 +34,7 @@ diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-por
 One process runs an embedded Kafka broker with its data on disk, the gateway that tells who is
 calling, the ACL endpoint where topics are claimed, and a stand-in for Globus Auth. All of
 it listens on 127.0.0.1 only. You are logged in, as the profile "local", without a browser.
+Other users of this machine can connect, but cannot log in.
 
 It runs until Ctrl-C. Events that were acknowledged are there again at the next start,
 even after kill -9.`,
@@ -101,6 +102,13 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 
 	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, PID: os.Getpid()}
+	secretFile := globusSecretFile(profiles, name)
+	if remove, err := saveGlobusSecret(secretFile, f.GlobusSecret()); err != nil {
+		e.warn("the secret of the local Globus Auth could not be kept, so only this command logs in: %v", err)
+	} else {
+		u.GlobusSecretFile = secretFile
+		defer remove()
+	}
 	login, err := e.logInLocally(ctx, f, profiles, name, username)
 	switch {
 	case ctx.Err() != nil:
@@ -213,16 +221,18 @@ func isCurrent(profiles *diaspora.Profiles, name string) bool {
 
 // upDocument says where a fabric is.
 type upDocument struct {
-	URL      string   `json:"url"`
-	Brokers  []string `json:"brokers"`
-	Globus   string   `json:"globus"`
-	Data     string   `json:"data,omitempty"`
-	Profile  string   `json:"profile"`
-	Current  bool     `json:"current"` // the profile is the one in use
-	Subject  string   `json:"subject,omitempty"`
-	Username string   `json:"username,omitempty"`
-	PID      int      `json:"pid"`
-	Already  bool     `json:"already,omitempty"` // it was running before
+	URL     string   `json:"url"`
+	Brokers []string `json:"brokers"`
+	Globus  string   `json:"globus"`
+	// GlobusSecretFile has the line of an HTTP request that the local Globus Auth wants.
+	GlobusSecretFile string `json:"globus_secret_file,omitempty"`
+	Data             string `json:"data,omitempty"`
+	Profile          string `json:"profile"`
+	Current          bool   `json:"current"` // the profile is the one in use
+	Subject          string `json:"subject,omitempty"`
+	Username         string `json:"username,omitempty"`
+	PID              int    `json:"pid"`
+	Already          bool   `json:"already,omitempty"` // it was running before
 }
 
 // alreadyUp tells where the fabric is that another process runs.
@@ -230,6 +240,7 @@ func (e *env) alreadyUp(other *fabric.InUseError, profiles *diaspora.Profiles, n
 	u := upDocument{
 		URL: other.Info.URL, Brokers: other.Info.Brokers, Globus: other.Info.Globus, PID: other.Info.PID,
 		Data: other.Dir, Profile: name, Current: isCurrent(profiles, name), Already: true,
+		GlobusSecretFile: shownSecretFile(globusSecretFile(profiles, name)),
 	}
 	if cfg, err := profiles.Config(name); err == nil {
 		u.Subject, u.Username = cfg.Identity.Subject, cfg.Identity.Username
@@ -254,13 +265,13 @@ func (e *env) printUp(u upDocument) error {
 
   ACL endpoint   %s/acl
   Kafka          %s
-  Globus Auth    %s   (a stand-in for this machine; not Globus)
+  Globus Auth    %s   (a stand-in for this machine; not Globus)%s
   Data           %s
   Profile        %s
 
 In another terminal:
 
-`, u.URL, strings.Join(u.Brokers, ","), u.Globus, data, profile)
+`, u.URL, strings.Join(u.Brokers, ","), u.Globus, secretText(u.GlobusSecretFile), data, profile)
 	if !u.Current {
 		text += fmt.Sprintf("  export DIASPORA_PROFILE=%s\n", u.Profile)
 	}
@@ -269,6 +280,14 @@ In another terminal:
   diaspora consume weather --from start --exit
 `
 	return e.printf("%s", text)
+}
+
+// secretText is the line about the secret's file, if there is one.
+func secretText(file string) string {
+	if file == "" {
+		return ""
+	}
+	return "\n                 curl -H @" + file + " may use its controls, below /_dev/"
 }
 
 // upError says what to do about what kept a fabric from starting.

@@ -209,4 +209,3 @@ func TestShow(t *testing.T) {
 		t.Errorf("Topic with a bad name = %v, want ErrInvalid", err)
 	}
 }
-

@@ -130,7 +130,7 @@ func aclLines(acls []kafka.ACL) []string {
 // setACLs changes ACLs behind the service's back.
 func (c *testCluster) setACLs(resource kafka.Resource, acls ...kafka.ACL) {
 	c.t.Helper()
-	if _, err := c.admin().SetACLs(c.t.Context(), resource, acls); err != nil {
+	if _, err := c.admin().SetACLs(c.t.Context(), resource, acls, func(kafka.ACL) bool { return true }); err != nil {
 		c.t.Fatal(err)
 	}
 }

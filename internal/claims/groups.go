@@ -24,7 +24,7 @@ func (s *Service) settleGroups(ctx context.Context) error {
 	err := again(ctx, func() (bool, error) {
 		want := kafka.Allow(kafka.GroupPrefix(kafka.UserGroups), principal("*"),
 			kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete, kmsg.ACLOperationDescribeConfigs)
-		hold, err := s.cluster.SetACLs(ctx, kafka.GroupPrefix(kafka.UserGroups), want, principal("*"))
+		hold, err := s.cluster.SetACLs(ctx, kafka.GroupPrefix(kafka.UserGroups), want, func(kafka.ACL) bool { return false })
 		return hold, clusterError(err)
 	})
 	if err != nil {

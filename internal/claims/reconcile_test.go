@@ -34,26 +34,21 @@ func TestDrift(t *testing.T) {
 		return kafka.Allow(kafka.TopicResource(name), principal, ops...)
 	}
 	const read, write, all = kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationAll
-	mustClaim(t, one, "whole", "without_acls", "fewer_acls", "more_acls", "denied", "lost", "lost_too", "handed_over", "released", "released_too")
+	mustClaim(t, one, "whole", "without_acls", "fewer_acls", "more_acls", "lost", "lost_too", "handed_over", "released", "released_too")
 	for _, name := range []string{"released", "released_too"} {
 		if err := one.Release(t.Context(), ada, name); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c.createTopic("foreign")
-	deny := topicACL("denied", "User:"+ada, write)
-	deny[0].Permission = kmsg.ACLPermissionTypeDeny
-	elsewhere := topicACL("more_acls", "User:"+ben, read)
-	elsewhere[0].Host = "192.0.2.7"
 	for name, acls := range map[string][]kafka.ACL{
 		"without_acls": nil,
 		"fewer_acls":   topicACL("fewer_acls", "User:"+ada, read, write),
-		"more_acls":    slices.Concat(topicACL("more_acls", "User:*", all), elsewhere, ownerACLs("more_acls", ada)),
-		"denied":       slices.Concat(deny, ownerACLs("denied", ada)),
+		"more_acls":    slices.Concat(topicACL("more_acls", "User:"+ben, read), ownerACLs("more_acls", ada)),
 		"handed_over":  topicACL("handed_over", "User:"+ben, read, write),
 		"lost_too":     nil,
 		"released":     topicACL("released", "User:"+ada, read),
-		"never_heard":  topicACL("never_heard", "User:"+cleo, all),
+		"never_heard":  topicACL("never_heard", "User:"+cleo, read),
 		"foreign":      topicACL("foreign", "User:operator", all),
 		"not-ours":     topicACL("not-ours", "User:operator", all),
 		"_system":      topicACL("_system", "User:operator", all),
@@ -75,7 +70,7 @@ func TestDrift(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	for _, name := range []string{"foreign", "not-ours", "_system"} {
+	for _, name := range []string{"never_heard", "foreign", "not-ours", "_system"} {
 		if got := c.acls(kafka.TopicResource(name)); len(got) != 1 {
 			t.Errorf("the operator's ACLs on %s = %q, want the one that was there", name, got)
 		}
@@ -83,13 +78,112 @@ func TestDrift(t *testing.T) {
 	}
 	c.fake.DeleteTopic("foreign")
 	c.check()
-	for _, name := range []string{"without_acls", "fewer_acls", "denied", "lost", "lost_too", "handed_over"} {
+	for _, name := range []string{"without_acls", "fewer_acls", "lost", "lost_too", "handed_over"} {
 		if err := c.produce(ada, name, "back"); err != nil {
 			t.Errorf("the owner's produce to %s = %v", name, err)
 		}
 	}
 	if err := c.produce(ben, "handed_over", "mine"); !errors.Is(err, kerr.TopicAuthorizationFailed) {
 		t.Errorf("somebody else's produce = %v, want TOPIC_AUTHORIZATION_FAILED", err)
+	}
+}
+
+// TestOperatorsACLs has an operator restrict and extend rights on what is claimed.
+// Nothing that the service does may undo that, least of all at the wish of whoever
+// was denied.
+func TestOperatorsACLs(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	mustClaim(t, s, "weather", "quiet")
+	const read, all = kmsg.ACLOperationRead, kmsg.ACLOperationAll
+	operators := func(resource kafka.Resource) []kafka.ACL {
+		deny := kafka.Allow(resource, "User:"+ada, read, kmsg.ACLOperationDescribe, all)
+		for i := range deny {
+			deny[i].Permission = kmsg.ACLPermissionTypeDeny
+		}
+		elsewhere := kafka.Allow(resource, "User:"+ben, read)
+		elsewhere[0].Host = "192.0.2.7"
+		return slices.Concat(deny, elsewhere,
+			kafka.Allow(resource, "User:"+ben, all, kmsg.ACLOperationAlterConfigs),
+			kafka.Allow(resource, "User:mirror", read),
+			kafka.Allow(resource, "Group:"+ada, read))
+	}
+	topic, quiet := kafka.TopicResource("weather"), kafka.TopicResource("quiet")
+	group, any, users := kafka.GroupResource("analysis"), kafka.GroupResource("*"), kafka.GroupPrefix(kafka.UserGroups)
+	want := make(map[kafka.Resource][]string)
+	for _, resource := range []kafka.Resource{topic, quiet, group, any, users} {
+		own := must(c.admin().ResourceACLs(t.Context(), resource))
+		acls := operators(resource)
+		if resource == any {
+			acls = append(acls, kafka.Allow(resource, "User:*", kmsg.ACLOperationDelete)...)
+		}
+		c.setACLs(resource, slices.Concat(own, acls)...)
+		want[resource] = aclLines(acls)
+	}
+	still := func(after string) {
+		t.Helper()
+		for resource, want := range want {
+			have := c.acls(resource)
+			if rest := slices.DeleteFunc(slices.Clone(want), func(acl string) bool { return slices.Contains(have, acl) }); len(rest) > 0 {
+				t.Errorf("after %s, the operator's ACLs %q are gone", after, rest)
+			}
+		}
+	}
+
+	claim := func(subject string) error {
+		_, err := s.Claim(t.Context(), subject, diaspora.ClaimRequest{Name: "weather"})
+		return err
+	}
+	var key diaspora.NewAccessKey
+	for _, step := range []struct {
+		after string
+		do    func() error
+	}{
+		{"a reconciliation", func() error { return s.Reconcile(t.Context()) }},
+		{"claiming again", func() error { return claim(ada) }},
+		{"issuing a key", func() (err error) {
+			key, err = s.IssueKey(t.Context(), ada, reader("reads", "weather"))
+			return err
+		}},
+		{"revoking the key", func() error { return s.RevokeKey(t.Context(), ada, key.ID) }},
+		{"taking away its owner's ACLs", func() error {
+			acls := must(c.admin().ResourceACLs(t.Context(), topic))
+			c.setACLs(topic, slices.DeleteFunc(acls, func(acl kafka.ACL) bool { return slices.Contains(ownerACLs("weather", ada), acl) })...)
+			return s.Reconcile(t.Context())
+		}},
+		{"releasing", func() error { return s.Release(t.Context(), ada, "weather") }},
+		{"reconciling a free name", func() error { return s.Reconcile(t.Context()) }},
+		{"somebody else's claim", func() error { return claim(ben) }},
+	} {
+		if err := step.do(); err != nil {
+			t.Errorf("%s: %v", step.after, err)
+		}
+		still(step.after)
+	}
+	if err := c.produce(ada, "quiet", "no"); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("produce to a topic of one's own that the operator denies = %v, want TOPIC_AUTHORIZATION_FAILED", err)
+	}
+	if got, want := c.acls(topic), slices.Sorted(slices.Values(slices.Concat(want[topic], aclLines(ownerACLs("weather", ben))))); !slices.Equal(got, want) {
+		t.Errorf("the topic has the ACLs\n%s\nwant the operator's and its owner's\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestSubjectsThatAreNoUUIDs fails if what they could do outlived their claims.
+func TestSubjectsThatAreNoUUIDs(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	for range 2 {
+		if _, err := s.Claim(t.Context(), "eve", diaspora.ClaimRequest{Name: "weather"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.acls(kafka.TopicResource("weather")); len(got) != 4 {
+			t.Errorf("the topic has the ACLs %q, want its owner's four", got)
+		}
+		if err := s.Release(t.Context(), "eve", "weather"); err != nil {
+			t.Fatal(err)
+		}
+		c.check()
+		s = c.open() // it knows of eve from the ledger
 	}
 }
 

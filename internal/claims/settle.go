@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
 
@@ -96,7 +98,7 @@ func (s *Service) carryOut(ctx context.Context, name string, t topic, acls []kaf
 	case releasing:
 		err = s.carryOutRelease(ctx, name, t)
 	default:
-		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil)
+		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.made)
 	}
 	return created, done, clusterError(err)
 }
@@ -112,7 +114,7 @@ func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls 
 		return err
 	})
 	work.Go(func() (err error) {
-		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls)
+		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls, s.made)
 		return err
 	})
 	err = work.Wait()
@@ -138,7 +140,7 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 	if s.ledger.topic(name) != t {
 		return nil
 	}
-	if hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil); err != nil || !hold {
+	if hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.made); err != nil || !hold {
 		return err
 	}
 	if exists {
@@ -157,9 +159,8 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 
 // Reconcile makes the cluster agree with the whole ledger: it completes what was
 // begun, and mends topics and ACLs that were changed behind the service's back.
-// ACLs on topics that the cluster has and the ledger has never heard of are the
-// operator's, as are those on names that cannot be claimed, on prefixes, and on
-// groups.
+// It removes only ACLs that look like the service's own (see made), and only from
+// topics that the ledger knows. All others are the operator's.
 func (s *Service) Reconcile(ctx context.Context) error {
 	// The cluster before the ledger: what it has now, the ledger then knows of.
 	topics, err := s.cluster.Topics(ctx)
@@ -204,18 +205,11 @@ func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[st
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
 			_, exists := topics[name]
-			if t.phase == releasing || t.phase == claimed && !exists || !sameACLs(acls[name], st.topicACLs(name, t)) {
+			if t.phase == releasing || t.phase == claimed && !exists || !st.agrees(acls[name], st.topicACLs(name, t)) {
 				names = append(names, name)
 			}
 			if t.phase == free && exists {
 				s.cfg.Diagnostics.Warn("the cluster has a topic that nobody claims", "topic", name)
-			}
-		}
-		for name := range acls {
-			_, known := st.topics[name]
-			_, exists := topics[name]
-			if !known && !exists && diaspora.ValidTopic(name) == nil {
-				names = append(names, name)
 			}
 		}
 	})
@@ -265,15 +259,49 @@ func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
 	return kafka.TopicSpec{Name: name, Partitions: t.partitions, Replicas: s.cfg.ReplicationFactor, Retention: retention}
 }
 
+// topicOperations are what the service lets owners do; keys may do less.
+var topicOperations = []kmsg.ACLOperation{kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs}
+
 // ownerACLs returns what the owner of a claimed topic may do with it.
 func ownerACLs(name, owner string) []kafka.ACL {
-	return kafka.Allow(kafka.TopicResource(name), principal(owner),
-		kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs)
+	return kafka.Allow(kafka.TopicResource(name), principal(owner), topicOperations...)
 }
 
 func principal(subject string) string { return "User:" + subject }
 
-// sameACLs reports whether two lists have the same entries.
-func sameACLs(a, b []kafka.ACL) bool {
-	return len(a) == len(b) && !slices.ContainsFunc(a, func(acl kafka.ACL) bool { return !slices.Contains(b, acl) })
+// made reports whether an ACL looks like one that this service has made.
+func (s *Service) made(acl kafka.ACL) (made bool) {
+	s.ledger.read(func(st *state) { made = st.made(acl) })
+	return made
+}
+
+// made is what decides which ACLs the service may remove. DENY entries, entries for
+// one host, for other operations or for principals that are no subjects were made by
+// the operator: removing a DENY would give somebody back what the operator took away.
+func (s *state) made(acl kafka.ACL) bool {
+	return acl.Permission == kmsg.ACLPermissionTypeAllow && acl.Host == "*" && acl.Type == kmsg.ACLResourceTypeTopic &&
+		slices.Contains(topicOperations, acl.Operation) && s.isSubject(acl.Principal)
+}
+
+// isSubject reports whether a principal is a person or an access key. Subjects at
+// Globus are UUIDs, which tells them from the users that an operator creates; others
+// are known by what they claimed.
+func (s *state) isSubject(principal string) bool {
+	name, ok := strings.CutPrefix(principal, "User:")
+	if i := strings.LastIndexByte(name, '.'); i >= 0 && keyIDFault(name[i+1:]) == "" {
+		name = name[:i]
+	}
+	_, known := s.subjects[name]
+	return ok && (known || len(name) == 36 && uuid.Validate(name) == nil)
+}
+
+// agrees reports whether the ACLs that a topic or group has are those that it is to
+// have, as far as they are the service's.
+func (s *state) agrees(have, want []kafka.ACL) bool {
+	for _, acl := range want {
+		if !slices.Contains(have, acl) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(have, func(acl kafka.ACL) bool { return s.made(acl) && !slices.Contains(want, acl) })
 }

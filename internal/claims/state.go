@@ -59,6 +59,8 @@ type state struct {
 	leads  map[string]int               // groups that a subject has
 	keys   map[string]accessKey         // all access keys that were ever issued, by ID
 	keysOf map[string]map[string]string // IDs of the keys that a subject has now, by name
+
+	subjects map[string]struct{} // everybody who ever had a topic, a group or a key
 }
 
 func newState() *state {
@@ -69,6 +71,8 @@ func newState() *state {
 		leads:  make(map[string]int),
 		keys:   make(map[string]accessKey),
 		keysOf: make(map[string]map[string]string),
+
+		subjects: make(map[string]struct{}),
 	}
 }
 
@@ -144,6 +148,7 @@ func (s *state) apply(place int64, r record) error {
 	if err := s.mayApply(r); err != nil {
 		return err
 	}
+	s.subjects[r.By] = struct{}{}
 	t := s.topics[r.Topic]
 	switch r.Op {
 	case opClaim:

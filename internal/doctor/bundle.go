@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 // bundleFile is a file of a bundle.
@@ -72,7 +73,7 @@ func encode(v any) ([]byte, error) {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	err := enc.Encode(v)
-	return buf.Bytes(), err
+	return terminal.EscapeJSON(nil, buf.Bytes()), err
 }
 
 func lines(list []string) []byte {

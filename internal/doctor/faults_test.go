@@ -64,6 +64,9 @@ var faults = []fault{
 			w.overwrite(filepath.Join(w.vars["DIASPORA_CONFIG_DIR"], "profiles", "home.json"), "{")
 		}},
 
+	{"profile", "for others to change", Failure, `^profile "home": others may change .*/home\.json \(-rw-rw-rw-\)`, `chmod go-w /.*/home\.json"$`, fabric.Config{},
+		func(w *world) { w.chmod(filepath.Join(w.vars["DIASPORA_CONFIG_DIR"], "profiles", "home.json"), 0o666) }},
+
 	{"token file", "for others to read", Failure, `^others may use .*/home\.json \(-rw-r--r--\); its tokens may be known$`, `^chmod 600 /.*/home\.json, or log out and in again$`, fabric.Config{},
 		func(w *world) { w.chmod(w.tokenFile(), 0o644) }},
 	{"token file", "in a folder for others to write", Failure, `^others may write to its folder .*/tokens`, `^chmod 700 /.*/tokens$`, fabric.Config{},

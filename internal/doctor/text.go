@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 // symbols stand for a status beside its word, for the eye.
@@ -104,9 +106,10 @@ func (r *Report) Text() string {
 // maxLine bounds what strangers can make a finding say.
 const maxLine = 500
 
-// oneLine folds a text into one line of a bounded length.
+// oneLine folds a text into one line of a bounded length that commands no terminal.
 func oneLine(text string) string {
 	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	text = string(terminal.Escape(nil, []byte(text)))
 	if len(text) > maxLine {
 		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
 	}

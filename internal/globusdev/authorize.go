@@ -56,7 +56,10 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
-	if p["dev_user"] == "" {
+	switch {
+	case !s.admit(r, p):
+		return s.showLocked(w, a)
+	case p["dev_user"] == "":
 		return s.showPicker(w, a)
 	}
 	secret, err := s.newCode(a, p["dev_user"])
@@ -205,7 +208,7 @@ func (st *state) unknownScope(nodes []*scopeNode) string {
 	return ""
 }
 
-// newCode makes an authorization code for who was picked.
+// newCode makes an authorization code for who was picked, and uses up the request's ticket.
 func (s *Server) newCode(a *authorization, who string) (string, error) {
 	secret := "dev-code-" + rand.Text()
 	s.mu.Lock()
@@ -220,6 +223,9 @@ func (s *Server) newCode(a *authorization, who string) (string, error) {
 	}
 	if len(s.state.codes) >= s.cfg.MaxTokens {
 		return "", newPageError(http.StatusServiceUnavailable, "Too many authorization codes are open.")
+	}
+	if !s.use(a.params[ticketParameter]) {
+		return "", newPageError(http.StatusForbidden, "This address was good for one login, and has been used.")
 	}
 	return secret, s.commit(&entry{Code: &code{
 		Hash:      digestOf(secret),

@@ -34,7 +34,7 @@ func (s *Server) controls() []route {
 	}
 }
 
-const controlText = `This is not Globus. It is a development server: whoever reaches it can be anybody.
+const controlText = `This is not Globus. It is a development server: whoever knows its secret can be anybody.
 
 GET  /_dev/state         identities, clients, tokens (by hash), consents, failures to come
 GET  /_dev/requests      the last requests
@@ -50,7 +50,8 @@ POST /_dev/rotate-key    {}
 POST /_dev/user          {"username":"mary@example.edu","name":"Mary","linked":[{"username":"mary@example.org"}]}
 POST /_dev/reset         {}
 
-Bodies are JSON: curl --json '{"advance":"49h"}' …/_dev/clock
+Bodies are JSON: curl -H @FILE --json '{"advance":"49h"}' …/_dev/clock
+FILE is that with the secret, which "diaspora up" names; it keeps the secret out of curl's arguments.
 `
 
 func (s *Server) controlHelp(w http.ResponseWriter, _ *http.Request) error {

@@ -1,5 +1,5 @@
 // Package globusdev is a server that speaks Globus Auth's dialect, for one
-// machine and for tests. It is not Globus: whoever can reach it can be anybody it
+// machine and for tests. It is not Globus: whoever knows its secret can be anybody it
 // knows, by picking a name from a list. Everything it hands out says so: tokens
 // begin with dev-at- and dev-rt-, codes with dev-code-, and every page
 // carries a banner.
@@ -22,7 +22,8 @@
 //
 // The authorize endpoint shows a page to pick an identity from. With
 // dev_user=ada@example.edu in the query it redirects at once, as if that
-// identity had been picked; with dev_deny=1, as if the login had been refused.
+// identity had been picked; with dev_deny=1, as if the login had been refused. With
+// [Config.Secret], the request has to show the secret or a ticket ([WithTicket]).
 // [Server.IssueTokens] leaves HTTP out altogether.
 //
 // # Making things go wrong
@@ -42,5 +43,6 @@
 //
 // Requests from other machines, and requests whose Host header is not a name of
 // this machine, are refused, whatever the listener: the second is what a hostile web
-// page uses to read local servers through a browser (DNS rebinding).
+// page uses to read local servers through a browser (DNS rebinding). Other users of the
+// machine can connect; with [Config.Secret], they get neither codes nor controls.
 package globusdev

@@ -40,6 +40,11 @@ type Config struct {
 	// Empty keeps it in memory.
 	Dir string
 
+	// Secret is what has to be shown for a login, and for the controls under
+	// /_dev/; see [NewSecret] and [WithTicket]. Empty lets whoever reaches the server
+	// be anybody.
+	Secret globus.Secret
+
 	// Seed is what the server knows from the start. Default: DefaultSeed("").
 	Seed *Seed
 
@@ -94,6 +99,7 @@ type Server struct {
 	inserts  int // changes since the last pruning
 	failures []*injection
 	requests requestLog
+	used     map[string]time.Time // tickets that were used, and when they can be forgotten
 }
 
 var errClosed = errors.New("the server is closed")

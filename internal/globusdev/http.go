@@ -118,6 +118,8 @@ func (s *Server) guard(r *http.Request, rt route, control bool) error {
 			header("Allow", strings.Join(rt.methods, ", "))
 	case (control || r.Method == http.MethodPost) && !sameOrigin(r):
 		return globusError(http.StatusForbidden, "FORBIDDEN", "Forbidden", "The request comes from a page of another site")
+	case control && !s.knowsSecret(r):
+		return unauthorized("The controls want the server's secret: curl -H @FILE, with the file that diaspora up names").header("WWW-Authenticate", "Bearer")
 	}
 	return nil
 }

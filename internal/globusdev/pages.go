@@ -83,14 +83,29 @@ var passedOn = slices.Concat(loggedParameters, []string{
 	"response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method", "nonce",
 })
 
+// hidden are the parameters of a request, for a form that repeats it.
+func (a *authorization) hidden() (fields []pickerField) {
+	for _, name := range passedOn {
+		if value := a.params[name]; value != "" {
+			fields = append(fields, pickerField{name, value})
+		}
+	}
+	return fields
+}
+
+// showLocked asks for the secret.
+func (s *Server) showLocked(w http.ResponseWriter, a *authorization) error {
+	s.writePage(w, http.StatusForbidden, "locked", a.hidden(), formTarget(a.redirect))
+	return nil
+}
+
 func (s *Server) showPicker(w http.ResponseWriter, a *authorization) error {
 	page := pickerPage{
 		Client: a.client.Name, Message: a.params["session_message"], Label: a.params["prefill_named_grant"], Offline: a.offline,
+		Hidden: a.hidden(),
 	}
-	for _, name := range passedOn {
-		if value := a.params[name]; value != "" {
-			page.Hidden = append(page.Hidden, pickerField{name, value})
-		}
+	if s.cfg.Secret != "" {
+		page.Hidden = append(page.Hidden, pickerField{ticketParameter, s.newTicket(a.params)})
 	}
 	s.mu.Lock()
 	for _, node := range a.scopes {

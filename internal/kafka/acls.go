@@ -26,10 +26,14 @@ func (r Resource) pattern() kmsg.ACLResourcePatternType {
 }
 
 // TopicResource returns the topic of this name.
-func TopicResource(name string) Resource { return Resource{Type: kmsg.ACLResourceTypeTopic, Name: name} }
+func TopicResource(name string) Resource {
+	return Resource{Type: kmsg.ACLResourceTypeTopic, Name: name}
+}
 
 // GroupResource returns the consumer group of this name; "*" is every group.
-func GroupResource(name string) Resource { return Resource{Type: kmsg.ACLResourceTypeGroup, Name: name} }
+func GroupResource(name string) Resource {
+	return Resource{Type: kmsg.ACLResourceTypeGroup, Name: name}
+}
 
 // GroupPrefix returns all consumer groups whose names begin with prefix.
 func GroupPrefix(prefix string) Resource {
@@ -64,11 +68,11 @@ func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, err
 	return describeACLs(ctx, a.client, resource)
 }
 
-// SetACLs makes want the ACLs of the resource, all of them and no others. If
-// principals are given, entries of others stay as they are. It reports whether
-// that holds on every broker already; if not, it has asked for the change, and
-// should be called again.
-func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, principals ...string) (hold bool, err error) {
+// SetACLs adds the ACLs of the resource that are missing, and deletes those of its
+// other ACLs that the caller has made; all others are the operator's, and stay. It
+// reports whether that holds on every broker already; if not, it has asked for the
+// change, and should be called again.
+func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, made func(ACL) bool) (hold bool, err error) {
 	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) ([]ACL, error) {
 		return describeACLs(ctx, b, resource)
 	})
@@ -77,8 +81,12 @@ func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, prin
 	}
 	var surplus, missing []ACL
 	for _, have := range views {
-		surplus = append(surplus, except(only(have, principals), want)...)
 		missing = append(missing, except(want, have)...)
+		for _, acl := range except(have, want) {
+			if made(acl) {
+				surplus = append(surplus, acl)
+			}
+		}
 	}
 	if len(surplus) == 0 && len(missing) == 0 {
 		return true, nil
@@ -87,14 +95,6 @@ func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, prin
 		return false, err
 	}
 	return false, a.createACLs(ctx, missing)
-}
-
-// only returns the entries of these principals, or all if there are none.
-func only(acls []ACL, principals []string) []ACL {
-	if len(principals) == 0 {
-		return acls
-	}
-	return slices.DeleteFunc(acls, func(acl ACL) bool { return !slices.Contains(principals, acl.Principal) })
 }
 
 // except returns the elements of a that are not in b.

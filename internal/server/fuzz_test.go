@@ -165,4 +165,3 @@ func (yesClaims) Key(_ context.Context, subject, _ string) (diaspora.AccessKey, 
 }
 
 func (yesClaims) RevokeKey(context.Context, string, string) error { return nil }
-

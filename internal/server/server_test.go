@@ -424,5 +424,5 @@ func (c nobodysClaims) Key(context.Context, string, string) (diaspora.AccessKey,
 	return diaspora.AccessKey{}, c.called()
 }
 
-func (c nobodysClaims) RevokeKey(context.Context, string, string) error  { return c.called() }
-func (c nobodysClaims) Release(context.Context, string, string) error    { return c.called() }
+func (c nobodysClaims) RevokeKey(context.Context, string, string) error { return c.called() }
+func (c nobodysClaims) Release(context.Context, string, string) error   { return c.called() }

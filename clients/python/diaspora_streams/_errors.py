@@ -2,7 +2,13 @@
 
 
 class DiasporaError(Exception):
-    """Something cannot be done, and the text says what and why."""
+    """Something cannot be done, and the text says what and why.
+
+    It may quote names that a server has chosen, so nothing in it commands a terminal.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 class LoginRequired(DiasporaError):
@@ -10,7 +16,7 @@ class LoginRequired(DiasporaError):
 
 
 class InsecureFile(DiasporaError):
-    """Others may read or change a token file."""
+    """Others may read or change a token file, or change a profile."""
 
 
 class Unavailable(DiasporaError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,9 +13,9 @@ import time
 import urllib.parse
 from typing import Any, Callable, Mapping, Optional
 
-from ._errors import DiasporaError, LoginRequired
+from ._errors import DiasporaError, InsecureFile, LoginRequired
 from ._http import call, check_private, is_loopback, status_for
-from ._source import TokenSource, cache_file
+from ._source import WORD, TokenSource, cache_file
 from ._store import Token, TokenFile
 
 MAX_PROFILE_BYTES = 1 << 20
@@ -23,7 +24,7 @@ REFUSED_SECONDS = 60.0  # how long a fabric that takes no token at all is not sh
 LOOK_AGAIN_SECONDS = 300.0  # how often confluent-kafka asks for the token
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_BROKER = re.compile(r"[^\s/@]{1,290}:[0-9]{1,5}")
+_BROKER = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,290}:[0-9]{1,5}")
 
 
 class Fabric:
@@ -249,7 +250,7 @@ def _issuer(env: Mapping[str, str]) -> str:
 def _choose(env: Mapping[str, str], folder: str) -> tuple[str, Optional[str]]:
     """Return the fabric's URL, and the profile that belongs to it, if there is one."""
     name, raw = env.get("DIASPORA_PROFILE", ""), env.get("DIASPORA_URL", "")
-    current = _read_text(os.path.join(folder, "current"), missing="").strip()
+    current = _read_ours(folder, os.path.join(folder, "current"), missing="").strip()
     if not raw:
         name = name or current
         if not name:
@@ -283,7 +284,7 @@ def _profile(folder: str, name: str) -> dict[str, Any]:
         raise DiasporaError("a profile's name has letters, digits, and inside also dots, hyphens and underscores")
     path = os.path.join(folder, "profiles", name + ".json")
     try:
-        profile = json.loads(_read_text(path))
+        profile = json.loads(_read_ours(folder, path))
         if not isinstance(profile, dict) or not isinstance(profile.get("url"), str):
             raise ValueError
     except FileNotFoundError:
@@ -304,7 +305,7 @@ def _checked(discovery: Any) -> dict[str, Any]:
         raise bad
     if not all(isinstance(b, str) and _BROKER.fullmatch(b) for b in brokers) or not isinstance(discovery.get("ca", ""), str):
         raise bad
-    if not all(isinstance(globus.get(name), str) and globus[name] for name in ("issuer", "client_id", "resource_server")):
+    if not all(isinstance(globus.get(name), str) and WORD.fullmatch(globus[name]) for name in ("issuer", "client_id", "resource_server")):
         raise bad
     check_private(globus["issuer"], "issuer of Globus Auth")
     return discovery
@@ -336,6 +337,15 @@ def _user_config_dir(env: Mapping[str, str]) -> str:
     if os.name == "nt":
         return env.get("AppData") or env.get("APPDATA") or os.path.expanduser("~")
     return env.get("XDG_CONFIG_HOME") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".config")
+
+
+def _read_ours(folder: str, path: str, missing: Optional[str] = None) -> str:
+    """Read a file that says where tokens are sent: one that nobody else can change or replace."""
+    for place in (folder, os.path.dirname(path), path) if os.name != "nt" else ():
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(place).st_mode & 0o022:
+                raise InsecureFile(f'others may change {place}, which decides where tokens are sent: check it, then run "chmod go-w {place}"')
+    return _read_text(path, missing)
 
 
 def _read_text(path: str, missing: Optional[str] = None) -> str:

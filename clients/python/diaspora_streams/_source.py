@@ -22,6 +22,7 @@ RENEW_SECONDS = 45.0  # for a renewal, waiting for other programs included
 UNSTATED_LIFETIME_SECONDS = 3600.0
 MAX_LIFETIME_SECONDS = 366 * 86400.0
 
+WORD = re.compile(r"[!-~]{1,1000}")  # of ASCII, without spaces
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 
 
@@ -276,11 +277,14 @@ class TokenSource:
                 raise Unavailable("refresh token: the answer holds no token")
         if str(document.get("token_type") or "bearer").lower() != "bearer":
             raise Unavailable("refresh token: the token is not a bearer token")
+        server = document.get("resource_server") or self._resource_server
+        if not isinstance(server, str) or not WORD.fullmatch(server):
+            raise Unavailable("refresh token: the answer names no resource server")
         now = time.time()
         return Token(
             access_token=str(access),
             refresh_token=str(refresh),
-            resource_server=str(document.get("resource_server") or self._resource_server),
+            resource_server=server,
             scope=str(document.get("scope") or ""),
             expiry=now + _lifetime(document.get("expires_in")),
             obtained=now,

@@ -3,15 +3,16 @@
 import http.server
 import json
 import os
+import re
 import tempfile
 import threading
 import time
 import unittest
 import urllib.parse
 
-from diaspora_streams import DiasporaError, LoginRequired, TokenSource, Unavailable, from_env
+from diaspora_streams import DiasporaError, InsecureFile, LoginRequired, TokenSource, Unavailable, from_env
 from diaspora_streams import _http
-from diaspora_streams._fabric import _base
+from diaspora_streams._fabric import _base, _checked
 from diaspora_streams._source import cache_file
 from diaspora_streams._store import TokenFile, set_token, token_of
 
@@ -223,6 +224,49 @@ class EnvironmentTest(Case):
         fabric = from_env({"DIASPORA_CONFIG_DIR": self.dir, "DIASPORA_URL": "http://x.example.org", "DIASPORA_REFRESH": "rt"})
         with self.assertRaisesRegex(DiasporaError, "not https"):
             fabric.kafka_python()
+
+    def test_what_a_server_says_is_checked(self):
+        good = {
+            "security": "plaintext",
+            "brokers": ["127.0.0.1:9092", "[::1]:9092"],
+            "globus": {"issuer": "https://auth.globus.org", "client_id": "client", "resource_server": SERVER},
+        }
+        self.assertIs(_checked(good), good)
+        for evil in ("x\nmetric.reporters=y", "\x1b]0;owned\a", "\x9b31m", "a b", "\u202e", ""):
+            for bad in (
+                {**good, "brokers": [f"{evil}:9092"]},
+                {**good, "brokers": [f"a,{evil}b:9092"]},
+                {**good, "globus": {**good["globus"], "client_id": evil}},
+                {**good, "globus": {**good["globus"], "resource_server": evil}},
+                {**good, "globus": {**good["globus"], "issuer": "http://" + evil}},
+            ):
+                with self.assertRaises(DiasporaError, msg=str(bad)) as caught:
+                    _checked(bad)
+                self.assertTrue(str(caught.exception).isprintable(), str(caught.exception))
+
+    def test_no_error_commands_a_terminal(self):
+        self.globus.answers = [(200, {"access_token": "at", "resource_server": "\x1b]0;owned\a\nTraceback"})]
+        with self.assertRaisesRegex(Unavailable, "names no resource server"):
+            self.source().token()
+        self.assertEqual(str(Unavailable("a\x1b[31m\nb\u202eä", 1.0)), r"a\x1b[31m\nb\u202eä")
+
+    def test_profiles_that_others_can_change_are_refused(self):
+        os.mkdir(os.path.join(self.dir, "profiles"))
+        globus = {"issuer": self.globus.url, "client_id": "client", "resource_server": SERVER}
+        discovery = {"security": "plaintext", "brokers": ["127.0.0.1:9092"], "globus": globus}
+        for name, text in (("current", "local\n"), ("profiles/local.json", json.dumps({"url": "https://h", "discovery": discovery}))):
+            with open(os.path.join(self.dir, name), "w") as f:
+                f.write(text)
+            os.chmod(os.path.join(self.dir, name), 0o644)
+        env = {"DIASPORA_CONFIG_DIR": self.dir}
+        for name, good in (("current", 0o644), ("profiles/local.json", 0o644), ("profiles", 0o755), (".", 0o755)):
+            path = os.path.normpath(os.path.join(self.dir, name))
+            for extra in (0o020, 0o002):
+                os.chmod(path, good | extra)
+                with self.assertRaisesRegex(InsecureFile, 'run "chmod go-w ' + re.escape(path)):
+                    from_env(env)
+            os.chmod(path, good)
+            self.assertEqual(from_env(env).url, "https://h")
 
     def test_what_people_paste(self):
         for raw in ("https://h", "https://h/", "https://h/acl", " https://h/.well-known/diaspora "):

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
+)
+
+// TestNothingCommandsTheTerminal has an ACL endpoint put escape sequences, line feeds and
+// overrides of the writing direction wherever it can. No command may pass them on.
+func TestNothingCommandsTheTerminal(t *testing.T) {
+	const (
+		odd  = `a\u202eb\u2066` // passes for a line of text
+		evil = `x\u001b]0;owned\u0007\u009b31m\u202e\r\ndiaspora: hint: evil`
+		ada  = `1168fe43-ef48-54e0-8aeb-e0dc24146888`
+	)
+	d := newDesk(t)
+	var answers map[string]string // by the last part of the path; "" for all others
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := answers[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]
+		if answer == "" {
+			answer = answers[""]
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if strings.HasPrefix(answer, `{"title"`) {
+			w.WriteHeader(http.StatusConflict)
+		}
+		io.WriteString(w, answer)
+	}))
+	t.Cleanup(endpoint.Close)
+	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
+	profile, err := profiles.Load("home")
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile.URL = endpoint.URL
+	if err := profiles.Save(profile); err != nil {
+		t.Fatal(err)
+	}
+	discovery, err := json.Marshal(profile.Discovery)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(id, name, topic, secret string) string {
+		return `{"id":"` + id + `","name":"` + name + `","owner":"` + ada + `","topics":["` + topic + `"],"read":true,"secret":"` + secret + `"}`
+	}
+	topic := func(name, description string) string {
+		return `{"name":"` + name + `","owner":"` + ada + `","partitions":1,"description":"` + description + `"}`
+	}
+	problem := `{"title":"` + evil + `","detail":"` + evil + `","hint":"` + evil + `"}`
+	const id, secret = "key-abcdefghij234567", "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"
+	evilKey, evilTopic := key(evil, evil, evil, evil), topic("weather", evil)
+	for name, set := range map[string]map[string]string{
+		"odd": {
+			"identity": `{"subject":"` + ada + `","username":"` + odd + `","name":"` + odd + `"}`, "diaspora": string(discovery),
+			"topics": `{"topics":[` + topic("weather", odd) + `]}`, "weather": topic("weather", odd), "keys": `{"keys":[` + key(id, "laptop", "weather", secret) + `]}`,
+			"": key(id, "laptop", "weather", secret),
+		},
+		"evil": {
+			"identity": `{"subject":"` + ada + `","username":"` + evil + `"}`, "diaspora": strings.Replace(string(discovery), `"version":"`, `"version":"`+evil, 1),
+			"topics": `{"topics":[` + evilTopic + `]}`, "weather": evilTopic, "keys": `{"keys":[` + evilKey + `]}`, "": evilKey,
+		},
+		"problems": {"": problem},
+		"no JSON":  {"": "\x1b]0;owned\a\u009b31m\ndiaspora: hint: evil"},
+	} {
+		answers = set
+		for _, command := range []string{
+			"whoami", "whoami -o json", "whoami --subject",
+			"topic list", "topic list -o json", "topic show weather", "topic show weather -o json", "topic claim weather", "topic release weather",
+			"key list", "key list -o json", "key create laptop", "key create laptop -o json", "key create laptop --save-for-java=FILE",
+			"key revoke laptop", "key revoke key-abcdefghij234567",
+			"login " + endpoint.URL + " --no-browser", "status", "doctor --timeout 3s", "doctor -o json --timeout 3s --bundle BUNDLE",
+		} {
+			dir := t.TempDir()
+			args := strings.Fields(strings.NewReplacer("FILE", filepath.Join(dir, "x.properties"), "BUNDLE", filepath.Join(dir, "x.tar.gz")).Replace(command))
+			d.out.reset()
+			d.err.reset()
+			d.types(t.Context(), args...) // whatever comes of it
+			for stream, text := range map[string]string{"stdout": d.out.String(), "stderr": d.err.String()} {
+				if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && r != '\t' && terminal.Commands(r) }); i >= 0 {
+					t.Errorf("%s: %q writes %q to %s", name, command, text, stream)
+				}
+				if strings.Contains(text, "\ndiaspora: hint: evil") {
+					t.Errorf("%s: %q writes a line of the endpoint's own to %s:\n%s", name, command, stream, text)
+				}
+			}
+		}
+	}
+}
+
+// TestErrorsCommandNothing is about what a broker says in its errors, which no
+// library has looked at.
+func TestErrorsCommandNothing(t *testing.T) {
+	d := emptyDesk(t)
+	d.complain(hinted(errors.New("broker: \x1b]0;owned\a\u009b31m\ndiaspora: hint: evil\r"), "do\u202e this\nor that"))
+	const want = `diaspora: broker: \x1b]0;owned\x07\x9b31m` + "\n" + `  diaspora: hint: evil\r` + "\n" + `hint: do\u202e this` + "\n  or that\n"
+	if got := d.err.String(); got != want {
+		t.Errorf("stderr is %q, want %q", got, want)
+	}
+}

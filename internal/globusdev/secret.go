@@ -1,0 +1,139 @@
+package globusdev
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// On a machine with several users, each of them can connect to every loopback port. So
+// whoever wants to be somebody, or to use the controls, has to show the server's secret:
+// in an Authorization header, or by a ticket that was made with it.
+//
+// A ticket is for browsers: the address of a login stands among the arguments of the
+// browser's process, where all users see it. It is good for the one authorization
+// request that it was made for, once. The code that comes of it is of use only to whoever has
+// that request's code verifier, or the client's secret. So a ticket that somebody else is
+// faster to use gets them nothing.
+
+// TicketLifetime is how long a login may wait for its browser, as [globus.Client.Login] does.
+const TicketLifetime = 15 * time.Minute
+
+const (
+	secretParameter = "dev_secret"
+	ticketParameter = "dev_ticket"
+	secretScheme    = "Bearer "
+)
+
+// NewSecret returns a secret for [Config.Secret].
+func NewSecret() globus.Secret { return globus.Secret("dev-secret-" + rand.Text()) }
+
+// SecretHeader is the line of an HTTP request that shows the secret.
+func SecretHeader(secret globus.Secret) string {
+	return "Authorization: " + secretScheme + secret.Reveal()
+}
+
+// ParseSecretHeader finds the secret in that line.
+func ParseSecretHeader(line string) (globus.Secret, error) {
+	secret, ok := strings.CutPrefix(strings.TrimSpace(line), "Authorization: "+secretScheme)
+	if !ok || secret == "" {
+		return "", fmt.Errorf("it is not a line %q", SecretHeader("…"))
+	}
+	return globus.Secret(secret), nil
+}
+
+// WithTicket adds a ticket to the address of an authorization request.
+func WithTicket(secret globus.Secret, address string, now time.Time) (string, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", err
+	}
+	p, err := parseParams(u.RawQuery)
+	if err != nil {
+		return "", err
+	}
+	u.RawQuery += "&" + ticketParameter + "=" + ticketFor(secret, p, now.Add(TicketLifetime).Unix())
+	return u.String(), nil
+}
+
+// boundParameters say what an authorization request is for, and to whom its code goes.
+var boundParameters = []string{"client_id", "redirect_uri", "response_type", "state", "nonce", "scope", "access_type", "code_challenge", "code_challenge_method"}
+
+func ticketFor(secret globus.Secret, p params, expiry int64) string {
+	bound := url.Values{"expiry": {strconv.FormatInt(expiry, 10)}}
+	for _, name := range boundParameters {
+		bound.Set("p."+name, p[name])
+	}
+	mac := hmac.New(sha256.New, []byte(secret.Reveal()))
+	mac.Write([]byte("authorize " + bound.Encode()))
+	return bound.Get("expiry") + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// knowsSecret reports whether a request shows the secret in its header.
+func (s *Server) knowsSecret(r *http.Request) bool {
+	shown, ok := strings.CutPrefix(r.Header.Get("Authorization"), secretScheme)
+	return s.cfg.Secret == "" || ok && equalSecret(shown, s.cfg.Secret.Reveal())
+}
+
+// admit reports whether an authorization request may go on: it shows the secret, in its header
+// or in the form of the page that asks for it, or a ticket.
+func (s *Server) admit(r *http.Request, p params) bool {
+	typed := r.Method == http.MethodPost && equalSecret(strings.TrimSpace(p[secretParameter]), s.cfg.Secret.Reveal())
+	return typed || s.knowsSecret(r) || s.goodTicket(p)
+}
+
+// newTicket makes a ticket for the page that comes next.
+func (s *Server) newTicket(p params) string {
+	return ticketFor(s.cfg.Secret, p, s.cfg.Now().Add(TicketLifetime).Unix())
+}
+
+// goodTicket reports whether the request's ticket is its own, and has not been used. The
+// clock is the real one, for whoever made the ticket has no other.
+func (s *Server) goodTicket(p params) bool {
+	ticket := p[ticketParameter]
+	before, _, _ := strings.Cut(ticket, ".")
+	expiry, err := strconv.ParseInt(before, 10, 64)
+	now := s.cfg.Now().Unix()
+	if err != nil || now >= expiry || expiry > now+2*int64(TicketLifetime/time.Second) {
+		return false
+	}
+	if subtle.ConstantTimeCompare([]byte(ticket), []byte(ticketFor(s.cfg.Secret, p, expiry))) != 1 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, used := s.used[ticket]
+	return !used
+}
+
+// use reports whether this is the first use of a ticket; with none, the request showed
+// the secret itself. The caller holds mu.
+func (s *Server) use(ticket string) bool {
+	if ticket == "" {
+		return true
+	}
+	now := s.cfg.Now()
+	for old, expiry := range s.used {
+		if !now.Before(expiry) {
+			delete(s.used, old)
+		}
+	}
+	if _, used := s.used[ticket]; used {
+		return false
+	}
+	if s.used == nil {
+		s.used = make(map[string]time.Time)
+	}
+	s.used[ticket] = now.Add(2 * TicketLifetime)
+	return true
+}
