@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -104,5 +106,52 @@ func TestErrorsCommandNothing(t *testing.T) {
 	const want = `diaspora: broker: \x1b]0;owned\x07\x9b31m` + "\n" + `  diaspora: hint: evil\r` + "\n" + `hint: do\u202e this` + "\n  or that\n"
 	if got := d.err.String(); got != want {
 		t.Errorf("stderr is %q, want %q", got, want)
+	}
+}
+
+// secretArgument is a token or a password among the arguments of a program, where all users of
+// the machine can see it. (printf, echo and export are the shell's own.)
+var secretArgument = regexp.MustCompile(`(?m)^(.*\|)?\s*(curl|http|wget|kcat|kafka-\S+|diaspora)\b[^|\n]*(Bearer|Basic|-u|token=|password=|secret=)\s*["']?\S*\$[({]?(\(diaspora token|DIASPORA_REFRESH|TOKEN|SECRET)`)
+
+// TestNoSecretsInArguments looks for examples that teach that: "No token, and no key's
+// secret, in an argument".
+func TestNoSecretsInArguments(t *testing.T) {
+	texts := map[string]string{}
+	for _, command := range leaves(emptyDesk(t).commands()) {
+		texts[command.CommandPath()+" --help"] = command.Example + "\n" + command.Long
+	}
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../clients/*/README.md", "../../deploy/*", "../../bench/*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if info, err := os.Stat(file); err != nil || info.IsDir() {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[file] = string(text)
+		}
+	}
+	if len(texts) < 30 {
+		t.Fatalf("looked at %d texts only", len(texts))
+	}
+	for name, text := range texts {
+		for _, line := range secretArgument.FindAllString(text, -1) {
+			t.Errorf("%s: %s", name, line)
+		}
+	}
+	for line, want := range map[string]bool{
+		`curl -H "Authorization: Bearer $(diaspora token)" https://x`:                  true,
+		`kcat -X sasl.password=$SECRET -t weather`:                                     true,
+		`printf 'Authorization: Bearer %s' "$(diaspora token)" | curl -H @- https://x`: false,
+		`export DIASPORA_REFRESH=$(diaspora token --refresh)`:                          false,
+	} {
+		if got := secretArgument.MatchString(line); got != want {
+			t.Errorf("%s: found %v, want %v", line, got, want)
+		}
 	}
 }

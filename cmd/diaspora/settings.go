@@ -73,6 +73,11 @@ var serveSettings = []setting{
 		return err
 	}},
 
+	{"kafka-insecure-allow-plaintext", "send the super user's password to brokers on other machines without TLS, where anybody on the way can take it (`BOOL`)", func(d *serveDraft, v string) (err error) {
+		d.Kafka.InsecureAllowPlaintext, err = strconv.ParseBool(v)
+		return err
+	}},
+
 	{"gateway-listen", "`HOST:PORT` for Kafka clients (default :9092)", text(func(d *serveDraft) *string { return &d.gateway.Listen })},
 	{"gateway-broker", "`HOST:PORT` of the broker's GATEWAY listener, on this host", text(func(d *serveDraft) *string { return &d.gateway.Broker })},
 	{"gateway-issuer", "the `NAME` that it expects as the issuer of tokens", text(func(d *serveDraft) *string { return &d.gateway.Issuer })},

@@ -13,8 +13,8 @@ var tokenHelp = help{
 	use:   "token",
 	short: "print an access token that is good now",
 	examples: `
-# for another program
-curl -H "Authorization: Bearer $(diaspora token)" https://diaspora.example.org/v1/topics
+# for another program, past its arguments, which all users of the machine can see
+printf 'Authorization: Bearer %s' "$(diaspora token)" | curl -H @- https://diaspora.example.org/v1/topics
 
 # for a batch job, which then needs no profile
 export DIASPORA_REFRESH=$(diaspora token --refresh)`,

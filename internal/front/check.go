@@ -146,6 +146,9 @@ func (c *checks) names() []string {
 func (c *checks) kafka(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*checkTimeout)
 	defer cancel()
+	if k := c.cfg.Kafka; k.InsecureAllowPlaintext && k.Username != "" && k.TLS == nil {
+		c.add("Kafka TLS", Warn, "set kafka-ca-file", "kafka-insecure-allow-plaintext is set: the super user's password is sent in the clear")
+	}
 	client, err := kgo.NewClient(c.cfg.Kafka.adminOpts()...)
 	if err != nil {
 		c.add("Kafka", Fail, "see kafka-brokers", "%v", err)

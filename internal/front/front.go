@@ -51,7 +51,8 @@ type Config struct {
 	TokenKeyFile string
 
 	// TLS is what both parts speak to clients. Nil is plaintext, which is
-	// refused beyond this machine unless InsecureAllowPlaintext.
+	// refused beyond this machine unless InsecureAllowPlaintext. Brokers have a
+	// switch of their own, for their password is worth more than any token.
 	TLS                    *tls.Config
 	InsecureAllowPlaintext bool
 
@@ -79,6 +80,10 @@ type Kafka struct {
 	Username string // empty signs in as nobody
 	Password globus.Secret
 	TLS      *tls.Config // nil is plaintext
+
+	// InsecureAllowPlaintext sends the password in the clear to brokers on other
+	// machines, where anybody on the way can take it, and with it the cluster.
+	InsecureAllowPlaintext bool
 }
 
 // Gateway says where a gateway listens, and which broker is behind it.
@@ -136,8 +141,8 @@ func (cfg *Config) Validate() error {
 		require("", "kafka-brokers")
 	}
 	for _, b := range cfg.Kafka.Brokers {
-		if cfg.Kafka.Username != "" && cfg.Kafka.TLS == nil && !cfg.InsecureAllowPlaintext && !isLoopback(b) {
-			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is needed, or the super user's password could be read on its way", b))
+		if cfg.Kafka.mustStayLocal() && !isLoopback(b) {
+			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is needed, or the super user's password could be read on its way (kafka-insecure-allow-plaintext sends it all the same)", b))
 		}
 	}
 	if g := cfg.Gateway; g != nil {
@@ -184,11 +189,42 @@ func isLoopback(address string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
+// mustStayLocal reports whether connections to other machines are refused.
+func (k Kafka) mustStayLocal() bool {
+	return k.Username != "" && k.TLS == nil && !k.InsecureAllowPlaintext
+}
+
+// dialLocally connects to brokers on this machine. Those that are configured may be, and
+// name others that are not.
+func dialLocally(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if here(conn.RemoteAddr(), conn.LocalAddr()) {
+		return conn, nil
+	}
+	return nil, errors.Join(fmt.Errorf("broker %s: refusing to send the super user's password without TLS to another machine; set kafka-ca-file", address), conn.Close())
+}
+
+// here reports whether a connection stays on this machine: it is between one address and itself, or
+// one of the loopback.
+func here(remote, local net.Addr) bool {
+	to, ok := remote.(*net.TCPAddr)
+	from, _ := local.(*net.TCPAddr)
+	return ok && (to.IP.IsLoopback() || from != nil && to.IP.Equal(from.IP))
+}
+
+const dialTimeout = 10 * time.Second
+
 // adminOpts are the options of a client that administers the cluster.
 func (k Kafka) adminOpts() []kgo.Opt {
 	opts := []kgo.Opt{kgo.SeedBrokers(k.Brokers...), kgo.ClientID("diaspora-serve")}
 	if k.TLS != nil {
 		opts = append(opts, kgo.DialTLSConfig(k.TLS))
+	}
+	if k.mustStayLocal() {
+		opts = append(opts, kgo.Dialer(dialLocally))
 	}
 	if k.Username != "" {
 		opts = append(opts, kgo.SASL(plain.Auth{User: k.Username, Pass: k.Password.Reveal()}.AsMechanism()))

@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 func valid() Config {
@@ -48,6 +52,14 @@ func TestValidate(t *testing.T) {
 		"kafka-brokers: 192.0.2.1:9094": func(c *Config) {
 			c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Username: "diaspora", Password: "x"}
 		},
+		"kafka-brokers: 192.0.2.2:9094": func(c *Config) { // the clients' switch is none for the password
+			c.Kafka = Kafka{Brokers: []string{"192.0.2.2:9094"}, Username: "diaspora", Password: "x"}
+			c.InsecureAllowPlaintext = true
+		},
+		"acl-listen :9091 is": func(c *Config) { // nor the other way round
+			c.ACL.Listen = ":9091"
+			c.Kafka.InsecureAllowPlaintext = true
+		},
 		"nothing to serve": func(c *Config) { c.Gateway, c.ACL = nil, nil },
 	} {
 		cfg := valid()
@@ -66,6 +78,45 @@ func TestValidate(t *testing.T) {
 		if err := cfg.Validate(); err != nil {
 			t.Errorf("with %s, Validate = %v", name, err)
 		}
+	}
+}
+
+// TestPasswordStaysHere has a broker on this machine name another one, as the brokers of a
+// cluster do.
+func TestPasswordStaysHere(t *testing.T) {
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for name, try := range map[string]struct {
+		kafka Kafka
+		local bool
+	}{
+		"a password":                  {Kafka{Username: "diaspora", Password: "x"}, true},
+		"a password, TLS":             {Kafka{Username: "diaspora", Password: "x", TLS: &tls.Config{}}, false},
+		"a password, and the switch":  {Kafka{Username: "diaspora", Password: "x", InsecureAllowPlaintext: true}, false},
+		"nothing that could be taken": {Kafka{}, false},
+	} {
+		try.kafka.Brokers = []string{"127.0.0.1:1"}
+		client, err := kgo.NewClient(try.kafka.adminOpts()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		local := reflect.ValueOf(client.OptValue(kgo.Dialer)).Pointer() == reflect.ValueOf(dialLocally).Pointer()
+		if client.Close(); local != try.local {
+			t.Errorf("with %s, connections must stay here: %v, want %v", name, local, try.local)
+		}
+	}
+	if conn, err := dialLocally(t.Context(), "tcp", other.Addr().String()); err != nil {
+		t.Errorf("a broker on this machine: %v", err)
+	} else {
+		conn.Close()
+	}
+	// Where the kernel sends it does not matter: the address says that it is not here.
+	remote := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9094}
+	if here(remote, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}) || !here(remote, &net.TCPAddr{IP: remote.IP}) || here(remote, nil) {
+		t.Error("only addresses of this machine are here")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -338,7 +339,16 @@ func (s *Server) addUser(u User) error {
 }
 
 // ServeHTTP answers a request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// http.ServeMux would redirect the address, and repeat a query with a code in the answer.
+	if p := r.URL.EscapedPath(); p == "" || p[0] != '/' || strings.Contains(p, "//") || path.Clean(p) != p && path.Clean(p)+"/" != p {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		s.fail(w, globusError(http.StatusNotFound, "NOT_FOUND", "Not Found", "There is nothing here"))
+		return
+	}
+	s.handler.ServeHTTP(w, r)
+}
 
 // Close ends delays in progress, and gives the directory free. Requests after
 // it are answered with 503. It may be called twice.

@@ -131,6 +131,22 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
+// TestNoRedirects asks for addresses that a web server likes to redirect from, each with
+// something in its query that the answer must not repeat.
+func TestNoRedirects(t *testing.T) {
+	h := start(t, nil)
+	const canary = "dev-code-CANARY"
+	for _, path := range []string{"//", "/./", "/..", "//v2/oauth2/authorize", "/v2//oauth2/authorize", "/v2/./oauth2/authorize", "/x/../v2/oauth2/authorize",
+		"/v2/oauth2/authorize/", "/v2/web/auth-code/", "/v2/oauth2", "/v2/api/identities/", "/_dev", "/_dev//state", "/%2e/", "/style.css/"} {
+		for _, method := range []string{"GET", "POST", "OPTIONS"} {
+			a := h.do(method, path+"?code="+canary, "", nil)
+			if a.status < 400 || a.header.Get("Location") != "" || strings.Contains(a.body, canary) || a.header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s %s: status %d, %v\n%s", method, path, a.status, a.header, a.body)
+			}
+		}
+	}
+}
+
 func jsonType(r *http.Request) { r.Header.Set("Content-Type", "application/json") }
 
 func host(name string) func(*http.Request) { return func(r *http.Request) { r.Host = name } }

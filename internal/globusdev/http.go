@@ -66,9 +66,11 @@ func (s *Server) routes() http.Handler {
 	for _, rt := range append(s.table(), s.controls()...) {
 		mux.Handle(rt.path, s.serve(rt))
 	}
-	mux.Handle("/", s.serve(route{path: "(unknown)", handle: func(http.ResponseWriter, *http.Request) error {
+	nothing := s.serve(route{path: "(unknown)", handle: func(http.ResponseWriter, *http.Request) error {
 		return globusError(http.StatusNotFound, "NOT_FOUND", "Not Found", "There is nothing here")
-	}}))
+	}})
+	mux.Handle("/", nothing)
+	mux.Handle(strings.TrimSuffix(controlPrefix, "/"), nothing) // or it would be redirected, query and all
 	return mux
 }
 

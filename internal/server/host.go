@@ -54,5 +54,5 @@ func isLoopback(host string) bool {
 // redirect to a shorter form of it.
 func cleanPath(u *url.URL) bool {
 	p := u.EscapedPath()
-	return p != "" && p[0] == '/' && (path.Clean(p) == p || path.Clean(p)+"/" == p)
+	return p != "" && p[0] == '/' && !strings.Contains(p, "//") && (path.Clean(p) == p || path.Clean(p)+"/" == p)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -290,6 +291,33 @@ func TestBadRequests(t *testing.T) {
 				t.Errorf("a topic was lost: %s", a.body)
 			}
 		})
+	}
+}
+
+// TestNoRedirects asks for addresses that a web server likes to redirect from, each with a token in
+// its query, which would stand in the answer and in the log of whatever is on the way.
+func TestNoRedirects(t *testing.T) {
+	e := start(t)
+	for _, path := range []string{
+		"//", "///", "/./", "/../", "/.", "/..", "//.", "/acl/", "//acl", "/acl//", "/./acl", "/acl/.", "/x/../acl", "/acl/../acl", "/%2e/acl", "/%2e%2e/acl", "/%2facl", "//acl/",
+		"/v1", "/v1/", "/v1/topics/", "/v1//topics", "/v1/topics//x", "/v1/topics/x/", "/v1/topics/..", "/assets", "/assets/", "/assets/../acl", "/.well-known/", "/healthz/",
+	} {
+		for _, method := range []string{"GET", "HEAD", "POST", "DELETE", "OPTIONS"} {
+			conn, err := net.Dial("tcp", e.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(conn, "%s %s?token=%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", method, path, adaToken, e.addr)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+			if err != nil {
+				t.Fatalf("%s %s: %v", method, path, err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			conn.Close()
+			if resp.StatusCode < 400 || resp.Header.Get("Location") != "" || e.leaks(string(body)) || e.leaks(fmt.Sprint(resp.Header)) {
+				t.Errorf("%s %s with a token: status %d, %v\n%s", method, path, resp.StatusCode, resp.Header, body)
+			}
+		}
 	}
 }
 
