@@ -17,6 +17,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Client talks to the ACL endpoint of a fabric, where topics are claimed and
@@ -72,8 +73,13 @@ func NewClient(cfg Config) (*Client, error) {
 	return &Client{cfg: cfg, base: base, http: transport, trial: kafka.NewTrial(cfg.TokenSource)}, nil
 }
 
-// Discover asks the fabric what a client needs to know. No token is sent.
+// Discover asks the fabric what a client needs to know. No token is sent, but tokens
+// will go where the answer says: so it is not read over plain http, where anybody on
+// the way could write it.
 func (c *Client) Discover(ctx context.Context) (Discovery, error) {
+	if err := c.mustBePrivate(); err != nil {
+		return Discovery{}, err
+	}
 	var d Discovery
 	err := c.do(ctx, request{
 		op: "ask " + c.base.String() + " for its configuration", method: http.MethodGet, path: "/.well-known/diaspora",
@@ -88,12 +94,9 @@ func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 	return d, nil
 }
 
-// discoverSafely is Discover for those who then send a secret to whom the answer
-// names: it must not be open to forgery on the way.
-func (c *Client) discoverSafely(ctx context.Context) (Discovery, error) {
-	if err := c.mustBePrivate(); err != nil {
-		return Discovery{}, err
-	}
+// discoverOnce is Discover for those who ask nothing else. What the fabric said the last
+// time is good as long as it is away.
+func (c *Client) discoverOnce(ctx context.Context) (Discovery, error) {
 	defer c.hangUp()
 	d, err := c.Discover(ctx)
 	if err == nil {
@@ -376,7 +379,7 @@ func (c *Client) authorize(ctx context.Context, r request) (globus.Secret, error
 	if c.cfg.TokenSource == nil {
 		return "", &fault{condition: ErrUnauthenticated, reason: "there is no TokenSource", hint: c.cfg.login}
 	}
-	token, err := c.cfg.TokenSource.Token(ctx)
+	token, err := trust.Token(ctx, c.cfg.TokenSource, c.base.Host, nil)
 	if err != nil {
 		return "", advise(explain(err), ErrUnauthenticated, c.cfg.login)
 	}
@@ -389,7 +392,7 @@ func (c *Client) mustBePrivate() error {
 	}
 	return &fault{
 		condition: ErrInvalid,
-		reason:    fmt.Sprintf("%s is not https, so tokens could be read on their way", c.base),
+		reason:    fmt.Sprintf("%s is not https: whoever is on the way could read tokens, or have them sent elsewhere", c.base),
 		hint:      "use the https URL of the fabric",
 	}
 }

@@ -279,17 +279,14 @@ func TestWhereTokensGo(t *testing.T) {
 	// Beyond loopback, without TLS. The name resolves nowhere: a call that tries is
 	// ErrUnavailable.
 	for name, call := range calls(newClient(t, Config{URL: "http://diaspora.invalid"})) {
-		if name == "Discover" {
-			continue
-		}
 		err := call(within(t))
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "not https") {
 			t.Errorf("%s over plain http = %v, want ErrInvalid", name, err)
 		}
 		withoutCanary(t, err)
 	}
-	if _, err := newClient(t, Config{URL: "http://diaspora.invalid"}).discoverSafely(within(t)); !errors.Is(err, ErrInvalid) {
-		t.Errorf("discoverSafely over plain http = %v, want ErrInvalid", err)
+	if _, err := newClient(t, Config{URL: "http://diaspora.invalid", InsecureAllowPlaintext: true}).Discover(within(t)); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Discover over plain http that was allowed = %v, want ErrUnavailable", err)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Config says how to reach a fabric, and as whom. [ConfigFromEnv] and
@@ -38,7 +39,9 @@ type Config struct {
 	// the fabric names.
 	Brokers []string
 
-	// TokenSource yields the access token to sign in with. Required.
+	// TokenSource yields the access token to sign in with. Required. Tokens of the one that
+	// ConfigFromEnv or Profiles.Config has set are sent only to hosts to which they
+	// belong, and to Brokers. With another one, they are sent wherever URL and Brokers lead.
 	TokenSource globus.TokenSource
 
 	// Identity is who the tokens are of. It is named in errors, and has no
@@ -80,9 +83,10 @@ type Config struct {
 	// Diagnostics receives the messages of the library itself. Nil discards them.
 	Diagnostics *slog.Logger
 
-	login  string // the advice when nobody is signed in; depends on where the Config is from
-	origin string // where the Config is from, for errors: `profile "local"`
-	memory memory // of credentials from the environment
+	login  string       // the advice when nobody is signed in; depends on where the Config is from
+	origin string       // where the Config is from, for errors: `profile "local"`
+	memory memory       // of credentials from the environment
+	said   trust.Fabric // what the user has said about where tokens may go
 
 	// Tests only:
 	anonymous bool           // do not sign in
@@ -115,7 +119,7 @@ func (c Config) resolve(ctx context.Context) (*fabric, error) {
 		if err != nil {
 			return nil, err
 		}
-		found, err := client.discoverSafely(ctx)
+		found, err := client.discoverOnce(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -187,6 +191,7 @@ func (c Config) fabric() (*fabric, error) {
 	f.kafka = kafka.Config{
 		Brokers:                f.Brokers,
 		TokenSource:            c.TokenSource,
+		Named:                  c.Brokers, // not those that the fabric names
 		TLS:                    secure,
 		InsecureAllowPlaintext: c.InsecureAllowPlaintext,
 		Dial:                   c.dial,
@@ -317,6 +322,13 @@ func parseURL(raw string) (*url.URL, error) {
 	path = strings.TrimSuffix(path, "/.well-known/diaspora")
 	path = strings.TrimSuffix(path, "/acl")
 	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(path, "/")}, nil
+}
+
+// trusted is a fabric with what the user has said of it.
+func (c Config) trusted(d Discovery) trust.Fabric {
+	f := c.said
+	f.URL, f.Brokers, f.Issuer, f.Scope = c.URL, d.Brokers, d.Globus.Issuer, d.Globus.Scope
+	return f
 }
 
 // who names the one who is signed in, for errors.

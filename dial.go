@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Dial returns the plain Kafka client (package kgo of franz-go), signed in and
@@ -64,8 +65,10 @@ func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
 	// The token is asked for up front: the client would wrap what the source
 	// says into an error of the connection.
 	if f.TokenSource != nil {
-		if _, err := f.TokenSource.Token(ctx); err != nil {
-			return explain(err)
+		for _, broker := range f.Brokers {
+			if _, err := trust.Token(ctx, f.TokenSource, broker, f.kafka.Named); err != nil {
+				return explain(err)
+			}
 		}
 	}
 	// The client does not look at ctx while it waits for a broker's first words.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // ConfigFromEnv returns the configuration that the environment names, or else that
@@ -25,8 +26,14 @@ import (
 //	DIASPORA_CA_FILE          a PEM file of certificates to trust besides the system's
 //	DIASPORA_CONFIG_DIR       where profiles are
 //	GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
-//	                          another Globus Auth than the one that the fabric names,
-//	                          but for a stored login, which stays with its own
+//	                          another Globus Auth than Globus's own, but for a
+//	                          stored login, which stays with its own
+//
+// The fabric's discovery document does not decide where secrets go. A refresh token or a client secret is
+// sent to Globus's own Globus Auth, or to the one that these variables name. An access token is sent to hosts
+// below the host that its scope names at Globus. Where the scope names none, it is sent to the hosts that
+// were confirmed by "diaspora login", or to those that the user has named: DIASPORA_BOOTSTRAP and, next to it,
+// DIASPORA_URL. A fabric that is wholly on this machine is exempt.
 //
 // What the fabric and Globus Auth said of a credential from the environment is remembered next to
 // the profiles, in files without secrets that are named by a hash of it: so a [Logger] with a
@@ -45,6 +52,9 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 
 func configFromEnv(getenv func(string) string) (Config, error) {
 	e := environment{getenv: getenv}
+	if err := e.hear(); err != nil {
+		return Config{}, err
+	}
 	profiles, err := UserProfiles(getenv)
 	if err != nil && !e.complete() {
 		return Config{}, err
@@ -80,7 +90,19 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 // environment is what the variables say.
 type environment struct {
 	getenv   func(string) string
-	cacheDir string // where tokens got from DIASPORA_REFRESH are kept
+	cacheDir string       // where tokens got from DIASPORA_REFRESH are kept
+	said     trust.Fabric // what the user has said about where secrets may go
+}
+
+// hear finds out what the user has said about where secrets may go.
+func (e *environment) hear() (err error) {
+	if e.said.NamedIssuer, err = e.issuer(); err != nil {
+		return err
+	}
+	if u, err := parseURL(e.getenv("DIASPORA_URL")); err == nil && e.getenv("DIASPORA_BOOTSTRAP") != "" {
+		e.said.Named = []string{u.Host} // with the brokers' addresses, all is said
+	}
+	return nil
 }
 
 // complete reports whether no profile is needed.
@@ -99,7 +121,7 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 				return Config{}, err
 			}
 		}
-		return profiles.Config(name)
+		return profiles.config(name, e.said)
 	}
 	wanted, err := parseURL(raw)
 	if err != nil {
@@ -114,7 +136,7 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 			}
 		}
 		for _, n := range names {
-			cfg, err := profiles.Config(n)
+			cfg, err := profiles.config(n, e.said)
 			if err != nil {
 				if name != "" {
 					return Config{}, err
@@ -130,6 +152,7 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 		}
 	}
 	return Config{
+		said:   e.said,
 		URL:    wanted.String(),
 		origin: "DIASPORA_URL",
 		login:  fmt.Sprintf("run \"diaspora login %s\"", wanted),
@@ -154,7 +177,7 @@ func (e environment) signIn(cfg Config) (Config, error) {
 		cfg.memory.name = credentialName(cfg.URL, e.getenv("GLOBUS_SDK_ENVIRONMENT"), e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH"), refresh.Reveal())
 		cfg.Identity = cfg.memory.recall(cfg.memory.name).Identity
 	case cfg.TokenSource != nil:
-		return cfg, e.checkIssuer()
+		return cfg, nil
 	default:
 		return Config{}, &fault{
 			condition: ErrUnauthenticated,
@@ -162,57 +185,58 @@ func (e environment) signIn(cfg Config) (Config, error) {
 			hint:      cfg.login + ", or set DIASPORA_REFRESH",
 		}
 	}
-	if err := e.checkIssuer(); err != nil {
-		return Config{}, err
-	}
-	cfg.TokenSource = &discoveredSource{cfg: cfg, turn: make(chan struct{}, 1), make: func(d DiscoveryGlobus) (globus.TokenSource, error) {
-		if issuer, ok, err := e.issuer(); err != nil {
-			return nil, err
-		} else if ok {
-			d.Issuer = issuer
+	cfg.TokenSource = &discoveredSource{cfg: cfg, turn: make(chan struct{}, 1), make: func(d Discovery) (*trust.Source, error) {
+		if named := cfg.said.NamedIssuer; named != "" {
+			d.Globus.Issuer = named
 		}
-		if id == "" {
-			client, err := globusClient(cfg, d)
-			if err != nil {
-				return nil, err
-			}
-			return client.RefreshSource(refresh, d.ResourceServer, e.cacheDir), nil
-		}
-		client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: id, ClientSecret: secret, Diagnostics: cfg.Diagnostics})
+		tokens, err := e.tokens(cfg, d.Globus)
 		if err != nil {
-			return nil, invalid("DIASPORA_CLIENT_ID: %v", err)
+			return nil, err
 		}
-		return client.ClientCredentialsSource(d.ResourceServer, d.Scope), nil
+		return trust.Guard(tokens, cfg.trusted(d)), nil
 	}}
 	return cfg, nil
 }
 
-// issuer returns the Globus Auth that Globus's own variables name, if they do.
-func (e environment) issuer() (issuer string, ok bool, err error) {
+// tokens returns the source of the tokens of the credential in the environment.
+func (e environment) tokens(cfg Config, d DiscoveryGlobus) (globus.TokenSource, error) {
+	id := e.getenv("DIASPORA_CLIENT_ID")
+	if id == "" {
+		client, err := globusClient(cfg, d)
+		if err != nil {
+			return nil, err
+		}
+		return client.RefreshSource(globus.Secret(strings.TrimSpace(e.getenv("DIASPORA_REFRESH"))), d.ResourceServer, e.cacheDir), nil
+	}
+	secret := globus.Secret(e.getenv("DIASPORA_CLIENT_SECRET"))
+	client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: id, ClientSecret: secret, Diagnostics: cfg.Diagnostics})
+	if err != nil {
+		return nil, invalid("DIASPORA_CLIENT_ID: %v", err)
+	}
+	return client.ClientCredentialsSource(d.ResourceServer, d.Scope), nil
+}
+
+// issuer returns the Globus Auth that Globus's own variables name, or "".
+func (e environment) issuer() (string, error) {
 	if e.getenv("GLOBUS_SDK_ENVIRONMENT") == "" && e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") == "" {
-		return "", false, nil
+		return "", nil
 	}
 	cfg, err := globus.ConfigFromEnv(e.getenv)
 	if err != nil {
-		return "", false, invalid("%v", err)
+		return "", invalid("%v", err)
 	}
-	return cfg.Issuer, true, nil
-}
-
-func (e environment) checkIssuer() error {
-	_, _, err := e.issuer()
-	return err
+	return cfg.Issuer, nil
 }
 
 // discoveredSource makes its token source when it is first asked for a token, as
 // only the fabric knows which Globus Auth and client to use.
 type discoveredSource struct {
 	cfg  Config
-	make func(DiscoveryGlobus) (globus.TokenSource, error)
+	make func(Discovery) (*trust.Source, error)
 	turn chan struct{} // holds a value while somebody asks the fabric
 
-	mu     sync.Mutex // guards source; never held while anybody is asked
-	source globus.TokenSource
+	mu     sync.Mutex    // guards source; never held while anybody is asked
+	source *trust.Source // nil before
 }
 
 // Token implements [globus.TokenSource].
@@ -224,22 +248,30 @@ func (s *discoveredSource) Token(ctx context.Context) (globus.Token, error) {
 	return source.Token(ctx)
 }
 
+// Fabric returns the fabric that the tokens are for, for package trust, once there was a token.
+func (s *discoveredSource) Fabric() trust.Fabric {
+	if source := s.known(); source != nil {
+		return source.Fabric()
+	}
+	return trust.Fabric{}
+}
+
 // Refused tells the source that a service has refused the token.
 func (s *discoveredSource) Refused(access globus.Secret) {
-	if source, ok := s.known().(interface{ Refused(globus.Secret) }); ok {
+	if source := s.known(); source != nil {
 		source.Refused(access)
 	}
 }
 
 // Settle waits until no renewal is under way.
 func (s *discoveredSource) Settle() {
-	if source, ok := s.known().(interface{ Settle() }); ok {
+	if source := s.known(); source != nil {
 		source.Settle()
 	}
 }
 
 // known returns the source if there is one already, and nil otherwise.
-func (s *discoveredSource) known() globus.TokenSource {
+func (s *discoveredSource) known() *trust.Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.source
@@ -247,7 +279,7 @@ func (s *discoveredSource) known() globus.TokenSource {
 
 // discovered returns the source, and makes it if need be. Callers take turns to ask the
 // fabric, since the next one mostly need not ask any more.
-func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, error) {
+func (s *discoveredSource) discovered(ctx context.Context) (*trust.Source, error) {
 	if source := s.known(); source != nil {
 		return source, nil
 	}
@@ -266,13 +298,13 @@ func (s *discoveredSource) discovered(ctx context.Context) (globus.TokenSource, 
 		if err != nil {
 			return nil, err
 		}
-		found, err := client.discoverSafely(ctx)
+		found, err := client.discoverOnce(ctx)
 		if err != nil {
 			return nil, err
 		}
 		d = &found
 	}
-	source, err := s.make(d.Globus)
+	source, err := s.make(*d)
 	if err != nil {
 		return nil, err
 	}

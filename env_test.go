@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // getenv is an environment of its own: name, value, name, value.
@@ -26,6 +27,9 @@ func getenv(pairs ...string) func(string) string {
 	}
 	return func(name string) string { return env[name] }
 }
+
+// scopeOfTests is one that a fabric may have.
+const scopeOfTests = "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/action_all"
 
 func someDiscovery() Discovery {
 	return Discovery{
@@ -258,7 +262,9 @@ func TestRefusedReachesTheSource(t *testing.T) {
 	t.Parallel()
 	d := someDiscovery()
 	inner := &listeningSource{}
-	s := &discoveredSource{cfg: Config{Discovery: &d}, turn: make(chan struct{}, 1), make: func(DiscoveryGlobus) (globus.TokenSource, error) { return inner, nil }}
+	s := &discoveredSource{cfg: Config{Discovery: &d}, turn: make(chan struct{}, 1), make: func(Discovery) (*trust.Source, error) {
+		return trust.Guard(inner, trust.Fabric{Scope: scopeOfTests}), nil
+	}}
 	s.Refused("too early") // must not panic
 	if _, err := s.Token(t.Context()); err != nil {
 		t.Fatal(err)

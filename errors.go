@@ -10,6 +10,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // The conditions that a caller can act on. Every error of this package that has
@@ -17,8 +18,8 @@ import (
 var (
 	// ErrInvalid says that the request is wrong and will stay wrong.
 	ErrInvalid = errors.New("invalid")
-	// ErrUnauthenticated says that nobody is signed in, or that the token
-	// was refused. Only a new login helps.
+	// ErrUnauthenticated says that nobody is signed in, that the token was refused, or that it
+	// was not sent since it does not belong there. Only a person can help.
 	ErrUnauthenticated = errors.New("not authenticated")
 	// ErrPermission says that who is signed in may not do this.
 	ErrPermission = errors.New("permission denied")
@@ -63,6 +64,7 @@ var conditions = []struct {
 	{ErrUnauthenticated, kafka.Unauthenticated, http.StatusUnauthorized, 3},
 	{globus.ErrLoginRequired, -1, http.StatusUnauthorized, 3},
 	{globus.ErrRefused, -1, http.StatusUnauthorized, 3},
+	{trust.ErrUntrusted, -1, http.StatusUnauthorized, 3},
 	{ErrNoProfile, -1, http.StatusUnauthorized, 3},
 	{ErrPermission, kafka.Permission, http.StatusForbidden, 4},
 	{ErrNotFound, kafka.NotFound, http.StatusNotFound, 5},
@@ -108,8 +110,14 @@ func ExitCode(err error) int {
 // program may show the two apart.
 func Hint(err error) string {
 	var f *fault
-	if errors.As(err, &f) && f.hint != "" && strings.HasSuffix(err.Error(), "; "+f.hint) {
-		return f.hint
+	hint := ""
+	if t := (*trust.Error)(nil); errors.As(err, &f) {
+		hint = f.hint
+	} else if errors.As(err, &t) {
+		hint = t.Hint
+	}
+	if hint != "" && strings.HasSuffix(err.Error(), "; "+hint) {
+		return hint
 	}
 	return ""
 }
@@ -161,10 +169,14 @@ func explain(err error) error {
 	if !errors.As(err, &network) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return err
 	}
+	hint := ""
+	if t := (*trust.Error)(nil); errors.As(err, &t) {
+		hint = t.Hint
+	}
 	condition, reason := kafka.Explain(err)
 	for _, c := range conditions {
 		if c.kafka == condition && condition != kafka.Unknown {
-			return &fault{condition: c.err, reason: strings.TrimPrefix(reason, c.err.Error()+": "), cause: err}
+			return &fault{condition: c.err, reason: strings.TrimPrefix(reason, c.err.Error()+": "), hint: hint, cause: err}
 		}
 	}
 	return err

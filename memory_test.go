@@ -42,7 +42,7 @@ func TestMemoryIsPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, err := client.discoverSafely(within(t)); err != nil || d.Globus != discovery.Globus {
+	if d, err := client.discoverOnce(within(t)); err != nil || d.Globus != discovery.Globus {
 		t.Errorf("while the fabric is away it is %+v, %v, want what it said before", d, err)
 	}
 	path := cfg.memory.path(cfg.memory.name)

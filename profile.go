@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Profile is a fabric that somebody has logged in to: where it is and what it told
@@ -21,6 +22,11 @@ type Profile struct {
 	Name      string    `json:"-"`
 	URL       string    `json:"url"` // of the ACL endpoint
 	Discovery Discovery `json:"discovery"`
+
+	// Confirmed says that the person has confirmed, or named, what the discovery document alone
+	// cannot decide: that tokens of the fabric's scope may go to the hosts of URL and of
+	// Discovery.Brokers, and that Discovery.Globus.Issuer issues them.
+	Confirmed bool `json:"confirmed,omitempty"`
 }
 
 // Profiles are the profiles of one person, in one folder:
@@ -244,8 +250,11 @@ func (p *Profiles) Store(name string) (*globus.Store, error) {
 }
 
 // Config returns the configuration of a profile. Whether its login is still good
-// shows when it is used.
-func (p *Profiles) Config(name string) (Config, error) {
+// shows when it is used, and so does whether its tokens may go where its fabric is: the
+// profiles of earlier versions were not confirmed by anybody.
+func (p *Profiles) Config(name string) (Config, error) { return p.config(name, trust.Fabric{}) }
+
+func (p *Profiles) config(name string, said trust.Fabric) (Config, error) {
 	profile, err := p.Load(name)
 	if err != nil {
 		return Config{}, err
@@ -254,7 +263,9 @@ func (p *Profiles) Config(name string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
+	said.Profile, said.Confirmed = name, profile.Confirmed
 	cfg := Config{
+		said:      said,
 		memory:    memory{dir: filepath.Join(p.dir, "fabrics")},
 		URL:       profile.URL,
 		Discovery: &profile.Discovery,
@@ -268,7 +279,8 @@ func (p *Profiles) Config(name string) (Config, error) {
 	if login, err := store.Load(); err == nil {
 		cfg.Identity = login.Identity
 	}
-	cfg.TokenSource = client.StoredSource(store, profile.Discovery.Globus.ResourceServer)
+	tokens := client.StoredSource(store, profile.Discovery.Globus.ResourceServer)
+	cfg.TokenSource = trust.Guard(tokens, cfg.trusted(profile.Discovery))
 	return cfg, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 var loginHelp = help{
@@ -36,6 +37,9 @@ diaspora login https://diaspora.example.org --no-browser
 # with a refresh token that you have elsewhere
 ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.org --with-token
 
+# in a script, to a fabric whose hosts you have checked
+diaspora login https://diaspora.example.org --no-browser --yes
+
 # and a file for Java's Kafka clients
 diaspora login --save-for-java`,
 	long: `
@@ -45,6 +49,11 @@ is no display, you are asked for the code that the page shows.
 The fabric's addresses are stored as a profile, which is then the current one. Its name
 is that of the host, or what --profile says. The tokens go into a file that only you can
 read, and are renewed by themselves. They are not shown, unless you say --show-tokens.
+
+An access token goes only to hosts below the one that the fabric's scope names at Globus. If the
+scope names no host, you are shown the fabric's hosts and asked whether they are right; --yes
+says so. With another profile whose scope is the same and whose hosts differ, login refuses. A
+fabric that is wholly on this machine is exempt.
 
 A service signs in as itself: with DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET set, login
 asks nobody, tries them, and stores the profile only.
@@ -59,6 +68,7 @@ type loginOptions struct {
 	noBrowser  bool
 	withToken  bool
 	showTokens bool
+	yes        bool
 	java       string // the file to save for Java, or ""
 }
 
@@ -75,6 +85,7 @@ func (e *env) loginCommand() *cobra.Command {
 	flags.BoolVar(&o.noBrowser, "no-browser", false, "open no browser; ask for the code")
 	flags.BoolVar(&o.withToken, "with-token", false, "read a refresh token from the input")
 	flags.BoolVar(&o.showTokens, "show-tokens", false, "print the tokens themselves")
+	flags.BoolVar(&o.yes, "yes", false, "confirm the fabric's hosts without asking")
 	saveForJavaFlag(cmd, &o.java)
 	return cmd
 }
@@ -85,6 +96,7 @@ type session struct {
 	options  loginOptions
 	profiles *diaspora.Profiles
 	profile  diaspora.Profile
+	fabric   trust.Fabric // the profile's, with what the user has said of it
 	client   *globus.Client
 	store    *globus.Store
 	moved    bool   // the profiles are not where they should be
@@ -129,8 +141,18 @@ func (s *session) prepare(ctx context.Context, address string) (err error) {
 	if err != nil {
 		return misuse("", "%v", err)
 	}
-	if e.getenv("GLOBUS_SDK_ENVIRONMENT") == "" && e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") == "" {
-		cfg.Issuer = s.profile.Discovery.Globus.Issuer
+	named := e.getenv("GLOBUS_SDK_ENVIRONMENT") != "" || e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") != ""
+	if issuer := s.profile.Discovery.Globus.Issuer; issuer != "" && !named {
+		cfg.Issuer = issuer
+	}
+	s.profile.Discovery.Globus.Issuer = cfg.Issuer
+	s.profile.Confirmed = false // whatever was there before
+	s.fabric = fabricOf(s.profile)
+	if named {
+		s.fabric.NamedIssuer = cfg.Issuer
+	}
+	if err := s.vouch(ctx); err != nil {
+		return err
 	}
 	cfg.ClientID, cfg.Product, cfg.Version = s.profile.Discovery.Globus.ClientID, "diaspora", programVersion()
 	if s.client, err = globus.New(cfg); err != nil {
@@ -294,7 +316,7 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 	defer cancel()
 	login := &globus.Login{Issuer: s.client.Issuer(), ClientID: s.client.ClientID(), Tokens: []globus.Token{token}}
 	acl, err := diaspora.NewClient(diaspora.Config{
-		URL: s.profile.URL, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: globus.StaticToken(token),
+		URL: s.profile.URL, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: trust.Guard(globus.StaticToken(token), s.fabric),
 	})
 	if err != nil {
 		return nil, err
@@ -348,7 +370,9 @@ func (s *session) asService(ctx context.Context) error {
 		case "DIASPORA_URL":
 			return s.profile.URL
 		case "DIASPORA_PROFILE":
-			return ""
+			return s.profile.Name
+		case "DIASPORA_CONFIG_DIR":
+			return s.profiles.Dir()
 		}
 		return s.env.getenv(name)
 	})
@@ -422,7 +446,7 @@ func (s *session) saveForJava(ctx context.Context, token globus.Token) error {
 		return nil
 	}
 	client, err := diaspora.NewClient(diaspora.Config{
-		URL: s.profile.URL, Discovery: &s.profile.Discovery, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: globus.StaticToken(token),
+		URL: s.profile.URL, Discovery: &s.profile.Discovery, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: trust.Guard(globus.StaticToken(token), s.fabric),
 	})
 	if err != nil {
 		return err

@@ -76,8 +76,13 @@ func (e *env) logout(ctx context.Context, local bool) error {
 
 func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) error {
 	issuer := profile.Discovery.Globus.Issuer
-	if login, err := store.Load(); err == nil && login.Issuer != "" {
+	switch login, err := store.Load(); {
+	case err == nil && login.Issuer != "":
 		issuer = login.Issuer // tokens are shown to nobody but who issued them
+	case err == nil: // only the fabric has named who that is
+		if err := fabricOf(profile).CheckLogin(); err != nil {
+			return hinted(fmt.Errorf("log out: %w", err), `"diaspora logout --local" deletes the tokens here only`)
+		}
 	}
 	client, err := globus.New(globus.Config{Issuer: issuer, ClientID: profile.Discovery.Globus.ClientID, Product: "diaspora", Version: programVersion()})
 	if err != nil {

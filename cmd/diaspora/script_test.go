@@ -29,6 +29,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
 )
 
 // TestMain makes this binary the program itself when it is started under its name,
@@ -116,6 +117,11 @@ func TestScripts(t *testing.T) {
 			"plain":      scriptPlain,
 			"until":      scriptUntil,
 			"mode":       scriptMode,
+			"thief":      scriptThief,
+
+			"as-before": scriptAsBefore,
+
+			"empty-handed": scriptEmptyHanded,
 
 			"setenv-from": scriptSetenvFrom, "config-from-json": scriptConfigFromJSON, "same-events": scriptSameEvents,
 		},
@@ -124,6 +130,8 @@ func TestScripts(t *testing.T) {
 
 type scriptState struct {
 	fabric *fabric.Fabric
+	thief  *trusttest.Thief
+	told   diaspora.Discovery // what the thief says
 	ups    map[string]*upProcess
 }
 
@@ -249,7 +257,7 @@ func scriptPaste(ts *testscript.TestScript, _ bool, args []string) {
 func scriptCommand(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], name), args...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "HOME", "USER", "TZ", "TMPDIR", "DIASPORA_CONFIG_DIR", "DIASPORA_PROFILE", "DIASPORA_URL", "DIASPORA_REFRESH", "XDG_DATA_HOME"} {
+	for _, name := range []string{"PATH", "HOME", "USER", "TZ", "TMPDIR", "DIASPORA_CONFIG_DIR", "DIASPORA_PROFILE", "DIASPORA_URL", "DIASPORA_REFRESH", "XDG_DATA_HOME", "DIASPORA_CA_FILE", "GLOBUS_SDK_SERVICE_URL_AUTH", "HTTPS_PROXY"} {
 		if v := ts.Getenv(name); v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
@@ -359,6 +367,71 @@ func scriptHidden(ts *testscript.TestScript, _ bool, _ []string) {
 			ts.Fatalf("%s shows a secret", name)
 		}
 	}
+}
+
+// scriptThief runs the ACL endpoint of an attacker at https://evil.example.com, and at
+// EVIL_HTTP without TLS; real.example.org leads to it as well. Its discovery document is the
+// fabric's, but for the brokers and what is said: "thief issuer=own scope=urn:… server=…
+// brokers=HOST:PORT,… security=plaintext".
+func scriptThief(ts *testscript.TestScript, _ bool, args []string) {
+	state := stateOf(ts)
+	if state.thief == nil {
+		state.thief = trusttest.NewThief(scriptTB{ts}, "*.example.com", "*.example.org")
+		ts.Setenv("DIASPORA_CA_FILE", state.thief.CAFile)
+		ts.Setenv("HTTPS_PROXY", state.thief.Proxy())
+		ts.Setenv("EVIL_HTTP", "http://"+state.thief.HTTP())
+	}
+	d := state.fabric.Discovery()
+	d.Brokers, d.Security, d.CA = []string{state.thief.Gateway()}, "tls", state.thief.CA
+	for _, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		switch name {
+		case "issuer":
+			d.Globus.Issuer = strings.Replace(value, "own", "http://"+state.thief.HTTP(), 1)
+		case "scope":
+			d.Globus.Scope = value
+		case "server":
+			d.Globus.ResourceServer = value
+		case "brokers":
+			d.Brokers = strings.Split(value, ",")
+		default:
+			ts.Fatalf("thief %s: unknown", arg)
+		}
+	}
+	state.told = d
+	state.thief.Says(d)
+}
+
+// scriptAsBefore logs a user in to the thief's fabric as earlier versions did, which asked
+// nobody: "as-before PROFILE USERNAME".
+func scriptAsBefore(ts *testscript.TestScript, _ bool, args []string) {
+	state := stateOf(ts)
+	login, err := state.fabric.Login(context.Background(), args[1])
+	ts.Check(err)
+	profiles := diaspora.OpenProfiles(ts.Getenv("CONFIG"))
+	ts.Check(profiles.Save(diaspora.Profile{Name: args[0], URL: "https://evil.example.com", Discovery: state.told}))
+	store, err := profiles.Store(args[0])
+	ts.Check(err)
+	ts.Check(store.Save(context.Background(), login))
+}
+
+// scriptEmptyHanded fails if the attacker was shown any secret.
+func scriptEmptyHanded(ts *testscript.TestScript, neg bool, _ []string) {
+	if loot := stateOf(ts).thief.Loot(); (len(loot) == 0) == neg {
+		ts.Fatalf("the attacker has %q", loot)
+	}
+}
+
+// scriptTB is a script as a test.
+type scriptTB struct{ *testscript.TestScript }
+
+func (ts scriptTB) Helper()            {}
+func (ts scriptTB) Fatal(args ...any)  { ts.Fatalf("%s", fmt.Sprint(args...)) }
+func (ts scriptTB) Cleanup(end func()) { ts.Defer(end) }
+func (ts scriptTB) TempDir() string {
+	dir, err := os.MkdirTemp(ts.Getenv("WORK"), "thief-")
+	ts.Check(err)
+	return dir
 }
 
 // scriptPlain uses an access key as a client would that has never heard of Globus:

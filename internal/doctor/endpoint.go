@@ -313,7 +313,7 @@ func checkFreshness(_ context.Context, v *visit) Finding {
 		{"brokers", slices.Equal(sorted(old.Brokers), sorted(v.live.Brokers))},
 		{"security", old.Security == v.live.Security},
 		{"CA", strings.TrimSpace(old.CA) == strings.TrimSpace(v.live.CA)},
-		{"Globus Auth", old.Globus == v.live.Globus},
+		{"Globus Auth", v.sameGlobus(old.Globus, v.live.Globus)},
 		{"size of events", old.MaxEventBytes == v.live.MaxEventBytes},
 	} {
 		if !part.same {
@@ -324,6 +324,14 @@ func checkFreshness(_ context.Context, v *visit) Finding {
 		return warning(v.loginAdvice()+": that asks anew", "the fabric has changed since the login: %s", strings.Join(differs, ", "))
 	}
 	return ok("the fabric is as it was at the login")
+}
+
+// sameGlobus leaves the issuer out if the user has named another one: a login keeps that.
+func (v *visit) sameGlobus(old, live diaspora.DiscoveryGlobus) bool {
+	if v.Getenv("GLOBUS_SDK_ENVIRONMENT")+v.Getenv("GLOBUS_SDK_SERVICE_URL_AUTH") != "" {
+		old.Issuer = live.Issuer
+	}
+	return old == live
 }
 
 func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) }

@@ -15,8 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // maxGateways bounds how many addresses are tried of a long list.
@@ -168,15 +168,14 @@ func checkGatewayCertificate(_ context.Context, v *visit) Finding { return v.exp
 // checkSignIn signs in to the first gateway that can be reached.
 func checkSignIn(ctx context.Context, v *visit) Finding {
 	// Again, for the one before may have been refused meanwhile.
-	token, err := v.cfg.TokenSource.Token(ctx)
-	if err != nil {
+	if _, err := v.cfg.TokenSource.Token(ctx); err != nil {
 		return v.loginFailure(err)
 	}
 	share := v.Timeout / time.Duration(len(v.reachable)) // one that is silent leaves time for the next
 	var last error
 	var where string
 	for _, address := range v.reachable {
-		conn, err := v.signedIn(ctx, address, token.AccessToken, share)
+		conn, err := v.signedIn(ctx, address, share)
 		if err != nil {
 			if last, where = err, address; isRefusal(err) {
 				break // the others would say the same
@@ -190,15 +189,19 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 	return failure(v.kafkaAdvice(last), "%s: %s", where, kafkaWords(last))
 }
 
-// signedIn connects and signs in, within a time.
-func (v *visit) signedIn(ctx context.Context, address string, token globus.Secret, most time.Duration) (*connection, error) {
+// signedIn connects and signs in, within a time, if the token may go there.
+func (v *visit) signedIn(ctx context.Context, address string, most time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
+	token, err := trust.Token(ctx, v.cfg.TokenSource, address, v.cfg.Brokers)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := v.connect(ctx, address, v.gateway)
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.signIn(ctx, token); err != nil {
+	if err := conn.signIn(ctx, token.AccessToken); err != nil {
 		conn.close()
 		return nil, err
 	}
@@ -220,6 +223,9 @@ func kafkaWords(err error) string {
 }
 
 func (v *visit) kafkaAdvice(err error) string {
+	if untrusted := (*trust.Error)(nil); errors.As(err, &untrusted) {
+		return untrusted.Hint
+	}
 	switch condition, _ := kafka.Explain(err); condition {
 	case kafka.Unauthenticated:
 		if errors.Is(err, kerr.UnsupportedSaslMechanism) {
@@ -263,12 +269,11 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 	if len(addresses) == 0 {
 		return failure("tell the operator", "the cluster names no broker")
 	}
-	token, err := v.cfg.TokenSource.Token(ctx)
-	if err != nil {
+	if _, err := v.cfg.TokenSource.Token(ctx); err != nil {
 		return v.loginFailure(err)
 	}
 	outcomes := all(addresses[:min(len(addresses), maxGateways)], func(address string) outcome {
-		conn, err := v.signedIn(ctx, address, token.AccessToken, v.Timeout)
+		conn, err := v.signedIn(ctx, address, v.Timeout)
 		if err != nil {
 			return outcome{err: err}
 		}
@@ -276,6 +281,9 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 		return outcome{text: address}
 	})
 	f := whole(outcomes, v.brokerWords, func(err error) string {
+		if untrusted := (*trust.Error)(nil); errors.As(err, &untrusted) {
+			return untrusted.Hint
+		}
 		return "the cluster sends clients to this address, so it has to be reachable from here; tell the operator"
 	})
 	if f.Status != OK {

@@ -18,6 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Finding is what one check has found.
@@ -55,6 +56,7 @@ type checks struct {
 func Check(ctx context.Context, cfg Config) []Finding {
 	c := &checks{cfg: &cfg}
 	c.globus(ctx)
+	c.scope()
 	c.certificate()
 	c.kafka(ctx)
 	if cfg.Gateway != nil {
@@ -98,6 +100,30 @@ func (c *checks) globus(ctx context.Context) {
 		c.add("clock", Fail, "run an NTP client on this host", "%v off Globus Auth's clock", skew)
 	} else {
 		c.add("clock", OK, "", "within %v of Globus Auth's", max(skew.Abs(), time.Second))
+	}
+}
+
+// fabric is what clients make of what the ACL endpoint tells them.
+func (c *checks) fabric() trust.Fabric {
+	f := trust.Fabric{URL: c.cfg.PublicURL, Issuer: c.cfg.issuer(), NamedIssuer: c.cfg.issuer(), Scope: c.cfg.Globus.Scope}
+	if c.cfg.ACL != nil {
+		f.Brokers = c.cfg.ACL.Bootstrap
+	}
+	return f
+}
+
+// scope finds out whether clients will send their tokens to the names that they are told.
+func (c *checks) scope() {
+	const fix = "let Globus verify a host that public-url and all gateways are below, and use the scope that names it: docs/operate.md"
+	err, hosts := c.fabric().Check(), strings.Join(c.fabric().Hosts(), ", ")
+	untrusted := (*trust.Error)(nil)
+	switch {
+	case !errors.As(err, &untrusted):
+		c.result("scope", err, fix, "clients send tokens with %s to %s", c.cfg.Globus.Scope, hosts)
+	case untrusted.Unconfirmed:
+		c.add("scope", Warn, fix, "%s names no host: at their first login, people are asked whether %s are right", c.cfg.Globus.Scope, hosts)
+	default:
+		c.add("scope", Fail, fix, "%s", untrusted.Reason)
 	}
 }
 
@@ -303,6 +329,15 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 		}
 	}
 	slices.Sort(all)
+	told := c.fabric()
+	told.Confirmed = true // by people, at their first login
+	for _, address := range all {
+		if err := told.CheckHost(address, []string{told.Scope}); err != nil && c.cfg.ACL != nil {
+			c.add("advertised addresses", Fail, "name every gateway in acl-bootstrap, or use a scope that names a host which all of them are below: docs/operate.md",
+				"the brokers send clients to %s, and clients send no token there", address)
+			return
+		}
+	}
 	if c.cfg.ACL != nil {
 		for _, b := range c.cfg.ACL.Bootstrap {
 			if !slices.Contains(all, b) {

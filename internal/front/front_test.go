@@ -199,3 +199,27 @@ func TestCheckCertificate(t *testing.T) {
 		})
 	}
 }
+
+// TestCheckScope tells operators what clients will make of their scope and their hosts.
+func TestCheckScope(t *testing.T) {
+	const byHost, byAPI = "https://auth.globus.org/scopes/example.org/logging", "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/logging"
+	for name, c := range map[string]struct {
+		scope     string
+		bootstrap []string
+		want      Status
+		found     string
+	}{
+		"names the host":         {byHost, []string{"kafka1.example.org:9092"}, OK, "to diaspora.example.org, kafka1.example.org"},
+		"a gateway outside":      {byHost, []string{"kafka1.example.org:9092", "192.0.2.1:9092"}, Fail, "192.0.2.1 is not below example.org"},
+		"names the API":          {byAPI, []string{"kafka1.example.org:9092"}, Warn, "names no host: at their first login, people are asked whether diaspora.example.org, kafka1.example.org are right"},
+		"of a service of Globus": {"urn:globus:auth:scope:groups.api.globus.org:all", []string{"kafka1.example.org:9092"}, Fail, "a scope of groups.api.globus.org"},
+	} {
+		cfg := valid()
+		cfg.PublicURL, cfg.Globus.Scope, cfg.ACL.Bootstrap = "https://diaspora.example.org", c.scope, c.bootstrap
+		run := &checks{cfg: &cfg}
+		run.scope()
+		if len(run.findings) != 1 || run.findings[0].Status != c.want || !strings.Contains(run.findings[0].Found, c.found) || (run.findings[0].Fix == "") != (c.want == OK) {
+			t.Errorf("%s: found %+v, want %s that says %q", name, run.findings, c.want, c.found)
+		}
+	}
+}

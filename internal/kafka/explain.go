@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Condition is what an error means to the one who has to act on it.
@@ -37,7 +38,10 @@ func Explain(err error) (Condition, string) {
 	}
 	var code *kerr.Error
 	var network *net.OpError
+	var untrusted *trust.Error
 	switch {
+	case errors.As(err, &untrusted): // only a person can help
+		return Unauthenticated, untrusted.Reason
 	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused):
 		return Unauthenticated, err.Error()
 	case errors.Is(err, globus.ErrUnavailable):

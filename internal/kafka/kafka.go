@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // ErrInsecure says that a connection was not made because it would have carried
@@ -42,8 +43,11 @@ type Config struct {
 
 	// TokenSource yields the access token to sign in with. It is asked at
 	// every connection and at every re-authentication, so it must be cheap.
-	// Nil signs in as nobody.
+	// Nil signs in as nobody. Tokens go only where package trust lets them.
 	TokenSource globus.TokenSource
+
+	// Named are hosts that the user has named, to whom tokens may go in any case.
+	Named []string
 
 	// TLS is how to trust the brokers. Nil is plaintext, which is refused
 	// beyond this machine as long as there is a TokenSource.
@@ -96,23 +100,32 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		kgo.DisableClientMetrics(),
 	}
 	if cfg.TokenSource != nil {
-		opts = append(opts, kgo.SASL(bearer(cfg.TokenSource)))
+		opts = append(opts, kgo.SASL(bearer{cfg.TokenSource, cfg.Named}))
 	}
 	return opts
 }
 
-// bearer signs in with the source's token. The context that the client hands to
-// a mechanism lives as long as the client and has no deadline, hence ours.
-func bearer(source globus.TokenSource) sasl.Mechanism {
-	return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
-		ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
-		defer cancel()
-		token, err := source.Token(ctx)
-		if err != nil {
-			return oauth.Auth{}, fmt.Errorf("access token: %w", err)
-		}
-		return oauth.Auth{Token: token.AccessToken.Reveal()}, nil
-	})
+// bearer signs in with the source's token. It is asked at each login to each broker, those
+// included that the cluster itself has named, so the token is held back here from
+// brokers to which it does not belong.
+type bearer struct {
+	source globus.TokenSource
+	named  []string
+}
+
+// Name implements [sasl.Mechanism].
+func (bearer) Name() string { return "OAUTHBEARER" }
+
+// Authenticate implements [sasl.Mechanism]. The context that the client hands to it lives as
+// long as the client and has no deadline, hence ours.
+func (b bearer) Authenticate(ctx context.Context, broker string) (sasl.Session, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	defer cancel()
+	token, err := trust.Token(ctx, b.source, broker, b.named)
+	if err != nil {
+		return nil, nil, fmt.Errorf("access token: %w", err)
+	}
+	return oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism().Authenticate(ctx, broker)
 }
 
 // dialer opens connections as cfg says, through tcp unless cfg brings its own

@@ -11,7 +11,7 @@ environment, by the rules of the Go library. Tokens are renewed ahead of time, i
 turn with every other process, in Go or Python, that uses the same login.
 """
 
-from ._errors import DiasporaError, InsecureFile, LoginRequired, Unavailable
+from ._errors import DiasporaError, InsecureFile, LoginRequired, Unavailable, Untrusted
 from ._fabric import Fabric, from_env
 from ._source import TokenSource
 from ._store import Token
@@ -24,5 +24,6 @@ __all__ = [
     "Token",
     "TokenSource",
     "Unavailable",
+    "Untrusted",
     "from_env",
 ]

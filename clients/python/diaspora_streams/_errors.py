@@ -19,6 +19,10 @@ class InsecureFile(DiasporaError):
     """Others may read or change a token file, or change a profile."""
 
 
+class Untrusted(DiasporaError):
+    """A secret does not belong where it was to be sent, so it was not."""
+
+
 class Unavailable(DiasporaError):
     """Nobody answered. That says nothing about the login; try again."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import time
 import urllib.parse
 from typing import Any, Callable, Mapping, Optional
 
+from . import _trust
 from ._errors import DiasporaError, InsecureFile, LoginRequired
 from ._http import call, check_private, is_loopback, status_for
 from ._source import WORD, TokenSource, cache_file
@@ -41,8 +43,10 @@ class Fabric:
         discovery: Optional[dict[str, Any]] = None,
         brokers: Optional[list[str]] = None,
         ca_file: str = "",
+        trusted: Optional[Callable[[Mapping[str, Any]], _trust.Fabric]] = None,
     ) -> None:
         self.url = url
+        self._trusted = trusted  # None if the program has chosen where its tokens go
         self._make_source = source
         self._discovery = discovery
         self._brokers = brokers
@@ -73,11 +77,30 @@ class Fabric:
         """Where the access tokens come from."""
         with self._mutex:
             if self._source is None:
-                self._source = self._make_source(self._discovered()["globus"])
+                document = self._discovered()
+                if self._trusted is not None:
+                    self._trusted(document).check_login()
+                self._source = self._make_source(document["globus"])
             return self._source
 
     def token(self) -> Token:
-        """Return a token to sign in with, for a client that is about to connect.
+        """Return a token to sign in with, for a client that is about to connect to one of the brokers."""
+        token = self._good_token()
+        for broker in self.brokers:
+            self._check_host(broker, token)
+        return token
+
+    def _check_host(self, address: str, token: Token) -> None:
+        """Raise Untrusted unless the token may be sent to an address."""
+        if self._trusted is None:
+            return
+        fabric = self._trusted(self.discovery)
+        if self._brokers:
+            fabric = dataclasses.replace(fabric, named=(*fabric.named, *self._brokers))
+        fabric.check_host(address, token.scope.split())
+
+    def _good_token(self) -> Token:
+        """Return a token that the fabric takes, as far as it can be asked.
 
         A token may end before its time: revoked, or where a clock is wrong. No Kafka client tells
         that it was refused, so the fabric is asked before. A token that it refuses is
@@ -106,10 +129,15 @@ class Fabric:
     def _refuses(self, token: Token) -> bool:
         try:
             url = check_private(self.url, "DIASPORA_URL") + "/v1/identity"
+            self._check_endpoint(token)
         except DiasporaError:
             return False  # tokens do not go there
         tls = self._tls_context(self.discovery.get("ca", "")) if url.startswith("https") else None
         return status_for(url, token.access_token, tls) == 401
+
+    def _check_endpoint(self, token: Token) -> None:
+        if self._trusted is not None:
+            self._trusted(self.discovery).check_host(urllib.parse.urlsplit(self.url).netloc, token.scope.split())
 
     @property
     def brokers(self) -> list[str]:
@@ -125,7 +153,9 @@ class Fabric:
             "security_protocol": self._protocol(),
         }
         if settings["security_protocol"] == "SASL_SSL":
-            settings["ssl_context"] = self._tls_context(self.discovery.get("ca", ""))
+            context = self._tls_context(self.discovery.get("ca", ""))
+            context.check = lambda host: self._check_host(host, self.source.token())
+            settings["ssl_context"] = context
         return settings
 
     def token_provider(self) -> Any:
@@ -171,8 +201,12 @@ class Fabric:
                 raise DiasporaError(f"broker {broker} offers no TLS, so the access token could be read on its way")
         return "SASL_PLAINTEXT"
 
-    def _tls_context(self, pem: str) -> ssl.SSLContext:
-        context = ssl.create_default_context()
+    def _tls_context(self, pem: str) -> _trust.GuardedContext:
+        context = _trust.GuardedContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if sys.version_info >= (3, 13):  # as ssl.create_default_context does
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+        context.load_default_certs()
         try:
             if pem:
                 context.load_verify_locations(cadata=pem)
@@ -206,7 +240,14 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     DIASPORA_CA_FILE      a PEM file of certificates to trust besides the system's
     DIASPORA_CONFIG_DIR   where profiles are
     GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
-                          another Globus Auth than the one that the fabric names
+                          another Globus Auth than Globus's own
+
+    The fabric's discovery document does not decide where secrets go. A refresh token is sent to
+    Globus's own Globus Auth, or to the one that these variables name. An access token is sent to
+    hosts below the host that its scope names at Globus. Where the scope names none, it is sent to
+    the hosts that were confirmed by "diaspora login", or to those that the user has named:
+    DIASPORA_BOOTSTRAP and, next to it, DIASPORA_URL. A fabric that is wholly on this machine is
+    exempt. Otherwise Untrusted is raised.
     """
     env = os.environ if environ is None else environ
     if env.get("DIASPORA_CLIENT_ID"):
@@ -215,22 +256,41 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     url, profile = _choose(env, folder)
     refresh = env.get("DIASPORA_REFRESH", "").strip()
     tokens = os.path.join(folder, "tokens")
+    stored = None if profile is None else _profile(folder, profile)
+    named_issuer = _issuer(env)
     if not refresh and profile is None:
         raise LoginRequired(f'nobody is logged in to {url}: run "diaspora login {url}", or set DIASPORA_REFRESH')
 
     def source(globus: Mapping[str, Any]) -> TokenSource:
         issuer, client_id, server = globus["issuer"].rstrip("/"), globus["client_id"], globus["resource_server"]
         if refresh:
-            issuer = _issuer(env) or issuer
+            issuer = named_issuer or issuer
             return TokenSource(issuer, client_id, server, file=cache_file(tokens, issuer, client_id, refresh), refresh_token=refresh)
         return TokenSource(issuer, client_id, server, file=TokenFile(os.path.join(tokens, f"{profile}.json")))
+
+    brokers = _bootstrap(env.get("DIASPORA_BOOTSTRAP", ""))
+
+    def trusted(document: Mapping[str, Any]) -> _trust.Fabric:
+        globus = document["globus"]
+        return _trust.Fabric(
+            url=url,
+            brokers=document["brokers"],
+            issuer=refresh and named_issuer or globus["issuer"],
+            scope=globus.get("scope", ""),
+            named_issuer=named_issuer,
+            # With the brokers' addresses, nothing is left for the fabric to say.
+            named=(urllib.parse.urlsplit(url).netloc,) if brokers and env.get("DIASPORA_URL") else (),
+            confirmed=stored is not None and stored.get("confirmed") is True,
+            profile=profile or "",
+        )
 
     return Fabric(
         url,
         source,
-        discovery=None if profile is None else _profile(folder, profile)["discovery"],
-        brokers=_bootstrap(env.get("DIASPORA_BOOTSTRAP", "")),
+        discovery=None if stored is None else stored["discovery"],
+        brokers=brokers,
         ca_file=env.get("DIASPORA_CA_FILE", ""),
+        trusted=trusted,
     )
 
 
@@ -306,6 +366,8 @@ def _checked(discovery: Any) -> dict[str, Any]:
     if not all(isinstance(b, str) and _BROKER.fullmatch(b) for b in brokers) or not isinstance(discovery.get("ca", ""), str):
         raise bad
     if not all(isinstance(globus.get(name), str) and WORD.fullmatch(globus[name]) for name in ("issuer", "client_id", "resource_server")):
+        raise bad
+    if not isinstance(globus.get("scope", ""), str):
         raise bad
     check_private(globus["issuer"], "issuer of Globus Auth")
     return discovery

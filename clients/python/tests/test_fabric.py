@@ -26,7 +26,7 @@ class Globus(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.forms, self.answers, self.lifetime = [], [], 3600
         self.url = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def tokens(self, n):
         return 200, {"access_token": f"at-{n}", "refresh_token": f"rt-{n}", "expires_in": self.lifetime, "resource_server": SERVER}
@@ -142,7 +142,7 @@ class Endpoint(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), EndpointHandler)
         self.issuer, self.takes, self.shown = issuer, set(), []
         self.url = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
 
 class EndpointHandler(http.server.BaseHTTPRequestHandler):

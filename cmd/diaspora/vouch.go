@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/trust"
+)
+
+// fabricOf is what a profile says of where its tokens may go.
+func fabricOf(p diaspora.Profile) trust.Fabric {
+	return trust.Fabric{
+		URL: p.URL, Brokers: p.Discovery.Brokers, Issuer: p.Discovery.Globus.Issuer, Scope: p.Discovery.Globus.Scope,
+		Confirmed: p.Confirmed, Profile: p.Name,
+	}
+}
+
+// vouch makes sure that tokens may go where the fabric is, before there are any, and asks the
+// person where nobody else can tell.
+func (s *session) vouch(ctx context.Context) error {
+	err := s.fabric.Check()
+	untrusted := (*trust.Error)(nil)
+	asks := errors.As(err, &untrusted) && untrusted.Unconfirmed
+	if asks {
+		err = s.confirm(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("log in to %s: %w", s.profile.URL, err)
+	}
+	// An issuer that the user has named now is not named when the profile is used.
+	s.profile.Confirmed = asks || s.fabric.NamedIssuer != ""
+	s.fabric.Confirmed = s.profile.Confirmed
+	return nil
+}
+
+// confirm has the person confirm the hosts of a fabric whose scope names none, unless they
+// have done so before.
+func (s *session) confirm(ctx context.Context) error {
+	names, _ := s.profiles.Names() // where there is no folder to read, no profile is in it
+	var stored []diaspora.Profile
+	for _, name := range names {
+		if p, err := s.profiles.Load(name); err == nil {
+			stored = append(stored, p)
+		}
+	}
+	if slices.ContainsFunc(stored, func(p diaspora.Profile) bool { return s.fabric.Agrees(fabricOf(p)) }) {
+		return nil
+	}
+	for _, p := range stored {
+		if p.Name != s.profile.Name && s.fabric.Contradicts(fabricOf(p)) {
+			return &failure{
+				condition: diaspora.ErrConflict,
+				text:      fmt.Sprintf("profile %q has the same scope, for other hosts: %s", p.Name, hostList(fabricOf(p))),
+				hints: []string{
+					"ask the operator of the fabric in that profile which hosts are right",
+					fmt.Sprintf(`if it has moved, "diaspora login %s --profile %s" replaces the profile`, s.profile.URL, p.Name),
+				},
+			}
+		}
+	}
+	if s.options.yes {
+		return nil
+	}
+	return s.ask(ctx)
+}
+
+func (s *session) ask(ctx context.Context) error {
+	e := s.env
+	if !e.terminal(e.stdin) {
+		return misuse(fmt.Sprintf(`ask the operator whether they are right; "diaspora login %s --yes" confirms them`, s.profile.URL),
+			"its scope %s names no host, so somebody has to confirm where its tokens may go: %s", s.fabric.Scope, hostList(s.fabric))
+	}
+	e.warn("the scope of this fabric names no host, so Globus cannot say whose it is")
+	e.talk("  ACL endpoint   " + s.profile.URL)
+	e.talk("  hosts          " + hostList(s.fabric))
+	e.talk("  scope          " + s.fabric.Scope)
+	e.talk("Whoever runs these hosts can act as you in every fabric with this scope.")
+	fmt.Fprint(e.stderr, "Are they right? Type yes to log in: ")
+	answer, err := readAnswer(ctx, e.stdin)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil && (strings.EqualFold(answer, "yes") || strings.EqualFold(answer, "y")):
+		return nil
+	}
+	return &failure{
+		condition: diaspora.ErrUnauthenticated,
+		text:      "its hosts were not confirmed; nothing has changed",
+		hints:     []string{"ask the operator which hosts are right"},
+	}
+}
+
+// hostList names all hosts of a fabric. Letters that only look like others are spelled out.
+func hostList(f trust.Fabric) string {
+	hosts := f.Hosts()
+	for i, host := range hosts {
+		if quoted := strconv.QuoteToASCII(host); quoted != `"`+host+`"` {
+			hosts[i] = quoted
+		}
+	}
+	return strings.Join(hosts, ", ")
+}

@@ -1,0 +1,59 @@
+package doctor
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
+)
+
+// TestNoTokenForStrangers has a gateway that nobody has confirmed, and then one that was and
+// sends clients on to another host: each check that would show a token there says why it does not.
+func TestNoTokenForStrangers(t *testing.T) {
+	honest, evil := trusttest.NewThief(t), trusttest.NewThief(t, "localhost")
+	_, port, _ := strings.Cut(evil.Gateway(), ":")
+	honest.Leads("localhost:" + port)
+	w := newWorld(t, fabric.Config{})
+	d := w.fabric.Discovery()
+	d.Brokers, d.Security, d.CA = []string{honest.Gateway()}, "tls", honest.CA
+	d.Globus.Issuer = globus.DefaultIssuer
+	honest.Says(d)
+	w.login.Issuer = globus.DefaultIssuer
+	w.vars["DIASPORA_CA_FILE"] = evil.CAFile
+	w.cfg.Proxy = func(r *http.Request) (*url.URL, error) {
+		if r.URL.Hostname() == "127.0.0.1" {
+			return nil, nil
+		}
+		return url.Parse(honest.Proxy()) // not to the real Globus
+	}
+	profiles := diaspora.OpenProfiles(w.vars["DIASPORA_CONFIG_DIR"])
+	for _, c := range []struct {
+		confirmed bool
+		check     string
+		says      string
+	}{
+		{false, "identity", "nobody has confirmed that its tokens may go to 127.0.0.1"},
+		{false, "sign-in", "nobody has confirmed that its tokens may go to 127.0.0.1"},
+		{true, "brokers", "localhost is not among the hosts that were confirmed"},
+	} {
+		w.store("https://"+honest.HTTPS(), d)
+		if err := profiles.Save(diaspora.Profile{Name: "home", URL: "https://" + honest.HTTPS(), Discovery: d, Confirmed: c.confirmed}); err != nil {
+			t.Fatal(err)
+		}
+		_, findings := w.examine()
+		if f := findings[c.check]; f.Status != Failure || !strings.Contains(f.Seen, c.says) || f.Next == "" {
+			t.Errorf("%s: %+v, want a failure that says %q, and what to do", c.check, f, c.says)
+		}
+		if loot := len(honest.Loot()); (loot > 0) != c.confirmed {
+			t.Errorf("confirmed: %v, and the gateway has %d tokens", c.confirmed, loot)
+		}
+	}
+	if loot := evil.Loot(); len(loot) > 0 {
+		t.Errorf("the other host has %q", loot)
+	}
+}

@@ -1,0 +1,561 @@
+package diaspora_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
+)
+
+// These tests are attacks: somebody is led to an ACL endpoint at evil.example.com, whose
+// discovery document says whatever brings it a token that is good elsewhere.
+
+const (
+	// The scopes of the genuine fabric: one that names only its API, and one that
+	// names the host that Globus has verified.
+	scopeOfAPI  = globusdev.Scope
+	scopeOfHost = "https://auth.globus.org/scopes/streams.example.org/logging"
+	scopeOfEvil = "https://auth.globus.org/scopes/evil.example.com/logging"
+	groupsScope = "urn:globus:auth:scope:groups.api.globus.org:view_my_groups_and_memberships"
+	transfer    = "urn:globus:auth:scope:transfer.api.globus.org:all"
+)
+
+// startGlobus starts a Globus Auth that knows these scopes. It stands for the real one: GLOBUS_SDK_SERVICE_URL_AUTH
+// names it, so the user has said that it may be trusted.
+func startGlobus(t *testing.T) *globusdev.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(nil)
+	seed := globusdev.DefaultSeed("")
+	seed.Scopes = append(seed.Scopes,
+		globusdev.ScopeDef{Scope: scopeOfHost, ResourceServer: globusdev.ResourceServerID},
+		globusdev.ScopeDef{Scope: scopeOfEvil, ResourceServer: globusdev.ResourceServerID},
+		globusdev.ScopeDef{Scope: transfer, ResourceServer: "transfer.api.globus.org"},
+	)
+	auth, err := globusdev.Open(globusdev.Config{Issuer: "http://" + server.Listener.Addr().String(), Seed: seed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { auth.Close() })
+	server.Config.Handler = auth
+	server.Start()
+	t.Cleanup(server.Close)
+	return auth
+}
+
+// startThief starts the attacker's endpoint. Its document names the genuine resource
+// server and its own brokers; change says what else it names.
+func startThief(t *testing.T, globus string, change func(*diaspora.Discovery, *trusttest.Thief)) *trusttest.Thief {
+	t.Helper()
+	thief := trusttest.NewThief(t, "*.example.com", "*.example.org", "*.streams.example.org")
+	for host, address := range map[string]string{
+		"evil.example.com:443": thief.HTTPS(), "streams.example.org:443": thief.HTTPS(), "evil.example.com:80": thief.HTTP(),
+	} {
+		diaspora.Hosts.Store(host, address) // the last test's; they do not run side by side
+	}
+	d := diaspora.Discovery{
+		Brokers: []string{"evil.example.com:9092"}, Security: "tls", CA: thief.CA,
+		Globus: diaspora.DiscoveryGlobus{
+			Issuer: globus, ClientID: globusdev.NativeClientID, ResourceServer: globusdev.ResourceServerID, Scope: scopeOfAPI,
+		},
+	}
+	if change != nil {
+		change(&d, thief)
+	}
+	thief.Says(d)
+	return thief
+}
+
+// environ returns an environment of its own.
+func environ(pairs ...string) func(string) string {
+	env := map[string]string{}
+	for p := range slices.Chunk(pairs, 2) {
+		env[p[0]] = p[1]
+	}
+	return func(name string) string { return env[name] }
+}
+
+// through leads to the thief's gateway, whichever broker was meant.
+func through(thief *trusttest.Thief, cfg diaspora.Config) diaspora.Config {
+	cfg.DialTimeout = 2 * time.Second
+	return diaspora.Through(cfg, func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, thief.Gateway())
+	}, 0)
+}
+
+// uses are all ways in which a program may send a token.
+var uses = map[string]func(context.Context, *testing.T, *trusttest.Thief, diaspora.Config) error{
+	"ACL endpoint": func(ctx context.Context, _ *testing.T, _ *trusttest.Thief, cfg diaspora.Config) error {
+		client, err := diaspora.NewClient(cfg)
+		if err != nil {
+			return err
+		}
+		_, err = client.Identity(ctx)
+		return err
+	},
+	"dial": func(ctx context.Context, _ *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+		client, err := diaspora.Dial(ctx, through(thief, cfg))
+		if err == nil {
+			client.Close()
+		}
+		return err
+	},
+	"logger": func(ctx context.Context, _ *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+		logger, err := diaspora.OpenLogger(ctx, through(thief, cfg))
+		if err == nil {
+			logger.Close(ctx)
+		}
+		return err
+	},
+	"spool": func(ctx context.Context, t *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+		cfg = through(thief, cfg)
+		cfg.SpoolDir = filepath.Join(t.TempDir(), "spool")
+		return logged(ctx, cfg)
+	},
+	"consumer": func(ctx context.Context, _ *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+		consumer, err := diaspora.OpenConsumer(ctx, through(thief, cfg), diaspora.ConsumerOptions{Topics: []string{"weather"}})
+		if err == nil {
+			consumer.Close(ctx)
+		}
+		return err
+	},
+}
+
+// logged logs an event with a spool, and returns why it is not sent.
+func logged(ctx context.Context, cfg diaspora.Config) error {
+	logger, err := diaspora.OpenLogger(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer logger.Close(ctx)
+	if err := logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte("21.5")}); err != nil {
+		return err
+	}
+	for look := time.NewTicker(5 * time.Millisecond); ; <-look.C {
+		switch s := logger.Stats().Spool; {
+		case s.Why != nil:
+			return s.Why
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+	}
+}
+
+// attack is a discovery document, and what its reader has in the environment.
+type attack struct {
+	says     func(*diaspora.Discovery, *trusttest.Thief)
+	scope    string // of the refresh token in DIASPORA_REFRESH; "" for a client's ID and secret
+	noGlobus bool   // the user has not named the Globus Auth
+	url      string // default: https://evil.example.com
+	words    string // that the error has
+}
+
+var attacks = map[string]attack{
+	"the genuine scope, which names its API, and brokers of its own": {
+		scope: scopeOfAPI, words: "names no host",
+	},
+	"the genuine scope, which names its host, and brokers of its own": {
+		says:  func(d *diaspora.Discovery, _ *trusttest.Thief) { d.Globus.Scope = scopeOfHost },
+		scope: scopeOfHost, words: "evil.example.com is not below streams.example.org",
+	},
+	"the genuine scope and brokers": {
+		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+			d.Globus.Scope, d.Brokers = scopeOfHost, []string{"kafka.streams.example.org:9092"}
+		},
+		scope: scopeOfHost, words: "evil.example.com is not below streams.example.org",
+	},
+	"a scope of its own, for a token of the genuine API": {
+		says:  func(d *diaspora.Discovery, _ *trusttest.Thief) { d.Globus.Scope = scopeOfEvil },
+		scope: scopeOfHost, words: "evil.example.com is not below streams.example.org",
+	},
+	"brokers on this machine": {
+		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+			d.Brokers = []string{"127.0.0.1:9092"}
+		},
+		scope: scopeOfAPI, words: "names no host",
+	},
+	"the genuine scope, to a client with a secret": {words: "names no host"},
+	"the scope of Groups": {
+		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+			d.Globus.Scope, d.Globus.ResourceServer = groupsScope, "groups.api.globus.org"
+		},
+		words: "groups.api.globus.org",
+	},
+	"the scope of Transfer": {
+		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+			d.Globus.Scope, d.Globus.ResourceServer = transfer, "transfer.api.globus.org"
+		},
+		words: "transfer.api.globus.org",
+	},
+	"two scopes in one": {
+		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+			d.Globus.Scope, d.Globus.ResourceServer = scopeOfAPI+" "+groupsScope, "groups.api.globus.org"
+		},
+		words: "is not one scope",
+	},
+	"the scope openid, for a token of Globus Auth itself": {
+		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+			d.Globus.Scope, d.Globus.ResourceServer = "openid", "auth.globus.org"
+		},
+		words: "openid",
+	},
+	"a Globus Auth of its own": {
+		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+			d.Globus.Issuer, d.Globus.Scope = "https://evil.example.com", scopeOfEvil
+		},
+		scope: scopeOfAPI, noGlobus: true, words: "https://evil.example.com is not Globus",
+	},
+	"a Globus Auth of its own, on this machine, for a refresh token": {
+		says:  func(d *diaspora.Discovery, thief *trusttest.Thief) { d.Globus.Issuer = "http://" + thief.HTTP() },
+		scope: scopeOfAPI, noGlobus: true, words: "is not Globus",
+	},
+	"a Globus Auth of its own, on this machine, for a client's secret": {
+		says:     func(d *diaspora.Discovery, thief *trusttest.Thief) { d.Globus.Issuer = "http://" + thief.HTTP() },
+		noGlobus: true, words: "is not Globus",
+	},
+	"another person's Globus Auth": {scope: scopeOfAPI, noGlobus: true, words: "is not Globus"},
+	"plain http":                   {scope: scopeOfHost, url: "http://evil.example.com", words: "is not https"},
+}
+
+// TestHostileDiscovery fails when the attacker gets a token, or when its victim does not
+// learn why nothing works.
+func TestHostileDiscovery(t *testing.T) {
+	auth := startGlobus(t)
+	for name, a := range attacks {
+		t.Run(name, func(t *testing.T) {
+			thief := startThief(t, auth.Issuer(), a.says)
+			for use, send := range uses {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				err := send(ctx, t, thief, a.victim(t, auth, thief, t.TempDir()))
+				cancel()
+				if err == nil || !strings.Contains(err.Error(), a.words) || diaspora.Hint(err) == "" {
+					t.Errorf("%s: %v, want an error that says %q, and what to do", use, err, a.words)
+				}
+			}
+			if loot := thief.Loot(); len(loot) > 0 {
+				t.Errorf("the attacker has\n%s", strings.Join(loot, "\n"))
+			}
+		})
+	}
+}
+
+// victim returns the configuration of somebody who was led to the thief, with profiles in dir.
+func (a attack) victim(t *testing.T, auth *globusdev.Server, thief *trusttest.Thief, dir string, more ...string) diaspora.Config {
+	t.Helper()
+	url := a.url
+	if url == "" {
+		url = "https://evil.example.com"
+	}
+	env := append(more, "DIASPORA_CONFIG_DIR", dir, "DIASPORA_CA_FILE", thief.CAFile, "DIASPORA_URL", url)
+	if !a.noGlobus {
+		env = append(env, "GLOBUS_SDK_SERVICE_URL_AUTH", auth.Issuer())
+	}
+	if a.scope == "" {
+		secret, err := auth.ClientSecret(globusdev.ServiceClientID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		env = append(env, "DIASPORA_CLIENT_ID", globusdev.ServiceClientID, "DIASPORA_CLIENT_SECRET", secret.Reveal())
+	} else {
+		env = append(env, "DIASPORA_REFRESH", refreshTokenFor(t, auth, a.scope))
+	}
+	cfg, err := diaspora.ConfigFromEnv(environ(env...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// refreshTokenFor returns a new one of ada's.
+func refreshTokenFor(t *testing.T, auth *globusdev.Server, scope string) string {
+	t.Helper()
+	grant, err := auth.IssueTokens(ada, globusdev.NativeClientID, []string{scope}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return grant.Tokens[0].RefreshToken.Reveal()
+}
+
+// TestHostilePlainHTTP fails when a document is read that anybody on the way could have written.
+func TestHostilePlainHTTP(t *testing.T) {
+	thief := startThief(t, "https://auth.globus.org", nil)
+	client, err := diaspora.NewClient(diaspora.Config{URL: "http://evil.example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Discover(t.Context()); !errors.Is(err, diaspora.ErrInvalid) || !strings.Contains(err.Error(), "is not https") {
+		t.Errorf("Discover = %v, want ErrInvalid that says why", err)
+	}
+	if asked := thief.Asked(); len(asked) > 0 {
+		t.Errorf("the attacker was asked for %s", asked)
+	}
+}
+
+// genuine is the document of the fabric at streams.example.org.
+func genuine(scope string) func(*diaspora.Discovery, *trusttest.Thief) {
+	return func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		d.Globus.Scope, d.Brokers = scope, []string{"kafka.streams.example.org:9092"}
+	}
+}
+
+// got fails unless tokens went to the ACL endpoint and to the gateway, or to neither.
+func got(t *testing.T, what string, thief *trusttest.Thief, want bool) {
+	t.Helper()
+	loot := strings.Join(thief.Loot(), "\n")
+	if http, kafka := strings.Contains(loot, "/v1/identity: "), strings.Contains(loot, "Kafka: "); http != want || kafka != want {
+		t.Errorf("%s: tokens went to the ACL endpoint: %v, to the gateway: %v, want %v", what, http, kafka, want)
+	}
+}
+
+// TestTokensGoWhereTheyBelong has fabrics that nobody doubts, or that the user has vouched for,
+// in all ways that there are; and the same without that.
+func TestTokensGoWhereTheyBelong(t *testing.T) {
+	auth := startGlobus(t)
+	saved := func(confirmed bool, scope string) func(*testing.T, string, *trusttest.Thief) {
+		return func(t *testing.T, dir string, thief *trusttest.Thief) {
+			t.Helper()
+			store(t, diaspora.OpenProfiles(dir), auth, thief, confirmed, scope)
+		}
+	}
+	for name, try := range map[string]struct {
+		attack
+		more  []string // of the environment
+		setup func(*testing.T, string, *trusttest.Thief)
+		want  bool
+	}{
+		"a scope that names the host": {attack: attack{says: genuine(scopeOfHost), scope: scopeOfHost}, want: true},
+		"a scope that names its API":  {attack: attack{says: genuine(scopeOfAPI), scope: scopeOfAPI, words: "diaspora login https://streams.example.org"}},
+		"with brokers that the user names": {
+			attack: attack{says: genuine(scopeOfAPI), scope: scopeOfAPI},
+			more:   []string{"DIASPORA_BOOTSTRAP", "kafka.streams.example.org:9092"}, want: true,
+		},
+		"with a profile that was confirmed": {
+			attack: attack{says: genuine(scopeOfAPI), scope: scopeOfAPI}, setup: saved(true, scopeOfAPI), want: true,
+		},
+		"with a profile of an earlier version": {
+			attack: attack{says: genuine(scopeOfAPI), scope: scopeOfAPI, words: "diaspora login --profile home"}, setup: saved(false, scopeOfAPI),
+		},
+		"with a profile of an earlier version, whose scope names the host": {
+			attack: attack{says: genuine(scopeOfHost), scope: scopeOfHost}, setup: saved(false, scopeOfHost), want: true,
+		},
+		"with a confirmed profile, for a token of another API": {
+			attack: attack{says: genuine(scopeOfAPI), scope: scopeOfEvil, words: "belongs to evil.example.com"}, setup: saved(true, scopeOfAPI),
+		},
+		"as a client": {attack: attack{says: genuine(scopeOfHost)}, want: true},
+		"as a client, to a fabric on this machine that leads elsewhere": {
+			attack: attack{says: genuine(scopeOfAPI), url: "https://127.0.0.1", words: "names no host"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			thief := startThief(t, auth.Issuer(), try.says)
+			if try.url == "" {
+				try.url = "https://streams.example.org"
+			} else {
+				try.url = "https://" + thief.HTTPS()
+			}
+			for use, send := range uses {
+				if use == "spool" || use == "consumer" || use == "logger" {
+					continue // they dial; a spool's Logger says nothing of how it went well
+				}
+				dir := t.TempDir()
+				if try.setup != nil {
+					try.setup(t, dir, thief)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				err := send(ctx, t, thief, try.victim(t, auth, thief, dir, try.more...))
+				cancel()
+				if (err == nil) != try.want || err != nil && !strings.Contains(err.Error(), try.words) {
+					t.Errorf("%s: %v, want success: %v, or an error that says %q", use, err, try.want, try.words)
+				}
+			}
+			got(t, name, thief, try.want)
+		})
+	}
+}
+
+// store saves the profile "home" of the genuine fabric with a login of ada's.
+func store(t *testing.T, profiles *diaspora.Profiles, auth *globusdev.Server, thief *trusttest.Thief, confirmed bool, scope string) {
+	t.Helper()
+	d := diaspora.Discovery{
+		Brokers: []string{"kafka.streams.example.org:9092"}, Security: "tls", CA: thief.CA,
+		Globus: diaspora.DiscoveryGlobus{
+			Issuer: auth.Issuer(), ClientID: globusdev.NativeClientID, ResourceServer: globusdev.ResourceServerID, Scope: scope,
+		},
+	}
+	grant, err := auth.IssueTokens(ada, globusdev.NativeClientID, []string{scope}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := profiles.Store("home")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		profiles.Save(diaspora.Profile{Name: "home", URL: "https://streams.example.org", Discovery: d, Confirmed: confirmed}),
+		profiles.Use("home"),
+		store.Save(t.Context(), &globus.Login{Issuer: auth.Issuer(), ClientID: globusdev.NativeClientID, Identity: grant.Identity, Tokens: grant.Tokens}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestStoredLoginsGoWhereTheyBelong has the profiles of this version and of earlier ones.
+func TestStoredLoginsGoWhereTheyBelong(t *testing.T) {
+	auth := startGlobus(t)
+	for name, try := range map[string]struct {
+		scope     string
+		confirmed bool
+		env       []string
+		want      string // of the error; "" for none
+	}{
+		"confirmed":                        {scopeOfAPI, true, nil, ""},
+		"of an earlier version":            {scopeOfAPI, false, nil, `run "diaspora login --profile home" to see and confirm its hosts`},
+		"of an earlier version, and named": {scopeOfAPI, false, []string{"DIASPORA_BOOTSTRAP", "kafka.streams.example.org:9092", "DIASPORA_URL", "https://streams.example.org"}, ""},
+		"of a scope that names the host":   {scopeOfHost, false, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			thief := startThief(t, auth.Issuer(), genuine(try.scope))
+			dir := t.TempDir()
+			store(t, diaspora.OpenProfiles(dir), auth, thief, try.confirmed, try.scope)
+			env := append(try.env, "DIASPORA_CONFIG_DIR", dir, "DIASPORA_CA_FILE", thief.CAFile, "GLOBUS_SDK_SERVICE_URL_AUTH", auth.Issuer())
+			for _, use := range []string{"ACL endpoint", "dial"} {
+				cfg, err := diaspora.ConfigFromEnv(environ(env...))
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = uses[use](t.Context(), t, thief, cfg)
+				if (err == nil) != (try.want == "") || err != nil && (!errors.Is(err, diaspora.ErrUnauthenticated) || diaspora.Hint(err) != try.want) {
+					t.Errorf("%s: %v, want %q", use, err, try.want)
+				}
+			}
+			got(t, name, thief, try.want == "")
+		})
+	}
+}
+
+// TestRememberedDiscoveryIsNotBelieved has a credential whose fabric was hostile when it was
+// last asked, and is away now.
+func TestRememberedDiscoveryIsNotBelieved(t *testing.T) {
+	auth := startGlobus(t)
+	thief := startThief(t, auth.Issuer(), nil)
+	dir, refresh := t.TempDir(), refreshTokenFor(t, auth, scopeOfAPI)
+	open := func() error {
+		cfg, err := diaspora.ConfigFromEnv(environ("DIASPORA_CONFIG_DIR", dir, "DIASPORA_CA_FILE", thief.CAFile, "DIASPORA_URL", "https://evil.example.com",
+			"GLOBUS_SDK_SERVICE_URL_AUTH", auth.Issuer(), "DIASPORA_REFRESH", refresh))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return uses["dial"](t.Context(), t, thief, cfg)
+	}
+	if err := open(); err == nil {
+		t.Fatal("the attacker was believed")
+	}
+	away, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	away.Close()
+	diaspora.Hosts.Store("evil.example.com:443", away.Addr().String())
+	if err := open(); !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), "names no host") {
+		t.Errorf("by what was remembered: %v, want ErrUnauthenticated that says why", err)
+	}
+	if loot := thief.Loot(); len(loot) > 0 {
+		t.Errorf("the attacker has\n%s", strings.Join(loot, "\n"))
+	}
+}
+
+// TestOneStrangerAmongBrokers has a genuine endpoint that names a broker elsewhere as well.
+func TestOneStrangerAmongBrokers(t *testing.T) {
+	auth := startGlobus(t)
+	thief := startThief(t, auth.Issuer(), func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		d.Globus.Scope, d.Brokers = scopeOfHost, []string{"kafka.streams.example.org:9092", "evil.example.com:9092"}
+	})
+	a := attack{scope: scopeOfHost, url: "https://streams.example.org"}
+	if err := uses["dial"](t.Context(), t, thief, a.victim(t, auth, thief, t.TempDir())); err == nil || !strings.Contains(err.Error(), "evil.example.com is not below") {
+		t.Errorf("Dial = %v, want an error that names the stranger", err)
+	}
+	if loot := thief.Loot(); len(loot) > 0 {
+		t.Errorf("tokens went out:\n%s", strings.Join(loot, "\n"))
+	}
+}
+
+// TestAdvertisedBrokers has a genuine gateway that sends clients to a broker elsewhere: of all
+// that a client does, nothing may show it a token.
+func TestAdvertisedBrokers(t *testing.T) {
+	auth := startGlobus(t)
+	for name, scope := range map[string]string{"a scope that names the host": scopeOfHost, "a profile that was confirmed": scopeOfAPI} {
+		t.Run(name, func(t *testing.T) {
+			honest := startThief(t, auth.Issuer(), genuine(scope))
+			honest.Leads("evil.example.com:9092")
+			evil := trusttest.NewThief(t, "evil.example.com")
+			dir := t.TempDir()
+			store(t, diaspora.OpenProfiles(dir), auth, honest, true, scope)
+			cfg, err := diaspora.ConfigFromEnv(environ("DIASPORA_CONFIG_DIR", dir, "DIASPORA_CA_FILE", evil.CAFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.DialTimeout = 5 * time.Second
+			cfg = diaspora.Through(cfg, func(ctx context.Context, network, address string) (net.Conn, error) {
+				at := honest.Gateway()
+				if strings.HasPrefix(address, "evil.") {
+					at = evil.Gateway()
+				}
+				return new(net.Dialer).DialContext(ctx, network, at)
+			}, 0)
+			const words = "evil.example.com is not "
+			for use, send := range map[string]func(context.Context) error{
+				"Log": func(ctx context.Context) error {
+					logger, err := diaspora.OpenLogger(ctx, cfg)
+					if err != nil {
+						return err
+					}
+					err = logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte("21.5")})
+					ended, cancel := context.WithCancel(ctx)
+					cancel() // the event will not get through
+					logger.Close(ended)
+					return err
+				},
+				"Log with a spool": func(ctx context.Context) error {
+					spooled := cfg
+					spooled.SpoolDir = filepath.Join(t.TempDir(), "spool")
+					return logged(ctx, spooled)
+				},
+				"Records": func(ctx context.Context) error {
+					consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}})
+					if err != nil {
+						return err
+					}
+					defer consumer.Close(ctx)
+					for _, err := range consumer.Records(ctx) {
+						return err
+					}
+					return nil
+				},
+			} {
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				err := send(ctx)
+				cancel()
+				if !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), words) || diaspora.Hint(err) == "" {
+					t.Errorf("%s: %v, want ErrUnauthenticated that says %q, and what to do", use, err, words)
+				}
+			}
+			if loot := evil.Loot(); len(loot) > 0 {
+				t.Errorf("the attacker has\n%s", strings.Join(loot, "\n"))
+			}
+			if len(honest.Loot()) == 0 {
+				t.Error("the genuine gateway has no token either: nothing was tried")
+			}
+		})
+	}
+}
