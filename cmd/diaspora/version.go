@@ -2,28 +2,48 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
 
+// thirdParty has the licences of all that the binary is linked with. A test fails when a
+// module is missing.
+//
+//go:generate go run ../../scripts/notices THIRD_PARTY_NOTICES
+//go:embed THIRD_PARTY_NOTICES
+var thirdParty string
+
 var versionHelp = help{
 	use:   "version",
 	short: "print the version",
 	examples: `
-diaspora version`,
+diaspora version
+
+# the licences of the Go modules that are part of the program
+diaspora version --licenses`,
 	formats: answerFormats,
 }
 
 func (e *env) versionCommand() *cobra.Command {
-	return e.command(versionHelp, func(context.Context, []string) error {
+	var licenses bool
+	cmd := e.command(versionHelp, func(context.Context, []string) error {
 		v := programVersion()
+		if licenses && e.json() {
+			return e.printJSON(map[string]string{"version": v, "licenses": thirdParty})
+		}
+		if licenses {
+			return e.printf("%s", thirdParty)
+		}
 		if e.json() {
 			return e.printJSON(map[string]string{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 		}
 		return e.printf("diaspora %s (%s, %s/%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	})
+	cmd.Flags().BoolVar(&licenses, "licenses", false, "print the licenses of the third-party software that is part of the program")
+	return cmd
 }
 
 // programVersion is the release, or what the Go toolchain knows of the build.

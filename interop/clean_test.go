@@ -1,0 +1,87 @@
+package interop
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestClusterClean fails if deploy/kafka/cluster deletes what it has not made: KAFKA_DIR may
+// be any folder, by mistake.
+func TestClusterClean(t *testing.T) {
+	t.Parallel()
+	for name, try := range map[string]struct {
+		files []string
+		fails string   // what it says
+		left  []string // nil: the folder is gone
+	}{
+		"no folder":       {},
+		"nothing":         {files: []string{""}},
+		"somebody's home": {files: []string{"thesis.tex", "node-1/data", "jwks.json"}, fails: "is not a cluster", left: []string{"jwks.json", "node-1/data", "thesis.tex"}},
+		"a cluster": {files: []string{"kafka-cluster", "cluster-id", "voters", "jwks.json", "jwks.json.123", "signing-keys.json", "signing-keys.json.lock", "admin-password",
+			"node-1/data/meta.properties", "node-1/pid", "cluster.json"}},
+		"an earlier version's":      {files: []string{"cluster-id", "node-1/server.properties", "node-2/ports", "node-3/x", "admin-password"}},
+		"a cluster, made half":      {files: []string{"kafka-cluster", "admin-password.new"}},
+		"a cluster, and other work": {files: []string{"kafka-cluster", "cluster-id", "node-1/pid", "thesis.tex", "nodes/x"}, left: []string{"nodes/x", "thesis.tex"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "the folder")
+			for _, file := range try.files {
+				path := filepath.Join(dir, file)
+				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if file == "" {
+					err := os.MkdirAll(path, 0o700)
+					if err != nil {
+						t.Fatal(err)
+					}
+				} else if err := os.WriteFile(path, []byte("x\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command("../deploy/kafka/cluster", "clean")
+			cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir)
+			said, err := cmd.CombinedOutput()
+			if (err != nil) != (try.fails != "") || !strings.Contains(string(said), try.fails) {
+				t.Errorf("cluster clean: %v, and it says %q, want %q", err, said, try.fails)
+			}
+			var left []string
+			err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+				if err == nil && !entry.IsDir() {
+					rel, _ := filepath.Rel(dir, path)
+					left = append(left, rel)
+				}
+				return err
+			})
+			if gone := errors.Is(err, fs.ErrNotExist); gone != (try.left == nil) || !slices.Equal(left, try.left) {
+				t.Errorf("cluster clean leaves %q, %v, want %q", left, err, try.left)
+			}
+		})
+	}
+}
+
+// TestClusterStart fails if a cluster is made among somebody's files, which would be deleted
+// with it.
+func TestClusterStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("../deploy/kafka/cluster", "start", "1")
+	cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir)
+	said, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(said), "has other files in it") {
+		t.Errorf("cluster start: %v, and it says %q", err, said)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("the folder has %v, %v", entries, err)
+	}
+}
