@@ -39,9 +39,13 @@ func (p *pace) due(position uint64, n int, now time.Time) time.Time {
 		*p = pace{}
 		return time.Time{}
 	}
-	p.passed += n
+	p.passed += int(min(uint64(n), p.end-position)) // what is behind the end goes along
 	seconds := max(0, math.Log2(float64(p.passed)/paceFirst))
-	return p.began.Add(time.Duration(seconds * float64(time.Second)))
+	due := p.began.Add(time.Duration(seconds * float64(time.Second)))
+	if position+uint64(n) >= p.end {
+		*p = pace{}
+	}
+	return due
 }
 
 // wait waits until n events may pass, the first of which is at position. It reports false if

@@ -514,18 +514,22 @@ func TestPace(t *testing.T) {
 	if due := p.due(0, 1e9, at); !due.IsZero() {
 		t.Errorf("without an outage events may pass at %v, want at once", due)
 	}
-	p.begin(at, 1000)
+	p.begin(at, 10_000)
 	if due := p.due(0, 1000, at); due.After(at) {
 		t.Errorf("the first thousand may pass after %v", due.Sub(at))
 	}
-	if due := p.due(500, 1000, at); due.Sub(at).Round(time.Millisecond) != time.Second {
+	if due := p.due(1000, 1000, at); due.Sub(at).Round(time.Millisecond) != time.Second {
 		t.Errorf("the second thousand may pass after %v, want 1s", due.Sub(at))
 	}
-	if due := p.due(999, 6000, at); due.Sub(at).Round(time.Millisecond) != 3*time.Second {
+	if due := p.due(2000, 6000, at); due.Sub(at).Round(time.Millisecond) != 3*time.Second {
 		t.Errorf("eight thousand may have passed after %v, want 3s", due.Sub(at))
 	}
-	if due := p.due(1000, 1e9, at); !due.IsZero() {
+	if due := p.due(10_000, 1e9, at); !due.IsZero() {
 		t.Errorf("what was logged after the outage may pass at %v, want at once", due)
+	}
+	p.begin(at, 10)
+	if due := p.due(0, 3010, at); due.After(at) || p != (pace{}) {
+		t.Errorf("what goes along with the last ten of an outage may pass after %v", due.Sub(at))
 	}
 	p.begin(at, 1000)
 	if due := p.due(0, 1e9, at.Add(paceEnds+1)); !due.IsZero() {
