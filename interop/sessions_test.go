@@ -50,7 +50,7 @@ func describe(t testing.TB) (d description) {
 type anybody struct{ subject string }
 
 func (a anybody) Authenticate(context.Context, gateway.Credentials) (gateway.Identity, error) {
-	return gateway.Identity{Subject: a.subject, Principal: a.subject, Expiry: time.Now().Add(time.Hour)}, nil
+	return gateway.Identity{Subject: a.subject, Principal: a.subject, Read: true, Expiry: time.Now().Add(time.Hour)}, nil
 }
 
 // startGateways starts gateways of the test's own, and returns a dialer that
