@@ -255,12 +255,12 @@ type request struct {
 	path   string        // below the base URL, escaped
 	in     any           // the body, as JSON; nil for none
 	out    any           // where the answer goes; nil if it is not looked at
-	fault  func() string // what is wrong with what is there then, or ""; nil for nothing
+	fault  func() string // says what is wrong with out once it is filled in, or ""; nil accepts anything
 	public bool          // no token is needed
 	again  bool          // idempotent: may be sent again
 }
 
-// orZero returns nothing with an error: what is in an answer that is not good goes nowhere.
+// orZero returns the zero value with an error, so that no part of a rejected answer is used.
 func orZero[T any](v T, err error) (T, error) {
 	if err != nil {
 		var zero T

@@ -106,12 +106,11 @@ type cursor struct {
 func (c *cursor) finished() bool { return c.until >= 0 && c.next.Load() >= c.until }
 
 // OpenConsumer returns a Consumer that is signed in, knows that its topics exist
-// and may be read, and where they begin and end. Where the fabric wants consumer
-// groups claimed, the group is claimed for the caller. ctx bounds the opening only.
-// The caller closes the Consumer.
+// and may be read, and where they begin and end. A consumer group is private to the
+// caller, whatever its ID. ctx bounds the opening only. The caller closes the Consumer.
 //
 // It returns [ErrInvalid], [ErrUnauthenticated], [ErrPermission], [ErrNotFound],
-// [ErrConflict] for a group of somebody else, [ErrUnavailable], or ctx's error.
+// [ErrUnavailable], or ctx's error.
 func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Consumer, error) {
 	if err := options.validate(); err != nil {
 		return nil, fmt.Errorf("open consumer: %w", err)
@@ -328,7 +327,7 @@ func (c *Consumer) Close(ctx context.Context) error {
 		}()
 		select {
 		case <-disconnected:
-		case <-ctx.Done(): // the client waits for a heartbeat's answer, up to 20 s if none comes
+		case <-ctx.Done(): // the Kafka client closes its fetch session, which takes up to 20 s without an answer
 		}
 	})
 	return c.closeErr

@@ -56,9 +56,9 @@ func (c *Consumer) groupError(err error) error {
 	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.signedOut(err))
 }
 
-// rebalanceTimeout is how long the group waits for its members to join anew, which they do
-// whatever the loop's body does. It is also how long a member waits at least for the answer,
-// on a connection that may be dead.
+// rebalanceTimeout is how long the group waits for its members to rejoin, which they do
+// whatever the loop's body does. A member waits at least that long for the answer, even if its
+// connection is dead.
 const rebalanceTimeout = 20 * time.Second
 
 func (c *Consumer) groupOpts() []kgo.Opt {

@@ -321,7 +321,7 @@ func TestRightsAreTakenAway(t *testing.T) {
 }
 
 // TestTheOperatorsACLsStay has an operator deny a topic to its owner, who claims it again,
-// releases it, and claims it anew.
+// releases it, and claims it again.
 func TestTheOperatorsACLsStay(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})

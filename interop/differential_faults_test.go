@@ -166,7 +166,7 @@ var faults = []fault{
 		produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "zero"}), produceOne(batchStep{Records: 2, Epoch: -1, Sequence: "again"}),
 		produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "gap"}), produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "gap"}),
 		produceOne(batchStep{Records: 1, Epoch: 1, Sequence: "zero"}), produceOne(batchStep{Records: 1, Epoch: -1, Sequence: "zero"}), ends, producersStep{})},
-	{"a producer that begins anew is taken for another", sequence(
+	{"a producer that starts over is taken for another", sequence(
 		initProducerStep{Version: 4, Timeout: -1}, produceOne(batchStep{Records: 2, Sequence: "next"}), initProducerStep{Version: 4, Timeout: -1},
 		produceOne(batchStep{Records: 3, Sequence: "next"}), producersStep{}, fetchAll(0), initProducerStep{Version: 4, Timeout: -1}, producersStep{}, fetchAll(0))},
 	{"topics that there are not, by ID", sequence(

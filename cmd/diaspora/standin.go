@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// The stand-in for Globus Auth lets whoever knows its secret be anybody. "diaspora up" makes
-// one at each start and keeps it, while it runs, in a file next to the profiles that only its
+// The stand-in for Globus Auth accepts any identity from a person who knows its secret. "diaspora up"
+// makes a secret at each start and keeps it, while it runs, in a file next to the profiles that only its
 // owner can read. Commands of the same user find it there. The file has the line of an
 // HTTP request, for curl -H @FILE.
 
@@ -52,7 +52,7 @@ func loadGlobusSecret(file string) (globus.Secret, error) {
 	}
 	secret, err := globusdev.ParseSecretHeader(string(text))
 	if err != nil {
-		return "", hinted(fmt.Errorf("%s: %w", file, err), `restart "diaspora up", which writes it anew`)
+		return "", hinted(fmt.Errorf("%s: %w", file, err), `restart "diaspora up", which writes the file again`)
 	}
 	return secret, nil
 }

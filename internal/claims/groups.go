@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -41,7 +42,7 @@ func (s *Service) settleGroups(ctx context.Context) error {
 		return nil
 	}
 	s.cfg.Diagnostics.Info("consumer groups are made private to their users; committed offsets are copied")
-	if err := copyOffsets(ctx, kadm.NewClient(s.client), s.newGroup(owners)); err != nil {
+	if err := copyOffsets(ctx, kadm.NewClient(s.client), s.newGroup(owners), s.cfg.Diagnostics); err != nil {
 		return fmt.Errorf("copy committed offsets: %w", clusterError(err))
 	}
 	return clusterError(s.cluster.DeleteACLs(ctx, acls))
@@ -93,8 +94,9 @@ func (s *state) groupOwners() map[string]string {
 
 // copyOffsets copies committed offsets to other groups: to says which one gets those of a
 // group in a topic, or "" for none. A partition in which the other group has committed
-// already is left as it is, so copying again does no harm.
-func copyOffsets(ctx context.Context, admin *kadm.Client, to func(group, topic string) string) error {
+// already is left as it is, so copying again does no harm. So is a group that has members:
+// its consumers have begun without the copy.
+func copyOffsets(ctx context.Context, admin *kadm.Client, to func(group, topic string) string, diagnostics *slog.Logger) error {
 	groups, err := admin.ListGroups(ctx)
 	if err != nil {
 		return fmt.Errorf("list groups: %w", err)
@@ -113,7 +115,10 @@ func copyOffsets(ctx context.Context, admin *kadm.Client, to func(group, topic s
 			}
 		})
 		for target, offsets := range copies {
-			if err := addOffsets(ctx, admin, target, offsets); err != nil {
+			err := addOffsets(ctx, admin, target, offsets)
+			if errors.Is(err, kerr.UnknownMemberID) {
+				diagnostics.Warn("committed offsets are not copied, because the group has consumers already", "from", group, "to", target)
+			} else if err != nil {
 				return fmt.Errorf("offsets of group %q: %w", target, err)
 			}
 		}

@@ -1,13 +1,16 @@
 package claims
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
@@ -74,6 +77,16 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 	commit("gone", "nobodys", 10)
 	commit(kafka.UserGroups+ben+".analysis", "snow", 80) // since the gateway was upgraded
 
+	// A consumer that has begun in the new group already is left alone, and holds nobody up.
+	commit("busy", "snow", 5)
+	busy := c.client("admin", kgo.ConsumeTopics("snow"), kgo.ConsumerGroup(kafka.UserGroups+ben+".busy"))
+	for {
+		if members, err := admin.DescribeGroups(t.Context(), kafka.UserGroups+ben+".busy"); err == nil && len(members[kafka.UserGroups+ben+".busy"].Members) > 0 {
+			break
+		}
+		busy.PollFetches(soon(t))
+	}
+
 	for range 2 { // again does no harm
 		c.open().Close()
 		for group, want := range map[string]map[string]int64{
@@ -103,4 +116,11 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 			t.Errorf("ACLs of %v = %q, want %d", resource, got, want)
 		}
 	}
+}
+
+// soon returns a context that ends soon.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
 }

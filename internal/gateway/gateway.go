@@ -42,6 +42,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // Upstream is the broker behind the gateway.
@@ -180,7 +181,7 @@ func (cfg *Config) setDefaults() error {
 		{"MaxHalfOpen", &cfg.MaxHalfOpen, 2_000},
 		{"MaxHalfOpenPerAddress", &cfg.MaxHalfOpenPerAddress, 500},
 		{"MaxConnectionsPerSubject", &cfg.MaxConnectionsPerSubject, 4_000},
-		{"MaxRequestBytes", &cfg.MaxRequestBytes, 32 << 20},
+		{"MaxRequestBytes", &cfg.MaxRequestBytes, kafka.MaxRequestBytes},
 		{"MaxFetchBytes", &cfg.MaxFetchBytes, 16 << 20},
 	} {
 		if *d.field == 0 {

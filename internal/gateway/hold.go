@@ -17,12 +17,13 @@ import (
 
 const (
 	// maxPooledBytes bounds the buffers that are kept for the next request.
-	maxPooledBytes = 1 << 20
+	maxPooledBytes = 1 << maxPooledBits
 	minPooledBits  = 13 // 8 KiB
+	maxPooledBits  = 20
 )
 
 // buffers are for requests, by the binary logarithm of their capacity.
-var buffers [21]sync.Pool
+var buffers [maxPooledBits + 1]sync.Pool
 
 func init() {
 	for class := range buffers {
@@ -91,24 +92,29 @@ func (g *Gateway) payForAll(ctx context.Context, n int) (repay func(), err error
 	defer stop()
 	go func() {
 		for waiting.Err() == nil {
-			if c := g.uploads.slowest(patience); c != nil {
+			if c := g.uploads.evict(patience); c != nil {
 				g.rejected(c.client.RemoteAddr(), errSlowUpload)
 				c.close()
-			} else {
-				sleep(waiting, patience/10)
 			}
+			sleep(waiting, evictEvery)
 		}
 	}()
 	return repay, g.requestBudget.Acquire(ctx, int64(n))
 }
 
-// patience is how long a request may take to arrive while others wait for its memory.
-const patience = 10 * time.Second
+const (
+	// patience is how long a request may take to arrive while others wait for its memory.
+	patience = 10 * time.Second
+	// evictEvery is the time between two evictions, so that no more connections are closed
+	// than need be.
+	evictEvery = 100 * time.Millisecond
+)
 
 // uploads are the connections with a request that has not arrived yet, and since when.
 type uploads struct {
-	mu    sync.Mutex // guards the field below
-	since map[*conn]time.Time
+	mu      sync.Mutex // guards the fields below
+	since   map[*conn]time.Time
+	evicted time.Time // when the last one was
 }
 
 func (u *uploads) begin(c *conn) {
@@ -126,18 +132,24 @@ func (u *uploads) end(c *conn) {
 	delete(u.since, c)
 }
 
-// slowest returns the connection whose request takes the longest, and forgets it; nil if none
-// takes longer than that.
-func (u *uploads) slowest(least time.Duration) *conn {
+// evict returns the connection whose request takes the longest, and forgets it. It returns
+// nil if none takes longer than least, or if one was evicted a moment ago.
+func (u *uploads) evict(least time.Duration) *conn {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if time.Since(u.evicted) < evictEvery {
+		return nil
+	}
 	var slowest *conn
 	for c, since := range u.since {
 		if time.Since(since) > least && (slowest == nil || since.Before(u.since[slowest])) {
 			slowest = c
 		}
 	}
-	delete(u.since, slowest)
+	if slowest != nil {
+		delete(u.since, slowest)
+		u.evicted = time.Now()
+	}
 	return slowest
 }
 

@@ -97,8 +97,8 @@ func (s *Server) newTicket(p params) string {
 	return ticketFor(s.cfg.Secret, p, s.cfg.Now().Add(TicketLifetime).Unix())
 }
 
-// goodTicket reports whether the request's ticket is its own, and has not been used. The
-// clock is the real one, for whoever made the ticket has no other.
+// goodTicket reports whether the request's ticket is its own, and has not been used. It goes
+// by the real clock rather than the server's adjustable one, as the command that made the ticket did.
 func (s *Server) goodTicket(p params) bool {
 	ticket := p[ticketParameter]
 	before, _, _ := strings.Cut(ticket, ".")

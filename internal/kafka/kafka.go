@@ -27,8 +27,9 @@ import (
 // an access token in the clear to another machine.
 var ErrInsecure = errors.New("refusing to send an access token without TLS to another machine")
 
-// maxRequestBytes is the size of the largest request that a gateway takes.
-const maxRequestBytes = 32 << 20
+// MaxRequestBytes is the size of the largest request that a gateway takes, and that our
+// clients send. It has room for batches of 1 MiB for several partitions.
+const MaxRequestBytes = 32 << 20
 
 // MaxEventBytes is Kafka's own bound on a batch, less what a batch with one record
 // needs around key, value and headers.
@@ -92,7 +93,7 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		kgo.SeedBrokers(cfg.Brokers...),
 		kgo.ClientID(clientID),
 		kgo.Dialer(dialer(cfg, (&net.Dialer{Timeout: dialTimeout}).DialContext)),
-		kgo.BrokerMaxWriteBytes(maxRequestBytes),
+		kgo.BrokerMaxWriteBytes(MaxRequestBytes),
 		// While Globus cannot be reached the gateway closes the connections of
 		// those it does not know. To the client that must look like an outage,
 		// which it sits out, not like a refusal, which fails its events.

@@ -58,7 +58,7 @@ type TB interface {
 
 var _ TB = testing.TB(nil)
 
-// NewThief starts one. The names are those of its certificate, besides 127.0.0.1.
+// NewThief starts one. Its certificate is for these names and 127.0.0.1.
 func NewThief(t TB, names ...string) *Thief {
 	t.Helper()
 	th := &Thief{}
