@@ -224,8 +224,17 @@ func (c *testCluster) append(value string) {
 }
 
 // check fails the test unless the cluster's topics and ACLs are those that the
-// ledger says, which is read anew.
+// ledger says.
 func (c *testCluster) check() {
+	c.t.Helper()
+	for _, difference := range c.differences() {
+		c.t.Error(difference)
+	}
+}
+
+// differences returns what the cluster's topics and ACLs are otherwise than the
+// ledger says, which is read anew.
+func (c *testCluster) differences() (found []string) {
 	c.t.Helper()
 	want := newState()
 	for place, value := range c.ledger() {
@@ -245,7 +254,7 @@ func (c *testCluster) check() {
 			wantTopics = append(wantTopics, name)
 			wantACLs = append(wantACLs, want.topicACLs(name, t)...)
 		case releasing:
-			c.t.Errorf("%q is still being released", name)
+			found = append(found, fmt.Sprintf("%q is still being released", name))
 		}
 	}
 	for name := range topics {
@@ -256,15 +265,16 @@ func (c *testCluster) check() {
 	slices.Sort(wantTopics)
 	slices.Sort(haveTopics)
 	if !slices.Equal(haveTopics, wantTopics) {
-		c.t.Errorf("the cluster has topics %q, and by the ledger it should have %q", haveTopics, wantTopics)
+		found = append(found, fmt.Sprintf("the cluster has topics %q, and by the ledger it should have %q", haveTopics, wantTopics))
 	}
 	haveACLs, err := c.admin().ACLs(c.t.Context(), kmsg.ACLResourceTypeTopic)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	if have, want := aclLines(haveACLs), aclLines(wantACLs); !slices.Equal(have, want) {
-		c.t.Errorf("the cluster has ACLs\n%s\nand by the ledger it should have\n%s", strings.Join(have, "\n"), strings.Join(want, "\n"))
+		found = append(found, fmt.Sprintf("the cluster has ACLs\n%s\nand by the ledger it should have\n%s", strings.Join(have, "\n"), strings.Join(want, "\n")))
 	}
+	return found
 }
 
 // ledger returns the ledger's records.
