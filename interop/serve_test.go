@@ -5,6 +5,7 @@ package interop
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +15,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
@@ -54,6 +60,10 @@ func newSite(t *testing.T) *site {
 			Username     string   `json:"username"`
 			PasswordFile string   `json:"password_file"`
 		} `json:"admin"`
+		Gateway struct {
+			Username     string `json:"username"`
+			PasswordFile string `json:"password_file"`
+		} `json:"gateway"`
 		Nodes []struct {
 			Gateway  string `json:"gateway"`
 			Listener string `json:"listener"`
@@ -79,24 +89,26 @@ func newSite(t *testing.T) *site {
 		}
 	}
 	s.settings = map[string]any{
-		"public-url":                "http://127.0.0.1:1", // until the port is known
-		"token-key-file":            filepath.Join(s.dir, "token-key.pem"),
-		"globus-issuer":             people.GlobusURL(),
-		"globus-client-id":          globusdev.ResourceServerID,
-		"globus-client-secret-file": secretFile,
-		"globus-scope":              globusdev.Scope,
-		"globus-login-client-id":    globusdev.NativeClientID,
-		"kafka-brokers":             kafka.Admin.Brokers,
-		"kafka-username":            kafka.Admin.Username,
-		"kafka-password-file":       kafka.Admin.PasswordFile,
-		"gateway-listen":            kafka.Nodes[0].Gateway,
-		"gateway-broker":            kafka.Nodes[0].Listener,
-		"gateway-issuer":            kafka.Issuer,
-		"gateway-audience":          kafka.Audience,
-		"gateway-keys-file":         filepath.Join(filepath.Dir(kafka.JWKSFile), "signing-keys.json"),
-		"gateway-jwks-file":         kafka.JWKSFile,
-		"acl-listen":                "127.0.0.1:0",
-		"acl-bootstrap":             gateways,
+		"public-url":                  "http://127.0.0.1:1", // until the port is known
+		"token-key-file":              filepath.Join(s.dir, "token-key.pem"),
+		"globus-issuer":               people.GlobusURL(),
+		"globus-client-id":            globusdev.ResourceServerID,
+		"globus-client-secret-file":   secretFile,
+		"globus-scope":                globusdev.Scope,
+		"globus-login-client-id":      globusdev.NativeClientID,
+		"kafka-brokers":               kafka.Admin.Brokers,
+		"kafka-username":              kafka.Admin.Username,
+		"kafka-password-file":         kafka.Admin.PasswordFile,
+		"gateway-kafka-username":      kafka.Gateway.Username,
+		"gateway-kafka-password-file": kafka.Gateway.PasswordFile,
+		"gateway-listen":              kafka.Nodes[0].Gateway,
+		"gateway-broker":              kafka.Nodes[0].Listener,
+		"gateway-issuer":              kafka.Issuer,
+		"gateway-audience":            kafka.Audience,
+		"gateway-keys-file":           filepath.Join(filepath.Dir(kafka.JWKSFile), "signing-keys.json"),
+		"gateway-jwks-file":           kafka.JWKSFile,
+		"acl-listen":                  "127.0.0.1:0",
+		"acl-bootstrap":               gateways,
 	}
 	return s
 }
@@ -214,8 +226,8 @@ func TestServe(t *testing.T) {
 			return stop
 		},
 		"apart": func() func() {
+			_, stopACL := s.serve(t, "acl") // the ledger may be another site's, which has no gateways like ours
 			_, stopGateway := s.serve(t, "gateway")
-			_, stopACL := s.serve(t, "acl")
 			return func() { stopACL(); stopGateway() }
 		},
 	} {
@@ -233,7 +245,76 @@ func TestServe(t *testing.T) {
 			}
 			_, err := diaspora.OpenConsumer(within(t), s.as(t, grace, url), diaspora.ConsumerOptions{Topics: []string{topic}})
 			wantError(t, "consume as another identity", err, diaspora.ErrPermission, grace)
+
+			key := createKey(t, cfg, diaspora.AccessKeyRequest{Read: true, Write: true})
+			mechanism := plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}.AsMechanism()
+			keyed, err := kgo.NewClient(kgo.SeedBrokers(s.settings["acl-bootstrap"].([]string)...), kgo.SASL(mechanism))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer keyed.Close()
+			if err := produceWith(t, keyed, topic); err != nil {
+				t.Errorf("produce with an access key: %v", err)
+			}
+			for ctx := within(t); ; {
+				shown, err := client(t, cfg).Key(ctx, key.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !shown.LastUsed.IsZero() {
+					break
+				}
+			}
 		})
+	}
+}
+
+// TestGatewayGovernsNothing signs in with the password that a gateway has, and tries to use it.
+func TestGatewayGovernsNothing(t *testing.T) {
+	s := newSite(t)
+	s.settings["public-url"] = "http://127.0.0.1:1"
+	s.serve(t, "acl")
+	out, code := s.check(t, "gateway")
+	if code != 0 || !strings.Contains(out, "ok    ledger: User:diaspora-gateway may read _diaspora_ledger, and not change it") {
+		t.Errorf("serve gateway --check exits with %d:\n%s", code, out)
+	}
+
+	password, err := os.ReadFile(s.settings["gateway-kafka-password-file"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := s.settings["gateway-kafka-username"].(string)
+	thief, err := kgo.NewClient(
+		kgo.SeedBrokers(s.settings["kafka-brokers"].([]string)...),
+		kgo.SASL(plain.Auth{User: user, Pass: string(password)}.AsMechanism()),
+		kgo.ConsumerGroup("thieves"), kgo.ConsumeTopics("_diaspora_key_uses"),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	for _, topic := range []string{"_diaspora_ledger", "__consumer_offsets"} {
+		if err := produceWith(t, thief, topic); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+			t.Errorf("produce to %s as the gateways' user = %v, want TOPIC_AUTHORIZATION_FAILED", topic, err)
+		}
+	}
+	if err := thief.PollFetches(within(t)).Err(); !errors.Is(err, kerr.GroupAuthorizationFailed) {
+		t.Errorf("join a group = %v, want GROUP_AUTHORIZATION_FAILED", err)
+	}
+	admin := kadm.NewClient(thief)
+	_, err = admin.CreateTopic(within(t), 1, 1, nil, unique(t))
+	if !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("create a topic = %v, want TOPIC_AUTHORIZATION_FAILED", err)
+	}
+	everything := kadm.NewACLs().Topics("_diaspora_ledger").Allow("User:" + user).AllowHosts().Operations(kadm.OpAll)
+	if made, err := admin.CreateACLs(within(t), everything); err == nil && !errors.Is(made[0].Err, kerr.ClusterAuthorizationFailed) {
+		t.Errorf("create an ACL = %+v, %v, want CLUSTER_AUTHORIZATION_FAILED", made, err)
+	}
+	if _, err := admin.DescribeBrokerConfigs(within(t), 1); !errors.Is(err, kerr.ClusterAuthorizationFailed) {
+		t.Errorf("describe the broker = %v, want CLUSTER_AUTHORIZATION_FAILED", err)
+	}
+	if topics, err := admin.ListTopics(within(t)); err != nil || len(topics) > 2 {
+		t.Errorf("the gateways' user sees the topics %v, %v", topics.Names(), err)
 	}
 }
 

@@ -30,6 +30,7 @@ type setting struct {
 // serveDraft is what settings make of a configuration.
 type serveDraft struct {
 	front.Config
+	part    string // "gateway", "acl", or "" for both in one process
 	gateway front.Gateway
 	acl     front.ACL
 
@@ -52,28 +53,22 @@ var serveSettings = []setting{
 
 	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},
 	{"globus-client-id", "`UUID` of the service's own client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
-	{"globus-client-secret-file", "`FILE` with its secret", func(d *serveDraft, v string) error {
-		secret, err := front.ReadSecret(v)
-		d.Globus.ClientSecret = globus.Secret(secret)
-		return err
-	}},
+	{"globus-client-secret-file", "`FILE` with its secret", secret(func(d *serveDraft) *globus.Secret { return &d.Globus.ClientSecret }, "", "gateway", "acl")},
 	{"globus-scope", "`SCOPE` that access tokens must be good for", text(func(d *serveDraft) *string { return &d.Globus.Scope })},
 	{"globus-login-client-id", "`UUID` of the public client that people log in through", text(func(d *serveDraft) *string { return &d.Globus.LoginClientID })},
 
 	{"kafka-brokers", "internal listeners of the brokers, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.Kafka.Brokers })},
-	{"kafka-username", "the super user's `NAME` (SASL/PLAIN)", text(func(d *serveDraft) *string { return &d.Kafka.Username })},
-	{"kafka-password-file", "`FILE` with the super user's password", func(d *serveDraft, v string) error {
-		secret, err := front.ReadSecret(v)
-		d.Kafka.Password = globus.Secret(secret)
-		return err
-	}},
+	{"kafka-username", "the super user's `NAME` (SASL/PLAIN), for the ACL endpoint", text(func(d *serveDraft) *string { return &d.Kafka.Admin.Name })},
+	{"kafka-password-file", "`FILE` with the super user's password, for the ACL endpoint", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Admin.Password }, "", "acl")},
+	{"gateway-kafka-username", "`NAME` of the user that a gateway without an ACL endpoint beside it reads the ledger as; ACL endpoints let it", text(func(d *serveDraft) *string { return &d.Kafka.Gateway.Name })},
+	{"gateway-kafka-password-file", "`FILE` with that user's password, for such a gateway", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Gateway.Password }, "gateway")},
 	{"kafka-ca-file", "PEM `FILE` that the brokers' certificates are checked against; without it they speak plaintext, and must be on this machine", func(d *serveDraft, v string) error {
 		pool, _, err := front.ReadCA(v)
 		d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 		return err
 	}},
 
-	{"kafka-insecure-allow-plaintext", "send the super user's password to brokers on other machines without TLS, where anybody on the way can take it (`BOOL`)", func(d *serveDraft, v string) (err error) {
+	{"kafka-insecure-allow-plaintext", "send the user's password to brokers on other machines without TLS, where anybody on the way can take it (`BOOL`)", func(d *serveDraft, v string) (err error) {
 		d.Kafka.InsecureAllowPlaintext, err = strconv.ParseBool(v)
 		return err
 	}},
@@ -113,6 +108,19 @@ func text(field func(*serveDraft) *string) func(*serveDraft, string) error {
 	return func(d *serveDraft, v string) error {
 		*field(d) = v
 		return nil
+	}
+}
+
+// secret reads a file for the parts that need what is in it. The others run on hosts that
+// should not have it.
+func secret(field func(*serveDraft) *globus.Secret, parts ...string) func(*serveDraft, string) error {
+	return func(d *serveDraft, v string) error {
+		if !slices.Contains(parts, d.part) {
+			return nil
+		}
+		read, err := front.ReadSecret(v)
+		*field(d) = globus.Secret(read)
+		return err
 	}
 }
 
@@ -260,7 +268,7 @@ func suggestion(name string) string {
 // serveConfig makes a configuration of the settings for one part, or for both. It
 // says all that is wrong with them at once.
 func serveConfig(part string, settings map[string]given) (*front.Config, error) {
-	d := &serveDraft{gateway: front.Gateway{Listen: ":9092"}, acl: front.ACL{Listen: ":9090"}}
+	d := &serveDraft{part: part, gateway: front.Gateway{Listen: ":9092"}, acl: front.ACL{Listen: ":9090"}}
 	var errs []error
 	for _, s := range serveSettings {
 		g, ok := settings[s.name]

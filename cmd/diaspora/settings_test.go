@@ -115,3 +115,34 @@ func TestWrongSettings(t *testing.T) {
 		t.Errorf("two wrong settings: %v", err)
 	}
 }
+
+// TestPasswordsStayApart: a gateway needs no file with the super user's password, and an ACL
+// endpoint none with the gateways'.
+func TestPasswordsStayApart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("canary"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for part, needs := range map[string]string{"": "kafka-password-file", "acl": "kafka-password-file", "gateway": "gateway-kafka-password-file"} {
+		settings := map[string]given{
+			"kafka-username":              {"diaspora", ""},
+			"gateway-kafka-username":      {"gateways", ""},
+			"kafka-password-file":         {"/nowhere", ""},
+			"gateway-kafka-password-file": {"/nowhere", ""},
+		}
+		settings[needs] = given{file, ""}
+		cfg, err := serveConfig(part, settings)
+		if err == nil || strings.Contains(err.Error(), "/nowhere") {
+			t.Errorf("serve %s reads a password that it does not need: %v", part, err)
+		}
+		passwords := map[string]string{
+			"kafka-password-file":         cfg.Kafka.Admin.Password.Reveal(),
+			"gateway-kafka-password-file": cfg.Kafka.Gateway.Password.Reveal(),
+		}
+		for name, password := range passwords {
+			if want := map[bool]string{true: "canary"}[name == needs]; password != want {
+				t.Errorf("serve %s has %q of %s, want %q", part, password, name, want)
+			}
+		}
+	}
+}

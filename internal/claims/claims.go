@@ -83,6 +83,11 @@ type Config struct {
 	// everything. Required.
 	Admin []kgo.Opt
 
+	// GatewayPrincipal is what the broker takes gateways for that have a [Follower]
+	// instead of a Service, as User:<name>. It is allowed what they need. Empty if
+	// there are none.
+	GatewayPrincipal string
+
 	// DefaultPartitions and MaxPartitions are for topics whose claims do not
 	// say how many, and for those that ask for many. Default: 1 and 100.
 	DefaultPartitions, MaxPartitions int
@@ -132,11 +137,10 @@ const commandTimeout = 15 * time.Second
 // Service decides who owns what. Its methods may be called concurrently, and
 // other Services over the same cluster may be at work.
 type Service struct {
+	ledgerReader
 	cfg     Config
 	client  *kgo.Client
 	cluster *kafka.Admin
-	ledger  *ledger
-	uses    *keyUses
 
 	stop      context.CancelFunc // ends the goroutines
 	wg        sync.WaitGroup     // waits for them
@@ -157,7 +161,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("claims: %w", err)
 	}
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
-	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), uses: newKeyUses(), stop: stop, kick: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, kick: make(chan struct{}, 1)}
 	if err := s.open(ctx, run); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ledger: %w", err), s.Close())
 	}
@@ -169,10 +173,15 @@ func (s *Service) open(ctx, run context.Context) error {
 	if err != nil {
 		return clusterError(err)
 	}
-	if s.ledger, err = openLedger(ctx, s.client, s.cluster, s.cfg.ReplicationFactor, s.cfg.Diagnostics); err != nil {
+	spec := kafka.TopicSpec{Name: LedgerTopic, Partitions: 1, Replicas: s.cfg.ReplicationFactor, Retention: -1}
+	l, err := openLedger(ctx, s.client, s.cfg.Diagnostics, func(ctx context.Context) (info kafka.TopicInfo, err error) {
+		return prepareLedger(ctx, s.cluster, spec, s.cfg.Diagnostics)
+	})
+	if err != nil {
 		return clusterError(err)
 	}
-	setDefault(&s.cfg.ReplicationFactor, s.ledger.replicas)
+	s.ledgerReader = ledgerReader{l, newKeyUses()}
+	setDefault(&s.cfg.ReplicationFactor, l.replicas)
 	s.wg.Go(func() { s.ledger.follow(run) })
 	err = again(ctx, func() (bool, error) {
 		err := s.ledger.sync(ctx)
@@ -188,8 +197,13 @@ func (s *Service) open(ctx, run context.Context) error {
 		s.reconcileSoon()
 	}
 	s.wg.Go(func() { s.keepReconciled(run) })
-	s.wg.Go(func() { s.keepUses(run) })
-	return nil
+	s.wg.Go(func() {
+		s.uses.keep(run, s.cfg.Diagnostics, func(ctx context.Context, id string) error { return s.noteUse(ctx, id, time.Now()) })
+	})
+	if s.cfg.GatewayPrincipal == "" {
+		return nil
+	}
+	return s.followGateways(run)
 }
 
 // Close stops the Service. Commands in flight fail; what they began, another
@@ -443,9 +457,6 @@ func (s *Service) Topics(ctx context.Context, subject string) ([]diaspora.Topic,
 	slices.SortFunc(topics, func(a, b diaspora.Topic) int { return strings.Compare(a.Name, b.Name) })
 	return topics, nil
 }
-
-// Ready returns nil if the cluster answers and the ledger is read up to its end.
-func (s *Service) Ready(ctx context.Context) error { return s.ledger.sync(ctx) }
 
 // Stats is a snapshot of a Service.
 type Stats struct {

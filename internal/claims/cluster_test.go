@@ -49,7 +49,7 @@ func (c *testCluster) start(opts ...kfake.Opt) {
 		kfake.EnableACLs(),
 		kfake.Superuser("PLAIN", "admin", "admin"),
 	}, opts...)
-	for _, subject := range []string{ada, ben, cleo} {
+	for _, subject := range []string{ada, ben, cleo, gatewayUser} {
 		opts = append(opts, kfake.User("PLAIN", subject, subject))
 	}
 	fake, err := kfake.NewCluster(opts...)

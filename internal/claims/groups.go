@@ -22,12 +22,8 @@ import (
 // it. The ACLs for that are removed, after the groups' committed offsets were copied to
 // groups of the new names: otherwise consumers would begin again elsewhere.
 func (s *Service) settleGroups(ctx context.Context) error {
-	err := again(ctx, func() (bool, error) {
-		want := kafka.Allow(kafka.GroupPrefix(kafka.UserGroups), principal("*"),
-			kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete, kmsg.ACLOperationDescribeConfigs)
-		hold, err := s.cluster.SetACLs(ctx, kafka.GroupPrefix(kafka.UserGroups), want, func(kafka.ACL) bool { return false })
-		return hold, clusterError(err)
-	})
+	err := s.allow(ctx, kafka.GroupPrefix(kafka.UserGroups), principal("*"),
+		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete, kmsg.ACLOperationDescribeConfigs)
 	if err != nil {
 		return fmt.Errorf("let everybody use consumer groups: %w", err)
 	}

@@ -6,29 +6,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-const (
-	// keyFreshFor is how old what the ledger says of a key may be, and so how
-	// long a revocation by another replica may go unseen.
-	keyFreshFor = time.Second
-	// keyStaleFor is for how long a key that is known stays good while the
-	// ledger cannot be read, as it is with tokens while Globus Auth is away.
-	keyStaleFor = time.Hour
-	// keyWait is how long a key that is known waits for the ledger.
-	keyWait = 2 * time.Second
-
-	maxKeyLifetime = 10 * 366 * 24 * time.Hour
-	maxKeysNoted   = 1024 // uses that wait to be written down
-)
+const maxKeyLifetime = 10 * 366 * 24 * time.Hour
 
 // IssueKey gives the subject a new access key and returns once it works. The
 // secret is nowhere but in the answer: the ledger has its hash. Errors are
@@ -209,76 +195,6 @@ func (s *Service) Keys(ctx context.Context, subject string) ([]diaspora.AccessKe
 	return keys, nil
 }
 
-// AuthenticateKey returns the access key with this ID if the secret is its own
-// and it is good now. Errors are a [*globus.RefusedError] whose reason can be
-// shown to whoever tried, or [diaspora.ErrUnavailable] if nobody can tell.
-func (s *Service) AuthenticateKey(ctx context.Context, id string, secret globus.Secret) (diaspora.AccessKey, error) {
-	k, err := s.keyNow(ctx, id)
-	switch {
-	case err != nil:
-		return diaspora.AccessKey{}, err
-	case k.live() && !k.hash.matches(secret):
-		return diaspora.AccessKey{}, errNoKey
-	}
-	return s.goodKey(k)
-}
-
-// ActiveKey returns the access key with this ID if it is good now. It is for
-// those who have shown by other means that they know its secret; errors are as
-// those of AuthenticateKey.
-func (s *Service) ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error) {
-	k, err := s.keyNow(ctx, id)
-	if err != nil {
-		return diaspora.AccessKey{}, err
-	}
-	return s.goodKey(k)
-}
-
-// errNoKey does not say which of the two it is. IDs are no secret, but neither
-// are they everybody's business.
-var errNoKey = &globus.RefusedError{Reason: "there is no such access key, or this is not its secret"}
-
-// goodKey returns a key unless it has ended, and notes that it is used.
-func (s *Service) goodKey(k accessKey) (diaspora.AccessKey, error) {
-	now := time.Now()
-	switch {
-	case k.expired(now):
-		return diaspora.AccessKey{}, &globus.RefusedError{Reason: "the access key expired at " + k.Expires.UTC().Format(time.RFC3339)}
-	case !k.live():
-		return diaspora.AccessKey{}, &globus.RefusedError{Reason: "the access key was revoked"}
-	}
-	if day(now).After(k.LastUsed) {
-		s.uses.note(k, day(now))
-	}
-	return k.AccessKey, nil
-}
-
-// keyNow returns what the ledger says about a key, and not what it said before
-// another replica issued or revoked it.
-func (s *Service) keyNow(ctx context.Context, id string) (accessKey, error) {
-	if keyIDFault(id) != "" {
-		return accessKey{}, errNoKey
-	}
-	since, wait := time.Now(), ctx
-	_, known := s.ledger.key(id)
-	if known {
-		var cancel context.CancelFunc
-		wait, cancel = context.WithTimeout(ctx, keyWait)
-		defer cancel()
-		since = since.Add(-keyFreshFor)
-	}
-	err := s.ledger.freshSince(wait, since)
-	broken := (*brokenError)(nil)
-	if err != nil && (!known || ctx.Err() != nil || errors.As(err, &broken) || !s.ledger.syncedWithin(keyStaleFor)) {
-		return accessKey{}, err
-	}
-	k, known := s.ledger.key(id)
-	if !known {
-		return accessKey{}, errNoKey
-	}
-	return k, nil
-}
-
 // settleKey makes the cluster agree with what the ledger says of a key's rights.
 func (s *Service) settleKey(ctx context.Context, k accessKey) error {
 	if !k.restricted() {
@@ -327,71 +243,14 @@ func (s *Service) endExpiredKeys(ctx context.Context) error {
 	return nil
 }
 
-// keyUses notes in the ledger on which days keys are used: one record for a key
-// and a day, however often it signs in and wherever. That is 180 bytes in a
-// batch of their own, some 100 KB a year for a key in daily use, and nothing for
-// a key that is not used; and what tells that a key may go, the ledger
-// keeps with the rest of its history. To the second it would be a record for
-// each login, which the ledger, read whole by each replica, is not for.
-type keyUses struct {
-	waiting chan use
-
-	mu    sync.Mutex          // guards the fields below
-	day   time.Time           // the day that noted is about
-	noted map[string]struct{} // by ID
-}
-
-type use struct {
-	id, owner string
-}
-
-func newKeyUses() *keyUses { return &keyUses{waiting: make(chan use, maxKeysNoted)} }
-
-// note has a use written down soon. Never waiting is worth more than never
-// missing a day: a client that is there tomorrow is noted then.
-func (u *keyUses) note(k accessKey, today time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.day != today {
-		u.day, u.noted = today, make(map[string]struct{})
+// noteUse has the ledger say that a key was used, unless it says so of that day.
+func (s *Service) noteUse(ctx context.Context, id string, at time.Time) error {
+	k, known := s.ledger.key(id)
+	if !known {
+		return nil
 	}
-	if _, done := u.noted[k.ID]; done {
-		return
-	}
-	select {
-	case u.waiting <- use{k.ID, k.Owner}:
-		u.noted[k.ID] = struct{}{}
-	default:
-	}
-}
-
-// forget has the next use of a key noted again.
-func (u *keyUses) forget(id string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.noted, id)
-}
-
-// keepUses writes down the uses of keys until ctx ends.
-func (s *Service) keepUses(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case use := <-s.uses.waiting:
-			r := newRecord(opKeyUsed, use.owner)
-			r.Key = use.id
-			if err := s.noteUse(ctx, r); err != nil {
-				s.uses.forget(use.id)
-				s.cfg.Diagnostics.Debug("the use of an access key could not be noted", "key", use.id, "err", err)
-			}
-		}
-	}
-}
-
-func (s *Service) noteUse(ctx context.Context, r record) error {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
+	r := newRecord(opKeyUsed, k.Owner)
+	r.Key, r.Time = id, at.UTC()
 	err := s.ledger.mayApply(ctx, r)
 	if err == nil {
 		err = s.ledger.append(ctx, r)

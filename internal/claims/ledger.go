@@ -59,13 +59,13 @@ func ledgerOpts() []kgo.Opt {
 	}
 }
 
-// openLedger makes sure that there is a ledger and that it is whole, and tries
-// again while the cluster cannot tell, as when brokers stop and start. The caller
-// runs follow.
-func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, replicas int, diagnostics *slog.Logger) (*ledger, error) {
-	spec := kafka.TopicSpec{Name: LedgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
+// openLedger reads the ledger, once find has found its topic and that it is whole.
+// It calls find again while the cluster cannot tell, as when brokers stop and start.
+// The caller runs follow.
+func openLedger(ctx context.Context, client *kgo.Client, diagnostics *slog.Logger, find func(context.Context) (kafka.TopicInfo, error)) (*ledger, error) {
+	replicas := 0
 	err := again(ctx, func() (bool, error) {
-		info, err := prepareLedger(ctx, cluster, spec, diagnostics)
+		info, err := find(ctx)
 		replicas = info.Replicas
 		return info.Led, clusterError(err)
 	})
@@ -75,7 +75,7 @@ func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, r
 	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(0)}})
 	return &ledger{
 		client:      client,
-		cluster:     cluster,
+		cluster:     kafka.NewAdmin(client),
 		diagnostics: diagnostics,
 		replicas:    replicas,
 		state:       newState(),
@@ -96,11 +96,8 @@ func prepareLedger(ctx context.Context, cluster *kafka.Admin, spec kafka.TopicSp
 	if err != nil || !ready {
 		return info, err
 	}
-	if info, _, err = cluster.Topic(ctx, LedgerTopic); err != nil || !info.Led {
+	if info, err = findLedger(ctx, cluster); err != nil || !info.Led {
 		return info, err
-	}
-	if info.Partitions != 1 {
-		return info, fmt.Errorf("topic %s has %d partitions, so its records have no order", LedgerTopic, info.Partitions)
 	}
 	mended, err := cluster.MendTopicConfigs(ctx, spec)
 	if err != nil {
@@ -108,6 +105,19 @@ func prepareLedger(ctx context.Context, cluster *kafka.Admin, spec kafka.TopicSp
 	}
 	if len(mended) > 0 {
 		diagnostics.Warn("the ledger's settings were mended", "topic", LedgerTopic, "settings", mended)
+	}
+	return info, nil
+}
+
+// findLedger returns what the ledger's topic is like, and an error if it cannot be a ledger
+// that is whole. Without a topic it is not Led.
+func findLedger(ctx context.Context, cluster *kafka.Admin) (kafka.TopicInfo, error) {
+	info, _, err := cluster.Topic(ctx, LedgerTopic)
+	if err != nil || !info.Led {
+		return info, err
+	}
+	if info.Partitions != 1 {
+		return info, fmt.Errorf("topic %s has %d partitions, so its records have no order", LedgerTopic, info.Partitions)
 	}
 	start, err := cluster.StartOffset(ctx, LedgerTopic, 0)
 	if err != nil {

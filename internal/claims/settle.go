@@ -187,6 +187,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 		})
 	}
 	work.Go(func() error { return s.settleGroups(ctx) })
+	work.Go(func() error { return s.settleGateways(ctx) })
 	return work.Wait()
 }
 

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
 	"github.com/diaspora-streams/diaspora/globus"
@@ -168,22 +170,30 @@ func (c *checks) names() []string {
 	return nil
 }
 
-// kafka looks at the cluster as the super user.
+// kafka looks at the cluster as the user that the process signs in as.
 func (c *checks) kafka(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*checkTimeout)
 	defer cancel()
-	if k := c.cfg.Kafka; k.InsecureAllowPlaintext && k.Username != "" && k.TLS == nil {
-		c.add("Kafka TLS", Warn, "set kafka-ca-file", "kafka-insecure-allow-plaintext is set: the super user's password is sent in the clear")
+	if k := c.cfg.Kafka; k.InsecureAllowPlaintext && c.cfg.user().Name != "" && k.TLS == nil {
+		c.add("Kafka TLS", Warn, "set kafka-ca-file", "kafka-insecure-allow-plaintext is set: the password of %s is sent in the clear", c.cfg.user().Name)
 	}
-	client, err := kgo.NewClient(c.cfg.Kafka.adminOpts()...)
+	client, err := kgo.NewClient(c.cfg.kafkaOpts()...)
 	if err != nil {
 		c.add("Kafka", Fail, "see kafka-brokers", "%v", err)
 		return
 	}
 	defer client.Close()
 	err = explained(client.Ping(ctx))
-	if !c.result("Kafka", err, "see kafka-brokers, kafka-username and kafka-password-file; it is the INTERNAL listener that is meant, not the gateway's",
-		"%s takes %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.superUser()) {
+	settings := "kafka-username and kafka-password-file"
+	if c.cfg.ACL == nil {
+		settings = "gateway-kafka-username and gateway-kafka-password-file"
+	}
+	if !c.result("Kafka", err, "see kafka-brokers, "+settings+"; it is the INTERNAL listener that is meant, not the gateway's",
+		"%s takes %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.userName()) {
+		return
+	}
+	if c.cfg.ACL == nil {
+		c.follows(ctx, client)
 		return
 	}
 	admin := kadm.NewClient(client)
@@ -193,22 +203,63 @@ func (c *checks) kafka(ctx context.Context) {
 	}
 }
 
-func (c *checks) superUser() string {
-	if c.cfg.Kafka.Username == "" {
-		return "anonymous connections"
+// userName is what the broker takes the process for.
+func (c *checks) userName() string {
+	return cmp.Or(c.cfg.user().principal(), "anonymous connections")
+}
+
+// follows looks at what a gateway's user may do with the two topics that it needs. The broker says
+// so with the topics' metadata (KIP-430).
+func (c *checks) follows(ctx context.Context, client *kgo.Client) {
+	const fix = "start an ACL endpoint that has the same gateway-kafka-username; it makes both topics, and lets gateways use them"
+	may, err := operations(ctx, client, claims.LedgerTopic, claims.KeyUsesTopic)
+	ledger, uses := may[claims.LedgerTopic], may[claims.KeyUsesTopic]
+	switch {
+	case err != nil:
+		c.add("ledger", Fail, "", "%v", explained(err))
+	case !slices.Contains(ledger, kmsg.ACLOperationRead):
+		c.add("ledger", Fail, fix, "%s may not read %s, or it is not there yet", c.userName(), claims.LedgerTopic)
+	case !slices.Contains(uses, kmsg.ACLOperationWrite):
+		c.add("ledger", Warn, fix, "%s may not write to %s, so nobody is told when access keys were used last", c.userName(), claims.KeyUsesTopic)
+	case slices.Contains(ledger, kmsg.ACLOperationWrite):
+		c.add("ledger", Warn, "take it out of super.users, and delete its ACLs; gateways need none but those that ACL endpoints make",
+			"%s may change %s: whoever takes a gateway's host over could own every topic", c.userName(), claims.LedgerTopic)
+	default:
+		c.add("ledger", OK, "", "%s may read %s, and not change it", c.userName(), claims.LedgerTopic)
 	}
-	return "User:" + c.cfg.Kafka.Username
+}
+
+// operations returns what a client may do with topics. One that it may not see is left out.
+func operations(ctx context.Context, client *kgo.Client, topics ...string) (map[string][]kmsg.ACLOperation, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.IncludeTopicAuthorizedOperations = true
+	for _, name := range topics {
+		topic := kmsg.NewMetadataRequestTopic()
+		topic.Topic = &name
+		req.Topics = append(req.Topics, topic)
+	}
+	resp, err := req.RequestWith(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	may := map[string][]kmsg.ACLOperation{}
+	for _, topic := range resp.Topics {
+		if topic.ErrorCode == 0 && topic.Topic != nil {
+			may[*topic.Topic] = kadm.DecodeACLOperations(topic.AuthorizedOperations)
+		}
+	}
+	return may, nil
 }
 
 // authorizer makes sure that the broker checks ACLs, and lets the service set them.
 func (c *checks) authorizer(ctx context.Context, admin *kadm.Client) {
 	builder := kadm.NewACLs().AnyResource().Allow().AllowHosts().Deny().DenyHosts().Operations(kadm.OpAny).ResourcePatternType(kadm.ACLPatternAny)
 	_, err := admin.DescribeACLs(ctx, builder)
-	fix := "let super.users have " + c.superUser()
+	fix := "let super.users have " + c.userName()
 	if errors.Is(err, kerr.SecurityDisabled) {
 		fix = "set authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer on all nodes"
 	}
-	c.result("authorizer", explained(err), fix, "the broker checks ACLs, and %s may set them", c.superUser())
+	c.result("authorizer", explained(err), fix, "the broker checks ACLs, and %s may set them", c.userName())
 }
 
 // brokers looks at the settings of each broker that promises hang on.
@@ -220,7 +271,7 @@ func (c *checks) brokers(ctx context.Context, admin *kadm.Client) (ok bool) {
 	}
 	configs, err := admin.DescribeBrokerConfigs(ctx, found.NodeIDs()...)
 	if err != nil {
-		c.add("broker settings", Fail, "let super.users have "+c.superUser(), "%v", explained(err))
+		c.add("broker settings", Fail, "let super.users have "+c.userName(), "%v", explained(err))
 		return false
 	}
 	c.add("brokers", OK, "", "%d", len(found))

@@ -3,7 +3,8 @@
 //
 // A gateway stands beside each broker, on its host. The ACL endpoint stands
 // anywhere, in any number of replicas. Each process follows the ledger by itself,
-// and so any of them can be started and stopped without the others.
+// and so any of them can be started and stopped without the others. ACL endpoints
+// alone make the cluster agree with it; a gateway needs no right to change anything.
 //
 // [Check] tries a configuration against the cluster that it is for, and says what
 // to change.
@@ -14,6 +15,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -73,17 +75,37 @@ type Globus struct {
 	LoginClientID string        // the public client that people log in through; for the ACL endpoint
 }
 
-// Kafka says how to administer the cluster: as a super user, through a listener
-// that is not the gateway's. Brokers is required.
+// Kafka says how to reach the cluster through a listener that is not the gateway's.
+// Brokers is required.
 type Kafka struct {
-	Brokers  []string
-	Username string // empty signs in as nobody
-	Password globus.Secret
-	TLS      *tls.Config // nil is plaintext
+	Brokers []string
+	TLS     *tls.Config // nil is plaintext
+
+	// Admin is the super user, as whom an ACL endpoint administers the cluster.
+	Admin User
+
+	// Gateway is the user as whom a gateway reads the ledger in a process without
+	// an ACL endpoint. It needs no rights but those that ACL endpoints give it by
+	// its name; they need no password of it.
+	Gateway User
 
 	// InsecureAllowPlaintext sends the password in the clear to brokers on other
-	// machines, where anybody on the way can take it, and with it the cluster.
+	// machines, where anybody on the way can take it.
 	InsecureAllowPlaintext bool
+}
+
+// User is somebody whom brokers know by a password. Without a name it is nobody.
+type User struct {
+	Name     string
+	Password globus.Secret
+}
+
+// principal returns what the broker takes the user for, or "" if it is nobody.
+func (u User) principal() string {
+	if u.Name == "" {
+		return ""
+	}
+	return "User:" + u.Name
 }
 
 // Gateway says where a gateway listens, and which broker is behind it.
@@ -141,9 +163,15 @@ func (cfg *Config) Validate() error {
 		require("", "kafka-brokers")
 	}
 	for _, b := range cfg.Kafka.Brokers {
-		if cfg.Kafka.mustStayLocal() && !isLoopback(b) {
-			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is needed, or the super user's password could be read on its way (kafka-insecure-allow-plaintext sends it all the same)", b))
+		if cfg.mustStayLocal() && !isLoopback(b) {
+			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is needed, or %s's password could be read on its way (kafka-insecure-allow-plaintext sends it all the same)", b, cfg.user().Name))
 		}
+	}
+	if cfg.ACL == nil && cfg.Kafka.Admin.Name != "" && cfg.Kafka.Gateway.Name == "" {
+		errs = append(errs, errors.New("gateway-kafka-username is missing: a gateway by itself does not sign in as the super user (kafka-username), but as a user that may read the ledger; docs/operate.md says how to make it"))
+	}
+	if cfg.Kafka.Gateway.Name != "" && cfg.Kafka.Gateway.Name == cfg.Kafka.Admin.Name {
+		errs = append(errs, errors.New("gateway-kafka-username is the super user, and is to be another user"))
 	}
 	if g := cfg.Gateway; g != nil {
 		require(g.Broker, "gateway-broker")
@@ -189,9 +217,17 @@ func isLoopback(address string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
+// user is who the process is to the brokers.
+func (cfg *Config) user() User {
+	if cfg.ACL == nil {
+		return cfg.Kafka.Gateway
+	}
+	return cfg.Kafka.Admin
+}
+
 // mustStayLocal reports whether connections to other machines are refused.
-func (k Kafka) mustStayLocal() bool {
-	return k.Username != "" && k.TLS == nil && !k.InsecureAllowPlaintext
+func (cfg *Config) mustStayLocal() bool {
+	return cfg.user().Name != "" && cfg.Kafka.TLS == nil && !cfg.Kafka.InsecureAllowPlaintext
 }
 
 // dialLocally connects to brokers on this machine. Those that are configured may be, and
@@ -204,7 +240,7 @@ func dialLocally(ctx context.Context, network, address string) (net.Conn, error)
 	if here(conn.RemoteAddr(), conn.LocalAddr()) {
 		return conn, nil
 	}
-	return nil, errors.Join(fmt.Errorf("broker %s: refusing to send the super user's password without TLS to another machine; set kafka-ca-file", address), conn.Close())
+	return nil, errors.Join(fmt.Errorf("broker %s: refusing to send a password without TLS to another machine; set kafka-ca-file", address), conn.Close())
 }
 
 // here reports whether a connection stays on this machine: it is between one address and itself, or
@@ -217,17 +253,17 @@ func here(remote, local net.Addr) bool {
 
 const dialTimeout = 10 * time.Second
 
-// adminOpts are the options of a client that administers the cluster.
-func (k Kafka) adminOpts() []kgo.Opt {
-	opts := []kgo.Opt{kgo.SeedBrokers(k.Brokers...), kgo.ClientID("diaspora-serve")}
-	if k.TLS != nil {
-		opts = append(opts, kgo.DialTLSConfig(k.TLS))
+// kafkaOpts are the options of a client that is the process itself.
+func (cfg *Config) kafkaOpts() []kgo.Opt {
+	opts := []kgo.Opt{kgo.SeedBrokers(cfg.Kafka.Brokers...), kgo.ClientID("diaspora-serve")}
+	if cfg.Kafka.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(cfg.Kafka.TLS))
 	}
-	if k.mustStayLocal() {
+	if cfg.mustStayLocal() {
 		opts = append(opts, kgo.Dialer(dialLocally))
 	}
-	if k.Username != "" {
-		opts = append(opts, kgo.SASL(plain.Auth{User: k.Username, Pass: k.Password.Reveal()}.AsMechanism()))
+	if user := cfg.user(); user.Name != "" {
+		opts = append(opts, kgo.SASL(plain.Auth{User: user.Name, Pass: user.Password.Reveal()}.AsMechanism()))
 	}
 	return opts
 }
@@ -259,8 +295,8 @@ func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 
 // Front is a service that is ready to run.
 type Front struct {
-	claims *claims.Service
 	parts  []part
+	ledger io.Closer
 }
 
 // part is something that listens.
@@ -300,27 +336,50 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	rules := claims.Config{Admin: cfg.Kafka.adminOpts(), Diagnostics: cfg.Diagnostics}
-	if a := cfg.ACL; a != nil {
-		rules.DefaultPartitions = a.DefaultPartitions
-		rules.DefaultRetention, rules.MaxTopics = a.DefaultRetention, a.MaxTopics
+	if cfg.ACL == nil {
+		return f.openFollowing(ctx, cfg, people)
 	}
-	if f.claims, err = claims.Open(ctx, rules); err != nil {
+	rules, err := claims.Open(ctx, claims.Config{
+		Admin:             cfg.kafkaOpts(),
+		GatewayPrincipal:  cfg.Kafka.Gateway.principal(),
+		DefaultPartitions: cfg.ACL.DefaultPartitions,
+		DefaultRetention:  cfg.ACL.DefaultRetention,
+		MaxTopics:         cfg.ACL.MaxTopics,
+		Diagnostics:       cfg.Diagnostics,
+	})
+	if err != nil {
 		return err
 	}
-	tokens, err := keys.OpenTokens(cfg.TokenKeyFile, cfg.PublicURL, f.claims, keys.DefaultTokenLifetime)
+	f.ledger = rules
+	tokens, err := openTokens(cfg, rules)
 	if err != nil {
 		return err
 	}
 	if cfg.Gateway != nil {
-		if err := f.openGateway(cfg, &keys.Authenticator{Globus: people, Keys: f.claims, Tokens: tokens}); err != nil {
+		if err := f.openGateway(cfg, &keys.Authenticator{Globus: people, Keys: rules, Tokens: tokens}); err != nil {
 			return err
 		}
 	}
-	if cfg.ACL != nil {
-		return f.openACL(cfg, people, tokens)
+	return f.openACL(cfg, rules, people, tokens)
+}
+
+// openFollowing opens a gateway that has no ACL endpoint beside it. It reads the ledger, and
+// administers nothing.
+func (f *Front) openFollowing(ctx context.Context, cfg *Config, people *globus.Authenticator) error {
+	known, err := claims.Follow(ctx, claims.FollowerConfig{Client: cfg.kafkaOpts(), Diagnostics: cfg.Diagnostics})
+	if err != nil {
+		return err
 	}
-	return nil
+	f.ledger = known
+	tokens, err := openTokens(cfg, known)
+	if err != nil {
+		return err
+	}
+	return f.openGateway(cfg, &keys.Authenticator{Globus: people, Keys: known, Tokens: tokens})
+}
+
+func openTokens(cfg *Config, known keys.Keys) (*keys.Tokens, error) {
+	return keys.OpenTokens(cfg.TokenKeyFile, cfg.PublicURL, known, keys.DefaultTokenLifetime)
 }
 
 func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
@@ -346,10 +405,10 @@ func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
 	return f.listen("the gateway", cfg.Gateway.Listen, g.Serve)
 }
 
-func (f *Front) openACL(cfg *Config, people *globus.Authenticator, tokens *keys.Tokens) error {
+func (f *Front) openACL(cfg *Config, rules *claims.Service, people *globus.Authenticator, tokens *keys.Tokens) error {
 	a := cfg.ACL
 	s, err := server.New(server.Config{
-		Claims:                 f.claims,
+		Claims:                 rules,
 		Authenticator:          people,
 		Tokens:                 tokens,
 		Discovery:              cfg.discovery(),
@@ -358,7 +417,7 @@ func (f *Front) openACL(cfg *Config, people *globus.Authenticator, tokens *keys.
 		InsecureAllowPlaintext: cfg.InsecureAllowPlaintext,
 		TrustedProxies:         a.TrustedProxies,
 		TLS:                    cfg.TLS,
-		Ready:                  map[string]func(context.Context) error{"ledger": f.claims.Ready},
+		Ready:                  map[string]func(context.Context) error{"ledger": rules.Ready},
 		Diagnostics:            cfg.Diagnostics,
 	})
 	if err != nil {
@@ -430,8 +489,8 @@ func (f *Front) Close() error {
 			errs = append(errs, err)
 		}
 	}
-	if f.claims != nil {
-		errs = append(errs, f.claims.Close())
+	if f.ledger != nil {
+		errs = append(errs, f.ledger.Close())
 	}
 	return errors.Join(errs...)
 }

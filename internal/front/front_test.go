@@ -50,15 +50,26 @@ func TestValidate(t *testing.T) {
 		"acl-listen :9090 is":       func(c *Config) { c.ACL.Listen = ":9090" },
 		"gateway-listen 0.0.0.0":    func(c *Config) { c.Gateway.Listen = "0.0.0.0:9092" },
 		"kafka-brokers: 192.0.2.1:9094": func(c *Config) {
-			c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Username: "diaspora", Password: "x"}
+			c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Admin: User{"diaspora", "x"}}
 		},
 		"kafka-brokers: 192.0.2.2:9094": func(c *Config) { // the clients' switch is none for the password
-			c.Kafka = Kafka{Brokers: []string{"192.0.2.2:9094"}, Username: "diaspora", Password: "x"}
+			c.Kafka = Kafka{Brokers: []string{"192.0.2.2:9094"}, Admin: User{"diaspora", "x"}}
 			c.InsecureAllowPlaintext = true
 		},
 		"acl-listen :9091 is": func(c *Config) { // nor the other way round
 			c.ACL.Listen = ":9091"
 			c.Kafka.InsecureAllowPlaintext = true
+		},
+		"kafka-brokers: 192.0.2.3:9094": func(c *Config) { // a gateway's password is one as well
+			c.ACL = nil
+			c.Kafka = Kafka{Brokers: []string{"192.0.2.3:9094"}, Gateway: User{"gateway", "x"}}
+		},
+		"gateway-kafka-username is missing": func(c *Config) { // it was the super user in earlier versions
+			c.ACL = nil
+			c.Kafka.Admin = User{"diaspora", "x"}
+		},
+		"gateway-kafka-username is the super user": func(c *Config) {
+			c.Kafka.Admin, c.Kafka.Gateway = User{"diaspora", "x"}, User{"diaspora", "x"}
 		},
 		"nothing to serve": func(c *Config) { c.Gateway, c.ACL = nil, nil },
 	} {
@@ -93,13 +104,15 @@ func TestPasswordStaysHere(t *testing.T) {
 		kafka Kafka
 		local bool
 	}{
-		"a password":                  {Kafka{Username: "diaspora", Password: "x"}, true},
-		"a password, TLS":             {Kafka{Username: "diaspora", Password: "x", TLS: &tls.Config{}}, false},
-		"a password, and the switch":  {Kafka{Username: "diaspora", Password: "x", InsecureAllowPlaintext: true}, false},
+		"a password":                  {Kafka{Admin: User{"diaspora", "x"}}, true},
+		"a password, TLS":             {Kafka{Admin: User{"diaspora", "x"}, TLS: &tls.Config{}}, false},
+		"a password, and the switch":  {Kafka{Admin: User{"diaspora", "x"}, InsecureAllowPlaintext: true}, false},
 		"nothing that could be taken": {Kafka{}, false},
 	} {
 		try.kafka.Brokers = []string{"127.0.0.1:1"}
-		client, err := kgo.NewClient(try.kafka.adminOpts()...)
+		cfg := valid()
+		cfg.Kafka = try.kafka
+		client, err := kgo.NewClient(cfg.kafkaOpts()...)
 		if err != nil {
 			t.Fatal(err)
 		}

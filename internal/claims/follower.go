@@ -1,0 +1,122 @@
+package claims
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// FollowerConfig says how a [Follower] reads the ledger.
+type FollowerConfig struct {
+	// Client are the options of a client that may read the ledger and write to
+	// [KeyUsesTopic], see [Config.GatewayPrincipal]. Required.
+	Client []kgo.Opt
+
+	// Diagnostics receives the Follower's own messages. Nil discards them.
+	Diagnostics *slog.Logger
+}
+
+// Follower is what a gateway knows of the ledger. It decides nothing and changes nothing in
+// the cluster, but for a note in [KeyUsesTopic] when an access key is used. Its methods may be
+// called concurrently.
+type Follower struct {
+	ledgerReader
+	client *kgo.Client
+
+	stop      context.CancelFunc // ends the goroutines
+	wg        sync.WaitGroup     // waits for them
+	closeOnce sync.Once
+}
+
+// Follow reads the ledger to its end and returns a Follower that keeps on reading. While there
+// is no ledger, or nobody has allowed the client to read it, Follow waits: the first [Service]
+// that starts creates it and allows that. ctx bounds the opening only.
+func Follow(ctx context.Context, cfg FollowerConfig) (*Follower, error) {
+	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
+	client, err := kgo.NewClient(slices.Concat(cfg.Client, ledgerOpts())...)
+	if err != nil {
+		return nil, fmt.Errorf("follow the ledger: %w", err)
+	}
+	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
+	f := &Follower{client: client, stop: stop}
+	if err := f.open(ctx, run, cfg.Diagnostics); err != nil {
+		return nil, errors.Join(fmt.Errorf("follow the ledger: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+func (f *Follower) open(ctx, run context.Context, diagnostics *slog.Logger) error {
+	if err := f.client.Ping(ctx); err != nil {
+		return clusterError(err)
+	}
+	waits := sync.OnceFunc(func() {
+		diagnostics.Warn("waiting for the ledger; an ACL endpoint creates it, and lets gateways read it", "topic", LedgerTopic)
+	})
+	var refused error
+	l, err := openLedger(ctx, f.client, diagnostics, func(ctx context.Context) (kafka.TopicInfo, error) {
+		info, err := findLedger(ctx, kafka.NewAdmin(f.client))
+		if errors.Is(err, kerr.TopicAuthorizationFailed) { // it may be that there is no such topic
+			refused, err = err, nil
+		}
+		if err == nil && !info.Led {
+			waits()
+		}
+		return info, err
+	})
+	if refused != nil && err != nil {
+		return fmt.Errorf("%w: there is none that this user may read; start an ACL endpoint, which creates it and lets gateways read it: %w", diaspora.ErrUnavailable, refused)
+	} else if err != nil {
+		return err
+	}
+	f.ledgerReader = ledgerReader{l, newKeyUses()}
+	f.wg.Go(func() { l.follow(run) })
+	err = again(ctx, func() (bool, error) {
+		err := l.sync(ctx)
+		return err == nil, err
+	})
+	if err != nil {
+		return err
+	}
+	f.wg.Go(func() { f.uses.keep(run, diagnostics, f.noteUse) })
+	return nil
+}
+
+// Close stops the Follower.
+func (f *Follower) Close() error {
+	f.closeOnce.Do(func() {
+		f.stop()
+		f.client.Close()
+		f.wg.Wait()
+	})
+	return nil
+}
+
+// KeyUsesTopic is where gateways say that an access key was used, for Services to note in the
+// ledger, which gateways may not write to. Each record is a JSON object: v is 1, key an ID. When
+// the key was used, the record's timestamp says, which is the broker's. The topic keeps a week.
+const KeyUsesTopic = "_diaspora_key_uses"
+
+// keyUse is a record of KeyUsesTopic.
+type keyUse struct {
+	Version int    `json:"v"`
+	Key     string `json:"key"`
+}
+
+// noteUse writes down that a key was used now.
+func (f *Follower) noteUse(ctx context.Context, id string) error {
+	value, err := json.Marshal(keyUse{1, id})
+	if err != nil {
+		return err
+	}
+	return f.client.ProduceSync(ctx, &kgo.Record{Topic: KeyUsesTopic, Key: []byte(id), Value: value}).FirstErr()
+}

@@ -1,0 +1,104 @@
+package claims
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+const (
+	// keyUsesRetention is for how long uses of keys wait for a Service.
+	keyUsesRetention = 7 * 24 * time.Hour
+	// maxKeyUseBytes bounds a record of KeyUsesTopic.
+	maxKeyUseBytes = 256
+)
+
+// settleGateways lets gateways do what a [Follower] does.
+func (s *Service) settleGateways(ctx context.Context) error {
+	if s.cfg.GatewayPrincipal == "" {
+		return nil
+	}
+	spec := kafka.TopicSpec{Name: KeyUsesTopic, Partitions: 1, Replicas: s.cfg.ReplicationFactor, Retention: keyUsesRetention}
+	err := again(ctx, func() (bool, error) {
+		_, ready, err := s.cluster.CreateTopic(ctx, spec)
+		return ready, clusterError(err)
+	})
+	for topic, operations := range map[string][]kmsg.ACLOperation{
+		LedgerTopic:  {kmsg.ACLOperationRead, kmsg.ACLOperationDescribe},
+		KeyUsesTopic: {kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe},
+	} {
+		if err != nil {
+			break
+		}
+		err = s.allow(ctx, kafka.TopicResource(topic), s.cfg.GatewayPrincipal, operations...)
+	}
+	if err != nil {
+		return fmt.Errorf("let gateways follow the ledger: %w", err)
+	}
+	return nil
+}
+
+// allow adds to the ACLs of a resource, and removes none.
+func (s *Service) allow(ctx context.Context, resource kafka.Resource, principal string, operations ...kmsg.ACLOperation) error {
+	want := kafka.Allow(resource, principal, operations...)
+	return again(ctx, func() (bool, error) {
+		hold, err := s.cluster.SetACLs(ctx, resource, want, func(kafka.ACL) bool { return false })
+		return hold, clusterError(err)
+	})
+}
+
+// followGateways notes in the ledger which keys were used at gateways, until ctx ends. Each
+// Service reads all that the topic has: what is noted already costs nothing. If several are
+// equally fast, the ledger gets a record from each, and the first has the effect.
+func (s *Service) followGateways(ctx context.Context) error {
+	client, err := kgo.NewClient(slices.Concat(s.cfg.Admin, []kgo.Opt{
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{KeyUsesTopic: {0: kgo.NewOffset().AtStart()}}),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	})...)
+	if err != nil {
+		return err
+	}
+	s.wg.Go(func() {
+		defer client.Close()
+		for {
+			fetches := client.PollFetches(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err := s.noteUses(ctx, fetches.Records()); err != nil && ctx.Err() == nil {
+				s.cfg.Diagnostics.Warn("uses of access keys at gateways could not be noted", "err", err)
+			}
+		}
+	})
+	return nil
+}
+
+// noteUses notes in the ledger what gateways wrote down. It sits out outages.
+func (s *Service) noteUses(ctx context.Context, records []*kgo.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	return again(ctx, func() (bool, error) {
+		if err := s.ledger.sync(ctx); err != nil { // it may be the first use of a new key
+			return false, err
+		}
+		for _, r := range records {
+			var use keyUse
+			if len(r.Value) > maxKeyUseBytes || json.Unmarshal(r.Value, &use) != nil || use.Version != 1 {
+				s.cfg.Diagnostics.Warn("a record of a gateway makes no sense and was skipped", "topic", r.Topic, "offset", r.Offset)
+				continue
+			}
+			if err := s.noteUse(ctx, use.Key, r.Timestamp); err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	})
+}
