@@ -255,7 +255,10 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 		now := time.Now()
 		if now.Sub(committed) >= commitEvery && c.options.Group != "" {
 			committed = now
-			if err := c.out.flushed(func() error { return c.consumer.Commit(ctx) }); err != nil && ctx.Err() == nil {
+			err := answered(ctx, func(ctx context.Context) error {
+				return c.out.flushed(func() error { return c.consumer.Commit(ctx) })
+			})
+			if err != nil && ctx.Err() == nil {
 				outage.see(err, func() string { return "the group's progress waits" })
 			}
 		}
@@ -266,9 +269,11 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 			continue
 		}
 		looked = now
-		lookCtx, cancel := context.WithTimeout(ctx, lookTimeout)
-		progress, err := c.consumer.Progress(lookCtx)
-		cancel()
+		var progress []diaspora.Progress
+		err := answered(ctx, func(ctx context.Context) (err error) {
+			progress, err = c.consumer.Progress(ctx)
+			return err
+		})
 		if ctx.Err() != nil {
 			return
 		}
@@ -288,6 +293,17 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 			c.env.say("caught up after %s; waiting for new ones, Ctrl-C ends", count(read, "record"))
 		}
 	}
+}
+
+// answered asks the cluster something, and returns errSilent if it takes lookTimeout.
+func answered(ctx context.Context, ask func(context.Context) error) error {
+	looking, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	err := ask(looking)
+	if err != nil && ctx.Err() == nil && looking.Err() != nil {
+		return errSilent
+	}
+	return err
 }
 
 func atEnd(progress []diaspora.Progress) bool {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
@@ -10,6 +11,7 @@ import (
 type outageWatch struct {
 	env  *env
 	seen int // how often in a row it was away
+	told bool
 }
 
 // toldAfter keeps a single failed attempt to connect from being news.
@@ -19,16 +21,24 @@ const toldAfter = 2
 // detail says what that means.
 func (w *outageWatch) see(err error, detail func() string) {
 	if err == nil {
-		if w.seen >= toldAfter {
+		if w.told {
 			w.env.warn("the cluster is back")
 		}
-		w.seen = 0
+		w.seen, w.told = 0, false
 		return
 	}
-	if w.seen++; w.seen == toldAfter {
+	if w.seen++; !w.told && (w.seen >= toldAfter || errors.Is(err, errSilent)) {
+		w.told = true
 		text, _ := explanation(err)
 		w.env.warn("%s; %s", text, detail())
 	}
+}
+
+// errSilent says that a look at the cluster got no answer. It is news by itself: what takes
+// lookTimeout is no accident.
+var errSilent = &failure{
+	condition: diaspora.ErrUnavailable,
+	text:      "the cluster has not answered for " + lookTimeout.String(),
 }
 
 // fullWatch tells the person when the spool is full: once and, on a terminal, every 30 s, since

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"errors"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,5 +44,43 @@ func TestStillness(t *testing.T) {
 				t.Errorf("%s, after %v: %v, want %v", name, step.after, got, step.want)
 			}
 		}
+	}
+}
+
+// TestConsumeTellsOfSilence freezes the cluster, once when a record was written that is not
+// committed yet, and once when there is nothing to do. The person is told either way.
+func TestConsumeTellsOfSilence(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "weather")
+	consume := w.command("consume", "weather", "-g", "analysis", "--from", "start")
+	var talk lockedBuffer
+	consume.Stderr = &talk
+	stdout, err := consume.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := consume.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		consume.Process.Kill()
+		consume.Wait()
+	})
+	eventually(t, "catching up", func() bool { return strings.Contains(talk.String(), "caught up") })
+	records := bufio.NewReader(stdout)
+	for _, uncommitted := range []bool{true, false} {
+		talk.reset()
+		if uncommitted {
+			w.run(t, "produce", "weather", "--value", "21.5")
+			if _, err := records.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+		up.cmd.Process.Signal(syscall.SIGSTOP)
+		eventually(t, "the word that the cluster does not answer", func() bool { return strings.Contains(talk.String(), "the cluster has not answered for 5s; ") })
+		up.cmd.Process.Signal(syscall.SIGCONT)
+		eventually(t, "the word that it is back", func() bool { return strings.Contains(talk.String(), "the cluster is back") })
 	}
 }
