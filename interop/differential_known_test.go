@@ -76,7 +76,7 @@ var designedDifferences = []designed{
 		when: largestDeleted, shown: [][]step{{records(3), deleteRecordsStep{Version: 2, Offset: -1}, listStep{Version: 7, Time: -3, Epoch: noEpoch}}}},
 
 	{title: "ConsumerGroupHeartbeat, ConsumerGroupDescribe: partitions for which members tie", answer: "ConsumerGroupHeartbeatResponse|ConsumerGroupDescribeResponse",
-		place: `Assignment.*|Groups\.Members\.(Assignment|TargetAssignment).*`, when: membersTie, parts: true},
+		place: `MemberEpoch|Assignment.*|Groups\.Members\.(MemberEpoch|Assignment|TargetAssignment).*`, when: membersTie, parts: true},
 
 	{title: "Fetch: a session of an earlier connection", unsent: true},
 	{title: "ACLs for one host", unsent: true},
@@ -187,7 +187,7 @@ func largestDeleted(d difference, x *exchange) bool {
 
 // membersTie says that members of a KIP-848 group tie: for the assignor, or because they cannot have
 // equally many partitions, or because there are several topics. These are ordered by their IDs, which
-// are random.
+// are random. Their epochs differ as well: a member that is to give up partitions keeps its own until then.
 func membersTie(_ difference, x *exchange) bool {
 	members, topics, votes := 0, map[string]int32{}, map[string]int{}
 	w := x.worlds[1]
