@@ -68,6 +68,11 @@ type Config struct {
 	// the cluster is busy, requests fill in any case. Default: 0.
 	Linger time.Duration
 
+	// Compression is how batches of events are compressed, as Kafka's compression.type:
+	// "none", "gzip", "snappy", "lz4" or "zstd". Default: "none", which every client can
+	// read; kafka-python and kafkajs need further packages for the last three.
+	Compression string
+
 	// SpoolDir is a directory on local disk where a [Logger] keeps events until
 	// the cluster has acknowledged them. It is made if need be, and belongs to
 	// one Logger at a time. Default: none.
@@ -140,6 +145,8 @@ func (c *Config) complete() error {
 		return invalid("configuration: DialTimeout is negative")
 	case c.Linger < 0:
 		return invalid("configuration: Linger is negative")
+	case !isCodec(c.Compression):
+		return invalid("configuration: there is no Compression %q; choose none, gzip, snappy, lz4 or zstd", c.Compression)
 	case c.URL == "" && c.Discovery == nil && len(c.Brokers) == 0:
 		return invalid("configuration: neither Brokers nor the URL of a fabric is set")
 	case c.SpoolBytes != 0 && c.SpoolBytes < minSpoolBytes:

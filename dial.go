@@ -87,10 +87,26 @@ func (f *fabric) signInError(err error) error {
 	return fmt.Errorf("sign in to %s%s: %w", strings.Join(f.Brokers, ","), f.signedInAs(), err)
 }
 
+// codecs are the values of [Config.Compression].
+var codecs = map[string]kgo.CompressionCodec{
+	"":       kgo.NoCompression(),
+	"none":   kgo.NoCompression(),
+	"gzip":   kgo.GzipCompression(),
+	"snappy": kgo.SnappyCompression(),
+	"lz4":    kgo.Lz4Compression(),
+	"zstd":   kgo.ZstdCompression(),
+}
+
+func isCodec(name string) bool {
+	_, ok := codecs[name]
+	return ok
+}
+
 // tuning returns the options in which a client of ours differs from a plain one.
 func (f *fabric) tuning() []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ProducerLinger(f.Linger),
+		kgo.ProducerBatchCompression(codecs[f.Compression], kgo.NoCompression()), // for clusters that are too old
 		kgo.ProducerBatchMaxBytes(int32(min(max(1_000_012, f.maxEventBytes+1024), 64<<20))),
 	}
 	if f.Diagnostics != nil {

@@ -1,6 +1,7 @@
 package diaspora
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -662,5 +664,45 @@ func TestEventsOfATopicThatIsForgotten(t *testing.T) {
 	l.forget("weather")
 	if err := <-told; !errors.Is(err, ErrNotFound) {
 		t.Errorf("the event of a topic that is forgotten = %v, want ErrNotFound", err)
+	}
+}
+
+// TestCompression looks at how batches are stored that a Logger has written, by itself and
+// through its spool.
+func TestCompression(t *testing.T) {
+	t.Parallel()
+	var events []Event
+	for range 100 {
+		events = append(events, Event{Topic: "weather", Value: bytes.Repeat([]byte("21.5 degrees Celsius "), 50)}) // a batch of one gets smaller, too
+	}
+	for compression, want := range map[string]uint8{"": 0, "none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4} {
+		for _, spooled := range []bool{false, true} {
+			_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+			cfg.Compression = compression
+			if spooled {
+				cfg = withSpool(t, cfg)
+			}
+			l := openLogger(t, cfg)
+			if err := errors.Join(l.Log(within(t), events...), l.Flush(within(t))); err != nil {
+				t.Fatal(err)
+			}
+			reader, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...), kgo.ConsumeTopics("weather"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fetches := reader.PollRecords(within(t), 1)
+			reader.Close()
+			if err := fetches.Err(); err != nil {
+				t.Fatal(err)
+			}
+			if got := fetches.Records()[0].Attrs.CompressionType(); got != want {
+				t.Errorf("with Compression %q, spooled %v, batches are stored with type %d, want %d", compression, spooled, got, want)
+			}
+		}
+	}
+	_, cfg := newCluster(t)
+	cfg.Compression = "brotli"
+	if _, err := OpenLogger(within(t), cfg); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "gzip") {
+		t.Errorf("OpenLogger with an unknown Compression = %v, want ErrInvalid and what there is", err)
 	}
 }

@@ -2,7 +2,7 @@
 // to a floor or a peer in the same run, and writes a table to bench/results/.
 //
 //	go run ./bench               # all of it, some minutes
-//	go run ./bench -only send    # one part: send, log, spool, backlog, handler, gateway, idle, storm
+//	go run ./bench -only send    # one part: send, compression, log, spool, backlog, handler, gateway, idle, storm
 //
 // The machine is shared with whatever else runs on it, and with the broker and
 // the client themselves. So contenders take turns in rounds, in alternating order;
@@ -34,6 +34,7 @@ type options struct {
 
 var parts = []part{
 	{"send", benchSend},
+	{"compression", benchCompression},
 	{"log", benchLog},
 	{"spool", benchSpool},
 	{"backlog", benchBacklog},

@@ -53,13 +53,14 @@ func claim(ctx context.Context, cfg diaspora.Config) error {
 	return err
 }
 
-// plain is a franz-go client as anybody would make it, signed in as cfg says.
+// plain is a franz-go client as anybody would make it, signed in as cfg says. Like a Logger, it
+// does not compress.
 func plain(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
 		token, err := cfg.TokenSource.Token(ctx)
 		return oauth.Auth{Token: token.AccessToken.Reveal()}, err
 	})
-	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(cfg.Brokers...), kgo.DefaultProduceTopic(topic), kgo.SASL(token))...)
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(cfg.Brokers...), kgo.DefaultProduceTopic(topic), kgo.SASL(token), kgo.ProducerBatchCompression(kgo.NoCompression()))...)
 	if err != nil {
 		return nil, err
 	}

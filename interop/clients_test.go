@@ -302,6 +302,10 @@ type stream struct {
 	sent int        // lines given to the producer: 0, 1, 2, …
 }
 
+// before is how many events a Logger writes to a topic first. Every client must be able to read
+// them.
+const before = 100
+
 // startStreams starts clients, each on a topic of its own.
 func startStreams(t *testing.T, s place, all []dialect) []*stream {
 	t.Helper()
@@ -311,11 +315,13 @@ func startStreams(t *testing.T, s place, all []dialect) []*stream {
 		}
 	}
 	var streams []*stream
+	logger := openLogger(t, s.cfg)
 	for _, d := range all {
 		if !chosen.MatchString(d.name) || !present(t, d) {
 			continue
 		}
 		topic := claim(t, s.cfg, 1)
+		log(t, logger, topic, numbers(-before, 0)...)
 		c, err := d.start(t, s, topic)
 		if err != nil {
 			t.Fatalf("%s: %v", d.name, err)
@@ -467,7 +473,7 @@ func (s *stream) check(t *testing.T, cfg diaspora.Config, complete bool) {
 		acknowledged = numbers(0, s.sentLines())
 	}
 	stored := map[string]int{}
-	last, disorder := -1, 0
+	last, disorder := -before-1, 0
 	for _, r := range readAll(t, cfg, s.topic) {
 		n, err := strconv.Atoi(string(r.Value))
 		if err != nil {

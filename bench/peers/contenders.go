@@ -95,7 +95,7 @@ func (s *site) producers(ctx context.Context, d discipline) (all []measure.Conte
 		return all, stop, nil
 	}
 	cfg := s.cfg
-	cfg.Linger = 10 * time.Millisecond
+	cfg.Linger, cfg.Compression = 10*time.Millisecond, "snappy"
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	if err != nil {
 		return nil, stop, err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,8 +89,9 @@ type produceOptions struct {
 	values    []string
 	input     string
 
-	noSpool    bool
-	requireAck bool
+	compression string
+	noSpool     bool
+	requireAck  bool
 
 	watch watchOptions
 }
@@ -115,6 +117,7 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.StringArrayVarP(&o.headers, "header", "H", nil, "give all events the header `NAME=VALUE`; may be repeated")
 	flags.StringArrayVar(&o.values, "value", nil, "log this `TEXT` instead of files or input; may be repeated")
 	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines or ndjson; with --watch also file, which is the default there")
+	flags.StringVarP(&o.compression, "compression", "z", "none", "compress batches with this `CODEC`: none, gzip, snappy, lz4 or zstd")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events only reached the spool")
 	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that come there")
@@ -134,6 +137,9 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if err != nil {
 		return err
 	}
+	if !slices.Contains(compressions, o.compression) {
+		return misuse("", "produce: there is no compression %q; choose %s", o.compression, strings.Join(compressions, ", "))
+	}
 	var input *input
 	var watch *watcher
 	if o.watch.dir != "" {
@@ -150,6 +156,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if err != nil {
 		return err
 	}
+	cfg.Compression = o.compression
 	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck}
 	if p.spool {
 		p.logger, p.others, err = e.openLogger(ctx, cfg)
@@ -178,6 +185,9 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		})
 	})
 }
+
+// compressions are the values of [diaspora.Config.Compression].
+var compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
 
 // commonHeaders are those of every event.
 func (o produceOptions) commonHeaders() (common []diaspora.Header, err error) {
