@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -101,11 +102,7 @@ func (s *Server) guard(rt route) http.Handler {
 // there is not.
 func checkShape(rt route, r *http.Request) error {
 	if rt.access != public && r.URL.RawQuery != "" {
-		return &refusal{
-			status: http.StatusBadRequest,
-			detail: "this address takes no query parameters",
-			hint:   "Send fields in the body and the token in the Authorization header. A token that was in a URL may have been recorded on its way: revoke it with `diaspora logout`.",
-		}
+		return queryRefusal(rt, r.URL.RawQuery)
 	}
 	if r.Method != http.MethodPost && r.ContentLength != 0 {
 		return &refusal{status: http.StatusBadRequest, detail: r.Method + " takes no body here"}
@@ -115,6 +112,48 @@ func checkShape(rt route, r *http.Request) error {
 	}
 	return nil
 }
+
+// queryRefusal says where the fields belong that are in a query, and what to do if one of them
+// may be a token.
+func queryRefusal(rt route, query string) error {
+	why := &refusal{status: http.StatusBadRequest, detail: "this address takes no query parameters"}
+	switch {
+	case rt.access == inForm:
+		names, _ := fieldsOf(&aclForm{})
+		why.detail += "; the body must have the fields " + strings.Join(names, ", ")
+		why.hint = "Send them as a form: curl's --data-urlencode does, and /acl shows the whole command."
+	case rt.access == bearer:
+		why.hint = "Send fields in the body and the token in the Authorization header."
+	}
+	if mayHaveToken(query) {
+		why.hint += " A token that was in a URL may have been recorded on its way: revoke it with `diaspora logout`."
+	}
+	return why
+}
+
+// mayHaveToken reports whether a query has a field that is named like a secret, or anything as long
+// as one where no subject or topic is.
+func mayHaveToken(query string) bool {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return true
+	}
+	for name, all := range values {
+		lower := strings.ToLower(name)
+		if strings.Contains(lower, "token") || strings.Contains(lower, "secret") || len(name) >= minTokenBytes {
+			return true
+		}
+		for _, value := range all {
+			if len(value) >= minTokenBytes && name != "topic" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// minTokenBytes is more than a subject has, which is a UUID, and less than a token.
+const minTokenBytes = 37
 
 func (s *Server) refuse(why refusal) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fail(w.(*exchange), &why) })

@@ -426,3 +426,31 @@ func (c nobodysClaims) Key(context.Context, string, string) (diaspora.AccessKey,
 
 func (c nobodysClaims) RevokeKey(context.Context, string, string) error { return c.called() }
 func (c nobodysClaims) Release(context.Context, string, string) error   { return c.called() }
+
+// TestQueries: who puts fields into the address is told where they belong, and of tokens only if
+// one may have been among them.
+func TestQueries(t *testing.T) {
+	e := start(t)
+	long := adaToken + adaToken // as long as Globus makes them
+	for target, token := range map[string]bool{
+		"POST /acl?sub=":                          false,
+		"POST /acl?sub=" + ada:                    false,
+		"POST /acl?subject=" + ada + "&topic=w":   false,
+		"GET /v1/topics?limit=10":                 false,
+		"POST /acl?sub=" + ada + "&token=x":       true,
+		"POST /acl?" + long:                       true,
+		"GET /v1/topics?access_token=" + adaToken: true,
+		"GET /v1/topics?key=" + long:              true,
+		"GET /v1/topics?%zz":                      true,
+	} {
+		method, path, _ := strings.Cut(target, " ")
+		a := e.do(method, path, "", "Content-Type", typeForm)
+		p := a.problem(t)
+		if a.status != http.StatusBadRequest || strings.Contains(p.Hint, "revoke") != token {
+			t.Errorf("%s: %d, hint %q, want 400, and a word about tokens: %v", target, a.status, p.Hint, token)
+		}
+		if strings.HasPrefix(path, "/acl") && !strings.Contains(p.Detail, "subject, token, topic") {
+			t.Errorf("%s: %q does not say what is missing", target, p.Detail)
+		}
+	}
+}
