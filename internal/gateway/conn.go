@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 const (
@@ -53,6 +54,8 @@ type conn struct {
 	slot    int                // when it is swept
 	cancel  context.CancelFunc // ends what serve does
 	in      frameReader        // of client, see Read
+
+	stranger *admission.Stranger // until it is signed in
 
 	// Set by the login, and not changed later.
 	subject   string

@@ -72,20 +72,26 @@ func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
 // admit serves a connection unless it is one too many.
 func (s *server) admit(run context.Context, nc net.Conn) {
 	address := addressOf(nc.RemoteAddr())
-	if err := s.limits.open(address); err != nil {
+	ctx, cancel := context.WithCancel(run)
+	c := newConn(s.Gateway, nc, address, cancel)
+	evict := func() {
+		s.rejected(nc.RemoteAddr(), errHalfOpen)
+		go c.close() // over TLS it says goodbye, which may take a while
+	}
+	var err error
+	if c.stranger, err = s.limits.open(address, evict); err != nil {
+		cancel()
 		nc.Close()
 		s.rejected(nc.RemoteAddr(), err)
 		return
 	}
-	ctx, cancel := context.WithCancel(run)
-	c := newConn(s.Gateway, nc, address, cancel)
 	s.mu.Lock()
 	s.open[c] = struct{}{}
 	s.mu.Unlock()
 	s.conns.Go(func() {
 		s.report(c, c.serve(ctx))
 		c.close()
-		s.limits.closed(address, c.subject)
+		s.limits.closed(c.stranger, c.subject)
 		s.mu.Lock()
 		delete(s.open, c)
 		s.mu.Unlock()
@@ -112,7 +118,7 @@ func (g *Gateway) report(c *conn, err error) {
 		g.unavailableOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
 	case errors.Is(err, errBroker):
 		g.brokerOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
-	case errors.Is(err, errSubject), errors.Is(err, errFailures), errors.Is(err, errBudget):
+	case errors.Is(err, errSubject), errors.Is(err, errHalfOpen), errors.Is(err, errFailures), errors.Is(err, errBudget):
 		g.rejected(c.client.RemoteAddr(), err)
 	case errors.Is(err, errFrame):
 		g.counters.badRequests.Add(1)
