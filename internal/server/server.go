@@ -26,10 +26,9 @@ import (
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 // The bounds of one request. Everything beyond them is refused before it is read.
@@ -138,8 +137,7 @@ type Server struct {
 	mux       *http.ServeMux
 	pages     *pages
 	crossSite *http.CrossOriginProtection
-	failures  *failures
-	known     *lru.Cache[tokenHash, struct{}] // tokens that were good when last seen
+	attempts  *admission.Guard
 	health    healthCache
 	log       *slog.Logger
 }
@@ -172,8 +170,7 @@ func New(cfg Config) (*Server, error) {
 		hosts:     hostNames(public, cfg.Hosts),
 		discovery: append(discovery, '\n'),
 		crossSite: http.NewCrossOriginProtection(),
-		failures:  newFailures(),
-		known:     newCache[tokenHash, struct{}](knownTokens),
+		attempts:  admission.NewGuard(admission.DefaultBurst),
 		log:       cfg.Diagnostics,
 	}
 	s.pages, err = loadPages()
