@@ -50,6 +50,7 @@ func (s *Server) authenticate(x *exchange) error {
 		return errors.New("the authenticator let in a token without a subject")
 	}
 	x.caller = info.Identity
+	x.settle()
 	return nil
 }
 

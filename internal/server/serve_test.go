@@ -56,6 +56,20 @@ func (p *pipes) dial() net.Conn {
 	return ours
 }
 
+// dialFrom connects from an address.
+func (p *pipes) dialFrom(address string) net.Conn {
+	ours, theirs := net.Pipe()
+	p.conns <- addressedConn{theirs, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address))}
+	return ours
+}
+
+type addressedConn struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (c addressedConn) RemoteAddr() net.Addr { return c.remote }
+
 type pipeAddr struct{}
 
 func (pipeAddr) Network() string { return "pipe" }
@@ -243,20 +257,20 @@ func TestMaxConns(t *testing.T) {
 		answered := make(chan int)
 		go func() { answered <- get(t, first, listTopics) }()
 		<-held.entered
-		second := make(chan net.Conn)
-		go func() { second <- p.dial() }()
+		conn := p.dial()
+		second := make(chan int, 1)
+		go func() { second <- get(t, conn, getForm) }()
 		synctest.Wait()
 		select {
 		case <-second:
-			t.Fatal("a second connection was accepted")
+			t.Fatal("a second connection is served")
 		default:
 		}
 		close(held.release)
 		if status := <-answered; status != 200 {
 			t.Errorf("the first gets %d", status)
 		}
-		conn := <-second
-		if status := get(t, conn, getForm); status != 200 {
+		if status := <-second; status != 200 {
 			t.Errorf("the second gets %d", status)
 		}
 		_, _ = conn.Close(), first.Close()
@@ -294,6 +308,99 @@ func TestIdleConnsMakeRoom(t *testing.T) {
 			t.Errorf("the third gets %d", status)
 		}
 		for _, conn := range append(conns, fourth) {
+			_ = conn.Close()
+		}
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+}
+
+// TestHalfRequests: requests that do not arrive hold up neither others nor others of
+// their address, whether somebody has signed in for them or not.
+func TestHalfRequests(t *testing.T) {
+	const post = "POST /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+	for name, half := range map[string]string{
+		"silent":     "",
+		"header":     post[:30],
+		"body":       post + "\r\n{",
+		"known body": post + "Authorization: " + adaBearer + "\r\n\r\n{",
+		"form":       "POST /acl HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ntoken=",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const most = 40
+				held := &heldClaims{emptyClaims{}, make(chan struct{}), make(chan struct{})}
+				p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = most; cfg.Claims = held })
+				var open []net.Conn
+				dial := func(address string) net.Conn {
+					conn := p.dialFrom(address)
+					open = append(open, conn)
+					return conn
+				}
+				busy := dial("192.0.2.1:1000")
+				answered := make(chan int)
+				go func() { answered <- get(t, busy, listTopics) }()
+				<-held.entered
+				flood := func(addresses int) {
+					for i := range most {
+						for a := range addresses {
+							conn := dial(fmt.Sprintf("192.0.2.%d:%d", a+1, i+1))
+							go func() { _, _ = io.WriteString(conn, half) }()
+							synctest.Wait()
+						}
+					}
+				}
+				begun := time.Now()
+				flood(1)
+				for _, address := range []string{"192.0.2.9:1", "192.0.2.1:999"} {
+					if status := get(t, dial(address), getForm); status != 200 {
+						t.Errorf("%s gets %d", address, status)
+					}
+				}
+				early := dial("192.0.2.20:1") // its request comes during the flood
+				flood(8)
+				for _, address := range []string{"192.0.2.9:2", "192.0.2.1:998"} {
+					if status := get(t, dial(address), getForm); status != 200 {
+						t.Errorf("%s gets %d while eight addresses flood", address, status)
+					}
+				}
+				if status := get(t, early, getForm); status != 200 {
+					t.Errorf("a connection from before the flood gets %d", status)
+				}
+				if took := time.Since(begun); took != 0 {
+					t.Errorf("that took %v, want no time", took)
+				}
+				close(held.release)
+				if status := <-answered; status != 200 {
+					t.Errorf("a request that was being answered gets %d", status)
+				}
+				for _, conn := range open {
+					_ = conn.Close()
+				}
+				if err := stop(); err != nil {
+					t.Errorf("Serve = %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestProxiesAreExempt: the connections of a trusted proxy are those of many people.
+func TestProxiesAreExempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, func(cfg *Config) {
+			cfg.MaxConns = 40
+			cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+		})
+		var open []net.Conn
+		for i := range 39 {
+			open = append(open, p.dialFrom(fmt.Sprintf("10.0.0.1:%d", i+1)))
+		}
+		for i, conn := range open {
+			if status := get(t, conn, getForm); status != 200 {
+				t.Errorf("connection %d gets %d", i, status)
+			}
 			_ = conn.Close()
 		}
 		if err := stop(); err != nil {
