@@ -61,6 +61,9 @@ type Upstream interface {
 // [globus.ErrRefused]; with any other it could not find out.
 type Authenticator interface {
 	Authenticate(ctx context.Context, c Credentials) (Identity, error)
+	// Recheck looks whether credentials with which a client was let in are still good.
+	// What was known of them does not count, unless it is fresh.
+	Recheck(ctx context.Context, c Credentials) error
 }
 
 // Credentials are what a client shows: an access token, or the ID of an access

@@ -245,7 +245,7 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 	if !ok {
 		return shown, Identity{}, errFailures
 	}
-	id, err := c.g.cfg.Authenticator.Authenticate(ctx, shown)
+	id, err := c.g.cfg.Authenticator.Authenticate(globus.WithCaller(ctx, c.caller()), shown)
 	switch {
 	case errors.Is(err, globus.ErrRefused):
 		end(admission.Refused)

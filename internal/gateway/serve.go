@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // server is one call of Serve.
@@ -162,40 +159,34 @@ func (s *server) all() []*conn {
 	return conns
 }
 
-const (
-	sweepSlots = 10 // connections are checked in as many turns of an interval
-	sweepers   = 16 // checks at the same time
-)
+// turnsOfInterval is how often in an interval the connections are looked through for those whose
+// credentials are to be checked again.
+const turnsOfInterval = 10
 
-func randomSlot() int { return rand.IntN(sweepSlots) }
-
-// sweep checks each connection once in every interval, some in each turn.
+// sweep checks the credentials of each connection once in every interval, and those about
+// which nobody could tell in every turn until somebody can. Each check is on its own: one that
+// takes long holds up no other.
 func (s *server) sweep(ctx context.Context) {
-	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/sweepSlots))
+	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/turnsOfInterval))
 	defer ticker.Stop()
-	for slot := 0; ; slot = (slot + 1) % sweepSlots {
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	for {
 		select {
 		case <-ticker.C:
-			s.sweepSlot(ctx, slot)
 		case <-ctx.Done():
 			return
 		}
-	}
-}
-
-// sweepSlot checks the connections of one turn. If one check finds that the
-// Authenticator cannot be asked, the others need not.
-func (s *server) sweepSlot(ctx context.Context, slot int) {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(sweepers)
-	for _, c := range s.all() {
-		if c.slot == slot {
-			group.Go(func() error { return c.recheck(ctx) })
+		for _, c := range s.all() {
+			if shown, due := c.recheckDue(); due {
+				checks.Go(func() {
+					if err := c.recheck(ctx, shown); err != nil && ctx.Err() == nil {
+						s.unavailableOften.Do(func() {
+							s.cfg.Diagnostics.Warn("cannot look for revoked tokens and keys, trying on", "err", err)
+						})
+					}
+				})
+			}
 		}
-	}
-	if err := group.Wait(); err != nil {
-		s.unavailableOften.Do(func() {
-			s.cfg.Diagnostics.Warn("cannot look for revoked tokens and keys, trying on", "err", err)
-		})
 	}
 }

@@ -41,7 +41,7 @@ func (s *Server) authenticate(x *exchange) error {
 	if !ok {
 		return tooManyFailures(wait, "log in again with `diaspora login`")
 	}
-	info, err := s.cfg.Authenticator.Authenticate(x.r.Context(), x.token)
+	info, err := s.cfg.Authenticator.Authenticate(globus.WithCaller(x.r.Context(), client), x.token)
 	end(outcomeOf(err))
 	switch {
 	case err != nil:
