@@ -11,6 +11,7 @@ import (
 // Limits of the questions about tokens.
 const (
 	maxAsking   = 64 // at the same time
+	knownFirst  = 4  // questions about known tokens to one about an unknown one
 	maxUnknowns = 32 // of these, about tokens that nobody knows; the others are kept for known ones
 
 	// Globus Auth does not say how many questions it takes. So there is a largest rate,
@@ -21,7 +22,7 @@ const (
 	// unknownRate and unknownBurst bound the questions about tokens that nobody knows,
 	// whoever shows them.
 	unknownRate  = 50 // a second
-	unknownBurst = 100
+	unknownBurst = 50
 
 	// More unknown tokens do not wait for their turn, of one caller and of all.
 	maxWaitingOfCaller = 32
@@ -48,7 +49,8 @@ func callerOf(ctx context.Context) string {
 }
 
 // pacer says when the next question may be asked. Questions about known tokens go first, as a
-// flood of unknown ones must not keep anybody from finding out that one was revoked.
+// flood of unknown ones must not keep anybody from finding out that one was revoked. But one in
+// knownFirst is left to the others.
 type pacer struct {
 	mu      sync.Mutex // guards the fields below
 	all     bucket
@@ -60,6 +62,7 @@ type pacer struct {
 	asking, unknowns int // under way; of these, about unknown tokens
 
 	knownQueue []*question
+	knownInRow int                    // how many were let go while unknown ones waited
 	queues     map[string][]*question // of unknown tokens, by caller
 	turns      []string               // the callers in queues, the next one first
 	waiting    int                    // in queues
@@ -209,13 +212,14 @@ func (p *pacer) advance() {
 		switch {
 		case p.asking >= maxAsking:
 			return // finish goes on
-		case len(p.knownQueue) > 0:
+		case len(p.knownQueue) > 0 && (p.knownInRow < knownFirst || !p.unknownReady()):
 			if wait > 0 {
 				p.later(wait)
 				return
 			}
 			q := p.knownQueue[0]
 			p.knownQueue = p.knownQueue[1:]
+			p.knownInRow++
 			p.let(q)
 		case len(p.turns) > 0 && p.unknowns < maxUnknowns:
 			if wait = max(wait, p.unknown.wait()); wait > 0 {
@@ -229,11 +233,17 @@ func (p *pacer) advance() {
 			p.waiting--
 			p.unknowns++
 			p.unknown.left--
+			p.knownInRow = 0
 			p.let(q)
 		default:
 			return
 		}
 	}
+}
+
+// unknownReady tells whether an unknown token could be asked about now, if Globus Auth takes a question.
+func (p *pacer) unknownReady() bool {
+	return len(p.turns) > 0 && p.unknowns < maxUnknowns && p.unknown.wait() == 0
 }
 
 func (p *pacer) let(q *question) {
