@@ -386,6 +386,22 @@ func TestHalfRequests(t *testing.T) {
 	}
 }
 
+// TestForgedProxyHeader: whoever is no trusted proxy cannot say that it is somebody else.
+func TestForgedProxyHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, nil)
+		conn := p.dialFrom("192.0.2.1:1")
+		forged := "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x1f\x90\x23\x84"
+		if status := get(t, conn, forged+getForm); status != 400 {
+			t.Errorf("a request behind a PROXY header gets %d, want 400", status)
+		}
+		_ = conn.Close()
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+}
+
 // TestProxiesAreExempt: the connections of a trusted proxy are those of many people.
 func TestProxiesAreExempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
