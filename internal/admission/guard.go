@@ -185,11 +185,6 @@ func (g *Guard) leave(credentials Hash, a *attempt) {
 	}
 }
 
-// Clients returns of how many clients something is remembered.
-func (g *Guard) Clients() int {
-	return max(g.unknown.Len(), g.refused.Len())
-}
-
 // allowance is what a client may still try. The caller of its methods holds [Guard.mu].
 type allowance struct {
 	left    float64
