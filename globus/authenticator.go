@@ -79,7 +79,7 @@ const (
 	reasonInactive = "the access token has expired or was revoked, or is none"
 )
 
-var errNotNow = &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("Globus Auth could not be asked a moment ago")}
+var errNotNow = &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("no answer of Globus Auth a moment ago")}
 
 var errAskTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout)
 
