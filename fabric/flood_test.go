@@ -189,7 +189,7 @@ func TestFloodOfTokens(t *testing.T) {
 	before, began := busy.asked(), time.Now()
 	var guesses atomic.Int64
 	for _, from := range addresses {
-		for range 8 {
+		for range longtest.Fewer(8) {
 			flood.Go(func() {
 				for ctx.Err() == nil {
 					guess, cancel := context.WithTimeout(ctx, impatient)
@@ -257,7 +257,7 @@ func TestFloodOfTokens(t *testing.T) {
 	for i := 0; ; i++ {
 		select {
 		case <-done:
-			if time.Since(began) > time.Duration(long)*time.Second && i >= 100 {
+			if time.Since(began) > time.Duration(long)*time.Second && i >= longtest.Fewer(100) {
 				goto over
 			}
 		default:

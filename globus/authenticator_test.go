@@ -594,6 +594,8 @@ func TestAuthenticatorFlood(t *testing.T) {
 		flood.Wait()
 		seconds := int(time.Since(began).Seconds())
 		time.Sleep(askTimeout) // for questions whose callers have left
+		o.mu.Lock()
+		defer o.mu.Unlock()
 		t.Logf("%d questions in %d s, %d of them refused; the slowest of %d logins took %v", o.asked, seconds, o.refused, logins, worst)
 		if worst > 600*time.Millisecond {
 			t.Errorf("a known token waited %v, want half a second at most", worst)
