@@ -217,7 +217,7 @@ func TestFloodOfTokens(t *testing.T) {
 			t.Error(err)
 		}
 		at := time.Now()
-		open.SetReadDeadline(at.Add(within60))
+		open.SetReadDeadline(at.Add(patience))
 		_, err := open.Read(make([]byte, 1))
 		took := time.Since(at)
 		t.Logf("a revoked token's connection is closed after %v; promised are %v", took, revocation)
@@ -239,7 +239,7 @@ func TestFloodOfTokens(t *testing.T) {
 					conn.Close()
 					break
 				}
-				if time.Since(at) > within60 {
+				if time.Since(at) > patience {
 					t.Errorf("a newcomer is still not in: %v", err)
 					break
 				}
@@ -262,7 +262,7 @@ func TestFloodOfTokens(t *testing.T) {
 			}
 		default:
 		}
-		login, cancel := context.WithTimeout(t.Context(), within60)
+		login, cancel := context.WithTimeout(t.Context(), patience)
 		from, token, at := addresses[i%len(addresses)], known[i%3%2], time.Now()
 		var err error
 		if i%2 == 0 {
@@ -312,5 +312,5 @@ over:
 	}
 }
 
-// within60 bounds what the test waits for, while everything is busy.
-const within60 = time.Minute
+// patience bounds what the test waits for, while everything is busy.
+const patience = time.Minute
