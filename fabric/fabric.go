@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
@@ -83,7 +84,9 @@ type Config struct {
 	// Diagnostics receives what the parts say about themselves. Nil discards it.
 	Diagnostics *slog.Logger
 
-	advertise string // what clients are told instead of KafkaAddr, for tests with a network in between
+	// For tests.
+	advertise    string                          // what clients are told instead of KafkaAddr, with a network in between
+	aroundGlobus func(http.Handler) http.Handler // what stands before the local Globus Auth
 }
 
 // Fabric is a running fabric. All methods may be called concurrently.
@@ -231,7 +234,7 @@ func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.auth.start(serveHTTP(f.globus))
+	f.startAuth()
 
 	f.people, err = globus.New(globus.Config{Issuer: f.GlobusURL(), ClientID: globusdev.NativeClientID})
 	if err != nil {
@@ -352,6 +355,14 @@ func (f *Fabric) Globus() *globusdev.Server { return f.globus }
 // the machine could be anybody, since they can connect. Login and As need not be told.
 func (f *Fabric) GlobusSecret() globus.Secret { return f.secret }
 
+func (f *Fabric) startAuth() {
+	var handler http.Handler = f.globus
+	if f.cfg.aroundGlobus != nil {
+		handler = f.cfg.aroundGlobus(handler)
+	}
+	f.auth.start(serveHTTP(handler))
+}
+
 // StopGlobus takes the local Globus Auth off its port, as in an outage, until
 // [Fabric.StartGlobus].
 func (f *Fabric) StopGlobus() error { return f.auth.stop() }
@@ -361,7 +372,7 @@ func (f *Fabric) StartGlobus() error {
 	if err := f.auth.reopen(); err != nil {
 		return err
 	}
-	f.auth.start(serveHTTP(f.globus))
+	f.startAuth()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -58,8 +59,8 @@ type Authenticator struct {
 	known   *lru.Cache[tokenHash, verdict]
 	refused *lru.Cache[tokenHash, verdict] // apart, so that guesses cannot push out known tokens
 	flight  singleflight.Group
-	asking  chan struct{} // as many as may ask at the same time
-	slow    atomic.Bool   // the last that was heard of Globus Auth took longer than knownWait
+	pacer   *pacer
+	slow    atomic.Bool // the last that was heard of Globus Auth took longer than knownWait
 }
 
 // verdict is what is known of a token.
@@ -71,13 +72,14 @@ type verdict struct {
 }
 
 const (
-	maxAsking      = 64
 	askTimeout     = 10 * time.Second
 	outagePause    = 5 * time.Second // how long a known token is not asked about after an outage
 	refusedSize    = 10_000
 	knownWait      = 500 * time.Millisecond // how long a known token waits for Globus Auth, unless that is slow
 	reasonInactive = "the access token has expired or was revoked, or is none"
 )
+
+var errNotNow = &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("no answer of Globus Auth a moment ago")}
 
 var errAskTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout)
 
@@ -110,7 +112,7 @@ func NewAuthenticator(cfg AuthenticatorConfig) (*Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{cfg: cfg, known: known, refused: refused, asking: make(chan struct{}, maxAsking)}, nil
+	return &Authenticator{cfg: cfg, known: known, refused: refused, pacer: newPacer()}, nil
 }
 
 func cmpOr(d, otherwise time.Duration) time.Duration {
@@ -127,7 +129,22 @@ func cmpOr(d, otherwise time.Duration) time.Duration {
 // when Globus Auth was last asked stays good for StaleFor, never beyond its expiry.
 // Nor does it wait, once Globus Auth has been found to be slow: the question is
 // asked all the same, and its answer counts the next time.
+//
+// Globus Auth is asked about a bounded number of unknown tokens in a time, see
+// [WithCaller], and about known ones first.
 func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenInfo, error) {
+	return a.authenticate(ctx, token, a.usable)
+}
+
+// Recheck is Authenticate for a server that has let the caller in and looks whether
+// the token was revoked since: it goes by what Globus Auth has said within FreshFor. The error
+// is [ErrUnavailable] if there is no such answer.
+func (a *Authenticator) Recheck(ctx context.Context, token Secret) (TokenInfo, error) {
+	return a.authenticate(ctx, token, func(verdict, time.Time) bool { return false })
+}
+
+// authenticate finds out about a token. What is no longer fresh counts where usable says so.
+func (a *Authenticator) authenticate(ctx context.Context, token Secret, usable func(verdict, time.Time) bool) (TokenInfo, error) {
 	if err := checkSecret(token); err != nil {
 		return TokenInfo{}, &RefusedError{Reason: "the access token " + err.Error()}
 	}
@@ -135,7 +152,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 	v, ok := a.lookup(hash)
 	now := a.cfg.Now()
 	if ok && now.Before(v.askAt) {
-		return v.answer(now)
+		return a.answer(v, now, usable)
 	}
 	if err := ctx.Err(); err != nil {
 		return TokenInfo{}, err
@@ -148,7 +165,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 		return a.ask(run, hash, token)
 	})
 	var stale <-chan time.Time
-	if ok && a.usable(v, now) {
+	if ok && usable(v, now) {
 		if a.slow.Load() {
 			return v.answer(now)
 		}
@@ -161,7 +178,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 		if r.Err != nil {
 			return TokenInfo{}, r.Err
 		}
-		return r.Val.(verdict).answer(a.cfg.Now())
+		return a.answer(r.Val.(verdict), a.cfg.Now(), usable)
 	case <-stale:
 		a.slow.Store(true)
 		return v.answer(a.cfg.Now())
@@ -175,6 +192,15 @@ func (a *Authenticator) lookup(hash tokenHash) (verdict, bool) {
 		return v, true
 	}
 	return a.refused.Get(hash)
+}
+
+// answer is the verdict, if it is fresh, usable, or bad by now whatever Globus Auth would say.
+func (a *Authenticator) answer(v verdict, now time.Time, usable func(verdict, time.Time) bool) (TokenInfo, error) {
+	info, err := v.answer(now)
+	if err == nil && !now.Before(v.asked.Add(a.cfg.FreshFor)) && !usable(v, now) {
+		return TokenInfo{}, errNotNow
+	}
+	return info, err
 }
 
 // usable tells whether a verdict holds while Globus Auth cannot be reached.
@@ -195,15 +221,11 @@ func (v verdict) answer(now time.Time) (TokenInfo, error) {
 
 // ask asks Globus Auth and remembers the answer.
 func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (verdict, error) {
-	select {
-	case a.asking <- struct{}{}:
-		defer func() { <-a.asking }()
-	case <-ctx.Done():
-		return verdict{}, &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("too many tokens to ask about")}
+	pause := outagePause
+	info, err := a.introspect(ctx, hash, token)
+	if e := (*Error)(nil); errors.As(err, &e) && e.Status == http.StatusTooManyRequests {
+		pause = a.pacer.overloaded(e.RetryAfter)
 	}
-	began := time.Now()
-	info, err := a.cfg.Introspector.Introspect(ctx, token)
-	a.slow.Store(time.Since(began) > knownWait)
 	now := a.cfg.Now()
 	if err == nil {
 		err = a.check(info, now)
@@ -226,7 +248,7 @@ func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (
 	}
 	// Anything else says nothing of the token, a refusal of our own client included.
 	if v, ok := a.known.Get(hash); ok && a.usable(v, now) {
-		v.askAt = now.Add(outagePause)
+		v.askAt = now.Add(pause)
 		a.known.Add(hash, v)
 		return v, nil
 	}
@@ -234,6 +256,19 @@ func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return verdict{}, err
+}
+
+// introspect asks when it is the token's turn.
+func (a *Authenticator) introspect(ctx context.Context, hash tokenHash, token Secret) (TokenInfo, error) {
+	done, err := a.pacer.enter(ctx, a.known.Contains(hash))
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	defer done()
+	began := time.Now()
+	info, err := a.cfg.Introspector.Introspect(ctx, token)
+	a.slow.Store(time.Since(began) > knownWait)
+	return info, err
 }
 
 // check judges a token that Globus Auth calls active.

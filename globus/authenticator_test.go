@@ -61,6 +61,8 @@ func (i *introspector) calls() int {
 	return i.asked
 }
 
+const askTimeout = 10 * time.Second
+
 const authIssuer = "https://auth.globus.org"
 
 // goodInfo is what introspection says of a token for us, issued now.
@@ -464,6 +466,220 @@ func TestAuthenticatorBounds(t *testing.T) {
 				t.Errorf("asked %d questions at the same time, want at most 64", i.max)
 			}
 		})
+	})
+}
+
+// overloadable is an introspector that answers after 350 ms, and refuses to answer more than so
+// many questions a second.
+type overloadable struct {
+	introspector
+	mu        sync.Mutex // guards the fields below
+	perSecond int
+	second    time.Time
+	answered  int // in that second
+	asked     int
+	refused   int
+}
+
+func (o *overloadable) Introspect(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
+	o.mu.Lock()
+	o.asked++
+	if s := time.Now().Truncate(time.Second); s != o.second {
+		o.second, o.answered = s, 0
+	}
+	o.answered++
+	over := o.answered > o.perSecond
+	if over {
+		o.refused++
+	}
+	o.mu.Unlock()
+	time.Sleep(350 * time.Millisecond) // of the bubble's clock
+	if over {
+		return globus.TokenInfo{}, globus.Overloaded(time.Second)
+	}
+	return o.introspector.Introspect(ctx, token)
+}
+
+// TestAuthenticatorFlood has four callers show thousands of tokens that nobody knows, while Globus
+// Auth answers ten questions a second. Known tokens are served, a revoked one is found
+// out in time, newcomers elsewhere get in, and Globus Auth is not asked more than it takes.
+func TestAuthenticatorFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &overloadable{perSecond: 10, introspector: introspector{tokens: map[globus.Secret]globus.TokenInfo{}}}
+		const people = 50 // so that known tokens alone take a part of what Globus Auth answers
+		known := func(i int) globus.Secret { return globus.Secret(fmt.Sprint("known-", i)) }
+		add := func(token globus.Secret) { o.set(func(i *introspector) { i.tokens[token] = goodInfo() }) }
+		a := newAuthenticator(t, o)
+		for i := range people {
+			add(known(i))
+			mustKnow(t, a, known(i))
+			time.Sleep(200 * time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		o.mu.Lock()
+		o.asked, o.refused = 0, 0
+		o.mu.Unlock()
+		began := time.Now()
+		var flood sync.WaitGroup
+		for caller := range 4 {
+			for guesser := range 40 {
+				flood.Go(func() {
+					for n := 0; ctx.Err() == nil; n++ {
+						_, err := a.Authenticate(globus.WithCaller(ctx, fmt.Sprint(caller)), globus.Secret(fmt.Sprintf("guess-%d-%d-%d", caller, guesser, n)))
+						if err == nil {
+							t.Error("a guess is good")
+						}
+						time.Sleep(time.Second)
+					}
+				})
+			}
+		}
+		logins := 0
+		var worst time.Duration
+		for ctx.Err() == nil { // people log in, and a gateway looks for revoked tokens
+			time.Sleep(time.Second)
+			login := time.Now()
+			mustKnow(t, a, known(logins%people))
+			worst = max(worst, time.Since(login))
+			logins++
+			if logins%30 == 0 {
+				for i := range people {
+					flood.Go(func() {
+						for ctx.Err() == nil {
+							if _, err := a.Recheck(ctx, known(i)); err == nil {
+								return
+							}
+							time.Sleep(3 * time.Second)
+						}
+					})
+				}
+			}
+			if logins%30 == 7 {
+				token := globus.Secret(fmt.Sprint("new-", logins))
+				add(token)
+				for try := 1; ; try++ {
+					_, err := a.Authenticate(globus.WithCaller(t.Context(), "elsewhere"), token)
+					if err == nil {
+						break
+					}
+					if try == 5 {
+						t.Fatalf("a newcomer's token, for the fifth time: %v", err)
+					}
+				}
+			}
+			if logins == 40 {
+				o.set(func(i *introspector) { delete(i.tokens, known(1)) })
+				revoked := time.Now()
+				for {
+					if _, err := a.Recheck(t.Context(), known(1)); errors.Is(err, globus.ErrRefused) {
+						break
+					}
+					time.Sleep(time.Second)
+				}
+				if took := time.Since(revoked); took > 45*time.Second {
+					t.Errorf("a revoked token is good for %v, want at most 30s and a few questions", took)
+				}
+				add(known(1))
+				for try := 0; ; try++ { // the refusal is forgotten
+					time.Sleep(time.Second)
+					if _, err := a.Authenticate(globus.WithCaller(t.Context(), "elsewhere"), known(1)); err == nil {
+						break
+					} else if try == 30 {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		flood.Wait()
+		seconds := int(time.Since(began).Seconds())
+		time.Sleep(askTimeout) // for questions whose callers have left
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		t.Logf("%d questions in %d s, %d of them refused; the slowest of %d logins took %v", o.asked, seconds, o.refused, logins, worst)
+		if worst > 600*time.Millisecond {
+			t.Errorf("a known token waited %v, want half a second at most", worst)
+		}
+		if most := 150 + 10*seconds; o.asked > most {
+			t.Errorf("asked %d questions in %d s, want at most %d", o.asked, seconds, most)
+		}
+		if o.refused > o.asked/4 {
+			t.Errorf("%d of %d questions were too many, want few", o.refused, o.asked)
+		}
+	})
+}
+
+// TestAuthenticatorBudget has one flood of tokens after another, and a Globus Auth that can take
+// all of them: it is asked about as many as are agreed, and in no order that a caller with many
+// can use up.
+func TestAuthenticatorBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"new": goodInfo()}, delay: 100 * time.Millisecond}
+		a := newAuthenticator(t, i)
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		var flood sync.WaitGroup
+		for guesser := range 100 {
+			flood.Go(func() {
+				for n := 0; ctx.Err() == nil; n++ {
+					a.Authenticate(globus.WithCaller(ctx, "flood"), globus.Secret(fmt.Sprintf("guess-%d-%d", guesser, n)))
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+		time.Sleep(5 * time.Second)
+		asked := time.Now()
+		_, err := a.Authenticate(globus.WithCaller(ctx, "elsewhere"), "new")
+		if took := time.Since(asked); err != nil || took > 200*time.Millisecond {
+			t.Errorf("a newcomer during the flood: %v after %v", err, took)
+		}
+		flood.Wait()
+		n, most := i.calls(), 50+int(50*time.Since(began).Seconds())
+		if n > most {
+			t.Errorf("asked %d questions in %v, want at most %d", n, time.Since(began), most)
+		}
+		time.Sleep(askTimeout) // for questions whose callers have left
+	})
+}
+
+// TestIntrospectIsNotRepeated when Globus Auth says that it is too much.
+func TestIntrospectIsNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{handler: answers(after(status(429, "{}"), "1"), ok(`{"active":false}`))}
+		began := time.Now()
+		_, err := w.client(t, confidential).Introspect(t.Context(), "tok")
+		checkErr(t, "Introspect", err, globus.ErrUnavailable, "429")
+		if took := time.Since(began); took != 0 {
+			t.Errorf("it took %v: it was asked again", took)
+		}
+	})
+}
+
+// TestRecheck goes by what is fresh, or bad for good.
+func TestRecheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		info := goodInfo()
+		info.Expiry = time.Now().Add(2 * time.Minute)
+		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": info}}
+		a := newAuthenticator(t, i)
+		mustKnow(t, a, "tok")
+		i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
+		for _, age := range []time.Duration{0, 29 * time.Second} {
+			time.Sleep(age)
+			if _, err := a.Recheck(t.Context(), "tok"); err != nil {
+				t.Errorf("Recheck after %v = %v", age, err)
+			}
+		}
+		for range 2 { // the second time it is not asked
+			time.Sleep(time.Second)
+			_, err := a.Recheck(t.Context(), "tok")
+			checkErr(t, "Recheck in an outage", err, globus.ErrUnavailable, "")
+			mustKnow(t, a, "tok")
+		}
+		time.Sleep(2 * time.Minute)
+		_, err := a.Recheck(t.Context(), "tok")
+		checkErr(t, "Recheck of an expired token in an outage", err, globus.ErrRefused, "expired at")
 	})
 }
 

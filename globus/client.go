@@ -208,6 +208,7 @@ type call struct {
 	bearer Secret     // authenticates the call instead of the client
 	public bool       // needs no authentication
 	once   bool       // must not arrive twice: an authorization code
+	paced  bool       // the caller decides when to ask again after a 429
 	hide   []Secret   // secrets that the answer might repeat
 }
 
@@ -259,6 +260,9 @@ func mayRepeat(call call, failure *Error, reached bool) bool {
 	}
 	var untrusted *tls.CertificateVerificationError
 	if errors.As(failure.cause, &untrusted) {
+		return false
+	}
+	if call.paced && failure.Status == http.StatusTooManyRequests {
 		return false
 	}
 	switch failure.Status {
@@ -515,6 +519,8 @@ func (c *Client) Introspect(ctx context.Context, token Secret) (TokenInfo, error
 		path: "/v2/oauth2/token/introspect",
 		form: url.Values{"token": {token.Reveal()}, "include": {"identity_set"}},
 		hide: []Secret{token},
+		// To ask again would make it worse: there may be thousands of tokens to ask about.
+		paced: true,
 	})
 	if err != nil {
 		return TokenInfo{}, err

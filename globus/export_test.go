@@ -48,3 +48,8 @@ func SucceedAndFail(s *Source) {
 	s.asked, s.retryAt = asked, retryAt
 	s.mu.Unlock()
 }
+
+// Overloaded is the error of a 429.
+func Overloaded(retryAfter time.Duration) error {
+	return &Error{Op: "introspect token", Status: 429, RetryAfter: retryAfter, kind: ErrUnavailable}
+}

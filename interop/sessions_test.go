@@ -49,6 +49,8 @@ func describe(t testing.TB) (d description) {
 // anybody lets one subject in with any token, for an hour.
 type anybody struct{ subject string }
 
+func (a anybody) Recheck(context.Context, gateway.Credentials) error { return nil }
+
 func (a anybody) Authenticate(context.Context, gateway.Credentials) (gateway.Identity, error) {
 	return gateway.Identity{Subject: a.subject, Principal: a.subject, Read: true, Expiry: time.Now().Add(time.Hour)}, nil
 }

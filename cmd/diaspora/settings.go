@@ -50,6 +50,7 @@ var serveSettings = []setting{
 		d.InsecureAllowPlaintext, err = strconv.ParseBool(v)
 		return err
 	}},
+	{"trusted-proxies", "load balancers that say whose each connection is, in PROXY protocol version 2, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.TrustedProxies })},
 
 	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},
 	{"globus-client-id", "`UUID` of the service's own client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
@@ -89,16 +90,7 @@ var serveSettings = []setting{
 		return err
 	}},
 	{"acl-hosts", "further names that the endpoint answers to, as `HOST,...`", list(func(d *serveDraft) *[]string { return &d.acl.Hosts })},
-	{"acl-trusted-proxies", "addresses whose X-Forwarded-For is believed, as `NETWORK,...`", func(d *serveDraft, v string) error {
-		for part := range strings.SplitSeq(v, ",") {
-			prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
-			if err != nil {
-				return errors.New("it is no list of networks like 10.0.0.0/8")
-			}
-			d.acl.TrustedProxies = append(d.acl.TrustedProxies, prefix)
-		}
-		return nil
-	}},
+	{"acl-trusted-proxies", "addresses whose X-Forwarded-For is believed, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.acl.TrustedProxies })},
 	{"default-partitions", "partitions of a topic whose claim does not say, a `NUMBER` (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
 	{"default-retention", "how long its events are kept, as `DURATION` (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
 	{"max-topics", "how many topics one person may own, a `NUMBER` (default 1000)", number(func(d *serveDraft) *int { return &d.acl.MaxTopics })},
@@ -128,6 +120,19 @@ func list(field func(*serveDraft) *[]string) func(*serveDraft, string) error {
 	return func(d *serveDraft, v string) error {
 		for part := range strings.SplitSeq(v, ",") {
 			*field(d) = append(*field(d), strings.TrimSpace(part))
+		}
+		return nil
+	}
+}
+
+func networks(field func(*serveDraft) *[]netip.Prefix) func(*serveDraft, string) error {
+	return func(d *serveDraft, v string) error {
+		for part := range strings.SplitSeq(v, ",") {
+			prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
+			if err != nil {
+				return errors.New("it is no list of networks like 10.0.0.0/8")
+			}
+			*field(d) = append(*field(d), prefix)
 		}
 		return nil
 	}

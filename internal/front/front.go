@@ -32,6 +32,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/keys"
+	"github.com/diaspora-streams/diaspora/internal/proxyproto"
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
 
@@ -57,6 +58,10 @@ type Config struct {
 	// switch of their own, for their password is worth more than any token.
 	TLS                    *tls.Config
 	InsecureAllowPlaintext bool
+
+	// TrustedProxies are the networks of load balancers in front of the listeners that
+	// say whose each connection is, in PROXY protocol version 2. Default: none.
+	TrustedProxies []netip.Prefix
 
 	// Version is what /.well-known/diaspora says.
 	Version string
@@ -402,7 +407,7 @@ func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
 	if err != nil {
 		return err
 	}
-	return f.listen("the gateway", cfg.Gateway.Listen, g.Serve)
+	return f.listen(cfg, "the gateway", cfg.Gateway.Listen, g.Serve)
 }
 
 func (f *Front) openACL(cfg *Config, rules *claims.Service, people *globus.Authenticator, tokens *keys.Tokens) error {
@@ -423,7 +428,7 @@ func (f *Front) openACL(cfg *Config, rules *claims.Service, people *globus.Authe
 	if err != nil {
 		return err
 	}
-	return f.listen("the ACL endpoint", a.Listen, s.Serve)
+	return f.listen(cfg, "the ACL endpoint", a.Listen, s.Serve)
 }
 
 // discovery is what the ACL endpoint tells clients.
@@ -448,11 +453,16 @@ func (cfg *Config) discovery() diaspora.Discovery {
 	return d
 }
 
-func (f *Front) listen(name, address string, serve func(context.Context, net.Listener) error) error {
+// proxyTimeout is how long a trusted proxy may take to say whose a connection is: as long as
+// a login.
+const proxyTimeout = 15 * time.Second
+
+func (f *Front) listen(cfg *Config, name, address string, serve func(context.Context, net.Listener) error) error {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", name, err)
 	}
+	ln = proxyproto.Listen(ln, proxyproto.Config{Trusted: cfg.TrustedProxies, Timeout: proxyTimeout, Diagnostics: cfg.Diagnostics})
 	f.parts = append(f.parts, part{name, ln, serve})
 	return nil
 }

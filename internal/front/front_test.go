@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"reflect"
 	"strings"
@@ -234,5 +236,40 @@ func TestCheckScope(t *testing.T) {
 		if len(run.findings) != 1 || run.findings[0].Status != c.want || !strings.Contains(run.findings[0].Found, c.found) || (run.findings[0].Fix == "") != (c.want == OK) {
 			t.Errorf("%s: found %+v, want %s that says %q", name, run.findings, c.want, c.found)
 		}
+	}
+}
+
+// TestTrustedProxies: what a part serves has the addresses that a load balancer names.
+func TestTrustedProxies(t *testing.T) {
+	cfg := valid()
+	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	cfg.Diagnostics = slog.New(slog.DiscardHandler)
+	clients := make(chan string, 1)
+	f := &Front{}
+	err := f.listen(&cfg, "a part", "127.0.0.1:0", func(ctx context.Context, ln net.Listener) error {
+		conn, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		clients <- conn.RemoteAddr().String()
+		return conn.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	conn, err := net.Dial("tcp", f.Addrs()["a part"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x1f\x90\x23\x84")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-clients; got != "192.0.2.7:8080" {
+		t.Errorf("the part serves %s, want 192.0.2.7:8080", got)
 	}
 }

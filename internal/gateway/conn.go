@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 const (
@@ -50,9 +52,10 @@ type conn struct {
 	g       *Gateway
 	client  net.Conn
 	address netip.Addr
-	slot    int                // when it is swept
 	cancel  context.CancelFunc // ends what serve does
 	in      frameReader        // of client, see Read
+
+	stranger *admission.Stranger // until it is signed in
 
 	// Set by the login, and not changed later.
 	subject   string
@@ -76,13 +79,15 @@ type conn struct {
 	mu      sync.Mutex  // guards the fields below
 	shown   Credentials // at the last login; none before the first
 	expiry  time.Time   // of what was shown
+	checkAt time.Time   // when to look again whether that is still good
+	inCheck bool        // somebody looks
 	closed  bool
 	idle    bool      // waits for a request
 	drainBy time.Time // not zero: no more requests, and this is the limit
 }
 
 func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {
-	c := &conn{g: g, client: client, address: address, slot: randomSlot(), cancel: cancel}
+	c := &conn{g: g, client: client, address: address, cancel: cancel}
 	if g.cfg.TLS != nil {
 		c.client = tls.Server(client, g.cfg.TLS)
 	}
@@ -145,27 +150,38 @@ func (c *conn) signedIn(shown Credentials, id Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shown, c.expiry = shown, id.Expiry
+	c.checkAt = time.Now().Add(rand.N(c.g.cfg.RevocationInterval)) // those that log in together are not checked together
 	return c.drainBy.IsZero()
 }
 
-// recheck closes the connection if its token or key is no longer good. Its error says
-// that nobody could tell.
-func (c *conn) recheck(ctx context.Context) error {
+// recheckDue returns what the client has shown if it is time to look whether that is still
+// good. The caller does so with recheck.
+func (c *conn) recheckDue() (shown Credentials, due bool) {
 	c.mu.Lock()
-	shown := c.shown
-	c.mu.Unlock()
-	if shown == (Credentials{}) {
-		return nil // not signed in yet
+	defer c.mu.Unlock()
+	if c.shown == (Credentials{}) || c.inCheck || time.Now().Before(c.checkAt) {
+		return Credentials{}, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
+	c.inCheck = true
+	return c.shown, true
+}
+
+// recheck closes the connection if the token or key that the client has shown is no longer good. Its
+// error says that nobody could tell.
+func (c *conn) recheck(ctx context.Context, shown Credentials) error {
+	ctx, cancel := context.WithTimeout(globus.WithCaller(ctx, c.subject), recheckTimeout)
 	defer cancel()
-	_, err := c.g.cfg.Authenticator.Authenticate(ctx, shown)
+	err := c.g.cfg.Authenticator.Recheck(ctx, shown)
+	c.mu.Lock()
+	c.inCheck = false
+	replaced, expired := c.shown != shown, !c.expiry.After(time.Now())
+	if err == nil && !replaced {
+		c.checkAt = time.Now().Add(c.g.cfg.RevocationInterval)
+	}
+	c.mu.Unlock()
 	if !errors.Is(err, globus.ErrRefused) {
 		return err
 	}
-	c.mu.Lock()
-	replaced, expired := c.shown != shown, !c.expiry.After(time.Now())
-	c.mu.Unlock()
 	switch {
 	case replaced: // the client has logged in again meanwhile
 		return nil

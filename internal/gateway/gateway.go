@@ -42,6 +42,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -60,6 +61,9 @@ type Upstream interface {
 // [globus.ErrRefused]; with any other it could not find out.
 type Authenticator interface {
 	Authenticate(ctx context.Context, c Credentials) (Identity, error)
+	// Recheck looks whether credentials with which a client was let in are still good.
+	// What was known of them does not count, unless it is fresh.
+	Recheck(ctx context.Context, c Credentials) error
 }
 
 // Credentials are what a client shows: an access token, or the ID of an access
@@ -102,27 +106,26 @@ type Config struct {
 	// FailureDelay is how long a refusal is held back. Default: 100 ms.
 	FailureDelay time.Duration
 
-	// FailuresPerAddress is how many refused logins an address may have at
-	// once; it gains one more every 200 ms. Beyond that its connections are
-	// closed before anybody is asked about their credentials. The same
-	// credentials refused again within 10 s do not count. Default: 100.
+	// FailuresPerAddress is how many logins with credentials that turn out not to be
+	// good an address may have at once; it gains one more every 200 ms. Beyond that its
+	// connections are closed before anybody is asked about their credentials, unless these
+	// were good lately. Credentials that were refused before are counted apart from those
+	// that nobody has shown yet, and not at all within 10 s. Default: 100.
 	FailuresPerAddress int
 
 	// DrainTimeout bounds how long requests in flight may take to finish when
 	// the Gateway stops. Default: 5 s.
 	DrainTimeout time.Duration
 
-	// MaxConnections bounds all connections. Default: 10,000.
+	// MaxConnections bounds all connections. A subject with [subjectConnections] of them gets
+	// no more than a third of those that are still free. Default: 10,000.
 	MaxConnections int
 
 	// MaxHalfOpen bounds the connections that are not signed in yet, and
 	// MaxHalfOpenPerAddress those from one address (IPv4) or one network of
-	// 64 bits (IPv6). Default: 2,000 and 500.
+	// 64 bits (IPv6). When there is one too many, the oldest one of the address that has
+	// most of them is closed. Default: 2,000 and 500.
 	MaxHalfOpen, MaxHalfOpenPerAddress int
-
-	// MaxConnectionsPerSubject bounds the connections of one subject.
-	// Default: 4,000.
-	MaxConnectionsPerSubject int
 
 	// MaxRequestBytes bounds a produce request, which may have batches of 1 MiB for
 	// several partitions. All others are bounded by 1 MiB. Default: 32 MiB.
@@ -176,11 +179,10 @@ func (cfg *Config) setDefaults() error {
 		field *int
 		value int
 	}{
-		{"FailuresPerAddress", &cfg.FailuresPerAddress, 100},
+		{"FailuresPerAddress", &cfg.FailuresPerAddress, admission.DefaultBurst},
 		{"MaxConnections", &cfg.MaxConnections, 10_000},
 		{"MaxHalfOpen", &cfg.MaxHalfOpen, 2_000},
 		{"MaxHalfOpenPerAddress", &cfg.MaxHalfOpenPerAddress, 500},
-		{"MaxConnectionsPerSubject", &cfg.MaxConnectionsPerSubject, 4_000},
 		{"MaxRequestBytes", &cfg.MaxRequestBytes, kafka.MaxRequestBytes},
 		{"MaxFetchBytes", &cfg.MaxFetchBytes, 16 << 20},
 	} {

@@ -30,9 +30,18 @@ type tokens struct {
 	infos map[Credentials]Identity
 	known map[Credentials]bool // asked about before, and so known in an outage
 	down  bool
+	n     int           // how often it was asked
+	held  chan struct{} // answers wait until it is closed; nil: they do not
 }
 
 func (t *tokens) Authenticate(_ context.Context, c Credentials) (Identity, error) {
+	t.mu.Lock()
+	t.n++
+	held := t.held
+	t.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id, ok := t.infos[c]
@@ -47,6 +56,11 @@ func (t *tokens) Authenticate(_ context.Context, c Credentials) (Identity, error
 	}
 	t.known[c] = true
 	return id, nil
+}
+
+func (t *tokens) Recheck(ctx context.Context, c Credentials) error {
+	_, err := t.Authenticate(ctx, c)
+	return err
 }
 
 // issue makes a token of the subject that is good for life.
@@ -75,6 +89,25 @@ func (t *tokens) revoke(token globus.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.infos, Credentials{Secret: token})
+}
+
+// hold makes answers wait, or lets them go.
+func (t *tokens) hold(on bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !on {
+		close(t.held)
+		t.held = nil
+		return
+	}
+	t.held = make(chan struct{})
+}
+
+// asked returns how often it was asked.
+func (t *tokens) asked() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.n
 }
 
 // setDown begins or ends an outage.

@@ -88,3 +88,14 @@ func (f *front) advertised(t testing.TB) []kmsg.ApiVersionsResponseApiKey {
 	t.Helper()
 	return f.dial(t).ask(apiVersions(3)).(*kmsg.ApiVersionsResponse).ApiKeys
 }
+
+// TestForgedProxyHeader: whoever is no trusted proxy cannot say that it is somebody else.
+func TestForgedProxyHeader(t *testing.T) {
+	f := start(t)
+	c := f.dial(t)
+	c.send([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x1f\x90\x23\x84"))
+	c.wantClosed()
+	if got := f.gateway.Stats().BadRequests; got != 1 {
+		t.Errorf("Stats.BadRequests = %d, want 1", got)
+	}
+}

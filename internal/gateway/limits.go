@@ -10,7 +10,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/time/rate"
+
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 var (
@@ -22,36 +23,35 @@ var (
 	errSlowUpload  = errors.New("a request takes too long while others wait for its memory")
 )
 
-const (
-	failureInterval  = 200 * time.Millisecond // how often an address is forgiven one failure
-	failureAddresses = 10_000                 // how many addresses are remembered
+// subjectConnections is how many connections each subject may have, as long as there are any.
+// Beyond that it gets a third of what is still free, at most: that is 2,500 of 10,000, and three
+// subjects get 5,000 together. So no handful of accounts takes all that there are.
+const subjectConnections = 16
 
+const (
 	refusedFor  = 10 * time.Second // how long credentials that were refused are remembered
 	refusedSize = 10_000           // how many
 )
 
 // limits counts connections and refused logins.
 type limits struct {
-	cfg *Config
+	cfg       *Config
+	guard     *admission.Guard
+	strangers admission.Strangers // the connections that are not signed in
 
 	mu        sync.Mutex // guards the fields below
-	total     int
-	halfOpen  int
-	byAddress map[netip.Addr]int // half-open
+	signedIn  int        // connections
 	bySubject map[string]*account
-	failures  *lru.Cache[netip.Addr, *rate.Limiter]
 
-	refusals *lru.Cache[credentialsHash, pastRefusal]
+	refusals *lru.Cache[admission.Hash, pastRefusal]
 }
 
 func newLimits(cfg *Config) *limits {
-	failures, _ := lru.New[netip.Addr, *rate.Limiter](failureAddresses) // fails for a size of 0 only
-	refusals, _ := lru.New[credentialsHash, pastRefusal](refusedSize)
+	refusals, _ := lru.New[admission.Hash, pastRefusal](refusedSize) // fails for a size of 0 only
 	return &limits{
 		cfg:       cfg,
-		byAddress: make(map[netip.Addr]int),
+		guard:     admission.NewGuard(cfg.FailuresPerAddress),
 		bySubject: make(map[string]*account),
-		failures:  failures,
 		refusals:  refusals,
 	}
 }
@@ -64,100 +64,72 @@ type account struct {
 	requests, answers *semaphore.Weighted
 }
 
-// addressOf is what a client's limits hang on: its IPv4 address, or its network
-// of 64 bits, of which every IPv6 host has all addresses.
+// addressOf is the address that the limits of a client's connections hang on.
 func addressOf(a net.Addr) netip.Addr {
 	ap, _ := netip.ParseAddrPort(a.String())
-	addr := ap.Addr().Unmap().WithZone("")
-	if addr.Is6() {
-		prefix, _ := addr.Prefix(64)
-		return prefix.Addr()
-	}
-	return addr
+	return admission.AddressOf(ap.Addr())
 }
 
-// open counts a connection that is not signed in yet, unless it is one too many.
-func (l *limits) open(address netip.Addr) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.total >= l.cfg.MaxConnections {
-		return errConnections
+// open counts a connection that is not signed in yet. If it is one too many, another one that
+// is not makes room, unless there is none.
+func (l *limits) open(address netip.Addr, close func()) (*admission.Stranger, error) {
+	for l.strangers.LenOf(address) >= l.cfg.MaxHalfOpenPerAddress && l.strangers.EvictFrom(address) {
 	}
-	if l.halfOpen >= l.cfg.MaxHalfOpen || l.byAddress[address] >= l.cfg.MaxHalfOpenPerAddress {
-		return errHalfOpen
+	for {
+		total, halfOpen := l.counts()
+		if total < l.cfg.MaxConnections && halfOpen < l.cfg.MaxHalfOpen {
+			return l.strangers.Add(address, close), nil
+		}
+		if !l.strangers.Evict() {
+			return nil, errConnections
+		}
 	}
-	l.total++
-	l.halfOpen++
-	l.byAddress[address]++
-	return nil
 }
 
-// signedIn counts an open connection as the subject's, unless it is one too many.
-func (l *limits) signedIn(address netip.Addr, subject string) (*account, error) {
+// signIn counts an open connection as the subject's, unless it is one too many.
+func (l *limits) signIn(x *admission.Stranger, subject string) (*account, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.bySubject[subject]
 	if a == nil {
 		a = &account{requests: semaphore.NewWeighted(subjectBudgetBytes), answers: semaphore.NewWeighted(subjectBudgetBytes)}
-		l.bySubject[subject] = a
 	}
-	if a.connections >= l.cfg.MaxConnectionsPerSubject {
+	if free := l.cfg.MaxConnections - l.signedIn; a.connections >= max(subjectConnections, free/3) {
 		return nil, errSubject
 	}
+	if !x.Leave() {
+		return nil, errHalfOpen // it had to make room for another one a moment ago
+	}
+	l.bySubject[subject] = a
 	a.connections++
-	l.halfOpen--
-	decrement(l.byAddress, address)
+	l.signedIn++
 	return a, nil
 }
 
 // closed takes a connection off the count; subject is empty if it never was
 // signed in.
-func (l *limits) closed(address netip.Addr, subject string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
+func (l *limits) closed(x *admission.Stranger, subject string) {
+	x.Leave()
 	if subject == "" {
-		l.halfOpen--
-		decrement(l.byAddress, address)
 		return
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.signedIn--
 	a := l.bySubject[subject]
 	if a.connections--; a.connections == 0 {
 		delete(l.bySubject, subject)
 	}
 }
 
-func decrement(counts map[netip.Addr]int, address netip.Addr) {
-	if counts[address]--; counts[address] == 0 {
-		delete(counts, address)
-	}
-}
-
 func (l *limits) counts() (total, halfOpen int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.total, l.halfOpen
+	halfOpen = l.strangers.Len()
+	return l.signedIn + halfOpen, halfOpen
 }
 
-// mayFail reports whether the address may try another token.
-func (l *limits) mayFail(address netip.Addr) bool {
-	limiter, ok := l.failures.Get(address)
-	return !ok || limiter.Tokens() >= 1
-}
-
-// failed counts a refused login.
-func (l *limits) failed(address netip.Addr) {
-	fresh := rate.NewLimiter(rate.Every(failureInterval), l.cfg.FailuresPerAddress)
-	limiter, ok, _ := l.failures.PeekOrAdd(address, fresh)
-	if !ok {
-		limiter = fresh
-	}
-	limiter.Allow()
-}
-
-type credentialsHash [sha256.Size]byte
-
-func hashOf(c Credentials) credentialsHash {
+func hashOf(c Credentials) admission.Hash {
 	return sha256.Sum256([]byte(c.KeyID + "\x00" + c.Secret.Reveal()))
 }
 
@@ -168,7 +140,6 @@ type pastRefusal struct {
 
 // remember notes that credentials were refused.
 func (l *limits) remember(c Credentials, r refusal) {
-	r.again = true
 	l.refusals.Add(hashOf(c), pastRefusal{r, time.Now().Add(refusedFor)})
 }
 

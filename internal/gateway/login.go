@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 const (
@@ -204,16 +205,15 @@ func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 // broker; it returns until when. A *refusal is final and has been held back
 // already. After any other error the client may try again.
 func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (time.Time, error) {
+	c.stranger.Heard(true)
+	defer c.stranger.Heard(false)
 	shown, id, err := c.identify(ctx, m, message)
 	if err == nil && c.subject == "" {
 		err = c.signIn(ctx, id)
 	} else if err == nil && c.principal != id.Principal {
 		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; connect anew to change identities"}
 	}
-	if refused := (*refusal)(nil); errors.As(err, &refused) {
-		if !refused.again {
-			c.g.limits.failed(c.address)
-		}
+	if errors.As(err, new(*refusal)) {
 		sleep(ctx, c.g.cfg.FailureDelay)
 	}
 	if err != nil {
@@ -232,23 +232,32 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Credentials, Identity, error) {
 	credentials, err := m.parse(message)
 	shown := credentials.Credentials
+	if err != nil {
+		if _, ok := c.g.limits.guard.Malformed(c.caller()); !ok {
+			err = errFailures
+		}
+		return shown, Identity{}, err
+	}
 	if past := c.g.limits.refusedBefore(shown); past != nil {
 		return shown, Identity{}, past
 	}
-	if !c.g.limits.mayFail(c.address) {
+	end, _, ok := c.g.limits.guard.Begin(ctx, c.caller(), hashOf(shown))
+	if !ok {
 		return shown, Identity{}, errFailures
 	}
-	if err != nil {
-		return shown, Identity{}, err
-	}
-	id, err := c.g.cfg.Authenticator.Authenticate(ctx, shown)
+	id, err := c.g.cfg.Authenticator.Authenticate(globus.WithCaller(ctx, c.caller()), shown)
 	switch {
 	case errors.Is(err, globus.ErrRefused):
+		end(admission.Refused)
 		refused := refusal{reason: shown.refusedReason(err), err: err}
 		c.g.limits.remember(shown, refused)
 		return shown, id, &refused
 	case err != nil:
+		end(admission.Unknown)
 		return shown, id, fmt.Errorf("%w: %w", errUnknown, err)
+	}
+	end(admission.Good)
+	switch {
 	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
 		return shown, id, &refusal{reason: "the " + shown.kind() + " has expired" + shown.hint()}
 	case credentials.authzid != "" && credentials.authzid != id.Subject:
@@ -257,9 +266,18 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 	return shown, id, nil
 }
 
+// caller is whose failures those on this connection are: its address's, or its subject's once it
+// is signed in. Whoever is signed in does not pay for neighbours that guess.
+func (c *conn) caller() string {
+	if c.subject != "" {
+		return c.subject
+	}
+	return c.address.String()
+}
+
 // signIn makes the connection to the broker the principal's.
 func (c *conn) signIn(ctx context.Context, id Identity) error {
-	account, err := c.g.limits.signedIn(c.address, id.Subject)
+	account, err := c.g.limits.signIn(c.stranger, id.Subject)
 	if err != nil {
 		return err
 	}
@@ -278,7 +296,6 @@ func (c *conn) signIn(ctx context.Context, id Identity) error {
 type refusal struct {
 	reason string // a sentence that a person can act on, without the token
 	err    error
-	again  bool // the same was said of the same credentials a moment ago
 }
 
 func (r *refusal) Error() string { return r.reason }

@@ -192,12 +192,12 @@ func TestPlainSessions(t *testing.T) {
 
 // TestPlainLimits: however many keys somebody has, their connections count together.
 func TestPlainLimits(t *testing.T) {
-	f := start(t, func(cfg *Config) { cfg.MaxConnectionsPerSubject = 3 })
-	for i := range 4 {
+	f := start(t, func(cfg *Config) { cfg.MaxConnections = subjectConnections + 1 })
+	for i := range subjectConnections + 1 {
 		id := fmt.Sprintf("key%d", i)
 		f.tokens.issueKey(id, adasSecret, ada, ada+"."+id, time.Hour)
 		c := f.dial(t)
-		if i < 3 {
+		if i < subjectConnections {
 			if response := c.loginPlain(1, plainMessage(id, adasSecret)); response.ErrorCode != 0 {
 				t.Fatalf("login %d: %+v", i, response)
 			}

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // server is one call of Serve.
@@ -72,20 +69,26 @@ func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
 // admit serves a connection unless it is one too many.
 func (s *server) admit(run context.Context, nc net.Conn) {
 	address := addressOf(nc.RemoteAddr())
-	if err := s.limits.open(address); err != nil {
+	ctx, cancel := context.WithCancel(run)
+	c := newConn(s.Gateway, nc, address, cancel)
+	evict := func() {
+		s.rejected(nc.RemoteAddr(), errHalfOpen)
+		go c.close() // over TLS it says goodbye, which may take a while
+	}
+	var err error
+	if c.stranger, err = s.limits.open(address, evict); err != nil {
+		cancel()
 		nc.Close()
 		s.rejected(nc.RemoteAddr(), err)
 		return
 	}
-	ctx, cancel := context.WithCancel(run)
-	c := newConn(s.Gateway, nc, address, cancel)
 	s.mu.Lock()
 	s.open[c] = struct{}{}
 	s.mu.Unlock()
 	s.conns.Go(func() {
 		s.report(c, c.serve(ctx))
 		c.close()
-		s.limits.closed(address, c.subject)
+		s.limits.closed(c.stranger, c.subject)
 		s.mu.Lock()
 		delete(s.open, c)
 		s.mu.Unlock()
@@ -112,7 +115,7 @@ func (g *Gateway) report(c *conn, err error) {
 		g.unavailableOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
 	case errors.Is(err, errBroker):
 		g.brokerOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
-	case errors.Is(err, errSubject), errors.Is(err, errFailures), errors.Is(err, errBudget):
+	case errors.Is(err, errSubject), errors.Is(err, errHalfOpen), errors.Is(err, errFailures), errors.Is(err, errBudget):
 		g.rejected(c.client.RemoteAddr(), err)
 	case errors.Is(err, errFrame):
 		g.counters.badRequests.Add(1)
@@ -156,40 +159,34 @@ func (s *server) all() []*conn {
 	return conns
 }
 
-const (
-	sweepSlots = 10 // connections are checked in as many turns of an interval
-	sweepers   = 16 // checks at the same time
-)
+// turnsOfInterval is how often in an interval the connections are looked through for those whose
+// credentials are to be checked again.
+const turnsOfInterval = 10
 
-func randomSlot() int { return rand.IntN(sweepSlots) }
-
-// sweep checks each connection once in every interval, some in each turn.
+// sweep checks the credentials of each connection once in every interval, and those about
+// which nobody could tell in every turn until somebody can. Each check is on its own: one that
+// takes long holds up no other.
 func (s *server) sweep(ctx context.Context) {
-	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/sweepSlots))
+	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/turnsOfInterval))
 	defer ticker.Stop()
-	for slot := 0; ; slot = (slot + 1) % sweepSlots {
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	for {
 		select {
 		case <-ticker.C:
-			s.sweepSlot(ctx, slot)
 		case <-ctx.Done():
 			return
 		}
-	}
-}
-
-// sweepSlot checks the connections of one turn. If one check finds that the
-// Authenticator cannot be asked, the others need not.
-func (s *server) sweepSlot(ctx context.Context, slot int) {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(sweepers)
-	for _, c := range s.all() {
-		if c.slot == slot {
-			group.Go(func() error { return c.recheck(ctx) })
+		for _, c := range s.all() {
+			if shown, due := c.recheckDue(); due {
+				checks.Go(func() {
+					if err := c.recheck(ctx, shown); err != nil && ctx.Err() == nil {
+						s.unavailableOften.Do(func() {
+							s.cfg.Diagnostics.Warn("cannot look for revoked tokens and keys, trying on", "err", err)
+						})
+					}
+				})
+			}
 		}
-	}
-	if err := group.Wait(); err != nil {
-		s.unavailableOften.Do(func() {
-			s.cfg.Diagnostics.Warn("cannot look for revoked tokens and keys, trying on", "err", err)
-		})
 	}
 }

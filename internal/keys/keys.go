@@ -65,6 +65,16 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 	return gateway.Identity{Subject: info.Subject, Principal: info.Subject, Read: true, Expiry: info.Expiry}, nil
 }
 
+// Recheck implements [gateway.Authenticator].
+func (a *Authenticator) Recheck(ctx context.Context, c gateway.Credentials) error {
+	if c.KeyID != "" || isJWT(c.Secret) {
+		_, err := a.Authenticate(ctx, c)
+		return err
+	}
+	_, err := a.Globus.Recheck(ctx, c.Secret)
+	return err
+}
+
 // identityOf returns who signs in with a key, until limit or the key's own end.
 func identityOf(key diaspora.AccessKey, limit time.Time) gateway.Identity {
 	return gateway.Identity{Subject: key.Owner, Principal: claims.KeyPrincipal(key), Read: key.Read, Expiry: earlier(limit, key.Expires)}

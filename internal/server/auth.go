@@ -10,10 +10,8 @@ import (
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-	"golang.org/x/time/rate"
-
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 // tokenShape is what a bearer token may look like (RFC 6750 section 2.1).
@@ -28,46 +26,56 @@ func plausible(token globus.Secret) bool {
 // authenticate is the one way in: whatever the endpoint and however the token
 // came, it alone decides who is calling. It asks whose x.token is and sets x.caller.
 func (s *Server) authenticate(x *exchange) error {
-	client := s.clientOf(x.r)
-	hash := sha256.Sum256([]byte(x.token))
-	if err := s.mayTry(client, hash, "log in again with `diaspora login`"); err != nil {
-		return err
-	}
+	client := s.clientOf(x.r).String()
 	if strings.Count(x.token.Reveal(), ".") == 2 { // a JWT, and none of Globus Auth's
-		s.failures.add(client)
-		return &refusal{
+		return s.malformed(client, &refusal{
 			status: http.StatusForbidden,
 			detail: "a token that was got with an access key is for Kafka alone: it can neither claim topics nor make keys",
 			hint:   "Send the access token of your login: `diaspora token` prints it.",
-		}
+		})
 	}
 	if !plausible(x.token) {
-		s.failures.add(client)
-		return unauthenticated("this is not an access token", "invalid_token")
+		return s.malformed(client, unauthenticated("this is not an access token", "invalid_token"))
 	}
-	info, err := s.cfg.Authenticator.Authenticate(x.r.Context(), x.token)
+	end, wait, ok := s.attempts.Begin(x.r.Context(), client, sha256.Sum256([]byte(x.token)))
+	if !ok {
+		return tooManyFailures(wait, "log in again with `diaspora login`")
+	}
+	info, err := s.cfg.Authenticator.Authenticate(globus.WithCaller(x.r.Context(), client), x.token)
+	end(outcomeOf(err))
 	switch {
-	case errors.Is(err, globus.ErrRefused):
-		s.failures.add(client)
-		s.known.Remove(hash)
-		return err
 	case err != nil:
 		return err
 	case info.Subject == "":
 		return errors.New("the authenticator let in a token without a subject")
 	}
-	s.known.Add(hash, struct{}{})
 	x.caller = info.Identity
+	x.settle()
 	return nil
 }
 
-// mayTry refuses what comes from an address that has failed too often, unless it
-// is known to be good.
-func (s *Server) mayTry(client netip.Prefix, hash tokenHash, advice string) error {
-	wait, spent := s.failures.spent(client)
-	if !spent || s.known.Contains(hash) {
-		return nil
+// outcomeOf is what an [Authenticator]'s error says of credentials.
+func outcomeOf(err error) admission.Outcome {
+	switch {
+	case err == nil:
+		return admission.Good
+	case errors.Is(err, globus.ErrRefused):
+		return admission.Refused
 	}
+	return admission.Unknown
+}
+
+// malformed returns why something is refused that cannot be a token, unless the client has sent
+// too much of that.
+func (s *Server) malformed(client string, why error) error {
+	if wait, ok := s.attempts.Malformed(client); !ok {
+		return tooManyFailures(wait, "send the token that `diaspora token` prints")
+	}
+	return why
+}
+
+// tooManyFailures refuses what comes from an address that has failed too often.
+func tooManyFailures(wait time.Duration, advice string) error {
 	return &refusal{
 		status: http.StatusTooManyRequests,
 		detail: "too many tokens or keys from this address were refused",
@@ -118,65 +126,12 @@ func unauthenticated(detail, code string) error {
 	}
 }
 
-// The budget of refused tokens of one client: so many at once, then so many a
-// second. Somebody with a stale token in a script notices it; somebody who guesses
-// gets nowhere, and Globus Auth is not made to pay for it. Tokens that were good
-// when last seen do not need the budget, so nobody loses access to a neighbour
-// behind the same address.
-const (
-	failureBurst   = 30
-	failureRate    = rate.Limit(1)
-	failureClients = 4096 // remembered; the least recently seen is forgotten first
-	knownTokens    = 4096 // likewise
-)
-
-// tokenHash is what is kept of a token.
-type tokenHash = [sha256.Size]byte
-
-// failures counts refused tokens by client.
-type failures struct {
-	byClient *lru.Cache[netip.Prefix, *rate.Limiter]
-}
-
-func newFailures() *failures {
-	return &failures{byClient: newCache[netip.Prefix, *rate.Limiter](failureClients)}
-}
-
-func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
-	cache, err := lru.New[K, V](size)
-	if err != nil {
-		panic(err) // the sizes are positive constants
-	}
-	return cache
-}
-
-// spent reports whether client has failed too often, and for how long to wait.
-func (f *failures) spent(client netip.Prefix) (time.Duration, bool) {
-	l, ok := f.byClient.Get(client)
-	if !ok {
-		return 0, false
-	}
-	missing := 1 - l.Tokens()
-	return time.Duration(missing / float64(failureRate) * float64(time.Second)), missing > 0
-}
-
-// add counts one failure. Failures that were under way together may overdraw the
-// budget; they are paid back all the same.
-func (f *failures) add(client netip.Prefix) {
-	fresh := rate.NewLimiter(failureRate, failureBurst)
-	l, known, _ := f.byClient.PeekOrAdd(client, fresh)
-	if !known {
-		l = fresh
-	}
-	l.Reserve()
-}
-
 // clientOf is the address that a request counts for: the peer's, or what a
 // trusted proxy says of it. IPv6 clients own a /64 as a rule, so that counts as one.
-func (s *Server) clientOf(r *http.Request) netip.Prefix {
+func (s *Server) clientOf(r *http.Request) netip.Addr {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return netip.Prefix{} // a listener without addresses: all count as one
+		return netip.Addr{} // a listener without addresses: all count as one
 	}
 	addr := peer.Addr().Unmap().WithZone("")
 	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
@@ -187,12 +142,7 @@ func (s *Server) clientOf(r *http.Request) netip.Prefix {
 		}
 		addr = hop.Unmap().WithZone("")
 	}
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64
-	}
-	prefix, _ := addr.Prefix(bits)
-	return prefix
+	return admission.AddressOf(addr)
 }
 
 func (s *Server) trusts(addr netip.Addr) bool {

@@ -1,54 +1,70 @@
 package server
 
 import (
+	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
-// limitConns returns a listener that accepts from l while fewer than n of its
-// connections are open. When all are, those on which nothing is asked make room.
-func limitConns(l net.Listener, n int, quiet *quietConns) net.Listener {
-	return &limitedListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{}), quiet: quiet}
+// addressShare is the part of all connections that those of one address may be.
+const addressShare = 4
+
+// conns are the open connections: at most max, and at most perAddress from one address but
+// for those of exempt proxies. When there are too many, those make room on which
+// nothing is asked, and then those whose request is not known to come from anybody.
+type conns struct {
+	max, perAddress int
+	exempt          func(netip.Addr) bool
+	strangers       admission.Strangers
+	more            chan struct{} // gets a value when there may be room
+
+	mu        sync.Mutex // guards the fields below
+	open      map[*limitedConn]bool
+	byAddress map[netip.Addr]int
+}
+
+func newConns(max int, exempt func(netip.Addr) bool) *conns {
+	return &conns{
+		max: max, perAddress: (max + addressShare - 1) / addressShare, exempt: exempt, more: make(chan struct{}, 1),
+		open: make(map[*limitedConn]bool), byAddress: make(map[netip.Addr]int),
+	}
+}
+
+// limit returns a listener that accepts from l within the limits. A connection for which
+// there is no room waits; one too many from its address is closed.
+func (cs *conns) limit(l net.Listener) net.Listener {
+	return &limitedListener{Listener: l, conns: cs, closed: make(chan struct{})}
 }
 
 type limitedListener struct {
 	net.Listener
-	slots     chan struct{} // holds one for each open connection
+	conns     *conns
 	closeOnce sync.Once
 	closed    chan struct{}
-	quiet     *quietConns
 }
 
 func (l *limitedListener) Accept() (net.Conn, error) {
-	if !l.takeSlot() {
-		return nil, net.ErrClosed
-	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-// takeSlot waits for a slot. It reports false if the listener was closed.
-func (l *limitedListener) takeSlot() bool {
 	for {
-		select {
-		case l.slots <- struct{}{}:
-			return true
-		default:
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
 		}
-		l.quiet.closeOne()
-		select {
-		case l.slots <- struct{}{}:
-			return true
-		case <-l.quiet.more:
-		case <-l.closed:
-			return false
+		c := &limitedConn{Conn: conn, conns: l.conns, address: peerOf(conn)}
+		if !l.conns.admitFrom(c) {
+			_ = conn.Close()
+			continue
 		}
+		if !l.conns.admit(c, l.closed) {
+			_ = conn.Close()
+			return nil, net.ErrClosed
+		}
+		return c, nil
 	}
 }
 
@@ -57,69 +73,203 @@ func (l *limitedListener) Close() error {
 	return l.Listener.Close()
 }
 
+// peerOf returns the address that a connection's limits hang on; the zero one if it has none.
+func peerOf(conn net.Conn) netip.Addr {
+	peer, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
+	return peer.Addr()
+}
+
+// limitedConn is an open connection.
 type limitedConn struct {
 	net.Conn
-	release func()
+	conns     *conns
+	address   netip.Addr
+	closeOnce sync.Once
+
+	// Guarded by conns.mu.
+	stranger *admission.Stranger // nil while it is idle or a request from somebody is answered, and for proxies
+	idle     time.Time           // since when; zero if it is not
+	silent   bool                // nothing has come yet
 }
 
 func (c *limitedConn) Close() error {
-	defer c.release()
+	c.closeOnce.Do(func() { c.conns.remove(c) })
 	return c.Conn.Close()
 }
 
-// quietConns are the connections on which nothing is asked at the moment.
-type quietConns struct {
-	more chan struct{} // gets a value when one was added to idle
-
-	mu     sync.Mutex // guards the fields below
-	silent map[net.Conn]bool
-	idle   map[net.Conn]time.Time // since when
+// proxied reports whether the connection is that of a proxy, which has many clients.
+func (c *limitedConn) proxied() bool {
+	return !c.address.IsValid() || c.conns.exempt(c.address.Unmap())
 }
 
-func newQuietConns() *quietConns {
-	return &quietConns{more: make(chan struct{}, 1), silent: map[net.Conn]bool{}, idle: map[net.Conn]time.Time{}}
+// admitFrom makes room among the connections of c's address. It reports false if there is none.
+func (cs *conns) admitFrom(c *limitedConn) bool {
+	if c.proxied() {
+		return true
+	}
+	address := admission.AddressOf(c.address)
+	for {
+		cs.mu.Lock()
+		n := cs.byAddress[address]
+		cs.mu.Unlock()
+		if n < cs.perAddress {
+			return true
+		}
+		if !cs.closeIdle(&address) && !cs.strangers.EvictFrom(address) {
+			return false
+		}
+	}
+}
+
+// admit adds a connection, and waits until there is room. It reports false once closed is.
+func (cs *conns) admit(c *limitedConn, closed <-chan struct{}) bool {
+	for {
+		if cs.add(c) {
+			return true
+		}
+		if cs.closeIdle(nil) || cs.strangers.Evict() {
+			continue
+		}
+		select {
+		case <-cs.more:
+		case <-closed:
+			return false
+		}
+	}
+}
+
+// add adds a connection if there is room.
+func (cs *conns) add(c *limitedConn) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if len(cs.open) >= cs.max {
+		return false
+	}
+	cs.open[c] = true
+	if !c.proxied() {
+		cs.byAddress[admission.AddressOf(c.address)]++
+	}
+	cs.begin(c)
+	c.silent = true
+	return true
+}
+
+func (cs *conns) remove(c *limitedConn) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if !cs.open[c] {
+		return
+	}
+	delete(cs.open, c)
+	if !c.proxied() {
+		address := admission.AddressOf(c.address)
+		if cs.byAddress[address]--; cs.byAddress[address] == 0 {
+			delete(cs.byAddress, address)
+		}
+	}
+	cs.known(c)
+	cs.tell()
+}
+
+// tell wakes whoever waits for room.
+func (cs *conns) tell() {
+	select {
+	case cs.more <- struct{}{}:
+	default:
+	}
+}
+
+// begin notes that a connection has a request of which it is not known whose it is.
+func (cs *conns) begin(c *limitedConn) {
+	c.idle, c.silent = time.Time{}, false
+	if c.stranger == nil && cs.open[c] && !c.proxied() {
+		c.stranger = cs.strangers.Add(admission.AddressOf(c.address), func() { _ = c.Close() })
+	}
+}
+
+// known takes a connection off the list of strangers.
+func (cs *conns) known(c *limitedConn) {
+	if c.stranger != nil {
+		c.stranger.Leave()
+		c.stranger = nil
+	}
 }
 
 // observe is for [http.Server.ConnState].
-func (q *quietConns) observe(conn net.Conn, state http.ConnState) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	delete(q.silent, conn)
-	delete(q.idle, conn)
+func (cs *conns) observe(conn net.Conn, state http.ConnState) {
+	c := limitedOf(conn)
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
 	switch state {
-	case http.StateNew:
-		q.silent[conn] = true
+	case http.StateActive:
+		cs.begin(c)
 	case http.StateIdle:
-		q.idle[conn] = time.Now()
-		select {
-		case q.more <- struct{}{}:
-		default:
-		}
+		cs.known(c)
+		c.idle = time.Now()
+		cs.tell()
 	}
 }
 
-// closeOne closes the connection that has been idle for the longest time, if one is.
-func (q *quietConns) closeOne() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	var longest net.Conn
-	for conn, since := range q.idle {
-		if longest == nil || since.Before(q.idle[longest]) {
-			longest = conn
+// limitedOf returns the connection that conn speaks TLS over, or conn itself.
+func limitedOf(conn net.Conn) *limitedConn {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	return conn.(*limitedConn)
+}
+
+type connKey struct{}
+
+// inContext is for [http.Server.ConnContext].
+func inContext(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, limitedOf(conn))
+}
+
+// settled notes that a request's connection belongs to somebody until it is answered, and
+// makes room for nobody.
+func settled(r *http.Request) {
+	c, ok := r.Context().Value(connKey{}).(*limitedConn)
+	if !ok {
+		return // served by a test, without a connection
+	}
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
+	c.conns.known(c)
+}
+
+// closeIdle closes the connection that has been idle for the longest time, of one address or of
+// all. It reports false if none is.
+func (cs *conns) closeIdle(address *netip.Addr) bool {
+	cs.mu.Lock()
+	var longest *limitedConn
+	for c := range cs.open {
+		if c.idle.IsZero() || address != nil && (c.proxied() || admission.AddressOf(c.address) != *address) {
+			continue
+		}
+		if longest == nil || c.idle.Before(longest.idle) {
+			longest = c
 		}
 	}
-	if longest != nil {
-		delete(q.idle, longest)
-		go longest.Close() // over TLS it says goodbye, which may take a while
+	cs.mu.Unlock()
+	if longest == nil {
+		return false
 	}
+	_ = longest.Close()
+	return true
 }
 
 // closeSilent closes those on which nothing has come yet. Browsers open some in
 // advance, and [http.Server.Shutdown] would wait seconds for them.
-func (q *quietConns) closeSilent() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for conn := range q.silent {
-		_ = conn.Close() // nobody has said anything on it
+func (cs *conns) closeSilent() {
+	cs.mu.Lock()
+	var silent []*limitedConn
+	for c := range cs.open {
+		if c.silent {
+			silent = append(silent, c)
+		}
+	}
+	cs.mu.Unlock()
+	for _, c := range silent {
+		_ = c.Close() // nobody has said anything on it
 	}
 }

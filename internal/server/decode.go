@@ -49,6 +49,8 @@ func readBody(x *exchange, accepted ...string) (body []byte, contentType string,
 	var tooLarge *http.MaxBytesError
 	switch {
 	case err == nil, errors.As(err, &tooLarge):
+		x.hasRead = true
+		x.settle()
 		return body, contentType, err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, contentType, &refusal{status: http.StatusRequestTimeout, detail: "the body took too long to arrive"}

@@ -24,8 +24,18 @@ type exchange struct {
 	form   *aclForm        // what was typed, to be shown again with an error
 	oauth  bool            // errors are told in OAuth's shape
 
+	hasRead bool // all of the body
+
 	status int
 	bytes  int64
+}
+
+// settle keeps the connection from making room for others once the request is all here and it is
+// known whose it is.
+func (x *exchange) settle() {
+	if x.caller.Subject != "" && (x.hasRead || x.r.Method != http.MethodPost) {
+		settled(x.r)
+	}
 }
 
 func (x *exchange) WriteHeader(status int) {

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 // pipes is a listener in memory, so that synctest's clock drives every timeout.
@@ -53,6 +55,20 @@ func (p *pipes) dial() net.Conn {
 	p.conns <- theirs
 	return ours
 }
+
+// dialFrom connects from an address.
+func (p *pipes) dialFrom(address string) net.Conn {
+	ours, theirs := net.Pipe()
+	p.conns <- addressedConn{theirs, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(address))}
+	return ours
+}
+
+type addressedConn struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (c addressedConn) RemoteAddr() net.Addr { return c.remote }
 
 type pipeAddr struct{}
 
@@ -241,20 +257,20 @@ func TestMaxConns(t *testing.T) {
 		answered := make(chan int)
 		go func() { answered <- get(t, first, listTopics) }()
 		<-held.entered
-		second := make(chan net.Conn)
-		go func() { second <- p.dial() }()
+		conn := p.dial()
+		second := make(chan int, 1)
+		go func() { second <- get(t, conn, getForm) }()
 		synctest.Wait()
 		select {
 		case <-second:
-			t.Fatal("a second connection was accepted")
+			t.Fatal("a second connection is served")
 		default:
 		}
 		close(held.release)
 		if status := <-answered; status != 200 {
 			t.Errorf("the first gets %d", status)
 		}
-		conn := <-second
-		if status := get(t, conn, getForm); status != 200 {
+		if status := <-second; status != 200 {
 			t.Errorf("the second gets %d", status)
 		}
 		_, _ = conn.Close(), first.Close()
@@ -292,6 +308,115 @@ func TestIdleConnsMakeRoom(t *testing.T) {
 			t.Errorf("the third gets %d", status)
 		}
 		for _, conn := range append(conns, fourth) {
+			_ = conn.Close()
+		}
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+}
+
+// TestHalfRequests: requests that do not arrive hold up neither others nor others of
+// their address, whether somebody has signed in for them or not.
+func TestHalfRequests(t *testing.T) {
+	const post = "POST /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+	for name, half := range map[string]string{
+		"silent":     "",
+		"header":     post[:30],
+		"body":       post + "\r\n{",
+		"known body": post + "Authorization: " + adaBearer + "\r\n\r\n{",
+		"form":       "POST /acl HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ntoken=",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const most = 40
+				held := &heldClaims{emptyClaims{}, make(chan struct{}), make(chan struct{})}
+				p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = most; cfg.Claims = held })
+				var open []net.Conn
+				dial := func(address string) net.Conn {
+					conn := p.dialFrom(address)
+					open = append(open, conn)
+					return conn
+				}
+				busy := dial("192.0.2.1:1000")
+				answered := make(chan int)
+				go func() { answered <- get(t, busy, listTopics) }()
+				<-held.entered
+				flood := func(addresses int) {
+					for i := range most {
+						for a := range addresses {
+							conn := dial(fmt.Sprintf("192.0.2.%d:%d", a+1, i+1))
+							go func() { _, _ = io.WriteString(conn, half) }()
+							synctest.Wait()
+						}
+					}
+				}
+				begun := time.Now()
+				flood(1)
+				for _, address := range []string{"192.0.2.9:1", "192.0.2.1:999"} {
+					if status := get(t, dial(address), getForm); status != 200 {
+						t.Errorf("%s gets %d", address, status)
+					}
+				}
+				early := dial("192.0.2.20:1") // its request comes during the flood
+				flood(8)
+				for _, address := range []string{"192.0.2.9:2", "192.0.2.1:998"} {
+					if status := get(t, dial(address), getForm); status != 200 {
+						t.Errorf("%s gets %d while eight addresses flood", address, status)
+					}
+				}
+				if status := get(t, early, getForm); status != 200 {
+					t.Errorf("a connection from before the flood gets %d", status)
+				}
+				if took := time.Since(begun); took != 0 {
+					t.Errorf("that took %v, want no time", took)
+				}
+				close(held.release)
+				if status := <-answered; status != 200 {
+					t.Errorf("a request that was being answered gets %d", status)
+				}
+				for _, conn := range open {
+					_ = conn.Close()
+				}
+				if err := stop(); err != nil {
+					t.Errorf("Serve = %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestForgedProxyHeader: whoever is no trusted proxy cannot say that it is somebody else.
+func TestForgedProxyHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, nil)
+		conn := p.dialFrom("192.0.2.1:1")
+		forged := "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x1f\x90\x23\x84"
+		if status := get(t, conn, forged+getForm); status != 400 {
+			t.Errorf("a request behind a PROXY header gets %d, want 400", status)
+		}
+		_ = conn.Close()
+		if err := stop(); err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+}
+
+// TestProxiesAreExempt: the connections of a trusted proxy are those of many people.
+func TestProxiesAreExempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, func(cfg *Config) {
+			cfg.MaxConns = 40
+			cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+		})
+		var open []net.Conn
+		for i := range 39 {
+			open = append(open, p.dialFrom(fmt.Sprintf("10.0.0.1:%d", i+1)))
+		}
+		for i, conn := range open {
+			if status := get(t, conn, getForm); status != 200 {
+				t.Errorf("connection %d gets %d", i, status)
+			}
 			_ = conn.Close()
 		}
 		if err := stop(); err != nil {
@@ -501,21 +626,24 @@ func TestHealthIsShared(t *testing.T) {
 }
 
 // TestFailedAuthentications holds that a client which fails too often is not
-// heard for a while, and that others are.
+// heard for a while, and that others are, those at its address included.
 func TestFailedAuthentications(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, bobIsOut := 0, false
+		var asked atomic.Int64
+		var bobIsOut atomic.Bool
+		var slow atomic.Int64 // a time.Duration
 		srv, err := New(Config{
 			Claims: emptyClaims{}, PublicURL: "http://127.0.0.1",
 			Authenticator: authenticatorFunc(func(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
-				asked++
-				switch {
-				case strings.HasPrefix(token.Reveal(), "dev-at-fresh-"):
+				asked.Add(1)
+				time.Sleep(time.Duration(slow.Load()))
+				switch t := token.Reveal(); {
+				case strings.HasPrefix(t, "dev-at-fresh-"):
 					token = adaToken
-				case token == bobToken && bobIsOut:
+				case strings.HasPrefix(t, "dev-at-guess-"), token == bobToken && bobIsOut.Load():
 					token = expiredToken
-				case token == "short":
-					t.Error("the authenticator was asked about a token that cannot be one")
+				case strings.HasPrefix(t, "dev-at-outage-"):
+					token = outageToken
 				}
 				return identities{}.Authenticate(ctx, token)
 			}),
@@ -525,6 +653,7 @@ func TestFailedAuthentications(t *testing.T) {
 			t.Fatal(err)
 		}
 		fresh := func() string { return "dev-at-fresh-" + rand.Text() } // good, and never seen before
+		guess := func() string { return "dev-at-guess-" + rand.Text() }
 		ask := func(remote, forwarded, token string) int {
 			r, _ := http.NewRequest("GET", "http://127.0.0.1/v1/topics", nil)
 			r.RemoteAddr = remote
@@ -539,62 +668,82 @@ func TestFailedAuthentications(t *testing.T) {
 		if status := ask("192.0.2.1:999", "", bobToken); status != 200 {
 			t.Fatalf("a good token: %d", status)
 		}
-		for i := range failureBurst {
+
+		// A program goes on with one bad token.
+		for i := range admission.DefaultBurst {
 			if status := ask("192.0.2.1:1000", "", expiredToken); status != 401 {
 				t.Fatalf("attempt %d: %d, want 401", i, status)
 			}
 		}
-		before := asked
-		if status := ask("192.0.2.1:1001", "", fresh()); status != 429 {
-			t.Errorf("after %d failures: %d, want 429", failureBurst, status)
+		ask("192.0.2.1:1000", "", expiredToken) // the first one was new, and so is not counted with the others
+		before := asked.Load()
+		if status := ask("192.0.2.1:1001", "", expiredToken); status != 429 {
+			t.Errorf("after %d failures: %d, want 429", admission.DefaultBurst, status)
 		}
-		if status := ask("192.0.2.1:1002", "198.51.100.7", fresh()); status != 429 {
+		if status := ask("192.0.2.1:1002", "198.51.100.7", expiredToken); status != 429 {
 			t.Errorf("with an invented X-Forwarded-For: %d, want 429", status)
 		}
-		if asked != before {
-			t.Error("the authenticator was asked all the same")
-		}
-		if status := ask("192.0.2.1:1003", "", bobToken); status != 200 {
-			t.Errorf("a neighbour whose token is known: %d, want 200", status)
-		}
-		bobIsOut = true
-		if first, second := ask("192.0.2.1:1003", "", bobToken), ask("192.0.2.1:1003", "", bobToken); first != 401 || second != 429 {
-			t.Errorf("once that is revoked: %d and %d, want 401 and 429", first, second)
-		}
-		for _, other := range [][2]string{{"192.0.2.2:1000", ""}, {"10.0.0.1:1", "198.51.100.7"}, {"10.0.0.1:1", "192.0.2.1, 198.51.100.7, 10.0.0.9"}, {"[2001:db8::1]:1", ""}} {
-			if status := ask(other[0], other[1], fresh()); status != 200 {
-				t.Errorf("%v: %d, want 200", other, status)
-			}
-		}
-		if status := ask("10.0.0.1:1", "198.51.100.7, 192.0.2.1", fresh()); status != 429 {
+		if status := ask("10.0.0.1:1", "198.51.100.7, 192.0.2.1", expiredToken); status != 429 {
 			t.Errorf("the same client through a trusted proxy: %d, want 429", status)
 		}
-		for range failureBurst * 2 {
-			if status := ask("192.0.2.3:1", "", outageToken); status != 503 {
-				t.Fatalf("during an outage: %d, want 503: an outage is no failure of the client's", status)
+		if status := ask("192.0.2.1:1002", "", "short"); status != 429 {
+			t.Errorf("what cannot be a token: %d, want 429", status)
+		}
+		if asked.Load() != before {
+			t.Error("the authenticator was asked all the same")
+		}
+		if status := ask("192.0.2.1:1003", "", fresh()); status != 200 {
+			t.Errorf("a newcomer at the same address: %d, want 200", status)
+		}
+		for _, other := range [][2]string{{"192.0.2.2:1000", ""}, {"10.0.0.1:1", "198.51.100.7"}, {"10.0.0.1:1", "192.0.2.1, 198.51.100.7, 10.0.0.9"}, {"[2001:db8::1]:1", ""}} {
+			if status := ask(other[0], other[1], expiredToken); status != 401 {
+				t.Errorf("%v: %d, want 401", other, status)
 			}
 		}
-		for i := range failureBurst {
+		for i := range admission.DefaultBurst {
 			ask(fmt.Sprintf("[2001:db8:0:1::%x]:1", i), "", expiredToken)
 		}
-		if status := ask("[2001:db8:0:1:ffff::]:1", "", fresh()); status != 429 {
+		if status := ask("[2001:db8:0:1:ffff::]:1", "", expiredToken); status != 429 {
 			t.Errorf("another address of the same /64: %d, want 429", status)
 		}
-		for range failureBurst {
-			ask("192.0.2.4:1", "", "short")
+
+		// Many guess at once, with Globus taking its time.
+		slow.Store(int64(time.Second))
+		before = asked.Load()
+		var flood sync.WaitGroup
+		for range 5 * admission.DefaultBurst {
+			flood.Go(func() { ask("192.0.2.3:1", "", guess()) })
 		}
-		if status := ask("192.0.2.4:1", "", fresh()); status != 429 {
-			t.Errorf("after tokens that are none: %d, want 429", status)
+		synctest.Wait()
+		if n := asked.Load() - before; n != admission.DefaultBurst {
+			t.Errorf("asked about %d guesses at once, want %d", n, admission.DefaultBurst)
 		}
-		time.Sleep(2 * time.Second) // one for each failure beyond the budget
-		if status := ask("192.0.2.1:1000", "", fresh()); status != 200 {
-			t.Errorf("two seconds later: %d, want 200", status)
+		slow.Store(0)
+		if status := ask("192.0.2.3:1003", "", bobToken); status != 200 {
+			t.Errorf("a neighbour whose token is known: %d, want 200", status)
 		}
-		for i := range 2 * failureClients {
-			srv.failures.add(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), 32))
+		flood.Wait()
+		if status := ask("192.0.2.3:1004", "", fresh()); status != 200 {
+			t.Errorf("a newcomer behind the same address, once the guessing is over: %d, want 200", status)
 		}
-		if n := srv.failures.byClient.Len(); n > failureClients {
-			t.Errorf("%d clients are remembered, want at most %d", n, failureClients)
+		bobIsOut.Store(true)
+		if first := ask("192.0.2.3:1003", "", bobToken); first != 401 {
+			t.Errorf("the neighbour once their token is revoked: %d, want 401", first)
+		}
+
+		// An outage is no reason to ask about any number of guesses.
+		began := time.Now()
+		before = asked.Load()
+		for range 5 * admission.DefaultBurst {
+			if status := ask("192.0.2.4:1", "", "dev-at-outage-"+rand.Text()); status != 503 && status != 429 {
+				t.Fatalf("during an outage: %d, want 503 or 429", status)
+			}
+		}
+		if n, most := asked.Load()-before, int64(admission.DefaultBurst+time.Since(began)/admission.Interval); n > most {
+			t.Errorf("asked %d times during an outage, want at most %d", n, most)
+		}
+		if status := ask("192.0.2.4:1", "", fresh()); status != 200 {
+			t.Errorf("a newcomer behind the same address: %d, want 200", status)
 		}
 	})
 }

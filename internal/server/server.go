@@ -26,10 +26,9 @@ import (
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 // The bounds of one request. Everything beyond them is refused before it is read.
@@ -119,8 +118,10 @@ type Config struct {
 	// told to stop. Default: 10 s.
 	DrainTimeout time.Duration
 
-	// MaxConns bounds the connections served at once. Idle ones make room for new
-	// ones; where there are none, more wait in the kernel. Default: 1024.
+	// MaxConns bounds the connections served at once, and a quarter of it those of one
+	// address that is no trusted proxy. Idle ones make room for new ones, and then those
+	// whose request has not arrived or is not known to come from anybody, of the address that
+	// has most of them; where there are none, more wait. Default: 1024.
 	MaxConns int
 
 	// Diagnostics receives the access log and the cause of every internal error.
@@ -138,8 +139,7 @@ type Server struct {
 	mux       *http.ServeMux
 	pages     *pages
 	crossSite *http.CrossOriginProtection
-	failures  *failures
-	known     *lru.Cache[tokenHash, struct{}] // tokens that were good when last seen
+	attempts  *admission.Guard
 	health    healthCache
 	log       *slog.Logger
 }
@@ -172,8 +172,7 @@ func New(cfg Config) (*Server, error) {
 		hosts:     hostNames(public, cfg.Hosts),
 		discovery: append(discovery, '\n'),
 		crossSite: http.NewCrossOriginProtection(),
-		failures:  newFailures(),
-		known:     newCache[tokenHash, struct{}](knownTokens),
+		attempts:  admission.NewGuard(admission.DefaultBurst),
 		log:       cfg.Diagnostics,
 	}
 	s.pages, err = loadPages()
@@ -204,7 +203,7 @@ func parsePublicURL(raw string, allowPlaintext bool) (*url.URL, error) {
 // and returns nil. It returns an error when l fails, or when requests under way
 // had to be cut off after [Config.DrainTimeout]. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	quiet := newQuietConns()
+	conns := newConns(s.cfg.MaxConns, s.trusts)
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: headerTimeout,
@@ -212,12 +211,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    hardHeaderSize,
-		ConnState:         quiet.observe,
+		ConnState:         conns.observe,
+		ConnContext:       inContext,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 
 		DisableGeneralOptionsHandler: true, // our own refusal has our shape and headers
 	}
-	l = limitConns(l, s.cfg.MaxConns, quiet)
+	l = conns.limit(l)
 	if s.cfg.TLS != nil {
 		l = tls.NewListener(l, s.cfg.TLS) // outermost, or net/http does not see that it is TLS
 	}
@@ -230,7 +230,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
-	quiet.closeSilent()
+	conns.closeSilent()
 	err := srv.Shutdown(drain)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("drain the ACL endpoint: %w", err), srv.Close())

@@ -68,20 +68,18 @@ func (s *Server) exchangeKey(x *exchange) error {
 	default:
 		return &oauthError{refusal{status: http.StatusBadRequest, detail: "grant_type can be client_credentials only"}, "unsupported_grant_type"}
 	}
-	client, hash := s.clientOf(x.r), sha256.Sum256([]byte(id+"\x00"+secret.Reveal()))
-	if err := s.mayTry(client, hash, "create another access key with `diaspora key create`"); err != nil {
-		return err
+	end, wait, ok := s.attempts.Begin(x.r.Context(), s.clientOf(x.r).String(), sha256.Sum256([]byte(id+"\x00"+secret.Reveal())))
+	if !ok {
+		return tooManyFailures(wait, "create another access key with `diaspora key create`")
 	}
 	token, err := s.cfg.Tokens.Exchange(x.r.Context(), id, secret)
+	end(outcomeOf(err))
 	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
-		s.failures.add(client)
-		s.known.Remove(hash)
 		return invalidClient(refused.Reason)
 	}
 	if err != nil {
 		return err
 	}
-	s.known.Add(hash, struct{}{})
 	x.Header().Set("Pragma", "no-cache") // RFC 6749 wants it besides no-store
 	x.writeJSON(http.StatusOK, typeJSON, tokenAnswer{
 		AccessToken: token.AccessToken.Reveal(),

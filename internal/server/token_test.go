@@ -12,6 +12,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 const (
@@ -176,7 +177,7 @@ func TestExchangeBudget(t *testing.T) {
 		t.Fatalf("a good key: %d", got)
 	}
 	refusedLater := false
-	for range 3 * failureBurst {
+	for range 3 * admission.DefaultBurst {
 		if got := ask("wrong"); got == 429 {
 			refusedLater = true
 			break

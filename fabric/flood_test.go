@@ -1,0 +1,316 @@
+//go:build linux
+
+package fabric_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
+)
+
+// busyGlobus answers questions about tokens after 350 ms, ten a second. The others get 429.
+type busyGlobus struct {
+	http.Handler
+	answered, refused atomic.Int64
+
+	mu     sync.Mutex // guards the fields below
+	second int64
+	taken  int
+}
+
+func (b *busyGlobus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/v2/oauth2/token/introspect" {
+		b.Handler.ServeHTTP(w, r)
+		return
+	}
+	b.mu.Lock()
+	if s := time.Now().Unix(); s != b.second {
+		b.second, b.taken = s, 0
+	}
+	b.taken++
+	over := b.taken > 10
+	b.mu.Unlock()
+	time.Sleep(350 * time.Millisecond) // that is how slow it is
+	if over {
+		b.refused.Add(1)
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusTooManyRequests)
+		return
+	}
+	b.answered.Add(1)
+	b.Handler.ServeHTTP(w, r)
+}
+
+func (b *busyGlobus) asked() int { return int(b.answered.Load() + b.refused.Load()) }
+
+// dialerFrom connects from an address of this machine.
+func dialerFrom(address string) *net.Dialer {
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+}
+
+// signIn opens a connection to a gateway from an address, and shows a token.
+func signIn(ctx context.Context, from, gateway, token string) (net.Conn, error) {
+	conn, err := dialerFrom(from).DialContext(ctx, "tcp", gateway)
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
+	login := kmsg.NewPtrSASLAuthenticateRequest()
+	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token+"\x01\x01")
+	if _, err = ask(conn, handshake); err == nil {
+		var answer kmsg.Response
+		if answer, err = ask(conn, login); err == nil {
+			err = kerr.ErrorForCode(answer.(*kmsg.SASLAuthenticateResponse).ErrorCode)
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func ask(conn net.Conn, request kmsg.Request) (kmsg.Response, error) {
+	if _, err := conn.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1)); err != nil {
+		return nil, err
+	}
+	var size [4]byte
+	if _, err := io.ReadFull(conn, size[:]); err != nil {
+		return nil, err
+	}
+	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
+	if _, err := io.ReadFull(conn, frame); err != nil {
+		return nil, err
+	}
+	answer := request.ResponseKind()
+	return answer, answer.ReadFrom(frame[4:])
+}
+
+// identity asks the ACL endpoint whose a token is, from an address.
+func identity(ctx context.Context, from, url, token string) error {
+	client := http.Client{Transport: &http.Transport{DialContext: dialerFrom(from).DialContext, DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, "GET", url+"/v1/identity", nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(body))
+	}
+	return err
+}
+
+// accessToken logs somebody in, and returns what they show.
+func accessToken(t *testing.T, f *fabric.Fabric, username string) string {
+	t.Helper()
+	login, err := f.Login(within(t), username)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := login.Token(globusdev.ResourceServerID)
+	return token.AccessToken.Reveal()
+}
+
+// TestFloodOfTokens has four addresses guess tokens as fast as they can, at the gateway and at the
+// ACL endpoint, with a Globus Auth that takes 350 ms and ten questions a second. Who was let in
+// lately is let in from these addresses all the same, newcomers from elsewhere get in, a revoked
+// token loses its connection, and Globus Auth is not asked more than is agreed.
+//
+// FLOOD_SECONDS=60 makes it longer, and its times matter then.
+func TestFloodOfTokens(t *testing.T) {
+	const (
+		perAddress, perAddressSecond = 100, 5 // what an address may try, at the gateway and at the ACL endpoint each
+		most, mostSecond             = 50, 50 // and all that nobody knows, together
+		knownSecond                  = 20     // more than are asked about tokens that are known
+		revocation                   = 5 * time.Second
+		impatient                    = 100 * time.Millisecond // then a guesser goes on with the next guess
+	)
+	long := longtest.Scaled(t, "FLOOD_SECONDS", 0)
+	addresses := []string{"127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"}
+	busy := &busyGlobus{}
+	f := start(t, fabric.AroundGlobus(fabric.Config{RevocationInterval: revocation}, func(globus http.Handler) http.Handler {
+		busy.Handler = globus
+		return busy
+	}))
+	gateway := f.Brokers()[0]
+
+	known := []string{accessToken(t, f, ada), accessToken(t, f, grace)}
+	revoked := accessToken(t, f, ada)
+	var newcomers []string
+	for range max(3, long/5) {
+		newcomers = append(newcomers, accessToken(t, f, grace))
+	}
+	for _, token := range known {
+		conn, err := signIn(within(t), "127.0.0.1", gateway, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		if err := identity(within(t), "127.0.0.1", f.URL(), token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open, err := signIn(within(t), "127.0.0.1", gateway, revoked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var flood, work sync.WaitGroup
+	before, began := busy.asked(), time.Now()
+	var guesses atomic.Int64
+	for _, from := range addresses {
+		for range longtest.Fewer(8) {
+			flood.Go(func() {
+				for ctx.Err() == nil {
+					guess, cancel := context.WithTimeout(ctx, impatient)
+					if conn, err := signIn(guess, from, gateway, "guess-"+rand.Text()); err == nil {
+						t.Error("a guess is let in")
+						conn.Close()
+					}
+					cancel()
+					guesses.Add(1)
+				}
+			})
+			flood.Go(func() {
+				for ctx.Err() == nil {
+					guess, cancel := context.WithTimeout(ctx, impatient)
+					_ = identity(guess, from, f.URL(), "guess-"+rand.Text())
+					cancel()
+					guesses.Add(1)
+				}
+			})
+		}
+	}
+	// The revoked token's connection.
+	work.Go(func() {
+		if err := f.Globus().Revoke(globus.Secret(revoked)); err != nil {
+			t.Error(err)
+		}
+		at := time.Now()
+		open.SetReadDeadline(at.Add(patience))
+		_, err := open.Read(make([]byte, 1))
+		took := time.Since(at)
+		t.Logf("a revoked token's connection is closed after %v; promised are %v", took, revocation)
+		if err != io.EOF && !strings.Contains(fmt.Sprint(err), "reset") {
+			t.Errorf("a revoked token's connection after %v: %v, want it closed", took, err)
+		}
+		if long > 0 && took > 2*revocation {
+			t.Errorf("a revoked token is good for %v, want at most %v and a few questions", took, revocation)
+		}
+	})
+	// Newcomers from elsewhere, who try again as Kafka clients do.
+	work.Go(func() {
+		var slowest time.Duration
+		for _, token := range newcomers {
+			at := time.Now()
+			for {
+				conn, err := signIn(ctx, "127.0.0.6", gateway, token)
+				if err == nil {
+					conn.Close()
+					break
+				}
+				if time.Since(at) > patience {
+					t.Errorf("a newcomer is still not in: %v", err)
+					break
+				}
+			}
+			slowest = max(slowest, time.Since(at))
+		}
+		t.Logf("the slowest of %d newcomers took %v", len(newcomers), slowest)
+	})
+	// Good logins from the addresses that guess, at the gateway and at the endpoint, until the
+	// others are done.
+	done := make(chan struct{})
+	go func() { work.Wait(); close(done) }()
+	var times []time.Duration
+	var failures []error
+	for i := 0; ; i++ {
+		select {
+		case <-done:
+			if time.Since(began) > time.Duration(long)*time.Second && i >= longtest.Fewer(100) {
+				goto over
+			}
+		default:
+		}
+		login, cancel := context.WithTimeout(t.Context(), patience)
+		from, token, at := addresses[i%len(addresses)], known[i%3%2], time.Now()
+		var err error
+		if i%2 == 0 {
+			var conn net.Conn
+			if conn, err = signIn(login, from, gateway, token); err == nil {
+				conn.Close()
+			}
+		} else {
+			err = identity(login, from, f.URL(), token)
+		}
+		cancel()
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		times = append(times, time.Since(at))
+	}
+over:
+	stop()
+	flood.Wait()
+	elapsed := time.Since(began)
+	asked := busy.asked() - before
+	slices.Sort(times)
+	inTime := 0
+	for _, took := range times {
+		if took <= 2*time.Second {
+			inTime++
+		}
+	}
+	all := len(times) + len(failures)
+	t.Logf("%d guesses in %v; %d of %d good logins succeeded, %d within 2 s, the median in %v", guesses.Load(), elapsed, len(times), all, inTime, times[len(times)/2])
+	t.Logf("Globus was asked %d times, and answered 429 to %d of them", asked, busy.refused.Load())
+	if len(failures)*100 > all {
+		t.Errorf("%d of %d good logins failed, want at most 1%%, for instance: %v", len(failures), all, failures[0])
+	}
+	if long > 0 && inTime*100 < all*99 {
+		t.Errorf("%d of %d good logins took no more than 2 s, want 99%%", inTime, all)
+	}
+	if n := most + (mostSecond+knownSecond)*int(elapsed.Seconds()+1); asked > n {
+		t.Errorf("Globus was asked %d times in %v, want at most %d", asked, elapsed, n)
+	}
+	if n := 2*len(addresses)*perAddress + (2*len(addresses)*perAddressSecond+knownSecond)*int(elapsed.Seconds()+1); asked > n {
+		t.Errorf("Globus was asked %d times in %v, want at most %d from these addresses", asked, elapsed, n)
+	}
+	if refused := int(busy.refused.Load()); refused > 150+asked/3 {
+		t.Errorf("Globus answered 429 to %d of %d questions, want few", refused, asked)
+	}
+}
+
+// patience bounds what the test waits for, while everything is busy.
+const patience = time.Minute
