@@ -64,6 +64,7 @@ var conditions = []struct {
 	{ErrUnauthenticated, kafka.Unauthenticated, http.StatusUnauthorized, 3},
 	{globus.ErrLoginRequired, -1, http.StatusUnauthorized, 3},
 	{globus.ErrRefused, -1, http.StatusUnauthorized, 3},
+	{globus.ErrClientRefused, -1, http.StatusUnauthorized, 3},
 	{trust.ErrUntrusted, -1, http.StatusUnauthorized, 3},
 	{ErrNoProfile, -1, http.StatusUnauthorized, 3},
 	{ErrPermission, kafka.Permission, http.StatusForbidden, 4},

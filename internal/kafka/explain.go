@@ -42,7 +42,7 @@ func Explain(err error) (Condition, string) {
 	switch {
 	case errors.As(err, &untrusted): // only a person can help
 		return Unauthenticated, untrusted.Reason
-	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused):
+	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused), errors.Is(err, globus.ErrClientRefused):
 		return Unauthenticated, err.Error()
 	case errors.Is(err, globus.ErrUnavailable):
 		return Unavailable, err.Error()
