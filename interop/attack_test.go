@@ -47,27 +47,33 @@ func signedInWire(t *testing.T, cfg diaspora.Config, broker string) rawConn {
 // ask sends a request, and returns its answer.
 func (w rawConn) ask(request kmsg.Request) kmsg.Response {
 	w.t.Helper()
-	w.SetDeadline(time.Now().Add(patience))
-	if _, err := w.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1)); err != nil {
-		w.t.Fatal(err)
-	}
-	var size [4]byte
-	if _, err := io.ReadFull(w, size[:]); err != nil {
-		w.t.Fatal(err)
-	}
-	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
-	if _, err := io.ReadFull(w, frame); err != nil {
-		w.t.Fatal(err)
-	}
-	answer := request.ResponseKind()
-	body := frame[4:]
-	if answer.IsFlexible() && answer.Key() != int16(kmsg.ApiVersions) {
-		body = body[1:] // no tags
-	}
-	if err := answer.ReadFrom(body); err != nil {
+	answer, _, err := w.try(request)
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	return answer
+}
+
+// try sends a request, and returns its answer, also as the bytes that came. The error says that
+// there was none.
+func (w rawConn) try(request kmsg.Request) (answer kmsg.Response, body []byte, err error) {
+	w.SetDeadline(time.Now().Add(patience))
+	if _, err := w.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1)); err != nil {
+		return nil, nil, err
+	}
+	var size [4]byte
+	if _, err := io.ReadFull(w, size[:]); err != nil {
+		return nil, nil, err
+	}
+	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
+	if _, err := io.ReadFull(w, frame); err != nil {
+		return nil, nil, err
+	}
+	answer, body = request.ResponseKind(), frame[4:]
+	if answer.IsFlexible() && answer.Key() != int16(kmsg.ApiVersions) {
+		body = body[1:] // no tags
+	}
+	return answer, body, answer.ReadFrom(body)
 }
 
 // TestHalfRequests: many connections announce large requests and send next to nothing of
