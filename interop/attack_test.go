@@ -23,20 +23,31 @@ type rawConn struct {
 // signedInWire returns a connection that is signed in.
 func signedInWire(t *testing.T, cfg diaspora.Config, broker string) rawConn {
 	t.Helper()
+	token, err := cfg.TokenSource.Token(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signInWire(t, broker, "OAUTHBEARER", "n,,\x01auth=Bearer "+token.AccessToken.Reveal()+"\x01\x01")
+}
+
+// keyWire returns a connection that is signed in with an access key.
+func keyWire(t *testing.T, key diaspora.NewAccessKey, broker string) rawConn {
+	t.Helper()
+	return signInWire(t, broker, "PLAIN", "\x00"+key.ID+"\x00"+key.Secret.Reveal())
+}
+
+func signInWire(t *testing.T, broker, mechanism, message string) rawConn {
+	t.Helper()
 	conn, err := new(net.Dialer).DialContext(within(t), "tcp", broker)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
 	w := rawConn{t, conn}
-	token, err := cfg.TokenSource.Token(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
-	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
+	handshake.Version, handshake.Mechanism = 1, mechanism
 	login := kmsg.NewPtrSASLAuthenticateRequest()
-	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token.AccessToken.Reveal()+"\x01\x01")
+	login.Version, login.SASLAuthBytes = 1, []byte(message)
 	w.ask(handshake)
 	if err := kerr.ErrorForCode(w.ask(login).(*kmsg.SASLAuthenticateResponse).ErrorCode); err != nil {
 		t.Fatal(err)
