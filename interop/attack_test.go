@@ -44,15 +44,21 @@ func signInWire(t *testing.T, broker, mechanism, message string) rawConn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	w := rawConn{t, conn}
+	w.signIn(mechanism, message)
+	return w
+}
+
+// signIn signs a connection in.
+func (w rawConn) signIn(mechanism, message string) {
+	w.t.Helper()
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
 	handshake.Version, handshake.Mechanism = 1, mechanism
 	login := kmsg.NewPtrSASLAuthenticateRequest()
 	login.Version, login.SASLAuthBytes = 1, []byte(message)
 	w.ask(handshake)
 	if err := kerr.ErrorForCode(w.ask(login).(*kmsg.SASLAuthenticateResponse).ErrorCode); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	return w
 }
 
 // ask sends a request, and returns its answer.
@@ -68,10 +74,20 @@ func (w rawConn) ask(request kmsg.Request) kmsg.Response {
 // try sends a request, and returns its answer, also as the bytes that came. The error says that
 // there was none.
 func (w rawConn) try(request kmsg.Request) (answer kmsg.Response, body []byte, err error) {
-	w.SetDeadline(time.Now().Add(patience))
-	if _, err := w.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1)); err != nil {
+	if err := w.send(request); err != nil {
 		return nil, nil, err
 	}
+	return w.answer(request)
+}
+
+func (w rawConn) send(request kmsg.Request) error {
+	w.SetDeadline(time.Now().Add(patience))
+	_, err := w.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1))
+	return err
+}
+
+// answer reads the answer to a request that was sent.
+func (w rawConn) answer(request kmsg.Request) (answer kmsg.Response, body []byte, err error) {
 	var size [4]byte
 	if _, err := io.ReadFull(w, size[:]); err != nil {
 		return nil, nil, err
