@@ -270,7 +270,11 @@ func (j javaTools) isNotPassedOn(t *testing.T, topic string) {
 	}
 	j.works(t, "kafka-transactions list", "", `The node does not support LIST_TRANSACTIONS`)
 	j.works(t, "kafka-transactions describe --transactional-id x", "", `failed due to authorization failure`)
-	j.works(t, "kafka-configs --describe --entity-type groups", "")
+	if groups := "kafka-configs --describe --entity-type groups"; engineIsApache {
+		j.works(t, groups, "")
+	} else {
+		j.refused(t, groups, "InvalidRequestException") // groups have no settings
+	}
 	j.works(t, "kafka-features describe", "")
 	j.works(t, "kafka-features upgrade --feature transaction.version=1", "", `The node does not support UPDATE_FEATURES`)
 }
