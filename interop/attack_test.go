@@ -23,51 +23,84 @@ type rawConn struct {
 // signedInWire returns a connection that is signed in.
 func signedInWire(t *testing.T, cfg diaspora.Config, broker string) rawConn {
 	t.Helper()
+	token, err := cfg.TokenSource.Token(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signInWire(t, broker, "OAUTHBEARER", "n,,\x01auth=Bearer "+token.AccessToken.Reveal()+"\x01\x01")
+}
+
+// keyWire returns a connection that is signed in with an access key.
+func keyWire(t *testing.T, key diaspora.NewAccessKey, broker string) rawConn {
+	t.Helper()
+	return signInWire(t, broker, "PLAIN", "\x00"+key.ID+"\x00"+key.Secret.Reveal())
+}
+
+func signInWire(t *testing.T, broker, mechanism, message string) rawConn {
+	t.Helper()
 	conn, err := new(net.Dialer).DialContext(within(t), "tcp", broker)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
 	w := rawConn{t, conn}
-	token, err := cfg.TokenSource.Token(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.signIn(mechanism, message)
+	return w
+}
+
+// signIn signs a connection in.
+func (w rawConn) signIn(mechanism, message string) {
+	w.t.Helper()
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
-	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
+	handshake.Version, handshake.Mechanism = 1, mechanism
 	login := kmsg.NewPtrSASLAuthenticateRequest()
-	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token.AccessToken.Reveal()+"\x01\x01")
+	login.Version, login.SASLAuthBytes = 1, []byte(message)
 	w.ask(handshake)
 	if err := kerr.ErrorForCode(w.ask(login).(*kmsg.SASLAuthenticateResponse).ErrorCode); err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	return w
 }
 
 // ask sends a request, and returns its answer.
 func (w rawConn) ask(request kmsg.Request) kmsg.Response {
 	w.t.Helper()
-	w.SetDeadline(time.Now().Add(patience))
-	if _, err := w.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1)); err != nil {
-		w.t.Fatal(err)
-	}
-	var size [4]byte
-	if _, err := io.ReadFull(w, size[:]); err != nil {
-		w.t.Fatal(err)
-	}
-	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
-	if _, err := io.ReadFull(w, frame); err != nil {
-		w.t.Fatal(err)
-	}
-	answer := request.ResponseKind()
-	body := frame[4:]
-	if answer.IsFlexible() && answer.Key() != int16(kmsg.ApiVersions) {
-		body = body[1:] // no tags
-	}
-	if err := answer.ReadFrom(body); err != nil {
+	answer, _, err := w.try(request)
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	return answer
+}
+
+// try sends a request, and returns its answer, also as the bytes that came. The error says that
+// there was none.
+func (w rawConn) try(request kmsg.Request) (answer kmsg.Response, body []byte, err error) {
+	if err := w.send(request); err != nil {
+		return nil, nil, err
+	}
+	return w.answer(request)
+}
+
+func (w rawConn) send(request kmsg.Request) error {
+	w.SetDeadline(time.Now().Add(patience))
+	_, err := w.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1))
+	return err
+}
+
+// answer reads the answer to a request that was sent.
+func (w rawConn) answer(request kmsg.Request) (answer kmsg.Response, body []byte, err error) {
+	var size [4]byte
+	if _, err := io.ReadFull(w, size[:]); err != nil {
+		return nil, nil, err
+	}
+	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
+	if _, err := io.ReadFull(w, frame); err != nil {
+		return nil, nil, err
+	}
+	answer, body = request.ResponseKind(), frame[4:]
+	if answer.IsFlexible() && answer.Key() != int16(kmsg.ApiVersions) {
+		body = body[1:] // no tags
+	}
+	return answer, body, answer.ReadFrom(body)
 }
 
 // TestHalfRequests: many connections announce large requests and send next to nothing of

@@ -100,7 +100,7 @@ func TestMetadataNamesTheGateways(t *testing.T) {
 }
 
 // TestGatewayKnowsThisKafka: whatever this Apache Kafka offers to clients passes the
-// gateway, in the newest version, but for what is left out on purpose.
+// gateway, in the newest version, except what is left out on purpose: see docs/engines.md.
 func TestGatewayKnowsThisKafka(t *testing.T) {
 	f := start(t, fabric.Config{})
 	c, err := diaspora.Dial(within(t), as(t, f, ada))
@@ -116,8 +116,13 @@ func TestGatewayKnowsThisKafka(t *testing.T) {
 		kmsg.InitializeShareGroupState, kmsg.ReadShareGroupState, kmsg.WriteShareGroupState, kmsg.DeleteShareGroupState, kmsg.ReadShareGroupStateSummary,
 		// They would outlive the token that they were made with.
 		kmsg.CreateDelegationToken, kmsg.RenewDelegationToken, kmsg.ExpireDelegationToken, kmsg.DescribeDelegationToken,
-		// Groups of Kafka Streams; see docs/engines.md.
+		// Groups of Kafka Streams.
 		kmsg.StreamsGroupHeartbeat, kmsg.StreamsGroupDescribe,
+		// No client can have the right that they need.
+		kmsg.AddPartitionsToTxn, kmsg.AddOffsetsToTxn, kmsg.EndTxn, kmsg.TxnOffsetCommit, kmsg.DescribeTransactions, kmsg.ListTransactions,
+		kmsg.DescribeClientQuotas, kmsg.AlterClientQuotas, kmsg.DescribeUserSCRAMCredentials, kmsg.AlterUserSCRAMCredentials,
+		kmsg.AlterReplicaLogDirs, kmsg.ElectLeaders, kmsg.AlterPartitionAssignments, kmsg.ListPartitionReassignments,
+		kmsg.UpdateFeatures, kmsg.ListConfigResources,
 	} {
 		left[int16(key)] = true
 	}

@@ -9,6 +9,9 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
+// engineIsApache tells tests what requests the engine under test has.
+const engineIsApache = false
+
 // useEngine keeps the embedded broker's data on disk, as `diaspora up` does.
 func useEngine(t *testing.T, cfg *fabric.Config) {
 	if cfg.Dir == "" {

@@ -12,6 +12,9 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
+// engineIsApache tells tests what requests the engine under test has.
+const engineIsApache = true
+
 // useEngine puts the fabric in front of the Apache Kafka that `make kafka-up` has
 // started. That there is none is an error.
 func useEngine(t *testing.T, cfg *fabric.Config) {

@@ -5,6 +5,7 @@ package interop
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
 	"github.com/diaspora-streams/diaspora/fabric"
@@ -173,6 +175,73 @@ func (c connections) OnBrokerConnect(kgo.BrokerMetadata, time.Duration, net.Conn
 }
 
 func (c connections) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { c.broken.Add(1) }
+
+// TestSessionEndsWhileJoining: a member waits for its group to rebalance for longer than the
+// broker's session lasts, and has another request in flight behind that.
+func TestSessionEndsWhileJoining(t *testing.T) {
+	const lifetime = 4 * time.Second
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	if err := f.Close(); err != nil { // its gateways
+		t.Fatal(err)
+	}
+	d := describe(t)
+	keys, err := apache.OpenKeys(apache.KeysConfig{File: filepath.Join(filepath.Dir(d.JWKSFile), "signing-keys.json"), JWKSFile: d.JWKSFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := startGateways(t, d, keys, cfg.Identity.Subject, lifetime)
+	member := func() rawConn {
+		conn, err := dial(within(t), "tcp", d.Nodes[0].Gateway)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		w := rawConn{t, conn}
+		w.signIn("OAUTHBEARER", "n,,\x01auth=Bearer anything\x01\x01")
+		return w
+	}
+	join := kmsg.NewPtrJoinGroupRequest()
+	join.Version, join.Group, join.ProtocolType = 3, unique(t), "consumer"
+	join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = 30_000, int32((2 * lifetime).Milliseconds())
+	join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range"}}
+	first := member()
+	for ctx := within(t); ; { // until the coordinator is ready
+		joined := first.ask(join).(*kmsg.JoinGroupResponse)
+		if joined.ErrorCode == 0 {
+			sync := kmsg.NewPtrSyncGroupRequest()
+			sync.Group, sync.MemberID, sync.Generation = join.Group, joined.MemberID, joined.Generation
+			if codes := errorCodes(first.ask(sync)); codes != "ok" {
+				t.Fatalf("sync: %s", codes)
+			}
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("join: %s", errorCodes(joined))
+		}
+	}
+	second := member()
+	behind := kmsg.NewPtrMetadataRequest()
+	behind.Version, behind.Topics = 9, []kmsg.MetadataRequestTopic{}
+	if err := errors.Join(second.send(join), second.send(behind)); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for _, request := range []kmsg.Request{join, behind} {
+		answer, _, err := second.answer(request)
+		if err != nil {
+			t.Fatalf("%T after %v: %v", request, time.Since(began).Round(time.Second), err)
+		}
+		if codes := errorCodes(answer); codes != "ok" {
+			t.Errorf("%T: %s", request, codes)
+		}
+	}
+	if waited := time.Since(began); waited < lifetime {
+		t.Errorf("the member waited for %v, less than a session lasts: this test tests nothing", waited)
+	}
+}
 
 // TestStrangeKeys: a gateway whose keys the broker does not know closes its
 // clients' connections, which they retry, rather than refuse their tokens.

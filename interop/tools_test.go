@@ -49,6 +49,9 @@ var javaClasses = map[string]string{
 
 	"kafka-console-share-consumer": kafkaTools + "consumer.ConsoleShareConsumer",
 	"kafka-reassign-partitions":    kafkaTools + "reassign.ReassignPartitionsCommand",
+	"kafka-leader-election":        kafkaTools + "LeaderElectionCommand",
+	"kafka-features":               kafkaTools + "FeatureCommand",
+	"kafka-client-metrics":         kafkaTools + "ClientMetricsCommand",
 }
 
 // command is the command that line stands for.
@@ -146,6 +149,7 @@ func TestClientsJavaTools(t *testing.T) {
 	}
 	j.describes(t, topic, other, count)
 	j.refuses(t, topic, other)
+	j.isNotPassedOn(t, topic)
 }
 
 // consumes reads a topic in a group, and sees to the group, in use and after.
@@ -242,6 +246,37 @@ func (j javaTools) refuses(t *testing.T, topic, other string) {
 	} {
 		j.refused(t, line, exception)
 	}
+}
+
+// isNotPassedOn tries what the gateway does not offer, because no client could be granted it.
+// Each tool says that the broker does not support it, rather than that the connection broke.
+func (j javaTools) isNotPassedOn(t *testing.T, topic string) {
+	const unsupported = "UnsupportedVersionException"
+	configs := filepath.Join(t.TempDir(), "reassign.json")
+	if err := os.WriteFile(configs, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "replicas": [1]}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for line, exception := range map[string]string{
+		"kafka-configs --describe --entity-type users":                                                                   unsupported, // SCRAM users, quotas
+		"kafka-configs --alter --add-config producer_byte_rate=1 --entity-type users --entity-name ada":                  unsupported,
+		"kafka-configs --alter --add-config SCRAM-SHA-256=[password=x] --entity-type users --entity-name x":              unsupported,
+		"kafka-leader-election --election-type preferred --all-topic-partitions":                                         unsupported,
+		"kafka-reassign-partitions --list":                                                                               unsupported,
+		"kafka-reassign-partitions --execute --reassignment-json-file " + configs:                                        unsupported,
+		"kafka-client-metrics --list":                                                                                    unsupported,
+		"kafka-producer-perf-test --num-records 1 --record-size 1 --throughput -1 --transactional-id x --topic " + topic: "TransactionalIdAuthorizationException",
+	} {
+		j.refused(t, line, exception)
+	}
+	j.works(t, "kafka-transactions list", "", `The node does not support LIST_TRANSACTIONS`)
+	j.works(t, "kafka-transactions describe --transactional-id x", "", `failed due to authorization failure`)
+	if groups := "kafka-configs --describe --entity-type groups"; engineIsApache {
+		j.works(t, groups, "")
+	} else {
+		j.refused(t, groups, "InvalidRequestException") // groups have no settings
+	}
+	j.works(t, "kafka-features describe", "")
+	j.works(t, "kafka-features upgrade --feature transaction.version=1", "", `The node does not support UPDATE_FEATURES`)
 }
 
 // checks are programs that ask a broker for what their client can, with an access key.

@@ -60,6 +60,7 @@ func Check(ctx context.Context, cfg Config) []Finding {
 	c.globus(ctx)
 	c.scope()
 	c.certificate()
+	c.ports()
 	c.kafka(ctx)
 	if cfg.Gateway != nil {
 		c.gateway(ctx)
@@ -168,6 +169,13 @@ func (c *checks) names() []string {
 		return []string{u.Hostname()}
 	}
 	return nil
+}
+
+// ports looks at whose the brokers' ports can be while the brokers are down.
+func (c *checks) ports() {
+	for _, p := range c.cfg.openPorts(unprivilegedPort()) {
+		c.add(p.setting, Warn, p.fix, "%s", p)
+	}
 }
 
 // kafka looks at the cluster as the user that the process signs in as.

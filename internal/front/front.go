@@ -19,6 +19,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -230,6 +233,56 @@ func (cfg *Config) user() User {
 	return cfg.Kafka.Admin
 }
 
+// openPort is a broker's address that any user of this host can listen on while the broker is
+// down. The programs of the service would then sign in there.
+type openPort struct {
+	setting, address string
+	loses            string // what a program that listens there gets
+	fix              string
+}
+
+func (p openPort) String() string {
+	return fmt.Sprintf("%s is plaintext, and while the broker is down any user of this host can listen there and get %s", p.address, p.loses)
+}
+
+// openPorts returns the brokers' addresses of this kind. first is the first port that every user
+// may listen on.
+func (cfg *Config) openPorts(first int) (open []openPort) {
+	isOpen := func(address string) bool {
+		_, port, err := net.SplitHostPort(address)
+		n, _ := strconv.Atoi(port)
+		return err == nil && isLoopback(address) && n >= first
+	}
+	privileged := "a port below 1024, and Kafka's unit AmbientCapabilities=CAP_NET_BIND_SERVICE (deploy/systemd/kafka.service)"
+	if first < 1024 {
+		privileged += ", and set the sysctl net.ipv4.ip_unprivileged_port_start to 1024"
+	}
+	if g := cfg.Gateway; g != nil && isOpen(g.Broker) {
+		open = append(open, openPort{"gateway-broker", g.Broker, "clients' events, and tokens to sign in to the broker as any client, good for two minutes each",
+			"give the GATEWAY listener " + privileged})
+	}
+	for _, b := range cfg.Kafka.Brokers {
+		if user := cfg.user().Name; user != "" && cfg.Kafka.TLS == nil && isOpen(b) {
+			open = append(open, openPort{"kafka-brokers", b, "the password of " + user,
+				"let the INTERNAL listener speak TLS and set kafka-ca-file; or give it " + privileged})
+		}
+	}
+	return open
+}
+
+// unprivilegedPort returns the first port that every user of this host may listen on.
+func unprivilegedPort() int {
+	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return 1024 // not Linux
+	}
+	first, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return 1024
+	}
+	return first
+}
+
 // mustStayLocal reports whether connections to other machines are refused.
 func (cfg *Config) mustStayLocal() bool {
 	return cfg.user().Name != "" && cfg.Kafka.TLS == nil && !cfg.Kafka.InsecureAllowPlaintext
@@ -319,6 +372,9 @@ func Open(ctx context.Context, cfg Config) (*Front, error) {
 	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	for _, p := range cfg.openPorts(unprivilegedPort()) {
+		cfg.Diagnostics.Warn(p.String(), "setting", p.setting, "fix", p.fix)
 	}
 	f := &Front{}
 	if err := f.open(ctx, &cfg); err != nil {

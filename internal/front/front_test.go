@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +135,91 @@ func TestPasswordStaysHere(t *testing.T) {
 	if here(remote, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}) || !here(remote, &net.TCPAddr{IP: remote.IP}) || here(remote, nil) {
 		t.Error("only addresses of this machine are here")
 	}
+}
+
+// TestOpenPorts finds the brokers' ports that any user of the host could take.
+func TestOpenPorts(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Config)
+		first  int
+		want   []string
+	}{
+		"privileged":            {func(c *Config) { c.Gateway.Broker = "127.0.0.1:395" }, 1024, nil},
+		"open to all":           {func(c *Config) { c.Gateway.Broker = "127.0.0.1:9095" }, 1024, []string{"gateway-broker"}},
+		"the first one":         {func(c *Config) { c.Gateway.Broker = "localhost:1024" }, 1024, []string{"gateway-broker"}},
+		"privileged by IPv6":    {func(c *Config) { c.Gateway.Broker = "[::1]:1023" }, 1024, nil},
+		"no port is privileged": {func(c *Config) { c.Gateway.Broker = "127.0.0.1:395" }, 0, []string{"gateway-broker"}},
+		"no gateway":            {func(c *Config) { c.Gateway = nil }, 1024, nil},
+		"a password":            {func(c *Config) { c.Kafka = Kafka{Brokers: []string{"127.0.0.1:9094"}, Admin: User{Name: "diaspora"}} }, 1024, []string{"kafka-brokers"}},
+		"a password, over TLS": {func(c *Config) {
+			c.Kafka = Kafka{Brokers: []string{"127.0.0.1:9094"}, Admin: User{Name: "diaspora"}, TLS: &tls.Config{}}
+		}, 1024, nil},
+		"a password, privileged":     {func(c *Config) { c.Kafka = Kafka{Brokers: []string{"127.0.0.1:394"}, Admin: User{Name: "diaspora"}} }, 1024, nil},
+		"nothing to steal":           {func(c *Config) { c.Kafka = Kafka{Brokers: []string{"127.0.0.1:9094"}} }, 1024, nil},
+		"a password to another host": {func(c *Config) { c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Admin: User{Name: "diaspora"}} }, 1024, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := valid()
+			c.change(&cfg)
+			var got []string
+			for _, p := range cfg.openPorts(c.first) {
+				got = append(got, p.setting)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("open are %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestOpenPortsAreTold: the service says so when it starts, and `serve --check` does.
+func TestOpenPortsAreTold(t *testing.T) {
+	cfg := valid()
+	cfg.Gateway.Broker, cfg.Globus.Issuer = "127.0.0.1:65535", "http://127.0.0.1:1"
+	dir := t.TempDir()
+	cfg.TokenKeyFile, cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/token-key.pem", dir+"/keys", dir+"/jwks"
+	var said strings.Builder
+	cfg.Diagnostics = slog.New(slog.NewTextHandler(&said, nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if f, err := Open(ctx, cfg); err == nil {
+		t.Fatalf("Open without a cluster = %v, want an error", f.Addrs())
+	}
+	for _, words := range []string{"level=WARN", "127.0.0.1:65535 is plaintext", "setting=gateway-broker", "CAP_NET_BIND_SERVICE"} {
+		if !strings.Contains(said.String(), words) {
+			t.Errorf("the start does not say %q: %s", words, said.String())
+		}
+	}
+	told := func(f Finding) bool { return f.Check == "gateway-broker" && f.Status == Warn && f.Fix != "" }
+	if findings := Check(ctx, cfg); !slices.ContainsFunc(findings, told) {
+		t.Errorf("Check does not warn of gateway-broker: %+v", findings)
+	}
+}
+
+// TestDeployedPort: what deploy/ and docs/operate.md have as the GATEWAY listener is a port that no
+// other user of the host can take, and that Kafka's unit lets Kafka have.
+func TestDeployedPort(t *testing.T) {
+	find := func(file, pattern string) string {
+		t.Helper()
+		text, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(pattern).FindSubmatch(text)
+		if found == nil {
+			t.Fatalf("%s has no %s", file, pattern)
+		}
+		return string(found[1])
+	}
+	cfg := valid()
+	cfg.Gateway.Broker = find("deploy/serve.toml", `(?m)^gateway-broker = "(.*?)"`)
+	if listener := find("docs/operate.md", `listeners=GATEWAY://(.*?),`); listener != cfg.Gateway.Broker {
+		t.Errorf("docs/operate.md has the listener at %s, and deploy/serve.toml at %s", listener, cfg.Gateway.Broker)
+	}
+	if open := cfg.openPorts(512); len(open) > 0 { // from there on, NFS and RPC clients take ports
+		t.Errorf("deploy/serve.toml: %v", open)
+	}
+	find("deploy/systemd/kafka.service", `(?m)^(AmbientCapabilities=CAP_NET_BIND_SERVICE)$`)
 }
 
 // TestOpenFails: what cannot be reached is an error in time, and nothing stays open.

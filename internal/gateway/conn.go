@@ -20,6 +20,7 @@ const (
 	keyProduce          = 0
 	keyFetch            = 1
 	keyJoinGroup        = 11
+	keySyncGroup        = 14
 	keySaslHandshake    = 17
 	keyApiVersions      = 18
 	keySaslAuthenticate = 36

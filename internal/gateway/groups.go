@@ -106,10 +106,6 @@ func (own ownGroups) request(request kmsg.Request) bool {
 	case *kmsg.DescribeGroupsRequest:
 		own.addAll(q.Groups)
 	case *kmsg.ListGroupsRequest:
-	case *kmsg.AddOffsetsToTxnRequest:
-		own.add(&q.Group)
-	case *kmsg.TxnOffsetCommitRequest:
-		own.add(&q.Group)
 	case *kmsg.DescribeConfigsRequest:
 		for i := range q.Resources {
 			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
@@ -122,7 +118,6 @@ func (own ownGroups) request(request kmsg.Request) bool {
 		for i := range q.Resources {
 			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
 		}
-	case *kmsg.ListConfigResourcesRequest:
 	case *kmsg.DeleteGroupsRequest:
 		own.addAll(q.Groups)
 	case *kmsg.OffsetDeleteRequest:
@@ -209,13 +204,6 @@ func (own ownGroups) answer(answer kmsg.Response) bool {
 		for i := range a.Resources {
 			own.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName)
 			own.message(&a.Resources[i].ErrorMessage)
-		}
-	case *kmsg.ListConfigResourcesResponse:
-		a.ConfigResources = slices.DeleteFunc(a.ConfigResources, func(c kmsg.ListConfigResourcesResponseConfigResource) bool {
-			return kmsg.ConfigResourceType(c.Type) == groupConfig && !own.has(c.Name)
-		})
-		for i := range a.ConfigResources {
-			own.stripConfig(kmsg.ConfigResourceType(a.ConfigResources[i].Type), &a.ConfigResources[i].Name)
 		}
 	case *kmsg.DeleteGroupsResponse:
 		for i := range a.Groups {

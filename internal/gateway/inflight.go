@@ -21,7 +21,7 @@ type pending struct {
 type inFlight struct {
 	mu     sync.Mutex // guards the fields below
 	queue  []pending
-	room   sync.Cond // signaled when there is room for another request
+	room   sync.Cond // signaled when the broker has answered a request
 	closed bool      // no more answers will come
 }
 
@@ -56,7 +56,18 @@ func (f *inFlight) next(correlation int32) (pending, bool) {
 	return p, true
 }
 
-// close ends add.
+// awaitGroup waits while a request is in flight whose answer waits for other members of a
+// consumer group, or until no answers will come any more.
+func (f *inFlight) awaitGroup() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	waits := func(p pending) bool { return p.key == keyJoinGroup || p.key == keySyncGroup }
+	for !f.closed && slices.ContainsFunc(f.queue, waits) {
+		f.room.Wait()
+	}
+}
+
+// close ends add and awaitGroup.
 func (f *inFlight) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -137,7 +137,13 @@ func (c *conn) loginAgain(ctx context.Context) error {
 // signInAgain signs in to the broker again when that is due. Kafka answers in
 // order, so by then the client has the answers to all its earlier requests.
 func (c *conn) signInAgain(ctx context.Context) (err error) {
-	if c.again.IsZero() || time.Now().Before(c.again) {
+	if c.again.IsZero() {
+		return nil
+	}
+	// A group may take minutes to rebalance. The broker reads no other request meanwhile, and
+	// would close the connection if it then read one after the end of the session.
+	c.flight.awaitGroup()
+	if time.Now().Before(c.again) {
 		return nil
 	}
 	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, c.upstream, brokerAmid{c}, c.principal); err != nil {

@@ -1,0 +1,423 @@
+package interop
+
+import (
+	"hash/crc32"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/claims"
+)
+
+// row says what the actors get for a request, in all versions.
+type row struct {
+	key     kmsg.Key
+	of      string                  // what tells the rows of one key apart, or empty
+	request func(cell) kmsg.Request // in the cell's version; nil signs in again as somebody else
+
+	prepare func(*testing.T, cell, rawConn)    // makes what the request needs; or nil
+	finish  func(cell, rawConn, kmsg.Response) // puts things back after the answer; or nil
+
+	// want has the error codes in the answer for each actor, see [expected].
+	want map[string]string
+
+	// changes has, for each actor, prefixes of the parts of the snapshot that the request may
+	// change. All other parts stay as they are.
+	changes map[string][]string
+
+	// shows has, for each thing that answers may tell, who is told. Nobody else is.
+	shows      map[string][]string
+	showsSince int16    // the version from which they are told it
+	names      []string // of these, the request has, and so may the answer
+
+	apacheOnly bool // there is no such thing in the embedded engine
+}
+
+// The codes of refusals.
+const (
+	topicDenied   = "TOPIC_AUTHORIZATION_FAILED"
+	groupDenied   = "GROUP_AUTHORIZATION_FAILED"
+	clusterDenied = "CLUSTER_AUTHORIZATION_FAILED"
+	memberUnknown = "UNKNOWN_MEMBER_ID"
+	txnDenied     = "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"
+)
+
+// sinceV3: Apache Kafka offers earlier versions of Produce for clients that look at the number
+// alone, and takes none.
+const sinceV3 = "0: closed, 3: "
+
+// mayJoin is what a group answers that is not somebody else's.
+const mayJoin = "0: ok, 4: MEMBER_ID_REQUIRED"
+
+func everybody(codes string) map[string]string {
+	return map[string]string{theOwner: codes, theStranger: codes, theWriter: codes, theReader: codes}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// sweep has a row for each request that the gateway offers, and more for those that can be made
+// about different things.
+var sweep = []row{
+	{key: kmsg.Produce, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.produce(c.topic) },
+		want:    map[string]string{theOwner: sinceV3 + "ok", theStranger: sinceV3 + topicDenied, theWriter: sinceV3 + "ok", theReader: sinceV3 + topicDenied},
+		changes: map[string][]string{theOwner: {"end of {topic}", "producers of {topic}"}, theWriter: {"end of {topic}", "producers of {topic}"}}},
+	{key: kmsg.Produce, of: " to the ledger", request: func(c cell) kmsg.Request { return c.produce(claims.LedgerTopic) }, want: everybody(sinceV3 + topicDenied)},
+	{key: kmsg.Produce, of: " in a transaction", names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := c.produce(c.topic)
+		q.TransactionID = ptr("transaction")
+		q.Topics[0].Partitions[0].Records = encodeRecord(kmsg.RecordBatch{Attributes: 0x10, ProducerID: 1})
+		return q
+	}, want: everybody(sinceV3 + txnDenied)},
+	{key: kmsg.Fetch, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.fetch(c.topic) },
+		want:  map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied},
+		shows: map[string][]string{theRecord: {theOwner}}},
+	{key: kmsg.Fetch, of: " of the ledger", request: func(c cell) kmsg.Request { return c.fetch(claims.LedgerTopic) }, want: everybody(topicDenied)},
+	{key: kmsg.ListOffsets, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.Timestamp = -1
+		q := kmsg.NewPtrListOffsetsRequest()
+		q.Topics = []kmsg.ListOffsetsRequestTopic{{Topic: c.topic, Partitions: []kmsg.ListOffsetsRequestTopicPartition{p}}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	{key: kmsg.Metadata, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrMetadataRequest()
+		q.Topics = []kmsg.MetadataRequestTopic{{Topic: &c.topic}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	{key: kmsg.Metadata, of: " of all topics", request: func(c cell) kmsg.Request { return kmsg.NewPtrMetadataRequest() }, want: everybody("ok"),
+		shows: map[string][]string{theTopic: {theOwner, theWriter}}},
+	{key: kmsg.Metadata, of: " that creates a topic", request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrMetadataRequest()
+		q.AllowAutoTopicCreation, q.Topics = true, []kmsg.MetadataRequestTopic{{Topic: ptr("nobodys")}}
+		return q
+	}, want: everybody(topicDenied)},
+	{key: kmsg.OffsetCommit, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.commit(c.group(committedGroup)) },
+		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.OffsetCommit, of: " as a member", names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := c.commit(c.group(liveGroup))
+		q.MemberID, q.Generation = c.member, c.generation
+		return q
+	}, want: map[string]string{theOwner: "0: ILLEGAL_GENERATION, 9: GROUP_ID_NOT_FOUND", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.OffsetFetch, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrOffsetFetchRequest()
+		q.Group = committedGroup
+		q.Topics = []kmsg.OffsetFetchRequestTopic{{Topic: c.topic, Partitions: []int32{0}}}
+		g := kmsg.NewOffsetFetchRequestGroup()
+		g.Group, g.Topics = committedGroup, []kmsg.OffsetFetchRequestGroupTopic{{Topic: c.topic, TopicID: c.ids[c.topic], Partitions: []int32{0}}}
+		q.Groups = []kmsg.OffsetFetchRequestGroup{g}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied},
+		shows: map[string][]string{theMetadata: {theOwner}}},
+	{key: kmsg.OffsetFetch, of: " of all topics", request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrOffsetFetchRequest()
+		q.Group = committedGroup
+		g := kmsg.NewOffsetFetchRequestGroup()
+		g.Group = committedGroup
+		q.Groups = []kmsg.OffsetFetchRequestGroup{g}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: "0: ok, 2: " + groupDenied, theReader: "ok"}, showsSince: 2, names: []string{theTopic},
+		shows: map[string][]string{theMetadata: {theOwner}}}, // version 1 cannot ask for all
+	{key: kmsg.FindCoordinator, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrFindCoordinatorRequest()
+		q.CoordinatorKey, q.CoordinatorKeys = committedGroup, []string{committedGroup}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: groupDenied, theReader: "ok"}},
+	{key: kmsg.FindCoordinator, of: " of a transaction", request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrFindCoordinatorRequest()
+		q.CoordinatorType, q.CoordinatorKey, q.CoordinatorKeys = 1, "transaction", []string{"transaction"}
+		return q
+	}, want: map[string]string{theOwner: "0: ok, 1: " + txnDenied, theStranger: "0: ok, 1: " + txnDenied, theWriter: "0: " + groupDenied + ", 1: " + txnDenied, theReader: "0: ok, 1: " + txnDenied}}, // version 0 is about groups
+	{key: kmsg.JoinGroup, request: func(c cell) kmsg.Request { return c.join("") }, finish: leaveGroup,
+		want: map[string]string{theOwner: mayJoin, theStranger: mayJoin, theWriter: groupDenied, theReader: mayJoin}},
+	{key: kmsg.JoinGroup, of: " as a member", names: []string{theMember}, request: func(c cell) kmsg.Request { return c.join(c.member) },
+		want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+	{key: kmsg.Heartbeat, names: []string{theMember}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrHeartbeatRequest()
+		q.Group, q.MemberID, q.Generation = c.group(liveGroup), c.member, c.generation
+		return q
+	}, want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+	{key: kmsg.LeaveGroup, names: []string{theMember}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrLeaveGroupRequest()
+		q.Group, q.MemberID, q.Members = c.group(liveGroup), c.member, []kmsg.LeaveGroupRequestMember{{MemberID: c.member}}
+		return q
+	}, want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+	{key: kmsg.SyncGroup, names: []string{theMember}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrSyncGroupRequest()
+		q.Group, q.MemberID, q.Generation, q.ProtocolType, q.Protocol = c.group(liveGroup), c.member, c.generation, ptr("consumer"), ptr("range")
+		return q
+	}, want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+	{key: kmsg.DescribeGroups, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDescribeGroupsRequest()
+		q.Groups = []string{liveGroup}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: groupDenied, theReader: "ok"},
+		shows: map[string][]string{theMember: {theOwner, theReader}, theTopic: {theOwner, theReader}}},
+	{key: kmsg.ListGroups, request: func(cell) kmsg.Request { return kmsg.NewPtrListGroupsRequest() }, want: everybody("ok")},
+	{key: kmsg.SASLHandshake, request: func(cell) kmsg.Request {
+		q := kmsg.NewPtrSASLHandshakeRequest()
+		q.Mechanism = "PLAIN"
+		return q
+	}, want: everybody("ok")}, // after version 0 the gateway closes the connection
+	{key: kmsg.SASLAuthenticate, want: everybody("SASL_AUTHENTICATION_FAILED")},
+	{key: kmsg.ApiVersions, request: func(cell) kmsg.Request {
+		q := kmsg.NewPtrApiVersionsRequest()
+		q.ClientSoftwareName, q.ClientSoftwareVersion = "sweep", "1"
+		return q
+	}, want: everybody("ok")},
+	{key: kmsg.CreateTopics, request: func(c cell) kmsg.Request {
+		topic := kmsg.NewCreateTopicsRequestTopic()
+		topic.Topic, topic.NumPartitions, topic.ReplicationFactor = "nobodys", 1, 1
+		q := kmsg.NewPtrCreateTopicsRequest()
+		q.Topics = []kmsg.CreateTopicsRequestTopic{topic}
+		return q
+	}, want: everybody(topicDenied)},
+	{key: kmsg.DeleteTopics, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDeleteTopicsRequest()
+		q.TopicNames, q.Topics = []string{c.topic}, []kmsg.DeleteTopicsRequestTopic{{Topic: &c.topic}}
+		return q
+	}, want: everybody(topicDenied)},
+	{key: kmsg.DeleteTopics, of: " by ID", request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDeleteTopicsRequest()
+		q.TopicNames, q.Topics = []string{c.topic}, []kmsg.DeleteTopicsRequestTopic{{TopicID: c.ids[c.topic]}}
+		return q
+	}, want: everybody(topicDenied), names: []string{theTopic}},
+	{key: kmsg.DeleteRecords, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDeleteRecordsRequest()
+		q.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: c.topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: -1}}}}
+		return q
+	}, want: everybody(topicDenied)},
+	{key: kmsg.InitProducerID, request: func(cell) kmsg.Request { return kmsg.NewPtrInitProducerIDRequest() },
+		want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: "ok", theReader: clusterDenied}},
+	{key: kmsg.InitProducerID, of: " for transactions", request: func(cell) kmsg.Request {
+		q := kmsg.NewPtrInitProducerIDRequest()
+		q.TransactionalID, q.TransactionTimeoutMillis = ptr("transaction"), 1000
+		return q
+	}, want: everybody(txnDenied)},
+	{key: kmsg.OffsetForLeaderEpoch, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+		q := kmsg.NewPtrOffsetForLeaderEpochRequest()
+		q.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: c.topic, Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{p}}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	{key: kmsg.DescribeACLs, request: func(cell) kmsg.Request {
+		q := kmsg.NewPtrDescribeACLsRequest()
+		q.ResourceType, q.ResourcePatternType, q.Operation, q.PermissionType = kmsg.ACLResourceTypeAny, kmsg.ACLResourcePatternTypeAny, kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
+		return q
+	}, want: everybody(clusterDenied)},
+	{key: kmsg.CreateACLs, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrCreateACLsRequest()
+		q.Creations = []kmsg.CreateACLsRequestCreation{{ResourceType: kmsg.ACLResourceTypeTopic, ResourceName: c.topic, ResourcePatternType: kmsg.ACLResourcePatternTypeLiteral,
+			Principal: "User:*", Host: "*", Operation: kmsg.ACLOperationAll, PermissionType: kmsg.ACLPermissionTypeAllow}}
+		return q
+	}, want: everybody(clusterDenied)},
+	{key: kmsg.DeleteACLs, request: func(cell) kmsg.Request {
+		q := kmsg.NewPtrDeleteACLsRequest()
+		q.Filters = []kmsg.DeleteACLsRequestFilter{{ResourceType: kmsg.ACLResourceTypeAny, ResourcePatternType: kmsg.ACLResourcePatternTypeAny,
+			Operation: kmsg.ACLOperationAny, PermissionType: kmsg.ACLPermissionTypeAny}}
+		return q
+	}, want: everybody(clusterDenied)},
+	{key: kmsg.DescribeConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return describeConfigs(kmsg.ConfigResourceTypeTopic, c.topic) },
+		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied}},
+	{key: kmsg.DescribeConfigs, of: " of the broker", request: func(cell) kmsg.Request { return describeConfigs(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
+	{key: kmsg.DescribeConfigs, of: " of a group", apacheOnly: true, request: func(cell) kmsg.Request { return describeConfigs(groupConfigs, liveGroup) },
+		want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: groupDenied, theReader: "ok"}},
+	{key: kmsg.AlterConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return alterConfigs(kmsg.ConfigResourceTypeTopic, c.topic) }, want: everybody(topicDenied)},
+	{key: kmsg.AlterConfigs, of: " of the brokers", request: func(cell) kmsg.Request { return alterConfigs(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
+	{key: kmsg.AlterConfigs, of: " of a group", request: func(cell) kmsg.Request { return alterConfigs(groupConfigs, liveGroup) }, want: everybody(groupDenied)},
+	{key: kmsg.IncrementalAlterConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return setConfig(kmsg.ConfigResourceTypeTopic, c.topic) }, want: everybody(topicDenied)},
+	{key: kmsg.IncrementalAlterConfigs, of: " of the brokers", request: func(cell) kmsg.Request { return setConfig(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
+	{key: kmsg.IncrementalAlterConfigs, of: " of a group", request: func(cell) kmsg.Request { return setConfig(groupConfigs, liveGroup) }, want: everybody(groupDenied)},
+	{key: kmsg.DescribeLogDirs, request: func(cell) kmsg.Request { return kmsg.NewPtrDescribeLogDirsRequest() }, want: everybody("0: ok, 3: " + clusterDenied)},
+	{key: kmsg.CreatePartitions, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		topic := kmsg.NewCreatePartitionsRequestTopic()
+		topic.Topic, topic.Count = c.topic, 9
+		q := kmsg.NewPtrCreatePartitionsRequest()
+		q.Topics = []kmsg.CreatePartitionsRequestTopic{topic}
+		return q
+	}, want: everybody(topicDenied)},
+	{key: kmsg.DeleteGroups, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDeleteGroupsRequest()
+		q.Groups = []string{c.group(committedGroup)}
+		return q
+	}, prepare: commitScratch, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "ok"}},
+	{key: kmsg.OffsetDelete, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrOffsetDeleteRequest()
+		q.Group, q.Topics = c.group(committedGroup), []kmsg.OffsetDeleteRequestTopic{{Topic: c.topic, Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{}}}}
+		return q
+	}, prepare: commitScratch, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.DescribeCluster, request: func(cell) kmsg.Request { return kmsg.NewPtrDescribeClusterRequest() }, want: everybody("ok")},
+	{key: kmsg.DescribeProducers, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDescribeProducersRequest()
+		q.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: c.topic, Partitions: []int32{0}}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied}},
+	{key: kmsg.ConsumerGroupHeartbeat, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.consumerHeartbeat() }, finish: leaveConsumerGroup,
+		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.ConsumerGroupHeartbeat, of: " that leaves a classic group", request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		q.Group, q.MemberID, q.MemberEpoch = c.group(liveGroup), c.member, -1
+		return q
+	}, want: map[string]string{theOwner: "GROUP_ID_NOT_FOUND", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "GROUP_ID_NOT_FOUND"}},
+	{key: kmsg.ConsumerGroupDescribe, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrConsumerGroupDescribeRequest()
+		q.Groups = []string{consumerGroup}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "ok"}},
+	{key: kmsg.DescribeTopicPartitions, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDescribeTopicPartitionsRequest()
+		q.Topics = []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: c.topic}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	{key: kmsg.DescribeTopicPartitions, of: " of all topics", request: func(cell) kmsg.Request { return kmsg.NewPtrDescribeTopicPartitionsRequest() }, want: everybody("ok"),
+		shows: map[string][]string{theTopic: {theOwner, theWriter}}},
+	{key: kmsg.ShareGroupHeartbeat, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.shareHeartbeat() }, finish: leaveShareGroup,
+		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.ShareGroupDescribe, apacheOnly: true, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrShareGroupDescribeRequest()
+		q.GroupIDs = []string{shareGroup}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "ok"}},
+	{key: kmsg.ShareFetch, apacheOnly: true, request: func(c cell) kmsg.Request { return c.shareFetch() },
+		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.ShareAcknowledge, apacheOnly: true, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrShareAcknowledgeRequest()
+		q.GroupID, q.MemberID, q.ShareSessionEpoch = ptr(c.group(shareGroup)), ptr(memberID), 1
+		q.Topics = []kmsg.ShareAcknowledgeRequestTopic{{TopicID: c.ids[c.topic], Partitions: []kmsg.ShareAcknowledgeRequestTopicPartition{{
+			AcknowledgementBatches: []kmsg.ShareAcknowledgeRequestTopicPartitionAcknowledgementBatch{{AcknowledgeTypes: []int8{1}}}}}}}
+		return q
+	}, prepare: func(_ *testing.T, c cell, w rawConn) { w.ask(c.shareFetch()) }, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.DescribeShareGroupOffsets, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDescribeShareGroupOffsetsRequest()
+		q.Groups = []kmsg.DescribeShareGroupOffsetsRequestGroup{{GroupID: shareGroup, Topics: []kmsg.DescribeShareGroupOffsetsRequestGroupTopic{{Topic: c.topic, Partitions: []int32{0}}}}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.AlterShareGroupOffsets, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.shareOffset(c.group(shareGroup), 1) },
+		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	{key: kmsg.DeleteShareGroupOffsets, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDeleteShareGroupOffsetsRequest()
+		q.GroupID, q.Topics = c.group(shareGroup), []kmsg.DeleteShareGroupOffsetsRequestTopic{{Topic: c.topic}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: topicDenied}},
+}
+
+// groupConfigs is the type of a resource whose configuration is a group's (KIP-848).
+const groupConfigs kmsg.ConfigResourceType = 32
+
+// join is a request to join the live group, or a scratch group.
+func (c cell) join(member string) kmsg.Request {
+	q := kmsg.NewPtrJoinGroupRequest()
+	q.Group, q.ProtocolType, q.SessionTimeoutMillis, q.RebalanceTimeoutMillis, q.MemberID = c.group(liveGroup), "consumer", 10_000, 10_000, member
+	q.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}}
+	return q
+}
+
+// leaveGroup has the member leave that has joined, so that the next one need not wait for it.
+func leaveGroup(c cell, w rawConn, answer kmsg.Response) {
+	q := kmsg.NewPtrLeaveGroupRequest()
+	q.Version, q.Group, q.MemberID = 1, c.group(liveGroup), answer.(*kmsg.JoinGroupResponse).MemberID
+	w.ask(q)
+}
+
+// commitScratch has the owner commit an offset that actors may delete.
+func commitScratch(t *testing.T, c cell, _ rawConn) {
+	c.setUp(t, c.commit(scratchGroup+"-"+committedGroup))
+}
+
+// leaveConsumerGroup and leaveShareGroup have the member leave that has joined.
+func leaveConsumerGroup(c cell, w rawConn, _ kmsg.Response) {
+	q := c.consumerHeartbeat()
+	q.MemberEpoch = -1
+	w.ask(q)
+}
+
+func leaveShareGroup(c cell, w rawConn, _ kmsg.Response) {
+	q := c.shareHeartbeat()
+	q.MemberEpoch = -1
+	w.ask(q)
+}
+
+func (c cell) consumerHeartbeat() *kmsg.ConsumerGroupHeartbeatRequest {
+	q := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	q.Version, q.Group, q.MemberID, q.RebalanceTimeoutMillis = c.version, c.group(consumerGroup), memberID, 10_000
+	q.SubscribedTopicNames, q.Topics = []string{c.topic}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	return q
+}
+
+func (c cell) shareHeartbeat() *kmsg.ShareGroupHeartbeatRequest {
+	q := kmsg.NewPtrShareGroupHeartbeatRequest()
+	q.Version, q.GroupID, q.MemberID, q.SubscribedTopicNames = c.version, c.group(shareGroup), memberID, []string{c.topic}
+	return q
+}
+
+// shareFetch opens a session, which is the connection's.
+func (c cell) shareFetch() *kmsg.ShareFetchRequest {
+	q := kmsg.NewPtrShareFetchRequest()
+	q.Version, q.GroupID, q.MemberID, q.MaxBytes, q.MaxRecords, q.BatchSize = c.version, ptr(c.group(shareGroup)), ptr(memberID), 1<<20, 10, 10
+	q.Topics = []kmsg.ShareFetchRequestTopic{{TopicID: c.ids[c.topic], Partitions: []kmsg.ShareFetchRequestTopicPartition{{PartitionMaxBytes: 1 << 20}}}}
+	return q
+}
+
+func (c cell) produce(topic string) *kmsg.ProduceRequest {
+	p := kmsg.NewProduceRequestTopicPartition()
+	p.Records = encodeRecord(kmsg.RecordBatch{ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1})
+	q := kmsg.NewPtrProduceRequest()
+	q.Acks, q.TimeoutMillis = -1, 10_000
+	q.Topics = []kmsg.ProduceRequestTopic{{Topic: topic, TopicID: c.ids[topic], Partitions: []kmsg.ProduceRequestTopicPartition{p}}}
+	return q
+}
+
+func (c cell) fetch(topic string) *kmsg.FetchRequest {
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.PartitionMaxBytes = 1 << 20
+	q := kmsg.NewPtrFetchRequest()
+	q.MaxBytes, q.SessionEpoch = 1<<20, -1
+	q.Topics = []kmsg.FetchRequestTopic{{Topic: topic, TopicID: c.ids[topic], Partitions: []kmsg.FetchRequestTopicPartition{p}}}
+	return q
+}
+
+func describeConfigs(of kmsg.ConfigResourceType, name string) kmsg.Request {
+	q := kmsg.NewPtrDescribeConfigsRequest()
+	q.Resources = []kmsg.DescribeConfigsRequestResource{{ResourceType: of, ResourceName: name}}
+	return q
+}
+
+// settings have a valid name and a value for each type of resource.
+func settingOf(of kmsg.ConfigResourceType) (name string, value *string) {
+	switch of {
+	case kmsg.ConfigResourceTypeTopic:
+		return "retention.ms", ptr("1000")
+	case groupConfigs:
+		return "consumer.session.timeout.ms", ptr("50000")
+	default:
+		return "log.retention.ms", ptr("1000")
+	}
+}
+
+func alterConfigs(of kmsg.ConfigResourceType, resource string) kmsg.Request {
+	name, value := settingOf(of)
+	q := kmsg.NewPtrAlterConfigsRequest()
+	q.Resources = []kmsg.AlterConfigsRequestResource{{ResourceType: of, ResourceName: resource, Configs: []kmsg.AlterConfigsRequestResourceConfig{{Name: name, Value: value}}}}
+	return q
+}
+
+func setConfig(of kmsg.ConfigResourceType, resource string) kmsg.Request {
+	name, value := settingOf(of)
+	q := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	q.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: of, ResourceName: resource,
+		Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: name, Value: value}}}}
+	return q
+}
+
+// encodeRecord returns the batch, encoded, with a record in it.
+func encodeRecord(b kmsg.RecordBatch) []byte {
+	const headerBytes, behindLength, behindCRC = 61, 12, 21
+	r := kmsg.NewRecord()
+	r.Value = []byte("x")
+	r.Length = int32(len(r.AppendTo(nil)) - 1) // the length takes a byte
+	b.Records = r.AppendTo(nil)
+	b.Magic, b.PartitionLeaderEpoch, b.NumRecords = 2, -1, 1
+	b.FirstTimestamp, b.MaxTimestamp = 1_700_000_000_000, 1_700_000_000_000
+	b.Length = int32(headerBytes - behindLength + len(b.Records))
+	b.CRC = int32(crc32.Checksum(b.AppendTo(nil)[behindCRC:], crc32.MakeTable(crc32.Castagnoli)))
+	return b.AppendTo(nil)
+}

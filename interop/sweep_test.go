@@ -1,0 +1,371 @@
+package interop
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// The names of the actors of the sweep.
+const (
+	theOwner    = "owner"
+	theStranger = "stranger"
+	theWriter   = "write-only key"
+	theReader   = "read-only key of another topic"
+)
+
+// actor is somebody who makes every request of the sweep.
+type actor struct {
+	name string
+	dial func() rawConn // a connection that is signed in
+
+	// sharesGroups says that the owner's consumer groups are the actor's as well. Requests
+	// about groups then name a group that nobody uses: what the actor does to it is allowed.
+	sharesGroups bool
+}
+
+// actors are those who make every request. Whoever is added here needs a column in each row.
+func (s *scene) actors(t *testing.T) []actor {
+	broker := s.f.Brokers()[0]
+	writes := createKey(t, s.owner, diaspora.AccessKeyRequest{Topics: []string{s.topic}, Write: true})
+	reads := createKey(t, s.owner, diaspora.AccessKeyRequest{Topics: []string{s.other}, Read: true})
+	return []actor{
+		{name: theStranger, dial: func() rawConn { return signedInWire(t, s.stranger, broker) }},
+		{name: theWriter, dial: func() rawConn { return keyWire(t, writes, broker) }},
+		{name: theReader, dial: func() rawConn { return keyWire(t, reads, broker) }, sharesGroups: true},
+		// A person who is blocked comes here.
+		{name: theOwner, dial: func() rawConn { return signedInWire(t, s.owner, broker) }, sharesGroups: true},
+	}
+}
+
+// scene is what there is to attack: a topic with a record, a group that has committed an
+// offset, a group with a member, and a share group. All are the owner's.
+type scene struct {
+	f               *fabric.Fabric
+	owner, stranger diaspora.Config
+	topic           string // the owner's
+	other           string // another one of the owner's
+	strangers       string // a topic of the stranger's
+	ids             map[string][16]byte
+
+	prefix string // of the owner's groups at the broker
+	wire   rawConn
+
+	// What only the owner knows.
+	value      string // of the record
+	metadata   string // of the offset that was committed
+	member     string // the ID of the live group's member
+	generation int32
+}
+
+// The owner's groups. What is done to a scratch group is allowed.
+const (
+	committedGroup = "committed"
+	liveGroup      = "live"
+	consumerGroup  = "consumer" // of KIP-848
+	shareGroup     = "shared"
+	scratchGroup   = "scratch"
+)
+
+// memberID is one that a client chooses, as KIP-848 has it.
+const memberID = "AAAAAAAAAAAAAAAAAAAAAA"
+
+func setScene(t *testing.T) *scene {
+	f := start(t, fabric.Config{})
+	s := &scene{f: f, owner: as(t, f, ada), stranger: as(t, f, grace), value: "value-of-the-owner", metadata: "metadata-of-the-owner"}
+	s.topic, s.other, s.strangers = claim(t, s.owner, 1), claim(t, s.owner, 1), claim(t, s.stranger, 1)
+	s.prefix = "user." + s.owner.Identity.Subject + "."
+	s.wire = signedInWire(t, s.owner, f.Brokers()[0])
+	logger := openLogger(t, s.owner)
+	log(t, logger, s.topic, s.value)
+	log(t, logger, s.other, "of another topic")
+
+	c, err := diaspora.Dial(within(t), s.owner, kgo.ConsumerGroup(liveGroup), kgo.ConsumeTopics(s.topic),
+		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for c.PollFetches(within(t)).Empty() {
+	}
+	s.member, s.generation = c.GroupMetadata()
+
+	topics, err := operator(t, f).ListTopicsWithInternal(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ids = map[string][16]byte{}
+	for name, topic := range topics {
+		s.ids[name] = topic.ID
+	}
+	join := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	join.Group, join.MemberID, join.RebalanceTimeoutMillis = consumerGroup, memberID, 10_000
+	join.SubscribedTopicNames, join.Topics = []string{s.topic}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	leave := *join
+	leave.MemberEpoch = -1
+	s.setUp(t, join)
+	s.setUp(t, &leave)
+	s.setUp(t, s.commit(consumerGroup))
+	s.setUp(t, s.commit(committedGroup))
+	if _, ok := offeredVersions(s.wire)[kmsg.ShareGroupHeartbeat.Int16()]; ok {
+		join := kmsg.NewPtrShareGroupHeartbeatRequest()
+		join.Version, join.GroupID, join.MemberID, join.SubscribedTopicNames = 1, shareGroup, memberID, []string{s.topic}
+		leave := *join
+		leave.MemberEpoch = -1
+		s.setUp(t, join)
+		s.setUp(t, &leave)
+		s.setUp(t, s.shareOffset(shareGroup, 0))
+	}
+	return s
+}
+
+// setUp makes a request of the owner's until it is granted: coordinators may not be ready.
+func (s *scene) setUp(t *testing.T, request kmsg.Request) {
+	t.Helper()
+	for ctx := within(t); ; {
+		codes := errorCodes(s.wire.ask(request))
+		if codes == "ok" {
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("%T: %s", request, codes)
+		}
+	}
+}
+
+// commit is a request to commit the owner's offset.
+func (s *scene) commit(group string) *kmsg.OffsetCommitRequest {
+	p := kmsg.NewOffsetCommitRequestTopicPartition()
+	p.Metadata = &s.metadata
+	topic := kmsg.NewOffsetCommitRequestTopic()
+	topic.Topic, topic.TopicID, topic.Partitions = s.topic, s.ids[s.topic], []kmsg.OffsetCommitRequestTopicPartition{p}
+	commit := kmsg.NewPtrOffsetCommitRequest()
+	commit.Version, commit.Group, commit.Generation, commit.Topics = 9, group, -1, []kmsg.OffsetCommitRequestTopic{topic}
+	return commit
+}
+
+func (s *scene) shareOffset(group string, offset int64) *kmsg.AlterShareGroupOffsetsRequest {
+	p := kmsg.NewAlterShareGroupOffsetsRequestTopicPartition()
+	p.StartOffset = offset
+	topic := kmsg.NewAlterShareGroupOffsetsRequestTopic()
+	topic.Topic, topic.Partitions = s.topic, []kmsg.AlterShareGroupOffsetsRequestTopicPartition{p}
+	alter := kmsg.NewPtrAlterShareGroupOffsetsRequest()
+	alter.GroupID, alter.Topics = group, []kmsg.AlterShareGroupOffsetsRequestTopic{topic}
+	return alter
+}
+
+// cell is one request of one actor in one version.
+type cell struct {
+	*scene
+	actor   actor
+	version int16
+}
+
+// group is the group that a request names.
+func (c cell) group(victim string) string {
+	if c.actor.sharesGroups {
+		return scratchGroup + "-" + victim
+	}
+	return victim
+}
+
+// TestEveryRequestOfEveryActor makes every request that the gateway offers, in every version, as
+// each actor. The row says what the answer is. Snapshots of the cluster, taken before and
+// after, show that nothing has changed but what the row allows.
+func TestEveryRequestOfEveryActor(t *testing.T) {
+	parallel(t)
+	s := setScene(t)
+	o := s.observe(t)
+	actors := s.actors(t)
+	offered := offeredVersions(actors[0].dial())
+	for key := range offered {
+		if !slices.ContainsFunc(sweep, func(r row) bool { return r.key.Int16() == key && (engineIsApache || !r.apacheOnly) }) {
+			t.Errorf("%s is offered, and has no row", kmsg.NameForKey(key))
+		}
+	}
+	for _, a := range actors {
+		for range 2 { // the first login with a key makes a record of its use
+			a.dial().Close()
+		}
+	}
+	before := o.settled(t)
+	for _, r := range sweep {
+		versions, ok := offered[r.key.Int16()]
+		if r.apacheOnly && !engineIsApache {
+			continue
+		}
+		if !ok {
+			t.Errorf("%s has a row, and is not offered", r.key.Name())
+			continue
+		}
+		for _, a := range actors {
+			t.Run(r.key.Name()+r.of+"/"+a.name, func(t *testing.T) {
+				want, ok := r.want[a.name]
+				if !ok {
+					t.Fatal("the row does not say what this actor gets")
+				}
+				w := a.dial()
+				defer func() { w.Close() }()
+				for version := versions[0]; version <= versions[1]; version++ {
+					c := cell{s, a, version}
+					if r.prepare != nil {
+						r.prepare(t, c, w)
+					}
+					got, answer, body := c.make(t, w, r)
+					if want := expected(want, version); got != want {
+						t.Errorf("version %d: %s, want %s", version, got, want)
+					}
+					c.wantSecrets(t, r, body)
+					if r.finish != nil && got == "ok" {
+						r.finish(c, w, answer)
+					}
+					if got == "closed" || r.key == kmsg.SASLHandshake || r.key == kmsg.SASLAuthenticate {
+						w.Close()
+						w = a.dial()
+					}
+				}
+				after := o.snapshot(t)
+				for _, change := range before.changes(after) {
+					if !slices.ContainsFunc(r.changes[a.name], func(of string) bool { return strings.HasPrefix(change, s.expand(of)) }) {
+						t.Errorf("some version changes %s\nfrom %s\nto   %s", change, before[change], after[change])
+					}
+				}
+				before = after
+			})
+		}
+	}
+}
+
+// make makes the request of a row, and returns the error codes in the answer.
+func (c cell) make(t *testing.T, w rawConn, r row) (codes string, answer kmsg.Response, body []byte) {
+	if r.request == nil {
+		return c.becomeAnother(t, w)
+	}
+	request := r.request(c)
+	request.SetVersion(c.version)
+	return c.ask(w, request)
+}
+
+func (cell) ask(w rawConn, request kmsg.Request) (codes string, answer kmsg.Response, body []byte) {
+	answer, body, err := w.try(request)
+	if err != nil {
+		return "closed", nil, nil
+	}
+	return errorCodes(answer), answer, body
+}
+
+// wantSecrets fails if an answer has what this actor may not know, or lacks what it is to say.
+func (c cell) wantSecrets(t *testing.T, r row, body []byte) {
+	t.Helper()
+	for name, secret := range map[string]string{theRecord: c.value, theMetadata: c.metadata, theMember: c.member, theTopic: c.topic} {
+		may := slices.Contains(r.shows[name], c.actor.name)
+		switch has := bytes.Contains(body, []byte(secret)); {
+		case may && !has && c.version >= r.showsSince:
+			t.Errorf("version %d: the answer does not have the %s: %q", c.version, name, body)
+		case !may && has && !slices.Contains(r.names, name):
+			t.Errorf("version %d: the answer has the %s: %q", c.version, name, body)
+		}
+	}
+}
+
+// What an answer may tell.
+const (
+	theRecord   = "record"
+	theMetadata = "metadata of the offset"
+	theMember   = "member of the group"
+	theTopic    = "name of the topic"
+)
+
+// expected returns what is wanted in a version. "ok" is wanted in all; "0: ok, 6: X" wants X from
+// version 6 on.
+func expected(want string, version int16) (of string) {
+	if !strings.Contains(want, ": ") {
+		return want
+	}
+	for part := range strings.SplitSeq(want, ", ") {
+		since, codes, _ := strings.Cut(part, ": ")
+		if n, _ := strconv.Atoi(since); int(version) >= n {
+			of = codes
+		}
+	}
+	return of
+}
+
+// errorCodes names all error codes in an answer, or is "ok".
+func errorCodes(answer kmsg.Response) string {
+	found := map[string]bool{}
+	findErrorCodes(reflect.ValueOf(answer), found)
+	if len(found) == 0 {
+		return "ok"
+	}
+	return strings.Join(slices.Sorted(maps.Keys(found)), " ")
+}
+
+func findErrorCodes(v reflect.Value, found map[string]bool) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			findErrorCodes(v.Elem(), found)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			findErrorCodes(v.Index(i), found)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			field := v.Type().Field(i)
+			switch {
+			case !field.IsExported():
+			case strings.HasSuffix(field.Name, "ErrorCode"):
+				if code := int16(v.Field(i).Int()); code != 0 {
+					found[errorName(code)] = true
+				}
+			default:
+				findErrorCodes(v.Field(i), found)
+			}
+		}
+	}
+}
+
+func errorName(code int16) string {
+	if err := kerr.TypedErrorForCode(code); err != nil {
+		return err.Message
+	}
+	return fmt.Sprint(code)
+}
+
+// expand puts the names of the scene into the name of a part of the snapshot.
+func (s *scene) expand(part string) string { return strings.ReplaceAll(part, "{topic}", s.topic) }
+
+// becomeAnother signs in again on an open connection, as somebody else.
+func (c cell) becomeAnother(t *testing.T, w rawConn) (codes string, answer kmsg.Response, body []byte) {
+	cfg := c.owner
+	if c.actor.name == theOwner {
+		cfg = c.stranger
+	}
+	token, err := cfg.TokenSource.Token(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
+	w.ask(handshake)
+	login := kmsg.NewPtrSASLAuthenticateRequest()
+	login.Version, login.SASLAuthBytes = c.version, []byte("n,,\x01auth=Bearer "+token.AccessToken.Reveal()+"\x01\x01")
+	return c.ask(w, login)
+}
