@@ -62,6 +62,10 @@ type Config struct {
 	// an @ it is a name at localhost. Default: none.
 	Username string
 
+	// Operators are the usernames of those who may block others, of people that the
+	// local Globus Auth knows. Default: none.
+	Operators []string
+
 	// SyncWrites makes the broker fsync every batch before it acknowledges it,
 	// so that acknowledged events survive a power cut as well.
 	SyncWrites bool
@@ -169,8 +173,13 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	var operators []string
+	for _, username := range f.cfg.Operators {
+		operators = append(operators, globusdev.Subject(username))
+	}
 	f.claims, err = claims.Open(ctx, claims.Config{
 		Admin:       admin,
+		Admission:   claims.Admission{Operators: operators},
 		Diagnostics: f.cfg.Diagnostics,
 	})
 	if err != nil {
@@ -284,6 +293,7 @@ func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 
 // startFront starts what clients talk to.
 func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
+	people := &keys.People{Globus: authenticator, Ledger: f.claims}
 	lifetime := keys.DefaultTokenLifetime
 	if f.cfg.AccessTokenLifetime != 0 {
 		lifetime = min(lifetime, f.cfg.AccessTokenLifetime)
@@ -295,7 +305,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	for _, upstream := range f.upstreams {
 		front, err := gateway.New(gateway.Config{
 			Upstream:           upstream,
-			Authenticator:      &keys.Authenticator{Globus: authenticator, Keys: f.claims, Tokens: tokens, SessionLifetime: f.cfg.AccessTokenLifetime},
+			Authenticator:      &keys.Authenticator{People: people, Keys: f.claims, Tokens: tokens, SessionLifetime: f.cfg.AccessTokenLifetime},
 			RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
 			Diagnostics:        f.cfg.Diagnostics,
 		})
@@ -306,7 +316,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	}
 	acl, err := server.New(server.Config{
 		Claims:        f.claims,
-		Authenticator: authenticator,
+		Authenticator: people,
 		Tokens:        tokens,
 		Discovery:     f.discovery,
 		PublicURL:     f.url,

@@ -50,6 +50,9 @@ var serveSettings = []setting{
 		return err
 	}},
 
+	{"operators", "subjects of the people who may block others, as `UUID,...`; the same for all parts", list(func(d *serveDraft) *[]string { return &d.Admission.Operators })},
+	{"operator-contact", "how to reach them, such as an e-mail `ADDRESS`, for people who are refused", text(func(d *serveDraft) *string { return &d.Admission.Contact })},
+
 	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},
 	{"globus-client-id", "`UUID` of the service's own client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
 	{"globus-client-secret-file", "`FILE` with its secret", func(d *serveDraft, v string) error {

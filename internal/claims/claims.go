@@ -44,7 +44,14 @@
 //	key_expired   likewise, because its time has come by the record's time.
 //	key_used      somebody signed in with it. Once for a key and a day, in UTC.
 //
-// The key of a record is "topic/NAME", "group/NAME" or "key/ID". Readers ignore
+// Those of version 3 are what operators do:
+//
+//	block         subject is shut out, for the reason why: neither tokens nor access
+//	              keys of theirs are accepted, and no claim or key takes effect. Not
+//	              if subject is blocked already.
+//	unblock       subject may come back. Not if subject is not blocked.
+//
+// The key of a record is "topic/NAME", "group/NAME", "key/ID" or "subject/SUBJECT". Readers ignore
 // fields that they do not know, skip (and count) what is no record, and stop
 // deciding at a record of a higher version than theirs: it may mean something that
 // they would get wrong. That is why access keys are not of version 1, although
@@ -103,6 +110,9 @@ type Config struct {
 	// Default: 100.
 	MaxKeys int
 
+	// Admission says who may use the fabric, and who operates it.
+	Admission Admission
+
 	// ReconcileInterval is how often the cluster is compared with the ledger.
 	// Default: 1 minute.
 	ReconcileInterval time.Duration
@@ -119,6 +129,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	setDefault(&cfg.MaxKeys, 100)
 	setDefault(&cfg.ReconcileInterval, time.Minute)
 	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
+	if err := cfg.Admission.Validate(); err != nil {
+		return cfg, fmt.Errorf("claims: %w", err)
+	}
 	switch {
 	case cfg.DefaultPartitions < 1 || cfg.DefaultPartitions > cfg.MaxPartitions:
 		return cfg, fmt.Errorf("claims: %d default partitions, and at most %d are allowed", cfg.DefaultPartitions, cfg.MaxPartitions)
@@ -511,7 +524,7 @@ func refusal(err error) error {
 	switch {
 	case errors.Is(err, errTaken), errors.Is(err, errReleasing), errors.Is(err, errKeyName):
 		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
-	case errors.Is(err, errQuota), errors.Is(err, errKeyQuota):
+	case errors.Is(err, errQuota), errors.Is(err, errKeyQuota), errors.Is(err, errBlocked):
 		return fmt.Errorf("%w: %w", diaspora.ErrPermission, err)
 	}
 	return err

@@ -240,6 +240,9 @@ var errNoKey = &globus.RefusedError{Reason: "there is no such access key, or thi
 
 // goodKey returns a key unless it has ended, and notes that it is used.
 func (s *Service) goodKey(k accessKey) (diaspora.AccessKey, error) {
+	if err := s.admitOwner(k.Owner); err != nil {
+		return diaspora.AccessKey{}, err
+	}
 	now := time.Now()
 	switch {
 	case k.expired(now):

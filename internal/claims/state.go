@@ -19,6 +19,9 @@ var (
 	errKeyEnded   = errors.New("it has ended already")
 	errKeyNotYet  = errors.New("it has not expired yet")
 	errKeyNoted   = errors.New("it is noted already")
+	errBlocked    = errors.New("you are blocked")
+	errBlockedYet = errors.New("this subject is blocked already")
+	errNotBlocked = errors.New("this subject is not blocked")
 )
 
 // phase is where a topic's name is on its way from free to free.
@@ -61,6 +64,13 @@ type state struct {
 	keysOf map[string]map[string]string // IDs of the keys that a subject has now, by name
 
 	subjects map[string]struct{} // everybody who ever had a topic, a group or a key
+	blocked  map[string]block    // those who are shut out now
+}
+
+// block is what the ledger says about a subject that is shut out.
+type block struct {
+	by, why string
+	since   time.Time
 }
 
 func newState() *state {
@@ -73,11 +83,23 @@ func newState() *state {
 		keysOf: make(map[string]map[string]string),
 
 		subjects: make(map[string]struct{}),
+		blocked:  make(map[string]block),
 	}
 }
 
 // mayApply returns why the record would have no effect, or nil.
 func (s *state) mayApply(r record) error {
+	switch _, blocked := s.blocked[r.Subject]; {
+	case r.Op == opBlock && blocked:
+		return errBlockedYet
+	case r.Op == opUnblock && !blocked:
+		return errNotBlocked
+	case r.Op == opBlock || r.Op == opUnblock:
+		return nil
+	}
+	if _, blocked := s.blocked[r.By]; blocked && (r.Op == opClaim || r.Op == opClaimGroup || r.Op == opIssueKey) {
+		return errBlocked
+	}
 	switch r.Op {
 	case opClaim:
 		return s.mayClaim(r)
@@ -147,6 +169,14 @@ func (s *state) mayClaimGroup(r record) error {
 func (s *state) apply(place int64, r record) error {
 	if err := s.mayApply(r); err != nil {
 		return err
+	}
+	switch r.Op { // no deeds of a person who owns something
+	case opBlock:
+		s.blocked[r.Subject] = block{r.By, r.Why, r.Time}
+		return nil
+	case opUnblock:
+		delete(s.blocked, r.Subject)
+		return nil
 	}
 	s.subjects[r.By] = struct{}{}
 	t := s.topics[r.Topic]

@@ -22,7 +22,7 @@ func aRecord(t *rapid.T, place int) record {
 	r := record{
 		ID:   fmt.Sprint(place),
 		Time: time.Unix(int64(place), 0).UTC(),
-		Op:   rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed}).Draw(t, "op"),
+		Op:   rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed, opBlock, opUnblock}).Draw(t, "op"),
 		By:   rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
 	}
 	r.Version = versionOf(r.Op)
@@ -37,6 +37,12 @@ func aRecord(t *rapid.T, place int) record {
 		return r
 	case opRevokeKey, opKeyExpired, opKeyUsed:
 		r.Key = aKeyID(t)
+		return r
+	case opBlock, opUnblock:
+		r.Subject, r.Why = rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "subject"), "spam"
+		if r.Op == opUnblock {
+			r.Why = ""
+		}
 		return r
 	case opClaimGroup:
 		r.Group = rapid.SampledFrom([]string{"g", "h", "i"}).Draw(t, "group")
@@ -77,6 +83,7 @@ func TestApply(t *testing.T) {
 		leader := make(map[string]string) // by group
 		keys := make(map[string]record)   // by ID, those that are live
 		ended := make(map[string]bool)    // by ID
+		blocked := make(map[string]bool)  // by subject
 		held := func(by map[string]string, subject string) (n int) {
 			for _, o := range by {
 				if o == subject {
@@ -99,7 +106,15 @@ func TestApply(t *testing.T) {
 				}
 				continue
 			}
+			if blocked[r.By] && (r.Op == opClaim || r.Op == opClaimGroup || r.Op == opIssueKey) {
+				t.Fatalf("%s of a blocked subject took effect", r.Op)
+			}
 			switch r.Op {
+			case opBlock, opUnblock:
+				if blocked[r.Subject] == (r.Op == opBlock) {
+					t.Fatalf("%s took effect on a subject that is blocked: %v", r.Op, blocked[r.Subject])
+				}
+				blocked[r.Subject] = r.Op == opBlock
 			case opClaim, opClear:
 				if o, taken := owner[r.Topic]; taken {
 					t.Fatalf("%s of %q took effect while %s had it", r.Op, r.Topic, o)
@@ -181,6 +196,9 @@ func TestApply(t *testing.T) {
 			t.Errorf("owners are %v and %v, want %v and %v", got, gotGroups, owner, leader)
 		}
 		for _, subject := range []string{ada, ben, cleo} {
+			if _, got := s.blocked[subject]; got != blocked[subject] {
+				t.Errorf("%s is blocked: %v, want %v", subject, got, blocked[subject])
+			}
 			if s.owns[subject] != held(owner, subject) || s.leads[subject] != held(leader, subject) {
 				t.Errorf("%s is said to have %d topics and %d groups, and has %d and %d", subject, s.owns[subject], s.leads[subject], held(owner, subject), held(leader, subject))
 			}
@@ -219,6 +237,8 @@ var (
 	keyJSON     = `{"v":2,"op":"issue_key","id":"5cf5a5ad","time":"2026-05-01T12:00:00Z","by":"` + ada + `","limit":100,"key":"key-abcdefghij234567","name":"laptop","hash":"abababababababababababababababababababababababababababababababab","topics":["weather"],"read":true,"expires":"2026-06-01T12:00:00Z"}`
 	keyUsedJSON = `{"v":2,"op":"key_used","id":"5cf5a5ae","time":"2026-05-02T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 	revokeJSON  = `{"v":2,"op":"revoke_key","id":"5cf5a5af","time":"2026-05-03T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
+	blockJSON   = `{"v":3,"op":"block","id":"5cf5a5b1","time":"2026-05-01T12:00:00Z","by":"` + ada + `","subject":"` + ben + `","why":"loops over keys"}`
+	unblockJSON = `{"v":3,"op":"unblock","id":"5cf5a5b2","time":"2026-05-02T12:00:00Z","by":"` + ada + `","subject":"` + ben + `"}`
 	expiredJSON = `{"v":2,"op":"key_expired","id":"5cf5a5b0","time":"2026-06-01T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 )
 
@@ -274,6 +294,30 @@ func TestKeyFormat(t *testing.T) {
 		r, _ := decode([]byte(keyJSON))
 		if err := s.apply(3, r); !errors.Is(err, errKeyID) {
 			t.Errorf("the ID of a key that has ended, once more: %v, want %v", err, errKeyID)
+		}
+	}
+}
+
+// TestBlockFormat is to blocks what TestFormat is to claims.
+func TestBlockFormat(t *testing.T) {
+	s := newState()
+	for place, value := range []string{blockJSON, unblockJSON} {
+		r, err := decode([]byte(value))
+		if err == nil {
+			err = s.apply(int64(place), r)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", value, err)
+		}
+		want := map[string]block{}
+		if place == 0 {
+			want[ben] = block{ada, "loops over keys", time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+		}
+		if !maps.Equal(s.blocked, want) {
+			t.Errorf("after %s blocked are %v, want %v", value, s.blocked, want)
+		}
+		if again, err := encode(r); err != nil || string(again) != value {
+			t.Errorf("encode = %s, %v, want %s", again, err, value)
 		}
 	}
 }
@@ -378,6 +422,13 @@ func TestDecodeRefuses(t *testing.T) {
 		"key with no right":    strings.Replace(keyJSON, `"read":true,`, ``, 1),
 		"key without a limit":  strings.Replace(keyJSON, `"limit":100`, `"limit":0`, 1),
 		"key of long subject":  strings.Replace(keyJSON, ada, strings.Repeat("x", 110), 1),
+		"block of nobody":      strings.Replace(blockJSON, `"subject":"`+ben+`",`, ``, 1),
+		"block of everybody":   strings.Replace(blockJSON, ben, `*`, 1),
+		"block, no reason":     strings.Replace(blockJSON, `loops over keys`, ` `, 1),
+		"block, two lines":     strings.Replace(blockJSON, `loops over keys`, `a\nb`, 1),
+		"block, long reason":   strings.Replace(blockJSON, `loops over keys`, strings.Repeat("x", 1001), 1),
+		"block, version 2":     strings.Replace(blockJSON, `"v":3`, `"v":2`, 1),
+		"unblock of nobody":    strings.Replace(unblockJSON, `,"subject":"`+ben+`"`, ``, 1),
 		"revocation of what":   strings.Replace(revokeJSON, `key-abcdefghij234567`, ``, 1),
 		"claim is not a claim": with(`"limit":1000`, `"limit":1000,"claim":"x"`),
 	} {
@@ -391,8 +442,8 @@ func TestDecodeRefuses(t *testing.T) {
 		}
 	}
 	var later laterVersionError
-	if _, err := decode([]byte(`{"v":3,"op":"share"}`)); !errors.As(err, &later) || later != 3 {
-		t.Errorf("decode of version 3 = %v, want a laterVersionError", err)
+	if _, err := decode([]byte(`{"v":4,"op":"share"}`)); !errors.As(err, &later) || later != 4 {
+		t.Errorf("decode of version 4 = %v, want a laterVersionError", err)
 	}
 	if _, err := decode([]byte(with(`"v":1`, `"v":1,"mood":"good"`))); err != nil {
 		t.Errorf("decode with a field that may be ignored = %v, want nil", err)
@@ -400,7 +451,7 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, `{"v":3}`, `{}`, ``, "\x00"} {
+	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON, `{"v":4}`, `{}`, ``, "\x00"} {
 		f.Add([]byte(value))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
@@ -409,7 +460,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		// Whatever is taken names no wildcard, survives a state, and comes back.
-		if strings.ContainsAny(r.By+r.Topic+r.Group, "*: \n\x00") {
+		if strings.ContainsAny(r.By+r.Topic+r.Group, "*: \n\x00") || strings.ContainsAny(r.Subject, "*: \n\x00") || strings.ContainsAny(r.Why, "\n\x00\x1b") {
 			t.Errorf("decode(%q) takes %+v", value, r)
 		}
 		newState().apply(0, r)

@@ -50,6 +50,9 @@ type Config struct {
 	// fabric need the same file. It is made when missing. Required.
 	TokenKeyFile string
 
+	// Admission says who may use the fabric, and who operates it.
+	Admission claims.Admission
+
 	// TLS is what both parts speak to clients. Nil is plaintext, which is
 	// refused beyond this machine unless InsecureAllowPlaintext. Brokers have a
 	// switch of their own, for their password is worth more than any token.
@@ -163,6 +166,7 @@ func (cfg *Config) Validate() error {
 		}
 		errs = append(errs, cfg.checkListen("acl-listen", a.Listen))
 	}
+	errs = append(errs, cfg.Admission.Validate())
 	if cfg.Gateway == nil && cfg.ACL == nil {
 		errs = append(errs, errors.New("there is nothing to serve"))
 	}
@@ -291,7 +295,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	people, err := globus.NewAuthenticator(globus.AuthenticatorConfig{
+	known, err := globus.NewAuthenticator(globus.AuthenticatorConfig{
 		Introspector: service,
 		Issuer:       cfg.issuer(),
 		Audience:     cfg.Globus.ClientID,
@@ -300,7 +304,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	rules := claims.Config{Admin: cfg.Kafka.adminOpts(), Diagnostics: cfg.Diagnostics}
+	rules := claims.Config{Admin: cfg.Kafka.adminOpts(), Admission: cfg.Admission, Diagnostics: cfg.Diagnostics}
 	if a := cfg.ACL; a != nil {
 		rules.DefaultPartitions = a.DefaultPartitions
 		rules.DefaultRetention, rules.MaxTopics = a.DefaultRetention, a.MaxTopics
@@ -308,12 +312,13 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	if f.claims, err = claims.Open(ctx, rules); err != nil {
 		return err
 	}
+	people := &keys.People{Globus: known, Ledger: f.claims}
 	tokens, err := keys.OpenTokens(cfg.TokenKeyFile, cfg.PublicURL, f.claims, keys.DefaultTokenLifetime)
 	if err != nil {
 		return err
 	}
 	if cfg.Gateway != nil {
-		if err := f.openGateway(cfg, &keys.Authenticator{Globus: people, Keys: f.claims, Tokens: tokens}); err != nil {
+		if err := f.openGateway(cfg, &keys.Authenticator{People: people, Keys: f.claims, Tokens: tokens}); err != nil {
 			return err
 		}
 	}
@@ -346,7 +351,7 @@ func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
 	return f.listen("the gateway", cfg.Gateway.Listen, g.Serve)
 }
 
-func (f *Front) openACL(cfg *Config, people *globus.Authenticator, tokens *keys.Tokens) error {
+func (f *Front) openACL(cfg *Config, people *keys.People, tokens *keys.Tokens) error {
 	a := cfg.ACL
 	s, err := server.New(server.Config{
 		Claims:                 f.claims,

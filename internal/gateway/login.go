@@ -308,6 +308,9 @@ func (c Credentials) hint() string {
 
 func (c Credentials) refusedReason(err error) string {
 	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
+		if refused.Hint != "" {
+			return refused.Reason + "; " + refused.Hint
+		}
 		return refused.Reason + c.hint()
 	}
 	return "the " + c.kind() + " was refused" + c.hint()

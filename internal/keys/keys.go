@@ -29,9 +29,31 @@ type Keys interface {
 	ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error)
 }
 
+// People authenticates the access tokens of Globus Auth, for gateway and ACL endpoint alike.
+type People struct {
+	Globus *globus.Authenticator
+
+	// Ledger says who of those that Globus Auth knows may use this fabric, see
+	// [claims.Service.Admit].
+	Ledger interface{ Admit(globus.Identity) error }
+}
+
+// Authenticate returns who a token belongs to. Errors are as those of
+// [globus.Authenticator.Authenticate].
+func (p *People) Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
+	info, err := p.Globus.Authenticate(ctx, token)
+	if err == nil {
+		err = p.Ledger.Admit(info.Identity)
+	}
+	if err != nil {
+		return globus.TokenInfo{}, err
+	}
+	return info, nil
+}
+
 // Authenticator is the gateway's. All fields but the last are required.
 type Authenticator struct {
-	Globus *globus.Authenticator
+	People *People
 	Keys   Keys
 	Tokens *Tokens
 
@@ -55,7 +77,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 		// Never asked about at Globus Auth, whose tokens are not JWTs.
 		return a.Tokens.authenticate(ctx, c.Secret)
 	}
-	info, err := a.Globus.Authenticate(ctx, c.Secret)
+	info, err := a.People.Authenticate(ctx, c.Secret)
 	if err != nil {
 		return gateway.Identity{}, err
 	}

@@ -46,7 +46,9 @@ func (s *Server) authenticate(x *exchange) error {
 		return unauthenticated("this is not an access token", "invalid_token")
 	}
 	info, err := s.cfg.Authenticator.Authenticate(x.r.Context(), x.token)
-	switch {
+	switch refused := (*globus.RefusedError)(nil); {
+	case errors.As(err, &refused) && refused.Hint != "": // no guess: the token is good
+		return err
 	case errors.Is(err, globus.ErrRefused):
 		s.failures.add(client)
 		s.known.Remove(hash)

@@ -73,12 +73,15 @@ func (s *Server) exchangeKey(x *exchange) error {
 		return err
 	}
 	token, err := s.cfg.Tokens.Exchange(x.r.Context(), id, secret)
-	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
+	refused := (*globus.RefusedError)(nil)
+	switch {
+	case errors.As(err, &refused) && refused.Hint != "": // no guess: the key is good
+		return &oauthError{refusal{status: http.StatusBadRequest, detail: refused.Reason, hint: refused.Hint}, "unauthorized_client"}
+	case refused != nil:
 		s.failures.add(client)
 		s.known.Remove(hash)
 		return invalidClient(refused.Reason)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	s.known.Add(hash, struct{}{})
