@@ -109,7 +109,11 @@ var serveSettings = []setting{
 	}},
 	{"default-partitions", "partitions of a topic whose claim does not say, a `NUMBER` (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
 	{"default-retention", "how long its events are kept, as `DURATION` (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
-	{"max-topics", "how many topics one person may own, a `NUMBER` (default 1000)", number(func(d *serveDraft) *int { return &d.acl.MaxTopics })},
+	{"max-topics", "how many topics one person may own, a `NUMBER` (default 1000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Topics })},
+	{"max-partitions", "how many partitions they may have in all, a `NUMBER` (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Partitions })},
+	{"max-keys", "how many access keys one person may have at a time, a `NUMBER` (default 100)", number(func(d *serveDraft) *int { return &d.acl.Limits.Keys })},
+	{"max-keys-ever", "how many access keys one person may be given in all, a `NUMBER` (default 10000)", number(func(d *serveDraft) *int { return &d.acl.Limits.KeysEver })},
+	{"max-records-per-hour", "how many entries of one person the ledger takes within an hour, a `NUMBER` (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.RecordsPerHour })},
 }
 
 func text(field func(*serveDraft) *string) func(*serveDraft, string) error {

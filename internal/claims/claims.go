@@ -38,7 +38,7 @@
 //
 //	issue_key     by gets the access key, with name, hash (the SHA-256 of its
 //	              secret), topics (none: all of by's), read, write and expires
-//	              (none: never). Not if the ID was ever used, if by has a key of
+//	              (none: never). Not if the ID is in use, or was until 90 days ago, if by has a key of
 //	              that name, or if by has limit keys.
 //	revoke_key    the key ends; by must be its owner.
 //	key_expired   likewise, because its time has come by the record's time.
@@ -103,12 +103,8 @@ type Config struct {
 	// with 3, or with 1 in a cluster of one broker.
 	ReplicationFactor int
 
-	// MaxTopics bounds what one subject can own. Default: 1000.
-	MaxTopics int
-
-	// MaxKeys bounds the access keys that one subject can have at a time.
-	// Default: 100.
-	MaxKeys int
+	// Limits bound what one subject can have.
+	Limits Limits
 
 	// Admission says who may use the fabric, and who operates it.
 	Admission Admission
@@ -125,8 +121,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	setDefault(&cfg.DefaultPartitions, 1)
 	setDefault(&cfg.MaxPartitions, 100)
 	setDefault(&cfg.DefaultRetention, 7*24*time.Hour)
-	setDefault(&cfg.MaxTopics, 1000)
-	setDefault(&cfg.MaxKeys, 100)
+	cfg.Limits.setDefaults()
 	setDefault(&cfg.ReconcileInterval, time.Minute)
 	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	if err := cfg.Admission.Validate(); err != nil {
@@ -182,7 +177,7 @@ func (s *Service) open(ctx, run context.Context) error {
 	if err != nil {
 		return clusterError(err)
 	}
-	if s.ledger, err = openLedger(ctx, s.client, s.cluster, s.cfg.ReplicationFactor, s.cfg.Diagnostics); err != nil {
+	if s.ledger, err = openLedger(ctx, s.client, s.cluster, s.cfg); err != nil {
 		return clusterError(err)
 	}
 	setDefault(&s.cfg.ReplicationFactor, s.ledger.replicas)
@@ -222,8 +217,8 @@ func (s *Service) Close() error {
 // [*diaspora.TopicError] with [diaspora.ErrInvalid]; [diaspora.ErrConflict] if
 // somebody else has the name, if the subject has it with other settings than req
 // names, if it is being released, or if the cluster has an
-// unclaimed topic of that name; [diaspora.ErrPermission] if the subject owns too
-// many; [diaspora.ErrUnavailable] if the cluster does not answer, in which case
+// unclaimed topic of that name; [diaspora.ErrPermission] if a limit is
+// reached; [diaspora.ErrUnavailable] if the cluster does not answer, in which case
 // the claim may have been made and claiming again tells.
 func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
 	r, err := s.claimRecord(subject, req)
@@ -243,7 +238,7 @@ func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimR
 // claimRecord returns the record that asks for what req asks for.
 func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record, error) {
 	r := newRecord(opClaim, subject)
-	r.Topic, r.Description, r.Limit = req.Name, req.Description, s.cfg.MaxTopics
+	r.Topic, r.Description, r.Limit = req.Name, req.Description, s.cfg.Limits.Topics
 	r.Partitions, r.RetentionMS = req.Partitions, req.RetentionMS
 	if r.Partitions == 0 {
 		r.Partitions = s.cfg.DefaultPartitions
@@ -273,7 +268,7 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 		err = s.ledger.append(ctx, r)
 	}
 	if err != nil && !errors.Is(err, errYours) {
-		return diaspora.Topic{}, refusal(err)
+		return diaspora.Topic{}, s.refusal(err)
 	}
 	created := err == nil
 	t, err := s.settleTopic(ctx, r.Topic)
@@ -518,17 +513,6 @@ func clip(name string) string {
 }
 
 func invalid(reason string) error { return fmt.Errorf("%w: %s", diaspora.ErrInvalid, reason) }
-
-// refusal says in the words of package diaspora why a record had no effect.
-func refusal(err error) error {
-	switch {
-	case errors.Is(err, errTaken), errors.Is(err, errReleasing), errors.Is(err, errKeyName):
-		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
-	case errors.Is(err, errQuota), errors.Is(err, errKeyQuota), errors.Is(err, errBlocked):
-		return fmt.Errorf("%w: %w", diaspora.ErrPermission, err)
-	}
-	return err
-}
 
 // clusterError says in the words of package diaspora what went wrong at the
 // cluster. An outage is [diaspora.ErrUnavailable], and so is a caller's deadline.

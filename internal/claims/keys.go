@@ -34,7 +34,7 @@ const (
 // secret is nowhere but in the answer: the ledger has its hash. Errors are
 // [diaspora.ErrInvalid]; [diaspora.ErrConflict] if the subject has a key of that
 // name; [diaspora.ErrNotFound] or [diaspora.ErrPermission] if a topic is not the
-// subject's, and the latter also if there are too many keys; and
+// subject's, and the latter also if a limit is reached; and
 // [diaspora.ErrUnavailable], after which the list tells whether there is a key
 // that nobody has the secret of.
 func (s *Service) IssueKey(ctx context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error) {
@@ -55,10 +55,10 @@ func (s *Service) issueKey(ctx context.Context, subject string, req diaspora.Acc
 	}
 	r.Hash = hashOf(secret)
 	if err := s.mayIssueKey(ctx, r); err != nil {
-		return diaspora.NewAccessKey{}, refusal(err)
+		return diaspora.NewAccessKey{}, s.refusal(err)
 	}
 	if err := s.ledger.append(ctx, r); err != nil {
-		return diaspora.NewAccessKey{}, refusal(err)
+		return diaspora.NewAccessKey{}, s.refusal(err)
 	}
 	k, _ := s.ledger.key(r.Key)
 	if err := s.settleKey(ctx, k); err != nil {
@@ -73,7 +73,7 @@ func (s *Service) issueKey(ctx context.Context, subject string, req diaspora.Acc
 func (s *Service) issueKeyRecord(subject string, req diaspora.AccessKeyRequest) (record, error) {
 	r := newRecord(opIssueKey, subject)
 	r.Key, r.Name, r.Topics, r.Read, r.Write = newKeyID(), req.Name, req.Topics, req.Read, req.Write
-	r.Expires, r.Limit = req.Expires.UTC(), s.cfg.MaxKeys
+	r.Expires, r.Limit = req.Expires.UTC(), s.cfg.Limits.Keys
 	if fault := subjectFault(subject); fault != "" {
 		return r, invalid(fault)
 	}

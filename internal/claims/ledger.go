@@ -27,7 +27,8 @@ type ledger struct {
 	client      *kgo.Client
 	cluster     *kafka.Admin
 	diagnostics *slog.Logger
-	replicas    int           // of its topic
+	replicas    int // of its topic
+	limits      Limits
 	syncing     chan struct{} // whoever refreshes holds the place in it
 
 	mu      sync.Mutex // guards the fields below
@@ -36,10 +37,19 @@ type ledger struct {
 	skipped int                     // records that made no sense
 	broken  error                   // why the state cannot be trusted any more
 	waiting map[string]chan<- error // by record ID: who wants to know the effect
+	writing map[string]writing      // by what they are about: the records that are on their way
 	moved   chan struct{}           // closed, and replaced, when next or broken changes
 	synced  time.Time               // what was in the ledger then is applied
 	failed  time.Time               // when that could not be found out last
 	failure error                   // why
+}
+
+// writing is a record on its way into the ledger. There is one at a time about a topic, a key
+// or a subject: of many requests to end the same thing one is written, and none of the others,
+// since it would have no effect.
+type writing struct {
+	id, by                    string
+	records, partitions, keys int // what it adds to that of by
 }
 
 // ledgerOpts are what a client needs to follow and to append to the ledger.
@@ -62,7 +72,8 @@ func ledgerOpts() []kgo.Opt {
 // openLedger makes sure that there is a ledger and that it is whole, and tries
 // again while the cluster cannot tell, as when brokers stop and start. The caller
 // runs follow.
-func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, replicas int, diagnostics *slog.Logger) (*ledger, error) {
+func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, cfg Config) (*ledger, error) {
+	replicas, diagnostics := cfg.ReplicationFactor, cfg.Diagnostics
 	spec := kafka.TopicSpec{Name: LedgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
 	err := again(ctx, func() (bool, error) {
 		info, err := prepareLedger(ctx, cluster, spec, diagnostics)
@@ -78,8 +89,10 @@ func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, r
 		cluster:     cluster,
 		diagnostics: diagnostics,
 		replicas:    replicas,
+		limits:      cfg.Limits,
 		state:       newState(),
 		waiting:     make(map[string]chan<- error),
+		writing:     make(map[string]writing),
 		moved:       make(chan struct{}),
 		syncing:     make(chan struct{}, 1),
 	}, nil
@@ -186,7 +199,7 @@ func (l *ledger) take(fetched *kgo.Record) {
 		l.skipped++
 		l.diagnostics.Warn("a record of the ledger makes no sense and was skipped", "offset", fetched.Offset, "err", err)
 	default:
-		l.effect(r, l.state.apply(fetched.Offset, r))
+		l.effect(r, l.state.take(fetched.Offset, r))
 	}
 	l.next = fetched.Offset + 1
 	l.move()
@@ -194,6 +207,7 @@ func (l *ledger) take(fetched *kgo.Record) {
 
 // effect tells who appended the record, if it was here, what came of it.
 func (l *ledger) effect(r record, err error) {
+	l.written(r)
 	if ch, ok := l.waiting[r.ID]; ok {
 		delete(l.waiting, r.ID)
 		ch <- err // it has room for one
@@ -203,15 +217,18 @@ func (l *ledger) effect(r record, err error) {
 // append adds a record and waits for its effect, which is that of its place in
 // the ledger: nil, or why it has none. If there is no telling, append fails with
 // [diaspora.ErrUnavailable], and the record may still take effect afterwards.
+//
+// A record that would have no effect, or would go over a limit, is not written. The caller has
+// called sync.
 func (l *ledger) append(ctx context.Context, r record) error {
 	value, err := encode(r)
 	if err != nil {
 		return err
 	}
 	effect, failed := make(chan error, 1), make(chan error, 1)
-	l.mu.Lock()
-	l.waiting[r.ID] = effect
-	l.mu.Unlock()
+	if err := l.begin(ctx, r, effect); err != nil {
+		return err
+	}
 	defer func() {
 		l.mu.Lock()
 		delete(l.waiting, r.ID)
@@ -220,6 +237,10 @@ func (l *ledger) append(ctx context.Context, r record) error {
 	// Not with ctx: giving up one record would fail those behind it as well.
 	l.client.TryProduce(context.WithoutCancel(ctx), &kgo.Record{Topic: LedgerTopic, Key: []byte(r.key()), Value: value}, func(_ *kgo.Record, err error) {
 		if err != nil {
+			l.mu.Lock()
+			l.written(r)
+			l.move()
+			l.mu.Unlock()
 			failed <- err
 		}
 	})
@@ -239,6 +260,40 @@ func (l *ledger) append(ctx context.Context, r record) error {
 			return clusterError(ctx.Err())
 		case <-moved:
 		}
+	}
+}
+
+// begin waits until no other record about the same is on its way, and makes sure that this
+// one has an effect, as far as anybody can tell now.
+func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error {
+	for {
+		l.mu.Lock()
+		broken, moved := l.broken, l.moved
+		if _, busy := l.writing[r.key()]; broken == nil && !busy {
+			defer l.mu.Unlock()
+			if err := l.mayWrite(r); err != nil {
+				return err
+			}
+			l.writing[r.key()] = newWriting(r)
+			l.waiting[r.ID] = effect
+			return nil
+		}
+		l.mu.Unlock()
+		if broken != nil {
+			return &brokenError{broken}
+		}
+		select {
+		case <-ctx.Done():
+			return clusterError(ctx.Err())
+		case <-moved:
+		}
+	}
+}
+
+// written notes that a record is not on its way any more. l.mu is held.
+func (l *ledger) written(r record) {
+	if w, ok := l.writing[r.key()]; ok && w.id == r.ID {
+		delete(l.writing, r.key())
 	}
 }
 
@@ -334,7 +389,7 @@ func (l *ledger) mayApply(ctx context.Context, r record) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state.mayApply(r)
+	return l.mayWrite(r)
 }
 
 // topic returns what the ledger says about a name, as far as it has been read.

@@ -17,11 +17,11 @@ import (
 )
 
 // aRecord draws a record that passes its own check and is about few names, so
-// that records meet.
-func aRecord(t *rapid.T, place int) record {
+// that records meet. It is written some time after the one before.
+func aRecord(t *rapid.T, place int, before time.Time) record {
 	r := record{
 		ID:   fmt.Sprint(place),
-		Time: time.Unix(int64(place), 0).UTC(),
+		Time: before.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Second, time.Second, time.Hour, 5 * 24 * time.Hour, 50 * 24 * time.Hour}).Draw(t, "later")),
 		Op:   rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed, opBlock, opUnblock}).Draw(t, "op"),
 		By:   rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
 	}
@@ -49,7 +49,7 @@ func aRecord(t *rapid.T, place int) record {
 		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
 		return r
 	case opClaim:
-		r.Partitions, r.RetentionMS = 1, -1
+		r.Partitions, r.RetentionMS = rapid.IntRange(1, 3).Draw(t, "partitions"), -1
 		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
 	default:
 		claim := int64(rapid.IntRange(max(place-8, 0), max(place-1, 0)).Draw(t, "claim"))
@@ -66,7 +66,7 @@ func aKeyID(t *rapid.T) string {
 func replay(records []record) *state {
 	s := newState()
 	for place, r := range records {
-		s.apply(int64(place), r)
+		s.take(int64(place), r)
 	}
 	return s
 }
@@ -82,8 +82,11 @@ func TestApply(t *testing.T) {
 		ending := make(map[string]bool)   // by topic, whether it is being released
 		leader := make(map[string]string) // by group
 		keys := make(map[string]record)   // by ID, those that are live
-		ended := make(map[string]bool)    // by ID
-		blocked := make(map[string]bool)  // by subject
+		ended := make(map[string]int64)   // by ID, the day
+		freed := make(map[string]int64)   // by topic, likewise
+		issued := make(map[string]int)    // by subject
+		now := time.Unix(0, 0).UTC()
+		blocked := make(map[string]bool) // by subject
 		held := func(by map[string]string, subject string) (n int) {
 			for _, o := range by {
 				if o == subject {
@@ -93,12 +96,16 @@ func TestApply(t *testing.T) {
 			return n
 		}
 		for place := range rapid.IntRange(0, 60).Draw(t, "records") {
-			r := aRecord(t, place)
+			r := aRecord(t, place, now)
+			now = r.Time
+			today := now.Unix() / 86400
 			if err := r.check(); err != nil {
 				t.Fatalf("the record %+v does not pass: %v", r, err)
 			}
 			records = append(records, r)
 			before := replay(records[:place])
+			before.note(r)
+			s.note(r)
 			err := s.apply(int64(place), r)
 			if err != nil {
 				if !reflect.DeepEqual(s, before) {
@@ -134,6 +141,7 @@ func TestApply(t *testing.T) {
 				}
 				delete(owner, r.Topic)
 				delete(ending, r.Topic)
+				freed[r.Topic] = today
 			case opClaimGroup:
 				if o, taken := leader[r.Group]; taken {
 					t.Fatalf("claim of group %q took effect while %s had it", r.Group, o)
@@ -152,17 +160,20 @@ func TestApply(t *testing.T) {
 						theirs++
 					}
 				}
-				if _, live := keys[r.Key]; live || ended[r.Key] || theirs >= r.Limit {
-					t.Fatalf("key %s was issued: live %v, ended %v, %d of %d", r.Key, live, ended[r.Key], theirs, r.Limit)
+				end, before := ended[r.Key]
+				if _, live := keys[r.Key]; live || before && today-end <= keepKeys || theirs >= r.Limit {
+					t.Fatalf("key %s was issued: live %v, ended %v, %d of %d", r.Key, live, before, theirs, r.Limit)
 				}
+				delete(ended, r.Key)
 				keys[r.Key] = r
+				issued[r.By]++
 			case opRevokeKey, opKeyExpired:
 				k, live := keys[r.Key]
 				if !live || k.By != r.By || r.Op == opKeyExpired && (k.Expires.IsZero() || r.Time.Before(k.Expires)) {
 					t.Fatalf("%s by %s took effect on the key %+v", r.Op, r.By, k)
 				}
 				delete(keys, r.Key)
-				ended[r.Key] = true
+				ended[r.Key] = today
 			case opKeyUsed:
 				if k, live := keys[r.Key]; !live || k.By != r.By {
 					t.Fatalf("use by %s of the key %+v was noted", r.By, k)
@@ -180,6 +191,21 @@ func TestApply(t *testing.T) {
 			}
 		}
 
+		// What ended long ago is gone, and nothing else is.
+		today := now.Unix() / 86400
+		for id, end := range ended {
+			if _, known := s.keys[id]; known != (today-end <= keepKeys) {
+				t.Errorf("key %s ended %d days ago, and is known: %v", id, today-end, known)
+			}
+		}
+		for name, end := range freed {
+			if _, taken := owner[name]; taken {
+				continue
+			}
+			if _, known := s.topics[name]; known != (today-end <= keepNames) {
+				t.Errorf("name %q became free %d days ago, and is known: %v", name, today-end, known)
+			}
+		}
 		got, gotGroups := make(map[string]string), make(map[string]string)
 		for name, topic := range s.topics {
 			if topic.phase != free {
@@ -196,6 +222,15 @@ func TestApply(t *testing.T) {
 			t.Errorf("owners are %v and %v, want %v and %v", got, gotGroups, owner, leader)
 		}
 		for _, subject := range []string{ada, ben, cleo} {
+			partitions := 0
+			for _, topic := range s.topics {
+				if topic.phase != free && topic.owner == subject {
+					partitions += topic.partitions
+				}
+			}
+			if s.partitions[subject] != partitions || s.issued[subject] != issued[subject] {
+				t.Errorf("%s is said to have %d partitions and %d keys ever, and has %d and %d", subject, s.partitions[subject], s.issued[subject], partitions, issued[subject])
+			}
 			if _, got := s.blocked[subject]; got != blocked[subject] {
 				t.Errorf("%s is blocked: %v, want %v", subject, got, blocked[subject])
 			}
@@ -208,7 +243,7 @@ func TestApply(t *testing.T) {
 		cut := rapid.IntRange(0, len(records)).Draw(t, "cut")
 		again := replay(records[:cut])
 		for i, r := range records[cut:] {
-			again.apply(int64(cut+i), r)
+			again.take(int64(cut+i), r)
 		}
 		if !reflect.DeepEqual(again, s) {
 			t.Errorf("reading the records again gives %+v, want %+v", again, s)

@@ -124,7 +124,7 @@ type ACL struct {
 	// What claims get; zero values are the defaults of [claims.Config].
 	DefaultPartitions int
 	DefaultRetention  time.Duration
-	MaxTopics         int
+	Limits            claims.Limits
 }
 
 // Validate says all that is wrong with a configuration by itself.
@@ -307,7 +307,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	rules := claims.Config{Admin: cfg.Kafka.adminOpts(), Admission: cfg.Admission, Diagnostics: cfg.Diagnostics}
 	if a := cfg.ACL; a != nil {
 		rules.DefaultPartitions = a.DefaultPartitions
-		rules.DefaultRetention, rules.MaxTopics = a.DefaultRetention, a.MaxTopics
+		rules.DefaultRetention, rules.Limits = a.DefaultRetention, a.Limits
 	}
 	if f.claims, err = claims.Open(ctx, rules); err != nil {
 		return err

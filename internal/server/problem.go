@@ -86,6 +86,9 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 	default:
 		p.Status = statusOf(err)
 		p.Hint = diaspora.Hint(err)
+		if limit := (interface{ Hint() string })(nil); p.Hint == "" && errors.As(err, &limit) {
+			p.Hint = limit.Hint()
+		}
 		p.Topic, p.Detail = describe(err)
 		p.Detail = strings.TrimSuffix(p.Detail, "; "+p.Hint)
 		p.Hint = cmp.Or(p.Hint, hints[p.Status])
