@@ -87,7 +87,8 @@ type Config struct {
 	// Diagnostics receives what the parts say about themselves. Nil discards it.
 	Diagnostics *slog.Logger
 
-	advertise string // what clients are told instead of KafkaAddr, for tests with a network in between
+	allow     claims.Admission // who is admitted, for tests; operators come from Operators
+	advertise string           // what clients are told instead of KafkaAddr, for tests with a network in between
 }
 
 // Fabric is a running fabric. All methods may be called concurrently.
@@ -173,13 +174,13 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var operators []string
+	admission := f.cfg.allow
 	for _, username := range f.cfg.Operators {
-		operators = append(operators, globusdev.Subject(username))
+		admission.Operators = append(admission.Operators, globusdev.Subject(username))
 	}
 	f.claims, err = claims.Open(ctx, claims.Config{
 		Admin:       admin,
-		Admission:   claims.Admission{Operators: operators},
+		Admission:   admission,
 		Diagnostics: f.cfg.Diagnostics,
 	})
 	if err != nil {

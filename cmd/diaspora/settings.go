@@ -51,6 +51,8 @@ var serveSettings = []setting{
 	}},
 
 	{"operators", "subjects of the people who may block others, as `UUID,...`; the same for all parts", list(func(d *serveDraft) *[]string { return &d.Admission.Operators })},
+	{"allow-domains", "admit only accounts whose username ends with one of these, as `DOMAIN,...`, and allow-subjects (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Domains })},
+	{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and allow-domains (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Subjects })},
 	{"operator-contact", "how to reach them, such as an e-mail `ADDRESS`, for people who are refused", text(func(d *serveDraft) *string { return &d.Admission.Contact })},
 
 	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},

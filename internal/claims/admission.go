@@ -13,11 +13,18 @@ import (
 )
 
 // Admission says who may use the fabric, and who operates it. The zero value has
-// no operators and is open to everybody.
+// no operators and is open to everybody whom Globus Auth knows.
 type Admission struct {
 	// Operators are the subjects that may block and unblock others. They are
 	// always admitted.
 	Operators []string
+
+	// Domains and Subjects, if either is set, are the only ones that are admitted: accounts
+	// whose username ends with one of the domains, and these subjects. Of the owner of an access key
+	// only the subject is known, so Domains say nothing about keys: with Domains,
+	// keys stay good until they end or their owner is blocked; with Subjects alone, a key
+	// is good as long as its owner is among them.
+	Domains, Subjects []string
 
 	// Contact says how to reach the operators, for instance an e-mail address. It is
 	// part of refusals that only they can change. Optional.
@@ -30,6 +37,16 @@ func (a *Admission) Validate() error {
 	for _, subject := range a.Operators {
 		if fault := subjectFault(subject); fault != "" {
 			errs = append(errs, fmt.Errorf("operators: %q: %s; \"diaspora whoami --subject\" prints it", clip(subject), fault))
+		}
+	}
+	for _, subject := range a.Subjects {
+		if fault := subjectFault(subject); fault != "" {
+			errs = append(errs, fmt.Errorf("allow-subjects: %q: %s", clip(subject), fault))
+		}
+	}
+	for _, domain := range a.Domains {
+		if domain == "" || len(domain) > 253 || !strings.Contains(domain, ".") && domain != "localhost" || strings.ContainsFunc(domain, func(r rune) bool { return r >= 0x80 || !nameByte(byte(r)) }) {
+			errs = append(errs, fmt.Errorf("allow-domains: %q is no domain; want what follows the last @ of usernames, such as example.edu", clip(domain)))
 		}
 	}
 	if fault := lineFault("operator-contact", a.Contact, maxContactBytes); fault != "" {
@@ -51,16 +68,56 @@ func (a *Admission) advice() string {
 	return "ask the operators of this fabric: " + a.Contact
 }
 
+// domainOf returns what follows the last @ of a username; there may be two.
+func domainOf(username string) string {
+	i := strings.LastIndexByte(username, '@')
+	if i < 0 {
+		return ""
+	}
+	return strings.ToLower(username[i+1:])
+}
+
+// allows reports whether a person is on the lists, or there are none.
+func (a *Admission) allows(id globus.Identity) bool {
+	if len(a.Domains) == 0 {
+		return a.allowsOwner(id.Subject)
+	}
+	domain := domainOf(id.Username)
+	return a.operates(id.Subject) || slices.Contains(a.Subjects, id.Subject) ||
+		slices.ContainsFunc(a.Domains, func(d string) bool { return strings.EqualFold(d, domain) })
+}
+
+// allowsOwner is allows as far as a subject tells.
+func (a *Admission) allowsOwner(subject string) bool {
+	return len(a.Domains) > 0 || len(a.Subjects) == 0 || a.operates(subject) || slices.Contains(a.Subjects, subject)
+}
+
 // Admit returns nil if a person who has signed in at Globus may use the fabric,
 // and otherwise a [*globus.RefusedError] that says why not. It asks nobody: what
 // counts is the ledger as it has been read, which is a moment old at most, or as
 // old as an outage of the cluster.
-func (s *Service) Admit(id globus.Identity) error { return s.admitOwner(id.Subject) }
+func (s *Service) Admit(id globus.Identity) error {
+	a := &s.cfg.Admission
+	reason := "this fabric is not open to your account"
+	if domain := domainOf(id.Username); domain != "" && len(a.Domains) > 0 && lineFault("", domain, 253) == "" {
+		reason = "this fabric is not open to accounts of " + domain
+	}
+	return s.admit(id.Subject, a.allows(id), reason)
+}
 
-// admitOwner is Admit for an access key of the subject's.
+// admitOwner is Admit for an access key of the subject's, as far as the subject tells.
 func (s *Service) admitOwner(subject string) error {
-	if s.ledger.isBlocked(subject) {
-		return &globus.RefusedError{Reason: "the operators of this fabric have blocked you", Hint: s.cfg.Admission.advice()}
+	return s.admit(subject, s.cfg.Admission.allowsOwner(subject), "this fabric is not open to the owner of this access key")
+}
+
+// admit refuses a subject that is blocked, or not allowed for the reason.
+func (s *Service) admit(subject string, allowed bool, reason string) error {
+	advice := s.cfg.Admission.advice()
+	switch {
+	case s.ledger.isBlocked(subject):
+		return &globus.RefusedError{Reason: "the operators of this fabric have blocked you", Hint: advice}
+	case !allowed:
+		return &globus.RefusedError{Reason: reason, Hint: "sign in with another account, or " + advice}
 	}
 	return nil
 }

@@ -94,10 +94,58 @@ func TestAdmissionRefused(t *testing.T) {
 	for name, a := range map[string]Admission{
 		"operator by username": {Operators: []string{"ada@example.edu"}},
 		"everybody":            {Operators: []string{"*"}},
+		"domain with an @":     {Domains: []string{"@example.edu"}},
+		"pattern":              {Domains: []string{"*.example.edu"}},
+		"no domain":            {Domains: []string{""}},
+		"subject by username":  {Subjects: []string{"ada@example.edu"}},
 		"contact on two lines": {Contact: "a\nb"},
 	} {
 		if err := a.Validate(); err == nil {
 			t.Errorf("%s: Validate = nil", name)
+		}
+	}
+}
+
+// TestAllow holds who is admitted by which lists, with a login and with a key.
+func TestAllow(t *testing.T) {
+	for name, tt := range map[string]struct {
+		lists    Admission
+		username string
+		login    bool
+		key      bool
+	}{
+		"no lists":                      {Admission{}, "ada@example.edu", true, true},
+		"domain":                        {Admission{Domains: []string{"example.org", "example.edu"}}, "ada@example.edu", true, true},
+		"domain in capitals":            {Admission{Domains: []string{"Example.EDU"}}, "ada@example.edu", true, true},
+		"another domain":                {Admission{Domains: []string{"example.org"}}, "ada@example.edu", false, true},
+		"a domain below it":             {Admission{Domains: []string{"example.edu"}}, "ada@sub.example.edu", false, true},
+		"a domain that ends alike":      {Admission{Domains: []string{"example.edu"}}, "ada@badexample.edu", false, true},
+		"two @, the last one counts":    {Admission{Domains: []string{"example.edu"}}, "ada@example.edu@accounts.google.com", false, true},
+		"two @, the last one is listed": {Admission{Domains: []string{"accounts.google.com"}}, "ada@example.edu@accounts.google.com", true, true},
+		"no domain":                     {Admission{Domains: []string{"example.edu"}}, "example.edu", false, true},
+		"no username":                   {Admission{Domains: []string{"example.edu"}}, "", false, true},
+		"subject":                       {Admission{Subjects: []string{ben, ada}}, "ada@example.edu", true, true},
+		"another subject":               {Admission{Subjects: []string{ben}}, "ada@example.edu", false, false},
+		"subject of another domain":     {Admission{Domains: []string{"example.org"}, Subjects: []string{ada}}, "ada@example.edu", true, true},
+		"an operator":                   {Admission{Domains: []string{"example.org"}, Operators: []string{ada}}, "ada@example.edu", true, true},
+		"an operator, subjects":         {Admission{Subjects: []string{ben}, Operators: []string{ada}}, "ada@example.edu", true, true},
+	} {
+		if err := tt.lists.Validate(); err != nil {
+			t.Errorf("%s: Validate = %v", name, err)
+		}
+		tt.lists.Contact = "help@example.org"
+		s := &Service{cfg: Config{Admission: tt.lists}, ledger: &ledger{state: newState()}}
+		for way, got := range map[string]struct {
+			err  error
+			want bool
+		}{
+			"login": {s.Admit(globus.Identity{Subject: ada, Username: tt.username}), tt.login},
+			"key":   {s.admitOwner(ada), tt.key},
+		} {
+			refused := (*globus.RefusedError)(nil)
+			if got.want != (got.err == nil) || got.err != nil && (!errors.As(got.err, &refused) || !strings.Contains(refused.Hint, "help@example.org")) {
+				t.Errorf("%s: %s: %v, want it admitted: %v, or a refusal that names whom to ask", name, way, got.err, got.want)
+			}
 		}
 	}
 }
