@@ -181,6 +181,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	f.claims, err = claims.Open(ctx, claims.Config{
 		Admin:       admin,
 		Admission:   admission,
+		Dir:         f.below("ledger"),
 		Diagnostics: f.cfg.Diagnostics,
 	})
 	if err != nil {

@@ -43,6 +43,7 @@ var serveSettings = []setting{
 		return nil
 	}},
 	{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all parts; made when missing", text(func(d *serveDraft) *string { return &d.TokenKeyFile })},
+	{"state-dir", "`FOLDER` for a copy of what the ledger says, so that the next start is faster; made when missing", text(func(d *serveDraft) *string { return &d.StateDir })},
 	{"tls-cert-file", "PEM `FILE` with the certificate that clients are shown; read again when it changes", text(func(d *serveDraft) *string { return &d.certFile })},
 	{"tls-key-file", "PEM `FILE` with the key to it", text(func(d *serveDraft) *string { return &d.keyFile })},
 	{"insecure-allow-plaintext", "serve other machines without TLS, where anybody on the way can take tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {

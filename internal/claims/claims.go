@@ -109,6 +109,11 @@ type Config struct {
 	// Admission says who may use the fabric, and who operates it.
 	Admission Admission
 
+	// Dir is where checkpoints of the ledger are kept, so that the next start reads only
+	// what is newer. It is made when missing. Several processes may have the same. Empty
+	// keeps none.
+	Dir string
+
 	// ReconcileInterval is how often the cluster is compared with the ledger.
 	// Default: 1 minute.
 	ReconcileInterval time.Duration
@@ -197,6 +202,7 @@ func (s *Service) open(ctx, run context.Context) error {
 	}
 	s.wg.Go(func() { s.keepReconciled(run) })
 	s.wg.Go(func() { s.keepUses(run) })
+	s.wg.Go(func() { s.ledger.keepSaved(run) })
 	return nil
 }
 
@@ -207,6 +213,13 @@ func (s *Service) Close() error {
 		s.stop()
 		s.client.Close()
 		s.wg.Wait()
+		if s.ledger == nil || s.ledger.checkpoints == nil {
+			return
+		}
+		s.ledger.save(1)
+		if err := s.ledger.checkpoints.close(); err != nil {
+			s.cfg.Diagnostics.Warn("the folder with the checkpoint of the ledger could not be closed", "err", err)
+		}
 	})
 	return nil
 }

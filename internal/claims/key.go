@@ -221,9 +221,7 @@ func (s *state) issueKey(r record) {
 
 // endKey keeps what a key was for a while, for its owner to look up, and forgets its hash.
 func (s *state) endKey(r record) {
-	gone := s.ended[r.Time.Unix()/86400]
-	gone.keys = append(gone.keys, r.Key)
-	s.ended[r.Time.Unix()/86400] = gone
+	s.endedOn(r.Time).keys[r.Key] = struct{}{}
 	k := s.keys[r.Key]
 	k.Ended, k.hash = r.Time, keyHash{}
 	s.keys[r.Key] = k

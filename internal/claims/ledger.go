@@ -29,12 +29,16 @@ type ledger struct {
 	diagnostics *slog.Logger
 	replicas    int // of its topic
 	limits      Limits
+	topicID     kafka.TopicID
+	checkpoints *checkpoints  // nil if none are kept
 	syncing     chan struct{} // whoever refreshes holds the place in it
 
 	mu      sync.Mutex // guards the fields below
 	state   *state
 	next    int64                   // the offset of the next record to apply
 	skipped int                     // records that made no sense
+	last    []byte                  // the value of the record before next
+	saved   int64                   // the next of the last checkpoint
 	broken  error                   // why the state cannot be trusted any more
 	waiting map[string]chan<- error // by record ID: who wants to know the effect
 	writing map[string]writing      // by what they are about: the records that are on their way
@@ -75,27 +79,37 @@ func ledgerOpts() []kgo.Opt {
 func openLedger(ctx context.Context, client *kgo.Client, cluster *kafka.Admin, cfg Config) (*ledger, error) {
 	replicas, diagnostics := cfg.ReplicationFactor, cfg.Diagnostics
 	spec := kafka.TopicSpec{Name: LedgerTopic, Partitions: 1, Replicas: replicas, Retention: -1}
+	var topicID kafka.TopicID
 	err := again(ctx, func() (bool, error) {
 		info, err := prepareLedger(ctx, cluster, spec, diagnostics)
-		replicas = info.Replicas
+		replicas, topicID = info.Replicas, info.ID
 		return info.Led, clusterError(err)
 	})
 	if err != nil {
 		return nil, err
 	}
-	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(0)}})
-	return &ledger{
+	l := &ledger{
 		client:      client,
 		cluster:     cluster,
 		diagnostics: diagnostics,
 		replicas:    replicas,
 		limits:      cfg.Limits,
+		topicID:     topicID,
 		state:       newState(),
 		waiting:     make(map[string]chan<- error),
 		writing:     make(map[string]writing),
 		moved:       make(chan struct{}),
 		syncing:     make(chan struct{}, 1),
-	}, nil
+	}
+	if cfg.Dir != "" {
+		if l.checkpoints, err = openCheckpoints(cfg.Dir); err != nil {
+			diagnostics.Warn("checkpoints of the ledger cannot be kept; each start reads it whole", "err", err)
+		} else {
+			l.startFrom(ctx, cfg.Admin)
+		}
+	}
+	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(l.next)}})
+	return l, nil
 }
 
 // prepareLedger creates the ledger's topic if there is none, mends its settings,
@@ -201,7 +215,7 @@ func (l *ledger) take(fetched *kgo.Record) {
 	default:
 		l.effect(r, l.state.take(fetched.Offset, r))
 	}
-	l.next = fetched.Offset + 1
+	l.next, l.last = fetched.Offset+1, fetched.Value
 	l.move()
 }
 

@@ -69,12 +69,23 @@ type state struct {
 	partitions map[string]int      // of all topics that a subject owns
 	issued     map[string]int      // how many keys a subject was ever given
 	hours      map[string]hourly   // how many records a subject has had written of late
-	ended      map[int64]endedOnes // what can be forgotten one day, by the day on which it ended
+	ended      map[int64]endedOnes // what can be forgotten later, by the day on which it ended
 	swept      int64               // the day on which that was looked at last
 }
 
 // endedOnes are the IDs of keys that have ended on one day, and names that became free.
-type endedOnes struct{ keys, names []string }
+type endedOnes struct{ keys, names map[string]struct{} }
+
+// endedOn returns those of the day.
+func (s *state) endedOn(t time.Time) endedOnes {
+	day := t.Unix() / 86400
+	gone, ok := s.ended[day]
+	if !ok {
+		gone = endedOnes{make(map[string]struct{}), make(map[string]struct{})}
+		s.ended[day] = gone
+	}
+	return gone
+}
 
 const (
 	// keepKeys is how many days a key that has ended can be looked up. What is known
@@ -163,21 +174,19 @@ func (s *state) note(r record) {
 		}
 	}
 	for day, gone := range s.ended {
+		if day < today-keepNames {
+			for name := range gone.names {
+				delete(s.topics, name)
+			}
+			clear(gone.names)
+		}
 		if day < today-keepKeys {
-			for _, id := range gone.keys {
+			for id := range gone.keys {
 				delete(s.keys, id)
 			}
-			gone.keys = nil
+			clear(gone.keys)
 		}
-		if day < today-keepNames {
-			for _, name := range gone.names {
-				if t := s.topics[name]; t.phase == free && t.claimed.Unix()/86400 == day {
-					delete(s.topics, name)
-				}
-			}
-			gone.names = nil
-		}
-		if s.ended[day] = gone; gone.keys == nil && gone.names == nil {
+		if len(gone.keys)+len(gone.names) == 0 {
 			delete(s.ended, day)
 		}
 	}
@@ -260,6 +269,17 @@ func (s *state) mayClaimGroup(r record) error {
 	return nil
 }
 
+// taken notes that a name, which was free and maybe known, is not any more.
+func (s *state) taken(name string, t topic) {
+	if _, known := s.topics[name]; !known {
+		return
+	}
+	gone := s.endedOn(t.claimed)
+	if delete(gone.names, name); len(gone.keys)+len(gone.names) == 0 {
+		delete(s.ended, t.claimed.Unix()/86400)
+	}
+}
+
 // apply is take without note.
 func (s *state) apply(place int64, r record) error {
 	if err := s.mayApply(r); err != nil {
@@ -279,6 +299,7 @@ func (s *state) apply(place int64, r record) error {
 	t := s.topics[r.Topic]
 	switch r.Op {
 	case opClaim:
+		s.taken(r.Topic, t)
 		s.owns[r.By]++
 		s.partitions[r.By] += r.Partitions
 		s.topics[r.Topic] = topic{claimed, place, r.By, r.Partitions, r.RetentionMS, r.Description, r.Time}
@@ -293,10 +314,9 @@ func (s *state) apply(place int64, r record) error {
 			delete(s.partitions, t.owner)
 		}
 		s.topics[r.Topic] = topic{phase: free, place: t.place, claimed: r.Time}
-		gone := s.ended[r.Time.Unix()/86400]
-		gone.names = append(gone.names, r.Topic)
-		s.ended[r.Time.Unix()/86400] = gone
+		s.endedOn(r.Time).names[r.Topic] = struct{}{}
 	case opClear: // as if claimed and released at once
+		s.taken(r.Topic, t)
 		s.owns[r.By]++
 		s.topics[r.Topic] = topic{phase: releasing, place: place, owner: r.By}
 	case opClaimGroup:

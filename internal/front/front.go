@@ -50,6 +50,9 @@ type Config struct {
 	// fabric need the same file. It is made when missing. Required.
 	TokenKeyFile string
 
+	// StateDir is as Dir of [claims.Config].
+	StateDir string
+
 	// Admission says who may use the fabric, and who operates it.
 	Admission claims.Admission
 
@@ -304,7 +307,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	rules := claims.Config{Admin: cfg.Kafka.adminOpts(), Admission: cfg.Admission, Diagnostics: cfg.Diagnostics}
+	rules := claims.Config{Admin: cfg.Kafka.adminOpts(), Admission: cfg.Admission, Dir: cfg.StateDir, Diagnostics: cfg.Diagnostics}
 	if a := cfg.ACL; a != nil {
 		rules.DefaultPartitions = a.DefaultPartitions
 		rules.DefaultRetention, rules.Limits = a.DefaultRetention, a.Limits
