@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
@@ -163,7 +165,7 @@ func (l *ledger) follow(ctx context.Context) {
 		if gone := (*kgo.ErrDataLoss)(nil); errors.As(err, &gone) || errors.Is(err, kerr.OffsetOutOfRange) {
 			l.breakOff(fmt.Errorf("records that were read are gone from it: %w", err))
 		}
-		fetches.EachRecord(l.take)
+		l.take(fetches.Records())
 	}
 }
 
@@ -194,29 +196,56 @@ func (l *ledger) move() {
 	l.moved = make(chan struct{})
 }
 
-// take applies one record. One that makes no sense is skipped, by every replica
-// alike. One of a later version cannot be skipped: what follows may hang on it.
-func (l *ledger) take(fetched *kgo.Record) {
+// take applies records. To read them takes far longer than to apply them, and so is done on all
+// processors: a ledger may have millions.
+func (l *ledger) take(fetched []*kgo.Record) {
+	const share = 256 // of records, for one goroutine at a time
+	entries := make([]entry, len(fetched))
+	var work errgroup.Group
+	work.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < len(fetched); from += share {
+		to := min(from+share, len(fetched))
+		work.Go(func() error {
+			for i, f := range fetched[from:to] {
+				entries[from+i].record, entries[from+i].err = decode(f.Value)
+			}
+			return nil
+		})
+	}
+	work.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for i, f := range fetched {
+		l.apply(f, entries[i])
+	}
+	l.move()
+}
+
+// entry is a record of the ledger, or why there is none.
+type entry struct {
+	record record
+	err    error
+}
+
+// apply applies one record. One that makes no sense is skipped, by every replica
+// alike. One of a later version cannot be skipped: what follows may hang on it. l.mu is held.
+func (l *ledger) apply(fetched *kgo.Record, e entry) {
 	if l.broken != nil || fetched.Offset < l.next {
 		return
 	}
-	r, err := decode(fetched.Value)
 	later := laterVersionError(0)
 	switch {
 	case fetched.Attrs.IsControl():
-	case errors.As(err, &later):
-		l.breakOffLocked(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, err))
+	case errors.As(e.err, &later):
+		l.breakOffLocked(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, e.err))
 		return
-	case err != nil:
+	case e.err != nil:
 		l.skipped++
-		l.diagnostics.Warn("a record of the ledger makes no sense and was skipped", "offset", fetched.Offset, "err", err)
+		l.diagnostics.Warn("a record of the ledger makes no sense and was skipped", "offset", fetched.Offset, "err", e.err)
 	default:
-		l.effect(r, l.state.take(fetched.Offset, r))
+		l.effect(e.record, l.state.take(fetched.Offset, e.record))
 	}
 	l.next, l.last = fetched.Offset+1, fetched.Value
-	l.move()
 }
 
 // effect tells who appended the record, if it was here, what came of it.

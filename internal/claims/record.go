@@ -134,6 +134,12 @@ func decode(value []byte) (record, error) {
 	if len(value) > maxRecordBytes {
 		return record{}, fmt.Errorf("it has %d bytes, and at most %d are allowed", len(value), maxRecordBytes)
 	}
+	var r record
+	err := json.Unmarshal(value, &r)
+	if err == nil && r.Version <= version {
+		return r, r.check()
+	}
+	// The fields of a later version may be of other types.
 	var head struct {
 		Version int `json:"v"`
 	}
@@ -143,11 +149,7 @@ func decode(value []byte) (record, error) {
 	if head.Version > version {
 		return record{}, laterVersionError(head.Version)
 	}
-	var r record
-	if err := json.Unmarshal(value, &r); err != nil {
-		return record{}, fmt.Errorf("it is not a record: %w", err)
-	}
-	return r, r.check()
+	return record{}, fmt.Errorf("it is not a record: %w", err)
 }
 
 // check returns what is wrong with a record by itself. Whether it may take

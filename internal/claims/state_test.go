@@ -480,6 +480,9 @@ func TestDecodeRefuses(t *testing.T) {
 	if _, err := decode([]byte(`{"v":4,"op":"share"}`)); !errors.As(err, &later) || later != 4 {
 		t.Errorf("decode of version 4 = %v, want a laterVersionError", err)
 	}
+	if _, err := decode([]byte(`{"v":4,"op":["share"],"topic":{"name":"weather"}}`)); !errors.As(err, &later) {
+		t.Errorf("decode of version 4 with fields of other types = %v, want a laterVersionError", err)
+	}
 	if _, err := decode([]byte(with(`"v":1`, `"v":1,"mood":"good"`))); err != nil {
 		t.Errorf("decode with a field that may be ignored = %v, want nil", err)
 	}
