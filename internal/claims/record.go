@@ -134,6 +134,9 @@ func decode(value []byte) (record, error) {
 	if len(value) > maxRecordBytes {
 		return record{}, fmt.Errorf("it has %d bytes, and at most %d are allowed", len(value), maxRecordBytes)
 	}
+	if r, ok := parse(value); ok && r.Version <= version {
+		return r, r.check()
+	}
 	var r record
 	err := json.Unmarshal(value, &r)
 	if err == nil && r.Version <= version {

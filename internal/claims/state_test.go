@@ -254,6 +254,7 @@ func TestApply(t *testing.T) {
 			if err != nil {
 				t.Fatalf("encode(%+v) = %v", r, err)
 			}
+			agree(t, value)
 			if back, err := decode(value); err != nil || !reflect.DeepEqual(back, r) {
 				t.Errorf("decode(%s) = %+v, %v, want %+v", value, back, err, r)
 			}
@@ -488,11 +489,52 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+// agree fails if parse takes a record for another one than package json does.
+func agree(t interface{ Errorf(string, ...any) }, value []byte) (parsed bool) {
+	got, ok := parse(value)
+	var want record
+	if err := json.Unmarshal(value, &want); ok && (err != nil || !reflect.DeepEqual(got, want)) {
+		t.Errorf("parse(%s) = %+v, and package json says %+v, %v", value, got, want, err)
+	}
+	return ok
+}
+
+// TestParse holds that what is written is read the fast way, and what looks otherwise is not
+// read wrongly.
+func TestParse(t *testing.T) {
+	good := []string{
+		claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON,
+		strings.Replace(keyJSON, `["weather"]`, `["weather","snow"]`, 1), strings.Replace(claimJSON, `604800000`, `-1`, 1),
+	}
+	for _, value := range good {
+		if !agree(t, []byte(value)) {
+			t.Errorf("parse does not know %s", value)
+		}
+		for n := range value { // each byte missing, doubled, or another one
+			agree(t, []byte(value[:n]))
+			agree(t, []byte(value[:n]+value[n+1:]))
+			agree(t, []byte(value[:n]+value[n:n+1]+value[n:]))
+			for _, c := range "\"\\{}[],:0-.eEntf \x00\x7f\u00e9" {
+				agree(t, []byte(value[:n]+string(c)+value[n+1:]))
+				agree(t, []byte(value[:n]+string(c)+value[n:]))
+			}
+		}
+	}
+	for _, value := range []string{
+		`{"v":1,"v":2}`, `{"V":1}`, `{"op":"a","v":1}`, `{"v":01}`, `{"v":-0}`, `{"v":1.0}`, `{"v":1e3}`, `{"v":null}`, `{"v":99999999999999999999}`, `{"v":4294967297}`,
+		`{"topics":[]}`, `{"topics":null}`, `{"topics":[null]}`, `{"claim":null}`, `{"time":"2026-05-01t12:00:00z"}`, `{"time":"2026-05-01T12:00:00,5Z"}`, `{"time":"2026-05-01T12:00:00+24:00"}`,
+		`{"hash":"AB"}`, `{"hash":"` + strings.Repeat("AB", 32) + `"}`, `{"by":"\u0061"}`, `{"by":"\xff"}`, `{"mood":"good"}`, `{}`, `{"v":1}{"v":1}`, `{"v":1} `,
+	} {
+		agree(t, []byte(value))
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON, `{"v":4}`, `{}`, ``, "\x00"} {
 		f.Add([]byte(value))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
+		agree(t, value)
 		r, err := decode(value)
 		if err != nil {
 			return
