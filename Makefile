@@ -58,10 +58,11 @@ test-wide: ## what is too much for each change: 10,000 sequences of requests nex
 		failed=$$?; $(MAKE) kafka-down; [ $$failed = 0 ] || exit $$failed; \
 	done
 
-test-long: ## race detector, the long tests of spool and engine, each fuzz target for FUZZTIME, and FAILOVER over three nodes
+test-long: ## race detector, the long tests of spool, engine and ledger, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
 	$(LONG_SPOOL) $(GO) test -count 1 -timeout 60m -v -run '^(TestCrashStates|TestKill|TestOneOwner|TestLargeBacklog)$$' ./internal/spool
 	$(LONG_ENGINE) $(GO) test -count 1 -timeout 24h ./internal/journal ./internal/commitlog ./internal/groups ./internal/broker/...
+	LEDGER_CRASH_STATES=1000000 LEDGER_RECORDS=10000000 $(GO) test -count 1 -timeout 60m -v -run '^(TestLongLedger|TestCheckpointCrash)$$' ./internal/claims
 	$(MAKE) test-endurance ENDURANCE=1h
 	NETWORK_SLOW_TIMES=4 $(GO) test -count 1 -timeout 60m -run '^TestNetworkFaults$$' .
 	KGO_TEST_RECORDS=500000 $(MAKE) test-franz

@@ -102,6 +102,19 @@ func keyFault(k AccessKey) string {
 	return ""
 }
 
+// blockedFault is about the subject, or about any if it is "".
+func blockedFault(b Blocked, about string) string {
+	switch {
+	case !subject(b.Subject) || !subject(b.By):
+		return "a subject is malformed"
+	case about != "" && b.Subject != about:
+		return "it is about another subject"
+	case len(b.Why) > maxDescriptionBytes || !shown(b.Why):
+		return "the reason is not a line of text"
+	}
+	return ""
+}
+
 // firstFault returns the first fault of several parts of an answer.
 func firstFault[T any](parts []T, fault func(T) string) string {
 	for _, p := range parts {

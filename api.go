@@ -100,6 +100,25 @@ type AccessKeyList struct {
 	Keys []AccessKey `json:"keys"`
 }
 
+// BlockRequest is the body of POST /v1/admin/blocked.
+type BlockRequest struct {
+	Subject string `json:"subject"` // whom to shut out
+	Why     string `json:"why"`     // for other operators: a line of at most 1,000 bytes
+}
+
+// Blocked is a subject that operators have shut out.
+type Blocked struct {
+	Subject string    `json:"subject"`
+	Why     string    `json:"why"`
+	By      string    `json:"by"` // the operator's subject
+	Since   time.Time `json:"since"`
+}
+
+// BlockedList is the answer of GET /v1/admin/blocked.
+type BlockedList struct {
+	Blocked []Blocked `json:"blocked"`
+}
+
 // Problem is the one shape of an error answer (RFC 9457, application/problem+json).
 type Problem struct {
 	Type   string `json:"type,omitempty"`  // a URI reference that names the condition, for instance "/problems/conflict"

@@ -232,6 +232,37 @@ func (c *Client) RevokeKey(ctx context.Context, id string) error {
 	return c.do(ctx, request{op: "revoke access key", method: http.MethodDelete, path: "/v1/keys/" + url.PathEscape(id), again: true})
 }
 
+// Block shuts a subject out of the fabric; the caller must be one of its operators.
+// No token and no access key of the subject's is accepted any more, and open connections
+// are closed soon. Blocking again changes nothing. An operator cannot
+// be blocked: that is [ErrConflict].
+func (c *Client) Block(ctx context.Context, block BlockRequest) (Blocked, error) {
+	var b Blocked
+	err := c.do(ctx, request{
+		op: "block", method: http.MethodPost, path: "/v1/admin/blocked", in: block, again: true,
+		out: &b, fault: func() string { return blockedFault(b, block.Subject) },
+	})
+	return orZero(b, err)
+}
+
+// Unblock lets a subject in again; the caller must be an operator. It is [ErrNotFound] if
+// the subject is not blocked.
+func (c *Client) Unblock(ctx context.Context, subject string) error {
+	return c.do(ctx, request{op: "unblock", method: http.MethodDelete, path: "/v1/admin/blocked/" + url.PathEscape(subject)})
+}
+
+// Blocked returns who is shut out of the fabric; the caller must be an operator.
+func (c *Client) Blocked(ctx context.Context) ([]Blocked, error) {
+	var list BlockedList
+	err := c.do(ctx, request{
+		op: "list blocked subjects", method: http.MethodGet, path: "/v1/admin/blocked", again: true,
+		out: &list, fault: func() string {
+			return firstFault(list.Blocked, func(b Blocked) string { return blockedFault(b, "") })
+		},
+	})
+	return orZero(list.Blocked, err)
+}
+
 // ProblemError is an error that the ACL endpoint answered with. Test its cause
 // with [errors.Is].
 type ProblemError struct {

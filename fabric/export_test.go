@@ -1,6 +1,16 @@
 package fabric
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/diaspora-streams/diaspora/internal/claims"
+)
+
+// OpenTo returns a configuration of a fabric that admits only these domains and subjects.
+func OpenTo(cfg Config, domains, subjects []string) Config {
+	cfg.allow = claims.Admission{Domains: domains, Subjects: subjects, Contact: "help@example.org"}
+	return cfg
+}
 
 // Behind returns a configuration of a fabric whose Kafka clients are told to connect to addr,
 // where a proxy to its KafkaAddr is.

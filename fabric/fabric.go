@@ -63,6 +63,10 @@ type Config struct {
 	// an @ it is a name at localhost. Default: none.
 	Username string
 
+	// Operators are the usernames of those who may block others, of people that the
+	// local Globus Auth knows. Default: none.
+	Operators []string
+
 	// SyncWrites makes the broker fsync every batch before it acknowledges it,
 	// so that acknowledged events survive a power cut as well.
 	SyncWrites bool
@@ -85,6 +89,7 @@ type Config struct {
 	Diagnostics *slog.Logger
 
 	// For tests.
+	allow        claims.Admission                // who is admitted; operators come from Operators
 	advertise    string                          // what clients are told instead of KafkaAddr, with a network in between
 	aroundGlobus func(http.Handler) http.Handler // what stands before the local Globus Auth
 }
@@ -172,8 +177,14 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	admission := f.cfg.allow
+	for _, username := range f.cfg.Operators {
+		admission.Operators = append(admission.Operators, globusdev.Subject(username))
+	}
 	f.claims, err = claims.Open(ctx, claims.Config{
 		Admin:       admin,
+		Admission:   admission,
+		Dir:         f.below("ledger"),
 		Diagnostics: f.cfg.Diagnostics,
 	})
 	if err != nil {
@@ -287,6 +298,7 @@ func (f *Fabric) startBroker() ([]kgo.Opt, error) {
 
 // startFront starts what clients talk to.
 func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
+	people := &keys.People{Globus: authenticator, Ledger: f.claims}
 	lifetime := keys.DefaultTokenLifetime
 	if f.cfg.AccessTokenLifetime != 0 {
 		lifetime = min(lifetime, f.cfg.AccessTokenLifetime)
@@ -298,7 +310,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	for _, upstream := range f.upstreams {
 		front, err := gateway.New(gateway.Config{
 			Upstream:           upstream,
-			Authenticator:      &keys.Authenticator{Globus: authenticator, Keys: f.claims, Tokens: tokens, SessionLifetime: f.cfg.AccessTokenLifetime},
+			Authenticator:      &keys.Authenticator{People: people, Keys: f.claims, Tokens: tokens, SessionLifetime: f.cfg.AccessTokenLifetime},
 			RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
 			Diagnostics:        f.cfg.Diagnostics,
 		})
@@ -309,7 +321,7 @@ func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
 	}
 	acl, err := server.New(server.Config{
 		Claims:        f.claims,
-		Authenticator: authenticator,
+		Authenticator: people,
 		Tokens:        tokens,
 		Discovery:     f.discovery,
 		PublicURL:     f.url,

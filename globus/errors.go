@@ -65,6 +65,9 @@ type RefusedError struct {
 	// MissingScope is the scope that the token would have needed, if that is
 	// why: its owner is known, and may not do this with it.
 	MissingScope string
+	// Hint is what to do, if another login or another key would not help: whose
+	// credentials they are is known, and they may not be used here. Else "".
+	Hint string
 }
 
 func (e *RefusedError) Error() string { return "token refused: " + e.Reason }

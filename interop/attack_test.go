@@ -2,16 +2,24 @@ package interop
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/claims"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
 // rawConn is a connection to a gateway on which a test decides about every byte.
@@ -128,5 +136,110 @@ func TestHalfRequests(t *testing.T) {
 	consumer := openConsumer(t, other, diaspora.ConsumerOptions{Topics: []string{others}})
 	if got := values(read(t, consumer, 1)); got != "still here" {
 		t.Errorf("read %q", got)
+	}
+}
+
+// newcomer is a person whom the fabric has not seen before, not even on an old cluster.
+func newcomer(t *testing.T, f *fabric.Fabric) diaspora.Config {
+	t.Helper()
+	username := strings.ToLower(unique(t)) + "@example.edu"
+	if _, err := f.Globus().AddUser(globusdev.User{Identity: globusdev.Identity{Username: username}}); err != nil {
+		t.Fatal(err)
+	}
+	return as(t, f, username)
+}
+
+// ledgerEnd returns how many records the ledger has.
+func ledgerEnd(t *testing.T, f *fabric.Fabric) int64 {
+	t.Helper()
+	opts, err := f.AdminOpts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ends, err := kadm.NewClient(c).ListEndOffsets(within(t), claims.LedgerTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, _ := ends.Lookup(claims.LedgerTopic, 0)
+	return end.Offset
+}
+
+// TestLedgerGrowth: a person who makes and revokes access keys in a loop, several at once, and has
+// each revoked by several requests, adds to the ledger for an hour what an hour allows. There was
+// no end to it: 11,574 records in 5 s on an Apache Kafka.
+func TestLedgerGrowth(t *testing.T) {
+	parallel(t)
+	const perHour = 2000 // the default
+	f := start(t, fabric.Config{})
+	attacker := client(t, newcomer(t, f))
+	before := ledgerEnd(t, f)
+	deadline := time.Now().Add(patience)
+	refusals := make(chan error, 8)
+	var wg sync.WaitGroup
+	for worker := range cap(refusals) {
+		wg.Go(func() {
+			for n := 0; time.Now().Before(deadline); n++ {
+				key, err := attacker.CreateKey(t.Context(), diaspora.AccessKeyRequest{Name: fmt.Sprint("k", worker, "-", n), Read: true, Write: true})
+				if err != nil {
+					refusals <- err
+					return
+				}
+				var revoking sync.WaitGroup
+				for range 3 {
+					revoking.Go(func() {
+						if err := attacker.RevokeKey(t.Context(), key.ID); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				revoking.Wait()
+			}
+			refusals <- errors.New("not refused")
+		})
+	}
+	wg.Wait()
+	for range cap(refusals) {
+		wantError(t, "a loop over keys", <-refusals, diaspora.ErrPermission, "the limit is 2000 (max-records-per-hour)", "ask the operators of this fabric")
+	}
+	// Each worker may have one key left to revoke.
+	if added := ledgerEnd(t, f) - before; added > perHour+8 {
+		t.Errorf("the ledger has %d records more, want at most %d", added, perHour+8)
+	}
+	_, err := attacker.Claim(within(t), diaspora.ClaimRequest{Name: unique(t)})
+	wantError(t, "a claim afterwards", err, diaspora.ErrPermission, "max-records-per-hour")
+	claim(t, as(t, f, grace), 1) // another one is not affected
+}
+
+// TestPartitionGrowth: a person who claims topics of as many partitions as one may have comes to an
+// end. 3,800 partitions took 8 s, and a thousand topics could have a hundred each.
+func TestPartitionGrowth(t *testing.T) {
+	parallel(t)
+	f := start(t, fabric.Config{})
+	attacker := client(t, newcomer(t, f))
+	partitions, name := 0, unique(t)
+	var refusal error
+	for n := 0; refusal == nil && n < 40; n++ {
+		var topic diaspora.Topic
+		topic, refusal = attacker.Claim(within(t), diaspora.ClaimRequest{Name: fmt.Sprint(name, n), Partitions: 100})
+		partitions += topic.Partitions
+	}
+	if partitions != 2000 {
+		t.Errorf("one person has %d partitions, want 2000", partitions)
+	}
+	wantError(t, "one more", refusal, diaspora.ErrPermission, "the limit is 2000 (max-partitions)", "ask the operators of this fabric")
+	claim(t, as(t, f, grace), 1)
+	topics, err := attacker.Topics(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, topic := range topics {
+		if err := attacker.Release(within(t), topic.Name); err != nil {
+			t.Error(err)
+		}
 	}
 }

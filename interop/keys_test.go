@@ -17,6 +17,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 func createKey(t *testing.T, cfg diaspora.Config, req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
@@ -50,6 +51,11 @@ func waysIn(t *testing.T, f *fabric.Fabric, key diaspora.NewAccessKey) map[strin
 		"PLAIN": plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}.AsMechanism(),
 		"token": oauth.Auth{Token: answer.AccessToken}.AsMechanism(),
 	}
+}
+
+// oauthOf signs in with an access token.
+func oauthOf(token globus.Token) sasl.Mechanism {
+	return oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism()
 }
 
 // signedIn returns a plain Kafka client, which knows nothing of Globus.

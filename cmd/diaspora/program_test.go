@@ -63,7 +63,7 @@ func newDesk(t *testing.T) *desk {
 	t.Helper()
 	d := emptyDesk(t)
 	d.data = filepath.Join(t.TempDir(), "data")
-	f, err := fabric.Start(t.Context(), fabric.Config{Dir: d.data})
+	f, err := fabric.Start(t.Context(), fabric.Config{Dir: d.data, Operators: []string{"ada@example.edu"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ var serveSettings = []setting{
 		return nil
 	}},
 	{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all parts; made when missing", text(func(d *serveDraft) *string { return &d.TokenKeyFile })},
+	{"state-dir", "`FOLDER` for a copy of what the ledger says, so that the next start is faster; made when missing", text(func(d *serveDraft) *string { return &d.StateDir })},
 	{"tls-cert-file", "PEM `FILE` with the certificate that clients are shown; read again when it changes", text(func(d *serveDraft) *string { return &d.certFile })},
 	{"tls-key-file", "PEM `FILE` with the key to it", text(func(d *serveDraft) *string { return &d.keyFile })},
 	{"insecure-allow-plaintext", "serve other machines without TLS, where anybody on the way can take tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {
@@ -51,6 +52,11 @@ var serveSettings = []setting{
 		return err
 	}},
 	{"trusted-proxies", "load balancers that say whose each connection is, in PROXY protocol version 2, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.TrustedProxies })},
+
+	{"operators", "subjects of the people who may block others, as `UUID,...`; the same for all parts", list(func(d *serveDraft) *[]string { return &d.Admission.Operators })},
+	{"allow-domains", "admit only accounts whose username ends with one of these, as `DOMAIN,...`, and allow-subjects (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Domains })},
+	{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and allow-domains (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Subjects })},
+	{"operator-contact", "how to reach them, such as an e-mail `ADDRESS`, for people who are refused", text(func(d *serveDraft) *string { return &d.Admission.Contact })},
 
 	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},
 	{"globus-client-id", "`UUID` of the service's own client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
@@ -93,7 +99,11 @@ var serveSettings = []setting{
 	{"acl-trusted-proxies", "addresses whose X-Forwarded-For is believed, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.acl.TrustedProxies })},
 	{"default-partitions", "partitions of a topic whose claim does not say, a `NUMBER` (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
 	{"default-retention", "how long its events are kept, as `DURATION` (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
-	{"max-topics", "how many topics one person may own, a `NUMBER` (default 1000)", number(func(d *serveDraft) *int { return &d.acl.MaxTopics })},
+	{"max-topics", "how many topics one person may own, a `NUMBER` (default 1000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Topics })},
+	{"max-partitions", "how many partitions they may have in all, a `NUMBER` (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Partitions })},
+	{"max-keys", "how many access keys one person may have at a time, a `NUMBER` (default 100)", number(func(d *serveDraft) *int { return &d.acl.Limits.Keys })},
+	{"max-keys-ever", "how many access keys one person may be given in all, a `NUMBER` (default 10000)", number(func(d *serveDraft) *int { return &d.acl.Limits.KeysEver })},
+	{"max-records-per-hour", "how many entries of one person the ledger takes within an hour, a `NUMBER` (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.RecordsPerHour })},
 }
 
 func text(field func(*serveDraft) *string) func(*serveDraft, string) error {

@@ -62,7 +62,7 @@ kafka-brokers = ["a:1", "b:2"]
 	if err == nil || !strings.Contains(err.Error(), "public-url is missing") {
 		t.Errorf("serveConfig without a public-url = %v", err)
 	}
-	if cfg.Gateway != nil || cfg.ACL.Listen != "127.0.0.1:3" || cfg.ACL.MaxTopics != 7 || len(cfg.Kafka.Brokers) != 2 || !cfg.InsecureAllowPlaintext {
+	if cfg.Gateway != nil || cfg.ACL.Listen != "127.0.0.1:3" || cfg.ACL.Limits.Topics != 7 || len(cfg.Kafka.Brokers) != 2 || !cfg.InsecureAllowPlaintext {
 		t.Errorf("serveConfig = %+v", cfg)
 	}
 }

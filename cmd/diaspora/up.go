@@ -87,6 +87,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		HTTPAddr:   loopback(o.httpPort),
 		GlobusAddr: loopback(o.globusPort),
 		Username:   username,
+		Operators:  []string{username},
 		SyncWrites: o.syncWrites,
 		Version:    programVersion(),
 		Diagnostics: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{

@@ -38,13 +38,20 @@
 //
 //	issue_key     by gets the access key, with name, hash (the SHA-256 of its
 //	              secret), topics (none: all of by's), read, write and expires
-//	              (none: never). Not if the ID was ever used, if by has a key of
+//	              (none: never). Not if the ID is in use, or was until 90 days ago, if by has a key of
 //	              that name, or if by has limit keys.
 //	revoke_key    the key ends; by must be its owner.
 //	key_expired   likewise, because its time has come by the record's time.
 //	key_used      somebody signed in with it. Once for a key and a day, in UTC.
 //
-// The key of a record is "topic/NAME", "group/NAME" or "key/ID". Readers ignore
+// Those of version 3 are what operators do:
+//
+//	block         subject is shut out, for the reason why: neither tokens nor access
+//	              keys of theirs are accepted, and no claim or key takes effect. Not
+//	              if subject is blocked already.
+//	unblock       subject may come back. Not if subject is not blocked.
+//
+// The key of a record is "topic/NAME", "group/NAME", "key/ID" or "subject/SUBJECT". Readers ignore
 // fields that they do not know, skip (and count) what is no record, and stop
 // deciding at a record of a higher version than theirs: it may mean something that
 // they would get wrong. That is why access keys are not of version 1, although
@@ -101,12 +108,16 @@ type Config struct {
 	// with 3, or with 1 in a cluster of one broker.
 	ReplicationFactor int
 
-	// MaxTopics bounds what one subject can own. Default: 1000.
-	MaxTopics int
+	// Limits bound what one subject can have.
+	Limits Limits
 
-	// MaxKeys bounds the access keys that one subject can have at a time.
-	// Default: 100.
-	MaxKeys int
+	// Admission says who may use the fabric, and who operates it.
+	Admission Admission
+
+	// Dir is where checkpoints of the ledger are kept, so that the next start reads only
+	// what is newer. It is made when missing. Several processes may have the same. Empty
+	// keeps none.
+	Dir string
 
 	// ReconcileInterval is how often the cluster is compared with the ledger.
 	// Default: 1 minute.
@@ -120,10 +131,12 @@ func (cfg Config) withDefaults() (Config, error) {
 	setDefault(&cfg.DefaultPartitions, 1)
 	setDefault(&cfg.MaxPartitions, 100)
 	setDefault(&cfg.DefaultRetention, 7*24*time.Hour)
-	setDefault(&cfg.MaxTopics, 1000)
-	setDefault(&cfg.MaxKeys, 100)
+	cfg.Limits.setDefaults()
 	setDefault(&cfg.ReconcileInterval, time.Minute)
 	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
+	if err := cfg.Admission.Validate(); err != nil {
+		return cfg, fmt.Errorf("claims: %w", err)
+	}
 	switch {
 	case cfg.DefaultPartitions < 1 || cfg.DefaultPartitions > cfg.MaxPartitions:
 		return cfg, fmt.Errorf("claims: %d default partitions, and at most %d are allowed", cfg.DefaultPartitions, cfg.MaxPartitions)
@@ -174,13 +187,14 @@ func (s *Service) open(ctx, run context.Context) error {
 		return clusterError(err)
 	}
 	spec := kafka.TopicSpec{Name: LedgerTopic, Partitions: 1, Replicas: s.cfg.ReplicationFactor, Retention: -1}
-	l, err := openLedger(ctx, s.client, s.cfg.Diagnostics, func(ctx context.Context) (info kafka.TopicInfo, err error) {
+	reading := ledgerConfig{client: s.cfg.Admin, limits: s.cfg.Limits, dir: s.cfg.Dir, diagnostics: s.cfg.Diagnostics}
+	l, err := openLedger(ctx, s.client, reading, func(ctx context.Context) (kafka.TopicInfo, error) {
 		return prepareLedger(ctx, s.cluster, spec, s.cfg.Diagnostics)
 	})
 	if err != nil {
 		return clusterError(err)
 	}
-	s.ledgerReader = ledgerReader{l, newKeyUses()}
+	s.ledgerReader = ledgerReader{l, newKeyUses(), s.cfg.Admission}
 	setDefault(&s.cfg.ReplicationFactor, l.replicas)
 	s.wg.Go(func() { s.ledger.follow(run) })
 	err = again(ctx, func() (bool, error) {
@@ -197,8 +211,14 @@ func (s *Service) open(ctx, run context.Context) error {
 		s.reconcileSoon()
 	}
 	s.wg.Go(func() { s.keepReconciled(run) })
+	s.wg.Go(func() { s.ledger.keepSaved(run) })
 	s.wg.Go(func() {
-		s.uses.keep(run, s.cfg.Diagnostics, func(ctx context.Context, id string) error { return s.noteUse(ctx, id, time.Now()) })
+		s.uses.keep(run, s.cfg.Diagnostics, func(ctx context.Context, id string) error {
+			if err := s.ledger.sync(ctx); err != nil {
+				return err
+			}
+			return s.noteUse(ctx, id, time.Now())
+		})
 	})
 	if s.cfg.GatewayPrincipal == "" {
 		return nil
@@ -213,6 +233,7 @@ func (s *Service) Close() error {
 		s.stop()
 		s.client.Close()
 		s.wg.Wait()
+		s.ledger.closeCheckpoints()
 	})
 	return nil
 }
@@ -223,8 +244,8 @@ func (s *Service) Close() error {
 // [*diaspora.TopicError] with [diaspora.ErrInvalid]; [diaspora.ErrConflict] if
 // somebody else has the name, if the subject has it with other settings than req
 // names, if it is being released, or if the cluster has an
-// unclaimed topic of that name; [diaspora.ErrPermission] if the subject owns too
-// many; [diaspora.ErrUnavailable] if the cluster does not answer, in which case
+// unclaimed topic of that name; [diaspora.ErrPermission] if a limit is
+// reached; [diaspora.ErrUnavailable] if the cluster does not answer, in which case
 // the claim may have been made and claiming again tells.
 func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
 	r, err := s.claimRecord(subject, req)
@@ -244,7 +265,7 @@ func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimR
 // claimRecord returns the record that asks for what req asks for.
 func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record, error) {
 	r := newRecord(opClaim, subject)
-	r.Topic, r.Description, r.Limit = req.Name, req.Description, s.cfg.MaxTopics
+	r.Topic, r.Description, r.Limit = req.Name, req.Description, s.cfg.Limits.Topics
 	r.Partitions, r.RetentionMS = req.Partitions, req.RetentionMS
 	if r.Partitions == 0 {
 		r.Partitions = s.cfg.DefaultPartitions
@@ -274,7 +295,7 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 		err = s.ledger.append(ctx, r)
 	}
 	if err != nil && !errors.Is(err, errYours) {
-		return diaspora.Topic{}, refusal(err)
+		return diaspora.Topic{}, s.refusal(err)
 	}
 	created := err == nil
 	t, err := s.settleTopic(ctx, r.Topic)
@@ -516,17 +537,6 @@ func clip(name string) string {
 }
 
 func invalid(reason string) error { return fmt.Errorf("%w: %s", diaspora.ErrInvalid, reason) }
-
-// refusal says in the words of package diaspora why a record had no effect.
-func refusal(err error) error {
-	switch {
-	case errors.Is(err, errTaken), errors.Is(err, errReleasing), errors.Is(err, errKeyName):
-		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
-	case errors.Is(err, errQuota), errors.Is(err, errKeyQuota):
-		return fmt.Errorf("%w: %w", diaspora.ErrPermission, err)
-	}
-	return err
-}
 
 // clusterError says in the words of package diaspora what went wrong at the
 // cluster. An outage is [diaspora.ErrUnavailable], and so is a caller's deadline.

@@ -84,7 +84,7 @@ func TestClaimWithOtherSettings(t *testing.T) {
 
 func TestClaimRefused(t *testing.T) {
 	c := newCluster(t)
-	s := c.open(func(cfg *Config) { cfg.MaxTopics = 2; cfg.MaxPartitions = 9 })
+	s := c.open(func(cfg *Config) { cfg.Limits.Topics = 2; cfg.MaxPartitions = 9 })
 	c.createTopic("foreign")
 	c.createTopic("dotted.name")
 	for _, name := range []string{"one", "two"} {
@@ -100,7 +100,7 @@ func TestClaimRefused(t *testing.T) {
 		reason  string
 	}{
 		{"another's", ben, diaspora.ClaimRequest{Name: "one"}, diaspora.ErrConflict, "belongs to somebody else"},
-		{"one too many", ada, diaspora.ClaimRequest{Name: "three"}, diaspora.ErrPermission, "release one first"},
+		{"one too many", ada, diaspora.ClaimRequest{Name: "three"}, diaspora.ErrPermission, "the limit is 2 (max-topics); release one, or ask the operators"},
 		{"foreign", ben, diaspora.ClaimRequest{Name: "foreign"}, diaspora.ErrConflict, "nobody claimed"},
 		{"same but for the dot", ben, diaspora.ClaimRequest{Name: "dotted_name"}, diaspora.ErrConflict, "nobody claimed"},
 		{"no name", ben, diaspora.ClaimRequest{}, diaspora.ErrInvalid, "needs a name"},

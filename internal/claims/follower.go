@@ -22,6 +22,12 @@ type FollowerConfig struct {
 	// [KeyUsesTopic], see [Config.GatewayPrincipal]. Required.
 	Client []kgo.Opt
 
+	// Admission says who may use the fabric. Its Operators are only let in here.
+	Admission Admission
+
+	// Dir is where checkpoints of the ledger are kept, as in [Config].
+	Dir string
+
 	// Diagnostics receives the Follower's own messages. Nil discards them.
 	Diagnostics *slog.Logger
 }
@@ -49,21 +55,22 @@ func Follow(ctx context.Context, cfg FollowerConfig) (*Follower, error) {
 	}
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
 	f := &Follower{client: client, stop: stop}
-	if err := f.open(ctx, run, cfg.Diagnostics); err != nil {
+	if err := f.open(ctx, run, cfg); err != nil {
 		return nil, errors.Join(fmt.Errorf("follow the ledger: %w", err), f.Close())
 	}
 	return f, nil
 }
 
-func (f *Follower) open(ctx, run context.Context, diagnostics *slog.Logger) error {
+func (f *Follower) open(ctx, run context.Context, cfg FollowerConfig) error {
 	if err := f.client.Ping(ctx); err != nil {
 		return clusterError(err)
 	}
 	waits := sync.OnceFunc(func() {
-		diagnostics.Warn("waiting for the ledger; an ACL endpoint creates it, and lets gateways read it", "topic", LedgerTopic)
+		cfg.Diagnostics.Warn("waiting for the ledger; an ACL endpoint creates it, and lets gateways read it", "topic", LedgerTopic)
 	})
 	var refused error
-	l, err := openLedger(ctx, f.client, diagnostics, func(ctx context.Context) (kafka.TopicInfo, error) {
+	reading := ledgerConfig{client: cfg.Client, dir: cfg.Dir, diagnostics: cfg.Diagnostics}
+	l, err := openLedger(ctx, f.client, reading, func(ctx context.Context) (kafka.TopicInfo, error) {
 		info, err := findLedger(ctx, kafka.NewAdmin(f.client))
 		if errors.Is(err, kerr.TopicAuthorizationFailed) { // it may be that there is no such topic
 			refused, err = err, nil
@@ -78,7 +85,7 @@ func (f *Follower) open(ctx, run context.Context, diagnostics *slog.Logger) erro
 	} else if err != nil {
 		return err
 	}
-	f.ledgerReader = ledgerReader{l, newKeyUses()}
+	f.ledgerReader = ledgerReader{l, newKeyUses(), cfg.Admission}
 	f.wg.Go(func() { l.follow(run) })
 	err = again(ctx, func() (bool, error) {
 		err := l.sync(ctx)
@@ -87,7 +94,8 @@ func (f *Follower) open(ctx, run context.Context, diagnostics *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	f.wg.Go(func() { f.uses.keep(run, diagnostics, f.noteUse) })
+	f.wg.Go(func() { l.keepSaved(run) })
+	f.wg.Go(func() { f.uses.keep(run, cfg.Diagnostics, f.noteUse) })
 	return nil
 }
 
@@ -97,6 +105,7 @@ func (f *Follower) Close() error {
 		f.stop()
 		f.client.Close()
 		f.wg.Wait()
+		f.ledger.closeCheckpoints()
 	})
 	return nil
 }

@@ -21,9 +21,13 @@ import (
 const gatewayUser = "gateway"
 
 // follow returns a Follower that need not wait.
-func (c *testCluster) follow() *Follower {
+func (c *testCluster) follow(edit ...func(*FollowerConfig)) *Follower {
 	c.t.Helper()
-	f, err := Follow(c.t.Context(), FollowerConfig{Client: c.as(gatewayUser)})
+	cfg := FollowerConfig{Client: c.as(gatewayUser)}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	f, err := Follow(c.t.Context(), cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -72,6 +76,39 @@ func TestFollow(t *testing.T) {
 		}
 		if time.Since(revoked) > 10*time.Second {
 			t.Fatalf("10 s after a key was revoked, ActiveKey = %v", err)
+		}
+	}
+}
+
+// TestFollowersRefuse: a gateway that only follows keeps out whom operators have blocked, from a
+// checkpoint as well.
+func TestFollowersRefuse(t *testing.T) {
+	c := newCluster(t)
+	s := c.open(withGateways, func(cfg *Config) { cfg.Admission.Operators = []string{ben} })
+	key := mustIssue(t, s, ada, both("busy"))
+	dir := t.TempDir()
+	keepsIt := func(cfg *FollowerConfig) { cfg.Dir = dir }
+	f := c.follow(keepsIt)
+	if err := f.Admit(globus.Identity{Subject: ada}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Block(t.Context(), ben, diaspora.BlockRequest{Subject: ada, Why: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := f.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Admit(globus.Identity{Subject: ada}); !errors.Is(err, globus.ErrRefused) {
+			t.Errorf("Admit of a blocked person = %v", err)
+		}
+		if _, err := f.AuthenticateKey(t.Context(), key.ID, key.Secret); !errors.Is(err, globus.ErrRefused) {
+			t.Errorf("AuthenticateKey of a blocked person = %v", err)
+		}
+		f.Close()
+		f = c.follow(keepsIt)
+		if f.ledger.saved == 0 {
+			t.Error("the second Follower has read no checkpoint")
 		}
 	}
 }

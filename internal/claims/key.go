@@ -21,11 +21,14 @@ import (
 // underscores only, which neither SASL, nor JAAS, nor HTTP Basic has to escape.
 const (
 	keyIDPrefix     = "key-"
-	keyIDLetters    = 16 // of base32: 80 bits, so that nobody draws one twice
+	keyIDLetters    = 16 // of base32
 	keySecretPrefix = "dks_"
 	keySecretBytes  = 32
 )
 
+// newKeyID draws an ID that was never drawn before, and does not look it up: keys that ended long
+// ago are not known any more. Among a billion keys the chance that two have the same 80 bits
+// is one in two million, and an attacker has no say in it.
 func newKeyID() string { return keyIDPrefix + strings.ToLower(rand.Text()[:keyIDLetters]) }
 
 func newKeySecret() globus.Secret {
@@ -213,10 +216,12 @@ func (s *state) issueKey(r record) {
 		s.keysOf[r.By] = make(map[string]string)
 	}
 	s.keysOf[r.By][r.Name] = r.Key
+	s.issued[r.By]++
 }
 
-// endKey keeps what a key was, for its owner to look up, and forgets its hash.
+// endKey keeps what a key was for a while, for its owner to look up, and forgets its hash.
 func (s *state) endKey(r record) {
+	s.endedOn(r.Time).keys[r.Key] = struct{}{}
 	k := s.keys[r.Key]
 	k.Ended, k.hash = r.Time, keyHash{}
 	s.keys[r.Key] = k

@@ -20,7 +20,7 @@ const maxKeyLifetime = 10 * 366 * 24 * time.Hour
 // secret is nowhere but in the answer: the ledger has its hash. Errors are
 // [diaspora.ErrInvalid]; [diaspora.ErrConflict] if the subject has a key of that
 // name; [diaspora.ErrNotFound] or [diaspora.ErrPermission] if a topic is not the
-// subject's, and the latter also if there are too many keys; and
+// subject's, and the latter also if a limit is reached; and
 // [diaspora.ErrUnavailable], after which the list tells whether there is a key
 // that nobody has the secret of.
 func (s *Service) IssueKey(ctx context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error) {
@@ -41,10 +41,10 @@ func (s *Service) issueKey(ctx context.Context, subject string, req diaspora.Acc
 	}
 	r.Hash = hashOf(secret)
 	if err := s.mayIssueKey(ctx, r); err != nil {
-		return diaspora.NewAccessKey{}, refusal(err)
+		return diaspora.NewAccessKey{}, s.refusal(err)
 	}
 	if err := s.ledger.append(ctx, r); err != nil {
-		return diaspora.NewAccessKey{}, refusal(err)
+		return diaspora.NewAccessKey{}, s.refusal(err)
 	}
 	k, _ := s.ledger.key(r.Key)
 	if err := s.settleKey(ctx, k); err != nil {
@@ -59,7 +59,7 @@ func (s *Service) issueKey(ctx context.Context, subject string, req diaspora.Acc
 func (s *Service) issueKeyRecord(subject string, req diaspora.AccessKeyRequest) (record, error) {
 	r := newRecord(opIssueKey, subject)
 	r.Key, r.Name, r.Topics, r.Read, r.Write = newKeyID(), req.Name, req.Topics, req.Read, req.Write
-	r.Expires, r.Limit = req.Expires.UTC(), s.cfg.MaxKeys
+	r.Expires, r.Limit = req.Expires.UTC(), s.cfg.Limits.Keys
 	if fault := subjectFault(subject); fault != "" {
 		return r, invalid(fault)
 	}
@@ -243,7 +243,8 @@ func (s *Service) endExpiredKeys(ctx context.Context) error {
 	return nil
 }
 
-// noteUse has the ledger say that a key was used, unless it says so of that day.
+// noteUse has the ledger say that a key was used, unless it says so of that day. The caller has
+// called sync.
 func (s *Service) noteUse(ctx context.Context, id string, at time.Time) error {
 	k, known := s.ledger.key(id)
 	if !known {
@@ -251,10 +252,7 @@ func (s *Service) noteUse(ctx context.Context, id string, at time.Time) error {
 	}
 	r := newRecord(opKeyUsed, k.Owner)
 	r.Key, r.Time = id, at.UTC()
-	err := s.ledger.mayApply(ctx, r)
-	if err == nil {
-		err = s.ledger.append(ctx, r)
-	}
+	err := s.ledger.append(ctx, r)
 	if errors.Is(err, errKeyNoted) || errors.Is(err, errKeyEnded) {
 		return nil
 	}

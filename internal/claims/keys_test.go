@@ -240,7 +240,7 @@ func TestKeyLife(t *testing.T) {
 // TestKeyRefusals holds what cannot be asked for.
 func TestKeyRefusals(t *testing.T) {
 	c := newCluster(t)
-	s := c.open(func(cfg *Config) { cfg.MaxKeys = 2 })
+	s := c.open(func(cfg *Config) { cfg.Limits.Keys = 2 })
 	mustClaim(t, s, "weather")
 	if _, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "bens"}); err != nil {
 		t.Fatal(err)
@@ -295,7 +295,7 @@ func TestKeyRefusals(t *testing.T) {
 // TestKeyExpires lets a key end by itself.
 func TestKeyExpires(t *testing.T) {
 	c := newCluster(t)
-	s := c.open(func(cfg *Config) { cfg.MaxKeys = 1 })
+	s := c.open(func(cfg *Config) { cfg.Limits.Keys = 1 })
 	mustClaim(t, s, "weather")
 	req := writer("short")
 	req.Expires = time.Now().Add(300 * time.Millisecond)

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
@@ -27,19 +29,33 @@ type ledger struct {
 	client      *kgo.Client
 	cluster     *kafka.Admin
 	diagnostics *slog.Logger
-	replicas    int           // of its topic
+	replicas    int // of its topic
+	limits      Limits
+	topicID     kafka.TopicID
+	checkpoints *checkpoints  // nil if none are kept
 	syncing     chan struct{} // whoever refreshes holds the place in it
 
 	mu      sync.Mutex // guards the fields below
 	state   *state
 	next    int64                   // the offset of the next record to apply
 	skipped int                     // records that made no sense
+	last    []byte                  // the value of the record before next
+	saved   int64                   // the next of the last checkpoint
 	broken  error                   // why the state cannot be trusted any more
 	waiting map[string]chan<- error // by record ID: who wants to know the effect
+	writing map[string]writing      // by what they are about: the records that are on their way
 	moved   chan struct{}           // closed, and replaced, when next or broken changes
 	synced  time.Time               // what was in the ledger then is applied
 	failed  time.Time               // when that could not be found out last
 	failure error                   // why
+}
+
+// writing is a record on its way into the ledger. There is one at a time about a topic, a key
+// or a subject: of many requests to end the same thing one is written, and none of the others,
+// since it would have no effect.
+type writing struct {
+	id, by                    string
+	records, partitions, keys int // what it adds to that of by
 }
 
 // ledgerOpts are what a client needs to follow and to append to the ledger.
@@ -59,30 +75,49 @@ func ledgerOpts() []kgo.Opt {
 	}
 }
 
+// ledgerConfig says how to read the ledger.
+type ledgerConfig struct {
+	client      []kgo.Opt // of who reads
+	limits      Limits    // for what is appended
+	dir         string    // of checkpoints; empty: none are kept
+	diagnostics *slog.Logger
+}
+
 // openLedger reads the ledger, once find has found its topic and that it is whole.
 // It calls find again while the cluster cannot tell, as when brokers stop and start.
 // The caller runs follow.
-func openLedger(ctx context.Context, client *kgo.Client, diagnostics *slog.Logger, find func(context.Context) (kafka.TopicInfo, error)) (*ledger, error) {
-	replicas := 0
+func openLedger(ctx context.Context, client *kgo.Client, cfg ledgerConfig, find func(context.Context) (kafka.TopicInfo, error)) (*ledger, error) {
+	var found kafka.TopicInfo
 	err := again(ctx, func() (bool, error) {
 		info, err := find(ctx)
-		replicas = info.Replicas
+		found = info
 		return info.Led, clusterError(err)
 	})
 	if err != nil {
 		return nil, err
 	}
-	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(0)}})
-	return &ledger{
+	l := &ledger{
 		client:      client,
 		cluster:     kafka.NewAdmin(client),
-		diagnostics: diagnostics,
-		replicas:    replicas,
+		diagnostics: cfg.diagnostics,
+		replicas:    found.Replicas,
+		limits:      cfg.limits,
+		topicID:     found.ID,
 		state:       newState(),
 		waiting:     make(map[string]chan<- error),
+		writing:     make(map[string]writing),
 		moved:       make(chan struct{}),
 		syncing:     make(chan struct{}, 1),
-	}, nil
+	}
+	if cfg.dir != "" {
+		if l.checkpoints, err = openCheckpoints(cfg.dir); err != nil {
+			cfg.diagnostics.Warn("checkpoints of the ledger cannot be kept; each start reads it whole", "err", err)
+		} else {
+			l.startFrom(ctx, cfg.client)
+		}
+	}
+	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(l.next)}})
+	return l, nil
 }
 
 // prepareLedger creates the ledger's topic if there is none, mends its settings,
@@ -146,7 +181,7 @@ func (l *ledger) follow(ctx context.Context) {
 		if gone := (*kgo.ErrDataLoss)(nil); errors.As(err, &gone) || errors.Is(err, kerr.OffsetOutOfRange) {
 			l.breakOff(fmt.Errorf("records that were read are gone from it: %w", err))
 		}
-		fetches.EachRecord(l.take)
+		l.take(fetches.Records())
 	}
 }
 
@@ -177,33 +212,61 @@ func (l *ledger) move() {
 	l.moved = make(chan struct{})
 }
 
-// take applies one record. One that makes no sense is skipped, by every replica
-// alike. One of a later version cannot be skipped: what follows may hang on it.
-func (l *ledger) take(fetched *kgo.Record) {
+// take applies records. To read them takes far longer than to apply them, and so is done on all
+// processors: a ledger may have millions.
+func (l *ledger) take(fetched []*kgo.Record) {
+	const share = 256 // of records, for one goroutine at a time
+	entries := make([]entry, len(fetched))
+	var work errgroup.Group
+	work.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < len(fetched); from += share {
+		to := min(from+share, len(fetched))
+		work.Go(func() error {
+			for i, f := range fetched[from:to] {
+				entries[from+i].record, entries[from+i].err = decode(f.Value)
+			}
+			return nil
+		})
+	}
+	work.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for i, f := range fetched {
+		l.apply(f, entries[i])
+	}
+	l.move()
+}
+
+// entry is a record of the ledger, or why there is none.
+type entry struct {
+	record record
+	err    error
+}
+
+// apply applies one record. One that makes no sense is skipped, by every replica
+// alike. One of a later version cannot be skipped: what follows may hang on it. l.mu is held.
+func (l *ledger) apply(fetched *kgo.Record, e entry) {
 	if l.broken != nil || fetched.Offset < l.next {
 		return
 	}
-	r, err := decode(fetched.Value)
 	later := laterVersionError(0)
 	switch {
 	case fetched.Attrs.IsControl():
-	case errors.As(err, &later):
-		l.breakOffLocked(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, err))
+	case errors.As(e.err, &later):
+		l.breakOffLocked(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, e.err))
 		return
-	case err != nil:
+	case e.err != nil:
 		l.skipped++
-		l.diagnostics.Warn("a record of the ledger makes no sense and was skipped", "offset", fetched.Offset, "err", err)
+		l.diagnostics.Warn("a record of the ledger makes no sense and was skipped", "offset", fetched.Offset, "err", e.err)
 	default:
-		l.effect(r, l.state.apply(fetched.Offset, r))
+		l.effect(e.record, l.state.take(fetched.Offset, e.record))
 	}
-	l.next = fetched.Offset + 1
-	l.move()
+	l.next, l.last = fetched.Offset+1, fetched.Value
 }
 
 // effect tells who appended the record, if it was here, what came of it.
 func (l *ledger) effect(r record, err error) {
+	l.written(r)
 	if ch, ok := l.waiting[r.ID]; ok {
 		delete(l.waiting, r.ID)
 		ch <- err // it has room for one
@@ -213,15 +276,18 @@ func (l *ledger) effect(r record, err error) {
 // append adds a record and waits for its effect, which is that of its place in
 // the ledger: nil, or why it has none. If there is no telling, append fails with
 // [diaspora.ErrUnavailable], and the record may still take effect afterwards.
+//
+// A record that would have no effect, or would go over a limit, is not written. The caller has
+// called sync.
 func (l *ledger) append(ctx context.Context, r record) error {
 	value, err := encode(r)
 	if err != nil {
 		return err
 	}
 	effect, failed := make(chan error, 1), make(chan error, 1)
-	l.mu.Lock()
-	l.waiting[r.ID] = effect
-	l.mu.Unlock()
+	if err := l.begin(ctx, r, effect); err != nil {
+		return err
+	}
 	defer func() {
 		l.mu.Lock()
 		delete(l.waiting, r.ID)
@@ -230,6 +296,10 @@ func (l *ledger) append(ctx context.Context, r record) error {
 	// Not with ctx: giving up one record would fail those behind it as well.
 	l.client.TryProduce(context.WithoutCancel(ctx), &kgo.Record{Topic: LedgerTopic, Key: []byte(r.key()), Value: value}, func(_ *kgo.Record, err error) {
 		if err != nil {
+			l.mu.Lock()
+			l.written(r)
+			l.move()
+			l.mu.Unlock()
 			failed <- err
 		}
 	})
@@ -249,6 +319,40 @@ func (l *ledger) append(ctx context.Context, r record) error {
 			return clusterError(ctx.Err())
 		case <-moved:
 		}
+	}
+}
+
+// begin waits until no other record about the same is on its way, and makes sure that this
+// one has an effect, as far as anybody can tell now.
+func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error {
+	for {
+		l.mu.Lock()
+		broken, moved := l.broken, l.moved
+		if _, busy := l.writing[r.key()]; broken == nil && !busy {
+			defer l.mu.Unlock()
+			if err := l.mayWrite(r); err != nil {
+				return err
+			}
+			l.writing[r.key()] = newWriting(r)
+			l.waiting[r.ID] = effect
+			return nil
+		}
+		l.mu.Unlock()
+		if broken != nil {
+			return &brokenError{broken}
+		}
+		select {
+		case <-ctx.Done():
+			return clusterError(ctx.Err())
+		case <-moved:
+		}
+	}
+}
+
+// written notes that a record is not on its way any more. l.mu is held.
+func (l *ledger) written(r record) {
+	if w, ok := l.writing[r.key()]; ok && w.id == r.ID {
+		delete(l.writing, r.key())
 	}
 }
 
@@ -344,7 +448,7 @@ func (l *ledger) mayApply(ctx context.Context, r record) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state.mayApply(r)
+	return l.mayWrite(r)
 }
 
 // topic returns what the ledger says about a name, as far as it has been read.

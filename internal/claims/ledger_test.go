@@ -56,7 +56,7 @@ func TestNonsenseInLedger(t *testing.T) {
 // decides nothing and touches nothing.
 func TestLedgerIsNotTrusted(t *testing.T) {
 	for name, damage := range map[string]func(*testing.T, *testCluster){
-		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":3,"op":"give","topic":"weather"}`) },
+		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":4,"op":"give","topic":"weather"}`) },
 		"beginning deleted": func(t *testing.T, c *testCluster) {
 			if err := c.fake.DeleteRecords(LedgerTopic, 0, 1); err != nil {
 				t.Fatal(err)

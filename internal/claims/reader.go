@@ -27,8 +27,9 @@ const (
 // ledgerReader answers what the ledger says. Gateways need no more, and so it is what a
 // [Follower] and a [Service] have in common.
 type ledgerReader struct {
-	ledger *ledger
-	uses   *keyUses
+	ledger    *ledger
+	uses      *keyUses
+	admission Admission
 }
 
 // Ready returns nil if the cluster answers and the ledger is read up to its end.
@@ -65,6 +66,9 @@ var errNoKey = &globus.RefusedError{Reason: "there is no such access key, or thi
 
 // goodKey returns a key unless it has ended, and notes that it is used.
 func (r *ledgerReader) goodKey(k accessKey) (diaspora.AccessKey, error) {
+	if err := r.admitOwner(k.Owner); err != nil {
+		return diaspora.AccessKey{}, err
+	}
 	now := time.Now()
 	switch {
 	case k.expired(now):

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -13,7 +14,7 @@ import (
 
 // version is the newest version of the ledger's format that this code
 // understands. Each record is written in the lowest that will do, see versionOf.
-const version = 2
+const version = 3
 
 // The bounds of a record.
 const (
@@ -25,6 +26,7 @@ const (
 	maxRetentionMS      = 100 * 365 * 24 * 60 * 60 * 1000 // a hundred years
 	maxKeyNameBytes     = 64
 	maxKeyTopicsBytes   = 4 << 10 // of all names that a key is for
+	maxWhyBytes         = 1000
 )
 
 // The operations of version 1.
@@ -44,6 +46,12 @@ const (
 	opKeyUsed    = "key_used"    // somebody signed in with it, for the first time on that day
 )
 
+// The operations of version 3.
+const (
+	opBlock   = "block"   // by, an operator, shuts the subject out
+	opUnblock = "unblock" // by, an operator, lets the subject in again
+)
+
 // versionOf returns the version of the format that an operation belongs to, or
 // 0 if there is no such operation.
 func versionOf(op string) int {
@@ -52,6 +60,8 @@ func versionOf(op string) int {
 		return 1
 	case opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed:
 		return 2
+	case opBlock, opUnblock:
+		return 3
 	}
 	return 0
 }
@@ -78,6 +88,9 @@ type record struct {
 	Read    bool      `json:"read,omitempty"`
 	Write   bool      `json:"write,omitempty"`
 	Expires time.Time `json:"expires,omitzero"`
+
+	Subject string `json:"subject,omitempty"`
+	Why     string `json:"why,omitempty"`
 }
 
 // key is the key of the record in the ledger, for those who read it with tools.
@@ -87,6 +100,8 @@ func (r record) key() string {
 		return "group/" + r.Group
 	case r.Key != "":
 		return "key/" + r.Key
+	case r.Subject != "":
+		return "subject/" + r.Subject
 	}
 	return "topic/" + r.Topic
 }
@@ -119,6 +134,15 @@ func decode(value []byte) (record, error) {
 	if len(value) > maxRecordBytes {
 		return record{}, fmt.Errorf("it has %d bytes, and at most %d are allowed", len(value), maxRecordBytes)
 	}
+	if r, ok := parse(value); ok && r.Version <= version {
+		return r, r.check()
+	}
+	var r record
+	err := json.Unmarshal(value, &r)
+	if err == nil && r.Version <= version {
+		return r, r.check()
+	}
+	// The fields of a later version may be of other types.
 	var head struct {
 		Version int `json:"v"`
 	}
@@ -128,11 +152,7 @@ func decode(value []byte) (record, error) {
 	if head.Version > version {
 		return record{}, laterVersionError(head.Version)
 	}
-	var r record
-	if err := json.Unmarshal(value, &r); err != nil {
-		return record{}, fmt.Errorf("it is not a record: %w", err)
-	}
-	return r, r.check()
+	return record{}, fmt.Errorf("it is not a record: %w", err)
 }
 
 // check returns what is wrong with a record by itself. Whether it may take
@@ -165,6 +185,10 @@ func (r record) check() error {
 		return nil
 	case opIssueKey:
 		return r.checkIssueKey()
+	case opBlock:
+		return errors.Join(checkFault(subjectFault(r.Subject)), checkFault(whyFault(r.Why)))
+	case opUnblock:
+		return checkFault(subjectFault(r.Subject))
 	default:
 		return checkFault(keyIDFault(r.Key))
 	}
@@ -244,15 +268,28 @@ func nameByte(c byte) bool {
 
 // descriptionFault says what is wrong with a topic's description, or "".
 func descriptionFault(description string) string {
-	switch {
-	case len(description) > maxDescriptionBytes:
-		return "a description has at most 1000 bytes"
-	case !utf8.ValidString(description):
-		return "a description is text in UTF-8"
+	return lineFault("a description", description, maxDescriptionBytes)
+}
+
+// whyFault says what is wrong with the reason for which somebody is blocked, or "".
+func whyFault(why string) string {
+	if strings.TrimSpace(why) == "" {
+		return "a reason is missing"
 	}
-	for _, c := range description {
+	return lineFault("a reason", why, maxWhyBytes)
+}
+
+// lineFault says what is wrong with a line of text that people will read, or "".
+func lineFault(what, text string, most int) string {
+	switch {
+	case len(text) > most:
+		return fmt.Sprintf("%s has at most %d bytes", what, most)
+	case !utf8.ValidString(text):
+		return what + " is text in UTF-8"
+	}
+	for _, c := range text {
 		if !unicode.IsPrint(c) {
-			return "a description is one line of printable characters"
+			return what + " is one line of printable characters"
 		}
 	}
 	return ""

@@ -293,8 +293,10 @@ func (s *state) isSubject(principal string) bool {
 		name = name[:i]
 	}
 	_, known := s.subjects[name]
-	return ok && (known || len(name) == 36 && uuid.Validate(name) == nil)
+	return ok && (known || isUUID(name))
 }
+
+func isUUID(subject string) bool { return len(subject) == 36 && uuid.Validate(subject) == nil }
 
 // agrees reports whether the ACLs that a topic or group has are those that it is to
 // have, as far as they are the service's.

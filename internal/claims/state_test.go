@@ -14,15 +14,16 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
 // aRecord draws a record that passes its own check and is about few names, so
-// that records meet.
-func aRecord(t *rapid.T, place int) record {
+// that records meet. It is written some time after the one before.
+func aRecord(t *rapid.T, place int, before time.Time) record {
 	r := record{
 		ID:   fmt.Sprint(place),
-		Time: time.Unix(int64(place), 0).UTC(),
-		Op:   rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed}).Draw(t, "op"),
+		Time: before.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Second, time.Second, time.Hour, 5 * 24 * time.Hour, 50 * 24 * time.Hour}).Draw(t, "later")),
+		Op:   rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed, opBlock, opUnblock}).Draw(t, "op"),
 		By:   rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
 	}
 	r.Version = versionOf(r.Op)
@@ -38,12 +39,18 @@ func aRecord(t *rapid.T, place int) record {
 	case opRevokeKey, opKeyExpired, opKeyUsed:
 		r.Key = aKeyID(t)
 		return r
+	case opBlock, opUnblock:
+		r.Subject, r.Why = rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "subject"), "spam"
+		if r.Op == opUnblock {
+			r.Why = ""
+		}
+		return r
 	case opClaimGroup:
 		r.Group = rapid.SampledFrom([]string{"g", "h", "i"}).Draw(t, "group")
 		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
 		return r
 	case opClaim:
-		r.Partitions, r.RetentionMS = 1, -1
+		r.Partitions, r.RetentionMS = rapid.IntRange(1, 3).Draw(t, "partitions"), -1
 		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
 	default:
 		claim := int64(rapid.IntRange(max(place-8, 0), max(place-1, 0)).Draw(t, "claim"))
@@ -60,7 +67,7 @@ func aKeyID(t *rapid.T) string {
 func replay(records []record) *state {
 	s := newState()
 	for place, r := range records {
-		s.apply(int64(place), r)
+		s.take(int64(place), r)
 	}
 	return s
 }
@@ -76,7 +83,11 @@ func TestApply(t *testing.T) {
 		ending := make(map[string]bool)   // by topic, whether it is being released
 		leader := make(map[string]string) // by group
 		keys := make(map[string]record)   // by ID, those that are live
-		ended := make(map[string]bool)    // by ID
+		ended := make(map[string]int64)   // by ID, the day
+		freed := make(map[string]int64)   // by topic, likewise
+		issued := make(map[string]int)    // by subject
+		now := time.Unix(0, 0).UTC()
+		blocked := make(map[string]bool) // by subject
 		held := func(by map[string]string, subject string) (n int) {
 			for _, o := range by {
 				if o == subject {
@@ -86,12 +97,16 @@ func TestApply(t *testing.T) {
 			return n
 		}
 		for place := range rapid.IntRange(0, 60).Draw(t, "records") {
-			r := aRecord(t, place)
+			r := aRecord(t, place, now)
+			now = r.Time
+			today := now.Unix() / 86400
 			if err := r.check(); err != nil {
 				t.Fatalf("the record %+v does not pass: %v", r, err)
 			}
 			records = append(records, r)
 			before := replay(records[:place])
+			before.note(r)
+			s.note(r)
 			err := s.apply(int64(place), r)
 			if err != nil {
 				if !reflect.DeepEqual(s, before) {
@@ -99,7 +114,15 @@ func TestApply(t *testing.T) {
 				}
 				continue
 			}
+			if blocked[r.By] && (r.Op == opClaim || r.Op == opClaimGroup || r.Op == opIssueKey) {
+				t.Fatalf("%s of a blocked subject took effect", r.Op)
+			}
 			switch r.Op {
+			case opBlock, opUnblock:
+				if blocked[r.Subject] == (r.Op == opBlock) {
+					t.Fatalf("%s took effect on a subject that is blocked: %v", r.Op, blocked[r.Subject])
+				}
+				blocked[r.Subject] = r.Op == opBlock
 			case opClaim, opClear:
 				if o, taken := owner[r.Topic]; taken {
 					t.Fatalf("%s of %q took effect while %s had it", r.Op, r.Topic, o)
@@ -119,6 +142,7 @@ func TestApply(t *testing.T) {
 				}
 				delete(owner, r.Topic)
 				delete(ending, r.Topic)
+				freed[r.Topic] = today
 			case opClaimGroup:
 				if o, taken := leader[r.Group]; taken {
 					t.Fatalf("claim of group %q took effect while %s had it", r.Group, o)
@@ -137,17 +161,20 @@ func TestApply(t *testing.T) {
 						theirs++
 					}
 				}
-				if _, live := keys[r.Key]; live || ended[r.Key] || theirs >= r.Limit {
-					t.Fatalf("key %s was issued: live %v, ended %v, %d of %d", r.Key, live, ended[r.Key], theirs, r.Limit)
+				end, before := ended[r.Key]
+				if _, live := keys[r.Key]; live || before && today-end <= keepKeys || theirs >= r.Limit {
+					t.Fatalf("key %s was issued: live %v, ended %v, %d of %d", r.Key, live, before, theirs, r.Limit)
 				}
+				delete(ended, r.Key)
 				keys[r.Key] = r
+				issued[r.By]++
 			case opRevokeKey, opKeyExpired:
 				k, live := keys[r.Key]
 				if !live || k.By != r.By || r.Op == opKeyExpired && (k.Expires.IsZero() || r.Time.Before(k.Expires)) {
 					t.Fatalf("%s by %s took effect on the key %+v", r.Op, r.By, k)
 				}
 				delete(keys, r.Key)
-				ended[r.Key] = true
+				ended[r.Key] = today
 			case opKeyUsed:
 				if k, live := keys[r.Key]; !live || k.By != r.By {
 					t.Fatalf("use by %s of the key %+v was noted", r.By, k)
@@ -165,6 +192,21 @@ func TestApply(t *testing.T) {
 			}
 		}
 
+		// What ended long ago is gone, and nothing else is.
+		today := now.Unix() / 86400
+		for id, end := range ended {
+			if _, known := s.keys[id]; known != (today-end <= keepKeys) {
+				t.Errorf("key %s ended %d days ago, and is known: %v", id, today-end, known)
+			}
+		}
+		for name, end := range freed {
+			if _, taken := owner[name]; taken {
+				continue
+			}
+			if _, known := s.topics[name]; known != (today-end <= keepNames) {
+				t.Errorf("name %q became free %d days ago, and is known: %v", name, today-end, known)
+			}
+		}
 		got, gotGroups := make(map[string]string), make(map[string]string)
 		for name, topic := range s.topics {
 			if topic.phase != free {
@@ -181,6 +223,18 @@ func TestApply(t *testing.T) {
 			t.Errorf("owners are %v and %v, want %v and %v", got, gotGroups, owner, leader)
 		}
 		for _, subject := range []string{ada, ben, cleo} {
+			partitions := 0
+			for _, topic := range s.topics {
+				if topic.phase != free && topic.owner == subject {
+					partitions += topic.partitions
+				}
+			}
+			if s.partitions[subject] != partitions || s.issued[subject] != issued[subject] {
+				t.Errorf("%s is said to have %d partitions and %d keys ever, and has %d and %d", subject, s.partitions[subject], s.issued[subject], partitions, issued[subject])
+			}
+			if _, got := s.blocked[subject]; got != blocked[subject] {
+				t.Errorf("%s is blocked: %v, want %v", subject, got, blocked[subject])
+			}
 			if s.owns[subject] != held(owner, subject) || s.leads[subject] != held(leader, subject) {
 				t.Errorf("%s is said to have %d topics and %d groups, and has %d and %d", subject, s.owns[subject], s.leads[subject], held(owner, subject), held(leader, subject))
 			}
@@ -190,7 +244,7 @@ func TestApply(t *testing.T) {
 		cut := rapid.IntRange(0, len(records)).Draw(t, "cut")
 		again := replay(records[:cut])
 		for i, r := range records[cut:] {
-			again.apply(int64(cut+i), r)
+			again.take(int64(cut+i), r)
 		}
 		if !reflect.DeepEqual(again, s) {
 			t.Errorf("reading the records again gives %+v, want %+v", again, s)
@@ -201,6 +255,7 @@ func TestApply(t *testing.T) {
 			if err != nil {
 				t.Fatalf("encode(%+v) = %v", r, err)
 			}
+			agree(t, value)
 			if back, err := decode(value); err != nil || !reflect.DeepEqual(back, r) {
 				t.Errorf("decode(%s) = %+v, %v, want %+v", value, back, err, r)
 			}
@@ -219,6 +274,8 @@ var (
 	keyJSON     = `{"v":2,"op":"issue_key","id":"5cf5a5ad","time":"2026-05-01T12:00:00Z","by":"` + ada + `","limit":100,"key":"key-abcdefghij234567","name":"laptop","hash":"abababababababababababababababababababababababababababababababab","topics":["weather"],"read":true,"expires":"2026-06-01T12:00:00Z"}`
 	keyUsedJSON = `{"v":2,"op":"key_used","id":"5cf5a5ae","time":"2026-05-02T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 	revokeJSON  = `{"v":2,"op":"revoke_key","id":"5cf5a5af","time":"2026-05-03T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
+	blockJSON   = `{"v":3,"op":"block","id":"5cf5a5b1","time":"2026-05-01T12:00:00Z","by":"` + ada + `","subject":"` + ben + `","why":"loops over keys"}`
+	unblockJSON = `{"v":3,"op":"unblock","id":"5cf5a5b2","time":"2026-05-02T12:00:00Z","by":"` + ada + `","subject":"` + ben + `"}`
 	expiredJSON = `{"v":2,"op":"key_expired","id":"5cf5a5b0","time":"2026-06-01T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 )
 
@@ -274,6 +331,30 @@ func TestKeyFormat(t *testing.T) {
 		r, _ := decode([]byte(keyJSON))
 		if err := s.apply(3, r); !errors.Is(err, errKeyID) {
 			t.Errorf("the ID of a key that has ended, once more: %v, want %v", err, errKeyID)
+		}
+	}
+}
+
+// TestBlockFormat is to blocks what TestFormat is to claims.
+func TestBlockFormat(t *testing.T) {
+	s := newState()
+	for place, value := range []string{blockJSON, unblockJSON} {
+		r, err := decode([]byte(value))
+		if err == nil {
+			err = s.apply(int64(place), r)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", value, err)
+		}
+		want := map[string]block{}
+		if place == 0 {
+			want[ben] = block{ada, "loops over keys", time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+		}
+		if !maps.Equal(s.blocked, want) {
+			t.Errorf("after %s blocked are %v, want %v", value, s.blocked, want)
+		}
+		if again, err := encode(r); err != nil || string(again) != value {
+			t.Errorf("encode = %s, %v, want %s", again, err, value)
 		}
 	}
 }
@@ -378,6 +459,13 @@ func TestDecodeRefuses(t *testing.T) {
 		"key with no right":    strings.Replace(keyJSON, `"read":true,`, ``, 1),
 		"key without a limit":  strings.Replace(keyJSON, `"limit":100`, `"limit":0`, 1),
 		"key of long subject":  strings.Replace(keyJSON, ada, strings.Repeat("x", 110), 1),
+		"block of nobody":      strings.Replace(blockJSON, `"subject":"`+ben+`",`, ``, 1),
+		"block of everybody":   strings.Replace(blockJSON, ben, `*`, 1),
+		"block, no reason":     strings.Replace(blockJSON, `loops over keys`, ` `, 1),
+		"block, two lines":     strings.Replace(blockJSON, `loops over keys`, `a\nb`, 1),
+		"block, long reason":   strings.Replace(blockJSON, `loops over keys`, strings.Repeat("x", 1001), 1),
+		"block, version 2":     strings.Replace(blockJSON, `"v":3`, `"v":2`, 1),
+		"unblock of nobody":    strings.Replace(unblockJSON, `,"subject":"`+ben+`"`, ``, 1),
 		"revocation of what":   strings.Replace(revokeJSON, `key-abcdefghij234567`, ``, 1),
 		"claim is not a claim": with(`"limit":1000`, `"limit":1000,"claim":"x"`),
 	} {
@@ -391,25 +479,73 @@ func TestDecodeRefuses(t *testing.T) {
 		}
 	}
 	var later laterVersionError
-	if _, err := decode([]byte(`{"v":3,"op":"share"}`)); !errors.As(err, &later) || later != 3 {
-		t.Errorf("decode of version 3 = %v, want a laterVersionError", err)
+	if _, err := decode([]byte(`{"v":4,"op":"share"}`)); !errors.As(err, &later) || later != 4 {
+		t.Errorf("decode of version 4 = %v, want a laterVersionError", err)
+	}
+	if _, err := decode([]byte(`{"v":4,"op":["share"],"topic":{"name":"weather"}}`)); !errors.As(err, &later) {
+		t.Errorf("decode of version 4 with fields of other types = %v, want a laterVersionError", err)
 	}
 	if _, err := decode([]byte(with(`"v":1`, `"v":1,"mood":"good"`))); err != nil {
 		t.Errorf("decode with a field that may be ignored = %v, want nil", err)
 	}
 }
 
+// agree fails if parse takes a record for another one than package json does.
+func agree(t interface{ Errorf(string, ...any) }, value []byte) (parsed bool) {
+	got, ok := parse(value)
+	var want record
+	if err := json.Unmarshal(value, &want); ok && (err != nil || !reflect.DeepEqual(got, want)) {
+		t.Errorf("parse(%s) = %+v, and package json says %+v, %v", value, got, want, err)
+	}
+	return ok
+}
+
+// TestParse holds that what is written is read the fast way, and what looks otherwise is not
+// read wrongly.
+func TestParse(t *testing.T) {
+	good := []string{
+		claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON,
+		strings.Replace(keyJSON, `["weather"]`, `["weather","snow"]`, 1), strings.Replace(claimJSON, `604800000`, `-1`, 1),
+	}
+	for _, value := range good {
+		if !agree(t, []byte(value)) {
+			t.Errorf("parse does not know %s", value)
+		}
+		step := 1
+		if longtest.Race {
+			step = 7
+		}
+		for n := 0; n < len(value); n += step { // each byte missing, doubled, or another one
+			agree(t, []byte(value[:n]))
+			agree(t, []byte(value[:n]+value[n+1:]))
+			agree(t, []byte(value[:n]+value[n:n+1]+value[n:]))
+			for _, c := range "\"\\{}[],:0-.eEntf \x00\x7f\u00e9" {
+				agree(t, []byte(value[:n]+string(c)+value[n+1:]))
+				agree(t, []byte(value[:n]+string(c)+value[n:]))
+			}
+		}
+	}
+	for _, value := range []string{
+		`{"v":1,"v":2}`, `{"V":1}`, `{"op":"a","v":1}`, `{"v":01}`, `{"v":-0}`, `{"v":1.0}`, `{"v":1e3}`, `{"v":null}`, `{"v":99999999999999999999}`, `{"v":4294967297}`,
+		`{"topics":[]}`, `{"topics":null}`, `{"topics":[null]}`, `{"claim":null}`, `{"time":"2026-05-01t12:00:00z"}`, `{"time":"2026-05-01T12:00:00,5Z"}`, `{"time":"2026-05-01T12:00:00+24:00"}`,
+		`{"hash":"AB"}`, `{"hash":"` + strings.Repeat("AB", 32) + `"}`, `{"by":"\u0061"}`, `{"by":"\xff"}`, `{"mood":"good"}`, `{}`, `{"v":1}{"v":1}`, `{"v":1} `,
+	} {
+		agree(t, []byte(value))
+	}
+}
+
 func FuzzDecode(f *testing.F) {
-	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, `{"v":3}`, `{}`, ``, "\x00"} {
+	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON, `{"v":4}`, `{}`, ``, "\x00"} {
 		f.Add([]byte(value))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
+		agree(t, value)
 		r, err := decode(value)
 		if err != nil {
 			return
 		}
 		// Whatever is taken names no wildcard, survives a state, and comes back.
-		if strings.ContainsAny(r.By+r.Topic+r.Group, "*: \n\x00") {
+		if strings.ContainsAny(r.By+r.Topic+r.Group, "*: \n\x00") || strings.ContainsAny(r.Subject, "*: \n\x00") || strings.ContainsAny(r.Why, "\n\x00\x1b") {
 			t.Errorf("decode(%q) takes %+v", value, r)
 		}
 		newState().apply(0, r)

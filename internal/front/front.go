@@ -56,6 +56,12 @@ type Config struct {
 	// fabric need the same file. It is made when missing. Required.
 	TokenKeyFile string
 
+	// StateDir is as Dir of [claims.Config].
+	StateDir string
+
+	// Admission says who may use the fabric, and who operates it.
+	Admission claims.Admission
+
 	// TLS is what both parts speak to clients. Nil is plaintext, which is
 	// refused beyond this machine unless InsecureAllowPlaintext. Brokers have a
 	// switch of their own, for their password is worth more than any token.
@@ -151,7 +157,7 @@ type ACL struct {
 	// What claims get; zero values are the defaults of [claims.Config].
 	DefaultPartitions int
 	DefaultRetention  time.Duration
-	MaxTopics         int
+	Limits            claims.Limits
 }
 
 // Validate says all that is wrong with a configuration by itself.
@@ -199,6 +205,7 @@ func (cfg *Config) Validate() error {
 		}
 		errs = append(errs, cfg.checkListen("acl-listen", a.Listen))
 	}
+	errs = append(errs, cfg.Admission.Validate())
 	if cfg.Gateway == nil && cfg.ACL == nil {
 		errs = append(errs, errors.New("there is nothing to serve"))
 	}
@@ -388,7 +395,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	people, err := globus.NewAuthenticator(globus.AuthenticatorConfig{
+	known, err := globus.NewAuthenticator(globus.AuthenticatorConfig{
 		Introspector: service,
 		Issuer:       cfg.issuer(),
 		Audience:     cfg.Globus.ClientID,
@@ -398,14 +405,16 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 		return err
 	}
 	if cfg.ACL == nil {
-		return f.openFollowing(ctx, cfg, people)
+		return f.openFollowing(ctx, cfg, known)
 	}
 	rules, err := claims.Open(ctx, claims.Config{
 		Admin:             cfg.kafkaOpts(),
 		GatewayPrincipal:  cfg.Kafka.Gateway.principal(),
 		DefaultPartitions: cfg.ACL.DefaultPartitions,
 		DefaultRetention:  cfg.ACL.DefaultRetention,
-		MaxTopics:         cfg.ACL.MaxTopics,
+		Limits:            cfg.ACL.Limits,
+		Admission:         cfg.Admission,
+		Dir:               cfg.StateDir,
 		Diagnostics:       cfg.Diagnostics,
 	})
 	if err != nil {
@@ -413,11 +422,12 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 	}
 	f.ledger = rules
 	tokens, err := openTokens(cfg, rules)
+	people := &keys.People{Globus: known, Ledger: rules}
 	if err != nil {
 		return err
 	}
 	if cfg.Gateway != nil {
-		if err := f.openGateway(cfg, &keys.Authenticator{Globus: people, Keys: rules, Tokens: tokens}); err != nil {
+		if err := f.openGateway(cfg, &keys.Authenticator{People: people, Keys: rules, Tokens: tokens}); err != nil {
 			return err
 		}
 	}
@@ -426,17 +436,17 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 
 // openFollowing opens a gateway that has no ACL endpoint beside it. It reads the ledger, and
 // administers nothing.
-func (f *Front) openFollowing(ctx context.Context, cfg *Config, people *globus.Authenticator) error {
-	known, err := claims.Follow(ctx, claims.FollowerConfig{Client: cfg.kafkaOpts(), Diagnostics: cfg.Diagnostics})
+func (f *Front) openFollowing(ctx context.Context, cfg *Config, known *globus.Authenticator) error {
+	rules, err := claims.Follow(ctx, claims.FollowerConfig{Client: cfg.kafkaOpts(), Admission: cfg.Admission, Dir: cfg.StateDir, Diagnostics: cfg.Diagnostics})
 	if err != nil {
 		return err
 	}
-	f.ledger = known
-	tokens, err := openTokens(cfg, known)
+	f.ledger = rules
+	tokens, err := openTokens(cfg, rules)
 	if err != nil {
 		return err
 	}
-	return f.openGateway(cfg, &keys.Authenticator{Globus: people, Keys: known, Tokens: tokens})
+	return f.openGateway(cfg, &keys.Authenticator{People: &keys.People{Globus: known, Ledger: rules}, Keys: rules, Tokens: tokens})
 }
 
 func openTokens(cfg *Config, known keys.Keys) (*keys.Tokens, error) {
@@ -466,7 +476,7 @@ func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
 	return f.listen(cfg, "the gateway", cfg.Gateway.Listen, g.Serve)
 }
 
-func (f *Front) openACL(cfg *Config, rules *claims.Service, people *globus.Authenticator, tokens *keys.Tokens) error {
+func (f *Front) openACL(cfg *Config, rules *claims.Service, people *keys.People, tokens *keys.Tokens) error {
 	a := cfg.ACL
 	s, err := server.New(server.Config{
 		Claims:                 rules,

@@ -248,7 +248,7 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 	id, err := c.g.cfg.Authenticator.Authenticate(globus.WithCaller(ctx, c.caller()), shown)
 	switch {
 	case errors.Is(err, globus.ErrRefused):
-		end(admission.Refused)
+		end(outcomeOf(err))
 		refused := refusal{reason: shown.refusedReason(err), err: err}
 		c.g.limits.remember(shown, refused)
 		return shown, id, &refused
@@ -264,6 +264,14 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 		return shown, id, &refusal{reason: "the authorization ID is not the subject of the " + shown.kind() + "; leave it out"}
 	}
 	return shown, id, nil
+}
+
+// outcomeOf is what a refusal says of credentials. Who may not use the fabric has shown good ones.
+func outcomeOf(err error) admission.Outcome {
+	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) && refused.Hint != "" {
+		return admission.Good
+	}
+	return admission.Refused
 }
 
 // caller is whose failures those on this connection are: its address's, or its subject's once it
@@ -325,6 +333,9 @@ func (c Credentials) hint() string {
 
 func (c Credentials) refusedReason(err error) string {
 	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
+		if refused.Hint != "" {
+			return refused.Reason + "; " + refused.Hint
+		}
 		return refused.Reason + c.hint()
 	}
 	return "the " + c.kind() + " was refused" + c.hint()

@@ -29,9 +29,41 @@ type Keys interface {
 	ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error)
 }
 
+// People authenticates the access tokens of Globus Auth, for gateway and ACL endpoint alike.
+type People struct {
+	Globus *globus.Authenticator
+
+	// Ledger says who of those that Globus Auth knows may use this fabric, see
+	// [claims.Service.Admit].
+	Ledger interface{ Admit(globus.Identity) error }
+}
+
+// Authenticate returns who a token belongs to. Errors are as those of
+// [globus.Authenticator.Authenticate].
+func (p *People) Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
+	info, err := p.Globus.Authenticate(ctx, token)
+	if err == nil {
+		err = p.Ledger.Admit(info.Identity)
+	}
+	if err != nil {
+		return globus.TokenInfo{}, err
+	}
+	return info, nil
+}
+
+// Recheck looks whether a person who was let in may still be here. Errors are as those of
+// [globus.Authenticator.Recheck].
+func (p *People) Recheck(ctx context.Context, token globus.Secret) error {
+	info, err := p.Globus.Recheck(ctx, token)
+	if err == nil {
+		err = p.Ledger.Admit(info.Identity)
+	}
+	return err
+}
+
 // Authenticator is the gateway's. All fields but the last are required.
 type Authenticator struct {
-	Globus *globus.Authenticator
+	People *People
 	Keys   Keys
 	Tokens *Tokens
 
@@ -55,7 +87,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 		// Never asked about at Globus Auth, whose tokens are not JWTs.
 		return a.Tokens.authenticate(ctx, c.Secret)
 	}
-	info, err := a.Globus.Authenticate(ctx, c.Secret)
+	info, err := a.People.Authenticate(ctx, c.Secret)
 	if err != nil {
 		return gateway.Identity{}, err
 	}
@@ -71,8 +103,7 @@ func (a *Authenticator) Recheck(ctx context.Context, c gateway.Credentials) erro
 		_, err := a.Authenticate(ctx, c)
 		return err
 	}
-	_, err := a.Globus.Recheck(ctx, c.Secret)
-	return err
+	return a.People.Recheck(ctx, c.Secret)
 }
 
 // identityOf returns who signs in with a key, until limit or the key's own end.

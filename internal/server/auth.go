@@ -54,10 +54,12 @@ func (s *Server) authenticate(x *exchange) error {
 	return nil
 }
 
-// outcomeOf is what an [Authenticator]'s error says of credentials.
+// outcomeOf is what an [Authenticator]'s error says of credentials. Who may not use the fabric has
+// shown good ones: a refusal with a hint is no guess.
 func outcomeOf(err error) admission.Outcome {
+	refused := (*globus.RefusedError)(nil)
 	switch {
-	case err == nil:
+	case err == nil, errors.As(err, &refused) && refused.Hint != "":
 		return admission.Good
 	case errors.Is(err, globus.ErrRefused):
 		return admission.Refused

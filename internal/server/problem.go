@@ -81,9 +81,14 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		p.Status, p.Detail = http.StatusForbidden, refused.Reason
 		p.Hint = "Log in again with `diaspora login` and consent to what it asks for."
 		header.Set("WWW-Authenticate", fmt.Sprintf("Bearer error=\"insufficient_scope\", scope=%q", refused.MissingScope))
+	case errors.As(err, &refused) && refused.Hint != "":
+		p.Status, p.Detail, p.Hint = http.StatusForbidden, refused.Reason, refused.Hint
 	default:
 		p.Status = statusOf(err)
 		p.Hint = diaspora.Hint(err)
+		if limit := (interface{ Hint() string })(nil); p.Hint == "" && errors.As(err, &limit) {
+			p.Hint = limit.Hint()
+		}
 		p.Topic, p.Detail = describe(err)
 		p.Detail = strings.TrimSuffix(p.Detail, "; "+p.Hint)
 		p.Hint = cmp.Or(p.Hint, hints[p.Status])

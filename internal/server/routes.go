@@ -45,6 +45,9 @@ var routeTable = []route{
 	{"GET /v1/keys", bearer, (*Server).listKeys, []string{typeJSON}},
 	{"GET /v1/keys/{id}", bearer, (*Server).showKey, []string{typeJSON}},
 	{"DELETE /v1/keys/{id}", bearer, (*Server).revokeKey, []string{typeJSON}},
+	{"POST /v1/admin/blocked", bearer, (*Server).block, []string{typeJSON}},
+	{"GET /v1/admin/blocked", bearer, (*Server).listBlocked, []string{typeJSON}},
+	{"DELETE /v1/admin/blocked/{subject}", bearer, (*Server).unblock, []string{typeJSON}},
 	{"POST /v1/token", oauthClient, (*Server).exchangeKey, []string{typeJSON}},
 
 	{"GET /.well-known/diaspora", public, (*Server).discover, []string{typeJSON}},

@@ -58,6 +58,10 @@ type Claims interface {
 	RevokeKey(ctx context.Context, subject, id string) error
 	Keys(ctx context.Context, subject string) ([]diaspora.AccessKey, error)
 	Key(ctx context.Context, subject, id string) (diaspora.AccessKey, error)
+
+	Block(ctx context.Context, by string, req diaspora.BlockRequest) (diaspora.Blocked, error)
+	Unblock(ctx context.Context, by, subject string) error
+	Blocked(ctx context.Context, by string) ([]diaspora.Blocked, error)
 }
 
 // Tokens exchanges the ID and the secret of an access key for a token that the

@@ -425,7 +425,16 @@ func (c nobodysClaims) Key(context.Context, string, string) (diaspora.AccessKey,
 }
 
 func (c nobodysClaims) RevokeKey(context.Context, string, string) error { return c.called() }
-func (c nobodysClaims) Release(context.Context, string, string) error   { return c.called() }
+func (c nobodysClaims) Block(context.Context, string, diaspora.BlockRequest) (diaspora.Blocked, error) {
+	return diaspora.Blocked{}, c.called()
+}
+
+func (c nobodysClaims) Blocked(context.Context, string) ([]diaspora.Blocked, error) {
+	return nil, c.called()
+}
+
+func (c nobodysClaims) Unblock(context.Context, string, string) error { return c.called() }
+func (c nobodysClaims) Release(context.Context, string, string) error { return c.called() }
 
 // TestQueries: who puts fields into the address is told where they belong, and of tokens only if
 // one may have been among them.

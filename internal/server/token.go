@@ -74,10 +74,13 @@ func (s *Server) exchangeKey(x *exchange) error {
 	}
 	token, err := s.cfg.Tokens.Exchange(x.r.Context(), id, secret)
 	end(outcomeOf(err))
-	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) {
+	refused := (*globus.RefusedError)(nil)
+	switch {
+	case errors.As(err, &refused) && refused.Hint != "": // no guess: the key is good
+		return &oauthError{refusal{status: http.StatusBadRequest, detail: refused.Reason, hint: refused.Hint}, "unauthorized_client"}
+	case refused != nil:
 		return invalidClient(refused.Reason)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	x.Header().Set("Pragma", "no-cache") // RFC 6749 wants it besides no-store

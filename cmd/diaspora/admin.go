@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+var adminBlockHelp = help{
+	use:   "block SUBJECT",
+	short: "block a person or a service account",
+	examples: `
+diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
+	long: `
+The fabric accepts neither a login nor an access key of the person any more, and connections
+that are open are closed within a minute, on one machine within ten seconds. Topics and keys
+stay, and work again after "diaspora admin unblock". Who blocked whom, when and why is kept in
+the ledger for good; the person is not told why.
+
+You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them.
+With "diaspora up" you are one. Operators cannot be blocked.`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints and \"diaspora topic show\" has for a topic's owner"},
+}
+
+func (e *env) adminBlockCommand() *cobra.Command {
+	var why string
+	cmd := e.command(adminBlockHelp, func(ctx context.Context, args []string) error {
+		if strings.TrimSpace(why) == "" {
+			return misuse("", "admin block: say why with --why TEXT; other operators will read it")
+		}
+		return e.adminBlock(ctx, diaspora.BlockRequest{Subject: args[0], Why: why})
+	})
+	cmd.Flags().StringVar(&why, "why", "", "the reason, a line of `TEXT` for other operators")
+	return cmd
+}
+
+func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	blocked, err := client.Block(ctx, req)
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		return e.printJSON(blocked)
+	}
+	if blocked.Why != req.Why {
+		e.say("it was blocked before, for another reason; nothing has changed")
+	}
+	return e.printf("%s is blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
+}
+
+var adminUnblockHelp = help{
+	use:   "unblock SUBJECT",
+	short: "let a blocked person in again",
+	examples: `
+diaspora admin unblock 1168fe43-ef48-54e0-8aeb-e0dc24146888`,
+	long: `
+The person's logins, and access keys that have not ended meanwhile, work again within ten seconds.`,
+	formats: answerFormats,
+	args:    arguments{min: 1, max: 1, missing: `the subject is missing; "diaspora admin blocked" lists them`},
+}
+
+func (e *env) adminUnblockCommand() *cobra.Command {
+	return e.command(adminUnblockHelp, func(ctx context.Context, args []string) error { return e.adminUnblock(ctx, args[0]) })
+}
+
+func (e *env) adminUnblock(ctx context.Context, subject string) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	if err := client.Unblock(ctx, subject); err != nil {
+		return err
+	}
+	if e.json() {
+		return e.printJSON(map[string]any{"subject": subject, "blocked": false})
+	}
+	return e.printf("%s is not blocked any more\n", subject)
+}
+
+var adminBlockedHelp = help{
+	use:   "blocked",
+	short: "list who is blocked, since when and why",
+	examples: `
+diaspora admin blocked`,
+	formats: answerFormats,
+}
+
+func (e *env) adminBlockedCommand() *cobra.Command {
+	return e.command(adminBlockedHelp, func(ctx context.Context, _ []string) error { return e.adminBlocked(ctx) })
+}
+
+func (e *env) adminBlocked(ctx context.Context) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	blocked, err := client.Blocked(ctx)
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		if blocked == nil {
+			blocked = []diaspora.Blocked{}
+		}
+		return e.printJSON(diaspora.BlockedList{Blocked: blocked})
+	}
+	if len(blocked) == 0 {
+		e.say("nobody is blocked")
+		return nil
+	}
+	var text strings.Builder
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "SUBJECT\tSINCE\tBY\tWHY")
+	for _, b := range blocked {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", b.Subject, b.Since.Local().Format(time.DateTime), b.By, oneLine(b.Why))
+	}
+	table.Flush()
+	return e.printf("%s", text.String())
+}

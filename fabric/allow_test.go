@@ -1,0 +1,82 @@
+package fabric_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+// TestAllowList: an account that is not on the list gets in nowhere, with a login and with an access
+// key, and is told whom to ask. Any account of Globus came in.
+func TestAllowList(t *testing.T) {
+	t.Parallel()
+	const grace = "grace@example.org"
+	dir := t.TempDir()
+	f, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim(t, as(t, f, grace), "snow")
+	key := createKey(t, as(t, f, grace), diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		domains, subjects []string
+		keyWorks          bool
+	}{
+		"domains":  {[]string{"example.edu"}, nil, true}, // of a key only the subject is known
+		"subjects": {nil, []string{globusdev.Subject(ada)}, false},
+	} {
+		f, err := fabric.Start(t.Context(), fabric.OpenTo(fabric.Config{Dir: dir}, tt.domains, tt.subjects))
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed, other := as(t, f, ada), as(t, f, grace)
+		if client, err := diaspora.NewClient(listed); err != nil {
+			t.Fatal(err)
+		} else if _, err := client.Claim(t.Context(), diaspora.ClaimRequest{Name: "weather"}); err != nil {
+			t.Errorf("%s: somebody on the list: %v", name, err)
+		}
+		logger, err := diaspora.OpenLogger(t.Context(), listed)
+		if err != nil {
+			t.Fatalf("%s: somebody on the list: %v", name, err)
+		}
+		if err := errors.Join(logger.Log(t.Context(), diaspora.Event{Topic: "weather", Value: []byte("x")}), logger.Close(t.Context())); err != nil {
+			t.Errorf("%s: somebody on the list: %v", name, err)
+		}
+		refused := func(what string, err, condition error) {
+			t.Helper()
+			if !errors.Is(err, condition) || !strings.Contains(err.Error(), "this fabric is not open to ") || !strings.Contains(err.Error(), "help@example.org") {
+				t.Errorf("%s: %s: %v, want %q, and whom to ask", name, what, err, condition)
+			}
+		}
+		client, err := diaspora.NewClient(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Topics(t.Context())
+		refused("the ACL endpoint", err, diaspora.ErrPermission)
+		_, err = diaspora.OpenLogger(t.Context(), other)
+		refused("the gateway", err, diaspora.ErrUnauthenticated)
+		token, err := other.TokenSource.Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := kafkaClient(t, f, oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism()).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "this fabric is not open to ") {
+			t.Errorf("%s: a Kafka client: %v", name, err)
+		}
+		if err := kafkaClient(t, f, byPlain(key)).Ping(t.Context()); (err == nil) != tt.keyWorks {
+			t.Errorf("%s: an access key: %v, want it to work: %v", name, err, tt.keyWorks)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,238 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// Admission says who may use the fabric, and who operates it. The zero value has
+// no operators and is open to everybody whom Globus Auth knows.
+type Admission struct {
+	// Operators are the subjects that may block and unblock others. They are
+	// always admitted.
+	Operators []string
+
+	// Domains and Subjects, if either is set, are the only ones that are admitted: accounts
+	// whose username ends with one of the domains, and these subjects. Of the owner of an access key
+	// only the subject is known, so Domains say nothing about keys: with Domains,
+	// keys stay good until they end or their owner is blocked; with Subjects alone, a key
+	// is good as long as its owner is among them.
+	Domains, Subjects []string
+
+	// Contact says how to reach the operators, for instance an e-mail address. It is
+	// part of refusals that only they can change. Optional.
+	Contact string
+}
+
+// Validate says what is wrong with an Admission.
+func (a *Admission) Validate() error {
+	var errs []error
+	for _, subject := range a.Operators {
+		if fault := subjectFault(subject); fault != "" {
+			errs = append(errs, fmt.Errorf("operators: %q: %s; \"diaspora whoami --subject\" prints it", clip(subject), fault))
+		}
+	}
+	for _, subject := range a.Subjects {
+		if fault := subjectFault(subject); fault != "" {
+			errs = append(errs, fmt.Errorf("allow-subjects: %q: %s", clip(subject), fault))
+		}
+	}
+	for _, domain := range a.Domains {
+		if domain == "" || len(domain) > 253 || !strings.Contains(domain, ".") && domain != "localhost" || strings.ContainsFunc(domain, func(r rune) bool { return r >= 0x80 || !nameByte(byte(r)) }) {
+			errs = append(errs, fmt.Errorf("allow-domains: %q is no domain; want what follows the last @ of usernames, such as example.edu", clip(domain)))
+		}
+	}
+	if fault := lineFault("operator-contact", a.Contact, maxContactBytes); fault != "" {
+		errs = append(errs, errors.New(fault))
+	}
+	return errors.Join(errs...)
+}
+
+// maxContactBytes keeps refusals short: Kafka clients print them on one line.
+const maxContactBytes = 200
+
+func (a *Admission) operates(subject string) bool { return slices.Contains(a.Operators, subject) }
+
+// advice is the hint of refusals that only operators can change.
+func (a *Admission) advice() string {
+	if a.Contact == "" {
+		return "ask the operators of this fabric"
+	}
+	return "ask the operators of this fabric: " + a.Contact
+}
+
+// domainOf returns what follows the last @ of a username; there may be two.
+func domainOf(username string) string {
+	i := strings.LastIndexByte(username, '@')
+	if i < 0 {
+		return ""
+	}
+	return strings.ToLower(username[i+1:])
+}
+
+// allows reports whether a person is on the lists, or there are none.
+func (a *Admission) allows(id globus.Identity) bool {
+	if len(a.Domains) == 0 {
+		return a.allowsOwner(id.Subject)
+	}
+	domain := domainOf(id.Username)
+	return a.operates(id.Subject) || slices.Contains(a.Subjects, id.Subject) ||
+		slices.ContainsFunc(a.Domains, func(d string) bool { return strings.EqualFold(d, domain) })
+}
+
+// allowsOwner is allows as far as a subject tells.
+func (a *Admission) allowsOwner(subject string) bool {
+	return len(a.Domains) > 0 || len(a.Subjects) == 0 || a.operates(subject) || slices.Contains(a.Subjects, subject)
+}
+
+// Admit returns nil if a person who has signed in at Globus may use the fabric,
+// and otherwise a [*globus.RefusedError] that says why not. It asks nobody: what
+// counts is the ledger as it has been read, which is a moment old at most, or as
+// old as an outage of the cluster.
+func (r *ledgerReader) Admit(id globus.Identity) error {
+	a := &r.admission
+	reason := "this fabric is not open to your account"
+	if domain := domainOf(id.Username); domain != "" && len(a.Domains) > 0 && lineFault("", domain, 253) == "" {
+		reason = "this fabric is not open to accounts of " + domain
+	}
+	return r.admit(id.Subject, a.allows(id), reason)
+}
+
+// admitOwner is Admit for an access key of the subject's, as far as the subject tells.
+func (r *ledgerReader) admitOwner(subject string) error {
+	return r.admit(subject, r.admission.allowsOwner(subject), "this fabric is not open to the owner of this access key")
+}
+
+// admit refuses a subject that is blocked, or not allowed for the reason.
+func (r *ledgerReader) admit(subject string, allowed bool, reason string) error {
+	advice := r.admission.advice()
+	switch {
+	case r.ledger.isBlocked(subject):
+		return &globus.RefusedError{Reason: "the operators of this fabric have blocked you", Hint: advice}
+	case !allowed:
+		return &globus.RefusedError{Reason: reason, Hint: "sign in with another account, or " + advice}
+	}
+	return nil
+}
+
+// isBlocked reports whether an operator has shut the subject out.
+func (l *ledger) isBlocked(subject string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, blocked := l.state.blocked[subject]
+	return blocked
+}
+
+// Block shuts a subject out, for a reason that other operators can read. No token
+// and no access key of the subject's is accepted any more, here from now on and
+// elsewhere as soon as the ledger is read there; the gateways close open connections
+// when they next ask. What the subject owns stays. Blocking again
+// changes nothing, and returns what holds. Errors are [diaspora.ErrPermission] if by
+// is no operator, [diaspora.ErrInvalid], [diaspora.ErrConflict] if the subject is an operator, and
+// [diaspora.ErrUnavailable], in which case blocking again tells.
+func (s *Service) Block(ctx context.Context, by string, req diaspora.BlockRequest) (diaspora.Blocked, error) {
+	blocked, err := s.block(ctx, by, req)
+	if err != nil {
+		return diaspora.Blocked{}, fmt.Errorf("block: %w", err)
+	}
+	return blocked, nil
+}
+
+func (s *Service) block(ctx context.Context, by string, req diaspora.BlockRequest) (diaspora.Blocked, error) {
+	r := newRecord(opBlock, by)
+	r.Subject, r.Why = req.Subject, req.Why
+	err := s.mayOperate(by)
+	switch {
+	case err != nil:
+		return diaspora.Blocked{}, err
+	case subjectFault(r.Subject) != "":
+		return diaspora.Blocked{}, invalid(subjectFault(r.Subject))
+	case whyFault(r.Why) != "":
+		return diaspora.Blocked{}, invalid(whyFault(r.Why))
+	case s.cfg.Admission.operates(r.Subject):
+		return diaspora.Blocked{}, fmt.Errorf("%w: this subject is an operator; take it out of the setting operators first", diaspora.ErrConflict)
+	}
+	if err := s.operate(ctx, r); err != nil && !errors.Is(err, errBlockedYet) {
+		return diaspora.Blocked{}, err
+	}
+	var b block
+	s.ledger.read(func(st *state) { b = st.blocked[r.Subject] })
+	if b == (block{}) { // another operator was quick
+		return diaspora.Blocked{}, fmt.Errorf("%w: the subject was unblocked at the same time; block it again", diaspora.ErrUnavailable)
+	}
+	return b.answer(r.Subject), nil
+}
+
+// Unblock lets a subject in again. Its access keys that have not ended work again.
+// Errors are as those of Block, and [diaspora.ErrNotFound] if the subject is not blocked.
+func (s *Service) Unblock(ctx context.Context, by, subject string) error {
+	r := newRecord(opUnblock, by)
+	r.Subject = subject
+	err := s.mayOperate(by)
+	if err == nil && subjectFault(subject) != "" {
+		err = invalid(subjectFault(subject))
+	}
+	if err == nil {
+		err = s.operate(ctx, r)
+	}
+	if errors.Is(err, errNotBlocked) {
+		err = fmt.Errorf("%w: %w", diaspora.ErrNotFound, err)
+	}
+	if err != nil {
+		return fmt.Errorf("unblock: %w", err)
+	}
+	return nil
+}
+
+// Blocked returns who is shut out, by subject. It is for operators.
+func (s *Service) Blocked(ctx context.Context, by string) ([]diaspora.Blocked, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	err := s.mayOperate(by)
+	if err == nil {
+		err = s.ledger.sync(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list blocked subjects: %w", err)
+	}
+	list := []diaspora.Blocked{}
+	s.ledger.read(func(st *state) {
+		for subject, b := range st.blocked {
+			list = append(list, b.answer(subject))
+		}
+	})
+	slices.SortFunc(list, func(a, b diaspora.Blocked) int { return strings.Compare(a.Subject, b.Subject) })
+	return list, nil
+}
+
+func (b block) answer(subject string) diaspora.Blocked {
+	return diaspora.Blocked{Subject: subject, Why: b.why, By: b.by, Since: b.since.Truncate(time.Second)}
+}
+
+func (s *Service) mayOperate(by string) error {
+	if s.cfg.Admission.operates(by) {
+		return nil
+	}
+	return fmt.Errorf("%w: only operators of this fabric may do this", diaspora.ErrPermission)
+}
+
+// operate writes down what an operator does, unless it would have no effect.
+func (s *Service) operate(ctx context.Context, r record) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	err := s.ledger.mayApply(ctx, r)
+	if err == nil {
+		err = s.ledger.append(ctx, r)
+	}
+	if err == nil {
+		s.cfg.Diagnostics.Warn("an operator has acted", "op", r.Op, "subject", r.Subject, "operator", r.By, "why", r.Why)
+	}
+	return err
+}
