@@ -2,8 +2,10 @@ package interop
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"reflect"
 	"slices"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
@@ -37,7 +40,8 @@ type actor struct {
 	sharesGroups bool
 }
 
-// actors are those who make every request. Whoever is added here needs a column in each row.
+// actors are those who make every request. Whoever is added here needs a column in each row. See
+// TestBlockedPersonGetsNothing for one who needs none.
 func (s *scene) actors(t *testing.T) []actor {
 	broker := s.f.Brokers()[0]
 	writes := createKey(t, s.owner, diaspora.AccessKeyRequest{Topics: []string{s.topic}, Write: true})
@@ -46,9 +50,29 @@ func (s *scene) actors(t *testing.T) []actor {
 		{name: theStranger, dial: func() rawConn { return signedInWire(t, s.stranger, broker) }},
 		{name: theWriter, dial: func() rawConn { return keyWire(t, writes, broker) }},
 		{name: theReader, dial: func() rawConn { return keyWire(t, reads, broker) }, sharesGroups: true},
-		// A person who is blocked comes here.
 		{name: theOwner, dial: func() rawConn { return signedInWire(t, s.owner, broker) }, sharesGroups: true},
 	}
+}
+
+// refusedWire returns a connection on which the login with a blocked person's key was refused.
+func refusedWire(t *testing.T, key diaspora.NewAccessKey, broker string) rawConn {
+	conn, err := new(net.Dialer).DialContext(within(t), "tcp", broker)
+	if err != nil {
+		t.Error(err)
+		return rawConn{}
+	}
+	w := rawConn{t, conn}
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Version, handshake.Mechanism = 1, "PLAIN"
+	login := kmsg.NewPtrSASLAuthenticateRequest()
+	login.Version, login.SASLAuthBytes = 1, []byte("\x00"+key.ID+"\x00"+key.Secret.Reveal())
+	_, _, err = w.try(handshake)
+	answer, _, loginErr := w.try(login)
+	refused, ok := answer.(*kmsg.SASLAuthenticateResponse)
+	if !ok || refused.ErrorCode != kerr.SaslAuthenticationFailed.Code || refused.ErrorMessage == nil || !strings.Contains(*refused.ErrorMessage, "blocked") {
+		t.Errorf("the login of a blocked person is answered with %+v, %v", answer, errors.Join(err, loginErr))
+	}
+	return w
 }
 
 // scene is what there is to attack: a topic with a record, a group that has committed an
@@ -84,7 +108,7 @@ const (
 const memberID = "AAAAAAAAAAAAAAAAAAAAAA"
 
 func setScene(t *testing.T) *scene {
-	f := start(t, fabric.Config{})
+	f := start(t, fabric.Config{Operators: []string{grace}})
 	s := &scene{f: f, owner: as(t, f, ada), stranger: as(t, f, grace), value: "value-of-the-owner", metadata: "metadata-of-the-owner"}
 	s.topic, s.other, s.strangers = claim(t, s.owner, 1), claim(t, s.owner, 1), claim(t, s.stranger, 1)
 	s.prefix = "user." + s.owner.Identity.Subject + "."
@@ -248,6 +272,46 @@ func TestEveryRequestOfEveryActor(t *testing.T) {
 				before = after
 			})
 		}
+	}
+}
+
+// TestBlockedPersonGetsNothing makes every request, in every version, as a person whom an operator
+// has blocked, with an access key that may do everything.
+func TestBlockedPersonGetsNothing(t *testing.T) {
+	parallel(t)
+	s := setScene(t)
+	o := s.observe(t)
+	person := newcomer(t, s.f)
+	key := createKey(t, person, diaspora.AccessKeyRequest{Read: true, Write: true})
+	block := diaspora.BlockRequest{Subject: person.Identity.Subject, Why: "the sweep"}
+	if _, err := client(t, as(t, s.f, grace)).Block(within(t), block); err != nil {
+		t.Fatal(err)
+	}
+	broker := s.f.Brokers()[0]
+	offered := offeredVersions(signedInWire(t, s.stranger, broker))
+	before := o.settled(t)
+	var work errgroup.Group
+	work.SetLimit(32) // a refused login takes its time
+	for _, r := range sweep {
+		versions, ok := offered[r.key.Int16()]
+		if !ok || r.request == nil {
+			continue
+		}
+		for version := versions[0]; version <= versions[1]; version++ {
+			work.Go(func() error {
+				w := refusedWire(t, key, broker)
+				defer w.Close()
+				c := cell{s, actor{}, version}
+				if got, _, _ := c.make(t, w, r); got != "closed" {
+					t.Errorf("%s, version %d: %s", r.key.Name(), version, got)
+				}
+				return nil
+			})
+		}
+	}
+	work.Wait()
+	for _, change := range before.changes(o.snapshot(t)) {
+		t.Errorf("a blocked person changes %s", change)
 	}
 }
 
