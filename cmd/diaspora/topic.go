@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
 var topicClaimHelp = help{
@@ -25,8 +26,9 @@ diaspora topic claim weather
 diaspora topic claim readings --partitions 4 --retention 30d --description "beamline 7"`,
 	long: `
 A topic's name has letters, digits and underscores, and does not begin with an underscore.
-When the claim is answered the topic works: you may log events to it and read them. A
-topic needs to be claimed only once. Claiming it again changes nothing and says so, and with
+When the claim is answered the topic works: you may log events to it and read them. Events
+are kept for 7 days, unless --retention or the fabric's operator says otherwise, and then
+deleted; the answer says how long. A topic needs to be claimed only once. Claiming it again changes nothing and says so, and with
 other settings than it has it is refused: settings are given with the first claim. To change
 them, release the topic, which deletes its events, and claim it again. A topic of somebody else
 is refused.`,
@@ -49,7 +51,7 @@ func (e *env) topicClaimCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.IntVar(&claim.Partitions, "partitions", 0, "split it into `N` partitions (default: the fabric's)")
-	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 7d, or forever (default: the fabric's)")
+	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 30d, or forever (default: the fabric's, which is 7d unless its operator changed it)")
 	flags.StringVar(&claim.Description, "description", "", "say in this `TEXT` what the topic is for")
 	return cmd
 }
@@ -69,11 +71,15 @@ func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error
 	if e.json() {
 		return e.printJSON(topic)
 	}
+	kept := ""
+	if topic.RetentionMS != 0 { // or the service does not say
+		kept = "; its events are kept " + claims.Kept(topic.RetentionMS)
+	}
 	if !topic.Created {
-		return e.printf("%s is already yours\n", topic.Name)
+		return e.printf("%s is already yours%s\n", topic.Name, kept)
 	}
 	e.say(`log events with "diaspora produce %s", read them with "diaspora consume %s --from start"`, topic.Name, topic.Name)
-	return e.printf("%s is yours now, with %s\n", topic.Name, count(int64(topic.Partitions), "partition"))
+	return e.printf("%s is yours now, with %s%s\n", topic.Name, count(int64(topic.Partitions), "partition"), kept)
 }
 
 // validTopic refuses a name that cannot be claimed, and suggests one that can.
