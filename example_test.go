@@ -83,7 +83,7 @@ func ExampleLogger_Log() {
 	fmt.Println(diaspora.Hint(err))
 	// Output:
 	// <nil>
-	// claim it with "diaspora topic claim weather", or ask its owner to share it
+	// claim it with "diaspora topic claim weather" if nobody has, or ask its owner for access
 }
 
 func ExampleLogger_Send() {

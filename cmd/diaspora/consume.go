@@ -118,7 +118,7 @@ func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) er
 	}
 	consumer, err := diaspora.OpenConsumer(ctx, cfg, options)
 	if err != nil {
-		return err
+		return e.aboutTopic(ctx, cfg, err)
 	}
 	c := &consumption{
 		env: e, consumer: consumer, options: options,
@@ -126,7 +126,7 @@ func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) er
 		out:    newOutflow(e.stdout),
 		format: e.recordFormat(),
 	}
-	return c.run(ctx)
+	return e.aboutTopic(ctx, cfg, c.run(ctx))
 }
 
 // recordFormat returns what appends a record as the user wants it.

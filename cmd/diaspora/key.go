@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
 var keyCreateHelp = help{
@@ -100,7 +101,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	}
 	key, err := client.CreateKey(ctx, o.AccessKeyRequest)
 	if err != nil {
-		return err
+		return aboutKeyTopics(ctx, client, o.Topics, err)
 	}
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))
@@ -112,7 +113,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 func (e *env) keyCreateForJava(ctx context.Context, client *diaspora.Client, o keyOptions) error {
 	saved, err := e.saveForJava(ctx, client, o.AccessKeyRequest, o.java)
 	if err != nil {
-		return err
+		return aboutKeyTopics(ctx, client, o.Topics, err)
 	}
 	e.say("whoever has the file can use the key; %q ends it", "diaspora key revoke "+saved.key.Name)
 	if e.json() {
@@ -122,6 +123,21 @@ func (e *env) keyCreateForJava(ctx context.Context, client *diaspora.Client, o k
 		}{saved.key.AccessKey, saved.file})
 	}
 	return e.printf("Connection properties are saved to %s.\n", saved.file)
+}
+
+// aboutKeyTopics suggests a topic of the caller's if a key was to be for one that nobody has claimed.
+func aboutKeyTopics(ctx context.Context, client *diaspora.Client, names []string, err error) error {
+	if !errors.Is(err, diaspora.ErrNotFound) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	for _, name := range names {
+		if near, free := doctor.Unclaimed(ctx, client, name); free && near != "" {
+			return hinted(err, fmt.Sprintf("did you mean %s?", near))
+		}
+	}
+	return err
 }
 
 // discardKey ends a key whose secret went nowhere.

@@ -163,12 +163,12 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if watch != nil {
 		watch.p, p.watch = p, watch
 		e.say("watching %s; end with Ctrl-C", watch.dir)
-		return p.run(ctx, watch.run)
+		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
 	}
 	if input.terminal && len(o.values) == 0 {
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
-	return p.run(ctx, func(reading context.Context) error {
+	return e.aboutTopic(ctx, cfg, p.run(ctx, func(reading context.Context) error {
 		return input.each(maxLineBytes, func(where string, number int, line []byte, err error) bool {
 			if reading.Err() != nil {
 				return false
@@ -176,7 +176,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			p.send(where, number, line, err)
 			return true
 		})
-	})
+	}))
 }
 
 // commonHeaders are those of every event.

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
 // lookup is getenv, with what --profile says before what the environment says.
@@ -41,6 +43,49 @@ func (e *env) client() (*diaspora.Client, error) {
 		return nil, err
 	}
 	return diaspora.NewClient(cfg)
+}
+
+// aboutTopic adds to an error of a topic that nobody has claimed it: then there is no owner to ask, and
+// the name is mistyped, most likely. cfg is that of the topic's fabric.
+func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) error {
+	t := (*diaspora.TopicError)(nil)
+	condition := diaspora.ErrPermission
+	switch {
+	case !errors.As(err, &t):
+		return err
+	case errors.Is(err, diaspora.ErrNotFound):
+		condition = diaspora.ErrNotFound
+	case !errors.Is(err, condition):
+		return err
+	}
+	client, clientErr := diaspora.NewClient(cfg)
+	if clientErr != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	near, free := doctor.Unclaimed(ctx, client, t.Topic)
+	if !free {
+		return err
+	}
+	f := &failure{condition: condition, text: fmt.Sprintf("%s topic %q: nobody has claimed %s", t.Op, t.Topic, t.Topic)}
+	if near != "" {
+		f.text += fmt.Sprintf("; did you mean %s?", near)
+	}
+	if h := (*hintedError)(nil); errors.As(err, &h) {
+		f.hints = append(f.hints, h.hints...)
+	}
+	f.hints = append(f.hints, fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
+	return f
+}
+
+// aboutOwnTopic is aboutTopic for what the ACL endpoint said of a topic.
+func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name string, err error) error {
+	more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})
+	if f := (*failure)(nil); errors.As(more, &f) {
+		return f
+	}
+	return err
 }
 
 const completionTimeout = 2 * time.Second

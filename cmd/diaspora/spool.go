@@ -491,7 +491,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		sent += stats.Acknowledged
 		left += stats.Spool.Events
 		if stats.Spool.Why != nil {
-			why = stats.Spool.Why
+			why = e.aboutTopic(ctx, cfg, stats.Spool.Why)
 		}
 	}
 	if e.json() {

@@ -162,13 +162,17 @@ func (e *env) topicShowCommand() *cobra.Command {
 }
 
 func (e *env) topicShow(ctx context.Context, name string) error {
-	client, err := e.client()
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	client, err := diaspora.NewClient(cfg)
 	if err != nil {
 		return err
 	}
 	t, err := client.Topic(ctx, name)
 	if err != nil {
-		return err
+		return e.aboutOwnTopic(ctx, cfg, "show", name, err)
 	}
 	if e.json() {
 		return e.printJSON(t)
@@ -205,17 +209,21 @@ func (e *env) topicReleaseCommand() *cobra.Command {
 }
 
 func (e *env) topicRelease(ctx context.Context, name string, yes bool) error {
-	client, err := e.client()
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	client, err := diaspora.NewClient(cfg)
 	if err != nil {
 		return err
 	}
 	if !yes {
 		if err := e.confirmRelease(ctx, client, name); err != nil {
-			return err
+			return e.aboutOwnTopic(ctx, cfg, "release", name, err)
 		}
 	}
 	if err := client.Release(ctx, name); err != nil {
-		return err
+		return e.aboutOwnTopic(ctx, cfg, "release", name, err)
 	}
 	if e.json() {
 		return e.printJSON(map[string]any{"name": name, "released": true})

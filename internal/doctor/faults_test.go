@@ -281,7 +281,7 @@ var faults = []fault{
 	{"topics", "none", Warning, `^you have none`, `^claim one: diaspora topic claim NAME$`, fabric.Config{},
 		func(w *world) { w.release(); w.cfg.Topic = "" }},
 
-	{"topic", "no such topic", Failure, `^nobodys: `, `--topic|claim it`, fabric.Config{},
+	{"topic", "no such topic", Failure, `^nobody has claimed nobodys$`, `^claim it`, fabric.Config{},
 		func(w *world) { w.cfg.Topic = "nobodys" }},
 	{"topic", "somebody else's", Failure, `^secret: not authorized`, `--topic`, fabric.Config{},
 		func(w *world) { w.claimAs("grace@example.org", "secret"); w.cfg.Topic = "secret" }},
