@@ -2,6 +2,7 @@ package diaspora
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -117,7 +118,9 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 	if raw == "" {
 		if name == "" {
 			var err error
-			if name, err = profiles.Current(); err != nil {
+			if name, err = profiles.Current(); errors.Is(err, ErrNoProfile) {
+				return Config{}, e.nowhere(err)
+			} else if err != nil {
 				return Config{}, err
 			}
 		}
@@ -157,6 +160,21 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 		origin: "DIASPORA_URL",
 		login:  fmt.Sprintf("run \"diaspora login %s\"", wanted),
 	}, nil
+}
+
+// nowhere is the error if nothing says which fabric is meant.
+func (e environment) nowhere(err error) error {
+	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if e.getenv(name) != "" {
+			return &fault{
+				condition: ErrNoProfile,
+				reason:    name + " says who signs in, but neither a profile nor DIASPORA_URL says to which fabric",
+				hint:      `set DIASPORA_URL as well, to the address that "diaspora login URL" takes`,
+				cause:     err,
+			}
+		}
+	}
+	return err
 }
 
 // signIn adds how to sign in, if the environment says so.

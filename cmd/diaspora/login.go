@@ -486,6 +486,17 @@ func (s *session) document(id globus.Identity, token globus.Token) loginDocument
 	return d
 }
 
+// exports are the lines that a program without a profile needs next to DIASPORA_REFRESH.
+func (s *session) exports() []string {
+	lines := []string{"export DIASPORA_URL=" + oneLine(s.profile.URL)}
+	unconfirmed := s.fabric // as such a program sees it
+	unconfirmed.Confirmed = false
+	if unconfirmed.Check() != nil {
+		lines = append(lines, "export DIASPORA_BOOTSTRAP="+oneLine(strings.Join(s.profile.Discovery.Brokers, ",")))
+	}
+	return lines
+}
+
 // block is what the original's login prints, label by label.
 func (s *session) block(id globus.Identity, token globus.Token) string {
 	const rule = "================================\n"
@@ -506,6 +517,9 @@ func (s *session) block(id globus.Identity, token globus.Token) string {
 	if token.RefreshToken != "" {
 		text += "Refresh token:     " + refresh + "\n" +
 			"Py clients:        export DIASPORA_REFRESH=" + export + "\n"
+		for _, line := range s.exports() {
+			text += "                   " + line + "\n"
+		}
 	}
 	if s.javaFile != "" {
 		text += "Java clients:      Connection properties are saved to " + oneLine(s.javaFile) + ".\n"

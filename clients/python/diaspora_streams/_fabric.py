@@ -313,6 +313,10 @@ def _choose(env: Mapping[str, str], folder: str) -> tuple[str, Optional[str]]:
     current = _read_ours(folder, os.path.join(folder, "current"), missing="").strip()
     if not raw:
         name = name or current
+        if not name and env.get("DIASPORA_REFRESH"):
+            raise DiasporaError(
+                "DIASPORA_REFRESH says who signs in, but neither a profile nor DIASPORA_URL says to which fabric: set DIASPORA_URL as well"
+            )
         if not name:
             raise DiasporaError(
                 'no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set: run "diaspora login URL", or "diaspora up"'
