@@ -48,7 +48,8 @@ type SpoolStats struct {
 	Held map[string]error
 
 	// Since the spool was made:
-	Dropped     int64 // events, by [SpoolDropOldest], or by "diaspora spool discard"
+	Dropped     int64 // events, by [SpoolDropOldest]
+	Discarded   int64 // events, by "diaspora spool discard"
 	Quarantined int64 // events set aside, as the cluster will never take them
 	Damaged     int64 // events lost to a damaged disk
 }
@@ -318,7 +319,8 @@ func (l *Logger) spoolFull(s spool.Stats) error {
 
 func (st *SpoolStats) fill(s spool.Stats) {
 	st.Events, st.Bytes, st.Oldest = int64(s.Events), s.Bytes, s.Oldest
-	st.Dropped, st.Quarantined, st.Damaged = int64(s.Dropped), int64(s.Quarantined), int64(s.Damaged)
+	st.Dropped, st.Discarded = int64(s.Dropped), int64(s.Discarded)
+	st.Quarantined, st.Damaged = int64(s.Quarantined), int64(s.Damaged)
 }
 
 // why returns the topics that are held, and why events wait.

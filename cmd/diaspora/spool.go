@@ -76,6 +76,22 @@ are not logged in, 4 without permission, 5 if there is no such topic, 75 if the 
 	formats: answerFormats,
 }
 
+var spoolDismissHelp = help{
+	use:   "dismiss [DIRECTORY]",
+	short: "acknowledge reports of events that were dropped, set aside or damaged",
+	examples: `
+# see what there is, then end the report of it
+diaspora status
+diaspora spool cat --quarantine
+diaspora spool dismiss`,
+	long: `
+"diaspora status", "spool ls" and the doctor report these events until somebody dismisses them;
+what comes later is reported again. Nothing is deleted. It works while another process
+logs. Without a DIRECTORY it is about all your spools, or with --profile that profile's.`,
+	formats: answerFormats,
+	args:    arguments{max: 1},
+}
+
 var statusHelp = help{
 	use:   "status",
 	short: "say in one line how many events wait, for how long, and why",
@@ -100,7 +116,8 @@ func (e *env) spoolCommands() []*cobra.Command {
 	discard := e.command(spoolDiscardHelp, func(ctx context.Context, args []string) error { return e.spoolDiscard(ctx, args, to, yes) })
 	discard.Flags().StringVar(&to, "to", "", "write the events to `FILE` first")
 	discard.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return []*cobra.Command{list, cat, verify, drain, discard}
+	dismiss := e.command(spoolDismissHelp, func(_ context.Context, args []string) error { return e.spoolDismiss(args) })
+	return []*cobra.Command{list, cat, verify, drain, discard, dismiss}
 }
 
 func (e *env) statusCommand() *cobra.Command {
@@ -121,25 +138,25 @@ func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 
 // spoolDocument says what a spool has, as JSON.
 type spoolDocument struct {
-	Dir         string     `json:"dir"`
-	Profile     string     `json:"profile,omitempty"`
-	URL         string     `json:"url,omitempty"` // of the fabric, if there is no profile and it is known
-	Events      uint64     `json:"events"`
-	Bytes       int64      `json:"bytes"`
-	Oldest      *time.Time `json:"oldest,omitempty"`
-	Why         string     `json:"why,omitempty"`
-	Full        string     `json:"full,omitempty"` // why it takes no more events
-	Subject     string     `json:"subject"`
-	Owner       string     `json:"owner,omitempty"` // the process that has it
-	Dropped     uint64     `json:"dropped"`
-	Quarantined uint64     `json:"quarantined"`
-	Damaged     uint64     `json:"damaged"`
+	Dir       string     `json:"dir"`
+	Profile   string     `json:"profile,omitempty"`
+	URL       string     `json:"url,omitempty"` // of the fabric, if there is no profile and it is known
+	Events    uint64     `json:"events"`
+	Bytes     int64      `json:"bytes"`
+	Oldest    *time.Time `json:"oldest,omitempty"`
+	Why       string     `json:"why,omitempty"`
+	Full      string     `json:"full,omitempty"` // why it takes no more events
+	Subject   string     `json:"subject"`
+	Owner     string     `json:"owner,omitempty"` // the process that has it
+	Discarded uint64     `json:"discarded"`       // by spool discard, in the spool's whole life
+
+	spool.Losses // that were not dismissed
 }
 
 func document(dir string, info spool.Info) spoolDocument {
 	d := spoolDocument{
 		Dir: dir, Events: info.Events, Bytes: info.Bytes, Subject: info.Subject,
-		Dropped: info.Dropped, Quarantined: info.Quarantined, Damaged: info.Damaged,
+		Discarded: info.Discarded, Losses: info.Losses(),
 	}
 	if !info.Oldest.IsZero() {
 		oldest := info.Oldest.UTC()
@@ -262,6 +279,7 @@ func (e *env) status() error {
 	for _, d := range docs {
 		total.Events += d.Events
 		total.Bytes += d.Bytes
+		total.Discarded += d.Discarded
 		total.Dropped += d.Dropped
 		total.Quarantined += d.Quarantined
 		total.Damaged += d.Damaged
@@ -280,15 +298,14 @@ func (e *env) status() error {
 	}
 	if e.json() {
 		return e.printJSON(struct {
-			Events      uint64     `json:"events"`
-			Bytes       int64      `json:"bytes"`
-			Oldest      *time.Time `json:"oldest,omitempty"`
-			Why         string     `json:"why,omitempty"`
-			Full        string     `json:"full,omitempty"`
-			Dropped     uint64     `json:"dropped"`
-			Quarantined uint64     `json:"quarantined"`
-			Damaged     uint64     `json:"damaged"`
-		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Dropped, total.Quarantined, total.Damaged})
+			Events    uint64     `json:"events"`
+			Bytes     int64      `json:"bytes"`
+			Oldest    *time.Time `json:"oldest,omitempty"`
+			Why       string     `json:"why,omitempty"`
+			Full      string     `json:"full,omitempty"`
+			Discarded uint64     `json:"discarded"`
+			spool.Losses
+		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Discarded, total.Losses})
 	}
 	return e.printf("%s\n", e.statusLine(total))
 }
@@ -305,16 +322,49 @@ func (e *env) statusLine(d spoolDocument) string {
 	if d.Full != "" {
 		text += "; the spool is full, and takes no more: " + oneLine(d.Full)
 	}
-	if d.Quarantined > 0 {
-		text += fmt.Sprintf("; %d set aside", d.Quarantined)
-	}
-	if d.Dropped > 0 {
-		text += fmt.Sprintf("; %d dropped or discarded", d.Dropped)
-	}
-	if d.Damaged > 0 {
-		text += fmt.Sprintf("; %d lost", d.Damaged)
+	if d.Losses != (spool.Losses{}) {
+		text += "; " + lossesText(d.Losses) + ` ("diaspora spool dismiss" ends this report)`
 	}
 	return text
+}
+
+// lossesText says what did not get through: "3 dropped, 1 set aside".
+func lossesText(l spool.Losses) string {
+	var parts []string
+	for _, part := range []struct {
+		n    uint64
+		what string
+	}{{l.Quarantined, "set aside"}, {l.Dropped, "dropped"}, {l.Damaged, "damaged"}} {
+		if part.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.what))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// spoolDismiss ends the report of losses that a person has seen.
+func (e *env) spoolDismiss(args []string) error {
+	dirs, err := e.spoolsAt(args)
+	if err != nil {
+		return err
+	}
+	var total spool.Losses
+	for _, dir := range dirs {
+		l, err := spool.Dismiss(dir)
+		if err != nil {
+			return spoolFailure(err)
+		}
+		total.Dropped += l.Dropped
+		total.Quarantined += l.Quarantined
+		total.Damaged += l.Damaged
+	}
+	switch {
+	case e.json():
+		return e.printJSON(total)
+	case total == (spool.Losses{}):
+		return e.printf("nothing to dismiss: no event was dropped, set aside or damaged\n")
+	}
+	return e.printf("dismissed: %s\n", lossesText(total))
 }
 
 func waits(n uint64) string {

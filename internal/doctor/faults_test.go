@@ -392,6 +392,21 @@ var faults = []fault{
 		}},
 }
 
+// TestDiscardedIsNoLoss fails when events that somebody took out of a spool on purpose are warned of.
+func TestDiscardedIsNoLoss(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	w.spool(spool.Options{}, func(s *spool.Spool) {
+		w.append(s, "a")
+		records, err := s.Next(w.Context(), 1, 1)
+		w.must(err)
+		w.must(s.Discard(records[0].Position))
+	})
+	if _, findings := w.examine(); findings["losses"].Status != OK {
+		t.Errorf("losses: %+v", findings["losses"])
+	}
+}
+
 // TestFaults makes each thing go wrong, and looks what its check says.
 func TestFaults(t *testing.T) {
 	t.Parallel()

@@ -374,7 +374,7 @@ func (s *Spool) countDamage(n uint64, segment string) {
 // directory may hold files of others, which are left alone.
 func isOurs(name string) bool {
 	switch name {
-	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp:
+	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp, dismissedName, dismissedTemp:
 		return true
 	}
 	_, _, segment := parseSegmentName(name)
@@ -539,6 +539,7 @@ type Stats struct {
 	// Over the spool's life:
 	Acknowledged uint64
 	Dropped      uint64 // by DropOldest
+	Discarded    uint64 // by [Spool.Discard]
 	Quarantined  uint64
 	Damaged      uint64 // lost since their bytes are
 
@@ -561,6 +562,7 @@ func (s *Spool) Stats() Stats {
 		Rejected:     s.rejected,
 		Acknowledged: s.counts.acknowledged,
 		Dropped:      s.counts.dropped,
+		Discarded:    s.counts.discarded,
 		Quarantined:  s.counts.quarantined,
 		Damaged:      s.counts.damaged,
 		Full:         s.full,
