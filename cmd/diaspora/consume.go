@@ -26,6 +26,9 @@ diaspora consume weather --from start --exit
 # the last ten of each partition, then what comes
 diaspora consume weather --from -10
 
+# half an hour of one partition
+diaspora consume weather --partition 0 --from 1h --to 30m
+
 # since this morning, with time, key and headers, for another program
 diaspora consume weather --from today -o ndjson | jq .value
 
@@ -55,6 +58,8 @@ type consumeOptions struct {
 	exit     bool
 	number   int64
 	group    string
+
+	partitions []int32
 }
 
 func (e *env) consumeCommand() *cobra.Command {
@@ -68,6 +73,7 @@ func (e *env) consumeCommand() *cobra.Command {
 	flags.BoolVar(&o.exit, "exit", false, "end at the end as it is now; short for --to end")
 	flags.Int64VarP(&o.number, "number", "n", 0, "end after `N` records")
 	flags.StringVarP(&o.group, "group", "g", "", "read as a member of this consumer `GROUP`, which remembers how far it came")
+	flags.Int32SliceVarP(&o.partitions, "partition", "p", nil, "read only partition `N` of each topic; may be repeated (default: all)")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())
 	}
@@ -76,7 +82,10 @@ func (e *env) consumeCommand() *cobra.Command {
 
 // consumer returns the options in the library's terms.
 func (o consumeOptions) consumer(topics []string, now time.Time) (diaspora.ConsumerOptions, error) {
-	c := diaspora.ConsumerOptions{Topics: topics, Group: o.group, CommitEvery: -1}
+	c := diaspora.ConsumerOptions{Topics: topics, Group: o.group, Partitions: o.partitions, CommitEvery: -1}
+	if o.group != "" && o.partitions != nil {
+		return c, misuse("", "consume: --partition and --group exclude each other: a group assigns its members the partitions")
+	}
 	if o.number < 0 {
 		return c, misuse("", "consume: -n %d is negative", o.number)
 	}
@@ -224,14 +233,23 @@ func (c *consumption) introduce(ctx context.Context) {
 	}
 	topics := strings.Join(c.options.Topics, ", ")
 	if c.options.Group != "" {
-		c.env.say("reading %s in group %s, from where it left off or else from %s", topics, c.options.Group, positionText(c.options.From))
+		c.env.say("reading %s in group %s, from where it left off or else from %s", topics, c.options.Group, c.where())
 		return
 	}
 	progress, err := c.consumer.Progress(ctx)
 	if err != nil {
 		return // the loop meets the same, and tells
 	}
-	c.env.say("reading %s from %s: %s in %s", topics, positionText(c.options.From), count(span(progress), "record"), count(int64(len(progress)), "partition"))
+	c.env.say("reading %s from %s: %s in %s", topics, c.where(), count(span(progress), "record"), count(int64(len(progress)), "partition"))
+}
+
+// where says from where to where records are read.
+func (c *consumption) where() string {
+	text := c.env.positionText(c.options.From)
+	if c.options.Until != (diaspora.Position{}) {
+		text += " to " + c.env.positionText(c.options.Until)
+	}
+	return text
 }
 
 // watch commits what was written, and tells of outages and of having caught up. It

@@ -255,8 +255,8 @@ func (e *env) keyList(ctx context.Context) error {
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tID\tCREATED\tEXPIRES\tLAST USED\tMAY")
 	for _, k := range keys {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(k.Name), k.ID, k.Created.Local().Format(time.DateOnly),
-			e.expiryText(k.Expires), dayText(k.LastUsed), oneLine(mayText(k)))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(k.Name), k.ID, e.day(k.Created),
+			e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), oneLine(mayText(k)))
 	}
 	table.Flush()
 	return e.printf("%s", text.String())
@@ -269,15 +269,17 @@ func (e *env) expiryText(t time.Time) string {
 	case !t.After(e.now()):
 		return "expired"
 	}
-	return t.Local().Format(time.DateOnly)
+	return e.day(t)
 }
 
-// dayText shows a day, which is one in UTC.
-func dayText(t time.Time) string {
+// lastUsedText says how long ago a key was used at most. What is known is a day in UTC, which is no day
+// in the person's own time zone.
+func (e *env) lastUsedText(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return t.UTC().Format(time.DateOnly)
+	const day = 24 * time.Hour
+	return fmt.Sprintf("<%dd ago", max(0, e.now().Sub(t.UTC().Truncate(day)))/day+1)
 }
 
 var keyRevokeHelp = help{

@@ -435,11 +435,11 @@ func (e *env) catQuarantine(dir string) error {
 				return err
 			}
 		case p.Entry != nil:
-			if err := e.printf("%s %s %s: %s\n", p.Time.UTC().Format(time.RFC3339), p.Entry.Topic, oneLine(p.Entry.ID), oneLine(p.Reason)); err != nil {
+			if err := e.printf("%s %s %s: %s\n", e.clock(p.Time), p.Entry.Topic, oneLine(p.Entry.ID), oneLine(p.Reason)); err != nil {
 				return err
 			}
 		default:
-			if err := e.printf("%s %s at %d: %d events are lost: %s\n", p.Time.UTC().Format(time.RFC3339), p.Damage.Segment, p.Damage.Offset, p.Damage.Events, oneLine(p.Reason)); err != nil {
+			if err := e.printf("%s %s at %d: %d events are lost: %s\n", e.clock(p.Time), p.Damage.Segment, p.Damage.Offset, p.Damage.Events, oneLine(p.Reason)); err != nil {
 				return err
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -140,7 +139,7 @@ func (e *env) topicList(ctx context.Context) error {
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tPARTITIONS\tRETENTION\tCLAIMED\tDESCRIPTION")
 	for _, t := range topics {
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", t.Name, t.Partitions, retentionText(t.RetentionMS), t.Claimed.Local().Format(time.DateOnly), oneLine(t.Description))
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", t.Name, t.Partitions, retentionText(t.RetentionMS), e.day(t.Claimed), oneLine(t.Description))
 	}
 	table.Flush()
 	return e.printf("%s", text.String())
@@ -178,7 +177,7 @@ func (e *env) topicShow(ctx context.Context, name string) error {
 		return e.printJSON(t)
 	}
 	text := fmt.Sprintf("Name:        %s\nOwner:       %s\nPartitions:  %d\nRetention:   %s\nClaimed:     %s\n",
-		t.Name, t.Owner, t.Partitions, retentionText(t.RetentionMS), t.Claimed.Local().Format(time.RFC3339))
+		t.Name, t.Owner, t.Partitions, retentionText(t.RetentionMS), e.clock(t.Claimed))
 	if t.Description != "" {
 		text += "Description: " + oneLine(t.Description) + "\n"
 	}
@@ -241,7 +240,7 @@ func (e *env) confirmRelease(ctx context.Context, client *diaspora.Client, name 
 	if n, err := e.countRecords(ctx, name); err == nil {
 		lost = count(n, "event")
 	}
-	e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, topic.Claimed.Local().Format(time.DateOnly))
+	e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, e.day(topic.Claimed))
 	fmt.Fprintf(e.stderr, "Type the topic's name to release it: ")
 	answer, err := readAnswer(ctx, e.stdin)
 	if err != nil || answer != name {
@@ -279,7 +278,11 @@ func (e *env) countRecords(ctx context.Context, name string) (int64, error) {
 // span is how many offsets are to be read.
 func span(progress []diaspora.Progress) (n int64) {
 	for _, p := range progress {
-		n += max(p.End-p.Start, 0)
+		end := p.End
+		if p.Until >= 0 {
+			end = min(end, p.Until)
+		}
+		n += max(end-p.Start, 0)
 	}
 	return n
 }
