@@ -25,7 +25,7 @@ var produceHelp = help{
 diaspora produce weather -k station-4 -H unit=C monday.txt tuesday.txt
 
 # a key at the beginning of each line: "station-4<TAB>21.5"
-diaspora produce weather --key-separator '\t' < readings.tsv
+diaspora produce weather -K '\t' < readings.tsv
 
 # one event, without a file
 diaspora produce weather --value '{"celsius": 21.5}'
@@ -111,7 +111,7 @@ func (e *env) produceCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.StringVarP(&o.key, "key", "k", "", "give all events this `KEY`")
-	flags.StringVar(&o.separator, "key-separator", "", "the key of each line ends before the first `TEXT`; \\t is a tab")
+	flags.StringVarP(&o.separator, "key-separator", "K", "", "the key of each line ends before the first `DELIM`; \\t is a tab")
 	flags.StringArrayVarP(&o.headers, "header", "H", nil, "give all events the header `NAME=VALUE`; may be repeated")
 	flags.StringArrayVar(&o.values, "value", nil, "log this `TEXT` instead of files or input; may be repeated")
 	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines or ndjson; with --watch also file, which is the default there")
@@ -225,7 +225,11 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 	if o.keyed {
 		key = []byte(o.key)
 	}
-	separator := []byte(strings.ReplaceAll(o.separator, `\t`, "\t"))
+	text, err := unescape(o.separator)
+	if err != nil {
+		return nil, misuse("", "produce: --key-separator %q: %v", o.separator, err)
+	}
+	separator := []byte(text)
 	return func(line []byte) (diaspora.Event, error) {
 		event := diaspora.Event{Topic: topic, Key: key, Value: line, Headers: common}
 		if len(separator) > 0 {
