@@ -288,6 +288,11 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 			return
 		case <-ticker.C:
 		}
+		if readerGone(c.env.stdout) {
+			c.out.leave()
+			stop()
+			return
+		}
 		now := time.Now()
 		if now.Sub(committed) >= commitEvery && c.options.Group != "" {
 			committed = now
