@@ -83,6 +83,12 @@ func (e *env) consumeCommand() *cobra.Command {
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())
 	}
+	for _, name := range []string{"from", "to"} {
+		cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions([]string{"start", "end", "today", "yesterday", "1h", "-10"}, cobra.ShellCompDirectiveNoFileComp))
+	}
+	cmd.RegisterFlagCompletionFunc("group", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return e.completeGroups(cmd.Context())
+	})
 	return cmd
 }
 

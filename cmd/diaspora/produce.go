@@ -172,8 +172,10 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if watch != nil {
 		watch.p, p.watch = p, watch
 		e.say("watching %s; end with Ctrl-C", watch.dir)
+		defer p.tidy(ctx)
 		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
 	}
+	defer p.tidy(ctx)
 	if input.terminal && len(o.values) == 0 {
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
@@ -349,6 +351,13 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 				time.AfterFunc(interruptedFlush, cancel)
 			}
 		}
+	}
+}
+
+// tidy removes spools that this run has emptied.
+func (p *production) tidy(ctx context.Context) {
+	if p.spool {
+		p.env.tidySpools(ctx)
 	}
 }
 
@@ -564,7 +573,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case err != nil:
 		return err
 	case bad > 0:
-		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s were not logged", p.topic, bad, count(p.read, "event"))}
+		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), wasOrWere(p.read))}
 	case left.Events == 0:
 		return nil
 	case held != nil && refusal(held):
@@ -582,6 +591,13 @@ func isOrAre(n int64) string {
 		return "is"
 	}
 	return "are"
+}
+
+func wasOrWere(n int64) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
 }
 
 // firstOf returns the first of several errors.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
@@ -105,6 +106,37 @@ func (e *env) completeTopics(ctx context.Context) ([]string, cobra.ShellCompDire
 	var names []string
 	for _, t := range topics {
 		names = append(names, t.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeProfiles returns the names of the profiles, for the shell.
+func (e *env) completeProfiles() ([]string, cobra.ShellCompDirective) {
+	var names []string
+	if profiles, err := diaspora.UserProfiles(e.getenv); err == nil {
+		names, _ = profiles.Names()
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeGroups returns the consumer groups of whoever is logged in, for the shell.
+func (e *env) completeGroups(ctx context.Context) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	var names []string
+	cfg, err := e.config()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	client, err := diaspora.Dial(ctx, cfg)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer client.Close()
+	if resp, err := kmsg.NewPtrListGroupsRequest().RequestWith(ctx, client); err == nil {
+		for _, g := range resp.Groups {
+			names = append(names, g.Group)
+		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -185,6 +186,9 @@ func (e *env) spoolDocuments() ([]spoolDocument, error) {
 	for _, f := range folders {
 		for _, dir := range f.spools {
 			info, err := spool.Inspect(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it was empty, and has just been removed
+			}
 			if err != nil {
 				return nil, spoolFailure(err)
 			}
@@ -439,7 +443,7 @@ func (e *env) catQuarantine(dir string) error {
 				return err
 			}
 		default:
-			if err := e.printf("%s %s at %d: %d events are lost: %s\n", e.clock(p.Time), p.Damage.Segment, p.Damage.Offset, p.Damage.Events, oneLine(p.Reason)); err != nil {
+			if err := e.printf("%s %s at %d: %s %s lost: %s\n", e.clock(p.Time), p.Damage.Segment, p.Damage.Offset, count(int64(p.Damage.Events), "event"), isOrAre(int64(p.Damage.Events)), oneLine(p.Reason)); err != nil {
 				return err
 			}
 		}
@@ -507,6 +511,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	defer e.tidySpools(ctx)
 	var sent, left int64
 	var why error
 	for _, w := range waiting {
@@ -568,6 +573,9 @@ func waitingIn(folders []spoolFolder) (waiting []waitingSpool, err error) {
 	for _, f := range folders {
 		for _, dir := range f.spools {
 			info, err := spool.Inspect(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it was empty, and has just been removed
+			}
 			if err != nil {
 				return nil, spoolFailure(err)
 			}

@@ -245,6 +245,25 @@ func spoolOrder(home string) ([]string, error) {
 	return append(waiting, rest...), nil
 }
 
+// tidySpools removes spools in which nothing is left, but for the first of each folder: a job of many
+// processes leaves one behind for each. Those that are in use stay.
+func (e *env) tidySpools(ctx context.Context) {
+	folders, err := e.spoolFolders()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), interruptedFlush)
+	defer cancel()
+	for _, f := range folders {
+		for _, dir := range f.spools {
+			if info, err := spool.Inspect(dir); filepath.Base(dir) == "1" || err != nil || info.Events > 0 || info.Owner != nil {
+				continue
+			}
+			_, _ = spool.Remove(ctx, dir) // or the next run does
+		}
+	}
+}
+
 // openLogger opens a Logger with the first spool that is free. The others that hold
 // events and are free are opened too, so that they drain beside it.
 func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Logger, []*diaspora.Logger, error) {

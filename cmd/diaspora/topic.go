@@ -177,11 +177,23 @@ func (e *env) topicShow(ctx context.Context, name string) error {
 		return e.printJSON(t)
 	}
 	text := fmt.Sprintf("Name:        %s\nOwner:       %s\nPartitions:  %d\nRetention:   %s\nClaimed:     %s\n",
-		t.Name, t.Owner, t.Partitions, retentionText(t.RetentionMS), e.clock(t.Claimed))
+		t.Name, e.owner(ctx, client, cfg, t), t.Partitions, retentionText(t.RetentionMS), e.clock(t.Claimed))
 	if t.Description != "" {
 		text += "Description: " + oneLine(t.Description) + "\n"
 	}
 	return e.printf("%s", text)
+}
+
+// owner names whose a topic is, with the username if that is the caller's own.
+func (e *env) owner(ctx context.Context, client *diaspora.Client, cfg diaspora.Config, t diaspora.Topic) string {
+	who := cfg.Identity
+	if who.Subject != t.Owner || who.Username == "" {
+		who, _ = client.Identity(ctx)
+	}
+	if who.Subject != t.Owner || who.Username == "" {
+		return t.Owner
+	}
+	return fmt.Sprintf("%s (%s)", oneLine(who.Username), t.Owner)
 }
 
 var topicReleaseHelp = help{

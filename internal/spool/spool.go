@@ -222,11 +222,16 @@ func (g *segment) seeds() seeds { return newSeeds(g.spool, g.base) }
 // It returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion], ctx's error or what
 // the file system says.
 func Open(ctx context.Context, opts Options) (*Spool, error) {
-	s, err := open(ctx, opts)
-	if err != nil {
-		return nil, fmt.Errorf("open spool %s: %w", opts.Dir, err)
+	for attempt := 0; ; attempt++ {
+		s, err := open(ctx, opts)
+		if errors.Is(err, fs.ErrNotExist) && opts.FS == nil && attempt < 100 {
+			continue // another process has just removed it; see [Remove]
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open spool %s: %w", opts.Dir, err)
+		}
+		return s, nil
 	}
-	return s, nil
 }
 
 func open(ctx context.Context, opts Options) (_ *Spool, err error) {
