@@ -113,6 +113,7 @@ func (e *env) commands() *cobra.Command {
 		e.logoutCommand(),
 		e.whoamiCommand(),
 		e.tokenCommand(),
+		group("profile", "list, choose and remove profiles", e.profileCommands()...),
 		group("topic", "claim, list, show and release topics",
 			e.topicClaimCommand(),
 			e.topicListCommand(),

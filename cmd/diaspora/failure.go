@@ -97,7 +97,7 @@ func explanation(err error) (text string, hints []string) {
 		text = strings.TrimSuffix(text, "; "+hint)
 		hints = append(hints, hint)
 	}
-	if h := (*hintedError)(nil); errors.As(err, &h) {
+	for h, rest := (*hintedError)(nil), err; errors.As(rest, &h); rest = h.error {
 		hints = append(hints, h.hints...)
 	}
 	if f := (*failure)(nil); errors.As(err, &f) {

@@ -46,6 +46,9 @@ diaspora login --save-for-java`,
 The address to visit is printed first; then your browser is opened. Over ssh, or where there
 is no display, you are asked for the code that the page shows.
 
+A login as somebody else than the profile's does not replace that one: it is kept as another
+profile; see "diaspora profile".
+
 The fabric's addresses are stored as a profile, which is then the current one. Its name
 is that of the host, or what --profile says. The tokens go into a file that only you can
 read, and are renewed by themselves. They are not shown, unless you say --show-tokens.
@@ -99,8 +102,9 @@ type session struct {
 	fabric   trust.Fabric // the profile's, with what the user has said of it
 	client   *globus.Client
 	store    *globus.Store
-	moved    bool   // the profiles are not where they should be
-	javaFile string // what was saved for Java, or ""
+	answers  io.Reader // what the person types after the login; nil for the input itself
+	moved    bool      // the profiles are not where they should be
+	javaFile string    // what was saved for Java, or ""
 }
 
 func (e *env) login(ctx context.Context, o loginOptions, address string) error {
@@ -251,9 +255,10 @@ func discover(ctx context.Context, address, caFile string) (diaspora.Discovery, 
 
 // inBrowser has the person log in.
 func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
+	typed, done := newRelay(s.env.stdin), make(chan struct{})
 	login, err := s.client.Login(ctx, globus.LoginOptions{
 		Scopes:    []string{s.profile.Discovery.Globus.Scope},
-		In:        s.env.stdin,
+		In:        typed.reader(done),
 		Out:       terminal.Writer{W: s.env.stderr},
 		NoBrowser: s.options.noBrowser,
 		Browser:   s.env.browser,
@@ -262,6 +267,8 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 		Message:   "Log in to Diaspora Streams at " + s.profile.URL,
 		Store:     s.store,
 	})
+	close(done)
+	s.answers = typed.reader(nil)
 	if err == nil || login == nil {
 		return login, err
 	}
@@ -270,7 +277,10 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 
 // rescue keeps a login that is complete but could not be saved.
 func (s *session) rescue(ctx context.Context, login *globus.Login, cause error) (*globus.Login, error) {
-	if errors.Is(cause, globus.ErrOtherSubject) || login.Identity.Subject == "" || s.moved {
+	if errors.Is(cause, globus.ErrOtherSubject) {
+		return s.keepApart(ctx, login, cause)
+	}
+	if login.Identity.Subject == "" || s.moved {
 		// It is not wanted here. Nothing of it should stay good.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 		defer cancel()
@@ -325,9 +335,6 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 		return nil, err
 	}
 	if err := s.store.Save(ctx, login); err != nil {
-		if errors.Is(err, globus.ErrOtherSubject) {
-			return nil, err // and the token stays good where it came from
-		}
 		return s.rescue(ctx, login, err)
 	}
 	return login, nil
@@ -400,9 +407,7 @@ func (s *session) asService(ctx context.Context) error {
 func (s *session) explain(err error) error {
 	switch {
 	case errors.Is(err, globus.ErrOtherSubject):
-		return hinted(err,
-			fmt.Sprintf(`"diaspora login %s --profile OTHER" keeps both logins`, s.profile.URL),
-			fmt.Sprintf(`"diaspora logout --profile %s" ends the one that is there`, s.profile.Name))
+		return hinted(err, fmt.Sprintf(`"diaspora logout --profile %s" ends the login that is there`, s.profile.Name))
 	case errors.Is(err, globus.ErrInsecureFile):
 		return hinted(err, fmt.Sprintf("chmod -R go-rwx %s", s.profiles.Dir()))
 	case errors.Is(err, globus.ErrDenied):
