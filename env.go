@@ -181,6 +181,9 @@ func (e environment) nowhere(err error) error {
 func (e environment) signIn(cfg Config) (Config, error) {
 	id, secret := e.getenv("DIASPORA_CLIENT_ID"), globus.Secret(e.getenv("DIASPORA_CLIENT_SECRET"))
 	refresh := globus.Secret(strings.TrimSpace(e.getenv("DIASPORA_REFRESH")))
+	if wrong := trust.RefreshTokenFault(e.getenv("DIASPORA_REFRESH")); refresh != "" && id == "" && wrong != "" {
+		return Config{}, &fault{condition: ErrInvalid, reason: "DIASPORA_REFRESH " + wrong, hint: "set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)"}
+	}
 	switch {
 	case id != "" && secret == "" || id == "" && secret != "":
 		return Config{}, invalid("DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET belong together; one of them is not set")

@@ -239,7 +239,7 @@ func ExampleConfigFromEnv() {
 func ExampleConfigFromEnv_refreshToken() {
 	env := map[string]string{
 		"DIASPORA_URL":     "https://diaspora.example.org",
-		"DIASPORA_REFRESH": "the refresh token",
+		"DIASPORA_REFRESH": "AgRefreshTokenOfGlobus",
 	}
 	cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
 	if err != nil {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -131,7 +133,7 @@ func (c *Config) spoolSubject(ctx context.Context) (string, error) {
 		return c.memory.unbound(), nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("ask whose events the spool is to hold, as Identity.Subject does not say: %w", err)
+		return "", fmt.Errorf("ask whose events the spool is to hold: %w", err)
 	}
 	return c.Identity.Subject, nil
 }
@@ -160,7 +162,13 @@ func explainSpool(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return &fault{condition: ErrSpoolFailed, reason: err.Error(), cause: err}
+	f := &fault{condition: ErrSpoolFailed, reason: err.Error(), cause: err}
+	if errors.Is(err, fs.ErrPermission) {
+		f.hint = "choose a directory where you may write; if this one is yours, but was made with sudo, chown it"
+	} else if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrNotExist) {
+		f.hint = "choose a directory where you may write"
+	}
+	return f
 }
 
 // entry is an event as the spool keeps it: with the ID and the time that it has for good.

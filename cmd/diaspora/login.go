@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -204,12 +205,24 @@ func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Prof
 		return profiles.Load(name)
 	}
 	if !strings.Contains(address, "://") {
-		return diaspora.Profile{}, misuse(fmt.Sprintf(`try "diaspora login https://%s"`, address), "login: %q is not a URL", address)
+		return diaspora.Profile{}, misuse(fmt.Sprintf(`try "diaspora login %s://%s"`, likelyScheme(address), address), "login: %q is not a URL", address)
 	}
 	if named {
 		return diaspora.Profile{Name: name, URL: address}, nil
 	}
 	return profileFor(profiles, name, address)
+}
+
+// likelyScheme is what an address without one is meant to have: on this machine nothing speaks TLS.
+func likelyScheme(address string) string {
+	u, err := url.Parse("//" + address)
+	if err != nil {
+		return "https"
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && ip.IsLoopback() {
+		return "http"
+	}
+	return "https"
 }
 
 // profileFor returns the profile of an address: one that is stored, at best the
@@ -363,6 +376,9 @@ func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
 	if token == "" {
 		return "", misuse(`"diaspora token --refresh | diaspora login URL --with-token" takes it from another login`,
 			"login --with-token: there is no refresh token in the input")
+	}
+	if wrong := trust.RefreshTokenFault(token); wrong != "" {
+		return "", misuse(`"diaspora token --refresh" prints a refresh token, where you are logged in`, "login --with-token: the input %s", wrong)
 	}
 	return globus.Secret(token), ctx.Err()
 }

@@ -335,5 +335,9 @@ func upError(err error) error {
 	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
 		return hinted(fmt.Errorf("up: %w", err), "it is starting or stopping; try again in a moment")
 	}
-	return fmt.Errorf("up: %w", err)
+	err = fmt.Errorf("up: %w", err)
+	if unwritable(err) {
+		return hinted(err, "name a folder where you may write with --data DIR, or use --memory")
+	}
+	return err
 }

@@ -255,6 +255,8 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     folder = env.get("DIASPORA_CONFIG_DIR") or os.path.join(_user_config_dir(env), "diaspora")
     url, profile = _choose(env, folder)
     refresh = env.get("DIASPORA_REFRESH", "").strip()
+    if wrong := _refresh_fault(refresh):
+        raise DiasporaError(f"DIASPORA_REFRESH {wrong}: set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)")
     tokens = os.path.join(folder, "tokens")
     stored = None if profile is None else _profile(folder, profile)
     named_issuer = _issuer(env)
@@ -292,6 +294,25 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
         ca_file=env.get("DIASPORA_CA_FILE", ""),
         trusted=trusted,
     )
+
+
+def _refresh_fault(text: str) -> str:
+    """Say why a text cannot be a refresh token, without showing any of it, or return ""."""
+    if any(c in text for c in "\"'`"):
+        return "has quotation marks in it"
+    if any(c.isspace() for c in text):
+        return "has blanks or more than one line in it"
+    if text.startswith("DIASPORA_REFRESH="):
+        return "begins with its own name"
+    if text.endswith(("...", "…")):
+        return "is cut off"
+    if text.startswith("dev-at-"):
+        return "holds an access token, which is no refresh token"
+    if text.startswith(("key-", "dks_")):
+        return "holds an access key, which is no refresh token"
+    if text.startswith("eyJ") and text.count(".") == 2:
+        return "holds a JWT, which is no refresh token"
+    return ""
 
 
 def _issuer(env: Mapping[str, str]) -> str:
