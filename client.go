@@ -3,6 +3,7 @@ package diaspora
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -433,6 +434,13 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	if known := describeTLS(err); known != err {
+		if record := (tls.RecordHeaderError{}); errors.As(err, &record) && isLoopback(c.base.Hostname()) {
+			plain := *c.base
+			plain.Scheme = "http"
+			known = &fault{condition: ErrInvalid, reason: fmt.Sprintf("%s does not speak TLS", c.base.Host), hint: "on this machine, use " + plain.String(), cause: err}
+		} else if errors.As(err, &record) {
+			known = &fault{condition: ErrInvalid, reason: fmt.Sprintf("%s does not speak TLS", c.base.Host), hint: "check the URL and its port; an ACL endpoint speaks https", cause: err}
+		}
 		return known
 	}
 	reason := err.Error()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,10 @@ import (
 type ConsumerOptions struct {
 	// Topics to read. Required.
 	Topics []string
+
+	// Partitions are those of each topic that are read. Default: all, and those that are
+	// added. A group assigns partitions itself, so Partitions and Group exclude each other.
+	Partitions []int32
 
 	// Group is the consumer group to share the partitions with. It remembers
 	// how far its members have come. Empty reads all partitions alone and
@@ -158,6 +163,14 @@ func (o *ConsumerOptions) validate() error {
 	if len(o.Group) > 255 || strings.ContainsRune(o.Group, 0) {
 		return invalid("consumer group: a name has at most 255 bytes")
 	}
+	if len(o.Partitions) > 0 && o.Group != "" {
+		return invalid("a consumer group assigns its members the partitions; Partitions and Group exclude each other")
+	}
+	for _, p := range o.Partitions {
+		if p < 0 {
+			return invalid("partition %d is negative", p)
+		}
+	}
 	if o.From.kind == positionNone {
 		o.From = Start
 	}
@@ -170,10 +183,44 @@ func (o *ConsumerOptions) validate() error {
 	return errors.Join(o.From.validate("From"), o.Until.validate("Until"))
 }
 
+// wants reports whether a partition is to be read.
+func (o *ConsumerOptions) wants(partition int32) bool {
+	return len(o.Partitions) == 0 || slices.Contains(o.Partitions, partition)
+}
+
+// choose leaves only the partitions that are to be read, which each of the topics must have.
+func (o *ConsumerOptions) choose(places map[partitionID]place) error {
+	if len(o.Partitions) == 0 {
+		return nil
+	}
+	for _, topic := range o.Topics {
+		for _, p := range o.Partitions {
+			if _, ok := places[partitionID{topic, p}]; ok {
+				continue
+			}
+			n := 0
+			for id := range places {
+				if id.topic == topic {
+					n++
+				}
+			}
+			return &TopicError{"consume", clip(topic), &fault{
+				condition: ErrNotFound,
+				reason:    fmt.Sprintf("it has no partition %d; it has %d, numbered from 0", p, n),
+			}}
+		}
+	}
+	maps.DeleteFunc(places, func(id partitionID, _ place) bool { return !o.wants(id.partition) })
+	return nil
+}
+
 func (c *Consumer) open(ctx context.Context) error {
 	f, o := c.fabric, c.options
 	places, err := f.partitions(ctx, c.asking, o.Topics)
 	if err != nil {
+		return err
+	}
+	if err := o.choose(places); err != nil {
 		return err
 	}
 	ids := make([]partitionID, 0, len(places))
@@ -268,6 +315,7 @@ type Progress struct {
 	Start     int64 // the offset at which reading began
 	Next      int64 // the offset to be read next
 	End       int64 // the end of the partition now; End - Next is the lag
+	Until     int64 // the offset at which reading ends; -1 for never
 }
 
 // Progress returns how far the Consumer has come in each partition that it reads.
@@ -291,7 +339,7 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	defer c.mu.Unlock()
 	for id, s := range spans {
 		if cur := c.cursors[id]; cur != nil {
-			all = append(all, Progress{id.topic, id.partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.end})
+			all = append(all, Progress{id.topic, id.partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.end, cur.until})
 		}
 	}
 	slices.SortFunc(all, func(a, b Progress) int {
@@ -372,7 +420,7 @@ func (c *Consumer) findPartitions(ctx context.Context) error {
 	added := map[string]map[int32]kgo.Offset{}
 	c.mu.Lock()
 	for id := range places {
-		if c.cursors[id] != nil || c.renewed[id.topic] {
+		if c.cursors[id] != nil || c.renewed[id.topic] || !c.options.wants(id.partition) {
 			continue
 		}
 		c.add(id, 0, 0)

@@ -342,6 +342,49 @@ func TestRebalanceLosesNothing(t *testing.T) {
 	cancel()
 }
 
+// TestPartitionsAreChosen fails when a Consumer reads a partition that was not asked for, be it one
+// that is added, or does not say that one is missing.
+func TestPartitionsAreChosen(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(3, "weather"))
+	client := plain(t, cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	for p := range int32(3) {
+		if err := client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: p, Value: fmt.Append(nil, p)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Partitions: []int32{2, 0}, Until: End})
+	var read []Record
+	for r, err := range c.Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		read = append(read, r)
+	}
+	got := values(read)
+	if got != "[0 2]" && got != "[2 0]" {
+		t.Errorf("partitions 0 and 2 have %s, want 0 and 2", got)
+	}
+	if err := c.findPartitions(within(t)); err != nil || len(progress(t, c)) != 2 {
+		t.Errorf("after a look for new partitions: %v, %+v; want the two that were chosen", err, progress(t, c))
+	}
+	for _, p := range progress(t, c) {
+		if p.Until != 1 {
+			t.Errorf("%+v, want an end at 1", p)
+		}
+	}
+	_, err := OpenConsumer(within(t), cfg, ConsumerOptions{Topics: []string{"weather"}, Partitions: []int32{3}})
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "it has no partition 3; it has 3, numbered from 0") {
+		t.Errorf("OpenConsumer of partition 3 = %v, want ErrNotFound", err)
+	}
+	for _, o := range []ConsumerOptions{{Partitions: []int32{-1}}, {Partitions: []int32{0}, Group: "g"}} {
+		o.Topics = []string{"weather"}
+		if _, err := OpenConsumer(within(t), cfg, o); !errors.Is(err, ErrInvalid) {
+			t.Errorf("OpenConsumer with %+v = %v, want ErrInvalid", o, err)
+		}
+	}
+}
+
 // TestNewPartitionsAreFound has partitions added while a Consumer reads from the end.
 func TestNewPartitionsAreFound(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -161,10 +162,18 @@ func (e *encoder) float(f float64) {
 func (e *encoder) any(v any) {
 	start := len(e.buf)
 	defer func() {
-		if p := recover(); p != nil {
-			e.buf = e.buf[:start]
-			e.string(fmt.Sprintf("!PANIC: %v", p))
+		p := recover()
+		if p == nil {
+			return
 		}
+		e.buf = e.buf[:start]
+		// A method that does not expect a nil pointer is the most likely cause, and then
+		// package log/slog writes the same.
+		if r := reflect.ValueOf(v); r.Kind() == reflect.Pointer && r.IsNil() {
+			e.string("<nil>")
+			return
+		}
+		e.string(fmt.Sprintf("!PANIC: %v", p))
 	}()
 	if err, ok := v.(error); ok {
 		if _, ok := v.(json.Marshaler); !ok {

@@ -2,6 +2,7 @@ package diaspora
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -117,7 +118,9 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 	if raw == "" {
 		if name == "" {
 			var err error
-			if name, err = profiles.Current(); err != nil {
+			if name, err = profiles.Current(); errors.Is(err, ErrNoProfile) {
+				return Config{}, e.nowhere(err)
+			} else if err != nil {
 				return Config{}, err
 			}
 		}
@@ -159,10 +162,28 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 	}, nil
 }
 
+// nowhere is the error if nothing says which fabric is meant.
+func (e environment) nowhere(err error) error {
+	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if e.getenv(name) != "" {
+			return &fault{
+				condition: ErrNoProfile,
+				reason:    name + " says who signs in, but neither a profile nor DIASPORA_URL says to which fabric",
+				hint:      `set DIASPORA_URL as well, to the address that "diaspora login URL" takes`,
+				cause:     err,
+			}
+		}
+	}
+	return err
+}
+
 // signIn adds how to sign in, if the environment says so.
 func (e environment) signIn(cfg Config) (Config, error) {
 	id, secret := e.getenv("DIASPORA_CLIENT_ID"), globus.Secret(e.getenv("DIASPORA_CLIENT_SECRET"))
 	refresh := globus.Secret(strings.TrimSpace(e.getenv("DIASPORA_REFRESH")))
+	if wrong := trust.RefreshTokenFault(e.getenv("DIASPORA_REFRESH")); refresh != "" && id == "" && wrong != "" {
+		return Config{}, &fault{condition: ErrInvalid, reason: "DIASPORA_REFRESH " + wrong, hint: "set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)"}
+	}
 	switch {
 	case id != "" && secret == "" || id == "" && secret != "":
 		return Config{}, invalid("DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET belong together; one of them is not set")

@@ -146,7 +146,11 @@ func TestEnvThatIsWrong(t *testing.T) {
 		says string
 	}{
 		"nothing":         {[]string{"DIASPORA_CONFIG_DIR", t.TempDir()}, ErrNoProfile, `diaspora login URL`},
-		"refresh only":    {[]string{"DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_REFRESH", canary}, ErrNoProfile, "DIASPORA_URL"},
+		"refresh only":    {[]string{"DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_REFRESH", canary}, ErrNoProfile, "DIASPORA_REFRESH says who signs in, but neither a profile nor DIASPORA_URL says to which fabric; set DIASPORA_URL as well"},
+		"client only":     {[]string{"DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", canary}, ErrNoProfile, "DIASPORA_CLIENT_ID says who signs in"},
+		"quoted token":    {[]string{"DIASPORA_URL", "https://h", "DIASPORA_REFRESH", `"` + canary + `"`}, ErrInvalid, "DIASPORA_REFRESH has quotation marks in it; set it with"},
+		"access token":    {[]string{"DIASPORA_URL", "https://h", "DIASPORA_REFRESH", "dev-at-" + canary}, ErrInvalid, "DIASPORA_REFRESH holds an access token, which is no refresh token"},
+		"cut token":       {[]string{"DIASPORA_REFRESH", canary + "…"}, ErrInvalid, "DIASPORA_REFRESH is cut off"},
 		"URL only":        {[]string{"DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_URL", "https://h"}, ErrUnauthenticated, "DIASPORA_REFRESH"},
 		"bad URL":         {[]string{"DIASPORA_URL", "h/acl?token=" + canary}, ErrInvalid, "DIASPORA_URL: "},
 		"URL with a user": {[]string{"DIASPORA_URL", "https://" + canary + "@h"}, ErrInvalid, "DIASPORA_URL: "},

@@ -83,7 +83,7 @@ func ExampleLogger_Log() {
 	fmt.Println(diaspora.Hint(err))
 	// Output:
 	// <nil>
-	// claim it with "diaspora topic claim weather", or ask its owner to share it
+	// claim it with "diaspora topic claim weather" if nobody has, or ask its owner for access
 }
 
 func ExampleLogger_Send() {
@@ -239,7 +239,7 @@ func ExampleConfigFromEnv() {
 func ExampleConfigFromEnv_refreshToken() {
 	env := map[string]string{
 		"DIASPORA_URL":     "https://diaspora.example.org",
-		"DIASPORA_REFRESH": "the refresh token",
+		"DIASPORA_REFRESH": "AgRefreshTokenOfGlobus",
 	}
 	cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
 	if err != nil {

@@ -73,6 +73,35 @@ type panicking struct{}
 
 func (panicking) MarshalJSON() ([]byte, error) { panic("no") }
 
+// unguarded has methods that do not expect a nil pointer.
+type unguarded struct{ text string }
+
+func (u *unguarded) Error() string { return u.text }
+
+type unguardedText struct{ text string }
+
+func (u *unguardedText) MarshalText() ([]byte, error) { return []byte(u.text), nil }
+
+// TestPanicsAreWrittenAsBySlog compares with the standard library's own handler.
+func TestPanicsAreWrittenAsBySlog(t *testing.T) {
+	t.Parallel()
+	for _, v := range []any{
+		(*unguarded)(nil), &unguarded{"x"}, (*unguardedText)(nil), &unguardedText{"x"}, (*json.SyntaxError)(nil), panicking{}, (*panicking)(nil), &panicking{}, nil, error(nil),
+	} {
+		var out bytes.Buffer
+		slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "v", v)
+		var want struct{ V json.RawMessage }
+		if err := json.Unmarshal(out.Bytes(), &want); err != nil {
+			t.Fatalf("%T: %v in %s", v, err, out.Bytes())
+		}
+		e := encoder{limit: 1 << 20}
+		e.value(slog.AnyValue(v))
+		if string(e.buf) != string(want.V) {
+			t.Errorf("%#v is written as %s, and by slog.JSONHandler as %s", v, e.buf, want.V)
+		}
+	}
+}
+
 type valuer struct{ to slog.Value }
 
 func (v valuer) LogValue() slog.Value { return v.to }
@@ -104,7 +133,7 @@ func TestHandlerShape(t *testing.T) {
 			`,"d":1500000000,"t":"2026-11-24T19:02:11.123456789+01:00"}`},
 		{"bytes", nil, []any{"b", []byte("abc")}, `,"b":"YWJj"}`},
 		{"errors", nil, []any{"e", errors.New("no <luck>"), "w", fmt.Errorf("x: %w", os.ErrNotExist), "p", nobody},
-			`,"e":"no <luck>","w":"x: file does not exist","p":"!PANIC: runtime error: invalid memory address or nil pointer dereference"}`},
+			`,"e":"no <luck>","w":"x: file does not exist","p":"<nil>"}`},
 		{"anything", nil, []any{"p", point{1, 2, "<"}, "m", map[string]int{"b": 2, "a": 1}, "l", []string{"x"}},
 			`,"p":{"X":1,"Y":2,"tag":"<"},"m":{"a":1,"b":2},"l":["x"]}`},
 		{"not JSON", nil, []any{"c", make(chan int), "p", panicking{}, "f", []float64{math.NaN()}},

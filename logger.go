@@ -351,7 +351,7 @@ func (f *fabric) topicError(op, verb, topic string, err error) error {
 		err = &fault{
 			condition: ErrPermission,
 			reason:    fmt.Sprintf("%s may not %s it", f.who(), verb),
-			hint:      claim + ", or ask its owner to share it",
+			hint:      claim + " if nobody has, or ask its owner for access",
 			cause:     denied.cause,
 		}
 	}

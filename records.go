@@ -241,7 +241,7 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 	id := partitionID{topic, p.Partition}
 	c.mu.Lock()
 	cur := c.cursors[id]
-	if cur == nil && c.renewed[topic] && c.options.Group == "" {
+	if cur == nil && c.renewed[topic] && c.options.Group == "" && c.options.wants(p.Partition) {
 		cur = c.add(id, 0, 0)
 	}
 	c.mu.Unlock()

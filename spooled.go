@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -48,7 +50,8 @@ type SpoolStats struct {
 	Held map[string]error
 
 	// Since the spool was made:
-	Dropped     int64 // events, by [SpoolDropOldest], or by "diaspora spool discard"
+	Dropped     int64 // events, by [SpoolDropOldest]
+	Discarded   int64 // events, by "diaspora spool discard"
 	Quarantined int64 // events set aside, as the cluster will never take them
 	Damaged     int64 // events lost to a damaged disk
 }
@@ -130,7 +133,7 @@ func (c *Config) spoolSubject(ctx context.Context) (string, error) {
 		return c.memory.unbound(), nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("ask whose events the spool is to hold, as Identity.Subject does not say: %w", err)
+		return "", fmt.Errorf("ask whose events the spool is to hold: %w", err)
 	}
 	return c.Identity.Subject, nil
 }
@@ -159,7 +162,13 @@ func explainSpool(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return &fault{condition: ErrSpoolFailed, reason: err.Error(), cause: err}
+	f := &fault{condition: ErrSpoolFailed, reason: err.Error(), cause: err}
+	if errors.Is(err, fs.ErrPermission) {
+		f.hint = "choose a directory where you may write; if this one is yours, but was made with sudo, chown it"
+	} else if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrNotExist) {
+		f.hint = "choose a directory where you may write"
+	}
+	return f
 }
 
 // entry is an event as the spool keeps it: with the ID and the time that it has for good.
@@ -318,7 +327,8 @@ func (l *Logger) spoolFull(s spool.Stats) error {
 
 func (st *SpoolStats) fill(s spool.Stats) {
 	st.Events, st.Bytes, st.Oldest = int64(s.Events), s.Bytes, s.Oldest
-	st.Dropped, st.Quarantined, st.Damaged = int64(s.Dropped), int64(s.Quarantined), int64(s.Damaged)
+	st.Dropped, st.Discarded = int64(s.Dropped), int64(s.Discarded)
+	st.Quarantined, st.Damaged = int64(s.Quarantined), int64(s.Damaged)
 }
 
 // why returns the topics that are held, and why events wait.

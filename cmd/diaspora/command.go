@@ -47,11 +47,11 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) < h.args.min:
-				return misuse(seeHelp(cmd), "%s: %s", cmd.CommandPath(), h.args.missing)
+				return misuse(seeHelp(cmd), "%s%s", prefix(cmd), h.args.missing)
 			case h.args.max >= 0 && len(args) > h.args.max:
-				return misuse(seeHelp(cmd), "%s: too many arguments, from %q on", cmd.CommandPath(), args[h.args.max])
+				return misuse(seeHelp(cmd), "%stoo many arguments, from %q on", prefix(cmd), args[h.args.max])
 			case !slices.Contains(h.formats, e.output):
-				return misuse("", "%s: -o %s: choose one of %s", cmd.CommandPath(), e.output, strings.Join(h.formats, ", "))
+				return misuse("", "%s-o %s: choose one of %s", prefix(cmd), e.output, strings.Join(h.formats, ", "))
 			}
 			return nil
 		},
@@ -66,6 +66,15 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 func indent(text string) string {
 	text = "  " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  ")
 	return strings.ReplaceAll(text, "\n  \n", "\n\n")
+}
+
+// prefix begins the errors of a command with its name: "topic claim: ". The program's own stands before
+// each already.
+func prefix(cmd *cobra.Command) string {
+	if _, name, ok := strings.Cut(cmd.CommandPath(), " "); ok {
+		return name + ": "
+	}
+	return ""
 }
 
 func seeHelp(cmd *cobra.Command) string {
@@ -104,6 +113,7 @@ func (e *env) commands() *cobra.Command {
 		e.logoutCommand(),
 		e.whoamiCommand(),
 		e.tokenCommand(),
+		group("profile", "list, choose and remove profiles", e.profileCommands()...),
 		group("topic", "claim, list, show and release topics",
 			e.topicClaimCommand(),
 			e.topicListCommand(),
@@ -139,15 +149,21 @@ On one machine, with nothing else installed:
 With a fabric that others run:
   diaspora login https://diaspora.example.org`
 	root.Use = "diaspora COMMAND"
-	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "explain a command", Args: cobra.ArbitraryArgs, RunE: e.help})
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "explain a command", Args: cobra.ArbitraryArgs, RunE: e.help, ValidArgsFunction: completeHelp})
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
 	root.PersistentFlags().StringVar(&e.profile, "profile", "", "use the profile `NAME` instead of the current one")
 	root.PersistentFlags().BoolVarP(&e.quiet, "quiet", "q", false, "say nothing but results and errors")
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "print the version")
+	root.RegisterFlagCompletionFunc("profile", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return e.completeProfiles()
+	})
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return misuse(seeHelp(cmd), "%s: %v", cmd.CommandPath(), err)
+		return misuse(seeHelp(cmd), "%s%v", prefix(cmd), err)
 	})
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
@@ -165,6 +181,20 @@ func (e *env) help(cmd *cobra.Command, args []string) error {
 		return unknownCommand(found, rest)
 	}
 	return found.Help()
+}
+
+// completeHelp returns the commands below those that the arguments name.
+func completeHelp(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+	found, rest, err := cmd.Root().Find(args)
+	if err != nil || len(rest) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	for _, below := range found.Commands() {
+		if below.IsAvailableCommand() {
+			names = append(names, below.Name()+"\t"+below.Short)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // helpTemplate is cobra's, with the examples before the explanation.
@@ -189,6 +219,26 @@ Flags of all commands:
 {{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
 {{end}}`
 
+// asksForJSON reports whether a command line asks for JSON, as far as that can be told where its flags could
+// not all be read.
+func asksForJSON(args []string) bool {
+	format := ""
+	for i, arg := range args {
+		value, long := strings.CutPrefix(arg, "--output=")
+		switch {
+		case arg == "--":
+			return format == "json" || format == "ndjson"
+		case long:
+			format = value
+		case (arg == "-o" || arg == "--output") && i+1 < len(args):
+			format = args[i+1]
+		case strings.HasPrefix(arg, "-o"):
+			format = strings.TrimPrefix(arg[2:], "=")
+		}
+	}
+	return format == "json" || format == "ndjson"
+}
+
 // run runs the program and returns its exit code.
 func run(ctx context.Context, e *env, args []string) int {
 	root := e.commands()
@@ -205,7 +255,10 @@ func run(ctx context.Context, e *env, args []string) int {
 	case context.Cause(ctx) == errInterrupted && errors.Is(err, context.Canceled):
 		e.say("interrupted")
 	default:
-		e.complain(err)
+		if asksForJSON(args) { // flags behind one that is wrong were not read
+			e.output = "json"
+		}
+		e.complain(err, exitCode(ctx, err))
 	}
 	return exitCode(ctx, err)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -26,20 +27,45 @@ diaspora completion fish > ~/.config/fish/completions/diaspora.fish`,
 	args:    arguments{min: 1, max: 1, missing: "name the shell: bash, zsh, fish or powershell"},
 }
 
+// What cobra's script for bash asks of the bash-completion package, and what does without it: the words
+// of the line up to the cursor, which bash itself splits at = and : as well.
+const (
+	bashWordsByPackage = `    _get_comp_words_by_ref "$@" cur prev words cword
+`
+	bashWords = `    if declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
+        _get_comp_words_by_ref "$@" cur prev words cword
+        return
+    fi
+    local line="${COMP_LINE:0:COMP_POINT}"
+    read -r -a words <<< "$line"
+    if [[ -z $line || $line == *[[:space:]] ]]; then
+        words+=("")
+    fi
+    cword=$((${#words[@]} - 1))
+    cur="${words[cword]}"
+    prev=""
+    if ((cword > 0)); then
+        prev="${words[cword-1]}"
+    fi
+`
+)
+
 func (e *env) completionCommand() *cobra.Command {
 	var cmd *cobra.Command
 	cmd = e.command(completionHelp, func(_ context.Context, args []string) error {
-		var script bytes.Buffer
+		script := new(bytes.Buffer)
 		root, err := cmd.Root(), error(nil)
 		switch args[0] {
 		case "bash":
-			err = root.GenBashCompletionV2(&script, true)
+			if err = root.GenBashCompletionV2(script, true); err == nil {
+				script = bytes.NewBufferString(strings.Replace(script.String(), bashWordsByPackage, bashWords, 1))
+			}
 		case "zsh":
-			err = root.GenZshCompletion(&script)
+			err = root.GenZshCompletion(script)
 		case "fish":
-			err = root.GenFishCompletion(&script, true)
+			err = root.GenFishCompletion(script, true)
 		case "powershell":
-			err = root.GenPowerShellCompletionWithDesc(&script)
+			err = root.GenPowerShellCompletionWithDesc(script)
 		default:
 			return misuse("", "completion: %q is not one of bash, zsh, fish, powershell", args[0])
 		}

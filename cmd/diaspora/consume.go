@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -10,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 var consumeHelp = help{
@@ -26,13 +26,20 @@ diaspora consume weather --from start --exit
 # the last ten of each partition, then what comes
 diaspora consume weather --from -10
 
+# half an hour of one partition
+diaspora consume weather --partition 0 --from 1h --to 30m
+
 # since this morning, with time, key and headers, for another program
 diaspora consume weather --from today -o ndjson | jq .value
+
+# as kcat prints it
+diaspora consume weather --from start --exit -f '%o %k: %s\n'
 
 # where the group left off; two of these share the work
 diaspora consume weather alarms -g analysis`,
 	long: `
-As text, a record is its value and a line feed. To a terminal, what would command the
+As text, a record is its value and a line feed; with several topics, its topic and a tab stand
+before it. --format says otherwise, as with kcat. To a terminal, what would command the
 terminal is shown escaped; into a pipe or a file goes every byte as it is. With -o raw
 there is nothing between the values, and nothing is escaped.
 
@@ -45,7 +52,7 @@ Without --from, reading begins at the end: only what comes from now on is shown.
 --exit, --to or a group it begins at the start; a group goes on where it left off.
 A record counts as read for its group once it has been written out.
 
-` + positionHelp,
+` + positionHelp + "\n\n" + formatHelp,
 	formats: append(streamFormats, "raw"),
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 }
@@ -55,6 +62,9 @@ type consumeOptions struct {
 	exit     bool
 	number   int64
 	group    string
+
+	partitions []int32
+	format     string
 }
 
 func (e *env) consumeCommand() *cobra.Command {
@@ -68,15 +78,26 @@ func (e *env) consumeCommand() *cobra.Command {
 	flags.BoolVar(&o.exit, "exit", false, "end at the end as it is now; short for --to end")
 	flags.Int64VarP(&o.number, "number", "n", 0, "end after `N` records")
 	flags.StringVarP(&o.group, "group", "g", "", "read as a member of this consumer `GROUP`, which remembers how far it came")
+	flags.StringVarP(&o.format, "format", "f", "", "print each record as this `FORMAT` says, as kcat does; see above")
+	flags.Int32SliceVarP(&o.partitions, "partition", "p", nil, "read only partition `N` of each topic; may be repeated (default: all)")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())
 	}
+	for _, name := range []string{"from", "to"} {
+		cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions([]string{"start", "end", "today", "yesterday", "1h", "-10"}, cobra.ShellCompDirectiveNoFileComp))
+	}
+	cmd.RegisterFlagCompletionFunc("group", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return e.completeGroups(cmd.Context())
+	})
 	return cmd
 }
 
 // consumer returns the options in the library's terms.
 func (o consumeOptions) consumer(topics []string, now time.Time) (diaspora.ConsumerOptions, error) {
-	c := diaspora.ConsumerOptions{Topics: topics, Group: o.group, CommitEvery: -1}
+	c := diaspora.ConsumerOptions{Topics: topics, Group: o.group, Partitions: o.partitions, CommitEvery: -1}
+	if o.group != "" && o.partitions != nil {
+		return c, misuse("", "consume: --partition and --group exclude each other: a group assigns its members the partitions")
+	}
 	if o.number < 0 {
 		return c, misuse("", "consume: -n %d is negative", o.number)
 	}
@@ -112,34 +133,46 @@ func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) er
 	if err != nil {
 		return err
 	}
+	format, err := e.recordFormat(o.format, slices.ContainsFunc(topics, func(t string) bool { return t != topics[0] }))
+	if err != nil {
+		return err
+	}
 	cfg, err := e.config()
 	if err != nil {
 		return err
 	}
 	consumer, err := diaspora.OpenConsumer(ctx, cfg, options)
 	if err != nil {
-		return err
+		return e.aboutTopic(ctx, cfg, err)
 	}
 	c := &consumption{
 		env: e, consumer: consumer, options: options,
 		number: o.number,
 		out:    newOutflow(e.stdout),
-		format: e.recordFormat(),
+		format: format,
 	}
-	return c.run(ctx)
+	return e.aboutTopic(ctx, cfg, c.run(ctx))
 }
 
-// recordFormat returns what appends a record as the user wants it.
-func (e *env) recordFormat() func(buf []byte, r *diaspora.Record) []byte {
+// recordFormat returns what appends a record as the user wants it. Lines from several topics name theirs.
+func (e *env) recordFormat(format string, several bool) (recordFormat, error) {
 	switch {
+	case format != "" && e.output != "text":
+		return nil, misuse("", "consume: --format and -o %s exclude each other", e.output)
 	case e.json():
-		return appendRecord
+		return appendRecord, nil
 	case e.output == "raw":
-		return func(buf []byte, r *diaspora.Record) []byte { return append(buf, r.Value...) }
-	case e.terminal(e.stdout):
-		return func(buf []byte, r *diaspora.Record) []byte { return append(terminal.Escape(buf, r.Value), '\n') }
+		return func(buf []byte, r *diaspora.Record) []byte { return append(buf, r.Value...) }, nil
+	case format == "" && several:
+		format = `%t\t%s\n`
+	case format == "":
+		format = `%s\n`
 	}
-	return func(buf []byte, r *diaspora.Record) []byte { return append(append(buf, r.Value...), '\n') }
+	f, err := parseFormat(format, e.terminal(e.stdout))
+	if err != nil {
+		return nil, misuse(`see "diaspora consume --help" for what a format may have`, "consume: --format %q: %v", format, err)
+	}
+	return f, nil
 }
 
 // consumption is one run of consume.
@@ -149,7 +182,7 @@ type consumption struct {
 	options  diaspora.ConsumerOptions
 	number   int64 // end after so many; 0 for never
 	out      *outflow
-	format   func(buf []byte, r *diaspora.Record) []byte
+	format   recordFormat
 
 	read atomic.Int64
 }
@@ -224,14 +257,23 @@ func (c *consumption) introduce(ctx context.Context) {
 	}
 	topics := strings.Join(c.options.Topics, ", ")
 	if c.options.Group != "" {
-		c.env.say("reading %s in group %s, from where it left off or else from %s", topics, c.options.Group, positionText(c.options.From))
+		c.env.say("reading %s in group %s, from where it left off or else from %s", topics, c.options.Group, c.where())
 		return
 	}
 	progress, err := c.consumer.Progress(ctx)
 	if err != nil {
 		return // the loop meets the same, and tells
 	}
-	c.env.say("reading %s from %s: %s in %s", topics, positionText(c.options.From), count(span(progress), "record"), count(int64(len(progress)), "partition"))
+	c.env.say("reading %s from %s: %s in %s", topics, c.where(), count(span(progress), "record"), count(int64(len(progress)), "partition"))
+}
+
+// where says from where to where records are read.
+func (c *consumption) where() string {
+	text := c.env.positionText(c.options.From)
+	if c.options.Until != (diaspora.Position{}) {
+		text += " to " + c.env.positionText(c.options.Until)
+	}
+	return text
 }
 
 // watch commits what was written, and tells of outages and of having caught up. It
@@ -251,6 +293,11 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 			stop()
 			return
 		case <-ticker.C:
+		}
+		if readerGone(c.env.stdout) {
+			c.out.leave()
+			stop()
+			return
 		}
 		now := time.Now()
 		if now.Sub(committed) >= commitEvery && c.options.Group != "" {

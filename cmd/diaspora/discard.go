@@ -74,7 +74,7 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 	discarded := 0
 	for _, b := range batches {
 		if err := b.discard(); err != nil {
-			return spoolFailure(fmt.Errorf("%w; %d events were discarded", err, discarded))
+			return spoolFailure(fmt.Errorf("%w; %s %s discarded", err, count(int64(discarded), "event"), wasOrWere(int64(discarded))))
 		}
 		discarded += len(b.positions)
 	}

@@ -33,7 +33,7 @@ func TestDiscardInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.must(t, "spool", "discard", "wether", "--yes", "--to", saved)
-	if info, err := spool.Inspect(dir); err != nil || info.Events != 0 || info.Dropped != 1 {
-		t.Errorf("the spool has %+v, %v; want one event dropped", info, err)
+	if info, err := spool.Inspect(dir); err != nil || info.Events != 0 || info.Discarded != 1 || info.Dropped != 0 {
+		t.Errorf("the spool has %+v, %v; want one event discarded", info, err)
 	}
 }

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 // failure is an error of the command itself, with the commands to type next.
@@ -57,9 +60,25 @@ func exitCode(ctx context.Context, err error) int {
 	return diaspora.ExitCode(err)
 }
 
-// complain writes an error, and what to do about it, to stderr.
-func (e *env) complain(err error) {
+// errorDocument is an error for programs.
+type errorDocument struct {
+	Error    string   `json:"error"`
+	Hints    []string `json:"hints"`
+	ExitCode int      `json:"exit_code"`
+}
+
+// complain writes an error, and what to do about it, to stderr: to programs as a line of JSON.
+func (e *env) complain(err error, code int) {
 	text, hints := explanation(err)
+	if e.json() {
+		var line bytes.Buffer
+		enc := json.NewEncoder(&line)
+		enc.SetEscapeHTML(false)
+		if enc.Encode(errorDocument{text, append([]string{}, hints...), code}) == nil {
+			e.stderr.Write(terminal.EscapeJSON(nil, line.Bytes()))
+			return
+		}
+	}
 	e.warn("%s", text)
 	e.hint(hints)
 }
@@ -78,7 +97,7 @@ func explanation(err error) (text string, hints []string) {
 		text = strings.TrimSuffix(text, "; "+hint)
 		hints = append(hints, hint)
 	}
-	if h := (*hintedError)(nil); errors.As(err, &h) {
+	for h, rest := (*hintedError)(nil), err; errors.As(rest, &h); rest = h.error {
 		hints = append(hints, h.hints...)
 	}
 	if f := (*failure)(nil); errors.As(err, &f) {

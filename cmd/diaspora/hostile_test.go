@@ -102,7 +102,7 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 // library has looked at.
 func TestErrorsCommandNothing(t *testing.T) {
 	d := emptyDesk(t)
-	d.complain(hinted(errors.New("broker: \x1b]0;owned\a\u009b31m\ndiaspora: hint: evil\r"), "do\u202e this\nor that"))
+	d.complain(hinted(errors.New("broker: \x1b]0;owned\a\u009b31m\ndiaspora: hint: evil\r"), "do\u202e this\nor that"), 1)
 	const want = `diaspora: broker: \x1b]0;owned\x07\x9b31m` + "\n" + `  diaspora: hint: evil\r` + "\n" + `hint: do\u202e this` + "\n  or that\n"
 	if got := d.err.String(); got != want {
 		t.Errorf("stderr is %q, want %q", got, want)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 )
 
@@ -11,12 +12,14 @@ import (
 type input struct {
 	names    []string
 	streams  []io.Reader
-	terminal bool // a person types it
+	terminal bool        // a person types it
+	whole    bool        // each stream is one event
+	info     fs.FileInfo // of the file that is being read; nil if it is none
 }
 
 // openInput finds out that a file cannot be read before the first event is sent.
 func (e *env) openInput(o produceOptions, files []string) (*input, error) {
-	in := &input{}
+	in := &input{whole: o.input == "file"}
 	switch {
 	case len(o.values) > 0 && len(files) > 0:
 		return nil, misuse("", "produce: --value and files exclude each other")
@@ -77,6 +80,12 @@ func (in *input) each(limit int, do func(where string, number int, line []byte, 
 			}
 			continue
 		}
+		if in.whole {
+			if err := in.readWhole(i, limit, do); err != nil {
+				return err
+			}
+			continue
+		}
 		lines := newLineReader(stream, limit)
 		for {
 			line, err := lines.next()
@@ -97,5 +106,26 @@ func (in *input) each(limit int, do func(where string, number int, line []byte, 
 			break
 		}
 	}
+	return nil
+}
+
+// readWhole calls do with all of a stream. What is too large is not read to its end.
+func (in *input) readWhole(i, limit int, do func(where string, number int, line []byte, err error) bool) error {
+	in.info = nil
+	if f, ok := in.streams[i].(*os.File); ok && f != os.Stdin {
+		info, err := f.Stat()
+		if err != nil {
+			return fmt.Errorf("produce: read %s: %w", in.names[i], err)
+		}
+		in.info = info
+	}
+	content, err := io.ReadAll(io.LimitReader(in.streams[i], int64(limit)+1))
+	if err != nil {
+		return fmt.Errorf("produce: read %s: %w", in.names[i], err)
+	}
+	if len(content) > limit {
+		content, err = nil, fmt.Errorf("it has more than %d bytes, which is the most that an event may have", limit)
+	}
+	do(in.names[i], 0, content, err)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
 var keyCreateHelp = help{
@@ -100,7 +101,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	}
 	key, err := client.CreateKey(ctx, o.AccessKeyRequest)
 	if err != nil {
-		return err
+		return aboutKeyTopics(ctx, client, o.Topics, err)
 	}
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))
@@ -112,7 +113,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 func (e *env) keyCreateForJava(ctx context.Context, client *diaspora.Client, o keyOptions) error {
 	saved, err := e.saveForJava(ctx, client, o.AccessKeyRequest, o.java)
 	if err != nil {
-		return err
+		return aboutKeyTopics(ctx, client, o.Topics, err)
 	}
 	e.say("whoever has the file can use the key; %q ends it", "diaspora key revoke "+saved.key.Name)
 	if e.json() {
@@ -122,6 +123,21 @@ func (e *env) keyCreateForJava(ctx context.Context, client *diaspora.Client, o k
 		}{saved.key.AccessKey, saved.file})
 	}
 	return e.printf("Connection properties are saved to %s.\n", saved.file)
+}
+
+// aboutKeyTopics suggests a topic of the caller's if a key was to be for one that nobody has claimed.
+func aboutKeyTopics(ctx context.Context, client *diaspora.Client, names []string, err error) error {
+	if !errors.Is(err, diaspora.ErrNotFound) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	for _, name := range names {
+		if near, free := doctor.Unclaimed(ctx, client, name); free && near != "" {
+			return hinted(err, fmt.Sprintf("did you mean %s?", near))
+		}
+	}
+	return err
 }
 
 // discardKey ends a key whose secret went nowhere.
@@ -239,8 +255,8 @@ func (e *env) keyList(ctx context.Context) error {
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tID\tCREATED\tEXPIRES\tLAST USED\tMAY")
 	for _, k := range keys {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(k.Name), k.ID, k.Created.Local().Format(time.DateOnly),
-			e.expiryText(k.Expires), dayText(k.LastUsed), oneLine(mayText(k)))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(k.Name), k.ID, e.day(k.Created),
+			e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), oneLine(mayText(k)))
 	}
 	table.Flush()
 	return e.printf("%s", text.String())
@@ -253,15 +269,17 @@ func (e *env) expiryText(t time.Time) string {
 	case !t.After(e.now()):
 		return "expired"
 	}
-	return t.Local().Format(time.DateOnly)
+	return e.day(t)
 }
 
-// dayText shows a day, which is one in UTC.
-func dayText(t time.Time) string {
+// lastUsedText says how long ago a key was used at most. What is known is a day in UTC, which is no day
+// in the person's own time zone.
+func (e *env) lastUsedText(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return t.UTC().Format(time.DateOnly)
+	const day = 24 * time.Hour
+	return fmt.Sprintf("<%dd ago", max(0, e.now().Sub(t.UTC().Truncate(day)))/day+1)
 }
 
 var keyRevokeHelp = help{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -45,6 +46,9 @@ diaspora login --save-for-java`,
 	long: `
 The address to visit is printed first; then your browser is opened. Over ssh, or where there
 is no display, you are asked for the code that the page shows.
+
+A login as somebody else than the profile's does not replace that one: it is kept as another
+profile; see "diaspora profile".
 
 The fabric's addresses are stored as a profile, which is then the current one. Its name
 is that of the host, or what --profile says. The tokens go into a file that only you can
@@ -99,8 +103,9 @@ type session struct {
 	fabric   trust.Fabric // the profile's, with what the user has said of it
 	client   *globus.Client
 	store    *globus.Store
-	moved    bool   // the profiles are not where they should be
-	javaFile string // what was saved for Java, or ""
+	answers  io.Reader // what the person types after the login; nil for the input itself
+	moved    bool      // the profiles are not where they should be
+	javaFile string    // what was saved for Java, or ""
 }
 
 func (e *env) login(ctx context.Context, o loginOptions, address string) error {
@@ -200,12 +205,24 @@ func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Prof
 		return profiles.Load(name)
 	}
 	if !strings.Contains(address, "://") {
-		return diaspora.Profile{}, misuse(fmt.Sprintf(`try "diaspora login https://%s"`, address), "login: %q is not a URL", address)
+		return diaspora.Profile{}, misuse(fmt.Sprintf(`try "diaspora login %s://%s"`, likelyScheme(address), address), "login: %q is not a URL", address)
 	}
 	if named {
 		return diaspora.Profile{Name: name, URL: address}, nil
 	}
 	return profileFor(profiles, name, address)
+}
+
+// likelyScheme is what an address without one is meant to have: on this machine nothing speaks TLS.
+func likelyScheme(address string) string {
+	u, err := url.Parse("//" + address)
+	if err != nil {
+		return "https"
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && ip.IsLoopback() {
+		return "http"
+	}
+	return "https"
 }
 
 // profileFor returns the profile of an address: one that is stored, at best the
@@ -251,9 +268,10 @@ func discover(ctx context.Context, address, caFile string) (diaspora.Discovery, 
 
 // inBrowser has the person log in.
 func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
+	typed, done := newRelay(s.env.stdin), make(chan struct{})
 	login, err := s.client.Login(ctx, globus.LoginOptions{
 		Scopes:    []string{s.profile.Discovery.Globus.Scope},
-		In:        s.env.stdin,
+		In:        typed.reader(done),
 		Out:       terminal.Writer{W: s.env.stderr},
 		NoBrowser: s.options.noBrowser,
 		Browser:   s.env.browser,
@@ -262,6 +280,8 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 		Message:   "Log in to Diaspora Streams at " + s.profile.URL,
 		Store:     s.store,
 	})
+	close(done)
+	s.answers = typed.reader(nil)
 	if err == nil || login == nil {
 		return login, err
 	}
@@ -270,7 +290,10 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 
 // rescue keeps a login that is complete but could not be saved.
 func (s *session) rescue(ctx context.Context, login *globus.Login, cause error) (*globus.Login, error) {
-	if errors.Is(cause, globus.ErrOtherSubject) || login.Identity.Subject == "" || s.moved {
+	if errors.Is(cause, globus.ErrOtherSubject) {
+		return s.keepApart(ctx, login, cause)
+	}
+	if login.Identity.Subject == "" || s.moved {
 		// It is not wanted here. Nothing of it should stay good.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 		defer cancel()
@@ -325,9 +348,6 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 		return nil, err
 	}
 	if err := s.store.Save(ctx, login); err != nil {
-		if errors.Is(err, globus.ErrOtherSubject) {
-			return nil, err // and the token stays good where it came from
-		}
 		return s.rescue(ctx, login, err)
 	}
 	return login, nil
@@ -356,6 +376,9 @@ func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
 	if token == "" {
 		return "", misuse(`"diaspora token --refresh | diaspora login URL --with-token" takes it from another login`,
 			"login --with-token: there is no refresh token in the input")
+	}
+	if wrong := trust.RefreshTokenFault(token); wrong != "" {
+		return "", misuse(`"diaspora token --refresh" prints a refresh token, where you are logged in`, "login --with-token: the input %s", wrong)
 	}
 	return globus.Secret(token), ctx.Err()
 }
@@ -400,9 +423,7 @@ func (s *session) asService(ctx context.Context) error {
 func (s *session) explain(err error) error {
 	switch {
 	case errors.Is(err, globus.ErrOtherSubject):
-		return hinted(err,
-			fmt.Sprintf(`"diaspora login %s --profile OTHER" keeps both logins`, s.profile.URL),
-			fmt.Sprintf(`"diaspora logout --profile %s" ends the one that is there`, s.profile.Name))
+		return hinted(err, fmt.Sprintf(`"diaspora logout --profile %s" ends the login that is there`, s.profile.Name))
 	case errors.Is(err, globus.ErrInsecureFile):
 		return hinted(err, fmt.Sprintf("chmod -R go-rwx %s", s.profiles.Dir()))
 	case errors.Is(err, globus.ErrDenied):
@@ -486,6 +507,17 @@ func (s *session) document(id globus.Identity, token globus.Token) loginDocument
 	return d
 }
 
+// exports are the lines that a program without a profile needs next to DIASPORA_REFRESH.
+func (s *session) exports() []string {
+	lines := []string{"export DIASPORA_URL=" + oneLine(s.profile.URL)}
+	unconfirmed := s.fabric // as such a program sees it
+	unconfirmed.Confirmed = false
+	if unconfirmed.Check() != nil {
+		lines = append(lines, "export DIASPORA_BOOTSTRAP="+oneLine(strings.Join(s.profile.Discovery.Brokers, ",")))
+	}
+	return lines
+}
+
 // block is what the original's login prints, label by label.
 func (s *session) block(id globus.Identity, token globus.Token) string {
 	const rule = "================================\n"
@@ -506,6 +538,9 @@ func (s *session) block(id globus.Identity, token globus.Token) string {
 	if token.RefreshToken != "" {
 		text += "Refresh token:     " + refresh + "\n" +
 			"Py clients:        export DIASPORA_REFRESH=" + export + "\n"
+		for _, line := range s.exports() {
+			text += "                   " + line + "\n"
+		}
 	}
 	if s.javaFile != "" {
 		text += "Java clients:      Connection properties are saved to " + oneLine(s.javaFile) + ".\n"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -52,10 +53,20 @@ func (o *outflow) flushed(do func() error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.armed = false
+	if o.err != nil {
+		return o.err
+	}
 	if err := o.buf.Flush(); err != nil {
 		return o.fail(err)
 	}
 	return do()
+}
+
+// leave takes note that nobody reads any more.
+func (o *outflow) leave() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fail(syscall.EPIPE)
 }
 
 // fail remembers the first error. The caller holds mu.

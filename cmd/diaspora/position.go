@@ -10,7 +10,8 @@ import (
 
 // positionHelp is the grammar of parsePosition, for help texts.
 const positionHelp = `A POSITION is one of
-  start, end              the oldest record, or behind the newest
+  start, end              the oldest record, or behind the newest; also earliest or
+                          beginning, and latest
   -10                     the last ten records of each partition
   4711                    that offset, in each partition
   TIME                    the first record that the cluster received then or later
@@ -20,10 +21,10 @@ const positionHelp = `A POSITION is one of
 // parsePosition reads a place in a topic as positionHelp says.
 func parsePosition(text string, now time.Time) (diaspora.Position, error) {
 	text = strings.TrimSpace(text)
-	switch text {
-	case "start":
+	switch strings.ToLower(text) {
+	case "start", "earliest", "beginning":
 		return diaspora.Start, nil
-	case "end":
+	case "end", "latest":
 		return diaspora.End, nil
 	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil && text[0] != '+' {
@@ -39,11 +40,13 @@ func parsePosition(text string, now time.Time) (diaspora.Position, error) {
 	return diaspora.At(at), nil
 }
 
-// positionText says a position in words that follow "from".
-func positionText(p diaspora.Position) string {
+// positionText says a position in words that follow "from" or "to".
+func (e *env) positionText(p diaspora.Position) string {
 	text := p.String()
 	if at, ok := strings.CutPrefix(text, "at "); ok {
-		return at
+		if t, err := time.Parse(time.RFC3339Nano, at); err == nil {
+			return e.clock(t)
+		}
 	}
 	if strings.HasPrefix(text, "last ") {
 		return "the " + text

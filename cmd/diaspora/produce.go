@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -26,13 +27,16 @@ var produceHelp = help{
 diaspora produce weather -k station-4 -H unit=C monday.txt tuesday.txt
 
 # a key at the beginning of each line: "station-4<TAB>21.5"
-diaspora produce weather --key-separator '\t' < readings.tsv
+diaspora produce weather -K '\t' < readings.tsv
 
 # one event, without a file
 diaspora produce weather --value '{"celsius": 21.5}'
 
 # copy a topic, with keys, headers, times and ids
 diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson
+
+# one event of each file
+diaspora produce scans --input file scan1.h5 scan2.h5
 
 # each file that an instrument writes into a folder, until Ctrl-C
 diaspora produce scans --watch /data/scans --pattern '*.json'
@@ -59,7 +63,12 @@ failed; the others go on, and the exit code is 8.
 
 With --input ndjson each line is an object like those that "consume -o ndjson" prints:
 "value" or "value_base64", and if you like "key", "key_base64", "headers", "time" and
-"id". A value that is itself JSON, such as {"celsius": 21.5}, is taken as it is written.
+"id". A value that is itself JSON, such as {"celsius": 21.5}, is taken as it is written. Headers
+may also be an object, such as {"unit": "C"}, and a byte-order mark is skipped. To log lines
+that are JSON as they are, leave --input out.
+
+With --input file each FILE, or the whole input, is one event. A file's name is its key, unless
+-k says otherwise, and in the header "file"; its time is that of its last change.
 
 With --watch each file that is in DIR, or comes there, is one event, with its name as the key
 and in the header "file", and its time of change; with --input lines or ndjson each of its
@@ -113,10 +122,10 @@ func (e *env) produceCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.StringVarP(&o.key, "key", "k", "", "give all events this `KEY`")
-	flags.StringVar(&o.separator, "key-separator", "", "the key of each line ends before the first `TEXT`; \\t is a tab")
+	flags.StringVarP(&o.separator, "key-separator", "K", "", "the key of each line ends before the first `DELIM`; \\t is a tab")
 	flags.StringArrayVarP(&o.headers, "header", "H", nil, "give all events the header `NAME=VALUE`; may be repeated")
 	flags.StringArrayVar(&o.values, "value", nil, "log this `TEXT` instead of files or input; may be repeated")
-	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines or ndjson; with --watch also file, which is the default there")
+	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines, ndjson or file; with --watch file is the default")
 	flags.StringVarP(&o.compression, "compression", "z", "none", "compress batches with this `CODEC`: none, gzip, snappy, lz4 or zstd")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events only reached the spool")
@@ -170,20 +179,26 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if watch != nil {
 		watch.p, p.watch = p, watch
 		e.say("watching %s; end with Ctrl-C", watch.dir)
-		return p.run(ctx, watch.run)
+		defer p.tidy(ctx)
+		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
 	}
+	defer p.tidy(ctx)
 	if input.terminal && len(o.values) == 0 {
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
-	return p.run(ctx, func(reading context.Context) error {
+	return e.aboutTopic(ctx, cfg, p.run(ctx, func(reading context.Context) error {
 		return input.each(maxLineBytes, func(where string, number int, line []byte, err error) bool {
 			if reading.Err() != nil {
 				return false
 			}
-			p.send(where, number, line, err)
+			if input.whole {
+				p.sendFile(where, input.info, line, err)
+			} else {
+				p.send(where, number, line, err)
+			}
 			return true
 		})
-	})
+	}))
 }
 
 // compressions are the values of [diaspora.Config.Compression].
@@ -211,12 +226,8 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 		return nil, err
 	}
 	switch {
-	case o.input == "file" && o.watch.dir == "":
-		return nil, misuse("", "produce: --input file goes with --watch")
 	case o.input == "file" && o.separator != "":
 		return nil, misuse("", "produce: --key-separator is for lines, not for files")
-	case o.input == "file":
-		return nil, nil // a file has no lines
 	case o.input == "ndjson" && o.separator != "":
 		return nil, misuse(`put the key into each line, as "key"`, "produce: --key-separator is for lines, not for ndjson")
 	case o.input == "ndjson":
@@ -226,16 +237,20 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 				event.Key = []byte(o.key)
 			}
 			event.Headers = append(event.Headers, common...)
-			return event, err
+			return event, hinted(err, ndjsonHint)
 		}, nil
-	case o.input != "lines":
-		return nil, misuse("", "produce: --input %s: choose one of lines, ndjson", o.input)
+	case o.input != "lines" && o.input != "file":
+		return nil, misuse("", "produce: --input %s: choose one of lines, ndjson, file", o.input)
 	}
 	var key []byte
 	if o.keyed {
 		key = []byte(o.key)
 	}
-	separator := []byte(strings.ReplaceAll(o.separator, `\t`, "\t"))
+	text, err := unescape(o.separator)
+	if err != nil {
+		return nil, misuse("", "produce: --key-separator %q: %v", o.separator, err)
+	}
+	separator := []byte(text)
 	return func(line []byte) (diaspora.Event, error) {
 		event := diaspora.Event{Topic: topic, Key: key, Value: line, Headers: common}
 		if len(separator) > 0 {
@@ -247,6 +262,9 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 		return event, nil
 	}, nil
 }
+
+// ndjsonHint is for those who log lines that happen to be JSON.
+const ndjsonHint = `to log each line as it is, leave out "--input ndjson"; with it, a line is written {"value": …}`
 
 // production is one run of produce.
 type production struct {
@@ -346,6 +364,13 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	}
 }
 
+// tidy removes spools that this run has emptied.
+func (p *production) tidy(ctx context.Context) {
+	if p.spool {
+		p.env.tidySpools(ctx)
+	}
+}
+
 // close closes all Loggers at once.
 func (p *production) close(ctx context.Context) error {
 	var all sync.WaitGroup
@@ -403,6 +428,19 @@ func (p *production) send(where string, number int, line []byte, err error) {
 	p.log(where, number, event, err, func(error) {})
 }
 
+// sendFile hands a whole file over, as --watch does. There is no info of what is piped in.
+func (p *production) sendFile(where string, info fs.FileInfo, content []byte, err error) {
+	event, _ := p.parse(content)
+	if info != nil {
+		if event.Key == nil {
+			event.Key = []byte(info.Name())
+		}
+		event.Headers = append(event.Headers[:len(event.Headers):len(event.Headers)], diaspora.Header{Key: headerFile, Value: []byte(info.Name())})
+		event.Time = info.ModTime()
+	}
+	p.log(where, 0, event, err, func(error) {})
+}
+
 // log hands one event over, or tells why there is none. It calls done with the event's fate.
 func (p *production) log(where string, number int, event diaspora.Event, err error, done func(error)) {
 	p.mu.Lock()
@@ -452,11 +490,14 @@ func (p *production) lineFailed(where string, number int, err error) {
 	if p.complaints++; p.complaints > maxComplaints {
 		return
 	}
-	text, _ := explanation(err)
+	text, hints := explanation(err)
 	if number > 0 {
 		where = fmt.Sprintf("%s line %d", where, number)
 	}
 	p.env.warn("%s: not logged: %s", where, text)
+	if p.complaints == 1 {
+		p.env.hint(hints)
+	}
 	if p.complaints == maxComplaints {
 		p.env.warn("further failures are only counted")
 	}
@@ -542,7 +583,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case err != nil:
 		return err
 	case bad > 0:
-		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s were not logged", p.topic, bad, count(p.read, "event"))}
+		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), wasOrWere(p.read))}
 	case left.Events == 0:
 		return nil
 	case held != nil && refusal(held):
@@ -560,6 +601,13 @@ func isOrAre(n int64) string {
 		return "is"
 	}
 	return "are"
+}
+
+func wasOrWere(n int64) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
 }
 
 // firstOf returns the first of several errors.

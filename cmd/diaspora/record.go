@@ -104,18 +104,15 @@ func parseEvent(topic string, line []byte) (diaspora.Event, error) {
 	var doc struct {
 		Topic, Partition, Offset, Stored json.RawMessage
 
-		Time      *time.Time `json:"time"`
-		ID        string     `json:"id"`
-		Key       jsonBytes  `json:"key"`
-		Key64     []byte     `json:"key_base64"`
-		Value     jsonBytes  `json:"value"`
-		Value64   []byte     `json:"value_base64"`
-		HeaderSet []struct {
-			Name    string    `json:"name"`
-			Value   jsonBytes `json:"value"`
-			Value64 []byte    `json:"value_base64"`
-		} `json:"headers"`
+		Time      *time.Time  `json:"time"`
+		ID        string      `json:"id"`
+		Key       jsonBytes   `json:"key"`
+		Key64     []byte      `json:"key_base64"`
+		Value     jsonBytes   `json:"value"`
+		Value64   []byte      `json:"value_base64"`
+		HeaderSet jsonHeaders `json:"headers"`
 	}
+	line = bytes.TrimPrefix(line, []byte(byteOrderMark))
 	if !utf8.Valid(line) {
 		return diaspora.Event{}, errors.New("it is not UTF-8, as JSON is; binary data goes into value_base64")
 	}
@@ -150,6 +147,41 @@ func parseEvent(topic string, line []byte) (diaspora.Event, error) {
 		event.Headers = append(event.Headers, diaspora.Header{Key: h.Name, Value: value})
 	}
 	return event, nil
+}
+
+// byteOrderMark is what some programs on Windows begin UTF-8 files with. It is no part of JSON.
+const byteOrderMark = "\ufeff"
+
+// jsonHeaders are headers as a list of names and values or, as people write them, an object.
+type jsonHeaders []jsonHeader
+
+type jsonHeader struct {
+	Name    string    `json:"name"`
+	Value   jsonBytes `json:"value"`
+	Value64 []byte    `json:"value_base64"`
+}
+
+func (h *jsonHeaders) UnmarshalJSON(text []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if text[0] != '{' {
+		return dec.Decode((*[]jsonHeader)(h))
+	}
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	for dec.More() { // in the order in which they are written
+		name, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		header := jsonHeader{Name: name.(string)}
+		if err := dec.Decode(&header.Value); err != nil {
+			return err
+		}
+		*h = append(*h, header)
+	}
+	return nil
 }
 
 // either takes what a member or its twin in base64 says.

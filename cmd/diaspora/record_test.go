@@ -81,6 +81,11 @@ func TestParseEvent(t *testing.T) {
 		{`{"value":true}`, event("true")},
 		{`{"value_base64":"AP8="}`, event("\x00\xff")},
 		{`{"value_base64":""}`, event("")},
+		{"\ufeff" + `{"value":"a"}`, event("a")},
+		{`{"value":"a","headers":{"unit":"C","n":7,"none":null}}`, diaspora.Event{Topic: "t", Value: []byte("a"),
+			Headers: []diaspora.Header{{Key: "unit", Value: []byte("C")}, {Key: "n", Value: []byte("7")}, {Key: "none"}}}},
+		{`{"value":"a","headers":{}}`, event("a")},
+		{`{"value":"a","headers":null}`, event("a")},
 		{` {"value":"a","topic":"other","partition":9,"offset":1,"stored":"whenever"} `, event("a")},
 	} {
 		if got, err := parseEvent("t", []byte(test.line)); err != nil || !reflect.DeepEqual(got, test.want) {
@@ -102,6 +107,8 @@ func TestParseEvent(t *testing.T) {
 		`{"value_base64":"!"}`:                        "malformed",
 		`{"value":"a","time":"noon"}`:                 "malformed",
 		`{"value":"a","id":7}`:                        `its "id" is a number`,
+		`{"value":"a","headers":7}`:                   "a number",
+		`{"value":"a","headers":[{"key":"h"}]}`:       `unknown member "key"`,
 		`{"value":"a"}{"value":"b"}`:                  "more than one",
 		`{"value":"a"} x`:                             "more than one",
 		"{\"value\":\"\xff\"}":                        "not UTF-8",
@@ -120,7 +127,7 @@ func FuzzParseEvent(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !json.Valid(bytes.TrimSpace(line)) {
+		if !json.Valid(bytes.TrimSpace(bytes.TrimPrefix(line, []byte(byteOrderMark)))) {
 			t.Errorf("parseEvent(%q) took what is not JSON", line)
 		}
 		if event.Topic != "t" {

@@ -137,7 +137,7 @@ type scriptState struct {
 
 func stateOf(ts *testscript.TestScript) *scriptState { return ts.Value("state").(*scriptState) }
 
-// scriptFabric starts a fabric in this process: "fabric". It sets URL, BROKERS and GLOBUS,
+// scriptFabric starts a fabric in this process: "fabric". It sets URL, HOST, BROKERS and GLOBUS,
 // and SERVICE_ID and SERVICE_SECRET of a client that may sign in as itself.
 func scriptFabric(ts *testscript.TestScript, _ bool, _ []string) {
 	f, err := fabric.Start(context.Background(), fabric.Config{Username: "mel@localhost"})
@@ -145,6 +145,7 @@ func scriptFabric(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Defer(func() { f.Close() })
 	stateOf(ts).fabric = f
 	ts.Setenv("URL", f.URL())
+	ts.Setenv("HOST", strings.TrimPrefix(f.URL(), "http://"))
 	ts.Setenv("BROKERS", strings.Join(f.Brokers(), ","))
 	ts.Setenv("GLOBUS", f.GlobusURL())
 	ts.Setenv("GLOBUS_SECRET", f.GlobusSecret().Reveal())

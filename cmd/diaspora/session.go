@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
 // lookup is getenv, with what --profile says before what the environment says.
@@ -43,6 +46,49 @@ func (e *env) client() (*diaspora.Client, error) {
 	return diaspora.NewClient(cfg)
 }
 
+// aboutTopic adds to an error of a topic that nobody has claimed it: then there is no owner to ask, and
+// the name is mistyped, most likely. cfg is that of the topic's fabric.
+func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) error {
+	t := (*diaspora.TopicError)(nil)
+	condition := diaspora.ErrPermission
+	switch {
+	case !errors.As(err, &t):
+		return err
+	case errors.Is(err, diaspora.ErrNotFound):
+		condition = diaspora.ErrNotFound
+	case !errors.Is(err, condition):
+		return err
+	}
+	client, clientErr := diaspora.NewClient(cfg)
+	if clientErr != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	near, free := doctor.Unclaimed(ctx, client, t.Topic)
+	if !free {
+		return err
+	}
+	f := &failure{condition: condition, text: fmt.Sprintf("%s topic %q: nobody has claimed %s", t.Op, t.Topic, t.Topic)}
+	if near != "" {
+		f.text += fmt.Sprintf("; did you mean %s?", near)
+	}
+	if h := (*hintedError)(nil); errors.As(err, &h) {
+		f.hints = append(f.hints, h.hints...)
+	}
+	f.hints = append(f.hints, fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
+	return f
+}
+
+// aboutOwnTopic is aboutTopic for what the ACL endpoint said of a topic.
+func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name string, err error) error {
+	more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})
+	if f := (*failure)(nil); errors.As(more, &f) {
+		return f
+	}
+	return err
+}
+
 const completionTimeout = 2 * time.Second
 
 // completeTopics returns the topics of whoever is logged in, for the shell.
@@ -60,6 +106,37 @@ func (e *env) completeTopics(ctx context.Context) ([]string, cobra.ShellCompDire
 	var names []string
 	for _, t := range topics {
 		names = append(names, t.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeProfiles returns the names of the profiles, for the shell.
+func (e *env) completeProfiles() ([]string, cobra.ShellCompDirective) {
+	var names []string
+	if profiles, err := diaspora.UserProfiles(e.getenv); err == nil {
+		names, _ = profiles.Names()
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeGroups returns the consumer groups of whoever is logged in, for the shell.
+func (e *env) completeGroups(ctx context.Context) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	var names []string
+	cfg, err := e.config()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	client, err := diaspora.Dial(ctx, cfg)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer client.Close()
+	if resp, err := kmsg.NewPtrListGroupsRequest().RequestWith(ctx, client); err == nil {
+		for _, g := range resp.Groups {
+			names = append(names, g.Group)
+		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -76,6 +77,22 @@ are not logged in, 4 without permission, 5 if there is no such topic, 75 if the 
 	formats: answerFormats,
 }
 
+var spoolDismissHelp = help{
+	use:   "dismiss [DIRECTORY]",
+	short: "acknowledge reports of events that were dropped, set aside or damaged",
+	examples: `
+# see what there is, then end the report of it
+diaspora status
+diaspora spool cat --quarantine
+diaspora spool dismiss`,
+	long: `
+"diaspora status", "spool ls" and the doctor report these events until somebody dismisses them;
+what comes later is reported again. Nothing is deleted. It works while another process
+logs. Without a DIRECTORY it is about all your spools, or with --profile that profile's.`,
+	formats: answerFormats,
+	args:    arguments{max: 1},
+}
+
 var statusHelp = help{
 	use:   "status",
 	short: "say in one line how many events wait, for how long, and why",
@@ -100,7 +117,8 @@ func (e *env) spoolCommands() []*cobra.Command {
 	discard := e.command(spoolDiscardHelp, func(ctx context.Context, args []string) error { return e.spoolDiscard(ctx, args, to, yes) })
 	discard.Flags().StringVar(&to, "to", "", "write the events to `FILE` first")
 	discard.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return []*cobra.Command{list, cat, verify, drain, discard}
+	dismiss := e.command(spoolDismissHelp, func(_ context.Context, args []string) error { return e.spoolDismiss(args) })
+	return []*cobra.Command{list, cat, verify, drain, discard, dismiss}
 }
 
 func (e *env) statusCommand() *cobra.Command {
@@ -121,25 +139,25 @@ func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 
 // spoolDocument says what a spool has, as JSON.
 type spoolDocument struct {
-	Dir         string     `json:"dir"`
-	Profile     string     `json:"profile,omitempty"`
-	URL         string     `json:"url,omitempty"` // of the fabric, if there is no profile and it is known
-	Events      uint64     `json:"events"`
-	Bytes       int64      `json:"bytes"`
-	Oldest      *time.Time `json:"oldest,omitempty"`
-	Why         string     `json:"why,omitempty"`
-	Full        string     `json:"full,omitempty"` // why it takes no more events
-	Subject     string     `json:"subject"`
-	Owner       string     `json:"owner,omitempty"` // the process that has it
-	Dropped     uint64     `json:"dropped"`
-	Quarantined uint64     `json:"quarantined"`
-	Damaged     uint64     `json:"damaged"`
+	Dir       string     `json:"dir"`
+	Profile   string     `json:"profile,omitempty"`
+	URL       string     `json:"url,omitempty"` // of the fabric, if there is no profile and it is known
+	Events    uint64     `json:"events"`
+	Bytes     int64      `json:"bytes"`
+	Oldest    *time.Time `json:"oldest,omitempty"`
+	Why       string     `json:"why,omitempty"`
+	Full      string     `json:"full,omitempty"` // why it takes no more events
+	Subject   string     `json:"subject"`
+	Owner     string     `json:"owner,omitempty"` // the process that has it
+	Discarded uint64     `json:"discarded"`       // by spool discard, in the spool's whole life
+
+	spool.Losses // that were not dismissed
 }
 
 func document(dir string, info spool.Info) spoolDocument {
 	d := spoolDocument{
 		Dir: dir, Events: info.Events, Bytes: info.Bytes, Subject: info.Subject,
-		Dropped: info.Dropped, Quarantined: info.Quarantined, Damaged: info.Damaged,
+		Discarded: info.Discarded, Losses: info.Losses(),
 	}
 	if !info.Oldest.IsZero() {
 		oldest := info.Oldest.UTC()
@@ -168,6 +186,9 @@ func (e *env) spoolDocuments() ([]spoolDocument, error) {
 	for _, f := range folders {
 		for _, dir := range f.spools {
 			info, err := spool.Inspect(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it was empty, and has just been removed
+			}
 			if err != nil {
 				return nil, spoolFailure(err)
 			}
@@ -262,6 +283,7 @@ func (e *env) status() error {
 	for _, d := range docs {
 		total.Events += d.Events
 		total.Bytes += d.Bytes
+		total.Discarded += d.Discarded
 		total.Dropped += d.Dropped
 		total.Quarantined += d.Quarantined
 		total.Damaged += d.Damaged
@@ -280,15 +302,14 @@ func (e *env) status() error {
 	}
 	if e.json() {
 		return e.printJSON(struct {
-			Events      uint64     `json:"events"`
-			Bytes       int64      `json:"bytes"`
-			Oldest      *time.Time `json:"oldest,omitempty"`
-			Why         string     `json:"why,omitempty"`
-			Full        string     `json:"full,omitempty"`
-			Dropped     uint64     `json:"dropped"`
-			Quarantined uint64     `json:"quarantined"`
-			Damaged     uint64     `json:"damaged"`
-		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Dropped, total.Quarantined, total.Damaged})
+			Events    uint64     `json:"events"`
+			Bytes     int64      `json:"bytes"`
+			Oldest    *time.Time `json:"oldest,omitempty"`
+			Why       string     `json:"why,omitempty"`
+			Full      string     `json:"full,omitempty"`
+			Discarded uint64     `json:"discarded"`
+			spool.Losses
+		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Discarded, total.Losses})
 	}
 	return e.printf("%s\n", e.statusLine(total))
 }
@@ -305,16 +326,49 @@ func (e *env) statusLine(d spoolDocument) string {
 	if d.Full != "" {
 		text += "; the spool is full, and takes no more: " + oneLine(d.Full)
 	}
-	if d.Quarantined > 0 {
-		text += fmt.Sprintf("; %d set aside", d.Quarantined)
-	}
-	if d.Dropped > 0 {
-		text += fmt.Sprintf("; %d dropped or discarded", d.Dropped)
-	}
-	if d.Damaged > 0 {
-		text += fmt.Sprintf("; %d lost", d.Damaged)
+	if d.Losses != (spool.Losses{}) {
+		text += "; " + lossesText(d.Losses) + ` ("diaspora spool dismiss" ends this report)`
 	}
 	return text
+}
+
+// lossesText says what did not get through: "3 dropped, 1 set aside".
+func lossesText(l spool.Losses) string {
+	var parts []string
+	for _, part := range []struct {
+		n    uint64
+		what string
+	}{{l.Quarantined, "set aside"}, {l.Dropped, "dropped"}, {l.Damaged, "damaged"}} {
+		if part.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.what))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// spoolDismiss ends the report of losses that a person has seen.
+func (e *env) spoolDismiss(args []string) error {
+	dirs, err := e.spoolsAt(args)
+	if err != nil {
+		return err
+	}
+	var total spool.Losses
+	for _, dir := range dirs {
+		l, err := spool.Dismiss(dir)
+		if err != nil {
+			return spoolFailure(err)
+		}
+		total.Dropped += l.Dropped
+		total.Quarantined += l.Quarantined
+		total.Damaged += l.Damaged
+	}
+	switch {
+	case e.json():
+		return e.printJSON(total)
+	case total == (spool.Losses{}):
+		return e.printf("nothing to dismiss: no event was dropped, set aside or damaged\n")
+	}
+	return e.printf("dismissed: %s\n", lossesText(total))
 }
 
 func waits(n uint64) string {
@@ -385,11 +439,11 @@ func (e *env) catQuarantine(dir string) error {
 				return err
 			}
 		case p.Entry != nil:
-			if err := e.printf("%s %s %s: %s\n", p.Time.UTC().Format(time.RFC3339), p.Entry.Topic, oneLine(p.Entry.ID), oneLine(p.Reason)); err != nil {
+			if err := e.printf("%s %s %s: %s\n", e.clock(p.Time), p.Entry.Topic, oneLine(p.Entry.ID), oneLine(p.Reason)); err != nil {
 				return err
 			}
 		default:
-			if err := e.printf("%s %s at %d: %d events are lost: %s\n", p.Time.UTC().Format(time.RFC3339), p.Damage.Segment, p.Damage.Offset, p.Damage.Events, oneLine(p.Reason)); err != nil {
+			if err := e.printf("%s %s at %d: %s %s lost: %s\n", e.clock(p.Time), p.Damage.Segment, p.Damage.Offset, count(int64(p.Damage.Events), "event"), isOrAre(int64(p.Damage.Events)), oneLine(p.Reason)); err != nil {
 				return err
 			}
 		}
@@ -457,6 +511,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	defer e.tidySpools(ctx)
 	var sent, left int64
 	var why error
 	for _, w := range waiting {
@@ -491,7 +546,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		sent += stats.Acknowledged
 		left += stats.Spool.Events
 		if stats.Spool.Why != nil {
-			why = stats.Spool.Why
+			why = e.aboutTopic(ctx, cfg, stats.Spool.Why)
 		}
 	}
 	if e.json() {
@@ -518,6 +573,9 @@ func waitingIn(folders []spoolFolder) (waiting []waitingSpool, err error) {
 	for _, f := range folders {
 		for _, dir := range f.spools {
 			info, err := spool.Inspect(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it was empty, and has just been removed
+			}
 			if err != nil {
 				return nil, spoolFailure(err)
 			}

@@ -4,12 +4,18 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
 // TestProduceSurvivesKill kills produce again and again, two processes at a time, and the
@@ -173,5 +179,44 @@ func TestProduceAdopts(t *testing.T) {
 	}
 	if len(keys) != processes+1 {
 		t.Errorf("events of %d processes arrived, want %d", len(keys), processes+1)
+	}
+}
+
+// TestSpoolsAreTidied fails when the spools that the processes of a job leave behind stay for ever, or one goes
+// that still has something in it.
+func TestSpoolsAreTidied(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	home := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state", "spool", "home")
+	login, err := d.fabric.Login(t.Context(), "ada@example.edu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"1", "2", "3", "4"} {
+		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(home, name), Subject: login.Identity.Subject})
+		if err == nil && name == "3" { // the cluster would not take it
+			err = s.Append(t.Context(), spool.Entry{Topic: "weather", ID: "x", Time: time.Now(), Value: []byte("large")})
+			var records []spool.Record
+			if err == nil {
+				records, err = s.Next(t.Context(), 1, 1<<20)
+			}
+			for _, r := range records {
+				err = errors.Join(err, s.Quarantine(r, "too large"))
+			}
+		}
+		if err == nil {
+			err = s.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.must(t, "produce", "weather", "--value", "1")
+	left, err := spoolDirs(home)
+	for i := range left {
+		left[i] = filepath.Base(left[i])
+	}
+	if err != nil || !slices.Equal(left, []string{"1", "3"}) {
+		t.Errorf("the spools %q stay (%v), want 1, and 3 with what was set aside", left, err)
 	}
 }

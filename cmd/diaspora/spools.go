@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -245,6 +246,35 @@ func spoolOrder(home string) ([]string, error) {
 	return append(waiting, rest...), nil
 }
 
+// tidySpools removes spools in which nothing is left, but for the first of each folder: a job of many
+// processes leaves one behind for each. Those that are in use stay.
+func (e *env) tidySpools(ctx context.Context) {
+	folders, err := e.spoolFolders()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), interruptedFlush)
+	defer cancel()
+	for _, f := range folders {
+		for _, dir := range f.spools {
+			if info, err := spool.Inspect(dir); filepath.Base(dir) == "1" || err != nil || info.Events > 0 || info.Owner != nil {
+				continue
+			}
+			_, _ = spool.Remove(ctx, dir) // or the next run does
+		}
+	}
+}
+
+// unwritable reports whether err says that files cannot be made in a folder.
+func unwritable(err error) bool {
+	for _, cause := range []error{fs.ErrPermission, fs.ErrNotExist, syscall.EROFS, syscall.ENOTDIR} {
+		if errors.Is(err, cause) {
+			return true
+		}
+	}
+	return false
+}
+
 // openLogger opens a Logger with the first spool that is free. The others that hold
 // events and are free are opened too, so that they drain beside it.
 func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Logger, []*diaspora.Logger, error) {
@@ -269,6 +299,8 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Lo
 		case errors.Is(err, spool.ErrSubject):
 			e.warn("%v", err) // and they stay there
 		case errors.Is(err, diaspora.ErrConflict): // another process has it
+		case err != nil && logger == nil && unwritable(err):
+			return nil, nil, hinted(err, "or set DIASPORA_STATE_DIR to a folder where you may write; --no-spool needs none")
 		case err != nil && logger == nil:
 			return nil, nil, err
 		case err != nil:

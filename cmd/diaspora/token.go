@@ -17,8 +17,13 @@ var tokenHelp = help{
 printf 'Authorization: Bearer %s' "$(diaspora token)" | curl -H @- https://diaspora.example.org/v1/topics
 
 # for a batch job, which then needs no profile
+export DIASPORA_URL=$(diaspora whoami --url)
 export DIASPORA_REFRESH=$(diaspora token --refresh)`,
 	long: `
+A refresh token says who signs in, but not to which fabric: a job without a profile needs
+DIASPORA_URL as well and, if the scope of the fabric names no host, DIASPORA_BOOTSTRAP. What
+"diaspora login" prints has all lines that are needed.
+
 Whoever has the token can act as you: the access token until it expires, the refresh token
 until it is revoked by "diaspora logout". Keep it out of files and logs.`,
 	formats: answerFormats,

@@ -8,11 +8,11 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
 var topicClaimHelp = help{
@@ -25,8 +25,9 @@ diaspora topic claim weather
 diaspora topic claim readings --partitions 4 --retention 30d --description "beamline 7"`,
 	long: `
 A topic's name has letters, digits and underscores, and does not begin with an underscore.
-When the claim is answered the topic works: you may log events to it and read them. A
-topic needs to be claimed only once. Claiming it again changes nothing and says so, and with
+When the claim is answered the topic works: you may log events to it and read them. Events
+are kept for 7 days, unless --retention or the fabric's operator says otherwise, and then
+deleted; the answer says how long. A topic needs to be claimed only once. Claiming it again changes nothing and says so, and with
 other settings than it has it is refused: settings are given with the first claim. To change
 them, release the topic, which deletes its events, and claim it again. A topic of somebody else
 is refused.`,
@@ -49,7 +50,7 @@ func (e *env) topicClaimCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.IntVar(&claim.Partitions, "partitions", 0, "split it into `N` partitions (default: the fabric's)")
-	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 7d, or forever (default: the fabric's)")
+	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 30d, or forever (default: the fabric's, which is 7d unless its operator changed it)")
 	flags.StringVar(&claim.Description, "description", "", "say in this `TEXT` what the topic is for")
 	return cmd
 }
@@ -69,11 +70,15 @@ func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error
 	if e.json() {
 		return e.printJSON(topic)
 	}
+	kept := ""
+	if topic.RetentionMS != 0 { // or the service does not say
+		kept = "; its events are kept " + claims.Kept(topic.RetentionMS)
+	}
 	if !topic.Created {
-		return e.printf("%s is already yours\n", topic.Name)
+		return e.printf("%s is already yours%s\n", topic.Name, kept)
 	}
 	e.say(`log events with "diaspora produce %s", read them with "diaspora consume %s --from start"`, topic.Name, topic.Name)
-	return e.printf("%s is yours now, with %s\n", topic.Name, count(int64(topic.Partitions), "partition"))
+	return e.printf("%s is yours now, with %s%s\n", topic.Name, count(int64(topic.Partitions), "partition"), kept)
 }
 
 // validTopic refuses a name that cannot be claimed, and suggests one that can.
@@ -134,7 +139,7 @@ func (e *env) topicList(ctx context.Context) error {
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tPARTITIONS\tRETENTION\tCLAIMED\tDESCRIPTION")
 	for _, t := range topics {
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", t.Name, t.Partitions, retentionText(t.RetentionMS), t.Claimed.Local().Format(time.DateOnly), oneLine(t.Description))
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", t.Name, t.Partitions, retentionText(t.RetentionMS), e.day(t.Claimed), oneLine(t.Description))
 	}
 	table.Flush()
 	return e.printf("%s", text.String())
@@ -156,23 +161,39 @@ func (e *env) topicShowCommand() *cobra.Command {
 }
 
 func (e *env) topicShow(ctx context.Context, name string) error {
-	client, err := e.client()
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	client, err := diaspora.NewClient(cfg)
 	if err != nil {
 		return err
 	}
 	t, err := client.Topic(ctx, name)
 	if err != nil {
-		return err
+		return e.aboutOwnTopic(ctx, cfg, "show", name, err)
 	}
 	if e.json() {
 		return e.printJSON(t)
 	}
 	text := fmt.Sprintf("Name:        %s\nOwner:       %s\nPartitions:  %d\nRetention:   %s\nClaimed:     %s\n",
-		t.Name, t.Owner, t.Partitions, retentionText(t.RetentionMS), t.Claimed.Local().Format(time.RFC3339))
+		t.Name, e.owner(ctx, client, cfg, t), t.Partitions, retentionText(t.RetentionMS), e.clock(t.Claimed))
 	if t.Description != "" {
 		text += "Description: " + oneLine(t.Description) + "\n"
 	}
 	return e.printf("%s", text)
+}
+
+// owner names whose a topic is, with the username if that is the caller's own.
+func (e *env) owner(ctx context.Context, client *diaspora.Client, cfg diaspora.Config, t diaspora.Topic) string {
+	who := cfg.Identity
+	if who.Subject != t.Owner || who.Username == "" {
+		who, _ = client.Identity(ctx)
+	}
+	if who.Subject != t.Owner || who.Username == "" {
+		return t.Owner
+	}
+	return fmt.Sprintf("%s (%s)", oneLine(who.Username), t.Owner)
 }
 
 var topicReleaseHelp = help{
@@ -199,17 +220,21 @@ func (e *env) topicReleaseCommand() *cobra.Command {
 }
 
 func (e *env) topicRelease(ctx context.Context, name string, yes bool) error {
-	client, err := e.client()
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	client, err := diaspora.NewClient(cfg)
 	if err != nil {
 		return err
 	}
 	if !yes {
 		if err := e.confirmRelease(ctx, client, name); err != nil {
-			return err
+			return e.aboutOwnTopic(ctx, cfg, "release", name, err)
 		}
 	}
 	if err := client.Release(ctx, name); err != nil {
-		return err
+		return e.aboutOwnTopic(ctx, cfg, "release", name, err)
 	}
 	if e.json() {
 		return e.printJSON(map[string]any{"name": name, "released": true})
@@ -227,7 +252,7 @@ func (e *env) confirmRelease(ctx context.Context, client *diaspora.Client, name 
 	if n, err := e.countRecords(ctx, name); err == nil {
 		lost = count(n, "event")
 	}
-	e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, topic.Claimed.Local().Format(time.DateOnly))
+	e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, e.day(topic.Claimed))
 	fmt.Fprintf(e.stderr, "Type the topic's name to release it: ")
 	answer, err := readAnswer(ctx, e.stdin)
 	if err != nil || answer != name {
@@ -265,7 +290,11 @@ func (e *env) countRecords(ctx context.Context, name string) (int64, error) {
 // span is how many offsets are to be read.
 func span(progress []diaspora.Progress) (n int64) {
 	for _, p := range progress {
-		n += max(p.End-p.Start, 0)
+		end := p.End
+		if p.Until >= 0 {
+			end = min(end, p.Until)
+		}
+		n += max(end-p.Start, 0)
 	}
 	return n
 }

@@ -95,7 +95,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		})),
 	})
 	if other := (*fabric.InUseError)(nil); errors.As(err, &other) && other.Info.PID != 0 {
-		return e.alreadyUp(other, profiles, name)
+		return e.alreadyUp(ctx, other, profiles, name)
 	}
 	if err != nil {
 		return upError(err)
@@ -237,17 +237,40 @@ type upDocument struct {
 }
 
 // alreadyUp tells where the fabric is that another process runs.
-func (e *env) alreadyUp(other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
+func (e *env) alreadyUp(ctx context.Context, other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
 	u := upDocument{
 		URL: other.Info.URL, Brokers: other.Info.Brokers, Globus: other.Info.Globus, PID: other.Info.PID,
 		Data: other.Dir, Profile: name, Current: isCurrent(profiles, name), Already: true,
 		GlobusSecretFile: shownSecretFile(globusSecretFile(profiles, name)),
 	}
-	if cfg, err := profiles.Config(name); err == nil {
-		u.Subject, u.Username = cfg.Identity.Subject, cfg.Identity.Username
+	if who := whoIsAt(ctx, profiles, name, u.URL); who.Subject != "" {
+		u.Subject, u.Username = who.Subject, who.Username
 	}
 	e.say("it already runs, as process %d", other.Info.PID)
 	return e.printUp(u)
+}
+
+// whoIsAt returns who is logged in to a fabric by a profile. It is nobody after a logout, if the login is
+// not good any more, or if the profile is another fabric's.
+func whoIsAt(ctx context.Context, profiles *diaspora.Profiles, name, address string) globus.Identity {
+	cfg, err := profiles.Config(name)
+	if err != nil || !sameFabric(cfg.URL, address) {
+		return globus.Identity{}
+	}
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		return globus.Identity{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	who, err := client.Identity(ctx)
+	switch {
+	case err == nil:
+		return who
+	case diaspora.ExitCode(err) == diaspora.ExitCode(diaspora.ErrUnauthenticated):
+		return globus.Identity{}
+	}
+	return cfg.Identity // it cannot be asked now
 }
 
 func (e *env) printUp(u upDocument) error {
@@ -261,6 +284,8 @@ func (e *env) printUp(u upDocument) error {
 	profile := u.Profile
 	if u.Username != "" {
 		profile += ", where you are " + u.Username
+	} else {
+		profile += ", where nobody is logged in"
 	}
 	text := fmt.Sprintf(`Diaspora Streams runs on this machine.
 
@@ -273,6 +298,9 @@ func (e *env) printUp(u upDocument) error {
 In another terminal:
 
 `, u.URL, strings.Join(u.Brokers, ","), u.Globus, secretText(u.GlobusSecretFile), data, profile)
+	if u.Username == "" {
+		text += fmt.Sprintf("  diaspora login %s --profile %s\n", u.URL, u.Profile)
+	}
 	if !u.Current {
 		text += fmt.Sprintf("  export DIASPORA_PROFILE=%s\n", u.Profile)
 	}
@@ -308,5 +336,9 @@ func upError(err error) error {
 	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
 		return hinted(fmt.Errorf("up: %w", err), "it is starting or stopping; try again in a moment")
 	}
-	return fmt.Errorf("up: %w", err)
+	err = fmt.Errorf("up: %w", err)
+	if unwritable(err) {
+		return hinted(err, "name a folder where you may write with --data DIR, or use --memory")
+	}
+	return err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	_ "embed"
+	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -40,10 +41,15 @@ func (e *env) versionCommand() *cobra.Command {
 		if e.json() {
 			return e.printJSON(map[string]string{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 		}
-		return e.printf("diaspora %s (%s, %s/%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return e.printf("%s\n", versionText())
 	})
 	cmd.Flags().BoolVar(&licenses, "licenses", false, "print the licenses of the third-party software that is part of the program")
 	return cmd
+}
+
+// versionText is what "diaspora version" and --version print.
+func versionText() string {
+	return fmt.Sprintf("diaspora %s (%s, %s/%s)", programVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // programVersion is the release, or what the Go toolchain knows of the build.

@@ -128,7 +128,11 @@ func (e *env) openWatcher(o watchOptions, topic string) (*watcher, error) {
 		w.journal, err = w.open(real)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("produce: the journal of %s: %w", o.dir, err)
+		err = fmt.Errorf("produce: the journal of %s: %w", o.dir, err)
+		if unwritable(err) {
+			err = hinted(err, "set DIASPORA_STATE_DIR to a folder where you may write")
+		}
+		return nil, err
 	}
 	return w, nil
 }

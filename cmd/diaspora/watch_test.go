@@ -361,7 +361,7 @@ func TestWatchMisused(t *testing.T) {
 	for _, args := range [][]string{
 		{"--watch", filepath.Join(dir, "none")}, {"--watch", dir, "file"}, {"--watch", dir, "--value", "1"},
 		{"--watch", dir, "--pattern", "["}, {"--watch", dir, "--pattern", "a/b"}, {"--watch", dir, "--settle", "-1s"},
-		{"--pattern", "*.json"}, {"--settle", "1s"}, {"--input", "file"}, {"--watch", dir, "--key-separator", ","},
+		{"--pattern", "*.json"}, {"--settle", "1s"}, {"--input", "file", "-K", ","}, {"--watch", dir, "--key-separator", ","},
 	} {
 		if code := d.types(t.Context(), append([]string{"produce", "scans"}, args...)...); code != 2 {
 			t.Errorf("produce %s exits with %d, want 2", strings.Join(args, " "), code)

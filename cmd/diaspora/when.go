@@ -116,6 +116,16 @@ func parseRetention(text string) (int64, error) {
 	return d.Milliseconds(), nil
 }
 
+// clock shows a time to people: always in the zone that they are in, with its offset.
+func (e *env) clock(t time.Time) string {
+	return t.In(e.now().Location()).Format(time.RFC3339)
+}
+
+// day shows the day that a time was on, for people.
+func (e *env) day(t time.Time) string {
+	return t.In(e.now().Location()).Format(time.DateOnly)
+}
+
 // retentionText is parseRetention's inverse, for people.
 func retentionText(ms int64) string {
 	switch d := time.Duration(ms) * time.Millisecond; {

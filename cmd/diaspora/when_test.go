@@ -104,6 +104,9 @@ func TestParsePosition(t *testing.T) {
 	}{
 		{"start", diaspora.Start},
 		{" end ", diaspora.End},
+		{"earliest", diaspora.Start},
+		{"Beginning", diaspora.Start},
+		{"latest", diaspora.End},
 		{"0", diaspora.Offset(0)},
 		{"4711", diaspora.Offset(4711)},
 		{"-10", diaspora.Last(10)},
@@ -117,7 +120,7 @@ func TestParsePosition(t *testing.T) {
 			t.Errorf("parsePosition(%q) = %v, %v, want %v", test.text, got, err, test.want)
 		}
 	}
-	for _, text := range []string{"", "+5", "beginning", "-", "1_000", "0x10", "99999999999999999999", "--5", "-2h"} {
+	for _, text := range []string{"", "+5", "middle", "-", "1_000", "0x10", "99999999999999999999", "--5", "-2h"} {
 		if got, err := parsePosition(text, testNow); err == nil {
 			t.Errorf("parsePosition(%q) = %v, want an error", text, got)
 		}
@@ -138,5 +141,29 @@ func TestParseRetention(t *testing.T) {
 				t.Errorf("parseRetention(%q) = %d, %v, want %d", retentionText(got), again, err, got)
 			}
 		}
+	}
+}
+
+// TestOneTimeZone fails when a time is shown to a person in another time zone than theirs, or
+// without its offset.
+func TestOneTimeZone(t *testing.T) {
+	zone := time.FixedZone("", -(3*60+30)*60)
+	d := emptyDesk(t)
+	d.now = func() time.Time { return testNow.In(zone) }
+	at := time.Date(2026, 11, 23, 2, 0, 0, 0, time.UTC)
+	if got, want := d.positionText(diaspora.At(at)), "2026-11-22T22:30:00-03:30"; got != want {
+		t.Errorf("positionText = %q, want %q", got, want)
+	}
+	if got, want := d.day(at), "2026-11-22"; got != want {
+		t.Errorf("day = %q, want %q", got, want)
+	}
+	day := testNow.UTC().Truncate(24 * time.Hour)
+	for before, want := range map[int]string{0: "<1d ago", 1: "<2d ago", 30: "<31d ago"} {
+		if got := d.lastUsedText(day.AddDate(0, 0, -before)); got != want {
+			t.Errorf("a key used %d days before was used %q, want %q", before, got, want)
+		}
+	}
+	if got := d.lastUsedText(time.Time{}); got != "never" {
+		t.Errorf("a key that was not used was used %q", got)
 	}
 }

@@ -18,7 +18,10 @@ var whoamiHelp = help{
 diaspora whoami
 
 # the subject claim alone, for the form of the ACL endpoint
-diaspora whoami --subject`,
+diaspora whoami --subject
+
+# the fabric's address, for another machine
+export DIASPORA_URL=$(diaspora whoami --url)`,
 	long: `
 The fabric itself is asked, so that a login that has been revoked shows. While it cannot be
 reached, the answer is what is known here.`,
@@ -26,9 +29,18 @@ reached, the answer is what is known here.`,
 }
 
 func (e *env) whoamiCommand() *cobra.Command {
-	var subject bool
-	cmd := e.command(whoamiHelp, func(ctx context.Context, _ []string) error { return e.whoami(ctx, subject) })
+	var subject, address bool
+	cmd := e.command(whoamiHelp, func(ctx context.Context, _ []string) error {
+		switch {
+		case subject && address:
+			return misuse("", "whoami: --subject and --url exclude each other")
+		case address:
+			return e.whereTo()
+		}
+		return e.whoami(ctx, subject)
+	})
 	cmd.Flags().BoolVar(&subject, "subject", false, "print the subject claim alone")
+	cmd.Flags().BoolVar(&address, "url", false, "print the address of the fabric alone, as DIASPORA_URL takes it; asks nobody")
 	return cmd
 }
 
@@ -40,6 +52,18 @@ type whoamiDocument struct {
 	Profile  string `json:"profile,omitempty"`
 	Origin   string `json:"origin"`   // where the token is from
 	Verified bool   `json:"verified"` // the fabric was asked
+}
+
+// whereTo prints the address of the fabric.
+func (e *env) whereTo() error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	if e.json() {
+		return e.printJSON(map[string]string{"url": cfg.URL})
+	}
+	return e.printf("%s\n", cfg.URL)
 }
 
 func (e *env) whoami(ctx context.Context, subjectOnly bool) error {

@@ -327,7 +327,7 @@ func (t topic) otherSettings(req diaspora.ClaimRequest) error {
 		other = append(other, fmt.Sprintf("%d %s rather than %d", t.partitions, noun, req.Partitions))
 	}
 	if req.RetentionMS != 0 && req.RetentionMS != t.retentionMS {
-		other = append(other, fmt.Sprintf("events kept %s rather than %s", kept(t.retentionMS), kept(req.RetentionMS)))
+		other = append(other, fmt.Sprintf("events kept %s rather than %s", Kept(t.retentionMS), Kept(req.RetentionMS)))
 	}
 	if req.Description != "" && req.Description != t.description {
 		other = append(other, "another description")
@@ -339,17 +339,24 @@ func (t topic) otherSettings(req diaspora.ClaimRequest) error {
 		diaspora.ErrConflict, errYours, strings.Join(other, ", "), req.Name)
 }
 
-// kept says for how long events are kept.
-func kept(ms int64) string {
-	const day = 24 * time.Hour
-	switch d := time.Duration(ms) * time.Millisecond; {
-	case ms < 0:
-		return "for ever"
-	case d%day == 0:
-		return fmt.Sprintf("for %dd", d/day)
-	default:
-		return "for " + d.String()
+// Kept returns how long a topic with this retention keeps its events, in words that follow
+// "kept": "for 7 days".
+func Kept(ms int64) string {
+	if ms < 0 {
+		return "forever"
 	}
+	d := time.Duration(ms) * time.Millisecond
+	for _, unit := range []struct {
+		d    time.Duration
+		noun string
+	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
+		if n := d / unit.d; n == 1 && d%unit.d == 0 {
+			return "for 1 " + unit.noun
+		} else if n > 0 && d%unit.d == 0 {
+			return fmt.Sprintf("for %d %ss", n, unit.noun)
+		}
+	}
+	return "for " + d.String()
 }
 
 // mayClaim says what would make a claim futile, as the ledger and the cluster are

@@ -61,9 +61,10 @@ func TestClaimWithOtherSettings(t *testing.T) {
 		reason string
 	}{
 		{diaspora.ClaimRequest{Partitions: 4}, "1 partition rather than 4"},
-		{diaspora.ClaimRequest{RetentionMS: 30 * day}, "events kept for 7d rather than for 30d"},
-		{diaspora.ClaimRequest{RetentionMS: 1500}, "events kept for 7d rather than for 1.5s"},
-		{diaspora.ClaimRequest{RetentionMS: -1}, "events kept for 7d rather than for ever"},
+		{diaspora.ClaimRequest{RetentionMS: 30 * day}, "events kept for 7 days rather than for 30 days"},
+		{diaspora.ClaimRequest{RetentionMS: 3600 * 1000}, "events kept for 7 days rather than for 1 hour"},
+		{diaspora.ClaimRequest{RetentionMS: 1500}, "events kept for 7 days rather than for 1.5s"},
+		{diaspora.ClaimRequest{RetentionMS: -1}, "events kept for 7 days rather than forever"},
 		{diaspora.ClaimRequest{Description: "beamline 8"}, "another description"},
 		{diaspora.ClaimRequest{Partitions: 2, Description: "x"}, "1 partition rather than 2, another description; "},
 	} {

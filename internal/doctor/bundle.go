@@ -156,6 +156,7 @@ type spoolDocument struct {
 	Owner       string    `json:"owner,omitempty"`
 	Quarantined uint64    `json:"quarantined"`
 	Dropped     uint64    `json:"dropped"`
+	Discarded   uint64    `json:"discarded"`
 	Damaged     uint64    `json:"damaged"`
 }
 
@@ -166,7 +167,7 @@ func (r *Report) spools() []spoolDocument {
 	for i, s := range v.spools {
 		d := spoolDocument{
 			Dir: v.dirs[i], Events: s.Events, Bytes: s.Bytes, Segments: s.Segments, Oldest: s.Oldest, Why: oneLine(redact(s.Note, secrets)),
-			Subject: s.Subject, Quarantined: s.Quarantined, Dropped: s.Dropped, Damaged: s.Damaged,
+			Subject: s.Subject, Quarantined: s.Quarantined, Dropped: s.Dropped, Discarded: s.Discarded, Damaged: s.Damaged,
 		}
 		if s.Owner != nil {
 			d.Owner = s.Owner.String()

@@ -193,7 +193,7 @@ func tlsWords(err error) string {
 		return fmt.Sprintf("the certificate is for %s, not for %s", orElse(namesOf(hostname.Certificate), "nobody"), hostname.Host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
 		c := invalid.Cert
-		return fmt.Sprintf("the certificate is good from %s to %s only", c.NotBefore.Format(time.DateOnly), c.NotAfter.Format(time.DateOnly))
+		return fmt.Sprintf("the certificate is good from %s to %s only", c.NotBefore.Local().Format(time.RFC3339), c.NotAfter.Local().Format(time.RFC3339))
 	case errors.As(err, &record):
 		return "what answers there does not speak TLS"
 	}

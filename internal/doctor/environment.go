@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // variables are those that the program reads, with what may be shown of their values.
@@ -110,34 +112,10 @@ func checkCredentials(_ context.Context, v *visit) Finding {
 	case refresh == "":
 		return ok("none in the environment: the profile's login is used")
 	}
-	if wrong := tokenFault(refresh); wrong != "" {
+	if wrong := trust.RefreshTokenFault(refresh); wrong != "" {
 		return failure(`set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)`, "DIASPORA_REFRESH %s", wrong)
 	}
 	return ok("DIASPORA_REFRESH signs in, not the profile's login")
-}
-
-// tokenFault says why a text cannot be a refresh token, without showing any of it.
-func tokenFault(text string) string {
-	text = strings.TrimSpace(text)
-	switch {
-	case text == "":
-		return "is blank"
-	case strings.ContainsAny(text, "\"'`"):
-		return "has quotation marks in it"
-	case strings.ContainsAny(text, " \t\r\n"):
-		return "has blanks or more than one line in it"
-	case strings.HasPrefix(text, "DIASPORA_REFRESH="):
-		return "begins with its own name"
-	case strings.HasPrefix(text, "dks_"):
-		return "holds the secret of an access key, which is no refresh token"
-	case strings.Count(text, ".") == 2 && strings.HasPrefix(text, "eyJ"):
-		return "holds a JWT, which is no refresh token"
-	case text == "[redacted]" || text == "[hidden;" || len(text) < 8 || len(text) > 4096:
-		return "is no token"
-	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return "has letters in it that no token has"
-	}
-	return ""
 }
 
 // checkProxy finds out whether a proxy stands between here and the fabric.

@@ -281,7 +281,7 @@ var faults = []fault{
 	{"topics", "none", Warning, `^you have none`, `^claim one: diaspora topic claim NAME$`, fabric.Config{},
 		func(w *world) { w.release(); w.cfg.Topic = "" }},
 
-	{"topic", "no such topic", Failure, `^nobodys: `, `--topic|claim it`, fabric.Config{},
+	{"topic", "no such topic", Failure, `^nobody has claimed nobodys$`, `^claim it`, fabric.Config{},
 		func(w *world) { w.cfg.Topic = "nobodys" }},
 	{"topic", "somebody else's", Failure, `^secret: not authorized`, `--topic`, fabric.Config{},
 		func(w *world) { w.claimAs("grace@example.org", "secret"); w.cfg.Topic = "secret" }},
@@ -390,6 +390,21 @@ var faults = []fault{
 				}
 			})
 		}},
+}
+
+// TestDiscardedIsNoLoss fails when events that somebody took out of a spool on purpose are warned of.
+func TestDiscardedIsNoLoss(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	w.spool(spool.Options{}, func(s *spool.Spool) {
+		w.append(s, "a")
+		records, err := s.Next(w.Context(), 1, 1)
+		w.must(err)
+		w.must(s.Discard(records[0].Position))
+	})
+	if _, findings := w.examine(); findings["losses"].Status != OK {
+		t.Errorf("losses: %+v", findings["losses"])
+	}
 }
 
 // TestFaults makes each thing go wrong, and looks what its check says.

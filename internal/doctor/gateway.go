@@ -233,7 +233,7 @@ func (v *visit) kafkaAdvice(err error) string {
 		}
 		return v.loginAdvice()
 	case kafka.Permission:
-		return "ask its owner for the right, or name a topic of yours with --topic"
+		return "ask its owner for access, or name a topic of yours with --topic"
 	case kafka.NotFound:
 		return "claim it: diaspora topic claim NAME"
 	}

@@ -163,9 +163,9 @@ func checkRenewal(_ context.Context, v *visit) Finding {
 	case v.Getenv("DIASPORA_CLIENT_ID") != "":
 		return ok("a client gets new tokens with its secret")
 	case v.token.RefreshToken == "":
-		return warning(v.loginAdvice(), "there is no refresh token: the login ends at %s", v.token.Expiry.Format(time.RFC3339))
+		return warning(v.loginAdvice(), "there is no refresh token: the login ends at %s", v.token.Expiry.Local().Format(time.RFC3339))
 	}
-	return ok("there is a refresh token; the next renewal is ahead of %s", v.token.Expiry.Local().Format(time.DateTime))
+	return ok("there is a refresh token; the next renewal is ahead of %s", v.token.Expiry.Local().Format(time.RFC3339))
 }
 
 // checkScopes looks for the scope that the fabric asks of tokens.

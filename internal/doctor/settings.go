@@ -86,6 +86,9 @@ func checkProfile(_ context.Context, v *visit) Finding {
 	}
 	if name == "" {
 		if name, err = profiles.Current(); err != nil {
+			if from := v.fromEnvironment(); from != "" && errors.Is(err, diaspora.ErrNoProfile) {
+				return failure(`set DIASPORA_URL as well, to the address that "diaspora login URL" takes`, "%s says who signs in, but neither a profile nor DIASPORA_URL says to which fabric", from)
+			}
 			return failed(err, `run "diaspora login URL"`)
 		}
 	}

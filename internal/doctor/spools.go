@@ -183,10 +183,10 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 func checkQuarantine(_ context.Context, v *visit) Finding {
 	var n uint64
 	for _, r := range v.spools {
-		n += r.Quarantined
+		n += r.Losses().Quarantined
 	}
 	if n > 0 {
-		return warning(`see why with "diaspora spool cat --quarantine"`, "%s set aside, since the cluster never took them", count(int(n), "event"))
+		return warning(`see why with "diaspora spool cat --quarantine", then run "diaspora spool dismiss"`, "%s set aside, since the cluster never took them", count(int(n), "event"))
 	}
 	return ok("nothing was set aside")
 }
@@ -195,14 +195,15 @@ func checkQuarantine(_ context.Context, v *visit) Finding {
 func checkLosses(_ context.Context, v *visit) Finding {
 	var dropped, damaged uint64
 	for _, r := range v.spools {
-		dropped += r.Dropped
-		damaged += r.Damaged
+		l := r.Losses()
+		dropped += l.Dropped
+		damaged += l.Damaged
 	}
 	switch {
 	case damaged > 0:
-		return warning(`see "diaspora spool verify", and check the disk`, "%s damaged, %d dropped", count(int(damaged), "event"), dropped)
+		return warning(`see "diaspora spool verify", check the disk, then run "diaspora spool dismiss"`, "%s damaged, %d dropped", count(int(damaged), "event"), dropped)
 	case dropped > 0:
-		return warning("give the spool more room, or another policy", "%s dropped, since the spool was full", count(int(dropped), "event"))
+		return warning(`give the spool more room, or another policy, then run "diaspora spool dismiss"`, "%s dropped, since the spool was full", count(int(dropped), "event"))
 	}
 	return ok("nothing was lost")
 }

@@ -90,7 +90,7 @@ func (r *Report) Summary() string {
 // Text is the whole report for people.
 func (r *Report) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "diaspora %s (%s, %s/%s), %s\n", r.Version, r.Go, r.OS, r.Arch, r.Time.Format(time.RFC3339))
+	fmt.Fprintf(&b, "diaspora %s (%s, %s/%s), %s\n", r.Version, r.Go, r.OS, r.Arch, r.Time.Local().Format(time.RFC3339))
 	var p Printer
 	for _, f := range r.Findings {
 		for _, line := range p.Add(f) {

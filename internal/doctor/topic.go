@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // topicState is the topic that is tried.
@@ -75,6 +76,16 @@ func checkTopic(ctx context.Context, v *visit) Finding {
 	}
 	if err == nil {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
+	}
+	if condition, _ := kafka.Explain(err); err != nil && condition == kafka.Permission {
+		if client, err := diaspora.NewClient(v.cfg); err == nil {
+			near, free := Unclaimed(ctx, client, name)
+			if free && near != "" {
+				return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, near)
+			} else if free {
+				return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
+			}
+		}
 	}
 	if err != nil {
 		return failure(v.kafkaAdvice(err), "%s: %s", name, kafkaWords(err))
@@ -150,7 +161,7 @@ func (v *visit) right(operation kmsg.ACLOperation, verb string) Finding {
 	case v.topic.rights == unknown:
 		return ok("the broker does not say; the test event will tell")
 	case v.topic.rights&(1<<operation) == 0:
-		return failure("ask its owner for the right, or name a topic of yours with --topic", "you may not %s %s", verb, v.topic.name)
+		return failure("ask its owner for access, or name a topic of yours with --topic", "you may not %s %s", verb, v.topic.name)
 	}
 	return ok("you may %s %s", verb, v.topic.name)
 }

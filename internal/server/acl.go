@@ -8,6 +8,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
 // aclForm is the form of /acl: the README's three inputs.
@@ -140,15 +141,15 @@ func (a aclAnswer) text() string {
 	if !a.Created {
 		what = "was yours already"
 	}
-	return fmt.Sprintf(`Topic %s %s.
+	return fmt.Sprintf(`Topic %s %s. Its events are kept %s.
 
 Log an event:
   echo hello | diaspora produce %[1]s
 Read it back:
   diaspora consume %[1]s --from start
 The form, filled in (append #token= and the access token for that as well):
-  %[3]s
-The same claim with curl:
   %[4]s
-`, a.Name, what, a.Form, strings.ReplaceAll(a.Curl, "\n", "\n  "))
+The same claim with curl:
+  %[5]s
+`, a.Name, what, claims.Kept(a.RetentionMS), a.Form, strings.ReplaceAll(a.Curl, "\n", "\n  "))
 }

@@ -306,9 +306,9 @@ func TestClaimByForm(t *testing.T) {
 		kind    string
 		want    []string
 	}{
-		{"curl", form(ada, adaToken, "weather"), []string{"Content-Type", encoded, "Accept", "*/*"}, 201, "text/plain; charset=utf-8", []string{"Topic weather is yours.", "/acl?subject=" + ada + "&topic=weather", "curl -sS --data-urlencode token@-"}},
+		{"curl", form(ada, adaToken, "weather"), []string{"Content-Type", encoded, "Accept", "*/*"}, 201, "text/plain; charset=utf-8", []string{"Topic weather is yours. Its events are kept for 7 days.", "/acl?subject=" + ada + "&topic=weather", "curl -sS --data-urlencode token@-"}},
 		{"curl again", form(ada, adaToken, "weather"), []string{"Content-Type", encoded}, 200, "text/plain; charset=utf-8", []string{"Topic weather was yours already."}},
-		{"browser", form(ada, adaToken, "snow"), browser, 201, "text/html; charset=utf-8", []string{"<code>snow</code> is yours", `id="form-link"`}},
+		{"browser", form(ada, adaToken, "snow"), browser, 201, "text/html; charset=utf-8", []string{"<code>snow</code> is yours", "<dt>Events are kept</dt><dd>for 7 days</dd>", `id="form-link"`}},
 		{"browser again", form(ada, adaToken, "snow"), browser, 200, "text/html; charset=utf-8", []string{"was yours already"}},
 		{"JSON", `{"subject":"` + ada + `","token":"` + adaToken + `","topic":"rain"}`, []string{"Content-Type", "application/json"}, 201, "application/json", []string{`"name": "rain"`, `"curl": "printf`, `"form": "http`}},
 		{"token in the header", `{"subject":"` + ada + `","topic":"hail"}`, []string{"Content-Type", "application/json", "Authorization", "Bearer " + adaToken}, 201, "application/json", []string{`"name": "hail"`}},

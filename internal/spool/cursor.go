@@ -29,7 +29,7 @@ const (
 	ackedSlot   = 4096
 	cursorTemp  = "cursor.tmp"
 	cursorFixed = 8 + 4 + 4 + 16 + 7*8 + 1 + 4 + 4 // without subject and spans
-	maxCursor   = cursorFixed + maxSubjectBytes + maxHoles*2*binary.MaxVarintLen64
+	maxCursor   = cursorFixed + maxSubjectBytes + (maxHoles*2+1)*binary.MaxVarintLen64
 )
 
 func cursorName(slot uint64) string { return fmt.Sprintf("cursor-%d", slot%2) }
@@ -48,6 +48,7 @@ type cursor struct {
 // counts are over the spool's whole life.
 type counts struct {
 	acknowledged, dropped, quarantined, damaged uint64
+	discarded                                   uint64 // on demand; earlier versions counted them as dropped
 }
 
 // encode returns c with as many spans as go into limit bytes.
@@ -66,13 +67,16 @@ func (c *cursor) encode(limit int) []byte {
 	b = le.AppendUint32(b, 0) // the number of spans, below
 	n, last := uint32(0), c.done.low
 	for _, s := range c.done.above {
-		if len(b)+2*binary.MaxVarintLen64+4 > limit {
+		if len(b)+3*binary.MaxVarintLen64+4 > limit {
 			break
 		}
 		b = binary.AppendUvarint(b, s.from-last)
 		b = binary.AppendUvarint(b, s.to-s.from)
 		last = s.to
 		n++
+	}
+	if c.counts.discarded > 0 { // or earlier versions could not read it, for nothing
+		b = binary.AppendUvarint(b, c.counts.discarded)
 	}
 	le.PutUint32(b[count:], n)
 	le.PutUint32(b[12:], uint32(len(b)+4))
@@ -117,6 +121,9 @@ func parseCursor(b []byte) (cursor, error) {
 		last = to
 	}
 	if len(p.rest) > 0 {
+		c.counts.discarded = p.uvarint()
+	}
+	if p.bad || len(p.rest) > 0 {
 		return cursor{}, errCursor
 	}
 	return c, nil

@@ -19,11 +19,12 @@ import (
 
 // Info is what the files of a spool say without reading the events.
 type Info struct {
-	Stats   // without what only the owner knows
-	Subject string
-	Owner   *Owner // who has it, or had it and did not live to give it back
-	Note    string // what its last owner said of why events wait; see [Spool.Note]
-	Files   []SegmentInfo
+	Stats     // without what only the owner knows
+	Subject   string
+	Owner     *Owner // who has it, or had it and did not live to give it back
+	Dismissed Losses // what a person has seen of the losses; see [Dismiss]
+	Note      string // what its last owner said of why events wait; see [Spool.Note]
+	Files     []SegmentInfo
 }
 
 // SegmentInfo describes a file of events.
@@ -101,7 +102,7 @@ func lookAt(fsys FS) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	info := Info{Stats: s.Stats(), Subject: im.cursor.subject, Owner: owner, Note: readNote(fsys)}
+	info := Info{Stats: s.Stats(), Subject: im.cursor.subject, Owner: owner, Dismissed: readDismissed(fsys), Note: readNote(fsys)}
 	for _, g := range im.segments {
 		info.Files = append(info.Files, SegmentInfo{g.name, g.base, g.size, g.created})
 		info.Subject = g.subject

@@ -332,7 +332,7 @@ func (s *Spool) Quarantine(r Record, reason string) error {
 }
 
 // Discard takes entries, of which Next has returned the positions, out of the spool without
-// their being sent; they count as dropped. After nil that is durable. It fails, and does
+// their being sent; they count as discarded. After nil that is durable. It fails, and does
 // nothing, with ErrHoles if too many stretches of others would be left between.
 func (s *Spool) Discard(positions ...uint64) error {
 	s.mu.Lock()
@@ -341,20 +341,20 @@ func (s *Spool) Discard(positions ...uint64) error {
 		return ErrClosed
 	}
 	done := spans{low: s.done.low, above: slices.Clone(s.done.above)}
-	var dropped uint64
+	var discarded uint64
 	for _, at := range positions {
 		if at >= s.handed {
 			s.mu.Unlock()
 			return fmt.Errorf("discard position %d: it was never read", at)
 		}
-		dropped += done.add(at, at+1)
+		discarded += done.add(at, at+1)
 	}
 	if len(done.above) >= maxHoles {
 		s.mu.Unlock()
 		return fmt.Errorf("%w: %d, of at most %d", ErrHoles, len(done.above), maxHoles)
 	}
 	s.done = done
-	s.counts.dropped += dropped
+	s.counts.discarded += discarded
 	s.changes++
 	s.changing()
 	s.mu.Unlock()

@@ -222,11 +222,16 @@ func (g *segment) seeds() seeds { return newSeeds(g.spool, g.base) }
 // It returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion], ctx's error or what
 // the file system says.
 func Open(ctx context.Context, opts Options) (*Spool, error) {
-	s, err := open(ctx, opts)
-	if err != nil {
-		return nil, fmt.Errorf("open spool %s: %w", opts.Dir, err)
+	for attempt := 0; ; attempt++ {
+		s, err := open(ctx, opts)
+		if errors.Is(err, fs.ErrNotExist) && opts.FS == nil && attempt < 100 {
+			continue // another process has just removed it; see [Remove]
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open spool %s: %w", opts.Dir, err)
+		}
+		return s, nil
 	}
-	return s, nil
 }
 
 func open(ctx context.Context, opts Options) (_ *Spool, err error) {
@@ -374,7 +379,7 @@ func (s *Spool) countDamage(n uint64, segment string) {
 // directory may hold files of others, which are left alone.
 func isOurs(name string) bool {
 	switch name {
-	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp:
+	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp, dismissedName, dismissedTemp:
 		return true
 	}
 	_, _, segment := parseSegmentName(name)
@@ -539,6 +544,7 @@ type Stats struct {
 	// Over the spool's life:
 	Acknowledged uint64
 	Dropped      uint64 // by DropOldest
+	Discarded    uint64 // by [Spool.Discard]
 	Quarantined  uint64
 	Damaged      uint64 // lost since their bytes are
 
@@ -561,6 +567,7 @@ func (s *Spool) Stats() Stats {
 		Rejected:     s.rejected,
 		Acknowledged: s.counts.acknowledged,
 		Dropped:      s.counts.dropped,
+		Discarded:    s.counts.discarded,
 		Quarantined:  s.counts.quarantined,
 		Damaged:      s.counts.damaged,
 		Full:         s.full,

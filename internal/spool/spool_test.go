@@ -408,8 +408,8 @@ func TestDiscard(t *testing.T) {
 	if err := s.Discard(odd...); err != nil {
 		t.Fatal(err)
 	}
-	if st := s.Stats(); st.Events != 50 || st.Dropped != 50 || st.Acknowledged != 0 {
-		t.Errorf("Stats() = %+v, want 50 events dropped, and 50 that wait", st)
+	if st := s.Stats(); st.Events != 50 || st.Discarded != 50 || st.Dropped != 0 || st.Acknowledged != 0 {
+		t.Errorf("Stats() = %+v, want 50 events discarded, none dropped, and 50 that wait", st)
 	}
 	// What a power cut leaves: all but what is never synced.
 	crashed := dir(t)
@@ -436,7 +436,11 @@ func TestDiscard(t *testing.T) {
 	}
 	for _, path := range []string{path, crashed} {
 		opts.Dir = path
-		left := drain(t, mustOpen(t, opts))
+		s := mustOpen(t, opts)
+		if st := s.Stats(); st.Discarded != 50 || st.Dropped != 0 {
+			t.Errorf("after opening again Stats() = %+v, want 50 discarded and none dropped", st)
+		}
+		left := drain(t, s)
 		if len(left) != 50 {
 			t.Fatalf("%d events wait, want 50", len(left))
 		}
@@ -467,8 +471,8 @@ func TestDiscardLeavesNoSieve(t *testing.T) {
 			even = append(even, r.Position)
 		}
 	}
-	if err := s.Discard(even...); !errors.Is(err, ErrHoles) || s.Stats().Dropped != 0 {
-		t.Errorf("Discard of every second event = %v, %d dropped; want ErrHoles and none", err, s.Stats().Dropped)
+	if err := s.Discard(even...); !errors.Is(err, ErrHoles) || s.Stats().Discarded != 0 {
+		t.Errorf("Discard of every second event = %v, %d discarded; want ErrHoles and none", err, s.Stats().Discarded)
 	}
 	if err := s.Discard(even[:maxHoles-1]...); err != nil {
 		t.Errorf("Discard of as many as can be = %v", err)

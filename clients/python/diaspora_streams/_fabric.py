@@ -255,6 +255,8 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     folder = env.get("DIASPORA_CONFIG_DIR") or os.path.join(_user_config_dir(env), "diaspora")
     url, profile = _choose(env, folder)
     refresh = env.get("DIASPORA_REFRESH", "").strip()
+    if wrong := _refresh_fault(refresh):
+        raise DiasporaError(f"DIASPORA_REFRESH {wrong}: set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)")
     tokens = os.path.join(folder, "tokens")
     stored = None if profile is None else _profile(folder, profile)
     named_issuer = _issuer(env)
@@ -294,6 +296,25 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     )
 
 
+def _refresh_fault(text: str) -> str:
+    """Say why a text cannot be a refresh token, without showing any of it, or return ""."""
+    if any(c in text for c in "\"'`"):
+        return "has quotation marks in it"
+    if any(c.isspace() for c in text):
+        return "has blanks or more than one line in it"
+    if text.startswith("DIASPORA_REFRESH="):
+        return "begins with its own name"
+    if text.endswith(("...", "…")):
+        return "is cut off"
+    if text.startswith("dev-at-"):
+        return "holds an access token, which is no refresh token"
+    if text.startswith(("key-", "dks_")):
+        return "holds an access key, which is no refresh token"
+    if text.startswith("eyJ") and text.count(".") == 2:
+        return "holds a JWT, which is no refresh token"
+    return ""
+
+
 def _issuer(env: Mapping[str, str]) -> str:
     """Return the Globus Auth that Globus's own variables name, or ""."""
     url, environment = env.get("GLOBUS_SDK_SERVICE_URL_AUTH", ""), env.get("GLOBUS_SDK_ENVIRONMENT", "")
@@ -313,6 +334,10 @@ def _choose(env: Mapping[str, str], folder: str) -> tuple[str, Optional[str]]:
     current = _read_ours(folder, os.path.join(folder, "current"), missing="").strip()
     if not raw:
         name = name or current
+        if not name and env.get("DIASPORA_REFRESH"):
+            raise DiasporaError(
+                "DIASPORA_REFRESH says who signs in, but neither a profile nor DIASPORA_URL says to which fabric: set DIASPORA_URL as well"
+            )
         if not name:
             raise DiasporaError(
                 'no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set: run "diaspora login URL", or "diaspora up"'

@@ -216,6 +216,9 @@ class EnvironmentTest(Case):
             ({"DIASPORA_URL": "ftp://x", "DIASPORA_REFRESH": "rt"}, "https://host"),
             ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": "rt", "DIASPORA_BOOTSTRAP": "x"}, "host:port"),
             ({"DIASPORA_CLIENT_ID": "x"}, "access key"),
+            ({"DIASPORA_REFRESH": "rt"}, "says who signs in, .*set DIASPORA_URL as well"),
+            ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": '"rt-secret"'}, "DIASPORA_REFRESH has quotation marks"),
+            ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": "dev-at-secret"}, "holds an access token"),
         ):
             with self.assertRaisesRegex(DiasporaError, words, msg=str(env)):
                 from_env({"DIASPORA_CONFIG_DIR": self.dir, **env})

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
+)
+
+// formatHelp is the grammar of parseFormat, for help texts. It is kcat's.
+const formatHelp = `A FORMAT is text with any of
+  %s  %k                  the value and the key
+  %S  %K                  their lengths in bytes; -1 if there is none
+  %R                      the value's length as four bytes, big endian
+  %t  %p  %o              topic, partition, offset
+  %T                      when the cluster received it, in milliseconds since 1970
+  %h                      the headers, as name=value,name=value
+  %%  \n \r \t \\ \x1f    a percent sign, line feed, carriage return, tab, backslash, any byte`
+
+// recordFormat appends a record as the user wants it.
+type recordFormat func(buf []byte, r *diaspora.Record) []byte
+
+// parseFormat reads a format as formatHelp says. To a terminal, what comes from the record is escaped.
+func parseFormat(text string, person bool) (recordFormat, error) {
+	show := func(buf, data []byte) []byte { return append(buf, data...) }
+	if person {
+		show = terminal.Escape
+	}
+	var parts []recordFormat
+	for text != "" {
+		literal, rest, found := strings.Cut(text, "%")
+		plain, err := unescape(literal)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, func(buf []byte, _ *diaspora.Record) []byte { return append(buf, plain...) })
+		if text = rest; !found {
+			break
+		}
+		if rest == "" {
+			return nil, fmt.Errorf(`it ends with %%; a percent sign is written %%%%`)
+		}
+		part := formatToken(rest[0], show)
+		if part == nil {
+			return nil, fmt.Errorf("%%%s is no token", firstRune(rest))
+		}
+		parts, text = append(parts, part), rest[1:]
+	}
+	return func(buf []byte, r *diaspora.Record) []byte {
+		for _, part := range parts {
+			buf = part(buf, r)
+		}
+		return buf
+	}, nil
+}
+
+// formatToken returns what a letter behind a percent sign stands for, or nil.
+func formatToken(letter byte, show func(buf, data []byte) []byte) recordFormat {
+	switch letter {
+	case '%':
+		return func(buf []byte, _ *diaspora.Record) []byte { return append(buf, '%') }
+	case 's':
+		return func(buf []byte, r *diaspora.Record) []byte { return show(buf, r.Value) }
+	case 'k':
+		return func(buf []byte, r *diaspora.Record) []byte { return show(buf, r.Key) }
+	case 'S':
+		return func(buf []byte, r *diaspora.Record) []byte { return strconv.AppendInt(buf, length(r.Value), 10) }
+	case 'K':
+		return func(buf []byte, r *diaspora.Record) []byte { return strconv.AppendInt(buf, length(r.Key), 10) }
+	case 'R':
+		return func(buf []byte, r *diaspora.Record) []byte {
+			return show(buf, binary.BigEndian.AppendUint32(nil, uint32(length(r.Value))))
+		}
+	case 't':
+		return func(buf []byte, r *diaspora.Record) []byte { return append(buf, r.Topic...) }
+	case 'p':
+		return func(buf []byte, r *diaspora.Record) []byte { return strconv.AppendInt(buf, int64(r.Partition), 10) }
+	case 'o':
+		return func(buf []byte, r *diaspora.Record) []byte { return strconv.AppendInt(buf, r.Offset, 10) }
+	case 'T':
+		return func(buf []byte, r *diaspora.Record) []byte { return strconv.AppendInt(buf, r.Stored.UnixMilli(), 10) }
+	case 'h':
+		return func(buf []byte, r *diaspora.Record) []byte {
+			for i, h := range r.Headers {
+				if i > 0 {
+					buf = append(buf, ',')
+				}
+				buf = append(show(buf, []byte(h.Key)), '=')
+				if h.Value == nil {
+					buf = append(buf, "NULL"...)
+				}
+				buf = show(buf, h.Value)
+			}
+			return buf
+		}
+	}
+	return nil
+}
+
+// length is that of a key or value; one that is missing has -1.
+func length(data []byte) int64 {
+	if data == nil {
+		return -1
+	}
+	return int64(len(data))
+}
+
+func firstRune(text string) string {
+	for _, r := range text {
+		return string(r)
+	}
+	return ""
+}
+
+// unescape replaces \n, \r, \t, \\ and \x1f, as shells do not.
+func unescape(text string) (string, error) {
+	var b strings.Builder
+	for {
+		plain, rest, found := strings.Cut(text, `\`)
+		b.WriteString(plain)
+		if !found {
+			return b.String(), nil
+		}
+		if rest == "" {
+			return "", fmt.Errorf(`it ends with \; a backslash is written \\`)
+		}
+		text = rest[1:]
+		switch rest[0] {
+		case 'n':
+			b.WriteByte('\n')
+		case 'r':
+			b.WriteByte('\r')
+		case 't':
+			b.WriteByte('\t')
+		case '\\':
+			b.WriteByte('\\')
+		case 'x':
+			n, err := strconv.ParseUint(text[:min(2, len(text))], 16, 8)
+			if err != nil || len(text) < 2 {
+				return "", fmt.Errorf(`\x needs two hexadecimal digits, as in \x1f`)
+			}
+			b.WriteByte(byte(n))
+			text = text[2:]
+		default:
+			return "", fmt.Errorf(`\%s is no escape; a backslash is written \\`, firstRune(rest))
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// TestLoginAsSomebodyElse has a person at a terminal log in as somebody else than the profile's: they choose
+// under which name the login is kept, and the profile's own is not touched.
+func TestLoginAsSomebodyElse(t *testing.T) {
+	for answer, want := range map[string]struct {
+		code    int
+		current string
+	}{
+		"mine\n": {0, "mine"},
+		"\n":     {0, "home-grace"},
+		"no\n":   {1, "home"},
+		"":       {1, "home"},
+		"../x\n": {0, "home-grace"}, // what cannot be a name is no reason to lose the login
+		"home\n": {0, "home-grace"},
+	} {
+		d := newDesk(t)
+		d.vars["DISPLAY"] = ":0"
+		typed, person := io.Pipe()
+		d.stdin = typed
+		d.env.terminal = func(any) bool { return true }
+		d.env.browser = func(address string) error {
+			_, err := visitLogin(address, "grace@example.org", d.fabric.GlobusSecret())
+			return err
+		}
+		_, wait := d.started(t, "login")
+		eventually(t, "the question", func() bool { return strings.Contains(d.err.String(), "or no to revoke it: ") })
+		io.WriteString(person, answer)
+		person.Close()
+		if code := wait(); code != want.code {
+			t.Errorf("%q: login exits with %d, want %d:\n%s", answer, code, want.code, d.err.String())
+		}
+		for _, shown := range []string{"somebody else is logged in", "Keep this login as another profile? Type its name, nothing for home-grace, or no to revoke it: "} {
+			if !strings.Contains(d.err.String(), shown) {
+				t.Errorf("%q: login does not show %q:\n%s", answer, shown, d.err.String())
+			}
+		}
+		profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
+		names, err := profiles.Names()
+		current, currentErr := profiles.Current()
+		expected := slices.Compact([]string{"home", want.current})
+		if err != nil || currentErr != nil || current != want.current || !slices.Equal(names, expected) {
+			t.Errorf("%q: there are the profiles %q (%v), and %s is current (%v); want %q and %s", answer, names, err, current, currentErr, expected, want.current)
+		}
+		for name, username := range map[string]string{"home": "ada@example.edu", want.current: "grace@example.org"} {
+			if name == "home" {
+				username = "ada@example.edu"
+			}
+			d.out.reset()
+			if code := d.types(t.Context(), "whoami", "--profile", name); code != 0 || !strings.Contains(d.out.String(), username) {
+				t.Errorf("%q: %s is logged in as\n%swant %s", answer, name, d.out.String(), username)
+			}
+		}
+	}
+}

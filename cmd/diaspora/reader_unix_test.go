@@ -1,0 +1,67 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"os"
+	"testing"
+)
+
+// TestReaderLeavesInSilence is "consume weather --from start | head -2" when no further record comes:
+// it ends all the same.
+func TestReaderLeavesInSilence(t *testing.T) {
+	for _, args := range [][]string{{"--from", "start"}, {"-g", "analysis"}} {
+		d := newDesk(t)
+		d.must(t, "topic", "claim", "weather")
+		d.must(t, "produce", "weather", "--value", "one", "--value", "two")
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		d.stdout = w
+		_, wait := d.started(t, append([]string{"consume", "weather"}, args...)...)
+		lines := bufio.NewScanner(r)
+		for range 2 {
+			if !lines.Scan() {
+				t.Fatal(lines.Err())
+			}
+		}
+		r.Close()
+		if code := wait(); code != 0 {
+			t.Errorf("consume %q into a pipe that nobody reads any more exits with %d", args, code)
+		}
+	}
+}
+
+// TestReaderGone fails when what can be read is taken for gone.
+func TestReaderGone(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if readerGone(w) || readerGone(file) || readerGone(&lockedBuffer{}) {
+		t.Error("a pipe with a reader, a file or a buffer is gone")
+	}
+	full := make([]byte, 1<<20)
+	go w.Write(full) // until r is closed
+	for n := 0; n == 0; {
+		if n, err = r.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if readerGone(w) {
+		t.Error("a full pipe is gone")
+	}
+	r.Close()
+	if !readerGone(w) {
+		t.Error("a pipe without a reader is not gone")
+	}
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"io"
+	"sync"
+)
+
+// relay is an input that has several readers, one after another. A read from a terminal cannot be
+// interrupted: a reader that is left behind would get what the person types for the next one.
+type relay struct {
+	chunks chan []byte // closed at the end of the input
+
+	mu   sync.Mutex // guards the field below
+	rest []byte     // what a reader has left
+}
+
+// newRelay begins to read in, one piece at a time.
+func newRelay(in io.Reader) *relay {
+	r := &relay{chunks: make(chan []byte)}
+	go func() { // for as long as a read from in lasts
+		defer close(r.chunks)
+		for {
+			buf := make([]byte, 4096)
+			n, err := in.Read(buf)
+			if n > 0 {
+				r.chunks <- buf[:n]
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return r
+}
+
+// reader returns a reader whose input ends when done is closed. What it has not read then, the next one reads.
+func (r *relay) reader(done <-chan struct{}) io.Reader { return relayReader{r, done} }
+
+type relayReader struct {
+	*relay
+	done <-chan struct{}
+}
+
+func (r relayReader) Read(p []byte) (int, error) {
+	select {
+	case <-r.done:
+		return 0, io.EOF
+	default:
+	}
+	r.mu.Lock()
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	r.mu.Unlock()
+	if n > 0 {
+		return n, nil
+	}
+	select {
+	case <-r.done:
+		return 0, io.EOF
+	case chunk, ok := <-r.chunks:
+		if !ok {
+			return 0, io.EOF
+		}
+		n := copy(p, chunk)
+		r.mu.Lock()
+		r.rest = append(r.rest, chunk[n:]...)
+		r.mu.Unlock()
+		return n, nil
+	}
+}
