@@ -455,6 +455,9 @@ func (e *endurance) acknowledge(a *actor, event history.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.acknowledged = append(e.acknowledged, event)
+	if e.known[event.ID] { // a program that was killed is told again
+		return
+	}
 	e.known[event.ID] = true
 	for _, g := range e.groups {
 		if !g.seen[event.ID] {
