@@ -13,11 +13,13 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/disk"
@@ -231,6 +233,7 @@ func (s *state) restore(e checkpointEntry) error {
 		s.leads[e.Owner]++
 	case e.Key != nil:
 		k := accessKey{AccessKey: *e.Key, hash: e.Hash}
+		k.Owner, k.Name = shared(k.Owner), shared(k.Name)
 		s.keys[k.ID] = k
 		if !k.live() {
 			s.endedOn(k.Ended).keys[k.ID] = struct{}{}
@@ -287,14 +290,17 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 		return cp, errors.New("its header is malformed")
 	}
 	cp.state.swept = header.Swept
-	for range header.Entries {
-		var e checkpointEntry
-		if err := readLine(in, sum, &e); err != nil {
+	for left := header.Entries; left > 0; {
+		entries, err := readEntries(in, sum, min(left, 4096))
+		if err != nil {
 			return cp, err
 		}
-		if err := cp.state.restore(e); err != nil {
-			return cp, err
+		for _, e := range entries {
+			if err := cp.state.restore(e); err != nil {
+				return cp, err
+			}
 		}
+		left -= len(entries)
 	}
 	want := hex.EncodeToString(sum.Sum(nil))
 	var got string
@@ -307,13 +313,54 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 	return cp, nil
 }
 
+// readEntries reads n entries. Decoding them takes most of the time of a start, and so is done on all
+// processors.
+func readEntries(in *bufio.Reader, sum hash.Hash, n int) ([]checkpointEntry, error) {
+	lines := make([][]byte, n)
+	for i := range lines {
+		line, err := nextLine(in, sum)
+		if err != nil {
+			return nil, err
+		}
+		lines[i] = bytes.Clone(line)
+	}
+	const share = 256 // of lines, for one goroutine at a time
+	entries := make([]checkpointEntry, n)
+	var work errgroup.Group
+	work.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < n; from += share {
+		work.Go(func() error {
+			for i := from; i < min(from+share, n); i++ {
+				if err := decodeLine(lines[i], &entries[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return entries, work.Wait()
+}
+
 // readLine reads a JSON value that has a line of its own.
 func readLine(in *bufio.Reader, sum hash.Hash, into any) error {
+	line, err := nextLine(in, sum)
+	if err != nil {
+		return err
+	}
+	return decodeLine(line, into)
+}
+
+// nextLine returns the next line, which is good until the next read.
+func nextLine(in *bufio.Reader, sum hash.Hash) ([]byte, error) {
 	line, err := in.ReadSlice('\n')
 	if err != nil {
-		return fmt.Errorf("it is damaged: %w", err) // a line has less than 16 KiB
+		return nil, fmt.Errorf("it is damaged: %w", err) // a line has less than 16 KiB
 	}
 	sum.Write(line)
+	return line, nil
+}
+
+func decodeLine(line []byte, into any) error {
 	if err := json.Unmarshal(line, into); err != nil {
 		return fmt.Errorf("it is damaged: %w", err)
 	}

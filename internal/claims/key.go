@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -209,6 +210,7 @@ func (s *state) mayChangeKey(r record) error {
 }
 
 func (s *state) issueKey(r record) {
+	r.By, r.Name = shared(r.By), shared(r.Name)
 	s.keys[r.Key] = accessKey{hash: r.Hash, AccessKey: diaspora.AccessKey{
 		ID: r.Key, Name: r.Name, Owner: r.By, Topics: r.Topics, Read: r.Read, Write: r.Write, Created: r.Time, Expires: r.Expires,
 	}}
@@ -218,6 +220,10 @@ func (s *state) issueKey(r record) {
 	s.keysOf[r.By][r.Name] = r.Key
 	s.issued[r.By]++
 }
+
+// shared returns the text itself, in memory that all who keep it share. A subject is kept with each of
+// its keys, and many keys have the same name.
+func shared(text string) string { return unique.Make(text).Value() }
 
 // endKey keeps what a key was for a while, for its owner to look up, and forgets its hash.
 func (s *state) endKey(r record) {
