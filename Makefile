@@ -51,12 +51,13 @@ LONG_SPOOL  = SPOOL_CRASH_STATES=1000000 SPOOL_KILLS=10000 SPOOL_OWNERS=100 SPOO
 LONG_ENGINE = JOURNAL_CRASH_STATES=1000000 JOURNAL_FAULTS=1000 LOG_CRASH_STATES=1000000 BROKER_CRASH_STATES=1000000 \
 	BROKER_KILLS=10000 BROKER_MODEL_ROUNDS=10000 GROUPS_HISTORIES=10000 GROUPS_CONSUMER_HISTORIES=10000 KFAKEDIR_KILLS=400
 
-test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka, ENDURANCE of everything at once
+test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka, all foreign clients over it, ENDURANCE of everything at once
 	$(MAKE) test-endurance
 	for from in 1 2001 4001 6001 8001; do \
 		$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
 		failed=$$?; $(MAKE) kafka-down; [ $$failed = 0 ] || exit $$failed; \
 	done
+	$(MAKE) kafka-up NODES=1 && $(MAKE) test-clients TAGS=kafka; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
 test-long: ## race detector, the long tests of spool, engine and ledger, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
