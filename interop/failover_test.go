@@ -173,6 +173,7 @@ func serveApart(t *testing.T) (gates []*gate, cfg diaspora.Config) {
 	s := newSite(t)
 	url := "http://" + freeAddress(t)
 	s.settings["public-url"], s.settings["acl-listen"] = url, strings.TrimPrefix(url, "http://")
+	s.serve(t, "acl") // makes the ledger that gateways read
 	for _, args := range append([][]string{{"gateway"}}, s.others...) {
 		g := &gate{site: s, args: args}
 		g.process = s.launch(t, args...)
@@ -183,7 +184,6 @@ func serveApart(t *testing.T) (gates []*gate, cfg diaspora.Config) {
 		})
 		gates = append(gates, g)
 	}
-	s.serve(t, "acl")
 	return gates, s.as(t, ada, url)
 }
 

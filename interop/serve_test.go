@@ -232,11 +232,11 @@ func TestServe(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			defer start()()
 			for _, flags := range s.others {
 				_, stop := s.serve(t, flags...)
 				defer stop()
 			}
-			defer start()()
 			cfg := s.as(t, ada, url)
 			topic := claim(t, cfg, 1)
 			log(t, openLogger(t, cfg), topic, "one", "two")
