@@ -43,6 +43,8 @@ type Verdict struct {
 	Strange  int // in the topic with the ID of another event
 	Repeated int // in the topic more than once; allowed
 	Again    int // handed to the group more than once; allowed
+
+	Late string // the last one that is out of order, in words
 }
 
 // Err returns what is against the promises, or nil.
@@ -50,7 +52,11 @@ func (v Verdict) Err() error {
 	if v.Lost+v.Skipped+v.Disorder+v.Strange == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d acknowledged events lost, %d never consumed, %d out of order, %d with the ID of another", v.Lost, v.Skipped, v.Disorder, v.Strange)
+	text := fmt.Sprintf("%d acknowledged events lost, %d never consumed, %d out of order, %d with the ID of another", v.Lost, v.Skipped, v.Disorder, v.Strange)
+	if v.Late != "" {
+		text += ": " + v.Late
+	}
+	return errors.New(text)
 }
 
 // Check judges a history by what is promised: every acknowledged event is there, in order
@@ -70,6 +76,7 @@ func Check(h History) (v Verdict) {
 				stored[e.ID] = e
 				if before, ok := last[e.Key]; ok && e.N <= before {
 					v.Disorder++
+					v.Late = fmt.Sprintf("event %d of %s behind event %d", e.N, e.Key, before)
 				}
 				last[e.Key] = e.N
 			}
