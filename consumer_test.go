@@ -342,8 +342,8 @@ func TestRebalanceLosesNothing(t *testing.T) {
 	cancel()
 }
 
-// TestPartitionsAreChosen fails when a Consumer reads a partition that was not asked for, be it one
-// that is added, or does not say that one is missing.
+// TestPartitionsAreChosen fails when a Consumer reads a partition that was not asked for, even one that
+// is added later, or does not say that one is missing.
 func TestPartitionsAreChosen(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(3, "weather"))

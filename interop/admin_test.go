@@ -52,7 +52,7 @@ func TestBlocked(t *testing.T) {
 		_, err = operator.Block(within(t), bad)
 		wantError(t, "block without sense", err, diaspora.ErrInvalid)
 	}
-	wantError(t, "unblock of somebody who is not", operator.Unblock(within(t), subject), diaspora.ErrNotFound, "not blocked")
+	wantError(t, "unblock a person who is not blocked", operator.Unblock(within(t), subject), diaspora.ErrNotFound, "not blocked")
 
 	for range 2 { // again changes nothing
 		got, err := operator.Block(within(t), diaspora.BlockRequest{Subject: subject, Why: why})

@@ -11,11 +11,14 @@ package admission
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // AddressOf is what a client's limits hang on: its IPv4 address, or its network of 64
@@ -40,6 +43,19 @@ const (
 	Good
 	Refused
 )
+
+// OutcomeOf is what the error of an authenticator says of credentials. Those of somebody who may not
+// use the fabric are good, and no guess: such a refusal has a hint.
+func OutcomeOf(err error) Outcome {
+	refused := (*globus.RefusedError)(nil)
+	switch {
+	case err == nil, errors.As(err, &refused) && refused.Hint != "":
+		return Good
+	case errors.Is(err, globus.ErrRefused):
+		return Refused
+	}
+	return Unknown
+}
 
 // DefaultBurst is how many credentials an address may show at once that turn out not to be
 // good. It gains one more every [Interval].

@@ -232,8 +232,8 @@ func (c *testCluster) check() {
 	}
 }
 
-// differences returns what the cluster's topics and ACLs are otherwise than the
-// ledger says, which is read anew.
+// differences reads the whole ledger again, and returns where the cluster's topics and ACLs differ
+// from what it says.
 func (c *testCluster) differences() (found []string) {
 	c.t.Helper()
 	want := newState()

@@ -89,7 +89,7 @@ func (f *front) advertised(t testing.TB) []kmsg.ApiVersionsResponseApiKey {
 	return f.dial(t).ask(apiVersions(3)).(*kmsg.ApiVersionsResponse).ApiKeys
 }
 
-// TestForgedProxyHeader: whoever is no trusted proxy cannot say that it is somebody else.
+// TestForgedProxyHeader: a client that is not a trusted proxy cannot pass for another address.
 func TestForgedProxyHeader(t *testing.T) {
 	f := start(t)
 	c := f.dial(t)

@@ -246,32 +246,20 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 		return shown, Identity{}, errFailures
 	}
 	id, err := c.g.cfg.Authenticator.Authenticate(globus.WithCaller(ctx, c.caller()), shown)
+	end(admission.OutcomeOf(err))
 	switch {
 	case errors.Is(err, globus.ErrRefused):
-		end(outcomeOf(err))
 		refused := refusal{reason: shown.refusedReason(err), err: err}
 		c.g.limits.remember(shown, refused)
 		return shown, id, &refused
 	case err != nil:
-		end(admission.Unknown)
 		return shown, id, fmt.Errorf("%w: %w", errUnknown, err)
-	}
-	end(admission.Good)
-	switch {
 	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
 		return shown, id, &refusal{reason: "the " + shown.kind() + " has expired" + shown.hint()}
 	case credentials.authzid != "" && credentials.authzid != id.Subject:
 		return shown, id, &refusal{reason: "the authorization ID is not the subject of the " + shown.kind() + "; leave it out"}
 	}
 	return shown, id, nil
-}
-
-// outcomeOf is what a refusal says of credentials. Who may not use the fabric has shown good ones.
-func outcomeOf(err error) admission.Outcome {
-	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) && refused.Hint != "" {
-		return admission.Good
-	}
-	return admission.Refused
 }
 
 // caller is whose failures those on this connection are: its address's, or its subject's once it

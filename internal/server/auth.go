@@ -42,7 +42,7 @@ func (s *Server) authenticate(x *exchange) error {
 		return tooManyFailures(wait, "log in again with `diaspora login`")
 	}
 	info, err := s.cfg.Authenticator.Authenticate(globus.WithCaller(x.r.Context(), client), x.token)
-	end(outcomeOf(err))
+	end(admission.OutcomeOf(err))
 	switch {
 	case err != nil:
 		return err
@@ -52,19 +52,6 @@ func (s *Server) authenticate(x *exchange) error {
 	x.caller = info.Identity
 	x.settle()
 	return nil
-}
-
-// outcomeOf is what an [Authenticator]'s error says of credentials. Who may not use the fabric has
-// shown good ones: a refusal with a hint is no guess.
-func outcomeOf(err error) admission.Outcome {
-	refused := (*globus.RefusedError)(nil)
-	switch {
-	case err == nil, errors.As(err, &refused) && refused.Hint != "":
-		return admission.Good
-	case errors.Is(err, globus.ErrRefused):
-		return admission.Refused
-	}
-	return admission.Unknown
 }
 
 // malformed returns why something is refused that cannot be a token, unless the client has sent

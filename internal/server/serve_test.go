@@ -386,7 +386,7 @@ func TestHalfRequests(t *testing.T) {
 	}
 }
 
-// TestForgedProxyHeader: whoever is no trusted proxy cannot say that it is somebody else.
+// TestForgedProxyHeader: a client that is not a trusted proxy cannot pass for another address.
 func TestForgedProxyHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stop := serve(t, nil)

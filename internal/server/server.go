@@ -123,7 +123,7 @@ type Config struct {
 	DrainTimeout time.Duration
 
 	// MaxConns bounds the connections served at once, and a quarter of it those of one
-	// address that is no trusted proxy. Idle ones make room for new ones, and then those
+	// address, unless it is a trusted proxy's. Idle ones make room for new ones, and then those
 	// whose request has not arrived or is not known to come from anybody, of the address that
 	// has most of them; where there are none, more wait. Default: 1024.
 	MaxConns int

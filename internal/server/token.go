@@ -12,6 +12,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
 // oauthError is an error of the token endpoint (RFC 6749 section 5.2).
@@ -73,7 +74,7 @@ func (s *Server) exchangeKey(x *exchange) error {
 		return tooManyFailures(wait, "create another access key with `diaspora key create`")
 	}
 	token, err := s.cfg.Tokens.Exchange(x.r.Context(), id, secret)
-	end(outcomeOf(err))
+	end(admission.OutcomeOf(err))
 	refused := (*globus.RefusedError)(nil)
 	switch {
 	case errors.As(err, &refused) && refused.Hint != "": // no guess: the key is good
