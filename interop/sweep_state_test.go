@@ -39,8 +39,9 @@ func (s snapshot) changes(after snapshot) (parts []string) {
 type observer struct {
 	c       *kgo.Client // the super user's, past the gateway
 	offered map[int16]bool
-	topics  []string // of which settings and offsets are looked at
-	scratch []string // prefixes of groups that are left out
+	topics  []string        // of which settings and offsets are looked at
+	scratch []string        // prefixes of groups that are left out
+	earlier map[string]bool // groups of earlier tests, whose members may still leave
 }
 
 func (s *scene) observe(t *testing.T) *observer {
@@ -54,7 +55,7 @@ func (s *scene) observe(t *testing.T) *observer {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	o := &observer{c: c, topics: []string{s.topic, s.other, s.strangers, claims.LedgerTopic}, offered: map[int16]bool{},
+	o := &observer{c: c, topics: []string{s.topic, s.other, s.strangers, claims.LedgerTopic}, offered: map[int16]bool{}, earlier: map[string]bool{},
 		scratch: []string{s.prefix + scratchGroup, "user." + s.stranger.Identity.Subject + "."}}
 	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(within(t), c)
 	if err != nil {
@@ -62,6 +63,9 @@ func (s *scene) observe(t *testing.T) *observer {
 	}
 	for _, k := range versions.ApiKeys {
 		o.offered[k.ApiKey] = true
+	}
+	for _, group := range o.ask(t, within(t), kmsg.NewPtrListGroupsRequest()).(*kmsg.ListGroupsResponse).Groups {
+		o.earlier[group.Group] = !strings.HasPrefix(group.Group, s.prefix)
 	}
 	return o
 }
@@ -164,7 +168,7 @@ func (o *observer) settings(t *testing.T, ctx context.Context, s snapshot, broke
 // groups are all groups with their members and offsets, without those that actors may change.
 func (o *observer) groups(t *testing.T, ctx context.Context, s snapshot) {
 	for _, group := range o.ask(t, ctx, kmsg.NewPtrListGroupsRequest()).(*kmsg.ListGroupsResponse).Groups {
-		if slices.ContainsFunc(o.scratch, func(prefix string) bool { return strings.HasPrefix(group.Group, prefix) }) {
+		if o.earlier[group.Group] || slices.ContainsFunc(o.scratch, func(prefix string) bool { return strings.HasPrefix(group.Group, prefix) }) {
 			continue
 		}
 		kinds := map[string][2]kmsg.Request{}

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -95,14 +96,17 @@ type scene struct {
 	generation int32
 }
 
-// The owner's groups. What is done to a scratch group is allowed.
-const (
-	committedGroup = "committed"
-	liveGroup      = "live"
-	consumerGroup  = "consumer" // of KIP-848
-	shareGroup     = "shared"
-	scratchGroup   = "scratch"
+// The owner's groups, by names that no earlier run over the same cluster had. What is done to a
+// scratch group is allowed.
+var (
+	committedGroup = "committed-" + rand.Text()
+	liveGroup      = "live-" + rand.Text()
+	consumerGroup  = "consumer-" + rand.Text() // of KIP-848
+	shareGroup     = "shared-" + rand.Text()
 )
+
+// scratchGroup is what the names of scratch groups begin with.
+const scratchGroup = "scratch"
 
 // memberID is one that a client chooses, as KIP-848 has it.
 const memberID = "AAAAAAAAAAAAAAAAAAAAAA"
