@@ -233,7 +233,7 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 				texts[*text] = *text
 			}
 		}
-		s.keys[k.ID] = k
+		s.keys[k.ID] = &k
 		if !k.live() {
 			s.endedOn(k.Ended).keys[k.ID] = struct{}{}
 			return nil

@@ -176,7 +176,7 @@ func (s *state) restrictedKeys(owner string) []accessKey {
 	var keys []accessKey
 	for _, id := range s.keysOf[owner] {
 		if k := s.keys[id]; k.restricted() {
-			keys = append(keys, k)
+			keys = append(keys, *k)
 		}
 	}
 	return keys
@@ -211,7 +211,7 @@ func (s *state) mayChangeKey(r record) error {
 
 func (s *state) issueKey(r record) {
 	r.By, r.Name = shared(r.By), shared(r.Name)
-	s.keys[r.Key] = accessKey{hash: r.Hash, AccessKey: diaspora.AccessKey{
+	s.keys[r.Key] = &accessKey{hash: r.Hash, AccessKey: diaspora.AccessKey{
 		ID: r.Key, Name: r.Name, Owner: r.By, Topics: r.Topics, Read: r.Read, Write: r.Write, Created: r.Time, Expires: r.Expires,
 	}}
 	if s.keysOf[r.By] == nil {
@@ -227,10 +227,10 @@ func shared(text string) string { return unique.Make(text).Value() }
 
 // endKey keeps what a key was for a while, for its owner to look up, and forgets its hash.
 func (s *state) endKey(r record) {
-	s.endedOn(r.Time).keys[r.Key] = struct{}{}
-	k := s.keys[r.Key]
+	k := *s.keys[r.Key]
 	k.Ended, k.hash = r.Time, keyHash{}
-	s.keys[r.Key] = k
+	s.keys[k.ID] = &k
+	s.endedOn(r.Time).keys[k.ID] = struct{}{}
 	delete(s.keysOf[k.Owner], k.Name)
 	if len(s.keysOf[k.Owner]) == 0 {
 		delete(s.keysOf, k.Owner)

@@ -229,7 +229,7 @@ func (s *Service) endExpiredKeys(ctx context.Context) error {
 		for _, ids := range st.keysOf {
 			for _, id := range ids {
 				if k := st.keys[id]; k.expired(now) {
-					expired = append(expired, k)
+					expired = append(expired, *k)
 				}
 			}
 		}

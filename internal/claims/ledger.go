@@ -470,7 +470,10 @@ func (l *ledger) key(id string) (accessKey, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k, ok := l.state.keys[id]
-	return k, ok
+	if !ok {
+		return accessKey{}, false
+	}
+	return *k, true
 }
 
 // lookup returns what the ledger says about a name, or false if it was never

@@ -60,7 +60,7 @@ type state struct {
 	groups map[string]group
 	owns   map[string]int               // topics that a subject has, those being released included
 	leads  map[string]int               // groups that a subject has
-	keys   map[string]accessKey         // all access keys that are live, or were until a while ago, by ID
+	keys   map[string]*accessKey        // all access keys that are live, or were until a while ago, by ID; replaced, never changed: clones share them
 	keysOf map[string]map[string]string // IDs of the keys that a subject has now, by name
 
 	subjects map[string]struct{} // who ever had a topic, a group or a key, and is not known by a UUID
@@ -130,7 +130,7 @@ func newState() *state {
 		groups: make(map[string]group),
 		owns:   make(map[string]int),
 		leads:  make(map[string]int),
-		keys:   make(map[string]accessKey),
+		keys:   make(map[string]*accessKey),
 		keysOf: make(map[string]map[string]string),
 
 		subjects: make(map[string]struct{}),
@@ -327,9 +327,9 @@ func (s *state) apply(place int64, r record) error {
 	case opRevokeKey, opKeyExpired:
 		s.endKey(r)
 	case opKeyUsed:
-		k := s.keys[r.Key]
+		k := *s.keys[r.Key]
 		k.LastUsed = day(r.Time)
-		s.keys[r.Key] = k
+		s.keys[k.ID] = &k
 	}
 	return nil
 }

@@ -309,7 +309,7 @@ func TestKeyFormat(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", value, err)
 		}
-		if got := s.keys[want.ID]; !reflect.DeepEqual(got, want) {
+		if got := s.keys[want.ID]; got == nil || !reflect.DeepEqual(*got, want) {
 			t.Errorf("after %s the key is\n%+v, want\n%+v", value, got, want)
 		}
 		if again, err := encode(r); err != nil || string(again) != value {
