@@ -20,6 +20,7 @@ import (
 // TestFileSurvivesKill sends a large file through produce while the whole fabric is
 // killed and started again, and reads it back byte for byte.
 func TestFileSurvivesKill(t *testing.T) {
+	t.Parallel()
 	content := awkwardFile(t, crashFileBytes)
 	file := filepath.Join(t.TempDir(), "lines")
 	if err := os.WriteFile(file, content, 0o600); err != nil {

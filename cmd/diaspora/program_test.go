@@ -458,6 +458,7 @@ func TestTerminalIsSafe(t *testing.T) {
 // that Ctrl-C in the middle says what became of the events: what waits in the spool or,
 // without one, what is not known to have arrived.
 func TestProduceOutage(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		flags      []string
 		told, left string

@@ -23,6 +23,7 @@ import (
 // each process in order, and repeats have the id that they had before. What is repeated is
 // what was on its way: a round, however much was sent before it.
 func TestProduceSurvivesKill(t *testing.T) {
+	t.Parallel()
 	const workers, kills = 2, 15
 	const round = 800_000/paddingBytes + 1 // events of a round, see drain.go
 	w := newWorld(t)

@@ -41,6 +41,7 @@ func (d *desk) up(t *testing.T, args ...string) upDocument {
 // TestStrangersGetNothing is another user of the machine on which "diaspora up" runs. They
 // can connect to every port, and see the arguments of every process.
 func TestStrangersGetNothing(t *testing.T) {
+	t.Parallel()
 	d := emptyDesk(t)
 	data := filepath.Join(t.TempDir(), "data")
 	if err := os.Mkdir(data, 0o755); err != nil { // by hand, as people do
