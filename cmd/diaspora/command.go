@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -244,13 +245,10 @@ func run(ctx context.Context, e *env, args []string) int {
 	root := e.commands()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	for _, settle := range e.settle {
-		settle() // or a rotated refresh token might be lost on the way
-	}
-	if readerLeft(err) {
-		return 0
-	}
+	defer e.settled()
 	switch {
+	case readerLeft(err):
+		return 0
 	case err == nil:
 	case context.Cause(ctx) == errInterrupted && errors.Is(err, context.Canceled):
 		e.say("interrupted")
@@ -262,3 +260,18 @@ func run(ctx context.Context, e *env, args []string) int {
 	}
 	return exitCode(ctx, err)
 }
+
+// settled waits until no renewal of a token is under way, or the answer with a rotated refresh token might be
+// lost. That takes up to 45 s while Globus does not answer, and so is said.
+func (e *env) settled() {
+	note := time.AfterFunc(settlesIn, func() {
+		e.say("waiting for Globus, for 45 s at most: its answer may have the next refresh token")
+	})
+	defer note.Stop()
+	for _, settle := range e.settle {
+		settle()
+	}
+}
+
+// settlesIn is for how long a program that has done its work may wait for Globus without saying so.
+const settlesIn = 2 * time.Second

@@ -536,3 +536,19 @@ func TestExitCodes(t *testing.T) {
 		}
 	}
 }
+
+// TestEndIsNotSilent: a command that failed says so before it waits for Globus, and that it waits.
+func TestEndIsNotSilent(t *testing.T) {
+	d := emptyDesk(t)
+	d.env.settle = []func(){func() {
+		eventually(t, "the word that the program waits", func() bool {
+			return strings.Contains(d.err.String(), "diaspora: waiting for Globus, for 45 s at most")
+		})
+		if text := d.err.String(); !strings.HasPrefix(text, "diaspora: configuration: ") {
+			t.Errorf("the error does not come first:\n%s", text)
+		}
+	}}
+	if code := d.types(t.Context(), "produce", "weather", "--value", "x"); code != 3 {
+		t.Errorf("exit code %d, want 3:\n%s", code, d.err.String())
+	}
+}
