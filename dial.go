@@ -53,7 +53,7 @@ func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 		if timed.Err() != nil && ctx.Err() == nil {
 			err = &fault{condition: ErrUnavailable, reason: fmt.Sprintf("no broker answered within %v", f.DialTimeout), cause: err}
 		}
-		if !errors.Is(err, ErrUnavailable) || !sleep(timed, backoff(attempt), farFuture(ctx)) {
+		if !errors.Is(err, ErrUnavailable) || kafka.Misconfigured(err) || !sleep(timed, backoff(attempt), farFuture(ctx)) {
 			client.Close()
 			return nil, f.signInError(err)
 		}

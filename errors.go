@@ -74,6 +74,7 @@ var conditions = []struct {
 	{context.Canceled, -1, 499, 130},
 	{ErrUnavailable, kafka.Unavailable, http.StatusServiceUnavailable, 7},
 	{globus.ErrUnavailable, -1, http.StatusServiceUnavailable, 7},
+	{globus.ErrMisconfigured, -1, http.StatusInternalServerError, 7},
 }
 
 // HTTPStatus returns the HTTP status that says what err says: 200 for nil, and

@@ -111,9 +111,10 @@ func (m memory) owns(subject, unbound string) bool {
 	return name == m.name || m.recall(name).Identity.Subject == subject
 }
 
-// away reports whether an error says that the fabric or Globus Auth cannot be reached.
+// away reports whether an error says that the fabric or Globus Auth cannot be reached, or something
+// else answers in the latter's place.
 func away(err error) bool {
-	return errors.Is(err, ErrUnavailable) || errors.Is(err, globus.ErrUnavailable)
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrMisconfigured)
 }
 
 // learnIdentity finds out whose the credential is, if that is not known yet.

@@ -69,6 +69,7 @@ type verdict struct {
 	refusal *RefusedError // nil if it is good
 	asked   time.Time     // when Globus Auth said so
 	askAt   time.Time     // when to ask again
+	failure error         // why Globus Auth has not said so again since; nil if it need not
 }
 
 const (
@@ -78,8 +79,6 @@ const (
 	knownWait      = 500 * time.Millisecond // how long a known token waits for Globus Auth, unless that is slow
 	reasonInactive = "the access token has expired or was revoked, or is none"
 )
-
-var errNotNow = &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("no answer of Globus Auth a moment ago")}
 
 var errAskTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout)
 
@@ -123,9 +122,11 @@ func cmpOr(d, otherwise time.Duration) time.Duration {
 }
 
 // Authenticate returns what is known of the caller's access token. The error is
-// an [ErrRefused], as a [*RefusedError] whose reason can be shown to the caller, or
+// an [ErrRefused], as a [*RefusedError] whose reason can be shown to the caller;
 // an [ErrUnavailable] if Globus Auth has to be asked and cannot be: the caller
-// should be told to try again, not that the token is bad. A token that was good
+// should be told to try again, not that the token is bad; or an [ErrMisconfigured] if this
+// service gets no answer that it can use, or is refused itself: to try again does not
+// help, and the operators have to be told. A token that was good
 // when Globus Auth was last asked stays good for StaleFor, never beyond its expiry.
 // Nor does it wait, once Globus Auth has been found to be slow: the question is
 // asked all the same, and its answer counts the next time.
@@ -138,7 +139,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenIn
 
 // Recheck is Authenticate for a server that has let the caller in and looks whether
 // the token was revoked since: it goes by what Globus Auth has said within FreshFor. The error
-// is [ErrUnavailable] if there is no such answer.
+// is [ErrUnavailable] or [ErrMisconfigured] if there is no such answer.
 func (a *Authenticator) Recheck(ctx context.Context, token Secret) (TokenInfo, error) {
 	return a.authenticate(ctx, token, func(verdict, time.Time) bool { return false })
 }
@@ -197,8 +198,8 @@ func (a *Authenticator) lookup(hash tokenHash) (verdict, bool) {
 // answer is the verdict, if it is fresh, usable, or bad by now whatever Globus Auth would say.
 func (a *Authenticator) answer(v verdict, now time.Time, usable func(verdict, time.Time) bool) (TokenInfo, error) {
 	info, err := v.answer(now)
-	if err == nil && !now.Before(v.asked.Add(a.cfg.FreshFor)) && !usable(v, now) {
-		return TokenInfo{}, errNotNow
+	if err == nil && v.failure != nil && !now.Before(v.asked.Add(a.cfg.FreshFor)) && !usable(v, now) {
+		return TokenInfo{}, v.failure
 	}
 	return info, err
 }
@@ -247,16 +248,26 @@ func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (
 		return v, nil
 	}
 	// Anything else says nothing of the token, a refusal of our own client included.
+	switch {
+	case saysNothing(err):
+	case errors.As(err, new(*Error)) || errors.Is(err, ErrClientRefused):
+		err = &misconfiguredError{err}
+	default:
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	if v, ok := a.known.Get(hash); ok && a.usable(v, now) {
-		v.askAt = now.Add(pause)
+		v.askAt, v.failure = now.Add(pause), err
 		a.known.Add(hash, v)
 		return v, nil
 	}
-	if !errors.Is(err, ErrUnavailable) {
-		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
 	return verdict{}, err
 }
+
+// misconfiguredError is an answer of Globus Auth that has to do with this service, not with the
+// token that was asked about: an [ErrMisconfigured].
+type misconfiguredError struct{ error }
+
+func (e *misconfiguredError) Unwrap() []error { return []error{ErrMisconfigured, e.error} }
 
 // introspect asks when it is the token's turn.
 func (a *Authenticator) introspect(ctx context.Context, hash tokenHash, token Secret) (TokenInfo, error) {
@@ -273,9 +284,10 @@ func (a *Authenticator) introspect(ctx context.Context, hash tokenHash, token Se
 
 // check judges a token that Globus Auth calls active.
 func (a *Authenticator) check(info TokenInfo, now time.Time) error {
+	if _, err := subjectOf("introspect token", looseString(info.Subject)); err != nil {
+		return err
+	}
 	switch {
-	case info.Subject == "":
-		return malformed("introspect token", "the answer names nobody")
 	case !now.Before(info.Expiry):
 		return expired(info)
 	case info.NotBefore.Sub(now) > clockLeeway || info.IssuedAt.Sub(now) > clockLeeway:

@@ -198,6 +198,16 @@ func TestAuthenticatorSeesRevocation(t *testing.T) {
 	})
 }
 
+// checkOutage checks that err says that nobody could tell, and whether it is worth to try again.
+func checkOutage(t *testing.T, call string, err, want error) {
+	t.Helper()
+	for _, s := range []error{globus.ErrUnavailable, globus.ErrMisconfigured, globus.ErrRefused} {
+		if got := errors.Is(err, s); got != (s == want) {
+			t.Errorf("%s = %v: errors.Is %q = %t, want %t", call, err, s, got, s == want)
+		}
+	}
+}
+
 func mustKnow(t *testing.T, a *globus.Authenticator, token globus.Secret) {
 	t.Helper()
 	info, err := a.Authenticate(t.Context(), token)
@@ -244,22 +254,22 @@ func TestAuthenticatorRemembersRefusals(t *testing.T) {
 
 // TestAuthenticatorOutage: known identities go on, unknown ones are asked to try again.
 func TestAuthenticatorOutage(t *testing.T) {
-	for name, fault := range map[string]error{
-		"Globus Auth is away":       fmt.Errorf("no route: %w", globus.ErrUnavailable),
-		"our own secret is refused": globus.ErrClientRefused,
-		"something odd":             errors.New("odd"),
+	for name, c := range map[string]struct{ fault, want error }{
+		"Globus Auth is away":           {fmt.Errorf("no route: %w", globus.ErrUnavailable), globus.ErrUnavailable},
+		"something odd":                 {errors.New("odd"), globus.ErrUnavailable},
+		"our own secret is refused":     {globus.ErrClientRefused, globus.ErrMisconfigured},
+		"our own question is malformed": {&globus.Error{Op: "introspect token", Status: 400, Code: "invalid_request"}, globus.ErrMisconfigured},
+		"somebody else answers":         {fmt.Errorf("%w: a web page", globus.ErrMisconfigured), globus.ErrMisconfigured},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"known": goodInfo(), "unknown": goodInfo()}}
 				a := newAuthenticator(t, i)
 				mustKnow(t, a, "known")
-				i.set(func(i *introspector) { i.fault = fault })
+				i.set(func(i *introspector) { i.fault = c.fault })
 
 				_, err := a.Authenticate(t.Context(), "unknown")
-				if !errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrRefused) {
-					t.Errorf("Authenticate = %v, want ErrUnavailable", err)
-				}
+				checkOutage(t, "Authenticate", err, c.want)
 				before := i.calls()
 				for begin := time.Now(); time.Since(begin) < time.Hour-time.Second; time.Sleep(time.Second) {
 					mustKnow(t, a, "known")
@@ -268,9 +278,8 @@ func TestAuthenticatorOutage(t *testing.T) {
 					t.Errorf("asked %d times in an hour of outage, want every 5 s", n)
 				}
 				time.Sleep(time.Minute)
-				if _, err := a.Authenticate(t.Context(), "known"); !errors.Is(err, globus.ErrUnavailable) {
-					t.Errorf("Authenticate after StaleFor = %v, want ErrUnavailable", err)
-				}
+				_, err = a.Authenticate(t.Context(), "known")
+				checkOutage(t, "Authenticate after StaleFor", err, c.want)
 				i.set(func(i *introspector) { i.fault = nil })
 				mustKnow(t, a, "known")
 				mustKnow(t, a, "unknown")
@@ -658,29 +667,33 @@ func TestIntrospectIsNotRepeated(t *testing.T) {
 
 // TestRecheck goes by what is fresh, or bad for good.
 func TestRecheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		info := goodInfo()
-		info.Expiry = time.Now().Add(2 * time.Minute)
-		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": info}}
-		a := newAuthenticator(t, i)
-		mustKnow(t, a, "tok")
-		i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
-		for _, age := range []time.Duration{0, 29 * time.Second} {
-			time.Sleep(age)
-			if _, err := a.Recheck(t.Context(), "tok"); err != nil {
-				t.Errorf("Recheck after %v = %v", age, err)
-			}
+	for _, fault := range []error{globus.ErrUnavailable, globus.ErrMisconfigured} {
+		synctest.Test(t, func(t *testing.T) { testRecheck(t, fault) })
+	}
+}
+
+func testRecheck(t *testing.T, fault error) {
+	info := goodInfo()
+	info.Expiry = time.Now().Add(2 * time.Minute)
+	i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": info}}
+	a := newAuthenticator(t, i)
+	mustKnow(t, a, "tok")
+	i.set(func(i *introspector) { i.fault = fault })
+	for _, age := range []time.Duration{0, 29 * time.Second} {
+		time.Sleep(age)
+		if _, err := a.Recheck(t.Context(), "tok"); err != nil {
+			t.Errorf("Recheck after %v = %v", age, err)
 		}
-		for range 2 { // the second time it is not asked
-			time.Sleep(time.Second)
-			_, err := a.Recheck(t.Context(), "tok")
-			checkErr(t, "Recheck in an outage", err, globus.ErrUnavailable, "")
-			mustKnow(t, a, "tok")
-		}
-		time.Sleep(2 * time.Minute)
+	}
+	for range 2 { // the second time it is not asked
+		time.Sleep(time.Second)
 		_, err := a.Recheck(t.Context(), "tok")
-		checkErr(t, "Recheck of an expired token in an outage", err, globus.ErrRefused, "expired at")
-	})
+		checkErr(t, "Recheck in an outage", err, fault, "")
+		mustKnow(t, a, "tok")
+	}
+	time.Sleep(2 * time.Minute)
+	_, err := a.Recheck(t.Context(), "tok")
+	checkErr(t, "Recheck of an expired token in an outage", err, globus.ErrRefused, "expired at")
 }
 
 // TestAuthenticatorOverTheWire joins it with a Client.
@@ -694,9 +707,7 @@ func TestAuthenticatorOverTheWire(t *testing.T) {
 		_, err := a.Authenticate(t.Context(), "revoked")
 		checkErr(t, "Authenticate", err, globus.ErrRefused, "expired or was revoked")
 		_, err = a.Authenticate(t.Context(), "third")
-		if !errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrRefused) {
-			t.Errorf("Authenticate = %v, want ErrUnavailable", err)
-		}
+		checkOutage(t, "Authenticate", err, globus.ErrMisconfigured)
 		_, err = a.Authenticate(t.Context(), "fourth")
 		checkErr(t, "Authenticate", err, globus.ErrUnavailable, "503")
 		mustKnow(t, a, "tok")

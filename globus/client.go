@@ -3,7 +3,6 @@ package globus
 import (
 	"context"
 	"crypto/rsa"
-	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -238,7 +237,7 @@ func (c *Client) do(ctx context.Context, call call) (answer, error) {
 		case err != nil && ctx.Err() != nil:
 			return answer{}, fmt.Errorf("%s: %w", call.op, context.Cause(ctx))
 		case err != nil:
-			failure = &Error{Op: call.op, kind: ErrUnavailable, cause: err}
+			failure = &Error{Op: call.op, kind: kindOfFailure(err), cause: err}
 		default:
 			if failure = answerError(call.op, a, call.hide); failure == nil {
 				return a, nil
@@ -256,10 +255,6 @@ func (c *Client) do(ctx context.Context, call call) (answer, error) {
 
 func mayRepeat(call call, failure *Error, reached bool) bool {
 	if call.once && reached {
-		return false
-	}
-	var untrusted *tls.CertificateVerificationError
-	if errors.As(failure.cause, &untrusted) {
 		return false
 	}
 	if call.paced && failure.Status == http.StatusTooManyRequests {
@@ -313,12 +308,14 @@ func (c *Client) attempt(ctx context.Context, call call) (a answer, reached bool
 		return answer{}, true, transportError(ctx, err)
 	}
 	if len(body) > maxBodyBytes {
-		return answer{}, true, errors.New("the answer is too large")
+		return answer{}, true, errTooLarge
 	}
 	now := c.now()
 	c.measureSkew(resp.Header, now)
 	return answer{resp.StatusCode, resp.Header, body, call.bearer != "", now}, true, nil
 }
+
+var errTooLarge = errors.New("the answer is too large")
 
 var errNoAnswer = fmt.Errorf("no answer within %v", attemptTimeout)
 
@@ -382,11 +379,6 @@ func (c *Client) ClockSkew() (skew time.Duration, ok bool) {
 		return *s, true
 	}
 	return 0, false
-}
-
-// malformed says that a success cannot be understood. Nothing is known then.
-func malformed(op, what string) *Error {
-	return &Error{Op: op, Status: http.StatusOK, Detail: what, kind: ErrUnavailable}
 }
 
 // Refresh trades a refresh token for an access token. The answer's refresh token
@@ -467,10 +459,10 @@ func (c *Client) UserInfo(ctx context.Context, access Secret) (Identity, error) 
 		return Identity{}, err
 	}
 	var claims identityClaims
-	if err := json.Unmarshal(a.body, &claims); err != nil || claims.identity().Subject == "" {
+	if err := json.Unmarshal(a.body, &claims); err != nil {
 		return Identity{}, malformed(op, "the answer names nobody")
 	}
-	return claims.identity(), nil
+	return claims.identity(op)
 }
 
 // identityClaims is what an ID token and userinfo say of a person.
@@ -485,11 +477,14 @@ type identityClaims struct {
 	} `json:"identity_set"`
 }
 
-// identity has no Subject if the claims have none, or one that could not be a
-// principal's name.
-func (c identityClaims) identity() Identity {
+// identity returns whom the claims name, which is an error if that is nobody, or none of Globus's.
+func (c identityClaims) identity(op string) (Identity, error) {
+	subject, err := subjectOf(op, c.Subject)
+	if err != nil {
+		return Identity{}, err
+	}
 	id := Identity{
-		Subject:      word(c.Subject),
+		Subject:      subject,
 		Username:     clean(string(c.Username), nil),
 		Name:         clean(string(c.Name), nil),
 		Email:        clean(string(c.Email), nil),
@@ -500,7 +495,7 @@ func (c identityClaims) identity() Identity {
 			id.IdentitySet = append(id.IdentitySet, subject)
 		}
 	}
-	return id
+	return id, nil
 }
 
 // Introspect asks Globus Auth about an access token that a caller presented. The

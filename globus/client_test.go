@@ -170,26 +170,42 @@ func TestAnswers(t *testing.T) {
 		"401 in Globus's dialect":    {[]reply{status(401, globusUnauthorized)}, globus.ErrClientRefused, "UNAUTHORIZED: Basic auth failed (request req-1)", 1},
 		"invalid_client":             {[]reply{status(401, `{"error":"invalid_client"}`)}, globus.ErrClientRefused, "invalid_client", 1},
 		"400 of another kind":        {[]reply{status(400, `{"error":"invalid_request","error_description":"no"}`)}, errOther, "invalid_request: no", 1},
-		"page of a proxy":            {[]reply{ok(html)}, globus.ErrUnavailable, "", 1},
-		"401 page of a proxy":        {[]reply{status(401, html)}, globus.ErrUnavailable, "is a proxy", 1},
-		"407 page of a proxy":        {[]reply{status(407, html)}, globus.ErrUnavailable, "is a proxy", 1},
+		"page of a proxy":            {[]reply{ok(html)}, globus.ErrMisconfigured, `with the title "Please log in to the hotel's network"; is`, 1},
+		"401 page of a proxy":        {[]reply{status(401, html)}, globus.ErrMisconfigured, "is a proxy", 1},
+		"407 page of a proxy":        {[]reply{status(407, html)}, globus.ErrMisconfigured, "is a proxy", 1},
+		"200 page, to a request":     {[]reply{ok(html)}, globus.ErrMisconfigured, "a web page", 1},
+		"404":                        {[]reply{status(404, html)}, globus.ErrMisconfigured, "status 404", 1},
+		"404 as JSON":                {[]reply{status(404, `{"error":"not_found"}`)}, globus.ErrMisconfigured, "status 404 not_found", 1},
+		"405":                        {[]reply{status(405, `{}`)}, globus.ErrMisconfigured, "status 405", 1},
+		"501":                        {[]reply{status(501, "")}, globus.ErrMisconfigured, "status 501: the answer is empty", 1},
+		"501 as JSON":                {[]reply{status(501, `{"error":"server_error"}`)}, globus.ErrMisconfigured, "status 501 server_error", 1},
+		"505":                        {[]reply{status(505, "")}, globus.ErrMisconfigured, "status 505", 1},
+		"511, a login page":          {[]reply{status(511, html)}, globus.ErrMisconfigured, "status 511", 1},
+		"200, not JSON":              {[]reply{ok("canary-old-refresh")}, globus.ErrMisconfigured, "the answer is not JSON", 1},
+		"a title of a secret":        {[]reply{ok("<title>old-refresh</title>")}, globus.ErrMisconfigured, `"[redacted]"`, 1},
+		"a hostile title":            {[]reply{ok("<html><title>\n\x1b[2J&#27;\u202e\"" + strings.Repeat("x", 10_000) + "</title>")}, globus.ErrMisconfigured, `title "[2J\"xxx`, 1},
+		"a page without a title":     {[]reply{ok(`<html>canary</html>`)}, globus.ErrMisconfigured, "the answer is a web page; is", 1},
+		"502, of a proxy":            {[]reply{status(502, `{"error":"server_error"}`)}, globus.ErrUnavailable, "status 502", 4},
+		"504":                        {[]reply{status(504, "")}, globus.ErrUnavailable, "status 504", 4},
+		"520":                        {[]reply{status(520, "")}, globus.ErrUnavailable, "status 520", 1},
+		"408":                        {[]reply{status(408, "")}, globus.ErrUnavailable, "status 408", 1},
 		"502 page of a proxy":        {[]reply{status(502, html)}, globus.ErrUnavailable, "status 502", 4},
-		"redirect":                   {[]reply{{302, "", http.Header{"Location": {"https://evil.example/"}}}}, globus.ErrUnavailable, "status 302", 1},
-		"307":                        {[]reply{{307, "", http.Header{"Location": {"https://evil.example/"}}}}, globus.ErrUnavailable, "status 307", 1},
-		"redirect that is JSON":      {[]reply{{302, "{}", nil}}, globus.ErrUnavailable, "status 302", 1},
+		"redirect":                   {[]reply{{302, "", http.Header{"Location": {"https://evil.example/"}}}}, globus.ErrMisconfigured, `status 302: it redirects to "https://evil.example"; is`, 1},
+		"307":                        {[]reply{{307, "", http.Header{"Location": {"https://evil.example/"}}}}, globus.ErrMisconfigured, "status 307", 1},
+		"redirect that is JSON":      {[]reply{{302, "{}", nil}}, globus.ErrMisconfigured, "status 302", 1},
 		"a very long description":    {[]reply{status(400, `{"error":"x","error_description":"`+strings.Repeat("long ", 10_000)+`"}`)}, errOther, "long", 1},
 		"503 storm":                  {[]reply{status(503, "")}, globus.ErrUnavailable, "status 503", 4},
 		"503, then a token":          {[]reply{status(503, ""), status(500, ""), ok(token)}, nil, "", 3},
 		"429, then a token":          {[]reply{after(status(429, `{}`), "3"), ok(token)}, nil, "", 2},
 		"429, told to wait long":     {[]reply{after(status(429, `{}`), "3600")}, globus.ErrUnavailable, "status 429", 1},
 		"429, nonsense to wait for":  {[]reply{after(status(429, `{}`), "-5"), ok(token)}, nil, "", 2},
-		"no body":                    {[]reply{ok("")}, globus.ErrUnavailable, "no tokens", 1},
-		"no token":                   {[]reply{ok("{}")}, globus.ErrUnavailable, "access token is missing", 1},
-		"not a bearer token":         {[]reply{ok(`{"access_token":"a","token_type":"mac"}`)}, globus.ErrUnavailable, "bearer", 1},
-		"a token with a line break":  {[]reply{ok(`{"access_token":"a\r\nHost: x"}`)}, globus.ErrUnavailable, "characters", 1},
-		"a token of a megabyte":      {[]reply{ok(`{"access_token":"` + strings.Repeat("a", 1<<19) + `"}`)}, globus.ErrUnavailable, "longer", 1},
-		"an endless body":            {[]reply{ok(strings.Repeat(" ", 1<<20+1))}, globus.ErrUnavailable, "too large", 4},
-		"two tokens for one":         {[]reply{ok(`{"access_token":"a","resource_server":"x","other_tokens":[{"access_token":"b","resource_server":"x"}]}`)}, globus.ErrUnavailable, "two tokens", 1},
+		"no body":                    {[]reply{ok("")}, globus.ErrMisconfigured, "no tokens", 1},
+		"no token":                   {[]reply{ok("{}")}, globus.ErrMisconfigured, "access token is missing", 1},
+		"not a bearer token":         {[]reply{ok(`{"access_token":"a","token_type":"mac"}`)}, globus.ErrMisconfigured, "bearer", 1},
+		"a token with a line break":  {[]reply{ok(`{"access_token":"a\r\nHost: x"}`)}, globus.ErrMisconfigured, "characters", 1},
+		"a token of a megabyte":      {[]reply{ok(`{"access_token":"` + strings.Repeat("a", 1<<19) + `"}`)}, globus.ErrMisconfigured, "longer", 1},
+		"an endless body":            {[]reply{ok(strings.Repeat(" ", 1<<20+1))}, globus.ErrMisconfigured, "too large", 1},
+		"two tokens for one":         {[]reply{ok(`{"access_token":"a","resource_server":"x","other_tokens":[{"access_token":"b","resource_server":"x"}]}`)}, globus.ErrMisconfigured, "two tokens", 1},
 		"error of an odd type":       {[]reply{status(400, `{"error":{"a":1},"errors":[{"code":7}]}`)}, errOther, "status 400", 1},
 		"errors that are not a list": {[]reply{status(400, `{"error":"invalid_grant","errors":"x"}`)}, globus.ErrLoginRequired, "status 400", 1},
 	} {
@@ -198,8 +214,8 @@ func TestAnswers(t *testing.T) {
 				w := &wire{handler: answers(c.answers...)}
 				got, err := w.client(t).Refresh(t.Context(), "old-refresh")
 				checkErr(t, "Refresh", err, c.want, c.text)
-				if err != nil && len(err.Error()) > 1000 {
-					t.Errorf("Refresh = an error of %d bytes", len(err.Error()))
+				if err != nil && (len(err.Error()) > 1000 || strings.ContainsAny(err.Error(), "\n\x1b\u202e") || strings.Contains(err.Error(), "canary")) {
+					t.Errorf("Refresh = %q, which is not fit to be shown", err)
 				}
 				if n := len(w.sent()); n != c.sent {
 					t.Errorf("sent %d requests, want %d", n, c.sent)
@@ -215,7 +231,7 @@ func TestAnswers(t *testing.T) {
 // errOther stands for an error that is none of the sentinels.
 var errOther = errors.New("an error without a sentinel")
 
-var sentinels = []error{globus.ErrLoginRequired, globus.ErrRefused, globus.ErrUnavailable, globus.ErrClientRefused,
+var sentinels = []error{globus.ErrLoginRequired, globus.ErrRefused, globus.ErrUnavailable, globus.ErrMisconfigured, globus.ErrClientRefused,
 	globus.ErrDenied, globus.ErrInsecureFile, globus.ErrOtherSubject}
 
 // checkErr checks that err is want and no other sentinel, and says text.
@@ -359,7 +375,7 @@ func TestRetries(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &wire{cut: func(int) error { return &tls.CertificateVerificationError{Err: errors.New("unknown authority")} }}
 			_, err := w.client(t).Refresh(t.Context(), "r")
-			checkErr(t, "Refresh", err, globus.ErrUnavailable, "unknown authority")
+			checkErr(t, "Refresh", err, globus.ErrMisconfigured, "unknown authority")
 			if n := len(w.sent()); n != 1 {
 				t.Errorf("sent %d requests, want 1", n)
 			}
@@ -382,9 +398,9 @@ func TestUserInfo(t *testing.T) {
 	}{
 		"401":     {status(401, globusUnauthorized), globus.ErrRefused},
 		"403":     {status(403, `{"errors":[{"code":"FORBIDDEN"}]}`), globus.ErrRefused},
-		"page":    {status(403, html), globus.ErrUnavailable},
-		"nobody":  {ok(`{}`), globus.ErrUnavailable},
-		"nothing": {ok(``), globus.ErrUnavailable},
+		"page":    {status(403, html), globus.ErrMisconfigured},
+		"nobody":  {ok(`{}`), globus.ErrMisconfigured},
+		"nothing": {ok(``), globus.ErrMisconfigured},
 	} {
 		w := &wire{handler: answers(c.answer)}
 		_, err := w.client(t).UserInfo(t.Context(), "a")
@@ -408,11 +424,16 @@ func TestIntrospect(t *testing.T) {
 		want   error
 	}{
 		"inactive":            {ok(`{"active":false}`), globus.ErrRefused},
-		"says nothing":        {ok(`{}`), globus.ErrUnavailable},
-		"active as a string":  {ok(`{"active":"true","sub":"x"}`), globus.ErrUnavailable},
-		"names nobody":        {ok(`{"active":true}`), globus.ErrUnavailable},
+		"says nothing":        {ok(`{}`), globus.ErrMisconfigured},
+		"active as a string":  {ok(`{"active":"true","sub":"x"}`), globus.ErrMisconfigured},
+		"names nobody":        {ok(`{"active":true}`), globus.ErrMisconfigured},
 		"our secret is wrong": {status(401, globusUnauthorized), globus.ErrClientRefused},
 		"outage":              {status(500, ``), globus.ErrUnavailable},
+		"no such endpoint":    {status(501, ``), globus.ErrMisconfigured},
+		"page":                {ok(html), globus.ErrMisconfigured},
+		"names a username":    {ok(`{"active":true,"sub":"ada@example.edu"}`), globus.ErrMisconfigured},
+		"in capitals":         {ok(`{"active":true,"sub":"` + strings.ToUpper(adaSubject) + `"}`), globus.ErrMisconfigured},
+		"names a key":         {ok(`{"active":true,"sub":"` + adaSubject + `.key"}`), globus.ErrMisconfigured},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &wire{handler: answers(c.answer)}
@@ -427,7 +448,7 @@ func TestIntrospect(t *testing.T) {
 			t.Errorf("Introspect(%.10q) = %v after %d calls, want ErrRefused without a call", bad.Reveal(), err, len(w.sent()))
 		}
 	}
-	w = &wire{handler: answers(ok(`{"active":true,"sub":"x","aud":"` + topics + `"}`))}
+	w = &wire{handler: answers(ok(`{"active":true,"sub":"` + adaSubject + `","aud":"` + topics + `"}`))}
 	if got, err := w.client(t, confidential).Introspect(t.Context(), "tok"); err != nil || !slices.Equal(got.Audience, []string{topics}) {
 		t.Errorf("Introspect with one aud = %v, %v", got.Audience, err)
 	}
@@ -451,7 +472,7 @@ func TestEndlessAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = client.Refresh(t.Context(), "r")
-		checkErr(t, "Refresh", err, globus.ErrUnavailable, "too large")
+		checkErr(t, "Refresh", err, globus.ErrMisconfigured, "too large")
 		if n := read.Load(); n > 10<<20 {
 			t.Errorf("read %d bytes", n)
 		}

@@ -53,11 +53,12 @@
 //
 // # Errors
 //
-// What follows from an error is told by one of five values, by [errors.Is]:
+// What follows from an error is told by one of six values, by [errors.Is]:
 //
 //	ErrLoginRequired   the refresh token is dead; a person must log in
 //	ErrRefused         the access token is not good for this
 //	ErrUnavailable     nothing is known; keep everything and try again
+//	ErrMisconfigured   something else than Globus Auth answers; keep everything, see the issuer and the network
 //	ErrClientRefused   the program's own ID or secret is wrong
 //	ErrDenied          the person said no
 //

@@ -1,10 +1,16 @@
 package globus
 
 import (
+	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
+	"mime"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -12,9 +18,10 @@ import (
 
 // Error is an answer of Globus Auth that says no, or the lack of an answer. Test
 // for what follows from it with [errors.Is]: [ErrLoginRequired],
-// [ErrRefused], [ErrClientRefused], [ErrUnavailable].
+// [ErrRefused], [ErrClientRefused], [ErrMisconfigured], [ErrUnavailable].
 //
-// It never holds a token, a code or the body of an answer.
+// It never holds a token or a code, and of the body of an answer no more than Globus
+// Auth's own words or, in quotes, the title of a web page.
 type Error struct {
 	Op         string        // what was attempted: "refresh token"
 	Status     int           // the HTTP status, 0 if there was no answer
@@ -59,6 +66,12 @@ func (e *Error) Error() string {
 // attempt ran out of time, say, is not the caller's deadline.
 func (e *Error) Unwrap() error { return e.kind }
 
+// saysNothing reports whether an error says nothing about the token, since it was not
+// Globus Auth that answered.
+func saysNothing(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrMisconfigured)
+}
+
 // RefusedError says why an access token was refused. It is an [ErrRefused].
 type RefusedError struct {
 	Reason string // a clause: "the access token has expired"
@@ -94,7 +107,8 @@ func answerError(op string, a answer, secrets []Secret) *Error {
 	var doc errorDocument
 	json.Unmarshal(a.body, &doc) // what can be read of it; an odd field hides no other
 	isJSON := json.Valid(a.body)
-	if a.status/100 == 2 && doc.Error == "" && len(doc.Errors) == 0 {
+	empty := len(bytes.TrimSpace(a.body)) == 0
+	if a.status/100 == 2 && (isJSON || empty) && doc.Error == "" && len(doc.Errors) == 0 {
 		return nil
 	}
 	e := &Error{Op: op, Status: a.status, RetryAfter: retryAfter(a.header, a.received)}
@@ -114,8 +128,10 @@ func answerError(op string, a answer, secrets []Secret) *Error {
 		}
 	}
 	e.kind = kindOf(a, e.Code, isJSON)
-	if e.Detail == "" && !isJSON && errors.Is(e.kind, ErrUnavailable) {
-		e.Detail = "the answer is not Globus Auth's; is a proxy or a login page of the network in the way?"
+	if e.Detail == "" && !isJSON && e.kind != nil {
+		if e.Detail = describeBody(a, secrets); e.kind == ErrMisconfigured {
+			e.Detail += "; is the issuer wrong, or is a proxy or a login page of the network in the way?"
+		}
 	}
 	return e
 }
@@ -128,16 +144,108 @@ func kindOf(a answer, code string, isJSON bool) error {
 		return ErrLoginRequired
 	case code == "invalid_client" || code == "unauthorized_client":
 		return ErrClientRefused
-	case a.status == http.StatusTooManyRequests || a.status >= 500 || a.status == http.StatusRequestTimeout:
+	case mayPass(a.status):
 		return ErrUnavailable
-	case !isJSON || a.status < 400:
-		return ErrUnavailable // somebody else answered: nothing is known
+	case !isJSON || a.status < 400 || a.status > 499:
+		return ErrMisconfigured // somebody else answered: nothing is known
+	case a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed || a.status == http.StatusGone:
+		return ErrMisconfigured // there is no such endpoint
 	case a.status == http.StatusUnauthorized && !a.bearer:
 		return ErrClientRefused
 	case (a.status == http.StatusUnauthorized || a.status == http.StatusForbidden) && a.bearer:
 		return ErrRefused
 	}
 	return nil
+}
+
+// mayPass reports whether a status speaks of trouble that is over some time without
+// anybody's help.
+func mayPass(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusNetworkAuthenticationRequired:
+		return false
+	}
+	return 500 <= status && status <= 599
+}
+
+// kindOfFailure decides what follows from the lack of an answer.
+func kindOfFailure(err error) error {
+	var untrusted *tls.CertificateVerificationError
+	var noTLS tls.RecordHeaderError
+	if errors.Is(err, errTooLarge) || errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &untrusted) || errors.As(err, &noTLS) {
+		return ErrMisconfigured // it is not Globus Auth that answers
+	}
+	return ErrUnavailable
+}
+
+// malformed says that a success cannot be understood. Nothing is known then.
+func malformed(op, what string) *Error {
+	return &Error{Op: op, Status: http.StatusOK, Detail: what, kind: ErrMisconfigured}
+}
+
+// subjectOf returns the subject that an answer names, which is a UUID at Globus. The
+// principals of brokers, and with them all rights, hang on it.
+func subjectOf(op string, s looseString) (string, error) {
+	switch {
+	case s == "":
+		return "", malformed(op, "the answer names nobody")
+	case !isUUID(string(s)):
+		return "", malformed(op, fmt.Sprintf("the answer names the subject %.100q, which is no UUID", string(s)))
+	}
+	return string(s), nil
+}
+
+// isUUID reports whether s is a UUID as Globus writes it, with hyphens and in lower case.
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, r := range []byte(s) {
+		switch i {
+		case 8, 13, 18, 23:
+			if r != '-' {
+				return false
+			}
+		default:
+			if !('0' <= r && r <= '9' || 'a' <= r && r <= 'f') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+const maxTitleBytes = 100
+
+var title = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title`)
+
+// describeBody says what an answer that is not JSON is. It is somebody else's, so no more of it
+// is shown than a web page's title, in quotes.
+func describeBody(a answer, secrets []Secret) string {
+	kind, _, _ := mime.ParseMediaType(a.header.Get("Content-Type"))
+	body := bytes.TrimSpace(a.body)
+	switch {
+	case a.status/100 == 3:
+		if u, err := url.Parse(a.header.Get("Location")); err == nil && u.Host != "" {
+			return fmt.Sprintf("it redirects to %.100q", u.Scheme+"://"+u.Host)
+		}
+		return "it redirects"
+	case len(body) == 0:
+		return "the answer is empty"
+	case kind == "text/html" || bytes.HasPrefix(body, []byte("<")):
+		found := title.FindSubmatch(body[:min(len(body), maxPageBytes)])
+		if found == nil {
+			return "the answer is a web page"
+		}
+		text := clean(strings.Join(strings.Fields(html.UnescapeString(string(found[1]))), " "), secrets)
+		if len(text) > maxTitleBytes {
+			text = strings.ToValidUTF8(text[:maxTitleBytes], "") + "…"
+		}
+		return fmt.Sprintf("the answer is a web page with the title %q", text)
+	}
+	return "the answer is not JSON"
 }
 
 // looseString takes any JSON value and keeps it only if it is a string, number or
@@ -160,7 +268,8 @@ func (s *looseString) UnmarshalJSON(b []byte) error {
 
 const (
 	maxDetailBytes = 300
-	minSecretBytes = 8 // what is shorter is no secret, and may be part of any word
+	maxPageBytes   = 16 << 10 // in which a title is looked for
+	minSecretBytes = 8        // what is shorter is no secret, and may be part of any word
 )
 
 // clean makes text from elsewhere fit to be shown: one line, printable, bounded,
@@ -169,6 +278,7 @@ func clean(text string, secrets []Secret) string {
 	for _, s := range secrets {
 		if len(s) >= minSecretBytes {
 			text = strings.ReplaceAll(text, s.Reveal(), redacted)
+			text = strings.ReplaceAll(text, url.QueryEscape(s.Reveal()), redacted)
 		}
 	}
 	text = strings.Map(func(r rune) rune {

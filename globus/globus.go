@@ -21,6 +21,12 @@ var (
 	// about the token; the caller should keep it and try again.
 	ErrUnavailable = errors.New("cannot reach Globus Auth")
 
+	// ErrMisconfigured says that what answered in Globus Auth's place does not answer
+	// as Globus Auth does: a web page, status 404 or 501, an answer that cannot be
+	// understood. The issuer is wrong, or a proxy or a login page of the network is in
+	// the way. It says nothing about the token, and trying again in a moment does not help.
+	ErrMisconfigured = errors.New("unexpected answer")
+
 	// ErrClientRefused says that Globus Auth does not accept this client: its
 	// ID or secret is wrong, or it may not do what was asked. Nobody's login
 	// mends that; the configuration does.
@@ -82,7 +88,7 @@ type Token struct {
 
 // TokenSource yields an access token that is good now. Implementations refresh
 // ahead of expiry, in single flight, and may be used concurrently. Errors are
-// [ErrLoginRequired], [ErrClientRefused] or [ErrUnavailable], or ctx's.
+// [ErrLoginRequired], [ErrClientRefused], [ErrMisconfigured] or [ErrUnavailable], or ctx's.
 //
 // A source may have a method Refused(Secret). It is told of an access token that a service
 // refused before its time, so that the next call of Token yields another.

@@ -77,10 +77,10 @@ func (c *Client) readIDToken(ctx context.Context, keys oidc.KeySet, raw, access 
 		return Identity{}, fmt.Errorf("verify ID token: %w", err)
 	}
 	var claims identityClaims
-	if err := token.Claims(&claims); err != nil || claims.identity().Subject == "" {
+	if err := token.Claims(&claims); err != nil {
 		return Identity{}, errors.New("verify ID token: it names nobody")
 	}
-	return claims.identity(), nil
+	return claims.identity("verify ID token")
 }
 
 func (c *Client) checkTimes(token *oidc.IDToken, now time.Time) error {

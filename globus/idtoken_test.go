@@ -104,7 +104,8 @@ func TestVerifyIDToken(t *testing.T) {
 		"for nobody":                   {signed(map[string]any{"aud": nil}), "audience", ""},
 		"another issuer":               {signed(map[string]any{"iss": "https://auth.globus.org.example"}), "different provider", ""},
 		"issuer with a slash":          {signed(map[string]any{"iss": "https://auth.globus.org/"}), "different provider", ""},
-		"names a line break":           {signed(map[string]any{"sub": "a\nb"}), "names nobody", ""},
+		"names a line break":           {signed(map[string]any{"sub": "a\nb"}), `names the subject "a\nb", which is no UUID`, ""},
+		"names a username":             {signed(map[string]any{"sub": "ada@example.edu"}), `"ada@example.edu", which is no UUID`, ""},
 		"names nobody":                 {signed(map[string]any{"sub": nil}), "names nobody", ""},
 		"never expires":                {signed(map[string]any{"exp": nil}), "expired", ""},
 		"expired within the leeway":    {issued(-48*time.Hour - 4*time.Minute), "", ""},
@@ -186,9 +187,9 @@ func TestVerifyIDTokenKeys(t *testing.T) {
 		"kept":                {[]reply{ok(jwks(firstKey().Public()))}, 3, nil, 1},
 		"all keys are tried":  {[]reply{ok(jwks(secondKey().Public(), firstKey().Public()))}, 1, nil, 1},
 		"keys we do not know": {[]reply{ok(`{"keys":[` + ec + `,{"kty":"?"},7,` + strings.TrimPrefix(jwks(firstKey().Public()), `{"keys":[`))}, 1, nil, 1},
-		"no keys":             {[]reply{ok(`{"keys":[]}`)}, 1, globus.ErrUnavailable, 1},
+		"no keys":             {[]reply{ok(`{"keys":[]}`)}, 1, globus.ErrMisconfigured, 1},
 		"outage":              {[]reply{status(503, "")}, 1, globus.ErrUnavailable, 4},
-		"page of a proxy":     {[]reply{ok(html)}, 1, globus.ErrUnavailable, 1},
+		"page of a proxy":     {[]reply{ok(html)}, 1, globus.ErrMisconfigured, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

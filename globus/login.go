@@ -492,7 +492,7 @@ func (a *authorization) identify(ctx context.Context, login *Login, idToken Secr
 	case idToken != "":
 		now := c.now().Add(-login.ClockSkew) // Globus Auth's clock, as far as it is known
 		login.Identity, err = c.verifyIDToken(ctx, idToken, own.AccessToken, now)
-		if errors.Is(err, ErrUnavailable) {
+		if saysNothing(err) {
 			login.Identity, err = c.directIDToken(ctx, idToken, own.AccessToken, now)
 		}
 	case hasOwn:
@@ -531,7 +531,7 @@ func readLines(ctx context.Context, r io.Reader) <-chan string {
 }
 
 // RevokeLogin revokes all tokens of a login, access and refresh tokens alike. It
-// gives up when Globus Auth cannot be reached.
+// gives up when Globus Auth cannot be reached, or something else answers in its place.
 func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
 	if err := c.owns(login.Issuer, login.ClientID); err != nil {
 		return fmt.Errorf("revoke login: %w", err)
@@ -543,7 +543,7 @@ func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
 				continue
 			}
 			err := c.Revoke(ctx, s)
-			if errs = append(errs, err); errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+			if errs = append(errs, err); saysNothing(err) || ctx.Err() != nil {
 				return errors.Join(errs...)
 			}
 		}
@@ -552,7 +552,7 @@ func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
 }
 
 // Logout revokes the store's tokens and deletes its file. If Globus Auth cannot be
-// reached the file stays, so that Logout can be called again. An empty store
+// reached, or something else answers in its place, the file stays, so that Logout can be called again. An empty store
 // is no error.
 func (c *Client) Logout(ctx context.Context, store *Store) error {
 	unlock, err := store.lock(ctx)
@@ -573,7 +573,7 @@ func (c *Client) Logout(ctx context.Context, store *Store) error {
 		return fmt.Errorf("log out: %w", err)
 	}
 	err = c.RevokeLogin(ctx, login)
-	if err != nil && (errors.Is(err, ErrUnavailable) || ctx.Err() != nil || c.owns(login.Issuer, login.ClientID) != nil) {
+	if err != nil && (saysNothing(err) || ctx.Err() != nil || c.owns(login.Issuer, login.ClientID) != nil) {
 		return fmt.Errorf("log out: %w", err)
 	}
 	return errors.Join(err, store.remove())

@@ -780,7 +780,7 @@ func TestLoginSendsTheCodeOnce(t *testing.T) {
 		"answer lost":           {[]reply{ok("{}")}, func(int) error { return errAnswerLost }, globus.ErrUnavailable, 1},
 		"503":                   {[]reply{status(503, "")}, nil, globus.ErrUnavailable, 1},
 		"429":                   {[]reply{after(status(429, "{}"), "1")}, nil, globus.ErrUnavailable, 1},
-		"page of a proxy":       {[]reply{ok(html)}, nil, globus.ErrUnavailable, 1},
+		"page of a proxy":       {[]reply{ok(html)}, nil, globus.ErrMisconfigured, 1},
 		"never connected":       {[]reply{ok("{}")}, func(int) error { return errNotSent }, globus.ErrUnavailable, 4},
 		"connected, then lost":  {[]reply{ok("{}")}, func(n int) error { return map[int]error{1: errNotSent, 2: errAnswerLost}[n] }, globus.ErrUnavailable, 2},
 		"invalid_grant":         {[]reply{status(401, `{"error":"invalid_grant"}`)}, nil, globus.ErrLoginRequired, 1},
@@ -841,6 +841,9 @@ func TestLoginIdentity(t *testing.T) {
 	}{
 		"signed":                    {signed(nil), ok(jwks(firstKey().Public())), status(500, ""), nil, "", false},
 		"keys down":                 {signed(nil), status(500, ""), status(500, ""), nil, "", false},
+		"keys are a web page":       {signed(nil), ok(html), status(500, ""), nil, "", false},
+		"no such page of keys":      {signed(nil), status(404, "{}"), status(500, ""), nil, "", false},
+		"names a username":          {signed(map[string]any{"sub": "ada@example.edu"}), ok(jwks(firstKey().Public())), status(500, ""), globus.ErrMisconfigured, "no UUID", false},
 		"no ID token":               {nil, status(500, ""), ok(anybody), nil, "", false},
 		"no ID token, all down":     {nil, status(500, ""), status(500, ""), globus.ErrUnavailable, "get user information", false},
 		"expired":                   {issued(-72 * time.Hour), ok(jwks(firstKey().Public())), status(500, ""), errOther, "expired", false},

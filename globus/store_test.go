@@ -249,6 +249,9 @@ func TestLogout(t *testing.T) {
 	}{
 		"revokes and deletes": {[]reply{ok(`{"active":false}`)}, nil, nil, false, 4},
 		"outage":              {[]reply{ok(`{"active":false}`), status(503, "")}, nil, globus.ErrUnavailable, true, 5},
+		"page of a proxy":     {[]reply{ok(html)}, nil, globus.ErrMisconfigured, true, 1},
+		"no such endpoint":    {[]reply{status(404, "{}")}, nil, globus.ErrMisconfigured, true, 1},
+		"an empty answer":     {[]reply{ok("")}, nil, nil, false, 4},
 		"client is gone":      {[]reply{status(401, globusUnauthorized)}, nil, globus.ErrClientRefused, false, 4},
 		"another Globus Auth": {[]reply{ok(`{"active":false}`)}, func(cfg *globus.Config) { cfg.Issuer = "https://auth.example.org" }, errOther, true, 0},
 		"another client":      {[]reply{ok(`{"active":false}`)}, confidential, errOther, true, 0},

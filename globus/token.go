@@ -143,12 +143,13 @@ func parseTokenInfo(op string, body []byte) (TokenInfo, error) {
 	if !*doc.Active {
 		return TokenInfo{}, &RefusedError{Reason: reasonInactive}
 	}
-	if word(doc.Subject) == "" {
-		return TokenInfo{}, malformed(op, "the answer names nobody")
+	subject, err := subjectOf(op, doc.Subject)
+	if err != nil {
+		return TokenInfo{}, err
 	}
 	return TokenInfo{
 		Identity: Identity{
-			Subject:     word(doc.Subject),
+			Subject:     subject,
 			Username:    clean(string(doc.Username), nil),
 			Name:        clean(string(doc.Name), nil),
 			Email:       clean(string(doc.Email), nil),

@@ -65,7 +65,7 @@ func (e *env) logout(ctx context.Context, local bool) error {
 	} else {
 		err = revoke(ctx, profile, store)
 	}
-	if errors.Is(err, globus.ErrUnavailable) {
+	if errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrMisconfigured) {
 		return hinted(err, `try again later, or delete the tokens here only with "diaspora logout --local"`)
 	}
 	if err != nil {

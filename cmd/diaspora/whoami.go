@@ -105,7 +105,7 @@ func (e *env) identity(ctx context.Context, cfg diaspora.Config) (who globus.Ide
 		return globus.Identity{}, false, err
 	}
 	who, err = client.Identity(ctx)
-	away := errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, globus.ErrUnavailable)
+	away := errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrMisconfigured)
 	if away && cfg.Identity.Subject != "" {
 		text, _ := explanation(err)
 		e.warn("%s; this is what is known here", text)

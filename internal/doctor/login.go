@@ -151,6 +151,8 @@ func (v *visit) loginFailure(err error) Finding {
 	switch {
 	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused), errors.Is(err, globus.ErrClientRefused):
 		return failure(v.loginAdvice(), "%v", err)
+	case errors.Is(err, globus.ErrMisconfigured):
+		return failure("open the address of Globus Auth in a browser: a login page of the network, or a proxy, may be in the way; the login is kept", "the token has to be renewed: %v", err)
 	case errors.Is(err, globus.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return failure("try again when Globus Auth can be reached; the login is kept", "the token has to be renewed: %v", err)
 	}

@@ -25,6 +25,10 @@
 // Whoever the [Authenticator] still knows goes on; the others get a closed
 // connection, which Kafka clients retry, instead of an error, which they take
 // for final.
+//
+// It is another matter when Globus Auth is reached and its answer cannot be used, since this
+// service is misconfigured: an operator has to mend that, and clients would retry all the time until
+// then. So they get an error, which says that.
 package gateway
 
 import (
@@ -58,7 +62,8 @@ type Upstream interface {
 }
 
 // Authenticator says whose credentials they are. Its errors are
-// [globus.ErrRefused]; with any other it could not find out.
+// [globus.ErrRefused]; with any other it could not find out, and with
+// [globus.ErrMisconfigured] it will not until somebody mends that.
 type Authenticator interface {
 	Authenticate(ctx context.Context, c Credentials) (Identity, error)
 	// Recheck looks whether credentials with which a client was let in are still good.
@@ -214,7 +219,7 @@ type Gateway struct {
 	uploads       uploads
 
 	// What may happen a thousand times a second is not told as often.
-	rejectedOften, unavailableOften, brokerOften rate.Sometimes
+	rejectedOften, unavailableOften, misconfiguredOften, brokerOften rate.Sometimes
 }
 
 // New returns a gateway that does nothing until [Gateway.Serve].
@@ -224,14 +229,15 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	const often = 10 * time.Second
 	return &Gateway{
-		cfg:              cfg,
-		limits:           newLimits(&cfg),
-		loginBudget:      semaphore.NewWeighted(loginBudgetBytes),
-		requestBudget:    semaphore.NewWeighted(requestBudgetBytes),
-		answerBudget:     semaphore.NewWeighted(answerBudgetBytes),
-		rejectedOften:    rate.Sometimes{Interval: often},
-		unavailableOften: rate.Sometimes{Interval: often},
-		brokerOften:      rate.Sometimes{Interval: often},
+		cfg:                cfg,
+		limits:             newLimits(&cfg),
+		loginBudget:        semaphore.NewWeighted(loginBudgetBytes),
+		requestBudget:      semaphore.NewWeighted(requestBudgetBytes),
+		answerBudget:       semaphore.NewWeighted(answerBudgetBytes),
+		rejectedOften:      rate.Sometimes{Interval: often},
+		unavailableOften:   rate.Sometimes{Interval: often},
+		misconfiguredOften: rate.Sometimes{Interval: time.Minute},
+		brokerOften:        rate.Sometimes{Interval: often},
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -30,6 +31,7 @@ type tokens struct {
 	infos map[Credentials]Identity
 	known map[Credentials]bool // asked about before, and so known in an outage
 	down  bool
+	fault error         // why nobody can tell, if it is down; nil: Globus Auth cannot be reached
 	n     int           // how often it was asked
 	held  chan struct{} // answers wait until it is closed; nil: they do not
 }
@@ -48,7 +50,7 @@ func (t *tokens) Authenticate(_ context.Context, c Credentials) (Identity, error
 	switch {
 	case t.down && t.known[c]:
 	case t.down:
-		return Identity{}, globus.ErrUnavailable
+		return Identity{}, cmp.Or(t.fault, globus.ErrUnavailable)
 	case !ok:
 		return Identity{}, &globus.RefusedError{Reason: "the " + c.kind() + " was revoked"}
 	case !id.Expiry.After(time.Now()):
@@ -115,6 +117,20 @@ func (t *tokens) setDown(down bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.down = down
+}
+
+// setFault begins an outage with a reason, or ends it.
+func (t *tokens) setFault(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.down, t.fault = err != nil, err
+}
+
+// forget makes nobody known.
+func (t *tokens) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.known)
 }
 
 // front is a broker with a gateway before it.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/admission"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 const (
@@ -159,8 +160,8 @@ func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
 	}
 	defer free()
 	_, err = c.authenticate(ctx, m, message)
-	if errors.As(err, new(*refusal)) && m.refused != nil {
-		return errors.Join(err, c.writeFrame(m.refused), c.linger(ctx))
+	if refusal := (*refusal)(nil); errors.As(err, &refusal) && m.refused != nil {
+		return errors.Join(err, c.writeFrame(m.refused(refusal)), c.linger(ctx))
 	}
 	if err != nil {
 		return err
@@ -252,6 +253,10 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 		refused := refusal{reason: shown.refusedReason(err), err: err}
 		c.g.limits.remember(shown, refused)
 		return shown, id, &refused
+	case errors.Is(err, globus.ErrMisconfigured):
+		refused := refusal{reason: shown.misconfiguredReason(err), err: err}
+		c.g.limits.remember(shown, refused)
+		return shown, id, &refused
 	case err != nil:
 		return shown, id, fmt.Errorf("%w: %w", errUnknown, err)
 	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
@@ -327,6 +332,12 @@ func (c Credentials) refusedReason(err error) string {
 		return refused.Reason + c.hint()
 	}
 	return "the " + c.kind() + " was refused" + c.hint()
+}
+
+// misconfiguredReason says to a client that its credentials are not the trouble.
+func (c Credentials) misconfiguredReason(err error) string {
+	return fmt.Sprintf("%s whose %s this is, because it cannot use the answer of Globus Auth (%v); the %s may be fine: tell the operators of the fabric",
+		kafka.CannotTell, c.kind(), err, c.kind())
 }
 
 // sleep waits for d or until ctx ends.

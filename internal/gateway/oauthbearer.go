@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -14,9 +15,9 @@ type mechanism struct {
 	// parse reads the message in which the client says who it is. Its error is
 	// a *refusal.
 	parse func(message []byte) (credentials, error)
-	// refused is what a client is told that gets no Kafka error, before the
+	// refused returns what a client is told that gets no Kafka error, before the
 	// connection is closed. Nil is nothing.
-	refused []byte
+	refused func(*refusal) []byte
 }
 
 // credentials are what a client says of itself.
@@ -28,8 +29,15 @@ type credentials struct {
 // mechanisms are what a client can choose from. OAUTHBEARER has a message for
 // refusals (RFC 7628, section 3.2.2), PLAIN has none.
 var mechanisms = map[string]*mechanism{
-	"OAUTHBEARER": {parse: parseOAuthBearer, refused: []byte(`{"status":"invalid_token"}`)},
+	"OAUTHBEARER": {parse: parseOAuthBearer, refused: refuseOAuthBearer},
 	"PLAIN":       {parse: parsePlain},
+}
+
+func refuseOAuthBearer(r *refusal) []byte {
+	if errors.Is(r, globus.ErrMisconfigured) {
+		return []byte(`{"status":"server_error"}`)
+	}
+	return []byte(`{"status":"invalid_token"}`)
 }
 
 func mechanismNames() []string { return slices.Sorted(maps.Keys(mechanisms)) }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // server is one call of Serve.
@@ -107,6 +109,9 @@ func (g *Gateway) report(c *conn, err error) {
 	log := g.cfg.Diagnostics.With("client", c.client.RemoteAddr().String())
 	var refusal *refusal
 	switch {
+	case errors.Is(err, globus.ErrMisconfigured):
+		g.counters.unavailable.Add(1)
+		g.misconfigured(err)
 	case errors.As(err, &refusal):
 		g.counters.refused.Add(1)
 		log.Info("login refused", "err", err)
@@ -126,6 +131,17 @@ func (g *Gateway) report(c *conn, err error) {
 	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded):
 		log.Debug("connection ended", "err", err)
 	}
+}
+
+// misconfigured tells the operators that nobody who is not known yet can sign in until they mend it.
+func (g *Gateway) misconfigured(err error) {
+	if cause := (*refusal)(nil); errors.As(err, &cause) {
+		err = cause.err
+	}
+	g.misconfiguredOften.Do(func() {
+		g.cfg.Diagnostics.Error("the answer of Globus Auth cannot be used; clients that are not known yet cannot sign in",
+			"err", err, "logins_not_possible", g.counters.unavailable.Load())
+	})
 }
 
 // drain lets requests in flight finish, and closes what is left after the limit.
@@ -180,7 +196,11 @@ func (s *server) sweep(ctx context.Context) {
 		for _, c := range s.all() {
 			if shown, due := c.recheckDue(); due {
 				checks.Go(func() {
-					if err := c.recheck(ctx, shown); err != nil && ctx.Err() == nil {
+					switch err := c.recheck(ctx, shown); {
+					case err == nil || ctx.Err() != nil:
+					case errors.Is(err, globus.ErrMisconfigured):
+						s.misconfigured(err)
+					default:
 						s.unavailableOften.Do(func() {
 							s.cfg.Diagnostics.Warn("cannot look for revoked tokens and keys, trying on", "err", err)
 						})

@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // TestClientsLogInAgain keeps a producer and a consumer at work for fifty minutes
@@ -269,5 +272,81 @@ func TestOutage(t *testing.T) {
 			t.Errorf("Stats.Unavailable = %d, Stats.Refused = %d; want some and none", got.Unavailable, got.Refused)
 		}
 		client.Close()
+	})
+}
+
+// TestMisconfigured: who is not known is refused in words, since clients would retry a connection that is
+// cut all the time until somebody mends it; the operators are told once a minute; nobody is asked again
+// about the same token; and those who are known go on.
+func TestMisconfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		f := startInMemory(t, func(cfg *Config) {
+			cfg.Diagnostics = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			cfg.RevocationInterval = time.Hour // or the looks at the open connection would be counted
+		})
+		f.claim(t, "weather", ada)
+		f.tokens.issue("ada-token", ada, 24*time.Hour)
+		c := f.login(t, "ada-token")
+		f.tokens.setFault(fmt.Errorf("introspect token: %w: status 501", globus.ErrMisconfigured))
+
+		asked := f.tokens.asked()
+		for range 50 {
+			f.dial(t).wantRefusal("bert-token", "tell whose access token this is, because it cannot use the answer of Globus Auth (introspect token: unexpected answer: status 501)")
+		}
+		if n := f.tokens.asked() - asked; n != 1 {
+			t.Errorf("asked %d times about one token, want once", n)
+		}
+		f.login(t, "ada-token").wantAlive()
+		c.wantAlive()
+
+		raw := f.dial(t)
+		raw.handshake(0)
+		raw.send(frame(oauthMessage("another-token")))
+		if answer, err := raw.frame(); err != nil || string(answer) != `{"status":"server_error"}` {
+			t.Errorf("a raw login is answered with %q, %v, want what is no refusal of the token", answer, err)
+		}
+		time.Sleep(time.Minute)
+		f.dial(t).wantRefusal("bert-token", "tell the operators of the fabric")
+		synctest.Wait()
+		if n := strings.Count(log.String(), "level=ERROR"); n != 2 {
+			t.Errorf("told the operators %d times in two minutes, want once a minute:\n%s", n, log.String())
+		}
+		if got := f.gateway.Stats(); got.Unavailable != 52 || got.Refused != 0 {
+			t.Errorf("Stats.Unavailable = %d, Stats.Refused = %d; want 52 and none", got.Unavailable, got.Refused)
+		}
+
+		client := f.client(t, "bert-token")
+		if _, reason := kafka.Explain(client.Ping(t.Context())); !strings.HasPrefix(reason, kafka.CannotTell) {
+			t.Errorf("our own client is told %q", reason)
+		}
+		client.Close()
+		f.tokens.issue("bert-token", bert, time.Hour)
+		f.tokens.setFault(nil)
+		time.Sleep(refusedFor)
+		f.login(t, "bert-token").wantAlive()
+	})
+}
+
+// TestLooksWhileMisconfigured: connections stay while nobody can tell whether their tokens are still good, and the
+// operators are told why.
+func TestLooksWhileMisconfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		f := startInMemory(t, func(cfg *Config) {
+			cfg.Diagnostics = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		})
+		f.claim(t, "weather", ada)
+		f.tokens.issue("ada-token", ada, 24*time.Hour)
+		c := f.login(t, "ada-token")
+		f.tokens.setFault(globus.ErrMisconfigured)
+		f.tokens.revoke("ada-token")
+		f.tokens.forget()
+		time.Sleep(5 * time.Minute)
+		c.wantAlive()
+		synctest.Wait()
+		if n := strings.Count(log.String(), "level=ERROR"); n < 4 || n > 5 || strings.Contains(log.String(), "level=WARN") {
+			t.Errorf("told the operators %d times in five minutes, want once a minute:\n%s", n, log.String())
+		}
 	})
 }

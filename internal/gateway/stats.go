@@ -9,7 +9,7 @@ type Stats struct {
 
 	Logins      int64 // first logins and repeated ones
 	Refused     int64 // logins refused for good
-	Unavailable int64 // logins cut short because the Authenticator could not be asked
+	Unavailable int64 // logins not possible because the Authenticator could not tell whose they were
 	Rejected    int64 // connections closed because of a limit
 	BadRequests int64 // connections closed because of what they sent
 	Expired     int64 // connections closed because their login had run out

@@ -44,7 +44,7 @@ func Explain(err error) (Condition, string) {
 		return Unauthenticated, untrusted.Reason
 	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused), errors.Is(err, globus.ErrClientRefused):
 		return Unauthenticated, err.Error()
-	case errors.Is(err, globus.ErrUnavailable):
+	case errors.Is(err, globus.ErrUnavailable), errors.Is(err, globus.ErrMisconfigured):
 		return Unavailable, err.Error()
 	case errors.Is(err, ErrInsecure):
 		return Invalid, err.Error()
@@ -113,6 +113,17 @@ var codes = map[*kerr.Error]struct {
 // Kafka client does by itself.
 const anew = "the group shares out its partitions anew"
 
+// CannotTell begins the sentence of a gateway that refuses a login though nothing is wrong with the
+// credentials: the gateway itself is misconfigured. Kafka has no error of its own for that.
+const CannotTell = "this fabric cannot tell"
+
+// Misconfigured reports whether an error says that the fabric cannot sign anybody in until its operators
+// mend that, or that something else answers in Globus Auth's place: to try again in a moment does not help.
+func Misconfigured(err error) bool {
+	return errors.Is(err, globus.ErrMisconfigured) ||
+		errors.Is(err, kerr.SaslAuthenticationFailed) && strings.Contains(err.Error(), CannotTell)
+}
+
 // explainCode explains an error of the protocol. What the broker added to its
 // code stands behind ours, except after a refused login, where the gateway's
 // sentence says it all.
@@ -120,6 +131,8 @@ func explainCode(err error, code *kerr.Error) (Condition, string) {
 	_, detail, _ := strings.Cut(err.Error(), code.Error()+": ")
 	known, ok := codes[code]
 	switch {
+	case Misconfigured(err):
+		return Unavailable, detail
 	case ok && code == kerr.SaslAuthenticationFailed && detail != "":
 		return known.Condition, detail
 	case ok && detail != "":

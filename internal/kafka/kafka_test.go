@@ -262,6 +262,8 @@ func TestExplain(t *testing.T) {
 		{wrapped(kerr.InvalidPartitions, "at most 7"), Invalid, "the cluster does not take this number of partitions: at most 7"},
 		{wrapped(kerr.SaslAuthenticationFailed, "log in again"), Unauthenticated, "log in again"},
 		{kerr.SaslAuthenticationFailed, Unauthenticated, "the access token was refused"},
+		{wrapped(kerr.SaslAuthenticationFailed, CannotTell+" whose token this is"), Unavailable, CannotTell + " whose token this is"},
+		{wrapped(globus.ErrMisconfigured, "status 501"), Unavailable, "unexpected answer: status 501"},
 		{kerr.NotLeaderForPartition, Unavailable, kerr.NotLeaderForPartition.Error()},
 		{kerr.InvalidTxnState, Unknown, kerr.InvalidTxnState.Error()},
 		{fmt.Errorf("read: %w", io.EOF), Unavailable, "the broker closed the connection; it may be stopping, expect TLS, or be unable to check logins now"},

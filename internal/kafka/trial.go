@@ -166,6 +166,7 @@ func (c *trialConn) readAnswer(login *loginFrame) error {
 	case !ok || len(rest) < 2:
 	case binary.BigEndian.Uint16(rest) == 0:
 		c.trial.Accepted()
+	case bytes.Contains(rest, []byte(CannotTell)): // another token does not help
 	case int16(binary.BigEndian.Uint16(rest)) == kerr.SaslAuthenticationFailed.Code:
 		if c.trial.Refused(context.Background(), login.token()) {
 			return errAnotherToken

@@ -84,6 +84,7 @@ func TestTrialConn(t *testing.T) {
 		sent, answered []byte
 		again          bool
 	}{
+		"cannot tell":     {login(1, "canary-token-0"), answer(id, append([]byte{0, refused, 0, byte(len(CannotTell))}, CannotTell...)...), false},
 		"accepted":        {login(1, "canary-token-0"), answer(id, 0, 0, 1, 2, 3), false},
 		"refused":         {login(1, "canary-token-0"), answer(id, 0, refused, 0, 0), true},
 		"refused, tagged": {login(2, "canary-token-0"), answer(id, 0, 0, refused, 0, 0), true},

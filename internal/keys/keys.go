@@ -11,7 +11,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
@@ -90,9 +89,6 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 	info, err := a.People.Authenticate(ctx, c.Secret)
 	if err != nil {
 		return gateway.Identity{}, err
-	}
-	if strings.Contains(info.Subject, ".") {
-		return gateway.Identity{}, fmt.Errorf("the subject %q of an access token is named as only access keys are", info.Subject)
 	}
 	return gateway.Identity{Subject: info.Subject, Principal: info.Subject, Read: true, Expiry: info.Expiry}, nil
 }

@@ -2,14 +2,18 @@ package server
 
 import (
 	"context"
+	"encoding/json"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
@@ -127,4 +131,37 @@ func (b *breakable) Introspect(ctx context.Context, token globus.Secret) (globus
 		return globus.TokenInfo{}, globus.ErrUnavailable
 	}
 	return b.Introspector.Introspect(ctx, token)
+}
+
+// TestMisconfigured: what came back from Globus Auth is told to whoever asks, and to the operators once
+// a minute, however many ask.
+func TestMisconfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logs := &logBuffer{}
+		s, err := New(Config{
+			Claims: nobodysClaims{t}, Authenticator: identities{}, PublicURL: "http://127.0.0.1:9090",
+			Diagnostics: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for minute := range 2 {
+			for range 20 {
+				w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "http://127.0.0.1:9090/v1/topics", nil)
+				r.Header.Set("Authorization", "Bearer "+misconToken)
+				s.ServeHTTP(w, r)
+				var p diaspora.Problem
+				if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+					t.Fatal(err)
+				}
+				if w.Code != 500 || !strings.Contains(p.Detail, "status 501") || !strings.Contains(p.Hint, "tell the operators") || w.Header().Get("Retry-After") != "" {
+					t.Fatalf("answered with %d, %+v", w.Code, p)
+				}
+			}
+			if n := strings.Count(logs.String(), "level=ERROR"); n != minute+1 {
+				t.Errorf("told the operators %d times in minute %d, want once a minute:\n%s", n, minute, logs)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
 }

@@ -47,6 +47,7 @@ var badRequests = []badRequest{
 	{"the same Authorization twice", "GET", "/v1/topics", "", []string{"Authorization", adaBearer, "Authorization", adaBearer}, 401},
 	{"expired token", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + expiredToken}, 401},
 	{"token of another scope", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + narrowToken}, 403},
+	{"Globus misconfigured", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + misconToken}, 500},
 	{"Globus down", "GET", "/v1/topics", "", []string{"Authorization", "Bearer " + outageToken}, 503},
 	{"token in the query", "GET", "/v1/topics?token=" + adaToken, "", nil, 400},
 	{"access_token in the query", "GET", "/v1/topics?access_token=" + adaToken, "", nil, 400},

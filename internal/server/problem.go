@@ -77,6 +77,8 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		maps.Copy(header, why.header)
 	case errors.As(err, &tooLarge):
 		p.Status, p.Detail = http.StatusRequestEntityTooLarge, fmt.Sprintf("the body may have at most %d bytes", tooLarge.Limit)
+	case errors.Is(err, globus.ErrMisconfigured):
+		p.Status = http.StatusInternalServerError
 	case errors.As(err, &refused) && refused.MissingScope != "":
 		p.Status, p.Detail = http.StatusForbidden, refused.Reason
 		p.Hint = "Log in again with `diaspora login` and consent to what it asks for."
@@ -111,6 +113,11 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		}
 	case http.StatusInternalServerError:
 		p.Topic = ""
+		if errors.Is(err, globus.ErrMisconfigured) {
+			p.Detail = fmt.Sprintf("this fabric cannot tell whose token this is, because it cannot use the answer of Globus Auth (%v)", err)
+			p.Hint = "The token may be fine: keep it, and tell the operators of the fabric."
+			break
+		}
 		p.Detail = fmt.Sprintf("the cause is in the server's diagnostics, under %08x", rand.Uint32())
 		p.Hint = ""
 	}
@@ -161,8 +168,15 @@ func (s *Server) fail(x *exchange, err error) {
 		if p.Status == http.StatusServiceUnavailable {
 			level = slog.LevelWarn
 		}
-		s.log.Log(x.r.Context(), level, "request failed", "route", x.route(), "status", p.Status,
-			"principal", x.caller.Subject, "detail", p.Detail, "err", x.conceal(err.Error()))
+		tell := func() {
+			s.log.Log(x.r.Context(), level, "request failed", "route", x.route(), "status", p.Status,
+				"principal", x.caller.Subject, "detail", p.Detail, "err", x.conceal(err.Error()))
+		}
+		if errors.Is(err, globus.ErrMisconfigured) {
+			s.misconfiguredOften.Do(tell)
+		} else {
+			tell()
+		}
 	}
 	maps.Copy(x.Header(), header)
 	switch {

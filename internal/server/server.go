@@ -26,6 +26,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/admission"
@@ -72,7 +74,8 @@ type Tokens interface {
 
 // Authenticator says whose an access token is. A token that is not good makes it
 // return an error that is [globus.ErrRefused]; not being able to tell makes it
-// return one that is [globus.ErrUnavailable], which is never taken for a refusal.
+// return one that is [globus.ErrUnavailable] or, until somebody mends that,
+// [globus.ErrMisconfigured]. Neither is ever taken for a refusal.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error)
 }
@@ -146,6 +149,8 @@ type Server struct {
 	attempts  *admission.Guard
 	health    healthCache
 	log       *slog.Logger
+
+	misconfiguredOften rate.Sometimes // for what each request would tell until somebody mends it
 }
 
 // New returns the ACL endpoint. It fails only when cfg makes no sense.
@@ -178,6 +183,8 @@ func New(cfg Config) (*Server, error) {
 		crossSite: http.NewCrossOriginProtection(),
 		attempts:  admission.NewGuard(admission.DefaultBurst),
 		log:       cfg.Diagnostics,
+
+		misconfiguredOften: rate.Sometimes{Interval: time.Minute},
 	}
 	s.pages, err = loadPages()
 	if err != nil {

@@ -30,6 +30,7 @@ const (
 	bobToken     = "dev-at-bob-" + canary
 	expiredToken = "dev-at-expired-" + canary
 	outageToken  = "dev-at-outage-" + canary
+	misconToken  = "dev-at-miscon-" + canary
 	narrowToken  = "dev-at-narrow-" + canary
 	nobodyToken  = "dev-at-nobody-" + canary
 	nameToken    = "Ag" + canary + "x9" // as Globus's own, it could be a topic's name
@@ -51,6 +52,8 @@ func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.T
 		return globus.TokenInfo{Identity: globus.Identity{Subject: bob}}, nil
 	case narrowToken:
 		return globus.TokenInfo{}, &globus.RefusedError{Reason: "it lacks the scope", MissingScope: "https://auth.globus.org/scopes/x/all"}
+	case misconToken:
+		return globus.TokenInfo{}, fmt.Errorf("introspect token: %w: status 501 <script>: %w", globus.ErrMisconfigured, globus.ErrClientRefused)
 	case outageToken:
 		return globus.TokenInfo{}, fmt.Errorf("introspect at 10.1.2.3: %w", globus.ErrUnavailable)
 	}

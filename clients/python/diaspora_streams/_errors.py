@@ -24,7 +24,7 @@ class Untrusted(DiasporaError):
 
 
 class Unavailable(DiasporaError):
-    """Nobody answered. That says nothing about the login; try again."""
+    """Nobody answered, or somebody else. That says nothing about the login; try again later."""
 
     def __init__(self, text: str, retry_after: float = 0) -> None:
         super().__init__(text)

@@ -56,6 +56,11 @@ def check_private(url: str, what: str) -> str:
     return url
 
 
+def may_pass(status: int) -> bool:
+    """Tell whether a status speaks of trouble that is over some time without anybody's help."""
+    return status in (408, 425, 429) or 500 <= status <= 599 and status not in (501, 505, 511)
+
+
 def call(op: str, url: str, form: Optional[Mapping[str, str]] = None, tls: Optional[ssl.SSLContext] = None) -> Answer:
     """GET a URL, or POST a form to it, until there is an answer. Asking twice must do no harm."""
     for attempt in range(MAX_ATTEMPTS):
@@ -75,7 +80,7 @@ def call(op: str, url: str, form: Optional[Mapping[str, str]] = None, tls: Optio
             raise Unavailable(f"{op}: {e}") from None
         else:
             pause = max(pause, answer.retry_after)
-            if not (answer.status == 429 or answer.status >= 500) or last or pause > MAX_PAUSE_SECONDS:
+            if not may_pass(answer.status) or last or pause > MAX_PAUSE_SECONDS:
                 return answer
         time.sleep(pause)
     raise AssertionError("unreachable")

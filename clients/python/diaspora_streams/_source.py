@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Optional
 
 from ._errors import DiasporaError, LoginRequired, Unavailable
-from ._http import call, check_private
+from ._http import call, check_private, may_pass
 from ._store import VERSION, Damaged, Token, TokenFile, set_token, token_of
 
 REFRESH_AHEAD_SECONDS = 60.0  # plus up to half as much, so that programs do not ask together
@@ -259,15 +259,23 @@ class TokenSource:
         answer = call(op, self._issuer + "/v2/oauth2/token", form)
         document = answer.document if isinstance(answer.document, dict) else {}
         code = str(document.get("error", ""))[:64]
-        if answer.status // 100 == 2 and not code and not document.get("errors"):
+        is_json = answer.document is not None
+        if answer.status // 100 == 2 and is_json and not code and not document.get("errors"):
             return self._parse(document, refresh_token)
         said = f"{op}: Globus Auth answers status {answer.status}" + (f" {code}" if re.fullmatch(r"[A-Za-z0-9_.-]+", code) else "")
         if code == "invalid_grant":
             raise LoginRequired(f"login required: {said}")
         if code in ("invalid_client", "unauthorized_client"):
             raise DiasporaError(f"client refused: {said}")
-        if answer.status in (408, 429) or answer.status >= 500 or answer.document is None or answer.status < 400:
+        if may_pass(answer.status):
             raise Unavailable(f"cannot reach Globus Auth: {said}", answer.retry_after)
+        if not is_json or answer.status in (404, 405, 410) or not 400 <= answer.status <= 499:
+            what = "" if is_json else ", and not in JSON"
+            raise Unavailable(
+                f"unexpected answer: {op}: what answers at {self._issuer} says status {answer.status}{what};"
+                " is the issuer wrong, or is a proxy or a login page of the network in the way?",
+                answer.retry_after,
+            )
         raise DiasporaError(said)
 
     def _parse(self, document: dict[str, Any], refresh_token: str) -> Token:

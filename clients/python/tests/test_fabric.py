@@ -42,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if status == 302:
             self.send_header("Location", self.server.url + "/elsewhere")
         self.end_headers()
-        self.wfile.write(json.dumps(document).encode())
+        self.wfile.write(b"<html>" if document is None else json.dumps(document).encode())
 
     def log_message(self, *args):
         pass
@@ -110,6 +110,14 @@ class SourceTest(Case):
         with self.assertRaises(Unavailable):
             self.source().token()
         self.assertEqual(self.source().token().refresh_token, f"rt-{_http.MAX_ATTEMPTS + 1}")
+
+    def test_who_else_answers_is_told_apart_from_an_outage(self):
+        for status, document in ((501, {}), (404, {"error": "not_found"}), (404, None), (200, None), (511, None), (405, {})):
+            self.globus.forms.clear()
+            self.globus.answers = [(status, document)] * _http.MAX_ATTEMPTS
+            with self.assertRaisesRegex(Unavailable, rf"^unexpected answer: .*status {status}.*login page"):
+                self.source().token()
+            self.assertEqual(len(self.globus.forms), 1, status)
 
     def test_redirects_are_not_followed(self):
         self.globus.answers = [(302, {})]

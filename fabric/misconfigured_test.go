@@ -1,0 +1,80 @@
+package fabric_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// TestMisconfiguredFabric: where the fabric itself gets no usable answer from Globus Auth, its users are told so at once,
+// by gateway and endpoint alike, and not to log in again; a program with a spool goes on when that was mended.
+func TestMisconfiguredFabric(t *testing.T) {
+	t.Parallel()
+	for name, status := range map[string]int{"status 501": 501, "a web page": 200} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var broken atomic.Bool
+			f := start(t, fabric.AroundGlobus(fabric.Config{}, func(h http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if broken.Load() && r.URL.Path == "/v2/oauth2/token/introspect" {
+						w.WriteHeader(status)
+						fmt.Fprint(w, "<title>Welcome to nginx!</title>")
+						return
+					}
+					h.ServeHTTP(w, r)
+				})
+			}))
+			claim(t, as(t, f, ada), "weather")
+			broken.Store(true)
+			newcomer := as(t, f, ada)
+			says := func(where string, err error) {
+				t.Helper()
+				if !errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, diaspora.ErrUnauthenticated) ||
+					!strings.Contains(err.Error(), name) || !strings.Contains(strings.ToLower(err.Error()), "tell the operators of the fabric") || strings.Contains(err.Error(), "diaspora login") {
+					t.Errorf("%s: %v; want ErrUnavailable that says what came back, and whom to tell", where, err)
+				}
+			}
+			began := time.Now()
+			client, err := diaspora.Dial(t.Context(), newcomer)
+			if err == nil {
+				client.Close()
+			}
+			says("Dial", err)
+			endpoint, err := diaspora.NewClient(newcomer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = endpoint.Identity(t.Context())
+			says("the ACL endpoint", err)
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("it took %v to say so", took)
+			}
+
+			newcomer.SpoolDir = filepath.Join(t.TempDir(), "spool")
+			logger := openLogger(t, newcomer)
+			if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("rain")}); err != nil {
+				t.Fatal(err)
+			}
+			for ctx := within(t); logger.Stats().Spool.Why == nil; time.Sleep(10 * time.Millisecond) {
+				if ctx.Err() != nil {
+					t.Fatal("a Logger with a spool does not say why its events wait")
+				}
+			}
+			says("a Logger with a spool", logger.Stats().Spool.Why)
+			broken.Store(false)
+			for ctx := within(t); logger.Stats().Spool.Events > 0; time.Sleep(10 * time.Millisecond) {
+				if ctx.Err() != nil {
+					t.Fatalf("the event still waits: %v", logger.Stats().Spool.Why)
+				}
+			}
+		})
+	}
+}
