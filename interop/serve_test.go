@@ -23,6 +23,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
@@ -109,6 +110,10 @@ func newSite(t *testing.T) *site {
 		"gateway-jwks-file":           kafka.JWKSFile,
 		"acl-listen":                  "127.0.0.1:0",
 		"acl-bootstrap":               gateways,
+	}
+	// serve --check makes no keys; a gateway's start does.
+	if _, err := apache.OpenKeys(apache.KeysConfig{File: s.settings["gateway-keys-file"].(string), JWKSFile: kafka.JWKSFile}); err != nil {
+		t.Fatal(err)
 	}
 	return s
 }

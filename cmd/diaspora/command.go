@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
 // The commands are listed in the order in which one needs them.
@@ -56,7 +59,12 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 			}
 			return nil
 		},
-		RunE:              func(cmd *cobra.Command, args []string) error { return do(cmd.Context(), args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Name() != "doctor" { // it has a check for that
+				e.warnOfVariables()
+			}
+			return do(cmd.Context(), args)
+		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "print as `FORMAT` "+strings.Join(h.formats, ", "))
@@ -164,12 +172,42 @@ With a fabric that others run:
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if near := nearFlag(cmd, err); near != "" {
+			return misuse(fmt.Sprintf("did you mean --%s?", near), "%s%v", prefix(cmd), err)
+		}
 		return misuse(seeHelp(cmd), "%s%v", prefix(cmd), err)
 	})
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	return root
+}
+
+// nearFlag returns the flag of a command that may have been meant by one that there is not, or "".
+func nearFlag(cmd *cobra.Command, err error) string {
+	missing := (*pflag.NotExistError)(nil)
+	if !errors.As(err, &missing) || missing.GetSpecifiedShortnames() != "" {
+		return ""
+	}
+	name, names, suffixed := missing.GetSpecifiedName(), []string(nil), []string(nil)
+	look := func(f *pflag.Flag) {
+		if f.Hidden {
+			return
+		}
+		names = append(names, f.Name)
+		if strings.HasSuffix(f.Name, "-"+name) {
+			suffixed = append(suffixed, f.Name)
+		}
+	}
+	cmd.LocalFlags().VisitAll(look)
+	cmd.InheritedFlags().VisitAll(look)
+	if near := doctor.Near(strings.ReplaceAll(name, "_", "-"), names); near != "" {
+		return near
+	}
+	if len(suffixed) == 1 {
+		return suffixed[0]
+	}
+	return ""
 }
 
 // help shows the help of the command that the arguments name.
@@ -196,6 +234,14 @@ func completeHelp(cmd *cobra.Command, args []string, _ string) (names []string, 
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// warnOfVariables names variables of the environment that are most likely misspelt: the command would go on
+// without them, as somebody else maybe.
+func (e *env) warnOfVariables() {
+	for _, slip := range doctor.MisspeltVariables(e.environ()) {
+		e.warn("%s is set, but there is no such variable; did you mean %s?", slip[0], slip[1])
+	}
 }
 
 // helpTemplate is cobra's, with the examples before the explanation.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 	"github.com/diaspora-streams/diaspora/internal/front"
 )
 
@@ -180,10 +182,12 @@ func (e *env) givenSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.unknownVariables(); err != nil {
+		return nil, err
+	}
 	for _, s := range serveSettings {
-		variable := "DIASPORA_SERVE_" + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
-		if v := e.getenv(variable); v != "" {
-			all[s.name] = given{v, variable}
+		if v := e.getenv(s.variable()); v != "" {
+			all[s.name] = given{v, s.variable()}
 		}
 		if f := flags.Lookup(s.name); f.Changed {
 			all[s.name] = given{f.Value.String(), "--" + s.name}
@@ -192,13 +196,48 @@ func (e *env) givenSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	return all, nil
 }
 
+const (
+	variablePrefix = "DIASPORA_SERVE_"
+	configVariable = "DIASPORA_SERVE_CONFIG"
+)
+
+// variable is the name of the setting in the environment.
+func (s setting) variable() string {
+	return variablePrefix + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
+}
+
+// servicePattern is what Kubernetes sets in every container for a Service with the name diaspora-serve.
+var servicePattern = regexp.MustCompile(`^(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// unknownVariables says which variables look like settings and are none: what is misspelt, such as the list of
+// who is admitted, must not be passed over.
+func (e *env) unknownVariables() error {
+	var errs []error
+	for _, entry := range e.environ() {
+		name, value, _ := strings.Cut(entry, "=")
+		rest, ours := strings.CutPrefix(name, variablePrefix)
+		if !ours || value == "" || name == configVariable || servicePattern.MatchString(rest) ||
+			slices.ContainsFunc(serveSettings, func(s setting) bool { return s.variable() == name }) {
+			continue
+		}
+		if setting := strings.ToLower(strings.ReplaceAll(rest, "_", "-")); setting == removedSetting {
+			errs = append(errs, fmt.Errorf("%s: %w", name, noSuchSetting(setting)))
+		} else if near := nearSettings(setting); len(near) > 0 {
+			errs = append(errs, fmt.Errorf("%s: there is no such setting; did you mean %s?", name, near[0].variable()))
+		} else {
+			errs = append(errs, fmt.Errorf("%s: there is no such setting", name))
+		}
+	}
+	return wrongSettings(errs)
+}
+
 // maxSettingsBytes bounds the file.
 const maxSettingsBytes = 1 << 20
 
 func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	name, _ := flags.GetString("config")
 	if name == "" {
-		name = e.getenv("DIASPORA_SERVE_CONFIG")
+		name = e.getenv(configVariable)
 	}
 	all := map[string]given{}
 	optional := name == ""
@@ -257,27 +296,39 @@ func fileValue(entry any) (string, error) {
 	return "", errors.New("it is neither a string, a number, a list of strings, true nor false")
 }
 
+// removedSetting is one that earlier versions had.
+const removedSetting = "groups"
+
 // noSuchSetting says what to do about a setting that there is not, or no longer.
 func noSuchSetting(name string) error {
-	if name == "groups" {
+	if name == removedSetting {
 		return errors.New("this setting was removed, because consumer groups are private to each person now; delete the line")
 	}
-	return fmt.Errorf("there is no such setting%s", suggestion(name))
-}
-
-// suggestion names the settings that may have been meant.
-func suggestion(name string) string {
-	name = strings.ReplaceAll(name, "_", "-")
 	var near []string
-	for _, s := range serveSettings {
-		if s.name == name || strings.HasSuffix(s.name, "-"+name) {
-			near = append(near, s.name)
-		}
+	for _, s := range nearSettings(name) {
+		near = append(near, s.name)
 	}
 	if len(near) == 0 {
-		return ""
+		return errors.New("there is no such setting")
 	}
-	return "; there is " + strings.Join(near, " and ")
+	return fmt.Errorf("there is no such setting; did you mean %s?", strings.Join(near, " or "))
+}
+
+// nearSettings returns the settings that may have been meant: those that end so or, where there are none, the one
+// whose name is most like it.
+func nearSettings(name string) (near []setting) {
+	name = strings.ReplaceAll(name, "_", "-")
+	var names []string
+	for _, s := range serveSettings {
+		names = append(names, s.name)
+		if s.name == name || strings.HasSuffix(s.name, "-"+name) {
+			near = append(near, s)
+		}
+	}
+	if alike := doctor.Near(name, names); len(near) == 0 && alike != "" {
+		near = append(near, serveSettings[slices.Index(names, alike)])
+	}
+	return near
 }
 
 // serveConfig makes a configuration of the settings for one part, or for both. It

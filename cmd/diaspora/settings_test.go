@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,7 +28,12 @@ func givenTo(t *testing.T, file string, vars map[string]string, args ...string) 
 	if err := flags.Parse(append([]string{"--config", name}, args...)); err != nil {
 		t.Fatal(err)
 	}
-	e := &env{getenv: func(name string) string { return vars[name] }}
+	e := &env{getenv: func(name string) string { return vars[name] }, environ: func() (all []string) {
+		for name, value := range vars {
+			all = append(all, name+"="+value)
+		}
+		return all
+	}}
 	return e.givenSettings(flags)
 }
 
@@ -78,21 +84,22 @@ func TestWrongSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, file := range map[string]string{
-		"acl_listen in ":                  `acl_listen = "x"`,
-		"gateway-listen and acl-listen":   `listen = "x"`,
-		"there is no such setting":        `nonsense = 1`,
-		"neither a string":                `max-topics = 1.5`,
-		"a list is of strings":            `kafka-brokers = [1]`,
-		"line 1":                          `max-topics = `,
-		"private to each person":          `groups = "open"`,
-		"not a number of 1 or more":       `max-topics = 0`,
-		"not a duration":                  `default-retention = "a week"`,
-		"no list of networks":             `acl-trusted-proxies = "proxy"`,
-		"trusted-proxies (":               `trusted-proxies = ["10.0.0.0/8", "10.0.0.1"]`,
-		"chmod 600":                       `kafka-password-file = "` + wide + `"`,
-		"globus-client-secret-file (":     `globus-client-secret-file = "/nowhere"`,
-		"kafka-ca-file (":                 `kafka-ca-file = "` + wide + `"`,
-		"tls-cert-file, tls-key-file: ce": `tls-cert-file = "/nowhere"`,
+		"acl_listen in ": `acl_listen = "x"`,
+		"did you mean gateway-listen or acl-listen?": `listen = "x"`,
+		"did you mean allow-domains?":                `allow-domain = ["example.edu"]`,
+		"there is no such setting":                   `nonsense = 1`,
+		"neither a string":                           `max-topics = 1.5`,
+		"a list is of strings":                       `kafka-brokers = [1]`,
+		"line 1":                                     `max-topics = `,
+		"private to each person":                     `groups = "open"`,
+		"not a number of 1 or more":                  `max-topics = 0`,
+		"not a duration":                             `default-retention = "a week"`,
+		"no list of networks":                        `acl-trusted-proxies = "proxy"`,
+		"trusted-proxies (":                          `trusted-proxies = ["10.0.0.0/8", "10.0.0.1"]`,
+		"chmod 600":                                  `kafka-password-file = "` + wide + `"`,
+		"globus-client-secret-file (":                `globus-client-secret-file = "/nowhere"`,
+		"kafka-ca-file (":                            `kafka-ca-file = "` + wide + `"`,
+		"tls-cert-file, tls-key-file: ce":            `tls-cert-file = "/nowhere"`,
 	} {
 		t.Run(want, func(t *testing.T) {
 			settings, err := givenTo(t, file, nil)
@@ -144,6 +151,87 @@ func TestPasswordsStayApart(t *testing.T) {
 			if want := map[bool]string{true: "canary"}[name == needs]; password != want {
 				t.Errorf("serve %s has %q of %s, want %q", part, password, name, want)
 			}
+		}
+	}
+}
+
+// TestUnknownVariables: a variable that looks like a setting and is none must not be passed over in silence.
+func TestUnknownVariables(t *testing.T) {
+	for name, want := range map[string]string{ // "" is no error
+		"DIASPORA_SERVE_ALLOW_DOMAIN":         "DIASPORA_SERVE_ALLOW_DOMAIN: there is no such setting; did you mean DIASPORA_SERVE_ALLOW_DOMAINS?",
+		"DIASPORA_SERVE_LISTEN":               "did you mean DIASPORA_SERVE_GATEWAY_LISTEN?",
+		"DIASPORA_SERVE_acl_listen":           "did you mean DIASPORA_SERVE_ACL_LISTEN?",
+		"DIASPORA_SERVE_GLOBUS_CLIENT_SECRET": "DIASPORA_SERVE_GLOBUS_CLIENT_SECRET: there is no such setting",
+		"DIASPORA_SERVE_FROBNICATE":           "DIASPORA_SERVE_FROBNICATE: there is no such setting",
+		"DIASPORA_SERVE_GROUPS":               "this setting was removed",
+		"DIASPORA_SERVE_":                     "DIASPORA_SERVE_: there is no such setting",
+		"DIASPORA_SERVE_ALLOW_DOMAINS":        "",
+		"DIASPORA_SERVE_SERVICE_HOST":         "", // of Kubernetes, for a Service of this name
+		"DIASPORA_SERVE_SERVICE_PORT_KAFKA":   "",
+		"DIASPORA_SERVE_PORT":                 "",
+		"DIASPORA_SERVE_PORT_9092_TCP":        "",
+		"DIASPORA_SERVE_PORT_9092_TCP_ADDR":   "",
+		"DIASPORA_SERVER":                     "",
+		"DIASPORA_PROFILE":                    "",
+	} {
+		_, err := givenTo(t, "", map[string]string{name: "canary"})
+		if want == "" && err != nil || want != "" && (!errors.Is(err, diaspora.ErrInvalid) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("with %s: %v, want %q", name, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "canary") {
+			t.Errorf("the error shows the value of %s: %v", name, err)
+		}
+	}
+	if _, err := givenTo(t, "", map[string]string{"DIASPORA_SERVE_FROBNICATE": ""}); err != nil {
+		t.Errorf("with an empty variable: %v", err)
+	}
+}
+
+// TestNearFlags: a flag that there is not is told with the one that was meant, by every command.
+func TestNearFlags(t *testing.T) {
+	for args, want := range map[string]string{
+		"serve --acl-listne :1":              "--acl-listen",
+		"serve --public_url x":               "--public-url",
+		"serve --chekc":                      "--check",
+		"serve --jwks-file x":                "--gateway-jwks-file",
+		"consume weather --form start":       "--from",
+		"consume weather --profil x":         "--profile", // of all commands
+		"topic claim weather --retenton 30d": "--retention",
+		"produce weather --frobnicate":       "",
+		"produce weather -X":                 "",
+	} {
+		d := emptyDesk(t)
+		code := d.types(t.Context(), strings.Fields(args)...)
+		stderr := d.err.String()
+		hint := `hint: see "diaspora ` + strings.Fields(args)[0]
+		if want != "" {
+			hint = "hint: did you mean " + want + "?"
+		}
+		if code != 2 || !strings.Contains(stderr, "unknown") || !strings.Contains(stderr, hint) {
+			t.Errorf("%s exits with %d and says %q, want 2 and %q", args, code, stderr, hint)
+		}
+	}
+}
+
+// TestMisspeltVariables: what is passed over is named, unless it is somebody else's.
+func TestMisspeltVariables(t *testing.T) {
+	for name, want := range map[string]string{
+		"DIASPORA_REFERSH":      "DIASPORA_REFRESH",
+		"DIASPORA_PROFIL":       "DIASPORA_PROFILE",
+		"DIASPORA_CLIENT_SECRT": "DIASPORA_CLIENT_SECRET",
+		"DIASPORA_BOOTSTRAPS":   "DIASPORA_BOOTSTRAP",
+		"DIASPORAURL":           "DIASPORA_URL",
+		"diaspora_url":          "DIASPORA_URL",
+		"DIASPORA_FROBNICATE":   "",
+		"DIASPORA_KEY":          "",
+		"DIASPORA_SERVE_URL":    "",
+	} {
+		d := emptyDesk(t)
+		d.vars[name] = "canary"
+		d.must(t, "version", "--quiet")
+		said, line := d.err.String(), fmt.Sprintf("diaspora: %s is set, but there is no such variable; did you mean %s?\n", name, want)
+		if want == "" && said != "" || want != "" && said != line {
+			t.Errorf("with %s it says %q, want %q", name, said, line)
 		}
 	}
 }

@@ -58,8 +58,8 @@ type Keys struct {
 	mu      sync.Mutex  // guards the fields below
 	keys    []key       // oldest first; all are published
 	file    fs.FileInfo // of cfg.File, as of when the keys were read or written; nil if they could not be
-	failure error       // of the last change; nil after one that worked
 	retryAt time.Time   // when to try again what failed
+	frozen  bool        // see ReadKeys
 	signing string      // ID of the key that signer signs with
 	signer  jose.Signer
 }
@@ -85,15 +85,7 @@ func openKeysWith(cfg KeysConfig, replace func(name string, data []byte, mode fs
 	if cfg.File == "" || cfg.JWKSFile == "" {
 		return nil, errors.New("apache: File and JWKSFile are required")
 	}
-	if cfg.MaxAge == 0 {
-		cfg.MaxAge = 30 * 24 * time.Hour
-	}
-	if cfg.Settle == 0 {
-		cfg.Settle = time.Minute
-	}
-	if cfg.Diagnostics == nil {
-		cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	cfg.setDefaults()
 	if cfg.MaxAge < 3*cfg.Settle {
 		return nil, fmt.Errorf("apache: keys of %v would end before they have settled, which takes %v", cfg.MaxAge, 3*cfg.Settle)
 	}
@@ -113,6 +105,45 @@ func openKeysWith(cfg KeysConfig, replace func(name string, data []byte, mode fs
 	return k, nil
 }
 
+// ReadKeys reads the keys that are published, and changes nothing: they take no turns. It fails with
+// [fs.ErrNotExist] if there are none yet, which [OpenKeys] makes.
+func ReadKeys(cfg KeysConfig) (*Keys, error) {
+	cfg.setDefaults()
+	k := &Keys{cfg: cfg, frozen: true}
+	if err := k.read(); err != nil {
+		return nil, err
+	}
+	if len(k.keys) == 0 {
+		return nil, fmt.Errorf("read signing keys: %s: %w", cfg.File, fs.ErrNotExist)
+	}
+	if !k.resume() {
+		return nil, fmt.Errorf("read signing keys: none of them is in %s; the next start of the gateway publishes them", cfg.JWKSFile)
+	}
+	return k, nil
+}
+
+// Overdue returns since when the next key should be there, and the zero time if it need not.
+func (k *Keys) Overdue() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if due := k.keys[len(k.keys)-1].Added.Add(k.cfg.MaxAge); time.Since(due) > k.cfg.Settle {
+		return due
+	}
+	return time.Time{}
+}
+
+func (cfg *KeysConfig) setDefaults() {
+	if cfg.MaxAge == 0 {
+		cfg.MaxAge = 30 * 24 * time.Hour
+	}
+	if cfg.Settle == 0 {
+		cfg.Settle = time.Minute
+	}
+	if cfg.Diagnostics == nil {
+		cfg.Diagnostics = slog.New(slog.DiscardHandler)
+	}
+}
+
 // resume takes the keys that are published already. It reports false if there are none.
 func (k *Keys) resume() bool {
 	if err := k.read(); err != nil {
@@ -126,15 +157,8 @@ func (k *Keys) resume() bool {
 // failed warns that the keys cannot take turns, and puts off the next attempt: a key that another
 // process has added is not used before it has settled.
 func (k *Keys) failed(err error) {
-	k.failure, k.retryAt = err, time.Now().Add(k.cfg.Settle/2)
+	k.retryAt = time.Now().Add(k.cfg.Settle / 2)
 	k.cfg.Diagnostics.Warn("cannot change the signing keys; the one at hand is still good, trying on", "err", err)
-}
-
-// Err says why the keys cannot take turns at the moment, or nil if they can.
-func (k *Keys) Err() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.failure
 }
 
 // Rotate makes a new key now, rather than when the newest one has its age. It
@@ -168,11 +192,9 @@ func (k *Keys) current() (jose.Signer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	if (k.due(now) || k.changed()) && !now.Before(k.retryAt) {
+	if !k.frozen && (k.due(now) || k.changed()) && !now.Before(k.retryAt) {
 		if err := k.change(k.takeTurns); err != nil {
 			k.failed(err)
-		} else {
-			k.failure = nil
 		}
 	}
 	key := k.keys[k.signingKey(now)].JWK

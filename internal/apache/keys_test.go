@@ -3,6 +3,7 @@ package apache
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -406,5 +407,49 @@ func TestConfigs(t *testing.T) {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("New(%+v) = nil, want an error", cfg)
 		}
+	}
+}
+
+// TestReadKeys signs with the keys at hand and changes nothing, though another key has been due for long.
+func TestReadKeys(t *testing.T) {
+	cfg := keysConfig(t.TempDir())
+	if _, err := ReadKeys(cfg); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ReadKeys without a file = %v, want fs.ErrNotExist", err)
+	}
+	if made, err := os.ReadDir(filepath.Dir(cfg.File)); err != nil || len(made) > 0 {
+		t.Errorf("it has made %v, %v", made, err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		set := published(t, openKeys(t, cfg))
+		if err := os.Remove(cfg.File + ".lock"); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadFile(cfg.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30*24*time.Hour + 30*time.Second)
+		k, err := ReadKeys(cfg)
+		if err != nil || !k.Overdue().IsZero() {
+			t.Fatalf("ReadKeys = %v; overdue since %v, want that the gateway has a minute", err, k.Overdue())
+		}
+		time.Sleep(time.Hour)
+		verify(t, set, sign(t, k))
+		if since := time.Since(k.Overdue()); since != time.Hour+30*time.Second {
+			t.Errorf("overdue for %v, want an hour and 30 s", since)
+		}
+		after, err := os.ReadFile(cfg.File)
+		if err != nil || string(after) != string(before) {
+			t.Errorf("the keys have changed: %v", err)
+		}
+		if made, err := os.ReadDir(filepath.Dir(cfg.File)); err != nil || len(made) != 2 {
+			t.Errorf("there are %v, %v, want the two files", made, err)
+		}
+	})
+	if err := os.WriteFile(cfg.JWKSFile, []byte(`{"keys":[]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadKeys(cfg); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ReadKeys with keys that are not published = %v, want an error that says so", err)
 	}
 }

@@ -38,6 +38,31 @@ var variables = map[string]disclosure{
 // serveVariables are the settings of `diaspora serve`, which has a check of its own.
 const serveVariables = "DIASPORA_SERVE_"
 
+// MisspeltVariables returns the variables of an environment that are not the program's, and most likely a
+// slip of the finger, each with what was meant. Those of `diaspora serve` are its own business.
+func MisspeltVariables(environ []string) (slips [][2]string) {
+	const prefix = "DIASPORA"
+	var ours []string // without the prefix, in which two names are alike already
+	for name := range variables {
+		if rest, ok := strings.CutPrefix(name, prefix+"_"); ok {
+			ours = append(ours, rest)
+		}
+	}
+	slices.Sort(ours)
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		rest, ok := strings.CutPrefix(strings.ToUpper(name), prefix)
+		if _, known := variables[name]; known || !ok || value == "" || strings.HasPrefix(name, serveVariables) {
+			continue
+		}
+		if near := Near(strings.TrimPrefix(rest, "_"), ours); near != "" {
+			slips = append(slips, [2]string{name, prefix + "_" + near})
+		}
+	}
+	slices.SortFunc(slips, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
+	return slips
+}
+
 // checkEnvironment looks for names that nobody reads, as a slip of the finger makes them.
 func checkEnvironment(_ context.Context, v *visit) Finding {
 	var known, unknown []string
@@ -78,25 +103,28 @@ func nearest(name string) string {
 	return best
 }
 
-// distance is that of Levenshtein: how many letters to change, add or take away.
+// distance is how many letters to change, add, take away or swap with the next one.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
 	for i := range len(a) {
-		corner := row[0]
+		row := make([]int, len(b)+1)
 		row[0] = i + 1
 		for j := range len(b) {
-			change := corner
+			change := last[j]
 			if a[i] != b[j] {
 				change++
 			}
-			corner = row[j+1]
-			row[j+1] = min(change, row[j]+1, corner+1)
+			row[j+1] = min(change, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
+		before, last = last, row
 	}
-	return row[len(b)]
+	return last[len(b)]
 }
 
 // checkCredentials looks at what the environment says about who signs in.

@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -17,7 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
-	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/trust"
@@ -53,14 +56,14 @@ type checks struct {
 }
 
 // Check tries a configuration that is valid against Globus Auth and the cluster
-// it is for. Nothing is changed but for signing keys, which are made as the
-// service would. A check that needs what another found missing is left out.
+// it is for. It changes nothing, and makes no file. A check that needs what another found missing is left out.
 func Check(ctx context.Context, cfg Config) []Finding {
 	c := &checks{cfg: &cfg}
 	c.globus(ctx)
 	c.scope()
 	c.certificate()
 	c.ports()
+	c.files()
 	c.kafka(ctx)
 	if cfg.Gateway != nil {
 		c.gateway(ctx)
@@ -82,17 +85,10 @@ func (c *checks) result(check string, err error, fix, found string, args ...any)
 	return true
 }
 
-// globus asks about a token that is none, which proves the client and its secret.
 func (c *checks) globus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	client, err := c.cfg.client()
-	if err == nil {
-		_, err = client.Introspect(ctx, "diaspora-serve-check")
-	}
-	if errors.Is(err, globus.ErrRefused) { // as it should be
-		err = nil
-	}
+	client, err := c.cfg.askGlobus(ctx)
 	if !c.result("Globus Auth", err, "see globus-issuer, globus-client-id and globus-client-secret-file; the client must be a confidential one",
 		"%s knows the service as %s", c.cfg.issuer(), c.cfg.Globus.ClientID) {
 		return
@@ -175,6 +171,52 @@ func (c *checks) names() []string {
 func (c *checks) ports() {
 	for _, p := range c.cfg.openPorts(unprivilegedPort()) {
 		c.add(p.setting, Warn, p.fix, "%s", p)
+	}
+}
+
+// files looks whether the service could read and make its own files, as the user that the check runs as.
+func (c *checks) files() {
+	c.file("token-key-file", c.cfg.TokenKeyFile, false)
+	if c.cfg.StateDir != "" {
+		c.file("state-dir", filepath.Join(c.cfg.StateDir, "ledger"), false)
+	}
+	if g := c.cfg.Gateway; g != nil {
+		c.file("gateway-keys-file", g.KeysFile, true)
+		c.file("gateway-jwks-file", g.JWKSFile, true)
+	}
+}
+
+// file looks at one that is made when missing. One that is replaced from time to time is in a folder that
+// is there; the others' folders are made as well.
+func (c *checks) file(setting, name string, replaced bool) {
+	const fix = "run the check as the service's user, as in: sudo -u diaspora diaspora serve --check; if it says the same, let that user own the folder"
+	f, err := os.Open(name)
+	if err == nil {
+		f.Close()
+	}
+	switch missing := errors.Is(err, fs.ErrNotExist); {
+	case err != nil && !missing:
+		c.add(setting, Fail, fix, "%v", err)
+	case missing || replaced:
+		dir := filepath.Dir(name)
+		if !replaced {
+			dir = existing(dir)
+		}
+		if err := mayWrite(dir); err != nil {
+			c.add(setting, Fail, fix, "%s cannot be written in %s: %v", filepath.Base(name), dir, err)
+		}
+	}
+}
+
+// existing returns dir, or the nearest folder above it that is there.
+func existing(dir string) string {
+	for {
+		_, err := os.Stat(dir)
+		up := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || up == dir {
+			return dir
+		}
+		dir = up
 	}
 }
 
@@ -337,13 +379,18 @@ func (c *checks) gateway(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	g := c.cfg.Gateway
-	signing, err := g.signingKeys(c.cfg.Diagnostics)
-	if err != nil {
+	signing, err := apache.ReadKeys(g.keys(c.cfg.Diagnostics))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		c.listens(ctx)
+		return
+	case err != nil:
 		c.add("signing keys", Fail, "see gateway-keys-file and gateway-jwks-file", "%v", err)
 		return
 	}
-	if err := signing.Err(); err != nil {
-		c.add("signing keys", Warn, "see that both files can be written, and that their disk is not full", "the keys of before are still good, but no new ones can be made: %v", err)
+	if since := signing.Overdue(); !since.IsZero() {
+		c.add("signing keys", Warn, "start the gateway, if it does not run; else see its journal, whether both files can be written, and whether their disk is full",
+			"the keys at hand are still good, but another one has been due since %s", since.Format(time.DateOnly))
 	}
 	broker, err := g.upstream(signing)
 	if err != nil {
@@ -370,6 +417,16 @@ func (c *checks) gateway(ctx context.Context) {
 		return
 	}
 	c.advertised(ctx, kadm.NewClient(client))
+}
+
+// listens looks whether the broker's listener is there, before there are keys to sign in with.
+func (c *checks) listens(ctx context.Context) {
+	c.add("signing keys", Warn, "start the gateway, which makes them, and check again", "%s is not there yet, so nobody can sign in to the broker", c.cfg.Gateway.KeysFile)
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.cfg.Gateway.Broker)
+	if err == nil {
+		conn.Close()
+	}
+	c.result("gateway listener", err, "see gateway-broker, and whether the broker runs", "%s takes connections", c.cfg.Gateway.Broker)
 }
 
 func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {

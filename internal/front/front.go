@@ -341,6 +341,37 @@ func (cfg *Config) client() (*globus.Client, error) {
 	})
 }
 
+// askGlobus asks Globus Auth about a token that is none, which proves the service's client and its secret.
+func (cfg *Config) askGlobus(ctx context.Context) (*globus.Client, error) {
+	client, err := cfg.client()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := client.Introspect(ctx, "diaspora-serve-check"); !errors.Is(err, globus.ErrRefused) { // as it should be
+		return client, err
+	}
+	return client, nil
+}
+
+// askTimeout bounds the question to Globus Auth at the start: in an outage, services start all the same.
+const askTimeout = 5 * time.Second
+
+// askAtStart fails if nobody could ever sign in, and warns if nobody can for now.
+func (cfg *Config) askAtStart(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, fmt.Errorf("no answer within %v", askTimeout))
+	defer cancel()
+	_, err := cfg.askGlobus(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, globus.ErrClientRefused):
+		return fmt.Errorf("this service is refused by Globus Auth at %s, so nobody could sign in (%w); see globus-client-id and globus-client-secret-file", cfg.issuer(), err)
+	}
+	cfg.Diagnostics.Warn("Globus Auth cannot be asked whose tokens are; until it can, nobody can sign in with one",
+		"issuer", cfg.issuer(), "err", err)
+	return nil
+}
+
 func (cfg *Config) issuer() string {
 	if cfg.Globus.Issuer == "" {
 		return globus.DefaultIssuer
@@ -348,9 +379,9 @@ func (cfg *Config) issuer() string {
 	return cfg.Globus.Issuer
 }
 
-// signingKeys are what the gateway signs in to the broker with.
-func (g *Gateway) signingKeys(diagnostics *slog.Logger) (*apache.Keys, error) {
-	return apache.OpenKeys(apache.KeysConfig{File: g.KeysFile, JWKSFile: g.JWKSFile, Diagnostics: diagnostics})
+// keys says where the keys are that the gateway signs in to the broker with.
+func (g *Gateway) keys(diagnostics *slog.Logger) apache.KeysConfig {
+	return apache.KeysConfig{File: g.KeysFile, JWKSFile: g.JWKSFile, Diagnostics: diagnostics}
 }
 
 // upstream is the broker behind the gateway.
@@ -372,7 +403,9 @@ type part struct {
 }
 
 // Open reads the ledger and takes the ports; clients are served once [Front.Run]
-// is called. ctx bounds the opening only. The caller closes the Front.
+// is called. It fails with [globus.ErrClientRefused] if Globus Auth does not take the service's
+// own credentials; if Globus Auth cannot be asked, it says so to Diagnostics. ctx bounds the
+// opening only. The caller closes the Front.
 func Open(ctx context.Context, cfg Config) (*Front, error) {
 	if cfg.Diagnostics == nil {
 		cfg.Diagnostics = slog.New(slog.DiscardHandler)
@@ -382,6 +415,9 @@ func Open(ctx context.Context, cfg Config) (*Front, error) {
 	}
 	for _, p := range cfg.openPorts(unprivilegedPort()) {
 		cfg.Diagnostics.Warn(p.String(), "setting", p.setting, "fix", p.fix)
+	}
+	if err := cfg.askAtStart(ctx); err != nil {
+		return nil, err
 	}
 	f := &Front{}
 	if err := f.open(ctx, &cfg); err != nil {
@@ -454,7 +490,7 @@ func openTokens(cfg *Config, known keys.Keys) (*keys.Tokens, error) {
 }
 
 func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
-	signing, err := cfg.Gateway.signingKeys(cfg.Diagnostics)
+	signing, err := apache.OpenKeys(cfg.Gateway.keys(cfg.Diagnostics))
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,19 @@ package front
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -16,13 +23,16 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/apache"
 )
 
 func valid() Config {
 	return Config{
 		PublicURL:    "https://diaspora.example.org",
 		TokenKeyFile: "token-key.pem",
-		Globus:       Globus{ClientID: "c", ClientSecret: "s", Scope: "x", LoginClientID: "l"},
+		Globus:       Globus{Issuer: "http://127.0.0.1:1", ClientID: "c", ClientSecret: "s", Scope: "x", LoginClientID: "l"},
 		Kafka:        Kafka{Brokers: []string{"127.0.0.1:1"}},
 		Gateway:      &Gateway{Listen: "127.0.0.1:0", Broker: "127.0.0.1:1", Issuer: "i", Audience: "a", KeysFile: "k", JWKSFile: "j"},
 		ACL:          &ACL{Listen: "127.0.0.1:0", Bootstrap: []string{"diaspora.example.org:9092"}},
@@ -175,7 +185,7 @@ func TestOpenPorts(t *testing.T) {
 // TestOpenPortsAreTold: the service says so when it starts, and `serve --check` does.
 func TestOpenPortsAreTold(t *testing.T) {
 	cfg := valid()
-	cfg.Gateway.Broker, cfg.Globus.Issuer = "127.0.0.1:65535", "http://127.0.0.1:1"
+	cfg.Gateway.Broker = "127.0.0.1:65535"
 	dir := t.TempDir()
 	cfg.TokenKeyFile, cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/token-key.pem", dir+"/keys", dir+"/jwks"
 	var said strings.Builder
@@ -238,7 +248,6 @@ func TestCheckWithoutAnything(t *testing.T) {
 	cfg := valid()
 	dir := t.TempDir()
 	cfg.Globus.ClientID = "00000000-0000-4000-8000-000000000001"
-	cfg.Globus.Issuer = "http://127.0.0.1:1"
 	cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/keys", dir+"/jwks"
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -253,23 +262,205 @@ func TestCheckWithoutAnything(t *testing.T) {
 	}
 }
 
-// TestCheckSigningKeys: keys that are good and cannot be replaced are a warning, and the check goes on.
+// TestCheckSigningKeys: keys that are good and should have been replaced are a warning, and the check goes on.
 func TestCheckSigningKeys(t *testing.T) {
 	cfg := valid()
 	dir := t.TempDir()
 	cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/keys", dir+"/jwks"
-	if _, err := cfg.Gateway.signingKeys(nil); err != nil {
+	if _, err := apache.OpenKeys(cfg.Gateway.keys(nil)); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Remove(dir+"/keys.lock"), os.Mkdir(dir+"/keys.lock", 0o700)); err != nil {
+	look := func() []Finding {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		run := &checks{cfg: &cfg}
+		run.gateway(ctx)
+		return run.findings
+	}
+	if found := look(); len(found) != 1 || found[0].Check != "gateway listener" {
+		t.Errorf("with fresh keys: %+v, want nothing about them", found)
+	}
+	keys, err := os.ReadFile(dir + "/keys")
+	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	run := &checks{cfg: &cfg}
-	run.gateway(ctx)
-	if len(run.findings) != 2 || run.findings[0].Check != "signing keys" || run.findings[0].Status != Warn || run.findings[0].Fix == "" {
-		t.Errorf("found %+v, want a warning about the signing keys and what comes after it", run.findings)
+	added := time.Now().Add(-32 * 24 * time.Hour).Format(time.RFC3339)
+	old := regexp.MustCompile(`"added":"[^"]*"`).ReplaceAll(keys, []byte(`"added":"`+added+`"`))
+	if err := os.WriteFile(dir+"/keys", old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if found := look(); len(found) != 2 || found[0].Check != "signing keys" || found[0].Status != Warn || found[0].Fix == "" {
+		t.Errorf("found %+v, want a warning about the signing keys and what comes after it", found)
+	}
+	if err := os.WriteFile(dir+"/jwks", []byte(`{"keys":[]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if found := look(); len(found) != 1 || found[0].Check != "signing keys" || found[0].Status != Fail {
+		t.Errorf("found %+v, want that the signing keys are not published", found)
+	}
+}
+
+// snapshot says what is in a folder, and when it was changed.
+func snapshot(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Lstat(name)
+		if err != nil {
+			return err
+		}
+		var content []byte
+		if info.Mode().IsRegular() {
+			if content, err = os.ReadFile(name); err != nil {
+				return err
+			}
+		}
+		all = append(all, fmt.Sprintf("%s %v %v %x", name, info.Mode(), info.ModTime(), sha256.Sum256(content)))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestCheckChangesNothing walks through the folders before and after: whoever runs the check as root would
+// else leave files behind that the service cannot open.
+func TestCheckChangesNothing(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // a broker that is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	for name, prepare := range map[string]func(t *testing.T, cfg *Config){
+		"nothing is there":  func(*testing.T, *Config) {},
+		"a broker is there": func(_ *testing.T, cfg *Config) { cfg.Gateway.Broker = listener.Addr().String() },
+		"keys are there": func(t *testing.T, cfg *Config) {
+			if _, err := apache.OpenKeys(cfg.Gateway.keys(nil)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"keys are old, and one is not published": func(t *testing.T, cfg *Config) {
+			keys := cfg.Gateway.keys(nil)
+			keys.MaxAge, keys.Settle = 3, 1
+			if _, err := apache.OpenKeys(keys); err != nil {
+				t.Fatal(err)
+			}
+			published, err := os.ReadFile(keys.JWKSFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := apache.OpenKeys(keys); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(keys.JWKSFile, published, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, dir := valid(), t.TempDir()
+			for _, sub := range []string{"keys", "run"} {
+				if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Chdir(filepath.Join(dir, "run")) // nor where it is started
+			cfg.TokenKeyFile, cfg.StateDir = dir+"/keys/token-key.pem", dir+"/keys/state"
+			cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/keys/signing-keys.json", dir+"/keys/jwks.json"
+			prepare(t, &cfg)
+			before := snapshot(t, dir)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			findings := Check(ctx, cfg)
+			if after := snapshot(t, dir); !slices.Equal(before, after) {
+				t.Errorf("the check has changed\n%s\nto\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+			}
+			if i := slices.IndexFunc(findings, func(f Finding) bool { return f.Check == "signing keys" }); (i >= 0) != strings.HasSuffix(name, "is there") || i >= 0 && (findings[i].Status != Warn || findings[i].Fix == "") {
+				t.Errorf("found %+v, want what to do about the signing keys if there are none", findings)
+			}
+		})
+	}
+}
+
+// TestCheckFiles finds folders in which the service could not make its files.
+func TestCheckFiles(t *testing.T) {
+	dir := t.TempDir()
+	for _, sub := range []string{"good", "bad"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(dir+"/bad/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bad := dir + "/bad/file" // in place of a folder: even root can make nothing in it
+	for want, change := range map[string]func(*Config){
+		"":                  func(*Config) {},
+		"token-key-file":    func(cfg *Config) { cfg.TokenKeyFile = bad + "/token-key.pem" },
+		"state-dir":         func(cfg *Config) { cfg.StateDir = bad + "/state" },
+		"gateway-keys-file": func(cfg *Config) { cfg.Gateway.KeysFile = dir + "/missing/signing-keys.json" },
+		"gateway-jwks-file": func(cfg *Config) { cfg.Gateway.JWKSFile = dir + "/missing/jwks.json" },
+	} {
+		cfg := valid()
+		cfg.TokenKeyFile, cfg.StateDir = dir+"/good/new/token-key.pem", dir+"/good/new/state"
+		cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/good/signing-keys.json", dir+"/good/jwks.json"
+		change(&cfg)
+		run := &checks{cfg: &cfg}
+		run.files()
+		if want == "" && len(run.findings) != 0 || want != "" && (len(run.findings) != 1 || run.findings[0].Check != want || run.findings[0].Status != Fail || run.findings[0].Fix == "") {
+			t.Errorf("with a bad %s: found %+v", want, run.findings)
+		}
+	}
+}
+
+// TestStartAsksGlobus: credentials that Globus Auth refuses keep the service from starting, and from making
+// any file; that Globus Auth cannot be asked is told.
+func TestStartAsksGlobus(t *testing.T) {
+	for name, c := range map[string]struct {
+		status  int
+		body    string
+		refused bool
+		says    string
+	}{
+		"a wrong secret":  {401, `{"errors":[{"status":"401","code":"UNAUTHORIZED","title":"Unauthorized"}],"error":"unauthorized"}`, true, "globus-client-secret-file"},
+		"an unknown ID":   {400, `{"error":"invalid_client"}`, true, "globus-client-id"},
+		"all is well":     {200, `{"active":false}`, false, ""},
+		"an outage":       {503, "", false, "cannot be asked whose tokens are"},
+		"a page":          {200, "<title>It works!</title>", false, "It works!"},
+		"no such request": {501, "", false, "status 501"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(c.status)
+				io.WriteString(w, c.body)
+			}))
+			defer auth.Close()
+			cfg, dir := valid(), t.TempDir()
+			cfg.Globus.Issuer = auth.URL
+			cfg.TokenKeyFile, cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/token-key.pem", dir+"/keys", dir+"/jwks"
+			var said strings.Builder
+			cfg.Diagnostics = slog.New(slog.NewTextHandler(&said, nil))
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // there is no cluster
+			defer cancel()
+			f, err := Open(ctx, cfg)
+			if err == nil {
+				f.Close()
+				t.Fatal("opened without a cluster")
+			}
+			if errors.Is(err, globus.ErrClientRefused) != c.refused || c.refused && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("Open = %v, want it refused: %v, and to say %q", err, c.refused, c.says)
+			}
+			warned := strings.Contains(said.String(), "cannot be asked whose tokens are")
+			if warned != (c.says != "" && !c.refused) || warned && !strings.Contains(said.String(), c.says) {
+				t.Errorf("the start says %q, want %q", said.String(), c.says)
+			}
+			if made := snapshot(t, dir); c.refused && len(made) != 1 {
+				t.Errorf("it has made %v", made)
+			}
+		})
 	}
 }
 
