@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +99,37 @@ func TestStrangersGetNothing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestServiceAccountAtStart: "up" prints the lines with all else, if it is asked to, and nowhere else.
+func TestServiceAccountAtStart(t *testing.T) {
+	d := emptyDesk(t)
+	stop, _ := d.started(t, "up", "--memory", "--print-service-account", "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	defer stop()
+	eventually(t, "diaspora up", func() bool { return strings.Contains(d.out.String(), "DIASPORA_CLIENT_SECRET=") })
+	lines := regexp.MustCompile(`(?m)^  export (DIASPORA_\w+)=(\S+)$`).FindAllStringSubmatch(d.out.String(), -1)
+	script := emptyDesk(t)
+	for _, line := range lines {
+		script.vars[line[1]] = line[2]
+	}
+	if len(lines) != 3 {
+		t.Fatalf("it prints %s", d.out.String())
+	}
+	script.must(t, "topic", "claim", "weather")
+	if strings.Contains(d.err.String(), script.vars["DIASPORA_CLIENT_SECRET"]) {
+		t.Errorf("the secret is in its diagnostics:\n%s", d.err.String())
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for word, want := range map[string]string{
+		"http://127.0.0.1:9090": "http://127.0.0.1:9090", "dev/secret+X=": "dev/secret+X=",
+		"": "''", "a b": "'a b'", "$(id)": "'$(id)'", "it's": `'it'\''s'`, "a\nb": "'a\nb'", "ä": "'ä'",
+	} {
+		if got := shellWord(word); got != want {
+			t.Errorf("shellWord(%q) = %s, want %s", word, got, want)
+		}
+	}
 }
 
 // ask sends a request and returns the answer. Redirects are not followed.

@@ -20,6 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
 var upHelp = help{
@@ -28,6 +29,9 @@ var upHelp = help{
 	examples: `
 diaspora up
 
+# a service account for scripts, from the fabric that runs in another terminal
+eval "$(diaspora up --print-service-account)"
+
 # beside another one, with nothing left behind
 diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0`,
 	long: `
@@ -35,6 +39,10 @@ One process runs an embedded Kafka broker with its data on disk, the gateway tha
 calling, the ACL endpoint where topics are claimed, and a stand-in for Globus Auth. All of
 it listens on 127.0.0.1 only. You are logged in, as the profile "local", without a browser.
 Other users of this machine can connect, but cannot log in.
+
+With --print-service-account it also prints how a script can sign in without a person: as the
+service account that the stand-in knows. If the fabric runs already, it prints these lines
+alone, for eval, and ends.
 
 It runs until Ctrl-C. Events that were acknowledged are there again at the next start,
 even after kill -9.`,
@@ -46,6 +54,7 @@ type upOptions struct {
 	memory                          bool
 	kafkaPort, httpPort, globusPort uint16
 	syncWrites                      bool
+	printAccount                    bool
 }
 
 const upProfile = "local"
@@ -60,6 +69,7 @@ func (e *env) upCommand() *cobra.Command {
 	flags.Uint16Var(&o.httpPort, "http-port", 9090, "`PORT` of the ACL endpoint; 0 for a free one")
 	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "`PORT` of the stand-in for Globus Auth; 0 for a free one")
 	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge nothing before it survives a power cut; slower")
+	flags.BoolVar(&o.printAccount, "print-service-account", false, "print variables with which a script signs in, without a person")
 	return cmd
 }
 
@@ -80,6 +90,11 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.printAccount { // of one in memory, no folder tells
+		if u, ok := runningUp(ctx, profiles, name); ok {
+			return e.printAccount(u)
+		}
+	}
 	username := e.username()
 	f, err := fabric.Start(ctx, fabric.Config{
 		Dir:        dir,
@@ -95,7 +110,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		})),
 	})
 	if other := (*fabric.InUseError)(nil); errors.As(err, &other) && other.Info.PID != 0 {
-		return e.alreadyUp(ctx, other, profiles, name)
+		return e.alreadyUp(ctx, o, other, profiles, name)
 	}
 	if err != nil {
 		return upError(err)
@@ -103,6 +118,13 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 
 	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, PID: os.Getpid()}
+	if o.printAccount {
+		secret, err := f.Globus().ClientSecret(globusdev.ServiceClientID)
+		if err != nil {
+			return err
+		}
+		u.ServiceAccount = &accountDocument{ClientID: globusdev.ServiceClientID, ClientSecret: secret.Reveal()}
+	}
 	secretFile := globusSecretFile(profiles, name)
 	if remove, err := saveGlobusSecret(secretFile, f.GlobusSecret()); err != nil {
 		e.warn("the secret of the local Globus Auth could not be kept, so only this command logs in: %v", err)
@@ -232,12 +254,74 @@ type upDocument struct {
 	Current          bool   `json:"current"` // the profile is the one in use
 	Subject          string `json:"subject,omitempty"`
 	Username         string `json:"username,omitempty"`
-	PID              int    `json:"pid"`
+	PID              int    `json:"pid,omitempty"`     // 0 if it is not known
 	Already          bool   `json:"already,omitempty"` // it was running before
+
+	ServiceAccount *accountDocument `json:"service_account,omitempty"` // if it was asked for
+}
+
+// accountDocument is a client at Globus Auth that signs in as itself.
+type accountDocument struct {
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret"`
+}
+
+// runningUp returns what is known of the fabric that runs as a profile, with its service account, if one does.
+func runningUp(ctx context.Context, profiles *diaspora.Profiles, name string) (upDocument, bool) {
+	p, err := profiles.Load(name)
+	if err != nil {
+		return upDocument{}, false
+	}
+	file := globusSecretFile(profiles, name)
+	account, err := askAccount(ctx, file, p.Discovery.Globus.Issuer)
+	if err != nil {
+		return upDocument{}, false
+	}
+	return upDocument{
+		URL: p.URL, Brokers: p.Discovery.Brokers, Globus: p.Discovery.Globus.Issuer, Profile: name, Current: isCurrent(profiles, name),
+		GlobusSecretFile: file, Already: true, ServiceAccount: account,
+	}, true
+}
+
+// askAccount asks a stand-in for Globus Auth, whose secret is in the file, for its service account.
+func askAccount(ctx context.Context, secretFile, issuer string) (*accountDocument, error) {
+	secret, err := loadGlobusSecret(secretFile)
+	if err != nil {
+		return nil, err
+	}
+	id, clientSecret, err := globusdev.ServiceAccount(ctx, issuer, secret)
+	if err != nil {
+		return nil, err
+	}
+	return &accountDocument{ClientID: id, ClientSecret: clientSecret.Reveal()}, nil
+}
+
+// exports are the lines with which a shell signs in as the account.
+func (u *upDocument) exports() string {
+	return fmt.Sprintf("export DIASPORA_URL=%s\nexport DIASPORA_CLIENT_ID=%s\nexport DIASPORA_CLIENT_SECRET=%s\n",
+		shellWord(u.URL), shellWord(u.ServiceAccount.ClientID), shellWord(u.ServiceAccount.ClientSecret))
+}
+
+// shellWord quotes a word for a shell, unless it needs no quotes.
+func shellWord(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:+=@%,", r))
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// printAccount prints the account of a fabric that runs already: for a shell, nothing else.
+func (e *env) printAccount(u upDocument) error {
+	if e.json() {
+		return e.printJSON(u)
+	}
+	return e.printf("%s", u.exports())
 }
 
 // alreadyUp tells where the fabric is that another process runs.
-func (e *env) alreadyUp(ctx context.Context, other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
+func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
 	u := upDocument{
 		URL: other.Info.URL, Brokers: other.Info.Brokers, Globus: other.Info.Globus, PID: other.Info.PID,
 		Data: other.Dir, Profile: name, Current: isCurrent(profiles, name), Already: true,
@@ -245,6 +329,15 @@ func (e *env) alreadyUp(ctx context.Context, other *fabric.InUseError, profiles 
 	}
 	if who := whoIsAt(ctx, profiles, name, u.URL); who.Subject != "" {
 		u.Subject, u.Username = who.Subject, who.Username
+	}
+	if o.printAccount {
+		account, err := askAccount(ctx, globusSecretFile(profiles, name), other.Info.Globus)
+		if err != nil {
+			return hinted(fmt.Errorf("up: process %d runs the fabric, and does not tell its service account: %w", other.Info.PID, err),
+				`restart "diaspora up" there, as the same user and with the same --profile`)
+		}
+		u.ServiceAccount = account
+		return e.printAccount(u)
 	}
 	e.say("it already runs, as process %d", other.Info.PID)
 	return e.printUp(u)
@@ -308,6 +401,9 @@ In another terminal:
   echo '{"celsius": 21.5}' | diaspora produce weather
   diaspora consume weather --from start --exit
 `
+	if u.ServiceAccount != nil {
+		text += "\nA script signs in as the service account with:\n\n  " + strings.ReplaceAll(strings.TrimSpace(u.exports()), "\n", "\n  ") + "\n"
+	}
 	return e.printf("%s", text)
 }
 

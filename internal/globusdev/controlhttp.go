@@ -2,8 +2,10 @@ package globusdev
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -22,6 +24,7 @@ func (s *Server) controls() []route {
 		{controlPrefix + "{$}", get, s.controlHelp},
 		{controlPrefix + "state", get, s.controlState},
 		{controlPrefix + "requests", get, s.controlRequests},
+		{controlPrefix + "service-account", get, s.controlServiceAccount},
 		{controlPrefix + "expire", post, control(func(r tokenControl) error { return r.apply(s.Expire, s.ExpireAccessTokens) })},
 		{controlPrefix + "revoke", post, control(func(r tokenControl) error { return r.apply(s.Revoke, s.RevokeAll) })},
 		{controlPrefix + "rescind", post, control(func(r rescindControl) error { return s.Rescind(r.Subject, r.Client, r.Scope) })},
@@ -38,6 +41,7 @@ const controlText = `This is not Globus. It is a development server: whoever kno
 
 GET  /_dev/state         identities, clients, tokens (by hash), consents, failures to come
 GET  /_dev/requests      the last requests
+GET  /_dev/service-account  the client that scripts can sign in as, with its secret
 POST /_dev/expire        {"token":"…"}, or {"subject":"…"} for all access tokens of a subject
 POST /_dev/revoke        {"token":"…"}, or {"subject":"…"} for all tokens of a subject
 POST /_dev/rescind       {"subject":"…","client":"…","scope":"…"}
@@ -69,6 +73,48 @@ func (s *Server) controlRequests(w http.ResponseWriter, _ *http.Request) error {
 	list := s.Requests()
 	writeJSON(w, http.StatusOK, map[string]any{"requests": append([]Request{}, list...)})
 	return nil
+}
+
+// serviceAccount is a client that may sign in as itself.
+type serviceAccount struct {
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret"`
+}
+
+func (s *Server) controlServiceAccount(w http.ResponseWriter, _ *http.Request) error {
+	secret, err := s.ClientSecret(ServiceClientID)
+	if err != nil {
+		return globusError(http.StatusNotFound, "NOT_FOUND", "Not Found", "There is no service account")
+	}
+	writeJSON(w, http.StatusOK, serviceAccount{ServiceClientID, secret.Reveal()})
+	return nil
+}
+
+// ServiceAccount asks the server at an issuer, whose secret is given, for the client that scripts can
+// sign in as.
+func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (id string, clientSecret globus.Secret, err error) {
+	const op, timeout = "ask for the service account", 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+controlPrefix+"service-account", nil)
+	if err != nil {
+		return "", "", fmt.Errorf("%s: %w", op, err)
+	}
+	req.Header.Set("Authorization", secretScheme+secret.Reveal())
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return "", "", fmt.Errorf("%s: %w", op, err)
+	}
+	defer resp.Body.Close()
+	const most = 64 << 10
+	var account serviceAccount
+	if resp.StatusCode != http.StatusOK {
+		return "", "", fmt.Errorf("%s: status %d", op, resp.StatusCode)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(&account); err != nil || account.ClientID == "" || account.ClientSecret == "" {
+		return "", "", fmt.Errorf("%s: the answer holds none", op)
+	}
+	return account.ClientID, globus.Secret(account.ClientSecret), nil
 }
 
 // control makes a handler of what a JSON body asks for.
