@@ -383,6 +383,7 @@ func TestClientsKcat(t *testing.T) {
 	equal("the last", kcat("", "-C -e -p 0 -o -1 -t "+topic), "499\n")
 	equal("since 2001", kcat("", "-C -e -p 0 -o s@1000000000000 -t "+topic), want)
 	equal("in a group", kcat("", "-G "+topic+" -c 500 -X auto.offset.reset=earliest "+topic), want)
+	equal("in a group, by a pattern", kcat("", "-G "+topic+"-pattern -c 500 -X auto.offset.reset=earliest ^"+topic[:len(topic)-1]+".$"), want)
 	equal("in the group again", kcat("", "-G "+topic+" -e -X auto.offset.reset=earliest "+topic), "")
 	equal("offset by time", kcat("", "-Q -t "+topic+":0:1000000000000"), topic+" [0] offset 0\n")
 	equal("last offset", kcat("", "-Q -t "+topic+":0:-1"), topic+" [0] offset 500\n")

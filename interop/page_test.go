@@ -1,0 +1,157 @@
+//go:build clients
+
+package interop
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+// section is what docs/clients.md says below a heading. The tests run its examples as they stand,
+// so that the page cannot show what does not work.
+type section struct{ heading, text string }
+
+// pageSection returns the part of docs/clients.md from a heading of the third level to the next heading.
+func pageSection(t *testing.T, heading string) section {
+	t.Helper()
+	page, err := os.ReadFile("../docs/clients.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(page), "\n### "+heading+"\n")
+	if !found {
+		t.Fatalf("docs/clients.md has no heading %q", heading)
+	}
+	return section{heading, nextHeading.Split(text, 2)[0]}
+}
+
+var (
+	nextHeading = regexp.MustCompile(`(?m)^##+ `)
+	blocks      = regexp.MustCompile("(?sm)^```([a-z]*)\n(.*?)^```$")
+)
+
+// block returns the example in a language, of which the section must have one.
+func (s section) block(t *testing.T, language string) string {
+	t.Helper()
+	var found []string
+	for _, match := range blocks.FindAllStringSubmatch(s.text, -1) {
+		if match[1] == language {
+			found = append(found, match[2])
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("docs/clients.md has %d examples in %q below %q, want 1", len(found), language, s.heading)
+	}
+	return found[0]
+}
+
+// wrongSecret matches what a section says that its software shows.
+var wrongSecret = regexp.MustCompile("(?s)With a wrong secret[^`]*`([^`]+)`")
+
+// onWrongSecret returns what the software says to a wrong secret, by the page.
+func (s section) onWrongSecret(t *testing.T) string {
+	t.Helper()
+	match := wrongSecret.FindStringSubmatch(s.text)
+	if match == nil {
+		t.Fatalf("docs/clients.md does not say below %q what is shown with a wrong secret", s.heading)
+	}
+	return strings.Join(strings.Fields(match[1]), " ")
+}
+
+// pageEvent is the event of the page's examples.
+const pageEvent = `{"temperature": 21.5}`
+
+// example is what an example of the page is filled with.
+type example struct {
+	place
+	key   keyDocument
+	topic string
+	dir   string // in which the files are that the page names
+}
+
+// newExample claims a topic and makes a key.
+func newExample(t *testing.T, s place) example {
+	t.Helper()
+	topic := claim(t, s.cfg, 1)
+	key, err := s.createKey(t, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return example{place: s, key: key, topic: topic, dir: t.TempDir()}
+}
+
+// wrong is the same with another secret.
+func (e example) wrong(t *testing.T) example {
+	e.key.Secret, e.dir = "dks_"+strings.Repeat("x", 43), t.TempDir()
+	return e
+}
+
+var (
+	examplePaths = regexp.MustCompile(`/(?:etc|opt|var)/(?:[a-z-]+/)*([a-z-]+\.[a-z]+)`)
+	exampleNames = regexp.MustCompile(`\b(weather|analysis)\b`)
+)
+
+// fill puts the fabric's addresses, the key, the topic and the consumer group into an example,
+// and has its files in the folder.
+func (e example) fill(text string) string {
+	text = strings.NewReplacer("http://127.0.0.1:9090/v1/token", e.tokenURL, "127.0.0.1:9092", e.brokers[0],
+		"key-…", e.key.ID, "dks_…", e.key.Secret).Replace(text)
+	text = examplePaths.ReplaceAllString(text, e.dir+"/$1")
+	return exampleNames.ReplaceAllLiteralString(text, e.topic)
+}
+
+// write writes an example into a file of the folder, and returns its path.
+func (e example) write(t *testing.T, name, text string) string {
+	t.Helper()
+	file := filepath.Join(e.dir, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(e.fill(text)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// holds waits until the topic has n records, which must all have the value.
+func (e example) holds(t *testing.T, n int, value string) {
+	t.Helper()
+	records := read(t, openConsumer(t, e.cfg, diaspora.ConsumerOptions{Topics: []string{e.topic}}), n)
+	for _, r := range records {
+		if string(r.Value) != value {
+			t.Errorf("the topic has %q, want %q", r.Value, value)
+		}
+	}
+}
+
+// awaitSaid waits until a program has said the words, in any layout, and may end meanwhile.
+func (p *program) awaitSaid(t *testing.T, words string) {
+	t.Helper()
+	late := time.After(clientPatience)
+	for said := ""; ; {
+		if said = p.said(); strings.Contains(strings.Join(strings.Fields(said), " "), words) {
+			return
+		}
+		select {
+		case <-p.ended:
+			if said == p.said() {
+				t.Fatalf("%s ended (%v) and has not said %q:\n%s", p.cmd.Args, p.err, words, end(said))
+			}
+		case <-late:
+			t.Fatalf("%s does not say %q:\n%s", p.cmd.Args, words, end(said))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// kill ends a program that goes on trying, or waits for its session to end.
+func (p *program) kill() {
+	p.cmd.Process.Kill()
+	<-p.ended
+}
