@@ -33,22 +33,27 @@ func pageSection(t *testing.T, heading string) section {
 
 var (
 	nextHeading = regexp.MustCompile(`(?m)^##+ `)
-	blocks      = regexp.MustCompile("(?sm)^```([a-z]*)\n(.*?)^```$")
+	fences      = regexp.MustCompile("(?sm)^```([a-z]*)\n(.*?)^```$")
 )
 
 // block returns the example in a language, of which the section must have one.
 func (s section) block(t *testing.T, language string) string {
 	t.Helper()
-	var found []string
-	for _, match := range blocks.FindAllStringSubmatch(s.text, -1) {
+	return s.blocks(t, language, 1)[0]
+}
+
+// blocks returns the examples in a language, of which the section must have n.
+func (s section) blocks(t *testing.T, language string, n int) (found []string) {
+	t.Helper()
+	for _, match := range fences.FindAllStringSubmatch(s.text, -1) {
 		if match[1] == language {
 			found = append(found, match[2])
 		}
 	}
-	if len(found) != 1 {
-		t.Fatalf("docs/clients.md has %d examples in %q below %q, want 1", len(found), language, s.heading)
+	if len(found) != n {
+		t.Fatalf("docs/clients.md has %d examples in %q below %q, want %d", len(found), language, s.heading, n)
 	}
-	return found[0]
+	return found
 }
 
 // wrongSecret matches what a section says that its software shows.

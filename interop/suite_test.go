@@ -53,7 +53,7 @@ func within(t *testing.T) context.Context {
 // cluster under test may be an old one.
 func unique(t *testing.T) string {
 	name := strings.Map(func(r rune) rune {
-		if r == '/' || r == ' ' || r == '-' {
+		if strings.ContainsRune("/ -.@", r) {
 			return '_'
 		}
 		return r
