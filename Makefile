@@ -9,6 +9,7 @@ ENDURANCE   ?= 10m
 SEEDS       ?= 200
 SETTINGS    ?= $(if $(filter 1,$(NODES)),deploy/kafka/like-embedded.properties)
 RUN         ?= ^(TestClients|TestPython)
+TIMEOUT     ?= 20m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
 .PHONY: help test race browser lint build bench bench-engines bench-peers bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
@@ -51,13 +52,14 @@ LONG_SPOOL  = SPOOL_CRASH_STATES=1000000 SPOOL_KILLS=10000 SPOOL_OWNERS=100 SPOO
 LONG_ENGINE = JOURNAL_CRASH_STATES=1000000 JOURNAL_FAULTS=1000 LOG_CRASH_STATES=1000000 BROKER_CRASH_STATES=1000000 \
 	BROKER_KILLS=10000 BROKER_MODEL_ROUNDS=10000 GROUPS_HISTORIES=10000 GROUPS_CONSUMER_HISTORIES=10000 KFAKEDIR_KILLS=400
 
-test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka, all foreign clients over it, ENDURANCE of everything at once
+test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka, all foreign clients and what is built on them over it, ENDURANCE of everything at once
 	$(MAKE) test-endurance
 	for from in 1 2001 4001 6001 8001; do \
 		$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
 		failed=$$?; $(MAKE) kafka-down; [ $$failed = 0 ] || exit $$failed; \
 	done
-	$(MAKE) kafka-up NODES=1 && $(MAKE) test-clients TAGS=kafka; failed=$$?; $(MAKE) kafka-down; exit $$failed
+	$(MAKE) test-clients RUN='^TestSoftware' TIMEOUT=60m
+	$(MAKE) kafka-up NODES=1 && $(MAKE) test-clients TAGS=kafka TIMEOUT=60m RUN='^(TestClients|TestPython|TestSoftware)'; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
 test-long: ## race detector, the long tests of spool, engine and ledger, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
@@ -99,7 +101,7 @@ test-endurance: ## all kinds of clients for ENDURANCE while the fabric is killed
 	DIASPORA_ENDURANCE=$(ENDURANCE) $(GO) test -count 1 -timeout 3h -run '^TestEndurance$$' -v ./fabric
 
 test-clients: ## clients in other languages, over the embedded broker; with TAGS=kafka over the Apache Kafka that is up
-	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout 20m -parallel 3 -run '$(RUN)' ./interop
+	$(GO) test -v -tags "clients $(TAGS)" -count 1 -timeout $(TIMEOUT) -parallel 3 -run '$(RUN)' ./interop
 
 test-franz: ## the integration suite of franz-go over the embedded engine, transactions excepted
 	$(GO) test -v -tags clients -count 1 -timeout 40m -run '^TestFranz$$' ./internal/broker

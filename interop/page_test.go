@@ -135,8 +135,14 @@ func (e example) holds(t *testing.T, n int, value string) {
 	}
 }
 
-// awaitSaid waits until a program has said the words, in any layout, and may end meanwhile.
+// awaitSaid waits until a program has said the words, in any layout. It may end meanwhile.
 func (p *program) awaitSaid(t *testing.T, words string) {
+	t.Helper()
+	p.awaitSaidAbout(t, words, func() {})
+}
+
+// awaitSaidAbout does something again and again, until a program has said the words about it.
+func (p *program) awaitSaidAbout(t *testing.T, words string, do func()) {
 	t.Helper()
 	late := time.After(clientPatience)
 	for said := ""; ; {
@@ -151,6 +157,7 @@ func (p *program) awaitSaid(t *testing.T, words string) {
 		case <-late:
 			t.Fatalf("%s does not say %q:\n%s", p.cmd.Args, words, end(said))
 		case <-time.After(20 * time.Millisecond):
+			do()
 		}
 	}
 }
