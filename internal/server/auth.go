@@ -54,6 +54,46 @@ func (s *Server) authenticate(x *exchange) error {
 	return nil
 }
 
+// sendsBasic reports whether a request has HTTP Basic credentials, good or not.
+func sendsBasic(r *http.Request) bool {
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, "Basic")
+}
+
+// authenticateKey authenticates the access key of the request's header. The caller then is
+// the key's owner, so it is for routes where a key may do what its owner may.
+func (s *Server) authenticateKey(x *exchange) error {
+	client := s.clientOf(x.r).String()
+	if len(x.r.Header["Authorization"]) > 1 {
+		return invalidClient("the Authorization header must be there once")
+	}
+	id, secret, err := basicCredentials(x.r.Header.Get("Authorization"))
+	if err != nil {
+		return s.malformed(client, err)
+	}
+	x.token = secret // so that it is concealed wherever it gets
+	end, wait, ok := s.attempts.Begin(x.r.Context(), client, sha256.Sum256([]byte(id+"\x00"+secret.Reveal())))
+	if !ok {
+		return tooManyFailures(wait, "create another access key with `diaspora key create`")
+	}
+	key, err := s.cfg.Claims.AuthenticateKey(x.r.Context(), id, secret)
+	end(admission.OutcomeOf(err))
+	if refused := (*globus.RefusedError)(nil); errors.As(err, &refused) && refused.Hint == "" {
+		return &refusal{
+			status: http.StatusUnauthorized,
+			detail: refused.Reason,
+			hint:   "Create another access key with `diaspora key create`, where you are logged in.",
+			header: basicChallenge,
+		}
+	}
+	if err != nil {
+		return err
+	}
+	x.caller = globus.Identity{Subject: key.Owner}
+	x.settle()
+	return nil
+}
+
 // malformed returns why something is refused that cannot be a token, unless the client has sent
 // too much of that.
 func (s *Server) malformed(client string, why error) error {
@@ -91,6 +131,9 @@ func bearerToken(x *exchange) (given bool, err error) {
 	values := x.r.Header["Authorization"]
 	if len(values) == 0 {
 		return false, nil
+	}
+	if sendsBasic(x.r) {
+		return true, unauthenticated("this takes the access token of a person's login; an access key is for Kafka, and can show keys of its owner", "invalid_request")
 	}
 	scheme, token, ok := strings.Cut(values[0], " ")
 	if len(values) > 1 || !ok || !strings.EqualFold(scheme, "Bearer") {

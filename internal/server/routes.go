@@ -25,6 +25,7 @@ const (
 	public      access = iota // it does not
 	bearer                    // from Authorization: Bearer, before the handler runs
 	inForm                    // from the form's own fields, by the handler
+	bearerOrKey               // the same, or from the ID and secret of an access key as HTTP Basic
 	oauthClient               // as an OAuth client, by the handler; errors have OAuth's shape
 )
 
@@ -43,7 +44,7 @@ var routeTable = []route{
 	{"DELETE /v1/topics/{name}", bearer, (*Server).releaseTopic, []string{typeJSON}},
 	{"POST /v1/keys", bearer, (*Server).issueKey, []string{typeJSON}},
 	{"GET /v1/keys", bearer, (*Server).listKeys, []string{typeJSON}},
-	{"GET /v1/keys/{id}", bearer, (*Server).showKey, []string{typeJSON}},
+	{"GET /v1/keys/{id}", bearerOrKey, (*Server).showKey, []string{typeJSON}},
 	{"DELETE /v1/keys/{id}", bearer, (*Server).revokeKey, []string{typeJSON}},
 	{"POST /v1/admin/blocked", bearer, (*Server).block, []string{typeJSON}},
 	{"GET /v1/admin/blocked", bearer, (*Server).listBlocked, []string{typeJSON}},
@@ -88,7 +89,11 @@ func (s *Server) guard(rt route) http.Handler {
 		x.r = r // the mux has filled in the path's values
 		x.oauth = rt.access == oauthClient
 		err := checkShape(rt, r)
-		if err == nil && rt.access == bearer {
+		switch {
+		case err != nil:
+		case rt.access == bearerOrKey && sendsBasic(r):
+			err = s.authenticateKey(x)
+		case rt.access == bearer || rt.access == bearerOrKey:
 			err = s.authenticateHeader(x)
 		}
 		if err == nil {
@@ -125,7 +130,7 @@ func queryRefusal(rt route, query string) error {
 		names, _ := fieldsOf(&aclForm{})
 		why.detail += "; the body must have the fields " + strings.Join(names, ", ")
 		why.hint = "Send them as a form: curl's --data-urlencode does, and /acl shows the whole command."
-	case rt.access == bearer:
+	case rt.access == bearer || rt.access == bearerOrKey:
 		why.hint = "Send fields in the body and the token in the Authorization header."
 	}
 	if mayHaveToken(query) {

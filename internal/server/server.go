@@ -60,6 +60,7 @@ type Claims interface {
 	RevokeKey(ctx context.Context, subject, id string) error
 	Keys(ctx context.Context, subject string) ([]diaspora.AccessKey, error)
 	Key(ctx context.Context, subject, id string) (diaspora.AccessKey, error)
+	AuthenticateKey(ctx context.Context, id string, secret globus.Secret) (diaspora.AccessKey, error)
 
 	Block(ctx context.Context, by string, req diaspora.BlockRequest) (diaspora.Blocked, error)
 	Unblock(ctx context.Context, by, subject string) error

@@ -427,6 +427,10 @@ func (c nobodysClaims) Key(context.Context, string, string) (diaspora.AccessKey,
 	return diaspora.AccessKey{}, c.called()
 }
 
+func (c nobodysClaims) AuthenticateKey(context.Context, string, globus.Secret) (diaspora.AccessKey, error) {
+	return diaspora.AccessKey{}, c.called()
+}
+
 func (c nobodysClaims) RevokeKey(context.Context, string, string) error { return c.called() }
 func (c nobodysClaims) Block(context.Context, string, diaspora.BlockRequest) (diaspora.Blocked, error) {
 	return diaspora.Blocked{}, c.called()

@@ -33,9 +33,12 @@ func invalidClient(detail string) error {
 	return &oauthError{refusal{
 		status: http.StatusUnauthorized,
 		detail: detail,
-		header: http.Header{"Www-Authenticate": {`Basic realm="diaspora", charset="UTF-8"`}},
+		header: basicChallenge,
 	}, "invalid_client"}
 }
+
+// basicChallenge asks for the ID and the secret of an access key.
+var basicChallenge = http.Header{"Www-Authenticate": {`Basic realm="diaspora", charset="UTF-8"`}}
 
 // tokenAnswer is the success of the token endpoint (RFC 6749 section 5.1).
 type tokenAnswer struct {

@@ -234,3 +234,67 @@ func TestKeysAPI(t *testing.T) {
 		t.Errorf("the key afterwards: %v", err)
 	}
 }
+
+// TestKeyShowsKeys signs in with an access key itself: it can show its owner's keys, also those that
+// have ended, and do nothing else.
+func TestKeyShowsKeys(t *testing.T) {
+	service := openClaims(t)
+	e := start(t, withClaims(service))
+	make := func(owner, name string) diaspora.NewAccessKey {
+		t.Helper()
+		key, err := service.IssueKey(t.Context(), owner, diaspora.AccessKeyRequest{Name: name, Read: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.secrets = append(e.secrets, key.Secret.Reveal())
+		return key
+	}
+	one, gone, bobs := make(ada, "one"), make(ada, "gone"), make(bob, "bobs")
+	as := func(key diaspora.NewAccessKey) []string {
+		return []string{"Authorization", basicAuth(key.ID, key.Secret.Reveal())}
+	}
+	show := func(of diaspora.NewAccessKey, headers []string, status int, words string) {
+		t.Helper()
+		if a := e.do("GET", "/v1/keys/"+of.ID, "", headers...); a.status != status || !strings.Contains(a.body, words) {
+			t.Errorf("%s is shown with %d, want %d and %q:\n%s", of.Name, a.status, status, words, a.body)
+		} else if challenge := a.header.Get("WWW-Authenticate"); status == 401 && !strings.HasPrefix(challenge, "Basic ") {
+			t.Errorf("%s: the challenge is %q", of.Name, challenge)
+		}
+	}
+	show(gone, as(one), 200, `"owner": "`+ada+`"`)
+	if err := service.RevokeKey(t.Context(), ada, gone.ID); err != nil {
+		t.Fatal(err)
+	}
+	show(one, as(one), 200, `"name": "one"`)
+	show(gone, as(one), 200, `"ended"`)
+	show(one, as(bobs), 404, "you have no access key with this ID")
+	show(gone, as(gone), 401, "the access key was revoked")
+	wrong := one
+	wrong.Secret += "x"
+	e.secrets = append(e.secrets, wrong.Secret.Reveal())
+	show(one, as(wrong), 401, "there is no such access key, or this is not its secret")
+	show(one, []string{"Authorization", "Basic !"}, 401, "Basic")
+	show(one, append(as(one), "Authorization", adaBearer), 401, "once")
+
+	for _, rt := range routeTable {
+		if rt.access != bearer {
+			continue
+		}
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		target := strings.NewReplacer("{name}", "weather", "{id}", one.ID, "{subject}", bob).Replace(path)
+		a := e.do(method, target, "", append(as(one), "Content-Type", typeJSON)...)
+		if a.status != 401 || !strings.Contains(a.body, "a person's login") {
+			t.Errorf("%s with an access key: %d\n%s", rt.pattern, a.status, a.body)
+		}
+	}
+	if keys, err := service.Keys(t.Context(), ada); err != nil || len(keys) != 1 {
+		t.Errorf("the keys of ada afterwards: %v, %v, want one", keys, err)
+	}
+	for range 3 * admission.DefaultBurst {
+		if a := e.do("GET", "/v1/keys/"+one.ID, "", as(wrong)...); a.status == 429 {
+			show(one, as(one), 200, `"name": "one"`)
+			return
+		}
+	}
+	t.Error("guessing goes on for ever")
+}
