@@ -52,11 +52,11 @@ var producing = map[kafka.Verdict][]*kerr.Error{
 	},
 	kafka.HoldTopic: {
 		kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InvalidTopicException,
-		kerr.TopicAuthorizationFailed, kerr.InvalidRequiredAcks, kerr.InvalidConfig, kerr.InvalidRequest,
+		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.InvalidRequiredAcks, kerr.InvalidConfig, kerr.InvalidRequest,
 		kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType,
 	},
 	kafka.HoldAll: {
-		kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed, kerr.SaslAuthenticationFailed,
+		kerr.TransactionalIDAuthorizationFailed, kerr.SaslAuthenticationFailed,
 		kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState, kerr.SecurityDisabled, kerr.UnsupportedVersion,
 	},
 	kafka.Quarantine: {
@@ -81,9 +81,10 @@ func TestMetadataErrors(t *testing.T) {
 			kerr.ReplicaNotAvailable, kerr.NetworkException, kerr.KafkaStorageError, kerr.ListenerNotFound,
 		},
 		kafka.HoldTopic: {
-			kerr.UnknownTopicOrPartition, kerr.InvalidTopicException, kerr.TopicAuthorizationFailed, kerr.InvalidRequest,
+			kerr.UnknownTopicOrPartition, kerr.InvalidTopicException, kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed,
+			kerr.InvalidRequest,
 		},
-		kafka.HoldAll: {kerr.ClusterAuthorizationFailed, kerr.SaslAuthenticationFailed},
+		kafka.HoldAll: {kerr.SaslAuthenticationFailed},
 	})
 }
 

@@ -45,6 +45,7 @@ var verdicts = map[*kerr.Error]Verdict{
 	kerr.InconsistentTopicID:         HoldTopic,
 	kerr.InvalidTopicException:       HoldTopic,
 	kerr.TopicAuthorizationFailed:    HoldTopic,
+	kerr.ClusterAuthorizationFailed:  HoldTopic, // to a producer: there is no topic that it may write to
 	kerr.InvalidRequiredAcks:         HoldTopic,
 	kerr.InvalidConfig:               HoldTopic,
 	kerr.InvalidRequest:              HoldTopic, // it does not say which event, if it is one
@@ -52,7 +53,6 @@ var verdicts = map[*kerr.Error]Verdict{
 	kerr.UnsupportedCompressionType:  HoldTopic,
 
 	// Who sends, or what with.
-	kerr.ClusterAuthorizationFailed:         HoldAll,
 	kerr.TransactionalIDAuthorizationFailed: HoldAll,
 	kerr.DelegationTokenAuthorizationFailed: HoldAll,
 	kerr.DelegationTokenExpired:             HoldAll,

@@ -31,12 +31,12 @@ func TestJudge(t *testing.T) {
 		},
 		HoldTopic: {
 			kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InconsistentTopicID, kerr.InvalidTopicException,
-			kerr.TopicAuthorizationFailed, kerr.InvalidRequiredAcks, kerr.InvalidConfig, kerr.InvalidRequest,
+			kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.InvalidRequiredAcks, kerr.InvalidConfig, kerr.InvalidRequest,
 			kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType,
 			fmt.Errorf("produce: %w", kerr.TopicAuthorizationFailed),
 		},
 		HoldAll: {
-			kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed, kerr.DelegationTokenAuthorizationFailed,
+			kerr.TransactionalIDAuthorizationFailed, kerr.DelegationTokenAuthorizationFailed,
 			kerr.DelegationTokenExpired, kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState,
 			kerr.SecurityDisabled, kerr.UnacceptableCredential, kerr.PrincipalDeserializationFailure, kerr.UnsupportedVersion,
 			fmt.Errorf("token: %w", globus.ErrLoginRequired), fmt.Errorf("token: %w", globus.ErrRefused),
