@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
@@ -41,18 +42,6 @@ func shown(s string) bool {
 }
 
 func subject(s string) bool { return len(s) <= maxSubjectBytes && word(s) }
-
-// keyID reports whether s is the ID of an access key.
-func keyID(s string) bool {
-	letters, ok := strings.CutPrefix(s, "key-")
-	return ok && len(letters) == 16 && !strings.ContainsFunc(letters, func(r rune) bool { return !('a' <= r && r <= 'z' || '2' <= r && r <= '7') })
-}
-
-// keySecret reports whether s is the secret of an access key.
-func keySecret(s globus.Secret) bool {
-	letters, ok := strings.CutPrefix(s.Reveal(), "dks_")
-	return ok && len(letters) == 43 && word(letters) && !strings.Contains(letters, ".")
-}
 
 // tidy makes of what others wrote one line that commands no terminal.
 func tidy(text string) string {
@@ -90,7 +79,7 @@ func topicAnswerFault(t Topic, name string) string {
 
 func keyFault(k AccessKey) string {
 	switch {
-	case !keyID(k.ID):
+	case !accesskey.IsID(k.ID):
 		return "the access key's ID is malformed"
 	case k.Name == "" || len(k.Name) > maxKeyNameBytes || !word(k.Name):
 		return "the access key's name is malformed"

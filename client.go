@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -41,7 +42,8 @@ const (
 )
 
 // NewClient returns a client of the ACL endpoint at cfg.URL. It does not touch
-// the network. Only [Client.Discover] works without cfg.TokenSource.
+// the network. Only [Client.Discover] works without cfg.TokenSource; with cfg.Key in its place
+// [Client.Identity] and [Client.Key] do as well.
 func NewClient(cfg Config) (*Client, error) {
 	if cfg.URL == "" {
 		return nil, &fault{
@@ -62,9 +64,7 @@ func NewClient(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.login == "" {
-		cfg.login = defaultLogin
-	}
+	cfg.login = cfg.advice()
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = requestTimeout
 	transport.MaxResponseHeaderBytes = 64 << 10
@@ -117,13 +117,21 @@ func (c *Client) discoverOnce(ctx context.Context) (Discovery, error) {
 // job, none is to keep one that others wait for.
 func (c *Client) hangUp() { c.http.CloseIdleConnections() }
 
-// Identity returns who the caller is to the fabric: whose the token is.
+// Identity returns who the caller is to the fabric: whose the token is, or the access key. Of
+// a key's owner nothing is known but the subject.
 func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 	var id globus.Identity
-	err := c.do(ctx, request{
-		op: "ask who is signed in", method: http.MethodGet, path: "/v1/identity", again: true,
-		out: &id, fault: func() string { return identityFault(id) },
-	})
+	var err error
+	if c.cfg.Key != (Key{}) {
+		var key AccessKey
+		key, err = c.showKey(ctx, "ask whose the access key is", c.cfg.Key.ID)
+		id.Subject = key.Owner
+	} else {
+		err = c.do(ctx, request{
+			op: "ask who is signed in", method: http.MethodGet, path: "/v1/identity", again: true,
+			out: &id, fault: func() string { return identityFault(id) },
+		})
+	}
 	if err != nil {
 		return globus.Identity{}, err
 	}
@@ -198,7 +206,7 @@ func (c *Client) CreateKey(ctx context.Context, key AccessKeyRequest) (NewAccess
 	err := c.do(ctx, request{
 		op: "create access key", method: http.MethodPost, path: "/v1/keys", in: key,
 		out: &created, fault: func() string {
-			if !keySecret(created.Secret) {
+			if !accesskey.IsSecret(created.Secret) {
 				return "the access key's secret is malformed"
 			}
 			return keyFault(created.AccessKey)
@@ -217,12 +225,22 @@ func (c *Client) Keys(ctx context.Context) ([]AccessKey, error) {
 	return orZero(list.Keys, err)
 }
 
-// Key returns one access key of the caller's, one that has ended included.
+// Key returns one access key of the caller's, one that has ended included. An access key can
+// ask for all of its owner's.
 func (c *Client) Key(ctx context.Context, id string) (AccessKey, error) {
+	return c.showKey(ctx, "show access key", id)
+}
+
+func (c *Client) showKey(ctx context.Context, op, id string) (AccessKey, error) {
 	var key AccessKey
 	err := c.do(ctx, request{
-		op: "show access key", method: http.MethodGet, path: "/v1/keys/" + url.PathEscape(id), again: true,
-		out: &key, fault: func() string { return keyFault(key) },
+		op: op, method: http.MethodGet, path: "/v1/keys/" + url.PathEscape(id), again: true, key: true,
+		out: &key, fault: func() string {
+			if key.ID != id {
+				return "it is about another access key"
+			}
+			return keyFault(key)
+		},
 	})
 	return orZero(key, err)
 }
@@ -289,6 +307,7 @@ type request struct {
 	out    any           // where the answer goes; nil if it is not looked at
 	fault  func() string // says what is wrong with out once it is filled in, or ""; nil accepts anything
 	public bool          // no token is needed
+	key    bool          // an access key does as well
 	again  bool          // idempotent: may be sent again
 }
 
@@ -358,11 +377,8 @@ func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err 
 	if r.in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if token, err = c.authorize(ctx, r); err != nil {
+	if token, err = c.authorize(ctx, r, req); err != nil {
 		return "", r.wrap(err)
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token.Reveal())
 	}
 	// An http.Client follows redirects, or at least looks where they lead. They would
 	// carry the token and the claim to whom they were not addressed.
@@ -400,22 +416,44 @@ func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err 
 	return token, nil
 }
 
-// authorize returns the access token to send, and only where nobody on the way can read it.
-func (c *Client) authorize(ctx context.Context, r request) (globus.Secret, error) {
+// authorize says in a request who is asking, and only where nobody on the way can read it. It
+// returns the access token, if there is one.
+func (c *Client) authorize(ctx context.Context, r request, req *http.Request) (globus.Secret, error) {
 	if r.public {
 		return "", nil
 	}
 	if err := c.mustBePrivate(); err != nil {
 		return "", err
 	}
-	if c.cfg.TokenSource == nil {
+	switch key := c.cfg.Key; {
+	case key != Key{} && r.key:
+		req.SetBasicAuth(url.QueryEscape(key.ID), url.QueryEscape(key.Secret.Reveal())) // as OAuth has it
+		return "", nil
+	case key != Key{}:
+		return "", c.personNeeded()
+	case c.cfg.TokenSource == nil:
 		return "", &fault{condition: ErrUnauthenticated, reason: "there is no TokenSource", hint: c.cfg.login}
 	}
 	token, err := trust.Token(ctx, c.cfg.TokenSource, c.base.Host, nil)
 	if err != nil {
 		return "", advise(explain(err), ErrUnauthenticated, c.cfg.login)
 	}
+	req.Header.Set("Authorization", "Bearer "+token.AccessToken.Reveal())
 	return token.AccessToken, nil
+}
+
+// personNeeded is the error where an access key does not do.
+func (c *Client) personNeeded() error {
+	reason := "this takes the login of a person, and an access key signs in"
+	hint := fmt.Sprintf(`run "diaspora login %s"`, c.base)
+	if from := c.cfg.origin; from != "" {
+		reason += " (" + from + ")"
+		if from == fromKeyID {
+			from += " and DIASPORA_KEY_SECRET"
+		}
+		hint = fmt.Sprintf(`do it where you are logged in; or here, unset %s and run "diaspora login %s"`, from, c.base)
+	}
+	return &fault{condition: ErrUnauthenticated, reason: reason, hint: hint}
 }
 
 func (c *Client) mustBePrivate() error {

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -39,13 +40,19 @@ type Config struct {
 	// the fabric names.
 	Brokers []string
 
-	// TokenSource yields the access token to sign in with. Required. Tokens of the one that
-	// ConfigFromEnv or Profiles.Config has set are sent only to hosts to which they
+	// TokenSource yields the access token to sign in with. Required, unless Key is set. Tokens of
+	// the one that ConfigFromEnv or Profiles.Config has set are sent only to hosts to which they
 	// belong, and to Brokers. With another one, they are sent wherever URL and Brokers lead.
 	TokenSource globus.TokenSource
 
-	// Identity is who the tokens are of. It is named in errors, and has no
-	// other effect. Optional.
+	// Key is an access key to sign in with in place of a TokenSource. It needs no login and no
+	// Globus Auth, and works wherever only Kafka is asked: for a [Logger], a [Consumer]
+	// and [Dial]. Its secret is sent wherever URL and Brokers lead.
+	Key Key
+
+	// Identity is who signs in. It is named in errors, and with SpoolDir its Subject says whose
+	// events the spool holds; of a Key, that is the key's owner. Default: with
+	// SpoolDir the ACL endpoint at URL is asked; otherwise it does not matter.
 	Identity globus.Identity
 
 	// CAFile names a file of PEM certificates to trust besides the system's
@@ -53,7 +60,7 @@ type Config struct {
 	CAFile string
 	CA     []byte
 
-	// InsecureAllowPlaintext sends access tokens and events to other machines
+	// InsecureAllowPlaintext sends access tokens, keys and events to other machines
 	// without TLS, where anybody on the way can read and take them. Without
 	// it, plaintext is for loopback addresses only.
 	InsecureAllowPlaintext bool
@@ -99,10 +106,17 @@ type Config struct {
 	opts      []kgo.Opt      // more of each Kafka client
 }
 
+// Key is what signs in with an access key; [Client.CreateKey] and "diaspora key create" make one.
+type Key struct {
+	ID     string        // "key-" and sixteen letters; no secret
+	Secret globus.Secret // "dks_" and more
+}
+
 const (
 	defaultDialTimeout   = 10 * time.Second
 	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
 	defaultLogin         = `run "diaspora login"`
+	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where you are logged in`
 	maxCABytes           = 1 << 20
 	minSpoolBytes        = 64 << 10
 )
@@ -139,8 +153,12 @@ func (c *Config) undiscovered() bool { return c.Discovery == nil && c.URL != "" 
 // complete validates what can be without asking anybody, and sets defaults.
 func (c *Config) complete() error {
 	switch {
-	case c.TokenSource == nil && !c.anonymous:
-		return invalid("configuration: there is no TokenSource")
+	case c.TokenSource == nil && c.Key == Key{} && !c.anonymous:
+		return invalid("configuration: there is neither a TokenSource nor a Key")
+	case c.TokenSource != nil && c.Key != Key{}:
+		return invalid("configuration: TokenSource and Key exclude each other")
+	case c.Key != Key{} && (!accesskey.IsID(c.Key.ID) || !accesskey.IsSecret(c.Key.Secret)):
+		return invalid("configuration: Key has not the ID and the Secret of an access key")
 	case c.DialTimeout < 0:
 		return invalid("configuration: DialTimeout is negative")
 	case c.Linger < 0:
@@ -157,11 +175,20 @@ func (c *Config) complete() error {
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
 	}
-	if c.login == "" {
-		c.login = defaultLogin
-	}
+	c.login = c.advice()
 	c.Diagnostics = own(c.Diagnostics)
 	return nil
+}
+
+// advice is what to do when nobody is signed in.
+func (c *Config) advice() string {
+	switch {
+	case c.login != "":
+		return c.login
+	case c.Key != Key{}:
+		return anotherKey
+	}
+	return defaultLogin
 }
 
 // fabric makes one of a configuration that is complete. If that is undiscovered, the
@@ -191,13 +218,14 @@ func (c Config) fabric() (*fabric, error) {
 	if secure == nil && !c.InsecureAllowPlaintext && !allLoopback(f.Brokers) {
 		return nil, &fault{
 			condition: ErrInvalid,
-			reason:    fmt.Sprintf("brokers %s offer no TLS, so the access token could be read on its way", strings.Join(f.Brokers, ",")),
+			reason:    fmt.Sprintf("brokers %s offer no TLS, so the access token or key could be read on its way", strings.Join(f.Brokers, ",")),
 			hint:      "only InsecureAllowPlaintext would send it all the same",
 		}
 	}
 	f.kafka = kafka.Config{
 		Brokers:                f.Brokers,
 		TokenSource:            c.TokenSource,
+		Key:                    kafka.Key(c.Key),
 		Named:                  c.Brokers, // not those that the fabric names
 		TLS:                    secure,
 		InsecureAllowPlaintext: c.InsecureAllowPlaintext,
@@ -343,6 +371,8 @@ func (c Config) who() string {
 	switch {
 	case c.Identity.Username != "":
 		return c.Identity.Username
+	case c.Key.ID != "":
+		return "the access key " + c.Key.ID
 	case c.Identity.Subject != "":
 		return c.Identity.Subject
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -23,6 +24,10 @@ import (
 //	DIASPORA_REFRESH          a Globus refresh token to sign in with
 //	DIASPORA_CLIENT_ID        a Globus client to sign in as, with
 //	DIASPORA_CLIENT_SECRET    its secret
+//	DIASPORA_KEY_FILE         a file with an access key to sign in with and the URL of its
+//	                          fabric, as "diaspora key create --save-env" writes it
+//	DIASPORA_KEY_ID           an access key to sign in with, without such a file, and
+//	DIASPORA_KEY_SECRET       its secret
 //	DIASPORA_BOOTSTRAP        bootstrap servers, as host:port,host:port
 //	DIASPORA_CA_FILE          a PEM file of certificates to trust besides the system's
 //	DIASPORA_CONFIG_DIR       where profiles are
@@ -35,6 +40,9 @@ import (
 // below the host that its scope names at Globus. Where the scope names none, it is sent to the hosts that
 // were confirmed by "diaspora login", or to those that the user has named: DIASPORA_BOOTSTRAP and, next to it,
 // DIASPORA_URL. A fabric that is wholly on this machine is exempt.
+//
+// An access key is sent only to the fabric that is named together with it: by the key file, DIASPORA_URL or
+// DIASPORA_PROFILE, and not by the current profile, which may be of another fabric.
 //
 // What the fabric and Globus Auth said of a credential from the environment is remembered next to
 // the profiles, in files without secrets that are named by a hash of it: so a [Logger] with a
@@ -52,7 +60,11 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 }
 
 func configFromEnv(getenv func(string) string) (Config, error) {
-	e := environment{getenv: getenv}
+	file, err := accesskey.FromEnv(getenv)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", accesskey.FileVariable, keyFileError(err))
+	}
+	e := environment{getenv: file.Getenv(getenv), file: file}
 	if err := e.hear(); err != nil {
 		return Config{}, err
 	}
@@ -69,7 +81,7 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 		cfg.memory.dir = filepath.Join(profiles.dir, "fabrics")
 		cfg.memory.silent = new(atomic.Int64)
 	}
-	if list := getenv("DIASPORA_BOOTSTRAP"); list != "" {
+	if list := e.getenv("DIASPORA_BOOTSTRAP"); list != "" {
 		cfg.Brokers = nil
 		for b := range strings.SplitSeq(list, ",") {
 			b = strings.TrimSpace(b)
@@ -79,8 +91,8 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 			cfg.Brokers = append(cfg.Brokers, b)
 		}
 	}
-	if file := getenv("DIASPORA_CA_FILE"); file != "" {
-		cfg.CAFile = file
+	if name := e.getenv("DIASPORA_CA_FILE"); name != "" {
+		cfg.CAFile = name
 		if _, err := cfg.roots(nil); err != nil {
 			return Config{}, fmt.Errorf("DIASPORA_CA_FILE: %w", err)
 		}
@@ -90,13 +102,40 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 
 // environment is what the variables say.
 type environment struct {
-	getenv   func(string) string
+	getenv   func(string) string // with what the key file says
+	file     accesskey.File
 	cacheDir string       // where tokens got from DIASPORA_REFRESH are kept
 	said     trust.Fabric // what the user has said about where secrets may go
 }
 
+// keyFileError puts an error of a key file into the words of this package.
+func keyFileError(err error) error {
+	f := (*accesskey.FileError)(nil)
+	if !errors.As(err, &f) {
+		return err
+	}
+	return &fault{condition: ErrInvalid, reason: f.Reason, hint: f.Hint, cause: f.Err}
+}
+
+// fromKeyID is the origin of a key without a file.
+const fromKeyID = accesskey.IDVariable
+
+// keyOrigin names where the access key is from, or returns "" if there is none.
+func (e environment) keyOrigin() string {
+	switch {
+	case e.file.Path != "":
+		return accesskey.FileVariable
+	case e.getenv(accesskey.IDVariable) != "" || e.getenv(accesskey.SecretVariable) != "":
+		return fromKeyID
+	}
+	return ""
+}
+
 // hear finds out what the user has said about where secrets may go.
 func (e *environment) hear() (err error) {
+	if err := e.oneCredential(); err != nil {
+		return err
+	}
 	if e.said.NamedIssuer, err = e.issuer(); err != nil {
 		return err
 	}
@@ -106,9 +145,37 @@ func (e *environment) hear() (err error) {
 	return nil
 }
 
+// oneCredential refuses an access key that is malformed, or that is not the only one who may sign in: events
+// must not go out as somebody else than was meant.
+func (e environment) oneCredential() error {
+	if wrong := accesskey.Misplaced(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
+		return &fault{condition: ErrInvalid, reason: wrong, hint: "set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead"}
+	}
+	from := e.keyOrigin()
+	if from == "" {
+		return nil
+	}
+	for _, other := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if e.getenv(other) != "" {
+			return &fault{condition: ErrInvalid, reason: fmt.Sprintf("%s and %s both say who signs in", from, other), hint: "unset one of them"}
+		}
+	}
+	if wrong := accesskey.Fault(e.getenv(accesskey.IDVariable), e.getenv(accesskey.SecretVariable)); wrong != "" {
+		return &fault{condition: ErrInvalid, reason: wrong, hint: anotherKey}
+	}
+	if e.getenv("DIASPORA_URL") == "" && e.getenv("DIASPORA_PROFILE") == "" {
+		return &fault{
+			condition: ErrNoProfile,
+			reason:    from + " says who signs in, but not to which fabric, and a key is sent to no other than its own",
+			hint:      "set DIASPORA_URL as well, to the address of the fabric that made the key",
+		}
+	}
+	return nil
+}
+
 // complete reports whether no profile is needed.
 func (e environment) complete() bool {
-	return e.getenv("DIASPORA_URL") != "" && (e.getenv("DIASPORA_REFRESH") != "" || e.getenv("DIASPORA_CLIENT_ID") != "")
+	return e.getenv("DIASPORA_URL") != "" && (e.keyOrigin() != "" || e.getenv("DIASPORA_REFRESH") != "" || e.getenv("DIASPORA_CLIENT_ID") != "")
 }
 
 // fabric returns which fabric is meant: the URL's, or the profile's. A profile of
@@ -150,6 +217,9 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 				return cfg, nil
 			}
 		}
+		if name != "" && e.file.Get("DIASPORA_URL") == raw {
+			return Config{}, invalid("the key file %s is of another fabric than the profile %q", e.file.Path, name)
+		}
 		if name != "" {
 			return Config{}, invalid("DIASPORA_URL and DIASPORA_PROFILE name different fabrics")
 		}
@@ -177,8 +247,35 @@ func (e environment) nowhere(err error) error {
 	return err
 }
 
+// withKey adds the access key of the environment.
+func (e environment) withKey(cfg Config, from string) (Config, error) {
+	if of := e.file.Get("DIASPORA_URL"); of != "" && !sameURL(of, cfg.URL) {
+		return Config{}, &fault{
+			condition: ErrInvalid,
+			reason:    fmt.Sprintf("the key file %s is of the fabric %s, and not of %s", e.file.Path, redactURL(of), redactURL(cfg.URL)),
+			hint:      "unset DIASPORA_URL, since the key file says it",
+		}
+	}
+	cfg.TokenSource = nil // the profile's
+	cfg.Key = Key{ID: e.getenv(accesskey.IDVariable), Secret: globus.Secret(e.getenv(accesskey.SecretVariable))}
+	cfg.origin, cfg.login = from, anotherKey
+	cfg.memory.name = keyMemory(cfg.URL, cfg.Key.ID)
+	cfg.Identity = cfg.memory.recall(cfg.memory.name).Identity
+	return cfg, nil
+}
+
+// sameURL reports whether two addresses are those of one ACL endpoint.
+func sameURL(a, b string) bool {
+	u, errA := parseURL(a)
+	v, errB := parseURL(b)
+	return errA == nil && errB == nil && *u == *v
+}
+
 // signIn adds how to sign in, if the environment says so.
 func (e environment) signIn(cfg Config) (Config, error) {
+	if from := e.keyOrigin(); from != "" {
+		return e.withKey(cfg, from)
+	}
 	id, secret := e.getenv("DIASPORA_CLIENT_ID"), globus.Secret(e.getenv("DIASPORA_CLIENT_SECRET"))
 	refresh := globus.Secret(strings.TrimSpace(e.getenv("DIASPORA_REFRESH")))
 	if wrong := trust.RefreshTokenFault(e.getenv("DIASPORA_REFRESH")); refresh != "" && id == "" && wrong != "" {
@@ -203,7 +300,7 @@ func (e environment) signIn(cfg Config) (Config, error) {
 		return Config{}, &fault{
 			condition: ErrUnauthenticated,
 			reason:    fmt.Sprintf("nobody is logged in to %s", cfg.URL),
-			hint:      cfg.login + ", or set DIASPORA_REFRESH",
+			hint:      cfg.login + ", or set DIASPORA_REFRESH or DIASPORA_KEY_FILE",
 		}
 	}
 	cfg.TokenSource = &discoveredSource{cfg: cfg, turn: make(chan struct{}, 1), make: func(d Discovery) (*trust.Source, error) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -135,11 +136,103 @@ func TestConfigFromEnv(t *testing.T) {
 	}
 }
 
+// An access key of the right shape.
+const (
+	keyIDOfTests     = "key-abcdefghij234567"
+	keySecretOfTests = "dks_" + canary + "___________________"
+)
+
+// keyFileOfTests is a file with that key.
+func keyFileOfTests(t testing.TB, address string) string {
+	t.Helper()
+	text, err := accesskey.Format("", getenv("DIASPORA_URL", address, "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "key.env")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestKeyFromEnv has each way to name an access key, next to a login that it takes the place of.
+func TestKeyFromEnv(t *testing.T) {
+	t.Parallel()
+	dir := saved(t, "first", "second")
+	file := keyFileOfTests(t, "https://second.example.org")
+	elsewhere := keyFileOfTests(t, "https://third.example.org")
+	for name, try := range map[string]struct {
+		env         []string
+		url, origin string
+	}{
+		"file":                   {[]string{"DIASPORA_KEY_FILE", file}, "https://second.example.org", "DIASPORA_KEY_FILE"},
+		"file, no profile of it": {[]string{"DIASPORA_KEY_FILE", elsewhere}, "https://third.example.org", "DIASPORA_KEY_FILE"},
+		"file and its URL":       {[]string{"DIASPORA_KEY_FILE", file, "DIASPORA_URL", "https://second.example.org/acl"}, "https://second.example.org", "DIASPORA_KEY_FILE"},
+		"file and its profile":   {[]string{"DIASPORA_KEY_FILE", file, "DIASPORA_PROFILE", "second"}, "https://second.example.org", "DIASPORA_KEY_FILE"},
+		"file and the same key":  {[]string{"DIASPORA_KEY_FILE", file, "DIASPORA_KEY_ID", keyIDOfTests}, "https://second.example.org", "DIASPORA_KEY_FILE"},
+		"variables":              {[]string{"DIASPORA_URL", "https://third.example.org", "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests}, "https://third.example.org", "DIASPORA_KEY_ID"},
+		"variables and profile":  {[]string{"DIASPORA_PROFILE", "first", "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests}, "https://first.example.org", "DIASPORA_KEY_ID"},
+	} {
+		cfg, err := ConfigFromEnv(getenv(append(try.env, "DIASPORA_CONFIG_DIR", dir)...))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if cfg.URL != try.url || cfg.origin != try.origin || cfg.Key != (Key{keyIDOfTests, keySecretOfTests}) || cfg.TokenSource != nil || cfg.Identity.Subject != "" {
+			t.Errorf("%s: %+v, by %s", name, cfg, cfg.origin)
+		}
+		if err := cfg.complete(); err != nil || cfg.who() != "the access key "+keyIDOfTests || !strings.Contains(cfg.login, "diaspora key create") {
+			t.Errorf("%s: %v, as %s, hint %q", name, err, cfg.who(), cfg.login)
+		}
+		if strings.Contains(fmt.Sprintf("%v %+v %#v", cfg, cfg, cfg), canary) {
+			t.Errorf("%s: the Config shows a secret", name)
+		}
+	}
+}
+
+// TestKeyIsNoLogin has what takes a person say so, without asking anybody.
+func TestKeyIsNoLogin(t *testing.T) {
+	t.Parallel()
+	for name, try := range map[string]struct {
+		env  []string
+		hint string
+	}{
+		"variables": {[]string{"DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests}, "unset DIASPORA_KEY_ID and DIASPORA_KEY_SECRET and run"},
+		"file":      {[]string{"DIASPORA_KEY_FILE", keyFileOfTests(t, "https://h.example.org")}, "unset DIASPORA_KEY_FILE and run"},
+	} {
+		cfg, err := ConfigFromEnv(getenv(append(try.env, "DIASPORA_URL", "https://h.example.org", "DIASPORA_CONFIG_DIR", t.TempDir())...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := NewClient(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for op, err := range map[string]error{
+			"Claim": second(client.Claim(t.Context(), ClaimRequest{Name: "weather"})), "Topics": second(client.Topics(t.Context())),
+			"CreateKey": second(client.CreateKey(t.Context(), AccessKeyRequest{})), "Keys": second(client.Keys(t.Context())),
+			"RevokeKey": client.RevokeKey(t.Context(), keyIDOfTests), "Blocked": second(client.Blocked(t.Context())),
+		} {
+			if !errors.Is(err, ErrUnauthenticated) || !strings.Contains(err.Error(), "takes the login of a person") || !strings.Contains(Hint(err), try.hint) {
+				t.Errorf("%s, %s: %v", name, op, err)
+			}
+			withoutCanary(t, err)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
 // TestEnvThatIsWrong fails when an error does not name the variable at fault, or
 // shows a secret.
 func TestEnvThatIsWrong(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "first", "second")
+	keyFile, openFile := keyFileOfTests(t, "https://second.example.org"), keyFileOfTests(t, "https://second.example.org")
+	if err := os.Chmod(openFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, try := range map[string]struct {
 		env  []string
 		want error
@@ -162,6 +255,17 @@ func TestEnvThatIsWrong(t *testing.T) {
 		"bad brokers":     {[]string{"DIASPORA_BOOTSTRAP", "127.0.0.1:1,,"}, ErrInvalid, "DIASPORA_BOOTSTRAP: "},
 		"CA file missing": {[]string{"DIASPORA_CA_FILE", dir + "/nothing"}, ErrInvalid, "DIASPORA_CA_FILE: "},
 		"CA file of none": {[]string{"DIASPORA_CA_FILE", dir + "/current"}, ErrInvalid, "DIASPORA_CA_FILE: "},
+		"a key as client": {[]string{"DIASPORA_CLIENT_ID", keyIDOfTests, "DIASPORA_CLIENT_SECRET", keySecretOfTests}, ErrInvalid, "DIASPORA_CLIENT_ID is for a client of Globus, and holds a part of an access key; set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead"},
+		"secret of a key": {[]string{"DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", keySecretOfTests}, ErrInvalid, "DIASPORA_CLIENT_SECRET is for a client of Globus"},
+		"key, no URL":     {[]string{"DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrNoProfile, "DIASPORA_KEY_ID says who signs in, but not to which fabric, and a key is sent to no other than its own; set DIASPORA_URL as well"},
+		"half a key":      {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", keyIDOfTests}, ErrInvalid, "DIASPORA_KEY_ID and DIASPORA_KEY_SECRET belong together"},
+		"a key's name":    {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", "beamline-7", "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrInvalid, "unlike its name"},
+		"key and refresh": {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests, "DIASPORA_REFRESH", canary}, ErrInvalid, "DIASPORA_KEY_ID and DIASPORA_REFRESH both say who signs in; unset one of them"},
+		"key and client":  {[]string{"DIASPORA_KEY_FILE", keyFile, "DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", canary}, ErrInvalid, "DIASPORA_KEY_FILE and DIASPORA_CLIENT_ID both say"},
+		"no key file":     {[]string{"DIASPORA_KEY_FILE", dir + "/nothing"}, ErrInvalid, "DIASPORA_KEY_FILE: invalid: key file " + dir + "/nothing: it does not exist; make one with"},
+		"open key file":   {[]string{"DIASPORA_KEY_FILE", openFile}, ErrInvalid, "chmod 600 " + openFile},
+		"two URLs":        {[]string{"DIASPORA_KEY_FILE", keyFile, "DIASPORA_URL", "https://first.example.org"}, ErrInvalid, "is of the fabric https://second.example.org, and not of https://first.example.org"},
+		"key and profile": {[]string{"DIASPORA_KEY_FILE", keyFile, "DIASPORA_PROFILE", "first"}, ErrInvalid, `is of another fabric than the profile "first"`},
 		"bad Globus":      {[]string{"GLOBUS_SDK_ENVIRONMENT", "nowhere"}, ErrInvalid, "GLOBUS_SDK_ENVIRONMENT"},
 		"bad Globus URL":  {[]string{"GLOBUS_SDK_SERVICE_URL_AUTH", "ftp://x", "DIASPORA_REFRESH", canary}, ErrInvalid, "GLOBUS_SDK_SERVICE_URL_AUTH"},
 	} {
@@ -172,7 +276,7 @@ func TestEnvThatIsWrong(t *testing.T) {
 		if !errors.Is(err, try.want) || !strings.Contains(err.Error(), try.says) || !strings.HasPrefix(err.Error(), "configuration: ") {
 			t.Errorf("%s: %v, want %v that says %q", name, err, try.want, try.says)
 		}
-		if cfg.TokenSource != nil || cfg.URL != "" {
+		if cfg.TokenSource != nil || cfg.Key != (Key{}) || cfg.URL != "" {
 			t.Errorf("%s: the error comes with a Config", name)
 		}
 		withoutCanary(t, err)

@@ -347,11 +347,16 @@ func (l *Logger) explain(topic string, err error) error {
 func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = explain(err)
 	claim := fmt.Sprintf("claim it with \"diaspora topic claim %s\"", clip(topic))
+	access := claim + " if nobody has, or ask its owner for access"
+	if f.Key != (Key{}) {
+		claim += " where you are logged in"
+		access = "use an access key that may, or " + claim
+	}
 	if denied, ok := err.(*fault); ok && denied.condition == ErrPermission {
 		err = &fault{
 			condition: ErrPermission,
 			reason:    fmt.Sprintf("%s may not %s it", f.who(), verb),
-			hint:      claim + " if nobody has, or ask its owner for access",
+			hint:      access,
 			cause:     denied.cause,
 		}
 	}

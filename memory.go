@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -98,17 +99,68 @@ func (m memory) learn(cfg *Config, change func(*remembered)) {
 	}
 }
 
+// keyMemory names what is known of an access key of the fabric at an URL. The secret is not part of
+// it: whose a key is does not hang on that, and is also asked of keys that were replaced.
+func keyMemory(address, id string) string { return credentialName(address, "access key", id) }
+
 // unbound is the subject of events whose owner is not known yet.
-func (m memory) unbound() string { return spool.Unbound + m.name }
+func (c *Config) unbound() string {
+	if c.Key != (Key{}) {
+		return spool.UnboundKey + c.Key.ID
+	}
+	return spool.Unbound + c.memory.name
+}
 
 // owns reports whether events that were logged when their owner was not known belong to a
-// subject: they were logged with the credential in use, or with one that is known to be theirs.
-func (m memory) owns(subject, unbound string) bool {
-	name, ok := strings.CutPrefix(unbound, spool.Unbound)
-	if !ok || len(name) != 2*sha256.Size || subject == "" {
+// subject: they were logged with the credential in use, or with one that is known to be theirs. Whose
+// another access key was, the ACL endpoint is asked.
+func (c *Config) owns(ctx context.Context, subject, unbound string) bool {
+	if name, ok := strings.CutPrefix(unbound, spool.Unbound); ok {
+		if len(name) != 2*sha256.Size || subject == "" {
+			return false
+		}
+		return name == c.memory.name || c.memory.recall(name).Identity.Subject == subject
+	}
+	id, ok := strings.CutPrefix(unbound, spool.UnboundKey)
+	switch {
+	case !ok || !accesskey.IsID(id) || subject == "":
+		return false
+	case id == c.Key.ID:
+		return true
+	case spool.IsUnbound(subject) || c.URL == "":
 		return false
 	}
-	return name == m.name || m.recall(name).Identity.Subject == subject
+	if known := c.memory.recall(keyMemory(c.URL, id)).Identity.Subject; known != "" {
+		return known == subject
+	}
+	return c.keyOwner(ctx, id) == subject
+}
+
+// keyOwner asks the ACL endpoint whose an access key was, and returns "" if that cannot be told. Only
+// the owner is told, so it is the caller's own subject otherwise.
+func (c *Config) keyOwner(ctx context.Context, id string) string {
+	if c.memory.unanswered() {
+		return ""
+	}
+	client, err := NewClient(*c)
+	if err != nil {
+		return ""
+	}
+	defer client.hangUp()
+	timed, cancel := context.WithTimeout(ctx, c.DialTimeout)
+	defer cancel()
+	key, err := client.Key(timed, id)
+	if away(err) || timed.Err() != nil {
+		c.memory.noAnswer()
+	}
+	if err != nil {
+		c.diagnostics().Warn("it cannot be told whose events these are that were logged with an access key", "key", id, "err", err)
+		return ""
+	}
+	other := c.memory
+	other.name = keyMemory(c.URL, id)
+	other.learn(c, func(r *remembered) { r.Identity.Subject = key.Owner })
+	return key.Owner
 }
 
 // away reports whether an error says that the fabric or Globus Auth cannot be reached, or something

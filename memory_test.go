@@ -1,12 +1,15 @@
 package diaspora
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -45,18 +48,18 @@ func TestMemoryIsPrivate(t *testing.T) {
 	if d, err := client.discoverOnce(within(t)); err != nil || d.Globus != discovery.Globus {
 		t.Errorf("while the fabric is away it is %+v, %v, want what it said before", d, err)
 	}
-	path := cfg.memory.path(cfg.memory.name)
-	data, err := os.ReadFile(path)
-	if err != nil || strings.Contains(string(data), canary) || strings.Contains(path, canary) {
-		t.Errorf("%s holds %s, %v", path, data, err)
+	file := cfg.memory.path(cfg.memory.name)
+	data, err := os.ReadFile(file)
+	if err != nil || strings.Contains(string(data), canary) || strings.Contains(file, canary) {
+		t.Errorf("%s holds %s, %v", file, data, err)
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("its mode is %v, %v, want 0600", info.Mode(), err)
 	}
 	for _, spoil := range []struct {
 		path       string
 		mode, back os.FileMode
-	}{{path, 0o660, 0o600}, {path, 0o604, 0o600}, {filepath.Dir(path), 0o777, 0o700}} {
+	}{{file, 0o660, 0o600}, {file, 0o604, 0o600}, {filepath.Dir(file), 0o777, 0o700}} {
 		if err := os.Chmod(spoil.path, spoil.mode); err != nil {
 			t.Fatal(err)
 		}
@@ -73,27 +76,61 @@ func TestMemoryIsPrivate(t *testing.T) {
 // known whose.
 func TestUnboundEventsHaveOneOwner(t *testing.T) {
 	t.Parallel()
+	const mineKey, oldKey, gracesKey, strangeKey = "key-aaaaaaaaaaaaaaaa", "key-bbbbbbbbbbbbbbbb", "key-cccccccccccccccc", "key-dddddddddddddddd"
+	asked := map[string]int{}
+	_, acl := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		id := path.Base(r.URL.Path)
+		asked[id]++
+		if user, _, ok := r.BasicAuth(); !ok || user != mineKey {
+			t.Errorf("asked by %q", r.Header.Get("Authorization"))
+		}
+		if id != oldKey {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(AccessKey{ID: id, Name: "old", Owner: "ada", Read: true})
+	})
 	dir := t.TempDir()
 	mine, theirs := credentialName("mine"), credentialName("theirs")
-	m := memory{dir: dir, name: mine}
-	cfg := Config{URL: "https://diaspora.example.org"}
-	memory{dir: dir, name: theirs}.learn(&cfg, func(r *remembered) { r.Identity.Subject = "grace" })
+	cfg := Config{URL: acl.URL, DialTimeout: time.Minute, memory: memory{dir: dir, name: mine}}
+	byKey := cfg
+	byKey.Key, byKey.memory.name = Key{ID: mineKey, Secret: keySecretOfTests}, keyMemory(acl.URL, mineKey)
+	learn := func(name, subject string) {
+		memory{dir: dir, name: name}.learn(&cfg, func(r *remembered) { r.Identity.Subject = subject })
+	}
+	learn(theirs, "grace")
+	learn(keyMemory(acl.URL, gracesKey), "grace")
 	for _, try := range []struct {
 		what             string
+		cfg              Config
 		subject, unbound string
 		want             bool
 	}{
-		{"the credential in use", "ada", spool.Unbound + mine, true},
-		{"another person's", "ada", spool.Unbound + theirs, false},
-		{"one that is known to be this person's", "grace", spool.Unbound + theirs, true},
-		{"one of which nothing is known", "ada", spool.Unbound + credentialName("x"), false},
-		{"somebody not known yet", "", spool.Unbound + theirs, false},
-		{"a subject", "ada", "grace", false},
-		{"a path", "ada", spool.Unbound + "../" + theirs[3:], false},
-		{"nobody", "ada", "", false},
+		{"the credential in use", cfg, "ada", spool.Unbound + mine, true},
+		{"another person's", cfg, "ada", spool.Unbound + theirs, false},
+		{"one that is known to be this person's", cfg, "grace", spool.Unbound + theirs, true},
+		{"one of which nothing is known", cfg, "ada", spool.Unbound + credentialName("x"), false},
+		{"somebody not known yet", cfg, "", spool.Unbound + theirs, false},
+		{"a subject", cfg, "ada", "grace", false},
+		{"a path", cfg, "ada", spool.Unbound + "../" + theirs[3:], false},
+		{"nobody", cfg, "ada", "", false},
+		{"the key in use", byKey, "ada", spool.UnboundKey + mineKey, true},
+		{"another person's key", byKey, "ada", spool.UnboundKey + gracesKey, false},
+		{"a key that is known to be this person's", byKey, "grace", spool.UnboundKey + gracesKey, true},
+		{"a key that was this person's, as the fabric says", byKey, "ada", spool.UnboundKey + oldKey, true},
+		{"the same, which is kept", byKey, "ada", spool.UnboundKey + oldKey, true},
+		{"the same, for somebody else", byKey, "grace", spool.UnboundKey + oldKey, false},
+		{"a key of which the fabric says nothing", byKey, "ada", spool.UnboundKey + strangeKey, false},
+		{"a key whose owner is not known yet", byKey, spool.UnboundKey + mineKey, spool.UnboundKey + oldKey, false},
+		{"what is no key", byKey, "ada", spool.UnboundKey + "../keys", false},
+		{"a credential that is no key", byKey, "ada", spool.Unbound + theirs, false},
 	} {
-		if got := m.owns(try.subject, try.unbound); got != try.want {
+		if got := try.cfg.owns(t.Context(), try.subject, try.unbound); got != try.want {
 			t.Errorf("%s: owns(%q, %q) = %v, want %v", try.what, try.subject, try.unbound, got, try.want)
 		}
+	}
+	if asked[oldKey] != 1 || asked[strangeKey] != 1 || len(asked) != 2 {
+		t.Errorf("the fabric was asked %v times", asked)
 	}
 }

@@ -86,7 +86,7 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 		Subject:     subject,
 		MaxBytes:    cfg.SpoolBytes,
 		Policy:      spool.Policy(cfg.SpoolPolicy),
-		Same:        func(unbound string) bool { return cfg.memory.owns(subject, unbound) },
+		Same:        func(unbound string) bool { return cfg.owns(ctx, subject, unbound) },
 		Diagnostics: cfg.Diagnostics,
 	})
 	if err != nil {
@@ -112,25 +112,26 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 }
 
 // spoolSubject returns whose events the spool is to hold. With a credential from the
-// environment whose owner cannot be found out now, it is the credential's hash: the events wait
+// environment, or an access key, whose owner cannot be found out now, it is that: the events wait
 // for whoever signs in with it.
 func (c *Config) spoolSubject(ctx context.Context) (string, error) {
 	if c.Identity.Subject != "" || c.anonymous {
 		return c.Identity.Subject, nil
 	}
 	if c.URL == "" {
-		return "", invalid("configuration: SpoolDir needs Identity.Subject, which says whose events it holds")
+		return "", invalid("configuration: SpoolDir needs URL or Identity.Subject, to know whose events it holds")
 	}
-	if c.memory.name != "" && c.memory.unanswered() {
-		return c.memory.unbound(), nil
+	canWait := c.memory.name != "" || c.Key != Key{}
+	if canWait && c.memory.unanswered() {
+		return c.unbound(), nil
 	}
 	timed, cancel := context.WithTimeout(ctx, c.DialTimeout)
 	defer cancel()
 	err := c.learnIdentity(timed)
-	if c.memory.name != "" && ctx.Err() == nil && (away(err) || timed.Err() != nil) {
+	if canWait && ctx.Err() == nil && (away(err) || timed.Err() != nil) {
 		c.diagnostics().Warn("the fabric cannot be asked whose events these are; they wait for whoever signs in with this credential", "url", c.URL, "err", err)
 		c.memory.noAnswer()
-		return c.memory.unbound(), nil
+		return c.unbound(), nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("ask whose events the spool is to hold: %w", err)
@@ -153,8 +154,12 @@ func explainSpool(err error) error {
 		{spool.ErrVersion, ErrInvalid, "use the version of diaspora that wrote it, or a newer one"},
 	} {
 		if errors.Is(err, c.spool) {
-			if c.spool == spool.ErrSubject && strings.Contains(err.Error(), spool.Unbound) {
+			switch {
+			case c.spool != spool.ErrSubject:
+			case strings.Contains(err.Error(), `"`+spool.Unbound):
 				c.hint = "sign in with that credential, as DIASPORA_REFRESH, to send them, or use another directory"
+			case strings.Contains(err.Error(), `"`+spool.UnboundKey):
+				c.hint = "sign in with that key, or with another one of the same person once the fabric can be reached, to send them, or use another directory"
 			}
 			return &fault{condition: c.ours, reason: err.Error(), hint: c.hint, cause: err}
 		}

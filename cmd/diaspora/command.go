@@ -146,6 +146,7 @@ func (e *env) commands() *cobra.Command {
 		e.doctorCommand(),
 		e.completionCommand(),
 		e.versionCommand(),
+		environmentTopic(),
 	)
 	root.Long = `diaspora logs events to Diaspora Streams, and reads them back.
 
@@ -229,7 +230,7 @@ func completeHelp(cmd *cobra.Command, args []string, _ string) (names []string, 
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	for _, below := range found.Commands() {
-		if below.IsAvailableCommand() {
+		if below.IsAvailableCommand() || below.IsAdditionalHelpTopicCommand() {
 			names = append(names, below.Name()+"\t"+below.Short)
 		}
 	}
@@ -246,9 +247,9 @@ func (e *env) warnOfVariables() {
 
 // helpTemplate is cobra's, with the examples before the explanation.
 const helpTemplate = `{{if .HasParent}}{{.Short | trimTrailingWhitespaces}}
-
+{{if .Runnable}}
 Usage: {{.UseLine}}
-{{if .HasExample}}
+{{end}}{{if .HasExample}}
 {{.Example}}
 {{end}}{{if .Long}}
 {{.Long | trimTrailingWhitespaces}}
@@ -258,10 +259,13 @@ Usage: {{.UseLine}}
 {{end}}{{if .HasAvailableSubCommands}}
 Commands:{{range .Commands}}{{if or .IsAvailableCommand (eq .Name "help")}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
-{{end}}{{if .HasAvailableLocalFlags}}
+{{end}}{{if .HasHelpSubCommands}}
+Topics, for "diaspora help":{{range .Commands}}{{if .IsAdditionalHelpTopicCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{end}}{{if and .Runnable .HasAvailableLocalFlags}}
 Flags:
 {{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
-{{end}}{{if .HasAvailableInheritedFlags}}
+{{end}}{{if and .Runnable .HasAvailableInheritedFlags}}
 Flags of all commands:
 {{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
 {{end}}`

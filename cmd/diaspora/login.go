@@ -18,6 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -110,6 +111,9 @@ type session struct {
 
 func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 	s := &session{env: e, options: o}
+	if wrong := accesskey.Misplaced(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
+		return misuse("unset it to log in as a person; a key needs no login: set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET", "login: %s", wrong)
+	}
 	if err := s.prepare(ctx, address); err != nil {
 		return err
 	}
@@ -445,11 +449,12 @@ func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	}
 	token, _ := login.Token(s.profile.Discovery.Globus.ResourceServer)
 	e.say("%s is now the current profile, for %s; tokens are renewed by themselves", name, s.profile.URL)
-	switch {
-	case e.getenv("DIASPORA_CLIENT_ID") != "":
+	switch from := e.credential(); from {
+	case "":
+	case "DIASPORA_CLIENT_ID":
 		e.say("DIASPORA_CLIENT_ID signs in as long as it is set; nothing secret was stored")
-	case e.getenv("DIASPORA_REFRESH") != "":
-		e.warn("DIASPORA_REFRESH is set and is used instead of this login; unset it")
+	default:
+		e.warn("%s is set and is used instead of this login; unset it", from)
 	}
 	if s.moved {
 		e.warn("to use this login: export DIASPORA_CONFIG_DIR=%s", s.profiles.Dir())

@@ -42,8 +42,8 @@ func (e *env) logout(ctx context.Context, local bool) error {
 	if err != nil {
 		return err
 	}
-	if e.getenv("DIASPORA_REFRESH") != "" {
-		e.warn("DIASPORA_REFRESH is set and still signs in; unset it")
+	if from := e.credential(); from != "" {
+		e.warn("%s is set and still signs in; unset it", from)
 	}
 	if name == "" {
 		return e.loggedOut("", globus.Identity{})

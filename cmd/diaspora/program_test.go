@@ -128,7 +128,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 
 // leaves returns all commands that do something.
 func leaves(cmd *cobra.Command) (all []*cobra.Command) {
-	if cmd.Name() == "help" {
+	if cmd.Name() == "help" || cmd.IsAdditionalHelpTopicCommand() {
 		return nil
 	}
 	if !cmd.HasSubCommands() {
@@ -170,6 +170,39 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 				t.Errorf("%s has no --%s", cmd.CommandPath(), name)
 			}
 		}
+	}
+}
+
+// TestEnvironmentHelp fails for a variable that the program reads and that "diaspora help environment" leaves out.
+func TestEnvironmentHelp(t *testing.T) {
+	name := regexp.MustCompile(`"((?:DIASPORA|GLOBUS_SDK)_[A-Z_]+)"`)
+	n := 0
+	for _, pattern := range []string{"../../*.go", "*.go", "../../internal/accesskey/*.go"} {
+		sources, err := filepath.Glob(pattern)
+		if err != nil || len(sources) < 3 {
+			t.Fatalf("%s: %d files, %v", pattern, len(sources), err)
+		}
+		for _, source := range sources {
+			text, err := os.ReadFile(source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasSuffix(source, "_test.go") {
+				continue
+			}
+			for _, m := range name.FindAllStringSubmatch(string(text), -1) {
+				if n++; !strings.Contains(environmentHelp, m[1]) && !strings.HasPrefix(m[1], "DIASPORA_SERVE_") {
+					t.Errorf("%s reads %s, which the help leaves out", source, m[1])
+				}
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("only %d variables are read", n)
+	}
+	d := emptyDesk(t)
+	if code := d.types(t.Context(), "help", "environment"); code != 0 || !strings.Contains(d.out.String(), "DIASPORA_KEY_FILE") || strings.Contains(d.out.String(), "Usage:") {
+		t.Errorf("help environment exits with %d:\n%s%s", code, d.out.String(), d.err.String())
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
@@ -141,14 +142,30 @@ func (e *env) completeGroups(ctx context.Context) ([]string, cobra.ShellCompDire
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// tokenOrigin says where the tokens are from that a command uses.
-func (e *env) tokenOrigin(profile string) string {
-	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+// credentials are the variables that sign in, in place of a profile's login. The first that is set counts.
+var credentials = []string{accesskey.FileVariable, accesskey.IDVariable, "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"}
+
+// credential returns the variable that signs in, or "" if a profile does.
+func (e *env) credential() string {
+	for _, name := range credentials {
 		if e.getenv(name) != "" {
 			return name
 		}
 	}
-	return "profile " + profile
+	return ""
+}
+
+// address returns the URL of the fabric that the environment names, or the key file does; "" if a
+// profile is meant.
+func (e *env) address() (string, error) {
+	if address := e.lookup("DIASPORA_URL"); address != "" || e.profile != "" {
+		return address, nil
+	}
+	file, err := accesskey.FromEnv(e.getenv)
+	if wrong := (*accesskey.FileError)(nil); errors.As(err, &wrong) {
+		return "", misuse(wrong.Hint, "%s: %s", accesskey.FileVariable, wrong.Reason)
+	}
+	return file.Get("DIASPORA_URL"), err
 }
 
 // profileName returns the name of the profile that is in use, or "" if none is:

@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -58,7 +59,10 @@ func (e *env) spoolHome() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	address := e.lookup("DIASPORA_URL")
+	address, err := e.address()
+	if err != nil {
+		return "", err
+	}
 	name := ""
 	if address == "" { // else no profile is needed, and there may be no place for one
 		profiles, err := diaspora.UserProfiles(e.getenv)
@@ -141,7 +145,8 @@ func (e *env) spoolFolders() ([]spoolFolder, error) {
 // urlOf returns the URL of the fabric that a folder is named after: what the file there says, or
 // else a profile's or the environment's that has this hash; "" if it is not known.
 func (e *env) urlOf(dir string) string {
-	candidates := []string{e.lookup("DIASPORA_URL")}
+	address, _ := e.address()
+	candidates := []string{address}
 	if f, err := os.Open(filepath.Join(dir, urlName)); err == nil {
 		text, _ := io.ReadAll(io.LimitReader(f, maxURLBytes))
 		f.Close()
@@ -166,8 +171,8 @@ func (e *env) urlOf(dir string) string {
 // noteURL leaves word in a folder that is named after a URL of which. To be unable to is no
 // reason to log nothing.
 func (e *env) noteURL(home string) {
-	address := e.lookup("DIASPORA_URL")
-	if address == "" || filepath.Base(home) != urlFolder(address) {
+	address, err := e.address()
+	if err != nil || address == "" || filepath.Base(home) != urlFolder(address) {
 		return
 	}
 	path := filepath.Join(home, urlName)
@@ -185,7 +190,7 @@ func (e *env) configFor(f spoolFolder) (diaspora.Config, error) {
 	}
 	if f.profile == "" && f.url == "" {
 		return diaspora.Config{}, &failure{condition: diaspora.ErrUnauthenticated, text: "it is not known of which fabric they are",
-			hints: []string{"set DIASPORA_URL and DIASPORA_REFRESH as they were when the events were logged"}}
+			hints: []string{"set DIASPORA_URL and DIASPORA_REFRESH, or DIASPORA_KEY_FILE, as they were when the events were logged"}}
 	}
 	return e.configFrom(func(name string) string {
 		switch name {
@@ -193,7 +198,10 @@ func (e *env) configFor(f spoolFolder) (diaspora.Config, error) {
 			return f.profile
 		case "DIASPORA_URL":
 			return f.url
-		case "DIASPORA_REFRESH", "DIASPORA_CLIENT_ID", "DIASPORA_CLIENT_SECRET", "DIASPORA_BOOTSTRAP":
+		case "DIASPORA_CLIENT_SECRET", accesskey.SecretVariable, "DIASPORA_BOOTSTRAP":
+			return ""
+		}
+		if slices.Contains(credentials, name) {
 			return ""
 		}
 		return e.getenv(name)
@@ -312,7 +320,8 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Lo
 		}
 	}
 	if logger == nil {
-		return nil, nil, &failure{condition: diaspora.ErrConflict, text: fmt.Sprintf("all %d spools in %s are in use", maxSpools, home)}
+		return nil, nil, &failure{condition: diaspora.ErrConflict, text: fmt.Sprintf("all %d spools in %s are in use", maxSpools, home),
+			hints: []string{"set DIASPORA_STATE_DIR to another folder for some of the processes, or use --no-spool"}}
 	}
 	return logger, others, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,6 +49,13 @@ func (e *env) token(ctx context.Context, refresh bool) error {
 	cfg, err := e.config()
 	if err != nil {
 		return err
+	}
+	if cfg.TokenSource == nil {
+		return &failure{
+			condition: diaspora.ErrUnauthenticated,
+			text:      fmt.Sprintf("token: an access key signs in (%s), and has no tokens", e.credential()),
+			hints:     []string{"Kafka takes the key itself, with SASL/PLAIN; for a token, do it where you are logged in"},
+		}
 	}
 	token, err := cfg.TokenSource.Token(ctx)
 	if err != nil {

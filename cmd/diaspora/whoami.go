@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -50,8 +49,10 @@ type whoamiDocument struct {
 	Name     string `json:"name,omitempty"`
 	URL      string `json:"url"`
 	Profile  string `json:"profile,omitempty"`
-	Origin   string `json:"origin"`   // where the token is from
+	Origin   string `json:"origin"`   // where the token, or the access key, is from
 	Verified bool   `json:"verified"` // the fabric was asked
+
+	Key *diaspora.AccessKey `json:"key,omitempty"` // that signs in
 }
 
 // whereTo prints the address of the fabric.
@@ -71,21 +72,34 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	if err != nil {
 		return err
 	}
-	profiles, err := diaspora.UserProfiles(e.getenv)
+	d := whoamiDocument{URL: cfg.URL, Origin: e.credential(), Verified: true}
+	client, err := diaspora.NewClient(cfg)
 	if err != nil {
 		return err
 	}
-	name, err := e.profileName(profiles)
-	if err != nil {
+	var who globus.Identity
+	if cfg.Key != (diaspora.Key{}) {
+		var key diaspora.AccessKey
+		key, err = client.Key(ctx, cfg.Key.ID)
+		d.Key, who.Subject = &key, key.Owner
+	} else {
+		if d.Profile, err = e.profileInUse(); err != nil {
+			return err
+		}
+		who, err = client.Identity(ctx)
+	}
+	away := errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrMisconfigured)
+	switch {
+	case away && cfg.Identity.Subject != "":
+		text, _ := explanation(err)
+		e.warn("%s; this is what is known here", text)
+		who, d.Verified, d.Key = cfg.Identity, false, nil
+	case err != nil:
 		return err
 	}
-	who, verified, err := e.identity(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	d := whoamiDocument{
-		Subject: who.Subject, Username: who.Username, Name: who.Name,
-		URL: cfg.URL, Profile: name, Origin: e.tokenOrigin(name), Verified: verified,
+	d.Subject, d.Username, d.Name = who.Subject, who.Username, who.Name
+	if d.Origin == "" {
+		d.Origin = "profile " + d.Profile
 	}
 	switch {
 	case e.json():
@@ -93,23 +107,21 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	case subjectOnly:
 		return e.printf("%s\n", d.Subject)
 	}
-	text := fmt.Sprintf("Principal name:    %s\nSubject claim:     %s\nFabric:            %s\nSigned in by:      %s\n",
-		oneLine(d.Username), d.Subject, d.URL, d.Origin)
-	return e.printf("%s", text)
+	name := "Principal name:    " + oneLine(d.Username)
+	if cfg.Key.ID != "" {
+		name = "Access key:        " + cfg.Key.ID
+	}
+	if d.Key != nil {
+		name += " (" + d.Key.Name + ")\nMay:               " + mayText(*d.Key)
+	}
+	return e.printf("%s\nSubject claim:     %s\nFabric:            %s\nSigned in by:      %s\n", name, d.Subject, d.URL, d.Origin)
 }
 
-// identity asks the fabric who is signed in, or says what is known if it cannot be asked.
-func (e *env) identity(ctx context.Context, cfg diaspora.Config) (who globus.Identity, verified bool, err error) {
-	client, err := diaspora.NewClient(cfg)
+// profileInUse returns the name of the profile that is in use, or "".
+func (e *env) profileInUse() (string, error) {
+	profiles, err := diaspora.UserProfiles(e.getenv)
 	if err != nil {
-		return globus.Identity{}, false, err
+		return "", err
 	}
-	who, err = client.Identity(ctx)
-	away := errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrMisconfigured)
-	if away && cfg.Identity.Subject != "" {
-		text, _ := explanation(err)
-		e.warn("%s; this is what is known here", text)
-		return cfg.Identity, false, nil
-	}
-	return who, err == nil, err
+	return e.profileName(profiles)
 }

@@ -92,6 +92,7 @@ type configurationDocument struct {
 	SignedInBy string              `json:"signed_in_by"`
 	Subject    string              `json:"subject,omitempty"`
 	Username   string              `json:"username,omitempty"`
+	Key        *diaspora.AccessKey `json:"access_key,omitempty"` // without its secret
 	Stored     *diaspora.Discovery `json:"stored_discovery,omitempty"`
 	Live       *diaspora.Discovery `json:"live_discovery,omitempty"`
 	Token      *tokenDocument      `json:"token,omitempty"`
@@ -124,6 +125,9 @@ func (r *Report) configuration() configurationDocument {
 	}
 	if v.endpoint != nil {
 		d.URL = v.endpoint.String()
+	}
+	if v.key.ID != "" {
+		d.Key = &v.key
 	}
 	if v.token.AccessToken != "" {
 		d.Token = &tokenDocument{v.token.ResourceServer, v.token.Scope, v.token.Expiry, v.token.Obtained, v.token.RefreshToken != ""}

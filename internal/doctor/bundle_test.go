@@ -104,6 +104,17 @@ func TestBundleHasNoSecrets(t *testing.T) {
 			w.vars["DIASPORA_REFRESH"] = token.RefreshToken.Reveal()
 			delete(w.vars, "GLOBUS_SDK_SERVICE_URL_AUTH")
 		},
+		"DIASPORA_KEY_FILE": func(w *world, planted map[string]string) {
+			key := w.key(diaspora.AccessKeyRequest{Name: "file", Read: true, Write: true})
+			planted["the key of a file"] = key.Secret.Reveal()
+			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(key)
+			delete(w.vars, "GLOBUS_SDK_SERVICE_URL_AUTH")
+		},
+		"a key's secret as its ID": func(w *world, planted map[string]string) {
+			key := w.key(diaspora.AccessKeyRequest{Name: "swapped", Read: true, Write: true})
+			planted["a secret that was put elsewhere"] = key.Secret.Reveal()
+			w.vars["DIASPORA_KEY_ID"], w.vars["DIASPORA_KEY_SECRET"] = key.Secret.Reveal(), key.ID
+		},
 		"malformed DIASPORA_REFRESH": func(w *world, planted map[string]string) {
 			planted["a malformed refresh token"] = "canary with blanks 0123456789"
 			w.vars["DIASPORA_REFRESH"] = "canary with blanks 0123456789"

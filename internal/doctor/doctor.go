@@ -27,6 +27,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
@@ -179,6 +180,7 @@ type visit struct {
 	diag   *diagnostics
 	stored []globus.Token // of all profiles, to know them where they must not be
 
+	keyFile  accesskey.File  // that DIASPORA_KEY_FILE names
 	profile  string          // its name; "" if none is used
 	cfg      diaspora.Config // from configuration on
 	endpoint *url.URL        // of the ACL endpoint
@@ -191,6 +193,7 @@ type visit struct {
 
 	token    globus.Token
 	identity globus.Identity
+	key      diaspora.AccessKey // that signs in, as the fabric describes it
 
 	reachable []string    // gateways that take connections
 	gateway   *tls.Config // how to trust them; nil for plaintext

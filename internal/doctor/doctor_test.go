@@ -43,6 +43,14 @@ func TestAllIsWell(t *testing.T) {
 			w.must(err)
 			w.cfg.Topic = "readings"
 		},
+		"DIASPORA_KEY_FILE, and no profile": func(w *world) {
+			w.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.TempDir(), "elsewhere")
+			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true}))
+		},
+		"an access key for one topic": func(w *world) {
+			key := w.key(diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true, Topics: []string{"weather"}})
+			w.vars["DIASPORA_URL"], w.vars["DIASPORA_KEY_ID"], w.vars["DIASPORA_KEY_SECRET"] = w.fabric.URL(), key.ID, key.Secret.Reveal()
+		},
 		"events on their way": func(w *world) {
 			dir := filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1")
 			s, err := spool.Open(t.Context(), spool.Options{Dir: dir, Subject: w.login.Identity.Subject})
@@ -239,6 +247,43 @@ func TestTestEventGoesWhereItMay(t *testing.T) {
 	}
 }
 
+// TestKeyWithFewerRights tries what an access key is for, and says why the rest is not tried.
+func TestKeyWithFewerRights(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	w.claimAs(ada, "aerosols")
+	w.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.TempDir(), "elsewhere")
+	for _, test := range []struct {
+		key   diaspora.AccessKeyRequest
+		named string
+		want  map[string]string // by check
+	}{
+		{diaspora.AccessKeyRequest{Read: true, Topics: []string{"weather"}}, "", map[string]string{
+			"identity": "it may read weather", "topics": "weather is tried", "topic": "weather has 1 partition",
+			"write": "the access key is for reading only", "read": "you may read weather", "produce": "the access key is for reading only",
+		}},
+		{diaspora.AccessKeyRequest{Write: true, Topics: []string{"aerosols", "weather"}}, "weather", map[string]string{
+			"identity": "it may write aerosols, weather", "topics": "--topic names weather", "write": "you may write to weather",
+			"read": "the access key is for writing only", "produce": "weather, partition 0", "consume": "the access key is for writing only",
+		}},
+		{diaspora.AccessKeyRequest{Read: true, Write: true}, "", map[string]string{
+			"identity": "it may read and write all topics of its owner", "topics": "cannot list them; --topic names one to try", "topic": "there is no topic to try",
+		}},
+	} {
+		test.key.Name = fmt.Sprintf("k%d%s", len(test.key.Topics), test.named)
+		w.vars["DIASPORA_KEY_FILE"], w.cfg.Topic = w.keyFile(w.key(test.key)), test.named
+		report, findings := w.examine()
+		for check, want := range test.want {
+			if !strings.Contains(findings[check].Seen, want) {
+				t.Errorf("%s says %q, want %q", check, findings[check].Seen, want)
+			}
+		}
+		if report.Count(Failure) != 0 || report.Count(Warning) != 0 {
+			t.Errorf("not all is well:\n%s", report.Text())
+		}
+	}
+}
+
 // TestDocumented compares docs/doctor.md with the checks, one by one.
 func TestDocumented(t *testing.T) {
 	t.Parallel()
@@ -268,9 +313,9 @@ func TestVariables(t *testing.T) {
 	t.Parallel()
 	name := regexp.MustCompile(`"((?:DIASPORA|GLOBUS_SDK)_[A-Z_]+)"`)
 	read := map[string]bool{}
-	for _, pattern := range []string{"../../*.go", "../../cmd/diaspora/*.go", "../../globus/*.go"} {
+	for _, pattern := range []string{"../../*.go", "../../cmd/diaspora/*.go", "../../globus/*.go", "../../internal/accesskey/*.go"} {
 		sources, err := filepath.Glob(pattern)
-		if err != nil || len(sources) < 5 {
+		if err != nil || len(sources) < 3 {
 			t.Fatalf("%s: %d files, %v", pattern, len(sources), err)
 		}
 		for _, source := range sources {

@@ -2,11 +2,13 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -17,6 +19,9 @@ var variables = map[string]disclosure{
 	"DIASPORA_REFRESH":       showNothing,
 	"DIASPORA_CLIENT_ID":     showAll,
 	"DIASPORA_CLIENT_SECRET": showNothing,
+	"DIASPORA_KEY_FILE":      showAll,
+	"DIASPORA_KEY_ID":        showAll,
+	"DIASPORA_KEY_SECRET":    showNothing,
 	"DIASPORA_BOOTSTRAP":     showAll,
 	"DIASPORA_CA_FILE":       showAll,
 	"DIASPORA_CONFIG_DIR":    showAll,
@@ -130,6 +135,12 @@ func distance(a, b string) int {
 // checkCredentials looks at what the environment says about who signs in.
 func checkCredentials(_ context.Context, v *visit) Finding {
 	id, secret, refresh := v.Getenv("DIASPORA_CLIENT_ID"), v.Getenv("DIASPORA_CLIENT_SECRET"), v.Getenv("DIASPORA_REFRESH")
+	if wrong := accesskey.Misplaced(id, secret); wrong != "" {
+		return failure("set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead", "%s", wrong)
+	}
+	if v.usesKey() {
+		return v.keyCredentials()
+	}
 	switch {
 	case (id == "") != (secret == ""):
 		return failure("set both, or neither", "of DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET only one is set")
@@ -144,6 +155,25 @@ func checkCredentials(_ context.Context, v *visit) Finding {
 		return failure(`set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)`, "DIASPORA_REFRESH %s", wrong)
 	}
 	return ok("DIASPORA_REFRESH signs in, not the profile's login")
+}
+
+// keyCredentials looks at the access key that signs in.
+func (v *visit) keyCredentials() Finding {
+	from := v.fromEnvironment()
+	file, err := accesskey.FromEnv(v.Getenv)
+	if wrong := (*accesskey.FileError)(nil); errors.As(err, &wrong) {
+		return failure(wrong.Hint, "%s: %s", from, wrong.Reason)
+	}
+	get := file.Getenv(v.Getenv)
+	for _, other := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if v.Getenv(other) != "" {
+			return failure("unset one of them", "%s and %s both say who signs in", from, other)
+		}
+	}
+	if wrong := accesskey.Fault(get(accesskey.IDVariable), get(accesskey.SecretVariable)); wrong != "" {
+		return failure(keyAdvice, "%s", wrong)
+	}
+	return ok("the access key %s of %s signs in", get(accesskey.IDVariable), from).and(func() { v.keyFile = file })
 }
 
 // checkProxy finds out whether a proxy stands between here and the fabric.

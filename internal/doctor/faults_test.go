@@ -52,6 +52,54 @@ var faults = []fault{
 			w.vars["DIASPORA_CLIENT_ID"], w.vars["DIASPORA_CLIENT_SECRET"], w.vars["DIASPORA_REFRESH"] = "id", "secret", "refresh-token"
 		}},
 
+	{"credentials", "a key in place of a client", Failure, `^DIASPORA_CLIENT_ID is for a client of Globus, and holds a part of an access key$`, `^set DIASPORA_KEY_ID`, fabric.Config{},
+		func(w *world) {
+			w.vars["DIASPORA_CLIENT_ID"], w.vars["DIASPORA_CLIENT_SECRET"] = "key-abcdefghij234567", "dks_x"
+		}},
+	{"credentials", "the name of a key", Failure, `^DIASPORA_KEY_ID is not the ID of an access key`, `diaspora key create`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_KEY_ID"], w.vars["DIASPORA_KEY_SECRET"] = "beamline-7", "dks_x" }},
+	{"credentials", "half of a key", Failure, `belong together`, `diaspora key create`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_KEY_SECRET"] = "dks_x" }},
+	{"credentials", "a key and a refresh token", Failure, `^DIASPORA_KEY_FILE and DIASPORA_REFRESH both say who signs in$`, `^unset one`, fabric.Config{},
+		func(w *world) {
+			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "k", Read: true}))
+			w.vars["DIASPORA_REFRESH"] = "refresh-token"
+		}},
+	{"credentials", "a key file for others to read", Failure, `^DIASPORA_KEY_FILE: key file /.*/key\.env: others may read or change it \(mode 0644\)$`, `^chmod 600 /.*/key\.env`, fabric.Config{},
+		func(w *world) {
+			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "k", Read: true}))
+			w.chmod(w.vars["DIASPORA_KEY_FILE"], 0o644)
+		}},
+	{"credentials", "no key file", Failure, `it does not exist$`, `diaspora key create`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_KEY_FILE"] = filepath.Join(w.TempDir(), "none") }},
+	{"credentials", "a file for kcat", Failure, `it is a file for kcat`, `diaspora key create`, fabric.Config{},
+		func(w *world) {
+			w.vars["DIASPORA_KEY_FILE"] = w.write("kcat.conf", "sasl.username=key-abcdefghij234567\n")
+		}},
+
+	{"configuration", "a key without its fabric", Failure, `says who signs in, but not to which fabric`, `^set DIASPORA_URL`, fabric.Config{},
+		func(w *world) {
+			key := w.key(diaspora.AccessKeyRequest{Name: "k", Read: true})
+			w.vars["DIASPORA_KEY_ID"], w.vars["DIASPORA_KEY_SECRET"] = key.ID, key.Secret.Reveal()
+		}},
+	{"identity", "a revoked key", Failure, `the access key was revoked$`, `^make another access key`, fabric.Config{},
+		func(w *world) {
+			key := w.key(diaspora.AccessKeyRequest{Name: "k", Read: true})
+			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(key)
+			client, err := diaspora.NewClient(w.as())
+			w.must(err)
+			w.must(client.RevokeKey(w.Context(), key.ID))
+		}},
+	{"sign-in", "a wrong secret", Failure, here + `: there is no such access key, or this is not its secret; `, `^make another access key`, fabric.Config{},
+		func(w *world) {
+			key, other := w.key(diaspora.AccessKeyRequest{Name: "k", Read: true}), w.key(diaspora.AccessKeyRequest{Name: "other", Read: true})
+			key.Secret = other.Secret
+			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(key)
+		}},
+	{"identity", "a key that ends soon", Warning, `^k \(key-.*\), of the subject .*; it may read weather, and ends in (23|24) h$`, `^make another access key`, fabric.Config{},
+		func(w *world) {
+			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "k", Read: true, Topics: []string{"weather"}, Expires: time.Now().Add(24 * time.Hour)}))
+		}},
 	{"settings folder", "below a file", Failure, `cannot be made: .*/file is no folder$`, `^set DIASPORA_CONFIG_DIR`, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.write("file", ""), "diaspora") }},
 	{"settings folder", "for all to write", Failure, `^others may write to .*/config \(-rwxrwxrwx\)$`, `^chmod 700 .*/config$`, fabric.Config{},

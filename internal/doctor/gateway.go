@@ -168,7 +168,7 @@ func checkGatewayCertificate(_ context.Context, v *visit) Finding { return v.exp
 // checkSignIn signs in to the first gateway that can be reached.
 func checkSignIn(ctx context.Context, v *visit) Finding {
 	// Again, for the one before may have been refused meanwhile.
-	if _, err := v.cfg.TokenSource.Token(ctx); err != nil {
+	if err := v.hasToken(ctx); err != nil {
 		return v.loginFailure(err)
 	}
 	share := v.Timeout / time.Duration(len(v.reachable)) // one that is silent leaves time for the next
@@ -193,7 +193,7 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 func (v *visit) signedIn(ctx context.Context, address string, most time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	token, err := trust.Token(ctx, v.cfg.TokenSource, address, v.cfg.Brokers)
+	mechanism, message, err := v.credentials(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -201,11 +201,29 @@ func (v *visit) signedIn(ctx context.Context, address string, most time.Duration
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.signIn(ctx, token.AccessToken); err != nil {
+	if err := conn.signIn(ctx, mechanism, message); err != nil {
 		conn.close()
 		return nil, err
 	}
 	return conn, nil
+}
+
+// hasToken returns why there is no token to sign in with. An access key needs none.
+func (v *visit) hasToken(ctx context.Context) error {
+	if v.usesKey() {
+		return nil
+	}
+	_, err := v.cfg.TokenSource.Token(ctx)
+	return err
+}
+
+// credentials returns what to sign in with at an address, if it may go there.
+func (v *visit) credentials(ctx context.Context, address string) (mechanism string, message []byte, err error) {
+	if key := v.cfg.Key; v.usesKey() {
+		return "PLAIN", []byte("\x00" + key.ID + "\x00" + key.Secret.Reveal()), nil
+	}
+	token, err := trust.Token(ctx, v.cfg.TokenSource, address, v.cfg.Brokers)
+	return "OAUTHBEARER", []byte("n,,\x01auth=Bearer " + token.AccessToken.Reveal() + "\x01\x01"), err
 }
 
 func isRefusal(err error) bool {
@@ -269,7 +287,7 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 	if len(addresses) == 0 {
 		return failure("tell the operator", "the cluster names no broker")
 	}
-	if _, err := v.cfg.TokenSource.Token(ctx); err != nil {
+	if err := v.hasToken(ctx); err != nil {
 		return v.loginFailure(err)
 	}
 	outcomes := all(addresses[:min(len(addresses), maxGateways)], func(address string) outcome {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -62,12 +63,18 @@ func checkClock(_ context.Context, v *visit) Finding {
 
 // checkGlobusClock compares it with Globus Auth's, by which tokens expire.
 func checkGlobusClock(_ context.Context, v *visit) Finding {
+	if v.usesKey() {
+		return ok("an access key signs in, which does not need it")
+	}
 	return v.globusAt.finding("Globus Auth")
 }
 
 // checkGlobus asks Globus Auth for its public description, which costs no login. A
 // page of the network's own in its place is found out.
 func checkGlobus(ctx context.Context, v *visit) Finding {
+	if v.usesKey() {
+		return ok("an access key signs in, which does not need it")
+	}
 	issuer, err := v.issuer()
 	if err != nil {
 		return failure("correct GLOBUS_SDK_ENVIRONMENT or GLOBUS_SDK_SERVICE_URL_AUTH", "%v", err)
@@ -140,6 +147,9 @@ func get(ctx context.Context, address string, transport *http.Transport) (*http.
 
 // checkLogin gets an access token, and has it renewed if it is time for that.
 func checkLogin(ctx context.Context, v *visit) Finding {
+	if v.usesKey() {
+		return ok("none is needed: the access key %s signs in", v.cfg.Key.ID)
+	}
 	token, err := v.cfg.TokenSource.Token(ctx)
 	if err != nil {
 		return v.loginFailure(err)
@@ -162,6 +172,8 @@ func (v *visit) loginFailure(err error) Finding {
 // checkRenewal looks for the refresh token, without which the login ends with the access token.
 func checkRenewal(_ context.Context, v *visit) Finding {
 	switch {
+	case v.usesKey():
+		return ok("an access key is good until it ends, and is not renewed")
 	case v.Getenv("DIASPORA_CLIENT_ID") != "":
 		return ok("a client gets new tokens with its secret")
 	case v.token.RefreshToken == "":
@@ -172,6 +184,9 @@ func checkRenewal(_ context.Context, v *visit) Finding {
 
 // checkScopes looks for the scope that the fabric asks of tokens.
 func checkScopes(_ context.Context, v *visit) Finding {
+	if v.usesKey() {
+		return ok("an access key has none")
+	}
 	d := v.discovery()
 	if d == nil {
 		return notTried("only the fabric knows which scope it asks for")
@@ -195,6 +210,9 @@ func checkIdentity(ctx context.Context, v *visit) Finding {
 	if err != nil {
 		return failed(err, "log in again")
 	}
+	if v.usesKey() {
+		return v.describeKey(ctx, client)
+	}
 	who, err := client.Identity(ctx)
 	now, noToken := v.cfg.TokenSource.Token(ctx)
 	switch {
@@ -208,4 +226,32 @@ func checkIdentity(ctx context.Context, v *visit) Finding {
 		return warning("nothing, unless it happens again", "the access token was refused before its time; a new one is taken").and(func() { v.identity, v.token = who, now })
 	}
 	return ok("%s, subject %s", who.Username, who.Subject).and(func() { v.identity = who })
+}
+
+// keyWarns is how long before its end a key is to be replaced.
+const keyWarns = 7 * 24 * time.Hour
+
+// describeKey asks the fabric whose the access key is, and what it may do, which shows whether it was revoked.
+func (v *visit) describeKey(ctx context.Context, client *diaspora.Client) Finding {
+	key, err := client.Key(ctx, v.cfg.Key.ID)
+	if err != nil {
+		return failed(err, v.loginAdvice())
+	}
+	may := "read and write"
+	switch {
+	case !key.Write:
+		may = "read"
+	case !key.Read:
+		may = "write"
+	}
+	what := "all topics of its owner"
+	if len(key.Topics) > 0 {
+		what = someOf(key.Topics)
+	}
+	text := fmt.Sprintf("%s (%s), of the subject %s; it may %s %s", key.Name, key.ID, key.Owner, may, what)
+	learn := func() { v.key, v.identity.Subject = key, key.Owner }
+	if left := key.Expires.Sub(v.Now()); !key.Expires.IsZero() && left < keyWarns {
+		return warning(v.loginAdvice(), "%s, and ends in %s", text, span(max(0, left))).and(learn)
+	}
+	return ok("%s", text).and(learn)
 }

@@ -28,6 +28,8 @@ func disclose(value string, how disclosure) string {
 	switch {
 	case value == "":
 		return ""
+	case strings.Contains(value, "dks_"): // the secret of an access key, wherever it was put
+		return redacted
 	case how == showAll:
 		return value
 	case how == showNothing:
@@ -83,6 +85,8 @@ func inEnvironment(environ []string) (all []string) {
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		switch how, known := variables[name]; {
+		case strings.Contains(value, "dks_"):
+			all = append(all, forms(value)...)
 		case how == showNothing && (known || strings.HasPrefix(name, "DIASPORA")):
 			all = append(all, forms(value)...)
 		case how == showURL:
@@ -95,7 +99,7 @@ func inEnvironment(environ []string) (all []string) {
 // secrets returns all that are on this machine, as far as the program knows. They are taken
 // out of every finding and, in the end, out of every file of a bundle.
 func (v *visit) secrets() []string {
-	all := inEnvironment(v.Environ)
+	all := append(inEnvironment(v.Environ), forms(v.cfg.Key.Secret.Reveal())...)
 	for _, t := range append([]globus.Token{v.token}, v.stored...) {
 		all = append(all, forms(t.AccessToken.Reveal())...)
 		all = append(all, forms(t.RefreshToken.Reveal())...)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 )
 
 // checkFolder looks at the folder of profiles and tokens, in which a program writes
@@ -77,10 +78,13 @@ func checkProfile(_ context.Context, v *visit) Finding {
 	if err != nil {
 		return failed(err, "set DIASPORA_CONFIG_DIR")
 	}
-	name, address := v.Getenv("DIASPORA_PROFILE"), v.Getenv("DIASPORA_URL")
+	name, address := v.Getenv("DIASPORA_PROFILE"), v.address()
 	if name == "" && address != "" {
 		name = profileOf(profiles, address)
-		if name == "" {
+		switch {
+		case name == "" && v.Getenv("DIASPORA_URL") == "":
+			return ok("none is used: the key file names the fabric")
+		case name == "":
 			return ok("none is used: DIASPORA_URL names the fabric")
 		}
 	}
@@ -134,7 +138,7 @@ func endpointURL(raw string) (*url.URL, error) {
 
 // fromEnvironment names the variable that signs in, or "" if a profile does.
 func (v *visit) fromEnvironment() string {
-	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+	for _, name := range []string{accesskey.FileVariable, accesskey.IDVariable, accesskey.SecretVariable, "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
 		if v.Getenv(name) != "" {
 			return name
 		}
@@ -142,12 +146,24 @@ func (v *visit) fromEnvironment() string {
 	return ""
 }
 
+// usesKey reports whether an access key signs in.
+func (v *visit) usesKey() bool { return strings.HasPrefix(v.fromEnvironment(), "DIASPORA_KEY_") }
+
+// address is the URL of the fabric that the environment names, or its key file; "" if a profile does.
+func (v *visit) address() string {
+	return orElse(v.Getenv("DIASPORA_URL"), v.keyFile.Get("DIASPORA_URL"))
+}
+
 // complete reports whether the environment says all, so that no profile is needed.
-func (v *visit) complete() bool { return v.Getenv("DIASPORA_URL") != "" && v.fromEnvironment() != "" }
+func (v *visit) complete() bool { return v.address() != "" && v.fromEnvironment() != "" }
+
+const keyAdvice = `make another access key with "diaspora key create NAME --save-env FILE" where you are logged in`
 
 // loginAdvice is what to do when somebody has to log in.
 func (v *visit) loginAdvice() string {
 	switch from := v.fromEnvironment(); {
+	case v.usesKey():
+		return keyAdvice
 	case from == "DIASPORA_CLIENT_ID":
 		return "check DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET"
 	case from != "":
@@ -229,5 +245,8 @@ func checkConfiguration(_ context.Context, v *visit) Finding {
 	cfg.Diagnostics = v.diag.logger()
 	cfg.DialTimeout = v.Timeout
 	who := orElse(cfg.Identity.Username, "somebody yet to be known")
+	if cfg.Key.ID != "" {
+		who = "the access key " + cfg.Key.ID
+	}
 	return ok("%s, as %s", u, who).and(func() { v.cfg, v.endpoint = cfg, u })
 }

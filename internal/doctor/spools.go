@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
@@ -159,7 +158,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 			why = r.Note
 		}
 		owned = owned || r.Owner != nil && !r.Owner.Gone()
-		if me := v.cfg.Identity.Subject; me != "" && r.Subject != "" && r.Subject != me && !strings.HasPrefix(r.Subject, spool.Unbound) {
+		if me := orElse(v.identity.Subject, v.cfg.Identity.Subject); me != "" && r.Subject != "" && r.Subject != me && !spool.IsUnbound(r.Subject) {
 			foreign = r.Subject
 		}
 	}

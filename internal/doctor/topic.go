@@ -31,6 +31,9 @@ const EchoTopic = "doctor"
 
 // checkTopics lists the person's topics, and picks one unless one is named.
 func checkTopics(ctx context.Context, v *visit) Finding {
+	if v.usesKey() {
+		return v.topicsOfKey()
+	}
 	client, err := diaspora.NewClient(v.cfg)
 	if err != nil {
 		return failed(err, "try again; if it stays so, tell the operator")
@@ -57,6 +60,23 @@ func checkTopics(ctx context.Context, v *visit) Finding {
 		pick = EchoTopic
 	}
 	return ok("%s: %s; %s is tried", count(len(names), "topic"), someOf(names), pick).and(func() { v.topic.name = pick })
+}
+
+// topicsOfKey picks one of the topics that the access key is for. A key cannot ask which topics its owner
+// has.
+func (v *visit) topicsOfKey() Finding {
+	names := sorted(v.key.Topics)
+	switch {
+	case v.Topic != "":
+		return ok("--topic names %s", v.Topic)
+	case len(names) == 0:
+		return ok("the access key is for all of its owner's, and cannot list them; --topic names one to try")
+	}
+	pick := names[0]
+	if slices.Contains(names, EchoTopic) {
+		pick = EchoTopic
+	}
+	return ok("the access key is for %s; %s is tried", someOf(names), pick).and(func() { v.topic.name = pick })
 }
 
 // checkTopic asks the broker for the topic, and for what one may do with it.
@@ -151,9 +171,17 @@ func checkTopicSettings(ctx context.Context, v *visit) Finding {
 
 // checkWrite and checkRead go by what the broker says one may do.
 func checkWrite(_ context.Context, v *visit) Finding {
+	if v.key.ID != "" && !v.key.Write {
+		return notTried("the access key is for reading only")
+	}
 	return v.right(kmsg.ACLOperationWrite, "write to")
 }
-func checkRead(_ context.Context, v *visit) Finding { return v.right(kmsg.ACLOperationRead, "read") }
+func checkRead(_ context.Context, v *visit) Finding {
+	if v.key.ID != "" && !v.key.Read {
+		return notTried("the access key is for writing only")
+	}
+	return v.right(kmsg.ACLOperationRead, "read")
+}
 
 func (v *visit) right(operation kmsg.ACLOperation, verb string) Finding {
 	const unknown = -1 << 31

@@ -13,8 +13,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // connection is one to a gateway, by hand: a Kafka client would hide each leg, and
@@ -78,11 +76,11 @@ func (c *connection) leg(name string, began time.Time) {
 	c.legs = append(c.legs, Leg{name, ms(time.Since(began))})
 }
 
-// signIn shows the gateway a token.
-func (c *connection) signIn(ctx context.Context, token globus.Secret) error {
+// signIn shows the gateway a token or a key, as the mechanism has it.
+func (c *connection) signIn(ctx context.Context, mechanism string, message []byte) error {
 	began := time.Now()
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
-	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
+	handshake.Version, handshake.Mechanism = 1, mechanism
 	shaken, err := handshake.RequestWith(ctx, c)
 	if err != nil {
 		return err
@@ -91,7 +89,7 @@ func (c *connection) signIn(ctx context.Context, token globus.Secret) error {
 		return err
 	}
 	login := kmsg.NewPtrSASLAuthenticateRequest()
-	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token.Reveal()+"\x01\x01")
+	login.Version, login.SASLAuthBytes = 1, message
 	answer, err := login.RequestWith(ctx, c)
 	if err != nil {
 		return err

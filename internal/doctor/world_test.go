@@ -13,6 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -196,13 +197,30 @@ func (w *world) claimAs(who, topic string) {
 	w.must(err)
 }
 
-// useKey signs in with a token of an access key, which may do less than ada.
-func (w *world) useKey(req diaspora.AccessKeyRequest) {
+// key is an access key of ada's.
+func (w *world) key(req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
 	w.Helper()
 	client, err := diaspora.NewClient(w.as())
 	w.must(err)
 	key, err := client.CreateKey(w.Context(), req)
 	w.must(err)
+	return key
+}
+
+// keyFile is a file with a key of the fabric.
+func (w *world) keyFile(key diaspora.NewAccessKey) string {
+	w.Helper()
+	text, err := accesskey.Format("", func(name string) string {
+		return map[string]string{"DIASPORA_URL": w.fabric.URL(), "DIASPORA_KEY_ID": key.ID, "DIASPORA_KEY_SECRET": key.Secret.Reveal()}[name]
+	})
+	w.must(err)
+	return w.write("key.env", text)
+}
+
+// useKey signs in with a token of an access key, which may do less than ada.
+func (w *world) useKey(req diaspora.AccessKeyRequest) {
+	w.Helper()
+	key := w.key(req)
 	response, err := http.PostForm(w.fabric.Discovery().TokenURL, url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
 	})

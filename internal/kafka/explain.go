@@ -78,8 +78,8 @@ var codes = map[*kerr.Error]struct {
 	Condition
 	reason string
 }{
-	kerr.SaslAuthenticationFailed:           {Unauthenticated, "the access token was refused"},
-	kerr.UnsupportedSaslMechanism:           {Unauthenticated, "the cluster does not take Globus access tokens here"},
+	kerr.SaslAuthenticationFailed:           {Unauthenticated, "the login was refused"},
+	kerr.UnsupportedSaslMechanism:           {Unauthenticated, "the cluster takes neither access tokens of Globus nor access keys here"},
 	kerr.IllegalSaslState:                   {Unauthenticated, "the cluster did not expect a login now"},
 	kerr.TopicAuthorizationFailed:           {Permission, "not authorized to access the topic"},
 	kerr.GroupAuthorizationFailed:           {Permission, "not authorized to access the consumer group"},

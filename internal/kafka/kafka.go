@@ -18,14 +18,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // ErrInsecure says that a connection was not made because it would have carried
-// an access token in the clear to another machine.
-var ErrInsecure = errors.New("refusing to send an access token without TLS to another machine")
+// an access token, or the secret of an access key, in the clear to another machine.
+var ErrInsecure = errors.New("refusing to send a token or a key without TLS to another machine")
 
 // MaxRequestBytes is the size of the largest request that a gateway takes, and that our
 // clients send. It has room for batches of 1 MiB for several partitions.
@@ -47,17 +48,21 @@ type Config struct {
 
 	// TokenSource yields the access token to sign in with. It is asked at
 	// every connection and at every re-authentication, so it must be cheap.
-	// Nil signs in as nobody. Tokens go only where package trust lets them.
+	// Tokens go only where package trust lets them.
 	TokenSource globus.TokenSource
+
+	// Key is the access key to sign in with instead. Without either, the client
+	// signs in as nobody.
+	Key Key
 
 	// Named are hosts that the user has named, to whom tokens may go in any case.
 	Named []string
 
 	// TLS is how to trust the brokers. Nil is plaintext, which is refused
-	// beyond this machine as long as there is a TokenSource.
+	// beyond this machine as long as there is a TokenSource or a Key.
 	TLS *tls.Config
 
-	// InsecureAllowPlaintext sends access tokens in the clear to other
+	// InsecureAllowPlaintext sends access tokens and keys in the clear to other
 	// machines, where anybody on the way can take them.
 	InsecureAllowPlaintext bool
 
@@ -71,6 +76,12 @@ type Config struct {
 
 	// ClientID is the name that brokers log. Default: "diaspora".
 	ClientID string
+}
+
+// Key is an access key, for SASL/PLAIN.
+type Key struct {
+	ID     string
+	Secret globus.Secret
 }
 
 // NewPartitionsEvery is how often clients look for partitions that were added.
@@ -104,8 +115,11 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		kgo.MetadataMaxAge(NewPartitionsEvery),
 		kgo.DisableClientMetrics(),
 	}
-	if cfg.TokenSource != nil {
+	switch {
+	case cfg.TokenSource != nil:
 		opts = append(opts, kgo.SASL(bearer{cfg.TokenSource, cfg.Named}))
+	case cfg.Key != Key{}:
+		opts = append(opts, kgo.SASL(plain.Auth{User: cfg.Key.ID, Pass: cfg.Key.Secret.Reveal()}.AsMechanism()))
 	}
 	return opts
 }
@@ -141,7 +155,8 @@ func dialer(cfg Config, tcp DialFunc) DialFunc {
 		dial = tcp
 	}
 	logins := trials{source: cfg.TokenSource}
-	mustStayLocal := cfg.Dial == nil && cfg.TLS == nil && cfg.TokenSource != nil && !cfg.InsecureAllowPlaintext
+	secret := cfg.TokenSource != nil || cfg.Key != Key{}
+	mustStayLocal := cfg.Dial == nil && cfg.TLS == nil && secret && !cfg.InsecureAllowPlaintext
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err != nil {

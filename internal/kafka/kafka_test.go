@@ -139,6 +139,7 @@ func TestTokensStayHomeWithoutTLS(t *testing.T) {
 	var (
 		far    = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}
 		source = staticToken("good")
+		key    = Key{ID: "key-abcdefghij234567", Secret: "dks_secret"}
 		own    = func(context.Context, string, string) (net.Conn, error) {
 			near, _ := net.Pipe()
 			return farConn{near, far}, nil
@@ -154,6 +155,9 @@ func TestTokensStayHomeWithoutTLS(t *testing.T) {
 		{"loopback 6", &net.TCPAddr{IP: net.IPv6loopback}, Config{TokenSource: source}, nil},
 		{"elsewhere", far, Config{TokenSource: source}, ErrInsecure},
 		{"who knows where", &net.IPAddr{}, Config{TokenSource: source}, ErrInsecure},
+		{"a key, loopback", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Config{Key: key}, nil},
+		{"a key, elsewhere", far, Config{Key: key}, ErrInsecure},
+		{"a key, allowed", far, Config{Key: key, InsecureAllowPlaintext: true}, nil},
 		{"no token", far, Config{}, nil},
 		{"allowed", far, Config{TokenSource: source, InsecureAllowPlaintext: true}, nil},
 		{"own dialer", far, Config{TokenSource: source, Dial: own}, nil},
@@ -261,7 +265,7 @@ func TestExplain(t *testing.T) {
 		{kerr.GroupAuthorizationFailed, Permission, "not authorized to access the consumer group"},
 		{wrapped(kerr.InvalidPartitions, "at most 7"), Invalid, "the cluster does not take this number of partitions: at most 7"},
 		{wrapped(kerr.SaslAuthenticationFailed, "log in again"), Unauthenticated, "log in again"},
-		{kerr.SaslAuthenticationFailed, Unauthenticated, "the access token was refused"},
+		{kerr.SaslAuthenticationFailed, Unauthenticated, "the login was refused"},
 		{wrapped(kerr.SaslAuthenticationFailed, CannotTell+" whose token this is"), Unavailable, CannotTell + " whose token this is"},
 		{wrapped(globus.ErrMisconfigured, "status 501"), Unavailable, "unexpected answer: status 501"},
 		{kerr.NotLeaderForPartition, Unavailable, kerr.NotLeaderForPartition.Error()},

@@ -12,6 +12,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,9 +37,17 @@ var (
 	ErrTooLarge = errors.New("too large for the spool")
 )
 
-// Unbound begins the subject of events that wait for whoever signs in with a credential of which
-// it was not known whose it is. The hash of the credential follows.
-const Unbound = "credential sha256:"
+// These begin the subject of events that were logged with a credential when it was not known whose it is.
+// The hash of the credential follows, or the ID of the access key.
+const (
+	Unbound    = "credential sha256:"
+	UnboundKey = "access key "
+)
+
+// IsUnbound reports whether a subject is not that of a person.
+func IsUnbound(subject string) bool {
+	return strings.HasPrefix(subject, Unbound) || strings.HasPrefix(subject, UnboundKey)
+}
 
 // Policy says what happens to an entry for which there is no room.
 type Policy int

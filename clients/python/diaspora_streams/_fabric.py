@@ -252,6 +252,11 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     env = os.environ if environ is None else environ
     if env.get("DIASPORA_CLIENT_ID"):
         raise DiasporaError("DIASPORA_CLIENT_ID is for programs in Go; here, use DIASPORA_REFRESH or an access key")
+    for name in ("DIASPORA_KEY_FILE", "DIASPORA_KEY_ID", "DIASPORA_KEY_SECRET"):
+        if env.get(name):  # or the login of somebody else than the key's owner might be taken
+            raise DiasporaError(
+                f"{name} is for diaspora and programs in Go: give the key to the Kafka client itself, as sasl_plain_username and sasl_plain_password, or unset it"
+            )
     folder = env.get("DIASPORA_CONFIG_DIR") or os.path.join(_user_config_dir(env), "diaspora")
     url, profile = _choose(env, folder)
     refresh = env.get("DIASPORA_REFRESH", "").strip()

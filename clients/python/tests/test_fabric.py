@@ -224,6 +224,8 @@ class EnvironmentTest(Case):
             ({"DIASPORA_URL": "ftp://x", "DIASPORA_REFRESH": "rt"}, "https://host"),
             ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": "rt", "DIASPORA_BOOTSTRAP": "x"}, "host:port"),
             ({"DIASPORA_CLIENT_ID": "x"}, "access key"),
+            ({"DIASPORA_URL": "https://x", "DIASPORA_KEY_FILE": "key.env"}, "DIASPORA_KEY_FILE is for .*sasl_plain_username"),
+            ({"DIASPORA_URL": "https://x", "DIASPORA_KEY_ID": "key-x", "DIASPORA_KEY_SECRET": "dks_x"}, "DIASPORA_KEY_ID is for"),
             ({"DIASPORA_REFRESH": "rt"}, "says who signs in, .*set DIASPORA_URL as well"),
             ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": '"rt-secret"'}, "DIASPORA_REFRESH has quotation marks"),
             ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": "dev-at-secret"}, "holds an access token"),

@@ -1,0 +1,271 @@
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+// withKey is the configuration of a program that has nothing but an access key.
+func withKey(f *fabric.Fabric, key diaspora.NewAccessKey) diaspora.Config {
+	return diaspora.Config{URL: f.URL(), Key: diaspora.Key{ID: key.ID, Secret: key.Secret}, DialTimeout: 20 * time.Second}
+}
+
+// TestKeyIsEnough logs and reads with an access key alone, while Globus Auth is away.
+func TestKeyIsEnough(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	full := withKey(f, createKey(t, cfg, diaspora.AccessKeyRequest{Name: "full", Read: true, Write: true}))
+	reads := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "reads", Read: true, Topics: []string{"weather"}})
+	if err := f.StopGlobus(); err != nil {
+		t.Fatal(err)
+	}
+	spooled := full
+	spooled.SpoolDir = filepath.Join(t.TempDir(), "spool")
+	brokersOnly := full
+	brokersOnly.URL, brokersOnly.Brokers = "", f.Brokers()
+	for i, with := range []diaspora.Config{full, spooled, brokersOnly} {
+		logger := openLogger(t, with)
+		if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := logger.Close(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := values(t, withKey(f, reads), "weather"); !slices.Equal(got, []string{"0", "1", "2"}) {
+		t.Errorf("the topic has %q", got)
+	}
+	group := openConsumer(t, full, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", Until: diaspora.End})
+	n := 0
+	for _, err := range group.Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 3 {
+		t.Errorf("a group reads %d events, want 3", n)
+	}
+	if err := dial(t, full).Ping(within(t)); err != nil {
+		t.Error(err)
+	}
+	client, err := diaspora.NewClient(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who, err := client.Identity(within(t)); err != nil || who.Subject != cfg.Identity.Subject {
+		t.Errorf("Identity = %+v, %v, want %s", who, err, cfg.Identity.Subject)
+	}
+
+	err = openLogger(t, withKey(f, reads)).Log(within(t), diaspora.Event{Topic: "weather"})
+	if !errors.Is(err, diaspora.ErrPermission) || !strings.Contains(err.Error(), "the access key "+reads.ID+" may not write to it") || !strings.Contains(diaspora.Hint(err), "use an access key that may") {
+		t.Errorf("a key for reading logs: %v", err)
+	}
+}
+
+// TestBadKeyIsRefused has every way to open something tell in words that the key is not good.
+func TestBadKeyIsRefused(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
+	gone := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "gone", Read: true, Write: true})
+	revokeKey(t, cfg, gone.ID)
+	wrong := key
+	wrong.Secret = gone.Secret
+	for words, with := range map[string]diaspora.Config{
+		"the access key was revoked":                             withKey(f, gone),
+		"there is no such access key, or this is not its secret": withKey(f, wrong),
+	} {
+		spooled := with
+		spooled.SpoolDir = filepath.Join(t.TempDir(), "spool")
+		_, logger := diaspora.OpenLogger(within(t), with)
+		_, spool := diaspora.OpenLogger(within(t), spooled)
+		_, consumer := diaspora.OpenConsumer(within(t), with, diaspora.ConsumerOptions{Topics: []string{"weather"}})
+		_, dial := diaspora.Dial(within(t), with)
+		for op, err := range map[string]error{"OpenLogger": logger, "OpenLogger with a spool": spool, "OpenConsumer": consumer, "Dial": dial} {
+			if !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), words) || !strings.Contains(diaspora.Hint(err), "diaspora key create") {
+				t.Errorf("%s: %v, want %q", op, err, words)
+			}
+			if err != nil && (strings.Contains(err.Error(), key.Secret.Reveal()) || strings.Contains(err.Error(), gone.Secret.Reveal())) {
+				t.Errorf("%s: the error shows a secret", op)
+			}
+		}
+	}
+}
+
+// TestSpoolOfAKey logs with an access key that has never been online here, while the fabric is away. The key
+// is replaced before it is back: another key of the same person sends the events, and nobody else's does.
+func TestSpoolOfAKey(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, other := as(t, f, ada), as(t, f, grace)
+	claim(t, cfg, "weather")
+	claim(t, other, "snow")
+	full := diaspora.AccessKeyRequest{Read: true, Write: true}
+	create := func(cfg diaspora.Config, name string) diaspora.NewAccessKey {
+		full.Name = name
+		return createKey(t, cfg, full)
+	}
+	first, second, graces := create(cfg, "first"), create(cfg, "second"), create(other, "graces")
+	url := f.URL()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	spoolDir := filepath.Join(t.TempDir(), "spool")
+	config := t.TempDir()
+	with := func(key diaspora.NewAccessKey) diaspora.Config { // as a program gets it from its environment
+		t.Helper()
+		env := map[string]string{"DIASPORA_URL": url, "DIASPORA_KEY_ID": key.ID, "DIASPORA_KEY_SECRET": key.Secret.Reveal(), "DIASPORA_CONFIG_DIR": config}
+		cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.SpoolDir = spoolDir
+		return cfg
+	}
+	log := func(key diaspora.NewAccessKey, value string) {
+		t.Helper()
+		logger, err := diaspora.OpenLogger(within(t), with(key))
+		if err == nil {
+			err = logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte(value)})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		if err := logger.Close(ended); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subject := func() string {
+		t.Helper()
+		info, err := spool.Inspect(spoolDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Subject
+	}
+	refuses := func(key diaspora.NewAccessKey, condition error) {
+		t.Helper()
+		logger, err := diaspora.OpenLogger(within(t), with(key))
+		if err == nil {
+			logger.Close(within(t))
+		}
+		if !errors.Is(err, condition) || diaspora.Hint(err) == "" {
+			t.Errorf("the spool is opened with another key: %v, want %v", err, condition)
+		}
+	}
+	sends := func(key diaspora.NewAccessKey) {
+		t.Helper()
+		logger, err := diaspora.OpenLogger(within(t), with(key))
+		if err == nil {
+			err = logger.Close(within(t))
+		}
+		if err != nil || logger.Stats().Spool.Events != 0 {
+			t.Fatalf("the spool is not sent: %v", err)
+		}
+	}
+
+	log(first, "one")
+	log(first, "two")
+	if got := subject(); got != spool.UnboundKey+first.ID {
+		t.Errorf("the spool is of %q, want that of a key whose owner is not known", got)
+	}
+	refuses(graces, diaspora.ErrConflict)
+	refuses(second, diaspora.ErrConflict) // nobody can tell that it is the same person's
+
+	f = start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
+	cfg, other = as(t, f, ada), as(t, f, grace)
+	revokeKey(t, cfg, first.ID)
+	refuses(graces, diaspora.ErrConflict)
+	refuses(first, diaspora.ErrUnauthenticated)
+	sends(second)
+	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two"}) {
+		t.Errorf("the topic has %q", got)
+	}
+
+	// From here on it is known whose the key is, without asking.
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log(second, "three")
+	if got := subject(); got != cfg.Identity.Subject {
+		t.Errorf("the spool is of %q, want the key's owner", got)
+	}
+	refuses(graces, diaspora.ErrConflict)
+	f = start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
+	cfg, other = as(t, f, ada), as(t, f, grace)
+	third := create(cfg, "third")
+	revokeKey(t, cfg, second.ID)
+	refuses(graces, diaspora.ErrConflict)
+	sends(third)
+	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "three"}) {
+		t.Errorf("the topic has %q", got)
+	}
+	sends(graces) // nothing waits any more
+
+	files, err := filepath.Glob(filepath.Join(config, "*", "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil || strings.Contains(string(data), "dks_") {
+			t.Errorf("%s has a secret in it, or cannot be read: %v", name, err)
+		}
+	}
+}
+
+// TestSpoolOfAKeyGoesToItsOwner has the login of a person send what was logged with a key of theirs
+// whose owner was not known, and not with the login of anybody else.
+func TestSpoolOfAKeyGoesToItsOwner(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{})
+	cfg, other := as(t, f, ada), as(t, f, grace)
+	claim(t, cfg, "weather")
+	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Write: true})
+	away := withKey(f, key)
+	away.URL, away.DialTimeout = "http://127.0.0.1:1", time.Second // nobody is there
+	away.SpoolDir = filepath.Join(t.TempDir(), "spool")
+	logger := openLogger(t, away)
+	if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := logger.Close(ended); err != nil {
+		t.Fatal(err)
+	}
+	other.SpoolDir, cfg.SpoolDir = away.SpoolDir, away.SpoolDir
+	if _, err := diaspora.OpenLogger(within(t), other); !errors.Is(err, diaspora.ErrConflict) || !strings.Contains(diaspora.Hint(err), "another one of the same person") {
+		t.Errorf("with the login of somebody else: %v", err)
+	}
+	logger = openLogger(t, cfg)
+	if err := logger.Close(within(t)); err != nil || logger.Stats().Spool.Events != 0 {
+		t.Errorf("with the owner's login: %v, %+v", err, logger.Stats().Spool)
+	}
+	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("the topic has %q", got)
+	}
+}

@@ -1,0 +1,215 @@
+package accesskey
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+const maxFileBytes = 64 << 10
+
+// variables are those that a file may set, in the order in which they are written.
+var variables = []string{"DIASPORA_URL", "DIASPORA_BOOTSTRAP", "DIASPORA_CA_FILE", IDVariable, SecretVariable}
+
+// File is a key file. The zero value is none.
+type File struct {
+	Path string
+	vars map[string]string
+}
+
+// FileError says why a key file cannot be used, and what to do.
+type FileError struct {
+	Reason, Hint string
+	Err          error // what the system says, or nil
+}
+
+func (e *FileError) Error() string { return e.Reason + "; " + e.Hint }
+func (e *FileError) Unwrap() error { return e.Err }
+
+const another = `make one with "diaspora key create NAME --save-env FILE" where you are logged in`
+
+// FromEnv reads the file that DIASPORA_KEY_FILE names. If that is not set, it returns the zero File.
+// Errors are [*FileError].
+func FromEnv(getenv func(string) string) (File, error) {
+	path := getenv(FileVariable)
+	if path == "" {
+		return File{}, nil
+	}
+	f, err := Read(path)
+	if err != nil {
+		return File{}, err
+	}
+	for _, name := range []string{IDVariable, SecretVariable} {
+		if set := getenv(name); set != "" && set != f.vars[name] {
+			return File{}, &FileError{
+				Reason: fmt.Sprintf("%s is set, and %s names a file with another key", name, FileVariable),
+				Hint:   "unset one of them",
+			}
+		}
+	}
+	return f, nil
+}
+
+// Get returns what the file says of a variable, or "".
+func (f File) Get(name string) string { return f.vars[name] }
+
+// Getenv returns what getenv says, and what the file says where that says nothing.
+func (f File) Getenv(getenv func(string) string) func(string) string {
+	if f.Path == "" {
+		return getenv
+	}
+	return func(name string) string {
+		if value := getenv(name); value != "" {
+			return value
+		}
+		return f.vars[name]
+	}
+}
+
+// Read reads a key file. Others must not be able to read it: they would have the key. It must belong
+// to this user, or to root, for whoever else can change it could have events sent elsewhere. Errors are
+// [*FileError], and show nothing of what is in the file.
+func Read(path string) (File, error) {
+	fail := func(err error, hint, format string, args ...any) (File, error) {
+		return File{}, &FileError{Reason: fmt.Sprintf("key file %s: ", path) + fmt.Sprintf(format, args...), Hint: hint, Err: err}
+	}
+	info, err := os.Stat(path) // before opening, which may do something to a device, or wait
+	if err == nil && !info.Mode().IsRegular() {
+		return fail(nil, another, "it is not a file")
+	}
+	var file *os.File
+	if err == nil {
+		file, err = os.Open(path)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fail(err, another, "it does not exist")
+	case errors.Is(err, fs.ErrPermission):
+		return fail(err, "have it belong to the user that runs this program, or make a key file of your own", "this user may not read it%s", ofUser(info))
+	case err != nil:
+		return fail(err, another, "%v", err)
+	}
+	defer file.Close()
+	if info, err = file.Stat(); err != nil {
+		return fail(err, another, "%v", err)
+	}
+	if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&0o077 != 0 {
+		return fail(nil, "chmod 600 "+path+", and if others may have read it, make another key and revoke this one", "others may read or change it (mode %04o)", mode)
+	}
+	if owner, known := ownerOf(info); known && !mayOwn(owner, os.Geteuid()) {
+		return fail(nil, "make a key file of your own", "it belongs to another user (%d)", owner)
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxFileBytes+1))
+	switch {
+	case err != nil:
+		return fail(err, another, "%v", err)
+	case len(data) > maxFileBytes:
+		return fail(nil, another, "it has more than %d bytes", maxFileBytes)
+	}
+	vars, wrong := parse(string(data))
+	if wrong != "" {
+		return fail(nil, another, "%s", wrong)
+	}
+	return File{Path: path, vars: vars}, nil
+}
+
+// mayOwn reports whether a user may go by a file of this owner.
+func mayOwn(owner, user int) bool { return owner == user || owner == 0 }
+
+// ofUser names the owner of a file, as far as that is known, for an error.
+func ofUser(info fs.FileInfo) string {
+	if info == nil {
+		return ""
+	}
+	if owner, known := ownerOf(info); known && owner != os.Geteuid() {
+		return fmt.Sprintf("; it belongs to another user (%d)", owner)
+	}
+	return ""
+}
+
+// parse reads the text of a file, or says what is wrong with it.
+func parse(text string) (vars map[string]string, wrong string) {
+	vars = map[string]string{}
+	for _, other := range []struct{ mark, what string }{
+		{"sasl.jaas.config", "for Java"}, {"sasl.username", "for kcat"}, {"{", "in JSON"},
+	} {
+		if strings.HasPrefix(strings.TrimSpace(text), other.mark) || other.mark != "{" && strings.Contains(text, other.mark) {
+			return nil, "it is a file " + other.what + ", and not of the kind that this program reads"
+		}
+	}
+	number := 0
+	for line := range strings.Lines(strings.TrimPrefix(text, "\ufeff")) {
+		number++
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		name = strings.TrimSpace(name)
+		if ok {
+			value, ok = unquote(strings.TrimSpace(value))
+		}
+		switch {
+		case !ok:
+			return nil, fmt.Sprintf("line %d is not NAME=VALUE", number)
+		case !strings.HasPrefix(name, "DIASPORA_"):
+			continue // of another program
+		case !slices.Contains(variables, name):
+			return nil, fmt.Sprintf("line %d sets something that does not belong into it; it may set %s", number, strings.Join(variables, ", "))
+		case vars[name] != "":
+			return nil, fmt.Sprintf("%s is in it twice", name)
+		}
+		vars[name] = value
+	}
+	if vars[IDVariable] == "" && vars[SecretVariable] == "" {
+		return nil, "there is no key in it"
+	}
+	return vars, Fault(vars[IDVariable], vars[SecretVariable])
+}
+
+// unquote returns a value as a shell has it that is quoted as a whole, or not at all.
+func unquote(value string) (string, bool) {
+	if len(value) >= 2 && (value[0] == '\'' || value[0] == '"') && value[len(value)-1] == value[0] {
+		value = value[1 : len(value)-1]
+	}
+	return value, !strings.ContainsAny(value, special)
+}
+
+// Format returns the text of a file that sets these variables: for this package, a shell, systemd and
+// containers alike. It is an error if one of them would read it otherwise than another.
+func Format(comment string, get func(name string) string) (string, error) {
+	var b strings.Builder
+	for line := range strings.SplitSeq(comment, "\n") {
+		fmt.Fprintf(&b, "# %s\n", line)
+	}
+	for _, name := range variables {
+		value := get(name)
+		if value == "" {
+			continue
+		}
+		if strings.ContainsFunc(value, func(r rune) bool { return !plain(r) }) {
+			if value = "'" + value + "'"; strings.ContainsFunc(value[1:len(value)-1], func(r rune) bool { return !quotable(r) }) {
+				return "", fmt.Errorf("%s has letters in it that a shell would take for something else", name)
+			}
+		}
+		fmt.Fprintf(&b, "%s=%s\n", name, value)
+	}
+	return b.String(), nil
+}
+
+// quotable reports whether a letter can stand between quotation marks.
+func quotable(r rune) bool { return unicode.IsPrint(r) && !strings.ContainsRune(special, r) }
+
+// special are the letters that no value has.
+const special = "'\"`\\$"
+
+// plain reports whether a shell takes a letter for itself, wherever it stands in a value.
+func plain(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:,@%+=[]", r)
+}
