@@ -78,6 +78,7 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 			"whoami", "whoami -o json", "whoami --subject",
 			"topic list", "topic list -o json", "topic show weather", "topic show weather -o json", "topic claim weather", "topic release weather",
 			"key list", "key list -o json", "key create laptop", "key create laptop -o json", "key create laptop --save-for-java=FILE",
+			"key create laptop --save-for-kcat FILE", "key create laptop --save-env FILE", "key create laptop --save-env -",
 			"key revoke laptop", "key revoke key-abcdefghij234567",
 			"login " + endpoint.URL + " --no-browser", "status", "doctor --timeout 3s", "doctor -o json --timeout 3s --bundle BUNDLE",
 		} {

@@ -26,8 +26,15 @@ diaspora key create beamline-7
 # for a dashboard: it may read one topic, for ninety days
 diaspora key create dashboard --topic weather --read --expires 90d
 
-# for Java: a file that the Kafka tools take as --command-config
-diaspora key create laptop --save-for-java`,
+# a file for this program, on a machine where nobody is logged in
+diaspora key create array --write --save-env array.env
+DIASPORA_KEY_FILE=array.env diaspora produce weather
+
+# a file for kcat, and one for Java's Kafka tools
+diaspora key create laptop --save-for-kcat kcat.conf
+kcat -F kcat.conf -C -t weather
+diaspora key create desk --save-for-java desk.properties
+kafka-console-producer --bootstrap-server HOST:PORT --producer.config desk.properties --topic weather`,
 	long: `
 An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN, which every
 Kafka client in every language speaks. The secret is printed now and never again: the fabric
@@ -36,8 +43,12 @@ keeps only its hash. Whoever has it can do what the key may do, until you revoke
 Without --read and --write a key may do both; without --topic it is for all topics that you
 have and will have. A key cannot claim topics or make other keys.
 
---save-for-java writes the key into a file that only you can read, instead of printing it.
-NAME is then optional; the key is named for this machine.`,
+--save-env, --save-for-kcat and --save-for-java write the key into a new file that only you can
+read, instead of printing it; - is the output. What --save-env writes is what DIASPORA_KEY_FILE
+names, and a shell reads it with: set -a; . FILE. It has the address of the fabric, too, and is
+all that "diaspora produce" and "consume" need. If the fabric has certificates of its own, they
+are put beside it, as FILE.ca.pem; a file for Java has them inside. With a file, NAME may be left
+out; the key is then named for this machine.`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},
 }
@@ -45,14 +56,18 @@ NAME is then optional; the key is named for this machine.`,
 type keyOptions struct {
 	diaspora.AccessKeyRequest
 	expires string
-	java    string // the file, defaultJavaFile, or "" for none
+	file    keyFile
 }
 
 func (e *env) keyCreateCommand() *cobra.Command {
 	var o keyOptions
-	cmd := e.command(keyCreateHelp, func(ctx context.Context, args []string) error {
+	var file func() (keyFile, error)
+	cmd := e.command(keyCreateHelp, func(ctx context.Context, args []string) (err error) {
 		if len(args) > 0 {
 			o.Name = args[0]
+		}
+		if o.file, err = file(); err != nil {
+			return err
 		}
 		return e.keyCreate(ctx, o)
 	})
@@ -61,7 +76,7 @@ func (e *env) keyCreateCommand() *cobra.Command {
 	flags.BoolVar(&o.Read, "read", false, "let it read, and not write unless --write is there")
 	flags.BoolVar(&o.Write, "write", false, "let it write, and not read unless --read is there")
 	flags.StringVar(&o.expires, "expires", "", "end it after this `TIME`, such as 90d, or on this day (default: never)")
-	saveForJavaFlag(cmd, &o.java)
+	file = keyFileFlags(cmd)
 	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())
 	})
@@ -69,11 +84,8 @@ func (e *env) keyCreateCommand() *cobra.Command {
 }
 
 func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
-	switch {
-	case o.Name == "" && o.java == "":
+	if o.Name == "" && o.file.kind == noKeyFile {
 		return misuse(`"diaspora key create beamline-7" makes one, named for where it is used`, "key create: the key's name is missing")
-	case o.java == defaultJavaFile && strings.HasSuffix(o.Name, ".properties"):
-		return misuse(fmt.Sprintf(`"--save-for-java=%s" names the file`, o.Name), "key create: %q looks like a file, and is where a key's name belongs", o.Name)
 	}
 	if !o.Read && !o.Write {
 		o.Read, o.Write = true, true
@@ -92,8 +104,8 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.java != "" {
-		return e.keyCreateForJava(ctx, client, o)
+	if o.file.kind != noKeyFile {
+		return e.keyCreateFile(ctx, cfg, client, o)
 	}
 	discovery, err := client.Discover(ctx)
 	if err != nil {
@@ -101,7 +113,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	}
 	key, err := client.CreateKey(ctx, o.AccessKeyRequest)
 	if err != nil {
-		return aboutKeyTopics(ctx, client, o.Topics, err)
+		return aboutKeyTopics(ctx, client, o.Topics, aboutLostKey(err))
 	}
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))
@@ -110,19 +122,26 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	return nil
 }
 
-func (e *env) keyCreateForJava(ctx context.Context, client *diaspora.Client, o keyOptions) error {
-	saved, err := e.saveForJava(ctx, client, o.AccessKeyRequest, o.java)
+// keyCreateFile saves a key in a file. The output has nothing but what was asked for.
+func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, o keyOptions) error {
+	saved, err := e.saveKey(ctx, cfg, client, o.AccessKeyRequest, o.file)
 	if err != nil {
 		return aboutKeyTopics(ctx, client, o.Topics, err)
 	}
-	e.say("whoever has the file can use the key; %q ends it", "diaspora key revoke "+saved.key.Name)
-	if e.json() {
-		return e.printJSON(struct {
-			diaspora.AccessKey
-			File string `json:"file"`
-		}{saved.key.AccessKey, saved.file})
+	if saved.file != "-" {
+		e.say("%s has the key; use it as: %s", saved.file, o.file.kind.use(saved))
 	}
-	return e.printf("Connection properties are saved to %s.\n", saved.file)
+	if saved.ca != "" {
+		e.say("the certificates of the fabric are in %s", saved.ca)
+	}
+	e.say("whoever has it can use the key; %q ends it", "diaspora key revoke "+saved.key.Name)
+	if !e.json() {
+		return nil
+	}
+	return e.printJSON(struct {
+		diaspora.AccessKey
+		File string `json:"file"`
+	}{saved.key.AccessKey, saved.file})
 }
 
 // aboutKeyTopics suggests a topic of the caller's if a key was to be for one that nobody has claimed.
@@ -145,7 +164,7 @@ func (e *env) discardKey(ctx context.Context, client *diaspora.Client, key diasp
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 	defer cancel()
 	if err := client.RevokeKey(ctx, key.ID); err != nil {
-		return err
+		return hinted(err, fmt.Sprintf(`nobody has the secret of the key %s; revoke it with "diaspora key revoke %s"`, key.ID, key.Name))
 	}
 	e.warn("the key %s was revoked again", key.ID)
 	return nil
@@ -168,6 +187,10 @@ func (e *env) printKey(key diaspora.NewAccessKey, discovery diaspora.Discovery) 
 		tool, kcat = "kafka-console-consumer", "-C"
 	}
 	brokers := strings.Join(discovery.Brokers, ",")
+	kcatLines := librdkafkaProperties(key, discovery)
+	if discovery.Security == "tls" && discovery.CA != "" {
+		kcatLines += "# ssl.ca.location=FILE with the fabric's certificates, the field \"ca\" of /.well-known/diaspora\n"
+	}
 	return e.printf(`Access key:  %s (%s)
 May:         %s
 Secret:      %s
@@ -178,8 +201,8 @@ Secret:      %s
 # java.properties, for Java: chmod 600, then
 # %s --bootstrap-server %s --command-config java.properties --topic %[6]s
 %[10]s`,
-		key.ID, key.Name, mayText(key.AccessKey), key.Secret.Reveal(), kcat, topic, librdkafkaProperties(key, discovery),
-		tool, brokers, javaProperties(key, discovery, nil))
+		key.ID, key.Name, mayText(key.AccessKey), key.Secret.Reveal(), kcat, topic, kcatLines,
+		tool, brokers, javaProperties(key, discovery, certificates(discovery.CA)))
 }
 
 // mayText says what a key may do.
@@ -354,8 +377,8 @@ func (e *env) completeKeys(cmd *cobra.Command, args []string, _ string) ([]strin
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// machineKeyName is the name of a key that is for this machine's Java clients.
-func machineKeyName() string {
+// machineKeyName is the name of a key that is for this machine's clients of a kind.
+func machineKeyName(kind keyFileKind) string {
 	host, _ := os.Hostname()
 	host = strings.Map(func(r rune) rune {
 		if r < 0x80 && (r == '-' || r == '.' || r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
@@ -366,7 +389,8 @@ func machineKeyName() string {
 	if len(host) > 48 {
 		host = host[:48]
 	}
-	return strings.TrimSuffix("java-"+host, "-")
+	prefix := map[keyFileKind]string{forJava: "java-", forKcat: "kcat-", forEnv: "env-"}[kind]
+	return strings.TrimSuffix(prefix+host, "-")
 }
 
 // freeKeyName returns the name, or one like it if there is a key of that name: to

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 )
 
 func aKey() diaspora.NewAccessKey {
@@ -30,19 +32,19 @@ security.protocol=SASL_PLAINTEXT
 sasl.mechanism=PLAIN
 sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="key-abcdefghij234567" password="dks_secret";
 `
-	if got := javaProperties(aKey(), d, nil); got != plaintext {
+	if got := javaProperties(aKey(), d, ""); got != plaintext {
 		t.Errorf("on one machine:\n%s\nwant\n%s", got, plaintext)
 	}
 	d = diaspora.Discovery{Brokers: []string{"a.example.org:9092", "b.example.org:9092"}, Security: "tls"}
 	secure := strings.NewReplacer("SASL_PLAINTEXT", "SASL_SSL", "127.0.0.1:9092", "a.example.org:9092,b.example.org:9092").Replace(plaintext)
-	if got := javaProperties(aKey(), d, nil); got != secure {
+	if got := javaProperties(aKey(), d, ""); got != secure {
 		t.Errorf("with a certificate that the system trusts:\n%s\nwant\n%s", got, secure)
 	}
 	const pem = "-----BEGIN CERTIFICATE-----\nMIIBAQ==\n-----END CERTIFICATE-----\n"
 	d.CA = "the fabric's own\n" + pem
 	one := `-----BEGIN CERTIFICATE-----\nMIIBAQ==\n-----END CERTIFICATE-----`
 	trusting := secure + "ssl.truststore.type=PEM\nssl.truststore.certificates=" + one + `\n` + one + "\n"
-	if got := javaProperties(aKey(), d, []byte("and another\r\n"+strings.ReplaceAll(pem, "\n", "\r\n"))); got != trusting {
+	if got := javaProperties(aKey(), d, certificates(d.CA+"\nand another\r\n"+strings.ReplaceAll(pem, "\n", "\r\n"))); got != trusting {
 		t.Errorf("with certificates of its own:\n%s\nwant\n%s", got, trusting)
 	}
 }
@@ -55,7 +57,7 @@ func TestJavaPropertiesAddNothing(t *testing.T) {
 	key.ID, key.Name, key.Secret = evil, evil, globus.Secret(evil)
 	d := diaspora.Discovery{Brokers: []string{" " + evil}, Security: "tls", CA: evil +
 		"\n-----BEGIN CERTIFICATE-----\nMIIB\rmetric.reporters=evil\nAQ==\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nevil: 1\n\nMIIBAQ==\n-----END CERTIFICATE-----\n"}
-	text := javaProperties(key, d, []byte(evil))
+	text := javaProperties(key, d, certificates(d.CA+"\n"+evil))
 	got := loadProperties(t, text)
 	want := map[string]string{
 		"bootstrap.servers": " " + evil,
@@ -160,34 +162,123 @@ func TestParseExpiry(t *testing.T) {
 	}
 }
 
-// TestSecretFile holds that a file is there whole, for its owner only, or not at all.
+// TestKcatFile holds what kcat can read of a file: lines of 511 bytes, whose ends it trims.
+func TestKcatFile(t *testing.T) {
+	d := diaspora.Discovery{Brokers: []string{"a.example.org:9092"}, Security: "tls"}
+	const want = "# Access key key-abcdefghij234567 (laptop) of Diaspora Streams: keep it to yourself.\n" +
+		"bootstrap.servers=a.example.org:9092\nsecurity.protocol=SASL_SSL\nsasl.mechanism=PLAIN\n" +
+		"sasl.username=key-abcdefghij234567\nsasl.password=dks_secret\n"
+	if got, err := kcatFile(aKey(), d, ""); err != nil || got != want {
+		t.Errorf("got\n%s%v\nwant\n%s", got, err, want)
+	}
+	if got, err := kcatFile(aKey(), d, "/a b/ca.pem"); err != nil || got != want+"ssl.ca.location=/a b/ca.pem\n" {
+		t.Errorf("with a CA:\n%s%v", got, err)
+	}
+	for range 100 {
+		d.Brokers = append(d.Brokers, "broker.example.org:9092")
+	}
+	got, err := kcatFile(aKey(), d, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(got) {
+		if name, value, _ := strings.Cut(line, "="); len(line) > maxKcatLine || name == "bootstrap.servers" && !strings.HasPrefix(value, "a.example.org:9092,broker.example.org:9092,") {
+			t.Errorf("the line has %d bytes: %s", len(line), line)
+		}
+	}
+	if d.Brokers[100] != "broker.example.org:9092" || len(d.Brokers) != 101 {
+		t.Error("the brokers were changed")
+	}
+	for _, ca := range []string{"/x\ny", "/x\\:y", "/x ", "/" + strings.Repeat("x", 500)} {
+		if got, err := kcatFile(aKey(), d, ca); err == nil {
+			t.Errorf("the CA file %q is taken:\n%s", ca, got)
+		}
+	}
+}
+
+// TestEnvFile has the file be read by the package that reads it, with the certificates beside it.
+func TestEnvFile(t *testing.T) {
+	const pem = "-----BEGIN CERTIFICATE-----\nMIIBAQ==\n-----END CERTIFICATE-----"
+	file := filepath.Join(t.TempDir(), "array.env")
+	ca, err := saveCertificates(file, pem)
+	if err != nil || !filepath.IsAbs(ca) {
+		t.Fatal(ca, err)
+	}
+	if data, err := os.ReadFile(ca); err != nil || string(data) != pem+"\n" {
+		t.Errorf("%s has %q, %v", ca, data, err)
+	}
+	if again, err := saveCertificates(file, pem); err != nil || again != ca {
+		t.Errorf("the same certificates again: %s, %v", again, err)
+	}
+	if _, err := saveCertificates(file, pem+"\n"+pem); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("other certificates replace them: %v", err)
+	}
+	if _, err := saveCertificates("-", pem); !errors.Is(err, diaspora.ErrInvalid) {
+		t.Errorf("certificates next to the output: %v", err)
+	}
+	key := aKey()
+	key.Secret = "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"
+	text, err := envFile(key, " https://h.example.org/acl\n", ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read, err := accesskey.Read(file)
+	if err != nil || read.Get("DIASPORA_URL") != "https://h.example.org/acl" || read.Get("DIASPORA_CA_FILE") != ca ||
+		read.Get(accesskey.IDVariable) != key.ID || read.Get(accesskey.SecretVariable) != key.Secret.Reveal() {
+		t.Errorf("Read = %v, %v of\n%s", read, err, text)
+	}
+}
+
+// TestSecretFile holds that a file is there whole, for its owner only, or not at all, and takes the place
+// of no other.
 func TestSecretFile(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "x.properties")
-	if err := os.WriteFile(name, []byte("old"), 0o644); err != nil {
-		t.Fatal(err)
+	content := func() string {
+		data, _ := os.ReadFile(name)
+		return string(data)
 	}
 	f, err := newSecretFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if content() != "" {
+		t.Error("the file is there before it is whole")
+	}
 	f.discard()
-	if got, err := os.ReadFile(name); err != nil || string(got) != "old" {
-		t.Errorf("after discard the file is %q, %v", got, err)
-	}
-	if f, err = newSecretFile(name); err != nil {
+	first, err := newSecretFile(name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.save([]byte("new")); err != nil {
+	second, err := newSecretFile(name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	f.discard() // after save it does nothing
-	got, err := os.ReadFile(name)
-	info, errStat := os.Stat(name)
-	if err != nil || errStat != nil || string(got) != "new" || info.Mode().Perm() != 0o600 {
-		t.Errorf("the file is %q with mode %v", got, info.Mode())
+	if err := first.save([]byte("first")); err != nil {
+		t.Fatal(err)
 	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+	first.discard() // after save it does nothing to the file
+	if err := second.save([]byte("second")); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("a file that was made meanwhile is replaced: %v", err)
+	}
+	second.discard()
+	info, err := os.Stat(name)
+	if err != nil || content() != "first" || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file is %q with mode %v, %v", content(), info.Mode(), err)
+	}
+	if _, err := newSecretFile(name); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("a file that exists is taken: %v", err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "nowhere"), filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newSecretFile(filepath.Join(dir, "link")); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("a link that leads nowhere is taken: %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
 		t.Errorf("the folder has %v", entries)
 	}
 }

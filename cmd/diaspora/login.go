@@ -471,15 +471,16 @@ func (s *session) saveForJava(ctx context.Context, token globus.Token) error {
 	if s.options.java == "" {
 		return nil
 	}
-	client, err := diaspora.NewClient(diaspora.Config{
+	cfg := diaspora.Config{
 		URL: s.profile.URL, Discovery: &s.profile.Discovery, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: trust.Guard(globus.StaticToken(token), s.fabric),
-	})
+	}
+	client, err := diaspora.NewClient(cfg)
 	if err != nil {
 		return err
 	}
-	saved, err := s.env.saveForJava(ctx, client, diaspora.AccessKeyRequest{Read: true, Write: true}, s.options.java)
+	saved, err := s.env.saveKey(ctx, cfg, client, diaspora.AccessKeyRequest{Read: true, Write: true}, keyFile{forJava, s.options.java})
 	if err != nil {
-		return hinted(err, `you are logged in; "diaspora key create --save-for-java" tries again`)
+		return hinted(err, `you are logged in; "diaspora key create --save-for-java FILE" tries again`)
 	}
 	s.javaFile = saved.file
 	s.env.say("%s has the access key %s; %q ends it", saved.file, saved.key.Name, "diaspora key revoke "+saved.key.Name)

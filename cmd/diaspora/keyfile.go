@@ -1,0 +1,301 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
+)
+
+// keyFile is where an access key is saved, and for whom.
+type keyFile struct {
+	kind keyFileKind
+	name string // "-" is the output
+}
+
+// keyFileKind is a format. What follows "save for" in its flag names it.
+type keyFileKind int
+
+const (
+	noKeyFile keyFileKind = iota
+	forKcat
+	forJava
+	forEnv
+)
+
+// keyFileFlags adds the flags that save a key, and returns what reads them.
+func keyFileFlags(cmd *cobra.Command) func() (keyFile, error) {
+	flags := cmd.Flags()
+	flags.String("save-for-kcat", "", "write the key into this `FILE`, as kcat -F takes it, and all that is made of librdkafka")
+	flags.String("save-for-java", "", "write the key into this `FILE`, as Java's Kafka clients and tools take it")
+	flags.String("save-env", "", "write the key into this `FILE`, as DIASPORA_KEY_FILE names it and a shell reads it")
+	return func() (f keyFile, err error) {
+		for kind, name := range map[keyFileKind]string{forKcat: "save-for-kcat", forJava: "save-for-java", forEnv: "save-env"} {
+			if !flags.Changed(name) {
+				continue
+			}
+			if f.kind != noKeyFile {
+				return f, misuse("make a key for each place that uses one, so that each can be revoked alone", "key create: --save-for-kcat, --save-for-java and --save-env exclude each other")
+			}
+			if f.kind, f.name = kind, flags.Lookup(name).Value.String(); f.name == "" {
+				return f, misuse("", "key create: --%s: the name of the file is empty", name)
+			}
+		}
+		return f, nil
+	}
+}
+
+// use says how a key's file is used.
+func (k keyFileKind) use(saved savedKey) string {
+	topic := "TOPIC"
+	if len(saved.key.Topics) > 0 {
+		topic = saved.key.Topics[0]
+	}
+	reads := !saved.key.Write
+	switch {
+	case k == forKcat && reads:
+		return fmt.Sprintf("kcat -F %s -C -t %s", saved.file, topic)
+	case k == forKcat:
+		return fmt.Sprintf("kcat -F %s -P -t %s", saved.file, topic)
+	case k == forJava && reads:
+		return fmt.Sprintf("kafka-console-consumer --bootstrap-server %s --consumer.config %s --topic %s", saved.broker, saved.file, topic)
+	case k == forJava:
+		return fmt.Sprintf("kafka-console-producer --bootstrap-server %s --producer.config %s --topic %s", saved.broker, saved.file, topic)
+	case reads:
+		return fmt.Sprintf("DIASPORA_KEY_FILE=%s diaspora consume %s", saved.file, topic)
+	}
+	return fmt.Sprintf("DIASPORA_KEY_FILE=%s diaspora produce %s", saved.file, topic)
+}
+
+// savedKey is a key that is in a file.
+type savedKey struct {
+	key  diaspora.NewAccessKey
+	file string
+	ca   string // the file with the certificates that the key's file names, or ""
+
+	broker string // one of the fabric's
+}
+
+// saveKey makes an access key and writes it into a file, which is tried before: a key without the file
+// would be of no use to anybody. Without a name the key is named for the machine.
+func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, req diaspora.AccessKeyRequest, file keyFile) (saved savedKey, err error) {
+	discovery, err := client.Discover(ctx)
+	if err != nil {
+		return savedKey{}, err
+	}
+	own, err := e.ownCertificates(discovery)
+	if err != nil {
+		return savedKey{}, err
+	}
+	if file.name == defaultJavaFile {
+		id, err := client.Identity(ctx)
+		if err != nil {
+			return savedKey{}, err
+		}
+		file.name = fileNameOf(id.Username) + ".properties"
+	}
+	saved.file, saved.broker = file.name, discovery.Brokers[0]
+	write, discard, err := e.prepareKeyFile(file.name)
+	if err != nil {
+		return savedKey{}, fmt.Errorf("save the access key: %w", err)
+	}
+	defer discard()
+	if own != "" && file.kind != forJava { // whose file has room for them
+		if saved.ca, err = saveCertificates(file.name, own); err != nil {
+			return savedKey{}, fmt.Errorf("save the certificates of the fabric: %w", err)
+		}
+	}
+	text := func(key diaspora.NewAccessKey) (string, error) {
+		switch file.kind {
+		case forJava:
+			return javaProperties(key, discovery, own), nil
+		case forKcat:
+			return kcatFile(key, discovery, saved.ca)
+		}
+		return envFile(key, cfg.URL, saved.ca)
+	}
+	sample := diaspora.NewAccessKey{AccessKey: diaspora.AccessKey{ID: "key-aaaaaaaaaaaaaaaa", Name: "x"}, Secret: "x"}
+	if _, err := text(sample); err != nil { // as a setting that has no place in such a file
+		return savedKey{}, fmt.Errorf("save the access key: %w", err)
+	}
+	if req.Name == "" {
+		if req.Name, err = freeKeyName(ctx, client, machineKeyName(file.kind)); err != nil {
+			return savedKey{}, err
+		}
+	}
+	if saved.key, err = client.CreateKey(ctx, req); err != nil {
+		return savedKey{}, aboutLostKey(err)
+	}
+	content, err := text(saved.key)
+	if err == nil {
+		err = write([]byte(content))
+	}
+	if err != nil {
+		return savedKey{}, errors.Join(fmt.Errorf("save the access key: %w", err), e.discardKey(ctx, client, saved.key))
+	}
+	return saved, nil
+}
+
+// aboutLostKey says what to do if a key may have been made whose secret did not arrive.
+func aboutLostKey(err error) error {
+	if !errors.Is(err, diaspora.ErrUnavailable) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return hinted(err, `if "diaspora key list" has the key now, nobody has its secret: revoke it with "diaspora key revoke NAME"`)
+}
+
+// prepareKeyFile returns what writes a key's file once, and what leaves nothing behind of one that was not
+// written. The output is a file, too.
+func (e *env) prepareKeyFile(name string) (write func([]byte) error, discard func(), err error) {
+	if name == "-" {
+		if e.json() {
+			return nil, nil, misuse("", "-o json and the output as the key's file exclude each other")
+		}
+		return func(content []byte) error { return e.printf("%s", content) }, func() {}, nil
+	}
+	f, err := newSecretFile(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.save, f.discard, nil
+}
+
+// ownCertificates returns the certificates that a client of this fabric has to trust besides its
+// system's, or "".
+func (e *env) ownCertificates(discovery diaspora.Discovery) (string, error) {
+	var more []byte
+	if name := e.getenv("DIASPORA_CA_FILE"); name != "" {
+		var err error
+		if more, err = os.ReadFile(name); err != nil {
+			return "", err
+		}
+	}
+	return certificates(discovery.CA + "\n" + string(more)), nil
+}
+
+// saveCertificates writes certificates next to a key's file, and returns the absolute name of theirs.
+func saveCertificates(keyFile, certificates string) (string, error) {
+	if keyFile == "-" {
+		return "", misuse("name a file instead of -", "this fabric has certificates of its own, which go into a file next to the key's")
+	}
+	name, err := filepath.Abs(keyFile + ".ca.pem")
+	if err != nil {
+		return "", err
+	}
+	content := []byte(certificates + "\n")
+	if there, err := os.ReadFile(name); err == nil && bytes.Equal(there, content) {
+		return name, nil
+	}
+	f, err := newSecretFile(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.discard()
+	return name, f.save(content)
+}
+
+// envFile is what DIASPORA_KEY_FILE names, and a shell reads.
+func envFile(key diaspora.NewAccessKey, address, ca string) (string, error) {
+	return accesskey.Format(fmt.Sprintf("Access key %s (%s) of Diaspora Streams: keep it to yourself.", key.ID, key.Name), func(name string) string {
+		switch name {
+		case "DIASPORA_URL":
+			return strings.TrimSpace(address)
+		case "DIASPORA_CA_FILE":
+			return ca
+		case accesskey.IDVariable:
+			return key.ID
+		case accesskey.SecretVariable:
+			return key.Secret.Reveal()
+		}
+		return ""
+	})
+}
+
+// maxKcatLine is how much of a line of its file kcat reads at once.
+const maxKcatLine = 500
+
+// kcatFile is the configuration of a client that is made of librdkafka, as kcat -F reads it: of the
+// brokers as many as it can read.
+func kcatFile(key diaspora.NewAccessKey, discovery diaspora.Discovery, ca string) (string, error) {
+	if strings.ContainsAny(ca, "\\\n\r") || strings.TrimSpace(ca) != ca || len(ca) > maxKcatLine-len("ssl.ca.location=") {
+		return "", fmt.Errorf("kcat cannot read the name %q in its file", ca)
+	}
+	for n := range discovery.Brokers {
+		if n > 0 && len(strings.Join(discovery.Brokers[:n+1], ",")) > maxKcatLine-len("bootstrap.servers=") {
+			discovery.Brokers = discovery.Brokers[:n]
+			break
+		}
+	}
+	text := fmt.Sprintf("# Access key %s (%s) of Diaspora Streams: keep it to yourself.\n%s", key.ID, key.Name, librdkafkaProperties(key, discovery))
+	if discovery.Security == "tls" && ca != "" {
+		text += "ssl.ca.location=" + ca + "\n"
+	}
+	return text, nil
+}
+
+// librdkafkaProperties are the settings of a client that is made of librdkafka.
+func librdkafkaProperties(key diaspora.NewAccessKey, discovery diaspora.Discovery) string {
+	return fmt.Sprintf("bootstrap.servers=%s\nsecurity.protocol=%s\nsasl.mechanism=PLAIN\nsasl.username=%s\nsasl.password=%s\n",
+		strings.Join(discovery.Brokers, ","), securityProtocol(discovery), key.ID, key.Secret.Reveal())
+}
+
+// secretFile is a file for its owner only, which appears whole or not at all, and takes the place of none.
+type secretFile struct {
+	name string
+	temp *os.File
+}
+
+func newSecretFile(name string) (*secretFile, error) {
+	if _, err := os.Lstat(name); err == nil {
+		return nil, fileExists(name)
+	}
+	temp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // 0600
+	if err != nil {
+		return nil, err
+	}
+	return &secretFile{name, temp}, nil
+}
+
+func fileExists(name string) error {
+	return &failure{condition: diaspora.ErrConflict, text: name + " exists already", hints: []string{"name another file, or remove that one"}}
+}
+
+// save puts the data into the file.
+func (f *secretFile) save(data []byte) error {
+	_, err := f.temp.Write(data)
+	if err := errors.Join(err, f.temp.Sync(), f.temp.Close()); err != nil {
+		return err
+	}
+	// Unlike renaming, linking replaces nothing.
+	switch err := os.Link(f.temp.Name(), f.name); {
+	case errors.Is(err, fs.ErrExist):
+		return fileExists(f.name)
+	case err != nil: // there are file systems without links
+		if _, err := os.Lstat(f.name); err == nil {
+			return fileExists(f.name)
+		}
+		if err := os.Rename(f.temp.Name(), f.name); err != nil {
+			return err
+		}
+	}
+	folder, err := os.Open(filepath.Dir(f.name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
+// discard leaves nothing behind but the file, if it was saved.
+func (f *secretFile) discard() {
+	f.temp.Close()
+	os.Remove(f.temp.Name())
+}
