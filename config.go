@@ -92,6 +92,11 @@ type Config struct {
 	SpoolBytes  int64
 	SpoolPolicy SpoolPolicy
 
+	// ClosePatience is for how long [Logger.Close] waits, with a spool, while the cluster
+	// acknowledges nothing; what is left then, the next Logger sends. Negative
+	// leaves what is not acknowledged yet. Default: 5 s.
+	ClosePatience time.Duration
+
 	// Diagnostics receives the messages of the library itself. Nil discards them.
 	Diagnostics *slog.Logger
 
@@ -114,6 +119,7 @@ type Key struct {
 
 const (
 	defaultDialTimeout   = 10 * time.Second
+	defaultClosePatience = 5 * time.Second
 	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
 	defaultLogin         = `run "diaspora login"`
 	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where you are logged in`
@@ -174,6 +180,9 @@ func (c *Config) complete() error {
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout
+	}
+	if c.ClosePatience == 0 {
+		c.ClosePatience = defaultClosePatience
 	}
 	c.login = c.advice()
 	c.Diagnostics = own(c.Diagnostics)

@@ -19,6 +19,8 @@ type connections struct {
 	kafka.Connections
 	onRefused func(error) // told of each refusal; set before connecting, may be nil
 
+	reached atomic.Bool // a broker has let us in
+
 	tried atomic.Int64 // produce requests that were answered, or failed
 	moved atomic.Int64 // when a piece of a large request was sent last, in Unix nanoseconds
 
@@ -33,6 +35,7 @@ func newConnections() *connections { return &connections{refused: make(chan stru
 func (c *connections) OnBrokerConnect(meta kgo.BrokerMetadata, d time.Duration, conn net.Conn, err error) {
 	c.Connections.OnBrokerConnect(meta, d, conn, err)
 	if err == nil {
+		c.reached.Store(true)
 		return
 	}
 	if condition, _ := kafka.Explain(err); condition != kafka.Unauthenticated {

@@ -32,6 +32,7 @@ type drain struct {
 	spool  *spool.Spool
 	conns  *connections
 	cfg    Config // complete
+	began  time.Time
 	report func(acknowledged int)
 	words  func(topic string, err error) error // puts a failure into words
 
@@ -207,6 +208,9 @@ func (d *drain) reason() error {
 	}
 	if away := d.conns.Err(); away != nil {
 		why = advise(explain(away), ErrUnauthenticated, d.cfg.login)
+	}
+	if why == nil && !d.conns.reached.Load() && time.Since(d.began) > unansweredAfter {
+		why = errUnreached // as where a network swallows everything: there is no error for long
 	}
 	return why
 }
@@ -408,23 +412,29 @@ func (d *drain) letIn() {
 func (d *drain) holdAll(err error) { d.change(func() { d.all = err }) }
 
 const (
-	finishPatience = 5 * time.Second // without any acknowledgement
-	heldPatience   = 100 * time.Millisecond
+	heldPatience    = 100 * time.Millisecond
+	unansweredAfter = 2 * time.Second // a cluster that was never reached is said not to answer
 )
+
+var errUnreached = &fault{condition: ErrUnavailable, reason: "the cluster has not answered yet"}
 
 // finish waits until nothing waits any more, on disk or on its way there, as long as there
 // is hope: until ctx ends, nobody is let in, another process has taken the spool, nothing waits but
-// what only a person can free, or the cluster has acknowledged nothing for some time.
+// what only a person can free, or the cluster has acknowledged nothing for [Config.ClosePatience].
 func (d *drain) finish(ctx context.Context, coming func() bool) {
 	was, since := d.settled.Load(), time.Now()
-	for coming() || d.spool.Stats().Events > 0 {
+	for coming() || d.spool.Stats().Events > 0 && d.cfg.ClosePatience > 0 {
 		look, cancel := context.WithTimeout(ctx, heldPatience)
 		d.waitForChange(look)
 		cancel()
 		if now := d.settled.Load(); now != was {
 			was, since = now, time.Now()
 		}
-		if ctx.Err() != nil || d.stranded() || time.Since(since) > finishPatience {
+		patience := d.cfg.ClosePatience
+		if coming() { // which the disk decides, not the cluster
+			patience = max(patience, defaultClosePatience)
+		}
+		if ctx.Err() != nil || d.stranded() || time.Since(since) > patience {
 			return
 		}
 	}

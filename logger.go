@@ -238,7 +238,7 @@ func (l *Logger) flush(ctx context.Context) error {
 // Close flushes and disconnects. With a spool, what the cluster has not acknowledged when
 // ctx ends stays there for the next Logger, which is no error; and Close does not wait
 // for what cannot be: it ends when nobody is let in, when all that waits is held, or
-// when the cluster has acknowledged nothing for five seconds. [Logger.Stats] says what is left.
+// when the cluster has acknowledged nothing for [Config.ClosePatience]. [Logger.Stats] says what is left.
 // If the login is being renewed, Close waits for that until ctx ends, 45 s at most.
 //
 // Calls of Log and Send from then on fail with
@@ -271,7 +271,8 @@ type LoggerStats struct {
 	Pending      int64 // events that wait for their acknowledgement
 	PendingBytes int64 // about how much memory they take
 
-	// Err is why the last attempt to connect failed; nil if it succeeded.
+	// Err is why the last attempt to connect failed, or that none has ended yet; nil if it
+	// succeeded.
 	Err error
 
 	// Spool is what waits on disk. Zero without [Config.SpoolDir].

@@ -20,7 +20,7 @@ type pace struct {
 const (
 	paceFirst = 1000             // events in the first second
 	paceEnds  = 12 * time.Second // after that, four million events a second would pass
-	paceDelay = 4 * time.Second  // the most that it begins later than it could; less than finishPatience
+	paceDelay = 4 * time.Second  // the most that it begins later than it could; less than defaultClosePatience
 )
 
 func (p *pace) begin(at time.Time, end uint64) { *p = pace{began: at, end: end} }

@@ -99,6 +99,7 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 		spool:  s,
 		conns:  l.conns,
 		cfg:    cfg,
+		began:  time.Now(),
 		report: func(n int) { l.acknowledged.Add(int64(n)) },
 		words:  l.explain,
 		known:  map[string]bool{},
@@ -303,6 +304,9 @@ func (l *Logger) spoolStats() LoggerStats {
 		Failed:       l.failed.Load(),
 		PendingBytes: l.room.used(),
 		Err:          advise(explain(l.conns.Err()), ErrUnauthenticated, l.fabric.login),
+	}
+	if st.Err == nil && !l.conns.reached.Load() {
+		st.Err = errUnreached
 	}
 	if known := s.known.Load(); known != nil {
 		st.Spool = *known

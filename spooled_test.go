@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -88,6 +89,50 @@ func TestSpooledWhileTheBrokerIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := values(readAll(t, again, "beamline")); got != "[0 1 2 3 4 5 6 7 8 9]" {
+		t.Errorf("the topic has %s", got)
+	}
+}
+
+// TestClosePatience closes Loggers whose network swallows everything: no attempt to connect ends. Each waits
+// for as long as it shall, says why, and leaves all events.
+func TestClosePatience(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
+	good := cfg
+	cfg.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	cfg = withSpool(t, cfg)
+	n := 0
+	for _, patience := range []time.Duration{-1, 300 * time.Millisecond, 3 * time.Second} {
+		cfg.ClosePatience = patience
+		l := openLogger(t, cfg)
+		if err := l.Log(within(t), Event{Topic: "beamline", Value: fmt.Append(nil, n)}); err != nil {
+			t.Fatal(err)
+		}
+		n++
+		began := time.Now()
+		if err := l.Close(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		stats := l.Stats().Spool
+		if took := time.Since(began); took < patience || took > max(patience, 0)+2*time.Second || stats.Events != int64(n) {
+			t.Errorf("with a patience of %v, Close took %v and left %d events, want %d", patience, took, stats.Events, n)
+		}
+		if !errors.Is(l.Stats().Err, ErrUnavailable) {
+			t.Errorf("nobody was let in, and Err is %v", l.Stats().Err)
+		}
+		if (patience > unansweredAfter) != errors.Is(stats.Why, ErrUnavailable) {
+			t.Errorf("with a patience of %v, the events wait because of: %v", patience, stats.Why)
+		}
+	}
+	good.SpoolDir = cfg.SpoolDir
+	l := openLogger(t, good)
+	if err := l.Close(within(t)); err != nil || l.Stats().Err != nil {
+		t.Fatal(err, l.Stats().Err)
+	}
+	if got := values(readAll(t, good, "beamline")); got != "[0 1 2]" {
 		t.Errorf("the topic has %s", got)
 	}
 }

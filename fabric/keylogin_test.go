@@ -196,7 +196,7 @@ func TestSpoolOfAKey(t *testing.T) {
 	refuses(second, diaspora.ErrConflict) // nobody can tell that it is the same person's
 
 	f = start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
-	cfg, other = as(t, f, ada), as(t, f, grace)
+	cfg = as(t, f, ada)
 	revokeKey(t, cfg, first.ID)
 	refuses(graces, diaspora.ErrConflict)
 	refuses(first, diaspora.ErrUnauthenticated)
@@ -215,7 +215,7 @@ func TestSpoolOfAKey(t *testing.T) {
 	}
 	refuses(graces, diaspora.ErrConflict)
 	f = start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
-	cfg, other = as(t, f, ada), as(t, f, grace)
+	cfg = as(t, f, ada)
 	third := create(cfg, "third")
 	revokeKey(t, cfg, second.ID)
 	refuses(graces, diaspora.ErrConflict)

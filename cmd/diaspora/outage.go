@@ -1,7 +1,12 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
@@ -105,4 +110,62 @@ func (s *stillness) see(now time.Time, err error, pending, answered int64) error
 		return nil
 	}
 	return errStill
+}
+
+// outageMemory remembers, from one run to the next, that a fabric could not be reached a moment ago: so that
+// a shell loop does not wait for it each time. It is an empty file, whose time of change says when; there is
+// nothing in it that could be damaged, and processes that write and remove it at once do each other no harm.
+type outageMemory struct {
+	path string // "" if there is no place for one
+	now  func() time.Time
+}
+
+const (
+	rememberedFor = time.Minute
+	// glance is for how long a fabric is given the chance to be back that was away a moment ago.
+	glance = 500 * time.Millisecond
+	// leastGlance is what it takes for a connection to be refused.
+	leastGlance = 100 * time.Millisecond
+)
+
+// outages returns the memory of the outages of a fabric.
+func (e *env) outages(cfg diaspora.Config) outageMemory {
+	m := outageMemory{now: e.now}
+	if state, err := e.stateDir(); err == nil {
+		sum := sha256.Sum256([]byte(cfg.URL + "\x00" + strings.Join(cfg.Brokers, ",")))
+		m.path = filepath.Join(state, "outages", hex.EncodeToString(sum[:8]))
+	}
+	return m
+}
+
+// age returns how long ago the fabric could not be reached, if that is remembered. A time in the future is not
+// believed, or a clock that was wrong once would count for long.
+func (m outageMemory) age() (age time.Duration, remembered bool) {
+	info, err := os.Lstat(m.path)
+	if m.path == "" || err != nil || !info.Mode().IsRegular() {
+		return 0, false
+	}
+	age = m.now().Sub(info.ModTime())
+	return age, age >= 0 && age < rememberedFor
+}
+
+// remember takes note that the fabric cannot be reached now. To be unable to is no reason to fail: the next run waits.
+func (m outageMemory) remember() {
+	if info, err := os.Lstat(m.path); m.path == "" || err == nil && !info.Mode().IsRegular() || os.MkdirAll(filepath.Dir(m.path), 0o700) != nil {
+		return
+	}
+	f, err := os.OpenFile(m.path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	f.Close()
+	now := m.now()
+	_ = os.Chtimes(m.path, now, now) // or another process has just removed it
+}
+
+// forget takes note that the fabric is back.
+func (m outageMemory) forget() {
+	if info, err := os.Lstat(m.path); m.path != "" && err == nil && info.Mode().IsRegular() {
+		_ = os.Remove(m.path)
+	}
 }

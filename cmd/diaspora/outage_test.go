@@ -3,7 +3,11 @@ package main
 import (
 	"bufio"
 	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -83,4 +87,151 @@ func TestConsumeTellsOfSilence(t *testing.T) {
 		up.cmd.Process.Signal(syscall.SIGCONT)
 		eventually(t, "the word that it is back", func() bool { return strings.Contains(talk.String(), "the cluster is back") })
 	}
+}
+
+// TestOutageIsRemembered has the fabric killed, and then frozen: the first produce waits for it, the next one
+// does not, and once it is back all events are sent at once.
+func TestOutageIsRemembered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "weather")
+	sent := 0
+	produce := func(args ...string) (said string, took time.Duration) {
+		t.Helper()
+		cmd := w.command(append([]string{"produce", "weather", "--value", strconv.Itoa(sent)}, args...)...)
+		sent++
+		began := time.Now()
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("produce: %v\n%s", err, out)
+		}
+		return string(out), time.Since(began)
+	}
+	remembered := func() bool {
+		files, err := filepath.Glob(filepath.Join(w.dir, "config", "state", "outages", "*"))
+		if err != nil || len(files) > 1 {
+			t.Fatal(files, err)
+		}
+		for _, file := range files {
+			if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %v, %v", file, info, err)
+			}
+		}
+		return len(files) == 1
+	}
+	if _, took := produce(); took > 5*time.Second || remembered() {
+		t.Errorf("where all is well, produce takes %v; an outage is remembered: %v", took, remembered())
+	}
+	for _, outage := range []struct {
+		name, why  string
+		begin, end func()
+	}{
+		{"killed", "no broker can be reached", func() {
+			up.cmd.Process.Kill()
+			up.cmd.Wait()
+		}, func() {
+			up = w.up(t, "--kafka-port", "0", "--http-port", up.URL[strings.LastIndex(up.URL, ":")+1:], "--globus-port", "0")
+		}},
+		{"frozen", "the cluster has not answered yet", func() { up.cmd.Process.Signal(syscall.SIGSTOP) }, func() { up.cmd.Process.Signal(syscall.SIGCONT) }},
+	} {
+		before := sent
+		outage.begin()
+		if said, took := produce(); took < 5*time.Second || !strings.Contains(said, outage.why) || !strings.Contains(said, "1 event waits in the spool") || !remembered() {
+			t.Errorf("%s: the first produce takes %v, remembers it: %v, and says\n%s", outage.name, took, remembered(), said)
+		}
+		for n := 2; n <= 3; n++ {
+			if said, took := produce(); took > 4*time.Second || !strings.Contains(said, "ago, so produce did not wait for it; --wait 5s does") || !strings.Contains(said, strconv.Itoa(n)+" events wait in the spool") {
+				t.Errorf("%s: produce number %d takes %v, and says\n%s", outage.name, n, took, said)
+			}
+		}
+		if said, took := produce("--wait", "0"); took > 4*time.Second || strings.Contains(said, "did not wait") {
+			t.Errorf("%s: with --wait 0 produce takes %v, and says\n%s", outage.name, took, said)
+		}
+		if _, took := produce("--wait", "4s"); took < 4*time.Second {
+			t.Errorf("%s: with --wait 4s produce takes %v", outage.name, took)
+		}
+		outage.end()
+		if said, _ := produce(); !strings.Contains(said, "1 event acknowledged") || remembered() {
+			t.Errorf("%s: afterwards, produce remembers it: %v, and says\n%s", outage.name, remembered(), said)
+		}
+		var want []string
+		for n := range sent {
+			want = append(want, strconv.Itoa(n))
+		}
+		if got := w.run(t, "consume", "weather", "--from", "start", "--exit", "-q"); got != strings.Join(want, "\n")+"\n" {
+			t.Errorf("%s: events %d to %d were logged, the topic has\n%s", outage.name, before, sent, got)
+		}
+	}
+}
+
+// TestOutageMemory has what may be in the place of the file, and a clock that was wrong.
+func TestOutageMemory(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	for name, tt := range map[string]struct {
+		prepare func(path string) error
+		want    bool // it is remembered
+		lasting bool // it stays as it is
+	}{
+		"nothing":      {func(string) error { return nil }, false, false},
+		"a moment ago": {func(path string) error { return touch(path, now.Add(-time.Second)) }, true, false},
+		"long ago":     {func(path string) error { return touch(path, now.Add(-rememberedFor)) }, false, false},
+		"tomorrow":     {func(path string) error { return touch(path, now.Add(24*time.Hour)) }, false, false},
+		"garbage": {func(path string) error {
+			return errors.Join(os.WriteFile(path, []byte("{\x00"), 0o600), os.Chtimes(path, now, now))
+		}, true, false},
+		"a folder": {func(path string) error { return errors.Join(os.Mkdir(path, 0o700), os.Chtimes(path, now, now)) }, false, true},
+		"a link":   {func(path string) error { return os.Symlink("/etc/passwd", path) }, false, true},
+	} {
+		dir := filepath.Join(t.TempDir(), "outages")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		m := outageMemory{path: filepath.Join(dir, "x"), now: func() time.Time { return now }}
+		if err := tt.prepare(m.path); err != nil {
+			t.Fatal(err)
+		}
+		if _, got := m.age(); got != tt.want {
+			t.Errorf("%s: remembered: %v, want %v", name, got, tt.want)
+		}
+		m.remember()
+		if age, got := m.age(); got == tt.lasting || got && age != 0 {
+			t.Errorf("%s: afterwards it is remembered: %v, as of %v ago", name, got, age)
+		}
+		m.forget()
+		if _, got := m.age(); got {
+			t.Errorf("%s: it is not forgotten", name)
+		}
+	}
+	nowhere := outageMemory{now: time.Now}
+	nowhere.remember()
+	nowhere.forget()
+	if _, got := nowhere.age(); got {
+		t.Error("without a place, it is remembered")
+	}
+	unwritable := outageMemory{path: "/dev/null/outages/x", now: time.Now}
+	unwritable.remember()
+	unwritable.forget()
+
+	m := outageMemory{path: filepath.Join(t.TempDir(), "made", "x"), now: time.Now}
+	var ranks sync.WaitGroup
+	for rank := range 50 {
+		ranks.Go(func() {
+			for range 20 {
+				m.remember()
+				if age, _ := m.age(); age > time.Minute || age < -time.Minute {
+					t.Errorf("remembered as of %v ago", age)
+				}
+				if rank%2 == 0 {
+					m.forget()
+				}
+			}
+		})
+	}
+	ranks.Wait()
+}
+
+func touch(path string, at time.Time) error {
+	return errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at, at))
 }

@@ -42,16 +42,20 @@ diaspora produce scans --input file scan1.h5 scan2.h5
 diaspora produce scans --watch /data/scans --pattern '*.json'
 
 # fail unless the cluster has every event at the end
-./sensor | diaspora produce weather --require-ack`,
+./sensor | diaspora produce weather --require-ack
+
+# in a loop that must not be held up, whatever the network does
+diaspora produce weather --value '{"celsius": 21.5}' --wait 0`,
 	long: `
 An event is the bytes between two line feeds, whatever they are. An empty line is an
 empty event. A file that does not end with a line feed ends with an event all the same.
 
 Every event goes to disk first, into the spool of the profile (see "diaspora spool ls"), and
 from there to the cluster. At the end produce waits until the cluster has acknowledged all, as
-long as it acknowledges anything. What still waits then is not lost: produce says so and
-exits with 0, or with --require-ack with 75, and the next produce, or "diaspora spool drain",
-sends it. While the spool is full, at 1 GiB or when its disk is, produce says so and waits for room.
+long as it acknowledges anything within --wait. What still waits then is not lost: produce says so
+and exits with 0, or with --require-ack with 75, and the next produce, or "diaspora spool drain",
+sends it. When the cluster could not be reached, produce does not wait for it again for a minute,
+unless --wait or --require-ack says so; if it is back, the events are sent all the same. While the spool is full, at 1 GiB or when its disk is, produce says so and waits for room.
 If only a person can help (not logged in, no permission, no such topic), the exit
 code says that, and the events wait all the same.
 
@@ -101,6 +105,8 @@ type produceOptions struct {
 	compression string
 	noSpool     bool
 	requireAck  bool
+	wait        time.Duration
+	waits       bool // wait was given
 
 	watch watchOptions
 }
@@ -109,7 +115,7 @@ func (e *env) produceCommand() *cobra.Command {
 	var o produceOptions
 	var cmd *cobra.Command
 	cmd = e.command(produceHelp, func(ctx context.Context, args []string) error {
-		o.keyed = cmd.Flags().Changed("key")
+		o.keyed, o.waits = cmd.Flags().Changed("key"), cmd.Flags().Changed("wait")
 		if o.watch.dir != "" && !cmd.Flags().Changed("input") {
 			o.input = "file"
 		}
@@ -129,9 +135,11 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.StringVarP(&o.compression, "compression", "z", "none", "compress batches with this `CODEC`: none, gzip, snappy, lz4 or zstd")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events only reached the spool")
+	flags.DurationVar(&o.wait, "wait", 5*time.Second, "at the end, leave events in the spool when the cluster has acknowledged nothing for so `LONG`")
 	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that come there")
 	flags.StringVar(&o.watch.pattern, "pattern", "*", "with --watch: only files with such a `NAME`, as '*.json'")
 	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: a file is complete when it has not changed for so `LONG`")
+	cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
 			return e.completeTopics(cmd.Context())
@@ -145,6 +153,12 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	parse, err := o.parser(topic)
 	if err != nil {
 		return err
+	}
+	switch {
+	case o.wait < 0:
+		return misuse("", "produce: --wait %v is negative", o.wait)
+	case o.noSpool && o.waits:
+		return misuse("", "produce: --wait and --no-spool exclude each other: without a spool, produce waits until the cluster has all")
 	}
 	if !slices.Contains(compressions, o.compression) {
 		return misuse("", "produce: there is no compression %q; choose %s", o.compression, strings.Join(compressions, ", "))
@@ -168,6 +182,17 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	cfg.Compression = o.compression
 	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck}
 	if p.spool {
+		p.outages = e.outages(cfg)
+		if p.away, p.hasty = p.outages.age(); o.waits || o.requireAck {
+			p.hasty = false
+		}
+		if cfg.ClosePatience = o.wait; o.wait == 0 {
+			cfg.ClosePatience = -1
+		}
+		if cfg.DialTimeout = min(o.wait, maxAsking); p.hasty || cfg.DialTimeout < glance {
+			cfg.DialTimeout = glance
+		}
+		p.opened = time.Now()
 		p.logger, p.others, err = e.openLogger(ctx, cfg)
 	} else {
 		p.logger, err = diaspora.OpenLogger(ctx, cfg)
@@ -281,6 +306,12 @@ type production struct {
 	others     []*diaspora.Logger  // spools that other processes left behind
 	before     diaspora.SpoolStats // what was in the spool at the beginning
 
+	outages outageMemory
+	away    time.Duration // how long ago the cluster could not be reached
+	hasty   bool          // and so it is not waited for again
+	opened  time.Time
+	left    bool // the end was not waited for
+
 	mu           sync.Mutex // guards the fields below
 	read         int64      // lines that were handed over
 	acknowledged int64
@@ -301,6 +332,7 @@ const (
 	maxComplaints    = 20
 	interruptedFlush = 2 * time.Second
 	watchEvery       = 500 * time.Millisecond
+	maxAsking        = 10 * time.Second // for whose events they are, before there are any
 )
 
 // run sends the input and returns when every event's fate is known, or when it
@@ -342,8 +374,15 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	}
 	go func() { closed <- p.close(bound) }()
 	interrupted := ctx.Done()
+	glances := time.NewTicker(leastGlance / 4)
+	defer glances.Stop()
 	for {
 		select {
+		case <-glances.C:
+			if p.stillAway() {
+				p.left = true
+				cancel()
+			}
 		case err := <-closed:
 			if p.watch != nil { // its reading ends at once, and all events are answered
 				if !ended {
@@ -361,6 +400,41 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 				time.AfterFunc(interruptedFlush, cancel)
 			}
 		}
+	}
+}
+
+// acknowledgedByCluster returns how many events the cluster has acknowledged in this run, from all spools.
+func (p *production) acknowledgedByCluster() (n int64) {
+	n = p.logger.Stats().Acknowledged
+	for _, l := range p.others {
+		n += l.Stats().Acknowledged
+	}
+	return n
+}
+
+// stillAway reports whether a cluster that could not be reached a moment ago is not worth waiting for: it
+// cannot be reached now either, or has let nobody in at a glance.
+func (p *production) stillAway() bool {
+	if !p.hasty || p.left {
+		return false
+	}
+	stats := p.logger.Stats()
+	if stats.Err == nil {
+		p.hasty = false // it is back, and is waited for as ever
+		return false
+	}
+	since := time.Since(p.opened)
+	return since >= glance || since >= leastGlance && errors.Is(stats.Spool.Why, diaspora.ErrUnavailable)
+}
+
+// keepInMind takes note of how the cluster was, for the next run.
+func (p *production) keepInMind(ctx context.Context, spool diaspora.SpoolStats) {
+	switch {
+	case !p.spool:
+	case p.acknowledgedByCluster() > 0:
+		p.outages.forget()
+	case !p.left && ctx.Err() == nil && spool.Events > 0 && errors.Is(spool.Why, diaspora.ErrUnavailable):
+		p.outages.remember()
 	}
 }
 
@@ -540,6 +614,7 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	stats := p.logger.Stats()
+	p.keepInMind(ctx, stats.Spool)
 	left, why := stats.Spool.Events, stats.Spool.Why
 	aside := stats.Spool.Quarantined - p.before.Quarantined
 	dropped := stats.Spool.Dropped - p.before.Dropped
@@ -567,6 +642,9 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 	if left > 0 && err == nil && why != nil {
 		text, _ := explanation(why)
 		p.env.say("%s", text)
+	}
+	if left > 0 && err == nil && p.left {
+		p.env.say("the cluster could not be reached %v ago, so produce did not wait for it; --wait 5s does", max(p.away, time.Second).Round(time.Second))
 	}
 	return err
 }

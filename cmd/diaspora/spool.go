@@ -514,6 +514,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	defer e.tidySpools(ctx)
 	var sent, left int64
 	var why error
+	away := map[string]bool{} // fabrics that could not be reached
 	for _, w := range waiting {
 		cfg, err := e.configFor(w.folder)
 		if err != nil && !w.folder.own {
@@ -525,6 +526,11 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		}
 		if err != nil {
 			return err
+		}
+		outages := e.outages(cfg)
+		if away[outages.path] { // rather than wait for each spool of a job of fifty processes
+			left += w.events
+			continue
 		}
 		cfg.SpoolDir = w.dir
 		logger, err := diaspora.OpenLogger(ctx, cfg)
@@ -545,6 +551,13 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		stats := logger.Stats()
 		sent += stats.Acknowledged
 		left += stats.Spool.Events
+		switch {
+		case stats.Acknowledged > 0:
+			outages.forget()
+		case ctx.Err() == nil && stats.Spool.Events > 0 && errors.Is(stats.Spool.Why, diaspora.ErrUnavailable):
+			away[outages.path] = true
+			outages.remember()
+		}
 		if stats.Spool.Why != nil {
 			why = e.aboutTopic(ctx, cfg, stats.Spool.Why)
 		}
