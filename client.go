@@ -56,6 +56,9 @@ func NewClient(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.TokenSource != nil && cfg.Key != (Key{}) {
+		return nil, errTwoCredentials
+	}
 	var extra []byte
 	if cfg.Discovery != nil {
 		extra = []byte(cfg.Discovery.CA)

@@ -162,7 +162,7 @@ func (c *Config) complete() error {
 	case c.TokenSource == nil && c.Key == Key{} && !c.anonymous:
 		return invalid("configuration: there is neither a TokenSource nor a Key")
 	case c.TokenSource != nil && c.Key != Key{}:
-		return invalid("configuration: TokenSource and Key exclude each other")
+		return errTwoCredentials
 	case c.Key != Key{} && (!accesskey.IsID(c.Key.ID) || !accesskey.IsSecret(c.Key.Secret)):
 		return invalid("configuration: Key has not the ID and the Secret of an access key")
 	case c.DialTimeout < 0:
@@ -188,6 +188,8 @@ func (c *Config) complete() error {
 	c.Diagnostics = own(c.Diagnostics)
 	return nil
 }
+
+var errTwoCredentials = invalid("configuration: TokenSource and Key exclude each other")
 
 // advice is what to do when nobody is signed in.
 func (c *Config) advice() string {

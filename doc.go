@@ -2,7 +2,7 @@
 // person that you are at Globus.
 //
 // A [Config] says which fabric and as whom. [ConfigFromEnv] takes it from a login
-// that `diaspora login` has stored, or from DIASPORA_REFRESH and its like:
+// that `diaspora login` has stored, or from an access key in DIASPORA_KEY_FILE and its like:
 //
 //	cfg, err := diaspora.ConfigFromEnv(os.Getenv)
 //
@@ -33,8 +33,9 @@
 //
 // # Own topics
 //
-// A [Client] claims topics, lists and releases them, and makes access keys for
-// clients in other languages. [Dial] hands out the plain Kafka client, signed in.
+// A [Client] claims topics, lists and releases them, and makes access keys, for
+// clients in other languages and for machines where nobody can log in ([Config.Key]).
+// [Dial] hands out the plain Kafka client, signed in.
 //
 // # When it does not work
 //

@@ -222,6 +222,29 @@ func TestKeyIsNoLogin(t *testing.T) {
 	}
 }
 
+// TestKeyIsOneCredential refuses what cannot be meant, before anything is sent.
+func TestKeyIsOneCredential(t *testing.T) {
+	t.Parallel()
+	good := Config{URL: "https://h.example.org", Brokers: []string{"127.0.0.1:1"}, Key: Key{keyIDOfTests, keySecretOfTests}}
+	both, half, name := good, good, good
+	both.TokenSource = &listeningSource{}
+	half.Key.Secret = ""
+	name.Key.ID = "beamline-7"
+	for what, cfg := range map[string]Config{"a token as well": both, "half a key": half, "a key's name": name} {
+		_, dial := Dial(t.Context(), cfg)
+		_, log := OpenLogger(t.Context(), cfg)
+		for _, err := range []error{dial, log} {
+			if !errors.Is(err, ErrInvalid) {
+				t.Errorf("%s: %v, want ErrInvalid", what, err)
+			}
+			withoutCanary(t, err)
+		}
+	}
+	if _, err := NewClient(both); !errors.Is(err, ErrInvalid) {
+		t.Errorf("NewClient with a token as well: %v", err)
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // TestEnvThatIsWrong fails when an error does not name the variable at fault, or

@@ -63,6 +63,30 @@ func Example() {
 	// Output: 0: shutter open
 }
 
+// A program on a machine where nobody is logged in signs in with an access key. Most get it from
+// DIASPORA_KEY_FILE, by ConfigFromEnv.
+func ExampleKey() {
+	cfg, stop := start()
+	defer stop()
+	ctx := context.Background()
+	client, err := diaspora.NewClient(cfg) // where somebody is logged in
+	if err != nil {
+		log.Fatal(err)
+	}
+	key, err := client.CreateKey(ctx, diaspora.AccessKeyRequest{Name: "detector", Topics: []string{"beamline"}, Write: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	logger, err := diaspora.OpenLogger(ctx, diaspora.Config{URL: cfg.URL, Key: diaspora.Key{ID: key.ID, Secret: key.Secret}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer logger.Close(ctx)
+	fmt.Println(logger.Log(ctx, diaspora.Event{Topic: "beamline", Value: []byte("shutter open")}))
+	// Output: <nil>
+}
+
 func ExampleLogger_Log() {
 	cfg, stop := start()
 	defer stop()
