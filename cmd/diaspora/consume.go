@@ -141,7 +141,11 @@ func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) er
 	if err != nil {
 		return err
 	}
-	consumer, err := diaspora.OpenConsumer(ctx, cfg, options)
+	var consumer *diaspora.Consumer
+	err = e.aloud(func() (err error) {
+		consumer, err = diaspora.OpenConsumer(ctx, cfg, options)
+		return err
+	})
 	if err != nil {
 		return e.aboutTopic(ctx, cfg, err)
 	}

@@ -46,6 +46,13 @@ var errSilent = &failure{
 	text:      "the cluster has not answered for " + lookTimeout.String(),
 }
 
+// aloud asks the cluster something, and tells a person if there is no answer for lookTimeout: what is tried again
+// may take minutes.
+func (e *env) aloud(ask func() error) error {
+	defer time.AfterFunc(lookTimeout, func() { e.warn("%s; waiting for it", errSilent.text) }).Stop()
+	return ask()
+}
+
 // fullWatch tells the person when the spool is full: once and, on a terminal, every 30 s, since
 // nothing else is seen of a program that stands still.
 type fullWatch struct {

@@ -585,3 +585,15 @@ func TestEndIsNotSilent(t *testing.T) {
 		t.Errorf("exit code %d, want 3:\n%s", code, d.err.String())
 	}
 }
+
+// TestOpeningIsNotSilent: a cluster that went away between two requests of one command is told of.
+func TestOpeningIsNotSilent(t *testing.T) {
+	t.Parallel()
+	d := emptyDesk(t)
+	d.env.aloud(func() error {
+		eventually(t, "the word that the cluster does not answer", func() bool {
+			return strings.Contains(d.err.String(), "diaspora: the cluster has not answered for 5s; waiting for it")
+		})
+		return nil
+	})
+}
