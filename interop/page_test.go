@@ -99,16 +99,16 @@ func (e example) wrong(t *testing.T) example {
 
 var (
 	examplePaths = regexp.MustCompile(`/(?:etc|opt|var)/(?:[a-z-]+/)*([a-z-]+\.[a-z]+)`)
-	exampleNames = regexp.MustCompile(`\b(weather|analysis)\b`)
+	exampleNames = regexp.MustCompile(`\b(?:weather|analysis)(_[a-z]+)?\b`)
 )
 
-// fill puts the fabric's addresses, the key, the topic and the consumer group into an example,
-// and has its files in the folder.
+// fill puts the fabric's addresses, the key, the consumer group, the topic and others of which the name
+// begins with it into an example, and has its files in the folder.
 func (e example) fill(text string) string {
 	text = strings.NewReplacer("http://127.0.0.1:9090/v1/token", e.tokenURL, "127.0.0.1:9092", e.brokers[0],
 		"key-…", e.key.ID, "dks_…", e.key.Secret).Replace(text)
 	text = examplePaths.ReplaceAllString(text, e.dir+"/$1")
-	return exampleNames.ReplaceAllLiteralString(text, e.topic)
+	return exampleNames.ReplaceAllString(text, e.topic+"$1")
 }
 
 // write writes an example into a file of the folder, and returns its path.
