@@ -62,6 +62,10 @@ func (v Verdict) Err() error {
 // Check judges a history by what is promised: every acknowledged event is there, in order
 // per key, and comes to the group at least once; repeats have the same ID.
 func Check(h History) (v Verdict) {
+	acknowledged := map[Event]string{}
+	for _, e := range h.Acknowledged {
+		acknowledged[e] = ", which was acknowledged,"
+	}
 	stored := map[string]Event{}
 	for _, partition := range h.Stored {
 		last := map[string]int{}
@@ -76,7 +80,7 @@ func Check(h History) (v Verdict) {
 				stored[e.ID] = e
 				if before, ok := last[e.Key]; ok && e.N <= before {
 					v.Disorder++
-					v.Late = fmt.Sprintf("event %d of %s behind event %d", e.N, e.Key, before)
+					v.Late = fmt.Sprintf("event %d of %s%s behind event %d", e.N, e.Key, acknowledged[e], before)
 				}
 				last[e.Key] = e.N
 			}
