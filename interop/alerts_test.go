@@ -42,56 +42,53 @@ func TestClientsHop(t *testing.T) {
 	if !chosen.MatchString("hop") || !present(t, dialect{name: "hop", needs: []string{"python3"}}) {
 		return
 	}
-	bin := pythonProgram(t, python(t, "hop/requirements.txt"), "hop")
 	f := start(t, fabric.Config{})
-	s := inFabric(t, f)
-	page := pageSection(t, "hop")
+	at, page := inFabric(t, f), pageSection(t, "hop")
 	settings := page.block(t, "toml")
-	commands := strings.Split(strings.TrimSpace(page.block(t, "bash")), "\n")
-	hop := func(e example, settings, command string) (env, line []string) {
-		e.write(t, "hop/auth.toml", settings)
-		return []string{"XDG_CONFIG_HOME=" + e.dir, "PATH=" + bin + ":/usr/bin:/bin"}, []string{"bash", "-c", e.fill(command)}
-	}
-	for name, settings := range map[string]string{
-		"key":   settings,
-		"token": strings.Replace(settings, `mechanism = "PLAIN"`, `token_endpoint = "http://127.0.0.1:9090/v1/token"`, 1),
-	} {
-		t.Run(name, func(t *testing.T) {
-			e := newExample(t, s)
-			var out string
-			for _, command := range commands {
-				env, line := hop(e, settings, command)
-				said, _ := runToEnd(t, env, "", line[0], line[1:]...)
-				out += said
-			}
-			if !strings.Contains(out, "\n "+e.topic+"\n") || !strings.HasSuffix(out, "\n"+pageEvent+"\n") {
-				t.Errorf("hop prints %q, want the topics and then the event", out)
-			}
-			e.holds(t, 1, pageEvent)
-		})
-	}
-	env, line := hop(newExample(t, s).wrong(t), settings, commands[0])
-	p := run(t, env, line)
+	tryHop(t, at, page, settings)
+	tryHop(t, at, page, fetchingToken(settings))
+
+	env, lines := hop(t, page, newExample(t, at).wrong(t), settings)
+	p := run(t, env, []string{"bash", "-c", lines[0]})
 	p.awaitSaid(t, page.onWrongSecret(t))
 	p.kill() // it goes on trying
 }
 
+// hop returns the environment in which hop has the settings, and the page's command lines.
+func hop(t *testing.T, page section, e example, settings string) (env, lines []string) {
+	t.Helper()
+	e.write(t, "hop/auth.toml", settings)
+	bin := pythonProgram(t, python(t, "hop/requirements.txt"), "hop")
+	return []string{"XDG_CONFIG_HOME=" + e.dir, "PATH=" + bin + ":/usr/bin:/bin"}, strings.Split(strings.TrimSpace(e.fill(page.block(t, "bash"))), "\n")
+}
+
+// fetchingToken has hop fetch a token for the key.
+func fetchingToken(settings string) string {
+	return strings.Replace(settings, `mechanism = "PLAIN"`, `token_endpoint = "http://127.0.0.1:9090/v1/token"`, 1)
+}
+
+// tryHop lists the topics, publishes the event and reads it.
+func tryHop(t *testing.T, at place, page section, settings string) {
+	t.Helper()
+	e := newExample(t, at)
+	env, lines := hop(t, page, e, settings)
+	var out string
+	for _, line := range lines {
+		said, _ := runToEnd(t, env, "", "bash", "-c", line)
+		out += said
+	}
+	if !strings.Contains(out, "\n "+e.topic+"\n") || !strings.HasSuffix(out, "\n"+pageEvent+"\n") {
+		t.Errorf("hop prints %q, want the topics and then the event", out)
+	}
+	e.holds(t, 1, pageEvent)
+}
+
 // TestClientsGCN runs the steps of gcn-kafka's own README with the settings of docs/clients.md.
 func TestClientsGCN(t *testing.T) {
-	parallel(t)
-	if !chosen.MatchString("gcn-kafka") || !present(t, dialect{name: "gcn-kafka", needs: []string{"python3"}}) {
-		return
-	}
-	python := python(t, "hop/requirements.txt")
-	f := start(t, fabric.Config{})
-	page, e := pageSection(t, "gcn-kafka"), newExample(t, inFabric(t, f))
-	p := run(t, nil, []string{python, "-c", e.fill(page.block(t, "python"))})
-	p.awaitSaid(t, "'"+e.topic+"'")
-	e.holds(t, 1, pageEvent)
-	p.awaitSaid(t, "b'"+pageEvent+"'")
-	p.kill()
+	trySoftware(t, software{"gcn-kafka", []string{"python3"}, startGCN, ""})
+}
 
-	p = run(t, nil, []string{python, "-c", e.wrong(t).fill(page.block(t, "python"))})
-	p.awaitSaid(t, page.onWrongSecret(t))
-	p.kill()
+func startGCN(t *testing.T, page section, e example) *program {
+	t.Helper()
+	return run(t, nil, []string{python(t, "hop/requirements.txt"), "-c", e.fill(page.block(t, "python"))})
 }
