@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -119,12 +117,9 @@ func (e *env) adminBlocked(ctx context.Context) error {
 		e.say("nobody is blocked")
 		return nil
 	}
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SUBJECT\tSINCE\tBY\tWHY")
+	rows := [][]string{{"SUBJECT", "SINCE", "BY", "WHY"}}
 	for _, b := range blocked {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", b.Subject, b.Since.Local().Format(time.DateTime), b.By, oneLine(b.Why))
+		rows = append(rows, []string{b.Subject, b.Since.Local().Format(time.DateTime), b.By, b.Why})
 	}
-	table.Flush()
-	return e.printf("%s", text.String())
+	return e.printTable(rows)
 }

@@ -292,6 +292,7 @@ func asksForJSON(args []string) bool {
 
 // run runs the program and returns its exit code.
 func run(ctx context.Context, e *env, args []string) int {
+	e.openScreen()
 	root := e.commands()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -188,7 +188,9 @@ type consumption struct {
 	out      *outflow
 	format   recordFormat
 
-	read atomic.Int64
+	read    atomic.Int64
+	written atomic.Int64 // bytes
+	total   atomic.Int64 // records that there are to be read; 0 if that is not known
 }
 
 const (
@@ -203,6 +205,11 @@ const (
 
 func (c *consumption) run(ctx context.Context) (err error) {
 	c.introduce(ctx)
+	hide := func() {}
+	if c.options.Until != (diaspora.Position{}) || c.number > 0 { // else it has no end
+		hide = c.env.progress(true, c.progressLine())
+	}
+	defer hide()
 	reading, stop := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {
@@ -212,6 +219,7 @@ func (c *consumption) run(ctx context.Context) (err error) {
 	err = c.loop(reading)
 	stop()
 	<-watched
+	hide()
 	goodbye, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 	defer cancel()
 	defer time.AfterFunc(goodbyeAfter, func() {
@@ -247,6 +255,7 @@ func (c *consumption) loop(ctx context.Context) error {
 		if err := c.out.write(buf); err != nil {
 			return err
 		}
+		c.written.Add(int64(len(buf)))
 		if n := c.read.Add(1); n == c.number {
 			return c.out.flushed(func() error { return c.consumer.Commit(ctx, record) })
 		}
@@ -267,6 +276,14 @@ func (c *consumption) introduce(ctx context.Context) {
 	progress, err := c.consumer.Progress(ctx)
 	if err != nil {
 		return // the loop meets the same, and tells
+	}
+	switch all := span(progress); {
+	case c.number > 0 && c.options.Until == (diaspora.Position{}):
+		c.total.Store(c.number)
+	case c.number > 0:
+		c.total.Store(min(c.number, all))
+	default:
+		c.total.Store(all)
 	}
 	c.env.say("reading %s from %s: %s in %s", topics, c.where(), count(span(progress), "record"), count(int64(len(progress)), "partition"))
 }

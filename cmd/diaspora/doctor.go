@@ -75,10 +75,10 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 	printer := doctor.Printer{Quiet: e.quiet}
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	print := func(lines []string) {
+	print := func(lines []doctor.Line) {
 		for _, line := range lines {
 			if err == nil && !e.json() {
-				err = e.printf("%s\n", line)
+				err = e.printPainted(doctorColours[line.Status], line.Head, line.Rest+"\n")
 			}
 		}
 		if err != nil {
@@ -103,6 +103,8 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 	}
 	return e.verdict(ctx, report)
 }
+
+var doctorColours = map[doctor.Status]colour{doctor.OK: green, doctor.Warning: yellow, doctor.Failure: red, doctor.NotTried: faint}
 
 // doctorSpools is where the program has its spools, and which there are.
 func (e *env) doctorSpools() (home string, dirs []string, err error) {

@@ -25,7 +25,9 @@ type env struct {
 	now            func() time.Time
 	browser        func(url string) error // opens a page; nil for the system's way
 	terminal       func(stream any) bool  // is a person at the other end
+	columns        func(stream any) int   // of a terminal; 0 if it is none, or not known
 
+	bottom *screen  // stderr, where that is a terminal; nil elsewhere
 	settle []func() // wait for renewals of tokens that are under way; called at the end
 
 	common // the flags that every command has
@@ -44,20 +46,32 @@ func (e *env) json() bool { return e.output == "json" || e.output == "ndjson" }
 // say tells the person something that is not the result. --quiet silences it.
 func (e *env) say(format string, args ...any) {
 	if !e.quiet {
-		e.warn(format, args...)
+		e.talk("diaspora: " + fmt.Sprintf(format, args...))
 	}
 }
 
 // warn tells what must be known, quiet or not.
 func (e *env) warn(format string, args ...any) {
-	e.talk("diaspora: " + fmt.Sprintf(format, args...))
+	e.talkAs(yellow, "diaspora: ", fmt.Sprintf(format, args...))
 }
 
 // talk writes a line to stderr. It may quote what strangers wrote, so nothing
 // in it commands the terminal, and further lines are indented: none of them
 // passes for one of ours.
-func (e *env) talk(line string) {
-	fmt.Fprintln(terminal.Writer{W: e.stderr}, strings.ReplaceAll(line, "\n", "\n  "))
+func (e *env) talk(line string) { e.talkAs("", "", line) }
+
+// talkAs is talk with a word of ours before it, in a colour.
+func (e *env) talkAs(c colour, word, line string) {
+	text := terminal.Escape(nil, []byte(strings.ReplaceAll(line, "\n", "\n  ")+"\n"))
+	_, _ = e.talkTo().Write(append([]byte(e.paint(e.stderr, c, word)), text...))
+}
+
+// talkTo is where all goes that is said: stderr, past the line at its bottom.
+func (e *env) talkTo() io.Writer {
+	if e.bottom != nil {
+		return e.bottom
+	}
+	return e.stderr
 }
 
 // printJSON writes v as one line of JSON. Nothing in it commands the terminal.
@@ -93,4 +107,17 @@ func readerLeft(err error) bool {
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// terminalColumns is env.columns outside of tests.
+func terminalColumns(stream any) int {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
 }

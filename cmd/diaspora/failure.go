@@ -75,18 +75,18 @@ func (e *env) complain(err error, code int) {
 		enc := json.NewEncoder(&line)
 		enc.SetEscapeHTML(false)
 		if enc.Encode(errorDocument{text, append([]string{}, hints...), code}) == nil {
-			e.stderr.Write(terminal.EscapeJSON(nil, line.Bytes()))
+			e.talkTo().Write(terminal.EscapeJSON(nil, line.Bytes()))
 			return
 		}
 	}
-	e.warn("%s", text)
+	e.talkAs(red, "diaspora: ", text)
 	e.hint(hints)
 }
 
 // hint writes what to do next to stderr.
 func (e *env) hint(hints []string) {
 	for _, hint := range hints {
-		e.talk("hint: " + hint)
+		e.talkAs(cyan, "hint: ", hint)
 	}
 }
 

@@ -15,6 +15,7 @@ type input struct {
 	terminal bool        // a person types it
 	whole    bool        // each stream is one event
 	info     fs.FileInfo // of the file that is being read; nil if it is none
+	source   source
 }
 
 // openInput finds out that a file cannot be read before the first event is sent.
@@ -73,6 +74,7 @@ func (in *input) Close() error {
 
 // each calls do with each line until do returns false, an end, or an error of reading.
 func (in *input) each(limit int, do func(where string, number int, line []byte, err error) bool) error {
+	defer in.source.end()
 	for i, stream := range in.streams {
 		if v, ok := stream.(wholeValue); ok {
 			if !do(in.names[i], 0, []byte(v), nil) {
@@ -86,7 +88,7 @@ func (in *input) each(limit int, do func(where string, number int, line []byte, 
 			}
 			continue
 		}
-		lines := newLineReader(stream, limit)
+		lines := newLineReader(in.source.begin(in.names[i], stream), limit)
 		for {
 			line, err := lines.next()
 			var bad *lineError
@@ -119,7 +121,7 @@ func (in *input) readWhole(i, limit int, do func(where string, number int, line 
 		}
 		in.info = info
 	}
-	content, err := io.ReadAll(io.LimitReader(in.streams[i], int64(limit)+1))
+	content, err := io.ReadAll(io.LimitReader(in.source.begin(in.names[i], in.streams[i]), int64(limit)+1))
 	if err != nil {
 		return fmt.Errorf("produce: read %s: %w", in.names[i], err)
 	}

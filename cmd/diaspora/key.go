@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -274,15 +273,11 @@ func (e *env) keyList(ctx context.Context) error {
 		e.say(`you have no access keys; make one with "diaspora key create NAME"`)
 		return nil
 	}
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tID\tCREATED\tEXPIRES\tLAST USED\tMAY")
+	rows := [][]string{{"NAME", "ID", "CREATED", "EXPIRES", "LAST USED", "MAY"}}
 	for _, k := range keys {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(k.Name), k.ID, e.day(k.Created),
-			e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), oneLine(mayText(k)))
+		rows = append(rows, []string{k.Name, k.ID, e.day(k.Created), e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), mayText(k)})
 	}
-	table.Flush()
-	return e.printf("%s", text.String())
+	return e.printTable(rows)
 }
 
 func (e *env) expiryText(t time.Time) string {

@@ -40,6 +40,7 @@ func mainExitCode() int {
 		environ:  os.Environ,
 		now:      time.Now,
 		terminal: isTerminal,
+		columns:  terminalColumns,
 	}, os.Args[1:])
 }
 

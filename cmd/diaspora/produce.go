@@ -88,6 +88,9 @@ noted in the journal and not tried again. DIR may be on a network file system. W
 folder takes its place, because DIR was deleted and made again, a disk was unmounted and
 mounted, or a link leads elsewhere, produce goes on with that one.
 
+On a terminal it shows how far it has come, and with --watch it names each file that was
+logged; --quiet turns that off.
+
 With -o json each event that is on disk prints a line with its topic and id, and the number of
 its line; with --no-spool each that is acknowledged, with its partition and offset too.`,
 	formats: streamFormats,
@@ -180,7 +183,10 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		return err
 	}
 	cfg.Compression = o.compression
-	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck}
+	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck, noun: "line"}
+	if o.input == "file" || len(o.values) > 0 {
+		p.noun = "event"
+	}
 	if p.spool {
 		p.outages = e.outages(cfg)
 		if p.away, p.hasty = p.outages.age(); o.waits || o.requireAck {
@@ -202,12 +208,13 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	}
 	p.before = p.logger.Stats().Spool
 	if watch != nil {
-		watch.p, p.watch = p, watch
+		watch.p, p.watch, p.source = p, watch, &watch.source
 		e.say("watching %s; end with Ctrl-C", watch.dir)
 		defer p.tidy(ctx)
 		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
 	}
 	defer p.tidy(ctx)
+	p.source, p.typed = &input.source, input.terminal
 	if input.terminal && len(o.values) == 0 {
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
@@ -311,6 +318,9 @@ type production struct {
 	hasty   bool          // and so it is not waited for again
 	opened  time.Time
 	left    bool // the end was not waited for
+	source *source // of lines
+	noun   string  // what is read: "line" or, of whole files, "event"
+	typed  bool    // by a person, at the terminal
 
 	mu           sync.Mutex // guards the fields below
 	read         int64      // lines that were handed over
@@ -338,6 +348,11 @@ const (
 // run sends the input and returns when every event's fate is known, or when it
 // is interrupted. Reading happens beside it, as a read cannot be interrupted.
 func (p *production) run(ctx context.Context, do func(reading context.Context) error) error {
+	hide := func() {}
+	if !p.typed {
+		hide = p.env.progress(p.env.json(), p.progressLine())
+	}
+	defer hide()
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	p.stop = stop
@@ -390,6 +405,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 				}
 				err = firstOf(err, p.watch.record())
 			}
+			hide()
 			return p.summary(ctx, readErr, err)
 		case <-interrupted:
 			interrupted = nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -115,9 +114,7 @@ func (e *env) profileList() error {
 		e.say(`there is no profile; "diaspora login URL" makes one`)
 		return nil
 	}
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "\tNAME\tLOGGED IN AS\tFABRIC")
+	rows := [][]string{{"", "NAME", "LOGGED IN AS", "FABRIC"}}
 	for _, d := range docs {
 		star, fabric := "", d.URL
 		if d.Current {
@@ -126,10 +123,9 @@ func (e *env) profileList() error {
 		if d.Problem != "" {
 			fabric = d.Problem
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", star, d.Name, orDash(oneLine(d.Username)), oneLine(fabric))
+		rows = append(rows, []string{star, d.Name, orDash(d.Username), fabric})
 	}
-	table.Flush()
-	return e.printf("%s", text.String())
+	return e.printTable(rows)
 }
 
 func (e *env) profileUse(name string) error {

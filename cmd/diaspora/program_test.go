@@ -93,6 +93,7 @@ func emptyDesk(t *testing.T) *desk {
 		},
 		now:      time.Now,
 		terminal: func(any) bool { return false },
+		columns:  func(any) int { return 0 },
 	}
 	return d
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -104,6 +103,8 @@ func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
 	return f.Run(ctx)
 }
 
+var serveColours = map[front.Status]colour{front.OK: green, front.Warn: yellow, front.Fail: red}
+
 // serveCheck prints what is found, and fails if something has to be changed.
 func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 	findings := front.Check(ctx, cfg)
@@ -111,21 +112,21 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 		return ctx.Err()
 	}
 	failed := 0
-	var text strings.Builder
+	var err error
 	for _, f := range findings {
 		if f.Status == front.Fail {
 			failed++
 		}
-		fmt.Fprintf(&text, "%-4s  %s: %s\n", f.Status, f.Check, oneLine(f.Found))
+		rest := fmt.Sprintf("  %s: %s\n", f.Check, oneLine(f.Found))
 		if f.Fix != "" {
-			fmt.Fprintf(&text, "      %s\n", oneLine(f.Fix))
+			rest += "      " + oneLine(f.Fix) + "\n"
+		}
+		if err == nil && !e.json() {
+			err = e.printPainted(serveColours[f.Status], fmt.Sprintf("%-4s", f.Status), rest)
 		}
 	}
-	var err error
 	if e.json() {
 		err = e.printJSON(map[string]any{"findings": findings, "failed": failed})
-	} else {
-		err = e.printf("%s", text.String())
 	}
 	if err == nil && failed > 0 {
 		err = &failure{condition: diaspora.ErrInvalid, text: fmt.Sprintf("serve: %s of %d found something to change", count(int64(failed), "check"), len(findings))}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -222,19 +221,16 @@ func (e *env) spoolList() error {
 		e.say("there is no spool")
 		return nil
 	}
-	var text bytes.Buffer
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "EVENTS\tSIZE\tOLDEST\tASIDE\tUSED BY\tOF\tDIRECTORY\tWHY")
+	rows := [][]string{{"EVENTS", "SIZE", "OLDEST", "ASIDE", "USED BY", "OF", "DIRECTORY", "WHY"}}
 	for _, d := range docs {
 		if d.Full != "" {
 			d.Why = strings.TrimSuffix("full: "+d.Full+"; "+d.Why, "; ")
 		}
 		of := spoolFolder{profile: d.Profile, url: d.URL}.of()
-		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", d.Events, size(d.Bytes), e.age(d.Oldest), d.Quarantined,
-			orDash(d.Owner), orDash(oneLine(of)), oneLine(d.Dir), orDash(oneLine(d.Why)))
+		rows = append(rows, []string{fmt.Sprint(d.Events), size(d.Bytes), e.age(d.Oldest), fmt.Sprint(d.Quarantined),
+			orDash(d.Owner), orDash(of), d.Dir, orDash(d.Why)})
 	}
-	w.Flush()
-	return e.printf("%s", text.Bytes())
+	return e.printTable(rows)
 }
 
 func orDash(s string) string {
@@ -311,17 +307,26 @@ func (e *env) status() error {
 			spool.Losses
 		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Discarded, total.Losses})
 	}
-	return e.printf("%s\n", e.statusLine(total))
+	c, head, rest := e.statusLine(total)
+	return e.printPainted(c, head, rest+"\n")
 }
 
-func (e *env) statusLine(d spoolDocument) string {
-	text := "no event waits"
+// statusLine says how the spools are. Its head says whether that is well.
+func (e *env) statusLine(d spoolDocument) (c colour, head, text string) {
+	c, head = green, "no event waits"
 	if d.Events > 0 {
 		why := d.Why
 		if why == "" {
 			why = "they are on their way"
 		}
-		text = fmt.Sprintf("%s (%s on disk) %s since %s: %s", count(int64(d.Events), "event"), size(d.Bytes), waits(d.Events), e.age(d.Oldest), oneLine(why))
+		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(int64(d.Events), "event"), size(d.Bytes), waits(d.Events))
+		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(why))
+	}
+	if d.Losses != (spool.Losses{}) {
+		c = yellow
+	}
+	if d.Full != "" {
+		c = red
 	}
 	if d.Full != "" {
 		text += "; the spool is full, and takes no more: " + oneLine(d.Full)
@@ -329,7 +334,7 @@ func (e *env) statusLine(d spoolDocument) string {
 	if d.Losses != (spool.Losses{}) {
 		text += "; " + lossesText(d.Losses) + ` ("diaspora spool dismiss" ends this report)`
 	}
-	return text
+	return c, head, text
 }
 
 // lossesText says what did not get through: "3 dropped, 1 set aside".
@@ -515,6 +520,12 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	var sent, left int64
 	var why error
 	away := map[string]bool{} // fabrics that could not be reached
+	d := &draining{spools: len(waiting)}
+	for _, w := range waiting {
+		d.all += w.events
+	}
+	hide := e.progress(false, d.progressLine())
+	defer hide()
 	for _, w := range waiting {
 		cfg, err := e.configFor(w.folder)
 		if err != nil && !w.folder.own {
@@ -545,10 +556,12 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		case err != nil:
 			return err
 		}
+		d.begin(logger)
 		if err := logger.Close(ctx); err != nil {
 			return err
 		}
 		stats := logger.Stats()
+		d.end(stats.Acknowledged)
 		sent += stats.Acknowledged
 		left += stats.Spool.Events
 		switch {
@@ -562,6 +575,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 			why = e.aboutTopic(ctx, cfg, stats.Spool.Why)
 		}
 	}
+	hide()
 	if e.json() {
 		if err := e.printJSON(struct {
 			Acknowledged int64 `json:"acknowledged"`

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -135,14 +134,11 @@ func (e *env) topicList(ctx context.Context) error {
 		e.say(`you have no topics; claim one with "diaspora topic claim NAME"`)
 		return nil
 	}
-	var text strings.Builder
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tPARTITIONS\tRETENTION\tCLAIMED\tDESCRIPTION")
+	rows := [][]string{{"NAME", "PARTITIONS", "RETENTION", "CLAIMED", "DESCRIPTION"}}
 	for _, t := range topics {
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", t.Name, t.Partitions, retentionText(t.RetentionMS), e.day(t.Claimed), oneLine(t.Description))
+		rows = append(rows, []string{t.Name, fmt.Sprint(t.Partitions), retentionText(t.RetentionMS), e.day(t.Claimed), t.Description})
 	}
-	table.Flush()
-	return e.printf("%s", text.String())
+	return e.printTable(rows)
 }
 
 var topicShowHelp = help{

@@ -43,6 +43,8 @@ type watcher struct {
 	journal *journal
 	blind   string // what was said of a folder that cannot be read
 
+	source source // the file that is being read
+
 	ending bool // the run ends, and with it what is held back
 	toldOf bool // files that are held back
 
@@ -232,6 +234,9 @@ func (w *watcher) record() error {
 	}
 	for _, line := range lines {
 		delete(w.waiting, line.File)
+		if e := w.p.env; line.Refused == "" && e.terminal(e.stderr) {
+			e.say("logged %s: %s, %s", line.File, count(int64(line.Events), "event"), size(line.Size))
+		}
 		if line.Refused != "" {
 			w.p.env.warn("%s: noted in %s, and not tried again unless it changes", line.File, w.journal.name)
 		}
@@ -375,11 +380,13 @@ func (w *watcher) take(ctx context.Context, root *os.Root, name string) {
 		return
 	}
 	f.taken = true
+	counted := w.source.begin(name, file)
+	defer w.source.end()
 	t := &takenFile{watcher: w, journalLine: journalLine{File: name, mark: f.mark}, left: 1}
 	if w.whole != nil {
-		err = t.logWhole(file)
+		err = t.logWhole(counted)
 	} else {
-		err = t.logLines(ctx, file)
+		err = t.logLines(ctx, counted)
 	}
 	if err == nil {
 		err = unchanged(file, f.mark)

@@ -70,11 +70,11 @@ x failure    b: not fine
 		var got strings.Builder
 		for _, f := range all {
 			for _, line := range p.Add(f) {
-				got.WriteString(line + "\n")
+				got.WriteString(line.String() + "\n")
 			}
 		}
 		for _, line := range p.End() {
-			got.WriteString(line + "\n")
+			got.WriteString(line.String() + "\n")
 		}
 		if got.String() != test.want {
 			t.Errorf("quiet %v:\n%s\nwant\n%s", test.quiet, got.String(), test.want)

@@ -11,19 +11,28 @@ import (
 // symbols stand for a status beside its word, for the eye.
 var symbols = map[Status]string{OK: "+", Warning: "!", Failure: "x", NotTried: "-"}
 
-// String returns the finding in a line, with the advice in a second one.
-func (f Finding) String() string { return f.line(f.Check) }
+// Line is a finding in a line, with the advice in a second one.
+type Line struct {
+	Status Status
+	Head   string // its status, as a symbol and a word
+	Rest   string
+}
 
-func (f Finding) line(what string) string {
+func (l Line) String() string { return l.Head + l.Rest }
+
+// String returns the finding as a [Line].
+func (f Finding) String() string { return f.line(f.Check).String() }
+
+func (f Finding) line(what string) Line {
 	seen := f.Seen
 	if f.Status == NotTried {
 		seen = "because " + seen
 	}
-	text := fmt.Sprintf("%s %-9s  %s: %s", symbols[f.Status], f.Status, what, oneLine(seen))
+	l := Line{f.Status, fmt.Sprintf("%s %-9s", symbols[f.Status], f.Status), fmt.Sprintf("  %s: %s", what, oneLine(seen))}
 	if f.Next != "" {
-		text += "\n             hint: " + oneLine(f.Next)
+		l.Rest += "\n             hint: " + oneLine(f.Next)
 	}
-	return text
+	return l
 }
 
 // Printer makes lines of findings, as they come. Checks in a row that were not tried for one
@@ -36,12 +45,12 @@ type Printer struct {
 }
 
 // Add returns the lines that can be printed once the finding is there.
-func (p *Printer) Add(f Finding) []string {
+func (p *Printer) Add(f Finding) []Line {
 	switch {
 	case p.Quiet && (f.Status == OK || f.Status == NotTried):
 		return nil
 	case f.Status != NotTried:
-		return append(p.End(), f.String())
+		return append(p.End(), f.line(f.Check))
 	case len(p.idle) > 0 && p.idle[0].Seen != f.Seen:
 		lines := p.End()
 		p.idle = append(p.idle, f)
@@ -52,7 +61,7 @@ func (p *Printer) Add(f Finding) []string {
 }
 
 // End returns the lines that are left.
-func (p *Printer) End() []string {
+func (p *Printer) End() []Line {
 	if len(p.idle) == 0 {
 		return nil
 	}
@@ -65,7 +74,7 @@ func (p *Printer) End() []string {
 	if n := len(names); n > most {
 		what = fmt.Sprintf("%d checks, from %s to %s", n, names[0], names[n-1])
 	}
-	lines := []string{p.idle[0].line(what)}
+	lines := []Line{p.idle[0].line(what)}
 	p.idle = nil
 	return lines
 }
@@ -94,13 +103,13 @@ func (r *Report) Text() string {
 	var p Printer
 	for _, f := range r.Findings {
 		for _, line := range p.Add(f) {
-			b.WriteString(line + "\n")
+			b.WriteString(line.String() + "\n")
 		}
 	}
-	for _, line := range append(p.End(), r.Summary()) {
-		b.WriteString(line + "\n")
+	for _, line := range p.End() {
+		b.WriteString(line.String() + "\n")
 	}
-	return b.String()
+	return b.String() + r.Summary() + "\n"
 }
 
 // maxLine bounds what strangers can make a finding say.

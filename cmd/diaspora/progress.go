@@ -1,0 +1,189 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
+)
+
+// source is what a command reads at the moment, and how far it is in it.
+type source struct {
+	mu sync.Mutex // guards the field below
+	at sourceState
+}
+
+type sourceState struct {
+	name  string // of the stream that is read; "" for none
+	size  int64  // of it; 0 if it is not known
+	read  int64  // of it
+	total int64  // of all streams
+}
+
+// begin takes note of the next stream, and returns a reader of it that is counted.
+func (s *source) begin(name string, r io.Reader) io.Reader {
+	size := int64(0)
+	if f, ok := r.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			if offset, err := f.Seek(0, io.SeekCurrent); err == nil { // somebody may have read of the input before
+				size = max(0, info.Size()-offset)
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = sourceState{name: name, size: size, total: s.at.total}
+	return &countedReader{r, s}
+}
+
+// end takes note that nothing is read.
+func (s *source) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at.name = ""
+}
+
+func (s *source) state() sourceState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at
+}
+
+type countedReader struct {
+	io.Reader
+	source *source
+}
+
+func (r *countedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.source.mu.Lock()
+	defer r.source.mu.Unlock()
+	r.source.at.read += int64(n)
+	r.source.at.total += int64(n)
+	return n, err
+}
+
+// percent says how much of the stream has been read, within so many columns, or "" if that is not known.
+func (s sourceState) percent(columns int) string {
+	if s.name == "" || s.size == 0 {
+		return ""
+	}
+	const least = 4 // of a name
+	text := fmt.Sprintf("%d%%", min(100, s.read*100/s.size))
+	if room := columns - len(text+" of "); room >= least {
+		text += " of " + terminal.CutMiddle(string(terminal.Escape(nil, []byte(oneLine(s.name)))), room)
+	}
+	return text
+}
+
+// meter tells how fast something grows, over the last few seconds.
+type meter struct {
+	times  []time.Time
+	values []int64
+}
+
+const meterWindow = 3 * time.Second
+
+// see takes note of a value, and returns by how much it grows in a second.
+func (m *meter) see(now time.Time, value int64) float64 {
+	m.times, m.values = append(m.times, now), append(m.values, value)
+	for len(m.times) > 2 && now.Sub(m.times[1]) >= meterWindow {
+		m.times, m.values = m.times[1:], m.values[1:]
+	}
+	if passed := now.Sub(m.times[0]).Seconds(); passed > 0 {
+		return float64(value-m.values[0]) / passed
+	}
+	return 0
+}
+
+// progressLine says how far a run of produce has come.
+func (p *production) progressLine() func(now time.Time, columns int) string {
+	var bytes, events meter
+	return func(now time.Time, columns int) string {
+		at, stats := p.source.state(), p.logger.Stats()
+		flying := stats.Pending
+		if p.spool {
+			flying = stats.Spool.Events
+		}
+		byteRate, eventRate := bytes.see(now, at.total), events.see(now, stats.Acknowledged)
+		if at.name == "" && flying == 0 {
+			return ""
+		}
+		p.mu.Lock()
+		read := p.read
+		p.mu.Unlock()
+		parts := []string{count(read, p.noun), size(at.total)}
+		if at.name != "" {
+			parts = append(parts, size(int64(byteRate))+"/s")
+		} else {
+			parts = append(parts, fmt.Sprintf("%d/s acknowledged", int64(eventRate)))
+		}
+		parts = append(parts, fmt.Sprintf("%d in flight", flying))
+		text := strings.Join(parts, ", ")
+		if percent := at.percent(columns - len(text) - len(", ")); percent != "" {
+			text += ", " + percent
+		}
+		return text
+	}
+}
+
+// progressLine says how far a run of consume has come.
+func (c *consumption) progressLine() func(now time.Time, columns int) string {
+	var bytes meter
+	return func(now time.Time, _ int) string {
+		read, written := c.read.Load(), c.written.Load()
+		text := count(read, "record")
+		if total := c.total.Load(); total > 0 {
+			text = fmt.Sprintf("%d of %s, %d%%", read, count(total, "record"), min(100, read*100/total))
+		}
+		return fmt.Sprintf("%s, %s, %s/s", text, size(written), size(int64(bytes.see(now, written))))
+	}
+}
+
+// draining is how far spool drain has come.
+type draining struct {
+	mu     sync.Mutex // guards the fields below
+	sent   int64      // from spools that are done with
+	all    int64      // that waited in all spools
+	spools int
+	done   int              // spools
+	logger *diaspora.Logger // of the spool whose events are sent; nil between two
+}
+
+// begin takes note of the next spool.
+func (d *draining) begin(l *diaspora.Logger) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.logger = l
+}
+
+// end takes note that a spool is done with.
+func (d *draining) end(sent int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sent += sent
+	d.done++
+	d.logger = nil
+}
+
+func (d *draining) progressLine() func(now time.Time, columns int) string {
+	var events meter
+	return func(now time.Time, _ int) string {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		sent := d.sent
+		if d.logger != nil {
+			sent += d.logger.Stats().Acknowledged
+		}
+		text := fmt.Sprintf("%d of %s acknowledged, %d/s", sent, count(d.all, "event"), int64(events.see(now, sent)))
+		if d.spools > 1 {
+			text += fmt.Sprintf(", spool %d of %d", min(d.done+1, d.spools), d.spools)
+		}
+		return text
+	}
+}
