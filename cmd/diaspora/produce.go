@@ -317,10 +317,10 @@ type production struct {
 	away    time.Duration // how long ago the cluster could not be reached
 	hasty   bool          // and so it is not waited for again
 	opened  time.Time
-	left    bool // the end was not waited for
-	source *source // of lines
-	noun   string  // what is read: "line" or, of whole files, "event"
-	typed  bool    // by a person, at the terminal
+	left    bool    // the end was not waited for
+	source  *source // of lines
+	noun    string  // what is read: "line" or, of whole files, "event"
+	typed   bool    // by a person, at the terminal
 
 	mu           sync.Mutex // guards the fields below
 	read         int64      // lines that were handed over
