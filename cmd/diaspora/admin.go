@@ -17,7 +17,7 @@ var adminBlockHelp = help{
 diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
 	long: `
 The fabric accepts neither a login nor an access key of the person any more, and connections
-that are open are closed within a minute, on one machine within ten seconds. Topics and keys
+that are open are closed within a minute, with "diaspora up" within ten seconds. Topics and keys
 stay, and work again after "diaspora admin unblock". Who blocked whom, when and why is kept in
 the ledger for good; the person is not told why.
 

@@ -307,7 +307,7 @@ var keyRevokeHelp = help{
 diaspora key revoke dashboard`,
 	long: `
 Nobody can sign in with the key any more, and connections that are open lose it within a
-minute, on one machine within ten seconds. Your other keys and your login are not touched.`,
+minute, with "diaspora up" within ten seconds. Your other keys and your login are not touched.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the key's name or ID is missing"},
 }
