@@ -83,11 +83,7 @@ func tryHop(t *testing.T, at place, page section, settings string) {
 	e.holds(t, 1, pageEvent)
 }
 
-// TestClientsGCN runs the steps of gcn-kafka's own README with the settings of docs/clients.md.
-func TestClientsGCN(t *testing.T) {
-	trySoftware(t, software{"gcn-kafka", []string{"python3"}, startGCN, ""})
-}
-
+// startGCN runs the steps of gcn-kafka's own README with the settings of the page.
 func startGCN(t *testing.T, page section, e example) *program {
 	t.Helper()
 	return run(t, nil, []string{python(t, "hop/requirements.txt"), "-c", e.fill(page.block(t, "python"))})

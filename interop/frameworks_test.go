@@ -165,14 +165,6 @@ func TestSoftwareStreams(t *testing.T) {
 	jars := frameworks(t)
 	f := start(t, fabric.Config{})
 	at, page := inFabric(t, f), pageSection(t, "Kafka Streams")
-	keyOf := func(t *testing.T, e example) (file string) {
-		t.Helper()
-		file = filepath.Join(e.dir, "key.properties")
-		if _, err := e.createKey(t, e.topic+"_java", "--save-for-java="+file); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
 
 	t.Run("stateless", func(t *testing.T) {
 		e := newExample(t, at)
@@ -180,7 +172,7 @@ func TestSoftwareStreams(t *testing.T) {
 		alerts.topic += "_alerts"
 		e.claimAlso(t, "_alerts")
 		log(t, openLogger(t, e.cfg), e.topic, `{"pressure": 1013}`, pageEvent)
-		key, err := os.ReadFile(keyOf(t, e))
+		key, err := os.ReadFile(e.keyForJava(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -196,7 +188,7 @@ func TestSoftwareStreams(t *testing.T) {
 	})
 	counts := func(t *testing.T, e example, how string) *program {
 		t.Helper()
-		settings, err := os.ReadFile(keyOf(t, e))
+		settings, err := os.ReadFile(e.keyForJava(t))
 		if err != nil {
 			t.Fatal(err)
 		}

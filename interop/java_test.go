@@ -25,57 +25,69 @@ func olderJava(t *testing.T) string {
 	return dir
 }
 
-// TestClientsJavaVersions has versions of Java's client that people still have produce and consume, with
-// an access key and, those that can fetch them, with tokens for one, by the lines of docs/clients.md.
-func TestClientsJavaVersions(t *testing.T) {
-	parallel(t)
-	if !chosen.MatchString("Java clients") || !present(t, dialect{name: "Java clients", needs: []string{"java", "mvn"}}) {
-		return
-	}
-	older := olderJava(t)
+// javaVersion is a version of Java's client, and the lines with which it fetches tokens.
+type javaVersion struct {
+	name, jars string
+	tokens     []string
+}
+
+// javaVersions returns those that people have. The lines are of docs/clients.md.
+func javaVersions(t *testing.T) map[string]javaVersion {
+	t.Helper()
 	newest, err := kafkaJars()
 	if err != nil {
 		t.Fatal(err)
 	}
+	older := olderJava(t)
+	jars := func(version string) string {
+		return filepath.Join(older, version, "*") + ":" + filepath.Join(older, "all", "*")
+	}
+	lines := pageSection(t, "Java, with tokens").blocks(t, "properties", 2)
+	settings, options := lines[0], lines[1]
+	secured := strings.Replace(options, "oauthbearer.OAuthBearerLoginCallbackHandler", "oauthbearer.secured.OAuthBearerLoginCallbackHandler", 1)
+	return map[string]javaVersion{
+		"2.8": {"2.8", jars("2.8"), nil},
+		"3.3": {"3.3", jars("3.3"), []string{secured}},
+		"3.9": {"3.9", jars("3.9"), []string{options}},
+		"4.x": {"4.x", newest + "/*", []string{settings}},
+		// What 4.1 warns of still works.
+		"4.x as 3.9": {"4.x as 3.9", newest + "/*", []string{options}},
+	}
+}
+
+// TestClientsJavaVersions has versions of Java's client produce and consume, with an access key and, those that
+// can fetch them, with tokens for one.
+func TestClientsJavaVersions(t *testing.T) { tryJavaVersions(t, "2.8", "3.9", "4.x") }
+
+// TestSoftwareJavaVersions is the same for what fewer people have.
+func TestSoftwareJavaVersions(t *testing.T) { tryJavaVersions(t, "3.3", "4.x as 3.9") }
+
+func tryJavaVersions(t *testing.T, names ...string) {
+	parallel(t)
+	if !chosen.MatchString("Java clients") || !present(t, dialect{name: "Java clients", needs: []string{"java", "mvn"}}) {
+		return
+	}
+	versions := javaVersions(t)
 	f := start(t, fabric.Config{})
-	s := inFabric(t, f)
-	page := pageSection(t, "Java, with tokens")
-	lines := page.blocks(t, "properties", 2)
-	withSettings, withOptions := lines[0], lines[1]
-	inSecured := strings.Replace(withOptions, "oauthbearer.OAuthBearerLoginCallbackHandler", "oauthbearer.secured.OAuthBearerLoginCallbackHandler", 1)
-	var tool javaClientTool
-	for _, version := range []struct {
-		name, jars string
-		tokens     []string
-	}{
-		{"2.8", "", nil},
-		{"3.3", "", []string{inSecured}},
-		{"3.9", "", []string{withOptions}},
-		{"4.x", newest + "/*", []string{withSettings, withOptions}},
-	} {
-		if version.jars == "" {
-			version.jars = filepath.Join(older, version.name, "*") + ":" + filepath.Join(older, "all", "*")
-		}
-		t.Run(version.name, func(t *testing.T) {
-			e := newExample(t, s)
-			signIn := []string{filepath.Join(e.dir, "key.properties")}
-			if _, err := s.createKey(t, e.topic+"_java", "--save-for-java="+signIn[0]); err != nil {
-				t.Fatal(err)
-			}
-			for i, lines := range version.tokens {
-				signIn = append(signIn, e.write(t, fmt.Sprintf("tokens-%d.properties", i), lines))
+	at := inFabric(t, f)
+	for _, name := range names {
+		version := versions[name]
+		t.Run(name, func(t *testing.T) {
+			e := newExample(t, at)
+			signIn := []string{e.keyForJava(t)}
+			for _, lines := range version.tokens {
+				signIn = append(signIn, e.write(t, "tokens.properties", lines))
 			}
 			for _, file := range signIn {
-				tool = javaClientTool{version.jars, e, file}
-				tool.produces(t)
+				javaClientTool{version.jars, e, file}.produces(t)
 			}
-			tool.consumes(t, len(signIn))
+			javaClientTool{version.jars, e, signIn[0]}.consumes(t, len(signIn))
 		})
 	}
-	tool.example = tool.wrong(t)
-	tool.file = tool.write(t, "tokens.properties", withOptions)
+	version, wrong := versions["4.x"], newExample(t, at).wrong(t)
+	tool := javaClientTool{version.jars, wrong, wrong.write(t, "tokens.properties", version.tokens[0])}
 	p := run(t, nil, tool.command("VerifiableProducer", "producer", "--max-messages", "1"))
-	p.awaitSaid(t, page.onWrongSecret(t))
+	p.awaitSaid(t, pageSection(t, "Java, with tokens").onWrongSecret(t))
 }
 
 // javaClientTool is a version of Java's client, in a tool that reports what is acknowledged and consumed.

@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -81,14 +82,37 @@ type example struct {
 }
 
 // newExample claims a topic and makes a key.
-func newExample(t *testing.T, s place) example {
+func newExample(t *testing.T, at place) example {
 	t.Helper()
-	topic := claim(t, s.cfg, 1)
-	key, err := s.createKey(t, topic)
+	e := example{place: at, topic: claim(t, at.cfg, 1), dir: t.TempDir()}
+	e.key = e.makeKey(t, "")
+	return e
+}
+
+// makeKey makes a key until the test ends: one person has no more than a hundred at a time, and
+// the cluster under test may be an old one.
+func (e example) makeKey(t *testing.T, suffix string, flags ...string) keyDocument {
+	t.Helper()
+	key, err := e.createKey(t, e.topic+suffix, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return example{place: s, key: key, topic: topic, dir: t.TempDir()}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := client(t, e.cfg).RevokeKey(ctx, key.ID); err != nil {
+			t.Error(err)
+		}
+	})
+	return key
+}
+
+// keyForJava makes a key and returns the file that the command writes for Java.
+func (e example) keyForJava(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(e.dir, "key.properties")
+	e.makeKey(t, "_java", "--save-for-java="+file)
+	return file
 }
 
 // wrong is the same with another secret.

@@ -27,6 +27,7 @@ type software struct {
 // TestClientsSoftware runs the examples of docs/clients.md that start fast.
 func TestClientsSoftware(t *testing.T) {
 	trySoftware(t,
+		software{"gcn-kafka", []string{"python3"}, startGCN, ""},
 		software{"aiokafka", []string{"python3"}, startAiokafka, ""},
 		software{"rsyslog", []string{"apt-get", "dpkg"}, startRsyslog, pageEvent},
 		software{"syslog-ng", []string{"apt-get", "dpkg"}, startSyslogNG, pageEvent},

@@ -156,32 +156,16 @@ func TestSoftwareTLSHop(t *testing.T) {
 // --save-for-java, and fetch tokens with the further settings that docs/clients.md has for that.
 func TestSoftwareTLSJava(t *testing.T) {
 	at, ca := overTLS(t)
-	older := olderJava(t)
-	newest, err := kafkaJars()
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := pageSection(t, "Java, with tokens").blocks(t, "properties", 2)
 	trust := strings.NewReplacer("SASL_PLAINTEXT", "SASL_SSL", ";\n", ` ssl.truststore.type="PEM" ssl.truststore.location="`+ca+`";`+
 		"\nssl.truststore.type=PEM\nssl.truststore.location="+ca+"\n")
-	jars := func(version string) string {
-		return filepath.Join(older, version, "*") + ":" + filepath.Join(older, "all", "*")
-	}
-	for _, version := range []struct{ name, jars, tokens string }{
-		{"2.8", jars("2.8"), ""},
-		{"3.9", jars("3.9"), lines[1]},
-		{"4.x", newest + "/*", lines[0]},
-	} {
-		t.Run(version.name, func(t *testing.T) {
+	for name, version := range javaVersions(t) {
+		t.Run(name, func(t *testing.T) {
 			tool := javaClientTool{version.jars, newExample(t, at), ""}
-			tool.file = filepath.Join(tool.dir, "key.properties")
-			if _, err := at.createKey(t, tool.topic+"_java", "--save-for-java="+tool.file); err != nil {
-				t.Fatal(err)
-			}
+			tool.file = tool.keyForJava(t)
 			tool.produces(t)
 			tool.consumes(t, 1)
-			if version.tokens != "" {
-				tool.file = tool.write(t, "tokens.properties", trust.Replace(version.tokens))
+			for _, lines := range version.tokens {
+				tool.file = tool.write(t, "tokens.properties", trust.Replace(lines))
 				tool.produces(t)
 			}
 		})
