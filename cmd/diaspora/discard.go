@@ -31,7 +31,8 @@ diaspora spool discard wether --yes`,
 Events for a topic that does not exist, or that you may not write to, wait for as long as that is
 so. This command takes them out. With --to they are written to a file first, with their
 keys, headers, times and ids, as produce --input ndjson takes them; the file must not
-exist yet. "-" is the output. It asks for the topic's name before it does anything; --yes does not ask.
+exist yet. "-" is the output. What came from "produce --watch" need not be logged again from there: a watch
+of the same folder with the right topic logs its files by itself. It asks for the topic's name before it does anything; --yes does not ask.
 
 Without a DIRECTORY it takes them out of all spools of the profile. A spool that another process has
 is not touched: end that one first.`,
@@ -71,12 +72,15 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 			return err
 		}
 	}
-	discarded := 0
+	discarded, watched, folder := 0, 0, ""
 	for _, b := range batches {
 		if err := b.discard(); err != nil {
 			return spoolFailure(fmt.Errorf("%w; %s %s discarded", err, count(int64(discarded), "event"), wasOrWere(int64(discarded))))
 		}
 		discarded += len(b.positions)
+		if watched += b.watched; b.watched > 0 {
+			folder = b.folder
+		}
 	}
 	if e.json() {
 		return e.printJSON(struct {
@@ -86,10 +90,21 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 		}{topic, discarded, to})
 	}
 	text := count(int64(discarded), "event") + " discarded"
-	if to != "" && to != "-" {
+	if to != "" && to != "-" && watched < discarded {
 		text += fmt.Sprintf(`; "diaspora produce TOPIC --input ndjson %s" logs them to another topic`, to)
 	}
 	e.say("%s", text)
+	if watched > 0 {
+		which := "the files that they came from"
+		if watched < discarded {
+			which = fmt.Sprintf("the files that %d of them came from", watched)
+		}
+		text := fmt.Sprintf("a watch of %s with the right topic logs %s by itself", folder, which)
+		if to != "" && to != "-" {
+			text += "; do not log them again from " + to
+		}
+		e.say("%s", text)
+	}
 	return nil
 }
 
@@ -160,6 +175,26 @@ type discarding struct {
 	topic     string
 	spool     *spool.Spool
 	positions []uint64
+
+	folders []string // that were watched for the topic, and logged to this spool
+	watched int      // events that came from a file that is in one of them
+	folder  string   // the last such
+}
+
+// note takes note of an event that is to be taken out.
+func (b *discarding) note(r *spool.Record) {
+	b.positions = append(b.positions, r.Position)
+	for _, h := range r.Headers {
+		if h.Key != headerFile || filepath.Base(string(h.Value)) != string(h.Value) {
+			continue
+		}
+		for _, folder := range b.folders {
+			if info, err := os.Lstat(filepath.Join(folder, string(h.Value))); err == nil && info.Mode().IsRegular() {
+				b.watched, b.folder = b.watched+1, folder
+				return
+			}
+		}
+	}
 }
 
 func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error) {
@@ -175,7 +210,15 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 	if err != nil {
 		return nil, spoolFailure(err)
 	}
-	return &discarding{dir: dir, topic: topic, spool: s}, nil
+	b := &discarding{dir: dir, topic: topic, spool: s}
+	if dir, err := filepath.Abs(dir); err == nil {
+		for _, past := range pastWatches(filepath.Dir(dir)) {
+			if past.Topic == topic {
+				b.folders = append(b.folders, past.Watch)
+			}
+		}
+	}
+	return b, nil
 }
 
 // each reads the events for the topic.
@@ -206,7 +249,7 @@ func (b *discarding) each(do func(*spool.Record) error) error {
 func (b *discarding) discard() error {
 	if b.positions == nil {
 		if err := b.each(func(r *spool.Record) error {
-			b.positions = append(b.positions, r.Position)
+			b.note(r)
 			return nil
 		}); err != nil {
 			return err
@@ -244,7 +287,7 @@ func (e *env) saveEvents(name string, batches []*discarding) (err error) {
 	var line []byte
 	for _, b := range batches {
 		err := b.each(func(r *spool.Record) error {
-			b.positions = append(b.positions, r.Position)
+			b.note(r)
 			line = appendEntry(line[:0], &r.Entry)
 			_, err := out.Write(line)
 			return err

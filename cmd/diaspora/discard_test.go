@@ -37,3 +37,48 @@ func TestDiscardInUse(t *testing.T) {
 		t.Errorf("the spool has %+v, %v; want one event discarded", info, err)
 	}
 }
+
+// TestDiscardWatched fails when events that a watch has logged are to be logged again from a file, though the
+// watch with the right topic logs their files too.
+func TestDiscardWatched(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	put(t, dir, "a.json", "1")
+	put(t, dir, "b.json", "2")
+	put(t, elsewhere, "c.json", "3")
+	state := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	watch := func() {
+		t.Helper()
+		d.watching(t, 4, func() bool { return len(journalled(t, state)) == 2 }, "scnas", "--watch", dir, "--settle", "0")
+	}
+	watch()
+	saved := filepath.Join(t.TempDir(), "saved")
+	discarded := func(want []string, never string, args ...string) {
+		t.Helper()
+		d.err.reset()
+		d.must(t, append([]string{"spool", "discard", "scnas", "--yes"}, args...)...)
+		for _, text := range want {
+			if !strings.Contains(d.err.String(), text) {
+				t.Errorf("it says %q, want %q", d.err.String(), text)
+			}
+		}
+		if strings.Contains(d.err.String(), never) {
+			t.Errorf("it says %q, and so %q", d.err.String(), never)
+		}
+	}
+	discarded([]string{"2 events discarded\n", "a watch of " + dir + " with the right topic logs the files that they came from by itself; do not log them again from " + saved}, "--input ndjson", "--to", saved)
+
+	// Events that came from elsewhere are told apart.
+	put(t, dir, "a.json", "changed")
+	d.watching(t, 4, func() bool { return journalled(t, state)["a.json"].Size == 7 }, "scnas", "--watch", dir, "--settle", "0")
+	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 4 {
+		t.Fatalf("produce exits with %d, want 4", code)
+	}
+	discarded([]string{"2 events discarded; ", "the files that 1 of them came from", "--input ndjson " + saved + "2"}, "they came from", "--to", saved+"2")
+	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 4 {
+		t.Fatalf("produce exits with %d, want 4", code)
+	}
+	discarded([]string{"1 event discarded\n"}, "a watch of")
+}

@@ -107,11 +107,11 @@ const maxAbsent = 100_000
 
 // read takes the lines that are whole.
 func (j *journal) read() ([]journalLine, error) {
-	id, lines, torn, err := readJournal(j.file)
+	head, lines, torn, err := readJournal(j.file)
 	if err != nil {
 		return nil, err
 	}
-	j.id = id
+	j.id = head.ID
 	for _, line := range lines {
 		j.done[line.File] = line.mark
 	}
@@ -121,15 +121,14 @@ func (j *journal) read() ([]journalLine, error) {
 	return lines, err
 }
 
-// readJournal returns the id of a journal, or "" if it has not begun, what it says of files,
+// readJournal returns the head of a journal, whose ID is "" if it has not begun, what it says of files,
 // and whether its last line has no end.
-func readJournal(from io.Reader) (id string, lines []journalLine, torn bool, err error) {
+func readJournal(from io.Reader) (head journalHead, lines []journalLine, torn bool, err error) {
 	in := bufio.NewReader(from)
 	first, err := in.ReadBytes('\n')
 	if err == io.EOF {
-		return "", nil, false, nil // nothing was logged before it was there
+		return head, nil, false, nil // nothing was logged before it was there
 	}
-	var head journalHead
 	if err == nil && (json.Unmarshal(first, &head) != nil || head.ID == "") {
 		err = &failure{condition: diaspora.ErrSpoolFailed, text: "it does not begin as a journal",
 			hints: []string{"remove it to have all files logged again"}}
@@ -146,7 +145,41 @@ func readJournal(from io.Reader) (id string, lines []journalLine, torn bool, err
 	if err == io.EOF {
 		err = nil
 	}
-	return head.ID, lines, torn, err
+	return head, lines, torn, err
+}
+
+// journalFolder returns where the journals are that belong to a folder of spools.
+func journalFolder(spools string) string {
+	return filepath.Join(filepath.Dir(filepath.Dir(spools)), "watch", filepath.Base(spools))
+}
+
+// pastWatch is what a journal says of a folder and a topic.
+type pastWatch struct {
+	journalHead
+	done map[string]mark
+}
+
+// pastWatches returns what the journals say that belong to a folder of spools. It only reads, and passes over
+// journals that are damaged: whoever watches for their topic hears of that.
+func pastWatches(spools string) (all []pastWatch) {
+	names, _ := filepath.Glob(filepath.Join(journalFolder(spools), "*.ndjson"))
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		head, lines, _, err := readJournal(f)
+		f.Close()
+		if err != nil || head.ID == "" {
+			continue
+		}
+		past := pastWatch{head, map[string]mark{}}
+		for _, line := range lines {
+			past.done[line.File] = line.mark
+		}
+		all = append(all, past)
+	}
+	return all
 }
 
 // add notes files that are done with. They are when it returns.

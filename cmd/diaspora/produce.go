@@ -82,8 +82,9 @@ when it is complete. With --input lines or ndjson, a file whose last line has no
 complete after ten times --settle, or when produce ends. What begins with a dot, does not match
 --pattern, is empty, or is not a plain file (a link, for instance) is left alone, and so are
 folders in DIR. A journal in the folder of the spools remembers what was logged, so that each
-file is logged once: a file that changes later is logged again, whole. If produce is killed,
-files under way are logged again, under the same ids. A file that is too large is reported,
+file is logged once: a file that changes later is logged again, whole. The journal is for one
+folder and one topic: under another topic's name all files in the folder are logged again. There
+is one for each DIASPORA_STATE_DIR. If produce is killed, files under way are logged again, under the same ids. A file that is too large is reported,
 noted in the journal and not tried again. DIR may be on a network file system. When another
 folder takes its place, because DIR was deleted and made again, a disk was unmounted and
 mounted, or a link leads elsewhere, produce goes on with that one.

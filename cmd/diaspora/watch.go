@@ -166,7 +166,7 @@ func (e *env) journalName(dir, topic string) (string, error) {
 		return "", err
 	}
 	sum := sha256.Sum256([]byte(dir + "\x00" + topic))
-	return filepath.Join(filepath.Dir(filepath.Dir(spools)), "watch", filepath.Base(spools), hex.EncodeToString(sum[:8])+".ndjson"), nil
+	return filepath.Join(journalFolder(spools), hex.EncodeToString(sum[:8])+".ndjson"), nil
 }
 
 func innermost(err error) error {

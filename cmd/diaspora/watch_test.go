@@ -554,8 +554,8 @@ func FuzzJournalOfFiles(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		id, lines, torn, err := readJournal(bytes.NewReader(content))
-		if err != nil || id == "" {
+		head, lines, torn, err := readJournal(bytes.NewReader(content))
+		if err != nil || head.ID == "" {
 			return
 		}
 		further := []journalLine{{File: "new", mark: mark{1, 2}, Refused: "\n"}}
@@ -567,8 +567,8 @@ func FuzzJournalOfFiles(f *testing.F) {
 			content = append(content[:len(content):len(content)], '\n')
 		}
 		after, more, torn, err := readJournal(bytes.NewReader(append(content[:len(content):len(content)], added...)))
-		if err != nil || after != id || torn || !slices.Equal(more, append(lines, further...)) {
-			t.Errorf("%q and a line is read as %q, %v, %v, %v; want %q, %v and it", content, after, more, torn, err, id, lines)
+		if err != nil || after != head || torn || !slices.Equal(more, append(lines, further...)) {
+			t.Errorf("%q and a line is read as %q, %v, %v, %v; want %q, %v and it", content, after, more, torn, err, head, lines)
 		}
 	})
 }
