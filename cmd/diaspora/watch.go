@@ -45,8 +45,10 @@ type watcher struct {
 
 	source source // the file that is being read
 
-	ending bool // the run ends, and with it what is held back
-	toldOf bool // files that are held back
+	ending  bool            // the run ends, and with it what is held back
+	toldOf  bool            // files that are held back
+	growing map[string]bool // files of which was told that they keep changing
+	again   map[string]bool // files of which was told that they are logged again
 
 	mu       sync.Mutex    // guards the field below
 	answered []*takenFile  // all is known of them, but the journal does not have it yet
@@ -56,6 +58,7 @@ type watcher struct {
 // waitingFile is a file that is not done with.
 type waitingFile struct {
 	mark
+	first   time.Time // it was seen, and has not been logged since
 	since   time.Time // it has not changed
 	taken   bool      // its events are on their way
 	held    bool      // its last line has not ended
@@ -65,6 +68,9 @@ type waitingFile struct {
 // heldTimes is how much longer than others a file must not have changed whose last line has not ended: whoever
 // writes it may have stopped in the middle of a line.
 const heldTimes = 10
+
+// growsAfter is for how long a file may change before a person is told that it is not logged while it does.
+const growsAfter = time.Minute
 
 // headerFile names the file in each of its events, headerLine the line.
 const (
@@ -117,7 +123,7 @@ func (e *env) openWatcher(o watchOptions, topic string) (*watcher, error) {
 	if err != nil {
 		return nil, misuse("", "produce: watch %s: %v", o.dir, err)
 	}
-	w := &watcher{watchOptions: o, waiting: map[string]*waitingFile{}, wake: make(chan struct{}, 1)}
+	w := newWatcher(o)
 	w.dir = dir
 	real, root, err := w.openFolder()
 	if err != nil {
@@ -137,6 +143,13 @@ func (e *env) openWatcher(o watchOptions, topic string) (*watcher, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+func newWatcher(o watchOptions) *watcher {
+	return &watcher{
+		watchOptions: o, waiting: map[string]*waitingFile{}, growing: map[string]bool{}, again: map[string]bool{},
+		wake: make(chan struct{}, 1),
+	}
 }
 
 // openFolder opens the folder that is there now, and returns its name without links.
@@ -209,6 +222,15 @@ func (w *watcher) end(ctx context.Context) {
 	defer cancel()
 	w.ending = true
 	w.look(last)
+	unsettled := int64(0)
+	for _, f := range w.waiting {
+		if !f.taken && f.problem == "" && (f.Size > 0 || w.whole == nil) {
+			unsettled++
+		}
+	}
+	if unsettled > 0 {
+		w.p.env.warn("%s changed within --settle (%v) and %s not logged; the next such watch logs what has rested by then", count(unsettled, "file"), w.settle, isOrAre(unsettled))
+	}
 }
 
 // record notes in the journal which files are done with. Others come again when they have settled.
@@ -335,13 +357,37 @@ func (w *watcher) complete(name string, m mark) bool {
 	case f != nil && f.taken:
 		return false
 	case f == nil || f.mark != m:
-		f = &waitingFile{mark: m, since: w.p.env.now()}
+		now := w.p.env.now()
+		first := now
+		if f != nil {
+			first = f.first
+		}
+		f = &waitingFile{mark: m, first: first, since: now}
 		w.waiting[name] = f
+		w.tellGrowing(name, now.Sub(first))
 	}
 	if m.Size == 0 && w.whole != nil {
 		return false // somebody is about to write it
 	}
 	return w.p.env.now().Sub(f.since) >= w.settle && (!f.held || w.released(f))
+}
+
+// tellGrowing says once that a file is not logged as long as it keeps changing.
+func (w *watcher) tellGrowing(name string, changing time.Duration) {
+	if changing < max(growsAfter, 2*w.settle) || w.growing[name] {
+		return
+	}
+	w.growing[name] = true
+	w.p.env.warn("%s has been changing for %v and is not logged yet: a file is logged when it has rested for --settle (%v); write lines to a new file each minute, or pipe them in",
+		name, changing.Round(time.Second), w.settle)
+}
+
+// tellAgain says once that a file is logged again.
+func (w *watcher) tellAgain(name string) {
+	if _, logged := w.journal.done[name]; logged && !w.again[name] {
+		w.again[name] = true
+		w.p.env.warn("%s has changed since it was logged, and is logged again, whole", name)
+	}
 }
 
 // released reports whether a file is logged even if its last line has not ended.
@@ -379,6 +425,7 @@ func (w *watcher) take(ctx context.Context, root *os.Root, name string) {
 	if w.hold(f, name, file) {
 		return
 	}
+	w.tellAgain(name)
 	f.taken = true
 	counted := w.source.begin(name, file)
 	defer w.source.end()

@@ -572,3 +572,68 @@ func FuzzJournalOfFiles(f *testing.F) {
 		}
 	})
 }
+
+// TestWatchGrowing fails when nothing is said of a file that is never logged, as it keeps changing.
+func TestWatchGrowing(t *testing.T) {
+	t.Parallel()
+	d := emptyDesk(t)
+	now := time.Unix(1_800_000_000, 0)
+	d.env.now = func() time.Time { return now }
+	w := newWatcher(watchOptions{settle: 2 * time.Second})
+	w.p, w.journal = &production{env: d.env}, &journal{done: map[string]mark{}}
+	for second := range 200 {
+		if w.complete("motor.csv", mark{int64(second), int64(second)}) {
+			t.Fatal("a file that grows is complete")
+		}
+		w.complete("still.csv", mark{1, 1})
+		if second < 60 && d.err.String() != "" {
+			t.Fatalf("after %d s it says %q", second, d.err.String())
+		}
+		now = now.Add(time.Second)
+	}
+	const want = "diaspora: motor.csv has been changing for 1m0s and is not logged yet: a file is logged when it has rested for --settle (2s); write lines to a new file each minute, or pipe them in\n"
+	if d.err.String() != want {
+		t.Errorf("it says %q, want %q", d.err.String(), want)
+	}
+	// A long --settle is no reason to complain of a file that was changed twice.
+	d.err.reset()
+	w.settle = time.Hour
+	for minute := range 3 {
+		w.complete("slow.csv", mark{int64(minute), 1})
+		now = now.Add(50 * time.Minute)
+	}
+	if d.err.String() != "" {
+		t.Errorf("with --settle 1h it says %q", d.err.String())
+	}
+}
+
+// TestWatchUnsettled fails when a watch ends and says nothing of the files that had not settled, or when a file
+// is logged again and nothing is said of it.
+func TestWatchUnsettled(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	put(t, dir, "motor.csv", "1")
+	put(t, dir, "empty.csv", "")
+	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "watching ") }, "scans", "--watch", dir, "--settle", "1h")
+	if want := "1 file changed within --settle (1h0m0s) and is not logged"; !strings.Contains(d.err.String(), want) {
+		t.Errorf("at the end it says %q, want %q", d.err.String(), want)
+	}
+	d.err.reset()
+	logged := func(size int64) {
+		eventually(t, "motor.csv logged", func() bool { return journalled(t, state)["motor.csv"].Size == size })
+	}
+	d.watching(t, 0, func() bool {
+		logged(1)
+		put(t, dir, "motor.csv", "12")
+		logged(2)
+		put(t, dir, "motor.csv", "123")
+		logged(3)
+		return true
+	}, "scans", "--watch", dir, "--settle", "0")
+	talk := d.err.String()
+	if n := strings.Count(talk, "motor.csv has changed since it was logged, and is logged again, whole\n"); n != 1 || strings.Contains(talk, "not logged") {
+		t.Errorf("of a file that was logged three times it says %d times that it is logged again:\n%s", n, talk)
+	}
+}
