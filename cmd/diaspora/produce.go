@@ -210,7 +210,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	p.before = p.logger.Stats().Spool
 	if watch != nil {
 		watch.p, p.watch, p.source = p, watch, &watch.source
-		e.say("watching %s; end with Ctrl-C", watch.dir)
+		e.say("%s; end with Ctrl-C", watch.introduction(topic))
 		defer p.tidy(ctx)
 		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
 	}

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +35,7 @@ type watcher struct {
 	watchOptions
 	open    func(real string) (*journal, error)
 	p       *production
+	spools  string // the folder of the spools to which the journals belong
 	key     []byte // of all events, or nil
 	whole   func(content []byte) diaspora.Event
 	waiting map[string]*waitingFile
@@ -125,6 +127,9 @@ func (e *env) openWatcher(o watchOptions, topic string) (*watcher, error) {
 	}
 	w := newWatcher(o)
 	w.dir = dir
+	if w.spools, err = e.spoolHome(); err != nil {
+		return nil, err
+	}
 	real, root, err := w.openFolder()
 	if err != nil {
 		return nil, misuse("", "produce: watch %s: %v", o.dir, innermost(err))
@@ -187,6 +192,78 @@ func innermost(err error) error {
 		return cause.Err
 	}
 	return err
+}
+
+// introduction says what is watched, and what of it is logged already.
+func (w *watcher) introduction(topic string) string {
+	text := "watching " + w.dir
+	real, root, err := w.openFolder()
+	if err != nil {
+		return text // look tells
+	}
+	defer root.Close()
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return text
+	}
+	pasts := slices.DeleteFunc(pastWatches(w.spools), func(past pastWatch) bool { return past.Watch != real || past.Topic == topic })
+	var there, matching, logged, changed int64
+	others := map[string]int64{} // files that were logged, by the topic
+	for _, entry := range entries {
+		name := entry.Name()
+		if strings.HasPrefix(name, ".") || !entry.Type().IsRegular() {
+			continue
+		}
+		there++
+		if match, _ := filepath.Match(w.pattern, name); !match {
+			continue
+		}
+		matching++
+		info, err := root.Lstat(name)
+		if err != nil {
+			continue
+		}
+		if done, ok := w.journal.done[name]; ok && done == markOf(info) {
+			logged++
+		} else if ok {
+			changed++
+		}
+		for _, past := range pasts {
+			if past.done[name] == markOf(info) {
+				others[past.Topic]++
+			}
+		}
+	}
+	switch {
+	case there == 0:
+		return text + ": no file is there yet"
+	case matching == 0:
+		text += fmt.Sprintf(": none of the %s there matches the pattern '%s'", count(there, "file"), w.pattern)
+		if !strings.ContainsAny(w.pattern, "*?[") {
+			text += fmt.Sprintf("; a pattern is for the whole name, as '*.%s'", strings.TrimPrefix(w.pattern, "."))
+		}
+		return text
+	}
+	match := "match"
+	if matching == 1 {
+		match = "matches"
+	}
+	text += fmt.Sprintf(": %s %s, %d %s logged already", count(matching, "file"), match, logged, isOrAre(logged))
+	if changed > 0 {
+		text += fmt.Sprintf(", %d %s changed since", changed, hasOrHave(changed))
+	}
+	text += fmt.Sprintf(" (journal in %s)", filepath.Dir(w.journal.name))
+	for _, other := range slices.Sorted(maps.Keys(others)) {
+		text += fmt.Sprintf("; %d of them %s logged to %s", others[other], wasOrWere(others[other]), other)
+	}
+	return text
+}
+
+func hasOrHave(n int64) string {
+	if n == 1 {
+		return "has"
+	}
+	return "have"
 }
 
 func (w *watcher) Close() error { return w.journal.Close() }

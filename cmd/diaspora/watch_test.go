@@ -637,3 +637,35 @@ func TestWatchUnsettled(t *testing.T) {
 		t.Errorf("of a file that was logged three times it says %d times that it is logged again:\n%s", n, talk)
 	}
 }
+
+// TestWatchIntroduced fails when the first line of a watch does not say what it is about to do: what is logged
+// already, or that a pattern matches nothing.
+func TestWatchIntroduced(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	d.must(t, "topic", "claim", "scnas")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	says := func(files int, topic, pattern, want string) {
+		t.Helper()
+		d.err.reset()
+		d.watching(t, 0, func() bool {
+			return len(journalled(t, state)) == files && strings.Contains(d.err.String(), "Ctrl-C")
+		}, topic, "--watch", dir, "--settle", "0", "--pattern", pattern)
+		if !strings.Contains(d.err.String(), want+"; end with Ctrl-C\n") {
+			t.Errorf("it says %q, want %q", d.err.String(), want)
+		}
+	}
+	journals := " (journal in " + filepath.Join(state, "watch", "home") + ")"
+	says(0, "scans", "*", "watching "+dir+": no file is there yet")
+	put(t, dir, "a.json", "1")
+	put(t, dir, "b.txt", "2")
+	put(t, dir, ".hidden", "3")
+	says(0, "scans", "json", "watching "+dir+": none of the 2 files there matches the pattern 'json'; a pattern is for the whole name, as '*.json'")
+	says(0, "scans", "*.csv", "watching "+dir+": none of the 2 files there matches the pattern '*.csv'")
+	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already"+journals)
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already"+journals+"; 1 of them was logged to scnas")
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas")
+	put(t, dir, "a.json", "11")
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since"+journals)
+}
