@@ -105,6 +105,9 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	err := fmt.Sprintf("unknown command %q", cmd.CommandPath()+" "+args[0])
+	if !cmd.HasParent() && args[0] == "watch" {
+		return misuse(logsFolder, "%s", err)
+	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return misuse(fmt.Sprintf(`did you mean "%s %s"?`, cmd.CommandPath(), near[0]), "%s", err)
@@ -173,6 +176,9 @@ With a fabric that others run:
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if hint := flagHint(cmd, err); hint != "" {
+			return misuse(hint, "%s%v", prefix(cmd), err)
+		}
 		if near := nearFlag(cmd, err); near != "" {
 			return misuse(fmt.Sprintf("did you mean --%s?", near), "%s%v", prefix(cmd), err)
 		}
@@ -182,6 +188,29 @@ With a fabric that others run:
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	return root
+}
+
+// logsFolder is for those who look for a command, or a flag, that logs what comes.
+const logsFolder = `"diaspora produce TOPIC --watch DIR" logs the files that come into a folder`
+
+// flagHint says what to write instead of a flag that other programs have, or of a value that only lacks its
+// unit; or "".
+func flagHint(cmd *cobra.Command, err error) string {
+	if missing := (*pflag.NotExistError)(nil); errors.As(err, &missing) && missing.GetSpecifiedName() == "follow" {
+		switch cmd.Name() {
+		case "produce":
+			return logsFolder
+		case "consume":
+			return "leave it out: consume goes on with what comes, until Ctrl-C"
+		}
+	}
+	invalid := (*pflag.InvalidValueError)(nil)
+	if errors.As(err, &invalid) && invalid.GetFlag().Value.Type() == "duration" {
+		if _, err := time.ParseDuration(invalid.GetValue() + "s"); err == nil {
+			return fmt.Sprintf("write --%s %ss, with a unit: ms, s, m or h", invalid.GetFlag().Name, invalid.GetValue())
+		}
+	}
+	return ""
 }
 
 // nearFlag returns the flag of a command that may have been meant by one that there is not, or "".

@@ -141,7 +141,7 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events only reached the spool")
 	flags.DurationVar(&o.wait, "wait", 5*time.Second, "at the end, leave events in the spool when the cluster has acknowledged nothing for so `LONG`")
 	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that come there")
-	flags.StringVar(&o.watch.pattern, "pattern", "*", "with --watch: only files with such a `NAME`, as '*.json'")
+	flags.StringVar(&o.watch.pattern, "pattern", anyName, "with --watch: only files with such a `NAME`, as '*.json'")
 	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: a file is complete when it has not changed for so `LONG`")
 	cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -82,9 +82,17 @@ const (
 
 func (o watchOptions) validate(files []string) error {
 	_, err := filepath.Match(o.pattern, "x")
+	info, statErr := os.Stat(o.dir)
 	switch {
+	case statErr != nil && strings.HasPrefix(o.dir, "-"): // the flag behind --watch was taken as its value
+		return misuse("write --watch DIR", "produce: the folder is missing after --watch")
+	case statErr == nil && !info.IsDir():
+		return misuse(patternApart(filepath.Dir(o.dir)), "produce: --watch takes a folder, and %s is none", o.dir)
+	case len(files) > 0 && o.pattern != anyName:
+		return misuse("put the pattern in quotes, or the shell replaces it by names of files: --pattern '*.json'",
+			"produce: with --watch and --pattern %s, files stand there too (%s)", o.pattern, firstAndMore(files))
 	case len(files) > 0:
-		return misuse("", "produce: --watch and files exclude each other")
+		return misuse("leave the files out: --watch takes those that are in the folder", "produce: --watch and files exclude each other (%s)", firstAndMore(files))
 	case err != nil || o.pattern == "":
 		return misuse("", "produce: --pattern %q is no pattern, such as '*.json'", o.pattern)
 	case strings.ContainsRune(o.pattern, '/'):
@@ -93,6 +101,22 @@ func (o watchOptions) validate(files []string) error {
 		return misuse("", "produce: --settle is negative")
 	}
 	return nil
+}
+
+// anyName is the pattern of all files.
+const anyName = "*"
+
+// patternApart says how files of a folder are chosen.
+func patternApart(dir string) string {
+	return fmt.Sprintf("name the folder, and a pattern for the files: --watch %s --pattern '*.json'", shellWord(dir))
+}
+
+// firstAndMore names the first of several files.
+func firstAndMore(files []string) string {
+	if len(files) == 1 {
+		return files[0]
+	}
+	return files[0] + ", …"
 }
 
 // openWatch opens what is to be watched.
@@ -132,7 +156,11 @@ func (e *env) openWatcher(o watchOptions, topic string) (*watcher, error) {
 	}
 	real, root, err := w.openFolder()
 	if err != nil {
-		return nil, misuse("", "produce: watch %s: %v", o.dir, innermost(err))
+		hint := ""
+		if parent, name := filepath.Split(o.dir); strings.ContainsAny(name, "*?[") && errors.Is(err, fs.ErrNotExist) {
+			hint = fmt.Sprintf("a pattern stands apart, in quotes: --watch %s --pattern '%s'", shellWord(filepath.Clean(parent)), name)
+		}
+		return nil, misuse(hint, "produce: watch %s: %v", o.dir, innermost(err))
 	}
 	defer root.Close()
 	w.open = func(real string) (*journal, error) { return e.openFolderJournal(real, topic) }

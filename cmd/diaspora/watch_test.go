@@ -669,3 +669,45 @@ func TestWatchIntroduced(t *testing.T) {
 	put(t, dir, "a.json", "11")
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since"+journals)
 }
+
+// TestWatchMeant fails when a command line that nearly says what is meant is not told what to write.
+func TestWatchMeant(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	dir := t.TempDir()
+	put(t, dir, "motor.csv", "1")
+	motor := filepath.Join(dir, "motor.csv")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"produce", "scans", "--watch", "--pattern", "*.json", dir}, "the folder is missing after --watch\nhint: write --watch DIR"},
+		{[]string{"produce", "scans", "--watch", dir, "--pattern", "1.json", "2.json", "3.json"}, "files stand there too (2.json, …)\nhint: put the pattern in quotes"},
+		{[]string{"produce", "scans", "--watch", dir, "2.json"}, "--watch and files exclude each other (2.json)"},
+		{[]string{"produce", "scans", "--watch", motor}, "--watch takes a folder, and " + motor + " is none"},
+		{[]string{"produce", "scans", "--watch", motor, "2.csv"}, "--watch " + dir + " --pattern '*.json'"},
+		{[]string{"produce", "scans", "--watch", filepath.Join(dir, "*.json")}, "--watch " + dir + " --pattern '*.json'"},
+		{[]string{"produce", "scans", "--watch", dir, "--settle", "5"}, "write --settle 5s, with a unit"},
+		{[]string{"produce", "scans", "--wait", "1.5"}, "write --wait 1.5s, with a unit"},
+		{[]string{"produce", "scans", "--wait", "soon"}, `see "diaspora produce --help"`},
+		{[]string{"spool", "drain", "--timeout", "60"}, "write --timeout 60s, with a unit"},
+		{[]string{"produce", "scans", "--follow", motor}, `"diaspora produce TOPIC --watch DIR"`},
+		{[]string{"consume", "scans", "--follow"}, "consume goes on with what comes"},
+		{[]string{"watch", dir}, `"diaspora produce TOPIC --watch DIR"`},
+	} {
+		d.err.reset()
+		if code := d.types(t.Context(), c.args...); code != 2 {
+			t.Errorf("%q exits with %d, want 2", c.args, code)
+		}
+		if talk := d.err.String(); !strings.Contains(talk, c.want) {
+			t.Errorf("%q says %q, want %q", c.args, talk, c.want)
+		}
+	}
+	// A folder may have such a name.
+	odd := filepath.Join(dir, "scans[1]")
+	if err := os.Mkdir(odd, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d.must(t, "topic", "claim", "scans")
+	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "watching "+odd) }, "scans", "--watch", odd)
+}
