@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -97,8 +98,25 @@ var statusHelp = help{
 	short: "say in one line how many events wait, for how long, and why",
 	examples: `
 diaspora status
-diaspora status -o json`,
-	long:    `It asks nobody but your spools, of all profiles; with --profile only that profile's.`,
+diaspora status -o json
+
+# for a monitor: succeed if nothing waits and nothing was lost
+diaspora status -o json | jq -e '.events == 0 and .dropped + .quarantined + .damaged == 0'`,
+	long: `
+It asks nobody but your spools, of all profiles; with --profile only that profile's. Run it as the
+user, and with the DIASPORA_STATE_DIR, of the program that logs. The exit code is 0 whether or not
+events wait. It sees only what is in a spool: whether a "produce --watch" still runs is for
+whatever watches over processes to say.
+
+With -o json it prints an object with
+  events, bytes            how many events wait, and their size on disk
+  oldest                   when the oldest of them was logged; left out if none waits
+  why                      why they wait; left out if none does, or they are on their way
+  full                     why a spool takes no more events; left out if all do
+  discarded                events that "diaspora spool discard" took out, ever
+  dropped, quarantined, damaged
+                           events that were dropped for want of room, set aside since the cluster
+                           does not take them, or damaged on disk, until "diaspora spool dismiss"`,
 	formats: answerFormats,
 }
 
@@ -218,7 +236,11 @@ func (e *env) spoolList() error {
 		return nil
 	}
 	if len(docs) == 0 {
-		e.say("there is no spool")
+		dir, err := e.lookedIn()
+		if err != nil {
+			return err
+		}
+		e.say("there is no spool in %s", dir)
 		return nil
 	}
 	rows := [][]string{{"EVENTS", "SIZE", "OLDEST", "ASIDE", "USED BY", "OF", "DIRECTORY", "WHY"}}
@@ -307,8 +329,26 @@ func (e *env) status() error {
 			spool.Losses
 		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Discarded, total.Losses})
 	}
-	c, head, rest := e.statusLine(total)
-	return e.printPainted(c, head, rest+"\n")
+	if len(docs) > 0 {
+		c, head, rest := e.statusLine(total)
+		return e.printPainted(c, head, rest+"\n")
+	}
+	dir, err := e.lookedIn()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return e.printf("no event waits: there is no spool in %s\n", oneLine(dir))
+	}
+	return e.printf("no event waits in %s\n", oneLine(dir))
+}
+
+// lookedIn returns the folder in which spools are looked for.
+func (e *env) lookedIn() (string, error) {
+	if e.profile != "" {
+		return e.spoolHome()
+	}
+	return e.stateDir()
 }
 
 // statusLine says how the spools are. Its head says whether that is well.

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -219,5 +221,55 @@ func TestSpoolsAreTidied(t *testing.T) {
 	}
 	if err != nil || !slices.Equal(left, []string{"1", "3"}) {
 		t.Errorf("the spools %q stay (%v), want 1, and 3 with what was set aside", left, err)
+	}
+}
+
+// TestStatusWithoutSpool fails when status does not say where it found no spool: that of a monitor that runs
+// as somebody else is all well.
+func TestStatusWithoutSpool(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	state := filepath.Join(t.TempDir(), "state")
+	d.vars["DIASPORA_STATE_DIR"] = state
+	says := func(want string, args ...string) {
+		t.Helper()
+		d.out.reset()
+		d.must(t, append([]string{"status"}, args...)...)
+		if d.out.String() != want+"\n" {
+			t.Errorf("status %v says %q, want %q", args, d.out.String(), want)
+		}
+	}
+	says("no event waits: there is no spool in " + state)
+	says("no event waits: there is no spool in "+filepath.Join(state, "spool", "home"), "--profile", "home")
+	d.err.reset()
+	if d.must(t, "spool", "ls"); !strings.Contains(d.err.String(), "there is no spool in "+state+"\n") {
+		t.Errorf("spool ls says %q", d.err.String())
+	}
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	says("no event waits in " + state)
+	d.must(t, "topic", "claim", "weather")
+	d.must(t, "produce", "weather", "--value", "1")
+	says("no event waits")
+
+	// What the help says of the fields.
+	d.out.reset()
+	d.must(t, "status", "-o", "json")
+	var all map[string]any
+	if err := json.Unmarshal([]byte(d.out.String()), &all); err != nil {
+		t.Fatal(err)
+	}
+	fields := slices.Sorted(maps.Keys(all))
+	if want := []string{"bytes", "damaged", "discarded", "dropped", "events", "quarantined"}; !slices.Equal(fields, want) {
+		t.Errorf("status -o json has %v, want %v", fields, want)
+	}
+	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 4 {
+		t.Fatalf("produce exits with %d, want 4", code)
+	}
+	d.out.reset()
+	d.must(t, "status", "-o", "json")
+	if text := d.out.String(); !strings.Contains(text, `"oldest":"`) || !strings.Contains(text, `"why":"`) || !strings.Contains(text, `"events":1`) {
+		t.Errorf("status -o json has %s", text)
 	}
 }
