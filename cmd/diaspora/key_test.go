@@ -282,3 +282,59 @@ func TestSecretFile(t *testing.T) {
 		t.Errorf("the folder has %v", entries)
 	}
 }
+
+// TestKeyMayNot fails when somebody who signs in with an access key is not told what the key may, and that a
+// topic may be mistyped: a key cannot ask whose a topic is.
+func TestKeyMayNot(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	d.must(t, "topic", "claim", "snow")
+	files := t.TempDir()
+	key := func(name string, args ...string) string {
+		file := filepath.Join(files, name+".env")
+		d.must(t, append([]string{"key", "create", name, "--save-env", file}, args...)...)
+		return file
+	}
+	all, writer, scans := key("all"), key("writer", "--write"), key("scans", "--topic", "scans")
+	says := func(file string, want []string, args ...string) {
+		t.Helper()
+		d.err.reset()
+		d.vars["DIASPORA_KEY_FILE"] = file
+		if code := d.types(t.Context(), args...); code != 4 {
+			t.Errorf("%v exits with %d, want 4", args, code)
+		}
+		for _, text := range want {
+			if !strings.Contains(d.err.String(), text) {
+				t.Errorf("%v says %q, want %q", args, d.err.String(), text)
+			}
+		}
+		d.must(t, "spool", "discard", "scnas", "--yes", "-q")
+	}
+	unknown := []string{
+		`topic "scnas": no topic scnas that the access key key-`, " may write to: it is mistyped, not claimed, or not its owner's\n",
+		"\nhint: use an access key that may, or claim it", `spool discard scnas --to FILE`,
+	}
+	says(all, unknown, "produce", "scnas", "--value", "1")
+	says(scans, []string{" may write to: it may read and write scans; did you mean scans?\n"}, "produce", "scnas", "--value", "1")
+
+	// Reading leaves nothing in the spool.
+	d.err.reset()
+	d.vars["DIASPORA_KEY_FILE"] = writer
+	if code := d.types(t.Context(), "consume", "scans", "--exit"); code != 4 {
+		t.Errorf("consume with a key that may not read exits with %d, want 4", code)
+	}
+	const want = "may not read it, it may write only\nhint: use an access key that may read, or unset DIASPORA_KEY_FILE to read with your login\n"
+	if !strings.HasSuffix(d.err.String(), want) {
+		t.Errorf("consume says %q, want %q", d.err.String(), want)
+	}
+
+	// A watch says it while it runs.
+	d.err.reset()
+	d.vars["DIASPORA_KEY_FILE"] = all
+	dir := t.TempDir()
+	put(t, dir, "a.json", "1")
+	d.watching(t, 4, func() bool {
+		return strings.Contains(d.err.String(), unknown[1][:len(unknown[1])-1]+"; 1 event waits in the spool") && strings.Contains(d.err.String(), unknown[2])
+	}, "scnas", "--watch", dir, "--settle", "0")
+}

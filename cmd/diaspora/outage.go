@@ -14,9 +14,10 @@ import (
 
 // outageWatch tells the person once that the cluster is away, and once that it is back.
 type outageWatch struct {
-	env  *env
-	seen int // how often in a row it was away
-	told bool
+	env   *env
+	about func(error) error // says more of an error that a person can mend, or nil
+	seen  int               // how often in a row it was away
+	told  bool
 }
 
 // toldAfter keeps a single failed attempt to connect from being news.
@@ -34,8 +35,15 @@ func (w *outageWatch) see(err error, detail func() string) {
 	}
 	if w.seen++; !w.told && (w.seen >= toldAfter || errors.Is(err, errSilent)) {
 		w.told = true
-		text, _ := explanation(err)
+		mend := w.about != nil && refusal(err)
+		if mend {
+			err = w.about(err)
+		}
+		text, hints := explanation(err)
 		w.env.warn("%s; %s", text, detail())
+		if mend {
+			w.env.hint(hints)
+		}
 	}
 }
 

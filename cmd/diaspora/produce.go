@@ -210,6 +210,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	p.before = p.logger.Stats().Spool
 	if watch != nil {
 		watch.p, p.watch, p.source = p, watch, &watch.source
+		p.about = func(err error) error { return e.aboutTopic(ctx, cfg, err) }
 		e.say("%s; end with Ctrl-C", watch.introduction(topic))
 		defer p.tidy(ctx)
 		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
@@ -309,7 +310,8 @@ type production struct {
 
 	spool      bool
 	requireAck bool
-	watch      *watcher // or nil
+	watch      *watcher          // or nil
+	about      func(error) error // says more of an error while this runs, or nil
 	still      stillness
 	others     []*diaspora.Logger  // spools that other processes left behind
 	before     diaspora.SpoolStats // what was in the spool at the beginning
@@ -361,7 +363,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	go func() { read <- do(reading) }()
 	watch := time.NewTicker(watchEvery)
 	defer watch.Stop()
-	w, full := outageWatch{env: p.env}, fullWatch{env: p.env}
+	w, full := outageWatch{env: p.env, about: p.about}, fullWatch{env: p.env}
 	var readErr error
 	ended := false // reading
 	for open := true; open; {

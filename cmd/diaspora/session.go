@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,6 +68,9 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
+	if cfg.Key != (diaspora.Key{}) {
+		return e.aboutKey(ctx, cfg, client, t, condition, err)
+	}
 	near, free := doctor.Unclaimed(ctx, client, t.Topic)
 	if !free {
 		return err
@@ -79,6 +84,60 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 	}
 	f.hints = append(f.hints, fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
 	return f
+}
+
+// aboutKey is aboutTopic for an access key. It cannot ask whose a topic is, but what the key itself may.
+func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, t *diaspora.TopicError, condition, err error) error {
+	key, asked := client.Key(ctx, cfg.Key.ID)
+	if asked != nil || condition != diaspora.ErrPermission {
+		return err
+	}
+	f := &failure{condition: condition, text: fmt.Sprintf("%s topic %q: ", t.Op, t.Topic)}
+	verb, may, other := "write to", key.Write, "read"
+	if t.Op == "consume" {
+		verb, may, other = "read", key.Read, "write"
+	}
+	covered := len(key.Topics) == 0 || slices.Contains(key.Topics, t.Topic)
+	switch {
+	case !may:
+		f.text += fmt.Sprintf("the access key %s may not %s it, it may %s only", key.ID, verb, other)
+		f.hints = append(f.hints, "use an access key that may "+strings.TrimSuffix(verb, " to")+e.orOwnLogin(cfg, verb))
+		return f
+	case covered:
+		f.text += fmt.Sprintf("no topic %s that the access key %s may %s: it is mistyped, not claimed, or not its owner's", t.Topic, key.ID, verb)
+	default:
+		f.text += fmt.Sprintf("no topic %s that the access key %s may %s: it may %s", t.Topic, key.ID, verb, mayText(key))
+		if near := doctor.Near(t.Topic, key.Topics); near != "" {
+			f.text += fmt.Sprintf("; did you mean %s?", near)
+		}
+	}
+	if hint := diaspora.Hint(err); hint != "" {
+		f.hints = append(f.hints, hint)
+	}
+	if h := (*hintedError)(nil); errors.As(err, &h) {
+		f.hints = append(f.hints, h.hints...)
+	}
+	return f
+}
+
+// orOwnLogin ends advice about an access key where somebody is logged in as well.
+func (e *env) orOwnLogin(cfg diaspora.Config, verb string) string {
+	profiles, err := diaspora.UserProfiles(e.getenv)
+	if err != nil {
+		return ""
+	}
+	variables := map[string]string{
+		accesskey.FileVariable: accesskey.FileVariable,
+		accesskey.IDVariable:   accesskey.IDVariable + " and " + accesskey.SecretVariable,
+	}[e.credential()]
+	name, err := e.profileName(profiles)
+	if err != nil || name == "" || variables == "" {
+		return ""
+	}
+	if p, err := profiles.Load(name); err != nil || !sameFabric(p.URL, cfg.URL) {
+		return ""
+	}
+	return fmt.Sprintf(", or unset %s to %s with your login", variables, strings.TrimSuffix(verb, " to"))
 }
 
 // aboutOwnTopic is aboutTopic for what the ACL endpoint said of a topic.
