@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -146,10 +148,48 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	if err := e.printUp(u); err != nil {
 		return err
 	}
+	e.tellMoved(dir, fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus})
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
 	e.say("stopping; clients finish what they are at")
 	return nil
+}
+
+// addressesFile, in the data folder, says where the fabric ran the last time.
+const addressesFile = "addresses.json"
+
+// tellMoved says where a fabric ran the last time, if it was elsewhere, and leaves word where it runs now: keys
+// and profiles are for an address. To be unable to is no reason not to run.
+func (e *env) tellMoved(dir string, now fabric.Info) {
+	if dir == "" {
+		return
+	}
+	file := filepath.Join(dir, addressesFile)
+	var last fabric.Info
+	if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &last) == nil {
+		was, is := portsOf(last), portsOf(now)
+		if was != is && was[0] != "" && was[1] != "" && was[2] != "" {
+			e.warn("the last time it ran on %s, %s and %s; key files and profiles from then point there", was[0], was[1], was[2])
+			e.hint([]string{fmt.Sprintf(`"diaspora up --http-port %s --kafka-port %s --globus-port %s" runs it there again`, was[0], was[1], was[2])})
+		}
+	}
+	if text, err := json.Marshal(now); err == nil {
+		_ = os.WriteFile(file, append(text, '\n'), 0o600)
+	}
+}
+
+// portsOf returns the ports of the ACL endpoint, of Kafka and of Globus Auth; "" for one that is not known.
+func portsOf(i fabric.Info) (ports [3]string) {
+	kafka := ""
+	if len(i.Brokers) > 0 {
+		kafka = "//" + i.Brokers[0]
+	}
+	for n, address := range []string{i.URL, kafka, i.Globus} {
+		if u, err := url.Parse(address); err == nil {
+			ports[n] = u.Port()
+		}
+	}
+	return ports
 }
 
 func loopback(port uint16) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))) }
