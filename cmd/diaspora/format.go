@@ -10,7 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// formatHelp is the grammar of parseFormat, for help texts. It is kcat's.
+// formatHelp is the grammar of parseFormat, for help texts. It is kcat's, and %I, which kcat does not have.
 const formatHelp = `A FORMAT is text with any of
   %s  %k                  the value and the key
   %S  %K                  their lengths in bytes; -1 if there is none
@@ -18,6 +18,7 @@ const formatHelp = `A FORMAT is text with any of
   %t  %p  %o              topic, partition, offset
   %T                      when the cluster received it, in milliseconds since 1970
   %h                      the headers, as name=value,name=value
+  %I                      the event's id; kcat has no such token
   %%  \n \r \t \\ \x1f    a percent sign, line feed, carriage return, tab, backslash, any byte`
 
 // recordFormat appends a record as the user wants it.
@@ -45,7 +46,7 @@ func parseFormat(text string, person bool) (recordFormat, error) {
 		}
 		part := formatToken(rest[0], show)
 		if part == nil {
-			return nil, fmt.Errorf("%%%s is no token", firstRune(rest))
+			return nil, fmt.Errorf("%%%s is no token; choose %s", firstRune(rest), formatTokens)
 		}
 		parts, text = append(parts, part), rest[1:]
 	}
@@ -56,6 +57,9 @@ func parseFormat(text string, person bool) (recordFormat, error) {
 		return buf
 	}, nil
 }
+
+// formatTokens are all letters that formatToken knows.
+const formatTokens = "%s, %k, %S, %K, %R, %t, %p, %o, %T, %h, %I or %%"
 
 // formatToken returns what a letter behind a percent sign stands for, or nil.
 func formatToken(letter byte, show func(buf, data []byte) []byte) recordFormat {
@@ -82,6 +86,8 @@ func formatToken(letter byte, show func(buf, data []byte) []byte) recordFormat {
 		return func(buf []byte, r *diaspora.Record) []byte { return strconv.AppendInt(buf, r.Offset, 10) }
 	case 'T':
 		return func(buf []byte, r *diaspora.Record) []byte { return strconv.AppendInt(buf, r.Stored.UnixMilli(), 10) }
+	case 'I':
+		return func(buf []byte, r *diaspora.Record) []byte { return show(buf, []byte(r.ID)) }
 	case 'h':
 		return func(buf []byte, r *diaspora.Record) []byte {
 			for i, h := range r.Headers {

@@ -11,7 +11,7 @@ import (
 // TestParseFormat compares with what kcat prints.
 func TestParseFormat(t *testing.T) {
 	full := diaspora.Record{Partition: 2, Offset: 7, Stored: time.UnixMilli(1234), Event: diaspora.Event{
-		Topic: "weather", Key: []byte("k"), Value: []byte("21.5"), Time: time.UnixMilli(99),
+		Topic: "weather", ID: "id-7", Key: []byte("k"), Value: []byte("21.5"), Time: time.UnixMilli(99),
 		Headers: []diaspora.Header{{Key: "unit", Value: []byte("C")}, {Key: "none"}, {Key: "empty", Value: []byte{}}},
 	}}
 	tombstone := diaspora.Record{Stored: time.UnixMilli(0)}
@@ -23,6 +23,7 @@ func TestParseFormat(t *testing.T) {
 		{`%t %p %o %k %s\n`, full, "weather 2 7 k 21.5\n"},
 		{`%T %S %K`, full, "1234 4 1"},
 		{`%h`, full, "unit=C,none=NULL,empty="},
+		{`%I`, full, "id-7"},
 		{`%R%s`, full, "\x00\x00\x00\x0421.5"},
 		{`%s|%S|%k|%K|%R|%h`, tombstone, "|-1||-1|\xff\xff\xff\xff|"},
 		{`100%%\t\r\\\x41\x1f`, full, "100%\t\r\\A\x1f"},
@@ -37,14 +38,14 @@ func TestParseFormat(t *testing.T) {
 		}
 	}
 	for format, want := range map[string]string{
-		"%": "ends with %", "%s%": "ends with %", "%z": "%z is no token", "%ä": "%ä is no token", `\`: `ends with \`, `\q`: `\q is no escape`, `\x`: "two hexadecimal digits", `\x1`: "two", `\xzz%s`: "two",
+		"%": "ends with %", "%s%": "ends with %", "%z": "%z is no token", "%i": "choose %s, %k, %S, %K, %R, %t, %p, %o, %T, %h, %I or %%", "%ä": "%ä is no token", `\`: `ends with \`, `\q`: `\q is no escape`, `\x`: "two hexadecimal digits", `\x1`: "two", `\xzz%s`: "two",
 	} {
 		if _, err := parseFormat(format, false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("parseFormat(%q) = %v, want an error that says %q", format, err, want)
 		}
 	}
-	full.Value = []byte("\x1b[2J")
-	if format, _ := parseFormat(`%s %R\n`, true); strings.ContainsAny(string(format(nil, &full)), "\x1b\x00") {
+	full.Value, full.ID = []byte("\x1b[2J"), "\x1b[2J"
+	if format, _ := parseFormat(`%s %R %I\n`, true); strings.ContainsAny(string(format(nil, &full)), "\x1b\x00") {
 		t.Errorf("what commands the terminal is shown as it is: %q", format(nil, &full))
 	}
 }
