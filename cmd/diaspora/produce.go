@@ -210,7 +210,12 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	p.before = p.logger.Stats().Spool
 	if watch != nil {
 		watch.p, p.watch, p.source = p, watch, &watch.source
-		p.about = func(err error) error { return e.aboutTopic(ctx, cfg, err) }
+		p.about = func(err error) error {
+			if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
+				err = hinted(err, discardHint(t.Topic))
+			}
+			return e.aboutTopic(ctx, cfg, err)
+		}
 		e.say("%s; end with Ctrl-C", watch.introduction(topic))
 		defer p.tidy(ctx)
 		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
@@ -492,6 +497,9 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 			return fmt.Sprintf("the first %s of the input %s in the spool or sent; reading goes on when there is room", count(p.acknowledged, "event"), isOrAre(p.acknowledged))
 		})
 		w.see(p.still.see(p.env.now(), stats.Spool.Why, stats.Spool.Events, stats.Acknowledged+stats.Failed), func() string {
+			if t := (*diaspora.TopicError)(nil); errors.As(stats.Spool.Why, &t) && t.Topic != p.topic && stats.Spool.Held[p.topic] == nil {
+				return fmt.Sprintf("older events, for %s, wait in the spool; events for other topics go on", t.Topic)
+			}
 			return fmt.Sprintf("%s %s in the spool; nothing is lost", count(stats.Spool.Events, "event"), waits(uint64(stats.Spool.Events)))
 		})
 		return
@@ -684,13 +692,18 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case left.Events == 0:
 		return nil
 	case held != nil && refusal(held):
-		return hinted(held, fmt.Sprintf(`if the name is mistyped, take its events out of the spool: "diaspora spool discard %s --to FILE"`, p.topic))
+		return hinted(held, discardHint(p.topic))
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
 		return stranded(left.Events, left.Why)
 	}
 	return nil
+}
+
+// discardHint says what to do with events for a topic whose name is mistyped.
+func discardHint(topic string) string {
+	return fmt.Sprintf(`if the name is mistyped, take its events out of the spool: "diaspora spool discard %s --to FILE"`, topic)
 }
 
 func isOrAre(n int64) string {

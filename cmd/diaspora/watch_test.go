@@ -711,3 +711,22 @@ func TestWatchMeant(t *testing.T) {
 	d.must(t, "topic", "claim", "scans")
 	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "watching "+odd) }, "scans", "--watch", odd)
 }
+
+// TestWatchOlder fails when a watch says that events wait, as if they were its own, of those that an earlier
+// run has logged to another topic.
+func TestWatchOlder(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	if code := d.types(t.Context(), "produce", "scnas", "--value", "1"); code != 4 {
+		t.Fatalf("produce exits with %d, want 4", code)
+	}
+	d.err.reset()
+	put(t, dir, "a.json", "1")
+	d.watching(t, 0, func() bool {
+		talk := d.err.String()
+		return len(journalled(t, state)) == 1 && strings.Contains(talk, "did you mean scans?; older events, for scnas, wait in the spool; events for other topics go on\n") &&
+			strings.Contains(talk, `"diaspora spool discard scnas --to FILE"`)
+	}, "scans", "--watch", dir, "--settle", "0")
+}
