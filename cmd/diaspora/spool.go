@@ -558,7 +558,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	}
 	defer e.tidySpools(ctx)
 	var sent, left int64
-	var why error
+	var why, nobody error
 	away := map[string]bool{} // fabrics that could not be reached
 	d := &draining{spools: len(waiting)}
 	for _, w := range waiting {
@@ -573,6 +573,9 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 			e.warn("%s of %s in %s: %s", count(w.events, "event"), orDash(w.folder.of()), w.dir, text)
 			e.hint(hints)
 			left += w.events
+			if diaspora.ExitCode(err) == diaspora.ExitCode(diaspora.ErrUnauthenticated) {
+				nobody = &failure{condition: diaspora.ErrUnauthenticated, text: "spool drain: nobody is logged in to the fabric of some of these events"}
+			}
 			continue
 		}
 		if err != nil {
@@ -626,7 +629,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	} else {
 		e.say("%s acknowledged, %d waiting", count(sent, "event"), left)
 	}
-	return stranded(left, why)
+	return stranded(left, firstOf(why, nobody))
 }
 
 // waitingSpool is a spool in which events wait.
