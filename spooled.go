@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // SpoolPolicy says what happens to an event for which the spool has no room, since
@@ -114,7 +115,8 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 
 // spoolSubject returns whose events the spool is to hold. With a credential from the
 // environment, or an access key, whose owner cannot be found out now, it is that: the events wait
-// for whoever signs in with it.
+// for whoever signs in with it. So it is with a credential that is refused, which a person has to
+// replace: until then the drain says so, as in a spool that was made before.
 func (c *Config) spoolSubject(ctx context.Context) (string, error) {
 	if c.Identity.Subject != "" || c.anonymous {
 		return c.Identity.Subject, nil
@@ -134,10 +136,20 @@ func (c *Config) spoolSubject(ctx context.Context) (string, error) {
 		c.memory.noAnswer()
 		return c.unbound(), nil
 	}
+	if canWait && refusedCredential(err) {
+		c.diagnostics().Warn("the credential is refused; the events wait in the spool", "url", c.URL, "err", err)
+		return c.unbound(), nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask whose events the spool is to hold: %w", err)
 	}
 	return c.Identity.Subject, nil
+}
+
+// refusedCredential reports whether err says that a credential is not good, and not that it was not
+// sent, as to a fabric that it does not belong to.
+func refusedCredential(err error) bool {
+	return errors.Is(err, ErrUnauthenticated) && !errors.Is(err, trust.ErrUntrusted)
 }
 
 // explainSpool puts an error of the spool into the words of this package.

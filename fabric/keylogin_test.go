@@ -91,13 +91,10 @@ func TestBadKeyIsRefused(t *testing.T) {
 		"the access key was revoked":                             withKey(f, gone),
 		"there is no such access key, or this is not its secret": withKey(f, wrong),
 	} {
-		spooled := with
-		spooled.SpoolDir = filepath.Join(t.TempDir(), "spool")
 		_, logger := diaspora.OpenLogger(within(t), with)
-		_, spool := diaspora.OpenLogger(within(t), spooled)
 		_, consumer := diaspora.OpenConsumer(within(t), with, diaspora.ConsumerOptions{Topics: []string{"weather"}})
 		_, dial := diaspora.Dial(within(t), with)
-		for op, err := range map[string]error{"OpenLogger": logger, "OpenLogger with a spool": spool, "OpenConsumer": consumer, "Dial": dial} {
+		for op, err := range map[string]error{"OpenLogger": logger, "OpenConsumer": consumer, "Dial": dial} {
 			if !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), words) || !strings.Contains(diaspora.Hint(err), "diaspora key create") {
 				t.Errorf("%s: %v, want %q", op, err, words)
 			}
@@ -105,6 +102,81 @@ func TestBadKeyIsRefused(t *testing.T) {
 				t.Errorf("%s: the error shows a secret", op)
 			}
 		}
+	}
+}
+
+// TestRefusedCredentialSpools has a program begin, where nothing is known yet, with a credential that was
+// ended: what it logs waits in a new spool, and its owner sends it with another one.
+func TestRefusedCredentialSpools(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	good := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "good", Write: true})
+	gone := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "gone", Write: true})
+	revokeKey(t, cfg, gone.ID)
+	login, err := f.Login(t.Context(), grace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Globus().RevokeAll(login.Identity.Subject); err != nil {
+		t.Fatal(err)
+	}
+	wrong := good
+	wrong.Secret = gone.Secret
+	unknown := gone
+	unknown.ID = "key-abcdefghij234567"
+	for name, c := range map[string]struct {
+		env   map[string]string
+		words string
+		sends bool // another key of the same person
+	}{
+		"revoked key":     {map[string]string{"DIASPORA_KEY_ID": gone.ID, "DIASPORA_KEY_SECRET": gone.Secret.Reveal()}, "the access key was revoked", true},
+		"wrong secret":    {map[string]string{"DIASPORA_KEY_ID": wrong.ID, "DIASPORA_KEY_SECRET": wrong.Secret.Reveal()}, "there is no such access key, or this is not its secret", true},
+		"unknown key":     {map[string]string{"DIASPORA_KEY_ID": unknown.ID, "DIASPORA_KEY_SECRET": unknown.Secret.Reveal()}, "there is no such access key", false},
+		"revoked refresh": {map[string]string{"DIASPORA_REFRESH": login.Tokens[0].RefreshToken.Reveal()}, "the refresh token", false},
+		"no token":        {map[string]string{"DIASPORA_REFRESH": "nonsense"}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.env["DIASPORA_URL"], c.env["DIASPORA_CONFIG_DIR"] = f.URL(), t.TempDir()
+			with, err := diaspora.ConfigFromEnv(func(name string) string { return c.env[name] })
+			if err != nil {
+				t.Fatal(err)
+			}
+			with.SpoolDir = filepath.Join(t.TempDir(), "spool")
+			logger, err := diaspora.OpenLogger(within(t), with)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte(name)}); err != nil {
+				t.Error(err)
+			}
+			if err := logger.Close(within(t)); err != nil {
+				t.Error(err)
+			}
+			left := logger.Stats().Spool
+			if left.Events != 1 || !errors.Is(left.Why, diaspora.ErrUnauthenticated) || !strings.Contains(left.Why.Error(), c.words) {
+				t.Errorf("%d events wait: %v, want 1 because %q", left.Events, left.Why, c.words)
+			}
+			if info, err := spool.Inspect(with.SpoolDir); err != nil || !spool.IsUnbound(info.Subject) {
+				t.Errorf("the spool is of %q, %v", info.Subject, err)
+			}
+			other := withKey(f, good)
+			other.SpoolDir = with.SpoolDir
+			logger, err = diaspora.OpenLogger(within(t), other)
+			if !c.sends {
+				if !errors.Is(err, diaspora.ErrConflict) {
+					t.Errorf("another credential: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := logger.Close(within(t)); err != nil || logger.Stats().Spool.Events != 0 {
+				t.Errorf("another key of the same person: %v, %+v", err, logger.Stats().Spool)
+			}
+		})
 	}
 }
 
@@ -199,9 +271,9 @@ func TestSpoolOfAKey(t *testing.T) {
 	cfg = as(t, f, ada)
 	revokeKey(t, cfg, first.ID)
 	refuses(graces, diaspora.ErrConflict)
-	refuses(first, diaspora.ErrUnauthenticated)
+	log(first, "late") // waits with the others
 	sends(second)
-	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two"}) {
+	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "late"}) {
 		t.Errorf("the topic has %q", got)
 	}
 
@@ -220,7 +292,7 @@ func TestSpoolOfAKey(t *testing.T) {
 	revokeKey(t, cfg, second.ID)
 	refuses(graces, diaspora.ErrConflict)
 	sends(third)
-	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "three"}) {
+	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "late", "three"}) {
 		t.Errorf("the topic has %q", got)
 	}
 	sends(graces) // nothing waits any more

@@ -181,7 +181,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	}
 	cfg, err := e.config()
 	if err != nil {
-		return err
+		return nothingLogged(topic, err)
 	}
 	cfg.Compression = o.compression
 	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck, noun: "line"}
@@ -205,7 +205,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		p.logger, err = diaspora.OpenLogger(ctx, cfg)
 	}
 	if err != nil {
-		return err
+		return nothingLogged(topic, err)
 	}
 	p.before = p.logger.Stats().Spool
 	if watch != nil {
@@ -238,6 +238,11 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			return true
 		})
 	}))
+}
+
+// nothingLogged says of an error at the beginning what it means for the input.
+func nothingLogged(topic string, err error) error {
+	return fmt.Errorf("produce to topic %q: nothing was logged: %w", topic, err)
 }
 
 // compressions are the values of [diaspora.Config.Compression].
