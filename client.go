@@ -89,6 +89,9 @@ func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 		op: "ask " + c.base.String() + " for its configuration", method: http.MethodGet, path: "/.well-known/diaspora",
 		public: true, again: true, out: &d,
 	})
+	if f, ok := errors.Unwrap(err).(*fault); ok && f.condition == ErrUnavailable && f.cause != nil {
+		return Discovery{}, f // it names the URL itself; "ask … for" would read like an order to the person
+	}
 	if err != nil {
 		return Discovery{}, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
 var produceHelp = help{
@@ -200,7 +201,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			cfg.DialTimeout = glance
 		}
 		p.opened = time.Now()
-		p.logger, p.others, err = e.openLogger(ctx, cfg)
+		p.logger, p.dir, p.others, err = e.openLogger(ctx, cfg)
 	} else {
 		p.logger, err = diaspora.OpenLogger(ctx, cfg)
 	}
@@ -323,6 +324,7 @@ type production struct {
 	watch      *watcher          // or nil
 	about      func(error) error // says more of an error while this runs, or nil
 	still      stillness
+	dir        string              // the spool's, if there is one
 	others     []*diaspora.Logger  // spools that other processes left behind
 	before     diaspora.SpoolStats // what was in the spool at the beginning
 
@@ -505,7 +507,11 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 			if t := (*diaspora.TopicError)(nil); errors.As(stats.Spool.Why, &t) && t.Topic != p.topic && stats.Spool.Held[p.topic] == nil {
 				return fmt.Sprintf("older events, for %s, wait in the spool; events for other topics go on", t.Topic)
 			}
-			return fmt.Sprintf("%s %s in the spool; nothing is lost", count(stats.Spool.Events, "event"), waits(uint64(stats.Spool.Events)))
+			waiting := fmt.Sprintf("%s %s in %s", count(stats.Spool.Events, "event"), waits(uint64(stats.Spool.Events)), p.env.spoolPlace())
+			if errors.Is(stats.Spool.Why, diaspora.ErrUnavailable) {
+				return fmt.Sprintf("%s and %s sent when it is back", waiting, isOrAre(stats.Spool.Events))
+			}
+			return waiting + "; nothing is lost"
 		})
 		return
 	}
@@ -650,9 +656,10 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 	left, why := stats.Spool.Events, stats.Spool.Why
 	aside := stats.Spool.Quarantined - p.before.Quarantined
 	dropped := stats.Spool.Dropped - p.before.Dropped
-	text := count(p.acknowledged, "event")
-	if left > 0 {
-		text += fmt.Sprintf(" logged; %s %s in the spool", count(left, "event"), waits(uint64(left)))
+	earlier := p.leftByOthers(stats.Spool)
+	text, waiting := count(p.acknowledged, "event"), fmt.Sprintf("%s %s in %s", count(left, "event"), waits(uint64(left)), p.env.spoolPlace())
+	if left > 0 && !earlier {
+		text += " logged; " + waiting
 	} else {
 		text += " acknowledged"
 	}
@@ -666,12 +673,16 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 	if open > 0 {
 		text += fmt.Sprintf(", %d not known to have arrived", open)
 	}
-	if left > 0 {
-		text += `; the next produce sends them, or "diaspora spool drain"`
+	switch {
+	case earlier:
+		reason, _ := explanation(why)
+		text += fmt.Sprintf(". From earlier runs, %s: %s", waiting, reason)
+	case left > 0 && !refusal(why): // else a person has to do something first, which the error says
+		text += fmt.Sprintf("; the next produce sends %s, or %q", itOrThem(left), p.env.drainCommand())
 	}
 	p.env.say("%s", text)
 	err := p.outcome(ctx, stats.Spool, aside+dropped+open, firstOf(printErr, readErr, closeErr))
-	if left > 0 && err == nil && why != nil {
+	if left > 0 && err == nil && why != nil && !earlier {
 		text, _ := explanation(why)
 		p.env.say("%s", text)
 	}
@@ -679,6 +690,25 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 		p.env.say("the cluster could not be reached %v ago, so produce did not wait for it; --wait 5s does", max(p.away, time.Second).Round(time.Second))
 	}
 	return err
+}
+
+// maxSearchedBytes bounds the spool that is read to find out whose events are left in it.
+const maxSearchedBytes = 64 << 20
+
+// leftByOthers reports whether all events in the spool are for topics that refuse them, and none of them for
+// this run's topic. Without the look at the events, a refusal of somebody else's topic would read as if it
+// were about the events of this run.
+func (p *production) leftByOthers(left diaspora.SpoolStats) bool {
+	var refused *diaspora.TopicError
+	if !p.spool || left.Events == 0 || left.Bytes > maxSearchedBytes || left.Held[p.topic] != nil || !refusal(left.Why) || !errors.As(left.Why, &refused) {
+		return false
+	}
+	for r, err := range spool.Entries(p.dir) {
+		if err != nil || left.Held[r.Topic] == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // outcome returns what the exit code hangs on. The caller holds mu.
@@ -709,6 +739,13 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 // discardHint says what to do with events for a topic whose name is mistyped.
 func discardHint(topic string) string {
 	return fmt.Sprintf(`if the name is mistyped, take its events out of the spool: "diaspora spool discard %s --to FILE"`, topic)
+}
+
+func itOrThem(n int64) string {
+	if n == 1 {
+		return "it"
+	}
+	return "them"
 }
 
 func isOrAre(n int64) string {

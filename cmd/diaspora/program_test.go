@@ -497,7 +497,7 @@ func TestProduceOutage(t *testing.T) {
 		flags      []string
 		told, left string
 	}{
-		"spool": {nil, "1 event waits in the spool; nothing is lost", "diaspora: 3 events logged; 1 event waits in the spool; "},
+		"spool": {nil, " and is sent when it is back", "diaspora: 3 events logged; 1 event waits in "},
 		"no spool": {[]string{"--no-spool"}, "1 event waits; nothing is lost unless you stop this program",
 			"diaspora: 2 events acknowledged, 1 not known to have arrived\n"},
 	} {

@@ -52,6 +52,31 @@ func (e *env) stateDir() (string, error) {
 	return filepath.Join(home, ".local", "state", "diaspora"), nil
 }
 
+// spoolPlace names where events wait, for people.
+func (e *env) spoolPlace() string {
+	dir, err := e.stateDir()
+	if err != nil {
+		return "the spool"
+	}
+	return dir
+}
+
+// drainCommand is what sends the events that wait here. A credential of the environment is that of a job,
+// most likely, and the shell of the person who reads of it has another folder of spools.
+func (e *env) drainCommand() string {
+	dir, err := e.stateDir()
+	if err != nil || e.credential() == "" {
+		return "diaspora spool drain"
+	}
+	if strings.ContainsFunc(dir, func(r rune) bool { return !strings.ContainsRune(plainLetters, r) }) {
+		dir = "'" + strings.ReplaceAll(dir, "'", `'\''`) + "'"
+	}
+	return "DIASPORA_STATE_DIR=" + dir + " diaspora spool drain"
+}
+
+// plainLetters are those that mean nothing to a shell.
+const plainLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%"
+
 // spoolHome returns the folder of the spools of the profile, or of the fabric that
 // DIASPORA_URL names: what was logged to one fabric must not be sent to another.
 func (e *env) spoolHome() (string, error) {
@@ -284,19 +309,17 @@ func unwritable(err error) bool {
 }
 
 // openLogger opens a Logger with the first spool that is free. The others that hold
-// events and are free are opened too, so that they drain beside it.
-func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Logger, []*diaspora.Logger, error) {
+// events and are free are opened too, so that they drain beside it. own is the Logger's spool.
+func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *diaspora.Logger, own string, others []*diaspora.Logger, err error) {
 	home, err := e.spoolHome()
 	if err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
 	e.noteURL(home)
 	order, err := spoolOrder(home)
 	if err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
-	var logger *diaspora.Logger
-	var others []*diaspora.Logger
 	for _, dir := range order {
 		if info, err := spool.Inspect(dir); logger != nil && (err != nil || info.Events == 0) {
 			break
@@ -308,20 +331,20 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (*diaspora.Lo
 			e.warn("%v", err) // and they stay there
 		case errors.Is(err, diaspora.ErrConflict): // another process has it
 		case err != nil && logger == nil && unwritable(err):
-			return nil, nil, hinted(err, "or set DIASPORA_STATE_DIR to a folder where you may write; --no-spool needs none")
+			return nil, "", nil, hinted(err, "or set DIASPORA_STATE_DIR to a folder where you may write; --no-spool needs none")
 		case err != nil && logger == nil:
-			return nil, nil, err
+			return nil, "", nil, err
 		case err != nil:
 			e.warn("%v", err)
 		case logger == nil:
-			logger = l
+			logger, own = l, dir
 		default:
 			others = append(others, l)
 		}
 	}
 	if logger == nil {
-		return nil, nil, &failure{condition: diaspora.ErrConflict, text: fmt.Sprintf("all %d spools in %s are in use", maxSpools, home),
+		return nil, "", nil, &failure{condition: diaspora.ErrConflict, text: fmt.Sprintf("all %d spools in %s are in use; nothing was logged", maxSpools, home),
 			hints: []string{"set DIASPORA_STATE_DIR to another folder for some of the processes, or use --no-spool"}}
 	}
-	return logger, others, nil
+	return logger, own, others, nil
 }
