@@ -335,6 +335,6 @@ func TestKeyMayNot(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "a.json", "1")
 	d.watching(t, 4, func() bool {
-		return strings.Contains(d.err.String(), unknown[1][:len(unknown[1])-1]+"; 1 event waits in the spool") && strings.Contains(d.err.String(), unknown[2])
+		return strings.Contains(d.err.String(), unknown[1][:len(unknown[1])-1]+"; 1 event waits in ") && strings.Contains(d.err.String(), unknown[2])
 	}, "scnas", "--watch", dir, "--settle", "0")
 }
