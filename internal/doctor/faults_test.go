@@ -415,6 +415,13 @@ var faults = []fault{
 		func(w *world) {
 			w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a"); w.must(s.Note("unavailable: no broker")) })
 		}},
+	{"backlog", "of a revoked key", Warning, `: not authenticated: the access key was revoked$`, `^mend that first; then run`, fabric.Config{},
+		func(w *world) {
+			w.spool(spool.Options{}, func(s *spool.Spool) {
+				w.append(s, "a")
+				w.must(s.Note("not authenticated: the access key was revoked"))
+			})
+		}},
 	{"backlog", "somebody else's", Warning, `of another identity`, `log in as`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{Subject: "00000000-0000-4000-8000-000000000001"}, func(s *spool.Spool) { w.append(s, "a") })

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
@@ -174,6 +176,11 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 		return ok("%s, on their way", text)
 	case owned:
 		return warning("the other checks say what to mend; they are sent by themselves then", "%s: %s", text, orElse(why, "they are slow"))
+	}
+	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission} {
+		if strings.Contains(why, condition.Error()) { // draining cannot help before somebody mends it
+			return warning(`mend that first; then run "diaspora spool drain"`, "%s: %s", text, why)
+		}
 	}
 	return warning(`run "diaspora spool drain"`, "%s: %s", text, orElse(why, "no process sends them"))
 }
