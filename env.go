@@ -455,7 +455,7 @@ func notConfigured(cause error) error {
 	return &fault{
 		condition: ErrNoProfile,
 		reason:    "no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set",
-		hint:      `run "diaspora login URL" for an existing fabric, or "diaspora up" for one on this machine`,
+		hint:      `run "diaspora login URL" for an existing fabric, or "diaspora up" for one on this machine; in a batch job, set DIASPORA_KEY_FILE to a file made by "diaspora key create NAME --save-env FILE"`,
 		cause:     cause,
 	}
 }
