@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ var (
 type arguments struct {
 	min, max int    // max -1 for any number
 	missing  string // what to say when there are too few: "a topic is missing"
+	surplus  string // what to do where people give too many; "" for the help
 }
 
 // command makes a cobra command of a help text and the function that does it.
@@ -53,7 +55,7 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 			case len(args) < h.args.min:
 				return misuse(seeHelp(cmd), "%s%s", prefix(cmd), h.args.missing)
 			case h.args.max >= 0 && len(args) > h.args.max:
-				return misuse(seeHelp(cmd), "%stoo many arguments, from %q on", prefix(cmd), args[h.args.max])
+				return misuse(cmp.Or(h.args.surplus, seeHelp(cmd)), "%stoo many arguments, from %q on", prefix(cmd), args[h.args.max])
 			case !slices.Contains(h.formats, e.output):
 				return misuse("", "%s-o %s: choose one of %s", prefix(cmd), e.output, strings.Join(h.formats, ", "))
 			}
@@ -99,14 +101,38 @@ func group(name, short string, below ...*cobra.Command) *cobra.Command {
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
+// guessedCommands are those that people type who know other programs.
+var guessedCommands = map[string]string{
+	"diaspora claim":        "diaspora topic claim",
+	"diaspora release":      "diaspora topic release",
+	"diaspora drain":        "diaspora spool drain",
+	"diaspora topic create": "diaspora topic claim",
+	"diaspora topic delete": "diaspora topic release",
+	"diaspora topic remove": "diaspora topic release",
+	"diaspora key delete":   "diaspora key revoke",
+	"diaspora key remove":   "diaspora key revoke",
+	"diaspora key show":     "diaspora key list",
+}
+
+// variableFlags are flags that people guess for what a variable of the environment says.
+var variableFlags = map[string]string{
+	"state-dir": "set DIASPORA_STATE_DIR to the folder of another home of spools",
+	"key-file":  "set DIASPORA_KEY_FILE to the name of the key file",
+	"key":       "set DIASPORA_KEY_FILE to the name of the key file",
+}
+
 // unknownCommand refuses what is not the name of a command, and says what is near.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	err := fmt.Sprintf("unknown command %q", cmd.CommandPath()+" "+args[0])
-	if !cmd.HasParent() && args[0] == "watch" {
+	path := cmd.CommandPath() + " " + args[0]
+	err := fmt.Sprintf("unknown command %q", path)
+	switch other := guessedCommands[path]; {
+	case !cmd.HasParent() && args[0] == "watch":
 		return misuse(logsFolder, "%s", err)
+	case other != "":
+		return misuse(fmt.Sprintf(`did you mean "%s"?`, other), "%s", err)
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
@@ -178,6 +204,11 @@ With a fabric that others run:
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if hint := flagHint(cmd, err); hint != "" {
 			return misuse(hint, "%s%v", prefix(cmd), err)
+		}
+		if missing := (*pflag.NotExistError)(nil); errors.As(err, &missing) && cmd.LocalFlags().Lookup("tls-key-file") == nil {
+			if hint := variableFlags[missing.GetSpecifiedName()]; hint != "" {
+				return misuse(hint, "%s%v", prefix(cmd), err)
+			}
 		}
 		if near := nearFlag(cmd, err); near != "" {
 			return misuse(fmt.Sprintf("did you mean --%s?", near), "%s%v", prefix(cmd), err)

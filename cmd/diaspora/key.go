@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
@@ -33,7 +34,7 @@ DIASPORA_KEY_FILE=array.env diaspora produce weather
 diaspora key create laptop --save-for-kcat kcat.conf
 kcat -F kcat.conf -C -t weather
 diaspora key create desk --save-for-java desk.properties
-kafka-console-producer --bootstrap-server HOST:PORT --producer.config desk.properties --topic weather`,
+kafka-console-producer --bootstrap-server HOST:PORT --command-config desk.properties --topic weather`,
 	long: `
 An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN, which every
 Kafka client in every language speaks. The secret is printed now and never again: the fabric
@@ -47,7 +48,10 @@ read, instead of printing it; - is the output. What --save-env writes is what DI
 names, and a shell reads it with: set -a; . FILE. It has the address of the fabric, too, and is
 all that "diaspora produce" and "consume" need. If the fabric has certificates of its own, they
 are put beside it, as FILE.ca.pem; a file for Java has them inside. With a file, NAME may be left
-out; the key is then named for this machine.`,
+out; the key is then named for this machine.
+
+Console tools of Kafka that do not know --command-config take the file with --producer.config or
+--consumer.config.`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},
 }
@@ -112,7 +116,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	}
 	key, err := client.CreateKey(ctx, o.AccessKeyRequest)
 	if err != nil {
-		return aboutKeyTopics(ctx, client, o.Topics, aboutLostKey(err))
+		return aboutKeyTopics(ctx, client, o.Topics, aboutKey(err, o.Name))
 	}
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))
@@ -339,7 +343,7 @@ func (e *env) keyRevoke(ctx context.Context, which string) error {
 // findKey returns the caller's key with this name or ID; the former are never the
 // latter.
 func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspora.AccessKey, error) {
-	if strings.HasPrefix(which, "key-") {
+	if accesskey.IsID(which) {
 		return client.Key(ctx, which)
 	}
 	keys, err := client.Keys(ctx)
@@ -350,8 +354,8 @@ func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspo
 	if i < 0 {
 		return diaspora.AccessKey{}, &failure{
 			condition: diaspora.ErrNotFound,
-			text:      "revoke access key: not found: you have no key of this name", // which may be a secret, by mistake
-			hints:     []string{`"diaspora key list" shows those that you have`},
+			text:      "revoke access key: not found: you have no access key of that name", // which may be a secret, by mistake
+			hints:     []string{`"diaspora key list" shows yours`},
 		}
 	}
 	return keys[i], nil

@@ -218,9 +218,12 @@ func TestEnvFile(t *testing.T) {
 	}
 	key := aKey()
 	key.Secret = "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"
-	text, err := envFile(key, " https://h.example.org/acl\n", ca)
+	text, err := envFile(key, " https://h.example.org/acl\n", ca, []string{"a:9092", "[::1]:9092"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(text, "\n# brokers: a:9092,[::1]:9092\n") {
+		t.Errorf("the brokers are not in\n%s", text)
 	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -67,9 +67,9 @@ func (k keyFileKind) use(saved savedKey) string {
 	case k == forKcat:
 		return fmt.Sprintf("kcat -F %s -P -t %s", saved.file, topic)
 	case k == forJava && reads:
-		return fmt.Sprintf("kafka-console-consumer --bootstrap-server %s --consumer.config %s --topic %s", saved.broker, saved.file, topic)
+		return fmt.Sprintf("kafka-console-consumer --bootstrap-server %s --command-config %s --topic %s", saved.broker, saved.file, topic)
 	case k == forJava:
-		return fmt.Sprintf("kafka-console-producer --bootstrap-server %s --producer.config %s --topic %s", saved.broker, saved.file, topic)
+		return fmt.Sprintf("kafka-console-producer --bootstrap-server %s --command-config %s --topic %s", saved.broker, saved.file, topic)
 	case reads:
 		return fmt.Sprintf("DIASPORA_KEY_FILE=%s diaspora consume %s", saved.file, topic)
 	}
@@ -106,12 +106,12 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 	saved.file, saved.broker = file.name, discovery.Brokers[0]
 	write, discard, err := e.prepareKeyFile(file.name)
 	if err != nil {
-		return savedKey{}, fmt.Errorf("save the access key: %w", err)
+		return savedKey{}, fmt.Errorf("save the access key: %w; no key was made", err)
 	}
 	defer discard()
 	if own != "" && file.kind != forJava { // whose file has room for them
 		if saved.ca, err = saveCertificates(file.name, own); err != nil {
-			return savedKey{}, fmt.Errorf("save the certificates of the fabric: %w", err)
+			return savedKey{}, fmt.Errorf("save the certificates of the fabric: %w; no key was made", err)
 		}
 	}
 	text := func(key diaspora.NewAccessKey) (string, error) {
@@ -121,7 +121,7 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 		case forKcat:
 			return kcatFile(key, discovery, saved.ca)
 		}
-		return envFile(key, cfg.URL, saved.ca)
+		return envFile(key, cfg.URL, saved.ca, discovery.Brokers)
 	}
 	sample := diaspora.NewAccessKey{AccessKey: diaspora.AccessKey{ID: "key-aaaaaaaaaaaaaaaa", Name: "x"}, Secret: "x"}
 	if _, err := text(sample); err != nil { // as a setting that has no place in such a file
@@ -133,7 +133,7 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 		}
 	}
 	if saved.key, err = client.CreateKey(ctx, req); err != nil {
-		return savedKey{}, aboutLostKey(err)
+		return savedKey{}, aboutKey(err, req.Name)
 	}
 	content, err := text(saved.key)
 	if err == nil {
@@ -145,8 +145,11 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 	return saved, nil
 }
 
-// aboutLostKey says what to do if a key may have been made whose secret did not arrive.
-func aboutLostKey(err error) error {
+// aboutKey says what to do if there is a key of this name, or one may have been made whose secret did not arrive.
+func aboutKey(err error, name string) error {
+	if errors.Is(err, diaspora.ErrConflict) && strings.Contains(err.Error(), "of this name") {
+		return hinted(err, fmt.Sprintf("to end the other one: diaspora key revoke %s", name))
+	}
 	if !errors.Is(err, diaspora.ErrUnavailable) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -203,9 +206,10 @@ func saveCertificates(keyFile, certificates string) (string, error) {
 	return name, f.save(content)
 }
 
-// envFile is what DIASPORA_KEY_FILE names, and a shell reads.
-func envFile(key diaspora.NewAccessKey, address, ca string) (string, error) {
-	return accesskey.Format(fmt.Sprintf("Access key %s (%s) of Diaspora Streams: keep it to yourself.", key.ID, key.Name), func(name string) string {
+// envFile is what DIASPORA_KEY_FILE names, and a shell reads. The brokers are in a comment: this program asks
+// the fabric for them, and people who set up another client from the file need them.
+func envFile(key diaspora.NewAccessKey, address, ca string, brokers []string) (string, error) {
+	return accesskey.Format(fmt.Sprintf("Access key %s (%s) of Diaspora Streams: keep it to yourself.\nbrokers: %s", key.ID, key.Name, strings.Join(brokers, ",")), func(name string) string {
 		switch name {
 		case "DIASPORA_URL":
 			return strings.TrimSpace(address)

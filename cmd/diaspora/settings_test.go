@@ -213,6 +213,31 @@ func TestNearFlags(t *testing.T) {
 	}
 }
 
+// TestGuesses: what people type who know other programs leads to the command or variable that does it.
+func TestGuesses(t *testing.T) {
+	for line, want := range map[string]string{
+		"topic create x":             `did you mean "diaspora topic claim"?`,
+		"claim x":                    `did you mean "diaspora topic claim"?`,
+		"key delete x":               `did you mean "diaspora key revoke"?`,
+		"key show x":                 `did you mean "diaspora key list"?`,
+		"produce x --key-file a.env": "set DIASPORA_KEY_FILE to ",
+		"consume x --key-file a.env": "set DIASPORA_KEY_FILE to ",
+		"consume x --key a.env":      "set DIASPORA_KEY_FILE to ",
+		"serve --key-file a.pem":     `see "diaspora serve --help"`,
+	} {
+		d := emptyDesk(t)
+		if code := d.types(t.Context(), strings.Fields(line)...); code != 2 || !strings.Contains(d.err.String(), "\nhint: "+want) {
+			t.Errorf("%s ends with %d and says %q, want the hint %q", line, code, d.err.String(), want)
+		}
+	}
+	for guess, meant := range guessedCommands {
+		cmd, rest, err := emptyDesk(t).commands().Find(strings.Fields(meant)[1:])
+		if err != nil || len(rest) > 0 || cmd.CommandPath() != meant {
+			t.Errorf("%q leads to %q, which there is not", guess, meant)
+		}
+	}
+}
+
 // TestMisspeltVariables: what is passed over is named, unless it is somebody else's.
 func TestMisspeltVariables(t *testing.T) {
 	for name, want := range map[string]string{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,8 +74,10 @@ diaspora spool drain --timeout 1m --quiet`,
 It sends what no other process is sending, from all your spools: those of a profile with the login
 that is stored there, those of DIASPORA_URL with the credential that is set. It ends when nothing
 waits or nothing can be done about it now. The exit code is 0 if nothing waits, and otherwise that of the reason: 3 if you
-are not logged in, 4 without permission, 5 if there is no such topic, 75 if the cluster cannot be reached.`,
+are not logged in, 4 without permission, 5 if there is no such topic, 75 if the cluster cannot be reached.
+The spools are in DIASPORA_STATE_DIR, which names another folder than the usual one.`,
 	formats: answerFormats,
+	args:    arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
 }
 
 var spoolDismissHelp = help{
@@ -626,6 +629,15 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		}{sent, left}); err != nil {
 			return err
 		}
+	} else if len(waiting) == 0 {
+		text, place := "no event waits in ", e.spoolPlace()
+		if e.profile != "" {
+			place = folders[0].dir
+		}
+		if !slices.ContainsFunc(folders, func(f spoolFolder) bool { return len(f.spools) > 0 }) {
+			text = "there is no spool in "
+		}
+		e.say("%s", text+place)
 	} else {
 		e.say("%s acknowledged, %d waiting", count(sent, "event"), left)
 	}

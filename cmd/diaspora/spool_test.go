@@ -185,6 +185,29 @@ func TestProduceAdopts(t *testing.T) {
 	}
 }
 
+// TestAllSpoolsInUse: whoever gets no spool learns that nothing was logged.
+func TestAllSpoolsInUse(t *testing.T) {
+	d := emptyDesk(t)
+	for name, value := range map[string]string{"URL": "http://127.0.0.1:1", "KEY_ID": "key-abcdefghij234567", "KEY_SECRET": "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"} {
+		d.vars["DIASPORA_"+name] = value
+	}
+	home, err := d.env.spoolHome()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range maxSpools {
+		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(home, fmt.Sprint(n+1)), Subject: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+	}
+	code, want := d.types(t.Context(), "produce", "weather", "--value", "1"), fmt.Sprintf("all 64 spools in %s are in use; nothing was logged\n", home)
+	if code != 6 || !strings.Contains(d.err.String(), want) {
+		t.Errorf("produce ends with %d and says %q, want %q", code, d.err.String(), want)
+	}
+}
+
 // TestSpoolsAreTidied fails when the spools that the processes of a job leave behind stay for ever, or one goes
 // that still has something in it.
 func TestSpoolsAreTidied(t *testing.T) {

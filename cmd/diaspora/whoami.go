@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -48,6 +49,9 @@ type whoamiDocument struct {
 	Username string `json:"username"`
 	Name     string `json:"name,omitempty"`
 	URL      string `json:"url"`
+
+	Brokers []string `json:"brokers,omitempty"` // as other Kafka clients take them
+
 	Profile  string `json:"profile,omitempty"`
 	Origin   string `json:"origin"`   // where the token, or the access key, is from
 	Verified bool   `json:"verified"` // the fabric was asked
@@ -101,11 +105,21 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	if d.Origin == "" {
 		d.Origin = "profile " + d.Profile
 	}
-	switch {
-	case e.json():
-		return e.printJSON(d)
-	case subjectOnly:
+	if subjectOnly && !e.json() {
 		return e.printf("%s\n", d.Subject)
+	}
+	switch {
+	case len(cfg.Brokers) > 0:
+		d.Brokers = cfg.Brokers
+	case cfg.Discovery != nil:
+		d.Brokers = cfg.Discovery.Brokers
+	case d.Verified: // who it is has been answered, whether this is or not
+		if found, err := client.Discover(ctx); err == nil {
+			d.Brokers = found.Brokers
+		}
+	}
+	if e.json() {
+		return e.printJSON(d)
 	}
 	name := "Principal name:    " + oneLine(d.Username)
 	if cfg.Key.ID != "" {
@@ -114,7 +128,11 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	if d.Key != nil {
 		name += " (" + d.Key.Name + ")\nMay:               " + mayText(*d.Key)
 	}
-	return e.printf("%s\nSubject claim:     %s\nFabric:            %s\nSigned in by:      %s\n", name, d.Subject, d.URL, d.Origin)
+	brokers := ""
+	if len(d.Brokers) > 0 {
+		brokers = "Brokers:           " + oneLine(strings.Join(d.Brokers, ",")) + "\n"
+	}
+	return e.printf("%s\nSubject claim:     %s\nFabric:            %s\n%sSigned in by:      %s\n", name, d.Subject, d.URL, brokers, d.Origin)
 }
 
 // profileInUse returns the name of the profile that is in use, or "".
