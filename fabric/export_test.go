@@ -19,6 +19,13 @@ func Behind(cfg Config, addr string) Config {
 	return cfg
 }
 
+// Apart returns a configuration of a fabric whose gateways hear of revoked keys as those do that
+// are in another process than the ACL endpoint: by the ledger alone.
+func Apart(cfg Config) Config {
+	cfg.apart = true
+	return cfg
+}
+
 // AroundGlobus returns a configuration of a fabric whose Globus Auth is what around makes of it.
 func AroundGlobus(cfg Config, around func(http.Handler) http.Handler) Config {
 	cfg.aroundGlobus = around

@@ -90,6 +90,7 @@ type Config struct {
 
 	// For tests.
 	allow        claims.Admission                // who is admitted; operators come from Operators
+	apart        bool                            // the gateways hear of revoked keys as those in other processes do
 	advertise    string                          // what clients are told instead of KafkaAddr, with a network in between
 	aroundGlobus func(http.Handler) http.Handler // what stands before the local Globus Auth
 }
@@ -185,6 +186,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 		Admin:       admin,
 		Admission:   admission,
 		Dir:         f.below("ledger"),
+		KeyRevoked:  f.keyRevoked,
 		Diagnostics: f.cfg.Diagnostics,
 	})
 	if err != nil {
@@ -194,6 +196,16 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 		return err
 	}
 	return f.lock.announce(Info{URL: f.url, Brokers: f.discovery.Brokers, Globus: f.GlobusURL()})
+}
+
+// keyRevoked has the gateways close the connections of a key that was revoked.
+func (f *Fabric) keyRevoked(ctx context.Context, principal string) {
+	if f.cfg.apart {
+		return
+	}
+	for _, front := range f.fronts {
+		front.Recheck(ctx, principal)
+	}
 }
 
 // brokers returns where clients are told to find the gateways.

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,6 +152,43 @@ func TestRevokedKeyLosesItsConnections(t *testing.T) {
 	}
 	if got := values(t, cfg, "weather"); len(got) != 4 {
 		t.Errorf("%d events, want 4", len(got))
+	}
+}
+
+// TestRevokedKeyIsToldSo has clients go on with a key that has rights of its own, which are taken away as it is
+// revoked. They are told that the key was revoked, and not that it may not write. The gateway's own look at its
+// connections comes too late here.
+func TestRevokedKeyIsToldSo(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{RevocationInterval: time.Hour})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "doomed", Write: true})
+	foreign := map[string]*kgo.Client{"PLAIN": kafkaClient(t, f, byPlain(key)), "OAUTHBEARER": kafkaClient(t, f, byToken(t, f, key))}
+	for _, client := range foreign {
+		if err := produce(t, client, "weather"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logger := openLogger(t, withKey(f, key))
+	if err := logger.Log(within(t), diaspora.Event{Topic: "weather"}); err != nil {
+		t.Fatal(err)
+	}
+	revokeKey(t, cfg, key.ID)
+	for name, client := range foreign {
+		for {
+			err := client.Ping(within(t))
+			if err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: the connection of a revoked key is still good: %v", name, err)
+				break
+			}
+			if errors.Is(err, kerr.SaslAuthenticationFailed) {
+				break
+			}
+		}
+	}
+	if err := logger.Log(within(t), diaspora.Event{Topic: "weather"}); !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), "the access key was revoked") {
+		t.Errorf("Log with a revoked key: %v", err)
 	}
 }
 

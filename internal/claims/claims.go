@@ -119,6 +119,11 @@ type Config struct {
 	// keeps none.
 	Dir string
 
+	// KeyRevoked is called when a key that is a principal of its own was revoked, and before its rights
+	// are taken from it: a client that loses its rights on an open connection takes the
+	// error for a matter of rights. Nil does nothing.
+	KeyRevoked func(ctx context.Context, principal string)
+
 	// ReconcileInterval is how often the cluster is compared with the ledger.
 	// Default: 1 minute.
 	ReconcileInterval time.Duration

@@ -128,6 +128,9 @@ func (s *Service) RevokeKey(ctx context.Context, subject, id string) error {
 	if err == nil && k.live() {
 		if err = s.endKey(ctx, opRevokeKey, k); err == nil {
 			s.cfg.Diagnostics.Info("access key revoked", "key", k.ID, "principal", principal(k.Owner))
+			if k.restricted() && s.cfg.KeyRevoked != nil {
+				s.cfg.KeyRevoked(ctx, KeyPrincipal(k.AccessKey))
+			}
 		}
 	}
 	if err == nil {

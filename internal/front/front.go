@@ -393,6 +393,8 @@ func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 type Front struct {
 	parts  []part
 	ledger io.Closer
+
+	gateway *gateway.Gateway // nil if there is none in this process
 }
 
 // part is something that listens.
@@ -451,6 +453,7 @@ func (f *Front) open(ctx context.Context, cfg *Config) error {
 		Limits:            cfg.ACL.Limits,
 		Admission:         cfg.Admission,
 		Dir:               cfg.StateDir,
+		KeyRevoked:        f.keyRevoked,
 		Diagnostics:       cfg.Diagnostics,
 	})
 	if err != nil {
@@ -509,7 +512,16 @@ func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
 	if err != nil {
 		return err
 	}
+	f.gateway = g
 	return f.listen(cfg, "the gateway", cfg.Gateway.Listen, g.Serve)
+}
+
+// keyRevoked has the gateway close the connections of a key that was revoked. Those at the gateways of other
+// processes stay until these look.
+func (f *Front) keyRevoked(ctx context.Context, principal string) {
+	if f.gateway != nil {
+		f.gateway.Recheck(ctx, principal)
+	}
 }
 
 func (f *Front) openACL(cfg *Config, rules *claims.Service, people *keys.People, tokens *keys.Tokens) error {

@@ -167,6 +167,16 @@ func (c *conn) recheckDue() (shown Credentials, due bool) {
 	return c.shown, true
 }
 
+// shownBy returns what the client has shown if it is signed in as the principal, and else none.
+func (c *conn) shownBy(principal string) Credentials {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.shown == (Credentials{}) || c.principal != principal {
+		return Credentials{}
+	}
+	return c.shown
+}
+
 // recheck closes the connection if the token or key that the client has shown is no longer good. Its
 // error says that nobody could tell.
 func (c *conn) recheck(ctx context.Context, shown Credentials) error {

@@ -39,6 +39,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -218,6 +219,9 @@ type Gateway struct {
 	answerBudget  *semaphore.Weighted
 	uploads       uploads
 
+	mu      sync.Mutex // guards the field below
+	serving map[*server]struct{}
+
 	// What may happen a thousand times a second is not told as often.
 	rejectedOften, unavailableOften, misconfiguredOften, brokerOften rate.Sometimes
 }
@@ -230,6 +234,7 @@ func New(cfg Config) (*Gateway, error) {
 	const often = 10 * time.Second
 	return &Gateway{
 		cfg:                cfg,
+		serving:            map[*server]struct{}{},
 		limits:             newLimits(&cfg),
 		loginBudget:        semaphore.NewWeighted(loginBudgetBytes),
 		requestBudget:      semaphore.NewWeighted(requestBudgetBytes),

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +29,8 @@ type server struct {
 // connections and returns nil. It closes ln.
 func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	s := &server{Gateway: g, open: make(map[*conn]struct{})}
+	g.change(func() { g.serving[s] = struct{}{} })
+	defer g.change(func() { delete(g.serving, s) })
 	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // ends after ctx
 	var sweeper sync.WaitGroup
 	sweeper.Go(func() { s.sweep(run) })
@@ -173,6 +177,28 @@ func (s *server) all() []*conn {
 		conns = append(conns, c)
 	}
 	return conns
+}
+
+func (g *Gateway) change(do func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	do()
+}
+
+// Recheck looks at once whether what the open connections of a principal have shown is still good, and
+// closes those where it is not. It returns when that is done.
+func (g *Gateway) Recheck(ctx context.Context, principal string) {
+	var servers []*server
+	g.change(func() { servers = slices.Collect(maps.Keys(g.serving)) })
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	for _, s := range servers {
+		for _, c := range s.all() {
+			if shown := c.shownBy(principal); shown != (Credentials{}) {
+				checks.Go(func() { _ = c.recheck(ctx, shown) }) // what cannot be told now, the next look does
+			}
+		}
+	}
 }
 
 // turnsOfInterval is how often in an interval the connections are looked through for those whose
