@@ -82,6 +82,18 @@ func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
 	}
 }
 
+// signsInAnew signs in on a connection of its own, and returns the error.
+func (f *fabric) signsInAnew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, f.DialTimeout)
+	defer cancel()
+	client, err := kgo.NewClient(append(kafka.ClientOpts(f.kafka), f.tuning()...)...)
+	if err != nil {
+		return invalid("configuration: %v", err)
+	}
+	defer client.Close()
+	return f.ping(ctx, client)
+}
+
 func (f *fabric) signInError(err error) error {
 	err = advise(err, ErrUnauthenticated, f.login)
 	return fmt.Errorf("sign in to %s%s: %w", strings.Join(f.Brokers, ","), f.signedInAs(), err)

@@ -76,6 +76,9 @@ const (
 	personFirst = time.Second
 	retryMost   = 30 * time.Second
 
+	// revokedWithin is how long a gateway may go on to let in a key that was revoked, and a little more.
+	revokedWithin = 1500 * time.Millisecond
+
 	// A topic whose events got no answer for so long, although the cluster can be
 	// reached and they are not still on their way over a slow link, lets others pass.
 	stuckAfter = 30 * time.Second
@@ -332,7 +335,33 @@ func (d *drain) topicFailed(ctx context.Context, records []spool.Record, err err
 	case kafka.HoldAll:
 		d.refusedAll(ctx, err)
 	default:
+		if refused := d.keyRefused(ctx, records[0].Topic, err); refused != nil {
+			d.refusedAll(ctx, refused)
+			return
+		}
 		d.holdTopic(records[0], err, verdict == kafka.HoldTopic)
+	}
+}
+
+// keyRefused returns why an access key is no longer good, if that is behind an error which says that it may
+// not write to a topic. A key that is revoked loses its rights before its connections are closed: to sign in
+// anew tells. A gateway that has not read of it yet still lets the key in, for a second; so if the topic has
+// taken events of this key before, it is asked for a little longer.
+func (d *drain) keyRefused(ctx context.Context, topic string, err error) error {
+	f, denied := explain(err).(*fault)
+	if d.cfg.Key == (Key{}) || !denied || f.condition != ErrPermission {
+		return nil
+	}
+	d.mu.Lock()
+	sudden := d.known[topic] && d.held[topic] == nil
+	d.mu.Unlock()
+	for end := time.Now().Add(revokedWithin); ; {
+		if refused := d.fabric.signsInAnew(ctx); errors.Is(refused, ErrUnauthenticated) {
+			return refused
+		}
+		if !sudden || time.Now().After(end) || !d.rest(ctx, retryFirst) {
+			return nil
+		}
 	}
 }
 

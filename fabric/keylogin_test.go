@@ -341,3 +341,45 @@ func TestSpoolOfAKeyGoesToItsOwner(t *testing.T) {
 		t.Errorf("the topic has %q", got)
 	}
 }
+
+// TestKeyRevokedElsewhere has a key revoked under a Logger with a spool at a gateway that is in another process
+// than the ACL endpoint, and so does not hear of it: the Logger signs in anew before it believes that the key
+// may not write.
+func TestKeyRevokedElsewhere(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Apart(fabric.Config{RevocationInterval: time.Hour}))
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	with := withKey(f, createKey(t, cfg, diaspora.AccessKeyRequest{Name: "doomed", Topics: []string{"weather"}, Write: true}))
+	with.SpoolDir = filepath.Join(t.TempDir(), "spool")
+	logger := openLogger(t, with)
+	if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("before")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := logger.Flush(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	revokeKey(t, cfg, with.Key.ID)
+	if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("after")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := logger.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	left := logger.Stats().Spool
+	if left.Events != 1 || !errors.Is(left.Why, diaspora.ErrUnauthenticated) || !strings.Contains(left.Why.Error(), "the access key was revoked") || !strings.Contains(diaspora.Hint(left.Why), "diaspora key create") {
+		t.Errorf("%d events wait: %v", left.Events, left.Why)
+	}
+	if len(left.Held) != 0 {
+		t.Errorf("the topic is held as if the key had not the right: %v", left.Held)
+	}
+	next := withKey(f, createKey(t, cfg, diaspora.AccessKeyRequest{Name: "next", Topics: []string{"weather"}, Write: true}))
+	next.SpoolDir = with.SpoolDir
+	logger = openLogger(t, next)
+	if err := logger.Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"before", "after"}) {
+		t.Errorf("the topic has %q", got)
+	}
+}
