@@ -726,10 +726,12 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), wasOrWere(p.read))}
 	case left.Events == 0:
 		return nil
+	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
+		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "diaspora spool drain"`)
+	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name is right
+		return held
 	case held != nil && refusal(held):
 		return hinted(held, discardHint(p.topic))
-	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
-		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
 		return stranded(left.Events, left.Why)
 	}
