@@ -504,7 +504,7 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 	condition := statusCondition(resp.StatusCode)
 	var p Problem
 	if err := decodeAnswer(resp.Header.Get("Content-Type"), data, &p); err == nil && (p.Detail != "" || p.Title != "") {
-		p.Detail, p.Title, p.Hint = tidy(clip(p.Detail)), tidy(clip(p.Title)), tidy(clip(p.Hint))
+		p.Detail, p.Title, p.Hint = tidy(clipTo(maxSentenceBytes, p.Detail)), tidy(clip(p.Title)), tidy(clipTo(maxSentenceBytes, p.Hint))
 		p.Type, p.Topic = tidy(clip(p.Type)), tidy(clip(p.Topic))
 		p.Status = resp.StatusCode
 		problem := &ProblemError{Problem: p, condition: condition}

@@ -403,8 +403,9 @@ func (c Config) signedInAs() string {
 }
 
 // clip bounds what a stranger has written before it goes into an error.
-func clip(s string) string {
-	const limit = 200
+func clip(s string) string { return clipTo(200, s) }
+
+func clipTo(limit int, s string) string {
 	if len(s) <= limit {
 		return s
 	}

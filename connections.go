@@ -38,7 +38,7 @@ func (c *connections) OnBrokerConnect(meta kgo.BrokerMetadata, d time.Duration, 
 		c.reached.Store(true)
 		return
 	}
-	if condition, _ := kafka.Explain(err); condition != kafka.Unauthenticated {
+	if !kafka.LoginRefused(err) {
 		return
 	}
 	c.mu.Lock()

@@ -476,7 +476,7 @@ func (d *drain) stranded() bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if errors.Is(d.all, ErrUnauthenticated) || errors.Is(explain(d.conns.Err()), ErrUnauthenticated) {
+	if errors.Is(d.all, ErrUnauthenticated) || kafka.NotAdmitted(d.all) || kafka.LoginRefused(d.conns.Err()) {
 		return true
 	}
 	for _, h := range d.held {

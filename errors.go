@@ -176,6 +176,9 @@ func explain(err error) error {
 		hint = t.Hint
 	}
 	condition, reason := kafka.Explain(err)
+	if kafka.NotAdmitted(err) { // the gateway's sentence ends with what to do
+		reason, hint, _ = strings.Cut(reason, "; ")
+	}
 	for _, c := range conditions {
 		if c.kafka == condition && condition != kafka.Unknown {
 			return &fault{condition: c.err, reason: strings.TrimPrefix(reason, c.err.Error()+": "), hint: hint, cause: err}

@@ -107,7 +107,7 @@ func ExampleLogger_Log() {
 	fmt.Println(diaspora.Hint(err))
 	// Output:
 	// <nil>
-	// claim it with "diaspora topic claim weather" if nobody has, or ask its owner for access
+	// claim it with "diaspora topic claim weather" if nobody has, or ask its owner for an access key
 }
 
 func ExampleLogger_Send() {

@@ -9,6 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // openGroup fails if the caller may not use the group.
@@ -44,7 +46,7 @@ func (c *Consumer) askForGroup(ctx context.Context) error {
 
 func (c *Consumer) groupError(err error) error {
 	f, ok := explain(err).(*fault)
-	if ok && f.condition == ErrPermission {
+	if ok && f.condition == ErrPermission && !kafka.NotAdmitted(err) {
 		f = &fault{
 			condition: ErrPermission,
 			reason:    c.fabric.who() + " may not use it",

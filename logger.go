@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // Logger sends events to the cluster. Open one with [OpenLogger], share it, and
@@ -349,12 +351,12 @@ func (l *Logger) explain(topic string, err error) error {
 func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = explain(err)
 	claim := fmt.Sprintf("claim it with \"diaspora topic claim %s\"", clip(topic))
-	access := claim + " if nobody has, or ask its owner for access"
+	access := claim + " if nobody has, or ask its owner for an access key"
 	if f.Key != (Key{}) {
 		claim += " where you are logged in"
 		access = "use an access key that may, or " + claim
 	}
-	if denied, ok := err.(*fault); ok && denied.condition == ErrPermission {
+	if denied, ok := err.(*fault); ok && denied.condition == ErrPermission && !kafka.NotAdmitted(err) {
 		err = &fault{
 			condition: ErrPermission,
 			reason:    fmt.Sprintf("%s may not %s it", f.who(), verb),

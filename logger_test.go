@@ -140,7 +140,7 @@ func TestLogSaysWhichEventsFailed(t *testing.T) {
 		t.Errorf("Log = %v, want ErrPermission about yours", err)
 	}
 	want := `2 of 4 events failed, the first at index 1: log topic "yours": permission denied: ada@example.edu may not write to it; ` +
-		`claim it with "diaspora topic claim yours" if nobody has, or ask its owner for access`
+		`claim it with "diaspora topic claim yours" if nobody has, or ask its owner for an access key`
 	if err.Error() != want {
 		t.Errorf("Log = %q\nwant  %q", err, want)
 	}

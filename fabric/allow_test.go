@@ -64,7 +64,7 @@ func TestAllowList(t *testing.T) {
 		_, err = client.Topics(t.Context())
 		refused("the ACL endpoint", err, diaspora.ErrPermission)
 		_, err = diaspora.OpenLogger(t.Context(), other)
-		refused("the gateway", err, diaspora.ErrUnauthenticated)
+		refused("the gateway", err, diaspora.ErrPermission)
 		token, err := other.TokenSource.Token(t.Context())
 		if err != nil {
 			t.Fatal(err)

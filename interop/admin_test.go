@@ -76,7 +76,7 @@ func TestBlocked(t *testing.T) {
 	_, err = client(t, person).Topics(within(t))
 	wantError(t, "a request of a blocked person", err, diaspora.ErrPermission, "have blocked you", "ask the operators of this fabric")
 	_, err = diaspora.OpenLogger(within(t), person)
-	wantError(t, "a Logger of a blocked person", err, diaspora.ErrUnauthenticated, "have blocked you")
+	wantError(t, "a Logger of a blocked person", err, diaspora.ErrPermission, "have blocked you", "a new login or another key does not help")
 	response, err := http.PostForm(f.Discovery().TokenURL, url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
 	})

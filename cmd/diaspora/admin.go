@@ -8,10 +8,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
 var adminBlockHelp = help{
-	use:   "block SUBJECT",
+	use:   "block SUBJECT --why TEXT",
 	short: "block a person or a service account",
 	examples: `
 diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
@@ -30,6 +31,9 @@ With "diaspora up" you are one. Operators cannot be blocked.`,
 func (e *env) adminBlockCommand() *cobra.Command {
 	var why string
 	cmd := e.command(adminBlockHelp, func(ctx context.Context, args []string) error {
+		if fault := claims.PersonFault(args[0]); fault != "" {
+			return misuse("", "admin block: %s", fault)
+		}
 		if strings.TrimSpace(why) == "" {
 			return misuse("", "admin block: say why with --why TEXT; other operators will read it")
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -29,8 +30,9 @@ func TestAdmin(t *testing.T) {
 		{"admin blocked", 0, "nobody is blocked"},
 		{"admin block", 2, "whoami --subject"},
 		{"admin block " + who, 2, "--why"},
-		{"admin block grace@example.org --why spam", 2, "a subject has only letters"},
-		{"admin unblock " + who, 5, "not blocked"},
+		{"admin block grace@example.org", 2, `"grace@example.org" is a username; give the subject, a UUID`},
+		{"admin block grace --why spam", 2, `"grace" is no subject; give the subject, a UUID`},
+		{"admin unblock " + who, 5, "hint: `diaspora admin blocked` lists who is blocked"},
 		{"admin block " + who + " --why spam", 0, who + " is blocked since "},
 		{"admin block " + who + " --why loops", 0, "nothing has changed"},
 		{"admin blocked", 0, "  spam"},
@@ -45,6 +47,16 @@ func TestAdmin(t *testing.T) {
 			t.Errorf("diaspora %s: exit code %d, want %d and %q:\n%s", step.args, code, step.code, step.says, said)
 		}
 	}
+	for _, step := range [][2]string{
+		{"topic claim weather", ""},
+		{"topic claim weather --retention 2d", "then it can be claimed with the new settings; to keep them, ask an operator to change retention.ms\n"},
+	} {
+		d.err.reset()
+		d.types(t.Context(), strings.Fields(step[0])...)
+		if !strings.Contains(d.err.String(), step[1]) {
+			t.Errorf("diaspora %s: %s, want all of the sentence", step[0], d.err.String())
+		}
+	}
 	d.out.reset()
 	if code := d.types(t.Context(), "admin", "blocked", "-o", "json"); code != 0 {
 		t.Errorf("exit code %d: %s", code, d.err.String())
@@ -52,5 +64,77 @@ func TestAdmin(t *testing.T) {
 	var list diaspora.BlockedList
 	if err := json.Unmarshal([]byte(d.out.String()), &list); err != nil || list.Blocked == nil {
 		t.Errorf("the list as JSON is %s: %v", d.out.String(), err)
+	}
+}
+
+// TestLoginWithoutToken: a login that yields nothing which the fabric's service takes fails in words, and stores no profile.
+func TestLoginWithoutToken(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	discovery := d.fabric.Discovery()
+	discovery.Globus.ResourceServer = "20000000-0000-4000-8000-000000000001"
+	profiles := diaspora.OpenProfiles(filepath.Join(t.TempDir(), "config"))
+	s := &session{env: d.env, profiles: profiles, profile: diaspora.Profile{Name: "other", URL: "https://diaspora.example.org", Discovery: discovery}}
+	login, err := d.fabric.Login(t.Context(), "grace@example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.finish(t.Context(), login)
+	if err == nil || !strings.Contains(err.Error(), "Globus gave no token for this fabric's service") || exitCode(t.Context(), err) != 7 {
+		t.Errorf("finish = %v, want an error about the fabric", err)
+	}
+	if _, err := profiles.Load("other"); err == nil {
+		t.Error("the profile was stored")
+	}
+}
+
+// TestBlockedPerson: whoever is blocked hears so, with the exit code of what one may not do and no other advice than
+// to ask the operators: to log in again or to make another access key would lead in a circle.
+func TestBlockedPerson(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
+	login, err := d.fabric.Login(t.Context(), "grace@example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := storeLogin(profiles, "grace", d.fabric, login); err != nil {
+		t.Fatal(err)
+	}
+	keyFile := filepath.Join(t.TempDir(), "key.env")
+	for _, args := range []string{"topic claim weather", "key create k --read --write --save-env " + keyFile, "produce weather --value x"} {
+		d.vars["DIASPORA_PROFILE"] = "grace"
+		if code := d.types(t.Context(), strings.Fields(args)...); code != 0 {
+			t.Fatalf("diaspora %s: exit code %d: %s", args, code, d.err.String())
+		}
+	}
+	d.vars["DIASPORA_PROFILE"] = "home"
+	if code := d.types(t.Context(), "admin", "block", login.Identity.Subject, "--why", "spam"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, d.err.String())
+	}
+	delete(d.vars, "DIASPORA_PROFILE")
+	for way, vars := range map[string][2]string{"a login": {"DIASPORA_PROFILE", "grace"}, "an access key": {"DIASPORA_KEY_FILE", keyFile}} {
+		d.vars[vars[0]] = vars[1]
+		for args, want := range map[string]int{
+			"produce weather --value x":            4,
+			"produce weather --value x --no-spool": 4,
+			"consume weather --from start -n 1":    4,
+			"consume weather --group g -n 1":       4,
+			"topic list":                           4,
+			"doctor":                               1,
+		} {
+			if way == "an access key" && args == "topic list" {
+				continue // which takes a login
+			}
+			d.out.reset()
+			d.err.reset()
+			code := d.types(t.Context(), strings.Fields(args)...)
+			said := d.out.String() + d.err.String()
+			if code != want || !strings.Contains(said, "have blocked you") || strings.Count(said, "hint: ask the operators of this fabric; a new login or another key does not help") == 0 ||
+				strings.Contains(said, "diaspora login") || strings.Contains(said, "another access key") {
+				t.Errorf("%s: diaspora %s: exit code %d, want %d and whom to ask:\n%s", way, args, code, want, said)
+			}
+		}
+		delete(d.vars, vars[0])
 	}
 }

@@ -441,13 +441,19 @@ func (s *session) explain(err error) error {
 // finish stores the profile and tells how it went.
 func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	e, name := s.env, s.profile.Name
+	server := s.profile.Discovery.Globus.ResourceServer
+	token, ok := login.Token(server)
+	if !ok { // each command would ask for another login, in a circle
+		return &failure{condition: globus.ErrMisconfigured, text: fmt.Sprintf(
+			"log in to %s: Globus gave no token for this fabric's service %s; the fabric is misconfigured", s.profile.URL, server),
+			hints: []string{"tell its operator: globus-client-id and globus-scope are of different services"}}
+	}
 	if err := s.profiles.Save(s.profile); err != nil {
 		return err
 	}
 	if err := s.profiles.Use(name); err != nil {
 		return err
 	}
-	token, _ := login.Token(s.profile.Discovery.Globus.ResourceServer)
 	e.say("%s is now the current profile, for %s; tokens are renewed by themselves", name, s.profile.URL)
 	switch from := e.credential(); from {
 	case "":

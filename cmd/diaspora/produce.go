@@ -515,7 +515,7 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 		})
 		return
 	}
-	if errors.Is(stats.Err, diaspora.ErrUnauthenticated) {
+	if shutOut(stats.Err) {
 		p.giveUp(fmt.Errorf("produce to topic %q: %w", p.topic, stats.Err))
 		return
 	}
@@ -732,6 +732,8 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return held
 	case held != nil && refusal(held):
 		return hinted(held, discardHint(p.topic))
+	case shutOut(left.Why):
+		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
 		return stranded(left.Events, left.Why)
 	}

@@ -49,6 +49,13 @@ func (e *env) client() (*diaspora.Client, error) {
 	return diaspora.NewClient(cfg)
 }
 
+// shutOut reports whether err says that the fabric does not let the caller in at all: the credentials are refused,
+// or the operators do not admit the person. Being denied one topic is another matter.
+func shutOut(err error) bool {
+	topic := (*diaspora.TopicError)(nil)
+	return errors.Is(err, diaspora.ErrUnauthenticated) || errors.Is(err, diaspora.ErrPermission) && !errors.As(err, &topic)
+}
+
 // aboutTopic adds to an error of a topic that nobody has claimed it: then there is no owner to ask, and
 // the name is mistyped, most likely. cfg is that of the topic's fabric.
 func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) error {

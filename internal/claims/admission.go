@@ -10,6 +10,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // Admission says who may use the fabric, and who operates it. The zero value has
@@ -35,13 +36,13 @@ type Admission struct {
 func (a *Admission) Validate() error {
 	var errs []error
 	for _, subject := range a.Operators {
-		if fault := subjectFault(subject); fault != "" {
-			errs = append(errs, fmt.Errorf("operators: %q: %s; \"diaspora whoami --subject\" prints it", clip(subject), fault))
+		if fault := PersonFault(subject); fault != "" {
+			errs = append(errs, fmt.Errorf("operators: %s", fault))
 		}
 	}
 	for _, subject := range a.Subjects {
-		if fault := subjectFault(subject); fault != "" {
-			errs = append(errs, fmt.Errorf("allow-subjects: %q: %s", clip(subject), fault))
+		if fault := PersonFault(subject); fault != "" {
+			errs = append(errs, fmt.Errorf("allow-subjects: %s", fault))
 		}
 	}
 	for _, domain := range a.Domains {
@@ -53,6 +54,19 @@ func (a *Admission) Validate() error {
 		errs = append(errs, errors.New(fault))
 	}
 	return errors.Join(errs...)
+}
+
+// PersonFault says what is wrong with the subject of a person that somebody has typed, or "". Those of Globus are
+// UUIDs: anything else would be taken, and apply to nobody. Ledgers may have others, from earlier versions.
+func PersonFault(subject string) string {
+	what := "no subject"
+	switch {
+	case isUUID(subject):
+		return ""
+	case strings.Contains(subject, "@"):
+		what = "a username"
+	}
+	return fmt.Sprintf(`%q is %s; give the subject, a UUID: that person's "diaspora whoami --subject" prints it, and the ACL endpoint's journal has it as principal=`, clip(subject), what)
 }
 
 // maxContactBytes keeps refusals short: Kafka clients print them on one line.
@@ -98,16 +112,16 @@ func (a *Admission) allowsOwner(subject string) bool {
 // old as an outage of the cluster.
 func (r *ledgerReader) Admit(id globus.Identity) error {
 	a := &r.admission
-	reason := "this fabric is not open to your account"
+	reason := kafka.NotOpen + "your account"
 	if domain := domainOf(id.Username); domain != "" && len(a.Domains) > 0 && lineFault("", domain, 253) == "" {
-		reason = "this fabric is not open to accounts of " + domain
+		reason = kafka.NotOpen + "accounts of " + domain
 	}
 	return r.admit(id.Subject, a.allows(id), reason)
 }
 
 // admitOwner is Admit for an access key of the subject's, as far as the subject tells.
 func (r *ledgerReader) admitOwner(subject string) error {
-	return r.admit(subject, r.admission.allowsOwner(subject), "this fabric is not open to the owner of this access key")
+	return r.admit(subject, r.admission.allowsOwner(subject), kafka.NotOpen+"the owner of this access key")
 }
 
 // admit refuses a subject that is blocked, or not allowed for the reason.
@@ -115,7 +129,7 @@ func (r *ledgerReader) admit(subject string, allowed bool, reason string) error 
 	advice := r.admission.advice()
 	switch {
 	case r.ledger.isBlocked(subject):
-		return &globus.RefusedError{Reason: "the operators of this fabric have blocked you", Hint: advice}
+		return &globus.RefusedError{Reason: kafka.Blocked, Hint: advice + "; a new login or another key does not help"}
 	case !allowed:
 		return &globus.RefusedError{Reason: reason, Hint: "sign in with another account, or " + advice}
 	}
@@ -152,8 +166,8 @@ func (s *Service) block(ctx context.Context, by string, req diaspora.BlockReques
 	switch {
 	case err != nil:
 		return diaspora.Blocked{}, err
-	case subjectFault(r.Subject) != "":
-		return diaspora.Blocked{}, invalid(subjectFault(r.Subject))
+	case PersonFault(r.Subject) != "":
+		return diaspora.Blocked{}, invalid(PersonFault(r.Subject))
 	case whyFault(r.Why) != "":
 		return diaspora.Blocked{}, invalid(whyFault(r.Why))
 	case s.cfg.Admission.operates(r.Subject):

@@ -300,6 +300,9 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 		err = s.ledger.append(ctx, r)
 	}
 	if err != nil && !errors.Is(err, errYours) {
+		if errors.Is(err, errTaken) {
+			err = &limitError{fmt.Errorf("%w: %w", diaspora.ErrConflict, err), "choose another name, or ask its owner for an access key"}
+		}
 		return diaspora.Topic{}, s.refusal(err)
 	}
 	created := err == nil
@@ -324,6 +327,7 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 // that the topic does not have. What it does not ask for may be as it is.
 func (t topic) otherSettings(req diaspora.ClaimRequest) error {
 	var other []string
+	keep := "" // how to have the new settings and keep the events
 	if req.Partitions != 0 && req.Partitions != t.partitions {
 		noun := "partitions"
 		if t.partitions == 1 {
@@ -333,6 +337,7 @@ func (t topic) otherSettings(req diaspora.ClaimRequest) error {
 	}
 	if req.RetentionMS != 0 && req.RetentionMS != t.retentionMS {
 		other = append(other, fmt.Sprintf("events kept %s rather than %s", Kept(t.retentionMS), Kept(req.RetentionMS)))
+		keep = "; to keep them, ask an operator to change retention.ms"
 	}
 	if req.Description != "" && req.Description != t.description {
 		other = append(other, "another description")
@@ -340,8 +345,8 @@ func (t topic) otherSettings(req diaspora.ClaimRequest) error {
 	if other == nil {
 		return nil
 	}
-	return fmt.Errorf(`%w: %w, with other settings: %s; a claim does not change them: "diaspora topic release %s" deletes the topic and its events, and then it can be claimed with the new settings`,
-		diaspora.ErrConflict, errYours, strings.Join(other, ", "), req.Name)
+	return fmt.Errorf(`%w: %w, with other settings: %s; a claim does not change them: "diaspora topic release %s" deletes the topic and its events, and then it can be claimed with the new settings%s`,
+		diaspora.ErrConflict, errYours, strings.Join(other, ", "), req.Name, keep)
 }
 
 // Kept returns how long a topic with this retention keeps its events, in words that follow

@@ -100,7 +100,7 @@ func TestClaimRefused(t *testing.T) {
 		want    error
 		reason  string
 	}{
-		{"another's", ben, diaspora.ClaimRequest{Name: "one"}, diaspora.ErrConflict, "belongs to somebody else"},
+		{"another's", ben, diaspora.ClaimRequest{Name: "one"}, diaspora.ErrConflict, "belongs to somebody else; choose another name, or ask its owner for an access key"},
 		{"one too many", ada, diaspora.ClaimRequest{Name: "three"}, diaspora.ErrPermission, "the limit is 2 (max-topics); release one, or ask the operators"},
 		{"foreign", ben, diaspora.ClaimRequest{Name: "foreign"}, diaspora.ErrConflict, "nobody claimed"},
 		{"same but for the dot", ben, diaspora.ClaimRequest{Name: "dotted_name"}, diaspora.ErrConflict, "nobody claimed"},

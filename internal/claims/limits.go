@@ -113,7 +113,7 @@ func (s *Service) refusal(err error) error {
 	return err
 }
 
-// limitError is a limit that was reached, with what to do.
+// limitError is a limit that was reached, or another refusal, with what to do.
 type limitError struct {
 	err  error
 	hint string

@@ -227,8 +227,7 @@ func (v *visit) credentials(ctx context.Context, address string) (mechanism stri
 }
 
 func isRefusal(err error) bool {
-	condition, _ := kafka.Explain(err)
-	return condition == kafka.Unauthenticated
+	return kafka.LoginRefused(err)
 }
 
 // kafkaWords says what an error of the Kafka side means.
@@ -237,6 +236,9 @@ func kafkaWords(err error) string {
 		return "no answer"
 	}
 	_, text := kafka.Explain(err)
+	if kafka.NotAdmitted(err) {
+		text, _, _ = strings.Cut(text, "; ") // the rest is the advice
+	}
 	return text
 }
 
@@ -244,14 +246,18 @@ func (v *visit) kafkaAdvice(err error) string {
 	if untrusted := (*trust.Error)(nil); errors.As(err, &untrusted) {
 		return untrusted.Hint
 	}
-	switch condition, _ := kafka.Explain(err); condition {
+	condition, text := kafka.Explain(err)
+	if _, advice, _ := strings.Cut(text, "; "); kafka.NotAdmitted(err) && advice != "" {
+		return advice
+	}
+	switch condition {
 	case kafka.Unauthenticated:
 		if errors.Is(err, kerr.UnsupportedSaslMechanism) {
 			return "is it the gateway's address, or a broker's own?"
 		}
 		return v.loginAdvice()
 	case kafka.Permission:
-		return "ask its owner for access, or name a topic of yours with --topic"
+		return "ask its owner for an access key, or name a topic of yours with --topic"
 	case kafka.NotFound:
 		return "claim it: diaspora topic claim NAME"
 	}

@@ -189,7 +189,7 @@ func (v *visit) right(operation kmsg.ACLOperation, verb string) Finding {
 	case v.topic.rights == unknown:
 		return ok("the broker does not say; the test event will tell")
 	case v.topic.rights&(1<<operation) == 0:
-		return failure("ask its owner for access, or name a topic of yours with --topic", "you may not %s %s", verb, v.topic.name)
+		return failure("ask its owner for an access key, or name a topic of yours with --topic", "you may not %s %s", verb, v.topic.name)
 	}
 	return ok("you may %s %s", verb, v.topic.name)
 }

@@ -117,6 +117,26 @@ const anew = "the group shares out its partitions anew"
 // credentials: the gateway itself is misconfigured. Kafka has no error of its own for that.
 const CannotTell = "this fabric cannot tell"
 
+// The sentences of a gateway that refuses a login though the credentials are good begin with one of these:
+// the operators do not admit this person, and no other credentials of theirs help.
+const (
+	Blocked = "the operators of this fabric have blocked you"
+	NotOpen = "this fabric is not open to "
+)
+
+// NotAdmitted reports whether an error says that the operators do not admit the one who signed in.
+func NotAdmitted(err error) bool {
+	return errors.Is(err, kerr.SaslAuthenticationFailed) &&
+		(strings.Contains(err.Error(), Blocked) || strings.Contains(err.Error(), NotOpen))
+}
+
+// LoginRefused reports whether an error says that the cluster, or Globus Auth, does not let anybody in with these
+// credentials, so that to try again in a moment does not help.
+func LoginRefused(err error) bool {
+	condition, _ := Explain(err)
+	return condition == Unauthenticated || NotAdmitted(err)
+}
+
 // Misconfigured reports whether an error says that the fabric cannot sign anybody in until its operators
 // mend that, or that something else answers in Globus Auth's place: to try again in a moment does not help.
 func Misconfigured(err error) bool {
@@ -133,6 +153,8 @@ func explainCode(err error, code *kerr.Error) (Condition, string) {
 	switch {
 	case Misconfigured(err):
 		return Unavailable, detail
+	case NotAdmitted(err):
+		return Permission, detail
 	case ok && code == kerr.SaslAuthenticationFailed && detail != "":
 		return known.Condition, detail
 	case ok && detail != "":

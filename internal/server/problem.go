@@ -55,8 +55,21 @@ var titles = map[int][2]string{
 var hints = map[int]string{
 	http.StatusUnauthorized:       "Log in again with `diaspora login`, then use a fresh token: `diaspora token` prints it.",
 	http.StatusNotFound:           "`diaspora topic list` shows your topics, `diaspora key list` your access keys.",
-	http.StatusServiceUnavailable: "Try again in a few seconds: repeating a claim is safe.",
+	http.StatusServiceUnavailable: "Try again in a few seconds.",
 }
+
+// routeHints are those that a route gives in place of the ones above.
+var routeHints = map[string]map[int]string{
+	"POST /v1/topics":                    {http.StatusServiceUnavailable: repeatClaim},
+	"POST /acl":                          {http.StatusServiceUnavailable: repeatClaim},
+	"POST /v1/admin/blocked":             {http.StatusServiceUnavailable: mayHaveHappened},
+	"DELETE /v1/admin/blocked/{subject}": {http.StatusServiceUnavailable: mayHaveHappened, http.StatusNotFound: "`diaspora admin blocked` lists who is blocked."},
+}
+
+const (
+	repeatClaim     = "Try again in a few seconds: repeating a claim is safe."
+	mayHaveHappened = "It may have happened: `diaspora admin blocked` says."
+)
 
 // retryAfter is what clients are told to wait, in seconds, when a part of the
 // service cannot be reached.
@@ -162,6 +175,9 @@ func showable(name string) bool {
 // form again if that was sent; for everybody else as application/problem+json.
 func (s *Server) fail(x *exchange, err error) {
 	p, header := problemOf(err)
+	if hint := routeHints[x.route()][p.Status]; hint != "" && p.Hint == hints[p.Status] {
+		p.Hint = hint
+	}
 	p.Detail, p.Topic = x.conceal(p.Detail), x.conceal(p.Topic)
 	if p.Status >= 500 {
 		level := slog.LevelError
