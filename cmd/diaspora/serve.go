@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,7 +89,12 @@ func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
 	if ctx.Err() != nil {
 		return nil // stopped while it started
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, front.ErrInUse):
+		return fmt.Errorf("serve: %w", err)
+	case errors.Is(err, diaspora.ErrUnavailable):
+		return hinted(fmt.Errorf("serve: Kafka does not answer at %s: %w", strings.Join(cfg.Kafka.Brokers, ","), err), "start Kafka, and then this")
+	case err != nil:
 		return hinted(fmt.Errorf("serve: %w", err), `"diaspora serve --check" says what to change`)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()

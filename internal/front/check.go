@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
+	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
@@ -61,6 +62,7 @@ func Check(ctx context.Context, cfg Config) []Finding {
 	c := &checks{cfg: &cfg}
 	c.globus(ctx)
 	c.scope()
+	c.publicURL()
 	c.certificate()
 	c.ports()
 	c.files()
@@ -89,7 +91,11 @@ func (c *checks) globus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	client, err := c.cfg.askGlobus(ctx)
-	if !c.result("Globus Auth", err, "see globus-issuer, globus-client-id and globus-client-secret-file; the client must be a confidential one",
+	fix := "see globus-issuer, globus-client-id and globus-client-secret-file; the client must be a confidential one"
+	if errors.Is(err, globus.ErrUnavailable) {
+		fix = "is globus-issuer right, and may this host connect to it?"
+	}
+	if !c.result("Globus Auth", err, fix,
 		"%s knows the service as %s", c.cfg.issuer(), c.cfg.Globus.ClientID) {
 		return
 	}
@@ -123,6 +129,23 @@ func (c *checks) scope() {
 		c.add("scope", Warn, fix, "%s names no host: at their first login, people are asked whether %s are right", c.cfg.Globus.Scope, hosts)
 	default:
 		c.add("scope", Fail, fix, "%s", untrusted.Reason)
+	}
+}
+
+// publicURL compares it with where the endpoint listens. They may differ behind a proxy or a load balancer.
+func (c *checks) publicURL() {
+	if c.cfg.ACL == nil {
+		return
+	}
+	u, err := url.Parse(c.cfg.PublicURL)
+	if err != nil {
+		return // which [Config.Validate] has refused
+	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	_, listens, _ := net.SplitHostPort(c.cfg.ACL.Listen)
+	if port != listens {
+		c.add("public-url", Warn, "let both have one port, unless a proxy or a load balancer is between them",
+			"%s is port %s, and acl-listen is port %s", c.cfg.PublicURL, port, listens)
 	}
 }
 
@@ -233,12 +256,12 @@ func (c *checks) kafka(ctx context.Context) {
 		return
 	}
 	defer client.Close()
-	err = explained(client.Ping(ctx))
+	err = client.Ping(ctx)
 	settings := "kafka-username and kafka-password-file"
 	if c.cfg.ACL == nil {
 		settings = "gateway-kafka-username and gateway-kafka-password-file"
 	}
-	if !c.result("Kafka", err, "see kafka-brokers, "+settings+"; it is the INTERNAL listener that is meant, not the gateway's",
+	if !c.result("Kafka", explained(err), fixOf(err, "see kafka-brokers, "+settings+"; it is the INTERNAL listener that is meant, not the gateway's"),
 		"%s takes %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.userName()) {
 		return
 	}
@@ -366,8 +389,15 @@ func (c *checks) ledger(ctx context.Context, admin *kadm.Client) {
 	case len(topics[name].Partitions) != 1:
 		c.add("ledger", Fail, "something else made this topic; move it out of the way while nothing is claimed", "%s has %d partitions, and must have 1", name, len(topics[name].Partitions))
 	default:
-		c.add("ledger", OK, "", "%s has %d replicas", name, len(topics[name].Partitions[0].Replicas))
+		c.add("ledger", OK, "", "%s has %s", name, replicas(len(topics[name].Partitions[0].Replicas)))
 	}
+}
+
+func replicas(n int) string {
+	if n == 1 {
+		return "1 replica"
+	}
+	return fmt.Sprintf("%d replicas", n)
 }
 
 // nobody is a subject that no person has.
@@ -410,9 +440,9 @@ func (c *checks) gateway(ctx context.Context) {
 		return
 	}
 	defer client.Close()
-	err = explained(client.Ping(ctx))
-	if !c.result("gateway listener", err,
-		"compare the broker's expected.issuer, expected.audience and jwks.endpoint.url with gateway-issuer, gateway-audience and gateway-jwks-file, and name the latter in -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls",
+	err = client.Ping(ctx)
+	if !c.result("gateway listener", explained(err), fixOf(err,
+		"compare the broker's expected.issuer, expected.audience and jwks.endpoint.url with gateway-issuer, gateway-audience and gateway-jwks-file, and name the latter in -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls"),
 		"%s takes the gateway's tokens", g.Broker) {
 		return
 	}
@@ -426,7 +456,7 @@ func (c *checks) listens(ctx context.Context) {
 	if err == nil {
 		conn.Close()
 	}
-	c.result("gateway listener", err, "see gateway-broker, and whether the broker runs", "%s takes connections", c.cfg.Gateway.Broker)
+	c.result("gateway listener", err, fixOf(err, "see gateway-broker"), "%s takes connections", c.cfg.Gateway.Broker)
 }
 
 func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
@@ -463,6 +493,14 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 		}
 	}
 	c.add("advertised addresses", OK, "", "clients are sent to %s", strings.Join(all, ", "))
+}
+
+// fixOf is the fix for an error of the cluster: where nothing answers, settings that were not looked at yet are not to blame.
+func fixOf(err error, otherwise string) string {
+	if network := (*net.OpError)(nil); errors.As(err, &network) && network.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
+		return "nothing listens there: is Kafka running, and is this its port?"
+	}
+	return otherwise
 }
 
 // explained puts an error of the cluster into words.

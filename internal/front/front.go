@@ -22,8 +22,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"golang.org/x/sync/errgroup"
@@ -37,6 +39,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/keys"
 	"github.com/diaspora-streams/diaspora/internal/proxyproto"
 	"github.com/diaspora-streams/diaspora/internal/server"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Config says what a [Front] serves, and what it stands before.
@@ -170,6 +173,10 @@ func (cfg *Config) Validate() error {
 	}
 	require(cfg.PublicURL, "public-url")
 	require(cfg.TokenKeyFile, "token-key-file")
+	if cfg.PublicURL != "" {
+		errs = append(errs, cfg.checkPublicURL())
+	}
+	errs = append(errs, cfg.Globus.check())
 	require(cfg.Globus.ClientID, "globus-client-id")
 	require(string(cfg.Globus.ClientSecret), "globus-client-secret-file")
 	require(cfg.Globus.Scope, "globus-scope")
@@ -208,6 +215,41 @@ func (cfg *Config) Validate() error {
 	errs = append(errs, cfg.Admission.Validate())
 	if cfg.Gateway == nil && cfg.ACL == nil {
 		errs = append(errs, errors.New("there is nothing to serve"))
+	}
+	return errors.Join(errs...)
+}
+
+// checkPublicURL refuses what the ACL endpoint and the tokens for access keys cannot use.
+func (cfg *Config) checkPublicURL() error {
+	if !strings.Contains(cfg.PublicURL, "://") {
+		return fmt.Errorf("public-url: %q has no scheme; write http://…, or https://… beyond one machine", cfg.PublicURL)
+	}
+	if err := server.CheckPublicURL(cfg.PublicURL, cfg.InsecureAllowPlaintext); err != nil {
+		return fmt.Errorf("public-url: %w", err)
+	}
+	return nil
+}
+
+// check says what is wrong with the names of the service at Globus: with them wrong, people log in and are refused
+// afterwards, or get no token for the service at all.
+func (g Globus) check() error {
+	var errs []error
+	for _, id := range [][2]string{{"globus-client-id", g.ClientID}, {"globus-login-client-id", g.LoginClientID}} {
+		if name, value := id[0], id[1]; value != "" && (len(value) != 36 || uuid.Validate(value) != nil) {
+			errs = append(errs, fmt.Errorf("%s: %q is no UUID; copy the client's from https://app.globus.org/settings/developers", name, value))
+		}
+	}
+	if g.ClientID != "" && strings.EqualFold(g.LoginClientID, g.ClientID) {
+		errs = append(errs, errors.New("globus-login-client-id is the service's own client; people log in through another one, which has no secret"))
+	}
+	if g.Scope != "" {
+		owner, err := trust.ScopeOwner(g.Scope)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("globus-scope: %w", err))
+		case uuid.Validate(owner) == nil && !strings.EqualFold(owner, g.ClientID):
+			errs = append(errs, fmt.Errorf("globus-scope: %s is a scope of the client %s, and globus-client-id is %s: people would get tokens for another service", g.Scope, owner, g.ClientID))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -260,7 +302,7 @@ func (cfg *Config) openPorts(first int) (open []openPort) {
 		n, _ := strconv.Atoi(port)
 		return err == nil && isLoopback(address) && n >= first
 	}
-	privileged := "a port below 1024, and Kafka's unit AmbientCapabilities=CAP_NET_BIND_SERVICE (deploy/systemd/kafka.service)"
+	privileged := "a port below 512, and Kafka's unit AmbientCapabilities=CAP_NET_BIND_SERVICE (deploy/systemd/kafka.service)"
 	if first < 1024 {
 		privileged += ", and set the sysctl net.ipv4.ip_unprivileged_port_start to 1024"
 	}
@@ -573,6 +615,9 @@ const proxyTimeout = 15 * time.Second
 
 func (f *Front) listen(cfg *Config, name, address string, serve func(context.Context, net.Listener) error) error {
 	ln, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("listen for %s: another process, perhaps this service, listens at %s (%w)", name, address, ErrInUse)
+	}
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", name, err)
 	}
@@ -580,6 +625,9 @@ func (f *Front) listen(cfg *Config, name, address string, serve func(context.Con
 	f.parts = append(f.parts, part{name, ln, serve})
 	return nil
 }
+
+// ErrInUse says that an address to listen at is taken.
+var ErrInUse = errors.New("address already in use")
 
 // Addrs returns where the parts listen, by name: "the gateway", "the ACL endpoint".
 func (f *Front) Addrs() map[string]string {

@@ -28,11 +28,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/apache"
 )
 
+// client is the service's own at Globus.
+const client = "10000000-0000-4000-8000-000000000001"
+
 func valid() Config {
 	return Config{
 		PublicURL:    "https://diaspora.example.org",
 		TokenKeyFile: "token-key.pem",
-		Globus:       Globus{Issuer: "http://127.0.0.1:1", ClientID: "c", ClientSecret: "s", Scope: "x", LoginClientID: "l"},
+		Globus:       Globus{Issuer: "http://127.0.0.1:1", ClientID: client, ClientSecret: "s", Scope: "https://auth.globus.org/scopes/example.org/x", LoginClientID: "10000000-0000-4000-8000-000000000002"},
 		Kafka:        Kafka{Brokers: []string{"127.0.0.1:1"}},
 		Gateway:      &Gateway{Listen: "127.0.0.1:0", Broker: "127.0.0.1:1", Issuer: "i", Audience: "a", KeysFile: "k", JWKSFile: "j"},
 		ACL:          &ACL{Listen: "127.0.0.1:0", Bootstrap: []string{"diaspora.example.org:9092"}},
@@ -46,23 +49,34 @@ func TestValidate(t *testing.T) {
 		t.Fatalf("Validate = %v", err)
 	}
 	for want, spoil := range map[string]func(*Config){
-		"public-url":                func(c *Config) { c.PublicURL = "" },
-		"token-key-file":            func(c *Config) { c.TokenKeyFile = "" },
-		"globus-client-id":          func(c *Config) { c.Globus.ClientID = "" },
-		"globus-client-secret-file": func(c *Config) { c.Globus.ClientSecret = "" },
-		"globus-scope":              func(c *Config) { c.Globus.Scope = "" },
-		"globus-login-client-id":    func(c *Config) { c.Globus.LoginClientID = "" },
-		"kafka-brokers":             func(c *Config) { c.Kafka.Brokers = nil },
-		"gateway-broker is":         func(c *Config) { c.Gateway.Broker = "" },
-		"gateway-issuer":            func(c *Config) { c.Gateway.Issuer = "" },
-		"gateway-audience":          func(c *Config) { c.Gateway.Audience = "" },
-		"gateway-keys-file":         func(c *Config) { c.Gateway.KeysFile = "" },
-		"gateway-jwks-file":         func(c *Config) { c.Gateway.JWKSFile = "" },
-		"not on this host":          func(c *Config) { c.Gateway.Broker = "192.0.2.1:9095" },
-		"acl-bootstrap":             func(c *Config) { c.ACL.Bootstrap = nil },
-		"acl-listen \"9090\"":       func(c *Config) { c.ACL.Listen = "9090" },
-		"acl-listen :9090 is":       func(c *Config) { c.ACL.Listen = ":9090" },
-		"gateway-listen 0.0.0.0":    func(c *Config) { c.Gateway.Listen = "0.0.0.0:9092" },
+		"public-url": func(c *Config) { c.PublicURL = "" },
+		`"127.0.0.1:18090" has no scheme; write http://`: func(c *Config) { c.PublicURL = "127.0.0.1:18090" },
+		"public-url: invalid":                            func(c *Config) { c.PublicURL = "https://diaspora.example.org/x" },
+		"cross the network":                              func(c *Config) { c.PublicURL = "http://diaspora.example.org" },
+		`globus-scope: a fabric has`:                     func(c *Config) { c.Globus.Scope = "action_all" },
+		"is a scope of the client 20000000-": func(c *Config) {
+			c.Globus.Scope = "https://auth.globus.org/scopes/20000000-0000-4000-8000-000000000001/action_all"
+		},
+		`globus-client-id: "ada" is no UUID`:     func(c *Config) { c.Globus.ClientID = "ada" },
+		`globus-login-client-id: "l" is no UUID`: func(c *Config) { c.Globus.LoginClientID = "l" },
+		"the service's own client":               func(c *Config) { c.Globus.LoginClientID = c.Globus.ClientID },
+		`"ada@example.edu" is a username`:        func(c *Config) { c.Admission.Operators = []string{"ada@example.edu"} },
+		"token-key-file":                         func(c *Config) { c.TokenKeyFile = "" },
+		"globus-client-id":                       func(c *Config) { c.Globus.ClientID = "" },
+		"globus-client-secret-file":              func(c *Config) { c.Globus.ClientSecret = "" },
+		"globus-scope":                           func(c *Config) { c.Globus.Scope = "" },
+		"globus-login-client-id":                 func(c *Config) { c.Globus.LoginClientID = "" },
+		"kafka-brokers":                          func(c *Config) { c.Kafka.Brokers = nil },
+		"gateway-broker is":                      func(c *Config) { c.Gateway.Broker = "" },
+		"gateway-issuer":                         func(c *Config) { c.Gateway.Issuer = "" },
+		"gateway-audience":                       func(c *Config) { c.Gateway.Audience = "" },
+		"gateway-keys-file":                      func(c *Config) { c.Gateway.KeysFile = "" },
+		"gateway-jwks-file":                      func(c *Config) { c.Gateway.JWKSFile = "" },
+		"not on this host":                       func(c *Config) { c.Gateway.Broker = "192.0.2.1:9095" },
+		"acl-bootstrap":                          func(c *Config) { c.ACL.Bootstrap = nil },
+		"acl-listen \"9090\"":                    func(c *Config) { c.ACL.Listen = "9090" },
+		"acl-listen :9090 is":                    func(c *Config) { c.ACL.Listen = ":9090" },
+		"gateway-listen 0.0.0.0":                 func(c *Config) { c.Gateway.Listen = "0.0.0.0:9092" },
 		"kafka-brokers: 192.0.2.1:9094": func(c *Config) {
 			c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Admin: User{"diaspora", "x"}}
 		},

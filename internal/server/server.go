@@ -161,7 +161,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	public, err := parsePublicURL(cfg.PublicURL, cfg.InsecureAllowPlaintext)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("server: public URL: %w", err)
 	}
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = 10 * time.Second
@@ -195,18 +195,24 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// CheckPublicURL says what is wrong with a [Config.PublicURL].
+func CheckPublicURL(raw string, allowPlaintext bool) error {
+	_, err := parsePublicURL(raw, allowPlaintext)
+	return err
+}
+
 func parsePublicURL(raw string, allowPlaintext bool) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
-		return nil, fmt.Errorf("server: public URL %q: want scheme and host, such as https://diaspora.example.org: %w", raw, diaspora.ErrInvalid)
+		return nil, fmt.Errorf("%w: %q is not a scheme and a host, such as https://diaspora.example.org", diaspora.ErrInvalid, raw)
 	}
 	switch {
 	case u.Scheme == "https":
 	case u.Scheme == "http" && (allowPlaintext || isLoopback(u.Hostname())):
 	case u.Scheme == "http":
-		return nil, fmt.Errorf("server: public URL %q: tokens would cross the network in the clear: %w", raw, diaspora.ErrInvalid)
+		return nil, fmt.Errorf("%w: %q: tokens would cross the network in the clear; write https://", diaspora.ErrInvalid, raw)
 	default:
-		return nil, fmt.Errorf("server: public URL %q: scheme must be https or http: %w", raw, diaspora.ErrInvalid)
+		return nil, fmt.Errorf("%w: %q: the scheme must be https or http", diaspora.ErrInvalid, raw)
 	}
 	return &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
 }

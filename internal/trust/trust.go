@@ -222,6 +222,15 @@ var globusAPIs = map[string]string{
 	"facd7ccc-c5f4-42aa-916b-a0e270e2c2a9": "Globus Compute",
 }
 
+// ScopeOwner returns whose scope it is, a host or the UUID of a client in small letters. It fails for what no fabric can have.
+func ScopeOwner(scope string) (string, error) {
+	name, _, err := owner(scope)
+	if t := (*Error)(nil); errors.As(err, &t) {
+		return "", fmt.Errorf("%s; it begins with %s", t.Reason, scopePrefix)
+	}
+	return name, err
+}
+
 // owner returns whose scope it is: a host that Globus has verified, or the UUID of an API. A
 // scope of one of Globus's own services is an error, since its tokens are good for files, groups
 // and identities.
