@@ -23,7 +23,7 @@ const (
 	maxShownBytes       = 8 << 10 // of what is only there to be shown
 	maxDescriptionBytes = 1000
 	maxAddressBytes     = 1000
-	maxSentenceBytes    = 1000 // of what an ACL endpoint says went wrong, and of its advice
+	maxSentenceBytes    = 500 // of what an ACL endpoint says went wrong, and of its advice
 )
 
 // graphic reports whether s has only letters, digits and punctuation of ASCII, and none
