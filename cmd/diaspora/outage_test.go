@@ -120,8 +120,8 @@ func TestOutageIsRemembered(t *testing.T) {
 		}
 		return len(files) == 1
 	}
-	if _, took := produce(); took > 5*time.Second || remembered() {
-		t.Errorf("where all is well, produce takes %v; an outage is remembered: %v", took, remembered())
+	if said, _ := produce(); !strings.Contains(said, "1 event acknowledged") || remembered() {
+		t.Errorf("where all is well an outage is remembered: %v, and produce says\n%s", remembered(), said)
 	}
 	for _, outage := range []struct {
 		name, why  string
@@ -141,19 +141,23 @@ func TestOutageIsRemembered(t *testing.T) {
 			t.Errorf("%s: the first produce takes %v, remembers it: %v, and says\n%s", outage.name, took, remembered(), said)
 		}
 		for n := 2; n <= 3; n++ {
-			if said, took := produce(); took > 4*time.Second || !strings.Contains(said, "ago, so produce did not wait for it; --wait 5s does") || !strings.Contains(said, strconv.Itoa(n)+" events wait in ") {
+			if said, took := produce(); !strings.Contains(said, "ago, so produce did not wait for it; --wait 5s does") || !strings.Contains(said, strconv.Itoa(n)+" events wait in ") {
 				t.Errorf("%s: produce number %d takes %v, and says\n%s", outage.name, n, took, said)
 			}
 		}
-		if said, took := produce("--wait", "0"); took > 4*time.Second || strings.Contains(said, "did not wait") {
+		if said, took := produce("--wait", "0"); strings.Contains(said, "did not wait") || strings.Contains(said, "acknowledged") {
 			t.Errorf("%s: with --wait 0 produce takes %v, and says\n%s", outage.name, took, said)
 		}
 		if _, took := produce("--wait", "4s"); took < 4*time.Second {
 			t.Errorf("%s: with --wait 4s produce takes %v", outage.name, took)
 		}
 		outage.end()
-		if said, _ := produce(); !strings.Contains(said, "1 event acknowledged") || remembered() {
-			t.Errorf("%s: afterwards, produce remembers it: %v, and says\n%s", outage.name, remembered(), said)
+		eventually(t, "a produce that finds the cluster back", func() bool { // it has half a second to let one in
+			said, _ := produce()
+			return strings.Contains(said, "1 event acknowledged")
+		})
+		if remembered() {
+			t.Errorf("%s: afterwards, produce remembers it", outage.name)
 		}
 		var want []string
 		for n := range sent {

@@ -341,9 +341,9 @@ func (e *env) status() error {
 		return err
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return e.printf("no event waits: there is no spool in %s\n", oneLine(dir))
+		return e.printPainted(green, "no event waits", fmt.Sprintf(": there is no spool in %s\n", oneLine(dir)))
 	}
-	return e.printf("no event waits in %s\n", oneLine(dir))
+	return e.printPainted(green, "no event waits", fmt.Sprintf(" in %s\n", oneLine(dir)))
 }
 
 // lookedIn returns the folder in which spools are looked for.
