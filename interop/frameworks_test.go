@@ -78,7 +78,7 @@ func TestSoftwareConnect(t *testing.T) {
 		e, settings := newExample(t, at), page.block(t, "properties")
 		e.append(t, "readings.log", pageEvent+"\n")
 		p := connect(t, e, "ConnectStandalone", settings, connectors...)
-		e.holds(t, 1, pageEvent)
+		e.holds(t, pageEvent, p)
 		p.awaitFile(t, filepath.Join(e.dir, "archive.txt"), pageEvent+"\n")
 		p.kill()
 		p = connect(t, e.wrong(t), "ConnectStandalone", settings, connectors...)
@@ -130,7 +130,7 @@ func TestSoftwareConnect(t *testing.T) {
 				break
 			}
 		}
-		e.holds(t, 1, pageEvent)
+		e.holds(t, pageEvent, p)
 		p.kill()
 	})
 }
@@ -178,7 +178,7 @@ func TestSoftwareStreams(t *testing.T) {
 		}
 		p := run(t, nil, append(framework(jars), e.write(t, "Alerts.java", page.block(t, "java"))))
 
-		alerts.holds(t, 1, pageEvent)
+		alerts.holds(t, pageEvent, p)
 		p.kill()
 		wrong := e.wrong(t)
 		wrong.write(t, "key.properties", regexp.MustCompile("dks_[^\"]+").ReplaceAllString(string(key), wrong.key.Secret))
@@ -211,7 +211,7 @@ func TestSoftwareStreams(t *testing.T) {
 			p := counts(t, e, how)
 			if words == "" {
 				e.topic += "_counts"
-				e.holds(t, 1, "1")
+				e.holds(t, "1", p)
 			} else {
 				p.awaitSaid(t, words)
 			}
@@ -233,7 +233,7 @@ func TestSoftwareStreams(t *testing.T) {
 			}
 			p := counts(t, e, "regrouped")
 			e.topic += "_counts"
-			e.holds(t, 1, "1")
+			e.holds(t, "1", p)
 			p.kill()
 		})
 	}

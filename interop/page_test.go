@@ -148,14 +148,21 @@ func (e example) write(t *testing.T, name, text string) string {
 	return file
 }
 
-// holds waits until the topic has n records, which must all have the value.
-func (e example) holds(t *testing.T, n int, value string) {
+// holds waits until the topic has a record, which must have the value. What the program says that
+// produces it is told if there is none.
+func (e example) holds(t *testing.T, value string, producer *program) {
 	t.Helper()
-	records := read(t, openConsumer(t, e.cfg, diaspora.ConsumerOptions{Topics: []string{e.topic}}), n)
-	for _, r := range records {
-		if string(r.Value) != value {
-			t.Errorf("the topic has %q, want %q", r.Value, value)
+	ctx, cancel := context.WithTimeout(t.Context(), clientPatience)
+	defer cancel()
+	consumer := openConsumer(t, e.cfg, diaspora.ConsumerOptions{Topics: []string{e.topic}})
+	for record, err := range consumer.Records(ctx) {
+		if err != nil {
+			t.Fatalf("the topic has nothing: %v\n%s", err, end(producer.said()))
 		}
+		if string(record.Value) != value {
+			t.Errorf("the topic has %q, want %q", record.Value, value)
+		}
+		return
 	}
 }
 

@@ -57,9 +57,9 @@ func trySoftware(t *testing.T, all ...software) {
 			page, e := pageSection(t, s.heading), newExample(t, at)
 			p := s.started(t, page, e)
 			if s.ships != "" {
-				e.holds(t, 1, s.ships)
+				e.holds(t, s.ships, p)
 			} else {
-				e.holds(t, 1, pageEvent)
+				e.holds(t, pageEvent, p)
 				p.awaitSaid(t, pageEvent)
 			}
 			p.kill()

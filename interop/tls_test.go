@@ -134,7 +134,7 @@ func TestSoftwareTLS(t *testing.T) {
 				e.claimAlso(t, "_counts")
 			}
 			p := s.started(t, page, e)
-			e.holds(t, 1, cmp.Or(s.ships, pageEvent))
+			e.holds(t, cmp.Or(s.ships, pageEvent), p)
 			if s.ships == "" {
 				p.awaitSaid(t, pageEvent)
 			}
