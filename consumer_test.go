@@ -906,3 +906,29 @@ func TestCommittedBehindTheEnd(t *testing.T) {
 		t.Errorf("the group has committed %d, want 2", got)
 	}
 }
+
+// TestArrivedLate: records that were fetched before the start of the log overtook them arrive when the gap was
+// told, and do not end the reading; those of a log that was cut do begin anew.
+func TestArrivedLate(t *testing.T) {
+	id := partitionID{"weather", 0}
+	for name, c := range map[string]struct {
+		end   int64 // of the log
+		first int64 // record that is queued, of three from offset 8 on
+		until int64
+	}{
+		"late":            {12, 10, 12},
+		"of a log cut":    {9, 8, 8},
+		"of a log at end": {10, 10, 12},
+	} {
+		consumer := &Consumer{
+			options: ConsumerOptions{Until: End}, cursors: map[partitionID]*cursor{}, until: map[partitionID]int64{id: 12},
+			reads: map[string][16]byte{"weather": {1}}, renewed: map[string]bool{},
+		}
+		consumer.add(id, 10, 10)
+		records := []*kgo.Record{{Offset: 8}, {Offset: 9}, {Offset: 10}}
+		consumer.arrived("weather", kgo.FetchPartition{HighWatermark: c.end, Records: records})
+		if until := consumer.cursors[id].until; until != c.until || len(consumer.queue) != 1 || consumer.queue[0].records[0].Offset != c.first {
+			t.Errorf("%s: until = %d, queue = %+v; want until %d, and offset %d first", name, until, consumer.queue, c.until, c.first)
+		}
+	}
+}

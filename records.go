@@ -1,11 +1,13 @@
 package diaspora
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -257,8 +259,13 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 	switch first := p.Records[0].Offset; {
 	case first > next && p.LogStartOffset > next:
 		c.errs = append(c.errs, &GapError{topic, p.Partition, next, min(first, p.LogStartOffset)})
-	case first < next:
+	case first < next && p.HighWatermark < next:
 		cur = c.rewind(cur, first)
+	case first < next: // fetched before the start of the log overtook them, which was told
+		i, _ := slices.BinarySearchFunc(p.Records, next, func(r *kgo.Record, next int64) int { return cmp.Compare(r.Offset, next) })
+		if p.Records = p.Records[i:]; len(p.Records) == 0 {
+			return
+		}
 	}
 	c.queue = append(c.queue, fetched{cur, p.Records})
 }
