@@ -907,8 +907,9 @@ func TestCommittedBehindTheEnd(t *testing.T) {
 	}
 }
 
-// TestArrivedLate: records that were fetched before the start of the log overtook them arrive when the gap was
-// told, and do not end the reading; those of a log that was cut do begin anew.
+// TestArrivedLate: the Consumer reports a gap when the start of the log overtakes it. Records from that gap, which the
+// Kafka client had fetched before, are passed over and do not end the reading. Records of a log that was cut are read
+// from its new beginning.
 func TestArrivedLate(t *testing.T) {
 	id := partitionID{"weather", 0}
 	for name, c := range map[string]struct {

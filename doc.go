@@ -2,7 +2,7 @@
 // person that you are at Globus.
 //
 // A [Config] says which fabric and as whom. [ConfigFromEnv] takes it from a login
-// that `diaspora login` has stored, or from an access key in DIASPORA_KEY_FILE and its like:
+// that `diaspora login` has stored, or from the environment, such as an access key in DIASPORA_KEY_FILE:
 //
 //	cfg, err := diaspora.ConfigFromEnv(os.Getenv)
 //

@@ -59,8 +59,8 @@ const (
 // errors. ctx bounds the opening only. The caller closes the Logger.
 //
 // With [Config.SpoolDir] it needs no cluster: what is in the spool, and what is logged,
-// is sent as soon as the cluster can be reached. A Key, or a
-// login from the environment, may have been revoked: the events wait, and [Logger.Stats] says why. It fails if the spool cannot be
+// is sent as soon as the cluster can be reached. If a Key, or a login from the environment, has been
+// revoked, the events wait, and [Logger.Stats] says why. It fails if the spool cannot be
 // opened: another Logger has it (ErrConflict), events of another identity wait in it
 // (ErrConflict), others may read it (ErrInvalid), or the disk fails ([ErrSpoolFailed]).
 func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {

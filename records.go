@@ -261,7 +261,7 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 		c.errs = append(c.errs, &GapError{topic, p.Partition, next, min(first, p.LogStartOffset)})
 	case first < next && p.HighWatermark < next:
 		cur = c.rewind(cur, first)
-	case first < next: // fetched before the start of the log overtook them, which was told
+	case first < next: // fetched before the log began to start behind them; the gap was reported
 		i, _ := slices.BinarySearchFunc(p.Records, next, func(r *kgo.Record, next int64) int { return cmp.Compare(r.Offset, next) })
 		if p.Records = p.Records[i:]; len(p.Records) == 0 {
 			return

@@ -113,10 +113,10 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	return l, nil
 }
 
-// spoolSubject returns whose events the spool is to hold. With a credential from the
-// environment, or an access key, whose owner cannot be found out now, it is that: the events wait
-// for whoever signs in with it. So it is with a credential that is refused, which a person has to
-// replace: until then the drain says so, as in a spool that was made before.
+// spoolSubject returns whose events the spool is to hold. While the owner of an access key, or of a
+// credential from the environment, cannot be found out, it returns a name for the credential itself, and
+// the events wait for whoever signs in with it. That includes a credential that is refused: a
+// person has to replace it, and until then the drain says so.
 func (c *Config) spoolSubject(ctx context.Context) (string, error) {
 	if c.Identity.Subject != "" || c.anonymous {
 		return c.Identity.Subject, nil

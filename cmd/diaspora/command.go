@@ -202,18 +202,7 @@ With a fabric that others run:
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		if hint := flagHint(cmd, err); hint != "" {
-			return misuse(hint, "%s%v", prefix(cmd), err)
-		}
-		if missing := (*pflag.NotExistError)(nil); errors.As(err, &missing) && cmd.LocalFlags().Lookup("tls-key-file") == nil {
-			if hint := variableFlags[missing.GetSpecifiedName()]; hint != "" {
-				return misuse(hint, "%s%v", prefix(cmd), err)
-			}
-		}
-		if near := nearFlag(cmd, err); near != "" {
-			return misuse(fmt.Sprintf("did you mean --%s?", near), "%s%v", prefix(cmd), err)
-		}
-		return misuse(seeHelp(cmd), "%s%v", prefix(cmd), err)
+		return misuse(cmp.Or(flagHint(cmd, err), seeHelp(cmd)), "%s%v", prefix(cmd), err)
 	})
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
@@ -224,16 +213,21 @@ With a fabric that others run:
 // logsFolder is for those who look for a command, or a flag, that logs what comes.
 const logsFolder = `"diaspora produce TOPIC --watch DIR" logs the files that come into a folder`
 
-// flagHint says what to write instead of a flag that other programs have, or of a value that only lacks its
-// unit; or "".
+// flagHint says what to write instead of a flag that does not exist, or of a value that only lacks its unit; or "".
 func flagHint(cmd *cobra.Command, err error) string {
-	if missing := (*pflag.NotExistError)(nil); errors.As(err, &missing) && missing.GetSpecifiedName() == "follow" {
-		switch cmd.Name() {
-		case "produce":
+	if missing := (*pflag.NotExistError)(nil); errors.As(err, &missing) {
+		name := missing.GetSpecifiedName()
+		switch near := nearFlag(cmd, missing); {
+		case name == "follow" && cmd.Name() == "produce":
 			return logsFolder
-		case "consume":
+		case name == "follow" && cmd.Name() == "consume":
 			return "leave it out: consume goes on with what comes, until Ctrl-C"
+		case near != "":
+			return fmt.Sprintf("did you mean --%s?", near)
+		case cmd.Name() == "serve": // a service, which has files and folders of its own
+			return ""
 		}
+		return variableFlags[name]
 	}
 	invalid := (*pflag.InvalidValueError)(nil)
 	if errors.As(err, &invalid) && invalid.GetFlag().Value.Type() == "duration" {
@@ -244,10 +238,9 @@ func flagHint(cmd *cobra.Command, err error) string {
 	return ""
 }
 
-// nearFlag returns the flag of a command that may have been meant by one that there is not, or "".
-func nearFlag(cmd *cobra.Command, err error) string {
-	missing := (*pflag.NotExistError)(nil)
-	if !errors.As(err, &missing) || missing.GetSpecifiedShortnames() != "" {
+// nearFlag returns the flag of a command that may have been meant by one that does not exist, or "".
+func nearFlag(cmd *cobra.Command, missing *pflag.NotExistError) string {
+	if missing.GetSpecifiedShortnames() != "" {
 		return ""
 	}
 	name, names, suffixed := missing.GetSpecifiedName(), []string(nil), []string(nil)

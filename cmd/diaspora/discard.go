@@ -31,8 +31,11 @@ diaspora spool discard wether --yes`,
 Events for a topic that does not exist, or that you may not write to, wait for as long as that is
 so. This command takes them out. With --to they are written to a file first, with their
 keys, headers, times and ids, as produce --input ndjson takes them; the file must not
-exist yet. "-" is the output. What came from "produce --watch" need not be logged again from there: a watch
-of the same folder with the right topic logs its files by itself. It asks for the topic's name before it does anything; --yes does not ask.
+exist yet. "-" is the output. It asks for the topic's name before it does anything; --yes does
+not ask, with or without --to.
+
+Do not log events again that came from "produce --watch": started with the right topic, it logs
+the files in its folder by itself.
 
 Without a DIRECTORY it takes them out of all spools of the profile. A spool that another process has
 is not touched: end that one first.`,

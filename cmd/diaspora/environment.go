@@ -20,7 +20,7 @@ person, such as claiming topics and making keys, takes a login.
 How to reach it:
   DIASPORA_BOOTSTRAP       bootstrap servers, as HOST:PORT,HOST:PORT, in place of those that the
                            fabric names
-  DIASPORA_CA_FILE         PEM file with certificates to trust besides the system's
+  DIASPORA_CA_FILE         PEM file with certificates to trust in addition to the system's
   GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
                            another Globus Auth than Globus's own, as Globus's tools take it
 

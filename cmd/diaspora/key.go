@@ -116,7 +116,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	}
 	key, err := client.CreateKey(ctx, o.AccessKeyRequest)
 	if err != nil {
-		return aboutKeyTopics(ctx, client, o.Topics, aboutKey(err, o.Name))
+		return aboutKeyTopics(ctx, client, o.Topics, aboutCreation(err, o.Name))
 	}
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))

@@ -133,7 +133,7 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 		}
 	}
 	if saved.key, err = client.CreateKey(ctx, req); err != nil {
-		return savedKey{}, aboutKey(err, req.Name)
+		return savedKey{}, aboutCreation(err, req.Name)
 	}
 	content, err := text(saved.key)
 	if err == nil {
@@ -145,8 +145,9 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 	return saved, nil
 }
 
-// aboutKey says what to do if there is a key of this name, or one may have been made whose secret did not arrive.
-func aboutKey(err error, name string) error {
+// aboutCreation says what to do if there is a key of this name already, or if one may have been made whose secret did
+// not arrive.
+func aboutCreation(err error, name string) error {
 	if errors.Is(err, diaspora.ErrConflict) && strings.Contains(err.Error(), "of this name") {
 		return hinted(err, fmt.Sprintf("to end the other one: diaspora key revoke %s", name))
 	}
@@ -172,7 +173,7 @@ func (e *env) prepareKeyFile(name string) (write func([]byte) error, discard fun
 	return f.save, f.discard, nil
 }
 
-// ownCertificates returns the certificates that a client of this fabric has to trust besides its
+// ownCertificates returns the certificates that a client of this fabric has to trust in addition to its
 // system's, or "".
 func (e *env) ownCertificates(discovery diaspora.Discovery) (string, error) {
 	var more []byte

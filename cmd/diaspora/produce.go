@@ -55,8 +55,9 @@ Every event goes to disk first, into the spool of the profile (see "diaspora spo
 from there to the cluster. At the end produce waits until the cluster has acknowledged all, as
 long as it acknowledges anything within --wait. What still waits then is not lost: produce says so
 and exits with 0, or with --require-ack with 75, and the next produce, or "diaspora spool drain",
-sends it. When the cluster could not be reached, produce does not wait for it again for a minute,
-unless --wait or --require-ack says so; if it is back, the events are sent all the same. While the spool is full, at 1 GiB or when its disk is, produce says so and waits for room.
+sends it. For a minute after the cluster could not be reached, produce only looks whether it is back,
+and does not wait for it unless --wait or --require-ack is given. While the spool is full, at 1 GiB
+or when its disk is, produce says so and waits for room.
 If only a person can help (not logged in, no permission, no such topic), the exit
 code says that, and the events wait all the same.
 
@@ -84,11 +85,12 @@ complete after ten times --settle, or when produce ends. What begins with a dot,
 --pattern, is empty, or is not a plain file (a link, for instance) is left alone, and so are
 folders in DIR. A journal in the folder of the spools remembers what was logged, so that each
 file is logged once: a file that changes later is logged again, whole. The journal is for one
-folder and one topic: under another topic's name all files in the folder are logged again. There
-is one for each DIASPORA_STATE_DIR. If produce is killed, files under way are logged again, under the same ids. A file that is too large is reported,
-noted in the journal and not tried again. DIR may be on a network file system. When another
-folder takes its place, because DIR was deleted and made again, a disk was unmounted and
-mounted, or a link leads elsewhere, produce goes on with that one.
+folder and one topic, and lies in DIASPORA_STATE_DIR: with another topic or another state
+folder, all files in DIR are logged again. If produce is killed, the files that it was logging are
+logged again, with the same ids. A file that is too large is reported, noted in the journal and
+not tried again. DIR may be on a network file system. When another folder takes its place,
+because DIR was deleted and made again, a disk was unmounted and mounted, or a link leads
+elsewhere, produce goes on with that one.
 
 On a terminal it shows how far it has come, and with --watch it names each file that was
 logged; --quiet turns that off.
@@ -404,11 +406,15 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	}
 	go func() { closed <- p.close(bound) }()
 	interrupted := ctx.Done()
-	glances := time.NewTicker(leastGlance / 4)
-	defer glances.Stop()
+	var glances <-chan time.Time
+	if p.hasty {
+		ticker := time.NewTicker(leastGlance / 4)
+		defer ticker.Stop()
+		glances = ticker.C
+	}
 	for {
 		select {
-		case <-glances.C:
+		case <-glances:
 			if p.stillAway() {
 				p.left = true
 				cancel()

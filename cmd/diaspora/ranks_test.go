@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// TestFiftyRanksWithOneKey is the array of the README: fifty processes that share a key file and a folder for
-// spools, begun while the fabric is away, and once more when it is back.
+// TestFiftyRanksWithOneKey is a Slurm array: fifty processes that share a key file and a folder for spools, begun
+// while the fabric is away, and once more when it is back.
 func TestFiftyRanksWithOneKey(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)

@@ -68,14 +68,8 @@ func (e *env) drainCommand() string {
 	if err != nil || e.credential() == "" {
 		return "diaspora spool drain"
 	}
-	if strings.ContainsFunc(dir, func(r rune) bool { return !strings.ContainsRune(plainLetters, r) }) {
-		dir = "'" + strings.ReplaceAll(dir, "'", `'\''`) + "'"
-	}
-	return "DIASPORA_STATE_DIR=" + dir + " diaspora spool drain"
+	return "DIASPORA_STATE_DIR=" + shellWord(dir) + " diaspora spool drain"
 }
-
-// plainLetters are those that mean nothing to a shell.
-const plainLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%"
 
 // spoolHome returns the folder of the spools of the profile, or of the fabric that
 // DIASPORA_URL names: what was logged to one fabric must not be sent to another.

@@ -61,12 +61,14 @@ func (a *Admission) Validate() error {
 func PersonFault(subject string) string {
 	what := "no subject"
 	switch {
-	case isUUID(subject):
+	case isUUID(subject) && subject == strings.ToLower(subject):
 		return ""
+	case isUUID(subject):
+		what = "no subject of Globus, which are in lower case"
 	case strings.Contains(subject, "@"):
 		what = "a username"
 	}
-	return fmt.Sprintf(`%q is %s; give the subject, a UUID: that person's "diaspora whoami --subject" prints it, and the ACL endpoint's journal has it as principal=`, clip(subject), what)
+	return fmt.Sprintf(`%q is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and the ACL endpoint's journal has it as principal=`, clip(subject), what)
 }
 
 // maxContactBytes keeps refusals short: Kafka clients print them on one line.

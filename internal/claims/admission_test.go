@@ -149,3 +149,18 @@ func TestAllow(t *testing.T) {
 		}
 	}
 }
+
+// TestPersonFault: a subject that would apply to nobody is refused, with what it is instead.
+func TestPersonFault(t *testing.T) {
+	for subject, want := range map[string]string{
+		"1168fe43-ef48-54e0-8aeb-e0dc24146888": "",
+		"1168FE43-EF48-54E0-8AEB-E0DC24146888": "lower case",
+		"ada@example.edu":                      "is a username",
+		"mary":                                 "is no subject",
+		"":                                     "is no subject",
+	} {
+		if got := PersonFault(subject); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("PersonFault(%q) = %q, want %q in it", subject, got, want)
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -65,9 +66,7 @@ func (h *keyHash) UnmarshalText(text []byte) error {
 
 // keyIDFault says what is wrong with the ID of an access key, or "".
 func keyIDFault(id string) string {
-	letters, ok := strings.CutPrefix(id, keyIDPrefix)
-	bad := func(c rune) bool { return !('a' <= c && c <= 'z' || '2' <= c && c <= '7') }
-	if !ok || len(letters) != keyIDLetters || strings.ContainsFunc(letters, bad) {
+	if !accesskey.IsID(id) {
 		return "the ID of an access key is " + keyIDPrefix + " and 16 letters"
 	}
 	return ""

@@ -495,10 +495,10 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 	c.add("advertised addresses", OK, "", "clients are sent to %s", strings.Join(all, ", "))
 }
 
-// fixOf is the fix for an error of the cluster: where nothing answers, settings that were not looked at yet are not to blame.
+// fixOf is the fix for an error of the cluster. Where nothing answers, the settings that otherwise names were not tried.
 func fixOf(err error, otherwise string) string {
 	if network := (*net.OpError)(nil); errors.As(err, &network) && network.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
-		return "nothing listens there: is Kafka running, and is this its port?"
+		return "nothing answers there: is Kafka running, and is this its port?"
 	}
 	return otherwise
 }
