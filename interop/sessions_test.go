@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -191,8 +192,8 @@ func TestSessionEndsWhileJoining(t *testing.T) {
 		t.Fatal(err)
 	}
 	dial := startGateways(t, d, keys, cfg.Identity.Subject, lifetime)
-	member := func() rawConn {
-		conn, err := dial(within(t), "tcp", d.Nodes[0].Gateway)
+	member := func(gateway string) rawConn {
+		conn, err := dial(within(t), "tcp", gateway)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -205,7 +206,22 @@ func TestSessionEndsWhileJoining(t *testing.T) {
 	join.Version, join.Group, join.ProtocolType = 3, unique(t), "consumer"
 	join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = 30_000, int32((2 * lifetime).Milliseconds())
 	join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range"}}
-	first := member()
+	find := kmsg.NewPtrFindCoordinatorRequest()
+	find.Version, find.CoordinatorKey = 3, join.Group
+	coordinator := ""
+	for ctx, anyone := within(t), member(d.Nodes[0].Gateway); ; {
+		found := anyone.ask(find).(*kmsg.FindCoordinatorResponse)
+		if found.ErrorCode == 0 {
+			coordinator = net.JoinHostPort(found.Host, strconv.Itoa(int(found.Port)))
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("find the group's coordinator: %s", errorCodes(found))
+		}
+	}
+	first := member(coordinator)
 	for ctx := within(t); ; { // until the coordinator is ready
 		joined := first.ask(join).(*kmsg.JoinGroupResponse)
 		if joined.ErrorCode == 0 {
@@ -222,7 +238,7 @@ func TestSessionEndsWhileJoining(t *testing.T) {
 			t.Fatalf("join: %s", errorCodes(joined))
 		}
 	}
-	second := member()
+	second := member(coordinator)
 	behind := kmsg.NewPtrMetadataRequest()
 	behind.Version, behind.Topics = 9, []kmsg.MetadataRequestTopic{}
 	if err := errors.Join(second.send(join), second.send(behind)); err != nil {
