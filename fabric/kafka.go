@@ -38,7 +38,7 @@ type kafkaNode struct {
 func readKafka(file string) (*kafkaCluster, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("find Apache Kafka; is it up? %w", err)
+		return nil, fmt.Errorf("find Apache Kafka: %w", err)
 	}
 	var k kafkaCluster
 	if err := json.Unmarshal(data, &k); err != nil {

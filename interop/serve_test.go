@@ -357,6 +357,77 @@ func TestServeCheckFinds(t *testing.T) {
 	}
 }
 
+// TestUpBeforeApacheKafka has `diaspora up` stand in front of the Apache Kafka under test: what was
+// logged is there again after a restart, and a description of a Kafka that is gone is told as such.
+func TestUpBeforeApacheKafka(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "diaspora")
+	if out, err := exec.Command("go", "build", "-o", program, "../cmd/diaspora").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	command := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(program, args...)
+		cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
+		return cmd
+	}
+	up := func(kafka string) *exec.Cmd {
+		return command("up", "--kafka", kafka, "--http-port", "0", "--globus-port", "0", "-o", "json")
+	}
+	topic := unique(t)
+	for _, steps := range [][][]string{
+		{{"topic", "claim", topic}, {"produce", topic, "--value", "one"}},
+		{{"produce", topic, "--value", "two"}},
+	} {
+		fabric := up(clusterFile(t))
+		var talk bytes.Buffer
+		fabric.Stderr = &talk
+		stdout, err := fabric.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := fabric.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var where struct{ Brokers []string }
+		if err := json.NewDecoder(stdout).Decode(&where); err != nil {
+			t.Errorf("up does not start: %v", err)
+		}
+		if nodes := describe(t).Nodes; len(where.Brokers) != len(nodes) || where.Brokers[0] != nodes[0].Gateway {
+			t.Errorf("its gateways are %v, want those of %v", where.Brokers, nodes)
+		}
+		for _, args := range steps {
+			if out, err := command(args...).CombinedOutput(); err != nil {
+				t.Errorf("%v: %v\n%s", args, err, out)
+			}
+		}
+		out, err := command("consume", topic, "--from", "start", "--exit", "--quiet").CombinedOutput()
+		if want := "one\n"; err != nil || !strings.HasPrefix(string(out), want) || len(steps) == 1 && string(out) != want+"two\n" {
+			t.Errorf("consume: %v\n%s", err, out)
+		}
+		fabric.Process.Signal(syscall.SIGINT)
+		if err := fabric.Wait(); err != nil {
+			t.Fatalf("up ends with %v\n%s", err, talk.Bytes())
+		}
+	}
+
+	data, err := os.ReadFile(clusterFile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := filepath.Join(dir, "gone.json")
+	text := string(data)
+	for _, broker := range describe(t).Admin.Brokers {
+		text = strings.ReplaceAll(text, `"`+broker+`"`, `"`+freeAddress(t)+`"`)
+	}
+	if err := os.WriteFile(gone, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := up(gone).CombinedOutput()
+	if exit := (*exec.ExitError)(nil); !asExit(err, &exit) || exit.ExitCode() != 7 || !strings.Contains(string(out), "does not answer") || !strings.Contains(string(out), "make kafka-up") {
+		t.Errorf("up before a Kafka that is gone: %v\n%s", err, out)
+	}
+}
+
 // freeAddress returns an address of 127.0.0.1 that nobody listens on now.
 func freeAddress(t *testing.T) string {
 	t.Helper()

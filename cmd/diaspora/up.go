@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
@@ -35,7 +36,11 @@ diaspora up
 eval "$(diaspora up --print-service-account)"
 
 # beside another one, with nothing left behind
-diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0`,
+diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0
+
+# in front of an Apache Kafka on this machine (in a clone; Java 17 and Maven)
+make kafka-up NODES=3
+diaspora up --kafka .kafka/cluster.json`,
 	long: `
 One process runs an embedded Kafka broker with its data on disk, the gateway that tells who is
 calling, the ACL endpoint where topics are claimed, and a stand-in for Globus Auth. All of
@@ -46,13 +51,16 @@ With --print-service-account it also prints how a script can sign in without a p
 service account that the stand-in knows. If the fabric runs already, it prints these lines
 alone, for eval, and ends.
 
+With --kafka there is no embedded broker: events are in the Apache Kafka that "make kafka-up" has
+started, and one gateway stands in front of each of its nodes.
+
 It runs until Ctrl-C. Events that were acknowledged are there again at the next start,
 even after kill -9.`,
 	formats: answerFormats,
 }
 
 type upOptions struct {
-	data                            string
+	data, kafka                     string
 	memory                          bool
 	kafkaPort, httpPort, globusPort uint16
 	syncWrites                      bool
@@ -63,10 +71,21 @@ const upProfile = "local"
 
 func (e *env) upCommand() *cobra.Command {
 	var o upOptions
-	cmd := e.command(upHelp, func(ctx context.Context, _ []string) error { return e.up(ctx, o) })
+	var cmd *cobra.Command
+	cmd = e.command(upHelp, func(ctx context.Context, _ []string) error {
+		if o.kafka != "" {
+			for _, name := range []string{"memory", "kafka-port", "sync"} {
+				if cmd.Flags().Changed(name) {
+					return misuse("", "up: --kafka and --%s exclude each other", name)
+				}
+			}
+		}
+		return e.up(ctx, o)
+	})
 	flags := cmd.Flags()
 	flags.StringVar(&o.data, "data", "", "keep everything in this `FOLDER` (default: one below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep everything in memory, and nothing afterwards")
+	flags.StringVar(&o.kafka, "kafka", "", "stand in front of the Apache Kafka that this `FILE`, a cluster.json, describes")
 	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "`PORT` for Kafka clients; 0 for a free one")
 	flags.Uint16Var(&o.httpPort, "http-port", 9090, "`PORT` of the ACL endpoint; 0 for a free one")
 	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "`PORT` of the stand-in for Globus Auth; 0 for a free one")
@@ -98,7 +117,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		}
 	}
 	username := e.username()
-	f, err := fabric.Start(ctx, fabric.Config{
+	cfg := fabric.Config{
 		Dir:        dir,
 		KafkaAddr:  loopback(o.kafkaPort),
 		HTTPAddr:   loopback(o.httpPort),
@@ -110,16 +129,27 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		Diagnostics: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{
 			Level: slog.LevelWarn,
 		})),
-	})
+	}
+	starting := ctx
+	if o.kafka != "" {
+		cfg.KafkaAddr, cfg.KafkaFile = "", o.kafka
+		var cancel context.CancelFunc
+		starting, cancel = context.WithTimeout(ctx, startTimeout)
+		defer cancel()
+	}
+	f, err := fabric.Start(starting, cfg)
 	if other := (*fabric.InUseError)(nil); errors.As(err, &other) && other.Info.PID != 0 {
 		return e.alreadyUp(ctx, o, other, profiles, name)
 	}
+	if err != nil && ctx.Err() != nil {
+		return nil // stopped while it started
+	}
 	if err != nil {
-		return upError(err)
+		return upError(err, o.kafka)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
-	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, PID: os.Getpid()}
+	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, Kafka: o.kafka, PID: os.Getpid()}
 	if o.printAccount {
 		secret, err := f.Globus().ClientSecret(globusdev.ServiceClientID)
 		if err != nil {
@@ -148,7 +178,9 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	if err := e.printUp(u); err != nil {
 		return err
 	}
-	e.tellMoved(dir, fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus})
+	if o.kafka == "" {
+		e.tellMoved(dir, fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus})
+	}
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
 	e.say("stopping; clients finish what they are at")
@@ -290,6 +322,7 @@ type upDocument struct {
 	// GlobusSecretFile has the line of an HTTP request that the local Globus Auth wants.
 	GlobusSecretFile string `json:"globus_secret_file,omitempty"`
 	Data             string `json:"data,omitempty"`
+	Kafka            string `json:"kafka,omitempty"` // the cluster.json of an Apache Kafka
 	Profile          string `json:"profile"`
 	Current          bool   `json:"current"` // the profile is the one in use
 	Subject          string `json:"subject,omitempty"`
@@ -414,6 +447,9 @@ func (e *env) printUp(u upDocument) error {
 	if data == "" {
 		data = "in memory, gone when this ends"
 	}
+	if u.Kafka != "" {
+		data += "; events are in the Apache Kafka of " + u.Kafka
+	}
 	profile := u.Profile
 	if u.Username != "" {
 		profile += ", where you are " + u.Username
@@ -456,17 +492,29 @@ func secretText(file string) string {
 }
 
 // upError says what to do about what kept a fabric from starting.
-func upError(err error) error {
+func upError(err error, kafkaFile string) error {
+	const startKafka = `"make kafka-up" in a clone starts an Apache Kafka, and says where its file is`
+	switch {
+	case kafkaFile == "":
+	case errors.Is(err, fs.ErrNotExist):
+		return hinted(fmt.Errorf("up: %w", err), startKafka)
+	case errors.Is(err, diaspora.ErrUnavailable):
+		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), startKafka)
+	}
 	if e := (*fabric.ListenError)(nil); errors.As(err, &e) && errors.Is(e.Err, syscall.EADDRINUSE) {
 		flag := map[string]string{"the Kafka gateway": "--kafka-port", "the ACL endpoint": "--http-port"}[e.Service]
 		if flag == "" {
 			flag = "--globus-port"
 		}
 		_, port, _ := net.SplitHostPort(e.Addr)
+		hint := fmt.Sprintf(`"diaspora up %s 0" takes any that is free`, flag)
+		if kafkaFile != "" && flag == "--kafka-port" {
+			hint = "end what listens there; the ports of gateways were chosen when the Apache Kafka was made"
+		}
 		return &failure{
 			condition: diaspora.ErrConflict,
 			text:      fmt.Sprintf("up: port %s, for %s, is taken by another program", port, e.Service),
-			hints:     []string{fmt.Sprintf(`"diaspora up %s 0" takes any that is free`, flag)},
+			hints:     []string{hint},
 		}
 	}
 	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
