@@ -117,11 +117,14 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	failed := 0
+	failed, skipped := 0, 0
 	var err error
 	for _, f := range findings {
-		if f.Status == front.Fail {
+		switch f.Status {
+		case front.Fail:
 			failed++
+		case front.Skip:
+			skipped++
 		}
 		rest := fmt.Sprintf("  %s: %s\n", f.Check, oneLine(f.Found))
 		if f.Fix != "" {
@@ -132,10 +135,14 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 		}
 	}
 	if e.json() {
-		err = e.printJSON(map[string]any{"findings": findings, "failed": failed})
+		err = e.printJSON(map[string]any{"findings": findings, "failed": failed, "skipped": skipped})
 	}
 	if err == nil && failed > 0 {
-		err = &failure{condition: diaspora.ErrInvalid, text: fmt.Sprintf("serve: %s of %d found something to change", count(int64(failed), "check"), len(findings))}
+		text := fmt.Sprintf("serve: %s of %d found something to change", count(int64(failed), "check"), len(findings))
+		if skipped > 0 {
+			text += fmt.Sprintf("; %d could not be tried", skipped)
+		}
+		err = &failure{condition: diaspora.ErrInvalid, text: text}
 	}
 	return err
 }

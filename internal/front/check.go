@@ -42,6 +42,7 @@ const (
 	OK   Status = "ok"
 	Warn Status = "warn" // it works, but a promise is weaker
 	Fail Status = "fail" // it does not work, or is not safe
+	Skip Status = "skip" // it was not tried, since another check failed
 )
 
 const (
@@ -57,7 +58,7 @@ type checks struct {
 }
 
 // Check tries a configuration that is valid against Globus Auth and the cluster
-// it is for. It changes nothing, and makes no file. A check that needs what another found missing is left out.
+// it is for. It changes nothing, and makes no file.
 func Check(ctx context.Context, cfg Config) []Finding {
 	c := &checks{cfg: &cfg}
 	c.globus(ctx)
@@ -87,6 +88,13 @@ func (c *checks) result(check string, err error, fix, found string, args ...any)
 	return true
 }
 
+// skip says of checks that they were not tried.
+func (c *checks) skip(checks ...string) {
+	for _, check := range checks {
+		c.add(check, Skip, "", "not tried, because of the failure above")
+	}
+}
+
 func (c *checks) globus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -97,6 +105,7 @@ func (c *checks) globus(ctx context.Context) {
 	}
 	if !c.result("Globus Auth", err, fix,
 		"%s knows the service as %s", c.cfg.issuer(), c.cfg.Globus.ClientID) {
+		c.skip("clock")
 		return
 	}
 	if skew, ok := client.ClockSkew(); !ok {
@@ -261,8 +270,12 @@ func (c *checks) kafka(ctx context.Context) {
 	if c.cfg.ACL == nil {
 		settings = "gateway-kafka-username and gateway-kafka-password-file"
 	}
-	if !c.result("Kafka", explained(err), fixOf(err, "see kafka-brokers, "+settings+"; it is the INTERNAL listener that is meant, not the gateway's"),
+	if !c.result("Kafka", explained(offered(err, "PLAIN")), fixOf(err, "see kafka-brokers, "+settings+"; it is the INTERNAL listener that is meant, not the gateway's"),
 		"%s takes %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.userName()) {
+		if c.cfg.ACL != nil {
+			c.skip("authorizer", "brokers")
+		}
+		c.skip("ledger")
 		return
 	}
 	if c.cfg.ACL == nil {
@@ -271,9 +284,11 @@ func (c *checks) kafka(ctx context.Context) {
 	}
 	admin := kadm.NewClient(client)
 	c.authorizer(ctx, admin)
-	if c.brokers(ctx, admin) {
-		c.ledger(ctx, admin)
+	if !c.brokers(ctx, admin) {
+		c.skip("ledger")
+		return
 	}
+	c.ledger(ctx, admin)
 }
 
 // userName is what the broker takes the process for.
@@ -416,6 +431,7 @@ func (c *checks) gateway(ctx context.Context) {
 		return
 	case err != nil:
 		c.add("signing keys", Fail, "see gateway-keys-file and gateway-jwks-file", "%v", err)
+		c.skip("gateway listener", "advertised addresses")
 		return
 	}
 	if since := signing.Overdue(); !since.IsZero() {
@@ -441,9 +457,12 @@ func (c *checks) gateway(ctx context.Context) {
 	}
 	defer client.Close()
 	err = client.Ping(ctx)
-	if !c.result("gateway listener", explained(err), fixOf(err,
-		"compare the broker's expected.issuer, expected.audience and jwks.endpoint.url with gateway-issuer, gateway-audience and gateway-jwks-file, and name the latter in -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls"),
-		"%s takes the gateway's tokens", g.Broker) {
+	fix := "compare the broker's expected.issuer, expected.audience and jwks.endpoint.url with gateway-issuer, gateway-audience and gateway-jwks-file, and name the latter in -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls"
+	if errors.Is(err, kerr.UnsupportedSaslMechanism) {
+		fix = "let gateway-broker be the port of the GATEWAY listener, whose sasl.enabled.mechanisms has OAUTHBEARER"
+	}
+	if !c.result("gateway listener", explained(offered(err, "OAUTHBEARER")), fixOf(err, fix), "%s takes the gateway's tokens", g.Broker) {
+		c.skip("advertised addresses")
 		return
 	}
 	c.advertised(ctx, kadm.NewClient(client))
@@ -457,6 +476,7 @@ func (c *checks) listens(ctx context.Context) {
 		conn.Close()
 	}
 	c.result("gateway listener", err, fixOf(err, "see gateway-broker"), "%s takes connections", c.cfg.Gateway.Broker)
+	c.add("advertised addresses", Skip, "", "not tried, because there are no signing keys yet")
 }
 
 func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
@@ -501,6 +521,14 @@ func fixOf(err error, otherwise string) string {
 		return "nothing answers there: is Kafka running, and is this its port?"
 	}
 	return otherwise
+}
+
+// offered says of a listener that refuses a SASL mechanism which one that is.
+func offered(err error, mechanism string) error {
+	if errors.Is(err, kerr.UnsupportedSaslMechanism) {
+		return fmt.Errorf("the listener there does not take SASL/%s", mechanism)
+	}
+	return err
 }
 
 // explained puts an error of the cluster into words.

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+// TestServeWithoutKafka: the start says that Kafka does not answer and where, and the check says which
+// checks it could therefore not try.
+func TestServeWithoutKafka(t *testing.T) {
+	d := newDesk(t)
+	secret, err := d.fabric.Globus().ClientSecret(globusdev.ResourceServerID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	secretFile := filepath.Join(dir, "globus-secret")
+	if err := os.WriteFile(secretFile, []byte(secret.Reveal()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serve := []string{
+		"serve", "acl", "--public-url", "http://127.0.0.1:1", "--acl-listen", "127.0.0.1:0", "--acl-bootstrap", "127.0.0.1:2",
+		"--token-key-file", filepath.Join(dir, "token-key.pem"), "--kafka-brokers", "127.0.0.1:3",
+		"--globus-issuer", d.fabric.GlobusURL(), "--globus-client-id", globusdev.ResourceServerID, "--globus-client-secret-file", secretFile,
+		"--globus-scope", globusdev.Scope, "--globus-login-client-id", globusdev.NativeClientID,
+	}
+	code := d.types(t.Context(), serve...)
+	said := d.err.String()
+	if code != diaspora.ExitCode(diaspora.ErrUnavailable) || !strings.Contains(said, "diaspora: serve: Kafka does not answer at 127.0.0.1:3: ") || !strings.Contains(said, "\nhint: start Kafka, and then this\n") {
+		t.Errorf("serve exits with %d, and says:\n%s", code, said)
+	}
+
+	d.err.reset()
+	code = d.types(t.Context(), append(serve, "--check")...)
+	found, said := d.out.String(), d.err.String()
+	for _, want := range []string{
+		"ok    Globus Auth: ",
+		"\nfail  Kafka: ", "\n      nothing answers there: is Kafka running, and is this its port?\n",
+		"\nskip  authorizer: not tried", "\nskip  brokers: not tried", "\nskip  ledger: not tried",
+	} {
+		if !strings.Contains(found, want) {
+			t.Errorf("the check does not say %q:\n%s", want, found)
+		}
+	}
+	if want := "found something to change; 3 could not be tried\n"; code != diaspora.ExitCode(diaspora.ErrInvalid) || !strings.Contains(said, want) {
+		t.Errorf("the check exits with %d and says %q, want %q", code, said, want)
+	}
+	if strings.Contains(found+said, secret.Reveal()) {
+		t.Error("a secret is shown")
+	}
+}
