@@ -122,7 +122,7 @@ const (
 	defaultClosePatience = 5 * time.Second
 	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
 	defaultLogin         = `run "diaspora login"`
-	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where you are logged in`
+	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where its owner is logged in, and start again with it`
 	maxCABytes           = 1 << 20
 	minSpoolBytes        = 64 << 10
 )

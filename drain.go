@@ -187,6 +187,9 @@ func (d *drain) next(ctx context.Context) ([]spool.Record, error) {
 	return d.spool.Next(ctx, roundEvents, roundBytes)
 }
 
+// unknownNote is no reason, so that what the process before has left is overwritten.
+const unknownNote = "\x00"
+
 // note leaves word in the spool of why events wait.
 func (d *drain) note() {
 	text := ""

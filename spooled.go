@@ -105,6 +105,7 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 		words:  l.explain,
 		known:  map[string]bool{},
 		held:   map[string]*heldTopic{},
+		noted:  unknownNote,
 	}}
 	if left := s.Stats(); left.Events > 0 { // of an outage, or of a process that died
 		l.spooled.drain.pace.begin(time.Now(), left.Next)

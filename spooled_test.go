@@ -93,6 +93,25 @@ func TestSpooledWhileTheBrokerIsAway(t *testing.T) {
 	}
 }
 
+// TestNoteOfThePast: why events waited for the process before is forgotten when they do not any more.
+func TestNoteOfThePast(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
+	cfg = withSpool(t, cfg)
+	if err := openLogger(t, cfg).Close(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.SpoolDir, "note"), []byte("not authenticated"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := openLogger(t, cfg)
+	defer l.Close(within(t))
+	eventually(t, "the note's end", func() bool {
+		info, err := spool.Inspect(cfg.SpoolDir)
+		return err == nil && info.Note == ""
+	})
+}
+
 // TestClosePatience closes Loggers whose network swallows everything: no attempt to connect ends. Each waits
 // for as long as it shall, says why, and leaves all events.
 func TestClosePatience(t *testing.T) {

@@ -19,7 +19,8 @@ diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a
 	long: `
 The fabric accepts neither a login nor an access key of the person any more, and connections
 that are open are closed within a minute, with "diaspora up" within ten seconds. Topics and keys
-stay, and work again after "diaspora admin unblock". Who blocked whom, when and why is kept in
+stay, and work again after "diaspora admin unblock". An access key that somebody else gave to the
+person belongs to that owner, and goes on working until the owner revokes it. Who blocked whom, when and why is kept in
 the ledger for good; the person is not told why.
 
 You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them.

@@ -205,7 +205,7 @@ With a fabric that others run:
 		return misuse(cmp.Or(flagHint(cmd, err), seeHelp(cmd)), "%s%v", prefix(cmd), err)
 	})
 	root.SetIn(e.stdin)
-	root.SetOut(e.stdout)
+	root.SetOut(helpOutput{e.stdout})
 	root.SetErr(e.stderr)
 	return root
 }

@@ -141,11 +141,41 @@ func (e *env) holding(topic string, args []string) (dirs []string, n int64, err 
 	if n > 0 {
 		return dirs, n, nil
 	}
-	f := &failure{condition: diaspora.ErrNotFound, text: fmt.Sprintf("spool discard: no event for topic %q waits", topic)}
-	if len(topics) > 0 {
+	where := ""
+	if len(args) == 0 {
+		if home, err := e.spoolHome(); err == nil {
+			where = " in " + home
+		}
+	}
+	f := &failure{condition: diaspora.ErrNotFound, text: fmt.Sprintf("spool discard: no event for topic %q waits%s", topic, where)}
+	if elsewhere := e.holdingElsewhere(topic, all); len(args) == 0 && elsewhere != "" {
+		f.hints = []string{fmt.Sprintf("they wait in %s, with another profile or credential: \"diaspora spool discard %s %s\"", elsewhere, topic, shellWord(elsewhere))}
+	} else if len(topics) > 0 {
 		f.hints = []string{"events wait for " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ")}
 	}
 	return nil, 0, f
+}
+
+// holdingElsewhere returns a spool of this user's, none of those, in which events for a topic wait, or "".
+func (e *env) holdingElsewhere(topic string, but []string) string {
+	all, err := e.spoolsAt(nil)
+	if err != nil {
+		return ""
+	}
+	for _, dir := range all {
+		if slices.Contains(but, dir) {
+			continue
+		}
+		for r, err := range spool.Entries(dir) {
+			if err != nil {
+				break
+			}
+			if r.Topic == topic {
+				return dir
+			}
+		}
+	}
+	return ""
 }
 
 // confirmDiscard says what will be done and has the person type the topic's name.

@@ -82,3 +82,29 @@ func TestDiscardWatched(t *testing.T) {
 	}
 	discarded([]string{"1 event discarded\n"}, "a watch of")
 }
+
+// TestDiscardElsewhere: events of another credential are not taken out unasked, and one hears where they are.
+func TestDiscardElsewhere(t *testing.T) {
+	d := newDesk(t)
+	key := filepath.Join(t.TempDir(), "key.env")
+	d.must(t, "key", "create", "k", "--save-env", key)
+	d.vars["DIASPORA_CONFIG_DIR"], d.vars["DIASPORA_KEY_FILE"] = filepath.Join(t.TempDir(), "node"), key
+	d.vars["DIASPORA_STATE_DIR"] = filepath.Join(t.TempDir(), "state")
+	if code := d.types(t.Context(), "produce", "scnas", "--value", "1"); code != 4 {
+		t.Fatalf("produce to a topic that nobody has claimed exits with %d, want 4", code)
+	}
+	dirs, err := d.spoolsAt(nil)
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("the spools are %v, %v", dirs, err)
+	}
+	delete(d.vars, "DIASPORA_KEY_FILE")
+	d.vars["DIASPORA_URL"] = "http://127.0.0.1:1"
+	d.err.reset()
+	code := d.types(t.Context(), "spool", "discard", "scnas", "--yes")
+	said := d.err.String()
+	hint := "hint: they wait in " + dirs[0] + `, with another profile or credential: "diaspora spool discard scnas ` + dirs[0] + `"`
+	if code != 5 || !strings.Contains(said, `no event for topic "scnas" waits in `) || !strings.Contains(said, hint) {
+		t.Errorf("discard exits with %d, and says:\n%swant\n%s", code, said, hint)
+	}
+	d.must(t, "spool", "discard", "scnas", dirs[0], "--yes")
+}

@@ -103,6 +103,17 @@ func readerLeft(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe)
 }
 
+// helpOutput is where help goes. That nobody reads on is no error: the reader has seen enough.
+type helpOutput struct{ io.Writer }
+
+func (h helpOutput) Write(p []byte) (int, error) {
+	n, err := h.Writer.Write(p)
+	if readerLeft(err) {
+		return len(p), nil
+	}
+	return n, err
+}
+
 // isTerminal is env.terminal outside of tests.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)

@@ -41,7 +41,9 @@ Kafka client in every language speaks. The secret is printed now and never again
 keeps only its hash. Whoever has it can do what the key may do, until you revoke the key.
 
 Without --read and --write a key may do both; without --topic it is for all topics that you
-have and will have. A key cannot claim topics or make other keys.
+have and will have. A key cannot claim topics or make other keys. A key that reads has your
+consumer groups, whichever topics it is for: whoever has it can take part in them, reset and delete
+them. Colleagues should use group IDs of their own, or read without a group.
 
 --save-env, --save-for-kcat and --save-for-java write the key into a new file that only you can
 read, instead of printing it; - is the output. What --save-env writes is what DIASPORA_KEY_FILE

@@ -95,8 +95,9 @@ elsewhere, produce goes on with that one.
 On a terminal it shows how far it has come, and with --watch it names each file that was
 logged; --quiet turns that off.
 
-With -o json each event that is on disk prints a line with its topic and id, and the number of
-its line; with --no-spool each that is acknowledged, with its partition and offset too.`,
+With -o json each event that is on disk prints a line with its topic, its id and, if it has them,
+its key, the name of its file and the number of its line; with --no-spool each that is
+acknowledged, with its partition and offset too.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 }
@@ -593,6 +594,12 @@ func (p *production) receipt(r diaspora.Record, number int) {
 	}
 	b = append(b, `,"id":`...)
 	b = appendString(b, r.ID)
+	if r.Key != nil {
+		b = appendBytes(append(b, ','), "key", r.Key)
+	}
+	if i := slices.IndexFunc(r.Headers, func(h diaspora.Header) bool { return h.Key == headerFile }); i >= 0 {
+		b = appendBytes(append(b, ','), "file", r.Headers[i].Value)
+	}
 	if number > 0 {
 		b = fmt.Appendf(b, `,"line":%d`, number)
 	}
@@ -748,7 +755,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 
 // discardHint says what to do with events for a topic whose name is mistyped.
 func discardHint(topic string) string {
-	return fmt.Sprintf(`if the name is mistyped, take its events out of the spool: "diaspora spool discard %s --to FILE"`, topic)
+	return fmt.Sprintf(`they are sent once that is allowed; if the name is wrong, take them out: "diaspora spool discard %s --to FILE"`, topic)
 }
 
 func itOrThem(n int64) string {

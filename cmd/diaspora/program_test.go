@@ -428,7 +428,7 @@ func TestReaderLeaves(t *testing.T) {
 		for _, args := range [][]string{
 			{"consume", "weather", "--from", "start", "-q"},
 			{"consume", "weather", "-g", "analysis", "-q"},
-			{"topic", "list"}, {"whoami"}, {"version", "-o", "json"},
+			{"topic", "list"}, {"whoami"}, {"version", "-o", "json"}, {"spool", "discard", "--help"}, {"help", "produce"},
 		} {
 			each := e
 			if code := run(t.Context(), &each, args); code != 0 || d.err.String() != "" {

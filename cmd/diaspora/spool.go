@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -73,8 +74,9 @@ diaspora spool drain --timeout 1m --quiet`,
 	long: `
 It sends what no other process is sending, from all your spools: those of a profile with the login
 that is stored there, those of DIASPORA_URL with the credential that is set. It ends when nothing
-waits or nothing can be done about it now. The exit code is 0 if nothing waits, and otherwise that of the reason: 3 if you
-are not logged in, 4 without permission, 5 if there is no such topic, 75 if the cluster cannot be reached.
+waits or nothing can be done about it now. Events of a process that runs are left to it. The exit code
+is 0 if nothing else waits, and otherwise that of the reason: 3 if you are not logged in, 4 without
+permission, 5 if there is no such topic, 75 if the cluster cannot be reached.
 The spools are in DIASPORA_STATE_DIR, which names another folder than the usual one.`,
 	formats: answerFormats,
 	args:    arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
@@ -112,11 +114,13 @@ events wait. It sees only what is in a spool: whether a "produce --watch" still 
 whatever watches over processes to say.
 
 With -o json it prints an object with
-  events, bytes            how many events wait, and their size on disk
+  spools                   how many spools there are; those below other folders are not counted
+  events, bytes            how many events wait, and the size of the spools' files, which shrink later
   oldest                   when the oldest of them was logged; left out if none waits
   why                      why they wait; left out if none does, or they are on their way
   full                     why a spool takes no more events; left out if all do
-  discarded                events that "diaspora spool discard" took out, ever
+  discarded                events that "diaspora spool discard" took out of these spools; a spool that
+                           is empty is removed, and its count with it
   dropped, quarantined, damaged
                            events that were dropped for want of room, set aside since the cluster
                            does not take them, or damaged on disk, until "diaspora spool dismiss"`,
@@ -189,10 +193,12 @@ func document(dir string, info spool.Info) spoolDocument {
 	}
 	switch {
 	case info.Events == 0:
-	case info.Note != "":
-		d.Why = info.Note
+	case d.Owner == "" && info.Note != "": // it is as old as that process
+		d.Why = "no process sends them; the last one said: " + info.Note
 	case d.Owner == "":
 		d.Why = "no process sends them"
+	default:
+		d.Why = info.Note
 	}
 	return d
 }
@@ -323,6 +329,7 @@ func (e *env) status() error {
 	}
 	if e.json() {
 		return e.printJSON(struct {
+			Spools    int        `json:"spools"`
 			Events    uint64     `json:"events"`
 			Bytes     int64      `json:"bytes"`
 			Oldest    *time.Time `json:"oldest,omitempty"`
@@ -330,7 +337,7 @@ func (e *env) status() error {
 			Full      string     `json:"full,omitempty"`
 			Discarded uint64     `json:"discarded"`
 			spool.Losses
-		}{total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Discarded, total.Losses})
+		}{len(docs), total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Discarded, total.Losses})
 	}
 	if len(docs) > 0 {
 		c, head, rest := e.statusLine(total)
@@ -340,7 +347,12 @@ func (e *env) status() error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if e.profile == "" {
+		_, err = os.Stat(filepath.Join(dir, "spool"))
+	} else {
+		_, err = os.Stat(dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // there never was one; a folder above others, perhaps
 		return e.printPainted(green, "no event waits", fmt.Sprintf(": there is no spool in %s\n", oneLine(dir)))
 	}
 	return e.printPainted(green, "no event waits", fmt.Sprintf(" in %s\n", oneLine(dir)))
@@ -560,7 +572,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		defer cancel()
 	}
 	defer e.tidySpools(ctx)
-	var sent, left int64
+	var sent, left, taken int64
 	var why, nobody error
 	away := map[string]bool{} // fabrics that could not be reached
 	d := &draining{spools: len(waiting)}
@@ -597,7 +609,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 			left += w.events
 			continue
 		case errors.Is(err, diaspora.ErrConflict): // another process has it, and sends them
-			e.say("%v", err)
+			taken += w.events
 			continue
 		case err != nil:
 			return err
@@ -626,7 +638,8 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		if err := e.printJSON(struct {
 			Acknowledged int64 `json:"acknowledged"`
 			Waiting      int64 `json:"waiting"`
-		}{sent, left}); err != nil {
+			InUse        int64 `json:"in_use"` // of processes that run
+		}{sent, left, taken}); err != nil {
 			return err
 		}
 	} else if len(waiting) == 0 {
@@ -639,7 +652,14 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		}
 		e.say("%s", text+place)
 	} else {
-		e.say("%s acknowledged, %d waiting", count(sent, "event"), left)
+		text := fmt.Sprintf("%s acknowledged, %d waiting", count(sent, "event"), left)
+		if taken > 0 {
+			text += fmt.Sprintf("; %s left to the process that logs and sends them", count(taken, "event"))
+		}
+		if dir, err := e.stateDir(); err == nil && e.getenv("DIASPORA_STATE_DIR") != "" {
+			text += ", in " + dir // one of many, in a loop
+		}
+		e.say("%s", text)
 	}
 	return stranded(left, firstOf(why, nobody))
 }

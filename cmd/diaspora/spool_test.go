@@ -271,6 +271,10 @@ func TestStatusWithoutSpool(t *testing.T) {
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	says("no event waits: there is no spool in " + state) // which may be above those of fifty ranks
+	if err := os.Mkdir(filepath.Join(state, "spool"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	says("no event waits in " + state)
 	d.must(t, "topic", "claim", "weather")
 	d.must(t, "produce", "weather", "--value", "1")
@@ -284,7 +288,7 @@ func TestStatusWithoutSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	fields := slices.Sorted(maps.Keys(all))
-	if want := []string{"bytes", "damaged", "discarded", "dropped", "events", "quarantined"}; !slices.Equal(fields, want) {
+	if want := []string{"bytes", "damaged", "discarded", "dropped", "events", "quarantined", "spools"}; !slices.Equal(fields, want) {
 		t.Errorf("status -o json has %v, want %v", fields, want)
 	}
 	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 4 {
@@ -294,5 +298,82 @@ func TestStatusWithoutSpool(t *testing.T) {
 	d.must(t, "status", "-o", "json")
 	if text := d.out.String(); !strings.Contains(text, `"oldest":"`) || !strings.Contains(text, `"why":"`) || !strings.Contains(text, `"events":1`) {
 		t.Errorf("status -o json has %s", text)
+	}
+}
+
+// TestReceiptsNameFiles: from a receipt of a watch one knows which file may be deleted.
+func TestReceiptsNameFiles(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir := t.TempDir()
+	put(t, dir, "a.json", "1")
+	for key, args := range map[string][]string{
+		`"key":"a.json"`:    nil,
+		`"key":"station-4"`: {"-k", "station-4"},
+	} {
+		d.out.reset()
+		d.must(t, append([]string{"produce", "scans", "--input", "file", filepath.Join(dir, "a.json"), "-o", "json"}, args...)...)
+		if want := `,` + key + `,"file":"a.json"}` + "\n"; !strings.HasSuffix(d.out.String(), want) {
+			t.Errorf("the receipt is %s, want it to end with %s", d.out.String(), want)
+		}
+	}
+}
+
+// TestDrainBesideALogger: events of a process that runs are left to it, which is told as what it is. It is no
+// error, and nothing that the person has done wrong.
+func TestDrainBesideALogger(t *testing.T) {
+	d := newDesk(t)
+	state := filepath.Join(t.TempDir(), "state")
+	d.vars["DIASPORA_STATE_DIR"] = state
+	d.must(t, "topic", "claim", "weather")
+	d.fabric.Close()
+	d.must(t, "produce", "weather", "--value", "1", "--wait", "0")
+	dirs, err := d.spoolsAt(nil)
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("the spools are %v, %v", dirs, err)
+	}
+	info, err := spool.Inspect(dirs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := spool.Open(t.Context(), spool.Options{Dir: dirs[0], Subject: info.Subject}) // as a process that logs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	d.err.reset()
+	d.must(t, "spool", "drain")
+	if want := "diaspora: 0 events acknowledged, 0 waiting; 1 event left to the process that logs and sends them, in " + state + "\n"; d.err.String() != want {
+		t.Errorf("drain says %q, want %q", d.err.String(), want)
+	}
+	d.out.reset()
+	d.must(t, "spool", "drain", "-o", "json")
+	if want := `{"acknowledged":0,"waiting":0,"in_use":1}` + "\n"; d.out.String() != want {
+		t.Errorf("drain -o json says %s, want %s", d.out.String(), want)
+	}
+}
+
+// TestWhyOfThePast: what a process that is gone has said of an outage is told as its words, not as what is now.
+func TestWhyOfThePast(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	d.fabric.Close()
+	d.must(t, "produce", "weather", "--value", "1", "--wait", "0")
+	d.out.reset()
+	d.must(t, "status")
+	if !strings.Contains(d.out.String(), ": no process sends them") {
+		t.Errorf("status says %q", d.out.String())
+	}
+	dirs, err := d.spoolsAt(nil)
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("the spools are %v, %v", dirs, err)
+	}
+	if err := os.WriteFile(filepath.Join(dirs[0], "note"), []byte("the king is away"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.out.reset()
+	d.must(t, "status")
+	if !strings.HasSuffix(d.out.String(), ": no process sends them; the last one said: the king is away\n") {
+		t.Errorf("status says %q", d.out.String())
 	}
 }

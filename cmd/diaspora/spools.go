@@ -68,7 +68,11 @@ func (e *env) drainCommand() string {
 	if err != nil || e.credential() == "" {
 		return "diaspora spool drain"
 	}
-	return "DIASPORA_STATE_DIR=" + shellWord(dir) + " diaspora spool drain"
+	text := "DIASPORA_STATE_DIR=" + shellWord(dir)
+	if file := e.getenv(accesskey.FileVariable); file != "" {
+		text += " " + accesskey.FileVariable + "=" + shellWord(file)
+	}
+	return text + " diaspora spool drain"
 }
 
 // spoolHome returns the folder of the spools of the profile, or of the fabric that

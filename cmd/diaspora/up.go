@@ -52,7 +52,8 @@ service account that the stand-in knows. If the fabric runs already, it prints t
 alone, for eval, and ends.
 
 With --kafka there is no embedded broker: events are in the Apache Kafka that "make kafka-up" has
-started, and one gateway stands in front of each of its nodes.
+started, and one gateway stands in front of each of its nodes, at the address that this Kafka tells
+its clients.
 
 It runs until Ctrl-C. Events that were acknowledged are there again at the next start,
 even after kill -9.`,

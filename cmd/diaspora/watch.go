@@ -282,7 +282,7 @@ func (w *watcher) introduction(topic string) string {
 	}
 	text += fmt.Sprintf(" (journal in %s)", filepath.Dir(w.journal.name))
 	for _, other := range slices.Sorted(maps.Keys(others)) {
-		text += fmt.Sprintf("; %d of them %s logged to %s", others[other], wasOrWere(others[other]), other)
+		text += fmt.Sprintf("; %d of them %s logged to %s as well", others[other], wasOrWere(others[other]), other)
 	}
 	return text
 }

@@ -664,8 +664,8 @@ func TestWatchIntroduced(t *testing.T) {
 	says(0, "scans", "json", "watching "+dir+": none of the 2 files there matches the pattern 'json'; a pattern is for the whole name, as '*.json'")
 	says(0, "scans", "*.csv", "watching "+dir+": none of the 2 files there matches the pattern '*.csv'")
 	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already"+journals)
-	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already"+journals+"; 1 of them was logged to scnas")
-	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas")
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already"+journals+"; 1 of them was logged to scnas as well")
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas as well")
 	put(t, dir, "a.json", "11")
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since"+journals)
 }

@@ -62,7 +62,24 @@ func Inspect(dir string) (Info, error) {
 		return Info{}, err
 	}
 	defer s.dismiss()
-	return s.report.Info, nil
+	info := s.report.Info
+	s.dateOldest(&info)
+	return info, nil
+}
+
+// dateOldest has info.Oldest from the event itself, where that is plausible. The files only say when a
+// segment was begun, which may be long before: one segment sees many outages.
+func (s *Spool) dateOldest(info *Info) {
+	if info.Events == 0 {
+		return
+	}
+	records, err := s.read(1, 1)
+	if err != nil || len(records) == 0 {
+		return
+	}
+	if t := records[0].Time; t.After(info.Oldest) && !t.After(time.Now()) {
+		info.Oldest = t
+	}
 }
 
 // Check is [Verify] without reading the events, and so it is quick, however many wait.

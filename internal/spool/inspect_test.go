@@ -1,0 +1,48 @@
+package spool
+
+import (
+	"testing"
+	"time"
+)
+
+// TestOldestIsThatOfTheEvent: events that were acknowledged long ago may be in the same segment as the
+// oldest one that waits, which is not older for that.
+func TestOldestIsThatOfTheEvent(t *testing.T) {
+	t.Parallel()
+	path := dir(t)
+	s := mustOpen(t, Options{Dir: path})
+	mustAppend(t, s, 0, 1)
+	records, err := s.Next(t.Context(), 1, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ack(records[0].Position); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for time.Since(began) < 2*time.Millisecond { // the clock of segments
+		time.Sleep(time.Millisecond)
+	}
+	entry := numbered(1)
+	entry.Time = time.Now().Truncate(time.Millisecond)
+	if err := s.Append(t.Context(), entry); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := Inspect(path); err != nil || info.Events != 1 || !info.Oldest.Equal(entry.Time) {
+		t.Errorf("Inspect = %d events, the oldest of %v, %v; want 1 of %v", info.Events, info.Oldest, err, entry.Time)
+	}
+	// A time that the event was given says nothing about its age if it is in the future, or before there was a spool.
+	for n, odd := range []time.Time{time.Now().Add(time.Hour), time.Unix(1e9, 0)} {
+		other := dir(t)
+		s := mustOpen(t, Options{Dir: other})
+		entry := numbered(n)
+		entry.Time = odd
+		before := time.Now().Add(-time.Second)
+		if err := s.Append(t.Context(), entry); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := Inspect(other); err != nil || info.Oldest.Before(before) || info.Oldest.After(time.Now()) {
+			t.Errorf("the oldest of an event of %v is of %v, %v", odd, info.Oldest, err)
+		}
+	}
+}
