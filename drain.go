@@ -191,9 +191,12 @@ func (d *drain) next(ctx context.Context) ([]spool.Record, error) {
 const unknownNote = "\x00"
 
 // note leaves word in the spool of why events wait.
-func (d *drain) note() {
+func (d *drain) note() { d.noteWhy(d.reason()) }
+
+// noteWhy is note for a reason, or nil.
+func (d *drain) noteWhy(why error) {
 	text := ""
-	if why := d.reason(); why != nil {
+	if why != nil {
 		text = why.Error()
 	}
 	if text == d.noted {

@@ -299,6 +299,7 @@ func (l *Logger) closeSpool(ctx context.Context) error {
 	s.stop()
 	s.work.Wait()
 	last := l.spoolStats().Spool
+	s.drain.noteWhy(last.Why) // the drain may have ended before it could
 	err := s.Close()                          // commits or fails what is still on its way to disk
 	l.room.wait(context.Background(), nil, 0) // for the callbacks
 	st := s.Stats()

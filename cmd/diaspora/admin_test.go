@@ -135,6 +135,11 @@ func TestBlockedPerson(t *testing.T) {
 				t.Errorf("%s: diaspora %s: exit code %d, want %d and whom to ask:\n%s", way, args, code, want, said)
 			}
 		}
+		d.out.reset()
+		d.must(t, "status")
+		if !strings.Contains(d.out.String(), "the last one said: permission denied: the operators of this fabric have blocked you") {
+			t.Errorf("%s: status does not say why the events wait: %s", way, d.out.String())
+		}
 		delete(d.vars, vars[0])
 	}
 }
