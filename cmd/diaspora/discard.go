@@ -34,8 +34,9 @@ keys, headers, times and ids, as produce --input ndjson takes them; the file mus
 exist yet. "-" is the output. It asks for the topic's name before it does anything; --yes does
 not ask, with or without --to.
 
-Do not log events again that came from "produce --watch": started with the right topic, it logs
-the files in its folder by itself.
+Do not log events again that came from "produce --watch" with a mistyped topic: started with the
+right one, it logs the files in its folder by itself. With the same topic it does not, since its
+journal has them as logged: then keep a file with --to, and log that.
 
 Without a DIRECTORY it takes them out of all spools of the profile. A spool that another process has
 is not touched: end that one first.`,
@@ -102,9 +103,9 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 		if watched < discarded {
 			which = fmt.Sprintf("the files that %d of them came from", watched)
 		}
-		text := fmt.Sprintf("a watch of %s with the right topic logs %s by itself", folder, which)
+		text := fmt.Sprintf("a watch of %s with another topic logs %s by itself; one with topic %q takes them as logged, and does not", folder, which, topic)
 		if to != "" && to != "-" {
-			text += "; do not log them again from " + to
+			text += fmt.Sprintf("; log them again from %s only for topic %q", to, topic)
 		}
 		e.say("%s", text)
 	}

@@ -740,7 +740,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case left.Events == 0:
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
-		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "diaspora spool drain"`)
+		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.drainCommand()+`"`)
 	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name is right
 		return held
 	case held != nil && refusal(held):

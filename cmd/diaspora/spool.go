@@ -73,7 +73,8 @@ diaspora spool drain
 diaspora spool drain --timeout 1m --quiet`,
 	long: `
 It sends what no other process is sending, from all your spools: those of a profile with the login
-that is stored there, those of DIASPORA_URL with the credential that is set. It ends when nothing
+that is stored there, those of DIASPORA_URL with the credential that is set. Events that were logged
+with an access key are sent with your login too, or with any other key of yours. It ends when nothing
 waits or nothing can be done about it now. Events of a process that runs are left to it. The exit code
 is 0 if nothing else waits, and otherwise that of the reason: 3 if you are not logged in, 4 without
 permission, 5 if there is no such topic, 75 if the cluster cannot be reached.

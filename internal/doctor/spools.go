@@ -175,7 +175,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	case owned && age < backlogWarns && why == "":
 		return ok("%s, on their way", text)
 	case owned:
-		return warning("the other checks say what to mend; they are sent by themselves then", "%s: %s", text, orElse(why, "they are slow"))
+		return warning("mend what other checks say, and the process that logs sends them; if its key file was replaced, restart it", "%s: %s", text, orElse(why, "they are slow"))
 	}
 	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission} {
 		if strings.Contains(why, condition.Error()) { // draining cannot help before somebody mends it
