@@ -27,7 +27,9 @@ type env struct {
 	terminal       func(stream any) bool  // is a person at the other end
 	columns        func(stream any) int   // of a terminal; 0 if it is none, or not known
 
-	bottom *screen  // stderr, where that is a terminal; nil elsewhere
+	bottom           *screen // stderr, where that is a terminal; nil elsewhere
+	toldOfCredential bool    // that it signs in, and not the profile of --profile
+
 	settle []func() // wait for renewals of tokens that are under way; called at the end
 
 	common // the flags that every command has

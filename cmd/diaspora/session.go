@@ -30,7 +30,13 @@ func (e *env) lookup(name string) string {
 }
 
 // config returns which fabric to talk to, and as whom.
-func (e *env) config() (diaspora.Config, error) { return e.configFrom(e.lookup) }
+func (e *env) config() (diaspora.Config, error) {
+	if from := e.credential(); e.profile != "" && from != "" && !e.toldOfCredential {
+		e.toldOfCredential = true
+		e.say("%s is set, and signs in; --profile %s only says to which fabric", from, e.profile)
+	}
+	return e.configFrom(e.lookup)
+}
 
 func (e *env) configFrom(getenv func(string) string) (diaspora.Config, error) {
 	cfg, err := diaspora.ConfigFromEnv(getenv)

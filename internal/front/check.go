@@ -135,7 +135,7 @@ func (c *checks) scope() {
 	case !errors.As(err, &untrusted):
 		c.result("scope", err, fix, "clients send tokens with %s to %s", c.cfg.Globus.Scope, hosts)
 	case untrusted.Unconfirmed:
-		c.add("scope", Warn, fix, "%s names no host: at their first login, people are asked whether %s are right", c.cfg.Globus.Scope, hosts)
+		c.add("scope", Warn, fix, "%s names no host: at their first login, people are asked about the hosts: %s", c.cfg.Globus.Scope, hosts)
 	default:
 		c.add("scope", Fail, fix, "%s", untrusted.Reason)
 	}

@@ -525,7 +525,7 @@ func TestCheckScope(t *testing.T) {
 	}{
 		"names the host":         {byHost, []string{"kafka1.example.org:9092"}, OK, "to diaspora.example.org, kafka1.example.org"},
 		"a gateway outside":      {byHost, []string{"kafka1.example.org:9092", "192.0.2.1:9092"}, Fail, "192.0.2.1 is not below example.org"},
-		"names the API":          {byAPI, []string{"kafka1.example.org:9092"}, Warn, "names no host: at their first login, people are asked whether diaspora.example.org, kafka1.example.org are right"},
+		"names the API":          {byAPI, []string{"kafka1.example.org:9092"}, Warn, "names no host: at their first login, people are asked about the hosts: diaspora.example.org, kafka1.example.org"},
 		"of a service of Globus": {"urn:globus:auth:scope:groups.api.globus.org:all", []string{"kafka1.example.org:9092"}, Fail, "a scope of groups.api.globus.org"},
 	} {
 		cfg := valid()

@@ -1,0 +1,27 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestProfileBesideACredential: with --profile, a credential of the environment still signs in. Whoever meant to
+// see what another login may do has to hear of that.
+func TestProfileBesideACredential(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	key := filepath.Join(t.TempDir(), "key.env")
+	d.must(t, "key", "create", "k", "--save-env", key)
+	d.err.reset()
+	d.must(t, "consume", "weather", "--from", "start", "--exit", "--profile", "home")
+	if strings.Contains(d.err.String(), "signs in") {
+		t.Errorf("without a credential it says %q", d.err.String())
+	}
+	d.vars["DIASPORA_KEY_FILE"] = key
+	d.err.reset()
+	d.must(t, "consume", "weather", "--from", "start", "--exit", "--profile", "home")
+	if want := "diaspora: DIASPORA_KEY_FILE is set, and signs in; --profile home only says to which fabric\n"; strings.Count(d.err.String(), want) != 1 {
+		t.Errorf("it says %q, want %q once", d.err.String(), want)
+	}
+}
