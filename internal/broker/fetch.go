@@ -138,15 +138,19 @@ const readCommitted = 1
 // find returns the log of a partition, if the caller may read it.
 func (f *fetching) find(p *fetchPartition) (*commitlog.Log, *kerr.Error) {
 	t := f.b.topics.withID(p.id)
-	if f.req.Version < 13 {
+	switch {
+	case f.req.Version < 13:
 		t = f.b.topics.named(p.name)
-	} else if t == nil {
+	case t != nil:
+		p.name = t.Name // a session remembers it
+	case p.name == "":
 		return nil, kerr.UnknownTopicID
-	} else {
-		p.name = t.Name
 	}
 	if !f.b.acls.allow(f.r.caller, kmsg.ACLOperationRead, kmsg.ACLResourceTypeTopic, p.name) {
 		return nil, kerr.TopicAuthorizationFailed
+	}
+	if t == nil && f.b.topics.named(p.name) != nil { // deleted during the session, and made again
+		return nil, kerr.InconsistentTopicID
 	}
 	log, ok := t.partition(p.partition)
 	if !ok {

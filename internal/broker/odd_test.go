@@ -196,6 +196,48 @@ func TestOddFetch(t *testing.T) {
 	}
 }
 
+// TestFetchOfADeletedTopic: a fetch session knows topics by the names that their IDs had, and tells a topic that is
+// gone, or was made again, from an ID that nobody knows, as Apache Kafka does.
+func TestFetchOfADeletedTopic(t *testing.T) {
+	b := open(t, Config{})
+	create(t, b, superUser, newTopic("a", 1))
+	described := kmsg.NewPtrMetadataRequest()
+	described.Topics = []kmsg.MetadataRequestTopic{{Topic: kmsg.StringPtr("a")}}
+	id := ask[*kmsg.MetadataResponse](t, b, superUser, described, 12).Topics[0].TopicID
+	conn, err := b.connect(superUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fetch := func(session, epoch int32) *kmsg.FetchResponse {
+		t.Helper()
+		request := kmsg.NewPtrFetchRequest()
+		request.Version, request.MaxBytes, request.SessionID, request.SessionEpoch = 17, 1<<20, session, epoch
+		part := kmsg.NewFetchRequestTopicPartition()
+		part.PartitionMaxBytes = 1 << 20
+		request.Topics = append(request.Topics, kmsg.FetchRequestTopic{TopicID: id, Partitions: []kmsg.FetchRequestTopicPartition{part}})
+		response, err := requestor{conn}.Request(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response.(*kmsg.FetchResponse)
+	}
+	want := func(what string, response *kmsg.FetchResponse, want *kerr.Error) {
+		t.Helper()
+		if got := kerr.ErrorForCode(response.Topics[0].Partitions[0].ErrorCode); got != want {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	session := fetch(0, 0).SessionID
+	gone := kmsg.NewPtrDeleteTopicsRequest()
+	gone.TopicNames = []string{"a"}
+	ask[*kmsg.DeleteTopicsResponse](t, b, superUser, gone, 5)
+	want("a deleted topic in its session", fetch(session, 1), kerr.UnknownTopicOrPartition)
+	want("a deleted topic without a session", fetch(0, -1), kerr.UnknownTopicID)
+	create(t, b, superUser, newTopic("a", 1))
+	want("a topic of the same name in the session", fetch(session, 2), kerr.InconsistentTopicID)
+}
+
 func TestOddVersions(t *testing.T) {
 	b := open(t, Config{})
 	for _, test := range []struct {
