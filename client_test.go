@@ -403,7 +403,7 @@ func TestOneQuestionKeepsNoConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Config.spoolSubject(within(t)); err != nil {
+	if _, _, err := f.Config.spoolSubject(within(t)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the connections to end", func() bool { return asked.Load() == 2 && open.Load() == 0 })

@@ -74,7 +74,7 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	subject, err := cfg.spoolSubject(ctx)
+	subject, refused, err := cfg.spoolSubject(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +90,13 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 		Same:        func(unbound string) bool { return cfg.owns(ctx, subject, unbound) },
 		Diagnostics: cfg.Diagnostics,
 	})
+	if errors.Is(err, spool.ErrSubject) && refused != nil { // its own events, perhaps, but nobody can tell
+		return nil, &fault{
+			condition: ErrUnauthenticated,
+			reason:    fmt.Sprintf("the events in %s wait: %s", cfg.SpoolDir, strings.TrimPrefix(withoutHint(refused), ErrUnauthenticated.Error()+": ")),
+			hint:      Hint(refused), cause: errors.Join(err, refused),
+		}
+	}
 	if err != nil {
 		return nil, explainSpool(err)
 	}
@@ -116,36 +123,39 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 
 // spoolSubject returns whose events the spool is to hold. While the owner of an access key, or of a
 // credential from the environment, cannot be found out, it returns a name for the credential itself, and
-// the events wait for whoever signs in with it. That includes a credential that is refused: a
-// person has to replace it, and until then the drain says so.
-func (c *Config) spoolSubject(ctx context.Context) (string, error) {
+// the events wait for whoever signs in with it. That includes a credential that is refused, with
+// the error refused: a person has to replace it, and until then the drain says so.
+func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err error) {
 	if c.Identity.Subject != "" || c.anonymous {
-		return c.Identity.Subject, nil
+		return c.Identity.Subject, nil, nil
 	}
 	if c.URL == "" {
-		return "", invalid("configuration: SpoolDir needs URL or Identity.Subject, to know whose events it holds")
+		return "", nil, invalid("configuration: SpoolDir needs URL or Identity.Subject, to know whose events it holds")
 	}
 	canWait := c.memory.name != "" || c.Key != Key{}
 	if canWait && c.memory.unanswered() {
-		return c.unbound(), nil
+		return c.unbound(), nil, nil
 	}
 	timed, cancel := context.WithTimeout(ctx, c.DialTimeout)
 	defer cancel()
-	err := c.learnIdentity(timed)
+	err = c.learnIdentity(timed)
 	if canWait && ctx.Err() == nil && (away(err) || timed.Err() != nil) {
 		c.diagnostics().Warn("the fabric cannot be asked whose events these are; they wait for whoever signs in with this credential", "url", c.URL, "err", err)
 		c.memory.noAnswer()
-		return c.unbound(), nil
+		return c.unbound(), nil, nil
 	}
 	if canWait && refusedCredential(err) {
 		c.diagnostics().Warn("the credential is refused; the events wait in the spool", "url", c.URL, "err", err)
-		return c.unbound(), nil
+		return c.unbound(), err, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("ask whose events the spool is to hold: %w", err)
+		return "", nil, fmt.Errorf("ask whose events the spool is to hold: %w", err)
 	}
-	return c.Identity.Subject, nil
+	return c.Identity.Subject, nil, nil
 }
+
+// withoutHint is the text of an error without the advice at its end.
+func withoutHint(err error) string { return strings.TrimSuffix(err.Error(), "; "+Hint(err)) }
 
 // refusedCredential reports whether err says that a credential is not good, and not that it was not
 // sent, as to a fabric that it does not belong to.
@@ -299,7 +309,7 @@ func (l *Logger) closeSpool(ctx context.Context) error {
 	s.stop()
 	s.work.Wait()
 	last := l.spoolStats().Spool
-	s.drain.noteWhy(last.Why) // the drain may have ended before it could
+	s.drain.noteWhy(last.Why)                 // the drain may have ended before it could
 	err := s.Close()                          // commits or fails what is still on its way to disk
 	l.room.wait(context.Background(), nil, 0) // for the callbacks
 	st := s.Stats()

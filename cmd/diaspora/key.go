@@ -276,7 +276,7 @@ func (e *env) keyList(ctx context.Context) error {
 		return e.printJSON(diaspora.AccessKeyList{Keys: keys})
 	}
 	if len(keys) == 0 {
-		e.say(`you have no access keys; make one with "diaspora key create NAME"`)
+		e.say(`you have no access keys, or all were revoked or have expired; make one with "diaspora key create NAME"`)
 		return nil
 	}
 	rows := [][]string{{"NAME", "ID", "CREATED", "EXPIRES", "LAST USED", "MAY"}}
@@ -292,6 +292,8 @@ func (e *env) expiryText(t time.Time) string {
 		return "never"
 	case !t.After(e.now()):
 		return "expired"
+	case t.Sub(e.now()) < 48*time.Hour:
+		return e.clock(t)
 	}
 	return e.day(t)
 }

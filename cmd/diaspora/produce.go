@@ -216,7 +216,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		watch.p, p.watch, p.source = p, watch, &watch.source
 		p.about = func(err error) error {
 			if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
-				err = hinted(err, discardHint(t.Topic))
+				err = hinted(err, p.env.discardHint(t.Topic))
 			}
 			return e.aboutTopic(ctx, cfg, err)
 		}
@@ -744,7 +744,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name is right
 		return held
 	case held != nil && refusal(held):
-		return hinted(held, discardHint(p.topic))
+		return hinted(held, p.env.discardHint(p.topic))
 	case shutOut(left.Why):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
@@ -754,8 +754,8 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 }
 
 // discardHint says what to do with events for a topic whose name is mistyped.
-func discardHint(topic string) string {
-	return fmt.Sprintf(`they are sent once that is allowed; if the name is wrong, take them out: "diaspora spool discard %s --to FILE"`, topic)
+func (e *env) discardHint(topic string) string {
+	return `they are sent once that is allowed; if the name is wrong, take them out: "` + e.spoolCommand("discard "+topic+" --to FILE") + `"`
 }
 
 func itOrThem(n int64) string {

@@ -605,6 +605,10 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		cfg.SpoolDir = w.dir
 		logger, err := diaspora.OpenLogger(ctx, cfg)
 		switch {
+		case errors.Is(err, spool.ErrSubject) && errors.Is(err, diaspora.ErrUnauthenticated): // the end says so
+			why = err
+			left += w.events
+			continue
 		case errors.Is(err, spool.ErrSubject):
 			e.warn("%v", err)
 			left += w.events

@@ -377,3 +377,37 @@ func TestWhyOfThePast(t *testing.T) {
 		t.Errorf("status says %q", d.out.String())
 	}
 }
+
+// TestDeadKeyInAFreshHome: a key that was revoked cannot tell whose it was, so a spool of its owner's looks like
+// somebody else's. What counts for the person is that the key is dead.
+func TestDeadKeyInAFreshHome(t *testing.T) {
+	d := newDesk(t)
+	home := d.vars["DIASPORA_CONFIG_DIR"]
+	key := filepath.Join(t.TempDir(), "key.env")
+	d.must(t, "key", "create", "k", "--save-env", key)
+	d.vars["DIASPORA_STATE_DIR"] = filepath.Join(t.TempDir(), "state")
+	d.vars["DIASPORA_CONFIG_DIR"], d.vars["DIASPORA_KEY_FILE"] = filepath.Join(t.TempDir(), "node"), key
+	if code := d.types(t.Context(), "produce", "weather", "--value", "1"); code != 4 { // nobody has claimed it
+		t.Fatalf("produce exits with %d, want 4: %s", code, d.err.String())
+	}
+	delete(d.vars, "DIASPORA_KEY_FILE")
+	d.vars["DIASPORA_CONFIG_DIR"] = home
+	d.must(t, "key", "revoke", "k")
+	d.vars["DIASPORA_CONFIG_DIR"], d.vars["DIASPORA_KEY_FILE"] = filepath.Join(t.TempDir(), "another node"), key
+	for _, args := range [][]string{{"spool", "drain"}, {"produce", "weather", "--value", "2"}} {
+		d.err.reset()
+		code := d.types(t.Context(), args...)
+		said := d.err.String()
+		if code != 3 || !strings.Contains(said, "the access key was revoked") || strings.Contains(said, "another identity") || !strings.Contains(said, "\nhint: make another access key") {
+			t.Errorf("%v exits with %d, want 3, and says:\n%s", args, code, said)
+		}
+	}
+	delete(d.vars, "DIASPORA_KEY_FILE")
+	d.vars["DIASPORA_CONFIG_DIR"] = home
+	d.must(t, "topic", "claim", "weather")
+	d.out.reset()
+	d.must(t, "spool", "ls", "-o", "json")
+	if strings.Count(d.out.String(), `"events":1`) != 2 {
+		t.Errorf("the spools are %s, want two with an event each", d.out.String())
+	}
+}

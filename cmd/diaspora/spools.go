@@ -61,18 +61,21 @@ func (e *env) spoolPlace() string {
 	return dir
 }
 
-// drainCommand is what sends the events that wait here. A credential of the environment is that of a job,
-// most likely, and the shell of the person who reads of it has another folder of spools.
-func (e *env) drainCommand() string {
+// drainCommand is what sends the events that wait here.
+func (e *env) drainCommand() string { return e.spoolCommand("drain") }
+
+// spoolCommand is a command on the spools here. A credential of the environment is that of a job, most
+// likely, and the shell of the person who reads of it has another folder of spools.
+func (e *env) spoolCommand(args string) string {
 	dir, err := e.stateDir()
 	if err != nil || e.credential() == "" {
-		return "diaspora spool drain"
+		return "diaspora spool " + args
 	}
 	text := "DIASPORA_STATE_DIR=" + shellWord(dir)
 	if file := e.getenv(accesskey.FileVariable); file != "" {
 		text += " " + accesskey.FileVariable + "=" + shellWord(file)
 	}
-	return text + " diaspora spool drain"
+	return text + " diaspora spool " + args
 }
 
 // spoolHome returns the folder of the spools of the profile, or of the fabric that
@@ -325,6 +328,7 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *dias
 		cfg.SpoolDir = dir
 		l, err := diaspora.OpenLogger(ctx, cfg)
 		switch {
+		case errors.Is(err, spool.ErrSubject) && errors.Is(err, diaspora.ErrUnauthenticated): // as the end says
 		case errors.Is(err, spool.ErrSubject):
 			e.warn("%v", err) // and they stay there
 		case errors.Is(err, diaspora.ErrConflict): // another process has it
