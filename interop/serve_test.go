@@ -342,6 +342,7 @@ func TestServeCheckFinds(t *testing.T) {
 		"gateway-audience":          {"another cluster", "fail  gateway listener: "},
 		"gateway-issuer":            {"another gateway", "fail  gateway listener: "},
 		"acl-bootstrap":             {[]string{"127.0.0.1:1"}, "warn  advertised addresses: "},
+		"gateway-listen":            {"127.0.0.1:1", "warn  gateway-listen: the gateway listens on port 1, and the brokers send clients to "},
 	} {
 		t.Run(setting, func(t *testing.T) {
 			good := s.settings[setting]

@@ -59,6 +59,7 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 	if blocked.Why != req.Why {
 		e.say("it was blocked before, for another reason; nothing has changed")
 	}
+	e.say("compare the subject with the person's: the fabric cannot tell whether anybody has it")
 	return e.printf("%s is blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
 }
 

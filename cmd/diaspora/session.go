@@ -115,6 +115,9 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 	case !may:
 		f.text += fmt.Sprintf("the access key %s may not %s it, it may %s only", key.ID, verb, other)
 		f.hints = append(f.hints, "use an access key that may "+strings.TrimSuffix(verb, " to")+e.orOwnLogin(cfg, verb))
+		if h := (*hintedError)(nil); errors.As(err, &h) { // what becomes of events that wait
+			f.hints = append(f.hints, h.hints...)
+		}
 		return f
 	case covered:
 		f.text += fmt.Sprintf("no topic %s that the access key %s may %s: it is mistyped, not claimed, or not its owner's", t.Topic, key.ID, verb)

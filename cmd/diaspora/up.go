@@ -87,7 +87,7 @@ func (e *env) upCommand() *cobra.Command {
 	flags.StringVar(&o.data, "data", "", "keep everything in this `FOLDER` (default: one below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep everything in memory, and nothing afterwards")
 	flags.StringVar(&o.kafka, "kafka", "", "stand in front of the Apache Kafka that this `FILE`, a cluster.json, describes")
-	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "`PORT` for Kafka clients; 0 for a free one")
+	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "`PORT` for Kafka clients; 0 for a free one; not with --kafka, whose ports are in its file")
 	flags.Uint16Var(&o.httpPort, "http-port", 9090, "`PORT` of the ACL endpoint; 0 for a free one")
 	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "`PORT` of the stand-in for Globus Auth; 0 for a free one")
 	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge nothing before it survives a power cut; slower")

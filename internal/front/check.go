@@ -234,7 +234,9 @@ func (c *checks) file(setting, name string, replaced bool) {
 		if !replaced {
 			dir = existing(dir)
 		}
-		if err := mayWrite(dir); err != nil {
+		if err := mayWrite(dir); errors.Is(err, fs.ErrNotExist) {
+			c.add(setting, Fail, "make the folder, and let the service's user own it", "there is no folder %s", dir)
+		} else if err != nil {
 			c.add(setting, Fail, fix, "%s cannot be written in %s: %v", filepath.Base(name), dir, err)
 		}
 	}
@@ -269,6 +271,9 @@ func (c *checks) kafka(ctx context.Context) {
 	settings := "kafka-username and kafka-password-file"
 	if c.cfg.ACL == nil {
 		settings = "gateway-kafka-username and gateway-kafka-password-file"
+	}
+	if c.cfg.Kafka.TLS != nil {
+		settings += ", and kafka-ca-file, with which TLS is spoken"
 	}
 	if !c.result("Kafka", explained(offered(err, "PLAIN")), fixOf(err, "see kafka-brokers, "+settings+"; it is the INTERNAL listener that is meant, not the gateway's"),
 		"%s takes %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.userName()) {
@@ -475,7 +480,7 @@ func (c *checks) listens(ctx context.Context) {
 	if err == nil {
 		conn.Close()
 	}
-	c.result("gateway listener", err, fixOf(err, "see gateway-broker"), "%s takes connections", c.cfg.Gateway.Broker)
+	c.result("gateway listener", err, fixOf(err, "see gateway-broker"), "%s takes connections; whether it takes the gateway's tokens is seen when there are keys", c.cfg.Gateway.Broker)
 	c.add("advertised addresses", Skip, "", "not tried, because there are no signing keys yet")
 }
 
@@ -495,6 +500,13 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 		}
 	}
 	slices.Sort(all)
+	if _, listens, _ := net.SplitHostPort(c.cfg.Gateway.Listen); !slices.ContainsFunc(all, func(address string) bool {
+		_, port, _ := net.SplitHostPort(address)
+		return port == listens
+	}) {
+		c.add("gateway-listen", Warn, "let both have one port, unless a load balancer is between them",
+			"the gateway listens on port %s, and the brokers send clients to %s", listens, strings.Join(all, ", "))
+	}
 	told := c.fabric()
 	told.Confirmed = true // by people, at their first login
 	for _, address := range all {
