@@ -216,7 +216,11 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		watch.p, p.watch, p.source = p, watch, &watch.source
 		p.about = func(err error) error {
 			if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
-				err = hinted(err, p.env.discardHint(t.Topic))
+				hint := p.env.discardHint(t.Topic)
+				if t.Topic == topic { // what it has logged itself, another watch logs again
+					hint = `they are sent once that is allowed; if the name is wrong, end this, type "` + p.env.spoolCommand("discard "+t.Topic+" --yes") + `", and watch with the right topic, which logs the files again`
+				}
+				err = hinted(err, hint)
 			}
 			return e.aboutTopic(ctx, cfg, err)
 		}

@@ -659,7 +659,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	} else {
 		text := fmt.Sprintf("%s acknowledged, %d waiting", count(sent, "event"), left)
 		if taken > 0 {
-			text += fmt.Sprintf("; %s left to the process that logs and sends them", count(taken, "event"))
+			text += fmt.Sprintf("; %s left to the process that logs and sends them (restart it if its key file was replaced)", count(taken, "event"))
 		}
 		if dir, err := e.stateDir(); err == nil && e.getenv("DIASPORA_STATE_DIR") != "" {
 			text += ", in " + dir // one of many, in a loop

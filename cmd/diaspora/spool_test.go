@@ -343,7 +343,7 @@ func TestDrainBesideALogger(t *testing.T) {
 	defer s.Close()
 	d.err.reset()
 	d.must(t, "spool", "drain")
-	if want := "diaspora: 0 events acknowledged, 0 waiting; 1 event left to the process that logs and sends them, in " + state + "\n"; d.err.String() != want {
+	if want := "diaspora: 0 events acknowledged, 0 waiting; 1 event left to the process that logs and sends them (restart it if its key file was replaced), in " + state + "\n"; d.err.String() != want {
 		t.Errorf("drain says %q, want %q", d.err.String(), want)
 	}
 	d.out.reset()
