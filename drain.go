@@ -187,7 +187,7 @@ func (d *drain) next(ctx context.Context) ([]spool.Record, error) {
 	return d.spool.Next(ctx, roundEvents, roundBytes)
 }
 
-// unknownNote is no reason, so that what the process before has left is overwritten.
+// unknownNote differs from every reason, so that the first note overwrites what an earlier process has left.
 const unknownNote = "\x00"
 
 // note leaves word in the spool of why events wait.

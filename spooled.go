@@ -90,10 +90,15 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 		Same:        func(unbound string) bool { return cfg.owns(ctx, subject, unbound) },
 		Diagnostics: cfg.Diagnostics,
 	})
-	if errors.Is(err, spool.ErrSubject) && refused != nil { // its own events, perhaps, but nobody can tell
+	if errors.Is(err, spool.ErrSubject) && refused != nil {
+		// The events may well be its owner's, but a refused credential cannot tell whose it is.
+		condition := ErrUnauthenticated
+		if errors.Is(refused, ErrPermission) {
+			condition = ErrPermission
+		}
 		return nil, &fault{
-			condition: ErrUnauthenticated,
-			reason:    fmt.Sprintf("the events in %s wait: %s", cfg.SpoolDir, strings.TrimPrefix(withoutHint(refused), ErrUnauthenticated.Error()+": ")),
+			condition: condition,
+			reason:    fmt.Sprintf("the events in %s wait: %s", cfg.SpoolDir, strings.TrimPrefix(withoutHint(refused), condition.Error()+": ")),
 			hint:      Hint(refused), cause: errors.Join(err, refused),
 		}
 	}
@@ -123,8 +128,8 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 
 // spoolSubject returns whose events the spool is to hold. While the owner of an access key, or of a
 // credential from the environment, cannot be found out, it returns a name for the credential itself, and
-// the events wait for whoever signs in with it. That includes a credential that is refused, with
-// the error refused: a person has to replace it, and until then the drain says so.
+// the events wait until the fabric says whose it is. If the fabric refuses the credential, refused says why:
+// a person has to replace it.
 func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err error) {
 	if c.Identity.Subject != "" || c.anonymous {
 		return c.Identity.Subject, nil, nil
@@ -144,7 +149,7 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 		c.memory.noAnswer()
 		return c.unbound(), nil, nil
 	}
-	if canWait && refusedCredential(err) {
+	if canWait && refusedCredential(err) { // the events are not lost for that
 		c.diagnostics().Warn("the credential is refused; the events wait in the spool", "url", c.URL, "err", err)
 		return c.unbound(), err, nil
 	}
@@ -157,10 +162,10 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 // withoutHint is the text of an error without the advice at its end.
 func withoutHint(err error) string { return strings.TrimSuffix(err.Error(), "; "+Hint(err)) }
 
-// refusedCredential reports whether err says that a credential is not good, and not that it was not
-// sent, as to a fabric that it does not belong to.
+// refusedCredential reports whether err says that a credential is not good or its owner not admitted, and not
+// that it was not sent, as to a fabric that it does not belong to.
 func refusedCredential(err error) bool {
-	return errors.Is(err, ErrUnauthenticated) && !errors.Is(err, trust.ErrUntrusted)
+	return errors.Is(err, ErrPermission) || errors.Is(err, ErrUnauthenticated) && !errors.Is(err, trust.ErrUntrusted)
 }
 
 // explainSpool puts an error of the spool into the words of this package.

@@ -93,7 +93,7 @@ func TestSpooledWhileTheBrokerIsAway(t *testing.T) {
 	}
 }
 
-// TestNoteOfThePast: why events waited for the process before is forgotten when they do not any more.
+// TestNoteOfThePast: the reason that an earlier process has left in the spool is removed once events are sent.
 func TestNoteOfThePast(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))

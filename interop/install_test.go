@@ -87,13 +87,3 @@ func absolute(t *testing.T, path string) string {
 	}
 	return abs
 }
-
-// buildCommand returns the diaspora command.
-func buildCommand(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "diaspora")
-	if err := clients.Quietly("go", "build", "-o", file, "../cmd/diaspora"); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}

@@ -65,6 +65,36 @@ func TestClientsKeyFiles(t *testing.T) {
 		out, _ := runToEnd(t, nil, "", consume[0], consume[1:]...)
 		equal(t, out)
 	})
+	page := pageSection(t, "A key file that you have")
+	local := strings.NewReplacer("SASL_SSL", "SASL_PLAINTEXT") // as the page says of "diaspora up"
+	t.Run("kcat from a key file", func(t *testing.T) {
+		if !chosen.MatchString("kcat") || !present(t, dialect{name: "kcat", needs: []string{"bash", "kcat"}}) {
+			return
+		}
+		topic, file := save(t, "--save-env")
+		defer os.Remove(file)
+		in := linked(t, file)
+		runToEnd(t, nil, "", "bash", "-ec", `cd "$0"; `+local.Replace(page.block(t, "bash")), in)
+		conf := filepath.Join(in, "kcat.conf")
+		if info, err := os.Stat(conf); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", conf, info, err)
+		}
+		runToEnd(t, nil, lines, "kcat", "-F", conf, "-P", "-t", topic)
+		out, _ := runToEnd(t, nil, "", "kcat", "-F", conf, "-C", "-t", topic, "-o", "beginning", "-e")
+		equal(t, out)
+	})
+	t.Run("kafka-python from a key file", func(t *testing.T) {
+		if !chosen.MatchString("kafka-python 3.0") || !present(t, dialect{name: "kafka-python", needs: []string{"bash", "python3"}}) {
+			return
+		}
+		topic, file := save(t, "--save-env")
+		defer os.Remove(file)
+		program := strings.ReplaceAll(local.Replace(page.block(t, "python")), `"weather"`, `"`+topic+`"`)
+		runToEnd(t, nil, "", "bash", "-ec", `cd "$0"; exec "$1" -c "$2"`, linked(t, file), python(t, "kafka-python/requirements-3.0.txt"), program)
+		if got := values(readAll(t, s.cfg, topic)); got != `{"step": 3}` {
+			t.Errorf("the topic has %q", got)
+		}
+	})
 	t.Run("shell", func(t *testing.T) {
 		topic, file := save(t, "--save-env")
 		nobody := []string{"HOME=" + t.TempDir(), "XDG_CONFIG_HOME=", "XDG_STATE_HOME="}
@@ -72,4 +102,14 @@ func TestClientsKeyFiles(t *testing.T) {
 		out, _ := runToEnd(t, append(nobody, "DIASPORA_KEY_FILE="+file), "", s.bin, "consume", topic, "--from", "start", "--exit")
 		equal(t, out)
 	})
+}
+
+// linked returns a folder in which a key file has the name that docs/clients.md gives it.
+func linked(t *testing.T, file string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.Link(file, filepath.Join(dir, "array.env")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }

@@ -73,11 +73,7 @@ func newSite(t *testing.T) *site {
 	if err := json.Unmarshal(data, &kafka); err != nil {
 		t.Fatal(err)
 	}
-	s := &site{people: people, dir: t.TempDir()}
-	s.program = filepath.Join(s.dir, "diaspora")
-	if out, err := exec.Command("go", "build", "-o", s.program, "../cmd/diaspora").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	s := &site{people: people, dir: t.TempDir(), program: buildCommand(t)}
 	secretFile := filepath.Join(s.dir, "globus-secret")
 	if err := os.WriteFile(secretFile, []byte(secret.Reveal()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -362,11 +358,7 @@ func TestServeCheckFinds(t *testing.T) {
 // TestUpBeforeApacheKafka has `diaspora up` stand in front of the Apache Kafka under test: what was
 // logged is there again after a restart, and a description of a Kafka that is gone is told as such.
 func TestUpBeforeApacheKafka(t *testing.T) {
-	dir := t.TempDir()
-	program := filepath.Join(dir, "diaspora")
-	if out, err := exec.Command("go", "build", "-o", program, "../cmd/diaspora").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	dir, program := t.TempDir(), buildCommand(t)
 	command := func(args ...string) *exec.Cmd {
 		cmd := exec.Command(program, args...)
 		cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
@@ -380,14 +372,14 @@ func TestUpBeforeApacheKafka(t *testing.T) {
 		{{"topic", "claim", topic}, {"produce", topic, "--value", "one"}},
 		{{"produce", topic, "--value", "two"}},
 	} {
-		fabric := up(clusterFile(t))
+		running := up(clusterFile(t))
 		var talk bytes.Buffer
-		fabric.Stderr = &talk
-		stdout, err := fabric.StdoutPipe()
+		running.Stderr = &talk
+		stdout, err := running.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := fabric.Start(); err != nil {
+		if err := running.Start(); err != nil {
 			t.Fatal(err)
 		}
 		var where struct{ Brokers []string }
@@ -406,8 +398,8 @@ func TestUpBeforeApacheKafka(t *testing.T) {
 		if want := "one\n"; err != nil || !strings.HasPrefix(string(out), want) || len(steps) == 1 && string(out) != want+"two\n" {
 			t.Errorf("consume: %v\n%s", err, out)
 		}
-		fabric.Process.Signal(syscall.SIGINT)
-		if err := fabric.Wait(); err != nil {
+		running.Process.Signal(syscall.SIGINT)
+		if err := running.Wait(); err != nil {
 			t.Fatalf("up ends with %v\n%s", err, talk.Bytes())
 		}
 	}

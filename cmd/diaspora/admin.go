@@ -20,8 +20,8 @@ diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a
 The fabric accepts neither a login nor an access key of the person any more, and connections
 that are open are closed within a minute, with "diaspora up" within ten seconds. Topics and keys
 stay, and work again after "diaspora admin unblock". An access key that somebody else gave to the
-person belongs to that owner, and goes on working until the owner revokes it. Who blocked whom, when and why is kept in
-the ledger for good; the person is not told why.
+person belongs to that owner, and goes on working until the owner revokes it. The ledger keeps
+who blocked whom, when and why; the person is not told why.
 
 You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them.
 With "diaspora up" you are one. Operators cannot be blocked.`,
@@ -59,7 +59,7 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 	if blocked.Why != req.Why {
 		e.say("it was blocked before, for another reason; nothing has changed")
 	}
-	e.say("compare the subject with the person's: the fabric cannot tell whether anybody has it")
+	e.say("the fabric cannot check that the subject exists; compare it with what the person's \"diaspora whoami --subject\" prints")
 	return e.printf("%s is blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
 }
 

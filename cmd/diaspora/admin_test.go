@@ -113,8 +113,11 @@ func TestBlockedPerson(t *testing.T) {
 		t.Fatalf("exit code %d: %s", code, d.err.String())
 	}
 	delete(d.vars, "DIASPORA_PROFILE")
-	for way, vars := range map[string][2]string{"a login": {"DIASPORA_PROFILE", "grace"}, "an access key": {"DIASPORA_KEY_FILE", keyFile}} {
-		d.vars[vars[0]] = vars[1]
+	// The key goes first: whose it is, is not known here yet, and the fabric does not tell a blocked person.
+	for _, c := range []struct{ way, name, value string }{{"an access key", "DIASPORA_KEY_FILE", keyFile}, {"a login", "DIASPORA_PROFILE", "grace"}} {
+		way := c.way
+		d.vars[c.name] = c.value
+		d.vars["DIASPORA_STATE_DIR"] = filepath.Join(t.TempDir(), "state")
 		for args, want := range map[string]int{
 			"produce weather --value x":            4,
 			"produce weather --value x --no-spool": 4,
@@ -138,8 +141,8 @@ func TestBlockedPerson(t *testing.T) {
 		d.out.reset()
 		d.must(t, "status")
 		if !strings.Contains(d.out.String(), "the last one said: permission denied: the operators of this fabric have blocked you") {
-			t.Errorf("%s: status does not say why the events wait: %s", way, d.out.String())
+			t.Errorf("%s: status does not say why the events wait: %s\n%s", way, d.out.String(), d.err.String())
 		}
-		delete(d.vars, vars[0])
+		delete(d.vars, c.name)
 	}
 }

@@ -114,9 +114,8 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 
 // holding returns the spools in which events for a topic wait, and how many there are.
 func (e *env) holding(topic string, args []string) (dirs []string, n int64, err error) {
-	all := args
+	all, home := args, ""
 	if len(args) == 0 { // the same topic of another fabric is another one
-		var home string
 		if home, err = e.spoolHome(); err == nil {
 			all, err = spoolDirs(home)
 		}
@@ -142,22 +141,22 @@ func (e *env) holding(topic string, args []string) (dirs []string, n int64, err 
 	if n > 0 {
 		return dirs, n, nil
 	}
-	where := ""
-	if len(args) == 0 {
-		if home, err := e.spoolHome(); err == nil {
-			where = " in " + home
-		}
-	}
-	f := &failure{condition: diaspora.ErrNotFound, text: fmt.Sprintf("spool discard: no event for topic %q waits%s", topic, where)}
-	if elsewhere := e.holdingElsewhere(topic, all); len(args) == 0 && elsewhere != "" {
-		f.hints = []string{fmt.Sprintf("they wait in %s, with another profile or credential: \"diaspora spool discard %s %s\"", elsewhere, topic, shellWord(elsewhere))}
-	} else if len(topics) > 0 {
+	f := &failure{condition: diaspora.ErrNotFound, text: fmt.Sprintf("spool discard: no event for topic %q waits", topic)}
+	if len(topics) > 0 {
 		f.hints = []string{"events wait for " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ")}
+	}
+	if home == "" {
+		return nil, 0, f
+	}
+	f.text += " in " + home
+	if elsewhere := e.holdingElsewhere(topic, all); elsewhere != "" {
+		f.hints = []string{fmt.Sprintf("they wait in a spool of another profile or credential; take them out with \"diaspora spool discard %s %s\"", topic, shellWord(elsewhere))}
 	}
 	return nil, 0, f
 }
 
-// holdingElsewhere returns a spool of this user's, none of those, in which events for a topic wait, or "".
+// holdingElsewhere returns one of this user's other spools that has events for a topic, or "". It serves a
+// hint only, so a spool that cannot be read is passed over.
 func (e *env) holdingElsewhere(topic string, but []string) string {
 	all, err := e.spoolsAt(nil)
 	if err != nil {

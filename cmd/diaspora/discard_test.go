@@ -83,7 +83,7 @@ func TestDiscardWatched(t *testing.T) {
 	discarded([]string{"1 event discarded\n"}, "a watch of")
 }
 
-// TestDiscardElsewhere: events of another credential are not taken out unasked, and one hears where they are.
+// TestDiscardElsewhere: discard does not touch events of another credential, and says in which spool they are.
 func TestDiscardElsewhere(t *testing.T) {
 	d := newDesk(t)
 	key := filepath.Join(t.TempDir(), "key.env")
@@ -102,7 +102,7 @@ func TestDiscardElsewhere(t *testing.T) {
 	d.err.reset()
 	code := d.types(t.Context(), "spool", "discard", "scnas", "--yes")
 	said := d.err.String()
-	hint := "hint: they wait in " + dirs[0] + `, with another profile or credential: "diaspora spool discard scnas ` + dirs[0] + `"`
+	hint := `hint: they wait in a spool of another profile or credential; take them out with "diaspora spool discard scnas ` + dirs[0] + `"`
 	if code != 5 || !strings.Contains(said, `no event for topic "scnas" waits in `) || !strings.Contains(said, hint) {
 		t.Errorf("discard exits with %d, and says:\n%swant\n%s", code, said, hint)
 	}

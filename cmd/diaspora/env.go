@@ -28,7 +28,7 @@ type env struct {
 	columns        func(stream any) int   // of a terminal; 0 if it is none, or not known
 
 	bottom           *screen // stderr, where that is a terminal; nil elsewhere
-	toldOfCredential bool    // that it signs in, and not the profile of --profile
+	toldOfCredential bool    // whether the warning about --profile beside a credential was printed
 
 	settle []func() // wait for renewals of tokens that are under way; called at the end
 
@@ -105,7 +105,8 @@ func readerLeft(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe)
 }
 
-// helpOutput is where help goes. That nobody reads on is no error: the reader has seen enough.
+// helpOutput is the output of help texts. Cobra prints an error if the reader, such as head, closes the pipe
+// early; other commands end without a word then.
 type helpOutput struct{ io.Writer }
 
 func (h helpOutput) Write(p []byte) (int, error) {

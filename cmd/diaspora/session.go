@@ -33,7 +33,7 @@ func (e *env) lookup(name string) string {
 func (e *env) config() (diaspora.Config, error) {
 	if from := e.credential(); e.profile != "" && from != "" && !e.toldOfCredential {
 		e.toldOfCredential = true
-		e.say("%s is set, and signs in; --profile %s only says to which fabric", from, e.profile)
+		e.say("%s is set and is used to sign in; --profile %s only chooses the fabric", from, e.profile)
 	}
 	return e.configFrom(e.lookup)
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestProfileBesideACredential: with --profile, a credential of the environment still signs in. Whoever meant to
-// see what another login may do has to hear of that.
+// TestProfileBesideACredential: a credential in the environment is used even with --profile. Without a warning, a
+// person who tries what another login may do would see what the credential may do.
 func TestProfileBesideACredential(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -15,13 +15,13 @@ func TestProfileBesideACredential(t *testing.T) {
 	d.must(t, "key", "create", "k", "--save-env", key)
 	d.err.reset()
 	d.must(t, "consume", "weather", "--from", "start", "--exit", "--profile", "home")
-	if strings.Contains(d.err.String(), "signs in") {
+	if strings.Contains(d.err.String(), "sign in") {
 		t.Errorf("without a credential it says %q", d.err.String())
 	}
 	d.vars["DIASPORA_KEY_FILE"] = key
 	d.err.reset()
 	d.must(t, "consume", "weather", "--from", "start", "--exit", "--profile", "home")
-	if want := "diaspora: DIASPORA_KEY_FILE is set, and signs in; --profile home only says to which fabric\n"; strings.Count(d.err.String(), want) != 1 {
+	if want := "diaspora: DIASPORA_KEY_FILE is set and is used to sign in; --profile home only chooses the fabric\n"; strings.Count(d.err.String(), want) != 1 {
 		t.Errorf("it says %q, want %q once", d.err.String(), want)
 	}
 }

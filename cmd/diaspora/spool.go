@@ -605,7 +605,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		cfg.SpoolDir = w.dir
 		logger, err := diaspora.OpenLogger(ctx, cfg)
 		switch {
-		case errors.Is(err, spool.ErrSubject) && errors.Is(err, diaspora.ErrUnauthenticated): // the end says so
+		case errors.Is(err, spool.ErrSubject) && shutOut(err): // printed at the end
 			why = err
 			left += w.events
 			continue

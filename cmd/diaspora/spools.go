@@ -64,15 +64,15 @@ func (e *env) spoolPlace() string {
 // drainCommand is what sends the events that wait here.
 func (e *env) drainCommand() string { return e.spoolCommand("drain") }
 
-// spoolCommand is a command on the spools here. A credential of the environment is that of a job, most
-// likely, and the shell of the person who reads of it has another folder of spools.
+// spoolCommand returns a command on these spools, to be typed anywhere. A credential in the environment is most
+// likely that of a job, and the shell of the person who reads the job's output has other spools and no key.
 func (e *env) spoolCommand(args string) string {
 	dir, err := e.stateDir()
 	if err != nil || e.credential() == "" {
 		return "diaspora spool " + args
 	}
 	text := "DIASPORA_STATE_DIR=" + shellWord(dir)
-	if file := e.getenv(accesskey.FileVariable); file != "" {
+	if file, err := filepath.Abs(e.getenv(accesskey.FileVariable)); err == nil && e.getenv(accesskey.FileVariable) != "" {
 		text += " " + accesskey.FileVariable + "=" + shellWord(file)
 	}
 	return text + " diaspora spool " + args
@@ -328,7 +328,7 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *dias
 		cfg.SpoolDir = dir
 		l, err := diaspora.OpenLogger(ctx, cfg)
 		switch {
-		case errors.Is(err, spool.ErrSubject) && errors.Is(err, diaspora.ErrUnauthenticated): // as the end says
+		case errors.Is(err, spool.ErrSubject) && shutOut(err): // printed at the end
 		case errors.Is(err, spool.ErrSubject):
 			e.warn("%v", err) // and they stay there
 		case errors.Is(err, diaspora.ErrConflict): // another process has it

@@ -88,7 +88,7 @@ func (c *checks) result(check string, err error, fix, found string, args ...any)
 	return true
 }
 
-// skip says of checks that they were not tried.
+// skip reports checks that were not tried, because they need what the failed one looks for.
 func (c *checks) skip(checks ...string) {
 	for _, check := range checks {
 		c.add(check, Skip, "", "not tried, because of the failure above")
@@ -446,6 +446,7 @@ func (c *checks) gateway(ctx context.Context) {
 	broker, err := g.upstream(signing)
 	if err != nil {
 		c.add("gateway listener", Fail, "", "%v", err)
+		c.skip("advertised addresses")
 		return
 	}
 	client, err := kgo.NewClient(
@@ -458,6 +459,7 @@ func (c *checks) gateway(ctx context.Context) {
 	)
 	if err != nil {
 		c.add("gateway listener", Fail, "see gateway-broker", "%v", err)
+		c.skip("advertised addresses")
 		return
 	}
 	defer client.Close()
@@ -480,7 +482,7 @@ func (c *checks) listens(ctx context.Context) {
 	if err == nil {
 		conn.Close()
 	}
-	c.result("gateway listener", err, fixOf(err, "see gateway-broker"), "%s takes connections; whether it takes the gateway's tokens is seen when there are keys", c.cfg.Gateway.Broker)
+	c.result("gateway listener", err, fixOf(err, "see gateway-broker"), "%s takes connections; once there are keys, the check tries whether it takes the gateway's tokens", c.cfg.Gateway.Broker)
 	c.add("advertised addresses", Skip, "", "not tried, because there are no signing keys yet")
 }
 
@@ -527,7 +529,8 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 	c.add("advertised addresses", OK, "", "clients are sent to %s", strings.Join(all, ", "))
 }
 
-// fixOf is the fix for an error of the cluster. Where nothing answers, the settings that otherwise names were not tried.
+// fixOf returns the fix for an error of the cluster. If nothing answers, it is not the one given, which names
+// settings that were not tried yet.
 func fixOf(err error, otherwise string) string {
 	if network := (*net.OpError)(nil); errors.As(err, &network) && network.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
 		return "nothing answers there: is Kafka running, and is this its port?"
@@ -535,7 +538,8 @@ func fixOf(err error, otherwise string) string {
 	return otherwise
 }
 
-// offered says of a listener that refuses a SASL mechanism which one that is.
+// offered replaces the error of a listener that does not have a SASL mechanism: its own sentence is written
+// for people who log in, and speaks of tokens.
 func offered(err error, mechanism string) error {
 	if errors.Is(err, kerr.UnsupportedSaslMechanism) {
 		return fmt.Errorf("the listener there does not take SASL/%s", mechanism)

@@ -67,8 +67,9 @@ func Inspect(dir string) (Info, error) {
 	return info, nil
 }
 
-// dateOldest has info.Oldest from the event itself, where that is plausible. The files only say when a
-// segment was begun, which may be long before: one segment sees many outages.
+// dateOldest takes info.Oldest from the oldest pending event, if the event's time is plausible: after the
+// segment was created, and not in the future. The segment's own time can be hours too early, because one
+// segment lasts through many outages.
 func (s *Spool) dateOldest(info *Info) {
 	if info.Events == 0 {
 		return
