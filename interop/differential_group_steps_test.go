@@ -546,6 +546,7 @@ func (s consumerStep) learn(w *world, request kmsg.Request, response kmsg.Respon
 	}
 	if sent.MemberEpoch == -1 {
 		*m = memberState{generation: -1}
+		w.left = true
 	}
 	if sent.MemberEpoch == 0 {
 		m.assigned = nil

@@ -78,6 +78,11 @@ var designedDifferences = []designed{
 	{title: "ConsumerGroupHeartbeat, ConsumerGroupDescribe: partitions for which members tie", answer: "ConsumerGroupHeartbeatResponse|ConsumerGroupDescribeResponse",
 		place: `MemberEpoch|Assignment.*|Groups\.Members\.(MemberEpoch|Assignment|TargetAssignment).*`, when: membersTie, parts: true},
 
+	{title: "ConsumerGroupHeartbeat, ConsumerGroupDescribe: a member without topics that joins when another has left", answer: "ConsumerGroupHeartbeatResponse|ConsumerGroupDescribeResponse",
+		place: `MemberEpoch|Assignment.*|Groups\.Members\.(MemberEpoch|Assignment|TargetAssignment).*`, when: memberWithoutTopics, parts: true,
+		shown: [][]step{{consumerStep{Version: 1, Member: 0, Epoch: "join", Topics: []int{0}}, consumerStep{Version: 1, Member: 1, Epoch: "join", Topics: []int{0}},
+			consumerStep{Version: 1, Member: 0, Epoch: "leave"}, consumerStep{Version: 1, Member: 0, Epoch: "join"}, describeConsumersStep{Version: 1}}}},
+
 	{title: "Fetch: a session of an earlier connection", unsent: true},
 	{title: "ACLs for one host", unsent: true},
 	{title: "Produce: null instead of records", unsent: true},
@@ -209,6 +214,18 @@ func membersTie(_ difference, x *exchange) bool {
 		tied = tied || len(topics) > 1 || int(partitions)%members != 0
 	}
 	return members > 1 && tied
+}
+
+// memberWithoutTopics says that a member of a KIP-848 group has left, and that the group now has one that
+// is subscribed to nothing, beside one that is subscribed.
+func memberWithoutTopics(_ difference, x *exchange) bool {
+	without, with := false, false
+	for _, m := range x.worlds[1].members {
+		if m.epoch != 0 {
+			without, with = without || len(m.topics) == 0, with || len(m.topics) > 0
+		}
+	}
+	return x.worlds[1].left && without && with
 }
 
 // newExpression says that a heartbeat brings a regular expression.

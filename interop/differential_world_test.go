@@ -79,6 +79,7 @@ type world struct {
 	knownIDs    map[string]string // member ID to name
 	hasACLs     bool
 	deleted     bool             // records
+	left        bool             // a member of a KIP-848 group has left
 	committed   map[string]bool  // groups that have, or had, committed offsets, and were not deleted since
 	partitions  map[string]int32 // how many partitions topics have
 }

@@ -102,6 +102,7 @@ type consumerGroup struct {
 
 	// The fields below are not written.
 	topicsVersion uint64                      // number of calls of topicsChanged
+	raisedVersion uint64                      // topicsVersion when the epoch was last raised
 	patterns      map[string]*consumerPattern // regular expressions of the members
 
 	changed      bool            // the group itself has changed since saved was called
@@ -373,8 +374,12 @@ func (g *consumerGroup) subscribe(now time.Time, m *consumerMember, who Caller, 
 	} else if resolve {
 		own = g.resolve(m, who, topics)
 	}
+	// If a member has left, an assignment is due already. It takes account of the
+	// topics as they were when the member left, so that they need no epoch of
+	// their own, as in Kafka.
+	due := g.epoch > g.assignmentEpoch && g.raisedVersion == g.topicsVersion
 	switch {
-	case newNames || own || others:
+	case newNames || (own || others) && !due:
 		g.raise()
 	case newRegex && (m.regex == "" || len(m.topics) > 0):
 		g.raise() // as in Kafka, which ignores only a new expression that matches nothing
@@ -397,6 +402,7 @@ func replace[T comparable](p *T, v T) bool {
 // target assignment.
 func (g *consumerGroup) raise() {
 	g.epoch++
+	g.raisedVersion = g.topicsVersion
 	g.changed = true
 }
 

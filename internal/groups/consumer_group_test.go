@@ -423,6 +423,30 @@ func TestConsumerRegex(t *testing.T) {
 	}
 }
 
+// A member that leaves raises the epoch for the topics that have changed
+// before. Topics that change afterwards raise it again.
+func TestConsumerLeavesAfterTopicsChanged(t *testing.T) {
+	for _, later := range []bool{false, true} {
+		c := newConsumerTest(t, consumerTestTopics{"a": 1, "b": 1})
+		c.want(c.beat("m1", 0, withNames("a")), "2 a:0")
+		c.want(c.beat("m2", 0, withNames("b")), "3 b:0")
+		change := func() {
+			delete(c.topics, "a")
+			c.g.topicsChanged()
+		}
+		if !later {
+			change()
+		}
+		c.beat("m2", -1)
+		if later {
+			change()
+		}
+		c.want(c.beat("m1", 2, withOwned("a:0")), "2")
+		want := map[bool]string{false: "4 -", true: "5 -"}[later]
+		c.want(c.beat("m1", 2, withOwned("")), want)
+	}
+}
+
 // Changes of rights are noticed within consumerRefresh, for subscriptions by
 // name and by regular expression.
 func TestConsumerRights(t *testing.T) {
