@@ -172,6 +172,7 @@ func (s createTopicsStep) learn(w *world, request kmsg.Request, response kmsg.Re
 	for _, topic := range response.(*kmsg.CreateTopicsResponse).Topics {
 		if topic.ErrorCode == 0 && !sent.ValidateOnly {
 			w.topicIDs[topic.Topic], w.partitions[topic.Topic] = topic.TopicID, wanted[topic.Topic]
+			w.grew()
 		}
 	}
 }
@@ -249,6 +250,7 @@ func (s createPartitionsStep) learn(w *world, request kmsg.Request, response kms
 	for _, topic := range response.(*kmsg.CreatePartitionsResponse).Topics {
 		if topic.ErrorCode == 0 && !s.ValidateOnly {
 			w.partitions[topic.Topic] = s.Count
+			w.grew()
 		}
 	}
 }

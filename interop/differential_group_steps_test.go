@@ -550,6 +550,7 @@ func (s consumerStep) learn(w *world, request kmsg.Request, response kmsg.Respon
 	}
 	if sent.MemberEpoch == 0 {
 		m.assigned = nil
+		w.strayed = w.strayed || w.left && len(sent.SubscribedTopicNames) == 0
 	}
 	if r.Assignment != nil {
 		m.assigned = nil

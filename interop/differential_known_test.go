@@ -191,8 +191,9 @@ func largestDeleted(d difference, x *exchange) bool {
 }
 
 // membersTie says that members of a KIP-848 group tie: for the assignor, or because they cannot have
-// equally many partitions, or because there are several topics. These are ordered by their IDs, which
-// are random. Their epochs differ as well: a member that is to give up partitions keeps its own until then.
+// equally many partitions, or because there are several topics, or because there are new partitions for
+// several members at once. Topics are ordered by their IDs, which are random. The members' epochs differ
+// as well: a member that is to give up partitions keeps its own until then.
 func membersTie(_ difference, x *exchange) bool {
 	members, topics, votes := 0, map[string]int32{}, map[string]int{}
 	w := x.worlds[1]
@@ -209,24 +210,16 @@ func membersTie(_ difference, x *exchange) bool {
 		}
 	}
 	delete(votes, "")
-	tied := len(votes) > 1 && votes["uniform"] == votes["range"]
+	tied := w.grown || len(votes) > 1 && votes["uniform"] == votes["range"]
 	for _, partitions := range topics {
 		tied = tied || len(topics) > 1 || int(partitions)%members != 0
 	}
 	return members > 1 && tied
 }
 
-// memberWithoutTopics says that a member of a KIP-848 group has left, and that the group now has one that
-// is subscribed to nothing, beside one that is subscribed.
-func memberWithoutTopics(_ difference, x *exchange) bool {
-	without, with := false, false
-	for _, m := range x.worlds[1].members {
-		if m.epoch != 0 {
-			without, with = without || len(m.topics) == 0, with || len(m.topics) > 0
-		}
-	}
-	return x.worlds[1].left && without && with
-}
+// memberWithoutTopics says that a member of a KIP-848 group has left, and that one which is subscribed to
+// nothing has joined after that. Kafka may have assigned it partitions, and goes on from there.
+func memberWithoutTopics(_ difference, x *exchange) bool { return x.worlds[1].strayed }
 
 // newExpression says that a heartbeat brings a regular expression.
 func newExpression(_ difference, x *exchange) bool {

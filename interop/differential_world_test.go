@@ -79,7 +79,9 @@ type world struct {
 	knownIDs    map[string]string // member ID to name
 	hasACLs     bool
 	deleted     bool             // records
-	left        bool             // a member of a KIP-848 group has left
+	left        bool             // a member of a KIP-848 group has left,
+	strayed     bool             // and one that is subscribed to nothing has joined since
+	grown       bool             // there are new partitions since a member of a KIP-848 group has joined
 	committed   map[string]bool  // groups that have, or had, committed offsets, and were not deleted since
 	partitions  map[string]int32 // how many partitions topics have
 }
@@ -110,6 +112,13 @@ func newWorld(s side, run string, offer map[int16][2]int16) *world {
 		w.isProducer(i, strangeProducer+1+int64(i), 0)
 	}
 	return w
+}
+
+// grew takes note that there are new partitions.
+func (w *world) grew() {
+	for _, m := range w.members {
+		w.grown = w.grown || m.epoch > 0
+	}
 }
 
 // isProducer gives a producer an ID, and the ID a name: the producer's, and which of its IDs it is.
