@@ -255,6 +255,9 @@ func (g *game) take(n int, s step) string {
 			return ""
 		}
 	}
+	if g.leavesAmidSync(x.requests[1]) {
+		return "" // Kafka would never answer that SyncGroup
+	}
 	for i, w := range g.worlds {
 		x.answers[i] = make(chan outcome, 1)
 		go func() { x.answers[i] <- ask(w, x.name, x.requests[i]) }()
@@ -267,6 +270,23 @@ func (g *game) take(n int, s step) string {
 		return g.settle()
 	}
 	return ""
+}
+
+// leavesAmidSync reports whether the request has a member leave whose SyncGroup waits for an answer.
+func (g *game) leavesAmidSync(request kmsg.Request) bool {
+	leave, ok := request.(*kmsg.LeaveGroupRequest)
+	if !ok {
+		return false
+	}
+	for _, x := range g.waiting {
+		sync, ok := x.requests[1].(*kmsg.SyncGroupRequest)
+		if ok && slices.ContainsFunc(leave.Members, func(m kmsg.LeaveGroupRequestMember) bool {
+			return m.MemberID == sync.MemberID || m.InstanceID != nil && sync.InstanceID != nil && *m.InstanceID == *sync.InstanceID
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // restart restarts the embedded engine. Connections to both are made again.

@@ -93,6 +93,7 @@ var designedDifferences = []designed{
 	{title: "ACLs for one host", unsent: true},
 	{title: "Produce: null instead of records", unsent: true},
 	{title: "JoinGroup: a subscription that cannot be read", unsent: true},
+	{title: "LeaveGroup: a member whose SyncGroup waits", unsent: true},
 	{title: "OffsetCommit: a new group of which no offset is taken", unsent: true},
 }
 
