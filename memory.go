@@ -92,7 +92,7 @@ func (m memory) learn(cfg *Config, change func(*remembered)) {
 	}
 	data, err := json.MarshalIndent(after, "", "  ")
 	if err == nil {
-		err = replaceFile(m.path(m.name), append(data, '\n'))
+		err = writePrivately(m.path(m.name), append(data, '\n'))
 	}
 	if err != nil {
 		cfg.diagnostics().Warn("what the fabric said could not be kept for when it is away", "err", err)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/trust"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // Profile is a fabric that somebody has logged in to: where it is and what it told
@@ -169,7 +171,7 @@ func (p *Profiles) Save(profile Profile) error {
 	if _, err := parseProfile(data); err != nil {
 		return fmt.Errorf("save profile %q: %w", profile.Name, err)
 	}
-	if err := replaceFile(p.path(profile.Name), append(data, '\n')); err != nil {
+	if err := writePrivately(p.path(profile.Name), append(data, '\n')); err != nil {
 		return fmt.Errorf("save profile %q: %w", profile.Name, err)
 	}
 	return nil
@@ -234,7 +236,7 @@ func (p *Profiles) Use(name string) error {
 	if _, err := p.Load(name); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(p.dir, "current"), []byte(name+"\n"))
+	return writePrivately(filepath.Join(p.dir, "current"), []byte(name+"\n"))
 }
 
 // Store returns the token file of a profile.
@@ -293,32 +295,10 @@ func globusClient(cfg Config, d DiscoveryGlobus) (*globus.Client, error) {
 	return client, nil
 }
 
-// replaceFile writes a file so that a reader finds the old or the new content,
-// whatever happens in between.
-func replaceFile(name string, data []byte) (err error) {
-	dir := filepath.Dir(name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// writePrivately writes a file for its owner only, in a folder for its owner only.
+func writePrivately(name string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	folder, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return disk.WriteFile(name, content, 0o600)
 }

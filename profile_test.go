@@ -265,22 +265,6 @@ func TestReplaceIsAtomic(t *testing.T) {
 	}
 }
 
-// TestReplaceThatFails fails when a file is damaged, or another one left behind.
-func TestReplaceThatFails(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	name := filepath.Join(dir, "folder")
-	if err := os.MkdirAll(filepath.Join(name, "inside"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := replaceFile(name, []byte("x")); err == nil {
-		t.Error("replaceFile of a folder = nil")
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-		t.Errorf("left behind: %v, %v", entries, err)
-	}
-}
-
 func TestUserProfiles(t *testing.T) {
 	t.Parallel()
 	p, err := UserProfiles(getenv("DIASPORA_CONFIG_DIR", "/some/where"))

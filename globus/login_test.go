@@ -524,7 +524,7 @@ func TestLoginIsNeverLost(t *testing.T) {
 	t.Run("the disk fills up meanwhile", func(t *testing.T) {
 		s := newSession(t)
 		s.opts.Browser = func(address string) error {
-			if err := os.MkdirAll(filepath.Join(s.store.Path()+".new", "x"), 0o700); err != nil {
+			if err := os.MkdirAll(filepath.Join(s.store.Path()+".tmp", "x"), 0o700); err != nil {
 				t.Error(err)
 			}
 			_, _, err := visit(address, ada)

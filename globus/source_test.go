@@ -414,7 +414,7 @@ func TestSourceCannotSave(t *testing.T) {
 		auth.rotate, auth.lifetime = true, time.Minute
 		store := storedLogin(t, "r", -time.Second)
 		// A folder that is not empty, where the new file should be written.
-		block := store.Path() + ".new"
+		block := store.Path() + ".tmp"
 		if err := os.MkdirAll(filepath.Join(block, "x"), 0o700); err != nil {
 			t.Fatal(err)
 		}

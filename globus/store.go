@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // Store is one token file: who is logged in, and their tokens. The file is
@@ -248,43 +250,7 @@ func (s *Store) write(file *storeFile) (err error) {
 	if err := checkFolder(filepath.Dir(s.path)); err != nil {
 		return err
 	}
-	temp := s.path + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err // somebody was killed here, and left what we cannot replace
-	}
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(temp, s.path)
-	}
-	if err != nil {
-		os.Remove(temp)
-		return err
-	}
-	return syncFolder(filepath.Dir(s.path))
-}
-
-// syncFolder makes a rename last through a power cut, where folders can be synced.
-func syncFolder(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
-		return err
-	}
-	return nil
+	return disk.ReplaceFile(s.path, append(data, '\n')) // the lock keeps calls from overlapping
 }
 
 const storeVersion = 1

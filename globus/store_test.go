@@ -180,14 +180,14 @@ func TestStoreDamage(t *testing.T) {
 	t.Run("killed while writing", func(t *testing.T) {
 		s := newStore(t)
 		save(t, s, adaLogin(time.Now()))
-		if err := os.WriteFile(s.Path()+".new", []byte(`{"half`), 0o600); err != nil {
+		if err := os.WriteFile(s.Path()+".tmp", []byte(`{"half`), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Load(); err != nil {
 			t.Error(err)
 		}
 		save(t, s, adaLogin(time.Now()))
-		if _, err := os.Stat(s.Path() + ".new"); !os.IsNotExist(err) {
+		if _, err := os.Stat(s.Path() + ".tmp"); !os.IsNotExist(err) {
 			t.Errorf("the leftover is still there: %v", err)
 		}
 	})

@@ -15,6 +15,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 var spoolDiscardHelp = help{
@@ -310,7 +312,7 @@ func (e *env) saveEvents(name string, batches []*discarding) (err error) {
 			return fmt.Errorf("spool discard: %w; nothing has changed", err)
 		}
 		defer func() {
-			if kept := firstOf(file.Sync(), file.Close(), syncFolder(filepath.Dir(name))); err == nil && kept != nil {
+			if kept := firstOf(file.Sync(), file.Close(), disk.SyncFolder(filepath.Dir(name))); err == nil && kept != nil {
 				err = fmt.Errorf("spool discard: %w; nothing was discarded", kept)
 			}
 		}()

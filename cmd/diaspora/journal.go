@@ -15,6 +15,8 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/diaspora-streams/diaspora"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // A journal remembers which files of a folder were logged to a topic. It is a file of lines
@@ -206,33 +208,14 @@ func (j *journal) rewrite(head journalHead, lines []journalLine) error {
 	if err != nil {
 		return err
 	}
-	temp, err := os.OpenFile(j.name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
-	if err != nil {
+	if err := j.file.Close(); err != nil {
 		return err
 	}
-	if _, err = temp.Write(text); err == nil {
-		err = temp.Sync()
+	if err := disk.ReplaceFile(j.name, text); err != nil {
+		return err
 	}
-	if err == nil {
-		err = os.Rename(temp.Name(), j.name)
-	}
-	if err == nil {
-		err = syncFolder(filepath.Dir(j.name))
-	}
-	if err != nil {
-		return errors.Join(err, temp.Close())
-	}
-	err = j.file.Close()
-	j.file = temp
+	j.file, err = os.OpenFile(j.name, os.O_RDWR|os.O_APPEND, 0)
 	return err
-}
-
-func syncFolder(name string) error {
-	folder, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
 }
 
 func encodeLines(head any, lines []journalLine) ([]byte, error) {

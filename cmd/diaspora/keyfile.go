@@ -14,6 +14,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // keyFile is where an access key is saved, and for whom.
@@ -292,11 +294,7 @@ func (f *secretFile) save(data []byte) error {
 			return err
 		}
 	}
-	folder, err := os.Open(filepath.Dir(f.name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return disk.SyncFolder(filepath.Dir(f.name))
 }
 
 // discard leaves nothing behind but the file, if it was saved.

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +18,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/gofrs/flock"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 // KeysConfig says where signing keys are kept and how long they are used.
@@ -366,34 +367,10 @@ func (k *Keys) published() map[string]bool {
 
 // replaceFile replaces a file at once: readers see the old one or the new one.
 // It leaves a file alone that is as it should be.
-func replaceFile(name string, data []byte, mode fs.FileMode) (err error) {
+func replaceFile(name string, data []byte, mode fs.FileMode) error {
 	data = append(data, '\n')
 	if old, err := os.ReadFile(name); err == nil && string(old) == string(data) {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(name))
-}
-
-func syncDir(name string) error {
-	dir, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return disk.WriteFile(name, data, mode)
 }

@@ -12,6 +12,8 @@ import (
 	"runtime"
 
 	"github.com/gofrs/flock"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
 const (
@@ -117,52 +119,19 @@ func (j *journal) append(lines []byte) error {
 // rewrite replaces the file's content, durably. When it fails, the old content
 // stays in use.
 func (j *journal) rewrite(lines []byte) error {
-	temp, err := writeTemp(filepath.Dir(j.path), lines)
-	if err != nil {
-		return err
-	}
+	var err error
 	if j.file != nil { // some systems do not replace a file that is open
 		err = j.file.Close()
 	}
 	if err == nil {
-		err = os.Rename(temp, j.path)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(temp))
-	} else {
-		j.size = int64(len(lines))
-		err = syncDir(filepath.Dir(j.path))
+		err = disk.ReplaceFile(j.path, lines)
 	}
 	file, reopen := os.OpenFile(j.path, os.O_WRONLY, 0)
 	j.file, j.err = file, reopen
-	return errors.Join(err, reopen)
-}
-
-// writeTemp writes a new file in dir, mode 0600, and syncs it.
-func writeTemp(dir string, content []byte) (name string, err error) {
-	file, err := os.CreateTemp(dir, ".globusdev-*")
-	if err != nil {
-		return "", err
-	}
-	_, err = file.Write(content)
 	if err == nil {
-		err = file.Sync()
+		j.size = int64(len(lines))
 	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(file.Name()))
-	}
-	return file.Name(), nil
-}
-
-func syncDir(name string) error {
-	if runtime.GOOS == "windows" {
-		return nil // directories cannot be synced there
-	}
-	dir, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(err, reopen)
 }
 
 // close syncs the file and gives the directory free.

@@ -1,0 +1,57 @@
+package disk_test
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
+)
+
+// TestWriteFile: the content and the mode are as asked, whatever was there before, and a
+// failure leaves nothing behind.
+func TestWriteFile(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]func(string, []byte) error{
+		"WriteFile":   func(name string, b []byte) error { return disk.WriteFile(name, b, 0o644) },
+		"ReplaceFile": disk.ReplaceFile,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "file")
+			for _, content := range []string{"long before", "x", ""} {
+				if err := write(file, []byte(content)); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := os.ReadFile(file); err != nil || string(got) != content {
+					t.Errorf("the file has %q, %v; want %q", got, err, content)
+				}
+			}
+			info, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := os.FileMode(0o600)
+			if name == "WriteFile" {
+				want = 0o644
+			}
+			if info.Mode() != want && runtime.GOOS != "windows" {
+				t.Errorf("mode %v, want %v", info.Mode(), want)
+			}
+			folder := filepath.Join(dir, "folder")
+			if err := os.MkdirAll(filepath.Join(folder, "inside"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := write(folder, []byte("x")); err == nil {
+				t.Error("a folder is replaced by a file")
+			}
+			if err := write(filepath.Join(dir, "missing", "file"), []byte("x")); err == nil {
+				t.Error("a file is written in a folder that is not there")
+			}
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+				t.Errorf("left behind: %v, %v", entries, err)
+			}
+		})
+	}
+}
