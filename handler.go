@@ -4,8 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strconv"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/slogjson"
 )
 
 // HandlerOptions says what a [Handler] logs, and where to.
@@ -87,16 +88,10 @@ type HandlerOptions struct {
 // default logger and that the Logger's [Config.Diagnostics]. Send them elsewhere to
 // see them.
 type Handler struct {
-	options *HandlerOptions
-	out     *outbox
-	own     bool // of the library itself: nothing comes through
-
-	// What With and WithGroup gave, encoded as far as possible.
-	prefix  []byte
-	groups  []string // that the prefix has begun, and not ended
-	pending []string // groups that begin with their first attribute
-	names   []string // in the innermost object of the prefix
-	cut     int
+	level slog.Leveler
+	out   *outbox
+	own   bool           // of the library itself: nothing comes through
+	attrs slogjson.Attrs // what With and WithGroup gave
 }
 
 // NewHandler returns a Handler on the logger. It panics if the options name no
@@ -105,18 +100,13 @@ func NewHandler(logger *Logger, options *HandlerOptions) *Handler {
 	if logger == nil || options == nil || options.Topic == "" {
 		panic("diaspora: NewHandler needs a Logger and a Topic")
 	}
-	o := *options
-	if o.Level == nil {
-		o.Level = slog.LevelInfo
+	h := &Handler{level: options.Level, out: newOutbox(logger, options.Topic, slices.Clone(options.Key), options.DropAfter)}
+	if h.level == nil {
+		h.level = slog.LevelInfo
 	}
-	names := []string{"time", "level", "msg", "cut", "lost"}
-	if o.AddSource {
-		names = append(names, "source")
-	}
-	if o.Trace != nil {
-		names = append(names, "trace_id", "span_id")
-	}
-	return &Handler{options: &o, out: newOutbox(logger, o.Topic, slices.Clone(o.Key), o.DropAfter), names: names}
+	format := slogjson.Format{MaxBytes: h.out.maxBytes, AddSource: options.AddSource, Trace: options.Trace, Replace: options.ReplaceAttr}
+	h.attrs = format.Attrs()
+	return h
 }
 
 // Lost returns how many of the Handler's records were dropped or failed for good.
@@ -124,7 +114,7 @@ func (h *Handler) Lost() int64 { return h.out.lost.Load() }
 
 // Enabled implements [slog.Handler].
 func (h *Handler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= h.options.Level.Level() && !h.own
+	return level >= h.level.Level() && !h.own
 }
 
 // WithGroup implements [slog.Handler].
@@ -133,7 +123,7 @@ func (h *Handler) WithGroup(name string) slog.Handler {
 		return h
 	}
 	with := *h
-	with.pending = append(slices.Clip(h.pending), name)
+	with.attrs = h.attrs.WithGroup(name)
 	return &with
 }
 
@@ -147,21 +137,7 @@ func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 		with.own = true
 		return &with
 	}
-	e := new(encoder)
-	h.resume(e)
-	e.limit /= 2 // the rest is for the message, and for the attributes of records
-	e.buf = append(e.buf, h.prefix...)
-	before := h.beginGroups(e)
-	for _, a := range attrs {
-		e.attr(a, 0)
-	}
-	if h.groupsBegun(e, before) {
-		with.prefix = e.buf
-		with.groups = append(slices.Clip(h.groups), h.pending...)
-		with.pending = nil
-		with.names = slices.Clone(e.names[e.first:])
-	}
-	with.cut = e.cut
+	with.attrs = h.attrs.With(attrs)
 	return &with
 }
 
@@ -171,32 +147,8 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 		return nil
 	}
 	p := h.out.parcel()
-	e := &p.json
-	h.resume(e)
-	h.head(ctx, e, &r)
-	e.buf = append(e.buf, h.prefix...)
-	before := h.beginGroups(e)
-	r.Attrs(func(a slog.Attr) bool {
-		e.attr(a, 0)
-		return true
-	})
-	open := len(h.groups)
-	if h.groupsBegun(e, before) {
-		open += len(h.pending)
-	}
-	for range open {
-		e.buf = append(e.buf, '}')
-	}
-	if e.cut > 0 {
-		e.member("cut")
-		e.buf = strconv.AppendInt(e.buf, int64(e.cut), 10)
-	}
-	if lost := p.tell(); lost > 0 {
-		e.member("lost")
-		e.buf = strconv.AppendInt(e.buf, lost, 10)
-	}
-	e.buf = append(e.buf, '}')
-	p.event.Value = e.buf
+	p.buf = p.json.Record(ctx, p.buf, &h.attrs, r, p.tell())
+	p.event.Value = p.buf
 	if tellTime(r.Time) {
 		p.event.Time = r.Time
 	}
@@ -211,79 +163,4 @@ func tellTime(t time.Time) bool {
 	}
 	y := t.UTC().Year()
 	return 0 <= y && y <= 9999
-}
-
-// The bytes of an event besides message and attributes.
-const (
-	maxTailBytes  = 128 // of cut, lost and the braces of the groups of one value
-	maxTraceBytes = 256 // of a trace's and a span's ID each
-	maxPlaceBytes = 4096
-)
-
-// resume makes e ready for attributes behind those of the prefix.
-func (h *Handler) resume(e *encoder) {
-	e.buf = e.buf[:0]
-	e.limit = h.out.maxBytes - maxTailBytes - len(h.groups) - len(h.pending)
-	e.cut = h.cut
-	e.names = append(e.names[:0], h.names...)
-	e.first = 0
-	e.groups = append(e.groups[:0], h.groups...)
-	e.replace = h.options.ReplaceAttr
-}
-
-// head writes what comes before the attributes.
-func (h *Handler) head(ctx context.Context, e *encoder, r *slog.Record) {
-	e.buf = append(e.buf, '{')
-	if !r.Time.IsZero() {
-		e.member("time")
-		e.time(r.Time)
-	}
-	e.member("level")
-	e.string(r.Level.String())
-	e.member("msg")
-	e.text(r.Message, e.limit/4)
-	if h.options.AddSource {
-		if s := r.Source(); s != nil {
-			e.member("source")
-			e.buf = append(e.buf, '{')
-			e.member("function")
-			e.text(s.Function, maxPlaceBytes)
-			e.member("file")
-			e.text(s.File, maxPlaceBytes)
-			e.member("line")
-			e.buf = strconv.AppendInt(e.buf, int64(s.Line), 10)
-			e.buf = append(e.buf, '}')
-		}
-	}
-	if h.options.Trace != nil {
-		trace, span := h.options.Trace(ctx)
-		e.id("trace_id", trace)
-		e.id("span_id", span)
-	}
-}
-
-func (e *encoder) id(name, id string) {
-	if id != "" {
-		e.member(name)
-		e.text(id, maxTraceBytes)
-	}
-}
-
-// beginGroups begins what is pending, and returns the state before.
-func (h *Handler) beginGroups(e *encoder) mark {
-	m := e.mark()
-	for _, g := range h.pending {
-		e.begin(g)
-	}
-	return m
-}
-
-// groupsBegun reports whether the pending groups have got attributes, and forgets
-// them if not.
-func (h *Handler) groupsBegun(e *encoder, before mark) bool {
-	if len(h.pending) > 0 && e.buf[len(e.buf)-1] == '{' {
-		e.back(before)
-		return false
-	}
-	return true
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/slogjson"
 )
 
 // outbox hands the events of a [Handler] or a [Writer] to their Logger, and counts
@@ -33,7 +35,7 @@ func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration
 	o.parcels.New = func() any {
 		p := &parcel{out: o}
 		p.done = p.finished
-		p.json.buf = make([]byte, 0, 512)
+		p.buf = make([]byte, 0, 512)
 		return p
 	}
 	return o
@@ -42,8 +44,9 @@ func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration
 // parcel is a value on its way. It is used again when the Logger is done with it.
 type parcel struct {
 	out   *outbox
-	json  encoder // its buffer is the value
-	told  int64   // lost events of which this one tells
+	json  slogjson.Encoder
+	buf   []byte // the value
+	told  int64  // lost events of which this one tells
 	done  func(Record, error)
 	event Event
 }
@@ -68,8 +71,8 @@ func (p *parcel) finished(_ Record, err error) {
 		p.out.lost.Add(1)
 		p.out.untold.Add(p.told + 1)
 	}
-	if cap(p.json.buf) > maxKeptBytes {
-		p.json.buf = nil
+	if cap(p.buf) > maxKeptBytes {
+		p.buf = nil
 	}
 	p.event = Event{}
 	p.out.parcels.Put(p)

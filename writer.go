@@ -128,8 +128,8 @@ func (w *Writer) add(part []byte, ended bool) error {
 
 func (w *Writer) log(line []byte, continues bool) error {
 	p := w.out.parcel()
-	p.json.buf = append(p.json.buf[:0], line...)
-	p.event.Value = p.json.buf
+	p.buf = append(p.buf[:0], line...)
+	p.event.Value = p.buf
 	if p.event.Value == nil {
 		p.event.Value = []byte{} // an event, not a tombstone
 	}

@@ -1,4 +1,4 @@
-package diaspora
+package slogjson
 
 import (
 	"bytes"
@@ -14,22 +14,22 @@ import (
 	"unicode/utf8"
 )
 
-// encoder writes the JSON of log records. The last object that it has begun stays
-// open; all are closed at the end.
+// encoder appends the members of nested JSON objects to a buffer. The object that was begun
+// last is the current one; it stays open until end, so that members can follow.
 type encoder struct {
 	buf     []byte
-	limit   int      // of len(buf); what does not fit is left out
-	cut     int      // values that were cut or left out
-	names   []string // in the object at hand, and in those around it
-	first   int      // names[first:] are of the object at hand
-	groups  []string // whose attributes these are; kept for replace only
+	limit   int      // for len(buf); attributes that do not fit are left out
+	cut     int      // values that were truncated or left out
+	names   []string // members of the current object, after those of the objects around it
+	first   int      // names[first:] belong to the current object
+	groups  []string // the open groups, for replace only
 	replace func(groups []string, a slog.Attr) slog.Attr
 }
 
 // maxNesting bounds the groups within the value of one attribute.
 const maxNesting = 32
 
-// mark is a state to go back to.
+// mark is a state of an encoder, to return to when what follows is dropped again.
 type mark struct{ bytes, names, first, groups int }
 
 func (e *encoder) mark() mark { return mark{len(e.buf), len(e.names), e.first, len(e.groups)} }
@@ -38,7 +38,8 @@ func (e *encoder) back(m mark) {
 	e.buf, e.names, e.first, e.groups = e.buf[:m.bytes], e.names[:m.names], m.first, e.groups[:m.groups]
 }
 
-// key begins a member of the object at hand. A name that is taken gets a number.
+// key begins a member of the current object. A second "name" becomes "name#2", because
+// readers of JSON keep only one of two members with the same name.
 func (e *encoder) key(name string) {
 	taken := e.names[e.first:]
 	unique := name
@@ -49,7 +50,7 @@ func (e *encoder) key(name string) {
 	e.member(unique)
 }
 
-// member begins a member of the object at hand, with a name that is not taken.
+// member begins a member of the current object, with a name that nothing else has.
 func (e *encoder) member(name string) {
 	if n := len(e.buf); n == 0 || e.buf[n-1] != '{' {
 		e.buf = append(e.buf, ',')
@@ -58,7 +59,7 @@ func (e *encoder) member(name string) {
 	e.buf = append(e.buf, ':')
 }
 
-// begin opens an object as a member of the one at hand.
+// begin opens an object as a member of the current one.
 func (e *encoder) begin(name string) {
 	e.key(name)
 	e.buf = append(e.buf, '{')
@@ -68,7 +69,7 @@ func (e *encoder) begin(name string) {
 	}
 }
 
-// end closes an object that was begun at m, and reports whether there is anything in it.
+// end closes the object that was begun at m. An empty one is removed, and end returns false.
 func (e *encoder) end(m mark) bool {
 	if e.buf[len(e.buf)-1] == '{' {
 		e.back(m)
@@ -79,7 +80,8 @@ func (e *encoder) end(m mark) bool {
 	return true
 }
 
-// attr writes an attribute, unless it is empty or does not fit.
+// attr writes an attribute. It leaves out the zero Attr, empty groups, and what would exceed
+// the limit.
 func (e *encoder) attr(a slog.Attr, depth int) {
 	a.Value = a.Value.Resolve()
 	if e.replace != nil && a.Value.Kind() != slog.KindGroup {
@@ -143,7 +145,8 @@ func (e *encoder) time(t time.Time) {
 	e.buf = append(e.buf, '"')
 }
 
-// float writes a number in the way of encoding/json, or else its name.
+// float writes a number as encoding/json does, and NaN and the infinities, for which JSON
+// has no number, as strings.
 func (e *encoder) float(f float64) {
 	switch abs := math.Abs(f); {
 	case math.IsNaN(f) || math.IsInf(f, 0):
@@ -157,8 +160,8 @@ func (e *encoder) float(f float64) {
 	}
 }
 
-// any writes a value as encoding/json does, and an error as its text. In place of
-// what cannot be written it says why.
+// any writes a value as encoding/json does, and an error as its text. A value that cannot
+// be encoded becomes a string that says why: a log call must not panic or lose the record.
 func (e *encoder) any(v any) {
 	start := len(e.buf)
 	defer func() {
@@ -198,6 +201,9 @@ type marshaler struct {
 	out bytes.Buffer
 	enc *json.Encoder
 }
+
+// maxKeptBytes bounds the buffers that are kept for the next value.
+const maxKeptBytes = 64 << 10
 
 var marshalers = sync.Pool{New: func() any {
 	m := new(marshaler)
@@ -248,8 +254,8 @@ func (e *encoder) string(s string) {
 	e.buf = append(b, '"')
 }
 
-// text writes a JSON string that takes at most max bytes, but for its quotes. What
-// is longer is cut.
+// text writes a JSON string of at most max bytes between its quotes. A longer one is
+// truncated.
 func (e *encoder) text(s string, max int) {
 	const more = `""…`
 	start := len(e.buf)
