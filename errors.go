@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"strings"
 
-	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -41,70 +39,16 @@ var (
 	// ErrSpoolFailed says that the spool's disk cannot be written or read, or
 	// that events in it are damaged.
 	ErrSpoolFailed = errors.New("the spool failed")
-	// ErrSpooled says that events are safe in the spool, but not acknowledged.
-	// No method returns it; it is for programs that want more than that.
-	ErrSpooled = errors.New("events are in the spool only")
-	// ErrIncomplete says that some events of several were not acknowledged.
-	ErrIncomplete = errors.New("some events were not acknowledged")
 )
 
-// conditions says what each condition is on every side: to a Kafka client, over
-// HTTP, and to a shell. The first row that an error matches counts.
-var conditions = []struct {
-	err    error
-	kafka  kafka.Condition
-	status int
-	exit   int
-}{
-	{ErrIncomplete, -1, http.StatusInternalServerError, 8},
-	{ErrSpoolFull, -1, http.StatusInsufficientStorage, 9},
-	{ErrSpoolFailed, -1, http.StatusInsufficientStorage, 9},
-	{ErrSpooled, -1, http.StatusServiceUnavailable, 75},
-	{ErrInvalid, kafka.Invalid, http.StatusBadRequest, 2},
-	{ErrUnauthenticated, kafka.Unauthenticated, http.StatusUnauthorized, 3},
-	{globus.ErrLoginRequired, -1, http.StatusUnauthorized, 3},
-	{globus.ErrRefused, -1, http.StatusUnauthorized, 3},
-	{globus.ErrClientRefused, -1, http.StatusUnauthorized, 3},
-	{trust.ErrUntrusted, -1, http.StatusUnauthorized, 3},
-	{ErrNoProfile, -1, http.StatusUnauthorized, 3},
-	{ErrPermission, kafka.Permission, http.StatusForbidden, 4},
-	{ErrNotFound, kafka.NotFound, http.StatusNotFound, 5},
-	{ErrConflict, kafka.Conflict, http.StatusConflict, 6},
-	{context.DeadlineExceeded, -1, http.StatusGatewayTimeout, 10},
-	{context.Canceled, -1, 499, 130},
-	{ErrUnavailable, kafka.Unavailable, http.StatusServiceUnavailable, 7},
-	{globus.ErrUnavailable, -1, http.StatusServiceUnavailable, 7},
-	{globus.ErrMisconfigured, -1, http.StatusInternalServerError, 7},
-}
-
-// HTTPStatus returns the HTTP status that says what err says: 200 for nil, and
-// 500 for what has no sentinel, which a server should not show in detail.
-func HTTPStatus(err error) int {
-	if err == nil {
-		return http.StatusOK
-	}
-	for _, c := range conditions {
-		if errors.Is(err, c.err) {
-			return c.status
-		}
-	}
-	return http.StatusInternalServerError
-}
-
-// ExitCode returns the exit code of a command that ends with err: 0 for nil, 2
-// invalid, 3 not authenticated, 4 permission denied, 5 not found, 6 conflict, 7
-// unavailable, 8 some events failed, 9 the spool is full or damaged, 10 timed out, 75
-// events are in the spool only, 130 interrupted, and 1 for everything else.
-func ExitCode(err error) int {
-	if err == nil {
-		return 0
-	}
-	for _, c := range conditions {
-		if errors.Is(err, c.err) {
-			return c.exit
-		}
-	}
-	return 1
+// sentinels are the conditions of the Kafka client's errors.
+var sentinels = map[kafka.Condition]error{
+	kafka.Invalid:         ErrInvalid,
+	kafka.Unauthenticated: ErrUnauthenticated,
+	kafka.Permission:      ErrPermission,
+	kafka.NotFound:        ErrNotFound,
+	kafka.Conflict:        ErrConflict,
+	kafka.Unavailable:     ErrUnavailable,
 }
 
 // Hint returns the advice on what to do next that an error of this package may
@@ -179,12 +123,11 @@ func explain(err error) error {
 	if kafka.NotAdmitted(err) { // the gateway's sentence ends with what to do
 		reason, hint, _ = strings.Cut(reason, "; ")
 	}
-	for _, c := range conditions {
-		if c.kafka == condition && condition != kafka.Unknown {
-			return &fault{condition: c.err, reason: strings.TrimPrefix(reason, c.err.Error()+": "), hint: hint, cause: err}
-		}
+	sentinel, ok := sentinels[condition]
+	if !ok {
+		return err
 	}
-	return err
+	return &fault{condition: sentinel, reason: strings.TrimPrefix(reason, sentinel.Error()+": "), hint: hint, cause: err}
 }
 
 // advise gives err, if it is a fault of the condition and has no advice yet, a hint.

@@ -16,32 +16,6 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// TestConditions has one row for each condition: what it is over HTTP and to a shell.
-func TestConditions(t *testing.T) {
-	t.Parallel()
-	for _, try := range []struct {
-		err          error
-		status, exit int
-	}{
-		{nil, 200, 0}, {errors.New("else"), 500, 1}, {ErrInvalid, 400, 2}, {ErrUnauthenticated, 401, 3}, {ErrNoProfile, 401, 3},
-		{globus.ErrLoginRequired, 401, 3}, {globus.ErrRefused, 401, 3}, {ErrPermission, 403, 4}, {ErrNotFound, 404, 5},
-		{ErrConflict, 409, 6}, {ErrUnavailable, 503, 7}, {globus.ErrUnavailable, 503, 7}, {ErrIncomplete, 500, 8},
-		{context.DeadlineExceeded, 504, 10}, {context.Canceled, 499, 130}, {ErrClosed, 500, 1},
-		{fmt.Errorf("%w: %w", ErrIncomplete, ErrPermission), 500, 8}, // the first row counts
-	} {
-		wrapped := try.err
-		if wrapped != nil {
-			wrapped = fmt.Errorf("outside: %w", &EventError{Failed: []int{0}, Total: 2, Err: &TopicError{"log", "weather", try.err}})
-		}
-		if got := HTTPStatus(wrapped); got != try.status {
-			t.Errorf("HTTPStatus(%v) = %d, want %d", wrapped, got, try.status)
-		}
-		if got := ExitCode(wrapped); got != try.exit {
-			t.Errorf("ExitCode(%v) = %d, want %d", wrapped, got, try.exit)
-		}
-	}
-}
-
 func TestHint(t *testing.T) {
 	t.Parallel()
 	hinted := &fault{condition: ErrNotFound, reason: "why", hint: "do this"}

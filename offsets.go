@@ -2,12 +2,15 @@ package diaspora
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // partitionID names a partition of a topic.
@@ -232,7 +235,14 @@ func (f *fabric) probe(ctx context.Context, client *kgo.Client, id partitionID, 
 // signedOut explains an error of a request.
 func (f *fabric) signedOut(err error) error { return advise(explain(err), ErrUnauthenticated, f.login) }
 
-func retriable(err error) bool { return err != nil && HTTPStatus(err) == 503 }
+// retriable reports whether the same request may succeed later, according to err, which was
+// explained. A context's end is its caller's decision, and no such case.
+func retriable(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, globus.ErrUnavailable)
+}
 
 // farFuture is a deadline for those whom only ctx bounds.
 func farFuture(context.Context) time.Time { return time.Now().Add(time.Hour) }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora"
@@ -53,11 +54,11 @@ func exitCode(ctx context.Context, err error) int {
 	case err == nil:
 		return 0
 	case context.Cause(ctx) == errInterrupted:
-		return diaspora.ExitCode(context.Canceled)
+		return outcome.ExitCode(context.Canceled)
 	case errors.Is(err, globus.ErrDenied):
-		return diaspora.ExitCode(diaspora.ErrUnauthenticated)
+		return outcome.ExitCode(diaspora.ErrUnauthenticated)
 	}
-	return diaspora.ExitCode(err)
+	return outcome.ExitCode(err)
 }
 
 // errorDocument is an error for programs.

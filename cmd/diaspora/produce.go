@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io/fs"
 	"slices"
 	"strings"
@@ -740,7 +741,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case err != nil:
 		return err
 	case bad > 0:
-		return &failure{condition: diaspora.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), wasOrWere(p.read))}
+		return &failure{condition: outcome.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), wasOrWere(p.read))}
 	case left.Events == 0:
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io"
 	"io/fs"
 	"os"
@@ -560,7 +561,7 @@ func TestExitCodes(t *testing.T) {
 		{t.Context(), misuse("", "wrong"), 2},
 		{t.Context(), hinted(fmt.Errorf("x: %w", diaspora.ErrConflict), "hint"), 6},
 		{t.Context(), globus.ErrDenied, 3},
-		{t.Context(), &failure{condition: diaspora.ErrIncomplete}, 8},
+		{t.Context(), &failure{condition: outcome.ErrIncomplete}, 8},
 		{t.Context(), context.DeadlineExceeded, 10},
 		{interrupted, errors.New("anything"), 130},
 		{interrupted, nil, 0}, // it was done all the same

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +32,7 @@ func TestServeWithoutKafka(t *testing.T) {
 	}
 	code := d.types(t.Context(), serve...)
 	said := d.err.String()
-	if code != diaspora.ExitCode(diaspora.ErrUnavailable) || !strings.Contains(said, "diaspora: serve: Kafka does not answer at 127.0.0.1:3: ") || !strings.Contains(said, "\nhint: start Kafka, and then this\n") {
+	if code != outcome.ExitCode(diaspora.ErrUnavailable) || !strings.Contains(said, "diaspora: serve: Kafka does not answer at 127.0.0.1:3: ") || !strings.Contains(said, "\nhint: start Kafka, and then this\n") {
 		t.Errorf("serve exits with %d, and says:\n%s", code, said)
 	}
 
@@ -47,7 +48,7 @@ func TestServeWithoutKafka(t *testing.T) {
 			t.Errorf("the check does not say %q:\n%s", want, found)
 		}
 	}
-	if want := "found something to change; 3 could not be tried\n"; code != diaspora.ExitCode(diaspora.ErrInvalid) || !strings.Contains(said, want) {
+	if want := "found something to change; 3 could not be tried\n"; code != outcome.ExitCode(diaspora.ErrInvalid) || !strings.Contains(said, want) {
 		t.Errorf("the check exits with %d and says %q, want %q", code, said, want)
 	}
 	if strings.Contains(found+said, secret.Reveal()) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -589,7 +590,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 			e.warn("%s of %s in %s: %s", count(w.events, "event"), orDash(w.folder.of()), w.dir, text)
 			e.hint(hints)
 			left += w.events
-			if diaspora.ExitCode(err) == diaspora.ExitCode(diaspora.ErrUnauthenticated) {
+			if outcome.ExitCode(err) == outcome.ExitCode(diaspora.ErrUnauthenticated) {
 				nobody = &failure{condition: diaspora.ErrUnauthenticated, text: "spool drain: nobody is logged in to the fabric of some of these events"}
 			}
 			continue
@@ -695,7 +696,7 @@ func waitingIn(folders []spoolFolder) (waiting []waitingSpool, err error) {
 }
 
 // stranded is the error of a command that leaves events in the spool: the refusal that
-// only a person can mend, or [diaspora.ErrSpooled].
+// only a person can mend, or [outcome.ErrSpooled].
 func stranded(left int64, why error) error {
 	switch {
 	case left == 0:
@@ -707,7 +708,7 @@ func stranded(left int64, why error) error {
 	if why != nil {
 		text += ": " + why.Error()
 	}
-	return &failure{condition: diaspora.ErrSpooled, text: text}
+	return &failure{condition: outcome.ErrSpooled, text: text}
 }
 
 // refusal reports whether err will stay until somebody does something about it.

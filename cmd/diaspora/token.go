@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,7 +89,7 @@ func (e *env) token(ctx context.Context, refresh bool) error {
 
 // tokenError names the command that mends a login.
 func (e *env) tokenError(err error) error {
-	if diaspora.ExitCode(err) != diaspora.ExitCode(diaspora.ErrUnauthenticated) || diaspora.Hint(err) != "" {
+	if outcome.ExitCode(err) != outcome.ExitCode(diaspora.ErrUnauthenticated) || diaspora.Hint(err) != "" {
 		return err
 	}
 	if e.getenv("DIASPORA_REFRESH") != "" {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -434,7 +435,7 @@ func whoIsAt(ctx context.Context, profiles *diaspora.Profiles, name, address str
 	switch {
 	case err == nil:
 		return who
-	case diaspora.ExitCode(err) == diaspora.ExitCode(diaspora.ErrUnauthenticated):
+	case outcome.ExitCode(err) == outcome.ExitCode(diaspora.ErrUnauthenticated):
 		return globus.Identity{}
 	}
 	return cfg.Identity // it cannot be asked now

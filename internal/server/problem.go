@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -138,10 +139,10 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 	return p, header
 }
 
-// statusOf is [diaspora.HTTPStatus], but for what only proxies and logs say: a
+// statusOf is [outcome.HTTPStatus], but for what only proxies and logs say: a
 // request that ran out of time, or whose client left, is not our client's fault.
 func statusOf(err error) int {
-	switch status := diaspora.HTTPStatus(err); {
+	switch status := outcome.HTTPStatus(err); {
 	case titles[status][0] != "":
 		return status
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -1,0 +1,79 @@
+// Package outcome says what each error condition is over HTTP and as the exit code of a
+// command, so that the two agree. The server and the command use it; the library has the
+// conditions themselves.
+package outcome
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
+)
+
+// Conditions that only commands know.
+var (
+	// ErrSpooled says that events are safe in the spool, and not acknowledged yet.
+	ErrSpooled = errors.New("events are in the spool only")
+	// ErrIncomplete says that some events of several were not acknowledged.
+	ErrIncomplete = errors.New("some events were not acknowledged")
+)
+
+// conditions are in order of precedence: the first row that an error matches counts.
+var conditions = []struct {
+	err    error
+	status int
+	exit   int
+}{
+	{ErrIncomplete, http.StatusInternalServerError, 8},
+	{diaspora.ErrSpoolFull, http.StatusInsufficientStorage, 9},
+	{diaspora.ErrSpoolFailed, http.StatusInsufficientStorage, 9},
+	{ErrSpooled, http.StatusServiceUnavailable, 75},
+	{diaspora.ErrInvalid, http.StatusBadRequest, 2},
+	{diaspora.ErrUnauthenticated, http.StatusUnauthorized, 3},
+	{globus.ErrLoginRequired, http.StatusUnauthorized, 3},
+	{globus.ErrRefused, http.StatusUnauthorized, 3},
+	{globus.ErrClientRefused, http.StatusUnauthorized, 3},
+	{trust.ErrUntrusted, http.StatusUnauthorized, 3},
+	{diaspora.ErrNoProfile, http.StatusUnauthorized, 3},
+	{diaspora.ErrPermission, http.StatusForbidden, 4},
+	{diaspora.ErrNotFound, http.StatusNotFound, 5},
+	{diaspora.ErrConflict, http.StatusConflict, 6},
+	{context.DeadlineExceeded, http.StatusGatewayTimeout, 10},
+	{context.Canceled, 499, 130},
+	{diaspora.ErrUnavailable, http.StatusServiceUnavailable, 7},
+	{globus.ErrUnavailable, http.StatusServiceUnavailable, 7},
+	{globus.ErrMisconfigured, http.StatusInternalServerError, 7},
+}
+
+// HTTPStatus returns the HTTP status for an error: 200 for nil, and 500 for an error of no
+// known condition, whose text a server should not show.
+func HTTPStatus(err error) int {
+	if err == nil {
+		return http.StatusOK
+	}
+	for _, c := range conditions {
+		if errors.Is(err, c.err) {
+			return c.status
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// ExitCode returns the exit code of a command that ends with err: 0 for nil, 2 invalid, 3
+// not authenticated, 4 permission denied, 5 not found, 6 conflict, 7 unavailable, 8 some
+// events failed, 9 the spool is full or damaged, 10 timed out, 75 events are in the spool
+// only, 130 interrupted, and 1 for everything else.
+func ExitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	for _, c := range conditions {
+		if errors.Is(err, c.err) {
+			return c.exit
+		}
+	}
+	return 1
+}

@@ -1,0 +1,37 @@
+package outcome
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// TestConditions has one row for each condition: what it is over HTTP and to a shell.
+func TestConditions(t *testing.T) {
+	t.Parallel()
+	for _, try := range []struct {
+		err          error
+		status, exit int
+	}{
+		{nil, 200, 0}, {errors.New("else"), 500, 1}, {diaspora.ErrInvalid, 400, 2}, {diaspora.ErrUnauthenticated, 401, 3}, {diaspora.ErrNoProfile, 401, 3},
+		{globus.ErrLoginRequired, 401, 3}, {globus.ErrRefused, 401, 3}, {diaspora.ErrPermission, 403, 4}, {diaspora.ErrNotFound, 404, 5},
+		{diaspora.ErrConflict, 409, 6}, {diaspora.ErrUnavailable, 503, 7}, {globus.ErrUnavailable, 503, 7}, {ErrIncomplete, 500, 8},
+		{context.DeadlineExceeded, 504, 10}, {context.Canceled, 499, 130}, {diaspora.ErrClosed, 500, 1},
+		{fmt.Errorf("%w: %w", ErrIncomplete, diaspora.ErrPermission), 500, 8}, // the first row counts
+	} {
+		wrapped := try.err
+		if wrapped != nil {
+			wrapped = fmt.Errorf("outside: %w", &diaspora.EventError{Failed: []int{0}, Total: 2, Err: &diaspora.TopicError{Op: "log", Topic: "weather", Err: try.err}})
+		}
+		if got := HTTPStatus(wrapped); got != try.status {
+			t.Errorf("HTTPStatus(%v) = %d, want %d", wrapped, got, try.status)
+		}
+		if got := ExitCode(wrapped); got != try.exit {
+			t.Errorf("ExitCode(%v) = %d, want %d", wrapped, got, try.exit)
+		}
+	}
+}
