@@ -68,13 +68,13 @@ type Consumer struct {
 
 	committing chan struct{} // holds one, of whoever commits
 
-	mu         sync.Mutex            // guards the fields below
-	known      map[partitionID]span  // as of opening
-	from       map[partitionID]int64 // where to begin
-	until      map[partitionID]int64 // where to end
-	renewed    map[string]bool       // topics that were made again
-	begun      map[partitionID]bool  // partitions of those that were begun with, in a group
-	cursors    map[partitionID]*cursor
+	mu         sync.Mutex                // guards the fields below
+	known      map[kafka.Partition]span  // as of opening
+	from       map[kafka.Partition]int64 // where to begin
+	until      map[kafka.Partition]int64 // where to end
+	renewed    map[string]bool           // topics that were made again
+	begun      map[kafka.Partition]bool  // partitions of those that were begun with, in a group
+	cursors    map[kafka.Partition]*cursor
 	assigned   bool   // the cursors are all that the group wants to be read
 	member     string // the ID under which the group knows this Consumer, and as
 	generation int32  // of which generation, when it was assigned its partitions
@@ -85,7 +85,7 @@ type Consumer struct {
 	busy  atomic.Bool
 	queue []fetched
 	errs  []error
-	reads map[string][16]byte // which of the topics of a name is read; none if that is not known
+	reads map[string]kafka.TopicID // which of the topics of a name is read; none if that is not known
 
 	stop     context.CancelFunc // ends the background work
 	wg       sync.WaitGroup
@@ -96,7 +96,7 @@ type Consumer struct {
 
 // cursor is how far a partition was read.
 type cursor struct {
-	id    partitionID
+	id    kafka.Partition
 	start int64 // where reading began
 	from  int64 // records before it are not handed out
 	until int64 // reading ends here; -1 for never
@@ -134,10 +134,10 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 		asking:     asking,
 		conns:      newConnections(),
 		committing: make(chan struct{}, 1),
-		cursors:    map[partitionID]*cursor{},
+		cursors:    map[kafka.Partition]*cursor{},
 		renewed:    map[string]bool{},
-		begun:      map[partitionID]bool{},
-		reads:      map[string][16]byte{},
+		begun:      map[kafka.Partition]bool{},
+		reads:      map[string]kafka.TopicID{},
 		gaveUp:     noGeneration,
 		closed:     make(chan struct{}),
 	}
@@ -189,18 +189,18 @@ func (o *ConsumerOptions) wants(partition int32) bool {
 }
 
 // choose leaves only the partitions that are to be read, which each of the topics must have.
-func (o *ConsumerOptions) choose(places map[partitionID]place) error {
+func (o *ConsumerOptions) choose(places map[kafka.Partition]kafka.Place) error {
 	if len(o.Partitions) == 0 {
 		return nil
 	}
 	for _, topic := range o.Topics {
 		for _, p := range o.Partitions {
-			if _, ok := places[partitionID{topic, p}]; ok {
+			if _, ok := places[kafka.Partition{Topic: topic, Partition: p}]; ok {
 				continue
 			}
 			n := 0
 			for id := range places {
-				if id.topic == topic {
+				if id.Topic == topic {
 					n++
 				}
 			}
@@ -210,7 +210,7 @@ func (o *ConsumerOptions) choose(places map[partitionID]place) error {
 			}}
 		}
 	}
-	maps.DeleteFunc(places, func(id partitionID, _ place) bool { return !o.wants(id.partition) })
+	maps.DeleteFunc(places, func(id kafka.Partition, _ kafka.Place) bool { return !o.wants(id.Partition) })
 	return nil
 }
 
@@ -223,10 +223,10 @@ func (c *Consumer) open(ctx context.Context) error {
 	if err := o.choose(places); err != nil {
 		return err
 	}
-	ids := make([]partitionID, 0, len(places))
+	ids := make([]kafka.Partition, 0, len(places))
 	for id, at := range places {
 		ids = append(ids, id)
-		c.reads[id.topic] = at.topic
+		c.reads[id.Topic] = at.Topic
 	}
 	if c.known, err = f.spans(ctx, c.asking, ids); err != nil {
 		return err
@@ -253,10 +253,10 @@ func (c *Consumer) open(ctx context.Context) error {
 		at := map[string]map[int32]kgo.Offset{}
 		for id, offset := range c.from {
 			cur := c.add(id, min(offset, c.known[id].end), offset)
-			if at[id.topic] == nil {
-				at[id.topic] = map[int32]kgo.Offset{}
+			if at[id.Topic] == nil {
+				at[id.Topic] = map[int32]kgo.Offset{}
 			}
-			at[id.topic][id.partition] = kgo.NewOffset().At(cur.start)
+			at[id.Topic][id.Partition] = kgo.NewOffset().At(cur.start)
 		}
 		c.assigned = true
 		opts = append(opts, kgo.ConsumePartitions(at))
@@ -276,13 +276,13 @@ func (c *Consumer) open(ctx context.Context) error {
 }
 
 // mayRead fails if the caller may not read a topic; to look up its offsets needs less.
-func (c *Consumer) mayRead(ctx context.Context, ids []partitionID) error {
+func (c *Consumer) mayRead(ctx context.Context, ids []kafka.Partition) error {
 	asked := map[string]bool{}
 	for _, id := range ids {
-		if asked[id.topic] {
+		if asked[id.Topic] {
 			continue
 		}
-		asked[id.topic] = true
+		asked[id.Topic] = true
 		err := persist(ctx, retriable, func() error {
 			_, _, err := c.fabric.probe(ctx, c.asking, id, c.known[id].end)
 			return err
@@ -295,7 +295,7 @@ func (c *Consumer) mayRead(ctx context.Context, ids []partitionID) error {
 }
 
 // add begins with a partition. It is called with mu held, once others may call.
-func (c *Consumer) add(id partitionID, start, from int64) *cursor {
+func (c *Consumer) add(id kafka.Partition, start, from int64) *cursor {
 	cur := &cursor{id: id, start: start, from: from, until: -1}
 	if c.options.Until.kind != positionNone {
 		cur.until = c.until[id] // 0 for a partition that was not there at opening
@@ -322,7 +322,7 @@ type Progress struct {
 // It asks the cluster for the ends, which ctx bounds.
 func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	c.mu.Lock()
-	var ids []partitionID
+	var ids []kafka.Partition
 	for id := range c.cursors {
 		ids = append(ids, id)
 	}
@@ -339,7 +339,7 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	defer c.mu.Unlock()
 	for id, s := range spans {
 		if cur := c.cursors[id]; cur != nil {
-			all = append(all, Progress{id.topic, id.partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.end, cur.until})
+			all = append(all, Progress{id.Topic, id.Partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.end, cur.until})
 		}
 	}
 	slices.SortFunc(all, func(a, b Progress) int {
@@ -420,14 +420,14 @@ func (c *Consumer) findPartitions(ctx context.Context) error {
 	added := map[string]map[int32]kgo.Offset{}
 	c.mu.Lock()
 	for id := range places {
-		if c.cursors[id] != nil || c.renewed[id.topic] || !c.options.wants(id.partition) {
+		if c.cursors[id] != nil || c.renewed[id.Topic] || !c.options.wants(id.Partition) {
 			continue
 		}
 		c.add(id, 0, 0)
-		if added[id.topic] == nil {
-			added[id.topic] = map[int32]kgo.Offset{}
+		if added[id.Topic] == nil {
+			added[id.Topic] = map[int32]kgo.Offset{}
 		}
-		added[id.topic][id.partition] = kgo.NewOffset().At(0)
+		added[id.Topic][id.Partition] = kgo.NewOffset().At(0)
 	}
 	c.mu.Unlock()
 	if len(added) > 0 {

@@ -17,6 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // epoch is when the first record of a numbered topic was stored; each of the next
@@ -911,7 +913,7 @@ func TestCommittedBehindTheEnd(t *testing.T) {
 // Kafka client had fetched before, are passed over and do not end the reading. Records of a log that was cut are read
 // from its new beginning.
 func TestArrivedLate(t *testing.T) {
-	id := partitionID{"weather", 0}
+	id := kafka.Partition{Topic: "weather", Partition: 0}
 	for name, c := range map[string]struct {
 		end   int64 // of the log
 		first int64 // record that is queued, of three from offset 8 on
@@ -922,8 +924,8 @@ func TestArrivedLate(t *testing.T) {
 		"of a log at end": {10, 10, 12},
 	} {
 		consumer := &Consumer{
-			options: ConsumerOptions{Until: End}, cursors: map[partitionID]*cursor{}, until: map[partitionID]int64{id: 12},
-			reads: map[string][16]byte{"weather": {1}}, renewed: map[string]bool{},
+			options: ConsumerOptions{Until: End}, cursors: map[kafka.Partition]*cursor{}, until: map[kafka.Partition]int64{id: 12},
+			reads: map[string]kafka.TopicID{"weather": {1}}, renewed: map[string]bool{},
 		}
 		consumer.add(id, 10, 10)
 		records := []*kgo.Record{{Offset: 8}, {Offset: 9}, {Offset: 10}}

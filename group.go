@@ -122,7 +122,7 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[
 	defer c.mu.Unlock()
 	for topic, partitions := range offsets {
 		for partition, offset := range partitions {
-			id := partitionID{topic, partition}
+			id := kafka.Partition{Topic: topic, Partition: partition}
 			at := offset.EpochOffset().Offset
 			// What the group has committed of a topic that was made again may
 			// be about the one before: once, it is read from its start.
@@ -150,7 +150,7 @@ func (c *Consumer) drop(generation int32, lost map[string][]int32) {
 	c.assigned, c.gaveUp = false, generation
 	for topic, partitions := range lost {
 		for _, partition := range partitions {
-			if cur := c.cursors[partitionID{topic, partition}]; cur != nil {
+			if cur := c.cursors[kafka.Partition{Topic: topic, Partition: partition}]; cur != nil {
 				cur.lost.Store(true)
 				delete(c.cursors, cur.id)
 			}
@@ -169,7 +169,7 @@ func rejoins(err error) bool { return retriable(explain(err)) }
 func (c *Consumer) Commit(ctx context.Context, records ...Record) error {
 	c.mu.Lock()
 	for _, r := range records {
-		if cur := c.cursors[partitionID{r.Topic, r.Partition}]; cur != nil {
+		if cur := c.cursors[kafka.Partition{Topic: r.Topic, Partition: r.Partition}]; cur != nil {
 			cur.handled(r.Offset+1, -1)
 		}
 	}
@@ -202,10 +202,10 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 		if done <= cur.committed.Load() {
 			continue
 		}
-		if offsets[id.topic] == nil {
-			offsets[id.topic] = map[int32]kgo.EpochOffset{}
+		if offsets[id.Topic] == nil {
+			offsets[id.Topic] = map[int32]kgo.EpochOffset{}
 		}
-		offsets[id.topic][id.partition] = kgo.EpochOffset{Epoch: cur.epoch.Load(), Offset: done}
+		offsets[id.Topic][id.Partition] = kgo.EpochOffset{Epoch: cur.epoch.Load(), Offset: done}
 		handled[cur] = done
 	}
 	c.mu.Unlock()

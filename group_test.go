@@ -12,6 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // TestFirstGroupEver plays a cluster that makes the place for its groups' offsets
@@ -116,8 +118,8 @@ func TestNotFinishedBetweenGenerations(t *testing.T) {
 	} {
 		c := &Consumer{
 			options: ConsumerOptions{Group: "analysis", Until: End}, gaveUp: noGeneration,
-			cursors: map[partitionID]*cursor{}, begun: map[partitionID]bool{},
-			until: map[partitionID]int64{{topic, 0}: 7, {topic, 1}: 7},
+			cursors: map[kafka.Partition]*cursor{}, begun: map[kafka.Partition]bool{},
+			until: map[kafka.Partition]int64{{Topic: topic, Partition: 0}: 7, {Topic: topic, Partition: 1}: 7},
 		}
 		for _, s := range steps {
 			if s.do(c); c.finished() != s.finished {

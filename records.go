@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // fetched are records that wait to be handed out.
@@ -240,7 +242,7 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 	if _, known := c.reads[topic]; !known && len(p.Records) > 0 {
 		c.remade(topic)
 	}
-	id := partitionID{topic, p.Partition}
+	id := kafka.Partition{Topic: topic, Partition: p.Partition}
 	c.mu.Lock()
 	cur := c.cursors[id]
 	if cur == nil && c.renewed[topic] && c.options.Group == "" && c.options.wants(p.Partition) {
@@ -283,7 +285,7 @@ func (c *Consumer) remade(topic string) bool {
 	}
 	was := c.reads[topic]
 	for _, at := range places {
-		c.reads[topic] = at.topic
+		c.reads[topic] = at.Topic
 	}
 	return c.reads[topic] != was
 }
@@ -292,12 +294,12 @@ func (c *Consumer) remade(topic string) bool {
 // one that it knew, and would never read from another one of the same name.
 func (c *Consumer) renew(topic string) {
 	c.reading.PurgeTopicsFromConsuming(topic)
-	gone := func(id partitionID) bool { return id.topic == topic }
+	gone := func(id kafka.Partition) bool { return id.Topic == topic }
 	c.mu.Lock()
-	maps.DeleteFunc(c.known, func(id partitionID, _ span) bool { return gone(id) })
-	maps.DeleteFunc(c.from, func(id partitionID, _ int64) bool { return gone(id) })
-	maps.DeleteFunc(c.until, func(id partitionID, _ int64) bool { return gone(id) })
-	maps.DeleteFunc(c.begun, func(id partitionID, _ bool) bool { return gone(id) })
+	maps.DeleteFunc(c.known, func(id kafka.Partition, _ span) bool { return gone(id) })
+	maps.DeleteFunc(c.from, func(id kafka.Partition, _ int64) bool { return gone(id) })
+	maps.DeleteFunc(c.until, func(id kafka.Partition, _ int64) bool { return gone(id) })
+	maps.DeleteFunc(c.begun, func(id kafka.Partition, _ bool) bool { return gone(id) })
 	for id, cur := range c.cursors {
 		if gone(id) {
 			cur.lost.Store(true)
@@ -365,7 +367,7 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 
 // skipDeleted moves a cursor to the start of its partition, if that has overtaken it.
 func (c *Consumer) skipDeleted(ctx context.Context, cur *cursor) {
-	spans, err := c.fabric.spans(ctx, c.asking, []partitionID{cur.id})
+	spans, err := c.fabric.spans(ctx, c.asking, []kafka.Partition{cur.id})
 	if err != nil {
 		c.errs = append(c.errs, err)
 		return
@@ -374,7 +376,7 @@ func (c *Consumer) skipDeleted(ctx context.Context, cur *cursor) {
 	if start <= next {
 		return
 	}
-	c.errs = append(c.errs, &GapError{cur.id.topic, cur.id.partition, next, start})
+	c.errs = append(c.errs, &GapError{cur.id.Topic, cur.id.Partition, next, start})
 	cur.next.Store(start)
 	cur.handled(start, -1)
 }

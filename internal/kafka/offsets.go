@@ -1,0 +1,148 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Partition names a partition of a topic.
+type Partition struct {
+	Topic     string
+	Partition int32
+}
+
+// Place is where a partition is: at which broker, and in which of the topics that had its
+// name one after another.
+type Place struct {
+	Leader int32
+	Topic  TopicID
+}
+
+// TopicError says which topic a request failed on. Other errors of a request are about the
+// cluster as a whole.
+type TopicError struct {
+	Topic string
+	Err   error
+}
+
+func (e *TopicError) Error() string { return e.Topic + ": " + e.Err.Error() }
+func (e *TopicError) Unwrap() error { return e.Err }
+
+// The timestamps of ListOffsets that stand for places.
+const (
+	Latest   = -1
+	Earliest = -2
+)
+
+// readCommitted is the isolation level of all readers here. The end of a partition is
+// therefore the last stable offset: what is behind it, no reader gets.
+const readCommitted = 1
+
+// Places returns the partitions of topics, and where they are.
+func Places(ctx context.Context, client *kgo.Client, topics []string) (map[Partition]Place, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range topics {
+		topic := kmsg.NewMetadataRequestTopic()
+		topic.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, topic)
+	}
+	resp, err := req.RequestWith(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	found := map[Partition]Place{}
+	for _, t := range resp.Topics {
+		if t.Topic == nil {
+			continue
+		}
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return nil, &TopicError{*t.Topic, err}
+		}
+		for _, p := range t.Partitions {
+			if p.Leader < 0 {
+				return nil, &TopicError{*t.Topic, kerr.LeaderNotAvailable}
+			}
+			found[Partition{*t.Topic, p.Partition}] = Place{p.Leader, t.TopicID}
+		}
+	}
+	return found, nil
+}
+
+// ListOffsets returns the offset of a timestamp in each of the partitions: [Latest],
+// [Earliest], or milliseconds since 1970, for the first record that is not older. It is -1
+// if there is no such record.
+func ListOffsets(ctx context.Context, client *kgo.Client, partitions []Partition, timestamp int64) (map[Partition]int64, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.IsolationLevel = readCommitted
+	topics := map[string]int{}
+	for _, id := range partitions {
+		i, ok := topics[id.Topic]
+		if !ok {
+			i = len(req.Topics)
+			topics[id.Topic] = i
+			t := kmsg.NewListOffsetsRequestTopic()
+			t.Topic = id.Topic
+			req.Topics = append(req.Topics, t)
+		}
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.Partition, p.Timestamp = id.Partition, timestamp
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, p)
+	}
+	resp, err := req.RequestWith(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	offsets := make(map[Partition]int64, len(partitions))
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return nil, &TopicError{t.Topic, err}
+			}
+			offsets[Partition{t.Topic, p.Partition}] = p.Offset
+		}
+	}
+	for _, id := range partitions {
+		if _, ok := offsets[id]; !ok {
+			return nil, &TopicError{id.Topic, kerr.UnknownTopicOrPartition}
+		}
+	}
+	return offsets, nil
+}
+
+// Probe fetches once from the offset next of a partition. It returns how far a reader may go
+// on without finding a record, and whether a record is there. A consuming client cannot
+// tell: it passes over empty batches, transaction markers and aborted records in silence.
+func Probe(ctx context.Context, client *kgo.Client, id Partition, at Place, next int64) (past int64, found bool, err error) {
+	req := kmsg.NewPtrFetchRequest()
+	req.ReplicaID = -1
+	req.MaxBytes = 1 << 20
+	req.IsolationLevel = readCommitted
+	req.SessionEpoch = -1
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.TopicID = id.Topic, at.Topic
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = id.Partition, next, 1<<20
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	answer, err := client.Broker(int(at.Leader)).RetriableRequest(ctx, req)
+	if err != nil {
+		return next, false, err
+	}
+	resp := answer.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return next, false, &TopicError{id.Topic, err}
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return next, false, nil // the next answer may have it
+	}
+	fetched, past := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+		Offset: next, IsolationLevel: kgo.ReadCommitted(), Topic: id.Topic, Partition: id.Partition,
+	}, &resp.Topics[0].Partitions[0], kgo.DefaultDecompressor(), nil)
+	if fetched.Err != nil {
+		return next, false, &TopicError{id.Topic, fetched.Err}
+	}
+	return past, len(fetched.Records) > 0, nil
+}
