@@ -2,8 +2,6 @@ package diaspora
 
 import (
 	"fmt"
-	"go/importer"
-	"go/token"
 	"go/types"
 	"os/exec"
 	"slices"
@@ -65,10 +63,7 @@ func TestModulesAreFew(t *testing.T) {
 // exported API, but in Dial.
 func TestKafkaClientStaysInside(t *testing.T) {
 	t.Parallel()
-	pkg, err := importer.ForCompiler(token.NewFileSet(), "source", nil).Import("github.com/diaspora-streams/diaspora")
-	if err != nil {
-		t.Fatal(err)
-	}
+	pkg := publicPackages(t)[0]
 	found := map[string]bool{}
 	for _, name := range pkg.Scope().Names() {
 		object := pkg.Scope().Lookup(name)
