@@ -118,7 +118,7 @@ func firstFault[T any](parts []T, fault func(T) string) string {
 // validate returns why the document of an ACL endpoint cannot be used.
 func (d *Discovery) validate() error {
 	bad := func(format string, args ...any) error {
-		return &fault{condition: ErrInvalid, reason: "the fabric's discovery document " + fmt.Sprintf(format, args...)}
+		return &Error{Condition: ErrInvalid, Reason: "the fabric's discovery document " + fmt.Sprintf(format, args...)}
 	}
 	switch {
 	case len(d.Brokers) == 0:

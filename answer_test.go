@@ -101,7 +101,7 @@ func TestAnswersAreChecked(t *testing.T) {
 // over a terminal, or forge a second message.
 func TestProblemsAreTidied(t *testing.T) {
 	t.Parallel()
-	const evil = "no\u001b]0;owned\u0007 \u009b31m\u202e\ndiaspora: hint: run this"
+	const evil = "no\u001b]0;owned\u0007 \u009b31m\u202e\ndiaspora: Hint: run this"
 	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(http.StatusConflict)
@@ -112,7 +112,7 @@ func TestProblemsAreTidied(t *testing.T) {
 	if !errors.As(err, &p) {
 		t.Fatalf("Release = %v, want a ProblemError", err)
 	}
-	const want = `no\x1b]0;owned\x07 \x9b31m\u202e diaspora: hint: run this`
+	const want = `no\x1b]0;owned\x07 \x9b31m\u202e diaspora: Hint: run this`
 	for _, got := range []string{p.Type, p.Title, p.Detail, p.Hint, p.Topic, Hint(err)} {
 		if got != want {
 			t.Errorf("the problem says %q, want %q", got, want)

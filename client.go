@@ -46,10 +46,10 @@ const (
 // [Client.Identity] and [Client.Key] do as well.
 func NewClient(cfg Config) (*Client, error) {
 	if cfg.URL == "" {
-		return nil, &fault{
-			condition: ErrInvalid,
-			reason:    "configuration: the URL of the fabric's ACL endpoint is not set",
-			hint:      `set DIASPORA_URL, or run "diaspora login URL"`,
+		return nil, &Error{
+			Condition: ErrInvalid,
+			Reason:    "configuration: the URL of the fabric's ACL endpoint is not set",
+			Hint:      `set DIASPORA_URL, or run "diaspora login URL"`,
 		}
 	}
 	base, err := parseURL(cfg.URL)
@@ -89,7 +89,7 @@ func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 		op: "ask " + c.base.String() + " for its configuration", method: http.MethodGet, path: "/.well-known/diaspora",
 		public: true, again: true, out: &d,
 	})
-	if f, ok := errors.Unwrap(err).(*fault); ok && f.condition == ErrUnavailable && f.cause != nil {
+	if f, ok := errors.Unwrap(err).(*Error); ok && f.Condition == ErrUnavailable && f.cause != nil {
 		return Discovery{}, f // it names the URL itself; "ask … for" would read like an order to the person
 	}
 	if err != nil {
@@ -359,7 +359,7 @@ func (c *Client) mayRetry(r request, err error) bool {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return true
 	}
-	f := (*fault)(nil)
+	f := (*Error)(nil)
 	return r.again && errors.As(err, &f) && f.transient
 }
 
@@ -398,7 +398,7 @@ func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err 
 		return token, r.wrap(c.transportError(ctx, err))
 	}
 	if len(data) > maxAnswerBytes {
-		return token, r.wrap(&fault{condition: ErrInvalid, reason: fmt.Sprintf("%s answered with more than %d bytes", c.base, maxAnswerBytes)})
+		return token, r.wrap(&Error{Condition: ErrInvalid, Reason: fmt.Sprintf("%s answered with more than %d bytes", c.base, maxAnswerBytes)})
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return token, c.problem(r, resp, data)
@@ -413,10 +413,10 @@ func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err 
 		}
 	}
 	if err != nil {
-		return token, r.wrap(&fault{
-			condition: ErrInvalid,
-			reason:    fmt.Sprintf("%s does not answer as an ACL endpoint does: %v", c.base, err),
-			hint:      "check the URL of the fabric",
+		return token, r.wrap(&Error{
+			Condition: ErrInvalid,
+			Reason:    fmt.Sprintf("%s does not answer as an ACL endpoint does: %v", c.base, err),
+			Hint:      "check the URL of the fabric",
 		})
 	}
 	return token, nil
@@ -438,7 +438,7 @@ func (c *Client) authorize(ctx context.Context, r request, req *http.Request) (g
 	case key != Key{}:
 		return "", c.personNeeded()
 	case c.cfg.TokenSource == nil:
-		return "", &fault{condition: ErrUnauthenticated, reason: "there is no TokenSource", hint: c.cfg.login}
+		return "", &Error{Condition: ErrUnauthenticated, Reason: "there is no TokenSource", Hint: c.cfg.login}
 	}
 	token, err := trust.Token(ctx, c.cfg.TokenSource, c.base.Host, nil)
 	if err != nil {
@@ -459,17 +459,17 @@ func (c *Client) personNeeded() error {
 		}
 		hint = fmt.Sprintf(`do it where you are logged in; or here, unset %s and run "diaspora login %s"`, from, c.base)
 	}
-	return &fault{condition: ErrUnauthenticated, reason: reason, hint: hint}
+	return &Error{Condition: ErrUnauthenticated, Reason: reason, Hint: hint}
 }
 
 func (c *Client) mustBePrivate() error {
 	if c.base.Scheme == "https" || isLoopback(c.base.Hostname()) || c.cfg.InsecureAllowPlaintext {
 		return nil
 	}
-	return &fault{
-		condition: ErrInvalid,
-		reason:    fmt.Sprintf("%s is not https: whoever is on the way could read tokens, or have them sent elsewhere", c.base),
-		hint:      "use the https URL of the fabric",
+	return &Error{
+		Condition: ErrInvalid,
+		Reason:    fmt.Sprintf("%s is not https: whoever is on the way could read tokens, or have them sent elsewhere", c.base),
+		Hint:      "use the https URL of the fabric",
 	}
 }
 
@@ -481,9 +481,9 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 		if record := (tls.RecordHeaderError{}); errors.As(err, &record) && isLoopback(c.base.Hostname()) {
 			plain := *c.base
 			plain.Scheme = "http"
-			known = &fault{condition: ErrInvalid, reason: fmt.Sprintf("%s does not speak TLS", c.base.Host), hint: "on this machine, use " + plain.String(), cause: err}
+			known = &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("%s does not speak TLS", c.base.Host), Hint: "on this machine, use " + plain.String(), cause: err}
 		} else if errors.As(err, &record) {
-			known = &fault{condition: ErrInvalid, reason: fmt.Sprintf("%s does not speak TLS", c.base.Host), hint: "check the URL and its port; an ACL endpoint speaks https", cause: err}
+			known = &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("%s does not speak TLS", c.base.Host), Hint: "check the URL and its port; an ACL endpoint speaks https", cause: err}
 		}
 		return known
 	}
@@ -495,7 +495,7 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
 		hint = "check the URL and the network"
 	}
-	return &fault{condition: ErrUnavailable, reason: fmt.Sprintf("%s cannot be reached: %s", c.base, reason), hint: hint, cause: err, transient: true}
+	return &Error{Condition: ErrUnavailable, Reason: fmt.Sprintf("%s cannot be reached: %s", c.base, reason), Hint: hint, cause: err, transient: true}
 }
 
 // problem turns an error answer into an error. An answer in another shape than
@@ -512,7 +512,7 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 		if condition == ErrUnauthenticated {
 			hint = c.cfg.login // the endpoint does not know how we got the token
 		}
-		return &fault{reason: problem.Error(), hint: hint, cause: problem, transient: mayPass(resp.StatusCode)}
+		return &Error{Reason: problem.Error(), Hint: hint, cause: problem, transient: mayPass(resp.StatusCode)}
 	}
 	reason := fmt.Sprintf("%s answered with status %d", c.base, resp.StatusCode)
 	hint := ""
@@ -522,7 +522,7 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 	} else if condition == ErrUnauthenticated {
 		hint = c.cfg.login
 	}
-	return r.wrap(&fault{condition: condition, reason: reason, hint: hint, transient: mayPass(resp.StatusCode)})
+	return r.wrap(&Error{Condition: condition, Reason: reason, Hint: hint, transient: mayPass(resp.StatusCode)})
 }
 
 // mayPass reports whether a status speaks of trouble that often is over soon.

@@ -227,10 +227,10 @@ func (c Config) fabric() (*fabric, error) {
 		return nil, err
 	}
 	if secure == nil && !c.InsecureAllowPlaintext && !allLoopback(f.Brokers) {
-		return nil, &fault{
-			condition: ErrInvalid,
-			reason:    fmt.Sprintf("brokers %s offer no TLS, so the access token or key could be read on its way", strings.Join(f.Brokers, ",")),
-			hint:      "only InsecureAllowPlaintext would send it all the same",
+		return nil, &Error{
+			Condition: ErrInvalid,
+			Reason:    fmt.Sprintf("brokers %s offer no TLS, so the access token or key could be read on its way", strings.Join(f.Brokers, ",")),
+			Hint:      "only InsecureAllowPlaintext would send it all the same",
 		}
 	}
 	f.kafka = kafka.Config{
@@ -272,7 +272,7 @@ func (c Config) roots(extra []byte) (*x509.CertPool, error) {
 	if c.CAFile != "" {
 		pem, err := readBounded(c.CAFile, maxCABytes)
 		if err != nil {
-			return nil, &fault{condition: ErrInvalid, reason: fmt.Sprintf("read CA file: %v", err), cause: err}
+			return nil, &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("read CA file: %v", err), cause: err}
 		}
 		sources = append(sources, struct {
 			name string

@@ -204,9 +204,9 @@ func (o *ConsumerOptions) choose(places map[kafka.Partition]kafka.Place) error {
 					n++
 				}
 			}
-			return &TopicError{"consume", clip(topic), &fault{
-				condition: ErrNotFound,
-				reason:    fmt.Sprintf("it has no partition %d; it has %d, numbered from 0", p, n),
+			return &TopicError{"consume", clip(topic), &Error{
+				Condition: ErrNotFound,
+				Reason:    fmt.Sprintf("it has no partition %d; it has %d, numbered from 0", p, n),
 			}}
 		}
 	}

@@ -51,7 +51,7 @@ func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 			return client, nil
 		}
 		if timed.Err() != nil && ctx.Err() == nil {
-			err = &fault{condition: ErrUnavailable, reason: fmt.Sprintf("no broker answered within %v", f.DialTimeout), cause: err}
+			err = &Error{Condition: ErrUnavailable, Reason: fmt.Sprintf("no broker answered within %v", f.DialTimeout), cause: err}
 		}
 		if !errors.Is(err, ErrUnavailable) || kafka.Misconfigured(err) || !sleep(timed, backoff(attempt), farFuture(ctx)) {
 			client.Close()
@@ -142,13 +142,13 @@ func describeTLS(err error) error {
 	var record tls.RecordHeaderError
 	switch {
 	case errors.As(err, &unknown):
-		return &fault{condition: ErrInvalid, reason: "the certificate is signed by an unknown authority", hint: "name its CA file in DIASPORA_CA_FILE", cause: err}
+		return &Error{Condition: ErrInvalid, Reason: "the certificate is signed by an unknown authority", Hint: "name its CA file in DIASPORA_CA_FILE", cause: err}
 	case errors.As(err, &hostname):
-		return &fault{condition: ErrInvalid, reason: "the certificate is not for this host: " + hostname.Error(), cause: err}
+		return &Error{Condition: ErrInvalid, Reason: "the certificate is not for this host: " + hostname.Error(), cause: err}
 	case errors.As(err, &invalidCert):
-		return &fault{condition: ErrInvalid, reason: "the certificate is not valid: " + invalidCert.Error(), cause: err}
+		return &Error{Condition: ErrInvalid, Reason: "the certificate is not valid: " + invalidCert.Error(), cause: err}
 	case errors.As(err, &record):
-		return &fault{condition: ErrInvalid, reason: "the other side does not speak TLS", cause: err}
+		return &Error{Condition: ErrInvalid, Reason: "the other side does not speak TLS", cause: err}
 	}
 	return err
 }

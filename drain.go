@@ -354,8 +354,8 @@ func (d *drain) topicFailed(ctx context.Context, records []spool.Record, err err
 // anew tells. A gateway that has not read of it yet still lets the key in, for a second; so if the topic has
 // taken events of this key before, it is asked for a little longer.
 func (d *drain) keyRefused(ctx context.Context, topic string, err error) error {
-	f, denied := explain(err).(*fault)
-	if d.cfg.Key == (Key{}) || !denied || f.condition != ErrPermission {
+	f, denied := explain(err).(*Error)
+	if d.cfg.Key == (Key{}) || !denied || f.Condition != ErrPermission {
 		return nil
 	}
 	d.mu.Lock()
@@ -451,7 +451,7 @@ const (
 	unansweredAfter = 2 * time.Second // a cluster that was never reached is said not to answer
 )
 
-var errUnreached = &fault{condition: ErrUnavailable, reason: "the cluster has not answered yet"}
+var errUnreached = &Error{Condition: ErrUnavailable, Reason: "the cluster has not answered yet"}
 
 // finish waits until nothing waits any more, on disk or on its way there, as long as there
 // is hope: until ctx ends, nobody is let in, another process has taken the spool, nothing waits but

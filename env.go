@@ -114,7 +114,7 @@ func keyFileError(err error) error {
 	if !errors.As(err, &f) {
 		return err
 	}
-	return &fault{condition: ErrInvalid, reason: f.Reason, hint: f.Hint, cause: f.Err}
+	return &Error{Condition: ErrInvalid, Reason: f.Reason, Hint: f.Hint, cause: f.Err}
 }
 
 // fromKeyID is the origin of a key without a file.
@@ -149,7 +149,7 @@ func (e *environment) hear() (err error) {
 // must not go out as somebody else than was meant.
 func (e environment) oneCredential() error {
 	if wrong := accesskey.Misplaced(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
-		return &fault{condition: ErrInvalid, reason: wrong, hint: "set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead"}
+		return &Error{Condition: ErrInvalid, Reason: wrong, Hint: "set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead"}
 	}
 	from := e.keyOrigin()
 	if from == "" {
@@ -157,17 +157,17 @@ func (e environment) oneCredential() error {
 	}
 	for _, other := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
 		if e.getenv(other) != "" {
-			return &fault{condition: ErrInvalid, reason: fmt.Sprintf("%s and %s both say who signs in", from, other), hint: "unset one of them"}
+			return &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("%s and %s both say who signs in", from, other), Hint: "unset one of them"}
 		}
 	}
 	if wrong := accesskey.Fault(e.getenv(accesskey.IDVariable), e.getenv(accesskey.SecretVariable)); wrong != "" {
-		return &fault{condition: ErrInvalid, reason: wrong, hint: anotherKey}
+		return &Error{Condition: ErrInvalid, Reason: wrong, Hint: anotherKey}
 	}
 	if e.getenv("DIASPORA_URL") == "" && e.getenv("DIASPORA_PROFILE") == "" {
-		return &fault{
-			condition: ErrNoProfile,
-			reason:    from + " says who signs in, but not to which fabric, and a key is sent to no other than its own",
-			hint:      "set DIASPORA_URL as well, to the address of the fabric that made the key",
+		return &Error{
+			Condition: ErrNoProfile,
+			Reason:    from + " says who signs in, but not to which fabric, and a key is sent to no other than its own",
+			Hint:      "set DIASPORA_URL as well, to the address of the fabric that made the key",
 		}
 	}
 	return nil
@@ -236,10 +236,10 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 func (e environment) nowhere(err error) error {
 	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
 		if e.getenv(name) != "" {
-			return &fault{
-				condition: ErrNoProfile,
-				reason:    name + " says who signs in, but neither a profile nor DIASPORA_URL says to which fabric",
-				hint:      `set DIASPORA_URL as well, to the address that "diaspora login URL" takes`,
+			return &Error{
+				Condition: ErrNoProfile,
+				Reason:    name + " says who signs in, but neither a profile nor DIASPORA_URL says to which fabric",
+				Hint:      `set DIASPORA_URL as well, to the address that "diaspora login URL" takes`,
 				cause:     err,
 			}
 		}
@@ -250,10 +250,10 @@ func (e environment) nowhere(err error) error {
 // withKey adds the access key of the environment.
 func (e environment) withKey(cfg Config, from string) (Config, error) {
 	if of := e.file.Get("DIASPORA_URL"); of != "" && !sameURL(of, cfg.URL) {
-		return Config{}, &fault{
-			condition: ErrInvalid,
-			reason:    fmt.Sprintf("the key file %s is of the fabric %s, and not of %s", e.file.Path, redactURL(of), redactURL(cfg.URL)),
-			hint:      "unset DIASPORA_URL, since the key file says it",
+		return Config{}, &Error{
+			Condition: ErrInvalid,
+			Reason:    fmt.Sprintf("the key file %s is of the fabric %s, and not of %s", e.file.Path, redactURL(of), redactURL(cfg.URL)),
+			Hint:      "unset DIASPORA_URL, since the key file says it",
 		}
 	}
 	cfg.TokenSource = nil // the profile's
@@ -279,7 +279,7 @@ func (e environment) signIn(cfg Config) (Config, error) {
 	id, secret := e.getenv("DIASPORA_CLIENT_ID"), globus.Secret(e.getenv("DIASPORA_CLIENT_SECRET"))
 	refresh := globus.Secret(strings.TrimSpace(e.getenv("DIASPORA_REFRESH")))
 	if wrong := trust.RefreshTokenFault(e.getenv("DIASPORA_REFRESH")); refresh != "" && id == "" && wrong != "" {
-		return Config{}, &fault{condition: ErrInvalid, reason: "DIASPORA_REFRESH " + wrong, hint: "set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)"}
+		return Config{}, &Error{Condition: ErrInvalid, Reason: "DIASPORA_REFRESH " + wrong, Hint: "set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)"}
 	}
 	switch {
 	case id != "" && secret == "" || id == "" && secret != "":
@@ -297,10 +297,10 @@ func (e environment) signIn(cfg Config) (Config, error) {
 	case cfg.TokenSource != nil:
 		return cfg, nil
 	default:
-		return Config{}, &fault{
-			condition: ErrUnauthenticated,
-			reason:    fmt.Sprintf("nobody is logged in to %s", cfg.URL),
-			hint:      cfg.login + ", or set DIASPORA_REFRESH or DIASPORA_KEY_FILE",
+		return Config{}, &Error{
+			Condition: ErrUnauthenticated,
+			Reason:    fmt.Sprintf("nobody is logged in to %s", cfg.URL),
+			Hint:      cfg.login + ", or set DIASPORA_REFRESH or DIASPORA_KEY_FILE",
 		}
 	}
 	cfg.TokenSource = &discoveredSource{cfg: cfg, turn: make(chan struct{}, 1), make: func(d Discovery) (*trust.Source, error) {
@@ -452,10 +452,10 @@ func settle(ctx context.Context, source globus.TokenSource) {
 }
 
 func notConfigured(cause error) error {
-	return &fault{
-		condition: ErrNoProfile,
-		reason:    "no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set",
-		hint:      `run "diaspora login URL" for an existing fabric, or "diaspora up" for one on this machine; in a batch job, set DIASPORA_KEY_FILE to a file made by "diaspora key create NAME --save-env FILE"`,
+	return &Error{
+		Condition: ErrNoProfile,
+		Reason:    "no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set",
+		Hint:      `run "diaspora login URL" for an existing fabric, or "diaspora up" for one on this machine; in a batch job, set DIASPORA_KEY_FILE to a file made by "diaspora key create NAME --save-env FILE"`,
 		cause:     cause,
 	}
 }

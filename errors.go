@@ -51,14 +51,48 @@ var sentinels = map[kafka.Condition]error{
 	kafka.Unavailable:     ErrUnavailable,
 }
 
-// Hint returns the advice on what to do next that an error of this package may
-// end with, or "". The error's text then ends with "; " and the hint, so that a
-// program may show the two apart.
+// Error is a condition with the reason for it and advice on what to do next. Get at
+// it with [errors.As]; test its condition with [errors.Is].
+//
+// The text of an Error ends with the advice, so that a program that only prints its
+// errors shows it as well.
+type Error struct {
+	Condition error  // one of the conditions above, or nil for an error that has none
+	Reason    string // what went wrong
+	Hint      string // what to do next, as an imperative, or ""
+
+	cause     error // the error underneath, for errors.Is and errors.As, or nil
+	transient bool  // the same HTTP request may succeed in a moment
+}
+
+func (e *Error) Error() string {
+	text := tidy(e.Reason) // it may quote a server
+	if e.Condition != nil {
+		text = e.Condition.Error() + ": " + text
+	}
+	if e.Hint != "" {
+		text += "; " + e.Hint
+	}
+	return text
+}
+
+func (e *Error) Unwrap() []error {
+	errs := make([]error, 0, 2)
+	for _, err := range []error{e.Condition, e.cause} {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// Hint returns the advice with which an error's text ends, or "". A program that shows
+// the advice apart from the text removes "; " and the hint from the end of the text.
 func Hint(err error) string {
-	var f *fault
+	var e *Error
 	hint := ""
-	if t := (*trust.Error)(nil); errors.As(err, &f) {
-		hint = f.hint
+	if t := (*trust.Error)(nil); errors.As(err, &e) {
+		hint = e.Hint
 	} else if errors.As(err, &t) {
 		hint = t.Hint
 	}
@@ -68,38 +102,8 @@ func Hint(err error) string {
 	return ""
 }
 
-// fault is a condition with its reason and advice in words.
-type fault struct {
-	condition error  // one of the sentinels, or nil if there is none
-	reason    string // why, in words
-	hint      string // what to do next
-	cause     error  // what happened underneath; nil if nothing did
-	transient bool   // the same call may succeed in a moment
-}
-
-func (f *fault) Error() string {
-	text := tidy(f.reason) // it may quote what a server has said
-	if f.condition != nil {
-		text = f.condition.Error() + ": " + text
-	}
-	if f.hint != "" {
-		text += "; " + f.hint
-	}
-	return text
-}
-
-func (f *fault) Unwrap() []error {
-	errs := make([]error, 0, 2)
-	for _, err := range []error{f.condition, f.cause} {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errs
-}
-
 func invalid(format string, args ...any) error {
-	return &fault{condition: ErrInvalid, reason: fmt.Sprintf(format, args...)}
+	return &Error{Condition: ErrInvalid, Reason: fmt.Sprintf(format, args...)}
 }
 
 // explain puts an error of the Kafka client, of Globus or of a context into the
@@ -108,7 +112,7 @@ func explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if f := (*fault)(nil); errors.As(err, &f) {
+	if f := (*Error)(nil); errors.As(err, &f) {
 		return err
 	}
 	var network *net.OpError // it says of its own deadlines that they are a context's
@@ -127,17 +131,17 @@ func explain(err error) error {
 	if !ok {
 		return err
 	}
-	return &fault{condition: sentinel, reason: strings.TrimPrefix(reason, sentinel.Error()+": "), hint: hint, cause: err}
+	return &Error{Condition: sentinel, Reason: strings.TrimPrefix(reason, sentinel.Error()+": "), Hint: hint, cause: err}
 }
 
 // advise gives err, if it is a fault of the condition and has no advice yet, a hint.
 func advise(err error, condition error, hint string) error {
-	f, ok := err.(*fault)
-	if !ok || f.condition != condition || f.hint != "" || hint == "" {
+	f, ok := err.(*Error)
+	if !ok || f.Condition != condition || f.Hint != "" || hint == "" {
 		return err
 	}
 	advised := *f
-	advised.hint = hint
+	advised.Hint = hint
 	return &advised
 }
 

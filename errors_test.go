@@ -18,12 +18,12 @@ import (
 
 func TestHint(t *testing.T) {
 	t.Parallel()
-	hinted := &fault{condition: ErrNotFound, reason: "why", hint: "do this"}
+	hinted := &Error{Condition: ErrNotFound, Reason: "why", Hint: "do this"}
 	for _, try := range []struct {
 		err  error
 		want string
 	}{
-		{nil, ""}, {errors.New("x"), ""}, {hinted, "do this"}, {&fault{condition: ErrNotFound, reason: "why"}, ""},
+		{nil, ""}, {errors.New("x"), ""}, {hinted, "do this"}, {&Error{Condition: ErrNotFound, Reason: "why"}, ""},
 		{fmt.Errorf("a: %w", fmt.Errorf("b: %w", hinted)), "do this"},
 		{&EventError{Failed: []int{1}, Total: 3, Err: &TopicError{"log", "weather", hinted}}, "do this"},
 		{fmt.Errorf("%w, and more", hinted), ""}, // the text does not end with it
@@ -63,12 +63,12 @@ func TestExplain(t *testing.T) {
 
 func TestAdviseOnlyOnce(t *testing.T) {
 	t.Parallel()
-	f := &fault{condition: ErrUnauthenticated, reason: "why"}
+	f := &Error{Condition: ErrUnauthenticated, Reason: "why"}
 	advised := advise(f, ErrUnauthenticated, "first")
 	if got := Hint(advise(advised, ErrUnauthenticated, "second")); got != "first" {
 		t.Errorf("the hint is %q, want the first", got)
 	}
-	if f.hint != "" {
+	if f.Hint != "" {
 		t.Error("the error itself was changed")
 	}
 	for _, err := range []error{advise(f, ErrNotFound, "x"), advise(f, ErrUnauthenticated, ""), advise(io.EOF, ErrUnauthenticated, "x")} {

@@ -87,9 +87,9 @@ func JSON(topic string, v any) Event {
 // Decode parses the record's value as JSON into v.
 func (r Record) Decode(v any) error {
 	if err := json.Unmarshal(r.Value, v); err != nil {
-		return &TopicError{"decode", r.Topic, &fault{
-			condition: ErrInvalid,
-			reason:    fmt.Sprintf("record at partition %d offset %d is not the JSON expected: %s", r.Partition, r.Offset, jsonFault(err)),
+		return &TopicError{"decode", r.Topic, &Error{
+			Condition: ErrInvalid,
+			Reason:    fmt.Sprintf("record at partition %d offset %d is not the JSON expected: %s", r.Partition, r.Offset, jsonFault(err)),
 			cause:     err,
 		}}
 	}

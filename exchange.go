@@ -13,7 +13,7 @@ import (
 
 var (
 	errUnanswered = errors.New("not answered yet")
-	errStuck      = &fault{condition: ErrUnavailable, reason: "the cluster does not answer for this topic"}
+	errStuck      = &Error{Condition: ErrUnavailable, Reason: "the cluster does not answer for this topic"}
 )
 
 // exchange is a round on its way: it gathers the answers.

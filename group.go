@@ -45,12 +45,12 @@ func (c *Consumer) askForGroup(ctx context.Context) error {
 }
 
 func (c *Consumer) groupError(err error) error {
-	f, ok := explain(err).(*fault)
-	if ok && f.condition == ErrPermission && !kafka.NotAdmitted(err) {
-		f = &fault{
-			condition: ErrPermission,
-			reason:    c.fabric.who() + " may not use it",
-			hint:      "choose another group, one that is yours",
+	f, ok := explain(err).(*Error)
+	if ok && f.Condition == ErrPermission && !kafka.NotAdmitted(err) {
+		f = &Error{
+			Condition: ErrPermission,
+			Reason:    c.fabric.who() + " may not use it",
+			Hint:      "choose another group, one that is yours",
 			cause:     err,
 		}
 		return fmt.Errorf("consumer group %q: %w", c.options.Group, f)

@@ -340,9 +340,9 @@ const forgotten = "topic purged while buffered"
 func (l *Logger) explain(topic string, err error) error {
 	switch {
 	case errors.Is(err, kgo.ErrClientClosed):
-		err = &fault{condition: ErrClosed, reason: "the logger was closed before the event was acknowledged", cause: err}
+		err = &Error{Condition: ErrClosed, Reason: "the logger was closed before the event was acknowledged", cause: err}
 	case errors.Is(err, kerr.UnknownTopicID), err.Error() == forgotten:
-		err = &fault{condition: ErrNotFound, reason: "the topic was deleted before the event was acknowledged", cause: err}
+		err = &Error{Condition: ErrNotFound, Reason: "the topic was deleted before the event was acknowledged", cause: err}
 	}
 	return l.fabric.topicError("log", "write to", topic, err)
 }
@@ -356,11 +356,11 @@ func (f *fabric) topicError(op, verb, topic string, err error) error {
 		claim += " where you are logged in"
 		access = "use an access key that may, or " + claim
 	}
-	if denied, ok := err.(*fault); ok && denied.condition == ErrPermission && !kafka.NotAdmitted(err) {
-		err = &fault{
-			condition: ErrPermission,
-			reason:    fmt.Sprintf("%s may not %s it", f.who(), verb),
-			hint:      access,
+	if denied, ok := err.(*Error); ok && denied.Condition == ErrPermission && !kafka.NotAdmitted(err) {
+		err = &Error{
+			Condition: ErrPermission,
+			Reason:    fmt.Sprintf("%s may not %s it", f.who(), verb),
+			Hint:      access,
 			cause:     denied.cause,
 		}
 	}

@@ -104,7 +104,7 @@ var theirs = []string{"github.com/twmb/franz-go/pkg/kgo.", "github.com/diaspora-
 
 // wait sends when the Logger has room again.
 func (p *parcel) wait() error {
-	full := &fault{condition: ErrUnavailable, reason: "dropped, because too many events wait for their acknowledgement"}
+	full := &Error{Condition: ErrUnavailable, Reason: "dropped, because too many events wait for their acknowledgement"}
 	if p.out.dropAfter < 0 || calledBy(theirs...) {
 		return full
 	}

@@ -54,10 +54,10 @@ func UserProfiles(getenv func(string) string) (*Profiles, error) {
 	}
 	dir, err := os.UserConfigDir()
 	if err != nil {
-		return nil, &fault{
-			condition: ErrInvalid,
-			reason:    fmt.Sprintf("there is no folder for profiles: %v", err),
-			hint:      "set DIASPORA_CONFIG_DIR",
+		return nil, &Error{
+			Condition: ErrInvalid,
+			Reason:    fmt.Sprintf("there is no folder for profiles: %v", err),
+			Hint:      "set DIASPORA_CONFIG_DIR",
 			cause:     err,
 		}
 	}
@@ -93,8 +93,8 @@ func (p *Profiles) Load(name string) (Profile, error) {
 	}
 	data, err := p.read(p.path(name), maxProfileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Profile{}, fmt.Errorf("profile %q: %w", name, &fault{
-			condition: ErrNotFound, reason: "nobody has logged in under this name", hint: `run "diaspora login URL --profile ` + name + `"`, cause: err,
+		return Profile{}, fmt.Errorf("profile %q: %w", name, &Error{
+			Condition: ErrNotFound, Reason: "nobody has logged in under this name", Hint: `run "diaspora login URL --profile ` + name + `"`, cause: err,
 		})
 	}
 	if err != nil {
@@ -130,9 +130,9 @@ func (p *Profiles) mustBeOurs(path string) error {
 			return err
 		}
 		if info.Mode().Perm()&0o022 != 0 {
-			return &fault{
-				reason: fmt.Sprintf("others may change %s (%v), which decides where tokens are sent", place, info.Mode().Perm()),
-				hint:   fmt.Sprintf(`check what is in it, then run "chmod go-w %s"`, place),
+			return &Error{
+				Reason: fmt.Sprintf("others may change %s (%v), which decides where tokens are sent", place, info.Mode().Perm()),
+				Hint:   fmt.Sprintf(`check what is in it, then run "chmod go-w %s"`, place),
 			}
 		}
 	}
@@ -142,7 +142,7 @@ func (p *Profiles) mustBeOurs(path string) error {
 func parseProfile(data []byte) (Profile, error) {
 	var p Profile
 	damaged := func(err error) error {
-		return &fault{condition: ErrInvalid, reason: fmt.Sprintf("the file is damaged: %v", err), hint: "log in again to mend it", cause: err}
+		return &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("the file is damaged: %v", err), Hint: "log in again to mend it", cause: err}
 	}
 	if err := json.Unmarshal(data, &p); err != nil {
 		return Profile{}, damaged(err)
@@ -290,7 +290,7 @@ func (p *Profiles) config(name string, said trust.Fabric) (Config, error) {
 func globusClient(cfg Config, d DiscoveryGlobus) (*globus.Client, error) {
 	client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: d.ClientID, Diagnostics: cfg.Diagnostics})
 	if err != nil {
-		return nil, &fault{condition: ErrInvalid, reason: fmt.Sprintf("the fabric's Globus client: %v", err), cause: err}
+		return nil, &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("the fabric's Globus client: %v", err), cause: err}
 	}
 	return client, nil
 }

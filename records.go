@@ -201,7 +201,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 	}
 	if c.isClosed() {
 		c.errs = nil
-		return fmt.Errorf("consume: %w", &fault{condition: ErrClosed, reason: "the consumer was closed"})
+		return fmt.Errorf("consume: %w", &Error{Condition: ErrClosed, Reason: "the consumer was closed"})
 	}
 	switch cause := context.Cause(poll); {
 	case ctx.Err() != nil:

@@ -47,7 +47,7 @@ type SpoolStats struct {
 	Full error
 
 	// Held are the topics whose events wait although others are sent, with the
-	// reason: most often, that who is signed in may not write to it.
+	// Reason: most often, that who is signed in may not write to it.
 	Held map[string]error
 
 	// Since the spool was made:
@@ -96,10 +96,10 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 		if errors.Is(refused, ErrPermission) {
 			condition = ErrPermission
 		}
-		return nil, &fault{
-			condition: condition,
-			reason:    fmt.Sprintf("the events in %s wait: %s", cfg.SpoolDir, strings.TrimPrefix(withoutHint(refused), condition.Error()+": ")),
-			hint:      Hint(refused), cause: errors.Join(err, refused),
+		return nil, &Error{
+			Condition: condition,
+			Reason:    fmt.Sprintf("the events in %s wait: %s", cfg.SpoolDir, strings.TrimPrefix(strings.TrimSuffix(refused.Error(), "; "+Hint(refused)), condition.Error()+": ")),
+			Hint:      Hint(refused), cause: errors.Join(err, refused),
 		}
 	}
 	if err != nil {
@@ -159,9 +159,6 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 	return c.Identity.Subject, nil, nil
 }
 
-// withoutHint is the text of an error without the advice at its end.
-func withoutHint(err error) string { return strings.TrimSuffix(err.Error(), "; "+Hint(err)) }
-
 // refusedCredential reports whether err says that a credential is not good or its owner not admitted, and not
 // that it was not sent, as to a fabric that it does not belong to.
 func refusedCredential(err error) bool {
@@ -190,17 +187,17 @@ func explainSpool(err error) error {
 			case strings.Contains(err.Error(), `"`+spool.UnboundKey):
 				c.hint = "sign in with that key, or with another one of the same person once the fabric can be reached, to send them, or use another directory"
 			}
-			return &fault{condition: c.ours, reason: err.Error(), hint: c.hint, cause: err}
+			return &Error{Condition: c.ours, Reason: err.Error(), Hint: c.hint, cause: err}
 		}
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	f := &fault{condition: ErrSpoolFailed, reason: err.Error(), cause: err}
+	f := &Error{Condition: ErrSpoolFailed, Reason: err.Error(), cause: err}
 	if errors.Is(err, fs.ErrPermission) {
-		f.hint = "choose a directory where you may write; if this one is yours, but was made with sudo, chown it"
+		f.Hint = "choose a directory where you may write; if this one is yours, but was made with sudo, chown it"
 	} else if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrNotExist) {
-		f.hint = "choose a directory where you may write"
+		f.Hint = "choose a directory where you may write"
 	}
 	return f
 }
@@ -358,9 +355,9 @@ func (l *Logger) spoolFull(s spool.Stats) error {
 	case "":
 		return nil
 	case spool.DiskFull:
-		return &fault{condition: ErrSpoolFull, reason: fmt.Sprintf("no space is left on the disk of %s", dir), hint: "free some space there"}
+		return &Error{Condition: ErrSpoolFull, Reason: fmt.Sprintf("no space is left on the disk of %s", dir), Hint: "free some space there"}
 	}
-	return &fault{condition: ErrSpoolFull, reason: fmt.Sprintf("%s: %s", dir, s.Full), hint: "see why the events are not sent with \"diaspora doctor\""}
+	return &Error{Condition: ErrSpoolFull, Reason: fmt.Sprintf("%s: %s", dir, s.Full), Hint: "see why the events are not sent with \"diaspora doctor\""}
 }
 
 func (st *SpoolStats) fill(s spool.Stats) {

@@ -84,7 +84,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return 0, fmt.Errorf("write: %w", &fault{condition: ErrClosed, reason: "the writer was closed"})
+		return 0, fmt.Errorf("write: %w", &Error{Condition: ErrClosed, Reason: "the writer was closed"})
 	}
 	var failed error
 	for rest := p; len(rest) > 0; {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
-	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -93,9 +92,8 @@ func (e *env) hint(hints []string) {
 
 // explanation takes an error's advice out of its text.
 func explanation(err error) (text string, hints []string) {
-	text = err.Error()
-	if hint := diaspora.Hint(err); hint != "" {
-		text = strings.TrimSuffix(text, "; "+hint)
+	text, hint := outcome.Split(err)
+	if hint != "" {
 		hints = append(hints, hint)
 	}
 	for h, rest := (*hintedError)(nil), err; errors.As(rest, &h); rest = h.error {

@@ -301,7 +301,9 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 	}
 	if err != nil && !errors.Is(err, errYours) {
 		if errors.Is(err, errTaken) {
-			err = &limitError{fmt.Errorf("%w: %w", diaspora.ErrConflict, err), "choose another name, or ask its owner for an access key"}
+			return diaspora.Topic{}, &diaspora.Error{
+				Condition: diaspora.ErrConflict, Reason: err.Error(), Hint: "choose another name, or ask its owner for an access key",
+			}
 		}
 		return diaspora.Topic{}, s.refusal(err)
 	}

@@ -90,8 +90,11 @@ func (l *ledger) mayWrite(r record) error {
 // text of a limit names it, and who can change it.
 func (s *Service) refusal(err error) error {
 	limit := func(n int, setting, help string) error {
-		err := fmt.Errorf("%w: %w: the limit is %d (%s)", diaspora.ErrPermission, err, n, setting)
-		return &limitError{err, help + ", or " + s.cfg.Admission.advice()}
+		return &diaspora.Error{
+			Condition: diaspora.ErrPermission,
+			Reason:    fmt.Sprintf("%v: the limit is %d (%s)", err, n, setting),
+			Hint:      help + ", or " + s.cfg.Admission.advice(),
+		}
 	}
 	limits := s.cfg.Limits
 	switch {
@@ -112,13 +115,3 @@ func (s *Service) refusal(err error) error {
 	}
 	return err
 }
-
-// limitError is a limit that was reached, or another refusal, with what to do.
-type limitError struct {
-	err  error
-	hint string
-}
-
-func (e *limitError) Error() string { return e.err.Error() + "; " + e.hint }
-func (e *limitError) Unwrap() error { return e.err }
-func (e *limitError) Hint() string  { return e.hint }

@@ -14,6 +14,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -29,6 +30,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -369,10 +371,8 @@ func notTried(because string) Finding { return Finding{Status: NotTried, Seen: b
 
 // failed makes a finding of an error, with its own advice if it has some.
 func failed(err error, next string) Finding {
-	text := err.Error()
-	if hint := diaspora.Hint(err); hint != "" {
-		text, next = text[:len(text)-len("; "+hint)], hint
-	}
+	text, hint := outcome.Split(err)
+	next = cmp.Or(hint, next)
 	if errors.Is(err, context.DeadlineExceeded) {
 		text, next = "no answer in time", "try again, with a longer --timeout too; if it stays so, tell the operator"
 	}

@@ -31,8 +31,8 @@ func (v *visit) gateways() []string {
 	return all[:min(len(all), maxGateways)]
 }
 
-// outcome is what came of trying one address.
-type outcome struct {
+// attempt is what came of trying one address.
+type attempt struct {
 	address string
 	text    string // what was seen, if it is well
 	err     error
@@ -41,35 +41,35 @@ type outcome struct {
 
 // all tries every address at the same time, and closes the connections that are left open
 // in the end.
-func all(addresses []string, try func(address string) outcome) []outcome {
-	outcomes := make([]outcome, len(addresses))
+func all(addresses []string, try func(address string) attempt) []attempt {
+	attempts := make([]attempt, len(addresses))
 	var tried sync.WaitGroup
 	for i, address := range addresses {
 		tried.Go(func() {
-			outcomes[i] = try(address)
-			outcomes[i].address = address
+			attempts[i] = try(address)
+			attempts[i].address = address
 		})
 	}
 	tried.Wait()
-	return outcomes
+	return attempts
 }
 
-// whole makes a finding of outcomes: a failure if none is well, a warning if some are not.
-func whole(outcomes []outcome, words func(error) string, advice func(error) string) Finding {
-	bad := slices.DeleteFunc(slices.Clone(outcomes), func(o outcome) bool { return o.err == nil })
+// whole makes a finding of attempts: a failure if none is well, a warning if some are not.
+func whole(attempts []attempt, words func(error) string, advice func(error) string) Finding {
+	bad := slices.DeleteFunc(slices.Clone(attempts), func(o attempt) bool { return o.err == nil })
 	if len(bad) == 0 {
 		var texts []string
-		for _, o := range outcomes {
+		for _, o := range attempts {
 			texts = append(texts, o.text)
 		}
 		slices.Sort(texts)
 		return ok("%s", someOf(slices.Compact(texts)))
 	}
 	text := bad[0].address + ": " + words(bad[0].err)
-	if len(outcomes) > 1 {
-		text = fmt.Sprintf("%d of %d: %s", len(bad), len(outcomes), text)
+	if len(attempts) > 1 {
+		text = fmt.Sprintf("%d of %d: %s", len(bad), len(attempts), text)
 	}
-	if len(bad) < len(outcomes) {
+	if len(bad) < len(attempts) {
 		return warning(advice(bad[0].err), "%s", text)
 	}
 	return failure(advice(bad[0].err), "%s", text)
@@ -82,32 +82,32 @@ func checkGatewayDNS(ctx context.Context, v *visit) Finding {
 	if len(addresses) == 0 {
 		return notTried(noGateways)
 	}
-	outcomes := all(addresses, func(address string) outcome {
+	attempts := all(addresses, func(address string) attempt {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
-			return outcome{err: err}
+			return attempt{err: err}
 		}
 		f := v.lookUp(ctx, host, "")
 		if f.Status == Failure {
-			return outcome{err: errors.New(f.Seen)}
+			return attempt{err: errors.New(f.Seen)}
 		}
-		return outcome{text: f.Seen}
+		return attempt{text: f.Seen}
 	})
-	return whole(outcomes, error.Error, func(error) string { return "check the network or VPN; the address is the operator's" })
+	return whole(attempts, error.Error, func(error) string { return "check the network or VPN; the address is the operator's" })
 }
 
 func checkGatewayTCP(ctx context.Context, v *visit) Finding {
-	outcomes := all(v.gateways(), func(address string) outcome {
+	attempts := all(v.gateways(), func(address string) attempt {
 		conn, err := v.connect(ctx, address, nil)
 		if err != nil {
-			return outcome{err: err}
+			return attempt{err: err}
 		}
 		conn.close()
-		return outcome{text: address + " takes connections"}
+		return attempt{text: address + " takes connections"}
 	})
-	f := whole(outcomes, networkWords, func(err error) string { return networkAdvice(err, "the gateway") })
+	f := whole(attempts, networkWords, func(err error) string { return networkAdvice(err, "the gateway") })
 	return f.and(func() {
-		for _, o := range outcomes {
+		for _, o := range attempts {
 			if o.err == nil {
 				v.reachable = append(v.reachable, o.address)
 			}
@@ -128,20 +128,20 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 		}
 		return ok("none, on this machine")
 	}
-	outcomes := all(v.reachable, func(address string) outcome {
+	attempts := all(v.reachable, func(address string) attempt {
 		conn, err := v.connect(ctx, address, secure)
 		if err != nil {
-			return outcome{err: err}
+			return attempt{err: err}
 		}
 		conn.close()
-		return outcome{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, issuerOf(conn.state.leaf))}
+		return attempt{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, issuerOf(conn.state.leaf))}
 	})
-	f := whole(outcomes, handshakeWords, func(err error) string {
+	f := whole(attempts, handshakeWords, func(err error) string {
 		return orElse(tlsAdvice(err), networkAdvice(err, "the gateway"))
 	})
 	return f.and(func() {
 		v.gateway = secure
-		for _, o := range outcomes {
+		for _, o := range attempts {
 			if o.conn != nil {
 				v.shown = append(v.shown, o.conn.state)
 			}
@@ -296,15 +296,15 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 	if err := v.hasToken(ctx); err != nil {
 		return v.loginFailure(err)
 	}
-	outcomes := all(addresses[:min(len(addresses), maxGateways)], func(address string) outcome {
+	attempts := all(addresses[:min(len(addresses), maxGateways)], func(address string) attempt {
 		conn, err := v.signedIn(ctx, address, v.Timeout)
 		if err != nil {
-			return outcome{err: err}
+			return attempt{err: err}
 		}
 		conn.close()
-		return outcome{text: address}
+		return attempt{text: address}
 	})
-	f := whole(outcomes, v.brokerWords, func(err error) string {
+	f := whole(attempts, v.brokerWords, func(err error) string {
 		if untrusted := (*trust.Error)(nil); errors.As(err, &untrusted) {
 			return untrusted.Hint
 		}

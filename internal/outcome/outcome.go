@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -76,4 +77,14 @@ func ExitCode(err error) int {
 		}
 	}
 	return 1
+}
+
+// Split returns an error's text without the advice at its end, and the advice, for
+// those that show the two apart.
+func Split(err error) (text, hint string) {
+	hint = diaspora.Hint(err)
+	if hint == "" {
+		return err.Error(), ""
+	}
+	return strings.TrimSuffix(err.Error(), "; "+hint), hint
 }

@@ -35,3 +35,21 @@ func TestConditions(t *testing.T) {
 		}
 	}
 }
+
+func TestSplit(t *testing.T) {
+	t.Parallel()
+	e := &diaspora.Error{Condition: diaspora.ErrNotFound, Reason: "why", Hint: "do this"}
+	for _, try := range []struct {
+		err        error
+		text, hint string
+	}{
+		{errors.New("x; y"), "x; y", ""},
+		{e, "not found: why", "do this"},
+		{fmt.Errorf("open: %w", e), "open: not found: why", "do this"},
+		{fmt.Errorf("%w (again)", e), "not found: why; do this (again)", ""}, // shown once, where it stands
+	} {
+		if text, hint := Split(try.err); text != try.text || hint != try.hint {
+			t.Errorf("Split(%v) = %q, %q, want %q, %q", try.err, text, hint, try.text, try.hint)
+		}
+	}
+}

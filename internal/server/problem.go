@@ -13,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -101,12 +100,7 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		p.Status, p.Detail, p.Hint = http.StatusForbidden, refused.Reason, refused.Hint
 	default:
 		p.Status = statusOf(err)
-		p.Hint = diaspora.Hint(err)
-		if limit := (interface{ Hint() string })(nil); p.Hint == "" && errors.As(err, &limit) {
-			p.Hint = limit.Hint()
-		}
-		p.Topic, p.Detail = describe(err)
-		p.Detail = strings.TrimSuffix(p.Detail, "; "+p.Hint)
+		p.Topic, p.Detail, p.Hint = describe(err)
 		p.Hint = cmp.Or(p.Hint, hints[p.Status])
 	}
 	switch p.Status {
@@ -154,16 +148,14 @@ func statusOf(err error) int {
 
 // describe returns err's text, and the topic that it is about. A name that may
 // well be a token in the wrong place stays out of both.
-func describe(err error) (topic, detail string) {
-	var t *diaspora.TopicError
-	switch {
-	case !errors.As(err, &t):
-		return "", err.Error()
-	case !showable(t.Topic):
-		return "", fmt.Sprintf("%s topic: %v", t.Op, t.Err)
-	default:
-		return t.Topic, err.Error()
+func describe(err error) (topic, detail, hint string) {
+	if t := (*diaspora.TopicError)(nil); errors.As(err, &t) {
+		if topic = t.Topic; !showable(topic) {
+			topic, err = "", fmt.Errorf("%s topic: %w", t.Op, t.Err)
+		}
 	}
+	detail, hint = outcome.Split(err)
+	return topic, detail, hint
 }
 
 // showable reports whether a topic's name, as somebody typed it, can be repeated:
