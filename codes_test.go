@@ -130,22 +130,17 @@ func testSending(t *testing.T, request kmsg.Key, table map[kafka.Verdict][]*kerr
 // verdictSeen reports whether a verdict on a topic's events shows, after some answers.
 func verdictSeen(l *Logger, topic string, v kafka.Verdict, answers int) bool {
 	stats := l.Stats().Spool
-	d := l.spooled.drain
-	d.mu.Lock()
-	held, all := heldTopic{}, d.all
-	if h := d.held[topic]; h != nil {
-		held = *h
-	}
-	d.mu.Unlock()
+	held, isHeld := l.sink.(*spooled).shipper.Held()[topic]
+	all := stats.Why != nil && (!isHeld || stats.Why.Error() != held.Err.Error()) // nothing is sent at all
 	switch v {
 	case kafka.Quarantine:
 		return stats.Quarantined > 0
 	case kafka.HoldAll:
-		return all != nil && held.err == nil && stats.Why != nil
+		return all && !isHeld
 	case kafka.HoldTopic:
-		return held.person && all == nil && stats.Held[topic] != nil
+		return held.NeedsPerson && !all && stats.Held[topic] != nil
 	}
-	return answers >= 2 && !held.person && all == nil && stats.Quarantined == 0
+	return answers >= 2 && !held.NeedsPerson && !all && stats.Quarantined == 0
 }
 
 // told is what a Consumer makes of an error: nil if it says nothing and tries again.

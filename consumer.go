@@ -64,7 +64,7 @@ type Consumer struct {
 	options ConsumerOptions
 	asking  *kgo.Client // for offsets and probes; signed in first, so that errors appear
 	reading *kgo.Client
-	conns   *connections
+	conns   *kafka.Connections
 
 	committing chan struct{} // holds one, of whoever commits
 
@@ -132,7 +132,7 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 		fabric:     f,
 		options:    options,
 		asking:     asking,
-		conns:      newConnections(),
+		conns:      new(kafka.Connections),
 		committing: make(chan struct{}, 1),
 		cursors:    map[kafka.Partition]*cursor{},
 		renewed:    map[string]bool{},
@@ -248,7 +248,7 @@ func (c *Consumer) open(ctx context.Context) error {
 		kgo.KeepControlRecords(), // they show how far a transactional topic was read
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 	}
-	c.conns.onRefused = c.refused
+	c.conns.OnRefused = c.refused
 	if o.Group == "" {
 		at := map[string]map[int32]kgo.Offset{}
 		for id, offset := range c.from {

@@ -171,3 +171,11 @@ func (e *EventError) Error() string {
 }
 
 func (e *EventError) Unwrap() error { return e.Err }
+
+// because adds to err, that of a context, why a client could not connect.
+func because(err error, conns *kafka.Connections) error {
+	if why := conns.Err(); why != nil {
+		return fmt.Errorf("%w (%v)", err, explain(why))
+	}
+	return err
+}

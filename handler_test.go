@@ -294,7 +294,7 @@ func heldLogger(t *testing.T) (l *Logger, cfg Config, release func()) {
 	t.Helper()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
 	l = openLogger(t, cfg)
-	l.room.max = 4000
+	l.sink.(*direct).budget.max = 4000
 	return l, cfg, hold(t, c, kmsg.Produce).release
 }
 
@@ -398,7 +398,7 @@ func TestHandlerWaitsUnlessAllowedToDrop(t *testing.T) {
 			slog.New(h).InfoContext(ctx, fmt.Sprint(i))
 		}
 	}()
-	eventually(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	eventually(t, "a record that waits for memory", func() bool { return l.sink.(*direct).budget.waiting.Load() > 0 })
 	select {
 	case <-done:
 		t.Fatal("20 records were taken, though there is room for a few")
@@ -429,7 +429,7 @@ func TestCloseEndsTheWaitForRoom(t *testing.T) {
 		}
 		done <- err
 	}()
-	eventually(t, "a record that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	eventually(t, "a record that waits for memory", func() bool { return l.sink.(*direct).budget.waiting.Load() > 0 })
 	closed := make(chan error)
 	go func() { closed <- l.Close(within(t)) }()
 	if err := <-done; !errors.Is(err, ErrClosed) {
@@ -509,7 +509,7 @@ func TestTokensMayLog(t *testing.T) {
 			t.Errorf("Handle() = %v, want ErrUnavailable", err)
 		}
 	case <-within(t).Done():
-		t.Fatal("what gets the tokens waits for room in the Logger")
+		t.Fatal("what gets the tokens waits for memory in the Logger")
 	}
 }
 
@@ -634,7 +634,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
 	cfg.Diagnostics = slog.Default()
 	l := openLogger(t, cfg)
-	l.room.max = 4000
+	l.sink.(*direct).budget.max = 4000
 	release := hold(t, c, kmsg.Produce).release
 	asDefault(t, NewHandler(l, &HandlerOptions{Topic: logTopic}))
 	done := make(chan struct{})
@@ -644,7 +644,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 			log.Print("m")
 		}
 	}()
-	eventually(t, "a line that waits for room", func() bool { return l.room.waiting.Load() > 0 })
+	eventually(t, "a line that waits for memory", func() bool { return l.sink.(*direct).budget.waiting.Load() > 0 })
 	spoke := make(chan struct{})
 	go func() { // in place of the Kafka client
 		defer close(spoke)

@@ -1,12 +1,9 @@
 package diaspora
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -23,37 +20,42 @@ import (
 // request has to be repeated. Events of one topic with the same key are stored in
 // the order in which Log or Send accepted them.
 type Logger struct {
-	fabric  *fabric
-	client  *kgo.Client // nil with a spool: the drain has its own
-	spooled *spooled    // nil without a spool
-	conns   *connections
-	room    room
-	ids     *ids
-	times   timeFormat
-	slab    atomic.Pointer[slab] // where the next event goes
-	slabs   sync.Pool
-	promise func(*kgo.Record, error) // finished
-	calling sync.Mutex               // held while a callback of Send runs
-
-	closed  atomic.Bool
-	closing chan struct{} // closed when Close begins
+	fabric *fabric
+	sink   sink
+	counts *counts
 
 	closer   sync.Once
 	closeErr error
-
-	forgetting sync.Map       // the topics at hand in forget
-	wg         sync.WaitGroup // of forget
-
-	acknowledged atomic.Int64
-	failed       atomic.Int64
 }
 
-// maxPendingBytes bounds the events that wait for their acknowledgement.
-// pendingOverhead is what an event costs besides its own bytes.
-const (
-	maxPendingBytes = 64 << 20
-	pendingOverhead = 512
-)
+// sink is where the events of a Logger go: to the cluster ([direct]), or to a spool on disk
+// first ([spooled]). The events that it gets have been checked. Once close has been called,
+// log and send fail with ErrClosed, also those calls that wait.
+type sink interface {
+	// log returns when the events are safe. Its error is an [*EventError].
+	log(ctx context.Context, events []Event) error
+	// send returns when the event has been handed over. It waits only for memory; ctx bounds
+	// that. After an error, done is not called.
+	send(ctx context.Context, ev *Event, done func(Record, error)) error
+	flush(ctx context.Context) error
+	// close flushes for as long as that makes sense, and returns when no callback is due.
+	close(ctx context.Context) error
+	// stats returns everything but the counts.
+	stats() LoggerStats
+}
+
+// counts are the counts of a Logger, and its callbacks, of which one runs at a time.
+type counts struct {
+	acknowledged atomic.Int64
+	failed       atomic.Int64
+	calling      sync.Mutex // held while a callback of Send runs
+}
+
+func (c *counts) call(done func(Record, error), r Record, err error) {
+	c.calling.Lock()
+	defer c.calling.Unlock()
+	done(r, err)
+}
 
 // OpenLogger returns a Logger that is connected and signed in; see [Dial] for its
 // errors. ctx bounds the opening only. The caller closes the Logger.
@@ -64,43 +66,21 @@ const (
 // opened: another Logger has it (ErrConflict), events of another identity wait in it
 // (ErrConflict), others may read it (ErrInvalid), or the disk fails ([ErrSpoolFailed]).
 func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
+	l := &Logger{counts: new(counts)}
 	if cfg.SpoolDir != "" {
-		l, err := openSpooled(ctx, cfg)
+		s, err := openSpooled(ctx, cfg, l.counts)
 		if err != nil {
 			return nil, fmt.Errorf("open logger: %w", err)
 		}
+		l.sink, l.fabric = s, s.fabric
 		return l, nil
 	}
-	f, err := cfg.resolve(ctx)
+	d, err := openDirect(ctx, cfg, l.counts)
 	if err != nil {
 		return nil, fmt.Errorf("open logger: %w", err)
 	}
-	conns := newConnections()
-	client, err := f.dial(ctx,
-		kgo.WithHooks(conns),
-		// The Logger bounds its events itself, where ctx can end the waiting
-		// without failing the events of others.
-		kgo.MaxBufferedRecords(math.MaxInt32),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("open logger: %w", err)
-	}
-	l := newLogger(f, conns)
-	l.client = client
-	l.room.hurry = l.hurry
-	l.promise = l.finished
-	l.slabs.New = func() any { return newSlab(l.ids.prefix) }
+	l.sink, l.fabric = d, d.fabric
 	return l, nil
-}
-
-func newLogger(f *fabric, conns *connections) *Logger {
-	return &Logger{
-		fabric:  f,
-		conns:   conns,
-		room:    room{max: maxPendingBytes},
-		ids:     newIDs(),
-		closing: make(chan struct{}),
-	}
 }
 
 // Log returns once the events are safe: acknowledged by the cluster or, with a
@@ -121,55 +101,20 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
-		return l.allFailed(events, 0, err)
+		return l.counts.allFailed(events, 0, err)
 	}
 	for i := range events {
 		if err := checkEvent(&events[i], l.fabric.maxEventBytes); err != nil {
-			return l.allFailed(events, i, err)
+			return l.counts.allFailed(events, i, err)
 		}
 	}
-	if l.spooled != nil {
-		return l.spool(ctx, events)
-	}
-	b := newBatch(len(events), l.conns.nextRefusal())
-	for i := range events {
-		// The Kafka client may still read the event when ctx has ended.
-		event := clone(&events[i])
-		if err := l.send(ctx, &event, nil, b, i); err != nil {
-			l.failed.Add(1)
-			b.finish(i, l.explain(events[i].Topic, err))
-		}
-	}
-	defer l.hurry()()
-	return b.wait(ctx, l, events)
-}
-
-// hurry has the Kafka client send what it has, and what it is given until stop is
-// called, without waiting for more: it does that while somebody flushes.
-func (l *Logger) hurry() (stop func()) {
-	if l.fabric.Linger == 0 {
-		return func() {}
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	go func() { _ = l.client.Flush(ctx) }() // it ends with ctx
-	return stop
-}
-
-// clone returns a copy of the event that shares no memory with it.
-func clone(ev *Event) Event {
-	c := *ev
-	c.Key, c.Value = bytes.Clone(ev.Key), bytes.Clone(ev.Value)
-	c.Headers = slices.Clone(ev.Headers)
-	for i := range c.Headers {
-		c.Headers[i].Value = bytes.Clone(c.Headers[i].Value)
-	}
-	return c
+	return l.sink.log(ctx, events)
 }
 
 // allFailed reports that nothing of a call was sent, because of its event i, or -1 if
 // it is not one event's fault.
-func (l *Logger) allFailed(events []Event, i int, cause error) error {
-	l.failed.Add(int64(len(events)))
+func (c *counts) allFailed(events []Event, i int, cause error) error {
+	c.failed.Add(int64(len(events)))
 	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[max(i, 0)].Topic), cause}}
 	if len(events) > 1 && i >= 0 {
 		e.Err = fmt.Errorf("event %d: %w", i, e.Err)
@@ -198,19 +143,22 @@ func (l *Logger) allFailed(events []Event, i int, cause error) error {
 // Close, nor Send without a goroutine. Errors are as those of [Logger.Log], as a
 // [*TopicError]. While the cluster is away events wait without limit.
 func (l *Logger) Send(event Event, done func(Record, error)) {
-	err := checkEvent(&event, l.fabric.maxEventBytes)
-	if err == nil {
-		err = l.send(context.Background(), &event, done, nil, 0)
-	}
+	err := l.send(context.Background(), &event, done)
 	if err == nil {
 		return
 	}
-	l.failed.Add(1)
+	l.counts.failed.Add(1)
 	if done != nil {
-		l.calling.Lock()
-		defer l.calling.Unlock()
-		done(Record{Event: event, Partition: -1, Offset: -1}, l.explain(event.Topic, err))
+		l.counts.call(done, Record{Event: event, Partition: -1, Offset: -1}, l.fabric.logError(event.Topic, err))
 	}
+}
+
+// send checks an event and hands it over. After an error, done is not called.
+func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error)) error {
+	if err := checkEvent(ev, l.fabric.maxEventBytes); err != nil {
+		return err
+	}
+	return l.sink.send(ctx, ev, done)
 }
 
 // Flush returns once every event that was handed over before is acknowledged or
@@ -218,22 +166,8 @@ func (l *Logger) Send(event Event, done func(Record, error)) {
 // acknowledgement, too, or until the event was set aside; that the disk has it, a
 // callback tells. ctx bounds the wait.
 func (l *Logger) Flush(ctx context.Context) error {
-	if err := l.flush(ctx); err != nil {
+	if err := l.sink.flush(ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
-	}
-	return nil
-}
-
-func (l *Logger) flush(ctx context.Context) error {
-	if l.spooled != nil {
-		return l.flushSpool(ctx)
-	}
-	err := l.client.Flush(ctx)
-	if err == nil && l.closed.Load() {
-		err = l.room.wait(ctx, nil, 0) // for who was just about to hand an event over
-	}
-	if err != nil {
-		return fmt.Errorf("%d events are not acknowledged: %w", l.client.BufferedProduceRecords(), l.conns.because(err))
 	}
 	return nil
 }
@@ -251,18 +185,9 @@ func (l *Logger) flush(ctx context.Context) error {
 func (l *Logger) Close(ctx context.Context) error {
 	l.closer.Do(func() {
 		defer settle(ctx, l.fabric.TokenSource)
-		l.closed.Store(true)
-		close(l.closing)
-		if l.spooled != nil {
-			l.closeErr = l.closeSpool(ctx)
-			return
-		}
-		if err := l.flush(ctx); err != nil {
+		if err := l.sink.close(ctx); err != nil {
 			l.closeErr = fmt.Errorf("close logger: %w", err)
 		}
-		l.client.Close()
-		l.room.wait(context.Background(), nil, 0) // for the callbacks
-		l.wg.Wait()
 	})
 	return l.closeErr
 }
@@ -284,67 +209,21 @@ type LoggerStats struct {
 
 // Stats returns a snapshot.
 func (l *Logger) Stats() LoggerStats {
-	if l.spooled != nil {
-		return l.spoolStats()
-	}
-	return LoggerStats{
-		Acknowledged: l.acknowledged.Load(),
-		Failed:       l.failed.Load(),
-		Pending:      l.client.BufferedProduceRecords(),
-		PendingBytes: l.room.used(),
-		Err:          explain(l.conns.Err()),
-	}
+	st := l.sink.stats()
+	st.Acknowledged = l.counts.acknowledged.Load()
+	st.Failed = l.counts.failed.Load()
+	return st
 }
 
-// send hands a checked event to the Kafka client. After an error there is no callback.
-func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error), b *batch, index int) error {
-	size := min(eventBytes(ev)+pendingOverhead, int(l.room.max/4))
-	if err := l.room.enter(ctx, l.closing, int64(size)); err != nil {
-		return err
-	}
-	if l.closed.Load() { // after entering, so that Close waits for us or we see it
-		l.room.leave(int64(size))
-		return ErrClosed
-	}
-	if l.spooled != nil {
-		l.spoolAsync(ev, done, int64(size))
-		return nil
-	}
-	p := l.newPending()
-	p.done, p.batch, p.index, p.size = done, b, int32(index), int32(size)
-	p.fill(l, ev)
-	// Not the caller's context: the client would fail all events of a partition
-	// with the first one whose context ends.
-	l.client.Produce(context.Background(), &p.record, l.promise)
-	return nil
-}
-
-// forget makes the Kafka client look a topic up anew. When a topic was deleted and
-// another made of its name, the client for ever fails what is sent there, lest it
-// reach another topic than was meant; here the name is what is meant.
-func (l *Logger) forget(topic string) {
-	if _, busy := l.forgetting.LoadOrStore(topic, true); busy {
-		return
-	}
-	l.wg.Go(func() { // the client waits for the callback, in which we are
-		defer l.forgetting.Delete(topic)
-		l.client.PurgeTopicsFromProducing(topic)
-	})
-}
-
-// forgotten is what the Kafka client says of events that it held when it was told
-// to forget their topic. It does not export the error.
-const forgotten = "topic purged while buffered"
-
-// explain says in words why an event of the topic was not logged.
-func (l *Logger) explain(topic string, err error) error {
+// logError says in words why an event for the topic was not logged.
+func (f *fabric) logError(topic string, err error) error {
 	switch {
 	case errors.Is(err, kgo.ErrClientClosed):
 		err = &Error{Condition: ErrClosed, Reason: "the logger was closed before the event was acknowledged", cause: err}
-	case errors.Is(err, kerr.UnknownTopicID), err.Error() == forgotten:
+	case errors.Is(err, kerr.UnknownTopicID), kafka.Purged(err):
 		err = &Error{Condition: ErrNotFound, Reason: "the topic was deleted before the event was acknowledged", cause: err}
 	}
-	return l.fabric.topicError("log", "write to", topic, err)
+	return f.topicError("log", "write to", topic, err)
 }
 
 // topicError says in words why something about a topic failed.

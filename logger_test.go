@@ -407,7 +407,7 @@ func TestSendDoesNotWaitForWhatLingers(t *testing.T) {
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	cfg.Linger = time.Minute
 	l := openLogger(t, cfg)
-	l.room.max = 64 << 10
+	l.sink.(*direct).budget.max = 64 << 10
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -418,7 +418,7 @@ func TestSendDoesNotWaitForWhatLingers(t *testing.T) {
 	select {
 	case <-sent:
 	case <-within(t).Done():
-		t.Error("Send waits for room while events linger")
+		t.Error("Send waits for memory while events linger")
 	}
 }
 
@@ -428,11 +428,11 @@ func TestSendWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	l := openLogger(t, cfg)
-	l.room.max = 64 << 10
+	l.sink.(*direct).budget.max = 64 << 10
 	g := hold(t, c, kmsg.Produce)
 	ev := Event{Topic: "weather", Value: make([]byte, 1<<10)}
 	size := int64(eventBytes(&ev) + pendingOverhead)
-	fits := l.room.max / size
+	fits := l.sink.(*direct).budget.max / size
 	acked := make(chan error, 1000)
 	done := func(_ Record, err error) { acked <- err }
 	for range fits {
@@ -443,18 +443,18 @@ func TestSendWaitsForRoom(t *testing.T) {
 	}
 	returned := make(chan struct{})
 	go func() { l.Send(ev, done); close(returned) }()
-	eventually(t, "Send to wait", func() bool { return l.room.waiting.Load() == 1 })
+	eventually(t, "Send to wait", func() bool { return l.sink.(*direct).budget.waiting.Load() == 1 })
 
 	ctx, cancel := context.WithCancel(t.Context())
 	logged := make(chan error, 1)
 	go func() { logged <- l.Log(ctx, ev) }()
-	eventually(t, "Log to wait", func() bool { return l.room.waiting.Load() == 2 })
+	eventually(t, "Log to wait", func() bool { return l.sink.(*direct).budget.waiting.Load() == 2 })
 	cancel()
 	if err := <-logged; !errors.Is(err, context.Canceled) {
-		t.Errorf("Log that waits for room, and whose context ends = %v", err)
+		t.Errorf("Log that waits for memory, and whose context ends = %v", err)
 	}
-	if used := l.room.used(); used > l.room.max {
-		t.Errorf("%d bytes are in a room of %d", used, l.room.max)
+	if used := l.sink.(*direct).budget.used(); used > l.sink.(*direct).budget.max {
+		t.Errorf("%d bytes are in a budget of %d", used, l.sink.(*direct).budget.max)
 	}
 	select {
 	case <-returned:
@@ -548,10 +548,10 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	l := openLogger(t, cfg)
 	logValues(t, l, "weather", "first")
-	l.room.max = 8 << 10
+	l.sink.(*direct).budget.max = 8 << 10
 	hold(t, c, kmsg.Produce)
 	ev := Event{Topic: "weather", Value: make([]byte, 1<<10)}
-	sends := int(l.room.max/int64(eventBytes(&ev)+pendingOverhead)) + 1 // the last one waits
+	sends := int(l.sink.(*direct).budget.max/int64(eventBytes(&ev)+pendingOverhead)) + 1 // the last one waits
 	var mu sync.Mutex
 	var told []error
 	var wg sync.WaitGroup
@@ -564,7 +564,7 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 			})
 		})
 	}
-	eventually(t, "a Send to wait", func() bool { return l.room.waiting.Load() == 1 })
+	eventually(t, "a Send to wait", func() bool { return l.sink.(*direct).budget.waiting.Load() == 1 })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := l.Close(ctx)
@@ -661,7 +661,7 @@ func TestEventsOfATopicThatIsForgotten(t *testing.T) {
 	told := make(chan error, 1)
 	l.Send(Event{Topic: "weather"}, func(_ Record, err error) { told <- err })
 	eventually(t, "the event to be on its way", func() bool { return l.Stats().Pending == 1 })
-	l.forget("weather")
+	l.sink.(*direct).forget("weather")
 	if err := <-told; !errors.Is(err, ErrNotFound) {
 		t.Errorf("the event of a topic that is forgotten = %v, want ErrNotFound", err)
 	}

@@ -82,19 +82,16 @@ func (p *parcel) finished(_ Record, err error) {
 func (p *parcel) send() error {
 	o := p.out
 	p.event.Topic, p.event.Key = o.topic, o.key
-	err := checkEvent(&p.event, o.logger.fabric.maxEventBytes)
-	if err == nil {
-		err = o.logger.send(atOnce{context.Background()}, &p.event, p.done, nil, 0)
-	}
+	err := o.logger.send(atOnce{context.Background()}, &p.event, p.done)
 	if err == errNoRoom {
 		err = p.wait()
 	}
 	if err == nil {
 		return nil
 	}
-	o.logger.failed.Add(1)
+	o.logger.counts.failed.Add(1)
 	p.finished(Record{}, err)
-	return o.logger.explain(o.topic, err)
+	return o.logger.fabric.logError(o.topic, err)
 }
 
 // theirs is the code for which the Logger waits: the Kafka client, with the callbacks
@@ -114,7 +111,7 @@ func (p *parcel) wait() error {
 		ctx, cancel = context.WithTimeout(ctx, p.out.dropAfter)
 		defer cancel()
 	}
-	err := p.out.logger.send(ctx, &p.event, p.done, nil, 0)
+	err := p.out.logger.send(ctx, &p.event, p.done)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return full
 	}

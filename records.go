@@ -205,7 +205,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 	}
 	switch cause := context.Cause(poll); {
 	case ctx.Err() != nil:
-		return fmt.Errorf("consume: %w", c.conns.because(ctx.Err()))
+		return fmt.Errorf("consume: %w", because(ctx.Err(), c.conns))
 	case cause == errIdle:
 		c.lookAhead(ctx)
 	case cause != nil:

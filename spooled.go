@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/ship"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -57,20 +61,30 @@ type SpoolStats struct {
 	Damaged     int64 // events lost to a damaged disk
 }
 
-// spooled is what a Logger with a spool has besides.
+// spooled is the [sink] of a Logger with a spool. It writes events to disk, from where a
+// [ship.Shipper] sends them to the cluster.
 type spooled struct {
-	*spool.Spool
-	drain *drain
-	stop  context.CancelFunc // ends the drain
-	work  sync.WaitGroup     // of the drain
-	known atomic.Pointer[SpoolStats]
+	fabric  *fabric // to check and explain; the cluster need not be known
+	counts  *counts
+	ids     *ids
+	spool   *spool.Spool
+	conns   *kafka.Connections
+	shipper *ship.Shipper
+	cluster *shipCluster
+
+	stop context.CancelFunc         // ends the shipper
+	work sync.WaitGroup             // of the shipper
+	last atomic.Pointer[SpoolStats] // after close, when the spool can no longer be asked
 }
 
-// maxSpoolingBytes bounds the events that are on their way to disk. It is what the
-// spool takes without waiting.
-const maxSpoolingBytes = 8 << 20
+// shipCluster makes the Kafka client of a shipper. It belongs to the shipper's goroutine.
+type shipCluster struct {
+	cfg    Config // complete
+	conns  *kafka.Connections
+	fabric *fabric // nil until the fabric could be asked where the cluster is
+}
 
-func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
+func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
@@ -82,7 +96,7 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := spool.Open(ctx, spool.Options{
+	sp, err := spool.Open(ctx, spool.Options{
 		Dir:         cfg.SpoolDir,
 		Subject:     subject,
 		MaxBytes:    cfg.SpoolBytes,
@@ -105,25 +119,226 @@ func openSpooled(ctx context.Context, cfg Config) (*Logger, error) {
 	if err != nil {
 		return nil, explainSpool(err)
 	}
-	l := newLogger(f, newConnections())
-	l.room.max = maxSpoolingBytes
-	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
-	l.spooled = &spooled{Spool: s, stop: stop, drain: &drain{
-		spool:  s,
-		conns:  l.conns,
-		cfg:    cfg,
-		began:  time.Now(),
-		report: func(n int) { l.acknowledged.Add(int64(n)) },
-		words:  l.explain,
-		known:  map[string]bool{},
-		held:   map[string]*heldTopic{},
-		noted:  unknownNote,
-	}}
-	if left := s.Stats(); left.Events > 0 { // of an outage, or of a process that died
-		l.spooled.drain.pace.begin(time.Now(), left.Next)
+	conns := new(kafka.Connections)
+	s := &spooled{
+		fabric:  f,
+		counts:  counts,
+		ids:     newIDs(),
+		spool:   sp,
+		conns:   conns,
+		cluster: &shipCluster{cfg: cfg, conns: conns},
 	}
-	l.spooled.work.Go(func() { l.spooled.drain.run(run) })
-	return l, nil
+	config := ship.Config{
+		Spool:          sp,
+		Client:         s.cluster.client,
+		Connections:    conns,
+		Record:         fillRecord,
+		RecordOverhead: 40 + systemHeaderBytes,
+		Explain:        s.explain,
+		NeedsLogin:     func(err error) bool { return errors.Is(err, ErrUnauthenticated) || kafka.NotAdmitted(err) },
+		ClosePatience:  cfg.ClosePatience,
+		DiskPatience:   defaultClosePatience,
+		Acknowledged:   func(n int) { counts.acknowledged.Add(int64(n)) },
+		Diagnostics:    cfg.diagnostics(),
+	}
+	if cfg.Key != (Key{}) {
+		config.SignIn = func(ctx context.Context) error { return s.cluster.fabric.signsInAnew(ctx) }
+	}
+	s.shipper = ship.New(config)
+	run, stop := context.WithCancel(context.Background()) // ends with close, not with ctx
+	s.stop = stop
+	s.work.Go(func() { s.shipper.Run(run) })
+	return s, nil
+}
+
+func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
+	if c.fabric == nil {
+		f, err := c.cfg.resolve(ctx)
+		if err != nil {
+			c.cfg.diagnostics().Warn("waiting for the fabric", "url", c.cfg.URL, "err", err)
+			return nil, err
+		}
+		c.fabric = f
+	}
+	if c.cfg.memory.name != "" {
+		// So that the owner of the credential is known next time. Sending does not depend on it.
+		timed, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
+		_ = c.cfg.learnIdentity(timed)
+		cancel()
+	}
+	cfg := c.fabric.kafka
+	cfg.Progress = c.conns.Progress
+	client, err := kgo.NewClient(slices.Concat(kafka.ClientOpts(cfg), c.fabric.tuning(), []kgo.Opt{
+		kgo.WithHooks(c.conns),
+		// A round is sent when all of it is there, so that it is one batch per partition.
+		kgo.ManualFlushing(),
+		kgo.ProducerLinger(0),
+		kgo.MaxBufferedRecords(math.MaxInt32),
+		kgo.RetryBackoffFn(ship.RetryIn),
+	})...)
+	if err != nil {
+		return nil, invalid("configuration: %v", err)
+	}
+	return client, nil
+}
+
+// explain puts an error of the shipper into words.
+func (s *spooled) explain(topic string, err error) error {
+	switch {
+	case errors.Is(err, ship.ErrUnreached), errors.Is(err, ship.ErrStuck):
+		err = &Error{Condition: ErrUnavailable, Reason: err.Error(), cause: err}
+	case errors.Is(err, spool.ErrInUse):
+		return explainSpool(err)
+	}
+	if topic != "" {
+		return s.fabric.logError(topic, err)
+	}
+	return advise(explain(err), ErrUnauthenticated, s.fabric.login)
+}
+
+func (s *spooled) log(ctx context.Context, events []Event) error {
+	var one [1]spool.Entry
+	entries := one[:0]
+	for i := range events {
+		entries = append(entries, s.entry(&events[i]))
+	}
+	if err := s.spool.Append(ctx, entries...); err != nil {
+		return s.counts.allFailed(events, -1, explainSpool(err))
+	}
+	return nil
+}
+
+func (s *spooled) send(ctx context.Context, ev *Event, done func(Record, error)) error {
+	e := s.entry(ev)
+	event := *ev
+	event.ID, event.Time = e.ID, e.Time
+	err := s.spool.AppendAsync(ctx, e, func(err error) {
+		if err != nil {
+			s.counts.failed.Add(1)
+			err = s.fabric.logError(event.Topic, explainSpool(err))
+		}
+		if done != nil {
+			s.counts.call(done, Record{Event: event, Partition: -1, Offset: -1}, err)
+		}
+	})
+	if err != nil && err != ctx.Err() {
+		err = explainSpool(err)
+	}
+	return err
+}
+
+// entry is an event as the spool keeps it: with the ID and the time that it has for good.
+func (s *spooled) entry(ev *Event) spool.Entry {
+	e := spool.Entry{Topic: ev.Topic, Key: ev.Key, Value: ev.Value, ID: ev.ID, Time: ev.Time}
+	if e.Time.IsZero() {
+		e.Time = time.Now().Truncate(time.Millisecond)
+	}
+	e.Time = e.Time.UTC()
+	if e.ID == "" {
+		var buf [idPrefixBytes + maxCounterBytes]byte
+		copy(buf[:], s.ids.prefix)
+		e.ID = string(buf[:idPrefixBytes+s.ids.put(buf[idPrefixBytes:])])
+	}
+	if len(ev.Headers) > 0 {
+		e.Headers = make([]spool.Header, len(ev.Headers))
+		for i, h := range ev.Headers {
+			e.Headers[i] = spool.Header(h)
+		}
+	}
+	return e
+}
+
+// fillRecord makes the record of an event in the spool.
+func fillRecord(r *kgo.Record, e *spool.Entry) {
+	layout := timeLayout
+	if e.Time.Nanosecond()%1e6 != 0 {
+		layout = time.RFC3339Nano
+	}
+	r.Topic, r.Key, r.Value = e.Topic, e.Key, e.Value
+	r.Headers = make([]kgo.RecordHeader, 2, 2+len(e.Headers))
+	r.Headers[0] = kgo.RecordHeader{Key: HeaderTime, Value: e.Time.AppendFormat(nil, layout)}
+	r.Headers[1] = kgo.RecordHeader{Key: HeaderID, Value: []byte(e.ID)}
+	for i := range e.Headers {
+		r.Headers = append(r.Headers, kgo.RecordHeader(e.Headers[i]))
+	}
+}
+
+func (s *spooled) flush(ctx context.Context) error {
+	if err := s.spool.Sync(ctx); err != nil {
+		return fmt.Errorf("events are not on disk yet: %w", err)
+	}
+	err := s.shipper.Flush(ctx)
+	if err == nil {
+		return nil
+	}
+	st := s.stats().Spool
+	switch {
+	case errors.Is(err, ship.ErrStopped):
+		err = ErrClosed
+	case err == ctx.Err() && st.Why != nil:
+		err = fmt.Errorf("%w (%w)", err, st.Why)
+	}
+	return fmt.Errorf("%d events wait in the spool: %w", st.Events, err)
+}
+
+func (s *spooled) close(ctx context.Context) error {
+	s.spool.Seal()
+	s.shipper.Finish(ctx)
+	s.stop()
+	s.work.Wait()
+	last := s.stats().Spool
+	err := s.spool.Close() // commits or fails what is still on its way to disk, and calls back
+	last.fill(s.spool.Stats())
+	s.last.Store(&last)
+	if err != nil {
+		return explainSpool(err)
+	}
+	return nil
+}
+
+func (s *spooled) stats() LoggerStats {
+	now := s.spool.Stats()
+	st := LoggerStats{
+		PendingBytes: int64(now.Queued),
+		Err:          s.explain("", s.conns.Err()),
+	}
+	if st.Err == nil && !s.conns.Reached() {
+		st.Err = s.explain("", ship.ErrUnreached)
+	}
+	if last := s.last.Load(); last != nil {
+		st.Spool = *last
+		return st
+	}
+	st.Spool.fill(now)
+	st.Spool.Full = s.full(now.Full)
+	for topic, hold := range s.shipper.Held() {
+		if st.Spool.Held == nil {
+			st.Spool.Held = make(map[string]error)
+		}
+		st.Spool.Held[topic] = hold.Err
+	}
+	if st.Spool.Events > 0 {
+		st.Spool.Why = s.shipper.Reason()
+	}
+	return st
+}
+
+// full says why the spool takes no more events, or returns nil.
+func (s *spooled) full(why string) error {
+	dir := s.fabric.SpoolDir
+	switch why {
+	case "":
+		return nil
+	case spool.DiskFull:
+		return &Error{Condition: ErrSpoolFull, Reason: fmt.Sprintf("no space is left on the disk of %s", dir), Hint: "free some space there"}
+	}
+	return &Error{Condition: ErrSpoolFull, Reason: fmt.Sprintf("%s: %s", dir, why), Hint: "see why the events are not sent with \"diaspora doctor\""}
+}
+
+func (st *SpoolStats) fill(s spool.Stats) {
+	st.Events, st.Bytes, st.Oldest = int64(s.Events), s.Bytes, s.Oldest
+	st.Dropped, st.Discarded = int64(s.Dropped), int64(s.Discarded)
+	st.Quarantined, st.Damaged = int64(s.Quarantined), int64(s.Damaged)
 }
 
 // spoolSubject returns whose events the spool is to hold. While the owner of an access key, or of a
@@ -200,185 +415,4 @@ func explainSpool(err error) error {
 		f.Hint = "choose a directory where you may write"
 	}
 	return f
-}
-
-// entry is an event as the spool keeps it: with the ID and the time that it has for good.
-func (l *Logger) entry(ev *Event) spool.Entry {
-	e := spool.Entry{Topic: ev.Topic, Key: ev.Key, Value: ev.Value, ID: ev.ID, Time: ev.Time}
-	if e.Time.IsZero() {
-		e.Time = time.Now().Truncate(time.Millisecond)
-	}
-	e.Time = e.Time.UTC()
-	if e.ID == "" {
-		var buf [idPrefixBytes + maxCounterBytes]byte
-		copy(buf[:], l.ids.prefix)
-		e.ID = string(buf[:idPrefixBytes+l.ids.put(buf[idPrefixBytes:])])
-	}
-	if len(ev.Headers) > 0 {
-		e.Headers = make([]spool.Header, len(ev.Headers))
-		for i, h := range ev.Headers {
-			e.Headers[i] = spool.Header(h)
-		}
-	}
-	return e
-}
-
-// spool is Log with a spool.
-func (l *Logger) spool(ctx context.Context, events []Event) error {
-	size := 0
-	for i := range events {
-		size += eventBytes(&events[i]) + pendingOverhead
-	}
-	room := min(int64(size), l.room.max/4)
-	if err := l.enter(ctx, room); err != nil {
-		return l.allFailed(events, -1, err)
-	}
-	defer l.room.leave(room)
-	var one [1]spool.Entry
-	entries := one[:0]
-	for i := range events {
-		entries = append(entries, l.entry(&events[i]))
-	}
-	if err := l.spooled.Append(ctx, entries...); err != nil {
-		return l.allFailed(events, -1, explainSpool(err))
-	}
-	return nil
-}
-
-// enter takes room, unless the Logger is closed.
-func (l *Logger) enter(ctx context.Context, n int64) error {
-	if err := l.room.enter(ctx, l.closing, n); err != nil {
-		return err
-	}
-	if l.closed.Load() { // after entering, so that Close waits for us or we see it
-		l.room.leave(n)
-		return ErrClosed
-	}
-	return nil
-}
-
-// spoolAsync is Send with a spool, after it got room.
-func (l *Logger) spoolAsync(ev *Event, done func(Record, error), room int64) {
-	e := l.entry(ev)
-	event := *ev
-	event.ID, event.Time = e.ID, e.Time
-	l.spooled.AppendAsync(e, func(err error) {
-		if err != nil {
-			l.failed.Add(1)
-			err = l.explain(event.Topic, explainSpool(err))
-		}
-		if done != nil {
-			l.calling.Lock()
-			done(Record{Event: event, Partition: -1, Offset: -1}, err)
-			l.calling.Unlock()
-		}
-		l.room.leave(room)
-	})
-}
-
-// flushSpool waits until all that was logged before is acknowledged or set aside.
-func (l *Logger) flushSpool(ctx context.Context) error {
-	s := l.spooled
-	if err := l.room.wait(ctx, nil, 0); err != nil { // on their way to disk
-		return fmt.Errorf("events are not on disk yet: %w", err)
-	}
-	end := s.Stats().Next
-	for s.Stats().First < end {
-		look, cancel := context.WithTimeout(ctx, time.Second) // the spool may drop events by itself
-		err := s.drain.waitForChange(look)
-		cancel()
-		if err != nil && l.closed.Load() && s.known.Load() != nil {
-			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, ErrClosed)
-		}
-		if taken := s.drain.taken(); taken != nil {
-			return fmt.Errorf("%d events wait in the spool: %w", s.Stats().Events, taken)
-		}
-		if err != nil && ctx.Err() != nil {
-			st := l.spoolStats().Spool
-			if st.Why != nil {
-				err = fmt.Errorf("%w (%w)", err, st.Why)
-			}
-			return fmt.Errorf("%d events wait in the spool: %w", st.Events, err)
-		}
-	}
-	return nil
-}
-
-// closeSpool is Close with a spool.
-func (l *Logger) closeSpool(ctx context.Context) error {
-	s := l.spooled
-	s.drain.finish(ctx, func() bool { return l.room.used() > 0 })
-	s.stop()
-	s.work.Wait()
-	last := l.spoolStats().Spool
-	s.drain.noteWhy(last.Why)                 // the drain may have ended before it could
-	err := s.Close()                          // commits or fails what is still on its way to disk
-	l.room.wait(context.Background(), nil, 0) // for the callbacks
-	st := s.Stats()
-	last.fill(st)
-	s.known.Store(&last)
-	if err != nil {
-		return fmt.Errorf("close logger: %w", explainSpool(err))
-	}
-	return nil
-}
-
-func (l *Logger) spoolStats() LoggerStats {
-	s := l.spooled
-	st := LoggerStats{
-		Acknowledged: l.acknowledged.Load(),
-		Failed:       l.failed.Load(),
-		PendingBytes: l.room.used(),
-		Err:          advise(explain(l.conns.Err()), ErrUnauthenticated, l.fabric.login),
-	}
-	if st.Err == nil && !l.conns.reached.Load() {
-		st.Err = errUnreached
-	}
-	if known := s.known.Load(); known != nil {
-		st.Spool = *known
-		return st
-	}
-	now := s.Stats()
-	st.Spool.fill(now)
-	st.Spool.Full = l.spoolFull(now)
-	st.Spool.Held, _ = s.drain.why()
-	if st.Spool.Events > 0 {
-		st.Spool.Why = s.drain.reason()
-	}
-	return st
-}
-
-// spoolFull says why the spool takes no more events, or returns nil.
-func (l *Logger) spoolFull(s spool.Stats) error {
-	dir := l.spooled.drain.cfg.SpoolDir
-	switch s.Full {
-	case "":
-		return nil
-	case spool.DiskFull:
-		return &Error{Condition: ErrSpoolFull, Reason: fmt.Sprintf("no space is left on the disk of %s", dir), Hint: "free some space there"}
-	}
-	return &Error{Condition: ErrSpoolFull, Reason: fmt.Sprintf("%s: %s", dir, s.Full), Hint: "see why the events are not sent with \"diaspora doctor\""}
-}
-
-func (st *SpoolStats) fill(s spool.Stats) {
-	st.Events, st.Bytes, st.Oldest = int64(s.Events), s.Bytes, s.Oldest
-	st.Dropped, st.Discarded = int64(s.Dropped), int64(s.Discarded)
-	st.Quarantined, st.Damaged = int64(s.Quarantined), int64(s.Damaged)
-}
-
-// why returns the topics that are held, and why events wait.
-func (d *drain) why() (held map[string]error, why error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.held) > 0 {
-		held = make(map[string]error, len(d.held))
-		for topic, h := range d.held {
-			held[topic] = h.err
-		}
-		why = held[slices.Min(slices.Collect(maps.Keys(held)))]
-	}
-	if d.all != nil {
-		why = d.all
-	}
-	return held, why
 }

@@ -217,7 +217,7 @@ func TestWriterKeepsDiagnosticsOut(t *testing.T) {
 	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
 	cfg.Diagnostics = slog.Default()
 	l := openLogger(t, cfg)
-	l.room.max = 4000
+	l.sink.(*direct).budget.max = 4000
 	out := log.Writer()
 	log.SetOutput(NewWriter(l, &WriterOptions{Topic: logTopic}))
 	defer log.SetOutput(out)

@@ -108,7 +108,9 @@ func appender(s *spool.Spool, values [][]byte) func(int) (time.Duration, error) 
 		}
 		start := time.Now()
 		for i := range n {
-			s.AppendAsync(spoolEntry(values[i%len(values)]), callback)
+			if err := s.AppendAsync(context.Background(), spoolEntry(values[i%len(values)]), callback); err != nil {
+				callback(err)
+			}
 		}
 		all.Wait()
 		return time.Since(start), failed.Err()

@@ -166,3 +166,8 @@ func explainCode(err error, code *kerr.Error) (Condition, string) {
 	}
 	return Unknown, err.Error()
 }
+
+// Purged reports whether an event failed because the client was told to forget its topic
+// while it held the event, see [kgo.Client.PurgeTopicsFromProducing]. The client does not
+// export this error.
+func Purged(err error) bool { return err != nil && err.Error() == "topic purged while buffered" }

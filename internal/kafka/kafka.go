@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -217,29 +216,4 @@ func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error)
 		return nil, err
 	}
 	return client, nil
-}
-
-// Connections remembers whether a client can connect. The client itself waits
-// in silence when its login is refused; this tells why. Give it to the client
-// with [kgo.WithHooks]. The zero value is ready.
-type Connections struct {
-	mu  sync.Mutex // guards the field below
-	err error
-}
-
-// OnBrokerConnect implements [kgo.HookBrokerConnect].
-func (c *Connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
-	if errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled) {
-		return // the caller gave up; it says nothing about the cluster
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.err = err
-}
-
-// Err returns why the last attempt to connect failed, or nil if it succeeded.
-func (c *Connections) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
 }

@@ -97,19 +97,46 @@ func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	}
 }
 
-// AppendAsync writes an entry, which it does not keep, and calls done when that is
-// durable, or cannot be. The calls come in the order of AppendAsync, one at a time;
-// done must not wait for the spool. AppendAsync itself waits while too much is on its way.
-func (s *Spool) AppendAsync(entry Entry, done func(error)) {
+// AppendAsync writes an entry, which it does not keep, and calls done when the entry is
+// durable, or cannot be. The calls of done come in the order of AppendAsync, one at a time;
+// done must not wait for the spool. If AppendAsync returns an error, done is not called.
+//
+// It waits while too many entries are on their way to disk; ctx bounds that wait and
+// nothing else. It returns [ErrClosed], [ErrTooLarge] or ctx's error.
+func (s *Spool) AppendAsync(ctx context.Context, entry Entry, done func(error)) error {
 	r, err := s.newRequest(entry)
 	if err != nil {
-		// It is late in the queue all the same, for the order's sake.
-		r = &request{done: func(error) { done(err) }}
-	} else {
-		r.done = done
+		return err
 	}
-	if err := s.enqueue(context.Background(), r); err != nil {
-		done(err)
+	r.done = done
+	return s.enqueue(ctx, r)
+}
+
+// Seal makes every call of Append and AppendAsync from now on, and those that wait for
+// their turn, fail with [ErrClosed]. What was accepted before is still written.
+func (s *Spool) Seal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sealed = true
+	s.changing()
+}
+
+// Sync waits until everything that was appended is on disk or has failed, and the calls of
+// done have returned. ctx bounds the wait.
+func (s *Spool) Sync(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		if s.queued == 0 && s.undone == 0 {
+			s.mu.Unlock()
+			return nil
+		}
+		changed := s.change()
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -117,7 +144,7 @@ func (s *Spool) AppendAsync(entry Entry, done func(error)) {
 func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	s.mu.Lock()
 	for {
-		if s.closing {
+		if s.sealed || s.closing {
 			s.mu.Unlock()
 			return ErrClosed
 		}
@@ -587,7 +614,7 @@ func (s *Spool) notifyAll() {
 			c.done(c.err)
 			s.mu.Lock()
 			s.undone--
-			if s.undone == maxUndone-1 {
+			if s.undone == maxUndone-1 || s.undone == 0 {
 				s.changing()
 			}
 			s.mu.Unlock()

@@ -104,7 +104,7 @@ func BenchmarkAppendAsync(b *testing.B) {
 	wg.Add(b.N)
 	b.ResetTimer()
 	for range b.N {
-		s.AppendAsync(e, func(err error) {
+		appendAsync(b, s, e, func(err error) {
 			if err != nil {
 				b.Error(err)
 			}

@@ -248,12 +248,15 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 			for range 1 + c.rng.IntN(4) {
 				n := try()
 				wg.Add(1)
-				s.AppendAsync(crashEntry(n), func(err error) {
+				err := s.AppendAsync(context.Background(), crashEntry(n), func(err error) {
 					if err == nil {
 						set(n, durable)
 					}
 					wg.Done()
 				})
+				if err != nil {
+					wg.Done()
+				}
 			}
 			wg.Wait()
 		case 2, 3, 4, 5: // send some

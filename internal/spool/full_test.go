@@ -108,7 +108,7 @@ func burst(t *testing.T, s *Spool, events int) {
 	t.Helper()
 	go func() {
 		for n := range events {
-			s.AppendAsync(numbered(n), func(err error) {
+			appendAsync(t, s, numbered(n), func(err error) {
 				if err != nil {
 					t.Errorf("append %d: %v", n, err)
 				}
@@ -240,7 +240,7 @@ func TestRejectWhatDoesNotFit(t *testing.T) {
 				s := mustOpen(t, opts)
 				var accepted []int
 				for n := range 5000 {
-					s.AppendAsync(numbered(n), func(err error) {
+					appendAsync(t, s, numbered(n), func(err error) {
 						if err == nil {
 							accepted = append(accepted, n)
 						} else if !errors.Is(err, ErrFull) {
@@ -427,7 +427,7 @@ func TestFullIsSeenFromOutside(t *testing.T) {
 						t.Errorf("an empty spool is said to be full: %q", got)
 					}
 					for n := range 1000 {
-						s.AppendAsync(numbered(n), func(error) {})
+						appendAsync(t, s, numbered(n), func(error) {})
 					}
 					time.Sleep(time.Minute)
 					if got := seen(); got != [2]string{want, want} {

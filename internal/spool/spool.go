@@ -187,6 +187,7 @@ type Spool struct {
 	waiting     string
 	full        string
 	lastErr     error
+	sealed      bool // nothing more is accepted
 	closing     bool
 	changed     chan struct{} // closed when something above changes for those who wait; nil if nobody does
 
@@ -547,6 +548,7 @@ type Stats struct {
 	First uint64 // everything at a lower position is done with
 	Next  uint64 // the position of the next entry to be appended
 
+	Queued   int    // bytes that were accepted and are not on disk yet
 	Appended uint64 // since Open
 	Rejected uint64 // since Open, for want of room
 
@@ -572,6 +574,7 @@ func (s *Spool) Stats() Stats {
 		Segments:     len(s.segments),
 		First:        s.done.low,
 		Next:         s.next,
+		Queued:       s.queued,
 		Appended:     s.appended,
 		Rejected:     s.rejected,
 		Acknowledged: s.counts.acknowledged,

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,7 +10,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
 func mustOpen(t testing.TB, opts Options) *Spool {
@@ -147,17 +151,22 @@ func TestManyWriters(t *testing.T) {
 	}
 }
 
+// appendAsync appends an entry that the spool has to accept.
+func appendAsync(t testing.TB, s *Spool, e Entry, done func(error)) {
+	t.Helper()
+	if err := s.AppendAsync(context.Background(), e, done); err != nil {
+		t.Errorf("AppendAsync = %v", err)
+		done(err)
+	}
+}
+
 func TestAppendAsyncKeepsOrder(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, Options{Dir: dir(t), SegmentBytes: 4 << 10, MaxBytes: 64 << 20})
 	var done []int // no lock: done comes one at a time
 	for n := range 1000 {
-		e := numbered(n)
-		if n%100 == 50 {
-			e.Value = make([]byte, MaxEntryBytes+1)
-		}
-		s.AppendAsync(e, func(err error) {
-			if want := n%100 == 50; errors.Is(err, ErrTooLarge) != want {
+		appendAsync(t, s, numbered(n), func(err error) {
+			if err != nil {
 				t.Errorf("event %d: %v", n, err)
 			}
 			done = append(done, n)
@@ -172,11 +181,81 @@ func TestAppendAsyncKeepsOrder(t *testing.T) {
 	if len(done) != 1000 {
 		t.Errorf("%d calls, want 1000", len(done))
 	}
-	called := false
-	s.AppendAsync(numbered(1), func(err error) { called = errors.Is(err, ErrClosed) })
-	if !called {
-		t.Error("after Close, done was not called with ErrClosed")
+}
+
+// An entry that AppendAsync does not accept gets no call of done.
+func TestAppendAsyncRefuses(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t)})
+	never := func(error) { t.Error("done was called") }
+	large := numbered(0)
+	large.Value = make([]byte, MaxEntryBytes+1)
+	if err := s.AppendAsync(t.Context(), large, never); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("AppendAsync of a large entry = %v, want ErrTooLarge", err)
 	}
+	s.Seal()
+	if err := s.AppendAsync(t.Context(), numbered(1), never); !errors.Is(err, ErrClosed) {
+		t.Errorf("AppendAsync to a sealed spool = %v, want ErrClosed", err)
+	}
+	mustClose(t, s)
+	if err := s.AppendAsync(t.Context(), numbered(1), never); !errors.Is(err, ErrClosed) {
+		t.Errorf("AppendAsync to a closed spool = %v, want ErrClosed", err)
+	}
+}
+
+// Seal and ctx release those that wait for their turn, while what was accepted is still written.
+func TestSealAndSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, Options{FS: disktest.New(), MaxBytes: 64 << 20})
+		full := func() Entry { return Entry{Topic: "beamline", Value: make([]byte, 1<<20)} }
+		gate := make(chan struct{})
+		first := true
+		accepted, called := 0, 0
+		done := func(error) {
+			if first {
+				first = false
+				<-gate // holds up all other calls, so that the queue fills
+			}
+			called++
+		}
+		appendAsync(t, s, full(), done)
+		synctest.Wait()
+		accepted++
+		for s.Stats().Queued <= maxQueueBytes {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			err := s.AppendAsync(ctx, numbered(accepted), done)
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			accepted++
+		}
+		waiting := make(chan error)
+		go func() { waiting <- s.AppendAsync(context.Background(), numbered(0), done) }()
+		synced := make(chan error)
+		go func() { synced <- s.Sync(context.Background()) }()
+		synctest.Wait()
+		s.Seal()
+		if err := <-waiting; !errors.Is(err, ErrClosed) {
+			t.Errorf("AppendAsync that waits = %v, want ErrClosed after Seal", err)
+		}
+		select {
+		case err := <-synced:
+			t.Errorf("Sync = %v before done has returned", err)
+		default:
+		}
+		close(gate)
+		if err := <-synced; err != nil || called != accepted {
+			t.Errorf("Sync = %v after %d calls, want nil after %d", err, called, accepted)
+		}
+		if n := s.Stats().Events; int(n) != accepted {
+			t.Errorf("%d events were written, want %d", n, accepted)
+		}
+		mustClose(t, s)
+	})
 }
 
 func TestEntriesComeBackAsTheyWere(t *testing.T) {

@@ -19,7 +19,7 @@ func TestYield(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s, _ := slowDisk(t, tt.sync, Options{SegmentBytes: 4 << 10, MaxBytes: 1 << 20})
-			s.AppendAsync(numbered(0), func(error) {})
+			appendAsync(t, s, numbered(0), func(error) {})
 			began := time.Now()
 			s.Yield(t.Context(), tt.worked)
 			if rested := time.Since(began); rested != tt.want {
@@ -34,17 +34,17 @@ func TestYield(t *testing.T) {
 func TestNoYieldWhenFilling(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, s *Spool, fsys *disktest.Model){
 		"filling up": func(_ *testing.T, s *Spool, _ *disktest.Model) {
-			s.AppendAsync(Entry{Topic: "beamline", Value: make([]byte, 15<<10)}, func(error) {})
-			s.AppendAsync(Entry{Topic: "beamline", Value: make([]byte, 15<<10)}, func(error) {})
+			appendAsync(t, s, Entry{Topic: "beamline", Value: make([]byte, 15<<10)}, func(error) {})
+			appendAsync(t, s, Entry{Topic: "beamline", Value: make([]byte, 15<<10)}, func(error) {})
 			time.Sleep(3 * time.Hour)
-			s.AppendAsync(numbered(0), func(error) {})
+			appendAsync(t, s, numbered(0), func(error) {})
 		},
 		"full disk": func(_ *testing.T, s *Spool, fsys *disktest.Model) {
 			fsys.Room(fsys.Used())
-			s.AppendAsync(numbered(0), func(error) {})
+			appendAsync(t, s, numbered(0), func(error) {})
 		},
 		"closing": func(t *testing.T, s *Spool, _ *disktest.Model) {
-			s.AppendAsync(numbered(0), func(error) {})
+			appendAsync(t, s, numbered(0), func(error) {})
 			closed := make(chan struct{})
 			go func() { defer close(closed); s.Close() }()
 			t.Cleanup(func() { <-closed })

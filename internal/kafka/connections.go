@@ -1,0 +1,99 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Connections watches the connections of one Kafka client. The client retries without
+// end when the cluster is unreachable or refuses the login, and does not say so; this
+// tells. Give it to the client with [kgo.WithHooks] before the client connects. The zero
+// value is ready; all methods may be called concurrently.
+type Connections struct {
+	// OnRefused is called with each refused login. Nil ignores them.
+	OnRefused func(error)
+
+	reached  atomic.Bool  // a login has succeeded
+	answered atomic.Int64 // see Answered
+	progress atomic.Int64 // see LastProgress, in Unix nanoseconds
+
+	mu      sync.Mutex // guards the fields below
+	err     error      // of the last attempt
+	refusal error      // the last one
+	refused chan struct{}
+}
+
+// OnBrokerConnect implements [kgo.HookBrokerConnect].
+func (c *Connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled) {
+		return // the caller gave up; it says nothing about the cluster
+	}
+	refused := err != nil && LoginRefused(err)
+	c.mu.Lock()
+	c.err = err
+	if refused {
+		c.refusal = err
+		if c.refused != nil {
+			close(c.refused)
+			c.refused = nil
+		}
+	}
+	c.mu.Unlock()
+	if err == nil {
+		c.reached.Store(true)
+	}
+	if refused && c.OnRefused != nil {
+		c.OnRefused(err)
+	}
+}
+
+// OnBrokerE2E implements [kgo.HookBrokerE2E].
+func (c *Connections) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, _ kgo.BrokerE2E) {
+	if kmsg.Key(key) == kmsg.Produce {
+		c.answered.Add(1)
+	}
+}
+
+// Progress notes that a part of a large request was sent just now. Give it to
+// [Config.Progress].
+func (c *Connections) Progress() { c.progress.Store(time.Now().UnixNano()) }
+
+// Err returns why the last attempt to connect failed, or nil if it succeeded.
+func (c *Connections) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Reached reports whether a login has ever succeeded.
+func (c *Connections) Reached() bool { return c.reached.Load() }
+
+// Answered returns how many produce requests have been answered, or have failed.
+func (c *Connections) Answered() int64 { return c.answered.Load() }
+
+// LastProgress returns when Progress was last called.
+func (c *Connections) LastProgress() time.Time { return time.Unix(0, c.progress.Load()) }
+
+// NextRefusal returns a channel that is closed when the next login is refused.
+func (c *Connections) NextRefusal() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused == nil {
+		c.refused = make(chan struct{})
+	}
+	return c.refused
+}
+
+// LastRefusal returns why a login was last refused, or nil.
+func (c *Connections) LastRefusal() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refusal
+}

@@ -1,0 +1,106 @@
+package ship
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+// heldTopic is a topic whose events stay in the spool for now.
+type heldTopic struct {
+	Hold
+	first spool.Record // the event with which the topic is tried
+	tries int          // failed ones
+	until time.Time    // when to try it next
+}
+
+// maxHeld bounds the held topics, because one event of each is kept in memory. Beyond it, the Shipper
+// sends nothing but what it tries.
+const maxHeld = 64
+
+// hold keeps the events of r's topic, from r on, until r is stored.
+func (s *Shipper) hold(r spool.Record, err error, person bool) {
+	if errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.UnknownTopicOrPartition) {
+		// There may be a topic of this name again later. The client would go on to fail
+		// what is sent to it, because it is not the topic that the client has known.
+		s.forget(r.Topic)
+	}
+	first := retryFirst
+	if person {
+		first = personFirst
+	}
+	why := s.cfg.Explain(r.Topic, err)
+	s.accepted()
+	fresh := false
+	s.change(func() {
+		h := s.held[r.Topic]
+		if h == nil || h.first.Position != r.Position {
+			h = &heldTopic{first: r}
+			s.held[r.Topic] = h
+			fresh = true
+		}
+		h.Hold = Hold{why, person}
+		h.until = time.Now().Add(retryIn(h.tries, first))
+		h.tries++
+	})
+	if fresh {
+		s.cfg.Diagnostics.Warn("the events of a topic wait in the spool", "topic", r.Topic, "err", why)
+	}
+}
+
+// unheld returns the records whose topics are not held.
+func (s *Shipper) unheld(records []spool.Record) []spool.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.held) == 0 {
+		return records
+	}
+	return slices.DeleteFunc(records, func(r spool.Record) bool { return s.held[r.Topic] != nil })
+}
+
+// nextTry returns when to try a held topic next, or the zero time if none is held.
+func (s *Shipper) nextTry() (at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.held {
+		if at.IsZero() || h.until.Before(at) {
+			at = h.until
+		}
+	}
+	return at
+}
+
+// tryHeld tries the held topics for which it is time, with one event each. It reports
+// whether it did anything.
+func (s *Shipper) tryHeld(ctx context.Context) bool {
+	var due []spool.Record
+	s.mu.Lock()
+	now := time.Now()
+	for _, h := range s.held {
+		if !h.until.After(now) {
+			due = append(due, h.first)
+		}
+	}
+	full := len(s.held) >= maxHeld
+	s.mu.Unlock()
+	for _, r := range due {
+		was := s.acknowledgedOrSetAside.Load()
+		s.round(ctx, []spool.Record{r})
+		if s.acknowledgedOrSetAside.Load() == was {
+			continue
+		}
+		s.change(func() { delete(s.held, r.Topic) })
+		s.cfg.Diagnostics.Info("the events of a topic are sent again", "topic", r.Topic)
+		s.rewind()
+	}
+	if full && len(due) == 0 {
+		rest(ctx, time.Until(s.nextTry()))
+		return true
+	}
+	return len(due) > 0
+}

@@ -1,0 +1,104 @@
+package ship
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+// errPending stands for an answer that has not come yet.
+var errPending = errors.New("not answered yet")
+
+// answers collects the answers to the events of one round.
+type answers struct {
+	mu   sync.Mutex // guards the fields below
+	errs []error    // errPending until the answer is there
+	left int
+	done chan struct{} // closed when all answers are there
+}
+
+// roundTrip sends records and returns for each of them why it was not stored, or nil.
+// outage reports whether the cluster was unreachable for a while. If ctx ends first, the
+// answers that are missing are errPending.
+func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs []error, outage bool) {
+	a := &answers{errs: make([]error, len(records)), left: len(records), done: make(chan struct{})}
+	for i := range a.errs {
+		a.errs[i] = errPending
+	}
+	out := make([]kgo.Record, len(records))
+	for i := range records {
+		s.cfg.Record(&out[i], &records[i].Entry)
+		s.client.Produce(context.Background(), &out[i], func(_ *kgo.Record, err error) { a.put(i, err) })
+	}
+	// The client sends what it has while somebody flushes.
+	flush, stop := context.WithCancel(ctx)
+	var flushing sync.WaitGroup
+	flushing.Go(func() { _ = s.client.Flush(flush) })
+	defer flushing.Wait()
+	defer stop()
+
+	watch := time.NewTicker(time.Second)
+	defer watch.Stop()
+	answered := s.cfg.Connections.Answered()
+	for began := time.Now(); ; {
+		select {
+		case <-a.done:
+			return a.errs, outage
+		case <-ctx.Done():
+			return a.soFar(), outage
+		case <-watch.C:
+		}
+		s.note(s.Reason())
+		if s.cfg.Connections.Err() != nil {
+			outage, began = true, time.Now()
+			continue
+		}
+		// The cluster can be reached. If it has answered nothing for long, and no request is
+		// still being sent over a slow link, it may be that only some topics have no
+		// leader: they must not hold up the others.
+		slow := s.cfg.Connections.Answered() == answered && time.Since(s.cfg.Connections.LastProgress()) < stuckAfter
+		if time.Since(began) > stuckAfter && !slow {
+			for topic := range a.missing(records) {
+				s.cfg.Diagnostics.Warn("the cluster does not answer for a topic", "topic", topic)
+				s.forget(topic) // its events fail with ErrStuck, and are retried
+			}
+			began = time.Now()
+		}
+	}
+}
+
+func (a *answers) put(i int, err error) {
+	if kafka.Purged(err) {
+		err = ErrStuck
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.errs[i] = err
+	if a.left--; a.left == 0 {
+		close(a.done)
+	}
+}
+
+// soFar returns a copy of the answers.
+func (a *answers) soFar() []error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]error(nil), a.errs...)
+}
+
+// missing returns the topics of the records that have no answer yet.
+func (a *answers) missing(records []spool.Record) map[string]bool {
+	topics := map[string]bool{}
+	for i, err := range a.soFar() {
+		if err == errPending {
+			topics[records[i].Topic] = true
+		}
+	}
+	return topics
+}

@@ -1,0 +1,389 @@
+package ship
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+)
+
+// Config says what a [Shipper] sends, and how. All fields but SignIn are required.
+type Config struct {
+	Spool *spool.Spool
+
+	// Client makes the Kafka client, without connecting. It fails, and is called again,
+	// while it cannot find out where the cluster is. Connections watches that client. The
+	// Shipper closes it.
+	Client      func(context.Context) (*kgo.Client, error)
+	Connections *kafka.Connections
+
+	// Record makes the record of an event.
+	Record func(*kgo.Record, *spool.Entry)
+	// RecordOverhead is how many bytes the headers of a record take besides those of its
+	// event, at most.
+	RecordOverhead int
+
+	// SignIn signs in with a new connection and returns why an access key is refused, or
+	// nil. Nil if no access key is used.
+	SignIn func(context.Context) error
+
+	// Explain puts an error into words for people. topic is the topic that it is about, or
+	// "".
+	Explain func(topic string, err error) error
+	// NeedsLogin reports whether an error lasts until somebody signs in.
+	NeedsLogin func(error) bool
+
+	// ClosePatience is how long [Shipper.Finish] waits while the cluster acknowledges
+	// nothing.
+	ClosePatience time.Duration
+	// DiskPatience is how long it waits while the disk does not take what was logged.
+	DiskPatience time.Duration
+
+	// Acknowledged is told how many more events the cluster has stored.
+	Acknowledged func(n int)
+	// Diagnostics receives the Shipper's own messages.
+	Diagnostics *slog.Logger
+}
+
+const (
+	roundBytes  = 800_000 // of a round: it fits into a batch with Kafka's default settings
+	roundEvents = 4096
+
+	// What is retried waits retryFirst at first, and what a person has to fix personFirst.
+	retryFirst  = 250 * time.Millisecond
+	personFirst = time.Second
+	retryMost   = 30 * time.Second
+
+	// revokedWithin is a little longer than a gateway may accept an access key that was
+	// revoked.
+	revokedWithin = 1500 * time.Millisecond
+
+	// A topic that got no answer for this time, although the cluster can be reached, lets
+	// others pass.
+	stuckAfter = 30 * time.Second
+
+	// A cluster that was never reached is reported after this time.
+	silentAfter = 2 * time.Second
+)
+
+var (
+	// ErrUnreached says that no attempt to connect has ended yet, as in a network that drops all packets.
+	ErrUnreached = errors.New("the cluster has not answered yet")
+	// ErrStuck says that the cluster can be reached and does not answer for a topic.
+	ErrStuck = errors.New("the cluster does not answer for this topic")
+	// ErrStopped says that the Shipper no longer runs.
+	ErrStopped = errors.New("the events are no longer being sent")
+)
+
+// Shipper sends the events of one spool. Make one with [New]. Its methods may be called
+// concurrently, but Run only once.
+type Shipper struct {
+	cfg     Config
+	began   time.Time
+	stopped chan struct{} // closed when Run returns
+
+	// The fields down to the next comment belong to the goroutine of Run.
+	client  *kgo.Client     // nil before the first round
+	known   map[string]bool // topics of which an event was stored: the client knows their partitions
+	ramp    rampUp
+	refused int    // logins that failed in a row
+	rewinds int    // how often Run went back to the oldest event
+	noted   string // what the spool's note says; noteUnknown at first
+
+	acknowledgedOrSetAside atomic.Int64
+	reading                atomic.Int64 // since when Run waits for an event that it may send, in Unix nanoseconds, or 0
+
+	mu      sync.Mutex // guards the fields below
+	held    map[string]*heldTopic
+	all     error         // why nothing at all is sent, or nil
+	changed chan struct{} // closed at the next change of what the events wait for; nil if nobody waits for one
+}
+
+// noteUnknown differs from every note, so that the first one replaces that of an earlier process.
+const noteUnknown = "\x00"
+
+// New returns a Shipper, which does nothing until Run is called.
+func New(cfg Config) *Shipper {
+	s := &Shipper{
+		cfg:     cfg,
+		began:   time.Now(),
+		stopped: make(chan struct{}),
+		known:   make(map[string]bool),
+		held:    make(map[string]*heldTopic),
+		noted:   noteUnknown,
+	}
+	if left := cfg.Spool.Stats(); left.Events > 0 { // of an outage, or of a process that died
+		s.ramp.begin(time.Now(), left.Next)
+	}
+	return s
+}
+
+// Run sends the events of the spool until ctx ends, or until the spool is closed or taken
+// by another process.
+func (s *Shipper) Run(ctx context.Context) {
+	defer close(s.stopped)
+	defer func() {
+		if s.cfg.Spool.Stats().Events > 0 {
+			s.note(s.Reason())
+		} else {
+			s.note(nil)
+		}
+	}()
+	if !s.connect(ctx) {
+		return
+	}
+	defer s.client.Close()
+	for ctx.Err() == nil {
+		if s.tryHeld(ctx) {
+			continue
+		}
+		records, err := s.next(ctx)
+		switch {
+		case len(records) > 0:
+			s.send(ctx, s.unheld(records))
+		case errors.Is(err, spool.ErrClosed):
+			return
+		case errors.Is(err, spool.ErrInUse):
+			err = s.cfg.Explain("", err)
+			s.cfg.Diagnostics.Error("another process has taken the spool, and sends its events", "err", err)
+			s.change(func() { s.all = err })
+			return
+		case err != nil && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			s.cfg.Diagnostics.Error("the spool cannot be read", "err", err)
+			rest(ctx, retryIn(0, retryFirst))
+		}
+	}
+}
+
+// connect makes the client. It reports false if ctx ended first.
+func (s *Shipper) connect(ctx context.Context) bool {
+	began := time.Now()
+	for attempt := 0; ; attempt++ {
+		client, err := s.cfg.Client(ctx)
+		s.change(func() { s.all = err })
+		if err == nil {
+			s.client = client
+			if attempt > 0 {
+				s.ramp.afterOutage(time.Since(began), s.cfg.Spool.Stats().Next)
+			}
+			return true
+		}
+		s.note(s.Reason())
+		if !rest(ctx, retryIn(attempt, retryFirst)) {
+			return false
+		}
+	}
+}
+
+// next reads on in the spool until it is time to try a held topic.
+func (s *Shipper) next(ctx context.Context) ([]spool.Record, error) {
+	if at := s.nextTry(); !at.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, at)
+		defer cancel()
+	}
+	s.note(s.Reason())
+	s.reading.Store(time.Now().UnixNano())
+	defer s.reading.Store(0)
+	return s.cfg.Spool.Next(ctx, roundEvents, roundBytes)
+}
+
+// send sends records, in their order, in rounds. If a round makes the Shipper go back to the oldest
+// event, send returns: the records that are left come again, behind those that failed.
+func (s *Shipper) send(ctx context.Context, records []spool.Record) {
+	was := s.rewinds
+	for len(records) > 0 && ctx.Err() == nil && s.rewinds == was {
+		n := s.fits(records)
+		s.round(ctx, records[:n])
+		records = s.unheld(records[n:])
+	}
+}
+
+// fits returns how many of the records make up the next round, see the package comment.
+func (s *Shipper) fits(records []spool.Record) int {
+	bytes := 0
+	for i := range records {
+		e := &records[i].Entry
+		if !s.known[e.Topic] {
+			return max(i, 1)
+		}
+		bytes += s.cfg.RecordOverhead + len(e.ID) + len(e.Key) + len(e.Value)
+		for h := range e.Headers {
+			bytes += 10 + len(e.Headers[h].Key) + len(e.Headers[h].Value)
+		}
+		if bytes > roundBytes && i > 0 {
+			return i
+		}
+	}
+	return len(records)
+}
+
+// round sends records together and settles each of them: it is acknowledged in the spool,
+// quarantined, or held with its topic. After a refused login, nothing is settled, and all events are sent again.
+func (s *Shipper) round(ctx context.Context, records []spool.Record) {
+	if !s.ramp.wait(ctx, records[0].Position, len(records)) {
+		return
+	}
+	began := time.Now()
+	errs, outage := s.roundTrip(ctx, records)
+	if outage {
+		s.ramp.afterOutage(time.Since(began), s.cfg.Spool.Stats().Next)
+	}
+
+	var stored []uint64
+	var failed []string // topics, in the order of their first failure
+	failures := map[string][]spool.Record{}
+	causes := map[string]error{}
+	for i, err := range errs {
+		topic := records[i].Topic
+		if err == nil {
+			stored = append(stored, records[i].Position)
+			s.known[topic] = true
+			continue
+		}
+		if causes[topic] == nil {
+			failed, causes[topic] = append(failed, topic), err
+		}
+		failures[topic] = append(failures[topic], records[i])
+	}
+	if len(stored) > 0 {
+		if err := s.cfg.Spool.Ack(stored...); err != nil {
+			s.cfg.Diagnostics.Error("the spool took no acknowledgement", "err", err)
+		}
+		s.cfg.Acknowledged(len(stored))
+		s.settled(len(stored))
+	}
+	s.cfg.Spool.Yield(ctx, time.Since(began)) // logging goes before sending
+
+	was := s.rewinds
+	for _, topic := range failed {
+		if ctx.Err() != nil || s.rewinds != was {
+			return
+		}
+		s.failed(ctx, failures[topic], causes[topic])
+	}
+}
+
+// failed does what has to be done about records of one topic that were not stored.
+func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error) {
+	verdict := kafka.Judge(err)
+	if verdict == kafka.Quarantine && len(records) > 1 {
+		// The cluster has refused a batch because of one of its events. Find it.
+		half, was := len(records)/2, s.rewinds
+		s.round(ctx, records[:half])
+		if rest := s.unheld(records[half:]); len(rest) > 0 && s.rewinds == was && ctx.Err() == nil {
+			s.round(ctx, rest)
+		}
+		return
+	}
+	if verdict == kafka.Quarantine {
+		why := s.cfg.Explain(records[0].Topic, err)
+		failure := s.cfg.Spool.Quarantine(records[0], why.Error())
+		if failure == nil {
+			s.cfg.Diagnostics.Error("an event will never be taken and was set aside", "topic", records[0].Topic, "id", records[0].ID, "err", why)
+			s.settled(1)
+			return
+		}
+		err, verdict = fmt.Errorf("%w (and it could not be set aside: %w)", err, failure), kafka.HoldTopic
+	}
+	if verdict != kafka.HoldAll {
+		refused := s.keyRefused(ctx, records[0].Topic, err)
+		if refused == nil {
+			s.hold(records[0], err, verdict == kafka.HoldTopic)
+			return
+		}
+		err = refused
+	}
+
+	// Nobody is signed in.
+	err = s.cfg.Explain("", err)
+	if s.refused == 0 {
+		s.cfg.Diagnostics.Error("all events wait in the spool", "err", err)
+	}
+	s.change(func() { s.all = err })
+	s.note(s.Reason())
+	rest(ctx, retryIn(s.refused, personFirst))
+	s.refused++
+	s.rewind()
+}
+
+// keyRefused returns why the access key is no longer valid if that is what is behind a
+// permission error. A revoked key loses its rights before its connections are closed, so a new login tells. A
+// gateway may accept a revoked key for a second more; so if the topic took events of this
+// key until now, keyRefused asks repeatedly for a little longer than that.
+func (s *Shipper) keyRefused(ctx context.Context, topic string, err error) error {
+	if condition, _ := kafka.Explain(err); s.cfg.SignIn == nil || condition != kafka.Permission {
+		return nil
+	}
+	s.mu.Lock()
+	sudden := s.known[topic] && s.held[topic] == nil
+	s.mu.Unlock()
+	for end := time.Now().Add(revokedWithin); ; {
+		if refused := s.cfg.SignIn(ctx); refused != nil && s.cfg.NeedsLogin(refused) {
+			return refused
+		}
+		if !sudden || time.Now().After(end) || !rest(ctx, retryIn(0, retryFirst)) {
+			return nil
+		}
+	}
+}
+
+// settled notes that events were acknowledged or set aside, which shows that the login is
+// accepted.
+func (s *Shipper) settled(n int) {
+	s.acknowledgedOrSetAside.Add(int64(n))
+	s.accepted()
+}
+
+// accepted notes that the cluster accepts the login.
+func (s *Shipper) accepted() {
+	s.refused = 0
+	s.change(func() { s.all = nil })
+}
+
+// rewind goes back to the oldest event. No event is in flight when it is called.
+func (s *Shipper) rewind() {
+	s.rewinds++
+	s.cfg.Spool.Rewind()
+}
+
+// forget makes the client look the topic up again before it sends to it.
+func (s *Shipper) forget(topic string) {
+	s.client.PurgeTopicsFromProducing(topic)
+	delete(s.known, topic)
+}
+
+// note writes into the spool why events wait, for other processes to read.
+func (s *Shipper) note(why error) {
+	text := ""
+	if why != nil {
+		text = why.Error()
+	}
+	if text == s.noted {
+		return
+	}
+	if err := s.cfg.Spool.Note(text); err != nil {
+		s.cfg.Diagnostics.Warn("the spool took no note", "err", err)
+		return
+	}
+	s.noted = text
+}
+
+// change changes what mu guards, and wakes those that wait for a change.
+func (s *Shipper) change(do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	do()
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+}
