@@ -97,7 +97,10 @@ type Config struct {
 	// leaves what is not acknowledged yet. Default: 5 s.
 	ClosePatience time.Duration
 
-	// Diagnostics receives the messages of the library itself. Nil discards them.
+	// Diagnostics receives the messages of the library itself. Nil discards them. They must
+	// not become events of the same Logger: a [Handler] drops them, but not what has passed
+	// through package log before, as from the [slog.Default] of a program that then calls
+	// [slog.SetDefault].
 	Diagnostics *slog.Logger
 
 	login  string       // the advice when nobody is signed in; depends on where the Config is from

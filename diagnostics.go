@@ -3,29 +3,24 @@ package diaspora
 import (
 	"context"
 	"log/slog"
-	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// A program that makes a [Handler] its default logger, and the default logger its
-// [Config.Diagnostics], has closed a circle: what the Logger says about itself
-// becomes events of the Logger. Three things keep that from going round, and from
-// standing still:
+// A program may make a [Handler] its default logger, and the default logger its
+// [Config.Diagnostics]. Then what the Logger says about itself would become events of the
+// Logger, and those could cause more of it. Two things prevent that:
 //
-//   - The library's messages bear a mark, by which a Handler knows them.
-//   - The mark is lost where a message becomes text, on its way through package
-//     log. There the call stack tells, see [speaking]. (Who makes text of it and
-//     logs that in another goroutine defeats both.)
-//   - The Logger's goroutines do not wait for whoever takes the messages for
-//     longer than diagnosticsPatience. Package log holds a lock while it writes:
-//     a program that waits in there for room in the Logger would otherwise stop
-//     the Logger at its next message, for ever.
+//   - The library's messages have a mark, by which a Handler recognises and drops them. The
+//     mark is lost where a message becomes text, as in package log, so [Config.Diagnostics]
+//     tells users not to lead them back that way.
+//   - The Logger's goroutines wait at most diagnosticsPatience for a message to be taken.
+//     Package log holds a lock while it writes. A program that waits for memory in the Logger
+//     while it holds that lock would otherwise block the Logger at its next message for good.
 
-// diagnosticsMark is on all that the library says about itself. Every handler
-// leaves an empty group out, so that only a [Handler] sees it.
+// diagnosticsMark is on all messages of the library. It is an empty group, which all
+// handlers leave out.
 const diagnosticsMark = "diaspora.diagnostics"
 
 const (
@@ -139,13 +134,7 @@ func (q *diagnosticsQueue) next() *diagnostic {
 	return m
 }
 
-// deliveries counts the goroutines that are delivering, of all Loggers.
-var deliveries atomic.Int32
-
-// deliver is known to [speaking] by its name.
 func (q *diagnosticsQueue) deliver() {
-	deliveries.Add(1)
-	defer deliveries.Add(-1)
 	for {
 		m := q.next()
 		if m == nil {
@@ -155,34 +144,4 @@ func (q *diagnosticsQueue) deliver() {
 		q.stuck.Store(false)
 		close(m.taken)
 	}
-}
-
-// speaking reports whether the caller was called to deliver a message of the
-// library's own.
-func speaking() bool {
-	return deliveries.Load() > 0 && calledBy("github.com/diaspora-streams/diaspora.(*diagnosticsQueue).deliver")
-}
-
-// calledBy reports whether a function whose name begins with one of the prefixes is
-// on the call stack.
-func calledBy(prefixes ...string) bool {
-	const most = 4096 // frames
-	var pcs [64]uintptr
-	for skip := 2; skip < most; skip += len(pcs) {
-		n := runtime.Callers(skip, pcs[:])
-		frames := runtime.CallersFrames(pcs[:n])
-		for more := n > 0; more; {
-			var f runtime.Frame
-			f, more = frames.Next()
-			for _, p := range prefixes {
-				if strings.HasPrefix(f.Function, p) {
-					return true
-				}
-			}
-		}
-		if n < len(pcs) {
-			return false
-		}
-	}
-	return false
 }

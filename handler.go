@@ -84,9 +84,8 @@ type HandlerOptions struct {
 // become U+FFFD, and a value that cannot be encoded is a string that says why and
 // begins with "!ERROR: " or "!PANIC: ".
 //
-// The library's own diagnostics do not come through, even if the Handler is the
-// default logger and that the Logger's [Config.Diagnostics]. Send them elsewhere to
-// see them.
+// The library's own diagnostics are not logged, even if the Handler is the default logger and
+// the Logger's [Config.Diagnostics] is too. To see them, send them elsewhere.
 type Handler struct {
 	level slog.Leveler
 	out   *outbox
@@ -143,7 +142,7 @@ func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 // Handle implements [slog.Handler].
 func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
-	if h.own || speaking() {
+	if h.own {
 		return nil
 	}
 	p := h.out.parcel()

@@ -3,6 +3,8 @@ package diaspora
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,8 +84,8 @@ func (p *parcel) finished(_ Record, err error) {
 func (p *parcel) send() error {
 	o := p.out
 	p.event.Topic, p.event.Key = o.topic, o.key
-	err := o.logger.send(atOnce{context.Background()}, &p.event, p.done)
-	if err == errNoRoom {
+	err := o.logger.send(noWait, &p.event, p.done)
+	if errors.Is(err, context.Canceled) {
 		err = p.wait()
 	}
 	if err == nil {
@@ -94,15 +96,15 @@ func (p *parcel) send() error {
 	return o.logger.fabric.logError(o.topic, err)
 }
 
-// theirs is the code for which the Logger waits: the Kafka client, with the callbacks
-// that it calls, and what gets its tokens. Who is called by it must not wait for
-// room in the Logger: that would be waiting for oneself.
-var theirs = []string{"github.com/twmb/franz-go/pkg/kgo.", "github.com/diaspora-streams/diaspora/globus."}
+// libraryCode is the code for which the Logger waits: the Kafka client with its callbacks, and
+// what gets the Logger's tokens. If it logs through a Handler while the Logger is full, it must
+// not wait for memory: it would wait for itself.
+var libraryCode = []string{"github.com/twmb/franz-go/pkg/kgo.", "github.com/diaspora-streams/diaspora/globus."}
 
 // wait sends when the Logger has room again.
 func (p *parcel) wait() error {
 	full := &Error{Condition: ErrUnavailable, Reason: "dropped, because too many events wait for their acknowledgement"}
-	if p.out.dropAfter < 0 || calledBy(theirs...) {
+	if p.out.dropAfter < 0 || calledBy(libraryCode...) {
 		return full
 	}
 	ctx := context.Background()
@@ -118,17 +120,33 @@ func (p *parcel) wait() error {
 	return err
 }
 
-var errNoRoom = errors.New("the logger has no room")
-
-// atOnce is a context for [Logger.send] that takes room if there is any, and does
-// not wait for it.
-type atOnce struct{ context.Context }
-
-var noTime = func() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
+// noWait is a context for sending if there is memory for the event, without waiting for it.
+var noWait = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
 }()
 
-func (atOnce) Done() <-chan struct{} { return noTime }
-func (atOnce) Err() error            { return errNoRoom }
+// calledBy reports whether a function whose name begins with one of the prefixes is
+// on the call stack.
+func calledBy(prefixes ...string) bool {
+	const most = 4096 // frames
+	var pcs [64]uintptr
+	for skip := 2; skip < most; skip += len(pcs) {
+		n := runtime.Callers(skip, pcs[:])
+		frames := runtime.CallersFrames(pcs[:n])
+		for more := n > 0; more; {
+			var f runtime.Frame
+			f, more = frames.Next()
+			for _, p := range prefixes {
+				if strings.HasPrefix(f.Function, p) {
+					return true
+				}
+			}
+		}
+		if n < len(pcs) {
+			return false
+		}
+	}
+	return false
+}

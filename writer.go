@@ -78,9 +78,6 @@ func (w *Writer) Lost() int64 { return w.out.lost.Load() }
 // [Logger.Log] does, or [ErrClosed]; the lines after it were logged all the same,
 // so that nothing of p is to be written again.
 func (w *Writer) Write(p []byte) (int, error) {
-	if speaking() {
-		return len(p), nil // the library's own diagnostics, see Handler
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {

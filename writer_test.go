@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -210,25 +209,6 @@ func TestWriterNeedsATopic(t *testing.T) {
 		}
 	}()
 	NewWriter(new(Logger), &WriterOptions{})
-}
-
-// TestWriterKeepsDiagnosticsOut gives package log a Writer, and the Logger package log.
-func TestWriterKeepsDiagnosticsOut(t *testing.T) {
-	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
-	cfg.Diagnostics = slog.Default()
-	l := openLogger(t, cfg)
-	l.sink.(*direct).budget.max = 4000
-	out := log.Writer()
-	log.SetOutput(NewWriter(l, &WriterOptions{Topic: logTopic}))
-	defer log.SetOutput(out)
-	for range 20 {
-		log.Print("from the program")
-		l.fabric.diagnostics().Warn("from the library")
-	}
-	got := logged(t, l, Config{Brokers: cfg.Brokers, anonymous: true})
-	if len(got) != 20 || strings.Contains(fmt.Sprint(got), "library") {
-		t.Errorf("the topic has %q, want 20 lines from the program", got)
-	}
 }
 
 // TestWriterHandsOverAtOnce shows that a line does not wait for the next one.
