@@ -1,8 +1,16 @@
 package diaspora
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // Position is a place in a topic, for each of its partitions: [Start], [End],
@@ -68,3 +76,128 @@ func (p Position) validate(name string) error {
 	}
 	return nil
 }
+
+// span is where a partition begins and ends at one moment. The end is where a
+// reader of committed records comes to.
+type span struct{ start, end int64 }
+
+// persist does again what the cluster may fail to do for a moment, a few times, if that
+// is worth it.
+func persist(ctx context.Context, worth func(error) bool, do func() error) error {
+	for attempt := 0; ; attempt++ {
+		err := do()
+		if err == nil || !worth(err) || attempt == 8 || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
+			return err
+		}
+	}
+}
+
+// partitions returns the partitions of the topics and where they are.
+func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []string) (found map[kafka.Partition]kafka.Place, err error) {
+	err = persist(ctx, retriable, func() error {
+		found, err = kafka.Places(ctx, client, topics)
+		return f.askError("look up topics", err)
+	})
+	return found, err
+}
+
+// spans returns where the partitions begin and end now.
+func (f *fabric) spans(ctx context.Context, client *kgo.Client, partitions []kafka.Partition) (map[kafka.Partition]span, error) {
+	// The end goes first: what a reader finds between the two was there then.
+	ends, err := f.listOffsets(ctx, client, partitions, kafka.Latest)
+	if err != nil {
+		return nil, err
+	}
+	starts, err := f.listOffsets(ctx, client, partitions, kafka.Earliest)
+	if err != nil {
+		return nil, err
+	}
+	spans := make(map[kafka.Partition]span, len(partitions))
+	for _, id := range partitions {
+		spans[id] = span{starts[id], max(starts[id], ends[id])}
+	}
+	return spans, nil
+}
+
+// resolve returns the offset of a position in each of the partitions.
+func (f *fabric) resolvePosition(ctx context.Context, client *kgo.Client, p Position, spans map[kafka.Partition]span) (map[kafka.Partition]int64, error) {
+	var at map[kafka.Partition]int64
+	if p.kind == positionAt {
+		ids := make([]kafka.Partition, 0, len(spans))
+		for id := range spans {
+			ids = append(ids, id)
+		}
+		var err error
+		if at, err = f.listOffsets(ctx, client, ids, p.t.UnixMilli()); err != nil {
+			return nil, err
+		}
+	}
+	offsets := make(map[kafka.Partition]int64, len(spans))
+	for id, s := range spans {
+		o := s.start
+		switch p.kind {
+		case positionEnd:
+			o = s.end
+		case positionAt:
+			if o = at[id]; o < 0 {
+				o = s.end
+			}
+		case positionOffset:
+			o = p.n
+		case positionLast:
+			o = s.end - p.n
+		}
+		offsets[id] = max(o, s.start)
+	}
+	return offsets, nil
+}
+
+// listOffsets asks for the offset of a timestamp in each partition; -1 if it has none.
+func (f *fabric) listOffsets(ctx context.Context, client *kgo.Client, partitions []kafka.Partition, timestamp int64) (offsets map[kafka.Partition]int64, err error) {
+	err = persist(ctx, retriable, func() error {
+		offsets, err = kafka.ListOffsets(ctx, client, partitions, timestamp)
+		return f.askError("look up offsets", err)
+	})
+	return offsets, err
+}
+
+// probe fetches once behind the offset next of a partition, see [kafka.Probe].
+func (f *fabric) probe(ctx context.Context, client *kgo.Client, id kafka.Partition, next int64) (past int64, found bool, err error) {
+	places, err := f.partitions(ctx, client, []string{id.Topic})
+	if err != nil {
+		return next, false, err
+	}
+	at, ok := places[id]
+	if !ok {
+		return next, false, f.topicError("consume", "read", id.Topic, kerr.UnknownTopicOrPartition)
+	}
+	past, found, err = kafka.Probe(ctx, client, id, at, next)
+	return past, found, f.askError(fmt.Sprintf("consume topic %q", id.Topic), err)
+}
+
+// askError explains an error of a request that a consumer needs the answer of.
+func (f *fabric) askError(what string, err error) error {
+	var t *kafka.TopicError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &t):
+		return f.topicError("consume", "read", t.Topic, t.Err)
+	}
+	return fmt.Errorf("%s: %w", what, f.signedOut(err))
+}
+
+// signedOut explains an error of a request.
+func (f *fabric) signedOut(err error) error { return advise(explain(err), ErrUnauthenticated, f.login) }
+
+// retriable reports whether the same request may succeed later, according to err, which was
+// explained. A context's end is its caller's decision, and no such case.
+func retriable(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, globus.ErrUnavailable)
+}
+
+// farFuture is a deadline for those whom only ctx bounds.
+func farFuture(context.Context) time.Time { return time.Now().Add(time.Hour) }
