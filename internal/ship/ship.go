@@ -148,7 +148,14 @@ func (s *Shipper) Run(ctx context.Context) {
 		records, err := s.next(ctx)
 		switch {
 		case len(records) > 0:
-			s.send(ctx, s.unheld(records))
+			// If a round makes the Shipper go back to the oldest event, the records that are
+			// left come again, behind those that failed.
+			was := s.rewinds
+			for records = s.unheld(records); len(records) > 0 && ctx.Err() == nil && s.rewinds == was; records = s.unheld(records) {
+				n := s.fits(records)
+				s.round(ctx, records[:n])
+				records = records[n:]
+			}
 		case errors.Is(err, spool.ErrClosed):
 			return
 		case errors.Is(err, spool.ErrInUse):
@@ -194,17 +201,6 @@ func (s *Shipper) next(ctx context.Context) ([]spool.Record, error) {
 	s.reading.Store(time.Now().UnixNano())
 	defer s.reading.Store(0)
 	return s.cfg.Spool.Next(ctx, roundEvents, roundBytes)
-}
-
-// send sends records, in their order, in rounds. If a round makes the Shipper go back to the oldest
-// event, send returns: the records that are left come again, behind those that failed.
-func (s *Shipper) send(ctx context.Context, records []spool.Record) {
-	was := s.rewinds
-	for len(records) > 0 && ctx.Err() == nil && s.rewinds == was {
-		n := s.fits(records)
-		s.round(ctx, records[:n])
-		records = s.unheld(records[n:])
-	}
 }
 
 // fits returns how many of the records make up the next round, see the package comment.
