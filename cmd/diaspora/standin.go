@@ -9,6 +9,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
@@ -21,20 +22,21 @@ func globusSecretFile(profiles *diaspora.Profiles, profile string) string {
 	return filepath.Join(profiles.Dir(), "globus", profile)
 }
 
-// saveGlobusSecret writes the file. remove takes it away again.
+// saveGlobusSecret writes the file. It replaces that of an earlier "diaspora up", which leaves its file
+// behind if it is killed. remove deletes the file, unless another "diaspora up" has replaced it.
 func saveGlobusSecret(file string, secret globus.Secret) (remove func() error, err error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := newSecretFile(file)
-	if err != nil {
+	if err := disk.WriteFile(file, []byte(globusdev.SecretHeader(secret)+"\n"), 0o600); err != nil {
 		return nil, err
 	}
-	defer f.discard()
-	if err := f.save([]byte(globusdev.SecretHeader(secret) + "\n")); err != nil {
-		return nil, err
-	}
-	return func() error { return os.Remove(file) }, nil
+	return func() error {
+		if now, err := loadGlobusSecret(file); err != nil || now != secret {
+			return err
+		}
+		return os.Remove(file)
+	}, nil
 }
 
 // loadGlobusSecret reads the file of a profile.

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+)
+
+// TestSecretOfAKilledFabric: the file that a killed "diaspora up" has left behind is replaced, and a
+// process removes only its own.
+func TestSecretOfAKilledFabric(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "globus", "local")
+	first, second := globusdev.NewSecret(), globusdev.NewSecret()
+	removeFirst, err := saveGlobusSecret(file, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeSecond, err := saveGlobusSecret(file, second)
+	if err != nil {
+		t.Fatalf("beside the file of a killed process: %v", err)
+	}
+	if err := removeFirst(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := loadGlobusSecret(file); err != nil || got != second {
+		t.Errorf("the file has another secret than the last one, or none: %v", err)
+	}
+	if err := removeSecond(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
+	}
+}
