@@ -17,8 +17,9 @@ var adminBlockHelp = help{
 	examples: `
 diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
 	long: `
-The fabric accepts neither a login nor an access key of the person any more, and connections
-that are open are closed within a minute, with "diaspora up" within ten seconds. Topics and keys
+The fabric no longer accepts the person's tokens and access keys, and closes their open connections
+within a minute, with "diaspora up" within ten seconds. Signing in still works, because that is
+up to Globus; using the login does not. Topics and keys
 stay, and work again after "diaspora admin unblock". An access key that somebody else gave to the
 person belongs to that owner, and goes on working until the owner revokes it. The ledger keeps
 who blocked whom, when and why; the person is not told why.
@@ -26,7 +27,7 @@ who blocked whom, when and why; the person is not told why.
 You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them.
 With "diaspora up" you are one. Operators cannot be blocked.`,
 	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints and \"diaspora topic show\" has for a topic's owner"},
+	args:    arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
 }
 
 func (e *env) adminBlockCommand() *cobra.Command {

@@ -143,7 +143,7 @@ func (e *env) topicList(ctx context.Context) error {
 
 var topicShowHelp = help{
 	use:   "show TOPIC",
-	short: "show one of your topics",
+	short: "show one of your topics; operators, any topic",
 	examples: `
 diaspora topic show weather`,
 	formats: answerFormats,

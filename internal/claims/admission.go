@@ -68,7 +68,7 @@ func PersonFault(subject string) string {
 	case strings.Contains(subject, "@"):
 		what = "a username"
 	}
-	return fmt.Sprintf(`%q is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and so does "diaspora topic show" for the owner of a topic`, clip(subject), what)
+	return fmt.Sprintf(`%q is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and "diaspora topic show NAME" tells operators the owner of a topic`, clip(subject), what)
 }
 
 // maxContactBytes keeps refusals short: Kafka clients print them on one line.

@@ -23,6 +23,13 @@ func TestBlock(t *testing.T) {
 	c := newCluster(t)
 	s, other := c.open(operatedBy(cleo)), c.open(operatedBy(cleo))
 	mustClaim(t, s, "weather")
+	// An operator finds out whose a topic is, and may do nothing else with it.
+	if got, err := other.Topic(t.Context(), cleo, "weather"); err != nil || got.Owner != ada {
+		t.Errorf("Topic for an operator = %+v, %v; want the owner %s", got, err, ada)
+	}
+	if err := other.Release(t.Context(), cleo, "weather"); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("Release by an operator = %v, want ErrPermission", err)
+	}
 	key, err := s.IssueKey(t.Context(), ada, diaspora.AccessKeyRequest{Name: "laptop", Read: true, Write: true})
 	if err != nil {
 		t.Fatal(err)

@@ -304,7 +304,7 @@ func (r *refusal) Unwrap() error { return r.err }
 
 const (
 	loginHint = "; run `diaspora login` to get a new one"
-	keyHint   = "; `diaspora key list` shows your keys, and `diaspora key create` makes a new one"
+	keyHint   = "; make another key with `diaspora key create`, or ask whoever gave you this one"
 )
 
 // kind names the credentials in a sentence.
