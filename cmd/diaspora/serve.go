@@ -117,12 +117,14 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	failed, skipped := 0, 0
+	var failed, warned, skipped int64
 	var err error
 	for _, f := range findings {
 		switch f.Status {
 		case front.Fail:
 			failed++
+		case front.Warn:
+			warned++
 		case front.Skip:
 			skipped++
 		}
@@ -135,10 +137,13 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 		}
 	}
 	if e.json() {
-		err = e.printJSON(map[string]any{"findings": findings, "failed": failed, "skipped": skipped})
+		err = e.printJSON(map[string]any{"findings": findings, "failed": failed, "warnings": warned, "skipped": skipped})
 	}
 	if err == nil && failed > 0 {
-		text := fmt.Sprintf("serve: %s of %d found something to change", count(int64(failed), "check"), len(findings))
+		text := fmt.Sprintf("serve: %s of %d found something to change", count(failed, "check"), len(findings))
+		if warned > 0 {
+			text += "; " + count(warned, "warning")
+		}
 		if skipped > 0 {
 			text += fmt.Sprintf("; %d could not be tried", skipped)
 		}
