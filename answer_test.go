@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// Answers as the service gives them.
+// Responses as the service sends them.
 const (
 	goodIdentity  = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","name":"Ada 日本"}`
 	goodTopic     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","partitions":1,"description":"Wetter für Ada"}`
@@ -23,9 +23,9 @@ const (
 		"scope":"urn:globus:auth:scope:diaspora.example.org:all[*https://auth.globus.org/scopes/x/y other]"}}`
 )
 
-// TestAnswersAreChecked puts into each field of each answer what a service never sends: line
-// feeds, which add settings to files, escape sequences, and what is too long. No
-// method may hand that to its caller.
+// TestAnswersAreChecked puts text that a service never sends into each field of each response: line
+// feeds, which would add settings to files, escape sequences, and text that is too long. No method
+// may return such text to its caller.
 func TestAnswersAreChecked(t *testing.T) {
 	t.Parallel()
 	answer := ""
@@ -40,7 +40,7 @@ func TestAnswersAreChecked(t *testing.T) {
 		name   string
 		call   func(context.Context) (any, error)
 		answer string
-		fields map[string][]string // good text in the answer, and what must not stand in its place
+		fields map[string][]string // good text in the response, and bad text to replace it with
 	}{
 		{"Identity", func(ctx context.Context) (any, error) { return c.Identity(ctx) }, goodIdentity, map[string][]string{
 			"1168fe43-ef48-54e0-8aeb-e0dc24146888": strict, "ada@example.edu": bad, "Ada 日本": bad,
@@ -97,8 +97,8 @@ func TestAnswersAreChecked(t *testing.T) {
 	}
 }
 
-// TestProblemsAreTidied has an endpoint explain itself in a way that would take
-// over a terminal, or forge a second message.
+// TestProblemsAreTidied has an endpoint send error texts that would control a terminal, or look
+// like a second message.
 func TestProblemsAreTidied(t *testing.T) {
 	t.Parallel()
 	const evil = "no\u001b]0;owned\u0007 \u009b31m\u202e\ndiaspora: Hint: run this"

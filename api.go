@@ -14,43 +14,43 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// Discovery is the document at /.well-known/diaspora of an ACL endpoint: all
-// that a client needs to know of a fabric, so that one URL configures it.
+// Discovery is the document that an ACL endpoint serves at /.well-known/diaspora. It describes the
+// fabric, so that clients need to know only one URL.
 type Discovery struct {
-	// Version of the service, as `diaspora version` prints it.
+	// Version is the version of the service, as `diaspora version` prints it.
 	Version string `json:"version"`
 	// Brokers are the bootstrap servers, as host:port.
 	Brokers []string `json:"brokers"`
-	// Security is "tls" or "plaintext"; the latter for loopback only.
+	// Security is "tls" or "plaintext". "plaintext" is for loopback addresses only.
 	Security string `json:"security"`
-	// CA holds PEM certificates to trust besides the system's. Optional.
+	// CA holds PEM certificates to trust in addition to the system's. Optional.
 	CA string `json:"ca,omitempty"`
-	// Globus says where and as what to log in.
+	// Globus says how to log in.
 	Globus DiscoveryGlobus `json:"globus"`
-	// MaxEventBytes bounds one event's key, value and headers together.
+	// MaxEventBytes is the maximum size of an event: key, value and headers together.
 	MaxEventBytes int `json:"max_event_bytes"`
-	// TokenURL is where an access key is exchanged for a token, for clients that
-	// do OAuth's client credentials rather than SASL/PLAIN. Optional.
+	// TokenURL is where clients exchange an access key for a token, if they use OAuth's client
+	// credentials grant instead of SASL/PLAIN. Optional.
 	TokenURL string `json:"token_url,omitempty"`
 }
 
 // DiscoveryGlobus is the part of [Discovery] that a login needs.
 type DiscoveryGlobus struct {
 	Issuer         string `json:"issuer"`          // for instance https://auth.globus.org
-	ClientID       string `json:"client_id"`       // the public client that people log in through
-	ResourceServer string `json:"resource_server"` // whose token the cluster takes
+	ClientID       string `json:"client_id"`       // the public client that people use to log in
+	ResourceServer string `json:"resource_server"` // the resource server whose tokens the cluster accepts
 	Scope          string `json:"scope"`           // the scope of that token
 }
 
 // ClaimRequest is the body of POST /v1/topics.
 type ClaimRequest struct {
 	Name        string `json:"name"`
-	Partitions  int    `json:"partitions,omitempty"`   // default: the service's
-	RetentionMS int64  `json:"retention_ms,omitempty"` // default: the service's; -1 keeps events for ever
+	Partitions  int    `json:"partitions,omitempty"`   // default: set by the service
+	RetentionMS int64  `json:"retention_ms,omitempty"` // default: set by the service; -1 keeps events forever
 	Description string `json:"description,omitempty"`
 }
 
-// Topic is a claimed topic as the ACL endpoint shows it.
+// Topic describes a claimed topic.
 type Topic struct {
 	Name        string    `json:"name"`
 	Owner       string    `json:"owner"` // the owner's subject
@@ -58,63 +58,63 @@ type Topic struct {
 	RetentionMS int64     `json:"retention_ms,omitempty"`
 	Description string    `json:"description,omitempty"`
 	Claimed     time.Time `json:"claimed"`
-	// Created says in the answer to a claim that the topic is new, not already yours.
+	// Created is true in the response to a claim if the claim created the topic.
 	Created bool `json:"created,omitempty"`
 }
 
-// TopicList is the answer of GET /v1/topics.
+// TopicList is the response to GET /v1/topics.
 type TopicList struct {
 	Topics []Topic `json:"topics"`
 }
 
 // AccessKeyRequest is the body of POST /v1/keys.
 type AccessKeyRequest struct {
-	// Name tells the caller's keys apart, for instance where the key is used:
-	// letters, digits, dots, hyphens and underscores, at most 64.
+	// Name distinguishes the caller's keys, for instance by where they are used. It has at most 64
+	// letters, digits, dots, hyphens and underscores.
 	Name string `json:"name"`
-	// Topics are the topics that the key is for. Default: all that its owner
-	// has or will have.
+	// Topics are the topics that the key may use. Default: all topics that its owner has or will
+	// have.
 	Topics []string `json:"topics,omitempty"`
-	// Read and Write say what the key may do there. At least one is needed. A
-	// key for all topics with both may do whatever its owner may do in Kafka.
+	// Read and Write say what the key may do there; at least one is required. A key with both, for
+	// all topics, may do in Kafka whatever its owner may do.
 	Read  bool `json:"read,omitempty"`
 	Write bool `json:"write,omitempty"`
-	// Expires is when the key ends by itself. Default: never.
+	// Expires is when the key expires. Default: never.
 	Expires time.Time `json:"expires,omitzero"`
 }
 
-// AccessKey is an access key as the ACL endpoint shows it: all but its secret.
+// AccessKey describes an access key, without its secret.
 type AccessKey struct {
-	ID       string    `json:"id"` // the user name that it signs in with; no secret
+	ID       string    `json:"id"` // the user name for signing in; not secret
 	Name     string    `json:"name"`
 	Owner    string    `json:"owner"`            // the owner's subject
-	Topics   []string  `json:"topics,omitempty"` // none: all of the owner's
+	Topics   []string  `json:"topics,omitempty"` // empty means all topics of the owner
 	Read     bool      `json:"read"`
 	Write    bool      `json:"write"`
 	Created  time.Time `json:"created"`
 	Expires  time.Time `json:"expires,omitzero"`
-	LastUsed time.Time `json:"last_used,omitzero"` // the day, in UTC, on which somebody last signed in with it
-	Ended    time.Time `json:"ended,omitzero"`     // when it was revoked, or was found to have expired
+	LastUsed time.Time `json:"last_used,omitzero"` // the day, in UTC, of the last login with this key
+	Ended    time.Time `json:"ended,omitzero"`     // when it was revoked, or found to have expired
 }
 
-// NewAccessKey is the answer of POST /v1/keys, and the only one that has the secret.
+// NewAccessKey is the response to POST /v1/keys. No other response contains the secret.
 type NewAccessKey struct {
 	AccessKey
 	Secret globus.Secret `json:"secret"` // the password that goes with the ID
 }
 
-// AccessKeyList is the answer of GET /v1/keys.
+// AccessKeyList is the response to GET /v1/keys.
 type AccessKeyList struct {
 	Keys []AccessKey `json:"keys"`
 }
 
 // BlockRequest is the body of POST /v1/admin/blocked.
 type BlockRequest struct {
-	Subject string `json:"subject"` // whom to shut out
-	Why     string `json:"why"`     // for other operators: a line of at most 1,000 bytes
+	Subject string `json:"subject"` // the subject to block
+	Why     string `json:"why"`     // the reason, for other operators: one line of at most 1,000 bytes
 }
 
-// Blocked is a subject that operators have shut out.
+// Blocked is a subject that an operator has blocked.
 type Blocked struct {
 	Subject string    `json:"subject"`
 	Why     string    `json:"why"`
@@ -122,58 +122,58 @@ type Blocked struct {
 	Since   time.Time `json:"since"`
 }
 
-// BlockedList is the answer of GET /v1/admin/blocked.
+// BlockedList is the response to GET /v1/admin/blocked.
 type BlockedList struct {
 	Blocked []Blocked `json:"blocked"`
 }
 
-// Problem is the one shape of an error answer (RFC 9457, application/problem+json).
+// Problem is the body of every error response (RFC 9457, application/problem+json).
 type Problem struct {
-	Type   string `json:"type,omitempty"`  // a URI reference that names the condition, for instance "/problems/conflict"
-	Title  string `json:"title"`           // the condition in words, the same for every occurrence
+	Type   string `json:"type,omitempty"`  // a URI reference that identifies the condition, for instance "/problems/conflict"
+	Title  string `json:"title"`           // the condition in words, always the same for the same Type
 	Status int    `json:"status"`          // the HTTP status
-	Detail string `json:"detail"`          // what failed, on what, why
+	Detail string `json:"detail"`          // what failed, on which object, and why
 	Hint   string `json:"hint,omitempty"`  // what to do next
-	Topic  string `json:"topic,omitempty"` // the topic at hand
+	Topic  string `json:"topic,omitempty"` // the topic concerned
 }
 
-// What an ACL endpoint answers goes into files that other programs read, and onto
-// terminals. So each field has to look as the service itself makes it: a name with a
-// line feed in it would add a setting to a .properties file.
+// The responses of an ACL endpoint are written to files that other programs read, and to terminals.
+// So the functions below check that each field looks like one that the service makes. For instance,
+// a name that contains a line feed would add a setting to a .properties file.
 
 const (
 	maxSubjectBytes     = 128
 	maxKeyNameBytes     = 64
-	maxShownBytes       = 8 << 10 // of what is only there to be shown
+	maxShownBytes       = 8 << 10 // for text that is only displayed
 	maxDescriptionBytes = 1000
 	maxAddressBytes     = 1000
-	maxSentenceBytes    = 500 // of what an ACL endpoint says went wrong, and of its advice
+	maxSentenceBytes    = 500 // for an error's detail or hint in a response
 )
 
-// graphic reports whether s has only letters, digits and punctuation of ASCII, and none
-// that begins or ends what is quoted somewhere.
+// graphic reports whether s consists only of ASCII letters, digits and punctuation other than
+// quotes, backslashes and angle brackets, so that it can be quoted anywhere.
 func graphic(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"'`\\<>", r) })
 }
 
-// word reports whether s has only letters, digits, dots, hyphens and underscores.
+// word reports whether s consists only of ASCII letters, digits, dots, hyphens and underscores.
 func word(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 || !topicByte(byte(r)) && r != '.' && r != '-' })
 }
 
-// shown reports whether s can be shown to people: one line of text of a bounded length.
+// shown reports whether s can be displayed: one line of text of limited length.
 func shown(s string) bool {
 	return len(s) <= maxShownBytes && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp) })
 }
 
 func subject(s string) bool { return len(s) <= maxSubjectBytes && word(s) }
 
-// tidy makes of what others wrote one line that commands no terminal.
+// tidy returns text from an untrusted source as one line without terminal control sequences.
 func tidy(text string) string {
 	return string(terminal.Escape(nil, []byte(strings.Join(strings.Fields(text), " "))))
 }
 
-// The functions below say what is wrong with a part of an answer, or "".
+// Each of the functions below says what is wrong with a part of a response, or returns "".
 
 func identityFault(id globus.Identity) string {
 	switch {
@@ -187,7 +187,7 @@ func identityFault(id globus.Identity) string {
 	return ""
 }
 
-// topicAnswerFault is about the topic with this name, or about any if it is "".
+// topicAnswerFault checks a topic. Unless name is "", the topic must have that name.
 func topicAnswerFault(t Topic, name string) string {
 	switch {
 	case !kafkaTopic(t.Name):
@@ -216,7 +216,7 @@ func keyFault(k AccessKey) string {
 	return ""
 }
 
-// blockedFault is about the subject, or about any if it is "".
+// blockedFault checks a blocked subject. Unless about is "", it must be that subject.
 func blockedFault(b Blocked, about string) string {
 	switch {
 	case !subject(b.Subject) || !subject(b.By):
@@ -229,7 +229,7 @@ func blockedFault(b Blocked, about string) string {
 	return ""
 }
 
-// firstFault returns the first fault of several parts of an answer.
+// firstFault returns the first fault among several parts of a response.
 func firstFault[T any](parts []T, fault func(T) string) string {
 	for _, p := range parts {
 		if f := fault(p); f != "" {
@@ -239,7 +239,7 @@ func firstFault[T any](parts []T, fault func(T) string) string {
 	return ""
 }
 
-// validate returns why the document of an ACL endpoint cannot be used.
+// validate returns why the discovery document cannot be used, or nil.
 func (d *Discovery) validate() error {
 	bad := func(format string, args ...any) error {
 		return &Error{Condition: ErrInvalid, Reason: "the fabric's discovery document " + fmt.Sprintf(format, args...)}
@@ -279,15 +279,15 @@ func (d *Discovery) validate() error {
 			return bad("has the %s %q, which is malformed", name, clip(value))
 		}
 	}
-	// A scope may list those that it depends on, with spaces between.
+	// A scope may list, separated by spaces, the scopes that it depends on.
 	if scope := d.Globus.Scope; len(scope) > maxAddressBytes || !graphic(strings.ReplaceAll(scope, " ", "")) {
 		return bad("has the scope %q, which is malformed", clip(scope))
 	}
 	return nil
 }
 
-// parseAddress parses a URL that a fabric names. It has to be of ASCII: what looks like one
-// host must not be another.
+// parseAddress parses a URL that a fabric names. It accepts only ASCII, so that no host can be
+// mistaken for another that looks the same.
 func parseAddress(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {

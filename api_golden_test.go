@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// TestExportedAPI compares the exported names of the public packages with testdata/api, so
-// that every change to them is seen in review. DIASPORA_UPDATE_API=1 writes the files anew.
+// TestExportedAPI compares the exported names of the public packages with testdata/api, so that
+// every change to them is seen in review. DIASPORA_UPDATE_API=1 rewrites the files.
 func TestExportedAPI(t *testing.T) {
 	t.Parallel()
 	for _, pkg := range publicPackages(t) {
@@ -48,8 +48,8 @@ func TestExportedAPI(t *testing.T) {
 	}
 }
 
-// publicPackages returns the types of the packages that users import. It reads them from what the
-// compiler has left, which is ten times faster than from the sources.
+// publicPackages returns the types of the packages that users import. It reads the compiler's
+// export data, which is ten times faster than type-checking the sources.
 func publicPackages(t *testing.T) (packages []*types.Package) {
 	t.Helper()
 	files := map[string]string{}

@@ -13,8 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// The benchmarks come in pairs on the same kind of broker: ours, and the plain
-// Kafka client's as the floor to compare with.
+// The benchmarks come in pairs that use the same kind of broker: one for this package, and one for
+// the plain Kafka client as the floor to compare with.
 
 var benchSizes = []int{100, 1024}
 
@@ -23,7 +23,7 @@ func benchCluster(b *testing.B) Config {
 	return cfg
 }
 
-// payloads are different texts that compress about as real events do.
+// payloads are different texts that compress about as well as real events.
 func payloads(size int) [][]byte {
 	r := rand.New(rand.NewSource(1))
 	all := make([][]byte, 4096)
@@ -117,8 +117,8 @@ func BenchmarkPlainProduceSync(b *testing.B) {
 	}
 }
 
-// BenchmarkHandler logs through slog until all is acknowledged. Its allocations are
-// those of the broker, too: `go run ./bench -only handler` tells them apart.
+// BenchmarkHandler logs through slog until everything is acknowledged. Its allocations include
+// those of the broker; `go run ./bench -only handler` shows them separately.
 func BenchmarkHandler(b *testing.B) {
 	l := openLogger(b, benchCluster(b))
 	benchmarkSlog(b, NewHandler(l, &HandlerOptions{Topic: "bench"}))

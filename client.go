@@ -22,28 +22,27 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// Client talks to the ACL endpoint of a fabric, where topics are claimed and
-// access keys are made. Use
+// Client talks to the ACL endpoint of a fabric, which manages topics and access keys. Make one with
 // [NewClient]; its methods may be called concurrently. They return [ErrInvalid],
-// [ErrUnauthenticated], [ErrPermission], [ErrNotFound], [ErrConflict],
-// [ErrUnavailable], ctx's error, or what is not foreseen; an answer of the ACL
-// endpoint itself is a [*ProblemError] as well.
+// [ErrUnauthenticated], [ErrPermission], [ErrNotFound], [ErrConflict], [ErrUnavailable], ctx's
+// error, or an unexpected error. If the ACL endpoint answered with an error, the error is a
+// [*ProblemError] as well.
 type Client struct {
 	cfg   Config
 	base  *url.URL
 	http  *http.Transport
-	trial *kafka.Trial // of the access tokens
+	trial *kafka.Trial // decides whether to retry with another access token
 }
 
 const (
-	maxAnswerBytes = 16 << 20 // of a list of topics; anything else is far smaller
+	maxAnswerBytes = 16 << 20 // for a list of topics; all other responses are far smaller
 	requestTimeout = 60 * time.Second
 	requestRetries = 4
 )
 
-// NewClient returns a client of the ACL endpoint at cfg.URL. It does not touch
-// the network. Only [Client.Discover] works without cfg.TokenSource; with cfg.Key in its place
-// [Client.Identity] and [Client.Key] do as well.
+// NewClient returns a client of the ACL endpoint at cfg.URL. It does not use the network. Without
+// cfg.TokenSource, only [Client.Discover] works; with cfg.Key instead, [Client.Identity] and
+// [Client.Key] work too.
 func NewClient(cfg Config) (*Client, error) {
 	if cfg.URL == "" {
 		return nil, &Error{
@@ -77,9 +76,9 @@ func NewClient(cfg Config) (*Client, error) {
 	return &Client{cfg: cfg, base: base, http: transport, trial: kafka.NewTrial(cfg.TokenSource)}, nil
 }
 
-// Discover asks the fabric what a client needs to know. No token is sent, but tokens
-// will go where the answer says: so it is not read over plain http, where anybody on
-// the way could write it.
+// Discover fetches the fabric's discovery document. It sends no token, but the document says where
+// tokens are sent later. So it is not fetched over plain http from another machine, where anybody
+// on the network path could change it.
 func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 	if err := c.mustBePrivate(); err != nil {
 		return Discovery{}, err
@@ -90,7 +89,7 @@ func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 		public: true, again: true, out: &d,
 	})
 	if f, ok := errors.Unwrap(err).(*Error); ok && f.Condition == ErrUnavailable && f.cause != nil {
-		return Discovery{}, f // it names the URL itself; "ask … for" would read like an order to the person
+		return Discovery{}, f // it names the URL itself; after "ask … for" it would read like an instruction
 	}
 	if err != nil {
 		return Discovery{}, err
@@ -101,8 +100,8 @@ func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 	return d, nil
 }
 
-// discoverOnce is Discover for those who ask nothing else. What the fabric said the last
-// time is good as long as it is away.
+// discoverOnce fetches the discovery document and closes the connection. If the fabric is
+// unreachable, it returns the document that was remembered from the last time, if there is one.
 func (c *Client) discoverOnce(ctx context.Context) (Discovery, error) {
 	defer c.hangUp()
 	d, err := c.Discover(ctx)
@@ -119,12 +118,13 @@ func (c *Client) discoverOnce(ctx context.Context) (Discovery, error) {
 	return d, err
 }
 
-// hangUp gives the connection back after a single question: of the many programs of a
-// job, none is to keep one that others wait for.
+// hangUp closes idle connections after the last request. Otherwise, the transport keeps each open
+// for 90 s, and when a job starts many programs, they use up the connections that the ACL endpoint
+// accepts.
 func (c *Client) hangUp() { c.http.CloseIdleConnections() }
 
-// Identity returns who the caller is to the fabric: whose the token is, or the access key. Of
-// a key's owner nothing is known but the subject.
+// Identity returns the caller's identity: that of the token, or of the access key's owner. For a
+// key, only the Subject is known.
 func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 	var id globus.Identity
 	var err error
@@ -147,17 +147,18 @@ func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 	return id, nil
 }
 
-// Claim makes the topic the caller's own, and returns once it works: the owner
-// may write and read at once. Claiming what is already the caller's succeeds as
-// well; Topic.Created tells the two apart. It changes nothing, and a claim that asks
-// for settings that the topic does not have is [ErrConflict]. So is a topic of somebody
-// else; a malformed name is [ErrInvalid].
+// Claim makes the caller the owner of a topic. When it returns, the topic exists and the owner may
+// write to it and read from it.
+//
+// Claiming a topic that the caller already owns changes nothing and succeeds; Topic.Created tells
+// whether the topic is new. Claim returns [ErrConflict] if the topic belongs to somebody else, or
+// is the caller's and has other settings than the claim, and [ErrInvalid] if the name is malformed.
 func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 	if err := ValidTopic(claim.Name); err != nil {
 		return Topic{}, &TopicError{"claim", err.(*TopicError).Topic, err.(*TopicError).Err}
 	}
 	var t Topic
-	// Claiming twice is claiming once, so a lost answer may be asked for again.
+	// Claiming is idempotent, so it is safe to retry after a lost response.
 	err := c.do(ctx, request{
 		op: "claim", topic: claim.Name, method: http.MethodPost, path: "/v1/topics", in: claim, again: true,
 		out: &t, fault: func() string { return topicAnswerFault(t, claim.Name) },
@@ -165,8 +166,8 @@ func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 	return orZero(t, err)
 }
 
-// Release gives the topic up and deletes its events. It is [ErrNotFound] if there
-// is no such topic, and [ErrPermission] if it is somebody else's.
+// Release gives up a topic and deletes its events. It returns [ErrNotFound] if there is no such
+// topic, and [ErrPermission] if it belongs to somebody else.
 func (c *Client) Release(ctx context.Context, name string) error {
 	if !kafkaTopic(name) {
 		return noTopic("release", name)
@@ -174,7 +175,7 @@ func (c *Client) Release(ctx context.Context, name string) error {
 	return c.do(ctx, request{op: "release", topic: name, method: http.MethodDelete, path: "/v1/topics/" + url.PathEscape(name)})
 }
 
-// Topics returns the caller's topics.
+// Topics returns the topics that the caller owns.
 func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
 	var list TopicList
 	err := c.do(ctx, request{
@@ -186,7 +187,7 @@ func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
 	return orZero(list.Topics, err)
 }
 
-// Topic returns one topic of the caller's.
+// Topic returns one of the caller's topics.
 func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
 	if !kafkaTopic(name) {
 		return Topic{}, noTopic("show", name)
@@ -199,14 +200,15 @@ func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
 	return orZero(t, err)
 }
 
-// noTopic is the error for a name that would lead to another path of the endpoint.
+// noTopic is the error for a name that no topic can have. Such a name is not sent, because it could
+// lead to another path of the ACL endpoint.
 func noTopic(op, name string) error {
 	return &TopicError{op, clip(name), invalid("no cluster has a topic of this name")}
 }
 
-// CreateKey gives the caller a new access key. Its secret is in this answer only.
-// A name that the caller has a key of is [ErrConflict]. After [ErrUnavailable]
-// there may be a key that nobody has the secret of: revoke it.
+// CreateKey creates an access key for the caller. Only its result contains the secret. It returns
+// [ErrConflict] if the caller already has a key of that name. After [ErrUnavailable], the key may
+// exist although its secret is lost; revoke it.
 func (c *Client) CreateKey(ctx context.Context, key AccessKeyRequest) (NewAccessKey, error) {
 	var created NewAccessKey
 	err := c.do(ctx, request{
@@ -221,7 +223,7 @@ func (c *Client) CreateKey(ctx context.Context, key AccessKeyRequest) (NewAccess
 	return orZero(created, err)
 }
 
-// Keys returns the access keys that the caller has, without their secrets.
+// Keys returns the caller's access keys, without their secrets.
 func (c *Client) Keys(ctx context.Context) ([]AccessKey, error) {
 	var list AccessKeyList
 	err := c.do(ctx, request{
@@ -231,8 +233,8 @@ func (c *Client) Keys(ctx context.Context) ([]AccessKey, error) {
 	return orZero(list.Keys, err)
 }
 
-// Key returns one access key of the caller's, one that has ended included. An access key can
-// ask for all of its owner's.
+// Key returns one of the caller's access keys, which may have expired or been revoked. A caller
+// that signs in with an access key may ask for all keys of the same owner.
 func (c *Client) Key(ctx context.Context, id string) (AccessKey, error) {
 	return c.showKey(ctx, "show access key", id)
 }
@@ -251,16 +253,15 @@ func (c *Client) showKey(ctx context.Context, op, id string) (AccessKey, error) 
 	return orZero(key, err)
 }
 
-// RevokeKey ends an access key of the caller's: nobody can sign in with it any
-// more, and connections that are open lose it soon. Revoking again succeeds.
+// RevokeKey revokes one of the caller's access keys. Nobody can sign in with it any more, and open
+// connections that use it are closed soon. Revoking it again succeeds.
 func (c *Client) RevokeKey(ctx context.Context, id string) error {
 	return c.do(ctx, request{op: "revoke access key", method: http.MethodDelete, path: "/v1/keys/" + url.PathEscape(id), again: true})
 }
 
-// Block shuts a subject out of the fabric; the caller must be one of its operators.
-// No token and no access key of the subject's is accepted any more, and open connections
-// are closed soon. Blocking again changes nothing. An operator cannot
-// be blocked: that is [ErrConflict].
+// Block blocks a subject from the fabric; the caller must be an operator. The fabric then rejects
+// all tokens and access keys of the subject, and soon closes its open connections. Blocking again
+// changes nothing. An operator cannot be blocked: Block returns [ErrConflict].
 func (c *Client) Block(ctx context.Context, block BlockRequest) (Blocked, error) {
 	var b Blocked
 	err := c.do(ctx, request{
@@ -270,13 +271,13 @@ func (c *Client) Block(ctx context.Context, block BlockRequest) (Blocked, error)
 	return orZero(b, err)
 }
 
-// Unblock lets a subject in again; the caller must be an operator. It is [ErrNotFound] if
+// Unblock ends the block of a subject; the caller must be an operator. It returns [ErrNotFound] if
 // the subject is not blocked.
 func (c *Client) Unblock(ctx context.Context, subject string) error {
 	return c.do(ctx, request{op: "unblock", method: http.MethodDelete, path: "/v1/admin/blocked/" + url.PathEscape(subject)})
 }
 
-// Blocked returns who is shut out of the fabric; the caller must be an operator.
+// Blocked returns the subjects that are blocked; the caller must be an operator.
 func (c *Client) Blocked(ctx context.Context) ([]Blocked, error) {
 	var list BlockedList
 	err := c.do(ctx, request{
@@ -288,8 +289,7 @@ func (c *Client) Blocked(ctx context.Context) ([]Blocked, error) {
 	return orZero(list.Blocked, err)
 }
 
-// ProblemError is an error that the ACL endpoint answered with. Test its cause
-// with [errors.Is].
+// ProblemError is an error with which the ACL endpoint answered. Test its cause with [errors.Is].
 type ProblemError struct {
 	Problem
 	condition error
@@ -305,19 +305,20 @@ func (e *ProblemError) Error() string {
 func (e *ProblemError) Unwrap() error { return e.condition }
 
 type request struct {
-	op     string // what is attempted; with a topic, its verb
+	op     string // the operation, for errors; with a topic, only its verb
 	topic  string
 	method string
-	path   string        // below the base URL, escaped
-	in     any           // the body, as JSON; nil for none
-	out    any           // where the answer goes; nil if it is not looked at
-	fault  func() string // says what is wrong with out once it is filled in, or ""; nil accepts anything
+	path   string        // relative to the base URL, escaped
+	in     any           // the body, encoded as JSON; nil for none
+	out    any           // where to decode the response; nil ignores it
+	fault  func() string // says what is wrong with the decoded out, or returns ""; nil accepts anything
 	public bool          // no token is needed
-	key    bool          // an access key does as well
-	again  bool          // idempotent: may be sent again
+	key    bool          // an access key is accepted too
+	again  bool          // idempotent: may be retried
 }
 
-// orZero returns the zero value with an error, so that no part of a rejected answer is used.
+// orZero returns v, or its zero value and the error, so that no part of a rejected response is
+// used.
 func orZero[T any](v T, err error) (T, error) {
 	if err != nil {
 		var zero T
@@ -333,10 +334,10 @@ func (r request) wrap(err error) error {
 	return fmt.Errorf("%s: %w", r.op, err)
 }
 
-// do sends the request, and again if that is safe and the endpoint was away or
-// asked for patience: after a refused connection nothing has happened, and an
-// idempotent call may happen twice. Nothing has happened after a refused token either:
-// with another one, the request is sent once more.
+// do sends the request and retries it if that is safe. After a refused connection nothing has
+// happened. An idempotent request is repeated if the endpoint was unreachable or asked to retry
+// later. After a rejected token nothing has happened either: the request is sent once more, with a
+// new token.
 func (c *Client) do(ctx context.Context, r request) error {
 	deadline := time.Now().Add(requestTimeout)
 	renewed := false
@@ -363,7 +364,7 @@ func (c *Client) mayRetry(r request, err error) bool {
 	return r.again && errors.As(err, &f) && f.transient
 }
 
-// once sends the request, and returns the access token that it was sent with, if it was.
+// once sends the request. It also returns the access token that was sent, or "".
 func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err error) {
 	var body io.Reader
 	if r.in != nil {
@@ -386,8 +387,8 @@ func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err 
 	if token, err = c.authorize(ctx, r, req); err != nil {
 		return "", r.wrap(err)
 	}
-	// An http.Client follows redirects, or at least looks where they lead. They would
-	// carry the token and the claim to whom they were not addressed.
+	// Do not use an http.Client: it follows redirects, and would send the token and the claim to
+	// another host.
 	resp, err := c.http.RoundTrip(req)
 	if err != nil {
 		return token, r.wrap(c.transportError(ctx, err))
@@ -422,8 +423,8 @@ func (c *Client) once(ctx context.Context, r request) (token globus.Secret, err 
 	return token, nil
 }
 
-// authorize says in a request who is asking, and only where nobody on the way can read it. It
-// returns the access token, if there is one.
+// authorize adds the credential to a request, unless somebody on the network path could read it. It
+// returns the access token, if it used one.
 func (c *Client) authorize(ctx context.Context, r request, req *http.Request) (globus.Secret, error) {
 	if r.public {
 		return "", nil
@@ -433,7 +434,7 @@ func (c *Client) authorize(ctx context.Context, r request, req *http.Request) (g
 	}
 	switch key := c.cfg.Key; {
 	case key != Key{} && r.key:
-		req.SetBasicAuth(url.QueryEscape(key.ID), url.QueryEscape(key.Secret.Reveal())) // as OAuth has it
+		req.SetBasicAuth(url.QueryEscape(key.ID), url.QueryEscape(key.Secret.Reveal())) // OAuth requires both to be URL-encoded (RFC 6749, section 2.3.1)
 		return "", nil
 	case key != Key{}:
 		return "", c.personNeeded()
@@ -448,7 +449,7 @@ func (c *Client) authorize(ctx context.Context, r request, req *http.Request) (g
 	return token.AccessToken, nil
 }
 
-// personNeeded is the error where an access key does not do.
+// personNeeded is the error for operations that need a person's login instead of an access key.
 func (c *Client) personNeeded() error {
 	reason := "this takes the login of a person, and an access key signs in"
 	hint := fmt.Sprintf(`run "diaspora login %s"`, c.base)
@@ -498,8 +499,8 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	return &Error{Condition: ErrUnavailable, Reason: fmt.Sprintf("%s cannot be reached: %s", c.base, reason), Hint: hint, cause: err, transient: true}
 }
 
-// problem turns an error answer into an error. An answer in another shape than
-// ours, for instance a proxy's page, is known by its status alone.
+// problem converts an error response to an error. If the response is not one of ours, for instance
+// an error page of a proxy, only its status counts.
 func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 	condition := statusCondition(resp.StatusCode)
 	var p Problem
@@ -510,7 +511,7 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 		problem := &ProblemError{Problem: p, condition: condition}
 		hint := p.Hint
 		if condition == ErrUnauthenticated {
-			hint = c.cfg.login // the endpoint does not know how we got the token
+			hint = c.cfg.login // only we know where the credential came from
 		}
 		return &Error{Reason: problem.Error(), Hint: hint, cause: problem, transient: mayPass(resp.StatusCode)}
 	}
@@ -525,7 +526,7 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 	return r.wrap(&Error{Condition: condition, Reason: reason, Hint: hint, transient: mayPass(resp.StatusCode)})
 }
 
-// mayPass reports whether a status speaks of trouble that often is over soon.
+// mayPass reports whether a status says that the same request may succeed soon.
 func mayPass(status int) bool {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -534,7 +535,7 @@ func mayPass(status int) bool {
 	return false
 }
 
-// redactURL returns where a redirect leads, without what may be secret in it.
+// redactURL returns the scheme, host and path of a URL. The rest may contain secrets.
 func redactURL(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -543,7 +544,7 @@ func redactURL(raw string) string {
 	return clip((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
 }
 
-// statusCondition returns the condition that an HTTP status stands for.
+// statusCondition returns the condition for an HTTP status.
 func statusCondition(status int) error {
 	switch status {
 	case http.StatusUnauthorized:
@@ -563,7 +564,7 @@ func statusCondition(status int) error {
 	return ErrInvalid
 }
 
-// decodeAnswer parses one JSON document and nothing behind it.
+// decodeAnswer parses a response that must be a single JSON document.
 func decodeAnswer(contentType string, data []byte, out any) error {
 	media, _, err := mime.ParseMediaType(contentType)
 	if err != nil || media != "application/json" && !strings.HasSuffix(media, "+json") {

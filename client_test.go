@@ -39,7 +39,7 @@ func canarySource() globus.TokenSource {
 	return globus.StaticToken(globus.Token{AccessToken: canary, Expiry: time.Now().Add(time.Hour)})
 }
 
-// withoutCanary fails if an error holds the token.
+// withoutCanary fails if an error contains the token.
 func withoutCanary(t testing.TB, err error) {
 	t.Helper()
 	if strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), canary) {
@@ -59,8 +59,8 @@ func calls(c *Client) map[string]func(context.Context) error {
 	}
 }
 
-// TestStatuses has an endpoint answer with every status that means something, once in
-// our shape and once as a stranger does.
+// TestStatuses has an endpoint answer with every status that has a meaning, once as a problem
+// document and once as a foreign server would.
 func TestStatuses(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]error{
@@ -81,7 +81,7 @@ func TestStatuses(t *testing.T) {
 			w.WriteHeader(status)
 			io.WriteString(w, "<html>secret body</html>")
 		})
-		err := c.Release(within(t), "weather") // not repeated
+		err := c.Release(within(t), "weather") // not retried
 		var p *ProblemError
 		if !errors.Is(err, want) || !errors.As(err, &p) || p.Status != status && status != 304 || !strings.Contains(err.Error(), "what went wrong") {
 			if status != 304 { // has no body
@@ -107,7 +107,7 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
-// TestRepeats counts how often a call is made when the endpoint has trouble.
+// TestRepeats counts how often a call is retried when the endpoint has temporary problems.
 func TestRepeats(t *testing.T) {
 	t.Parallel()
 	for status, again := range map[int]bool{429: true, 502: true, 503: true, 504: true, 400: false, 401: false, 409: false, 500: false} {
@@ -125,7 +125,7 @@ func TestRepeats(t *testing.T) {
 			for name, call := range calls(c) {
 				tries.Store(0)
 				want := int32(1)
-				if again && name != "Release" { // a second one would be told that there is no such topic
+				if again && name != "Release" { // Release is not retried: a second one would fail with ErrNotFound
 					want = 2
 				}
 				err := call(within(t))
@@ -137,7 +137,7 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
-// TestRepeatsEnd fails when a call is repeated for ever.
+// TestRepeatsEnd fails when a call is retried forever.
 func TestRepeatsEnd(t *testing.T) {
 	t.Parallel()
 	var tries atomic.Int32
@@ -175,7 +175,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 		})
 		for method, call := range calls(c) {
 			if method == "Release" && name != "more than bounds" {
-				continue // its answer has no content
+				continue // its response has no content
 			}
 			err := call(within(t))
 			if !errors.Is(err, ErrInvalid) || len(err.Error()) > 600 {
@@ -187,7 +187,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 	}
 }
 
-// TestLongProblem fails when a stranger's words go into an error without bounds.
+// TestLongProblem fails when text from the endpoint goes into an error without a length limit.
 func TestLongProblem(t *testing.T) {
 	t.Parallel()
 	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
@@ -197,13 +197,13 @@ func TestLongProblem(t *testing.T) {
 		fmt.Fprintf(w, `{"title":"%s","detail":"%s","hint":"%s","topic":"%s"}`, long, long, long, long)
 	})
 	err := c.Release(within(t), "weather")
-	if !errors.Is(err, ErrConflict) || len(err.Error()) > 1200 { // what went wrong, and a hint
+	if !errors.Is(err, ErrConflict) || len(err.Error()) > 1200 { // reason and hint
 		t.Errorf("the error has %d bytes", len(err.Error()))
 	}
 }
 
-// TestRedirects fails when a token or a claim follows a redirect, or when the error
-// shows what may be secret in it.
+// TestRedirects fails when a token or a claim follows a redirect, or when the error quotes parts of
+// the target that may be secret.
 func TestRedirects(t *testing.T) {
 	t.Parallel()
 	var followed atomic.Int32
@@ -250,8 +250,7 @@ func TestRedactURL(t *testing.T) {
 	}
 }
 
-// TestWhereTokensGo fails when a token is sent where it could be read, or where none is
-// needed.
+// TestWhereTokensGo fails when a token is sent where others could read it, or where none is needed.
 func TestWhereTokensGo(t *testing.T) {
 	t.Parallel()
 	var tokens atomic.Int32
@@ -276,8 +275,8 @@ func TestWhereTokensGo(t *testing.T) {
 		}
 	}
 
-	// Beyond loopback, without TLS. The name resolves nowhere: a call that tries is
-	// ErrUnavailable.
+	// Beyond loopback, without TLS. The name does not resolve, so a call that tries to connect
+	// returns ErrUnavailable.
 	for name, call := range calls(newClient(t, Config{URL: "http://diaspora.invalid"})) {
 		err := call(within(t))
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "not https") {
@@ -315,7 +314,7 @@ func TestEndpointThatIsAway(t *testing.T) {
 	s.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	err := c.Release(ctx, "weather") // repeated: nothing has happened
+	err := c.Release(ctx, "weather") // retried: after a refused connection, nothing has happened
 	if !errors.Is(err, ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Release while the endpoint is away = %v, want ErrUnavailable", err)
 	}
@@ -339,7 +338,7 @@ func TestEndpointThatIsAway(t *testing.T) {
 	}
 }
 
-// TestBadNames fails when a name changes which resource is asked for.
+// TestBadNames fails when a malformed name changes which resource is requested.
 func TestBadNames(t *testing.T) {
 	t.Parallel()
 	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
@@ -378,8 +377,9 @@ func TestNewClientThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestOneQuestionKeepsNoConnection fails when each of the many programs of a job keeps a
-// connection to the ACL endpoint after it has asked where the cluster is.
+// TestOneQuestionKeepsNoConnection fails when a program keeps its connection to the ACL endpoint
+// after it has fetched the discovery document. A job of many such programs would use up all
+// connections.
 func TestOneQuestionKeepsNoConnection(t *testing.T) {
 	t.Parallel()
 	var open, asked atomic.Int32

@@ -47,13 +47,13 @@ func openConsumer(t testing.TB, cfg Config, options ConsumerOptions) *Consumer {
 	return c
 }
 
-// readAll returns what is in the topics now.
+// readAll returns all records that are in the topics now.
 func readAll(t testing.TB, cfg Config, topics ...string) []Record {
 	t.Helper()
 	return read(t, openConsumer(t, cfg, ConsumerOptions{Topics: topics, Until: End}))
 }
 
-// read returns the records of a Consumer that ends by itself.
+// read returns the records of a Consumer that ends by itself (with Until).
 func read(t testing.TB, c *Consumer) []Record {
 	t.Helper()
 	var records []Record

@@ -17,11 +17,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// These tests have the broker answer with errors, each for as long as it takes to see
-// what is made of it, and then no longer: nothing is lost. The tables of docs/errors.md
-// say the same in words.
+// These tests have the broker answer with an error for as long as it takes to see how the library
+// reacts, and then stop, to check that nothing is lost. The tables of docs/errors.md describe the
+// same reactions.
 
-// codeTopics gives each of the codes a topic of its own, all on one cluster.
+// codeTopics creates a topic for each of the codes, all in one cluster.
 func codeTopics(t *testing.T, codes []*kerr.Error) (*kfake.Cluster, Config) {
 	names := []string{"other"}
 	for _, code := range codes {
@@ -32,7 +32,7 @@ func codeTopics(t *testing.T, codes []*kerr.Error) (*kfake.Cluster, Config) {
 
 func codeTopic(code *kerr.Error) string { return strings.ToLower(code.Message) }
 
-// allAtOnce runs a test for each of the codes at the same time, as they mostly wait.
+// allAtOnce runs the tests of all codes at the same time, because they mostly wait.
 func allAtOnce(t *testing.T, codes []*kerr.Error, do func(t *testing.T, code *kerr.Error)) {
 	var all sync.WaitGroup
 	for _, code := range codes {
@@ -66,14 +66,14 @@ var producing = map[kafka.Verdict][]*kerr.Error{
 	},
 }
 
-// TestProduceErrors fails when one of the 50 errors in the answer to a produce request is not
-// retried, held or set aside as the table says.
+// TestProduceErrors fails when one of the 50 errors in the response to a produce request is not
+// retried, held or quarantined as the table says.
 func TestProduceErrors(t *testing.T) {
 	t.Parallel()
 	testSending(t, kmsg.Produce, producing)
 }
 
-// TestMetadataErrors does the same with the answer to where a topic is.
+// TestMetadataErrors does the same with the response to a metadata request.
 func TestMetadataErrors(t *testing.T) {
 	t.Parallel()
 	testSending(t, kmsg.Metadata, map[kafka.Verdict][]*kerr.Error{
@@ -127,11 +127,12 @@ func testSending(t *testing.T, request kmsg.Key, table map[kafka.Verdict][]*kerr
 	})
 }
 
-// verdictSeen reports whether a verdict on a topic's events shows, after some answers.
+// verdictSeen reports whether the Logger has acted on a topic's events as the verdict says, after
+// some responses.
 func verdictSeen(l *Logger, topic string, v kafka.Verdict, answers int) bool {
 	stats := l.Stats().Spool
 	held, isHeld := l.sink.(*spooled).shipper.Held()[topic]
-	all := stats.Why != nil && (!isHeld || stats.Why.Error() != held.Err.Error()) // nothing is sent at all
+	all := stats.Why != nil && (!isHeld || stats.Why.Error() != held.Err.Error()) // events of all topics are held
 	switch v {
 	case kafka.Quarantine:
 		return stats.Quarantined > 0
@@ -143,16 +144,16 @@ func verdictSeen(l *Logger, topic string, v kafka.Verdict, answers int) bool {
 	return answers >= 2 && !held.NeedsPerson && !all && stats.Quarantined == 0
 }
 
-// told is what a Consumer makes of an error: nil if it says nothing and tries again.
+// told maps errors to what a Consumer reports for them: nil if it retries silently.
 type told map[*kerr.Error]error
 
 func (w told) codes() []*kerr.Error { return slices.Collect(maps.Keys(w)) }
 
-// errWords stands for an error that no sentinel is for.
+// errWords stands for an error that matches none of the conditions.
 var errWords = errors.New("some words")
 
-// TestFetchErrors fails when an error in the answer to a fetch request loses a record, when
-// one that passes by itself is told, or when one that does not is not told in words.
+// TestFetchErrors fails when an error in the response to a fetch request loses a record, when a
+// temporary error is reported, or when a lasting one is not reported in words.
 func TestFetchErrors(t *testing.T) {
 	t.Parallel()
 	want := told{
@@ -189,12 +190,12 @@ func TestFetchErrors(t *testing.T) {
 				if fault.Hits() >= 2 {
 					break
 				}
-				number(t, cfg, topic, logged, logged+1) // these were fetched before the fault was there
+				number(t, cfg, topic, logged, logged+1) // these were fetched before the fault
 				logged++
 				continue
 			}
 			wantTold(t, err, want[code], topic)
-			if errs++; errs == 2 { // it asks again
+			if errs++; errs == 2 { // it has retried
 				fault.Remove()
 			}
 		}
@@ -209,7 +210,7 @@ func TestFetchErrors(t *testing.T) {
 	})
 }
 
-// wantTold checks an error that says what went wrong, on what.
+// wantTold checks that an error says what went wrong, and with which object.
 func wantTold(t *testing.T, err, want error, on string) {
 	t.Helper()
 	if want != nil && want != errWords && !errors.Is(err, want) || want == errWords && hasCondition(err) {
@@ -220,15 +221,15 @@ func wantTold(t *testing.T, err, want error, on string) {
 	}
 }
 
-// TestCommitErrors does the same with the answer to a commit of offsets. What is told is not
-// taken for committed.
+// TestCommitErrors does the same with the response to a commit of offsets. If an error is reported,
+// the offsets must not count as committed.
 func TestCommitErrors(t *testing.T) {
 	t.Parallel()
 	want := told{
 		kerr.CoordinatorLoadInProgress: nil, kerr.CoordinatorNotAvailable: nil, kerr.NotCoordinator: nil,
 		kerr.RequestTimedOut: nil, kerr.LeaderNotAvailable: nil, kerr.NotLeaderForPartition: nil,
 		kerr.KafkaStorageError: nil, kerr.UnknownServerError: nil, kerr.UnstableOffsetCommit: nil,
-		kerr.RebalanceInProgress:      ErrUnavailable, // the member joins again first
+		kerr.RebalanceInProgress:      ErrUnavailable, // the member rejoins first
 		kerr.UnknownMemberID:          ErrUnavailable,
 		kerr.IllegalGeneration:        ErrUnavailable,
 		kerr.StaleMemberEpoch:         ErrUnavailable,
@@ -271,7 +272,7 @@ func TestCommitErrors(t *testing.T) {
 				t.Fatal("Commit = nil, want an error")
 			}
 			wantTold(t, err, want[code], on)
-			if n := fault.Hits(); n != 1 { // a rebalance waits for the commit
+			if n := fault.Hits(); n != 1 { // a rebalance waits for the commit, so it is not retried
 				t.Errorf("it was told after %d attempts, want at once", n)
 			}
 			if got := committed(t, cfg, group, topic); got != -1 {

@@ -26,120 +26,120 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// Config says how to reach a fabric, and as whom. [ConfigFromEnv] and
-// [Profiles.Config] fill one from what `diaspora login` has stored.
+// Config says which fabric to use and how to sign in to it. [ConfigFromEnv] and [Profiles.Config]
+// return one for a login that `diaspora login` has stored.
 type Config struct {
-	// URL is the fabric's ACL endpoint, for instance
-	// https://diaspora.example.org. Required unless Brokers is set; what needs
-	// the ACL endpoint itself, as a [Client] does, needs it in any case.
+	// URL is the fabric's ACL endpoint, for instance https://diaspora.example.org. Required unless
+	// Brokers is set. Operations that use the ACL endpoint itself, such as those of a [Client],
+	// always require it.
 	URL string
 
-	// Discovery is what URL told of the fabric the last time, so that it need
-	// not be asked again. Nil asks when it is needed.
+	// Discovery is the fabric's discovery document, if it is already known. If it is nil, it is
+	// fetched from URL when it is needed.
 	Discovery *Discovery
 
-	// Brokers are the bootstrap servers, as host:port. Default: those that
-	// the fabric names.
+	// Brokers are the bootstrap servers, as host:port. Default: the brokers in the discovery
+	// document.
 	Brokers []string
 
-	// TokenSource yields the access token to sign in with. Required, unless Key is set. Tokens of
-	// the one that ConfigFromEnv or Profiles.Config has set are sent only to hosts to which they
-	// belong, and to Brokers. With another one, they are sent wherever URL and Brokers lead.
+	// TokenSource returns the access token to sign in with. Required unless Key is set. If
+	// ConfigFromEnv or Profiles.Config has set it, its tokens are sent only to hosts that they
+	// belong to, and to Brokers. If the program has set it, its tokens are sent to URL, to Brokers
+	// and to whatever brokers these name.
 	TokenSource globus.TokenSource
 
-	// Key is an access key to sign in with in place of a TokenSource. It needs no login and no
-	// Globus Auth, and works wherever only Kafka is asked: for a [Logger], a [Consumer]
-	// and [Dial]. Its secret is sent wherever URL and Brokers lead.
+	// Key is an access key to sign in with instead of a TokenSource. It needs no login and no
+	// Globus Auth, and is enough for everything that only uses Kafka: a [Logger], a [Consumer] and
+	// [Dial]. Its secret is sent to URL, to Brokers and to whatever brokers these name.
 	Key Key
 
-	// Identity is who signs in. It is named in errors, and with SpoolDir its Subject says whose
-	// events the spool holds; of a Key, that is the key's owner. Default: with
-	// SpoolDir the ACL endpoint at URL is asked; otherwise it does not matter.
+	// Identity is the identity that signs in; for a Key, that is the key's owner. Error messages
+	// name it. With SpoolDir, its Subject says whose events the spool holds; if it is empty, the
+	// ACL endpoint at URL is asked. Without SpoolDir, it may stay empty.
 	Identity globus.Identity
 
-	// CAFile names a file of PEM certificates to trust besides the system's
-	// and those that the fabric names. CA holds such certificates themselves.
+	// CAFile names a file of PEM certificates to trust in addition to the system's and the
+	// fabric's. CA holds such certificates directly.
 	CAFile string
 	CA     []byte
 
-	// InsecureAllowPlaintext sends access tokens, keys and events to other machines
-	// without TLS, where anybody on the way can read and take them. Without
-	// it, plaintext is for loopback addresses only.
+	// InsecureAllowPlaintext allows access tokens, keys and events to be sent to other machines
+	// without TLS. Anybody on the network path can read and steal them. Without it, plaintext is
+	// allowed only for loopback addresses.
 	InsecureAllowPlaintext bool
 
-	// DialTimeout is how long opening goes on trying while the cluster or
-	// Globus Auth cannot be reached. A refusal is final at once. Default: 10 s.
+	// DialTimeout is how long opening keeps retrying while the cluster or Globus Auth is
+	// unreachable. A rejected login is not retried. Default: 10 s.
 	DialTimeout time.Duration
 
-	// Linger is how long events given to [Logger.Send] wait for others to
-	// share a request with, as Kafka's linger.ms. [Logger.Log] does not wait,
-	// but for the first event of a topic, and takes along those that do. While
-	// the cluster is busy, requests fill in any case. Default: 0.
+	// Linger is how long events given to [Logger.Send] wait for more events to share a request
+	// with, as Kafka's linger.ms. [Logger.Log] does not wait, and sends the events that are waiting
+	// along with its own. While the cluster is busy, requests fill up whatever Linger is. Default:
+	// 0.
 	Linger time.Duration
 
-	// Compression is how batches of events are compressed, as Kafka's compression.type:
-	// "none", "gzip", "snappy", "lz4" or "zstd". Default: "none", which every client can
-	// read; kafka-python and kafkajs need further packages for the last three.
+	// Compression is how batches of events are compressed, as Kafka's compression.type: "none",
+	// "gzip", "snappy", "lz4" or "zstd". Default: "none". All clients can read "none" and "gzip";
+	// kafka-python and kafkajs need extra packages for the others.
 	Compression string
 
-	// SpoolDir is a directory on local disk where a [Logger] keeps events until
-	// the cluster has acknowledged them. It is made if need be, and belongs to
-	// one Logger at a time. Default: none.
+	// SpoolDir is a directory on local disk where a [Logger] keeps events until the cluster has
+	// acknowledged them. The Logger creates it if it does not exist, and locks it: only one Logger
+	// can use it at a time. Default: none.
 	SpoolDir string
 
-	// SpoolBytes bounds the spool's size on disk, in bytes; SpoolPolicy says
-	// what happens to events for which there is no room. Together, the events of
-	// a call of Log may take a quarter of it. At least 64 KiB; default: 1 GiB,
-	// and [SpoolBlock].
+	// SpoolBytes is the maximum size of the spool on disk, in bytes. SpoolPolicy says what happens
+	// to events when it is reached. The events of one call of Log may take a quarter of it
+	// together. Minimum: 64 KiB. Default: 1 GiB, and [SpoolBlock].
 	SpoolBytes  int64
 	SpoolPolicy SpoolPolicy
 
-	// ClosePatience is for how long [Logger.Close] waits, with a spool, while the cluster
-	// acknowledges nothing; what is left then, the next Logger sends. Negative
-	// leaves what is not acknowledged yet. Default: 5 s.
+	// ClosePatience is how long [Logger.Close] keeps waiting, with a spool, while the cluster
+	// acknowledges nothing. The next Logger sends the events that are still pending then. If it is
+	// negative, Close does not wait for pending events. Default: 5 s.
 	ClosePatience time.Duration
 
-	// Diagnostics receives the messages of the library itself. Nil discards them. They must
-	// not become events of the same Logger: a [Handler] drops them, but not what has passed
-	// through package log before, as from the [slog.Default] of a program that then calls
-	// [slog.SetDefault].
+	// Diagnostics receives the library's own messages. Nil discards them. They must not become
+	// events of the same Logger. A [Handler] drops them, but cannot recognize messages that have
+	// passed through package log. That happens if Diagnostics is the original [slog.Default] and
+	// the program then calls [slog.SetDefault].
 	Diagnostics *slog.Logger
 
-	login  string       // the advice when nobody is signed in; depends on where the Config is from
-	origin string       // where the Config is from, for errors: `profile "local"`
-	memory memory       // of credentials from the environment
-	said   trust.Fabric // what the user has said about where tokens may go
+	login  string       // the hint for ErrUnauthenticated; depends on where the Config comes from
+	origin string       // where the Config comes from, for errors: `profile "local"`
+	memory memory       // what earlier runs learned about a credential from the environment
+	said   trust.Fabric // what the user has said about which hosts may get tokens
 
-	// Tests only:
+	// For tests only:
 	anonymous bool           // do not sign in
-	dial      kafka.DialFunc // how to get to a broker
-	opts      []kgo.Opt      // more of each Kafka client
+	dial      kafka.DialFunc // how to connect to a broker
+	opts      []kgo.Opt      // extra options for each Kafka client
 }
 
-// Key is what signs in with an access key; [Client.CreateKey] and "diaspora key create" make one.
+// Key is an access key. [Client.CreateKey] and "diaspora key create" make one.
 type Key struct {
-	ID     string        // "key-" and sixteen letters; no secret
-	Secret globus.Secret // "dks_" and more
+	ID     string        // "key-" and sixteen letters; not secret
+	Secret globus.Secret // begins with "dks_"
 }
 
 const (
 	defaultDialTimeout   = 10 * time.Second
 	defaultClosePatience = 5 * time.Second
-	defaultMaxEventBytes = 999_000 // fits Kafka's own default of 1 MiB for a batch
+	defaultMaxEventBytes = 999_000 // with overhead, fits Kafka's default batch limit of 1 MiB
 	defaultLogin         = `run "diaspora login"`
 	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where its owner is logged in, and start again with it`
 	maxCABytes           = 1 << 20
 	minSpoolBytes        = 64 << 10
 )
 
-// fabric is a Config after validation, with all that it leaves open found out.
+// fabric is a validated Config, completed with defaults and with the discovery document.
 type fabric struct {
 	Config
 	kafka         kafka.Config
 	maxEventBytes int
 }
 
-// resolve validates the configuration and asks the ACL endpoint for what is missing.
+// resolve validates the configuration, and fetches the discovery document if it is not known.
 func (c Config) resolve(ctx context.Context) (*fabric, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
@@ -158,10 +158,10 @@ func (c Config) resolve(ctx context.Context) (*fabric, error) {
 	return c.fabric()
 }
 
-// undiscovered reports whether the ACL endpoint has to be asked what else there is to know.
+// undiscovered reports whether the discovery document has to be fetched from the ACL endpoint.
 func (c *Config) undiscovered() bool { return c.Discovery == nil && c.URL != "" }
 
-// complete validates what can be without asking anybody, and sets defaults.
+// complete sets defaults, and validates everything that can be checked without the network.
 func (c *Config) complete() error {
 	switch {
 	case c.TokenSource == nil && c.Key == Key{} && !c.anonymous:
@@ -196,7 +196,7 @@ func (c *Config) complete() error {
 
 var errTwoCredentials = invalid("configuration: TokenSource and Key exclude each other")
 
-// advice is what to do when nobody is signed in.
+// advice returns the hint for [ErrUnauthenticated].
 func (c *Config) advice() string {
 	switch {
 	case c.login != "":
@@ -207,8 +207,8 @@ func (c *Config) advice() string {
 	return defaultLogin
 }
 
-// fabric makes one of a configuration that is complete. If that is undiscovered, the
-// fabric is good for words, but not for dialing.
+// fabric returns the fabric of a complete configuration. If the configuration is undiscovered, the
+// result can check events and explain errors, but cannot dial.
 func (c Config) fabric() (*fabric, error) {
 	f := &fabric{Config: c, maxEventBytes: defaultMaxEventBytes}
 	if d := c.Discovery; d != nil {
@@ -242,7 +242,7 @@ func (c Config) fabric() (*fabric, error) {
 		Brokers:                f.Brokers,
 		TokenSource:            c.TokenSource,
 		Key:                    kafka.Key(c.Key),
-		Named:                  c.Brokers, // not those that the fabric names
+		Named:                  c.Brokers, // not the brokers in the discovery document
 		TLS:                    secure,
 		InsecureAllowPlaintext: c.InsecureAllowPlaintext,
 		Dial:                   c.dial,
@@ -250,7 +250,7 @@ func (c Config) fabric() (*fabric, error) {
 	return f, nil
 }
 
-// tls returns how to trust the brokers, or nil for plaintext.
+// tls returns the TLS configuration for the brokers, or nil for plaintext.
 func (f *fabric) tls() (*tls.Config, error) {
 	var extra []byte
 	if f.Discovery != nil {
@@ -268,7 +268,7 @@ func (f *fabric) tls() (*tls.Config, error) {
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
 }
 
-// roots returns the certificates to trust; nil for just those of the system.
+// roots returns the certificates to trust, or nil for the system's only.
 func (c Config) roots(extra []byte) (*x509.CertPool, error) {
 	sources := []struct {
 		name string
@@ -304,7 +304,7 @@ func (c Config) roots(extra []byte) (*x509.CertPool, error) {
 }
 
 func readBounded(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name) // before opening, which may do something to a device
+	info, err := os.Stat(name) // before opening, because opening a device can have side effects
 	if err != nil {
 		return nil, err
 	}
@@ -328,7 +328,7 @@ func readBounded(name string, limit int64) ([]byte, error) {
 
 func validBroker(address string) error {
 	host, port, err := net.SplitHostPort(address)
-	other := func(r rune) bool { return !word(string(r)) && r != ':' && r != '%' } // the latter two are IPv6's
+	other := func(r rune) bool { return !word(string(r)) && r != ':' && r != '%' } // ":" and "%" are for IPv6 addresses and zones
 	if err != nil || host == "" || len(address) > 300 || strings.ContainsFunc(host, other) {
 		return invalid("broker %q is not host:port", address)
 	}
@@ -338,7 +338,7 @@ func validBroker(address string) error {
 	return nil
 }
 
-// isLoopback reports whether a host names this machine without asking anybody.
+// isLoopback reports whether host names this machine. It does not use DNS.
 func isLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
@@ -357,8 +357,8 @@ func allLoopback(brokers []string) bool {
 	return true
 }
 
-// parseURL returns the base URL of an ACL endpoint. It takes what people paste:
-// with or without a slash at the end, and the address of the form itself.
+// parseURL returns the base URL of an ACL endpoint. It accepts what people paste: a trailing slash,
+// the address of the form (/acl), or that of the discovery document.
 func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimSpace(raw))
 	switch {
@@ -375,14 +375,14 @@ func parseURL(raw string) (*url.URL, error) {
 	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(path, "/")}, nil
 }
 
-// trusted is a fabric with what the user has said of it.
+// trusted returns d's fabric together with what the user has said about it.
 func (c Config) trusted(d Discovery) trust.Fabric {
 	f := c.said
 	f.URL, f.Brokers, f.Issuer, f.Scope = c.URL, d.Brokers, d.Globus.Issuer, d.Globus.Scope
 	return f
 }
 
-// who names the one who is signed in, for errors.
+// who names the signed-in identity, for errors.
 func (c Config) who() string {
 	switch {
 	case c.Identity.Username != "":
@@ -395,7 +395,7 @@ func (c Config) who() string {
 	return "this identity"
 }
 
-// signedInAs names who signs in, and by what.
+// signedInAs names the signed-in identity and where its credential comes from, for errors.
 func (c Config) signedInAs() string {
 	text := ""
 	if who := c.who(); who != "this identity" {
@@ -407,7 +407,7 @@ func (c Config) signedInAs() string {
 	return text
 }
 
-// clip bounds what a stranger has written before it goes into an error.
+// clip shortens text from an untrusted source before it goes into an error.
 func clip(s string) string { return clipTo(200, s) }
 
 func clipTo(limit int, s string) string {
@@ -421,16 +421,15 @@ func clipTo(limit int, s string) string {
 	return s[:cut] + "…"
 }
 
-// Dial returns the plain Kafka client (package kgo of franz-go), signed in and
-// tuned, for those who want all of it. It returns only after a broker has
-// answered, so a refused token fails here, in words, and not as a client that
-// waits in silence. While the cluster or Globus Auth cannot be reached it goes
-// on trying for [Config.DialTimeout]; ctx bounds the whole.
+// Dial returns a signed-in client of package kgo (franz-go), for programs that need all of Kafka.
+// The Kafka client itself retries a rejected login forever without reporting it. Dial therefore
+// returns only after a broker has answered, and fails at once if the login is rejected. While the
+// cluster or Globus Auth is unreachable, it retries for [Config.DialTimeout]; ctx bounds the whole
+// call.
 //
-// The options come after Dial's own and override them. The caller closes the
-// client.
+// opts are applied after Dial's own options and override them. The caller closes the client.
 //
-// It returns [ErrInvalid], [ErrUnauthenticated], [ErrUnavailable], or ctx's error.
+// It returns [ErrInvalid], [ErrUnauthenticated], [ErrPermission], [ErrUnavailable], or ctx's error.
 func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	f, err := cfg.resolve(ctx)
 	if err != nil {
@@ -439,8 +438,8 @@ func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error)
 	return f.dial(ctx, opts...)
 }
 
-// dial connects. A fabric's errors about signing in name the broker, who, and
-// what to type next.
+// dial connects and signs in. Its errors name the brokers and the identity, and say what to type
+// next.
 func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
 	timed, cancel := context.WithTimeout(ctx, f.DialTimeout)
 	defer cancel()
@@ -466,8 +465,8 @@ func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 }
 
 func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
-	// The token is asked for up front: the client would wrap what the source
-	// says into an error of the connection.
+	// Ask for the token first. If the client asked, it would wrap the source's error into an error
+	// of the connection, and the reason would be lost.
 	if f.TokenSource != nil {
 		for _, broker := range f.Brokers {
 			if _, err := trust.Token(ctx, f.TokenSource, broker, f.kafka.Named); err != nil {
@@ -475,7 +474,7 @@ func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
 			}
 		}
 	}
-	// The client does not look at ctx while it waits for a broker's first words.
+	// While the client waits for a broker's first response, it ignores ctx.
 	answered := make(chan error, 1)
 	go func() { answered <- client.Ping(ctx) }() // ends with ctx, or a few seconds later
 	select {
@@ -486,7 +485,7 @@ func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
 	}
 }
 
-// signsInAnew signs in on a connection of its own, and returns the error.
+// signsInAnew signs in on a new connection and returns the error, if any.
 func (f *fabric) signsInAnew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.DialTimeout)
 	defer cancel()
@@ -518,11 +517,11 @@ func isCodec(name string) bool {
 	return ok
 }
 
-// tuning returns the options in which a client of ours differs from a plain one.
+// tuning returns the options that differ from the Kafka client's defaults.
 func (f *fabric) tuning() []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.ProducerLinger(f.Linger),
-		kgo.ProducerBatchCompression(codecs[f.Compression], kgo.NoCompression()), // for clusters that are too old
+		kgo.ProducerBatchCompression(codecs[f.Compression], kgo.NoCompression()), // no compression for clusters that are too old for the codec
 		kgo.ProducerBatchMaxBytes(int32(min(max(1_000_012, f.maxEventBytes+1024), 64<<20))),
 	}
 	if f.Diagnostics != nil {
@@ -538,7 +537,7 @@ func (c *Config) diagnostics() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// describeTLS gives the errors of TLS that a person has to mend their sentence.
+// describeTLS explains the TLS errors that a person has to fix.
 func describeTLS(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var hostname x509.HostnameError
@@ -557,13 +556,14 @@ func describeTLS(err error) error {
 	return err
 }
 
-// backoff returns how long to wait after the attempt, with jitter.
+// backoff returns how long to wait after the given attempt (the first is 0), with jitter.
 func backoff(attempt int) time.Duration {
 	limit := min(2*time.Second, 100*time.Millisecond<<min(attempt, 6))
 	return limit/2 + rand.N(limit/2)
 }
 
-// sleep waits, and reports false if ctx ended or the deadline would pass.
+// sleep waits for d and reports true. It reports false if ctx ended, or at once if the deadline
+// would pass during the wait.
 func sleep(ctx context.Context, d time.Duration, deadline time.Time) bool {
 	if time.Until(deadline) < d {
 		return false
@@ -576,8 +576,8 @@ func sleep(ctx context.Context, d time.Duration, deadline time.Time) bool {
 	}
 }
 
-// clientLog hands the Kafka client's own messages on as diagnostics. It warns
-// of what this package reports as errors anyway, so everything is one level lower.
+// clientLog passes the Kafka client's own messages on as diagnostics, each one level lower: most of
+// its warnings are about problems that this package reports as errors anyway.
 type clientLog struct{ to *slog.Logger }
 
 func (l clientLog) Level() kgo.LogLevel {
@@ -590,7 +590,8 @@ func (l clientLog) Level() kgo.LogLevel {
 	return kgo.LogLevelError
 }
 
-// flushing is what the Kafka client says at every [Logger.Log]; see hurry.
+// flushing is the Kafka client's message at each flush, so at each [Logger.Log] with a Linger; see
+// hurry. It is dropped because it would fill the diagnostics.
 const flushing = "flushing"
 
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {

@@ -79,7 +79,7 @@ func TestPlaintext(t *testing.T) {
 		if f, err := cfg.resolve(within(t)); err != nil || f.kafka.TLS != nil || !f.kafka.InsecureAllowPlaintext {
 			t.Errorf("a plaintext fabric at %s, with InsecureAllowPlaintext: %v", brokers, err)
 		}
-		// Who names brokers only gets TLS but for this machine.
+		// If only Brokers is set, TLS is required except for loopback addresses.
 		cfg = Config{TokenSource: canarySource(), Brokers: strings.Split(brokers, ",")}
 		if f, err := cfg.resolve(within(t)); err != nil || (f.kafka.TLS == nil) != want {
 			t.Errorf("brokers %s: %v, want plaintext: %v", brokers, err, want)
@@ -126,8 +126,8 @@ func TestDiscoveriesThatAreWrong(t *testing.T) {
 	}
 }
 
-// TestFabricIsAsked fails when a Config that leaves something open does not ask the
-// fabric about it, also when it names the brokers itself.
+// TestFabricIsAsked fails when a Config without a discovery document does not fetch it, even if the
+// Config names the brokers.
 func TestFabricIsAsked(t *testing.T) {
 	t.Parallel()
 	_, cluster := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -153,7 +153,7 @@ func TestFabricIsAsked(t *testing.T) {
 	}
 }
 
-// TestPipeAsAFile fails when what comes out of a pipe is taken without bounds.
+// TestPipeAsAFile fails when a pipe is read without a size limit.
 func TestPipeAsAFile(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "pipe")
@@ -169,7 +169,7 @@ func TestPipeAsAFile(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			_, _ = f.Write(make([]byte, size)) // the reader may leave early
+			_, _ = f.Write(make([]byte, size)) // the reader may stop early
 			f.Close()
 		}()
 		data, err := readBounded(name, 100)

@@ -19,103 +19,102 @@ import (
 
 // ConsumerOptions says what a [Consumer] reads.
 type ConsumerOptions struct {
-	// Topics to read. Required.
+	// Topics are the topics to read. Required.
 	Topics []string
 
-	// Partitions are those of each topic that are read. Default: all, and those that are
-	// added. A group assigns partitions itself, so Partitions and Group exclude each other.
+	// Partitions are the partitions to read of each topic. Default: all, including those that are
+	// added later. A group assigns partitions itself, so Partitions and Group exclude each other.
 	Partitions []int32
 
-	// Group is the consumer group to share the partitions with. It remembers
-	// how far its members have come. Empty reads all partitions alone and
-	// remembers nothing.
+	// Group is the ID of the consumer group to join. Its members share the partitions, and the
+	// cluster stores how far they have read. If it is empty, the Consumer reads all partitions
+	// alone, and nothing is stored.
 	Group string
 
-	// From is where to begin; in a group, only in those partitions of which
-	// the group has committed nothing yet. Default: [Start].
+	// From is where to start reading. In a group, it applies only to partitions without a committed
+	// offset. Default: [Start].
 	From Position
 
-	// Until ends [Consumer.Records] once every partition was read up to there,
-	// as of when the Consumer was opened: [End] for all that is there now.
-	// In a group each member ends when it has read its own partitions.
-	// Default: never.
+	// Until makes [Consumer.Records] end when every partition is read up to that position. The
+	// position is resolved when the Consumer is opened: with [End], the Consumer reads all records
+	// that exist then. In a group, each member ends when it has read its own partitions. Default:
+	// never.
 	Until Position
 
-	// CommitEvery is how often a group's progress is committed in the
-	// background. It is committed at Close and before a partition goes to
-	// another member, too. Negative leaves all commits to [Consumer.Commit].
-	// Default: 5 s.
+	// CommitEvery is how often offsets are committed to the group in the background. They are also
+	// committed at Close, and before a partition goes to another member. If it is negative, only
+	// [Consumer.Commit] commits. Default: 5 s.
 	CommitEvery time.Duration
 
-	// SessionTimeout is how long the group waits for a member that is silent
-	// before its partitions go to others. Default: 45 s.
+	// SessionTimeout is how long the group waits for a silent member before it gives the member's
+	// partitions to others. Default: 45 s.
 	SessionTimeout time.Duration
 }
 
-// Consumer reads records. Open one with [OpenConsumer] and close it at the end.
-// One [Consumer.Records] loop runs at a time; the other methods may be called
-// concurrently.
+// Consumer reads records. Open one with [OpenConsumer] and close it at the end. Only one
+// [Consumer.Records] loop may run at a time; the other methods may be called concurrently.
 //
-// Delivery is at least once: a record counts as handled when the loop's body has
-// returned for it, and only then is it committed. If the program dies in between,
-// the record comes again.
+// Delivery is at least once. A record is handled when the loop's body returns for it, and only
+// handled records are committed. If the program dies before the commit, the record is delivered
+// again.
 type Consumer struct {
 	fabric  *fabric
 	options ConsumerOptions
-	asking  *kgo.Client // for offsets and probes; signed in first, so that errors appear
+	asking  *kgo.Client // for offsets and probes; signs in first, so that opening fails if the login is rejected
 	reading *kgo.Client
 	conns   *kafka.Connections
 
-	committing chan struct{} // holds one, of whoever commits
+	committing chan struct{} // holds a value while a commit is running
 
 	mu         sync.Mutex                // guards the fields below
-	known      map[kafka.Partition]span  // as of opening
-	from       map[kafka.Partition]int64 // where to begin
-	until      map[kafka.Partition]int64 // where to end
-	renewed    map[string]bool           // topics that were made again
-	begun      map[kafka.Partition]bool  // partitions of those that were begun with, in a group
+	known      map[kafka.Partition]span  // where partitions began and ended when the Consumer was opened
+	from       map[kafka.Partition]int64 // where to start
+	until      map[kafka.Partition]int64 // where to stop
+	renewed    map[string]bool           // topics that were deleted, and may have been created again
+	begun      map[kafka.Partition]bool  // of those topics: partitions that the group has assigned since
 	cursors    map[kafka.Partition]*cursor
-	assigned   bool   // the cursors are all that the group wants to be read
-	member     string // the ID under which the group knows this Consumer, and as
-	generation int32  // of which generation, when it was assigned its partitions
-	gaveUp     int32  // the generation in which partitions were given up last
+	assigned   bool   // the cursors are all partitions that this member is to read
+	member     string // the member ID of this Consumer, and the
+	generation int32  // generation of the group, at the last assignment of partitions
+	gaveUp     int32  // the last generation in which partitions were given up
 	stopPoll   context.CancelCauseFunc
 
-	// The loop alone uses these.
+	// Only the loop uses these.
 	busy  atomic.Bool
 	queue []fetched
 	errs  []error
-	reads map[string]kafka.TopicID // which of the topics of a name is read; none if that is not known
+	reads map[string]kafka.TopicID // the ID of the topic that is read under a name; missing if it is not known
 
-	stop     context.CancelFunc // ends the background work
+	stop     context.CancelFunc // stops the background work
 	wg       sync.WaitGroup
 	closer   sync.Once
 	closed   chan struct{}
 	closeErr error
 }
 
-// cursor is how far a partition was read.
+// cursor is how far a partition has been read.
 type cursor struct {
 	id    kafka.Partition
-	start int64 // where reading began
-	from  int64 // records before it are not handed out
+	start int64 // the offset at which reading began
+	from  int64 // records before it are skipped
 	until int64 // reading ends here; -1 for never
 
-	next      atomic.Int64 // the next offset to be handed out, while none are being handed out
-	done      atomic.Int64 // all before were handled
-	epoch     atomic.Int32 // of the last record handled
-	committed atomic.Int64 // all before were committed
-	lost      atomic.Bool  // another member has the partition now
+	next      atomic.Int64 // the next offset to yield; not updated while a batch is being yielded
+	done      atomic.Int64 // all records before it are handled
+	epoch     atomic.Int32 // leader epoch of the last handled record
+	committed atomic.Int64 // all records before it are committed
+	lost      atomic.Bool  // the partition was given up: its remaining records must not be yielded
 }
 
 func (c *cursor) finished() bool { return c.until >= 0 && c.next.Load() >= c.until }
 
-// OpenConsumer returns a Consumer that is signed in, knows that its topics exist
-// and may be read, and where they begin and end. A consumer group is private to the
-// caller, whatever its ID. ctx bounds the opening only. The caller closes the Consumer.
+// OpenConsumer returns a Consumer that is signed in. It has checked that its topics exist and may
+// be read, and has looked up where they begin and end. Consumer groups are private to their owner:
+// a group of the same ID of somebody else is another group. ctx bounds only the opening. The caller
+// closes the Consumer.
 //
-// It returns [ErrInvalid], [ErrUnauthenticated], [ErrPermission], [ErrNotFound],
-// [ErrUnavailable], or ctx's error.
+// It returns [ErrInvalid], [ErrUnauthenticated], [ErrPermission], [ErrNotFound], [ErrUnavailable],
+// or ctx's error.
 func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Consumer, error) {
 	if err := options.validate(); err != nil {
 		return nil, fmt.Errorf("open consumer: %w", err)
@@ -188,7 +187,8 @@ func (o *ConsumerOptions) wants(partition int32) bool {
 	return len(o.Partitions) == 0 || slices.Contains(o.Partitions, partition)
 }
 
-// choose leaves only the partitions that are to be read, which each of the topics must have.
+// choose removes from places all partitions but those in o.Partitions. It fails if one of the topics
+// does not have one of these.
 func (o *ConsumerOptions) choose(places map[kafka.Partition]kafka.Place) error {
 	if len(o.Partitions) == 0 {
 		return nil
@@ -245,7 +245,7 @@ func (c *Consumer) open(ctx context.Context) error {
 	opts := []kgo.Opt{
 		kgo.WithHooks(c.conns),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // they show how far a transactional topic was read
+		kgo.KeepControlRecords(), // their offsets count towards how far a transactional topic was read
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 	}
 	c.conns.OnRefused = c.refused
@@ -275,7 +275,8 @@ func (c *Consumer) open(ctx context.Context) error {
 	return nil
 }
 
-// mayRead fails if the caller may not read a topic; to look up its offsets needs less.
+// mayRead fails if the caller may not read one of the topics. Looking up offsets does not show
+// this, because it needs fewer rights, so mayRead fetches from one partition of each topic.
 func (c *Consumer) mayRead(ctx context.Context, ids []kafka.Partition) error {
 	asked := map[string]bool{}
 	for _, id := range ids {
@@ -294,11 +295,11 @@ func (c *Consumer) mayRead(ctx context.Context, ids []kafka.Partition) error {
 	return nil
 }
 
-// add begins with a partition. It is called with mu held, once others may call.
+// add starts reading a partition. The caller holds mu, unless the Consumer is still being opened.
 func (c *Consumer) add(id kafka.Partition, start, from int64) *cursor {
 	cur := &cursor{id: id, start: start, from: from, until: -1}
 	if c.options.Until.kind != positionNone {
-		cur.until = c.until[id] // 0 for a partition that was not there at opening
+		cur.until = c.until[id] // 0 for a partition that did not exist at opening, so that it counts as read
 	}
 	cur.next.Store(start)
 	cur.done.Store(start)
@@ -308,18 +309,18 @@ func (c *Consumer) add(id kafka.Partition, start, from int64) *cursor {
 	return cur
 }
 
-// Progress is how far a Consumer has come in one partition.
+// Progress says how far a Consumer has read one partition.
 type Progress struct {
 	Topic     string
 	Partition int32
 	Start     int64 // the offset at which reading began
-	Next      int64 // the offset to be read next
-	End       int64 // the end of the partition now; End - Next is the lag
+	Next      int64 // the offset to read next
+	End       int64 // the current end of the partition; End - Next is the lag
 	Until     int64 // the offset at which reading ends; -1 for never
 }
 
-// Progress returns how far the Consumer has come in each partition that it reads.
-// It asks the cluster for the ends, which ctx bounds.
+// Progress returns how far the Consumer has read each of its partitions. It asks the cluster for the
+// current ends; ctx bounds that.
 func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	c.mu.Lock()
 	var ids []kafka.Partition
@@ -351,10 +352,10 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	return all, nil
 }
 
-// Close commits what was handled, leaves the group and disconnects. A loop that is
-// running ends with [ErrClosed]. ctx bounds all of it, and the wait for a renewal of the
-// login that is under way: when it ends, connections to a cluster that does not answer
-// are closed in the background. Calling Close again does nothing and returns the same.
+// Close commits the handled records, leaves the group and disconnects. A loop that is running ends
+// with [ErrClosed]. If the login is being renewed, Close waits for that, too. ctx bounds all of
+// this: when it ends, connections to a cluster that does not answer are closed in the background.
+// Calling Close again does nothing and returns the same error.
 func (c *Consumer) Close(ctx context.Context) error {
 	c.closer.Do(func() {
 		defer settle(ctx, c.fabric.TokenSource)
@@ -375,13 +376,13 @@ func (c *Consumer) Close(ctx context.Context) error {
 		}()
 		select {
 		case <-disconnected:
-		case <-ctx.Done(): // the Kafka client closes its fetch session, which takes up to 20 s without an answer
+		case <-ctx.Done(): // closing the client's fetch session takes up to 20 s if the cluster does not answer
 		}
 	})
 	return c.closeErr
 }
 
-// tend commits in the background, and finds new partitions.
+// tend commits in the background and looks for new partitions, until ctx ends.
 func (c *Consumer) tend(ctx context.Context) {
 	commits := make(<-chan time.Time)
 	if c.options.Group != "" && c.options.CommitEvery > 0 {
@@ -411,7 +412,7 @@ func (c *Consumer) tend(ctx context.Context) {
 	}
 }
 
-// findPartitions reads partitions that were added, from their start.
+// findPartitions starts reading partitions that were added, from their start.
 func (c *Consumer) findPartitions(ctx context.Context) error {
 	places, err := c.fabric.partitions(ctx, c.asking, c.options.Topics)
 	if err != nil {

@@ -16,36 +16,39 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// fetched are records that wait to be handed out.
+// fetched holds records of one partition that were fetched and not yielded yet.
 type fetched struct {
 	cursor  *cursor
 	records []*kgo.Record
 }
 
-// GapError says that the cluster deleted records before they were read, because
-// their topic keeps them for a limited time or size. Reading goes on behind them.
+// GapError says that the cluster deleted records before they were read, because their topic keeps
+// records only for a limited time or up to a limited size. Reading continues after the gap.
 type GapError struct {
 	Topic     string
 	Partition int32
-	From, To  int64 // the offsets lost are From up to but not including To
+	From, To  int64 // the lost offsets: from From up to but not including To
 }
 
 func (e *GapError) Error() string {
 	return fmt.Sprintf("consume topic %q: %d records were deleted before they were read: offsets %d to %d of partition %d", e.Topic, e.To-e.From, e.From, e.To-1, e.Partition)
 }
 
-// Records returns the records in the order of each partition, as they come.
+// Records returns the records as they arrive, in order within each partition.
 //
-// An error comes with a zero Record. The loop may go on after it: a [*GapError]
-// says that records are lost, [ErrPermission] and [ErrUnauthenticated] are asked
-// about again, [ErrNotFound] says that a topic was deleted, which is read from its
-// start if it is made again, and while the cluster is away the loop waits for it.
-// The loop ends by itself when it has reached [ConsumerOptions.Until], after ctx's
-// error, and after [ErrClosed].
+// An error comes with a zero Record. After most errors, the loop may continue:
 //
-// A record is handled when the body returns for it. If the body leaves the loop by
-// break or return, its record is not handled, unless it was given to
-// [Consumer.Commit]: it is not committed, and the next loop begins with it.
+//   - A [*GapError] says that records are lost.
+//   - After [ErrPermission] and [ErrUnauthenticated], it keeps trying to read.
+//   - [ErrNotFound] says that a topic was deleted. If the topic is created again, it is read from
+//     its start.
+//
+// While the cluster is unreachable, the loop waits for it. The loop ends by itself when it has
+// reached [ConsumerOptions.Until], after ctx's error, and after [ErrClosed].
+//
+// A record is handled when the body returns for it. If the body leaves the loop by break or return,
+// its record is not handled, unless the body has passed it to [Consumer.Commit]: it is not
+// committed, and the next loop starts with it.
 func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		if !c.busy.CompareAndSwap(false, true) {
@@ -68,7 +71,7 @@ func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
 	}
 }
 
-// handOut yields what was fetched, and reports whether the loop goes on.
+// handOut yields the errors and records in c.errs and c.queue. It reports whether the loop goes on.
 func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 	for len(c.errs) > 0 {
 		err := c.errs[0]
@@ -86,7 +89,7 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 			show := !r.Attrs.IsControl() && r.Offset >= cur.from && r.Offset >= cur.done.Load() && (cur.until < 0 || r.Offset < cur.until)
 			if show && !yield(record(r), nil) {
 				next = r.Offset
-				if cur.done.Load() > r.Offset { // committed by the body
+				if cur.done.Load() > r.Offset { // the body has committed it, so the next loop starts behind it
 					next++
 				}
 				cur.next.Store(next)
@@ -112,7 +115,7 @@ func (c *Consumer) isClosed() bool {
 	}
 }
 
-// handled moves what is handled forward, never back.
+// handled marks all records before next as handled. It never moves backwards.
 func (c *cursor) handled(next int64, epoch int32) {
 	for {
 		done := c.done.Load()
@@ -128,7 +131,7 @@ func (c *cursor) handled(next int64, epoch int32) {
 	}
 }
 
-// record is the library's view of a Kafka record.
+// record converts a Kafka record to a Record.
 func record(r *kgo.Record) Record {
 	out := Record{
 		Event:     Event{Topic: r.Topic, Key: r.Key, Value: r.Value, Time: r.Timestamp},
@@ -154,7 +157,7 @@ func record(r *kgo.Record) Record {
 	return out
 }
 
-// finished reports whether everything was read that was asked for.
+// finished reports whether everything up to Until has been read.
 func (c *Consumer) finished() bool {
 	if c.options.Until.kind == positionNone {
 		return false
@@ -169,12 +172,13 @@ func (c *Consumer) finished() bool {
 	return c.assigned
 }
 
-// pollIdle is after how long one who reads until the end looks where it is.
+// pollIdle is how long a Consumer with Until waits for records before it checks whether only
+// offsets without records are left.
 const pollIdle = 250 * time.Millisecond
 
 var errIdle = errors.New("nothing came")
 
-// poll fetches, into c.queue and c.errs. Its own error ends the loop.
+// poll fetches into c.queue and c.errs. If it returns an error, the loop ends.
 func (c *Consumer) poll(ctx context.Context) error {
 	poll, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -185,7 +189,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 	c.mu.Lock()
 	c.stopPoll = cancel
 	c.mu.Unlock()
-	fetches := c.reading.PollFetches(poll) // all there is, so that the client fetches more meanwhile
+	fetches := c.reading.PollFetches(poll) // all that is buffered, so that the client fetches more in the meantime
 	c.mu.Lock()
 	c.stopPoll = nil
 	c.mu.Unlock()
@@ -214,7 +218,8 @@ func (c *Consumer) poll(ctx context.Context) error {
 	return nil
 }
 
-// refused interrupts a poll, which else would wait in silence for a better token.
+// refused interrupts a poll after a rejected login. Without it, the Kafka client would retry
+// silently until it gets a better token.
 func (c *Consumer) refused(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -223,14 +228,14 @@ func (c *Consumer) refused(err error) {
 	}
 }
 
-// arrived queues what came of one partition.
+// arrived queues the records and the error that a fetch returned for one partition.
 func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 	if p.Err != nil {
 		if err := c.fetchError(topic, p); err != nil {
 			c.errs = append(c.errs, err)
 		}
-		// The embedded broker, which has forgotten whose a topic was that is
-		// gone, says that nobody may read it.
+		// Some brokers know only the ID of a deleted topic, not its name, and so answer that the
+		// topic may not be read. Therefore look up whether the name has a new ID.
 		denied := errors.Is(p.Err, kerr.TopicAuthorizationFailed) && p.Partition >= 0
 		if errors.Is(p.Err, kerr.UnknownTopicID) {
 			delete(c.reads, topic)
@@ -263,7 +268,7 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 		c.errs = append(c.errs, &GapError{topic, p.Partition, next, min(first, p.LogStartOffset)})
 	case first < next && p.HighWatermark < next:
 		cur = c.rewind(cur, first)
-	case first < next: // fetched before the log began to start behind them; the gap was reported
+	case first < next: // fetched before retention deleted some of them, and the deletion was already reported as a gap
 		i, _ := slices.BinarySearchFunc(p.Records, next, func(r *kgo.Record, next int64) int { return cmp.Compare(r.Offset, next) })
 		if p.Records = p.Records[i:]; len(p.Records) == 0 {
 			return
@@ -272,10 +277,11 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 	c.queue = append(c.queue, fetched{cur, p.Records})
 }
 
-// remadeTimeout bounds the look at a topic that may be another one by now.
+// remadeTimeout bounds the lookup of a topic that may have been deleted and created again.
 const remadeTimeout = 5 * time.Second
 
-// remade reports whether the topic is another one than is being read.
+// remade reports whether the topic of this name has another ID than the topic that was read so far.
+// It records the new ID.
 func (c *Consumer) remade(topic string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), remadeTimeout)
 	defer cancel()
@@ -290,8 +296,8 @@ func (c *Consumer) remade(topic string) bool {
 	return c.reads[topic] != was
 }
 
-// renew begins anew with a topic that was deleted. The Kafka client holds on to the
-// one that it knew, and would never read from another one of the same name.
+// renew starts over with a topic that was deleted. The Kafka client keeps asking for the deleted
+// topic's ID, and would never read another topic of the same name.
 func (c *Consumer) renew(topic string) {
 	c.reading.PurgeTopicsFromConsuming(topic)
 	gone := func(id kafka.Partition) bool { return id.Topic == topic }
@@ -311,9 +317,9 @@ func (c *Consumer) renew(topic string) {
 	c.reading.AddConsumeTopics(topic)
 }
 
-// rewind begins anew with a partition that ends before the offset at which it was
-// to be read: its log was cut, or is that of another topic. What was to be read
-// until the end is not there any more.
+// rewind starts over with a partition that ends before the next offset to read: its log was
+// truncated, or belongs to another topic of the same name. With Until, reading ends at once,
+// because the records up to the old end do not exist any more.
 func (c *Consumer) rewind(old *cursor, first int64) *cursor {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -327,7 +333,7 @@ func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
 	loss := (*kgo.ErrDataLoss)(nil)
 	switch {
 	case errors.Is(p.Err, kgo.ErrClientClosed), errors.Is(p.Err, context.Canceled), errors.Is(p.Err, context.DeadlineExceeded):
-		return nil // poll knows
+		return nil // poll reports these
 	case errors.As(p.Err, &loss):
 		return &GapError{topic, p.Partition, min(loss.ConsumedTo, loss.ResetTo), max(loss.ConsumedTo, loss.ResetTo)}
 	case topic == "" && rejoins(p.Err):
@@ -339,8 +345,8 @@ func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
 	return c.fabric.topicError("consume", "read", topic, p.Err)
 }
 
-// lookAhead moves the cursors past what holds no records, so that one who reads
-// until the end gets there even if the last offsets are empty.
+// lookAhead moves the cursors past offsets without records, such as transaction markers. Otherwise
+// a Consumer with Until would never finish if a partition ends with such offsets.
 func (c *Consumer) lookAhead(ctx context.Context) {
 	c.mu.Lock()
 	var open []*cursor
@@ -365,7 +371,8 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 	}
 }
 
-// skipDeleted moves a cursor to the start of its partition, if that has overtaken it.
+// skipDeleted moves a cursor to the start of its partition if the records at the cursor were
+// deleted.
 func (c *Consumer) skipDeleted(ctx context.Context, cur *cursor) {
 	spans, err := c.fabric.spans(ctx, c.asking, []kafka.Partition{cur.id})
 	if err != nil {

@@ -21,11 +21,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// epoch is when the first record of a numbered topic was stored; each of the next
-// came a second later.
+// epoch is when the first record of a numbered topic was stored; each further record is one second
+// later.
 var epoch = time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 
-// number stores records 0 to n-1 in partition 0 of a topic.
+// number writes records with the values from up to to-1 to partition 0 of a topic.
 func number(t testing.TB, cfg Config, topic string, from, to int) {
 	t.Helper()
 	client := plain(t, cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -78,7 +78,7 @@ func TestPositions(t *testing.T) {
 	}
 }
 
-// TestPositionsAhead begins where no record is yet.
+// TestPositionsAhead starts at offsets that do not exist yet.
 func TestPositionsAhead(t *testing.T) {
 	t.Parallel()
 	for from, want := range map[Position]string{
@@ -145,8 +145,8 @@ func TestConsumerOptionsThatAreWrong(t *testing.T) {
 	}
 }
 
-// TestTopicsNamedTwice fails when a topic that is named twice is read twice, or when
-// the caller's slice is changed.
+// TestTopicsNamedTwice fails when a topic that is listed twice is read twice, or when the caller's
+// slice is changed.
 func TestTopicsNamedTwice(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather", "beamline"))
@@ -160,7 +160,7 @@ func TestTopicsNamedTwice(t *testing.T) {
 	}
 }
 
-// take returns the next n records of a loop, which it leaves by break at the last.
+// take returns the next n records of a loop. It breaks out of the loop in the body of the last.
 func take(t testing.TB, c *Consumer, n int) (got []Record) {
 	t.Helper()
 	for r, err := range c.Records(within(t)) {
@@ -189,7 +189,7 @@ func TestBreakLeavesTheRecordForTheNextLoop(t *testing.T) {
 		if got := values(take(t, c, 2)); got != "[2 3]" {
 			t.Errorf("group %q: the second loop got %s, want [2 3]", group, got)
 		}
-		// A record that the body gave to Commit is handled, though the body breaks.
+		// A record that the body passed to Commit is handled, although the body breaks.
 		for r, err := range c.Records(within(t)) {
 			if err != nil || string(r.Value) != "3" {
 				t.Fatalf("group %q: the third loop got %s, %v", group, r.Value, err)
@@ -226,14 +226,14 @@ func TestGroupGoesOnWhereItWas(t *testing.T) {
 	if err := c.Close(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	options.From, options.Until = End, End // of no effect: the group knows better
+	options.From, options.Until = End, End // without effect, because the group has committed offsets
 	if got := values(read(t, openConsumer(t, cfg, options))); got != "[2 3 4 5]" {
 		t.Errorf("the second member got %s, want [2 3 4 5]", got)
 	}
 }
 
-// TestCommitEvery commits in the background, and with a negative time never, but by
-// Commit.
+// TestCommitEvery checks that offsets are committed in the background, and with a negative
+// CommitEvery only by Commit.
 func TestCommitEvery(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -282,7 +282,7 @@ func committed(t testing.TB, cfg Config, group, topic string) int64 {
 	return -1
 }
 
-// TestRebalanceLosesNothing has a second member come and go while a group reads.
+// TestRebalanceLosesNothing has a second member join and leave while a group reads.
 func TestRebalanceLosesNothing(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(4, "weather"))
@@ -344,8 +344,8 @@ func TestRebalanceLosesNothing(t *testing.T) {
 	cancel()
 }
 
-// TestPartitionsAreChosen fails when a Consumer reads a partition that was not asked for, even one that
-// is added later, or does not say that one is missing.
+// TestPartitionsAreChosen fails when a Consumer reads a partition that was not requested, even one
+// that is added later, or does not report a requested partition that is missing.
 func TestPartitionsAreChosen(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(3, "weather"))
@@ -387,7 +387,7 @@ func TestPartitionsAreChosen(t *testing.T) {
 	}
 }
 
-// TestNewPartitionsAreFound has partitions added while a Consumer reads from the end.
+// TestNewPartitionsAreFound adds partitions while a Consumer reads from the end.
 func TestNewPartitionsAreFound(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -405,7 +405,7 @@ func TestNewPartitionsAreFound(t *testing.T) {
 	if err := client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: 2, Value: []byte("new")}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time there is nothing new
+	for range 2 { // the second time, nothing is new
 		if err := c.findPartitions(within(t)); err != nil {
 			t.Fatal(err)
 		}
@@ -418,8 +418,7 @@ func TestNewPartitionsAreFound(t *testing.T) {
 	}
 }
 
-// TestOpenConsumerPersists fails when what passes within a moment keeps a Consumer from
-// being opened.
+// TestOpenConsumerPersists fails when a brief, temporary error makes OpenConsumer fail.
 func TestOpenConsumerPersists(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]kfake.Fault{
@@ -441,7 +440,7 @@ func TestOpenConsumerPersists(t *testing.T) {
 	}
 }
 
-// TestPermissionIsAskedAbout has the right to read taken away and given back.
+// TestPermissionIsAskedAbout revokes the right to read and grants it again.
 func TestPermissionIsAskedAbout(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -478,7 +477,7 @@ func TestPermissionIsAskedAbout(t *testing.T) {
 	}
 }
 
-// TestGroupIsRefused has a group that is somebody else's, at opening and later.
+// TestGroupIsRefused has the cluster deny the use of a group, at opening and later.
 func TestGroupIsRefused(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -521,7 +520,7 @@ func TestGroupIsRefused(t *testing.T) {
 	}
 }
 
-// TestTokenIsRefusedWhileReading fails when the loop waits in silence for a better token.
+// TestTokenIsRefusedWhileReading fails when a rejected login makes the loop wait silently.
 func TestTokenIsRefusedWhileReading(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -555,8 +554,8 @@ func TestTokenIsRefusedWhileReading(t *testing.T) {
 	}
 }
 
-// TestUntilTheEndOfWhatIsEmpty has partitions whose last offsets hold no records:
-// transaction markers, aborted records, and nothing at all.
+// TestUntilTheEndOfWhatIsEmpty has partitions that end with offsets without records (transaction
+// markers and aborted records), and empty ones.
 func TestUntilTheEndOfWhatIsEmpty(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "committed", "aborted", "both"), kfake.SeedTopics(3, "empty"))
@@ -614,7 +613,7 @@ func TestUntilTheEndOfACompactedTopic(t *testing.T) {
 		}
 	}
 	deleted := Event{Topic: "latest", Key: []byte("k")}
-	last := Event{Topic: "latest", Key: []byte("other"), Value: []byte("last")} // the newest batch stays in any case
+	last := Event{Topic: "latest", Key: []byte("other"), Value: []byte("last")} // compaction never touches the newest batch
 	for _, ev := range []Event{deleted, last} {
 		if err := l.Log(within(t), ev); err != nil {
 			t.Fatal(err)
@@ -635,7 +634,7 @@ func TestUntilTheEndOfACompactedTopic(t *testing.T) {
 	}
 }
 
-// TestCloseEndsALoopThatWaits fails when Close leaves a loop waiting.
+// TestCloseEndsALoopThatWaits fails when a waiting loop does not end after Close.
 func TestCloseEndsALoopThatWaits(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -689,7 +688,7 @@ func TestLoopWhoseContextEnds(t *testing.T) {
 	}
 }
 
-// TestCommitWithoutAGroup does nothing.
+// TestCommitWithoutAGroup checks that Commit without a group does nothing.
 func TestCommitWithoutAGroup(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -700,7 +699,7 @@ func TestCommitWithoutAGroup(t *testing.T) {
 	}
 }
 
-// TestUnavailablePartitions has brokers that need patience.
+// TestUnavailablePartitions has brokers that answer with temporary errors.
 func TestUnavailablePartitions(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -712,8 +711,8 @@ func TestUnavailablePartitions(t *testing.T) {
 	}
 }
 
-// TestCloseConsumerInSilence: a cluster that answers nothing any more, not even a new
-// connection, does not hold Close up for longer than its caller wants.
+// TestCloseConsumerInSilence checks that Close takes no longer than its context allows if the
+// cluster stops answering, even on new connections.
 func TestCloseConsumerInSilence(t *testing.T) {
 	t.Parallel()
 	cluster, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -722,7 +721,7 @@ func TestCloseConsumerInSilence(t *testing.T) {
 	waits := make(chan struct{})
 	cluster.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
-		if req.(*kmsg.FetchRequest).SessionEpoch > 1 { // the Kafka client closes a session that has begun
+		if req.(*kmsg.FetchRequest).SessionEpoch > 1 { // a fetch session exists, which the Kafka client tries to close
 			once.Do(func() { close(waits) })
 		}
 		return nil, nil, false
@@ -753,7 +752,7 @@ func TestCloseConsumerInSilence(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Close in silence = %v, want the deadline", err)
 		}
-	case <-time.After(8 * time.Second): // the client gives a new connection 10 s
+	case <-time.After(8 * time.Second): // less than the 10 s that the client gives a new connection
 		t.Error("Close waits for the cluster, though its time is over")
 	}
 }
@@ -801,8 +800,8 @@ func TestCloseConsumer(t *testing.T) {
 	}
 }
 
-// TestGroupThatTheBrokerFailsOn fails when an error goes unnoticed because its code is
-// negative, as only this one is.
+// TestGroupThatTheBrokerFailsOn fails when an error is ignored because its code is negative, as
+// that of UNKNOWN_SERVER_ERROR is.
 func TestGroupThatTheBrokerFailsOn(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -812,12 +811,12 @@ func TestGroupThatTheBrokerFailsOn(t *testing.T) {
 	}
 }
 
-// TestTopicThatWasMadeAgain fails when a Consumer does not get over a topic that was
-// released and claimed again, or misses what is new in it because its offsets are low.
+// TestTopicThatWasMadeAgain fails when a Consumer stops reading a topic that was released and
+// claimed again, or skips new records in it because their offsets are low.
 func TestTopicThatWasMadeAgain(t *testing.T) {
 	t.Parallel()
 	_, consumer, again := remade(t, "")
-	// The Kafka client takes about ten seconds to believe it.
+	// The Kafka client takes about ten seconds until it reports the topic as deleted.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var got []Record
@@ -844,8 +843,8 @@ func TestTopicThatWasMadeAgain(t *testing.T) {
 	}
 }
 
-// TestGroupOfATopicThatWasMadeAgain is the same in a group, from where the Kafka client
-// believes it.
+// TestGroupOfATopicThatWasMadeAgain does the same in a group. To save time, it begins where the
+// Kafka client would have reported the topic as deleted.
 func TestGroupOfATopicThatWasMadeAgain(t *testing.T) {
 	t.Parallel()
 	cfg, consumer, again := remade(t, "analysis")
@@ -862,8 +861,8 @@ func TestGroupOfATopicThatWasMadeAgain(t *testing.T) {
 	}
 }
 
-// remade returns a Consumer whose topic was deleted after five records, and a function
-// that makes another topic of the same name.
+// remade returns a Consumer whose topic was deleted after five records were read, and a function
+// that creates another topic of the same name.
 func remade(t *testing.T, group string) (Config, *Consumer, func()) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	number(t, cfg, "weather", 0, 10)
@@ -880,8 +879,8 @@ func remade(t *testing.T, group string) (Config, *Consumer, func()) {
 	}
 }
 
-// TestCommittedBehindTheEnd has a group that remembers an offset that its partition
-// does not reach: the log was cut, or is that of another topic.
+// TestCommittedBehindTheEnd has a group with a committed offset past the end of its partition: the
+// log was truncated, or belongs to another topic.
 func TestCommittedBehindTheEnd(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -909,14 +908,15 @@ func TestCommittedBehindTheEnd(t *testing.T) {
 	}
 }
 
-// TestArrivedLate: the Consumer reports a gap when the start of the log overtakes it. Records from that gap, which the
-// Kafka client had fetched before, are passed over and do not end the reading. Records of a log that was cut are read
-// from its new beginning.
+// TestArrivedLate checks what the Consumer does with records before the offset that it reads next.
+// If the Kafka client fetched them before retention deleted them, and the gap was already reported,
+// they are skipped and do not end the reading. If the log was truncated, it is read from its new
+// records on.
 func TestArrivedLate(t *testing.T) {
 	id := kafka.Partition{Topic: "weather", Partition: 0}
 	for name, c := range map[string]struct {
-		end   int64 // of the log
-		first int64 // record that is queued, of three from offset 8 on
+		end   int64 // end of the log
+		first int64 // the first record that is queued, of three that begin at offset 8
 		until int64
 	}{
 		"late":            {12, 10, 12},

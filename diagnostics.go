@@ -8,27 +8,28 @@ import (
 	"time"
 )
 
-// A program may make a [Handler] its default logger, and the default logger its
-// [Config.Diagnostics]. Then what the Logger says about itself would become events of the
-// Logger, and those could cause more of it. Two things prevent that:
+// A program may use a [Handler] as its default logger, and that default logger as
+// [Config.Diagnostics]. The Logger's own messages would then become events of the Logger, and
+// logging those could cause more messages, without end. Two measures prevent that:
 //
-//   - The library's messages have a mark, by which a Handler recognises and drops them. The
-//     mark is lost where a message becomes text, as in package log, so [Config.Diagnostics]
-//     tells users not to lead them back that way.
-//   - The Logger's goroutines wait at most diagnosticsPatience for a message to be taken.
-//     Package log holds a lock while it writes. A program that waits for memory in the Logger
-//     while it holds that lock would otherwise block the Logger at its next message for good.
+//   - The library's messages carry a mark, by which a Handler recognizes and drops them. The mark
+//     is lost when a message is converted to text, as by package log. So [Config.Diagnostics] tells
+//     users not to send messages back that way.
+//   - The Logger's goroutines wait at most diagnosticsPatience until a message is handled. Package
+//     log holds a lock while it writes. Without this limit, there could be a deadlock: a program
+//     waits for memory in the Logger while it holds that lock, and the Logger waits for the lock to
+//     log a message.
 
-// diagnosticsMark is on all messages of the library. It is an empty group, which all
-// handlers leave out.
+// diagnosticsMark is an attribute of all messages of the library. It is an empty group, because
+// handlers omit those.
 const diagnosticsMark = "diaspora.diagnostics"
 
 const (
 	diagnosticsPatience = 100 * time.Millisecond
-	maxDiagnostics      = 256 // messages that wait for whoever takes them
+	maxDiagnostics      = 256 // messages that may wait for the handler
 )
 
-// own returns a logger for what the library says about itself, or nil for nil.
+// own returns a logger for the library's own messages, or nil if to is nil.
 func own(to *slog.Logger) *slog.Logger {
 	if to == nil {
 		return nil
@@ -40,7 +41,7 @@ func own(to *slog.Logger) *slog.Logger {
 	return slog.New(&ownHandler{to: marked, queue: new(diagnosticsQueue)})
 }
 
-// marked reports whether the attributes are those of the library's own messages.
+// marked reports whether attrs contain the mark of the library's own messages.
 func marked(attrs []slog.Attr) bool {
 	for i := range attrs {
 		if attrs[i].Key == diagnosticsMark {
@@ -50,7 +51,7 @@ func marked(attrs []slog.Attr) bool {
 	return false
 }
 
-// ownHandler hands the library's own messages on.
+// ownHandler passes the library's own messages on through a queue.
 type ownHandler struct {
 	to    slog.Handler
 	queue *diagnosticsQueue
@@ -68,7 +69,7 @@ func (h *ownHandler) WithGroup(name string) slog.Handler {
 	return &ownHandler{h.to.WithGroup(name), h.queue}
 }
 
-// Handle returns when the message was taken, or when that takes too long.
+// Handle returns when the message has been handled, or after diagnosticsPatience.
 func (h *ownHandler) Handle(ctx context.Context, r slog.Record) error {
 	m := &diagnostic{to: h.to, ctx: context.WithoutCancel(ctx), record: r.Clone(), taken: make(chan struct{})}
 	if !h.queue.put(m) {
@@ -91,18 +92,17 @@ type diagnostic struct {
 	taken  chan struct{}
 }
 
-// diagnosticsQueue delivers messages in order, in a goroutine that lives while
-// there are any.
+// diagnosticsQueue delivers messages in order. Its goroutine runs only while there are messages.
 type diagnosticsQueue struct {
-	stuck atomic.Bool // whoever takes the messages takes his time
+	stuck atomic.Bool // the handler did not finish in time; put does not wait until it has handled a message
 
 	mu      sync.Mutex // guards the fields below
 	waiting []*diagnostic
-	lost    int64 // messages for which there was no place
+	lost    int64 // messages dropped because the queue was full
 	running bool
 }
 
-// put queues m, and reports whether to wait for it.
+// put queues m, or drops it if the queue is full. It reports whether the caller should wait for m.
 func (q *diagnosticsQueue) put(m *diagnostic) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -32,7 +32,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// certificate makes one that signs itself, and its PEM.
+// certificate makes a self-signed certificate, and returns it in PEM too.
 func certificate(t testing.TB, host string, until time.Time) (tls.Certificate, []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -55,7 +55,7 @@ func certificate(t testing.TB, host string, until time.Time) (tls.Certificate, [
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// TestTLS has brokers and ACL endpoints whose certificates can be trusted, or not.
+// TestTLS has brokers and ACL endpoints with trusted and with untrusted certificates.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	good, goodPEM := certificate(t, "127.0.0.1", time.Now().Add(time.Hour))
@@ -112,7 +112,7 @@ func TestTLS(t *testing.T) {
 		}
 	}
 
-	// One who speaks, but something else.
+	// A server that speaks another protocol.
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func TestDialWithATokenThatIsRefused(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t)
 	newDoor(c, &cfg).shut.Store(true)
-	cfg.DialTimeout = time.Hour // not for refusals
+	cfg.DialTimeout = time.Hour // does not apply to a rejected login
 	cfg.Identity.Username, cfg.origin = "ada@example.edu", `profile "local"`
 	_, err := Dial(within(t), cfg)
 	want := fmt.Sprintf(`sign in to %s as ada@example.edu (profile "local"): not authenticated: %s; %s`, cfg.Brokers[0], refusal, defaultLogin)
@@ -182,8 +182,8 @@ func TestDialWithATokenThatIsRefused(t *testing.T) {
 	}
 }
 
-// TestDialWaits fails when an outage is taken for a refusal, or is waited for longer
-// than was said.
+// TestDialWaits fails when an outage counts as a rejected login, or is waited for longer than
+// DialTimeout.
 func TestDialWaits(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t)
@@ -200,7 +200,7 @@ func TestDialWaits(t *testing.T) {
 		t.Errorf("Dial = %v after %d tries, want ErrUnauthenticated after 3", err, asked.Load())
 	}
 
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and sends nothing
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,8 +227,8 @@ func TestDialWaits(t *testing.T) {
 	}
 }
 
-// TestDialTimeoutIsNoContext fails when a broker that cannot be reached in time, which the
-// net package calls a deadline exceeded too, is taken for the end of the caller's context.
+// TestDialTimeoutIsNoContext fails when an unreachable broker is mistaken for the end of the
+// caller's context. The timeouts of package net match context.DeadlineExceeded too.
 func TestDialTimeoutIsNoContext(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t)
@@ -255,8 +255,8 @@ type sourceFunc func(context.Context) (globus.Token, error)
 
 func (f sourceFunc) Token(ctx context.Context) (globus.Token, error) { return f(ctx) }
 
-// TestDiagnostics fails when the Kafka client's messages get lost, come too loud, or
-// hold the token.
+// TestDiagnostics fails when the Kafka client's messages get lost, have too high a level, or
+// contain the token.
 func TestDiagnostics(t *testing.T) {
 	t.Parallel()
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {

@@ -17,8 +17,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// direct is the [sink] of a Logger without a spool. It hands events to the Kafka client,
-// which batches, sends and retries them.
+// direct is the [sink] of a Logger without a spool. It passes events to the Kafka client, which
+// batches, sends and retries them.
 type direct struct {
 	fabric *fabric
 	client *kgo.Client
@@ -28,20 +28,20 @@ type direct struct {
 	ids    *ids
 	times  timeFormat
 
-	slab    atomic.Pointer[slab] // where the next event goes
+	slab    atomic.Pointer[slab] // where the next event is stored
 	slabs   sync.Pool
-	promise func(*kgo.Record, error) // finished
+	promise func(*kgo.Record, error) // the method finished, bound once to save an allocation per event
 
 	closing chan struct{} // closed when close begins
 
-	forgetting sync.Map       // topics that forget is at work on
-	wg         sync.WaitGroup // of forget
+	forgetting sync.Map       // topics that forget is purging
+	wg         sync.WaitGroup // for the goroutines of forget
 }
 
 const (
-	// maxPendingBytes limits the memory of the events that are not acknowledged.
+	// maxPendingBytes limits the memory of events that are not acknowledged.
 	maxPendingBytes = 64 << 20
-	// pendingOverhead is what an event takes besides its own bytes.
+	// pendingOverhead is how many bytes an event takes besides its own.
 	pendingOverhead = 512
 )
 
@@ -59,8 +59,8 @@ func openDirect(ctx context.Context, cfg Config, counts *counts) (*direct, error
 	}
 	d.client, err = f.dial(ctx,
 		kgo.WithHooks(d.conns),
-		// The budget limits what is pending. The client's own limit would make a call wait
-		// that cannot be ended without failing the events of other calls.
+		// The budget limits what is pending. If the client's own limit were reached, Produce would
+		// block, and could be unblocked only by failing the events of other calls.
 		kgo.MaxBufferedRecords(math.MaxInt32),
 	)
 	if err != nil {
@@ -76,7 +76,7 @@ func openDirect(ctx context.Context, cfg Config, counts *counts) (*direct, error
 func (d *direct) log(ctx context.Context, events []Event) error {
 	b := newBatch(len(events), d.conns.NextRefusal())
 	for i := range events {
-		// The Kafka client may still read the event when ctx has ended.
+		// Copy the event: after ctx ends, Log returns, but the Kafka client may still read it.
 		event := clone(&events[i])
 		if err := d.produce(ctx, &event, nil, b, i); err != nil {
 			d.counts.failed.Add(1)
@@ -91,15 +91,15 @@ func (d *direct) send(ctx context.Context, ev *Event, done func(Record, error)) 
 	return d.produce(ctx, ev, done, nil, 0)
 }
 
-// produce hands an event to the Kafka client, with either a callback or a place in a batch.
-// After an error there is no callback.
+// produce passes an event to the Kafka client, with either a callback or an index in a batch. If it
+// returns an error, there is no callback.
 func (d *direct) produce(ctx context.Context, ev *Event, done func(Record, error), b *batch, index int) error {
 	size := min(eventBytes(ev)+pendingOverhead, int(d.budget.max/4))
 	if err := d.budget.take(ctx, d.closing, int64(size)); err != nil {
 		return err
 	}
 	select {
-	case <-d.closing: // looked at after take, so that close waits for this event or we see it
+	case <-d.closing: // checked after take: either close waits for this event's bytes, or we see that it has begun
 		d.budget.giveBack(int64(size))
 		return ErrClosed
 	default:
@@ -107,14 +107,16 @@ func (d *direct) produce(ctx context.Context, ev *Event, done func(Record, error
 	p := d.newPending()
 	p.done, p.batch, p.index, p.size = done, b, int32(index), int32(size)
 	p.fill(d, ev)
-	// Not the caller's context: the client would fail all events of a partition
-	// with the first one whose context ends.
+	// Do not pass the caller's context: when one record's context ends, the client fails all
+	// buffered events of its partition.
 	d.client.Produce(context.Background(), &p.record, d.promise)
 	return nil
 }
 
-// hurry makes the Kafka client send what it has, and what it is given until stop is
-// called, without waiting for more. The client does that while a flush is going on.
+// hurry makes the Kafka client send at once what it has buffered, and what it gets until stop is
+// called, instead of lingering. For that it keeps a Flush open, during which the client does not
+// linger. A single short Flush would not be enough: events of a topic that the client does not know
+// yet are put into batches only later, and would then linger.
 func (d *direct) hurry() (stop func()) {
 	if d.fabric.Linger == 0 {
 		return func() {}
@@ -129,7 +131,7 @@ func (d *direct) flush(ctx context.Context) error {
 	select {
 	case <-d.closing:
 		if err == nil {
-			err = d.budget.wait(ctx, nil, 0) // for calls that were just handing an event over
+			err = d.budget.wait(ctx, nil, 0) // for calls that passed the check of closing just before close
 		}
 	default:
 	}
@@ -143,7 +145,7 @@ func (d *direct) close(ctx context.Context) error {
 	close(d.closing)
 	err := d.flush(ctx)
 	d.client.Close()
-	d.budget.wait(context.Background(), nil, 0) // for the callbacks
+	d.budget.wait(context.Background(), nil, 0) // until all callbacks have returned
 	d.wg.Wait()
 	return err
 }
@@ -159,20 +161,20 @@ func (d *direct) stats() LoggerStats {
 // because adds to the error of a context why the client could not connect.
 func (d *direct) because(err error) error { return because(err, d.conns) }
 
-// forget makes the Kafka client look a topic up again. If a topic is deleted and another
-// one of the same name is made, the client fails all events for it, because they could be
-// meant for the other topic. Here, the name is what is meant.
+// forget makes the Kafka client look up a topic again. If a topic is deleted and created again
+// under the same name, the client fails all events for it, since they could be meant for the old
+// topic. Callers of this package name a topic by its name only, so events for the new one are fine.
 func (d *direct) forget(topic string) {
 	if _, busy := d.forgetting.LoadOrStore(topic, true); busy {
 		return
 	}
-	d.wg.Go(func() { // the client waits for the callback that called us
+	d.wg.Go(func() { // in a goroutine: purging waits for the callback that called us
 		defer d.forgetting.Delete(topic)
 		d.client.PurgeTopicsFromProducing(topic)
 	})
 }
 
-// clone returns a copy of the event that shares no memory with it.
+// clone returns a deep copy of the event.
 func clone(ev *Event) Event {
 	c := *ev
 	c.Key, c.Value = bytes.Clone(ev.Key), bytes.Clone(ev.Value)
@@ -183,22 +185,21 @@ func clone(ev *Event) Event {
 	return c
 }
 
-// pending is an event in flight: what the Kafka client needs of it, and whom to
-// tell, in one piece of memory. It is its record's context, by which the client's
-// callback finds it again; as such it never ends.
+// pending is an event in flight: its Kafka record and who gets the result, in one allocation. It is
+// also the context of its record, so that the client's callback can find it. As a context it never
+// ends.
 //
-// It is made once and used for one event after another. What is the same for all
-// of them stays in place.
+// A pending is reused for one event after another. The parts that most events share stay in place.
 type pending struct {
 	record  kgo.Record
 	headers [2]kgo.RecordHeader
-	text    [len(timeLayout) + idPrefixBytes + maxCounterBytes]byte // the time and the ID
+	text    [len(timeLayout) + idPrefixBytes + maxCounterBytes]byte // the time, then the ID
 	done    func(Record, error)
 	batch   *batch
-	index   int32 // in batch
-	size    int32 // of it in the budget
-	slab    *slab // of which it is a part
-	special bool  // there is more to it than a key and a value
+	index   int32 // the event's index in batch
+	size    int32 // bytes taken from the budget
+	slab    *slab // the slab that it is part of
+	special bool  // has an ID, time or headers of its own
 }
 
 func (*pending) Deadline() (time.Time, bool) { return time.Time{}, false }
@@ -206,11 +207,11 @@ func (*pending) Done() <-chan struct{}       { return nil }
 func (*pending) Err() error                  { return nil }
 func (*pending) Value(any) any               { return nil }
 
-// slab holds some events that were logged one after another. It is used again when
-// all of them are finished: by that, logging an event allocates nothing.
+// slab holds events that were logged one after another. It is reused when all of them are finished,
+// so that logging an event allocates nothing.
 type slab struct {
-	next     atomic.Int32 // events handed out
-	finished int32        // events done with; the client calls back one at a time
+	next     atomic.Int32 // index of the next event to hand out
+	finished int32        // events that are finished; needs no lock, because the client runs one callback at a time
 	events   [32]pending
 }
 
@@ -226,9 +227,9 @@ func newSlab(prefix string) *slab {
 	return s
 }
 
-// reset forgets the event, and takes the headers back to where most events have them.
-// The time, the same for many events, goes before the ID, which differs at its end:
-// so most of both compresses as one repetition.
+// reset clears the event, and restores the headers if the event had its own. The time, which many
+// events share, comes right before the ID, which differs only at its end. Compression thus finds
+// most of both as one repetition.
 func (p *pending) reset() {
 	p.record.Key, p.record.Value = nil, nil
 	p.done, p.batch = nil, nil
@@ -255,7 +256,7 @@ func (d *direct) newPending() *pending {
 	}
 }
 
-// recycle gives p back. Nobody may look at it afterwards.
+// recycle returns p to its slab. It must not be used afterwards.
 func (d *direct) recycle(p *pending) {
 	p.reset()
 	s := p.slab
@@ -266,7 +267,7 @@ func (d *direct) recycle(p *pending) {
 	}
 }
 
-// fill makes the record of an event.
+// fill sets the record of p to the event.
 func (p *pending) fill(d *direct, ev *Event) {
 	now := time.Now()
 	r := &p.record
@@ -292,7 +293,7 @@ func (p *pending) fill(d *direct, ev *Event) {
 	}
 }
 
-// logged is the event as it is now in the cluster, or is not.
+// logged returns the record for the callback, whether the event was acknowledged or failed.
 func (p *pending) logged() Record {
 	r := &p.record
 	if p.special {
@@ -307,7 +308,7 @@ func (p *pending) logged() Record {
 	}
 }
 
-// finished is the Kafka client's callback. The client is done with the record.
+// finished is the Kafka client's callback for a record that is acknowledged or has failed.
 func (d *direct) finished(r *kgo.Record, err error) {
 	p := r.Context.(*pending)
 	if err == nil {
@@ -330,14 +331,14 @@ func (d *direct) finished(r *kgo.Record, err error) {
 	d.budget.giveBack(size)
 }
 
-// batch gathers what becomes of the events of one Log.
+// batch collects the results of the events of one call of Log.
 type batch struct {
-	done    chan struct{}   // closed when all are answered
-	refused <-chan struct{} // closed when a login is refused after the call began
+	done    chan struct{}   // closed when all events have a result
+	refused <-chan struct{} // closed when a login is rejected after the call began
 
 	mu   sync.Mutex // guards the fields below
 	left int
-	errs []error // errPending, nil once acknowledged, or why it failed
+	errs []error // by event: errPending, nil if acknowledged, or why it failed
 	one  [1]error
 }
 
@@ -364,12 +365,12 @@ func (b *batch) finish(i int, err error) {
 	}
 }
 
-// refusalGrace is how long Log waits for an answer after a login was refused:
-// the client tries once more, and fails what it can by itself.
+// refusalGrace is how long Log waits for results after a login is rejected. During this time the
+// client tries once more, and fails the events that it can.
 const refusalGrace = 300 * time.Millisecond
 
-// wait returns what became of the events. What is unanswered when ctx ends, or
-// when nobody is signed in any more, has failed with that.
+// wait returns the result of the call. Events without a result when ctx ends, or when a login is
+// rejected, count as failed for that reason.
 func (b *batch) wait(ctx context.Context, d *direct, events []Event) error {
 	var gaveUp error
 	select {
@@ -410,38 +411,37 @@ func (b *batch) result(d *direct, events []Event, gaveUp error) error {
 	return e
 }
 
-// budget limits the memory of the events that are not acknowledged yet, in bytes. Every
-// event takes from it and gives back, so those that take and those that give back write to
-// different cache lines, and the former read the latter's only when the budget seems to be
-// used up.
+// budget limits the memory of events that are not acknowledged, in bytes. Every event takes from it
+// and gives back. To avoid contention, takers and givers write to different cache lines, and takers
+// read the givers' line only when the budget seems to be used up.
 type budget struct {
 	max   int64
-	hurry func() (stop func()) // called when somebody begins to wait; may be nil
+	hurry func() (stop func()) // called when a caller begins to wait; may be nil
 
 	_     [64]byte
-	taken atomic.Int64 // bytes ever taken
-	seen  atomic.Int64 // given, when somebody who takes last read it
+	taken atomic.Int64 // total bytes ever taken
+	seen  atomic.Int64 // the value of given that a taker read last
 	_     [64]byte
-	given atomic.Int64 // bytes ever given back
+	given atomic.Int64 // total bytes ever given back
 	_     [64]byte
 
 	waiting atomic.Int32
 	mu      sync.Mutex    // guards freed
-	freed   chan struct{} // closed, and set to nil, when some of the budget is free again
+	freed   chan struct{} // closed, and set to nil, when part of the budget is free again
 }
 
-// used returns how many bytes are taken.
+// used returns how many bytes are in use.
 func (b *budget) used() int64 {
-	given := b.given.Load() // first, so that the difference is never negative
+	given := b.given.Load() // load given first, so that the difference is never negative
 	return b.taken.Load() - given
 }
 
-// low is the use below which those that wait are woken. They are not woken at each event
-// that gives back its bytes: they would send batches of one event.
+// low is the level of use at which waiters are woken. Waking them whenever one event gives back its
+// bytes would make the client send batches of one event.
 func (b *budget) low() int64 { return b.max - b.max/4 }
 
-// take takes n bytes, at most a quarter of the budget. If they are not free, it waits until
-// ctx ends or closing is closed.
+// take takes n bytes, at most a quarter of the budget. If they are not available, it waits until
+// they are, ctx ends, or closing is closed.
 func (b *budget) take(ctx context.Context, closing <-chan struct{}, n int64) error {
 	if b.tryTake(n) {
 		return nil
@@ -471,7 +471,7 @@ func (b *budget) tryTake(n int64) bool {
 	return false
 }
 
-// giveBack gives n bytes back.
+// giveBack returns n bytes, and wakes waiters once use has dropped to [budget.low].
 func (b *budget) giveBack(n int64) {
 	b.given.Add(n)
 	if b.waiting.Load() == 0 || b.used() > b.low() {
@@ -485,7 +485,7 @@ func (b *budget) giveBack(n int64) {
 	}
 }
 
-// wait returns when at most level bytes are taken; level is at most [budget.low].
+// wait returns when at most level bytes are in use; level is at most [budget.low].
 func (b *budget) wait(ctx context.Context, closing <-chan struct{}, level int64) error {
 	b.waiting.Add(1)
 	defer b.waiting.Add(-1)

@@ -5,31 +5,29 @@ import (
 	"iter"
 )
 
-// defaultWindow is how many IDs [Distinct] remembers by default.
+// defaultWindow is the default number of IDs that [Distinct] remembers.
 const defaultWindow = 1 << 16
 
-// Distinct returns the records without repeats: those of the same topic and with
-// the same [Event.ID] as one of the last window distinct records that the loop's
-// body has handled. Errors, and records without an ID, which are of other clients,
-// pass. A window of 0 is 65,536; one ID takes about 100 bytes of memory, however
-// long it is.
+// Distinct returns the records without repeats. A record is a repeat if it has the same topic and
+// [Event.ID] as one of the last window distinct records that the loop's body has handled. Errors
+// pass through, and so do records without an ID, which other Kafka clients have written. A window
+// of 0 means 65,536. One ID takes about 100 bytes of memory, however long it is.
 //
 //	for record, err := range diaspora.Distinct(consumer.Records(ctx), 0) {
 //
-// A repeat comes when a producer did not hear that its event had arrived, and logs
-// it once more under the same ID: after a crash, or out of the spool. It may be in
-// another partition, if it has no key or partitions were added meanwhile; so there
-// is one window for all that the loop reads, and it has to be as large as the number
-// of records that may lie between an event and its repeat, over all partitions.
+// A repeat occurs when a producer does not learn that its event has arrived and logs it again under
+// the same ID, for instance after a crash, or from the spool. The repeat may be in another
+// partition if the event has no key, or if partitions were added in between. So there is one window
+// for everything that the loop reads. It must be at least the number of records, over all
+// partitions, that may lie between an event and its repeat.
 //
-// A repeat counts as handled, so it is committed like all others. A record whose
-// body leaves the loop by break or return does not, and comes again in the next
-// loop, which may be over the same Distinct: it goes on with what it knows. It is
-// for one loop at a time.
+// A repeat counts as handled, so it is committed like all others. If the body leaves the loop by
+// break or return, its record is not handled, and the next loop yields it again. The next loop may
+// use the same Distinct, which keeps what it remembers. Only one loop may use a Distinct at a time.
 //
-// Distinct knows only what this process has handled. What comes again because this
-// process died before it committed is a repeat that only the body's own results can
-// tell, for instance a database in which the ID is a key.
+// Distinct knows only what this process has handled. Records are also delivered again if this
+// process died before it committed them. The body can recognize those only from its own results,
+// for instance by using the ID as a key in a database.
 func Distinct(records iter.Seq2[Record, error], window int) iter.Seq2[Record, error] {
 	if window <= 0 {
 		window = defaultWindow
@@ -55,14 +53,14 @@ func Distinct(records iter.Seq2[Record, error], window int) iter.Seq2[Record, er
 	}
 }
 
-// eventKey stands for a topic and an ID of any length. Two that differ do not have
-// the same one, even if somebody tries.
+// eventKey is a hash of a topic and an ID. It is cryptographic, so that nobody can make two events
+// with the same eventKey on purpose.
 type eventKey [16]byte
 
 func keyOf(r Record) eventKey {
 	text := make([]byte, 0, 128)
 	text = append(text, r.Topic...)
-	text = append(text, 0) // no topic's name has one
+	text = append(text, 0) // a separator that no topic's name contains
 	text = append(text, r.ID...)
 	sum := sha256.Sum256(text)
 	return eventKey(sum[:16])
@@ -72,7 +70,7 @@ func keyOf(r Record) eventKey {
 type recent struct {
 	window int
 	known  map[eventKey]struct{}
-	order  []eventKey // a ring once it is full
+	order  []eventKey // a ring buffer once it is full
 	oldest int
 }
 

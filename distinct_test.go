@@ -31,7 +31,7 @@ func text(r Record, err error) string {
 	return fmt.Sprintf("%s/%s@%d %v", r.Topic, r.ID, r.Offset, err)
 }
 
-// TestDistinctIsAModel compares Distinct with the plainest form of what it says.
+// TestDistinctIsAModel compares Distinct with the simplest implementation of its contract.
 func TestDistinctIsAModel(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("an error")
@@ -72,8 +72,8 @@ func TestDistinctIsAModel(t *testing.T) {
 	})
 }
 
-// TestDistinctAfterABreak leaves loops at every record, and begins again with it, as
-// those over a Consumer's records do.
+// TestDistinctAfterABreak breaks out of the loop at every record. The next loop starts with that
+// record again, as loops over a Consumer's records do.
 func TestDistinctAfterABreak(t *testing.T) {
 	t.Parallel()
 	ids := strings.Split("a b a c b d a", " ")
@@ -81,7 +81,7 @@ func TestDistinctAfterABreak(t *testing.T) {
 	for i, id := range ids {
 		items = append(items, got{record: Record{Event: Event{Topic: "t", ID: id}, Offset: int64(i)}})
 	}
-	next := 0 // of the source
+	next := 0 // the next offset of the source
 	source := func(yield func(Record, error) bool) {
 		for next < len(items) {
 			if !yield(items[next].record, nil) {
@@ -106,7 +106,8 @@ func TestDistinctAfterABreak(t *testing.T) {
 	}
 }
 
-// TestDistinctRemembersNoIDs bounds what a stranger's IDs may cost.
+// TestDistinctRemembersNoIDs checks that the window bounds the number of hashes that are kept in
+// place of IDs, and that a hash tells topic and ID apart.
 func TestDistinctRemembersNoIDs(t *testing.T) {
 	t.Parallel()
 	seen := recent{window: 3, known: map[eventKey]struct{}{}}

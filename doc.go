@@ -1,47 +1,51 @@
-// Package diaspora logs events to a Kafka cluster, and reads them back, as the
-// person that you are at Globus.
+// Package diaspora logs events to a Kafka cluster and reads them back. The program signs in with a
+// Globus identity or with an access key. The package hides Kafka's client, signing in, retries, and
+// the spool on local disk.
 //
-// A [Config] says which fabric and as whom. [ConfigFromEnv] takes it from a login
-// that `diaspora login` has stored, or from the environment, such as an access key in DIASPORA_KEY_FILE:
+// A [Config] says which cluster to use and how to sign in. [ConfigFromEnv] fills it from
+// environment variables, such as DIASPORA_KEY_FILE, which names a file with an access key, or else
+// from the login that `diaspora login` has stored:
 //
 //	cfg, err := diaspora.ConfigFromEnv(os.Getenv)
 //
 // # Log events
 //
-// A [Logger] sends events. Nil from [Logger.Log] means that the event is safe;
-// [Logger.Send] is the same with a callback, and much faster for many:
+// A [Logger] sends events. When [Logger.Log] returns nil, the event is safe. [Logger.Send] makes
+// the same promise through a callback, and is much faster for many events:
 //
 //	logger, err := diaspora.OpenLogger(ctx, cfg)
 //	err = logger.Log(ctx, diaspora.JSON("weather", reading))
 //	err = logger.Close(ctx)
 //
-// Safe is in the cluster, on all of its in-sync replicas; or, with
-// Config.SpoolDir, synced to local disk, from where it goes to the cluster when
-// that can be reached, be it after a restart. [Handler] does it for log/slog, and
-// [Writer] for package log.
+// Without a spool, an event is safe once all in-sync replicas in the cluster have it. With
+// Config.SpoolDir, it is safe once it is synced to local disk. The Logger then sends it as soon as
+// the cluster is reachable, if necessary after the program has restarted. [Handler] logs events
+// from log/slog, and [Writer] from package log.
 //
 // # Read them back
 //
-// A [Consumer] is a loop over records, from any [Position] on, alone or as a
-// member of a consumer group:
+// A [Consumer] reads records in a loop. It starts at any [Position], and reads alone or as a member
+// of a consumer group:
 //
 //	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}})
 //	for record, err := range consumer.Records(ctx) {
 //
-// Delivery is at least once and in order per key. Each event has an id, by which
-// [Distinct] drops the repeats.
+// Each event is delivered at least once, and events with the same topic and key are delivered in
+// order. Each event has an ID. [Distinct] uses it to drop events that are delivered again.
 //
 // # Own topics
 //
-// A [Client] claims topics, lists and releases them, and makes access keys, for
-// clients in other languages and for machines where nobody can log in ([Config.Key]).
-// [Dial] hands out the plain Kafka client, signed in.
+// A [Client] claims, lists and releases topics. It also creates access keys, for clients in other
+// languages and for machines where nobody can log in ([Config.Key]). [Dial] returns the plain Kafka
+// client, signed in.
 //
 // # When it does not work
 //
-// Errors are one of a few conditions, to be tested with [errors.Is]: [ErrInvalid],
-// [ErrUnauthenticated], [ErrPermission], [ErrNotFound], [ErrConflict],
-// [ErrUnavailable] and some more. Their text says what was tried, on what, and why
-// it failed; [Hint] says what to do. A refused login is an error when something is
-// opened, never a wait in silence; an outage is a wait, never a refusal.
+// Test errors with [errors.Is] for one of a few conditions: [ErrInvalid], [ErrUnauthenticated],
+// [ErrPermission], [ErrNotFound], [ErrConflict], [ErrUnavailable] and some more. The text of an
+// error says which operation failed, on which object, and why. [Hint] returns advice on what to do.
+//
+// Opening a Logger or a Consumer fails at once if the login is rejected. The exception is a Logger
+// with a spool: it can keep events on disk until somebody logs in again. If the cluster becomes
+// unreachable later, calls wait for it until their context ends.
 package diaspora

@@ -12,8 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// dawdler keeps a Kafka client busy with the first events that it puts into a batch, so
-// that it can begin to send them before it has the others.
+// dawdler delays the Kafka client after each of the first events of a round, so that the client has
+// time to send those before it has the others.
 type dawdler struct{ rounds atomic.Int64 }
 
 func (*dawdler) OnProduceRecordPartitioned(r *kgo.Record, _ int32) {
@@ -25,14 +25,14 @@ func (*dawdler) OnProduceRecordPartitioned(r *kgo.Record, _ int32) {
 func (*dawdler) Level() kgo.LogLevel { return kgo.LogLevelInfo }
 
 func (d *dawdler) Log(_ kgo.LogLevel, message string, _ ...any) {
-	if message == "flushing" { // it has all of a round
+	if message == "flushing" { // the client has all of a round
 		d.rounds.Add(1)
 	}
 }
 
-// TestSpooledRoundIsOneBatch fails when events of a round overtake the one before them
-// that was refused, since the round was more than one batch: when the client begins to
-// send before it has all of it, or does not know yet where the topic's partitions are.
+// TestSpooledRoundIsOneBatch fails when events of a round overtake an earlier one that was
+// rejected. That happens if the round is more than one batch: because the client starts sending
+// before it has the whole round, or does not know yet where the topic's partitions are.
 func TestSpooledRoundIsOneBatch(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]int{"topic that is known": 1, "new topic": 0} {
@@ -43,10 +43,10 @@ func TestSpooledRoundIsOneBatch(t *testing.T) {
 			var slow dawdler
 			cfg.opts = []kgo.Opt{kgo.WithHooks(&slow), kgo.WithLogger(&slow)}
 			l := openLogger(t, withSpool(t, cfg))
-			numbers(t, l, "other", 0, 1) // so that the client is ready to send at once
+			numbers(t, l, "other", 0, 1) // so that the client is connected and can send at once
 			numbers(t, l, "beamline", 0, first)
 			drained(t, l)
-			// What is logged now gathers behind one event that is on its way.
+			// Events that are logged now gather behind one event in flight.
 			var busy *gate
 			if first == 0 {
 				busy = hold(t, c, kmsg.Metadata)

@@ -14,43 +14,48 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// ConfigFromEnv returns the configuration that the environment names, or else that
-// of the profile that `diaspora login` has stored. It is the only place where the
-// library reads the environment, by way of getenv, which mostly is [os.Getenv]. It
-// does not touch the network.
+// ConfigFromEnv returns the configuration that the environment variables describe, or else that of
+// the profile that `diaspora login` has stored. It is the only function of the library that reads
+// the environment. It does so by calling getenv, which usually is [os.Getenv]. It does not use the
+// network.
 //
-//	DIASPORA_URL              the fabric's ACL endpoint, in place of a profile's
-//	DIASPORA_PROFILE          the profile to use, in place of the current one
+//	DIASPORA_URL              the fabric's ACL endpoint, instead of that of a profile
+//	DIASPORA_PROFILE          the profile to use, instead of the current one
 //	DIASPORA_REFRESH          a Globus refresh token to sign in with
-//	DIASPORA_CLIENT_ID        a Globus client to sign in as, with
-//	DIASPORA_CLIENT_SECRET    its secret
-//	DIASPORA_KEY_FILE         a file with an access key to sign in with and the URL of its
-//	                          fabric, as "diaspora key create --save-env" writes it
-//	DIASPORA_KEY_ID           an access key to sign in with, without such a file, and
-//	DIASPORA_KEY_SECRET       its secret
+//	DIASPORA_CLIENT_ID        the ID of a Globus client to sign in as
+//	DIASPORA_CLIENT_SECRET    the secret of that client
+//	DIASPORA_KEY_FILE         a file that holds an access key to sign in with and the URL of its
+//	                          fabric, as written by "diaspora key create --save-env"
+//	DIASPORA_KEY_ID           the ID of an access key to sign in with, if there is no such file
+//	DIASPORA_KEY_SECRET       the secret of that access key
 //	DIASPORA_BOOTSTRAP        bootstrap servers, as host:port,host:port
-//	DIASPORA_CA_FILE          a PEM file of certificates to trust besides the system's
-//	DIASPORA_CONFIG_DIR       where profiles are
+//	DIASPORA_CA_FILE          a PEM file of certificates to trust in addition to the system's
+//	DIASPORA_CONFIG_DIR       the directory that holds the profiles
 //	GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
-//	                          another Globus Auth than Globus's own, but for a
-//	                          stored login, which stays with its own
+//	                          a Globus Auth to use instead of Globus's own; a stored
+//	                          login always uses the one that issued it
 //
-// The fabric's discovery document does not decide where secrets go. A refresh token or a client secret is
-// sent to Globus's own Globus Auth, or to the one that these variables name. An access token is sent to hosts
-// below the host that its scope names at Globus. Where the scope names none, it is sent to the hosts that
-// were confirmed by "diaspora login", or to those that the user has named: DIASPORA_BOOTSTRAP and, next to it,
-// DIASPORA_URL. A fabric that is wholly on this machine is exempt.
+// The fabric's discovery document does not decide where secrets are sent. A refresh token or client
+// secret is sent only to Globus's own Globus Auth, or to the one that the variables name. An access
+// token is sent to the host that its scope names at Globus, and to hosts below it. If the scope
+// names no host, the token is sent to the hosts that the user confirmed at "diaspora login", or to
+// those that DIASPORA_BOOTSTRAP and, together with it, DIASPORA_URL name. These rules do not apply
+// to a fabric that runs entirely on this machine.
 //
-// An access key is sent only to the fabric that is named together with it: by the key file, DIASPORA_URL or
-// DIASPORA_PROFILE, and not by the current profile, which may be of another fabric.
+// An access key is sent only to the fabric that is named together with it: in the key file, or by
+// DIASPORA_URL or DIASPORA_PROFILE. The current profile does not count, since it may be that of
+// another fabric.
 //
-// What the fabric and Globus Auth said of a credential from the environment is remembered next to
-// the profiles, in files without secrets that are named by a hash of it: so a [Logger] with a
-// spool opens while they are away, as it does with a profile. On the very first run its events
-// wait for whoever signs in with that credential.
+// The library remembers what the fabric and Globus Auth have said about a credential from the
+// environment. It stores this next to the profiles, in files that hold no secrets and are named
+// after a hash of the credential. So a [Logger] with a spool can be opened while fabric and Globus
+// Auth are unreachable, as with a profile. If that is already so at the very first start, the owner
+// of the credential is not known, and the events stay in the spool until a Logger with the same
+// credential learns it.
 //
-// It returns [ErrNoProfile] if nothing says which fabric to use, and [ErrInvalid]
-// or [ErrNotFound] if what it says cannot be used.
+// ConfigFromEnv returns [ErrNoProfile] if nothing says which fabric to use, [ErrUnauthenticated] if
+// there is no credential for that fabric, and [ErrInvalid] or [ErrNotFound] if the settings cannot
+// be used.
 func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	cfg, err := configFromEnv(getenv)
 	if err != nil {
@@ -100,15 +105,15 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 	return e.signIn(cfg)
 }
 
-// environment is what the variables say.
+// environment is the settings in the environment variables and in the key file.
 type environment struct {
-	getenv   func(string) string // with what the key file says
+	getenv   func(string) string // looks in the key file, too
 	file     accesskey.File
-	cacheDir string       // where tokens got from DIASPORA_REFRESH are kept
-	said     trust.Fabric // what the user has said about where secrets may go
+	cacheDir string       // where tokens obtained with DIASPORA_REFRESH are cached
+	said     trust.Fabric // what the user has said about where secrets may be sent
 }
 
-// keyFileError puts an error of a key file into the words of this package.
+// keyFileError converts an error about a key file into one of this package.
 func keyFileError(err error) error {
 	f := (*accesskey.FileError)(nil)
 	if !errors.As(err, &f) {
@@ -117,10 +122,10 @@ func keyFileError(err error) error {
 	return &Error{Condition: ErrInvalid, Reason: f.Reason, Hint: f.Hint, cause: f.Err}
 }
 
-// fromKeyID is the origin of a key without a file.
+// fromKeyID is the origin of an access key that is not from a key file.
 const fromKeyID = accesskey.IDVariable
 
-// keyOrigin names where the access key is from, or returns "" if there is none.
+// keyOrigin names the variable that the access key comes from, or returns "" if there is no key.
 func (e environment) keyOrigin() string {
 	switch {
 	case e.file.Path != "":
@@ -131,7 +136,8 @@ func (e environment) keyOrigin() string {
 	return ""
 }
 
-// hear finds out what the user has said about where secrets may go.
+// hear checks the credentials, and sets e.said to what the user has said about where secrets may be
+// sent.
 func (e *environment) hear() (err error) {
 	if err := e.oneCredential(); err != nil {
 		return err
@@ -140,13 +146,13 @@ func (e *environment) hear() (err error) {
 		return err
 	}
 	if u, err := parseURL(e.getenv("DIASPORA_URL")); err == nil && e.getenv("DIASPORA_BOOTSTRAP") != "" {
-		e.said.Named = []string{u.Host} // with the brokers' addresses, all is said
+		e.said.Named = []string{u.Host} // only if the user has named the brokers' hosts as well
 	}
 	return nil
 }
 
-// oneCredential refuses an access key that is malformed, or that is not the only one who may sign in: events
-// must not go out as somebody else than was meant.
+// oneCredential rejects an access key that is malformed, or that is set together with another
+// credential. Otherwise, events could be logged under another identity than the user meant.
 func (e environment) oneCredential() error {
 	if wrong := accesskey.Misplaced(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
 		return &Error{Condition: ErrInvalid, Reason: wrong, Hint: "set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead"}
@@ -173,13 +179,14 @@ func (e environment) oneCredential() error {
 	return nil
 }
 
-// complete reports whether no profile is needed.
+// complete reports whether the environment names both a fabric and a credential, so that no profile
+// is needed.
 func (e environment) complete() bool {
 	return e.getenv("DIASPORA_URL") != "" && (e.keyOrigin() != "" || e.getenv("DIASPORA_REFRESH") != "" || e.getenv("DIASPORA_CLIENT_ID") != "")
 }
 
-// fabric returns which fabric is meant: the URL's, or the profile's. A profile of
-// the same URL lends its login to the URL.
+// fabric returns the configuration of the fabric to use: the one at DIASPORA_URL, or that of a
+// profile. If a profile has the same URL as DIASPORA_URL, its login is used.
 func (e environment) fabric(profiles *Profiles) (Config, error) {
 	name, raw := e.getenv("DIASPORA_PROFILE"), e.getenv("DIASPORA_URL")
 	if raw == "" {
@@ -232,7 +239,7 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 	}, nil
 }
 
-// nowhere is the error if nothing says which fabric is meant.
+// nowhere returns the error for an environment that does not say which fabric to use.
 func (e environment) nowhere(err error) error {
 	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
 		if e.getenv(name) != "" {
@@ -247,7 +254,7 @@ func (e environment) nowhere(err error) error {
 	return err
 }
 
-// withKey adds the access key of the environment.
+// withKey adds the access key from the environment to cfg.
 func (e environment) withKey(cfg Config, from string) (Config, error) {
 	if of := e.file.Get("DIASPORA_URL"); of != "" && !sameURL(of, cfg.URL) {
 		return Config{}, &Error{
@@ -256,7 +263,7 @@ func (e environment) withKey(cfg Config, from string) (Config, error) {
 			Hint:      "unset DIASPORA_URL, since the key file says it",
 		}
 	}
-	cfg.TokenSource = nil // the profile's
+	cfg.TokenSource = nil // replace the profile's login
 	cfg.Key = Key{ID: e.getenv(accesskey.IDVariable), Secret: globus.Secret(e.getenv(accesskey.SecretVariable))}
 	cfg.origin, cfg.login = from, anotherKey
 	cfg.memory.name = keyMemory(cfg.URL, cfg.Key.ID)
@@ -264,14 +271,14 @@ func (e environment) withKey(cfg Config, from string) (Config, error) {
 	return cfg, nil
 }
 
-// sameURL reports whether two addresses are those of one ACL endpoint.
+// sameURL reports whether two URLs are those of the same ACL endpoint.
 func sameURL(a, b string) bool {
 	u, errA := parseURL(a)
 	v, errB := parseURL(b)
 	return errA == nil && errB == nil && *u == *v
 }
 
-// signIn adds how to sign in, if the environment says so.
+// signIn adds the credential from the environment to cfg, or keeps the profile's.
 func (e environment) signIn(cfg Config) (Config, error) {
 	if from := e.keyOrigin(); from != "" {
 		return e.withKey(cfg, from)
@@ -316,7 +323,7 @@ func (e environment) signIn(cfg Config) (Config, error) {
 	return cfg, nil
 }
 
-// tokens returns the source of the tokens of the credential in the environment.
+// tokens returns a token source for the credential in the environment.
 func (e environment) tokens(cfg Config, d DiscoveryGlobus) (globus.TokenSource, error) {
 	id := e.getenv("DIASPORA_CLIENT_ID")
 	if id == "" {
@@ -346,15 +353,15 @@ func (e environment) issuer() (string, error) {
 	return cfg.Issuer, nil
 }
 
-// discoveredSource makes its token source when it is first asked for a token, as
-// only the fabric knows which Globus Auth and client to use.
+// discoveredSource is a token source that is made at the first call of Token. Only then is the
+// fabric asked which Globus Auth and which client to use.
 type discoveredSource struct {
 	cfg  Config
 	make func(Discovery) (*trust.Source, error)
-	turn chan struct{} // holds a value while somebody asks the fabric
+	turn chan struct{} // holds a value while a caller asks the fabric
 
-	mu     sync.Mutex    // guards source; never held while anybody is asked
-	source *trust.Source // nil before
+	mu     sync.Mutex    // guards source; not held during requests
+	source *trust.Source // nil until it is made
 }
 
 // Token implements [globus.TokenSource].
@@ -366,7 +373,8 @@ func (s *discoveredSource) Token(ctx context.Context) (globus.Token, error) {
 	return source.Token(ctx)
 }
 
-// Fabric returns the fabric that the tokens are for, for package trust, once there was a token.
+// Fabric returns the fabric that the tokens belong to, for package trust. It is the zero Fabric
+// before the first token.
 func (s *discoveredSource) Fabric() trust.Fabric {
 	if source := s.known(); source != nil {
 		return source.Fabric()
@@ -374,29 +382,29 @@ func (s *discoveredSource) Fabric() trust.Fabric {
 	return trust.Fabric{}
 }
 
-// Refused tells the source that a service has refused the token.
+// Refused tells the source that a service has rejected the token.
 func (s *discoveredSource) Refused(access globus.Secret) {
 	if source := s.known(); source != nil {
 		source.Refused(access)
 	}
 }
 
-// Settle waits until no renewal is under way.
+// Settle waits until no token is being renewed.
 func (s *discoveredSource) Settle() {
 	if source := s.known(); source != nil {
 		source.Settle()
 	}
 }
 
-// known returns the source if there is one already, and nil otherwise.
+// known returns the source, or nil if it is not made yet.
 func (s *discoveredSource) known() *trust.Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.source
 }
 
-// discovered returns the source, and makes it if need be. Callers take turns to ask the
-// fabric, since the next one mostly need not ask any more.
+// discovered returns the source and makes it if necessary. Only one caller at a time asks the
+// fabric; the callers that wait can then use the same source.
 func (s *discoveredSource) discovered(ctx context.Context) (*trust.Source, error) {
 	if source := s.known(); source != nil {
 		return source, nil
@@ -432,16 +440,16 @@ func (s *discoveredSource) discovered(ctx context.Context) (*trust.Source, error
 	return source, nil
 }
 
-// settle waits until the source renews nothing any more, or ctx ends. The program may
-// be about to end, and the answer that it would not wait for may hold a rotated
-// refresh token, while the one before is dead.
+// settle waits until source is not renewing a token, or ctx ends. If the program exited during a
+// renewal, it would lose the response. That may hold a new refresh token, and the old one has
+// stopped working.
 func settle(ctx context.Context, source globus.TokenSource) {
 	renews, ok := source.(interface{ Settle() })
 	if !ok {
 		return
 	}
 	settled := make(chan struct{})
-	go func() { // for 45 s at most
+	go func() { // ends within 45 s
 		defer close(settled)
 		renews.Settle()
 	}()

@@ -20,7 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// getenv is an environment of its own: name, value, name, value.
+// getenv returns an environment that holds only the given names and values.
 func getenv(pairs ...string) func(string) string {
 	env := map[string]string{}
 	for p := range slices.Chunk(pairs, 2) {
@@ -29,7 +29,7 @@ func getenv(pairs ...string) func(string) string {
 	return func(name string) string { return env[name] }
 }
 
-// scopeOfTests is one that a fabric may have.
+// scopeOfTests is a scope that a fabric may have.
 const scopeOfTests = "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/action_all"
 
 func someDiscovery() Discovery {
@@ -39,7 +39,7 @@ func someDiscovery() Discovery {
 	}
 }
 
-// saved returns a folder of profiles; each is logged in at https://NAME.example.org.
+// saved returns a directory of profiles; each is logged in at https://NAME.example.org.
 func saved(t testing.TB, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -68,7 +68,7 @@ func saved(t testing.TB, names ...string) string {
 	return dir
 }
 
-// TestConfigFromEnv has every variable, and which of two counts.
+// TestConfigFromEnv covers every variable, and which of two takes precedence.
 func TestConfigFromEnv(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "first", "second")
@@ -136,13 +136,13 @@ func TestConfigFromEnv(t *testing.T) {
 	}
 }
 
-// An access key of the right shape.
+// A well-formed access key.
 const (
 	keyIDOfTests     = "key-abcdefghij234567"
 	keySecretOfTests = "dks_" + canary + "___________________"
 )
 
-// keyFileOfTests is a file with that key.
+// keyFileOfTests is a file that holds this key.
 func keyFileOfTests(t testing.TB, address string) string {
 	t.Helper()
 	text, err := accesskey.Format("", getenv("DIASPORA_URL", address, "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests))
@@ -156,7 +156,7 @@ func keyFileOfTests(t testing.TB, address string) string {
 	return path
 }
 
-// TestKeyFromEnv has each way to name an access key, next to a login that it takes the place of.
+// TestKeyFromEnv covers each way to name an access key, next to a login that the key replaces.
 func TestKeyFromEnv(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "first", "second")
@@ -191,7 +191,8 @@ func TestKeyFromEnv(t *testing.T) {
 	}
 }
 
-// TestKeyIsNoLogin has what takes a person say so, without asking anybody.
+// TestKeyIsNoLogin fails when an operation that needs a person's login sends an access key instead
+// of returning an error that says so.
 func TestKeyIsNoLogin(t *testing.T) {
 	t.Parallel()
 	for name, try := range map[string]struct {
@@ -222,7 +223,8 @@ func TestKeyIsNoLogin(t *testing.T) {
 	}
 }
 
-// TestKeyIsOneCredential refuses what cannot be meant, before anything is sent.
+// TestKeyIsOneCredential checks that contradictory credentials are rejected before anything is
+// sent.
 func TestKeyIsOneCredential(t *testing.T) {
 	t.Parallel()
 	good := Config{URL: "https://h.example.org", Brokers: []string{"127.0.0.1:1"}, Key: Key{keyIDOfTests, keySecretOfTests}}
@@ -247,8 +249,7 @@ func TestKeyIsOneCredential(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// TestEnvThatIsWrong fails when an error does not name the variable at fault, or
-// shows a secret.
+// TestEnvThatIsWrong fails when an error does not name the wrong variable, or contains a secret.
 func TestEnvThatIsWrong(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "first", "second")
@@ -306,8 +307,8 @@ func TestEnvThatIsWrong(t *testing.T) {
 	}
 }
 
-// TestEnvironmentIsReadInOnePlace fails when the library has an address compiled in, or
-// reads the environment by itself.
+// TestEnvironmentIsReadInOnePlace fails when the library has a hard-coded address, or reads the
+// environment directly.
 func TestEnvironmentIsReadInOnePlace(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"globus", "."} {
@@ -338,8 +339,8 @@ func TestEnvironmentIsReadInOnePlace(t *testing.T) {
 	}
 }
 
-// TestRefreshTokenGoesWhereTheFabricSays has a fabric that names where its Globus Auth
-// is; and then Globus's own variable, which counts more.
+// TestRefreshTokenGoesWhereTheFabricSays has a fabric that names its Globus Auth, and then Globus's
+// own variable, which takes precedence.
 func TestRefreshTokenGoesWhereTheFabricSays(t *testing.T) {
 	t.Parallel()
 	var fabrics, others int
@@ -387,8 +388,8 @@ func TestRefreshTokenGoesWhereTheFabricSays(t *testing.T) {
 	}
 }
 
-// TestRefusedReachesTheSource fails when a source that learns late where its tokens come
-// from does not hear that one was refused.
+// TestRefusedReachesTheSource fails when a discoveredSource does not pass a rejected token on to
+// the source that it made.
 func TestRefusedReachesTheSource(t *testing.T) {
 	t.Parallel()
 	d := someDiscovery()
@@ -411,8 +412,8 @@ type listeningSource struct{ refused []globus.Secret }
 func (s *listeningSource) Token(context.Context) (globus.Token, error) { return globus.Token{}, nil }
 func (s *listeningSource) Refused(access globus.Secret)                { s.refused = append(s.refused, access) }
 
-// TestDiscoveryHoldsUpNobody has a fabric that takes its time to say which Globus Auth it
-// uses: whoever waits for somebody else's question waits no longer than their own context.
+// TestDiscoveryHoldsUpNobody has a fabric that is slow to say which Globus Auth it uses. A caller
+// that waits for another caller's request must not wait longer than its own context allows.
 func TestDiscoveryHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	asked, release := make(chan struct{}, 1), make(chan struct{})

@@ -11,37 +11,38 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// The conditions that a caller can act on. Every error of this package that has
-// one of these causes says so to [errors.Is].
+// The conditions that a caller can act on. Test for them with [errors.Is].
 var (
-	// ErrInvalid says that the request is wrong and will stay wrong.
+	// ErrInvalid says that the request is wrong. Repeating it does not help.
 	ErrInvalid = errors.New("invalid")
-	// ErrUnauthenticated says that nobody is signed in, that the token was refused, or that it
-	// was not sent since it does not belong there. Only a person can help.
+	// ErrUnauthenticated says that no credential is available, that the token was rejected, or that
+	// the token was not sent because it does not belong to that host. Retrying does not help: a
+	// person has to act, for instance by logging in.
 	ErrUnauthenticated = errors.New("not authenticated")
-	// ErrPermission says that who is signed in may not do this.
+	// ErrPermission says that the signed-in identity may not do this.
 	ErrPermission = errors.New("permission denied")
-	// ErrNotFound says that there is no such topic.
+	// ErrNotFound says that the topic, or other object, does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict says that somebody else has the topic or the group.
+	// ErrConflict says that the object is in use or belongs to somebody else: a topic, a
+	// consumer group, the name of a key or a spool directory, for instance.
 	ErrConflict = errors.New("conflict")
-	// ErrUnavailable says that the cluster, the ACL endpoint or Globus Auth
-	// cannot be reached. The same call may succeed later.
+	// ErrUnavailable says that the cluster, the ACL endpoint or Globus Auth is unreachable. The
+	// same call may succeed later.
 	ErrUnavailable = errors.New("unavailable")
 	// ErrClosed says that the Logger or Consumer was closed.
 	ErrClosed = errors.New("closed")
-	// ErrNoProfile says that nothing tells which fabric to use: no profile is
-	// stored and no environment variable names one.
+	// ErrNoProfile says that no fabric is configured: no profile is stored, and no environment
+	// variable names one.
 	ErrNoProfile = errors.New("no fabric is configured")
-	// ErrSpoolFull says that the spool has no room: it has reached its size, or
+	// ErrSpoolFull says that the spool cannot take more events: it has reached its maximum size, or
 	// the disk is full.
 	ErrSpoolFull = errors.New("the spool is full")
-	// ErrSpoolFailed says that the spool's disk cannot be written or read, or
-	// that events in it are damaged.
+	// ErrSpoolFailed says that the spool's disk cannot be written or read, or that events in it are
+	// damaged.
 	ErrSpoolFailed = errors.New("the spool failed")
 )
 
-// sentinels are the conditions of the Kafka client's errors.
+// sentinels maps the Kafka client's conditions to this package's.
 var sentinels = map[kafka.Condition]error{
 	kafka.Invalid:         ErrInvalid,
 	kafka.Unauthenticated: ErrUnauthenticated,
@@ -51,22 +52,22 @@ var sentinels = map[kafka.Condition]error{
 	kafka.Unavailable:     ErrUnavailable,
 }
 
-// Error is a condition with the reason for it and advice on what to do next. Get at
-// it with [errors.As]; test its condition with [errors.Is].
+// Error is a condition, the reason for it, and advice on what to do next. Use [errors.As] to get
+// its fields, and [errors.Is] to test its condition.
 //
-// The text of an Error ends with the advice, so that a program that only prints its
-// errors shows it as well.
+// The text of an Error ends with the advice, so that programs that only print errors show the
+// advice too.
 type Error struct {
-	Condition error  // one of the conditions above, or nil for an error that has none
+	Condition error  // one of the conditions above, or nil if none applies
 	Reason    string // what went wrong
 	Hint      string // what to do next, as an imperative, or ""
 
-	cause     error // the error underneath, for errors.Is and errors.As, or nil
-	transient bool  // the same HTTP request may succeed in a moment
+	cause     error // the underlying error, for errors.Is and errors.As, or nil
+	transient bool  // repeating the same HTTP request may succeed soon
 }
 
 func (e *Error) Error() string {
-	text := tidy(e.Reason) // it may quote a server
+	text := tidy(e.Reason) // it may quote a server's response
 	if e.Condition != nil {
 		text = e.Condition.Error() + ": " + text
 	}
@@ -86,8 +87,8 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// Hint returns the advice with which an error's text ends, or "". A program that shows
-// the advice apart from the text removes "; " and the hint from the end of the text.
+// Hint returns the advice at the end of err's text, or "" if there is none. A program that shows
+// the advice separately removes "; " and the hint from the end of the text.
 func Hint(err error) string {
 	var e *Error
 	hint := ""
@@ -106,8 +107,9 @@ func invalid(format string, args ...any) error {
 	return &Error{Condition: ErrInvalid, Reason: fmt.Sprintf(format, args...)}
 }
 
-// explain puts an error of the Kafka client, of Globus or of a context into the
-// words of this package. What already speaks them is returned as it is.
+// explain converts an error of the Kafka client or of Globus into an error of this package. It
+// returns all others unchanged: this package's own errors, the error of a context that has ended,
+// and errors that have none of the conditions.
 func explain(err error) error {
 	if err == nil {
 		return nil
@@ -115,7 +117,7 @@ func explain(err error) error {
 	if f := (*Error)(nil); errors.As(err, &f) {
 		return err
 	}
-	var network *net.OpError // it says of its own deadlines that they are a context's
+	var network *net.OpError // errors.Is calls its timeouts context.DeadlineExceeded, although ctx has not ended
 	if !errors.As(err, &network) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return err
 	}
@@ -124,7 +126,7 @@ func explain(err error) error {
 		hint = t.Hint
 	}
 	condition, reason := kafka.Explain(err)
-	if kafka.NotAdmitted(err) { // the gateway's sentence ends with what to do
+	if kafka.NotAdmitted(err) { // the gateway's message is "reason; hint"
 		reason, hint, _ = strings.Cut(reason, "; ")
 	}
 	sentinel, ok := sentinels[condition]
@@ -134,7 +136,7 @@ func explain(err error) error {
 	return &Error{Condition: sentinel, Reason: strings.TrimPrefix(reason, sentinel.Error()+": "), Hint: hint, cause: err}
 }
 
-// advise gives err, if it is a fault of the condition and has no advice yet, a hint.
+// advise adds a hint to err if err has the condition and no hint yet.
 func advise(err error, condition error, hint string) error {
 	f, ok := err.(*Error)
 	if !ok || f.Condition != condition || f.Hint != "" || hint == "" {
@@ -155,8 +157,8 @@ type TopicError struct {
 func (e *TopicError) Error() string { return fmt.Sprintf("%s topic %q: %v", e.Op, e.Topic, e.Err) }
 func (e *TopicError) Unwrap() error { return e.Err }
 
-// EventError says which events of a call to [Logger.Log] are not known to be
-// acknowledged. All others are.
+// EventError says which events of a call to [Logger.Log] may not be acknowledged. All others are
+// acknowledged.
 type EventError struct {
 	Failed []int // indexes into the call's events, ascending
 	Total  int   // how many events the call had
@@ -172,7 +174,7 @@ func (e *EventError) Error() string {
 
 func (e *EventError) Unwrap() error { return e.Err }
 
-// because adds to err, that of a context, why a client could not connect.
+// because adds to err, the error of a context, why the client could not connect.
 func because(err error, conns *kafka.Connections) error {
 	if why := conns.Err(); why != nil {
 		return fmt.Errorf("%w (%v)", err, explain(why))

@@ -26,7 +26,7 @@ func TestHint(t *testing.T) {
 		{nil, ""}, {errors.New("x"), ""}, {hinted, "do this"}, {&Error{Condition: ErrNotFound, Reason: "why"}, ""},
 		{fmt.Errorf("a: %w", fmt.Errorf("b: %w", hinted)), "do this"},
 		{&EventError{Failed: []int{1}, Total: 3, Err: &TopicError{"log", "weather", hinted}}, "do this"},
-		{fmt.Errorf("%w, and more", hinted), ""}, // the text does not end with it
+		{fmt.Errorf("%w, and more", hinted), ""}, // the hint is not at the end
 	} {
 		if got := Hint(try.err); got != try.want {
 			t.Errorf("Hint(%v) = %q, want %q", try.err, got, try.want)
@@ -91,7 +91,7 @@ func TestEventErrorInWords(t *testing.T) {
 	}
 }
 
-// TestClip fails when a stranger's words are not bounded, or are cut within a character.
+// TestClip fails when untrusted text is not shortened, or is cut within a character.
 func TestClip(t *testing.T) {
 	t.Parallel()
 	for _, s := range []string{"", "short", strings.Repeat("x", 200), strings.Repeat("x", 201), strings.Repeat("ü€😀", 100), "x" + strings.Repeat("😀", 100)} {

@@ -13,48 +13,48 @@ import (
 	"time"
 )
 
-// The headers that every event carries besides its own, both as text.
+// The headers that the library adds to every event. Both hold text.
 const (
-	// HeaderID holds the event's [Event.ID]. The Logger's own IDs are 16
-	// random letters and digits per Logger, a hyphen, and a number that grows
-	// with each event, in base 32: "k3v9x0q2m7ta5h1c-2f". Two records with the
-	// same ID are the same event, delivered twice.
+	// HeaderID holds the event's [Event.ID]. The IDs that a Logger makes are 16 random letters and
+	// digits, which are fixed for that Logger, a hyphen, and a number in base 32 that grows with
+	// each event: "k3v9x0q2m7ta5h1c-2f". Two records with the same ID are the same event, delivered
+	// twice.
 	HeaderID = "diaspora-id"
-	// HeaderTime holds the event's own time in RFC 3339, in UTC:
+	// HeaderTime holds the time of the event ([Event.Time]) in RFC 3339, in UTC:
 	// "2026-11-23T17:04:05.123Z".
 	HeaderTime = "diaspora-time"
 
-	headerPrefix = "diaspora-" // such headers are the system's
+	headerPrefix = "diaspora-" // headers with this prefix are reserved for the library
 )
 
 // Event is what a program logs.
 type Event struct {
-	// Topic says where to. Required.
+	// Topic is the topic to log the event to. Required.
 	Topic string
 
-	// Key groups events: those of one topic with the same key keep their
-	// order. Nil is no key; such events are spread over the partitions.
+	// Key groups events: events with the same topic and key keep their order. Nil means no key;
+	// events without a key are spread over the partitions.
 	Key []byte
 
-	// Value is the event itself, any bytes. An empty Value is an event; a nil
-	// one is a tombstone, which deletes the key from a compacted topic.
+	// Value is the content of the event, any bytes. An event may have an empty Value. A nil Value
+	// makes it a tombstone, which deletes the key from a compacted topic.
 	Value []byte
 
-	// Headers go along. Keys that begin with "diaspora-" are the system's.
+	// Headers are sent with the event. Keys that begin with "diaspora-" are reserved.
 	Headers []Header
 
-	// Time is when it happened. Default: when it is logged. It travels in a
-	// header, as the cluster stamps records with the time of their arrival.
+	// Time is when the event happened. Default: when it is logged. It is sent in the header
+	// [HeaderTime], because the cluster stamps records with the time at which it receives them.
 	Time time.Time
 
-	// ID is unique to the event. Default: made by the Logger. Whoever logs an
-	// event a second time and gives the same ID lets readers drop the repeat.
+	// ID identifies the event. Default: a unique ID made by the Logger. A program that logs an
+	// event again should give it the same ID, so that readers can drop the repeat.
 	ID string
 
-	err error // why the event could not be made; reported when it is logged
+	err error // why the event could not be made; logging the event returns it
 }
 
-// Header is a name and a value that travel with an event.
+// Header is a name and a value that are sent with an event.
 type Header struct {
 	Key   string
 	Value []byte
@@ -67,13 +67,13 @@ type Record struct {
 	Partition int32
 	Offset    int64
 
-	// Stored is the cluster's own timestamp: for claimed topics, when the
-	// cluster received the event. Zero in the callback of [Logger.Send].
+	// Stored is the cluster's own timestamp. For claimed topics it is when the cluster received the
+	// event. It is zero in the callback of [Logger.Send].
 	Stored time.Time
 }
 
-// JSON returns an event whose value is v as JSON, without HTML escapes. If v
-// cannot be encoded, logging the event fails with [ErrInvalid].
+// JSON returns an event whose value is v encoded as JSON, without HTML escapes. If v cannot be
+// encoded, logging the event fails with [ErrInvalid].
 func JSON(topic string, v any) Event {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -96,13 +96,13 @@ func (r Record) Decode(v any) error {
 	return nil
 }
 
-// jsonFault says why a value does not decode, without showing the value.
+// jsonFault says why a value cannot be decoded, without quoting the value.
 func jsonFault(err error) string {
 	var syntax *json.SyntaxError
 	var mismatch *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &mismatch):
-		kind, _, _ := strings.Cut(mismatch.Value, " ") // "number 31415"
+		kind, _, _ := strings.Cut(mismatch.Value, " ") // Value is like "number 31415": keep only the kind
 		return fmt.Sprintf("at byte %d, a %s is no %v", mismatch.Offset, kind, mismatch.Type)
 	case errors.As(err, &syntax):
 		return fmt.Sprintf("at byte %d, %v", syntax.Offset, syntax)
@@ -140,8 +140,8 @@ func checkEvent(ev *Event, maxBytes int) error {
 
 const maxIDBytes = 256
 
-// eventBytes returns the size of ev as it is limited: key, value and headers,
-// those of the system included.
+// eventBytes returns the size of ev that counts against the limit: key, value and headers,
+// including the headers that the library adds.
 func eventBytes(ev *Event) int {
 	size := len(ev.Key) + len(ev.Value) + systemHeaderBytes
 	for i := range ev.Headers {
@@ -150,16 +150,16 @@ func eventBytes(ev *Event) int {
 	return size
 }
 
-// systemHeaderBytes is about what the headers of the system take.
+// systemHeaderBytes is about how many bytes the library's own headers take.
 const systemHeaderBytes = len(HeaderID) + len(HeaderTime) + 16 + 1 + 13 + 30
 
-// ids makes IDs that are unique without asking anybody: 80 random bits and a counter.
+// ids makes IDs that are unique without coordination: 80 random bits and a counter.
 type ids struct {
 	prefix string // "k3v9x0q2m7ta5h1c-"
 	last   atomic.Uint64
 }
 
-// idDigits are the digits of base 32 that cannot be mistaken for each other.
+// idDigits are digits for base 32 that people do not confuse with each other (no i, l, o, u).
 const idDigits = "0123456789abcdefghjkmnpqrstvwxyz"
 
 func newIDs() *ids {
@@ -169,7 +169,8 @@ func newIDs() *ids {
 	return &ids{prefix: encoding.EncodeToString(random[:]) + "-"}
 }
 
-// put writes the next number to buf, which holds maxCounterBytes, and returns its length.
+// put writes the next number to buf, which must have room for maxCounterBytes, and returns the
+// number of bytes written.
 func (i *ids) put(buf []byte) int {
 	n := i.last.Add(1)
 	length := (bits.Len64(n) + 4) / 5
@@ -182,22 +183,23 @@ func (i *ids) put(buf []byte) int {
 
 const (
 	idPrefixBytes   = 16 + 1
-	maxCounterBytes = 13 // of 64 bits
+	maxCounterBytes = 13 // for 64 bits in base 32
 
-	// timeLayout is RFC 3339 with milliseconds, in UTC.
+	// timeLayout is RFC 3339 in UTC with milliseconds.
 	timeLayout = "2006-01-02T15:04:05.000Z"
 )
 
-// timeText caches the text of a time, which many of the events in a row share.
+// timeText is a formatted time. Events logged within the same millisecond share it.
 type timeText struct {
 	milli int64
 	text  string
 }
 
-// timeFormat formats the present cheaply.
+// timeFormat formats the current time. It caches the text, because formatting is slow compared with
+// the rest of logging an event.
 type timeFormat struct{ last atomic.Pointer[timeText] }
 
-// putNow writes now to buf, as timeLayout.
+// putNow writes now to buf in timeLayout.
 func (f *timeFormat) putNow(buf []byte, now time.Time) {
 	milli := now.UnixMilli()
 	last := f.last.Load()
@@ -208,13 +210,12 @@ func (f *timeFormat) putNow(buf []byte, now time.Time) {
 	copy(buf, last.text)
 }
 
-// MaxTopicLength bounds a topic's name, in bytes, as Kafka does.
+// MaxTopicLength is the longest topic name, in bytes. It is Kafka's own limit.
 const MaxTopicLength = 249
 
-// ValidTopic returns nil if name can be claimed: letters, digits and underscores
-// of ASCII, at most [MaxTopicLength], and the first is no underscore, for such
-// names are the system's. Otherwise it returns a [*TopicError] with [ErrInvalid]
-// that says what is wrong.
+// ValidTopic returns nil if name can be claimed: at most [MaxTopicLength] ASCII letters, digits and
+// underscores, not beginning with an underscore, because such names are reserved for the system.
+// Otherwise it returns a [*TopicError] with [ErrInvalid] that says what is wrong.
 func ValidTopic(name string) error {
 	if reason := topicFault(name); reason != "" {
 		shown := name
@@ -247,8 +248,8 @@ func topicByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
 }
 
-// kafkaTopic reports whether a cluster may have a topic of that name. Not all of
-// them can be claimed; see [ValidTopic].
+// kafkaTopic reports whether Kafka allows name as the name of a topic. Not every such name can be
+// claimed; see [ValidTopic].
 func kafkaTopic(name string) bool {
 	if name == "" || len(name) > MaxTopicLength || name == "." || name == ".." {
 		return false

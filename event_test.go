@@ -55,8 +55,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// TestEventsComeBackAsTheyWere has what is easily lost: nil and empty, repeated and
-// empty headers, any bytes, times with zones.
+// TestEventsComeBackAsTheyWere logs events whose details are easily lost: nil and empty values,
+// repeated and empty headers, arbitrary bytes, and times in other time zones.
 func TestEventsComeBackAsTheyWere(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -101,7 +101,7 @@ func TestEventsComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
-// TestRecordsOfOthers has records that no Logger wrote.
+// TestRecordsOfOthers reads records that were not written by a Logger.
 func TestRecordsOfOthers(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))

@@ -26,7 +26,7 @@ func weather(ctx context.Context) (cfg diaspora.Config, stop func() error) {
 	return cfg, f.Close
 }
 
-// show prints what is in the topic, but for the times.
+// show prints the values in the topic, without their times.
 func show(ctx context.Context, cfg diaspora.Config) {
 	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
 	check(err)
@@ -51,7 +51,7 @@ func check(err error) {
 
 func ExampleNewHandler() {
 	ctx := context.Background()
-	cfg, stop := weather(ctx) // a program has its Config from ConfigFromEnv
+	cfg, stop := weather(ctx) // a real program gets its Config from ConfigFromEnv
 	defer stop()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	check(err)
@@ -67,7 +67,7 @@ func ExampleNewHandler() {
 	// {"level":"WARN","msg":"too cold","reading":{"celsius":-40.5,"took":20000000},"sensor":3}
 }
 
-// What must not be seen is replaced, or left out.
+// ReplaceAttr can redact secrets, or leave them out.
 func ExampleHandlerOptions_redact() {
 	ctx := context.Background()
 	cfg, stop := weather(ctx)
@@ -91,13 +91,13 @@ func ExampleHandlerOptions_redact() {
 	// Output: {"level":"INFO","msg":"signed in","user":{"name":"ada","password":"[redacted]"}}
 }
 
-// spanContext stands for go.opentelemetry.io/otel/trace.SpanContext, of which this
-// module is independent.
+// spanContext stands for go.opentelemetry.io/otel/trace.SpanContext, so that this module need not
+// depend on OpenTelemetry.
 type spanContext struct{ trace, span string }
 
 type spanKey struct{}
 
-// Trace ids come from whatever a program traces with. With OpenTelemetry:
+// Trace works with any tracing library. With OpenTelemetry:
 //
 //	Trace: func(ctx context.Context) (traceID, spanID string) {
 //		span := trace.SpanContextFromContext(ctx)
@@ -161,7 +161,7 @@ func ExampleDistinct() {
 	defer stop()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	check(err)
-	for _, id := range []string{"shot-1", "shot-2", "shot-1", "shot-3"} { // the third is a repeat
+	for _, id := range []string{"shot-1", "shot-2", "shot-1", "shot-3"} { // the third event repeats the first
 		check(logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte(id), ID: id}))
 	}
 	check(logger.Close(ctx))

@@ -10,8 +10,8 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// start brings a fabric up in which ada owns the topic "beamline". A real program has
-// its configuration from [diaspora.ConfigFromEnv].
+// start starts a fabric in which ada owns the topic "beamline". A real program gets its
+// configuration from [diaspora.ConfigFromEnv].
 func start() (diaspora.Config, func()) {
 	ctx := context.Background()
 	f, err := fabric.Start(ctx, fabric.Config{})
@@ -41,7 +41,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	// After a nil error the cluster has the event.
+	// A nil error means that the cluster has the event.
 	if err := logger.Log(ctx, diaspora.Event{Topic: "beamline", Value: []byte("shutter open")}); err != nil {
 		log.Fatal(err)
 	}
@@ -63,8 +63,8 @@ func Example() {
 	// Output: 0: shutter open
 }
 
-// A program on a machine where nobody is logged in signs in with an access key. Most get it from
-// DIASPORA_KEY_FILE, by ConfigFromEnv.
+// A program on a machine where nobody is logged in signs in with an access key. Usually,
+// ConfigFromEnv finds the key in DIASPORA_KEY_FILE.
 func ExampleKey() {
 	cfg, stop := start()
 	defer stop()
@@ -173,7 +173,7 @@ func ExampleJSON() {
 	// Output: cryo 1 is at 4.2 K
 }
 
-// The members of a group share the partitions, and go on where the group was.
+// The members of a group share the partitions, and continue where the group stopped.
 func ExampleConsumer() {
 	cfg, stop := start()
 	defer stop()
@@ -201,7 +201,7 @@ func ExampleConsumer() {
 			}
 			fmt.Printf("%s\n", record.Value)
 			if string(record.Value) == "two" {
-				break // it is not handled, and comes again
+				break // the record is not handled and is delivered again
 			}
 		}
 		if err := consumer.Close(ctx); err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Through returns a configuration that gets to brokers by dial, and takes one that is
-// silent for so long as gone. Zero is the Kafka client's own time.
+// Through returns a configuration that connects to brokers with dial. A broker that is silent for
+// longer than patience counts as failed; zero keeps the Kafka client's defaults.
 func Through(cfg Config, dial kafka.DialFunc, patience time.Duration) Config {
 	cfg.dial = dial
 	if patience > 0 {

@@ -19,16 +19,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// netFault is what happens to the network between a client and the fabric.
+// netFault describes what happens to the network between a client and the fabric.
 type netFault struct {
-	patience time.Duration // of the client with a silent broker; zero is that of users
-	link     faultnet.Link // from the beginning
+	patience time.Duration // how long the client waits for a silent broker; zero keeps the default
+	link     faultnet.Link // at the start
 	play     func(*faultnet.Proxy)
-	events   int // at least
-	size     int // of each
+	events   int // minimum number
+	size     int // of each event, in bytes
 }
 
-// netFaults: what is played takes seconds, and is over when play returns.
+// netFaults lists the faults. A fault takes seconds, and is over when play returns.
 var netFaults = map[string]netFault{
 	"cut": {events: 50, play: func(p *faultnet.Proxy) {
 		for range 5 {
@@ -46,9 +46,9 @@ var netFaults = map[string]netFault{
 			time.Sleep(300 * time.Millisecond)
 		}
 	}},
-	// 64 kbit/s, on which each of two batches takes longer than a broker may be silent (20 s), and
-	// than a topic may go without an answer (30 s). In long runs
-	// they take longer than a client may be silent as well (two minutes).
+	// 64 kbit/s: each of two batches takes longer than a broker may be silent (20 s), and than a
+	// topic may go without a response (30 s). In long runs, it also takes longer than a client may
+	// be silent (two minutes).
 	"slow": {events: 20, size: 24_750, link: faultnet.Link{BytesPerSecond: 8000}},
 	"far":  {events: 60, link: faultnet.Link{Delay: 300 * time.Millisecond}},
 	"flapping": {events: 50, play: func(p *faultnet.Proxy) {
@@ -61,19 +61,18 @@ var netFaults = map[string]netFault{
 	}},
 }
 
-// TestNetworkFaults has Loggers, with a spool and without, and Consumers meet bad
-// networks, all at the same time, as they mostly wait. It fails when an event for which Log
-// returned nil is lost, when events with the same key come out of order, or when an
-// outage leaves goroutines behind.
+// TestNetworkFaults runs Loggers, with a spool and without, and Consumers on bad networks. All run
+// at the same time, because they mostly wait. It fails when an event for which Log returned nil is
+// lost, when events with the same key come out of order, or when an outage leaks goroutines.
 func TestNetworkFaults(t *testing.T) {
 	t.Parallel()
 	f := startFabric(t, fabric.Config{})
 	good := as(t, f, ada)
 	good.DialTimeout = time.Minute
-	slowTimes := longtest.Scaled(t, "NETWORK_SLOW_TIMES", 1) // with 4, batches are as large as they can be
+	slowTimes := longtest.Scaled(t, "NETWORK_SLOW_TIMES", 1) // with 4, batches have their maximum size
 	var all sync.WaitGroup
 	for name, fault := range netFaults {
-		fault.size *= slowTimes // of the others it is 0
+		fault.size *= slowTimes // the size is 0 for the other faults
 		for what, try := range map[string]func(context.Context, faultTry) error{
 			"logger": tryLogger, "spool": trySpool, "consumer": tryConsumer,
 		} {
@@ -116,7 +115,7 @@ type faultTry struct {
 	log       func(format string, args ...any)
 }
 
-// start plays what is to be played, and says when that is over.
+// start plays the fault and returns a channel that is closed when the fault is over.
 func (r faultTry) start() <-chan struct{} {
 	over := make(chan struct{})
 	if r.play == nil {
@@ -137,7 +136,7 @@ func (r faultTry) event(n int) diaspora.Event {
 	return diaspora.Event{Topic: r.topic, Key: fmt.Append(nil, "key ", n%3), Value: fmt.Appendf(nil, "%d %x", n, noise[:r.size/2])}
 }
 
-// write logs until the play is over, and returns how many events Log took.
+// write logs until the fault is over, and returns how many events Log accepted.
 func (r faultTry) write(ctx context.Context, logger *diaspora.Logger, from int, over <-chan struct{}) (int, error) {
 	const batch = 10
 	pace := time.NewTicker(5 * time.Millisecond)
@@ -210,7 +209,7 @@ func (r faultTry) tryWriting(ctx context.Context) (failed error) {
 	return failed
 }
 
-// check reads the topic over the good network: it has to have the events up to n.
+// check reads the topic over a good network. The topic must have all events up to n.
 func (r faultTry) check(ctx context.Context, n int) error {
 	reader, err := diaspora.OpenConsumer(ctx, r.good, diaspora.ConsumerOptions{Topics: []string{r.topic}, Until: diaspora.End})
 	if err != nil {
@@ -226,13 +225,13 @@ func (r faultTry) check(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	if got.repeats > 0 { // a process that goes on sends each event once, with a spool too
+	if got.repeats > 0 { // a process that is not restarted sends each event once, with a spool too
 		return fmt.Errorf("%d events came twice", got.repeats)
 	}
 	return got.complete(n)
 }
 
-// tryConsumer reads over the bad network what is written over the good one.
+// tryConsumer reads over the bad network while events are written over a good one.
 func tryConsumer(ctx context.Context, r faultTry) (failed error) {
 	logger, err := diaspora.OpenLogger(ctx, r.good)
 	if err != nil {
@@ -268,7 +267,7 @@ func tryConsumer(ctx context.Context, r faultTry) (failed error) {
 	return r.check(ctx, w.n)
 }
 
-// readBadly reads up to the end, and checks what it gets. It calls start at the first record.
+// readBadly reads to the end and checks the records. It calls start at the first record.
 func (r faultTry) readBadly(ctx context.Context, start func()) error {
 	reader, err := diaspora.OpenConsumer(ctx, r.bad, diaspora.ConsumerOptions{Topics: []string{r.topic}, Group: r.topic, CommitEvery: 100 * time.Millisecond})
 	if err != nil {
@@ -308,10 +307,10 @@ func (r faultTry) readBadly(ctx context.Context, start func()) error {
 	return settle(ctx, r.topic, 1)
 }
 
-// arrivals are the events that came.
+// arrivals are the events that were read.
 type arrivals struct {
-	ids     map[string]string // their values
-	last    map[string]int    // by key
+	ids     map[string]string // values by ID
+	last    map[string]int    // the last value by key
 	numbers map[int]bool
 	repeats int
 	errors  int
@@ -355,7 +354,7 @@ func (a *arrivals) complete(n int) error {
 	return nil
 }
 
-// labelled returns how many goroutines were started under a label.
+// labelled returns how many running goroutines have a label.
 func labelled(fault string) int {
 	var dump bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&dump, 1)
@@ -368,12 +367,12 @@ func labelled(fault string) int {
 	return total
 }
 
-// besides is how many goroutines a client may have more than at another moment: that of
-// a request on its way, and of a connection that it did not need then. Each fault is
-// played more often than that.
+// besides is how many goroutines a client may have in addition to those counted before: for a
+// request in flight, and for a connection that it did not need then. Each fault is played more
+// often than that, so that a leak of one goroutine per fault is found.
 const besides = 3
 
-// settle waits until no more than so many goroutines are left of those under a label.
+// settle waits until at most most goroutines with the label are left.
 func settle(ctx context.Context, fault string, most int) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -394,11 +393,11 @@ func settle(ctx context.Context, fault string, most int) error {
 	}
 }
 
-// ofLabel returns the parts of a dump of goroutines that have a label.
+// ofLabel returns the parts of a goroutine dump that have a label.
 func ofLabel(dump, fault string) string {
 	var parts []string
 	for part := range strings.SplitSeq(dump, "\n\n") {
-		// Connections of net/http are kept for the next request.
+		// Skip connections of net/http, which are kept for the next request.
 		if strings.Contains(part, fmt.Sprintf("%q", fault)) && !strings.Contains(part, "net/http.(*persistConn)") {
 			parts = append(parts, part)
 		}

@@ -15,12 +15,12 @@ import (
 
 // openGroup fails if the caller may not use the group.
 func (c *Consumer) openGroup(ctx context.Context) error {
-	// A cluster makes the place for its groups' offsets when the first group comes,
-	// and says that it is not available until it is there.
+	// A new cluster creates the topic for its groups' offsets (__consumer_offsets) only when the
+	// first group is used, and answers COORDINATOR_NOT_AVAILABLE until the topic is ready.
 	return persist(ctx, retriable, func() error { return c.askForGroup(ctx) })
 }
 
-// askForGroup fails if the caller may not use the group.
+// askForGroup asks once for the group's offsets, and fails if the caller may not use the group.
 func (c *Consumer) askForGroup(ctx context.Context) error {
 	group := c.options.Group
 	req := kmsg.NewPtrOffsetFetchRequest()
@@ -38,7 +38,7 @@ func (c *Consumer) askForGroup(ctx context.Context) error {
 			code = g.ErrorCode
 		}
 	}
-	if err := kerr.ErrorForCode(code); err != nil && err != kerr.GroupIDNotFound { // it is new
+	if err := kerr.ErrorForCode(code); err != nil && err != kerr.GroupIDNotFound { // a new group is fine
 		return c.groupError(err)
 	}
 	return nil
@@ -58,9 +58,9 @@ func (c *Consumer) groupError(err error) error {
 	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.signedOut(err))
 }
 
-// rebalanceTimeout is how long the group waits for its members to rejoin, which they do
-// whatever the loop's body does. A member waits at least that long for the answer, even if its
-// connection is dead.
+// rebalanceTimeout is how long the group waits for its members to rejoin during a rebalance.
+// Members rejoin in the background, however long the loop's body takes. A member also waits at
+// least this long for the response, even if its connection is dead.
 const rebalanceTimeout = 20 * time.Second
 
 func (c *Consumer) groupOpts() []kgo.Opt {
@@ -97,11 +97,11 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 	}
 }
 
-// noGeneration is that of a member which is out of the group.
+// noGeneration is the generation of a member that is not in the group.
 const noGeneration = -1
 
-// gain hears what a generation of the group adds to the member's partitions. If there
-// are any, take follows, when it is known where they begin.
+// gain is called with the partitions that a generation of the group adds to this member's. If there
+// are any, take is called later, when their offsets are known.
 func (c *Consumer) gain(member string, generation int32, added map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,14 +109,14 @@ func (c *Consumer) gain(member string, generation int32, added map[string][]int3
 	c.assigned = len(added) == 0 && c.settled()
 }
 
-// settled reports whether the member has the partitions that its generation of the group
-// gives it. One that has given some up in this generation joins again at once, and only
-// then gets others for them (KIP-429). It is called with mu held.
+// settled reports whether the member has all partitions that the current generation assigns to it.
+// A member that gave up partitions in this generation rejoins at once, and may be assigned others
+// only then (KIP-429). The caller holds mu.
 func (c *Consumer) settled() bool { return c.generation != c.gaveUp }
 
-// take begins with the partitions that the group assigned: where the group
-// left off, or at From where it never was. A partition that is newer than
-// the Consumer begins at its start, so that nothing of it is missed.
+// take starts reading the partitions that the group assigned: at the committed offset or, without
+// one, at From. A partition that was added after the Consumer was opened is read from its start, so
+// that no record of it is missed.
 func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[int32]kgo.Offset {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,8 +124,8 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[
 		for partition, offset := range partitions {
 			id := kafka.Partition{Topic: topic, Partition: partition}
 			at := offset.EpochOffset().Offset
-			// What the group has committed of a topic that was made again may
-			// be about the one before: once, it is read from its start.
+			// If the topic was created again, the committed offset may belong to the deleted topic.
+			// Ignore it the first time, and read the partition from its start.
 			first := c.renewed[topic] && !c.begun[id]
 			c.begun[id] = true
 			if at >= 0 && !first {
@@ -141,9 +141,9 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[
 	return offsets
 }
 
-// drop gives partitions up, in a generation of the group. Records of theirs that wait are
-// another member's now. What is left is not all that the member is to read: the group
-// has yet to say what that is.
+// drop gives partitions up in the given generation of the group. Their queued records must not be
+// yielded, because another member may read them now. The remaining partitions are not known to be
+// all that this member is to read, until the group assigns partitions again.
 func (c *Consumer) drop(generation int32, lost map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -158,14 +158,14 @@ func (c *Consumer) drop(generation int32, lost map[string][]int32) {
 	}
 }
 
-// rejoins reports whether a member whose session ended so is back by itself as
-// soon as there is a coordinator: that one died, or has not heard of the member
-// for too long.
+// rejoins reports whether a member rejoins by itself after this error ended its session. It does,
+// once there is a coordinator, if the coordinator died or did not hear from the member for too
+// long.
 func rejoins(err error) bool { return retriable(explain(err)) }
 
-// Commit tells the group that the records handled so far need not come again. The
-// records given count as handled too, and with each all before it in its partition:
-// so a body can commit the record at hand. It does nothing without a group.
+// Commit commits the records that are handled so far, so that the group does not deliver them
+// again. It also counts the given records, and all before them in their partitions, as handled: the
+// body of a loop can thus commit its current record. Without a group, it does nothing.
 func (c *Consumer) Commit(ctx context.Context, records ...Record) error {
 	c.mu.Lock()
 	for _, r := range records {
@@ -185,7 +185,8 @@ func (c *Consumer) commit(ctx context.Context) error {
 	return persist(ctx, passes, func() error { return c.commitOnce(ctx) })
 }
 
-// commitOnce commits what is handled by now. Two at once could arrive in the other order.
+// commitOnce commits what is handled now. It runs once at a time: of two concurrent commits, the
+// older one could reach the cluster last and move the offset back.
 func (c *Consumer) commitOnce(ctx context.Context) error {
 	select {
 	case c.committing <- struct{}{}:
@@ -215,7 +216,7 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 	var failed error
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
 		if req.MemberID != member {
-			return kerr.UnknownMemberID // by now: these partitions may be another's, who is further on
+			return kerr.UnknownMemberID // the member has rejoined, and another member may now be ahead on these partitions
 		}
 		return nil
 	})
@@ -231,8 +232,9 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 	return nil
 }
 
-// sharedAnew reports whether a commit failed since the member has to join the group again
-// first: not before the commit has returned, if it is for partitions that go away.
+// sharedAnew reports whether a commit failed because the member has to rejoin the group first. Such
+// a commit must not be retried: if it is for partitions that are being given up, the member rejoins
+// only after the commit has returned.
 func sharedAnew(err error) bool {
 	for _, code := range []error{kerr.RebalanceInProgress, kerr.UnknownMemberID, kerr.IllegalGeneration, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
 		if errors.Is(err, code) {
@@ -242,7 +244,8 @@ func sharedAnew(err error) bool {
 	return false
 }
 
-// commitError returns why a commit failed, in words: because of the group, or the first topic.
+// commitError returns why a commit failed: the group's error, or that of the first partition that
+// has one.
 func (c *Consumer) commitError(resp *kmsg.OffsetCommitResponse, err error) error {
 	if err != nil {
 		return c.groupError(err)
@@ -260,17 +263,17 @@ func (c *Consumer) commitError(resp *kmsg.OffsetCommitResponse, err error) error
 	return nil
 }
 
-// balancer is the Kafka client's cooperative sticky balancer, mended for a member that the
-// group has removed without the member noticing. When such a member rejoins, it gets a new
-// ID; but the client (as of v1.22.2) keeps the partitions that it had and claims them again,
-// although another member may have read them and committed since. With this balancer it
-// gives all of them up first, and then starts at the group's committed offsets.
+// balancer is the Kafka client's cooperative sticky balancer, fixed for a member that the group has
+// removed without the member noticing. When such a member rejoins, it gets a new ID. The client (as
+// of v1.22.2) nevertheless keeps the partitions that it had and claims them again, although another
+// member may have read them and committed since. With this balancer, the member first gives all of
+// them up, and then starts at the group's committed offsets.
 //
-// The group's goroutine of the client alone calls its methods.
+// Only the client's goroutine for the group calls its methods.
 type balancer struct {
 	kgo.GroupBalancer
 	client *kgo.Client
-	stale  bool // the member has a new ID, and still the partitions of the old one
+	stale  bool // the member has a new ID but still holds the partitions of the old one
 }
 
 func newBalancer() *balancer {
@@ -280,7 +283,8 @@ func newBalancer() *balancer {
 // OnNewClient implements [kgo.HookNewClient].
 func (b *balancer) OnNewClient(client *kgo.Client) { b.client = client }
 
-// JoinGroupMetadata implements [kgo.GroupBalancer]. A member that has no ID has no partitions.
+// JoinGroupMetadata implements [kgo.GroupBalancer]. A member without an ID must not claim
+// partitions.
 func (b *balancer) JoinGroupMetadata(topics []string, current map[string][]int32, generation int32) []byte {
 	id, _ := b.client.GroupMetadata()
 	if b.stale = len(current) > 0 && (b.stale || id == ""); b.stale {
@@ -289,8 +293,8 @@ func (b *balancer) JoinGroupMetadata(topics []string, current map[string][]int32
 	return b.GroupBalancer.JoinGroupMetadata(topics, current, generation)
 }
 
-// ParseSyncAssignment implements [kgo.GroupBalancer]. Assigned nothing, the client gives up
-// what it has, and joins once more at once.
+// ParseSyncAssignment implements [kgo.GroupBalancer]. When the member is stale, it returns no
+// partitions. The client then gives up those that it holds and rejoins at once.
 func (b *balancer) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
 	if b.stale {
 		return nil, nil

@@ -16,8 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// TestFirstGroupEver plays a cluster that makes the place for its groups' offsets
-// only now.
+// TestFirstGroupEver simulates a cluster that creates the topic for its groups' offsets only now.
 func TestFirstGroupEver(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
 	var asked atomic.Int64
@@ -40,7 +39,7 @@ func TestFirstGroupEver(t *testing.T) {
 	}
 }
 
-// TestGroupSessionErrors: what the member gets over by itself is not told.
+// TestGroupSessionErrors fails when an error is reported after which the member rejoins by itself.
 func TestGroupSessionErrors(t *testing.T) {
 	c := &Consumer{fabric: &fabric{}, options: ConsumerOptions{Group: "analysis"}}
 	for _, cause := range []error{kerr.NotCoordinator, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress, kerr.UnknownMemberID, kerr.IllegalGeneration} {
@@ -54,8 +53,8 @@ func TestGroupSessionErrors(t *testing.T) {
 	}
 }
 
-// TestNotFinishedBetweenGenerations: a member that has given up partitions, even its last
-// ones, has not read to the end before it has joined again and heard what it has now.
+// TestNotFinishedBetweenGenerations fails when a member that has given up partitions, even its last
+// ones, counts as finished before it has rejoined and learned its new partitions.
 func TestNotFinishedBetweenGenerations(t *testing.T) {
 	const topic = "beamline"
 	one := func(partition int32) map[string][]int32 { return map[string][]int32{topic: {partition}} }
@@ -129,9 +128,9 @@ func TestNotFinishedBetweenGenerations(t *testing.T) {
 	}
 }
 
-// TestRejoinAsAnother has the group remove a member that is about to join anew. As another
-// member it begins where the group is, and does not commit what it has handled as the one
-// before: meanwhile somebody else may have come further.
+// TestRejoinAsAnother has the group remove a member that is about to rejoin. Under its new ID, the
+// member must start at the committed offsets. It must not commit what it handled under the old ID,
+// because another member may have read further in the meantime.
 func TestRejoinAsAnother(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))

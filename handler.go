@@ -14,92 +14,87 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/slogjson"
 )
 
-// HandlerOptions says what a [Handler] logs, and where to.
+// HandlerOptions says what a [Handler] logs and to which topic.
 type HandlerOptions struct {
-	// Topic says where to. Required.
+	// Topic is the topic to log to. Required.
 	Topic string
 
-	// Key is the key of every event: with one, all of the Handler's events
-	// keep their order in a topic of several partitions. Default: none.
+	// Key is the key of every event. With a key, all events of the Handler keep their order even in
+	// a topic with several partitions. Default: none.
 	Key []byte
 
-	// Level is the least level that is logged. Default: [slog.LevelInfo].
+	// Level is the lowest level that is logged. Default: [slog.LevelInfo].
 	Level slog.Leveler
 
-	// AddSource adds the place in the code, as `source`.
+	// AddSource adds the source code position of the log call, as `source`.
 	AddSource bool
 
-	// Trace finds the trace and the span that a context belongs to, for
-	// `trace_id` and `span_id`. An empty one is left out. Default: neither.
+	// Trace returns the trace ID and the span ID of a context, which become `trace_id` and
+	// `span_id`. An empty ID is left out. Default: neither is added.
 	Trace func(context.Context) (traceID, spanID string)
 
-	// ReplaceAttr may change an attribute before it is logged, or remove it
-	// by returning the zero Attr: it is the place to redact. It is called as
-	// that of [slog.HandlerOptions], for every attribute that is not a group,
-	// with its value resolved and the names of the groups that it is in; not
-	// for time, level, message and source.
+	// ReplaceAttr may change an attribute before it is logged, for instance to redact it. It
+	// removes the attribute by returning the zero Attr. It is called like the function of the same
+	// name in [slog.HandlerOptions], for every attribute that is not a group, with a resolved value
+	// and the names of the enclosing groups. It is not called for time, level, message and source.
 	ReplaceAttr func(groups []string, a slog.Attr) slog.Attr
 
-	// DropAfter allows the Handler to drop records. The Logger holds up to
-	// 64 MiB of events that are not acknowledged yet. While it is full, a
-	// record waits for room, and is dropped after DropAfter; if that is
-	// negative, at once. Default: never; the record waits until there is room
-	// or the Logger is closed.
+	// DropAfter allows the Handler to drop records. The Logger holds up to 64 MiB of events that
+	// are not acknowledged. While it is full, a record waits for room, and is dropped after
+	// DropAfter. If DropAfter is negative, the record is dropped at once. If it is zero, the
+	// default, the record waits until there is room or the Logger is closed.
 	DropAfter time.Duration
 }
 
-// Handler is a [slog.Handler] that logs each record as an event. Make one with
-// [NewHandler]. It hands events to its [Logger] as [Logger.Send] does and keeps
-// nothing back: there is no Close but that of the Logger, which flushes.
+// Handler is a [slog.Handler] that logs each record as an event. Make one with [NewHandler]. It
+// passes events to its [Logger] as [Logger.Send] does, and buffers nothing itself. It has no Close;
+// closing the Logger flushes it.
 //
-// Handle does not wait for the network. It may wait for room in the Logger, see
-// HandlerOptions.DropAfter, whatever becomes of its context. What the Logger itself
-// waits for, such as a callback of Send or the HTTP client that gets its tokens, never
-// waits for room: what it logs while the Logger is full is dropped in any case.
+// Handle does not wait for the network, but may wait for room in the Logger, even after its context
+// ends; see HandlerOptions.DropAfter. Code that the Logger itself waits for must not wait for room,
+// because that would be a deadlock: callbacks of Send, for instance, and the HTTP client that gets
+// the tokens. If such code logs while the Logger is full, its records are always dropped.
 //
-// An event's value is one JSON object. Its shape is stable:
+// The value of an event is one JSON object. Its format is stable:
 //
 //	{"time":"2026-11-24T18:02:11.123456789Z","level":"INFO","msg":"shot taken",
 //	 "source":{"function":"main.run","file":"/src/main.go","line":42},
 //	 "trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":"00f067aa0ba902b7",
 //	 "detector":"L1","beam":{"energy_keV":12.4},"cut":1,"lost":3}
 //
-// The event's own time, in the header `diaspora-time`, is that of the record, to the
-// millisecond.
+// The event's own time, in the header `diaspora-time`, is the time of the record in milliseconds.
 //
-// Members come in this order. `level` and `msg` are always there, `time` unless the
-// record has none; attributes come in the order in which they were given, those of
-// [slog.Logger.With] first; groups are objects, and those without attributes are
-// left out. Then, if need be:
+// Members come in this order. `level` and `msg` are always present, `time` unless the record has
+// none. Attributes follow in the order in which they were given, those of [slog.Logger.With] first.
+// Groups are objects; empty groups are left out. Then, if they apply:
 //
-//   - `cut` says how many values were cut or left out because the event would
-//     have been larger than the cluster takes. A message is cut at a quarter of
-//     that, and ends in "…"; an attribute that does not fit is left out.
-//   - `lost` says how many of the Handler's events were lost before this one:
-//     dropped, or failed for good. [Handler.Lost] counts them all.
+//   - `cut` is the number of values that were cut or left out because the event would have been
+//     larger than the cluster accepts. A message is cut at a quarter of that size, and then ends in
+//     "…". An attribute that does not fit is left out.
+//   - `lost` is the number of the Handler's events that were lost before this one: dropped, or
+//     failed for good. [Handler.Lost] counts all of them.
 //
-// Names are unique in their object. If a name is taken, by an attribute or by a
-// member that the options ask for, the next one is "name#2", then "name#3".
+// Names are unique within an object. If an attribute, or a member that the options ask for, already
+// has the name, the next one is called "name#2", then "name#3".
 //
-// Values appear as they do with [slog.JSONHandler]: a duration as its nanoseconds,
-// a time in RFC 3339, an error as its text, []byte in base64, everything else as
-// encoding/json has it, without HTML escapes; a [slog.LogValuer] as the value that
-// it gives, so that a globus.Secret is "[redacted]". Beyond that, NaN and the
-// infinities are the strings "NaN", "+Inf" and "-Inf", bytes that are not UTF-8
-// become U+FFFD, and a value that cannot be encoded is a string that says why and
-// begins with "!ERROR: " or "!PANIC: ".
+// Values are encoded as by [slog.JSONHandler]: a duration as nanoseconds, a time in RFC 3339, an
+// error as its text, []byte in base64, and everything else as encoding/json does, without HTML
+// escapes. A [slog.LogValuer] is encoded as the value that it returns, so that a globus.Secret is
+// "[redacted]". In addition, NaN and the infinities become the strings "NaN", "+Inf" and "-Inf",
+// and bytes that are not UTF-8 become U+FFFD. A value that cannot be encoded becomes a string that
+// says why, and begins with "!ERROR: " or "!PANIC: ".
 //
 // The library's own diagnostics are not logged, even if the Handler is the default logger and
-// the Logger's [Config.Diagnostics] is too. To see them, send them elsewhere.
+// [Config.Diagnostics] of the Logger is that default logger too. To see them, send them elsewhere.
 type Handler struct {
 	level slog.Leveler
 	out   *outbox
-	own   bool           // of the library itself: nothing comes through
-	attrs slogjson.Attrs // what With and WithGroup gave
+	own   bool           // logs the library's own messages: drops all records
+	attrs slogjson.Attrs // from With and WithGroup
 }
 
-// NewHandler returns a Handler on the logger. It panics if the options name no
-// topic, as there is nobody to return an error to whom a program would listen.
+// NewHandler returns a Handler that logs to logger. It panics if the options name no topic: this is
+// a mistake in the program, and programs rarely check an error while they set up logging.
 func NewHandler(logger *Logger, options *HandlerOptions) *Handler {
 	if logger == nil || options == nil || options.Topic == "" {
 		panic("diaspora: NewHandler needs a Logger and a Topic")
@@ -159,8 +154,9 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	return p.send()
 }
 
-// tellTime reports whether the Logger is to be told the time of a record: not if it
-// is now to the millisecond, which is what the Logger finds by itself, and cheaper.
+// tellTime reports whether to set the event's time to t. If t is now to the millisecond, it returns
+// false, because the Logger's own time is the same and cheaper to format. It also returns false if t
+// is zero, or in a year that RFC 3339 cannot express.
 func tellTime(t time.Time) bool {
 	if t.IsZero() || time.Since(t).Abs() < time.Millisecond {
 		return false
@@ -169,18 +165,17 @@ func tellTime(t time.Time) bool {
 	return 0 <= y && y <= 9999
 }
 
-// outbox hands the events of a [Handler] or a [Writer] to their Logger, and counts
-// those that are lost.
+// outbox passes the events of a [Handler] or a [Writer] to their Logger, and counts lost events.
 type outbox struct {
 	logger    *Logger
 	topic     string
 	key       []byte
-	dropAfter time.Duration // 0: never
-	maxBytes  int           // of a value
+	dropAfter time.Duration // 0 means never
+	maxBytes  int           // maximum size of a value
 	parcels   sync.Pool
 
 	lost   atomic.Int64
-	untold atomic.Int64 // lost events of which no event has told
+	untold atomic.Int64 // lost events that no event has reported yet
 }
 
 func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration) *outbox {
@@ -200,22 +195,22 @@ func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration
 	return o
 }
 
-// parcel is a value on its way. It is used again when the Logger is done with it.
+// parcel is an event's value on its way through the Logger. It is reused after its callback.
 type parcel struct {
 	out   *outbox
 	json  slogjson.Encoder
 	buf   []byte // the value
-	told  int64  // lost events of which this one tells
+	told  int64  // how many lost events this event reports
 	done  func(Record, error)
 	event Event
 }
 
-// maxKeptBytes bounds the buffers that are kept for the next event.
+// maxKeptBytes is the largest buffer that is kept for the next event.
 const maxKeptBytes = 64 << 10
 
 func (o *outbox) parcel() *parcel { return o.parcels.Get().(*parcel) }
 
-// tell returns how many events were lost since it was asked last. p is to say so.
+// tell returns how many events were lost and not reported yet. The event of p must report them.
 func (p *parcel) tell() int64 {
 	p.told = 0
 	if p.out.untold.Load() > 0 {
@@ -224,7 +219,8 @@ func (p *parcel) tell() int64 {
 	return p.told
 }
 
-// finished is the Logger's callback.
+// finished is the Logger's callback. If the event failed, the lost events that it reported are
+// unreported again.
 func (p *parcel) finished(_ Record, err error) {
 	if err != nil {
 		p.out.lost.Add(1)
@@ -237,7 +233,7 @@ func (p *parcel) finished(_ Record, err error) {
 	p.out.parcels.Put(p)
 }
 
-// send hands the parcel over. What the Logger does not take is lost, and counted.
+// send passes the event to the Logger. If the Logger does not accept it, it counts as lost.
 func (p *parcel) send() error {
 	o := p.out
 	p.event.Topic, p.event.Key = o.topic, o.key
@@ -253,12 +249,12 @@ func (p *parcel) send() error {
 	return o.logger.fabric.logError(o.topic, err)
 }
 
-// libraryCode is the code for which the Logger waits: the Kafka client with its callbacks, and
-// what gets the Logger's tokens. If it logs through a Handler while the Logger is full, it must
-// not wait for memory: it would wait for itself.
+// libraryCode is the code that the Logger waits for: the Kafka client with its callbacks, and the
+// code that gets the Logger's tokens. If it logs through a Handler while the Logger is full, it
+// must not wait for memory, because only it can free the memory.
 var libraryCode = []string{"github.com/twmb/franz-go/pkg/kgo.", "github.com/diaspora-streams/diaspora/globus."}
 
-// wait sends when the Logger has room again.
+// wait sends the event once the Logger has room, unless the event must be dropped before.
 func (p *parcel) wait() error {
 	full := &Error{Condition: ErrUnavailable, Reason: "dropped, because too many events wait for their acknowledgement"}
 	if p.out.dropAfter < 0 || calledBy(libraryCode...) {
@@ -277,15 +273,15 @@ func (p *parcel) wait() error {
 	return err
 }
 
-// noWait is a context for sending if there is memory for the event, without waiting for it.
+// noWait is a context that has ended. Sending with it succeeds only if there is memory at once.
 var noWait = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }()
 
-// calledBy reports whether a function whose name begins with one of the prefixes is
-// on the call stack.
+// calledBy reports whether the call stack contains a function whose name begins with one of the
+// prefixes.
 func calledBy(prefixes ...string) bool {
 	const most = 4096 // frames
 	var pcs [64]uintptr

@@ -76,12 +76,12 @@ type valuer struct{ to slog.Value }
 
 func (v valuer) LogValue() slog.Value { return v.to }
 
-// endless is a group that holds itself.
+// endless is a group that contains itself.
 type endless struct{}
 
 func (endless) LogValue() slog.Value { return slog.GroupValue(slog.Any("in", endless{})) }
 
-// TestHandlerShape fixes the JSON that docs/handler.md describes.
+// TestHandlerShape checks the JSON format that docs/handler.md describes.
 func TestHandlerShape(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 11, 24, 18, 2, 11, 123456789, time.UTC)
@@ -89,7 +89,7 @@ func TestHandlerShape(t *testing.T) {
 	var nobody *json.SyntaxError
 	type row struct {
 		name string
-		log  func(*slog.Logger) *slog.Logger // what With gives
+		log  func(*slog.Logger) *slog.Logger // adds With and WithGroup
 		args []any
 		want string // after head
 	}
@@ -220,7 +220,7 @@ func TestHandlerOptions(t *testing.T) {
 	}
 }
 
-// TestHandlerNeedsATopic shows that a mistake is found at the start.
+// TestHandlerNeedsATopic fails when NewHandler does not panic without a topic.
 func TestHandlerNeedsATopic(t *testing.T) {
 	t.Parallel()
 	for _, options := range []*HandlerOptions{nil, {}} {
@@ -235,7 +235,7 @@ func TestHandlerNeedsATopic(t *testing.T) {
 	}
 }
 
-// TestHandlerCutsWhatIsTooLarge logs what no cluster takes, in each place.
+// TestHandlerCutsWhatIsTooLarge logs, in each place, values that are too large for any cluster.
 func TestHandlerCutsWhatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
@@ -249,7 +249,7 @@ func TestHandlerCutsWhatIsTooLarge(t *testing.T) {
 	rows := []struct {
 		name string
 		log  func(*slog.Logger)
-		cut  int // values, besides the span
+		cut  int // number of values that are cut, besides the span
 	}{
 		{"attribute", func(l *slog.Logger) { l.Info("m", "a", big, "kept", 1) }, 1},
 		{"one of several", func(l *slog.Logger) { l.Info("m", "a", half, "b", half, "kept", 1) }, 1},
@@ -289,7 +289,7 @@ func TestHandlerCutsWhatIsTooLarge(t *testing.T) {
 	}
 }
 
-// heldLogger returns a Logger with room for a few events, none of which is answered.
+// heldLogger returns a Logger with room for a few events, none of which is acknowledged.
 func heldLogger(t *testing.T) (l *Logger, cfg Config, release func()) {
 	t.Helper()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
@@ -347,7 +347,7 @@ func TestHandlerDropsIfAllowed(t *testing.T) {
 	}
 }
 
-// TestHandlerTellsOfFailures has the event that tells of losses fail as well.
+// TestHandlerTellsOfFailures has an event fail that itself reports lost events.
 func TestHandlerTellsOfFailures(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
@@ -383,7 +383,7 @@ func TestHandlerTellsOfFailures(t *testing.T) {
 	}
 }
 
-// TestHandlerWaitsUnlessAllowedToDrop fills the Logger, with a context that has ended.
+// TestHandlerWaitsUnlessAllowedToDrop logs to a full Logger, with a context that has ended.
 func TestHandlerWaitsUnlessAllowedToDrop(t *testing.T) {
 	t.Parallel()
 	l, cfg, release := heldLogger(t)
@@ -444,8 +444,8 @@ func TestCloseEndsTheWaitForRoom(t *testing.T) {
 	}
 }
 
-// TestCallbacksMayLog logs from inside the Kafka client, where waiting for room
-// would be waiting for oneself.
+// TestCallbacksMayLog logs from inside the Kafka client, where waiting for room would be a
+// deadlock.
 func TestCallbacksMayLog(t *testing.T) {
 	t.Parallel()
 	l, cfg, release := heldLogger(t)
@@ -481,8 +481,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestTokensMayLog logs from what gets the Logger's tokens, as a transport may that
-// traces requests.
+// TestTokensMayLog logs from the code that gets the Logger's tokens, as an HTTP transport that
+// traces requests may do.
 func TestTokensMayLog(t *testing.T) {
 	t.Parallel()
 	l, _, _ := heldLogger(t)
@@ -546,7 +546,7 @@ func TestHandlerConcurrently(t *testing.T) {
 	}
 }
 
-// relay is a handler that finds its target late.
+// relay is a handler that looks up its target at each message.
 type relay struct {
 	to    func() slog.Handler
 	attrs []slog.Attr
@@ -575,7 +575,8 @@ func (r relay) Handle(ctx context.Context, record slog.Record) error {
 	return to.Handle(ctx, record)
 }
 
-// asDefault makes h what package slog and package log write to, until the test ends.
+// asDefault makes h the default handler of package slog, and thus of package log, until the test
+// ends.
 func asDefault(t *testing.T, h slog.Handler) {
 	before, out, flags, prefix := slog.Default(), log.Writer(), log.Flags(), log.Prefix()
 	slog.SetDefault(slog.New(h))
@@ -587,8 +588,8 @@ func asDefault(t *testing.T, h slog.Handler) {
 	})
 }
 
-// TestDiagnosticsDoNotGoRound closes the circle from a Logger's diagnostics back to
-// its own Handler, in each way that a program may.
+// TestDiagnosticsDoNotGoRound sends a Logger's diagnostics back to its own Handler, in each way
+// that a program may.
 func TestDiagnosticsDoNotGoRound(t *testing.T) {
 	async := make(chan func(), 100)
 	now := func() slog.Handler { return slog.Default().Handler() }
@@ -611,7 +612,7 @@ func TestDiagnosticsDoNotGoRound(t *testing.T) {
 				(<-async)()
 			}
 			slog.Info("2")
-			if err := l.Flush(within(t)); err != nil { // before reading: a Consumer speaks, too
+			if err := l.Flush(within(t)); err != nil { // before reading, because a Consumer logs diagnostics too
 				t.Fatal(err)
 			}
 			cfg.Diagnostics = nil
@@ -626,8 +627,8 @@ func TestDiagnosticsDoNotGoRound(t *testing.T) {
 	}
 }
 
-// TestDiagnosticsDoNotStandStill has a program wait for room inside package log,
-// whose lock the Logger's next message needs.
+// TestDiagnosticsDoNotStandStill has a program wait for room in the Logger while it holds the lock
+// of package log, which the Logger's next message needs.
 func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
 	cfg.Diagnostics = slog.Default()
@@ -644,7 +645,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	}()
 	eventually(t, "a line that waits for memory", func() bool { return l.sink.(*direct).budget.waiting.Load() > 0 })
 	spoke := make(chan struct{})
-	go func() { // in place of the Kafka client
+	go func() { // in the role of the Kafka client
 		defer close(spoke)
 		for range 2 * maxDiagnostics {
 			l.fabric.diagnostics().Warn("about itself")
@@ -657,7 +658,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	}
 	release()
 	<-done
-	lines := 0 // of the program; through package log, the library's messages come as well
+	lines := 0 // lines of the program; the library's messages also arrive through package log
 	for _, value := range logged(t, l, Config{Brokers: cfg.Brokers, anonymous: true}) {
 		if decoded(t, value)["msg"] == "m" {
 			lines++
@@ -668,7 +669,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	}
 }
 
-// TestDiagnosticsSayWhatIsMissing fills the queue of messages that nobody takes.
+// TestDiagnosticsSayWhatIsMissing fills the queue of a handler that hangs.
 func TestDiagnosticsSayWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
@@ -678,7 +679,7 @@ func TestDiagnosticsSayWhatIsMissing(t *testing.T) {
 		<-stop
 		return text
 	}}))
-	for range maxDiagnostics + 11 { // one is being delivered
+	for range maxDiagnostics + 11 { // one more than fits, because one is being delivered
 		logger.Warn("m")
 	}
 	close(stop)

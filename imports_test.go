@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// goList returns the lines of `go list`.
+// goList returns the lines that `go list` prints.
 func goList(t *testing.T, args ...string) []string {
 	t.Helper()
 	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
@@ -19,7 +19,7 @@ func goList(t *testing.T, args ...string) []string {
 	return strings.Fields(string(out))
 }
 
-// TestLibraryStaysLight fails when importing the library would pull in the service.
+// TestLibraryStaysLight fails when importing the library would import the service.
 func TestLibraryStaysLight(t *testing.T) {
 	t.Parallel()
 	const own = "github.com/diaspora-streams/diaspora"
@@ -36,9 +36,9 @@ func TestLibraryStaysLight(t *testing.T) {
 	}
 }
 
-// TestModulesAreFew counts the modules of others that are linked. For the library, eight
-// were agreed. It is at twelve, and must not grow: without golang-lru and x/sync in the
-// authenticator, and flock, which brings x/sys, it would be at eight.
+// TestModulesAreFew counts the modules of others that are linked into the library. The target is
+// eight. It is at twelve and must not grow. Without golang-lru and x/sync in the authenticator, and
+// without flock, which imports x/sys, it would be at eight.
 func TestModulesAreFew(t *testing.T) {
 	t.Parallel()
 	for _, link := range []struct {
@@ -59,8 +59,8 @@ func TestModulesAreFew(t *testing.T) {
 	}
 }
 
-// TestKafkaClientStaysInside fails when a type of the Kafka client appears in the
-// exported API, but in Dial.
+// TestKafkaClientStaysInside fails when the exported API contains a type of the Kafka client,
+// except in Dial.
 func TestKafkaClientStaysInside(t *testing.T) {
 	t.Parallel()
 	pkg := publicPackages(t)[0]
@@ -84,7 +84,7 @@ func TestKafkaClientStaysInside(t *testing.T) {
 				}
 			}
 		}
-		methods := types.NewMethodSet(types.NewPointer(named)) // promoted ones included
+		methods := types.NewMethodSet(types.NewPointer(named)) // includes promoted methods
 		for m := range methods.Methods() {
 			if m.Obj().Exported() && kafkaTypes(m.Type()) != "" {
 				found[name+"."+m.Obj().Name()] = true
@@ -96,7 +96,7 @@ func TestKafkaClientStaysInside(t *testing.T) {
 	}
 }
 
-// kafkaTypes returns a type with that of the Kafka client inside it, or "".
+// kafkaTypes returns the text of t if t is, or contains, a type of the Kafka client, and else "".
 func kafkaTypes(t types.Type) string {
 	text := types.TypeString(t, nil)
 	if strings.Contains(text, "twmb/franz-go") {

@@ -17,12 +17,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// door is the login of a broker: a stand-in for the gateway that takes tokens, or not.
+// door stands for the gateway's login: it accepts tokens, or rejects them while it is shut.
 type door struct{ shut atomic.Bool }
 
 const refusal = "the access token has been revoked"
 
-// newDoor has the cluster ask for tokens, and cfg sign in.
+// newDoor makes the cluster require tokens, and cfg sign in with one.
 func newDoor(c *kfake.Cluster, cfg *Config) *door {
 	d := new(door)
 	c.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
@@ -48,13 +48,13 @@ func newDoor(c *kfake.Cluster, cfg *Config) *door {
 // canary is an access token that must not appear anywhere.
 const canary = "canary-access-token-7f3a"
 
-// gate holds requests of a kind back while it is shut.
+// gate holds back requests of one kind while it is shut.
 type gate struct {
 	handle *kfake.FaultHandle
 	open   chan struct{}
 }
 
-// hold keeps the cluster from answering requests of a kind until the gate is opened.
+// hold keeps the cluster from answering requests of one kind until the gate is opened.
 func hold(t testing.TB, c *kfake.Cluster, key kmsg.Key) *gate {
 	t.Helper()
 	g := &gate{open: make(chan struct{}), handle: c.Fault(kfake.Fault{Keys: []kmsg.Key{key}, Observe: true, Count: -1})}
@@ -91,7 +91,7 @@ func eventually(t testing.TB, what string, met func() bool) {
 	}
 }
 
-// plain returns a client of Kafka's own, for what the library does not do.
+// plain returns a plain Kafka client, for operations that the library does not offer.
 func plain(t testing.TB, cfg Config, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(cfg.Brokers...)}, opts...)...)
@@ -112,14 +112,14 @@ func logValues(t testing.TB, l *Logger, topic string, values ...string) {
 	}
 }
 
-// TestWordsOfTheKafkaClient: two of its texts decide what happens, as it exports nothing
-// in their place. They must still be what it says.
+// TestWordsOfTheKafkaClient fails when one of two texts of the Kafka client has changed. The
+// library has to compare these texts, because the client exports no error or constant for them.
 func TestWordsOfTheKafkaClient(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
-	var said bytes.Buffer // guarded by mu: the client logs from all its goroutines
+	var said bytes.Buffer // guarded by mu, because the client logs from several goroutines
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers("127.0.0.1:1"), // where nobody answers
+		kgo.SeedBrokers("127.0.0.1:1"), // nothing listens there
 		kgo.WithLogger(kgo.BasicLogger(lockedWriter{&mu, &said}, kgo.LogLevelInfo, nil)),
 	)
 	if err != nil {

@@ -13,12 +13,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Logger sends events to the cluster. Open one with [OpenLogger], share it, and
-// close it at the end. Its methods may be called concurrently.
+// Logger sends events to the cluster. Open one with [OpenLogger], share it, and close it at the
+// end. Its methods may be called concurrently.
 //
-// Every event is written to all in-sync replicas, and written once even if a
-// request has to be repeated. Events of one topic with the same key are stored in
-// the order in which Log or Send accepted them.
+// Every event is written to all in-sync replicas, and is written only once even if the Kafka client
+// has to retry a request. Events with the same topic and key are stored in the order in which Log
+// or Send accepted them.
 type Logger struct {
 	fabric *fabric
 	sink   sink
@@ -28,23 +28,23 @@ type Logger struct {
 	closeErr error
 }
 
-// sink is where the events of a Logger go: to the cluster ([direct]), or to a spool on disk
-// first ([spooled]). The events that it gets have been checked. Once close has been called,
-// log and send fail with ErrClosed, also those calls that wait.
+// sink is where a Logger's events go: directly to the cluster ([direct]), or first to a spool on
+// disk ([spooled]). The Logger has already checked the events. After close has been called, log and
+// send fail with ErrClosed, including calls that are waiting.
 type sink interface {
 	// log returns when the events are safe. Its error is an [*EventError].
 	log(ctx context.Context, events []Event) error
-	// send returns when the event has been handed over. It waits only for memory; ctx bounds
-	// that. After an error, done is not called.
+	// send returns once the event is handed over. It waits only for memory, bounded by ctx. If it
+	// returns an error, done is not called.
 	send(ctx context.Context, ev *Event, done func(Record, error)) error
 	flush(ctx context.Context) error
-	// close flushes for as long as that makes sense, and returns when no callback is due.
+	// close flushes for as long as waiting can help, and returns after the last callback.
 	close(ctx context.Context) error
-	// stats returns everything but the counts.
+	// stats returns everything except the counts.
 	stats() LoggerStats
 }
 
-// counts are the counts of a Logger, and its callbacks, of which one runs at a time.
+// counts holds a Logger's counts, and makes its callbacks run one at a time.
 type counts struct {
 	acknowledged atomic.Int64
 	failed       atomic.Int64
@@ -57,14 +57,15 @@ func (c *counts) call(done func(Record, error), r Record, err error) {
 	done(r, err)
 }
 
-// OpenLogger returns a Logger that is connected and signed in; see [Dial] for its
-// errors. ctx bounds the opening only. The caller closes the Logger.
+// OpenLogger returns a Logger that is connected and signed in; see [Dial] for its errors. ctx
+// bounds only the opening. The caller closes the Logger.
 //
-// With [Config.SpoolDir] it needs no cluster: what is in the spool, and what is logged,
-// is sent as soon as the cluster can be reached. If a Key, or a login from the environment, has been
-// revoked, the events wait, and [Logger.Stats] says why. It fails if the spool cannot be
-// opened: another Logger has it (ErrConflict), events of another identity wait in it
-// (ErrConflict), others may read it (ErrInvalid), or the disk fails ([ErrSpoolFailed]).
+// With [Config.SpoolDir], the cluster need not be reachable. The Logger sends the events in the
+// spool, and new ones, as soon as it is. If a Key, or a login from the environment, has been
+// revoked, events stay in the spool and [Logger.Stats] says why. OpenLogger fails if it cannot open
+// the spool: another Logger uses it (ErrConflict), it holds pending events of another identity
+// (ErrConflict), other users of the machine can read it (ErrInvalid), or the disk fails
+// ([ErrSpoolFailed]).
 func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 	l := &Logger{counts: new(counts)}
 	if cfg.SpoolDir != "" {
@@ -83,19 +84,18 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 	return l, nil
 }
 
-// Log returns once the events are safe: acknowledged by the cluster or, with a
-// spool, durable on local disk. After a nil error they are not lost. Log does not
-// keep the events' slices.
+// Log returns once the events are safe: acknowledged by the cluster or, with a spool, durable on
+// local disk. If it returns nil, the events are not lost. Log does not keep the events' slices.
 //
-// ctx bounds the wait, and nothing else does: while the cluster is away, or the spool
-// is full under [SpoolBlock], Log waits for it. When ctx ends, events that are on their way are not called back; they
-// may or may not arrive. If the token is refused meanwhile, Log returns at once.
+// Only ctx bounds the wait: while the cluster is unreachable, or the spool is full under
+// [SpoolBlock], Log waits. When ctx ends, events in flight are not recalled; they may still reach
+// the cluster. Without a spool, Log returns at once if the login is rejected during the wait.
 //
-// If an event cannot be logged as it is (see [Event]; too large; wrong header),
-// none of the call's events is sent. Errors are an [*EventError] that says which
-// events are not known to be acknowledged, around [ErrInvalid], [ErrPermission],
-// [ErrNotFound], [ErrUnauthenticated], [ErrUnavailable], [ErrClosed] or ctx's error;
-// with a spool around ErrInvalid, [ErrSpoolFull], [ErrSpoolFailed], ErrClosed or ctx's.
+// If one event is invalid (see [Event]; or too large, or with a reserved header), none of the
+// events is sent. Errors are an [*EventError], which says which events may not be acknowledged. It
+// wraps [ErrInvalid], [ErrPermission], [ErrNotFound], [ErrUnauthenticated], [ErrUnavailable],
+// [ErrClosed] or ctx's error. With a spool it wraps ErrInvalid, [ErrSpoolFull], [ErrSpoolFailed],
+// ErrClosed or ctx's error.
 func (l *Logger) Log(ctx context.Context, events ...Event) error {
 	if len(events) == 0 {
 		return nil
@@ -111,8 +111,8 @@ func (l *Logger) Log(ctx context.Context, events ...Event) error {
 	return l.sink.log(ctx, events)
 }
 
-// allFailed reports that nothing of a call was sent, because of its event i, or -1 if
-// it is not one event's fault.
+// allFailed returns the error for a call of which no event was sent. The cause is event i, or no
+// single event if i is -1.
 func (c *counts) allFailed(events []Event, i int, cause error) error {
 	c.failed.Add(int64(len(events)))
 	e := &EventError{Total: len(events), Err: &TopicError{"log", clip(events[max(i, 0)].Topic), cause}}
@@ -125,23 +125,24 @@ func (c *counts) allFailed(events []Event, i int, cause error) error {
 	return e
 }
 
-// Send hands one event over and returns; done is called once when it is
-// acknowledged (err is nil: the event is safe) or has failed for good. A nil done
-// leaves failures to [Logger.Stats].
+// Send hands over one event and returns. It calls done once: with a nil error when the event is
+// acknowledged, and thus safe, or with the error when the event has failed for good. If done is
+// nil, failures are only counted in [Logger.Stats].
 //
-// The event's slices are the Logger's until done is called, which gives them back
-// in its [Record]. Until then they must not be changed: who reads lines with a
-// bufio.Scanner has to copy them.
+// The Logger owns the event's slices until it calls done, which gets them back in its [Record].
+// Until then, they must not be changed. For example, copy the lines that a bufio.Scanner returns,
+// because it reuses its buffer.
 //
-// With a spool done is called when the event is durable on disk. The Record then has
-// the event, with the ID and time that it will have in the cluster, but no place yet:
-// Partition and Offset are -1.
+// With a spool, done is called when the event is durable on disk. The Record then holds the event,
+// with the ID and time that it will have in the cluster, but its Partition and Offset are -1.
 //
-// Send waits only while too many events are unacknowledged, and no longer than
-// until Close. Calls of done come one after another, from a goroutine of the
-// Logger or from Send itself; done must be quick, and must not call Log, Flush or
-// Close, nor Send without a goroutine. Errors are as those of [Logger.Log], as a
-// [*TopicError]. While the cluster is away events wait without limit.
+// Send waits only while too many events are unacknowledged, and at most until Close. There is no
+// limit on how long an accepted event waits while the cluster is unreachable. Errors are those of
+// [Logger.Log], as a [*TopicError].
+//
+// Only one done runs at a time, in a goroutine of the Logger or inside Send itself. It must be
+// quick. It must not call Log, Send, Flush or Close, since these can wait for events that are
+// finished only after done returns. To log another event, start a goroutine.
 func (l *Logger) Send(event Event, done func(Record, error)) {
 	err := l.send(context.Background(), &event, done)
 	if err == nil {
@@ -153,7 +154,7 @@ func (l *Logger) Send(event Event, done func(Record, error)) {
 	}
 }
 
-// send checks an event and hands it over. After an error, done is not called.
+// send checks an event and hands it over. If it returns an error, done is not called.
 func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error)) error {
 	if err := checkEvent(ev, l.fabric.maxEventBytes); err != nil {
 		return err
@@ -161,10 +162,10 @@ func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error)) 
 	return l.sink.send(ctx, ev, done)
 }
 
-// Flush returns once every event that was handed over before is acknowledged or
-// has failed, and its callback has returned. With a spool it waits for the cluster's
-// acknowledgement, too, or until the event was set aside; that the disk has it, a
-// callback tells. ctx bounds the wait.
+// Flush returns once every event that was handed over before the call is acknowledged or has
+// failed, and its callback has returned. With a spool, too, it waits until the cluster has
+// acknowledged each event, or the event was quarantined; the callbacks only say that events are on
+// disk. ctx bounds the wait.
 func (l *Logger) Flush(ctx context.Context) error {
 	if err := l.sink.flush(ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
@@ -172,16 +173,19 @@ func (l *Logger) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Close flushes and disconnects. With a spool, what the cluster has not acknowledged when
-// ctx ends stays there for the next Logger, which is no error; and Close does not wait
-// for what cannot be: it ends when nobody is let in, when all that waits is held, or
-// when the cluster has acknowledged nothing for [Config.ClosePatience]. [Logger.Stats] says what is left.
-// If the login is being renewed, Close waits for that until ctx ends, 45 s at most.
+// Close flushes and disconnects. Afterwards, Log and Send fail with [ErrClosed]. All callbacks have
+// returned when Close returns. Calling Close again does nothing and returns the same error.
 //
-// Calls of Log and Send from then on fail with
-// [ErrClosed]. When ctx ends, the events that are still not acknowledged fail:
-// their callbacks are told so, and so is the caller of Close. All callbacks have
-// returned when Close does. Calling Close again does nothing and returns the same.
+// Without a spool, events that are unacknowledged when ctx ends fail: their callbacks get an error,
+// and Close returns one.
+//
+// With a spool, events that are unacknowledged when ctx ends stay there for the next Logger, which
+// is not an error. Close returns earlier if waiting cannot help: the login is rejected, all pending
+// events belong to topics that are held (see [SpoolStats]), or the cluster has acknowledged nothing
+// for [Config.ClosePatience]. [Logger.Stats] says what is left.
+//
+// If the login is being renewed, Close also waits for that, at most 45 s and at most until ctx
+// ends.
 func (l *Logger) Close(ctx context.Context) error {
 	l.closer.Do(func() {
 		defer settle(ctx, l.fabric.TokenSource)
@@ -192,18 +196,18 @@ func (l *Logger) Close(ctx context.Context) error {
 	return l.closeErr
 }
 
-// LoggerStats is what a Logger has done so far.
+// LoggerStats says what a Logger has done so far.
 type LoggerStats struct {
-	Acknowledged int64 // events that the cluster has; with a spool, also of those that an earlier Logger left there
-	Failed       int64 // events that were refused or failed for good
-	Pending      int64 // events that wait for their acknowledgement
-	PendingBytes int64 // about how much memory they take
+	Acknowledged int64 // events that the cluster has acknowledged, including those that an earlier Logger left in the spool
+	Failed       int64 // events that were rejected or failed for good
+	Pending      int64 // events that are not acknowledged yet; 0 with a spool, which counts them in Spool.Events
+	PendingBytes int64 // about how much memory is taken by events that are not acknowledged or, with a spool, not on disk yet
 
-	// Err is why the last attempt to connect failed, or that none has ended yet; nil if it
-	// succeeded.
+	// Err says why the last attempt to connect failed, or that no attempt has ended yet. It is nil
+	// if the last attempt succeeded.
 	Err error
 
-	// Spool is what waits on disk. Zero without [Config.SpoolDir].
+	// Spool describes the events on disk. It is zero without [Config.SpoolDir].
 	Spool SpoolStats
 }
 
@@ -215,7 +219,7 @@ func (l *Logger) Stats() LoggerStats {
 	return st
 }
 
-// logError says in words why an event for the topic was not logged.
+// logError explains why an event for the topic was not logged.
 func (f *fabric) logError(topic string, err error) error {
 	switch {
 	case errors.Is(err, kgo.ErrClientClosed):
@@ -226,7 +230,7 @@ func (f *fabric) logError(topic string, err error) error {
 	return f.topicError("log", "write to", topic, err)
 }
 
-// topicError says in words why something about a topic failed.
+// topicError explains why an operation on a topic failed, and adds a hint.
 func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = explain(err)
 	claim := fmt.Sprintf("claim it with \"diaspora topic claim %s\"", clip(topic))

@@ -210,7 +210,7 @@ func TestLogRefusesBeforeItSends(t *testing.T) {
 	}
 }
 
-// TestLogOfTopicsThatAreNot fails when Log waits for a topic that will not come.
+// TestLogOfTopicsThatAreNot fails when Log waits for a topic that does not exist.
 func TestLogOfTopicsThatAreNot(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t)
@@ -248,7 +248,7 @@ func TestLogWhoseContextEnds(t *testing.T) {
 	if err := <-logged; !errors.Is(err, context.Canceled) || !errors.As(err, &e) || len(e.Failed) != 1 {
 		t.Errorf("Log whose context ends = %v, want context.Canceled", err)
 	}
-	copy(value, "overwritten") // the slice is ours again
+	copy(value, "overwritten") // the slice is the caller's again
 	if s := l.Stats(); s.Pending != 1 || s.PendingBytes == 0 {
 		t.Errorf("Stats() = %+v, want one pending", s)
 	}
@@ -259,7 +259,7 @@ func TestLogWhoseContextEnds(t *testing.T) {
 	}
 }
 
-// TestLogWhileTheTokenIsRefused fails when Log waits for better times instead of saying so.
+// TestLogWhileTheTokenIsRefused fails when Log waits instead of returning the rejection.
 func TestLogWhileTheTokenIsRefused(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -288,8 +288,8 @@ func TestLogWhileTheTokenIsRefused(t *testing.T) {
 	}
 }
 
-// TestOrderPerKey fails when events of a key overtake one another, get lost or come
-// twice, while requests fail and are repeated.
+// TestOrderPerKey fails when events of one key are reordered, lost or duplicated while requests
+// fail and are retried.
 func TestOrderPerKey(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(4, "weather"))
@@ -388,8 +388,8 @@ func TestSendGivesTheEventBack(t *testing.T) {
 	}
 }
 
-// TestFirstLogDoesNotLinger fails when Log lingers on a topic of which the Kafka client
-// has still to learn where it is.
+// TestFirstLogDoesNotLinger fails when Log lingers because the Kafka client does not know yet where
+// the topic's partitions are.
 func TestFirstLogDoesNotLinger(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -400,8 +400,8 @@ func TestFirstLogDoesNotLinger(t *testing.T) {
 	}
 }
 
-// TestSendDoesNotWaitForWhatLingers fails when events that wait for company keep others
-// from coming in.
+// TestSendDoesNotWaitForWhatLingers fails when Send waits for room while the events that take the
+// room linger.
 func TestSendDoesNotWaitForWhatLingers(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -422,8 +422,8 @@ func TestSendDoesNotWaitForWhatLingers(t *testing.T) {
 	}
 }
 
-// TestSendWaitsForRoom fails when the memory of events is not bounded, or when Send
-// waits though there is room.
+// TestSendWaitsForRoom fails when the memory of events is not limited, or when Send waits although
+// there is room.
 func TestSendWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -541,8 +541,8 @@ func TestCloseLogger(t *testing.T) {
 	}
 }
 
-// TestCloseDoesNotWaitForEver fails when Close outlasts its context, keeps a Send
-// waiting, or loses a callback.
+// TestCloseDoesNotWaitForEver fails when Close outlasts its context, leaves a Send waiting, or
+// loses a callback.
 func TestCloseDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -587,13 +587,13 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	}
 }
 
-// TestSendCallsBackOneByOne fails when two callbacks run at once, also those of
-// events that never leave.
+// TestSendCallsBackOneByOne fails when two callbacks run at once, including those of events that
+// are never sent.
 func TestSendCallsBackOneByOne(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(2, "weather"))
 	l := openLogger(t, cfg)
-	calls, inside := 0, atomic.Int32{} // calls has no lock of its own
+	calls, inside := 0, atomic.Int32{} // calls is not locked, so the race detector finds concurrent callbacks
 	done := func(Record, error) {
 		if inside.Add(1) != 1 {
 			t.Error("two callbacks at once")
@@ -623,8 +623,8 @@ func TestSendCallsBackOneByOne(t *testing.T) {
 	}
 }
 
-// TestLogToATopicThatWasMadeAgain fails when a Logger does not get over a topic that
-// was released and claimed again.
+// TestLogToATopicThatWasMadeAgain fails when a Logger cannot log to a topic that was released and
+// claimed again.
 func TestLogToATopicThatWasMadeAgain(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -652,7 +652,8 @@ func TestLogToATopicThatWasMadeAgain(t *testing.T) {
 	}
 }
 
-// TestEventsOfATopicThatIsForgotten fails when the Kafka client has another word for it.
+// TestEventsOfATopicThatIsForgotten fails when the error text for purged events has changed in the
+// Kafka client.
 func TestEventsOfATopicThatIsForgotten(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
@@ -667,13 +668,13 @@ func TestEventsOfATopicThatIsForgotten(t *testing.T) {
 	}
 }
 
-// TestCompression looks at how batches are stored that a Logger has written, by itself and
-// through its spool.
+// TestCompression checks how the batches are stored that a Logger has written, directly and through
+// its spool.
 func TestCompression(t *testing.T) {
 	t.Parallel()
 	var events []Event
 	for range 100 {
-		events = append(events, Event{Topic: "weather", Value: bytes.Repeat([]byte("21.5 degrees Celsius "), 50)}) // a batch of one gets smaller, too
+		events = append(events, Event{Topic: "weather", Value: bytes.Repeat([]byte("21.5 degrees Celsius "), 50)}) // large enough that a batch of one event gets smaller, too
 	}
 	for compression, want := range map[string]uint8{"": 0, "none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4} {
 		for _, spooled := range []bool{false, true} {

@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// Hosts says where requests by HTTP find what has a name in tests only: host:port by host:port.
+// Hosts maps host:port names that exist only in tests to the host:port to connect to over HTTP.
 var Hosts sync.Map
 
-// TestMain lets more tests run side by side than there are processors, since most of
-// them wait for something, unless it is told how many.
+// TestMain runs more tests in parallel than there are processors, because most of them wait. The
+// flag -test.parallel overrides this.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if n := flag.Lookup("test.parallel"); n.Value.String() == n.DefValue {

@@ -19,39 +19,41 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// memory is what was learnt with credentials from the environment: whose they are, and what
-// their fabric told of itself. With it, programs start while the fabric is away, as those with
-// a profile do. It is a folder of files for their owner's eyes only, each named by the hash of
-// an URL and a credential. They hold no secrets.
+// memory is what earlier runs learned about credentials from the environment: who their owner is,
+// and the fabric's discovery document. With it, programs can start while the fabric is unreachable,
+// as those with a profile can. It is a directory of files that only their owner can read. Each is
+// named after a hash of a URL and a credential, and holds no secrets.
 type memory struct {
-	dir  string // "" if there is no place for one
-	name string // the hash of the credential in use; "" if a profile signs in
+	dir  string // the directory; "" if there is none
+	name string // the hash of the credential in use; "" if a profile is used
 
-	silent *atomic.Int64 // when nobody could be asked whose it is, in Unix nanoseconds; nil if that is not kept
+	silent *atomic.Int64 // when the fabric last did not answer, in Unix nanoseconds; nil if that is not recorded
 }
 
-// silentFor is how long nobody is asked again, when several spools are opened one after another.
+// silentFor is how long the fabric is not asked again after it did not answer. It spares a program
+// that opens several spools from waiting for each.
 const silentFor = 30 * time.Second
 
-// unanswered reports whether nobody could be asked a moment ago.
+// unanswered reports whether the fabric did not answer within the last silentFor.
 func (m memory) unanswered() bool {
 	return m.silent != nil && time.Since(time.Unix(0, m.silent.Load())) < silentFor
 }
 
+// noAnswer records that the fabric did not answer just now.
 func (m memory) noAnswer() {
 	if m.silent != nil {
 		m.silent.Store(time.Now().UnixNano())
 	}
 }
 
-// remembered is what is known of one credential.
+// remembered is what is known about one credential.
 type remembered struct {
 	URL       string          `json:"url"`
 	Identity  globus.Identity `json:"identity"`
 	Discovery *Discovery      `json:"discovery,omitempty"`
 }
 
-// credentialName is the hash of a credential, and of all that says whose it is.
+// credentialName hashes a credential together with everything that determines its owner.
 func credentialName(parts ...string) string {
 	sum := sha256.Sum256([]byte("diaspora credential\x00" + strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:])
@@ -59,8 +61,8 @@ func credentialName(parts ...string) string {
 
 func (m memory) path(name string) string { return filepath.Join(m.dir, name+".json") }
 
-// recall returns what is known of a credential. A file that others may read or change counts
-// for nothing: it says whom a refresh token is sent to.
+// recall returns what is known about a credential. It ignores a file that other users can read or
+// change, because the file decides where a refresh token is sent.
 func (m memory) recall(name string) (r remembered) {
 	if m.dir == "" || name == "" {
 		return remembered{}
@@ -78,8 +80,8 @@ func (m memory) recall(name string) (r remembered) {
 	return r
 }
 
-// learn notes what was found out with the credential in use, at the fabric of an URL. To be
-// unable to is no reason to fail.
+// learn stores what was learned about the credential in use from the fabric at cfg.URL. If that
+// fails, it only logs a warning, because nothing depends on it now.
 func (m memory) learn(cfg *Config, change func(*remembered)) {
 	if m.dir == "" || m.name == "" {
 		return
@@ -99,11 +101,12 @@ func (m memory) learn(cfg *Config, change func(*remembered)) {
 	}
 }
 
-// keyMemory names what is known of an access key of the fabric at an URL. The secret is not part of
-// it: whose a key is does not hang on that, and is also asked of keys that were replaced.
+// keyMemory names the file about an access key of the fabric at a URL. The secret is not part of
+// the name: the owner of a key does not depend on it, and the owner is also looked up for former
+// keys, whose secret is not known.
 func keyMemory(address, id string) string { return credentialName(address, "access key", id) }
 
-// unbound is the subject of events whose owner is not known yet.
+// unbound returns the placeholder subject for events whose owner is not known yet.
 func (c *Config) unbound() string {
 	if c.Key != (Key{}) {
 		return spool.UnboundKey + c.Key.ID
@@ -111,9 +114,9 @@ func (c *Config) unbound() string {
 	return spool.Unbound + c.memory.name
 }
 
-// owns reports whether events that were logged when their owner was not known belong to a
-// subject: they were logged with the credential in use, or with one that is known to be theirs. Whose
-// another access key was, the ACL endpoint is asked.
+// owns reports whether events that were logged while their owner was unknown belong to subject.
+// They do if they were logged with the credential in use, or with another credential of the same
+// owner. For another access key, it asks the ACL endpoint for the owner, unless that is remembered.
 func (c *Config) owns(ctx context.Context, subject, unbound string) bool {
 	if name, ok := strings.CutPrefix(unbound, spool.Unbound); ok {
 		if len(name) != 2*sha256.Size || subject == "" {
@@ -136,8 +139,9 @@ func (c *Config) owns(ctx context.Context, subject, unbound string) bool {
 	return c.keyOwner(ctx, id) == subject
 }
 
-// keyOwner asks the ACL endpoint whose an access key was, and returns "" if that cannot be told. Only
-// the owner is told, so it is the caller's own subject otherwise.
+// keyOwner asks the ACL endpoint who owned an access key. It returns "" if the endpoint does not
+// answer, or does not show the key. It shows keys only to their owner, so that any other result is
+// the caller's own subject.
 func (c *Config) keyOwner(ctx context.Context, id string) string {
 	if c.memory.unanswered() {
 		return ""
@@ -163,13 +167,13 @@ func (c *Config) keyOwner(ctx context.Context, id string) string {
 	return key.Owner
 }
 
-// away reports whether an error says that the fabric or Globus Auth cannot be reached, or something
-// else answers in the latter's place.
+// away reports whether err says that the fabric or Globus Auth is unreachable, or that something
+// else answers at Globus Auth's address.
 func away(err error) bool {
 	return errors.Is(err, ErrUnavailable) || errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrMisconfigured)
 }
 
-// learnIdentity finds out whose the credential is, if that is not known yet.
+// learnIdentity sets c.Identity to the owner of the credential, if it is not known yet.
 func (c *Config) learnIdentity(ctx context.Context) error {
 	if c.Identity.Subject != "" {
 		return nil

@@ -15,13 +15,13 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// TestMemoryIsPrivate has what was learnt with a credential be kept, found again by that
-// credential alone, and never be taken from a file that others could have written.
+// TestMemoryIsPrivate checks that what was learned about a credential is stored, is found only with
+// the same credential, and is never read from a file that other users could have written.
 func TestMemoryIsPrivate(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	endpoint := httptest.NewServer(http.NotFoundHandler())
-	endpoint.Close() // nobody answers
+	endpoint.Close() // the endpoint is unreachable
 	config := func(refresh string) Config {
 		t.Helper()
 		cfg, err := ConfigFromEnv(getenv("DIASPORA_CONFIG_DIR", dir, "DIASPORA_URL", endpoint.URL, "DIASPORA_REFRESH", refresh))
@@ -72,8 +72,8 @@ func TestMemoryIsPrivate(t *testing.T) {
 	}
 }
 
-// TestUnboundEventsHaveOneOwner says whose the events are that were logged before it was
-// known whose.
+// TestUnboundEventsHaveOneOwner checks who owns events that were logged before their owner was
+// known.
 func TestUnboundEventsHaveOneOwner(t *testing.T) {
 	t.Parallel()
 	const mineKey, oldKey, gracesKey, strangeKey = "key-aaaaaaaaaaaaaaaa", "key-bbbbbbbbbbbbbbbb", "key-cccccccccccccccc", "key-dddddddddddddddd"

@@ -13,12 +13,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Position is a place in a topic, for each of its partitions: [Start], [End],
-// [At], [Offset] or [Last]. The zero Position is none.
+// Position is a place in each partition of a topic: [Start], [End], [At], [Offset] or [Last]. The
+// zero Position means that none is set.
 type Position struct {
 	kind positionKind
-	n    int64     // the offset, or how many from the end
-	t    time.Time // of At
+	n    int64     // the offset, or how many offsets before the end
+	t    time.Time // for At
 }
 
 type positionKind int
@@ -33,21 +33,21 @@ const (
 )
 
 var (
-	// Start is the oldest record that the cluster still has.
+	// Start is the position of the oldest record that the cluster still has.
 	Start = Position{kind: positionStart}
-	// End is behind the newest record, as of when the Consumer is opened.
+	// End is the position after the newest record at the time when the Consumer is opened.
 	End = Position{kind: positionEnd}
 )
 
-// At is the first record that was stored at t or later; see [Record.Stored]. If
-// there is none yet, it is the end.
+// At returns the position of the first record that was stored at t or later; see [Record.Stored].
+// If there is none, it is the end.
 func At(t time.Time) Position { return Position{kind: positionAt, t: t} }
 
-// Offset is the record with the offset n, or the first one behind it.
+// Offset returns the position of offset n, or of the first record after it.
 func Offset(n int64) Position { return Position{kind: positionOffset, n: n} }
 
-// Last is n offsets before the end of each partition. Offsets are records, but for
-// compacted topics and transactions, where some hold none.
+// Last returns the position n offsets before the end of each partition. That is n records, except
+// in compacted or transactional topics, in which some offsets hold no record.
 func Last(n int64) Position { return Position{kind: positionLast, n: n} }
 
 // String returns the position in words.
@@ -77,12 +77,12 @@ func (p Position) validate(name string) error {
 	return nil
 }
 
-// span is where a partition begins and ends at one moment. The end is where a
-// reader of committed records comes to.
+// span is where a partition began and ended at one moment. The end is that for a reader of
+// committed records (the last stable offset).
 type span struct{ start, end int64 }
 
-// persist does again what the cluster may fail to do for a moment, a few times, if that
-// is worth it.
+// persist calls do, and retries with backoff, at most 8 times, while worth reports that the error
+// may pass.
 func persist(ctx context.Context, worth func(error) bool, do func() error) error {
 	for attempt := 0; ; attempt++ {
 		err := do()
@@ -92,7 +92,7 @@ func persist(ctx context.Context, worth func(error) bool, do func() error) error
 	}
 }
 
-// partitions returns the partitions of the topics and where they are.
+// partitions looks up the partitions of the topics.
 func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []string) (found map[kafka.Partition]kafka.Place, err error) {
 	err = persist(ctx, retriable, func() error {
 		found, err = kafka.Places(ctx, client, topics)
@@ -101,9 +101,11 @@ func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []st
 	return found, err
 }
 
-// spans returns where the partitions begin and end now.
+// spans looks up where the partitions begin and end now.
 func (f *fabric) spans(ctx context.Context, client *kgo.Client, partitions []kafka.Partition) (map[kafka.Partition]span, error) {
-	// The end goes first: what a reader finds between the two was there then.
+	// Look up the ends first, so that all records between start and end still existed at the
+	// second lookup. If records are deleted between the two, a start can be past its end; the
+	// maximum below corrects that.
 	ends, err := f.listOffsets(ctx, client, partitions, kafka.Latest)
 	if err != nil {
 		return nil, err
@@ -119,7 +121,7 @@ func (f *fabric) spans(ctx context.Context, client *kgo.Client, partitions []kaf
 	return spans, nil
 }
 
-// resolve returns the offset of a position in each of the partitions.
+// resolvePosition returns the offset of a position in each of the partitions.
 func (f *fabric) resolvePosition(ctx context.Context, client *kgo.Client, p Position, spans map[kafka.Partition]span) (map[kafka.Partition]int64, error) {
 	var at map[kafka.Partition]int64
 	if p.kind == positionAt {
@@ -152,7 +154,7 @@ func (f *fabric) resolvePosition(ctx context.Context, client *kgo.Client, p Posi
 	return offsets, nil
 }
 
-// listOffsets asks for the offset of a timestamp in each partition; -1 if it has none.
+// listOffsets returns the offset for a timestamp in each partition, or -1 if it has none.
 func (f *fabric) listOffsets(ctx context.Context, client *kgo.Client, partitions []kafka.Partition, timestamp int64) (offsets map[kafka.Partition]int64, err error) {
 	err = persist(ctx, retriable, func() error {
 		offsets, err = kafka.ListOffsets(ctx, client, partitions, timestamp)
@@ -161,7 +163,7 @@ func (f *fabric) listOffsets(ctx context.Context, client *kgo.Client, partitions
 	return offsets, err
 }
 
-// probe fetches once behind the offset next of a partition, see [kafka.Probe].
+// probe fetches once from offset next of a partition; see [kafka.Probe].
 func (f *fabric) probe(ctx context.Context, client *kgo.Client, id kafka.Partition, next int64) (past int64, found bool, err error) {
 	places, err := f.partitions(ctx, client, []string{id.Topic})
 	if err != nil {
@@ -175,7 +177,7 @@ func (f *fabric) probe(ctx context.Context, client *kgo.Client, id kafka.Partiti
 	return past, found, f.askError(fmt.Sprintf("consume topic %q", id.Topic), err)
 }
 
-// askError explains an error of a request that a consumer needs the answer of.
+// askError explains the error of a request that looks something up for a Consumer.
 func (f *fabric) askError(what string, err error) error {
 	var t *kafka.TopicError
 	switch {
@@ -187,11 +189,11 @@ func (f *fabric) askError(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, f.signedOut(err))
 }
 
-// signedOut explains an error of a request.
+// signedOut explains the error of a request, and adds a hint if the login was rejected.
 func (f *fabric) signedOut(err error) error { return advise(explain(err), ErrUnauthenticated, f.login) }
 
-// retriable reports whether the same request may succeed later, according to err, which was
-// explained. A context's end is its caller's decision, and no such case.
+// retriable reports whether the same request may succeed later. err has been explained. The end of
+// a context does not count, because it is the caller's decision.
 func retriable(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
@@ -199,5 +201,5 @@ func retriable(err error) bool {
 	return errors.Is(err, ErrUnavailable) || errors.Is(err, globus.ErrUnavailable)
 }
 
-// farFuture is a deadline for those whom only ctx bounds.
+// farFuture is the deadline for [sleep] where only ctx bounds the retries.
 func farFuture(context.Context) time.Time { return time.Now().Add(time.Hour) }

@@ -18,27 +18,28 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Profile is a fabric that somebody has logged in to: where it is and what it told
-// of itself. It holds no secrets.
+// Profile describes a fabric that a person has logged in to: its URL and its discovery document. It
+// holds no secrets.
 type Profile struct {
 	Name      string    `json:"-"`
 	URL       string    `json:"url"` // of the ACL endpoint
 	Discovery Discovery `json:"discovery"`
 
-	// Confirmed says that the person has confirmed, or named, what the discovery document alone
-	// cannot decide: that tokens of the fabric's scope may go to the hosts of URL and of
+	// Confirmed says that the user has confirmed, or named, what the discovery document alone must
+	// not decide: that tokens of the fabric's scope may be sent to the hosts of URL and of
 	// Discovery.Brokers, and that Discovery.Globus.Issuer issues them.
 	Confirmed bool `json:"confirmed,omitempty"`
 }
 
-// Profiles are the profiles of one person, in one folder:
+// Profiles are a person's profiles, in one directory:
 //
 //	profiles/NAME.json   a Profile
-//	tokens/NAME.json     the login, in a globus.Store, for its owner's eyes only
-//	fabrics/HASH.json    what was learnt with credentials from the environment
-//	current              the name of the profile that is used by default
+//	tokens/NAME.json     the login, in a globus.Store that only its owner can read
+//	fabrics/HASH.json    what was learned about credentials from the environment
+//	current              the name of the default profile
 //
-// Files are replaced as a whole. Those that others can change are refused. Its methods may be called concurrently.
+// Files are replaced atomically. Files that other users can change are rejected. The methods may be
+// called concurrently.
 type Profiles struct{ dir string }
 
 const maxProfileBytes = 1 << 20
@@ -46,8 +47,8 @@ const maxProfileBytes = 1 << 20
 // OpenProfiles returns the profiles in dir, which need not exist yet.
 func OpenProfiles(dir string) *Profiles { return &Profiles{dir: dir} }
 
-// UserProfiles returns the profiles of the person who runs the program: those in
-// $DIASPORA_CONFIG_DIR, or in the folder diaspora of [os.UserConfigDir].
+// UserProfiles returns the profiles of the user who runs the program: those in
+// $DIASPORA_CONFIG_DIR, or else in the directory diaspora below [os.UserConfigDir].
 func UserProfiles(getenv func(string) string) (*Profiles, error) {
 	if dir := getenv("DIASPORA_CONFIG_DIR"); dir != "" {
 		return OpenProfiles(dir), nil
@@ -64,9 +65,9 @@ func UserProfiles(getenv func(string) string) (*Profiles, error) {
 	return OpenProfiles(filepath.Join(dir, "diaspora")), nil
 }
 
-// ValidProfile returns nil if name can name a profile: letters, digits, and not at
-// its beginning also dots, hyphens and underscores; at most 64 of ASCII. Otherwise
-// the error has [ErrInvalid] and says what is wrong.
+// ValidProfile returns nil if name can be the name of a profile: 1 to 64 ASCII letters, digits,
+// dots, hyphens and underscores, beginning with a letter or digit. Otherwise the error has
+// [ErrInvalid] and says what is wrong.
 func ValidProfile(name string) error {
 	if name == "" || len(name) > 64 {
 		return invalid("profile %q: a name has 1 to 64 characters", clip(name))
@@ -81,12 +82,12 @@ func ValidProfile(name string) error {
 	return nil
 }
 
-// Dir returns the folder.
+// Dir returns the directory of the profiles.
 func (p *Profiles) Dir() string { return p.dir }
 
 func (p *Profiles) path(name string) string { return filepath.Join(p.dir, "profiles", name+".json") }
 
-// Load returns a profile. The error is [ErrNotFound] if there is none of that name.
+// Load returns a profile. The error is [ErrNotFound] if there is none with that name.
 func (p *Profiles) Load(name string) (Profile, error) {
 	if err := ValidProfile(name); err != nil {
 		return Profile{}, err
@@ -108,8 +109,8 @@ func (p *Profiles) Load(name string) (Profile, error) {
 	return profile, nil
 }
 
-// read reads a file that says where tokens are sent. It must be one that nobody else can
-// change, nor put another in its place. That others may read it does no harm.
+// read reads a file that decides where tokens are sent. It fails if another user can change the
+// file or replace it. Other users may read it.
 func (p *Profiles) read(path string, limit int64) ([]byte, error) {
 	if err := p.mustBeOurs(path); err != nil {
 		return nil, err
@@ -119,7 +120,7 @@ func (p *Profiles) read(path string, limit int64) ([]byte, error) {
 
 func (p *Profiles) mustBeOurs(path string) error {
 	if runtime.GOOS == "windows" {
-		return nil // modes say nothing there
+		return nil // Windows has no file modes
 	}
 	for _, place := range []string{p.dir, filepath.Dir(path), path} {
 		info, err := os.Stat(place)
@@ -156,7 +157,7 @@ func parseProfile(data []byte) (Profile, error) {
 	return p, nil
 }
 
-// Save stores a profile in place of the one with its name, if there is one.
+// Save stores a profile, and replaces an existing one of the same name.
 func (p *Profiles) Save(profile Profile) error {
 	if err := ValidProfile(profile.Name); err != nil {
 		return err
@@ -177,8 +178,8 @@ func (p *Profiles) Save(profile Profile) error {
 	return nil
 }
 
-// Delete removes a profile and its token file; whoever wants the tokens revoked
-// does that before. If it was the current one, there is none afterwards.
+// Delete deletes a profile and its token file. It does not revoke the tokens; do that first. If the
+// profile is the current one, there is no current profile afterwards.
 func (p *Profiles) Delete(ctx context.Context, name string) error {
 	if _, err := p.Load(name); errors.Is(err, ErrNotFound) || ValidProfile(name) != nil {
 		return err
@@ -214,8 +215,7 @@ func (p *Profiles) Names() ([]string, error) {
 	return names, err
 }
 
-// Current returns the name of the profile that is used by default. The error is
-// [ErrNoProfile] if there is none.
+// Current returns the name of the default profile. The error is [ErrNoProfile] if there is none.
 func (p *Profiles) Current() (string, error) {
 	data, err := p.read(filepath.Join(p.dir, "current"), 1<<10)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -231,7 +231,7 @@ func (p *Profiles) Current() (string, error) {
 	return name, nil
 }
 
-// Use makes a profile the one that is used by default.
+// Use makes a profile the default.
 func (p *Profiles) Use(name string) error {
 	if _, err := p.Load(name); err != nil {
 		return err
@@ -239,7 +239,7 @@ func (p *Profiles) Use(name string) error {
 	return writePrivately(filepath.Join(p.dir, "current"), []byte(name+"\n"))
 }
 
-// Store returns the token file of a profile.
+// Store returns the token store of a profile.
 func (p *Profiles) Store(name string) (*globus.Store, error) {
 	if err := ValidProfile(name); err != nil {
 		return nil, err
@@ -251,9 +251,9 @@ func (p *Profiles) Store(name string) (*globus.Store, error) {
 	return store, nil
 }
 
-// Config returns the configuration of a profile. Whether its login is still good
-// shows when it is used, and so does whether its tokens may go where its fabric is: the
-// profiles of earlier versions were not confirmed by anybody.
+// Config returns the configuration of a profile. It does not check the login. Whether the login is
+// still valid, and whether its tokens may be sent to the fabric's hosts, is checked when it is
+// used: profiles written by earlier versions were never confirmed by the user.
 func (p *Profiles) Config(name string) (Config, error) { return p.config(name, trust.Fabric{}) }
 
 func (p *Profiles) config(name string, said trust.Fabric) (Config, error) {
@@ -286,7 +286,7 @@ func (p *Profiles) config(name string, said trust.Fabric) (Config, error) {
 	return cfg, nil
 }
 
-// globusClient returns the client of Globus Auth that the fabric logs people in with.
+// globusClient returns a Globus Auth client for the fabric's public client ID.
 func globusClient(cfg Config, d DiscoveryGlobus) (*globus.Client, error) {
 	client, err := globus.New(globus.Config{Issuer: d.Issuer, ClientID: d.ClientID, Diagnostics: cfg.Diagnostics})
 	if err != nil {
@@ -295,7 +295,8 @@ func globusClient(cfg Config, d DiscoveryGlobus) (*globus.Client, error) {
 	return client, nil
 }
 
-// writePrivately writes a file for its owner only, in a folder for its owner only.
+// writePrivately writes a file that only its owner can read, and creates its directory with the
+// same protection.
 func writePrivately(name string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err

@@ -77,7 +77,7 @@ func TestDeleteProfile(t *testing.T) {
 	if err := os.WriteFile(p.path("second"), []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"second", "first"} { // one that cannot be read goes as well
+	for _, name := range []string{"second", "first"} { // a profile that cannot be read can be deleted, too
 		if err := p.Delete(t.Context(), name); err != nil {
 			t.Fatalf("Delete(%s) = %v", name, err)
 		}
@@ -167,8 +167,8 @@ func TestSaveRefuses(t *testing.T) {
 	}
 }
 
-// TestProfilesThatOthersCanChange are refused: they say where tokens are sent. Those that
-// others can only read are as good as ever.
+// TestProfilesThatOthersCanChange checks that profiles that other users can change are rejected,
+// because they decide where tokens are sent. Profiles that others can only read are accepted.
 func TestProfilesThatOthersCanChange(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "local")
@@ -227,7 +227,7 @@ func TestValidProfile(t *testing.T) {
 	}
 }
 
-// TestReplaceIsAtomic fails when a reader finds half a file.
+// TestReplaceIsAtomic fails when a reader sees a partly written file.
 func TestReplaceIsAtomic(t *testing.T) {
 	t.Parallel()
 	p := OpenProfiles(saved(t, "local"))

@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// TestCloseWaitsForARenewal ends programs while their login is renewed, with refresh
-// tokens that are good once: the new one has to be on disk when Close is done.
+// TestCloseWaitsForARenewal ends programs while their login is being renewed with a refresh token
+// that can be used only once: the new token must be on disk when Close returns.
 func TestCloseWaitsForARenewal(t *testing.T) {
 	type closer func(context.Context) error
 	for name, open := range map[string]func(*testing.T, diaspora.Config) closer{
@@ -63,7 +63,7 @@ func TestCloseWaitsForARenewal(t *testing.T) {
 	}
 }
 
-// TestCloseWaitsNoLongerThanItsContext for a renewal that gets no answer.
+// TestCloseWaitsNoLongerThanItsContext has a renewal that gets no response.
 func TestCloseWaitsNoLongerThanItsContext(t *testing.T) {
 	t.Parallel()
 	f := startFabric(t, fabric.Config{})
@@ -82,10 +82,11 @@ func TestCloseWaitsNoLongerThanItsContext(t *testing.T) {
 	}
 }
 
-// renewSlowly begins a renewal whose answer takes its time.
+// renewSlowly starts a renewal whose response is delayed.
 func renewSlowly(t *testing.T, f *fabric.Fabric, cfg diaspora.Config, delay time.Duration) {
 	t.Helper()
-	// Several, since the gateway's questions about tokens have a path that begins so.
+	// Several requests, because the gateway's introspection requests have a path with the same
+	// prefix.
 	if err := f.Globus().FailNext(10, globusdev.Failure{Path: "/v2/oauth2/token", Delay: delay}); err != nil {
 		t.Fatal(err)
 	}
@@ -101,8 +102,8 @@ func renewSlowly(t *testing.T, f *fabric.Fabric, cfg diaspora.Config, delay time
 	}
 }
 
-// storedLogin stores a login with refresh tokens that are good once. The configuration
-// is that of the stored profile.
+// storedLogin stores a login whose refresh tokens can be used only once. It returns the
+// configuration of the stored profile.
 func storedLogin(t *testing.T, f *fabric.Fabric) (*globus.Store, diaspora.Config) {
 	t.Helper()
 	if err := f.Globus().SetRefreshMode(globusdev.RefreshRotate); err != nil {

@@ -21,50 +21,51 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// SpoolPolicy says what happens to an event for which the spool has no room, since
-// it has reached [Config.SpoolBytes] or the disk is full.
+// SpoolPolicy says what happens to an event when the spool is full: it has reached
+// [Config.SpoolBytes], or the disk is full.
 type SpoolPolicy int
 
 const (
-	// SpoolBlock has Log and Send wait for room.
+	// SpoolBlock makes Log and Send wait until there is room.
 	SpoolBlock SpoolPolicy = iota
-	// SpoolReject has them fail with [ErrSpoolFull].
+	// SpoolReject makes Log and Send fail with [ErrSpoolFull].
 	SpoolReject
-	// SpoolDropOldest makes room by dropping the oldest events that wait, some
-	// hundred at once. [SpoolStats] counts them.
+	// SpoolDropOldest makes room by dropping the oldest pending events, one file of the spool at a
+	// time: up to a sixteenth of SpoolBytes, and up to 8 MiB. [SpoolStats] counts the events.
 	SpoolDropOldest
 )
 
-// SpoolStats is what a Logger's spool has.
+// SpoolStats describes the spool of a Logger.
 type SpoolStats struct {
-	Events int64     // that wait for the cluster's acknowledgement
-	Bytes  int64     // on disk
-	Oldest time.Time // when the oldest of Events was logged, or earlier; zero without any
+	Events int64     // events that the cluster has not acknowledged
+	Bytes  int64     // size on disk
+	Oldest time.Time // when the oldest of Events was logged, or earlier; zero if there are none
 
-	// Why says why events wait: nobody is let in, the cluster cannot be reached,
-	// the topic that Held names first. Nil if none do, or they are on their way.
+	// Why says why events are pending: for instance, the login is rejected, the cluster is
+	// unreachable, or a topic is held; of the topics in Held, it takes the first in alphabetical
+	// order. It is nil if no events are pending, or if they are being sent.
 	Why error
 
 	// Full says why the spool takes no more events: it has reached [Config.SpoolBytes], or its disk
-	// is full. Log and Send wait or fail then, as [Config.SpoolPolicy] says. It is around
-	// [ErrSpoolFull], and nil if there is room.
+	// is full. Log and Send then wait or fail, as [Config.SpoolPolicy] says. It wraps
+	// [ErrSpoolFull], and is nil if there is room.
 	Full error
 
-	// Held are the topics whose events wait although others are sent, with the
-	// Reason: most often, that who is signed in may not write to it.
+	// Held maps each topic that is held to the reason. The events of such a topic stay pending
+	// while those of other topics are sent. Most often, the signed-in identity may not write to it.
 	Held map[string]error
 
-	// Since the spool was made:
-	Dropped     int64 // events, by [SpoolDropOldest]
-	Discarded   int64 // events, by "diaspora spool discard"
-	Quarantined int64 // events set aside, as the cluster will never take them
-	Damaged     int64 // events lost to a damaged disk
+	// Totals since the spool was created:
+	Dropped     int64 // events dropped by [SpoolDropOldest]
+	Discarded   int64 // events removed by "diaspora spool discard"
+	Quarantined int64 // events set aside because the cluster will never accept them
+	Damaged     int64 // events lost because the disk damaged them
 }
 
-// spooled is the [sink] of a Logger with a spool. It writes events to disk, from where a
-// [ship.Shipper] sends them to the cluster.
+// spooled is the [sink] of a Logger with a spool. It writes events to disk, and a [ship.Shipper]
+// sends them to the cluster from there.
 type spooled struct {
-	fabric  *fabric // to check and explain; the cluster need not be known
+	fabric  *fabric // checks events and explains errors; may be undiscovered
 	counts  *counts
 	ids     *ids
 	spool   *spool.Spool
@@ -72,16 +73,16 @@ type spooled struct {
 	shipper *ship.Shipper
 	cluster *shipCluster
 
-	stop context.CancelFunc         // ends the shipper
-	work sync.WaitGroup             // of the shipper
-	last atomic.Pointer[SpoolStats] // after close, when the spool can no longer be asked
+	stop context.CancelFunc         // stops the shipper
+	work sync.WaitGroup             // for the goroutine of the shipper
+	last atomic.Pointer[SpoolStats] // set by close, after which the spool cannot be asked
 }
 
-// shipCluster makes the Kafka client of a shipper. It belongs to the shipper's goroutine.
+// shipCluster makes the Kafka client of a shipper. Only the shipper's goroutine uses it.
 type shipCluster struct {
-	cfg    Config // complete
+	cfg    Config // after complete
 	conns  *kafka.Connections
-	fabric *fabric // nil until the fabric could be asked where the cluster is
+	fabric *fabric // nil until the discovery document is known
 }
 
 func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, error) {
@@ -105,7 +106,8 @@ func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, err
 		Diagnostics: cfg.Diagnostics,
 	})
 	if errors.Is(err, spool.ErrSubject) && refused != nil {
-		// The events may well be its owner's, but a refused credential cannot tell whose it is.
+		// The events may well belong to the credential's owner, but a rejected credential cannot
+		// prove that. Report the rejection, because that is what a person can fix.
 		condition := ErrUnauthenticated
 		if errors.Is(refused, ErrPermission) {
 			condition = ErrPermission
@@ -161,7 +163,8 @@ func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
 		c.fabric = f
 	}
 	if c.cfg.memory.name != "" {
-		// So that the owner of the credential is known next time. Sending does not depend on it.
+		// Remember the owner of the credential for the next start. Sending does not need it, so a
+		// failure is ignored.
 		timed, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
 		_ = c.cfg.learnIdentity(timed)
 		cancel()
@@ -170,7 +173,8 @@ func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
 	cfg.Progress = c.conns.Progress
 	client, err := kgo.NewClient(slices.Concat(kafka.ClientOpts(cfg), c.fabric.tuning(), []kgo.Opt{
 		kgo.WithHooks(c.conns),
-		// A round is sent when all of it is there, so that it is one batch per partition.
+		// The shipper flushes when a whole round is buffered, so that a round is one batch per
+		// partition.
 		kgo.ManualFlushing(),
 		kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(math.MaxInt32),
@@ -182,7 +186,7 @@ func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
 	return client, nil
 }
 
-// explain puts an error of the shipper into words.
+// explain converts an error of the shipper into one of this package.
 func (s *spooled) explain(topic string, err error) error {
 	switch {
 	case errors.Is(err, ship.ErrUnreached), errors.Is(err, ship.ErrStuck):
@@ -227,7 +231,7 @@ func (s *spooled) send(ctx context.Context, ev *Event, done func(Record, error))
 	return err
 }
 
-// entry is an event as the spool keeps it: with the ID and the time that it has for good.
+// entry returns the event as the spool stores it, with its final ID and time.
 func (s *spooled) entry(ev *Event) spool.Entry {
 	e := spool.Entry{Topic: ev.Topic, Key: ev.Key, Value: ev.Value, ID: ev.ID, Time: ev.Time}
 	if e.Time.IsZero() {
@@ -248,7 +252,7 @@ func (s *spooled) entry(ev *Event) spool.Entry {
 	return e
 }
 
-// fillRecord makes the record of an event in the spool.
+// fillRecord sets r to the record of an event in the spool.
 func fillRecord(r *kgo.Record, e *spool.Entry) {
 	layout := timeLayout
 	if e.Time.Nanosecond()%1e6 != 0 {
@@ -287,7 +291,7 @@ func (s *spooled) close(ctx context.Context) error {
 	s.stop()
 	s.work.Wait()
 	last := s.stats().Spool
-	err := s.spool.Close() // commits or fails what is still on its way to disk, and calls back
+	err := s.spool.Close() // commits or fails the events that are not on disk yet, and runs their callbacks
 	last.fill(s.spool.Stats())
 	s.last.Store(&last)
 	if err != nil {
@@ -323,7 +327,7 @@ func (s *spooled) stats() LoggerStats {
 	return st
 }
 
-// full says why the spool takes no more events, or returns nil.
+// full explains why the spool takes no more events, or returns nil.
 func (s *spooled) full(why string) error {
 	dir := s.fabric.SpoolDir
 	switch why {
@@ -341,10 +345,12 @@ func (st *SpoolStats) fill(s spool.Stats) {
 	st.Quarantined, st.Damaged = int64(s.Quarantined), int64(s.Damaged)
 }
 
-// spoolSubject returns whose events the spool is to hold. While the owner of an access key, or of a
-// credential from the environment, cannot be found out, it returns a name for the credential itself, and
-// the events wait until the fabric says whose it is. If the fabric refuses the credential, refused says why:
-// a person has to replace it.
+// spoolSubject returns the subject whose events the spool is to hold.
+//
+// If the fabric cannot say now who owns an access key or a credential from the environment,
+// spoolSubject returns a placeholder that names the credential. The events then stay in the spool
+// until the fabric says who the owner is. If the fabric rejects the credential, refused says why; a
+// person has to replace the credential.
 func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err error) {
 	if c.Identity.Subject != "" || c.anonymous {
 		return c.Identity.Subject, nil, nil
@@ -364,7 +370,7 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 		c.memory.noAnswer()
 		return c.unbound(), nil, nil
 	}
-	if canWait && refusedCredential(err) { // the events are not lost for that
+	if canWait && refusedCredential(err) { // keep the events nevertheless
 		c.diagnostics().Warn("the credential is refused; the events wait in the spool", "url", c.URL, "err", err)
 		return c.unbound(), err, nil
 	}
@@ -374,19 +380,20 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 	return c.Identity.Subject, nil, nil
 }
 
-// refusedCredential reports whether err says that a credential is not good or its owner not admitted, and not
-// that it was not sent, as to a fabric that it does not belong to.
+// refusedCredential reports whether err says that a credential is invalid or that its owner is not
+// admitted. It does not count errors that say that the credential was not sent because it does not
+// belong to the fabric.
 func refusedCredential(err error) bool {
 	return errors.Is(err, ErrPermission) || errors.Is(err, ErrUnauthenticated) && !errors.Is(err, trust.ErrUntrusted)
 }
 
-// explainSpool puts an error of the spool into the words of this package.
+// explainSpool converts an error of the spool into one of this package.
 func explainSpool(err error) error {
 	for _, c := range []struct {
 		spool, ours error
 		hint        string
 	}{
-		{spool.ErrClosed, ErrClosed, ""}, // also of an event that waited for room until then
+		{spool.ErrClosed, ErrClosed, ""}, // also for events that waited for room when the spool was closed
 		{spool.ErrFull, ErrSpoolFull, ""},
 		{spool.ErrInUse, ErrConflict, "give each process a directory of its own"},
 		{spool.ErrSubject, ErrConflict, "sign in as that identity to send them, or use another directory"},

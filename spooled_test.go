@@ -61,7 +61,7 @@ func TestSpooledLogThenConsume(t *testing.T) {
 	}
 }
 
-// TestSpooledWhileTheBrokerIsAway fails when opening, Log or Close need a cluster.
+// TestSpooledWhileTheBrokerIsAway fails when opening, Log or Close need a reachable cluster.
 func TestSpooledWhileTheBrokerIsAway(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
@@ -93,7 +93,8 @@ func TestSpooledWhileTheBrokerIsAway(t *testing.T) {
 	}
 }
 
-// TestNoteOfThePast: the reason that an earlier process has left in the spool is removed once events are sent.
+// TestNoteOfThePast checks that the reason for pending events that an earlier process has stored in
+// the spool is removed once events are sent.
 func TestNoteOfThePast(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
@@ -112,8 +113,8 @@ func TestNoteOfThePast(t *testing.T) {
 	})
 }
 
-// TestClosePatience closes Loggers whose network swallows everything: no attempt to connect ends. Each waits
-// for as long as it shall, says why, and leaves all events.
+// TestClosePatience closes Loggers on a network that drops all packets, so that no attempt to
+// connect ends. Each must wait as long as configured, say why, and leave all events in the spool.
 func TestClosePatience(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
@@ -156,7 +157,7 @@ func TestClosePatience(t *testing.T) {
 	}
 }
 
-// drained waits until nothing waits in the spool.
+// drained waits until no events are pending in the spool.
 func drained(t testing.TB, l *Logger) {
 	t.Helper()
 	eventually(t, "the spool to be empty", func() bool { return l.Stats().Spool.Events == 0 })
@@ -172,8 +173,8 @@ func numbers(t testing.TB, l *Logger, topic string, from, to int) {
 	}
 }
 
-// wantNumbers checks that records are the numbers [0, to) in order, but for repeats
-// with the same ID as before, which it counts.
+// wantNumbers checks that records are the numbers [0, to) in order. Repeats with the same ID are
+// allowed, and counted.
 func wantNumbers(t testing.TB, records []Record, to int) (repeats int) {
 	t.Helper()
 	seen := map[string]string{}
@@ -198,7 +199,7 @@ func wantNumbers(t testing.TB, records []Record, to int) (repeats int) {
 	return repeats
 }
 
-// TestSpooledConfiguration fails when what is wrong with a configuration shows only later.
+// TestSpooledConfiguration fails when a configuration error is reported only after opening.
 func TestSpooledConfiguration(t *testing.T) {
 	t.Parallel()
 	_, good := newCluster(t)
@@ -230,8 +231,8 @@ func TestSpooledConfiguration(t *testing.T) {
 	}
 }
 
-// TestSpooledBelongsToASubject fails when somebody else's events are sent under a
-// new login.
+// TestSpooledBelongsToASubject fails when events of one identity are sent with the login of
+// another.
 func TestSpooledBelongsToASubject(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
@@ -256,11 +257,11 @@ func TestSpooledBelongsToASubject(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNumbers(t, readAll(t, cfg, "beamline"), 3)
-	openLogger(t, other) // nothing waits any more
+	openLogger(t, other) // no events are pending any more
 }
 
-// TestSpooledHoldsATopic fails when one topic without rights keeps others waiting, when
-// its events are lost, or when they come out of order after the rights came.
+// TestSpooledHoldsATopic fails when a topic without permission delays others, when its events are
+// lost, or when they are out of order after the permission was granted.
 func TestSpooledHoldsATopic(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(2, "mine", "yours"))
@@ -289,8 +290,8 @@ func TestSpooledHoldsATopic(t *testing.T) {
 	}
 }
 
-// TestSpooledTopicThatComesLater fails when events for a topic that is not there yet,
-// or no longer, are lost.
+// TestSpooledTopicThatComesLater fails when events are lost whose topic does not exist yet, or does
+// not exist any more.
 func TestSpooledTopicThatComesLater(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "other"))
@@ -316,8 +317,8 @@ func TestSpooledTopicThatComesLater(t *testing.T) {
 	wantNumbers(t, readAll(t, cfg, "late"), 5)
 }
 
-// TestSpooledWhoseLoginIsGone fails when a backlog does not wait for a new login, does
-// not say which command mends it, or holds the token.
+// TestSpooledWhoseLoginIsGone fails when pending events do not wait for a new login, when the
+// reason does not name the command to run, or when it contains the token.
 func TestSpooledWhoseLoginIsGone(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
@@ -331,7 +332,7 @@ func TestSpooledWhoseLoginIsGone(t *testing.T) {
 		why := l.Stats().Spool.Why
 		return errors.Is(why, ErrUnauthenticated) && Hint(why) == defaultLogin
 	})
-	if err := l.Close(within(t)); err != nil { // does not wait for a new login
+	if err := l.Close(within(t)); err != nil { // returns although nobody has logged in again
 		t.Fatal(err)
 	}
 	if s := l.Stats().Spool; s.Events != 20 || !errors.Is(s.Why, ErrUnauthenticated) {
@@ -366,7 +367,7 @@ func noCanary(t testing.TB, dir string) {
 	}
 }
 
-// carries reports whether a produce request has an event with the text in it.
+// carries reports whether a produce request has an event that contains the text.
 func carries(req kmsg.Request, text string) bool {
 	for _, topic := range req.(*kmsg.ProduceRequest).Topics {
 		for _, p := range topic.Partitions {
@@ -383,8 +384,8 @@ func carries(req kmsg.Request, text string) bool {
 	return false
 }
 
-// TestSpooledPoison fails when one event that is never taken keeps others waiting,
-// takes others along, or is not kept with its reason.
+// TestSpooledPoison fails when an event that the cluster never accepts delays others, makes others
+// fail, or is not quarantined together with the reason.
 func TestSpooledPoison(t *testing.T) {
 	t.Parallel()
 	for _, code := range []*kerr.Error{kerr.InvalidRecord, kerr.MessageTooLarge, kerr.CorruptMessage} {
@@ -395,7 +396,7 @@ func TestSpooledPoison(t *testing.T) {
 				Keys: []kmsg.Key{kmsg.Produce}, Topic: "beamline", Err: code, Count: -1,
 				When: func(req kmsg.Request) bool { return carries(req, "poison") },
 			})
-			g := hold(t, c, kmsg.Metadata) // so that all go together
+			g := hold(t, c, kmsg.Metadata) // so that all events are sent together
 			cfg = withSpool(t, cfg)
 			l := openLogger(t, cfg)
 			for i := range 40 {
@@ -455,7 +456,7 @@ func TestSpooledFull(t *testing.T) {
 					t.Fatalf("Log to a full spool = %v, want ErrSpoolFull", err)
 				}
 				l.Send(Event{Topic: "beamline", Value: []byte(padding)}, func(_ Record, got error) { err = got })
-				if err := l.sink.(*spooled).spool.Sync(within(t)); err != nil { // so that the callback has come
+				if err := l.sink.(*spooled).spool.Sync(within(t)); err != nil { // so that the callback has run
 					t.Error(err)
 				}
 				if !errors.Is(err, ErrSpoolFull) {
@@ -471,7 +472,7 @@ func TestSpooledFull(t *testing.T) {
 			}
 			g.release()
 			drained(t, l)
-			// What is left is whole and in order.
+			// The remaining events must be complete and in order.
 			last := -1
 			got := readAll(t, cfg, "beamline")
 			for _, r := range got {
@@ -488,8 +489,8 @@ func TestSpooledFull(t *testing.T) {
 	}
 }
 
-// TestSpooledRestarts fails when order or an event is lost over restarts in the middle
-// of requests, or when more than the round on its way is repeated.
+// TestSpooledRestarts fails when restarts in the middle of requests lose or reorder events, or
+// repeat more than the round in flight.
 func TestSpooledRestarts(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(3, "beamline"))
@@ -525,7 +526,7 @@ func drainedNow(t testing.TB, l *Logger) {
 	}
 }
 
-// TestSpooledOutages fails when outages leave goroutines behind, or lose an event.
+// TestSpooledOutages fails when outages leak goroutines or lose an event.
 func TestSpooledOutages(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
 	l := openLogger(t, withSpool(t, cfg))
@@ -555,7 +556,7 @@ func TestSpooledHandler(t *testing.T) {
 	l := openLogger(t, withSpool(t, cfg))
 	h := NewHandler(l, &HandlerOptions{Topic: "beamline"})
 	w := NewWriter(l, &WriterOptions{Topic: "beamline"})
-	for i := range 20_000 { // far more than fit into memory's room
+	for i := range 20_000 { // far more than the memory budget holds
 		slog.New(h).Info("measured", "n", i)
 	}
 	fmt.Fprintln(w, "a line")
@@ -572,8 +573,8 @@ func TestSpooledHandler(t *testing.T) {
 	}
 }
 
-// TestSpooledTaken takes the spool away from a Logger: it must say so and end, and what waits must
-// be sent once, by the new owner.
+// TestSpooledTaken takes the spool away from a Logger. The Logger must report this and stop, and
+// the new owner must send each pending event once.
 func TestSpooledTaken(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))

@@ -17,8 +17,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
 )
 
-// These tests are attacks: somebody is led to an ACL endpoint at evil.example.com, whose
-// discovery document says whatever brings it a token that is good elsewhere.
+// These tests are attacks. A user is led to an ACL endpoint at evil.example.com. Its discovery
+// document says whatever would get it a token that is valid elsewhere.
 
 const (
 	// The scopes of the genuine fabric: one that names only its API, and one that
@@ -30,8 +30,8 @@ const (
 	transfer    = "urn:globus:auth:scope:transfer.api.globus.org:all"
 )
 
-// startGlobus starts a Globus Auth that knows these scopes. It stands for the real one: GLOBUS_SDK_SERVICE_URL_AUTH
-// names it, so the user has said that it may be trusted.
+// startGlobus starts a Globus Auth that knows these scopes. It stands for the real one:
+// GLOBUS_SDK_SERVICE_URL_AUTH names it, so it counts as trusted by the user.
 func startGlobus(t *testing.T) *globusdev.Server {
 	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
@@ -52,15 +52,15 @@ func startGlobus(t *testing.T) *globusdev.Server {
 	return auth
 }
 
-// startThief starts the attacker's endpoint. Its document names the genuine resource
-// server and its own brokers; change says what else it names.
+// startThief starts the attacker's endpoint. Its document names the genuine resource server and the
+// attacker's brokers; change may set the rest.
 func startThief(t *testing.T, globus string, change func(*diaspora.Discovery, *trusttest.Thief)) *trusttest.Thief {
 	t.Helper()
 	thief := trusttest.NewThief(t, "*.example.com", "*.example.org", "*.streams.example.org")
 	for host, address := range map[string]string{
 		"evil.example.com:443": thief.HTTPS(), "streams.example.org:443": thief.HTTPS(), "evil.example.com:80": thief.HTTP(),
 	} {
-		diaspora.Hosts.Store(host, address) // the last test's; they do not run side by side
+		diaspora.Hosts.Store(host, address) // replaces that of the previous test; these tests do not run in parallel
 	}
 	d := diaspora.Discovery{
 		Brokers: []string{"evil.example.com:9092"}, Security: "tls", CA: thief.CA,
@@ -75,7 +75,7 @@ func startThief(t *testing.T, globus string, change func(*diaspora.Discovery, *t
 	return thief
 }
 
-// environ returns an environment of its own.
+// environ returns an environment that holds only the given variables.
 func environ(pairs ...string) func(string) string {
 	env := map[string]string{}
 	for p := range slices.Chunk(pairs, 2) {
@@ -84,7 +84,7 @@ func environ(pairs ...string) func(string) string {
 	return func(name string) string { return env[name] }
 }
 
-// through leads to the thief's gateway, whichever broker was meant.
+// through connects to the attacker's gateway, whichever broker is dialed.
 func through(thief *trusttest.Thief, cfg diaspora.Config) diaspora.Config {
 	cfg.DialTimeout = 2 * time.Second
 	return diaspora.Through(cfg, func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -130,7 +130,7 @@ var uses = map[string]func(context.Context, *testing.T, *trusttest.Thief, diaspo
 	},
 }
 
-// logged logs an event with a spool, and returns why it is not sent.
+// logged logs an event with a spool, and returns why the event is not sent.
 func logged(ctx context.Context, cfg diaspora.Config) error {
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	if err != nil {
@@ -150,13 +150,13 @@ func logged(ctx context.Context, cfg diaspora.Config) error {
 	}
 }
 
-// attack is a discovery document, and what its reader has in the environment.
+// attack is a discovery document and the environment of the user who reads it.
 type attack struct {
 	says     func(*diaspora.Discovery, *trusttest.Thief)
-	scope    string // of the refresh token in DIASPORA_REFRESH; "" for a client's ID and secret
+	scope    string // of the refresh token in DIASPORA_REFRESH; if "", a client ID and secret are set instead
 	noGlobus bool   // the user has not named the Globus Auth
 	url      string // default: https://evil.example.com
-	words    string // that the error has
+	words    string // expected in the error
 }
 
 var attacks = map[string]attack{
@@ -226,8 +226,8 @@ var attacks = map[string]attack{
 	"plain http":                   {scope: scopeOfHost, url: "http://evil.example.com", words: "is not https"},
 }
 
-// TestHostileDiscovery fails when the attacker gets a token, or when its victim does not
-// learn why nothing works.
+// TestHostileDiscovery fails when the attacker gets a token, or when the error does not tell the
+// user why.
 func TestHostileDiscovery(t *testing.T) {
 	auth := startGlobus(t)
 	for name, a := range attacks {
@@ -248,7 +248,7 @@ func TestHostileDiscovery(t *testing.T) {
 	}
 }
 
-// victim returns the configuration of somebody who was led to the thief, with profiles in dir.
+// victim returns the configuration of a user who was led to the attacker, with profiles in dir.
 func (a attack) victim(t *testing.T, auth *globusdev.Server, thief *trusttest.Thief, dir string, more ...string) diaspora.Config {
 	t.Helper()
 	url := a.url
@@ -275,7 +275,7 @@ func (a attack) victim(t *testing.T, auth *globusdev.Server, thief *trusttest.Th
 	return cfg
 }
 
-// refreshTokenFor returns a new one of ada's.
+// refreshTokenFor returns a new refresh token of ada's.
 func refreshTokenFor(t *testing.T, auth *globusdev.Server, scope string) string {
 	t.Helper()
 	grant, err := auth.IssueTokens(ada, globusdev.NativeClientID, []string{scope}, true)
@@ -285,7 +285,8 @@ func refreshTokenFor(t *testing.T, auth *globusdev.Server, scope string) string 
 	return grant.Tokens[0].RefreshToken.Reveal()
 }
 
-// TestHostilePlainHTTP fails when a document is read that anybody on the way could have written.
+// TestHostilePlainHTTP fails when a discovery document is accepted that anybody on the network path
+// could have written.
 func TestHostilePlainHTTP(t *testing.T) {
 	thief := startThief(t, "https://auth.globus.org", nil)
 	client, err := diaspora.NewClient(diaspora.Config{URL: "http://evil.example.com"})
@@ -307,7 +308,8 @@ func genuine(scope string) func(*diaspora.Discovery, *trusttest.Thief) {
 	}
 }
 
-// got fails unless tokens went to the ACL endpoint and to the gateway, or to neither.
+// got fails unless tokens were sent to both the ACL endpoint and the gateway, or to neither, as
+// wanted.
 func got(t *testing.T, what string, thief *trusttest.Thief, want bool) {
 	t.Helper()
 	loot := strings.Join(thief.Loot(), "\n")
@@ -316,8 +318,8 @@ func got(t *testing.T, what string, thief *trusttest.Thief, want bool) {
 	}
 }
 
-// TestTokensGoWhereTheyBelong has fabrics that nobody doubts, or that the user has vouched for,
-// in all ways that there are; and the same without that.
+// TestTokensGoWhereTheyBelong has fabrics that are trusted by themselves, or because the user has
+// confirmed them in one of the possible ways; and the same without the confirmation.
 func TestTokensGoWhereTheyBelong(t *testing.T) {
 	auth := startGlobus(t)
 	saved := func(confirmed bool, scope string) func(*testing.T, string, *trusttest.Thief) {
@@ -328,7 +330,7 @@ func TestTokensGoWhereTheyBelong(t *testing.T) {
 	}
 	for name, try := range map[string]struct {
 		attack
-		more  []string // of the environment
+		more  []string // further environment variables
 		setup func(*testing.T, string, *trusttest.Thief)
 		want  bool
 	}{
@@ -364,7 +366,7 @@ func TestTokensGoWhereTheyBelong(t *testing.T) {
 			}
 			for use, send := range uses {
 				if use == "spool" || use == "consumer" || use == "logger" {
-					continue // they dial; a spool's Logger says nothing of how it went well
+					continue // these uses dial; a Logger with a spool does not report success
 				}
 				dir := t.TempDir()
 				if try.setup != nil {
@@ -410,14 +412,14 @@ func store(t *testing.T, profiles *diaspora.Profiles, auth *globusdev.Server, th
 	}
 }
 
-// TestStoredLoginsGoWhereTheyBelong has the profiles of this version and of earlier ones.
+// TestStoredLoginsGoWhereTheyBelong has profiles of this version and of earlier ones.
 func TestStoredLoginsGoWhereTheyBelong(t *testing.T) {
 	auth := startGlobus(t)
 	for name, try := range map[string]struct {
 		scope     string
 		confirmed bool
 		env       []string
-		want      string // of the error; "" for none
+		want      string // expected in the error; "" for none
 	}{
 		"confirmed":                        {scopeOfAPI, true, nil, ""},
 		"of an earlier version":            {scopeOfAPI, false, nil, `run "diaspora login --profile home" to see and confirm its hosts`},
@@ -444,8 +446,8 @@ func TestStoredLoginsGoWhereTheyBelong(t *testing.T) {
 	}
 }
 
-// TestRememberedDiscoveryIsNotBelieved has a credential whose fabric was hostile when it was
-// last asked, and is away now.
+// TestRememberedDiscoveryIsNotBelieved has a credential whose fabric was hostile when it was last
+// reached, and is unreachable now.
 func TestRememberedDiscoveryIsNotBelieved(t *testing.T) {
 	auth := startGlobus(t)
 	thief := startThief(t, auth.Issuer(), nil)
@@ -475,7 +477,7 @@ func TestRememberedDiscoveryIsNotBelieved(t *testing.T) {
 	}
 }
 
-// TestOneStrangerAmongBrokers has a genuine endpoint that names a broker elsewhere as well.
+// TestOneStrangerAmongBrokers has a genuine endpoint that names one broker on a foreign host.
 func TestOneStrangerAmongBrokers(t *testing.T) {
 	auth := startGlobus(t)
 	thief := startThief(t, auth.Issuer(), func(d *diaspora.Discovery, _ *trusttest.Thief) {
@@ -490,8 +492,8 @@ func TestOneStrangerAmongBrokers(t *testing.T) {
 	}
 }
 
-// TestAdvertisedBrokers has a genuine gateway that sends clients to a broker elsewhere: of all
-// that a client does, nothing may show it a token.
+// TestAdvertisedBrokers has a genuine gateway that advertises a broker on a foreign host. Whatever
+// the client does, it must not send a token there.
 func TestAdvertisedBrokers(t *testing.T) {
 	auth := startGlobus(t)
 	for name, scope := range map[string]string{"a scope that names the host": scopeOfHost, "a profile that was confirmed": scopeOfAPI} {
@@ -522,7 +524,7 @@ func TestAdvertisedBrokers(t *testing.T) {
 					}
 					err = logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte("21.5")})
 					ended, cancel := context.WithCancel(ctx)
-					cancel() // the event will not get through
+					cancel() // the event cannot be delivered
 					logger.Close(ended)
 					return err
 				},

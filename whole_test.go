@@ -14,7 +14,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// These tests are about what takes a whole fabric: gateway, claims and Globus Auth.
+// These tests need a whole fabric: gateway, claims and Globus Auth.
 
 const (
 	ada   = "ada@example.edu"
@@ -56,7 +56,7 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
-// TestClient has every method meet a real ACL endpoint, as owner and as another.
+// TestClient calls every method on a real ACL endpoint, as the owner and as another identity.
 func TestClient(t *testing.T) {
 	t.Parallel()
 	f := startFabric(t, fabric.Config{})
@@ -101,7 +101,7 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// TestRevoked takes a token away from what is running and from what is opened.
+// TestRevoked revokes a token that running Loggers and Consumers use, and opens new ones with it.
 func TestRevoked(t *testing.T) {
 	t.Parallel()
 	f := startFabric(t, fabric.Config{RevocationInterval: 200 * time.Millisecond})
@@ -122,7 +122,7 @@ func TestRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { // what the refused Log left behind, nobody will take
+	defer func() { // the events of the rejected Log are never accepted
 		ended, cancel := context.WithCancel(context.Background())
 		cancel()
 		logger.Close(ended)
@@ -159,7 +159,8 @@ func TestRevoked(t *testing.T) {
 	}
 }
 
-// TestReleasedAndClaimedAgain fails when a Logger has to be opened again.
+// TestReleasedAndClaimedAgain fails when a Logger has to be reopened after its topic was released
+// and claimed again.
 func TestReleasedAndClaimedAgain(t *testing.T) {
 	t.Parallel()
 	f := startFabric(t, fabric.Config{})
@@ -196,8 +197,8 @@ func TestReleasedAndClaimedAgain(t *testing.T) {
 	}
 }
 
-// TestRefusedTokenIsRenewed expires access tokens at Globus Auth only, as after a consent that
-// was given again, or with a wrong clock here: whoever has a refresh token does not notice.
+// TestRefusedTokenIsRenewed makes access tokens expire at Globus Auth only. The same happens after
+// a new consent, or if the clock here is wrong. With a refresh token, the program must not notice.
 func TestRefusedTokenIsRenewed(t *testing.T) {
 	t.Parallel()
 	f := startFabric(t, fabric.Config{})
@@ -275,7 +276,7 @@ func TestRefusedTokenIsRenewed(t *testing.T) {
 			t.Fatal(err)
 		}
 		expire(t)
-		for now := old; now.AccessToken == old.AccessToken; { // until the gateway has noticed
+		for now := old; now.AccessToken == old.AccessToken; { // until the gateway has rejected the old token
 			if err := l.Log(within(t), event); err != nil {
 				t.Fatalf("Log = %v, although the refresh token is good", err)
 			}
@@ -284,7 +285,7 @@ func TestRefusedTokenIsRenewed(t *testing.T) {
 			}
 		}
 	})
-	t.Run("for ever", func(t *testing.T) { // what is refused whatever is shown is an error, soon
+	t.Run("for ever", func(t *testing.T) { // if every token is rejected, that is an error, soon
 		cfg := as(t, f, ada)
 		source := &refusedSource{}
 		cfg.TokenSource = source
@@ -300,7 +301,7 @@ func TestRefusedTokenIsRenewed(t *testing.T) {
 	})
 }
 
-// refusedSource is a source of tokens that are never good.
+// refusedSource returns tokens that are never valid.
 type refusedSource struct{ replaced atomic.Int32 }
 
 func (s *refusedSource) Token(context.Context) (globus.Token, error) {

@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// WriterOptions says where to a [Writer] logs.
+// WriterOptions says how a [Writer] logs and to which topic.
 type WriterOptions struct {
-	// Topic says where to. Required.
+	// Topic is the topic to log to. Required.
 	Topic string
 
-	// Key is the key of every event: with one, the lines keep their order in
-	// a topic of several partitions. Default: none.
+	// Key is the key of every event. With a key, the lines keep their order even in a topic with
+	// several partitions. Default: none.
 	Key []byte
 
-	// MaxLineBytes bounds a line. A longer one becomes several events, in
-	// order, each of which but the last has the header `continues` = `true`.
-	// Default, and at most: what the cluster takes, less 1 KiB.
+	// MaxLineBytes is the maximum length of a line. A longer line becomes several events, in order.
+	// Each of them but the last has the header `continues` = `true`. Default and maximum: what the
+	// cluster accepts, less 1 KiB.
 	MaxLineBytes int
 
-	// DropAfter allows the Writer to drop lines, as that of [HandlerOptions]
-	// does records. Default: never; Write waits for room.
+	// DropAfter allows the Writer to drop lines, as HandlerOptions.DropAfter allows a [Handler] to
+	// drop records. Default: never; Write waits for room.
 	DropAfter time.Duration
 }
 
@@ -33,34 +33,33 @@ const (
 	headerLost      = "lost"
 )
 
-// Writer is an [io.WriteCloser] that logs each line as an event, for programs that
-// use package log, and for whatever else writes text. Make one with [NewWriter].
+// Writer is an [io.WriteCloser] that logs each line as an event. It is for programs that use
+// package log, or that write text by other means. Make one with [NewWriter].
 //
-// A line ends with a line feed, which is not part of the event; all other bytes
-// are. An empty line is an empty event. The beginning of a line waits for its end,
-// in a later Write, or for Close.
+// A line ends with a line feed, which is not part of the event; all other bytes are. An empty line
+// is an empty event. An incomplete line is kept until a later Write completes it, or until Close.
 //
-// If events were lost, because they were dropped or failed for good, the next one has
-// the header `lost`, with their number.
+// If events were lost, because they were dropped or failed for good, the next event has the header
+// `lost` with their number.
 //
-// The Writer hands events to its [Logger] as [Logger.Send] does, and does not wait
-// for the network. It may wait for room in the Logger, as a [Handler] does.
+// The Writer passes events to its [Logger] as [Logger.Send] does, and does not wait for the
+// network. It may wait for room in the Logger, as a [Handler] does.
 type Writer struct {
 	out *outbox
 	max int
 
 	mu     sync.Mutex // guards the fields below
-	line   []byte     // which has not ended
+	line   []byte     // an incomplete line
 	closed bool
 }
 
-// NewWriter returns a Writer on the logger. It panics if the options name no topic.
+// NewWriter returns a Writer that logs to logger. It panics if the options name no topic.
 func NewWriter(logger *Logger, options *WriterOptions) *Writer {
 	if logger == nil || options == nil || options.Topic == "" {
 		panic("diaspora: NewWriter needs a Logger and a Topic")
 	}
 	out := newOutbox(logger, options.Topic, slices.Clone(options.Key), options.DropAfter)
-	most := out.maxBytes - 1024 // for the headers
+	most := out.maxBytes - 1024 // reserved for headers
 	if options.MaxLineBytes > 0 {
 		most = min(most, options.MaxLineBytes)
 	}
@@ -70,13 +69,12 @@ func NewWriter(logger *Logger, options *WriterOptions) *Writer {
 // Lost returns how many of the Writer's events were dropped or failed for good.
 func (w *Writer) Lost() int64 { return w.out.lost.Load() }
 
-// Write logs the lines that end in p, in order, and keeps the rest. It does not
-// keep p. It may be called concurrently; lines that are written in one call each
-// stay whole.
+// Write logs the lines that end in p, in order, and keeps an incomplete line. It does not retain p.
+// It may be called concurrently; a line that is written in one call is not mixed with others.
 //
-// It returns the error of the first line that the Logger did not take, as
-// [Logger.Log] does, or [ErrClosed]; the lines after it were logged all the same,
-// so that nothing of p is to be written again.
+// If the Logger does not accept a line, Write returns the error for the first such line, as
+// [Logger.Log] does. The lines after it are logged nevertheless, so no part of p should be written
+// again. After Close, Write returns [ErrClosed].
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -94,7 +92,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), failed
 }
 
-// add continues the line at hand.
+// add appends part to the current line and logs it if the line has ended, or is too long.
 func (w *Writer) add(part []byte, ended bool) error {
 	var failed error
 	for len(w.line)+len(part) > w.max {
@@ -128,7 +126,7 @@ func (w *Writer) log(line []byte, continues bool) error {
 	p.buf = append(p.buf[:0], line...)
 	p.event.Value = p.buf
 	if p.event.Value == nil {
-		p.event.Value = []byte{} // an event, not a tombstone
+		p.event.Value = []byte{} // nil would be a tombstone
 	}
 	if continues {
 		p.event.Headers = append(p.event.Headers, Header{headerContinues, []byte("true")})
@@ -139,8 +137,8 @@ func (w *Writer) log(line []byte, continues bool) error {
 	return p.send()
 }
 
-// Close logs the line that has not ended, if there is one. It does not flush: that
-// is for the Logger's Close. Calling it again does nothing.
+// Close logs the incomplete line, if there is one. It does not flush; closing the Logger does.
+// Calling Close again does nothing.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

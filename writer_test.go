@@ -17,7 +17,7 @@ import (
 
 var _ io.WriteCloser = (*Writer)(nil)
 
-// TestWriterLines cuts a text at every place into two writes.
+// TestWriterLines splits a text at every place into two writes.
 func TestWriterLines(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
@@ -32,7 +32,7 @@ func TestWriterLines(t *testing.T) {
 				t.Fatalf("Write() = %d, %v, want %d, nil", n, err, len(part))
 			}
 		}
-		copy(buf, bytes.Repeat([]byte("!"), len(buf))) // it is the caller's again
+		copy(buf, bytes.Repeat([]byte("!"), len(buf))) // the buffer is the caller's again
 		if err := errors.Join(w.Close(), w.Close()); err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func TestWriterLines(t *testing.T) {
 	}
 }
 
-// TestWriterLongLines writes lines of all lengths around the bound, in random pieces.
+// TestWriterLongLines writes lines with lengths around the limit, in random pieces.
 func TestWriterLongLines(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
@@ -99,7 +99,7 @@ func TestWriterLongLines(t *testing.T) {
 	})
 }
 
-// TestWriterTakesTheLongestLine writes a line that is longer than any event may be.
+// TestWriterTakesTheLongestLine writes a line that is longer than the largest event.
 func TestWriterTakesTheLongestLine(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
@@ -211,7 +211,7 @@ func TestWriterNeedsATopic(t *testing.T) {
 	NewWriter(new(Logger), &WriterOptions{})
 }
 
-// TestWriterHandsOverAtOnce shows that a line does not wait for the next one.
+// TestWriterHandsOverAtOnce fails when a line waits for the next one.
 func TestWriterHandsOverAtOnce(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
