@@ -13,70 +13,70 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Introspector tells whom an access token belongs to. [Client] is one.
+// Introspector looks up whom an access token belongs to. [Client] implements it.
 type Introspector interface {
 	Introspect(ctx context.Context, token Secret) (TokenInfo, error)
 }
 
-// AuthenticatorConfig says which tokens an [Authenticator] takes.
+// AuthenticatorConfig says which tokens an [Authenticator] accepts.
 type AuthenticatorConfig struct {
 	// Introspector asks Globus Auth. Required.
 	Introspector Introspector
 
-	// Issuer is who must have issued the token. Required.
+	// Issuer is the issuer that tokens must have. Required.
 	Issuer string
 
-	// Audience is whom the token must be meant for: this service's resource
-	// server. Required, since tokens for other services are just as active.
+	// Audience is the audience that tokens must have: this service's resource server. Required,
+	// because tokens for other services are active too.
 	Audience string
 
-	// Scope is what the token must be good for. Required.
+	// Scope is the scope that tokens must have. Required.
 	Scope string
 
-	// FreshFor is how long an answer is used without asking again, and so how
-	// long a revocation may go unseen. Default: 30 s.
+	// FreshFor is how long a result is used without asking again. A revocation may go unnoticed for
+	// as long. Default: 30 s.
 	FreshFor time.Duration
 
-	// StaleFor is how long after the last answer a known token is still taken
-	// while Globus Auth cannot be reached. Default: 1 h.
+	// StaleFor is how long after the last result a known token is still accepted while Globus Auth
+	// is unreachable. Default: 1 h.
 	StaleFor time.Duration
 
-	// RefusedFor is how long a refusal is remembered. Default: 10 s.
+	// RefusedFor is how long a rejection is cached. Default: 10 s.
 	RefusedFor time.Duration
 
-	// CacheSize bounds the number of known tokens. Default: 10,000.
+	// CacheSize is the maximum number of known tokens. Default: 10,000.
 	CacheSize int
 
-	// Now is the clock. Default: time.Now.
+	// Now returns the current time. Default: time.Now.
 	Now func() time.Time
 }
 
-// Authenticator tells a server who is calling. It asks Globus Auth about each
-// access token and remembers the answer for a short while, under the token's hash.
-// It may be used concurrently.
+// Authenticator tells a server whom access tokens belong to. It asks Globus Auth about each token,
+// and caches the result for a short time under a hash of the token. It may be used concurrently.
 type Authenticator struct {
 	cfg     AuthenticatorConfig
 	known   *lru.Cache[tokenHash, verdict]
-	refused *lru.Cache[tokenHash, verdict] // apart, so that guesses cannot push out known tokens
+	refused *lru.Cache[tokenHash, verdict] // separate, so that guessed tokens cannot evict known ones
 	flight  singleflight.Group
 	pacer   *pacer
-	slow    atomic.Bool // the last that was heard of Globus Auth took longer than knownWait
+	slow    atomic.Bool // the last request to Globus Auth took longer than knownWait
 }
 
-// verdict is what is known of a token.
+// verdict is a cached result for a token. Tokens with a verdict that is not a rejection are
+// "known".
 type verdict struct {
 	info    TokenInfo
-	refusal *RefusedError // nil if it is good
-	asked   time.Time     // when Globus Auth said so
-	askAt   time.Time     // when to ask again
-	failure error         // why Globus Auth has not said so again since; nil if it need not
+	refusal *RefusedError // nil if the token is valid
+	asked   time.Time     // when Globus Auth gave this result
+	askAt   time.Time     // when to ask Globus Auth again
+	failure error         // why asking again has failed since; nil if it was not necessary or has succeeded
 }
 
 const (
 	askTimeout     = 10 * time.Second
-	outagePause    = 5 * time.Second // how long a known token is not asked about after an outage
+	outagePause    = 5 * time.Second // after a failure, how long Globus Auth is not asked again about a known token
 	refusedSize    = 10_000
-	knownWait      = 500 * time.Millisecond // how long a known token waits for Globus Auth, unless that is slow
+	knownWait      = 500 * time.Millisecond // how long a known token waits for Globus Auth; not at all while Globus Auth is slow
 	reasonInactive = "the access token has expired or was revoked, or is none"
 )
 
@@ -121,30 +121,35 @@ func cmpOr(d, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// Authenticate returns what is known of the caller's access token. The error is
-// an [ErrRefused], as a [*RefusedError] whose reason can be shown to the caller;
-// an [ErrUnavailable] if Globus Auth has to be asked and cannot be: the caller
-// should be told to try again, not that the token is bad; or an [ErrMisconfigured] if this
-// service gets no answer that it can use, or is refused itself: to try again does not
-// help, and the operators have to be told. A token that was good
-// when Globus Auth was last asked stays good for StaleFor, never beyond its expiry.
-// Nor does it wait, once Globus Auth has been found to be slow: the question is
-// asked all the same, and its answer counts the next time.
+// Authenticate returns what is known about the caller's access token. The error is one of these:
 //
-// Globus Auth is asked about a bounded number of unknown tokens in a time, see
-// [WithCaller], and about known ones first.
+//   - [ErrRefused]: the token is rejected. The error is a [*RefusedError], whose reason may be
+//     shown to the caller.
+//   - [ErrUnavailable]: Globus Auth has to be asked and is unreachable. Tell the caller to retry,
+//     not that the token is invalid.
+//   - [ErrMisconfigured]: this service gets no usable response, or is itself rejected. Retrying
+//     does not help; tell the operators.
+//
+// If Globus Auth is unreachable, a token that was valid when Globus Auth was last asked stays valid
+// for StaleFor, but not beyond its expiry. Once Globus Auth has been found to be slow, such a token
+// is accepted without waiting. The request is sent nevertheless, and its result is used the next
+// time.
+//
+// Globus Auth is asked about known tokens first. The rate of requests about unknown tokens is
+// limited; see [WithCaller].
 func (a *Authenticator) Authenticate(ctx context.Context, token Secret) (TokenInfo, error) {
 	return a.authenticate(ctx, token, a.usable)
 }
 
-// Recheck is Authenticate for a server that has let the caller in and looks whether
-// the token was revoked since: it goes by what Globus Auth has said within FreshFor. The error
-// is [ErrUnavailable] or [ErrMisconfigured] if there is no such answer.
+// Recheck is like Authenticate, for a server that has already accepted the caller and checks
+// whether the token has been revoked since. It uses only results that are at most FreshFor old. If
+// there is none, the error is [ErrUnavailable] or [ErrMisconfigured].
 func (a *Authenticator) Recheck(ctx context.Context, token Secret) (TokenInfo, error) {
 	return a.authenticate(ctx, token, func(verdict, time.Time) bool { return false })
 }
 
-// authenticate finds out about a token. What is no longer fresh counts where usable says so.
+// authenticate looks a token up. It uses a result that is not fresh any more only if usable reports
+// true.
 func (a *Authenticator) authenticate(ctx context.Context, token Secret, usable func(verdict, time.Time) bool) (TokenInfo, error) {
 	if err := checkSecret(token); err != nil {
 		return TokenInfo{}, &RefusedError{Reason: "the access token " + err.Error()}
@@ -158,8 +163,8 @@ func (a *Authenticator) authenticate(ctx context.Context, token Secret, usable f
 	if err := ctx.Err(); err != nil {
 		return TokenInfo{}, err
 	}
-	// The question outlives the caller who happened to ask it first: others wait
-	// for the same answer.
+	// The request must not end with the caller that started it, because other callers wait for the
+	// same result.
 	answer := a.flight.DoChan(string(hash[:]), func() (any, error) {
 		run, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), askTimeout, errAskTimeout)
 		defer cancel()
@@ -188,6 +193,7 @@ func (a *Authenticator) authenticate(ctx context.Context, token Secret, usable f
 	}
 }
 
+// lookup returns the cached verdict on a token, if there is one.
 func (a *Authenticator) lookup(hash tokenHash) (verdict, bool) {
 	if v, ok := a.known.Get(hash); ok {
 		return v, true
@@ -195,7 +201,8 @@ func (a *Authenticator) lookup(hash tokenHash) (verdict, bool) {
 	return a.refused.Get(hash)
 }
 
-// answer is the verdict, if it is fresh, usable, or bad by now whatever Globus Auth would say.
+// answer returns the verdict. If asking again has failed, and the verdict is neither fresh nor
+// usable, it returns why asking failed. A token that has expired since is rejected in any case.
 func (a *Authenticator) answer(v verdict, now time.Time, usable func(verdict, time.Time) bool) (TokenInfo, error) {
 	info, err := v.answer(now)
 	if err == nil && v.failure != nil && !now.Before(v.asked.Add(a.cfg.FreshFor)) && !usable(v, now) {
@@ -204,12 +211,12 @@ func (a *Authenticator) answer(v verdict, now time.Time, usable func(verdict, ti
 	return info, err
 }
 
-// usable tells whether a verdict holds while Globus Auth cannot be reached.
+// usable reports whether a verdict may be used while Globus Auth is unreachable.
 func (a *Authenticator) usable(v verdict, now time.Time) bool {
 	return v.refusal == nil && now.Before(v.asked.Add(a.cfg.StaleFor))
 }
 
-// answer is the verdict at a time: what was good may have expired since.
+// answer returns the verdict as of now: a token that was valid may have expired since.
 func (v verdict) answer(now time.Time) (TokenInfo, error) {
 	if v.refusal != nil {
 		return TokenInfo{}, v.refusal
@@ -220,7 +227,7 @@ func (v verdict) answer(now time.Time) (TokenInfo, error) {
 	return v.info, nil
 }
 
-// ask asks Globus Auth and remembers the answer.
+// ask asks Globus Auth and caches the result.
 func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (verdict, error) {
 	pause := outagePause
 	info, err := a.introspect(ctx, hash, token)
@@ -247,7 +254,7 @@ func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (
 		a.refused.Add(hash, v)
 		return v, nil
 	}
-	// Anything else says nothing of the token, a refusal of our own client included.
+	// All other errors say nothing about the token. This includes a rejection of our own client.
 	switch {
 	case saysNothing(err):
 	case errors.As(err, new(*Error)) || errors.Is(err, ErrClientRefused):
@@ -263,13 +270,13 @@ func (a *Authenticator) ask(ctx context.Context, hash tokenHash, token Secret) (
 	return verdict{}, err
 }
 
-// misconfiguredError is an answer of Globus Auth that has to do with this service, not with the
-// token that was asked about: an [ErrMisconfigured].
+// misconfiguredError is an error response of Globus Auth that is about this service, not about the
+// token. It matches [ErrMisconfigured].
 type misconfiguredError struct{ error }
 
 func (e *misconfiguredError) Unwrap() []error { return []error{ErrMisconfigured, e.error} }
 
-// introspect asks when it is the token's turn.
+// introspect waits for the token's turn and then asks Globus Auth.
 func (a *Authenticator) introspect(ctx context.Context, hash tokenHash, token Secret) (TokenInfo, error) {
 	done, err := a.pacer.enter(ctx, a.known.Contains(hash))
 	if err != nil {
@@ -282,7 +289,7 @@ func (a *Authenticator) introspect(ctx context.Context, hash tokenHash, token Se
 	return info, err
 }
 
-// check judges a token that Globus Auth calls active.
+// check checks a token that Globus Auth reports as active.
 func (a *Authenticator) check(info TokenInfo, now time.Time) error {
 	if _, err := subjectOf("introspect token", looseString(info.Subject)); err != nil {
 		return err

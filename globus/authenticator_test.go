@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// introspector answers from a map, and counts.
+// introspector is an [globus.Introspector] that answers from a map and counts its calls.
 type introspector struct {
 	mu       sync.Mutex
 	tokens   map[globus.Secret]globus.TokenInfo
@@ -21,7 +21,7 @@ type introspector struct {
 	hang     bool
 	delay    time.Duration
 	asked    int
-	now, max int // calls at the same time, at present and at most
+	now, max int // concurrent calls: current number and maximum
 }
 
 func (i *introspector) Introspect(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
@@ -36,7 +36,7 @@ func (i *introspector) Introspect(ctx context.Context, token globus.Secret) (glo
 		<-ctx.Done()
 		return globus.TokenInfo{}, context.Cause(ctx)
 	}
-	time.Sleep(delay) // of the bubble's clock
+	time.Sleep(delay) // in the bubble's time
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.fault != nil {
@@ -65,7 +65,7 @@ const askTimeout = 10 * time.Second
 
 const authIssuer = "https://auth.globus.org"
 
-// goodInfo is what introspection says of a token for us, issued now.
+// goodInfo is the introspection result for a valid token for this service, issued now.
 func goodInfo() globus.TokenInfo {
 	return globus.TokenInfo{
 		Identity: globus.Identity{Subject: adaSubject, Username: "ada@example.edu"},
@@ -90,12 +90,12 @@ func newAuthenticator(t *testing.T, i globus.Introspector, change ...func(*globu
 	return a
 }
 
-// TestAuthenticate is the table of which tokens are taken.
+// TestAuthenticate checks which tokens are accepted.
 func TestAuthenticate(t *testing.T) {
 	const token = "canary-access"
 	for name, c := range map[string]struct {
 		change func(*globus.TokenInfo)
-		want   string // the reason; empty: taken
+		want   string // the reason for the rejection; "" if the token is accepted
 	}{
 		"good":                     {func(*globus.TokenInfo) {}, ""},
 		"just enough":              {func(i *globus.TokenInfo) { i.Audience, i.Scope = []string{topics}, []string{topicsScope} }, ""},
@@ -122,7 +122,7 @@ func TestAuthenticate(t *testing.T) {
 				c.change(&info)
 				i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{token: info}}
 				a := newAuthenticator(t, i)
-				for range 2 { // the second answer comes from memory
+				for range 2 { // the second result comes from the cache
 					got, err := a.Authenticate(t.Context(), token)
 					if c.want == "" {
 						if err != nil || got.Subject != info.Subject {
@@ -188,7 +188,7 @@ func TestAuthenticatorSeesRevocation(t *testing.T) {
 		if n := i.calls(); n != 2 {
 			t.Errorf("asked %d times, want 2", n)
 		}
-		// An outage does not bring it back.
+		// An outage does not make the token valid again.
 		i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
 		_, err = a.Authenticate(t.Context(), "tok")
 		checkErr(t, "Authenticate", err, globus.ErrRefused, "")
@@ -198,7 +198,7 @@ func TestAuthenticatorSeesRevocation(t *testing.T) {
 	})
 }
 
-// checkOutage checks that err says that nobody could tell, and whether it is worth to try again.
+// checkOutage checks that err says that the token's state is unknown, and whether retrying helps.
 func checkOutage(t *testing.T, call string, err, want error) {
 	t.Helper()
 	for _, s := range []error{globus.ErrUnavailable, globus.ErrMisconfigured, globus.ErrRefused} {
@@ -226,7 +226,7 @@ func TestAuthenticatorExpiresWhatItRemembers(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		_, err := a.Authenticate(t.Context(), "tok")
 		checkErr(t, "Authenticate", err, globus.ErrRefused, "expired at")
-		// An outage does not prolong it either.
+		// An outage does not extend its validity either.
 		i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
 		time.Sleep(time.Minute)
 		_, err = a.Authenticate(t.Context(), "tok")
@@ -252,7 +252,8 @@ func TestAuthenticatorRemembersRefusals(t *testing.T) {
 	})
 }
 
-// TestAuthenticatorOutage: known identities go on, unknown ones are asked to try again.
+// TestAuthenticatorOutage: known tokens stay valid, and callers with unknown ones are asked to
+// retry.
 func TestAuthenticatorOutage(t *testing.T) {
 	for name, c := range map[string]struct{ fault, want error }{
 		"Globus Auth is away":           {fmt.Errorf("no route: %w", globus.ErrUnavailable), globus.ErrUnavailable},
@@ -323,13 +324,13 @@ func TestAuthenticatorOutage(t *testing.T) {
 			if _, err := a.Authenticate(ctx, "unknown"); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Authenticate = %v, want the caller's deadline", err)
 			}
-			time.Sleep(10 * time.Second) // the question itself goes on, and ends
+			time.Sleep(10 * time.Second) // the request continues without its caller, and ends
 		})
 	})
 }
 
-// TestAuthenticatorSlow has Globus Auth answer late, and then not at all. Who is
-// known waits once, all of them together; who is not waits for the answer.
+// TestAuthenticatorSlow has Globus Auth respond late, and then not at all. Known tokens wait once,
+// all of them together. Unknown ones wait for the response.
 func TestAuthenticatorSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{}}
@@ -351,7 +352,7 @@ func TestAuthenticatorSlow(t *testing.T) {
 
 		stale()
 		i.set(func(i *introspector) { i.delay = 5 * time.Second })
-		takes("first", 500*time.Millisecond, nil) // who finds out
+		takes("first", 500*time.Millisecond, nil) // this request discovers that Globus Auth is slow
 		for range 10 {
 			takes("first", 0, nil)
 			takes("second", 0, nil)
@@ -359,22 +360,22 @@ func TestAuthenticatorSlow(t *testing.T) {
 		takes("new", 5*time.Second, nil)
 
 		stale()
-		i.set(func(i *introspector) { i.hang = true; delete(i.tokens, "second") }) // it is revoked
+		i.set(func(i *introspector) { i.hang = true; delete(i.tokens, "second") }) // revoke the second token
 		takes("first", 0, nil)
 		takes("second", 0, nil)
 		takes("unknown", 10*time.Second, globus.ErrUnavailable)
 
 		stale()
 		i.set(func(i *introspector) { i.hang, i.delay = false, 0 })
-		_, _ = a.Authenticate(t.Context(), "second") // it may be let in once, but it is asked about
+		_, _ = a.Authenticate(t.Context(), "second") // may still be accepted, but Globus Auth is asked
 		synctest.Wait()
 		takes("second", 0, globus.ErrRefused)
 		takes("first", 0, nil)
 	})
 }
 
-// TestAuthenticatorIsSlowNoMore fails when who was revoked is let in because Globus
-// Auth was slow once.
+// TestAuthenticatorIsSlowNoMore fails when a revoked token is accepted because Globus Auth was slow
+// some time before.
 func TestAuthenticatorIsSlowNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"first": goodInfo(), "second": goodInfo()}}
@@ -393,7 +394,7 @@ func TestAuthenticatorIsSlowNoMore(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		i.set(func(i *introspector) { i.delay = 0; delete(i.tokens, "second") })
-		if err := ask("first"); err != nil { // by whom it is known
+		if err := ask("first"); err != nil { // this request discovers that Globus Auth is fast again
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -407,7 +408,7 @@ func TestAuthenticatorSingleFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"tok": goodInfo()}, delay: time.Second}
 		a := newAuthenticator(t, i)
-		// The first caller leaves; the others still get the answer.
+		// The first caller gives up; the others still get the result.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		var wg sync.WaitGroup
@@ -439,7 +440,7 @@ func TestAuthenticatorBounds(t *testing.T) {
 			if known, refused := a.Remembered(); known != 1 || refused != 10_000 {
 				t.Errorf("remembers %d known and %d refused tokens, want 1 and 10000", known, refused)
 			}
-			// Guesses do not push out who is known.
+			// Guessed tokens do not evict known ones.
 			i.set(func(i *introspector) { i.fault = globus.ErrUnavailable })
 			time.Sleep(time.Minute)
 			mustKnow(t, a, "known")
@@ -478,14 +479,14 @@ func TestAuthenticatorBounds(t *testing.T) {
 	})
 }
 
-// overloadable is an introspector that answers after 350 ms, and refuses to answer more than so
-// many questions a second.
+// overloadable is an introspector that responds after 350 ms, and answers requests above a limit
+// per second with status 429.
 type overloadable struct {
 	introspector
 	mu        sync.Mutex // guards the fields below
 	perSecond int
 	second    time.Time
-	answered  int // in that second
+	answered  int // requests in that second
 	asked     int
 	refused   int
 }
@@ -502,20 +503,21 @@ func (o *overloadable) Introspect(ctx context.Context, token globus.Secret) (glo
 		o.refused++
 	}
 	o.mu.Unlock()
-	time.Sleep(350 * time.Millisecond) // of the bubble's clock
+	time.Sleep(350 * time.Millisecond) // in the bubble's time
 	if over {
 		return globus.TokenInfo{}, globus.Overloaded(time.Second)
 	}
 	return o.introspector.Introspect(ctx, token)
 }
 
-// TestAuthenticatorFlood has four callers show thousands of tokens that nobody knows, while Globus
-// Auth answers ten questions a second. Known tokens are served, a revoked one is found
-// out in time, newcomers elsewhere get in, and Globus Auth is not asked more than it takes.
+// TestAuthenticatorFlood has four callers send thousands of unknown tokens, while Globus Auth
+// answers ten requests a second. Known tokens must be accepted without delay, a revoked token must
+// be noticed in time, new tokens of other callers must be accepted, and Globus Auth must not be
+// asked much more often than it answers.
 func TestAuthenticatorFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &overloadable{perSecond: 10, introspector: introspector{tokens: map[globus.Secret]globus.TokenInfo{}}}
-		const people = 50 // so that known tokens alone take a part of what Globus Auth answers
+		const people = 50 // so many that known tokens alone use part of Globus Auth's limit
 		known := func(i int) globus.Secret { return globus.Secret(fmt.Sprint("known-", i)) }
 		add := func(token globus.Secret) { o.set(func(i *introspector) { i.tokens[token] = goodInfo() }) }
 		a := newAuthenticator(t, o)
@@ -546,7 +548,7 @@ func TestAuthenticatorFlood(t *testing.T) {
 		}
 		logins := 0
 		var worst time.Duration
-		for ctx.Err() == nil { // people log in, and a gateway looks for revoked tokens
+		for ctx.Err() == nil { // clients connect, and a gateway rechecks their tokens
 			time.Sleep(time.Second)
 			login := time.Now()
 			mustKnow(t, a, known(logins%people))
@@ -590,7 +592,7 @@ func TestAuthenticatorFlood(t *testing.T) {
 					t.Errorf("a revoked token is good for %v, want at most 30s and a few questions", took)
 				}
 				add(known(1))
-				for try := 0; ; try++ { // the refusal is forgotten
+				for try := 0; ; try++ { // until the cached rejection expires
 					time.Sleep(time.Second)
 					if _, err := a.Authenticate(globus.WithCaller(t.Context(), "elsewhere"), known(1)); err == nil {
 						break
@@ -602,7 +604,7 @@ func TestAuthenticatorFlood(t *testing.T) {
 		}
 		flood.Wait()
 		seconds := int(time.Since(began).Seconds())
-		time.Sleep(askTimeout) // for questions whose callers have left
+		time.Sleep(askTimeout) // until requests without callers have ended
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		t.Logf("%d questions in %d s, %d of them refused; the slowest of %d logins took %v", o.asked, seconds, o.refused, logins, worst)
@@ -618,9 +620,9 @@ func TestAuthenticatorFlood(t *testing.T) {
 	})
 }
 
-// TestAuthenticatorBudget has one flood of tokens after another, and a Globus Auth that can take
-// all of them: it is asked about as many as are agreed, and in no order that a caller with many
-// can use up.
+// TestAuthenticatorBudget has a long flood of tokens, and a Globus Auth that could answer all
+// requests. No more requests than allowed must be sent, and a caller with many tokens must not use
+// up the turns of others.
 func TestAuthenticatorBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &introspector{tokens: map[globus.Secret]globus.TokenInfo{"new": goodInfo()}, delay: 100 * time.Millisecond}
@@ -648,11 +650,11 @@ func TestAuthenticatorBudget(t *testing.T) {
 		if n > most {
 			t.Errorf("asked %d questions in %v, want at most %d", n, time.Since(began), most)
 		}
-		time.Sleep(askTimeout) // for questions whose callers have left
+		time.Sleep(askTimeout) // until requests without callers have ended
 	})
 }
 
-// TestIntrospectIsNotRepeated when Globus Auth says that it is too much.
+// TestIntrospectIsNotRepeated fails when Introspect retries after status 429.
 func TestIntrospectIsNotRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &wire{handler: answers(after(status(429, "{}"), "1"), ok(`{"active":false}`))}
@@ -665,7 +667,7 @@ func TestIntrospectIsNotRepeated(t *testing.T) {
 	})
 }
 
-// TestRecheck goes by what is fresh, or bad for good.
+// TestRecheck checks that Recheck uses only fresh results, and rejects expired tokens in any case.
 func TestRecheck(t *testing.T) {
 	for _, fault := range []error{globus.ErrUnavailable, globus.ErrMisconfigured} {
 		synctest.Test(t, func(t *testing.T) { testRecheck(t, fault) })
@@ -685,7 +687,7 @@ func testRecheck(t *testing.T, fault error) {
 			t.Errorf("Recheck after %v = %v", age, err)
 		}
 	}
-	for range 2 { // the second time it is not asked
+	for range 2 { // the second time, Globus Auth is not asked
 		time.Sleep(time.Second)
 		_, err := a.Recheck(t.Context(), "tok")
 		checkErr(t, "Recheck in an outage", err, fault, "")
@@ -696,7 +698,7 @@ func testRecheck(t *testing.T, fault error) {
 	checkErr(t, "Recheck of an expired token in an outage", err, globus.ErrRefused, "expired at")
 }
 
-// TestAuthenticatorOverTheWire joins it with a Client.
+// TestAuthenticatorOverTheWire combines an Authenticator with a Client.
 func TestAuthenticatorOverTheWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body := document(map[string]any{"active": true, "sub": adaSubject, "iss": authIssuer, "aud": []string{topics},

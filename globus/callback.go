@@ -11,35 +11,36 @@ import (
 	"time"
 )
 
-// callback is the page on a loopback address that the browser comes back to.
+// callback serves the page on a loopback address to which Globus Auth redirects the browser.
 type callback struct {
 	auth   *authorization
 	url    string
 	server *http.Server
 
-	result chan result   // gets the first answer that belongs to this login
-	strays chan struct{} // gets a note of answers that belong to another
+	result chan result   // gets the first response that belongs to this login
+	strays chan struct{} // gets a value when a response belongs to another login
 
 	once     sync.Once
 	closing  sync.Once
-	finished chan struct{} // closed when the outcome is known
-	outcome  string        // for the page; set before finished is closed
+	finished chan struct{} // closed when the outcome of the login is known
+	outcome  string        // text for the page; set before finished is closed
 	failed   bool
-	pages    sync.RWMutex   // held for reading while a page is being written
-	serving  sync.WaitGroup // the server
+	pages    sync.RWMutex   // read-locked while a page is being written
+	serving  sync.WaitGroup // for the goroutine of the server
 }
 
+// result is the authorization code, or why there is none.
 type result struct {
 	code Secret
 	err  error
 }
 
 const (
-	pageTimeout    = 2 * time.Second // for the last page to reach the browser
+	pageTimeout    = 2 * time.Second // how long to wait until the browser has the last page
 	maxHeaderBytes = 16 << 10
 )
 
-// listenForCallback serves the page until finish is called.
+// listenForCallback starts the server, which runs until finish is called.
 func listenForCallback(a *authorization) (*callback, error) {
 	l, err := a.opts.listen()
 	if err != nil {
@@ -58,16 +59,16 @@ func listenForCallback(a *authorization) (*callback, error) {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
-	p.serving.Go(func() { p.server.Serve(l) }) // ends with finish
+	p.serving.Go(func() { p.server.Serve(l) }) // returns after finish
 	return p, nil
 }
 
-// ServeHTTP takes the code and answers when it is known whether the login
-// succeeded. A request that is not this login's does it no harm.
+// ServeHTTP takes the authorization code, waits until the outcome of the login is known, and
+// answers with a page about it. A request that does not belong to this login does not affect it.
 func (p *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path != "/":
-		http.NotFound(w, r) // browsers ask for an icon
+		http.NotFound(w, r) // browsers request /favicon.ico
 		return
 	case r.Method != http.MethodGet:
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
@@ -84,7 +85,7 @@ func (p *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writePage(w, http.StatusBadRequest, "This page belongs to another login. Please use the newest address that the program has shown.")
 		return
 	}
-	// A browser may ask twice; the code goes on once.
+	// A browser may repeat the request, but the code must be used only once.
 	p.once.Do(func() { p.result <- result{code, err} })
 	select {
 	case <-p.finished:
@@ -98,7 +99,7 @@ func (p *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writePage(w, status, p.outcome)
 }
 
-// finish tells the browser how the login ended, and stops listening.
+// finish shows the outcome of the login to the browser, and stops the server.
 func (p *callback) finish(err error, who string) {
 	p.closing.Do(func() {
 		switch {

@@ -23,37 +23,38 @@ import (
 // DefaultIssuer is the production Globus Auth.
 const DefaultIssuer = "https://auth.globus.org"
 
-// Config says which Globus Auth a [Client] talks to, and as what.
+// Config says which Globus Auth a [Client] uses, and as which client.
 type Config struct {
-	// Issuer is the base URL of Globus Auth. Plain http is taken for loopback
-	// addresses only. Default: [DefaultIssuer].
+	// Issuer is the base URL of Globus Auth. Plain http is allowed only for loopback addresses.
+	// Default: [DefaultIssuer].
 	Issuer string
 
-	// ClientID is the UUID under which the program is registered. Required.
+	// ClientID is the UUID under which the program is registered at Globus. Required.
 	ClientID string
 
-	// ClientSecret makes this a confidential client: a service. It is empty in
-	// programs that people install, which have nothing to hide it in.
+	// ClientSecret makes this a confidential client, such as a service. Leave it empty in programs
+	// that people install, because they cannot keep it secret.
 	ClientSecret Secret
 
-	// HTTPClient carries the requests, for instance with a CA of its own.
-	// Redirects are never followed. Default: one with timeouts.
+	// HTTPClient sends the requests. Set it to use another CA, for instance. Redirects are never
+	// followed. Default: a client with timeouts.
 	HTTPClient *http.Client
 
-	// Product and Version name the program to Globus. Default: diaspora, devel.
+	// Product and Version name the program to Globus. Defaults: diaspora and devel.
 	Product, Version string
 
-	// Now is the clock. Default: time.Now.
+	// Now returns the current time. Default: time.Now.
 	Now func() time.Time
 
-	// Diagnostics receives what needs no error: a refresh that failed while the
-	// token was still good, tokens that could not be saved. Nil discards it.
+	// Diagnostics receives messages about problems that are not returned as errors: for instance, a
+	// refresh that failed while the token was still valid, or tokens that could not be saved. Nil
+	// discards them.
 	Diagnostics *slog.Logger
 }
 
-// ConfigFromEnv returns a Config for the Globus Auth that Globus's own variables
-// GLOBUS_SDK_SERVICE_URL_AUTH (a URL) or GLOBUS_SDK_ENVIRONMENT ("preview")
-// name, as Globus's Python SDK understands them. All but Issuer is left to set.
+// ConfigFromEnv returns a Config for the Globus Auth that the variables of Globus's Python SDK
+// name: GLOBUS_SDK_SERVICE_URL_AUTH (a URL) or GLOBUS_SDK_ENVIRONMENT (such as "preview"). It sets
+// only Issuer.
 func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	if u := getenv("GLOBUS_SDK_SERVICE_URL_AUTH"); u != "" {
 		issuer, err := parseIssuer(u)
@@ -74,8 +75,7 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 	}
 }
 
-// parseIssuer checks a base URL and returns it as Globus Auth writes it: without a
-// slash at the end.
+// parseIssuer checks a base URL and returns it as Globus Auth writes it, without a trailing slash.
 func parseIssuer(s string) (string, error) {
 	u, err := url.Parse(strings.TrimRight(s, "/"))
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -94,8 +94,8 @@ func parseIssuer(s string) (string, error) {
 	return u.String(), nil
 }
 
-// Client talks to one Globus Auth as one registered client. It may be used
-// concurrently, and needs no Close.
+// Client is a client of one Globus Auth, with one client registration. It may be used concurrently,
+// and needs no Close.
 type Client struct {
 	issuer   string
 	clientID string
@@ -106,17 +106,17 @@ type Client struct {
 
 	userAgent, clientInfo string
 
-	// skew is how far the local clock is ahead of Globus Auth's, as the last
-	// answer showed. Nil until then.
+	// skew is how far the local clock is ahead of Globus Auth's, measured at the last response. It
+	// is nil before the first.
 	skew atomic.Pointer[time.Duration]
 
 	keys struct {
 		sync.Mutex
-		set []*rsa.PublicKey // of ID tokens; nil until fetched
+		set []*rsa.PublicKey // public keys for ID tokens; nil until fetched
 	}
 }
 
-// New returns a Client. It does not touch the network.
+// New returns a Client. It does not use the network.
 func New(cfg Config) (*Client, error) {
 	if cfg.Issuer == "" {
 		cfg.Issuer = DefaultIssuer
@@ -155,17 +155,17 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Issuer returns the base URL of Globus Auth, which is what tokens name as issuer.
+// Issuer returns the base URL of Globus Auth. Tokens have it as their issuer.
 func (c *Client) Issuer() string { return c.issuer }
 
-// ClientID returns the ID that the client was made with.
+// ClientID returns the client ID in the Client's Config.
 func (c *Client) ClientID() string { return c.clientID }
 
 // String names the client, without its secret.
 func (c *Client) String() string { return "Globus Auth client " + c.clientID + " at " + c.issuer }
 
-// httpClient returns a copy of h that follows no redirects: they would carry
-// tokens to wherever an answer points.
+// httpClient returns a copy of h that follows no redirects, because these would send tokens to
+// whatever host the response names.
 func httpClient(h *http.Client) *http.Client {
 	var own http.Client
 	if h != nil {
@@ -180,8 +180,8 @@ func httpClient(h *http.Client) *http.Client {
 	return &own
 }
 
-// plainWord returns s if it can stand in the X-Globus-Client-Info header, where
-// some characters separate.
+// plainWord returns s if it contains none of the separators of the X-Globus-Client-Info header, and
+// fallback otherwise.
 func plainWord(s, fallback string) string {
 	if s == "" || len(s) > 64 || strings.ContainsFunc(s, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune(";,=", r)
@@ -191,40 +191,40 @@ func plainWord(s, fallback string) string {
 	return s
 }
 
-// Limits of one exchange with Globus Auth.
+// Limits of one request to Globus Auth.
 const (
 	maxAttempts    = 4
 	attemptTimeout = 15 * time.Second
-	maxPause       = 10 * time.Second // between attempts; who asks for more gets an error
+	maxPause       = 10 * time.Second // maximum between attempts; if Globus Auth asks for more, the call fails
 	maxBodyBytes   = 1 << 20
 )
 
 // call is one request to Globus Auth.
 type call struct {
-	op     string // what it is for, for errors
+	op     string // the operation, for errors
 	path   string
-	form   url.Values // sent by POST; nil makes it a GET
-	bearer Secret     // authenticates the call instead of the client
+	form   url.Values // sent with POST; nil makes it a GET
+	bearer Secret     // the access token that authenticates the call, instead of the client
 	public bool       // needs no authentication
-	once   bool       // must not arrive twice: an authorization code
-	paced  bool       // the caller decides when to ask again after a 429
-	hide   []Secret   // secrets that the answer might repeat
+	once   bool       // must not arrive twice: it contains an authorization code
+	paced  bool       // after status 429, the caller decides when to retry
+	hide   []Secret   // secrets that the response might repeat
 }
 
-// answer is what came back.
+// answer is a response of Globus Auth.
 type answer struct {
 	status   int
 	header   http.Header
 	body     []byte
-	bearer   bool // the call was authenticated by an access token
+	bearer   bool // the call was authenticated with an access token
 	received time.Time
 }
 
-// do sends the call until there is an answer, and returns it if it is a success.
-// Attempts are repeated after failures of the network, 429 and 5xx. That is safe
-// for all calls but an authorization code's: a second refresh gets the same or
-// the next token, and the other calls change nothing twice. A code
-// is sent again only when the first attempt never got a connection.
+// do sends the call, retries it if necessary, and returns a successful response. It retries after
+// network failures, status 429 and 5xx. Retrying is safe for all calls except one with an
+// authorization code: repeating a refresh returns the same or the next token, and repeating the
+// other calls changes nothing. A call with an authorization code is retried only if the attempt got
+// no connection.
 func (c *Client) do(ctx context.Context, call call) (answer, error) {
 	if c.secret != nil {
 		basic := base64.StdEncoding.EncodeToString([]byte(c.clientID + ":" + c.secret().Reveal()))
@@ -268,7 +268,7 @@ func mayRepeat(call call, failure *Error, reached bool) bool {
 	return false
 }
 
-// backoff is the pause after the given attempt, counted from 0.
+// backoff returns the pause after the given attempt. The first attempt is 0.
 func backoff(attempt int) time.Duration {
 	base := 250*time.Millisecond + rand.N(500*time.Millisecond)
 	return min(base<<attempt, maxPause)
@@ -285,8 +285,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// attempt sends the call once. reached tells whether a connection was made, so
-// that Globus Auth may have seen it.
+// attempt sends the call once. reached reports whether it got a connection, so that Globus Auth may
+// have received the call.
 func (c *Client) attempt(ctx context.Context, call call) (a answer, reached bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, attemptTimeout, errNoAnswer)
 	defer cancel()
@@ -319,13 +319,13 @@ var errTooLarge = errors.New("the answer is too large")
 
 var errNoAnswer = fmt.Errorf("no answer within %v", attemptTimeout)
 
-// transportError keeps what a person can use of an error of package http.
+// transportError removes what people cannot use from an error of package http.
 func transportError(ctx context.Context, err error) error {
 	if context.Cause(ctx) == errNoAnswer {
 		return errNoAnswer
 	}
 	if e := (*url.Error)(nil); errors.As(err, &e) {
-		return e.Err // the URL says nothing that the operation does not
+		return e.Err // the operation already says what was requested
 	}
 	return err
 }
@@ -356,15 +356,15 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 	case call.bearer != "":
 		req.Header.Set("Authorization", "Bearer "+call.bearer.Reveal())
 	case c.secret != nil:
-		// Raw, as Globus's own SDKs do it, not percent-encoded as RFC 6749
-		// section 2.3.1 has it: Globus's secrets contain + / =.
+		// Do not percent-encode ID and secret, although RFC 6749, section 2.3.1 requires it.
+		// Globus's own SDKs do not either, and Globus's secrets contain "+", "/" and "=".
 		req.SetBasicAuth(c.clientID, c.secret().Reveal())
 	}
 	return req, nil
 }
 
-// measureSkew compares the local clock with the Date of an answer, which is
-// precise to a second and the network's delay, unless it comes out of a cache.
+// measureSkew compares the local clock with the Date header of a response, unless the response
+// comes from a cache. The result is precise to about a second plus the network's delay.
 func (c *Client) measureSkew(h http.Header, now time.Time) {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil && h.Get("Age") == "" {
 		skew := now.Sub(date).Truncate(time.Second)
@@ -372,8 +372,8 @@ func (c *Client) measureSkew(h http.Header, now time.Time) {
 	}
 }
 
-// ClockSkew returns how far the local clock is ahead of Globus Auth's (behind, if
-// negative), to a second, as the last answer showed; ok is false before the first.
+// ClockSkew returns how far the local clock is ahead of Globus Auth's (negative if it is behind),
+// in whole seconds, measured at the last response. ok is false before the first.
 func (c *Client) ClockSkew() (skew time.Duration, ok bool) {
 	if s := c.skew.Load(); s != nil {
 		return *s, true
@@ -381,12 +381,12 @@ func (c *Client) ClockSkew() (skew time.Duration, ok bool) {
 	return 0, false
 }
 
-// Refresh trades a refresh token for an access token. The answer's refresh token
-// may be a new one, which the caller must save before all else; without one in
-// the answer it is the given one. The error is [ErrLoginRequired] if the refresh
-// token is no longer good.
+// Refresh exchanges a refresh token for an access token. The returned Token may have a new refresh
+// token, which the caller must save before anything else. If the response contains none, the Token
+// has the given one. The error is [ErrLoginRequired] if the refresh token is no longer valid.
 //
-// Refresh does not care who else refreshes with the same token; [Client.StoredSource] does.
+// Refresh does not coordinate with other programs that use the same refresh token;
+// [Client.StoredSource] does.
 func (c *Client) Refresh(ctx context.Context, refresh Secret) (Token, error) {
 	const op = "refresh token"
 	if err := checkSecret(refresh); err != nil {
@@ -407,8 +407,8 @@ func (c *Client) Refresh(ctx context.Context, refresh Secret) (Token, error) {
 	return token, nil
 }
 
-// ClientCredentials returns access tokens for the client itself, one for each
-// resource server that the scopes belong to. The client must have a secret.
+// ClientCredentials returns access tokens for the client itself, one for each resource server that
+// the scopes belong to. The client must have a secret.
 func (c *Client) ClientCredentials(ctx context.Context, scopes ...string) ([]Token, error) {
 	const op = "get client credentials"
 	if c.secret == nil {
@@ -421,7 +421,7 @@ func (c *Client) ClientCredentials(ctx context.Context, scopes ...string) ([]Tok
 	return doc.tokens, err
 }
 
-// tokens makes a call of the token endpoint.
+// tokens sends a call to the token endpoint.
 func (c *Client) tokens(ctx context.Context, call call) (tokenResponse, error) {
 	call.path = "/v2/oauth2/token"
 	a, err := c.do(ctx, call)
@@ -435,8 +435,8 @@ func (c *Client) tokens(ctx context.Context, call call) (tokenResponse, error) {
 	return doc, nil
 }
 
-// Revoke ends an access or refresh token. Revoking a token that is already dead
-// succeeds. Revoking a refresh token may leave its access tokens alive: revoke both.
+// Revoke revokes an access or refresh token. Revoking a token that is not valid any more succeeds.
+// Revoking a refresh token may leave its access tokens valid, so revoke both.
 func (c *Client) Revoke(ctx context.Context, token Secret) error {
 	_, err := c.do(ctx, call{
 		op:   "revoke token",
@@ -447,8 +447,8 @@ func (c *Client) Revoke(ctx context.Context, token Secret) error {
 	return err
 }
 
-// UserInfo asks who an access token for Globus Auth itself (scope openid) belongs
-// to. The error is [ErrRefused] if the token is not good for that.
+// UserInfo returns the identity that an access token for Globus Auth itself (scope openid) belongs
+// to. The error is [ErrRefused] if the token is not valid for that.
 func (c *Client) UserInfo(ctx context.Context, access Secret) (Identity, error) {
 	const op = "get user information"
 	if err := checkSecret(access); err != nil {
@@ -465,7 +465,7 @@ func (c *Client) UserInfo(ctx context.Context, access Secret) (Identity, error) 
 	return claims.identity(op)
 }
 
-// identityClaims is what an ID token and userinfo say of a person.
+// identityClaims is the part of an ID token, or of userinfo, that describes a person.
 type identityClaims struct {
 	Subject      looseString `json:"sub"`
 	Username     looseString `json:"preferred_username"`
@@ -477,7 +477,8 @@ type identityClaims struct {
 	} `json:"identity_set"`
 }
 
-// identity returns whom the claims name, which is an error if that is nobody, or none of Globus's.
+// identity returns the identity that the claims name. It fails if they have no subject, or none
+// that Globus could have issued.
 func (c identityClaims) identity(op string) (Identity, error) {
 	subject, err := subjectOf(op, c.Subject)
 	if err != nil {
@@ -498,12 +499,12 @@ func (c identityClaims) identity(op string) (Identity, error) {
 	return id, nil
 }
 
-// Introspect asks Globus Auth about an access token that a caller presented. The
-// client must be the resource server, with its secret. The error is [ErrRefused]
-// if the token is not active: expired, revoked or never issued.
+// Introspect asks Globus Auth about an access token that a caller has sent. The client must be the
+// resource server and have its secret. The error is [ErrRefused] if the token is not active:
+// expired, revoked or never issued.
 //
-// An active token may be meant for somebody else altogether: servers use an
-// [Authenticator], which checks that and caches.
+// An active token may be meant for another service. Servers should use an [Authenticator], which
+// checks that, and caches results.
 func (c *Client) Introspect(ctx context.Context, token Secret) (TokenInfo, error) {
 	const op = "introspect token"
 	if err := checkSecret(token); err != nil {
@@ -514,7 +515,8 @@ func (c *Client) Introspect(ctx context.Context, token Secret) (TokenInfo, error
 		path: "/v2/oauth2/token/introspect",
 		form: url.Values{"token": {token.Reveal()}, "include": {"identity_set"}},
 		hide: []Secret{token},
-		// To ask again would make it worse: there may be thousands of tokens to ask about.
+		// Do not retry after status 429. There may be thousands of tokens to introspect, and
+		// retrying each would overload Globus Auth further.
 		paced: true,
 	})
 	if err != nil {

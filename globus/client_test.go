@@ -54,7 +54,7 @@ func TestNew(t *testing.T) {
 
 func TestConfigFromEnv(t *testing.T) {
 	for _, c := range []struct {
-		service, environment, want string // no want: an error
+		service, environment, want string // want is "" for an error
 	}{
 		{"", "", "https://auth.globus.org"},
 		{"", "production", "https://auth.globus.org"},
@@ -72,7 +72,7 @@ func TestConfigFromEnv(t *testing.T) {
 	}
 }
 
-// TestWire pins what each call sends, and how the client proves who it is.
+// TestWire checks what each call sends, and how the client authenticates.
 func TestWire(t *testing.T) {
 	const access, refresh = "canary-access", "canary-refresh"
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(serviceID+":"+serviceSecret))
@@ -152,12 +152,12 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// TestAnswers is the table of what follows from which answer.
+// TestAnswers checks which error each response leads to.
 func TestAnswers(t *testing.T) {
 	token := document(tokenAnswer(topics, "new-access", "new-refresh"))
 	for name, c := range map[string]struct {
 		answers []reply
-		want    error  // the sentinel, nil for success
+		want    error  // the sentinel; nil for success
 		text    string // part of the error
 		sent    int
 	}{
@@ -228,13 +228,13 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// errOther stands for an error that is none of the sentinels.
+// errOther stands for an error that matches none of the sentinels.
 var errOther = errors.New("an error without a sentinel")
 
 var sentinels = []error{globus.ErrLoginRequired, globus.ErrRefused, globus.ErrUnavailable, globus.ErrMisconfigured, globus.ErrClientRefused,
 	globus.ErrDenied, globus.ErrInsecureFile, globus.ErrOtherSubject}
 
-// checkErr checks that err is want and no other sentinel, and says text.
+// checkErr checks that err matches want and no other sentinel, and contains text.
 func checkErr(t *testing.T, call string, err, want error, text string) {
 	t.Helper()
 	if (err == nil) != (want == nil) {
@@ -310,8 +310,8 @@ func TestExpiresIn(t *testing.T) {
 	}
 }
 
-// TestRetries pins the pauses: within the documented bounds, as long as asked for,
-// never after the caller has left.
+// TestRetries checks the pauses between attempts: within the documented limits, as long as Globus
+// Auth asks for, and never after the caller has given up.
 func TestRetries(t *testing.T) {
 	token := ok(document(tokenAnswer(topics, "a", "r")))
 	for name, c := range map[string]struct {
@@ -441,7 +441,7 @@ func TestIntrospect(t *testing.T) {
 			checkErr(t, "Introspect, "+name, err, c.want, "")
 		})
 	}
-	// What cannot be a token is not worth a call.
+	// A malformed token is rejected without a request.
 	for _, bad := range []globus.Secret{"", "a b", "a\nb", "ä", globus.Secret(strings.Repeat("a", 4097))} {
 		w := &wire{handler: answers(ok(body))}
 		if _, err := w.client(t, confidential).Introspect(t.Context(), bad); !errors.Is(err, globus.ErrRefused) || len(w.sent()) != 0 {
@@ -463,7 +463,7 @@ func TestClientCredentialsNeedASecret(t *testing.T) {
 	}
 }
 
-// TestEndlessAnswer: no answer may fill the memory.
+// TestEndlessAnswer fails when a response of unlimited size is read into memory.
 func TestEndlessAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var read atomic.Int64
@@ -479,7 +479,7 @@ func TestEndlessAnswer(t *testing.T) {
 	})
 }
 
-// endless answers without end, or at least more than anybody should read.
+// endless is a body that never ends, or at least is larger than anybody should read.
 type endless struct{ read *atomic.Int64 }
 
 func (e endless) RoundTrip(*http.Request) (*http.Response, error) {

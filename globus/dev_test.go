@@ -17,13 +17,13 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// dev is a globusdev on a loopback port.
+// dev is a globusdev server on a loopback port.
 type dev struct {
 	*globusdev.Server
 	front atomic.Pointer[frontFunc]
 }
 
-// frontFunc sees each request first, and may answer it itself.
+// frontFunc sees each request first, and may answer it in place of the server.
 type frontFunc func(w http.ResponseWriter, r *http.Request) (done bool)
 
 func (d *dev) intercept(f frontFunc) { d.front.Store(&f) }
@@ -62,7 +62,7 @@ func (d *dev) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// native returns a client that people log in with.
+// native returns a native client, as people use to log in.
 func (d *dev) native(t *testing.T, change ...func(*globus.Config)) *globus.Client {
 	t.Helper()
 	cfg := globus.Config{Issuer: d.Issuer(), ClientID: globusdev.NativeClientID, HTTPClient: &http.Client{Transport: &http.Transport{}}}
@@ -89,7 +89,7 @@ func (d *dev) confidential(t *testing.T, clientID string) *globus.Client {
 	})
 }
 
-// count returns how many requests a path got, with a grant type if that is not empty.
+// count returns how many requests a path has received, with the grant type if that is not "".
 func (d *dev) count(path, grant string) int {
 	n := 0
 	for _, r := range d.Requests() {
@@ -100,8 +100,8 @@ func (d *dev) count(path, grant string) int {
 	return n
 }
 
-// visit opens an address as a browser does, and lets somebody log in. It returns
-// where the browser ended, and what it shows.
+// visit opens a URL as a browser does, and logs somebody in. It returns the URL on which the
+// browser ends, and the page.
 func visit(address, who string) (*url.URL, string, error) {
 	if who == "" {
 		address += "&dev_deny=1"
@@ -111,7 +111,7 @@ func visit(address, who string) (*url.URL, string, error) {
 	return open(address)
 }
 
-// open opens an address as it is.
+// open opens a URL without logging anybody in.
 func open(address string) (*url.URL, string, error) {
 	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get(address)
 	if err != nil {
@@ -125,7 +125,7 @@ func open(address string) (*url.URL, string, error) {
 	return resp.Request.URL, string(body), err
 }
 
-// screen is what a login prints to. A person can wait for something to appear.
+// screen is the output of a login. Tests can wait until a text appears.
 type screen struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -149,7 +149,7 @@ func (s *screen) String() string {
 	return s.text.String()
 }
 
-// await waits until the screen shows text, n times.
+// await waits until text has appeared n times.
 func (s *screen) await(t *testing.T, text string, n int) string {
 	t.Helper()
 	limit := time.After(20 * time.Second)
@@ -183,7 +183,7 @@ func (s *screen) address(t *testing.T) string {
 	return address
 }
 
-// keyboard is what a login reads from.
+// keyboard is the input of a login.
 type keyboard struct {
 	io.Reader
 	w *io.PipeWriter
@@ -195,9 +195,9 @@ func newKeyboard(t *testing.T) *keyboard {
 	return &keyboard{r, w}
 }
 
-// enter types without waiting for somebody to read.
+// enter types text, and does not wait until it is read.
 func (k *keyboard) enter(t *testing.T, text string) {
 	var wg sync.WaitGroup
-	wg.Go(func() { io.WriteString(k.w, text) }) // fails when the login is over
+	wg.Go(func() { io.WriteString(k.w, text) }) // fails once the login is over
 	t.Cleanup(func() { k.w.Close(); wg.Wait() })
 }

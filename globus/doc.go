@@ -1,13 +1,15 @@
-// Package globus is a client of Globus Auth: it logs people and services in,
-// keeps their tokens on disk, refreshes them ahead of time, and tells a server
-// who an access token belongs to.
+// Package globus is a client for Globus Auth. It logs people and services in, stores their tokens
+// on disk, refreshes tokens before they expire, and tells a server whom an access token belongs to.
+// It hides the ways in which Globus Auth differs from other OAuth servers, the format of the token
+// file, and how programs that share the file take turns. It guarantees that an outage never
+// discards a login, and that secrets are never printed. Start reading at [Client].
 //
 // # Logging in
 //
-// A [Client] stands for a program that is registered with Globus Auth.
-// [Client.Login] prints an address and starts a browser; where there is none, the
-// person pastes a code. Globus Auth answers with one token for each resource
-// server, that is, for each API that was asked for. A [Store] keeps them.
+// A [Client] stands for a program that is registered with Globus Auth. [Client.Login] prints a URL
+// and starts a browser; if there is no browser, the person pastes a code instead. Globus Auth then
+// issues one token for each resource server, that is, for each API that was requested. A [Store]
+// keeps the tokens in a file.
 //
 //	client, err := globus.New(globus.Config{ClientID: "d1a590a0-…"})
 //	store, err := globus.OpenStore("/home/ada/.config/diaspora/tokens/default.json")
@@ -19,26 +21,25 @@
 //	})
 //	fmt.Println(login.Identity.Username)
 //
-// A login that was completed is never lost: if it cannot be saved, Login returns
-// it together with the error. [Client.Logout] revokes the tokens and deletes the file.
+// A completed login is never lost: if it cannot be saved, Login returns it together with the error.
+// [Client.Logout] revokes the tokens and deletes the file.
 //
 // # Using the tokens
 //
-// An access token lives for two days. A [TokenSource] yields one that is good now:
+// An access token is valid for two days. A [TokenSource] returns one that is valid now:
 //
 //	source := client.StoredSource(store, "2b9d2f5c-…")
 //	token, err := source.Token(ctx)
 //
-// It refreshes ahead of expiry. All programs that use the same token file do so
-// in turn and see each other's results, so that it does not matter whether Globus
-// Auth makes a refresh token worthless by its first use. While Globus Auth cannot be
-// reached, the token at hand goes on being served for as long as it lives.
-// [Client.RefreshSource] starts from a bare refresh token instead of a file, and
-// [Client.ClientCredentialsSource] from a service's own secret.
+// It refreshes the token before it expires. All programs that use the same token file refresh in
+// turn and use each other's results, so it does not matter whether Globus Auth allows a refresh
+// token to be used only once. While Globus Auth is unreachable, the source returns the current
+// token until that expires. [Client.RefreshSource] starts from a refresh token instead of a file,
+// and [Client.ClientCredentialsSource] from the secret of a service.
 //
 // # Serving
 //
-// A server asks an [Authenticator] who is calling:
+// A server asks an [Authenticator] whom a token belongs to:
 //
 //	auth, err := globus.NewAuthenticator(globus.AuthenticatorConfig{
 //		Introspector: client, // with the resource server's ID and secret
@@ -48,23 +49,23 @@
 //	})
 //	info, err := auth.Authenticate(ctx, token)
 //
-// What it says of a token holds for half a minute. Who was known before an outage of
-// Globus Auth stays known during it.
+// The Authenticator caches each result for half a minute. During an outage of Globus Auth, it keeps
+// accepting tokens that it has accepted before.
 //
 // # Errors
 //
-// What follows from an error is told by one of six values, by [errors.Is]:
+// Use [errors.Is] to test an error for one of six values. They say what to do:
 //
-//	ErrLoginRequired   the refresh token is dead; a person must log in
-//	ErrRefused         the access token is not good for this
-//	ErrUnavailable     nothing is known; keep everything and try again
-//	ErrMisconfigured   something else than Globus Auth answers; keep everything, see the issuer and the network
+//	ErrLoginRequired   the refresh token is not valid any more; a person must log in
+//	ErrRefused         the access token is not valid for this service
+//	ErrUnavailable     the token's state is unknown; keep everything and retry
+//	ErrMisconfigured   something other than Globus Auth answers; keep everything, and check the issuer and the network
 //	ErrClientRefused   the program's own ID or secret is wrong
-//	ErrDenied          the person said no
+//	ErrDenied          the person denied the login
 //
 // # Secrets
 //
-// Tokens, codes and client secrets are of type [Secret], which prints as
-// [redacted]. They are in no error, diagnostic or URL, and in no file but the
-// token file, which only its owner can read.
+// Tokens, codes and client secrets have the type [Secret], which prints as [redacted]. They are
+// never part of an error, a diagnostic or a URL. The only file that contains them is the token
+// file, which only its owner can read.
 package globus

@@ -18,7 +18,7 @@ func devAuthenticator(t *testing.T, d *dev, change ...func(*globus.Authenticator
 		}}, change...)...)
 }
 
-// TestLifeOfALogin goes from login to logout.
+// TestLifeOfALogin goes through a whole login, from Login to Logout.
 func TestLifeOfALogin(t *testing.T) {
 	for _, mode := range []globusdev.RefreshMode{globusdev.RefreshSame, globusdev.RefreshRotate, globusdev.RefreshAbsent} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -100,7 +100,8 @@ func TestServiceAccount(t *testing.T) {
 	}
 }
 
-// TestAuthenticatorAgainstGlobusdev has the cases where a real server's word matters.
+// TestAuthenticatorAgainstGlobusdev covers the cases in which the response of a real server
+// matters.
 func TestAuthenticatorAgainstGlobusdev(t *testing.T) {
 	d := newDev(t)
 	grant, err := d.IssueTokens("grace@example.org", globusdev.NativeClientID, []string{"openid", globusdev.Scope}, true)
@@ -123,7 +124,7 @@ func TestAuthenticatorAgainstGlobusdev(t *testing.T) {
 		_, err := auth.Authenticate(t.Context(), bad)
 		checkErr(t, "Authenticate: "+name, err, globus.ErrRefused, "")
 	}
-	// Even if Globus Auth tells everybody about every active token.
+	// The same, if Globus Auth answers requests about every active token, whoever asks.
 	indiscreet := newDev(t, func(cfg *globusdev.Config) { cfg.IntrospectAny = true })
 	all, err := indiscreet.IssueTokens(ada, globusdev.NativeClientID, []string{"openid"}, false)
 	if err != nil {

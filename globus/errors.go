@@ -16,22 +16,22 @@ import (
 	"time"
 )
 
-// Error is an answer of Globus Auth that says no, or the lack of an answer. Test
-// for what follows from it with [errors.Is]: [ErrLoginRequired],
-// [ErrRefused], [ErrClientRefused], [ErrMisconfigured], [ErrUnavailable].
+// Error is an error response of Globus Auth, or the lack of a response. Use [errors.Is] to test
+// what follows from it: [ErrLoginRequired], [ErrRefused], [ErrClientRefused], [ErrMisconfigured],
+// [ErrUnavailable].
 //
-// It never holds a token or a code, and of the body of an answer no more than Globus
-// Auth's own words or, in quotes, the title of a web page.
+// It never contains a token or a code. Of a response's body, it contains only Globus Auth's own
+// error code and sentence or, in quotes, the title of a web page.
 type Error struct {
 	Op         string        // what was attempted: "refresh token"
-	Status     int           // the HTTP status, 0 if there was no answer
-	Code       string        // Globus Auth's word for it: "invalid_grant", "UNAUTHORIZED"
-	Detail     string        // Globus Auth's sentence, if it gave one
-	RequestID  string        // what Globus support asks for
-	RetryAfter time.Duration // how long Globus Auth asks to wait, 0 if it did not say
+	Status     int           // the HTTP status; 0 if there was no response
+	Code       string        // Globus Auth's error code: "invalid_grant", "UNAUTHORIZED"
+	Detail     string        // Globus Auth's explanation, or ours
+	RequestID  string        // the request ID, which Globus support asks for
+	RetryAfter time.Duration // how long Globus Auth asks to wait; 0 if it does not
 
 	kind  error // the sentinel, or nil
-	cause error // of the lack of an answer, or nil
+	cause error // why there was no response, or nil
 }
 
 func (e *Error) Error() string {
@@ -62,34 +62,35 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap makes the sentinel known to [errors.Is]. The cause stays hidden: that one
-// attempt ran out of time, say, is not the caller's deadline.
+// Unwrap returns the sentinel, for [errors.Is]. It does not return the cause. If one attempt timed
+// out, for instance, errors.Is(err, context.DeadlineExceeded) must not be true, because the
+// caller's own context has not ended.
 func (e *Error) Unwrap() error { return e.kind }
 
-// saysNothing reports whether an error says nothing about the token, since it was not
-// Globus Auth that answered.
+// saysNothing reports whether an error says nothing about the token, because no valid response of
+// Globus Auth arrived.
 func saysNothing(err error) bool {
 	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrMisconfigured)
 }
 
-// RefusedError says why an access token was refused. It is an [ErrRefused].
+// RefusedError says why an access token was rejected. It matches [ErrRefused].
 type RefusedError struct {
-	Reason string // a clause: "the access token has expired"
-	// MissingScope is the scope that the token would have needed, if that is
-	// why: its owner is known, and may not do this with it.
+	Reason string // a clause, such as "the access token has expired"
+	// MissingScope is the scope that the token lacks, if that is the reason. In this case the owner
+	// of the token is known, but may not use it for this.
 	MissingScope string
-	// Hint is what to do, if another login or another key would not help: whose
-	// credentials they are is known, and they may not be used here. Else "".
+	// Hint says what to do if another login or key would not help: the owner of the credential is
+	// known, but is not admitted here. Otherwise it is "".
 	Hint string
 }
 
 func (e *RefusedError) Error() string { return "token refused: " + e.Reason }
 
-// Is makes a RefusedError an [ErrRefused].
+// Is makes a RefusedError match [ErrRefused].
 func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
 
-// errorDocument is the body of an error in either of Globus Auth's dialects:
-// OAuth's {"error":"invalid_grant"}, and Globus's own with a list of errors.
+// errorDocument is the body of an error response. Globus Auth uses two formats: OAuth's
+// {"error":"invalid_grant"}, and its own with a list of errors.
 type errorDocument struct {
 	Error       looseString `json:"error"`
 	Description looseString `json:"error_description"`
@@ -101,11 +102,11 @@ type errorDocument struct {
 	} `json:"errors"`
 }
 
-// answerError makes an [Error] of an answer that is not a success, or returns nil
-// if it is one. A body is an error whatever its status if it names one.
+// answerError returns the [Error] for a response, or nil if the response is a success. A body that
+// contains an error makes the response an error, whatever its status.
 func answerError(op string, a answer, secrets []Secret) *Error {
 	var doc errorDocument
-	json.Unmarshal(a.body, &doc) // what can be read of it; an odd field hides no other
+	json.Unmarshal(a.body, &doc) // ignore the error: one unexpected field must not hide the others
 	isJSON := json.Valid(a.body)
 	empty := len(bytes.TrimSpace(a.body)) == 0
 	if a.status/100 == 2 && (isJSON || empty) && doc.Error == "" && len(doc.Errors) == 0 {
@@ -136,8 +137,8 @@ func answerError(op string, a answer, secrets []Secret) *Error {
 	return e
 }
 
-// kindOf decides what follows from an answer that is not a success. The code
-// decides before the status, which Globus Auth does not set consistently.
+// kindOf returns the sentinel for an error response. The error code takes precedence over the
+// status, which Globus Auth does not set consistently.
 func kindOf(a answer, code string, isJSON bool) error {
 	switch {
 	case code == "invalid_grant":
@@ -147,7 +148,7 @@ func kindOf(a answer, code string, isJSON bool) error {
 	case mayPass(a.status):
 		return ErrUnavailable
 	case !isJSON || a.status < 400 || a.status > 499:
-		return ErrMisconfigured // somebody else answered: nothing is known
+		return ErrMisconfigured // the response is not from Globus Auth, so nothing is known
 	case a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed || a.status == http.StatusGone:
 		return ErrMisconfigured // there is no such endpoint
 	case a.status == http.StatusUnauthorized && !a.bearer:
@@ -158,8 +159,7 @@ func kindOf(a answer, code string, isJSON bool) error {
 	return nil
 }
 
-// mayPass reports whether a status speaks of trouble that is over some time without
-// anybody's help.
+// mayPass reports whether a status describes a problem that usually goes away by itself.
 func mayPass(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
@@ -170,23 +170,24 @@ func mayPass(status int) bool {
 	return 500 <= status && status <= 599
 }
 
-// kindOfFailure decides what follows from the lack of an answer.
+// kindOfFailure returns the sentinel for a call that got no usable response.
 func kindOfFailure(err error) error {
 	var untrusted *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
 	if errors.Is(err, errTooLarge) || errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &untrusted) || errors.As(err, &noTLS) {
-		return ErrMisconfigured // it is not Globus Auth that answers
+		return ErrMisconfigured // something other than Globus Auth answered
 	}
 	return ErrUnavailable
 }
 
-// malformed says that a success cannot be understood. Nothing is known then.
+// malformed returns the error for a successful response that cannot be parsed. It says nothing
+// about the token.
 func malformed(op, what string) *Error {
 	return &Error{Op: op, Status: http.StatusOK, Detail: what, kind: ErrMisconfigured}
 }
 
-// subjectOf returns the subject that an answer names, which is a UUID at Globus. The
-// principals of brokers, and with them all rights, hang on it.
+// subjectOf returns the subject in a response, which must be a UUID as at Globus. Brokers use it as
+// the principal, and all permissions depend on it, so nothing else is accepted.
 func subjectOf(op string, s looseString) (string, error) {
 	switch {
 	case s == "":
@@ -197,7 +198,7 @@ func subjectOf(op string, s looseString) (string, error) {
 	return string(s), nil
 }
 
-// isUUID reports whether s is a UUID as Globus writes it, with hyphens and in lower case.
+// isUUID reports whether s is a UUID as Globus writes it: with hyphens, in lower case.
 func isUUID(s string) bool {
 	if len(s) != 36 {
 		return false
@@ -221,8 +222,8 @@ const maxTitleBytes = 100
 
 var title = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title`)
 
-// describeBody says what an answer that is not JSON is. It is somebody else's, so no more of it
-// is shown than a web page's title, in quotes.
+// describeBody describes a response that is not JSON. Such a response is not from Globus Auth, so
+// nothing of it is shown except the title of a web page, in quotes.
 func describeBody(a answer, secrets []Secret) string {
 	kind, _, _ := mime.ParseMediaType(a.header.Get("Content-Type"))
 	body := bytes.TrimSpace(a.body)
@@ -248,8 +249,8 @@ func describeBody(a answer, secrets []Secret) string {
 	return "the answer is not JSON"
 }
 
-// looseString takes any JSON value and keeps it only if it is a string, number or
-// boolean: one odd field must not make the whole document unreadable.
+// looseString accepts any JSON value, and keeps it only if it is a string, number or boolean. With
+// it, one field of an unexpected type does not make the whole document unreadable.
 type looseString string
 
 func (s *looseString) UnmarshalJSON(b []byte) error {
@@ -268,12 +269,12 @@ func (s *looseString) UnmarshalJSON(b []byte) error {
 
 const (
 	maxDetailBytes = 300
-	maxPageBytes   = 16 << 10 // in which a title is looked for
-	minSecretBytes = 8        // what is shorter is no secret, and may be part of any word
+	maxPageBytes   = 16 << 10 // how much of a page is searched for a title
+	minSecretBytes = 8        // shorter strings are not secrets, and could be part of any word
 )
 
-// clean makes text from elsewhere fit to be shown: one line, printable, bounded,
-// and without the secrets that went out with the request.
+// clean makes text from a response safe to show: one line, printable, of limited length, and
+// without the secrets that were sent in the request.
 func clean(text string, secrets []Secret) string {
 	for _, s := range secrets {
 		if len(s) >= minSecretBytes {
@@ -309,7 +310,7 @@ func word(s looseString) string {
 	return string(s)
 }
 
-// retryAfter reads the header of that name: seconds or a date.
+// retryAfter parses the Retry-After header: seconds or a date.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	v := h.Get("Retry-After")
 	if n, err := strconv.ParseUint(v, 10, 31); err == nil {

@@ -20,7 +20,7 @@ func LockStore(t *testing.T, s *Store) (unlock func()) {
 // Remembered returns how many tokens an Authenticator remembers.
 func (a *Authenticator) Remembered() (known, refused int) { return a.known.Len(), a.refused.Len() }
 
-// Keys returns under what they are remembered.
+// Keys returns the keys of an Authenticator's cache.
 func (a *Authenticator) Keys() []string {
 	var keys []string
 	for _, k := range append(a.known.Keys(), a.refused.Keys()...) {
@@ -29,16 +29,16 @@ func (a *Authenticator) Keys() []string {
 	return keys
 }
 
-// NoBrowser says why an environment has no browser to start, or "".
+// NoBrowser says why no browser can be started in an environment, or returns "".
 var NoBrowser = noBrowser
 
-// BlockPort makes a login find no port to listen on.
+// BlockPort makes a login unable to listen on a port.
 func BlockPort(opts *LoginOptions) {
 	opts.listen = func() (net.Listener, error) { return nil, errors.New("listen: permission denied") }
 }
 
-// SucceedAndFail has a source that Globus Auth asked to leave it alone forget that, as after
-// a renewal that has succeeded, and remember it again.
+// SucceedAndFail resets, as a successful renewal does, that Globus Auth asked the source to wait,
+// and then sets it again.
 func SucceedAndFail(s *Source) {
 	s.mu.Lock()
 	asked, retryAt := s.asked, s.retryAt
@@ -49,7 +49,7 @@ func SucceedAndFail(s *Source) {
 	s.mu.Unlock()
 }
 
-// Overloaded is the error of a 429.
+// Overloaded returns the error for status 429.
 func Overloaded(retryAfter time.Duration) error {
 	return &Error{Op: "introspect token", Status: 429, RetryAfter: retryAfter, kind: ErrUnavailable}
 }

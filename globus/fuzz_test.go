@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// FuzzTokens feeds the token endpoint's parser.
+// FuzzTokens fuzzes the parser of the token endpoint's responses.
 func FuzzTokens(f *testing.F) {
 	for _, seed := range []string{
 		`{"access_token":"A","token_type":"Bearer","expires_in":172800,"scope":"a b","resource_server":"r","refresh_token":"R","id_token":"x.y.z","state":"s","other_tokens":[{"access_token":"B","resource_server":"q"}]}`,
@@ -62,7 +62,7 @@ func FuzzTokens(f *testing.F) {
 	})
 }
 
-// FuzzErrors feeds the parser of both error dialects.
+// FuzzErrors fuzzes the parser of error responses in both formats.
 func FuzzErrors(f *testing.F) {
 	for _, body := range []string{
 		`{"error":"invalid_grant"}`, `{"error":"invalid_grant","error_description":"\u001b[31m"}`,
@@ -98,7 +98,7 @@ func FuzzErrors(f *testing.F) {
 	})
 }
 
-// FuzzTokenInfo feeds the parser of introspection.
+// FuzzTokenInfo fuzzes the parser of introspection responses.
 func FuzzTokenInfo(f *testing.F) {
 	for _, seed := range []string{
 		`{"active":false}`, `{"active":true,"sub":"00000000-0000-4000-8000-00000000ada0","aud":["a"],"scope":"x y","exp":1900000000,"iat":null,"nbf":1.5,"identity_set":null}`,
@@ -121,7 +121,7 @@ func FuzzTokenInfo(f *testing.F) {
 	})
 }
 
-// FuzzPaste feeds what reads a pasted code or address.
+// FuzzPaste fuzzes the parser of pasted codes and addresses.
 func FuzzPaste(f *testing.F) {
 	for _, seed := range []string{
 		"ABC", " ABC \r\n", "http://127.0.0.1:1/?code=C&state=STATE", "https://x/?error=access_denied&state=STATE&error_description=%1b", "code=C",
@@ -146,7 +146,7 @@ func FuzzPaste(f *testing.F) {
 	})
 }
 
-// FuzzStore feeds the token file's reader through a login's way there and back.
+// FuzzStore saves and loads fuzzed logins.
 func FuzzStore(f *testing.F) {
 	f.Add("A", "R", "rs", "ada", "a b")
 	f.Add("", "", "", "", "")
@@ -154,7 +154,7 @@ func FuzzStore(f *testing.F) {
 	f.Fuzz(func(t *testing.T, access, refresh, server, subject, scope string) {
 		for _, s := range []string{access, refresh, server, subject, scope} {
 			if !utf8.ValidString(s) {
-				return // JSON cannot hold it, and no token has it
+				return // JSON cannot contain it, and no token does
 			}
 		}
 		s := &Store{path: t.TempDir() + "/t/x.json"}

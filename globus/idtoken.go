@@ -12,16 +12,16 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// clockLeeway is how far two clocks may differ. Globus's own tools found 64
-// seconds too little in practice.
+// clockLeeway is how far two clocks may differ. In the experience of Globus's own tools, 64 seconds
+// are too few.
 const clockLeeway = 300 * time.Second
 
-// errForged says that an ID token is not Globus Auth's, or not for this client.
+// errForged says that an ID token was not issued by Globus Auth for this client.
 var errForged = errors.New("not from Globus Auth for this client")
 
-// ClockError says that the local clock is too far off to judge an ID token.
+// ClockError says that the local clock is too far off to check an ID token.
 type ClockError struct {
-	Skew time.Duration // how far the local clock is ahead; behind if negative
+	Skew time.Duration // how far the local clock is ahead of Globus Auth's; negative if it is behind
 }
 
 func (e *ClockError) Error() string {
@@ -35,10 +35,10 @@ func describeSkew(skew time.Duration) string {
 	return fmt.Sprintf("%v ahead of", skew)
 }
 
-// VerifyIDToken checks an ID token and returns whom it names: that Globus Auth
-// signed it (RS512), for this client, that it is not expired, and, if access is not empty, that it
-// came with that access token. Clocks may differ by five minutes; the error
-// is a [*ClockError] if the local clock is further off.
+// VerifyIDToken checks an ID token and returns the identity that it names. It checks that Globus
+// Auth signed the token (RS512) for this client and that it has not expired. If access is not
+// empty, it also checks that the ID token was issued together with that access token. Clocks may
+// differ by five minutes; if the local clock is further off, the error is a [*ClockError].
 func (c *Client) VerifyIDToken(ctx context.Context, raw, access Secret) (Identity, error) {
 	return c.verifyIDToken(ctx, raw, access, c.now())
 }
@@ -52,9 +52,9 @@ func (c *Client) verifyIDToken(ctx context.Context, raw, access Secret, now time
 	return id, err
 }
 
-// directIDToken checks all of an ID token but its signature. That will do for one
-// that came from the token endpoint itself, over TLS, when the keys cannot
-// be had (OpenID Connect Core, section 3.1.3.7, point 6).
+// directIDToken checks everything in an ID token except its signature. This is enough for a token
+// that came directly from the token endpoint over TLS (OpenID Connect Core, section 3.1.3.7, point
+// 6). It is used when the keys cannot be fetched.
 func (c *Client) directIDToken(ctx context.Context, raw, access Secret, now time.Time) (Identity, error) {
 	return c.readIDToken(ctx, nil, raw, access, now, true)
 }
@@ -63,7 +63,7 @@ func (c *Client) readIDToken(ctx context.Context, keys oidc.KeySet, raw, access 
 	verifier := oidc.NewVerifier(c.issuer, keys, &oidc.Config{
 		ClientID:                   c.clientID,
 		SupportedSigningAlgs:       []string{oidc.RS512},
-		SkipExpiryCheck:            true, // it knows no leeway; see checkTimes
+		SkipExpiryCheck:            true, // it allows no leeway; checkTimes does
 		InsecureSkipSignatureCheck: direct,
 	})
 	token, err := verifier.Verify(ctx, raw.Reveal())
@@ -98,16 +98,16 @@ func (c *Client) checkTimes(token *oidc.IDToken, now time.Time) error {
 	return fmt.Errorf("it expired at %s", token.Expiry.UTC().Format(time.RFC3339))
 }
 
-// keySet verifies signatures with Globus Auth's public keys. It is its own, not
-// go-oidc's, so that it fetches them with our limits and tells an outage
-// from a bad signature.
+// keySet verifies signatures with Globus Auth's public keys. It is used instead of go-oidc's so
+// that the keys are fetched with our limits, and an outage can be distinguished from a wrong
+// signature.
 type keySet struct {
 	client *Client
-	err    error // why the keys could not be had
+	err    error // why the keys could not be fetched
 }
 
-// VerifySignature tries all keys, since Globus's have no kid, and fetches
-// them anew once if none fits.
+// VerifySignature tries all cached keys, since Globus's keys have no ID ("kid"). If none matches,
+// it fetches the keys once, because they may have been rotated.
 func (k *keySet) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
 	k.client.keys.Lock()
 	defer k.client.keys.Unlock()
@@ -149,7 +149,7 @@ func (c *Client) fetchKeys(ctx context.Context) ([]*rsa.PublicKey, error) {
 	for _, raw := range doc.Keys {
 		var key jose.JSONWebKey
 		if json.Unmarshal(raw, &key) != nil {
-			continue // of a kind that we do not know, and need not
+			continue // skip key types that this package does not know
 		}
 		if public, ok := key.Key.(*rsa.PublicKey); ok {
 			keys = append(keys, public)

@@ -20,7 +20,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// Keys are made once: that takes a while.
+// The keys are made only once, because that is slow.
 var (
 	firstKey  = sync.OnceValue(newKey)
 	secondKey = sync.OnceValue(newKey)
@@ -34,7 +34,7 @@ func newKey() *rsa.PrivateKey {
 	return k
 }
 
-// sign makes an ID token as Globus Auth does: without a kid.
+// sign makes an ID token as Globus Auth does, without a key ID.
 func sign(t *testing.T, alg jose.SignatureAlgorithm, key any, claims map[string]any) globus.Secret {
 	t.Helper()
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, nil)
@@ -56,7 +56,8 @@ func sign(t *testing.T, alg jose.SignatureAlgorithm, key any, claims map[string]
 	return globus.Secret(raw)
 }
 
-// claims are an ID token's, issued at a time, with some changed or (by nil) removed.
+// claims returns the claims of an ID token issued at the given time, with changes; nil removes a
+// claim.
 func claims(issued time.Time, change map[string]any) map[string]any {
 	c := map[string]any{
 		"iss": "https://auth.globus.org", "aud": nativeID, "sub": adaSubject,
@@ -78,7 +79,7 @@ func atHash(access string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:32])
 }
 
-// jwks returns the document of public keys, as Globus Auth writes it.
+// jwks returns the document with the public keys, as Globus Auth writes it.
 func jwks(keys ...crypto.PublicKey) string {
 	set := []any{}
 	for _, k := range keys {
@@ -92,7 +93,7 @@ func TestVerifyIDToken(t *testing.T) {
 	const access = "canary-access"
 	for name, c := range map[string]struct {
 		sign   func(t *testing.T, now time.Time) globus.Secret
-		want   string // part of the error; empty: accepted
+		want   string // part of the error; "" if accepted
 		access globus.Secret
 	}{
 		"good":                         {signed(nil), "", access},
@@ -139,7 +140,7 @@ func TestVerifyIDToken(t *testing.T) {
 		"nothing":  {func(*testing.T, time.Time) globus.Secret { return "" }, "malformed", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			firstKey() // made outside of the bubble, as it takes real time
+			firstKey() // made outside the bubble, because it takes real time
 			secondKey()
 			synctest.Test(t, func(t *testing.T) {
 				w := &wire{handler: answers(ok(jwks(firstKey().Public())))}
@@ -180,7 +181,7 @@ func TestVerifyIDTokenKeys(t *testing.T) {
 	ec := `{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}`
 	for name, c := range map[string]struct {
 		answers []reply
-		calls   int // of VerifyIDToken, all but the last with the first key
+		calls   int // number of calls of VerifyIDToken; all but the last use the first key
 		want    error
 		sent    int
 	}{
@@ -229,11 +230,12 @@ func TestVerifyIDTokenKeys(t *testing.T) {
 	})
 }
 
-// TestClockError measures the clock by what Globus Auth's answers say, not by the token.
+// TestClockError checks that the clock is compared with Globus Auth's responses, not with the
+// token.
 func TestClockError(t *testing.T) {
 	firstKey()
 	synctest.Test(t, func(t *testing.T) {
-		right := time.Now().Add(10 * time.Minute) // by Globus Auth's clock
+		right := time.Now().Add(10 * time.Minute) // Globus Auth's time
 		w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Date", right.UTC().Format(http.TimeFormat))
 			w.Write([]byte(jwks(firstKey().Public())))
@@ -244,7 +246,7 @@ func TestClockError(t *testing.T) {
 			t.Errorf("VerifyIDToken = %v, want a ClockError of -10m", err)
 		}
 	})
-	// The Date of an answer out of a cache tells when it was put there.
+	// The Date of a cached response says when it was cached, so it must be ignored.
 	synctest.Test(t, func(t *testing.T) {
 		w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))

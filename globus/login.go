@@ -24,20 +24,19 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// Login is what a person has after logging in: who they are, and one token for
-// each resource server.
+// Login is the result of logging in: the person's identity, and one token for each resource server.
 type Login struct {
 	Issuer   string // the Globus Auth that issued the tokens
 	ClientID string // the client that they were issued to
 	Identity Identity
 	Tokens   []Token
 
-	// ClockSkew is how far the local clock is ahead of Globus Auth's, or behind
-	// if negative. It is 0 unless it is so much that services may refuse things.
+	// ClockSkew is how far the local clock is ahead of Globus Auth's; negative if it is behind. It
+	// is 0 unless the difference is so large that services may reject tokens.
 	ClockSkew time.Duration
 }
 
-// Token returns the token for a resource server.
+// Token returns the token for a resource server, if there is one.
 func (l *Login) Token(resourceServer string) (Token, bool) {
 	for _, t := range l.Tokens {
 		if t.ResourceServer == resourceServer {
@@ -47,66 +46,66 @@ func (l *Login) Token(resourceServer string) (Token, bool) {
 	return Token{}, false
 }
 
-// LoginOptions says how [Client.Login] talks to the person.
+// LoginOptions says how [Client.Login] interacts with the person.
 type LoginOptions struct {
-	// Scopes are what the tokens shall be good for, in full: a token only has
-	// the scopes of the login that made it. openid, profile and email are added.
+	// Scopes are the scopes to request. List all that are needed: a token never gets scopes from an
+	// earlier login. openid, profile and email are added.
 	Scopes []string
 
-	// Out receives the address to visit, the prompt and notes. Required.
+	// Out receives the URL to visit, the prompt and notes. Required.
 	Out io.Writer
 
-	// In is where the code can be pasted. With nil, only a browser on the same
-	// machine can finish the login. One line more than needed may be read.
+	// In is where the code can be pasted. If it is nil, only a browser on the same machine can
+	// finish the login. Login may read one line more than it needs.
 	In io.Reader
 
-	// NoBrowser makes the person paste the code, whatever the environment.
+	// NoBrowser makes the person paste the code, whatever the environment says.
 	NoBrowser bool
 
-	// Browser opens an address in a browser. It may hang or fail. Default: the desktop's.
+	// Browser opens a URL in a browser. It may hang or fail. Default: the desktop's browser.
 	Browser func(url string) error
 
-	// Getenv shows the environment, from which the way to log in is chosen. Default: os.Getenv.
+	// Getenv reads environment variables, which determine how to log in. Default: os.Getenv.
 	Getenv func(string) string
 
-	// Address makes another address to visit of the one that it is given, for an
-	// issuer that wants to see more than Globus does. Default: it is visited as it is.
+	// Address may replace the URL to visit, for an issuer that requires more parameters than Globus
+	// does. Default: the URL is not changed.
 	Address func(url string) (string, error)
 
-	// Message is shown on the login page, to say why it is needed.
+	// Message is shown on the login page, to say why the login is needed.
 	Message string
 
-	// Subject, if not empty, is the only identity to accept.
+	// Subject, if not empty, is the only identity that is accepted.
 	Subject string
 
-	// Store, if not nil, keeps the login. If it cannot be saved, Login returns
-	// the login together with the error.
+	// Store, if not nil, stores the login. If the login cannot be saved, Login returns it together
+	// with the error.
 	Store *Store
 
-	// Timeout bounds the wait for the person. Default: 15 minutes.
+	// Timeout limits the wait for the person. Default: 15 minutes.
 	Timeout time.Duration
 
-	listen func() (net.Listener, error) // for the browser to come back; tests replace it
+	listen func() (net.Listener, error) // opens the port to which the browser is redirected; tests replace it
 }
 
 const (
 	defaultLoginTimeout = 15 * time.Minute
-	identifyTimeout     = 15 * time.Second             // to find out who logged in
-	saveTimeout         = renewTimeout + 5*time.Second // others may hold the token file that long
+	identifyTimeout     = 15 * time.Second             // limits how long to look up who has logged in
+	saveTimeout         = renewTimeout + 5*time.Second // longer than another program may hold the lock of the token file
 	maxPasteBytes       = 8 << 10
 	maxPastes           = 3
 )
 
-// Login logs a person in with their browser. The address to visit is printed
-// first; then the browser is started, and hands the authorization code over on
-// a loopback address; the person may also paste the address that it ends on. Where
-// there is no browser to start (over ssh, without a display, with a text browser, or
-// by NoBrowser) the person opens the address elsewhere and pastes the code.
+// Login logs a person in with their browser. It prints the URL to visit and then starts the
+// browser, which is redirected with the authorization code to a loopback address. The person may
+// also paste the address of the page on which the browser ends. If no browser can be started (over
+// ssh, without a display, with a text browser, or with NoBrowser), the person opens the URL
+// elsewhere and pastes the code.
 //
-// ctx ends the wait for the person. Once Globus Auth has handed out the tokens, the
-// login is finished even if ctx ends, and is returned whenever there is one. An error
-// next to it says what is wrong with it: it is another person's ([ErrOtherSubject]),
-// it could not be saved, or it is not known whose it is.
+// ctx ends the wait for the person. Once Globus Auth has issued tokens, Login completes the login
+// even if ctx ends, and returns it. If there is a problem with it, Login returns an error as well:
+// another person has logged in ([ErrOtherSubject]), the login could not be saved, or its identity
+// is not known. Only if the ID token is not genuine are the tokens discarded.
 func (c *Client) Login(ctx context.Context, opts LoginOptions) (*Login, error) {
 	login, err := c.loginFlow(ctx, opts)
 	if err != nil {
@@ -126,7 +125,7 @@ func (c *Client) loginFlow(ctx context.Context, opts LoginOptions) (*Login, erro
 		opts.Browser = openBrowser
 	}
 	if opts.listen == nil {
-		// Globus lets native clients use any port, on an address without a path.
+		// Globus allows native clients any loopback port, but no path.
 		opts.listen = func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
 	}
 	if opts.Timeout <= 0 {
@@ -159,21 +158,21 @@ func (c *Client) loginFlow(ctx context.Context, opts LoginOptions) (*Login, erro
 	return a.finish(ctx, grant)
 }
 
-// authorization is one login in progress.
+// authorization is a login in progress.
 type authorization struct {
 	client          *Client
 	opts            LoginOptions
 	verifier, state string
 	redirect        string
-	lines           <-chan string // what the person pastes; nil if they cannot
-	page            *callback     // nil when pasting
+	lines           <-chan string // lines that the person pastes; nil if they cannot paste
+	page            *callback     // nil if the code must be pasted
 }
 
 func (a *authorization) printf(format string, args ...any) {
 	fmt.Fprintf(a.opts.Out, format, args...)
 }
 
-// url returns the address to visit.
+// url returns the URL to visit.
 func (a *authorization) url() (string, error) {
 	scopes := []string{"openid", "profile", "email"}
 	for _, s := range a.opts.Scopes {
@@ -207,7 +206,7 @@ func (a *authorization) url() (string, error) {
 	return a.opts.Address(address)
 }
 
-// pasteReason says why the code must be pasted, or "" if a browser can be started.
+// pasteReason says why the code must be pasted. It returns "" if a browser can be started.
 func (a *authorization) pasteReason() string {
 	if a.opts.NoBrowser {
 		return "as asked"
@@ -215,7 +214,7 @@ func (a *authorization) pasteReason() string {
 	return noBrowser(runtime.GOOS, a.opts.Getenv)
 }
 
-// noBrowser says why this environment has no browser to start, or "".
+// noBrowser says why no browser can be started in this environment, or returns "".
 func noBrowser(goos string, getenv func(string) string) string {
 	for _, v := range []string{"SSH_TTY", "SSH_CONNECTION", "SSH_CLIENT"} {
 		if getenv(v) != "" {
@@ -240,7 +239,7 @@ func isTextBrowser(name string) bool {
 
 var quietBrowser sync.Once
 
-// openBrowser starts the desktop's browser. It may block as long as that runs.
+// openBrowser starts the desktop's browser. It may block until the browser exits.
 func openBrowser(address string) error {
 	if runtime.GOOS != "windows" && runtime.GOOS != "darwin" {
 		if name := plainBrowser(); isTextBrowser(name) {
@@ -251,8 +250,8 @@ func openBrowser(address string) error {
 	return browser.OpenURL(address)
 }
 
-// plainBrowser returns the name of the program behind x-www-browser or
-// www-browser, if one of them is what would be started.
+// plainBrowser returns the name of the program behind x-www-browser or www-browser, if one of these
+// would be started.
 func plainBrowser() string {
 	if _, err := exec.LookPath("xdg-open"); err == nil {
 		return ""
@@ -268,7 +267,7 @@ func plainBrowser() string {
 	return ""
 }
 
-// paste lets the person open the address anywhere and paste the code that the page shows.
+// paste asks the person to open the URL anywhere, and to paste the code that the page shows.
 func (a *authorization) paste(ctx context.Context, why string) (tokenResponse, error) {
 	if a.lines == nil {
 		return tokenResponse{}, fmt.Errorf("no browser can be started (%s), and there is nowhere to paste a code", why)
@@ -294,7 +293,7 @@ func (a *authorization) paste(ctx context.Context, why string) (tokenResponse, e
 	}
 }
 
-// nextCode returns the next code that the person pastes.
+// nextCode waits until the person pastes a code.
 func (a *authorization) nextCode(ctx context.Context) (Secret, error) {
 	for {
 		select {
@@ -319,8 +318,8 @@ func (a *authorization) nextCode(ctx context.Context) (Secret, error) {
 
 var errOtherLogin = errors.New("the state is another login's")
 
-// readPaste finds the code in what was pasted: the code itself, with whatever
-// white space or quotes came along, or the whole address that the browser ended on.
+// readPaste extracts the code from pasted text: the code itself, possibly with white space or
+// quotes, or the whole address on which the browser ended.
 func (a *authorization) readPaste(line string) (Secret, error) {
 	text := strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) || !unicode.IsPrint(r) || strings.ContainsRune("\"'`<>", r) {
@@ -337,7 +336,7 @@ func (a *authorization) readPaste(line string) (Secret, error) {
 	return Secret(text), nil
 }
 
-// readRedirect reads the parameters that Globus Auth sends the browser back with.
+// readRedirect reads the parameters with which Globus Auth redirects the browser.
 func (a *authorization) readRedirect(q url.Values) (Secret, error) {
 	if len(q["state"]) != 1 || subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(a.state)) != 1 {
 		return "", errOtherLogin
@@ -355,7 +354,7 @@ func (a *authorization) readRedirect(q url.Values) (Secret, error) {
 	return Secret(q.Get("code")), nil
 }
 
-// loopback starts a browser and waits for it to come back with the code.
+// loopback starts a browser and waits until it is redirected with the code.
 func (a *authorization) loopback(ctx context.Context) (tokenResponse, error) {
 	page, err := listenForCallback(a)
 	if err != nil {
@@ -368,7 +367,7 @@ func (a *authorization) loopback(ctx context.Context) (tokenResponse, error) {
 		return tokenResponse{}, err
 	}
 	a.printf("Please visit the following URL to authorize the application:\n\n    %s\n\n", address)
-	opened := make(chan error, 1) // the browser may outlive the login
+	opened := make(chan error, 1) // the browser may run longer than the login
 	go func() { opened <- a.opts.Browser(address) }()
 	a.printf("Waiting for the browser.")
 	if a.lines != nil {
@@ -383,6 +382,7 @@ func (a *authorization) loopback(ctx context.Context) (tokenResponse, error) {
 	return grant, err
 }
 
+// await waits for the code, from the browser or pasted by the person, and exchanges it.
 func (a *authorization) await(ctx context.Context, opened <-chan error) (tokenResponse, error) {
 	for pastes := 0; ; {
 		select {
@@ -425,8 +425,8 @@ func (a *authorization) await(ctx context.Context, opened <-chan error) (tokenRe
 	}
 }
 
-// exchange trades the code for tokens. The code is sent once: if the
-// answer is lost, so is the code.
+// exchange exchanges the code for tokens. The code is sent only once, because it is valid only
+// once: if the response is lost, so is the code.
 func (a *authorization) exchange(ctx context.Context, code Secret) (tokenResponse, error) {
 	return a.client.tokens(ctx, call{
 		op: "exchange the authorization code",
@@ -441,8 +441,8 @@ func (a *authorization) exchange(ctx context.Context, code Secret) (tokenRespons
 	})
 }
 
-// finish finds out who logged in, and saves the login. It does not end with ctx:
-// the tokens are there.
+// finish finds out who has logged in, and saves the login. It ignores the end of ctx, because the
+// tokens are already issued.
 func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login, error) {
 	ctx = context.WithoutCancel(ctx)
 	login := &Login{Issuer: a.client.issuer, ClientID: a.client.clientID, Tokens: grant.tokens}
@@ -450,7 +450,7 @@ func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login
 	err := a.identify(ctx, login, grant.idToken)
 	switch {
 	case errors.Is(err, errForged):
-		login = nil // not Globus Auth's word: neither are the tokens
+		login = nil // the ID token is not from Globus Auth, so the tokens cannot be trusted either
 	case err != nil:
 	case a.opts.Subject != "" && login.Identity.Subject != a.opts.Subject:
 		err = fmt.Errorf("%w: want %s, but %s (%s) logged in", ErrOtherSubject,
@@ -472,8 +472,8 @@ func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login
 
 var errIdentifyTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, identifyTimeout)
 
-// checkClock tells the person when the local clock is so wrong that services may
-// refuse things. That is no reason to throw a finished login away.
+// checkClock warns the person if the local clock is so wrong that services may reject tokens. This
+// is no reason to discard a completed login.
 func (a *authorization) checkClock(login *Login) {
 	if skew := a.client.skew.Load(); skew != nil && skew.Abs() > clockLeeway {
 		login.ClockSkew = *skew
@@ -481,8 +481,7 @@ func (a *authorization) checkClock(login *Login) {
 	}
 }
 
-// identify sets the login's identity, from the ID token. If there is none, Globus Auth
-// is asked.
+// identify sets the login's identity from the ID token. Without one, it asks Globus Auth.
 func (a *authorization) identify(ctx context.Context, login *Login, idToken Secret) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, identifyTimeout, errIdentifyTimeout)
 	defer cancel()
@@ -490,7 +489,7 @@ func (a *authorization) identify(ctx context.Context, login *Login, idToken Secr
 	own, hasOwn := login.Token(authResourceServer)
 	switch {
 	case idToken != "":
-		now := c.now().Add(-login.ClockSkew) // Globus Auth's clock, as far as it is known
+		now := c.now().Add(-login.ClockSkew) // an estimate of Globus Auth's clock
 		login.Identity, err = c.verifyIDToken(ctx, idToken, own.AccessToken, now)
 		if saysNothing(err) {
 			login.Identity, err = c.directIDToken(ctx, idToken, own.AccessToken, now)
@@ -503,18 +502,18 @@ func (a *authorization) identify(ctx context.Context, login *Login, idToken Secr
 	return err
 }
 
-// authResourceServer is the resource server of the scopes openid, profile and email.
+// authResourceServer is the resource server for the scopes openid, profile and email.
 const authResourceServer = "auth.globus.org"
 
-// readLines hands out the lines of r until ctx ends. A read cannot be interrupted:
-// the goroutine stays until r yields something or ends.
+// readLines sends the lines of r to the channel until ctx ends. A read cannot be interrupted, so
+// the goroutine stays until r returns data or ends.
 func readLines(ctx context.Context, r io.Reader) <-chan string {
 	lines := make(chan string)
 	go func() {
 		defer close(lines)
 		b := bufio.NewReaderSize(r, maxPasteBytes)
 		for {
-			line, err := b.ReadSlice('\n') // a longer line comes in pieces, which no code is
+			line, err := b.ReadSlice('\n') // a longer line arrives in pieces, but no code is that long
 			if len(line) > 0 {
 				select {
 				case lines <- string(line):
@@ -530,8 +529,8 @@ func readLines(ctx context.Context, r io.Reader) <-chan string {
 	return lines
 }
 
-// RevokeLogin revokes all tokens of a login, access and refresh tokens alike. It
-// gives up when Globus Auth cannot be reached, or something else answers in its place.
+// RevokeLogin revokes all access and refresh tokens of a login. It stops at the first token if
+// Globus Auth is unreachable, or if something else answers in its place.
 func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
 	if err := c.owns(login.Issuer, login.ClientID); err != nil {
 		return fmt.Errorf("revoke login: %w", err)
@@ -551,9 +550,9 @@ func (c *Client) RevokeLogin(ctx context.Context, login *Login) error {
 	return errors.Join(errs...)
 }
 
-// Logout revokes the store's tokens and deletes its file. If Globus Auth cannot be
-// reached, or something else answers in its place, the file stays, so that Logout can be called again. An empty store
-// is no error.
+// Logout revokes the tokens in the store and deletes its file. If Globus Auth is unreachable, or
+// something else answers in its place, Logout keeps the file, so that it can be called again. An
+// empty store is not an error.
 func (c *Client) Logout(ctx context.Context, store *Store) error {
 	unlock, err := store.lock(ctx)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 
 const ada = "ada@example.edu"
 
-// session is one person at one terminal, logging in.
+// session is a login by one person at one terminal.
 type session struct {
 	t        *testing.T
 	dev      *dev
@@ -32,7 +32,7 @@ type session struct {
 	env      map[string]string
 	opts     globus.LoginOptions
 	client   *globus.Client
-	opened   chan string // addresses that a browser was started with
+	opened   chan string // URLs that the browser was started with
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -40,8 +40,8 @@ type session struct {
 	err    error
 }
 
-// newSession is a terminal on a desktop, whose browser logs Ada in. What differs is
-// changed before start.
+// newSession returns a session at a desktop, whose browser logs Ada in. Tests change what should
+// differ before they call start.
 func newSession(t *testing.T) *session {
 	s := &session{
 		t: t, dev: newDev(t), screen: &screen{}, keyboard: newKeyboard(t), store: newStore(t),
@@ -59,7 +59,7 @@ func newSession(t *testing.T) *session {
 	return s
 }
 
-// browser is one in which Ada is logged in already.
+// browser is a browser in which Ada is already logged in.
 func (s *session) browser(address string) error {
 	s.opened <- address
 	if shown := s.screen.String(); !strings.Contains(shown, address) {
@@ -92,7 +92,7 @@ func (s *session) wait() {
 	}
 }
 
-// succeeds checks that Ada is logged in, with one exchange, and everything is saved.
+// succeeds checks that Ada is logged in after a single exchange, and that everything is saved.
 func (s *session) succeeds() {
 	s.t.Helper()
 	s.wait()
@@ -111,7 +111,7 @@ func (s *session) succeeds() {
 	}
 }
 
-// complete checks that Login returned all that there is to a login.
+// complete checks that Login returned a complete login.
 func (s *session) complete() {
 	s.t.Helper()
 	if s.login == nil {
@@ -130,7 +130,7 @@ func (s *session) complete() {
 	}
 }
 
-// fails checks that there is no login, and why.
+// fails checks that there is no login, and the reason.
 func (s *session) fails(want error, text string) {
 	s.t.Helper()
 	s.wait()
@@ -146,7 +146,7 @@ func (s *session) fails(want error, text string) {
 	}
 }
 
-// code lets Ada log in elsewhere, where the browser ends on the page with the code.
+// code logs Ada in elsewhere, and returns the code from the page on which that browser ends.
 func (s *session) code() string {
 	s.t.Helper()
 	end, page, err := visit(s.screen.address(s.t), ada)
@@ -250,7 +250,7 @@ func TestLoginEnvironments(t *testing.T) {
 		s.succeeds()
 	})
 	t.Run("browser on another machine", func(t *testing.T) {
-		// There, the loopback address leads nowhere. The person pastes it.
+		// On that machine, the loopback address does not work, so the person pastes it.
 		s := newSession(t)
 		s.opts.Browser = func(string) error { return nil }
 		s.start()
@@ -275,7 +275,8 @@ func TestLoginEnvironments(t *testing.T) {
 	})
 }
 
-// redirected logs somebody in, and returns where the browser is sent, without going there.
+// redirected logs somebody in, and returns the URL to which the browser is redirected, without
+// opening it.
 func (s *session) redirected(address, who string) string {
 	s.t.Helper()
 	stop := &http.Client{
@@ -294,7 +295,7 @@ func (s *session) redirected(address, who string) string {
 	return resp.Header.Get("Location")
 }
 
-// TestLoginAddress has an issuer that wants to see a ticket in the address.
+// TestLoginAddress has an issuer that requires a ticket in the URL.
 func TestLoginAddress(t *testing.T) {
 	secret := globusdev.NewSecret()
 	ticket := func(address string) (string, error) { return globusdev.WithTicket(secret, address, time.Now()) }
@@ -320,7 +321,7 @@ func TestLoginAddress(t *testing.T) {
 	}
 }
 
-// TestLoginPaste: whatever comes along with the code when it is copied.
+// TestLoginPaste pastes the code together with other text that may be copied along with it.
 func TestLoginPaste(t *testing.T) {
 	for name, paste := range map[string]func(s *session, code, state string) string{
 		"spaces":               func(_ *session, code, _ string) string { return "  " + code + " \t\r\n" },
@@ -399,7 +400,7 @@ func TestLoginCallback(t *testing.T) {
 			t.Errorf("%d exchanges", n)
 		}
 	})
-	// Nothing that comes to the port without the state does the login any harm.
+	// Requests to the port that lack the state must not affect the login.
 	for name, query := range map[string]string{
 		"wrong state":     "/?code=dev-code-EVIL&state=wrong",
 		"no state":        "/?code=dev-code-EVIL",
@@ -501,7 +502,7 @@ func TestLoginCallback(t *testing.T) {
 	})
 }
 
-// TestLoginIsNeverLost: whatever goes wrong once Globus Auth has handed out the tokens.
+// TestLoginIsNeverLost covers failures after Globus Auth has issued the tokens.
 func TestLoginIsNeverLost(t *testing.T) {
 	t.Run("read-only home", func(t *testing.T) {
 		s := newSession(t)
@@ -519,7 +520,7 @@ func TestLoginIsNeverLost(t *testing.T) {
 			t.Errorf("Login = %v, want an error about saving", s.err)
 		}
 		s.complete()
-		s.screen.await(t, "cannot be saved", 1) // said before the browser was opened
+		s.screen.await(t, "cannot be saved", 1) // printed before the browser was started
 	})
 	t.Run("the disk fills up meanwhile", func(t *testing.T) {
 		s := newSession(t)
@@ -587,7 +588,7 @@ func TestLoginIsNeverLost(t *testing.T) {
 	})
 }
 
-// TestLoginCancelled ends the login at each step before there are tokens.
+// TestLoginCancelled cancels the login at each step before there are tokens.
 func TestLoginCancelled(t *testing.T) {
 	t.Run("before anything", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -631,7 +632,7 @@ func TestLoginCancelled(t *testing.T) {
 				return false
 			}
 			s.cancel()
-			<-r.Context().Done() // the client has left
+			<-r.Context().Done() // the client has disconnected
 			return true
 		})
 		s.opts.Browser = func(address string) error { visit(address, ada); return nil }
@@ -672,7 +673,7 @@ func TestLoginSecondAtOnce(t *testing.T) {
 		s.opts.Browser = func(string) error { return nil }
 		s.start()
 	}
-	// The answer of one browser at the other's port is nobody's login.
+	// A redirect from one login to the port of another belongs to neither.
 	u, err := url.Parse(second.screen.address(t))
 	if err != nil {
 		t.Fatal(err)
@@ -727,7 +728,7 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 		s.opts.Browser = func(address string) error { visit(address, ada); return nil }
 		s.start().wait()
 		checkErr(t, "Login", s.err, globus.ErrOtherSubject, "bob@example.edu")
-		s.complete() // the caller decides what becomes of it
+		s.complete() // the caller decides what to do with it
 		if saved, err := s.store.Load(); err != nil || saved.Identity.Subject != bobSubject {
 			t.Errorf("Load = %v, %v, want Bob's login untouched", saved, err)
 		}
@@ -769,7 +770,7 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 	})
 }
 
-// TestLoginSendsTheCodeOnce: a code that may have arrived is never sent again.
+// TestLoginSendsTheCodeOnce fails when a code that may have arrived is sent again.
 func TestLoginSendsTheCodeOnce(t *testing.T) {
 	for name, c := range map[string]struct {
 		answers []reply
@@ -795,13 +796,13 @@ func TestLoginSendsTheCodeOnce(t *testing.T) {
 				defer cancel()
 				opts := globus.LoginOptions{In: keys, Out: &screen{}, NoBrowser: true}
 				if c.want == globus.ErrLoginRequired {
-					opts.In = strings.NewReader("canary-code\n") // no second try
+					opts.In = strings.NewReader("canary-code\n") // the input ends, so there is no second try
 				}
 				login, err := w.client(t).Login(ctx, opts)
 				if login != nil {
 					t.Errorf("Login = %v", login)
 				}
-				if c.want != globus.ErrLoginRequired { // otherwise it asks again, and the input has ended
+				if c.want != globus.ErrLoginRequired { // otherwise Login asks for another code, and fails because the input has ended
 					checkErr(t, "Login", err, c.want, "exchange the authorization code")
 				}
 				if n := len(w.sent()); n != c.sent {
@@ -827,7 +828,7 @@ func TestLoginSendsTheCodeOnce(t *testing.T) {
 	})
 }
 
-// TestLoginIdentity: where the identity comes from, and what is not believed.
+// TestLoginIdentity checks where the identity comes from, and which ID tokens are rejected.
 func TestLoginIdentity(t *testing.T) {
 	firstKey()
 	secondKey()
@@ -835,9 +836,9 @@ func TestLoginIdentity(t *testing.T) {
 	for name, c := range map[string]struct {
 		idToken        func(*testing.T, time.Time) globus.Secret
 		keys, userinfo reply
-		want           error  // nil: it is Ada
+		want           error  // nil if it is Ada
 		text           string // part of the error
-		lost           bool   // there is no login
+		lost           bool   // no login is returned
 	}{
 		"signed":                    {signed(nil), ok(jwks(firstKey().Public())), status(500, ""), nil, "", false},
 		"keys down":                 {signed(nil), status(500, ""), status(500, ""), nil, "", false},
@@ -885,8 +886,8 @@ func TestLoginIdentity(t *testing.T) {
 	}
 }
 
-// TestLoginVerifier: each login has its own verifier and state, and the code is
-// worth nothing without them.
+// TestLoginVerifier checks that each login has its own verifier and state, and that the code is
+// useless without them.
 func TestLoginVerifier(t *testing.T) {
 	d := newDev(t)
 	seen := map[string]bool{}
@@ -919,7 +920,7 @@ func TestLoginVerifier(t *testing.T) {
 	if n := exchanges.Load(); n != 5 {
 		t.Errorf("%d exchanges, want 5", n)
 	}
-	// A code that was given for another challenge or redirect is refused.
+	// A code issued for another challenge or redirect address is rejected.
 	s := newSession(t)
 	s.env = nil
 	s.dev, s.client = d, d.native(t)
@@ -932,7 +933,7 @@ func TestLoginVerifier(t *testing.T) {
 	s.screen.await(t, "does not know this code", 1)
 }
 
-// TestNoBrowser is the table of environments.
+// TestNoBrowser checks in which environments a browser can be started.
 func TestNoBrowser(t *testing.T) {
 	for name, c := range map[string]struct {
 		goos  string

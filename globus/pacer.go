@@ -8,37 +8,36 @@ import (
 	"time"
 )
 
-// Limits of the questions about tokens.
+// Limits of the requests about tokens.
 const (
-	maxAsking   = 64 // at the same time
-	knownFirst  = 4  // questions about known tokens to one about an unknown one
-	maxUnknowns = 32 // of these, about tokens that nobody knows; the others are kept for known ones
+	maxAsking   = 64 // maximum number of concurrent requests
+	knownFirst  = 4  // requests about known tokens for each one about an unknown token
+	maxUnknowns = 32 // maximum number of concurrent requests about unknown tokens; the rest is reserved for known ones
 
-	// Globus Auth does not say how many questions it takes. So there is a largest rate,
-	// which is halved when it answers 429, and rises again by one a second.
-	maxRate = 100 // a second
+	// Globus Auth does not document its rate limit. So the rate starts at a maximum and is halved
+	// when Globus Auth answers with status 429. Then each second adds one request a second.
+	maxRate = 100 // requests a second
 	minRate = 1
 
-	// unknownRate and unknownBurst bound the questions about tokens that nobody knows,
-	// whoever shows them.
-	unknownRate  = 50 // a second
+	// unknownRate and unknownBurst limit the requests about unknown tokens of all callers together.
+	unknownRate  = 50 // requests a second
 	unknownBurst = 50
 
-	// More unknown tokens do not wait for their turn, of one caller and of all.
+	// Maximum number of unknown tokens that wait, for one caller and for all together.
 	maxWaitingOfCaller = 32
 	maxWaiting         = 1000
 
-	shortPause = time.Second     // after a 429
-	longPause  = 5 * time.Second // if it says to wait longer, since known tokens must be asked about
+	shortPause = time.Second     // minimum pause after status 429
+	longPause  = 5 * time.Second // maximum, even if Globus Auth asks for more, because known tokens must be checked for revocation
 )
 
 var errTooMany = &Error{Op: "introspect token", kind: ErrUnavailable, cause: errors.New("too many tokens to ask about")}
 
 type callerKey struct{}
 
-// WithCaller returns a context that tells an [Authenticator] who shows a token, for instance by
-// address. While more unknown tokens are shown than Globus Auth is asked about, the callers
-// take turns.
+// WithCaller returns a context that tells an [Authenticator] which client has sent a token, for
+// instance by its address. While there are more unknown tokens than the Authenticator may ask
+// about, callers take turns, so that one caller with many tokens does not block the others.
 func WithCaller(ctx context.Context, caller string) context.Context {
 	return context.WithValue(ctx, callerKey{}, caller)
 }
@@ -48,34 +47,34 @@ func callerOf(ctx context.Context) string {
 	return caller
 }
 
-// pacer says when the next question may be asked. Questions about known tokens go first, as a
-// flood of unknown ones must not keep anybody from finding out that one was revoked. But one in
-// knownFirst is left to the others.
+// pacer is a rate limiter for requests about tokens. Requests about known tokens take priority, so
+// that a flood of unknown tokens cannot delay the discovery of a revoked one. After knownFirst of
+// them, one request about an unknown token is sent, if any is waiting.
 type pacer struct {
 	mu      sync.Mutex // guards the fields below
 	all     bucket
 	unknown bucket
-	resume  time.Time // no questions before
-	slowed  time.Time // when the rate was halved
+	resume  time.Time // send no requests before
+	slowed  time.Time // when the rate was last halved
 	timer   *time.Timer
 
-	asking, unknowns int // under way; of these, about unknown tokens
+	asking, unknowns int // requests in flight; of these, about unknown tokens
 
 	knownQueue []*question
-	knownInRow int                    // how many were let go while unknown ones waited
-	queues     map[string][]*question // of unknown tokens, by caller
-	turns      []string               // the callers in queues, the next one first
-	waiting    int                    // in queues
+	knownInRow int                    // requests about known tokens sent since the last one about an unknown token
+	queues     map[string][]*question // requests about unknown tokens, by caller
+	turns      []string               // the callers in queues, in the order of their turns
+	waiting    int                    // number of requests in queues
 }
 
-// question waits for its turn.
+// question is a request that waits for its turn.
 type question struct {
 	caller string
 	known  bool
-	turn   chan struct{} // closed when it may be asked
+	turn   chan struct{} // closed when the request may be sent
 }
 
-// bucket fills at a rate.
+// bucket is a token bucket, which fills at a constant rate.
 type bucket struct {
 	rate, burst, left float64
 	at                time.Time
@@ -90,7 +89,7 @@ func (b *bucket) fill(now time.Time) {
 	b.at = now
 }
 
-// wait returns how long until there is one in it.
+// wait returns how long it takes until the bucket holds one token.
 func (b *bucket) wait() time.Duration {
 	const rounding = 1e-6
 	if b.left > 1-rounding {
@@ -106,7 +105,7 @@ func newPacer() *pacer {
 	}
 }
 
-// enter waits until a question may be asked. done is called when it was answered.
+// enter waits until a request may be sent. The caller must call done after the response.
 func (p *pacer) enter(ctx context.Context, known bool) (done func(), err error) {
 	q := &question{caller: callerOf(ctx), known: known, turn: make(chan struct{})}
 	p.mu.Lock()
@@ -133,7 +132,7 @@ func (p *pacer) enter(ctx context.Context, known bool) (done func(), err error) 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
-	case <-q.turn: // at the last moment
+	case <-q.turn: // its turn came just before ctx ended
 		p.finish(q)
 	default:
 		p.forget(q)
@@ -141,7 +140,7 @@ func (p *pacer) enter(ctx context.Context, known bool) (done func(), err error) 
 	return nil, errTooMany
 }
 
-// forget takes a question back that waits.
+// forget removes a request that still waits.
 func (p *pacer) forget(q *question) {
 	if q.known {
 		p.knownQueue = slices.DeleteFunc(p.knownQueue, func(other *question) bool { return other == q })
@@ -174,7 +173,7 @@ func (p *pacer) finish(q *question) {
 	p.advance()
 }
 
-// overloaded notes that Globus Auth has answered 429, and asked to wait for a while.
+// overloaded records that Globus Auth has answered with status 429. It returns how long to pause.
 func (p *pacer) overloaded(retryAfter time.Duration) (pause time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,7 +183,7 @@ func (p *pacer) overloaded(retryAfter time.Duration) (pause time.Duration) {
 		p.resume = resume
 	}
 	p.fill(now)
-	if now.Sub(p.slowed) >= shortPause { // not once for each of the questions that were under way together
+	if now.Sub(p.slowed) >= shortPause { // requests in flight together may each get a 429; halve the rate once
 		p.slowed = now
 		p.all.rate = max(minRate, p.all.rate/2)
 	}
@@ -193,7 +192,7 @@ func (p *pacer) overloaded(retryAfter time.Duration) (pause time.Duration) {
 	return pause
 }
 
-// fill brings the buckets up to date.
+// fill brings the rate and the buckets up to date.
 func (p *pacer) fill(now time.Time) {
 	if since := now.Sub(p.all.at); p.all.rate < maxRate && now.After(p.resume) {
 		p.all.rate = min(maxRate, p.all.rate+since.Seconds())
@@ -203,7 +202,8 @@ func (p *pacer) fill(now time.Time) {
 	p.unknown.fill(now)
 }
 
-// advance lets those go on whose turn it is.
+// advance sends the requests whose turn it is, and sets a timer if more are waiting. The caller
+// holds mu.
 func (p *pacer) advance() {
 	now := time.Now()
 	p.fill(now)
@@ -211,7 +211,7 @@ func (p *pacer) advance() {
 		wait := max(p.all.wait(), p.resume.Sub(now))
 		switch {
 		case p.asking >= maxAsking:
-			return // finish goes on
+			return // finish calls advance again
 		case len(p.knownQueue) > 0 && (p.knownInRow < knownFirst || !p.unknownReady()):
 			if wait > 0 {
 				p.later(wait)
@@ -241,7 +241,8 @@ func (p *pacer) advance() {
 	}
 }
 
-// unknownReady tells whether an unknown token could be asked about now, if Globus Auth takes a question.
+// unknownReady reports whether a request about an unknown token may be sent, apart from the overall
+// rate.
 func (p *pacer) unknownReady() bool {
 	return len(p.turns) > 0 && p.unknowns < maxUnknowns && p.unknown.wait() == 0
 }
@@ -252,7 +253,7 @@ func (p *pacer) let(q *question) {
 	close(q.turn)
 }
 
-// later calls advance after a while.
+// later calls advance again after a delay.
 func (p *pacer) later(wait time.Duration) {
 	wait += time.Microsecond
 	if p.timer != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// TestMain lets this test binary play another program that uses the same tokens.
+// TestMain lets this test binary act as another program that uses the same tokens.
 func TestMain(m *testing.M) {
 	if os.Getenv("GLOBUS_TEST_PROGRAM") != "" {
 		if err := program(); err != nil {
@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program gets a token in many goroutines as soon as its standard input ends, and
-// prints the hash of each.
+// program gets a token in many goroutines as soon as its standard input ends, and prints the hash
+// of each token.
 func program() error {
 	client, err := globus.New(globus.Config{Issuer: os.Getenv("ISSUER"), ClientID: globusdev.NativeClientID})
 	if err != nil {
@@ -68,7 +68,7 @@ func program() error {
 	return nil
 }
 
-// programs runs n of them at the same time and returns the hashes of the tokens that they got.
+// programs runs n programs at the same time, and returns the hashes of the tokens that they got.
 func programs(t *testing.T, n int, env ...string) map[string]int {
 	t.Helper()
 	exe, err := os.Executable()
@@ -114,10 +114,10 @@ func programs(t *testing.T, n int, env ...string) map[string]int {
 	return hashes
 }
 
-// rotating is a globusdev whose refresh tokens are good once.
+// rotating makes a globusdev's refresh tokens valid only once.
 func rotating(cfg *globusdev.Config) { cfg.RefreshMode = globusdev.RefreshRotate }
 
-// devLogin is Ada's login at a globusdev, with an access token that has expired.
+// devLogin returns Ada's login at a globusdev, with an expired access token.
 func devLogin(t *testing.T, d *dev) *globus.Login {
 	t.Helper()
 	grant, err := d.IssueTokens(ada, globusdev.NativeClientID, []string{"openid", "profile", "email", globusdev.Scope}, true)
@@ -131,8 +131,8 @@ func devLogin(t *testing.T, d *dev) *globus.Login {
 	return login
 }
 
-// TestRefreshAcrossProcesses: with refresh tokens that are good once, a second
-// refresh with the same one would throw everybody out.
+// TestRefreshAcrossProcesses has several processes refresh with a refresh token that is valid only
+// once. If one were used twice, all of them would lose the login.
 func TestRefreshAcrossProcesses(t *testing.T) {
 	d := newDev(t, rotating)
 	store := newStore(t)
@@ -153,7 +153,7 @@ func TestRefreshAcrossProcesses(t *testing.T) {
 	}
 	check(programs(t, 6, "ISSUER="+d.Issuer(), "STORE="+store.Path()), 1)
 
-	// Again, with the rotated one.
+	// The same with the rotated refresh token.
 	login, err := store.Load()
 	if err != nil {
 		t.Fatal(err)
@@ -164,12 +164,12 @@ func TestRefreshAcrossProcesses(t *testing.T) {
 	save(t, store, login)
 	check(programs(t, 6, "ISSUER="+d.Issuer(), "STORE="+store.Path()), 2)
 
-	// And with a bare refresh token in the environment.
+	// The same with a refresh token in the environment.
 	token, _ := devLogin(t, d).Token(globusdev.ResourceServerID)
 	check(programs(t, 6, "ISSUER="+d.Issuer(), "REFRESH="+token.RefreshToken.Reveal(), "DIR="+t.TempDir()+"/cache"), 3)
 }
 
-// TestRefreshAfterAProcessWasKilled: who dies with the lock does not keep it.
+// TestRefreshAfterAProcessWasKilled fails when a killed process keeps the lock.
 func TestRefreshAfterAProcessWasKilled(t *testing.T) {
 	d := newDev(t)
 	store := newStore(t)
@@ -195,7 +195,7 @@ func TestRefreshAfterAProcessWasKilled(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-arrived // it holds the lock and waits for the answer
+	<-arrived // it holds the lock and waits for the response
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -206,9 +206,8 @@ func TestRefreshAfterAProcessWasKilled(t *testing.T) {
 	}
 }
 
-// TestEndAmidARenewal: a program that needs no fresh token goes on while it is
-// renewed, and may have ended before the answer comes. That must not lose the
-// rotated refresh token.
+// TestEndAmidARenewal has a program use its old token during a renewal, and exit. The rotated
+// refresh token must not be lost.
 func TestEndAmidARenewal(t *testing.T) {
 	d := newDev(t, rotating)
 	store := newStore(t)

@@ -8,19 +8,19 @@ import (
 	"path/filepath"
 )
 
-// storeRenewer renews a token that lives in a token file, in turn with all others
-// who use the file. The Source calls it once at a time.
+// storeRenewer renews a token in a token file, in turn with all other programs that use the file.
+// The Source runs one renewal at a time.
 type storeRenewer struct {
 	client         *Client
-	store          *Store // nil: memory only
+	store          *Store // nil keeps tokens in memory only
 	resourceServer string
-	seed           sealed[Secret] // the refresh token to begin with, or nil
+	seed           sealed[Secret] // the refresh token to start with, or nil
 
-	subject string             // whose login it is, once known
-	spent   map[tokenHash]bool // refresh tokens that Globus Auth has called dead
+	subject string             // the owner of the login, once it is known
+	spent   map[tokenHash]bool // refresh tokens that Globus Auth has rejected
 
-	// unsaved is a token that could not be written. It counts as long as the
-	// file still holds the refresh token that it replaces.
+	// unsaved is a token that could not be written to the file. It is used as long as the file
+	// still holds the refresh token that it replaces.
 	unsaved  sealed[Token]
 	replaces tokenHash
 }
@@ -36,7 +36,7 @@ func (r *storeRenewer) renew(ctx context.Context, enough func(Token) bool) (Toke
 	}
 	defer unlock()
 	for {
-		// Again, now that nobody else renews: most often it has just been done.
+		// Look again under the lock: most often, another program has just renewed the token.
 		t, err := r.current()
 		if err != nil || enough(t) {
 			return t, err
@@ -54,13 +54,14 @@ func (r *storeRenewer) renew(ctx context.Context, enough func(Token) bool) (Toke
 		case !errors.Is(err, ErrLoginRequired):
 			return t, err
 		}
-		// Dead. But where locks do not work, or with a token to begin with,
-		// there may be another one.
+		// The refresh token is not valid any more. There may be another: if locks do not work,
+		// another program may just have saved one, and the seed may still be valid.
 		r.forget(t)
 	}
 }
 
-// keep saves a new token and only then hands it out.
+// keep saves a new token before returning it, so that a rotated refresh token is on disk before
+// anybody uses its access token.
 func (r *storeRenewer) keep(old, next Token) (Token, error) {
 	server := next.ResourceServer
 	if server == "" {
@@ -68,7 +69,7 @@ func (r *storeRenewer) keep(old, next Token) (Token, error) {
 	}
 	if err := r.save(next); err != nil {
 		if errors.Is(err, ErrLoginRequired) {
-			return Token{}, err // logged out meanwhile
+			return Token{}, err // the user has logged out in the meantime
 		}
 		if r.unsaved == nil {
 			r.replaces = hashOf(old.RefreshToken)
@@ -88,8 +89,7 @@ func (r *storeRenewer) keep(old, next Token) (Token, error) {
 	return next, nil
 }
 
-// current returns the token at hand: from the file, or what could not be written
-// there, or the bare refresh token to begin with.
+// current returns the current token: the one in the file, the unsaved one, or the seed.
 func (r *storeRenewer) current() (Token, error) {
 	t, err := r.stored()
 	if r.unsaved != nil && (err != nil || hashOf(t.RefreshToken) == r.replaces) {
@@ -116,17 +116,18 @@ func (r *storeRenewer) stored() (Token, error) {
 	return t, nil
 }
 
-// file reads the token file, if it is still the one that this source began with.
+// file reads the token file. It fails if the file now belongs to another login than at the start.
 func (r *storeRenewer) file() (*storeFile, error) {
 	file, err := r.store.read()
 	if err != nil {
 		return nil, err
 	}
-	// A refresh token is shown to nobody but who issued it.
+	// Send a refresh token only to the Globus Auth that issued it, and as the same client.
 	if err := r.client.owns(file.Issuer, file.ClientID); err != nil {
 		return nil, fmt.Errorf("%w: %s: %v", ErrLoginRequired, r.store.path, err)
 	}
-	// Whoever logs events as Ada does not go on as Bob.
+	// If somebody else has logged in, do not continue under the other identity: a program that logs
+	// events as Ada must not continue as Bob.
 	if r.subject == "" {
 		r.subject = file.Identity.Subject
 	}
@@ -136,7 +137,7 @@ func (r *storeRenewer) file() (*storeFile, error) {
 	return file, nil
 }
 
-// owns says whether a login belongs to this client and its Globus Auth.
+// owns returns an error unless a login belongs to this client and its Globus Auth.
 func (c *Client) owns(issuer, clientID string) error {
 	switch {
 	case issuer != "" && issuer != c.issuer:
@@ -147,26 +148,27 @@ func (c *Client) owns(issuer, clientID string) error {
 	return nil
 }
 
-// lock takes the turn. Where nothing can be written there is no turn to take.
+// lock takes the lock of the token file. If nothing can be written there, it continues without a
+// lock.
 func (r *storeRenewer) lock(ctx context.Context) (unlock func(), err error) {
 	if r.store == nil {
 		return func() {}, nil
 	}
 	if r.seed != nil {
-		os.MkdirAll(filepath.Dir(r.store.path), 0o700) // if not, saving will say so
+		os.MkdirAll(filepath.Dir(r.store.path), 0o700) // if this fails, saving reports it
 	}
 	unlock, err = r.store.lock(ctx)
 	switch {
 	case err == nil:
 		return unlock, nil
 	case ctx.Err() != nil:
-		return nil, &Error{Op: "refresh token", kind: ErrUnavailable, cause: err} // somebody holds it
+		return nil, &Error{Op: "refresh token", kind: ErrUnavailable, cause: err} // another program holds the lock
 	}
 	r.client.diag.Debug("no lock for the token file", "path", r.store.path, "err", err)
 	return func() {}, nil
 }
 
-// save writes one token into the file. The caller holds the lock.
+// save writes a token into the file. The caller holds the lock.
 func (r *storeRenewer) save(t Token) error {
 	if r.store == nil {
 		return nil
@@ -182,7 +184,7 @@ func (r *storeRenewer) save(t Token) error {
 	return r.store.write(file)
 }
 
-// forget drops a token whose refresh token is dead, wherever it is.
+// forget discards a token whose refresh token was rejected, in memory and in the file.
 func (r *storeRenewer) forget(t Token) {
 	if r.spent == nil {
 		r.spent = map[tokenHash]bool{}

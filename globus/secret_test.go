@@ -19,10 +19,10 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// canary is in every secret of these tests, in a form that no other text has.
+// canary is part of every secret in these tests, in a form that occurs in no other text.
 const canary = "canary"
 
-// shows tells in which form a text gives a secret away.
+// shows returns the form in which a text reveals a secret, or "".
 func shows(text string) string {
 	low := strings.ToLower(text)
 	for form, needle := range map[string]string{
@@ -38,7 +38,7 @@ func shows(text string) string {
 	return ""
 }
 
-// TestSecretsAreNotShown prints everything that holds a secret in every way.
+// TestSecretsAreNotShown prints everything that contains a secret in every way.
 func TestSecretsAreNotShown(t *testing.T) { synctest.Test(t, testSecretsAreNotShown) }
 
 func testSecretsAreNotShown(t *testing.T) {
@@ -67,8 +67,8 @@ func testSecretsAreNotShown(t *testing.T) {
 		Map     map[string]globus.Secret
 		Any     any
 	}
-	type hider struct{ client, store, a, b, c, d, auth any } // fields that fmt cannot call methods of
-	synctest.Wait()                                          // nothing changes any more while it is printed
+	type hider struct{ client, store, a, b, c, d, auth any } // unexported fields, whose methods fmt cannot call
+	synctest.Wait()                                          // so that nothing changes while it is printed
 	for name, v := range map[string]any{
 		"Secret":        secret,
 		"*Secret":       &secret,
@@ -114,15 +114,15 @@ func testSecretsAreNotShown(t *testing.T) {
 	}
 }
 
-// everybody introspects every token as good.
+// everybody is an introspector that accepts every token.
 type everybody struct{}
 
 func (everybody) Introspect(context.Context, globus.Secret) (globus.TokenInfo, error) {
 	return goodInfo(), nil
 }
 
-// TestErrorsDoNotShowSecrets: not even when Globus Auth, or who pretends to be it,
-// sends them back. All files but the token file are searched as well.
+// TestErrorsDoNotShowSecrets fails when an error contains a secret, even one that the response
+// repeats. It also searches all files but the token file.
 func TestErrorsDoNotShowSecrets(t *testing.T) {
 	echoOne := func(code int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -168,7 +168,7 @@ func TestErrorsDoNotShowSecrets(t *testing.T) {
 				store := newStore(t)
 				login := adaLogin(time.Now())
 				login.ClientID = serviceID
-				login.Tokens[0].Expiry = time.Now().Add(10 * time.Second) // good, but due
+				login.Tokens[0].Expiry = time.Now().Add(10 * time.Second) // valid, but due for renewal
 				save(t, store, login)
 				ctx := t.Context()
 				_, refresh := client.Refresh(ctx, "canary-refresh")

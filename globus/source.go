@@ -17,23 +17,23 @@ import (
 )
 
 const (
-	// refreshAhead is how much life a token has left when it is replaced, plus
-	// up to half as much so that programs started together do not ask together.
+	// refreshAhead is how long before its expiry a token is replaced. Each source adds a random
+	// time of up to half as much, so that programs that start together do not refresh together.
 	refreshAhead = 60 * time.Second
-	// goodWait is how long a caller waits for a fresh token when the old
-	// one is still good: an outage must not hold up who needs no new token.
+	// goodWait is how long a caller waits for a new token while the old one is still valid. It
+	// keeps an outage from delaying callers that do not need a new token.
 	goodWait = 2 * time.Second
-	// renewTimeout bounds one renewal, waiting for other processes included.
+	// renewTimeout limits one renewal, including the wait for other processes.
 	renewTimeout = 45 * time.Second
-	// maxAskedWait bounds how long a source without a good token fails without
-	// asking, when Globus Auth asked to be left alone.
+	// maxAskedWait limits how long a source without a valid token fails without asking Globus Auth,
+	// after Globus Auth has asked it to wait.
 	maxAskedWait = time.Minute
 )
 
 var errRenewTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, renewTimeout)
 
-// StaticToken returns a source of this one token. When it has expired, the
-// source says [ErrLoginRequired].
+// StaticToken returns a source that always returns this token. When the token has expired, the
+// source returns [ErrLoginRequired].
 func StaticToken(token Token) TokenSource { return static(seal(token)) }
 
 type static sealed[Token]
@@ -46,8 +46,8 @@ func (s static) Token(context.Context) (Token, error) {
 	return t, nil
 }
 
-// Source is a [TokenSource] that renews its token ahead of expiry. When that fails
-// or takes long, it goes on serving the old one while it is good.
+// Source is a [TokenSource] that renews its token before it expires. If the renewal fails or is
+// slow, it keeps returning the old token while that is valid.
 type Source struct {
 	now    func() time.Time
 	diag   *slog.Logger
@@ -58,19 +58,19 @@ type Source struct {
 	renewing sync.Mutex // held during a renewal
 
 	mu       sync.Mutex     // guards the fields below
-	token    sealed[Token]  // the last one; nil before the first
-	refused  sealed[Secret] // an access token that is no longer good, whatever its expiry
-	failures int            // renewals failed since the last success
-	retryAt  time.Time      // Globus Auth is left alone until then
-	asked    error          // what it said when it asked for that; nil if it did not
+	token    sealed[Token]  // the current token; nil before the first
+	refused  sealed[Secret] // an access token that a service has rejected, so that its expiry does not count
+	failures int            // failed renewals since the last success
+	retryAt  time.Time      // do not ask Globus Auth before
+	asked    error          // the error with which Globus Auth asked to wait; nil if it did not
 }
 
-// renewer gets the next token for a Source. The error may come with a token: the
-// best at hand, which may still be good.
+// renewer gets the next token for a Source. It may return a token together with an error: the best
+// one available, which may still be valid.
 type renewer interface {
-	// renew returns a token that enough accepts, from disk if somebody else has
-	// renewed it, or from Globus Auth. It shows enough what it finds before it
-	// asks. Calls do not overlap.
+	// renew returns a token for which enough reports true. It takes the token from disk if another
+	// program has renewed it, and otherwise from Globus Auth. Before it asks Globus Auth, it calls
+	// enough with the token that it has found. Calls do not overlap.
 	renew(ctx context.Context, enough func(Token) bool) (Token, error)
 }
 
@@ -83,7 +83,7 @@ func (c *Client) newSource(r renewer) *Source {
 	}
 }
 
-// Token returns an access token that is good now.
+// Token returns an access token that is valid now.
 func (s *Source) Token(ctx context.Context) (Token, error) {
 	if err := ctx.Err(); err != nil {
 		return Token{}, err
@@ -95,8 +95,8 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	case now.wait:
 		return Token{}, now.asked
 	}
-	// The renewal does not end with the caller who happened to start it: a
-	// rotated refresh token might be lost on the way.
+	// The renewal must not end with the caller that started it. Otherwise, a response with a
+	// rotated refresh token could be lost.
 	result := s.flight.DoChan("", func() (any, error) {
 		run, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), renewTimeout, errRenewTimeout)
 		defer cancel()
@@ -114,7 +114,7 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 			}
 			return r.Val.(Token), nil
 		case <-late.C:
-			// The renewal may have found one on disk that still does.
+			// The renewal may have found a token on disk that is still valid.
 			if now := s.state(); now.good {
 				return now.token, nil
 			}
@@ -124,17 +124,17 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	}
 }
 
-// Settle waits until no renewal is under way, 45 s at most. A program that ends
-// should call it, unless it closes a diaspora.Logger or Consumer, which do: the
-// answer that it does not wait for may hold a rotated refresh token, and the one
-// before is dead.
+// Settle waits until no renewal is running, at most 45 s. A program should call it before it exits,
+// unless it closes a diaspora.Logger or Consumer, which call it. Otherwise, the response of a
+// running renewal is lost. It may contain a rotated refresh token, and the previous one is not
+// valid any more.
 func (s *Source) Settle() {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()
 }
 
-// Refused tells the source that a service refused this access token although it
-// has not expired, so that the next call of Token gets another.
+// Refused tells the source that a service has rejected this access token although it has not
+// expired. The next call of Token then gets another one.
 func (s *Source) Refused(access Secret) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,12 +143,12 @@ func (s *Source) Refused(access Secret) {
 	}
 }
 
-// state is how a Source is at one moment.
+// state is a snapshot of a Source.
 type state struct {
 	token Token
-	good  bool  // the token is
-	wait  bool  // there is nothing to do but wait: the token need not be renewed yet, or cannot
-	asked error // why, if it is not good
+	good  bool  // the token is valid
+	wait  bool  // do not renew now: the token need not be renewed yet, or Globus Auth must not be asked yet
+	asked error // the reason to wait, if the token is not valid
 }
 
 func (s *Source) state() state {
@@ -169,7 +169,7 @@ func (s *Source) state() state {
 	return now
 }
 
-// good and due are called with mu held.
+// good reports whether a token is valid. good and due are called with mu held.
 func (s *Source) good(t Token, now time.Time) bool {
 	return t.AccessToken != "" && now.Before(t.Expiry) && (s.refused == nil || s.refused() != t.AccessToken)
 }
@@ -177,31 +177,31 @@ func (s *Source) good(t Token, now time.Time) bool {
 func (s *Source) due(t Token, now time.Time) bool {
 	ahead := s.ahead
 	if life := t.Expiry.Sub(t.Obtained); !t.Obtained.IsZero() && life > 0 {
-		ahead = min(ahead, life/4) // tokens of a minute are not renewed all the time
+		ahead = min(ahead, life/4) // do not renew tokens that live only a minute all the time
 	}
 	return !s.good(t, now) || t.Expiry.Sub(now) <= ahead
 }
 
-// renewed gets a new token. It is the one flight at a time.
+// renewed gets a new token. Calls do not overlap.
 func (s *Source) renewed(ctx context.Context) (Token, error) {
 	t, err := s.renew.renew(ctx, func(t Token) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.good(t, s.now()) {
-			s.token = seal(t) // for those who wait
+			s.token = seal(t) // for callers whose wait exceeds goodWait
 		}
 		return !s.due(t, s.now())
 	})
 	t, failure := s.take(t, err)
-	if err != nil && failure == nil { // with no lock held: whoever takes diagnostics may hang
+	if err != nil && failure == nil { // not under the lock, because the handler of the diagnostics may hang
 		s.diag.Warn("refresh failed; the token at hand is still good",
 			"resource_server", t.ResourceServer, "expiry", t.Expiry, "err", err)
 	}
 	return t, failure
 }
 
-// take takes over what a renewal brought, and returns the token to go on with, or
-// why there is none.
+// take stores the result of a renewal. It returns the token to use from now on, or why there is
+// none.
 func (s *Source) take(t Token, err error) (Token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -221,7 +221,7 @@ func (s *Source) take(t Token, err error) (Token, error) {
 	if !s.good(t, now) {
 		s.asked, s.retryAt = nil, time.Time{}
 		if asked > 0 {
-			// Not for long: somebody may log in anew meanwhile.
+			// Limit the pause, because somebody may log in again in the meantime.
 			s.asked, s.retryAt = err, now.Add(min(asked, maxAskedWait))
 		}
 		return Token{}, err
@@ -232,7 +232,7 @@ func (s *Source) take(t Token, err error) (Token, error) {
 	return t, nil
 }
 
-// askedToWait is how long Globus Auth asked to be left alone, if it did.
+// askedToWait returns how long Globus Auth asked to wait, or 0.
 func askedToWait(err error) time.Duration {
 	if e := (*Error)(nil); errors.As(err, &e) {
 		return e.RetryAfter
@@ -240,8 +240,8 @@ func askedToWait(err error) time.Duration {
 	return 0
 }
 
-// ClientCredentialsSource returns a source of access tokens for the client
-// itself: a service. It keeps them in memory only.
+// ClientCredentialsSource returns a source of access tokens for the client itself, that is, a
+// service. It keeps them only in memory.
 func (c *Client) ClientCredentialsSource(resourceServer string, scopes ...string) *Source {
 	return c.newSource(&credentialsRenewer{c, resourceServer, scopes})
 }
@@ -266,19 +266,18 @@ func (r *credentialsRenewer) renew(ctx context.Context, _ func(Token) bool) (Tok
 		Detail: fmt.Sprintf("the scopes %q gave no token for %s", strings.Join(r.scopes, " "), r.resourceServer)}
 }
 
-// StoredSource returns a source of a stored login's access tokens for one resource
-// server. All sources on one token file, in whatever process, refresh in turn and
-// see each other's results; a new refresh token is on disk before its access token is used.
-// If the file cannot be written, the source goes on from memory and says so to Diagnostics.
+// StoredSource returns a source of access tokens for one resource server, from a stored login. All
+// sources that use the same token file, in all processes, refresh in turn and use each other's
+// results. A new refresh token is on disk before its access token is used. If the file cannot be
+// written, the source keeps the tokens in memory and reports this to Diagnostics.
 func (c *Client) StoredSource(store *Store, resourceServer string) *Source {
 	return c.newSource(&storeRenewer{client: c, store: store, resourceServer: resourceServer})
 }
 
-// RefreshSource returns a source of access tokens from a bare refresh token, as
-// found in DIASPORA_REFRESH. Access tokens and rotated refresh tokens are
-// kept in a token file in dir that is named after the refresh token's hash, so that
-// processes with the same refresh token share them. Without dir, or if it cannot
-// be written, they stay in memory.
+// RefreshSource returns a source of access tokens that starts from a refresh token, such as the one
+// in DIASPORA_REFRESH. It keeps access tokens and rotated refresh tokens in a token file in dir.
+// The file is named after a hash of the refresh token, so that processes with the same refresh
+// token share it. If dir is "" or cannot be written, the tokens stay in memory.
 func (c *Client) RefreshSource(refresh Secret, resourceServer, dir string) *Source {
 	r := &storeRenewer{client: c, resourceServer: resourceServer, seed: seal(refresh)}
 	if dir != "" {

@@ -19,13 +19,13 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// issuer is a token endpoint that refreshes, for tests of sources.
+// issuer is a token endpoint for tests of sources.
 type issuer struct {
 	mu       sync.Mutex
-	rotate   bool          // each refresh gives a new refresh token and kills the old one
-	lifetime time.Duration // of access tokens
-	delay    time.Duration // before each answer
-	fault    *reply        // the answer instead of a token
+	rotate   bool          // each refresh returns a new refresh token and invalidates the old one
+	lifetime time.Duration // of the access tokens
+	delay    time.Duration // before each response
+	fault    *reply        // the response instead of a token
 	alive    map[string]bool
 	issued   int
 }
@@ -40,7 +40,7 @@ func newIssuer(refresh ...string) *issuer {
 
 func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if i.delay > 0 {
-		time.Sleep(i.delay) // of the bubble's clock
+		time.Sleep(i.delay) // in the bubble's time
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -72,7 +72,7 @@ func (i *issuer) set(change func(*issuer)) {
 	change(i)
 }
 
-// mustToken returns the source's token, which must be good now.
+// mustToken returns the source's token, which must be valid now.
 func mustToken(t *testing.T, s globus.TokenSource) globus.Token {
 	t.Helper()
 	token, err := s.Token(t.Context())
@@ -85,7 +85,7 @@ func mustToken(t *testing.T, s globus.TokenSource) globus.Token {
 	return token
 }
 
-// storedLogin returns a store with a login made now.
+// storedLogin returns a store that holds a login made now.
 func storedLogin(t *testing.T, refresh string, life time.Duration) *globus.Store {
 	t.Helper()
 	s := newStore(t)
@@ -104,14 +104,14 @@ func TestSourceRefreshesAheadOfTime(t *testing.T) {
 				auth.lifetime, auth.rotate = life, true
 				w := &wire{handler: auth}
 				s := w.client(t).StoredSource(storedLogin(t, "r", life), topics)
-				// Somebody asks all the time, for ten lifetimes.
+				// A caller asks all the time, for ten lifetimes.
 				for begin := time.Now(); time.Since(begin) < 10*life; time.Sleep(life / 200) {
 					mustToken(t, s)
 				}
 				if n := len(w.sent()); n < 9 || n > 14 {
 					t.Errorf("refreshed %d times in 10 lifetimes", n)
 				}
-				// And after idling for three.
+				// The same after three lifetimes without a call.
 				time.Sleep(3 * life)
 				mustToken(t, s)
 			})
@@ -128,7 +128,7 @@ func TestSourceDoesNotAskWithoutNeed(t *testing.T) {
 				t.Fatalf("Token = %s, want the stored one", got.Reveal())
 			}
 		}
-		time.Sleep(48*time.Hour - 91*time.Second) // longest margin: 90 s
+		time.Sleep(48*time.Hour - 91*time.Second) // the longest margin is 90 s
 		mustToken(t, s)
 		if n := len(w.sent()); n != 0 {
 			t.Errorf("sent %d requests, want none", n)
@@ -142,7 +142,7 @@ func TestSourceSingleFlight(t *testing.T) {
 		auth.rotate, auth.delay = true, 3*time.Second
 		w := &wire{handler: auth}
 		store := storedLogin(t, "r", -time.Second)
-		// Two sources on one file are two processes, as far as the file knows.
+		// Two sources on one file stand for two processes.
 		sources := []*globus.Source{w.client(t).StoredSource(store, topics), w.client(t).StoredSource(store, topics)}
 		var wg sync.WaitGroup
 		for i := range 200 {
@@ -168,7 +168,7 @@ func TestSourceOutage(t *testing.T) {
 		mustToken(t, s)
 		auth.set(func(i *issuer) { i.fault = &outage })
 
-		// While the old token is good, callers notice next to nothing.
+		// While the old token is valid, callers hardly notice the outage.
 		time.Sleep(time.Hour - 50*time.Second)
 		for range 45 {
 			begin := time.Now()
@@ -186,11 +186,11 @@ func TestSourceOutage(t *testing.T) {
 		if n := len(w.sent()); n > 40 {
 			t.Errorf("sent %d requests within 50 s of outage", n)
 		}
-		// Afterwards there is no token, but no new login is asked for.
+		// Afterwards, there is no token, but the error does not ask for a new login.
 		time.Sleep(10 * time.Second)
 		_, err := s.Token(t.Context())
 		checkErr(t, "Token", err, globus.ErrUnavailable, "503")
-		// And when it is over, all is well again.
+		// After the outage, everything works again.
 		auth.set(func(i *issuer) { i.fault = nil })
 		mustToken(t, s)
 	})
@@ -202,12 +202,12 @@ func TestSourceHangingRefresh(t *testing.T) {
 		s := w.client(t).StoredSource(storedLogin(t, "r", 30*time.Second), topics)
 		begin := time.Now()
 		mustToken(t, s)
-		time.Sleep(10 * time.Second) // due now: a quarter of its life is not, 30 s before the end is
+		time.Sleep(10 * time.Second) // not due yet: a token of 30 s is renewed 7.5 s before its expiry
 		mustToken(t, s)
 		if took := time.Since(begin) - 10*time.Second; took > 4*time.Second {
 			t.Errorf("waited %v for tokens at hand", took)
 		}
-		// Without a good token the caller's ctx bounds the wait.
+		// Without a valid token, the caller's ctx bounds the wait.
 		time.Sleep(time.Minute)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
@@ -224,8 +224,8 @@ func TestSourceHangingRefresh(t *testing.T) {
 	})
 }
 
-// TestSourceRefreshOutlivesItsCaller: the answer to a refresh may hold the only
-// refresh token there is.
+// TestSourceRefreshOutlivesItsCaller: the response to a refresh may contain the only refresh token
+// that is still valid, so it must be received even if the caller gives up.
 func TestSourceRefreshOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newIssuer("r")
@@ -249,8 +249,8 @@ func TestSourceRefreshOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// TestSourcePersistsBeforeUse: nobody gets an access token whose refresh token
-// is not on disk.
+// TestSourcePersistsBeforeUse fails when a source returns an access token before the refresh token
+// is on disk.
 func TestSourcePersistsBeforeUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newIssuer("r")
@@ -280,7 +280,7 @@ func TestSourcePersistsBeforeUse(t *testing.T) {
 
 func TestSourceLoginRequired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		auth := newIssuer() // all refresh tokens are dead
+		auth := newIssuer() // no refresh token is valid
 		w := &wire{handler: auth}
 		store := storedLogin(t, "r", -time.Second)
 		s := w.client(t).StoredSource(store, topics)
@@ -301,7 +301,7 @@ func TestSourceLoginRequired(t *testing.T) {
 		if _, ok := login.Token("auth.globus.org"); !ok || login.Identity.Subject != adaSubject {
 			t.Error("more than the dead token was removed")
 		}
-		// A new login mends the running source.
+		// A new login makes the running source work again.
 		auth.set(func(i *issuer) { i.alive["new"] = true })
 		again := adaLogin(time.Now())
 		again.Tokens[0].RefreshToken, again.Tokens[0].Expiry = "new", time.Now()
@@ -371,7 +371,7 @@ func TestSourceNoToken(t *testing.T) {
 			store := storedLogin(t, "r", -time.Second)
 			auth := newIssuer("r")
 			w := &wire{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				os.Remove(store.Path()) // by somebody who knows nothing of locks
+				os.Remove(store.Path()) // by a program that ignores locks
 				auth.ServeHTTP(w, r)
 			})}
 			_, err := w.client(t).StoredSource(store, topics).Token(t.Context())
@@ -383,8 +383,8 @@ func TestSourceNoToken(t *testing.T) {
 	})
 }
 
-// TestSourceWithoutLocks: where locks do not work, two processes may refresh at the
-// same time. The one that is too late takes what the other has saved.
+// TestSourceWithoutLocks: without locks, two processes may refresh at the same time. The later one
+// must use what the other has saved.
 func TestSourceWithoutLocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := storedLogin(t, "r", -time.Second)
@@ -407,13 +407,13 @@ func TestSourceWithoutLocks(t *testing.T) {
 	})
 }
 
-// TestSourceCannotSave: a full or read-only disk costs nobody their login.
+// TestSourceCannotSave fails when a full or read-only disk makes a source unusable.
 func TestSourceCannotSave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newIssuer("r")
 		auth.rotate, auth.lifetime = true, time.Minute
 		store := storedLogin(t, "r", -time.Second)
-		// A folder that is not empty, where the new file should be written.
+		// A directory that is not empty takes the place of the new file.
 		block := store.Path() + ".tmp"
 		if err := os.MkdirAll(filepath.Join(block, "x"), 0o700); err != nil {
 			t.Fatal(err)
@@ -430,7 +430,7 @@ func TestSourceCannotSave(t *testing.T) {
 		if n := warnings.Load(); n != 5 {
 			t.Errorf("%d warnings, want 5", n)
 		}
-		// With room again the newest one is saved.
+		// Once the disk is writable again, the newest token is saved.
 		if err := os.RemoveAll(block); err != nil {
 			t.Fatal(err)
 		}
@@ -453,7 +453,7 @@ type countHandler struct {
 func (h countHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
 func (h countHandler) Handle(context.Context, slog.Record) error    { h.n.Add(1); return nil }
 
-// TestSourceIsAskedToWait: a source without a token heeds Retry-After, but not for ever.
+// TestSourceIsAskedToWait: a source without a token respects Retry-After, up to a limit.
 func TestSourceIsAskedToWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := newIssuer("r")
@@ -475,12 +475,12 @@ func TestSourceIsAskedToWait(t *testing.T) {
 	})
 }
 
-// TestSourceStartsInAnOutage: what is on disk is served while it is good.
+// TestSourceStartsInAnOutage: a token on disk is used while it is valid.
 func TestSourceStartsInAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &wire{handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })}
 		store := newStore(t)
-		login := adaLogin(time.Now().Add(-48*time.Hour + 30*time.Second)) // half a minute left
+		login := adaLogin(time.Now().Add(-48*time.Hour + 30*time.Second)) // expires in half a minute
 		save(t, store, login)
 		begin := time.Now()
 		if got := mustToken(t, w.client(t).StoredSource(store, topics)).AccessToken; got != "canary-access" {
@@ -489,7 +489,7 @@ func TestSourceStartsInAnOutage(t *testing.T) {
 		if took := time.Since(begin); took > 2*time.Second {
 			t.Errorf("waited %v for a token that was on disk", took)
 		}
-		time.Sleep(time.Minute) // the renewal gives up meanwhile
+		time.Sleep(time.Minute) // until the renewal gives up
 	})
 }
 
@@ -556,15 +556,15 @@ func TestRefreshSource(t *testing.T) {
 	}
 }
 
-// TestRefreshSourceIsShared: programs with the same DIASPORA_REFRESH share the
-// access token and survive rotation of the refresh token.
+// TestRefreshSourceIsShared: programs with the same DIASPORA_REFRESH share the access token, and
+// keep working when the refresh token is rotated.
 func TestRefreshSourceIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "cache")
 		auth := newIssuer("canary-env-refresh")
 		auth.rotate, auth.lifetime = true, time.Hour
 		w := &wire{handler: auth}
-		for range 5 { // one program after the other
+		for range 5 { // one program after another
 			mustToken(t, w.client(t).RefreshSource("canary-env-refresh", topics, dir))
 		}
 		if n := len(w.sent()); n != 1 {
@@ -585,7 +585,7 @@ func TestRefreshSourceIsShared(t *testing.T) {
 				t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
 			}
 		}
-		// Another refresh token is another person's, or another client's.
+		// Another refresh token belongs to another person or client.
 		auth.set(func(i *issuer) { i.alive["somebody-else"] = true })
 		before := len(w.sent())
 		mustToken(t, w.client(t).RefreshSource("somebody-else", topics, dir))
@@ -615,7 +615,7 @@ func TestRefreshSourceFailures(t *testing.T) {
 		_, err := w.client(t).RefreshSource("r", "groups.api.globus.org", dir).Token(t.Context())
 		checkErr(t, "Token", err, globus.ErrLoginRequired, "is for "+topics+", not for groups.api.globus.org")
 
-		// The cache holds a dead token, the environment a live one.
+		// The cache holds an invalid refresh token, the environment a valid one.
 		auth := newIssuer("env")
 		auth.rotate, auth.lifetime = true, time.Hour
 		w = &wire{handler: auth}
@@ -626,8 +626,8 @@ func TestRefreshSourceFailures(t *testing.T) {
 	})
 }
 
-// TestTokenHeedsItsContext has callers wait for a renewal that somebody else has begun. Each
-// waits no longer than its own context.
+// TestTokenHeedsItsContext has callers wait for a renewal that another caller has started. Each
+// must return when its own context ends.
 func TestTokenHeedsItsContext(t *testing.T) {
 	const patience = 100 * time.Millisecond
 	sources := map[string]func(*testing.T, *wire) *globus.Source{
@@ -651,7 +651,7 @@ func TestTokenHeedsItsContext(t *testing.T) {
 				auth.delay = 4 * time.Second
 				s := open(t, &wire{handler: auth})
 				go s.Token(context.WithoutCancel(t.Context()))
-				synctest.Wait() // until it waits for the answer
+				synctest.Wait() // until the caller waits for the response
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				start := time.Now()
@@ -665,7 +665,7 @@ func TestTokenHeedsItsContext(t *testing.T) {
 	}
 }
 
-// TestDiagnosticsHoldUpNobody has whoever takes the diagnostics of a failed renewal hang.
+// TestDiagnosticsHoldUpNobody has the handler of the diagnostics hang after a failed renewal.
 func TestDiagnosticsHoldUpNobody(t *testing.T) {
 	auth := newIssuer("r")
 	auth.fault = &reply{status: http.StatusBadRequest, body: `{"error":"invalid_request"}`}
@@ -677,7 +677,7 @@ func TestDiagnosticsHoldUpNobody(t *testing.T) {
 	login := adaLogin(time.Now())
 	login.Tokens[0].RefreshToken, login.Tokens[0].Expiry, login.Tokens[0].Obtained = "r", time.Now().Add(30*time.Second), time.Time{}
 	save(t, store, login)
-	s := client.StoredSource(store, topics) // good, and due
+	s := client.StoredSource(store, topics) // valid, and due for renewal
 	go s.Token(context.WithoutCancel(t.Context()))
 	select {
 	case <-told:
@@ -703,7 +703,8 @@ func TestDiagnosticsHoldUpNobody(t *testing.T) {
 	s.Settle()
 }
 
-// hangingHandler takes diagnostics, tells so, and does not return before hang is closed.
+// hangingHandler is a handler that reports when it is called, and returns only after hang is
+// closed.
 type hangingHandler struct {
 	slog.Handler
 	told chan<- struct{}
@@ -718,8 +719,8 @@ func (h hangingHandler) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// TestAskedToWaitIsAnError has a source that is to leave Globus Auth alone be asked for tokens
-// while a renewal succeeds: what comes is a token or an error.
+// TestAskedToWaitIsAnError asks a source for tokens while Globus Auth has asked it to wait and a
+// renewal succeeds. Each call must return a token or an error.
 func TestAskedToWaitIsAnError(t *testing.T) {
 	auth := newIssuer("r")
 	auth.fault = &reply{status: http.StatusServiceUnavailable, header: http.Header{"Retry-After": {"30"}}}

@@ -20,11 +20,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Store is one token file: who is logged in, and their tokens. The file is
-// readable by its owner only (0600) and replaced as a whole, so that
-// a reader sees the old or the new content; a file or folder that others may
-// change, and a file that others may read, is refused. Writers, in this and
-// other processes, take turns by a lock on a file next to it.
+// Store is a token file: the identity that is logged in, and its tokens. Only the file's owner can
+// read it (mode 0600). The file is replaced atomically, so that a reader sees either the old or the
+// new content. A file or folder that other users can change, or a file that they can read, is
+// rejected. Writers, in this and other processes, take turns with a lock on a second file next to
+// it.
 //
 // A Store may be used concurrently.
 type Store struct {
@@ -32,11 +32,11 @@ type Store struct {
 }
 
 var (
-	// ErrInsecureFile says that others may read or change a token file.
+	// ErrInsecureFile says that other users can read or change a token file.
 	ErrInsecureFile = errors.New("the token file is not private")
 
-	// ErrOtherSubject says that a store belongs to somebody else than the
-	// login to be saved. Log out first, or use another store.
+	// ErrOtherSubject says that a store holds the login of another person than the login to be
+	// saved. Log out first, or use another store.
 	ErrOtherSubject = errors.New("somebody else is logged in")
 )
 
@@ -45,9 +45,8 @@ const (
 	lockPoll      = 20 * time.Millisecond
 )
 
-// OpenStore returns the store in the file at path, which need not exist yet. It fails
-// if the file or its folder is not private. What else is wrong with it, Load
-// and Save tell.
+// OpenStore returns the store in the file at path, which need not exist yet. It fails if the file
+// or its folder is not private. Load and Save report all other problems.
 func OpenStore(path string) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -65,7 +64,7 @@ func OpenStore(path string) (*Store, error) {
 // Path returns the path of the token file.
 func (s *Store) Path() string { return s.path }
 
-// Load returns the login in the store. The error is [ErrLoginRequired] if there is none.
+// Load returns the login in the store. If there is none, the error is [ErrLoginRequired].
 func (s *Store) Load() (*Login, error) {
 	f, err := s.read()
 	if err != nil {
@@ -74,9 +73,9 @@ func (s *Store) Load() (*Login, error) {
 	return f.login(), nil
 }
 
-// Save replaces the store's content. It fails with [ErrOtherSubject] if the
-// store holds another person's login: [Store.Delete] it first, or rather log it out.
-// ctx bounds the wait for other writers.
+// Save replaces the content of the store. If the store holds another person's login, it fails with
+// [ErrOtherSubject]; log that login out or [Store.Delete] it first. ctx bounds the wait for other
+// writers.
 func (s *Store) Save(ctx context.Context, login *Login) error {
 	return s.update(ctx, func(old *storeFile) (*storeFile, error) {
 		if old != nil && old.Identity.Subject != "" && old.Identity.Subject != login.Identity.Subject {
@@ -86,8 +85,8 @@ func (s *Store) Save(ctx context.Context, login *Login) error {
 	})
 }
 
-// Check says what would keep a login by subject from being saved, as far as that
-// can be known beforehand. An empty subject is anybody.
+// Check reports problems that would keep a login by subject from being saved, as far as they can be
+// found in advance. An empty subject stands for any.
 func (s *Store) Check(subject string) error {
 	f, err := s.read()
 	switch {
@@ -109,8 +108,8 @@ func (s *Store) Check(subject string) error {
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
-// Delete removes the token file. A store that is empty already is no error.
-// [Client.Logout] revokes the tokens as well.
+// Delete removes the token file. An empty store is not an error. [Client.Logout] revokes the tokens
+// as well.
 func (s *Store) Delete(ctx context.Context) error {
 	unlock, err := s.lock(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -130,8 +129,8 @@ func (s *Store) remove() error {
 	return nil
 }
 
-// update replaces the content under the lock by what change makes of it. change
-// is given nil if there is nothing readable yet.
+// update replaces the content with the result of change, under the lock. change gets nil if there
+// is no readable content.
 func (s *Store) update(ctx context.Context, change func(old *storeFile) (*storeFile, error)) error {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
 		return fmt.Errorf("save tokens: %w", err)
@@ -155,9 +154,9 @@ func (s *Store) update(ctx context.Context, change func(old *storeFile) (*storeF
 	return nil
 }
 
-// lock waits for its turn to write. On file systems without locks, some on
-// clusters are mounted that way, it lets everybody pass: being unable to log in
-// would be worse than a refresh too many.
+// lock waits for the lock. Some file systems, for instance on clusters, have no locks; there, it
+// succeeds without one. Two programs may then refresh at the same time, which does less harm than
+// not being able to log in.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	l := flock.New(s.path+".lock", flock.SetFlag(os.O_CREATE|os.O_RDWR))
 	_, err = l.TryLockContext(ctx, lockPoll)
@@ -172,12 +171,12 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	return nil, fmt.Errorf("lock: %w", err)
 }
 
-// lockless tells whether an error means that the file system has no locks.
+// lockless reports whether an error means that the file system has no locks.
 func lockless(err error) bool {
 	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK)
 }
 
-// openPrivate opens the token file if it is nobody else's business.
+// openPrivate opens the token file if only its owner can use it.
 func (s *Store) openPrivate() (*os.File, error) {
 	if err := checkFolder(filepath.Dir(s.path)); err != nil {
 		return nil, err
@@ -202,8 +201,7 @@ func (s *Store) openPrivate() (*os.File, error) {
 	return f, nil
 }
 
-// checkFolder refuses a folder in which others could put a file of their own in
-// the token file's place.
+// checkFolder rejects a folder in which other users could replace the token file.
 func checkFolder(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -217,7 +215,8 @@ func checkFolder(dir string) error {
 
 var errDamaged = errors.New("the token file is damaged")
 
-// read returns the content. Nothing there is ErrLoginRequired, nothing readable errDamaged.
+// read returns the content. The error is ErrLoginRequired if there is no file, and errDamaged if
+// its content cannot be parsed.
 func (s *Store) read() (*storeFile, error) {
 	f, err := s.openPrivate()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -250,17 +249,17 @@ func (s *Store) write(file *storeFile) (err error) {
 	if err := checkFolder(filepath.Dir(s.path)); err != nil {
 		return err
 	}
-	return disk.ReplaceFile(s.path, append(data, '\n')) // the lock keeps calls from overlapping
+	return disk.ReplaceFile(s.path, append(data, '\n')) // ReplaceFile requires that calls do not overlap; the lock ensures that
 }
 
 const storeVersion = 1
 
-// storeFile is the content of a token file. The one place where secrets are
-// written: its fields are strings, since a Secret would write "[redacted]".
+// storeFile is the content of a token file. It is the only place where secrets are written. Its
+// fields are strings, because a Secret would be written as "[redacted]".
 type storeFile struct {
 	Version  int                    `json:"version"`
-	Issuer   string                 `json:"issuer,omitempty"`    // whom the refresh tokens may be shown to
-	ClientID string                 `json:"client_id,omitempty"` // by whom
+	Issuer   string                 `json:"issuer,omitempty"`    // the Globus Auth to which the refresh tokens may be sent
+	ClientID string                 `json:"client_id,omitempty"` // the client that may send them
 	Identity Identity               `json:"identity"`
 	Tokens   map[string]storedToken `json:"tokens"` // by resource server
 }
@@ -319,7 +318,7 @@ func (f *storeFile) login() *Login {
 	return login
 }
 
-// label names an identity for people.
+// label names an identity for display.
 func (id Identity) label() string {
 	if id.Username != "" {
 		return id.Username

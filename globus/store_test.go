@@ -17,7 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// newStore returns an empty store in a folder of its own.
+// newStore returns an empty store in a directory of its own.
 func newStore(t *testing.T) *globus.Store {
 	t.Helper()
 	s, err := globus.OpenStore(filepath.Join(t.TempDir(), "tokens", "local.json"))
@@ -27,7 +27,7 @@ func newStore(t *testing.T) *globus.Store {
 	return s
 }
 
-// adaLogin is a login as it would come from Globus Auth at a time.
+// adaLogin returns a login as Globus Auth would issue it at the given time.
 func adaLogin(now time.Time) *globus.Login {
 	other := sampleToken("canary-access-auth", "canary-refresh-auth", now)
 	other.ResourceServer = "auth.globus.org"
@@ -116,9 +116,9 @@ func TestStoreRefusesWiderPermissions(t *testing.T) {
 func TestStoreBelongsToOnePerson(t *testing.T) {
 	s := newStore(t)
 	save(t, s, adaLogin(time.Now()))
-	save(t, s, adaLogin(time.Now())) // again is fine
+	save(t, s, adaLogin(time.Now())) // again succeeds
 	bob := adaLogin(time.Now())
-	bob.Identity = globus.Identity{Subject: bobSubject, Username: "ada@example.edu"} // the username decides nothing
+	bob.Identity = globus.Identity{Subject: bobSubject, Username: "ada@example.edu"} // the username is the same, but only the subject counts
 	checkErr(t, "Save", s.Save(t.Context(), bob), globus.ErrOtherSubject, "ada@example.edu")
 	checkErr(t, "Check", s.Check(bobSubject), globus.ErrOtherSubject, "ada@example.edu")
 	for _, subject := range []string{"", adaSubject} {
@@ -153,7 +153,7 @@ func TestStoreDamage(t *testing.T) {
 			if _, err := s.Load(); err == nil || !strings.Contains(err.Error(), "log in again") {
 				t.Errorf("Load = %v, want advice to log in again", err)
 			}
-			save(t, s, adaLogin(time.Now())) // a new login mends it
+			save(t, s, adaLogin(time.Now())) // a new login replaces the damaged file
 			if _, err := s.Load(); err != nil {
 				t.Error(err)
 			}
@@ -235,7 +235,7 @@ func TestStoreLockIsBoundedByContext(t *testing.T) {
 		}
 	})
 	if _, err := s.Load(); err != nil {
-		t.Errorf("Load while locked = %v", err) // readers do not wait
+		t.Errorf("Load while locked = %v", err) // readers do not need the lock
 	}
 }
 

@@ -12,14 +12,14 @@ import (
 
 const (
 	maxSecretBytes = 4096
-	// unstatedLifetime is assumed of a token whose answer does not say how long
-	// it lives. Globus Auth always says; a refresh too early does no harm.
+	// unstatedLifetime is the assumed lifetime of a token if the response does not contain one.
+	// Globus Auth always sends it, and refreshing a token too early does no harm.
 	unstatedLifetime = time.Hour
 	maxLifetime      = 366 * 24 * time.Hour
 )
 
-// checkSecret says what is wrong with a token as a token, as the rest of a
-// sentence. What it takes can stand in an HTTP header and in a Kafka SASL message.
+// checkSecret checks the form of a token. Its error is the rest of a sentence, such as "is
+// missing". A token that passes can be sent in an HTTP header and in a Kafka SASL message.
 func checkSecret(s Secret) error {
 	switch {
 	case s == "":
@@ -34,19 +34,19 @@ func checkSecret(s Secret) error {
 	return nil
 }
 
-// tokenHash stands for a token where that itself must not be kept.
+// tokenHash identifies a token where the token itself must not be kept.
 type tokenHash [sha256.Size]byte
 
 func hashOf(s Secret) tokenHash { return sha256.Sum256([]byte(s)) }
 
-// tokenResponse is a success of the token endpoint.
+// tokenResponse is a successful response of the token endpoint.
 type tokenResponse struct {
 	tokens  []Token // at least one
 	idToken Secret  // empty without the scope openid
 }
 
-// tokenDocument is one token as Globus Auth writes it. The first one of an answer
-// carries the rest, one for each further resource server.
+// tokenDocument is one token in a response. The first one also contains the others, one for each
+// further resource server.
 type tokenDocument struct {
 	AccessToken    string          `json:"access_token"`
 	TokenType      looseString     `json:"token_type"`
@@ -58,8 +58,8 @@ type tokenDocument struct {
 	OtherTokens    []tokenDocument `json:"other_tokens"`
 }
 
-// parseTokens reads the answer to every grant. Which resource server's token comes
-// first means nothing. Errors show nothing of the body.
+// parseTokens parses the response to any grant. The order of the tokens has no meaning. Errors
+// quote nothing of the body.
 func parseTokens(body []byte, now time.Time) (tokenResponse, error) {
 	var doc tokenDocument
 	if err := json.Unmarshal(body, &doc); err != nil {
@@ -102,9 +102,9 @@ func (d tokenDocument) token(now time.Time) (Token, error) {
 	return t, nil
 }
 
-// lifetime reads expires_in: seconds, as a number or a string.
+// lifetime parses expires_in: seconds, as a number or a string.
 func lifetime(raw json.RawMessage) time.Duration {
-	var n json.Number // takes both
+	var n json.Number // accepts both
 	if json.Unmarshal(raw, &n) != nil {
 		return unstatedLifetime
 	}
@@ -118,7 +118,7 @@ func lifetime(raw json.RawMessage) time.Duration {
 	return time.Duration(seconds * float64(time.Second))
 }
 
-// introspection is the answer of the introspection endpoint.
+// introspection is the response of the introspection endpoint.
 type introspection struct {
 	Active      *bool       `json:"active"`
 	Subject     looseString `json:"sub"`
@@ -165,7 +165,7 @@ func parseTokenInfo(op string, body []byte) (TokenInfo, error) {
 	}, nil
 }
 
-// stringList is a JSON array of strings, or a single one, as aud may be.
+// stringList is a JSON array of strings, or a single string, since "aud" may be either.
 type stringList []string
 
 func (l *stringList) UnmarshalJSON(b []byte) error {
@@ -180,7 +180,7 @@ func (l *stringList) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(l))
 }
 
-// epoch is a time in seconds since 1970; null and 0 are the zero time.
+// epoch is a JSON time in seconds since 1970. null, 0 and negative numbers are the zero time.
 type epoch struct{ time.Time }
 
 func (e *epoch) UnmarshalJSON(b []byte) error {

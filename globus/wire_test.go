@@ -18,19 +18,19 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// wire carries requests to a handler without a network, so that a test can run in
-// a synctest bubble, and cut where it likes.
+// wire passes requests to a handler without a network. A test can thus run in a synctest bubble,
+// and cut the connection at any point.
 type wire struct {
 	handler http.Handler
-	// cut, if set, says what happens to the n-th request, counted from 1: lost
-	// before it arrives, or its answer lost. Nil lets it through.
+	// cut, if set, says what happens to the n-th request, counted from 1: it is lost, its response
+	// is lost, or nothing (nil).
 	cut func(n int) error
 
 	mu       sync.Mutex
 	requests []request
 }
 
-// request is what a handler of a wire was sent.
+// request is a request that a handler of a wire received.
 type request struct {
 	method, path string
 	header       http.Header
@@ -75,7 +75,7 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
-	if err := r.Context().Err(); err != nil { // a real one does not answer then, either
+	if err := r.Context().Err(); err != nil { // a real server would not respond either
 		return nil, err
 	}
 	if fault != nil {
@@ -90,7 +90,7 @@ func (w *wire) sent() []request {
 	return append([]request(nil), w.requests...)
 }
 
-// client returns a native client whose requests go over the wire.
+// client returns a native client whose requests are sent over the wire.
 func (w *wire) client(t *testing.T, change ...func(*globus.Config)) *globus.Client {
 	t.Helper()
 	cfg := globus.Config{ClientID: nativeID, HTTPClient: &http.Client{Transport: w}}
@@ -115,11 +115,11 @@ const (
 	serviceSecret = "a+b/c=canary-client-secret="
 	adaSubject    = "00000000-0000-4000-8000-00000000ada0"
 	bobSubject    = "00000000-0000-4000-8000-00000000b0b0"
-	topics        = "00000000-0000-4000-8000-0000000000aa" // the resource server of tests
+	topics        = "00000000-0000-4000-8000-0000000000aa" // the resource server used in tests
 	topicsScope   = "https://auth.globus.org/scopes/00000000-0000-4000-8000-0000000000aa/all"
 )
 
-// answers returns a handler that gives these answers in turn, the last one for ever.
+// answers returns a handler that sends these responses in turn, and then repeats the last one.
 func answers(all ...reply) http.HandlerFunc {
 	var mu sync.Mutex
 	n := 0
@@ -145,7 +145,7 @@ func status(code int, body string) reply    { return reply{status: code, body: b
 func after(r reply, seconds string) reply   { r.header = http.Header{"Retry-After": {seconds}}; return r }
 func document(fields map[string]any) string { b, _ := json.Marshal(fields); return string(b) }
 
-// tokenAnswer is the answer of the token endpoint with one token.
+// tokenAnswer is a response of the token endpoint with one token.
 func tokenAnswer(resourceServer, access, refresh string) map[string]any {
 	a := map[string]any{
 		"access_token": access, "token_type": "Bearer", "expires_in": 172800,
