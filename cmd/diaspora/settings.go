@@ -18,6 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 	"github.com/diaspora-streams/diaspora/internal/front"
 )
@@ -122,7 +123,7 @@ func secret(field func(*serveDraft) *globus.Secret, parts ...string) func(*serve
 		if !slices.Contains(parts, d.part) {
 			return nil
 		}
-		read, err := front.ReadSecret(v)
+		read, err := disk.ReadSecret(v)
 		*field(d) = globus.Secret(read)
 		return err
 	}

@@ -50,38 +50,6 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, fmt.Errorf("certificate: %w", err)
 }
 
-// ReadSecret reads a file that holds nothing but a secret, for its owner only.
-func ReadSecret(name string) (string, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return "", err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%s can be read by others (mode %04o): chmod 600 %s", name, info.Mode().Perm(), name)
-	}
-	if info.Size() > maxSecretBytes {
-		return "", fmt.Errorf("%s has %d bytes, too many for a secret", name, info.Size())
-	}
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return "", err
-	}
-	secret := string(trimNewline(data))
-	if secret == "" {
-		return "", fmt.Errorf("%s is empty", name)
-	}
-	return secret, nil
-}
-
-const maxSecretBytes = 16 << 10
-
-func trimNewline(b []byte) []byte {
-	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r') {
-		b = b[:len(b)-1]
-	}
-	return b
-}
-
 // ReadCA reads PEM certificates and returns them as a pool and as they are.
 func ReadCA(name string) (*x509.CertPool, string, error) {
 	data, err := os.ReadFile(name)
