@@ -36,6 +36,31 @@ func TestLibraryStaysLight(t *testing.T) {
 	}
 }
 
+// TestServiceIsAssembledOnce fails when another package than internal/assemble wires the service together,
+// or when that package knows more than its edges tell it.
+func TestServiceIsAssembledOnce(t *testing.T) {
+	t.Parallel()
+	const own = "github.com/diaspora-streams/diaspora/"
+	importers := map[string][]string{} // of a package; tests do not count
+	for _, pair := range goList(t, "-f", "{{$p := .ImportPath}}{{range .Imports}}{{.}}={{$p}}\n{{end}}", "./...") {
+		imported, by, _ := strings.Cut(pair, "=")
+		importers[imported] = append(importers[imported], strings.TrimPrefix(by, own))
+	}
+	for imported, want := range map[string][]string{
+		"internal/assemble": {"fabric", "internal/front"},
+		"internal/keys":     {"internal/assemble"},
+	} {
+		if got := importers[own+imported]; !slices.Equal(got, want) {
+			t.Errorf("%s is imported by %v, want %v", imported, got, want)
+		}
+	}
+	for _, edge := range []string{"internal/apache", "internal/broker", "internal/globusdev", "internal/proxyproto"} {
+		if by := importers[own+edge]; len(by) == 0 || slices.Contains(by, "internal/assemble") {
+			t.Errorf("%s is imported by %v, and must not be by internal/assemble", edge, by)
+		}
+	}
+}
+
 // TestModulesAreFew counts the modules of others that are linked into the library. The target is
 // eight. It is at twelve and must not grow. Without golang-lru and x/sync in the authenticator, and
 // without flock, which imports x/sys, it would be at eight.

@@ -16,6 +16,7 @@
 package fabric
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,12 +30,11 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/assemble"
 	"github.com/diaspora-streams/diaspora/internal/broker"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
-	"github.com/diaspora-streams/diaspora/internal/kafka"
-	"github.com/diaspora-streams/diaspora/internal/keys"
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
 
@@ -97,24 +97,18 @@ type Config struct {
 
 // Fabric is a running fabric. All methods may be called concurrently.
 type Fabric struct {
-	cfg       Config
-	lock      *dirLock
-	discovery diaspora.Discovery
-	url       string
-	globus    *globusdev.Server
-	secret    globus.Secret  // of the local Globus Auth
-	people    *globus.Client // whom people log in through
-	kafka     *kafkaCluster  // nil with the embedded broker
-	broker    *broker.Broker // nil with an Apache Kafka
-	upstreams []gateway.Upstream
-	claims    *claims.Service
+	cfg     Config
+	lock    *dirLock
+	globus  *globusdev.Server
+	secret  globus.Secret     // of the local Globus Auth
+	people  *globus.Client    // through which people log in
+	broker  *broker.Broker    // nil with an Apache Kafka
+	admin   []kgo.Opt         // the options of a client that is the super user
+	service *assemble.Service // gateways, ACL endpoint and ledger
 
-	// The listening parts, in the order in which they are stopped. There is
-	// one gateway for each broker.
-	acl      *service
-	gateways []*service
-	fronts   []*gateway.Gateway // what gateways serve
-	auth     *service
+	// What listens. There is one gateway for each broker.
+	auth, acl *assemble.Port
+	gateways  []*assemble.Port
 
 	closeOnce sync.Once
 	closeErr  error
@@ -124,9 +118,9 @@ type Fabric struct {
 // with [*InUseError] when another process has cfg.Dir. ctx bounds the start
 // only; the fabric runs until [Fabric.Close].
 func Start(ctx context.Context, cfg Config) (*Fabric, error) {
-	setDefault(&cfg.RevocationInterval, 10*time.Second)
-	setDefault(&cfg.Version, "devel")
-	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
+	cfg.RevocationInterval = cmp.Or(cfg.RevocationInterval, 10*time.Second)
+	cfg.Version = cmp.Or(cfg.Version, "devel")
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	f := &Fabric{cfg: cfg}
 	if err := f.start(ctx); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -134,116 +128,114 @@ func Start(ctx context.Context, cfg Config) (*Fabric, error) {
 	return f, nil
 }
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
-// start opens the parts in the order in which they need each other. What it has
-// opened when it fails, Close closes.
+// start opens the parts in the order in which they need each other. If it fails, Close
+// closes what it has opened.
 func (f *Fabric) start(ctx context.Context) (err error) {
 	if f.lock, err = lockDir(f.cfg.Dir); err != nil {
 		return err
 	}
+
+	// The ports, because each part is told where others are, and most of these ports are chosen here.
 	if f.auth, err = listen("Globus Auth", f.cfg.GlobusAddr); err != nil {
 		return err
 	}
-	if err := f.listenForKafka(); err != nil {
-		return err
-	}
-	if f.acl, err = listen("the ACL endpoint", f.cfg.HTTPAddr); err != nil {
-		return err
-	}
-	f.url = "http://" + f.acl.addr()
-	f.discovery = diaspora.Discovery{
-		Version:  f.cfg.Version,
-		Brokers:  f.brokers(),
-		Security: "plaintext",
-		Globus: diaspora.DiscoveryGlobus{
-			Issuer:         "http://" + f.auth.addr(),
-			ClientID:       globusdev.NativeClientID,
-			ResourceServer: globusdev.ResourceServerID,
-			Scope:          globusdev.Scope,
-		},
-		MaxEventBytes: kafka.MaxEventBytes,
-		TokenURL:      f.url + "/v1/token",
-	}
-	authenticator, err := f.startGlobus()
-	if err != nil {
-		return err
-	}
-	admin, err := f.startBroker()
-	if err != nil {
-		return err
-	}
-	admission := f.cfg.allow
-	for _, username := range f.cfg.Operators {
-		admission.Operators = append(admission.Operators, globusdev.Subject(username))
-	}
-	f.claims, err = claims.Open(ctx, claims.Config{
-		Admin:       admin,
-		Admission:   admission,
-		Dir:         f.below("ledger"),
-		KeyRevoked:  f.keyRevoked,
-		Diagnostics: f.cfg.Diagnostics,
-	})
-	if err != nil {
-		return err
-	}
-	if err := f.startFront(authenticator); err != nil {
-		return err
-	}
-	return f.lock.announce(Info{URL: f.url, Brokers: f.discovery.Brokers, Globus: f.GlobusURL()})
-}
-
-// keyRevoked has the gateways close the connections of a key that was revoked.
-func (f *Fabric) keyRevoked(ctx context.Context, principal string) {
-	if f.cfg.apart {
-		return
-	}
-	for _, front := range f.fronts {
-		front.Recheck(ctx, principal)
-	}
-}
-
-// brokers returns where clients are told to find the gateways.
-func (f *Fabric) brokers() []string {
-	if f.cfg.advertise != "" {
-		return []string{f.cfg.advertise}
-	}
-	return addrs(f.gateways)
-}
-
-// listenForKafka opens the gateways' listeners.
-func (f *Fabric) listenForKafka() error {
-	at := []string{f.cfg.KafkaAddr}
+	var apacheKafka *kafkaCluster
+	gateways := []string{f.cfg.KafkaAddr}
 	if f.cfg.KafkaFile != "" {
 		if f.cfg.KafkaAddr != "" {
 			return fmt.Errorf("KafkaAddr and KafkaFile exclude each other, since an Apache Kafka names its gateways: %w", diaspora.ErrInvalid)
 		}
-		kafka, err := readKafka(f.cfg.KafkaFile)
+		if apacheKafka, err = readKafka(f.cfg.KafkaFile); err != nil {
+			return err
+		}
+		gateways = nil
+		for _, node := range apacheKafka.Nodes {
+			gateways = append(gateways, node.Gateway)
+		}
+	}
+	var addrs []string
+	for _, addr := range gateways {
+		port, err := listen("the Kafka gateway", addr)
 		if err != nil {
 			return err
 		}
-		f.kafka, at = kafka, nil
-		for _, node := range kafka.Nodes {
-			at = append(at, node.Gateway)
-		}
+		f.gateways, addrs = append(f.gateways, port), append(addrs, port.Address)
 	}
-	for _, addr := range at {
-		s, err := listen("the Kafka gateway", addr)
+	if f.cfg.advertise != "" {
+		addrs = []string{f.cfg.advertise}
+	}
+	if f.acl, err = listen("the ACL endpoint", f.cfg.HTTPAddr); err != nil {
+		return err
+	}
+
+	resourceServer, err := f.startGlobus()
+	if err != nil {
+		return err
+	}
+	var brokers []gateway.Upstream
+	if apacheKafka != nil {
+		if brokers, f.admin, err = apacheKafka.open(f.cfg.Diagnostics); err != nil {
+			return err
+		}
+	} else {
+		f.broker, err = broker.Open(broker.Config{
+			Dir:         f.below("broker"),
+			Advertise:   addrs[0],
+			SyncWrites:  f.cfg.SyncWrites,
+			Diagnostics: f.cfg.Diagnostics,
+		})
 		if err != nil {
 			return err
 		}
-		f.gateways = append(f.gateways, s)
+		brokers, f.admin = []gateway.Upstream{f.broker}, f.broker.AdminOpts()
 	}
-	return nil
+
+	cfg := assemble.Config{
+		Globus: globus.AuthenticatorConfig{
+			Introspector: resourceServer,
+			Issuer:       f.GlobusURL(),
+			Audience:     globusdev.ResourceServerID,
+			Scope:        globusdev.Scope,
+			FreshFor:     f.cfg.RevocationInterval / 10,
+			RefusedFor:   time.Second,
+		},
+		Claims:          claims.Config{Admin: f.admin, Admission: f.cfg.allow, Dir: f.below("ledger")},
+		PublicURL:       f.URL(),
+		TokenKeyFile:    f.below("token-key.pem"),
+		SessionLifetime: f.cfg.AccessTokenLifetime,
+		ACL: &assemble.ACL{Port: f.acl, Config: server.Config{Discovery: diaspora.Discovery{
+			Version:  f.cfg.Version,
+			Brokers:  addrs,
+			Security: "plaintext",
+			Globus:   diaspora.DiscoveryGlobus{ClientID: globusdev.NativeClientID},
+		}}},
+		Diagnostics: f.cfg.Diagnostics,
+	}
+	for _, username := range f.cfg.Operators {
+		cfg.Claims.Admission.Operators = append(cfg.Claims.Admission.Operators, globusdev.Subject(username))
+	}
+	if f.cfg.apart {
+		cfg.Claims.KeyRevoked = func(context.Context, string) {}
+	}
+	for i, b := range brokers {
+		cfg.Gateways = append(cfg.Gateways, assemble.Gateway{
+			Port:   f.gateways[i],
+			Broker: func() (gateway.Upstream, error) { return b, nil },
+			Config: gateway.Config{RevocationInterval: f.cfg.RevocationInterval * 9 / 10},
+		})
+	}
+	if f.service, err = assemble.Open(ctx, cfg); err != nil {
+		return err
+	}
+	if err := f.service.Start(); err != nil {
+		return err
+	}
+	return f.lock.announce(Info{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL()})
 }
 
-// startGlobus starts the local Globus Auth, and returns what asks it about tokens.
-func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
+// startGlobus starts the local Globus Auth, and returns the client with which the service asks it about
+// tokens.
+func (f *Fabric) startGlobus() (*globus.Client, error) {
 	var err error
 	f.secret = globusdev.NewSecret()
 	f.globus, err = globusdev.Open(globusdev.Config{
@@ -257,7 +249,14 @@ func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.startAuth()
+	var handler http.Handler = f.globus
+	if f.cfg.aroundGlobus != nil {
+		handler = f.cfg.aroundGlobus(handler)
+	}
+	f.auth.Serve = serveHTTP(handler)
+	if err := f.StartGlobus(); err != nil {
+		return nil, err
+	}
 
 	f.people, err = globus.New(globus.Config{Issuer: f.GlobusURL(), ClientID: globusdev.NativeClientID})
 	if err != nil {
@@ -267,87 +266,7 @@ func (f *Fabric) startGlobus() (*globus.Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	resourceServer, err := globus.New(globus.Config{Issuer: f.GlobusURL(), ClientID: globusdev.ResourceServerID, ClientSecret: secret})
-	if err != nil {
-		return nil, err
-	}
-	return globus.NewAuthenticator(globus.AuthenticatorConfig{
-		Introspector: resourceServer,
-		Issuer:       f.GlobusURL(),
-		Audience:     globusdev.ResourceServerID,
-		Scope:        globusdev.Scope,
-		FreshFor:     f.cfg.RevocationInterval / 10,
-		RefusedFor:   time.Second,
-	})
-}
-
-// startBroker starts the embedded broker, unless there is an Apache Kafka, and
-// returns the options of a client that is the super user.
-func (f *Fabric) startBroker() ([]kgo.Opt, error) {
-	if f.kafka != nil {
-		brokers, err := f.kafka.upstreams(f.cfg.Diagnostics)
-		if err != nil {
-			return nil, err
-		}
-		for _, b := range brokers {
-			f.upstreams = append(f.upstreams, b)
-		}
-		return f.kafka.adminOpts()
-	}
-	var err error
-	f.broker, err = broker.Open(broker.Config{
-		Dir:         f.below("broker"),
-		Advertise:   f.brokers()[0],
-		SyncWrites:  f.cfg.SyncWrites,
-		Diagnostics: f.cfg.Diagnostics,
-	})
-	if err != nil {
-		return nil, err
-	}
-	f.upstreams = []gateway.Upstream{f.broker}
-	return f.broker.AdminOpts(), nil
-}
-
-// startFront starts what clients talk to.
-func (f *Fabric) startFront(authenticator *globus.Authenticator) error {
-	people := &keys.People{Globus: authenticator, Ledger: f.claims}
-	lifetime := keys.DefaultTokenLifetime
-	if f.cfg.AccessTokenLifetime != 0 {
-		lifetime = min(lifetime, f.cfg.AccessTokenLifetime)
-	}
-	tokens, err := keys.OpenTokens(f.below("token-key.pem"), f.url, f.claims, lifetime)
-	if err != nil {
-		return err
-	}
-	for _, upstream := range f.upstreams {
-		front, err := gateway.New(gateway.Config{
-			Upstream:           upstream,
-			Authenticator:      &keys.Authenticator{People: people, Keys: f.claims, Tokens: tokens, SessionLifetime: f.cfg.AccessTokenLifetime},
-			RevocationInterval: f.cfg.RevocationInterval * 9 / 10,
-			Diagnostics:        f.cfg.Diagnostics,
-		})
-		if err != nil {
-			return err
-		}
-		f.fronts = append(f.fronts, front)
-	}
-	acl, err := server.New(server.Config{
-		Claims:        f.claims,
-		Authenticator: people,
-		Tokens:        tokens,
-		Discovery:     f.discovery,
-		PublicURL:     f.url,
-		Ready:         map[string]func(context.Context) error{"ledger": f.claims.Ready},
-		Diagnostics:   f.cfg.Diagnostics,
-	})
-	if err != nil {
-		return err
-	}
-	for i, front := range f.fronts {
-		f.gateways[i].start(front.Serve)
-	}
-	f.acl.start(acl.Serve)
-	return nil
+	return globus.New(globus.Config{Issuer: f.GlobusURL(), ClientID: globusdev.ResourceServerID, ClientSecret: secret})
 }
 
 // below returns where something of this name is kept, or "" if nothing is.
@@ -359,16 +278,16 @@ func (f *Fabric) below(name string) string {
 }
 
 // URL returns the address of the ACL endpoint, which is all that a client needs.
-func (f *Fabric) URL() string { return f.url }
+func (f *Fabric) URL() string { return "http://" + f.acl.Address }
 
 // Brokers returns the bootstrap servers.
-func (f *Fabric) Brokers() []string { return f.discovery.Brokers }
+func (f *Fabric) Brokers() []string { return f.service.Discovery.Brokers }
 
 // GlobusURL returns the address of the local Globus Auth, its issuer.
-func (f *Fabric) GlobusURL() string { return "http://" + f.auth.addr() }
+func (f *Fabric) GlobusURL() string { return "http://" + f.auth.Address }
 
 // Discovery returns what the ACL endpoint says at /.well-known/diaspora.
-func (f *Fabric) Discovery() diaspora.Discovery { return f.discovery }
+func (f *Fabric) Discovery() diaspora.Discovery { return f.service.Discovery }
 
 // Globus returns the local Globus Auth, whose controls expire and revoke tokens,
 // advance its clock and make its answers fail.
@@ -379,48 +298,29 @@ func (f *Fabric) Globus() *globusdev.Server { return f.globus }
 // the machine could be anybody, since they can connect. Login and As need not be told.
 func (f *Fabric) GlobusSecret() globus.Secret { return f.secret }
 
-func (f *Fabric) startAuth() {
-	var handler http.Handler = f.globus
-	if f.cfg.aroundGlobus != nil {
-		handler = f.cfg.aroundGlobus(handler)
-	}
-	f.auth.start(serveHTTP(handler))
-}
-
 // StopGlobus takes the local Globus Auth off its port, as in an outage, until
 // [Fabric.StartGlobus].
-func (f *Fabric) StopGlobus() error { return f.auth.stop() }
+func (f *Fabric) StopGlobus() error { return f.auth.Stop() }
 
 // StartGlobus puts the local Globus Auth back on its port.
 func (f *Fabric) StartGlobus() error {
-	if err := f.auth.reopen(); err != nil {
-		return err
-	}
-	f.startAuth()
-	return nil
+	_, err := f.auth.Start()
+	return err
 }
 
 // StopGateway takes the gateway of the n-th of [Fabric.Brokers] off its port, and
 // ends its connections, until [Fabric.StartGateway].
-func (f *Fabric) StopGateway(n int) error { return f.gateways[n].stop() }
+func (f *Fabric) StopGateway(n int) error { return f.gateways[n].Stop() }
 
 // StartGateway puts it back on its port.
 func (f *Fabric) StartGateway(n int) error {
-	if err := f.gateways[n].reopen(); err != nil {
-		return err
-	}
-	f.gateways[n].start(f.fronts[n].Serve)
-	return nil
+	_, err := f.gateways[n].Start()
+	return err
 }
 
 // AdminOpts returns the options of a plain Kafka client whom no ACL binds, and who
 // goes past the gateway: for tests that do to the cluster what an operator does.
-func (f *Fabric) AdminOpts() ([]kgo.Opt, error) {
-	if f.kafka != nil {
-		return f.kafka.adminOpts()
-	}
-	return f.broker.AdminOpts(), nil
-}
+func (f *Fabric) AdminOpts() ([]kgo.Opt, error) { return f.admin, nil }
 
 // Login logs somebody whom the local Globus Auth knows in, with a browser that
 // picks the username by itself. All else is as in any login.
@@ -439,8 +339,8 @@ func (f *Fabric) As(ctx context.Context, username string) (diaspora.Config, erro
 		return diaspora.Config{}, fmt.Errorf("log %s in: there is no token for the cluster", username)
 	}
 	return diaspora.Config{
-		URL:         f.url,
-		Brokers:     f.discovery.Brokers,
+		URL:         f.URL(),
+		Brokers:     f.Brokers(),
 		Identity:    login.Identity,
 		TokenSource: f.people.RefreshSource(token.RefreshToken, globusdev.ResourceServerID, ""),
 	}, nil
@@ -450,17 +350,14 @@ func (f *Fabric) As(ctx context.Context, username string) (diaspora.Config, erro
 // those first that use the others. It may be called twice.
 func (f *Fabric) Close() error {
 	f.closeOnce.Do(func() {
-		var errs []error
-		for _, s := range append([]*service{f.acl}, f.gateways...) {
-			errs = append(errs, s.stop())
-		}
-		if f.claims != nil {
-			errs = append(errs, f.claims.Close())
+		errs := []error{f.service.Close(), f.acl.Stop()} // stopped already, unless the start has failed
+		for _, port := range f.gateways {
+			errs = append(errs, port.Stop())
 		}
 		if f.broker != nil {
 			errs = append(errs, f.broker.Close())
 		}
-		errs = append(errs, f.auth.stop())
+		errs = append(errs, f.auth.Stop())
 		if f.globus != nil {
 			errs = append(errs, f.globus.Close())
 		}

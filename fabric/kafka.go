@@ -6,12 +6,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora/internal/apache"
+	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/gateway"
 )
 
 // kafkaCluster is an Apache Kafka on this machine, as deploy/kafka/cluster
@@ -50,33 +51,27 @@ func readKafka(file string) (*kafkaCluster, error) {
 	return &k, nil
 }
 
-// adminOpts are the options of a client that is the super user.
-func (k *kafkaCluster) adminOpts() ([]kgo.Opt, error) {
-	password, err := os.ReadFile(k.Admin.PasswordFile)
-	if err != nil {
-		return nil, fmt.Errorf("administer Apache Kafka: super user: %w", err)
-	}
-	auth := plain.Auth{User: k.Admin.Username, Pass: strings.TrimSpace(string(password))}
-	return []kgo.Opt{kgo.SeedBrokers(k.Admin.Brokers...), kgo.SASL(auth.AsMechanism())}, nil
-}
-
-// upstreams are the nodes as the gateways see them.
-func (k *kafkaCluster) upstreams(diagnostics *slog.Logger) ([]*apache.Broker, error) {
+// open returns the nodes as the gateways see them, and the options of a client that is the super user.
+func (k *kafkaCluster) open(diagnostics *slog.Logger) (nodes []gateway.Upstream, admin []kgo.Opt, err error) {
 	keys, err := apache.OpenKeys(apache.KeysConfig{
 		File:        filepath.Join(filepath.Dir(k.JWKSFile), "signing-keys.json"),
 		JWKSFile:    k.JWKSFile,
 		Diagnostics: diagnostics,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var brokers []*apache.Broker
 	for _, node := range k.Nodes {
 		b, err := apache.New(apache.Config{Address: node.Listener, Issuer: k.Issuer, Audience: k.Audience, Keys: keys})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		brokers = append(brokers, b)
+		nodes = append(nodes, b)
 	}
-	return brokers, nil
+	password, err := disk.ReadSecret(k.Admin.PasswordFile)
+	if err != nil {
+		return nil, nil, fmt.Errorf("administer Apache Kafka: super user: %w", err)
+	}
+	auth := plain.Auth{User: k.Admin.Username, Pass: password}
+	return nodes, []kgo.Opt{kgo.SeedBrokers(k.Admin.Brokers...), kgo.SASL(auth.AsMechanism())}, nil
 }

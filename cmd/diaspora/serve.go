@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,7 +91,7 @@ func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
 		return nil // stopped while it started
 	}
 	switch {
-	case errors.Is(err, front.ErrInUse):
+	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("serve: %w", err)
 	case errors.Is(err, diaspora.ErrUnavailable):
 		return hinted(fmt.Errorf("serve: Kafka does not answer at %s: %w", strings.Join(cfg.Kafka.Brokers, ","), err), "start Kafka, and then this")

@@ -11,38 +11,35 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/apache"
+	"github.com/diaspora-streams/diaspora/internal/assemble"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
-	"github.com/diaspora-streams/diaspora/internal/kafka"
-	"github.com/diaspora-streams/diaspora/internal/keys"
 	"github.com/diaspora-streams/diaspora/internal/proxyproto"
 	"github.com/diaspora-streams/diaspora/internal/server"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// Config says what a [Front] serves, and what it stands before.
+// Config says what the service consists of, and which cluster it is in front of.
 type Config struct {
 	Globus Globus
 	Kafka  Kafka
@@ -415,10 +412,7 @@ func (cfg *Config) askAtStart(ctx context.Context) error {
 }
 
 func (cfg *Config) issuer() string {
-	if cfg.Globus.Issuer == "" {
-		return globus.DefaultIssuer
-	}
-	return cfg.Globus.Issuer
+	return cmp.Or(cfg.Globus.Issuer, globus.DefaultIssuer)
 }
 
 // keys says where the keys are that the gateway signs in to the broker with.
@@ -431,26 +425,11 @@ func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 	return apache.New(apache.Config{Address: g.Broker, Issuer: g.Issuer, Audience: g.Audience, Keys: signing})
 }
 
-// Front is a service that is ready to run.
-type Front struct {
-	parts  []part
-	ledger io.Closer
-
-	gateway *gateway.Gateway // nil if there is none in this process
-}
-
-// part is something that listens.
-type part struct {
-	name  string
-	ln    net.Listener
-	serve func(context.Context, net.Listener) error
-}
-
-// Open reads the ledger and takes the ports; clients are served once [Front.Run]
-// is called. It fails with [globus.ErrClientRefused] if Globus Auth does not take the service's
-// own credentials; if Globus Auth cannot be asked, it says so to Diagnostics. ctx bounds the
-// opening only. The caller closes the Front.
-func Open(ctx context.Context, cfg Config) (*Front, error) {
+// Open opens the parts that cfg names, as [assemble.Open] does, whose Service serves clients once its Run is
+// called. It fails with [globus.ErrClientRefused] if Globus Auth rejects the service's own credentials; if
+// Globus Auth cannot be reached, it warns through Diagnostics. ctx bounds the opening only. The caller closes
+// the Service.
+func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 	if cfg.Diagnostics == nil {
 		cfg.Diagnostics = slog.New(slog.DiscardHandler)
 	}
@@ -463,206 +442,69 @@ func Open(ctx context.Context, cfg Config) (*Front, error) {
 	if err := cfg.askAtStart(ctx); err != nil {
 		return nil, err
 	}
-	f := &Front{}
-	if err := f.open(ctx, &cfg); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-func (f *Front) open(ctx context.Context, cfg *Config) error {
 	service, err := cfg.client()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	known, err := globus.NewAuthenticator(globus.AuthenticatorConfig{
-		Introspector: service,
-		Issuer:       cfg.issuer(),
-		Audience:     cfg.Globus.ClientID,
-		Scope:        cfg.Globus.Scope,
-	})
-	if err != nil {
-		return err
+	parts := assemble.Config{
+		Globus: globus.AuthenticatorConfig{
+			Introspector: service,
+			Issuer:       cfg.issuer(),
+			Audience:     cfg.Globus.ClientID,
+			Scope:        cfg.Globus.Scope,
+		},
+		Claims: claims.Config{
+			Admin:            cfg.kafkaOpts(),
+			GatewayPrincipal: cfg.Kafka.Gateway.principal(),
+			Admission:        cfg.Admission,
+			Dir:              cfg.StateDir,
+		},
+		PublicURL:    cfg.PublicURL,
+		TokenKeyFile: cfg.TokenKeyFile,
+		Diagnostics:  cfg.Diagnostics,
 	}
-	if cfg.ACL == nil {
-		return f.openFollowing(ctx, cfg, known)
+	if g := cfg.Gateway; g != nil {
+		parts.Gateways = []assemble.Gateway{{
+			Port: cfg.port("the gateway", g.Listen),
+			Broker: func() (gateway.Upstream, error) {
+				signing, err := apache.OpenKeys(g.keys(cfg.Diagnostics))
+				if err != nil {
+					return nil, err
+				}
+				return g.upstream(signing)
+			},
+			Config: gateway.Config{TLS: cfg.TLS, RevocationInterval: g.RevocationInterval, MaxConnections: g.MaxConnections},
+		}}
 	}
-	rules, err := claims.Open(ctx, claims.Config{
-		Admin:             cfg.kafkaOpts(),
-		GatewayPrincipal:  cfg.Kafka.Gateway.principal(),
-		DefaultPartitions: cfg.ACL.DefaultPartitions,
-		DefaultRetention:  cfg.ACL.DefaultRetention,
-		Limits:            cfg.ACL.Limits,
-		Admission:         cfg.Admission,
-		Dir:               cfg.StateDir,
-		KeyRevoked:        f.keyRevoked,
-		Diagnostics:       cfg.Diagnostics,
-	})
-	if err != nil {
-		return err
-	}
-	f.ledger = rules
-	tokens, err := openTokens(cfg, rules)
-	people := &keys.People{Globus: known, Ledger: rules}
-	if err != nil {
-		return err
-	}
-	if cfg.Gateway != nil {
-		if err := f.openGateway(cfg, &keys.Authenticator{People: people, Keys: rules, Tokens: tokens}); err != nil {
-			return err
+	if a := cfg.ACL; a != nil {
+		parts.Claims.DefaultPartitions, parts.Claims.DefaultRetention, parts.Claims.Limits = a.DefaultPartitions, a.DefaultRetention, a.Limits
+		security := "tls"
+		if cfg.TLS == nil && !cfg.InsecureAllowPlaintext {
+			security = "plaintext"
+		}
+		parts.ACL = &assemble.ACL{
+			Port: cfg.port("the ACL endpoint", a.Listen),
+			Config: server.Config{
+				Discovery: diaspora.Discovery{
+					Version: cfg.Version, Brokers: a.Bootstrap, Security: security, CA: a.CA,
+					Globus: diaspora.DiscoveryGlobus{ClientID: cfg.Globus.LoginClientID},
+				},
+				Hosts:                  a.Hosts,
+				InsecureAllowPlaintext: cfg.InsecureAllowPlaintext,
+				TrustedProxies:         a.TrustedProxies,
+				TLS:                    cfg.TLS,
+			},
 		}
 	}
-	return f.openACL(cfg, rules, people, tokens)
+	return assemble.Open(ctx, parts)
 }
 
-// openFollowing opens a gateway that has no ACL endpoint beside it. It reads the ledger, and
-// administers nothing.
-func (f *Front) openFollowing(ctx context.Context, cfg *Config, known *globus.Authenticator) error {
-	rules, err := claims.Follow(ctx, claims.FollowerConfig{Client: cfg.kafkaOpts(), Admission: cfg.Admission, Dir: cfg.StateDir, Diagnostics: cfg.Diagnostics})
-	if err != nil {
-		return err
-	}
-	f.ledger = rules
-	tokens, err := openTokens(cfg, rules)
-	if err != nil {
-		return err
-	}
-	return f.openGateway(cfg, &keys.Authenticator{People: &keys.People{Globus: known, Ledger: rules}, Keys: rules, Tokens: tokens})
-}
-
-func openTokens(cfg *Config, known keys.Keys) (*keys.Tokens, error) {
-	return keys.OpenTokens(cfg.TokenKeyFile, cfg.PublicURL, known, keys.DefaultTokenLifetime)
-}
-
-func (f *Front) openGateway(cfg *Config, who gateway.Authenticator) error {
-	signing, err := apache.OpenKeys(cfg.Gateway.keys(cfg.Diagnostics))
-	if err != nil {
-		return err
-	}
-	broker, err := cfg.Gateway.upstream(signing)
-	if err != nil {
-		return err
-	}
-	g, err := gateway.New(gateway.Config{
-		Upstream:           broker,
-		Authenticator:      who,
-		TLS:                cfg.TLS,
-		RevocationInterval: cfg.Gateway.RevocationInterval,
-		MaxConnections:     cfg.Gateway.MaxConnections,
-		Diagnostics:        cfg.Diagnostics,
-	})
-	if err != nil {
-		return err
-	}
-	f.gateway = g
-	return f.listen(cfg, "the gateway", cfg.Gateway.Listen, g.Serve)
-}
-
-// keyRevoked has the gateway close the connections of a key that was revoked. Those at the gateways of other
-// processes stay until these look.
-func (f *Front) keyRevoked(ctx context.Context, principal string) {
-	if f.gateway != nil {
-		f.gateway.Recheck(ctx, principal)
-	}
-}
-
-func (f *Front) openACL(cfg *Config, rules *claims.Service, people *keys.People, tokens *keys.Tokens) error {
-	a := cfg.ACL
-	s, err := server.New(server.Config{
-		Claims:                 rules,
-		Authenticator:          people,
-		Tokens:                 tokens,
-		Discovery:              cfg.discovery(),
-		PublicURL:              cfg.PublicURL,
-		Hosts:                  a.Hosts,
-		InsecureAllowPlaintext: cfg.InsecureAllowPlaintext,
-		TrustedProxies:         a.TrustedProxies,
-		TLS:                    cfg.TLS,
-		Ready:                  map[string]func(context.Context) error{"ledger": rules.Ready},
-		Diagnostics:            cfg.Diagnostics,
-	})
-	if err != nil {
-		return err
-	}
-	return f.listen(cfg, "the ACL endpoint", a.Listen, s.Serve)
-}
-
-// discovery is what the ACL endpoint tells clients.
-func (cfg *Config) discovery() diaspora.Discovery {
-	d := diaspora.Discovery{
-		Version:  cfg.Version,
-		Brokers:  cfg.ACL.Bootstrap,
-		Security: "tls",
-		CA:       cfg.ACL.CA,
-		Globus: diaspora.DiscoveryGlobus{
-			Issuer:         cfg.issuer(),
-			ClientID:       cfg.Globus.LoginClientID,
-			ResourceServer: cfg.Globus.ClientID,
-			Scope:          cfg.Globus.Scope,
-		},
-		MaxEventBytes: kafka.MaxEventBytes,
-		TokenURL:      cfg.PublicURL + "/v1/token",
-	}
-	if cfg.TLS == nil && !cfg.InsecureAllowPlaintext {
-		d.Security = "plaintext"
-	}
-	return d
-}
-
-// proxyTimeout is how long a trusted proxy may take to say whose a connection is: as long as
-// a login.
+// proxyTimeout is how long a trusted proxy may take to name the client of a connection: as long as a login.
 const proxyTimeout = 15 * time.Second
 
-func (f *Front) listen(cfg *Config, name, address string, serve func(context.Context, net.Listener) error) error {
-	ln, err := net.Listen("tcp", address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("listen for %s: another process, perhaps this service, listens at %s (%w)", name, address, ErrInUse)
-	}
-	if err != nil {
-		return fmt.Errorf("listen for %s: %w", name, err)
-	}
-	ln = proxyproto.Listen(ln, proxyproto.Config{Trusted: cfg.TrustedProxies, Timeout: proxyTimeout, Diagnostics: cfg.Diagnostics})
-	f.parts = append(f.parts, part{name, ln, serve})
-	return nil
-}
-
-// ErrInUse says that an address to listen at is taken.
-var ErrInUse = errors.New("address already in use")
-
-// Addrs returns where the parts listen, by name: "the gateway", "the ACL endpoint".
-func (f *Front) Addrs() map[string]string {
-	addrs := map[string]string{}
-	for _, p := range f.parts {
-		addrs[p.name] = p.ln.Addr().String()
-	}
-	return addrs
-}
-
-// Run serves until ctx ends, lets what is under way finish, and returns nil; or an
-// error as soon as a part fails, which ends the other. It is called once.
-func (f *Front) Run(ctx context.Context) error {
-	running, ctx := errgroup.WithContext(ctx)
-	for _, p := range f.parts {
-		running.Go(func() error {
-			if err := p.serve(ctx, p.ln); err != nil {
-				return fmt.Errorf("serve %s: %w", p.name, err)
-			}
-			return nil
-		})
-	}
-	return running.Wait()
-}
-
-// Close frees the ports and ends the ledger's reader. Call it after Run.
-func (f *Front) Close() error {
-	var errs []error
-	for _, p := range f.parts {
-		if err := p.ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, err)
-		}
-	}
-	if f.ledger != nil {
-		errs = append(errs, f.ledger.Close())
-	}
-	return errors.Join(errs...)
+// port is where a part listens. Trusted proxies name the client of each of their connections.
+func (cfg *Config) port(name, address string) *assemble.Port {
+	return &assemble.Port{Name: name, Address: address, Wrap: func(ln net.Listener) net.Listener {
+		return proxyproto.Listen(ln, proxyproto.Config{Trusted: cfg.TrustedProxies, Timeout: proxyTimeout, Diagnostics: cfg.Diagnostics})
+	}}
 }

@@ -544,20 +544,20 @@ func TestTrustedProxies(t *testing.T) {
 	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	cfg.Diagnostics = slog.New(slog.DiscardHandler)
 	clients := make(chan string, 1)
-	f := &Front{}
-	err := f.listen(&cfg, "a part", "127.0.0.1:0", func(ctx context.Context, ln net.Listener) error {
+	p := cfg.port("a part", "127.0.0.1:0")
+	p.Serve = func(ctx context.Context, ln net.Listener) error {
 		conn, err := ln.Accept()
 		if err != nil {
 			return err
 		}
 		clients <- conn.RemoteAddr().String()
 		return conn.Close()
-	})
+	}
+	ended, err := p.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	conn, err := net.Dial("tcp", f.Addrs()["a part"])
+	conn, err := net.Dial("tcp", p.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -565,7 +565,8 @@ func TestTrustedProxies(t *testing.T) {
 	if _, err := conn.Write([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x1f\x90\x23\x84")); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Run(t.Context()); err != nil {
+	<-ended
+	if err := p.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-clients; got != "192.0.2.7:8080" {

@@ -1,0 +1,237 @@
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/broker"
+	"github.com/diaspora-streams/diaspora/internal/claims"
+	"github.com/diaspora-streams/diaspora/internal/gateway"
+	"github.com/diaspora-streams/diaspora/internal/server"
+)
+
+// nobody is a Globus Auth that knows no token.
+type nobody struct{}
+
+func (nobody) Introspect(context.Context, globus.Secret) (globus.TokenInfo, error) {
+	return globus.TokenInfo{}, globus.ErrRefused
+}
+
+// config is a gateway and an ACL endpoint on free ports, in front of a cluster that admin reaches.
+func config(t *testing.T, admin []kgo.Opt, upstream func() (gateway.Upstream, error)) Config {
+	t.Helper()
+	return Config{
+		Globus:       globus.AuthenticatorConfig{Introspector: nobody{}, Issuer: "http://127.0.0.1:1", Audience: "service", Scope: "scope"},
+		Claims:       claims.Config{Admin: admin},
+		PublicURL:    "http://127.0.0.1:1",
+		TokenKeyFile: filepath.Join(t.TempDir(), "token-key.pem"),
+		Gateways:     []Gateway{{Port: &Port{Name: "the gateway", Address: "127.0.0.1:0"}, Broker: upstream}},
+		ACL: &ACL{
+			Port:   &Port{Name: "the ACL endpoint", Address: "127.0.0.1:0"},
+			Config: server.Config{Discovery: diaspora.Discovery{Version: "devel", Security: "plaintext"}},
+		},
+		Diagnostics: slog.New(slog.DiscardHandler),
+	}
+}
+
+// TestOpenOrder: no port is open, and no broker is asked for, before the ledger has been read.
+func TestOpenOrder(t *testing.T) {
+	t.Parallel()
+	b, err := broker.Open(broker.Config{Advertise: "127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	client, err := kgo.NewClient(b.AdminOpts()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var cfg Config
+	cfg = config(t, b.AdminOpts(), func() (gateway.Upstream, error) {
+		topics, err := kadm.NewClient(client).ListTopicsWithInternal(t.Context(), claims.LedgerTopic)
+		if err != nil || topics.Error() != nil {
+			t.Errorf("the broker is asked for before there is a ledger: %v, %v", err, topics.Error())
+		}
+		for _, port := range []*Port{cfg.Gateways[0].Port, cfg.ACL.Port} {
+			if port.ln != nil {
+				t.Errorf("%s listens before all is ready", port.Name)
+			}
+		}
+		return b, nil
+	})
+	s, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if addrs := s.Addrs(); len(addrs) != 2 || addrs["the gateway"] != cfg.Gateways[0].Port.Address || addrs["the ACL endpoint"] != cfg.ACL.Port.Address {
+		t.Errorf("Addrs = %v, want those of the gateway and the ACL endpoint", addrs)
+	}
+	want := diaspora.Discovery{
+		Version: "devel", Security: "plaintext", MaxEventBytes: s.Discovery.MaxEventBytes, TokenURL: "http://127.0.0.1:1/v1/token",
+		Globus: diaspora.DiscoveryGlobus{Issuer: "http://127.0.0.1:1", ResourceServer: "service", Scope: "scope"},
+	}
+	if fmt.Sprint(s.Discovery) != fmt.Sprint(want) || want.MaxEventBytes == 0 {
+		t.Errorf("Discovery = %+v, want %+v", s.Discovery, want)
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Errorf("Close twice: %v", err)
+	}
+}
+
+// TestOpenWithoutCluster: if the ledger cannot be read, nothing listens and no broker is asked for, whichever
+// parts are to run.
+func TestOpenWithoutCluster(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Config){
+		"both":        func(*Config) {},
+		"the gateway": func(cfg *Config) { cfg.ACL = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(t, []kgo.Opt{kgo.SeedBrokers("127.0.0.1:1")}, func() (gateway.Upstream, error) {
+				t.Error("the broker is asked for")
+				return nil, errors.New("none")
+			})
+			port := cfg.Gateways[0].Port
+			change(&cfg)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			if s, err := Open(ctx, cfg); err == nil {
+				t.Errorf("Open = nil, want an error")
+				s.Close()
+			}
+			if port.Address != "127.0.0.1:0" {
+				t.Errorf("the gateway has taken %s", port.Address)
+			}
+		})
+	}
+}
+
+// ends is a part of a service, and a ledger, that note when they end.
+type ends struct {
+	ledger
+	mu    sync.Mutex
+	order []string
+}
+
+func (e *ends) note(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.order = append(e.order, name)
+}
+
+func (e *ends) Close() error {
+	e.note("ledger")
+	return nil
+}
+
+func (e *ends) port(name string, serve func(context.Context) error) *Port {
+	return &Port{Name: name, Address: "127.0.0.1:0", Serve: func(ctx context.Context, ln net.Listener) error {
+		err := serve(ctx)
+		e.note(name)
+		return errors.Join(err, ln.Close())
+	}}
+}
+
+func untilDone(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// TestCloseOrder: the endpoint has drained before the gateways are stopped, and these before the ledger is.
+func TestCloseOrder(t *testing.T) {
+	t.Parallel()
+	var e ends
+	s := &Service{ledger: &e, ports: []*Port{e.port("gateway", untilDone), e.port("endpoint", untilDone)}}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Close(), (*Service)(nil).Close()); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"endpoint", "gateway", "ledger"}; !slices.Equal(e.order, want) {
+		t.Errorf("parts end in the order %v, want %v", e.order, want)
+	}
+}
+
+// TestRun: a part that fails ends the other, and when ctx ends all parts drain at the same time.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	var e ends
+	s := &Service{ports: []*Port{e.port("gateway", untilDone), e.port("endpoint", func(context.Context) error { return broken })}}
+	if err := s.Run(t.Context()); !errors.Is(err, broken) || !strings.Contains(err.Error(), "serve endpoint: ") {
+		t.Errorf("Run = %v, want that the endpoint is broken", err)
+	}
+
+	var draining sync.WaitGroup // over when both drain
+	draining.Add(2)
+	drain := func(ctx context.Context) error {
+		<-ctx.Done()
+		draining.Done()
+		draining.Wait()
+		return nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s = &Service{ports: []*Port{e.port("gateway", drain), e.port("endpoint", drain)}}
+	if err := errors.Join(s.Run(ctx), s.Close()); err != nil {
+		t.Errorf("Run until ctx ends = %v", err)
+	}
+}
+
+// TestPort stops a port and starts it again.
+func TestPort(t *testing.T) {
+	t.Parallel()
+	var e ends
+	p := e.port("a part", untilDone)
+	if err := errors.Join(p.Stop(), p.Open(), p.Open()); err != nil { // stopped before anything, and opened twice
+		t.Fatal(err)
+	}
+	address := p.Address
+	_, err := (&Port{Name: "another part", Address: address}).Start()
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "listen for another part: another process") || !strings.Contains(err.Error(), address) {
+		t.Errorf("Start on a port that is taken = %v, want who has it", err)
+	}
+	for range 2 {
+		ended, err := p.Start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Start(); err == nil {
+			t.Error("Start of a part that serves = nil, want an error")
+		}
+		if conn, err := net.Dial("tcp", address); err != nil {
+			t.Errorf("connect to a part that serves: %v", err)
+		} else {
+			conn.Close()
+		}
+		if err := errors.Join(p.Stop(), p.Stop()); err != nil {
+			t.Error(err)
+		}
+		<-ended
+		if conn, err := net.Dial("tcp", address); err == nil {
+			t.Error("a stopped part takes connections")
+			conn.Close()
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// Port is an address, and what serves there. It can be stopped and started again. Its methods may be
+// called concurrently, and Stop on nil, which is a port that was never opened.
+type Port struct {
+	Name    string // of what serves there, for errors
+	Address string // host:port; once the port is open, with the real port
+
+	// Serve takes connections until its context ends, finishes the requests in flight, and closes
+	// the listener. It is set before Start.
+	Serve func(context.Context, net.Listener) error
+
+	// Wrap, if set, is applied to the listener of each opening.
+	Wrap func(net.Listener) net.Listener
+
+	mu     sync.Mutex   // guards the fields below
+	ln     net.Listener // nil while closed
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when Serve has returned; nil while it was not called
+	err    error         // what Serve returned; valid once ended is closed
+}
+
+// Open listens on the address. It does nothing if the port is open.
+func (p *Port) Open() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open()
+}
+
+func (p *Port) open() error {
+	if p.ln != nil {
+		return nil
+	}
+	ln, err := net.Listen("tcp", p.Address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("another process, perhaps this service, listens at %s (%w)", p.Address, syscall.EADDRINUSE)
+	}
+	if err != nil {
+		return fmt.Errorf("listen for %s: %w", p.Name, err)
+	}
+	if address := ln.Addr().String(); address != p.Address { // the first time; later on others read it
+		p.Address = address
+	}
+	if p.Wrap != nil {
+		ln = p.Wrap(ln)
+	}
+	p.ln = ln
+	return nil
+}
+
+// Start opens the port unless it is open, calls Serve in a goroutine, and returns. The channel is closed when
+// Serve has returned; [Port.Stop] then returns its error.
+func (p *Port) Start() (ended <-chan struct{}, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended != nil {
+		return nil, fmt.Errorf("%s is running", p.Name)
+	}
+	if err := p.open(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background()) // ends with Stop
+	ln, done := p.ln, make(chan struct{})
+	p.cancel, p.ended = cancel, done
+	go func() {
+		p.err = p.Serve(ctx, ln)
+		close(done)
+	}()
+	return done, nil
+}
+
+// Stop ends Serve, waits until it has finished the requests in flight, and returns its error. The port
+// is free afterwards. It may be called twice.
+func (p *Port) Stop() error {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ln == nil {
+		return nil
+	}
+	ln, ended := p.ln, p.ended
+	p.ln, p.ended = nil, nil
+	if ended == nil {
+		return ln.Close()
+	}
+	p.cancel()
+	<-ended
+	return p.err
+}
