@@ -48,6 +48,29 @@ func TestExportedAPI(t *testing.T) {
 	}
 }
 
+// TestAPINamesPublicTypes fails when the exported API contains a type of an internal package, which
+// users cannot name, or of the Kafka client, which would tie them to its versions. The exception is
+// Dial, which returns that client.
+func TestAPINamesPublicTypes(t *testing.T) {
+	t.Parallel()
+	dial := false
+	for _, pkg := range publicPackages(t) {
+		for _, line := range exported(pkg) {
+			if !strings.Contains(line, "diaspora/internal/") && !strings.Contains(line, "twmb/franz-go") {
+				continue
+			}
+			if pkg.Name() == "diaspora" && strings.HasPrefix(line, "func Dial(") && !strings.Contains(line, "/internal/") {
+				dial = true
+				continue
+			}
+			t.Errorf("package %s: %s", pkg.Name(), line)
+		}
+	}
+	if !dial {
+		t.Error("Dial, whose types are foreign, was not found")
+	}
+}
+
 // publicPackages returns the types of the packages that users import. It reads the compiler's
 // export data, which is ten times faster than type-checking the sources.
 func publicPackages(t *testing.T) (packages []*types.Package) {

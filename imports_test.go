@@ -1,8 +1,6 @@
 package diaspora
 
 import (
-	"fmt"
-	"go/types"
 	"os/exec"
 	"slices"
 	"strings"
@@ -47,7 +45,8 @@ func TestServiceIsAssembledOnce(t *testing.T) {
 		importers[imported] = append(importers[imported], strings.TrimPrefix(by, own))
 	}
 	for imported, want := range map[string][]string{
-		"internal/assemble": {"fabric", "internal/front"},
+		"internal/assemble": {"fabric", "internal/front", "internal/inside"},
+		"internal/inside":   {"bench", "cmd/diaspora", "fabric"},
 		"internal/keys":     {"internal/assemble"},
 	} {
 		if got := importers[own+imported]; !slices.Equal(got, want) {
@@ -82,50 +81,4 @@ func TestModulesAreFew(t *testing.T) {
 		}
 		t.Logf("%s links %d modules: %v", link.what, len(modules), modules)
 	}
-}
-
-// TestKafkaClientStaysInside fails when the exported API contains a type of the Kafka client,
-// except in Dial.
-func TestKafkaClientStaysInside(t *testing.T) {
-	t.Parallel()
-	pkg := publicPackages(t)[0]
-	found := map[string]bool{}
-	for _, name := range pkg.Scope().Names() {
-		object := pkg.Scope().Lookup(name)
-		if !object.Exported() {
-			continue
-		}
-		if foreign := kafkaTypes(object.Type()); foreign != "" {
-			found[name] = true
-		}
-		named, ok := object.Type().(*types.Named)
-		if _, isType := object.(*types.TypeName); !ok || !isType {
-			continue
-		}
-		if fields, ok := named.Underlying().(*types.Struct); ok {
-			for f := range fields.Fields() {
-				if f.Exported() && kafkaTypes(f.Type()) != "" || f.Embedded() && kafkaTypes(f.Type()) != "" {
-					found[name+"."+f.Name()] = true
-				}
-			}
-		}
-		methods := types.NewMethodSet(types.NewPointer(named)) // includes promoted methods
-		for m := range methods.Methods() {
-			if m.Obj().Exported() && kafkaTypes(m.Type()) != "" {
-				found[name+"."+m.Obj().Name()] = true
-			}
-		}
-	}
-	if got := fmt.Sprint(found); got != "map[Dial:true]" {
-		t.Errorf("types of the Kafka client appear in %v, want Dial alone", got)
-	}
-}
-
-// kafkaTypes returns the text of t if t is, or contains, a type of the Kafka client, and else "".
-func kafkaTypes(t types.Type) string {
-	text := types.TypeString(t, nil)
-	if strings.Contains(text, "twmb/franz-go") {
-		return text
-	}
-	return ""
 }

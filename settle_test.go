@@ -10,6 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // TestCloseWaitsForARenewal ends programs while their login is being renewed with a refresh token
@@ -87,7 +88,7 @@ func renewSlowly(t *testing.T, f *fabric.Fabric, cfg diaspora.Config, delay time
 	t.Helper()
 	// Several requests, because the gateway's introspection requests have a path with the same
 	// prefix.
-	if err := f.Globus().FailNext(10, globusdev.Failure{Path: "/v2/oauth2/token", Delay: delay}); err != nil {
+	if err := inside.Of(f).Globus.FailNext(10, globusdev.Failure{Path: "/v2/oauth2/token", Delay: delay}); err != nil {
 		t.Fatal(err)
 	}
 	token, err := cfg.TokenSource.Token(within(t))
@@ -106,7 +107,7 @@ func renewSlowly(t *testing.T, f *fabric.Fabric, cfg diaspora.Config, delay time
 // configuration of the stored profile.
 func storedLogin(t *testing.T, f *fabric.Fabric) (*globus.Store, diaspora.Config) {
 	t.Helper()
-	if err := f.Globus().SetRefreshMode(globusdev.RefreshRotate); err != nil {
+	if err := inside.Of(f).Globus.SetRefreshMode(globusdev.RefreshRotate); err != nil {
 		t.Fatal(err)
 	}
 	login, err := f.Login(within(t), ada)

@@ -12,6 +12,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // These tests need a whole fabric: gateway, claims and Globus Auth.
@@ -132,7 +133,7 @@ func TestRevoked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer consumer.Close(context.Background())
-	if err := f.Globus().Revoke(token.AccessToken); err != nil {
+	if err := inside.Of(f).Globus.Revoke(token.AccessToken); err != nil {
 		t.Fatal(err)
 	}
 
@@ -202,18 +203,12 @@ func TestReleasedAndClaimedAgain(t *testing.T) {
 func TestRefusedTokenIsRenewed(t *testing.T) {
 	t.Parallel()
 	f := startFabric(t, fabric.Config{})
-	subject := ""
 	expire := func(t *testing.T) {
 		t.Helper()
-		if err := f.Globus().ExpireAccessTokens(subject); err != nil {
+		if err := f.ExpireTokens(ada); err != nil {
 			t.Fatal(err)
 		}
 	}
-	who, err := newClient(t, as(t, f, ada)).Identity(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	subject = who.Subject
 	if _, err := newClient(t, as(t, f, ada)).Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
 		t.Fatal(err)
 	}

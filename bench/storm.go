@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 const (
@@ -72,7 +73,7 @@ func storms(ctx context.Context, n int, late time.Duration) ([]storm, error) {
 		return nil, err
 	}
 	if late > 0 {
-		if err := f.Globus().FailNext(1_000_000, globusdev.Failure{Path: "/v2/oauth2/token/introspect", Delay: late}); err != nil {
+		if err := inside.Of(f).Globus.FailNext(1_000_000, globusdev.Failure{Path: "/v2/oauth2/token/introspect", Delay: late}); err != nil {
 			return nil, err
 		}
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // hostEnv has the test binary be a fabric in a process of its own instead, which can be
@@ -67,7 +68,7 @@ func serveHost(text string) error {
 		case "login":
 			err = login(f, what)
 		case "expire":
-			err = f.Globus().ExpireAccessTokens(what)
+			err = inside.Of(f).Globus.ExpireAccessTokens(what)
 		case "globus":
 			if what == "on" {
 				err = f.StartGlobus()

@@ -1,18 +1,20 @@
-// Package fabric is a whole Diaspora Streams in one process: the embedded
+// Package fabric runs all of Diaspora Streams in one process: the embedded
 // broker, the gateway in front of it, the ACL endpoint, and a local stand-in for
-// Globus Auth. `diaspora up` and `diaspora example` are thin covers of it, and
-// tests start one each, since it is ready in a fraction of a second:
+// Globus Auth. `diaspora up` and `diaspora example` are thin wrappers around it. It
+// starts in a fraction of a second, so each test can have one of its own:
 //
 //	f, err := fabric.Start(ctx, fabric.Config{})
 //	defer f.Close()
 //	cfg, err := f.As(ctx, "ada@example.edu")
 //	logger, err := diaspora.OpenLogger(ctx, cfg)
 //
-// It can stand in front of an Apache Kafka as well, see [Config.KafkaFile].
+// [Fabric.StopGateway], [Fabric.StopGlobus], [Fabric.RevokeTokens] and [Fabric.ExpireTokens] let a
+// test see what a program does in an outage, and when its login ends.
 //
-// Nothing in it is a fake of the Kafka side: clients speak the Kafka protocol over
-// TCP to the same gateway that stands before an Apache Kafka. Only the identities
-// are invented.
+// It can run in front of an Apache Kafka as well, see [Config.KafkaFile].
+//
+// Nothing on the Kafka side is a fake: clients speak the Kafka protocol over TCP to the
+// same gateway that runs in front of an Apache Kafka. Only the identities are invented.
 package fabric
 
 import (
@@ -23,6 +25,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +38,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
 
@@ -42,9 +46,8 @@ import (
 type Config struct {
 	// Dir holds everything that outlives the process: records, the ledger, the
 	// identities with hashes of their tokens, and the key that signs tokens for
-	// access keys. It is made when missing, for
-	// its owner only, and belongs to one process at a time. Empty keeps all in
-	// memory.
+	// access keys. It is created when missing, for its owner only, and one process
+	// at a time can use it. Default: everything is kept in memory.
 	Dir string
 
 	// KafkaAddr, HTTPAddr and GlobusAddr are where the gateway, the ACL endpoint
@@ -58,28 +61,27 @@ type Config struct {
 	// clients. KafkaAddr must be empty. Default: the embedded broker.
 	KafkaFile string
 
-	// Username is the identity of the person at this machine, besides those
-	// that every fabric knows: ada@example.edu and grace@example.org. Without
+	// Username is the identity of the person at this machine, in addition to those
+	// that every fabric has: ada@example.edu and grace@example.org. Without
 	// an @ it is a name at localhost. Default: none.
 	Username string
 
-	// Operators are the usernames of those who may block others, of people that the
-	// local Globus Auth knows. Default: none.
+	// Operators are the usernames of the people who may block others. Default: none.
 	Operators []string
 
 	// SyncWrites makes the broker fsync every batch before it acknowledges it,
 	// so that acknowledged events survive a power cut as well.
 	SyncWrites bool
 
-	// AccessTokenLifetime is how long access tokens are good, and how long a
-	// client may go on that has signed in with an access key; it bounds the hour
-	// that tokens are good which are got with access keys. Default: 48 h, as at
+	// AccessTokenLifetime is how long access tokens are valid, and how long a
+	// connection that was signed in with an access key may stay open. Tokens issued for
+	// access keys are valid for this long, but at most for an hour. Default: 48 h, as at
 	// Globus.
 	AccessTokenLifetime time.Duration
 
 	// RevocationInterval bounds how long an open connection survives the
-	// revocation of its token or access key, and how long the fabric goes by
-	// what it was last told of a token. Default: 10 s.
+	// revocation of its token or access key, and how long answers about a token are
+	// cached. Default: 10 s.
 	RevocationInterval time.Duration
 
 	// Version is what /.well-known/diaspora says. Default: "devel".
@@ -89,10 +91,10 @@ type Config struct {
 	Diagnostics *slog.Logger
 
 	// For tests.
-	allow        claims.Admission                // who is admitted; operators come from Operators
-	apart        bool                            // the gateways hear of revoked keys as those in other processes do
+	allow        claims.Admission                // which accounts are admitted; operators come from Operators
+	apart        bool                            // the gateways learn of revoked keys from the ledger alone, as in other processes
 	advertise    string                          // what clients are told instead of KafkaAddr, with a network in between
-	aroundGlobus func(http.Handler) http.Handler // what stands before the local Globus Auth
+	aroundGlobus func(http.Handler) http.Handler // wraps the local Globus Auth
 }
 
 // Fabric is a running fabric. All methods may be called concurrently.
@@ -114,9 +116,16 @@ type Fabric struct {
 	closeErr  error
 }
 
-// Start brings a whole fabric up and returns when clients can use it. It fails
-// with [*InUseError] when another process has cfg.Dir. ctx bounds the start
-// only; the fabric runs until [Fabric.Close].
+func init() {
+	inside.Of = func(fabric any) inside.Parts {
+		f := fabric.(*Fabric)
+		return inside.Parts{Globus: f.globus, GlobusSecret: f.secret, Admin: slices.Clip(f.admin), Gateways: f.gateways}
+	}
+}
+
+// Start starts a fabric and returns when clients can use it. It fails with [*InUseError]
+// when another process uses cfg.Dir. ctx bounds the start only; the fabric runs until
+// [Fabric.Close].
 func Start(ctx context.Context, cfg Config) (*Fabric, error) {
 	cfg.RevocationInterval = cmp.Or(cfg.RevocationInterval, 10*time.Second)
 	cfg.Version = cmp.Or(cfg.Version, "devel")
@@ -135,7 +144,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 		return err
 	}
 
-	// The ports, because each part is told where others are, and most of these ports are chosen here.
+	// Ports first: the parts are told each other's addresses, and a free port has none before it is open.
 	if f.auth, err = listen("Globus Auth", f.cfg.GlobusAddr); err != nil {
 		return err
 	}
@@ -277,7 +286,7 @@ func (f *Fabric) below(name string) string {
 	return filepath.Join(f.cfg.Dir, name)
 }
 
-// URL returns the address of the ACL endpoint, which is all that a client needs.
+// URL returns the address of the ACL endpoint. A client needs no other address.
 func (f *Fabric) URL() string { return "http://" + f.acl.Address }
 
 // Brokers returns the bootstrap servers.
@@ -286,49 +295,66 @@ func (f *Fabric) Brokers() []string { return f.service.Discovery.Brokers }
 // GlobusURL returns the address of the local Globus Auth, its issuer.
 func (f *Fabric) GlobusURL() string { return "http://" + f.auth.Address }
 
-// Discovery returns what the ACL endpoint says at /.well-known/diaspora.
+// Discovery returns the document that the ACL endpoint serves at /.well-known/diaspora.
 func (f *Fabric) Discovery() diaspora.Discovery { return f.service.Discovery }
 
-// Globus returns the local Globus Auth, whose controls expire and revoke tokens,
-// advance its clock and make its answers fail.
-func (f *Fabric) Globus() *globusdev.Server { return f.globus }
+// StopGateway closes the ports and connections of the gateways, as in an outage, until
+// [Fabric.StartGateway]. It is for tests of what a program does meanwhile, as are the methods below.
+func (f *Fabric) StopGateway() error {
+	var errs []error
+	for _, port := range f.gateways {
+		errs = append(errs, port.Stop())
+	}
+	return errors.Join(errs...)
+}
 
-// GlobusSecret returns what the local Globus Auth wants to see of whoever logs in, or uses its
-// controls over HTTP; each start makes another. Without it, other users of
-// the machine could be anybody, since they can connect. Login and As need not be told.
-func (f *Fabric) GlobusSecret() globus.Secret { return f.secret }
+// StartGateway has the gateways serve again, on the ports that they had.
+func (f *Fabric) StartGateway() error {
+	for _, port := range f.gateways {
+		if _, err := port.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
-// StopGlobus takes the local Globus Auth off its port, as in an outage, until
+// StopGlobus closes the port of the local Globus Auth, as in an outage, until
 // [Fabric.StartGlobus].
 func (f *Fabric) StopGlobus() error { return f.auth.Stop() }
 
-// StartGlobus puts the local Globus Auth back on its port.
+// StartGlobus has the local Globus Auth serve again, on the port that it had.
 func (f *Fabric) StartGlobus() error {
 	_, err := f.auth.Start()
 	return err
 }
 
-// StopGateway takes the gateway of the n-th of [Fabric.Brokers] off its port, and
-// ends its connections, until [Fabric.StartGateway].
-func (f *Fabric) StopGateway(n int) error { return f.gateways[n].Stop() }
-
-// StartGateway puts it back on its port.
-func (f *Fabric) StartGateway(n int) error {
-	_, err := f.gateways[n].Start()
-	return err
+// RevokeTokens revokes all tokens of a user, refresh tokens included, so that their programs have to log
+// in again. The gateway notices within [Config].RevocationInterval, and closes their connections.
+func (f *Fabric) RevokeTokens(username string) error {
+	subject, err := f.globus.Subject(username)
+	if err != nil {
+		return err
+	}
+	return f.globus.RevokeAll(subject)
 }
 
-// AdminOpts returns the options of a plain Kafka client whom no ACL binds, and who
-// goes past the gateway: for tests that do to the cluster what an operator does.
-func (f *Fabric) AdminOpts() ([]kgo.Opt, error) { return f.admin, nil }
+// ExpireTokens makes all access tokens of a user expire now. Refresh tokens stay good, so that programs that
+// have one get new access tokens by themselves.
+func (f *Fabric) ExpireTokens(username string) error {
+	subject, err := f.globus.Subject(username)
+	if err != nil {
+		return err
+	}
+	return f.globus.ExpireAccessTokens(subject)
+}
 
-// Login logs somebody whom the local Globus Auth knows in, with a browser that
-// picks the username by itself. All else is as in any login.
+// Login logs a user in at the local Globus Auth, with a browser that picks the username
+// by itself. Everything else is as in any login.
 func (f *Fabric) Login(ctx context.Context, username string) (*globus.Login, error) {
 	return login(ctx, f.people, f.secret, username)
 }
 
-// As logs username in and returns the configuration of a client that is them.
+// As logs a user in and returns the configuration of a client that is signed in as them.
 func (f *Fabric) As(ctx context.Context, username string) (diaspora.Config, error) {
 	login, err := f.Login(ctx, username)
 	if err != nil {
@@ -346,14 +372,12 @@ func (f *Fabric) As(ctx context.Context, username string) (diaspora.Config, erro
 	}, nil
 }
 
-// Close stops taking requests, lets those under way finish, and ends all parts,
-// those first that use the others. It may be called twice.
+// Close stops accepting requests, finishes those in flight, and stops all parts, each
+// before the parts that it uses. It may be called twice.
 func (f *Fabric) Close() error {
 	f.closeOnce.Do(func() {
-		errs := []error{f.service.Close(), f.acl.Stop()} // stopped already, unless the start has failed
-		for _, port := range f.gateways {
-			errs = append(errs, port.Stop())
-		}
+		errs := []error{f.service.Close()}
+		errs = append(errs, f.acl.Stop(), f.StopGateway()) // stopped already, unless the start has failed
 		if f.broker != nil {
 			errs = append(errs, f.broker.Close())
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
@@ -213,7 +214,7 @@ func TestFloodOfTokens(t *testing.T) {
 	}
 	// The revoked token's connection.
 	work.Go(func() {
-		if err := f.Globus().Revoke(globus.Secret(revoked)); err != nil {
+		if err := inside.Of(f).Globus.Revoke(globus.Secret(revoked)); err != nil {
 			t.Error(err)
 		}
 		at := time.Now()

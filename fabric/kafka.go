@@ -29,10 +29,10 @@ type kafkaCluster struct {
 	Nodes []kafkaNode `json:"nodes"`
 }
 
-// kafkaNode is one of its nodes, by its addresses on 127.0.0.1.
+// kafkaNode has the addresses of a node on 127.0.0.1.
 type kafkaNode struct {
-	Gateway  string `json:"gateway"`  // where the node tells clients to connect
-	Listener string `json:"listener"` // where it takes the gateway's connections
+	Gateway  string `json:"gateway"`  // advertised to clients
+	Listener string `json:"listener"` // for the gateway's connections
 }
 
 // readKafka reads what deploy/kafka/cluster wrote.
@@ -51,7 +51,7 @@ func readKafka(file string) (*kafkaCluster, error) {
 	return &k, nil
 }
 
-// open returns the nodes as the gateways see them, and the options of a client that is the super user.
+// open returns the brokers to put behind the gateways, and the options of a client that is the super user.
 func (k *kafkaCluster) open(diagnostics *slog.Logger) (nodes []gateway.Upstream, admin []kgo.Opt, err error) {
 	keys, err := apache.OpenKeys(apache.KeysConfig{
 		File:        filepath.Join(filepath.Dir(k.JWKSFile), "signing-keys.json"),

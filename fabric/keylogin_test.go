@@ -119,7 +119,7 @@ func TestRefusedCredentialSpools(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Globus().RevokeAll(login.Identity.Subject); err != nil {
+	if err := f.RevokeTokens(login.Identity.Username); err != nil {
 		t.Fatal(err)
 	}
 	wrong := good

@@ -20,7 +20,7 @@ func listen(name, addr string) (*assemble.Port, error) {
 	}
 	parsed, err := netip.ParseAddrPort(addr)
 	if err != nil || !parsed.Addr().IsLoopback() {
-		return nil, fmt.Errorf("listen for %s on %q: a fabric is for one machine, and listens on 127.0.0.1:PORT only: %w", name, addr, diaspora.ErrInvalid)
+		return nil, fmt.Errorf("listen for %s on %q: a fabric is for one machine and listens on 127.0.0.1:PORT only: %w", name, addr, diaspora.ErrInvalid)
 	}
 	port := &assemble.Port{Name: name, Address: addr}
 	if err := port.Open(); err != nil {
@@ -29,7 +29,7 @@ func listen(name, addr string) (*assemble.Port, error) {
 	return port, nil
 }
 
-// ListenError says that a part of the fabric could not have its port.
+// ListenError says that a part of the fabric cannot listen on its address.
 type ListenError struct {
 	Service string // "the Kafka gateway", "the ACL endpoint", "Globus Auth"
 	Addr    string
@@ -39,8 +39,7 @@ type ListenError struct {
 func (e *ListenError) Error() string { return e.Err.Error() }
 func (e *ListenError) Unwrap() error { return e.Err }
 
-// serveHTTP serves a handler until ctx ends, and cuts off what is under way after
-// a second.
+// serveHTTP serves a handler until ctx ends. Requests in flight then have a second to finish.
 func serveHTTP(handler http.Handler) func(context.Context, net.Listener) error {
 	return func(ctx context.Context, ln net.Listener) error {
 		srv := &http.Server{

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -12,12 +13,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// login logs username in at a local Globus Auth. The browser that it brings
-// names who is logging in, rather than asking, and follows the redirects back.
+// login logs username in at a local Globus Auth. Its browser names the user instead of
+// showing the page that asks, and follows the redirects back.
 func login(ctx context.Context, client *globus.Client, secret globus.Secret, username string) (*globus.Login, error) {
-	failed := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	result, err := client.Login(ctx, globus.LoginOptions{
 		Scopes:  []string{globusdev.Scope},
 		Out:     io.Discard,
@@ -31,24 +31,18 @@ func login(ctx context.Context, client *globus.Client, secret globus.Secret, use
 		Browser: func(address string) error {
 			err := visit(ctx, address, username)
 			if err != nil {
-				failed <- err
-				cancel()
+				cancel(err) // or Login would wait for a code that nobody enters
 			}
 			return err
 		},
 	})
-	select {
-	case cause := <-failed:
-		err = cause
-	default:
-	}
 	if err != nil {
-		return nil, fmt.Errorf("log %s in: %w", username, err)
+		return nil, fmt.Errorf("log %s in: %w", username, cmp.Or(context.Cause(ctx), err))
 	}
 	return result, nil
 }
 
-// visit opens the authorization page as username would, and follows to the end.
+// visit opens the authorization page as username, and follows all redirects.
 func visit(ctx context.Context, address, username string) error {
 	u, err := url.Parse(address)
 	if err != nil {

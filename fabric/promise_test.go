@@ -15,6 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // within bounds what a test waits for.
@@ -44,11 +45,7 @@ func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
 
 func adminClient(t *testing.T, f *fabric.Fabric) *kgo.Client {
 	t.Helper()
-	opts, err := f.AdminOpts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kgo.NewClient(opts...)
+	client, err := kgo.NewClient(inside.Of(f).Admin...)
 	if err != nil {
 		t.Fatal(err)
 	}

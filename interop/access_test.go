@@ -13,6 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 func TestAnotherIdentityMayNot(t *testing.T) {
@@ -60,13 +61,13 @@ func TestTokensThatAreNotGood(t *testing.T) {
 			return token
 		},
 		"expired": func(t *testing.T, token globus.Token) globus.Token {
-			if err := f.Globus().Expire(token.AccessToken); err != nil {
+			if err := inside.Of(f).Globus.Expire(token.AccessToken); err != nil {
 				t.Fatal(err)
 			}
 			return token
 		},
 		"revoked": func(t *testing.T, token globus.Token) globus.Token {
-			if err := f.Globus().Revoke(token.AccessToken); err != nil {
+			if err := inside.Of(f).Globus.Revoke(token.AccessToken); err != nil {
 				t.Fatal(err)
 			}
 			return token
@@ -102,7 +103,7 @@ func TestRevocationEndsOpenConnections(t *testing.T) {
 	logger := openLogger(t, withToken(f, login))
 	log(t, logger, topic, "before")
 	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
-	if err := f.Globus().Revoke(token.AccessToken); err != nil {
+	if err := inside.Of(f).Globus.Revoke(token.AccessToken); err != nil {
 		t.Fatal(err)
 	}
 	ctx := within(t)

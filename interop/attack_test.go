@@ -20,6 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // rawConn is a connection to a gateway on which a test decides about every byte.
@@ -143,7 +144,7 @@ func TestHalfRequests(t *testing.T) {
 func newcomer(t *testing.T, f *fabric.Fabric) diaspora.Config {
 	t.Helper()
 	username := strings.ToLower(unique(t)) + "@example.edu"
-	if _, err := f.Globus().AddUser(globusdev.User{Identity: globusdev.Identity{Username: username}}); err != nil {
+	if _, err := inside.Of(f).Globus.AddUser(globusdev.User{Identity: globusdev.Identity{Username: username}}); err != nil {
 		t.Fatal(err)
 	}
 	return as(t, f, username)
@@ -152,11 +153,7 @@ func newcomer(t *testing.T, f *fabric.Fabric) diaspora.Config {
 // ledgerEnd returns how many records the ledger has.
 func ledgerEnd(t *testing.T, f *fabric.Fabric) int64 {
 	t.Helper()
-	opts, err := f.AdminOpts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := kgo.NewClient(opts...)
+	c, err := kgo.NewClient(inside.Of(f).Admin...)
 	if err != nil {
 		t.Fatal(err)
 	}

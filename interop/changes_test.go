@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/history"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // What happens to those who log and read when an operator, or the owner, changes the
@@ -24,11 +25,7 @@ import (
 // operator is somebody whom no ACL binds.
 func operator(t *testing.T, f *fabric.Fabric) *kadm.Client {
 	t.Helper()
-	opts, err := f.AdminOpts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := kgo.NewClient(opts...)
+	c, err := kgo.NewClient(inside.Of(f).Admin...)
 	if err != nil {
 		t.Fatal(err)
 	}

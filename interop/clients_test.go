@@ -27,6 +27,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -209,7 +210,7 @@ func revokeTokens(f *fabric.Fabric, dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(f.Globus().Revoke(token.RefreshToken), f.Globus().Revoke(token.AccessToken)); err != nil {
+		if err := errors.Join(inside.Of(f).Globus.Revoke(token.RefreshToken), inside.Of(f).Globus.Revoke(token.AccessToken)); err != nil {
 			return err
 		}
 	}
@@ -310,7 +311,7 @@ const before = 100
 func startStreams(t *testing.T, s place, all []dialect) []*stream {
 	t.Helper()
 	if s.fabric != nil {
-		if err := s.fabric.Globus().SetRefreshMode(globusdev.RefreshRotate); err != nil {
+		if err := inside.Of(s.fabric).Globus.SetRefreshMode(globusdev.RefreshRotate); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -48,7 +49,7 @@ func TestPythonAndGoShareALogin(t *testing.T) {
 		return
 	}
 	f := start(t, fabric.Config{})
-	if err := f.Globus().SetRefreshMode(globusdev.RefreshRotate); err != nil {
+	if err := inside.Of(f).Globus.SetRefreshMode(globusdev.RefreshRotate); err != nil {
 		t.Fatal(err)
 	}
 	login, err := f.Login(within(t), ada)
@@ -97,7 +98,7 @@ func refreshTogether(t *testing.T, f *fabric.Fabric, bin, file string, env ...st
 	}
 	before := refreshes(f)
 	// The first one holds the lock until the others are there.
-	if err := f.Globus().FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: 2 * time.Second}); err != nil {
+	if err := inside.Of(f).Globus.FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: 2 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	var commands []*exec.Cmd
@@ -150,7 +151,7 @@ func expire(t *testing.T, file string) {
 }
 
 func refreshes(f *fabric.Fabric) (n int) {
-	for _, r := range f.Globus().Requests() {
+	for _, r := range inside.Of(f).Globus.Requests() {
 		if r.GrantType == "refresh_token" {
 			n++
 		}

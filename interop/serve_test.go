@@ -25,6 +25,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // site is a place where `diaspora serve` runs: its settings, and the people.
@@ -44,7 +45,7 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { people.Close() })
-	secret, err := people.Globus().ClientSecret(globusdev.ResourceServerID)
+	secret, err := inside.Of(people).Globus.ClientSecret(globusdev.ResourceServerID)
 	if err != nil {
 		t.Fatal(err)
 	}

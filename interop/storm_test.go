@@ -14,6 +14,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // introspection is where Globus is asked about tokens.
@@ -24,7 +25,7 @@ const introspection = "/v2/oauth2/token/introspect"
 
 // questions counts how often Globus has answered about a token.
 func questions(f *fabric.Fabric) (n int) {
-	for _, r := range f.Globus().Requests() {
+	for _, r := range inside.Of(f).Globus.Requests() {
 		if r.Path == introspection && r.Status == http.StatusOK {
 			n++
 		}
@@ -143,7 +144,7 @@ func acquainted(t *testing.T, failure globusdev.Failure) (f *fabric.Fabric, know
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Globus().FailNext(1_000_000, failure); err != nil {
+	if err := inside.Of(f).Globus.FailNext(1_000_000, failure); err != nil {
 		t.Fatal(err)
 	}
 	return f, known, withToken(f, login)

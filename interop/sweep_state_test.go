@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/claims"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // snapshot is the state of a cluster: what the super user sees, part by part.
@@ -46,11 +47,7 @@ type observer struct {
 
 func (s *scene) observe(t *testing.T) *observer {
 	t.Helper()
-	opts, err := s.f.AdminOpts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := kgo.NewClient(append(opts, kgo.MetadataMinAge(10*time.Millisecond))...)
+	c, err := kgo.NewClient(append(inside.Of(s.f).Admin, kgo.MetadataMinAge(10*time.Millisecond))...)
 	if err != nil {
 		t.Fatal(err)
 	}

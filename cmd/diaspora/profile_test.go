@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // TestLoginAsSomebodyElse has a person at a terminal log in as somebody else than the profile's: they choose
@@ -29,7 +30,7 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 		d.stdin = typed
 		d.env.terminal = func(any) bool { return true }
 		d.env.browser = func(address string) error {
-			_, err := visitLogin(address, "grace@example.org", d.fabric.GlobusSecret())
+			_, err := visitLogin(address, "grace@example.org", inside.Of(d.fabric).GlobusSecret)
 			return err
 		}
 		_, wait := d.started(t, "login")

@@ -166,13 +166,13 @@ func TestProgress(t *testing.T) {
 		tidy(t, sent, 100, "diaspora: reading weather from start to end: 20004 records in 1 partition\ndiaspora: 20004 records\n")
 	})
 	t.Run("spool drain", func(t *testing.T) {
-		if err := d.fabric.StopGateway(0); err != nil {
+		if err := d.fabric.StopGateway(); err != nil {
 			t.Fatal(err)
 		}
 		d.must(t, "produce", "weather", "--value", "one", "--value", "two", "--quiet")
 		sit(100)
 		sent := d.showsProgress(t, `0 of 2 events acknowledged, 0/s`, func() {
-			if err := d.fabric.StartGateway(0); err != nil {
+			if err := d.fabric.StartGateway(); err != nil {
 				t.Fatal(err)
 			}
 		}, "spool", "drain")

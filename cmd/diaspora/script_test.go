@@ -29,6 +29,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
 )
 
@@ -148,8 +149,8 @@ func scriptFabric(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("HOST", strings.TrimPrefix(f.URL(), "http://"))
 	ts.Setenv("BROKERS", strings.Join(f.Brokers(), ","))
 	ts.Setenv("GLOBUS", f.GlobusURL())
-	ts.Setenv("GLOBUS_SECRET", f.GlobusSecret().Reveal())
-	secret, err := f.Globus().ClientSecret(globusdev.ServiceClientID)
+	ts.Setenv("GLOBUS_SECRET", inside.Of(f).GlobusSecret.Reveal())
+	secret, err := inside.Of(f).Globus.ClientSecret(globusdev.ServiceClientID)
 	ts.Check(err)
 	ts.Setenv("SERVICE_ID", globusdev.ServiceClientID)
 	ts.Setenv("SERVICE_SECRET", secret.Reveal())
@@ -316,17 +317,11 @@ func scriptGlobus(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(f.StopGlobus())
 	case "start":
 		ts.Check(f.StartGlobus())
-	case "revoke", "expire":
-		login, err := f.Login(context.Background(), args[1])
-		ts.Check(err)
-		change := f.Globus().RevokeAll
-		if args[0] == "expire" {
-			change = f.Globus().ExpireAccessTokens
-		}
-		ts.Check(change(login.Identity.Subject))
-		if args[0] == "expire" {
-			ts.Check(untilRefused(f, diaspora.OpenProfiles(ts.Getenv("CONFIG"))))
-		}
+	case "revoke":
+		ts.Check(f.RevokeTokens(args[1]))
+	case "expire":
+		ts.Check(f.ExpireTokens(args[1]))
+		ts.Check(untilRefused(f, diaspora.OpenProfiles(ts.Getenv("CONFIG"))))
 	default:
 		ts.Fatalf("globus %s: unknown", args[0])
 	}

@@ -9,13 +9,14 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // TestServeWithoutKafka: the start says that Kafka does not answer and where, and the check says which
 // checks it could therefore not try.
 func TestServeWithoutKafka(t *testing.T) {
 	d := newDesk(t)
-	secret, err := d.fabric.Globus().ClientSecret(globusdev.ResourceServerID)
+	secret, err := inside.Of(d.fabric).Globus.ClientSecret(globusdev.ResourceServerID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 var upHelp = help{
@@ -153,14 +154,14 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 
 	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, Kafka: o.kafka, PID: os.Getpid()}
 	if o.printAccount {
-		secret, err := f.Globus().ClientSecret(globusdev.ServiceClientID)
+		secret, err := inside.Of(f).Globus.ClientSecret(globusdev.ServiceClientID)
 		if err != nil {
 			return err
 		}
 		u.ServiceAccount = &accountDocument{ClientID: globusdev.ServiceClientID, ClientSecret: secret.Reveal()}
 	}
 	secretFile := globusSecretFile(profiles, name)
-	if remove, err := saveGlobusSecret(secretFile, f.GlobusSecret()); err != nil {
+	if remove, err := saveGlobusSecret(secretFile, inside.Of(f).GlobusSecret); err != nil {
 		e.warn("the secret of the local Globus Auth could not be kept, so only this command logs in: %v", err)
 	} else {
 		u.GlobusSecretFile = secretFile

@@ -22,11 +22,10 @@ type Port struct {
 	// Wrap, if set, is applied to the listener of each opening.
 	Wrap func(net.Listener) net.Listener
 
-	mu     sync.Mutex   // guards the fields below
-	ln     net.Listener // nil while closed
-	cancel context.CancelFunc
-	ended  chan struct{} // closed when Serve has returned; nil while it was not called
-	err    error         // what Serve returned; valid once ended is closed
+	mu      sync.Mutex   // guards the fields below
+	ln      net.Listener // nil while closed
+	serving bool
+	end     func() error // closes the listener or, while serving, ends that
 }
 
 // Open listens on the address. It does nothing if the port is open.
@@ -53,7 +52,7 @@ func (p *Port) open() error {
 	if p.Wrap != nil {
 		ln = p.Wrap(ln)
 	}
-	p.ln = ln
+	p.ln, p.end = ln, ln.Close
 	return nil
 }
 
@@ -62,19 +61,24 @@ func (p *Port) open() error {
 func (p *Port) Start() (ended <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ended != nil {
+	if p.serving {
 		return nil, fmt.Errorf("%s is running", p.Name)
 	}
 	if err := p.open(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // ends with Stop
+	run, cancel := context.WithCancel(context.Background()) // ends with Stop
 	ln, done := p.ln, make(chan struct{})
-	p.cancel, p.ended = cancel, done
+	var served error
 	go func() {
-		p.err = p.Serve(ctx, ln)
+		served = p.Serve(run, ln)
 		close(done)
 	}()
+	p.serving, p.end = true, func() error {
+		cancel()
+		<-done
+		return served
+	}
 	return done, nil
 }
 
@@ -89,12 +93,6 @@ func (p *Port) Stop() error {
 	if p.ln == nil {
 		return nil
 	}
-	ln, ended := p.ln, p.ended
-	p.ln, p.ended = nil, nil
-	if ended == nil {
-		return ln.Close()
-	}
-	p.cancel()
-	<-ended
-	return p.err
+	p.ln, p.serving = nil, false
+	return p.end()
 }

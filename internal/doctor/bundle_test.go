@@ -129,8 +129,8 @@ func TestBundleHasNoSecrets(t *testing.T) {
 		},
 		"revoked, with the service stopped": func(w *world, _ map[string]string) {
 			w.changeLogin(func(*globus.Token) {})
-			w.must(w.fabric.Globus().RevokeAll(w.login.Identity.Subject))
-			w.must(w.fabric.StopGateway(0))
+			w.must(w.fabric.RevokeTokens(w.login.Identity.Username))
+			w.must(w.fabric.StopGateway())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -32,7 +33,7 @@ func TestAllIsWell(t *testing.T) {
 		},
 		"DIASPORA_URL, and a profile for it": func(w *world) { w.vars["DIASPORA_URL"] = w.fabric.URL() + "/acl" },
 		"a client": func(w *world) {
-			secret, err := w.fabric.Globus().ClientSecret(globusdev.ServiceClientID)
+			secret, err := inside.Of(w.fabric).Globus.ClientSecret(globusdev.ServiceClientID)
 			w.must(err)
 			w.vars["DIASPORA_CLIENT_ID"], w.vars["DIASPORA_CLIENT_SECRET"] = globusdev.ServiceClientID, secret.Reveal()
 			cfg, err := diaspora.ConfigFromEnv(w.cfg.Getenv)

@@ -20,6 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -241,16 +242,16 @@ var faults = []fault{
 		}},
 	{"Globus Auth", "it fails", Failure, `answers with status 503$`, `nobody can log in`, fabric.Config{},
 		func(w *world) {
-			w.must(w.fabric.Globus().FailNext(1, globusdev.Failure{Path: "/.well-known/openid-configuration", Status: 503}))
+			w.must(inside.Of(w.fabric).Globus.FailNext(1, globusdev.Failure{Path: "/.well-known/openid-configuration", Status: 503}))
 		}},
 
 	{"clock at Globus", "its clock is elsewhere", Failure, `^this machine is 2 h behind Globus Auth`, `timedatectl`, fabric.Config{},
-		func(w *world) { w.fabric.Globus().AdvanceClock(2*time.Hour + 30*time.Second) }},
+		func(w *world) { inside.Of(w.fabric).Globus.AdvanceClock(2*time.Hour + 30*time.Second) }},
 
 	{"login", "revoked, and the access token over", Failure, `login required`, `^run "diaspora login --profile home"$`, fabric.Config{},
 		func(w *world) {
 			w.changeLogin(func(t *globus.Token) { t.Expiry = time.Now().Add(-time.Hour) })
-			w.must(w.fabric.Globus().RevokeAll(w.login.Identity.Subject))
+			w.must(w.fabric.RevokeTokens(w.login.Identity.Username))
 		}},
 	{"login", "over, while Globus Auth is away", Failure, `the token has to be renewed: .*cannot reach Globus Auth`, `the login is kept`, fabric.Config{},
 		func(w *world) {
@@ -265,10 +266,10 @@ var faults = []fault{
 		func(w *world) { w.changeLogin(func(t *globus.Token) { t.Scope = []string{"openid"} }) }},
 
 	{"identity", "revoked", Failure, `login required`, `diaspora login`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
-		func(w *world) { w.must(w.fabric.Globus().RevokeAll(w.login.Identity.Subject)); w.forgotten() }},
+		func(w *world) { w.must(w.fabric.RevokeTokens(w.login.Identity.Username)); w.forgotten() }},
 	{"identity", "the access token ended before its time", Warning, `refused before its time`, `unless it happens again`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
 		func(w *world) {
-			w.must(w.fabric.Globus().ExpireAccessTokens(w.login.Identity.Subject))
+			w.must(w.fabric.ExpireTokens(w.login.Identity.Username))
 			w.forgotten()
 		}},
 	{"identity", "somebody else's token", Failure, `^the token is of ada@example\.edu, and the profile of grace$`, `diaspora login`, fabric.Config{},
@@ -284,7 +285,7 @@ var faults = []fault{
 		func(w *world) { w.names(nil); w.bootstrap("gateway.test:9092", w.fabric.Brokers()[0]) }},
 
 	{"gateway TCP", "stopped", Failure, `^` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
-		func(w *world) { w.must(w.fabric.StopGateway(0)) }},
+		func(w *world) { w.must(w.fabric.StopGateway()) }},
 	{"gateway TCP", "one of two", Warning, `^1 of 2: ` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
 		func(w *world) { w.bootstrap(w.closedPort(), w.fabric.Brokers()[0]) }},
 
@@ -313,7 +314,7 @@ var faults = []fault{
 		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
 	{"sign-in", "revoked a moment ago", Failure, `diaspora login`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
 		func(w *world) {
-			w.then["identity"] = func() { w.must(w.fabric.Globus().RevokeAll(w.login.Identity.Subject)) }
+			w.then["identity"] = func() { w.must(w.fabric.RevokeTokens(w.login.Identity.Username)) }
 			w.then["gateway certificate"] = w.forgotten
 		}},
 
@@ -348,11 +349,11 @@ var faults = []fault{
 
 	{"produce", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.then["read"] = func() { w.must(w.fabric.StopGateway(0)); w.hurryNow() }
+			w.then["read"] = func() { w.must(w.fabric.StopGateway()); w.hurryNow() }
 		}},
 	{"consume", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.then["produce"] = func() { w.must(w.fabric.StopGateway(0)); w.hurryNow() }
+			w.then["produce"] = func() { w.must(w.fabric.StopGateway()); w.hurryNow() }
 		}},
 
 	{"spool folder", "below a file", Failure, `cannot be made: .*/file is no folder$`, `^set DIASPORA_STATE_DIR`, fabric.Config{},

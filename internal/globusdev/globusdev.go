@@ -314,6 +314,16 @@ func (s *Server) ClientSecret(clientID string) (globus.Secret, error) {
 	return c.Secret, nil
 }
 
+// Subject returns the ID of the identity with this username.
+func (s *Server) Subject(username string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.state.names[strings.ToLower(username)]; ok {
+		return m.ID, nil
+	}
+	return "", fmt.Errorf("globusdev: nobody is called %q", clip(username))
+}
+
 // AddUser makes another person known, or replaces the one with the same ID. It
 // returns the subject.
 func (s *Server) AddUser(u User) (subject string, err error) {

@@ -1,0 +1,84 @@
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+)
+
+// TestTroubleForPrograms makes each kind of trouble that users can have a fabric make for their own tests.
+func TestTroubleForPrograms(t *testing.T) {
+	t.Parallel()
+	f := start(t, fabric.Config{RevocationInterval: 100 * time.Millisecond})
+	cfg := as(t, f, ada)
+	claim(t, cfg, "weather")
+	logger := openLogger(t, cfg)
+	log := func(ctx context.Context) error {
+		return logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte("x")})
+	}
+	if err := log(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := f.StopGateway(); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := log(short); err == nil {
+		t.Error("Log without a gateway = nil, want an error")
+	}
+	if err := errors.Join(f.StopGateway(), f.StartGateway(), log(t.Context())); err != nil {
+		t.Errorf("after the gateway is back: %v", err)
+	}
+	if err := f.StartGateway(); err == nil {
+		t.Error("StartGateway of one that serves = nil, want an error")
+	}
+
+	if err := f.StopGlobus(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.As(t.Context(), ada); err == nil {
+		t.Error("a login without Globus Auth = nil, want an error")
+	}
+	if err := f.StartGlobus(); err != nil {
+		t.Fatal(err)
+	}
+
+	token, err := cfg.TokenSource.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ExpireTokens(ada); err != nil {
+		t.Fatal(err)
+	}
+	client, err := diaspora.NewClient(diaspora.Config{URL: f.URL(), TokenSource: fixed(token)})
+	for err == nil {
+		_, err = client.Identity(t.Context())
+	}
+	if !errors.Is(err, diaspora.ErrUnauthenticated) {
+		t.Errorf("Identity with an expired token = %v, want ErrUnauthenticated", err)
+	}
+	if err := log(t.Context()); err != nil {
+		t.Errorf("Log after the token expired: %v", err)
+	}
+
+	if err := f.RevokeTokens(ada); err != nil {
+		t.Fatal(err)
+	}
+	for err = nil; err == nil; {
+		err = log(t.Context())
+	}
+	if !errors.Is(err, diaspora.ErrUnauthenticated) {
+		t.Errorf("Log after the tokens were revoked = %v, want ErrUnauthenticated", err)
+	}
+	for name, change := range map[string]func(string) error{"RevokeTokens": f.RevokeTokens, "ExpireTokens": f.ExpireTokens} {
+		if err := change("nobody@example.edu"); err == nil {
+			t.Errorf("%s of somebody unknown = nil, want an error", name)
+		}
+	}
+}
