@@ -1,13 +1,14 @@
-// Package front is the service in front of an Apache Kafka cluster: gateways,
-// the ACL endpoint, or both in one process. `diaspora serve` is a thin cover of it.
+// Package front runs the service in front of an Apache Kafka cluster: a gateway,
+// the ACL endpoint, or both in one process. `diaspora serve` is a thin wrapper around it.
+// It hides which settings there are, what is wrong with them, and how the process signs in
+// to the cluster; package assemble builds the service itself. Start reading at [Open].
 //
-// A gateway stands beside each broker, on its host. The ACL endpoint stands
-// anywhere, in any number of replicas. Each process follows the ledger by itself,
-// and so any of them can be started and stopped without the others. ACL endpoints
-// alone make the cluster agree with it; a gateway needs no right to change anything.
+// One gateway runs on the host of each broker. The ACL endpoint runs anywhere, in any
+// number of replicas. Each process reads the ledger by itself, so any of them can be started
+// and stopped without the others. Only ACL endpoints change topics and ACLs to agree with the
+// ledger; a gateway has no permission to change anything.
 //
-// [Check] tries a configuration against the cluster that it is for, and says what
-// to change.
+// [Check] tries a configuration against its cluster and says what to change.
 package front
 
 import (
@@ -48,12 +49,12 @@ type Config struct {
 	Gateway *Gateway
 	ACL     *ACL
 
-	// PublicURL is where clients find the ACL endpoint. It is the issuer of the
-	// tokens that access keys are exchanged for, so gateways need it, too. Required.
+	// PublicURL is where clients find the ACL endpoint. It is also the issuer of the
+	// tokens for access keys, so gateways need it too. Required.
 	PublicURL string
 
 	// TokenKeyFile holds the key that signs those tokens. All processes of a
-	// fabric need the same file. It is made when missing. Required.
+	// fabric need the same file. It is created when missing. Required.
 	TokenKeyFile string
 
 	// StateDir is as Dir of [claims.Config].
@@ -62,30 +63,30 @@ type Config struct {
 	// Admission says who may use the fabric, and who operates it.
 	Admission claims.Admission
 
-	// TLS is what both parts speak to clients. Nil is plaintext, which is
-	// refused beyond this machine unless InsecureAllowPlaintext. Brokers have a
-	// switch of their own, for their password is worth more than any token.
+	// TLS is for connections of clients to both parts. Nil is plaintext, which is
+	// refused beyond this machine unless InsecureAllowPlaintext. Connections to brokers have
+	// a switch of their own, because the password of a broker's user is worth more than any token.
 	TLS                    *tls.Config
 	InsecureAllowPlaintext bool
 
 	// TrustedProxies are the networks of load balancers in front of the listeners that
-	// say whose each connection is, in PROXY protocol version 2. Default: none.
+	// name the client of each connection, in PROXY protocol version 2. Default: none.
 	TrustedProxies []netip.Prefix
 
-	// Version is what /.well-known/diaspora says.
+	// Version is the version in the discovery document.
 	Version string
 
 	// Diagnostics receives what the parts say about themselves. Nil discards it.
 	Diagnostics *slog.Logger
 }
 
-// Globus says which Globus Auth knows the people, and as what the service is
-// registered there. All fields are required, but for Issuer.
+// Globus says where people log in, and as what the service is registered there.
+// All fields but Issuer are required.
 type Globus struct {
 	Issuer        string        // default: [globus.DefaultIssuer]
 	ClientID      string        // the service's own client, the resource server
-	ClientSecret  globus.Secret // of that
-	Scope         string        // what an access token must be good for
+	ClientSecret  globus.Secret // of that client
+	Scope         string        // required of access tokens
 	LoginClientID string        // the public client that people log in through; for the ACL endpoint
 }
 
@@ -98,23 +99,23 @@ type Kafka struct {
 	// Admin is the super user, as whom an ACL endpoint administers the cluster.
 	Admin User
 
-	// Gateway is the user as whom a gateway reads the ledger in a process without
-	// an ACL endpoint. It needs no rights but those that ACL endpoints give it by
-	// its name; they need no password of it.
+	// Gateway is the user that a gateway without an ACL endpoint beside it reads the
+	// ledger as. ACL endpoints grant it what it needs, for which they know its name but not
+	// its password.
 	Gateway User
 
 	// InsecureAllowPlaintext sends the password in the clear to brokers on other
-	// machines, where anybody on the way can take it.
+	// machines, where anybody on the network can read it.
 	InsecureAllowPlaintext bool
 }
 
-// User is somebody whom brokers know by a password. Without a name it is nobody.
+// User is a user of the brokers, with a password. Without a name, connections are anonymous.
 type User struct {
 	Name     string
 	Password globus.Secret
 }
 
-// principal returns what the broker takes the user for, or "" if it is nobody.
+// principal returns the broker's name for the user, or "" without one.
 func (u User) principal() string {
 	if u.Name == "" {
 		return ""
@@ -122,7 +123,7 @@ func (u User) principal() string {
 	return "User:" + u.Name
 }
 
-// Gateway says where a gateway listens, and which broker is behind it.
+// Gateway says where a gateway listens, and how it signs in to the broker behind it.
 type Gateway struct {
 	Listen string // host:port
 	Broker string // the broker's GATEWAY listener, as host:port of this host
@@ -130,8 +131,8 @@ type Gateway struct {
 	// Issuer and Audience are what that listener expects in tokens.
 	Issuer, Audience string
 
-	// KeysFile holds the keys that sign those tokens; JWKSFile is where their
-	// public halves are published to the broker.
+	// KeysFile holds the keys that sign those tokens. Their public keys are published to the
+	// broker in JWKSFile.
 	KeysFile, JWKSFile string
 
 	// RevocationInterval and MaxConnections are as in [gateway.Config].
@@ -139,14 +140,14 @@ type Gateway struct {
 	MaxConnections     int
 }
 
-// ACL says where the ACL endpoint listens, and what it tells clients and grants.
+// ACL says where the ACL endpoint listens, what it tells clients, and what claims get.
 type ACL struct {
 	Listen string // host:port
 
-	// Bootstrap are the public addresses of gateways that clients begin with.
+	// Bootstrap are the public addresses of the gateways that clients connect to first.
 	Bootstrap []string
 
-	// CA holds PEM certificates that clients shall trust besides their
+	// CA holds PEM certificates for clients to trust in addition to their
 	// system's. Optional.
 	CA string
 
@@ -154,13 +155,13 @@ type ACL struct {
 	Hosts          []string
 	TrustedProxies []netip.Prefix
 
-	// What claims get; zero values are the defaults of [claims.Config].
+	// DefaultPartitions, DefaultRetention and Limits are as in [claims.Config].
 	DefaultPartitions int
 	DefaultRetention  time.Duration
 	Limits            claims.Limits
 }
 
-// Validate says all that is wrong with a configuration by itself.
+// Validate returns everything that is wrong with the configuration, without connecting anywhere.
 func (cfg *Config) Validate() error {
 	var errs []error
 	require := func(value, what string) {
@@ -227,8 +228,8 @@ func (cfg *Config) checkPublicURL() error {
 	return nil
 }
 
-// check says what is wrong with the names of the service at Globus: with them wrong, people log in and are refused
-// afterwards, or get no token for the service at all.
+// check says what is wrong with the IDs and the scope. With wrong ones, people log in and are refused afterwards, or
+// get no token for the service at all.
 func (g Globus) check() error {
 	var errs []error
 	for _, id := range [][2]string{{"globus-client-id", g.ClientID}, {"globus-login-client-id", g.LoginClientID}} {
@@ -251,7 +252,7 @@ func (g Globus) check() error {
 	return errors.Join(errs...)
 }
 
-// checkListen refuses to take tokens in the clear from other machines.
+// checkListen refuses to accept tokens in the clear from other machines.
 func (cfg *Config) checkListen(name, address string) error {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return fmt.Errorf("%s %q is not HOST:PORT", name, address)
@@ -271,7 +272,7 @@ func isLoopback(address string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// user is who the process is to the brokers.
+// user is the user that the process signs in to the brokers as.
 func (cfg *Config) user() User {
 	if cfg.ACL == nil {
 		return cfg.Kafka.Gateway
@@ -280,10 +281,10 @@ func (cfg *Config) user() User {
 }
 
 // openPort is a broker's address that any user of this host can listen on while the broker is
-// down. The programs of the service would then sign in there.
+// down. The service would then sign in to a program of that user.
 type openPort struct {
 	setting, address string
-	loses            string // what a program that listens there gets
+	loses            string // what a program that listens there receives
 	fix              string
 }
 
@@ -291,7 +292,7 @@ func (p openPort) String() string {
 	return fmt.Sprintf("%s is plaintext, and while the broker is down any user of this host can listen there and get %s", p.address, p.loses)
 }
 
-// openPorts returns the brokers' addresses of this kind. first is the first port that every user
+// openPorts returns the brokers' addresses of this kind. first is the lowest port that every user
 // may listen on.
 func (cfg *Config) openPorts(first int) (open []openPort) {
 	isOpen := func(address string) bool {
@@ -316,7 +317,7 @@ func (cfg *Config) openPorts(first int) (open []openPort) {
 	return open
 }
 
-// unprivilegedPort returns the first port that every user of this host may listen on.
+// unprivilegedPort returns the lowest port that every user of this host may listen on.
 func unprivilegedPort() int {
 	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 	if err != nil {
@@ -334,8 +335,8 @@ func (cfg *Config) mustStayLocal() bool {
 	return cfg.user().Name != "" && cfg.Kafka.TLS == nil && !cfg.Kafka.InsecureAllowPlaintext
 }
 
-// dialLocally connects to brokers on this machine. Those that are configured may be, and
-// name others that are not.
+// dialLocally connects to brokers on this machine only. The configured ones may be here and
+// advertise others that are not.
 func dialLocally(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
 	if err != nil {
@@ -347,8 +348,8 @@ func dialLocally(ctx context.Context, network, address string) (net.Conn, error)
 	return nil, errors.Join(fmt.Errorf("broker %s: refusing to send a password without TLS to another machine; set kafka-ca-file", address), conn.Close())
 }
 
-// here reports whether a connection stays on this machine: it is between one address and itself, or
-// one of the loopback.
+// here reports whether a connection stays on this machine: both ends have the same address, or the
+// remote one is a loopback address.
 func here(remote, local net.Addr) bool {
 	to, ok := remote.(*net.TCPAddr)
 	from, _ := local.(*net.TCPAddr)
@@ -357,7 +358,7 @@ func here(remote, local net.Addr) bool {
 
 const dialTimeout = 10 * time.Second
 
-// kafkaOpts are the options of a client that is the process itself.
+// kafkaOpts are the options of a Kafka client that signs in as the process itself.
 func (cfg *Config) kafkaOpts() []kgo.Opt {
 	opts := []kgo.Opt{kgo.SeedBrokers(cfg.Kafka.Brokers...), kgo.ClientID("diaspora-serve")}
 	if cfg.Kafka.TLS != nil {
@@ -372,7 +373,7 @@ func (cfg *Config) kafkaOpts() []kgo.Opt {
 	return opts
 }
 
-// client is the service itself at Globus Auth.
+// client is the service's own client at Globus Auth.
 func (cfg *Config) client() (*globus.Client, error) {
 	return globus.New(globus.Config{
 		Issuer: cfg.Globus.Issuer, ClientID: cfg.Globus.ClientID, ClientSecret: cfg.Globus.ClientSecret,
@@ -380,7 +381,8 @@ func (cfg *Config) client() (*globus.Client, error) {
 	})
 }
 
-// askGlobus asks Globus Auth about a token that is none, which proves the service's client and its secret.
+// askGlobus introspects a token that does not exist, which Globus Auth only answers if it accepts the service's
+// credentials.
 func (cfg *Config) askGlobus(ctx context.Context) (*globus.Client, error) {
 	client, err := cfg.client()
 	if err != nil {
@@ -392,10 +394,11 @@ func (cfg *Config) askGlobus(ctx context.Context) (*globus.Client, error) {
 	return client, nil
 }
 
-// askTimeout bounds the question to Globus Auth at the start: in an outage, services start all the same.
+// askTimeout bounds the wait for Globus Auth at the start, because the service starts in an outage as well.
 const askTimeout = 5 * time.Second
 
-// askAtStart fails if nobody could ever sign in, and warns if nobody can for now.
+// askAtStart fails if the service's credentials are rejected, so that nobody could ever sign in. It only warns if
+// nobody can sign in for now.
 func (cfg *Config) askAtStart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, fmt.Errorf("no answer within %v", askTimeout))
 	defer cancel()
@@ -415,12 +418,12 @@ func (cfg *Config) issuer() string {
 	return cmp.Or(cfg.Globus.Issuer, globus.DefaultIssuer)
 }
 
-// keys says where the keys are that the gateway signs in to the broker with.
+// keys says where the keys are that sign the gateway's tokens for the broker.
 func (g *Gateway) keys(diagnostics *slog.Logger) apache.KeysConfig {
 	return apache.KeysConfig{File: g.KeysFile, JWKSFile: g.JWKSFile, Diagnostics: diagnostics}
 }
 
-// upstream is the broker behind the gateway.
+// upstream returns the broker behind the gateway.
 func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 	return apache.New(apache.Config{Address: g.Broker, Issuer: g.Issuer, Audience: g.Audience, Keys: signing})
 }
