@@ -60,6 +60,19 @@ func TestServiceIsAssembledOnce(t *testing.T) {
 	}
 }
 
+// TestWatchStaysLight fails when the package that watches folders needs more of this module than the library, so that
+// the library's users could not have it.
+func TestWatchStaysLight(t *testing.T) {
+	t.Parallel()
+	const own = "github.com/diaspora-streams/diaspora"
+	library := goList(t, "-deps", ".", "./globus")
+	for _, dep := range goList(t, "-deps", "./internal/watch") {
+		if strings.HasPrefix(dep, own) && !slices.Contains(append(library, own+"/internal/watch", own+"/internal/outcome"), dep) {
+			t.Errorf("package watch must not depend on %s", dep)
+		}
+	}
+}
+
 // TestModulesAreFew counts the modules of others that are linked into the library. The target is
 // eight. It is at twelve and must not grow. Without golang-lru and x/sync in the authenticator, and
 // without flock, which imports x/sys, it would be at eight.

@@ -14,9 +14,9 @@ import (
 	"strings"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/internal/spool"
-
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
 var spoolDiscardHelp = help{
@@ -220,7 +220,7 @@ type discarding struct {
 func (b *discarding) note(r *spool.Record) {
 	b.positions = append(b.positions, r.Position)
 	for _, h := range r.Headers {
-		if h.Key != headerFile || filepath.Base(string(h.Value)) != string(h.Value) {
+		if h.Key != watch.HeaderFile || filepath.Base(string(h.Value)) != string(h.Value) {
 			continue
 		}
 		for _, folder := range b.folders {
@@ -247,11 +247,7 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 	}
 	b := &discarding{dir: dir, topic: topic, spool: s}
 	if dir, err := filepath.Abs(dir); err == nil {
-		for _, past := range pastWatches(filepath.Dir(dir)) {
-			if past.Topic == topic {
-				b.folders = append(b.folders, past.Watch)
-			}
-		}
+		b.folders = watch.Folders(journalFolder(filepath.Dir(dir)), topic)
 	}
 	return b, nil
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
 // input is one stream or several in a row, each with its name for errors.
@@ -88,19 +90,19 @@ func (in *input) each(limit int, do func(where string, number int, line []byte, 
 			}
 			continue
 		}
-		lines := newLineReader(in.source.begin(in.names[i], stream), limit)
+		lines := watch.NewLineReader(in.source.begin(in.names[i], stream), limit)
 		for {
-			line, err := lines.next()
-			var bad *lineError
+			line, err := lines.Next()
+			var bad *watch.LineError
 			switch {
 			case err == io.EOF:
 			case err != nil && !errors.As(err, &bad):
-				return fmt.Errorf("produce: read %s after line %d: %w", in.names[i], lines.number, err)
+				return fmt.Errorf("produce: read %s after line %d: %w", in.names[i], lines.Line, err)
 			default:
 				if bad != nil {
-					err = bad.err
+					err = bad.Err
 				}
-				if !do(in.names[i], lines.number, line, err) {
+				if !do(in.names[i], lines.Line, line, err) {
 					return nil
 				}
 				continue

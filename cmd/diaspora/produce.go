@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io/fs"
 	"slices"
 	"strings"
@@ -15,7 +14,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
 var produceHelp = help{
@@ -172,11 +173,14 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if !slices.Contains(compressions, o.compression) {
 		return misuse("", "produce: there is no compression %q; choose %s", o.compression, strings.Join(compressions, ", "))
 	}
+	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck, noun: "line"}
+	if o.input == "file" || len(o.values) > 0 {
+		p.noun = "event"
+	}
 	var input *input
-	var watch *watcher
 	if o.watch.dir != "" {
-		if watch, err = e.openWatch(o, topic, files); err == nil {
-			defer watch.Close()
+		if p.watch, err = p.openWatch(o, files); err == nil {
+			defer p.watch.Close()
 		}
 	} else if input, err = e.openInput(o, files); err == nil {
 		defer input.Close()
@@ -189,10 +193,6 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		return nothingLogged(topic, err)
 	}
 	cfg.Compression = o.compression
-	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck, noun: "line"}
-	if o.input == "file" || len(o.values) > 0 {
-		p.noun = "event"
-	}
 	if p.spool {
 		p.outages = e.outages(cfg)
 		if p.away, p.hasty = p.outages.age(); o.waits || o.requireAck {
@@ -213,8 +213,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		return nothingLogged(topic, err)
 	}
 	p.before = p.logger.Stats().Spool
-	if watch != nil {
-		watch.p, p.watch, p.source = p, watch, &watch.source
+	if p.watch != nil {
 		p.about = func(err error) error {
 			if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
 				hint := p.env.discardHint(t.Topic)
@@ -225,9 +224,9 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			}
 			return e.aboutTopic(ctx, cfg, err)
 		}
-		e.say("%s; end with Ctrl-C", watch.introduction(topic))
+		e.say("%s; end with Ctrl-C", watchIntroduction(p.watch, o.watch.pattern))
 		defer p.tidy(ctx)
-		return e.aboutTopic(ctx, cfg, p.run(ctx, watch.run))
+		return e.aboutTopic(ctx, cfg, p.run(ctx, p.runWatch))
 	}
 	defer p.tidy(ctx)
 	p.source, p.typed = &input.source, input.terminal
@@ -235,7 +234,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
 	return e.aboutTopic(ctx, cfg, p.run(ctx, func(reading context.Context) error {
-		return input.each(maxLineBytes, func(where string, number int, line []byte, err error) bool {
+		return input.each(watch.MaxLineBytes, func(where string, number int, line []byte, err error) bool {
 			if reading.Err() != nil {
 				return false
 			}
@@ -257,26 +256,18 @@ func nothingLogged(topic string, err error) error {
 // compressions are the values of [diaspora.Config.Compression].
 var compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
 
-// commonHeaders are those of every event.
-func (o produceOptions) commonHeaders() (common []diaspora.Header, err error) {
+// parser returns what makes an event of a line.
+func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
+	if o.keyed && o.separator != "" {
+		return nil, misuse("", "produce: -k and --key-separator exclude each other")
+	}
+	var common []diaspora.Header // of every event
 	for _, h := range o.headers {
 		name, value, ok := strings.Cut(h, "=")
 		if !ok || name == "" {
 			return nil, misuse("", "produce: the header %q is not NAME=VALUE", h)
 		}
 		common = append(common, diaspora.Header{Key: name, Value: []byte(value)})
-	}
-	return common, nil
-}
-
-// parser returns what makes an event of a line.
-func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
-	if o.keyed && o.separator != "" {
-		return nil, misuse("", "produce: -k and --key-separator exclude each other")
-	}
-	common, err := o.commonHeaders()
-	if err != nil {
-		return nil, err
 	}
 	switch {
 	case o.input == "file" && o.separator != "":
@@ -329,7 +320,7 @@ type production struct {
 
 	spool      bool
 	requireAck bool
-	watch      *watcher          // or nil
+	watch      *watch.Watcher    // or nil
 	about      func(error) error // says more of an error while this runs, or nil
 	still      stillness
 	dir        string              // the spool's, if there is one
@@ -356,10 +347,6 @@ type production struct {
 	stop context.CancelFunc // ends reading
 }
 
-// maxLineBytes bounds a line in memory. The cluster's limit is less, and the
-// Logger's to say.
-const maxLineBytes = 16 << 20
-
 // How many failed lines are shown one by one, and how long the goodbye may take.
 const (
 	maxComplaints    = 20
@@ -381,8 +368,8 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	p.stop = stop
 	read := make(chan error, 1)
 	go func() { read <- do(reading) }()
-	watch := time.NewTicker(watchEvery)
-	defer watch.Stop()
+	looks := time.NewTicker(watchEvery)
+	defer looks.Stop()
 	w, full := outageWatch{env: p.env, about: p.about}, fullWatch{env: p.env}
 	var readErr error
 	ended := false // reading
@@ -392,7 +379,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 			open, ended = false, true
 		case <-reading.Done():
 			open = false
-		case <-watch.C:
+		case <-looks.C:
 			p.look(&w, &full)
 		}
 	}
@@ -430,14 +417,14 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 				if !ended {
 					readErr = <-read
 				}
-				err = firstOf(err, p.watch.record())
+				err = firstOf(err, journalFailure(p.watch.Close()))
 			}
 			hide()
 			return p.summary(ctx, readErr, err)
 		case <-interrupted:
 			interrupted = nil
 			time.AfterFunc(interruptedFlush, cancel)
-		case <-watch.C:
+		case <-looks.C:
 			p.look(&w, &full)
 			if p.failure() != nil {
 				time.AfterFunc(interruptedFlush, cancel)
@@ -549,7 +536,7 @@ func (p *production) send(where string, number int, line []byte, err error) {
 	if err == nil {
 		event, err = p.parse(bytes.Clone(line)) // the reader uses the line again, while the Logger still does
 	}
-	p.log(where, number, event, err, func(error) {})
+	p.log(where, number, event, err, nil)
 }
 
 // sendFile hands a whole file over, as --watch does. There is no info of what is piped in.
@@ -559,24 +546,26 @@ func (p *production) sendFile(where string, info fs.FileInfo, content []byte, er
 		if event.Key == nil {
 			event.Key = []byte(info.Name())
 		}
-		event.Headers = append(event.Headers[:len(event.Headers):len(event.Headers)], diaspora.Header{Key: headerFile, Value: []byte(info.Name())})
+		event.Headers = append(event.Headers[:len(event.Headers):len(event.Headers)], diaspora.Header{Key: watch.HeaderFile, Value: []byte(info.Name())})
 		event.Time = info.ModTime()
 	}
-	p.log(where, 0, event, err, func(error) {})
+	p.log(where, 0, event, err, nil)
 }
 
-// log hands one event over, or tells why there is none. It calls done with the event's fate.
-func (p *production) log(where string, number int, event diaspora.Event, err error, done func(error)) {
+// log hands an event to the Logger, or reports with err why there is none. done, if there is one, is called with
+// the event's fate.
+func (p *production) log(where string, number int, event diaspora.Event, err error, done func(diaspora.Record, error)) {
 	p.mu.Lock()
 	p.read++
 	p.mu.Unlock()
 	if err != nil {
 		p.lineFailed(where, number, err)
-		done(err)
 		return
 	}
 	p.logger.Send(event, func(r diaspora.Record, err error) {
-		defer done(err)
+		if done != nil {
+			defer done(r, err)
+		}
 		if err != nil {
 			p.eventFailed(where, number, err)
 			return
@@ -602,7 +591,7 @@ func (p *production) receipt(r diaspora.Record, number int) {
 	if r.Key != nil {
 		b = appendBytes(append(b, ','), "key", r.Key)
 	}
-	if i := slices.IndexFunc(r.Headers, func(h diaspora.Header) bool { return h.Key == headerFile }); i >= 0 {
+	if i := slices.IndexFunc(r.Headers, func(h diaspora.Header) bool { return h.Key == watch.HeaderFile }); i >= 0 {
 		b = appendBytes(append(b, ','), "file", r.Headers[i].Value)
 	}
 	if number > 0 {

@@ -25,8 +25,8 @@ type sourceState struct {
 	total int64  // of all streams
 }
 
-// begin takes note of the next stream, and returns a reader of it that is counted.
-func (s *source) begin(name string, r io.Reader) io.Reader {
+// begin takes note of the next stream, and returns a reader that counts what is read of it until it is closed.
+func (s *source) begin(name string, r io.Reader) io.ReadCloser {
 	size := int64(0)
 	if f, ok := r.(*os.File); ok {
 		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
@@ -66,6 +66,11 @@ func (r *countedReader) Read(p []byte) (int, error) {
 	r.source.at.read += int64(n)
 	r.source.at.total += int64(n)
 	return n, err
+}
+
+func (r *countedReader) Close() error {
+	r.source.end()
+	return nil
 }
 
 // percent says how much of the stream has been read, within so many columns, or "" if that is not known.

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
 // put writes a file under another name, and renames it, as careful instruments do.
@@ -27,6 +29,12 @@ func put(t *testing.T, dir, name, content string) {
 	if err := os.Rename(temp, filepath.Join(dir, name)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// journalLine is what a journal says of a file.
+type journalLine struct {
+	File, Refused string
+	Size, Events  int64
 }
 
 // journalled returns what the journals below a folder say of files.
@@ -383,76 +391,6 @@ func TestWatchMisused(t *testing.T) {
 	}
 }
 
-// TestJournal fails when a torn line counts, takes the next one along, or when what is
-// gone is remembered for ever.
-func TestJournal(t *testing.T) {
-	t.Parallel()
-	name := filepath.Join(t.TempDir(), "j")
-	open := func(there func(string) bool) *journal {
-		t.Helper()
-		j, err := openJournal(name, "/data", "scans", there)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return j
-	}
-	all := func(string) bool { return true }
-	j := open(all)
-	id := j.id
-	add := func(file string) {
-		t.Helper()
-		if err := j.add([]journalLine{{File: file, mark: mark{1, 2}, Events: 1}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	add("a")
-	add("b")
-	j.Close()
-	content, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for cut := bytes.IndexByte(content, '\n') + 1; cut <= len(content); cut++ {
-		known := bytes.Count(content[:min(cut+1, len(content))], []byte("\n")) - 1 // a line counts without its end, too
-		if err := os.WriteFile(name, content[:cut], 0o600); err != nil {
-			t.Fatal(err)
-		}
-		j = open(all)
-		if len(j.done) != known || j.id != id {
-			t.Errorf("cut after %d bytes it knows %v, want %d files", cut, j.done, known)
-		}
-		add("c")
-		j.Close()
-		if j = open(all); len(j.done) != known+1 {
-			t.Errorf("cut after %d bytes and written to it knows %v, want %d files", cut, j.done, known+1)
-		}
-		j.Close()
-	}
-	j = open(all)
-	for i := range 1500 {
-		add(fmt.Sprint(i))
-	}
-	j.Close()
-	j = open(func(file string) bool { return file == "7" })
-	j.Close()
-	j = open(all)
-	if len(j.done) != 1 || j.done["7"] != (mark{1, 2}) || j.id != id {
-		t.Errorf("it knows %d files, want the one that is there", len(j.done))
-	}
-	// A folder whose disk is not mounted is empty.
-	for i := range 1500 {
-		add(fmt.Sprint(i))
-	}
-	j.Close()
-	j = open(func(string) bool { return false })
-	j.Close()
-	j = open(all)
-	defer j.Close()
-	if len(j.done) != 1500 {
-		t.Errorf("after an empty folder it knows %d files, want 1500", len(j.done))
-	}
-}
-
 // TestWatchSurvivesKill kills produce --watch again and again while files come: each is
 // logged, and whenever it is logged, under the same id.
 func TestWatchSurvivesKill(t *testing.T) {
@@ -545,65 +483,15 @@ func TestWatchUnsure(t *testing.T) {
 	}
 }
 
-// FuzzJournalOfFiles reads a journal with anything in it, and goes on with it.
-func FuzzJournalOfFiles(f *testing.F) {
-	for _, s := range []string{
-		"", "\n", "junk\n", "{}\n", `{"id":"x"}`, `{"watch":"/data","topic":"scans","id":"x"}` + "\n",
-		`{"id":"x"}` + "\n" + `{"file":"a","size":1,"mtime":2,"events":1}` + "\n" + `{"file":"b","si`,
-	} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, content []byte) {
-		head, lines, torn, err := readJournal(bytes.NewReader(content))
-		if err != nil || head.ID == "" {
-			return
-		}
-		further := []journalLine{{File: "new", mark: mark{1, 2}, Refused: "\n"}}
-		added, err := encodeLines(nil, further)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if torn {
-			content = append(content[:len(content):len(content)], '\n')
-		}
-		after, more, torn, err := readJournal(bytes.NewReader(append(content[:len(content):len(content)], added...)))
-		if err != nil || after != head || torn || !slices.Equal(more, append(lines, further...)) {
-			t.Errorf("%q and a line is read as %q, %v, %v, %v; want %q, %v and it", content, after, more, torn, err, head, lines)
-		}
-	})
-}
-
-// TestWatchGrowing fails when nothing is said of a file that is never logged, as it keeps changing.
+// TestWatchGrowing fails when a person is not told what to do about a file that keeps changing.
 func TestWatchGrowing(t *testing.T) {
 	t.Parallel()
 	d := emptyDesk(t)
-	now := time.Unix(1_800_000_000, 0)
-	d.env.now = func() time.Time { return now }
-	w := newWatcher(watchOptions{settle: 2 * time.Second})
-	w.p, w.journal = &production{env: d.env}, &journal{done: map[string]mark{}}
-	for second := range 200 {
-		if w.complete("motor.csv", mark{int64(second), int64(second)}) {
-			t.Fatal("a file that grows is complete")
-		}
-		w.complete("still.csv", mark{1, 1})
-		if second < 60 && d.err.String() != "" {
-			t.Fatalf("after %d s it says %q", second, d.err.String())
-		}
-		now = now.Add(time.Second)
-	}
+	p := &production{env: d.env}
+	p.notice(watch.Notice{What: watch.Growing, File: "motor.csv", After: time.Minute + time.Millisecond}, 2*time.Second)
 	const want = "diaspora: motor.csv has been changing for 1m0s and is not logged yet: a file is logged when it has rested for --settle (2s); write lines to a new file each minute, or pipe them in\n"
 	if d.err.String() != want {
 		t.Errorf("it says %q, want %q", d.err.String(), want)
-	}
-	// A long --settle is no reason to complain of a file that was changed twice.
-	d.err.reset()
-	w.settle = time.Hour
-	for minute := range 3 {
-		w.complete("slow.csv", mark{int64(minute), 1})
-		now = now.Add(50 * time.Minute)
-	}
-	if d.err.String() != "" {
-		t.Errorf("with --settle 1h it says %q", d.err.String())
 	}
 }
 

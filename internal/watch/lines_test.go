@@ -1,4 +1,4 @@
-package main
+package watch
 
 import (
 	"bytes"
@@ -11,10 +11,10 @@ import (
 )
 
 // readAll returns all lines, with "!" for one that is refused.
-func readAll(r *lineReader) (lines []string, err error) {
+func readAll(r *LineReader) (lines []string, err error) {
 	for {
-		line, err := r.next()
-		var bad *lineError
+		line, err := r.Next()
+		var bad *LineError
 		switch {
 		case err == io.EOF:
 			return lines, nil
@@ -54,13 +54,13 @@ func TestLineReader(t *testing.T) {
 				"halves":        iotest.HalfReader(strings.NewReader(test.in)),
 				"eof with data": iotest.DataErrReader(strings.NewReader(test.in)),
 			} {
-				r := newLineReader(in, 300_000)
+				r := NewLineReader(in, 300_000)
 				got, err := readAll(r)
 				if err != nil || strings.Join(got, "\n") != strings.Join(test.want, "\n") || len(got) != len(test.want) {
 					t.Errorf("%s: got %d lines, %v, want %d", name, len(got), err, len(test.want))
 				}
-				if r.number != len(test.want) {
-					t.Errorf("%s: the last line has number %d, want %d", name, r.number, len(test.want))
+				if r.Line != len(test.want) {
+					t.Errorf("%s: the last line has number %d, want %d", name, r.Line, len(test.want))
 				}
 			}
 		})
@@ -71,7 +71,7 @@ func TestLineReader(t *testing.T) {
 func TestLineReaderBroken(t *testing.T) {
 	for _, in := range []string{"a\nhal", "a\n" + strings.Repeat("x", 100_000)} {
 		broken := errors.New("disk on fire")
-		r := newLineReader(io.MultiReader(strings.NewReader(in), iotest.ErrReader(broken)), 300_000)
+		r := NewLineReader(io.MultiReader(strings.NewReader(in), iotest.ErrReader(broken)), 300_000)
 		if lines, err := readAll(r); !errors.Is(err, broken) || len(lines) != 1 || lines[0] != "a" {
 			t.Errorf("got %.20q, %v, want one line and %v", lines, err, broken)
 		}
@@ -82,10 +82,10 @@ func TestLineReaderBroken(t *testing.T) {
 func TestLineReaderMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	r := newLineReader(io.LimitReader(zeros{}, 1<<30), 1<<20)
-	_, err := r.next()
+	r := NewLineReader(io.LimitReader(zeros{}, 1<<30), 1<<20)
+	_, err := r.Next()
 	runtime.ReadMemStats(&after)
-	var bad *lineError
+	var bad *LineError
 	if !errors.As(err, &bad) || !strings.Contains(err.Error(), "1073741824 bytes") {
 		t.Errorf("a line of 1 GiB: %v, want it refused with its size", err)
 	}
@@ -108,7 +108,7 @@ func FuzzLineReader(f *testing.F) {
 		if max < 0 || max > 1<<20 {
 			return
 		}
-		got, err := readAll(newLineReader(iotest.HalfReader(bytes.NewReader(data)), max))
+		got, err := readAll(NewLineReader(iotest.HalfReader(bytes.NewReader(data)), max))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,247 @@
+package watch
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/gofrs/flock"
+
+	"github.com/diaspora-streams/diaspora/internal/disk"
+)
+
+// A journal lists the files of a folder that were logged to a topic. It is a file with a JSON object
+// on each line: the first is a journalHead, each other one a journalLine. Lines are appended
+// and synced. A line that a crash has torn does not count.
+type journal struct {
+	name string
+	file *os.File
+	lock *flock.Flock
+	id   string // random; goes into the events' IDs
+	done map[string]mark
+}
+
+// mark tells a file from an earlier one of the same name.
+type mark struct {
+	Size  int64 `json:"size"`
+	Mtime int64 `json:"mtime"` // in nanoseconds since 1970
+}
+
+func markOf(info fs.FileInfo) mark { return mark{info.Size(), info.ModTime().UnixNano()} }
+
+type journalHead struct {
+	Watch string `json:"watch"` // the folder, without links
+	Topic string `json:"topic"`
+	ID    string `json:"id"`
+}
+
+type journalLine struct {
+	File string `json:"file"`
+	mark
+	Events  int64  `json:"events"`
+	Refused string `json:"refused,omitempty"` // why the file, or the first of its lines, was not logged
+}
+
+// Conditions of a [JournalError].
+var (
+	ErrInUse     = errors.New("another process watches")
+	ErrNoJournal = errors.New("it does not begin as a journal")
+)
+
+// A journal with more than compactLines is rewritten when it is opened, if most of its files have been
+// removed from the folder. If all have, the folder's disk may not be mounted yet, so they are
+// forgotten only if there are more than maxAbsent.
+const (
+	compactLines = 1000
+	maxAbsent    = 100_000
+)
+
+// openJournal opens the journal of a folder and a topic, or makes it.
+func openJournal(journals, dir, topic string) (_ *journal, err error) {
+	sum := sha256.Sum256([]byte(dir + "\x00" + topic))
+	j := &journal{name: filepath.Join(journals, hex.EncodeToString(sum[:8])+".ndjson"), done: map[string]mark{}}
+	if err := os.MkdirAll(journals, 0o700); err != nil {
+		return nil, &JournalError{err}
+	}
+	j.lock = flock.New(j.name + ".lock")
+	if mine, err := j.lock.TryLock(); err != nil {
+		return nil, &JournalError{err}
+	} else if !mine {
+		return nil, &JournalError{fmt.Errorf("%w %s for topic %q", ErrInUse, dir, topic)}
+	}
+	if err := j.open(dir, topic); err != nil {
+		j.Close()
+		return nil, &JournalError{fmt.Errorf("%s: %w", j.name, err)}
+	}
+	return j, nil
+}
+
+func (j *journal) open(dir, topic string) (err error) {
+	if j.file, err = os.OpenFile(j.name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
+		return err
+	}
+	head, lines, torn, err := readJournal(j.file)
+	if err != nil {
+		return err
+	}
+	if head.ID == "" {
+		head = journalHead{Watch: dir, Topic: topic, ID: rand.Text()}
+		j.id = head.ID
+		return j.rewrite(head, nil)
+	}
+	j.id = head.ID
+	for _, line := range lines {
+		j.done[line.File] = line.mark
+	}
+	if torn {
+		if _, err := j.file.Write([]byte("\n")); err != nil { // the torn line stays on a line of its own
+			return err
+		}
+	}
+	if len(lines) <= compactLines {
+		return nil
+	}
+	var kept []journalLine
+	for _, line := range lines {
+		_, err := os.Lstat(filepath.Join(dir, line.File))
+		if !errors.Is(err, fs.ErrNotExist) && j.done[line.File] == line.mark {
+			kept = append(kept, line)
+		}
+	}
+	if len(kept) >= len(lines)/2 || len(kept) == 0 && len(lines) <= maxAbsent {
+		return nil
+	}
+	return j.rewrite(journalHead{Watch: dir, Topic: topic, ID: j.id}, kept)
+}
+
+// readJournal returns the head of a journal, whose ID is "" if it is empty or torn, its lines, and whether
+// the last one has no end.
+func readJournal(from io.Reader) (head journalHead, lines []journalLine, torn bool, err error) {
+	in := bufio.NewReader(from)
+	first, err := in.ReadBytes('\n')
+	if err == io.EOF {
+		return head, nil, false, nil // the head is written before anything is logged
+	}
+	if err == nil && (json.Unmarshal(first, &head) != nil || head.ID == "") {
+		err = ErrNoJournal
+	}
+	for err == nil {
+		var text []byte
+		text, err = in.ReadBytes('\n')
+		var line journalLine
+		if json.Unmarshal(text, &line) == nil && line.File != "" {
+			lines = append(lines, line)
+		}
+		torn = err == io.EOF && len(text) > 0
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return head, lines, torn, err
+}
+
+// pastJournal is what a journal says, for those who only read it.
+type pastJournal struct {
+	journalHead
+	done map[string]mark
+}
+
+// readJournals reads all journals in a folder, and skips damaged ones: opening them reports that.
+func readJournals(dir string) (all []pastJournal) {
+	names, _ := filepath.Glob(filepath.Join(dir, "*.ndjson"))
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		head, lines, _, err := readJournal(f)
+		f.Close()
+		if err != nil || head.ID == "" {
+			continue
+		}
+		past := pastJournal{head, map[string]mark{}}
+		for _, line := range lines {
+			past.done[line.File] = line.mark
+		}
+		all = append(all, past)
+	}
+	return all
+}
+
+// Folders returns the folders that were watched for a topic, as the journals say.
+func Folders(journals, topic string) (dirs []string) {
+	for _, j := range readJournals(journals) {
+		if j.Topic == topic {
+			dirs = append(dirs, j.Watch)
+		}
+	}
+	return dirs
+}
+
+// add writes lines of files that are finished. They are on disk when it returns.
+func (j *journal) add(lines []journalLine) error {
+	text, err := encodeLines(nil, lines)
+	if err == nil {
+		_, err = j.file.Write(text)
+	}
+	if err == nil {
+		err = j.file.Sync()
+	}
+	if err != nil {
+		return &JournalError{fmt.Errorf("write the journal %s: %w", j.name, err)}
+	}
+	for _, line := range lines {
+		j.done[line.File] = line.mark
+	}
+	return nil
+}
+
+// rewrite replaces the journal atomically.
+func (j *journal) rewrite(head journalHead, lines []journalLine) error {
+	text, err := encodeLines(head, lines)
+	if err != nil {
+		return err
+	}
+	if err := j.file.Close(); err != nil {
+		return err
+	}
+	if err := disk.ReplaceFile(j.name, text); err != nil {
+		return err
+	}
+	j.file, err = os.OpenFile(j.name, os.O_RDWR|os.O_APPEND, 0)
+	return err
+}
+
+func encodeLines(head any, lines []journalLine) ([]byte, error) {
+	var text bytes.Buffer
+	to := json.NewEncoder(&text)
+	if head != nil {
+		if err := to.Encode(head); err != nil {
+			return nil, err
+		}
+	}
+	for _, line := range lines {
+		if err := to.Encode(line); err != nil {
+			return nil, err
+		}
+	}
+	return text.Bytes(), nil
+}
+
+// Close gives the journal back, so that another process can open it. It may be called twice.
+func (j *journal) Close() error {
+	var err error
+	if j.file != nil {
+		err = j.file.Close()
+	}
+	return errors.Join(err, j.lock.Unlock())
+}

@@ -1,0 +1,134 @@
+package watch
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+func (j *journal) addFile(t *testing.T, file string) {
+	t.Helper()
+	if err := j.add([]journalLine{{File: file, mark: mark{1, 2}, Events: 1}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestJournal fails when a torn line counts or damages the next one, or when files that are gone are
+// remembered for ever.
+func TestJournal(t *testing.T) {
+	t.Parallel()
+	journals, dir := t.TempDir(), t.TempDir()
+	open := func() *journal {
+		t.Helper()
+		j, err := openJournal(journals, dir, "scans")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	j := open()
+	id, name := j.id, j.name
+	j.addFile(t, "a")
+	j.addFile(t, "b")
+	j.Close()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := bytes.IndexByte(content, '\n') + 1; cut <= len(content); cut++ {
+		known := bytes.Count(content[:min(cut+1, len(content))], []byte("\n")) - 1 // a line counts without its end, too
+		if err := os.WriteFile(name, content[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j = open()
+		if len(j.done) != known || j.id != id {
+			t.Errorf("cut after %d bytes it knows %v, want %d files", cut, j.done, known)
+		}
+		j.addFile(t, "c")
+		j.Close()
+		if j = open(); len(j.done) != known+1 {
+			t.Errorf("cut after %d bytes and written to it knows %v, want %d files", cut, j.done, known+1)
+		}
+		j.Close()
+	}
+	put(t, dir, "7", "7")
+	j = open()
+	for i := range 1500 {
+		j.addFile(t, fmt.Sprint(i))
+	}
+	j.Close()
+	open().Close()
+	j = open()
+	if len(j.done) != 1 || j.done["7"] != (mark{1, 2}) || j.id != id {
+		t.Errorf("it knows %d files, want the one that is there", len(j.done))
+	}
+	// A folder whose disk is not mounted is empty.
+	if err := os.Remove(filepath.Join(dir, "7")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1500 {
+		j.addFile(t, fmt.Sprint(i))
+	}
+	j.Close()
+	open().Close()
+	j = open()
+	defer j.Close()
+	if len(j.done) != 1500 {
+		t.Errorf("after an empty folder it knows %d files, want 1500", len(j.done))
+	}
+}
+
+// TestOlderJournal fails when a journal is not found any more where earlier versions have put it, or not understood.
+func TestOlderJournal(t *testing.T) {
+	t.Parallel()
+	journals := t.TempDir()
+	content := `{"watch":"/data/scans","topic":"scans","id":"WTWTZ6FKBEBC5NIRSCRDGJQAIJ"}` + "\n" +
+		`{"file":"a.json","size":3,"mtime":1764390000123456789,"events":1}` + "\n" +
+		`{"file":"b.json","size":2097152,"mtime":1764390000000000000,"events":0,"refused":"it is too large"}` + "\n"
+	if err := os.WriteFile(filepath.Join(journals, "925d0a7bc09fa409.ndjson"), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := openJournal(journals, "/data/scans", "scans")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if j.id != "WTWTZ6FKBEBC5NIRSCRDGJQAIJ" || len(j.done) != 2 || j.done["a.json"] != (mark{3, 1764390000123456789}) {
+		t.Errorf("it has the id %q and knows %v", j.id, j.done)
+	}
+	f := &takenFile{watcher: &Watcher{journal: j}, journalLine: journalLine{File: "a.json", mark: j.done["a.json"]}}
+	if got, want := f.eventID(2, []byte("x")), "b643f349555ad4206955a453566ecabf"; got != want {
+		t.Errorf("the event has the id %s, want %s as in earlier versions", got, want)
+	}
+}
+
+// FuzzJournalOfFiles reads a journal with anything in it, and goes on with it.
+func FuzzJournalOfFiles(f *testing.F) {
+	for _, s := range []string{
+		"", "\n", "junk\n", "{}\n", `{"id":"x"}`, `{"watch":"/data","topic":"scans","id":"x"}` + "\n",
+		`{"id":"x"}` + "\n" + `{"file":"a","size":1,"mtime":2,"events":1}` + "\n" + `{"file":"b","si`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		head, lines, torn, err := readJournal(bytes.NewReader(content))
+		if err != nil || head.ID == "" {
+			return
+		}
+		further := []journalLine{{File: "new", mark: mark{1, 2}, Refused: "\n"}}
+		added, err := encodeLines(nil, further)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if torn {
+			content = append(content[:len(content):len(content)], '\n')
+		}
+		after, more, torn, err := readJournal(bytes.NewReader(append(content[:len(content):len(content)], added...)))
+		if err != nil || after != head || torn || !slices.Equal(more, append(lines, further...)) {
+			t.Errorf("%q and a line is read as %q, %v, %v, %v; want %q, %v and it", content, after, more, torn, err, head, lines)
+		}
+	})
+}

@@ -1,0 +1,184 @@
+package watch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+func put(t *testing.T, dir, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fakeLogger says of all events what it is told to.
+type fakeLogger struct {
+	answers bool
+	err     error
+	events  []diaspora.Event
+}
+
+func (l *fakeLogger) Send(event diaspora.Event, done func(diaspora.Record, error)) {
+	l.events = append(l.events, event)
+	if l.answers {
+		done(diaspora.Record{Event: event}, l.err)
+	}
+}
+
+func (l *fakeLogger) ids() (ids []string) {
+	for _, e := range l.events {
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
+func open(t *testing.T, dir, journals string) (w *Watcher, notices *[]Notice) {
+	t.Helper()
+	notices = new([]Notice)
+	w, err := Open(Config{
+		Dir: dir, Pattern: "*", Journals: journals, Topic: "scans",
+		Event:    func(line []byte) (diaspora.Event, error) { return diaspora.Event{Topic: "scans", Value: line}, nil },
+		Notify:   func(n Notice) { *notices = append(*notices, n) },
+		Progress: func(_ string, r io.Reader) io.ReadCloser { return io.NopCloser(r) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, notices
+}
+
+// TestKilled kills a watch after each of its steps, and with its last write cut at each byte: until the line
+// of a file is whole in the journal, the next watch logs the file again, under the same IDs.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	dir, journals := t.TempDir(), t.TempDir()
+	put(t, dir, "a", "1\n2\n")
+	var ids []string
+	logsAgain := func(when string, again bool, l *fakeLogger) *Watcher {
+		t.Helper()
+		w, _ := open(t, dir, journals)
+		w.logger = l
+		w.look(t.Context())
+		if got := l.ids(); again && ids != nil && !slices.Equal(got, ids) || !again && got != nil {
+			t.Fatalf("%s the next watch logs events %v; want those of before, %v: %v", when, got, ids, again)
+		}
+		return w
+	}
+	logger := &fakeLogger{}
+	kill := func(w *Watcher) { w.journal.Close() } // nothing else of it is on disk
+	kill(logsAgain("before anything", true, logger))
+	if ids = logger.ids(); len(ids) != 2 || ids[0] == ids[1] {
+		t.Fatalf("two lines have the IDs %v", ids)
+	}
+	kill(logsAgain("without an answer", true, &fakeLogger{answers: true}))
+	w := logsAgain("after the answers, without a record", true, &fakeLogger{answers: true, err: diaspora.ErrClosed})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w = logsAgain("after an answer that says nothing", true, &fakeLogger{answers: true})
+	before, err := os.ReadFile(w.Journal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(w.Journal())
+	if err != nil || !bytes.HasPrefix(content, before) || len(content) == len(before) {
+		t.Fatalf("the journal is %q, and then %q, %v", before, content, err)
+	}
+	for cut := len(before); cut <= len(content); cut++ {
+		if err := os.WriteFile(w.Journal(), content[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		kill(logsAgain(fmt.Sprintf("after %d of %d bytes of the record", cut-len(before), len(content)-len(before)), cut < len(content)-1, &fakeLogger{}))
+	}
+}
+
+// TestRefused fails when a file of which one event can never be logged is tried again, or when that is forgotten.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	dir, journals := t.TempDir(), t.TempDir()
+	put(t, dir, "a", "1\n2\n")
+	w, notices := open(t, dir, journals)
+	bad := errors.New("it has no key")
+	w.cfg.Event = func(line []byte) (diaspora.Event, error) {
+		if string(line) == "2" {
+			return diaspora.Event{}, bad
+		}
+		return diaspora.Event{Value: line}, nil
+	}
+	w.logger = &fakeLogger{answers: true}
+	w.look(t.Context())
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := []Notice{{What: Refused, File: "a", Line: 2, Err: bad}, {What: RefusedFile, File: "a", Events: 1, Bytes: 4}}
+	if !slices.Equal(*notices, want) {
+		t.Errorf("the notices are %+v, want %+v", *notices, want)
+	}
+	w, _ = open(t, dir, journals)
+	defer w.Close()
+	logger := &fakeLogger{}
+	w.logger = logger
+	if w.look(t.Context()); len(logger.events) > 0 {
+		t.Errorf("the next watch logs %v", logger.events)
+	}
+}
+
+// TestOrigin fails when the file and line of an event are taken from headers that the user has added.
+func TestOrigin(t *testing.T) {
+	t.Parallel()
+	header := func(key, value string) diaspora.Header { return diaspora.Header{Key: key, Value: []byte(value)} }
+	users := []diaspora.Header{header(HeaderFile, "other"), header(HeaderLine, "3")}
+	if file, line := Origin(diaspora.Event{Headers: append(users[:2:2], header(HeaderFile, "a"))}); file != "a" || line != 0 {
+		t.Errorf("Origin of a whole file = %q, %d, want a, 0", file, line)
+	}
+	if file, line := Origin(diaspora.Event{Headers: append(users[:2:2], header(HeaderFile, "a"), header(HeaderLine, "7"))}); file != "a" || line != 7 {
+		t.Errorf("Origin of a line = %q, %d, want a, 7", file, line)
+	}
+}
+
+// TestGrowing fails when nothing is said of a file that is never logged, because it keeps changing.
+func TestGrowing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, notices := open(t, t.TempDir(), t.TempDir())
+		defer w.Close()
+		w.cfg.Settle = 2 * time.Second
+		for second := range 200 {
+			if w.complete("motor.csv", mark{int64(second), int64(second)}) {
+				t.Fatal("a file that grows is complete")
+			}
+			w.complete("still.csv", mark{1, 1})
+			if second < 60 && len(*notices) > 0 {
+				t.Fatalf("after %d s it says %v", second, *notices)
+			}
+			time.Sleep(time.Second)
+		}
+		if want := []Notice{{What: Growing, File: "motor.csv", After: time.Minute}}; !slices.Equal(*notices, want) {
+			t.Errorf("the notices are %+v, want %+v", *notices, want)
+		}
+		// A long Settle is no reason to complain about a file that was changed twice.
+		*notices = nil
+		w.cfg.Settle = time.Hour
+		for minute := range 3 {
+			w.complete("slow.csv", mark{int64(minute), 1})
+			time.Sleep(50 * time.Minute)
+		}
+		if len(*notices) > 0 {
+			t.Errorf("with a Settle of 1h it says %v", *notices)
+		}
+	})
+}
