@@ -60,15 +60,19 @@ func TestServiceIsAssembledOnce(t *testing.T) {
 	}
 }
 
-// TestWatchStaysLight fails when the package that watches folders needs more of this module than the library, so that
-// the library's users could not have it.
-func TestWatchStaysLight(t *testing.T) {
+// TestFoldersStayLight fails when internal/watch or internal/spool/pool depends on more of this module
+// than the library does. Both must stay fit to become part of the library.
+func TestFoldersStayLight(t *testing.T) {
 	t.Parallel()
 	const own = "github.com/diaspora-streams/diaspora"
-	library := goList(t, "-deps", ".", "./globus")
-	for _, dep := range goList(t, "-deps", "./internal/watch") {
-		if strings.HasPrefix(dep, own) && !slices.Contains(append(library, own+"/internal/watch", own+"/internal/outcome"), dep) {
-			t.Errorf("package watch must not depend on %s", dep)
+	for pkg, allowed := range map[string][]string{
+		"./internal/watch":      append(goList(t, "-deps", ".", "./globus"), own+"/internal/watch", own+"/internal/outcome"),
+		"./internal/spool/pool": {own + "/internal/spool/pool", own + "/internal/spool", own + "/internal/disk"},
+	} {
+		for _, dep := range goList(t, "-deps", pkg) {
+			if strings.HasPrefix(dep, own) && !slices.Contains(allowed, dep) {
+				t.Errorf("package %s must not depend on %s", pkg, dep)
+			}
 		}
 	}
 }

@@ -118,12 +118,14 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 func (e *env) holding(topic string, args []string) (dirs []string, n int64, err error) {
 	all, home := args, ""
 	if len(args) == 0 { // the same topic of another fabric is another one
-		if home, err = e.spoolHome(); err == nil {
-			all, err = spoolDirs(home)
+		p, err := e.pool()
+		if err != nil {
+			return nil, 0, err
 		}
-	}
-	if err != nil {
-		return nil, 0, err
+		home = p.Dir
+		if all, err = p.Spools(); err != nil {
+			return nil, 0, err
+		}
 	}
 	topics := map[string]bool{}
 	for _, dir := range all {
@@ -254,26 +256,15 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 
 // each reads the events for the topic.
 func (b *discarding) each(do func(*spool.Record) error) error {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel() // Next does not wait for further ones
-	b.spool.Rewind()
-	for {
-		records, err := b.spool.Next(ended, 4096, 4<<20)
-		if err == context.Canceled {
-			return nil
+	for r, err := range b.spool.Pending() {
+		if err == nil && r.Topic == b.topic {
+			err = do(&r)
 		}
 		if err != nil {
 			return err
 		}
-		for i := range records {
-			if records[i].Topic != b.topic {
-				continue
-			}
-			if err := do(&records[i]); err != nil {
-				return err
-			}
-		}
 	}
+	return nil
 }
 
 // discard takes the events out, durably.

@@ -108,11 +108,12 @@ var doctorColours = map[doctor.Status]colour{doctor.OK: green, doctor.Warning: y
 
 // doctorSpools is where the program has its spools, and which there are.
 func (e *env) doctorSpools() (home string, dirs []string, err error) {
-	if home, err = e.spoolHome(); err != nil {
+	p, err := e.pool()
+	if err != nil {
 		return "", nil, err
 	}
 	dirs, err = e.spoolsAt(nil)
-	return home, dirs, err
+	return p.Dir, dirs, err
 }
 
 // verdict is nil if nothing failed.

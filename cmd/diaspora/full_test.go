@@ -21,11 +21,11 @@ func TestProduceSaysFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	home, err := d.env.spoolHome()
+	home, err := d.env.pool()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.SpoolDir, cfg.SpoolBytes = filepath.Join(home, "1"), 64<<10
+	cfg.SpoolDir, cfg.SpoolBytes = filepath.Join(home.Dir, "1"), 64<<10
 	logger, err := diaspora.OpenLogger(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -51,13 +51,18 @@ func (e *env) openInput(o produceOptions, files []string) (*input, error) {
 		}
 		if err != nil {
 			in.Close()
-			if cause := (*os.PathError)(nil); errors.As(err, &cause) {
-				err = cause.Err
-			}
-			return nil, misuse("", "produce: read %s: %v; nothing was sent", name, err)
+			return nil, misuse("", "produce: read %s: %v; nothing was sent", name, innermost(err))
 		}
 	}
 	return in, nil
+}
+
+// innermost returns the cause of an error without the name of a file, for texts that name it themselves.
+func innermost(err error) error {
+	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
+		return cause.Err
+	}
+	return err
 }
 
 type wholeValue string

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 )
 
 var profileListHelp = help{
@@ -202,17 +202,16 @@ func (e *env) mustBeSent(name string) error {
 	if err != nil {
 		return err
 	}
-	f := spoolFolder{dir: filepath.Join(state, "spool", name), profile: name}
-	if f.spools, err = spoolDirs(f.dir); err != nil {
-		return err
-	}
-	waiting, err := waitingIn([]spoolFolder{f})
-	if err != nil || len(waiting) == 0 {
-		return err
+	spools, err := pool.Inspect(pool.New(state, name, ""))
+	if err != nil {
+		return spoolFailure(err)
 	}
 	var n int64
-	for _, w := range waiting {
-		n += w.events
+	for _, s := range spools {
+		n += int64(s.Events)
+	}
+	if n == 0 {
+		return nil
 	}
 	return &failure{
 		condition: diaspora.ErrConflict,

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
@@ -156,11 +157,18 @@ func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 	if len(args) > 0 {
 		return args, nil
 	}
-	folders, err := e.spoolFolders()
-	for _, f := range folders {
-		dirs = append(dirs, f.spools...)
+	pools, err := e.pools()
+	if err != nil {
+		return nil, err
 	}
-	return dirs, err
+	for _, p := range pools {
+		some, err := p.Spools()
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, some...)
+	}
+	return dirs, nil
 }
 
 // spoolDocument says what a spool has, as JSON.
@@ -206,24 +214,19 @@ func document(dir string, info spool.Info) spoolDocument {
 }
 
 func (e *env) spoolDocuments() ([]spoolDocument, error) {
-	folders, err := e.spoolFolders()
+	pools, err := e.pools()
 	if err != nil {
 		return nil, err
 	}
+	spools, err := pool.Inspect(pools...)
+	if err != nil {
+		return nil, spoolFailure(err)
+	}
 	docs := []spoolDocument{}
-	for _, f := range folders {
-		for _, dir := range f.spools {
-			info, err := spool.Inspect(dir)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // it was empty, and has just been removed
-			}
-			if err != nil {
-				return nil, spoolFailure(err)
-			}
-			d := document(dir, info)
-			d.Profile, d.URL = f.profile, f.url
-			docs = append(docs, d)
-		}
+	for _, s := range spools {
+		d := document(s.Dir, s.Info)
+		d.Profile, d.URL = s.Pool.Profile, s.Pool.URL
+		docs = append(docs, d)
 	}
 	return docs, nil
 }
@@ -259,7 +262,7 @@ func (e *env) spoolList() error {
 		if d.Full != "" {
 			d.Why = strings.TrimSuffix("full: "+d.Full+"; "+d.Why, "; ")
 		}
-		of := spoolFolder{profile: d.Profile, url: d.URL}.of()
+		of := poolName(pool.Pool{Profile: d.Profile, URL: d.URL})
 		rows = append(rows, []string{fmt.Sprint(d.Events), size(d.Bytes), e.age(d.Oldest), fmt.Sprint(d.Quarantined),
 			orDash(d.Owner), orDash(of), d.Dir, orDash(d.Why)})
 	}
@@ -363,7 +366,8 @@ func (e *env) status() error {
 // lookedIn returns the folder in which spools are looked for.
 func (e *env) lookedIn() (string, error) {
 	if e.profile != "" {
-		return e.spoolHome()
+		p, err := e.pool()
+		return p.Dir, err
 	}
 	return e.stateDir()
 }
@@ -555,14 +559,15 @@ func indented(lines []string) string {
 
 // spoolDrain sends what waits in all of the user's spools.
 func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
-	folders, err := e.spoolFolders()
+	pools, err := e.pools()
 	if err != nil {
 		return err
 	}
-	waiting, err := waitingIn(folders)
+	spools, err := pool.Inspect(pools...)
 	if err != nil {
-		return err
+		return spoolFailure(err)
 	}
+	waiting := slices.DeleteFunc(slices.Clone(spools), func(s pool.Spool) bool { return s.Events == 0 })
 	if len(waiting) == 0 {
 		if _, err := e.config(); err != nil {
 			return err
@@ -579,17 +584,18 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	away := map[string]bool{} // fabrics that could not be reached
 	d := &draining{spools: len(waiting)}
 	for _, w := range waiting {
-		d.all += w.events
+		d.all += int64(w.Events)
 	}
 	hide := e.progress(false, d.progressLine())
 	defer hide()
 	for _, w := range waiting {
-		cfg, err := e.configFor(w.folder)
-		if err != nil && !w.folder.own {
+		events := int64(w.Events)
+		cfg, err := e.configFor(w.Pool, pools[0])
+		if err != nil && w.Pool != pools[0] {
 			text, hints := explanation(err)
-			e.warn("%s of %s in %s: %s", count(w.events, "event"), orDash(w.folder.of()), w.dir, text)
+			e.warn("%s of %s in %s: %s", count(events, "event"), orDash(poolName(w.Pool)), w.Dir, text)
 			e.hint(hints)
-			left += w.events
+			left += events
 			if outcome.ExitCode(err) == outcome.ExitCode(diaspora.ErrUnauthenticated) {
 				nobody = &failure{condition: diaspora.ErrUnauthenticated, text: "spool drain: nobody is logged in to the fabric of some of these events"}
 			}
@@ -600,22 +606,22 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		}
 		outages := e.outages(cfg)
 		if away[outages.path] { // rather than wait for each spool of a job of fifty processes
-			left += w.events
+			left += events
 			continue
 		}
-		cfg.SpoolDir = w.dir
+		cfg.SpoolDir = w.Dir
 		logger, err := diaspora.OpenLogger(ctx, cfg)
 		switch {
 		case errors.Is(err, spool.ErrSubject) && shutOut(err): // printed at the end
 			why = err
-			left += w.events
+			left += events
 			continue
 		case errors.Is(err, spool.ErrSubject):
 			e.warn("%v", err)
-			left += w.events
+			left += events
 			continue
 		case errors.Is(err, diaspora.ErrConflict): // another process has it, and sends them
-			taken += w.events
+			taken += events
 			continue
 		case err != nil:
 			return err
@@ -651,9 +657,9 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	} else if len(waiting) == 0 {
 		text, place := "no event waits in ", e.spoolPlace()
 		if e.profile != "" {
-			place = folders[0].dir
+			place = pools[0].Dir
 		}
-		if !slices.ContainsFunc(folders, func(f spoolFolder) bool { return len(f.spools) > 0 }) {
+		if len(spools) == 0 {
 			text = "there is no spool in "
 		}
 		e.say("%s", text+place)
@@ -668,31 +674,6 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		e.say("%s", text)
 	}
 	return stranded(left, firstOf(why, nobody))
-}
-
-// waitingSpool is a spool in which events wait.
-type waitingSpool struct {
-	folder spoolFolder
-	dir    string
-	events int64
-}
-
-func waitingIn(folders []spoolFolder) (waiting []waitingSpool, err error) {
-	for _, f := range folders {
-		for _, dir := range f.spools {
-			info, err := spool.Inspect(dir)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // it was empty, and has just been removed
-			}
-			if err != nil {
-				return nil, spoolFailure(err)
-			}
-			if info.Events > 0 {
-				waiting = append(waiting, waitingSpool{f, dir, int64(info.Events)})
-			}
-		}
-	}
-	return waiting, nil
 }
 
 // stranded is the error of a command that leaves events in the spool: the refusal that

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 )
 
 // TestProduceSurvivesKill kills produce again and again, two processes at a time, and the
@@ -191,18 +192,18 @@ func TestAllSpoolsInUse(t *testing.T) {
 	for name, value := range map[string]string{"URL": "http://127.0.0.1:1", "KEY_ID": "key-abcdefghij234567", "KEY_SECRET": "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"} {
 		d.vars["DIASPORA_"+name] = value
 	}
-	home, err := d.env.spoolHome()
+	home, err := d.env.pool()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range maxSpools {
-		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(home, fmt.Sprint(n+1)), Subject: "x"})
+	for n := range pool.Max {
+		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(home.Dir, fmt.Sprint(n+1)), Subject: "x"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { s.Close() })
 	}
-	code, want := d.types(t.Context(), "produce", "weather", "--value", "1"), fmt.Sprintf("all 64 spools in %s are in use; nothing was logged\n", home)
+	code, want := d.types(t.Context(), "produce", "weather", "--value", "1"), fmt.Sprintf("all 64 spools in %s are in use; nothing was logged\n", home.Dir)
 	if code != 6 || !strings.Contains(d.err.String(), want) {
 		t.Errorf("produce ends with %d and says %q, want %q", code, d.err.String(), want)
 	}
@@ -238,7 +239,7 @@ func TestSpoolsAreTidied(t *testing.T) {
 		}
 	}
 	d.must(t, "produce", "weather", "--value", "1")
-	left, err := spoolDirs(home)
+	left, err := pool.New(filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state"), "home", "").Spools()
 	for i := range left {
 		left[i] = filepath.Base(left[i])
 	}

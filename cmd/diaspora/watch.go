@@ -71,7 +71,7 @@ func (p *production) openWatch(o produceOptions, files []string) (*watch.Watcher
 	if err := o.watch.validate(files); err != nil {
 		return nil, err
 	}
-	spools, err := p.env.spoolHome()
+	spools, err := p.env.pool()
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (p *production) openWatch(o produceOptions, files []string) (*watch.Watcher
 		Dir:      o.watch.dir,
 		Pattern:  o.watch.pattern,
 		Settle:   o.watch.settle,
-		Journals: journalFolder(spools),
+		Journals: journalFolder(spools.Dir),
 		Topic:    p.topic,
 		Event:    p.parse,
 		Whole:    o.input == "file",
@@ -104,7 +104,7 @@ func (p *production) openWatch(o produceOptions, files []string) (*watch.Watcher
 		if strings.ContainsAny(name, "*?[") && errors.Is(err, fs.ErrNotExist) {
 			hint = fmt.Sprintf("a pattern stands apart, in quotes: --watch %s --pattern '%s'", shellWord(filepath.Clean(parent)), name)
 		}
-		return nil, misuse(hint, "produce: watch %s: %v", o.watch.dir, watch.Cause(err))
+		return nil, misuse(hint, "produce: watch %s: %v", o.watch.dir, innermost(err))
 	}
 	return nil, f
 }
@@ -154,7 +154,7 @@ func (p *production) notice(n watch.Notice, settle time.Duration) {
 	case watch.RefusedFile:
 		e.warn("%s: noted in %s, and not tried again unless it changes", n.File, p.watch.Journal())
 	case watch.Unreadable:
-		e.warn("%s: not logged yet: %s", n.File, n.Err)
+		e.warn("%s: not logged yet: %s", n.File, innermost(n.Err))
 	case watch.Growing:
 		e.warn("%s has been changing for %v and is not logged yet: a file is logged when it has rested for --settle (%v); write lines to a new file each minute, or pipe them in",
 			n.File, n.After.Round(time.Second), settle)
@@ -165,7 +165,7 @@ func (p *production) notice(n watch.Notice, settle time.Duration) {
 	case watch.Unsettled:
 		e.warn("%s changed within --settle (%v) and %s not logged; the next such watch logs what has rested by then", count(int64(n.Files), "file"), settle, isOrAre(int64(n.Files)))
 	case watch.FolderUnreadable:
-		e.warn("%s cannot be read: %s; trying again", p.watch.Dir(), n.Err)
+		e.warn("%s cannot be read: %s; trying again", p.watch.Dir(), innermost(n.Err))
 	case watch.FolderReadable:
 		e.warn("%s can be read again", p.watch.Dir())
 	case watch.FolderReplaced:

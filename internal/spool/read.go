@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -66,6 +67,29 @@ func (s *Spool) Rewind() {
 	defer s.reader.mu.Unlock()
 	s.reader.at = 0
 	s.reader.leave()
+}
+
+// Pending returns all entries that are not acknowledged, as Next does after Rewind, and then ends.
+func (s *Spool) Pending() iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel() // Next does not wait for further ones
+		s.Rewind()
+		for {
+			records, err := s.Next(ended, 4096, readAhead)
+			for _, r := range records {
+				if !yield(r, nil) {
+					return
+				}
+			}
+			if err != nil {
+				if err != context.Canceled {
+					yield(Record{}, err)
+				}
+				return
+			}
+		}
+	}
 }
 
 // leave forgets the segment.

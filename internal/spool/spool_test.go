@@ -468,6 +468,30 @@ func TestNote(t *testing.T) {
 	}
 }
 
+// TestPending fails when an entry is left out, or an acknowledged one is not, or when it waits for more.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t), SegmentBytes: 4 << 10})
+	mustAppend(t, s, 0, 100)
+	ackAll(t, s, drain(t, s)[:10])
+	for range 2 {
+		var got []Record
+		for r, err := range s.Pending() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, r)
+		}
+		wantNumbered(t, got, 10, 100)
+	}
+	mustClose(t, s)
+	for _, err := range s.Pending() {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("Pending after Close yields %v, want ErrClosed", err)
+		}
+	}
+}
+
 // TestDiscard fails when what was discarded is sent, also after a crash, or takes others along.
 func TestDiscard(t *testing.T) {
 	t.Parallel()

@@ -90,9 +90,9 @@ func (w *Watcher) cannotRead(f *pendingFile, name string, err error) {
 	if err == nil || err == errChanged || errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	if text := Cause(err).Error(); text != f.problem {
-		f.problem = text
-		w.cfg.Notify(Notice{What: Unreadable, File: name, Err: Cause(err)})
+	if err.Error() != f.problem {
+		f.problem = err.Error()
+		w.cfg.Notify(Notice{What: Unreadable, File: name, Err: err})
 	}
 }
 
@@ -163,7 +163,9 @@ func (t *takenFile) log(line int, content []byte) {
 	if event.Time.IsZero() {
 		event.Time = time.Unix(0, t.Mtime)
 	}
-	t.expect()
+	t.mu.Lock()
+	t.left++
+	t.mu.Unlock()
 	t.watcher.logger.Send(event, func(_ diaspora.Record, err error) {
 		t.answer(func() {
 			switch {
@@ -199,8 +201,9 @@ func (t *takenFile) eventID(line int, value []byte) string {
 // refuse takes note that a line can never be an event.
 func (t *takenFile) refuse(line int, err error) {
 	t.watcher.cfg.Notify(Notice{What: Refused, File: t.File, Line: line, Err: err})
-	t.expect()
-	t.answer(func() { t.refused(err) })
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refused(err)
 }
 
 // refused keeps the first reason for the journal. The caller holds mu.
@@ -208,13 +211,6 @@ func (t *takenFile) refused(err error) {
 	if t.Refused == "" {
 		t.Refused, _ = outcome.Split(err)
 	}
-}
-
-// expect counts one more event whose fate is not known yet.
-func (t *takenFile) expect() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.left++
 }
 
 // answer takes note of the fate of one event, or that reading has ended. With the last answer the file is ready for

@@ -2,7 +2,6 @@ package watch
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -189,10 +188,7 @@ func Folders(journals, topic string) (dirs []string) {
 
 // add writes lines of files that are finished. They are on disk when it returns.
 func (j *journal) add(lines []journalLine) error {
-	text, err := encodeLines(nil, lines)
-	if err == nil {
-		_, err = j.file.Write(text)
-	}
+	_, err := j.file.Write(encodeLines(lines))
 	if err == nil {
 		err = j.file.Sync()
 	}
@@ -207,34 +203,22 @@ func (j *journal) add(lines []journalLine) error {
 
 // rewrite replaces the journal atomically.
 func (j *journal) rewrite(head journalHead, lines []journalLine) error {
-	text, err := encodeLines(head, lines)
-	if err != nil {
-		return err
+	err := j.file.Close()
+	if err == nil {
+		err = disk.ReplaceFile(j.name, append(encodeLines([]journalHead{head}), encodeLines(lines)...))
 	}
-	if err := j.file.Close(); err != nil {
-		return err
+	if err == nil {
+		j.file, err = os.OpenFile(j.name, os.O_RDWR|os.O_APPEND, 0)
 	}
-	if err := disk.ReplaceFile(j.name, text); err != nil {
-		return err
-	}
-	j.file, err = os.OpenFile(j.name, os.O_RDWR|os.O_APPEND, 0)
 	return err
 }
 
-func encodeLines(head any, lines []journalLine) ([]byte, error) {
-	var text bytes.Buffer
-	to := json.NewEncoder(&text)
-	if head != nil {
-		if err := to.Encode(head); err != nil {
-			return nil, err
-		}
-	}
+func encodeLines[T journalHead | journalLine](lines []T) (text []byte) {
 	for _, line := range lines {
-		if err := to.Encode(line); err != nil {
-			return nil, err
-		}
+		object, _ := json.Marshal(line) // strings and numbers can be encoded
+		text = append(append(text, object...), '\n')
 	}
-	return text.Bytes(), nil
+	return text
 }
 
 // Close gives the journal back, so that another process can open it. It may be called twice.

@@ -300,21 +300,13 @@ func (w *Watcher) record() error {
 func (w *Watcher) look(ctx context.Context) {
 	err := w.lookInto(ctx)
 	switch {
-	case err != nil && Cause(err).Error() != w.unreadable:
-		w.unreadable = Cause(err).Error()
-		w.cfg.Notify(Notice{What: FolderUnreadable, Err: Cause(err)})
+	case err != nil && err.Error() != w.unreadable:
+		w.unreadable = err.Error()
+		w.cfg.Notify(Notice{What: FolderUnreadable, Err: err})
 	case err == nil && w.unreadable != "":
 		w.unreadable = ""
 		w.cfg.Notify(Notice{What: FolderReadable})
 	}
-}
-
-// Cause returns the cause of an error without the name of a file or folder, for texts that name it themselves.
-func Cause(err error) error {
-	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
-		return cause.Err
-	}
-	return err
 }
 
 func (w *Watcher) lookInto(ctx context.Context) error {
