@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
@@ -122,24 +123,23 @@ func (e *env) holding(topic string, args []string) (dirs []string, n int64, err 
 		if err != nil {
 			return nil, 0, err
 		}
-		home = p.Dir
-		if all, err = p.Spools(); err != nil {
+		spools, err := pool.Spools(p)
+		if err != nil {
 			return nil, 0, err
 		}
-	}
-	topics := map[string]bool{}
-	for _, dir := range all {
-		before := n
-		for r, err := range spool.Entries(dir) {
-			if err != nil {
-				return nil, 0, spoolFailure(err)
-			}
-			if topics[r.Topic] = true; r.Topic == topic {
-				n++
-			}
+		home = p.Dir
+		for _, s := range spools {
+			all = append(all, s.Dir)
 		}
-		if n > before {
-			dirs = append(dirs, dir)
+	}
+	topics := map[string]int64{}
+	for _, dir := range all {
+		pending, err := spool.Topics(dir)
+		if err != nil {
+			return nil, 0, spoolFailure(err)
+		}
+		if maps.Copy(topics, pending); pending[topic] > 0 {
+			dirs, n = append(dirs, dir), n+pending[topic]
 		}
 	}
 	if n > 0 {
@@ -170,13 +170,8 @@ func (e *env) holdingElsewhere(topic string, but []string) string {
 		if slices.Contains(but, dir) {
 			continue
 		}
-		for r, err := range spool.Entries(dir) {
-			if err != nil {
-				break
-			}
-			if r.Topic == topic {
-				return dir
-			}
+		if pending, _ := spool.Topics(dir); pending[topic] > 0 {
+			return dir
 		}
 	}
 	return ""

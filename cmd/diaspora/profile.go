@@ -202,12 +202,15 @@ func (e *env) mustBeSent(name string) error {
 	if err != nil {
 		return err
 	}
-	spools, err := pool.Inspect(pool.New(state, name, ""))
+	spools, err := pool.Spools(pool.New(state, name, ""))
 	if err != nil {
-		return spoolFailure(err)
+		return err
 	}
 	var n int64
 	for _, s := range spools {
+		if s.Err != nil {
+			return spoolFailure(s.Err)
+		}
 		n += int64(s.Events)
 	}
 	if n == 0 {

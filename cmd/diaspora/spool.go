@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -157,18 +156,11 @@ func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 	if len(args) > 0 {
 		return args, nil
 	}
-	pools, err := e.pools()
-	if err != nil {
-		return nil, err
+	_, spools, err := e.spools()
+	for _, s := range spools {
+		dirs = append(dirs, s.Dir)
 	}
-	for _, p := range pools {
-		some, err := p.Spools()
-		if err != nil {
-			return nil, err
-		}
-		dirs = append(dirs, some...)
-	}
-	return dirs, nil
+	return dirs, err
 }
 
 // spoolDocument says what a spool has, as JSON.
@@ -214,16 +206,15 @@ func document(dir string, info spool.Info) spoolDocument {
 }
 
 func (e *env) spoolDocuments() ([]spoolDocument, error) {
-	pools, err := e.pools()
+	_, spools, err := e.spools()
 	if err != nil {
 		return nil, err
 	}
-	spools, err := pool.Inspect(pools...)
-	if err != nil {
-		return nil, spoolFailure(err)
-	}
 	docs := []spoolDocument{}
 	for _, s := range spools {
+		if s.Err != nil {
+			return nil, spoolFailure(s.Err)
+		}
 		d := document(s.Dir, s.Info)
 		d.Profile, d.URL = s.Pool.Profile, s.Pool.URL
 		docs = append(docs, d)
@@ -559,15 +550,19 @@ func indented(lines []string) string {
 
 // spoolDrain sends what waits in all of the user's spools.
 func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
-	pools, err := e.pools()
+	own, spools, err := e.spools()
 	if err != nil {
 		return err
 	}
-	spools, err := pool.Inspect(pools...)
-	if err != nil {
-		return spoolFailure(err)
+	var waiting []pool.Spool
+	for _, s := range spools {
+		if s.Err != nil {
+			return spoolFailure(s.Err)
+		}
+		if s.Events > 0 {
+			waiting = append(waiting, s)
+		}
 	}
-	waiting := slices.DeleteFunc(slices.Clone(spools), func(s pool.Spool) bool { return s.Events == 0 })
 	if len(waiting) == 0 {
 		if _, err := e.config(); err != nil {
 			return err
@@ -590,8 +585,8 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	defer hide()
 	for _, w := range waiting {
 		events := int64(w.Events)
-		cfg, err := e.configFor(w.Pool, pools[0])
-		if err != nil && w.Pool != pools[0] {
+		cfg, err := e.configFor(w.Pool, own)
+		if err != nil && w.Pool != own {
 			text, hints := explanation(err)
 			e.warn("%s of %s in %s: %s", count(events, "event"), orDash(poolName(w.Pool)), w.Dir, text)
 			e.hint(hints)
@@ -657,7 +652,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	} else if len(waiting) == 0 {
 		text, place := "no event waits in ", e.spoolPlace()
 		if e.profile != "" {
-			place = pools[0].Dir
+			place = own.Dir
 		}
 		if len(spools) == 0 {
 			text = "there is no spool in "

@@ -239,9 +239,10 @@ func TestSpoolsAreTidied(t *testing.T) {
 		}
 	}
 	d.must(t, "produce", "weather", "--value", "1")
-	left, err := pool.New(filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state"), "home", "").Spools()
-	for i := range left {
-		left[i] = filepath.Base(left[i])
+	spools, err := pool.Spools(pool.New(filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state"), "home", ""))
+	var left []string
+	for _, s := range spools {
+		left = append(left, filepath.Base(s.Dir))
 	}
 	if err != nil || !slices.Equal(left, []string{"1", "3"}) {
 		t.Errorf("the spools %q stay (%v), want 1, and 3 with what was set aside", left, err)

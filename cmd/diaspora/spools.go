@@ -106,6 +106,15 @@ func (e *env) pools() ([]pool.Pool, error) {
 	return append([]pool.Pool{own}, all...), err
 }
 
+// spools returns the pool that is in use, and the spools of all pools.
+func (e *env) spools() (own pool.Pool, spools []pool.Spool, err error) {
+	pools, err := e.pools()
+	if err == nil {
+		spools, err = pool.Spools(pools...)
+	}
+	return pools[0], spools, err
+}
+
 // poolName names whose spools these are, for people.
 func poolName(p pool.Pool) string {
 	if p.Profile != "" {

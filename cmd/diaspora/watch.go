@@ -90,21 +90,21 @@ func (p *production) openWatch(o produceOptions, files []string) (*watch.Watcher
 	if err == nil {
 		return w, nil
 	}
+	if !errors.As(err, new(*watch.JournalError)) {
+		hint := ""
+		if parent, name := filepath.Split(o.watch.dir); strings.ContainsAny(name, "*?[") && errors.Is(err, fs.ErrNotExist) {
+			hint = fmt.Sprintf("a pattern stands apart, in quotes: --watch %s --pattern '%s'", shellWord(filepath.Clean(parent)), name)
+		}
+		return nil, misuse(hint, "produce: watch %s: %v", o.watch.dir, innermost(err))
+	}
 	f := &failure{text: fmt.Sprintf("produce: the journal of %s: %v", o.watch.dir, err)}
-	switch parent, name := filepath.Split(o.watch.dir); {
+	switch {
 	case errors.Is(err, watch.ErrInUse):
 		f.condition = diaspora.ErrConflict
 	case errors.Is(err, watch.ErrNoJournal):
 		f.condition, f.hints = diaspora.ErrSpoolFailed, []string{"remove it to have all files logged again"}
-	case errors.As(err, new(*watch.JournalError)) && unwritable(err):
+	case unwritable(err):
 		f.hints = []string{"set DIASPORA_STATE_DIR to a folder where you may write"}
-	case errors.As(err, new(*watch.JournalError)):
-	default:
-		hint := ""
-		if strings.ContainsAny(name, "*?[") && errors.Is(err, fs.ErrNotExist) {
-			hint = fmt.Sprintf("a pattern stands apart, in quotes: --watch %s --pattern '%s'", shellWord(filepath.Clean(parent)), name)
-		}
-		return nil, misuse(hint, "produce: watch %s: %v", o.watch.dir, innermost(err))
 	}
 	return nil, f
 }

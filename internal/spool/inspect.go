@@ -14,7 +14,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Inspect, Check, Verify, Entries and Quarantined look at a spool without its lock, also
+// Inspect, Check, Verify, Entries, Topics and Quarantined look at a spool without its lock, also
 // while somebody uses it, and change no byte.
 
 // Info is what the files of a spool say without reading the events.
@@ -218,6 +218,18 @@ func (s *Spool) entries() iter.Seq2[Record, error] {
 			}
 		}
 	}
+}
+
+// Topics returns how many events are pending in a spool, by topic.
+func Topics(dir string) (map[string]int64, error) {
+	topics := map[string]int64{}
+	for r, err := range Entries(dir) {
+		if err != nil {
+			return topics, err
+		}
+		topics[r.Topic]++
+	}
+	return topics, nil
 }
 
 // Quarantined returns what is in the quarantine. An error tells of a line, or a

@@ -1,5 +1,5 @@
-// Package watch turns the files that appear in a folder into events: each file, or each line of
-// it, is logged exactly once, whatever kills the program in between.
+// Package watch turns the files that appear in a folder into events, each file or each line of it
+// exactly once: what is logged again after the program was killed has the same event IDs.
 //
 //	w, err := watch.Open(watch.Config{Dir: "/data/scans", Journals: dir, Topic: "scans", …})
 //	err = w.Run(ctx, logger)                  // until ctx ends

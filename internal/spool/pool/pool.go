@@ -107,54 +107,39 @@ func (p Pool) writeURL() {
 	_ = os.WriteFile(path, []byte(p.URL+"\n"), 0o600)
 }
 
-// Spools returns the directories of the spools, by number.
-func (p Pool) Spools() (dirs []string, err error) {
-	entries, err := os.ReadDir(p.Dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var numbers []int
-	for _, entry := range entries {
-		if n, err := strconv.Atoi(entry.Name()); err == nil && n > 0 && n <= Max && entry.IsDir() {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
-	for _, n := range numbers {
-		dirs = append(dirs, p.spool(n))
-	}
-	return dirs, nil
-}
-
-func (p Pool) spool(n int) string { return filepath.Join(p.Dir, strconv.Itoa(n)) }
-
-// Spool is a spool of a pool.
+// Spool is what is in a spool of a pool. With Err it is not known.
 type Spool struct {
 	Pool Pool
 	Dir  string
 	spool.Info
+	Err error
 }
 
-// Inspect returns what is in the spools of some pools, in order.
-func Inspect(pools ...Pool) (spools []Spool, err error) {
+// Spools returns the spools of some pools, those of each by number. It only reads.
+func Spools(pools ...Pool) (spools []Spool, err error) {
 	for _, p := range pools {
-		dirs, err := p.Spools()
-		if err != nil {
+		entries, err := os.ReadDir(p.Dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		for _, dir := range dirs {
-			info, err := spool.Inspect(dir)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // another process has just removed it, because it was empty
+		var numbers []int
+		for _, entry := range entries {
+			if n, err := strconv.Atoi(entry.Name()); err == nil && n > 0 && n <= Max && entry.IsDir() {
+				numbers = append(numbers, n)
 			}
-			if err != nil {
-				return nil, err
+		}
+		slices.Sort(numbers)
+		for _, n := range numbers {
+			s := Spool{Pool: p, Dir: p.spool(n)}
+			if s.Info, s.Err = spool.Inspect(s.Dir); !errors.Is(s.Err, fs.ErrNotExist) { // else another process has just removed it, since it was empty
+				spools = append(spools, s)
 			}
-			spools = append(spools, Spool{p, dir, info})
 		}
 	}
 	return spools, nil
 }
+
+func (p Pool) spool(n int) string { return filepath.Join(p.Dir, strconv.Itoa(n)) }
 
 // Take calls open with the directory of one spool after another until one could be opened, whose directory
 // it returns. Spools with pending events come first. Then it goes on with the others
@@ -165,27 +150,26 @@ func Inspect(pools ...Pool) (spools []Spool, err error) {
 // errors of further spools, are passed to skipped. If no spool is left the error is around [spool.ErrInUse].
 func (p Pool) Take(open func(dir string) error, skipped func(error)) (own string, err error) {
 	p.writeURL()
-	dirs, err := p.Spools()
+	spools, err := Spools(p)
 	if err != nil {
 		return "", err
 	}
-	var pending, others []string
-	for _, dir := range dirs {
-		if info, err := spool.Inspect(dir); err == nil && info.Events > 0 {
-			pending = append(pending, dir)
-		} else {
-			others = append(others, dir)
-		}
-	}
+	var pending, empty, missing []string
 	for n := range Max {
-		if dir := p.spool(n + 1); !slices.Contains(dirs, dir) {
-			others = append(others, dir)
+		dir := p.spool(n + 1)
+		switch i := slices.IndexFunc(spools, func(s Spool) bool { return s.Dir == dir }); {
+		case i < 0:
+			missing = append(missing, dir)
+		case spools[i].Err == nil && spools[i].Events > 0:
+			pending = append(pending, dir)
+		default:
+			empty = append(empty, dir)
 		}
 	}
-	for i, dir := range append(pending, others...) {
+	for _, dir := range slices.Concat(pending, empty, missing) {
 		if own != "" {
-			// By now another process may have sent the events, and removed the spool, which must not be made again.
-			if info, err := spool.Inspect(dir); i >= len(pending) || err != nil || info.Events == 0 {
+			// Another process may have sent the events since, and removed the spool, which must not be made again.
+			if info, err := spool.Inspect(dir); err != nil || info.Events == 0 {
 				break
 			}
 		}
@@ -208,10 +192,10 @@ func (p Pool) Take(open func(dir string) error, skipped func(error)) (own string
 // Tidy removes spools in which nothing is left, but for the first: a job of many processes leaves one behind
 // for each. Those that are in use stay. What cannot be removed, the next call removes.
 func (p Pool) Tidy(ctx context.Context) {
-	dirs, _ := p.Spools()
-	for _, dir := range dirs {
-		if info, err := spool.Inspect(dir); dir != p.spool(1) && err == nil && info.Events == 0 && info.Owner == nil {
-			_, _ = spool.Remove(ctx, dir)
+	spools, _ := Spools(p)
+	for _, s := range spools {
+		if s.Dir != p.spool(1) && s.Err == nil && s.Events == 0 && s.Owner == nil {
+			_, _ = spool.Remove(ctx, s.Dir)
 		}
 	}
 }
