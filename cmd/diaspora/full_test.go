@@ -41,7 +41,7 @@ func TestProduceSaysFull(t *testing.T) {
 		ended <- p.run(ctx, func(reading context.Context) error {
 			line := []byte(strings.Repeat("21.5 ", 40))
 			for n := 1; reading.Err() == nil; n++ {
-				p.send("the input", n, line, nil)
+				p.send("the input", n, nil, line, nil)
 			}
 			return nil
 		})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,14 +11,19 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
-// input is one stream or several in a row, each with its name for errors.
+// input is what produce reads: streams in a row, or values from the command line.
 type input struct {
-	names    []string
-	streams  []io.Reader
-	terminal bool        // a person types it
-	whole    bool        // each stream is one event
-	info     fs.FileInfo // of the file that is being read; nil if it is none
+	streams  []stream
+	terminal bool // a person types one of them
+	whole    bool // each stream is one event
 	source   source
+}
+
+type stream struct {
+	name   string    // for errors
+	reader io.Reader // nil for a value
+	value  string    // one event, even if there are line feeds in it
+	file   *os.File  // if it is one, but for stdin
 }
 
 // openInput finds out that a file cannot be read before the first event is sent.
@@ -28,8 +34,7 @@ func (e *env) openInput(o produceOptions, files []string) (*input, error) {
 		return nil, misuse("", "produce: --value and files exclude each other")
 	case len(o.values) > 0:
 		for _, v := range o.values {
-			// A value is one event, even if there are line feeds in it.
-			in.names, in.streams = append(in.names, "--value"), append(in.streams, wholeValue(v))
+			in.streams = append(in.streams, stream{name: "--value", value: v})
 		}
 		return in, nil
 	case len(files) == 0:
@@ -37,13 +42,13 @@ func (e *env) openInput(o produceOptions, files []string) (*input, error) {
 	}
 	for _, name := range files {
 		if name == "-" {
-			in.names, in.streams = append(in.names, "input"), append(in.streams, e.stdin)
+			in.streams = append(in.streams, stream{name: "input", reader: e.stdin})
 			in.terminal = in.terminal || e.terminal(e.stdin)
 			continue
 		}
 		f, err := os.Open(name)
 		if err == nil {
-			in.names, in.streams = append(in.names, name), append(in.streams, f)
+			in.streams = append(in.streams, stream{name: name, reader: f, file: f})
 			var info os.FileInfo
 			if info, err = f.Stat(); err == nil && info.IsDir() {
 				err = errors.New("it is a directory")
@@ -65,76 +70,64 @@ func innermost(err error) error {
 	return err
 }
 
-type wholeValue string
-
-func (wholeValue) Read([]byte) (int, error) { return 0, io.EOF }
-
 // Close closes the files.
 func (in *input) Close() error {
 	for _, s := range in.streams {
-		if f, ok := s.(*os.File); ok && f != os.Stdin {
-			f.Close()
+		if s.file != nil {
+			s.file.Close()
 		}
 	}
 	return nil
 }
 
-// each calls do with each line until do returns false, an end, or an error of reading.
-func (in *input) each(limit int, do func(where string, number int, line []byte, err error) bool) error {
+// each calls do with each line, or with the content of each stream and what is known of its file, until do returns
+// false or reading fails. err says why a line cannot be an event.
+func (in *input) each(do func(where string, number int, file fs.FileInfo, content []byte, err error) bool) error {
 	defer in.source.end()
-	for i, stream := range in.streams {
-		if v, ok := stream.(wholeValue); ok {
-			if !do(in.names[i], 0, []byte(v), nil) {
+	for _, s := range in.streams {
+		if s.reader == nil {
+			if !do(s.name, 0, nil, []byte(s.value), nil) {
 				return nil
 			}
 			continue
 		}
+		from := in.source.begin(s.name, s.reader)
 		if in.whole {
-			if err := in.readWhole(i, limit, do); err != nil {
-				return err
+			var info fs.FileInfo
+			var content []byte
+			var err error
+			if s.file != nil {
+				info, err = s.file.Stat()
+			}
+			if err == nil {
+				content, err = io.ReadAll(io.LimitReader(from, watch.MaxLineBytes+1)) // what is too large is not read to its end
+			}
+			if err != nil {
+				return fmt.Errorf("produce: read %s: %w", s.name, err)
+			}
+			if len(content) > watch.MaxLineBytes {
+				content, err = nil, fmt.Errorf("it has more than %d bytes, which is the most that an event may have", watch.MaxLineBytes)
+			}
+			if !do(s.name, 0, info, content, err) {
+				return nil
 			}
 			continue
 		}
-		lines := watch.NewLineReader(in.source.begin(in.names[i], stream), limit)
+		lines := watch.NewLineReader(from, watch.MaxLineBytes)
 		for {
 			line, err := lines.Next()
 			var bad *watch.LineError
-			switch {
-			case err == io.EOF:
-			case err != nil && !errors.As(err, &bad):
-				return fmt.Errorf("produce: read %s after line %d: %w", in.names[i], lines.Line, err)
-			default:
-				if bad != nil {
-					err = bad.Err
-				}
-				if !do(in.names[i], lines.Line, line, err) {
-					return nil
-				}
-				continue
+			if errors.As(err, &bad) {
+				err = bad.Err
+			} else if err == io.EOF {
+				break
+			} else if err != nil {
+				return fmt.Errorf("produce: read %s after line %d: %w", s.name, lines.Line, err)
 			}
-			break
+			if !do(s.name, lines.Line, nil, bytes.Clone(line), err) { // the reader uses the memory again while the Logger still does
+				return nil
+			}
 		}
 	}
-	return nil
-}
-
-// readWhole calls do with all of a stream. What is too large is not read to its end.
-func (in *input) readWhole(i, limit int, do func(where string, number int, line []byte, err error) bool) error {
-	in.info = nil
-	if f, ok := in.streams[i].(*os.File); ok && f != os.Stdin {
-		info, err := f.Stat()
-		if err != nil {
-			return fmt.Errorf("produce: read %s: %w", in.names[i], err)
-		}
-		in.info = info
-	}
-	content, err := io.ReadAll(io.LimitReader(in.source.begin(in.names[i], in.streams[i]), int64(limit)+1))
-	if err != nil {
-		return fmt.Errorf("produce: read %s: %w", in.names[i], err)
-	}
-	if len(content) > limit {
-		content, err = nil, fmt.Errorf("it has more than %d bytes, which is the most that an event may have", limit)
-	}
-	do(in.names[i], 0, content, err)
 	return nil
 }

@@ -234,15 +234,11 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		e.say("each line that you type is an event; end with Ctrl-D")
 	}
 	return e.aboutTopic(ctx, cfg, p.run(ctx, func(reading context.Context) error {
-		return input.each(watch.MaxLineBytes, func(where string, number int, line []byte, err error) bool {
+		return input.each(func(where string, number int, file fs.FileInfo, content []byte, err error) bool {
 			if reading.Err() != nil {
 				return false
 			}
-			if input.whole {
-				p.sendFile(where, input.info, line, err)
-			} else {
-				p.send(where, number, line, err)
-			}
+			p.send(where, number, file, content, err)
 			return true
 		})
 	}))
@@ -530,26 +526,16 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 	})
 }
 
-// send hands one line over.
-func (p *production) send(where string, number int, line []byte, err error) {
+// send logs a line, or with line 0 a whole stream, as --watch does. There is no file if it is piped in.
+func (p *production) send(where string, line int, file fs.FileInfo, content []byte, err error) {
 	var event diaspora.Event
 	if err == nil {
-		event, err = p.parse(bytes.Clone(line)) // the reader uses the line again, while the Logger still does
+		event, err = p.parse(content)
 	}
-	p.log(where, number, event, err, nil)
-}
-
-// sendFile hands a whole file over, as --watch does. There is no info of what is piped in.
-func (p *production) sendFile(where string, info fs.FileInfo, content []byte, err error) {
-	event, _ := p.parse(content)
-	if info != nil {
-		if event.Key == nil {
-			event.Key = []byte(info.Name())
-		}
-		event.Headers = append(event.Headers[:len(event.Headers):len(event.Headers)], diaspora.Header{Key: watch.HeaderFile, Value: []byte(info.Name())})
-		event.Time = info.ModTime()
+	if file != nil {
+		watch.Attribute(&event, file.Name(), line, file.ModTime())
 	}
-	p.log(where, 0, event, err, nil)
+	p.log(where, line, event, err, nil)
 }
 
 // log hands an event to the Logger, or reports with err why there is none. done, if there is one, is called with
@@ -710,12 +696,13 @@ func (p *production) leftByOthers(left diaspora.SpoolStats) bool {
 	if !p.spool || left.Events == 0 || left.Bytes > maxSearchedBytes || left.Held[p.topic] != nil || !refusal(left.Why) || !errors.As(left.Why, &refused) {
 		return false
 	}
-	for r, err := range spool.Entries(p.dir) {
-		if err != nil || left.Held[r.Topic] == nil {
+	topics, err := spool.Topics(p.dir)
+	for topic := range topics {
+		if left.Held[topic] == nil {
 			return false
 		}
 	}
-	return true
+	return err == nil
 }
 
 // outcome returns what the exit code hangs on. The caller holds mu.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -149,19 +150,9 @@ func (t *takenFile) log(line int, content []byte) {
 		t.refuse(line, err)
 		return
 	}
-	if event.Key == nil {
-		event.Key = []byte(t.File)
-	}
-	// Appending must not write into the array of headers that all events share.
-	event.Headers = append(event.Headers[:len(event.Headers):len(event.Headers)], diaspora.Header{Key: HeaderFile, Value: []byte(t.File)})
-	if line > 0 {
-		event.Headers = append(event.Headers, diaspora.Header{Key: HeaderLine, Value: fmt.Append(nil, line)})
-	}
+	Attribute(&event, t.File, line, time.Unix(0, t.Mtime))
 	if event.ID == "" {
 		event.ID = t.eventID(line, event.Value)
-	}
-	if event.Time.IsZero() {
-		event.Time = time.Unix(0, t.Mtime)
 	}
 	t.mu.Lock()
 	t.left++
@@ -180,7 +171,22 @@ func (t *takenFile) log(line int, content []byte) {
 	})
 }
 
-// Origin returns the file and the line, 0 for a whole file, from which a watch has made an event.
+// Attribute says in an event's headers from which line of a file it is, or with line 0 from all of it. The file's name
+// becomes the key, and its time of change the event's time, unless the event has its own.
+func Attribute(event *diaspora.Event, file string, line int, changed time.Time) {
+	if event.Key == nil {
+		event.Key = []byte(file)
+	}
+	event.Headers = append(slices.Clip(event.Headers), diaspora.Header{Key: HeaderFile, Value: []byte(file)}) // other events may share the array
+	if line > 0 {
+		event.Headers = append(event.Headers, diaspora.Header{Key: HeaderLine, Value: fmt.Append(nil, line)})
+	}
+	if event.Time.IsZero() {
+		event.Time = changed
+	}
+}
+
+// Origin returns what [Attribute] has said of an event.
 func Origin(event diaspora.Event) (file string, line int) {
 	h := event.Headers // the last ones are ours
 	if n := len(h); n >= 2 && h[n-1].Key == HeaderLine {
