@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	maxQueueBytes = 8 << 20 // what may wait in memory to be committed; one request may be larger
-	maxBatchBytes = 2 << 20 // what is committed at once; one request may be larger
-	maxUndone     = 1 << 16 // how many calls of done may be due
-	maxFailures   = 3       // in how many segments a batch is tried
+	maxQueueBytes = 8 << 20 // limit of the requests waiting in memory; a single request may be larger
+	maxBatchBytes = 2 << 20 // limit of one commit; a single request may be larger
+	maxUndone     = 1 << 16 // limit of AppendAsync requests whose callback has not returned
+	maxFailures   = 3       // how many segments to try for a batch before its requests fail
 
-	// A full disk is tried again so often.
+	// How long to wait before trying a full disk again.
 	retryAfter = time.Second
 )
 
-// request is what one call appends. It goes to disk whole, in one batch.
+// request holds the entries of one call. They go to disk together, in one batch.
 type request struct {
-	frames  []byte // headers, of which index and checksum are missing, and bodies
+	frames  []byte // frame headers and bodies; layOut completes the headers: first flag, index and checksum
 	entries int
-	done    func(error) // of AppendAsync, or:
-	ready   chan error  // of Append; has room for the result
+	done    func(error) // the callback of AppendAsync; nil for Append
+	ready   chan error  // receives the result of Append; has room for one, so that sending does not block
 
-	withdrawn bool // nobody waits for it any more; guarded by the Spool's mu
+	withdrawn bool // Append has given up waiting for the result; guarded by the Spool's mu
 }
 
 func (s *Spool) newRequest(entries ...Entry) (*request, error) {
@@ -54,7 +54,8 @@ func (s *Spool) newRequest(entries ...Entry) (*request, error) {
 	return r, nil
 }
 
-// maxPooled keeps single large entries from staying in memory.
+// maxPooled is the largest buffer that is reused. Without a limit, a few large entries would keep
+// large buffers in memory.
 const maxPooled = 64 << 10
 
 func (s *Spool) free(r *request) {
@@ -63,14 +64,14 @@ func (s *Spool) free(r *request) {
 	}
 }
 
-// Append writes entries, which it does not keep. After nil they are durable, all of
-// them, and are never lost but with the disk. Calls at the same time share one sync.
-// Entries that one goroutine appends keep their order.
+// Append writes entries to the spool. It does not retain them. When it returns nil, all of them are
+// durable, and only a failure of the disk can lose them. Concurrent calls share one sync. Entries
+// that one goroutine appends keep their order.
 //
-// With the policy [Block] it waits for room; ctx bounds the wait. It returns
-// [ErrFull] (only with [Reject], or if there is nothing left to drop), [ErrClosed],
-// [ErrInUse] (another process has taken the spool), [ErrTooLarge], ctx's error, or the disk's after three attempts. After any error but
-// ErrTooLarge the entries may be in the spool all the same.
+// With the policy [Block], Append waits for room; ctx bounds that wait. It returns [ErrFull] (if
+// the policy is [Reject], or if there is nothing left to drop), [ErrClosed], [ErrInUse] (another
+// process has taken the spool), [ErrTooLarge], ctx's error, or the disk's error after three
+// attempts. After any error except ErrTooLarge the entries may be in the spool all the same.
 func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -97,11 +98,12 @@ func (s *Spool) Append(ctx context.Context, entries ...Entry) error {
 	}
 }
 
-// AppendAsync writes an entry, which it does not keep, and calls done when the entry is
-// durable, or cannot be. The calls of done come in the order of AppendAsync, one at a time;
-// done must not wait for the spool. If AppendAsync returns an error, done is not called.
+// AppendAsync writes an entry to the spool and calls done when the entry is durable or has failed.
+// It does not retain the entry. The calls of done are made one at a time, in the order of the calls
+// of AppendAsync. done must not wait for the spool. If AppendAsync returns an error, done is not
+// called.
 //
-// It waits while too many entries are on their way to disk; ctx bounds that wait and
+// AppendAsync waits while too many entries are on their way to disk; ctx bounds that wait and
 // nothing else. It returns [ErrClosed], [ErrTooLarge] or ctx's error.
 func (s *Spool) AppendAsync(ctx context.Context, entry Entry, done func(error)) error {
 	r, err := s.newRequest(entry)
@@ -112,8 +114,9 @@ func (s *Spool) AppendAsync(ctx context.Context, entry Entry, done func(error)) 
 	return s.enqueue(ctx, r)
 }
 
-// Seal makes every call of Append and AppendAsync from now on, and those that wait for
-// their turn, fail with [ErrClosed]. What was accepted before is still written.
+// Seal stops the spool from accepting entries. All later calls of Append and AppendAsync fail with
+// [ErrClosed], and so do the calls that wait to be accepted. Entries accepted before are still
+// written.
 func (s *Spool) Seal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,8 +124,8 @@ func (s *Spool) Seal() {
 	s.changing()
 }
 
-// Sync waits until everything that was appended is on disk or has failed, and the calls of
-// done have returned. ctx bounds the wait.
+// Sync waits until every accepted entry is on disk or has failed, and all callbacks of AppendAsync
+// have returned. ctx bounds the wait.
 func (s *Spool) Sync(ctx context.Context) error {
 	for {
 		s.mu.Lock()
@@ -140,7 +143,7 @@ func (s *Spool) Sync(ctx context.Context) error {
 	}
 }
 
-// enqueue hands r to the committer as soon as it has room for it.
+// enqueue hands r to the committing goroutine, after waiting until the queue has room for it.
 func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	s.mu.Lock()
 	for {
@@ -170,8 +173,8 @@ func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	return nil
 }
 
-// withdraw takes r out of the queue if it is still there. If it is just being committed, it
-// does not come back to the queue should there be no room for it.
+// withdraw takes r out of the queue if it is still there. If r is being committed at the moment,
+// withdraw marks it, so that putBack drops it instead of queueing it again.
 func (s *Spool) withdraw(r *request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,14 +189,15 @@ func (s *Spool) withdraw(r *request) {
 	r.withdrawn = true
 }
 
-// A batch is committed with one sync.
+// A batch is a set of requests that one sync commits.
 type batch struct {
 	requests []*request
 	bytes    int
 	entries  int
 }
 
-// commitAll is the goroutine that commits, until the spool is closed.
+// commitAll is the goroutine that commits. It ends when the spool is closing and the queue is
+// empty.
 func (s *Spool) commitAll() {
 	defer close(s.quit)
 	var b batch
@@ -217,8 +221,9 @@ func (s *Spool) commitAll() {
 	}
 }
 
-// take waits for requests and makes a batch of them. At the end last is true, and
-// then ok is false.
+// take waits for requests and puts them into b. last is true once the spool is closing: then a
+// batch for which there is no room must fail instead of waiting. ok is false when the spool is
+// closing and the queue is empty.
 func (s *Spool) take(b *batch) (last, ok bool) {
 	s.gather()
 	s.mu.Lock()
@@ -249,8 +254,9 @@ func (s *Spool) take(b *batch) (last, ok bool) {
 	return s.closing, true
 }
 
-// gather lets those who were just told that their entries are durable append the
-// next ones, if they are about to, before a sync is spent on the first of them.
+// gather yields the processor so that callers of Append whose entries have just become durable can
+// append their next ones. Without it, the first of them would start a sync on its own and the
+// others would wait for another one.
 func (s *Spool) gather() {
 	for range 2 * s.lastBatch {
 		s.mu.Lock()
@@ -263,7 +269,8 @@ func (s *Spool) gather() {
 	}
 }
 
-// putBack returns requests that cannot be committed yet to the head of the queue.
+// putBack returns requests that cannot be committed yet to the head of the queue, except those that
+// their callers have withdrawn.
 func (s *Spool) putBack(requests []*request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,8 +287,8 @@ func (s *Spool) putBack(requests []*request) {
 	s.lastBatch = 0
 }
 
-// halve puts the second half of a batch back, down to a single request: that may fit where all
-// together do not. It reports false if there is only one.
+// halve puts the second half of a batch back into the queue, because a smaller batch may still fit.
+// It reports false if the batch has only one request.
 func (s *Spool) halve(b *batch) bool {
 	n := len(b.requests) / 2
 	if n == 0 {
@@ -297,7 +304,7 @@ func (s *Spool) halve(b *batch) bool {
 	return true
 }
 
-// A waitError says that a batch has to wait for room.
+// A waitError means that a batch has to wait for room.
 type waitError struct {
 	why   string
 	cause error
@@ -305,7 +312,7 @@ type waitError struct {
 
 func (e *waitError) Error() string { return e.why }
 
-// await waits until there may be room.
+// await waits until there may be room, but no longer than retryAfter.
 func (s *Spool) await(e *waitError) {
 	s.mu.Lock()
 	news := s.waiting != e.why
@@ -323,14 +330,15 @@ func (s *Spool) await(e *waitError) {
 	}
 }
 
-// DiskFull is what [Stats] says of a spool whose disk is full.
+// DiskFull is the value of [Stats].Full when the disk is full.
 const DiskFull = "the disk is full"
 
 func (s *Spool) atLimit() string {
 	return fmt.Sprintf("it has reached its limit of %d bytes", s.opts.MaxBytes)
 }
 
-// setFull says why the spool takes no more events; "" if it does.
+// setFull records why the spool takes no more events, or "" if it takes them, and writes a change
+// to the owner file.
 func (s *Spool) setFull(why string) {
 	s.mu.Lock()
 	news := s.full != why
@@ -341,11 +349,11 @@ func (s *Spool) setFull(why string) {
 	}
 }
 
-// commit makes a batch durable. A segment in which that failed is never written to
-// or synced again: after a failed sync the system may take for written what is not.
-// The batch goes to a new one.
+// commit makes a batch durable. If a write or a sync fails, the spool never writes to or syncs that
+// segment again: after a failed sync, the kernel may report pages as written that are not on disk.
+// commit then tries the batch in a new segment.
 func (s *Spool) commit(b *batch) error {
-	if b.bytes == 0 { // only what was refused before it came here
+	if b.bytes == 0 { // all its requests are empty, so there is nothing to write
 		return nil
 	}
 	for failures := 1; ; failures++ {
@@ -380,9 +388,10 @@ func (s *Spool) commit(b *batch) error {
 	}
 }
 
-// relieve does the first thing that helps against a full disk, and reports false if nothing does.
+// relieve takes the first measure that may free space on a full disk. It reports false if none is
+// left.
 func (s *Spool) relieve(b *batch) bool {
-	s.retire() // so that it can go as soon as all of it is acknowledged
+	s.retire() // so that the segment can be removed once all of it is acknowledged
 	s.segmentBytes = max(s.segmentBytes/4, s.leastSegmentBytes())
 	return s.reclaim() ||
 		s.opts.Policy == DropOldest && s.dropOldest() == nil ||
@@ -390,7 +399,7 @@ func (s *Spool) relieve(b *batch) bool {
 		s.reserve.shrink(s)
 }
 
-// makeRoom sees to it that the batch, or the first of it, fits into MaxBytes.
+// makeRoom makes the batch fit into MaxBytes. It may put part of the batch back into the queue.
 func (s *Spool) makeRoom(b *batch) error {
 	for {
 		s.mu.Lock()
@@ -411,8 +420,8 @@ func (s *Spool) makeRoom(b *batch) error {
 	}
 }
 
-// write writes the batch and syncs it: to the active segment or, if there is none
-// or it has its size, to a new one. After an error there is no active segment.
+// write writes the batch and syncs it. It writes to the active segment, or to a new one if there is
+// none or the batch would make it too large. After an error there is no active segment.
 func (s *Spool) write(b *batch) (err error) {
 	if s.active == nil {
 		return s.writeNew(b)
@@ -428,17 +437,17 @@ func (s *Spool) write(b *batch) (err error) {
 		s.written(b, s.active, int64(len(s.out)))
 		return nil
 	}
-	// Half a batch must not take space. If it stays, it is not read: the next
-	// segment begins with the same position.
+	// Free the space of the partly written batch. If truncating fails too, the frames are ignored,
+	// because the next segment begins with the same position.
 	err = errors.Join(err, s.file.Truncate(s.active.size))
 	s.retire()
 	return err
 }
 
-// retire ends the active segment.
+// retire closes the active segment. The next batch goes into a new one.
 func (s *Spool) retire() {
 	if s.file != nil {
-		s.file.Close() // all that counts in it is synced
+		s.file.Close() // every batch that succeeded is synced, so an error of Close is harmless
 	}
 	s.active, s.file, s.synced = nil, nil, false
 }
@@ -463,8 +472,8 @@ func (s *Spool) writeNew(b *batch) error {
 		}
 	}
 	if err != nil {
-		// Should it stay, nothing of it is read: the next one begins with the
-		// same position.
+		// If the file cannot be removed, its frames are ignored, because the next segment begins
+		// with the same position.
 		f.Close()
 		s.fs.Remove(name)
 		s.retire()
@@ -474,7 +483,7 @@ func (s *Spool) writeNew(b *batch) error {
 	g := &segment{name: name, id: h.id, base: h.base, limit: noLimit, settled: h.settled, created: h.created, subject: h.subject, spool: h.spool}
 	s.active, s.file, s.synced = g, f, true
 	s.written(b, g, int64(len(s.out)))
-	s.raise(s.tidy) // the one before may be done with
+	s.raise(s.tidy) // the segment before may be removable now
 	return nil
 }
 
@@ -489,8 +498,8 @@ func (s *Spool) store(f File, at int64) error {
 	return f.Sync()
 }
 
-// layOut appends the batch's frames to s.out. With joined they count as one batch
-// with what is before them in the segment, since that may not be synced.
+// layOut appends the batch's frames to s.out. If joined is true, the batch does not begin with the
+// flag "first", because the frames before it in the segment may not be synced.
 func (s *Spool) layOut(b *batch, base uint64, joined bool) {
 	index := uint32(s.next - base)
 	seeds := newSeeds(s.id, base)
@@ -516,7 +525,7 @@ func (s *Spool) layOut(b *batch, base uint64, joined bool) {
 	}
 }
 
-// written publishes a batch that is durable.
+// written makes a batch that is durable visible to the reader.
 func (s *Spool) written(b *batch, g *segment, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -536,10 +545,11 @@ func (s *Spool) written(b *batch, g *segment, bytes int64) {
 	s.changing()
 }
 
-// Yield lets those go first who wait for entries to become durable: whoever reads the
-// spool wants the same disk and processors. It returns once nobody waits, after three
-// times as long as the reader has worked, after 100 ms, or when ctx ends; and at once when the
-// spool is filling up or waits for room, since then the reading is what helps.
+// Yield lets callers of Append go first. The reader of a spool competes with them for the disk and
+// the processors, so it calls Yield between rounds, with the time that the last round took. Yield
+// returns when no entry is waiting to be committed, after three times worked, after 100 ms, or when
+// ctx ends. It returns at once if the spool is closing, a batch waits for room or more than a
+// quarter of MaxBytes is used, because then reading is what frees space.
 func (s *Spool) Yield(ctx context.Context, worked time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, min(yieldShare*worked, yieldMost))
 	defer cancel()
@@ -561,19 +571,19 @@ func (s *Spool) Yield(ctx context.Context, worked time.Duration) {
 
 const (
 	yieldShare = 3
-	yieldMost  = 100 * time.Millisecond // the reader may have waited for a network
+	yieldMost  = 100 * time.Millisecond // because worked may include time spent waiting for the network
 )
 
-// A completion is a call of done that is due.
+// A completion is a callback of AppendAsync that is due, with its result.
 type completion struct {
 	done func(error)
 	err  error
 }
 
-// finish tells those who wait for a batch how it ended.
+// finish reports the result of a batch to its callers.
 func (s *Spool) finish(b *batch, err error) {
 	if cap(s.out) > 4*maxBatchBytes {
-		s.out = nil // a large one, once
+		s.out = nil // do not keep the buffer of one exceptionally large batch
 	}
 	s.lastBatch = 0
 	async := false
@@ -603,7 +613,7 @@ func (s *Spool) finish(b *batch, err error) {
 	}
 }
 
-// notifyAll is the goroutine that calls done.
+// notifyAll is the goroutine that runs the callbacks of AppendAsync.
 func (s *Spool) notifyAll() {
 	for {
 		s.mu.Lock()

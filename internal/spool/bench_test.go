@@ -48,8 +48,8 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkFloor is what the disk allows: bare writes and syncs of as many events at
-// once as there are writers.
+// BenchmarkFloor measures what the disk allows: bare writes and syncs, each of as many events as
+// there are writers.
 func BenchmarkFloor(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
@@ -115,7 +115,7 @@ func BenchmarkAppendAsync(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
-// BenchmarkDrain measures reading and acknowledging what waits.
+// BenchmarkDrain measures reading and acknowledging pending entries.
 func BenchmarkDrain(b *testing.B) {
 	s := mustOpen(b, Options{Dir: dir(b), MaxBytes: 64 << 30})
 	events := make([]Entry, 100)

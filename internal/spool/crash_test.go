@@ -18,10 +18,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// The crash test runs a program on the model of the file system, and at each call of
-// the file system lets the power fail, in several ways, and the process die. On each
-// state that is left it opens the spool again and looks whether it keeps its promises.
-// On some it lets the program go on, and fail again.
+// The crash test runs a program on the model of the file system. At each call of the file system it
+// simulates several power cuts and the death of the process. It opens the spool in each resulting
+// state and checks that every guarantee holds. In some of these states it lets the program
+// continue, and crash again.
 
 // history is what the program knows of its events. Event n has the ID n.
 type history struct {
@@ -31,16 +31,16 @@ type history struct {
 type eventState byte
 
 const (
-	tried    eventState = iota // it may be there, whole
+	tried    eventState = iota // it may be there, but only whole
 	durable                    // Append returned nil: it must be there
 	sent                       // Ack was called: it may come again
 	aside                      // Quarantine was called: it may come again
-	putAside                   // Quarantine returned nil: it is in the quarantine and does not come again but after a power cut
+	putAside                   // Quarantine returned nil: it is in the quarantine, and only a power cut may make it come again
 )
 
 func (h *history) clone() *history { return &history{slices.Clone(h.states)} }
 
-// check opens a spool that a crash has left and compares it with what was promised.
+// check opens the spool that a crash has left and compares it with the guarantees.
 func (h *history) check(fsys *disktest.Model) error {
 	s, err := Open(context.Background(), crashOptions(fsys))
 	if err != nil {
@@ -58,7 +58,7 @@ func crashEntry(n int) Entry {
 	return Entry{Topic: "t", ID: strconv.Itoa(n), Value: []byte(strings.Repeat(strconv.Itoa(n)+" ", (n*n*7)%150))}
 }
 
-// compare checks the promises.
+// compare checks the guarantees.
 func (h *history) compare(s *Spool, fsys FS) error {
 	records, err := readAll(s)
 	if err != nil {
@@ -94,7 +94,7 @@ func (h *history) compare(s *Spool, fsys FS) error {
 	return nil
 }
 
-// readAll reads what waits. The context is over: Next returns at once what there is.
+// readAll reads all pending entries. Its context has ended, so Next returns without waiting.
 func readAll(s *Spool) ([]Record, error) {
 	over, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -142,13 +142,13 @@ func readQuarantine(fsys FS) (map[int]bool, error) {
 // crasher runs programs and lets them crash.
 type crasher struct {
 	rng    *rand.Rand
-	states *atomic.Int64 // that were checked
+	states *atomic.Int64 // states that were checked
 	limit  int64
 	skip   func(site string) bool // see disktest.Model.SkipSyncs
-	err    error                  // the first broken promise
+	err    error                  // the first broken guarantee
 }
 
-// A crash is what is left by one.
+// A crash is the state that a crash has left.
 type crash struct {
 	fsys    *disktest.Model
 	history *history
@@ -157,14 +157,14 @@ type crash struct {
 }
 
 const (
-	crashDepth   = 3  // how often a program goes on
-	cutsPerCall  = 4  // power cuts at each call
-	goOnOneIn    = 24 // of the states, so many go on,
-	goOnUnsynced = 3  // and of those in which a process died before it synced the directory
+	crashDepth   = 3  // how often a program continues after a crash
+	cutsPerCall  = 4  // power cuts simulated at each call
+	goOnOneIn    = 24 // the program continues in one of so many states,
+	goOnUnsynced = 3  // and in one of so many if the process died before it synced the directory
 	programSteps = 40
 )
 
-// run runs a program on a file system, then checks what its crashes left.
+// run runs a program on a file system, then checks the states that its crashes have left.
 func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 	var crashes []crash
 	var mu sync.Mutex                                // guards h for observe, which other goroutines call
@@ -172,7 +172,7 @@ func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 	fsys.SkipSyncs(c.skip)
 	fsys.Observe(func(call, name string, now disktest.Moment) {
 		if !disktest.Changes(call) {
-			return // changes nothing: the state was there at the call before
+			return // changes nothing, so the state was checked at the call before
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -206,7 +206,7 @@ func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 	}
 }
 
-// program appends, reads, acknowledges, quarantines, and opens again.
+// program appends, reads, acknowledges and quarantines entries, and reopens the spool.
 func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, steps int) error {
 	s, err := Open(context.Background(), crashOptions(fsys))
 	if err != nil {
@@ -273,7 +273,7 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 			for _, r := range records {
 				n, _ := strconv.Atoi(r.ID)
 				switch c.rng.IntN(12) {
-				case 0: // never answered
+				case 0: // the cluster never answers
 				case 1:
 					set(n, aside)
 					if err := s.Quarantine(r, "poison"); err != nil {
@@ -307,7 +307,7 @@ func over() context.Context {
 	return ctx
 }
 
-// crashAll runs programs until so many states were checked or a promise is broken.
+// crashAll runs programs until enough states were checked or a guarantee is broken.
 func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
 	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
 		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: int64(states), skip: skip}
@@ -316,7 +316,7 @@ func crashAll(states int, skip func(site string) bool) (checked int64, err error
 	})
 }
 
-// TestCrashStates is the promise itself: what Append has returned nil for is there
+// TestCrashStates checks the main guarantee: entries for which Append has returned nil are there
 // after any crash.
 func TestCrashStates(t *testing.T) {
 	checked, err := crashAll(longtest.Scaled(t, "SPOOL_CRASH_STATES", 100_000), nil)
@@ -326,8 +326,8 @@ func TestCrashStates(t *testing.T) {
 	t.Logf("%d states", checked)
 }
 
-// TestEachSyncIsNeeded takes away one call of Sync after the other, by the line of the
-// source that makes it, and demands that the crash test then finds a broken promise.
+// TestEachSyncIsNeeded disables one call of Sync after the other, identified by its source line,
+// and fails if the crash test does not find a broken guarantee then.
 func TestEachSyncIsNeeded(t *testing.T) {
 	var mu sync.Mutex
 	sites := map[string]bool{}

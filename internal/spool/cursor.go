@@ -11,18 +11,18 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// The cursor says which entries need not be sent any more. It is kept twice:
+// The cursor says which entries need not be sent any more. It is stored in two places.
 //
-// The files cursor-0 and cursor-1 are durable. They are replaced in turn, by a file
-// written, synced and renamed. No segment is removed
-// before a cursor that is past it is durable.
+// The files cursor-0 and cursor-1 are durable. The spool replaces them in turn: it writes a
+// temporary file, syncs it and renames it. It removes a segment only when a durable cursor lies
+// behind all of the segment's entries.
 //
-// The file acked has two slots which are overwritten in turn, at each Ack, and never
-// synced. It survives the death of the process, which so costs no repeats; a power
-// cut may take it.
+// The file acked has two slots, which are overwritten in turn at each Ack and never synced. It
+// survives the death of the process, so a killed process causes no repeats. A power cut may lose
+// it.
 //
-// What both say is true whenever it can be read, since an acknowledgement is not
-// taken back: the spool opens with the union.
+// Every cursor that can be read is true, because an acknowledgement is never taken back. So Open
+// uses the union of all of them.
 const (
 	cursorMagic = "DSPCUR\r\n"
 	ackedName   = "acked"
@@ -34,24 +34,24 @@ const (
 
 func cursorName(slot uint64) string { return fmt.Sprintf("cursor-%d", slot%2) }
 
-var le = binary.LittleEndian // of all numbers on disk
+var le = binary.LittleEndian // byte order of all numbers on disk
 
 type cursor struct {
 	spool      uuid
 	generation uint64
-	end        uint64 // all entries below it were synced: if one is missing, it was lost
+	end        uint64 // all entries below it were synced, so one that is missing was lost
 	counts     counts
 	subject    string
 	done       spans
 }
 
-// counts are over the spool's whole life.
+// counts are totals over the spool's whole life.
 type counts struct {
 	acknowledged, dropped, quarantined, damaged uint64
-	discarded                                   uint64 // on demand; earlier versions counted them as dropped
+	discarded                                   uint64 // by [Spool.Discard]; earlier versions counted these as dropped
 }
 
-// encode returns c with as many spans as go into limit bytes.
+// encode returns the encoded c. It leaves out the last spans if all of them exceed limit bytes.
 func (c *cursor) encode(limit int) []byte {
 	b := make([]byte, 0, 512)
 	b = append(b, cursorMagic...)
@@ -75,7 +75,7 @@ func (c *cursor) encode(limit int) []byte {
 		last = s.to
 		n++
 	}
-	if c.counts.discarded > 0 { // or earlier versions could not read it, for nothing
+	if c.counts.discarded > 0 { // only if needed, because earlier versions cannot read a cursor with this field
 		b = binary.AppendUvarint(b, c.counts.discarded)
 	}
 	le.PutUint32(b[count:], n)
@@ -85,7 +85,7 @@ func (c *cursor) encode(limit int) []byte {
 
 var errCursor = errors.New("the cursor is damaged")
 
-// parseCursor reads a cursor from the start of b.
+// parseCursor decodes the cursor at the start of b.
 func parseCursor(b []byte) (cursor, error) {
 	var c cursor
 	if len(b) < cursorFixed || string(b[:8]) != cursorMagic {
@@ -129,8 +129,8 @@ func parseCursor(b []byte) (cursor, error) {
 	return c, nil
 }
 
-// readCursor returns what the spool's cursors say together. Without any that can be
-// read it returns the zero one: then all that is there is sent (again).
+// readCursor returns the union of the spool's cursors. If none can be read it returns the zero
+// cursor; then all entries in the spool are sent, or sent again.
 func readCursor(fsys FS, names map[string]bool) (cursor, error) {
 	var found []cursor
 	for _, name := range []string{cursorName(0), cursorName(1), ackedName} {
@@ -175,8 +175,8 @@ func readCursor(fsys FS, names map[string]bool) (cursor, error) {
 	return newest, nil
 }
 
-// spans is a set of positions: all below low, and those in above, which are in
-// order and do not touch.
+// spans is a set of positions: all positions below low, and the spans in above, which are sorted
+// and neither overlap nor touch.
 type spans struct {
 	low   uint64
 	above []span
@@ -184,13 +184,13 @@ type spans struct {
 
 type span struct{ from, to uint64 }
 
-// add puts [from, to) into the set and returns how many were not there.
+// add adds [from, to) to the set and returns how many of these positions are new.
 func (s *spans) add(from, to uint64) uint64 {
 	from = max(from, s.low)
 	if to <= from {
 		return 0
 	}
-	// Those from i up to j touch the new one.
+	// The spans [i, j) overlap or touch the new one.
 	i, _ := slices.BinarySearchFunc(s.above, from, func(e span, at uint64) int {
 		if e.to < at {
 			return -1
@@ -217,7 +217,7 @@ func (s *spans) add(from, to uint64) uint64 {
 	return added
 }
 
-// has tells whether the set has the position.
+// has reports whether the position is in the set.
 func (s *spans) has(at uint64) bool {
 	if at < s.low {
 		return true

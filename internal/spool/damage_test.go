@@ -17,8 +17,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// filled returns a file system with a spool of so many events, closed, and the names
-// of its segments.
+// filled returns a file system with a closed spool of that many events, and the names of its
+// segments.
 func filled(t testing.TB, segmentBytes int64, events int, entry func(int) Entry) (*disktest.Model, []string) {
 	t.Helper()
 	fsys := disktest.New()
@@ -57,8 +57,8 @@ func frameEnds(t testing.TB, fsys *disktest.Model, name string) (base uint64, en
 	}
 }
 
-// TestEveryTruncation cuts each of three segments to each length. What lies before
-// the cut, and in the other segments, must be there; the rest is counted.
+// TestEveryTruncation cuts each of three segments to each length. The entries before the cut, and
+// those in the other segments, must be there; the others must be counted.
 func TestEveryTruncation(t *testing.T) {
 	t.Parallel()
 	const events = 110
@@ -76,7 +76,7 @@ func TestEveryTruncation(t *testing.T) {
 			after.Damage(name, func(b []byte) []byte { return b[:size] })
 			var want []int
 			for n := range events {
-				in := n - int(base-1) // its place in the segment, if it is one of it
+				in := n - int(base-1) // its index in the segment, if it belongs to it
 				if in < 0 || in >= len(ends) || ends[in] <= int64(size) {
 					want = append(want, n)
 				}
@@ -108,8 +108,8 @@ func TestEveryTruncation(t *testing.T) {
 	}
 }
 
-// TestEveryBitFlip flips each bit of a segment of 64 KiB. No wrong event may come
-// out, and no more than one may be missing.
+// TestEveryBitFlip flips each bit of a segment of 64 KiB. No wrong event may be returned, and at
+// most one may be missing.
 func TestEveryBitFlip(t *testing.T) {
 	t.Parallel()
 	fsys, names := filled(t, 1<<20, 330, numbered)
@@ -132,7 +132,7 @@ func TestEveryBitFlip(t *testing.T) {
 	}
 	parallel(len(data), func(at int) {
 		flipped := slices.Clone(data)
-		// Nothing depends on what is before the frame with the bit.
+		// The frames before the one with the flipped bit cannot affect the result.
 		first := 0
 		for first+1 < len(frames) && frames[first+1].at <= int64(at) {
 			first++
@@ -155,7 +155,7 @@ func TestEveryBitFlip(t *testing.T) {
 					return
 				}
 				if f.at > int64(at) {
-					break // from here on it reads as it did without the flip
+					break // from here on the result is the same as without the flip
 				}
 			}
 			if missing > 1 || at < headerBytes && missing > 0 {
@@ -173,7 +173,7 @@ type place struct {
 	content []byte
 }
 
-// parallel calls do with each number below n, on all processors.
+// parallel calls do with each number below n, using all processors.
 func parallel(n int, do func(int)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -191,8 +191,8 @@ func parallel(n int, do func(int)) {
 	wg.Wait()
 }
 
-// TestOpenAfterBitFlips flips bits in all of a spool's files, and opens it: in each of
-// the first bytes, where the headers are, and in one of every so many after that.
+// TestOpenAfterBitFlips flips bits in all files of a spool and opens it. It flips every bit in the
+// first bytes of a file, where the headers are, and samples the rest.
 func TestOpenAfterBitFlips(t *testing.T) {
 	t.Parallel()
 	const events, stride = 200, 16
@@ -239,7 +239,7 @@ type flip struct {
 	at, bit int
 }
 
-// TestDamageIsKept looks at what becomes of damaged bytes.
+// TestDamageIsKept checks that damaged bytes end up in the quarantine.
 func TestDamageIsKept(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
@@ -301,7 +301,7 @@ func TestDamageIsKept(t *testing.T) {
 	}
 }
 
-// snapshot returns all that can be seen of a directory.
+// snapshot returns the names, modes and contents of all files in a directory.
 func snapshot(t testing.TB, path string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -323,8 +323,8 @@ func snapshot(t testing.TB, path string) map[string]string {
 	return all
 }
 
-// TestVerifyEmptySegment: a process that was killed when it had made a segment, and written
-// nothing to it, has damaged nothing.
+// TestVerifyEmptySegment: a process that was killed after it created a segment, and before it wrote
+// to it, has damaged nothing.
 func TestVerifyEmptySegment(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := mustOpen(t, Options{Dir: dir})

@@ -7,24 +7,25 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// A spool counts over its whole life what did not get through. A person who has seen these numbers can
-// dismiss them, so that only what is new is reported. What was dismissed is in a file of its own, which
-// the spool's owner neither reads nor writes: so it can be done while a process logs.
+// A spool counts the events that did not get through over its whole life. A person who has seen
+// these numbers can dismiss them, so that only new losses are reported. The dismissed numbers are
+// in a file of their own, which the spool's owner neither reads nor writes. So a person can dismiss
+// losses while a process logs.
 
 const (
 	dismissedName  = "dismissed"
-	dismissedTemp  = dismissedName + ".tmp" // by disk.Replace
+	dismissedTemp  = dismissedName + ".tmp" // the temporary file of disk.Replace
 	dismissedBytes = 4 << 10
 )
 
-// Losses are events that did not get through, and will not.
+// Losses counts events that did not get through and never will.
 type Losses struct {
 	Dropped     uint64 `json:"dropped"`
 	Quarantined uint64 `json:"quarantined"`
 	Damaged     uint64 `json:"damaged"`
 }
 
-// Losses returns what has not been dismissed.
+// Losses returns the losses that have not been dismissed.
 func (i *Info) Losses() Losses {
 	return Losses{
 		Dropped:     i.Dropped - min(i.Dropped, i.Dismissed.Dropped),
@@ -33,8 +34,8 @@ func (i *Info) Losses() Losses {
 	}
 }
 
-// Dismiss notes that a person has seen what a spool has lost so far, and returns what was new of it.
-// It may be called while a process has the spool.
+// Dismiss records that a person has seen the losses of a spool so far, and returns those that were
+// not dismissed before. It may be called while a process uses the spool.
 func Dismiss(dir string) (Losses, error) {
 	info, err := Inspect(dir)
 	if err != nil {
@@ -59,7 +60,8 @@ func Dismiss(dir string) (Losses, error) {
 	return fresh, nil
 }
 
-// readDismissed returns what was dismissed. If that cannot be read, all is reported again.
+// readDismissed returns the dismissed losses. If the file cannot be read, it returns none, so that
+// all losses are reported again.
 func readDismissed(fsys FS) (l Losses) {
 	b, err := disk.ReadFile(fsys, dismissedName, dismissedBytes)
 	if err != nil || json.Unmarshal(b, &l) != nil {

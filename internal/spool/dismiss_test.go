@@ -2,8 +2,8 @@ package spool
 
 import "testing"
 
-// TestDismiss fails when losses that were dismissed are reported again, later ones are not, or a
-// process that has the spool stands in the way.
+// TestDismiss checks that dismissed losses are not reported again, that later ones are, and that
+// losses can be dismissed while a process uses the spool.
 func TestDismiss(t *testing.T) {
 	t.Parallel()
 	path := dir(t)

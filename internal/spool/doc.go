@@ -1,7 +1,7 @@
 // Package spool keeps events on the local disk until the cluster has acknowledged them.
 //
-// A program appends entries, and one sender reads them in order, sends them, and
-// acknowledges them:
+// A program appends entries. One sender reads them in order, sends them to the cluster, and
+// acknowledges them to the spool:
 //
 //	s, err := spool.Open(ctx, spool.Options{Dir: dir, Subject: subject})
 //	err = s.Append(ctx, spool.Entry{Topic: "beamline", Value: value}) // nil: durable
@@ -10,34 +10,45 @@
 //	…                                                       // send them
 //	err = s.Ack(records[0].Position, records[1].Position)   // in any order
 //
-// # What is promised
+// # Guarantees
 //
-// What Append has returned nil for was written and synced. It is returned by Next,
-// in the order of Append, until it is acknowledged, quarantined or (by [DropOldest] only)
-// dropped: whatever becomes of the process, and after a power cut. Entries may be
-// returned again: after a kill those that were not yet acknowledged, after a power cut also those
-// that were in the last seconds. An entry whose bytes are damaged is never returned; it
-// is counted, and its bytes are kept in the quarantine.
+// When Append returns nil, its entries have been written and synced. Next returns them in the order
+// in which they were appended, until they are acknowledged, quarantined, discarded with
+// [Spool.Discard] or dropped (by [DropOldest] only). This holds if the process is killed and if the
+// machine loses power.
 //
-// Not promised: that a disk which lies about its syncs, or dies, keeps anything; and
-// that an entry for which Append has failed is not in the spool.
+// Next may return an entry more than once. After a kill it returns the entries that were not yet
+// acknowledged. After a power cut it may also return entries that were acknowledged in the last few
+// seconds.
 //
-// # How it is done
+// Next never returns an entry whose bytes are damaged. The spool counts it as damaged and keeps its
+// bytes in the quarantine.
 //
-// Entries are frames in segments, files of a few MiB each. One goroutine commits: it
-// writes what all callers of Append have handed in with one write, syncs once, and then tells
-// them all. When a write or a sync fails, that file is never touched again, since the
-// system may take for written what is not. The batch goes into a new segment, which
-// begins with the same position; so whatever is left of it in the old one is not read.
+// Two things are not guaranteed. A disk that fails, or that reports a sync as done when it is not,
+// can lose entries. And an entry for which Append returned an error may be in the spool all the
+// same.
 //
-// A second goroutine keeps the cursor, which says what is acknowledged, and removes
-// segments that the cursor has passed, once it is durable. A third calls back for AppendAsync.
+// # How it works
 //
-// A crash leaves a torn end. Open finds the last good frame, and the next segment
-// begins behind it. Frames say which of them were synced before others were written: so what a
-// crash has torn, which was never acknowledged, is told from damage, which was.
+// Entries are stored as frames in segments, which are files of a few MiB each. One goroutine
+// commits: it takes the entries of all pending calls of Append, writes them with one write, syncs
+// once, and then answers all these calls. When a write or a sync fails, the spool never writes to
+// that file again, because the kernel may report pages as written that are not on disk. The batch
+// goes into a new segment that begins with the same position, and the reader ignores whatever the
+// failed write left in the old segment.
 //
-// The files are described in docs/spool-format.md. All of this is tested against a
-// model of a file system that loses whatever was not synced (package disktest,
-// crash_test.go): with any one sync taken out of this package, that test fails.
+// A second goroutine maintains the cursor, which records the acknowledged entries. Once a cursor is
+// durable, this goroutine removes the segments that lie before it. A third goroutine runs the
+// callbacks of AppendAsync.
+//
+// A crash can leave a torn frame at the end of a segment. Open finds the last good frame, and the
+// next segment begins after it. A flag in each frame says whether all frames before it were synced
+// when it was written. With that flag the spool tells torn frames, which were never reported as
+// durable, from damaged ones, which were.
+//
+// The file format is described in docs/spool-format.md. Start reading at spool.go (Open), append.go
+// (the write path), read.go (the read path) and cursor.go (acknowledgements).
+//
+// The tests run on a model of a file system that loses everything that was not synced (package
+// disktest, crash_test.go). If any one sync is removed from this package, the crash test fails.
 package spool

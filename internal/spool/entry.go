@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Entry is one event as the spool keeps it.
+// Entry is an event in the spool.
 type Entry struct {
 	Topic   string    `json:"topic"`
-	Key     []byte    `json:"key"`   // nil is no key, which is not the empty one
-	Value   []byte    `json:"value"` // nil is a tombstone, which is not the empty one
+	Key     []byte    `json:"key"`   // nil means no key, which differs from an empty key
+	Value   []byte    `json:"value"` // nil means a tombstone, which differs from an empty value
 	Headers []Header  `json:"headers,omitempty"`
 	ID      string    `json:"id"`
 	Time    time.Time `json:"time,omitzero"` // read back in UTC
@@ -26,30 +26,29 @@ type Header struct {
 type Record struct {
 	Entry
 
-	// Position grows by at least one from entry to entry and stays the same
-	// when the spool is opened again.
+	// Position increases from entry to entry, by one or more, and does not change when the spool is
+	// opened again.
 	Position uint64
 }
 
-// MaxEntryBytes is what an encoded entry may have at most.
+// MaxEntryBytes is the largest size of an encoded entry.
 const MaxEntryBytes = 1<<24 - 1
 
-// The flags of a frame. Those of an entry say which of its fields are there.
+// The flags of a frame. The flags of an entry say which of its fields are present.
 const (
-	flagFirst   = 1 << iota // all frames before this one, in the segment, were synced before it was written
+	flagFirst   = 1 << iota // all earlier frames of the segment were synced before this one was written
 	flagKey                 // the key is not nil
 	flagValue               // the value is not nil
 	flagHeaders             // there are headers
-	flagMilli               // the time is in whole milliseconds
-	flagTime                // the time is in seconds and nanoseconds
+	flagMilli               // the time is stored in whole milliseconds
+	flagTime                // the time is stored in seconds and nanoseconds
 
 	kindMask  = 0xc0
 	kindEntry = 0x40 // the only kind in version 1
 )
 
-// appendEntry appends the body of e's frame to dst and returns it with the flags
-// that go into the frame's header. The fields follow each other as time, topic,
-// ID, key, headers; the value is the rest.
+// appendEntry appends the body of e's frame to dst. It returns dst and the flags for the frame's
+// header. The fields are in the order time, topic, ID, key, headers. The value is the rest.
 func appendEntry(dst []byte, e *Entry) ([]byte, byte) {
 	flags := byte(kindEntry)
 	if !e.Time.IsZero() {
@@ -94,7 +93,7 @@ func appendBytes[T string | []byte](dst []byte, s T) []byte {
 	return append(dst, s...)
 }
 
-// entryBytes bounds what appendEntry makes of e.
+// entryBytes returns an upper bound of the size of the encoded e.
 func entryBytes(e *Entry) int {
 	n := 48 + len(e.Topic) + len(e.ID) + len(e.Key) + len(e.Value)
 	for i := range e.Headers {
@@ -133,7 +132,8 @@ func parseEntry(flags byte, body []byte) (Entry, error) {
 	return e, nil
 }
 
-// parser takes fields off the front of bytes that may be anything.
+// parser decodes fields from the front of b, which may be damaged. After an error, bad is set and
+// all further fields are zero.
 type parser struct {
 	rest []byte
 	bad  bool
@@ -149,7 +149,7 @@ func (p *parser) varint() int64 {
 	return v * int64(p.took(n))
 }
 
-// took drops n bytes. It returns 0 if n says that they were not good, else 1.
+// took removes n bytes. It returns 1, or 0 if n says that the field was not valid.
 func (p *parser) took(n int) int {
 	if n <= 0 || p.bad {
 		p.bad = true
@@ -159,7 +159,7 @@ func (p *parser) took(n int) int {
 	return 1
 }
 
-// bytes returns the next n bytes: never nil, unless they are not there.
+// bytes returns the next n bytes. The result is nil only if there are not that many.
 func (p *parser) bytes(n uint64) []byte {
 	if p.bad || n > uint64(len(p.rest)) {
 		p.bad = true
@@ -172,7 +172,7 @@ func (p *parser) bytes(n uint64) []byte {
 
 func (p *parser) headers() []Header {
 	n := p.uvarint()
-	if n == 0 || n > uint64(len(p.rest)/2) { // each has two lengths: no allocation beyond the input's size
+	if n == 0 || n > uint64(len(p.rest)/2) { // each header takes at least two bytes, so the allocation is bounded by the input's size
 		p.bad = true
 		return nil
 	}

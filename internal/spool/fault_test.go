@@ -16,12 +16,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestEachCallFailsOnce lets each kind of call fail once, at each of its first 200
-// positions, with each error. No call of Append may fail for that, since it tries again,
-// and whatever comes then, a power cut too, nothing that was acknowledged may be lost.
+// TestEachCallFailsOnce makes each kind of call fail once, at each of its first 200 positions, with
+// each error. Append must succeed all the same, since it retries. And no acknowledged entry may be
+// lost, whatever happens next, a power cut included.
 //
-// A program serves for many positions, which are so far apart that the one fault is over when
-// the next one comes; several programs together have each position once.
+// One program covers many positions. They are far enough apart that the spool has recovered from
+// one fault before the next. Several programs together cover each position once.
 func TestEachCallFailsOnce(t *testing.T) {
 	t.Parallel()
 	const positions, apart = 200, 10
@@ -35,7 +35,7 @@ func TestEachCallFailsOnce(t *testing.T) {
 				t.Parallel()
 				faults := 0
 				for first := range longtest.Fewer(apart) {
-					synctest.Test(t, func(t *testing.T) { // a full disk is waited for
+					synctest.Test(t, func(t *testing.T) { // the spool waits while the disk is full
 						hits, err := failAt(call, fault, first, apart, positions)
 						if err != nil {
 							t.Errorf("with the calls %d, %d, ... failing: %v", first, first+apart, err)
@@ -51,8 +51,8 @@ func TestEachCallFailsOnce(t *testing.T) {
 	}
 }
 
-// failAt runs a program in which the first call fails and then one in every so many,
-// up to a position.
+// failAt runs a program in which the first call fails, and then one in every so many, up to a
+// position.
 func failAt(call string, fault error, first, apart, positions int) (hits int, err error) {
 	fsys := disktest.New()
 	var mu sync.Mutex // guards hits and seen
@@ -89,7 +89,7 @@ func failAt(call string, fault error, first, apart, positions int) (hits int, er
 	return hits, err
 }
 
-// faultyProgram goes on after errors, as a Logger does, and checks after each fault.
+// faultyProgram continues after errors, as a Logger does, and checks the spool after each fault.
 func faultyProgram(fsys *disktest.Model, h *history, rng *rand.Rand, check func() error, faults func() (hits int, done bool)) (err error) {
 	var s *Spool
 	reopen := func() error {
@@ -123,7 +123,7 @@ func faultyProgram(fsys *disktest.Model, h *history, rng *rand.Rand, check func(
 		}
 		h.states[n] = durable
 		if step%2 == 1 {
-			s.Close() // may fail; the spool is given back all the same
+			s.Close() // may fail; the spool is released all the same
 			if err := reopen(); err != nil {
 				return err
 			}
@@ -137,7 +137,7 @@ func faultyProgram(fsys *disktest.Model, h *history, rng *rand.Rand, check func(
 			if rng.IntN(24) == 0 {
 				h.states[n] = aside
 				if err := s.Quarantine(r, "poison"); err != nil {
-					continue // stays
+					continue // the entry stays in the spool
 				}
 				h.states[n] = putAside
 				continue

@@ -2,7 +2,7 @@ package spool
 
 import "github.com/diaspora-streams/diaspora/internal/disk"
 
-// FS is all that a spool asks of a file system.
+// FS is the file system that a spool is stored on.
 type FS = disk.FS
 
 // File is an open file of an [FS].

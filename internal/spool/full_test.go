@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
-// TestFullDiskIsFreed fills a disk, waits ten minutes, and frees it: the spool goes
-// on by itself within 5 s, and nothing is lost.
+// TestFullDiskIsFreed fills a disk, waits ten minutes, and frees it. The spool must continue by
+// itself within 5 s and lose nothing.
 func TestFullDiskIsFreed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := disktest.New()
@@ -52,8 +52,8 @@ func TestFullDiskIsFreed(t *testing.T) {
 	})
 }
 
-// TestFullDiskIsDrained frees the disk by nothing but acknowledgements: the reserve
-// gives the cursor the space that it needs for that.
+// TestFullDiskIsDrained frees the disk by acknowledgements only. The reserve gives the cursor the
+// space that it needs for that.
 func TestFullDiskIsDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := disktest.New()
@@ -85,8 +85,8 @@ func TestFullDiskIsDrained(t *testing.T) {
 	})
 }
 
-// TestOpenOnFullDisk opens a spool where there is not a byte of room: what waits can
-// be sent, and that makes room.
+// TestOpenOnFullDisk opens a spool on a disk without a free byte. The pending entries can be sent,
+// and acknowledging them makes room.
 func TestOpenOnFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := Options{SegmentBytes: 4 << 10, MaxBytes: 1 << 20}
@@ -102,8 +102,8 @@ func TestOpenOnFullDisk(t *testing.T) {
 	})
 }
 
-// burst appends many events at once, while a reader acknowledges what there is, and waits until all have
-// arrived. It fails if they do not.
+// burst appends many events at once while a reader acknowledges them, and waits until all have
+// arrived. It fails the test if they do not.
 func burst(t *testing.T, s *Spool, events int) {
 	t.Helper()
 	go func() {
@@ -135,8 +135,9 @@ func burst(t *testing.T, s *Spool, events int) {
 	}
 }
 
-// TestSmallDisk logs far more than fits on the disk, with the settings that users have: the only
-// segment must go when all of it is acknowledged, and what does not fit at once goes in parts.
+// TestSmallDisk logs far more than fits on the disk, with the default settings. The only segment
+// must be removed once all of it is acknowledged, and a batch that does not fit must be committed
+// in parts.
 func TestSmallDisk(t *testing.T) {
 	t.Parallel()
 	const events = 20_000 // 4 MB
@@ -162,8 +163,8 @@ func TestSmallDisk(t *testing.T) {
 	}
 }
 
-// TestOnlySegmentGoes fills the disk when all events of the only segment are acknowledged, and
-// when it holds one that is not.
+// TestOnlySegmentGoes fills the disk with only one segment: once when all its events are
+// acknowledged, and once when one of them is not.
 func TestOnlySegmentGoes(t *testing.T) {
 	t.Parallel()
 	for name, late := range map[string]bool{"acknowledged before": false, "acknowledged while the disk is full": true} {
@@ -209,8 +210,7 @@ func TestOnlySegmentGoes(t *testing.T) {
 	}
 }
 
-// TestSmallSpool is [TestSmallDisk] for the spool's own limit, which is less than what is
-// committed at once.
+// TestSmallSpool is [TestSmallDisk] for the spool's own limit, which is smaller than a batch.
 func TestSmallSpool(t *testing.T) {
 	t.Parallel()
 	const events = 20_000
@@ -223,8 +223,8 @@ func TestSmallSpool(t *testing.T) {
 	}
 }
 
-// TestRejectWhatDoesNotFit fails when events are rejected for which there is room, since
-// more of them came at once than fit.
+// TestRejectWhatDoesNotFit checks that events for which there is room are not rejected only because
+// more of them arrive at once than fit.
 func TestRejectWhatDoesNotFit(t *testing.T) {
 	t.Parallel()
 	for name, limit := range map[string]func(*disktest.Model, *Options){
@@ -285,7 +285,8 @@ func TestPolicyBlock(t *testing.T) {
 		if st := s.Stats(); st.Bytes > 8<<10 || st.Waiting == "" {
 			t.Errorf("%+v, want at most 8 KiB and a reason to wait", st)
 		}
-		// The one that timed out is not there; the next ones get in as soon as there is room.
+		// The entry that timed out is not there. The next ones are accepted as soon as there is
+		// room.
 		done := make(chan error)
 		go func() { done <- s.Append(t.Context(), numbered(n-1)) }()
 		synctest.Wait()
@@ -365,7 +366,7 @@ func TestPolicyDropOldest(t *testing.T) {
 	if st.Bytes > 8<<10 || st.Dropped == 0 || st.Dropped+st.Events != events {
 		t.Errorf("%+v, want %d events dropped or waiting, within 8 KiB", st, events)
 	}
-	if err := s.Ack(first[0].Position); err != nil { // of one that was dropped meanwhile
+	if err := s.Ack(first[0].Position); err != nil { // one of them was dropped in the meantime
 		t.Error(err)
 	}
 	wantNumbered(t, drain(t, s), int(st.Dropped), events)
@@ -376,7 +377,7 @@ func TestPolicyDropOldest(t *testing.T) {
 	}
 }
 
-// TestDropOldestOnFullDisk drops for want of space on the disk, not in the spool.
+// TestDropOldestOnFullDisk drops entries because the disk is full, not the spool.
 func TestDropOldestOnFullDisk(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -399,8 +400,8 @@ func TestTooLarge(t *testing.T) {
 	mustAppend(t, s, 0, 1)
 }
 
-// TestFullIsSeenFromOutside fails when those who look at a spool, or at its Stats, are not told that it
-// is full, also when its disk has not a byte left, or when they are told of what is over.
+// TestFullIsSeenFromOutside checks that Stats and other processes that inspect a spool report that
+// it is full, even if its disk has no free byte, and stop reporting it when that is over.
 func TestFullIsSeenFromOutside(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []Policy{Block, Reject} {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// golden adds the golden files whose names begin and end so to the seeds.
+// golden adds those golden files to the seeds whose names have the prefix and the suffix.
 func golden(f *testing.F, prefix, suffix string) {
 	names, err := filepath.Glob("testdata/v*/" + prefix + "*" + suffix)
 	if err != nil || len(names) == 0 {
@@ -30,8 +30,8 @@ func golden(f *testing.F, prefix, suffix string) {
 // fuzzSeeds are those of the segments that the fuzzer makes.
 var fuzzSeeds = newSeeds(uuid{1, 2, 3}, 1)
 
-// FuzzFrames reads the frames of anything. Whatever is found must be there byte for byte,
-// in order, and a frame that is put behind it must be found too.
+// FuzzFrames scans arbitrary bytes. Each frame found must be in them byte for byte, in order, and a
+// good frame appended to them must be found too.
 func FuzzFrames(f *testing.F) {
 	golden(f, "0", ".seg")
 	var whole []byte
@@ -67,7 +67,7 @@ func FuzzFrames(f *testing.F) {
 		}
 		for at := headerBytes; at+frameHeaderBytes <= len(segment); at++ {
 			if fr, ok := fuzzSeeds.parse(segment[at : at+frameHeaderBytes]); ok && at+frameHeaderBytes+fr.length > len(segment) {
-				return // what comes behind would be taken for its body
+				return // the appended frame would be taken for its body
 			}
 		}
 		e := numbered(7)
@@ -93,7 +93,7 @@ func appendFrame(b []byte, index uint32, e *Entry) []byte {
 	return append(append(b, header...), body...)
 }
 
-// FuzzEntry parses the body of a frame: what it makes of it comes back after another way through.
+// FuzzEntry parses the body of a frame. An entry that parses must survive another round trip.
 func FuzzEntry(f *testing.F) {
 	for n := range 3 {
 		e := numbered(n)
@@ -123,7 +123,7 @@ func FuzzSegmentHeader(f *testing.F) {
 		if err == nil && !bytes.Equal(h.encode(), b[:headerBytes]) {
 			t.Fatalf("%+v does not come back", h)
 		}
-		// With a good checksum, so that the rest is looked at too.
+		// Fix the checksum, so that the fuzzer gets past it.
 		if len(b) >= headerBytes {
 			h, err = parseSegmentHeader(sealed(b[:headerBytes]))
 			if err == nil && len(h.subject) > maxSubjectBytes {
@@ -133,7 +133,7 @@ func FuzzSegmentHeader(f *testing.F) {
 	})
 }
 
-// sealed puts the checksum at the end of b right.
+// sealed writes the right checksum to the end of b.
 func sealed(b []byte) []byte {
 	n := len(b) - 4
 	return le.AppendUint32(bytes.Clone(b[:n]), checksum(0, b[:n]))
@@ -178,7 +178,7 @@ func FuzzPoison(f *testing.F) {
 	golden(f, "quarantine", "")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		parsePoison(b)
-		// With a good checksum.
+		// Fix the checksum.
 		line := append([]byte(strings.Repeat("0", 8)+" "), b...)
 		copy(line, hexSum(b))
 		p, err := parsePoison(line)

@@ -16,9 +16,9 @@ func goldenOptions(dir string) Options {
 	return Options{Dir: dir, Subject: goldenSubject, SegmentBytes: 1 << 10, MaxBytes: 1 << 20}
 }
 
-// TestGolden opens the spool of each version of the format that there ever was. Each
-// holds the events 0 to 39, of which 0 to 9, 20 and 21 are acknowledged and 12 is in the
-// quarantine; and bytes at the end that a crash has left.
+// TestGolden opens a spool of each version of the format that ever existed. Each holds the events 0
+// to 39. Events 0 to 9, 20 and 21 are acknowledged, 12 is in the quarantine, and at the end there
+// are bytes that a crash has left.
 func TestGolden(t *testing.T) {
 	if *update {
 		writeGolden(t, "testdata/v1")
@@ -87,7 +87,8 @@ func writeGolden(t *testing.T, to string) {
 	copySpool(t, path, to)
 }
 
-// copySpool copies a spool, with the modes that it must have: version control keeps none.
+// copySpool copies a spool and sets the modes that it must have, because version control does not
+// keep them.
 func copySpool(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.MkdirAll(to, 0o700); err != nil {

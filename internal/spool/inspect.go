@@ -14,16 +14,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Inspect, Check, Verify, Entries, Topics and Quarantined look at a spool without its lock, also
-// while somebody uses it, and change no byte.
+// Inspect, Check, Verify, Entries, Topics and Quarantined read a spool without taking its lock, so they
+// work while another process uses it. They change no file.
 
-// Info is what the files of a spool say without reading the events.
+// Info is what the files of a spool say without reading all its events.
 type Info struct {
-	Stats     // without what only the owner knows
+	Stats     // without the fields that only the owner knows
 	Subject   string
-	Owner     *Owner // who has it, or had it and did not live to give it back
-	Dismissed Losses // what a person has seen of the losses; see [Dismiss]
-	Note      string // what its last owner said of why events wait; see [Spool.Note]
+	Owner     *Owner // the process that uses the spool, or that died without releasing it; nil if there is none
+	Dismissed Losses // the losses that a person has already seen; see [Dismiss]
+	Note      string // why events are pending, according to the last owner; see [Spool.Note]
 	Files     []SegmentInfo
 }
 
@@ -35,27 +35,28 @@ type SegmentInfo struct {
 	Created time.Time
 }
 
-// Gone tells that the owner is known to be dead. Of a process on another machine it
-// cannot be known.
+// Gone reports whether the owner is known to be dead. It reports false for a process on another
+// machine, because that cannot be known here.
 func (o *Owner) Gone() bool {
 	return o.Host == hostname() && (o.Boot != bootID() || !alive(o.PID))
 }
 
-// Report is what Verify has found.
+// Report is the result of [Check] and [Verify].
 type Report struct {
 	Info
-	Read     uint64   // events that wait and are good
-	Torn     int64    // bytes at the end that were never acknowledged, as a crash leaves them
-	Problems []string // what is not as it should be; none of it keeps the spool from opening, but for files that others may read
+	Read     uint64   // pending events that Verify could read
+	Torn     int64    // bytes at the end of the last segment that a crash left incomplete; they were never reported as durable
+	Problems []string // what is wrong; the spool opens all the same, unless other users may access its files
 }
 
+// problem adds a problem to the report. It is a no-op for a nil report.
 func (r *Report) problem(format string, args ...any) {
 	if r != nil {
 		r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 	}
 }
 
-// Inspect returns what there is in a directory.
+// Inspect returns information about the spool in a directory.
 func Inspect(dir string) (Info, error) {
 	s, err := look(dir)
 	if err != nil {
@@ -83,7 +84,8 @@ func (s *Spool) dateOldest(info *Info) {
 	}
 }
 
-// Check is [Verify] without reading the events, and so it is quick, however many wait.
+// Check does the same as [Verify] without reading the events, so it is quick even if many are
+// pending.
 func Check(dir string) (Report, error) {
 	s, err := look(dir)
 	if err != nil {
@@ -93,7 +95,7 @@ func Check(dir string) (Report, error) {
 	return *s.report, nil
 }
 
-// look makes a spool that can only be read.
+// look opens a spool for reading only.
 func look(dir string) (*Spool, error) {
 	fsys, err := disk.New(dir)
 	if err != nil {
@@ -130,13 +132,13 @@ func lookAt(fsys FS) (*Spool, error) {
 	return s, nil
 }
 
-// checkFiles reports what is wrong with the directory.
+// checkFiles adds what is wrong with the directory to the report.
 func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 	if err := checkModes(infos); err != nil {
 		s.report.problem("%v", err)
 	}
 	for _, g := range im.segments {
-		if g.damaged && g.size >= headerBytes { // else a process died that was about to write it
+		if g.damaged && g.size >= headerBytes { // a shorter file is not damaged: a process died before it wrote the header
 			s.report.problem("%s: the header is damaged", g.name)
 		}
 	}
@@ -157,12 +159,12 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 	}
 }
 
-// dismiss closes what look has opened.
+// dismiss closes what look opened. It has nothing to do with [Dismiss].
 func (s *Spool) dismiss() error {
 	return errors.Join(s.reader.close(), s.fs.Close())
 }
 
-// Verify reads all that waits, and the quarantine, and reports what is damaged.
+// Verify reads all pending events and the quarantine, and reports what is damaged.
 func Verify(dir string) (Report, error) {
 	s, err := look(dir)
 	if err != nil {
@@ -188,7 +190,7 @@ func (s *Spool) verify() (Report, error) {
 	return *s.report, nil
 }
 
-// Entries returns the events that wait, in order.
+// Entries returns the pending events, in order.
 func Entries(dir string) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		s, err := look(dir)
@@ -232,8 +234,8 @@ func Topics(dir string) (map[string]int64, error) {
 	return topics, nil
 }
 
-// Quarantined returns what is in the quarantine. An error tells of a line, or a
-// file, that cannot be read; others may follow.
+// Quarantined returns the content of the quarantine. An error means that one line or one file
+// cannot be read; further results may follow it.
 func Quarantined(dir string) iter.Seq2[Poison, error] {
 	return func(yield func(Poison, error) bool) {
 		fsys, err := disk.New(dir)
@@ -266,7 +268,7 @@ func quarantined(fsys FS) iter.Seq2[Poison, error] {
 			for n, line := range lines {
 				whole := strings.HasSuffix(line, "\n")
 				if !whole && n == len(lines)-1 {
-					break // empty, or torn by a crash before anybody relied on it
+					break // empty, or torn by a crash; it was not synced yet, so nothing relies on it
 				}
 				p, err := parsePoison([]byte(strings.TrimSuffix(line, "\n")))
 				if err != nil {

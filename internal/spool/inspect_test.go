@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// TestOldestIsThatOfTheEvent: the oldest pending event may be in a segment that was created long before, for
-// events that are acknowledged by now. Its age is its own, not the segment's.
+// TestOldestIsThatOfTheEvent: the oldest pending event may be in a segment that was created long
+// before it, for events that are acknowledged by now. Inspect must report the event's own time, not
+// the segment's.
 func TestOldestIsThatOfTheEvent(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
@@ -33,7 +34,8 @@ func TestOldestIsThatOfTheEvent(t *testing.T) {
 	if info, err := Inspect(path); err != nil || info.Events != 1 || !info.Oldest.Equal(entry.Time) {
 		t.Errorf("Inspect = %d events, the oldest of %v, %v; want 1 of %v", info.Events, info.Oldest, err, entry.Time)
 	}
-	// A time that the event was given says nothing about its age if it is in the future, or before there was a spool.
+	// A time set by the caller says nothing about the event's age if it is in the future, or before
+	// the spool was created.
 	for n, odd := range []time.Time{time.Now().Add(time.Hour), time.Unix(1e9, 0)} {
 		other := dir(t)
 		s := mustOpen(t, Options{Dir: other})

@@ -11,11 +11,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// keepEvery bounds how many acknowledgements a power cut takes.
+// keepEvery is how often the cursor is made durable. A power cut loses at most the acknowledgements
+// of this interval.
 const keepEvery = 5 * time.Second
 
-// keepAll is the goroutine that keeps the cursor and removes the segments that are
-// done with.
+// keepAll is the goroutine that writes the durable cursor and removes segments that are done.
 func (s *Spool) keepAll() {
 	for {
 		again := time.NewTimer(s.recycle())
@@ -30,7 +30,8 @@ func (s *Spool) keepAll() {
 	}
 }
 
-// recycle does what is due, and returns when it wants to be called again at the latest.
+// recycle writes the cursor and removes segments if that is due. It returns after how long it has
+// to be called again.
 func (s *Spool) recycle() time.Duration {
 	s.mu.Lock()
 	remove := len(s.segments) > 1 && s.segments[0].limit <= s.done.low
@@ -39,7 +40,7 @@ func (s *Spool) recycle() time.Duration {
 	roomy := s.full != "" && s.firstDone()
 	s.mu.Unlock()
 	if roomy {
-		s.setFull("") // the next event takes the room
+		s.setFull("") // the next event finds room
 	}
 	if !remove && changed && due > 0 {
 		return due
@@ -55,15 +56,15 @@ func (s *Spool) recycle() time.Duration {
 	if err != nil {
 		s.failed("the spool cannot keep its cursor", err)
 		if errors.Is(err, ErrInUse) {
-			return time.Hour // it is another's
+			return time.Hour // another process owns the spool
 		}
 		return retryAfter
 	}
 	return keepEvery
 }
 
-// keep makes the cursor durable. Each time the file is a new one, so that no failed
-// sync is ever repeated.
+// keep makes the cursor durable. Each call writes a new file, so that no file is synced again after
+// a failed sync. See commit.
 func (s *Spool) keep() error {
 	s.keepMu.Lock()
 	defer s.keepMu.Unlock()
@@ -86,13 +87,13 @@ func (s *Spool) keep() error {
 	return nil
 }
 
-// cursor returns what the cursor is now. The caller holds mu.
+// cursor returns the current cursor. It shares the spans of s.done. The caller holds mu.
 func (s *Spool) cursor() cursor {
 	s.generation++
 	return cursor{spool: s.id, generation: s.generation, end: s.settled, counts: s.counts, subject: s.opts.Subject, done: s.done}
 }
 
-// replace makes a file with the content, durably, in place of the one of that name.
+// replace durably replaces the file of that name with one that has the content.
 func (s *Spool) replace(name string, content []byte) error {
 	if err := s.fs.Remove(cursorTemp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -118,14 +119,14 @@ func (s *Spool) replace(name string, content []byte) error {
 	return err
 }
 
-// removeDone removes the segments that the durable cursor has passed. The last one
-// stays, since it is appended to, unless all are to go.
+// removeDone removes the segments whose entries are all done according to the durable cursor. It
+// keeps the last segment, which is the one that is appended to, unless all is true.
 func (s *Spool) removeDone(all bool) error {
 	s.keepMu.Lock()
 	defer s.keepMu.Unlock()
 	defer func(had int64) {
 		if s.size() < had {
-			s.setFull("") // until the next event says otherwise
+			s.setFull("") // until the next event finds that there is still no room
 		}
 	}(s.size())
 	for {
@@ -141,7 +142,7 @@ func (s *Spool) removeDone(all bool) error {
 		s.mu.Unlock()
 		s.reader.mu.Lock()
 		if s.reader.segment == g {
-			s.reader.leave() // or its space would stay taken
+			s.reader.leave() // an open file would keep its disk space
 		}
 		s.reader.mu.Unlock()
 		if err := s.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -163,13 +164,13 @@ func (s *Spool) size() int64 {
 	return s.bytes
 }
 
-// firstDone tells whether all of the oldest segment is done with. The caller holds mu.
+// firstDone reports whether all entries of the oldest segment are done. The caller holds mu.
 func (s *Spool) firstDone() bool {
 	return len(s.segments) > 0 && min(s.segments[0].limit, s.next) <= s.done.low
 }
 
-// reclaim removes what is acknowledged, also the segment that is appended to. It reports whether
-// there was any, and is called by the goroutine that commits.
+// reclaim removes segments whose entries are all done, including the active one. It reports whether
+// it removed any. Only the committing goroutine calls it.
 func (s *Spool) reclaim() bool {
 	s.mu.Lock()
 	n, done := len(s.segments), s.firstDone()
@@ -188,8 +189,8 @@ func (s *Spool) reclaim() bool {
 	return len(s.segments) < n
 }
 
-// dropOldest drops the oldest segment, with all that is not acknowledged in it. It
-// is called by the goroutine that commits.
+// dropOldest removes the oldest segment and counts its pending entries as dropped. Only the
+// committing goroutine calls it.
 func (s *Spool) dropOldest() error {
 	s.mu.Lock()
 	n := len(s.segments)
@@ -212,32 +213,34 @@ func (s *Spool) dropOldest() error {
 	return s.removeDone(n == 1)
 }
 
-// reserve is a file that is there only to be removed: on a full disk its space goes
-// to the cursor, without which no segment can be removed.
+// reserve is a file that only takes up space. On a full disk the spool removes it to write the
+// cursor. Without that space the spool could not recover, because it must write the cursor before
+// it can remove a segment.
 type reserve struct {
 	mu    sync.Mutex // guards the fields below
 	there bool
-	bytes int64 // how large it is to be
+	bytes int64 // the size that the file has or should have
 }
 
 const (
 	reserveName       = "reserve"
 	reserveBytes      = 512 << 10
-	leastReserveBytes = 16 << 10 // enough for the cursor of a spool on a disk that has no more
+	leastReserveBytes = 16 << 10 // enough for a cursor, on a disk that has no more room than that
 )
 
-// open takes an earlier process's file, of so many bytes, if it is whole, or makes one.
+// open uses the file that an earlier process left, if it has at least the right size, or creates a
+// new one. size is the size of the existing file.
 func (r *reserve) open(s *Spool, size int64) {
 	r.bytes = min(reserveBytes, s.opts.SegmentBytes)
 	if r.there = size >= r.bytes; !r.there {
 		s.fs.Remove(reserveName)
-		r.fill(s) // if there is no room, nothing is appended until there is
+		r.fill(s) // if this fails, commit tries again before it writes a batch
 	}
 }
 
-// fill makes the file, if it is not there: a smaller one if the disk has no more. It fails
-// only for want of space: then nothing else may be written, or it would take what the
-// cursor may need.
+// fill creates the file if it does not exist. If the disk has too little room, fill tries smaller
+// sizes. It fails only if there is no room even for the smallest. Then the caller must not write
+// anything else, because that could take the last space that the cursor needs.
 func (r *reserve) fill(s *Spool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -257,7 +260,7 @@ func (r *reserve) fill(s *Spool) error {
 func (r *reserve) make(s *Spool) error {
 	content := make([]byte, r.bytes)
 	for i := range content {
-		content[i] = byte(i) // a file of zeros may take no space
+		content[i] = byte(i) // some file systems do not allocate space for zeros
 	}
 	f, err := s.fs.Create(reserveName)
 	if err != nil {
@@ -270,7 +273,8 @@ func (r *reserve) make(s *Spool) error {
 	return err
 }
 
-// smaller has the next file be smaller. It reports false if that cannot be.
+// smaller reduces the size of the file to be created. It reports false if it has the smallest size
+// already.
 func (r *reserve) smaller() bool {
 	if r.bytes <= leastReserveBytes {
 		return false
@@ -279,7 +283,8 @@ func (r *reserve) smaller() bool {
 	return true
 }
 
-// shrink gives some of the space to events, when no segment has any. It reports whether there was some to give.
+// shrink gives part of the reserve to events. It does so only if the spool has no segment, because
+// otherwise acknowledgements will free space. It reports whether there was space to give.
 func (r *reserve) shrink(s *Spool) bool {
 	s.mu.Lock()
 	held := len(s.segments) > 0
@@ -292,7 +297,7 @@ func (r *reserve) shrink(s *Spool) bool {
 	return r.smaller()
 }
 
-// free gives the space back, if it is there.
+// free removes the file and reports whether there was one to remove.
 func (r *reserve) free(s *Spool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -303,27 +308,28 @@ func (r *reserve) free(s *Spool) bool {
 	return true
 }
 
-// ackedFile is what the cursor's comment calls the file acked.
+// ackedFile writes the file acked, which the comment on the cursor describes.
 type ackedFile struct {
-	mu   sync.Mutex // guards file, and keeps the slots in turn
+	mu   sync.Mutex // guards the fields below
 	file File
 	slot int64
 }
 
-// open opens or makes the file. Without it a killed process repeats more, no worse.
+// open opens or creates the file. If that fails, the spool works without it; then a killed process
+// causes more repeats, but no losses.
 func (a *ackedFile) open(s *Spool, there bool) {
 	var err error
 	if there {
 		a.file, err = s.fs.Open(ackedName, true)
 	} else if a.file, err = s.fs.Create(ackedName); err == nil {
-		_, err = a.file.WriteAt(make([]byte, 2*ackedSlot), 0) // takes the space
+		_, err = a.file.WriteAt(make([]byte, 2*ackedSlot), 0) // allocate the space now
 	}
 	if err != nil {
 		s.failed("the spool does without its acked file", err)
 	}
 }
 
-// write writes the cursor to the next slot.
+// write writes the current cursor to the next slot.
 func (a *ackedFile) write(s *Spool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

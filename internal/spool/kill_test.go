@@ -17,7 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestMain lets the test binary be the process that is killed.
+// TestMain lets the test binary also act as the process that is killed.
 func TestMain(m *testing.M) {
 	if role := os.Getenv("SPOOL_TEST_ROLE"); role != "" {
 		if err := roles[role](os.Getenv("SPOOL_TEST_DIR")); err != nil {
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 
 var roles = map[string]func(dir string) error{"log": logUntilKilled, "own": ownUntilTold}
 
-// child starts this binary in a role.
+// child starts this test binary as the process with that role.
 func child(t *testing.T, role, dir string) (*exec.Cmd, *bufio.Scanner, io.WriteCloser) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -61,13 +61,13 @@ func killOptions(dir string) Options {
 
 const killWriters = 4
 
-// kills is how often a process is killed: a thousand times take some ten seconds. Under the
-// race detector it is a tenth, for a process that it watches takes ten times as long to
-// begin; and it watches for what goes wrong between goroutines, which kills do not bring about.
+// kills is how often a process is killed: a thousand times take about ten seconds. Under the race
+// detector it is a tenth of that, because a process takes ten times as long to start. Kills do not
+// help to find data races anyway.
 const kills = 1000
 
-// logUntilKilled appends with several writers, and says each event that is durable;
-// and sends what waits, saying each event before it is acknowledged.
+// logUntilKilled appends with several writers, and prints each event that is durable. It also reads
+// the pending events, and prints each one before it acknowledges it.
 func logUntilKilled(dir string) error {
 	s, err := Open(context.Background(), killOptions(dir))
 	if err != nil {
@@ -111,13 +111,14 @@ func logUntilKilled(dir string) error {
 	return <-failed
 }
 
-// TestKill kills a process that logs, again and again, and then looks whether all that
-// it said to be durable was sent, by it or by a later one, in order, and how often twice.
+// TestKill kills a process that logs, again and again. Then it checks that every event that a
+// process printed as durable was sent, by that process or a later one, in order, and counts the
+// repeats.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	kills := longtest.Scaled(t, "SPOOL_KILLS", kills)
 	path := dir(t)
-	next := map[string]int{} // what is to be sent next, by writer
+	next := map[string]int{} // the next event to be sent, by writer
 	durable := map[string]int{}
 	repeats, events := 0, 0
 	sent := func(id string, first bool) {
@@ -138,10 +139,9 @@ func TestKill(t *testing.T) {
 	}
 	for range kills {
 		cmd, lines, _ := child(t, "log", path)
-		// The parent reads all that was said: up to some line of its choice it waits,
-		// then it kills.
+		// The parent reads all output. It waits for a randomly chosen line, then kills the process.
 		after := 1 + rand.IntN(150)
-		fresh := 0 // lines of sent: repeats come first, and are no more than one batch
+		fresh := 0 // lines that say "sent" and are no repeats; repeats come first and are at most one batch
 		for n := 0; lines.Scan(); n++ {
 			if n == after {
 				if err := cmd.Process.Kill(); err != nil {
@@ -185,8 +185,7 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills, %d events, %d repeats", kills, events, repeats)
 }
 
-// ownUntilTold opens the spool, says whether it has it, and if so keeps it until its
-// input ends.
+// ownUntilTold opens the spool, prints whether it owns it, and if so keeps it until its input ends.
 func ownUntilTold(dir string) error {
 	s, err := Open(context.Background(), Options{Dir: dir})
 	switch {
@@ -201,8 +200,8 @@ func ownUntilTold(dir string) error {
 	return s.Close()
 }
 
-// TestOneOwner lets processes race for a spool: one wins. When that is killed, the next
-// one has it at once.
+// TestOneOwner lets processes race for a spool. One wins. When it is killed, the next one gets the
+// spool at once.
 func TestOneOwner(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
@@ -249,7 +248,7 @@ func TestOneOwner(t *testing.T) {
 	if _, err := Open(t.Context(), Options{Dir: path}); !errors.Is(err, ErrInUse) {
 		t.Errorf("Open twice in one process: %v, want ErrInUse", err)
 	}
-	if _, err := Verify(path); err != nil { // does not take the lock away
+	if _, err := Verify(path); err != nil { // must not release the lock
 		t.Error(err)
 	}
 	cmd, lines, _ := child(t, "own", path)

@@ -8,16 +8,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// The file note says in a line why events wait, as the owner sees it, for those who
-// look at the spool from outside. It is no part of what the spool promises: it is
-// not synced, and nothing is read from it but by people.
+// The file note says in one line why events are pending, according to the owner, for people who
+// look at the spool from another process. It is not synced, no guarantee of the spool depends on
+// it, and no program acts on it.
 const (
 	noteName  = "note"
 	noteTemp  = "note.tmp"
 	noteBytes = 4 << 10
 )
 
-// Note leaves a line for [Inspect]; an empty one takes it away.
+// Note writes a line that [Inspect] shows. An empty text removes it.
 func (s *Spool) Note(text string) error {
 	if text == "" {
 		return s.removeNote(noteName)

@@ -10,8 +10,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestOpenReadsLittle compares what Open reads of a small and of a large backlog: for
-// each segment more it is the header.
+// TestOpenReadsLittle compares how much Open reads of a small and of a large backlog. For each
+// additional segment it may read the header only.
 func TestOpenReadsLittle(t *testing.T) {
 	t.Parallel()
 	const segmentBytes = 16 << 10
@@ -146,7 +146,7 @@ func TestOutOfOrder(t *testing.T) {
 	}
 }
 
-// TestAges looks at the age of what waits.
+// TestAges checks the reported age of the oldest pending entry.
 func TestAges(t *testing.T) {
 	t.Parallel()
 	var a ages

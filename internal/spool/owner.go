@@ -17,20 +17,22 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// A spool has one owner. Two things see to it:
+// A spool has one owner at a time. A lock and the owner file ensure that.
 //
-// The lock, of fcntl, on a file that nothing else uses. The kernel frees it when the process
-// dies, so that it is never stale, and network file systems carry it to other machines.
+// The lock is an fcntl lock on a file that is used for nothing else. The kernel releases it when
+// the process dies, so it is never stale, and network file systems apply it across machines.
 //
-// The owner file, for people, and for when the lock does not hold: somebody has removed its file,
-// or several machines have the file system mounted in such a way that locks are kept from the
-// others, or do nothing at all, without saying so. On such file systems the owner counts a beat in
-// the owner file, and another process that has got the lock watches the file until the beat has stopped.
-// Then it writes itself into the file, and begins only after claimWait.
+// The owner file tells people which process uses the spool. It also protects the spool when the
+// lock does not work: when somebody has removed the lock file, or when several machines mount the
+// file system in such a way that locks stay local, or are silently ignored. On such file systems
+// the owner increments a counter, the beat, in the owner file. Another process that gets the lock
+// watches the owner file until the beat has stopped. Then it writes its own name into the file, and
+// waits for claimWait before it begins.
 //
-// An owner changes the spool only if it has found itself in the owner file less than the time of
-// lease ago: all its files are guarded by that, see [disk.Guard]. So it has stopped when the new
-// one begins, also if it was suspended and has missed everything.
+// An owner may change the spool only if it has found its own name in the owner file within the last
+// lease. [disk.Guard] enforces that for every file operation. Since claimWait is longer than lease,
+// the old owner has stopped before the new one begins, even if the old owner was suspended and has
+// not noticed the change.
 const (
 	lockName      = "lock"
 	ownerName     = "owner"
@@ -42,21 +44,21 @@ const (
 	maxOwnerBytes = 4096
 )
 
-// Owner says who has a spool.
+// Owner identifies the process that uses a spool.
 type Owner struct {
 	Host    string    `json:"host"`
-	Boot    string    `json:"boot,omitempty"` // tells one start of the machine from another
+	Boot    string    `json:"boot,omitempty"` // differs after each start of the machine
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
 	Token   string    `json:"token"` // random for each Open
 	Beat    uint64    `json:"beat"`
-	Full    string    `json:"full,omitempty"` // why the spool takes no more events, if it does not
+	Full    string    `json:"full,omitempty"` // why the spool takes no more events; "" if it takes them
 }
 
 func (o *Owner) String() string { return fmt.Sprintf("process %d on %s", o.PID, o.Host) }
 
-// encode makes o the content of an owner file, which always has the same size, so
-// that it is overwritten in place.
+// encode returns the content of the owner file for o. It always has ownerBytes bytes, so that the
+// file can be overwritten in place.
 func (o *Owner) encode() ([]byte, error) {
 	line, err := json.Marshal(o)
 	if err != nil || len(line) >= ownerBytes {
@@ -75,7 +77,8 @@ func parseOwner(b []byte) (Owner, error) {
 	return o, nil
 }
 
-// readOwner returns who has the spool, or nil if the file does not say.
+// readOwner returns the owner that the owner file names, or nil if there is no such file or it is
+// damaged.
 func readOwner(fsys FS) (*Owner, error) {
 	b, err := disk.ReadFile(fsys, ownerName, maxOwnerBytes)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,29 +89,30 @@ func readOwner(fsys FS) (*Owner, error) {
 	}
 	o, err := parseOwner(b)
 	if err != nil {
-		return nil, nil // torn: whoever wrote it died over it
+		return nil, nil // torn: the process died while it wrote the file
 	}
 	return &o, nil
 }
 
-// owner is the ownership of this process.
+// owner is this process's ownership of a spool.
 type owner struct {
-	fs     FS // not guarded
+	fs     FS // without the guard
 	lock   io.Closer
 	shared bool
-	wrung  bool // from an owner that may still live, and write until it notices
+	wrung  bool // taken from an owner that may still be alive, and may write until it notices
 
 	stop chan struct{}
 	beat sync.WaitGroup
 
 	mu   sync.Mutex // guards the fields below
 	me   Owner
-	seen time.Time // when the owner file said that the spool is ours
-	lost error     // somebody else has the spool
+	seen time.Time // when the owner file last named this process
+	lost error     // set once another process has taken the spool
 }
 
-// living has the tokens of all owners in this process: by that an earlier process with
-// the same id, as in a container, is told from another Spool in this one.
+// living holds the tokens of all owners in this process. After a restart in a container, a process
+// may have the PID of the previous owner. The tokens tell that case from another Spool in this
+// process.
 var living sync.Map
 
 func takeOwnership(ctx context.Context, fsys FS) (*owner, error) {
@@ -134,7 +138,8 @@ func takeOwnership(ctx context.Context, fsys FS) (*owner, error) {
 	return o, nil
 }
 
-// claim writes the owner file, after any owner before is gone or has to find out.
+// claim writes the owner file. If the previous owner may still be alive, claim first waits until
+// that owner is dead or can no longer write.
 func (o *owner) claim(ctx context.Context) error {
 	last, err := readOwner(o.fs)
 	if err != nil && o.shared {
@@ -163,7 +168,8 @@ func (o *owner) claim(ctx context.Context) error {
 	return o.look()
 }
 
-// mayLive tells whether the owner in the file may still use the spool, although we have the lock.
+// mayLive reports whether the owner in the file may still use the spool, although this process has
+// the lock.
 func (o *owner) mayLive(last *Owner) bool {
 	switch {
 	case last.Host != o.me.Host:
@@ -177,7 +183,8 @@ func (o *owner) mayLive(last *Owner) bool {
 	return alive(last.PID)
 }
 
-// check fails if the spool is no longer this process's.
+// check fails if this process does not own the spool any more, or cannot tell. It reads the owner
+// file only if the last look is older than the lease.
 func (o *owner) check() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -187,14 +194,14 @@ func (o *owner) check() error {
 	return o.look()
 }
 
-// elapsed returns how long ago something was, by that clock which says more: one of
-// them may stand still while the machine is suspended.
+// elapsed returns the time since a moment. It takes the larger of the differences of the monotonic
+// and the wall clock, because one of them may stand still while the machine is suspended.
 func elapsed(since time.Time) time.Duration {
 	now := time.Now()
 	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
 }
 
-// look reads who has the spool. The caller holds mu.
+// look reads the owner file and checks that it still names this process. The caller holds mu.
 func (o *owner) look() error {
 	if o.lost != nil {
 		return o.lost
@@ -204,7 +211,7 @@ func (o *owner) look() error {
 	switch {
 	case err != nil && o.shared:
 		return fmt.Errorf("look whether the spool still belongs to this process: %w", err)
-	case err != nil: // the lock is to be relied upon, unless the file says otherwise
+	case err != nil: // the lock works on a local file system, so it is enough unless the file names another owner
 	case other != nil && other.Token != o.me.Token:
 		o.lost = fmt.Errorf("%w by %s, which has taken it from this process", ErrInUse, other)
 	default:
@@ -213,8 +220,9 @@ func (o *owner) look() error {
 	return o.lost
 }
 
-// outlast waits until the owner in the file gives no sign of life, or ctx ends. It tells whether
-// that one may live all the same, rather than having given the spool back.
+// outlast waits until the owner in the file has shown no sign of life for beatStopped, or until ctx
+// ends. mayLive is false if that owner released the spool meanwhile. If the beat merely stopped,
+// mayLive is true: the owner may be suspended. If the beat goes on, outlast fails with [ErrInUse].
 func (o *owner) outlast(ctx context.Context, last *Owner) (mayLive bool, err error) {
 	for deadline := time.Now().Add(beatStopped); time.Now().Before(deadline); {
 		select {
@@ -226,7 +234,7 @@ func (o *owner) outlast(ctx context.Context, last *Owner) (mayLive bool, err err
 		switch {
 		case err != nil:
 			return true, err
-		case now == nil: // gave it back
+		case now == nil: // the owner has released the spool
 			return false, nil
 		case *now != *last:
 			return true, fmt.Errorf("%w by %s", ErrInUse, now)
@@ -248,10 +256,10 @@ func (o *owner) write() (err error) {
 		return err
 	}
 	_, err = f.WriteAt(content, 0)
-	return errors.Join(err, f.Close()) // to close is what shows it to other machines
+	return errors.Join(err, f.Close()) // on NFS, closing makes the write visible to other machines
 }
 
-// beatAll is the goroutine that shows that this owner lives.
+// beatAll is the goroutine that increments the beat in the owner file.
 func (o *owner) beatAll() {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
@@ -265,7 +273,7 @@ func (o *owner) beatAll() {
 		err := o.look()
 		if err == nil {
 			o.me.Beat++
-			o.write() // if it fails for long, somebody takes over, and the next look tells
+			o.write() // if this keeps failing, another process takes over, and the next look notices
 		}
 		o.mu.Unlock()
 		if errors.Is(err, ErrInUse) {
@@ -274,17 +282,18 @@ func (o *owner) beatAll() {
 	}
 }
 
-// tell writes into the owner file why the spool is full, or that it is not, for those who look at
-// it from outside: the file has its space already, on a full disk too.
+// tell writes to the owner file why the spool is full, or that it is not, so that other processes
+// can see it. This works on a full disk too, because the file is overwritten in place.
 func (o *owner) tell(full string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.me.Full = full; o.look() == nil {
-		o.write() // without it the spool works as well
+		o.write() // on an error the spool works on; only other processes do not see the reason
 	}
 }
 
-// release gives the spool back.
+// release stops the beat, removes the owner file if it still names this process, and releases the
+// lock. It is a no-op for a nil owner.
 func (o *owner) release() error {
 	if o == nil {
 		return nil
@@ -299,12 +308,12 @@ func (o *owner) release() error {
 		err = o.fs.Remove(ownerName)
 	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrInUse) {
-		err = nil // Close says so, if that matters
+		err = nil // not an error of release: the file is gone, or another process owns the spool
 	}
 	return errors.Join(err, o.lock.Close())
 }
 
-// alive tells whether a process of this machine lives.
+// alive reports whether a process of this machine is running.
 func alive(pid int) bool {
 	p, err := os.FindProcess(pid)
 	if err != nil {
@@ -322,7 +331,8 @@ var hostname = sync.OnceValue(func() string {
 	return host
 })
 
-// bootID returns what is different after each start of the machine, where there is such a thing.
+// bootID returns a value that differs after each start of the machine, or "" on systems without
+// one.
 var bootID = sync.OnceValue(func() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))

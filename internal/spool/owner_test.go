@@ -10,8 +10,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
-// TestSharedFileSystem has two machines on a file system whose locks do not reach
-// from one to the other: the owner file alone keeps them apart.
+// TestSharedFileSystem has two machines on a file system whose locks work on one machine only. The
+// owner file alone keeps them apart.
 func TestSharedFileSystem(t *testing.T) {
 	open := func(fsys *disktest.Model) (*Spool, error) {
 		fsys.BreakLocks() // this machine's
@@ -47,7 +47,7 @@ func TestSharedFileSystem(t *testing.T) {
 			t.Errorf("the spool was given back, and opening it took %v", took)
 		}
 
-		// The machine stops: no beat any more.
+		// The machine stops, and with it the beat.
 		close(second.owner.stop)
 		second.owner.beat.Wait()
 		elsewhere(t, fsys)
@@ -56,7 +56,7 @@ func TestSharedFileSystem(t *testing.T) {
 		if took := time.Since(start); took < beatStopped {
 			t.Errorf("the spool was taken after %v, want %v", took, beatStopped)
 		}
-		// It goes on, and sees that the spool is not its any more.
+		// The machine resumes, and notices that it has lost the spool.
 		second.owner.stop = make(chan struct{})
 		second.owner.beat.Go(second.owner.beatAll)
 		time.Sleep(2 * beatEvery)
@@ -72,8 +72,8 @@ func TestSharedFileSystem(t *testing.T) {
 	})
 }
 
-// TestOpenHeedsItsContext opens a spool whose owner on another machine gives no sign of life,
-// and does not want to wait until that is certain.
+// TestOpenHeedsItsContext opens a spool whose owner on another machine shows no sign of life. Its
+// context ends before that owner is known to be dead.
 func TestOpenHeedsItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := disktest.New()

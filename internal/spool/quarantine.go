@@ -13,18 +13,19 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// The quarantine keeps what is not to be sent: entries that were refused, and bytes
-// that are damaged. Each is a line:
+// The quarantine keeps what will not be sent: entries that the cluster rejected, and damaged bytes.
+// Each of them is a line:
 //
 //	CRC32C of the JSON in hexadecimal, a space, a JSON object
 //
-// so that people can read it with grep and jq. Each line is synced before the cursor passes what it holds.
+// so that people can read it with grep and jq. A line is synced before the cursor advances past the
+// entries that it holds.
 const (
 	quarantineNameForm = "quarantine-%08x.txt"
-	maxDamageBytes     = 64 << 10 // of a damaged stretch, so much is kept
+	maxDamageBytes     = 64 << 10 // how much of a damaged range is kept
 
-	// Beyond this the quarantine goes on in another file, so that a reader can
-	// hold one in memory.
+	// A file that has reached this size is not appended to, so that a reader can hold one file in
+	// memory.
 	quarantineFileBytes = 1 << 20
 )
 
@@ -35,16 +36,16 @@ func parseQuarantineName(name string) (n uint64, ok bool) {
 	return n, err == nil && name == quarantineName(n)
 }
 
-// Poison is what the quarantine keeps: an entry, or damage.
+// Poison is one line of the quarantine. Either Entry or Damage is set.
 type Poison struct {
-	Time     time.Time `json:"time"` // when it was put here
+	Time     time.Time `json:"time"` // when it was put into the quarantine
 	Reason   string    `json:"reason"`
 	Position uint64    `json:"position"`
 	Entry    *Entry    `json:"entry,omitempty"`
 	Damage   *Damage   `json:"damage,omitempty"`
 }
 
-// Damage is a stretch of a segment in which there should be entries.
+// Damage is a range of bytes in a segment where there should be entries.
 type Damage struct {
 	Segment string `json:"segment"`
 	Offset  int64  `json:"offset"`
@@ -64,7 +65,7 @@ func hexSum(b []byte) string { return fmt.Sprintf("%08x", checksum(0, b)) }
 
 var errPoison = errors.New("the line is damaged")
 
-// parsePoison reads a line, without its end.
+// parsePoison decodes a line, given without its newline.
 func parsePoison(line []byte) (Poison, error) {
 	var p Poison
 	sum, content, ok := bytes.Cut(line, []byte(" "))
@@ -78,17 +79,18 @@ func parsePoison(line []byte) (Poison, error) {
 	return p, err
 }
 
-// quarantine writes the files of the quarantine. Each run of the spool makes its
-// own, and another one after an error, so that nothing is ever appended to a torn line.
+// quarantine writes the files of the quarantine. Each process that opens the spool starts a new
+// file. After an error, the next line goes to a new file too. So a line is never appended to a torn
+// one.
 type quarantine struct {
-	mu    sync.Mutex // guards the rest
+	mu    sync.Mutex // guards last, file and at
 	last  uint64
 	file  File
 	at    int64
-	bytes atomic.Int64 // of all files; also read without mu
+	bytes atomic.Int64 // size of all files; read without mu as well
 }
 
-// write makes p durable.
+// write appends p to the quarantine, durably.
 func (q *quarantine) write(s *Spool, p *Poison) error {
 	line, err := p.encode()
 	if err != nil {
@@ -105,7 +107,7 @@ func (q *quarantine) write(s *Spool, p *Poison) error {
 	return err
 }
 
-// append writes and syncs a line. After an error the next one goes to another file.
+// append writes and syncs a line. After an error, the next line goes to a new file.
 func (q *quarantine) append(fsys FS, line []byte) (err error) {
 	defer func() {
 		if err != nil {

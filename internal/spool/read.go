@@ -12,23 +12,24 @@ import (
 	"time"
 )
 
-// reader reads on from the cursor. It goes from segment to segment and keeps one open.
+// reader is the read position of a spool. It moves from segment to segment and keeps one open.
 type reader struct {
-	mu      sync.Mutex // guards all; taken before the spool's
-	at      uint64     // what is below was handed out, is acknowledged, or lost
+	mu      sync.Mutex // guards the fields below; taken before the spool's mu
+	at      uint64     // every position below was returned, is done or is lost
 	segment *segment
 	file    File
 	scan    *scanner
-	arena   []byte // from which the entries' bytes are cut
+	arena   []byte // the memory that the entries' bytes are copied to
 }
 
-// Next returns the next entries, in order: at least one, and no more than most or,
-// together, than about maxBytes. It waits until there is one, or ctx ends. An entry is
-// returned once until Rewind; only one that is durable is returned. The caller owns the result.
+// Next returns the next entries, in order. It returns at least one and at most "most" entries. It
+// stops once their keys and values have maxBytes bytes together; the last entry may exceed that.
+// Next waits until there is an entry, or ctx ends. It returns only durable entries, and each of
+// them once, until Rewind. The caller owns the result.
 //
-// Damaged entries are passed over: they are counted, and their bytes kept in the
-// quarantine. An error is one of reading, and may pass, or is [ErrClosed], [ErrInUse]
-// (another process has taken the spool), or ctx's.
+// Next skips damaged entries: it counts them and keeps their bytes in the quarantine. It returns an
+// error of the disk, which may be temporary, [ErrClosed], [ErrInUse] (another process has taken the
+// spool) or ctx's error.
 func (s *Spool) Next(ctx context.Context, most, maxBytes int) ([]Record, error) {
 	for {
 		s.mu.Lock()
@@ -61,7 +62,7 @@ func (s *Spool) Next(ctx context.Context, most, maxBytes int) ([]Record, error) 
 	}
 }
 
-// Rewind makes Next begin again with the first entry that is not acknowledged.
+// Rewind makes Next start again at the first entry that is not acknowledged.
 func (s *Spool) Rewind() {
 	s.reader.mu.Lock()
 	defer s.reader.mu.Unlock()
@@ -92,7 +93,7 @@ func (s *Spool) Pending() iter.Seq2[Record, error] {
 	}
 }
 
-// leave forgets the segment.
+// leave closes the segment that is being read.
 func (r *reader) leave() error {
 	f := r.file
 	r.segment, r.file, r.scan = nil, nil, nil
@@ -105,7 +106,7 @@ func (r *reader) close() error {
 	return r.leave()
 }
 
-// read returns what can be read now.
+// read returns the entries that can be read without waiting. The caller holds reader.mu.
 func (s *Spool) read(most, maxBytes int) (records []Record, err error) {
 	for len(records) < most && maxBytes > 0 {
 		v, ok := s.view()
@@ -115,7 +116,7 @@ func (s *Spool) read(most, maxBytes int) (records []Record, err error) {
 		err := s.visit(v)
 		if errors.Is(err, fs.ErrNotExist) {
 			if s.owner != nil && errors.Is(s.owner.check(), ErrInUse) {
-				return records, s.owner.check() // its new owner has removed it
+				return records, s.owner.check() // the new owner has removed the segment
 			}
 			s.vanished(v)
 			continue
@@ -139,12 +140,13 @@ func (s *Spool) read(most, maxBytes int) (records []Record, err error) {
 type view struct {
 	segment *segment
 	end     int64  // where its good frames end
-	limit   uint64 // the position at which they end
-	settled uint64 // what is missing from here on was never acknowledged
-	holes   bool   // something ahead is acknowledged
+	limit   uint64 // the position after the last readable entry
+	settled uint64 // entries below it were synced, so a missing one is damage; later ones were never reported as durable
+	holes   bool   // some positions above the lowest pending one are already acknowledged
 }
 
-// view returns the segment in which the next entry is, if there is one.
+// view returns the segment that holds the next entry. It reports false if there is no entry to
+// read.
 func (s *Spool) view() (view, bool) {
 	r := &s.reader
 	lost, where := uint64(0), ""
@@ -160,7 +162,7 @@ func (s *Spool) view() (view, bool) {
 		if limit <= r.at {
 			continue
 		}
-		if r.at < g.base { // what was between is gone
+		if r.at < g.base { // the entries in between are gone
 			lost, where = s.done.add(r.at, g.base), g.name
 			r.at = g.base
 		}
@@ -173,14 +175,14 @@ func (s *Spool) view() (view, bool) {
 		}
 		return v, true
 	}
-	if r.at < s.next { // the last ones are gone
+	if r.at < s.next { // the last entries are gone
 		lost, where = s.done.add(r.at, s.next), "the end"
 		r.at = s.next
 	}
 	return view{}, false
 }
 
-// visit opens the view's segment, if it is another one than before.
+// visit opens the view's segment, unless it is open already.
 func (s *Spool) visit(v view) error {
 	r := &s.reader
 	if r.segment == v.segment {
@@ -202,24 +204,24 @@ func (s *Spool) visit(v view) error {
 	return nil
 }
 
-// vanished says that somebody has removed a segment.
+// vanished records that a segment file does not exist any more, and moves on to the next one.
 func (s *Spool) vanished(v view) {
 	s.mu.Lock()
 	lost := s.done.add(s.reader.at, v.limit)
 	s.changes++
 	s.mu.Unlock()
 	s.reader.at = v.limit
-	if s.report == nil { // else it is the owner, most likely, who is done with it
+	if s.report == nil { // for a read-only spool it is most likely that the owner has removed a finished segment
 		s.countDamage(lost, v.segment.name)
 	}
 }
 
-// readSegment appends the entries of a segment, from the reader's position on.
+// readSegment appends the entries of a segment, starting at the reader's position.
 func (s *Spool) readSegment(records []Record, v view, most, maxBytes int) ([]Record, error) {
 	r := &s.reader
 	topic := ""
 	for len(records) < most && maxBytes > 0 && r.at < v.limit {
-		from := v.segment.base + uint64(r.scan.index) // all before was seen
+		from := v.segment.base + uint64(r.scan.index) // all positions before were seen
 		found, err := r.scan.next()
 		position := v.segment.base + uint64(found.index)
 		if err == io.EOF || err == nil && position >= v.limit {
@@ -243,7 +245,7 @@ func (s *Spool) readSegment(records []Record, v view, most, maxBytes int) ([]Rec
 			continue
 		}
 		if record.Topic == topic {
-			record.Topic = topic // shares the string
+			record.Topic = topic // share the string
 		}
 		topic = record.Topic
 		records = append(records, record)
@@ -254,7 +256,7 @@ func (s *Spool) readSegment(records []Record, v view, most, maxBytes int) ([]Rec
 
 const arenaBytes = 64 << 10
 
-// keep copies bytes that will change.
+// keep copies b, because the scanner reuses its buffer.
 func (r *reader) keep(b []byte) []byte {
 	if len(b) > cap(r.arena)-len(r.arena) {
 		r.arena = make([]byte, 0, max(arenaBytes, len(b)))
@@ -270,9 +272,9 @@ func (s *Spool) isDone(position uint64) bool {
 	return s.done.has(position)
 }
 
-// missed says that there are no entries [from, to) in a segment. Those that were
-// synced are counted as damaged, and the bytes before found are kept; the others were
-// never acknowledged.
+// missed records that a segment holds no readable entries at the positions [from, to). Those that
+// had been synced are counted as damaged, and the bad bytes before found go to the quarantine. The
+// others were never reported as durable.
 func (s *Spool) missed(v view, from, to uint64, found scanned) {
 	if from >= to {
 		return
@@ -300,12 +302,13 @@ func (s *Spool) missed(v view, from, to uint64, found scanned) {
 	}
 }
 
-// Ack says that entries, of which Next has returned the positions, are acknowledged:
-// they need not be sent again. They may come in any order. The cursor moves when all
-// before are acknowledged too; those that wait for that survive a restart as well.
+// Ack records that entries are acknowledged, so that they are not sent again. positions are
+// positions that Next has returned, in any order. The cursor advances past an entry once all
+// entries before it are acknowledged. Acknowledgements after a gap are stored too, and survive a
+// restart.
 //
-// An acknowledgement survives the death of the process. A power cut may take those
-// of the last seconds: then these entries are returned again.
+// An acknowledgement survives the death of the process. A power cut may lose those of the last few
+// seconds; then Next returns these entries again.
 func (s *Spool) Ack(positions ...uint64) error {
 	if err := s.owner.check(); errors.Is(err, ErrInUse) {
 		return err
@@ -330,8 +333,9 @@ func (s *Spool) Ack(positions ...uint64) error {
 	return nil
 }
 
-// Quarantine puts an entry that can never be acknowledged aside, with the reason,
-// into a file that people can read. After nil it is there durably, and does not come again.
+// Quarantine sets an entry aside that the cluster will never accept. It writes the entry, with the
+// reason, to a file that people can read. After nil it is durable there, and Next does not return
+// it again.
 func (s *Spool) Quarantine(r Record, reason string) error {
 	s.mu.Lock()
 	closed, over := s.closing, s.done.has(r.Position)
@@ -355,9 +359,10 @@ func (s *Spool) Quarantine(r Record, reason string) error {
 	return nil
 }
 
-// Discard takes entries, of which Next has returned the positions, out of the spool without
-// their being sent; they count as discarded. After nil that is durable. It fails, and does
-// nothing, with ErrHoles if too many stretches of others would be left between.
+// Discard removes entries from the spool without sending them, and counts them as discarded.
+// positions are positions that Next has returned. After nil the removal is durable. Discard fails
+// with ErrHoles, and changes nothing, if the pending entries would be left in more than maxHoles
+// separate ranges.
 func (s *Spool) Discard(positions ...uint64) error {
 	s.mu.Lock()
 	if s.closing {

@@ -12,9 +12,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
-// TestFailedSegmentIsNotRead refuses an event, since each sync fails, and fails what would
-// take it out of the segment again. It stays there, at the position that the next event
-// gets: only that one may be returned, even if the one before is damaged.
+// TestFailedSegmentIsNotRead fails each sync, so that an event is rejected, and also fails the
+// operations that would remove it from the segment. The event stays there, at the position that the
+// next event gets. Only the next event may be returned, even if the event before it is damaged.
 func TestFailedSegmentIsNotRead(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -54,14 +54,14 @@ func TestFailedSegmentIsNotRead(t *testing.T) {
 	}
 }
 
-// TestTornBeforeKill loses what a killed process had not synced, but not what the next one
-// wrote behind it: that is no damage.
+// TestTornBeforeKill loses what a killed process had not synced, but not what the next process
+// wrote after it. That is not damage.
 func TestTornBeforeKill(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
 	opts := Options{FS: fsys, SegmentBytes: 16 << 10, MaxBytes: 1 << 20}
 	large := Entry{Topic: "t", Value: make([]byte, 2000)}
-	// atSync returns the file system as it is when the next sync of a segment begins.
+	// atSync returns a copy of the file system as it is when the next sync of a segment begins.
 	atSync := func(fsys *disktest.Model) func() *disktest.Model {
 		var found *disktest.Model
 		fsys.Observe(func(call, name string, now disktest.Moment) {
@@ -87,7 +87,7 @@ func TestTornBeforeKill(t *testing.T) {
 		mustClose(t, s) // what is left of it is in fsys
 		opts.FS = fsys
 	}
-	// fsys has large twice, neither of them synced: cut the power often.
+	// fsys now holds "large" twice, neither copy synced: try many power cuts.
 	rng := rand.New(rand.NewPCG(1, 1))
 	for range 2000 {
 		cut := opts
@@ -101,7 +101,7 @@ func TestTornBeforeKill(t *testing.T) {
 	}
 }
 
-// TestIndexMustFit puts a frame where its index cannot be.
+// TestIndexMustFit puts a frame where a frame with its index cannot be.
 func TestIndexMustFit(t *testing.T) {
 	t.Parallel()
 	e := numbered(0)
@@ -117,8 +117,8 @@ func TestIndexMustFit(t *testing.T) {
 	}
 }
 
-// TestNothingKnown opens a spool of which a crash has left no header and no cursor: it
-// is nobody's.
+// TestNothingKnown opens a spool for which a crash has left neither a header nor a cursor, so that
+// it belongs to no identity.
 func TestNothingKnown(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()

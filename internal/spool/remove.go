@@ -11,9 +11,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Remove deletes a spool in which nothing is left, and reports whether it did. A spool with events, with
-// losses or with files of others stays. It fails with [ErrInUse] if a process has the spool. A process that
-// opens it at the same moment has a new one.
+// Remove deletes a spool that holds nothing, and reports whether it did. It keeps a spool that has
+// events, losses or files that are not the spool's. It fails with [ErrInUse] if a process uses the
+// spool. A process that opens the spool at the same moment gets a new one.
 func Remove(ctx context.Context, dir string) (removed bool, err error) {
 	fsys, err := disk.New(dir)
 	if err != nil {
@@ -28,12 +28,14 @@ func Remove(ctx context.Context, dir string) (removed bool, err error) {
 	if err = errors.Join(err, owner.release()); err != nil {
 		return false, fmt.Errorf("remove spool %s: %w", dir, err)
 	}
-	// Another process may have taken the directory by now, which then is not empty any more.
+	// Another process may have created a new spool in the directory by now. Then the directory is
+	// not empty and os.Remove fails, as it should.
 	return removed && os.Remove(dir) == nil, nil
 }
 
-// removeEmpty removes all files if there is nothing in them, and the lock last, while it is held: whoever waits
-// for that one finds out that it is gone.
+// removeEmpty removes all files of the spool if none holds anything worth keeping. It removes the
+// lock file last, while it holds the lock. A process that is waiting for the lock then notices that
+// the file is gone.
 func removeEmpty(fsys FS, owner *owner) (bool, error) {
 	infos, err := fsys.List()
 	if err != nil {

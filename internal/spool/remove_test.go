@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestRemove fails when a spool with anything in it is removed, or an empty one stays.
+// TestRemove checks that a spool that holds anything is not removed, and that an empty one is.
 func TestRemove(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -64,7 +64,7 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestRemoveWhileOthersOpen fails when a spool that a process has just opened is taken away from it.
+// TestRemoveWhileOthersOpen checks that a spool that a process has just opened is not removed.
 func TestRemoveWhileOthersOpen(t *testing.T) {
 	t.Parallel()
 	path := dir(t)

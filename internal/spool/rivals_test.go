@@ -19,7 +19,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// freeze stops the beat of an owner, as when its process or its machine is suspended.
+// freeze stops the beat of an owner, as if its process or its machine were suspended.
 func freeze(s *Spool) {
 	close(s.owner.stop)
 	s.owner.beat.Wait()
@@ -34,8 +34,9 @@ func files(fsys *disktest.Model) map[string]string {
 	return all
 }
 
-// TestLostOwnerWritesNothing suspends an owner until another process has the spool, and
-// then has it go on. It has not noticed: no call may change a byte all the same.
+// TestLostOwnerWritesNothing suspends an owner until another process has the spool, and then
+// resumes it. The old owner has not noticed the change. Even so, none of its calls may change a
+// byte.
 func TestLostOwnerWritesNothing(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(s *Spool, read []Record) error{
@@ -82,7 +83,7 @@ func TestLostOwnerWritesNothing(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				after := files(fsys)
-				after[ownerName] = before[ownerName] // in which the new owner counts its beat
+				after[ownerName] = before[ownerName] // the new owner increments its beat there
 				if !maps.Equal(before, after) {
 					for _, name := range slices.Sorted(maps.Keys(before)) {
 						if before[name] != after[name] {
@@ -106,8 +107,9 @@ func TestLostOwnerWritesNothing(t *testing.T) {
 	}
 }
 
-// TestSuspendedInWrite suspends an owner in the middle of a write, or of a sync, until another process has
-// the spool. The write goes to the disk then, and must do no harm; nor may it pass for durable.
+// TestSuspendedInWrite suspends an owner in the middle of a write, or of a sync, until another
+// process has the spool. The write reaches the disk after that. It must do no harm, and must not be
+// reported as durable.
 func TestSuspendedInWrite(t *testing.T) {
 	t.Parallel()
 	for _, call := range []string{"write", "sync"} {
@@ -137,7 +139,7 @@ func TestSuspendedInWrite(t *testing.T) {
 			first.Close()
 			mustClose(t, second)
 			third := mustOpen(t, opts)
-			all := slices.DeleteFunc(drain(t, third), func(r Record) bool { return r.ID == "99" }) // may be there
+			all := slices.DeleteFunc(drain(t, third), func(r Record) bool { return r.ID == "99" }) // it may be there
 			wantNumbered(t, all, 0, 10)
 			if st := third.Stats(); st.Damaged != 0 {
 				t.Errorf("suspended in %s: %d events are damaged", call, st.Damaged)
@@ -146,10 +148,10 @@ func TestSuspendedInWrite(t *testing.T) {
 	}
 }
 
-// TestTwoOwners has two owners race over a spool whose lock was taken away: its file was removed or,
-// on a file system of several machines, the lock is not carried to the others and the machine is
-// suspended at times. The first goes on until it notices. Whatever it was promised must hold, and
-// nothing that the second does may suffer.
+// TestTwoOwners has two owners of a spool whose lock does not work: either its file was removed or,
+// on a file system shared by machines, locks stay local and the machine is suspended at times. The
+// first owner continues until it notices. All that was guaranteed to it must hold, and nothing that
+// the second owner does may be harmed.
 func TestTwoOwners(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
@@ -166,7 +168,7 @@ func race(t *testing.T, shared bool, rng *rand.Rand) {
 	fsys := disktest.New()
 	fsys.SetShared(shared)
 	opts := Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20}
-	logged, sent := map[string]bool{}, map[string]bool{} // what was promised: by ID
+	logged, sent := map[string]bool{}, map[string]bool{} // what was guaranteed, by ID
 	pause := func(most time.Duration) { time.Sleep(time.Duration(rng.Int64N(int64(most)) + 1)) }
 	n := 0
 	work := func(s *Spool, steps int) error {
@@ -255,8 +257,9 @@ func race(t *testing.T, shared bool, rng *rand.Rand) {
 	}
 }
 
-// TestLockFileRemoved removes the lock file of a spool on the real disk, as somebody does who takes it for
-// left behind: of two Spools that then have the directory, the first stops before the second begins.
+// TestLockFileRemoved removes the lock file of a spool on the real disk, as somebody does who
+// thinks that the file is stale. Two Spools then open the directory. The first must stop before the
+// second begins.
 func TestLockFileRemoved(t *testing.T) {
 	t.Parallel()
 	path := dir(t)

@@ -27,15 +27,15 @@ type uuid [16]byte
 // segmentHeader stands at the start of each segment.
 type segmentHeader struct {
 	spool   uuid
-	id      uint64 // segments are in the order of their ids
+	id      uint64 // segments are ordered by ID
 	base    uint64 // the position of the segment's first entry
-	settled uint64 // all entries of earlier segments below it were synced when this segment was made
+	settled uint64 // when this segment was created, all entries of earlier segments below this position were synced
 	created time.Time
-	subject string // whose events these are
+	subject string // the identity that logged the events
 }
 
-// segmentName names a segment by its id and base, so that neither hangs on a single
-// good sector.
+// segmentName returns a file name with the segment's ID and base. Both are in the header too, so
+// that a single bad sector cannot lose them.
 func segmentName(id, base uint64) string { return fmt.Sprintf(segmentNameForm, id, base) }
 
 func parseSegmentName(name string) (id, base uint64, ok bool) {
@@ -88,8 +88,9 @@ func parseSegmentHeader(b []byte) (segmentHeader, error) {
 	return h, nil
 }
 
-// seeds start the checksums of a segment's frames, so that bytes of another
-// spool, or of another segment, never pass for a frame of this one.
+// seeds are the initial values of the checksums of a segment's frames. They differ between spools
+// and, for frame headers, between segments. So bytes of another spool, or of a segment that used
+// the same disk blocks before, are not mistaken for a frame of this one.
 type seeds struct{ frame, body uint32 }
 
 func newSeeds(spool uuid, base uint64) seeds {
@@ -97,11 +98,11 @@ func newSeeds(spool uuid, base uint64) seeds {
 	return seeds{body: body, frame: checksum(body, le.AppendUint64(nil, base))}
 }
 
-// frame is what a frame's header says:
+// frame is the content of a frame's header. On disk, in little-endian byte order:
 //
-//	length of the body  3 bytes, little-endian as all numbers
+//	length of the body  3 bytes
 //	flags               1
-//	index               4  the entry's position less the segment's base
+//	index               4  the entry's position minus the segment's base
 //	checksum of body    4  CRC32C
 //	checksum            4  CRC32C of these 12 bytes
 type frame struct {
@@ -111,7 +112,7 @@ type frame struct {
 	body   uint32
 }
 
-// put writes f to b, which has frameHeaderBytes.
+// put writes f to b, which has frameHeaderBytes bytes.
 func (s seeds) put(b []byte, f frame) {
 	le.PutUint32(b, uint32(f.length)|uint32(f.flags)<<24)
 	le.PutUint32(b[4:], f.index)
@@ -119,7 +120,7 @@ func (s seeds) put(b []byte, f frame) {
 	le.PutUint32(b[12:], checksum(s.frame, b[:12]))
 }
 
-// parse returns what put wrote.
+// parse decodes what put wrote. ok is false if b is not a frame header of this segment.
 func (s seeds) parse(b []byte) (f frame, ok bool) {
 	f.length = int(b[0]) | int(b[1])<<8 | int(b[2])<<16
 	f.flags = b[3]
@@ -131,8 +132,8 @@ func (s seeds) parse(b []byte) (f frame, ok bool) {
 	return f, checksum(s.frame, b[:12]) == le.Uint32(b[12:])
 }
 
-// scanner reads the frames of a segment and passes over what is not one. It reads
-// ahead, and never beyond end.
+// scanner reads the frames of a segment and skips bytes that are not part of a good frame. It reads
+// ahead, but never beyond end.
 type scanner struct {
 	src   io.ReaderAt
 	seeds seeds
@@ -140,17 +141,18 @@ type scanner struct {
 	end   int64  // where the segment ends
 	index uint32 // the lowest index that the next frame may have
 
-	buf   []byte // what was read ahead, from bufAt
+	buf   []byte // data that was read ahead; it begins at bufAt
 	bufAt int64
-	chunk int // how much to read ahead
+	chunk int // how many bytes to read ahead
 }
 
-// A scanned is a good frame, or the end of the segment (io.EOF), after bytes that are none.
+// A scanned is a good frame, or the end of the segment (io.EOF), together with the bad bytes before
+// it.
 type scanned struct {
 	frame
-	at      int64  // where its header begins
+	at      int64  // where the frame header begins
 	content []byte // valid until the next call
-	bad     int64  // how many bytes before it are not part of a good frame
+	bad     int64  // how many bytes before the frame are not part of a good frame
 }
 
 const readAhead = 256 << 10
@@ -159,11 +161,11 @@ func newScanner(src io.ReaderAt, s seeds, end int64) *scanner {
 	return &scanner{src: src, seeds: s, off: headerBytes, end: max(end, headerBytes), chunk: readAhead}
 }
 
-// next returns the next good frame, or io.EOF at the end, or an error of reading.
+// next returns the next good frame, io.EOF at the end of the segment, or an error of the disk.
 // After an error it can be called again.
 func (s *scanner) next() (scanned, error) {
 	from, at := s.off, s.off
-	lost := uint32(0) // at most so many frames can have been in the bad bytes
+	lost := uint32(0) // how many frames the bad bytes can hold at most
 	for {
 		if s.end-at < frameHeaderBytes+minBodyBytes {
 			return scanned{at: s.end, bad: s.end - from}, io.EOF
@@ -186,13 +188,15 @@ func (s *scanner) next() (scanned, error) {
 			s.off, s.index = after, f.index+1
 			return scanned{frame: f, at: at, content: content, bad: at - from}, nil
 		}
-		// The header is good, so its length is, and nothing else need be lost.
+		// The header's checksum is good, so the length is right. Only this frame is lost.
 		at, lost = after, lost+1
 		lost = max(lost, uint32((at-from)/(frameHeaderBytes+minBodyBytes)))
 	}
 }
 
-// frameAt returns the frame header at the offset, if there is one that makes sense there.
+// frameAt returns the frame header at an offset. It reports false if there is no valid header, the
+// frame would end beyond the segment, or its index cannot follow the last good frame. lost is how
+// many frames can have been in the bad bytes between.
 func (s *scanner) frameAt(at int64, lost uint32) (frame, bool, error) {
 	b, err := s.peek(at, frameHeaderBytes)
 	if err != nil {
@@ -204,7 +208,7 @@ func (s *scanner) frameAt(at int64, lost uint32) (frame, bool, error) {
 	return f, ok, nil
 }
 
-// peek returns n bytes at the offset, which are before end.
+// peek returns n bytes at an offset. The caller makes sure that they lie before end.
 func (s *scanner) peek(at int64, n int) ([]byte, error) {
 	if at >= s.bufAt && at+int64(n) <= s.bufAt+int64(len(s.buf)) {
 		i := at - s.bufAt

@@ -20,72 +20,77 @@ import (
 )
 
 var (
-	// ErrFull means that there is no room: the spool has reached MaxBytes, or the
-	// disk is full.
+	// ErrFull means that there is no room for an entry: the spool has reached MaxBytes, or the disk
+	// is full.
 	ErrFull = errors.New("the spool is full")
 	// ErrClosed means that the spool was closed.
 	ErrClosed = errors.New("the spool is closed")
-	// ErrInUse means that another process, or another Spool of this one, has the directory.
+	// ErrInUse means that another process, or another Spool in this process, has the directory
+	// open.
 	ErrInUse = errors.New("the spool is in use")
-	// ErrInsecure means that others may read or write the spool's files.
+	// ErrInsecure means that other users may read or write the spool's files.
 	ErrInsecure = errors.New("the spool is open to others")
-	// ErrSubject means that events of another identity wait in the spool.
+	// ErrSubject means that the spool holds pending events of another identity.
 	ErrSubject = errors.New("the spool holds events of another identity")
-	// ErrHoles says that too many stretches of entries that wait would have others that do not between them.
+	// ErrHoles means that the pending entries would be left in more separate ranges than the cursor
+	// can store.
 	ErrHoles = errors.New("too many stretches of events that wait")
-	// ErrTooLarge means that an entry, or entries appended together, can never fit.
+	// ErrTooLarge means that an entry, or the entries of one call together, exceed a size limit of
+	// the spool, so that retrying cannot help.
 	ErrTooLarge = errors.New("too large for the spool")
 )
 
-// These begin the subject of events that were logged with a credential when it was not known whose it is.
-// The hash of the credential follows, or the ID of the access key.
+// The subject of a spool begins with one of these prefixes if its events were logged with a
+// credential before the identity behind that credential was known. After Unbound follows the hash
+// of the credential, after UnboundKey the ID of the access key.
 const (
 	Unbound    = "credential sha256:"
 	UnboundKey = "access key "
 )
 
-// IsUnbound reports whether a subject is not that of a person.
+// IsUnbound reports whether a subject names a credential instead of an identity. See [Unbound].
 func IsUnbound(subject string) bool {
 	return strings.HasPrefix(subject, Unbound) || strings.HasPrefix(subject, UnboundKey)
 }
 
-// Policy says what happens to an entry for which there is no room.
+// Policy says what Append does when there is no room for an entry.
 type Policy int
 
 const (
 	Block      Policy = iota // Append waits for room
 	Reject                   // Append fails with ErrFull
-	DropOldest               // the oldest segment makes room, and what it held is counted as dropped
+	DropOldest               // the spool removes its oldest segment to make room, and counts its pending entries as dropped
 )
 
-// Options say where a spool is and how large it may be.
+// Options configure a spool.
 type Options struct {
-	// Dir is the spool's own directory. It is made if need be. Required.
+	// Dir is the spool's own directory. Open creates it if it does not exist. Required.
 	Dir string
 
-	// Subject is the identity whose events these are, at most 128 bytes. A
-	// spool in which events of another one wait is refused.
+	// Subject is the identity that logs the events, at most 128 bytes. Open fails with [ErrSubject]
+	// if the spool holds pending events of another identity.
 	Subject string
 
-	// Same reports whether events that wait under another subject are of this
+	// Same reports whether pending events that were logged under another subject belong to this
 	// identity as well. Optional.
 	Same func(subject string) bool
 
-	// MaxBytes bounds what the spool has on disk. Default: 1 GiB.
+	// MaxBytes limits the size of the spool on disk: its segments and its quarantine. Default: 1
+	// GiB.
 	MaxBytes int64
 
-	// SegmentBytes is the size of one file; the first ones, and those after the disk was full, are
-	// smaller. Default: 8 MiB, or what keeps 16 files within MaxBytes if that is less.
+	// SegmentBytes is the size of a segment file. The first segments, and those that follow a full
+	// disk, are smaller. Default: 8 MiB, or MaxBytes/16 if that is less.
 	SegmentBytes int64
 
-	// Policy says what to do when MaxBytes is reached or the disk is full.
+	// Policy says what Append does when MaxBytes is reached or the disk is full. Default: [Block].
 	Policy Policy
 
-	// FS replaces the file system of Dir, for tests.
+	// FS replaces the file system at Dir, for tests.
 	FS FS
 
-	// Diagnostics receives what the spool says about itself. They must not end
-	// in this spool. Nil discards them.
+	// Diagnostics receives the spool's own messages. It must not write them to this spool. Nil
+	// discards them.
 	Diagnostics *slog.Logger
 }
 
@@ -94,7 +99,7 @@ const (
 
 	minSegmentBytes = 1 << 10
 	maxSegmentBytes = 1 << 30
-	maxHoles        = 1 << 16 // bounds what is acknowledged out of order, and so what the cursor takes
+	maxHoles        = 1 << 16 // limits the spans that are acknowledged out of order, and so the size of the cursor
 )
 
 func (o *Options) complete() error {
@@ -134,50 +139,50 @@ type Spool struct {
 	opts  Options
 	fs    FS
 	id    uuid
-	seeds seeds // only the body's; the frame's are per segment
+	seeds seeds // of the checksums; only body is used, since frame differs from segment to segment
 	owner *owner
 	log   *slog.Logger
 
-	requests sync.Pool // of *request, to be used again
+	requests sync.Pool // of *request, for reuse
 
-	// Owned by the goroutine that commits.
+	// The fields up to segmentBytes belong to the goroutine that commits, once Open has returned.
 	active    *segment // the segment that is appended to, or nil
 	file      File     // its file
 	synced    bool     // all of active is known to be synced
 	lastID    uint64
-	out       []byte // a batch as it goes to disk
-	lastBatch int    // how many requests the last batch had
+	out       []byte // buffer for a batch in its on-disk form
+	lastBatch int    // how many calls of Append the last batch answered
 
-	// What is asked of the disk at once: less after it was full, and more each time that this goes well.
-	batchBytes   int   // of a batch with more than one request
-	segmentBytes int64 // of a segment; at most Options.SegmentBytes
+	// How much one operation writes. A full disk reduces both; each success raises them again.
+	batchBytes   int   // limit of a batch that has more than one request
+	segmentBytes int64 // limit of a segment; at most Options.SegmentBytes
 
-	// Of a spool that is only looked at: what is wrong with it, and where.
+	// Set for a read-only spool only: the problems found, and the bytes torn at the end.
 	report *Report
 	torn   int64 // see tail
 
-	keepMu   sync.Mutex // held while the durable cursor is written, or what is behind it removed
-	keptSlot uint64     // which of the cursor's files is next; guarded by keepMu
+	keepMu   sync.Mutex // held while the durable cursor is written, and while segments before it are removed
+	keptSlot uint64     // which of the cursor's two files to write next; guarded by keepMu
 
 	acked      ackedFile
 	reserve    reserve
 	quarantine quarantine
 	reader     reader
 
-	mu          sync.Mutex // guards all below
+	mu          sync.Mutex // guards the fields below
 	queue       []*request
 	queued      int // bytes in queue and in the batch being committed
-	undone      int // asynchronous requests whose done has not returned
+	undone      int // AppendAsync requests whose callback has not returned
 	completions []completion
 	segments    []*segment // oldest first
 	bytes       int64      // of all segments
-	next        uint64     // the position of the next entry; all before it can be read
+	next        uint64     // the position of the next entry; all entries before it can be read
 	settled     uint64     // all entries below it are known to be synced
-	handed      uint64     // the end of what Next has returned
-	done        spans      // what is acknowledged, dropped or lost
+	handed      uint64     // end of the positions that Next has returned
+	done        spans      // the positions that are acknowledged, quarantined, discarded, dropped or lost
 	changes     uint64     // counts changes of done
-	kept        uint64     // everything below is acknowledged, durably
-	keptChanges uint64     // what changes was then
+	kept        uint64     // every position below it is done according to the durable cursor
+	keptChanges uint64     // the value of changes when that cursor was written
 	keptAt      time.Time
 	generation  uint64 // of the last cursor made
 	counts      counts
@@ -187,50 +192,51 @@ type Spool struct {
 	waiting     string
 	full        string
 	lastErr     error
-	sealed      bool // nothing more is accepted
+	sealed      bool // Seal was called: no further entries are accepted
 	closing     bool
-	changed     chan struct{} // closed when something above changes for those who wait; nil if nobody does
+	changed     chan struct{} // closed at the next change of the state above; nil if no goroutine waits for it
 
-	wake chan struct{} // the queue is not empty, or closing
-	room chan struct{} // there may be room again, or closing
-	note chan struct{} // there are completions
-	tidy chan struct{} // there may be segments to remove, or a cursor to keep
-	quit chan struct{} // closed by Close when the committing is over
+	wake chan struct{} // signals that the queue is not empty, or that the spool is closing
+	room chan struct{} // signals that there may be room again, or that the spool is closing
+	note chan struct{} // signals that there are completions
+	tidy chan struct{} // signals that there may be segments to remove, or a cursor to write
+	quit chan struct{} // closed when the committing goroutine has ended
 	work sync.WaitGroup
 
 	closeOnce sync.Once
 	closeErr  error
 }
 
-// segment is a file of frames. Its fields change under the spool's mu.
+// segment describes a segment file. Its fields are guarded by the spool's mu.
 type segment struct {
 	name    string
 	id      uint64
 	base    uint64 // the position of its first entry
-	limit   uint64 // positions from here on are those of later segments
-	size    int64  // of the file, up to where it can be good
+	limit   uint64 // later segments hold the positions from here on; frames of this one from here on are ignored
+	size    int64  // in bytes, up to where the file can hold good frames
 	settled uint64 // see segmentHeader
 	created time.Time
 	subject string
 	spool   uuid
-	damaged bool // the header is
+	damaged bool // the header is damaged
 }
 
-const noLimit = math.MaxUint64 // of the last segment
+const noLimit = math.MaxUint64 // the limit of the last segment
 
 func (g *segment) seeds() seeds { return newSeeds(g.spool, g.base) }
 
-// Open opens the spool in a directory, or makes one, and takes it for this process.
+// Open opens the spool in a directory, or creates one, and takes ownership of it for this process.
 //
-// It reads the headers of all segments, but of the entries only those in the last
-// one. Damage is no reason to fail: it is passed over and counted when it is read. An
-// error of the disk is returned, since it may pass.
+// Open reads the headers of all segments, but reads entries of the last segment only. Damage does
+// not make it fail: damaged entries are skipped and counted when they are read. An error of the
+// disk makes it fail, because the error may be temporary and the data may be intact.
 //
-// On a file system that several machines may have, it watches for some seconds whether an
-// owner that did not give the spool back is still alive. ctx bounds that wait.
+// The previous owner may have died without releasing the spool. On a file system that several
+// machines may have mounted, Open then watches for some seconds whether that owner is still alive.
+// ctx bounds that wait.
 //
-// It returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion], ctx's error or what
-// the file system says.
+// Open returns [ErrInUse], [ErrInsecure], [ErrSubject], [ErrVersion], ctx's error or an error of
+// the file system.
 func Open(ctx context.Context, opts Options) (*Spool, error) {
 	for attempt := 0; ; attempt++ {
 		s, err := open(ctx, opts)
@@ -277,9 +283,10 @@ func open(ctx context.Context, opts Options) (_ *Spool, err error) {
 	return s, nil
 }
 
-// load syncs the directory and finds out what is in it.
+// load syncs the directory and reads the state of the spool from its files.
 func (s *Spool) load() (im image, err error) {
-	// What an earlier process made and did not live to sync counts from here on.
+	// An earlier process may have created files and died before it synced the directory. From here
+	// on this process relies on them, so sync the directory first.
 	if err := s.fs.SyncParent(); err != nil {
 		return im, fmt.Errorf("sync the directory's parent: %w", err)
 	}
@@ -299,7 +306,7 @@ func (s *Spool) load() (im image, err error) {
 	return im, s.checkSubject()
 }
 
-// look takes over what the files say. It changes none of them.
+// look sets the spool's state from its files. It changes no file.
 func (s *Spool) look(infos []fs.FileInfo) (im image, err error) {
 	if im, err = readImage(s.fs, infos); err != nil {
 		return im, err
@@ -331,9 +338,9 @@ func (s *Spool) look(infos []fs.FileInfo) (im image, err error) {
 	return im, nil
 }
 
-// recover reads the last segment, to find out where the spool ends. If that segment
-// ends cleanly it is appended to. Else the next one begins after its last good frame,
-// and what is torn is never read again.
+// recover reads the last segment to find the end of the spool. If that segment ends cleanly, the
+// spool appends to it. Otherwise the next segment begins after its last good frame, and the torn
+// bytes are never read again.
 func (s *Spool) recover(end uint64) error {
 	s.next, s.settled = max(s.done.top(), end), end
 	if len(s.segments) == 0 {
@@ -360,11 +367,11 @@ func (s *Spool) recover(end uint64) error {
 	return err
 }
 
-// checkSubject fails if somebody else's events wait.
+// checkSubject fails if the spool holds pending events of another identity.
 func (s *Spool) checkSubject() error {
 	for _, g := range s.segments {
 		if g.spool == (uuid{}) {
-			continue // without the spool's id nothing in it can be read
+			continue // without the spool's ID nothing in the segment can be read
 		}
 		if min(g.limit, s.next) > s.done.low && g.subject != s.opts.Subject && (s.opts.Same == nil || !s.opts.Same(g.subject)) {
 			return fmt.Errorf("%w: %q, not %q", ErrSubject, g.subject, s.opts.Subject)
@@ -373,8 +380,8 @@ func (s *Spool) checkSubject() error {
 	return nil
 }
 
-// countDamage counts entries that are lost. It takes mu, and so does not tell of them
-// with it held: the diagnostics may go anywhere.
+// countDamage counts n lost entries and reports them. The caller must not hold mu: countDamage
+// takes it, and logs without it, because the diagnostics handler may call back into the spool.
 func (s *Spool) countDamage(n uint64, segment string) {
 	if n > 0 {
 		s.mu.Lock()
@@ -385,8 +392,8 @@ func (s *Spool) countDamage(n uint64, segment string) {
 	}
 }
 
-// isOurs tells whether a name in the spool's directory is one that the spool gives. The
-// directory may hold files of others, which are left alone.
+// isOurs reports whether name is a file name that the spool uses. Other files in the directory are
+// left alone.
 func isOurs(name string) bool {
 	switch name {
 	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp, dismissedName, dismissedTemp:
@@ -397,7 +404,7 @@ func isOurs(name string) bool {
 	return segment || quarantine
 }
 
-// checkModes fails if others than the owner may get at the spool's directory or its files.
+// checkModes fails if other users have access to the spool's directory or its files.
 func checkModes(infos []fs.FileInfo) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -417,14 +424,14 @@ func checkModes(infos []fs.FileInfo) error {
 	return nil
 }
 
-// image is what the files of a spool say.
+// image is the state of a spool as its files record it.
 type image struct {
 	names    map[string]bool
 	cursor   cursor
 	segments []*segment
 	bytes    int64
 
-	reserveBytes    int64 // of the reserve
+	reserveBytes    int64 // size of the reserve file
 	quarantineBytes int64
 	quarantineLast  uint64
 }
@@ -466,7 +473,7 @@ func readImage(fsys FS, infos []fs.FileInfo) (image, error) {
 	return im, nil
 }
 
-// readHeader reads g's header. If that is damaged, g.damaged tells.
+// readHeader reads g's header. If the header is damaged, readHeader sets g.damaged.
 func (g *segment) readHeader(fsys FS) error {
 	b, err := disk.ReadFile(fsys, g.name, headerBytes)
 	if err != nil {
@@ -481,21 +488,21 @@ func (g *segment) readHeader(fsys FS) error {
 	return nil
 }
 
-// arrange orders the segments, says where each ends, and gives those without a
-// good header what the others say.
+// arrange sorts the segments, sets the limit of each, and fills in the fields of segments with a
+// damaged header from the cursor.
 func (im *image) arrange() {
 	slices.SortFunc(im.segments, func(a, b *segment) int { return cmp.Compare(a.id, b.id) })
 	c := &im.cursor
 	for _, g := range im.segments {
-		if c.spool == (uuid{}) && !g.damaged { // no cursor: everything is sent (again)
+		if c.spool == (uuid{}) && !g.damaged { // without a cursor, all entries are sent, or sent again
 			c.spool, c.subject = g.spool, g.subject
 		}
 	}
 	limit := uint64(noLimit)
 	for _, g := range slices.Backward(im.segments) {
 		if g.damaged {
-			// A crash leaves such a header too, and then the end of the segment before may
-			// be torn as well: only the cursor knows what was synced.
+			// A crash while the header was being written looks like this too. Then the end of the
+			// segment before may be torn as well, so only the cursor says what was synced.
 			g.spool, g.subject, g.settled = c.spool, c.subject, min(g.base, c.end)
 		}
 		g.limit = limit
@@ -506,11 +513,11 @@ func (im *image) arrange() {
 	}
 }
 
-// A tail is what recover wants to know of the last segment.
+// A tail is what readTail finds out about the last segment.
 type tail struct {
 	next    uint64 // the position after the last good entry
 	settled uint64 // all entries below it were synced
-	torn    int64  // how many bytes of the last batch are not good
+	torn    int64  // bytes of the last batch that do not belong to a good frame
 }
 
 func readTail(fsys FS, g *segment) (tail, error) {
@@ -531,37 +538,37 @@ func readTail(fsys FS, g *segment) (tail, error) {
 		}
 		t.next = g.base + uint64(found.index) + 1
 		if found.flags&flagFirst != 0 && found.index > 0 {
-			// All before was synced, so that bad bytes there are damage, to be
-			// counted when they are read.
+			// All frames before this one were synced. So bad bytes among them are damage, not a
+			// torn write; they are counted when they are read.
 			t.torn, t.settled = 0, t.next-1
 		}
 	}
 }
 
-// Stats is what a spool says about itself.
+// Stats describes the state of a spool.
 type Stats struct {
-	Events   uint64    // that wait for their acknowledgement
+	Events   uint64    // not yet acknowledged
 	Bytes    int64     // on disk
 	Segments int       // files that hold events
-	Oldest   time.Time // when the oldest of Events was appended, or earlier; zero without any
+	Oldest   time.Time // when the oldest pending event was appended, or earlier; zero if none is pending
 
-	First uint64 // everything at a lower position is done with
+	First uint64 // every event at a lower position is done: acknowledged, or never to be sent
 	Next  uint64 // the position of the next entry to be appended
 
-	Queued   int    // bytes that were accepted and are not on disk yet
+	Queued   int    // bytes that were accepted and are not yet on disk
 	Appended uint64 // since Open
-	Rejected uint64 // since Open, for want of room
+	Rejected uint64 // since Open, because there was no room
 
-	// Over the spool's life:
+	// Over the spool's whole life:
 	Acknowledged uint64
 	Dropped      uint64 // by DropOldest
 	Discarded    uint64 // by [Spool.Discard]
 	Quarantined  uint64
-	Damaged      uint64 // lost since their bytes are
+	Damaged      uint64 // lost because their bytes are damaged or gone
 
-	Full    string // why it takes no more events, [DiskFull] for instance; "" if it does
-	Waiting string // what Append or Next wait for, if it is not for each other
-	Err     error  // the last error of the disk, or nil
+	Full    string // why the spool takes no more events, for example [DiskFull]; "" if it takes them
+	Waiting string // why Append waits for room, or Next for acknowledgements; "" if neither does
+	Err     error  // the last disk error since Open, or nil
 }
 
 // Stats returns a snapshot.
@@ -595,8 +602,8 @@ func (s *Spool) Stats() Stats {
 	return st
 }
 
-// ages remembers when entries were appended, for some of them: enough to tell the
-// age of the oldest that waits, and never too young.
+// ages records when entries were appended, for a sample of them. From it the spool derives the age
+// of the oldest pending entry, which may come out too old but never too young.
 type ages []age
 
 type age struct {
@@ -606,12 +613,12 @@ type age struct {
 
 const maxAges = 4096
 
-// add says that the entries from a position on were appended at a time.
+// add records that the entries from a position on were appended at time t.
 func (a *ages) add(from uint64, t time.Time) {
 	if n := len(*a); n > 0 && t.Sub((*a)[n-1].time) < time.Second {
 		return
 	}
-	if len(*a) == maxAges { // keep every other one
+	if len(*a) == maxAges { // full: drop every other one
 		half := (*a)[:0]
 		for i := 0; i < maxAges; i += 2 {
 			half = append(half, (*a)[i])
@@ -621,7 +628,8 @@ func (a *ages) add(from uint64, t time.Time) {
 	*a = append(*a, age{from, t})
 }
 
-// at forgets what is below a position, and returns when that was appended.
+// at returns when the entry at a position was appended, or earlier, and drops the records of
+// entries before it.
 func (a *ages) at(position uint64) time.Time {
 	i, found := slices.BinarySearchFunc(*a, position, func(e age, p uint64) int { return cmp.Compare(e.from, p) })
 	if !found {
@@ -636,7 +644,7 @@ func (a *ages) at(position uint64) time.Time {
 
 func (s *Spool) leastSegmentBytes() int64 { return min(firstSegmentBytes, s.opts.SegmentBytes) }
 
-// changing wakes those who wait for a change. The caller holds mu.
+// changing wakes the goroutines that wait for a change of the state. The caller holds mu.
 func (s *Spool) changing() {
 	if s.waiting != "" && s.firstDone() {
 		s.raise(s.room)
@@ -657,7 +665,7 @@ func (s *Spool) change() <-chan struct{} {
 
 func signal() chan struct{} { return make(chan struct{}, 1) }
 
-// raise sets a signal.
+// raise sets a signal. It does not block; a signal that is already set stays set.
 func (s *Spool) raise(signal chan struct{}) {
 	select {
 	case signal <- struct{}{}:
@@ -665,7 +673,7 @@ func (s *Spool) raise(signal chan struct{}) {
 	}
 }
 
-// failed remembers an error of the disk.
+// failed records and logs an error of the disk.
 func (s *Spool) failed(msg string, err error) {
 	s.mu.Lock()
 	s.lastErr = err
@@ -673,10 +681,10 @@ func (s *Spool) failed(msg string, err error) {
 	s.log.Warn(msg, "err", err)
 }
 
-// Close commits what was appended, calls what AppendAsync has promised to call, keeps
-// the cursor and gives the directory back. Entries for which there is no room then
-// fail with ErrClosed. What is not acknowledged stays for the next Open.
-// Acknowledge before: Ack fails after Close.
+// Close commits the entries that were accepted, runs the callbacks of AppendAsync, writes the
+// cursor and releases the directory. Entries for which there is no room then fail with ErrClosed.
+// Entries that are not acknowledged stay for the next Open. Ack fails after Close, so acknowledge
+// before. Close may be called more than once.
 func (s *Spool) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()

@@ -36,7 +36,7 @@ func mustClose(t testing.TB, s *Spool) {
 // dir returns a directory for a spool, which does not exist yet.
 func dir(t testing.TB) string { return filepath.Join(t.TempDir(), "spool") }
 
-// numbered is an entry that says which one it is.
+// numbered returns an entry whose value is its number.
 func numbered(n int) Entry {
 	return Entry{
 		Topic: "beamline", ID: fmt.Sprint(n),
@@ -55,7 +55,7 @@ func mustAppend(t testing.TB, s *Spool, from, to int) {
 	}
 }
 
-// drain reads all that waits, without acknowledging it.
+// drain reads all pending entries without acknowledging them.
 func drain(t testing.TB, s *Spool) []Record {
 	t.Helper()
 	all, err := readAll(s)
@@ -151,7 +151,7 @@ func TestManyWriters(t *testing.T) {
 	}
 }
 
-// appendAsync appends an entry that the spool has to accept.
+// appendAsync appends an entry and fails the test if the spool does not accept it.
 func appendAsync(t testing.TB, s *Spool, e Entry, done func(error)) {
 	t.Helper()
 	if err := s.AppendAsync(context.Background(), e, done); err != nil {
@@ -163,7 +163,7 @@ func appendAsync(t testing.TB, s *Spool, e Entry, done func(error)) {
 func TestAppendAsyncKeepsOrder(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, Options{Dir: dir(t), SegmentBytes: 4 << 10, MaxBytes: 64 << 20})
-	var done []int // no lock: done comes one at a time
+	var done []int // no lock needed: done is called one at a time
 	for n := range 1000 {
 		appendAsync(t, s, numbered(n), func(err error) {
 			if err != nil {
@@ -183,7 +183,7 @@ func TestAppendAsyncKeepsOrder(t *testing.T) {
 	}
 }
 
-// An entry that AppendAsync does not accept gets no call of done.
+// If AppendAsync does not accept an entry, done is not called.
 func TestAppendAsyncRefuses(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, Options{Dir: dir(t)})
@@ -203,7 +203,7 @@ func TestAppendAsyncRefuses(t *testing.T) {
 	}
 }
 
-// Seal and ctx release those that wait for their turn, while what was accepted is still written.
+// Seal and ctx release the calls that wait for the queue, while accepted entries are still written.
 func TestSealAndSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, Options{FS: disktest.New(), MaxBytes: 64 << 20})
@@ -214,7 +214,7 @@ func TestSealAndSync(t *testing.T) {
 		done := func(error) {
 			if first {
 				first = false
-				<-gate // holds up all other calls, so that the queue fills
+				<-gate // delays all other callbacks, so that the queue fills up
 			}
 			called++
 		}
@@ -330,8 +330,8 @@ func TestModes(t *testing.T) {
 	mustOpen(t, Options{Dir: path})
 }
 
-// TestStrangers fails when files of others in its directory keep a spool from working, or when
-// nobody is told of them.
+// TestStrangers checks that files in the directory that are not the spool's do not stop the spool
+// from working, and that they are reported.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
@@ -394,8 +394,8 @@ func TestSubject(t *testing.T) {
 	}
 }
 
-// TestUnbound has events that were logged when it was not known whose they are be taken over
-// by whom they turn out to belong to, before those that follow.
+// TestUnbound: events that were logged before their identity was known are taken over by the
+// identity to which they turn out to belong, and come before the events that follow.
 func TestUnbound(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
@@ -427,8 +427,8 @@ func TestUnbound(t *testing.T) {
 	}
 }
 
-// TestStatsTellPositions fails when it cannot be told that all that was appended
-// before a moment is done with.
+// TestStatsTellPositions checks that a caller can tell from Stats when all events are done that
+// were appended before a given moment.
 func TestStatsTellPositions(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, Options{Dir: dir(t)})
@@ -492,7 +492,8 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// TestDiscard fails when what was discarded is sent, also after a crash, or takes others along.
+// TestDiscard checks that discarded events are not sent, even after a crash, and that no others are
+// discarded.
 func TestDiscard(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
@@ -514,7 +515,7 @@ func TestDiscard(t *testing.T) {
 	if st := s.Stats(); st.Events != 50 || st.Discarded != 50 || st.Dropped != 0 || st.Acknowledged != 0 {
 		t.Errorf("Stats() = %+v, want 50 events discarded, none dropped, and 50 that wait", st)
 	}
-	// What a power cut leaves: all but what is never synced.
+	// The state after a power cut: everything except what is never synced.
 	crashed := dir(t)
 	if err := os.CopyFS(crashed, os.DirFS(path)); err != nil {
 		t.Fatal(err)
@@ -555,7 +556,8 @@ func TestDiscard(t *testing.T) {
 	}
 }
 
-// TestDiscardLeavesNoSieve fails when more is discarded than the cursor can tell.
+// TestDiscardLeavesNoSieve checks that Discard fails if the cursor cannot store the remaining
+// ranges.
 func TestDiscardLeavesNoSieve(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, Options{Dir: dir(t)})

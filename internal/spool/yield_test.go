@@ -8,8 +8,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
-// TestYield has a disk that takes its time for each sync: as long as somebody waits for
-// it, the reader rests.
+// TestYield has a disk on which each sync takes time. As long as a caller waits for it, the reader
+// must pause.
 func TestYield(t *testing.T) {
 	const ms = time.Millisecond
 	for _, tt := range []struct{ sync, worked, want time.Duration }{
@@ -29,8 +29,8 @@ func TestYield(t *testing.T) {
 	}
 }
 
-// TestNoYieldWhenFilling says that the reader does not rest when reading is what helps: in a
-// spool that has reached a part of its size, on a full disk, and at the end.
+// TestNoYieldWhenFilling: the reader does not pause when reading is what helps: when the spool is
+// filling up, when the disk is full, and at the end.
 func TestNoYieldWhenFilling(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, s *Spool, fsys *disktest.Model){
 		"filling up": func(_ *testing.T, s *Spool, _ *disktest.Model) {
@@ -65,7 +65,7 @@ func TestNoYieldWhenFilling(t *testing.T) {
 	}
 }
 
-// slowDisk returns a spool on a disk that takes its time for each sync of a file.
+// slowDisk returns a spool on a disk where each sync of a file takes time.
 func slowDisk(t *testing.T, sync time.Duration, opts Options) (*Spool, *disktest.Model) {
 	fsys := disktest.New()
 	opts.FS = fsys
