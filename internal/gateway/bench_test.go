@@ -10,8 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// clients are the two ways to the same broker: through the gateway, and over
-// TCP without one, which is the floor.
+// clients are two clients of the same broker: one through the gateway, and one directly over TCP,
+// which is the baseline.
 func clients(b *testing.B, run func(b *testing.B, opts []kgo.Opt)) {
 	b.Run("gateway", func(b *testing.B) {
 		f := start(b)

@@ -10,13 +10,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// bodies makes requests that are well-formed and otherwise nonsense: all the
-// fields of kmsg's types, with values that are likely to matter.
+// bodies generates requests that are well-formed but random otherwise: all the fields of kmsg's
+// types, with values that are likely to reach interesting code.
 type bodies struct {
 	rand    *rand.Rand
 	topicID [16]byte
 
-	// Values that the broker has sent: member IDs, epochs, producer IDs.
+	// Values taken from the broker's responses: member IDs, epochs, producer IDs.
 	strings []string
 	ints    []int64
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// brokerBefore makes requests of the gateway's own before the client's: nobody
-// else reads from the broker yet.
+// brokerBefore makes requests of the gateway's own to the broker before any request of the client
+// is relayed. No other goroutine reads from the broker then, so it reads the answer itself.
 type brokerBefore struct{ c *conn }
 
 func (b brokerBefore) Request(ctx context.Context, request kmsg.Request) (kmsg.Response, error) {
@@ -26,9 +26,9 @@ func (b brokerBefore) Request(ctx context.Context, request kmsg.Request) (kmsg.R
 	return parseAnswer(request, answer)
 }
 
-// brokerAmid makes requests of the gateway's own between the client's. When one
-// is answered, the client has the answers to all that it has asked before. Only
-// the goroutine that relays requests may use it.
+// brokerAmid makes requests of the gateway's own to the broker between the client's. When the
+// broker has answered one, it has answered all earlier requests of the client too. Only the
+// goroutine that relays requests may use it.
 type brokerAmid struct{ c *conn }
 
 func (b brokerAmid) Request(ctx context.Context, request kmsg.Request) (kmsg.Response, error) {
@@ -50,11 +50,11 @@ func (b brokerAmid) Request(ctx context.Context, request kmsg.Request) (kmsg.Res
 	}
 }
 
-// parseAnswer reads the answer to a request, without size and correlation ID.
+// parseAnswer decodes the answer to a request, given without size and correlation ID.
 func parseAnswer(request kmsg.Request, answer []byte) (kmsg.Response, error) {
 	response := request.ResponseKind()
 	if request.Key() == keyApiVersions && len(answer) >= 2 && int16(binary.BigEndian.Uint16(answer)) == kerr.UnsupportedVersion.Code {
-		response.SetVersion(0) // KIP-511: the broker does not know the version, and says which it knows
+		response.SetVersion(0) // KIP-511: the broker does not support that version, and answers in version 0 with those that it supports
 	}
 	if response.IsFlexible() && response.Key() != keyApiVersions {
 		w := wire{b: answer}

@@ -15,12 +15,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// shortSessions is a broker whose sessions want a new login now and then.
+// shortSessions is a broker whose sessions expire, so that the gateway has to sign in again.
 type shortSessions struct {
 	Upstream
 	session time.Duration
 	logins  atomic.Int64
-	err     atomic.Pointer[error] // what logins fail with
+	err     atomic.Pointer[error] // the error of every login, if set
 }
 
 func (s *shortSessions) SignIn(ctx context.Context, nc net.Conn, conn kmsg.Requestor, subject string) (time.Time, error) {
@@ -32,15 +32,15 @@ func (s *shortSessions) SignIn(ctx context.Context, nc net.Conn, conn kmsg.Reque
 		_, err := s.Upstream.SignIn(ctx, nc, conn, subject)
 		return time.Now().Add(s.session), err
 	}
-	// The embedded broker takes no second login, so this stands for one.
+	// The embedded broker takes no second login on a connection, so another request stands for it.
 	request := kmsg.NewPtrListGroupsRequest()
 	request.Version = 4 // flexible
 	_, err := request.RequestWith(ctx, conn)
 	return time.Now().Add(s.session), err
 }
 
-// TestBrokerSessionsAreRenewed keeps a client at work for fifty minutes on
-// sessions of one minute. It sees nothing of that, and neither does the log.
+// TestBrokerSessionsAreRenewed keeps a client at work for fifty minutes on sessions of one minute.
+// The client must not notice, and nothing may be logged.
 func TestBrokerSessionsAreRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		upstream := &shortSessions{session: time.Minute}
@@ -84,8 +84,8 @@ func TestBrokerSessionsAreRenewed(t *testing.T) {
 	})
 }
 
-// TestBrokerSessionLost: a connection whose session cannot be renewed ends; to the
-// client that is an outage, never a refusal.
+// TestBrokerSessionLost: a connection whose broker session cannot be renewed is closed. The client
+// must take that for an outage, never for a refusal.
 func TestBrokerSessionLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		upstream := &shortSessions{session: time.Minute}
@@ -110,7 +110,7 @@ func TestBrokerSessionLost(t *testing.T) {
 	})
 }
 
-// silentBroker takes connections and says nothing.
+// silentBroker accepts connections and sends nothing.
 type silentBroker struct{}
 
 func (silentBroker) Dial(context.Context) (net.Conn, error) {
@@ -131,7 +131,7 @@ func (silentBroker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor,
 	return time.Time{}, err
 }
 
-// TestSilentBroker: a login ends in time, whatever the broker does.
+// TestSilentBroker: a login ends within LoginTimeout, whatever the broker does.
 func TestSilentBroker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.Upstream = silentBroker{} })
@@ -139,13 +139,13 @@ func TestSilentBroker(t *testing.T) {
 		c := f.dial(t)
 		c.handshake(1)
 		go c.send(appendRequest(saslAuthenticate(1, oauthMessage("ada-token")), 1))
-		if d := c.lifetime(); d > 16*time.Second { // the default of LoginTimeout, and some
+		if d := c.lifetime(); d > 16*time.Second { // LoginTimeout's default, and a margin
 			t.Errorf("the login took %v", d)
 		}
 	})
 }
 
-// newerBroker is of a version that the gateway has not heard of.
+// newerBroker offers requests and versions that the gateway does not know.
 type newerBroker struct{ silentBroker }
 
 func (newerBroker) Dial(context.Context) (net.Conn, error) {
@@ -168,7 +168,7 @@ func (newerBroker) Dial(context.Context) (net.Conn, error) {
 			response.Version = h.version
 			for _, offer := range [][3]int16{
 				{0, 3, 99}, {1, 4, 18}, // produce is newer than the gateway, fetch is not
-				{2, 100, 110}, {4, 0, 9}, {38, 1, 3}, {99, 0, 0}, // list offsets too new; brokers' business; delegation tokens; unheard of
+				{2, 100, 110}, {4, 0, 9}, {38, 1, 3}, {99, 0, 0}, // ListOffsets too new; a request between brokers; delegation tokens; an unknown key
 			} {
 				key := kmsg.NewApiVersionsResponseApiKey()
 				key.ApiKey, key.MinVersion, key.MaxVersion = offer[0], offer[1], offer[2]
@@ -185,8 +185,8 @@ func (newerBroker) Dial(context.Context) (net.Conn, error) {
 	return ours, nil
 }
 
-// TestNewerBroker: clients are told of requests that both broker and gateway take,
-// and so do not send others, which would end their connections.
+// TestNewerBroker: the gateway offers clients only requests that it supports itself. Otherwise they
+// would send others, which would end their connections.
 func TestNewerBroker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.Upstream = newerBroker{} })

@@ -8,31 +8,31 @@ import (
 )
 
 const (
-	// chunkBytes is borrowed while an answer passes through.
+	// chunkBytes is the size of the buffer through which an answer is copied.
 	chunkBytes = 64 << 10
 
-	// maxElements bounds the elements of all arrays of one request. Each costs
-	// the broker a hundred bytes or more, and the client as few as two.
+	// maxElements limits the elements of all arrays of one request together. An element can take as
+	// few as two bytes in the request, but a hundred or more in the broker's memory.
 	maxElements = 100_000
 
-	// maxBehind is how many bytes behind the last field of a request pass:
-	// librdkafka sends three, and brokers take no notice.
+	// maxBehind is how many bytes may follow the last field of a request. librdkafka sends three,
+	// and brokers ignore them.
 	maxBehind = 64
 )
 
-// fetchLimit is what a client may ask for in one Fetch. Larger wishes are cut to it.
+// fetchLimit is how much a client may ask for in one Fetch. The gateway lowers larger values to it.
 type fetchLimit struct {
 	bytes      int32
-	waitMillis int32 // for records to come
+	waitMillis int32 // how long the broker may wait for records
 }
 
-// fetchWaitMillis bounds how long a Fetch may wait: brokers check rights when a request
-// arrives, so a waiting one outlives a right that is taken away.
+// fetchWaitMillis limits how long a Fetch may wait at the broker. Brokers check ACLs when a request
+// arrives, so a waiting Fetch can return records after the client has lost the right to read them.
 const fetchWaitMillis = 5000
 
 var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
 
-// relay passes on a frame of n bytes, whatever they are.
+// relay copies a frame of n bytes without looking at them.
 func relay(to io.Writer, from *frameReader, n int) error {
 	buf := chunks.Get().(*[chunkBytes]byte)
 	defer chunks.Put(buf)
@@ -49,22 +49,21 @@ func relay(to io.Writer, from *frameReader, n int) error {
 	return nil
 }
 
-// checker walks through a request that is laid out as its shape says. After the first
-// error it does nothing more; err says what it was.
+// checker checks that a request matches its shape. After the first error it does nothing more; err
+// holds that error.
 type checker struct {
-	left     []byte // of the request
+	left     []byte // the rest of the request
 	version  int16
 	flexible bool
 	elements int // of all arrays so far
 	limit    fetchLimit
 	err      error
 
-	unanswered bool // the client wants no answer
+	unanswered bool // the client wants no answer (acks=0)
 }
 
-// checkRequest fails if a request, without its size, is not laid out as it should be. It
-// cuts what a Fetch asks for to the limit, and reports whether the broker will not answer
-// the request.
+// checkRequest fails if a request, given without its size, is malformed. It lowers what a Fetch
+// asks for to limit, in place. It reports whether the broker will not answer the request.
 func checkRequest(request []byte, h header, limit fetchLimit) (unanswered bool, err error) {
 	s := shapes()[h.key]
 	r := checker{left: request, version: h.version, limit: limit}
@@ -83,7 +82,7 @@ func (r *checker) fail(err error) {
 	}
 }
 
-// take returns the next n bytes, at most 16. They may be changed.
+// take returns the next n bytes, at most 16. The caller may change them in place.
 func (r *checker) take(n int) []byte {
 	b := r.left
 	if r.skip(n); r.err != nil {
@@ -92,7 +91,7 @@ func (r *checker) take(n int) []byte {
 	return b[:n]
 }
 
-// skip passes over n bytes.
+// skip skips n bytes.
 func (r *checker) skip(n int) {
 	if n < 0 || n > len(r.left) {
 		r.fail(frameError("a length of %d with %d bytes left", n, len(r.left)))
@@ -123,7 +122,7 @@ func (r *checker) uvarint() int {
 	return v
 }
 
-// tags passes over tagged fields and hands each key to see.
+// tags skips tagged fields and calls see with the key of each.
 func (r *checker) tags(see func(key int)) {
 	for count := r.uvarint(); count > 0 && r.err == nil; count-- {
 		see(r.uvarint())
@@ -131,7 +130,7 @@ func (r *checker) tags(see func(key int)) {
 	}
 }
 
-// request passes over a request from the client ID on.
+// request checks a request from the client ID on.
 func (r *checker) request(key int16, fields []field) {
 	r.nullable(r.int16()) // the client ID
 	if r.flexible {
@@ -140,7 +139,7 @@ func (r *checker) request(key int16, fields []field) {
 	r.fields(fields)
 	if r.flexible {
 		r.tags(func(tag int) {
-			// The replica state has an inside that is not looked at here.
+			// This field has a structure that the checker does not know.
 			if key == keyFetch && tag == 1 {
 				r.fail(frameError("a fetch that only brokers make"))
 			}
@@ -208,14 +207,14 @@ func (r *checker) structure(fields []field) {
 	}
 }
 
-// nullable passes over n bytes, or none if n is -1, which means null.
+// nullable skips n bytes. A length of -1 means null and has no bytes.
 func (r *checker) nullable(n int) {
 	if n != -1 {
 		r.skip(n)
 	}
 }
 
-// length reads the length of bytes or of an array.
+// length reads the length of bytes, or of an array. -1 means null.
 func (r *checker) length() int {
 	if r.flexible {
 		return r.uvarint() - 1
@@ -223,7 +222,7 @@ func (r *checker) length() int {
 	return r.int32()
 }
 
-// count reads the length of an array.
+// count reads the length of an array and checks it against the limits.
 func (r *checker) count() int {
 	n := r.length()
 	r.elements += max(n, 0)

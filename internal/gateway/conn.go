@@ -28,15 +28,17 @@ const (
 )
 
 const (
-	// frameTimeout is how long a client that has begun a request may be silent. It is also how
-	// long the client may be slower than minBytesPerSecond, all in all, before the request has arrived.
+	// frameTimeout is how long a client may be silent in the middle of a request. It is also how
+	// long, in total, a client may take beyond the time that minBytesPerSecond allows for the
+	// request.
 	frameTimeout      = 2 * time.Minute
 	minBytesPerSecond = 1000
-	// writeTimeout bounds how long a client may leave a chunk unread.
+	// writeTimeout limits how long a client may leave a chunk of an answer unread.
 	writeTimeout = 2 * time.Minute
-	// lingerTimeout is how long a client has to hang up after the last answer.
+	// lingerTimeout is how long the gateway waits after its last answer for the client to close the
+	// connection.
 	lingerTimeout = 250 * time.Millisecond
-	// recheckTimeout bounds one question whether a token is still good.
+	// recheckTimeout limits one check whether credentials are still valid.
 	recheckTimeout = 15 * time.Second
 )
 
@@ -47,44 +49,45 @@ var (
 	errBrokerGone = fmt.Errorf("%w: it closed the connection", errBroker)
 )
 
-// conn is one client's connection. The goroutine that serves it reads the
-// client; once signed in, a second one reads the broker.
+// conn is the connection of one client. One goroutine serves it and reads from the client. After
+// the login a second goroutine reads from the broker.
 type conn struct {
 	g       *Gateway
 	client  net.Conn
 	address netip.Addr
-	cancel  context.CancelFunc // ends what serve does
-	in      frameReader        // of client, see Read
+	cancel  context.CancelFunc // ends the context of serve
+	in      frameReader        // reads from the client; see Read
 
-	stranger *admission.Stranger // until it is signed in
+	stranger *admission.Stranger // counts the connection until it is signed in
 
-	// Set by the login, and not changed later.
+	// Set by the first login, and not changed later.
 	subject   string
-	principal string // whom the broker sees
+	principal string // as the broker sees it
 	reads     bool   // may read topics and use groups
 	groups    ownGroups
 	account   *account
 	versions  versions
 	upstream  net.Conn
-	out       *frameReader  // of upstream
+	out       *frameReader  // reads from upstream
 	ended     chan struct{} // closed when relayResponses has returned
 
 	flight  inFlight
-	again   time.Time // when to sign in to the broker again; zero is never
+	again   time.Time // when to sign in to the broker again; zero means never
 	lastKey int16     // of the last request relayed
 
-	// allowance is how long the gateway still waits for the rest of the request that the client
-	// has begun; 0 if it has begun none. Only the goroutine that reads the client uses it.
+	// allowance is how much longer the gateway waits for the rest of a request that the client has
+	// begun. It is 0 if the client has begun none. Only the goroutine that reads from the client
+	// uses it.
 	allowance time.Duration
 
 	mu      sync.Mutex  // guards the fields below
-	shown   Credentials // at the last login; none before the first
-	expiry  time.Time   // of what was shown
-	checkAt time.Time   // when to look again whether that is still good
-	inCheck bool        // somebody looks
+	shown   Credentials // at the last login; zero before the first
+	expiry  time.Time   // of these credentials
+	checkAt time.Time   // when to check next whether they are still valid
+	inCheck bool        // a check is running
 	closed  bool
-	idle    bool      // waits for a request
-	drainBy time.Time // not zero: no more requests, and this is the limit
+	idle    bool      // the connection waits for a request
+	drainBy time.Time // if not zero, the gateway is stopping: no more requests, and this is the time limit
 }
 
 func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {
@@ -97,8 +100,7 @@ func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.Can
 	return c
 }
 
-// serve is the whole life of a connection; it returns why it ended. ctx ends
-// with c.cancel.
+// serve serves the connection until it ends, and returns why it ended. Calling c.cancel ends ctx.
 func (c *conn) serve(ctx context.Context) error {
 	login, cancel := context.WithTimeout(ctx, c.g.cfg.LoginTimeout)
 	defer cancel()
@@ -111,7 +113,7 @@ func (c *conn) serve(ctx context.Context) error {
 	return c.relay(ctx)
 }
 
-// close ends the connection on both sides. It may be called at any time.
+// close closes the connection on both sides. It may be called at any time, and more than once.
 func (c *conn) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -126,7 +128,7 @@ func (c *conn) close() {
 	}
 }
 
-// dial connects to the broker, if that has not been done.
+// dial connects to the broker, unless that has been done.
 func (c *conn) dial(ctx context.Context) error {
 	if c.upstream != nil {
 		return nil
@@ -145,18 +147,18 @@ func (c *conn) dial(ctx context.Context) error {
 	return nil
 }
 
-// signedIn notes whose the connection is, and until when. It reports false if
-// the gateway is about to stop.
+// signedIn records the credentials of a login and when they expire. It reports false if the gateway
+// is stopping.
 func (c *conn) signedIn(shown Credentials, id Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shown, c.expiry = shown, id.Expiry
-	c.checkAt = time.Now().Add(rand.N(c.g.cfg.RevocationInterval)) // those that log in together are not checked together
+	c.checkAt = time.Now().Add(rand.N(c.g.cfg.RevocationInterval)) // random, to spread the checks of connections that log in together
 	return c.drainBy.IsZero()
 }
 
-// recheckDue returns what the client has shown if it is time to look whether that is still
-// good. The caller does so with recheck.
+// recheckDue returns the client's credentials if it is time to check whether they are still valid.
+// The caller must then call recheck.
 func (c *conn) recheckDue() (shown Credentials, due bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -167,7 +169,7 @@ func (c *conn) recheckDue() (shown Credentials, due bool) {
 	return c.shown, true
 }
 
-// shownBy returns what the client has shown if it is signed in as the principal, and else none.
+// shownBy returns the client's credentials if it is signed in as the principal, else zero ones.
 func (c *conn) shownBy(principal string) Credentials {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -177,8 +179,8 @@ func (c *conn) shownBy(principal string) Credentials {
 	return c.shown
 }
 
-// recheck closes the connection if the token or key that the client has shown is no longer good. Its
-// error says that nobody could tell.
+// recheck closes the connection if the client's token or key is no longer valid. An error means
+// that this could not be checked.
 func (c *conn) recheck(ctx context.Context, shown Credentials) error {
 	ctx, cancel := context.WithTimeout(globus.WithCaller(ctx, c.subject), recheckTimeout)
 	defer cancel()
@@ -194,7 +196,7 @@ func (c *conn) recheck(ctx context.Context, shown Credentials) error {
 		return err
 	}
 	switch {
-	case replaced: // the client has logged in again meanwhile
+	case replaced: // the client has logged in again in the meantime
 		return nil
 	case expired:
 		c.g.counters.expired.Add(1)
@@ -207,8 +209,8 @@ func (c *conn) recheck(ctx context.Context, shown Credentials) error {
 	return nil
 }
 
-// awaitRequest notes that the connection waits for a request. It reports false
-// if no more requests are to be taken.
+// awaitRequest marks the connection as idle. It reports false if the gateway is stopping, so that
+// no more requests may be read.
 func (c *conn) awaitRequest() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,8 +224,8 @@ func (c *conn) draining() bool {
 	return !c.drainBy.IsZero()
 }
 
-// beginRequest notes that a request has begun. If it is not all here yet, the
-// rest has to come in time, see Read.
+// beginRequest marks the beginning of a request. If the request has not arrived completely, its
+// deadlines start; see Read. The caller calls end when the request has been handled.
 func (c *conn) beginRequest(whole bool) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -248,14 +250,14 @@ func (c *conn) endRequest() {
 	}
 }
 
-// drain makes the connection end once the request that is being read, and
-// those before it, are answered.
+// drain makes the connection end once the request that is being read and all earlier ones are
+// answered, or at the limit.
 func (c *conn) drain(limit time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.drainBy = limit
 	switch {
-	case c.shown == Credentials{}: // not signed in
+	case c.shown == Credentials{}: // not signed in, so no request is in flight
 		c.cancel()
 		c.client.SetDeadline(time.Unix(1, 0))
 	case c.idle:
@@ -265,8 +267,9 @@ func (c *conn) drain(limit time.Time) {
 	}
 }
 
-// hangUp lets the client read the last answers before the connection closes:
-// to close it with requests unread would take them back.
+// hangUp waits a moment for the client to read the last answers and close the connection. If the
+// gateway closed it while requests are unread, the kernel would send a reset, and the client could
+// lose the answers.
 func (c *conn) hangUp() {
 	if w, ok := c.client.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		c.client.SetReadDeadline(time.Now().Add(lingerTimeout))
@@ -274,10 +277,11 @@ func (c *conn) hangUp() {
 	}
 }
 
-// Read reads what the client sends. The allowance shrinks while the client is silent and grows
-// with what arrives, so that a slow link has the time that it needs and a client that sends byte by
-// byte does not. Time that passes between two reads is not the client's: the gateway waits for the
-// broker then, or for memory.
+// Read reads from the client. While a request is arriving, the allowance limits how long. It
+// shrinks while the client is silent and grows with the bytes that arrive. So a slow link gets the
+// time that it needs, but a client that sends one byte at a time does not. The time between two
+// calls of Read does not count, because then the gateway itself is waiting, for the broker or for
+// memory.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.allowance == 0 {
 		return c.client.Read(p)
@@ -290,7 +294,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// allow sets the client's deadline, unless the gateway is about to stop and has set another.
+// allow sets the client's read deadline, unless the gateway is stopping and has set another one.
 func (c *conn) allow(deadline time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -299,7 +303,7 @@ func (c *conn) allow(deadline time.Time) {
 	}
 }
 
-// Write sends the client what the broker answers.
+// Write sends bytes to the client. It sets a new write deadline each time.
 func (c *conn) Write(p []byte) (int, error) {
 	c.client.SetWriteDeadline(time.Now().Add(writeTimeout))
 	return c.client.Write(p)

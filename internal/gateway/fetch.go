@@ -7,14 +7,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// refuseFetch answers a Fetch of a key that may not read. The broker itself would let the
-// key read topics that an operator has opened to everybody.
+// refuseFetch answers a Fetch from a key that may not read. The gateway does this itself, because
+// the broker would let the key read topics that an operator has opened to all users.
 func (c *conn) refuseFetch(ctx context.Context, h header, frame []byte) error {
 	request, _, err := readRequest(h, frame)
 	if err != nil {
 		return err
 	}
-	// The broker's answers to earlier requests come first.
+	// The answers to earlier requests must come first, so wait until the broker has sent them.
 	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
 		return err
 	}

@@ -9,27 +9,27 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// readerBytes is what each direction of each connection keeps, idle or not.
+// readerBytes is the size of the buffer that each direction of a connection has, even when idle.
 const readerBytes = 4 << 10
 
-// errFrame says that a client sent what no Kafka client sends.
+// errFrame means that a client sent something that no Kafka client sends.
 var errFrame = errors.New("bad request")
 
 func frameError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errFrame, fmt.Sprintf(format, args...))
 }
 
-// frameReader reads frames from one direction of a connection: four bytes of
-// size, then as many bytes.
+// frameReader reads frames from one direction of a connection. A frame is a four-byte size,
+// followed by that many bytes.
 type frameReader struct {
 	r          io.Reader
 	buf        [readerBytes]byte
-	start, end int // buf[start:end] is read and not yet used
+	start, end int // buf[start:end] has been read but not used
 }
 
 func (f *frameReader) buffered() int { return f.end - f.start }
 
-// peek returns the next n bytes without using them up; n is at most readerBytes.
+// peek returns the next n bytes without consuming them. n is at most readerBytes.
 func (f *frameReader) peek(n int) ([]byte, error) {
 	for f.buffered() < n {
 		if f.start > 0 {
@@ -48,11 +48,11 @@ func (f *frameReader) peek(n int) ([]byte, error) {
 	return f.buf[f.start : f.start+n], nil
 }
 
-// discard uses up n bytes that were peeked at.
+// discard consumes n bytes that peek has returned.
 func (f *frameReader) discard(n int) { f.start += n }
 
-// Read reads at least one byte. Large reads go around an empty buffer. Small ones
-// fill it, because a request has many small fields.
+// Read reads at least one byte. A large read bypasses the buffer if it is empty. A small one fills
+// the buffer first, because a request has many small fields.
 func (f *frameReader) Read(p []byte) (int, error) {
 	if f.start == f.end && len(p) >= readerBytes {
 		return f.r.Read(p)
@@ -76,8 +76,8 @@ func (f *frameReader) size() (int, error) {
 	return int(int32(binary.BigEndian.Uint32(b))), nil
 }
 
-// take returns the next n bytes in a buffer of their own, which grows as the
-// bytes come: n may be a lie.
+// take returns the next n bytes in a new slice. The slice grows as the bytes arrive, because n
+// comes from the client and may be false.
 func (f *frameReader) take(n int) ([]byte, error) {
 	b := make([]byte, 0, min(n, readerBytes))
 	for len(b) < n {
@@ -93,7 +93,8 @@ func (f *frameReader) take(n int) ([]byte, error) {
 	return b, nil
 }
 
-// unexpected makes the end of the stream an error: there was more to come.
+// unexpected turns io.EOF into io.ErrUnexpectedEOF, for a stream that ends in the middle of a
+// frame.
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -101,7 +102,7 @@ func unexpected(err error) error {
 	return err
 }
 
-// header is what every request begins with.
+// header is the beginning of every request.
 type header struct {
 	key, version int16
 	correlation  int32
@@ -121,7 +122,7 @@ func (h header) String() string {
 	return fmt.Sprintf("%s (key %d) version %d", kmsg.NameForKey(h.key), h.key, h.version)
 }
 
-// appendResponse appends the frame of a response.
+// appendResponse appends the frame of a response to dst.
 func appendResponse(dst []byte, correlation int32, response kmsg.Response) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -139,10 +140,10 @@ func appendRequest(request kmsg.Request, correlation int32) []byte {
 	return kmsg.NewRequestFormatter().AppendRequest(nil, request, correlation)
 }
 
-// maxAnswerBytes bounds an answer that is for the gateway itself.
+// maxAnswerBytes limits an answer to a request of the gateway's own.
 const maxAnswerBytes = 1 << 20
 
-// takeAnswer reads an answer, without its size and correlation ID.
+// takeAnswer reads an answer and returns it without size and correlation ID.
 func takeAnswer(from *frameReader) ([]byte, error) {
 	size, err := from.size()
 	if err != nil {

@@ -17,13 +17,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// frame puts together a frame of integers, strings and bytes.
+// frame builds a frame from integers, strings and bytes.
 func frame(parts ...any) []byte {
 	body := join(parts...)
 	return sized(len(body), body)
 }
 
-// sized is a frame that says it has n bytes, whether it has or not.
+// sized returns a frame whose size field says n, whether that is true or not.
 func sized(n int, parts ...any) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(n)), join(parts...)...)
 }
@@ -46,7 +46,7 @@ func join(parts ...any) []byte {
 // head is the header of a request without a client ID.
 func head(key, version int16) []byte { return join(key, version, int32(7), int16(-1)) }
 
-// flexHead is the same for requests with tags.
+// flexHead is the same for flexible requests, which have tags.
 func flexHead(key, version int16) []byte { return join(head(key, version), int8(0)) }
 
 func produceRequest(version int16) *kmsg.ProduceRequest {
@@ -70,7 +70,7 @@ const (
 	manyItems = "\xff\xff\xff\xff\x07" // 2^31-2
 )
 
-// beforeLogin are frames of a client that is not signed in.
+// beforeLogin are bad frames from a client that is not signed in.
 func beforeLogin() []badFrames {
 	handshake := appendRequest(saslHandshake(1, "OAUTHBEARER"), 7)
 	rawHandshake := appendRequest(saslHandshake(0, "OAUTHBEARER"), 7)
@@ -146,7 +146,7 @@ func beforeLogin() []badFrames {
 	return list
 }
 
-// afterLogin are frames of a client that is signed in.
+// afterLogin are bad frames from a client that is signed in.
 func afterLogin() []badFrames {
 	fetch := kmsg.NewPtrFetchRequest()
 	fetch.Version, fetch.ReplicaState.ID = 15, 1
@@ -202,7 +202,7 @@ func afterLogin() []badFrames {
 	return list
 }
 
-// clientHello is how a TLS client begins.
+// clientHello is the beginning of a TLS connection.
 func clientHello() []byte {
 	var hello hello
 	tls.Client(&hello, &tls.Config{InsecureSkipVerify: true}).Handshake()
@@ -218,8 +218,8 @@ func (h *hello) Write(b []byte) (int, error) { return h.Buffer.Write(b) }
 func (h *hello) Read([]byte) (int, error)    { return 0, context.Canceled }
 func (h *hello) Close() error                { return nil }
 
-// TestBadFrames sends what no client sends. Each time the connection is closed,
-// another client goes on, and nothing stays behind.
+// TestBadFrames sends frames that no client sends. Each time the gateway must close the connection,
+// keep other clients connected, and leak nothing.
 func TestBadFrames(t *testing.T) {
 	f := start(t, func(cfg *Config) { cfg.LoginTimeout, cfg.FailuresPerAddress = time.Second, 10_000 })
 	f.claim(t, "weather", ada)
@@ -251,8 +251,9 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
-// TestBytesBehindARequest: as in Apache Kafka, they do not count. librdkafka 2.16 asks for all
-// topics in 3 bytes too many: it leaves room for an array that is then null.
+// TestBytesBehindARequest: bytes after a request are ignored, as in Apache Kafka. librdkafka 2.16
+// sends 3 bytes too many when it asks for all topics: it reserves space for an array that is then
+// null.
 func TestBytesBehindARequest(t *testing.T) {
 	f := start(t)
 	f.claim(t, "weather", ada)
@@ -284,8 +285,8 @@ func (b badFrames) run(c *raw) {
 	c.wantClosed()
 }
 
-// bystand logs events and reads them back until the returned function is
-// called, which fails the test if anything was not as usual.
+// bystand logs events and reads them back until the returned function is called. That function
+// fails the test if anything went wrong.
 func (f *front) bystand(t testing.TB) func() {
 	f.claim(t, "bystander", bert)
 	f.tokens.issue("bert-token", bert, time.Hour)
@@ -327,8 +328,8 @@ func (f *front) bystand(t testing.TB) func() {
 	}
 }
 
-// FuzzFrames sends bytes to a gateway, as a client that is signed in and as one
-// that is not. It lives, and another client's connection goes on.
+// FuzzFrames sends bytes to a gateway, before and after the login. The gateway must survive, and
+// another client's connection must keep working.
 func FuzzFrames(f *testing.F) {
 	front := start(f, func(cfg *Config) {
 		cfg.LoginTimeout, cfg.FailuresPerAddress = 5*time.Second, 1<<30
@@ -360,8 +361,8 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// FuzzRequest: what passes to the broker is the whole request, unchanged but for
-// how much a fetch wants, and a request that a client writes passes.
+// FuzzRequest: a request that passes reaches the broker unchanged, except for the limits of a
+// fetch. And every request that a real client writes passes.
 func FuzzRequest(f *testing.F) {
 	for _, b := range afterLogin() {
 		for _, frame := range b.send {
@@ -383,7 +384,7 @@ func FuzzRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// The broker's parser is done in no time: no count deceives it.
+		// The broker's parser must finish quickly: no count may deceive it.
 		h := parseHeader(frame[4:])
 		if request := kmsg.RequestForKey(h.key); h.version >= 0 && h.version <= request.MaxVersion() {
 			_, w := parseRequest(frame[4:])

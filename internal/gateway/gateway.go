@@ -1,34 +1,37 @@
-// Package gateway proves at the Kafka wire who is calling. It stands in front
-// of a broker, takes the client's access token from SASL/OAUTHBEARER or its
-// access key from SASL/PLAIN, asks whose it is, signs in to the broker as that
-// principal, and from then on relays frames. The broker sees the real principal
-// and enforces its own ACLs.
+// Package gateway authenticates Kafka clients in front of a broker. It takes the client's access
+// token from SASL/OAUTHBEARER, or its access key from SASL/PLAIN, and asks an [Authenticator] which
+// principal it belongs to. It then signs in to the broker as that principal and relays requests and
+// responses. So the broker sees the real principal and enforces its own ACLs.
+//
+// Start reading at [Gateway.Serve]. login.go has the login, relay.go what happens after it.
 //
 // # What reaches the broker
 //
-// Before login nothing but a request for ApiVersions, written anew. Afterwards
-// requests that a client may make, in versions that the broker offers, laid out
-// as they should be and within limits. The first frame that is anything else
-// ends the connection. Responses are copied, but for that to ApiVersions, which
-// is cut to what the gateway takes.
+// Before the login, only ApiVersions requests, which the gateway encodes itself. After the login,
+// only requests that a client may make, in versions that the broker offers, that are well-formed
+// and within limits. Any other frame ends the connection.
+//
+// Responses are copied unchanged, with two exceptions. The response to ApiVersions lists only what
+// the gateway relays as well. In responses that can name consumer groups, the gateway removes the
+// prefix that keeps the groups of different subjects apart.
 //
 // # How long a login lasts
 //
-// As long as the [Identity], which clients learn as the session lifetime
-// (KIP-368): those that can log in again on the same connection, the others
-// are cut off and connect anew. A revoked token or key loses its connections,
-// see [Config.RevocationInterval].
+// A login lasts until the [Identity] expires. Clients learn that as the session lifetime (KIP-368).
+// Those that support it log in again on the same connection. Others are disconnected and have to
+// reconnect. When a token or key is revoked, its connections are closed; see
+// [Config.RevocationInterval].
 //
 // # When Globus Auth cannot be reached
 //
-// Then, and while the ledger of access keys cannot be read, nobody is refused.
-// Whoever the [Authenticator] still knows goes on; the others get a closed
-// connection, which Kafka clients retry, instead of an error, which they take
-// for final.
+// While Globus Auth cannot be reached, or the ledger of access keys cannot be read, the gateway
+// refuses no client. Clients whose credentials the [Authenticator] still knows continue to work.
+// The gateway closes the connections of all others without an answer, because Kafka clients retry
+// after a closed connection but treat an error as final.
 //
-// It is another matter when Globus Auth is reached and its answer cannot be used, since this
-// service is misconfigured: an operator has to mend that, and clients would retry all the time until
-// then. So they get an error, which says that.
+// It is different if Globus Auth can be reached but its answer cannot be used. Then the service is
+// misconfigured and an operator has to fix it; until then clients would reconnect in a tight loop.
+// So clients get an error that says so.
 package gateway
 
 import (
@@ -53,93 +56,92 @@ import (
 
 // Upstream is the broker behind the gateway.
 type Upstream interface {
-	// Dial connects to the broker; nobody is signed in on the connection.
+	// Dial connects to the broker, without signing in.
 	Dial(ctx context.Context) (net.Conn, error)
-	// SignIn signs a connection in as User:<principal>. The connection is one
-	// from Dial, and ask makes requests on it. SignIn returns when to sign in
-	// again, for brokers whose sessions end; the zero time means never. The
-	// gateway decides how long the client may stay.
+	// SignIn signs the connection conn, which Dial returned, in as User:<principal>. It uses ask to
+	// make requests on that connection. again is when SignIn has to be called again, for brokers
+	// whose sessions expire; the zero time means never. How long the client may stay connected is
+	// decided by the gateway, not by again.
 	SignIn(ctx context.Context, conn net.Conn, ask kmsg.Requestor, principal string) (again time.Time, err error)
 }
 
-// Authenticator says whose credentials they are. Its errors are
-// [globus.ErrRefused]; with any other it could not find out, and with
-// [globus.ErrMisconfigured] it will not until somebody mends that.
+// Authenticator finds out which identity credentials belong to. Its errors wrap [globus.ErrRefused]
+// if the credentials are not valid. They wrap [globus.ErrMisconfigured] if it cannot tell until an
+// operator fixes the configuration. Any other error means that it cannot tell at the moment.
 type Authenticator interface {
 	Authenticate(ctx context.Context, c Credentials) (Identity, error)
-	// Recheck looks whether credentials with which a client was let in are still good.
-	// What was known of them does not count, unless it is fresh.
+	// Recheck checks whether credentials that were accepted before are still valid. It does not
+	// rely on what it remembers of them, unless that is fresh.
 	Recheck(ctx context.Context, c Credentials) error
 }
 
-// Credentials are what a client shows: an access token, or the ID of an access
-// key and the secret that goes with it.
+// Credentials are what a client logs in with: an access token, or the ID of an access key and its
+// secret.
 type Credentials struct {
-	KeyID  string // empty with an access token
+	KeyID  string // empty for an access token
 	Secret globus.Secret
 }
 
-// Identity is who a client turns out to be.
+// Identity is the result of authenticating credentials.
 type Identity struct {
-	Subject   string    // whose limits its connections count for
-	Principal string    // whom the broker is to see: the subject, or a key of the subject's with fewer rights
-	Read      bool      // may read topics, and so use consumer groups
-	Expiry    time.Time // until when that holds
+	Subject   string    // the connection counts against this subject's limits
+	Principal string    // the principal at the broker: the subject, or a key of the subject that has fewer rights
+	Read      bool      // may read topics and use consumer groups
+	Expiry    time.Time // when the login expires
 }
 
-// Config says what a [Gateway] stands in front of and what it puts up with.
+// Config configures a [Gateway].
 type Config struct {
 	// Upstream is the broker. Required.
 	Upstream Upstream
 
-	// Authenticator knows the tokens and keys. Required.
+	// Authenticator authenticates tokens and keys. Required.
 	Authenticator Authenticator
 
-	// TLS, if set, is what clients must speak.
+	// TLS is the configuration of the listener. If it is nil, clients connect without TLS.
 	TLS *tls.Config
 
-	// RevocationInterval is how often the Authenticator is asked again about
-	// the credentials of each open connection. A connection whose token or key
-	// was revoked, or has expired without a new login, is closed within this
-	// interval, plus a tenth, plus what the Authenticator remembers answers for.
-	// While the Authenticator cannot find out, connections stay. Default: 30 s.
+	// RevocationInterval is how often the gateway asks the Authenticator again about the
+	// credentials of each open connection. A connection is closed if its token or key was revoked,
+	// or expired without a new login. That happens within this interval plus a tenth of it, plus
+	// the time for which the Authenticator remembers answers. While the Authenticator cannot tell,
+	// connections stay open. Default: 30 s.
 	RevocationInterval time.Duration
 
-	// LoginTimeout bounds the time from connecting to being signed in.
-	// Default: 15 s.
+	// LoginTimeout limits the time from accepting a connection to the end of its login. Default: 15
+	// s.
 	LoginTimeout time.Duration
 
-	// FailureDelay is how long a refusal is held back. Default: 100 ms.
+	// FailureDelay is how long the gateway waits before it answers that a login is refused, to slow
+	// down guessing. Default: 100 ms.
 	FailureDelay time.Duration
 
-	// FailuresPerAddress is how many logins with credentials that turn out not to be
-	// good an address may have at once; it gains one more every 200 ms. Beyond that its
-	// connections are closed before anybody is asked about their credentials, unless these
-	// were good lately. Credentials that were refused before are counted apart from those
-	// that nobody has shown yet, and not at all within 10 s. Default: 100.
+	// FailuresPerAddress is how many failed logins an address may make in a burst; one more is
+	// allowed every 200 ms. Beyond that, the gateway closes the address's connections without
+	// asking about their credentials, unless these were valid recently. Credentials that were
+	// refused before are counted separately from new ones. If they are shown again within 10 s,
+	// they are not counted at all. Default: 100.
 	FailuresPerAddress int
 
-	// DrainTimeout bounds how long requests in flight may take to finish when
-	// the Gateway stops. Default: 5 s.
+	// DrainTimeout limits how long the gateway waits for requests in flight when it stops. Default:
+	// 5 s.
 	DrainTimeout time.Duration
 
-	// MaxConnections bounds all connections. A subject with [subjectConnections] of them gets
-	// no more than a third of those that are still free. Default: 10,000.
+	// MaxConnections limits all connections. A subject that has [subjectConnections] of them or
+	// more may have at most a third of those that are still free. Default: 10,000.
 	MaxConnections int
 
-	// MaxHalfOpen bounds the connections that are not signed in yet, and
-	// MaxHalfOpenPerAddress those from one address (IPv4) or one network of
-	// 64 bits (IPv6). When there is one too many, the oldest one of the address that has
-	// most of them is closed. Default: 2,000 and 500.
+	// MaxHalfOpen limits the connections that are not signed in yet. MaxHalfOpenPerAddress limits
+	// those of one address (IPv4) or one /64 network (IPv6). If there are too many, the gateway
+	// closes the oldest one of the address that has most of them. Default: 2,000 and 500.
 	MaxHalfOpen, MaxHalfOpenPerAddress int
 
-	// MaxRequestBytes bounds a produce request, which may have batches of 1 MiB for
-	// several partitions. All others are bounded by 1 MiB. Default: 32 MiB.
+	// MaxRequestBytes limits a produce request, which may hold batches of 1 MiB for several
+	// partitions. All other requests are limited to 1 MiB. Default: 32 MiB.
 	MaxRequestBytes int
 
-	// MaxFetchBytes bounds what a fetch asks for: larger wishes are cut to it,
-	// which makes clients ask more often. One batch may still be larger.
-	// Default: 16 MiB.
+	// MaxFetchBytes limits how much data a fetch may request. The gateway lowers a larger value to
+	// it, so that clients fetch more often. A single batch may still be larger. Default: 16 MiB.
 	MaxFetchBytes int
 
 	// Diagnostics receives the Gateway's own messages. Nil discards them.
@@ -147,18 +149,18 @@ type Config struct {
 }
 
 const (
-	maxSmallRequestBytes = 1 << 20   // of any request but produce
-	maxLoginBytes        = 512 << 10 // of any request before login, as in Apache Kafka
+	maxSmallRequestBytes = 1 << 20   // limit of any request except produce
+	maxLoginBytes        = 512 << 10 // limit of any request before the login, as in Apache Kafka
 
-	// What is held in memory shares these, so that many requests or answers at once
-	// cannot use it up.
+	// Memory budgets. All requests and answers that are held in memory at the same time share them,
+	// so that many of them together cannot exhaust memory.
 	loginBudgetBytes   = 64 << 20
 	subjectBudgetBytes = 64 << 20
 	requestBudgetBytes = 512 << 20
 	answerBudgetBytes  = 256 << 20
 )
 
-// setDefaults fills in what the caller left out, or says what cannot be.
+// setDefaults fills in the default values, and fails if a value is not allowed.
 func (cfg *Config) setDefaults() error {
 	if cfg.Upstream == nil || cfg.Authenticator == nil {
 		return errors.New("gateway: Upstream and Authenticator are required")
@@ -208,7 +210,7 @@ func (cfg *Config) setDefaults() error {
 	return nil
 }
 
-// Gateway relays between clients that prove who they are and one broker.
+// Gateway authenticates clients and relays their requests to one broker.
 type Gateway struct {
 	cfg      Config
 	limits   *limits
@@ -222,11 +224,11 @@ type Gateway struct {
 	mu      sync.Mutex // guards the field below
 	serving map[*server]struct{}
 
-	// What may happen a thousand times a second is not told as often.
+	// Limit how often events are logged that may happen a thousand times a second.
 	rejectedOften, unavailableOften, misconfiguredOften, brokerOften rate.Sometimes
 }
 
-// New returns a gateway that does nothing until [Gateway.Serve].
+// New returns a gateway. It does nothing until [Gateway.Serve] is called.
 func New(cfg Config) (*Gateway, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err

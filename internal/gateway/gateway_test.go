@@ -25,15 +25,15 @@ const (
 	bert = "be270000-0000-4000-8000-000000000002"
 )
 
-// tokens is an Authenticator over a map, of keys as well.
+// tokens is an Authenticator that looks tokens and keys up in a map.
 type tokens struct {
 	mu    sync.Mutex // guards the fields below
 	infos map[Credentials]Identity
-	known map[Credentials]bool // asked about before, and so known in an outage
+	known map[Credentials]bool // authenticated before, and so known during an outage
 	down  bool
-	fault error         // why nobody can tell, if it is down; nil: Globus Auth cannot be reached
+	fault error         // the error during an outage; nil means that Globus Auth cannot be reached
 	n     int           // how often it was asked
-	held  chan struct{} // answers wait until it is closed; nil: they do not
+	held  chan struct{} // if not nil, answers wait until it is closed
 }
 
 func (t *tokens) Authenticate(_ context.Context, c Credentials) (Identity, error) {
@@ -65,35 +65,35 @@ func (t *tokens) Recheck(ctx context.Context, c Credentials) error {
 	return err
 }
 
-// issue makes a token of the subject that is good for life.
+// issue makes a token of the subject that does not expire during the test.
 func (t *tokens) issue(token globus.Secret, subject string, life time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.infos[Credentials{Secret: token}] = Identity{subject, subject, true, time.Now().Add(life)}
 }
 
-// issueKey makes a key of the subject's that signs in as the principal.
+// issueKey makes a key of the subject that signs in as the principal.
 func (t *tokens) issueKey(id string, secret globus.Secret, subject, principal string, life time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.infos[Credentials{id, secret}] = Identity{subject, principal, true, time.Now().Add(life)}
 }
 
-// revokeKey makes the key as if it had never been.
+// revokeKey removes the key.
 func (t *tokens) revokeKey(id string, secret globus.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.infos, Credentials{id, secret})
 }
 
-// revoke makes the token as if it had never been.
+// revoke removes the token.
 func (t *tokens) revoke(token globus.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.infos, Credentials{Secret: token})
 }
 
-// hold makes answers wait, or lets them go.
+// hold makes answers wait, or releases them.
 func (t *tokens) hold(on bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,14 +126,14 @@ func (t *tokens) setFault(err error) {
 	t.down, t.fault = err != nil, err
 }
 
-// forget makes nobody known.
+// forget forgets which credentials were authenticated before.
 func (t *tokens) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.known)
 }
 
-// front is a broker with a gateway before it.
+// front is a broker behind a gateway.
 type front struct {
 	address string
 	dir     string // empty: in memory
@@ -146,7 +146,7 @@ type front struct {
 	admin   *kadm.Client
 
 	stopGateway func(t testing.TB)
-	stop        func(t testing.TB) // stops all of it; the test's end does that as well
+	stop        func(t testing.TB) // stops everything; the end of the test does that as well
 }
 
 // start serves on a port of the loopback, over a directory.
@@ -309,7 +309,7 @@ func (f *front) count(t testing.TB, token, topic string) int {
 	return n
 }
 
-// claim makes a topic that belongs to the subject.
+// claim creates a topic that belongs to the subject.
 func (f *front) claim(t testing.TB, topic, subject string) {
 	t.Helper()
 	if err := f.prepare(t.Context(), topic, subject); err != nil {
@@ -317,7 +317,7 @@ func (f *front) claim(t testing.TB, topic, subject string) {
 	}
 }
 
-// prepare makes a topic, unless it is there, and gives it to the subject.
+// prepare creates a topic, unless it exists, and gives it to the subject.
 func (f *front) prepare(ctx context.Context, topic, subject string) error {
 	client, err := kgo.NewClient(f.broker.AdminOpts()...)
 	if err != nil {
@@ -331,7 +331,7 @@ func (f *front) prepare(ctx context.Context, topic, subject string) error {
 	return grant(ctx, admin, topic, subject)
 }
 
-// grant gives the subject the rights of a topic's owner, and everybody groups.
+// grant gives the subject the rights of a topic's owner, and everyone the right to use groups.
 func grant(ctx context.Context, admin *kadm.Client, topic, subject string) error {
 	for _, acls := range []*kadm.ACLBuilder{
 		kadm.NewACLs().Topics(topic).ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs).Allow("User:" + subject),

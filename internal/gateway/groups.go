@@ -13,25 +13,26 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Consumer groups are private to a subject. The gateway puts a prefix with the subject
-// before each group ID in a request, and takes it off in the answer. So everybody may
-// choose any ID, and nobody can name another's group.
+// Consumer groups are private to a subject. The gateway adds a prefix with the subject to each
+// group ID in a request, and removes it from the answer. So a client can choose any group ID, and
+// cannot name a group of another subject.
 //
-// A key that may not read gets a prefix that the broker grants to nobody. The broker then
-// refuses each request that names a group, in the way of that request.
+// For a key that may not read, the gateway uses a prefix on which the broker grants no rights to
+// anybody. So the broker itself refuses each request that names a group, with the error code that
+// the request has for it.
 
 const (
-	// maxGroupBytes bounds a group ID, so that it can be sent with the prefix. What is
-	// longer becomes the empty ID, which brokers refuse.
+	// maxGroupBytes limits a client's group ID, so that it still fits with the prefix. A longer ID
+	// becomes the empty one, which brokers refuse.
 	maxGroupBytes = 8 << 10
 
-	// smallAnswerBytes is the size of an answer about groups that needs no budget.
+	// smallAnswerBytes is the largest answer about groups that is not counted in a memory budget.
 	smallAnswerBytes = 64 << 10
 
 	maxGroupAnswerBytes = 32 << 20
 )
 
-// ownGroups is the prefix of a caller's groups at the broker.
+// ownGroups is the prefix that the client's group IDs have at the broker.
 type ownGroups string
 
 func groupsOf(id Identity) ownGroups {
@@ -41,7 +42,7 @@ func groupsOf(id Identity) ownGroups {
 	return ownGroups(kafka.UserGroups + id.Subject + ".")
 }
 
-// add makes the ID of a client's the one at the broker.
+// add turns a client's group ID into the broker's.
 func (own ownGroups) add(group *string) {
 	switch {
 	case len(*group) > maxGroupBytes:
@@ -57,29 +58,29 @@ func (own ownGroups) addAll(groups []string) {
 	}
 }
 
-// strip makes an ID at the broker the client's.
+// strip turns a broker's group ID into the client's.
 func (own ownGroups) strip(group *string) { *group = strings.TrimPrefix(*group, string(own)) }
 
-// has reports whether the broker's group is one of the caller's.
+// has reports whether a broker's group ID is one of the client's groups.
 func (own ownGroups) has(group string) bool { return strings.HasPrefix(group, string(own)) }
 
-// message has an error message name groups as the client does.
+// message removes the prefix from the group IDs in an error message.
 func (own ownGroups) message(text **string) {
 	if *text != nil {
 		*text = kmsg.StringPtr(strings.ReplaceAll(**text, string(own), ""))
 	}
 }
 
-// Coordinators of other types are those of transactions, whose IDs are no group IDs.
+// The coordinator types whose keys are group IDs. The third type is for transactional IDs.
 const (
 	groupCoordinator = 0
 	shareCoordinator = 2
 )
 
-// groupConfig is the type of a resource whose configuration is a group's (KIP-848).
+// groupConfig is the type of config resource that stands for a group (KIP-848).
 const groupConfig kmsg.ConfigResourceType = 32
 
-// request adds the prefix to all group IDs of a request, and reports whether it is one that
+// request adds the prefix to all group IDs of a request. It reports whether a request of this type
 // can name groups.
 func (own ownGroups) request(request kmsg.Request) bool {
 	switch q := request.(type) {
@@ -166,8 +167,8 @@ func (own ownGroups) stripConfig(of kmsg.ConfigResourceType, name *string) {
 	}
 }
 
-// answer takes the prefix off all group IDs of an answer, leaves out the groups of others,
-// and reports whether it is one that can name groups.
+// answer removes the prefix from all group IDs of an answer, and removes the groups of other
+// subjects. It reports whether an answer of this type can name groups.
 func (own ownGroups) answer(answer kmsg.Response) bool {
 	switch a := answer.(type) {
 	case *kmsg.OffsetFetchResponse:
@@ -243,7 +244,7 @@ func (own ownGroups) answer(answer kmsg.Response) bool {
 	return true
 }
 
-// aboutGroups says which requests, and which answers, can name groups.
+// aboutGroups says which requests and answers can name groups, by API key.
 var aboutGroups = sync.OnceValue(func() (about struct{ requests, answers map[int16]bool }) {
 	about.requests, about.answers = make(map[int16]bool), make(map[int16]bool)
 	for _, r := range requests {
@@ -253,7 +254,7 @@ var aboutGroups = sync.OnceValue(func() (about struct{ requests, answers map[int
 	return about
 })
 
-// renameGroups returns a request that can name groups as the broker is to have it.
+// renameGroups returns the frame of a request with the group IDs that the broker knows.
 func (c *conn) renameGroups(h header, frame []byte) ([]byte, error) {
 	request, head, err := readRequest(h, frame)
 	if err != nil {
@@ -265,8 +266,8 @@ func (c *conn) renameGroups(h header, frame []byte) ([]byte, error) {
 	return frame, nil
 }
 
-// readRequest reads a request that is laid out as it should be. head is what stands before
-// its body: size, header and client ID.
+// readRequest decodes a request that checkRequest has accepted. head is what precedes the body:
+// size, header and client ID.
 func readRequest(h header, frame []byte) (request kmsg.Request, head []byte, err error) {
 	_, w := parseRequest(frame[4:])
 	request = kmsg.RequestForKey(h.key)
@@ -277,7 +278,7 @@ func readRequest(h header, frame []byte) (request kmsg.Request, head []byte, err
 	return request, frame[:len(frame)-len(w.b)], nil
 }
 
-// relayGroupAnswer passes on the answer to such a request, a frame of size bytes.
+// relayGroupAnswer relays an answer that can name groups. size is the size of its frame.
 func (c *conn) relayGroupAnswer(ctx context.Context, size int, p pending) error {
 	if size < 4 || size > maxGroupAnswerBytes {
 		return fmt.Errorf("the answer to %v has %d bytes", p.header, size)

@@ -20,8 +20,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// groupFields calls see with each string of a request or answer that is the ID of a group by
-// its field's name.
+// groupFields calls see with each string of a request or answer that, by the name of its field, is
+// a group ID.
 func groupFields(v reflect.Value, see func(reflect.Value)) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -56,8 +56,8 @@ func groupFields(v reflect.Value, see func(reflect.Value)) {
 	}
 }
 
-// TestEveryGroupIsRenamed fails when a request that the gateway offers, or its answer, has
-// the ID of a group that stays as it is.
+// TestEveryGroupIsRenamed fails if a request that the gateway offers, or its answer, has a group ID
+// that is not renamed.
 func TestEveryGroupIsRenamed(t *testing.T) {
 	own := ownGroups("user.ada.")
 	for _, r := range requests {
@@ -89,8 +89,8 @@ func TestEveryGroupIsRenamed(t *testing.T) {
 	}
 }
 
-// TestRenamedRequestsAreTheSame: but for the groups, a request about groups reaches the
-// broker as it was, in every version.
+// TestRenamedRequestsAreTheSame: a request about groups reaches the broker unchanged except for the
+// group IDs, in every version.
 func TestRenamedRequestsAreTheSame(t *testing.T) {
 	for key, about := range aboutGroups().requests {
 		if !about {
@@ -113,8 +113,8 @@ func TestRenamedRequestsAreTheSame(t *testing.T) {
 	}
 }
 
-// TestGroupsArePrivate has two people use a group of the same ID, and one of them try what
-// once stopped the other's consumers.
+// TestGroupsArePrivate has two people use groups with the same ID. One of them tries requests that
+// would stop the other's consumers if the groups were shared.
 func TestGroupsArePrivate(t *testing.T) {
 	f := start(t)
 	f.claim(t, "weather", ada)
@@ -178,7 +178,7 @@ func TestGroupsArePrivate(t *testing.T) {
 		t.Errorf("the group is at %d (%v) after the attack, want 3", at.At, ok)
 	}
 
-	// The same ID is the other's, too.
+	// The other person can use the same ID.
 	var offsets kadm.Offsets
 	offsets.AddOffset("snow", 0, 5, -1)
 	if err := hisAdmin.CommitAllOffsets(t.Context(), "analysis", offsets); err != nil {
@@ -194,8 +194,8 @@ func TestGroupsArePrivate(t *testing.T) {
 	}
 }
 
-// TestKeysThatMayNotRead: they get no group and no records, not even of a topic that is
-// open to everybody.
+// TestKeysThatMayNotRead: such keys get no group and no records, not even of a topic that is open
+// to all users.
 func TestKeysThatMayNotRead(t *testing.T) {
 	f := start(t)
 	f.claim(t, "weather", ada)
@@ -246,7 +246,7 @@ func TestKeysThatMayNotRead(t *testing.T) {
 	}
 }
 
-// TestFetchDoesNotWaitLong: what a client is owed by a right ends soon after the right.
+// TestFetchDoesNotWaitLong: a waiting fetch ends soon after the right to read is taken away.
 func TestFetchDoesNotWaitLong(t *testing.T) {
 	fetch := kmsg.NewPtrFetchRequest()
 	share := kmsg.NewPtrShareFetchRequest()
@@ -271,9 +271,9 @@ func TestFetchDoesNotWaitLong(t *testing.T) {
 	}
 }
 
-// TestAnswersBelongToRequests: the correlation IDs that a client chooses do not decide which
-// answer is whose. Were it so, a list of all groups could pass as the answer to something
-// else.
+// TestAnswersBelongToRequests: the gateway must not match answers to requests by the correlation
+// IDs that a client chooses. Otherwise the client could make the list of all groups pass as the
+// answer to another request.
 func TestAnswersBelongToRequests(t *testing.T) {
 	f := start(t)
 	f.claim(t, "weather", ada)

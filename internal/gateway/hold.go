@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// A request is held back until the whole of it is here. A broker makes room for all of a
-// request when it has read its size, so a client that sends sizes and little more would use up
-// the broker's memory. At the gateway a request costs its size out of two budgets, that
-// of its subject and that of all.
+// The gateway holds back a request until all of it has arrived. A broker allocates memory for the
+// whole request as soon as it has read the size, so a client that sends little more than sizes
+// could use up the broker's memory. At the gateway, the size of a request counts in two memory
+// budgets: that of its subject, and that of all subjects.
 
 const (
-	// maxPooledBytes bounds the buffers that are kept for the next request.
+	// maxPooledBytes is the largest buffer that is kept for reuse.
 	maxPooledBytes = 1 << maxPooledBits
 	minPooledBits  = 13 // 8 KiB
 	maxPooledBits  = 20
 )
 
-// buffers are for requests, by the binary logarithm of their capacity.
+// buffers holds unused request buffers. The index is the binary logarithm of their capacity.
 var buffers [maxPooledBits + 1]sync.Pool
 
 func init() {
@@ -34,7 +34,7 @@ func init() {
 	}
 }
 
-// buffer returns n bytes, and what to do when they are not needed any more.
+// buffer returns a slice of n bytes, and a function that makes it available for reuse.
 func buffer(n int) (b []byte, free func()) {
 	if n > maxPooledBytes {
 		return make([]byte, n), func() {}
@@ -44,11 +44,11 @@ func buffer(n int) (b []byte, free func()) {
 	return (*pooled)[:n], func() { buffers[class].Put(pooled) }
 }
 
-// holdRequest returns a whole request, its size included, as soon as it is here. The caller
-// frees it.
+// holdRequest reads a whole request and returns its frame, size included. The caller calls free
+// when the request has been handled.
 func (c *conn) holdRequest(ctx context.Context, size int) (frame []byte, free func(), err error) {
 	n := 4 + size
-	if n <= readerBytes { // it needs no other memory than the connection has
+	if n <= readerBytes { // it fits into the connection's own buffer
 		frame, err := c.in.peek(n)
 		if err != nil {
 			return nil, nil, unexpected(err)
@@ -80,9 +80,9 @@ func (c *conn) holdRequest(ctx context.Context, size int) (frame []byte, free fu
 	return frame, free, nil
 }
 
-// payForAll takes n bytes from the budget of all requests. As long as it has to wait, clients
-// that take too long for a request lose their connections: they may be hostile, and
-// they would keep everybody waiting.
+// payForAll takes n bytes from the memory budget of all subjects. While it waits for them, it
+// closes the connections whose requests take too long to arrive. They may be hostile, and would
+// make every other client wait.
 func (g *Gateway) payForAll(ctx context.Context, n int) (repay func(), err error) {
 	repay = func() { g.requestBudget.Release(int64(n)) }
 	if g.requestBudget.TryAcquire(int64(n)) {
@@ -103,18 +103,18 @@ func (g *Gateway) payForAll(ctx context.Context, n int) (repay func(), err error
 }
 
 const (
-	// patience is how long a request may take to arrive while others wait for its memory.
+	// patience is how long a request may take to arrive while other requests wait for memory.
 	patience = 10 * time.Second
-	// evictEvery is the time between two evictions, so that no more connections are closed
-	// than need be.
+	// evictEvery is the minimum time between two evictions. The memory of one may be enough, so
+	// this avoids closing more connections than necessary.
 	evictEvery = 100 * time.Millisecond
 )
 
-// uploads are the connections with a request that has not arrived yet, and since when.
+// uploads holds the connections whose request has not arrived completely, and since when.
 type uploads struct {
 	mu      sync.Mutex // guards the fields below
 	since   map[*conn]time.Time
-	evicted time.Time // when the last one was
+	evicted time.Time // when a connection was last evicted
 }
 
 func (u *uploads) begin(c *conn) {
@@ -132,8 +132,8 @@ func (u *uploads) end(c *conn) {
 	delete(u.since, c)
 }
 
-// evict returns the connection whose request takes the longest, and forgets it. It returns
-// nil if none takes longer than least, or if one was evicted a moment ago.
+// evict removes and returns the connection whose request has been arriving for the longest time. It
+// returns nil if no request takes longer than least, or if a connection was evicted a moment ago.
 func (u *uploads) evict(least time.Duration) *conn {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -153,7 +153,7 @@ func (u *uploads) evict(least time.Duration) *conn {
 	return slowest
 }
 
-// pay takes n bytes from each budget, and waits until they are there.
+// pay takes n bytes from each budget, waiting until they are available. repay returns them.
 func pay(ctx context.Context, n int, budgets ...*semaphore.Weighted) (repay func(), err error) {
 	for i, budget := range budgets {
 		if err := budget.Acquire(ctx, int64(n)); err != nil {

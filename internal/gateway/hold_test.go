@@ -41,8 +41,8 @@ func (u *countingUpstream) SignIn(ctx context.Context, nc net.Conn, ask kmsg.Req
 	return u.Upstream.SignIn(ctx, nc.(countingConn).Conn, ask, principal)
 }
 
-// TestHalfRequestsStayHere: a broker sees nothing of a request that is not whole, since it
-// would make room for all of it.
+// TestHalfRequestsStayHere: the broker must see nothing of an incomplete request, because it would
+// allocate memory for all of it.
 func TestHalfRequestsStayHere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		upstream := new(countingUpstream)
@@ -64,8 +64,8 @@ func TestHalfRequestsStayHere(t *testing.T) {
 	})
 }
 
-// TestSlowUploadsOfMany has many subjects announce all the memory that there is for requests,
-// and send next to nothing. Another subject's request gets through before theirs time out.
+// TestSlowUploadsOfMany has many subjects announce requests that use up the whole memory budget,
+// and send almost nothing. Another subject's request must get through before theirs time out.
 func TestSlowUploadsOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)

@@ -12,9 +12,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/broker"
 )
 
-// TestNonsenseFromASubject sends what is well-formed and makes no sense, as
-// somebody who may read and write one topic and join any group. The broker is
-// in this process and must not go down with it, nor when it opens again.
+// TestNonsenseFromASubject sends well-formed requests that make no sense, from a subject that may
+// read and write one topic and join any group. The broker runs in this process. It must not panic,
+// neither now nor when it opens its data again.
 func TestNonsenseFromASubject(t *testing.T) {
 	f := start(t)
 	f.claim(t, "weather", ada)
@@ -69,7 +69,7 @@ func (f *front) nonsense(t testing.TB, seed uint64, n int) {
 			continue
 		}
 		request := b.request(k.ApiKey, k.MinVersion+int16(b.rand.IntN(int(k.MaxVersion-k.MinVersion)+1)))
-		c.SetDeadline(time.Now().Add(30 * time.Millisecond)) // some wait for ever
+		c.SetDeadline(time.Now().Add(30 * time.Millisecond)) // some requests wait forever
 		c.send(appendRequest(request, i))
 		response, err := c.response(request, i)
 		if err != nil {
@@ -83,7 +83,7 @@ func (f *front) nonsense(t testing.TB, seed uint64, n int) {
 	}
 }
 
-// advertised are the requests that the broker takes.
+// advertised are the requests that the broker offers.
 func (f *front) advertised(t testing.TB) []kmsg.ApiVersionsResponseApiKey {
 	t.Helper()
 	return f.dial(t).ask(apiVersions(3)).(*kmsg.ApiVersionsResponse).ApiKeys

@@ -5,30 +5,30 @@ import (
 	"sync"
 )
 
-// maxInFlight bounds the requests of one connection that the broker has not answered.
-// Java's client has 5 in flight, and librdkafka's a few hundred at most.
+// maxInFlight limits the requests of one connection that the broker has not answered. The Java
+// client has 5 in flight, librdkafka a few hundred at most.
 const maxInFlight = 1000
 
 // pending is a request that the broker has not answered yet.
 type pending struct {
 	header
-	answer chan<- []byte // of the gateway's own request; nil for a client's
+	answer chan<- []byte // for a request of the gateway's own; nil for a client's
 }
 
-// inFlight are the requests of one connection that the broker has not answered, the oldest
-// first. A broker answers in the order of the requests, so the gateway knows which request
-// an answer belongs to without trust in the client's correlation IDs.
+// inFlight is the queue of a connection's requests that the broker has not answered, oldest first.
+// A broker answers requests in order, so the gateway knows which request an answer belongs to. It
+// need not trust correlation IDs, which the client chooses.
 type inFlight struct {
 	mu     sync.Mutex // guards the fields below
 	queue  []pending
 	room   sync.Cond // signaled when the broker has answered a request
-	closed bool      // no more answers will come
+	closed bool      // no more answers will arrive
 }
 
 func (f *inFlight) init() { f.room.L = &f.mu }
 
-// add notes a request that is about to be sent. It waits while there are too many, and
-// reports false if no answers will come any more.
+// add adds a request that is about to be sent. It waits while maxInFlight requests are in flight.
+// It reports false if no more answers will arrive.
 func (f *inFlight) add(p pending) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -42,8 +42,8 @@ func (f *inFlight) add(p pending) bool {
 	return true
 }
 
-// next returns the request that the broker's next answer belongs to. It reports false if
-// the broker has nothing to answer, or answers another request.
+// next removes and returns the request that the broker's next answer belongs to. It reports false
+// if no request is in flight, or if the oldest one has another correlation ID.
 func (f *inFlight) next(correlation int32) (pending, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,8 +56,8 @@ func (f *inFlight) next(correlation int32) (pending, bool) {
 	return p, true
 }
 
-// awaitGroup waits while a request is in flight whose answer waits for other members of a
-// consumer group, or until no answers will come any more.
+// awaitGroup waits until no request is in flight whose answer depends on other members of a
+// consumer group, or until no more answers will arrive.
 func (f *inFlight) awaitGroup() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -5,8 +5,8 @@ import (
 	"testing/synctest"
 )
 
-// TestAwaitGroup: only requests that wait for other members of a group hold the next one back,
-// until they are answered or the broker is gone.
+// TestAwaitGroup: awaitGroup waits only for requests that depend on other members of a group, until
+// they are answered or the broker is gone.
 func TestAwaitGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, key := range []int16{keyJoinGroup, keySyncGroup} {
@@ -17,7 +17,7 @@ func TestAwaitGroup(t *testing.T) {
 				var f inFlight
 				f.init()
 				f.add(pending{header: header{keyProduce, 9, 7}})
-				f.awaitGroup() // or the test hangs
+				f.awaitGroup() // hangs the test if it waits here
 				f.next(7)
 				f.add(pending{header: header{key, 3, 7}})
 				waited := false

@@ -24,7 +24,7 @@ const (
 	envAddress = "GATEWAY_TEST_ADDRESS"
 )
 
-// TestMain runs the tests, or is the process that TestKill kills.
+// TestMain runs the tests, or acts as the process that TestKill kills.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(envDir); dir != "" {
 		if err := runVictim(dir, os.Getenv(envAddress)); err != nil {
@@ -54,7 +54,7 @@ func runVictim(dir, address string) error {
 	if err != nil {
 		return err
 	}
-	// The parent cannot reach the broker but through the gateway.
+	// The parent can reach the broker only through the gateway.
 	f := &front{broker: b}
 	if err := f.prepare(ctx, "weather", ada); err != nil {
 		return err
@@ -88,14 +88,14 @@ func startVictim(t *testing.T, dir, address string) victim {
 	return victim{cmd, strings.TrimSpace(line)}
 }
 
-// kill ends the process with no time for anything.
+// kill ends the process without giving it time to do anything.
 func (v victim) kill() {
 	v.Process.Kill()
 	v.Wait()
 }
 
-// TestKill kills broker and gateway with SIGKILL three times while a client
-// produces. All that was acknowledged is there afterwards.
+// TestKill kills broker and gateway with SIGKILL three times while a client produces. All
+// acknowledged records must be there afterwards.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	v := startVictim(t, dir, "127.0.0.1:0")

@@ -23,14 +23,15 @@ var (
 	errSlowUpload  = errors.New("a request takes too long while others wait for its memory")
 )
 
-// subjectConnections is how many connections each subject may have, as long as there are any.
-// Beyond that it gets a third of what is still free, at most: that is 2,500 of 10,000, and three
-// subjects get 5,000 together. So no handful of accounts takes all that there are.
+// subjectConnections is how many connections a subject may always have, within MaxConnections.
+// Beyond that, a subject may have at most a third of the connections that are still free. Of
+// 10,000, one subject gets 2,500, and three subjects together get 5,000. So a few subjects cannot
+// use up all connections.
 const subjectConnections = 16
 
 const (
-	refusedFor  = 10 * time.Second // how long credentials that were refused are remembered
-	refusedSize = 10_000           // how many
+	refusedFor  = 10 * time.Second // how long the gateway remembers that credentials were refused
+	refusedSize = 10_000           // for how many credentials
 )
 
 // limits counts connections and refused logins.
@@ -56,22 +57,22 @@ func newLimits(cfg *Config) *limits {
 	}
 }
 
-// account is what the connections of one subject have in common.
+// account is shared by all connections of a subject.
 type account struct {
 	connections int // guarded by limits.mu
-	// requests and answers are shared by what is held in memory for the subject, so
-	// that one subject cannot take all that there is for everybody.
+	// Budgets for what is held in memory for the subject. They keep one subject from using up the
+	// budgets of all.
 	requests, answers *semaphore.Weighted
 }
 
-// addressOf is the address that the limits of a client's connections hang on.
+// addressOf returns the address that a client's connections are counted under.
 func addressOf(a net.Addr) netip.Addr {
 	ap, _ := netip.ParseAddrPort(a.String())
 	return admission.AddressOf(ap.Addr())
 }
 
-// open counts a connection that is not signed in yet. If it is one too many, another one that
-// is not makes room, unless there is none.
+// open counts a connection that is not signed in yet. If there are too many connections, open
+// evicts another one that is not signed in. It fails if there is none to evict.
 func (l *limits) open(address netip.Addr, close func()) (*admission.Stranger, error) {
 	for l.strangers.LenOf(address) >= l.cfg.MaxHalfOpenPerAddress && l.strangers.EvictFrom(address) {
 	}
@@ -86,7 +87,7 @@ func (l *limits) open(address netip.Addr, close func()) (*admission.Stranger, er
 	}
 }
 
-// signIn counts an open connection as the subject's, unless it is one too many.
+// signIn counts an open connection as one of the subject's, or fails if there are too many.
 func (l *limits) signIn(x *admission.Stranger, subject string) (*account, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,7 +99,7 @@ func (l *limits) signIn(x *admission.Stranger, subject string) (*account, error)
 		return nil, errSubject
 	}
 	if !x.Leave() {
-		return nil, errHalfOpen // it had to make room for another one a moment ago
+		return nil, errHalfOpen // it was evicted a moment ago to make room
 	}
 	l.bySubject[subject] = a
 	a.connections++
@@ -106,8 +107,7 @@ func (l *limits) signIn(x *admission.Stranger, subject string) (*account, error)
 	return a, nil
 }
 
-// closed takes a connection off the count; subject is empty if it never was
-// signed in.
+// closed stops counting a connection. subject is empty if the connection was never signed in.
 func (l *limits) closed(x *admission.Stranger, subject string) {
 	x.Leave()
 	if subject == "" {
@@ -138,13 +138,13 @@ type pastRefusal struct {
 	until time.Time
 }
 
-// remember notes that credentials were refused.
+// remember records that credentials were refused, and why.
 func (l *limits) remember(c Credentials, r refusal) {
 	l.refusals.Add(hashOf(c), pastRefusal{r, time.Now().Add(refusedFor)})
 }
 
-// refusedBefore returns why the same credentials were refused a moment ago, or nil.
-// What was refused does not become good.
+// refusedBefore returns why the same credentials were refused a moment ago, or nil. It need not ask
+// again, because refused credentials do not become valid.
 func (l *limits) refusedBefore(c Credentials) *refusal {
 	if past, ok := l.refusals.Get(hashOf(c)); ok && time.Now().Before(past.until) {
 		return &past.refusal

@@ -12,9 +12,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
-// TestFlood opens more connections than there may be, from four addresses, and says nothing
-// on them. Clients that are signed in go on; those from elsewhere get in, and those of the
-// same addresses do as well: the flood makes room itself.
+// TestFlood opens more connections than are allowed, from four addresses, and sends nothing on
+// them. Clients that are signed in must keep working. New clients, even from the same addresses,
+// must get in, because the connections of the flood are evicted first.
 func TestFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.MaxHalfOpen, cfg.MaxHalfOpenPerAddress = 100, 60 })
@@ -26,7 +26,7 @@ func TestFlood(t *testing.T) {
 			f.dialFrom(t, fmt.Sprintf("192.0.2.1:%d", i+1))
 			f.dialFrom(t, fmt.Sprintf("192.0.2.2:%d", i+1))
 			f.dialFrom(t, fmt.Sprintf("192.0.2.3:%d", i+1))
-			f.dialFrom(t, fmt.Sprintf("[2001:db8::%x]:1", i+1)) // one network
+			f.dialFrom(t, fmt.Sprintf("[2001:db8::%x]:1", i+1)) // all in one /64 network
 		}
 		synctest.Wait()
 		if got := f.gateway.Stats(); got.HalfOpen != 100 || got.Rejected != 301 {
@@ -46,8 +46,8 @@ func TestFlood(t *testing.T) {
 	})
 }
 
-// TestFloodFromOneAddress: people behind an address that floods get in, one that is just being
-// signed in included.
+// TestFloodFromOneAddress: clients at an address that floods get in, even one whose login is in
+// progress.
 func TestFloodFromOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.MaxHalfOpenPerAddress = 10 })
@@ -87,8 +87,8 @@ func TestMaxConnections(t *testing.T) {
 	})
 }
 
-// TestMaxConnectionsPerSubject has three people open as many connections as they get: there are
-// still some for a fourth.
+// TestMaxConnectionsPerSubject has three people open as many connections as they can. A fourth must
+// still get some.
 func TestMaxConnectionsPerSubject(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.MaxConnections = 200 })
@@ -127,7 +127,7 @@ func TestMaxConnectionsPerSubject(t *testing.T) {
 	})
 }
 
-// try shows a token on a connection from address, and reports whether there is an answer.
+// try shows a token on a new connection from an address, and reports whether there is an answer.
 func (f *front) try(t *testing.T, address, token string) bool {
 	c := f.dialFrom(t, address)
 	defer c.Close()
@@ -137,9 +137,9 @@ func (f *front) try(t *testing.T, address, token string) bool {
 	return err == nil
 }
 
-// TestFailureLimit lets an address guess tokens, as many at once as it can. Nobody is asked about
-// more of them than the address may try. Whoever was let in lately gets in from there all the
-// same, and so do newcomers, once the guessing is over.
+// TestFailureLimit has an address guess many tokens at once. The gateway must ask about no more of
+// them than the address may try. Tokens that were valid recently still get in from there, and so do
+// new ones once the guessing has stopped.
 func TestFailureLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.FailuresPerAddress = 5 })
@@ -149,7 +149,7 @@ func TestFailureLimit(t *testing.T) {
 		open.wantLogin("known-token")
 		before := f.tokens.asked()
 
-		f.tokens.hold(true) // as when Globus takes its time
+		f.tokens.hold(true) // as if Globus Auth were slow
 		var flood sync.WaitGroup
 		for i := range 100 {
 			flood.Go(func() { f.try(t, "192.0.2.1:1", fmt.Sprint("guess-", i)) })
@@ -167,7 +167,7 @@ func TestFailureLimit(t *testing.T) {
 		if !f.try(t, "192.0.2.2:1", "known-token") {
 			t.Error("another address is closed as well")
 		}
-		// To show a new token on an open connection is not counted.
+		// A new token on a connection that is signed in is not counted.
 		f.tokens.issue("next-token", ada, time.Hour)
 		open.wantLogin("next-token")
 		flood.Wait()
@@ -178,7 +178,7 @@ func TestFailureLimit(t *testing.T) {
 	})
 }
 
-// TestUnknownOutcomesCount: an outage is no reason to ask about any number of guesses.
+// TestUnknownOutcomesCount: during an outage the number of guesses to ask about is limited too.
 func TestUnknownOutcomesCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.FailuresPerAddress = 5 })
@@ -193,7 +193,7 @@ func TestUnknownOutcomesCount(t *testing.T) {
 	})
 }
 
-// TestManyAtOnce has a job start that has more processes than its address may guess tokens.
+// TestManyAtOnce starts a job with more processes than its address may have failed logins.
 func TestManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -213,8 +213,8 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
-// TestRefusedAgain has a program go on with a revoked token: it hears the sentence
-// each time, and takes nothing from others at its address.
+// TestRefusedAgain: a program that keeps using a revoked token gets the reason each time, and does
+// not use up the failures of others at its address.
 func TestRefusedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.FailuresPerAddress = 3 })
@@ -226,8 +226,8 @@ func TestRefusedAgain(t *testing.T) {
 		}
 		f.dialFrom(t, "192.0.2.1:2").wantLogin("ada-token")
 
-		// Nor does it when it was forgotten and has to be asked about again, not even with many
-		// tokens: what was refused once is counted apart.
+		// Nor if the gateway has forgotten the refusal and asks again, even with many tokens:
+		// credentials that were refused before are counted separately.
 		for i := range 10 {
 			f.try(t, "192.0.2.1:3", fmt.Sprint("old-token-", i))
 		}
@@ -244,7 +244,7 @@ func TestRefusedAgain(t *testing.T) {
 	})
 }
 
-// TestRefusalsAreForgotten: what is remembered is no answer for ever.
+// TestRefusalsAreForgotten: a refusal is not remembered forever.
 func TestRefusalsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -273,7 +273,7 @@ func TestFailureDelay(t *testing.T) {
 	})
 }
 
-// TestSlowClients feeds the gateway byte by byte.
+// TestSlowClients sends requests byte by byte.
 func TestSlowClients(t *testing.T) {
 	drip := func(c *raw, b []byte) (lifetime time.Duration) {
 		began := time.Now()
@@ -345,7 +345,7 @@ func TestSlowClients(t *testing.T) {
 	})
 }
 
-// TestSlowUploads sends produce requests that take long. They arrive as long as they make progress.
+// TestSlowUploads sends produce requests slowly. They must arrive as long as they make progress.
 func TestSlowUploads(t *testing.T) {
 	upload := func(t *testing.T, c *raw, size, perSecond int) {
 		t.Helper()
@@ -372,13 +372,13 @@ func TestSlowUploads(t *testing.T) {
 				c := f.login(t, "ada-token")
 				upload(t, c, 1_040_000, perSecond)
 				upload(t, c, 1_040_000, perSecond)
-				time.Sleep(3 * frameTimeout) // no deadline is left
+				time.Sleep(3 * frameTimeout) // no deadline may be left over
 				c.wantAlive()
 			})
 		})
 	}
-	// What a client waits for the gateway does not count: here for the memory that large
-	// requests of one subject share.
+	// The time that a client waits for the gateway does not count. Here it waits for the memory
+	// that large requests of one subject share.
 	t.Run("after a wait", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := startInMemory(t, func(cfg *Config) { cfg.MaxRequestBytes = 60 << 20 })
@@ -397,7 +397,7 @@ func TestSlowUploads(t *testing.T) {
 			}
 		})
 	})
-	// A client that was quick has no more time to stand still than any other.
+	// A client that was fast before gets no extra time to be silent.
 	t.Run("stalled", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := startInMemory(t)
@@ -414,7 +414,7 @@ func TestSlowUploads(t *testing.T) {
 	})
 }
 
-// TestUnreadAnswers has a client that asks and does not read.
+// TestUnreadAnswers has a client that sends requests and does not read the answers.
 func TestUnreadAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -430,7 +430,7 @@ func TestUnreadAnswers(t *testing.T) {
 	})
 }
 
-// TestLargeLogins announces large logins until there is no room for more.
+// TestLargeLogins announces large logins until their memory budget is used up.
 func TestLargeLogins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -447,7 +447,7 @@ func TestLargeLogins(t *testing.T) {
 		c.handshake(1)
 		c.send(sized(maxLoginBytes, head(keySaslAuthenticate, 1)))
 		c.wantClosed()
-		f.login(t, "ada-token").wantAlive() // it is small
+		f.login(t, "ada-token").wantAlive() // a small login needs no budget
 		for _, c := range open {
 			c.Close()
 		}

@@ -19,7 +19,7 @@ import (
 
 const (
 	maxLoginRequests = 16       // a client needs three
-	smallLoginBytes  = 16 << 10 // a login request that needs no budget
+	smallLoginBytes  = 16 << 10 // a larger login request counts in the memory budget
 )
 
 var (
@@ -31,7 +31,7 @@ func brokerError(op string, err error) error {
 	return fmt.Errorf("%w: %s: %w", errBroker, op, err)
 }
 
-// login serves a client until it is signed in.
+// login handles a client's requests until it is signed in.
 func (c *conn) login(ctx context.Context) error {
 	for range maxLoginRequests {
 		h, frame, free, err := c.takeRequest(maxLoginBytes)
@@ -57,8 +57,8 @@ func (c *conn) login(ctx context.Context) error {
 	return frameError("no login in %d requests", maxLoginRequests)
 }
 
-// takeRequest reads a request whole, which the gateway will answer. The caller
-// calls free when done with it.
+// takeRequest reads a whole request that the gateway answers itself. The caller calls free when the
+// request has been handled.
 func (c *conn) takeRequest(limit int) (h header, frame []byte, free func(), err error) {
 	frame, free, err = c.takeFrame(headerBytes, limit)
 	if err != nil {
@@ -67,7 +67,7 @@ func (c *conn) takeRequest(limit int) (h header, frame []byte, free func(), err 
 	return parseHeader(frame), frame, free, nil
 }
 
-// takeFrame reads a frame of at least least and at most limit bytes.
+// takeFrame reads a frame of at least "least" and at most "limit" bytes.
 func (c *conn) takeFrame(least, limit int) (frame []byte, free func(), err error) {
 	size, err := c.in.size()
 	if err != nil {
@@ -92,7 +92,7 @@ func (c *conn) takeFrame(least, limit int) (frame []byte, free func(), err error
 	return frame, free, nil
 }
 
-// loginAfterHandshake answers a handshake and, if the client can go on, takes
+// loginAfterHandshake answers a handshake. If the client has chosen a mechanism, it also handles
 // the login that follows.
 func (c *conn) loginAfterHandshake(ctx context.Context, frame []byte) (done bool, err error) {
 	mechanism, raw, err := c.answerHandshake(frame)
@@ -105,9 +105,9 @@ func (c *conn) loginAfterHandshake(ctx context.Context, frame []byte) (done bool
 	return true, c.loginFramed(ctx, mechanism)
 }
 
-// answerHandshake answers SaslHandshake. The mechanism is nil if there is none
-// of that name, and the client may try another. raw says that the messages that
-// follow have no Kafka header, which is what version 0 means.
+// answerHandshake answers SaslHandshake. The mechanism is nil if the gateway has none of that name;
+// the client may then try another one. raw means that the following SASL messages have no Kafka
+// header, as version 0 of the handshake requires.
 func (c *conn) answerHandshake(frame []byte) (m *mechanism, raw bool, err error) {
 	h, w := parseRequest(frame)
 	name := w.bytes(w.int16())
@@ -123,7 +123,7 @@ func (c *conn) answerHandshake(frame []byte) (m *mechanism, raw bool, err error)
 	return m, h.version == 0, c.respond(h.correlation, response)
 }
 
-// loginFramed takes a login in a SaslAuthenticate request.
+// loginFramed handles a login in a SaslAuthenticate request.
 func (c *conn) loginFramed(ctx context.Context, m *mechanism) error {
 	h, frame, free, err := c.takeRequest(maxLoginBytes)
 	if err != nil {
@@ -150,9 +150,9 @@ func (c *conn) loginFramed(ctx context.Context, m *mechanism) error {
 	return c.respond(h.correlation, response)
 }
 
-// loginRaw takes a login in a frame that is nothing but the SASL message. The
-// answer is an empty frame, or what the mechanism has for a refusal: a client that
-// is only cut off takes that for a failure of the network, and tries for ever.
+// loginRaw handles a login whose frame holds only the SASL message. It answers with an empty frame,
+// or with the mechanism's own message for a refusal. Without that message, the client would take
+// the closed connection for a network failure and retry forever.
 func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
 	message, free, err := c.takeFrame(0, maxLoginBytes)
 	if err != nil {
@@ -169,8 +169,9 @@ func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
 	return c.writeFrame(nil)
 }
 
-// linger leaves it to the client to close the connection, for a while: kafka-python
-// 3.0 does not read an answer if it sees the end of the connection behind it.
+// linger waits a moment for the client to close the connection. It is called after a refusal,
+// because kafka-python 3.0 does not read an answer if it already sees the end of the connection
+// behind it.
 func (c *conn) linger(ctx context.Context) error {
 	c.client.SetReadDeadline(time.Now().Add(lingerTimeout))
 	defer context.AfterFunc(ctx, func() { c.client.SetReadDeadline(time.Unix(1, 0)) })()
@@ -202,9 +203,9 @@ func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 	return message, nil
 }
 
-// authenticate finds out who the client is and, the first time, signs in to the
-// broker; it returns until when. A *refusal is final and has been held back
-// already. After any other error the client may try again.
+// authenticate finds out the client's identity and, at the first login, signs in to the broker. It
+// returns when the login expires. A *refusal is final; authenticate has already waited for
+// FailureDelay then. After any other error the client may retry.
 func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (time.Time, error) {
 	c.stranger.Heard(true)
 	defer c.stranger.Heard(false)
@@ -227,9 +228,10 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 	return id.Expiry, nil
 }
 
-// identify asks whose credentials a SASL message carries. A program that goes on
-// with a revoked token is not guessing: it hears why each time, whatever its
-// address has left, and nobody is asked about it.
+// identify asks the Authenticator about the credentials in a SASL message. Credentials that were
+// refused a moment ago are refused again with the same reason, without asking. So a program that
+// keeps using a revoked token always learns why, and does not use up the failures that its address
+// may make.
 func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Credentials, Identity, error) {
 	credentials, err := m.parse(message)
 	shown := credentials.Credentials
@@ -267,8 +269,9 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 	return shown, id, nil
 }
 
-// caller is whose failures those on this connection are: its address's, or its subject's once it
-// is signed in. Whoever is signed in does not pay for neighbours that guess.
+// caller returns the key under which failed logins of this connection are counted: its address, or
+// its subject once it is signed in. So a client that is signed in is not affected by others at its
+// address that guess.
 func (c *conn) caller() string {
 	if c.subject != "" {
 		return c.subject
@@ -276,7 +279,7 @@ func (c *conn) caller() string {
 	return c.address.String()
 }
 
-// signIn makes the connection to the broker the principal's.
+// signIn signs the connection to the broker in as the identity's principal.
 func (c *conn) signIn(ctx context.Context, id Identity) error {
 	account, err := c.g.limits.signIn(c.stranger, id.Subject)
 	if err != nil {
@@ -293,9 +296,9 @@ func (c *conn) signIn(ctx context.Context, id Identity) error {
 	return c.learnVersions(ctx)
 }
 
-// refusal is a login that failed for good.
+// refusal is the error of a login that is refused for good.
 type refusal struct {
-	reason string // a sentence that a person can act on, without the token
+	reason string // a sentence that a person can act on; it never holds the token
 	err    error
 }
 
@@ -307,7 +310,7 @@ const (
 	keyHint   = "; make another key with `diaspora key create`, or ask whoever gave you this one"
 )
 
-// kind names the credentials in a sentence.
+// kind names the type of the credentials, for messages.
 func (c Credentials) kind() string {
 	if c.KeyID != "" {
 		return "access key"
@@ -315,8 +318,8 @@ func (c Credentials) kind() string {
 	return "access token"
 }
 
-// hint says how to get better ones. A token with dots is a JWT, and so was got
-// with an access key: those of Globus Auth are opaque.
+// hint says how to get valid credentials. A token with dots is a JWT that was issued for an access
+// key, because access tokens of Globus Auth are opaque.
 func (c Credentials) hint() string {
 	if c.KeyID != "" || strings.Contains(c.Secret.Reveal(), ".") {
 		return keyHint
@@ -334,7 +337,7 @@ func (c Credentials) refusedReason(err error) string {
 	return "the " + c.kind() + " was refused" + c.hint()
 }
 
-// misconfiguredReason says to a client that its credentials are not the trouble.
+// misconfiguredReason tells a client that its credentials are not the cause of the failure.
 func (c Credentials) misconfiguredReason(err error) string {
 	return fmt.Sprintf("%s whose %s this is, because it cannot use the answer of Globus Auth (%v); the %s may be fine: tell the operators of the fabric",
 		kafka.CannotTell, c.kind(), err, c.kind())
@@ -350,7 +353,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// respond sends the client an answer of the gateway's own.
+// respond sends the client a response that the gateway has made itself.
 func (c *conn) respond(correlation int32, response kmsg.Response) error {
 	_, err := c.Write(appendResponse(nil, correlation, response))
 	return err

@@ -9,8 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TestManyConnections opens two thousand connections through one gateway, and has each
-// of them produce when all are there.
+// TestManyConnections opens two thousand connections through one gateway. When all are open, each
+// of them produces.
 func TestManyConnections(t *testing.T) {
 	const n = 2000
 	f := start(t)

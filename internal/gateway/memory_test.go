@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// memory is what this process holds, after a collection.
+// memory returns how much memory this process uses after a garbage collection.
 func memory() uint64 {
 	runtime.GC()
 	runtime.GC()

@@ -10,24 +10,23 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// mechanism is a SASL mechanism that takes one message.
+// mechanism is a SASL mechanism in which the client sends one message.
 type mechanism struct {
-	// parse reads the message in which the client says who it is. Its error is
-	// a *refusal.
+	// parse decodes the client's message. Its error is a *refusal.
 	parse func(message []byte) (credentials, error)
-	// refused returns what a client is told that gets no Kafka error, before the
-	// connection is closed. Nil is nothing.
+	// refused returns the answer for a client that cannot receive a Kafka error, to be sent before
+	// the connection is closed. If refused is nil, nothing is sent.
 	refused func(*refusal) []byte
 }
 
-// credentials are what a client says of itself.
+// credentials are the content of a client's SASL message.
 type credentials struct {
 	Credentials
-	authzid string // whom it wants to be, if it says so
+	authzid string // the authorization identity, if the client sent one
 }
 
-// mechanisms are what a client can choose from. OAUTHBEARER has a message for
-// refusals (RFC 7628, section 3.2.2), PLAIN has none.
+// mechanisms are the SASL mechanisms by name. OAUTHBEARER has a message for refusals (RFC 7628,
+// section 3.2.2). PLAIN has none.
 var mechanisms = map[string]*mechanism{
 	"OAUTHBEARER": {parse: parseOAuthBearer, refused: refuseOAuthBearer},
 	"PLAIN":       {parse: parsePlain},
@@ -44,12 +43,12 @@ func mechanismNames() []string { return slices.Sorted(maps.Keys(mechanisms)) }
 
 const maxTokenBytes = 16 << 10
 
-// parseOAuthBearer reads the message of OAUTHBEARER (RFC 7628, section 3.1),
+// parseOAuthBearer parses the client's message of OAUTHBEARER (RFC 7628, section 3.1),
 //
 //	n,a=AUTHZID,^Aauth=Bearer TOKEN^Akey=value^A^A
 //
-// where ^A is the byte 1, and a=AUTHZID and the other keys may be missing. It
-// takes no more than Apache Kafka does.
+// where ^A is the byte 1. a=AUTHZID and the other keys are optional. It accepts no more than Apache
+// Kafka does.
 func parseOAuthBearer(message []byte) (credentials, error) {
 	malformed := &refusal{reason: "the OAUTHBEARER message is malformed; is the access token pasted whole?"}
 	header, rest, _ := bytes.Cut(message, []byte{1})
@@ -82,7 +81,7 @@ func parseOAuthBearer(message []byte) (credentials, error) {
 	return c, nil
 }
 
-// parseGS2Header reads "n,," or "n,a=AUTHZID,": no channel binding.
+// parseGS2Header parses "n,," or "n,a=AUTHZID,", the headers without channel binding.
 func parseGS2Header(header string) (authzid string, ok bool) {
 	rest, ok := strings.CutPrefix(header, "n,")
 	if !ok {
@@ -108,7 +107,7 @@ func isToken(s string) bool {
 func isLetter(b byte) bool { return b|0x20 >= 'a' && b|0x20 <= 'z' }
 func isText(b byte) bool   { return b >= ' ' && b < 0x7f || b == '\t' || b == '\r' || b == '\n' }
 
-// consistsOf reports whether s is not empty and all of its bytes are ok.
+// consistsOf reports whether s is not empty and ok accepts each of its bytes.
 func consistsOf(s string, ok func(byte) bool) bool {
 	for i := range len(s) {
 		if !ok(s[i]) {

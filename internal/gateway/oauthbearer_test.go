@@ -26,7 +26,7 @@ func TestParseOAuthBearer(t *testing.T) {
 	}
 }
 
-// badSASL are messages that are no OAUTHBEARER.
+// badSASL are messages that are not valid OAUTHBEARER messages.
 var badSASL = []string{
 	"",
 	"\x00",
@@ -90,8 +90,8 @@ func TestParseOAuthBearerRefuses(t *testing.T) {
 	}
 }
 
-// FuzzSASL: whatever is taken for a login is one, and nothing is told of one
-// that is not.
+// FuzzSASL: every message that is accepted is valid, and the error of a rejected one reveals
+// nothing of it.
 func FuzzSASL(f *testing.F) {
 	for _, message := range badSASL {
 		f.Add([]byte(message))
@@ -121,8 +121,8 @@ func FuzzSASL(f *testing.F) {
 	})
 }
 
-// TestRefusalsInWords sends every bad message to a gateway, in every form. The
-// answer is a sentence, and says nothing of what was sent.
+// TestRefusalsInWords sends every bad message to a gateway, in every form. The answer must be a
+// sentence and must reveal nothing of what was sent.
 func TestRefusalsInWords(t *testing.T) {
 	t.Parallel()
 	f := start(t, func(cfg *Config) { cfg.FailuresPerAddress = 10_000 })

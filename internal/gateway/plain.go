@@ -7,18 +7,18 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// Bounds of an access key's two parts, far beyond what they are.
+// Limits for the two parts of an access key, far above their real sizes.
 const (
 	maxKeyIDBytes     = 256
 	maxKeySecretBytes = 1 << 10
 )
 
-// parsePlain reads the message of PLAIN (RFC 4616),
+// parsePlain parses the client's message of PLAIN (RFC 4616),
 //
 //	[AUTHZID] NUL AUTHCID NUL PASSWORD
 //
-// where AUTHCID is the ID of an access key and PASSWORD its secret. Some clients
-// give the ID as AUTHZID too, which asks for nothing more.
+// where AUTHCID is the ID of an access key and PASSWORD its secret. Some clients send the ID as
+// AUTHZID too. That requests no other identity, so it is accepted.
 func parsePlain(message []byte) (credentials, error) {
 	parts := bytes.Split(message, []byte{0})
 	if len(parts) != 3 || len(parts[1]) > maxKeyIDBytes || len(parts[2]) > maxKeySecretBytes || !utf8.Valid(message) {

@@ -23,7 +23,7 @@ const (
 
 func plainMessage(id, secret string) []byte { return []byte("\x00" + id + "\x00" + secret) }
 
-// loginPlain goes through a handshake and a login with an access key.
+// loginPlain does a handshake and a login with an access key.
 func (c *raw) loginPlain(version int16, message []byte) *kmsg.SASLAuthenticateResponse {
 	c.t.Helper()
 	if response := c.ask(saslHandshake(1, "PLAIN")).(*kmsg.SASLHandshakeResponse); response.ErrorCode != 0 {
@@ -46,7 +46,7 @@ func TestParsePlain(t *testing.T) {
 	}
 }
 
-// badPlain are messages that are no PLAIN, or are without a key.
+// badPlain are messages that are not valid PLAIN messages, or that have no key.
 var badPlain = []string{
 	"", "\x00", "\x00\x00", "\x00\x00\x00", "id", "id\x00secret", "\x00id\x00", "\x00\x00secret", "id\x00\x00secret",
 	"\x00id\x00secret\x00", "\x00id\x00sec\x00ret", "\x00id\xff\x00secret", "\x00id\x00secret\xff",
@@ -72,8 +72,8 @@ func FuzzParsePlain(f *testing.F) {
 	})
 }
 
-// TestPlainDialects signs in with a key in every form that clients have, and is
-// the key's principal to the broker.
+// TestPlainDialects signs in with a key in every form that clients use. The broker must see the
+// key's principal.
 func TestPlainDialects(t *testing.T) {
 	f := start(t)
 	principal := ada + "." + adasKey
@@ -108,7 +108,7 @@ func TestPlainDialects(t *testing.T) {
 	}
 }
 
-// TestPlainRefusals refuses in sentences, which say nothing of what was sent.
+// TestPlainRefusals: refusals are sentences, and reveal nothing of what was sent.
 func TestPlainRefusals(t *testing.T) {
 	t.Parallel()
 	f := start(t, func(cfg *Config) { cfg.FailuresPerAddress = 10_000 })
@@ -143,7 +143,7 @@ func TestPlainRefusals(t *testing.T) {
 	if got := f.gateway.Stats().Refused; got != int64(2*len(cases)) {
 		t.Errorf("%d logins were refused, want %d", got, 2*len(cases))
 	}
-	// A key is no token, nor the other way round.
+	// A key is not accepted as a token, nor a token as a key.
 	f.dial(t).wantRefusal(adasSecret, "the access token was revoked")
 	f.tokens.issue("ada-token", ada, time.Hour)
 	if response := f.dial(t).loginPlain(1, plainMessage(adasKey, "ada-token")); response.ErrorCode == 0 {
@@ -151,8 +151,8 @@ func TestPlainRefusals(t *testing.T) {
 	}
 }
 
-// TestPlainSessions: a revoked key loses its connections within the interval, an
-// expired one at its end, and one that logs in again in time goes on.
+// TestPlainSessions: a revoked key loses its connections within the interval, an expired key when
+// it expires. A client that logs in again in time stays connected.
 func TestPlainSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -179,7 +179,7 @@ func TestPlainSessions(t *testing.T) {
 		f.tokens.setDown(true)
 		f.tokens.revokeKey(adasKey, adasSecret)
 		time.Sleep(10 * time.Minute)
-		c.wantAlive() // nobody can tell
+		c.wantAlive() // nobody can tell at the moment
 		f.tokens.setDown(false)
 		if got := c.lifetime(); got > 33*time.Second {
 			t.Errorf("the connection outlives its key for %v", got)
@@ -190,7 +190,7 @@ func TestPlainSessions(t *testing.T) {
 	})
 }
 
-// TestPlainLimits: however many keys somebody has, their connections count together.
+// TestPlainLimits: the connections of all keys of a subject count together.
 func TestPlainLimits(t *testing.T) {
 	f := start(t, func(cfg *Config) { cfg.MaxConnections = subjectConnections + 1 })
 	for i := range subjectConnections + 1 {
@@ -212,7 +212,7 @@ func TestPlainLimits(t *testing.T) {
 	}
 }
 
-// TestKeyAndOwner: a connection of a key with fewer rights stays that, whatever
+// TestKeyAndOwner: a connection of a key with fewer rights keeps these rights, whatever credentials
 // its client shows later.
 func TestKeyAndOwner(t *testing.T) {
 	f := start(t)
@@ -226,9 +226,9 @@ func TestKeyAndOwner(t *testing.T) {
 	}
 }
 
-// TestVersionsOfLogin: before the login, the gateway says which versions of it
-// there are, and of all else what both it and the broker take. What is newer than the
-// broker is refused in version 0 (KIP-511).
+// TestVersionsOfLogin: before the login, the gateway offers its own versions of the login requests,
+// and of all other requests what it and the broker both support. It answers a version of
+// ApiVersions that is newer than the broker in version 0 (KIP-511).
 func TestVersionsOfLogin(t *testing.T) {
 	f := start(t)
 	upstream, err := f.broker.Dial(t.Context())

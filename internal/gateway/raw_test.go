@@ -14,13 +14,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// raw is a client that sends what it likes.
+// raw is a client that can send any bytes.
 type raw struct {
 	net.Conn
 	t testing.TB
 }
 
-// impatience is how long a raw client waits for anything.
+// impatience is how long a raw client waits for an answer.
 const impatience = 10 * time.Second
 
 func (f *front) dial(t testing.TB) *raw {
@@ -62,8 +62,8 @@ func (c *raw) wantLogin(token string) *kmsg.SASLAuthenticateResponse {
 	return response
 }
 
-// wantRefusal fails unless a login with the token is refused in words. Then it
-// hangs up.
+// wantRefusal fails unless a login with the token is refused with a sentence. Then it closes the
+// connection.
 func (c *raw) wantRefusal(token, words string) {
 	c.t.Helper()
 	response := c.authenticate(token)
@@ -76,7 +76,7 @@ func (c *raw) wantRefusal(token, words string) {
 	c.Close()
 }
 
-// wantAlive fails unless the connection takes another request.
+// wantAlive fails unless the gateway answers another request on the connection.
 func (c *raw) wantAlive() {
 	c.t.Helper()
 	c.SetDeadline(time.Now().Add(impatience))
@@ -85,7 +85,7 @@ func (c *raw) wantAlive() {
 	c.ask(r)
 }
 
-// lifetime is how long it takes the gateway to hang up.
+// lifetime returns how long it takes until the gateway closes the connection.
 func (c *raw) lifetime() time.Duration {
 	began := time.Now()
 	c.SetDeadline(time.Time{})
@@ -93,7 +93,7 @@ func (c *raw) lifetime() time.Duration {
 	return time.Since(began)
 }
 
-// authenticate goes through a handshake and a login.
+// authenticate does a handshake and a login.
 func (c *raw) authenticate(token string) *kmsg.SASLAuthenticateResponse {
 	c.t.Helper()
 	c.handshake(1)
@@ -107,7 +107,7 @@ func (c *raw) handshake(version int16) {
 	}
 }
 
-// loginRaw goes through a login as old clients do it.
+// loginRaw does a login without Kafka headers, as old clients do.
 func (c *raw) loginRaw(token string) {
 	c.t.Helper()
 	c.handshake(0)
@@ -139,8 +139,8 @@ func apiVersions(version int16) *kmsg.ApiVersionsRequest {
 	return r
 }
 
-// send writes bytes as they are. That the gateway has hung up is for the
-// reader to find out.
+// send writes bytes unchanged. It ignores errors, because the reader notices if the gateway has
+// closed the connection.
 func (c *raw) send(b []byte) { c.Write(b) }
 
 // ask sends a request and returns its response.
@@ -181,7 +181,7 @@ func (c *raw) frame() ([]byte, error) {
 	return frame, err
 }
 
-// wantClosed fails unless the gateway hangs up, whatever it says before.
+// wantClosed fails unless the gateway closes the connection, whatever it sends before.
 func (c *raw) wantClosed() {
 	c.t.Helper()
 	_, err := io.Copy(io.Discard, c)

@@ -9,7 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// relay passes requests on and responses back until one side ends.
+// relay relays requests to the broker and responses back until either side closes the connection.
 func (c *conn) relay(ctx context.Context) error {
 	c.ended = make(chan struct{})
 	go c.relayResponses(ctx)
@@ -23,7 +23,7 @@ func (c *conn) relayRequests(ctx context.Context) error {
 	for c.awaitRequest() {
 		size, err := c.in.size()
 		if err != nil && c.draining() {
-			break // what there is of a request is not worth an answer
+			break // drain has ended the read; a request that has arrived in part is dropped
 		}
 		if err != nil {
 			return err
@@ -36,7 +36,7 @@ func (c *conn) relayRequests(ctx context.Context) error {
 	return nil
 }
 
-// relayRequest passes on one request, whose size is known.
+// relayRequest relays one request. size is the size from its frame.
 func (c *conn) relayRequest(ctx context.Context, size int) error {
 	if size < headerBytes || size > c.g.cfg.MaxRequestBytes {
 		return frameError("size %d", size)
@@ -67,7 +67,7 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 		return err
 	}
 	defer free()
-	if err := c.signInAgain(ctx); err != nil { // the request may have taken its time
+	if err := c.signInAgain(ctx); err != nil { // time has passed while the request arrived
 		return err
 	}
 	if !c.expiry.After(time.Now()) {
@@ -76,7 +76,7 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 	return c.sendRequest(ctx, h, frame)
 }
 
-// sendRequest passes a request on to the broker. frame is the whole of it, its size included.
+// sendRequest sends a request to the broker. frame is the whole request, its size included.
 func (c *conn) sendRequest(ctx context.Context, h header, frame []byte) error {
 	unanswered, err := checkRequest(frame[4:], h, c.g.fetchLimit())
 	if err != nil {
@@ -98,8 +98,7 @@ func (c *conn) sendRequest(ctx context.Context, h header, frame []byte) error {
 	return err
 }
 
-// answerApiVersionsAgain answers a request for ApiVersions after the login, as
-// some clients make it.
+// answerApiVersionsAgain answers an ApiVersions request after the login, which some clients make.
 func (c *conn) answerApiVersionsAgain(ctx context.Context) error {
 	_, frame, free, err := c.takeRequest(maxSmallRequestBytes)
 	if err != nil {
@@ -109,9 +108,9 @@ func (c *conn) answerApiVersionsAgain(ctx context.Context) error {
 	return c.answerApiVersions(ctx, brokerAmid{c}, frame)
 }
 
-// loginAgain serves a client that logs in again (KIP-368), which begins with
-// a handshake. Kafka answers in order: all earlier requests are answered before
-// the handshake is, and none is taken before the login is over.
+// loginAgain handles a client that logs in again on the same connection (KIP-368), beginning with a
+// handshake. Answers must come in the order of the requests. So it first waits until the broker has
+// answered all earlier requests, and reads no further request before the login is over.
 func (c *conn) loginAgain(ctx context.Context) error {
 	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
 		return err
@@ -134,14 +133,15 @@ func (c *conn) loginAgain(ctx context.Context) error {
 	return c.loginFramed(ctx, m)
 }
 
-// signInAgain signs in to the broker again when that is due. Kafka answers in
-// order, so by then the client has the answers to all its earlier requests.
+// signInAgain signs in to the broker again if that is due. Since the broker answers in order, the
+// client has the answers to all its earlier requests by then.
 func (c *conn) signInAgain(ctx context.Context) (err error) {
 	if c.again.IsZero() {
 		return nil
 	}
-	// A group may take minutes to rebalance. The broker reads no other request meanwhile, and
-	// would close the connection if it then read one after the end of the session.
+	// A rebalance can take minutes. Until the broker has answered such a request, it reads no
+	// other. If the session ended in the meantime, it would close the connection on reading the
+	// next request. So wait for the rebalance first, then check the time.
 	c.flight.awaitGroup()
 	if time.Now().Before(c.again) {
 		return nil
@@ -152,11 +152,12 @@ func (c *conn) signInAgain(ctx context.Context) (err error) {
 	return nil
 }
 
-// shortDrain is enough for all but a request that waits for something to
-// happen, and may be cut off as well.
+// shortDrain is how long finish waits if the last request is one that waits for an event: for
+// records, or for other members of a group. Such a request can be cut off, because the client
+// repeats it. Earlier requests of other types finish within this time.
 const shortDrain = 500 * time.Millisecond
 
-// finish waits, when the gateway stops, until all requests are answered.
+// finish waits, when the gateway stops, until the broker has answered all requests.
 func (c *conn) finish(ctx context.Context) {
 	c.mu.Lock()
 	limit := c.drainBy
@@ -175,7 +176,7 @@ func (c *conn) finish(ctx context.Context) {
 	}
 }
 
-// relayResponses passes the broker's answers on.
+// relayResponses relays the broker's answers to the client.
 func (c *conn) relayResponses(ctx context.Context) {
 	defer close(c.ended)
 	defer c.flight.close()
@@ -191,7 +192,7 @@ func (c *conn) relayResponses(ctx context.Context) {
 	}
 }
 
-// relayResponse passes on one answer, of size bytes.
+// relayResponse relays one answer. size is the size from its frame.
 func (c *conn) relayResponse(ctx context.Context, size int, correlation int32) error {
 	p, ok := c.flight.next(correlation)
 	switch {

@@ -15,7 +15,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// server is one call of Serve.
+// server is the state of one call of Serve.
 type server struct {
 	*Gateway
 	conns sync.WaitGroup
@@ -24,14 +24,14 @@ type server struct {
 	open map[*conn]struct{}
 }
 
-// Serve takes connections from ln until ctx ends. Then it takes no more, lets
-// requests in flight finish within [Config.DrainTimeout], closes all
-// connections and returns nil. It closes ln.
+// Serve accepts connections from ln until ctx ends. Then it stops accepting, waits up to
+// [Config.DrainTimeout] for requests in flight, closes all connections and returns nil. It closes
+// ln. It returns an error only if accepting fails because ln was closed.
 func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	s := &server{Gateway: g, open: make(map[*conn]struct{})}
 	g.change(func() { g.serving[s] = struct{}{} })
 	defer g.change(func() { delete(g.serving, s) })
-	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // ends after ctx
+	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // lasts longer than ctx, for draining
 	var sweeper sync.WaitGroup
 	sweeper.Go(func() { s.sweep(run) })
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
@@ -45,8 +45,8 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// accept serves each connection in a goroutine of its own. ctx ends accepting,
-// run ends what the connections do.
+// accept serves each connection in a goroutine of its own. ctx ends accepting. run is the context
+// of the connections.
 func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
 	const longest = time.Second
 	pause := time.Duration(0)
@@ -62,7 +62,7 @@ func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("gateway: accept connections: %w", err)
 		}
-		// Out of file descriptors, most likely: what is open may go on.
+		// Most likely the process is out of file descriptors. Open connections can continue.
 		s.cfg.Diagnostics.Warn("cannot accept connections, trying on", "err", err)
 		pause = min(max(2*pause, 5*time.Millisecond), longest)
 		select {
@@ -72,14 +72,14 @@ func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
 	}
 }
 
-// admit serves a connection unless it is one too many.
+// admit serves a connection, or closes it if there are too many.
 func (s *server) admit(run context.Context, nc net.Conn) {
 	address := addressOf(nc.RemoteAddr())
 	ctx, cancel := context.WithCancel(run)
 	c := newConn(s.Gateway, nc, address, cancel)
 	evict := func() {
 		s.rejected(nc.RemoteAddr(), errHalfOpen)
-		go c.close() // over TLS it says goodbye, which may take a while
+		go c.close() // closing a TLS connection sends an alert, which may block
 	}
 	var err error
 	if c.stranger, err = s.limits.open(address, evict); err != nil {
@@ -108,7 +108,7 @@ func (g *Gateway) rejected(client net.Addr, err error) {
 	})
 }
 
-// report counts and tells why a connection ended.
+// report counts and logs why a connection ended.
 func (g *Gateway) report(c *conn, err error) {
 	log := g.cfg.Diagnostics.With("client", c.client.RemoteAddr().String())
 	var refusal *refusal
@@ -137,7 +137,8 @@ func (g *Gateway) report(c *conn, err error) {
 	}
 }
 
-// misconfigured tells the operators that nobody who is not known yet can sign in until they mend it.
+// misconfigured tells the operators that clients cannot sign in, except those that are known
+// already, until the misconfiguration is fixed.
 func (g *Gateway) misconfigured(err error) {
 	if cause := (*refusal)(nil); errors.As(err, &cause) {
 		err = cause.err
@@ -148,7 +149,7 @@ func (g *Gateway) misconfigured(err error) {
 	})
 }
 
-// drain lets requests in flight finish, and closes what is left after the limit.
+// drain waits for requests in flight, and closes the connections that remain at the limit.
 func (s *server) drain() {
 	done := make(chan struct{})
 	go func() { s.conns.Wait(); close(done) }()
@@ -185,8 +186,8 @@ func (g *Gateway) change(do func()) {
 	do()
 }
 
-// Recheck looks at once whether what the open connections of a principal have shown is still good, and
-// closes those where it is not. It returns when that is done.
+// Recheck checks at once whether the credentials of a principal's open connections are still valid,
+// and closes the connections where they are not. It returns when that is done.
 func (g *Gateway) Recheck(ctx context.Context, principal string) {
 	var servers []*server
 	g.change(func() { servers = slices.Collect(maps.Keys(g.serving)) })
@@ -195,19 +196,19 @@ func (g *Gateway) Recheck(ctx context.Context, principal string) {
 	for _, s := range servers {
 		for _, c := range s.all() {
 			if shown := c.shownBy(principal); shown != (Credentials{}) {
-				checks.Go(func() { _ = c.recheck(ctx, shown) }) // what cannot be told now, the next look does
+				checks.Go(func() { _ = c.recheck(ctx, shown) }) // if it cannot tell now, the next sweep checks again
 			}
 		}
 	}
 }
 
-// turnsOfInterval is how often in an interval the connections are looked through for those whose
-// credentials are to be checked again.
+// turnsOfInterval is how often in each RevocationInterval the gateway looks for connections whose
+// credentials are due for a check.
 const turnsOfInterval = 10
 
-// sweep checks the credentials of each connection once in every interval, and those about
-// which nobody could tell in every turn until somebody can. Each check is on its own: one that
-// takes long holds up no other.
+// sweep checks the credentials of each connection once in every interval. If a check fails because
+// nobody can tell, sweep repeats it in every turn until it succeeds. Each check has a goroutine of
+// its own, so that a slow one does not delay the others.
 func (s *server) sweep(ctx context.Context) {
 	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/turnsOfInterval))
 	defer ticker.Stop()

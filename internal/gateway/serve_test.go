@@ -24,7 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// noUpstream is a broker that is not there.
+// noUpstream is a broker that cannot be reached.
 type noUpstream struct{}
 
 var errNoUpstream = errors.New("nobody there")
@@ -35,7 +35,7 @@ func (*noUpstream) SignIn(context.Context, net.Conn, kmsg.Requestor, string) (ti
 	return time.Time{}, errNoUpstream
 }
 
-// TestBrokerDown: that the broker is down is not the client's fault.
+// TestBrokerDown: if the broker is down, the client must not be refused.
 func TestBrokerDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.Upstream = (*noUpstream)(nil) })
@@ -54,7 +54,7 @@ func TestBrokerDown(t *testing.T) {
 	})
 }
 
-// TestBrokerStops closes the broker under a client.
+// TestBrokerStops closes the connection to the broker while a client is connected.
 func TestBrokerStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -68,7 +68,7 @@ func TestBrokerStops(t *testing.T) {
 	})
 }
 
-// TestDrain stops the gateway under clients in every state.
+// TestDrain stops the gateway while clients are connected, one in every state.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -110,8 +110,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestDrainTimeout stops the gateway under a client that does not come to the
-// end of its request.
+// TestDrainTimeout stops the gateway while a client is in the middle of a request that it never
+// completes.
 func TestDrainTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -127,7 +127,7 @@ func TestDrainTimeout(t *testing.T) {
 	})
 }
 
-// TestDrainDuringLogin stops the gateway while it asks whose a token is.
+// TestDrainDuringLogin stops the gateway while it waits for the Authenticator.
 func TestDrainDuringLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t, func(cfg *Config) { cfg.FailureDelay = time.Hour })
@@ -163,8 +163,8 @@ func waitingFetch(wait time.Duration) kmsg.Request {
 	return fetch
 }
 
-// TestStopWhileProducing stops and starts the gateway under a producer, which
-// notices nothing but a delay. Nothing is lost, nothing twice.
+// TestStopWhileProducing stops and restarts the gateway while a producer is connected. The producer
+// may notice a delay only. Nothing may be lost or duplicated.
 func TestStopWhileProducing(t *testing.T) {
 	t.Parallel()
 	f := start(t)
@@ -172,7 +172,7 @@ func TestStopWhileProducing(t *testing.T) {
 	f.tokens.issue("ada-token", ada, time.Hour)
 	client := f.client(t, "ada-token")
 	const events = 2000
-	// A client takes a first connection that breaks for one that wants TLS.
+	// If its very first connection breaks, the client concludes that the broker wants TLS.
 	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("first")}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
@@ -248,8 +248,8 @@ func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
 }
 
-// TestMechanisms asks for one that there is not, learns which there are, and
-// goes on with one of them on the same connection.
+// TestMechanisms asks for a mechanism that does not exist, learns the supported ones, and continues
+// with one of them on the same connection.
 func TestMechanisms(t *testing.T) {
 	for version := range int16(2) {
 		f := start(t)
@@ -268,9 +268,9 @@ func TestMechanisms(t *testing.T) {
 	}
 }
 
-// TestRawRefusal: clients of version 0 get no Kafka error. kafka-python 2.0 takes a
-// bare close for a failure of the network and tries for ever; the mechanism's own
-// message for a refusal ends it. It is for refusals alone.
+// TestRawRefusal: clients that use version 0 of the handshake get no Kafka error. kafka-python 2.0
+// takes a closed connection for a network failure and retries forever. The mechanism's own message
+// for a refusal stops it. The gateway sends that message for refusals only.
 func TestRawRefusal(t *testing.T) {
 	f := start(t)
 	c := f.dial(t)
@@ -297,7 +297,7 @@ func TestRawRefusal(t *testing.T) {
 	}
 }
 
-// TestApiVersions asks in every version, before and after login.
+// TestApiVersions sends ApiVersions in every version, before and after the login.
 func TestApiVersions(t *testing.T) {
 	f := start(t)
 	f.tokens.issue("ada-token", ada, time.Hour)
@@ -326,7 +326,7 @@ func TestApiVersions(t *testing.T) {
 	}
 }
 
-// TestSubjectsAreNotAdministrators has a subject try what only the service may.
+// TestSubjectsAreNotAdministrators has a subject try requests that only the service may make.
 func TestSubjectsAreNotAdministrators(t *testing.T) {
 	f := start(t)
 	f.claim(t, "weather", ada)
@@ -406,7 +406,7 @@ func TestSubjectsAreNotAdministrators(t *testing.T) {
 	}
 }
 
-// TestFetchIsBounded: who asks for everything at once gets it in pieces.
+// TestFetchIsBounded: a client that asks for all data at once gets it in several answers.
 func TestFetchIsBounded(t *testing.T) {
 	f := start(t, func(cfg *Config) { cfg.MaxFetchBytes = 1 << 20 })
 	f.claim(t, "weather", ada)
@@ -429,7 +429,7 @@ func TestFetchIsBounded(t *testing.T) {
 	}
 }
 
-// TestLargeRequests sends produce requests of several times the buffers.
+// TestLargeRequests sends produce requests that are several times as large as the buffers.
 func TestLargeRequests(t *testing.T) {
 	f := start(t)
 	if _, err := f.admin.CreateTopic(t.Context(), 1, 1, map[string]*string{"max.message.bytes": kmsg.StringPtr("50000000")}, "weather"); err != nil {

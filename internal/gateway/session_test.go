@@ -20,9 +20,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// TestClientsLogInAgain keeps a producer and a consumer at work for fifty minutes
-// with tokens of one minute. They log in again in the middle of what they do
-// and see nothing of it.
+// TestClientsLogInAgain keeps a producer and a consumer at work for fifty minutes with tokens of
+// one minute. They log in again while they work, and must not notice.
 func TestClientsLogInAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -74,8 +73,8 @@ type dialHook struct{ n *atomic.Int64 }
 
 func (h dialHook) OnBrokerConnect(kgo.BrokerMetadata, time.Duration, net.Conn, error) { h.n.Add(1) }
 
-// TestLoginAmongRequests sends a login among requests without waiting for
-// anything. The answers come in the order of the requests.
+// TestLoginAmongRequests sends a login between other requests without waiting for answers. The
+// answers must come in the order of the requests.
 func TestLoginAmongRequests(t *testing.T) {
 	f := start(t)
 	f.claim(t, "weather", ada)
@@ -85,7 +84,7 @@ func TestLoginAmongRequests(t *testing.T) {
 	fetch := kmsg.NewPtrFetchRequest()
 	fetch.Version, fetch.MaxWaitMillis, fetch.MinBytes, fetch.MaxBytes = 4, 200, 1<<20, 1<<20
 	unanswered := produceRequest(9)
-	unanswered.Acks, unanswered.Topics = 0, nil // a refused batch would end the connection
+	unanswered.Acks, unanswered.Topics = 0, nil // records that are rejected would end the connection
 	requests := []kmsg.Request{
 		produceRequest(9), unanswered, produceRequest(9), fetch, produceRequest(9),
 		saslHandshake(1, "OAUTHBEARER"), saslAuthenticate(2, oauthMessage("ada-token-2")),
@@ -103,7 +102,7 @@ func TestLoginAmongRequests(t *testing.T) {
 			continue
 		}
 		if a, ok := r.(*kmsg.ApiVersionsRequest); ok && a.Version == 99 {
-			r = apiVersions(0) // as KIP-511 has it
+			r = apiVersions(0) // KIP-511
 		}
 		response, err := c.response(r, int32(i))
 		if err != nil {
@@ -136,7 +135,7 @@ func TestSessionLifetime(t *testing.T) {
 	}
 }
 
-// TestExpiry uses connections whose token has expired.
+// TestExpiry uses connections whose tokens have expired.
 func TestExpiry(t *testing.T) {
 	login := map[string]func(c *raw){
 		"handshake v1": func(c *raw) { c.wantLogin("ada-token") },
@@ -204,8 +203,8 @@ func TestSecondLogin(t *testing.T) {
 	}
 }
 
-// TestRevocation revokes one of two tokens: its connection is closed within
-// the stated time, though it never asks for anything.
+// TestRevocation revokes one of two tokens. Its connection must be closed within the documented
+// time, although it sends no request.
 func TestRevocation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -226,8 +225,8 @@ func TestRevocation(t *testing.T) {
 	})
 }
 
-// TestReplacedTokenIsNoRevocation revokes a token that has been replaced by a
-// login on the same connection.
+// TestReplacedTokenIsNoRevocation revokes a token that a later login on the same connection has
+// replaced.
 func TestReplacedTokenIsNoRevocation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -241,8 +240,8 @@ func TestReplacedTokenIsNoRevocation(t *testing.T) {
 	})
 }
 
-// TestOutage: while the Authenticator cannot be asked, those who are signed in
-// go on, those it knows log in, and the others are not refused.
+// TestOutage: while the Authenticator cannot be asked, clients that are signed in continue, clients
+// that it knows can log in, and all others are disconnected without a refusal.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startInMemory(t)
@@ -275,15 +274,15 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// TestMisconfigured: who is not known is refused in words, since clients would retry a connection that is
-// cut all the time until somebody mends it; the operators are told once a minute; nobody is asked again
-// about the same token; and those who are known go on.
+// TestMisconfigured: unknown clients are refused with a reason, because they would retry a closed
+// connection in a tight loop until an operator acts. The operators are told once a minute. The
+// gateway does not ask about the same token again. Known clients continue.
 func TestMisconfigured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		f := startInMemory(t, func(cfg *Config) {
 			cfg.Diagnostics = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-			cfg.RevocationInterval = time.Hour // or the looks at the open connection would be counted
+			cfg.RevocationInterval = time.Hour // so that no recheck of the open connection is counted
 		})
 		f.claim(t, "weather", ada)
 		f.tokens.issue("ada-token", ada, 24*time.Hour)
@@ -328,8 +327,8 @@ func TestMisconfigured(t *testing.T) {
 	})
 }
 
-// TestLooksWhileMisconfigured: connections stay while nobody can tell whether their tokens are still good, and the
-// operators are told why.
+// TestLooksWhileMisconfigured: connections stay open while the gateway cannot tell whether their
+// tokens are still valid, and the operators are told why.
 func TestLooksWhileMisconfigured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder

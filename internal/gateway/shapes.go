@@ -8,47 +8,50 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// shape says how a request is laid out, so that the gateway can tell a whole
-// request from a broken one before the broker's parser trusts its counts.
+// shape is the layout of a request. With it the gateway rejects malformed requests before the
+// broker's parser sees them and trusts their counts.
 type shape struct {
 	flexible int16 // the first version with compact lengths and tags, or -1
-	newest   int16 // the last version that is laid out so
+	newest   int16 // the last version that has this layout
 	fields   []field
 }
 
 // field is one field of a request, or an array or a struct of fields.
 type field struct {
-	kind     byte  // see requests
-	min, max int16 // the versions that have it
+	kind     byte  // a letter; see requests
+	min, max int16 // the versions that have the field
 	of       []field
 }
 
 const noLimit = 1<<15 - 1
 
-// requests lists every request that a client may make and its layout. A field
-// is written as one letter, followed by the versions that have it if not all do:
+// requests lists the layout of every request that a client may make. A field is written as one
+// letter, followed by the versions that have it, if not all do:
 //
 //	b h w l u   1, 2, 4, 8 and 16 bytes
-//	m           4 bytes: how much the client wants to be sent at once
-//	t           4 bytes: how long the answer may wait for records
+//	m           4 bytes: how much data the client wants at once
+//	t           4 bytes: how long the broker may wait for records
 //	a           2 bytes: 0 if the client wants no answer
 //	s y         a string or bytes, null included
 //	*s          an array of s; likewise of others
 //	[s w]       an array of structs
 //	?(s w)      a struct or null
 //
-// Left out are the requests that brokers and controllers make among themselves;
-// delegation tokens, which would outlive the access token they were made with;
-// client telemetry, which no ACL governs; and whatever needs a right that no
-// client can have: transactions, quotas, SCRAM users, features, and where
-// replicas are. Such requests would only give clients code in the broker to
-// attack. Those that create, delete and alter topics, delete records, and see
-// and change ACLs and log directories stay, though they are refused as well: the
-// tools of Apache Kafka then say what the user is not authorized for.
-// docs/engines.md has the list for operators.
+// These requests are left out:
 //
-// The table is derived from Apache Kafka's message definitions; a test
-// compares it with those that the Kafka client is made from.
+//   - Requests that brokers and controllers make among themselves.
+//   - Delegation tokens, which would outlive the access token that they were created with.
+//   - Client telemetry, which no ACL governs.
+//   - Requests that need a right that no client can have: transactions, quotas, SCRAM users,
+//     features, and the placement of replicas.
+//
+// They would only expose more of the broker's code to attack. Some requests stay although the
+// broker refuses them as well: those that create, delete and alter topics, that delete records, and
+// that read and change ACLs and log directories. With them, the tools of Apache Kafka can say what
+// the user is not authorized for. docs/engines.md has the list for operators.
+//
+// The table is derived from Apache Kafka's message definitions. A test compares it with the
+// definitions that the Kafka client is generated from.
 var requests = []struct {
 	key      int16
 	flexible int16
@@ -99,7 +102,7 @@ var requests = []struct {
 	{92, 0, "s [s]"},                                                    // DeleteShareGroupOffsets
 }
 
-// shapes are the requests by key.
+// shapes are the layouts by API key.
 var shapes = sync.OnceValue(func() map[int16]shape {
 	m := make(map[int16]shape, len(requests))
 	for _, r := range requests {
@@ -109,7 +112,8 @@ var shapes = sync.OnceValue(func() map[int16]shape {
 	return m
 })
 
-// shapeParser reads the language of the table above, and trusts it.
+// shapeParser parses the notation of the table above. The table is trusted, so it does not check
+// it.
 type shapeParser struct{ text string }
 
 func (p *shapeParser) next() byte {
@@ -118,7 +122,7 @@ func (p *shapeParser) next() byte {
 	return b
 }
 
-// fields reads fields until the end or a closing bracket.
+// fields parses fields until the end or a closing bracket.
 func (p *shapeParser) fields() []field {
 	var fields []field
 	for p.text != "" {
@@ -140,7 +144,7 @@ func (p *shapeParser) fields() []field {
 	return fields
 }
 
-// versions reads "3+", "3-5" or nothing.
+// versions parses "3+", "3-5" or nothing.
 func (p *shapeParser) versions(f field) field {
 	end := strings.IndexFunc(p.text, func(r rune) bool { return !strings.ContainsRune("0123456789-+", r) })
 	if end < 0 {

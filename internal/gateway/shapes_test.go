@@ -12,9 +12,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TestShapesAreKafkas compares the layouts with those of the Kafka client, in
-// every version: what that writes passes whole and unchanged, nothing that is
-// shorter does, and bytes behind it pass as well.
+// TestShapesAreKafkas compares the layouts with those of the Kafka client, in every version. Each
+// request that the Kafka client writes must pass whole and unchanged, nothing shorter may pass, and
+// bytes after it are allowed.
 func TestShapesAreKafkas(t *testing.T) {
 	for _, r := range requests {
 		request := kmsg.RequestForKey(r.key)
@@ -46,14 +46,14 @@ func checkShape(t *testing.T, frame []byte) {
 	}
 }
 
-// resize makes the frame say its real size.
+// resize sets the frame's size field to its real size.
 func resize(frame []byte) []byte {
 	frame = bytes.Clone(frame)
 	binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))
 	return frame
 }
 
-// pass returns what the broker gets of a request.
+// pass returns what the broker receives of a request.
 func pass(frame []byte) ([]byte, error) {
 	out := bytes.Clone(frame)
 	_, err := checkRequest(out[4:], parseHeader(frame[4:]), fetchLimit{math.MaxInt32, math.MaxInt32})

@@ -2,18 +2,18 @@ package gateway
 
 import "sync/atomic"
 
-// Stats is a snapshot of what a [Gateway] has done.
+// Stats counts what a [Gateway] has done.
 type Stats struct {
 	Connections int // open now
-	HalfOpen    int // of these, not signed in yet
+	HalfOpen    int // of these, how many are not signed in yet
 
-	Logins      int64 // first logins and repeated ones
+	Logins      int64 // first logins and repeated ones on the same connection
 	Refused     int64 // logins refused for good
-	Unavailable int64 // logins not possible because the Authenticator could not tell whose they were
+	Unavailable int64 // logins that failed because the Authenticator could not tell which identity the credentials belong to
 	Rejected    int64 // connections closed because of a limit
-	BadRequests int64 // connections closed because of what they sent
-	Expired     int64 // connections closed because their login had run out
-	Revoked     int64 // connections closed because their token or key was refused later on
+	BadRequests int64 // connections closed because of a malformed or forbidden request
+	Expired     int64 // connections closed because their login had expired
+	Revoked     int64 // connections closed because their token or key was revoked
 }
 
 type counters struct {

@@ -7,10 +7,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// versions says which versions of each request the broker takes, by key.
+// versions are the requests that are relayed, by API key, with their oldest and newest version.
 type versions []struct{ key, min, max int16 }
 
-// take reports whether the broker takes a request.
+// take reports whether a request may be relayed.
 func (v versions) take(h header) bool {
 	for _, r := range v {
 		if r.key == h.key {
@@ -20,7 +20,7 @@ func (v versions) take(h header) bool {
 	return false
 }
 
-// learnVersions asks the broker which requests it takes.
+// learnVersions asks the broker which requests it supports.
 func (c *conn) learnVersions(ctx context.Context) error {
 	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, brokerBefore{c})
 	if err != nil {
@@ -32,8 +32,8 @@ func (c *conn) learnVersions(ctx context.Context) error {
 	return nil
 }
 
-// common returns what of the broker's requests the gateway knows as well: those
-// of a newer broker than itself have fields that it cannot check.
+// common returns the requests, out of those that the broker offers, that the gateway supports too.
+// A newer broker may offer versions with fields that the gateway cannot check.
 func common(offered []kmsg.ApiVersionsResponseApiKey) []kmsg.ApiVersionsResponseApiKey {
 	known := make([]kmsg.ApiVersionsResponseApiKey, 0, len(offered))
 	for _, r := range offered {
@@ -45,8 +45,8 @@ func common(offered []kmsg.ApiVersionsResponseApiKey) []kmsg.ApiVersionsResponse
 	return known
 }
 
-// answerApiVersions answers a request for ApiVersions: what both the broker and
-// the gateway take.
+// answerApiVersions answers an ApiVersions request with what both the broker and the gateway
+// support.
 func (c *conn) answerApiVersions(ctx context.Context, broker kmsg.Requestor, frame []byte) error {
 	request, err := parseApiVersions(frame)
 	if err != nil {
@@ -61,13 +61,13 @@ func (c *conn) answerApiVersions(ctx context.Context, broker kmsg.Requestor, fra
 	return c.respond(parseHeader(frame).correlation, response)
 }
 
-// offerLogin adds the login to the requests of an answer. The gateway serves it, so
-// what the broker offers of it does not matter: the embedded broker offers nothing, and an
-// Apache Kafka other versions. librdkafka up to 2.0 at least, which Debian's kcat has, does not
-// sign in where version 0 of the handshake is not offered.
+// offerLogin adds the login requests to the answer. The gateway handles them itself, so what the
+// broker offers does not matter: the embedded broker offers none, and Apache Kafka offers other
+// versions. Version 0 of the handshake must be offered, because librdkafka, at least up to 2.0,
+// which Debian's kcat uses, does not sign in without it.
 func offerLogin(response *kmsg.ApiVersionsResponse) {
 	if response.ErrorCode != 0 {
-		return // the client is to ask again, in another version
+		return // the client is expected to ask again in another version
 	}
 	response.ApiKeys = slices.DeleteFunc(response.ApiKeys, func(k kmsg.ApiVersionsResponseApiKey) bool {
 		return k.ApiKey == keySaslHandshake || k.ApiKey == keySaslAuthenticate
@@ -80,18 +80,18 @@ func offerLogin(response *kmsg.ApiVersionsResponse) {
 	slices.SortFunc(response.ApiKeys, func(a, b kmsg.ApiVersionsResponseApiKey) int { return int(a.ApiKey) - int(b.ApiKey) })
 }
 
-// The newest versions of the login that the gateway takes.
+// The newest versions of the login requests that the gateway supports.
 const (
 	maxSaslHandshake    = 1
 	maxSaslAuthenticate = 2
 )
 
-// maxApiVersions is the newest version of ApiVersions whose body is known here.
+// maxApiVersions is the newest version of ApiVersions whose body the gateway can parse.
 const maxApiVersions = 5
 
-// parseApiVersions checks a request for ApiVersions and reads it. Of a
-// version that is not known yet only the number is kept: brokers answer it
-// whatever else it says (KIP-511), but the embedded one has to understand it.
+// parseApiVersions parses and checks an ApiVersions request. For a version that it does not know,
+// it keeps only the version number: brokers answer such a request whatever it holds (KIP-511), but
+// the embedded broker would have to parse it.
 func parseApiVersions(frame []byte) (*kmsg.ApiVersionsRequest, error) {
 	h := parseHeader(frame)
 	request := kmsg.NewPtrApiVersionsRequest()

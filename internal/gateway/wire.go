@@ -5,10 +5,9 @@ import (
 	"math"
 )
 
-// wire reads Kafka's primitive types from a request that the gateway answers
-// itself. After the first that is not there, or not whole, bad is true and all
-// others are zero. (kmsg's own reader is not for strangers: a count of four
-// billion tags keeps it busy for minutes.)
+// wire decodes Kafka's primitive types from a request that the gateway answers itself. After the
+// first value that is missing or truncated, bad is set and all further values are zero. kmsg's own
+// reader is not safe for untrusted input: a count of four billion tags keeps it busy for minutes.
 type wire struct {
 	b   []byte
 	bad bool
@@ -33,7 +32,7 @@ func flexible(h header) bool {
 	return s.flexible >= 0 && h.version >= s.flexible
 }
 
-// done reports whether all was well and nothing is left.
+// done reports whether there was no error and no bytes are left.
 func (w *wire) done() bool { return !w.bad && len(w.b) == 0 }
 
 func (w *wire) bytes(n int) []byte {
