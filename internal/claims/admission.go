@@ -13,26 +13,25 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Admission says who may use the fabric, and who operates it. The zero value has
-// no operators and is open to everybody whom Globus Auth knows.
+// Admission says who may use the fabric, and who its operators are. The zero value has no operators
+// and admits everyone who can sign in with Globus Auth.
 type Admission struct {
-	// Operators are the subjects that may block and unblock others. They are
-	// always admitted.
+	// Operators are the subjects that may block and unblock others. They are always admitted.
 	Operators []string
 
-	// Domains and Subjects, if either is set, are the only ones that are admitted: accounts
-	// whose username ends with one of the domains, and these subjects. Of the owner of an access key
-	// only the subject is known, so Domains say nothing about keys: with Domains,
-	// keys stay good until they end or their owner is blocked; with Subjects alone, a key
-	// is good as long as its owner is among them.
+	// Domains and Subjects restrict who is admitted, if either is set: to accounts whose username
+	// ends with one of the domains, and to these subjects. For an access key only the owner's
+	// subject is known, not the username. So Domains do not restrict keys: if Domains are set, a
+	// key is accepted until it ends or its owner is blocked. If only Subjects are set, a key is
+	// accepted if its owner is one of them.
 	Domains, Subjects []string
 
-	// Contact says how to reach the operators, for instance an e-mail address. It is
-	// part of refusals that only they can change. Optional.
+	// Contact says how to reach the operators, for example an e-mail address. It is added to
+	// refusals that only operators can change. Optional.
 	Contact string
 }
 
-// Validate says what is wrong with an Admission.
+// Validate returns what is wrong with an Admission, or nil.
 func (a *Admission) Validate() error {
 	var errs []error
 	for _, subject := range a.Operators {
@@ -56,8 +55,9 @@ func (a *Admission) Validate() error {
 	return errors.Join(errs...)
 }
 
-// PersonFault says what is wrong with the subject of a person that somebody has typed, or "". Those of Globus are
-// UUIDs: anything else would be taken, and apply to nobody. Ledgers may have others, from earlier versions.
+// PersonFault returns what is wrong with the subject of a person that somebody has typed, or "". A
+// subject of Globus is a UUID in lower case. Any other value would be stored and apply to nobody.
+// Ledgers may hold other subjects, from earlier versions.
 func PersonFault(subject string) string {
 	what := "no subject"
 	switch {
@@ -71,12 +71,12 @@ func PersonFault(subject string) string {
 	return fmt.Sprintf(`%q is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and "diaspora topic show NAME" tells operators the owner of a topic`, clip(subject), what)
 }
 
-// maxContactBytes keeps refusals short: Kafka clients print them on one line.
+// maxContactBytes keeps refusals short, because Kafka clients print them on one line.
 const maxContactBytes = 200
 
 func (a *Admission) operates(subject string) bool { return slices.Contains(a.Operators, subject) }
 
-// advice is the hint of refusals that only operators can change.
+// advice is the hint for refusals that only operators can change.
 func (a *Admission) advice() string {
 	if a.Contact == "" {
 		return "ask the operators of this fabric"
@@ -84,7 +84,7 @@ func (a *Admission) advice() string {
 	return "ask the operators of this fabric: " + a.Contact
 }
 
-// domainOf returns what follows the last @ of a username; there may be two.
+// domainOf returns the part of a username after the last @. A username can have more than one.
 func domainOf(username string) string {
 	i := strings.LastIndexByte(username, '@')
 	if i < 0 {
@@ -93,7 +93,7 @@ func domainOf(username string) string {
 	return strings.ToLower(username[i+1:])
 }
 
-// allows reports whether a person is on the lists, or there are none.
+// allows reports whether the lists admit a person.
 func (a *Admission) allows(id globus.Identity) bool {
 	if len(a.Domains) == 0 {
 		return a.allowsOwner(id.Subject)
@@ -103,15 +103,15 @@ func (a *Admission) allows(id globus.Identity) bool {
 		slices.ContainsFunc(a.Domains, func(d string) bool { return strings.EqualFold(d, domain) })
 }
 
-// allowsOwner is allows as far as a subject tells.
+// allowsOwner reports whether the lists admit a person of whom only the subject is known.
 func (a *Admission) allowsOwner(subject string) bool {
 	return len(a.Domains) > 0 || len(a.Subjects) == 0 || a.operates(subject) || slices.Contains(a.Subjects, subject)
 }
 
-// Admit returns nil if a person who has signed in at Globus may use the fabric,
-// and otherwise a [*globus.RefusedError] that says why not. It asks nobody: what
-// counts is the ledger as it has been read, which is a moment old at most, or as
-// old as an outage of the cluster.
+// Admit returns nil if a person who has signed in with Globus Auth may use the fabric, and
+// otherwise a [*globus.RefusedError] with the reason. It does not ask the cluster. It uses the
+// ledger as far as it has been read, which lags by a moment, or by the length of an outage of the
+// cluster.
 func (r *ledgerReader) Admit(id globus.Identity) error {
 	a := &r.admission
 	reason := kafka.NotOpen + "your account"
@@ -121,12 +121,12 @@ func (r *ledgerReader) Admit(id globus.Identity) error {
 	return r.admit(id.Subject, a.allows(id), reason)
 }
 
-// admitOwner is Admit for an access key of the subject's, as far as the subject tells.
+// admitOwner is like Admit, for the owner of an access key, of whom only the subject is known.
 func (r *ledgerReader) admitOwner(subject string) error {
 	return r.admit(subject, r.admission.allowsOwner(subject), kafka.NotOpen+"the owner of this access key")
 }
 
-// admit refuses a subject that is blocked, or not allowed for the reason.
+// admit refuses a subject that is blocked, or that is not allowed; reason explains the latter.
 func (r *ledgerReader) admit(subject string, allowed bool, reason string) error {
 	advice := r.admission.advice()
 	switch {
@@ -138,7 +138,7 @@ func (r *ledgerReader) admit(subject string, allowed bool, reason string) error 
 	return nil
 }
 
-// isBlocked reports whether an operator has shut the subject out.
+// isBlocked reports whether an operator has blocked the subject.
 func (l *ledger) isBlocked(subject string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -146,13 +146,15 @@ func (l *ledger) isBlocked(subject string) bool {
 	return blocked
 }
 
-// Block shuts a subject out, for a reason that other operators can read. No token
-// and no access key of the subject's is accepted any more, here from now on and
-// elsewhere as soon as the ledger is read there; the gateways close open connections
-// when they next ask. What the subject owns stays. Blocking again
-// changes nothing, and returns what holds. Errors are [diaspora.ErrPermission] if by
-// is no operator, [diaspora.ErrInvalid], [diaspora.ErrConflict] if the subject is an operator, and
-// [diaspora.ErrUnavailable], in which case blocking again tells.
+// Block blocks a subject, for a reason that other operators can read. From now on this process
+// accepts no token and no access key of the subject. Other processes follow as soon as they read
+// the ledger. Gateways close open connections at their next check. The subject keeps its topics and
+// keys.
+//
+// Blocking a blocked subject changes nothing and returns the existing block. Errors are
+// [diaspora.ErrPermission] if by is not an operator, [diaspora.ErrInvalid], [diaspora.ErrConflict]
+// if the subject is an operator, and [diaspora.ErrUnavailable]. After the last one, blocking again
+// tells whether the subject is blocked.
 func (s *Service) Block(ctx context.Context, by string, req diaspora.BlockRequest) (diaspora.Blocked, error) {
 	blocked, err := s.block(ctx, by, req)
 	if err != nil {
@@ -180,14 +182,14 @@ func (s *Service) block(ctx context.Context, by string, req diaspora.BlockReques
 	}
 	var b block
 	s.ledger.read(func(st *state) { b = st.blocked[r.Subject] })
-	if b == (block{}) { // another operator was quick
+	if b == (block{}) { // another operator has unblocked it in the meantime
 		return diaspora.Blocked{}, fmt.Errorf("%w: the subject was unblocked at the same time; block it again", diaspora.ErrUnavailable)
 	}
 	return b.answer(r.Subject), nil
 }
 
-// Unblock lets a subject in again. Its access keys that have not ended work again.
-// Errors are as those of Block, and [diaspora.ErrNotFound] if the subject is not blocked.
+// Unblock ends the block of a subject. Its access keys that have not ended work again. Errors are
+// those of Block, and [diaspora.ErrNotFound] if the subject is not blocked.
 func (s *Service) Unblock(ctx context.Context, by, subject string) error {
 	r := newRecord(opUnblock, by)
 	r.Subject = subject
@@ -207,7 +209,7 @@ func (s *Service) Unblock(ctx context.Context, by, subject string) error {
 	return nil
 }
 
-// Blocked returns who is shut out, by subject. It is for operators.
+// Blocked returns the blocked subjects, sorted. Only operators may call it.
 func (s *Service) Blocked(ctx context.Context, by string) ([]diaspora.Blocked, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -239,7 +241,7 @@ func (s *Service) mayOperate(by string) error {
 	return fmt.Errorf("%w: only operators of this fabric may do this", diaspora.ErrPermission)
 }
 
-// operate writes down what an operator does, unless it would have no effect.
+// operate appends an operator's command to the ledger, unless it would have no effect.
 func (s *Service) operate(ctx context.Context, r record) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()

@@ -17,8 +17,8 @@ func operatedBy(subjects ...string) func(*Config) {
 	return func(cfg *Config) { cfg.Admission = Admission{Operators: subjects, Contact: "help@example.org"} }
 }
 
-// TestBlock holds that a block counts for every replica, those that start later included,
-// and that the ledger says who blocked whom, when and why.
+// TestBlock checks that a block applies to every replica, including those that start later, and
+// that the ledger says who blocked whom, when and why.
 func TestBlock(t *testing.T) {
 	c := newCluster(t)
 	s, other := c.open(operatedBy(cleo)), c.open(operatedBy(cleo))
@@ -37,7 +37,7 @@ func TestBlock(t *testing.T) {
 	person := globus.Identity{Subject: ada, Username: "ada@example.edu"}
 	check := func(what string, s *Service, blocked bool) {
 		t.Helper()
-		if err := s.Ready(t.Context()); err != nil { // it has read that far
+		if err := s.Ready(t.Context()); err != nil { // now it has read the block
 			t.Fatal(err)
 		}
 		_, withSecret := s.AuthenticateKey(t.Context(), key.ID, key.Secret)
@@ -63,11 +63,12 @@ func TestBlock(t *testing.T) {
 	check("here", s, true)
 	check("another replica", other, true)
 	check("one that starts later", c.open(operatedBy(cleo)), true)
-	// What was on its way is decided by its place in the ledger, which is behind the block.
+	// The record that was being written is decided by its position in the ledger, which is after
+	// the block.
 	if _, err := other.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "late"}); !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("a claim by somebody who is blocked: %v, want ErrPermission", err)
 	}
-	for name, s := range map[string]*Service{"here": s, "another replica": other} { // a second time
+	for name, s := range map[string]*Service{"here": s, "another replica": other} { // blocks the same subject again
 		got, err := s.Block(t.Context(), cleo, diaspora.BlockRequest{Subject: ada, Why: "another reason"})
 		if err != nil || got.Why != "spam" || got.By != cleo || got.Since.Before(before.Truncate(time.Second)) {
 			t.Errorf("%s: a second Block = %+v, %v, want the first one", name, got, err)
@@ -113,7 +114,7 @@ func TestAdmissionRefused(t *testing.T) {
 	}
 }
 
-// TestAllow holds who is admitted by which lists, with a login and with a key.
+// TestAllow checks who is admitted by which lists, with a login and with a key.
 func TestAllow(t *testing.T) {
 	for name, tt := range map[string]struct {
 		lists    Admission
@@ -157,7 +158,8 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// TestPersonFault: a subject that would apply to nobody is refused, with what it is instead.
+// TestPersonFault: a subject that no person can have is refused, and the message says what it is
+// instead.
 func TestPersonFault(t *testing.T) {
 	for subject, want := range map[string]string{
 		"1168fe43-ef48-54e0-8aeb-e0dc24146888": "",

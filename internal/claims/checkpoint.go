@@ -22,24 +22,25 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// A checkpoint is a file with what the ledger up to some record amounts to, so that the next start
-// reads only what is newer. It is never needed: whatever is wrong with it, the ledger is
-// read whole.
+// A checkpoint is a file with the state of the ledger up to some record, so that the next start
+// reads only newer records. It is never required: if anything is wrong with it, the whole ledger is
+// read.
 //
-// The file is a header and an entry for each topic, group, key and subject, as package gob encodes
-// them, and the SHA-256 of all that. The header says from which ledger it is: the ID of its
-// topic, and the SHA-256 of the last record that counts. A fabric of ten years has 180,000 entries,
-// and a start waits for them: JSON took three times as long.
+// The file holds a header, an entry for each topic, group, key and subject, both encoded by package
+// gob, and the SHA-256 of all that. The header identifies the ledger by the ID of its topic and by
+// the SHA-256 of the last record that the state includes. A fabric that is ten years old has
+// 180,000 entries, and a start has to wait for them. Decoding them from JSON took three times as
+// long.
 const (
 	checkpointFile = "ledger.checkpoint"
 	checkpointLock = "ledger.lock"
 
-	// checkpointFormat is to be raised when entries change, and when records come to mean something
-	// else: the state in the file has been made by the rules of its time.
+	// checkpointFormat must be incremented when the entries change, and also when the meaning of
+	// records changes, because the state in the file was computed with the old rules.
 	checkpointFormat = 2
 
 	checkpointEvery   = 5 * time.Minute // how often one is written, at most
-	checkpointRecords = 1000            // if that many records came since
+	checkpointRecords = 1000            // if at least that many records were added since
 	verifyTimeout     = 15 * time.Second
 )
 
@@ -47,13 +48,13 @@ type checkpointHeader struct {
 	Format  int
 	Topic   kafka.TopicID
 	Next    int64             // the offset of the next record
-	Record  [sha256.Size]byte // the hash of the one before
+	Record  [sha256.Size]byte // the hash of the record before it
 	Skipped int
 	Swept   int64
 	Entries int
 }
 
-// checkpointEntry is about one topic, group, key, subject or blocked subject.
+// checkpointEntry describes one topic, group, key, subject or blocked subject.
 type checkpointEntry struct {
 	Topic   string
 	Group   string
@@ -78,7 +79,7 @@ type checkpointEntry struct {
 	Why         string
 }
 
-// checkpoint is what a file holds.
+// checkpoint is the content of a checkpoint file.
 type checkpoint struct {
 	state   *state
 	topic   kafka.TopicID
@@ -87,14 +88,14 @@ type checkpoint struct {
 	skipped int
 }
 
-// checkpoints is the folder that they are in.
+// checkpoints is the folder of the checkpoint file.
 type checkpoints struct {
 	fs   disk.FS
 	lock io.Closer // nil if another process writes them
 }
 
-// openCheckpoints returns the folder, which it makes when missing. Of several processes with the
-// same folder, one writes and all read.
+// openCheckpoints opens the folder, creating it if it does not exist. Of several processes that
+// share a folder, one writes checkpoints and all can read them.
 func openCheckpoints(dir string) (*checkpoints, error) {
 	fsys, err := disk.New(dir)
 	if err != nil {
@@ -117,7 +118,7 @@ func (c *checkpoints) close() error {
 	return errors.Join(c.lock.Close(), c.fs.Close())
 }
 
-// write replaces the checkpoint, as a whole or not at all.
+// write replaces the checkpoint atomically.
 func (c *checkpoints) write(cp checkpoint) error {
 	const temp = checkpointFile + ".tmp"
 	if err := c.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -135,7 +136,7 @@ func (c *checkpoints) write(cp checkpoint) error {
 		err = c.fs.Rename(temp, checkpointFile)
 	}
 	if err != nil {
-		c.fs.Remove(temp) // gives the space back; the first error counts
+		c.fs.Remove(temp) // frees the space; if this fails too, the first error matters more
 		return err
 	}
 	return c.fs.Sync()
@@ -160,7 +161,7 @@ func encodeCheckpoint(to io.Writer, cp checkpoint) error {
 	return err
 }
 
-// entries calls f for each entry of a checkpoint of the state, until f fails.
+// entries calls f for each checkpoint entry of the state, until f fails.
 func (s *state) entries(f func(checkpointEntry) error) error {
 	for name, t := range s.topics {
 		if err := f(checkpointEntry{
@@ -205,7 +206,8 @@ func (s *state) entries(f func(checkpointEntry) error) error {
 	return nil
 }
 
-// restore takes an entry back. The texts are those that keys share: see shared, which takes longer.
+// restore adds an entry to the state. texts holds the strings that several keys have in common. It
+// does the same as shared, which would be slower here.
 func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 	switch {
 	case e.Topic != "":
@@ -260,8 +262,8 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 	return nil
 }
 
-// read returns the checkpoint of the ledger with this topic. The error is [fs.ErrNotExist] if there is
-// none, and otherwise says why it cannot be used.
+// read returns the checkpoint of the ledger whose topic has this ID. The error is [fs.ErrNotExist]
+// if there is no checkpoint, and otherwise says why it cannot be used.
 func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 	f, err := c.fs.Open(checkpointFile, false)
 	if err != nil {
@@ -272,7 +274,7 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 	if err != nil {
 		return cp, err
 	}
-	// Damage first: a decoder is not to be asked what it makes of that.
+	// Check for damage first, so that the decoder never sees damaged data.
 	file := io.NewSectionReader(f, 0, size)
 	sum, want := sha256.New(), make([]byte, sha256.Size)
 	if _, err := io.CopyN(sum, file, max(0, size-sha256.Size)); err != nil {
@@ -311,17 +313,18 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 	return cp, nil
 }
 
-// clone returns a copy that the state's changes do not touch.
+// clone returns a copy that later changes of the state do not affect. It has only what entries
+// needs.
 func (s *state) clone() *state {
 	c := *s
 	c.topics, c.groups, c.keys = maps.Clone(s.topics), maps.Clone(s.groups), maps.Clone(s.keys)
 	c.subjects, c.blocked, c.issued, c.hours = maps.Clone(s.subjects), maps.Clone(s.blocked), maps.Clone(s.issued), maps.Clone(s.hours)
-	c.owns, c.leads, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil // made from the others
+	c.owns, c.leads, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil // derived from the others
 	return &c
 }
 
-// startFrom takes a checkpoint of the ledger, if there is one that fits. Otherwise the ledger
-// is read from its beginning.
+// startFrom loads the checkpoint of the ledger, if there is a usable one. Otherwise the ledger is
+// read from the beginning.
 func (l *ledger) startFrom(ctx context.Context, opts []kgo.Opt) {
 	cp, err := l.checkpoints.read(l.topicID)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -338,7 +341,8 @@ func (l *ledger) startFrom(ctx context.Context, opts []kgo.Opt) {
 	l.diagnostics.Debug("the ledger is read from a checkpoint on", "offset", cp.next)
 }
 
-// verify returns why a checkpoint is not of this ledger: the last record that it counts must be there.
+// verify returns an error if the checkpoint is not of this ledger. It checks that the ledger still
+// holds the last record that the checkpoint includes.
 func (l *ledger) verify(ctx context.Context, opts []kgo.Opt, cp checkpoint) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
@@ -372,7 +376,7 @@ func (l *ledger) verify(ctx context.Context, opts []kgo.Opt, cp checkpoint) erro
 	}
 }
 
-// save writes a checkpoint if at least so many records came since the last one.
+// save writes a checkpoint if at least "least" records were added since the last one.
 func (l *ledger) save(least int64) {
 	if l.checkpoints == nil || l.checkpoints.lock == nil {
 		return
@@ -408,8 +412,8 @@ func (l *ledger) keepSaved(ctx context.Context) {
 	}
 }
 
-// closeCheckpoints writes the last checkpoint. It does nothing on nil, which is a ledger that was
-// not opened.
+// closeCheckpoints writes a last checkpoint and closes the folder. l is nil if the ledger was not
+// opened; then closeCheckpoints does nothing.
 func (l *ledger) closeCheckpoints() {
 	if l == nil || l.checkpoints == nil {
 		return

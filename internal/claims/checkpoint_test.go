@@ -27,7 +27,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// someCheckpoints returns a folder on a file system, which this process writes.
+// someCheckpoints returns a checkpoint folder on a file system. This process is the one that writes
+// it.
 func someCheckpoints(t interface{ Fatal(...any) }, fsys disk.FS) *checkpoints {
 	if err := fsys.Make(); err != nil {
 		t.Fatal(err)
@@ -41,13 +42,13 @@ func someCheckpoints(t interface{ Fatal(...any) }, fsys disk.FS) *checkpoints {
 
 var aLedger = kafka.TopicID{1, 2, 3}
 
-// checkpointOf is the checkpoint of a history.
+// checkpointOf returns the checkpoint of a history.
 func checkpointOf(records []record) checkpoint {
 	return checkpoint{state: replay(records).clone(), topic: aLedger, next: int64(len(records)), record: sha256.Sum256([]byte(fmt.Sprint(len(records)))), skipped: 3}
 }
 
-// TestCheckpointIsTheLedger: a state that was written, read and led on is the one that the whole
-// history makes.
+// TestCheckpointIsTheLedger: a state that is written, read back and continued equals the state of
+// the whole history.
 func TestCheckpointIsTheLedger(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var records []record
@@ -94,7 +95,8 @@ func someHistory(n int) (records []record) {
 	return records
 }
 
-// TestDamagedCheckpoint: whatever happened to the file, it is as it was written or not used.
+// TestDamagedCheckpoint: however the file is damaged, it is either read as it was written or not
+// used.
 func TestDamagedCheckpoint(t *testing.T) {
 	fsys := disk.Memory()
 	c := someCheckpoints(t, fsys)
@@ -140,7 +142,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 	}
 }
 
-// withHeader returns a checkpoint with another header, and the checksum that goes with it.
+// withHeader returns a checkpoint with another header and a matching checksum.
 func withHeader(t *testing.T, content []byte, edit func(*checkpointHeader)) []byte {
 	t.Helper()
 	in := gob.NewDecoder(bytes.NewReader(content[:len(content)-sha256.Size]))
@@ -167,15 +169,15 @@ func withHeader(t *testing.T, content []byte, edit func(*checkpointHeader)) []by
 	return append(body.Bytes(), sum[:]...)
 }
 
-// TestCheckpointCrash: a power cut or a kill at any time leaves the checkpoint before or the one
-// after, whole.
+// TestCheckpointCrash: a power cut or a kill at any time leaves a complete checkpoint, either the
+// old one or the new one.
 func TestCheckpointCrash(t *testing.T) {
 	history := someHistory(12)
 	_, err := disktest.Crash(longtest.Scaled(t, "LEDGER_CRASH_STATES", 2000), func(seed uint64, counted *atomic.Int64) error {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		model := disktest.New()
 		var left []*disktest.Model
-		var floors []int // what each state must have at least
+		var floors []int // the lowest offset that each state may have
 		written := 0
 		var failed error
 		if err := errors.Join(model.Make(), model.SyncParent()); err != nil {
@@ -223,8 +225,8 @@ type fetched struct{ records atomic.Int64 }
 
 func (f *fetched) OnFetchRecordBuffered(*kgo.Record) { f.records.Add(1) }
 
-// TestStartFromCheckpoint: a start reads what is newer than the checkpoint, and all if that is of
-// another ledger, or ahead of this one.
+// TestStartFromCheckpoint: a start reads only records that are newer than the checkpoint. It reads
+// all records if the checkpoint is of another ledger, or ahead of this one.
 func TestStartFromCheckpoint(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "ledger")
 	c := newCluster(t)
@@ -256,7 +258,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode() != fs.FileMode(0o600) {
 		t.Errorf("the checkpoint: %v, %v, want mode 0600", info, err)
 	}
-	plain := c.open() // adds what the checkpoint does not have
+	plain := c.open() // appends records that the checkpoint does not have
 	mustClaim(t, plain, "newer")
 	if _, err := plain.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil {
 		t.Fatal(err)
@@ -329,7 +331,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 	}
 }
 
-// TestNoFolderForCheckpoints: a folder that cannot be used is told of, and no more.
+// TestNoFolderForCheckpoints: a folder that cannot be used is logged, and has no other consequence.
 func TestNoFolderForCheckpoints(t *testing.T) {
 	c := newCluster(t)
 	file := filepath.Join(t.TempDir(), "file")

@@ -1,69 +1,78 @@
-// Package claims decides who owns which topic, and makes the cluster agree.
+// Package claims decides who owns which topic, who has which access key and who is blocked, and
+// makes the cluster's topics and ACLs agree with that.
 //
-// A [Service] takes commands. It appends them to the ledger, a topic of the
-// cluster, and the place of a command in the ledger decides whether it takes
-// effect: of two claims of one name the first wins, however many replicas of the
-// service run. All replicas read the whole ledger and so come to the same state.
-// The cluster's topics and ACLs are a view of that state, which each replica
-// makes true after a command and repairs when it is not ([Service.Reconcile]).
+// A [Service] takes commands and appends them to the ledger, a topic of the cluster. The position
+// of a command in the ledger decides whether it takes effect: of two claims of one name the first
+// one wins, however many replicas of the service run. All replicas read the whole ledger, so they
+// arrive at the same state. The cluster's topics and ACLs are derived from that state. Each replica
+// updates them after a command, and repairs them if they differ ([Service.Reconcile]). A
+// [Follower], which a gateway uses, only reads the ledger.
+//
+// Start reading at [Service], then ledger.go (appending and following), state.go (the rules) and
+// settle.go (the cluster).
 //
 // # The ledger
 //
-// The ledger is the topic _diaspora_ledger: one partition, acks=all, kept for
-// ever. Each record is a JSON object of at most 8 KiB:
+// The ledger is the topic _diaspora_ledger. It has one partition, is written with acks=all, and is
+// kept forever. Each record is a JSON object of at most 8 KiB:
 //
 //	v             the lowest version of this format whose readers understand the record
-//	op            what is to happen, see below
+//	op            the operation, see below
 //	id            a UUID, by which the writer recognizes its record
 //	time          when it was written, by the writer's clock (RFC 3339)
-//	by            the subject on whose behalf
-//	topic, group, key  on what
+//	by            the subject on whose behalf it was written
+//	topic, group, key  what the operation applies to
 //
-// The operations of version 1, and when one takes no effect:
+// The operations of version 1, and when they take no effect:
 //
-//	claim         by gets the topic, with partitions, retention_ms (-1: for
-//	              ever) and description. Not if the topic is claimed or being
-//	              released, or if by owns limit topics.
+//	claim         by gets the topic, with partitions, retention_ms (-1: forever)
+//	              and description. No effect if the topic is claimed or being
+//	              released, or if by owns limit topics already.
 //	release       the claim at the offset "claim" ends; by must be its owner.
-//	              The owner's ACLs, and then the topic, are deleted.
-//	released      they were deleted, and the name is free.
-//	clear         the name is free since the claim at the offset "claim" ended,
-//	              but the cluster has a topic left of it: from here on it is
-//	              being released, until a "released" for this record's offset.
-//	claim_group   by gets the consumer group. No longer written: groups are
-//	              private to a subject now. Not if somebody has it, or if by has
-//	              limit groups.
+//	              The service deletes the owner's ACLs, and then the topic.
+//	released      they have been deleted, and the name is free.
+//	clear         the claim at the offset "claim" has ended and the name is free,
+//	              but the cluster still has a topic of that claim. From here on
+//	              the name is being released, until a "released" for this
+//	              record's offset.
+//	claim_group   by gets the consumer group. No longer written, because groups
+//	              are private to a subject now. No effect if the group is claimed,
+//	              or if by has limit groups already.
 //
-// Those of version 2 are about access keys:
+// The operations of version 2 are about access keys:
 //
 //	issue_key     by gets the access key, with name, hash (the SHA-256 of its
-//	              secret), topics (none: all of by's), read, write and expires
-//	              (none: never). Not if the ID is in use, or was until 90 days ago, if by has a key of
-//	              that name, or if by has limit keys.
+//	              secret), topics (absent: all of by's), read, write and expires
+//	              (absent: never). No effect if the ID is in use or was until 90
+//	              days ago, if by has a key of that name, or if by has limit keys
+//	              already.
 //	revoke_key    the key ends; by must be its owner.
-//	key_expired   likewise, because its time has come by the record's time.
-//	key_used      somebody signed in with it. Once for a key and a day, in UTC.
+//	key_expired   the same, because the key has expired at the record's time.
+//	key_used      a client signed in with the key. Once for a key and a day (UTC).
 //
-// Those of version 3 are what operators do:
+// The operations of version 3 are those of operators:
 //
-//	block         subject is shut out, for the reason why: neither tokens nor access
-//	              keys of theirs are accepted, and no claim or key takes effect. Not
-//	              if subject is blocked already.
-//	unblock       subject may come back. Not if subject is not blocked.
+//	block         subject is blocked, for the reason why: its tokens and access
+//	              keys are not accepted, and its claims and new keys take no
+//	              effect. No effect if subject is blocked already.
+//	unblock       subject is not blocked any more. No effect if subject is not
+//	              blocked.
 //
 // The key of a record is "topic/NAME", "group/NAME", "key/ID" or "subject/SUBJECT". Readers ignore
-// fields that they do not know, skip (and count) what is no record, and stop
-// deciding at a record of a higher version than theirs: it may mean something that
-// they would get wrong. That is why access keys are not of version 1, although
-// nobody's claim hangs on them: a reader of version 1 takes the ACLs of keys for
-// ones that somebody slipped in, and removes them. So the first key that is
-// issued stops replicas that are older than keys, until they are upgraded.
+// fields that they do not know. They skip (and count) records that are malformed. At a record of a
+// higher version than their own they stop making decisions, because they might get its meaning
+// wrong.
+//
+// That is why the operations on access keys are not of version 1, although no claim depends on
+// them. A reader of version 1 would take the ACLs of keys for ACLs that somebody added behind the
+// service's back, and would remove them. So the first key that is issued stops replicas that do not
+// know access keys, until they are upgraded.
 //
 // # Access keys
 //
-// A key that may do all that its owner may signs in to the broker as its owner.
-// Every other key is a principal of its own, User:<owner>.<key>, with ACLs on the
-// owner's topics that come and go with topics and keys ([KeyPrincipal]).
+// A key that has all rights of its owner signs in to the broker as its owner. Every other key is a
+// principal of its own, User:<owner>.<key>. It has ACLs on the owner's topics, which are added and
+// removed together with topics and keys ([KeyPrincipal]).
 package claims
 
 import (
@@ -84,47 +93,47 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Config says how a [Service] works.
+// Config configures a [Service].
 type Config struct {
-	// Admin are the options of a client of the cluster that may do
-	// everything. Required.
+	// Admin are the options for a Kafka client that has all rights on the cluster. Required.
 	Admin []kgo.Opt
 
-	// GatewayPrincipal is what the broker takes gateways for that have a [Follower]
-	// instead of a Service, as User:<name>. It is allowed what they need. Empty if
-	// there are none.
+	// GatewayPrincipal is the broker's principal, as User:<name>, of gateways that have a
+	// [Follower] instead of a Service. The Service grants it the rights that they need. Leave it
+	// empty if there are no such gateways.
 	GatewayPrincipal string
 
-	// DefaultPartitions and MaxPartitions are for topics whose claims do not
-	// say how many, and for those that ask for many. Default: 1 and 100.
+	// DefaultPartitions is the number of partitions of a topic whose claim does not name one.
+	// MaxPartitions is the largest number that a claim may name. Default: 1 and 100.
 	DefaultPartitions, MaxPartitions int
 
-	// DefaultRetention is how long events of a topic are kept whose claim does
-	// not say it; negative is for ever. Default: 7 days.
+	// DefaultRetention is how long a topic keeps its events if its claim does not say; negative
+	// means forever. Default: 7 days.
 	DefaultRetention time.Duration
 
-	// ReplicationFactor is that of new topics; from 3 on, their
-	// min.insync.replicas is 2. Default: that of the ledger, which is created
-	// with 3, or with 1 in a cluster of one broker.
+	// ReplicationFactor is the number of replicas of new topics. From 3 on, their
+	// min.insync.replicas is 2. Default: that of the ledger, which is created with 3, or with 1 in
+	// a cluster of one broker.
 	ReplicationFactor int
 
 	// Limits bound what one subject can have.
 	Limits Limits
 
-	// Admission says who may use the fabric, and who operates it.
+	// Admission says who may use the fabric, and who its operators are.
 	Admission Admission
 
-	// Dir is where checkpoints of the ledger are kept, so that the next start reads only
-	// what is newer. It is made when missing. Several processes may have the same. Empty
-	// keeps none.
+	// Dir is the folder for checkpoints of the ledger, so that the next start reads only newer
+	// records. It is created if it does not exist. Several processes may share it. If Dir is empty,
+	// there are no checkpoints.
 	Dir string
 
-	// KeyRevoked is called when a key that is a principal of its own was revoked, and before its rights
-	// are taken from it: a client that loses its rights on an open connection takes the
-	// error for a matter of rights. Nil does nothing.
+	// KeyRevoked is called after a key that is a principal of its own was revoked, and before its
+	// ACLs are removed. It should close the key's connections: on an open connection the client
+	// would otherwise get an authorization error, and would not learn that the key was revoked. Nil
+	// does nothing.
 	KeyRevoked func(ctx context.Context, principal string)
 
-	// ReconcileInterval is how often the cluster is compared with the ledger.
+	// ReconcileInterval is how often the Service compares the cluster with the ledger.
 	// Default: 1 minute.
 	ReconcileInterval time.Duration
 
@@ -149,11 +158,11 @@ func (cfg Config) withDefaults() (Config, error) {
 	return cfg, nil
 }
 
-// commandTimeout bounds a command whose caller sets no bound, or a later one.
+// commandTimeout limits a command whose caller sets no deadline, or a later one.
 const commandTimeout = 15 * time.Second
 
-// Service decides who owns what. Its methods may be called concurrently, and
-// other Services over the same cluster may be at work.
+// Service decides who owns what. Its methods may be called concurrently, and other Services may
+// work on the same cluster.
 type Service struct {
 	ledgerReader
 	cfg     Config
@@ -166,9 +175,8 @@ type Service struct {
 	kick      chan struct{} // asks for a reconciliation soon
 }
 
-// Open reads the ledger, which it creates if there is none, makes the cluster
-// agree with it, and returns a Service that keeps both so. ctx bounds the opening
-// only.
+// Open creates the ledger if it does not exist, reads it, makes the cluster agree with it, and
+// returns a Service that keeps them in agreement. ctx bounds the opening only.
 func Open(ctx context.Context, cfg Config) (*Service, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -231,8 +239,8 @@ func (s *Service) open(ctx, run context.Context) error {
 	return s.followGateways(run)
 }
 
-// Close stops the Service. Commands in flight fail; what they began, another
-// replica or the next start completes.
+// Close stops the Service. Commands in flight fail. If one of them is in the ledger already,
+// another replica or the next start completes it.
 func (s *Service) Close() error {
 	s.closeOnce.Do(func() {
 		s.stop()
@@ -243,15 +251,21 @@ func (s *Service) Close() error {
 	return nil
 }
 
-// Claim makes the topic the subject's, and returns once it works: it exists, and
-// the subject may use it on every broker. Claiming again is no error; it repairs
-// what is missing, and the answer has Created unset. Errors are a
-// [*diaspora.TopicError] with [diaspora.ErrInvalid]; [diaspora.ErrConflict] if
-// somebody else has the name, if the subject has it with other settings than req
-// names, if it is being released, or if the cluster has an
-// unclaimed topic of that name; [diaspora.ErrPermission] if a limit is
-// reached; [diaspora.ErrUnavailable] if the cluster does not answer, in which case
-// the claim may have been made and claiming again tells.
+// Claim makes the subject the owner of the topic. When it returns nil, the topic exists and the
+// subject may use it on every broker.
+//
+// Claiming an owned topic again is no error. It repairs what is missing, and Created is not set in
+// the answer.
+//
+// Errors are a [*diaspora.TopicError] with one of these causes:
+//
+//   - [diaspora.ErrInvalid].
+//   - [diaspora.ErrConflict] if somebody else owns the name, if the subject owns it with other
+//     settings than req names, if it is being released, or if the cluster has a topic of that name
+//     that was never claimed.
+//   - [diaspora.ErrPermission] if a limit is reached, or the subject is blocked.
+//   - [diaspora.ErrUnavailable] if the cluster does not answer. The claim may have been made;
+//     claiming again tells.
 func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {
 	r, err := s.claimRecord(subject, req)
 	if err != nil {
@@ -267,7 +281,7 @@ func (s *Service) Claim(ctx context.Context, subject string, req diaspora.ClaimR
 	return topic, nil
 }
 
-// claimRecord returns the record that asks for what req asks for.
+// claimRecord returns the ledger record for a claim.
 func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record, error) {
 	r := newRecord(opClaim, subject)
 	r.Topic, r.Description, r.Limit = req.Name, req.Description, s.cfg.Limits.Topics
@@ -325,11 +339,11 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 	return answer, nil
 }
 
-// otherSettings refuses a claim of a topic that is the caller's already if it asks for settings
-// that the topic does not have. What it does not ask for may be as it is.
+// otherSettings fails if a claim of a topic that the caller owns already names settings that the
+// topic does not have. Settings that the claim does not name may have any value.
 func (t topic) otherSettings(req diaspora.ClaimRequest) error {
 	var other []string
-	keep := "" // how to have the new settings and keep the events
+	keep := "" // how to get the new settings and keep the events
 	if req.Partitions != 0 && req.Partitions != t.partitions {
 		noun := "partitions"
 		if t.partitions == 1 {
@@ -371,9 +385,9 @@ func Kept(ms int64) string {
 	return "for " + d.String()
 }
 
-// mayClaim says what would make a claim futile, as the ledger and the cluster are
-// now, so that the ledger is spared claims that come to nothing. What changes
-// before the claim is in the ledger, the claim's place there decides.
+// mayClaim returns why a claim would have no effect, according to the ledger and the cluster as
+// they are now. It keeps useless claims out of the ledger. If something changes before the claim is
+// in the ledger, the claim's position there decides.
 func (s *Service) mayClaim(ctx context.Context, r record) error {
 	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
@@ -384,7 +398,7 @@ func (s *Service) mayClaim(ctx context.Context, r record) error {
 	if !foreign {
 		return clusterError(err)
 	}
-	// It may be that of a claim which another replica has just carried out.
+	// Another replica may have just created the topic for a claim, so look at the ledger again.
 	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
 	}
@@ -394,9 +408,9 @@ func (s *Service) mayClaim(ctx context.Context, r record) error {
 	return fmt.Errorf("%w: the cluster has a topic of this name that nobody claimed here", diaspora.ErrConflict)
 }
 
-// clearLeftover deletes the topic that is in the way of a claim if it is what a
-// replica left behind that died while it was late, and not somebody's: the name
-// was claimed before, and nothing was ever written to the topic.
+// clearLeftover deletes a topic that is in the way of a claim, if a replica left it behind: it was
+// slow, created the topic after its claim had ended, and died. Two facts show that the topic
+// belongs to nobody: the name was claimed before, and no record was ever written to the topic.
 func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, err error) {
 	t, known := s.ledger.lookup(r.Topic)
 	if !known {
@@ -406,7 +420,7 @@ func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, er
 	if err != nil || !exists {
 		return !exists, clusterError(err)
 	}
-	if !info.Led { // nobody can tell what it holds
+	if !info.Led { // without a leader, nobody can tell whether it is empty
 		return false, fmt.Errorf("%w: the cluster has a topic of this name, and a partition of it has no leader now", diaspora.ErrUnavailable)
 	}
 	for partition := range info.Partitions {
@@ -422,10 +436,10 @@ func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, er
 	return err == nil, err
 }
 
-// Release ends the subject's claim of the topic and deletes its events. Once it
-// returns nil, anybody may claim the name. Errors are a [*diaspora.TopicError]
-// with [diaspora.ErrNotFound], [diaspora.ErrPermission] if it is somebody
-// else's, or [diaspora.ErrUnavailable], in which case releasing again tells.
+// Release ends the subject's claim of the topic and deletes its events. After it returns nil, any
+// subject may claim the name. Errors are a [*diaspora.TopicError] with [diaspora.ErrNotFound],
+// [diaspora.ErrPermission] if somebody else owns the topic, or [diaspora.ErrUnavailable]. After the
+// last one, releasing again tells whether it was released.
 func (s *Service) Release(ctx context.Context, subject, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -435,7 +449,7 @@ func (s *Service) Release(ctx context.Context, subject, name string) error {
 		r.Topic, r.Claim = name, &t.place
 		err = s.ledger.append(ctx, r)
 		if errors.Is(err, errStale) || errors.Is(err, errReleasing) || errors.Is(err, errNotClaimed) {
-			err = nil // somebody was faster
+			err = nil // another request has released it
 		}
 	}
 	if err == nil {
@@ -447,7 +461,7 @@ func (s *Service) Release(ctx context.Context, subject, name string) error {
 	return topicError("release", name, err)
 }
 
-// owned returns what the ledger says now about a topic of the subject's.
+// owned returns what the ledger says now about a topic of the subject.
 func (s *Service) owned(ctx context.Context, subject, name string) (topic, error) {
 	if err := diaspora.ValidTopic(name); err != nil {
 		return topic{}, errors.Unwrap(err)
@@ -465,8 +479,7 @@ func (s *Service) owned(ctx context.Context, subject, name string) (topic, error
 	}
 }
 
-// Topic returns a topic of the subject, or any topic for an operator, who may have to block
-// its owner. Errors are as those of Release.
+// Topic returns a topic of the subject. Its errors are those of Release.
 func (s *Service) Topic(ctx context.Context, subject, name string) (diaspora.Topic, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -483,7 +496,7 @@ func (s *Service) Topic(ctx context.Context, subject, name string) (diaspora.Top
 	return t.answer(name), nil
 }
 
-// Topics returns the subject's topics, by name.
+// Topics returns the subject's topics, sorted by name.
 func (s *Service) Topics(ctx context.Context, subject string) ([]diaspora.Topic, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -502,12 +515,12 @@ func (s *Service) Topics(ctx context.Context, subject string) ([]diaspora.Topic,
 	return topics, nil
 }
 
-// Stats is a snapshot of a Service.
+// Stats describes the state of a Service.
 type Stats struct {
-	Topics  int   // names that are claimed now
+	Topics  int   // topics that are claimed or being released
 	Keys    int   // access keys that have not ended
-	Records int64 // of the ledger, read so far
-	Skipped int   // of those, the ones that made no sense
+	Records int64 // of the ledger that were read
+	Skipped int   // of those, the malformed ones
 }
 
 // Stats returns a snapshot.
@@ -531,7 +544,7 @@ func newRecord(op, by string) record {
 	return record{Version: versionOf(op), Op: op, ID: uuid.NewString(), Time: time.Now().UTC(), By: by}
 }
 
-// answer returns the topic as its owner sees it.
+// answer returns the topic in the form of the API.
 func (t topic) answer(name string) diaspora.Topic {
 	return diaspora.Topic{
 		Name:        name,
@@ -543,7 +556,7 @@ func (t topic) answer(name string) diaspora.Topic {
 	}
 }
 
-// topicError returns err as an error of an operation on a topic, and nil as nil.
+// topicError wraps err in a [*diaspora.TopicError]. It returns nil if err is nil.
 func topicError(op, name string, err error) error {
 	if err == nil {
 		return nil
@@ -551,7 +564,7 @@ func topicError(op, name string, err error) error {
 	return &diaspora.TopicError{Op: op, Topic: clip(name), Err: err}
 }
 
-// clip keeps a name that somebody sent us from filling pages.
+// clip shortens a name that a client sent, for use in a message.
 func clip(name string) string {
 	if len(name) > 64 {
 		return name[:64] + "…"
@@ -561,15 +574,15 @@ func clip(name string) string {
 
 func invalid(reason string) error { return fmt.Errorf("%w: %s", diaspora.ErrInvalid, reason) }
 
-// clusterError says in the words of package diaspora what went wrong at the
-// cluster. An outage is [diaspora.ErrUnavailable], and so is a caller's deadline.
-// Everything else is ours or the operator's to mend, and not the user's.
+// clusterError describes an error of the cluster with the conditions of package diaspora. An outage
+// becomes [diaspora.ErrUnavailable], and so does an exceeded deadline of the caller. All other
+// errors are returned unchanged, because only an operator or a developer can fix them.
 func clusterError(err error) error {
 	condition, reason := kafka.Explain(err)
 	switch {
 	case errors.Is(err, kgo.ErrClientClosed):
 		return fmt.Errorf("%w: the service is stopping", diaspora.ErrUnavailable)
-	case errors.Is(err, kerr.InvalidReplicationFactor): // brokers are down
+	case errors.Is(err, kerr.InvalidReplicationFactor): // too few brokers are up
 		return fmt.Errorf("%w: %s", diaspora.ErrUnavailable, reason)
 	case condition == kafka.Unavailable && !errors.Is(err, diaspora.ErrUnavailable):
 		return fmt.Errorf("%w: %s", diaspora.ErrUnavailable, reason)

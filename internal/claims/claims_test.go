@@ -46,7 +46,8 @@ func TestClaimWorks(t *testing.T) {
 	}
 }
 
-// TestClaimWithOtherSettings: a claim does not change a topic, and does not pass over in silence that it did not.
+// TestClaimWithOtherSettings: a claim does not change the settings of a topic, and reports that it
+// did not.
 func TestClaimWithOtherSettings(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -156,7 +157,7 @@ func TestRelease(t *testing.T) {
 	if err := s.Release(t.Context(), ada, "weather"); !errors.Is(err, diaspora.ErrNotFound) {
 		t.Errorf("the second Release = %v, want ErrNotFound", err)
 	}
-	// The next owner finds nothing of the last one's, and the last one no way in.
+	// The next owner finds no events of the previous one, who has no access any more.
 	if got, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "weather"}); err != nil || !got.Created {
 		t.Fatalf("Claim of a released name = %+v, %v", got, err)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// Subjects that have logins at the test cluster. Their passwords are their names.
+// Subjects that can sign in at the test cluster. Their passwords are their names.
 const (
 	ada  = "a0000000-0000-4000-8000-000000000001"
 	ben  = "b0000000-0000-4000-8000-000000000002"
@@ -60,8 +60,7 @@ func (c *testCluster) start(opts ...kfake.Opt) {
 	c.fake = fake
 }
 
-// restart starts a cluster that was closed again, from its directory and at the
-// port that it had.
+// restart starts a closed cluster again, from its directory and on the same port.
 func (c *testCluster) restart(dir string, port int) {
 	c.t.Helper()
 	c.start(kfake.DataDir(dir), kfake.Ports(port))
@@ -89,7 +88,7 @@ func (c *testCluster) client(subject string, opts ...kgo.Opt) *kgo.Client {
 
 func (c *testCluster) admin() *kafka.Admin { return kafka.NewAdmin(c.client("admin")) }
 
-// config is that of a Service which reconciles only when told to.
+// config is the configuration of a Service that reconciles only when told to.
 func (c *testCluster) config() Config {
 	return Config{Admin: c.as("admin"), ReconcileInterval: 1000 * time.Hour}
 }
@@ -144,9 +143,9 @@ func (c *testCluster) createTopic(name string) {
 	}
 }
 
-// leaderless lets the brokers answer questions for a topic, those from a first one
-// up to a last, as while its leader is being replaced: in turn without partitions,
-// and with one that nobody leads. It returns how many questions there were.
+// leaderless makes the brokers answer the requests from a first to a last number as they do while a
+// leader is being replaced: alternately without partitions and with a partition that has no leader.
+// It returns how many requests there were.
 func (c *testCluster) leaderless(name string, first, last int) (asked func() int) {
 	var n atomic.Int64
 	info := c.fake.TopicInfo(name)
@@ -223,8 +222,7 @@ func (c *testCluster) append(value string) {
 	}
 }
 
-// check fails the test unless the cluster's topics and ACLs are those that the
-// ledger says.
+// check fails the test unless the cluster has the topics and ACLs that the ledger requires.
 func (c *testCluster) check() {
 	c.t.Helper()
 	for _, difference := range c.differences() {
@@ -233,7 +231,7 @@ func (c *testCluster) check() {
 }
 
 // differences reads the whole ledger again, and returns where the cluster's topics and ACLs differ
-// from what it says.
+// from what the ledger requires.
 func (c *testCluster) differences() (found []string) {
 	c.t.Helper()
 	want := newState()

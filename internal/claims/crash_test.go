@@ -18,19 +18,18 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// wire is a service's network. It can stop the service just before a request that
-// would change the cluster: for good, as kill -9 does, or until told to go on, as
-// a slow machine does.
+// wire is a service's network. It can stop the service just before a request that would change the
+// cluster: for good, as kill -9 does, or until it is told to continue, as on a slow machine.
 type wire struct {
 	mu    sync.Mutex // guards the fields below
-	stop  int        // the number of changes before which to stop; 0 is never
-	seen  []string   // the changes that were on their way since arm
+	stop  int        // the number of the change before which to stop; 0 means never
+	seen  []string   // the changes that were requested since arm
 	kill  bool
 	dead  bool
 	conns []net.Conn
 
-	reached chan struct{} // closed when the service was stopped
-	thaw    chan struct{} // closed to let it go on
+	reached chan struct{} // closed when the service has been stopped
+	thaw    chan struct{} // closed to let the service continue
 }
 
 var errDead = &net.OpError{Op: "dial", Err: errors.New("the service is dead")}
@@ -43,7 +42,7 @@ func (w *wire) arm(n int, kill bool) {
 	w.reached, w.thaw = make(chan struct{}), make(chan struct{})
 }
 
-// changes returns the requests that would change the cluster, since arm.
+// changes returns the requests since arm that would change the cluster.
 func (w *wire) changes() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -67,7 +66,7 @@ func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, err
 	return &wireConn{conn, w}, nil
 }
 
-// pass waits until the request may be sent. An error says that it is not.
+// pass waits until the request may be sent. An error means that it must not be sent.
 func (w *wire) pass(request []byte) error {
 	key := kmsg.Key(-1)
 	if len(request) >= 6 {
@@ -130,7 +129,7 @@ var operations = []operation{
 	}},
 }
 
-// prepare opens a service behind a wire that is about to do op to the topic.
+// prepare opens a service behind a wire and returns it ready to perform op on the topic.
 func (op operation) prepare(c *testCluster, name string) (*Service, *wire) {
 	c.t.Helper()
 	w := new(wire)
@@ -146,9 +145,9 @@ func (op operation) prepare(c *testCluster, name string) (*Service, *wire) {
 	return s, w
 }
 
-// TestKilledBetweenTwoSteps kills the service before each of the changes that it
-// makes in a claim or a release. The next start must put everything right, as
-// must a replica that goes on living.
+// TestKilledBetweenTwoSteps kills the service before each change that it makes during a claim or a
+// release. The next start must repair everything, and so must another replica that is still
+// running.
 func TestKilledBetweenTwoSteps(t *testing.T) {
 	t.Parallel()
 	for _, op := range operations {
@@ -201,10 +200,9 @@ func TestKilledBetweenTwoSteps(t *testing.T) {
 	}
 }
 
-// TestSlowReplica makes one replica slow before each of the changes that it makes
-// in a claim or a release. In the meantime another one releases the topic and
-// gives it to somebody else. What the slow one does when it goes on must neither
-// leave rights behind, nor harm the new owner's events.
+// TestSlowReplica stops one replica before each change that it makes during a claim or a release.
+// In the meantime another one releases the topic and gives it to another subject. When the first
+// one continues, it must neither leave rights behind nor harm the new owner's events.
 func TestSlowReplica(t *testing.T) {
 	for _, op := range operations {
 		for _, next := range []bool{true, false} {

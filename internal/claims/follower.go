@@ -16,25 +16,26 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// FollowerConfig says how a [Follower] reads the ledger.
+// FollowerConfig configures a [Follower].
 type FollowerConfig struct {
-	// Client are the options of a client that may read the ledger and write to
-	// [KeyUsesTopic], see [Config.GatewayPrincipal]. Required.
+	// Client are the options for a Kafka client that may read the ledger and write to
+	// [KeyUsesTopic]; see [Config.GatewayPrincipal]. Required.
 	Client []kgo.Opt
 
-	// Admission says who may use the fabric. Its Operators are only let in here.
+	// Admission says who may use the fabric. Its Operators are always admitted, and have no other
+	// rights here.
 	Admission Admission
 
-	// Dir is where checkpoints of the ledger are kept, as in [Config].
+	// Dir is the folder for checkpoints of the ledger, as in [Config].
 	Dir string
 
 	// Diagnostics receives the Follower's own messages. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
-// Follower is what a gateway knows of the ledger. It decides nothing and changes nothing in
-// the cluster, but for a note in [KeyUsesTopic] when an access key is used. Its methods may be
-// called concurrently.
+// Follower gives a gateway what it needs to know of the ledger. It decides nothing and changes
+// nothing in the cluster, except that it writes a record to [KeyUsesTopic] when an access key is
+// used. Its methods may be called concurrently.
 type Follower struct {
 	ledgerReader
 	client *kgo.Client
@@ -44,9 +45,9 @@ type Follower struct {
 	closeOnce sync.Once
 }
 
-// Follow reads the ledger to its end and returns a Follower that keeps on reading. While there
-// is no ledger, or nobody has allowed the client to read it, Follow waits: the first [Service]
-// that starts creates it and allows that. ctx bounds the opening only.
+// Follow reads the ledger to its end and returns a Follower that continues to read it. If there is
+// no ledger, or the client may not read it, Follow waits: the first [Service] that starts creates
+// the ledger and grants the right. ctx bounds the opening only.
 func Follow(ctx context.Context, cfg FollowerConfig) (*Follower, error) {
 	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	client, err := kgo.NewClient(slices.Concat(cfg.Client, ledgerOpts())...)
@@ -72,7 +73,7 @@ func (f *Follower) open(ctx, run context.Context, cfg FollowerConfig) error {
 	reading := ledgerConfig{client: cfg.Client, dir: cfg.Dir, diagnostics: cfg.Diagnostics}
 	l, err := openLedger(ctx, f.client, reading, func(ctx context.Context) (kafka.TopicInfo, error) {
 		info, err := findLedger(ctx, kafka.NewAdmin(f.client))
-		if errors.Is(err, kerr.TopicAuthorizationFailed) { // it may be that there is no such topic
+		if errors.Is(err, kerr.TopicAuthorizationFailed) { // the broker answers the same if there is no such topic
 			refused, err = err, nil
 		}
 		if err == nil && !info.Led {
@@ -99,7 +100,7 @@ func (f *Follower) open(ctx, run context.Context, cfg FollowerConfig) error {
 	return nil
 }
 
-// Close stops the Follower.
+// Close stops the Follower. It may be called more than once.
 func (f *Follower) Close() error {
 	f.closeOnce.Do(func() {
 		f.stop()
@@ -110,18 +111,19 @@ func (f *Follower) Close() error {
 	return nil
 }
 
-// KeyUsesTopic is where gateways say that an access key was used, for Services to note in the
-// ledger, which gateways may not write to. Each record is a JSON object: v is 1, key an ID. When
-// the key was used, the record's timestamp says, which is the broker's. The topic keeps a week.
+// KeyUsesTopic is the topic to which gateways write that an access key was used. Gateways may not
+// write to the ledger, so Services copy these uses to it. Each record is a JSON object: v is 1, key
+// is the ID. The time of use is the record's timestamp, which the broker sets. The topic keeps
+// records for a week.
 const KeyUsesTopic = "_diaspora_key_uses"
 
-// keyUse is a record of KeyUsesTopic.
+// keyUse is the value of a record of KeyUsesTopic.
 type keyUse struct {
 	Version int    `json:"v"`
 	Key     string `json:"key"`
 }
 
-// noteUse writes down that a key was used now.
+// noteUse writes to KeyUsesTopic that a key was used now.
 func (f *Follower) noteUse(ctx context.Context, id string) error {
 	value, err := json.Marshal(keyUse{1, id})
 	if err != nil {

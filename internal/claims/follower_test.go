@@ -17,10 +17,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// gatewayUser is who gateways are at the test cluster. It is no super user.
+// gatewayUser is the gateways' user at the test cluster. It is not a super user.
 const gatewayUser = "gateway"
 
-// follow returns a Follower that need not wait.
+// follow returns a Follower, for a ledger that exists.
 func (c *testCluster) follow(edit ...func(*FollowerConfig)) *Follower {
 	c.t.Helper()
 	cfg := FollowerConfig{Client: c.as(gatewayUser)}
@@ -37,7 +37,7 @@ func (c *testCluster) follow(edit ...func(*FollowerConfig)) *Follower {
 
 func withGateways(cfg *Config) { cfg.GatewayPrincipal = principal(gatewayUser) }
 
-// TestFollow: a gateway checks access keys without any right to change something.
+// TestFollow: a gateway checks access keys without any right to change the ledger.
 func TestFollow(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(withGateways)
@@ -46,7 +46,7 @@ func TestFollow(t *testing.T) {
 	if got, err := f.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil || got.Owner != ada {
 		t.Fatalf("AuthenticateKey = %v, %v", got, err)
 	}
-	later := mustIssue(t, s, ada, both("later")) // the Follower is told of it by the cluster
+	later := mustIssue(t, s, ada, both("later")) // the Follower learns of it from the ledger
 	if _, err := f.AuthenticateKey(t.Context(), later.ID, later.Secret); err != nil {
 		t.Errorf("a key that was issued afterwards: %v", err)
 	}
@@ -80,8 +80,8 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestFollowersRefuse: a gateway that only follows keeps out whom operators have blocked, from a
-// checkpoint as well.
+// TestFollowersRefuse: a gateway with only a Follower refuses blocked subjects, also when it starts
+// from a checkpoint.
 func TestFollowersRefuse(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(withGateways, func(cfg *Config) { cfg.Admission.Operators = []string{ben} })
@@ -113,7 +113,8 @@ func TestFollowersRefuse(t *testing.T) {
 	}
 }
 
-// TestGatewaysMayDoNothing tries as the gateway's user what only a super user may.
+// TestGatewaysMayDoNothing tries operations as the gateway's user that only a super user may
+// perform.
 func TestGatewaysMayDoNothing(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(withGateways)
@@ -148,7 +149,7 @@ func TestGatewaysMayDoNothing(t *testing.T) {
 	}
 }
 
-// TestFollowWaits opens a Follower before anybody has made a ledger that it may read.
+// TestFollowWaits opens a Follower before there is a ledger that it may read.
 func TestFollowWaits(t *testing.T) {
 	c := newCluster(t)
 	waits, log := io.Pipe()
@@ -161,7 +162,7 @@ func TestFollowWaits(t *testing.T) {
 		opened <- err
 	}()
 	var told [1]byte
-	if _, err := waits.Read(told[:]); err != nil { // it says that it waits
+	if _, err := waits.Read(told[:]); err != nil { // it logs that it waits
 		t.Fatal(err)
 	}
 	go io.Copy(io.Discard, waits)
@@ -171,7 +172,7 @@ func TestFollowWaits(t *testing.T) {
 	}
 }
 
-// TestFollowRefused: without the right to read the ledger, Follow says so in the end.
+// TestFollowRefused: if it never gets the right to read the ledger, Follow fails and says so.
 func TestFollowRefused(t *testing.T) {
 	c := newCluster(t)
 	c.open()
@@ -186,8 +187,8 @@ func TestFollowRefused(t *testing.T) {
 	}
 }
 
-// TestKeyUsesOfStrangers: whatever stands in the topic of uses, the ledger gets no more than one
-// record for a key and a day.
+// TestKeyUsesOfStrangers: whatever the topic of uses holds, the ledger gets at most one record for
+// a key and a day.
 func TestKeyUsesOfStrangers(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(withGateways)

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// keyUsesRetention is for how long uses of keys wait for a Service.
+	// keyUsesRetention is how long uses of keys wait for a Service to read them.
 	keyUsesRetention = 7 * 24 * time.Hour
-	// maxKeyUseBytes bounds a record of KeyUsesTopic.
+	// maxKeyUseBytes limits a record of KeyUsesTopic.
 	maxKeyUseBytes = 256
 )
 
-// settleGateways lets gateways do what a [Follower] does.
+// settleGateways creates KeyUsesTopic and grants gateways the rights that a [Follower] needs.
 func (s *Service) settleGateways(ctx context.Context) error {
 	if s.cfg.GatewayPrincipal == "" {
 		return nil
@@ -45,7 +45,7 @@ func (s *Service) settleGateways(ctx context.Context) error {
 	return nil
 }
 
-// allow adds to the ACLs of a resource, and removes none.
+// allow adds ACLs to a resource. It removes none.
 func (s *Service) allow(ctx context.Context, resource kafka.Resource, principal string, operations ...kmsg.ACLOperation) error {
 	want := kafka.Allow(resource, principal, operations...)
 	return again(ctx, func() (bool, error) {
@@ -54,9 +54,10 @@ func (s *Service) allow(ctx context.Context, resource kafka.Resource, principal 
 	})
 }
 
-// followGateways notes in the ledger which keys were used at gateways, until ctx ends. Each
-// Service reads all that the topic has: what is noted already costs nothing. If several are
-// equally fast, the ledger gets a record from each, and the first has the effect.
+// followGateways copies to the ledger which keys were used at gateways, until ctx ends. Each
+// Service reads the whole topic; a use that is in the ledger already costs nothing. If several
+// Services read a new use at the same time, each may append a record, of which the first takes
+// effect.
 func (s *Service) followGateways(ctx context.Context) error {
 	client, err := kgo.NewClient(slices.Concat(s.cfg.Admin, []kgo.Opt{
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{KeyUsesTopic: {0: kgo.NewOffset().AtStart()}}),
@@ -80,13 +81,13 @@ func (s *Service) followGateways(ctx context.Context) error {
 	return nil
 }
 
-// noteUses notes in the ledger what gateways wrote down. It sits out outages.
+// noteUses copies uses of keys from gateways to the ledger. It retries through outages.
 func (s *Service) noteUses(ctx context.Context, records []*kgo.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
 	return again(ctx, func() (bool, error) {
-		if err := s.ledger.sync(ctx); err != nil { // it may be the first use of a new key
+		if err := s.ledger.sync(ctx); err != nil { // the use may be of a key that was just issued
 			return false, err
 		}
 		for _, r := range records {

@@ -15,12 +15,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// settleGroups lets everybody use the consumer groups that the gateway makes their own, see
-// [kafka.UserGroups].
+// settleGroups grants all users the right to use the consumer groups that the gateway keeps private
+// to them; see [kafka.UserGroups].
 //
-// Earlier versions let everybody use every group, or gave a group to the first who claimed
-// it. The ACLs for that are removed, after the groups' committed offsets were copied to
-// groups of the new names: otherwise consumers would begin again elsewhere.
+// Earlier versions let everyone use every group, or gave a group to the first subject that claimed
+// it. settleGroups removes the ACLs for that. Before, it copies the groups' committed offsets to
+// groups with the new names. Otherwise consumers would not resume where they stopped.
 func (s *Service) settleGroups(ctx context.Context) error {
 	err := s.allow(ctx, kafka.GroupPrefix(kafka.UserGroups), principal("*"),
 		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete, kmsg.ACLOperationDescribeConfigs)
@@ -44,7 +44,7 @@ func (s *Service) settleGroups(ctx context.Context) error {
 	return clusterError(s.cluster.DeleteACLs(ctx, acls))
 }
 
-// grantedBefore reports whether an earlier version has made the ACL of a group.
+// grantedBefore reports whether an earlier version created this ACL of a group.
 func grantedBefore(acl kafka.ACL, owners map[string]string) bool {
 	if acl.Host != "*" || acl.Permission != kmsg.ACLPermissionTypeAllow {
 		return false
@@ -61,8 +61,8 @@ func grantedBefore(acl kafka.ACL, owners map[string]string) bool {
 	}
 }
 
-// newGroup returns which group gets the committed offsets of an earlier group in a topic:
-// one of who claimed the group, or else of the topic's owner.
+// newGroup returns a function that names the group to which a group's committed offsets in a topic
+// are copied. It belongs to the subject that claimed the group, or else to the topic's owner.
 func (s *Service) newGroup(owners map[string]string) func(group, topic string) string {
 	return func(group, topic string) string {
 		if strings.HasPrefix(group, kafka.UserGroups) || strings.HasPrefix(group, kafka.DeniedGroups) {
@@ -79,7 +79,7 @@ func (s *Service) newGroup(owners map[string]string) func(group, topic string) s
 	}
 }
 
-// groupOwners returns who claimed a group, by its ID.
+// groupOwners returns the subjects that claimed groups, by group ID.
 func (s *state) groupOwners() map[string]string {
 	owners := make(map[string]string, len(s.groups))
 	for name, g := range s.groups {
@@ -88,10 +88,10 @@ func (s *state) groupOwners() map[string]string {
 	return owners
 }
 
-// copyOffsets copies committed offsets to other groups: to says which one gets those of a
-// group in a topic, or "" for none. A partition in which the other group has committed
-// already is left as it is, so copying again does no harm. So is a group that has members:
-// its consumers have begun without the copy.
+// copyOffsets copies committed offsets to other groups. For a group and a topic, the function to
+// returns the target group, or "" to copy nothing. copyOffsets skips partitions in which the target
+// has a committed offset already, so it may be repeated. It also skips a target that has members,
+// because its consumers have already started without the copy.
 func copyOffsets(ctx context.Context, admin *kadm.Client, to func(group, topic string) string, diagnostics *slog.Logger) error {
 	groups, err := admin.ListGroups(ctx)
 	if err != nil {
@@ -122,7 +122,7 @@ func copyOffsets(ctx context.Context, admin *kadm.Client, to func(group, topic s
 	return nil
 }
 
-// addOffsets commits offsets for the partitions in which the group has committed none.
+// addOffsets commits offsets for the partitions in which the group has no committed offset.
 func addOffsets(ctx context.Context, admin *kadm.Client, group string, offsets kadm.Offsets) error {
 	have, err := admin.FetchOffsets(ctx, group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {

@@ -17,7 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// userGroups are the ACLs of the groups that the gateway names.
+// userGroups are the ACLs on the groups that the gateway uses.
 var userGroups = []string{
 	"GROUP user. User:* * ALLOW DELETE",
 	"GROUP user. User:* * ALLOW DESCRIBE",
@@ -36,9 +36,9 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// TestGroupsOfEarlierVersions opens a cluster where groups were open to everybody, or
-// claimed. The ACLs of that go, those of an operator's stay, and who has claimed a group
-// or owns a topic goes on where the group was.
+// TestGroupsOfEarlierVersions opens a cluster whose groups were open to everyone, or claimed. The
+// ACLs for that must be removed, and an operator's ACLs must stay. The subject that claimed a
+// group, or owns a topic, must resume at the group's offsets.
 func TestGroupsOfEarlierVersions(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -75,9 +75,9 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 	commit("plots", "weather", 9)
 	c.createTopic("nobodys")
 	commit("gone", "nobodys", 10)
-	commit(kafka.UserGroups+ben+".analysis", "snow", 80) // since the gateway was upgraded
+	commit(kafka.UserGroups+ben+".analysis", "snow", 80) // committed after the gateway was upgraded
 
-	// A consumer that has begun in the new group already is left alone, and holds nobody up.
+	// A new group that already has a consumer is skipped, and does not delay the others.
 	commit("busy", "snow", 5)
 	busy := c.client("admin", kgo.ConsumeTopics("snow"), kgo.ConsumerGroup(kafka.UserGroups+ben+".busy"))
 	for {
@@ -87,7 +87,7 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 		busy.PollFetches(soon(t))
 	}
 
-	for range 2 { // again does no harm
+	for range 2 { // repeating it does no harm
 		c.open().Close()
 		for group, want := range map[string]map[string]int64{
 			ada + ".analysis": {"weather": 7},

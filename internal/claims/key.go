@@ -19,18 +19,18 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// The shape of an access key. Both parts are letters, digits and hyphens or
-// underscores only, which neither SASL, nor JAAS, nor HTTP Basic has to escape.
+// The form of an access key. Both parts consist of letters, digits, hyphens and underscores, none
+// of which has to be escaped in SASL, JAAS or HTTP Basic authentication.
 const (
 	keyIDPrefix     = "key-"
-	keyIDLetters    = 16 // of base32
+	keyIDLetters    = 16 // in base32
 	keySecretPrefix = "dks_"
 	keySecretBytes  = 32
 )
 
-// newKeyID draws an ID that was never drawn before, and does not look it up: keys that ended long
-// ago are not known any more. Among a billion keys the chance that two have the same 80 bits
-// is one in two million, and an attacker has no say in it.
+// newKeyID returns a random ID. It does not check whether the ID was used before, because keys that
+// ended long ago are forgotten. Among a billion keys, the chance that two have the same 80 bits is
+// one in two million, and an attacker cannot influence it.
 func newKeyID() string { return keyIDPrefix + strings.ToLower(rand.Text()[:keyIDLetters]) }
 
 func newKeySecret() globus.Secret {
@@ -39,16 +39,16 @@ func newKeySecret() globus.Secret {
 	return globus.Secret(keySecretPrefix + base64.RawURLEncoding.EncodeToString(secret))
 }
 
-// keyHash is what is kept of a key's secret: its SHA-256. Slow hashes and salt
-// are for passwords that people choose, because those can be guessed. There are
-// 2²⁵⁶ secrets, none likelier than another: whoever has the hash and can make a
-// trillion guesses a second is no nearer to the secret after the age of the
-// universe. And a login must be cheap, or logins would be an attack.
+// keyHash is the SHA-256 of a key's secret. The secret itself is not stored. Slow hashes and salt
+// protect passwords that people choose, because those can be guessed. A secret is one of 2²⁵⁶
+// equally likely values: an attacker who has the hash and tries a trillion secrets a second finds
+// it no sooner than after the age of the universe. And checking a login must be cheap, or logins
+// could be used to overload the service.
 type keyHash [sha256.Size]byte
 
 func hashOf(secret globus.Secret) keyHash { return sha256.Sum256([]byte(secret)) }
 
-// matches reports whether the secret is the one, in a time that tells nothing.
+// matches reports whether the secret has this hash, in constant time.
 func (h keyHash) matches(secret globus.Secret) bool {
 	other := hashOf(secret)
 	return subtle.ConstantTimeCompare(h[:], other[:]) == 1
@@ -64,7 +64,7 @@ func (h *keyHash) UnmarshalText(text []byte) error {
 	return err
 }
 
-// keyIDFault says what is wrong with the ID of an access key, or "".
+// keyIDFault returns what is wrong with the ID of an access key, or "".
 func keyIDFault(id string) string {
 	if !accesskey.IsID(id) {
 		return "the ID of an access key is " + keyIDPrefix + " and 16 letters"
@@ -72,8 +72,9 @@ func keyIDFault(id string) string {
 	return ""
 }
 
-// keyNameFault says what is wrong with the name of an access key, or "". A name
-// is never an ID, so that a person may say either, nor a secret by mistake.
+// keyNameFault returns what is wrong with the name of an access key, or "". A name cannot look like
+// an ID, so that commands can take either. It cannot look like a secret either, so that no secret
+// is stored as a name by mistake.
 func keyNameFault(name string) string {
 	switch {
 	case name == "" || len(name) > maxKeyNameBytes:
@@ -89,7 +90,7 @@ func keyNameFault(name string) string {
 	return ""
 }
 
-// keyFault says what is wrong with an access key that somebody wants, or "".
+// keyFault returns what is wrong with the request for an access key, or "".
 func keyFault(owner, name string, topics []string, read, write bool) string {
 	size, seen := 0, make(map[string]bool, len(topics))
 	for _, topic := range topics {
@@ -117,22 +118,21 @@ func keyFault(owner, name string, topics []string, read, write bool) string {
 	return ""
 }
 
-// accessKey is what the ledger says about one access key.
+// accessKey is the state of one access key.
 type accessKey struct {
 	diaspora.AccessKey
-	hash keyHash // zero once the key has ended
+	hash keyHash // zero after the key has ended
 }
 
 func (k accessKey) live() bool { return k.Ended.IsZero() }
 
-// expired reports whether the key has ended by itself, noted or not.
+// expired reports whether the key's expiry time has passed, whether the ledger says so or not.
 func (k accessKey) expired(now time.Time) bool { return !k.Expires.IsZero() && !now.Before(k.Expires) }
 
-// KeyPrincipal returns the subject that the broker is to take a client for that
-// signs in with the key. A key that may do all that its owner may is the owner.
-// Any other is a principal of its own, whose rights are ACLs of its own: the
-// broker itself then keeps it from doing more, whatever the client tries. No
-// person can be that principal, for the subjects of people are UUIDs.
+// KeyPrincipal returns the broker's principal, without "User:", for clients that sign in with the
+// key. For a key that has all rights of its owner, it is the owner. Any other key is a principal of
+// its own with its own ACLs, so the broker itself enforces the key's rights, whatever the client
+// tries. No person has such a principal, because the subjects of people are UUIDs.
 func KeyPrincipal(k diaspora.AccessKey) string {
 	if k.Topics == nil && k.Read && k.Write {
 		return k.Owner
@@ -140,10 +140,10 @@ func KeyPrincipal(k diaspora.AccessKey) string {
 	return k.Owner + "." + k.ID
 }
 
-// restricted reports whether the key has a principal of its own.
+// restricted reports whether the key is a principal of its own.
 func (k accessKey) restricted() bool { return KeyPrincipal(k.AccessKey) != k.Owner }
 
-// covers reports whether the key is for this topic of its owner's.
+// covers reports whether the key applies to this topic of its owner.
 func (k accessKey) covers(topic string) bool {
 	if k.Topics == nil {
 		return true
@@ -156,8 +156,8 @@ func (k accessKey) covers(topic string) bool {
 	return false
 }
 
-// topicACLs returns what the key's own principal may do with a topic of its
-// owner's. Both operations include Describe.
+// topicACLs returns the ACLs of the key's own principal on a topic of its owner. Read and Write
+// each include Describe.
 func (k accessKey) topicACLs(topic string) []kafka.ACL {
 	var operations []kmsg.ACLOperation
 	if k.Read {
@@ -169,8 +169,7 @@ func (k accessKey) topicACLs(topic string) []kafka.ACL {
 	return kafka.Allow(kafka.TopicResource(topic), principal(KeyPrincipal(k.AccessKey)), operations...)
 }
 
-// restrictedKeys returns the keys that a subject has now and that have
-// principals of their own.
+// restrictedKeys returns the live keys of a subject that are principals of their own.
 func (s *state) restrictedKeys(owner string) []accessKey {
 	var keys []accessKey
 	for _, id := range s.keysOf[owner] {
@@ -220,11 +219,12 @@ func (s *state) issueKey(r record) {
 	s.issued[r.By]++
 }
 
-// shared returns the text itself, in memory that all who keep it share. A subject is kept with each of
-// its keys, and many keys have the same name.
+// shared returns an equal string whose memory is shared by all its users. That saves memory,
+// because a subject is stored with each of its keys, and many keys have the same name.
 func shared(text string) string { return unique.Make(text).Value() }
 
-// endKey keeps what a key was for a while, for its owner to look up, and forgets its hash.
+// endKey marks a key as ended and deletes its hash. The rest is kept for a while, so that its owner
+// can look it up.
 func (s *state) endKey(r record) {
 	k := *s.keys[r.Key]
 	k.Ended, k.hash = r.Time, keyHash{}
@@ -236,5 +236,5 @@ func (s *state) endKey(r record) {
 	}
 }
 
-// day is the day of a time, in UTC.
+// day returns the start of the day of t, in UTC.
 func day(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }

@@ -16,19 +16,18 @@ import (
 
 const maxKeyLifetime = 10 * 366 * 24 * time.Hour
 
-// IssueKey gives the subject a new access key and returns once it works. The
-// secret is nowhere but in the answer: the ledger has its hash. Errors are
-// [diaspora.ErrInvalid]; [diaspora.ErrConflict] if the subject has a key of that
-// name; [diaspora.ErrNotFound] or [diaspora.ErrPermission] if a topic is not the
-// subject's, and the latter also if a limit is reached; and
-// [diaspora.ErrUnavailable], after which the list tells whether there is a key
-// that nobody has the secret of.
+// IssueKey creates an access key for the subject. When it returns, the key works. The secret is
+// only in the answer; the ledger has its hash. Errors are [diaspora.ErrInvalid];
+// [diaspora.ErrConflict] if the subject has a key of that name; [diaspora.ErrNotFound] or
+// [diaspora.ErrPermission] if a topic is not the subject's; [diaspora.ErrPermission] if a limit is
+// reached; and [diaspora.ErrUnavailable]. After the last one, the list of keys tells whether a key
+// was created, whose secret is then lost.
 func (s *Service) IssueKey(ctx context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	key, err := s.issueKey(ctx, subject, req)
 	if err != nil {
-		return diaspora.NewAccessKey{}, fmt.Errorf("create access key: %w", err) // the name may be a token, in the wrong place
+		return diaspora.NewAccessKey{}, fmt.Errorf("create access key: %w", err) // without the name, which may be a token in the wrong place
 	}
 	return key, nil
 }
@@ -55,7 +54,7 @@ func (s *Service) issueKey(ctx context.Context, subject string, req diaspora.Acc
 	return diaspora.NewAccessKey{AccessKey: k.AccessKey, Secret: secret}, nil
 }
 
-// issueKeyRecord returns the record that asks for what req asks for, but for the hash.
+// issueKeyRecord returns the ledger record for a new key, without its hash.
 func (s *Service) issueKeyRecord(subject string, req diaspora.AccessKeyRequest) (record, error) {
 	r := newRecord(opIssueKey, subject)
 	r.Key, r.Name, r.Topics, r.Read, r.Write = newKeyID(), req.Name, req.Topics, req.Read, req.Write
@@ -72,16 +71,16 @@ func (s *Service) issueKeyRecord(subject string, req diaspora.AccessKeyRequest) 
 	return r, nil
 }
 
-// mayIssueKey says what would make the record futile, as the ledger is now. A
-// key for a topic that is somebody else's, or not there, would be one that does
-// not work, most likely for a slip of the pen.
+// mayIssueKey returns why the record would have no effect, according to the ledger as it is now. It
+// also refuses a key for a topic that does not exist or belongs to somebody else: such a key would
+// not work, and most likely the name is mistyped.
 func (s *Service) mayIssueKey(ctx context.Context, r record) error {
 	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
 	}
 	for i, name := range r.Topics {
 		shown := fmt.Sprintf("%q", name)
-		if len(name) > 32 { // it may be a token, in the wrong place
+		if len(name) > 32 { // it may be a token in the wrong place
 			shown = fmt.Sprintf("number %d of the list", i+1)
 		}
 		switch t := s.ledger.topic(name); {
@@ -94,7 +93,7 @@ func (s *Service) mayIssueKey(ctx context.Context, r record) error {
 	return nil
 }
 
-// discardKey ends a key whose secret nobody will ever have.
+// discardKey revokes a key whose secret was not handed out.
 func (s *Service) discardKey(ctx context.Context, k accessKey) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
@@ -104,8 +103,8 @@ func (s *Service) discardKey(ctx context.Context, k accessKey) {
 	s.reconcileSoon()
 }
 
-// endKey has the ledger say that a key has ended. If it says so already, that is
-// as good.
+// endKey appends a record to the ledger that a key has ended. If the key has ended already, it
+// returns nil.
 func (s *Service) endKey(ctx context.Context, op string, k accessKey) error {
 	r := newRecord(op, k.Owner)
 	r.Key = k.ID
@@ -115,12 +114,13 @@ func (s *Service) endKey(ctx context.Context, op string, k accessKey) error {
 	return nil
 }
 
-// RevokeKey ends an access key of the subject's. When it returns nil, the rights
-// of its own that the key had are gone from the broker, and nobody can sign in
-// with it here; elsewhere nobody can a second later. Tokens got with it are as
-// dead, and the gateway closes the connections that are open. Revoking again is no error. Errors are
-// [diaspora.ErrNotFound] if the subject never had such a key, or
-// [diaspora.ErrUnavailable], in which case revoking again tells.
+// RevokeKey ends an access key of the subject. When it returns nil, the broker has no ACLs for the
+// key's own principal any more, and this process accepts the key no more. Other processes stop
+// accepting it within a second. The same holds for tokens that were issued for the key. Gateways
+// close the key's open connections. Revoking a revoked key is no error.
+//
+// Errors are [diaspora.ErrNotFound] if the subject never had such a key, or
+// [diaspora.ErrUnavailable]. After the latter, revoking again tells whether the key has ended.
 func (s *Service) RevokeKey(ctx context.Context, subject, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -141,8 +141,8 @@ func (s *Service) RevokeKey(ctx context.Context, subject, id string) error {
 	return keyError("revoke", id, err)
 }
 
-// keyError returns err as an error of an operation on a key, and nil as nil. What
-// is no ID may be anything, and is not repeated.
+// keyError wraps err as an error of an operation on a key. It returns nil if err is nil. It repeats
+// the ID only if it is well-formed, because anything else might be a secret.
 func keyError(op, id string, err error) error {
 	switch {
 	case err == nil:
@@ -153,7 +153,7 @@ func keyError(op, id string, err error) error {
 	return fmt.Errorf("%s access key %s: %w", op, id, err)
 }
 
-// ownedKey returns what the ledger says now about a key of the subject's.
+// ownedKey returns what the ledger says now about a key of the subject.
 func (s *Service) ownedKey(ctx context.Context, subject, id string) (accessKey, error) {
 	if fault := keyIDFault(id); fault != "" {
 		return accessKey{}, invalid(fault)
@@ -168,8 +168,8 @@ func (s *Service) ownedKey(ctx context.Context, subject, id string) (accessKey, 
 	return k, nil
 }
 
-// Key returns an access key of the subject's, one that has ended included.
-// Errors are as those of RevokeKey.
+// Key returns an access key of the subject, even one that has ended. Its errors are those of
+// RevokeKey.
 func (s *Service) Key(ctx context.Context, subject, id string) (diaspora.AccessKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -180,8 +180,8 @@ func (s *Service) Key(ctx context.Context, subject, id string) (diaspora.AccessK
 	return k.AccessKey, nil
 }
 
-// Keys returns the access keys that the subject has, by name. One that has
-// expired is among them until that is noted, within [Config.ReconcileInterval].
+// Keys returns the subject's access keys, sorted by name. An expired key is included until the
+// ledger says that it has ended, which takes up to [Config.ReconcileInterval].
 func (s *Service) Keys(ctx context.Context, subject string) ([]diaspora.AccessKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -198,7 +198,7 @@ func (s *Service) Keys(ctx context.Context, subject string) ([]diaspora.AccessKe
 	return keys, nil
 }
 
-// settleKey makes the cluster agree with what the ledger says of a key's rights.
+// settleKey makes the broker's ACLs agree with the key's rights.
 func (s *Service) settleKey(ctx context.Context, k accessKey) error {
 	if !k.restricted() {
 		return nil
@@ -222,9 +222,9 @@ func (s *Service) settleKey(ctx context.Context, k accessKey) error {
 	return work.Wait()
 }
 
-// endExpiredKeys has the ledger say of the keys that have expired that they
-// have. Their names are free then, and what they could do is taken away with the
-// rest that is reconciled. Nobody could sign in with them before.
+// endExpiredKeys appends a record to the ledger for each key that has expired. That frees the key's
+// name, and the reconciliation that follows removes its ACLs. Signing in with the key has failed
+// since it expired.
 func (s *Service) endExpiredKeys(ctx context.Context) error {
 	var expired []accessKey
 	now := time.Now()
@@ -238,7 +238,7 @@ func (s *Service) endExpiredKeys(ctx context.Context) error {
 		}
 	})
 	for _, k := range expired {
-		// A replica whose clock is ahead of ours may have been first.
+		// A replica whose clock is ahead may have tried this before.
 		if err := s.endKey(ctx, opKeyExpired, k); err != nil && !errors.Is(err, errKeyNotYet) {
 			return err
 		}
@@ -246,8 +246,8 @@ func (s *Service) endExpiredKeys(ctx context.Context) error {
 	return nil
 }
 
-// noteUse has the ledger say that a key was used, unless it says so of that day. The caller has
-// called sync.
+// noteUse appends a record to the ledger that a key was used, unless there is one of that day. The
+// caller has called sync.
 func (s *Service) noteUse(ctx context.Context, id string, at time.Time) error {
 	k, known := s.ledger.key(id)
 	if !known {
@@ -262,9 +262,9 @@ func (s *Service) noteUse(ctx context.Context, id string, at time.Time) error {
 	return err
 }
 
-// topicACLs returns the ACLs of a name: its owner's, as long as it is claimed,
-// and those of its owner's keys that are principals of their own. Write includes
-// idempotent writing.
+// topicACLs returns the ACLs that a topic should have: those of its owner, and those of the owner's
+// keys that are principals of their own. A topic that is not claimed has none. Write includes
+// idempotent writes.
 func (s *state) topicACLs(name string, t topic) []kafka.ACL {
 	if t.phase != claimed {
 		return nil

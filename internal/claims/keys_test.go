@@ -40,8 +40,8 @@ func both(name string, topics ...string) diaspora.AccessKeyRequest {
 	return diaspora.AccessKeyRequest{Name: name, Topics: topics, Read: true, Write: true}
 }
 
-// clientOf returns a client that the broker takes for whom the key signs in as,
-// as the gateway would have it.
+// clientOf returns a client that is signed in to the broker as the key's principal, as the gateway
+// would sign it in.
 func (c *testCluster) clientOf(key diaspora.AccessKey, opts ...kgo.Opt) *kgo.Client {
 	c.t.Helper()
 	user := KeyPrincipal(key)
@@ -85,8 +85,8 @@ func (c *testCluster) consumeAs(key diaspora.AccessKey, topic string, opts ...kg
 	}
 }
 
-// TestKeyRights holds the broker to what each kind of key may do, with topics
-// that come and go.
+// TestKeyRights checks at the broker what each kind of key may do, while topics are claimed and
+// released.
 func TestKeyRights(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -105,7 +105,7 @@ func TestKeyRights(t *testing.T) {
 	} {
 		keys[req.Name] = mustIssue(t, s, ada, req).AccessKey
 	}
-	mustClaim(t, s, "later") // keys for all topics are for this one as well
+	mustClaim(t, s, "later") // keys for all topics apply to it as well
 	if err := c.produce(ada, "later", "first"); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,8 @@ func TestKeyRights(t *testing.T) {
 		t.Errorf("a group of a key that may read: %v", err)
 	}
 
-	// What the keys could do goes with the topic and with the key, not with its owner's rights.
+	// The rights of a key end with the topic and with the key. They do not end with its owner's
+	// rights.
 	if err := s.Release(t.Context(), ada, "snow"); err != nil {
 		t.Fatal(err)
 	}
@@ -152,8 +153,8 @@ func TestKeyRights(t *testing.T) {
 	c.check()
 }
 
-// TestKeyLife takes a key from its issue to its end, over two replicas and a
-// restart, and looks for its secret in the ledger.
+// TestKeyLife follows a key from its creation to its end, over two replicas and a restart, and
+// checks that its secret is not in the ledger.
 func TestKeyLife(t *testing.T) {
 	c := newCluster(t)
 	one, two := c.open(), c.open()
@@ -176,7 +177,7 @@ func TestKeyLife(t *testing.T) {
 			t.Errorf("AuthenticateKey = %+v, %v", got, err)
 		}
 	}
-	good(two) // at once, on the replica that did not issue it
+	good(two) // immediately, and on the replica that did not issue it
 	good(one)
 	refused(two, key.ID, key.Secret+"x", "no such access key")
 	refused(two, key.ID, "", "no such access key")
@@ -237,7 +238,7 @@ func TestKeyLife(t *testing.T) {
 	}
 }
 
-// TestKeyRefusals holds what cannot be asked for.
+// TestKeyRefusals checks which requests for a key are refused.
 func TestKeyRefusals(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(func(cfg *Config) { cfg.Limits.Keys = 2 })
@@ -292,7 +293,7 @@ func TestKeyRefusals(t *testing.T) {
 	}
 }
 
-// TestKeyExpires lets a key end by itself.
+// TestKeyExpires waits until a key expires.
 func TestKeyExpires(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(func(cfg *Config) { cfg.Limits.Keys = 1 })
@@ -311,7 +312,7 @@ func TestKeyExpires(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// An expiry that is noted too early, by a clock that is ahead, has no effect.
+	// A key_expired record that a replica with a fast clock writes too early has no effect.
 	early := newRecord(opKeyExpired, ada)
 	early.Key, early.Time = key.ID, req.Expires.Add(-time.Nanosecond)
 	if err := s.ledger.append(t.Context(), early); !errors.Is(err, errKeyNotYet) {
@@ -323,10 +324,10 @@ func TestKeyExpires(t *testing.T) {
 	if have := fmt.Sprint(c.acls(kafka.TopicResource("weather"))); strings.Contains(have, key.ID) {
 		t.Errorf("the topic's ACLs %s still name the key", have)
 	}
-	mustIssue(t, s, ada, both("short")) // name and place are free
+	mustIssue(t, s, ada, both("short")) // its name and its place within the limit are free
 }
 
-// TestKeyDrift mends ACLs of keys that were changed behind the service's back.
+// TestKeyDrift checks that ACLs of keys that were changed behind the service's back are repaired.
 func TestKeyDrift(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -353,7 +354,7 @@ func TestKeyDrift(t *testing.T) {
 	}
 }
 
-// TestKeyUses counts the records that signing in many times makes.
+// TestKeyUses counts the records that many logins cause.
 func TestKeyUses(t *testing.T) {
 	c := newCluster(t)
 	one, two := c.open(), c.open()
@@ -387,13 +388,13 @@ func TestKeyUses(t *testing.T) {
 			uses++
 		}
 	}
-	if uses > 2 { // each replica may have written before it saw the other's
+	if uses > 2 { // each replica may have written one before it saw the other's
 		t.Errorf("%d uses are in the ledger, want at most one from each replica", uses)
 	}
 }
 
-// TestKeysInOutage holds that a key which is known goes on, and one which is not
-// gets no refusal.
+// TestKeysInOutage checks that a known key works during an outage, and that an unknown one is not
+// refused.
 func TestKeysInOutage(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -408,7 +409,7 @@ func TestKeysInOutage(t *testing.T) {
 	if got, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil || got.ID != key.ID {
 		t.Errorf("a known key in an outage: %+v, %v", got, err)
 	}
-	// Nobody else waits for a cluster that has just not answered.
+	// No other caller waits for a cluster that has just not answered.
 	s.ledger.mu.Lock()
 	s.ledger.failed = time.Now().Add(time.Hour)
 	failed := s.ledger.failed
@@ -441,7 +442,7 @@ func TestKeysInOutage(t *testing.T) {
 	}
 }
 
-// TestKeySecret holds that secrets differ and have the length that they should.
+// TestKeySecret checks that secrets differ and have the right length.
 func TestKeySecret(t *testing.T) {
 	a, b := newKeySecret(), newKeySecret()
 	if a == b || len(a) != len(keySecretPrefix)+43 {
@@ -452,8 +453,8 @@ func TestKeySecret(t *testing.T) {
 	}
 }
 
-// TestSlowReplicaIssuesKey has a replica be slow before each change that issuing a
-// key makes, while another revokes the key. No right of the key is left behind.
+// TestSlowReplicaIssuesKey stops a replica before each change that it makes to issue a key, while
+// another one revokes the key. No rights of the key may be left behind.
 func TestSlowReplicaIssuesKey(t *testing.T) {
 	c := newCluster(t)
 	fast := c.open()

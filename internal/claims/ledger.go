@@ -17,57 +17,57 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// LedgerTopic holds the ledger. Its name cannot be claimed.
+// LedgerTopic is the topic of the ledger. Its name cannot be claimed.
 const LedgerTopic = "_diaspora_ledger"
 
-// appendTimeout bounds how long after the fact an append may still take effect.
+// appendTimeout limits how long after append was called its record may still be written.
 const appendTimeout = 15 * time.Second
 
-// ledger is the history of claims, and the state that it amounts to. It follows
-// its topic, so that what other replicas append is seen here too.
+// ledger holds the state that results from the records of the ledger's topic. It follows the topic,
+// so it also sees records that other replicas append.
 type ledger struct {
 	client      *kgo.Client
 	cluster     *kafka.Admin
 	diagnostics *slog.Logger
-	replicas    int // of its topic
+	replicas    int // replicas of its topic
 	limits      Limits
 	topicID     kafka.TopicID
-	checkpoints *checkpoints  // nil if none are kept
-	syncing     chan struct{} // whoever refreshes holds the place in it
+	checkpoints *checkpoints  // nil if there are none
+	syncing     chan struct{} // a semaphore: the caller that is running sync has put a value into it
 
 	mu      sync.Mutex // guards the fields below
 	state   *state
 	next    int64                   // the offset of the next record to apply
-	skipped int                     // records that made no sense
+	skipped int                     // records that were malformed
 	last    []byte                  // the value of the record before next
-	saved   int64                   // the next of the last checkpoint
-	broken  error                   // why the state cannot be trusted any more
-	waiting map[string]chan<- error // by record ID: who wants to know the effect
-	writing map[string]writing      // by what they are about: the records that are on their way
-	moved   chan struct{}           // closed, and replaced, when next or broken changes
-	synced  time.Time               // what was in the ledger then is applied
-	failed  time.Time               // when that could not be found out last
-	failure error                   // why
+	saved   int64                   // the value of next at the last checkpoint
+	broken  error                   // if not nil, why the state cannot be trusted any more
+	waiting map[string]chan<- error // receivers of a record's effect, by record ID
+	writing map[string]writing      // the records that are being written, by record key
+	moved   chan struct{}           // closed and replaced when next or broken changes
+	synced  time.Time               // all records that the ledger had at this time are applied
+	failed  time.Time               // when freshSince last failed to ask the cluster
+	failure error                   // the error of that
 }
 
-// writing is a record on its way into the ledger. There is one at a time about a topic, a key
-// or a subject: of many requests to end the same thing one is written, and none of the others,
-// since it would have no effect.
+// writing is a record that is being written to the ledger. There is at most one at a time for a
+// topic, a key or a subject. So if many requests end the same thing, one record is written. The
+// others wait, and then are not written, because they would have no effect.
 type writing struct {
 	id, by                    string
-	records, partitions, keys int // what it adds to that of by
+	records, partitions, keys int // what it adds to the totals of the subject by
 }
 
-// ledgerOpts are what a client needs to follow and to append to the ledger.
+// ledgerOpts are the client options for following the ledger and appending to it.
 func ledgerOpts() []kgo.Opt {
 	return []kgo.Opt{
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()), // a ledger that goes back is broken, not to be read anew
-		kgo.KeepControlRecords(),                    // they have offsets too
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()), // if offsets go back, the ledger is damaged; reading it again would hide that
+		kgo.KeepControlRecords(),                    // they take up offsets too
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
-		// After this time an append is given up, and its caller was told so.
-		// Without the second option the client would go on for ever.
+		// After this time an append fails, and its caller is told so. Without the second option,
+		// the client would not give up a batch that it has sent once.
 		kgo.RecordDeliveryTimeout(appendTimeout),
 		kgo.AllowIdempotentProduceCancellation(),
 		kgo.AlwaysRetryEOF(),
@@ -75,17 +75,17 @@ func ledgerOpts() []kgo.Opt {
 	}
 }
 
-// ledgerConfig says how to read the ledger.
+// ledgerConfig says how to open the ledger.
 type ledgerConfig struct {
-	client      []kgo.Opt // of who reads
-	limits      Limits    // for what is appended
-	dir         string    // of checkpoints; empty: none are kept
+	client      []kgo.Opt // of the client that reads
+	limits      Limits    // for records that are appended
+	dir         string    // for checkpoints; empty means none
 	diagnostics *slog.Logger
 }
 
-// openLedger reads the ledger, once find has found its topic and that it is whole.
-// It calls find again while the cluster cannot tell, as when brokers stop and start.
-// The caller runs follow.
+// openLedger opens the ledger, once find has found its topic and checked it. It calls find again
+// while the cluster cannot answer, for example while brokers start. The caller must then run
+// follow, which reads the records.
 func openLedger(ctx context.Context, client *kgo.Client, cfg ledgerConfig, find func(context.Context) (kafka.TopicInfo, error)) (*ledger, error) {
 	var found kafka.TopicInfo
 	err := again(ctx, func() (bool, error) {
@@ -120,9 +120,9 @@ func openLedger(ctx context.Context, client *kgo.Client, cfg ledgerConfig, find 
 	return l, nil
 }
 
-// prepareLedger creates the ledger's topic if there is none, mends its settings,
-// and returns what it is like. If that is not Led, or the error is of the cluster,
-// it is to be called again.
+// prepareLedger creates the ledger's topic if it does not exist, corrects its settings, and returns
+// its description. It must be called again if the description is not Led, or if the cluster is
+// unavailable.
 func prepareLedger(ctx context.Context, cluster *kafka.Admin, spec kafka.TopicSpec, diagnostics *slog.Logger) (info kafka.TopicInfo, err error) {
 	created, ready, err := cluster.CreateTopic(ctx, spec)
 	if created {
@@ -144,8 +144,8 @@ func prepareLedger(ctx context.Context, cluster *kafka.Admin, spec kafka.TopicSp
 	return info, nil
 }
 
-// findLedger returns what the ledger's topic is like, and an error if it cannot be a ledger
-// that is whole. Without a topic it is not Led.
+// findLedger returns the description of the ledger's topic. It fails if the topic cannot be a
+// complete ledger. If the topic does not exist, the description is not Led.
 func findLedger(ctx context.Context, cluster *kafka.Admin) (kafka.TopicInfo, error) {
 	info, _, err := cluster.Topic(ctx, LedgerTopic)
 	if err != nil || !info.Led {
@@ -185,10 +185,11 @@ func (l *ledger) follow(ctx context.Context) {
 	}
 }
 
-// errStopped says that nobody follows the ledger any more.
+// errStopped means that follow has ended.
 var errStopped = errors.New("the service is stopping")
 
-// breakOff stops the service from deciding anything.
+// breakOff records why the ledger cannot be trusted any more. From then on the service decides
+// nothing.
 func (l *ledger) breakOff(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -206,16 +207,16 @@ func (l *ledger) breakOffLocked(err error) {
 	l.move()
 }
 
-// move wakes those who wait for the ledger to get on. l.mu is held.
+// move wakes the goroutines that wait for next or broken to change. l.mu is held.
 func (l *ledger) move() {
 	close(l.moved)
 	l.moved = make(chan struct{})
 }
 
-// take applies records. To read them takes far longer than to apply them, and so is done on all
-// processors: a ledger may have millions.
+// take applies records. Decoding takes far longer than applying, so it runs on all processors: a
+// ledger may have millions of records.
 func (l *ledger) take(fetched []*kgo.Record) {
-	const share = 256 // of records, for one goroutine at a time
+	const share = 256 // how many records one goroutine decodes at a time
 	entries := make([]entry, len(fetched))
 	var work errgroup.Group
 	work.SetLimit(runtime.GOMAXPROCS(0))
@@ -237,14 +238,14 @@ func (l *ledger) take(fetched []*kgo.Record) {
 	l.move()
 }
 
-// entry is a record of the ledger, or why there is none.
+// entry is a decoded record of the ledger, or the error of decoding it.
 type entry struct {
 	record record
 	err    error
 }
 
-// apply applies one record. One that makes no sense is skipped, by every replica
-// alike. One of a later version cannot be skipped: what follows may hang on it. l.mu is held.
+// apply applies one record. A malformed record is skipped, by every replica alike. A record of a
+// later version cannot be skipped, because later records may depend on it. l.mu is held.
 func (l *ledger) apply(fetched *kgo.Record, e entry) {
 	if l.broken != nil || fetched.Offset < l.next {
 		return
@@ -264,20 +265,21 @@ func (l *ledger) apply(fetched *kgo.Record, e entry) {
 	l.next, l.last = fetched.Offset+1, fetched.Value
 }
 
-// effect tells who appended the record, if it was here, what came of it.
+// effect reports the effect of a record to its writer, if that is a goroutine of this process. l.mu
+// is held.
 func (l *ledger) effect(r record, err error) {
 	l.written(r)
 	if ch, ok := l.waiting[r.ID]; ok {
 		delete(l.waiting, r.ID)
-		ch <- err // it has room for one
+		ch <- err // never blocks, because it has room for one
 	}
 }
 
-// append adds a record and waits for its effect, which is that of its place in
-// the ledger: nil, or why it has none. If there is no telling, append fails with
-// [diaspora.ErrUnavailable], and the record may still take effect afterwards.
+// append appends a record and waits for its effect. The effect depends on the record's position in
+// the ledger: nil, or the reason why the record has no effect. If the effect cannot be found out,
+// append fails with [diaspora.ErrUnavailable], and the record may still take effect later.
 //
-// A record that would have no effect, or would go over a limit, is not written. The caller has
+// A record that would have no effect, or would exceed a limit, is not written. The caller has
 // called sync.
 func (l *ledger) append(ctx context.Context, r record) error {
 	value, err := encode(r)
@@ -293,7 +295,7 @@ func (l *ledger) append(ctx context.Context, r record) error {
 		delete(l.waiting, r.ID)
 		l.mu.Unlock()
 	}()
-	// Not with ctx: giving up one record would fail those behind it as well.
+	// Not with ctx: the client cannot give up one record without failing all records behind it.
 	l.client.TryProduce(context.WithoutCancel(ctx), &kgo.Record{Topic: LedgerTopic, Key: []byte(r.key()), Value: value}, func(_ *kgo.Record, err error) {
 		if err != nil {
 			l.mu.Lock()
@@ -322,8 +324,8 @@ func (l *ledger) append(ctx context.Context, r record) error {
 	}
 }
 
-// begin waits until no other record about the same is on its way, and makes sure that this
-// one has an effect, as far as anybody can tell now.
+// begin waits until no other record with the same key is being written. It then checks that this
+// one would have an effect, as far as that is known.
 func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error {
 	for {
 		l.mu.Lock()
@@ -349,15 +351,14 @@ func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error
 	}
 }
 
-// written notes that a record is not on its way any more. l.mu is held.
+// written records that a record is not being written any more. l.mu is held.
 func (l *ledger) written(r record) {
 	if w, ok := l.writing[r.key()]; ok && w.id == r.ID {
 		delete(l.writing, r.key())
 	}
 }
 
-// sync waits until everything that was in the ledger when it was called has been
-// applied.
+// sync waits until all records that the ledger had when sync was called are applied.
 func (l *ledger) sync(ctx context.Context) error {
 	began := time.Now()
 	l.mu.Lock()
@@ -391,13 +392,12 @@ func (l *ledger) sync(ctx context.Context) error {
 	}
 }
 
-// syncPause is how long nobody asks again who needs not, once the cluster did not
-// answer.
+// syncPause is how long freshSince returns the last error, instead of asking again, after the
+// cluster did not answer.
 const syncPause = time.Second
 
-// freshSince waits until everything that was in the ledger at that time has been
-// applied. However many callers wait, one at a time asks the cluster, and in an
-// outage one a second.
+// freshSince waits until all records that the ledger had at the time since are applied. Only one
+// caller at a time asks the cluster, and during an outage at most one a second.
 func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
 	select {
 	case l.syncing <- struct{}{}:
@@ -416,7 +416,7 @@ func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
 		return failure
 	}
 	err := l.sync(ctx)
-	if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // or it says nothing about the cluster
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // if the caller has canceled, the error says nothing about the cluster
 		l.mu.Lock()
 		l.failed, l.failure = time.Now(), err
 		l.mu.Unlock()
@@ -424,15 +424,15 @@ func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
 	return err
 }
 
-// syncedWithin reports whether the ledger was read to its end that recently.
+// syncedWithin reports whether the ledger was read to its end within the last d.
 func (l *ledger) syncedWithin(d time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return time.Since(l.synced) <= d
 }
 
-// brokenError says that the ledger cannot be trusted. Trying again does not help
-// before somebody has seen to it, or another replica is asked.
+// brokenError means that the ledger cannot be trusted. Retrying does not help until an operator has
+// fixed the cause. Another replica may still work.
 type brokenError struct{ err error }
 
 func (e *brokenError) Error() string {
@@ -440,8 +440,8 @@ func (e *brokenError) Error() string {
 }
 func (e *brokenError) Unwrap() []error { return []error{diaspora.ErrUnavailable, e.err} }
 
-// mayApply returns why the record would have no effect if it were the ledger's
-// next, or nil.
+// mayApply returns why the record would have no effect, or would exceed a limit, if it were the
+// next one in the ledger. It returns nil if neither.
 func (l *ledger) mayApply(ctx context.Context, r record) error {
 	if err := l.sync(ctx); err != nil {
 		return err
@@ -451,13 +451,13 @@ func (l *ledger) mayApply(ctx context.Context, r record) error {
 	return l.mayWrite(r)
 }
 
-// topic returns what the ledger says about a name, as far as it has been read.
+// topic returns what the ledger says about a topic name, as far as it has been read.
 func (l *ledger) topic(name string) topic {
 	t, _ := l.lookup(name)
 	return t
 }
 
-// view returns what the ledger says about a name and the ACLs that it is to have.
+// view returns what the ledger says about a topic name, and the ACLs that the topic should have.
 func (l *ledger) view(name string) (topic, []kafka.ACL) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -465,7 +465,7 @@ func (l *ledger) view(name string) (topic, []kafka.ACL) {
 	return t, l.state.topicACLs(name, t)
 }
 
-// key returns what the ledger says about an access key, or false if nothing.
+// key returns what the ledger says about an access key. It reports false if the key is unknown.
 func (l *ledger) key(id string) (accessKey, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -476,8 +476,8 @@ func (l *ledger) key(id string) (accessKey, bool) {
 	return *k, true
 }
 
-// lookup returns what the ledger says about a name, or false if it was never
-// claimed.
+// lookup returns what the ledger says about a topic name. It reports false if the name was never
+// claimed, or was freed so long ago that it is forgotten.
 func (l *ledger) lookup(name string) (topic, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -485,7 +485,7 @@ func (l *ledger) lookup(name string) (topic, bool) {
 	return t, ok
 }
 
-// read calls f with the state, which f must neither keep nor change.
+// read calls f with the state. f must not keep or change it.
 func (l *ledger) read(f func(*state)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -19,8 +19,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// TestNonsenseInLedger puts records into the ledger that no service wrote. They
-// are skipped and told of, before and after the service starts.
+// TestNonsenseInLedger puts records into the ledger that no service wrote. They must be skipped and
+// logged, before and after the service starts.
 func TestNonsenseInLedger(t *testing.T) {
 	c := newCluster(t)
 	first := c.open()
@@ -30,7 +30,7 @@ func TestNonsenseInLedger(t *testing.T) {
 		strings.Repeat("x", 100<<10),
 		strings.Replace(claimJSON, ada, "*", 1),
 		strings.Replace(claimJSON, `"weather"`, `"_diaspora_ledger"`, 1),
-		strings.Replace(claimJSON, ada, ben, 1), // proper, and refused by its place
+		strings.Replace(claimJSON, ada, ben, 1), // well-formed, and refused because of its position
 	}
 	for _, value := range nonsense {
 		c.append(value)
@@ -52,8 +52,8 @@ func TestNonsenseInLedger(t *testing.T) {
 	c.check()
 }
 
-// TestLedgerIsNotTrusted shows that a service which cannot know who owns what
-// decides nothing and touches nothing.
+// TestLedgerIsNotTrusted checks that a service that cannot know who owns what decides nothing and
+// changes nothing.
 func TestLedgerIsNotTrusted(t *testing.T) {
 	for name, damage := range map[string]func(*testing.T, *testCluster){
 		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":4,"op":"give","topic":"weather"}`) },
@@ -76,7 +76,7 @@ func TestLedgerIsNotTrusted(t *testing.T) {
 			before := aclLines(must(c.admin().ACLs(t.Context(), kmsg.ACLResourceTypeTopic)))
 			damage(t, c)
 			if name == "beginning deleted" {
-				// Who has read it all knows still; who starts does not.
+				// A service that has read everything still knows. One that starts now does not.
 				cfg := c.config()
 				if s, err := Open(t.Context(), cfg); err == nil {
 					s.Close()
@@ -110,7 +110,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// TestLedgerSettings finds a ledger that would forget, or has no order.
+// TestLedgerSettings opens a ledger whose topic would delete records, or has no order.
 func TestLedgerSettings(t *testing.T) {
 	c := newCluster(t)
 	if err := c.fake.CreateTopic(LedgerTopic, 1, map[string]string{"retention.ms": "1000", "cleanup.policy": "compact"}); err != nil {
@@ -133,7 +133,7 @@ func TestLedgerSettings(t *testing.T) {
 	}
 }
 
-// network is a way to a cluster that can be cut, or be a black hole.
+// network is a connection to a cluster that can be interrupted or can drop everything silently.
 type network struct {
 	mu    sync.Mutex // guards the fields below
 	state networkState
@@ -189,8 +189,8 @@ func (c *networkConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// TestOutage cuts the service off from the cluster. Each call must come back in
-// its time and say so, and all must be well when the cluster is back.
+// TestOutage disconnects the service from the cluster. Each call must return in time and report
+// that. Everything must work when the cluster is reachable again.
 func TestOutage(t *testing.T) {
 	for outage, state := range map[string]networkState{"refused": down, "silent": silent} {
 		t.Run(outage, func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestAppendOutage loses the cluster when a record is on its way already.
+// TestAppendOutage loses the cluster while a record is being written.
 func TestAppendOutage(t *testing.T) {
 	c := newCluster(t)
 	w := new(wire)
@@ -258,8 +258,8 @@ func TestAppendOutage(t *testing.T) {
 	}
 }
 
-// TestBrokerRestart stops the cluster while claims are coming in, and starts it
-// again from its disk. No claim that was answered may be lost.
+// TestBrokerRestart stops the cluster while claims are in flight, and restarts it from its disk. No
+// claim that was answered may be lost.
 func TestBrokerRestart(t *testing.T) {
 	dir := t.TempDir()
 	c := newCluster(t, kfake.DataDir(dir))
@@ -321,8 +321,8 @@ func TestBrokerRestart(t *testing.T) {
 	c.check()
 }
 
-// TestFailedCommandIsCompleted loses the caller after the ledger has the claim.
-// The service completes it by itself.
+// TestFailedCommandIsCompleted cancels the caller after the ledger has the claim. The service must
+// complete the claim by itself.
 func TestFailedCommandIsCompleted(t *testing.T) {
 	c := newCluster(t)
 	w := new(wire)
@@ -350,7 +350,7 @@ func TestFailedCommandIsCompleted(t *testing.T) {
 	}
 }
 
-// TestClose is about those who still wait.
+// TestClose checks that callers that still wait return.
 func TestClose(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -392,7 +392,7 @@ func TestOpenRefused(t *testing.T) {
 	}
 }
 
-// TestManyTopics states how long a service with a thousand topics takes to open.
+// TestManyTopics measures how long a service with a thousand topics takes to open.
 func TestManyTopics(t *testing.T) {
 	const topics = 1000
 	c := newCluster(t)
@@ -423,15 +423,15 @@ func TestManyTopics(t *testing.T) {
 	}
 }
 
-// TestOpenWhenTheLeaderIsNew: a partition whose leader was elected a moment ago
-// does not know its offsets yet, as after a start of the whole cluster.
+// TestOpenWhenTheLeaderIsNew: a leader that was just elected does not know the partition's offsets
+// yet, as after a start of the whole cluster.
 func TestOpenWhenTheLeaderIsNew(t *testing.T) {
 	c := newCluster(t)
 	c.open().Close()
 	asked := 0
 	c.fake.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.fake.KeepControl()
-		if asked++; asked%2 == 0 { // the first for the start, and the first for the end
+		if asked++; asked%2 == 0 { // fails the first request for the start offset, and the first for the end offset
 			return nil, nil, false
 		}
 		resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
@@ -447,13 +447,13 @@ func TestOpenWhenTheLeaderIsNew(t *testing.T) {
 	}
 }
 
-// TestOpenWhenThereIsNoLeader: the ledger's leader may fail at any of the questions
-// that a start asks.
+// TestOpenWhenThereIsNoLeader: the ledger's leader may fail at any of the requests that a start
+// makes.
 func TestOpenWhenThereIsNoLeader(t *testing.T) {
 	c := newCluster(t)
 	c.open().Close()
 	first := 1
-	for asked := first; asked >= first; first++ { // until a start has no more questions
+	for asked := first; asked >= first; first++ { // until a start makes no more requests
 		n := c.leaderless(LedgerTopic, first, first+2)
 		c.open().Close()
 		asked = n()

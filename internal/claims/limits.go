@@ -8,25 +8,25 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// Limits bound what one subject can have and can make the ledger grow. Zero values
-// are the defaults. What is over a limit when that is lowered stays.
+// Limits bound what one subject can have, and how much it can make the ledger grow. Zero values
+// mean the defaults. Lowering a limit takes nothing away from a subject that is above it.
 type Limits struct {
 	// Topics is how many topics a subject can own. Default: 1000.
 	Topics int
 
-	// Partitions is how many partitions they can have in all. Default: 2000.
+	// Partitions is how many partitions these topics can have in total. Default: 2000.
 	Partitions int
 
-	// Keys is how many access keys a subject can have at a time. Default: 100.
+	// Keys is how many access keys a subject can have at the same time. Default: 100.
 	Keys int
 
-	// KeysEver is how many access keys a subject can be given, those that have ended
-	// included. Default: 10,000.
+	// KeysEver is how many access keys a subject can create in total, including those that have
+	// ended. Default: 10,000.
 	KeysEver int
 
-	// RecordsPerHour is after how many records that the ledger has had of a subject within an
-	// hour no claim and no access key is added. What a subject has can always be
-	// given up. Default: 2000.
+	// RecordsPerHour limits how many records the ledger takes for a subject within an hour. Above
+	// it, the subject can create no claims and no access keys. It can always release topics and
+	// revoke keys. Default: 2000.
 	RecordsPerHour int
 }
 
@@ -38,8 +38,8 @@ func (l *Limits) setDefaults() {
 	setDefault(&l.RecordsPerHour, 2000)
 }
 
-// Which limit a record would go over. Those of topics and of keys at a time are
-// errQuota and errKeyQuota, and decided by the record's place in the ledger.
+// The limit that a record would exceed. For the limits of topics and of keys at the same time there
+// are errQuota and errKeyQuota, which the record's position in the ledger decides.
 var (
 	errPartitionQuota = errors.New("your topics would have more partitions in all than are allowed")
 	errKeysEver       = errors.New("you have been given as many access keys as are allowed")
@@ -57,15 +57,15 @@ func newWriting(r record) writing {
 	return w
 }
 
-// mayWrite returns why the record should not be written: it would have no effect as the ledger is
-// now, or go over a limit. Records on their way count, so that many requests at once come
-// no further than as many one by one. l.mu is held.
+// mayWrite returns why the record should not be written: because it would have no effect, or would
+// exceed a limit. It counts records that are being written, so that many concurrent requests cannot
+// exceed a limit. l.mu is held.
 func (l *ledger) mayWrite(r record) error {
 	if err := l.state.mayApply(r); err != nil {
 		return err
 	}
 	if r.Op != opClaim && r.Op != opIssueKey {
-		return nil // it ends something, once, so these two bound it as well
+		return nil // it ends a topic or a key, which is possible once for each, so the limits on those limit it too
 	}
 	w := newWriting(r)
 	for _, other := range l.writing {
@@ -86,8 +86,8 @@ func (l *ledger) mayWrite(r record) error {
 	return nil
 }
 
-// refusal says in the words of package diaspora why a record was not written or had no effect. The
-// text of a limit names it, and who can change it.
+// refusal turns the reason why a record was not written, or has no effect, into an error of package
+// diaspora. If a limit is the reason, the text names the limit and who can change it.
 func (s *Service) refusal(err error) error {
 	limit := func(n int, setting, help string) error {
 		return &diaspora.Error{

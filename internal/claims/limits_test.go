@@ -13,14 +13,14 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// limitedTo sets limits, and the contact of operators.
+// limitedTo sets limits, and the operators' contact.
 func limitedTo(limits Limits) func(*Config) {
 	return func(cfg *Config) {
 		cfg.Limits, cfg.Admission.Contact = limits, "help@example.org"
 	}
 }
 
-// recordsOf counts what the ledger has of an operation.
+// recordsOf counts the ledger's records of an operation.
 func (c *testCluster) recordsOf(op string) (n int) {
 	c.t.Helper()
 	for _, value := range c.ledger() {
@@ -35,8 +35,9 @@ func (c *testCluster) recordsOf(op string) (n int) {
 	return n
 }
 
-// TestRepeatsAreNotWritten: to end one thing with many requests at once takes as many records as
-// with one. It took one or two each, so whoever may end something could fill the ledger.
+// TestRepeatsAreNotWritten: many concurrent requests to end the same thing write as many records as
+// one request. They used to write one or two each, so anyone who may end something could fill the
+// ledger.
 func TestRepeatsAreNotWritten(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(operatedBy(cleo))
@@ -75,13 +76,13 @@ func TestRepeatsAreNotWritten(t *testing.T) {
 	}
 }
 
-// TestLimits goes over each limit with many requests at once, and again through a replica that
+// TestLimits exceeds each limit with many concurrent requests, and again through a replica that
 // starts later.
 func TestLimits(t *testing.T) {
 	for name, tt := range map[string]struct {
 		limits Limits
 		each   func(s *Service, n int) error
-		want   int // of 12 requests
+		want   int // how many of 12 requests succeed
 		says   string
 	}{
 		"topics": {Limits{Topics: 3}, func(s *Service, n int) error {
@@ -140,7 +141,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestWhatOneHasCanBeGivenUp: over the limit of an hour, topics and keys can still be ended.
+// TestWhatOneHasCanBeGivenUp: above the hourly limit, topics can still be released and keys
+// revoked.
 func TestWhatOneHasCanBeGivenUp(t *testing.T) {
 	c := newCluster(t)
 	s := c.open(limitedTo(Limits{RecordsPerHour: 2}))
@@ -158,7 +160,7 @@ func TestWhatOneHasCanBeGivenUp(t *testing.T) {
 	c.check()
 }
 
-// TestHourly counts in a window of an hour that slides.
+// TestHourly counts in a sliding window of an hour.
 func TestHourly(t *testing.T) {
 	s := newState()
 	hour := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -166,7 +168,7 @@ func TestHourly(t *testing.T) {
 		s.note(record{By: ada, Time: hour.Add(time.Duration(i) * time.Minute)})
 	}
 	for after, want := range map[time.Duration]int{
-		-30 * time.Minute: 60, // a writer's clock is ahead of ours
+		-30 * time.Minute: 60, // the writer's clock is ahead of ours
 		59 * time.Minute:  60,
 		60 * time.Minute:  60,
 		90 * time.Minute:  30,
@@ -181,21 +183,21 @@ func TestHourly(t *testing.T) {
 	if got := s.hours[ada].at(hour.Add(75 * time.Minute)); got != 46 {
 		t.Errorf("a quarter into the next hour there were %d records, want 45 and one", got)
 	}
-	// A clock that was a year ahead for a moment does not count for a year.
+	// A clock that was a year ahead for a moment does not affect a whole year.
 	s.note(record{By: ada, Time: hour.AddDate(1, 0, 0)})
 	s.note(record{By: ada, Time: hour.Add(76 * time.Minute)})
 	if got := s.hours[ada].at(hour.Add(76 * time.Minute)); got != 1 {
 		t.Errorf("after a record of next year there are %d, want 1", got)
 	}
-	// Whoever writes nothing any more is forgotten.
+	// A subject that writes nothing any more is forgotten.
 	s.note(record{By: ben, Time: hour.AddDate(0, 0, 2)})
 	if _, known := s.hours[ada]; known {
 		t.Error("somebody who wrote nothing for two days is still counted")
 	}
 }
 
-// TestKeyIDsAreRandom: an ID is not looked up before it is used, so that IDs of keys that ended long
-// ago need not be kept. That takes all of its 80 bits.
+// TestKeyIDsAreRandom: a new ID is used without looking it up, so that the IDs of keys that ended
+// long ago need not be kept. That requires all 80 bits to be random.
 func TestKeyIDsAreRandom(t *testing.T) {
 	const n, letters = 32_000, "abcdefghijklmnopqrstuvwxyz234567"
 	seen := make(map[string]bool, n)
@@ -211,7 +213,7 @@ func TestKeyIDsAreRandom(t *testing.T) {
 		}
 	}
 	for i := range count {
-		for _, letter := range []byte(letters) { // each 1,000 times, give or take seven standard deviations
+		for _, letter := range []byte(letters) { // expected 1,000 times each, within seven standard deviations
 			if got := count[i][letter]; got < 780 || got > 1220 {
 				t.Errorf("letter %d is %c in %d of %d IDs", i, letter, got, n)
 			}

@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// The histories below are about one name each. A call to Release is two events,
-// since the name is neither owned nor free in between.
+// Each history below is about one name. A call to Release counts as two events, because the name is
+// neither owned nor free in between.
 type (
 	input struct {
 		op      string // claim, show, release begins, release ends
@@ -25,7 +25,7 @@ type (
 	}
 )
 
-// nameModel is what a name looks like from outside.
+// nameModel is the state of a name as clients see it.
 var nameModel = porcupine.Model{
 	Init: func() any { return register{} },
 	Step: func(state, in, out any) (bool, any) {
@@ -59,14 +59,14 @@ var nameModel = porcupine.Model{
 	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%v: %v", in, out) },
 }
 
-// history collects what happened to one name.
+// history collects the calls about one name and their results.
 type history struct {
 	start time.Time
 	mu    sync.Mutex // guards the field below
 	ops   []porcupine.Operation
 }
 
-// record calls do and notes the outcome as that of the inputs.
+// record calls do and records its result for these inputs.
 func (h *history) record(do func() string, inputs ...input) string {
 	call := time.Since(h.start)
 	output := do()
@@ -129,10 +129,9 @@ func outcome(t *testing.T, err error) string {
 	return err.Error()
 }
 
-// TestOneWinner claims names for two subjects from two services at the same time,
-// 200 times in all, and lets the winner release them while the loser claims them
-// again and both look on. Each race has exactly one winner, and all that anybody
-// saw must fit one order of events.
+// TestOneWinner claims names for two subjects through two services at the same time, 200 times in
+// all. The winner releases each name while the loser claims it again, and both read its state. Each
+// race must have exactly one winner, and all results must fit a single order of events.
 func TestOneWinner(t *testing.T) {
 	const names, rounds = 10, 20
 	c := newCluster(t)
@@ -155,7 +154,7 @@ func TestOneWinner(t *testing.T) {
 	c.check()
 }
 
-// oneWinner is one round about a name that is free before and after.
+// oneWinner is one round with a name that is free before and after.
 func oneWinner(t *testing.T, h *history, one, two *Service, name string) {
 	var byAda, byBen string
 	var wg sync.WaitGroup
@@ -180,7 +179,7 @@ func oneWinner(t *testing.T, h *history, one, two *Service, name string) {
 	}
 }
 
-// TestModelCanFail keeps nameModel honest.
+// TestModelCanFail checks that nameModel rejects a history that is impossible.
 func TestModelCanFail(t *testing.T) {
 	type event struct {
 		op, subject, output string

@@ -15,9 +15,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestLongLedger opens a ledger of ten years, with keys and topics that came and went, and of a hundred
-// records one key that is still good; in `make test-long`, ten million of them. It holds how long a start
-// takes and how much memory it needs, with a checkpoint and without.
+// TestLongLedger opens a ledger of ten years, in which topics and keys came and went, and in which
+// one of a hundred records is a key that is still valid. `make test-long` uses ten million records.
+// The test checks how long a start takes and how much memory it needs, with and without a
+// checkpoint.
 func TestLongLedger(t *testing.T) {
 	const (
 		wholeTakes      = time.Minute
@@ -39,7 +40,7 @@ func TestLongLedger(t *testing.T) {
 		}
 		return s
 	}
-	if err := open().Close(); err != nil { // makes the topic
+	if err := open().Close(); err != nil { // creates the topic
 		t.Fatal(err)
 	}
 	began := time.Now()
@@ -77,7 +78,7 @@ func TestLongLedger(t *testing.T) {
 	t.Logf("the checkpoint has %d MB", info.Size()>>20)
 }
 
-// watchHeap returns a function that returns by how much the heap grew at most until then.
+// watchHeap returns a function that returns the largest growth of the heap up to that call.
 func watchHeap() (grown func() uint64) {
 	var m runtime.MemStats
 	runtime.GC()
@@ -107,7 +108,7 @@ func watchHeap() (grown func() uint64) {
 	}
 }
 
-// fillLedger writes n records, and returns how many keys are still good.
+// fillLedger writes n records, and returns how many keys are still valid.
 func fillLedger(t *testing.T, admin []kgo.Opt, n int) (live int) {
 	t.Helper()
 	client, err := kgo.NewClient(append(admin, kgo.DefaultProduceTopic(LedgerTopic), kgo.MaxBufferedRecords(100_000), kgo.ProducerLinger(10*time.Millisecond))...)

@@ -11,16 +11,16 @@ var fieldNames = []string{
 	"key", "name", "hash", "topics", "read", "write", "expires", "subject", "why",
 }
 
-// parse reads a record that looks just as [encode] writes it: no white space, fields in their
-// order, nothing in strings that is escaped. It is several times as fast as package json,
-// and a start reads millions of records. Of anything else it says that it is not ok, and package
-// json has the word; where it is ok, that says the same.
+// parse decodes a record that looks exactly as [encode] writes it: no white space, fields in their
+// order, no escapes in strings. It is several times as fast as package json, and a start reads
+// millions of records. For anything else it returns false, and the caller must use package json. If
+// it returns true, package json would return the same record.
 func parse(value []byte) (r record, ok bool) {
 	p := parser{left: value}
 	if !p.skip("{") {
 		return r, false
 	}
-	next := 0 // the first field that may come now
+	next := 0 // the first field that may come next
 	for {
 		name, ok := p.text()
 		if !ok || !p.skip(":") {
@@ -41,7 +41,7 @@ func parse(value []byte) (r record, ok bool) {
 	}
 }
 
-// parser is at some place of a record.
+// parser is a position in a record.
 type parser struct{ left []byte }
 
 func (p *parser) field(r *record, name string) bool {
@@ -95,7 +95,7 @@ func (p *parser) field(r *record, name string) bool {
 	return ok
 }
 
-// skip passes over text if it comes now.
+// skip skips text if it comes next.
 func (p *parser) skip(text string) bool {
 	if len(p.left) < len(text) || string(p.left[:len(text)]) != text {
 		return false
@@ -104,7 +104,7 @@ func (p *parser) skip(text string) bool {
 	return true
 }
 
-// text returns what is in a string without escapes, of ASCII.
+// text returns the content of a string of ASCII characters without escapes.
 func (p *parser) text() ([]byte, bool) {
 	if !p.skip(`"`) {
 		return nil, false
@@ -157,14 +157,14 @@ func (p *parser) bool() (value, ok bool) {
 	return false, p.skip("false")
 }
 
-// int reads a number that fits into an int of any machine.
+// int reads a number that fits into 32 bits, so that it fits into an int on every machine.
 func (p *parser) int(into *int) bool {
 	n, ok := p.number()
 	*into = int(n)
 	return ok && int64(int32(n)) == n
 }
 
-// number returns an integer of few enough digits for any int64.
+// number reads an integer of at most 18 digits, which fits into an int64.
 func (p *parser) number() (n int64, ok bool) {
 	negative := p.skip("-")
 	digits := 0

@@ -12,32 +12,32 @@ import (
 )
 
 const (
-	// keyFreshFor is how old what the ledger says of a key may be, and so how
-	// long a revocation by another replica may go unseen.
+	// keyFreshFor is how old the information about a known key may be, and so how long a revocation
+	// by another replica may stay unnoticed.
 	keyFreshFor = time.Second
-	// keyStaleFor is for how long a key that is known stays good while the
-	// ledger cannot be read, as it is with tokens while Globus Auth is away.
+	// keyStaleFor is how long a known key stays valid while the ledger cannot be read. It is the
+	// same as for known tokens while Globus Auth cannot be reached.
 	keyStaleFor = time.Hour
-	// keyWait is how long a key that is known waits for the ledger.
+	// keyWait is how long a login with a known key waits for the ledger.
 	keyWait = 2 * time.Second
 
-	maxKeysNoted = 1024 // uses that wait to be written down
+	maxKeysNoted = 1024 // limit of uses that wait to be written
 )
 
-// ledgerReader answers what the ledger says. Gateways need no more, and so it is what a
-// [Follower] and a [Service] have in common.
+// ledgerReader answers questions from the ledger. It is what a [Follower], which gateways use, and
+// a [Service] have in common.
 type ledgerReader struct {
 	ledger    *ledger
 	uses      *keyUses
 	admission Admission
 }
 
-// Ready returns nil if the cluster answers and the ledger is read up to its end.
+// Ready returns nil if the cluster answers and the ledger has been read to its end.
 func (r *ledgerReader) Ready(ctx context.Context) error { return r.ledger.sync(ctx) }
 
-// AuthenticateKey returns the access key with this ID if the secret is its own
-// and it is good now. Errors are a [*globus.RefusedError] whose reason can be
-// shown to whoever tried, or [diaspora.ErrUnavailable] if nobody can tell.
+// AuthenticateKey returns the access key with this ID if the secret is right and the key is valid
+// now. Errors are a [*globus.RefusedError], whose reason can be shown to the client, or
+// [diaspora.ErrUnavailable] if the ledger cannot be read.
 func (r *ledgerReader) AuthenticateKey(ctx context.Context, id string, secret globus.Secret) (diaspora.AccessKey, error) {
 	k, err := r.keyNow(ctx, id)
 	switch {
@@ -49,9 +49,8 @@ func (r *ledgerReader) AuthenticateKey(ctx context.Context, id string, secret gl
 	return r.goodKey(k)
 }
 
-// ActiveKey returns the access key with this ID if it is good now. It is for
-// those who have shown by other means that they know its secret; errors are as
-// those of AuthenticateKey.
+// ActiveKey returns the access key with this ID if it is valid now. It is for callers that have
+// proved in another way that they know the secret. Its errors are those of AuthenticateKey.
 func (r *ledgerReader) ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error) {
 	k, err := r.keyNow(ctx, id)
 	if err != nil {
@@ -60,11 +59,12 @@ func (r *ledgerReader) ActiveKey(ctx context.Context, id string) (diaspora.Acces
 	return r.goodKey(k)
 }
 
-// errNoKey does not say which of the two it is. IDs are no secret, but neither
-// are they everybody's business.
+// errNoKey does not say which of the two applies. IDs are not secret, but a client that does not
+// know the secret should not learn which IDs exist.
 var errNoKey = &globus.RefusedError{Reason: "there is no such access key, or this is not its secret"}
 
-// goodKey returns a key unless it has ended, and notes that it is used.
+// goodKey returns a key unless it has ended or its owner is not admitted. It notes that the key is
+// used.
 func (r *ledgerReader) goodKey(k accessKey) (diaspora.AccessKey, error) {
 	if err := r.admitOwner(k.Owner); err != nil {
 		return diaspora.AccessKey{}, err
@@ -82,8 +82,9 @@ func (r *ledgerReader) goodKey(k accessKey) (diaspora.AccessKey, error) {
 	return k.AccessKey, nil
 }
 
-// keyNow returns what the ledger says about a key, and not what it said before
-// another replica issued or revoked it.
+// keyNow returns what the ledger says about a key. The information is at most keyFreshFor old,
+// unless the ledger cannot be read. For an unknown key it reads the ledger to its end, because
+// another replica may have just issued it.
 func (r *ledgerReader) keyNow(ctx context.Context, id string) (accessKey, error) {
 	if keyIDFault(id) != "" {
 		return accessKey{}, errNoKey
@@ -108,24 +109,23 @@ func (r *ledgerReader) keyNow(ctx context.Context, id string) (accessKey, error)
 	return k, nil
 }
 
-// keyUses notes in the ledger on which days keys are used: one record for a key
-// and a day, however often it signs in and wherever. That is 180 bytes in a
-// batch of their own, some 100 KB a year for a key in daily use, and nothing for
-// a key that is not used; and what tells that a key may go, the ledger
-// keeps with the rest of its history. To the second it would be a record for
-// each login, which the ledger, read whole by each replica, is not for.
+// keyUses notes in the ledger on which days keys are used: one record for a key and a day, however
+// often and wherever the key signs in. A record takes 180 bytes in a batch of its own. That is
+// about 100 KB a year for a key in daily use, and nothing for an unused key, and it tells owners
+// which keys they can revoke. Exact times would need one record for each login, which is too much
+// for a ledger that each replica reads as a whole.
 type keyUses struct {
 	waiting chan string // IDs of keys
 
-	mu    sync.Mutex          // guards the fields below
+	mu    sync.Mutex          // the day that noted is about
 	day   time.Time           // the day that noted is about
 	noted map[string]struct{} // by ID
 }
 
 func newKeyUses() *keyUses { return &keyUses{waiting: make(chan string, maxKeysNoted)} }
 
-// note has a use written down soon. Never waiting is worth more than never
-// missing a day: a client that is there tomorrow is noted then.
+// note queues a use to be written. It never waits, so it drops the use if the queue is full. A
+// missed day does little harm: a client that is still active is noted the next day.
 func (u *keyUses) note(k accessKey, today time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -142,14 +142,14 @@ func (u *keyUses) note(k accessKey, today time.Time) {
 	}
 }
 
-// forget has the next use of a key noted again.
+// forget makes the next use of a key be noted again.
 func (u *keyUses) forget(id string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.noted, id)
 }
 
-// keep writes down the uses of keys with write until ctx ends.
+// keep writes the queued uses of keys with write, until ctx ends.
 func (u *keyUses) keep(ctx context.Context, diagnostics *slog.Logger, write func(ctx context.Context, id string) error) {
 	for {
 		select {

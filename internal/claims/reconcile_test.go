@@ -25,8 +25,8 @@ func mustClaim(t *testing.T, s *Service, names ...string) {
 	}
 }
 
-// TestDrift changes topics and ACLs behind the service's back. Two replicas mend
-// that at the same time, and what is the operator's stays.
+// TestDrift changes topics and ACLs behind the service's back. Two replicas repair them at the same
+// time. The operator's own ACLs must stay.
 func TestDrift(t *testing.T) {
 	c := newCluster(t)
 	one, two := c.open(), c.open()
@@ -88,9 +88,8 @@ func TestDrift(t *testing.T) {
 	}
 }
 
-// TestOperatorsACLs has an operator restrict and extend rights on what is claimed.
-// Nothing that the service does may undo that, least of all at the wish of whoever
-// was denied.
+// TestOperatorsACLs has an operator restrict and extend rights on claimed topics. Nothing that the
+// service does may undo that, even if the subject that was denied asks for it.
 func TestOperatorsACLs(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -168,7 +167,7 @@ func TestOperatorsACLs(t *testing.T) {
 	}
 }
 
-// TestSubjectsThatAreNoUUIDs fails if what they could do outlived their claims.
+// TestSubjectsThatAreNoUUIDs checks that the rights of such subjects end with their claims.
 func TestSubjectsThatAreNoUUIDs(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -183,11 +182,11 @@ func TestSubjectsThatAreNoUUIDs(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.check()
-		s = c.open() // it knows of eve from the ledger
+		s = c.open() // it knows eve from the ledger
 	}
 }
 
-// TestClaimingAgainRepairs is what a user can do without waiting for the service.
+// TestClaimingAgainRepairs checks what users can do themselves without waiting for the service.
 func TestClaimingAgainRepairs(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -208,9 +207,8 @@ func TestClaimingAgainRepairs(t *testing.T) {
 	c.check()
 }
 
-// TestLeftover is about a topic that a replica created too late and then died,
-// which nobody may mistake for somebody's: it would keep the name from ever being
-// claimed again.
+// TestLeftover is about a topic that a replica created too late before it died. The service must
+// not take it for somebody's topic, or the name could never be claimed again.
 func TestLeftover(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
@@ -247,10 +245,10 @@ func TestLeftover(t *testing.T) {
 	c.check()
 }
 
-// TestLeftoverWithoutLeader claims over a topic with events while nobody can tell
-// whether it has any.
+// TestLeftoverWithoutLeader claims a name for which the cluster has a topic with events, while
+// nobody can tell whether the topic is empty.
 func TestLeftoverWithoutLeader(t *testing.T) {
-	for last := range 4 { // how many questions are answered without a leader
+	for last := range 4 { // how many requests are answered without a leader
 		c := newCluster(t)
 		s := c.open()
 		mustClaim(t, s, "written")
@@ -272,7 +270,7 @@ func TestLeftoverWithoutLeader(t *testing.T) {
 	}
 }
 
-// TestTopicSettings holds topics to what late events and durability need.
+// TestTopicSettings checks that topics have the settings that late events and durability need.
 func TestTopicSettings(t *testing.T) {
 	for brokers, wantReplicas := range map[int]int{1: 1, 3: 3} {
 		t.Run(fmt.Sprint(brokers), func(t *testing.T) {
@@ -307,12 +305,12 @@ func TestTopicSettings(t *testing.T) {
 	}
 }
 
-// TestReplicationFollowsLedger fails when a topic that is claimed while most of
-// the cluster is down would get fewer replicas for ever.
+// TestReplicationFollowsLedger checks that a topic that is claimed while most of the cluster is
+// down does not get too few replicas forever.
 func TestReplicationFollowsLedger(t *testing.T) {
 	c := newCluster(t, numBrokers(3))
 	s := c.open()
-	for _, node := range []int32{0, 1} { // 2 is the controller, which does not move
+	for _, node := range []int32{0, 1} { // 2 is the controller, which stays up
 		if err := c.fake.RemoveNode(node); err != nil {
 			t.Fatal(err)
 		}

@@ -12,11 +12,11 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// version is the newest version of the ledger's format that this code
-// understands. Each record is written in the lowest that will do, see versionOf.
+// version is the newest version of the ledger's format that this code understands. Each record is
+// written in the lowest version that has its operation; see versionOf.
 const version = 3
 
-// The bounds of a record.
+// The limits of a record.
 const (
 	maxRecordBytes      = 8 << 10
 	maxDescriptionBytes = 1000
@@ -25,31 +25,31 @@ const (
 	maxIDBytes          = 64
 	maxRetentionMS      = 100 * 365 * 24 * 60 * 60 * 1000 // a hundred years
 	maxKeyNameBytes     = 64
-	maxKeyTopicsBytes   = 4 << 10 // of all names that a key is for
+	maxKeyTopicsBytes   = 4 << 10 // of all topic names of a key together
 	maxWhyBytes         = 1000
 )
 
 // The operations of version 1.
 const (
-	opClaim      = "claim"       // by wants the topic
-	opRelease    = "release"     // by gives the topic up; its events are being deleted
-	opReleased   = "released"    // they are; the name is free
-	opClear      = "clear"       // nobody has the topic, and what is left of it is being deleted
-	opClaimGroup = "claim_group" // by wants the consumer group
+	opClaim      = "claim"       // by claims the topic
+	opRelease    = "release"     // by releases the topic; its events are being deleted
+	opReleased   = "released"    // they have been deleted; the name is free
+	opClear      = "clear"       // nobody owns the topic, and what is left of it is being deleted
+	opClaimGroup = "claim_group" // by claims the consumer group
 )
 
 // The operations of version 2.
 const (
 	opIssueKey   = "issue_key"   // by gets an access key
-	opRevokeKey  = "revoke_key"  // by ends an access key
-	opKeyExpired = "key_expired" // an access key has ended by itself
-	opKeyUsed    = "key_used"    // somebody signed in with it, for the first time on that day
+	opRevokeKey  = "revoke_key"  // by revokes an access key
+	opKeyExpired = "key_expired" // an access key has expired
+	opKeyUsed    = "key_used"    // a client signed in with it, for the first time on that day
 )
 
 // The operations of version 3.
 const (
-	opBlock   = "block"   // by, an operator, shuts the subject out
-	opUnblock = "unblock" // by, an operator, lets the subject in again
+	opBlock   = "block"   // by, an operator, blocks the subject
+	opUnblock = "unblock" // by, an operator, unblocks the subject
 )
 
 // versionOf returns the version of the format that an operation belongs to, or
@@ -93,7 +93,8 @@ type record struct {
 	Why     string `json:"why,omitempty"`
 }
 
-// key is the key of the record in the ledger, for those who read it with tools.
+// key returns the key of the record in the ledger. It also helps people who read the ledger with
+// Kafka tools.
 func (r record) key() string {
 	switch {
 	case r.Op == opClaimGroup:
@@ -106,16 +107,16 @@ func (r record) key() string {
 	return "topic/" + r.Topic
 }
 
-// laterVersionError says that a record was written by a later version of the
-// service and may mean something that this one does not know.
+// laterVersionError means that a later version of the service wrote the record, and that this
+// version may not know its meaning.
 type laterVersionError int
 
 func (e laterVersionError) Error() string {
 	return fmt.Sprintf("the record has version %d of the format, and this service knows up to %d", int(e), version)
 }
 
-// encode returns the record as the ledger holds it, provided that decode would
-// take it back.
+// encode returns the record in the form in which the ledger holds it. It fails if decode would not
+// accept the record.
 func encode(r record) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -127,9 +128,9 @@ func encode(r record) ([]byte, error) {
 	return value, err
 }
 
-// decode reads a record of the ledger. Fields that it does not know are such as
-// a reader may ignore; whatever it must not ignore comes with a higher version,
-// and is a [laterVersionError].
+// decode decodes a record of the ledger. It ignores fields that it does not know. A field that a
+// reader must not ignore comes with a higher version, for which decode returns a
+// [laterVersionError].
 func decode(value []byte) (record, error) {
 	if len(value) > maxRecordBytes {
 		return record{}, fmt.Errorf("it has %d bytes, and at most %d are allowed", len(value), maxRecordBytes)
@@ -142,7 +143,7 @@ func decode(value []byte) (record, error) {
 	if err == nil && r.Version <= version {
 		return r, r.check()
 	}
-	// The fields of a later version may be of other types.
+	// In a later version the fields may have other types.
 	var head struct {
 		Version int `json:"v"`
 	}
@@ -155,8 +156,8 @@ func decode(value []byte) (record, error) {
 	return record{}, fmt.Errorf("it is not a record: %w", err)
 }
 
-// check returns what is wrong with a record by itself. Whether it may take
-// effect is another question, and its place in the ledger answers it.
+// check returns what is wrong with the record itself. Whether the record takes effect depends on
+// its position in the ledger.
 func (r record) check() error {
 	switch {
 	case r.Version == 0 || r.Version != versionOf(r.Op):
@@ -194,7 +195,7 @@ func (r record) check() error {
 	}
 }
 
-// checkFault makes an error of what is wrong, and nil of "".
+// checkFault turns a description of what is wrong into an error, and "" into nil.
 func checkFault(fault string) error {
 	if fault == "" {
 		return nil
@@ -231,8 +232,8 @@ func (r record) checkClaim() error {
 
 func validRetention(ms int64) bool { return ms == -1 || 1 <= ms && ms <= maxRetentionMS }
 
-// subjectFault says what is wrong with a subject, or "". Subjects are UUIDs at
-// Globus; what matters here is that none of them is a wildcard to the broker.
+// subjectFault returns what is wrong with a subject, or "". Subjects of Globus are UUIDs. The check
+// here makes sure that no subject is a wildcard to the broker.
 func subjectFault(subject string) string {
 	if subject == "" || len(subject) > maxSubjectBytes {
 		return "a subject has 1 to 128 characters"
@@ -245,8 +246,8 @@ func subjectFault(subject string) string {
 	return ""
 }
 
-// groupFault says what is wrong with the ID of a consumer group that somebody
-// wants, or "". To the broker the group "*" is every group.
+// groupFault returns what is wrong with the ID of a consumer group, or "". To the broker, the group
+// "*" means every group.
 func groupFault(group string) string {
 	switch {
 	case group == "" || len(group) > maxGroupBytes:
@@ -266,12 +267,12 @@ func nameByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_'
 }
 
-// descriptionFault says what is wrong with a topic's description, or "".
+// descriptionFault returns what is wrong with a topic's description, or "".
 func descriptionFault(description string) string {
 	return lineFault("a description", description, maxDescriptionBytes)
 }
 
-// whyFault says what is wrong with the reason for which somebody is blocked, or "".
+// whyFault returns what is wrong with the reason for a block, or "".
 func whyFault(why string) string {
 	if strings.TrimSpace(why) == "" {
 		return "a reason is missing"
@@ -279,7 +280,7 @@ func whyFault(why string) string {
 	return lineFault("a reason", why, maxWhyBytes)
 }
 
-// lineFault says what is wrong with a line of text that people will read, or "".
+// lineFault returns what is wrong with a line of text that people will read, or "".
 func lineFault(what, text string, most int) string {
 	switch {
 	case len(text) > most:

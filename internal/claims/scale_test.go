@@ -13,9 +13,9 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// TestClaimWaitsOnce fails when a claim asks one after another for what it could ask
-// for at once: the topic and its ACLs, each of which waits for a majority of an
-// Apache Kafka's controllers; and every broker, whether it knows them.
+// TestClaimWaitsOnce checks that a claim makes its requests at the same time where it can: the one
+// for the topic and the one for its ACLs, each of which waits for a majority of the controllers of
+// an Apache Kafka; and the ones that ask every broker whether it knows them.
 func TestClaimWaitsOnce(t *testing.T) {
 	c := newCluster(t, numBrokers(3))
 	s := c.open()
@@ -39,7 +39,7 @@ func TestClaimWaitsOnce(t *testing.T) {
 	c.check()
 }
 
-// meeting is where requests wait until so many have come, the first time.
+// meeting is a point where requests wait for each other, the first time that enough of them arrive.
 type meeting struct {
 	t     *testing.T
 	what  string
@@ -65,8 +65,8 @@ func (m *meeting) attend() {
 	}
 }
 
-// manyTopics is a Service whose ledger has so many topics of Ada's, which it was too
-// late to create.
+// manyTopics writes n claims of Ada's directly to the ledger and waits until s has read them. So s
+// knows the topics, but does not create them in the cluster.
 func manyTopics(t testing.TB, c *testCluster, s *Service, n int) {
 	t.Helper()
 	client := c.client("admin")
@@ -89,8 +89,8 @@ func manyTopics(t testing.TB, c *testCluster, s *Service, n int) {
 	}
 }
 
-// TestListingAsksOnce: however many topics there are, to list them is one question to
-// the cluster, and the answer is small enough for its client.
+// TestListingAsksOnce: listing topics takes one request to the cluster, however many there are, and
+// a small answer.
 func TestListingAsksOnce(t *testing.T) {
 	const n, room = 10_000, 16 << 20
 	c := newCluster(t)
@@ -134,7 +134,7 @@ func (r *requests) forget() {
 	clear(r.seen)
 }
 
-// others counts those that are not about following the ledger, which goes on by itself.
+// others counts the requests that do not serve to follow the ledger, which happens all the time.
 func (r *requests) others() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -146,7 +146,7 @@ func (r *requests) others() (n int) {
 	return n
 }
 
-// BenchmarkTopics lists 10,000 topics, with an embedded broker behind the ledger.
+// BenchmarkTopics lists 10,000 topics, with the ledger on an embedded broker.
 func BenchmarkTopics(b *testing.B) {
 	const n = 10_000
 	c := newCluster(b)

@@ -18,13 +18,13 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// settleTopic makes the cluster agree with what the ledger says about a name, and
-// returns that. Each step looks at the ledger before and after: a replica that
-// was slow in between would otherwise leave rights behind that have ended. Any
-// number of replicas may settle the same name at once.
+// settleTopic makes the cluster agree with what the ledger says about a topic name, and returns
+// that. It reads the ledger before and after each step. Otherwise a replica that was slow in
+// between could leave rights behind that have ended. Any number of replicas may settle the same
+// name at the same time.
 func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
 	var after topic
-	createdFor := "" // whose claim made us create a topic
+	createdFor := "" // the owner of the claim for which this call created a topic
 	err := again(ctx, func() (bool, error) {
 		if err := s.ledger.sync(ctx); err != nil {
 			return false, err
@@ -54,9 +54,9 @@ func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
 	return after, nil
 }
 
-// clear has the topic deleted that a free name has in the cluster, because it was
-// created too late for a claim that has ended. Only the ledger can say whether
-// that is still so, since the next claim may already stand on that topic.
+// clear makes the service delete the topic of a free name. Such a topic was created too late, for a
+// claim that has ended. Only the ledger can decide whether that is still so, because the next claim
+// may already use that topic.
 func (s *Service) clear(ctx context.Context, name, by string, t topic) error {
 	if _, exists, err := s.cluster.Topic(ctx, name); err != nil || !exists {
 		return clusterError(err)
@@ -69,7 +69,8 @@ func (s *Service) clear(ctx context.Context, name, by string, t topic) error {
 	return nil
 }
 
-// again calls done until it is true, and sits out outages until ctx ends.
+// again calls done until it returns true. It retries through outages until ctx ends, and returns
+// any other error.
 func again(ctx context.Context, done func() (bool, error)) error {
 	const least, most = time.Millisecond, 250 * time.Millisecond
 	broken := (*brokenError)(nil)
@@ -89,8 +90,8 @@ func again(ctx context.Context, done func() (bool, error)) error {
 	}
 }
 
-// carryOut does to the cluster what the ledger says about a name, and reports
-// whether it created a topic, and whether there was nothing left to do.
+// carryOut makes the changes in the cluster that the ledger requires for a topic name. It reports
+// whether it created a topic, and whether nothing is left to do.
 func (s *Service) carryOut(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
 	switch t.phase {
 	case claimed:
@@ -103,12 +104,12 @@ func (s *Service) carryOut(ctx context.Context, name string, t topic, acls []kaf
 	return created, done, clusterError(err)
 }
 
-// carryOutClaim creates the topic and sets its ACLs, both at once: each waits for
-// a majority of the controllers, and neither needs the other. Both come after the
-// claim is in the ledger.
+// carryOutClaim creates the topic and sets its ACLs. It does both at the same time, because each
+// waits for a majority of the controllers and neither needs the other. The claim is in the ledger
+// before either.
 func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
 	var ready, hold bool
-	var work errgroup.Group // not with a context: a topic that is created must be known to be
+	var work errgroup.Group // without a context: a failure to set ACLs must not hide whether the topic was created
 	work.Go(func() (err error) {
 		created, ready, err = s.cluster.CreateTopic(ctx, s.topicSpec(name, t))
 		return err
@@ -124,11 +125,12 @@ func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls 
 	return created, err == nil && ready && hold, err
 }
 
-// carryOutRelease takes the rights away, deletes the events, and only then frees
-// the name. It may be late, after another replica did all that and somebody else
-// claimed the name. So it asks for the topic's ID first and for the ledger after:
-// if that still says releasing, the ID is of the topic to delete, and deleting by
-// ID cannot hit a later one.
+// carryOutRelease removes the ACLs, deletes the topic, and then frees the name.
+//
+// This replica may be slow. In the meantime another one may have done all that, and somebody else
+// may have claimed the name. So it reads the topic's ID first and the ledger afterwards. If the
+// ledger still says "releasing", that ID is the one of the topic to delete, and deleting by ID
+// cannot hit a later topic.
 func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) error {
 	info, exists, err := s.cluster.Topic(ctx, name)
 	if err != nil {
@@ -157,12 +159,12 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 	return nil
 }
 
-// Reconcile makes the cluster agree with the whole ledger: it completes what was
-// begun, and mends topics and ACLs that were changed behind the service's back.
-// It removes only ACLs that look like the service's own (see made), and only from
-// topics that the ledger knows. All others are the operator's.
+// Reconcile makes the cluster agree with the whole ledger. It completes commands that were
+// interrupted, and repairs topics and ACLs that were changed behind the service's back. It removes
+// only ACLs that look like the service's own (see made), and only from topics that the ledger
+// knows. All others are the operator's.
 func (s *Service) Reconcile(ctx context.Context) error {
-	// The cluster before the ledger: what it has now, the ledger then knows of.
+	// Read the cluster before the ledger, so that the ledger knows of everything that was found.
 	topics, err := s.cluster.Topics(ctx)
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", clusterError(err))
@@ -200,7 +202,7 @@ func (s *Service) aclsByName(ctx context.Context, kind kmsg.ACLResourceType) (ma
 	return byName, err
 }
 
-// unsettledTopics returns the names about which cluster and ledger disagree.
+// unsettledTopics returns the names for which the cluster and the ledger differ.
 func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[string][]kafka.ACL) []string {
 	var names []string
 	s.ledger.read(func(st *state) {
@@ -217,8 +219,8 @@ func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[st
 	return names
 }
 
-// keepReconciled reconciles now and then, and soon after a command failed, until
-// ctx ends. It is jittered so that replicas take turns.
+// keepReconciled reconciles at each interval, and soon after a command has failed, until ctx ends.
+// The interval is randomized, so that replicas do not all reconcile at the same time.
 func (s *Service) keepReconciled(ctx context.Context) {
 	const soon = time.Second
 	for {
@@ -243,15 +245,15 @@ func (s *Service) keepReconciled(ctx context.Context) {
 	}
 }
 
-// reconcileSoon asks for a reconciliation, since a command may be half done.
+// reconcileSoon asks for a reconciliation, because a command may be half done.
 func (s *Service) reconcileSoon() {
 	select {
 	case s.kick <- struct{}{}:
-	default: // somebody has asked already
+	default: // a request is pending already
 	}
 }
 
-// topicSpec returns the topic that a claim asks for.
+// topicSpec returns the topic that the cluster should have for a claim.
 func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
 	retention := time.Duration(-1)
 	if t.retentionMS >= 0 {
@@ -260,33 +262,33 @@ func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
 	return kafka.TopicSpec{Name: name, Partitions: t.partitions, Replicas: s.cfg.ReplicationFactor, Retention: retention}
 }
 
-// topicOperations are what the service lets owners do; keys may do less.
+// topicOperations are the operations that owners may perform; keys may have fewer.
 var topicOperations = []kmsg.ACLOperation{kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs}
 
-// ownerACLs returns what the owner of a claimed topic may do with it.
+// ownerACLs returns the ACLs of the owner of a claimed topic.
 func ownerACLs(name, owner string) []kafka.ACL {
 	return kafka.Allow(kafka.TopicResource(name), principal(owner), topicOperations...)
 }
 
 func principal(subject string) string { return "User:" + subject }
 
-// made reports whether an ACL looks like one that this service has made.
+// made reports whether an ACL looks like one that this service created.
 func (s *Service) made(acl kafka.ACL) (made bool) {
 	s.ledger.read(func(st *state) { made = st.made(acl) })
 	return made
 }
 
-// made is what decides which ACLs the service may remove. DENY entries, entries for
-// one host, for other operations or for principals that are no subjects were made by
-// the operator: removing a DENY would give somebody back what the operator took away.
+// made decides which ACLs the service may remove. ACLs that deny, that name a host or other
+// operations, or whose principal is not a subject were created by the operator. Removing a DENY
+// would give back a right that the operator took away.
 func (s *state) made(acl kafka.ACL) bool {
 	return acl.Permission == kmsg.ACLPermissionTypeAllow && acl.Host == "*" && acl.Type == kmsg.ACLResourceTypeTopic &&
 		slices.Contains(topicOperations, acl.Operation) && s.isSubject(acl.Principal)
 }
 
-// isSubject reports whether a principal is a person or an access key. Subjects at
-// Globus are UUIDs, which tells them from the users that an operator creates; others
-// are known by what they claimed.
+// isSubject reports whether a principal is a person or an access key. Subjects of Globus are UUIDs,
+// unlike the users that an operator creates. Other subjects are known because they own, or owned,
+// something.
 func (s *state) isSubject(principal string) bool {
 	name, ok := strings.CutPrefix(principal, "User:")
 	if i := strings.LastIndexByte(name, '.'); i >= 0 && keyIDFault(name[i+1:]) == "" {
@@ -298,8 +300,8 @@ func (s *state) isSubject(principal string) bool {
 
 func isUUID(subject string) bool { return len(subject) == 36 && uuid.Validate(subject) == nil }
 
-// agrees reports whether the ACLs that a topic or group has are those that it is to
-// have, as far as they are the service's.
+// agrees reports whether a topic has the ACLs that it should have. It ignores ACLs that are not the
+// service's own.
 func (s *state) agrees(have, want []kafka.ACL) bool {
 	for _, acl := range want {
 		if !slices.Contains(have, acl) {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Why a record of the ledger takes no effect.
+// The reasons why a record of the ledger takes no effect.
 var (
 	errYours      = errors.New("it is yours already")
 	errTaken      = errors.New("it belongs to somebody else")
@@ -24,19 +24,19 @@ var (
 	errNotBlocked = errors.New("this subject is not blocked")
 )
 
-// phase is where a topic's name is on its way from free to free.
+// phase is the state of a topic's name: free, claimed, releasing, and then free again.
 type phase int
 
 const (
 	free phase = iota
 	claimed
-	releasing // still the owner's in name, but without rights
+	releasing // the owner still owns the name, but has no rights on the topic
 )
 
 func (p phase) String() string { return [...]string{"free", "claimed", "releasing"}[p] }
 
-// topic is what the ledger says about one name. Place, the offset of the claim,
-// tells one ownership from the next.
+// topic is what the ledger says about one topic name. place is the offset of the claim, which tells
+// one claim from the next.
 type topic struct {
 	phase       phase
 	place       int64
@@ -44,7 +44,7 @@ type topic struct {
 	partitions  int
 	retentionMS int64
 	description string
-	claimed     time.Time // while the name is free, when it became so
+	claimed     time.Time // when the topic was claimed or, for a free name, when it became free
 }
 
 // group is what the ledger says about one consumer group.
@@ -53,30 +53,30 @@ type group struct {
 	owner string
 }
 
-// state is what a ledger amounts to: a function of its records and nothing
-// else, so that all replicas see the same. It is not safe for concurrent use.
+// state is the result of the ledger's records. It depends on nothing else, so that all replicas
+// have the same state. It is not safe for concurrent use.
 type state struct {
-	topics map[string]topic // all names that are claimed, or were until a while ago
+	topics map[string]topic // names that are claimed, or were until a while ago
 	groups map[string]group
-	owns   map[string]int               // topics that a subject has, those being released included
-	leads  map[string]int               // groups that a subject has
-	keys   map[string]*accessKey        // all access keys that are live, or were until a while ago, by ID; replaced, never changed: clones share them
-	keysOf map[string]map[string]string // IDs of the keys that a subject has now, by name
+	owns   map[string]int               // how many topics a subject owns, including those being released
+	leads  map[string]int               // how many groups a subject has claimed
+	keys   map[string]*accessKey        // by ID, keys that are live or were until a while ago; values are replaced, never changed, because clones share them
+	keysOf map[string]map[string]string // by owner and name, the IDs of live keys
 
-	subjects map[string]struct{} // who ever had a topic, a group or a key, and is not known by a UUID
-	blocked  map[string]block    // those who are shut out now
+	subjects map[string]struct{} // subjects that ever had a topic, a group or a key and are not UUIDs
+	blocked  map[string]block    // the blocked subjects
 
-	partitions map[string]int      // of all topics that a subject owns
-	issued     map[string]int      // how many keys a subject was ever given
-	hours      map[string]hourly   // how many records a subject has had written of late
+	partitions map[string]int      // how many partitions a subject's topics have in total
+	issued     map[string]int      // how many keys a subject has ever created
+	hours      map[string]hourly   // how many records a subject has added recently
 	ended      map[int64]endedOnes // what can be forgotten later, by the day on which it ended
-	swept      int64               // the day on which that was looked at last
+	swept      int64               // the day on which ended was last checked
 }
 
-// endedOnes are the IDs of keys that have ended on one day, and names that became free.
+// endedOnes are the IDs of keys that ended on one day, and the names that became free on it.
 type endedOnes struct{ keys, names map[string]struct{} }
 
-// endedOn returns those of the day.
+// endedOn returns the endedOnes of the day of t.
 func (s *state) endedOn(t time.Time) endedOnes {
 	day := t.Unix() / 86400
 	gone, ok := s.ended[day]
@@ -88,25 +88,26 @@ func (s *state) endedOn(t time.Time) endedOnes {
 }
 
 const (
-	// keepKeys is how many days a key that has ended can be looked up. What is known
-	// of it then goes. Its ID is not drawn again: see newKeyID.
+	// keepKeys is for how many days an ended key can be looked up. After that it is forgotten.
+	// newKeyID does not generate its ID again.
 	keepKeys = 90
-	// keepNames is how many days it is known that a name was claimed before. A replica
-	// that stood still while its claim was released may leave a topic and ACLs behind;
-	// they are found by this.
+	// keepNames is for how many days a free name is known to have been claimed. A replica that
+	// stalled while its claim was released may leave a topic and ACLs behind. They are recognized
+	// by that name.
 	keepNames = 7
 )
 
-// hourly counts records by the hour, for a window that slides.
+// hourly counts a subject's records in clock hours, to estimate the number in a sliding window of
+// an hour.
 type hourly struct {
 	hour      int64 // since 1970
 	n, before int   // in this hour, and in the one before
 }
 
-// at returns how many records there were in the hour before a time, provided that those of the
-// hour on the clock before were spread evenly.
+// at estimates how many records there were in the hour before now. It assumes that the records of
+// the previous clock hour were spread evenly over it.
 func (h hourly) at(now time.Time) int {
-	left := 3600 - int(now.Unix()%3600) // seconds of the earlier hour that are less than an hour ago
+	left := 3600 - int(now.Unix()%3600) // seconds of the previous clock hour that are within the window
 	switch now.Unix()/3600 - h.hour {
 	case 0:
 		return h.n + h.before*left/3600
@@ -118,7 +119,7 @@ func (h hourly) at(now time.Time) int {
 	return 0
 }
 
-// block is what the ledger says about a subject that is shut out.
+// block is what the ledger says about a blocked subject.
 type block struct {
 	by, why string
 	since   time.Time
@@ -143,15 +144,15 @@ func newState() *state {
 	}
 }
 
-// take takes the record at this place of the ledger into account, whatever comes of it. An
-// error says why it has no effect. The record has passed its own check.
+// take adds the record at the offset place to the state. An error says why the record has no
+// effect; it is counted all the same. The record has passed its own check.
 func (s *state) take(place int64, r record) error {
 	s.note(r)
 	return s.apply(place, r)
 }
 
-// note counts a record, and forgets what ended long before it was written. Both go by
-// the times of records, so that all replicas come to the same.
+// note counts a record, and forgets what ended long before it was written. It uses the times of the
+// records, not the clock, so that all replicas get the same state.
 func (s *state) note(r record) {
 	hour := r.Time.Unix() / 3600
 	switch h := s.hours[r.By]; {
@@ -269,7 +270,8 @@ func (s *state) mayClaimGroup(r record) error {
 	return nil
 }
 
-// taken notes that a name, which was free and maybe known, is not any more.
+// taken removes a free name from the list of names to be forgotten, because it is claimed again. t
+// is its entry, if known.
 func (s *state) taken(name string, t topic) {
 	if _, known := s.topics[name]; !known {
 		return
@@ -280,12 +282,12 @@ func (s *state) taken(name string, t topic) {
 	}
 }
 
-// apply is take without note.
+// apply does the rest of take: it changes the state if the record has an effect.
 func (s *state) apply(place int64, r record) error {
 	if err := s.mayApply(r); err != nil {
 		return err
 	}
-	switch r.Op { // no deeds of a person who owns something
+	switch r.Op { // operators' commands do not make anyone the owner of anything
 	case opBlock:
 		s.blocked[r.Subject] = block{r.By, r.Why, r.Time}
 		return nil
@@ -315,7 +317,7 @@ func (s *state) apply(place int64, r record) error {
 		}
 		s.topics[r.Topic] = topic{phase: free, place: t.place, claimed: r.Time}
 		s.endedOn(r.Time).names[r.Topic] = struct{}{}
-	case opClear: // as if claimed and released at once
+	case opClear: // as if the topic were claimed and released at once
 		s.taken(r.Topic, t)
 		s.owns[r.By]++
 		s.topics[r.Topic] = topic{phase: releasing, place: place, owner: r.By}

@@ -17,8 +17,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// aRecord draws a record that passes its own check and is about few names, so
-// that records meet. It is written some time after the one before.
+// aRecord returns a random record that passes its own check. It uses few names, so that records
+// affect each other. It is written some time after the previous one.
 func aRecord(t *rapid.T, place int, before time.Time) record {
 	r := record{
 		ID:   fmt.Sprint(place),
@@ -72,8 +72,8 @@ func replay(records []record) *state {
 	return s
 }
 
-// TestApply holds the state to an account of its own, kept from the outcomes
-// only: who was given what, and what was taken back.
+// TestApply compares the state with the test's own bookkeeping, which uses only the results of
+// records: what was granted, and what ended.
 func TestApply(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var records []record
@@ -192,7 +192,7 @@ func TestApply(t *testing.T) {
 			}
 		}
 
-		// What ended long ago is gone, and nothing else is.
+		// What ended long ago is forgotten, and nothing else.
 		today := now.Unix() / 86400
 		for id, end := range ended {
 			if _, known := s.keys[id]; known != (today-end <= keepKeys) {
@@ -239,8 +239,8 @@ func TestApply(t *testing.T) {
 				t.Errorf("%s is said to have %d topics and %d groups, and has %d and %d", subject, s.owns[subject], s.leads[subject], held(owner, subject), held(leader, subject))
 			}
 		}
-		// The state is a function of the records: reading them once more, in any
-		// number of steps, gives the same.
+		// The state depends on the records only: reading them again, in any number of steps, gives
+		// the same.
 		cut := rapid.IntRange(0, len(records)).Draw(t, "cut")
 		again := replay(records[:cut])
 		for i, r := range records[cut:] {
@@ -249,7 +249,7 @@ func TestApply(t *testing.T) {
 		if !reflect.DeepEqual(again, s) {
 			t.Errorf("reading the records again gives %+v, want %+v", again, s)
 		}
-		// What is encoded comes back.
+		// What is encoded can be decoded.
 		for _, r := range records {
 			value, err := encode(r)
 			if err != nil {
@@ -279,7 +279,7 @@ var (
 	expiredJSON = `{"v":2,"op":"key_expired","id":"5cf5a5b0","time":"2026-06-01T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 )
 
-// longTopics are topics of more names than a key may be for.
+// longTopics are more topic names than a key may have.
 var longTopics = func() string {
 	names := make([]string, 20)
 	for i := range names {
@@ -288,7 +288,7 @@ var longTopics = func() string {
 	return "[" + strings.Join(names, ",") + "]"
 }()
 
-// TestKeyFormat is to access keys what TestFormat is to claims.
+// TestKeyFormat does for access keys what TestFormat does for claims.
 func TestKeyFormat(t *testing.T) {
 	date := func(month time.Month, day, hour int) time.Time {
 		return time.Date(2026, month, day, hour, 0, 0, 0, time.UTC)
@@ -335,7 +335,7 @@ func TestKeyFormat(t *testing.T) {
 	}
 }
 
-// TestBlockFormat is to blocks what TestFormat is to claims.
+// TestBlockFormat does for blocks what TestFormat does for claims.
 func TestBlockFormat(t *testing.T) {
 	s := newState()
 	for place, value := range []string{blockJSON, unblockJSON} {
@@ -359,8 +359,8 @@ func TestBlockFormat(t *testing.T) {
 	}
 }
 
-// TestFormat fails when a ledger that was written before cannot be read any more,
-// or reads differently.
+// TestFormat fails if a ledger that was written earlier cannot be read any more, or has another
+// meaning.
 func TestFormat(t *testing.T) {
 	s := newState()
 	for place, value := range []string{claimJSON, groupJSON} {
@@ -490,7 +490,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// agree fails if parse takes a record for another one than package json does.
+// agree fails if parse and package json decode a record differently.
 func agree(t interface{ Errorf(string, ...any) }, value []byte) (parsed bool) {
 	got, ok := parse(value)
 	var want record
@@ -500,8 +500,8 @@ func agree(t interface{ Errorf(string, ...any) }, value []byte) (parsed bool) {
 	return ok
 }
 
-// TestParse holds that what is written is read the fast way, and what looks otherwise is not
-// read wrongly.
+// TestParse checks that records that encode writes are parsed by the fast parser, and that it does
+// not parse others wrongly.
 func TestParse(t *testing.T) {
 	good := []string{
 		claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON,
@@ -515,7 +515,7 @@ func TestParse(t *testing.T) {
 		if longtest.Race {
 			step = 7
 		}
-		for n := 0; n < len(value); n += step { // each byte missing, doubled, or another one
+		for n := 0; n < len(value); n += step { // removes, doubles or changes each byte
 			agree(t, []byte(value[:n]))
 			agree(t, []byte(value[:n]+value[n+1:]))
 			agree(t, []byte(value[:n]+value[n:n+1]+value[n:]))
@@ -544,7 +544,8 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Whatever is taken names no wildcard, survives a state, and comes back.
+		// Whatever is accepted names no wildcard, can be applied to a state, and survives a round
+		// trip.
 		if strings.ContainsAny(r.By+r.Topic+r.Group, "*: \n\x00") || strings.ContainsAny(r.Subject, "*: \n\x00") || strings.ContainsAny(r.Why, "\n\x00\x1b") {
 			t.Errorf("decode(%q) takes %+v", value, r)
 		}
@@ -554,7 +555,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("a record that was read cannot be written: %v", err)
 		}
 		if len(again) > maxRecordBytes {
-			return // as when escapes are written longer than they were read
+			return // for example, when escapes are encoded longer than they were in the input
 		}
 		if back, err := decode(again); err != nil || !back.Time.Equal(r.Time) {
 			t.Errorf("decode(%s) = %+v, %v, want %+v", again, back, err, r)
