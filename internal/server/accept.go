@@ -13,8 +13,8 @@ const (
 	typeProblem = "application/problem+json"
 )
 
-// choose returns the one of offers that the request's Accept header likes best,
-// the first of equals, or "" if it takes none (RFC 9110 section 12.5.1).
+// choose returns the offer that the request's Accept header prefers, the first of equal ones, or ""
+// if it accepts none (RFC 9110 section 12.5.1).
 func choose(r *http.Request, offers ...string) string {
 	accept := strings.Join(r.Header["Accept"], ",")
 	if strings.TrimSpace(accept) == "" {
@@ -29,7 +29,7 @@ func choose(r *http.Request, offers ...string) string {
 	return best
 }
 
-// quality is the weight that accept gives to offer by its most specific range.
+// quality returns the weight that the most specific matching range of accept gives to offer.
 func quality(accept, offer string) float64 {
 	kind, _, _ := strings.Cut(offer, "/")
 	result, specific := 0.0, 0
@@ -62,7 +62,7 @@ func quality(accept, offer string) float64 {
 	return result
 }
 
-// prefersHTML reports whether a person at a browser is asking.
+// prefersHTML reports whether the request comes from a browser.
 func prefersHTML(r *http.Request) bool {
 	return choose(r, typeProblem, typeJSON, typePlain, typeHTML) == typeHTML
 }

@@ -11,24 +11,23 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
-// aclForm is the form of /acl: the README's three inputs.
+// aclForm has the fields of the form at /acl.
 type aclForm struct {
 	Subject string        `json:"subject"`
 	Token   globus.Secret `json:"token"`
 	Topic   string        `json:"topic"`
 }
 
-// aclAnswer is what POST /acl answers to programs: the topic, and how to do the
-// same again.
+// aclAnswer is the answer to POST /acl: the topic, and how to make the same claim again.
 type aclAnswer struct {
 	diaspora.Topic
-	Form string `json:"form"` // a link to the form with everything but the token filled in
+	Form string `json:"form"` // a link to the form, filled in except for the token
 	Curl string `json:"curl"` // a command that makes the same claim
 }
 
-// showForm answers GET /acl. Subject and topic come from the query. The token
-// comes from the fragment, or for compatibility from the query, and in both cases
-// only the page's script reads it: it is never written into a page.
+// showForm handles GET /acl. Subject and topic come from the query. The token comes from the URL's
+// fragment or, for compatibility, from the query. In both cases only the page's script reads it;
+// the server never writes it into a page.
 func (s *Server) showForm(x *exchange) error {
 	x.form = &aclForm{}
 	if err := decodeForm(x.r.URL.RawQuery, x.form, true); err != nil {
@@ -41,7 +40,7 @@ func (s *Server) showForm(x *exchange) error {
 	return nil
 }
 
-// claimByForm answers POST /acl.
+// claimByForm handles POST /acl.
 func (s *Server) claimByForm(x *exchange) error {
 	x.form = &aclForm{}
 	t, contentType, err := s.claimForm(x, x.form)
@@ -65,7 +64,7 @@ func (s *Server) claimByForm(x *exchange) error {
 	return nil
 }
 
-// claimForm reads the form and makes the claim that it asks for.
+// claimForm reads the form and makes the claim.
 func (s *Server) claimForm(x *exchange, form *aclForm) (diaspora.Topic, string, error) {
 	body, contentType, err := readBody(x, typeForm, typeJSON)
 	if err != nil {
@@ -83,7 +82,7 @@ func (s *Server) claimForm(x *exchange, form *aclForm) (diaspora.Topic, string, 
 	return t, contentType, err
 }
 
-// claimAs claims for whoever the token belongs to, who must be the form's subject.
+// claimAs makes the claim for the owner of the token, who must be the form's subject.
 func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
 	inHeader, err := bearerToken(x)
 	switch {
@@ -112,15 +111,15 @@ func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
 	return s.claim(x, diaspora.ClaimRequest{Name: form.Topic})
 }
 
-// formLink is the README's GET request with the form filled. It is without the
-// token, which only the browser that typed it can add, as #token=….
+// formLink returns a link to the form with subject and topic filled in. It has no token: the
+// browser adds that, as #token=….
 func (s *Server) formLink(subject, topic string) string {
 	return s.public.JoinPath("acl").String() + "?" + url.Values{"subject": {subject}, "topic": {topic}}.Encode()
 }
 
-// curlCommand is the README's POST request. It takes the token from the
-// environment or from the diaspora command, over a pipe: pasting it leaves no
-// token in the shell's history or in the list of processes.
+// curlCommand returns the curl command for POST /acl. It passes the token through a pipe, from the
+// environment or from the diaspora command. So pasting the command leaves no token in the shell's
+// history or in the process list.
 func (s *Server) curlCommand(subject, topic string) string {
 	return strings.Join([]string{
 		`printf %s "${DIASPORA_TOKEN:-$(diaspora token)}" |`,
@@ -135,7 +134,7 @@ func shellQuote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
-// text is the answer for people at a terminal.
+// text returns the answer as plain text, for a terminal.
 func (a aclAnswer) text() string {
 	what := "is yours"
 	if !a.Created {

@@ -7,7 +7,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// block answers an operator who shuts somebody out.
+// block handles the request of an operator to block a subject.
 func (s *Server) block(x *exchange) error {
 	var req diaspora.BlockRequest
 	if err := readRequest(x, &req); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// readRequest fills into from the JSON body of a request of the API.
+// readRequest decodes the JSON body of an API request.
 func readRequest(x *exchange, into any) error {
 	body, _, err := readBody(x, typeJSON)
 	if err != nil {
@@ -21,8 +21,7 @@ func readRequest(x *exchange, into any) error {
 	return decodeJSON(body, into)
 }
 
-// claimedStatus is 201 for a topic that is new, 200 for one that
-// was the caller's already.
+// claimedStatus returns 201 for a new topic, and 200 for one that the caller owned already.
 func claimedStatus(x *exchange, t diaspora.Topic) int {
 	if !t.Created {
 		return http.StatusOK
@@ -31,7 +30,7 @@ func claimedStatus(x *exchange, t diaspora.Topic) int {
 	return http.StatusCreated
 }
 
-// claim makes a claim for the caller, however it came.
+// claim makes a claim for the caller, from the form or the API.
 func (s *Server) claim(x *exchange, req diaspora.ClaimRequest) (diaspora.Topic, error) {
 	if token := x.token.Reveal(); strings.Contains(req.Name, token) || strings.Contains(req.Description, token) {
 		return diaspora.Topic{}, invalid("the access token is in a field that others can read")
@@ -39,7 +38,7 @@ func (s *Server) claim(x *exchange, req diaspora.ClaimRequest) (diaspora.Topic, 
 	return s.cfg.Claims.Claim(x.r.Context(), x.caller.Subject, req)
 }
 
-// showIdentity tells whose the token is, for those who have nothing but a token.
+// showIdentity returns the owner of the token, for clients that have only a token.
 func (s *Server) showIdentity(x *exchange) error {
 	x.writeJSON(http.StatusOK, typeJSON, x.caller)
 	return nil
@@ -92,19 +91,19 @@ func (s *Server) discover(x *exchange) error {
 	return nil
 }
 
-// health is the answer of /healthz: 200 when every part is well, else 503.
+// health is the answer of /healthz. Its status is 200 if every part works, otherwise 503.
 type health struct {
 	Status string            `json:"status"` // "ok" or "unavailable"
-	Checks map[string]string `json:"checks"` // the same for each part
+	Checks map[string]string `json:"checks"` // the same values, for each part
 }
 
 const (
 	healthTimeout  = 2 * time.Second
-	healthFreshFor = time.Second // anybody may ask, so the parts are asked seldom
+	healthFreshFor = time.Second // everyone may request /healthz, so the checks run at most this often
 )
 
 type healthCache struct {
-	mu    sync.Mutex // held while asking: callers share one answer
+	mu    sync.Mutex // held during the checks, so that concurrent callers share one answer
 	asked time.Time
 	last  health
 }
@@ -127,7 +126,7 @@ func (s *Server) checkHealth() health {
 	if !c.asked.IsZero() && time.Since(c.asked) < healthFreshFor {
 		return c.last
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout) // not the caller's: the answer is shared
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout) // not the caller's context, because the answer is shared
 	defer cancel()
 	h := health{Status: "ok", Checks: map[string]string{}}
 	for name, ready := range s.cfg.Ready {

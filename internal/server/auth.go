@@ -14,20 +14,20 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
-// tokenShape is what a bearer token may look like (RFC 6750 section 2.1).
+// tokenShape is the syntax of a bearer token (RFC 6750 section 2.1).
 var tokenShape = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
-// plausible reports whether token is worth asking Globus about.
+// plausible reports whether a token can be valid, so that it is worth asking Globus Auth.
 func plausible(token globus.Secret) bool {
 	t := token.Reveal()
 	return len(t) >= 16 && len(t) <= 4096 && tokenShape.MatchString(t)
 }
 
-// authenticate is the one way in: whatever the endpoint and however the token
-// came, it alone decides who is calling. It asks whose x.token is and sets x.caller.
+// authenticate is the only place that decides whose an access token is, for all endpoints and all
+// ways to send a token. It asks the Authenticator about x.token and sets x.caller.
 func (s *Server) authenticate(x *exchange) error {
 	client := s.clientOf(x.r).String()
-	if strings.Count(x.token.Reveal(), ".") == 2 { // a JWT, and none of Globus Auth's
+	if strings.Count(x.token.Reveal(), ".") == 2 { // a JWT; the tokens of Globus Auth are not JWTs
 		return s.malformed(client, &refusal{
 			status: http.StatusForbidden,
 			detail: "a token that was got with an access key is for Kafka alone: it can neither claim topics nor make keys",
@@ -54,14 +54,14 @@ func (s *Server) authenticate(x *exchange) error {
 	return nil
 }
 
-// sendsBasic reports whether a request has HTTP Basic credentials, good or not.
+// sendsBasic reports whether a request has HTTP Basic credentials, valid or not.
 func sendsBasic(r *http.Request) bool {
 	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	return strings.EqualFold(scheme, "Basic")
 }
 
-// authenticateKey authenticates the access key of the request's header. The caller then is
-// the key's owner, so it is for routes where a key may do what its owner may.
+// authenticateKey authenticates the access key in the request's header. It sets x.caller to the
+// key's owner, so it must be used only for routes where a key has all rights of its owner.
 func (s *Server) authenticateKey(x *exchange) error {
 	client := s.clientOf(x.r).String()
 	if len(x.r.Header["Authorization"]) > 1 {
@@ -71,7 +71,7 @@ func (s *Server) authenticateKey(x *exchange) error {
 	if err != nil {
 		return s.malformed(client, err)
 	}
-	x.token = secret // so that it is concealed wherever it gets
+	x.token = secret // so that it is concealed in logs and answers
 	end, wait, ok := s.attempts.Begin(x.r.Context(), client, sha256.Sum256([]byte(id+"\x00"+secret.Reveal())))
 	if !ok {
 		return tooManyFailures(wait, "create another access key with `diaspora key create`")
@@ -94,8 +94,8 @@ func (s *Server) authenticateKey(x *exchange) error {
 	return nil
 }
 
-// malformed returns why something is refused that cannot be a token, unless the client has sent
-// too much of that.
+// malformed returns why, the reason for refusing a value that cannot be a token. If the client has
+// sent too many of them, it returns an error that says so.
 func (s *Server) malformed(client string, why error) error {
 	if wait, ok := s.attempts.Malformed(client); !ok {
 		return tooManyFailures(wait, "send the token that `diaspora token` prints")
@@ -103,7 +103,7 @@ func (s *Server) malformed(client string, why error) error {
 	return why
 }
 
-// tooManyFailures refuses what comes from an address that has failed too often.
+// tooManyFailures refuses a request from an address with too many failed authentications.
 func tooManyFailures(wait time.Duration, advice string) error {
 	return &refusal{
 		status: http.StatusTooManyRequests,
@@ -113,7 +113,7 @@ func tooManyFailures(wait time.Duration, advice string) error {
 	}
 }
 
-// authenticateHeader authenticates the bearer of the request's header.
+// authenticateHeader authenticates the bearer token in the request's header.
 func (s *Server) authenticateHeader(x *exchange) error {
 	given, err := bearerToken(x)
 	if err != nil {
@@ -125,8 +125,8 @@ func (s *Server) authenticateHeader(x *exchange) error {
 	return s.authenticate(x)
 }
 
-// bearerToken takes x.token out of the Authorization header, if there is one. More
-// than one header, or another scheme, is refused: two parsers might see two callers.
+// bearerToken sets x.token from the Authorization header, if there is one. It refuses other
+// schemes, and more than one header, because a proxy in front might read another one than we do.
 func bearerToken(x *exchange) (given bool, err error) {
 	values := x.r.Header["Authorization"]
 	if len(values) == 0 {
@@ -143,8 +143,8 @@ func bearerToken(x *exchange) (given bool, err error) {
 	return true, nil
 }
 
-// unauthenticated is a 401; code is RFC 6750's word for what is wrong, or "" if the
-// client simply said nothing.
+// unauthenticated returns a 401. code is the error code of RFC 6750, or "" if the client sent no
+// credentials.
 func unauthenticated(detail, code string) error {
 	challenge := "Bearer"
 	if code != "" {
@@ -158,12 +158,13 @@ func unauthenticated(detail, code string) error {
 	}
 }
 
-// clientOf is the address that a request counts for: the peer's, or what a
-// trusted proxy says of it. IPv6 clients own a /64 as a rule, so that counts as one.
+// clientOf returns the address that a request is counted under: that of the peer or, if the peer is
+// a trusted proxy, the one in X-Forwarded-For. An IPv6 client usually has a whole /64 network, so a
+// /64 counts as one address.
 func (s *Server) clientOf(r *http.Request) netip.Addr {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return netip.Addr{} // a listener without addresses: all count as one
+		return netip.Addr{} // a listener without addresses; all clients count as one
 	}
 	addr := peer.Addr().Unmap().WithZone("")
 	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")

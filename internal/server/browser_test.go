@@ -4,7 +4,7 @@
 //
 //	go test -tags browser ./internal/server
 //
-// DIASPORA_SCREENSHOTS names a folder that gets a picture of every page.
+// DIASPORA_SCREENSHOTS names a folder for screenshots of every page.
 
 package server
 
@@ -28,7 +28,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// browser is one tab, and what it asked the server and complained about.
+// browser is one browser tab. It records the requests to the server and the errors that it reports.
 type browser struct {
 	t   *testing.T
 	ctx context.Context
@@ -73,7 +73,7 @@ func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// open goes to an address and waits for its form or heading.
+// open goes to a URL and waits for the form or the heading.
 func (b *browser) open(address string) {
 	b.t.Helper()
 	b.do(chromedp.Navigate(address), chromedp.WaitVisible(chromedp.CSS("h1")))
@@ -87,7 +87,7 @@ func call[P, R any](b *browser, command cdp.Command[P, R], params P) {
 	}
 }
 
-// js returns what an expression is in the page.
+// js evaluates an expression in the page.
 func (b *browser) js(expression string) string {
 	b.t.Helper()
 	result, err := chromedp.Run(b.ctx, chromedp.Evaluate[string]("String("+expression+")"))
@@ -99,7 +99,7 @@ func (b *browser) js(expression string) string {
 
 func (b *browser) value(id string) string { return b.js("document.getElementById('" + id + "').value") }
 
-// fill types into the fields that are given and submits.
+// fill types into the given fields and submits the form.
 func (b *browser) fill(subject, token, topic string) {
 	b.t.Helper()
 	for id, text := range map[string]string{"subject": subject, "token": token, "topic": topic} {
@@ -115,8 +115,8 @@ func (b *browser) waitFor(selector string) {
 	b.do(chromedp.WaitVisible(chromedp.CSS(selector)))
 }
 
-// clean holds that the browser complained of nothing but what is allowed, and
-// that no address or header that went out had a token in it.
+// clean checks that the browser reported only errors that are allowed, and that no URL or header of
+// a request had a token in it.
 func (b *browser) clean(allowed string) {
 	b.t.Helper()
 	b.mu.Lock()
@@ -148,8 +148,8 @@ func (b *browser) shot(name string) {
 	}
 }
 
-// TestBrowserRoundTrip claims by the form, opens the link of the answer in a new
-// tab, where it fills the form, and claims another topic from there.
+// TestBrowserRoundTrip claims a topic with the form and opens the link of the answer in a new tab.
+// There the form is filled in, and it claims another topic.
 func TestBrowserRoundTrip(t *testing.T) {
 	e := start(t, withClaims(openClaims(t)))
 	b := openBrowser(t)
@@ -198,8 +198,8 @@ func TestBrowserRoundTrip(t *testing.T) {
 	fresh.clean("")
 }
 
-// TestBrowserFragmentOnOpenPage holds that pasting the link where the form is open
-// already, which loads nothing, fills in the token all the same.
+// TestBrowserFragmentOnOpenPage checks that the token is filled in when the link is pasted into a
+// tab that shows the form already, although that loads no page.
 func TestBrowserFragmentOnOpenPage(t *testing.T) {
 	e := start(t)
 	b := openBrowser(t)
@@ -217,7 +217,7 @@ func TestBrowserFragmentOnOpenPage(t *testing.T) {
 	b.clean("")
 }
 
-// TestBrowserTokenInQuery holds that links of old still fill the form, with a warning.
+// TestBrowserTokenInQuery checks that links in the old format still fill the form, with a warning.
 func TestBrowserTokenInQuery(t *testing.T) {
 	e := start(t)
 	b := openBrowser(t)
@@ -239,8 +239,8 @@ func TestBrowserTokenInQuery(t *testing.T) {
 	}
 }
 
-// TestBrowserProblem holds that a refused claim shows the form again as it was
-// filled in, with the reason.
+// TestBrowserProblem checks that after a refused claim the form is shown as it was filled in, with
+// the reason.
 func TestBrowserProblem(t *testing.T) {
 	service := openClaims(t)
 	e := start(t, withClaims(service))
@@ -255,13 +255,13 @@ func TestBrowserProblem(t *testing.T) {
 	if s, k, n := b.value("subject"), b.value("token"), b.value("topic"); s != bob || k != adaToken || n != "weather" {
 		t.Errorf("the form has %q, %q, %q", s, k, n)
 	}
-	b.js("document.getElementById('subject').value = ''") // Clear empties what came in the page only
+	b.js("document.getElementById('subject').value = ''") // the button Clear clears only what came with the page
 	b.fill(ada, "", "")
 	b.waitFor("#form-link")
 	b.clean("403 (Forbidden)")
 }
 
-// TestBrowserWithoutScripts claims with scripts switched off.
+// TestBrowserWithoutScripts makes a claim with scripts disabled.
 func TestBrowserWithoutScripts(t *testing.T) {
 	e := start(t, withClaims(openClaims(t)))
 	b := openBrowser(t)
@@ -288,8 +288,8 @@ func TestBrowserWithoutScripts(t *testing.T) {
 	b.clean("401 (Unauthorized)")
 }
 
-// TestBrowserLooks takes pictures for people to look at, and holds that nothing is
-// wider than the screen.
+// TestBrowserLooks takes screenshots for people to look at, and checks that nothing is wider than
+// the screen.
 func TestBrowserLooks(t *testing.T) {
 	e := start(t, withClaims(openClaims(t)))
 	for _, look := range []struct {

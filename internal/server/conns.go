@@ -12,17 +12,17 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
-// addressShare is the part of all connections that those of one address may be.
+// One address may have 1/addressShare of all connections.
 const addressShare = 4
 
-// conns are the open connections: at most max, and at most perAddress from one address but
-// for those of exempt proxies. When there are too many, those make room on which
-// nothing is asked, and then those whose request is not known to come from anybody.
+// conns are the open connections. There are at most max of them, and at most perAddress of one
+// address, except for exempt proxies. When there are too many, it closes idle connections first,
+// and then connections whose request is not authenticated yet.
 type conns struct {
 	max, perAddress int
 	exempt          func(netip.Addr) bool
 	strangers       admission.Strangers
-	more            chan struct{} // gets a value when there may be room
+	more            chan struct{} // receives a value when there may be room
 
 	mu        sync.Mutex // guards the fields below
 	open      map[*limitedConn]bool
@@ -36,8 +36,8 @@ func newConns(max int, exempt func(netip.Addr) bool) *conns {
 	}
 }
 
-// limit returns a listener that accepts from l within the limits. A connection for which
-// there is no room waits; one too many from its address is closed.
+// limit returns a listener that accepts connections from l within the limits. A connection for
+// which there is no room waits. A connection from an address that has too many is closed.
 func (cs *conns) limit(l net.Listener) net.Listener {
 	return &limitedListener{Listener: l, conns: cs, closed: make(chan struct{})}
 }
@@ -73,7 +73,7 @@ func (l *limitedListener) Close() error {
 	return l.Listener.Close()
 }
 
-// peerOf returns the address that a connection's limits hang on; the zero one if it has none.
+// peerOf returns the address under which a connection is counted, or the zero one if it has none.
 func peerOf(conn net.Conn) netip.Addr {
 	peer, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
 	return peer.Addr()
@@ -87,9 +87,9 @@ type limitedConn struct {
 	closeOnce sync.Once
 
 	// Guarded by conns.mu.
-	stranger *admission.Stranger // nil while it is idle or a request from somebody is answered, and for proxies
-	idle     time.Time           // since when; zero if it is not
-	silent   bool                // nothing has come yet
+	stranger *admission.Stranger // nil while the connection is idle or its request is authenticated, and for proxies
+	idle     time.Time           // since when it is idle; zero if it is not
+	silent   bool                // no byte has arrived yet
 }
 
 func (c *limitedConn) Close() error {
@@ -97,12 +97,12 @@ func (c *limitedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// proxied reports whether the connection is that of a proxy, which has many clients.
+// proxied reports whether the connection comes from a proxy, which has many clients.
 func (c *limitedConn) proxied() bool {
 	return !c.address.IsValid() || c.conns.exempt(c.address.Unmap())
 }
 
-// admitFrom makes room among the connections of c's address. It reports false if there is none.
+// admitFrom makes room for c among the connections of its address. It reports false if it cannot.
 func (cs *conns) admitFrom(c *limitedConn) bool {
 	if c.proxied() {
 		return true
@@ -121,7 +121,7 @@ func (cs *conns) admitFrom(c *limitedConn) bool {
 	}
 }
 
-// admit adds a connection, and waits until there is room. It reports false once closed is.
+// admit adds a connection, after waiting for room. It reports false once closed is closed.
 func (cs *conns) admit(c *limitedConn, closed <-chan struct{}) bool {
 	for {
 		if cs.add(c) {
@@ -138,7 +138,7 @@ func (cs *conns) admit(c *limitedConn, closed <-chan struct{}) bool {
 	}
 }
 
-// add adds a connection if there is room.
+// add adds a connection if there is room. It reports whether there was.
 func (cs *conns) add(c *limitedConn) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -171,7 +171,7 @@ func (cs *conns) remove(c *limitedConn) {
 	cs.tell()
 }
 
-// tell wakes whoever waits for room.
+// tell wakes admit. The caller holds mu.
 func (cs *conns) tell() {
 	select {
 	case cs.more <- struct{}{}:
@@ -179,7 +179,7 @@ func (cs *conns) tell() {
 	}
 }
 
-// begin notes that a connection has a request of which it is not known whose it is.
+// begin marks the connection as having a request that is not authenticated. The caller holds mu.
 func (cs *conns) begin(c *limitedConn) {
 	c.idle, c.silent = time.Time{}, false
 	if c.stranger == nil && cs.open[c] && !c.proxied() {
@@ -187,7 +187,7 @@ func (cs *conns) begin(c *limitedConn) {
 	}
 }
 
-// known takes a connection off the list of strangers.
+// known marks the connection as one that must not be closed to make room. The caller holds mu.
 func (cs *conns) known(c *limitedConn) {
 	if c.stranger != nil {
 		c.stranger.Leave()
@@ -195,7 +195,7 @@ func (cs *conns) known(c *limitedConn) {
 	}
 }
 
-// observe is for [http.Server.ConnState].
+// observe is the server's [http.Server.ConnState].
 func (cs *conns) observe(conn net.Conn, state http.ConnState) {
 	c := limitedOf(conn)
 	cs.mu.Lock()
@@ -210,7 +210,7 @@ func (cs *conns) observe(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// limitedOf returns the connection that conn speaks TLS over, or conn itself.
+// limitedOf returns the connection below TLS, or conn itself if it does not use TLS.
 func limitedOf(conn net.Conn) *limitedConn {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
@@ -220,25 +220,25 @@ func limitedOf(conn net.Conn) *limitedConn {
 
 type connKey struct{}
 
-// inContext is for [http.Server.ConnContext].
+// inContext is the server's [http.Server.ConnContext].
 func inContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, limitedOf(conn))
 }
 
-// settled notes that a request's connection belongs to somebody until it is answered, and
-// makes room for nobody.
+// settled marks a request's connection as known: until the request is answered, the connection is
+// not closed to make room for another one.
 func settled(r *http.Request) {
 	c, ok := r.Context().Value(connKey{}).(*limitedConn)
 	if !ok {
-		return // served by a test, without a connection
+		return // called by a test without a connection
 	}
 	c.conns.mu.Lock()
 	defer c.conns.mu.Unlock()
 	c.conns.known(c)
 }
 
-// closeIdle closes the connection that has been idle for the longest time, of one address or of
-// all. It reports false if none is.
+// closeIdle closes the connection that has been idle for the longest time, among those of one
+// address or, if address is nil, among all. It reports false if none is idle.
 func (cs *conns) closeIdle(address *netip.Addr) bool {
 	cs.mu.Lock()
 	var longest *limitedConn
@@ -258,8 +258,8 @@ func (cs *conns) closeIdle(address *netip.Addr) bool {
 	return true
 }
 
-// closeSilent closes those on which nothing has come yet. Browsers open some in
-// advance, and [http.Server.Shutdown] would wait seconds for them.
+// closeSilent closes the connections on which no byte has arrived. Browsers open some in advance,
+// and [http.Server.Shutdown] would wait seconds for them.
 func (cs *conns) closeSilent() {
 	cs.mu.Lock()
 	var silent []*limitedConn
@@ -270,6 +270,6 @@ func (cs *conns) closeSilent() {
 	}
 	cs.mu.Unlock()
 	for _, c := range silent {
-		_ = c.Close() // nobody has said anything on it
+		_ = c.Close() // the client has sent nothing, so it loses nothing
 	}
 }

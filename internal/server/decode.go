@@ -22,8 +22,8 @@ const (
 	typeForm = "application/x-www-form-urlencoded"
 )
 
-// readBody reads the body of a request whose format is one of accepted, and
-// returns which it is.
+// readBody reads the body of a request. Its media type must be one of accepted, and readBody
+// returns it.
 func readBody(x *exchange, accepted ...string) (body []byte, contentType string, err error) {
 	r := x.r
 	values := r.Header["Content-Type"]
@@ -43,8 +43,8 @@ func readBody(x *exchange, accepted ...string) (body []byte, contentType string,
 	if len(r.Header["Content-Encoding"]) > 0 {
 		return nil, "", &refusal{status: http.StatusUnsupportedMediaType, detail: "the body must not be compressed"}
 	}
-	// MaxBytesReader wants net/http's own writer, to close the connection behind
-	// a body that it did not read.
+	// MaxBytesReader needs net/http's own writer, so that net/http closes the connection if the
+	// body is not read to its end.
 	body, err = io.ReadAll(http.MaxBytesReader(x.ResponseWriter, r.Body, maxBodyBytes))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -75,10 +75,10 @@ func fieldsOf(into any) (names []string, fields map[string]reflect.Value) {
 	return names, fields
 }
 
-// decodeJSON fills into, a pointer to a flat struct, from one JSON object. It is
-// stricter than encoding/json: each field at most once and spelled exactly,
-// nothing unknown, no null, nothing behind the object, UTF-8 throughout. Its
-// errors name fields that exist, and repeat nothing of what the client sent.
+// decodeJSON decodes one JSON object into a flat struct, to which into points. It is stricter than
+// encoding/json: it refuses fields that are repeated, unknown, null or spelled in another case,
+// data after the object, and invalid UTF-8. Its errors name existing fields only, and repeat
+// nothing that the client sent.
 func decodeJSON(body []byte, into any) error {
 	names, fields := fieldsOf(into)
 	dec := json.NewDecoder(bytes.NewReader(body))
@@ -134,9 +134,9 @@ func jsonKind(field reflect.Value) string {
 	return "a string"
 }
 
-// decodeForm fills into, a pointer to a struct of strings, from an encoded form or
-// query, as strictly as decodeJSON does. Space around a value is dropped: people
-// paste. With lenient, unknown fields are ignored rather than refused.
+// decodeForm decodes an encoded form or query into a struct of strings, to which into points. It is
+// as strict as decodeJSON, but removes space around values, because people paste them. With
+// lenient, it ignores unknown fields.
 func decodeForm(encoded string, into any, lenient bool) error {
 	values, err := url.ParseQuery(encoded)
 	if err != nil {
@@ -161,8 +161,8 @@ func decodeForm(encoded string, into any, lenient bool) error {
 	return nil
 }
 
-// checkText refuses strings that are not text. U+FFFD counts as broken: it is what
-// encoding/json makes of bytes that are no UTF-8, and of a lone surrogate.
+// checkText refuses strings that are not valid UTF-8. It refuses U+FFFD too, because encoding/json
+// puts it in place of invalid UTF-8 and of unpaired surrogates.
 func checkText(name string, field reflect.Value) error {
 	if field.Kind() == reflect.Slice {
 		for i := range field.Len() {

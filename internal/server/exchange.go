@@ -15,23 +15,23 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// exchange is one request and its answer.
+// exchange is one request and its response.
 type exchange struct {
 	http.ResponseWriter
 	r      *http.Request
-	token  globus.Secret   // what the caller gave as such, good or not
-	caller globus.Identity // who is calling, once authenticated
-	form   *aclForm        // what was typed, to be shown again with an error
-	oauth  bool            // errors are told in OAuth's shape
+	token  globus.Secret   // the token or secret that the client sent, valid or not
+	caller globus.Identity // the authenticated caller; zero before that
+	form   *aclForm        // the fields of the form, to show them again with an error
+	oauth  bool            // write errors in OAuth's format
 
-	hasRead bool // all of the body
+	hasRead bool // the whole body has been read
 
 	status int
 	bytes  int64
 }
 
-// settle keeps the connection from making room for others once the request is all here and it is
-// known whose it is.
+// settle protects the connection from being closed to make room for others, once the request has
+// arrived completely and is authenticated.
 func (x *exchange) settle() {
 	if x.caller.Subject != "" && (x.hasRead || x.r.Method != http.MethodPost) {
 		settled(x.r)
@@ -57,16 +57,16 @@ func (x *exchange) Write(b []byte) (int, error) {
 // Unwrap is for [http.ResponseController].
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// conceal takes the caller's token out of text that goes into a log or an answer,
-// where it gets when it is pasted into the wrong field.
+// conceal replaces the caller's token in text that goes into a log or a response. The token gets
+// there if somebody pastes it into the wrong field.
 func (x *exchange) conceal(text string) string {
-	if len(x.token) < 8 { // no token, and too common a text to look for
+	if len(x.token) < 8 { // no token, or a text so short that it would occur by chance
 		return text
 	}
 	return strings.ReplaceAll(text, x.token.Reveal(), x.token.String())
 }
 
-// formPage is the form as it was filled in, but for the token.
+// formPage returns the form as it was filled in, without the token.
 func (x *exchange) formPage(problem *diaspora.Problem) formPage {
 	page := formPage{Subject: x.conceal(x.form.Subject), Topic: x.conceal(x.form.Topic), Problem: problem}
 	if !showable(page.Topic) {
@@ -78,7 +78,7 @@ func (x *exchange) formPage(problem *diaspora.Problem) formPage {
 	return page
 }
 
-// route names the request's address without what the client put into it.
+// route returns the pattern of the request's route, which has nothing in it that the client sent.
 func (x *exchange) route() string {
 	if x.r.Pattern == "" || x.r.Pattern == "/" {
 		return "none"
@@ -86,7 +86,7 @@ func (x *exchange) route() string {
 	return x.r.Pattern
 }
 
-// ServeHTTP answers one request, logs it, and survives whatever its handler does.
+// ServeHTTP handles one request and logs it. It recovers from a panic of the handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(r.Context(), claimTimeout)
@@ -113,13 +113,13 @@ func (s *Server) recovered(x *exchange, v any) {
 	}
 	s.log.Error("handler panicked", "route", x.route(), "panic", x.conceal(fmt.Sprint(v)), "stack", string(debug.Stack()))
 	if x.status != 0 {
-		panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+		panic(http.ErrAbortHandler) // abort the connection: half a response must not look like a whole one
 	}
 	s.fail(x, fmt.Errorf("panic: %v", v))
 }
 
-// logAccess says what was asked and answered. It names the route, not the
-// address: paths and queries are the client's words and may hold a token.
+// logAccess logs the request. It logs the route and not the URL, because a path or a query may hold
+// a token.
 func (s *Server) logAccess(x *exchange, took time.Duration) {
 	method := x.r.Method
 	switch method {
@@ -137,7 +137,7 @@ func (s *Server) logAccess(x *exchange, took time.Duration) {
 	s.log.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request", attrs...)
 }
 
-// setHeaders tells browsers how little our pages need.
+// setHeaders sets headers that tell browsers to allow only what our pages need.
 func (s *Server) setHeaders(h http.Header) {
 	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
 		"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
@@ -173,7 +173,7 @@ func (s *Server) admit(r *http.Request) error {
 			hint:   "Use " + s.public.String() + ".",
 		}
 	case !cleanPath(r.URL):
-		// http.ServeMux would redirect it, and repeat a query with a token in the answer.
+		// http.ServeMux would redirect, and repeat in its response a query that may hold a token.
 		return &refusal{status: http.StatusNotFound, detail: "there is nothing at this address"}
 	}
 	if err := s.crossSite.Check(r); err != nil {

@@ -14,15 +14,15 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// seeds are the bad requests that are small: mutating the others finds nothing new.
+// seeds are the small ones of badRequests: mutating the large ones finds nothing new.
 func seeds() []badRequest {
 	return slices.DeleteFunc(slices.Clone(badRequests), func(tt badRequest) bool {
 		return tt.status == 500 || len(tt.body)+len(tt.target)+len(strings.Join(tt.headers, "")) > 1000
 	})
 }
 
-// FuzzDecodeJSON holds that whatever is accepted means to encoding/json what it
-// means to us, and that refusals repeat nothing of what was sent.
+// FuzzDecodeJSON checks that everything that is accepted has the same meaning to encoding/json, and
+// that refusals repeat nothing of the input.
 func FuzzDecodeJSON(f *testing.F) {
 	for _, tt := range seeds() {
 		f.Add([]byte(tt.body))
@@ -54,7 +54,7 @@ func FuzzDecodeJSON(f *testing.F) {
 	})
 }
 
-// FuzzDecodeForm holds the same of forms.
+// FuzzDecodeForm checks the same for forms.
 func FuzzDecodeForm(f *testing.F) {
 	for _, tt := range seeds() {
 		f.Add(tt.body, true)
@@ -82,8 +82,8 @@ func FuzzDecodeForm(f *testing.F) {
 	})
 }
 
-// checkRefusal holds that err is one of our sentences. They are made of constants
-// and names of fields only, so anything long or odd in them is the client's.
+// checkRefusal checks that err is one of our own messages. They consist of constants and names of
+// fields only, so anything long or unusual in them comes from the client.
 func checkRefusal(t *testing.T, err error) {
 	t.Helper()
 	p, _ := problemOf(err)
@@ -92,8 +92,8 @@ func checkRefusal(t *testing.T, err error) {
 	}
 }
 
-// FuzzRequest sends whole requests. Whatever they are, the answer is an answer of
-// ours, and it does not repeat the token.
+// FuzzRequest sends whole requests. For each one the response must be one of ours, and must not
+// repeat the token.
 func FuzzRequest(f *testing.F) {
 	for _, tt := range seeds() {
 		header := http.Header{}
@@ -141,7 +141,7 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// yesClaims say yes to every good name.
+// yesClaims accept every valid name.
 type yesClaims struct{ emptyClaims }
 
 func (yesClaims) Claim(_ context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error) {

@@ -18,8 +18,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// TestRealTokens holds what becomes of tokens that a Globus Auth has issued, by
-// the form and on the API, with the authenticator that asks it.
+// TestRealTokens sends tokens that a Globus Auth has issued, with the form and the API, and checks
+// the results. The server uses the real authenticator.
 func TestRealTokens(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -120,7 +120,7 @@ func TestRealTokens(t *testing.T) {
 	}
 }
 
-// breakable is an Introspector that an outage can be made of.
+// breakable is an Introspector that can simulate an outage.
 type breakable struct {
 	globus.Introspector
 	broken atomic.Bool
@@ -133,8 +133,8 @@ func (b *breakable) Introspect(ctx context.Context, token globus.Secret) (globus
 	return b.Introspector.Introspect(ctx, token)
 }
 
-// TestMisconfigured: what came back from Globus Auth is told to whoever asks, and to the operators once
-// a minute, however many ask.
+// TestMisconfigured: each client is told what Globus Auth answered. The operators are told once a
+// minute, however many clients there are.
 func TestMisconfigured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logs := &logBuffer{}

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// hostNames are the names that a request may come for, in canonical form.
+// hostNames returns the names under which clients may reach the server, in canonical form.
 func hostNames(public *url.URL, more []string) map[string]bool {
 	names := map[string]bool{}
 	add := func(host string) { names[canonicalHost(host, public.Scheme)] = true }
@@ -24,8 +24,8 @@ func hostNames(public *url.URL, more []string) map[string]bool {
 	return names
 }
 
-// canonicalHost writes host, of a URL or a Host header, in one form: lower case,
-// with the port of scheme left out.
+// canonicalHost returns the host of a URL or a Host header in canonical form: lower case, without
+// the default port of scheme.
 func canonicalHost(host, scheme string) string {
 	host = strings.ToLower(host)
 	name, port, err := net.SplitHostPort(host)
@@ -50,8 +50,8 @@ func isLoopback(host string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-// cleanPath reports whether http.ServeMux would serve u as it is rather than
-// redirect to a shorter form of it.
+// cleanPath reports whether http.ServeMux would serve u, instead of redirecting to its cleaned
+// path.
 func cleanPath(u *url.URL) bool {
 	p := u.EscapedPath()
 	return p != "" && p[0] == '/' && !strings.Contains(p, "//") && (path.Clean(p) == p || path.Clean(p)+"/" == p)

@@ -28,10 +28,10 @@ type badRequest struct {
 	status  int
 }
 
-// badRequests are requests that must change nothing. Each is sent as a program
-// and as a browser would, and has the same status for both.
+// badRequests are requests that must change nothing. Each one is sent as a program and as a browser
+// would send it. Both must get the same status.
 var badRequests = []badRequest{
-	// Who is calling, on /v1.
+	// Authentication, on /v1.
 	{"no Authorization", "GET", "/v1/topics", "", nil, 401},
 	{"empty Authorization", "GET", "/v1/topics", "", []string{"Authorization", ""}, 401},
 	{"Basic", "GET", "/v1/topics", "", []string{"Authorization", "Basic YWRhOg=="}, 401},
@@ -188,7 +188,7 @@ var badRequests = []badRequest{
 	{"key that is not there", "GET", "/v1/keys/key-abcdefghij234567", "", []string{"Authorization", adaBearer}, 404},
 	{"revocation of what is not there", "DELETE", "/v1/keys/key-abcdefghij234567", "", []string{"Authorization", adaBearer}, 404},
 
-	// Names.
+	// Host names.
 	{"no name", "POST", "/v1/topics", `{}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"empty name", "POST", "/v1/topics", `{"name":""}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
 	{"leading underscore", "POST", "/v1/topics", `{"name":"_diaspora_ledger"}`, []string{"Authorization", adaBearer, "Content-Type", typeJSON}, 400},
@@ -245,7 +245,7 @@ var badRequests = []badRequest{
 	{"link: broken escape", "GET", "/acl?token=" + adaToken + "%zz", "", nil, 400},
 	{"link: no UTF-8", "GET", "/acl?topic=%ff&token=" + adaToken, "", nil, 400},
 
-	// Other sites.
+	// Cross-site requests.
 	{"cross-site post", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Sec-Fetch-Site", "cross-site"}, 403},
 	{"same-site post", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Sec-Fetch-Site", "same-site"}, 403},
 	{"post of an old browser", "POST", "/acl", form(ada, adaToken, "weather"), []string{"Content-Type", typeForm, "Origin", "https://evil.example"}, 403},
@@ -268,7 +268,7 @@ func TestBadRequests(t *testing.T) {
 	}
 	for _, tt := range badRequests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := start(t, withClaims(service)) // a new one, with nobody's failures counted
+			e := start(t, withClaims(service)) // a new one, without counted failures
 			a := e.do(tt.method, tt.target, tt.body, tt.headers...)
 			p := a.problem(t)
 			if a.status != tt.status {
@@ -298,8 +298,8 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestNoRedirects asks for addresses that a web server likes to redirect from, each with a token in
-// its query, which would stand in the answer and in the log of whatever is on the way.
+// TestNoRedirects requests URLs that web servers often redirect, each with a token in its query. A
+// redirect would repeat the token in the response, and in the logs of proxies.
 func TestNoRedirects(t *testing.T) {
 	e := start(t)
 	for _, path := range []string{
@@ -325,7 +325,7 @@ func TestNoRedirects(t *testing.T) {
 	}
 }
 
-// checkChallenge holds the headers that go with a status.
+// checkChallenge checks the headers that belong to a status.
 func (e *endpoint) checkChallenge(a answer) {
 	e.t.Helper()
 	for status, name := range map[int]string{401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"} {
@@ -346,13 +346,13 @@ func (e *endpoint) checkChallenge(a answer) {
 	}
 }
 
-// TestBadBytes sends what no HTTP client sends. net/http refuses most of it itself.
+// TestBadBytes sends what no HTTP client sends. net/http itself refuses most of it.
 func TestBadBytes(t *testing.T) {
 	e := start(t)
 	host := "Host: " + e.addr + "\r\n"
 	for _, tt := range []struct {
 		name, bytes string
-		status      int // 0: closed without an answer is as good
+		status      int // 0: closing without a response is accepted too
 	}{
 		{"not HTTP", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400},
 		{"no Host", "GET /acl HTTP/1.1\r\n\r\n", 400},
@@ -418,7 +418,7 @@ func TestBadBytes(t *testing.T) {
 	}
 }
 
-// TestPublicURL holds which public URLs make sense.
+// TestPublicURL checks which public URLs are accepted.
 func TestPublicURL(t *testing.T) {
 	for _, tt := range []struct {
 		url       string

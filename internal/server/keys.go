@@ -8,7 +8,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// issueKey answers with the one text that has a key's secret in it.
+// issueKey handles the request for a new access key. Its response is the only one with a key's
+// secret in it.
 func (s *Server) issueKey(x *exchange) error {
 	var req diaspora.AccessKeyRequest
 	if err := readRequest(x, &req); err != nil {

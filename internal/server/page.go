@@ -20,14 +20,14 @@ import (
 //go:embed assets pages
 var files embed.FS
 
-// formPage is what the page with the form shows.
+// formPage is the data of the page with the form.
 type formPage struct {
 	Subject, Topic string
-	TokenInQuery   bool              // the address had a token in its query
+	TokenInQuery   bool              // the URL had a token in its query
 	Problem        *diaspora.Problem // why the last attempt failed
 }
 
-// pages are the templates and the files that they refer to.
+// pages are the templates of the pages, and the files that the pages refer to.
 type pages struct {
 	templates map[string]*template.Template
 	assets    map[string]assetFile
@@ -65,8 +65,8 @@ func loadPages() (*pages, error) {
 	return p, nil
 }
 
-// prose writes the text of a problem as a sentence, with what stands between
-// backquotes as code.
+// prose formats the text of a problem as a sentence in HTML, with the parts between backquotes as
+// code.
 func prose(text string) template.HTML {
 	parts := strings.Split(template.HTMLEscapeString(text), "`")
 	for i := 1; i < len(parts)-1; i += 2 {
@@ -82,8 +82,8 @@ func prose(text string) template.HTML {
 	return template.HTML(html) // escaped above
 }
 
-// write renders the page called name. A template that fails is found before
-// anything is sent.
+// write renders the page called name. It renders to memory first, so that it sends nothing if the
+// template fails.
 func (p *pages) write(x *exchange, status int, name string, data any) {
 	var body bytes.Buffer
 	if err := p.templates[name].Execute(&body, data); err != nil {
@@ -92,7 +92,7 @@ func (p *pages) write(x *exchange, status int, name string, data any) {
 	x.write(status, "text/html; charset=utf-8", body.Bytes())
 }
 
-// asset serves an embedded file; browsers keep it and ask whether it has changed.
+// asset serves an embedded file. Browsers cache it and ask each time whether it has changed.
 func (s *Server) asset(x *exchange) error {
 	a, ok := s.pages.assets[x.r.PathValue("file")]
 	if !ok {

@@ -11,9 +11,8 @@ import (
 	"testing"
 )
 
-// TestCurlCommand pastes the curl command of the answer into a shell, with the
-// token in the environment and with a diaspora command that prints it, and expects
-// the claim that the command came from.
+// TestCurlCommand pastes the curl command of a response into a shell: with the token in the
+// environment, and with a diaspora command that prints it. The command must make the same claim.
 func TestCurlCommand(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil && os.Getenv("CI") == "" {
 		t.Skip("curl is not installed")

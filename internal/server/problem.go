@@ -20,8 +20,8 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// refusal is an error that knows its HTTP status: something that only this
-// package can find wrong with a request. detail and hint are shown as they are.
+// refusal is an error with an HTTP status, for faults of a request that only this package detects.
+// The client sees detail and hint unchanged.
 type refusal struct {
 	status int
 	detail string
@@ -31,7 +31,7 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.detail }
 
-// titles are the conditions in words, by status, with the name of their type.
+// titles are, by status, the name of the problem type and its title.
 var titles = map[int][2]string{
 	http.StatusBadRequest:                  {"invalid", "The request is not valid"},
 	http.StatusUnauthorized:                {"unauthenticated", "Not logged in"},
@@ -51,14 +51,14 @@ var titles = map[int][2]string{
 	http.StatusInternalServerError:         {"internal", "Something went wrong on our side"},
 }
 
-// hints say what to do next where the error itself does not.
+// hints are, by status, the hints for errors that have none of their own.
 var hints = map[int]string{
 	http.StatusUnauthorized:       "Log in again with `diaspora login`, then use a fresh token: `diaspora token` prints it.",
 	http.StatusNotFound:           "`diaspora topic list` shows your topics, `diaspora key list` your access keys.",
 	http.StatusServiceUnavailable: "Try again in a few seconds.",
 }
 
-// routeHints are those that a route gives in place of the ones above.
+// routeHints are the hints of single routes. They take the place of those in hints.
 var routeHints = map[string]map[int]string{
 	"POST /v1/topics":                    {http.StatusServiceUnavailable: repeatClaim},
 	"POST /acl":                          {http.StatusServiceUnavailable: repeatClaim},
@@ -71,13 +71,13 @@ const (
 	mayHaveHappened = "It may have happened: `diaspora admin blocked` says."
 )
 
-// retryAfter is what clients are told to wait, in seconds, when a part of the
-// service cannot be reached.
+// retryAfter is the Retry-After header, in seconds, of an answer that a part of the service is
+// unavailable.
 const retryAfter = "5"
 
-// problemOf turns any error into what the client may know of it. Causes that a
-// client can act on are told in words; outages without the names of our own
-// machines; everything else not at all.
+// problemOf turns an error into what the client may see of it. Causes that the client can act on
+// are shown in full. Outages are shown without the names of our own machines. The cause of any
+// other error is not shown.
 func problemOf(err error) (diaspora.Problem, http.Header) {
 	var p diaspora.Problem
 	header := http.Header{}
@@ -133,8 +133,8 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 	return p, header
 }
 
-// statusOf is [outcome.HTTPStatus], but for what only proxies and logs say: a
-// request that ran out of time, or whose client left, is not our client's fault.
+// statusOf is [outcome.HTTPStatus], except for statuses that are meant for logs and proxies only. A
+// request that ran out of time, or whose client left, is a 503 to the client.
 func statusOf(err error) int {
 	switch status := outcome.HTTPStatus(err); {
 	case titles[status][0] != "":
@@ -146,8 +146,8 @@ func statusOf(err error) int {
 	}
 }
 
-// describe returns err's text, and the topic that it is about. A name that may
-// well be a token in the wrong place stays out of both.
+// describe returns err's text, and the topic that it is about. It leaves a name that may be a
+// misplaced token out of both.
 func describe(err error) (topic, detail, hint string) {
 	if t := (*diaspora.TopicError)(nil); errors.As(err, &t) {
 		if topic = t.Topic; !showable(topic) {
@@ -158,14 +158,14 @@ func describe(err error) (topic, detail, hint string) {
 	return topic, detail, hint
 }
 
-// showable reports whether a topic's name, as somebody typed it, can be repeated:
-// it is a good name, or too short to be a token.
+// showable reports whether a topic name that a client sent may be repeated: it is valid, or too
+// short for a token.
 func showable(name string) bool {
 	return len(name) < 24 || diaspora.ValidTopic(name) == nil
 }
 
-// fail writes every error that a client sees: for browsers as a page, which is the
-// form again if that was sent; for everybody else as application/problem+json.
+// fail writes an error to the client. Browsers get a page, which is the form again if the form was
+// sent. All other clients get application/problem+json, or OAuth's format at the token endpoint.
 func (s *Server) fail(x *exchange, err error) {
 	p, header := problemOf(err)
 	if hint := routeHints[x.route()][p.Status]; hint != "" && p.Hint == hints[p.Status] {
@@ -200,7 +200,7 @@ func (s *Server) fail(x *exchange, err error) {
 	}
 }
 
-// writeJSON writes v indented, since people read it too.
+// writeJSON writes v as indented JSON, because people read it too.
 func (x *exchange) writeJSON(status int, contentType string, v any) {
 	var body bytes.Buffer
 	enc := json.NewEncoder(&body)
@@ -216,5 +216,5 @@ func (x *exchange) write(status int, contentType string, body []byte) {
 	x.Header().Set("Content-Type", contentType)
 	x.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	x.WriteHeader(status)
-	_, _ = x.Write(body) // a client that is gone has lost only its answer
+	_, _ = x.Write(body) // on an error, the client is gone and loses only its response
 }

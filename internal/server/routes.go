@@ -7,30 +7,30 @@ import (
 	"strings"
 )
 
-// A handler answers one kind of request. What it returns is written by
-// [Server.fail]; it must not have written anything itself then.
+// A handler handles the requests of one route. If it returns an error, [Server.fail] writes the
+// response, so the handler must not have written any of it.
 type handler func(*Server, *exchange) error
 
 type route struct {
-	pattern string // of http.ServeMux
+	pattern string // in the syntax of http.ServeMux
 	access  access
 	handle  handler
-	offers  []string // media types that it can answer in, the usual one first; none: it answers as it is
+	offers  []string // media types of the response, the default first; nil if the handler does not choose
 }
 
-// access says how a route learns who is calling.
+// access says how a route authenticates the caller.
 type access int
 
 const (
-	public      access = iota // it does not
-	bearer                    // from Authorization: Bearer, before the handler runs
-	inForm                    // from the form's own fields, by the handler
-	bearerOrKey               // the same, or from the ID and secret of an access key as HTTP Basic
-	oauthClient               // as an OAuth client, by the handler; errors have OAuth's shape
+	public      access = iota // the caller is not authenticated
+	bearer                    // by the Authorization header (Bearer), before the handler runs
+	inForm                    // by the fields of the form, in the handler
+	bearerOrKey               // like bearer, or by the ID and secret of an access key as HTTP Basic
+	oauthClient               // as an OAuth client, in the handler; errors have OAuth's format
 )
 
-// routeTable is every path that the endpoint answers. Whatever is not here is 404,
-// or 405 when the path is here with another method.
+// routeTable lists all routes of the endpoint. Any other path is answered with 404, and a listed
+// path with another method with 405.
 var routeTable = []route{
 	{"GET /{$}", public, (*Server).landing, []string{typeHTML}},
 	{"GET /acl", public, (*Server).showForm, []string{typeHTML}},
@@ -82,11 +82,11 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-// guard puts the checks of rt's kind in front of its handler.
+// guard returns the handler of rt, preceded by the checks for its kind of access.
 func (s *Server) guard(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := w.(*exchange)
-		x.r = r // the mux has filled in the path's values
+		x.r = r // r has the values of the path's wildcards
 		x.oauth = rt.access == oauthClient
 		err := checkShape(rt, r)
 		switch {
@@ -105,9 +105,8 @@ func (s *Server) guard(rt route) http.Handler {
 	})
 }
 
-// checkShape refuses what no request of this kind has: a query where fields
-// belong into the body, a body where nothing reads it, a wish for a format that
-// there is not.
+// checkShape refuses a request with a query where fields belong in the body, with a body that no
+// handler would read, or that accepts only formats in which the route cannot answer.
 func checkShape(rt route, r *http.Request) error {
 	if rt.access != public && r.URL.RawQuery != "" {
 		return queryRefusal(rt, r.URL.RawQuery)
@@ -121,8 +120,8 @@ func checkShape(rt route, r *http.Request) error {
 	return nil
 }
 
-// queryRefusal says where the fields belong that are in a query, and what to do if one of them
-// may be a token.
+// queryRefusal says where the fields of a query belong, and what to do if one of them may be a
+// token.
 func queryRefusal(rt route, query string) error {
 	why := &refusal{status: http.StatusBadRequest, detail: "this address takes no query parameters"}
 	switch {
@@ -139,8 +138,8 @@ func queryRefusal(rt route, query string) error {
 	return why
 }
 
-// mayHaveToken reports whether a query has a field that is named like a secret, or anything as long
-// as one where no subject or topic is.
+// mayHaveToken reports whether a query may hold a token: because a field is named like a secret,
+// because a field's name is as long as a token, or because the value of a field other than topic is.
 func mayHaveToken(query string) bool {
 	values, err := url.ParseQuery(query)
 	if err != nil {
@@ -160,7 +159,8 @@ func mayHaveToken(query string) bool {
 	return false
 }
 
-// minTokenBytes is more than a subject has, which is a UUID, and less than a token.
+// minTokenBytes is larger than the length of a subject, which is a UUID, and smaller than that of
+// any token.
 const minTokenBytes = 37
 
 func (s *Server) refuse(why refusal) http.Handler {

@@ -25,7 +25,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
-// pipes is a listener in memory, so that synctest's clock drives every timeout.
+// pipes is a listener in memory, so that synctest's clock controls every timeout.
 type pipes struct {
 	conns chan net.Conn
 	once  sync.Once
@@ -75,8 +75,8 @@ type pipeAddr struct{}
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "pipe" }
 
-// serve runs a server on pipes. Its stop waits for the server and returns what
-// Serve returned.
+// serve runs a server on pipes. The function stop waits for the server and returns the result of
+// Serve.
 func serve(t *testing.T, change func(*Config)) (p *pipes, stop func() error) {
 	t.Helper()
 	cfg := Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"}
@@ -114,7 +114,7 @@ func get(t *testing.T, conn net.Conn, request string) int {
 	return resp.StatusCode
 }
 
-// untilClosed returns how long the server keeps conn while say sends to it.
+// untilClosed returns how long the server keeps conn open while say sends to it.
 func untilClosed(conn net.Conn, say func(net.Conn)) time.Duration {
 	begun := time.Now()
 	var wg sync.WaitGroup
@@ -179,7 +179,7 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// TestAnswerIsNotRead holds that a client which does not read its answer is cut off.
+// TestAnswerIsNotRead checks that a client that does not read its response is disconnected.
 func TestAnswerIsNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stop := serve(t, nil)
@@ -198,7 +198,7 @@ func TestAnswerIsNotRead(t *testing.T) {
 	})
 }
 
-// stuckClaims wait as long as they may.
+// stuckClaims wait until their context ends.
 type stuckClaims struct{ Claims }
 
 func (stuckClaims) Topics(ctx context.Context, _ string) ([]diaspora.Topic, error) {
@@ -206,8 +206,8 @@ func (stuckClaims) Topics(ctx context.Context, _ string) ([]diaspora.Topic, erro
 	return nil, ctx.Err()
 }
 
-// TestClaimTimeout holds that a cluster which does not answer makes an answer that
-// says so, before the connection's own time is up.
+// TestClaimTimeout checks that the client gets a response that says so if the cluster does not
+// answer, before the connection's own timeout.
 func TestClaimTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stop := serve(t, withClaims(stuckClaims{}))
@@ -226,7 +226,7 @@ func TestClaimTimeout(t *testing.T) {
 	})
 }
 
-// TestPanicInTheMiddle holds that half an answer does not end as if it were whole.
+// TestPanicInTheMiddle checks that half a response does not look like a complete one.
 func TestPanicInTheMiddle(t *testing.T) {
 	srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
 	if err != nil {
@@ -241,14 +241,14 @@ func TestPanicInTheMiddle(t *testing.T) {
 	srv.ServeHTTP(brokenWriter{http.Header{}}, r)
 }
 
-// brokenWriter panics once the header is out.
+// brokenWriter panics after the header was sent.
 type brokenWriter struct{ header http.Header }
 
 func (w brokenWriter) Header() http.Header       { return w.header }
 func (w brokenWriter) Write([]byte) (int, error) { panic("out of order") }
 func (w brokenWriter) WriteHeader(int)           {}
 
-// TestMaxConns holds that connections beyond the limit wait until one is done with.
+// TestMaxConns checks that connections above the limit wait until another one is closed.
 func TestMaxConns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		held := &heldClaims{emptyClaims{}, make(chan struct{}), make(chan struct{})}
@@ -280,8 +280,8 @@ func TestMaxConns(t *testing.T) {
 	})
 }
 
-// TestIdleConnsMakeRoom holds that a connection on which nothing is asked does not
-// keep others waiting, and that it is the one that has been idle longest that goes.
+// TestIdleConnsMakeRoom checks that idle connections do not keep others waiting, and that the one
+// that has been idle for the longest time is closed first.
 func TestIdleConnsMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stop := serve(t, func(cfg *Config) { cfg.MaxConns = 3 })
@@ -316,8 +316,8 @@ func TestIdleConnsMakeRoom(t *testing.T) {
 	})
 }
 
-// TestHalfRequests: requests that do not arrive hold up neither others nor others of
-// their address, whether somebody has signed in for them or not.
+// TestHalfRequests: requests that do not arrive completely must not delay other clients, not even
+// those at the same address, whether the half requests are authenticated or not.
 func TestHalfRequests(t *testing.T) {
 	const post = "POST /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
 	for name, half := range map[string]string{
@@ -358,7 +358,7 @@ func TestHalfRequests(t *testing.T) {
 						t.Errorf("%s gets %d", address, status)
 					}
 				}
-				early := dial("192.0.2.20:1") // its request comes during the flood
+				early := dial("192.0.2.20:1") // its request arrives during the flood
 				flood(8)
 				for _, address := range []string{"192.0.2.9:2", "192.0.2.1:998"} {
 					if status := get(t, dial(address), getForm); status != 200 {
@@ -402,7 +402,8 @@ func TestForgedProxyHeader(t *testing.T) {
 	})
 }
 
-// TestProxiesAreExempt: the connections of a trusted proxy are those of many people.
+// TestProxiesAreExempt: the connections of a trusted proxy come from many people, and are not
+// limited by address.
 func TestProxiesAreExempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stop := serve(t, func(cfg *Config) {
@@ -430,7 +431,7 @@ type emptyClaims struct{ Claims }
 
 func (emptyClaims) Topics(context.Context, string) ([]diaspora.Topic, error) { return nil, nil }
 
-// heldClaims holds every list until released.
+// heldClaims delays every list until it is released.
 type heldClaims struct {
 	Claims
 	entered, release chan struct{}
@@ -444,13 +445,12 @@ func (h *heldClaims) Topics(context.Context, string) ([]diaspora.Topic, error) {
 
 const listTopics = "GET /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + adaBearer + "\r\n\r\n"
 
-// TestDrain holds that a request under way gets its answer, that one which takes
-// too long is cut off with an error, and that idle and silent connections do not
-// hold up the stop.
+// TestDrain checks that a request in flight gets its response, that one that takes too long is cut
+// off with an error, and that idle and silent connections do not delay the stop.
 func TestDrain(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		release time.Duration // after the stop
+		release time.Duration // after the server was told to stop
 		clean   bool
 		took    time.Duration
 	}{
@@ -508,7 +508,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestServeFails holds that a listener which fails is an error.
+// TestServeFails checks that Serve returns an error if the listener fails.
 func TestServeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
@@ -523,7 +523,7 @@ func TestServeFails(t *testing.T) {
 	})
 }
 
-// brokenClaims fails in ways that no Claims should.
+// brokenClaims returns errors that no Claims should return.
 type brokenClaims struct {
 	Claims
 	err error
@@ -536,8 +536,8 @@ func (b brokenClaims) Topics(context.Context, string) ([]diaspora.Topic, error) 
 	return nil, b.err
 }
 
-// TestInternalErrors holds that clients learn nothing of our insides, while the
-// diagnostics have the cause, and that neither has the token.
+// TestInternalErrors checks that clients learn nothing of internal causes, that the diagnostics
+// have the cause, and that neither has the token.
 func TestInternalErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -572,8 +572,8 @@ func TestInternalErrors(t *testing.T) {
 	}
 }
 
-// TestHealthIsShared holds that the parts are asked once a second, however many
-// ask, and that one which hangs makes the answer late and bad, but not missing.
+// TestHealthIsShared checks that each part is checked at most once a second, however many clients
+// ask. A check that hangs must make the response late and bad, but not missing.
 func TestHealthIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -625,8 +625,8 @@ func TestHealthIsShared(t *testing.T) {
 	})
 }
 
-// TestFailedAuthentications holds that a client which fails too often is not
-// heard for a while, and that others are, those at its address included.
+// TestFailedAuthentications checks that a client with too many failures is refused for a while, and
+// that others are not, even at its address.
 func TestFailedAuthentications(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
@@ -652,7 +652,7 @@ func TestFailedAuthentications(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fresh := func() string { return "dev-at-fresh-" + rand.Text() } // good, and never seen before
+		fresh := func() string { return "dev-at-fresh-" + rand.Text() } // valid, and never seen before
 		guess := func() string { return "dev-at-guess-" + rand.Text() }
 		ask := func(remote, forwarded, token string) int {
 			r, _ := http.NewRequest("GET", "http://127.0.0.1/v1/topics", nil)
@@ -669,13 +669,13 @@ func TestFailedAuthentications(t *testing.T) {
 			t.Fatalf("a good token: %d", status)
 		}
 
-		// A program goes on with one bad token.
+		// A program keeps using one bad token.
 		for i := range admission.DefaultBurst {
 			if status := ask("192.0.2.1:1000", "", expiredToken); status != 401 {
 				t.Fatalf("attempt %d: %d, want 401", i, status)
 			}
 		}
-		ask("192.0.2.1:1000", "", expiredToken) // the first one was new, and so is not counted with the others
+		ask("192.0.2.1:1000", "", expiredToken) // the first one was new, so it is counted separately
 		before := asked.Load()
 		if status := ask("192.0.2.1:1001", "", expiredToken); status != 429 {
 			t.Errorf("after %d failures: %d, want 429", admission.DefaultBurst, status)
@@ -707,7 +707,7 @@ func TestFailedAuthentications(t *testing.T) {
 			t.Errorf("another address of the same /64: %d, want 429", status)
 		}
 
-		// Many guess at once, with Globus taking its time.
+		// Many guess at once, while Globus Auth is slow.
 		slow.Store(int64(time.Second))
 		before = asked.Load()
 		var flood sync.WaitGroup
@@ -731,7 +731,7 @@ func TestFailedAuthentications(t *testing.T) {
 			t.Errorf("the neighbour once their token is revoked: %d, want 401", first)
 		}
 
-		// An outage is no reason to ask about any number of guesses.
+		// During an outage the number of guesses is limited too.
 		began := time.Now()
 		before = asked.Load()
 		for range 5 * admission.DefaultBurst {
@@ -754,7 +754,7 @@ func (f authenticatorFunc) Authenticate(ctx context.Context, token globus.Secret
 	return f(ctx, token)
 }
 
-// statusWriter keeps the status only.
+// statusWriter records the status only.
 type statusWriter struct {
 	header http.Header
 	status int
@@ -764,7 +764,7 @@ func (w *statusWriter) Header() http.Header         { return w.header }
 func (w *statusWriter) Write(b []byte) (int, error) { return len(b), nil }
 func (w *statusWriter) WriteHeader(status int)      { w.status = status }
 
-// TestHosts holds which names a request may come for.
+// TestHosts checks under which host names requests are accepted.
 func TestHosts(t *testing.T) {
 	for _, tt := range []struct {
 		public string
@@ -832,7 +832,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestEmptyList holds that nothing is listed as [] and not as null.
+// TestEmptyList checks that an empty list is encoded as [] and not as null.
 func TestEmptyList(t *testing.T) {
 	e := start(t, withClaims(emptyClaims{}))
 	if a := e.do("GET", "/v1/topics", "", "Authorization", adaBearer); !strings.Contains(a.body, `"topics": []`) {
@@ -840,8 +840,7 @@ func TestEmptyList(t *testing.T) {
 	}
 }
 
-// TestEveryRouteAsks walks the table of routes: whatever the API has, it does not
-// do for strangers.
+// TestEveryRouteAsks checks that every route of the API requires authentication.
 func TestEveryRouteAsks(t *testing.T) {
 	e := start(t, withTokens)
 	open := 0

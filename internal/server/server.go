@@ -1,15 +1,17 @@
-// Package server is the ACL endpoint: where people and programs claim topics,
-// and where a client learns all that it needs to know of a fabric.
+// Package server is the ACL endpoint, the HTTP server of a fabric. People and programs claim topics
+// and create access keys there, and clients find out how to reach the fabric.
 //
-// It has two faces with one set of rules behind them. GET /acl is a form and
-// POST /acl answers it, for browsers and for curl; /v1 is the same for programs.
-// Every request walks the same way: admit (host, sizes, cross-site) → route →
-// authenticate → handler → answer, or fail, which writes every error. Who may do
-// what is decided by [Claims] alone; the pages do nothing that the API cannot do.
-// /v1/token is OAuth's, and has OAuth's shapes.
+// It has two interfaces with the same rules: GET /acl shows a form, which POST /acl handles, for
+// browsers and curl; /v1 is the JSON API for programs. The pages do nothing that the API cannot do.
+// /v1/token is an OAuth token endpoint, with requests and errors in OAuth's format.
 //
-// A token that comes in never goes out again: it is in no page, log line, error
-// or link that this package writes.
+// Every request takes the same path: admit (host, sizes, cross-site) → route → authenticate →
+// handler → answer. Each error is written by one function, fail. [Claims] alone decides who may do
+// what. Start reading at routes.go, which has the table of routes, and exchange.go, where ServeHTTP
+// is.
+//
+// A token that a client has sent is never sent back: this package writes it into no page, log line,
+// error or link.
 package server
 
 import (
@@ -33,21 +35,22 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
-// The bounds of one request. Everything beyond them is refused before it is read.
+// The limits of one request.
 const (
 	maxBodyBytes   = 64 << 10
 	maxTargetBytes = 8 << 10  // path and query
-	maxHeaderBytes = 16 << 10 // beyond it 431 in our shape
-	hardHeaderSize = 28 << 10 // beyond it, and the 4 KiB that net/http adds, its bare 431
+	maxHeaderBytes = 16 << 10 // above it, the request is refused with status 431 in our format
+	hardHeaderSize = 28 << 10 // above it, and the 4 KiB that net/http adds, net/http itself answers 431 in plain text
 
-	headerTimeout = 5 * time.Second  // a client that sends its header slower is cut off
-	readTimeout   = 15 * time.Second // header and body together
-	claimTimeout  = 30 * time.Second // a claim waits until its ACLs hold on every broker
+	headerTimeout = 5 * time.Second  // limit for the header of a request
+	readTimeout   = 15 * time.Second // limit for header and body together
+	claimTimeout  = 30 * time.Second // a claim waits until its ACLs are in effect on every broker
 	writeTimeout  = readTimeout + claimTimeout + 15*time.Second
 	idleTimeout   = 60 * time.Second
 )
 
-// Claims are the rules of who owns what. [claims.Service] is the one that counts.
+// Claims are the rules about topics, access keys and blocked subjects. The real implementation is
+// [claims.Service].
 //
 // [claims.Service]: https://pkg.go.dev/github.com/diaspora-streams/diaspora/internal/claims#Service
 type Claims interface {
@@ -67,69 +70,70 @@ type Claims interface {
 	Blocked(ctx context.Context, by string) ([]diaspora.Blocked, error)
 }
 
-// Tokens exchanges the ID and the secret of an access key for a token that the
-// gateway takes. Its errors are as those of an [Authenticator].
+// Tokens exchanges the ID and the secret of an access key for a token that the gateway accepts. Its
+// errors are those of an [Authenticator].
 type Tokens interface {
 	Exchange(ctx context.Context, keyID string, secret globus.Secret) (globus.Token, error)
 }
 
-// Authenticator says whose an access token is. A token that is not good makes it
-// return an error that is [globus.ErrRefused]; not being able to tell makes it
-// return one that is [globus.ErrUnavailable] or, until somebody mends that,
-// [globus.ErrMisconfigured]. Neither is ever taken for a refusal.
+// Authenticator finds out whose an access token is. The error for a token that is not valid wraps
+// [globus.ErrRefused]. If the Authenticator cannot tell, the error wraps [globus.ErrUnavailable]
+// or, if an operator has to fix something first, [globus.ErrMisconfigured]. The server does not
+// treat these two as a refusal.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error)
 }
 
-// Config says what a [Server] serves.
+// Config configures a [Server].
 type Config struct {
-	// Claims decides. Required.
+	// Claims makes the decisions. Required.
 	Claims Claims
 
-	// Authenticator tells who is calling. Required.
+	// Authenticator authenticates access tokens. Required.
 	Authenticator Authenticator
 
-	// Tokens makes the tokens of /v1/token. Nil: there are none, and /v1/token is
-	// not found.
+	// Tokens creates the tokens of /v1/token. If it is nil, /v1/token answers 404.
 	Tokens Tokens
 
 	// Discovery is the answer of /.well-known/diaspora.
 	Discovery diaspora.Discovery
 
-	// PublicURL is how clients reach the server, for instance
-	// https://diaspora.example.org or http://127.0.0.1:9090; links and commands
-	// on the pages begin with it. Required; scheme and host only.
+	// PublicURL is the address at which clients reach the server, for example
+	// https://diaspora.example.org or http://127.0.0.1:9090. Links and commands on the pages begin
+	// with it. It has a scheme and a host only. Required.
 	PublicURL string
 
-	// Hosts are further names, as host or host:port, that requests may come for.
-	// Any other name is refused, so that no foreign web page can rebind its own
-	// name to this server. The host of PublicURL is always good; if that is a
-	// loopback address, so are the other names of loopback with its port.
+	// Hosts are further names, as host or host:port, under which clients may reach the server.
+	// Requests for any other name are refused. Otherwise another web page could point its own name
+	// at this server (DNS rebinding). The host of PublicURL is always accepted. If that is a
+	// loopback address, so are the other loopback names with its port.
 	Hosts []string
 
-	// InsecureAllowPlaintext permits a PublicURL of http:// that is not loopback.
-	// Tokens then cross the network in the clear.
+	// InsecureAllowPlaintext permits an http:// PublicURL that is not loopback. Tokens then cross
+	// the network in the clear.
 	InsecureAllowPlaintext bool
 
-	// TrustedProxies are the addresses whose X-Forwarded-For is believed, when
-	// failed authentications are counted by client. Default: none.
+	// TrustedProxies are the addresses of proxies whose X-Forwarded-For header is trusted, when
+	// failed authentications are counted by client. Their connections are not limited by address.
+	// Default: none.
 	TrustedProxies []netip.Prefix
 
-	// TLS is what Serve offers. Nil serves plaintext: on loopback, or behind a
-	// proxy that ends TLS.
+	// TLS is the configuration for Serve. If it is nil, Serve uses plaintext, for loopback or
+	// behind a proxy that terminates TLS.
 	TLS *tls.Config
 
-	// Ready are the parts that /healthz asks, by name; nil means well.
+	// Ready are the checks of /healthz, by the name of the part. A check returns nil if the part
+	// works.
 	Ready map[string]func(context.Context) error
 
-	// DrainTimeout bounds how long Serve waits for requests under way once it is
-	// told to stop. Default: 10 s.
+	// DrainTimeout limits how long Serve waits for requests in flight when it stops. Default: 10 s.
 	DrainTimeout time.Duration
 
-	// MaxConns bounds the connections served at once, and a quarter of it those of one
-	// address, unless it is a trusted proxy's. Idle ones make room for new ones, and then those
-	// whose request has not arrived or is not known to come from anybody, of the address that
-	// has most of them; where there are none, more wait. Default: 1024.
+	// MaxConns limits the connections that are open at the same time. One address may have a
+	// quarter of them, unless it is a trusted proxy. When the limit is reached, Serve closes idle
+	// connections first. Then it closes connections whose request has not arrived completely or is
+	// not authenticated, beginning with the address that has most of them. If there are none, new
+	// connections wait. Default: 1024.
 	MaxConns int
 
 	// Diagnostics receives the access log and the cause of every internal error.
@@ -137,8 +141,8 @@ type Config struct {
 	Diagnostics *slog.Logger
 }
 
-// Server is the ACL endpoint. It is an [http.Handler], and [Server.Serve] runs
-// it on a listener with the limits that a public endpoint needs.
+// Server is the ACL endpoint. It is an [http.Handler]. [Server.Serve] runs it on a listener with
+// the limits that a public endpoint needs.
 type Server struct {
 	cfg       Config
 	public    *url.URL
@@ -151,10 +155,10 @@ type Server struct {
 	health    healthCache
 	log       *slog.Logger
 
-	misconfiguredOften rate.Sometimes // for what each request would tell until somebody mends it
+	misconfiguredOften rate.Sometimes // for an error that every request would log until an operator fixes it
 }
 
-// New returns the ACL endpoint. It fails only when cfg makes no sense.
+// New returns the ACL endpoint. It fails only if cfg is not valid.
 func New(cfg Config) (*Server, error) {
 	if cfg.Claims == nil || cfg.Authenticator == nil {
 		return nil, fmt.Errorf("server: Claims and Authenticator are required: %w", diaspora.ErrInvalid)
@@ -195,7 +199,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// CheckPublicURL says what is wrong with a [Config.PublicURL].
+// CheckPublicURL returns what is wrong with a [Config.PublicURL], or nil.
 func CheckPublicURL(raw string, allowPlaintext bool) error {
 	_, err := parsePublicURL(raw, allowPlaintext)
 	return err
@@ -217,9 +221,9 @@ func parsePublicURL(raw string, allowPlaintext bool) (*url.URL, error) {
 	return &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
 }
 
-// Serve answers requests on l until ctx ends, then lets those under way finish
-// and returns nil. It returns an error when l fails, or when requests under way
-// had to be cut off after [Config.DrainTimeout]. It closes l.
+// Serve handles requests on l until ctx ends. Then it waits for requests in flight and returns nil.
+// It returns an error if l fails, or if requests had to be cut off after [Config.DrainTimeout]. It
+// closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	conns := newConns(s.cfg.MaxConns, s.trusts)
 	srv := &http.Server{
@@ -233,11 +237,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ConnContext:       inContext,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 
-		DisableGeneralOptionsHandler: true, // our own refusal has our shape and headers
+		DisableGeneralOptionsHandler: true, // so that our own answer, with our format and headers, is sent instead
 	}
 	l = conns.limit(l)
 	if s.cfg.TLS != nil {
-		l = tls.NewListener(l, s.cfg.TLS) // outermost, or net/http does not see that it is TLS
+		l = tls.NewListener(l, s.cfg.TLS) // outermost, because net/http recognizes TLS by the connection's type
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()

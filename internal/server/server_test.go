@@ -22,8 +22,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
-// The tokens of the tests. All contain canary, so that one search of everything
-// that went out finds any leak.
+// The tokens of the tests. All contain canary, so that a single search of everything that was sent
+// finds any leak.
 const (
 	canary       = "CANARY7f3a9c0e15b2d4"
 	adaToken     = "dev-at-ada-" + canary
@@ -33,13 +33,13 @@ const (
 	misconToken  = "dev-at-miscon-" + canary
 	narrowToken  = "dev-at-narrow-" + canary
 	nobodyToken  = "dev-at-nobody-" + canary
-	nameToken    = "Ag" + canary + "x9" // as Globus's own, it could be a topic's name
+	nameToken    = "Ag" + canary + "x9" // has the form of Globus's own tokens, but could be a topic name
 
 	ada = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f01"
 	bob = "8d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9f02"
 )
 
-// identities authenticates the tokens of the tests.
+// identities authenticates the tests' tokens.
 type identities struct{}
 
 func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.TokenInfo, error) {
@@ -60,7 +60,7 @@ func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.T
 	return globus.TokenInfo{}, &globus.RefusedError{Reason: "the access token has expired"}
 }
 
-// openClaims opens the real claims over a broker of their own, in memory.
+// openClaims opens a real claims.Service on a broker of its own, in memory.
 func openClaims(t *testing.T) *claims.Service {
 	t.Helper()
 	b, err := broker.Open(broker.Config{Advertise: "127.0.0.1:9092"})
@@ -79,7 +79,7 @@ func openClaims(t *testing.T) *claims.Service {
 	return service
 }
 
-// logBuffer keeps diagnostics for the search at the test's end.
+// logBuffer collects diagnostics, to be searched at the end of the test.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -103,15 +103,14 @@ type endpoint struct {
 	url     string
 	addr    string
 	logs    *logBuffer
-	secrets []string // what must not come out
+	secrets []string // must not appear in any response or log
 }
 
-// withClaims makes an endpoint serve c. Without it, an endpoint has no claims, and
-// asking for them fails the test.
+// withClaims makes an endpoint use c. An endpoint without it fails the test when claims are used.
 func withClaims(c Claims) func(*Config) { return func(cfg *Config) { cfg.Claims = c } }
 
-// start serves the ACL endpoint on loopback until the test ends, which then
-// fails if a token came out anywhere.
+// start serves the ACL endpoint on loopback until the test ends. The test then fails if a token
+// leaked anywhere.
 func start(t *testing.T, changes ...func(*Config)) *endpoint {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -149,7 +148,7 @@ func start(t *testing.T, changes ...func(*Config)) *endpoint {
 	return e
 }
 
-// leaks reports whether text has a secret in it.
+// leaks reports whether text contains a secret.
 func (e *endpoint) leaks(text string) bool {
 	return slices.ContainsFunc(e.secrets, func(secret string) bool { return strings.Contains(text, secret) })
 }
@@ -189,13 +188,14 @@ func (e *endpoint) do(method, target, body string, headers ...string) answer {
 	return a
 }
 
-// client follows no redirects and keeps no connections, so that each request is on its own.
+// client does not follow redirects and does not reuse connections, so that each request is
+// independent.
 var client = &http.Client{
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true},
 }
 
-// checkAnswer holds for every answer whatsoever.
+// checkAnswer checks what must be true of every response.
 func (e *endpoint) checkAnswer(what string, a answer) {
 	e.t.Helper()
 	if e.leaks(a.body) || e.leaks(fmt.Sprint(a.header)) {
@@ -287,7 +287,7 @@ func TestClaimListShowRelease(t *testing.T) {
 	}
 }
 
-// TestShowIdentity holds that a token's owner can ask whose it is.
+// TestShowIdentity checks that the owner of a token can find out whose it is.
 func TestShowIdentity(t *testing.T) {
 	e := start(t)
 	a := e.do("GET", "/v1/identity", "", "Authorization", "Bearer "+adaToken)
@@ -353,8 +353,8 @@ func TestDiscoveryHealthLanding(t *testing.T) {
 	}
 }
 
-// TestShowForm holds that the form is filled from the query but for the token,
-// which only the page's script reads.
+// TestShowForm checks that the query fills in the form, except for the token, which only the page's
+// script reads.
 func TestShowForm(t *testing.T) {
 	e := start(t)
 	a := e.do("GET", "/acl?subject="+ada+"&topic=weather&utm_source=mail", "")
@@ -377,8 +377,8 @@ func TestShowForm(t *testing.T) {
 	}
 }
 
-// TestAssets holds that the page's files come with their types, and that browsers
-// need to load them once only.
+// TestAssets checks that the page's files have the right types, and that browsers load them only
+// once.
 func TestAssets(t *testing.T) {
 	e := start(t)
 	for name, contentType := range assetTypes {
@@ -443,8 +443,8 @@ func (c nobodysClaims) Blocked(context.Context, string) ([]diaspora.Blocked, err
 func (c nobodysClaims) Unblock(context.Context, string, string) error { return c.called() }
 func (c nobodysClaims) Release(context.Context, string, string) error { return c.called() }
 
-// TestQueries: who puts fields into the address is told where they belong, and of tokens only if
-// one may have been among them.
+// TestQueries: a client that puts fields into the URL is told where they belong. It is told about
+// tokens only if one of the fields may be one.
 func TestQueries(t *testing.T) {
 	e := start(t)
 	long := adaToken + adaToken // as long as Globus makes them

@@ -27,8 +27,8 @@ func invalidRequest(detail string) error {
 	return &oauthError{refusal{status: http.StatusBadRequest, detail: detail}, "invalid_request"}
 }
 
-// invalidClient is a 401 for those who said who they are, and for those who did
-// not; either may be told how it is done.
+// invalidClient returns a 401 that says how to authenticate, for clients whose credentials are
+// wrong or missing.
 func invalidClient(detail string) error {
 	return &oauthError{refusal{
 		status: http.StatusUnauthorized,
@@ -40,7 +40,7 @@ func invalidClient(detail string) error {
 // basicChallenge asks for the ID and the secret of an access key.
 var basicChallenge = http.Header{"Www-Authenticate": {`Basic realm="diaspora", charset="UTF-8"`}}
 
-// tokenAnswer is the success of the token endpoint (RFC 6749 section 5.1).
+// tokenAnswer is a successful response of the token endpoint (RFC 6749 section 5.1).
 type tokenAnswer struct {
 	AccessToken string `json:"access_token"`
 	TokenType   string `json:"token_type"`
@@ -48,10 +48,9 @@ type tokenAnswer struct {
 	Scope       string `json:"scope"`
 }
 
-// exchangeKey answers the client credentials grant (RFC 6749 section 4.4): an
-// access key's ID and secret for a token that the gateway takes. What a client
-// asks for as scope makes no difference, since the key says what it is good for;
-// the answer says what that is.
+// exchangeKey handles the client credentials grant (RFC 6749 section 4.4): it exchanges an access
+// key's ID and secret for a token that the gateway accepts. It ignores the requested scope, because
+// the key decides what the token is good for. The response says what that is.
 func (s *Server) exchangeKey(x *exchange) error {
 	if s.cfg.Tokens == nil {
 		return &refusal{status: http.StatusNotFound, detail: "this fabric does not exchange access keys for tokens", hint: "Use SASL/PLAIN."}
@@ -64,7 +63,7 @@ func (s *Server) exchangeKey(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	x.token = secret // so that it is concealed wherever it gets
+	x.token = secret // so that it is concealed in logs and responses
 	switch grant := form.Get("grant_type"); grant {
 	case "client_credentials":
 	case "":
@@ -80,14 +79,14 @@ func (s *Server) exchangeKey(x *exchange) error {
 	end(admission.OutcomeOf(err))
 	refused := (*globus.RefusedError)(nil)
 	switch {
-	case errors.As(err, &refused) && refused.Hint != "": // no guess: the key is good
+	case errors.As(err, &refused) && refused.Hint != "": // not counted as a guess, because the key itself is valid
 		return &oauthError{refusal{status: http.StatusBadRequest, detail: refused.Reason, hint: refused.Hint}, "unauthorized_client"}
 	case refused != nil:
 		return invalidClient(refused.Reason)
 	case err != nil:
 		return err
 	}
-	x.Header().Set("Pragma", "no-cache") // RFC 6749 wants it besides no-store
+	x.Header().Set("Pragma", "no-cache") // RFC 6749 requires it in addition to no-store
 	x.writeJSON(http.StatusOK, typeJSON, tokenAnswer{
 		AccessToken: token.AccessToken.Reveal(),
 		TokenType:   "Bearer",
@@ -97,8 +96,8 @@ func (s *Server) exchangeKey(x *exchange) error {
 	return nil
 }
 
-// readTokenForm reads the body of a token request. Fields that nobody knows are
-// ignored, as RFC 6749 section 3.2 says, and none may be there twice.
+// readTokenForm reads the body of a token request. As RFC 6749 section 3.2 requires, it ignores
+// unknown fields and refuses repeated ones.
 func readTokenForm(x *exchange) (url.Values, error) {
 	body, _, err := readBody(x, typeForm)
 	if err != nil {
@@ -116,8 +115,8 @@ func readTokenForm(x *exchange) (url.Values, error) {
 	return form, nil
 }
 
-// clientCredentials returns what a client says of itself, in the header
-// (client_secret_basic) or in the form (client_secret_post), and not in both.
+// clientCredentials returns the client's ID and secret, from the header (client_secret_basic) or
+// from the form (client_secret_post). It refuses a request that has both.
 func clientCredentials(x *exchange, form url.Values) (id string, secret globus.Secret, err error) {
 	inForm := form.Has("client_secret")
 	headers := x.r.Header["Authorization"]
@@ -143,9 +142,9 @@ func clientCredentials(x *exchange, form url.Values) (id string, secret globus.S
 	return id, secret, nil
 }
 
-// basicCredentials reads HTTP Basic as OAuth has it: both parts are encoded as in
-// forms (RFC 6749 section 2.3.1). Clients that send them bare mean the same, for
-// keys have nothing in them that would be encoded.
+// basicCredentials decodes HTTP Basic as OAuth defines it: both parts are form-encoded (RFC 6749
+// section 2.3.1). Clients that do not encode them send the same, because keys have no characters
+// that would be encoded.
 func basicCredentials(header string) (id string, secret globus.Secret, err error) {
 	malformed := invalidClient("the Authorization header is not HTTP Basic with the ID and the secret of an access key")
 	scheme, encoded, _ := strings.Cut(header, " ")
@@ -165,7 +164,7 @@ func basicCredentials(header string) (id string, secret globus.Secret, err error
 	return id, globus.Secret(plain), nil
 }
 
-// failOAuth writes an error in the shape of RFC 6749 section 5.2.
+// failOAuth writes an error in the format of RFC 6749 section 5.2.
 func (x *exchange) failOAuth(p diaspora.Problem, err error) {
 	code := ""
 	var known *oauthError
@@ -189,7 +188,7 @@ func (x *exchange) failOAuth(p diaspora.Problem, err error) {
 	}{code, asciiText(description)})
 }
 
-// asciiText leaves of a text what error_description may have.
+// asciiText replaces the characters that are not allowed in error_description.
 func asciiText(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

@@ -21,7 +21,7 @@ const (
 	keyToken  = "eyJ.token-for-a-key.sig"
 )
 
-// exchange is a Tokens that knows one key.
+// exchange is a Tokens that knows a single key.
 type exchanger struct{}
 
 func (exchanger) Exchange(_ context.Context, id string, secret globus.Secret) (globus.Token, error) {
@@ -50,7 +50,7 @@ func tokenForm(pairs ...string) string {
 	return form.Encode()
 }
 
-// TestExchangeKey asks for a token in every way that RFC 6749 has for it.
+// TestExchangeKey requests a token in every way that RFC 6749 allows.
 func TestExchangeKey(t *testing.T) {
 	e := start(t, withTokens)
 	inForm := tokenForm("client_id", keyID, "client_secret", keySecret)
@@ -88,8 +88,8 @@ func TestExchangeKey(t *testing.T) {
 	}
 }
 
-// TestExchangeRefuses holds the errors of the token endpoint, which have OAuth's
-// shape and never what was sent.
+// TestExchangeRefuses checks the errors of the token endpoint. They have OAuth's format, and repeat
+// nothing that was sent.
 func TestExchangeRefuses(t *testing.T) {
 	good := []string{"Content-Type", typeForm, "Authorization", basicAuth(keyID, keySecret)}
 	form := []string{"Content-Type", typeForm}
@@ -166,8 +166,8 @@ func TestExchangeRefuses(t *testing.T) {
 	}
 }
 
-// TestExchangeBudget: who guesses keys is told to wait, and a key that is known to
-// be good is let through all the same.
+// TestExchangeBudget: a client that guesses keys is told to wait. A key that is known to be valid
+// is accepted all the same.
 func TestExchangeBudget(t *testing.T) {
 	e := start(t, withTokens)
 	ask := func(secret string) int {
@@ -191,7 +191,7 @@ func TestExchangeBudget(t *testing.T) {
 	}
 }
 
-// TestKeysAPI takes a key through the API, from making to revoking.
+// TestKeysAPI follows a key through the API, from its creation to its revocation.
 func TestKeysAPI(t *testing.T) {
 	service := openClaims(t)
 	e := start(t, withClaims(service))
@@ -201,7 +201,7 @@ func TestKeysAPI(t *testing.T) {
 	if err := json.Unmarshal([]byte(a.body), &key); err != nil || a.status != 201 || key.Secret == "" || a.header.Get("Location") != "/v1/keys/"+key.ID {
 		t.Fatalf("create: %d %v %v\n%s", a.status, err, a.header, strings.ReplaceAll(a.body, key.Secret.Reveal(), "(secret)"))
 	}
-	e.secrets = append(e.secrets, key.Secret.Reveal()) // from here on it is nowhere
+	e.secrets = append(e.secrets, key.Secret.Reveal()) // from here on it must appear nowhere
 	if got, err := service.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil || got.Owner != ada {
 		t.Errorf("the key is %+v, %v", got, err)
 	}
@@ -235,8 +235,8 @@ func TestKeysAPI(t *testing.T) {
 	}
 }
 
-// TestKeyShowsKeys signs in with an access key itself: it can show its owner's keys, also those that
-// have ended, and do nothing else.
+// TestKeyShowsKeys signs in with an access key. It may show its owner's keys, including those that
+// have ended, and nothing else.
 func TestKeyShowsKeys(t *testing.T) {
 	service := openClaims(t)
 	e := start(t, withClaims(service))
