@@ -13,7 +13,7 @@ import (
 const (
 	maxQueueBytes = 8 << 20 // limit of the requests waiting in memory; a single request may be larger
 	maxBatchBytes = 2 << 20 // limit of one commit; a single request may be larger
-	maxUndone     = 1 << 16 // limit of AppendAsync requests whose callback has not returned
+	maxUndone     = 1 << 16 // limit of AppendAsync requests whose callback has not returned; not applied while the queue is empty
 	maxFailures   = 3       // how many segments to try for a batch before its requests fail
 
 	// How long to wait before trying a full disk again.
@@ -143,7 +143,8 @@ func (s *Spool) Sync(ctx context.Context) error {
 	}
 }
 
-// enqueue hands r to the committing goroutine, after waiting until the queue has room for it.
+// enqueue hands r to the committing goroutine, after waiting until the queue has room for it. An
+// empty queue accepts any request, so that one that is larger than the limit is not stuck.
 func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	s.mu.Lock()
 	for {
