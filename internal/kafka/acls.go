@@ -10,8 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Resource is what an ACL is about: one topic or one consumer group, or all whose names
-// begin with Name.
+// Resource is what an ACL applies to: one topic or one consumer group, or, if Prefixed is set, all
+// whose names begin with Name.
 type Resource struct {
 	Type     kmsg.ACLResourceType
 	Name     string
@@ -49,7 +49,7 @@ type ACL struct {
 	Permission kmsg.ACLPermissionType
 }
 
-// Allow returns the ACLs that let a principal do these operations from anywhere.
+// Allow returns the ACLs that allow a principal these operations from any host.
 func Allow(resource Resource, principal string, operations ...kmsg.ACLOperation) []ACL {
 	acls := make([]ACL, 0, len(operations))
 	for _, operation := range operations {
@@ -58,20 +58,19 @@ func Allow(resource Resource, principal string, operations ...kmsg.ACLOperation)
 	return acls
 }
 
-// ACLs returns all ACLs on literal names of this type, as one broker has them.
+// ACLs returns all ACLs of a resource type that are on literal names, as one broker reports them.
 func (a *Admin) ACLs(ctx context.Context, kind kmsg.ACLResourceType) ([]ACL, error) {
 	return describeACLs(ctx, a.client, Resource{Type: kind})
 }
 
-// ResourceACLs returns the ACLs of one resource, as one broker has them.
+// ResourceACLs returns the ACLs of one resource, as one broker reports them.
 func (a *Admin) ResourceACLs(ctx context.Context, resource Resource) ([]ACL, error) {
 	return describeACLs(ctx, a.client, resource)
 }
 
-// SetACLs adds the ACLs of the resource that are missing, and deletes those of its
-// other ACLs that the caller has made; all others are the operator's, and stay. It
-// reports whether that holds on every broker already; if not, it has asked for the
-// change, and should be called again.
+// SetACLs adds the wanted ACLs that a resource does not have. It deletes its other ACLs for which
+// made returns true; the rest are the operator's, and stay. hold reports whether every broker has
+// these ACLs already. If it is false, SetACLs has requested the change and should be called again.
 func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, made func(ACL) bool) (hold bool, err error) {
 	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) ([]ACL, error) {
 		return describeACLs(ctx, b, resource)
@@ -108,7 +107,7 @@ func except(a, b []ACL) []ACL {
 	return rest
 }
 
-// describeACLs asks for the ACLs on one resource or, without a name, on all literal names.
+// describeACLs returns the ACLs of one resource or, if it has no name, those of all literal names.
 func describeACLs(ctx context.Context, to kmsg.Requestor, resource Resource) ([]ACL, error) {
 	req := kmsg.NewPtrDescribeACLsRequest()
 	req.ResourceType, req.ResourcePatternType = resource.Type, resource.pattern()
@@ -161,7 +160,7 @@ func (a *Admin) createACLs(ctx context.Context, acls []ACL) error {
 	return nil
 }
 
-// DeleteACLs deletes exactly these ACLs; one that is not there is no error.
+// DeleteACLs deletes exactly these ACLs. If one does not exist, that is no error.
 func (a *Admin) DeleteACLs(ctx context.Context, acls []ACL) error {
 	if len(acls) == 0 {
 		return nil

@@ -15,45 +15,44 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Admin administers a cluster: topics and ACLs. Its client must be signed in as
-// somebody who may. A change holds when every broker that the cluster counts as
-// alive has it, and not only the one that was asked; each method says whether
-// it waits for that. Its methods may be called concurrently.
+// Admin administers topics and ACLs of a cluster. Its client must be signed in as a principal that
+// may do so. A change is in effect when every live broker has it, not only the one that was asked;
+// each method says whether it waits for that. Its methods may be called concurrently.
 type Admin struct {
 	client *kgo.Client
 }
 
-// NewAdmin returns an Admin that uses client, which stays the caller's to close.
+// NewAdmin returns an Admin that uses client. The caller still owns client and closes it.
 func NewAdmin(client *kgo.Client) *Admin { return &Admin{client: client} }
 
-// adminTimeout is how long brokers may take over one change.
+// adminTimeout is how long a broker may take for one change.
 const adminTimeout = 15 * time.Second
 
-// TopicID is what tells a topic from a later one of the same name.
+// TopicID tells a topic from a later one of the same name.
 type TopicID [16]byte
 
-// TopicInfo is a topic as the cluster has it.
+// TopicInfo describes a topic of the cluster.
 type TopicInfo struct {
 	ID         TopicID
 	Partitions int
 	Replicas   int  // of the last partition
-	Led        bool // each partition has a leader; without, the numbers may be too low
+	Led        bool // each partition has a leader; if not, the numbers may be too low
 }
 
-// TopicSpec is a topic as it shall be.
+// TopicSpec describes the topic that should exist.
 type TopicSpec struct {
 	Name       string
 	Partitions int
-	// Replicas of each partition; 0 is three of them, or one if the cluster
+	// Replicas is the number of replicas of each partition. 0 means three, or one if the cluster
 	// has a single broker.
 	Replicas int
-	// Retention is how long records are kept; negative is for ever.
+	// Retention is how long records are kept; negative means forever.
 	Retention time.Duration
 }
 
-// configs are the settings of a topic that a claim or a ledger needs. The
-// broker's clock counts: late events would otherwise be past their retention on
-// arrival, and those of a fast clock be refused.
+// configs returns the settings of the topic. Records get the broker's time (LogAppendTime). With
+// the producer's time, records that arrive late could be past their retention on arrival, and
+// records from a clock that is fast would be rejected.
 func (s TopicSpec) configs() map[string]string {
 	retention := "-1"
 	if s.Retention >= 0 {
@@ -73,15 +72,14 @@ func (s TopicSpec) configs() map[string]string {
 	return configs
 }
 
-// CheckTopic returns why CreateTopic would not create a topic, and creates none.
-// If there is one of that name already, that is [kerr.TopicAlreadyExists].
+// CheckTopic returns why CreateTopic would fail, without creating a topic. If the topic exists
+// already, the error is [kerr.TopicAlreadyExists].
 func (a *Admin) CheckTopic(ctx context.Context, spec TopicSpec) error {
 	return a.createTopic(ctx, spec, true)
 }
 
-// CreateTopic creates a topic, unless there is one of that name. It reports
-// whether it did, and whether every broker can serve the topic already; if not,
-// call it again.
+// CreateTopic creates a topic, unless one of that name exists. created reports whether it did.
+// ready reports whether every broker can serve the topic; if it is false, call CreateTopic again.
 func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (created, ready bool, err error) {
 	err = a.createTopic(ctx, spec, false)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
@@ -132,9 +130,9 @@ func (a *Admin) createTopic(ctx context.Context, spec TopicSpec, validateOnly bo
 	return codeError(resp.Topics[0].ErrorCode, resp.Topics[0].ErrorMessage)
 }
 
-// DeleteTopic deletes the topic with this ID, whose name must be given as well,
-// and waits until no broker knows it. A later topic of that name is not touched;
-// if the topic is gone already, that is no error.
+// DeleteTopic deletes the topic with this ID and waits until no broker knows it. name must be its
+// name. A later topic of the same name is not affected. If the topic does not exist, that is no
+// error.
 func (a *Admin) DeleteTopic(ctx context.Context, name string, id TopicID) error {
 	topic := kmsg.NewDeleteTopicsRequestTopic()
 	topic.TopicID = id
@@ -163,12 +161,12 @@ func (a *Admin) Topics(ctx context.Context) (map[string]TopicInfo, error) {
 	return describeTopics(ctx, a.client)
 }
 
-// Topic returns one topic, or false if no broker knows it.
+// Topic returns one topic. ok is false if no broker knows it.
 func (a *Admin) Topic(ctx context.Context, name string) (info TopicInfo, ok bool, err error) {
 	err = poll(ctx, func() (bool, error) {
 		seen, err := a.seen(ctx, name)
 		if err != nil || len(seen) > 1 {
-			return false, err // more than one: it was deleted and created again just now
+			return false, err // two IDs: the topic was deleted and created again just now
 		}
 		for _, info = range seen {
 			ok = true
@@ -178,8 +176,8 @@ func (a *Admin) Topic(ctx context.Context, name string) (info TopicInfo, ok bool
 	return info, ok, err
 }
 
-// seen returns the topics of this name that brokers know, by ID. It asks every
-// broker, for one may not have heard yet of a topic, or of its end.
+// seen returns the topics of this name that brokers know, by ID. It asks every broker, because a
+// broker may not know yet that a topic was created or deleted.
 func (a *Admin) seen(ctx context.Context, name string) (map[TopicID]TopicInfo, error) {
 	views, err := onEachBroker(ctx, a, func(b *kgo.Broker) (map[string]TopicInfo, error) {
 		return describeTopics(ctx, b, name)
@@ -196,7 +194,7 @@ func (a *Admin) seen(ctx context.Context, name string) (map[TopicID]TopicInfo, e
 	return seen, nil
 }
 
-// describeTopics asks for the named topics, or for all of them.
+// describeTopics returns the named topics, or all topics if there are no names.
 func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (map[string]TopicInfo, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.AllowAutoTopicCreation = false
@@ -227,14 +225,14 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 	return topics, nil
 }
 
-// StartOffset returns the offset of the partition's first record.
+// StartOffset returns the offset of the first record of a partition.
 func (a *Admin) StartOffset(ctx context.Context, topic string, partition int32) (int64, error) {
 	const earliest = -2
 	return a.listOffset(ctx, topic, partition, earliest)
 }
 
-// EndOffset returns the offset that the partition's next record gets. All before
-// it are acknowledged.
+// EndOffset returns the offset that the next record of a partition will get. All records before it
+// are acknowledged.
 func (a *Admin) EndOffset(ctx context.Context, topic string, partition int32) (int64, error) {
 	const latest = -1
 	return a.listOffset(ctx, topic, partition, latest)
@@ -259,11 +257,11 @@ func (a *Admin) listOffset(ctx context.Context, topic string, partition int32, t
 	return got.Offset, kerr.ErrorForCode(got.ErrorCode)
 }
 
-// MendTopicConfigs makes an existing topic's settings those of spec and returns
-// the names of the settings that were not.
+// MendTopicConfigs changes the settings of an existing topic to those of spec. It returns the names
+// of the settings that it changed.
 func (a *Admin) MendTopicConfigs(ctx context.Context, spec TopicSpec) ([]string, error) {
 	want := spec.configs()
-	delete(want, "min.insync.replicas") // the cluster's own choice, once the topic exists
+	delete(want, "min.insync.replicas") // once the topic exists, this setting is the operator's choice
 	have, err := a.topicConfigs(ctx, spec.Name)
 	if err != nil {
 		return nil, err
@@ -320,10 +318,10 @@ func (a *Admin) topicConfigs(ctx context.Context, name string) (map[string]strin
 	return configs, nil
 }
 
-// brokers returns the brokers that the cluster counts as alive.
+// brokers returns the live brokers, according to the cluster.
 func (a *Admin) brokers(ctx context.Context) ([]*kgo.Broker, error) {
 	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{} // none; nil would be all
+	req.Topics = []kmsg.MetadataRequestTopic{} // no topics; nil would mean all
 	resp, err := req.RequestWith(ctx, a.client)
 	if err != nil {
 		return nil, err
@@ -338,8 +336,8 @@ func (a *Admin) brokers(ctx context.Context) ([]*kgo.Broker, error) {
 	return brokers, nil
 }
 
-// onEachBroker asks all brokers at once that the cluster counts as alive, and
-// returns what each of them says.
+// onEachBroker calls ask for each live broker, concurrently, and returns the answers. It fails if
+// any call fails.
 func onEachBroker[T any](ctx context.Context, a *Admin, ask func(*kgo.Broker) (T, error)) ([]T, error) {
 	brokers, err := a.brokers(ctx)
 	if err != nil {
@@ -359,7 +357,8 @@ func onEachBroker[T any](ctx context.Context, a *Admin, ask func(*kgo.Broker) (T
 	return answers, nil
 }
 
-// poll calls done until it is true, and in the meantime sits out outages.
+// poll calls done until it returns true. It retries through outages until ctx ends, and returns any
+// other error.
 func poll(ctx context.Context, done func() (bool, error)) error {
 	const least, most = 2 * time.Millisecond, 250 * time.Millisecond
 	for pause := least; ; pause = min(2*pause, most) {
@@ -380,7 +379,7 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 	}
 }
 
-// codeError returns the error that a response's code and message stand for.
+// codeError returns the error for a response's code and message, or nil.
 func codeError(code int16, message *string) error {
 	err := kerr.ErrorForCode(code)
 	if err != nil && message != nil && *message != "" {

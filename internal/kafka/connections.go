@@ -12,28 +12,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Connections watches the connections of one Kafka client. The client retries without
-// end when the cluster is unreachable or refuses the login, and does not say so; this
-// tells. Give it to the client with [kgo.WithHooks] before the client connects. The zero
-// value is ready; all methods may be called concurrently.
+// Connections watches the connections of a Kafka client. If the cluster is unreachable or refuses
+// the login, the client retries forever and does not report that. Connections does. Give it to the
+// client with [kgo.WithHooks]. The zero value is ready to use. All methods may be called
+// concurrently.
 type Connections struct {
-	// OnRefused is called with each refused login. Nil ignores them.
+	// OnRefused is called after each refused login. Optional.
 	OnRefused func(error)
 
-	reached  atomic.Bool  // a login has succeeded
+	reached  atomic.Bool  // whether a login has ever succeeded
 	answered atomic.Int64 // see Answered
 	progress atomic.Int64 // see LastProgress, in Unix nanoseconds
 
 	mu      sync.Mutex // guards the fields below
-	err     error      // of the last attempt
-	refusal error      // the last one
+	err     error      // the error of the last attempt to connect
+	refusal error      // the last refusal
 	refused chan struct{}
 }
 
 // OnBrokerConnect implements [kgo.HookBrokerConnect].
 func (c *Connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
 	if errors.Is(err, kgo.ErrClientClosed) || errors.Is(err, context.Canceled) {
-		return // the caller gave up; it says nothing about the cluster
+		return // the caller has given up, which says nothing about the cluster
 	}
 	refused := err != nil && LoginRefused(err)
 	c.mu.Lock()
@@ -61,7 +61,7 @@ func (c *Connections) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, _ kgo.BrokerE
 	}
 }
 
-// Progress notes that a part of a large request was sent just now. Give it to
+// Progress records that a part of a large request has just been sent. It is meant for
 // [Config.Progress].
 func (c *Connections) Progress() { c.progress.Store(time.Now().UnixNano()) }
 
@@ -75,7 +75,7 @@ func (c *Connections) Err() error {
 // Reached reports whether a login has ever succeeded.
 func (c *Connections) Reached() bool { return c.reached.Load() }
 
-// Answered returns how many produce requests have been answered, or have failed.
+// Answered returns how many produce requests were answered or have failed.
 func (c *Connections) Answered() int64 { return c.answered.Load() }
 
 // LastProgress returns when Progress was last called.

@@ -15,23 +15,23 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// Condition is what an error means to the one who has to act on it.
+// Condition is what an error means to the person or program that has to react to it.
 type Condition int
 
-// The conditions, named as the sentinel errors of package diaspora.
+// The conditions. They have the names of the sentinel errors of package diaspora.
 const (
-	Unknown         Condition = iota // nothing known; see the error itself
-	Invalid                          // the request was wrong and stays wrong
-	Unauthenticated                  // who are you: log in
-	Permission                       // you may not
-	NotFound                         // there is no such topic
-	Conflict                         // it is there already, or somebody else's
-	Unavailable                      // try again later
+	Unknown         Condition = iota // not known; see the error itself
+	Invalid                          // the request is wrong, so retrying cannot help
+	Unauthenticated                  // the login is missing or was refused
+	Permission                       // the principal lacks the right
+	NotFound                         // the topic does not exist
+	Conflict                         // it exists already, or belongs to somebody else
+	Unavailable                      // retry later
 )
 
-// Explain says what an error of a Kafka client means, and why in words: lower
-// case, no full stop, to be put after the operation and its object. An error
-// that it does not know explains itself. Explain(nil) is Unknown and "".
+// Explain returns what an error of a Kafka client means, and a description of its cause: lower
+// case, no full stop, to be put after the operation and its object. For an error that it does not
+// know, the description is the error's own text. Explain(nil) is Unknown and "".
 func Explain(err error) (Condition, string) {
 	if err == nil {
 		return Unknown, ""
@@ -40,7 +40,7 @@ func Explain(err error) (Condition, string) {
 	var network *net.OpError
 	var untrusted *trust.Error
 	switch {
-	case errors.As(err, &untrusted): // only a person can help
+	case errors.As(err, &untrusted): // only a person can fix this
 		return Unauthenticated, untrusted.Reason
 	case errors.Is(err, globus.ErrLoginRequired), errors.Is(err, globus.ErrRefused), errors.Is(err, globus.ErrClientRefused):
 		return Unauthenticated, err.Error()
@@ -73,7 +73,7 @@ func Explain(err error) (Condition, string) {
 	return Unknown, err.Error()
 }
 
-// codes are the errors of the protocol that mean something to a person.
+// codes are the protocol errors that have a description for people.
 var codes = map[*kerr.Error]struct {
 	Condition
 	reason string
@@ -109,44 +109,45 @@ var codes = map[*kerr.Error]struct {
 	kerr.StaleMemberEpoch:                   {Unavailable, anew},
 }
 
-// anew is what a member of a consumer group hears that has to join it again, which the
-// Kafka client does by itself.
+// anew is the description for errors that tell a member of a consumer group to join it again. The
+// Kafka client does so by itself.
 const anew = "the group shares out its partitions anew"
 
-// CannotTell begins the sentence of a gateway that refuses a login though nothing is wrong with the
-// credentials: the gateway itself is misconfigured. Kafka has no error of its own for that.
+// CannotTell begins the message of a gateway that refuses a login because the fabric is
+// misconfigured, although the credentials may be valid. Kafka has no error code for that.
 const CannotTell = "this fabric cannot tell"
 
-// The sentences of a gateway that refuses a login though the credentials are good begin with one of these:
-// the operators do not admit this person, and no other credentials of theirs help.
+// The message of a gateway that refuses valid credentials begins with one of these texts. The
+// operators do not admit this person, so other credentials of the same person do not help.
 const (
 	Blocked = "the operators of this fabric have blocked you"
 	NotOpen = "this fabric is not open to "
 )
 
-// NotAdmitted reports whether an error says that the operators do not admit the one who signed in.
+// NotAdmitted reports whether an error means that the operators do not admit the person who signed
+// in.
 func NotAdmitted(err error) bool {
 	return errors.Is(err, kerr.SaslAuthenticationFailed) &&
 		(strings.Contains(err.Error(), Blocked) || strings.Contains(err.Error(), NotOpen))
 }
 
-// LoginRefused reports whether an error says that the cluster, or Globus Auth, does not let anybody in with these
-// credentials, so that to try again in a moment does not help.
+// LoginRefused reports whether an error means that the cluster or Globus Auth refuses these
+// credentials, so that retrying soon does not help.
 func LoginRefused(err error) bool {
 	condition, _ := Explain(err)
 	return condition == Unauthenticated || NotAdmitted(err)
 }
 
-// Misconfigured reports whether an error says that the fabric cannot sign anybody in until its operators
-// mend that, or that something else answers in Globus Auth's place: to try again in a moment does not help.
+// Misconfigured reports whether an error means that nobody can sign in until the operators fix
+// something, or that something other than Globus Auth answers at its address. Retrying soon does
+// not help.
 func Misconfigured(err error) bool {
 	return errors.Is(err, globus.ErrMisconfigured) ||
 		errors.Is(err, kerr.SaslAuthenticationFailed) && strings.Contains(err.Error(), CannotTell)
 }
 
-// explainCode explains an error of the protocol. What the broker added to its
-// code stands behind ours, except after a refused login, where the gateway's
-// sentence says it all.
+// explainCode explains a protocol error. The broker's own message follows our description, except
+// for a refused login: then the gateway's message says everything.
 func explainCode(err error, code *kerr.Error) (Condition, string) {
 	_, detail, _ := strings.Cut(err.Error(), code.Error()+": ")
 	known, ok := codes[code]
@@ -167,7 +168,7 @@ func explainCode(err error, code *kerr.Error) (Condition, string) {
 	return Unknown, err.Error()
 }
 
-// Purged reports whether an event failed because the client was told to forget its topic
-// while it held the event, see [kgo.Client.PurgeTopicsFromProducing]. The client does not
-// export this error.
+// Purged reports whether an event failed because the client was told to forget its topic while the
+// event was buffered; see [kgo.Client.PurgeTopicsFromProducing]. It compares the text, because the
+// client does not export this error.
 func Purged(err error) bool { return err != nil && err.Error() == "topic purged while buffered" }

@@ -1,13 +1,14 @@
 package kafka
 
-// What stands before the IDs of consumer groups at the broker. The gateway puts it there,
-// so that each subject has groups of its own: "analysis" of the subject S is the group
-// "user.S.analysis".
+// The prefixes of the IDs of consumer groups at the broker. The gateway adds them, so that each
+// subject has groups of its own: the group "analysis" of the subject S is "user.S.analysis" at the
+// broker.
 const (
-	// UserGroups begins the groups of those who may read. Everybody may use groups of
-	// that name, because the gateway lets nobody name another's.
+	// UserGroups is the prefix for callers that may read. An ACL lets every principal use all
+	// groups with this prefix. That is safe because the gateway lets no client name a group of
+	// another subject.
 	UserGroups = "user."
-	// DeniedGroups begins the groups that access keys name which may not read. Nobody may
-	// use them.
+	// DeniedGroups is the prefix for access keys that may not read. No principal may use a group
+	// with it.
 	DeniedGroups = "denied."
 )

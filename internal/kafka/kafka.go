@@ -1,9 +1,12 @@
-// Package kafka talks to a Kafka cluster, and is the only place that knows how:
-// signing in as a person ([ClientOpts], [Dial]), what a cluster's errors mean
-// ([Explain]), and administering topics and ACLs as the service ([Admin]).
+// Package kafka talks to a Kafka cluster. It hides how a client signs in as a person ([ClientOpts],
+// [Dial]), what a cluster's errors mean ([Explain], [Judge]), and how to administer topics and ACLs
+// ([Admin]). It works the same with Apache Kafka and with the embedded broker.
 //
-// It speaks to any broker alike: Apache Kafka, or the embedded one behind the
-// gateway.
+// It guarantees that a client sends no token and no secret of an access key in the clear to another
+// machine ([ErrInsecure]), unless the configuration allows it, and tokens only to brokers that
+// package trust allows.
+//
+// Start reading at [Config] and [ClientOpts].
 package kafka
 
 import (
@@ -23,16 +26,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// ErrInsecure says that a connection was not made because it would have carried
-// an access token, or the secret of an access key, in the clear to another machine.
+// ErrInsecure means that a connection was refused because it would have sent an access token, or
+// the secret of an access key, in the clear to another machine.
 var ErrInsecure = errors.New("refusing to send a token or a key without TLS to another machine")
 
-// MaxRequestBytes is the size of the largest request that a gateway takes, and that our
-// clients send. It has room for batches of 1 MiB for several partitions.
+// MaxRequestBytes is the size of the largest request that a gateway accepts, and that our clients
+// send. It has room for batches of 1 MiB for several partitions.
 const MaxRequestBytes = 32 << 20
 
-// MaxEventBytes is Kafka's own bound on a batch, less what a batch with one record
-// needs around key, value and headers.
+// MaxEventBytes is the largest size of an event. It is Kafka's default limit for a batch, minus
+// what a batch of one record needs in addition to key, value and headers.
 const MaxEventBytes = 1<<20 - 4096
 
 const (
@@ -40,40 +43,40 @@ const (
 	tokenTimeout = 20 * time.Second
 )
 
-// Config says how to reach a cluster as a person.
+// Config says how to connect to a cluster as a person.
 type Config struct {
 	// Brokers are the bootstrap servers, as host:port. Required.
 	Brokers []string
 
-	// TokenSource yields the access token to sign in with. It is asked at
-	// every connection and at every re-authentication, so it must be cheap.
-	// Tokens go only where package trust lets them.
+	// TokenSource returns the access token to sign in with. It is called for every connection and
+	// every re-authentication, so it must be cheap. The token is sent only where package trust
+	// allows it.
 	TokenSource globus.TokenSource
 
-	// Key is the access key to sign in with instead. Without either, the client
-	// signs in as nobody.
+	// Key is the access key to sign in with instead. If there is neither a TokenSource nor a Key,
+	// the client does not sign in.
 	Key Key
 
-	// Named are hosts that the user has named, to whom tokens may go in any case.
+	// Named are hosts that the user has named. Tokens may be sent to them in any case.
 	Named []string
 
-	// TLS is how to trust the brokers. Nil is plaintext, which is refused
-	// beyond this machine as long as there is a TokenSource or a Key.
+	// TLS is the configuration for TLS to the brokers. If it is nil, connections are in plaintext.
+	// With a TokenSource or a Key, plaintext connections to other machines are refused.
 	TLS *tls.Config
 
-	// InsecureAllowPlaintext sends access tokens and keys in the clear to other
-	// machines, where anybody on the way can take them.
+	// InsecureAllowPlaintext allows sending access tokens and keys in the clear to other machines.
+	// Anyone on the way can read them.
 	InsecureAllowPlaintext bool
 
-	// Dial replaces the TCP dialer. TLS, if set, runs over its connections;
-	// the refusal of plaintext does not apply to them.
+	// Dial replaces the TCP dialer. If TLS is set, it is used on Dial's connections. Plaintext is
+	// never refused on them.
 	Dial DialFunc
 
-	// Progress is told of each piece of a large request that is on its way. It
-	// must be quick. Optional.
+	// Progress is called after each part of a large request that was sent. It must return quickly.
+	// Optional.
 	Progress func()
 
-	// ClientID is the name that brokers log. Default: "diaspora".
+	// ClientID is the client's name in the brokers' logs. Default: "diaspora".
 	ClientID string
 }
 
@@ -83,17 +86,18 @@ type Key struct {
 	Secret globus.Secret
 }
 
-// NewPartitionsEvery is how often clients look for partitions that were added.
+// NewPartitionsEvery is how often clients look for new partitions.
 const NewPartitionsEvery = 30 * time.Second
 
 // DialFunc opens a connection, as [net.Dialer.DialContext] does.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// ClientOpts returns the options of a client that signs in as cfg says. To them
-// a caller adds what it produces or consumes; acks=all and idempotence are the
-// client's own defaults and stay. A refused login does not show in the client's
-// calls, which wait for better times: open it with [Dial], and watch it with a
-// [Connections].
+// ClientOpts returns the options for a client that signs in according to cfg. The caller adds
+// options for what it produces or consumes. The client's defaults acks=all and idempotence must
+// stay.
+//
+// The client does not report a refused login: its calls wait and it retries. So open it with
+// [Dial], and watch it with a [Connections].
 func ClientOpts(cfg Config) []kgo.Opt {
 	clientID := cfg.ClientID
 	if clientID == "" {
@@ -104,13 +108,14 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		kgo.ClientID(clientID),
 		kgo.Dialer(dialer(cfg, (&net.Dialer{Timeout: dialTimeout}).DialContext)),
 		kgo.BrokerMaxWriteBytes(MaxRequestBytes),
-		// While Globus cannot be reached the gateway closes the connections of
-		// those it does not know. To the client that must look like an outage,
-		// which it sits out, not like a refusal, which fails its events.
+		// While Globus Auth cannot be reached, the gateway closes the connections of clients that
+		// it does not know. The client must treat that as an outage and retry. Without this option
+		// it takes a connection that is closed during the login for a refusal, and fails its
+		// events.
 		kgo.AlwaysRetryEOF(),
-		// A topic that was claimed a moment ago should work now.
+		// So that a topic that has just been claimed works soon.
 		kgo.MetadataMinAge(time.Second),
-		// How long partitions that were added may go unnoticed.
+		// Limits how long new partitions go unnoticed.
 		kgo.MetadataMaxAge(NewPartitionsEvery),
 		kgo.DisableClientMetrics(),
 	}
@@ -123,9 +128,9 @@ func ClientOpts(cfg Config) []kgo.Opt {
 	return opts
 }
 
-// bearer signs in with the source's token. It is asked at each login to each broker, those
-// included that the cluster itself has named, so the token is held back here from
-// brokers to which it does not belong.
+// bearer signs in with the source's token. The client calls it for each login to each broker,
+// including brokers that the cluster itself has named. So this is the place that keeps the token
+// from brokers that it must not be sent to.
 type bearer struct {
 	source globus.TokenSource
 	named  []string
@@ -134,8 +139,8 @@ type bearer struct {
 // Name implements [sasl.Mechanism].
 func (bearer) Name() string { return "OAUTHBEARER" }
 
-// Authenticate implements [sasl.Mechanism]. The context that the client hands to it lives as
-// long as the client and has no deadline, hence ours.
+// Authenticate implements [sasl.Mechanism]. The client's context lasts as long as the client and
+// has no deadline, so Authenticate adds one. Otherwise a source that hangs would hang the client.
 func (b bearer) Authenticate(ctx context.Context, broker string) (sasl.Session, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
@@ -146,8 +151,8 @@ func (b bearer) Authenticate(ctx context.Context, broker string) (sasl.Session, 
 	return oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism().Authenticate(ctx, broker)
 }
 
-// dialer opens connections as cfg says, through tcp unless cfg brings its own
-// way, and none that would give a token away.
+// dialer returns a function that opens connections according to cfg, with cfg.Dial or else with
+// tcp. It refuses connections that would send a token or a key in the clear.
 func dialer(cfg Config, tcp DialFunc) DialFunc {
 	dial := cfg.Dial
 	if dial == nil {
@@ -200,9 +205,8 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 	return secured, nil
 }
 
-// Dial returns a client that has reached a broker and is signed in. It tries
-// each of the brokers once and fails with the reason of the last; [Explain]
-// puts that into words. The caller closes the client.
+// Dial returns a client that is connected to a broker and signed in. It tries each broker once, and
+// fails with the error of the last one; [Explain] describes it. The caller closes the client.
 func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	if len(cfg.Brokers) == 0 {
 		return nil, errors.New("no brokers are configured")

@@ -30,8 +30,8 @@ func staticToken(token string) globus.TokenSource {
 	})
 }
 
-// bearerCluster is a cluster that takes OAUTHBEARER logins with the token
-// "good" and refuses all others with a sentence.
+// bearerCluster is a cluster that accepts OAUTHBEARER logins with the token "good" and refuses all
+// others with a message.
 func bearerCluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
 	cluster, err := kfake.NewCluster(opts...)
@@ -112,7 +112,7 @@ func TestDialRefused(t *testing.T) {
 	}
 }
 
-// TestTokenIsAskedWithDeadline fails when a source that hangs would hang the client.
+// TestTokenIsAskedWithDeadline checks that a token source that hangs does not hang the client.
 func TestTokenIsAskedWithDeadline(t *testing.T) {
 	source := tokenFunc(func(ctx context.Context) (globus.Token, error) {
 		if _, ok := ctx.Deadline(); !ok {
@@ -127,7 +127,7 @@ func TestTokenIsAskedWithDeadline(t *testing.T) {
 	client.Close()
 }
 
-// farConn is a connection to wherever addr says.
+// farConn is a connection whose remote address is addr.
 type farConn struct {
 	net.Conn
 	addr net.Addr
@@ -188,8 +188,8 @@ func unusedAddr(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// TestConnections shows the silence that Connections is for: a refused login is
-// not an error of ProduceSync, and yet there to be asked for.
+// TestConnections shows why Connections exists: ProduceSync does not return an error for a refused
+// login, but Connections reports it.
 func TestConnections(t *testing.T) {
 	var connections Connections
 	cluster := bearerCluster(t, kfake.SeedTopics(1, "weather"))
@@ -223,8 +223,8 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestOutageIsSatOut closes the first connections without an answer, as the
-// gateway does while Globus is away: the event must arrive all the same.
+// TestOutageIsSatOut closes the first connections without an answer, as the gateway does while
+// Globus Auth cannot be reached. The event must arrive all the same.
 func TestOutageIsSatOut(t *testing.T) {
 	cluster := bearerCluster(t, kfake.SeedTopics(1, "weather"))
 	var dials atomic.Int32

@@ -14,15 +14,15 @@ type Partition struct {
 	Partition int32
 }
 
-// Place is where a partition is: at which broker, and in which of the topics that had its
-// name one after another.
+// Place is the location of a partition: its leader, and the ID of its topic. The ID changes if the
+// topic is deleted and created again.
 type Place struct {
 	Leader int32
 	Topic  TopicID
 }
 
-// TopicError says which topic a request failed on. Other errors of a request are about the
-// cluster as a whole.
+// TopicError says which topic a request failed on. Other errors of a request concern the whole
+// cluster.
 type TopicError struct {
 	Topic string
 	Err   error
@@ -31,17 +31,17 @@ type TopicError struct {
 func (e *TopicError) Error() string { return e.Topic + ": " + e.Err.Error() }
 func (e *TopicError) Unwrap() error { return e.Err }
 
-// The timestamps of ListOffsets that stand for places.
+// The special timestamps of ListOffsets.
 const (
 	Latest   = -1
 	Earliest = -2
 )
 
-// readCommitted is the isolation level of all readers here. The end of a partition is
-// therefore the last stable offset: what is behind it, no reader gets.
+// readCommitted is the isolation level of all readers here. So the end of a partition is its last
+// stable offset: no reader gets the records behind it.
 const readCommitted = 1
 
-// Places returns the partitions of topics, and where they are.
+// Places returns the partitions of topics, and their places.
 func Places(ctx context.Context, client *kgo.Client, topics []string) (map[Partition]Place, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, name := range topics {
@@ -71,9 +71,9 @@ func Places(ctx context.Context, client *kgo.Client, topics []string) (map[Parti
 	return found, nil
 }
 
-// ListOffsets returns the offset of a timestamp in each of the partitions: [Latest],
-// [Earliest], or milliseconds since 1970, for the first record that is not older. It is -1
-// if there is no such record.
+// ListOffsets returns an offset for each of the partitions. timestamp is [Latest], [Earliest], or a
+// time in milliseconds since 1970. For a time, the result is the offset of the first record that is
+// not older, or -1 if there is none.
 func ListOffsets(ctx context.Context, client *kgo.Client, partitions []Partition, timestamp int64) (map[Partition]int64, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.IsolationLevel = readCommitted
@@ -112,9 +112,9 @@ func ListOffsets(ctx context.Context, client *kgo.Client, partitions []Partition
 	return offsets, nil
 }
 
-// Probe fetches once from the offset next of a partition. It returns how far a reader may go
-// on without finding a record, and whether a record is there. A consuming client cannot
-// tell: it passes over empty batches, transaction markers and aborted records in silence.
+// Probe fetches once from a partition, from the offset next. It returns whether there is a record.
+// If not, past is the offset up to which there is none. A consuming client cannot find this out,
+// because it skips empty batches, transaction markers and aborted records silently.
 func Probe(ctx context.Context, client *kgo.Client, id Partition, at Place, next int64) (past int64, found bool, err error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.ReplicaID = -1
@@ -136,7 +136,7 @@ func Probe(ctx context.Context, client *kgo.Client, id Partition, at Place, next
 		return next, false, &TopicError{id.Topic, err}
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return next, false, nil // the next answer may have it
+		return next, false, nil // a later answer may have the partition
 	}
 	fetched, past := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
 		Offset: next, IsolationLevel: kgo.ReadCommitted(), Topic: id.Topic, Partition: id.Partition,

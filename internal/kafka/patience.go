@@ -7,20 +7,22 @@ import (
 	"time"
 )
 
-// The Kafka client gives a request so many seconds to be written, and its answer so
-// many to be read, however large they are: over a slow link a batch of a megabyte never
-// arrives, is sent again from its beginning, and never arrives. Over a patientConn a deadline
-// is about silence: it moves on as long as bytes pass.
+// patientConn moves a deadline forward as long as bytes pass, so that the deadline limits silence
+// instead of the total time.
+//
+// The Kafka client allows a fixed time for writing a request and for reading its answer, whatever
+// their size. Over a slow link, a batch of a megabyte does not arrive within that time. The client
+// would send it again from the beginning, forever.
 type patientConn struct {
 	net.Conn
-	progress         func() // may be nil
+	progress         func() // called after each piece; may be nil
 	reading, writing deadline
-	piece            atomic.Int64 // how much is written at once
+	piece            atomic.Int64 // how many bytes to write at once
 }
 
-// Written at once, at first, and held back by the kernel at most, so that there is progress
-// to see. At 64 kbit/s the two together take 12 s. As long as pieces pass quickly each is twice
-// as large as the one before: soon a request is one.
+// pieceBytes is how much is written at once at first, and unsentBytes how much the kernel may hold
+// back. Small values make progress visible: at 64 kbit/s the two together take 12 s. While pieces
+// are written quickly, the size doubles each time, so that soon a request is a single piece.
 const (
 	pieceBytes    = 32 << 10
 	maxPieceBytes = 16 << 20
@@ -78,14 +80,15 @@ func (p *patientConn) SetDeadline(t time.Time) error {
 	return p.writing.at(t)
 }
 
-// deadline is one that moves on.
+// deadline is a read or write deadline that moves forward.
 type deadline struct {
 	mu    sync.Mutex // guards the field below, and the order of set
 	limit time.Duration
 	set   func(time.Time) error
 }
 
-// at sets the deadline. One that has passed is for interrupting, and does not move.
+// at sets the deadline. A time in the past is meant to interrupt a call, so that deadline does not
+// move.
 func (d *deadline) at(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,6 +103,6 @@ func (d *deadline) extend() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.limit > 0 {
-		_ = d.set(time.Now().Add(d.limit)) // what is wrong with the connection, reading and writing tell
+		_ = d.set(time.Now().Add(d.limit)) // ignored: if the connection is broken, the next read or write fails
 	}
 }

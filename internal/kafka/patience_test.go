@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// slowPipe is a connection, and its far end, from and to which trickle passes bytes.
-// Both end with the test.
+// slowPipe returns the two ends of a connection, between which trickle passes bytes. Both are
+// closed at the end of the test.
 func slowPipe(t *testing.T) (near, far net.Conn, trickling *sync.WaitGroup) {
 	near, far = net.Pipe()
 	trickling = new(sync.WaitGroup)
@@ -25,7 +25,7 @@ func slowPipe(t *testing.T) (near, far net.Conn, trickling *sync.WaitGroup) {
 	return near, far, trickling
 }
 
-// trickle passes so many bytes on in each second, until one of the two is closed.
+// trickle passes that many bytes per second, until one of the two is closed.
 func trickle(to io.Writer, from io.Reader, bytes int) {
 	buf := make([]byte, bytes)
 	for {
@@ -40,7 +40,8 @@ func trickle(to io.Writer, from io.Reader, bytes int) {
 	}
 }
 
-// TestPatience fails when a deadline ends what goes on, or does not end what does not.
+// TestPatience checks that a deadline does not end a transfer that makes progress, and ends one
+// that does not.
 func TestPatience(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -73,8 +74,8 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// TestPatienceEnds fails when a call that is under way is not interrupted, or when
-// one deadline moves the other.
+// TestPatienceEnds checks that a call in progress can be interrupted, and that one deadline does
+// not affect the other.
 func TestPatienceEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -82,7 +83,7 @@ func TestPatienceEnds(t *testing.T) {
 		conn := newPatientConn(near, nil)
 		trickling.Go(func() { trickle(io.Discard, far, 8<<10) })
 		conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
-		time.AfterFunc(30*time.Second, func() { conn.SetDeadline(time.Now()) }) // as the client does when it is closed
+		time.AfterFunc(30*time.Second, func() { conn.SetDeadline(time.Now()) }) // the client does this when it is closed
 		began := time.Now()
 		if _, err := conn.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 31*time.Second {
 			t.Errorf("Write = %v after %v, want the deadline after 30s", err, time.Since(began))

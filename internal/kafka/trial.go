@@ -15,20 +15,20 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// Trial decides whether it is worth trying again when a service has refused an access
-// token that is not due yet: it was revoked and given again, or a clock is wrong. Then the token
-// source is told, and gets another. If that is refused as well, the refusal stands.
-// A Trial belongs to one service; its methods may be called concurrently.
+// Trial decides whether to retry after a service has refused an access token that has not expired.
+// This happens if the token was revoked and the user has logged in again, or if a clock is wrong.
+// Trial then tells the token source, which gets another token. If that one is refused too, the
+// refusal is final. A Trial is for one service. Its methods may be called concurrently.
 type Trial struct {
 	source globus.TokenSource
-	turn   chan struct{} // holds a value while somebody asks for another token
-	until  time.Time     // no token is replaced before, unless one was accepted since; owned by who has the turn
+	turn   chan struct{} // a semaphore: holds a value while a goroutine is asking for another token
+	until  time.Time     // until then no token is replaced, unless one was accepted in the meantime; owned by the holder of turn
 
-	accepted atomic.Bool // a token was, since the last one was replaced
+	accepted atomic.Bool // a token was accepted since the last one was replaced
 }
 
-// trialPause is how long a service that refuses each token is not shown a new one: Globus
-// Auth is not to be asked at every attempt to connect.
+// trialPause is how long a service that refuses every token gets no new one. It keeps the client
+// from asking Globus Auth for a token at every attempt to connect.
 const trialPause = time.Minute
 
 // NewTrial returns a Trial of the source's tokens.
@@ -36,11 +36,11 @@ func NewTrial(source globus.TokenSource) *Trial {
 	return &Trial{source: source, turn: make(chan struct{}, 1)}
 }
 
-// Accepted takes note that the service took a token.
+// Accepted records that the service accepted a token.
 func (t *Trial) Accepted() { t.accepted.Store(true) }
 
-// Refused is told that the service refused a token, and reports whether to try again: there
-// is another token, or the source has more to say of why there is none.
+// Refused records that the service refused a token. It reports whether to retry: either the source
+// has another token, or it now returns an error that says why it has none.
 func (t *Trial) Refused(ctx context.Context, token globus.Secret) bool {
 	source, ok := t.source.(interface{ Refused(globus.Secret) })
 	if !ok {
@@ -69,7 +69,7 @@ func (t *Trial) Refused(ctx context.Context, token globus.Secret) bool {
 	return another()
 }
 
-// trials are the Trials of a client, by the address of the broker.
+// trials are the Trials of a client, by broker address.
 type trials struct {
 	source globus.TokenSource
 	mu     sync.Mutex // guards the field below
@@ -88,21 +88,21 @@ func (t *trials) of(address string) *Trial {
 	return t.by[address]
 }
 
-// A trialConn makes a refused login a failure that passes, if it is worth trying again.
-// The Kafka client takes a refusal for the last word: it fails what it was about to do, in many
-// places, and never tells the mechanism. So its answer is read here, before the client sees it.
-// The client sends nothing else while it signs in, and nothing is on its way when it signs in anew.
+// A trialConn turns a refused login into a temporary error if it is worth retrying. The Kafka
+// client itself treats a refusal as final: it fails pending requests in many places, and does not
+// tell the mechanism. So trialConn reads the answer to a login before the client sees it. That is
+// safe because the client has no other request in flight during a login.
 type trialConn struct {
 	net.Conn
 	trial *Trial
-	login atomic.Pointer[loginFrame] // whose answer is awaited
-	ahead []byte                     // what was read and not yet handed on
+	login atomic.Pointer[loginFrame] // the login whose answer is pending
+	ahead []byte                     // bytes that were read and not yet returned
 }
 
-// loginFrame is what matters of a request to sign in.
+// loginFrame is what trialConn needs to know of a login request.
 type loginFrame struct {
-	id       []byte // of the request
-	flexible bool   // the answer's header has tags
+	id       []byte // correlation ID of the request
+	flexible bool   // the answer's header has tagged fields
 	token    func() globus.Secret
 }
 
@@ -112,7 +112,7 @@ const (
 )
 
 func (c *trialConn) Write(b []byte) (int, error) {
-	// A frame: size (4 bytes), kind of request (2), version (2), id (4), …
+	// A frame begins with size (4 bytes), API key (2), version (2) and correlation ID (4).
 	if len(b) > 12 && binary.BigEndian.Uint16(b[4:]) == saslAuthenticate {
 		_, rest, _ := bytes.Cut(b[12:], []byte("auth=Bearer "))
 		token, _, ok := bytes.Cut(rest, []byte{1})
@@ -140,8 +140,8 @@ func (c *trialConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// readAnswer reads the answer to a login. It returns an error that passes if the login was
-// refused and should be tried again; else Read hands the answer on.
+// readAnswer reads the answer to a login. If the login was refused and is worth retrying, it
+// returns a temporary error. Otherwise Read returns the answer to the client.
 func (c *trialConn) readAnswer(login *loginFrame) error {
 	head := make([]byte, 4)
 	if _, err := io.ReadFull(c.Conn, head); err != nil {
@@ -175,7 +175,7 @@ func (c *trialConn) readAnswer(login *loginFrame) error {
 	return nil
 }
 
-// errAnotherToken says that the connection is to be made again.
+// errAnotherToken makes the client connect again.
 var errAnotherToken error = anotherToken{}
 
 type anotherToken struct{}
@@ -183,4 +183,4 @@ type anotherToken struct{}
 func (anotherToken) Error() string {
 	return "the access token was refused before its time; trying another"
 }
-func (anotherToken) Temporary() bool { return true } // the Kafka client tries again
+func (anotherToken) Temporary() bool { return true } // makes the Kafka client retry

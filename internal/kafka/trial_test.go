@@ -34,7 +34,7 @@ func (c *counted) Refused(token globus.Secret) {
 	}
 }
 
-// TestTrial has tokens be replaced when they were refused, but not again and again.
+// TestTrial checks that refused tokens are replaced, but not again and again.
 func TestTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &counted{}
@@ -46,13 +46,13 @@ func TestTrial(t *testing.T) {
 			}
 		}
 		refused(0, true)
-		refused(0, true) // on another connection: there is another one already
+		refused(0, true) // on another connection: there is a newer token already
 		refused(1, false)
 		time.Sleep(trialPause)
 		refused(1, true)
 		refused(2, false)
 		trial.Accepted()
-		refused(2, true) // that is something new
+		refused(2, true) // a new refusal
 		if source.n != 3 {
 			t.Errorf("%d tokens were replaced, want 3", source.n)
 		}
@@ -65,7 +65,8 @@ func TestTrial(t *testing.T) {
 	})
 }
 
-// TestTrialConn hands every answer on as it came, but for a refusal that is worth another try.
+// TestTrialConn checks that every answer is passed on unchanged, except a refusal that is worth
+// retrying.
 func TestTrialConn(t *testing.T) {
 	const id = 0x01020304
 	login := func(version int16, token string) []byte {
@@ -104,7 +105,7 @@ func TestTrialConn(t *testing.T) {
 			conn := &trialConn{Conn: ours, trial: NewTrial(&counted{})}
 			go func() {
 				io.ReadFull(theirs, make([]byte, len(try.sent)))
-				for _, b := range try.answered { // however it is cut
+				for _, b := range try.answered { // whatever the sizes of the reads
 					theirs.Write([]byte{b})
 				}
 				theirs.Close()
@@ -123,7 +124,7 @@ func TestTrialConn(t *testing.T) {
 	}
 }
 
-// TestAnotherTokenIsRetried has the Kafka client take the error for one that passes.
+// TestAnotherTokenIsRetried checks that the Kafka client treats the error as temporary.
 func TestAnotherTokenIsRetried(t *testing.T) {
 	if condition, _ := Explain(fmt.Errorf("sign in: %w", errAnotherToken)); condition != Unavailable {
 		t.Errorf("Explain(%v) = %v, want Unavailable", errAnotherToken, condition)

@@ -5,16 +5,16 @@ import (
 	"syscall"
 )
 
-const tcpNotsentLowat = 25 // TCP_NOTSENT_LOWAT, which package syscall does not have
+const tcpNotsentLowat = 25 // TCP_NOTSENT_LOWAT, which package syscall does not define
 
-// limitUnsent has the kernel take no more from a writer while it holds so many bytes that it
-// has not sent. It does not bound those that are on their way, as a smaller buffer would.
+// limitUnsent makes a write block while the kernel holds that many bytes that it has not sent.
+// Unlike a smaller send buffer, it does not limit the bytes in flight.
 func limitUnsent(conn *net.TCPConn, bytes int) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
-	// Without it large batches take a fast enough link, as with any other client.
+	// An error is ignored: then large batches need a fast enough link, as with any other client.
 	_ = raw.Control(func(fd uintptr) {
 		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotsentLowat, bytes)
 	})

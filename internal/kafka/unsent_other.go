@@ -4,5 +4,5 @@ package kafka
 
 import "net"
 
-// limitUnsent does nothing: large batches need a fast enough link here.
+// limitUnsent does nothing on this system, so large batches need a fast enough link.
 func limitUnsent(*net.TCPConn, int) {}

@@ -6,22 +6,22 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// Verdict is what is to be done with an event that the cluster did not take, by
-// somebody who can keep it for as long as it takes.
+// Verdict says what to do with an event that the cluster did not accept, for a caller that can keep
+// it as long as necessary.
 type Verdict int
 
 const (
-	// Retry sends the event again in a moment. It is the verdict on whatever is
-	// not in the table: to try in vain costs time, to give up costs the event.
+	// Retry means to send the event again soon. It is the verdict for all errors that are not in
+	// the table, because a useless retry costs time, but giving up costs the event.
 	Retry Verdict = iota
-	// HoldTopic keeps the events of the topic until somebody has mended
-	// something, and tries one of them now and then.
+	// HoldTopic means to keep the events of the topic until somebody has fixed the cause, and to
+	// try one of them from time to time.
 	HoldTopic
-	// HoldAll does the same with all events: who sends them is not let in.
+	// HoldAll means to do the same for the events of all topics, because the login is refused.
 	HoldAll
-	// Quarantine sets the event aside: as it is it will never be taken. It
-	// counts only of an event that was sent alone, since a batch is refused
-	// whole for one event in it.
+	// Quarantine means to set the event aside, because the cluster will never accept it. It is
+	// valid only for an event that was sent alone: the cluster rejects a whole batch because of one
+	// event in it.
 	Quarantine
 )
 
@@ -29,30 +29,30 @@ func (v Verdict) String() string {
 	return [...]string{"retry", "hold topic", "hold all", "quarantine"}[v]
 }
 
-// verdicts are those on the errors of the protocol that are not simply retried.
+// verdicts are the protocol errors that are not simply retried.
 var verdicts = map[*kerr.Error]Verdict{
 	// The event itself.
-	kerr.CorruptMessage:     Quarantine, // also: without a key, for a compacted topic
+	kerr.CorruptMessage:     Quarantine, // also returned for an event without a key in a compacted topic
 	kerr.MessageTooLarge:    Quarantine,
 	kerr.RecordListTooLarge: Quarantine,
 	kerr.InvalidTimestamp:   Quarantine,
 	kerr.InvalidRecord:      Quarantine,
 	kerr.PolicyViolation:    Quarantine,
 
-	// The topic, or who may write to it.
+	// The topic, or the right to write to it.
 	kerr.UnknownTopicOrPartition:     HoldTopic,
 	kerr.UnknownTopicID:              HoldTopic,
 	kerr.InconsistentTopicID:         HoldTopic,
 	kerr.InvalidTopicException:       HoldTopic,
 	kerr.TopicAuthorizationFailed:    HoldTopic,
-	kerr.ClusterAuthorizationFailed:  HoldTopic, // to a producer: there is no topic that it may write to
+	kerr.ClusterAuthorizationFailed:  HoldTopic, // for a producer it means that there is no topic that it may write to
 	kerr.InvalidRequiredAcks:         HoldTopic,
 	kerr.InvalidConfig:               HoldTopic,
-	kerr.InvalidRequest:              HoldTopic, // it does not say which event, if it is one
+	kerr.InvalidRequest:              HoldTopic, // it does not say which event is the cause, if any
 	kerr.UnsupportedForMessageFormat: HoldTopic,
 	kerr.UnsupportedCompressionType:  HoldTopic,
 
-	// Who sends, or what with.
+	// The login, or the client's version.
 	kerr.TransactionalIDAuthorizationFailed: HoldAll,
 	kerr.DelegationTokenAuthorizationFailed: HoldAll,
 	kerr.DelegationTokenExpired:             HoldAll,
@@ -65,8 +65,7 @@ var verdicts = map[*kerr.Error]Verdict{
 	kerr.UnsupportedVersion:                 HoldAll,
 }
 
-// Judge returns what is to be done about an event that failed with err, which is
-// not nil.
+// Judge returns the verdict for an event that failed with err. err must not be nil.
 func Judge(err error) Verdict {
 	if code := (*kerr.Error)(nil); errors.As(err, &code) {
 		return verdicts[code]

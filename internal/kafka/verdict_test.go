@@ -55,7 +55,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestVerdictsInWords fails when docs/errors.md says something else than the table.
+// TestVerdictsInWords checks that docs/errors.md and the table agree.
 func TestVerdictsInWords(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile("../../docs/errors.md")
@@ -79,7 +79,7 @@ func TestVerdictsInWords(t *testing.T) {
 			}
 		}
 	}
-	if n := strings.Count(text, "`"); n != 2*(len(verdicts)+2) { // the table's name, and a command
+	if n := strings.Count(text, "`"); n != 2*(len(verdicts)+2) { // plus the name of the table, and a command
 		t.Errorf("the document names %d codes, the table %d", n/2-2, len(verdicts))
 	}
 }
