@@ -1,10 +1,12 @@
-// Package keys tells who a client is, whatever it shows: an access token of
-// Globus Auth, an access key, or a token that it got with an access key. And it
-// makes the latter ([Tokens]), for clients that do OAuth's client credentials.
+// Package keys finds out the identity of a client from the credentials that it shows: an access
+// token of Globus Auth, an access key, or a token that it got for an access key. [Tokens] issues
+// these tokens, for clients that use OAuth's client credentials grant.
 //
-// What each is worth is decided elsewhere: by Globus Auth, and by the ledger of
-// package claims. This package hides how they are told apart, and what the
-// tokens that are made here look like.
+// The package hides how the three are told apart, and the format of the tokens that it issues.
+// Whether credentials are valid is decided elsewhere: by Globus Auth, and by the ledger of package
+// claims. A token that was issued for an access key is accepted only while the key itself is valid.
+//
+// Start reading at [Authenticator].
 package keys
 
 import (
@@ -19,26 +21,26 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 )
 
-// DefaultSessionLifetime is as long as an access token of Globus Auth is good.
+// DefaultSessionLifetime is the lifetime of an access token of Globus Auth.
 const DefaultSessionLifetime = 48 * time.Hour
 
-// Keys know the access keys. [claims.Service] is the one that counts.
+// Keys authenticates access keys. The real implementation is [claims.Service].
 type Keys interface {
 	AuthenticateKey(ctx context.Context, id string, secret globus.Secret) (diaspora.AccessKey, error)
 	ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error)
 }
 
-// People authenticates the access tokens of Globus Auth, for gateway and ACL endpoint alike.
+// People authenticates access tokens of Globus Auth, for the gateway and the ACL endpoint.
 type People struct {
 	Globus *globus.Authenticator
 
-	// Ledger says who of those that Globus Auth knows may use this fabric, see
+	// Ledger says which of the people that Globus Auth knows may use this fabric. See
 	// [claims.Service.Admit].
 	Ledger interface{ Admit(globus.Identity) error }
 }
 
-// Authenticate returns who a token belongs to. Errors are as those of
-// [globus.Authenticator.Authenticate].
+// Authenticate returns the owner of a token. Its errors are those of
+// [globus.Authenticator.Authenticate], and those of Admit.
 func (p *People) Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
 	info, err := p.Globus.Authenticate(ctx, token)
 	if err == nil {
@@ -50,8 +52,8 @@ func (p *People) Authenticate(ctx context.Context, token globus.Secret) (globus.
 	return info, nil
 }
 
-// Recheck looks whether a person who was let in may still be here. Errors are as those of
-// [globus.Authenticator.Recheck].
+// Recheck checks whether a token that was accepted before is still valid, and its owner still
+// admitted. Its errors are those of [globus.Authenticator.Recheck], and those of Admit.
 func (p *People) Recheck(ctx context.Context, token globus.Secret) error {
 	info, err := p.Globus.Recheck(ctx, token)
 	if err == nil {
@@ -60,16 +62,15 @@ func (p *People) Recheck(ctx context.Context, token globus.Secret) error {
 	return err
 }
 
-// Authenticator is the gateway's. All fields but the last are required.
+// Authenticator is the [gateway.Authenticator]. All fields except the last are required.
 type Authenticator struct {
 	People *People
 	Keys   Keys
 	Tokens *Tokens
 
-	// SessionLifetime is how long a client may go on that has signed in with an
-	// access key, before it has to show it again. Those that cannot on the open
-	// connection are cut off then, and connect anew. Default:
-	// [DefaultSessionLifetime].
+	// SessionLifetime is how long a client that has signed in with an access key stays signed in.
+	// After that it has to show the key again. Clients that cannot do that on the open connection
+	// are disconnected, and reconnect. Default: [DefaultSessionLifetime].
 	SessionLifetime time.Duration
 }
 
@@ -83,7 +84,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 		}
 		return identityOf(key, time.Now().Add(cmp.Or(a.SessionLifetime, DefaultSessionLifetime))), nil
 	case isJWT(c.Secret):
-		// Never asked about at Globus Auth, whose tokens are not JWTs.
+		// Globus Auth is never asked about a JWT, because its own tokens are not JWTs.
 		return a.Tokens.authenticate(ctx, c.Secret)
 	}
 	info, err := a.People.Authenticate(ctx, c.Secret)
@@ -102,12 +103,13 @@ func (a *Authenticator) Recheck(ctx context.Context, c gateway.Credentials) erro
 	return a.People.Recheck(ctx, c.Secret)
 }
 
-// identityOf returns who signs in with a key, until limit or the key's own end.
+// identityOf returns the identity for a key. It expires at limit, or when the key does if that is
+// earlier.
 func identityOf(key diaspora.AccessKey, limit time.Time) gateway.Identity {
 	return gateway.Identity{Subject: key.Owner, Principal: claims.KeyPrincipal(key), Read: key.Read, Expiry: earlier(limit, key.Expires)}
 }
 
-// earlier returns the earlier of two times; a zero end is never.
+// earlier returns the earlier of two times. A zero end means never.
 func earlier(limit, end time.Time) time.Time {
 	if !end.IsZero() && end.Before(limit) {
 		return end

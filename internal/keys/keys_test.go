@@ -96,7 +96,7 @@ func TestAuthenticate(t *testing.T) {
 	for _, tt := range []struct {
 		key       diaspora.AccessKey
 		principal string
-		session   time.Duration // by PLAIN
+		session   time.Duration // for logins with PLAIN
 		token     time.Duration
 	}{
 		{fullKey(), ada, DefaultSessionLifetime, DefaultTokenLifetime},
@@ -195,7 +195,7 @@ func TestBadTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	foreign, _ := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: other}, nil)
-	public, err := tokens.key.PublicKey.Bytes() // what an attacker may know
+	public, err := tokens.key.PublicKey.Bytes() // an attacker may know it
 	if err != nil {
 		t.Fatal(err)
 	}

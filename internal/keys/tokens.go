@@ -27,19 +27,18 @@ import (
 )
 
 const (
-	// DefaultTokenLifetime is how long a token is good that was got with a key.
-	// Clients fetch the next one ahead of time. It does not bound how long a
-	// revoked key is good: the key is looked at whenever its token is.
+	// DefaultTokenLifetime is the lifetime of a token that is issued for a key. Clients fetch the
+	// next one before it expires. A revoked key does not stay valid that long, because the key is
+	// checked whenever one of its tokens is.
 	DefaultTokenLifetime = time.Hour
 
 	maxTokenBytes = 4 << 10
 	maxKeyFile    = 16 << 10
 )
 
-// Tokens exchanges access keys for short-lived tokens, and knows them again. They
-// are JWTs, since that is what clients want that fetch tokens by themselves
-// (librdkafka reads exp and sub, the Java client iat and scope as well); the
-// gateway reads no more than which key it was.
+// Tokens exchanges access keys for short-lived tokens, and authenticates these tokens. They are
+// JWTs, because clients that fetch tokens themselves expect that: librdkafka reads exp and sub, and
+// the Java client also iat and scope. The gateway needs only the ID of the key from them.
 type Tokens struct {
 	issuer   string
 	keys     Keys
@@ -49,11 +48,11 @@ type Tokens struct {
 	now      func() time.Time
 }
 
-// OpenTokens returns the exchange for the fabric with this URL, whose tokens are
-// good for lifetime. It signs with the
-// key in the file, which it makes when missing, for its owner only; another
-// replica of the service knows the tokens if it has the same file. Without a file
-// the key is in memory, and the tokens die with the process.
+// OpenTokens returns the Tokens of the fabric with the URL issuer. Its tokens are valid for
+// lifetime. It signs them with the private key in file. If the file does not exist, OpenTokens
+// creates it, readable by its owner only. Replicas of the service that share the file accept each
+// other's tokens. If file is empty, the private key is kept in memory only, and the tokens become
+// invalid when the process ends.
 func OpenTokens(file, issuer string, keys Keys, lifetime time.Duration) (*Tokens, error) {
 	key, err := signingKey(file)
 	if err != nil {
@@ -72,15 +71,15 @@ func OpenTokens(file, issuer string, keys Keys, lifetime time.Duration) (*Tokens
 	return &Tokens{issuer: issuer, keys: keys, lifetime: lifetime, key: key, signer: signer, now: time.Now}, nil
 }
 
-// tokenClaims are those of RFC 9068, of which the key's ID is the one that counts.
+// tokenClaims are the claims of RFC 9068. The gateway uses client_id, which is the key's ID.
 type tokenClaims struct {
 	jwt.Claims
 	ClientID string `json:"client_id"`
 	Scope    string `json:"scope"`
 }
 
-// Exchange returns a token for the key with this ID if the secret is its own.
-// Errors are as those of [claims.Service.AuthenticateKey].
+// Exchange returns a token for the key with this ID if the secret is right. Its errors are those of
+// [claims.Service.AuthenticateKey].
 //
 // [claims.Service.AuthenticateKey]: https://pkg.go.dev/github.com/diaspora-streams/diaspora/internal/claims#Service.AuthenticateKey
 func (t *Tokens) Exchange(ctx context.Context, id string, secret globus.Secret) (globus.Token, error) {
@@ -105,8 +104,8 @@ func (t *Tokens) Exchange(ctx context.Context, id string, secret globus.Secret) 
 	return token, nil
 }
 
-// scopeOf says what a key is good for. Only people and clients that insist on a
-// scope read it; the broker's ACLs decide.
+// scopeOf returns the key's rights as scopes. They are for people, and for clients that require a
+// scope. The broker's ACLs enforce the rights.
 func scopeOf(key diaspora.AccessKey) (scope []string) {
 	if key.Read {
 		scope = append(scope, "read")
@@ -117,7 +116,7 @@ func scopeOf(key diaspora.AccessKey) (scope []string) {
 	return scope
 }
 
-// authenticate returns who a client is that shows a token of Exchange's.
+// authenticate returns the identity for a token that Exchange has issued.
 func (t *Tokens) authenticate(ctx context.Context, token globus.Secret) (gateway.Identity, error) {
 	if len(token) > maxTokenBytes {
 		return gateway.Identity{}, errForeign
@@ -149,11 +148,11 @@ func (t *Tokens) authenticate(ctx context.Context, token globus.Secret) (gateway
 
 var errForeign = refused("this is no token of Globus Auth, and none that was got here with an access key")
 
-// isJWT reports whether a token looks like a JWT, of whomever. The tokens of
-// Globus Auth are opaque and have no dots.
+// isJWT reports whether a token looks like a JWT, whoever issued it. The tokens of Globus Auth are
+// opaque and have no dots.
 func isJWT(token globus.Secret) bool { return strings.Count(token.Reveal(), ".") == 2 }
 
-// signingKey returns the key in the file, which it makes when missing.
+// signingKey returns the private key in the file. It creates the file if it does not exist.
 func signingKey(file string) (*ecdsa.PrivateKey, error) {
 	if file == "" {
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -168,7 +167,7 @@ func signingKey(file string) (*ecdsa.PrivateKey, error) {
 	if err := writeKey(file, key); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	return readKey(file) // somebody else may have been first
+	return readKey(file) // another process may have created the file first
 }
 
 func readKey(file string) (*ecdsa.PrivateKey, error) {
@@ -195,12 +194,12 @@ func readKey(file string) (*ecdsa.PrivateKey, error) {
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%s holds no key of the curve P-256", file) // and nothing of what it holds
+		return nil, fmt.Errorf("%s holds no key of the curve P-256", file) // without err, which may quote the file's content
 	}
 	return key, nil
 }
 
-// writeKey makes the file, whole or not at all, unless there is one.
+// writeKey creates the file atomically. It fails with [fs.ErrExist] if the file exists.
 func writeKey(file string, key *ecdsa.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
