@@ -1,14 +1,16 @@
-// Package accesskey knows what an access key looks like: its two parts, and the file in which
-// "diaspora key create --save-env" puts it and which DIASPORA_KEY_FILE names ([File]).
+// Package accesskey defines the form of an access key: its ID and secret, and the key file. The
+// command "diaspora key create --save-env" writes such a file, and DIASPORA_KEY_FILE names it
+// ([File]).
 //
-// The file has lines of NAME=VALUE, so that a shell reads it as well, and so do
-// systemd (EnvironmentFile=) and containers (--env-file):
+// The file has lines of the form NAME=VALUE. A shell can read it too, and so can systemd
+// (EnvironmentFile=) and container runtimes (--env-file):
 //
 //	DIASPORA_URL=https://diaspora.example.org
 //	DIASPORA_KEY_ID=key-abcdefghij234567
 //	DIASPORA_KEY_SECRET=dks_…
 //
-// It names the fabric next to the key, so that the key goes nowhere else.
+// The file also names the fabric of the key, so that the key is sent to no other one. [Read]
+// refuses files that other users can read or change. No error of this package shows a secret.
 package accesskey
 
 import (
@@ -18,7 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// The variables of a key.
+// The environment variables of an access key.
 const (
 	IDVariable     = "DIASPORA_KEY_ID"
 	SecretVariable = "DIASPORA_KEY_SECRET"
@@ -40,8 +42,8 @@ func IsSecret(s globus.Secret) bool {
 	return ok && len(letters) == 43 && !strings.ContainsFunc(letters, other)
 }
 
-// Fault says what is wrong with the two variables of a key, without showing either, and
-// "" if nothing is. It knows what people put in their place.
+// Fault returns what is wrong with the two variables of a key, or "". It shows neither value. It
+// recognizes values that people often put there by mistake.
 func Fault(id, secret string) string {
 	switch {
 	case id == "" && secret == "":
@@ -77,8 +79,8 @@ func secretFault(secret string) string {
 	return "is too long, or has letters in it that no secret has"
 }
 
-// Misplaced says what is wrong with a DIASPORA_CLIENT_ID or DIASPORA_CLIENT_SECRET that is a part of an
-// access key, and returns "" for any other.
+// Misplaced returns an error text if DIASPORA_CLIENT_ID or DIASPORA_CLIENT_SECRET holds a part of
+// an access key, and otherwise "".
 func Misplaced(clientID, clientSecret string) string {
 	for _, v := range []struct{ name, value string }{{"DIASPORA_CLIENT_ID", clientID}, {"DIASPORA_CLIENT_SECRET", clientSecret}} {
 		if strings.HasPrefix(v.value, "key-") || strings.HasPrefix(v.value, "dks_") {

@@ -117,7 +117,7 @@ func TestRead(t *testing.T) {
 	good := text(t, nil)
 	for name, tt := range map[string]struct {
 		content string
-		want    string // "" if it is taken
+		want    string // "" if the value is accepted
 	}{
 		"as written":        {good, ""},
 		"exported, quoted":  {"\ufeffexport DIASPORA_KEY_ID='" + id + "'\r\n\n export DIASPORA_KEY_SECRET=\"" + secret + "\"\r\n", ""},
@@ -226,7 +226,7 @@ func FuzzParse(f *testing.F) {
 		}
 		written, err := Format("", func(name string) string { return vars[name] })
 		if err != nil {
-			return // letters that this package does not write
+			return // has characters that Format does not write
 		}
 		again, wrong := parse(written)
 		if wrong != "" {

@@ -14,19 +14,19 @@ import (
 
 const maxFileBytes = 64 << 10
 
-// variables are those that a file may set, in the order in which they are written.
+// variables are the variables that a key file may set, in the order in which Format writes them.
 var variables = []string{"DIASPORA_URL", "DIASPORA_BOOTSTRAP", "DIASPORA_CA_FILE", IDVariable, SecretVariable}
 
-// File is a key file. The zero value is none.
+// File is a key file that has been read. The zero value means that there is none.
 type File struct {
 	Path string
 	vars map[string]string
 }
 
-// FileError says why a key file cannot be used, and what to do.
+// FileError says why a key file cannot be used, and how to fix that.
 type FileError struct {
 	Reason, Hint string
-	Err          error // what the system says, or nil
+	Err          error // the error of the system, or nil
 }
 
 func (e *FileError) Error() string { return e.Reason + "; " + e.Hint }
@@ -34,8 +34,8 @@ func (e *FileError) Unwrap() error { return e.Err }
 
 const another = `make one with "diaspora key create NAME --save-env FILE" where you are logged in`
 
-// FromEnv reads the file that DIASPORA_KEY_FILE names. If that is not set, it returns the zero File.
-// Errors are [*FileError].
+// FromEnv reads the file that DIASPORA_KEY_FILE names. If that is not set, it returns the zero
+// File. It fails if the environment also sets another key. Errors are [*FileError].
 func FromEnv(getenv func(string) string) (File, error) {
 	path := getenv(FileVariable)
 	if path == "" {
@@ -56,10 +56,10 @@ func FromEnv(getenv func(string) string) (File, error) {
 	return f, nil
 }
 
-// Get returns what the file says of a variable, or "".
+// Get returns the value of a variable in the file, or "".
 func (f File) Get(name string) string { return f.vars[name] }
 
-// Getenv returns what getenv says, and what the file says where that says nothing.
+// Getenv returns a function that looks a variable up with getenv, and then in the file.
 func (f File) Getenv(getenv func(string) string) func(string) string {
 	if f.Path == "" {
 		return getenv
@@ -72,14 +72,15 @@ func (f File) Getenv(getenv func(string) string) func(string) string {
 	}
 }
 
-// Read reads a key file. Others must not be able to read it: they would have the key. It must belong
-// to this user, or to root, for whoever else can change it could have events sent elsewhere. Errors are
-// [*FileError], and show nothing of what is in the file.
+// Read reads a key file. It refuses a file that other users can read, because they would have the
+// key. It also refuses a file that belongs neither to this user nor to root: its owner could change
+// it so that events are sent to another fabric. Errors are [*FileError]. They show nothing of the
+// file's content.
 func Read(path string) (File, error) {
 	fail := func(err error, hint, format string, args ...any) (File, error) {
 		return File{}, &FileError{Reason: fmt.Sprintf("key file %s: ", path) + fmt.Sprintf(format, args...), Hint: hint, Err: err}
 	}
-	info, err := os.Stat(path) // before opening, which may do something to a device, or wait
+	info, err := os.Stat(path) // before opening, because opening a device may have side effects, or block
 	if err == nil && !info.Mode().IsRegular() {
 		return fail(nil, another, "it is not a file")
 	}
@@ -119,10 +120,10 @@ func Read(path string) (File, error) {
 	return File{Path: path, vars: vars}, nil
 }
 
-// mayOwn reports whether a user may go by a file of this owner.
+// mayOwn reports whether a user may trust a file of this owner.
 func mayOwn(owner, user int) bool { return owner == user || owner == 0 }
 
-// ofUser names the owner of a file, as far as that is known, for an error.
+// ofUser describes the owner of a file for an error, if it is another user.
 func ofUser(info fs.FileInfo) string {
 	if info == nil {
 		return ""
@@ -133,7 +134,7 @@ func ofUser(info fs.FileInfo) string {
 	return ""
 }
 
-// parse reads the text of a file, or says what is wrong with it.
+// parse parses the text of a file, or returns what is wrong with it.
 func parse(text string) (vars map[string]string, wrong string) {
 	vars = map[string]string{}
 	for _, other := range []struct{ mark, what string }{
@@ -159,7 +160,7 @@ func parse(text string) (vars map[string]string, wrong string) {
 		case !ok:
 			return nil, fmt.Sprintf("line %d is not NAME=VALUE", number)
 		case !strings.HasPrefix(name, "DIASPORA_"):
-			continue // of another program
+			continue // a variable of another program
 		case !slices.Contains(variables, name):
 			return nil, fmt.Sprintf("line %d sets something that does not belong into it; it may set %s", number, strings.Join(variables, ", "))
 		case vars[name] != "":
@@ -173,7 +174,8 @@ func parse(text string) (vars map[string]string, wrong string) {
 	return vars, Fault(vars[IDVariable], vars[SecretVariable])
 }
 
-// unquote returns a value as a shell has it that is quoted as a whole, or not at all.
+// unquote removes the quotation marks around a value. It reports false if the value has characters
+// that a shell would interpret.
 func unquote(value string) (string, bool) {
 	if len(value) >= 2 && (value[0] == '\'' || value[0] == '"') && value[len(value)-1] == value[0] {
 		value = value[1 : len(value)-1]
@@ -181,8 +183,9 @@ func unquote(value string) (string, bool) {
 	return value, !strings.ContainsAny(value, special)
 }
 
-// Format returns the text of a file that sets these variables: for this package, a shell, systemd and
-// containers alike. It is an error if one of them would read it otherwise than another.
+// Format returns the text of a file that sets the variables for which get returns a value. This
+// package, a shell, systemd and container runtimes all read the same values from it. Format fails
+// for a value for which that is not possible.
 func Format(comment string, get func(name string) string) (string, error) {
 	var b strings.Builder
 	for line := range strings.SplitSeq(comment, "\n") {
@@ -203,13 +206,13 @@ func Format(comment string, get func(name string) string) (string, error) {
 	return b.String(), nil
 }
 
-// quotable reports whether a letter can stand between quotation marks.
+// quotable reports whether a character may stand between quotation marks.
 func quotable(r rune) bool { return unicode.IsPrint(r) && !strings.ContainsRune(special, r) }
 
-// special are the letters that no value has.
+// special are the characters that no value may have, because a shell interprets them.
 const special = "'\"`\\$"
 
-// plain reports whether a shell takes a letter for itself, wherever it stands in a value.
+// plain reports whether a shell takes a character literally, wherever it stands in a value.
 func plain(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:,@%+=[]", r)
 }

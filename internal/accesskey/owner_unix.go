@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// ownerOf returns whose a file is.
+// ownerOf returns the user ID of a file's owner.
 func ownerOf(info fs.FileInfo) (uid int, known bool) {
 	stat, known := info.Sys().(*syscall.Stat_t)
 	if !known {
