@@ -2,9 +2,9 @@ package trust
 
 import "strings"
 
-// RefreshTokenFault says why a text cannot be a refresh token, in words that follow the name of where it
-// is from, without showing any of it; "" if it may be one. Tokens of Globus are opaque: it knows
-// what people put in their place.
+// RefreshTokenFault returns why a text cannot be a refresh token, or "" if it may be one. The
+// result follows the name of the text's source in a message, and shows nothing of the text. Refresh
+// tokens of Globus are opaque, so it only recognizes values that people often put there by mistake.
 func RefreshTokenFault(text string) string {
 	text = strings.TrimSpace(text)
 	switch {

@@ -1,21 +1,23 @@
-// Package trust decides where secrets may go: to which hosts an access token, and to which
-// Globus Auth a refresh token or a client's secret.
+// Package trust decides where secrets may be sent: access tokens to which hosts, and refresh tokens
+// and client secrets to which Globus Auth.
 //
-// An ACL endpoint tells its clients where the brokers are, which Globus Auth issues the tokens,
-// and which scope to ask for. Anybody can run an ACL endpoint, and have it name the scope of
-// somebody else's fabric. So nothing counts that it says about itself; what counts is:
+// An ACL endpoint tells its clients where the brokers are, which Globus Auth issues the tokens, and
+// which scope to ask for. Anyone can run an ACL endpoint, and can make it name the scope of another
+// fabric. So what an ACL endpoint says decides nothing. These rules do:
 //
-//   - The Globus Auth is Globus's own, unless the user has named another one.
-//   - A scope that names a host, https://auth.globus.org/scopes/HOST/SUFFIX, can be made only by
-//     whoever has proved to Globus that the host is theirs. Its tokens go to that host and
+//   - The Globus Auth must be Globus's own, unless the user has named another one.
+//   - A scope that names a host, https://auth.globus.org/scopes/HOST/SUFFIX, can be created only by
+//     somebody who has proved to Globus that the host is theirs. Its tokens may go to that host and
 //     to hosts below it.
-//   - A scope that names only an API, by its UUID, says nothing about hosts. Its tokens go where
-//     the user has confirmed that they may.
-//   - A host that the user has named is the user's own choice.
-//   - A fabric that is wholly on this machine has tokens that are worth nothing elsewhere.
+//   - A scope that names only an API, by its UUID, says nothing about hosts. Its tokens may go to
+//     the hosts that the user has confirmed.
+//   - Tokens may go to hosts that the user has named.
+//   - If a fabric is entirely on this machine, its tokens are worthless elsewhere. They may go to
+//     addresses of this machine.
 //
-// All of that is in [Fabric]. It asks nobody and keeps nothing. [Token] applies it where a
-// token leaves, to the scopes that Globus Auth has granted rather than those that were asked for.
+// [Fabric] implements these rules. It asks no server and stores nothing. [Token] applies them
+// whenever a token is about to be sent. It uses the scopes that Globus Auth has granted, not those
+// that were requested. Start reading at [Fabric.CheckHost].
 package trust
 
 import (
@@ -32,32 +34,32 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// ErrUntrusted is what every [*Error] is to [errors.Is].
+// ErrUntrusted is the sentinel that every [*Error] wraps.
 var ErrUntrusted = errors.New("not trusted")
 
 // Error says why a secret is not sent, and what to do.
 type Error struct {
 	Reason, Hint string
-	Unconfirmed  bool // only the user can tell whether it may be, by logging in
+	Unconfirmed  bool // only the user can allow it, by logging in and confirming the hosts
 }
 
 func (e *Error) Error() string { return e.Reason + "; " + e.Hint }
 func (e *Error) Unwrap() error { return ErrUntrusted }
 
-// Fabric is what an ACL endpoint says of its fabric, and what the user has said.
+// Fabric is what an ACL endpoint says about its fabric, together with what the user has said.
 type Fabric struct {
 	URL     string   // of the ACL endpoint
 	Brokers []string // as host:port
-	Issuer  string   // the Globus Auth that is in use; empty is Globus's own
-	Scope   string   // what tokens are asked for
+	Issuer  string   // the Globus Auth in use; empty means Globus's own
+	Scope   string   // the scope to request tokens for
 
 	NamedIssuer string   // a Globus Auth that the user has named, or ""
 	Named       []string // hosts that the user has named, with or without a port
 	Confirmed   bool     // the user has confirmed all of the above at a login
-	Profile     string   // where that login is stored, for hints; "" if it is not
+	Profile     string   // the profile that stores this login, for hints; "" if there is none
 }
 
-// Local reports whether all of the fabric is on this machine.
+// Local reports whether the fabric is entirely on this machine.
 func (f Fabric) Local() bool {
 	for _, raw := range []string{f.URL, f.Issuer} {
 		if u, err := url.Parse(raw); err != nil || !loopback(hostOf(u.Host)) {
@@ -67,8 +69,8 @@ func (f Fabric) Local() bool {
 	return !slices.ContainsFunc(f.Brokers, func(b string) bool { return !loopback(hostOf(b)) })
 }
 
-// CheckLogin returns nil if a refresh token or a client's secret may be shown to the
-// fabric's Globus Auth, and tokens of its scope asked for there.
+// CheckLogin returns nil if a refresh token or a client secret may be sent to the fabric's Globus
+// Auth, and tokens for the fabric's scope may be requested there.
 func (f Fabric) CheckLogin() error {
 	if f.Local() {
 		return nil
@@ -84,9 +86,9 @@ func (f Fabric) CheckLogin() error {
 	return err
 }
 
-// CheckHost returns nil if a token that is good for the scopes may be sent to an address, with
-// or without a port. For a host that the user has not named, the ACL endpoint has to be
-// trusted as well: it also says whose certificates to believe.
+// CheckHost returns nil if a token with these scopes may be sent to an address, which may have a
+// port. If the user has not named the host, the ACL endpoint must be trusted too, because it also
+// says which certificates to accept.
 func (f Fabric) CheckHost(address string, scopes []string) error {
 	host := hostOf(address)
 	if f.Local() && loopback(host) {
@@ -116,7 +118,8 @@ func (f Fabric) CheckHost(address string, scopes []string) error {
 	return nil
 }
 
-// checkOwner is CheckHost for one scope, whose owner is known, and a host that nobody has named.
+// checkOwner does the check of CheckHost for one scope, whose owner is name, and a host that the
+// user has not named.
 func (f Fabric) checkOwner(host, scope, name string, verified bool) error {
 	own, _, _ := owner(f.Scope)
 	confirmed := f.Confirmed && own == name
@@ -149,7 +152,8 @@ func (f Fabric) confirmHint() string {
 	return fmt.Sprintf(`run "diaspora login %s" to see and confirm its hosts, or name the brokers in DIASPORA_BOOTSTRAP`, clip(f.URL))
 }
 
-// Check returns nil if the fabric may be logged in to and its tokens may go to each of its hosts.
+// Check returns nil if it is allowed to log in to the fabric, and its tokens may be sent to each of
+// its hosts.
 func (f Fabric) Check() error {
 	if err := f.CheckLogin(); err != nil {
 		return err
@@ -182,14 +186,15 @@ func (f Fabric) Hosts() []string {
 	return hosts
 }
 
-// Agrees reports whether the user has already confirmed with another fabric what this one
-// would have them confirm: the same API at the same hosts.
+// Agrees reports whether the user has confirmed the same API at the same hosts already, with
+// another fabric. Then this one needs no new confirmation.
 func (f Fabric) Agrees(other Fabric) bool {
 	return other.Confirmed && f.sameAPI(other) && f.within(other) && f.Issuer == other.Issuer
 }
 
-// Contradicts reports whether another fabric has the tokens of the same API go to other hosts. An
-// ACL endpoint may change its own brokers.
+// Contradicts reports whether another fabric sends the tokens of the same API to other hosts. A
+// fabric with the same ACL endpoint is no contradiction, because an ACL endpoint may change its own
+// brokers.
 func (f Fabric) Contradicts(other Fabric) bool {
 	return !other.Local() && f.sameAPI(other) && f.endpoint() != other.endpoint() && !f.within(other)
 }
@@ -205,24 +210,25 @@ func (f Fabric) within(other Fabric) bool {
 	return !slices.ContainsFunc(f.Hosts(), func(host string) bool { return !slices.Contains(known, host) })
 }
 
-// Where Globus has its scopes, in every one of its environments.
+// The prefix of Globus scopes, in all environments of Globus.
 const scopePrefix = "https://auth.globus.org/scopes/"
 
 var (
 	uuidShape   = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	fqdnShape   = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	suffixShape = regexp.MustCompile(`^[A-Za-z0-9_.~:/-]+$`) // what else could name a second scope, as dependencies in brackets do
+	suffixShape = regexp.MustCompile(`^[A-Za-z0-9_.~:/-]+$`) // other characters could name a second scope, as dependencies in brackets do
 	urnShape    = regexp.MustCompile(`^urn:globus:auth:scope:([A-Za-z0-9_.-]+):`)
 )
 
-// globusAPIs are services of Globus itself that are known by their UUIDs.
+// globusAPIs are services of Globus itself whose scopes name them by UUID.
 var globusAPIs = map[string]string{
 	"524230d7-ea86-4a52-8312-86065a9e0417": "Globus Timers",
 	"eec9b274-0c81-4334-bdc2-54e90e689b9a": "Globus Flows",
 	"facd7ccc-c5f4-42aa-916b-a0e270e2c2a9": "Globus Compute",
 }
 
-// ScopeOwner returns whose scope it is, a host or the UUID of a client in small letters. It fails for what no fabric can have.
+// ScopeOwner returns the owner of a scope: a host, or the UUID of a client, in lower case. It fails
+// for a scope that no fabric can have.
 func ScopeOwner(scope string) (string, error) {
 	name, _, err := owner(scope)
 	if t := (*Error)(nil); errors.As(err, &t) {
@@ -231,8 +237,8 @@ func ScopeOwner(scope string) (string, error) {
 	return name, err
 }
 
-// owner returns whose scope it is: a host that Globus has verified, or the UUID of an API. A
-// scope of one of Globus's own services is an error, since its tokens are good for files, groups
+// owner returns the owner of a scope: a host that Globus has verified, or the UUID of an API. It
+// fails for the scopes of Globus's own services, because their tokens give access to files, groups
 // and identities.
 func owner(scope string) (name string, verified bool, err error) {
 	name, suffix, _ := strings.Cut(strings.TrimPrefix(scope, scopePrefix), "/")
@@ -271,7 +277,7 @@ func notOwn(what string) error {
 	}
 }
 
-// hostOf returns the host of an address in the one form in which it is compared.
+// hostOf returns the host of an address in canonical form, for comparison.
 func hostOf(address string) string {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -283,8 +289,8 @@ func hostOf(address string) string {
 	return strings.TrimSuffix(lower(host), ".")
 }
 
-// lower is strings.ToLower for ASCII alone: there are letters beyond it whose small form is an
-// ASCII letter, and no host has those.
+// lower is strings.ToLower for ASCII only. Some other letters have an ASCII letter as their lower
+// case, and would make a different name look like a host.
 func lower(s string) string {
 	return strings.Map(func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {
@@ -294,13 +300,13 @@ func lower(s string) string {
 	}, s)
 }
 
-// loopback reports whether a host names this machine without asking anybody.
+// loopback reports whether a host names this machine. It does not use DNS.
 func loopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
-// clip bounds what a stranger has written before it goes into an error.
+// clip shortens untrusted text for an error.
 func clip(s string) string {
 	const limit = 200
 	if len(s) <= limit {
@@ -309,20 +315,20 @@ func clip(s string) string {
 	return strings.ToValidUTF8(s[:limit], "") + "…"
 }
 
-// Source yields the tokens of a stored login, or of a credential in the environment. They are
-// good for one fabric, and must not be sent elsewhere; see [Token].
+// Source is the token source of a stored login, or of credentials in the environment. Its tokens
+// are valid for one fabric, and must not be sent elsewhere; see [Token].
 type Source struct {
 	tokens globus.TokenSource
 	fabric Fabric
 }
 
-// Guard makes a Source of a fabric's tokens.
+// Guard returns a Source for a fabric's tokens.
 func Guard(tokens globus.TokenSource, fabric Fabric) *Source { return &Source{tokens, fabric} }
 
 // Fabric returns the fabric that the tokens are for.
 func (s *Source) Fabric() Fabric { return s.fabric }
 
-// Token implements [globus.TokenSource].
+// Token implements [globus.TokenSource]. It fails if logging in to the fabric is not allowed.
 func (s *Source) Token(ctx context.Context) (globus.Token, error) {
 	if err := s.fabric.CheckLogin(); err != nil {
 		return globus.Token{}, err
@@ -330,23 +336,23 @@ func (s *Source) Token(ctx context.Context) (globus.Token, error) {
 	return s.tokens.Token(ctx)
 }
 
-// Refused tells the source that a service has refused the token.
+// Refused tells the underlying source that a service has refused the token.
 func (s *Source) Refused(access globus.Secret) {
 	if tokens, ok := s.tokens.(interface{ Refused(globus.Secret) }); ok {
 		tokens.Refused(access)
 	}
 }
 
-// Settle waits until no renewal is under way.
+// Settle waits until no renewal of a token is in progress.
 func (s *Source) Settle() {
 	if tokens, ok := s.tokens.(interface{ Settle() }); ok {
 		tokens.Settle()
 	}
 }
 
-// Token returns a source's token to send to an address, which has a port or not. If the source
-// has a method Fabric, as a [Source] has, the token is returned only if it may go there. Any
-// other source is the program's own, and so is the decision. named are further hosts that the
+// Token returns a token of the source, to be sent to an address, which may have a port. If the
+// source has a method Fabric, as a [Source] does, Token fails if the token must not be sent there.
+// Any other source is the program's own, and so is the decision. named are further hosts that the
 // user has named.
 func Token(ctx context.Context, source globus.TokenSource, address string, named []string) (globus.Token, error) {
 	token, err := source.Token(ctx)
@@ -354,7 +360,7 @@ func Token(ctx context.Context, source globus.TokenSource, address string, named
 		return globus.Token{}, err
 	}
 	if guarded, ok := source.(interface{ Fabric() Fabric }); ok {
-		fabric := guarded.Fabric() // only now is it known, if the ACL endpoint had to be asked
+		fabric := guarded.Fabric() // after source.Token, because the source may have to ask the ACL endpoint first
 		fabric.Named = append(slices.Clone(fabric.Named), named...)
 		if err := fabric.CheckHost(address, token.Scope); err != nil {
 			return globus.Token{}, err
