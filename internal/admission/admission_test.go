@@ -46,7 +46,7 @@ func TestGuardSharesAttempts(t *testing.T) {
 		} else {
 			end(Unknown)
 		}
-		// Nothing is left, and all who show z wait for the same.
+		// No attempts are left, and all who show z wait for the same one.
 		began := time.Now()
 		results := make(chan bool)
 		for range 10 {
@@ -131,10 +131,10 @@ func TestStrangers(t *testing.T) {
 	a1, a2, a3 := add("a1", "192.0.2.1"), add("a2", "192.0.2.1"), add("a3", "192.0.2.1")
 	b1 := add("b1", "192.0.2.2")
 	a1.Heard(true)
-	s.Evict() // a2: somebody is just looking at a1
+	s.Evict() // evicts a2, because the credentials of a1 are being checked
 	a1.Heard(false)
 	s.EvictFrom(netip.MustParseAddr("192.0.2.2"))
-	s.Evict() // a1
+	s.Evict() // evicts a1
 	if got := fmt.Sprint(closed); got != "[a2 b1 a1]" {
 		t.Errorf("closed %s, want [a2 b1 a1]", got)
 	}

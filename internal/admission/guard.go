@@ -1,11 +1,10 @@
-// Package admission decides which clients that nobody knows yet are served when more
-// come than can be: which of their credentials are looked at ([Guard]), and which
-// of their connections stay open ([Strangers]). The gateway and the ACL endpoint
-// share it.
+// Package admission decides which unauthenticated clients are served when there are too many of
+// them. [Guard] decides whose credentials are checked, and [Strangers] which connections stay open.
+// The gateway and the ACL endpoint both use it.
 //
-// Many people may share an address: behind NAT, on a login node, on a campus network. So
-// credentials that were good lately are always looked at, and those that nobody has
-// shown before do not pay for those that were refused.
+// Many people may share an address, for example behind NAT, on a login node or on a campus network.
+// So the Guard always lets credentials be checked that were valid recently. And it counts
+// credentials that were never seen before separately from those that were refused.
 package admission
 
 import (
@@ -21,8 +20,8 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// AddressOf is what a client's limits hang on: its IPv4 address, or its network of 64
-// bits, of which every IPv6 host has all addresses.
+// AddressOf returns the address that a client is counted under: its IPv4 address, or its IPv6 /64
+// network, because an IPv6 host can use all addresses of its network.
 func AddressOf(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap().WithZone("")
 	if addr.Is6() {
@@ -32,10 +31,10 @@ func AddressOf(addr netip.Addr) netip.Addr {
 	return addr
 }
 
-// Hash is what is kept of credentials.
+// Hash is the SHA-256 of credentials. The credentials themselves are not stored.
 type Hash = [sha256.Size]byte
 
-// Outcome says what became of credentials.
+// Outcome is the result of checking credentials.
 type Outcome int
 
 const (
@@ -44,8 +43,9 @@ const (
 	Refused
 )
 
-// OutcomeOf is what the error of an authenticator says of credentials. Those of somebody who may not
-// use the fabric are good, and no guess: such a refusal has a hint.
+// OutcomeOf returns what an authenticator's error says about the credentials. A refusal with a hint
+// means that the credentials are valid, but that their owner may not use the fabric. That is no
+// guess, so it counts as Good.
 func OutcomeOf(err error) Outcome {
 	refused := (*globus.RefusedError)(nil)
 	switch {
@@ -57,8 +57,8 @@ func OutcomeOf(err error) Outcome {
 	return Unknown
 }
 
-// DefaultBurst is how many credentials an address may show at once that turn out not to be
-// good. It gains one more every [Interval].
+// DefaultBurst is how many failed attempts a client may make in a burst. It may make one more after
+// each [Interval].
 const (
 	DefaultBurst = 100
 	Interval     = 200 * time.Millisecond
@@ -68,27 +68,27 @@ const (
 	rememberedClients     = 10_000
 	rememberedCredentials = 10_000
 
-	// Whoever comes after others have used up what their address may try waits this
-	// long for its turn, beside no more than maxWaiting others.
+	// If a client has no attempts left, an attempt with new credentials waits this long for one,
+	// unless maxWaiting others of that client are waiting already.
 	patience   = 2 * time.Second
 	maxWaiting = 32
 )
 
-// Guard bounds how many credentials of each client are looked at that turn out not to be
-// good. An attempt is paid for when it begins, since many may be under way at once, and
-// gets its price back if the credentials were good. Its methods may be called concurrently.
+// Guard limits how many failed attempts to authenticate each client may make. An attempt is counted
+// when it begins, because many may run at the same time, and is no longer counted if the
+// credentials turn out to be valid. Its methods may be called concurrently.
 type Guard struct {
 	burst float64
 
 	mu      sync.Mutex // guards the fields below, and all attempts and allowances
 	unknown *lru.Cache[string, *allowance]
 	refused *lru.Cache[string, *allowance]
-	good    *lru.Cache[Hash, struct{}] // when last seen
-	bad     *lru.Cache[Hash, struct{}] // likewise
+	good    *lru.Cache[Hash, struct{}] // credentials that were last valid
+	bad     *lru.Cache[Hash, struct{}] // credentials that were last refused
 	pending map[Hash]*attempt
 }
 
-// NewGuard returns a Guard that lets each client fail burst times at once.
+// NewGuard returns a Guard that lets each client fail burst times in a burst.
 func NewGuard(burst int) *Guard {
 	return &Guard{
 		burst:   float64(burst),
@@ -108,19 +108,20 @@ func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
 	return cache
 }
 
-// attempt is one look at credentials that were not good when last seen. Others who show
-// the same credentials meanwhile share it: a job of a thousand processes starts at once.
+// attempt is one check of credentials that are not known to be valid. If others show the same
+// credentials in the meantime, they share the attempt, so that a job that starts a thousand
+// processes uses only one.
 type attempt struct {
-	admitted chan struct{} // closed once it is known whether it may go on
-	ok       bool          // it may
-	wait     time.Duration // if not: until it may
+	admitted chan struct{} // closed when it is decided whether the attempt may proceed
+	ok       bool          // whether it may
+	wait     time.Duration // if not: how long until it may
 	sharers  int
-	paid     *allowance // nil once it is paid back
+	paid     *allowance // what to refund if the credentials are valid; nil if there is nothing to refund
 }
 
-// Begin asks whether credentials of a client may be looked at. If not, ok is false, and
-// wait is how long to wait before the next attempt. Otherwise the caller calls end
-// once, with what came of it. Begin may wait a moment, within ctx.
+// Begin asks whether the credentials of a client may be checked. If ok is false, they must not be,
+// and wait is how long the client should wait before it retries. Otherwise the caller must call end
+// exactly once, with the result of the check. Begin may wait a moment, but not beyond ctx.
 func (g *Guard) Begin(ctx context.Context, client string, credentials Hash) (end func(Outcome), wait time.Duration, ok bool) {
 	g.mu.Lock()
 	if g.good.Contains(credentials) {
@@ -152,7 +153,7 @@ func (g *Guard) Begin(ctx context.Context, client string, credentials Hash) (end
 	return func(o Outcome) { g.end(credentials, a, o) }, 0, true
 }
 
-// admit has an attempt paid for.
+// admit decides whether an attempt may proceed, and counts it.
 func (g *Guard) admit(ctx context.Context, a *attempt, client string, credentials Hash) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -167,8 +168,8 @@ func (g *Guard) admit(ctx context.Context, a *attempt, client string, credential
 	}
 }
 
-// Malformed pays for something that cannot be credentials, and so is not looked at. It
-// reports false if the client has shown too much of that.
+// Malformed counts a value that cannot be credentials and so is not checked. It reports false if
+// the client has sent too many of them; wait is then how long the client should wait.
 func (g *Guard) Malformed(client string) (wait time.Duration, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -201,12 +202,12 @@ func (g *Guard) leave(credentials Hash, a *attempt) {
 	}
 }
 
-// allowance is what a client may still try. The caller of its methods holds [Guard.mu].
+// allowance is how many attempts a client has left. The caller of its methods holds [Guard.mu].
 type allowance struct {
 	left    float64
 	at      time.Time     // when left was computed
-	waiting int           // attempts
-	freed   chan struct{} // closed when something is paid back
+	waiting int           // attempts that wait
+	freed   chan struct{} // closed when an attempt is refunded
 }
 
 func (g *Guard) allowance(of *lru.Cache[string, *allowance], client string) *allowance {
@@ -218,7 +219,7 @@ func (g *Guard) allowance(of *lru.Cache[string, *allowance], client string) *all
 	return b
 }
 
-// take pays for one attempt, or returns how long until that is possible.
+// take counts one attempt. If the client has none left, it returns how long until it has one.
 func (g *Guard) take(b *allowance) (wait time.Duration, ok bool) {
 	now := time.Now()
 	b.left = min(g.burst, b.left+float64(now.Sub(b.at))/float64(Interval))
@@ -231,7 +232,8 @@ func (g *Guard) take(b *allowance) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
-// await pays for one attempt, and waits for that if need be.
+// await counts one attempt. If the client has none left, it waits for one. The caller holds g.mu,
+// which await releases while it waits.
 func (g *Guard) await(ctx context.Context, b *allowance) (wait time.Duration, ok bool) {
 	limit := time.Now().Add(patience)
 	for {

@@ -6,25 +6,25 @@ import (
 	"sync"
 )
 
-// Strangers are open connections of clients that have not yet shown who they are. When
-// there are too many, the oldest one of the address that has most of them makes room: a
-// flood of silent connections takes room from itself, not from people elsewhere.
+// Strangers are the open connections of clients that are not authenticated yet. When there are too
+// many, the oldest one of the address that has most of them is evicted. So a flood of silent
+// connections evicts its own, and does not affect clients at other addresses.
 type Strangers struct {
 	mu        sync.Mutex // guards the fields below, and those of each Stranger
 	byAddress map[netip.Addr]*list.List
 	n         int
 }
 
-// Stranger is one of them.
+// Stranger is one of these connections.
 type Stranger struct {
 	of      *Strangers
 	address netip.Addr
 	close   func()
-	place   *list.Element // nil once it is none any more
-	heard   bool
+	place   *list.Element // nil once it has left the list
+	heard   bool          // its credentials are being checked
 }
 
-// Add adds a connection. close ends it, without waiting for anything.
+// Add adds a connection. close must close it, and must not block.
 func (s *Strangers) Add(address netip.Addr, close func()) *Stranger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -42,14 +42,14 @@ func (s *Strangers) Add(address netip.Addr, close func()) *Stranger {
 	return x
 }
 
-// Len returns how many there are.
+// Len returns the number of connections.
 func (s *Strangers) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.n
 }
 
-// LenOf returns how many there are of an address.
+// LenOf returns the number of connections from an address.
 func (s *Strangers) LenOf(address netip.Addr) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,16 +59,16 @@ func (s *Strangers) LenOf(address netip.Addr) int {
 	return 0
 }
 
-// Heard notes that the client has shown credentials, and whether somebody is looking at
-// them: meanwhile silent ones of the address make room before it does.
+// Heard records whether the client's credentials are being checked. As long as they are, silent
+// connections from the same address are evicted first.
 func (x *Stranger) Heard(looking bool) {
 	x.of.mu.Lock()
 	defer x.of.mu.Unlock()
 	x.heard = looking
 }
 
-// Leave takes the connection off the list: it is closed, or its client is known now. It
-// reports false if it was off the list, because it had to make room for instance.
+// Leave removes the connection from the list, because it is closed or its client is authenticated.
+// It reports false if the connection was not on the list, for example because it was evicted.
 func (x *Stranger) Leave() bool {
 	x.of.mu.Lock()
 	defer x.of.mu.Unlock()
@@ -89,8 +89,8 @@ func (x *Stranger) leave() bool {
 	return true
 }
 
-// Evict closes the oldest connection of the address that has most of them. It reports
-// false if there are none.
+// Evict closes the oldest connection of the address that has most of them. It reports false if
+// there are no connections.
 func (s *Strangers) Evict() bool {
 	s.mu.Lock()
 	var busiest *list.List
@@ -102,13 +102,14 @@ func (s *Strangers) Evict() bool {
 	return s.evict(busiest)
 }
 
-// EvictFrom closes the oldest connection of an address. It reports false if there are none.
+// EvictFrom closes the oldest connection from an address. It reports false if there are none.
 func (s *Strangers) EvictFrom(address netip.Addr) bool {
 	s.mu.Lock()
 	return s.evict(s.byAddress[address])
 }
 
-// evict closes the oldest one of a list; it unlocks s.mu.
+// evict closes the oldest connection of a list, preferring silent ones. The caller holds s.mu, and
+// evict unlocks it.
 func (s *Strangers) evict(of *list.List) bool {
 	if of == nil {
 		s.mu.Unlock()
