@@ -22,7 +22,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
-// everywhere runs a test on each implementation: what they promise is the same.
+// everywhere runs a test on each implementation, since all of them must behave the same.
 func everywhere(t *testing.T, test func(t *testing.T, fsys disk.FS)) {
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()
@@ -111,7 +111,7 @@ func TestSub(t *testing.T) {
 		if err := sub.Sync(); !errors.Is(err, fs.ErrNotExist) && !isMemory(fsys) {
 			t.Errorf("Sync before Make: %v, want ErrNotExist", err)
 		}
-		must(t, sub.Make()) // and the two above it
+		must(t, sub.Make()) // and the two directories above it
 		must(t, sub.SyncParent())
 		must(t, disk.Replace(sub, "file", []byte("content"), true))
 		if got := names(t, fsys); !slices.Equal(got, []string{".", "topics"}) {
@@ -165,7 +165,7 @@ func TestRemoveAll(t *testing.T) {
 	})
 }
 
-// TestFile compares a file with a slice of bytes, after random calls.
+// TestFile compares a file with a slice of bytes after random calls.
 func TestFile(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, fsys disk.FS) {
@@ -231,8 +231,8 @@ func TestFile(t *testing.T) {
 	})
 }
 
-// TestOpenFile goes on with files that are removed or replaced meanwhile, and keeps to
-// how they were opened.
+// TestOpenFile uses open files after they were removed or replaced. They must still work as they
+// were opened.
 func TestOpenFile(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -316,7 +316,7 @@ func TestConcurrentUse(t *testing.T) {
 	})
 }
 
-// TestOutside does not follow a symbolic link out of the directory.
+// TestOutside checks that a symbolic link cannot lead out of the directory.
 func TestOutside(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -373,7 +373,7 @@ func TestSpace(t *testing.T) {
 	}
 }
 
-// TestReplaceSurvives cuts the power at each call of Replace: the file has the old or the new
+// TestReplaceSurvives cuts the power at each call of Replace. The file must have the old or the new
 // content, and the new one once Replace has returned.
 func TestReplaceSurvives(t *testing.T) {
 	t.Parallel()
@@ -400,7 +400,7 @@ func TestReplaceSurvives(t *testing.T) {
 	}
 }
 
-// TestReplaceFails leaves the old content, and no other file, when a call fails.
+// TestReplaceFails checks that a failed call leaves the old content, and no other file.
 func TestReplaceFails(t *testing.T) {
 	t.Parallel()
 	for _, fails := range []string{"remove", "create", "write", "sync", "close", "rename"} {

@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 )
 
-// WriteFile gives the file at a path a new content, or makes it. A crash leaves either the
-// old or the new content, and the new one is durable when WriteFile returns nil. An error
-// may leave either.
+// WriteFile replaces the content of the file at a path, or creates it. A crash leaves either the
+// old or the new content. The new content is durable when WriteFile returns nil. After an error,
+// the file may have either.
 //
-// Calls for the same file may overlap; one of them wins. Because nothing orders them, each
-// writes a temporary file of its own name, which a killed process leaves behind. Callers
-// that hold a lock use [Replace], which leaves nothing behind.
+// Calls for the same file may overlap; one of them wins. Since nothing orders them, each writes a
+// temporary file of its own, which a killed process leaves behind. Callers that hold a lock use
+// [Replace], which leaves nothing behind.
 func WriteFile(name string, content []byte, mode fs.FileMode) error {
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*") // mode 0600
@@ -28,13 +28,13 @@ func WriteFile(name string, content []byte, mode fs.FileMode) error {
 		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
-		os.Remove(f.Name()) // the first error counts
+		os.Remove(f.Name()) // if this fails too, the first error matters more
 		return err
 	}
 	return SyncFolder(dir)
 }
 
-// ReplaceFile is [Replace], durably, for a path.
+// ReplaceFile is [Replace] with sync, for a path.
 func ReplaceFile(name string, content []byte) error {
 	folder, err := New(filepath.Dir(name))
 	if err != nil {
@@ -43,6 +43,6 @@ func ReplaceFile(name string, content []byte) error {
 	return errors.Join(Replace(folder, filepath.Base(name), content, true), folder.Close())
 }
 
-// SyncFolder makes durable what was made, renamed and removed in a folder, where folders
-// can be synced.
+// SyncFolder makes the entries of a folder durable: files that were created, renamed or removed. On
+// systems where folders cannot be synced it does nothing.
 func SyncFolder(dir string) error { return syncDir(os.Open(dir)) }

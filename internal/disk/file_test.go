@@ -9,8 +9,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// TestWriteFile: the content and the mode are as asked, whatever was there before, and a
-// failure leaves nothing behind.
+// TestWriteFile: the file has the given content and mode, whatever was there before, and a failure
+// leaves nothing behind.
 func TestWriteFile(t *testing.T) {
 	t.Parallel()
 	for name, write := range map[string]func(string, []byte) error{

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// syncFile is fdatasync, which spares the times of the file but not its size.
+// syncFile calls fdatasync, which does not write the file's times, but does write its size.
 func syncFile(f *os.File) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
@@ -25,8 +25,8 @@ func syncFile(f *os.File) error {
 	return err
 }
 
-// The types of file systems that several machines may have mounted, of
-// linux/magic.h and of their own headers.
+// The types of file systems that several machines may have mounted, from linux/magic.h and from the
+// file systems' own headers.
 var shared = map[int64]string{
 	0x6969:     "NFS",
 	0x0bd00bd0: "Lustre",
@@ -37,25 +37,25 @@ var shared = map[int64]string{
 	0x5346414f: "AFS",
 	0x00c36400: "Ceph",
 	0x01021997: "9P",
-	0x65735546: "FUSE", // sshfs, BeeGFS' older clients and many others
+	0x65735546: "FUSE", // sshfs, older clients of BeeGFS, and many others
 	0x19830326: "BeeGFS",
 	0xaad7aaea: "PanFS",
 	0x01161970: "GFS2",
 	0x7461636f: "OCFS2",
 }
 
-// Those that are gone when the machine stops.
+// The types of file systems whose content is lost when the machine stops.
 var inMemory = map[int64]string{
 	0x01021994: "tmpfs",
 	0x858458f6: "ramfs",
 }
 
-// FileSystem says on what kind of file system a directory is, as far as that matters
-// to those who keep data in it.
+// FileSystem returns the kind of file system that a directory is on. If it cannot find out, it says
+// that the file system is shared, which is the safe assumption.
 func FileSystem(dir string) (FileSystemKind, error) {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(dir, &stat); err != nil {
-		return FileSystemKind{Shared: true}, os.NewSyscallError("statfs", err) // if in doubt, take care
+		return FileSystemKind{Shared: true}, os.NewSyscallError("statfs", err) // the safe assumption
 	}
 	kind := int64(uint32(stat.Type))
 	if name, ok := shared[kind]; ok {

@@ -2,9 +2,9 @@ package disk
 
 import "errors"
 
-// Guard returns the directory with a condition: nothing in it is changed, and nothing passes for
-// durable, unless check returns nil. It is called before each change and after each sync. Its
-// errors are returned.
+// Guard returns fsys with a condition. It calls check before each change, and after each sync. If
+// check fails, the change is not made, or the sync returns check's error. So nothing is changed,
+// and nothing is reported as durable, unless check returns nil.
 func Guard(fsys FS, check func() error) FS { return guarded{fsys, check} }
 
 type guarded struct {

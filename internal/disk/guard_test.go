@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestGuard fails when anything can be changed, or passes for durable, although check says no.
+// TestGuard checks that nothing can be changed, and nothing is reported as durable, while check
+// fails.
 func TestGuard(t *testing.T) {
 	t.Parallel()
 	var refused error

@@ -12,16 +12,16 @@ import (
 	"syscall"
 )
 
-// held are the lock files of this process. A lock of fcntl keeps other processes
-// out, but not the one that has it, and is gone as soon as that one closes the file
-// anywhere: so a file that is held is not opened a second time.
+// held are the lock files of this process. An fcntl lock keeps other processes out, but not other
+// users in the same process. And the process loses the lock as soon as it closes any descriptor of
+// the file. So a file that is held must not be opened a second time.
 var held struct {
 	sync.Mutex
 	files []*os.File
 }
 
-// lockFile locks a file until the result is closed. It uses fcntl, since that is
-// what NFS, Lustre and GPFS carry to the other machines.
+// lockFile locks a file until the result is closed. It uses fcntl, because NFS, Lustre and GPFS
+// apply fcntl locks across machines.
 func lockFile(root *os.Root, name string) (io.Closer, error) {
 	held.Lock()
 	defer held.Unlock()
@@ -42,7 +42,7 @@ func lockFile(root *os.Root, name string) (io.Closer, error) {
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EAGAIN):
 		err = ErrInUse
 	case errors.Is(err, syscall.ENOLCK), errors.Is(err, errors.ErrUnsupported):
-		err = nil // no locks here: the owner file alone decides
+		err = nil // the file system has no locks; users must have another way to exclude each other, such as an owner file
 	case err != nil:
 		err = fmt.Errorf("lock: %w", err)
 	}
@@ -56,8 +56,8 @@ func lockFile(root *os.Root, name string) (io.Closer, error) {
 	return heldLock{f}, nil
 }
 
-// stillThere fails if somebody removed the file while it was being locked: the
-// next one would lock another file.
+// stillThere fails if the file was removed while it was being locked. Otherwise another process
+// could create a new file of that name and lock that.
 func stillThere(f *os.File, root *os.Root, name string) error {
 	here, err := f.Stat()
 	if err != nil {

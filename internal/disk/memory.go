@@ -8,17 +8,18 @@ import (
 	"time"
 )
 
-// memory is one directory of a file system in memory. It is a path: the directory may be missing,
-// as on a disk. Mutations of names take the tree's lock, those of a file's content only the file's.
+// memory is one directory of a file system in memory. It holds only the path, so the directory need
+// not exist, as on a disk. Changes of names take the tree's lock. Changes of a file's content take
+// only the file's lock.
 type memory struct {
 	tree   *memoryTree
-	parent *memory // nil for the first directory
+	parent *memory // nil for the top directory
 	called string
 }
 
 type memoryTree struct {
 	mu    sync.Mutex
-	first *memoryNode // nil until it is made
+	first *memoryNode // nil until it is created
 	locks map[memoryLock]bool
 }
 
@@ -26,7 +27,7 @@ type memoryTree struct {
 type memoryNode struct {
 	names map[string]*memoryNode // guarded by the tree's mu
 
-	mu       sync.RWMutex // guards what is below
+	mu       sync.RWMutex // guards the fields below
 	chunks   [][]byte     // all but the last have chunkBytes
 	size     int64
 	modified time.Time
@@ -37,15 +38,15 @@ type memoryLock struct {
 	name string
 }
 
-// chunkBytes bounds how much is copied when a file grows.
+// chunkBytes limits how much is copied when a file grows.
 const chunkBytes = 256 << 10
 
-// Memory returns a new directory that is kept in memory. Syncs do nothing.
+// Memory returns a new directory in memory. It does not exist until Make. Syncs do nothing.
 func Memory() FS { return &memory{tree: &memoryTree{locks: map[memoryLock]bool{}}} }
 
 func pathError(op, name string, err error) error { return &fs.PathError{Op: op, Path: name, Err: err} }
 
-// node returns the directory itself. The caller holds the tree's mu.
+// node returns the directory's node. The caller holds the tree's mu.
 func (m *memory) node() (*memoryNode, error) {
 	node := m.tree.first
 	if m.parent != nil {
@@ -91,7 +92,7 @@ func (m *memory) make() error {
 		parent.names[m.called] = newMemoryDir()
 	}
 	if err == nil {
-		_, err = m.node() // a file may have the name
+		_, err = m.node() // fails if a file has the name
 	}
 	return err
 }
@@ -229,7 +230,7 @@ type heldMemoryLock struct {
 	lock memoryLock
 }
 
-// Close gives the lock back, once.
+// Close releases the lock. A second call returns [fs.ErrClosed].
 func (l *heldMemoryLock) Close() error {
 	tree := l.tree
 	if tree == nil {
@@ -311,7 +312,7 @@ func (f *memoryFile) Truncate(size int64) error {
 	return nil
 }
 
-// resize cuts the file, or extends it with zeros. The caller holds mu.
+// resize truncates the file, or extends it with zeros. The caller holds mu.
 func (n *memoryNode) resize(size int64) {
 	whole := int((size + chunkBytes - 1) / chunkBytes) // how many chunks the file will have
 	if whole < len(n.chunks) {
@@ -327,7 +328,7 @@ func (n *memoryNode) resize(size int64) {
 	n.size = size
 }
 
-// resizeChunk grows a chunk by doubling, but never beyond chunkBytes.
+// resizeChunk changes the size of a chunk. Its capacity doubles when it grows, up to chunkBytes.
 func resizeChunk(chunk []byte, size int) []byte {
 	old := len(chunk)
 	if size > cap(chunk) {
@@ -335,7 +336,7 @@ func resizeChunk(chunk []byte, size int) []byte {
 	}
 	chunk = chunk[:size]
 	if size > old {
-		clear(chunk[old:]) // what was cut away may still be there
+		clear(chunk[old:]) // bytes that were truncated before may still be there
 	}
 	return chunk
 }

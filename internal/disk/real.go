@@ -12,24 +12,24 @@ import (
 	"syscall"
 )
 
-// tree is what a real directory and its sub directories share. All names are resolved
-// below root, so that a symbolic link cannot lead out of the directory.
+// tree is shared by a real directory and its subdirectories. All names are resolved below root, so
+// a symbolic link cannot lead out of the directory.
 type tree struct {
 	dir string // absolute
 
 	mu   sync.Mutex // guards the fields below
-	root *os.Root   // nil until it is needed
+	root *os.Root   // opened when it is first needed
 	over bool
 }
 
 // real is one directory of a tree.
 type real struct {
 	*tree
-	path string // below the tree's directory; "." for that directory itself
+	path string // relative to the tree's directory, which is "."
 }
 
-// New returns the directory dir of the real file system. It touches nothing: the
-// directory is made by Make, and opened when it is used first.
+// New returns the directory dir of the real file system. It does not touch the disk: Make creates
+// the directory, and the first use opens it.
 func New(dir string) (FS, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -38,7 +38,7 @@ func New(dir string) (FS, error) {
 	return &real{&tree{dir: dir}, "."}, nil
 }
 
-// open returns the tree's root.
+// open returns the tree's root, opening it if necessary.
 func (t *tree) open() (*os.Root, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -79,7 +79,7 @@ func (d *real) Make() error {
 	return err
 }
 
-// mkdir makes a sub directory whose parent exists.
+// mkdir creates a subdirectory whose parent exists.
 func (d *real) mkdir() error {
 	root, err := d.open()
 	if err != nil {
@@ -95,8 +95,8 @@ func (d *real) mkdir() error {
 	return err
 }
 
-// makeAll is [os.MkdirAll], except that the parents it makes are durable, and with
-// sync dir as well.
+// makeAll is like [os.MkdirAll], but makes the parents that it creates durable, and with sync also
+// dir itself.
 func makeAll(dir string, sync bool) error {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
@@ -128,7 +128,7 @@ func (d *real) List() ([]fs.FileInfo, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	entries, err := dir.ReadDir(-1) // Readdir fails if a file vanishes meanwhile
+	entries, err := dir.ReadDir(-1) // not Readdir, which fails if a file is removed in the meantime
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func (d *real) List() ([]fs.FileInfo, error) {
 	return infos, nil
 }
 
-// dotInfo calls the directory itself ".".
+// dotInfo describes the directory itself under the name ".".
 type dotInfo struct{ fs.FileInfo }
 
 func (dotInfo) Name() string { return "." }
@@ -161,7 +161,7 @@ func (d *real) SyncParent() error {
 	}
 	err := syncDir(os.Open(filepath.Dir(d.dir)))
 	if errors.Is(err, fs.ErrPermission) {
-		return nil // not ours to read: it was not made by us either
+		return nil // we may not read it, so we have not created dir in it either
 	}
 	return err
 }
@@ -180,7 +180,7 @@ func syncDir(dir *os.File, err error) error {
 	}
 	err = dir.Sync()
 	if runtime.GOOS == "windows" || errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
-		err = nil // some file systems keep entries safe by themselves and refuse to be asked
+		err = nil // some file systems do not support it, because they keep entries safe without it
 	}
 	return errors.Join(err, dir.Close())
 }

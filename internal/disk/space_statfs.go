@@ -8,15 +8,15 @@ import (
 	"syscall"
 )
 
-// Space returns how many bytes a user without privileges can still write to the file
-// system of dir, and how many bytes it has in all.
+// Space returns how many bytes an unprivileged user can still write to the file system of dir, and
+// its total size in bytes.
 func Space(dir string) (free, total int64, err error) {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(dir, &stat); err != nil {
 		return 0, 0, os.NewSyscallError("statfs", err)
 	}
 	size := int64(stat.Bsize)
-	// What is available is signed on some systems: below zero, only root may write.
+	// Bavail is signed on some systems. A negative value means that only root may write.
 	return inBytes(int64(stat.Bavail), size), inBytes(int64(stat.Blocks), size), nil
 }
 

@@ -10,8 +10,8 @@ import (
 
 var getDiskFreeSpace = syscall.NewLazyDLL("kernel32.dll").NewProc("GetDiskFreeSpaceExW")
 
-// Space returns how many bytes the user can still write to the volume of dir, and how many
-// bytes of it are the user's in all.
+// Space returns how many bytes the user can still write to the volume of dir, and how many bytes of
+// it the user may use in total.
 func Space(dir string) (free, total int64, err error) {
 	name, err := syscall.UTF16PtrFromString(dir)
 	if err != nil {

@@ -8,9 +8,10 @@ import (
 	"sync/atomic"
 )
 
-// Crash calls program with the seeds from 1 on, on all processors, until the program has
-// counted so many states that crashes left, or returns an error: a promise was broken. It
-// returns how many states there were until then. A program ends when the count is reached.
+// Crash calls program with the seeds 1, 2, 3 and so on, concurrently on all processors. It stops
+// when the programs have counted that many crash states, or when one returns an error, which means
+// that a guarantee was broken. Crash returns how many states were checked until then. A program
+// must return when the count is reached.
 func Crash(states int, program func(seed uint64, counted *atomic.Int64) error) (checked int64, err error) {
 	var counted, seeds atomic.Int64
 	var mu sync.Mutex // guards checked and err
@@ -29,7 +30,7 @@ func Crash(states int, program func(seed uint64, counted *atomic.Int64) error) (
 				}
 				err = errors.Join(err, fmt.Errorf("seed %d: %w", seed, broken))
 				mu.Unlock()
-				counted.Store(int64(states)) // the others end as well
+				counted.Store(int64(states)) // makes the others end as well
 			}
 		})
 	}

@@ -1,19 +1,19 @@
-// Package disktest is a model of a file system for crash tests. It keeps apart what
+// Package disktest is a model of a file system for crash tests. It distinguishes between what
 // processes see and what is on the disk.
 //
-// A crash test runs a program on a [Model] and takes, at any call of the file system,
-// what a power cut ([Moment.Cut]) or the death of the process ([Moment.Kill]) would
-// leave. It then opens that and checks what the program was promised:
+// A crash test runs a program on a [Model]. At any call of the file system it takes the state that
+// a power cut ([Moment.Cut]) or the death of the process ([Moment.Kill]) would leave. It then opens
+// that state and checks what was guaranteed to the program:
 //
 //	model := disktest.New()
 //	model.Observe(func(call, name string, now disktest.Moment) {
 //		left = append(left, now.Cut(rng), now.Kill())
 //	})
 //
-// A power cut keeps any part of what was not synced: of a write any of its sectors, of
-// a directory's entries any subset of the changes, of a file's size the old or the new one,
-// with whatever was on the disk before in between. A directory is an entry of its
-// parent like a file; if that entry is lost, so is all that is in it.
+// A power cut keeps any part of what was not synced: any sectors of a write, any subset of the
+// changes to a directory's entries, and either the old or the new size of a file. Between these
+// there may be whatever was on the disk before. A directory is an entry of its parent, like a file.
+// If that entry is lost, so is everything in the directory.
 package disktest
 
 import (
@@ -33,20 +33,20 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Model is one directory of the model. Settings made on any directory hold for
-// the whole file system.
+// Model is one directory of the model. Settings made on any directory apply to the whole file
+// system.
 type Model struct {
 	*machine
-	path string // below the first directory; "." for that
+	path string // relative to the top directory, which is "."
 }
 
-// machine is what all directories of a model share.
+// machine is shared by all directories of a model.
 type machine struct {
 	mu     sync.Mutex
-	outer  *inode // the directory that holds the first one, under "."
+	outer  *inode // the directory that holds the top one, under the name "."
 	locks  map[string]*lock
 	shared bool
-	room   int64          // bytes that files may have together, or 0
+	room   int64          // limit for the bytes of all files together; 0 means none
 	open   map[*inode]int // how many times each file is open
 	read   int64          // bytes that were read
 
@@ -69,14 +69,14 @@ type inode struct {
 	pending []entryChange
 }
 
-// write is a change that is not synced: bytes at an offset or, if nil, a new size.
+// write is a change that is not synced: bytes at an offset, or a new size if data is nil.
 type write struct {
 	off  int64
 	data []byte
 }
 
-// entryChange puts an inode under a name; without an inode it removes the name. A
-// rename is both at once.
+// entryChange puts an inode under a name. If node is nil, it removes the name. A rename also
+// removes the name from.
 type entryChange struct {
 	name, from string
 	node       *inode
@@ -87,7 +87,7 @@ type lock struct {
 	name    string
 }
 
-// New returns an empty model. Its directory is not made yet.
+// New returns an empty model. Its directory does not exist until Make.
 func New() *Model {
 	return &Model{&machine{outer: newDir(), locks: map[string]*lock{}, open: map[*inode]int{}}, "."}
 }
@@ -96,24 +96,25 @@ func newDir() *inode {
 	return &inode{mode: fs.ModeDir | 0o700, modified: time.Now(), names: map[string]*inode{}, durable: map[string]*inode{}}
 }
 
-// Moment is the state of a model while [Model.Observe] is told of a call. It must not
-// be used later.
+// Moment is the state of a model during a call of the function given to [Model.Observe]. It must
+// not be used later.
 type Moment struct{ m *machine }
 
-// Observe has f called before each call, with the call's name and that of the file:
-// a path below the first directory, or "." for that directory itself. The file system stands
-// still meanwhile: f may take copies of the Moment, but must not call the model. Nil ends it.
+// Observe makes the model call f before each call, with the name of the call and that of the file:
+// a path relative to the top directory, or "." for that directory itself. The file system does not
+// change meanwhile. f may take copies of the Moment, but must not call the model. A nil f ends the
+// observation.
 //
-// The calls are make, list, syncparent, syncdir, open, create, rename, remove, lock, and of files
-// read, write, truncate, sync, size, close. Of a rename, name is the new one.
+// The calls are make, list, syncparent, syncdir, open, create, rename, remove, lock and, of files,
+// read, write, truncate, sync, size, close. For a rename, the name is the new one.
 func (m *Model) Observe(f func(call, name string, now Moment)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.observe = f
 }
 
-// Changes tells whether a call may change what is seen or what is durable: before the others
-// the state is what it was before.
+// Changes reports whether a call may change what processes see or what is durable. Before any other
+// call, the state is the same as before the call that precedes it.
 func Changes(call string) bool {
 	switch call {
 	case "read", "list", "open", "size", "close", "lock":
@@ -122,28 +123,28 @@ func Changes(call string) bool {
 	return true
 }
 
-// Fault has f decide the result of each call, if f does not return nil.
-// [io.ErrShortWrite] makes half of a write, with that error. f may block and
-// is called without locks; it must be safe for concurrent use. Nil ends it.
+// Fault makes f decide the result of each call: if f returns an error, the call fails with it. With
+// [io.ErrShortWrite], a write writes half of its bytes and fails. f is called without locks. It may
+// block, and must be safe for concurrent use. A nil f ends this.
 //
-// After an error a sync has done nothing, but what it was to sync is taken for written, as
-// by Linux, and no later sync makes it durable. Only a failed syncparent can be repeated.
+// A sync that fails does nothing. But as on Linux, what it was to sync counts as written, so that
+// no later sync makes it durable. Only a failed syncparent can be repeated.
 func (m *Model) Fault(f func(call, name string) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fault = f
 }
 
-// SkipSyncs has each sync do nothing for which f returns true. The site is the place in the
-// source that called it, see [Site]. Nil ends it.
+// SkipSyncs makes each sync do nothing for which f returns true. site is the place in the source
+// that made the call; see [Site]. A nil f ends this.
 func (m *Model) SkipSyncs(f func(site string) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.skip = f
 }
 
-// Room bounds the bytes that all files have together; 0 means no bound. A write that would
-// exceed it is made in part and fails with ENOSPC.
+// Room limits the bytes that all files have together; 0 means no limit. A write that would exceed
+// it is made in part, and fails with ENOSPC.
 func (m *Model) Room(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -157,21 +158,21 @@ func (m *Model) SetShared(shared bool) {
 	m.shared = shared
 }
 
-// BreakLocks frees all locks, as if their owners were on another machine.
+// BreakLocks releases all locks, as if their owners were on another machine.
 func (m *Model) BreakLocks() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.locks)
 }
 
-// Used returns how many bytes all files have together, also those that were removed and are still open.
+// Used returns how many bytes all files have together, including removed files that are still open.
 func (m *Model) Used() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.used()
 }
 
-// used is Used for those who hold mu.
+// used is Used for callers that hold mu.
 func (m *machine) used() int64 {
 	counted := map[*inode]bool{}
 	used := m.outer.used(counted)
@@ -221,8 +222,8 @@ func (m *Model) Content(name string) []byte {
 	return nil
 }
 
-// Damage changes a file's content behind the back of everybody: edit gets the content, which it may
-// change, and returns the new one. The change is durable at once.
+// Damage changes a file's content without any call of the file system. edit gets the content, which
+// it may change in place, and returns the new content. The change is durable immediately.
 func (m *Model) Damage(name string, edit func([]byte) []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -235,8 +236,8 @@ func (m *Model) Damage(name string, edit func([]byte) []byte) {
 	node.synced, node.writes = slices.Clone(node.data), nil
 }
 
-// Site returns the place in the source that has called the model: its function, file and line.
-// Calls that package disk makes are followed by the place that called package disk.
+// Site returns the place in the source that called the model: function, file and line. If the
+// caller is package disk, the place that called package disk follows.
 func Site() string {
 	var pcs [24]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
@@ -260,7 +261,7 @@ func Site() string {
 	}
 }
 
-// enter begins a call. It returns with mu held.
+// enter begins a call. It returns with mu held. Its error is that of Fault.
 func (m *Model) enter(call, name string) error {
 	m.mu.Lock()
 	var err error
@@ -277,12 +278,12 @@ func (m *Model) enter(call, name string) error {
 
 func (m *Model) skips() bool { return m.skip != nil && m.skip(Site()) }
 
-// at returns the path of an entry.
+// at returns the path of an entry, relative to the top directory.
 func (m *Model) at(name string) string { return path.Join(m.path, name) }
 
 func pathError(op, name string, err error) error { return &fs.PathError{Op: op, Path: name, Err: err} }
 
-// dir returns the directory itself. The caller holds mu.
+// dir returns the directory's inode. The caller holds mu.
 func (m *Model) dir() (*inode, error) {
 	node := m.outer.names["."]
 	for name := range strings.SplitSeq(m.path, "/") {
@@ -305,7 +306,7 @@ func (m *Model) dir() (*inode, error) {
 	return node, nil
 }
 
-// above returns the directory that holds this one, and this one's name in it.
+// above returns the directory that holds this one, and this one's name in it. The caller holds mu.
 func (m *Model) above() (*inode, string, error) {
 	if m.path == "." {
 		return m.outer, ".", nil
@@ -320,7 +321,7 @@ func (m *Model) Sub(name string) disk.FS { return &Model{m.machine, m.at(name)} 
 // Make implements [disk.FS].
 func (m *Model) Make() error {
 	if m.path != "." {
-		// As in the real one: parents that are missing are made and synced.
+		// Like the real file system, create and sync missing parents.
 		if err := m.makeParent(); err != nil {
 			return err
 		}
@@ -411,7 +412,7 @@ func (m *Model) Sync() error {
 		return err
 	}
 	if fault != nil {
-		dir.pending = nil // taken for written, though it is not
+		dir.pending = nil // they count as written, though they are not
 		return fault
 	}
 	if !m.skips() {
@@ -637,7 +638,7 @@ func (w write) apply(data []byte) []byte {
 	return data
 }
 
-// resize gives data another size. What is new is zero, or of fill.
+// resize changes the size of data. New bytes are zero, or come from fill.
 func resize(data []byte, size int64, fill func([]byte)) []byte {
 	old := int64(len(data))
 	if size <= old {
@@ -668,7 +669,7 @@ func (f *file) Truncate(size int64) error {
 func (f *file) Sync() error {
 	defer f.model.mu.Unlock()
 	if err := f.enter("sync"); err != nil {
-		f.node.writes = nil // taken for written, though they are not
+		f.node.writes = nil // they count as written, though they are not
 		return err
 	}
 	if f.model.skips() {
@@ -701,15 +702,15 @@ func (f *file) Close() error {
 	return err
 }
 
-// Kill returns the file system as another process finds it after this one has
-// died: everything that was written is there, and what was not synced still is not.
+// Kill returns the file system as another process finds it after this one has died. Everything that
+// was written is there. What was not synced is still not synced.
 func (m *Model) Kill() *Model {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return Moment{m.machine}.Kill()
 }
 
-// Kill is [Model.Kill] in the moment that is observed. It returns the first directory.
+// Kill is [Model.Kill] for the observed moment. It returns the top directory.
 func (now Moment) Kill() *Model {
 	nodes := map[*inode]*inode{}
 	var clone func(n *inode) *inode
@@ -743,23 +744,23 @@ func (now Moment) Kill() *Model {
 	return after
 }
 
-// sectorBytes is what a disk writes whole or not at all.
+// sectorBytes is the unit that a disk writes as a whole or not at all.
 const sectorBytes = 512
 
-// Cut returns what is left after a power cut, one of many possibilities, which rng picks.
+// Cut returns the file system after a power cut: one of many possible results, chosen by rng.
 func (m *Model) Cut(rng *rand.Rand) *Model {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return Moment{m.machine}.Cut(rng)
 }
 
-// Cut is [Model.Cut] in the moment that is observed. It returns the first directory.
+// Cut is [Model.Cut] for the observed moment. It returns the top directory.
 func (now Moment) Cut(rng *rand.Rand) *Model {
 	keep := func() bool { return true }
 	switch rng.IntN(4) {
 	case 0:
 		keep = func() bool { return false }
-	case 1: // all
+	case 1: // keep everything
 	default:
 		p := rng.Float64()
 		keep = func() bool { return rng.Float64() < p }
@@ -783,7 +784,7 @@ func (n *inode) cut(keep func() bool, fill func([]byte)) *inode {
 		}
 	}
 	left := &inode{mode: n.mode, modified: n.modified, names: make(map[string]*inode, len(names))}
-	for _, name := range slices.Sorted(maps.Keys(names)) { // so that a seed always gives the same
+	for _, name := range slices.Sorted(maps.Keys(names)) { // sorted, so that a seed always gives the same result
 		left.names[name] = names[name].cut(keep, fill)
 	}
 	left.durable = maps.Clone(left.names)
@@ -815,8 +816,8 @@ func (n *inode) cutContent(keep func() bool, fill func([]byte)) []byte {
 	return data
 }
 
-// filler returns what makes up the content of blocks that were given to a file, but
-// not written: zeros, anything, or what another file had there.
+// filler returns a function for the content of blocks that belong to a file but were not written:
+// zeros (nil), random bytes, or bytes that another file had there.
 func (m *machine) filler(rng *rand.Rand) func([]byte) {
 	switch rng.IntN(3) {
 	case 0:
@@ -837,7 +838,7 @@ func (m *machine) filler(rng *rand.Rand) func([]byte) {
 	}
 }
 
-// contents appends what the files below n hold, in the order of their names.
+// contents appends the contents of the files below n, ordered by name.
 func (n *inode) contents(all [][]byte) [][]byte {
 	if len(n.data) > 0 {
 		all = append(all, n.data)

@@ -22,7 +22,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// outcomes returns what many power cuts leave, as text.
+// outcomes returns the results of many power cuts, as text.
 func outcomes(fsys *disktest.Model, look func(*disktest.Model) string) map[string]int {
 	rng := rand.New(rand.NewPCG(1, 2))
 	all := map[string]int{}
@@ -46,15 +46,15 @@ func want(t testing.TB, got map[string]int, texts ...string) {
 
 func list(fsys *disktest.Model) string { return strings.Join(fsys.Names(), " ") }
 
-// TestDirectories says that a directory, and all that is in it, is an entry of its parent: lost until
-// that is synced.
+// TestDirectories: a directory is an entry of its parent. Until that is synced, a power cut may
+// lose the directory and everything in it.
 func TestDirectories(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
 	must(t, fsys.Make())
 	sub := fsys.Sub("sub")
 	must(t, sub.Make())
-	must(t, disk.Replace(sub, "file", []byte("content"), true)) // synced, file and directory
+	must(t, disk.Replace(sub, "file", []byte("content"), true)) // syncs the file and the directory
 	look := func(left *disktest.Model) string {
 		return list(left) + "/" + list(left.Sub("sub").(*disktest.Model)) + "/" + string(left.Sub("sub").(*disktest.Model).Content("file"))
 	}
@@ -70,7 +70,7 @@ func TestDirectories(t *testing.T) {
 	want(t, outcomes(fsys, look), "//")
 }
 
-// TestNestedMake makes the parents durable, but not the directory itself.
+// TestNestedMake: Make makes the parents durable, but not the directory itself.
 func TestNestedMake(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -80,7 +80,7 @@ func TestNestedMake(t *testing.T) {
 	}), "a/", "a/b")
 }
 
-// TestFiles says what a power cut leaves of a file.
+// TestFiles checks what a power cut leaves of a file.
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -106,7 +106,8 @@ func TestFiles(t *testing.T) {
 	if killed := fsys.Kill(); string(killed.Content("file")) != "n" || list(killed) != "file other" {
 		t.Errorf("after a kill: %q in %s", killed.Content("file"), list(killed))
 	}
-	// Two sectors, of which each may be there, in front of it whatever was on the disk.
+	// Either of the two sectors may be there. If the first one is not, its place holds what was on
+	// the disk before.
 	_, err = f.WriteAt(bytes.Repeat([]byte("s"), 1024), 0)
 	must(t, err)
 	kinds := map[string]bool{}
@@ -118,7 +119,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestSeedsRepeat says that a seed always gives the same power cut.
+// TestSeedsRepeat checks that a seed always gives the same power cut.
 func TestSeedsRepeat(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -141,7 +142,7 @@ func TestSeedsRepeat(t *testing.T) {
 	}
 }
 
-// TestFaults has calls fail.
+// TestFaults checks calls that are made to fail.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -182,7 +183,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestSkipSyncs names the places that sync, and has one of them do nothing.
+// TestSkipSyncs lists the places that sync, and disables one of them.
 func TestSkipSyncs(t *testing.T) {
 	t.Parallel()
 	run := func(skip string) (*disktest.Model, []string) {
@@ -209,7 +210,7 @@ func TestSkipSyncs(t *testing.T) {
 	}
 }
 
-// TestObserve sees the state before each call.
+// TestObserve checks the state before each call.
 func TestObserve(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
