@@ -1,6 +1,8 @@
-// Package proxyproto takes connections from proxies and load balancers that say in front of
-// each connection whose it is: version 2 of the PROXY protocol
+// Package proxyproto accepts connections through proxies and load balancers that send the client's
+// address at the beginning of each connection. It implements version 2 of the PROXY protocol
 // (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt).
+//
+// Only proxies in [Config.Trusted] can set the address of a connection. Start reading at [Listen].
 package proxyproto
 
 import (
@@ -22,18 +24,18 @@ const (
 	signature = "\r\n\r\n\x00\r\nQUIT\n"
 	fixed     = len(signature) + 4 // bytes before the addresses
 
-	// maxRest bounds what follows: addresses, and further fields that nobody reads here.
+	// maxRest limits what follows: the addresses, and optional fields, which are ignored.
 	maxRest = 4096
 
-	// maxReading bounds the connections whose header is being read.
+	// maxReading limits the connections whose header is being read at the same time.
 	maxReading = 1024
 )
 
-// errLocal says that the connection is the proxy's own, to see whether somebody answers.
+// errLocal means that the connection is the proxy's own, for a health check.
 var errLocal = errors.New("LOCAL")
 
-// readHeader reads the header in front of a connection. It returns who connected to the
-// proxy, or errLocal.
+// readHeader reads the header at the beginning of a connection. It returns the client's address, or
+// errLocal.
 func readHeader(r io.Reader) (netip.AddrPort, error) {
 	head := make([]byte, fixed)
 	if _, err := io.ReadFull(r, head); err != nil {
@@ -55,7 +57,7 @@ func readHeader(r io.Reader) (netip.AddrPort, error) {
 	}
 	switch command & 0xf {
 	case 0:
-		return netip.AddrPort{}, errLocal // whatever addresses there are
+		return netip.AddrPort{}, errLocal // ignores any addresses, as the protocol requires
 	case 1:
 	default:
 		return netip.AddrPort{}, fmt.Errorf("the PROXY header has the unknown command %d", command&0xf)
@@ -77,20 +79,21 @@ func readHeader(r io.Reader) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(rest[2*length:])), nil
 }
 
-// Config says which proxies a [Listener] believes.
+// Config configures the listener that [Listen] returns.
 type Config struct {
-	// Trusted are the networks of the proxies. Each of their connections must begin with a
-	// header, within Timeout. Those of others must not: they are handed on as they are, and
-	// to whoever serves them a header is garbage.
+	// Trusted are the networks of the proxies. Every connection from there must begin with a
+	// header, which must arrive within Timeout. Connections from other addresses are passed on
+	// unchanged. If one begins with a header all the same, the server sees it as garbage.
 	Trusted []netip.Prefix
 	Timeout time.Duration
 
-	// Diagnostics receives what is wrong with proxies' headers.
+	// Diagnostics receives reports of connections from trusted proxies with an invalid header.
+	// Required.
 	Diagnostics *slog.Logger
 }
 
-// Listen returns a listener whose connections have the addresses of clients, rather than those of
-// proxies between them and ln. Without proxies it is ln itself.
+// Listen returns a listener whose connections report the client's address, not that of a proxy
+// between the client and ln. If there are no trusted proxies, it returns ln itself.
 func Listen(ln net.Listener, cfg Config) net.Listener {
 	if len(cfg.Trusted) == 0 {
 		return ln
@@ -108,8 +111,8 @@ type listener struct {
 	net.Listener
 	cfg       Config
 	conns     chan net.Conn
-	errs      chan error    // of the Listener
-	reading   chan struct{} // holds one for each header that is being read
+	errs      chan error    // errors of the underlying Accept
+	reading   chan struct{} // a semaphore: holds one value for each header that is being read
 	run       context.Context
 	stop      context.CancelFunc
 	warnOften rate.Sometimes
@@ -120,7 +123,7 @@ func (l *listener) accept() {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			select {
-			case l.errs <- err: // the caller decides whether to go on
+			case l.errs <- err: // the caller of Accept decides whether to continue
 				if errors.Is(err, net.ErrClosed) {
 					return
 				}
@@ -159,7 +162,7 @@ func (l *listener) trusts(conn net.Conn) bool {
 	return false
 }
 
-// identify reads a proxy's header, and hands the connection on.
+// identify reads the header of a connection from a proxy, and passes the connection on.
 func (l *listener) identify(conn net.Conn) {
 	conn.SetReadDeadline(time.Now().Add(l.cfg.Timeout))
 	defer context.AfterFunc(l.run, func() { conn.Close() })()
@@ -204,7 +207,7 @@ func (l *listener) Close() error {
 	return l.Listener.Close()
 }
 
-// proxied is a connection through a proxy.
+// proxied is a connection through a proxy. It reports the client's address.
 type proxied struct {
 	net.Conn
 	client net.Addr
@@ -212,7 +215,7 @@ type proxied struct {
 
 func (c *proxied) RemoteAddr() net.Addr { return c.client }
 
-// CloseWrite ends what is sent, as on any TCP connection.
+// CloseWrite closes the sending side, as [net.TCPConn.CloseWrite] does.
 func (c *proxied) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()

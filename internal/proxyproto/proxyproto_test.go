@@ -25,7 +25,7 @@ var (
 func TestHeader(t *testing.T) {
 	for name, c := range map[string]struct {
 		header []byte
-		want   string // empty: an error that says
+		want   string // empty: an error that contains says
 		says   string
 	}{
 		"IPv4":                {header(0x21, 0x11, ipv4...), "192.0.2.7:8080", ""},
@@ -149,14 +149,14 @@ func dial(t *testing.T, address string, say ...[]byte) *net.TCPConn {
 
 func TestTrusted(t *testing.T) {
 	address, conns := listen(t, "127.0.0.0/8", time.Minute)
-	silent := dial(t, address) // holds up nobody
+	silent := dial(t, address) // must not delay the others
 	for _, c := range []struct {
 		header []byte
 		want   string
 	}{
 		{header(0x21, 0x11, ipv4...), "192.0.2.7:8080"},
 		{header(0x21, 0x21, ipv6...), "[2001:db8::7]:8080"},
-		{header(0x20, 0x00), ""}, // its own address
+		{header(0x20, 0x00), ""}, // the proxy's own address
 	} {
 		conn := dial(t, address, c.header[:5], c.header[5:], []byte("hello"))
 		conn.CloseWrite()
