@@ -1,5 +1,6 @@
-// Package terminal makes text that others wrote fit to be shown: by a terminal, which
-// takes some characters for commands, and by whatever else prints it later.
+// Package terminal makes untrusted text safe to show. It escapes the characters that a terminal
+// interprets as commands, or that change the order in which text is displayed ([Escape]). It also
+// measures and cuts text by columns ([Width], [Cut]).
 package terminal
 
 import (
@@ -10,8 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// Escape appends text with everything escaped that could command a terminal
-// or make it show another order of letters. Line feeds and tabs stay.
+// Escape appends text to buf. It escapes every character that a terminal could interpret as a
+// command, or that could change the order in which characters are displayed. Line feeds and tabs
+// stay.
 func Escape(buf, text []byte) []byte {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
@@ -34,8 +36,8 @@ func Escape(buf, text []byte) []byte {
 	return buf
 }
 
-// EscapeJSON is [Escape] for JSON texts: what it escapes in their strings, a parser
-// reads as what it was. The white space between values is left alone.
+// EscapeJSON is [Escape] for JSON texts. A JSON parser reads the escaped characters in strings as
+// the original ones. White space between values stays.
 func EscapeJSON(buf, text []byte) []byte {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
@@ -50,7 +52,7 @@ func EscapeJSON(buf, text []byte) []byte {
 	return buf
 }
 
-// AppendJSONRune appends r as JSON escapes it in a string.
+// AppendJSONRune appends r in the form of an escape in a JSON string.
 func AppendJSONRune(buf []byte, r rune) []byte {
 	if r < 0x10000 {
 		return fmt.Appendf(buf, `\u%04x`, r)
@@ -59,20 +61,20 @@ func AppendJSONRune(buf []byte, r rune) []byte {
 	return fmt.Appendf(buf, `\u%04x\u%04x`, high, low)
 }
 
-// Commands reports whether a terminal may do something else with r than draw it.
+// Commands reports whether a terminal may do anything with r other than display it.
 func Commands(r rune) bool {
-	const zeroWidthNonJoiner, zeroWidthJoiner = 0x200c, 0x200d // parts of words and of emoji
+	const zeroWidthNonJoiner, zeroWidthJoiner = 0x200c, 0x200d // they occur in words and in emoji
 	switch {
 	case r == zeroWidthNonJoiner || r == zeroWidthJoiner:
 		return false
-	case r < 0x80: // most of all text
+	case r < 0x80: // the fast path for most text
 		return r < ' ' || r == 0x7f
 	}
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
-// Writer writes to W what [Escape] makes of what it is given: whole characters at a
-// time, as package fmt does.
+// Writer writes to W what [Escape] returns for its input. Each call of Write must contain whole
+// characters, as those of package fmt do.
 type Writer struct{ W io.Writer }
 
 func (w Writer) Write(p []byte) (int, error) {

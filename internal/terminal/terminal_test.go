@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// hostile is text that does something to a terminal, and what is to be shown instead.
+// hostile maps text that commands a terminal to the text that must be shown instead.
 var hostile = map[string]string{
 	"plain, tab\tand line\nfeed": "plain, tab\tand line\nfeed",
 	"grün 日本 👩‍🔬":                "grün 日本 👩‍🔬",
@@ -34,8 +34,8 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-// TestEscapeJSON holds that nothing in a JSON text commands a terminal, and that it
-// still means the same.
+// TestEscapeJSON checks that the result has no characters that command a terminal, and that it has
+// the same meaning as JSON.
 func TestEscapeJSON(t *testing.T) {
 	for in := range hostile {
 		var text strings.Builder

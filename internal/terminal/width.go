@@ -6,8 +6,9 @@ import (
 	"unicode/utf8"
 )
 
-// Width returns how many columns a text takes on a terminal, as far as that can be known: terminals
-// differ about emoji that are joined. It is for text that is fit to be shown, and of one line.
+// Width returns how many columns a text takes on a terminal. It is an estimate, because terminals
+// display joined emoji differently. The text must be a single line without characters that need
+// [Escape].
 func Width(text string) (columns int) {
 	for _, r := range text {
 		columns += runeWidth(r)
@@ -15,13 +16,15 @@ func Width(text string) (columns int) {
 	return columns
 }
 
-// Cut returns a text of at most so many columns: as it is if it fits, and otherwise its beginning and an ellipsis.
+// Cut returns the text if it fits into that many columns, and otherwise its beginning and an
+// ellipsis.
 func Cut(text string, columns int) string { return cut(text, columns, 0) }
 
-// CutMiddle is [Cut] for names, whose end tells as much as their beginning.
+// CutMiddle is like [Cut], but also keeps the end. It is for names, whose end is as informative as
+// their beginning.
 func CutMiddle(text string, columns int) string { return cut(text, columns, (columns-1)/2) }
 
-// cut leaves so many columns at the end.
+// cut keeps "tail" columns at the end.
 func cut(text string, columns, tail int) string {
 	switch {
 	case Width(text) <= columns:
@@ -32,7 +35,8 @@ func cut(text string, columns, tail int) string {
 	return head(text, columns-1-tail) + "…" + end(text, tail)
 }
 
-// head returns the longest beginning of so many columns. Marks stay with the letter that they belong to.
+// head returns the longest beginning that fits into that many columns. Combining marks stay with
+// their letter.
 func head(text string, columns int) string {
 	for i, r := range text {
 		if columns -= runeWidth(r); columns < 0 {
@@ -42,14 +46,14 @@ func head(text string, columns int) string {
 	return text
 }
 
-// end returns the longest end of so many columns.
+// end returns the longest end that fits into that many columns.
 func end(text string, columns int) string {
 	for left := Width(text); left > columns; {
 		r, size := utf8.DecodeRuneInString(text)
 		left -= runeWidth(r)
 		text = text[size:]
 	}
-	return strings.TrimLeftFunc(text, func(r rune) bool { return runeWidth(r) == 0 }) // of a letter that is cut off
+	return strings.TrimLeftFunc(text, func(r rune) bool { return runeWidth(r) == 0 }) // marks of a letter that was cut off
 }
 
 func runeWidth(r rune) int {
@@ -64,7 +68,8 @@ func runeWidth(r rune) int {
 	return 1
 }
 
-// wide are the characters that Unicode calls wide or fullwidth (UAX #11), in a few ranges more than needed.
+// wide are the characters that Unicode calls wide or fullwidth (UAX #11). The ranges are slightly
+// larger than necessary.
 var wide = &unicode.RangeTable{
 	R16: []unicode.Range16{
 		{0x1100, 0x115f, 1}, {0x231a, 0x231b, 1}, {0x2329, 0x232a, 1}, {0x23e9, 0x23ec, 1}, {0x23f0, 0x23f3, 3}, {0x25fd, 0x25fe, 1},

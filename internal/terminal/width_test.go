@@ -46,7 +46,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// FuzzCut: whatever is cut fits, stays text, and is only shortened if it has to be.
+// FuzzCut checks that the result fits, is valid text, and is shortened only if necessary.
 func FuzzCut(f *testing.F) {
 	for _, seed := range []string{"", "weather", "気温計測", "a\u0308b", "🌍\u200d🌍", strings.Repeat("x", 300), "\u0300\u0300"} {
 		f.Add(seed, 5)
