@@ -14,22 +14,22 @@ import (
 	"unicode/utf8"
 )
 
-// encoder appends the members of nested JSON objects to a buffer. The object that was begun
-// last is the current one; it stays open until end, so that members can follow.
+// encoder appends the members of nested JSON objects to a buffer. The object that was opened last
+// is the current one. It stays open until end, so that members can be added.
 type encoder struct {
 	buf     []byte
-	limit   int      // for len(buf); attributes that do not fit are left out
-	cut     int      // values that were truncated or left out
-	names   []string // members of the current object, after those of the objects around it
+	limit   int      // limit of len(buf); attributes that do not fit are left out
+	cut     int      // how many values were truncated or left out
+	names   []string // names of the members of all open objects, those of the outermost first
 	first   int      // names[first:] belong to the current object
-	groups  []string // the open groups, for replace only
+	groups  []string // the open groups; used by replace only
 	replace func(groups []string, a slog.Attr) slog.Attr
 }
 
-// maxNesting bounds the groups within the value of one attribute.
+// maxNesting limits the depth of groups within the value of one attribute.
 const maxNesting = 32
 
-// mark is a state of an encoder, to return to when what follows is dropped again.
+// mark is a saved state of an encoder. back returns to it, to drop what was written since.
 type mark struct{ bytes, names, first, groups int }
 
 func (e *encoder) mark() mark { return mark{len(e.buf), len(e.names), e.first, len(e.groups)} }
@@ -50,7 +50,7 @@ func (e *encoder) key(name string) {
 	e.member(unique)
 }
 
-// member begins a member of the current object, with a name that nothing else has.
+// member begins a member of the current object. No other member may have that name.
 func (e *encoder) member(name string) {
 	if n := len(e.buf); n == 0 || e.buf[n-1] != '{' {
 		e.buf = append(e.buf, ',')
@@ -202,7 +202,7 @@ type marshaler struct {
 	enc *json.Encoder
 }
 
-// maxKeptBytes bounds the buffers that are kept for the next value.
+// maxKeptBytes limits the size of the buffers that are kept for reuse.
 const maxKeptBytes = 64 << 10
 
 var marshalers = sync.Pool{New: func() any {
@@ -217,7 +217,7 @@ const hexDigits = "0123456789abcdef"
 // string writes a JSON string. Bytes that are not UTF-8 become U+FFFD.
 func (e *encoder) string(s string) {
 	b := append(e.buf, '"')
-	start := 0 // s[start:i] is as it will be written
+	start := 0 // s[start:i] needs no escapes and is written as it is
 	for i := 0; i < len(s); {
 		c := s[i]
 		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
@@ -254,12 +254,11 @@ func (e *encoder) string(s string) {
 	e.buf = append(b, '"')
 }
 
-// text writes a JSON string of at most max bytes between its quotes. A longer one is
-// truncated.
+// text writes a JSON string of at most max bytes between its quotes. It truncates a longer one.
 func (e *encoder) text(s string, max int) {
 	const more = `""…`
 	start := len(e.buf)
-	for keep := min(len(s), max); ; keep /= 2 { // escapes may make it longer
+	for keep := min(len(s), max); ; keep /= 2 { // halve until it fits, because escapes may make it longer
 		text := s
 		if keep < len(s) {
 			for keep > 0 && !utf8.RuneStart(s[keep]) {

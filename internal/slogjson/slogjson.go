@@ -21,32 +21,32 @@ type Format struct {
 	// MaxBytes bounds the length of the JSON. Required.
 	MaxBytes int
 
-	// AddSource adds the place in the code.
+	// AddSource adds the source position of the log call.
 	AddSource bool
 
-	// Trace returns the trace ID and the span ID of a context. Nil adds neither.
+	// Trace returns the trace ID and the span ID of a context. If Trace is nil, neither is added.
 	Trace func(context.Context) (traceID, spanID string)
 
-	// Replace is called for each attribute that is not a group. Nil changes nothing.
+	// Replace is called for each attribute that is not a group. If Replace is nil, attributes are
+	// not changed.
 	Replace func(groups []string, a slog.Attr) slog.Attr
 }
 
-// What the limit of an encoder leaves for members other than the message and attributes.
+// Space that is kept free for members other than the message and the attributes.
 const (
 	maxTailBytes  = 128 // for cut, lost and the closing braces of one attribute's groups
 	maxTraceBytes = 256 // for a trace ID, and for a span ID
 	maxPlaceBytes = 4096
 )
 
-// Attrs are the attributes and groups that precede those of each record. The zero value is
-// not ready; [Format.Attrs] makes one. An Attrs does not change, and may be used
-// concurrently.
+// Attrs are the attributes and groups that precede those of each record. The zero value is not
+// usable; [Format.Attrs] creates one. An Attrs is immutable and may be used concurrently.
 type Attrs struct {
 	format  *Format
 	prefix  []byte
-	groups  []string // that the prefix has opened and not closed
-	pending []string // groups that are opened by their first attribute
-	names   []string // in the innermost object of the prefix
+	groups  []string // groups that the prefix has opened and not closed
+	pending []string // groups that are opened when they get their first attribute
+	names   []string // names of the members of the innermost object of the prefix
 	cut     int
 }
 
@@ -62,17 +62,17 @@ func (f *Format) Attrs() Attrs {
 	return Attrs{format: f, names: names}
 }
 
-// WithGroup returns an Attrs that has also opened a group.
+// WithGroup returns a copy of a with a further open group.
 func (a Attrs) WithGroup(name string) Attrs {
 	a.pending = append(slices.Clip(a.pending), name)
 	return a
 }
 
-// With returns an Attrs that also has the attributes.
+// With returns a copy of a with further attributes.
 func (a Attrs) With(attrs []slog.Attr) Attrs {
 	e := new(encoder)
 	a.resume(e)
-	e.limit /= 2 // the rest is for the message, and for the attributes of records
+	e.limit /= 2 // the other half is for the message, and for the attributes of records
 	before := a.begin(e)
 	for _, attr := range attrs {
 		e.attr(attr, 0)
@@ -107,7 +107,7 @@ func (a *Attrs) begin(e *encoder) mark {
 	return m
 }
 
-// begun reports whether the pending groups have got attributes, and removes them if not.
+// begun reports whether the pending groups have got attributes. If not, it removes them.
 func (a *Attrs) begun(e *encoder, before mark) bool {
 	if len(a.pending) > 0 && e.buf[len(e.buf)-1] == '{' {
 		e.back(before)
@@ -116,13 +116,13 @@ func (a *Attrs) begun(e *encoder, before mark) bool {
 	return true
 }
 
-// Encoder writes records, and keeps its working memory for the next one. The zero value is
-// ready.
+// Encoder writes records, and keeps its working memory for the next one. The zero value is ready to
+// use. An Encoder must not be used concurrently.
 type Encoder struct{ e encoder }
 
-// Record returns the JSON of a record with the attributes of a before its own. A positive
-// lost is added as how many records were lost before this one. The JSON is in buf, whose
-// content is overwritten, or in a new buffer if that is too small.
+// Record returns the JSON of a record. The attributes of a precede its own. If lost is positive,
+// the JSON says that that many records were lost before this one. Record writes to buf, overwriting
+// its content, or to a new buffer if buf is too small. The caller owns the result.
 func (enc *Encoder) Record(ctx context.Context, buf []byte, a *Attrs, r slog.Record, lost int64) []byte {
 	e := &enc.e
 	e.buf = buf[:0]
@@ -149,7 +149,7 @@ func (enc *Encoder) Record(ctx context.Context, buf []byte, a *Attrs, r slog.Rec
 		e.buf = strconv.AppendInt(e.buf, lost, 10)
 	}
 	json := append(e.buf, '}')
-	e.buf = nil // it is the caller's
+	e.buf = nil // the caller owns it now
 	return json
 }
 
