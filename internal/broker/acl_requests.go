@@ -9,10 +9,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// maxACLChanges is how many ACLs one request can create or delete.
+// maxACLChanges is the number of ACLs that one request can create or delete.
 const maxACLChanges = 10_000
 
-// invalid refuses an ACL that is not valid. The checks have the order of Apache Kafka.
+// invalid returns a refusal if the ACL is not valid, or nil. The checks are in the same order as in
+// Apache Kafka.
 func (x acl) invalid() *refusal {
 	switch {
 	case x.resource == kmsg.ACLResourceTypeCluster && x.name != clusterName:
@@ -35,7 +36,7 @@ func (x acl) invalid() *refusal {
 	return nil
 }
 
-// aclFilter selects ACLs. A field that is nil or any matches every ACL.
+// aclFilter selects ACLs. A field that is nil or "any" matches every ACL.
 type aclFilter struct {
 	resource   kmsg.ACLResourceType
 	name       *string
@@ -68,7 +69,7 @@ func (f aclFilter) matchesName(p pattern) bool {
 	}
 }
 
-// onePattern returns the only pattern that can match, if the filter allows a single one.
+// onePattern returns the only pattern that the filter can match, if there is just one.
 func (f aclFilter) onePattern() (p pattern, ok bool) {
 	switch f.kind {
 	case kmsg.ACLResourcePatternTypeLiteral, kmsg.ACLResourcePatternTypePrefixed:
@@ -79,7 +80,7 @@ func (f aclFilter) onePattern() (p pattern, ok bool) {
 	return p, false
 }
 
-// unset reports whether a field is zero. Apache Kafka closes the connection then.
+// unset reports whether a field is zero. Apache Kafka closes the connection in that case.
 func (f aclFilter) unset() bool {
 	return f.resource == kmsg.ACLResourceTypeUnknown || f.kind == kmsg.ACLResourcePatternTypeUnknown ||
 		f.operation == kmsg.ACLOperationUnknown || f.permission == kmsg.ACLPermissionTypeUnknown
@@ -121,11 +122,11 @@ func (b *Broker) describeACLs(r *request, req *kmsg.DescribeACLsRequest) (*kmsg.
 	return response, nil
 }
 
-// createACLs creates the valid ACLs of a request, all of them or none.
+// createACLs creates the valid ACLs of a request. Either all of them are created or none.
 func (b *Broker) createACLs(r *request, req *kmsg.CreateACLsRequest) (*kmsg.CreateACLsResponse, error) {
 	var valid []acl
 	results := make([]*refusal, len(req.Creations))
-	filters := false // whether a field is any or match; Apache Kafka then fails the whole request
+	filters := false // whether a field is "any" or "match", for which Apache Kafka fails the whole request
 	for i, c := range req.Creations {
 		x := acl{pattern{c.ResourceType, c.ResourcePatternType, c.ResourceName}, c.Principal, c.Host, c.Operation, c.PermissionType}
 		if (aclFilter{resource: x.resource, kind: x.kind, operation: x.operation, permission: x.permission}).unset() {
@@ -167,7 +168,7 @@ func (b *Broker) createACLs(r *request, req *kmsg.CreateACLsRequest) (*kmsg.Crea
 	return response, nil
 }
 
-// deleteACLs deletes the ACLs that match, all of them or none. It also works
+// deleteACLs deletes the ACLs that match. Either all of them are deleted or none. It also works
 // when the disk is nearly full.
 func (b *Broker) deleteACLs(r *request, req *kmsg.DeleteACLsRequest) (*kmsg.DeleteACLsResponse, error) {
 	var known []aclFilter

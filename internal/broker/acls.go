@@ -84,11 +84,11 @@ type rules struct {
 	prefixes  map[int]int // number of prefixed rules, by the length of the prefix
 }
 
-// acls stores the ACLs of the broker and authorizes requests like the
-// StandardAuthorizer of Apache Kafka: an operation that no ACL allows is denied.
+// acls stores the ACLs of the broker and authorizes requests like the StandardAuthorizer of Apache
+// Kafka: an operation that no ACL allows is denied.
 //
-// Clients connect through the gateway, so the broker does not know their hosts. An
-// ACL for one host is stored, but matches no connection.
+// Clients connect through the gateway, so the broker does not know their hosts. An ACL for a
+// specific host is stored, but applies to no connection.
 type acls struct {
 	save func(...journal.Entry) error
 
@@ -108,7 +108,7 @@ func (a *acls) allow(who caller, op kmsg.ACLOperation, resource kmsg.ACLResource
 	return who.super || a.rule(who, resource, name).allows(op)
 }
 
-// supported are the operations of each resource type.
+// supported lists the operations of each resource type.
 var supported = map[kmsg.ACLResourceType]operations{
 	kmsg.ACLResourceTypeTopic: setOf(kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationCreate, kmsg.ACLOperationDelete,
 		kmsg.ACLOperationAlter, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs, kmsg.ACLOperationAlterConfigs),
@@ -154,8 +154,8 @@ func (a *acls) rule(who caller, resource kmsg.ACLResourceType, name string) (all
 	return all
 }
 
-// allowAny reports whether the caller may do op to at least one possible resource
-// of this type. No other operation may imply op.
+// allowAny reports whether the caller may do op to at least one possible resource of this type. op
+// must be an operation that no operation but All implies, because implying is not consulted here.
 func (a *acls) allowAny(who caller, op kmsg.ACLOperation, resource kmsg.ACLResourceType) bool {
 	if who.super {
 		return true
@@ -199,7 +199,7 @@ func (a *acls) allowAny(who caller, op kmsg.ACLOperation, resource kmsg.ACLResou
 	})
 }
 
-// create adds ACLs durably. It ignores those that already exist.
+// create adds ACLs, and returns when they are durable. It ignores those that already exist.
 func (a *acls) create(added []acl) error {
 	a.changing.Lock()
 	defer a.changing.Unlock()
@@ -226,11 +226,12 @@ func (a *acls) create(added []acl) error {
 	return nil
 }
 
-// errTooManyACLs says that one request would delete more ACLs than it may.
+// errTooManyACLs means that a request would delete more ACLs than allowed.
 var errTooManyACLs = errors.New("too many ACLs")
 
-// delete removes the ACLs that match any of the filters durably, and returns the
-// matches of each filter. If there are more than limit, it removes none.
+// delete removes the ACLs that match any of the filters, and returns when that is durable. It
+// returns the matches of each filter. If there are more than limit, it removes none and returns
+// errTooManyACLs.
 func (a *acls) delete(filters []aclFilter, limit int) (matched [][]acl, err error) {
 	a.changing.Lock()
 	defer a.changing.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// entries are a journal for ACLs alone.
+// entries is a journal for ACLs only.
 type entries map[string][]byte
 
 func (j entries) save(all ...journal.Entry) error {
@@ -37,10 +37,10 @@ func (j entries) load(t interface{ Fatal(...any) }) *acls {
 	return a
 }
 
-// naiveACLs decide by reading all ACLs, one after the other.
+// naiveACLs authorizes by reading all ACLs, one after another.
 type naiveACLs map[acl]bool
 
-// match calls f with each ACL that is about a resource and a principal.
+// match calls f with each ACL that applies to a resource and a principal.
 func (n naiveACLs) match(principal string, resource kmsg.ACLResourceType, name string, f func(acl)) {
 	for x := range n {
 		about := x.kind == kmsg.ACLResourcePatternTypeLiteral && (x.name == name || x.name == "*") ||
@@ -70,8 +70,8 @@ func (n naiveACLs) allow(principal string, op kmsg.ACLOperation, resource kmsg.A
 	return allowed && !denied
 }
 
-// allowAny tries every name that an ACL has, and names that start with one, but
-// those are the same as a name that no other ACL is about.
+// allowAny tries every name that an ACL has and one name that no ACL has. Any other name gives the
+// same result as one of these.
 func (n naiveACLs) allowAny(principal string, op kmsg.ACLOperation, resource kmsg.ACLResourceType) bool {
 	for x := range n {
 		if x.resource != resource {
@@ -126,8 +126,8 @@ func drawFilter(t *rapid.T) aclFilter {
 	}
 }
 
-// TestACLs makes and deletes ACLs, restarts, and asks: the answers are those of
-// naiveACLs.
+// TestACLs creates and deletes ACLs, restarts, and authorizes operations: the results equal those
+// of naiveACLs.
 func TestACLs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kept := entries{}
@@ -212,7 +212,7 @@ func TestSuperUserNeedsNoACL(t *testing.T) {
 	}
 }
 
-// TestFailedACLChange: what the journal does not have is not in force.
+// TestFailedACLChange: a change that the journal could not store has no effect.
 func TestFailedACLChange(t *testing.T) {
 	fail := errors.New("disk")
 	kept := entries{}
@@ -276,8 +276,8 @@ func FuzzParseACLKey(f *testing.F) {
 	})
 }
 
-// manyACLs are those of 10,000 topics with an owner and four readers each, and
-// some that hold for everybody.
+// manyACLs returns the ACLs of 10,000 topics with an owner and four readers each, and some ACLs for
+// all principals.
 func manyACLs() (all []acl) {
 	add := func(resource kmsg.ACLResourceType, kind kmsg.ACLResourcePatternType, name, principal string, ops ...kmsg.ACLOperation) {
 		for _, op := range ops {

@@ -14,8 +14,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// ask makes a request in the newest version that the broker takes, or in
-// another, as the super user or as somebody.
+// ask makes a request in the newest version that the broker supports, or in another, as the super
+// user or as a given subject.
 func ask[R kmsg.Response](t testing.TB, b *Broker, as caller, request kmsg.Request, version ...int16) R {
 	t.Helper()
 	request.SetVersion(apis()[request.Key()].max)
@@ -66,7 +66,7 @@ func createTopics(topics ...kmsg.CreateTopicsRequestTopic) *kmsg.CreateTopicsReq
 	return request
 }
 
-// create makes topics, and returns the codes by name.
+// create creates topics, and returns the error codes by name.
 func create(t testing.TB, b *Broker, as caller, topics ...kmsg.CreateTopicsRequestTopic) map[string]int16 {
 	t.Helper()
 	codes := make(map[string]int16)
@@ -158,7 +158,7 @@ func TestCreateTopicsValidateOnly(t *testing.T) {
 	}
 }
 
-// TestBounds: numbers that would exhaust memory or descriptors are refused.
+// TestBounds: numbers that would exhaust memory or file descriptors are refused.
 func TestBounds(t *testing.T) {
 	b := open(t, Config{})
 	if got := create(t, b, superUser, newTopic("large", maxPartitions+1), newTopic("small", 1)); got["large"] != kerr.PolicyViolation.Code || got["small"] != kerr.PolicyViolation.Code {
@@ -180,8 +180,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestAdministrationSurvives: topics, settings, partitions and ACLs are there
-// after a restart, and what was deleted is not.
+// TestAdministrationSurvives: topics, settings, partitions and ACLs survive a restart, and what was
+// deleted stays deleted.
 func TestAdministrationSurvives(t *testing.T) {
 	dir := t.TempDir()
 	b := open(t, Config{Dir: dir})
@@ -321,8 +321,8 @@ func TestDescribeConfigs(t *testing.T) {
 	}
 }
 
-// TestAdministrationOfAFullDisk: what would make files grow is refused with a retriable
-// code, and what makes room is not.
+// TestAdministrationOfAFullDisk: requests that would make files grow are refused with a retriable
+// code; requests that free space are not.
 func TestAdministrationOfAFullDisk(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("old", 1))
@@ -357,9 +357,9 @@ func TestAdministrationOfAFullDisk(t *testing.T) {
 	}
 }
 
-// TestNamesAreNotTold asks for a topic that the caller may not describe in all
-// ways: no answer has its name, or differs from that for a topic that is not there,
-// but for those that have its ID from somewhere.
+// TestNamesAreNotTold requests a topic that the caller may not describe in every way. No response
+// reveals its name, or differs from the response for a topic that does not exist. The exception is
+// a request with the topic's ID, which the caller must have learned in another way.
 func TestNamesAreNotTold(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("secret", 1), newTopic("mine", 1))
@@ -421,7 +421,7 @@ func TestNamesAreNotTold(t *testing.T) {
 	}
 }
 
-// TestClusterRequests: whoever may not describe or alter the cluster learns nothing.
+// TestClusterRequests: a caller that may not describe or alter the cluster gets no information.
 func TestClusterRequests(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("t", 1))
@@ -507,9 +507,9 @@ func TestDeleteTopics(t *testing.T) {
 	unknown := [16]byte{1}
 	request := kmsg.NewPtrDeleteTopicsRequest()
 	request.Topics = []kmsg.DeleteTopicsRequestTopic{
-		{Topic: kmsg.StringPtr("a")}, {TopicID: id("b")}, // fine
+		{Topic: kmsg.StringPtr("a")}, {TopicID: id("b")}, // valid
 		{Topic: kmsg.StringPtr("c")}, {TopicID: id("c")}, // the same topic
-		{Topic: kmsg.StringPtr("d"), TopicID: id("d")}, {}, // too much, and nothing
+		{Topic: kmsg.StringPtr("d"), TopicID: id("d")}, {}, // both name and ID, and neither
 		{Topic: kmsg.StringPtr("nope")}, {TopicID: unknown},
 	}
 	codes := make(map[string]int16)
@@ -533,7 +533,8 @@ func TestDeleteTopics(t *testing.T) {
 	}
 }
 
-// TestBrokenACLRequests: as in Apache Kafka they end the connection, or fail as a whole.
+// TestBrokenACLRequests: as in Apache Kafka, broken requests close the connection or fail as a
+// whole.
 func TestBrokenACLRequests(t *testing.T) {
 	b := open(t, Config{})
 	broken := kmsg.NewPtrDescribeACLsRequest() // all zeros
@@ -595,7 +596,7 @@ func TestDescribeACLs(t *testing.T) {
 	}
 }
 
-// TestMetadataVersions asks in each version what a client of that time asks.
+// TestMetadataVersions sends, in each version, what a client of that version sends.
 func TestMetadataVersions(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("t", 2))
@@ -680,8 +681,8 @@ func TestListConfigResources(t *testing.T) {
 	}
 }
 
-// TestFailedChanges: a change that the journal does not have is not in force,
-// and the client is told so.
+// TestFailedChanges: a change that the journal could not store has no effect, and the client gets
+// an error.
 func TestFailedChanges(t *testing.T) {
 	b := open(t, Config{Dir: t.TempDir()})
 	create(t, b, superUser, newTopic("old", 1))
@@ -733,7 +734,7 @@ func TestMalformedConfigChanges(t *testing.T) {
 		of      string
 		configs []kmsg.IncrementalAlterConfigsRequestResourceConfig
 		code    *kerr.Error
-		ada     *kerr.Error // the code for somebody without rights
+		ada     *kerr.Error // the code for a subject without ACLs
 	}{
 		{"nothing", kmsg.ConfigResourceTypeTopic, "t", nil, nil, kerr.TopicAuthorizationFailed},
 		{"no value", kmsg.ConfigResourceTypeTopic, "t", []kmsg.IncrementalAlterConfigsRequestResourceConfig{set("retention.ms", nil)}, kerr.InvalidRequest, kerr.InvalidRequest},

@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// request is one request of a client that is signed in.
+// request is one request from a client, with what its handler needs to know about the connection.
 type request struct {
 	ctx      context.Context // ends with the connection
 	conn     *conn
@@ -18,19 +18,19 @@ type request struct {
 	clientID string
 	kmsg.Request
 
-	sizeHint int     // about how large the response is, if it is large
-	frames   []frame // memory that the response refers to
+	sizeHint int     // size estimate for the response buffer, in bytes, if the response is large
+	frames   []frame // buffers that the response refers to; they are freed after it is sent
 }
 
-// api is what the broker does with one kind of request.
+// api describes how the broker serves one kind of request.
 type api struct {
-	min, max int16 // the versions that it takes
-	// handle answers a request. Without a response none is sent. An error
-	// ends the connection.
+	min, max int16 // the versions that the broker supports
+	// handle carries out a request. If the response is nil, none is sent. An error closes the
+	// connection.
 	handle func(*Broker, *request) (kmsg.Response, error)
 }
 
-// answer makes an api of a handler for one type of request.
+// answer wraps a handler for one request type in an api.
 func answer[Q kmsg.Request, R kmsg.Response](min, max int16, handle func(*Broker, *request, Q) (R, error)) api {
 	return api{min, max, func(b *Broker, r *request) (kmsg.Response, error) {
 		response, err := handle(b, r, r.Request.(Q))
@@ -41,11 +41,12 @@ func answer[Q kmsg.Request, R kmsg.Response](min, max int16, handle func(*Broker
 	}}
 }
 
-// apis are the requests that the broker takes, by key. Whatever belongs to
-// transactions, share groups, telemetry, replication or quotas is missing, and
-// so are the versions of requests that Apache Kafka 4 has dropped as well.
+// apis returns the requests that the broker supports, by API key. Transactions, share groups,
+// telemetry, replication and quotas are not supported. Neither are the request versions that Apache
+// Kafka 4 has dropped.
 //
-// It is a function because the handler of ApiVersions reads it.
+// The table is filled in init and read through a function because apiVersions, which is in the
+// table, reads it. A plain initializer would be an initialization cycle.
 func apis() map[int16]api { return apiTable }
 
 var apiTable map[int16]api
@@ -89,18 +90,18 @@ func init() {
 		74: answer(0, 1, (*Broker).listConfigResources),
 		75: answer(0, 0, (*Broker).describeTopicPartitions),
 	}
-	for key, a := range apiTable { // a kmsg that knows fewer versions cannot parse the rest
+	for key, a := range apiTable { // kmsg cannot parse versions that it does not know
 		a.max = min(a.max, kmsg.RequestForKey(key).MaxVersion())
 		apiTable[key] = a
 	}
 }
 
-// softwarePattern is what the name and the version of a client's software look like (KIP-511).
+// softwarePattern matches a valid name or version of a client's software (KIP-511).
 var softwarePattern = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?$`)
 
-// apiVersions says which requests the broker takes. It is the one request that
-// clients make before they are signed in, and the one that is answered in any
-// version (KIP-511).
+// apiVersions lists the requests that the broker supports. It is the only request that clients may
+// send before they are signed in. An unknown version of it is answered in version 0
+// (apiVersionsUnsupported) instead of closing the connection (KIP-511).
 func (b *Broker) apiVersions(_ *request, req *kmsg.ApiVersionsRequest) (*kmsg.ApiVersionsResponse, error) {
 	response := req.ResponseKind().(*kmsg.ApiVersionsResponse)
 	if req.Version >= 3 && !(softwarePattern.MatchString(req.ClientSoftwareName) && softwarePattern.MatchString(req.ClientSoftwareVersion)) {
@@ -115,8 +116,7 @@ func (b *Broker) apiVersions(_ *request, req *kmsg.ApiVersionsRequest) (*kmsg.Ap
 	return response, nil
 }
 
-// apiVersionsUnsupported answers a request for ApiVersions in a version that is
-// not known, in version 0.
+// apiVersionsUnsupported answers an ApiVersions request of an unknown version, in version 0.
 func apiVersionsUnsupported() *kmsg.ApiVersionsResponse {
 	response := kmsg.NewPtrApiVersionsResponse()
 	response.ErrorCode = kerr.UnsupportedVersion.Code

@@ -1,30 +1,28 @@
-// Package broker is the embedded engine: a whole Kafka cluster of one broker
-// inside this process, for one machine.
+// Package broker is the embedded engine: a complete Kafka cluster of one broker inside this
+// process, for one machine.
 //
 // It speaks the Kafka protocol and keeps everything in one data directory:
 //
-//	lock      held by the process that has the directory
+//	lock      held by the process that uses the directory
 //	meta/     a journal: topics, their settings, ACLs, the next producer ID
 //	groups/   a journal: consumer groups and their committed offsets
 //	topics/   one directory for each partition, see package commitlog
 //
-// What was acknowledged survives the death of the process. With
-// [Config.SyncWrites] it survives a power cut as well. Topics, settings and
-// ACLs always do.
+// Acknowledged records and offsets survive if the process is killed. With [Config.SyncWrites] they
+// also survive a power cut. Topics, settings and ACLs always survive both.
 //
-// Nothing listens on the network: [Broker.Dial] connects in memory,
-// [Broker.SignIn] says whose the connection is, and the gateway does both for
-// its clients. There is no replication, and there are no transactions; beyond
-// one machine there is Apache Kafka.
+// The broker does not listen on the network. [Broker.Dial] connects in memory, and [Broker.SignIn]
+// sets the principal of the connection. The gateway calls both for its clients. There is no
+// replication, and there are no transactions. A deployment of more than one machine uses Apache
+// Kafka instead.
 //
 // # How a request is served
 //
-// Each connection has one goroutine, which reads a request, carries it out and
-// writes the answer (conn.go), so that answers keep the order of requests. The
-// table in api.go says which function does which request. A request that waits
-// (a fetch for more records, a member for its group) makes only its own
-// connection wait, as in Apache Kafka. One more goroutine does what has its
-// time: retention, checkpoints, expired offsets (maintain.go).
+// One goroutine serves each connection. It reads a request, carries it out and writes the response
+// (conn.go), so responses keep the order of the requests. The table in api.go maps each request to
+// its function. A request that waits, such as a fetch for more records or a join for the rest of
+// the group, blocks only its own connection, as in Apache Kafka. One more goroutine does the
+// periodic work: retention, checkpoints and expired offsets (maintain.go).
 package broker
 
 import (
@@ -49,31 +47,31 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// Config says where a [Broker] keeps its records and what it calls itself.
+// Config configures a [Broker].
 type Config struct {
-	// Dir holds all records and state. It is made when missing, and belongs to
-	// one Broker at a time. Empty: everything is in memory and dies with Close.
+	// Dir is the directory for all records and state. It is created if it does not exist. Only one
+	// Broker may use it at a time. If Dir is empty, everything is in memory and lost after Close.
 	Dir string
 
-	// Advertise is the address, as host:port, that clients are told to connect
-	// to: the gateway's. Required.
+	// Advertise is the address, as host:port, that the broker tells clients to connect to. It is
+	// the gateway's address. Required.
 	Advertise string
 
-	// ClusterID is what clients see as the cluster's ID; a data directory
-	// keeps the one it was made with. Default: "diaspora".
+	// ClusterID is the cluster ID that clients see. A data directory keeps the ID that it was
+	// created with. Default: "diaspora".
 	ClusterID string
 
-	// SyncWrites makes every acknowledged record and offset survive a power
-	// cut as well, at the price of an fsync, which requests share that come
-	// together. Without it they survive the death of the process, as they do
-	// in Apache Kafka.
+	// SyncWrites syncs every record and offset to disk before it is acknowledged, so that it also
+	// survives a power cut. This costs an fsync, which concurrent requests share. Without
+	// SyncWrites, acknowledged records and offsets survive if the process is killed, as in Apache
+	// Kafka.
 	SyncWrites bool
 
-	// Diagnostics receives the Broker's own messages. Nil discards them.
+	// Diagnostics receives the Broker's own log messages. Nil discards them.
 	Diagnostics *slog.Logger
 
-	// In tests:
-	files         disk.FS          // in place of Dir
+	// The remaining fields are for tests.
+	files         disk.FS          // replaces Dir
 	now           func() time.Time // the clock of the logs; nil: time.Now
 	maintainEvery time.Duration    // 0: [maintainEvery]
 }
@@ -83,35 +81,35 @@ type Broker struct {
 	cfg   Config
 	host  string // of cfg.Advertise
 	port  int32
-	epoch int32 // counts the starts; every partition's leader epoch
+	epoch int32 // number of starts; the leader epoch of every partition
 
 	files     disk.FS
 	lock      io.Closer
 	meta      *journal.Journal
-	state     metaState // what the journal has, besides topics and ACLs
+	state     metaState // the journal's contents, except topics and ACLs
 	topics    *topics
 	acls      *acls
 	groups    *groups.Coordinator
 	producers producerIDs
 	space     *space
-	heavy     *semaphore.Weighted // bytes of large requests that are carried out
-	sessions  atomic.Int64        // partitions in the fetch sessions of all connections
+	heavy     *semaphore.Weighted // bytes of the large requests that are being carried out, see heavyBytes
+	sessions  atomic.Int64        // number of partitions in the fetch sessions of all connections
 
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
-	working  sync.WaitGroup // connections and maintenance
-	connsMu  sync.Mutex     // guards the field below
+	working  sync.WaitGroup // connections and the maintenance goroutine
+	connsMu  sync.Mutex     // guards conns and closed
 	conns    map[*conn]struct{}
 	closed   bool
 	closing  sync.Once
 	closeErr error
 }
 
-// ErrInUse says that another broker has the data directory.
+// ErrInUse means that another broker uses the data directory.
 var ErrInUse = disk.ErrInUse
 
-// Open starts a broker over cfg.Dir, or over an empty memory. It fails when
-// the directory is in use by another process, cannot be written, or is damaged.
+// Open starts a broker that uses cfg.Dir, or memory if cfg.Dir is empty. It fails if another
+// process uses the directory, or if the directory cannot be written or is damaged.
 func Open(cfg Config) (*Broker, error) {
 	b := &Broker{cfg: cfg, conns: make(map[*conn]struct{}), heavy: semaphore.NewWeighted(heavyBytes)}
 	b.ctx, b.stop = context.WithCancel(context.Background())
@@ -150,7 +148,8 @@ func (b *Broker) open() (err error) {
 	return err
 }
 
-// splitAddress refuses an address that clients could not connect to.
+// splitAddress splits a host:port address. It returns an error for an address that clients could
+// not connect to.
 func splitAddress(address string) (host string, port int32, err error) {
 	host, text, err := net.SplitHostPort(address)
 	if err != nil {
@@ -163,7 +162,7 @@ func splitAddress(address string) (host string, port int32, err error) {
 	return host, int32(n), nil
 }
 
-// openFiles makes the data directory and takes it for this Broker alone.
+// openFiles creates the data directory if necessary, and locks it for this Broker.
 func (b *Broker) openFiles() (err error) {
 	switch {
 	case b.cfg.files != nil:
@@ -188,7 +187,7 @@ func (b *Broker) openFiles() (err error) {
 	return nil
 }
 
-// openTopics opens the partitions of the topics that the journal has.
+// openTopics opens the partitions of all topics in the journal.
 func (b *Broker) openTopics() error {
 	files := b.files.Sub("topics")
 	if err := errors.Join(files.Make(), files.SyncParent()); err != nil {
@@ -213,8 +212,8 @@ func (b *Broker) openLog(files disk.FS, settings topicSettings) (*commitlog.Log,
 	return log, nil
 }
 
-// Dial connects to the broker in memory. Nobody is signed in yet: the
-// connection takes ApiVersions, until [Broker.SignIn] says whose it is.
+// Dial connects to the broker in memory. The connection is not signed in yet: it accepts only
+// ApiVersions until [Broker.SignIn] sets its principal.
 func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "memory", Addr: address(b.cfg.Advertise), Err: context.Cause(ctx)}
@@ -222,8 +221,8 @@ func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 	return b.connect(caller{})
 }
 
-// AdminOpts are the options of a kgo client that is the super user, whom no
-// ACL binds. The client must be closed before the Broker is.
+// AdminOpts returns the options of a kgo client that connects as the super user, whom no ACL
+// restricts. The client must be closed before the Broker is.
 func (b *Broker) AdminOpts() []kgo.Opt {
 	return []kgo.Opt{
 		kgo.SeedBrokers(b.cfg.Advertise),
@@ -233,8 +232,8 @@ func (b *Broker) AdminOpts() []kgo.Opt {
 	}
 }
 
-// Close ends all connections, writes what is not on disk yet and frees the
-// data directory. It may be called twice.
+// Close closes all connections, writes pending data to disk and unlocks the data directory. It may
+// be called more than once.
 func (b *Broker) Close() error {
 	b.closing.Do(func() {
 		b.stop()
@@ -263,5 +262,5 @@ func (b *Broker) Close() error {
 	return b.closeErr
 }
 
-// logDir is the name that requests about directories know the broker's by.
+// logDir returns the path that DescribeLogDirs reports as the broker's log directory.
 func (b *Broker) logDir() string { return filepath.Join(b.cfg.Dir, "topics") }

@@ -36,7 +36,7 @@ func open(t testing.TB, cfg Config) *Broker {
 	return b
 }
 
-// admin is a client that is the super user.
+// admin returns a client that is the super user.
 func (b *Broker) admin(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	client, err := kgo.NewClient(append(b.AdminOpts(), opts...)...)
@@ -60,7 +60,7 @@ func (b *Broker) signedIn(t testing.TB, subject string) net.Conn {
 	return conn
 }
 
-// requestor makes requests on a connection, one after the other.
+// requestor makes requests on a connection, one after another.
 type requestor struct{ conn net.Conn }
 
 func (r requestor) Request(_ context.Context, request kmsg.Request) (kmsg.Response, error) {
@@ -77,7 +77,7 @@ func (r requestor) Request(_ context.Context, request kmsg.Request) (kmsg.Respon
 	}
 	response := request.ResponseKind()
 	if response.IsFlexible() && response.Key() != kmsg.ApiVersions.Int16() {
-		body = body[1:] // no tags
+		body = body[1:] // no tagged fields
 	}
 	return response, response.ReadFrom(body)
 }
@@ -209,10 +209,10 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.WriteFile(names[0], content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	open(t, Config{Dir: damaged}) // the lock is free again
+	open(t, Config{Dir: damaged}) // the lock must be free again
 }
 
-// TestFilesArePrivate: records are nobody else's on the machine.
+// TestFilesArePrivate: other users of the machine cannot read the files.
 func TestFilesArePrivate(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	b := open(t, Config{Dir: dir})
@@ -233,8 +233,7 @@ func TestFilesArePrivate(t *testing.T) {
 	}
 }
 
-// TestSignInIsTheSubject: ACLs of the subject hold on the connection, and none
-// but the subject's.
+// TestSignInIsTheSubject: a connection has the rights of its subject and no others.
 func TestSignInIsTheSubject(t *testing.T) {
 	b := open(t, Config{})
 	client := b.admin(t)
@@ -273,7 +272,7 @@ func TestSignInRefusesNames(t *testing.T) {
 	}
 }
 
-// TestNobodyIsSignedInByDialing: a fresh connection takes ApiVersions and nothing else.
+// TestNobodyIsSignedInByDialing: a new connection accepts ApiVersions only.
 func TestNobodyIsSignedInByDialing(t *testing.T) {
 	b := open(t, Config{})
 	conn, err := b.Dial(t.Context())
@@ -310,8 +309,8 @@ func TestAfterClose(t *testing.T) {
 	}
 }
 
-// TestNearlyFullDisk: below the reserve nothing is acknowledged that needs space,
-// and records can still be read and deleted.
+// TestNearlyFullDisk: below the reserve, nothing that needs space is acknowledged, and records can
+// still be read and deleted.
 func TestNearlyFullDisk(t *testing.T) {
 	var said bytes.Buffer
 	b := open(t, Config{Dir: t.TempDir(), Diagnostics: slog.New(slog.NewTextHandler(&said, nil))})
@@ -326,7 +325,7 @@ func TestNearlyFullDisk(t *testing.T) {
 		b.space.asked.Store(0)
 	}
 	left(reserveBytes - 1)
-	produce(t, client, "weather", "sleet") // the super user may go on for a while
+	produce(t, client, "weather", "sleet") // the super user has a smaller reserve
 	if !b.space.lowFor(caller{principal: "User:" + ada}) {
 		t.Error("others may write, want only the super user to")
 	}
@@ -375,7 +374,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	}
 }
 
-// TestDeletedTopicsStayDeleted: also those whose files a crash has left.
+// TestDeletedTopicsStayDeleted, including those whose files are left after a crash.
 func TestDeletedTopicsStayDeleted(t *testing.T) {
 	dir := t.TempDir()
 	b := open(t, Config{Dir: dir})
@@ -391,7 +390,7 @@ func TestDeletedTopicsStayDeleted(t *testing.T) {
 	interrupted.Deleting = true
 	entry, err := interrupted.entry()
 	if err == nil {
-		err = b.meta.Append(entry) // and no more: the process dies
+		err = b.meta.Append(entry) // nothing more happens, as if the process had been killed here
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -29,8 +29,8 @@ type brokerConfig struct {
 	secret   bool
 }
 
-// brokerConfigs are the settings of the broker: the defaults of topics, and a
-// few more that clients and tools look at. They are read-only.
+// brokerConfigs are the settings of the broker: the defaults of topics, and others that clients and
+// tools read. They are read-only.
 var brokerConfigs = func() map[string]brokerConfig {
 	configs := make(map[string]brokerConfig)
 	for _, c := range topicConfigs {
@@ -38,7 +38,7 @@ var brokerConfigs = func() map[string]brokerConfig {
 			configs[c.synonyms[0].name] = brokerConfig{kind: c.kind, value: &c.value, source: c.source, synonyms: c.synonyms}
 		}
 	}
-	// instead is the default of Apache Kafka.
+	// set adds a setting. instead is the default of Apache Kafka.
 	set := func(name string, kind kmsg.ConfigType, value, instead string) {
 		c := brokerConfig{kind: kind, value: &value, source: kmsg.ConfigSourceStaticBrokerConfig}
 		c.synonyms = []synonym{{name, value, c.source}, {name, instead, kmsg.ConfigSourceDefaultConfig}}
@@ -57,7 +57,7 @@ var brokerConfigs = func() map[string]brokerConfig {
 	set("num.partitions", kmsg.ConfigTypeInt, "1", "1")
 	set("offsets.retention.minutes", kmsg.ConfigTypeInt, "10080", "10080")
 	set("socket.request.max.bytes", kmsg.ConfigTypeInt, strconv.Itoa(maxRequestBytes), "104857600")
-	// Settings without a default, and without a value.
+	// given adds a setting that has a value here but no default. unset adds one that has neither.
 	given := func(name string, kind kmsg.ConfigType, value string) {
 		source := kmsg.ConfigSourceStaticBrokerConfig
 		configs[name] = brokerConfig{kind: kind, value: &value, source: source, synonyms: []synonym{{name, value, source}}}
@@ -70,7 +70,7 @@ var brokerConfigs = func() map[string]brokerConfig {
 	unset("broker.rack", kmsg.ConfigTypeString)
 	unset("log.retention.minutes", kmsg.ConfigTypeInt)
 	unset("log.retention.ms", kmsg.ConfigTypeLong)
-	// Apache Kafka does not know the types of settings of the authorizer, and hides their values.
+	// Apache Kafka does not know the types of the authorizer's settings, so it hides their values.
 	configs["allow.everyone.if.no.acl.found"] = brokerConfig{source: kmsg.ConfigSourceStaticBrokerConfig, secret: true,
 		synonyms: []synonym{{"allow.everyone.if.no.acl.found", "", kmsg.ConfigSourceStaticBrokerConfig}}}
 	return configs
@@ -111,8 +111,8 @@ func (b *Broker) describeConfigs(r *request, req *kmsg.DescribeConfigsRequest) (
 	return response, nil
 }
 
-// configResources are the types of resources that have settings in Apache Kafka.
-// This broker has settings of topics and brokers only.
+// configResources lists the resource types that have settings in Apache Kafka. In this broker only
+// topics and brokers have settings.
 var configResources = []kmsg.ConfigResourceType{
 	kmsg.ConfigResourceTypeTopic,
 	kmsg.ConfigResourceTypeBroker,
@@ -121,8 +121,7 @@ var configResources = []kmsg.ConfigResourceType{
 	kmsg.ConfigResourceTypeGroupConfig,
 }
 
-// mayConfig refuses an operation on the settings of a resource that the caller is
-// not authorized for.
+// mayConfig returns a refusal unless the caller may do op to the settings of a resource.
 func (b *Broker) mayConfig(r *request, op kmsg.ACLOperation, kind kmsg.ConfigResourceType, name string) *refusal {
 	resource, code := kmsg.ACLResourceTypeCluster, kerr.ClusterAuthorizationFailed
 	switch kind {
@@ -151,7 +150,7 @@ func (b *Broker) configsOf(kind kmsg.ConfigResourceType, name string) ([]kmsg.De
 		}
 		return describeTopicConfigs(t.Configs), nil
 	case kmsg.ConfigResourceTypeBroker:
-		if name == "" { // the dynamic settings of all brokers
+		if name == "" { // the dynamic defaults of all brokers
 			return describeBrokerConfigs(kmsg.ConfigSourceDynamicDefaultBrokerConfig), nil
 		}
 		if refused := checkBrokerName(name); refused != nil {
@@ -163,7 +162,7 @@ func (b *Broker) configsOf(kind kmsg.ConfigResourceType, name string) ([]kmsg.De
 	}
 }
 
-// checkBrokerName refuses a name that is not the ID of this broker.
+// checkBrokerName returns a refusal unless the name is the ID of this broker.
 func checkBrokerName(name string) *refusal {
 	if id, err := strconv.Atoi(name); err != nil {
 		return refusef(kerr.InvalidRequest, "the broker ID %q is not a number", name)
@@ -195,8 +194,8 @@ func describeTopicConfigs(configs map[string]string) (all []kmsg.DescribeConfigs
 	return all
 }
 
-// describeBrokerConfigs describes the settings whose values come from these
-// sources, or all of them.
+// describeBrokerConfigs describes the settings whose values come from the given sources, or all
+// settings if no source is given.
 func describeBrokerConfigs(sources ...kmsg.ConfigSource) (all []kmsg.DescribeConfigsResponseResourceConfig) {
 	for _, name := range slices.Sorted(maps.Keys(brokerConfigs)) {
 		c := brokerConfigs[name]
@@ -236,17 +235,17 @@ type configKey struct {
 	name string
 }
 
-// change is one change of a setting.
+// change changes one setting.
 type change struct {
 	name  string
 	op    kmsg.IncrementalAlterConfigOp
 	value *string
 }
 
-// changes are the changes of one resource in a request.
+// changes holds the changes that a request makes to one resource.
 type changes struct {
 	configKey
-	all     bool // all other settings are reset, as AlterConfigs does
+	all     bool // reset all other settings, as AlterConfigs does
 	changes []change
 }
 
@@ -290,8 +289,8 @@ func (b *Broker) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterC
 	return response, nil
 }
 
-// changeConfigs changes each resource independently of the others, and returns
-// a refusal or nil for each.
+// changeConfigs changes each resource independently of the others. For each it returns a refusal or
+// nil.
 func (b *Broker) changeConfigs(r *request, wanted []changes, validateOnly bool) []*refusal {
 	named := make(map[configKey]int)
 	for _, w := range wanted {
@@ -308,8 +307,8 @@ func (b *Broker) changeConfigs(r *request, wanted []changes, validateOnly bool) 
 	return results
 }
 
-// changeConfig changes the settings of one resource. The checks have the order
-// of Apache Kafka.
+// changeConfig changes the settings of one resource. The checks are in the same order as in Apache
+// Kafka.
 func (b *Broker) changeConfig(r *request, w changes, validateOnly bool) *refusal {
 	if refused := w.malformed(); refused != nil {
 		return refused
@@ -333,7 +332,7 @@ func (b *Broker) changeConfig(r *request, w changes, validateOnly bool) *refusal
 	}
 }
 
-// malformed refuses changes that are not valid for any resource.
+// malformed returns a refusal if the changes are invalid for every resource.
 func (w changes) malformed() *refusal {
 	names := make(map[string]bool)
 	for _, c := range w.changes {
@@ -383,7 +382,7 @@ func (b *Broker) changeTopicConfig(w changes, validateOnly bool) *refusal {
 		return refused
 	}
 	_, err := b.topics.change(t.ID, func(record *topicRecord) error {
-		next, refused := w.apply(record.Configs) // again, because the topic may have changed since
+		next, refused := w.apply(record.Configs) // apply again, because another request may have changed the topic since
 		if refused != nil {
 			return refused
 		}
@@ -402,7 +401,7 @@ func (b *Broker) changeTopicConfig(w changes, validateOnly bool) *refusal {
 	}
 }
 
-// apply returns the settings of a topic after the changes, or refuses them.
+// apply returns the settings of a topic after the changes, or a refusal if they are not valid.
 func (w changes) apply(current map[string]string) (map[string]string, *refusal) {
 	next := make(map[string]string)
 	if !w.all {
@@ -425,7 +424,7 @@ func (w changes) apply(current map[string]string) (map[string]string, *refusal) 
 			}
 			next[c.name] = c.editList(list)
 		default:
-			return nil, refuseSilently(kerr.UnknownServerError) // the answer of Apache Kafka to an unknown operation
+			return nil, refuseSilently(kerr.UnknownServerError) // Apache Kafka's answer to an unknown operation
 		}
 	}
 	if w.name == "" {
@@ -440,7 +439,7 @@ func (w changes) apply(current map[string]string) (map[string]string, *refusal) 
 	return next, nil
 }
 
-// editList adds elements to a list, or removes them.
+// editList adds the elements in c.value to a list, or removes them, depending on c.op.
 func (c change) editList(list string) string {
 	elements := slices.DeleteFunc(strings.Split(list, ","), func(s string) bool { return s == "" })
 	for _, element := range strings.Split(*c.value, ",") {
@@ -476,7 +475,7 @@ func (b *Broker) listConfigResources(r *request, req *kmsg.ListConfigResourcesRe
 		resource.Name, resource.Type = name, int8(kind)
 		response.ConfigResources = append(response.ConfigResources, resource)
 	}
-	if req.Version == 0 { // lists client metrics only
+	if req.Version == 0 { // version 0 lists client metrics only
 		return response, nil
 	}
 	if wants(kmsg.ConfigResourceTypeBroker) {

@@ -15,13 +15,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// caller is whose a connection is. Nobody's is the zero caller.
+// caller is the principal that a connection is signed in as. The zero value means that nobody is
+// signed in.
 type caller struct {
 	principal string // User:<subject>
-	super     bool   // no ACL binds it
+	super     bool   // no ACL restricts it
 }
 
-// address is the advertised address, as a [net.Addr].
+// address is the advertised address as a [net.Addr].
 type address string
 
 func (address) Network() string  { return "tcp" }
@@ -33,11 +34,12 @@ type conn struct {
 	net.Conn                 // a pipe
 	ctx      context.Context // ends with the connection
 	cancel   context.CancelFunc
-	caller   atomic.Pointer[caller] // nil until somebody is signed in
+	caller   atomic.Pointer[caller] // nil until the connection is signed in
 	sessions fetchSessions
 }
 
-// clientConn is the other end. To close it ends what the broker does for it.
+// clientConn is the client's end of a connection. Closing it also cancels the request that the
+// broker is carrying out for it.
 type clientConn struct {
 	net.Conn
 	peer *conn
@@ -50,7 +52,7 @@ func (c *clientConn) Close() error {
 
 func (c *clientConn) RemoteAddr() net.Addr { return address(c.peer.b.cfg.Advertise) }
 
-// connect makes a connection and serves it.
+// connect creates a connection and starts the goroutine that serves it.
 func (b *Broker) connect(as caller) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	c := &conn{b: b, Conn: ours}
@@ -82,7 +84,7 @@ func (c *conn) close() {
 	c.Conn.Close()
 }
 
-// closeConns ends all connections, and keeps new ones out.
+// closeConns closes all connections and prevents new ones.
 func (b *Broker) closeConns() {
 	b.connsMu.Lock()
 	defer b.connsMu.Unlock()
@@ -92,11 +94,12 @@ func (b *Broker) closeConns() {
 	}
 }
 
-// subjectPattern keeps out what has a meaning in ACLs ("*", "User:*").
+// subjectPattern excludes subjects that have a special meaning in ACLs, such as "*" in "User:*".
 var subjectPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$`)
 
-// SignIn makes a connection, fresh from [Broker.Dial], that of User:<subject>.
-// The session never ends, so there is no again.
+// SignIn signs a connection from [Broker.Dial] in as User:<subject>. It fails if the connection is
+// already signed in. again is the time by which to sign in again; it is always zero, because the
+// session does not expire.
 func (b *Broker) SignIn(_ context.Context, nc net.Conn, _ kmsg.Requestor, subject string) (again time.Time, err error) {
 	if !subjectPattern.MatchString(subject) {
 		return again, fmt.Errorf("sign in to broker: %q cannot be a subject", subject)
@@ -116,7 +119,7 @@ func (b *Broker) SignIn(_ context.Context, nc net.Conn, _ kmsg.Requestor, subjec
 
 var errNobody = errors.New("request before signing in")
 
-// serve answers requests, one after the other, until the connection ends.
+// serve carries out requests, one after another, until the connection ends.
 func (c *conn) serve() error {
 	for {
 		in, err := readFrame(c.Conn)
@@ -132,7 +135,7 @@ func (c *conn) serve() error {
 	}
 }
 
-// serveRequest carries out a request and sends the response, if there is to be one.
+// serveRequest carries out a request and sends its response, if it has one.
 func (c *conn) serveRequest(in frame) error {
 	done, err := c.admit(in.bytes)
 	if err != nil {
@@ -149,16 +152,18 @@ func (c *conn) serveRequest(in frame) error {
 	return err
 }
 
-// Large requests share heavyBytes: in a byte or two they may name something that takes
-// hundreds of bytes while the request is carried out, and each connection may send one.
+// A request can need far more memory than it has bytes: an element of one or two bytes may take
+// hundreds of bytes while the request is carried out. Every connection may send such a request. So
+// the large requests that are carried out at the same time may have at most heavyBytes in total.
 const (
-	heavyBytes    = 256 << 10 // of large requests that are carried out at the same time
-	lightBytes    = 1 << 10   // smaller requests do not count
-	heaviestBytes = 1 << 20   // a client's request, unless it has records; the gateway has the same limit
+	heavyBytes    = 256 << 10 // total size of the large requests that are carried out at the same time
+	lightBytes    = 1 << 10   // smaller requests are not counted
+	heaviestBytes = 1 << 20   // largest request of a client, unless it is Produce; the gateway has the same limit
 )
 
-// admit waits until there is memory to carry out a request. Then done must be called. Requests
-// that wait for something else do not count, nor those with records.
+// admit waits until a request may be carried out within heavyBytes. The caller must call done
+// afterwards. Small requests and Produce are not counted. Neither are requests that may block for
+// long (Fetch, JoinGroup and SyncGroup), because they would keep their share while they wait.
 func (c *conn) admit(request []byte) (done func(), err error) {
 	size := int64(min(len(request), heavyBytes))
 	if size < lightBytes {
@@ -178,8 +183,8 @@ func (c *conn) admit(request []byte) (done func(), err error) {
 	return func() { c.b.heavy.Release(size) }, nil
 }
 
-// respond carries out a request. The response is empty if none is to be sent. When it has been sent, the
-// frames that it uses can be freed.
+// respond carries out a request and returns the bytes to send, which are empty if there is no
+// response. The caller frees the used frames after it has sent the response.
 func (c *conn) respond(in frame) (sent []byte, used []frame, err error) {
 	r, correlation, err := c.parse(in.bytes)
 	if err != nil {
@@ -198,14 +203,16 @@ func (c *conn) respond(in frame) (sent []byte, used []frame, err error) {
 		used = append(used, out)
 	}
 	if _, ok := r.Request.(*kmsg.ProduceRequest); ok {
-		used = append(used, in) // nobody keeps a part of it; of others the groups may
+		used = append(used, in) // nothing keeps a reference into a Produce request; package groups may keep one into others
 	}
 	return sent, used, nil
 }
 
-// parse reads a request, whose byte slices are those of the frame. If it is for
-// ApiVersions of a version that is not known, there is only a header. The gateway has
-// checked the layout: kmsg believes any number of tags, and counts up to it.
+// parse parses a request. Its byte slices refer to the frame. For an ApiVersions request of an
+// unknown version, r.Request is nil, because only its header can be parsed.
+//
+// The gateway has checked the layout of the request. Without that check a client could keep the
+// broker busy: kmsg loops over whatever number of tags a request claims to have.
 func (c *conn) parse(frame []byte) (r *request, correlation int32, err error) {
 	in := kbin.Reader{Src: frame}
 	key, version, correlation := in.Int16(), in.Int16(), in.Int32()
@@ -239,13 +246,13 @@ func (c *conn) parse(frame []byte) (r *request, correlation int32, err error) {
 	return r, correlation, nil
 }
 
-// appendResponse appends the frame of a response.
+// appendResponse appends a response to out, with its size and header.
 func appendResponse(out []byte, correlation int32, response kmsg.Response) []byte {
 	at := len(out)
 	out = append(out, 0, 0, 0, 0)
 	out = binary.BigEndian.AppendUint32(out, uint32(correlation))
 	if response.IsFlexible() && response.Key() != kmsg.ApiVersions.Int16() {
-		out = append(out, 0) // no tags
+		out = append(out, 0) // no tagged fields
 	}
 	out = response.AppendTo(out)
 	binary.BigEndian.PutUint32(out[at:], uint32(len(out)-at-4))

@@ -17,14 +17,18 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// Earlier versions kept their data in another layout, which package kfakedir
-// reads. The first start over such a directory converts it. The records and the
-// committed offsets are written first, beside the old files, and everything else in one
-// entry of the journal: once that is there, the new files count. A start that
-// was interrupted before begins again.
+// Earlier versions of the broker stored their data in another layout, which package kfakedir reads.
+// The first start with such a directory converts it:
+//
+//  1. Records and committed offsets are written to new files, next to the old ones.
+//  2. Everything else is written to the journal in one append. From then on the new files are
+//     the valid ones.
+//  3. The old files are moved away, and removed if there were no warnings.
+//
+// If a conversion is interrupted before step 2, the next start begins it again.
 
-// oldName is the directory that the old files are moved to. It is removed if the
-// conversion had nothing to complain about.
+// oldName is the directory that the old files are moved to. It is removed if the conversion had no
+// warnings.
 const oldName = "before-conversion"
 
 // convert converts the data directory if it has the old layout.
@@ -36,7 +40,7 @@ func (b *Broker) convert() error {
 	if err != nil || !found {
 		return err
 	}
-	keep := true // the files of an interrupted conversion, of which it is not known how it went
+	keep := true // after an interrupted step 3 it is unknown whether there were warnings
 	if b.state.self.Epoch == 0 {
 		b.cfg.Diagnostics.Info("converting the data directory of an earlier version", "dir", b.cfg.Dir)
 		data, err := kfakedir.Read(b.cfg.Dir)
@@ -113,7 +117,7 @@ func (b *Broker) convertData(data *kfakedir.Data) error {
 	return nil
 }
 
-// convertRecords gives each partition a log with the old segments.
+// convertRecords creates a log for each partition from the old segments.
 func (b *Broker) convertRecords(old []kfakedir.Topic, topics map[string]topicRecord) error {
 	files := b.files.Sub("topics")
 	if err := errors.Join(files.Make(), files.SyncParent()); err != nil {
@@ -143,18 +147,18 @@ func (b *Broker) convertPartition(files disk.FS, name string, p *kfakedir.Partit
 		to := filepath.Join(b.cfg.Dir, "topics", name, fmt.Sprintf("%020d.log", s.Base))
 		put := s.LinkOrCopy
 		if i == len(p.Segments)-1 {
-			put = s.Copy // the log goes on in this file
+			put = s.Copy // new records are appended to this file, so it must not be a hard link to the old one
 		}
 		if err := put(to); err != nil {
 			return err
 		}
 	}
-	if len(p.Segments) == 0 { // all records have expired: the name of an empty segment says where the next one goes
+	if len(p.Segments) == 0 { // all records have expired: the name of an empty segment holds the next offset
 		if err := disk.Replace(dir, fmt.Sprintf("%020d.log", p.End), nil, true); err != nil {
 			return err
 		}
 	}
-	// The log finds everything else in the segments.
+	// Open rebuilds everything else from the segments.
 	log, err := commitlog.Open(commitlog.Options{FS: dir, Sync: true, Diagnostics: b.cfg.Diagnostics})
 	if err != nil {
 		return err
@@ -168,9 +172,9 @@ func (b *Broker) convertPartition(files disk.FS, name string, p *kfakedir.Partit
 	return errors.Join(err, log.Close())
 }
 
-// convertGroups writes the journal of the groups: their committed offsets, and
-// the generations of classic ones, so that members which think that they are still in
-// one are refused. It returns the largest leader epoch among the offsets.
+// convertGroups writes the journal of the groups: their committed offsets, and the generations of
+// classic groups. With the generations, members of a generation from before the conversion are
+// rejected. It returns the largest leader epoch among the offsets.
 func (b *Broker) convertGroups(old []kfakedir.Group, topics map[string]topicRecord) (epoch int32, err error) {
 	j, err := journal.Open(journal.Options{FS: b.files.Sub("groups"), Sync: true}, func(journal.Entry) error { return nil })
 	if err != nil {
@@ -185,7 +189,7 @@ func (b *Broker) convertGroups(old []kfakedir.Group, topics map[string]topicReco
 		for _, o := range g.Offsets {
 			t, ok := topics[o.Topic]
 			if !ok {
-				continue // it was deleted
+				continue // the topic was deleted
 			}
 			c := groups.CommittedOffset{
 				Group: g.ID, Topic: o.Topic, TopicID: t.ID, Partition: o.Partition, Offset: o.Offset, LeaderEpoch: o.LeaderEpoch, Committed: o.Time,
@@ -206,8 +210,8 @@ func (b *Broker) convertGroups(old []kfakedir.Group, topics map[string]topicReco
 	return epoch, j.Close()
 }
 
-// moveOld moves the old files into a directory of their own, and removes that
-// unless they are to be kept.
+// moveOld moves the old files into the directory oldName. It removes that directory unless keep is
+// set.
 func (b *Broker) moveOld(keep bool) error {
 	infos, err := b.files.List()
 	if err != nil {

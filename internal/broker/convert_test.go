@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// fill makes topics, records, committed offsets and ACLs in an old engine, and
-// returns what it then says of them. Its directory stays.
+// fill creates topics, records, committed offsets and ACLs in an old engine, and returns the state
+// that the engine then reports. It leaves the directory in place.
 func fill(t *testing.T, dir string) map[string]any {
 	t.Helper()
 	old, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("old"), kfake.DataDir(dir))
@@ -78,7 +78,7 @@ func fill(t *testing.T, dir string) map[string]any {
 	return look(t, admin, connect())
 }
 
-// look collects everything that a conversion has to keep.
+// look collects everything that a conversion has to preserve.
 func look(t *testing.T, admin *kadm.Client, reader *kgo.Client) map[string]any {
 	t.Helper()
 	ctx := t.Context()
@@ -140,8 +140,8 @@ func look(t *testing.T, admin *kadm.Client, reader *kgo.Client) map[string]any {
 	return seen
 }
 
-// TestConversion: a data directory of an earlier version says the same afterwards,
-// also when the conversion was interrupted, and grows on.
+// TestConversion: after a conversion, even one that was interrupted, the broker reports the same
+// state as the earlier version, and accepts new records.
 func TestConversion(t *testing.T) {
 	dir := t.TempDir()
 	want := fill(t, dir)
@@ -186,7 +186,7 @@ func TestConversion(t *testing.T) {
 				offsets[1]++
 				want["offsets of empty-1"] = offsets
 				key := fmt.Sprintf("record empty-1-%d", r.Offset)
-				want[key] = look(t, kadm.NewClient(b.admin(t)), b.admin(t))[key] // with the broker's time
+				want[key] = look(t, kadm.NewClient(b.admin(t)), b.admin(t))[key] // expect the broker's time instead
 				if err := b.Close(); err != nil {
 					t.Fatal(err)
 				}

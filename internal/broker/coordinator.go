@@ -7,10 +7,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/groups"
 )
 
-// Requests about consumer groups: whether the caller may make them is decided
-// here, what they do in package groups.
+// Requests about consumer groups. This file authorizes them; package groups carries them out.
 
-// groupTopics is what package groups has to know of topics.
+// groupTopics gives package groups access to the topics.
 type groupTopics struct{ topics *topics }
 
 func (g groupTopics) ByName(name string) (id [16]byte, partitions int32, ok bool) {
@@ -38,7 +37,7 @@ func (g groupTopics) Names() []string {
 	return names
 }
 
-// member is the caller as a member of groups.
+// member returns the caller in the form that package groups needs.
 func (b *Broker) member(r *request) groups.Caller {
 	may := func(op kmsg.ACLOperation) func(string) bool {
 		who := r.caller
@@ -57,8 +56,8 @@ func (b *Broker) mayGroup(r *request, op kmsg.ACLOperation, group string) bool {
 	return b.acls.allow(r.caller, op, kmsg.ACLResourceTypeGroup, group)
 }
 
-// readers makes a handler of what package groups does, for callers that may read
-// the group.
+// readers calls do if the caller may read the group. Otherwise it returns a response in which deny
+// has set the error code.
 func readers[Q kmsg.Request, R kmsg.Response](b *Broker, r *request, req Q, group string, deny func(R, int16), do func(Q) R) (R, error) {
 	if !b.mayGroup(r, kmsg.ACLOperationRead, group) {
 		response := req.ResponseKind().(R)
@@ -115,8 +114,8 @@ func (b *Broker) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeart
 		})
 }
 
-// offsetCommit keeps how far a group has come. On a disk that is nearly full
-// nothing more is kept; members try again.
+// offsetCommit stores the committed offsets of a group. If the disk is nearly full, it stores none
+// and returns an error that members retry.
 func (b *Broker) offsetCommit(r *request, req *kmsg.OffsetCommitRequest) (*kmsg.OffsetCommitResponse, error) {
 	switch {
 	case !b.mayGroup(r, kmsg.ACLOperationRead, req.Group):
@@ -142,8 +141,7 @@ func refuseCommit(req *kmsg.OffsetCommitRequest, refusal *kerr.Error) *kmsg.Offs
 	return response
 }
 
-// offsetFetch says how far groups have come: one group, or from version 8 on
-// several.
+// offsetFetch returns the committed offsets of one group or, since version 8, of several.
 func (b *Broker) offsetFetch(r *request, req *kmsg.OffsetFetchRequest) (*kmsg.OffsetFetchResponse, error) {
 	response := req.ResponseKind().(*kmsg.OffsetFetchResponse)
 	if req.Version < 8 {
@@ -166,8 +164,8 @@ func (b *Broker) offsetFetch(r *request, req *kmsg.OffsetFetchRequest) (*kmsg.Of
 	return response, nil
 }
 
-// refuseOffsets refuses to say how far one group has come. Version 1 has no place for
-// that but the partitions.
+// refuseOffsets returns an error in place of the committed offsets of one group. Version 1 can only
+// report errors for each partition.
 func refuseOffsets(req *kmsg.OffsetFetchRequest, refusal *kerr.Error) *kmsg.OffsetFetchResponse {
 	response := req.ResponseKind().(*kmsg.OffsetFetchResponse)
 	if req.Version >= 2 {
@@ -196,8 +194,8 @@ func (b *Broker) offsetDelete(r *request, req *kmsg.OffsetDeleteRequest) (*kmsg.
 	return b.groups.OffsetDelete(b.member(r), req), nil
 }
 
-// split sorts the groups that a request names into those that the caller may do
-// something to, and the others.
+// split separates the groups that a request names into those that the caller may do op to, and the
+// others.
 func (b *Broker) split(r *request, op kmsg.ACLOperation, names []string) (allowed, refused []string) {
 	for _, name := range names {
 		if b.mayGroup(r, op, name) {
@@ -212,7 +210,7 @@ func (b *Broker) split(r *request, op kmsg.ACLOperation, names []string) (allowe
 func (b *Broker) describeGroups(r *request, req *kmsg.DescribeGroupsRequest) (*kmsg.DescribeGroupsResponse, error) {
 	allowed, refused := b.split(r, kmsg.ACLOperationDescribe, req.Groups)
 	response := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
-	for _, name := range refused { // first, as in Apache Kafka
+	for _, name := range refused { // refused groups come first, as in Apache Kafka
 		g := kmsg.NewDescribeGroupsResponseGroup()
 		g.Group, g.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
 		response.Groups = append(response.Groups, g)
@@ -257,7 +255,7 @@ func (b *Broker) deleteGroups(r *request, req *kmsg.DeleteGroupsRequest) (*kmsg.
 	return response, nil
 }
 
-// consumerGroupDescribe describes groups of KIP-848.
+// consumerGroupDescribe describes consumer groups of the KIP-848 protocol.
 func (b *Broker) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribeRequest) (*kmsg.ConsumerGroupDescribeResponse, error) {
 	allowed, refused := b.split(r, kmsg.ACLOperationDescribe, req.Groups)
 	one := *req
@@ -276,7 +274,7 @@ func (b *Broker) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescri
 	return response, nil
 }
 
-// findCoordinator says where the coordinator of a group is: here. There is none
+// findCoordinator returns this broker as the coordinator of every group. There is no coordinator
 // for transactions and share groups.
 func (b *Broker) findCoordinator(r *request, req *kmsg.FindCoordinatorRequest) (*kmsg.FindCoordinatorResponse, error) {
 	response := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
@@ -292,7 +290,7 @@ func (b *Broker) findCoordinator(r *request, req *kmsg.FindCoordinatorRequest) (
 	return response, nil
 }
 
-// The kinds of coordinators.
+// The coordinator types of FindCoordinator.
 const (
 	groupCoordinator       = 0
 	transactionCoordinator = 1

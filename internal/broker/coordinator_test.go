@@ -6,8 +6,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TestMembersHaveTheirOwnTopics: a member is assigned only what it may describe itself, whatever other
-// members of the group may.
+// TestMembersHaveTheirOwnTopics: a member is assigned only topics that it may describe itself, even
+// if other members of the group may describe more.
 func TestMembersHaveTheirOwnTopics(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("secret", 3))

@@ -25,25 +25,25 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// The crash test runs a program on the model of the file system, and at each call that
-// changes something lets the power fail, in several ways, and the process die. It opens each
-// state that is left as a broker and checks that everything is there that was acknowledged. On
-// some states it lets the program go on, and fail again. In one program of three the disk is full from
-// time to time, and in one of three the file system fails with "no space left" at any call.
+// The crash test runs a program on the model of the file system. At each call that changes
+// something, it simulates power cuts in several ways and the death of the process. It opens each
+// resulting state as a broker and checks that everything acknowledged is there. From some states
+// the program continues and fails again. In one of three programs the disk is full from time to
+// time, and in one of three any call of the file system may fail with "no space left".
 
-// crashHistory is what a program knows of its broker.
+// crashHistory is what a program knows about its broker.
 type crashHistory struct {
 	sync    bool // Config.SyncWrites
-	cut     bool // the power failed, and no program has looked since at what was left
+	cut     bool // the power failed, and no program has checked the remaining state yet
 	failing bool // the disk is full, or calls fail: requests need not succeed
 	clock   *clock
 	topics  map[string]*register // by name
 	acls    map[acl]*register
 	commits map[crashCommit]*register
 	logs    map[crashLog]*logHistory
-	made    int   // topics so far, which tell one from the next of the same name
-	batches int   // so far
-	nextID  int64 // greater than the producer IDs that were given out
+	made    int   // number of topics so far; distinguishes topics of the same name
+	batches int   // number of batches so far
+	nextID  int64 // greater than all producer IDs that were given out
 	epoch   int32 // of the last start
 }
 
@@ -58,10 +58,10 @@ type crashLog struct {
 	partition int32
 }
 
-// register is something that has one value at a time, of which "" is none.
+// register is something that has one value at a time. The value "" means that it does not exist.
 type register struct {
-	values []string // that it was given, or should have been
-	acked  int      // index of the last one that was acknowledged: after a kill it has this one or a later one
+	values []string // all values that were written, successfully or not
+	acked  int      // index of the last acknowledged value: after a kill, this value or a later one must be there
 	safe   int      // the same for a power cut
 }
 
@@ -74,14 +74,14 @@ func at[K comparable](all map[K]*register, key K) *register {
 
 func (r *register) try(value string) { r.values = append(r.values, value) }
 
-// ack says that the last value is acknowledged.
+// ack records that the last value was acknowledged.
 func (r *register) ack(durable bool) {
 	if r.acked = len(r.values) - 1; durable {
 		r.safe = r.acked
 	}
 }
 
-// settle checks the value that a crash has left.
+// settle checks the value after a crash.
 func (r *register) settle(found string, cut bool) error {
 	least := r.acked
 	if cut {
@@ -92,20 +92,20 @@ func (r *register) settle(found string, cut bool) error {
 		return fmt.Errorf("it is %q, want one of %q", found, r.values[least:])
 	}
 	first := r.safe
-	if cut { // nothing that is not on disk is left
+	if cut { // everything that was not on disk is lost
 		first = least + i
 	}
 	r.values, r.acked, r.safe = slices.Clone(r.values[first:least+i+1]), least+i-first, 0
 	return nil
 }
 
-// logHistory is what a program knows of a partition.
+// logHistory is what a program knows about a partition.
 type logHistory struct {
 	batches []*crashBatch
-	start   int64 // that was acknowledged
-	started int64 // that was asked for: it may start there
-	end     int64 // the greatest that was seen
-	safe    int64 // what is before it survives a power cut
+	start   int64 // the start that was acknowledged
+	started int64 // the start that was requested; the log may start there
+	end     int64 // the highest end that was observed
+	safe    int64 // records before this offset survive a power cut
 	next    map[int64]int32
 }
 
@@ -114,7 +114,7 @@ type crashBatch struct {
 	values []string
 	epoch  int32
 	state  batchState
-	offset int64 // if it is acknowledged
+	offset int64 // valid if the batch is acknowledged
 }
 
 type batchState byte
@@ -122,7 +122,7 @@ type batchState byte
 const (
 	tried        batchState = iota // it may be there
 	acknowledged                   // it must be there
-	gone                           // a broker did not have it: it must not come back
+	gone                           // a restarted broker did not have it, so it must not come back
 )
 
 func (b *crashBatch) last() int64 { return b.offset + int64(len(b.values)) - 1 }
@@ -170,13 +170,13 @@ func (h *crashHistory) config(fsys *disktest.Model, faults *faultLog) Config {
 	return Config{Advertise: advertised, SyncWrites: h.sync, files: fsys, now: h.clock.Now, Diagnostics: slog.New(faults)}
 }
 
-// instanceBase makes a number of a topic a setting that has no effect.
+// instanceBase stores the number of a topic in a setting that has no effect.
 const instanceBase = 1 << 50
 
 // instance returns the number of a topic.
 func (t *topic) instance() int { return int(t.settings.retentionBytes - instanceBase) }
 
-// describe returns all that a register keeps of a topic.
+// describe returns everything about a topic that its register compares.
 func (t *topic) describe() string {
 	if t == nil {
 		return ""
@@ -198,12 +198,12 @@ var (
 	}
 )
 
-// check opens what a crash has left, compares it with what was promised, and uses it.
+// check opens the state after a crash, compares it with what was acknowledged, and uses it.
 func (h *crashHistory) check(fsys *disktest.Model, twice bool) error {
 	faults := newFaultLog()
 	b, err := Open(h.config(fsys, faults))
 	if err != nil && disk.Full(err) {
-		fsys.Room(0) // now there is room, so it must open
+		fsys.Room(0) // the disk has free space now, so opening must succeed
 		b, err = Open(h.config(fsys, faults))
 	}
 	if err != nil {
@@ -227,7 +227,7 @@ func (h *crashHistory) check(fsys *disktest.Model, twice bool) error {
 	return h.compareAgain(b)
 }
 
-// compare checks all that is there, and notes what is not.
+// compare checks everything that is there, and records what is missing.
 func (h *crashHistory) compare(b *Broker) error {
 	if b.epoch <= h.epoch {
 		return fmt.Errorf("leader epoch %d after %d", b.epoch, h.epoch)
@@ -415,7 +415,7 @@ func (l *logHistory) compare(start, end int64, stored [][]byte, cut bool) error 
 	return nil
 }
 
-// compareAgain checks what the broker has after a clean stop. What useBroker made does not count.
+// compareAgain checks the state after a clean stop. It ignores what useBroker created.
 func (h *crashHistory) compareAgain(b *Broker) error {
 	for _, name := range crashTopics {
 		if found := b.topics.named(name).describe(); found != h.topics[name].values[h.topics[name].acked] {
@@ -447,8 +447,8 @@ func produceTo(b *Broker, t *topic, partition int32, raw []byte) (kmsg.ProduceRe
 	return response.Topics[0].Partitions[0], nil
 }
 
-// retry sends the last acknowledged batch of each producer again, as a client does that has not seen the
-// answer, and then the next one.
+// retry sends the last acknowledged batch of each producer again, like a client that has not
+// received the response, and then the next one.
 func (h *crashHistory) retry(b *Broker) error {
 	for _, t := range b.topics.all() {
 		for n, log := range t.partitions {
@@ -478,7 +478,8 @@ func (h *crashHistory) retry(b *Broker) error {
 	return nil
 }
 
-// useBroker does what a broker has to be able to do after any crash. Producer IDs before nextID are in use.
+// useBroker does what a broker must be able to do after any crash. Producer IDs below nextID are in
+// use.
 func useBroker(b *Broker, nextID int64) error {
 	made, err := call[*kmsg.CreateTopicsResponse](b, createTopics(newTopic("fresh", 1)))
 	if err != nil || made.Topics[0].ErrorCode != 0 {
@@ -523,17 +524,17 @@ func commitTo(b *Broker, group string, t *topic, offsets map[int32]int64) (code 
 	return code, nil
 }
 
-// crasher runs programs and lets them crash.
+// crasher runs programs and crashes them.
 type crasher struct {
 	rng     *rand.Rand
 	trouble trouble
-	states  *atomic.Int64 // that were checked
+	states  *atomic.Int64 // number of states that were checked
 	limit   int64
 	skip    func(site string) bool
-	err     error // the first broken promise
+	err     error // the first violation
 }
 
-// trouble is what goes wrong before the crash.
+// trouble is the kind of fault before the crash.
 type trouble int
 
 const (
@@ -543,7 +544,7 @@ const (
 	troubles
 )
 
-// A crash is what is left by one.
+// crash is the state that a crash leaves.
 type crash struct {
 	fsys    *disktest.Model
 	history *crashHistory
@@ -552,17 +553,17 @@ type crash struct {
 }
 
 const (
-	crashDepth   = 3  // how often a program goes on
+	crashDepth   = 3  // how often a program continues after a crash
 	cutsPerCall  = 3  // power cuts at each call
-	goOnOneIn    = 24 // of the states, so many go on
+	goOnOneIn    = 24 // one in this many states is continued from
 	programSteps = 30
 )
 
-// run runs a program on a file system, then checks what its crashes left.
+// run runs a program on a file system, then checks the states that its crashes left.
 func (c *crasher) run(fsys *disktest.Model, h *crashHistory, depth, steps int) {
 	var crashes []crash
 	p := &program{crasher: c, fsys: fsys, h: h, faults: newFaultLog()}
-	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used by the observer only, one call at a time
+	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used only by the observer, which handles one call at a time
 	fsys.SkipSyncs(c.skip)
 	fsys.Observe(func(call, name string, now disktest.Moment) {
 		if !disktest.Changes(call) {
@@ -581,7 +582,7 @@ func (c *crasher) run(fsys *disktest.Model, h *crashHistory, depth, steps int) {
 	fsys.Fault(nil)
 	crashes = append(crashes, crash{fsys.Cut(cuts), h, true, "the end"})
 	if p.b != nil {
-		p.b.Close() // it is dead; what its goroutines do does not count
+		p.b.Close() // the broker counts as dead; what its goroutines still do is ignored
 	}
 	if err == nil && c.trouble == none && p.faults.lines.Len() > 0 {
 		err = fmt.Errorf("the broker reports:\n%s", p.faults.lines)
@@ -606,18 +607,18 @@ func (c *crasher) run(fsys *disktest.Model, h *crashHistory, depth, steps int) {
 	}
 }
 
-// program is one that uses a broker.
+// program is a program that uses a broker.
 type program struct {
 	*crasher
 	fsys   *disktest.Model
 	b      *Broker
 	faults *faultLog
 
-	mu sync.Mutex // guards h for the observer, which other goroutines call
+	mu sync.Mutex // guards h, which the observer reads from other goroutines
 	h  *crashHistory
 }
 
-// run uses the broker for so many steps.
+// run uses the broker for a number of steps.
 func (p *program) run(steps int) error {
 	if err := p.open(); err != nil {
 		return err
@@ -658,7 +659,7 @@ func (p *program) do(f func(*crashHistory)) {
 	f(p.h)
 }
 
-// worry begins the trouble.
+// worry starts the trouble.
 func (p *program) worry() {
 	switch p.trouble {
 	case full:
@@ -683,14 +684,14 @@ func (p *program) worry() {
 	p.do(func(h *crashHistory) { h.failing = true })
 }
 
-// relieve ends the trouble. After a failed sync nothing is written until the next start.
+// relieve ends the trouble. After a failed sync, nothing is written until the next start.
 func (p *program) relieve() {
 	p.fsys.Room(0)
 	p.fsys.Fault(nil)
 	p.do(func(h *crashHistory) { h.failing = false })
 }
 
-// refused reports whether a request has failed. It is an error unless there is a reason for it.
+// refused reports whether a request has failed. A failure without a known reason is a test error.
 func (p *program) refused(what string, code int16, err error) (bool, error) {
 	if err == nil && code == 0 {
 		return false, nil
@@ -861,7 +862,7 @@ func (p *program) changeACL() error {
 	return nil
 }
 
-// commit prepares a commit. No other may be under way for the same group.
+// commit prepares a commit. No other commit may be in flight for the same group.
 func (p *program) commit(group string, t *topic) func() error {
 	offsets := map[int32]int64{}
 	p.do(func(h *crashHistory) {
@@ -900,7 +901,7 @@ func (p *program) send(t *topic, partition int32, idempotent bool) func() error 
 		}
 		if idempotent {
 			id := p.rng.Int64N(3)
-			if p.b.topics.named(t.Name) != nil { // as far as the log knows, after a crash
+			if p.b.topics.named(t.Name) != nil { // after a crash, according to the log
 				for _, known := range t.partitions[partition].Producers() {
 					if known.ID == id {
 						who = from{id, known.Epoch, known.LastSequence + 1}
@@ -935,7 +936,7 @@ func (p *program) send(t *topic, partition int32, idempotent bool) func() error 
 	}
 }
 
-// manyAtOnce sends batches and commits at the same time.
+// manyAtOnce sends batches and commits concurrently.
 func (p *program) manyAtOnce(all []*topic) error {
 	var todo []func() error
 	for range 1 + p.rng.IntN(4) {
@@ -974,7 +975,7 @@ func (p *program) deleteRecords(t *topic, n int32) error {
 	if got.LowWatermark != before {
 		return fmt.Errorf("delete records before %d: the log starts at %d", before, got.LowWatermark)
 	}
-	if before > start { // else nothing is written
+	if before > start { // otherwise nothing is written
 		p.do(func(h *crashHistory) { h.log(key).start = before })
 	}
 	return nil
@@ -1058,7 +1059,7 @@ func (p *program) restart() error {
 	return p.open()
 }
 
-// crashAll runs programs until so many states were checked or a promise is broken.
+// crashAll runs programs until enough states are checked or a violation is found.
 func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
 	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
 		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), trouble: trouble(seed / 2 % uint64(troubles)), states: counted, limit: int64(states), skip: skip}
@@ -1067,8 +1068,8 @@ func crashAll(states int, skip func(site string) bool) (checked int64, err error
 	})
 }
 
-// TestCrashStates is the promise of the whole broker: what was acknowledged is there after a kill and,
-// with SyncWrites, after a power cut. Topics, their settings and ACLs are there in any case.
+// TestCrashStates checks the durability of the whole broker: acknowledged data survives a kill and,
+// with SyncWrites, a power cut. Topics, their settings and ACLs survive both in any case.
 func TestCrashStates(t *testing.T) {
 	checked, err := crashAll(longtest.Scaled(t, "BROKER_CRASH_STATES", 20_000), nil)
 	if err != nil {
@@ -1077,9 +1078,9 @@ func TestCrashStates(t *testing.T) {
 	t.Logf("%d states", checked)
 }
 
-// TestEachSyncIsNeeded takes away one call of Sync in this package after the other, and demands that the
-// crash test then finds a broken promise. That of openTopics is not needed as long as package groups
-// makes and syncs a directory beside it afterwards.
+// TestEachSyncIsNeeded disables one call of Sync in this package after another, and requires that
+// the crash test then finds a violation. The one in openTopics is not needed as long as package
+// groups afterwards creates and syncs a directory next to it.
 func TestEachSyncIsNeeded(t *testing.T) {
 	for _, function := range []string{"openFiles", "finishDeletion"} {
 		t.Run(function, func(t *testing.T) {

@@ -10,12 +10,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 )
 
-// maxFetchBytes bounds what one fetch reads, as Apache Kafka's fetch.max.bytes
-// does. The first batch may still be larger.
+// maxFetchBytes bounds the bytes that one fetch reads, like Apache Kafka's fetch.max.bytes. The
+// first batch may be larger.
 const maxFetchBytes = 55 << 20
 
-// fetch reads batches of records, and waits for more if there are fewer than
-// the client wants.
+// fetch reads batches of records. If there are fewer bytes than the client asked for, it waits for
+// more.
 func (b *Broker) fetch(r *request) (kmsg.Response, error) {
 	req := r.Request.(*kmsg.FetchRequest)
 	response := req.ResponseKind().(*kmsg.FetchResponse)
@@ -35,7 +35,7 @@ func (b *Broker) fetch(r *request) (kmsg.Response, error) {
 	return response, nil
 }
 
-// fetching is one fetch under way.
+// fetching is a fetch in progress.
 type fetching struct {
 	b     *Broker
 	r     *request
@@ -44,22 +44,22 @@ type fetching struct {
 
 	results []fetchResult // one for each of parts
 	bytes   int           // of records in results
-	failed  bool          // some result is an error, or tells of a diverging log
+	failed  bool          // whether a result is an error or reports a diverging log
 }
 
-// fetchResult is what is found in one partition.
+// fetchResult is the result for one partition.
 type fetchResult struct {
 	*fetchPartition
 	kmsg.FetchResponseTopicPartition
 }
 
-// enough reports whether the client is to be answered now: as Apache Kafka
-// does, at once if something is wrong, so that it can be mended.
+// enough reports whether the client is answered now. As in Apache Kafka, an error is reported at
+// once, so that the client can react to it.
 func (f *fetching) enough() bool {
 	return f.failed || len(f.parts) == 0 || f.bytes >= int(f.req.MinBytes) || f.req.MaxWaitMillis <= 0
 }
 
-// read looks into each partition once.
+// read reads from each partition once. It replaces the results of an earlier read.
 func (f *fetching) read() {
 	f.release()
 	f.results, f.bytes, f.failed = f.results[:0], 0, false
@@ -72,7 +72,7 @@ func (f *fetching) read() {
 		}
 		f.bytes += len(result.RecordBatches)
 		if result.rank() == 0 {
-			left = max(0, left-len(result.RecordBatches)) // a negative limit counts for one partition
+			left = max(0, left-len(result.RecordBatches)) // a negative limit applies to one partition only
 		}
 		f.failed = f.failed || result.ErrorCode != 0 || result.DivergingEpoch.Epoch >= 0
 		f.results = append(f.results, result)
@@ -95,8 +95,9 @@ func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.Fetc
 	if refusal := f.b.checkEpoch(p.CurrentLeaderEpoch); refusal != nil {
 		return refusal
 	}
-	// The end comes first: if it were behind records that were not seen here,
-	// nobody would wait for them.
+	// Read the end before the records. If the end were read later, it could include records that
+	// are missing from this result. wait would then wait for the log to pass that end, and the
+	// client would get those records late.
 	end, start := log.End(), log.Start()
 	if p.LastFetchedEpoch >= 0 {
 		diverging, refusal := divergence(log, p)
@@ -110,7 +111,7 @@ func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.Fetc
 		}
 	}
 	if min(limit, int(p.PartitionMaxBytes)) < 0 && start <= p.FetchOffset && p.FetchOffset < end {
-		return kerr.UnknownServerError // the answer of Apache Kafka to a negative limit
+		return kerr.UnknownServerError // Apache Kafka's answer to a negative limit
 	}
 	records, err := f.readLog(log, p, limit)
 	switch {
@@ -123,7 +124,7 @@ func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.Fetc
 		return kerr.KafkaStorageError
 	}
 	if len(records) > 0 {
-		end = max(end, log.End()) // some may have come meanwhile
+		end = max(end, log.End()) // records may have been appended since the end was read
 	}
 	result.HighWatermark, result.LastStableOffset, result.LogStartOffset = end, end, start
 	result.RecordBatches = records
@@ -135,21 +136,21 @@ func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.Fetc
 
 const readCommitted = 1
 
-// find returns the log of a partition, if the caller may read it.
+// find returns the log of a partition if the caller may read it.
 func (f *fetching) find(p *fetchPartition) (*commitlog.Log, *kerr.Error) {
 	t := f.b.topics.withID(p.id)
 	switch {
 	case f.req.Version < 13:
 		t = f.b.topics.named(p.name)
 	case t != nil:
-		p.name = t.Name // a session remembers it
+		p.name = t.Name // the session remembers the name
 	case p.name == "":
 		return nil, kerr.UnknownTopicID
 	}
 	if !f.b.acls.allow(f.r.caller, kmsg.ACLOperationRead, kmsg.ACLResourceTypeTopic, p.name) {
 		return nil, kerr.TopicAuthorizationFailed
 	}
-	if t == nil && f.b.topics.named(p.name) != nil { // deleted during the session, and made again
+	if t == nil && f.b.topics.named(p.name) != nil { // the topic was deleted during the session and created again
 		return nil, kerr.InconsistentTopicID
 	}
 	log, ok := t.partition(p.partition)
@@ -159,8 +160,7 @@ func (f *fetching) find(p *fetchPartition) (*commitlog.Log, *kerr.Error) {
 	return log, nil
 }
 
-// checkEpoch compares the leader epoch that a client knows with the one there
-// is (KIP-320).
+// checkEpoch compares the leader epoch that a client knows with the current one (KIP-320).
 func (b *Broker) checkEpoch(known int32) *kerr.Error {
 	switch {
 	case known < 0, known == b.epoch:
@@ -172,8 +172,9 @@ func (b *Broker) checkEpoch(known int32) *kerr.Error {
 	}
 }
 
-// divergence tells a client that has read records which a power cut has taken
-// from the log since (KIP-595): up to where what it has read is still so.
+// divergence detects a client that has read records which the log lost afterwards in a power cut.
+// For such a client it returns the epoch and offset up to which the client's records are still
+// valid (KIP-595).
 func divergence(log *commitlog.Log, p *fetchPartition) (*kmsg.FetchResponseTopicPartitionDivergingEpoch, *kerr.Error) {
 	epoch, end := log.EndOffsetForEpoch(p.LastFetchedEpoch)
 	if epoch < 0 {
@@ -187,7 +188,7 @@ func divergence(log *commitlog.Log, p *fetchPartition) (*kmsg.FetchResponseTopic
 	return &diverging, nil
 }
 
-// readLog reads records into memory that is given back when they are sent.
+// readLog reads records into a pooled buffer, which is freed after the response is sent.
 func (f *fetching) readLog(log *commitlog.Log, p *fetchPartition, limit int) ([]byte, error) {
 	limit = min(limit, int(p.PartitionMaxBytes))
 	buf := takeFrame(int(min(int64(max(0, limit)), log.Bytes())))
@@ -196,7 +197,7 @@ func (f *fetching) readLog(log *commitlog.Log, p *fetchPartition, limit int) ([]
 	return records, err
 }
 
-// release gives back the memory of records that were read and are not sent.
+// release frees the buffers of records that were read but will not be sent.
 func (f *fetching) release() {
 	for _, buf := range f.r.frames {
 		buf.free()
@@ -204,8 +205,8 @@ func (f *fetching) release() {
 	f.r.frames = f.r.frames[:0]
 }
 
-// wait waits until there is enough, or the client has waited for as long as it
-// wanted to.
+// wait waits until there is enough to answer the client, the client's maximum wait is over, or the
+// connection ends.
 func (f *fetching) wait() {
 	news := make(chan struct{}, 1)
 	logs := make([]*commitlog.Log, len(f.parts))
@@ -223,7 +224,7 @@ func (f *fetching) wait() {
 				log.Notify(f.results[i].HighWatermark, news)
 			}
 		}
-		f.release() // a connection that waits has no records in memory
+		f.release() // a waiting connection should hold no records in memory
 		select {
 		case <-news:
 		case <-timer.C:

@@ -34,14 +34,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// filler makes requests out of bytes, for fuzzing: the same bytes always make the same request.
+// filler derives requests from bytes, for fuzzing. The same bytes always give the same request.
 type filler struct {
 	data    []byte
-	topics  []topicID // that there are
+	topics  []topicID // that exist
 	members []fuzzMember
 }
 
-// fuzzMember is a member of a group, as it was told.
+// fuzzMember is a member of a group, as the broker reported it.
 type fuzzMember struct {
 	id         string
 	generation int32
@@ -66,7 +66,7 @@ func (f *filler) raw(most int) []byte {
 	return b
 }
 
-// request makes a request of some kind and version that the broker takes.
+// request returns a request of any kind and version that the broker supports.
 func (f *filler) request() kmsg.Request {
 	keys := slices.Sorted(maps.Keys(apis()))
 	key := keys[int(f.byte())%len(keys)]
@@ -84,7 +84,7 @@ func (f *filler) request() kmsg.Request {
 	return request
 }
 
-// tame makes those fields of a request valid without which it would be refused in any case.
+// tame makes those fields of a request valid that would otherwise always cause a refusal.
 func (f *filler) tame(request kmsg.Request) {
 	var m fuzzMember
 	if n := len(f.members); n > 0 {
@@ -275,7 +275,7 @@ func (f *filler) number(bits int) int64 {
 	}
 }
 
-// blob makes a batch, or something like it, or something else.
+// blob returns a batch, something similar to a batch, or other bytes.
 func (f *filler) blob() []byte {
 	switch n := f.byte(); {
 	case n < 40:
@@ -291,14 +291,14 @@ func (f *filler) blob() []byte {
 		for range f.byte() % 4 * (n % 2) { // damage
 			b[int(f.byte())%len(b)] = f.byte()
 		}
-		if n%3 == 0 { // with a right checksum nevertheless
+		if n%3 == 0 { // with a correct checksum in spite of the damage
 			binary.BigEndian.PutUint32(b[17:], checksum(b[21:]))
 		}
 		return b
 	}
 }
 
-// sink is the other end of a connection: it keeps what the broker writes.
+// sink is the client's end of a connection. It keeps what the broker writes.
 type sink struct {
 	net.Conn
 	bytes.Buffer
@@ -309,8 +309,8 @@ func (s *sink) Read(b []byte) (int, error)       { return 0, io.EOF }
 func (s *sink) Close() error                     { return nil }
 func (s *sink) SetWriteDeadline(time.Time) error { return nil }
 
-// feed has the broker serve a request, as if it came from a connection of its own. If it has to wait for something,
-// its client is patient, or gone after a millisecond.
+// feed makes the broker serve a request, as if from a connection of its own. If the request has to
+// wait, its client either waits too or disconnects after a millisecond.
 func (b *Broker) feed(as caller, patient bool, frame []byte) (answer []byte, err error) {
 	out := &sink{}
 	c := &conn{b: b, Conn: out, ctx: b.ctx}
@@ -329,7 +329,7 @@ func (b *Broker) feed(as caller, patient bool, frame []byte) (answer []byte, err
 	return out.Bytes(), err
 }
 
-// sized is a frame that says it has n bytes, whether it has or not.
+// sized returns a frame that claims to have n bytes, whatever its real size.
 func sized(n int, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(n)), body...)
 }
@@ -337,7 +337,7 @@ func sized(n int, body []byte) []byte {
 // encode returns a request without its size, as a client writes it.
 func encode(r kmsg.Request) []byte { return kmsg.NewRequestFormatter().AppendRequest(nil, r, 7)[4:] }
 
-// answerTo reads the answer to a request, which may be nothing.
+// answerTo reads the response to a request, which may be absent.
 func answerTo(r kmsg.Request, b []byte) (kmsg.Response, error) {
 	if len(b) == 0 {
 		return nil, nil
@@ -353,7 +353,7 @@ func answerTo(r kmsg.Request, b []byte) (kmsg.Response, error) {
 	return response, response.ReadFrom(b)
 }
 
-// preparedBroker is a broker with a little of everything.
+// preparedBroker returns a broker with some data of every kind.
 func preparedBroker(t testing.TB, cfg Config) *Broker {
 	b := open(t, cfg)
 	create(t, b, superUser, newTopic("a", 2, "retention.ms", "-1"), newTopic("b", 1))
@@ -370,7 +370,7 @@ func preparedBroker(t testing.TB, cfg Config) *Broker {
 	return b
 }
 
-// snapshotOf describes all that a broker keeps.
+// snapshotOf describes everything that a broker stores.
 func snapshotOf(b *Broker) string {
 	var all strings.Builder
 	for _, t := range b.topics.all() {
@@ -407,7 +407,8 @@ func snapshotOf(b *Broker) string {
 	return all.String()
 }
 
-// wantSameAgain opens the files of a broker again, as they are and after a clean stop, and demands that all is there.
+// wantSameAgain opens the files of a broker again, as they are and after a clean stop, and requires
+// that nothing is missing.
 func wantSameAgain(t testing.TB, b *Broker, files *disktest.Model) {
 	t.Helper()
 	want := snapshotOf(b)
@@ -432,7 +433,8 @@ func wantSameAgain(t testing.TB, b *Broker, files *disktest.Model) {
 	}
 }
 
-// FuzzRequest has a broker serve one frame of any bytes, of a super user, of somebody, and of nobody.
+// FuzzRequest makes the broker serve one frame of arbitrary bytes, from the super user, from a
+// subject and from a connection that is not signed in.
 func FuzzRequest(f *testing.F) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, key := range slices.Sorted(maps.Keys(apis())) {
@@ -449,7 +451,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, who byte, frame []byte) {
 		if hasLargeVarint(frame) {
-			return // it may be a number of tags, and the gateway lets none through that is so large
+			return // it may be a number of tags, and the gateway lets no such large number through
 		}
 		files := disktest.New()
 		b := preparedBroker(t, Config{files: files})
@@ -458,9 +460,9 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// hasLargeVarint reports whether there are bytes that may be a varint of 2^21 or more.
+// hasLargeVarint reports whether b has bytes that may be a varint of 2^21 or more.
 func hasLargeVarint(b []byte) bool {
-	high := 0 // bytes with the highest bit in a row
+	high := 0 // number of consecutive bytes with the highest bit set
 	for _, c := range b {
 		if high >= 3 && c != 0 {
 			return true
@@ -472,8 +474,8 @@ func hasLargeVarint(b []byte) bool {
 	return false
 }
 
-// FuzzSequence has a broker serve a sequence of requests, most of which make sense, of several clients. Then it opens
-// the files again.
+// FuzzSequence makes the broker serve a sequence of mostly valid requests from several clients.
+// Then it opens the files again.
 func FuzzSequence(f *testing.F) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
@@ -504,7 +506,7 @@ func checkSequence(t *testing.T, data []byte) {
 		request := in.request()
 		answer, err := b.feed(who, false, encode(request))
 		if err != nil {
-			continue // the end of that connection
+			continue // that connection has ended
 		}
 		response, err := answerTo(request, answer)
 		if err != nil {
@@ -515,7 +517,7 @@ func checkSequence(t *testing.T, data []byte) {
 	wantSameAgain(t, b, files)
 }
 
-// TestSequences is FuzzSequence with random bytes.
+// TestSequences runs FuzzSequence with random bytes.
 func TestSequences(t *testing.T) {
 	for seed := range longtest.Scaled(t, "BROKER_SEQUENCES", 500) {
 		rng := rand.New(rand.NewPCG(uint64(seed), 4))
@@ -529,7 +531,7 @@ func TestSequences(t *testing.T) {
 	}
 }
 
-// peakOf returns by how much memory grows while f runs, at most.
+// peakOf returns the peak growth of memory while f runs.
 func peakOf(f func()) (bytes int64) {
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -560,7 +562,7 @@ func peakOf(f func()) (bytes int64) {
 	return peak - before
 }
 
-// wantPeak demands that memory does not grow by more than so many MiB while f runs.
+// wantPeak requires that memory grows by at most the given number of MiB while f runs.
 func wantPeak(t *testing.T, most int64, f func()) {
 	t.Helper()
 	began := time.Now()
@@ -571,7 +573,7 @@ func wantPeak(t *testing.T, most int64, f func()) {
 	}
 }
 
-// flooded is a broker with a directory, and a client of it that must be served in spite of everything.
+// flooded is a broker with a directory, and a client that it must continue to serve.
 type flooded struct {
 	*testing.T
 	*Broker
@@ -647,8 +649,8 @@ func many(n, atOnce int, f func(i int)) {
 	wg.Wait()
 }
 
-// TestFloodOfFrames sends malformed frames, before and after signing in. The broker may answer them or close the
-// connection, and must go on.
+// TestFloodOfFrames sends malformed frames, before and after signing in. The broker may answer them
+// or close the connection, and must continue to serve others.
 func TestFloodOfFrames(t *testing.T) {
 	f := flood(t)
 	random := make([]byte, 64<<10)
@@ -714,8 +716,9 @@ func TestFloodOfFrames(t *testing.T) {
 	f.again()
 }
 
-// TestFloodOfLies takes valid requests of each kind and puts large numbers, or nothing, in any place, except where that
-// may become a number of tags: see parse.
+// TestFloodOfLies takes valid requests of each kind. At many positions it overwrites the bytes with a
+// large number or zero, or cuts the request off, except where the result may be a large number of
+// tags: see parse.
 func TestFloodOfLies(t *testing.T) {
 	f := flood(t)
 	rng := rand.New(rand.NewPCG(1, 3))
@@ -754,8 +757,8 @@ func TestFloodOfLies(t *testing.T) {
 	f.again()
 }
 
-// TestFloodOfLargeRequests sends, on many connections, requests that name as many things as the gateway lets
-// through.
+// TestFloodOfLargeRequests sends, on many connections, requests with as many elements as the
+// gateway lets through.
 func TestFloodOfLargeRequests(t *testing.T) {
 	f := flood(t)
 	const elements, connections = 90_000, 24
@@ -788,7 +791,7 @@ func TestFloodOfLargeRequests(t *testing.T) {
 	f.again()
 }
 
-// eachArray calls f for each array of a request, also in others.
+// eachArray calls f for each array of a request, including nested ones.
 func eachArray(v reflect.Value, f func(reflect.Value)) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -808,7 +811,7 @@ func eachArray(v reflect.Value, f func(reflect.Value)) {
 	}
 }
 
-// TestFloodOfFetchSessions has many connections begin sessions of many partitions.
+// TestFloodOfFetchSessions begins sessions with many partitions on many connections.
 func TestFloodOfFetchSessions(t *testing.T) {
 	f := flood(t)
 	request := kmsg.NewPtrFetchRequest()
@@ -848,7 +851,7 @@ func TestFloodOfFetchSessions(t *testing.T) {
 	f.again()
 }
 
-// TestFloodOfBombs sends batches that decompress to a multiple of the memory, several at a time.
+// TestFloodOfBombs concurrently sends batches that decompress to a multiple of the memory.
 func TestFloodOfBombs(t *testing.T) {
 	f := flood(t)
 	var bombs [][]byte
@@ -899,7 +902,7 @@ func TestFloodOfBombs(t *testing.T) {
 	f.again()
 }
 
-// TestFloodOfProducers asks for producer IDs, and uses many.
+// TestFloodOfProducers requests many producer IDs and uses many.
 func TestFloodOfProducers(t *testing.T) {
 	f := flood(t)
 	ids := longtest.Scaled(t, "BROKER_PRODUCERS", 100_000)
@@ -921,7 +924,7 @@ func TestFloodOfProducers(t *testing.T) {
 	f.again()
 }
 
-// TestFloodOfGroups makes groups and members.
+// TestFloodOfGroups creates groups and members.
 func TestFloodOfGroups(t *testing.T) {
 	f := flood(t)
 	groups, members := longtest.Scaled(t, "BROKER_GROUPS", 5000), longtest.Scaled(t, "BROKER_MEMBERS", 1000)
@@ -938,7 +941,7 @@ func TestFloodOfGroups(t *testing.T) {
 			join := kmsg.NewPtrJoinGroupRequest()
 			join.Group, join.SessionTimeoutMillis, join.RebalanceTimeoutMillis, join.ProtocolType = "classic", 10_000, 10_000, "consumer"
 			join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: make([]byte, 100)}}
-			join.InstanceID = kmsg.StringPtr(fmt.Sprint("instance ", i)) // at once a member
+			join.InstanceID = kmsg.StringPtr(fmt.Sprint("instance ", i)) // a static member, so that it joins without a second request
 			f.gone(join)
 			beat := kmsg.NewPtrConsumerGroupHeartbeatRequest()
 			beat.Group, beat.MemberID, beat.RebalanceTimeoutMillis = "modern", fmt.Sprint("member ", i), 10_000
@@ -957,7 +960,7 @@ func TestFloodOfGroups(t *testing.T) {
 	f.again()
 }
 
-// gone carries out a request of a client that has gone: it waits for nothing.
+// gone carries out a request of a client that has disconnected, so that it never waits.
 func (f *flooded) gone(req kmsg.Request) kmsg.Response {
 	ctx, cancel := context.WithCancel(f.ctx)
 	cancel()

@@ -8,19 +8,21 @@ import (
 	"sync"
 )
 
-// maxRequestBytes bounds a request. The gateway lets none through that is larger.
+// maxRequestBytes is the largest accepted request. The gateway lets no larger one through.
 const maxRequestBytes = 128 << 20
 
-// frame is a request as it came, without its size.
+// frame holds the bytes of a request, without the size in front of them. It is also used as a
+// buffer for responses.
 type frame struct {
 	bytes []byte
 	class int
 }
 
-// Buffers of requests come in classes of these sizes, each four times the one before.
+// Buffers have sizes in classes, each four times as large as the one before, and are pooled by
+// class.
 const (
 	smallestFrame = 4 << 10
-	frameClasses  = 8 // up to 64 MiB; larger ones are not kept
+	frameClasses  = 8 // up to 64 MiB; larger buffers are not pooled
 )
 
 var framePools [frameClasses]sync.Pool
@@ -42,7 +44,8 @@ func giveBuffer(buf []byte, class int) {
 	}
 }
 
-// takeFrame returns an empty frame with room for size bytes.
+// takeFrame returns a frame whose buffer can hold size bytes, up to maxRequestBytes. It may be
+// shorter for larger sizes; the caller appends to it.
 func takeFrame(size int) frame {
 	class := 0
 	for classBytes(class) < size && class < frameClasses {
@@ -54,11 +57,11 @@ func takeFrame(size int) frame {
 	return frame{takeBuffer(class), class}
 }
 
-// free gives the frame's memory back. Nothing may refer to it any more.
+// free returns the frame's buffer to its pool. Nothing may refer to the buffer any more.
 func (f frame) free() { giveBuffer(f.bytes[:cap(f.bytes)], f.class) }
 
-// readFrame reads a request. Its buffer grows as the bytes come, since the size
-// that a client names may be a lie.
+// readFrame reads a request. Its buffer grows as bytes arrive, because a client could otherwise
+// make the broker allocate memory by claiming a large size.
 func readFrame(from io.Reader) (frame, error) {
 	var header [4]byte
 	if _, err := io.ReadFull(from, header[:]); err != nil {

@@ -15,19 +15,19 @@ import (
 	"testing"
 )
 
-// franzSkips are the tests that may skip themselves. The engine has neither share
-// groups nor SCRAM.
+// franzSkips are the tests that may skip themselves, because the engine has neither share groups
+// nor SCRAM.
 var franzSkips = []string{
 	"TestConsumeRegexShareSkipsInternal", "TestShareGroup", "TestShareGroupAckOnClose", "TestShareGroupETL", "TestShareGroupOffsetsAdmin",
 	"TestSCRAMAuth", "TestSCRAMAuthBadCredentials",
 }
 
-// franzVerdict is how a test ended. Subtests are indented.
+// franzVerdict matches the result of a test. Subtests are indented.
 var franzVerdict = regexp.MustCompile(`(?m)^ *--- (PASS|SKIP): (\S+)`)
 
-// TestFranz runs the integration suite of franz-go, the client, over the engine,
-// except the test of transactions. KGO_TEST_RECORDS is the number of records that go
-// through each chain of groups. KGO_TEST_CHAOS=1 cuts connections all the time.
+// TestFranz runs the integration tests of franz-go, the client, against the engine, except those
+// for transactions. KGO_TEST_RECORDS is the number of records that pass through each chain of
+// groups. KGO_TEST_CHAOS=1 keeps breaking connections.
 func TestFranz(t *testing.T) {
 	addr := listen(t)
 	cmd := exec.Command("go", "test", "-v", "-count=1", "-timeout=30m", "-run=^Test", "-skip=^TestTxnEtl$", "github.com/twmb/franz-go/pkg/kgo")
@@ -50,7 +50,7 @@ func TestFranz(t *testing.T) {
 			t.Errorf("skipped: %s", name)
 		}
 	}
-	// A chain of groups that is told that a commit is stale passes without comparing anything.
+	// If a commit is rejected as stale, a chain of groups passes without comparing anything.
 	if strings.Contains(string(out), "skipping validation") {
 		t.Errorf("a chain of groups is not compared:\n%s", out)
 	}
@@ -60,8 +60,8 @@ func TestFranz(t *testing.T) {
 	t.Logf("%d tests of franz-go pass", passed)
 }
 
-// listen opens a broker whose connections, all of them the super user's, come from a
-// listener of its own. It returns the address.
+// listen opens a broker and serves it on a listener. All connections are those of the super user.
+// It returns the address.
 func listen(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -77,8 +77,8 @@ func listen(t *testing.T) string {
 			t.Error(err)
 		}
 	})
-	// Apache Kafka makes this topic for the first group. The engine has no use for it,
-	// but the tests of regular expressions need an internal topic.
+	// Apache Kafka creates this topic for the first group. The engine does not need it, but the
+	// tests of regular expressions need an internal topic.
 	makeTopic(t, b.admin(t), "__consumer_offsets")
 	go func() {
 		for {
@@ -98,7 +98,7 @@ func listen(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// relay copies one direction of a connection, and ends both with it.
+// relay copies one direction of a connection, and closes both ends when it is done.
 func relay(to, from net.Conn) {
 	io.Copy(to, from)
 	to.Close()

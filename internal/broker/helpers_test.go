@@ -14,7 +14,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// clock is a clock that tests set.
+// clock is a clock that tests can set.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -34,7 +34,8 @@ func (c *clock) add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// from says which idempotent producer sends a batch, and where in its sequence.
+// from identifies the idempotent producer that sends a batch, and the batch's place in its
+// sequence.
 type from struct {
 	id       int64
 	epoch    int16
@@ -61,7 +62,7 @@ var compressors = sync.OnceValue(func() (all [5]kgo.Compressor) {
 	return all
 })
 
-// newBatch returns a batch as a producer sends it, with a record for each value.
+// newBatch returns a batch as a producer sends it, with one record for each value.
 func newBatch(codec batch.Codec, p from, values ...string) []byte {
 	var records []byte
 	for i, v := range values {
@@ -78,7 +79,7 @@ func newBatch(codec batch.Codec, p from, values ...string) []byte {
 	return rawBatch(codec, p, len(values), records)
 }
 
-// rawBatch returns a batch with records that may be anything, and a right checksum.
+// rawBatch returns a batch with arbitrary bytes as its records, and a correct checksum.
 func rawBatch(codec batch.Codec, p from, count int, records []byte) []byte {
 	b := make([]byte, batch.HeaderBytes, batch.HeaderBytes+len(records))
 	b = append(b, records...)
@@ -107,7 +108,7 @@ func valuesOf(b []byte) (values []string, err error) {
 	return values, err
 }
 
-// batchesOf splits what a fetch returned into batches.
+// batchesOf splits the result of a fetch into batches.
 func batchesOf(b []byte) (all [][]byte, err error) {
 	for len(b) > 0 {
 		h, err := batch.ParseHeader(b)

@@ -31,7 +31,7 @@ const (
 	envSync     = "BROKER_TEST_SYNC"
 )
 
-// TestMain runs the tests, or is the process that TestKill kills.
+// TestMain runs the tests, or serves as the process that TestKill kills.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(envDir); dir != "" {
 		if err := runVictim(dir); err != nil {
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// runVictim serves a broker on the listener of the parent until it is killed.
+// runVictim serves a broker on the parent's listener until it is killed.
 func runVictim(dir string) error {
 	listener, err := net.FileListener(os.NewFile(3, "listener"))
 	if err != nil {
@@ -97,24 +97,24 @@ const (
 	shortRetention = time.Second
 )
 
-// killed is what the parent knows of the brokers that it kills.
+// killed is what the parent knows about the brokers that it kills.
 type killed struct {
 	t        *testing.T
 	dir      string
 	listener *os.File
 	address  string
-	cpu      time.Duration // of the processes
+	cpu      time.Duration // CPU time of the processes
 
 	mu       sync.Mutex // guards the fields below
 	parts    map[topicPartition]*killedPartition
-	commits  map[topicPartition][2]int64 // of the consumers' group: the last that was acknowledged, and the last that was tried
+	commits  map[topicPartition][2]int64 // of the consumers' group: the last acknowledged offset, and the last one that was sent
 	simple   int64                       // the last offset that verifySimple has committed
 	consumed int
-	expired  int // records that the consumers have missed
+	expired  int // number of records that expired before the consumers read them
 	faults   []string
 }
 
-// killedPartition is what is known of a partition. All in it must stay so.
+// killedPartition is what is known about a partition. None of it may change.
 type killedPartition struct {
 	start, end int64
 	records    map[int64]killedRecord // by offset
@@ -145,7 +145,7 @@ func (k *killed) failed() bool {
 	return len(k.faults) > 0
 }
 
-// note notes that a record is at an offset. The caller holds mu.
+// note records that a record is at an offset. The caller holds mu.
 func (k *killed) note(tp topicPartition, offset int64, value string, sent time.Time) {
 	p := k.parts[tp]
 	if other, ok := p.records[offset]; ok && other.value != value {
@@ -161,7 +161,7 @@ func (k *killed) note(tp topicPartition, offset int64, value string, sent time.T
 	p.offsets[value] = offset
 }
 
-// prune forgets records that have expired for so long that nobody can have them any more.
+// prune forgets records that expired so long ago that no broker can still have them.
 func (k *killed) prune() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -210,16 +210,17 @@ func (v victim) ready() error {
 	return nil
 }
 
-// kill ends the process with no time for anything.
+// kill kills the process, so that it cannot do anything before it ends.
 func (k *killed) kill(v victim) {
 	v.Process.Kill()
 	v.Wait()
 	k.cpu += v.ProcessState.UserTime() + v.ProcessState.SystemTime()
 }
 
-// TestKill kills the process of a broker again and again, while clients produce and consume, records expire
-// after a second and segments are small. What was acknowledged and has not expired is there after each kill,
-// in order, once, at the same offset; starts and ends do not go back; and committed offsets are there.
+// TestKill kills the process of a broker again and again, while clients produce and consume,
+// records expire after a second, and segments are small. After each kill, everything that was
+// acknowledged and has not expired is there in order, once, at the same offset. Starts and ends
+// never decrease, and committed offsets are there.
 func TestKill(t *testing.T) {
 	kills := longtest.Scaled(t, "BROKER_KILLS", 30)
 	k := &killed{t: t, dir: t.TempDir(), parts: map[topicPartition]*killedPartition{}, commits: map[topicPartition][2]int64{}}
@@ -228,7 +229,8 @@ func TestKill(t *testing.T) {
 			k.parts[topicPartition{topic, n}] = &killedPartition{records: map[int64]killedRecord{}, offsets: map[string]int64{}}
 		}
 	}
-	// The listener is the parent's, so that clients can connect at any time and the port stays ours.
+	// The parent owns the listener, so that clients can connect at any time and the port stays
+	// reserved.
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +261,7 @@ func TestKill(t *testing.T) {
 	}
 	defer func() { stop(); endConsuming(); clients.Wait(); consumers.Wait() }()
 
-	begun.Wait() // without a producer ID a client takes a connection that breaks for a login that fails
+	begun.Wait() // until a client has a producer ID, it takes a broken connection for a failed login
 	began, rounds := time.Now(), 0
 	for i := 0; i < kills && !k.failed(); i++ {
 		if rand.IntN(6) > 0 {
@@ -267,7 +269,7 @@ func TestKill(t *testing.T) {
 		}
 		k.kill(v)
 		v = k.startVictim([]time.Duration{time.Millisecond, 10 * time.Millisecond, time.Second}[rand.IntN(3)], rand.IntN(4) == 0)
-		if rand.IntN(5) == 0 { // while it starts
+		if rand.IntN(5) == 0 { // kill it while it starts
 			time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
 			continue
 		}
@@ -315,7 +317,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// client returns a client that loses no time.
+// client returns a client that retries quickly.
 func (k *killed) client(opts ...kgo.Opt) *kgo.Client {
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(k.address),
@@ -331,7 +333,8 @@ func (k *killed) client(opts ...kgo.Opt) *kgo.Client {
 	return client
 }
 
-// produce produces until ctx ends, and then waits for all answers. It calls begun after the first one.
+// produce produces until ctx ends, and then waits for all acknowledgements. It calls begun after
+// the first one.
 func (k *killed) produce(ctx context.Context, writer int, begun func()) {
 	client := k.client()
 	defer client.Close()
@@ -345,7 +348,7 @@ func (k *killed) produce(ctx context.Context, writer int, begun func()) {
 		value := fmt.Sprint(writer, ".", n, " ", strings.Repeat("x", rand.IntN(300)))
 		sent := time.Now()
 		waiting.Add(1)
-		// It waits while there are as many as may be under way.
+		// It blocks while the maximum number of records is in flight.
 		client.Produce(context.Background(), &kgo.Record{Topic: tp.topic, Partition: tp.partition, Value: []byte(value)}, func(r *kgo.Record, err error) {
 			defer waiting.Done()
 			defer begun()
@@ -363,9 +366,9 @@ func (k *killed) produce(ctx context.Context, writer int, begun func()) {
 	}
 }
 
-// consume is a member of a group, which commits what it has consumed.
+// consume is a member of a group. It commits what it has consumed.
 func (k *killed) consume(ctx context.Context) {
-	next := map[topicPartition]int64{} // what this member consumes next; guarded by k.mu
+	next := map[topicPartition]int64{} // the offset that this member consumes next; guarded by k.mu
 	restart := func(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -438,7 +441,7 @@ func (k *killed) noteCommits(response *kmsg.OffsetCommitResponse, commit map[str
 	}
 }
 
-// raw is a connection for requests of the parent itself.
+// raw returns a connection for the parent's own requests.
 func (k *killed) raw() (requestor, func(), error) {
 	conn, err := net.Dial("tcp", k.address)
 	if err != nil {
@@ -481,7 +484,7 @@ func (k *killed) verify(life int64) error {
 func (k *killed) verifyPartition(r requestor, tp topicPartition, read bool) error {
 	k.mu.Lock()
 	known := k.parts[tp]
-	least := known.end // before the question
+	least := known.end // the end before the request
 	for offset, record := range known.records {
 		if !record.sent.IsZero() {
 			least = max(least, offset+1)
@@ -515,7 +518,7 @@ func (k *killed) verifyPartition(r requestor, tp topicPartition, read bool) erro
 			if start <= next {
 				return fmt.Errorf("%v: offset %d is out of range; it is %d to %d", tp, next, start, end)
 			}
-			next = start // it has expired meanwhile
+			next = start // it has expired in the meantime
 			continue
 		}
 		batches, err := batchesOf(got.RecordBatches)
@@ -618,7 +621,7 @@ func committed(r requestor, group string) (map[topicPartition]int64, error) {
 	return all, kerr.ErrorForCode(response.ErrorCode)
 }
 
-// verifySimple commits an offset outside of any group's life, which the next broker has to have.
+// verifySimple commits an offset for a group without members, which the next broker must have.
 func (k *killed) verifySimple(r requestor, life int64) error {
 	tp := topicPartition{keptTopic, 0}
 	got, err := committed(r, "simple")
@@ -642,8 +645,8 @@ func (k *killed) verifySimple(r requestor, life int64) error {
 	return kerr.ErrorForCode(response.Topics[0].Partitions[0].ErrorCode)
 }
 
-// verifyKept reads all records that do not expire: each acknowledged one is there, and each writer's records are
-// in order.
+// verifyKept reads all records that do not expire. Each acknowledged one is there, and the records
+// of each writer are in order.
 func (k *killed) verifyKept() {
 	r, end, err := k.raw()
 	if err != nil {
@@ -693,7 +696,7 @@ func (k *killed) verifyKept() {
 	}
 }
 
-// wantExpired waits until all records that may expire have done so.
+// wantExpired waits until all records that can expire have expired.
 func (k *killed) wantExpired() {
 	r, end, err := k.raw()
 	if err != nil {

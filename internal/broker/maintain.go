@@ -6,12 +6,12 @@ import (
 )
 
 const (
-	maintainEvery = time.Minute      // how often the broker looks at what has its time
-	sweepEvery    = 10 * time.Minute // and at committed offsets, as Apache Kafka does
+	maintainEvery = time.Minute      // between passes over all logs
+	sweepEvery    = 10 * time.Minute // between passes over committed offsets, as in Apache Kafka
 )
 
-// maintain does what has its time, until the broker closes: it drops expired
-// records and offsets, and has each log write its checkpoint.
+// maintain does the periodic work until the broker closes: it deletes expired records and offsets,
+// and writes the checkpoint of each log.
 func (b *Broker) maintain() {
 	ticker := time.NewTicker(cmp.Or(b.cfg.maintainEvery, maintainEvery))
 	defer ticker.Stop()
@@ -51,7 +51,7 @@ func (b *Broker) sweep() {
 	}
 }
 
-// failed tells of a failure that is not the client's.
+// failed logs a failure that is not the client's fault.
 func (b *Broker) failed(what string, err error, attrs ...any) {
 	b.cfg.Diagnostics.Error("embedded broker: cannot "+what, append(attrs, "err", err)...)
 }

@@ -11,30 +11,30 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// metaState is what the journal in meta/ says at the start. Afterwards topics
-// and ACLs are kept by those who own them; what is left is the broker itself.
+// metaState holds what the journal in meta/ contains at the start. Afterwards topics and acls keep
+// their own state, and only self remains in use.
 type metaState struct {
 	self   selfRecord
-	topics map[topicID]topicRecord // as long as they are being loaded
+	topics map[topicID]topicRecord // used only until the topics are loaded
 }
 
-// selfRecord is what the journal keeps of the broker itself.
+// selfRecord is the journal's record of the broker itself.
 type selfRecord struct {
 	ClusterID      string `json:"cluster_id"`
-	Epoch          int32  `json:"epoch"`            // starts so far
-	NextProducerID int64  `json:"next_producer_id"` // none below is given out again, and some above are
+	Epoch          int32  `json:"epoch"`            // number of starts so far
+	NextProducerID int64  `json:"next_producer_id"` // the next start gives out IDs from here on
 }
 
-const selfKey = "broker" // in the journal
+const selfKey = "broker" // key of selfRecord in the journal
 
 func (s selfRecord) entry() (journal.Entry, error) {
 	value, err := json.Marshal(s)
 	return journal.Entry{Key: []byte(selfKey), Value: value}, err
 }
 
-// openMeta reads the journal and counts the start. The number of starts is the
-// leader epoch of all partitions, so that clients notice records that a power
-// cut has taken away (KIP-320): those of two starts never look alike.
+// openMeta reads the journal and counts this start. The number of starts is the leader epoch of all
+// partitions. After a power cut, new records may get the offsets of records that were lost, but
+// never with the same epoch, so clients can tell them apart (KIP-320).
 func (b *Broker) openMeta() (err error) {
 	b.state.topics = make(map[topicID]topicRecord)
 	b.acls = newACLs(func(entries ...journal.Entry) error { return b.meta.Append(entries...) })
@@ -89,7 +89,7 @@ func (b *Broker) loadMeta(e journal.Entry) error {
 	}
 }
 
-// saveSelf replaces what the journal keeps of the broker itself.
+// saveSelf replaces the journal's record of the broker itself.
 func (b *Broker) saveSelf(s selfRecord) error {
 	entry, err := s.entry()
 	if err != nil {
@@ -102,7 +102,8 @@ func (b *Broker) saveSelf(s selfRecord) error {
 	return nil
 }
 
-// load opens the topics that the journal has, several at a time.
+// load opens the topics of the journal, several at a time. It also completes deletions that a crash
+// interrupted.
 func (ts *topics) load(records map[topicID]topicRecord) error {
 	var opening errgroup.Group
 	opening.SetLimit(2 * runtime.GOMAXPROCS(0))

@@ -23,10 +23,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestModel compares the broker with a few maps: after random requests, of any version that it
-// offers, and random stops and kills, it has the same topics, settings, ACLs, committed offsets and
-// records, each at its offset. Starts and ends of partitions never go back, and only what has
-// expired or was deleted is missing.
+// TestModel compares the broker with a few maps. After random requests of any supported version,
+// and random stops and kills, the broker has the same topics, settings, ACLs, committed offsets and
+// records, each at its offset. Starts and ends of partitions never decrease, and only records that
+// expired or were deleted are missing.
 func TestModel(t *testing.T) {
 	checks := flag.Lookup("rapid.checks")
 	before := checks.Value.String()
@@ -63,7 +63,7 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// brokerModel is what a broker should be.
+// brokerModel is the expected state of a broker.
 type brokerModel struct {
 	cfg    Config
 	clock  *clock
@@ -75,10 +75,10 @@ type brokerModel struct {
 	topics    map[string]*modelTopic
 	acls      map[acl]bool
 	commits   map[modelCommit]int64
-	ids       map[int64]bool // of producers
+	ids       map[int64]bool // producer IDs that were given out
 	epoch     int32
-	instances map[topicID]bool // all topics that there ever were
-	values    int              // so far
+	instances map[topicID]bool // all topics that ever existed
+	values    int              // number of values so far
 }
 
 type modelTopic struct {
@@ -93,7 +93,7 @@ type modelPartition struct {
 	batches    []modelBatch // those that are not known to be removed
 	last       int64        // time of the last batch
 	next       map[int64]from
-	sent       map[int64][]modelBatch // the batches of producers, also those that were removed
+	sent       map[int64][]modelBatch // batches of each producer, including those that were removed
 }
 
 type modelBatch struct {
@@ -109,7 +109,7 @@ type modelCommit struct {
 	partition int32
 }
 
-// faultLog keeps what a broker reports as an error.
+// faultLog collects what a broker reports as errors.
 type faultLog struct {
 	slog.Handler
 	lines *bytes.Buffer
@@ -158,7 +158,7 @@ func (m *brokerModel) close() error {
 }
 
 func (m *brokerModel) restart(t *rapid.T, clean bool) {
-	if !clean { // another process finds what was written up to now
+	if !clean { // like another process, it finds what was written so far
 		m.files = m.files.Kill()
 	}
 	if err := m.close(); err != nil {
@@ -167,7 +167,7 @@ func (m *brokerModel) restart(t *rapid.T, clean bool) {
 	m.open(t)
 }
 
-// tell makes a request in some version that the broker takes.
+// tell makes a request in any version that the broker supports.
 func tell[R kmsg.Response](t *rapid.T, m *brokerModel, req kmsg.Request, least ...int16) R {
 	t.Helper()
 	a := apis()[req.Key()]
@@ -306,7 +306,7 @@ func someCodec(t *rapid.T) batch.Codec {
 	return rapid.SampledFrom([]batch.Codec{batch.None, batch.Gzip, batch.Snappy, batch.LZ4, batch.Zstd}).Draw(t, "codec")
 }
 
-// send produces a batch. A client that sends the same batch again sends the same bytes.
+// send produces a batch. A client that retries a batch sends the same bytes again.
 func (m *brokerModel) send(t *rapid.T, topic *modelTopic, partition int32, b []byte) kmsg.ProduceResponseTopicPartition {
 	p := kmsg.NewProduceRequestTopicPartition()
 	p.Partition, p.Records = partition, slices.Clone(b)
@@ -314,10 +314,10 @@ func (m *brokerModel) send(t *rapid.T, topic *modelTopic, partition int32, b []b
 	to.Topic, to.TopicID, to.Partitions = topic.name, topic.id, append(to.Partitions, p)
 	request := kmsg.NewPtrProduceRequest()
 	request.Acks, request.Topics = -1, append(request.Topics, to)
-	return tell[*kmsg.ProduceResponse](t, m, request, 7).Topics[0].Partitions[0] // from 7 on with Zstandard
+	return tell[*kmsg.ProduceResponse](t, m, request, 7).Topics[0].Partitions[0] // Zstandard needs version 7
 }
 
-// add sends a batch that is to be appended.
+// add sends a batch that must be appended.
 func (m *brokerModel) add(t *rapid.T, topic *modelTopic, partition int32, who from, values []string) {
 	p := topic.partitions[partition]
 	b := newBatch(someCodec(t), who, values...)
@@ -343,7 +343,7 @@ func (m *brokerModel) produce(t *rapid.T) {
 	m.add(t, topic, n, nobody, m.someValues(t))
 }
 
-// produceIdempotent sends the next batch of a producer, or one again, or one out of order.
+// produceIdempotent sends the next batch of a producer, a duplicate, or a batch out of order.
 func (m *brokerModel) produceIdempotent(t *rapid.T) {
 	topic, n, p := m.somePartition(t)
 	if len(m.ids) == 0 {
@@ -498,13 +498,13 @@ func (m *brokerModel) deleteGroup(t *rapid.T) {
 	maps.DeleteFunc(m.commits, func(c modelCommit, _ int64) bool { return c.group == group })
 }
 
-// pass lets time pass, sometimes backwards.
+// pass advances the clock, or sometimes sets it back.
 func (m *brokerModel) pass(t *rapid.T) {
 	most := rapid.SampledFrom([]int{900, 900, 6000}).Draw(t, "at most")
 	m.clock.add(time.Duration(rapid.IntRange(-500, most).Draw(t, "ms")) * time.Millisecond)
 }
 
-// maintain lets records expire. What may be missing follows from the topics' settings.
+// maintain lets records expire. The topics' settings determine what may be missing afterwards.
 func (m *brokerModel) maintain(t *rapid.T) {
 	m.broker.maintainOnce()
 	m.broker.sweep()
@@ -603,14 +603,14 @@ func (m *brokerModel) fetch(t *rapid.T, topic *modelTopic, most int32, offset fu
 	all := make(map[int32]kmsg.FetchResponseTopicPartition)
 	for _, p := range response.Topics[0].Partitions {
 		if response.Version < 5 && p.ErrorCode == 0 {
-			p.LogStartOffset = topic.partitions[p.Partition].start // which these versions do not tell
+			p.LogStartOffset = topic.partitions[p.Partition].start // these versions do not return it
 		}
 		all[p.Partition] = p
 	}
 	return all
 }
 
-// compare checks what a fetch from an offset has found.
+// compare checks the result of a fetch from an offset.
 func (m *brokerModel) compare(t *rapid.T, topic *modelTopic, n int32, got kmsg.FetchResponseTopicPartition, offset int64, most int) {
 	p := topic.partitions[n]
 	if got.ErrorCode != 0 || got.HighWatermark != p.end || got.LogStartOffset != p.start {
@@ -625,7 +625,7 @@ func (m *brokerModel) compare(t *rapid.T, topic *modelTopic, n int32, got kmsg.F
 		if want.LastOffset() < offset {
 			continue
 		}
-		if size += want.Size(); size > most && size > want.Size() { // the first one comes in any case
+		if size += want.Size(); size > most && size > want.Size() { // the first batch is returned whatever its size
 			break
 		}
 		if len(batches) == 0 {
@@ -709,7 +709,7 @@ func (m *brokerModel) checkCommits(t *rapid.T) {
 		}
 		request := kmsg.NewPtrOffsetFetchRequest()
 		request.Group, request.Groups = group, []kmsg.OffsetFetchRequestGroup{{Group: group, MemberEpoch: -1}}
-		response := tell[*kmsg.OffsetFetchResponse](t, m, request, 2) // version 1 cannot ask for all
+		response := tell[*kmsg.OffsetFetchResponse](t, m, request, 2) // version 1 cannot request all partitions
 		got := make(map[modelCommit]int64)
 		for _, topic := range response.Topics {
 			for _, p := range topic.Partitions {

@@ -10,10 +10,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// What no sane client sends is answered as by Apache Kafka all the same. The differential suite of
-// package interop compares the two; these tests keep what it has found.
+// Requests that no real client sends are still answered as by Apache Kafka. The differential suite
+// of package interop compares the two; these tests preserve what it found.
 
-// oddProduce makes a request with a batch for a partition of each topic; topics may repeat.
+// oddProduce returns a request with a batch for one partition of each topic. Topics may repeat.
 func oddProduce(acks int16, batches map[string][]byte, topics ...string) *kmsg.ProduceRequest {
 	request := kmsg.NewPtrProduceRequest()
 	request.Acks = acks
@@ -31,15 +31,15 @@ func TestOddProduce(t *testing.T) {
 	create(t, b, superUser, newTopic("a", 3))
 	good := newBatch(batch.None, nobody, "x")
 	old := newBatch(batch.None, nobody, "x")
-	old[16] = 1 // the format before
+	old[16] = 1 // the previous format
 	transactional := newBatch(batch.None, nobody, "x")
 	transactional[22] |= 1 << 4
 	negative := newBatch(batch.None, from{id: 7, epoch: -5}, "x")
 	type code = *kerr.Error
 	for name, test := range map[string]struct {
 		request *kmsg.ProduceRequest
-		want    map[string]code // of the first partition of each topic
-		start   int64           // LogStartOffset of a
+		want    map[string]code // error of the first partition of each topic
+		start   int64           // LogStartOffset of topic a
 	}{
 		"a topic twice":                    {oddProduce(-1, map[string][]byte{"a": good}, "a", "a"), map[string]code{"a": nil}, 0},
 		"acks":                             {oddProduce(2, map[string][]byte{"a": good}, "a"), map[string]code{"a": kerr.InvalidRequiredAcks}, -1},
@@ -71,13 +71,13 @@ func TestOddProduce(t *testing.T) {
 	}
 }
 
-// TestWholeRequestRefused: where a batch rejects the whole request, nothing in the answer is about
-// what was found before in another batch.
+// TestWholeRequestRefused: if one batch causes the whole request to be rejected, the response has
+// no details of errors that were found before in other batches.
 func TestWholeRequestRefused(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("a", 3))
 	stamped := newBatch(batch.None, nobody, "x")
-	stamped[22] |= 1 << 3 // log append time, which names the records at fault
+	stamped[22] |= 1 << 3 // log append time; the error lists the records
 	binary.BigEndian.PutUint32(stamped[17:], checksum(stamped[21:]))
 	empty := newBatch(batch.None, nobody, "x")
 	empty[23+3], empty[57+3] = 5, 0 // record count 0
@@ -196,8 +196,8 @@ func TestOddFetch(t *testing.T) {
 	}
 }
 
-// TestFetchOfADeletedTopic: a fetch session knows topics by the names that their IDs had, and tells a topic that is
-// gone, or was made again, from an ID that nobody knows, as Apache Kafka does.
+// TestFetchOfADeletedTopic: a fetch session remembers the names of topics by ID. As in Apache
+// Kafka, it distinguishes a topic that was deleted or created again from an ID that never existed.
 func TestFetchOfADeletedTopic(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("a", 1))
@@ -254,7 +254,8 @@ func TestOddVersions(t *testing.T) {
 	}
 }
 
-// TestNoShareCoordinator: only brokers may ask for the coordinator of a share group, and there is none.
+// TestNoShareCoordinator: only brokers may look up the coordinator of a share group, and there is
+// none.
 func TestNoShareCoordinator(t *testing.T) {
 	b := open(t, Config{})
 	find := func(as caller, kind int8, version int16) int16 {
@@ -285,7 +286,7 @@ func TestNoShareCoordinator(t *testing.T) {
 	}
 }
 
-// TestRefusedWithPartitions: refusals that have no place but the partitions.
+// TestRefusedWithPartitions tests errors that can only be reported for each partition.
 func TestRefusedWithPartitions(t *testing.T) {
 	b := open(t, Config{})
 	offsets := kmsg.NewPtrOffsetFetchRequest()
@@ -306,7 +307,8 @@ func TestRefusedWithPartitions(t *testing.T) {
 	}
 }
 
-// TestBrokersAskForEpochs: who may act for the cluster needs no rights to a topic to ask for leader epochs.
+// TestBrokersAskForEpochs: a caller that may act for the cluster needs no topic ACLs to request
+// leader epochs.
 func TestBrokersAskForEpochs(t *testing.T) {
 	b := open(t, Config{})
 	create(t, b, superUser, newTopic("a", 1))

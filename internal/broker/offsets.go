@@ -9,8 +9,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 )
 
-// logFor returns the log of a partition that a request names, if the caller may
-// do that to its topic.
+// logFor returns the log of a partition that a request names, if the caller may do op to its topic.
 func (b *Broker) logFor(r *request, op kmsg.ACLOperation, topic string, partition int32) (*commitlog.Log, *kerr.Error) {
 	if !b.acls.allow(r.caller, op, kmsg.ACLResourceTypeTopic, topic) {
 		return nil, kerr.TopicAuthorizationFailed
@@ -22,7 +21,7 @@ func (b *Broker) logFor(r *request, op kmsg.ACLOperation, topic string, partitio
 	return log, nil
 }
 
-// The timestamps that ListOffsets gives a meaning of their own.
+// Timestamps with a special meaning in ListOffsets.
 const (
 	latestOffset        = -1
 	earliestOffset      = -2
@@ -31,11 +30,11 @@ const (
 	latestTieredOffset  = -5 // KIP-1005
 )
 
-// since says which version of ListOffsets a timestamp came with.
+// since is the version of ListOffsets that introduced each special timestamp.
 var since = map[int64]int16{latestOffset: 0, earliestOffset: 0, maxTimestampOffset: 7, earliestLocalOffset: 8, latestTieredOffset: 9}
 
-// listOffsets finds offsets by time: the start, the end, or the first record
-// that is not older than a time.
+// listOffsets finds offsets: the start, the end, or the first record that is not older than a
+// timestamp.
 func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.ListOffsetsResponse, error) {
 	response := req.ResponseKind().(*kmsg.ListOffsetsResponse)
 	named := make(map[topicPartition]int)
@@ -52,7 +51,7 @@ func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.Li
 			found.Partition, found.Offset, found.Timestamp, found.LeaderEpoch = p.Partition, -1, -1, -1
 			at := topicPartition{t.Topic, p.Partition}
 			if named[at] == 0 {
-				continue // answered before
+				continue // already answered
 			}
 			refusal := b.listOffset(r, req.Version, t.Topic, &p, named[at] > 1, &found)
 			if refusal != nil {
@@ -73,8 +72,8 @@ type topicPartition struct {
 	partition int32
 }
 
-// listOffset finds one offset. Twice means that the request names the partition
-// more than once. The checks have the order of Apache Kafka.
+// listOffset finds one offset. twice means that the request names the partition more than once. The
+// checks are in the same order as in Apache Kafka.
 func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.ListOffsetsRequestTopicPartition, twice bool, found *kmsg.ListOffsetsResponseTopicPartition) *kerr.Error {
 	log, refusal := b.logFor(r, kmsg.ACLOperationDescribe, topic, p.Partition)
 	first, known := since[p.Timestamp]
@@ -98,7 +97,7 @@ func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.Lis
 	case earliestOffset, earliestLocalOffset:
 		found.Offset = log.Start()
 		found.LeaderEpoch = log.EpochOf(found.Offset)
-	case latestTieredOffset: // there is no other tier
+	case latestTieredOffset: // offset stays -1, because there is no tiered storage
 	case maxTimestampOffset:
 		found.Offset, found.Timestamp, found.LeaderEpoch, err = log.MaxTimestamp()
 	default:
@@ -111,10 +110,10 @@ func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.Lis
 	return nil
 }
 
-// deleteRecords moves the starts of logs forward.
+// deleteRecords moves the start of logs forward.
 func (b *Broker) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest) (*kmsg.DeleteRecordsResponse, error) {
 	response := req.ResponseKind().(*kmsg.DeleteRecordsResponse)
-	last := make(map[topicPartition]int64) // if a partition is named twice, the last offset counts
+	last := make(map[topicPartition]int64) // if a partition is named twice, the last offset applies
 	for _, t := range req.Topics {
 		for _, p := range t.Partitions {
 			last[topicPartition{t.Topic, p.Partition}] = p.Offset
@@ -127,7 +126,7 @@ func (b *Broker) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest) (*kms
 			at := topicPartition{t.Topic, p.Partition}
 			offset, ok := last[at]
 			if !ok {
-				continue // answered before
+				continue // already answered
 			}
 			delete(last, at)
 			deleted := kmsg.NewDeleteRecordsResponseTopicPartition()
@@ -160,12 +159,12 @@ func (b *Broker) deleteRecordsBefore(r *request, topic string, partition int32, 
 	return start, nil
 }
 
-// offsetForLeaderEpoch says where an epoch ends, so that a client notices that
-// records which it has read are gone (KIP-320).
+// offsetForLeaderEpoch returns the end offset of an epoch. With it a client detects that records
+// which it has read were lost (KIP-320).
 func (b *Broker) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpochRequest) (*kmsg.OffsetForLeaderEpochResponse, error) {
 	response := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
 	if b.acls.allow(r.caller, kmsg.ACLOperationClusterAction, kmsg.ACLResourceTypeCluster, clusterName) {
-		r.caller.super = true // brokers ask as well, and need no rights to topics
+		r.caller.super = true // brokers use this request as well, and need no topic ACLs for it
 	}
 	for _, t := range req.Topics {
 		topic := kmsg.NewOffsetForLeaderEpochResponseTopic()

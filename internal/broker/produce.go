@@ -11,8 +11,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 )
 
-// errUnanswered ends the connection of a producer that wants no answers
-// (acks=0) when a batch is refused: it has no other way to notice.
+// errUnanswered closes the connection of a producer with acks=0 when a batch is rejected. Such a
+// producer gets no response, so it cannot learn of the error in another way.
 var errUnanswered = errors.New("a batch was refused, and the producer wants no answers")
 
 // produce appends batches of records to partitions. All batches are checked
@@ -27,7 +27,7 @@ func (b *Broker) produce(r *request) (kmsg.Response, error) {
 	failed := false
 	for _, c := range checked {
 		if fault != nil {
-			c.to.LogStartOffset, c.to.ErrorRecords = -1, nil // what was found before in this batch does not count
+			c.to.LogStartOffset, c.to.ErrorRecords = -1, nil // discard the details of an error in this batch alone
 			refuseBatch(c.to, fault)
 		}
 		failed = failed || c.to.ErrorCode != 0
@@ -43,8 +43,8 @@ func (b *Broker) produce(r *request) (kmsg.Response, error) {
 	}
 }
 
-// mergeTopics puts the partitions of each topic together: a request may name a topic
-// several times, and is answered once for each topic, as by Apache Kafka.
+// mergeTopics merges the entries of each topic. A request may name a topic several times, but the
+// response names it once, as in Apache Kafka.
 func mergeTopics(topics []kmsg.ProduceResponseTopic) []kmsg.ProduceResponseTopic {
 	type key struct {
 		id   topicID
@@ -67,7 +67,7 @@ func mergeTopics(topics []kmsg.ProduceResponseTopic) []kmsg.ProduceResponseTopic
 	return merged
 }
 
-// checkedBatch is one batch of a produce request and where it belongs.
+// checkedBatch is one batch of a produce request, the log to append it to, and its response.
 type checkedBatch struct {
 	ok     bool // it may be appended
 	topic  *topic
@@ -77,8 +77,8 @@ type checkedBatch struct {
 	to     *kmsg.ProduceResponseTopicPartition
 }
 
-// checkProduce looks at each batch of a request and prepares the response. It
-// returns a fault that rejects the whole request.
+// checkProduce checks each batch of a request and prepares the response. whole is an error that
+// rejects the whole request, or nil.
 func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *kmsg.ProduceResponse) (all []checkedBatch, whole *batch.Error) {
 	response.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	whole = screen(req)
@@ -100,8 +100,7 @@ func (b *Broker) checkProduce(r *request, req *kmsg.ProduceRequest, response *km
 	return all, whole
 }
 
-// screen looks for a fault that rejects the whole request, whatever the rights of
-// the caller and the topics that there are.
+// screen looks for an error that rejects the whole request, before ACLs and topics are considered.
 func screen(req *kmsg.ProduceRequest) *batch.Error {
 	for i := range req.Topics {
 		for j := range req.Topics[i].Partitions {
@@ -113,8 +112,8 @@ func screen(req *kmsg.ProduceRequest) *batch.Error {
 	return nil
 }
 
-// checkBatch decides whether a batch may be appended, and says in the response
-// if not. It returns a fault that rejects the whole request.
+// checkBatch decides whether a batch may be appended. If not, it sets the error in the response. It
+// returns an error that rejects the whole request, or nil.
 func (b *Broker) checkBatch(r *request, req *kmsg.ProduceRequest, c *checkedBatch, records []byte, refusal *kerr.Error) *batch.Error {
 	if refusal != nil {
 		c.to.ErrorCode = refusal.Code
@@ -150,8 +149,7 @@ func (b *Broker) checkBatch(r *request, req *kmsg.ProduceRequest, c *checkedBatc
 	return nil
 }
 
-// refuseBatch says in the response what is wrong with a batch, and with which
-// of its records (KIP-467).
+// refuseBatch sets a batch's error in the response, and the records that caused it (KIP-467).
 func refuseBatch(to *kmsg.ProduceResponseTopicPartition, fault *batch.Error) {
 	to.ErrorCode, to.ErrorMessage = fault.Code.Code, kmsg.StringPtr(fault.Reason)
 	for _, index := range fault.Records {
@@ -161,8 +159,8 @@ func refuseBatch(to *kmsg.ProduceResponseTopicPartition, fault *batch.Error) {
 	}
 }
 
-// topicToWrite returns the topic that a produce request names, which may be nil,
-// or why nothing of it can be taken.
+// topicToWrite returns the topic that a produce request names, or an error if the caller may not
+// write to it. The topic is nil if it does not exist.
 func (b *Broker) topicToWrite(r *request, req *kmsg.ProduceRequest, from *kmsg.ProduceRequestTopic) (*topic, *kerr.Error) {
 	name := from.Topic
 	if req.Version >= 13 {
@@ -178,11 +176,11 @@ func (b *Broker) topicToWrite(r *request, req *kmsg.ProduceRequest, from *kmsg.P
 	return b.topics.named(name), nil
 }
 
-// appenders is how many batches of one request wait for the disk at a time.
+// appenders is the number of batches of one request that are appended concurrently.
 const appenders = 32
 
-// appendAll appends the batches that may be. With [Config.SyncWrites] each has to
-// wait until it is on disk, so those of several partitions wait together.
+// appendAll appends the batches that passed the checks. With [Config.SyncWrites] each append waits
+// for the disk, so batches of different partitions are appended concurrently.
 func (b *Broker) appendAll(checked []checkedBatch) {
 	if !b.cfg.SyncWrites || len(checked) == 1 {
 		for _, c := range checked {
@@ -197,7 +195,7 @@ func (b *Broker) appendAll(checked []checkedBatch) {
 		if !c.ok {
 			continue
 		}
-		if under[c.log] { // the batches of one partition keep their order
+		if under[c.log] { // batches of one partition must stay in order
 			appending.Wait()
 			clear(under)
 		}
@@ -210,7 +208,7 @@ func (b *Broker) appendAll(checked []checkedBatch) {
 	appending.Wait()
 }
 
-// append appends a batch that may be, or says in the response why it could not.
+// append appends a batch that passed the checks. If that fails, it sets the error in the response.
 func (b *Broker) append(c checkedBatch) {
 	if !c.ok {
 		return

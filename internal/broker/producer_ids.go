@@ -7,10 +7,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// producerIDs gives out producer IDs, each once. The journal is told of a
-// thousand at a time; those that are left when the process ends are not used.
+// producerIDs gives out producer IDs. Each is given out once. To avoid a write for each ID, the
+// journal reserves a block of them at a time. IDs of a block that are left when the process ends
+// are never used.
 type producerIDs struct {
-	mu        sync.Mutex // guards the fields below, and what the journal keeps of the broker
+	mu        sync.Mutex // guards the fields below and Broker.state.self
 	next, end int64
 }
 
@@ -32,8 +33,8 @@ func (b *Broker) nextProducerID() (int64, error) {
 	return id, nil
 }
 
-// initProducerID gives a producer an ID, so that its batches can be told from
-// repeats (KIP-98). Nobody is given a transactional ID.
+// initProducerID gives a producer an ID, which identifies duplicates of its batches (KIP-98). A
+// request with a transactional ID is refused, because there are no transactions.
 func (b *Broker) initProducerID(r *request, req *kmsg.InitProducerIDRequest) (*kmsg.InitProducerIDResponse, error) {
 	response := req.ResponseKind().(*kmsg.InitProducerIDResponse)
 	response.ProducerID, response.ProducerEpoch = -1, -1
@@ -49,7 +50,7 @@ func (b *Broker) initProducerID(r *request, req *kmsg.InitProducerIDRequest) (*k
 	id, err := b.nextProducerID()
 	if err != nil {
 		b.failed("give out a producer ID", err)
-		response.ErrorCode = kerr.CoordinatorNotAvailable.Code // producers try again
+		response.ErrorCode = kerr.CoordinatorNotAvailable.Code // producers retry this error
 		return response, nil
 	}
 	response.ProducerID, response.ProducerEpoch = id, 0

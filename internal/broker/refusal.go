@@ -41,13 +41,13 @@ func (b *Broker) noRoom() *refusal {
 	return refusef(kerr.KafkaStorageError, "the disk of the broker is nearly full; free some space, or delete topics or records")
 }
 
-// notStored reports that a change could not be written, and refuses it.
+// notStored logs that a change could not be written, and returns the refusal for the client.
 func (b *Broker) notStored(what string, err error, attrs ...any) *refusal {
 	b.failed(what, err, attrs...)
 	return refusef(kerr.KafkaStorageError, "the broker cannot %s: a write to its disk failed", what)
 }
 
-// mayCluster refuses an operation on the cluster that the caller is not authorized for.
+// mayCluster returns a refusal unless the caller may do op to the cluster.
 func (b *Broker) mayCluster(r *request, op kmsg.ACLOperation) *refusal {
 	if b.acls.allow(r.caller, op, kmsg.ACLResourceTypeCluster, clusterName) {
 		return nil

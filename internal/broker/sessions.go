@@ -8,32 +8,32 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A fetch session (KIP-227) spares a client with many partitions to name them
-// all in each fetch, and the broker to answer for those with no news. Sessions
-// belong to their connection, which they end with: a client that connects
-// again is told that its session is gone, and begins another one.
+// With a fetch session (KIP-227), a client with many partitions does not have to name all of them
+// in each fetch, and the broker does not have to answer for those that have not changed. A session
+// belongs to one connection and ends with it. A client that reconnects gets
+// FETCH_SESSION_ID_NOT_FOUND and creates another session.
 
 // fetchSessions are the sessions of one connection.
 type fetchSessions struct {
-	byID []*fetchSession // the one that was used last is the last
-	held int64           // partitions in them
+	byID []*fetchSession // ordered by last use, the most recent last
+	held int64           // number of partitions in them, as counted in Broker.sessions
 }
 
 const (
-	// maxFetchSessions is how many sessions a connection may have. A client needs one.
+	// maxFetchSessions is the number of sessions that a connection may have. A client needs one.
 	maxFetchSessions = 4
-	// maxSessionPartitions bounds the partitions in the sessions of all connections.
-	// Each takes about 240 bytes. Clients do without a session if there is no room.
+	// maxSessionPartitions is the number of partitions in the sessions of all connections. Each
+	// takes about 240 bytes. Above the limit, clients get no session and send full fetches.
 	maxSessionPartitions = 500_000
 )
 
-// fetchSession is the partitions that a client fetches. Without an ID it is
-// forgotten after one fetch.
+// fetchSession is the set of partitions that a client fetches. If it has no ID, it lasts for one
+// fetch only.
 type fetchSession struct {
 	id       int32
-	epoch    int32 // of the next fetch
-	byTopic  bool  // topics go by IDs, not by names
-	whole    bool  // the answer is to name all partitions
+	epoch    int32 // expected in the next fetch
+	byTopic  bool  // topics are identified by ID, not by name
+	whole    bool  // the response must include all partitions
 	parts    []*fetchPartition
 	position map[fetchKey]*fetchPartition
 }
@@ -44,20 +44,20 @@ type fetchKey struct {
 	partition int32
 }
 
-// fetchPartition is a partition in a session: what the client wants from it, and
-// what it was told last.
+// fetchPartition is a partition in a session: what the client requested, and what it was told last.
 type fetchPartition struct {
 	id        topicID
 	name      string
 	partition int32
 	kmsg.FetchRequestTopicPartition
 
-	end, start int64 // as the client knows them
+	end, start int64 // high watermark and start of the log in the last response to the client
 }
 
-const finalEpoch = -1 // ends a session, or asks for none
+const finalEpoch = -1 // in a request: ends the session, or asks for no session
 
-// begin returns the session of a fetch, brought up to date by it.
+// begin returns the session of a fetch, updated with the partitions that the fetch names. If all
+// sessions together exceed maxSessionPartitions, the fetch is answered without a session.
 func (s *fetchSessions) begin(b *Broker, req *kmsg.FetchRequest) (*fetchSession, *kerr.Error) {
 	session, refusal := s.open(req)
 	s.count(b)
@@ -69,7 +69,7 @@ func (s *fetchSessions) begin(b *Broker, req *kmsg.FetchRequest) (*fetchSession,
 	return session, refusal
 }
 
-// count tells the broker how many partitions the sessions have.
+// count updates the broker's total of partitions in sessions.
 func (s *fetchSessions) count(b *Broker) {
 	held := int64(0)
 	for _, session := range s.byID {
@@ -79,7 +79,7 @@ func (s *fetchSessions) count(b *Broker) {
 	s.held = held
 }
 
-// end forgets all sessions.
+// end removes all sessions.
 func (s *fetchSessions) end(b *Broker) {
 	s.byID = nil
 	s.count(b)
@@ -106,7 +106,7 @@ func (s *fetchSessions) open(req *kmsg.FetchRequest) (*fetchSession, *kerr.Error
 	}
 	session.add(req)
 	session.remove(req)
-	if len(session.parts) == 0 { // the session ends, and the request is answered as one without
+	if len(session.parts) == 0 { // the session ends, and the request is answered like one without a session
 		s.forget(session.id)
 		return newFetchSession(req), nil
 	}
@@ -145,7 +145,7 @@ func (s *fetchSessions) forget(id int32) {
 	s.byID = slices.DeleteFunc(s.byID, func(session *fetchSession) bool { return session.id == id })
 }
 
-// add takes the partitions that a fetch names into the session.
+// add adds the partitions that a fetch names to the session, or updates them.
 func (s *fetchSession) add(req *kmsg.FetchRequest) {
 	for _, t := range req.Topics {
 		for _, p := range t.Partitions {
@@ -161,7 +161,7 @@ func (s *fetchSession) add(req *kmsg.FetchRequest) {
 	}
 }
 
-// remove takes out the partitions that a fetch says are to be forgotten.
+// remove removes the partitions that a fetch lists as forgotten.
 func (s *fetchSession) remove(req *kmsg.FetchRequest) {
 	forgotten := false
 	for _, t := range req.ForgottenTopics {
@@ -177,17 +177,17 @@ func (s *fetchSession) remove(req *kmsg.FetchRequest) {
 
 func (p *fetchPartition) key() fetchKey {
 	if p.id != (topicID{}) {
-		return fetchKey{p.id, "", p.partition} // its name was looked up
+		return fetchKey{p.id, "", p.partition} // leave the name out: find has filled it in since
 	}
 	return fetchKey{p.id, p.name, p.partition}
 }
 
-// partitions returns the partitions to read, in the order to read them in.
+// partitions returns the partitions in the order in which to read them.
 func (s *fetchSession) partitions() []*fetchPartition { return slices.Clone(s.parts) }
 
-// answer puts into the response what the client has to be told: everything the
-// first time, and later what has changed. From then on partitions with records go
-// to the end of the line, so that all get their turn.
+// answer fills in the response. The first response of a session has all partitions, later ones only
+// those that have changed. After a later response, partitions that had records move to the end of
+// the reading order, so that they do not use up the byte limit before other partitions are read.
 func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResult) {
 	for rank := range 3 {
 		for i := range results {
@@ -201,7 +201,7 @@ func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResul
 		result := &results[i]
 		result.end, result.start = result.HighWatermark, result.LogStartOffset
 		if result.ErrorCode != 0 {
-			result.end = -1 // to be told when it is mended
+			result.end = -1 // unknown, so that the partition is reported again once the error is gone
 		}
 		if len(result.RecordBatches) > 0 && !s.whole {
 			served = append(served, result.fetchPartition)
@@ -212,8 +212,8 @@ func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResul
 	s.parts = append(rest, served...)
 }
 
-// rank orders the partitions of an answer, as in Apache Kafka: those that do not
-// exist, or not for the caller, come last.
+// rank orders the partitions of a response as Apache Kafka does: partitions that do not exist, or
+// that the caller may not read, come last.
 func (r *fetchResult) rank() int {
 	switch r.ErrorCode {
 	case kerr.UnknownTopicID.Code:

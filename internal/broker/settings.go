@@ -14,16 +14,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// topicSettings are the settings of a topic that the engine acts on.
+// topicSettings are the topic settings that affect the engine.
 type topicSettings struct {
 	segmentBytes    int64
-	retention       time.Duration // negative: for ever
+	retention       time.Duration // negative: forever
 	retentionBytes  int64         // of each partition; negative: no limit
 	maxMessageBytes int32
 }
 
-// settingsOf returns the settings that follow from a topic's configs. A value
-// that is not valid, because another engine wrote it, counts as the default.
+// settingsOf returns the settings that a topic's configs result in. An invalid value, which only
+// another engine can have written, is replaced by the default.
 func settingsOf(configs map[string]string) topicSettings {
 	number := func(name string) int64 {
 		c := topicConfigs[name]
@@ -52,30 +52,30 @@ func settingsOf(configs map[string]string) topicSettings {
 	return s
 }
 
-// topicConfig is a setting of topics that Apache Kafka 4.3 knows.
+// topicConfig is a topic setting of Apache Kafka 4.3.
 type topicConfig struct {
 	kind     kmsg.ConfigType
-	value    string               // of topics that do not set it
+	value    string               // of topics that do not set it; that of the first synonym
 	source   kmsg.ConfigSource    // of that value
-	synonyms []synonym            // the settings of the broker that the value comes from, which is that of the first
+	synonyms []synonym            // the broker settings that value comes from
 	valid    func(s string) error // rejects what Apache Kafka rejects; may be nil
-	possible func(s string) error // rejects what only this engine cannot do; may be nil
+	possible func(s string) error // rejects what this engine does not support; may be nil
 	hidden   bool                 // not listed unless it is set
-	distinct bool                 // a list in which repetitions do not count
+	distinct bool                 // a list in which repeated elements count once
 }
 
-// synonym is the setting of the broker that a topic uses by default.
+// synonym is a broker setting that topics use by default.
 type synonym struct {
 	name, value string
 	source      kmsg.ConfigSource
 }
 
-// topicConfigs are the settings of topics. The engine looks like an Apache Kafka
-// with the settings of deploy/kafka, those in like-embedded.properties included.
+// topicConfigs are the settings of topics. To clients the engine looks like an Apache Kafka with
+// the settings of deploy/kafka, including like-embedded.properties.
 //
-// Settings of the file layout, compaction, tiered storage, replication and the
-// limits of timestamps have no effect here. They accept the values that Apache
-// Kafka accepts, because they change nothing that a client can observe.
+// Settings of the file layout, compaction, tiered storage, replication and timestamp limits have no
+// effect here. They accept the same values as in Apache Kafka, because they change nothing that a
+// client can observe.
 var topicConfigs = map[string]topicConfig{
 	"cleanup.policy":                          listConfig("delete", "log.cleanup.policy", oneOf("compact", "delete")).set().only("this broker does not support compaction", "delete", ""),
 	"compression.gzip.level":                  intConfig("-1", "compression.gzip.level", gzipLevel),
@@ -117,8 +117,8 @@ var maxInt64 = strconv.Itoa(math.MaxInt64)
 
 const syncIsGlobal = "when data is flushed to disk is configured for the whole broker"
 
-// newConfig makes a setting with a default, and names the setting of the broker
-// that the default comes from, if there is one.
+// newConfig returns a setting with a default. from names the broker setting that the default comes
+// from; it may be empty.
 func newConfig(kind kmsg.ConfigType, value, from string, valid func(string) error) topicConfig {
 	c := topicConfig{kind: kind, value: value, source: kmsg.ConfigSourceDefaultConfig, valid: valid}
 	if from != "" {
@@ -151,14 +151,14 @@ func longConfig(value, from string, valid func(int64) error) topicConfig {
 	return newConfig(kmsg.ConfigTypeLong, value, from, numeric(valid))
 }
 
-// here replaces the default of Apache Kafka by that of this broker.
+// here replaces the default of Apache Kafka with the default of this broker.
 func (c topicConfig) here(value string, source kmsg.ConfigSource) topicConfig {
 	c.value, c.source = value, source
 	c.synonyms = append([]synonym{{c.synonyms[0].name, value, source}}, c.synonyms...)
 	return c
 }
 
-// only limits the values to those that are possible here, and says why.
+// only limits the values to those that this broker supports. why becomes part of the error.
 func (c topicConfig) only(why string, values ...string) topicConfig {
 	c.possible = func(value string) error {
 		if slices.Contains(values, value) {
@@ -181,7 +181,7 @@ func (c topicConfig) set() topicConfig {
 	return c
 }
 
-// check returns why a canonical value is not valid.
+// check returns an error if a canonical value is not valid.
 func (c topicConfig) check(value string) error {
 	if c.valid == nil || value == "" && c.kind == kmsg.ConfigTypeList {
 		return nil
@@ -224,7 +224,7 @@ func gzipLevel(n int64) error {
 	return between(1, 9)(n)
 }
 
-// oneOf requires a value, or each element of a list, to be one of these.
+// oneOf returns a check that a value, or each element of a list, is one of the given values.
 func oneOf(values ...string) func(string) error {
 	return func(s string) error {
 		for _, part := range strings.Split(s, ",") {
@@ -238,7 +238,7 @@ func oneOf(values ...string) func(string) error {
 
 var replicaPattern = regexp.MustCompile(`^([0-9]+:[0-9]+)?$`)
 
-// throttled requires a list of replicas in the form partition:broker, or a star.
+// throttled checks that s is a list of replicas in the form partition:broker, or a star.
 func throttled(s string) error {
 	parts := strings.Split(s, ",")
 	if strings.Join(parts, "") == "*" {
@@ -267,8 +267,8 @@ func parts(value string) []string {
 	return listSeparator.Split(value, -1)
 }
 
-// canonical returns a value in the form in which it is described: Apache Kafka
-// parses a value and then formats it.
+// canonical returns a value in the form in which DescribeConfigs shows it. Apache Kafka parses
+// values and formats them again.
 func (c topicConfig) canonical(value string) (string, error) {
 	value = trim(value)
 	switch c.kind {
@@ -289,7 +289,7 @@ func (c topicConfig) canonical(value string) (string, error) {
 		return strconv.FormatInt(n, 10), nil
 	case kmsg.ConfigTypeDouble:
 		x, err := strconv.ParseFloat(value, 64)
-		if err != nil || !(x >= 0 && x <= 1) { // the one setting of this kind is a ratio
+		if err != nil || !(x >= 0 && x <= 1) { // the only setting of this type is a ratio
 			return "", errors.New("want a number from 0 to 1")
 		}
 		return javaDouble(x), nil
@@ -330,10 +330,10 @@ func javaDouble(x float64) string {
 	return s
 }
 
-// maxConfigBytes bounds the value of a setting.
+// maxConfigBytes is the largest size of a setting's value.
 const maxConfigBytes = math.MaxInt16
 
-// checkConfigs returns why a topic cannot have these settings.
+// checkConfigs returns an error if a topic cannot have these settings.
 func checkConfigs(configs map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(configs)) {
 		if _, ok := topicConfigs[name]; !ok {

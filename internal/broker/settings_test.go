@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestDefaultsAreValid: a topic can set each setting to the value that it has anyway.
+// TestDefaultsAreValid: a topic can set each setting to its default value.
 func TestDefaultsAreValid(t *testing.T) {
 	all := make(map[string]string)
 	for name, c := range topicConfigs {
@@ -33,7 +33,7 @@ func TestDefaultsAreValid(t *testing.T) {
 func TestCheckConfigs(t *testing.T) {
 	for _, test := range []struct {
 		name, value string
-		want        string // in the error; empty: there is none
+		want        string // part of the error; empty: no error
 	}{
 		{"retention.ms", "-1", ""},
 		{"retention.ms", " 5 ", ""},
@@ -117,7 +117,7 @@ func TestSettingsOf(t *testing.T) {
 			topicSettings{segmentBytes: 2000000, retention: standard.retention, retentionBytes: 7, maxMessageBytes: 9}},
 		{"small segments", map[string]string{"segment.bytes": "2000000", "internal.segment.bytes": "1000"}, with(func(s *topicSettings) { s.segmentBytes = 1000 })},
 		{"keep all", map[string]string{"cleanup.policy": "", "retention.ms": "5", "retention.bytes": "5"}, with(func(s *topicSettings) { s.retention = -1 })},
-		// What an earlier engine allowed must not delete records.
+		// A value that an earlier engine allowed must not delete records.
 		{"compacted", map[string]string{"cleanup.policy": "compact", "retention.ms": "5"}, with(func(s *topicSettings) { s.retention = -1 })},
 		{"broken", map[string]string{"retention.ms": "a week", "retention.bytes": "", "segment.bytes": "3", "max.message.bytes": "-1"}, standard},
 	} {
@@ -127,7 +127,8 @@ func TestSettingsOf(t *testing.T) {
 	}
 }
 
-// TestValidConfigsAreShown: what can be set can be shown, and set again to that.
+// TestValidConfigsAreShown: a valid value can be described, and setting the described value again
+// changes nothing.
 func TestValidConfigsAreShown(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		for name, c := range topicConfigs {

@@ -10,29 +10,30 @@ import (
 )
 
 const (
-	// reserveBytes is what is left free on the disk. Below, whatever would make
-	// the files grow is refused, so that there is room to delete records, to
-	// write checkpoints, and for a person to do something about it.
+	// reserveBytes is the space that stays free on the disk. With less, everything that would make
+	// the files grow is refused. The reserve leaves space to delete records and write checkpoints,
+	// and gives the operator time to act.
 	reserveBytes = 64 << 20
-	// superReserveBytes is what the super user leaves as well. The service is the super
-	// user, and to release a topic it writes a few hundred bytes, which frees more.
+	// superReserveBytes is the space that even the super user leaves free. It is smaller because
+	// the service is the super user: to release a topic it has to write a few hundred bytes, and
+	// that frees more.
 	superReserveBytes = 16 << 20
-	// spaceFor is how long an answer about free space is good. At 1 GB/s the
-	// disk loses a quarter of the reserve meanwhile.
+	// spaceFor is how long a measurement of the free space is used. At 1 GB/s the disk loses a
+	// quarter of the reserve in that time.
 	spaceFor = 16 * time.Millisecond
-	// complainEvery is how often the diagnostics are told at most.
+	// complainEvery is the minimum time between diagnostics.
 	complainEvery = time.Minute
 )
 
-// space knows whether the disk is nearly full.
+// space measures whether the disk is nearly full.
 type space struct {
 	dir   string
 	diag  *slog.Logger
 	free  func() (int64, error)
 	start time.Time
-	asked atomic.Int64 // when free was called last, in ns since start; 0 is never
-	told  atomic.Int64 // when diag was told last that there is too little, likewise
-	left  atomic.Int64 // what free returned
+	asked atomic.Int64 // time of the last call to free, in ns since start; 0 means never
+	told  atomic.Int64 // time of the last diagnostic, in the same form
+	left  atomic.Int64 // last result of free, in bytes
 }
 
 func newSpace(dir string, diag *slog.Logger) *space {
@@ -47,11 +48,11 @@ func newSpace(dir string, diag *slog.Logger) *space {
 	return s
 }
 
-// low reports whether less than the reserve is left. If that cannot be found
-// out it is not: a write that fails is not acknowledged in any case.
+// low reports whether less than the reserve is free. If the free space cannot be measured, it
+// returns false. That loses nothing: a write that fails is not acknowledged.
 func (s *space) low() bool { return s.below(reserveBytes) }
 
-// lowFor is low for what a caller writes.
+// lowFor is like low, with a smaller reserve for the super user.
 func (s *space) lowFor(c caller) bool {
 	if c.super {
 		return s.below(superReserveBytes)
@@ -75,7 +76,7 @@ func (s *space) below(reserve int64) bool {
 	return s.left.Load() < reserve
 }
 
-// complain says in the diagnostics that there is too little space, if so.
+// complain logs a diagnostic if there is too little space, at most once per complainEvery.
 func (s *space) complain(now, left int64) {
 	last := s.told.Load()
 	if left >= reserveBytes || last != 0 && now-last < int64(complainEvery) || !s.told.CompareAndSwap(last, now) {

@@ -40,8 +40,8 @@ func checkTopicName(name string) error {
 	return nil
 }
 
-// internalTopic reports whether Apache Kafka uses a topic of this name itself,
-// so that clients treat it as internal.
+// internalTopic reports whether Apache Kafka itself uses a topic of this name, so that clients
+// treat it as internal.
 func internalTopic(name string) bool {
 	return name == "__consumer_offsets" || name == "__transaction_state" || name == "__share_group_state"
 }
@@ -108,8 +108,8 @@ func (b *Broker) clusterOperations(r *request) int32 {
 	return b.acls.operations(r.caller, kmsg.ACLResourceTypeCluster, clusterName)
 }
 
-// refuseMetadata returns the same error for each topic of a request, and for the whole
-// where the version has a place for that.
+// refuseMetadata returns an error for each topic of a request, and for the request as a whole in
+// versions that have a field for it.
 func refuseMetadata(req *kmsg.MetadataRequest, code *kerr.Error) *kmsg.MetadataResponse {
 	response := req.ResponseKind().(*kmsg.MetadataResponse)
 	if req.Version >= 13 {
@@ -126,8 +126,8 @@ func refuseMetadata(req *kmsg.MetadataRequest, code *kerr.Error) *kmsg.MetadataR
 	return response
 }
 
-// topicMetadataByID describes a topic, or, without its name, refuses to. As in
-// Apache Kafka, a topic ID is no secret, and neither is that it exists.
+// topicMetadataByID describes a topic. If the caller may not describe it, the response does not
+// contain its name. As in Apache Kafka, neither a topic's ID nor its existence is a secret.
 func (b *Broker) topicMetadataByID(r *request, req *kmsg.MetadataRequest, id topicID) kmsg.MetadataResponseTopic {
 	t := b.topics.withID(id)
 	if t != nil && b.mayTopic(r, kmsg.ACLOperationDescribe, t.Name) {
@@ -217,7 +217,7 @@ func (b *Broker) describeTopicPartitions(r *request, req *kmsg.DescribeTopicPart
 			refused = append(refused, hidden)
 			continue
 		case response.NextCursor != nil:
-			continue // the page is full; topics that are refused do not count
+			continue // the page is full, but the remaining refused topics are still listed
 		case left == 0:
 			response.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name}
 			continue
@@ -273,8 +273,8 @@ func (b *Broker) describePartitions(name string, start, limit int32) (described 
 	return described, -1
 }
 
-// createTopics creates each topic independently of the others. It checks all of
-// them before it creates the first.
+// createTopics creates each topic independently of the others. It checks all topics before it
+// creates the first.
 func (b *Broker) createTopics(r *request, req *kmsg.CreateTopicsRequest) (*kmsg.CreateTopicsResponse, error) {
 	response := req.ResponseKind().(*kmsg.CreateTopicsResponse)
 	named := make(map[string]int)
@@ -287,7 +287,7 @@ func (b *Broker) createTopics(r *request, req *kmsg.CreateTopicsRequest) (*kmsg.
 		plan := &topicPlan{request: t}
 		switch {
 		case named[t.Topic] == 0:
-			continue // answered before
+			continue // already answered
 		case named[t.Topic] > 1:
 			named[t.Topic] = 0
 			plan.refused = refusef(kerr.InvalidRequest, "duplicate topic name")
@@ -318,15 +318,15 @@ func (b *Broker) createTopics(r *request, req *kmsg.CreateTopicsRequest) (*kmsg.
 	return response, nil
 }
 
-// topicPlan is a topic that a request wants to create.
+// topicPlan is a topic that a request asks to create.
 type topicPlan struct {
 	request kmsg.CreateTopicsRequestTopic
 	record  topicRecord
 	refused *refusal // why it cannot be created, or nil
 }
 
-// planTopics completes or refuses each plan that is not refused yet. It returns a
-// refusal for the whole request if that is too large.
+// planTopics completes or refuses each plan that is not refused yet. If the request is too large,
+// it returns a refusal for the whole request.
 func (b *Broker) planTopics(plans []*topicPlan) *refusal {
 	sum := int64(0) // of partitions in the request
 	for _, plan := range plans {
@@ -353,7 +353,7 @@ func (b *Broker) planTopics(plans []*topicPlan) *refusal {
 	return nil
 }
 
-// partitions returns the number of partitions of the topic, or 0 if it is not valid.
+// partitions returns the requested number of partitions, or 0 if that number is not valid.
 func (p *topicPlan) partitions() int64 {
 	switch {
 	case len(p.request.ReplicaAssignment) > 0:
@@ -364,7 +364,7 @@ func (p *topicPlan) partitions() int64 {
 	return int64(max(p.request.NumPartitions, 0))
 }
 
-// check completes the plan or refuses it. The checks have the order of Apache Kafka.
+// check completes or refuses the plan. The checks are in the same order as in Apache Kafka.
 func (p *topicPlan) check(topics *topics, like map[string]string) {
 	name := p.request.Topic
 	configs := make(map[string]string)
@@ -388,11 +388,11 @@ func (p *topicPlan) check(topics *topics, like map[string]string) {
 	p.record = topicRecord{Name: name, ID: newTopicID(), Partitions: int32(p.partitions()), Configs: configs}
 }
 
-// unify maps topic names that collide to the same string: the names of metrics in
-// Apache Kafka have an underscore in place of each dot.
+// unify maps topic names that collide to the same string. They collide because Apache Kafka
+// replaces dots with underscores in the names of metrics.
 func unify(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
-// unified returns the names of all topics, by their unified names.
+// unified returns the names of all topics, keyed by their unified names.
 func (ts *topics) unified() map[string]string {
 	ts.mu.RLock()
 	defer ts.mu.RUnlock()
@@ -413,7 +413,7 @@ func (ts *topics) countPartitions() (n int64) {
 	return n
 }
 
-// checkNewName refuses a name that is in use, not valid, or collides with another.
+// checkNewName returns a refusal if a name is in use, is not valid or collides with another name.
 func checkNewName(name string, topics *topics, like map[string]string) *refusal {
 	if topics.named(name) != nil {
 		return refusef(kerr.TopicAlreadyExists, "topic %q already exists", name)
@@ -427,8 +427,8 @@ func checkNewName(name string, topics *topics, like map[string]string) *refusal 
 	return nil
 }
 
-// checkReplicas refuses a number of partitions, a replication factor or a replica
-// assignment that is not valid in a cluster of one broker.
+// checkReplicas returns a refusal if the number of partitions, the replication factor or the
+// replica assignment is not valid in a cluster of one broker.
 func (p *topicPlan) checkReplicas() *refusal {
 	t := p.request
 	switch {
@@ -460,7 +460,7 @@ func (p *topicPlan) checkReplicas() *refusal {
 	return nil
 }
 
-// checkAssignment refuses the replicas of a partition unless they are this broker.
+// checkAssignment returns a refusal unless the replicas are this broker alone.
 func checkAssignment(replicas []int32) *refusal {
 	if slices.Equal(replicas, onlyReplica) {
 		return nil
@@ -480,7 +480,7 @@ func (b *Broker) createTopic(record topicRecord) *refusal {
 	return nil
 }
 
-// createdTopic is the response for a topic that was created or refused.
+// createdTopic returns the response for a topic that was created or refused.
 func (b *Broker) createdTopic(r *request, plan *topicPlan) kmsg.CreateTopicsResponseTopic {
 	created := kmsg.NewCreateTopicsResponseTopic()
 	created.Topic = plan.request.Topic
@@ -510,8 +510,8 @@ func (b *Broker) createdTopic(r *request, plan *topicPlan) kmsg.CreateTopicsResp
 	return created
 }
 
-// deleteTopics deletes topics by name or ID, each independently of the others. It
-// also works when the disk is nearly full.
+// deleteTopics deletes topics by name or ID, each independently of the others. It also works when
+// the disk is nearly full.
 func (b *Broker) deleteTopics(r *request, req *kmsg.DeleteTopicsRequest) (*kmsg.DeleteTopicsResponse, error) {
 	response := req.ResponseKind().(*kmsg.DeleteTopicsResponse)
 	tell := func(name *string, id topicID, refused *refusal) {
@@ -580,7 +580,8 @@ func (b *Broker) deleteTopics(r *request, req *kmsg.DeleteTopicsRequest) (*kmsg.
 	return response, nil
 }
 
-// deleteTopic deletes a topic. If removing its files fails, the next start tries again.
+// deleteTopic deletes a topic. If removing its files fails, the topic is deleted nevertheless, and
+// the next start removes the files.
 func (b *Broker) deleteTopic(id topicID, name string) *refusal {
 	err := b.topics.delete(id)
 	switch {
@@ -607,7 +608,7 @@ func (b *Broker) createPartitions(r *request, req *kmsg.CreatePartitionsRequest)
 		var refused *refusal
 		switch {
 		case named[t.Topic] == 0:
-			continue // answered before
+			continue // already answered
 		case named[t.Topic] > 1:
 			named[t.Topic] = 0
 			refused = refusef(kerr.InvalidRequest, "duplicate topic name")
@@ -642,7 +643,7 @@ func (b *Broker) growTopic(to *kmsg.CreatePartitionsRequestTopic, validateOnly b
 		return refused
 	}
 	_, err := b.topics.change(t.ID, func(record *topicRecord) error {
-		if record.Partitions >= to.Count { // another request was faster
+		if record.Partitions >= to.Count { // another request has added partitions since
 			return refusef(kerr.InvalidPartitions, "the topic has %d partitions", record.Partitions)
 		}
 		record.Partitions = to.Count
@@ -811,12 +812,12 @@ func (b *Broker) listPartitionReassignments(r *request, req *kmsg.ListPartitionR
 	response := req.ResponseKind().(*kmsg.ListPartitionReassignmentsResponse)
 	if refused := b.mayCluster(r, kmsg.ACLOperationDescribe); refused != nil {
 		response.ErrorCode, response.ErrorMessage = refused.code, refused.reason
-		response.Topics = unknownReassignments(req) // as Apache Kafka
+		response.Topics = unknownReassignments(req) // as in Apache Kafka
 	}
 	return response, nil
 }
 
-// unknownReassignments names the partitions of a request, and tells nothing of them.
+// unknownReassignments returns the partitions of a request, without any information about them.
 func unknownReassignments(req *kmsg.ListPartitionReassignmentsRequest) (all []kmsg.ListPartitionReassignmentsResponseTopic) {
 	for _, t := range req.Topics {
 		topic := kmsg.NewListPartitionReassignmentsResponseTopic()

@@ -18,12 +18,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// topicID tells a topic from a later one of the same name (KIP-516).
+// topicID identifies a topic. It distinguishes a topic from a later one of the same name (KIP-516).
 type topicID [16]byte
 
 func newTopicID() (id topicID) {
 	rand.Read(id[:])
-	id[6] = id[6]&0x0f | 0x40 // a UUID of version 4, as Apache Kafka's
+	id[6] = id[6]&0x0f | 0x40 // a UUID of version 4, as in Apache Kafka
 	id[8] = id[8]&0x3f | 0x80
 	return id
 }
@@ -39,31 +39,31 @@ func (id *topicID) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// topic is one topic and its partitions. A topic never changes: what changes
-// it puts another one in its place.
+// topic is one topic and its partitions. A topic is immutable; a change replaces it in topics.
 type topic struct {
 	topicRecord
-	settings   topicSettings // what Configs come to
+	settings   topicSettings // the result of Configs
 	partitions []*commitlog.Log
 }
 
-// topicRecord is what the journal keeps of a topic.
+// topicRecord is the journal's record of a topic.
 type topicRecord struct {
 	Name       string            `json:"name"`
 	ID         topicID           `json:"id"`
 	Partitions int32             `json:"partitions"`
-	Configs    map[string]string `json:"configs,omitempty"`  // those that were set
+	Configs    map[string]string `json:"configs,omitempty"`  // only those that were set
 	Deleting   bool              `json:"deleting,omitempty"` // its files are being removed
 }
 
-const topicKey = "topic/" // and the topic's ID: the key in the journal
+const topicKey = "topic/" // prefix of a topic's key in the journal; its ID follows
 
 func (t topicRecord) entry() (journal.Entry, error) {
 	value, err := json.Marshal(t)
 	return journal.Entry{Key: []byte(topicKey + t.ID.String()), Value: value}, err
 }
 
-// partition returns one partition of a topic, which may be nil, or false.
+// partition returns the log of partition n. It returns false if there is no such partition, or if t
+// is nil.
 func (t *topic) partition(n int32) (*commitlog.Log, bool) {
 	if t == nil || n < 0 || int(n) >= len(t.partitions) {
 		return nil, false
@@ -71,14 +71,14 @@ func (t *topic) partition(n int32) (*commitlog.Log, bool) {
 	return t.partitions[n], true
 }
 
-// topics are all topics of the broker. What a method changes is in the
-// journal before it returns.
+// topics holds all topics of the broker. A method that changes a topic returns when the change is
+// in the journal.
 type topics struct {
-	files disk.FS // the directory in which each partition has one
+	files disk.FS // contains one directory for each partition
 	open  func(disk.FS, topicSettings) (*commitlog.Log, error)
 	save  func(...journal.Entry) error
 
-	changing sync.Mutex // held by whoever changes topics, one at a time
+	changing sync.Mutex // serializes changes
 
 	mu     sync.RWMutex // guards the fields below
 	byName map[string]*topic
@@ -103,7 +103,7 @@ func (ts *topics) withID(id topicID) *topic {
 	return ts.byID[id]
 }
 
-// all returns all topics, by name.
+// all returns all topics, sorted by name.
 func (ts *topics) all() []*topic {
 	ts.mu.RLock()
 	all := slices.Collect(maps.Values(ts.byName))
@@ -112,7 +112,7 @@ func (ts *topics) all() []*topic {
 	return all
 }
 
-// directory is where a partition has its files.
+// directory returns the directory of a partition's files.
 func (ts *topics) directory(id topicID, partition int32) disk.FS {
 	return ts.files.Sub(directoryName(id, partition))
 }
@@ -126,8 +126,8 @@ var (
 	errTopicUnknown = errors.New("topic does not exist")
 )
 
-// create makes a topic. Its files come first, since they can fail; a crash
-// before the journal has the topic leaves directories without a record.
+// create creates a topic. It creates the files before the journal entry, because creating files can
+// fail. A crash in between leaves directories that belong to no topic.
 func (ts *topics) create(record topicRecord) (*topic, error) {
 	ts.changing.Lock()
 	defer ts.changing.Unlock()
@@ -149,8 +149,7 @@ func (ts *topics) create(record topicRecord) (*topic, error) {
 	return t, nil
 }
 
-// change replaces what the journal keeps of a topic: its settings, or more
-// partitions.
+// change replaces a topic's record: its settings, or its number of partitions, which can only grow.
 func (ts *topics) change(id topicID, edit func(*topicRecord) error) (*topic, error) {
 	ts.changing.Lock()
 	defer ts.changing.Unlock()
@@ -181,8 +180,8 @@ func (ts *topics) change(id topicID, edit func(*topicRecord) error) (*topic, err
 	return t, nil
 }
 
-// delete removes a topic and its records. Once the journal says so there is no
-// way back: a start goes on with the files that a crash has left.
+// delete deletes a topic and its records. The deletion is final once it is in the journal: after a
+// crash, the next start removes the files that are left.
 func (ts *topics) delete(id topicID) error {
 	ts.changing.Lock()
 	defer ts.changing.Unlock()
@@ -211,8 +210,9 @@ func (ts *topics) delete(id topicID) error {
 	return ts.finishDeletion(record)
 }
 
-// finishDeletion removes the files of a topic that the journal calls deleted. They
-// must not come back after the journal has forgotten it: nobody would remove them.
+// finishDeletion removes the files of a topic that the journal marks as deleted, and then its entry
+// in the journal. The directory is synced in between. Otherwise a power cut could bring the files
+// back after the entry is gone, and nothing would ever remove them.
 func (ts *topics) finishDeletion(record topicRecord) error {
 	if err := errors.Join(ts.removeFiles(record), ts.files.Sync()); err != nil {
 		return err
@@ -233,15 +233,14 @@ func (ts *topics) removeFiles(record topicRecord) error {
 	return errors.Join(errs...)
 }
 
-// put makes a topic known.
+// put adds a topic, or replaces its earlier version.
 func (ts *topics) put(t *topic) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	ts.byName[t.Name], ts.byID[t.ID] = t, t
 }
 
-// openTopic opens the partitions of a topic that old, which may be nil, does
-// not have.
+// openTopic opens the partitions that the record has in addition to those of old. old may be nil.
 func (ts *topics) openTopic(record topicRecord, old *topic) (*topic, error) {
 	t := &topic{topicRecord: record, settings: settingsOf(record.Configs)}
 	if old != nil {
@@ -257,7 +256,7 @@ func (ts *topics) openTopic(record topicRecord, old *topic) (*topic, error) {
 	return t, nil
 }
 
-// close stops the topic's logs cleanly.
+// close closes the topic's logs.
 func (t *topic) close() error {
 	var errs []error
 	for _, log := range t.partitions {
@@ -266,7 +265,7 @@ func (t *topic) close() error {
 	return errors.Join(errs...)
 }
 
-// close stops all logs cleanly, several at a time: each may have to sync.
+// close closes all logs, several at a time, because each may have to sync.
 func (ts *topics) close() error {
 	var closing errgroup.Group
 	closing.SetLimit(closers)

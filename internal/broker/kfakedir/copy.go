@@ -14,34 +14,34 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Segment is the good batches of a file. Batches that are not good, and offsets that are missing, are replaced
-// by empty batches, so that each batch begins at the offset at which the one before it ends. Kafka
-// does the same when it compacts a log, and consumers skip them.
+// Segment consists of the valid batches of a file. Empty batches replace invalid batches and
+// missing offsets, so that each batch begins at the offset where the one before it ends. Kafka does
+// the same when it compacts a log, and consumers skip empty batches.
 type Segment struct {
 	Path     string
 	Base     int64     // the offset of the first batch
-	End      int64     // the offset behind the last one, and the Base of the next segment
+	End      int64     // the offset after the last record, and the Base of the next segment
 	Bytes    int64     // of all batches
 	Modified time.Time // when the last batch was appended
 
 	size    int64   // of the file
-	parts   []part  // what the segment consists of, in order
-	patches []patch // in the file's positions, in order
+	parts   []part  // the contents of the segment, in order
+	patches []patch // positions in the file, in order
 }
 
-// part is a part of a file without damage, or else batches that are in no file.
+// part is either an undamaged range of the file, or batches that are not in the file.
 type part struct {
 	from, to int64
 	batches  []byte
 }
 
-// patch is content that replaces some of a file.
+// patch replaces some bytes of a file.
 type patch struct {
 	at      int64
 	content []byte
 }
 
-// add takes a batch into the segment.
+// add appends a batch to the segment.
 func (s *Segment) add(pos int64, h batch.Header, patches []patch) {
 	s.fill(h.BaseOffset, h.LeaderEpoch)
 	size := int64(h.Size())
@@ -55,7 +55,7 @@ func (s *Segment) add(pos int64, h batch.Header, patches []patch) {
 	s.parts = append(s.parts, part{from: pos, to: pos + size})
 }
 
-// fill adds empty batches up to an offset.
+// fill adds empty batches up to the offset end.
 func (s *Segment) fill(end int64, epoch int32) {
 	var batches []byte
 	for s.End < end {
@@ -74,10 +74,10 @@ func appendEmpty(b []byte, base int64, lastOffsetDelta, epoch int32) []byte {
 	const none = -1
 	start := len(b)
 	b = binary.BigEndian.AppendUint64(b, uint64(base))
-	b = binary.BigEndian.AppendUint32(b, batch.HeaderBytes-12) // bytes that follow
+	b = binary.BigEndian.AppendUint32(b, batch.HeaderBytes-12) // number of bytes that follow
 	b = binary.BigEndian.AppendUint32(b, uint32(epoch))
 	b = append(b, magic)
-	b = binary.BigEndian.AppendUint32(b, 0) // the checksum, see below
+	b = binary.BigEndian.AppendUint32(b, 0) // checksum, set below
 	b = binary.BigEndian.AppendUint16(b, 0) // attributes
 	b = binary.BigEndian.AppendUint32(b, uint32(lastOffsetDelta))
 	for range 3 { // first and last timestamp, producer ID
@@ -90,17 +90,17 @@ func appendEmpty(b []byte, base int64, lastOffsetDelta, epoch int32) []byte {
 	return b
 }
 
-// unchanged reports whether the file is exactly the good batches.
+// unchanged reports whether the file contains exactly the valid batches.
 func (s Segment) unchanged() bool {
 	return len(s.parts) == 1 && s.parts[0].to-s.parts[0].from == s.size && len(s.patches) == 0
 }
 
-// LinkOrCopy makes the file to with the good batches of the segment. It is durable when
-// LinkOrCopy returns nil. The file must not exist, but its directory must. The old file stays
-// as it is. The new one has the old one's modification time.
+// LinkOrCopy creates the file to with the valid batches of the segment. The file is durable when
+// LinkOrCopy returns nil. The file must not exist, but its directory must. The old file is not
+// changed. The new file has the modification time of the old one.
 //
-// If the old file needs no change, the new one may be a hard link to it. It must not be written
-// to then, since that changes the old one as well: the log must begin a new segment.
+// If the old file needs no change, the new one may be a hard link to it. Such a file must not be
+// written to, because that would change the old file as well: the log must begin a new segment.
 func (s Segment) LinkOrCopy(to string) error {
 	if !s.unchanged() {
 		return s.Copy(to)
@@ -110,7 +110,7 @@ func (s Segment) LinkOrCopy(to string) error {
 		return err
 	}
 	if err != nil {
-		return s.Copy(to) // another file system, or one without links
+		return s.Copy(to) // another file system, or one without hard links
 	}
 	if err := s.syncLink(to); err != nil {
 		return errors.Join(err, os.Remove(to))
@@ -118,9 +118,9 @@ func (s Segment) LinkOrCopy(to string) error {
 	return nil
 }
 
-// syncLink makes a link durable, and the content too: the old engine did not always sync it.
+// syncLink makes a link and its content durable. The old engine did not always sync the content.
 func (s Segment) syncLink(to string) error {
-	f, err := os.OpenFile(to, os.O_RDWR, 0) // to sync a file, some systems want the right to write
+	f, err := os.OpenFile(to, os.O_RDWR, 0) // some systems only sync a file that is open for writing
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,8 @@ func (s Segment) syncLink(to string) error {
 	return syncDir(filepath.Dir(to))
 }
 
-// Copy is like [Segment.LinkOrCopy] but never makes a link, so that the new file may be written to.
+// Copy is like [Segment.LinkOrCopy], but never creates a link, so that the new file may be written
+// to.
 func (s Segment) Copy(to string) error {
 	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {

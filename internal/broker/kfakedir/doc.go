@@ -1,15 +1,15 @@
 // Package kfakedir reads the data directory of an earlier version's broker.
 //
-// Until the embedded broker got an engine of its own, it was the library kfake, and
-// kfake wrote the data directory. This package reads such a directory, so that the
-// records, topics, ACLs and committed offsets in it can be converted:
+// Earlier versions used the library kfake as their embedded broker, and kfake wrote the data
+// directory. This package reads such a directory, so that its records, topics, ACLs and committed
+// offsets can be converted:
 //
 //	found, err := kfakedir.Found(dir)
 //	data, err := kfakedir.Read(dir)
-//	for _, warning := range data.Warnings { … } // what was damaged or is lost
+//	for _, warning := range data.Warnings { … } // what is damaged or lost
 //	err = segment.LinkOrCopy(path)              // the records themselves
 //
-// Nothing in the directory is changed. It must not be in use.
+// The package does not change the directory. The directory must not be in use.
 //
 // # The old layout
 //
@@ -22,54 +22,56 @@
 //	seq_windows.json     the last batches of each producer; only after a clean stop
 //	partitions/<topic>-<partition>/
 //		<offset>.dat     record batches as on the wire, back to back
-//		<offset>.idx     leader epochs and the like; not needed
+//		<offset>.idx     leader epochs and other data that is not needed
 //		snapshot.json    offsets and segments as of the last clean stop
 //
-// JSON files are replaced by way of a file with the suffix ".tmp". The two logs hold
-// frames: length, CRC-32C and version, in little endian, then JSON. The last of
-// several frames about the same thing counts.
+// A JSON file was replaced by writing a file with the suffix ".tmp" and renaming it. The two logs
+// consist of frames: length, CRC-32C and version, in little endian, then JSON. If several frames
+// are about the same thing, the last one applies.
 //
 // # Damage
 //
-// A killed process leaves torn tails at most. What follows damage is kept where that is
-// possible, since the old engine went on appending behind it. Read knows these errors of the
-// old engine and heals them:
+// A killed process leaves at most torn tails. The old engine appended behind torn tails and other
+// damage, so data behind damage is kept where possible. Read detects and repairs these faults of
+// the old engine:
 //
-//   - It put the time of arrival into a batch with the attribute LogAppendTime after
-//     the checksum was made. At its next start it would have cut the log there. The batch is
-//     taken if its records are whole, and gets a new checksum.
-//   - It forgot the end of a partition when all records had expired, and began at offset 0
-//     again. The end is found in what the last clean stop noted, in committed offsets, in
-//     producers' state and in file names.
-//   - It counted transactions wrong after a kill. Their state is found in the batches. The
-//     records of transactions that were aborted, or never finished, are left out, because the new
-//     engine has no transactions and would show them to everybody.
-//   - It stopped reading groups.log at a torn frame but appended behind it.
-//   - It stored batches whose number of records is zero or negative, and let the next ones
-//     overwrite offsets. Such batches are left out, and so are batches whose offsets are
-//     taken already.
+//   - It wrote the time of arrival into batches with the attribute LogAppendTime after it had
+//     computed their checksum. At its next start it would have truncated the log there. Such a batch
+//     is kept if its records are complete, and gets a new checksum.
+//   - When all records of a partition had expired, it forgot the partition's end and started again at
+//     offset 0. The end is reconstructed from the snapshot of the last clean stop, committed offsets,
+//     producers' state and file names.
+//   - Its record of transactions was wrong after a kill. The state of transactions is therefore read
+//     from the batches. Records of transactions that were aborted or never finished are left out,
+//     because the new engine has no transactions and would return them to every consumer.
+//   - It stopped reading groups.log at a torn frame, but had appended behind it.
+//   - It stored batches whose number of records is zero or negative, so that the following batches
+//     used the same offsets again. Such batches are left out, and so are batches whose offsets are
+//     already in use.
 //
-// The new log has no gaps between offsets. Empty batches take the place of those that are left out or lost, and
-// of those that compaction had removed.
+// The new log has no gaps between offsets. Empty batches replace those that are left out or lost,
+// and those that compaction removed.
 //
 // # How to convert
 //
-// The new layout has a directory for each partition, and in it files
-// <offset, 20 digits>.log with the same batches. A conversion that may be interrupted at any
-// point, and that never loses the only copy, works as follows:
+// The new layout has a directory for each partition. In it, files named <offset, 20 digits>.log
+// contain the same batches. A conversion that may be interrupted at any point, and that never loses
+// the only copy, works as follows:
 //
-//  1. Remove what an interrupted conversion left in the staging directory, and make it.
-//  2. Read. An error here ends the conversion: it says that something cannot be read now, and not
+//  1. Remove the staging directory of an interrupted conversion, and create it again.
+//  2. Call Read. An error ends the conversion: it means that something cannot be read now, not
 //     that it is damaged.
-//  3. For each partition, call [Segment.LinkOrCopy] for its segments, with [Segment.Base] as the name. A file
-//     that is all good is hard-linked, which needs neither space nor time. A linked file must never be
-//     written to, or the old directory changes too. So make another, empty file with [Partition.End] as the
-//     name: records are appended to that one. It says as well where a partition without records begins.
-//     (Or make the last segment with [Segment.Copy].)
-//  4. Write everything else of the new layout: [Partition.Start], as records may be deleted within a
-//     segment; producers; topics, with a new ID if theirs is zero; ACLs; groups. The leader epoch of the new
-//     engine must be above [Partition.Epoch] of all partitions, because epochs go up within a log.
-//  5. Sync, rename the staging directory to its final name, sync the parent. From here on
-//     the new layout counts.
+//  3. For each partition, call [Segment.LinkOrCopy] for its segments, with [Segment.Base] as the
+//     file name. A file without faults is hard-linked, which takes neither space nor time. A linked
+//     file must never be written to, because that would change the old directory too. So create
+//     another, empty file with [Partition.End] as its name; records are appended to it. Its name
+//     also records where a partition without records begins. (Alternatively, create the last
+//     segment with [Segment.Copy].)
+//  4. Write everything else: [Partition.Start], because the first offset may be within a segment;
+//     producers; topics, with a new ID if theirs is zero; ACLs; groups. The leader epoch of the new
+//     engine must be above [Partition.Epoch] of all partitions, because epochs never decrease
+//     within a log.
+//  5. Sync, rename the staging directory to its final name, and sync the parent. From here on the
+//     new layout is the valid one.
 //  6. Rename the old directory out of the way. Keep it if there were warnings.
 package kfakedir

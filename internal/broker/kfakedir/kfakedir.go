@@ -15,28 +15,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Data is what a directory holds, apart from the records, which stay in their files.
+// Data is the content of a directory, except for the records, which stay in their files.
 type Data struct {
-	ClusterID      string            // empty: not known
+	ClusterID      string            // empty: unknown
 	BrokerConfigs  map[string]string // dynamic configs of the broker
-	Topics         []Topic           // by name
+	Topics         []Topic           // sorted by name
 	ACLs           []ACL
-	Groups         []Group // by ID
-	NextProducerID int64   // neither this one nor the next 2⁴⁰-1 were given out
+	Groups         []Group // sorted by ID
+	NextProducerID int64   // neither this ID nor the next 2⁴⁰-1 were given out
 
-	// Warnings say what is damaged, left out or lost, for a person to read.
+	// Warnings describe what is damaged, left out or lost, for the operator.
 	Warnings []string
 }
 
 // Topic is a topic with all of its partitions.
 type Topic struct {
 	Name       string
-	ID         [16]byte // zero: not known, the topic was found by its partitions only
+	ID         [16]byte // zero: unknown, only the topic's partitions were found
 	Configs    map[string]string
-	Partitions []Partition // by number, without gaps
+	Partitions []Partition // in order of their numbers, without gaps
 }
 
-// ACL is an ACL, as Kafka's requests have it.
+// ACL is an ACL with the fields of Kafka's requests.
 type ACL struct {
 	Principal    string
 	Host         string
@@ -50,36 +50,36 @@ type ACL struct {
 // Partition is a partition of a topic.
 type Partition struct {
 	Number    int32
-	Start     int64      // the first offset that may be read
-	End       int64      // the next record gets this offset
-	Epoch     int32      // of the leader
-	Segments  []Segment  // by offset; those with records below Start only are left out
-	Producers []Producer // by ID
+	Start     int64      // the first offset that can be read
+	End       int64      // the offset of the next record
+	Epoch     int32      // the leader epoch
+	Segments  []Segment  // in order of their offsets, without those whose records are all before Start
+	Producers []Producer // sorted by ID
 }
 
-// Producer is what a partition knows of an idempotent producer.
+// Producer is a partition's state of an idempotent producer.
 type Producer struct {
 	ID      int64
 	Epoch   int16
-	Batches []ProducerBatch // the last ones, at most five, the newest at the end
+	Batches []ProducerBatch // the last batches, at most five, the newest last
 	Time    time.Time       // the last batch was appended at this time or earlier
 }
 
-// ProducerBatch is a batch that a producer has sent. A repeat of it is answered with its offset.
+// ProducerBatch is a batch that a producer has sent. A duplicate of it is answered with its offset.
 type ProducerBatch struct {
-	FirstSequence, LastSequence int32 // after 2³¹-1 comes 0
+	FirstSequence, LastSequence int32 // 2³¹-1 is followed by 0
 	FirstOffset, LastOffset     int64
 }
 
-// The layout is version 1. There is no other.
+// version is the version of the layout. There is no other.
 const version = 1
 
-// maxOffset is the highest offset that is believed. It guards against damaged numbers and
-// against consumers that commit an offset made up: the end of a partition is found by
-// them as well, and must be far from the end of all numbers.
+// maxOffset is the highest plausible offset. Higher numbers are treated as damage, or as made up by
+// a consumer that committed them. The limit keeps a partition's end, which is derived from such
+// numbers too, far below the largest int64.
 const maxOffset = 1 << 53
 
-// maxPartitions is how many partitions of a topic are believed.
+// maxPartitions is the highest plausible number of partitions of a topic.
 const maxPartitions = 100_000
 
 // Found reports whether dir holds data in the old layout.
@@ -96,8 +96,9 @@ func Found(dir string) (bool, error) {
 	return false, nil
 }
 
-// Read reads the directory dir and checks all batches in it. It fails if something cannot be
-// read, and if a newer version wrote it. Damage is no error but a warning.
+// Read reads the directory dir and checks all batches in it. It fails if something cannot be read,
+// or if a newer version wrote the directory. Damage is not an error; it is reported in
+// [Data.Warnings].
 func Read(dir string) (*Data, error) {
 	r := &reader{dir: dir, data: new(Data), compacted: make(map[string]bool)}
 	for _, read := range []func() error{
@@ -111,15 +112,15 @@ func Read(dir string) (*Data, error) {
 	return r.data, nil
 }
 
-// reader collects the data of a directory.
+// reader reads a directory into data.
 type reader struct {
 	dir         string
 	data        *Data
-	buf         []byte // for segments
+	buf         []byte // for reading segments
 	producerIDs []int64
 	windows     map[topicPartition][]window
 	windowsTime time.Time
-	committed   map[topicPartition]int64 // the highest offset that a group has committed
+	committed   map[topicPartition]int64 // the highest offset that any group has committed
 	compacted   map[string]bool          // by topic
 }
 
@@ -196,7 +197,7 @@ func (r *reader) readBrokerConfigs() error {
 	return err
 }
 
-// topicID is written in base64.
+// topicID is a topic ID, encoded in base64.
 type topicID [16]byte
 
 func (id *topicID) UnmarshalText(text []byte) error {
@@ -217,8 +218,8 @@ type topicsFile struct {
 	} `json:"topics"`
 }
 
-// readTopics reads topics.json and the partitions. A partition that the file does not
-// know is taken if it has records: the old engine could lose a topic when the disk was full.
+// readTopics reads topics.json and the partitions. A partition that is not in the file is kept if
+// it has records, because the old engine could lose a topic when the disk was full.
 func (r *reader) readTopics() error {
 	found, err := r.partitionDirs()
 	if err != nil {
@@ -275,8 +276,8 @@ func validTopic(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= 249 && strings.Trim(name, legal) == ""
 }
 
-// adopt takes partitions that no topic has. If the list of topics is complete, it does not take
-// empty ones.
+// adopt adds partitions that belong to no known topic, and topics for them. If topics.json was
+// readable (complete), it skips empty partitions.
 func (r *reader) adopt(topics map[string]*Topic, found map[topicPartition]string, complete bool) error {
 	orphans := make([]topicPartition, 0, len(found))
 	for tp := range found {
@@ -312,9 +313,9 @@ func (r *reader) adopt(topics map[string]*Topic, found map[topicPartition]string
 	return nil
 }
 
-// readJSON reads a JSON file. It returns nil if there is none, and if it is damaged, which is
-// a warning too. A process that was killed between two system calls may have
-// left the file's content under its temporary name.
+// readJSON reads a JSON file. It returns nil if the file does not exist or is damaged; damage is
+// also a warning. If the file cannot be used, readJSON tries its temporary name: a process that was
+// killed between two system calls may have left the content there.
 func readJSON[T any](r *reader, name string) (*T, error) {
 	for _, name := range []string{name, name + ".tmp"} {
 		content, err := os.ReadFile(filepath.Join(r.dir, name))

@@ -13,30 +13,30 @@ import (
 	"time"
 )
 
-// Group is a consumer group: its committed offsets, and how far its generations have
-// come. Its members are not kept; they join again.
+// Group is a consumer group: its committed offsets and its generation. Its members are not stored;
+// they join again.
 type Group struct {
 	ID           string
-	Kind         string // "classic", or "consumer" for a group of KIP-848
-	ProtocolType string // of a classic group: what its members called themselves, mostly "consumer"
+	Kind         string // "classic", or "consumer" for a group of the KIP-848 protocol
+	ProtocolType string // of a classic group: the protocol type of its members, usually "consumer"
 	Protocol     string // of a classic group: the last assignor
-	Assignor     string // of a consumer group: the broker's assignor
-	Generation   int32  // of a classic group; of a consumer group, the epoch
+	Assignor     string // of a consumer group: the server-side assignor
+	Generation   int32  // of a classic group; the epoch of a consumer group
 	Offsets      []Offset
 }
 
-// Offset is a committed offset. Offsets are in the order of their topics and partitions.
+// Offset is a committed offset. Offsets are sorted by topic and partition.
 type Offset struct {
 	Topic       string
 	Partition   int32
 	Offset      int64
-	LeaderEpoch int32 // -1: not known
+	LeaderEpoch int32 // -1: unknown
 	Metadata    *string
-	Time        time.Time // when it was committed; zero: not known
+	Time        time.Time // when it was committed; zero: unknown
 }
 
-// A frame is a length, a checksum, a version, and JSON. The length counts the version and the
-// JSON, and the checksum is of both.
+// A frame consists of a length, a checksum, a version and JSON. The length and the checksum cover
+// the version and the JSON.
 const (
 	frameOverhead = 8
 	versionBytes  = 2
@@ -45,7 +45,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// frameAt returns the JSON of the frame at the beginning of log, or false.
+// frameAt returns the JSON of the frame at the start of log, or false if there is no valid frame.
 func frameAt(log []byte) (content []byte, ok bool) {
 	if len(log) < frameHeader {
 		return nil, false
@@ -64,12 +64,12 @@ func frameAt(log []byte) (content []byte, ok bool) {
 	return body[versionBytes:], true
 }
 
-// frames calls f for each frame of a log. It looks for the next frame wherever one is damaged,
-// because the old engine appended behind torn frames. It returns how many bytes are in no
-// frame: those with a frame behind them, and those at the end.
+// frames calls f for each frame of a log. Where a frame is damaged, it searches for the next one,
+// because the old engine appended behind torn frames. It returns the numbers of bytes that belong
+// to no frame: those that are followed by a frame, and those at the end.
 //
-// The search cannot take part of a frame for another one: in JSON, a byte of a
-// frame's version never stands for itself.
+// The search cannot mistake part of a frame for another frame: the version of a frame contains a
+// byte that never occurs unescaped in JSON.
 func frames(log []byte, f func(content []byte)) (skipped, torn int) {
 	for len(log) > 0 {
 		if content, ok := frameAt(log); ok {
@@ -84,7 +84,7 @@ func frames(log []byte, f func(content []byte)) (skipped, torn int) {
 	return skipped, torn
 }
 
-// eachEntry calls f for each entry of a log in the directory, if there is such a log.
+// eachEntry calls f for each entry of a log, if the log exists.
 func eachEntry[T any](r *reader, name string, f func(T)) error {
 	log, err := os.ReadFile(filepath.Join(r.dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,7 +122,7 @@ type groupEntry struct {
 	Offset        int64   `json:"o"`
 	LeaderEpoch   int32   `json:"e"`
 	Metadata      *string `json:"m"`
-	Time          *int64  `json:"lc"` // in milliseconds since 1970
+	Time          *int64  `json:"lc"` // milliseconds since 1970
 	Kind          string  `json:"typ"`
 	ProtocolType  string  `json:"pt"`
 	Protocol      string  `json:"pr"`
@@ -131,7 +131,7 @@ type groupEntry struct {
 	ConsumerEpoch int32   `json:"epoch848"`
 }
 
-// groupState is a group while its log is being read.
+// groupState is the state of a group while its log is being read.
 type groupState struct {
 	Group
 	offsets map[topicPartition]Offset
@@ -162,8 +162,8 @@ func (g *groupState) apply(e groupEntry) {
 	}
 }
 
-// readGroups reads groups.log. The deletion of a group was not written to it before a
-// clean stop, so that a group that was deleted before a kill is still there.
+// readGroups reads groups.log. The old engine logged the deletion of a group only at a clean stop.
+// So a group that was deleted before a kill is still there.
 func (r *reader) readGroups() error {
 	groups := make(map[string]*groupState)
 	err := eachEntry(r, "groups.log", func(e groupEntry) {
@@ -200,7 +200,7 @@ func (r *reader) readGroups() error {
 	return nil
 }
 
-// readProducerIDs reads pids.log, whose entries about transactions do not matter any more.
+// readProducerIDs reads pids.log. It ignores the entries about transactions.
 func (r *reader) readProducerIDs() error {
 	return eachEntry(r, "pids.log", func(e struct {
 		Type string `json:"type"`
@@ -212,8 +212,8 @@ func (r *reader) readProducerIDs() error {
 	})
 }
 
-// freeProducerID returns the first producer ID with 2⁴⁰ free ones from it on. The old
-// engine gave out random IDs, so that the one after the highest is no use.
+// freeProducerID returns the lowest producer ID that is followed by 2⁴⁰ unused ones. The old engine
+// gave out random IDs, so there may be hardly any left after the highest one.
 func freeProducerID(taken []int64) int64 {
 	const enough = 1 << 40
 	slices.Sort(taken)

@@ -14,7 +14,7 @@ import (
 
 const partitionsName = "partitions"
 
-// partitionDirs lists the partitions that have a directory, and the directories' names.
+// partitionDirs returns the partitions that have a directory, and the names of the directories.
 func (r *reader) partitionDirs() (map[topicPartition]string, error) {
 	entries, err := os.ReadDir(filepath.Join(r.dir, partitionsName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -42,8 +42,8 @@ func parsePartitionDir(name string) (topicPartition, bool) {
 	return topicPartition{topic, int32(n)}, ok && strconv.FormatInt(n, 10) == name[at+1:]
 }
 
-// snapshot is what the last clean stop noted about a partition. It may be old: after a kill the
-// old engine did not remove it.
+// snapshot is the state of a partition at the last clean stop. It may be out of date, because the
+// old engine did not remove it at the next start.
 type snapshot struct {
 	Start        int64 `json:"log_start_offset"`
 	End          int64 `json:"high_watermark"`
@@ -63,8 +63,8 @@ func (s *snapshot) hasSegment(base int64) bool {
 	return false
 }
 
-// readPartition reads the partition in the directory called dir, which may be empty: the old
-// engine made directories late.
+// readPartition reads the partition in the directory dir. dir may be empty, because the old engine
+// created the directory of a partition late.
 func (r *reader) readPartition(tp topicPartition, dir string) (Partition, error) {
 	if dir == "" {
 		return r.emptyPartition(tp), nil
@@ -106,9 +106,10 @@ func (r *reader) readPartition(tp topicPartition, dir string) (Partition, error)
 	return p, nil
 }
 
-// start is where a log begins. Batches whose records were deleted stay in their file as long as
-// others in it were not, and only the snapshot tells. A snapshot that is not of this log must not
-// be applied: it would delete records of a partition that began at offset 0 again.
+// start returns the start of a log. Deleted records stay in their file until all records in it are
+// deleted, and only the snapshot tells which they are. A snapshot that does not match the log must
+// not be applied: if the partition started again at offset 0, the snapshot would delete its
+// records.
 func (r *reader) start(tp topicPartition, log *log, snap *snapshot) int64 {
 	start := believed(snap.Start)
 	if start <= log.first {
@@ -123,7 +124,7 @@ func (r *reader) start(tp topicPartition, log *log, snap *snapshot) int64 {
 	return log.first
 }
 
-// emptyPartition is a partition without a directory.
+// emptyPartition returns a partition without a directory.
 func (r *reader) emptyPartition(tp topicPartition) Partition {
 	end := r.endElsewhere(tp, false)
 	p := Partition{Number: tp.partition, Start: end, End: end}
@@ -131,8 +132,9 @@ func (r *reader) emptyPartition(tp topicPartition) Partition {
 	return p
 }
 
-// endElsewhere is how far a partition has come according to groups, and to producers unless there is a
-// snapshot: the engine noted a producer's batch before it tried to write it.
+// endElsewhere returns the end of a partition according to committed offsets and, unless there is a
+// snapshot, to producers' state. A snapshot is more reliable than that state, because the old
+// engine recorded a producer's batch before it tried to write it.
 func (r *reader) endElsewhere(tp topicPartition, snapshot bool) int64 {
 	end := r.committed[tp]
 	if snapshot {
@@ -146,7 +148,7 @@ func (r *reader) endElsewhere(tp topicPartition, snapshot bool) int64 {
 	return end
 }
 
-// believed returns an offset, or 0 if there cannot be such an offset.
+// believed returns an offset, or 0 if the offset is not plausible.
 func believed(offset int64) int64 {
 	if offset < 0 || offset > maxOffset {
 		return 0
@@ -154,9 +156,9 @@ func believed(offset int64) int64 {
 	return offset
 }
 
-// segmentFiles lists the base offsets of the segment files in a partition's directory. A file is
-// called after the first offset in it, so that the end is at least at the highest name,
-// even if there is no segment but only its index.
+// segmentFiles returns the base offsets of the segment files in a partition's directory, and a
+// lower bound of the partition's end. A file is named after the first offset in it, so the end is
+// at least the highest name, even if only the index of that segment is left.
 func (r *reader) segmentFiles(dir string) (bases []int64, end int64, err error) {
 	entries, err := os.ReadDir(filepath.Join(r.dir, dir))
 	if err != nil {
@@ -177,7 +179,7 @@ func (r *reader) segmentFiles(dir string) (bases []int64, end int64, err error) 
 	return bases, end, nil
 }
 
-// offsets is the text for the offsets from from to before to.
+// offsets formats the range of offsets from from to to-1.
 func offsets(from, to int64) string {
 	if to == from+1 {
 		return fmt.Sprint(from)
@@ -185,9 +187,9 @@ func offsets(from, to int64) string {
 	return fmt.Sprintf("%d to %d", from, to-1)
 }
 
-// scan checks the segments of a partition, which are called after their bases. If there are
-// transactions that were not committed, it does so twice: whether a batch is to be left out is
-// known only when its transaction ends.
+// scan checks the segments of a partition, whose base offsets are bases. If there are transactions
+// that were not committed, it scans twice: whether to leave out a batch is known only when its
+// transaction ends.
 func (r *reader) scan(tp topicPartition, dir string, bases []int64, snap *snapshot) (*log, error) {
 	var aborted map[int64]bool
 	for {

@@ -11,17 +11,17 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// batchesKnown is how many batches of a producer are known again (KIP-98).
+// batchesKnown is the number of batches for which duplicates of a producer are detected (KIP-98).
 const batchesKnown = 5
 
-// maxProducers is how many producers of a partition are kept: those that sent last.
+// maxProducers is the number of producers kept for a partition. The most recent ones are kept.
 const maxProducers = 16_384
 
-// producerState is a producer while the log is being read.
+// producerState is the state of a producer while the log is being read.
 type producerState struct {
 	epoch   int16
-	batches [batchesKnown]ProducerBatch // a ring
-	count   int                         // of all batches so far
+	batches [batchesKnown]ProducerBatch // a ring buffer
+	count   int                         // number of batches so far
 	time    time.Time
 }
 
@@ -29,7 +29,7 @@ func (p *producerState) last() int64 {
 	return p.batches[(p.count-1)%batchesKnown].LastOffset
 }
 
-// known returns the batches in the ring, the newest at the end.
+// known returns the batches in the ring buffer, the newest last.
 func (p *producerState) known() []ProducerBatch {
 	var known []ProducerBatch
 	for n := max(p.count-batchesKnown, 0); n < p.count; n++ {
@@ -38,7 +38,7 @@ func (p *producerState) known() []ProducerBatch {
 	return known
 }
 
-// addProducer takes note of a batch of an idempotent producer.
+// addProducer records a batch of an idempotent producer.
 func (l *log) addProducer(h batch.Header, modified time.Time) {
 	if !h.HasProducer() || h.Control() || h.BaseSequence < 0 {
 		return
@@ -59,7 +59,7 @@ func (l *log) addProducer(h batch.Header, modified time.Time) {
 	}
 }
 
-// forgetProducers keeps the producers that sent last.
+// forgetProducers removes all but the maxProducers most recent producers.
 func (l *log) forgetProducers() {
 	last := make([]int64, 0, len(l.producers))
 	for _, p := range l.producers {
@@ -74,7 +74,7 @@ func (l *log) forgetProducers() {
 	}
 }
 
-// window is what a clean stop wrote about a producer and a partition.
+// window is what the old engine stored at a clean stop about a producer and a partition.
 type window struct {
 	ID        int64  `json:"pid"`
 	Topic     string `json:"topic"`
@@ -82,14 +82,14 @@ type window struct {
 	Epoch     int16  `json:"epoch"`
 	Entries   [batchesKnown]struct {
 		First  int32 `json:"first_seq"`
-		Next   int32 `json:"next_seq"` // after 2³¹-2 comes 0
+		Next   int32 `json:"next_seq"` // 2³¹-2 is followed by 0
 		Offset int64 `json:"offset"`
-	} `json:"entries"` // a ring
+	} `json:"entries"` // a ring buffer
 	Count uint8 `json:"count"`
-	At    uint8 `json:"at"` // where the next one goes
+	At    uint8 `json:"at"` // index of the next entry
 }
 
-// batches returns the batches of a window, the newest at the end.
+// batches returns the batches of a window, the newest last.
 func (w window) batches() []ProducerBatch {
 	var batches []ProducerBatch
 	count := min(int(w.Count), batchesKnown)
@@ -110,7 +110,7 @@ func (w window) batches() []ProducerBatch {
 
 const windowsName = "seq_windows.json"
 
-// readWindows reads seq_windows.json. It is there after a clean stop only.
+// readWindows reads seq_windows.json, which exists only after a clean stop.
 func (r *reader) readWindows() error {
 	r.windows = make(map[topicPartition][]window)
 	file, err := readJSON[struct {
@@ -130,11 +130,12 @@ func (r *reader) readWindows() error {
 	return nil
 }
 
-// producers returns what a partition knows of its producers. The batches tell. The windows are used for
-// batches that were deleted since: about others they may say what is not in the log, and then a
-// repeat would not be stored.
+// producers returns the state of a partition's producers. It is derived from the batches in the
+// log. The windows are used only for batches that have been deleted from the log since. A window
+// may also list batches that never reached the log. If it were used for those, a retry of such a
+// batch would be taken for a duplicate and not be stored.
 func (r *reader) producers(tp topicPartition, l *log, partition Partition) []Producer {
-	begin := partition.End // of the batches that the log has
+	begin := partition.End // the first offset of the batches in the log
 	if len(partition.Segments) > 0 {
 		begin = partition.Segments[0].Base
 	}
@@ -159,7 +160,7 @@ func (r *reader) producers(tp topicPartition, l *log, partition Partition) []Pro
 	for _, p := range producers {
 		sorted = append(sorted, *p)
 	}
-	// Those that sent last come first, so that the rest can be forgotten.
+	// The most recent producers come first, so that the others can be cut off.
 	slices.SortFunc(sorted, func(a, b Producer) int {
 		return cmp.Compare(b.Batches[len(b.Batches)-1].LastOffset, a.Batches[len(a.Batches)-1].LastOffset)
 	})

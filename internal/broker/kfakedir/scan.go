@@ -10,34 +10,34 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// log is what the segments of a partition hold.
+// log is the content of a partition's segments.
 type log struct {
 	segments  []Segment
 	first     int64 // the offset at which the first file begins
-	next      int64 // the offset behind the last batch
-	covered   int64 // the offset behind the last segment, which may end before batches that are left out
-	epoch     int32 // of the last batch
+	next      int64 // the offset after the last batch
+	covered   int64 // the offset after the last segment; lower than next if the last batches are left out
+	epoch     int32 // leader epoch of the last batch
 	producers map[int64]*producerState
-	fits      bool // the snapshot is of this log
+	fits      bool // whether the snapshot matches this log
 	warnings  []string
 }
 
-// maxWarnings is how many warnings there are about one partition at most.
+// maxWarnings is the number of warnings about one partition that are shown.
 const maxWarnings = 20
 
 // scanner checks the segments of a partition, in order.
 type scanner struct {
 	log
 	tp           topicPartition
-	buf          []byte  // for all files
+	buf          []byte  // shared by all files
 	bases        []int64 // of all segments
 	snap         *snapshot
 	compacted    bool
-	aborted      map[int64]bool // base offsets of batches to leave out; nil: find out about transactions
+	aborted      map[int64]bool // base offsets of batches to leave out; nil in the first pass, which looks for transactions
 	transactions transactions
 
-	sawEnd, sawTime bool // a batch ends where the snapshot says; one has the timestamp that it says
-	unlisted        int  // warnings that are too many
+	sawEnd, sawTime bool // a batch ends where the snapshot says; a batch has the snapshot's timestamp
+	unlisted        int  // number of warnings above maxWarnings
 }
 
 func (r *reader) newScanner(tp topicPartition, snap *snapshot, bases []int64) *scanner {
@@ -61,7 +61,7 @@ func (s *scanner) warn(format string, args ...any) {
 	s.warnings = append(s.warnings, fmt.Sprintf("%s: %s", s.tp, fmt.Sprintf(format, args...)))
 }
 
-// finish is called after the last file.
+// finish completes the scan after the last file.
 func (s *scanner) finish() {
 	s.transactions.abortOpen()
 	if len(s.aborted) > 0 {
@@ -72,7 +72,7 @@ func (s *scanner) finish() {
 	}
 	s.fits = s.sawEnd && s.sawTime
 	for _, base := range s.bases {
-		// What was written after the snapshot begins behind it.
+		// Segments written after the snapshot begin at its end or later.
 		s.fits = s.fits && (base >= s.snap.End || s.snap.hasSegment(base))
 	}
 }
@@ -101,9 +101,9 @@ func (s *scanner) file(dir string, i int) error {
 	return nil
 }
 
-// batches takes the good batches of the i-th file into seg.
+// batches adds the valid batches of the i-th file to seg.
 func (s *scanner) batches(src *source, seg *Segment, i int) error {
-	inOrder := true // the next batch is the one after the last
+	inOrder := true // whether the next batch directly follows the last valid one
 	for pos := int64(0); pos < src.size; {
 		h, state, err := src.batch(pos)
 		if err != nil {
@@ -143,7 +143,7 @@ func (s *scanner) batches(src *source, seg *Segment, i int) error {
 	return nil
 }
 
-// fitsIn reports whether the log can have the batch next.
+// fitsIn reports whether the batch can be the next one of the log.
 func (s *scanner) fitsIn(src *source, pos int64, h *batch.Header, i int, inOrder bool, patches *[]patch) (bool, error) {
 	if !soundCount(*h) {
 		s.warn("%s has a batch at byte %d that says it has %d records: it is left out", s.name(i), pos, h.Count)
@@ -157,7 +157,8 @@ func (s *scanner) fitsIn(src *source, pos int64, h *batch.Header, i int, inOrder
 	return true, nil
 }
 
-// following returns what is known of the batch behind the one that ends at at.
+// following returns what is known about the batch that follows at position at: its header, or else
+// the base offset of the next file.
 func (s *scanner) following(src *source, at int64, i int) (batch.Header, error) {
 	h, ok, err := src.header(at)
 	if !ok {
@@ -169,12 +170,13 @@ func (s *scanner) following(src *source, at int64, i int) (batch.Header, error) 
 	return h, err
 }
 
-// maxEpoch is the highest leader epoch that is believed. The old engine had one node, and counted up
-// when somebody asked for an election.
+// maxEpoch is the highest plausible leader epoch. The old engine had one node, and increased the
+// epoch only when an election was requested.
 const maxEpoch = 1 << 20
 
-// healEpoch gives a batch the leader epoch of the one before if its own contradicts the others: epochs
-// go up. The checksum does not cover it, and the log would not accept it.
+// healEpoch gives a batch the leader epoch of the batch before it if its own contradicts the
+// others. Epochs never decrease within a log, and the new log would not accept such a batch. The
+// checksum does not cover the epoch, so nothing else reveals the damage.
 func (s *scanner) healEpoch(pos int64, h *batch.Header, following int32, patches *[]patch) {
 	if s.epoch <= h.LeaderEpoch && (h.LeaderEpoch == s.epoch || h.LeaderEpoch <= following && h.LeaderEpoch <= maxEpoch) {
 		return
@@ -184,8 +186,8 @@ func (s *scanner) healEpoch(pos int64, h *batch.Header, following int32, patches
 	*patches = append(*patches, patch{pos + epochAt, binary.BigEndian.AppendUint32(nil, uint32(s.epoch))})
 }
 
-// soundCount reports whether a batch holds records, and offsets for them. In a compacted
-// topic it may hold fewer records than offsets.
+// soundCount reports whether a batch has records, and enough offsets for them. In a compacted topic
+// it may have fewer records than offsets.
 func soundCount(h batch.Header) bool {
 	return h.Count > 0 && h.LastOffsetDelta >= h.Count-1
 }
@@ -210,17 +212,18 @@ func (s *scanner) take(src *source, seg *Segment, pos int64, h batch.Header, pat
 	return nil
 }
 
-// maxGap is how many offsets in a row are believed to be missing.
+// maxGap is the largest plausible number of consecutive missing offsets.
 const maxGap = 1 << 40
 
-// place finds out where a batch belongs whose base offset is not the next one; the checksum does not
-// cover that offset. inOrder says that nothing is damaged between the batch and the one before. It returns
-// false if the log cannot have the batch.
+// place decides where a batch belongs whose base offset is not the expected one. The checksum does
+// not cover the base offset, so the offset itself may be damaged. inOrder means that there is no
+// damage between this batch and the one before. place returns false if the log cannot contain the
+// batch.
 //
-// Batches follow each other without gaps, except where compaction removed some. So an offset that nothing
-// else confirms is taken for damaged.
+// Batches follow each other without gaps, except where compaction removed some. So an offset that
+// nothing else confirms is treated as damaged.
 func (s *scanner) place(pos int64, h *batch.Header, i int, inOrder bool, following int64, patches *[]patch) bool {
-	end := s.next + int64(h.LastOffsetDelta) + 1 // if it is the next one
+	end := s.next + int64(h.LastOffsetDelta) + 1 // where the batch ends if it has the expected offset
 	confirmed := h.LastOffset()+1 == following || pos == 0 && h.BaseOffset == s.bases[i]
 	possible := s.next <= h.BaseOffset && h.BaseOffset <= min(maxOffset, s.next+maxGap) && h.LastOffset() < following
 	switch {
@@ -244,11 +247,11 @@ func (s *scanner) place(pos int64, h *batch.Header, i int, inOrder bool, followi
 
 func (s *scanner) name(i int) string { return fmt.Sprintf("%d.dat", s.bases[i]) }
 
-// maxHealed is the size of the largest batch that is healed. It is read into memory.
+// maxHealed is the size of the largest batch that is repaired. Such a batch is read into memory.
 const maxHealed = 64 << 20
 
-// heal returns what must be written over a batch to make its checksum right, or nil if the
-// batch is damaged.
+// heal returns the patches that make a batch match its checksum, or nil if the batch is damaged
+// beyond repair.
 func (s *scanner) heal(src *source, pos int64, h *batch.Header) ([]patch, error) {
 	if h.Size() > maxHealed {
 		return nil, nil
@@ -269,17 +272,18 @@ func (s *scanner) heal(src *source, pos int64, h *batch.Header) ([]patch, error)
 	return []patch{{pos + checksumAt, binary.BigEndian.AppendUint32(nil, checksum(b[attributesAt:]))}}, nil
 }
 
-// Where the fields of a batch are that change.
+// Positions of the fields in a batch that are changed or checked.
 const (
 	epochAt      = 12
 	checksumAt   = 17
 	attributesAt = 21
 )
 
-// healedAttributes returns the attributes of a batch for which its checksum is right, if there are any.
+// healedAttributes returns the attributes with which a batch matches its checksum, if there are
+// any.
 func healedAttributes(b []byte, h batch.Header) (attributes byte, ok bool) {
 	sum := checksum(b[attributesAt:])
-	var flips [8]uint32 // what flipping a bit of the attributes changes in the checksum
+	var flips [8]uint32 // the effect of flipping one bit of the attributes on the checksum
 	for bit := range flips {
 		b[attributesAt+1] ^= 1 << bit
 		flips[bit] = sum ^ checksum(b[attributesAt:])
@@ -299,18 +303,18 @@ func healedAttributes(b []byte, h batch.Header) (attributes byte, ok bool) {
 	return 0, false
 }
 
-// genuine reports whether a batch with a wrong checksum is one of those that the old engine itself has changed.
-// It overwrote both timestamps of a batch with the attribute LogAppendTime and left the checksum. The
-// producer's timestamps are gone, so that the old checksum cannot be tried. The batch counts as
-// genuine if the timestamps are equal, as the engine made them, and all records are whole, down to the
-// last byte.
+// genuine reports whether the old engine itself made the checksum of a batch wrong. In a batch with
+// the attribute LogAppendTime it overwrote both timestamps and did not update the checksum. The
+// producer's timestamps are lost, so the old checksum cannot be verified. A batch is accepted as
+// genuine if its timestamps are equal, as the engine set them, and its records are complete, with
+// no byte left over.
 func genuine(b []byte, h batch.Header) bool {
 	const codecs, appendTime, transactional = 7, 1 << 3, 1 << 4
 	known := h.Attributes&^(codecs|appendTime|transactional) == 0
 	return known && h.LogAppendTime() && h.BaseTimestamp == h.MaxTimestamp && wholeRecords(b, h)
 }
 
-// wholeRecords reports whether a batch has all its records and nothing else.
+// wholeRecords reports whether a batch contains all its records and nothing else.
 func wholeRecords(b []byte, h batch.Header) bool {
 	n := int32(0)
 	err := batch.Records(b, func(r batch.Record) bool {
@@ -323,8 +327,8 @@ func wholeRecords(b []byte, h batch.Header) bool {
 	return err == nil && n == h.Count && soundCount(h)
 }
 
-// transactions finds out which batches of a partition belong to transactions that were
-// aborted. The old engine's own notes about that were wrong after a kill.
+// transactions determines which batches of a partition belong to aborted transactions. The old
+// engine's own record of that was wrong after a kill.
 type transactions struct {
 	open    map[int64]*transaction // by producer
 	aborted map[int64]bool         // by base offset
@@ -344,7 +348,8 @@ func (t *transactions) add(src *source, pos int64, h batch.Header) error {
 		}
 		t.end(h.ProducerID, commit)
 	case h.Transactional():
-		// After a kill the engine aborted what was open and raised the epoch, but wrote no marker.
+		// After a kill the engine aborted open transactions and raised the epoch, but wrote no
+		// marker.
 		if tx := t.open[h.ProducerID]; tx != nil && tx.epoch != h.ProducerEpoch {
 			t.end(h.ProducerID, false)
 		}
@@ -373,7 +378,7 @@ func (t *transactions) abortOpen() {
 	}
 }
 
-// commits reports whether a control batch is the marker of a commit.
+// commits reports whether a control batch is a commit marker.
 func commits(src *source, pos int64, h batch.Header) (bool, error) {
 	const markerMost, commitType = 1 << 10, 1
 	if h.Size() > markerMost {

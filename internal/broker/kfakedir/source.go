@@ -11,14 +11,14 @@ import (
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// batchState is what can be said of a batch without the ones around it.
+// batchState is the result of checking a batch on its own, without its neighbours.
 type batchState int
 
 const (
 	sound       batchState = iota
-	incomplete             // the file ends before the batch
-	badHeader              // there is no batch
-	badChecksum            // the header can be read
+	incomplete             // the file ends within the batch
+	badHeader              // no batch begins here
+	badChecksum            // the header can be parsed, but the checksum is wrong
 )
 
 const (
@@ -33,11 +33,11 @@ type source struct {
 	file   io.ReaderAt
 	size   int64
 	buf    []byte
-	at     int64 // where in the file buf begins
-	budget int64 // how many bytes [source.search] may still read; a file may be made so that it never ends
+	at     int64 // position of buf in the file
+	budget int64 // how many bytes [source.search] may still read; a crafted file could make it take very long
 }
 
-// newSource uses buf, which has room for sourceBytes.
+// newSource returns a source that uses buf, which must have a capacity of sourceBytes.
 func newSource(file io.ReaderAt, size int64, buf []byte) *source {
 	return &source{file: file, size: size, buf: buf[:0], budget: 16*size + 64<<20}
 }
@@ -56,7 +56,7 @@ func (s *source) peek(pos int64, n int) ([]byte, error) {
 	return s.buf[pos-s.at:][:n], nil
 }
 
-// header returns the header at pos, or false if there is none.
+// header returns the header at pos, or false if there is no valid one.
 func (s *source) header(pos int64) (batch.Header, bool, error) {
 	b, err := s.peek(pos, batch.HeaderBytes)
 	if err != nil {
@@ -66,7 +66,7 @@ func (s *source) header(pos int64) (batch.Header, bool, error) {
 	return h, err == nil && h.Length <= maxBatchBytes, nil
 }
 
-// batch checks the batch at pos, by itself.
+// batch checks the batch at pos on its own.
 func (s *source) batch(pos int64) (batch.Header, batchState, error) {
 	if s.size-pos < batch.HeaderBytes {
 		return batch.Header{}, incomplete, nil
@@ -95,9 +95,9 @@ func (s *source) batch(pos int64) (batch.Header, batchState, error) {
 	return h, sound, nil
 }
 
-// search finds the next batch behind a damaged one at pos. It returns the size of the file if there is none.
-// What is damaged may have a length that is right. Otherwise any bytes may be the next batch that has an offset
-// of at least least.
+// search finds the next batch after a damaged one at pos. It returns the size of the file if there
+// is none. It first tries the length of the damaged batch, which may be correct. Otherwise it tries
+// every position where a header with a base offset of at least least can be parsed.
 func (s *source) search(pos, least int64) (int64, error) {
 	if h, ok, err := s.header(pos); err != nil {
 		return 0, err
@@ -126,7 +126,7 @@ func (s *source) search(pos, least int64) (int64, error) {
 	return s.size, nil
 }
 
-// candidate returns where in window a batch may begin, or -1.
+// candidate returns the first position in window where a batch may begin, or -1.
 func candidate(window []byte, least int64) int {
 	for i := 0; i+batch.HeaderBytes <= len(window); i++ {
 		found := bytes.IndexByte(window[i+magicAt:], magic)
@@ -144,8 +144,8 @@ func candidate(window []byte, least int64) int {
 	return -1
 }
 
-// begins reports whether a whole batch begins at pos. A batch can be the value of a record as
-// well, so it must be followed by another one, or by the end of the file.
+// begins reports whether a complete batch begins at pos. The value of a record may look like a
+// batch, so the batch must be followed by another one or by the end of the file.
 func (s *source) begins(pos int64) (bool, error) {
 	h, state, err := s.batch(pos)
 	s.budget -= sourceBytes
