@@ -8,7 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// state returns the group's state as clients are told it.
+// state returns the name of the group's state in the protocol.
 func (g *group) state() string {
 	if g.consumer != nil {
 		return g.consumer.state()
@@ -69,8 +69,7 @@ func (c *Coordinator) describe(id string, version int16) kmsg.DescribeGroupsResp
 	return described
 }
 
-// ListGroups lists the groups in one of the states and of one of the types that
-// the request names. No names are all of them.
+// ListGroups lists the groups whose state and type match the request. An empty filter matches all.
 func (c *Coordinator) ListGroups(req *kmsg.ListGroupsRequest) *kmsg.ListGroupsResponse {
 	resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
 	if !c.enter() {
@@ -84,7 +83,7 @@ func (c *Coordinator) ListGroups(req *kmsg.ListGroupsRequest) *kmsg.ListGroupsRe
 	}
 	states := make([]string, len(req.StatesFilter))
 	for i, s := range req.StatesFilter {
-		states[i] = strings.TrimSpace(s) // Kafka does so with states, and not with types
+		states[i] = strings.TrimSpace(s) // Kafka trims states, but not types
 	}
 	for _, g := range c.all() {
 		listed := kmsg.NewListGroupsResponseGroup()
@@ -106,7 +105,7 @@ func (c *Coordinator) ListGroups(req *kmsg.ListGroupsRequest) *kmsg.ListGroupsRe
 	return resp
 }
 
-// DeleteGroups deletes groups without members, with their offsets.
+// DeleteGroups deletes groups that have no members, including their offsets.
 func (c *Coordinator) DeleteGroups(req *kmsg.DeleteGroupsRequest) *kmsg.DeleteGroupsResponse {
 	resp := req.ResponseKind().(*kmsg.DeleteGroupsResponse)
 	seen := map[string]bool{}

@@ -5,12 +5,11 @@ import (
 	"slices"
 )
 
-// assignRange is the range assignor. It divides each topic into one range of
-// partitions for each subscriber. The order of the subscribers is the same for
-// all topics, so a member gets the same partition numbers of topics with equal
-// partition counts (co-partitioning). Static members come first, in the order
-// of their instance IDs, which survive a restart. The former targets do not
-// matter.
+// assignRange is the range assignor. It divides each topic into one range of partitions for each
+// subscriber. The order of the subscribers is the same for all topics, so a member gets the same
+// partition numbers of topics with equal partition counts (co-partitioning). Static members come
+// first, in the order of their instance IDs, because these do not change when a member restarts.
+// The former targets are not used.
 //
 // See [consumerAssignors] for arguments and result.
 func assignRange(members []*consumerMember, counts map[[16]byte]int32) [][]partitionID {

@@ -21,9 +21,8 @@ func assignorTopics(spec string) map[[16]byte]int32 {
 	return counts
 }
 
-// assignorMembers returns members from strings like "m1/i1 ab a0 a1": the IDs
-// of the member and, optionally, of the instance; the topics; and the former
-// target.
+// assignorMembers returns members from strings like "m1/i1 ab a0 a1": the member ID and,
+// optionally, the instance ID; the topics; and the former target.
 func assignorMembers(specs ...string) []*consumerMember {
 	var members []*consumerMember
 	for _, spec := range specs {
@@ -88,8 +87,8 @@ func TestAssignors(t *testing.T) {
 	}
 }
 
-// Every partition is assigned to exactly one subscriber, whatever the former
-// targets were, and assigning again moves nothing.
+// Every partition is assigned to exactly one subscriber, whatever the former targets were.
+// Assigning again moves nothing.
 func TestAssignorProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		counts := map[[16]byte]int32{}
@@ -118,7 +117,7 @@ func TestAssignorProperties(t *testing.T) {
 		maps.DeleteFunc(counts, func(id [16]byte, _ int32) bool {
 			return !slices.ContainsFunc(members, func(m *consumerMember) bool { return m.subscribed(id) })
 		})
-		// Former targets may contain topics and partitions that are gone.
+		// Former targets may contain topics and partitions that no longer exist.
 		for _, id := range ids {
 			for p := range rapid.Int32Range(0, 14).Draw(t, "former partitions") {
 				if i := rapid.IntRange(-1, len(members)-1).Draw(t, "owner"); i >= 0 {
@@ -186,7 +185,7 @@ func checkUniform(t *rapid.T, members []*consumerMember, targets [][]partitionID
 	if !same {
 		return
 	}
-	// No member loses partitions that still exist and gets others instead.
+	// No member loses existing partitions and gets others instead.
 	for i, m := range members {
 		kept := slices.ContainsFunc(m.target, func(p partitionID) bool {
 			return !slices.Contains(targets[i], p) && m.subscribed(p.topic) && assigned(targets, p)

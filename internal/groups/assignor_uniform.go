@@ -5,13 +5,12 @@ import (
 	"slices"
 )
 
-// consumerAssignors are the assignors that members can ask for.
+// consumerAssignors are the assignors that members can request.
 //
-// An assignor gets the members, at least one, in the order of their IDs, and
-// the partition counts of the topics to which they are subscribed; topics of
-// members that are not in counts have been deleted. It returns the new target
-// of each member, sorted. Every partition is in exactly one target. The former
-// targets are in consumerMember.target.
+// The arguments are the members, at least one, in the order of their IDs, and the partition counts
+// of the topics to which they are subscribed. Topics of members that are not in counts have been
+// deleted. The result is the new target of each member, sorted. Every partition is in exactly one
+// target. The former targets are in consumerMember.target.
 var consumerAssignors = map[string]func(members []*consumerMember, counts map[[16]byte]int32) [][]partitionID{
 	consumerDefaultAssignor: assignUniform,
 	"range":                 assignRange,
@@ -45,9 +44,9 @@ func assignUniformSame(members []*consumerMember, counts map[[16]byte]int32) [][
 		}
 	}
 
-	// Members keep their partitions up to a limit, which is quota, or quota+1
-	// for as many members as extra says. Those are the first ones that own
-	// quota+1 partitions or, if there are too few of these, the last members.
+	// Members keep their partitions up to a limit. The limit is quota+1 for extra members and quota
+	// for the others. The members with the higher limit are the first ones that own quota+1
+	// partitions. If there are too few of these, the last members get the higher limit as well.
 	quota, extra := total/len(members), total%len(members)
 	targets := make([][]partitionID, len(members))
 	room := make([]int, len(members))
@@ -70,7 +69,7 @@ func assignUniformSame(members []*consumerMember, counts map[[16]byte]int32) [][
 			}
 		}
 		if limit > quota && len(targets[i]) < limit && len(members)-i > extra {
-			limit = quota // leave the extra partition to one of the members after this one
+			limit = quota // leave the extra partition to one of the later members
 		}
 		if limit > quota {
 			extra--
@@ -87,9 +86,9 @@ func assignUniformSame(members []*consumerMember, counts map[[16]byte]int32) [][
 	return targets
 }
 
-// assignOwners returns for each topic the owners of its partitions, as indices
-// of members, according to their former targets; -1 means no owner. Members
-// that are no longer subscribed to the topic do not count.
+// assignOwners returns the owners of the partitions of each topic, according to the members' former
+// targets. Owners are indices into members; -1 means no owner. Members that are no longer
+// subscribed to the topic are ignored.
 func assignOwners(members []*consumerMember, counts map[[16]byte]int32) map[[16]byte][]int {
 	owners := make(map[[16]byte][]int, len(counts))
 	for topic, count := range counts {
@@ -118,8 +117,8 @@ type assignTopic struct {
 	subscribers []int
 }
 
-// assignRounds limits how often assignUniformMixed balances all topics. It
-// takes many rounds to converge if subscriptions overlap in long chains.
+// assignRounds limits how often assignUniformMixed balances all topics. If subscriptions overlap in
+// long chains, it would otherwise take many rounds to converge.
 const assignRounds = 16
 
 // assignUniformMixed assigns to members with different subscriptions. It moves

@@ -13,12 +13,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// state is a classic group's state. A group that is deleted is not in the
-// Coordinator any more, so there is no Dead.
+// state is the state of a classic group. There is no state for a deleted group (Kafka's Dead),
+// because it is no longer in the Coordinator.
 type state byte
 
 const (
-	empty      state = iota // no members, or none that has been in a generation
+	empty      state = iota // no members, or none that has been part of a generation
 	preparing               // waiting for the members to join
 	completing              // waiting for the leader's assignment
 	stable                  // the generation is in force
@@ -28,38 +28,38 @@ func (s state) String() string {
 	return [...]string{"Empty", "PreparingRebalance", "CompletingRebalance", "Stable"}[s]
 }
 
-// topicProtocol is the protocol type of groups that consume topics. Others,
-// such as Kafka Connect's, share out something else.
+// topicProtocol is the protocol type of groups that consume topics. Groups of other types, such as
+// Kafka Connect's, distribute other things.
 const topicProtocol = "consumer"
 
-// classicGroup is the state of a group of the classic protocol. It has no lock
-// and no timer of its own: see group.
+// classicGroup is the state of a group of the classic protocol. Its lock and timer are those of
+// group.
 type classicGroup struct {
 	state, previous state
 	since           time.Time // when state was entered, in whole ms
 	generation      int32
-	protocolType    string // empty: nobody has ever joined
+	protocolType    string // empty: no client has ever joined
 	protocol        string // chosen for the generation; empty: none
 	leader          string // member ID; empty: no members
 
 	members  map[string]*member
 	static   map[string]string    // instance ID to member ID
-	pending  map[string]time.Time // IDs that were handed out and not joined with yet, until when
+	pending  map[string]time.Time // IDs that were given out but not used to join yet, and when they expire
 	unsynced map[string]struct{}  // members of the generation that have not sent SyncGroup
 	awaiting int                  // members that wait for their JoinGroup response
-	supports map[string]int       // how many members support a protocol
-	arrivals uint64               // counts members, for their order
+	supports map[string]int       // number of members that support each protocol
+	arrivals uint64               // number of members so far, to order them
 
-	// topics are those that the members of a consumer group are subscribed to.
-	// Nil: not known, because a member's metadata cannot be parsed, or because
-	// there has been no generation yet.
+	// topics are the topics that the members of a consumer group subscribe to. It is nil if they
+	// are unknown, because a member's metadata cannot be parsed or there has been no generation
+	// yet.
 	topics map[string]struct{}
 
-	joinBy time.Time // the rebalance ends then, complete or not; zero: no rebalance waits
-	syncBy time.Time // members that have not sent SyncGroup are removed then
+	joinBy time.Time // the joining phase ends at this time, complete or not; zero: no joining phase
+	syncBy time.Time // members that have not sent SyncGroup by this time are removed
 
-	// The first rebalance of an empty group lasts for delay, and for another
-	// one if members have arrived meanwhile (grown), until left is used up.
+	// The first rebalance of an empty group waits for delay. If members have joined in that time
+	// (grown), it waits again, until left is used up.
 	delay, left time.Duration
 	grown       bool
 }
@@ -71,13 +71,13 @@ type member struct {
 	clientID, host   string
 	rebalanceTimeout time.Duration
 	sessionTimeout   time.Duration
-	protocols        []protocol // in the order of preference
+	protocols        []protocol // in order of preference
 	assignment       []byte
 	held             int64 // bytes taken from the Coordinator's budget
 
 	arrival uint64
-	fresh   bool      // has not completed its first JoinGroup, so it has no session yet
-	expires time.Time // end of the session; zero: it waits for a response and needs no heartbeat
+	fresh   bool      // it has not received its first JoinGroup response, so it has no session yet
+	expires time.Time // end of the session; zero: the member waits for a response and needs no heartbeat
 	join    waiter[*kmsg.JoinGroupResponse]
 	sync    waiter[*kmsg.SyncGroupResponse]
 }
@@ -87,12 +87,12 @@ type protocol struct {
 	metadata []byte
 }
 
-// waiter is where a request waits for its response: a channel with room for
-// one, so the one who answers never waits. Nil: there is no such request.
+// waiter is the channel on which a request waits for its response. It has a buffer of one, so
+// sending the response never blocks. A nil waiter means that no request is waiting.
 type waiter[T any] chan T
 
-// newClassicGroup returns a group without members. Its maps are made for the
-// first member, since many groups only hold offsets.
+// newClassicGroup returns a group without members. Its maps are created with the first member,
+// because many groups only have offsets.
 func newClassicGroup(now time.Time) *classicGroup {
 	return &classicGroup{since: now.Truncate(time.Millisecond)}
 }
@@ -101,7 +101,7 @@ func (g *classicGroup) enter(s state, now time.Time) {
 	g.previous, g.state, g.since = g.state, s, now.Truncate(time.Millisecond)
 }
 
-// add makes m a member. The caller has checked that it fits in.
+// add adds a member. The caller has checked that its protocols fit.
 func (g *classicGroup) add(m *member) {
 	if g.members == nil {
 		g.members, g.static, g.supports = map[string]*member{}, map[string]string{}, map[string]int{}
@@ -122,8 +122,8 @@ func (g *classicGroup) add(m *member) {
 	delete(g.pending, m.id)
 }
 
-// remove takes a member, or an ID that is pending, out of the group. If it was
-// the leader, the member that has been there longest succeeds.
+// remove removes a member, or a pending ID, from the group. If it was the leader, the oldest member
+// becomes the leader.
 func (g *classicGroup) remove(id string) {
 	if m := g.members[id]; m != nil {
 		delete(g.members, id)
@@ -145,7 +145,7 @@ func (g *classicGroup) remove(id string) {
 	delete(g.unsynced, id)
 }
 
-// count adds n to the number of members for each protocol of m.
+// count adds n to the number of supporters of each of m's protocols.
 func (g *classicGroup) count(m *member, n int) {
 	for i, p := range m.protocols {
 		if slices.ContainsFunc(m.protocols[:i], func(q protocol) bool { return q.name == p.name }) {
@@ -167,13 +167,13 @@ func (g *classicGroup) oldest(ok func(*member) bool) *member {
 	return first
 }
 
-// ordered returns the members in the order of their arrival.
+// ordered returns the members in the order in which they joined.
 func (g *classicGroup) ordered() []*member {
 	return slices.SortedFunc(maps.Values(g.members), func(a, b *member) int { return cmp.Compare(a.arrival, b.arrival) })
 }
 
-// fits reports whether somebody with these protocols can be a member beside the
-// present ones.
+// fits reports whether a member with these protocols can join the group: one of the protocols must
+// be supported by all current members.
 func (g *classicGroup) fits(protocolType string, protocols []kmsg.JoinGroupRequestProtocol) bool {
 	if g.state == empty {
 		return protocolType != "" && len(protocols) > 0
@@ -183,23 +183,22 @@ func (g *classicGroup) fits(protocolType string, protocols []kmsg.JoinGroupReque
 	})
 }
 
-// accepts reports whether there is room for the member.
+// accepts reports whether the member can join without exceeding the maximum number of members.
 func (g *classicGroup) accepts(id string, most int) bool {
 	m := g.members[id]
 	switch g.state {
 	case empty:
 		return true
 	case preparing:
-		// The members that have arrived count: those that are late are going to
-		// be removed.
+		// Count only the members that have joined so far. Those that are late will be removed.
 		return (m != nil && m.join != nil) || g.awaiting < most
 	default:
 		return m != nil || len(g.members) < most
 	}
 }
 
-// check says whether the ID belongs to a member, and to the one that has the
-// instance ID now.
+// check returns an error unless the ID belongs to a member and, if an instance ID is given, that
+// member currently has it.
 func (g *classicGroup) check(id string, instance *string) *kerr.Error {
 	if instance != nil {
 		switch current, ok := g.static[*instance]; {
@@ -219,8 +218,8 @@ func (g *classicGroup) complete() bool {
 	return g.awaiting == len(g.members) && len(g.pending) == 0
 }
 
-// electJoined makes sure that the leader is a member that takes part in the
-// rebalance. False: nobody does.
+// electJoined ensures that the leader is a member that has joined. It returns false if no member
+// has joined.
 func (g *classicGroup) electJoined() bool {
 	if g.leader == "" {
 		return false
@@ -235,8 +234,7 @@ func (g *classicGroup) electJoined() bool {
 	return true
 }
 
-// rebalanceTimeout is how long a rebalance may take: as long as the most
-// patient member allows.
+// rebalanceTimeout returns how long a rebalance may take: the longest timeout of any member.
 func (g *classicGroup) rebalanceTimeout() time.Duration {
 	var most time.Duration
 	for _, m := range g.members {
@@ -245,7 +243,7 @@ func (g *classicGroup) rebalanceTimeout() time.Duration {
 	return most
 }
 
-// next starts the next generation, of the members that are there.
+// next starts the next generation with the current members.
 func (g *classicGroup) next(now time.Time) {
 	g.generation++
 	g.unsynced = nil
@@ -260,8 +258,8 @@ func (g *classicGroup) next(now time.Time) {
 	g.subscribe()
 }
 
-// choose returns the protocol that most members vote for: each votes for the
-// first in its list that all others support too.
+// choose returns the protocol with the most votes. Each member votes for the first protocol in its
+// list that all members support.
 func (g *classicGroup) choose() string {
 	votes := map[string]int{}
 	var names []string
@@ -277,7 +275,7 @@ func (g *classicGroup) choose() string {
 		}
 	}
 	if len(names) == 0 {
-		return "" // every member was checked to fit in, so this cannot be
+		return "" // cannot happen, because fits was checked for each member
 	}
 	sortAsJava(names)
 	chosen := names[0]
@@ -289,8 +287,8 @@ func (g *classicGroup) choose() string {
 	return chosen
 }
 
-// sortAsJava puts the strings in the order in which Java's HashMap visits them.
-// With it, a tied vote ends as it does in Kafka.
+// sortAsJava sorts the strings in the order in which Java's HashMap iterates over them, so that a
+// tied vote has the same result as in Kafka.
 func sortAsJava(s []string) {
 	buckets := uint32(16)
 	for uint32(len(s)) > buckets/4*3 {
@@ -306,7 +304,7 @@ func sortAsJava(s []string) {
 	slices.SortStableFunc(s, func(a, b string) int { return cmp.Compare(bucket(a), bucket(b)) })
 }
 
-// subscribe works out the topics that the members are subscribed to.
+// subscribe determines the topics that the members subscribe to.
 func (g *classicGroup) subscribe() {
 	g.topics = nil
 	if g.protocolType != topicProtocol || (len(g.members) > 0 && g.protocol == "") {
@@ -321,8 +319,8 @@ func (g *classicGroup) subscribe() {
 	g.topics = topics
 }
 
-// addSubscription adds the topics of a consumer's metadata. Only version 0 is
-// parsed, which all later versions begin with.
+// addSubscription adds the topics in a consumer's metadata. It parses version 0 only, because all
+// later versions begin with the same fields.
 func addSubscription(topics map[string]struct{}, metadata []byte) bool {
 	if len(metadata) < 6 || int16(binary.BigEndian.Uint16(metadata)) < 0 {
 		return false
@@ -347,8 +345,8 @@ func addSubscription(topics map[string]struct{}, metadata []byte) bool {
 	return userData <= int32(len(b)-4)
 }
 
-// subscribed reports whether the group may need the topic's offsets. If it is
-// not known what consumers are subscribed to, they may need all.
+// subscribed reports whether a member may need the topic's offsets. If the subscriptions of
+// consumers are unknown, they may need all topics.
 func (g *classicGroup) subscribed(topic string) bool {
 	if g.topics == nil {
 		return g.protocolType == topicProtocol
@@ -357,8 +355,9 @@ func (g *classicGroup) subscribed(topic string) bool {
 	return ok
 }
 
-// offsetsExpire returns the rule by which offsets expire: a fixed moment from
-// which the retention counts, or (zero) each offset's commit. False: none expires.
+// offsetsExpire returns how offsets expire. If from is not zero, the retention of all offsets
+// starts at from. If from is zero, it starts at each offset's commit. If ok is false, no offset
+// expires.
 func (g *classicGroup) offsetsExpire() (from time.Time, ok bool) {
 	switch {
 	case g.protocolType == "":
@@ -370,7 +369,7 @@ func (g *classicGroup) offsetsExpire() (from time.Time, ok bool) {
 	}
 }
 
-// metadata returns what the member said for a protocol.
+// metadata returns the member's metadata for a protocol.
 func (m *member) metadata(name string) []byte {
 	for _, p := range m.protocols {
 		if p.name == name {
@@ -380,21 +379,21 @@ func (m *member) metadata(name string) []byte {
 	return nil
 }
 
-// says reports whether the request has the same protocols as before.
+// says reports whether the request has the same protocols and metadata as the member.
 func (m *member) says(protocols []kmsg.JoinGroupRequestProtocol) bool {
 	return slices.EqualFunc(m.protocols, protocols, func(p protocol, q kmsg.JoinGroupRequestProtocol) bool {
 		return p.name == q.Name && bytes.Equal(p.metadata, q.Metadata)
 	})
 }
 
-// alive reports whether the member needs no heartbeat now, because it waits for
-// a response. A new member may not wait for ever: its client may be gone and
-// have joined again under another ID.
+// alive reports whether the member needs no heartbeat now, because it is waiting for a response. A
+// new member is not exempt: its client may have disconnected and joined again under another ID, and
+// the old member must not wait forever.
 func (m *member) alive() bool {
 	return !m.fresh && (m.join != nil || m.sync != nil)
 }
 
-// answerJoin answers the member's JoinGroup if it waits for one.
+// answerJoin answers the member's JoinGroup request, if one is waiting.
 func (g *classicGroup) answerJoin(m *member, resp *kmsg.JoinGroupResponse) {
 	if m.join != nil {
 		m.join <- resp
@@ -403,7 +402,7 @@ func (g *classicGroup) answerJoin(m *member, resp *kmsg.JoinGroupResponse) {
 	}
 }
 
-// answerSync answers the member's SyncGroup if it waits for one.
+// answerSync answers the member's SyncGroup request, and reports whether one was waiting.
 func (m *member) answerSync(resp *kmsg.SyncGroupResponse) bool {
 	if m.sync == nil {
 		return false

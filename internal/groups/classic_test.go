@@ -49,7 +49,7 @@ func TestGenerations(t *testing.T) {
 		}
 		w.want("sync once more", b.sync(nil), nil)
 
-		// The old generation is fenced, strangers too.
+		// The old generation and unknown members are rejected.
 		old := *a
 		old.generation = 1
 		w.want("heartbeat of the old generation", old.beat(), kerr.IllegalGeneration)
@@ -63,7 +63,7 @@ func TestGenerations(t *testing.T) {
 			t.Fatalf("offset = %d, want 5", got)
 		}
 
-		// The leader leaves: the other one takes over.
+		// The leader leaves, and the other member takes over.
 		w.want("leave", a.leaveGroup(), nil)
 		w.want("leave twice", a.leaveGroup(), kerr.UnknownMemberID)
 		w.want("heartbeat", b.beat(), kerr.RebalanceInProgress)
@@ -81,8 +81,8 @@ func TestGenerations(t *testing.T) {
 	})
 }
 
-// A follower that joins a stable group again without any change is told the
-// present generation; a leader, or one with other topics, starts a rebalance.
+// A follower that joins a stable group again without any change gets the current generation. A
+// leader, or a follower with other topics, starts a rebalance.
 func TestRejoin(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.consumer("g"), w.consumer("g")
@@ -111,7 +111,7 @@ func TestRejoin(t *testing.T) {
 			w.want("join", <-done, nil)
 			w.rebalanced(a, b)
 		}
-		// Joining again while the leader computes gives the same answer again.
+		// Joining again while the leader computes the assignment gives the same response again.
 		done := make(chan error)
 		go func() { done <- leader.join() }()
 		synctest.Wait()
@@ -151,8 +151,8 @@ func TestSessions(t *testing.T) {
 	})
 }
 
-// A member that was given an ID and does not use it holds up a rebalance, but
-// only as long as its session.
+// A member that was given an ID and does not use it delays a rebalance, but only for its session
+// timeout.
 func TestPending(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b, c := w.consumer("g"), w.consumer("g"), w.consumer("g")
@@ -179,12 +179,12 @@ func TestPending(t *testing.T) {
 	})
 }
 
-// consumerID returns a member ID that was given out and not joined with.
+// consumerID returns a member ID that was given out but not used to join.
 func (w *world) consumerID(group string) string {
 	return w.consumer(group).joinOnce().MemberID
 }
 
-// A member that does not join in time is out of the next generation; a leader too.
+// A member that does not join in time is not part of the next generation, even if it is the leader.
 func TestLateMembers(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b, c := w.consumer("g"), w.consumer("g"), w.consumer("g")
@@ -209,7 +209,7 @@ func TestLateMembers(t *testing.T) {
 		if !follower.leader || len(follower.members) != 2 {
 			t.Fatalf("follower = %+v", follower)
 		}
-		// One that joins and does not sync is removed too.
+		// A member that joins but does not sync is removed too.
 		synced := make(chan error)
 		go func() { synced <- follower.sync(func(string) string { return "x" }) }()
 		time.Sleep(10*time.Second + time.Millisecond)
@@ -220,7 +220,7 @@ func TestLateMembers(t *testing.T) {
 	})
 }
 
-// A new member whose client is gone does not wait for ever.
+// A new member whose client has disconnected does not wait forever.
 func TestNewMemberTimeout(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.consumer("g"), w.consumer("g")
@@ -275,7 +275,7 @@ func TestStaticMembers(t *testing.T) {
 		}
 		generation := leader.generation
 
-		// A follower that starts again gets its former assignment, without a rebalance.
+		// A follower that restarts gets its former assignment, without a rebalance.
 		again := *follower
 		again.id, again.assigned = "", ""
 		w.want("join", again.join(), nil)
@@ -296,12 +296,12 @@ func TestStaticMembers(t *testing.T) {
 		unknown.instance = new(string)
 		w.want("heartbeat of another instance", unknown.beat(), kerr.UnknownMemberID)
 
-		// It survives a restart at once.
+		// The new member ID survives an immediate restart of the coordinator.
 		w.kill()
 		w.want("heartbeat", again.beat(), nil)
 		w.want("heartbeat of the former one", follower.beat(), kerr.FencedInstanceID)
 
-		// A leader that starts again: it must not compute assignments.
+		// A leader that restarts must not compute assignments.
 		for _, version := range []int16{9, 8, 5} {
 			former := *leader
 			leader.id, leader.version = "", version
@@ -339,8 +339,8 @@ func TestStaticMembers(t *testing.T) {
 	})
 }
 
-// A static member that starts again with other topics needs a rebalance only if
-// the protocol would change; in the middle of one it always does.
+// A static member that restarts with other topics needs a rebalance only if the protocol would
+// change; during a rebalance it always does.
 func TestStaticMemberInRebalance(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.static("g", "a"), w.static("g", "b")
@@ -357,7 +357,7 @@ func TestStaticMemberInRebalance(t *testing.T) {
 		w.want("join", <-done, nil)
 		w.mustState("g", "CompletingRebalance")
 
-		// The leader has computed an assignment for a member ID that is gone.
+		// The leader has computed an assignment for a member ID that no longer exists.
 		third := again
 		third.id = ""
 		go func() { done <- third.join() }()
@@ -369,7 +369,7 @@ func TestStaticMemberInRebalance(t *testing.T) {
 		w.want("join", <-done, nil)
 		w.rebalanced(&third, b)
 
-		// A request that waits for a former self is fenced at once.
+		// A waiting request with the former member ID is fenced at once.
 		go func() { b.topics = []string{"u"}; done <- b.join() }()
 		synctest.Wait()
 		waits := make(chan error)
@@ -389,8 +389,7 @@ func TestStaticMemberInRebalance(t *testing.T) {
 	})
 }
 
-// A group of static members none of which is there goes on waiting for them
-// until their sessions end.
+// A group whose static members are all away keeps waiting for them until their sessions end.
 func TestStaticMembersGone(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a := w.static("g", "a")
@@ -530,7 +529,7 @@ func TestProtocolChoice(t *testing.T) {
 	})
 }
 
-// The order was printed by Java 17, from the keys of a HashMap.
+// The expected order was printed by Java 17, from the keys of a HashMap.
 func TestSortAsJava(t *testing.T) {
 	s := []string{"range", "roundrobin", "sticky", "cooperative-sticky"}
 	sortAsJava(s)
@@ -558,7 +557,7 @@ func TestCloseAnswers(t *testing.T) {
 	})
 }
 
-// If the last member leaves while an ID is pending there is nobody to wait for.
+// If the last member leaves while an ID is pending, the rebalance has no member to wait for.
 func TestLastMemberLeavesBeforePending(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.consumer("g"), w.consumer("g")
@@ -574,8 +573,8 @@ func TestLastMemberLeavesBeforePending(t *testing.T) {
 	})
 }
 
-// A client that has lost its connection joins again with its ID, and the
-// request of the former connection is answered.
+// A client that has lost its connection joins again with its ID. The request on the old connection
+// is answered.
 func TestReconnect(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.consumer("g"), w.consumer("g")
@@ -621,14 +620,14 @@ func TestRestart(t *testing.T) {
 		time.Sleep(7 * time.Second)
 		w.kill()
 		w.mustState("g", "Stable")
-		time.Sleep(9 * time.Second) // sessions have started again
+		time.Sleep(9 * time.Second) // the session timers have started again
 		w.want("heartbeat", a.beat(), nil)
 		w.want("rejoin", a.sync(nil), nil)
 		time.Sleep(2 * time.Second)
 		w.want("heartbeat", b.beat(), kerr.UnknownMemberID)
 		w.want("heartbeat", a.beat(), kerr.RebalanceInProgress)
 
-		// In the middle of a rebalance, the generation before is in force again.
+		// After a restart during a rebalance, the previous generation is in force again.
 		b.id = ""
 		w.rebalanced(a, b)
 		generation := a.generation

@@ -8,21 +8,20 @@ import (
 	"time"
 )
 
-// The kinds of journal entries, which are the first byte of their keys. The
-// rest of the key is
+// Kinds of journal entries. The kind is the first byte of the key. The rest of the key is
 //
 //	classic:  the group
 //	offset:   the group, the topic and the partition
-//	consumer: the group and the part of it (see consumerGroup.changes)
+//	consumer: the group and a part of it (see consumerGroup.changes)
 //
-// where a group or a topic that is followed by something has its length before it.
+// A group or topic that is followed by something else is preceded by its length.
 const (
 	kindClassic  = 'g'
 	kindOffset   = 'o'
 	kindConsumer = 'c'
 )
 
-// codecVersion is the first byte of every classic and offset value.
+// codecVersion is the first byte of every value.
 const codecVersion = 1
 
 var errDamaged = errors.New("damaged")
@@ -79,11 +78,11 @@ func parseKey(b []byte) (key, error) {
 // committed is a committed offset of one partition.
 type committed struct {
 	partition int32
-	epoch     int32 // leader epoch of the record before the offset, -1 if not known
+	epoch     int32 // leader epoch of the record before the offset; -1 if unknown
 	offset    int64
 	at        int64    // when it was committed, in ms
-	expires   int64    // when it expires, in ms, as asked for by OffsetCommit v2 to v4; -1: by the retention
-	topicID   [16]byte // the topic of that name at the time; zero if not known
+	expires   int64    // when it expires, in ms, as requested by OffsetCommit v2 to v4; -1: according to the retention
+	topicID   [16]byte // ID of the topic at the time of the commit; zero if unknown
 	metadata  string
 }
 
@@ -106,9 +105,9 @@ func parseOffset(partition int32, b []byte) (committed, error) {
 	return o, d.end()
 }
 
-// appendClassic encodes what is restored of a classic group: its last
-// generation. As in Kafka, a member keeps only the protocol that was chosen.
-// assignments replaces the members' assignments, unless it is nil.
+// appendClassic encodes the part of a classic group that survives a restart: its last generation.
+// As in Kafka, only the chosen protocol of each member is stored. If assignments is not nil, it
+// replaces the members' assignments.
 func appendClassic(b []byte, g *classicGroup, assignments map[string][]byte) []byte {
 	b = append(b, codecVersion)
 	b = binary.AppendVarint(b, int64(g.generation))
@@ -138,7 +137,7 @@ func appendClassic(b []byte, g *classicGroup, assignments map[string][]byte) []b
 	return b
 }
 
-// parseClassic decodes a classic group as it is after a start: stable, or empty.
+// parseClassic decodes a classic group in the state that it has after a start: stable, or empty.
 func parseClassic(b []byte) (*classicGroup, error) {
 	d := decoder{b: b}
 	d.version()
@@ -183,8 +182,7 @@ func appendString[T string | []byte](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// decoder reads what the append functions have written. After the first error
-// it returns zero values.
+// decoder decodes what the append functions encode. After the first error it returns zero values.
 type decoder struct {
 	b   []byte
 	err error

@@ -135,7 +135,7 @@ func TestSubscription(t *testing.T) {
 		{[]byte{0, 0, 0, 0, 0, 1, 0, 5, 't', 0, 0, 0, 0}, nil, false},          // a short name
 		{[]byte{0, 0, 0, 0, 0, 0, 0, 0, 0}, nil, false},                        // no user data
 		{[]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, nil, false},                     // short user data
-		{[]byte{0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 9}, map[string]struct{}{}, true}, // a later version with more behind
+		{[]byte{0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 9}, map[string]struct{}{}, true}, // a later version with more data at the end
 	} {
 		got := map[string]struct{}{}
 		ok := addSubscription(got, c.metadata)

@@ -8,9 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// OffsetCommit stores offsets of a group: for one of its members, or for a
-// client outside of it as long as the group has no members. They are durable
-// when it returns.
+// OffsetCommit stores offsets of a group. The client must be a member of the group, unless the
+// group has no members. The offsets are durable when it returns.
 func (c *Coordinator) OffsetCommit(who Caller, req *kmsg.OffsetCommitRequest) *kmsg.OffsetCommitResponse {
 	b := commitResponse{resp: req.ResponseKind().(*kmsg.OffsetCommitResponse), byID: req.Version >= 10}
 	var valid []kmsg.OffsetCommitRequestTopic
@@ -25,8 +24,8 @@ func (c *Coordinator) OffsetCommit(who Caller, req *kmsg.OffsetCommitRequest) *k
 	return b.resp
 }
 
-// validTopic returns the topic with its name, its ID and those of its
-// partitions that there are. The rest is answered.
+// validTopic returns the topic with its name, its ID and those of its partitions that exist. For
+// the others, it adds errors to the response.
 func (c *Coordinator) validTopic(who Caller, t kmsg.OffsetCommitRequestTopic, b *commitResponse) kmsg.OffsetCommitRequestTopic {
 	var refused *kerr.Error
 	if b.byID {
@@ -62,12 +61,12 @@ func (c *Coordinator) validTopic(who Caller, t kmsg.OffsetCommitRequestTopic, b 
 	return t
 }
 
-// commitResponse collects the results. As in Kafka, partitions that are refused
-// beforehand come first, and a topic comes once then.
+// commitResponse collects the results. As in Kafka, partitions that are refused before anything is
+// stored come first. If there are any, each topic is listed only once.
 type commitResponse struct {
 	resp *kmsg.OffsetCommitResponse
-	byID bool           // topics have IDs instead of names
-	at   map[string]int // the index of each topic that was refused, by name or ID
+	byID bool           // topics are identified by ID, not by name
+	at   map[string]int // index of each topic in the response, by name or ID
 }
 
 func (b *commitResponse) topic(t kmsg.OffsetCommitRequestTopic) *kmsg.OffsetCommitResponseTopic {
@@ -119,7 +118,7 @@ func (b *commitResponse) results(topics []kmsg.OffsetCommitRequestTopic, result 
 	}
 }
 
-// commit stores offsets of partitions that there are.
+// commit stores offsets of partitions that exist.
 func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.OffsetCommitRequestTopic, b *commitResponse) {
 	all := func(err *kerr.Error) {
 		b.results(topics, func(int, int) *kerr.Error { return err })
@@ -156,7 +155,7 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 			if check != nil && !tooLong(p.Metadata) {
 				if err := check(t.TopicID, p.Partition); err != nil {
 					s.abandon()
-					all(err) // as in Kafka, one that is refused refuses all
+					all(err) // as in Kafka, one refused partition refuses all
 					return
 				}
 			}
@@ -165,7 +164,7 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 	}
 	failed := s.store()
 	if made && len(g.offsets) == 0 {
-		g.drop() // nothing was stored, so there would be no such group after a restart
+		g.drop() // nothing was stored, so the group would not exist after a restart
 	}
 	if failed != nil {
 		all(storeError(failed))
@@ -175,8 +174,8 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 	b.results(topics, func(int, int) *kerr.Error { n++; return s.refused[n-1] })
 }
 
-// checkCommit says whether the member may commit. If check is not nil it says
-// so for each partition.
+// checkCommit returns an error if the member may not commit. If check is not nil, the caller must
+// also call it for each partition.
 func (g *group) checkCommit(req *kmsg.OffsetCommitRequest) (check func([16]byte, int32) *kerr.Error, err *kerr.Error) {
 	if g.consumer != nil {
 		if req.Generation < 0 && g.consumer.empty() {
@@ -205,14 +204,14 @@ func (g *group) checkCommit(req *kmsg.OffsetCommitRequest) (check func([16]byte,
 	return nil, nil
 }
 
-// commits is what one request commits.
+// commits are the offsets that one request commits.
 type commits struct {
 	g       *group
 	now     int64 // ms
 	expires int64 // ms
 
-	refused []*kerr.Error // by the number of the partition in the request; nil: stored
-	topics  []string      // of offsets
+	refused []*kerr.Error // in the order of the partitions in the request; nil: accepted
+	topics  []string      // topic of each of offsets
 	offsets []committed
 	entries []entry
 	buf     []byte // keys and values
@@ -252,8 +251,8 @@ func (s *commits) add(t kmsg.OffsetCommitRequestTopic, p kmsg.OffsetCommitReques
 	s.entries = append(s.entries, entry{Key: s.buf[start:middle:middle], Value: s.buf[middle:len(s.buf):len(s.buf)]})
 }
 
-// tooLong reports whether the metadata is longer than Kafka allows. Java counts
-// characters beyond the basic plane twice.
+// tooLong reports whether the metadata is longer than Kafka allows. Java counts each character
+// outside the basic multilingual plane as two.
 func tooLong(metadata *string) bool {
 	if metadata == nil || len(*metadata) <= maxMetadata {
 		return false
@@ -267,7 +266,7 @@ func tooLong(metadata *string) bool {
 	return n > maxMetadata
 }
 
-// store writes the offsets, and sets them once they are durable.
+// store writes the offsets to the journal. When they are durable, it stores them in memory.
 func (s *commits) store() error {
 	if len(s.entries) == 0 {
 		return nil
@@ -282,7 +281,7 @@ func (s *commits) store() error {
 	return nil
 }
 
-// abandon gives back what was reserved.
+// abandon gives back the reserved bytes.
 func (s *commits) abandon() {
 	for i := range s.offsets {
 		s.g.c.reserve(-s.offsets[i].bytes())

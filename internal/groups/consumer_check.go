@@ -7,11 +7,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// maxSubscriptionBytes bounds the size of what a member sends about itself.
+// maxSubscriptionBytes bounds the size of a member's data in a heartbeat.
 const maxSubscriptionBytes = 1 << 20
 
-// checkConsumerHeartbeat does the checks that do not depend on the group, in
-// the order of Kafka. It returns the error to answer, or nil.
+// checkConsumerHeartbeat performs the checks that do not depend on the group, in the same order as
+// Kafka. It returns the error to answer with, or nil.
 func checkConsumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
 	for _, name := range req.SubscribedTopicNames {
 		if !who.mayDescribe(name) {
@@ -55,8 +55,8 @@ func badHeartbeat(req *kmsg.ConsumerGroupHeartbeatRequest) string {
 	return ""
 }
 
-// blank reports whether a string is set but has nothing except white space,
-// which for Java's String.trim is everything up to U+0020.
+// blank reports whether a string is set but contains only white space. As in Java's String.trim,
+// white space is everything up to U+0020.
 func blank(s *string) bool {
 	return s != nil && strings.TrimLeftFunc(*s, func(r rune) bool { return r <= ' ' }) == ""
 }
@@ -74,9 +74,8 @@ func subscriptionBytes(req *kmsg.ConsumerGroupHeartbeatRequest) int {
 	return n
 }
 
-// notConsumerGroup returns the error to answer if a heartbeat is for a classic
-// group. It is nil if a new consumer group has to replace the classic one,
-// because that is empty and a member joins.
+// notConsumerGroup returns the error for a heartbeat to a classic group. It returns nil if a new
+// consumer group must replace the classic one, because that is empty and a member joins.
 func notConsumerGroup(req *kmsg.ConsumerGroupHeartbeatRequest, empty bool) *kmsg.ConsumerGroupHeartbeatResponse {
 	switch {
 	case req.MemberEpoch != 0:
@@ -88,13 +87,11 @@ func notConsumerGroup(req *kmsg.ConsumerGroupHeartbeatRequest, empty bool) *kmsg
 	return nil
 }
 
-// checkCommit reports whether a member may commit offsets with the epoch in its
-// request. Commits from outside the group have an epoch below 0; they are
-// accepted while the group is empty.
+// checkCommit returns an error if a member may not commit offsets with the epoch in its request.
+// Commits from outside the group have an epoch below 0. They are accepted while the group is empty.
 //
-// A member may also commit with an older epoch those partitions that were
-// already assigned to it then (KIP-1251). In that case check is not nil, and
-// the caller has to ask it about each partition.
+// With an older epoch, a member may still commit those partitions that were assigned to it at that
+// epoch (KIP-1251). In that case check is not nil, and the caller must call it for each partition.
 func (g *consumerGroup) checkCommit(memberID string, _ *string, epoch int32, version int16) (
 	check func(topicID [16]byte, partition int32) *kerr.Error, err *kerr.Error,
 ) {
@@ -125,8 +122,8 @@ func (g *consumerGroup) checkCommit(memberID string, _ *string, epoch int32, ver
 	}, nil
 }
 
-// checkFetch reports whether a member may fetch committed offsets with the
-// epoch in its request. Without a member the epoch is below 0.
+// checkFetch returns an error if a member may not fetch committed offsets with the epoch in its
+// request. A request from outside the group has no member ID and an epoch below 0.
 func (g *consumerGroup) checkFetch(memberID *string, epoch int32) *kerr.Error {
 	if memberID == nil && epoch < 0 {
 		return nil

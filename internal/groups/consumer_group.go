@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// partitionID names a partition by the ID of its topic, as KIP-848 does. A
-// topic that is deleted and created again has a new ID.
+// partitionID identifies a partition by the ID of its topic, as KIP-848 does. A topic that is
+// deleted and created again has a new ID.
 type partitionID struct {
 	topic     [16]byte
 	partition int32
@@ -57,9 +57,9 @@ func partitionNumbers(partitions []partitionID) []int32 {
 
 // consumerOptions configures a consumerGroup. A zero value means the default.
 type consumerOptions struct {
-	MaxMembers int           // in one group. Default: 10,000
+	MaxMembers int           // members of one group. Default: 10,000
 	Session    time.Duration // how long a member lives without a heartbeat. Default: 45 s
-	Heartbeat  time.Duration // the interval of heartbeats that members are told. Default: 5 s
+	Heartbeat  time.Duration // the heartbeat interval that members are told. Default: 5 s
 }
 
 // consumerGroup is a group of the consumer protocol (KIP-848). Its members send
@@ -100,13 +100,13 @@ type consumerGroup struct {
 	static  map[string]*consumerMember      // by instance ID
 	holders map[partitionID]*consumerMember // the member that owns or is revoking a partition
 
-	// The fields below are not written.
+	// The fields below are not stored in the journal.
 	topicsVersion uint64                      // number of calls of topicsChanged
 	raisedVersion uint64                      // topicsVersion when the epoch was last raised
 	patterns      map[string]*consumerPattern // regular expressions of the members
 
-	changed      bool            // the group itself has changed since saved was called
-	changedParts map[string]bool // IDs of members that have changed or left since then
+	changed      bool            // whether the group itself has changed since the last call of saved
+	changedParts map[string]bool // IDs of members that have changed or left since the last call of saved
 }
 
 // consumerFirstEpoch is the epoch of a new group, as in Kafka. It rises when
@@ -186,9 +186,9 @@ func assignmentTopics(assigned map[partitionID]int32) []kmsg.ConsumerGroupHeartb
 	return topics
 }
 
-// member returns the sender of a heartbeat, or the error to answer. It changes
-// nothing. A member that joins is not in the group yet; if it replaces a static
-// member, it is a copy of that one with the new ID.
+// member returns the sender of a heartbeat, or the error to answer with. It changes nothing. A
+// member that joins is not in the group yet. If it replaces a static member, it is a copy of that
+// member with the new ID.
 func (g *consumerGroup) member(req *kmsg.ConsumerGroupHeartbeatRequest) (*consumerMember, *kmsg.ConsumerGroupHeartbeatResponse) {
 	joins := req.MemberEpoch == 0
 	if !joins && g.unused() {
@@ -230,7 +230,7 @@ func (g *consumerGroup) member(req *kmsg.ConsumerGroupHeartbeatRequest) (*consum
 	return m, m.checkEpoch(req)
 }
 
-// unused reports whether no client has been told yet that this group exists.
+// unused reports whether no client can have been told about this group yet.
 func (g *consumerGroup) unused() bool { return len(g.members) == 0 && g.epoch == consumerFirstEpoch }
 
 // checkStatic returns nil if the sender of the request owns its instance ID.
@@ -263,8 +263,8 @@ func consumerMemberID(req *kmsg.ConsumerGroupHeartbeatRequest) string {
 	}
 }
 
-// admit adds a member that joins to the group. It removes the static member
-// whose instance ID the new one takes over.
+// admit adds a joining member to the group. If the member takes over an instance ID, admit removes
+// the static member that had it.
 func (g *consumerGroup) admit(m *consumerMember, req *kmsg.ConsumerGroupHeartbeatRequest) *consumerMember {
 	if g.members[m.id] == m {
 		return m
@@ -274,8 +274,8 @@ func (g *consumerGroup) admit(m *consumerMember, req *kmsg.ConsumerGroupHeartbea
 			g.drop(former)
 		}
 	}
-	// A static member that comes back may use the ID of another member, which
-	// it then replaces as well.
+	// A static member that comes back may use the ID of another member. That member is replaced as
+	// well.
 	if former := g.members[m.id]; former != nil {
 		g.drop(former)
 	}
@@ -318,8 +318,8 @@ func (g *consumerGroup) release(m *consumerMember) {
 	}
 }
 
-// update takes over what the heartbeat says about the member, except for its
-// subscription. It reports whether the member has a new principal.
+// update copies the member's data from the heartbeat, except for its subscription. It reports
+// whether the member has a new principal.
 func (g *consumerGroup) update(m *consumerMember, who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) (newPrincipal bool) {
 	newPrincipal = replace(&m.principal, who.Principal)
 	changed := newPrincipal
@@ -348,10 +348,9 @@ func (g *consumerGroup) update(m *consumerMember, who Caller, req *kmsg.Consumer
 	return newPrincipal
 }
 
-// subscribe takes over the member's subscription and resolves it when that is
-// necessary. It raises the group epoch if assignments depend on what has
-// changed since, and reports whether the subscription of this member, or the
-// set of topics that it resolves to, has changed.
+// subscribe updates the member's subscription and resolves it to topics when necessary. It raises
+// the group epoch if the changes affect assignments. It reports whether the subscription of this
+// member, or the set of topics that it resolves to, has changed.
 func (g *consumerGroup) subscribe(now time.Time, m *consumerMember, who Caller, topics Topics, req *kmsg.ConsumerGroupHeartbeatRequest, newPrincipal bool) bool {
 	newNames := false
 	if req.SubscribedTopicNames != nil {
@@ -374,17 +373,16 @@ func (g *consumerGroup) subscribe(now time.Time, m *consumerMember, who Caller, 
 	} else if resolve {
 		own = g.resolve(m, who, topics)
 	}
-	// If a member has left, an assignment is due already. It takes account of the
-	// topics as they were when the member left, so that they need no epoch of
-	// their own, as in Kafka.
+	// If a member has left, a new assignment is pending already. It will use the topics as they
+	// were when the member left, so they need no separate epoch, as in Kafka.
 	due := g.epoch > g.assignmentEpoch && g.raisedVersion == g.topicsVersion
 	switch {
 	case newNames || (own || others) && !due:
 		g.raise()
 	case newRegex && (m.regex == "" || len(m.topics) > 0):
-		g.raise() // as in Kafka, which ignores only a new expression that matches nothing
+		g.raise() // Kafka ignores only a new expression that matches nothing
 	case resolve && g.epoch == g.assignmentEpoch && topicsHash(g.topicCounts(topics)) != g.metadata:
-		g.raise() // a topic has got more partitions, or was deleted
+		g.raise() // a topic has more partitions, or was deleted
 	}
 	return newNames || newRegex || own
 }
@@ -406,8 +404,8 @@ func (g *consumerGroup) raise() {
 	g.changed = true
 }
 
-// leave handles the heartbeat of a member that leaves, for good or, if it is
-// static, until it restarts.
+// leave handles the heartbeat of a leaving member. It leaves for good or, if it is static, until it
+// restarts.
 func (g *consumerGroup) leave(req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
 	if g.unused() {
 		return consumerHeartbeatError(req, kerr.GroupIDNotFound, "Group %s not found.", g.id)
@@ -433,9 +431,9 @@ func (g *consumerGroup) leave(req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.Con
 	return resp
 }
 
-// pause handles a static member that will be back. Its partitions stay reserved
-// for the next member with its instance ID until its session ends. Only the
-// partitions that it was revoking become free.
+// pause handles a static member that leaves temporarily. Its partitions stay reserved for the next
+// member with its instance ID until its session expires. Only the partitions that it was revoking
+// become free.
 func (g *consumerGroup) pause(m *consumerMember) {
 	g.release(m)
 	m.epoch = consumerLeftStatic
@@ -503,8 +501,8 @@ func (g *consumerGroup) assign(topics Topics) {
 	g.changed = true
 }
 
-// assignor returns the name of the assignor that most members ask for. Members
-// without a preference do not count.
+// assignor returns the name of the assignor that most members request. Members without a preference
+// do not count.
 func (g *consumerGroup) assignor() string {
 	votes := make(map[string]int)
 	for _, m := range g.members {
@@ -543,9 +541,8 @@ func (g *consumerGroup) topicCounts(topics Topics) map[[16]byte]int32 {
 	return counts
 }
 
-// topicsHash is a fingerprint of the topics and their partition counts. It is
-// written with the group, so that changes are noticed that happened just before
-// a restart.
+// topicsHash returns a fingerprint of the topics and their partition counts. It is stored with the
+// group. After a restart, it reveals changes to topics that the group had not processed yet.
 func topicsHash(counts map[[16]byte]int32) uint64 {
 	h := fnv.New64a()
 	var count [4]byte

@@ -14,9 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// consumerTestTopics implements Topics. The keys are names, with "#" and a
-// number behind those of topics that are created again and so get a new ID; the
-// values are partition counts.
+// consumerTestTopics implements Topics. Keys are names. A topic that is created again, and so has a
+// new ID, has "#" and a number after its name. Values are partition counts.
 type consumerTestTopics map[string]int32
 
 func (c consumerTestTopics) find(name string) (full string, ok bool) {
@@ -170,7 +169,7 @@ func (c *consumerTest) wantState(want string) {
 	}
 }
 
-// restart replaces the group by one that is restored from its parts.
+// restart replaces the group by one that is restored from its stored parts.
 func (c *consumerTest) restart() {
 	c.t.Helper()
 	c.g = restoredConsumerGroup(c.t, c.g, c.now)
@@ -200,8 +199,7 @@ func TestConsumerJoinAndRebalance(t *testing.T) {
 
 	c.want(c.beat("m2", 0, withNames("a")), "3")
 	c.wantState("Reconciling")
-	// m1 is told to revoke two partitions, and keeps its epoch until it has
-	// done so.
+	// m1 is told to revoke two partitions, and keeps its epoch until it has done so.
 	c.want(c.beat("m1", 2), "2 a:0,1")
 	c.want(c.beat("m2", 3), "3 -")
 	c.want(c.beat("m1", 2, withOwned("a:0,1,2,3")), "2 -")
@@ -213,12 +211,12 @@ func TestConsumerJoinAndRebalance(t *testing.T) {
 func TestConsumerLostAnswers(t *testing.T) {
 	c := newConsumerTest(t, consumerTestTopics{"a": 2})
 	c.beat("m1", 0, withNames("a"))
-	c.want(c.beat("m1", 0, withNames("a")), "2 a:0,1") // the first answer was lost
+	c.want(c.beat("m1", 0, withNames("a")), "2 a:0,1") // the first response was lost
 	c.beat("m2", 0, withNames("a"))
 	c.want(c.beat("m1", 2), "2 a:0")
 	c.want(c.beat("m1", 2, withOwned("a:0")), "3 -")
-	// That answer is lost too. The previous epoch is accepted if the member
-	// owns nothing but what is assigned to it.
+	// That response is lost too. The previous epoch is accepted if the member owns only partitions
+	// that are assigned to it.
 	c.want(c.beat("m1", 2, withOwned("a:0,1")), "FENCED_MEMBER_EPOCH: The consumer group member has a smaller member epoch (2) than the one known by the group coordinator (3). The member must abandon all its partitions and rejoin.")
 	c.want(c.beat("m1", 2), "FENCED_MEMBER_EPOCH: The consumer group member has a smaller member epoch (2) than the one known by the group coordinator (3). The member must abandon all its partitions and rejoin.")
 	c.want(c.beat("m1", 2, withOwned("a:0")), "3 -")
@@ -343,7 +341,7 @@ func TestConsumerStaticMemberGivingUp(t *testing.T) {
 	c.beat("m2", 0, withNames("a"))
 	c.want(c.beat("m1", 2), "2 a:0")
 	c.want(c.beat("m2", 3), "3 -")
-	// What it was revoking when it left is free.
+	// The partitions that it was revoking when it left are free.
 	c.want(c.beat("m1", -2, withInstance("i1")), "-2 -")
 	c.want(c.beat("m2", 3), "3 a:1")
 	c.now = c.now.Add(time.Minute - time.Nanosecond)
@@ -372,7 +370,7 @@ func TestConsumerTimeouts(t *testing.T) {
 		c.now = c.now.Add(2 * time.Second)
 		c.want(c.beat("m1", 2), "2 -")
 	}
-	c.restart() // a restart does
+	c.restart() // a restart does extend it
 	c.now = c.now.Add(9 * time.Second)
 	if c.g.expire(c.now) {
 		t.Fatal("m1 is gone before its rebalance timeout")
@@ -423,8 +421,8 @@ func TestConsumerRegex(t *testing.T) {
 	}
 }
 
-// A member that leaves raises the epoch for the topics that have changed
-// before. Topics that change afterwards raise it again.
+// When a member leaves, the epoch rises once for that and for topics that changed before. Topics
+// that change afterwards raise it again.
 func TestConsumerLeavesAfterTopicsChanged(t *testing.T) {
 	for _, later := range []bool{false, true} {
 		c := newConsumerTest(t, consumerTestTopics{"a": 1, "b": 1})
@@ -525,8 +523,7 @@ func TestConsumerRightsOfOneMember(t *testing.T) {
 	c.want(beat(all, "m1", 2, withOwned("a:0")), "3 -")
 	c.want(beat(some, "m2", 3), "3 a:1")
 	c.want(beat(some, "m3", 2), "3 a:2")
-	// Now m3 is the one whose heartbeat notices, and m2 has to give up its
-	// partition, too.
+	// Now the heartbeat of m3 notices the change, and m2 has to give up its partition, too.
 	c.want(beat(some, "m4", 0, withRegex("b")), "3")
 	denied = true
 	c.now = c.now.Add(consumerRefresh)
@@ -693,7 +690,7 @@ func TestConsumerNotConsumerGroup(t *testing.T) {
 	c.want(notConsumerGroup(consumerBeat("m", -1), false), "GROUP_ID_NOT_FOUND: Group g is not a consumer group.")
 }
 
-// Heartbeats that change nothing cause no writes, also after a restart.
+// Heartbeats that change nothing cause no writes, even after a restart.
 func TestConsumerQuietHeartbeats(t *testing.T) {
 	c := newConsumerTest(t, consumerTestTopics{"a": 3})
 	c.beat("m1", 0, withNames("a"))

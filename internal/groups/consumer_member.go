@@ -15,8 +15,8 @@ type consumerMember struct {
 	id              string
 	instance        string // of a static member; "" otherwise
 	rack            string
-	assignor        string // the assignor that it asks for; "": no preference
-	principal       string // its rights decide about topics
+	assignor        string // the assignor that it requests; "": no preference
+	principal       string // its rights decide which topics it is assigned
 	clientID, host  string
 	rebalanceMillis int32 // how long it may take to revoke partitions
 
@@ -27,19 +27,19 @@ type consumerMember struct {
 	epoch         int32 // consumerLeftStatic while a static member is away
 	previousEpoch int32
 	state         consumerState
-	assigned      map[partitionID]int32 // what it may own, with the epoch at which each was assigned
+	assigned      map[partitionID]int32 // what it may own, with the epoch in which each partition was assigned
 	revoking      map[partitionID]int32 // what it has to revoke and may still own
 	target        []partitionID         // what it is going to own, sorted
 
-	// The fields below are not written.
+	// The fields below are not stored in the journal.
 	sessionEnds time.Time
-	revokeBy    time.Time // the rebalance timeout; zero while it does not revoke anything
+	revokeBy    time.Time // when the rebalance timeout ends; zero while it revokes nothing
 	version     uint64    // the group's topicsVersion when topics was resolved
 	refreshed   time.Time // the time at which topics was resolved
 }
 
-// consumerLeftStatic is the epoch with which a static member leaves and will be
-// back. Until then it is the member's epoch.
+// consumerLeftStatic is the epoch in the heartbeat of a static member that leaves temporarily. It
+// is also the member's epoch until the member comes back.
 const consumerLeftStatic = -2
 
 type consumerState byte
@@ -65,7 +65,7 @@ func (m *consumerMember) settled(epoch int32) bool {
 	return m.state == consumerStable && m.epoch == epoch
 }
 
-// deadline returns when the member is removed if it sends nothing.
+// deadline returns when the member is removed if it sends no further heartbeat.
 func (m *consumerMember) deadline() time.Time {
 	if !m.revokeBy.IsZero() && m.revokeBy.Before(m.sessionEnds) {
 		return m.revokeBy
@@ -73,12 +73,12 @@ func (m *consumerMember) deadline() time.Time {
 	return m.sessionEnds
 }
 
-// checkEpoch fences a sender with a wrong epoch. The previous epoch is accepted
-// if all that the sender owns is assigned to it, because the answer with the
-// new epoch may have been lost.
+// checkEpoch fences a sender with a wrong epoch. The previous epoch is accepted if all partitions
+// that the sender owns are assigned to it, because the response with the new epoch may have been
+// lost.
 func (m *consumerMember) checkEpoch(req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
 	switch {
-	case req.MemberEpoch == 0 || req.MemberEpoch == m.epoch: // 0: it joins again
+	case req.MemberEpoch == 0 || req.MemberEpoch == m.epoch: // with 0 it joins again
 		return nil
 	case req.MemberEpoch > m.epoch:
 		return consumerHeartbeatError(req, kerr.FencedMemberEpoch,
@@ -94,8 +94,8 @@ func (m *consumerMember) checkEpoch(req *kmsg.ConsumerGroupHeartbeatRequest) *km
 		req.MemberEpoch, m.epoch)
 }
 
-// hasAll reports whether all partitions in owned are assigned to the member.
-// Nil means that the client did not tell.
+// hasAll reports whether all partitions in owned are assigned to the member. If owned is nil, the
+// client did not send its partitions, and the result is false.
 func (m *consumerMember) hasAll(owned []kmsg.ConsumerGroupHeartbeatRequestTopic) bool {
 	if owned == nil {
 		return false
@@ -110,11 +110,11 @@ func (m *consumerMember) hasAll(owned []kmsg.ConsumerGroupHeartbeatRequestTopic)
 	return true
 }
 
-// mayOwn reports whether a member may still own one of the partitions, if its
-// heartbeat says that it owns the first ones.
+// mayOwn reports whether a member that reports the partitions in owned may still own one of
+// partitions.
 func mayOwn(owned []kmsg.ConsumerGroupHeartbeatRequestTopic, partitions map[partitionID]int32) bool {
 	if owned == nil {
-		return true // the client did not tell
+		return true // the client did not send its partitions
 	}
 	for _, t := range owned {
 		for _, p := range t.Partitions {
@@ -126,18 +126,17 @@ func mayOwn(owned []kmsg.ConsumerGroupHeartbeatRequestTopic, partitions map[part
 	return false
 }
 
-// reconcile moves a member that is not settled closer to its target. owned is
-// what the member owns according to its heartbeat, or nil if that did not tell;
-// changed means that its subscription has changed. The result reports whether
-// its assigned partitions have changed.
+// reconcile moves a member that is not settled closer to its target. owned lists the partitions
+// that the member owns according to its heartbeat, or is nil if the heartbeat has none; changed
+// means that its subscription has changed. reconcile reports whether the assigned partitions have
+// changed.
 func (g *consumerGroup) reconcile(now time.Time, m *consumerMember, owned []kmsg.ConsumerGroupHeartbeatRequestTopic, changed bool) bool {
 	next := *m
 	switch {
 	case m.state != consumerUnrevoked || !mayOwn(owned, m.revoking):
 		g.step(&next, owned)
 	case changed:
-		// It is still revoking. The topics that it is no longer subscribed to
-		// are revoked as well.
+		// It is still revoking. Topics that it is no longer subscribed to are revoked as well.
 		next.unassign(func(p partitionID) bool { return !m.subscribed(p.topic) })
 		if len(next.assigned) < len(m.assigned) {
 			next.enter(consumerUnrevoked, m.epoch)
@@ -190,7 +189,7 @@ func (g *consumerGroup) step(m *consumerMember, owned []kmsg.ConsumerGroupHeartb
 	m.enter(state, g.assignmentEpoch)
 }
 
-// unassign turns the assigned partitions that match into ones to revoke.
+// unassign moves the assigned partitions that match to the partitions to revoke.
 func (m *consumerMember) unassign(match func(partitionID) bool) {
 	assigned, revoking := make(map[partitionID]int32, len(m.assigned)), maps.Clone(m.revoking)
 	for p, epoch := range m.assigned {
@@ -223,7 +222,7 @@ func (m *consumerMember) describe(topics Topics) kmsg.ConsumerGroupDescribeRespo
 	described.ClientHost = m.host
 	described.SubscribedTopics = append([]string{}, m.names...)
 	described.SubscribedTopicRegex = kmsg.StringPtr(m.regex)
-	// It owns the partitions that it has to revoke until it has done so.
+	// The member owns the partitions that it has to revoke until it has revoked them.
 	owned := slices.AppendSeq(slices.Collect(maps.Keys(m.assigned)), maps.Keys(m.revoking))
 	slices.SortFunc(owned, comparePartitions)
 	described.Assignment = describeAssignment(owned, topics)
@@ -239,7 +238,7 @@ func optional(s string) *string {
 	return &s
 }
 
-// describeAssignment takes sorted partitions.
+// describeAssignment describes sorted partitions, without those of deleted topics.
 func describeAssignment(partitions []partitionID, topics Topics) kmsg.Assignment {
 	a := kmsg.Assignment{TopicPartitions: []kmsg.AssignmentTopicPartition{}}
 	for topic, of := range byTopic(partitions) {

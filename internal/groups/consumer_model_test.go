@@ -15,31 +15,29 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// consumerModel runs random histories of a group. Its clients follow KIP-848.
-// Answers are lost, the process is killed, the journal cannot always be
-// written, and topics and rights come and go. After each step:
+// consumerModel runs random histories of a group. Its clients follow KIP-848. Responses are lost,
+// the process is killed, the journal sometimes cannot be written, and topics and rights come and
+// go. After each step:
 //
 //   - No two members of the group consume the same partition.
-//   - Epochs that clients were told, or that were written, never go back, and
-//     no member is ahead of the assignment epoch.
-//   - What was written restores the same group.
-//   - No client was assigned a topic that it has not been allowed to describe
-//     for some time.
+//   - Epochs that clients were told, or that were written, never decrease, and no member is ahead of
+//     the assignment epoch.
+//   - The stored parts restore the same group.
+//   - No client is assigned a topic that it has not been allowed to describe for some time.
 //
-// At the end the faults stop. Then all partitions of all topics that members
-// are subscribed to and may describe are consumed, in a balanced way, and
-// nothing changes any more.
+// At the end the faults stop. Then all partitions of all topics that members are subscribed to and
+// may describe are consumed, in a balanced way, and nothing changes any more.
 type consumerModel struct {
 	t       *rapid.T
 	g       *consumerGroup
 	now     time.Time
 	topics  consumerTestTopics
-	made    int                             // topics so far
-	denied  map[string]map[string]time.Time // by principal and topic, since when
+	made    int                             // number of topics so far
+	denied  map[string]map[string]time.Time // by principal and topic: since when
 	clients []*modelClient
 	joined  int
 	stored  map[string][]byte // the journal
-	durable int32             // the group epoch that is in it
+	durable int32             // the group epoch in the journal
 	faults  bool
 	ranged  bool // a client has asked for the range assignor
 }
@@ -51,10 +49,10 @@ type modelClient struct {
 	regex, assignor         string
 
 	epoch  int32
-	owned  map[partitionID]bool // consumes these
-	told   map[partitionID]bool // the assignment that it has not applied yet, or nil
+	owned  map[partitionID]bool // the partitions that it consumes
+	told   map[partitionID]bool // the assignment that it has received but not applied, or nil
 	acked  bool                 // it has reported what it owns
-	unsure bool                 // the next heartbeat has to be a full one
+	unsure bool                 // the next heartbeat must be a full one
 	silent bool                 // it has died without leaving
 }
 
@@ -82,7 +80,7 @@ func checkConsumerModel(t *rapid.T) {
 	m.settle()
 }
 
-// fault is true in one of n cases, as long as there are faults.
+// fault returns true in one of n cases, until the faults stop.
 func (m *consumerModel) fault(what string, n int) bool {
 	return m.faults && rapid.SampledFrom(append(make([]bool, n-1), true)).Draw(m.t, what)
 }
@@ -134,8 +132,8 @@ func (m *consumerModel) send(c *modelClient) {
 	}
 	if c.epoch == 0 || c.unsure {
 		edit = append(edit, func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.RebalanceTimeoutMillis = 30_000 }, withRegex(c.regex))
-		// A client that asks for a topic that it may not describe is told so;
-		// this one leaves it out.
+		// A client that requests a topic that it may not describe gets an error; this client then
+		// leaves the topic out.
 		edit = append(edit, withNames(slices.DeleteFunc(slices.Clone(c.names), func(n string) bool { return !m.may(c.principal, n) })...))
 		if c.assignor != "" {
 			edit = append(edit, withAssignor(c.assignor))
@@ -198,8 +196,7 @@ func (m *consumerModel) answered(c *modelClient, resp *kmsg.ConsumerGroupHeartbe
 	}
 }
 
-// request sends one request and returns the answer, or nil if it does not
-// arrive.
+// request sends one request and returns the response, or nil if that is lost.
 func (m *consumerModel) request(c *modelClient, req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
 	who := Caller{ClientID: "client", Host: "10.0.0.1", Principal: c.principal, MayDescribe: func(topic string) bool { return m.may(c.principal, topic) }}
 	resp := m.g.heartbeat(m.now, who, m.topics, req)
@@ -209,7 +206,7 @@ func (m *consumerModel) request(c *modelClient, req *kmsg.ConsumerGroupHeartbeat
 	return resp
 }
 
-// save writes what has changed, unless the journal fails.
+// save writes the changes, unless the journal fails.
 func (m *consumerModel) save() bool {
 	if m.fault("journal", 10) {
 		return false
@@ -338,7 +335,7 @@ func (m *consumerModel) check() {
 	consumers := map[partitionID]string{}
 	for _, c := range m.clients {
 		if g.members[c.id] == nil {
-			continue // fenced, though the client may not know that yet
+			continue // it is fenced, though the client may not know that yet
 		}
 		for p := range c.owned {
 			if other := consumers[p]; other != "" {
@@ -352,7 +349,7 @@ func (m *consumerModel) check() {
 	}
 }
 
-// consumerInvariants checks what holds for a group between any two calls.
+// consumerInvariants checks what must hold for a group between any two calls.
 func consumerInvariants(g *consumerGroup) error {
 	targets, held := map[partitionID]bool{}, 0
 	for id, x := range g.members {
@@ -387,8 +384,8 @@ func consumerInvariants(g *consumerGroup) error {
 func (m *consumerModel) settle() {
 	m.faults = false
 	m.save()
-	// In this time the sessions of silent clients end, static members that
-	// waited for them join, and partitions move.
+	// In this time the sessions of dead clients expire, static members that waited for them join,
+	// and partitions move.
 	for range 40 {
 		m.round()
 	}

@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// A consumer group is written in parts, so that a change of one member does not
-// rewrite all of a large group. Part "" is the group itself; a part that begins
-// with consumerMemberPart is the member with the ID behind it.
+// A consumer group is stored in parts, so that a change of one member does not rewrite all of a
+// large group. The part "" is the group itself. A part with this prefix is a member; the member's
+// ID follows.
 const consumerMemberPart = "m"
 
 // maxConsumerEpoch is the largest epoch that is accepted when a part is read,
 // so that damaged parts cannot make an epoch overflow.
 const maxConsumerEpoch = 1 << 30
 
-// changes emits the parts that have changed since saved was called. A nil value
-// means that the part has to be deleted.
+// changes calls emit for each part that has changed since the last call of saved. A nil value means
+// that the part must be deleted.
 func (g *consumerGroup) changes(emit func(part string, value []byte)) {
 	if g.changed {
 		emit("", g.encode())
@@ -33,13 +33,13 @@ func (g *consumerGroup) changes(emit func(part string, value []byte)) {
 	}
 }
 
-// saved is to be called when all that changes has emitted is durable.
+// saved must be called when everything that changes has emitted is durable.
 func (g *consumerGroup) saved() {
 	g.changed = false
 	clear(g.changedParts)
 }
 
-// all emits every part.
+// all calls emit for every part.
 func (g *consumerGroup) all(emit func(part string, value []byte)) {
 	emit("", g.encode())
 	for _, m := range g.sorted() {
@@ -47,8 +47,8 @@ func (g *consumerGroup) all(emit func(part string, value []byte)) {
 	}
 }
 
-// load restores a part, in any order. The group is complete when restored has
-// been called.
+// load restores one part. Parts may be loaded in any order. The caller must call restored
+// afterwards.
 func (g *consumerGroup) load(part string, value []byte) error {
 	d := &decoder{b: value}
 	if part == "" {
@@ -64,13 +64,12 @@ func (g *consumerGroup) load(part string, value []byte) error {
 	return nil
 }
 
-// restored completes a group after its parts have been loaded. Sessions start
-// again, because nobody could send heartbeats.
+// restored completes a group after its parts have been loaded. Session timers start again, because
+// no member could send heartbeats.
 //
-// Parts that contradict each other can only come from damage. They must not
-// break the promises of the group: of two members with the same partition or
-// instance ID, the second is removed and has to join again, and epochs continue
-// after the highest one that a member has.
+// Parts can only contradict each other if they are damaged. They must not violate the guarantees of
+// the group. If two members have the same partition or instance ID, the second one is removed and
+// has to join again. Epochs continue after the highest one of any member.
 func (g *consumerGroup) restored(now time.Time) {
 	for _, m := range g.sorted() {
 		if m.epoch > g.assignmentEpoch || m.previousEpoch > g.assignmentEpoch {
@@ -235,8 +234,8 @@ func decodeTopic(d *decoder) (id [16]byte) {
 	return id
 }
 
-// decodePartitions calls next for each partition. If there are epochs, next has
-// to decode them.
+// decodePartitions calls next for each partition. If the partitions have epochs, next must decode
+// them.
 func decodePartitions(d *decoder, next func(partitionID)) {
 	var p partitionID
 	for n := d.uvarint(); n > 0 && d.err == nil; n-- {

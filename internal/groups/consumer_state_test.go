@@ -14,7 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// goldenMember is a member with something in every field.
+// goldenMember is a member with a value in every field.
 func goldenMember() *consumerMember {
 	a, b := [16]byte{0xa}, [16]byte{0xb}
 	return &consumerMember{
@@ -92,8 +92,7 @@ func TestConsumerLoadRefuses(t *testing.T) {
 	}
 }
 
-// Parts that contradict each other do not make a group that assigns a partition
-// twice.
+// Contradicting parts never result in a group that assigns a partition twice.
 func TestConsumerRestoredConflicts(t *testing.T) {
 	for name, edit := range map[string]func(a, b *consumerMember){
 		"one partition": func(a, b *consumerMember) { b.instance = "other" },
@@ -119,8 +118,7 @@ func TestConsumerRestoredConflicts(t *testing.T) {
 		if !gone {
 			t.Errorf("%s: the second member is still in the journal", name)
 		}
-		// The group itself was lost, too. Epochs do not begin at the first one
-		// again.
+		// The group itself is lost, too. Epochs do not start again at the first one.
 		if c.g.epoch <= 7 || c.g.assignmentEpoch < 7 {
 			t.Errorf("%s: epoch %d, assignment epoch %d", name, c.g.epoch, c.g.assignmentEpoch)
 		}
@@ -194,7 +192,7 @@ func FuzzConsumerLoad(f *testing.F) {
 			if part == "" {
 				continue
 			}
-			// What was read is written in a form that reads the same.
+			// What was decoded is encoded in a form that decodes to the same group.
 			id := strings.TrimPrefix(part, consumerMemberPart)
 			again := newConsumerGroup("g", consumerOptions{})
 			written := g.members[id].encode()

@@ -8,10 +8,9 @@ import (
 	"time"
 )
 
-// consumerRefresh is how often a member's subscription is resolved again,
-// because its rights may have changed. After it has lost the right to describe
-// a topic, a member keeps the topic for at most this time and one heartbeat
-// interval.
+// consumerRefresh is how often a member's subscription is resolved again, because its rights may
+// have changed. A member that has lost the right to describe a topic keeps the topic for at most
+// this time plus one heartbeat interval.
 const consumerRefresh = 10 * time.Second
 
 // consumerPattern is a regular expression to which members are subscribed.
@@ -21,15 +20,14 @@ type consumerPattern struct {
 	version uint64         // the group's topicsVersion when names was computed
 }
 
-// maxPatternSize bounds the size of a compiled regular expression, and so the
-// memory and the time that it takes. Nested repetitions, as in (.{0,30}){0,30},
-// make a large program from a short expression.
+// maxPatternSize bounds the size of a compiled regular expression, and thereby its memory and run
+// time. Nested repetitions, as in (.{0,30}){0,30}, make a large program from a short expression.
 const maxPatternSize = 5_000
 
 var errPatternSize = errors.New("expression too large")
 
-// compile compiles a regular expression, unless it has been compiled before or
-// is empty, which means none.
+// compile compiles a regular expression, unless it is empty or already compiled. An empty
+// expression means that there is none.
 func (g *consumerGroup) compile(expr string) error {
 	if g.patterns[expr] != nil || expr == "" {
 		return nil
@@ -38,7 +36,7 @@ func (g *consumerGroup) compile(expr string) error {
 	if err != nil {
 		var bad *syntax.Error
 		if errors.As(err, &bad) {
-			return errors.New(bad.Code.String()) // without the expression, as Kafka has it
+			return errors.New(bad.Code.String()) // without the expression, as in Kafka
 		}
 		return err
 	}
@@ -76,8 +74,7 @@ func (g *consumerGroup) matches(expr string, topics Topics) []string {
 		return nil
 	}
 	if err := g.compile(expr); err != nil {
-		// It was valid when the member sent it, perhaps for an older version of
-		// this package.
+		// It was valid when the member sent it, possibly for an older version of this package.
 		g.patterns[expr] = &consumerPattern{}
 	}
 	p := g.patterns[expr]
@@ -93,18 +90,16 @@ func (g *consumerGroup) matches(expr string, topics Topics) []string {
 	return p.names
 }
 
-// topicsChanged makes the next heartbeats take notice of topics that were
-// created or deleted, or got more partitions.
+// topicsChanged makes the next heartbeats process topics that were created or deleted, or that have
+// more partitions.
 func (g *consumerGroup) topicsChanged() { g.topicsVersion++ }
 
-// refresh resolves the subscriptions of m, with the rights of the caller that
-// sends its heartbeat, and of all other members with the same principal, which
-// have the same rights. It reports whether the topics of m, and those of
-// others, have changed.
+// refresh resolves the subscription of m, with the rights of the caller that sends its heartbeat.
+// It also resolves those of all other members with the same principal, because they have the same
+// rights. It reports whether the topics of m, and those of other members, have changed.
 //
-// If each member were resolved by its own heartbeat only, a new topic would
-// first be assigned to one member alone, and the group would rebalance once for
-// each of the others.
+// If each heartbeat resolved only its own member, a new topic would first be assigned to one member
+// alone. The group would then rebalance once for each of the others.
 func (g *consumerGroup) refresh(now time.Time, m *consumerMember, who Caller, topics Topics) (own, others bool) {
 	var last *consumerMember
 	for _, x := range g.members {
@@ -152,8 +147,7 @@ func (g *consumerGroup) setTopics(m *consumerMember, found [][16]byte) bool {
 	return changed
 }
 
-// forgetPatterns removes the patterns to which no member is subscribed any
-// more.
+// forgetPatterns removes the patterns to which no member is subscribed any more.
 func (g *consumerGroup) forgetPatterns() {
 	if len(g.patterns) == 0 {
 		return

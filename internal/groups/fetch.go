@@ -8,8 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// OffsetFetch returns committed offsets. A partition without one, or a group
-// that is not known, has the offset -1 and no error.
+// OffsetFetch returns committed offsets. For a partition without a committed offset, or an unknown
+// group, the offset is -1 and there is no error.
 func (c *Coordinator) OffsetFetch(who Caller, req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetchResponse {
 	resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
 	if req.Version >= 8 {
@@ -18,7 +18,7 @@ func (c *Coordinator) OffsetFetch(who Caller, req *kmsg.OffsetFetchRequest) *kms
 		}
 		return resp
 	}
-	// Older versions ask for one group, in another layout.
+	// Older versions request one group, in another layout.
 	one := kmsg.NewOffsetFetchRequestGroup()
 	one.Group, one.MemberEpoch = req.Group, -1
 	if req.Topics != nil {
@@ -44,7 +44,7 @@ func (c *Coordinator) OffsetFetch(who Caller, req *kmsg.OffsetFetchRequest) *kms
 	return resp
 }
 
-// fetch returns the offsets of one group: of the topics asked for, or of all.
+// fetch returns the offsets of one group, for the requested topics or for all topics.
 func (c *Coordinator) fetch(who Caller, req kmsg.OffsetFetchRequestGroup, version int16) kmsg.OffsetFetchResponseGroup {
 	resp := kmsg.NewOffsetFetchResponseGroup()
 	resp.Group = req.Group
@@ -54,7 +54,7 @@ func (c *Coordinator) fetch(who Caller, req kmsg.OffsetFetchRequestGroup, versio
 	defer c.life.RUnlock()
 	g := c.find(req.Group)
 	if g == nil {
-		g = &group{id: req.Group, c: c} // without offsets
+		g = &group{id: req.Group, c: c} // an unknown group has no offsets
 	} else {
 		defer g.mu.Unlock()
 	}
@@ -100,8 +100,8 @@ func (c *Coordinator) fetch(who Caller, req kmsg.OffsetFetchRequestGroup, versio
 	return resp
 }
 
-// fetched is the answer for one partition of the topic with that ID. o: its
-// committed offset, or nil.
+// fetched returns the response for one partition of the topic with the given ID. o is the committed
+// offset, or nil.
 func fetched(partition int32, o *committed, topic [16]byte, err *kerr.Error) kmsg.OffsetFetchResponseGroupTopicPartition {
 	p := kmsg.NewOffsetFetchResponseGroupTopicPartition()
 	p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = partition, -1, -1, new(string)
@@ -109,13 +109,13 @@ func fetched(partition int32, o *committed, topic [16]byte, err *kerr.Error) kms
 	case err != nil:
 		p.ErrorCode = err.Code
 	case o != nil && o.of(topic):
-		p.Offset, p.LeaderEpoch, p.Metadata = o.offset, o.epoch, new(o.metadata) // a later commit overwrites *o
+		p.Offset, p.LeaderEpoch, p.Metadata = o.offset, o.epoch, new(o.metadata) // copy the metadata, because a later commit overwrites *o
 	}
 	return p
 }
 
-// of reports whether the offset is one of the topic with that ID, and not of
-// one that had the same name and was deleted.
+// of reports whether the offset belongs to the topic with this ID, and not to a deleted topic of
+// the same name.
 func (o *committed) of(topic [16]byte) bool {
 	return o.topicID == topic || o.topicID == [16]byte{}
 }
@@ -142,8 +142,7 @@ func (g *group) allOffsets(who Caller) (topics []kmsg.OffsetFetchResponseGroupTo
 	return topics
 }
 
-// fetchError answers for a group whose offsets cannot be had. The oldest
-// version has no place for that but the partitions.
+// fetchError returns an error for a group. Version 1 can only report it for each partition.
 func fetchError(req kmsg.OffsetFetchRequestGroup, err *kerr.Error, version int16) kmsg.OffsetFetchResponseGroup {
 	resp := kmsg.NewOffsetFetchResponseGroup()
 	resp.Group = req.Group

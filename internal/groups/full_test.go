@@ -10,8 +10,8 @@ import (
 
 var errFull = errors.New("no space left on device")
 
-// On a full disk nothing is acknowledged that a crash would take, and
-// everything goes on when there is space again.
+// On a full disk nothing is acknowledged that a crash would lose. Everything works again when there
+// is free space.
 func TestFullDisk(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.static("g", "a"), w.static("g", "b")
@@ -33,7 +33,7 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("OffsetDelete of what is not there = %s", got)
 		}
 
-		// A static member that starts again cannot take the place of its former self.
+		// A static member that restarts cannot take over its former membership.
 		again := *b
 		again.id = ""
 		again.topics = []string{"t", "u"}
@@ -70,8 +70,8 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("offset = %d, want 7", got)
 		}
 
-		// A group that becomes empty does so even then. A crash brings its last
-		// members back, which then expire.
+		// A group becomes empty even on a full disk. A crash restores its last members, whose
+		// sessions then expire.
 		w.store.fail(errFull)
 		w.want("leave", a.leaveGroup(), nil)
 		w.want("leave", b.leaveGroup(), nil)

@@ -16,22 +16,21 @@ type group struct {
 	c  *Coordinator
 
 	mu   sync.Mutex // guards the fields below
-	dead bool       // deleted; not in the Coordinator any more
+	dead bool       // deleted, and no longer in Coordinator.groups
 
-	// One of them is set. A group without members of which only offsets are
-	// known is a classic one.
+	// Exactly one of them is set. A group that only has committed offsets is a classic one.
 	classic  *classicGroup
 	consumer *consumerGroup
 
-	written bool                   // the journal has the classic group
-	parts   map[string]int         // the parts of the consumer group that the journal has, and their sizes
-	offsets map[string][]committed // by topic, in the order of the partitions
+	written bool                   // the journal contains the classic group
+	parts   map[string]int         // the parts of the consumer group in the journal, and their sizes
+	offsets map[string][]committed // by topic; sorted by partition
 
 	timer *time.Timer
 	fires time.Time // when the timer fires; zero: never
 }
 
-// wakeBy makes sure that the timer fires at that time, or before.
+// wakeBy makes the timer fire at the given time or earlier.
 func (g *group) wakeBy(at time.Time) {
 	if at.IsZero() || (!g.fires.IsZero() && !at.Before(g.fires)) {
 		return
@@ -44,8 +43,8 @@ func (g *group) wakeBy(at time.Time) {
 	}
 }
 
-// tick handles the deadlines that have passed. It runs when the timer fires,
-// which may be too early: heartbeats move deadlines and leave the timer alone.
+// tick handles the deadlines that have passed. It runs when the timer fires. That may be too early,
+// because heartbeats extend deadlines without changing the timer.
 func (g *group) tick() {
 	if !g.c.enter() {
 		return
@@ -64,7 +63,7 @@ func (g *group) tick() {
 	}
 }
 
-// stop ends the timer and answers the requests that wait.
+// stop stops the timer and answers all waiting requests with COORDINATOR_NOT_AVAILABLE.
 func (g *group) stop() {
 	if g.timer != nil {
 		g.timer.Stop()
@@ -77,8 +76,8 @@ func (g *group) stop() {
 	}
 }
 
-// drop takes the group out of the Coordinator. Its entries are gone from the
-// journal, or were never there.
+// drop removes the group from the Coordinator. Its entries must have been deleted from the journal,
+// unless they were never written.
 func (g *group) drop() {
 	g.dead = true
 	g.stop()
@@ -91,8 +90,8 @@ func (g *group) drop() {
 	g.c.mu.Unlock()
 }
 
-// release lets go of the members' state, before the group gets another one or
-// is dropped.
+// release removes the members' state and gives back its memory budget, before the group gets
+// another state or is dropped.
 func (g *group) release() {
 	if g.classic != nil {
 		for _, m := range g.classic.members {
@@ -105,8 +104,8 @@ func (g *group) release() {
 	g.classic, g.consumer, g.written, g.parts = nil, nil, false, nil
 }
 
-// writeClassic writes the last generation to the journal, and what else is
-// given. assignments replaces the members' assignments, unless it is nil.
+// writeClassic writes the last generation to the journal, together with the given entries. If
+// assignments is not nil, it replaces the members' assignments.
 func (g *group) writeClassic(assignments map[string][]byte, more ...entry) error {
 	record := appendClassic(nil, g.classic, assignments)
 	if len(record) > maxRecord {
@@ -119,7 +118,7 @@ func (g *group) writeClassic(assignments map[string][]byte, more ...entry) error
 	return nil
 }
 
-// gone returns the entries that delete the group from the journal, without its offsets.
+// gone returns the entries that delete the group from the journal, but not its offsets.
 func (g *group) gone() []entry {
 	var entries []entry
 	if g.written {
@@ -131,7 +130,7 @@ func (g *group) gone() []entry {
 	return entries
 }
 
-// findPartition returns the index of the partition's offset, or where it would be.
+// findPartition returns the index of the partition's offset, or the index at which to insert it.
 func findPartition(offsets []committed, partition int32) (int, bool) {
 	return slices.BinarySearchFunc(offsets, partition, func(o committed, p int32) int { return cmp.Compare(o.partition, p) })
 }
@@ -147,8 +146,8 @@ func (g *group) offset(topic string, partition int32) *committed {
 
 func (o *committed) bytes() int64 { return offsetBytes + int64(len(o.metadata)) }
 
-// remember sets a committed offset. The caller has reserved its bytes. If it is
-// the topic's first, room is made for as many.
+// remember stores a committed offset in memory. The caller has reserved its bytes. room is the
+// expected number of offsets of the topic; it sets the capacity if this is the first one.
 func (g *group) remember(topic string, o committed, room int) {
 	if g.offsets == nil {
 		g.offsets = map[string][]committed{}
@@ -175,7 +174,7 @@ func (g *group) forget(topic string, partition int32) {
 	}
 }
 
-// forgetAll removes the topic's offsets that are chosen.
+// forgetAll removes the topic's offsets for which chosen returns true.
 func (g *group) forgetAll(topic string, chosen func(*committed) bool) {
 	g.keep(topic, slices.DeleteFunc(g.offsets[topic], func(o committed) bool {
 		gone := chosen(&o)
@@ -192,12 +191,12 @@ func (g *group) keep(topic string, offsets []committed) {
 	}
 }
 
-// loader puts the groups together from the journal's entries, of which the last
-// one with a key counts.
+// loader builds the groups from the journal's entries. Of several entries with the same key, the
+// last one applies.
 type loader struct {
 	c       *Coordinator
 	classic map[string][]byte
-	parts   map[string]map[string][]byte // of consumer groups
+	parts   map[string]map[string][]byte // parts of consumer groups
 }
 
 func (l *loader) load(e entry) error {
@@ -245,11 +244,11 @@ func (l *loader) loadPart(k key, value []byte) {
 	}
 }
 
-// finish makes groups of what was loaded and starts their timers.
+// finish creates the groups from what was loaded and starts their timers.
 func (l *loader) finish(now time.Time) error {
 	for id, g := range l.c.groups {
 		for topic, offsets := range g.offsets {
-			g.offsets[topic] = slices.Clone(offsets) // without room that is not used
+			g.offsets[topic] = slices.Clone(offsets) // trim unused capacity
 		}
 		parts := l.parts[id]
 		var err error

@@ -17,13 +17,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// Config says where a [Coordinator] keeps its state and what it allows.
+// Config configures a [Coordinator].
 type Config struct {
-	// FS is the journal's own directory. It is made when missing. Required.
+	// FS is the directory of the journal, which no other package uses. It is created if it does not
+	// exist. Required.
 	FS disk.FS
 
-	// Sync makes everything that is acknowledged survive a power cut as well.
-	// Without it, it survives the death of the process.
+	// Sync makes everything that is acknowledged survive a power cut. Without it, acknowledged data
+	// survives if the process is killed.
 	Sync bool
 
 	// Topics are the broker's topics. Required.
@@ -47,17 +48,16 @@ type Config struct {
 	// JoinGroup. Default: 1 MiB.
 	MaxMemberBytes int
 
-	// MaxBytes bounds what clients may leave in memory: the metadata of members
-	// and offsets, and assignments. Default: 512 MiB.
+	// MaxBytes bounds the memory that clients can occupy: the metadata of members and offsets, and
+	// assignments. Default: 512 MiB.
 	MaxBytes int64
 
 	// Diagnostics receives the Coordinator's own messages. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
-// Topics says which topics there are. It is called with the mutex of a group
-// held, so it must not call the Coordinator. A topic's partitions are numbered
-// from 0.
+// Topics looks up the broker's topics. It is called with the mutex of a group held, so it must not
+// call the Coordinator. A topic's partitions are numbered from 0.
 type Topics interface {
 	ByName(name string) (id [16]byte, partitions int32, ok bool)
 	ByID(id [16]byte) (name string, ok bool)
@@ -70,12 +70,12 @@ type Caller struct {
 	Host      string // IP address
 	Principal string
 
-	// MayDescribe and MayRead report whether the client has the right to
-	// describe or to read a topic. Nil denies every topic.
+	// MayDescribe and MayRead report whether the client may describe or read a topic. Nil denies
+	// every topic.
 	MayDescribe, MayRead func(topic string) bool
 }
 
-// host is the client's address as Kafka tells it.
+// host returns the client's address in Kafka's format.
 func (w Caller) host() string { return "/" + w.Host }
 
 func (w Caller) mayDescribe(topic string) bool { return w.MayDescribe != nil && w.MayDescribe(topic) }
@@ -85,47 +85,46 @@ const (
 	minSession = 6 * time.Second
 	maxSession = 30 * time.Minute
 
-	// newMemberTimeout bounds how long a JoinGroup of a new member waits. Its
-	// client may have disconnected meanwhile.
+	// newMemberTimeout bounds how long a JoinGroup of a new member waits, because its client may
+	// have disconnected in the meantime.
 	newMemberTimeout = 5 * time.Minute
 
 	// maxMetadata is offset.metadata.max.bytes, which counts UTF-16 code units.
 	maxMetadata = 4096
 
-	// maxRecord bounds a classic group in the journal.
+	// maxRecord bounds the size of a classic group in the journal.
 	maxRecord = 8 << 20
 
-	// offsetBytes is roughly what a committed offset takes beside its metadata.
+	// offsetBytes is the approximate memory of a committed offset, without its metadata.
 	offsetBytes = 150
 )
 
 var errTooLarge = errors.New("group too large")
 
-// Coordinator is the group coordinator of the broker. All methods may be called
-// concurrently. It keeps strings of the requests, so they must not be read with
-// kmsg's UnsafeReadFrom, but no byte slices.
+// Coordinator is the group coordinator of the broker. All methods may be called concurrently. It
+// keeps references to strings of the requests, so requests must not be read with kmsg's
+// UnsafeReadFrom. It keeps no references to byte slices of the requests.
 //
-// Requests about groups are authorized by the caller; topics are authorized
-// here, as [Caller] says, since they are part of the answers.
+// The caller of a method authorizes the request for the group. Topics are authorized here, with the
+// functions in [Caller], because they are part of the answers.
 type Coordinator struct {
 	cfg   Config
 	store store
 
-	life   sync.RWMutex // held for reading by whatever may use the store
+	life   sync.RWMutex // held for reading while the store is used
 	closed bool         // guarded by life
 
 	mu     sync.RWMutex // guards groups; may be taken with a group's mutex held, not the other way around
 	groups map[string]*group
 
-	held    atomic.Int64 // bytes that count for Config.MaxBytes
-	failing atomic.Bool  // the last write of the journal has failed
+	held    atomic.Int64 // bytes that count towards Config.MaxBytes
+	failing atomic.Bool  // whether the last write to the journal failed
 
 	closeOnce sync.Once
 	closeErr  error
 }
 
-// Open restores the groups from cfg.FS. The sessions of their members start
-// again.
+// Open restores the groups from cfg.FS. The session timers of their members start again.
 func Open(cfg Config) (*Coordinator, error) {
 	return open(cfg, openJournal)
 }
@@ -148,7 +147,7 @@ func open(cfg Config, openStore func(Config, func(entry) error) (store, error)) 
 	if c.store, err = openStore(c.cfg, l.load); err != nil {
 		return nil, fmt.Errorf("open groups: %w", err)
 	}
-	c.life.Lock() // no timer fires before all groups are there
+	c.life.Lock() // no timer may fire before all groups are restored
 	err = l.finish(time.Now())
 	c.life.Unlock()
 	if err != nil {
@@ -157,8 +156,8 @@ func open(cfg Config, openStore func(Config, func(entry) error) (store, error)) 
 	return c, nil
 }
 
-// Close answers the requests that wait and stops all timers. Afterwards every
-// request is answered with COORDINATOR_NOT_AVAILABLE.
+// Close answers all waiting requests and stops all timers. Afterwards every request is answered
+// with COORDINATOR_NOT_AVAILABLE.
 func (c *Coordinator) Close() error {
 	c.closeOnce.Do(func() {
 		c.life.Lock()
@@ -174,7 +173,7 @@ func (c *Coordinator) Close() error {
 	return c.closeErr
 }
 
-// enter lets the caller use the store until it calls c.life.RUnlock. False: the
+// enter allows the caller to use the store until it calls c.life.RUnlock. It returns false if the
 // Coordinator is closed.
 func (c *Coordinator) enter() bool {
 	c.life.RLock()
@@ -210,12 +209,13 @@ func (c *Coordinator) find(id string) *group {
 		if !g.dead {
 			return g
 		}
-		g.mu.Unlock() // it was deleted between the two locks
+		g.mu.Unlock() // the group was deleted between the two locks
 	}
 }
 
-// findOrMake returns the group with its mutex locked. If there was none it is a
-// new one without members, which nobody else has seen yet. Nil: there are too many groups.
+// findOrMake returns the group with its mutex locked. If the group does not exist, it creates one
+// without members. Because of the mutex no other request can use that group yet. It returns nil if
+// there are too many groups.
 func (c *Coordinator) findOrMake(id string) (g *group, made bool) {
 	for {
 		if g := c.find(id); g != nil {
@@ -240,8 +240,8 @@ func (c *Coordinator) findOrMake(id string) (g *group, made bool) {
 	}
 }
 
-// append writes to the journal. The caller holds the mutex of the group that
-// the entries are about, so that they stay in order.
+// append writes to the journal. The caller holds the mutex of the group that the entries belong to,
+// so that a group's entries stay in order.
 func (c *Coordinator) append(entries ...entry) error {
 	err := c.store.Append(entries...)
 	if errors.Is(err, journal.ErrTooLarge) {
@@ -257,7 +257,8 @@ func (c *Coordinator) append(entries ...entry) error {
 	return err
 }
 
-// reserve takes n bytes from the budget, or returns them if n is negative.
+// reserve takes n bytes from the budget, or gives them back if n is negative. It returns false if
+// the budget is exhausted.
 func (c *Coordinator) reserve(n int64) bool {
 	if held := c.held.Add(n); n > 0 && held > c.cfg.MaxBytes {
 		c.held.Add(-n)
@@ -266,7 +267,7 @@ func (c *Coordinator) reserve(n int64) bool {
 	return true
 }
 
-// storeError is the answer to a request that could not be written down.
+// storeError returns the error code for a change that could not be written to the journal.
 func storeError(err error) *kerr.Error {
 	if errors.Is(err, errTooLarge) {
 		return kerr.UnknownServerError

@@ -17,7 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// testTopics are the broker's topics.
+// testTopics holds the broker's topics.
 type testTopics struct {
 	mu     sync.Mutex
 	topics map[string]testTopic
@@ -76,7 +76,7 @@ type testStore struct {
 	err     error  // each Append fails with it
 	killAt  string // "before" or "after" the next Append
 	appends int
-	closed  bool // by a kill: nothing can be written
+	closed  bool // by a kill: nothing can be written afterwards
 }
 
 func (s *testStore) Append(entries ...entry) error {
@@ -121,7 +121,7 @@ var everything = Caller{
 	MayRead:     func(string) bool { return true },
 }
 
-// world is a Coordinator with its surroundings.
+// world is a Coordinator with its topics and its store.
 type world struct {
 	testing.TB
 	*Coordinator
@@ -130,9 +130,8 @@ type world struct {
 	store  *testStore
 }
 
-// given remembers a response as it was when the Coordinator returned it. The
-// broker encodes it later, while other requests change the groups: it must stay
-// as it was.
+// given records a response as the Coordinator returned it. The broker encodes responses later,
+// while other requests change the groups, so a response must not change.
 func given[R interface {
 	comparable
 	kmsg.Response
@@ -178,7 +177,7 @@ func (w *world) ConsumerGroupDescribe(who Caller, req *kmsg.ConsumerGroupDescrib
 	return given(w, w.Coordinator.ConsumerGroupDescribe(who, req))
 }
 
-// inWorld runs a test in a bubble of its own time.
+// inWorld runs a test in a synctest bubble.
 func inWorld(t *testing.T, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { f(newWorld(t, Config{})) })
@@ -215,8 +214,8 @@ func (w *world) open() {
 	w.Coordinator = c
 }
 
-// kill starts the Coordinator again with what the journal has. The one before
-// can no longer write.
+// kill starts the Coordinator again with the contents of the journal. The old one can no longer
+// write.
 func (w *world) kill() {
 	w.Helper()
 	w.store.mu.Lock()
@@ -262,7 +261,7 @@ func (w *world) static(group, instance string) *consumer {
 	return c
 }
 
-// subscription is a consumer's metadata, version 1.
+// subscription returns a consumer's metadata, version 1.
 func subscription(topics ...string) []byte {
 	b := binary.BigEndian.AppendUint16(nil, 1)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(topics)))
@@ -287,7 +286,7 @@ func (c *consumer) joinRequest() *kmsg.JoinGroupRequest {
 	return req
 }
 
-// joinOnce sends one JoinGroup.
+// joinOnce sends one JoinGroup request.
 func (c *consumer) joinOnce() *kmsg.JoinGroupResponse {
 	resp := c.JoinGroup(c.Context(), everything, c.joinRequest())
 	if resp.ErrorCode == 0 {
@@ -297,7 +296,7 @@ func (c *consumer) joinOnce() *kmsg.JoinGroupResponse {
 	return resp
 }
 
-// join joins, with the ID that it is given if need be.
+// join joins, with the ID that it is given if necessary.
 func (c *consumer) join() error {
 	resp := c.joinOnce()
 	if resp.ErrorCode == kerr.MemberIDRequired.Code {
@@ -307,7 +306,7 @@ func (c *consumer) join() error {
 	return kerr.ErrorForCode(resp.ErrorCode)
 }
 
-// sync sends SyncGroup. A leader gives each member what assign says.
+// sync sends SyncGroup. A leader sends the assignments that assign returns for each member.
 func (c *consumer) sync(assign func(member string) string) error {
 	req := kmsg.NewPtrSyncGroupRequest()
 	req.Version = 5
@@ -353,7 +352,7 @@ func (c *consumer) commit(partition int32, offset int64) error {
 	return c.commitAs(c.group, c.id, c.instance, c.generation, partition, offset)
 }
 
-// commitAlone commits an offset of t as a client outside of the group.
+// commitAlone commits an offset of t as a client that is not a member of the group.
 func (w *world) commitAlone(group string, partition int32, offset int64) error {
 	return w.commitAs(group, "", nil, -1, partition, offset)
 }
@@ -405,8 +404,8 @@ func (w *world) mustState(group, want string) {
 	}
 }
 
-// rebalanced lets the consumers run as real ones do until they are in one
-// generation, in which each is assigned its number.
+// rebalanced lets the consumers run like real ones until all are in one generation, in which each
+// is assigned its number.
 func (w *world) rebalanced(members ...*consumer) {
 	w.Helper()
 	var mu sync.Mutex
@@ -472,7 +471,7 @@ func (w *world) rebalanced(members ...*consumer) {
 	}
 }
 
-// parallel calls f for all at once, and waits.
+// parallel calls f for all elements concurrently, and waits.
 func parallel(w *world, members []*consumer, f func(*consumer) error) {
 	w.Helper()
 	errs := make([]error, len(members))
@@ -486,7 +485,7 @@ func parallel(w *world, members []*consumer, f func(*consumer) error) {
 	}
 }
 
-// want fails the test unless err is what is wanted.
+// want fails the test unless err is the expected error.
 func (w *world) want(what string, err, want error) {
 	w.Helper()
 	if want == nil && err != nil || want != nil && !errors.Is(err, want) {

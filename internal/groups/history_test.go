@@ -18,14 +18,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestHistories runs random histories of a classic group: members come, go,
-// crash, fall silent and commit, the disk is full at times, and the coordinator
-// is killed between requests, and before and after any write of the journal.
+// TestHistories runs random histories of a classic group. Members join, leave, crash, stop
+// responding and commit. The disk is full at times. The coordinator is killed between requests, and
+// before and after any write of the journal.
 //
-//   - No partition is assigned by two members both of which may commit.
+//   - No partition is assigned to two members both of which may commit.
 //   - An acknowledged commit is there until the next one, whatever happens.
-//   - A member that the last generation in the journal has goes on after a kill.
-//   - In the end, when all is well, the members that live share all partitions.
+//   - A member that is in the last generation in the journal continues after a kill.
+//   - In the end, without faults, the live members share all partitions.
 func TestHistories(t *testing.T) {
 	stats := &statistics{n: map[string]int{}}
 	defer func() { t.Log(stats.n) }()
@@ -51,7 +51,7 @@ const (
 
 var actions = []string{"pass", "run", "run", "run", "run", "run", "run", "run", "run", "commit", "commit", "commit", "commit", "wait", "wait", "silence", "leave", "crash", "kill", "kill before", "kill after", "full", "space"}
 
-// statistics say what the histories have been through.
+// statistics count what happened in the histories.
 type statistics struct {
 	mu sync.Mutex
 	n  map[string]int
@@ -69,27 +69,27 @@ type step struct {
 	n      int
 }
 
-// history is a world with clients that are run by steps.
+// history is a world with clients that run step by step.
 type history struct {
 	*world
 	clients []*histClient
-	conns   context.Context // of the connections, which a kill cuts
+	conns   context.Context // context of the connections, which ends with a kill
 	cut     context.CancelFunc
 	stats   *statistics
 	counter int64
 	err     error
 	acked   [histPartitions]int64
-	maybe   [histPartitions][]int64 // commits behind the acknowledged one that may or may not have arrived
+	maybe   [histPartitions][]int64 // commits after the acknowledged one, which may or may not have arrived
 }
 
-// histClient is a consumer with one request under way at most.
+// histClient is a consumer with at most one request in flight.
 type histClient struct {
 	*consumer
 	mu    sync.Mutex
 	alive bool
 	busy  bool
-	owns  []int32 // what it believes to be assigned
-	epoch int     // counts the starts of the client: an answer to a former one is not heard
+	owns  []int32 // the partitions that it believes to be assigned
+	epoch int     // number of starts of the client; a response to an earlier start is ignored
 }
 
 func runHistory(t *testing.T, steps []step, stats *statistics) (err error) {
@@ -187,8 +187,8 @@ func (h *history) killNow() {
 	synctest.Wait()
 }
 
-// heard reports whether the client gets an answer: its connection is there, and
-// the process has not been killed meanwhile.
+// heard reports whether the client receives a response: its connection still exists, and the
+// process has not been killed in the meantime.
 func (c *histClient) heard(h *history, epoch int, conns context.Context) bool {
 	return conns.Err() == nil && !h.dying() && c.epoch == epoch && c.alive
 }
@@ -201,8 +201,8 @@ func (c *histClient) forget() {
 	c.id, c.generation = "", 0
 }
 
-// run lets the client do what a consumer does next: start, or send a heartbeat,
-// and join if it has to.
+// run makes the client do what a consumer does next: start, or send a heartbeat, and join if it has
+// to.
 func (c *histClient) run(h *history) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -216,7 +216,7 @@ func (c *histClient) run(h *history) {
 	go c.proceed(h, c.epoch, h.conns, *c.consumer)
 }
 
-// proceed works on a copy, so that a client that has crashed hears nothing.
+// proceed works on a copy, so that a client that has crashed receives nothing.
 func (c *histClient) proceed(h *history, epoch int, conns context.Context, me consumer) {
 	me.world = &world{TB: h.TB, Coordinator: h.Coordinator}
 	done := func(f func()) {
@@ -259,7 +259,7 @@ func (c *histClient) proceed(h *history, epoch int, conns context.Context, me co
 	me.id, me.generation, me.members, me.leader = resp.MemberID, resp.Generation, resp.Members, resp.LeaderID == resp.MemberID
 	c.mu.Lock()
 	if c.heard(h, epoch, conns) {
-		c.owns, c.generation = nil, 0 // from here on it knows of the rebalance
+		c.owns, c.generation = nil, 0 // from here on it knows about the rebalance
 		c.id = me.id
 	}
 	c.mu.Unlock()
@@ -330,7 +330,7 @@ func (c *histClient) leave(h *history) {
 	c.epoch++
 }
 
-// check looks at what must hold at any time.
+// check checks what must hold at any time.
 func (h *history) check() error {
 	if h.err != nil {
 		return h.err
@@ -369,7 +369,7 @@ func (h *history) mayCommit(c *histClient) bool {
 	return g.classic.check(c.id, c.instance) == nil && g.classic.generation == c.generation && g.classic.state != completing
 }
 
-// settle lets the clients that live run until they share all partitions.
+// settle runs the live clients until they share all partitions.
 func (h *history) settle() error {
 	h.killNow()
 	living := slices.DeleteFunc(slices.Clone(h.clients), func(c *histClient) bool { return !c.alive })

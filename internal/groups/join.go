@@ -11,10 +11,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// JoinGroup makes the caller a member of a classic group, or tells it that it
-// still is one. It blocks until the rebalance that this starts, or that is in
-// progress, is complete. If ctx ends before, the client is still a member: it
-// may reconnect and join again with the same member ID.
+// JoinGroup makes the caller a member of a classic group, or confirms that it is one. It blocks
+// until the rebalance that it starts, or that is in progress, is complete. If ctx ends first, the
+// client remains a member: it may reconnect and join again with the same member ID.
 func (c *Coordinator) JoinGroup(ctx context.Context, who Caller, req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
 	wait := make(waiter[*kmsg.JoinGroupResponse], 1)
 	c.join(who, req, wait)
@@ -26,7 +25,7 @@ func (c *Coordinator) JoinGroup(ctx context.Context, who Caller, req *kmsg.JoinG
 	return resp
 }
 
-// answer waits for the answer. Nil: ctx has ended.
+// answer waits for the response. It returns nil if ctx ends first.
 func (w waiter[T]) answer(ctx context.Context) (resp T) {
 	select {
 	case resp = <-w:
@@ -43,7 +42,7 @@ func joinError(id string, err *kerr.Error) *kmsg.JoinGroupResponse {
 	return resp
 }
 
-// joined is what a member is told about its generation.
+// joined returns the JoinGroup response for a member of the current generation.
 func (g *classicGroup) joined(m *member) *kmsg.JoinGroupResponse {
 	resp := kmsg.NewPtrJoinGroupResponse()
 	resp.Generation = g.generation
@@ -68,8 +67,7 @@ func nonEmpty(s string) *string {
 	return &s
 }
 
-// join handles a JoinGroup up to the point where it is answered through wait,
-// now or later.
+// join handles a JoinGroup request. The response is sent to wait, now or later.
 func (c *Coordinator) join(who Caller, req *kmsg.JoinGroupRequest, wait waiter[*kmsg.JoinGroupResponse]) {
 	session := time.Duration(req.SessionTimeoutMillis) * time.Millisecond
 	switch {
@@ -105,8 +103,8 @@ func (c *Coordinator) join(who Caller, req *kmsg.JoinGroupRequest, wait waiter[*
 	}
 }
 
-// classicGroup returns the group that the request is for, with its mutex
-// locked. It makes the group if nobody knows it and the client has no member ID yet.
+// classicGroup returns the group of a request, with its mutex locked. If the client has no member
+// ID yet and the group does not exist, it creates the group.
 func (c *Coordinator) classicGroup(req *kmsg.JoinGroupRequest) (*group, *kmsg.JoinGroupResponse) {
 	if req.MemberID != "" {
 		g := c.find(req.Group)
@@ -136,7 +134,7 @@ func (c *Coordinator) classicGroup(req *kmsg.JoinGroupRequest) (*group, *kmsg.Jo
 		g.mu.Unlock()
 		return nil, joinError("", kerr.InconsistentGroupProtocol)
 	case g.consumer != nil:
-		// The offsets stay.
+		// The group changes its protocol. Its committed offsets are kept.
 		next := &group{id: g.id, c: c, classic: newClassicGroup(time.Now())}
 		if err := next.writeClassic(nil, g.gone()...); err != nil {
 			g.mu.Unlock()
@@ -148,7 +146,7 @@ func (c *Coordinator) classicGroup(req *kmsg.JoinGroupRequest) (*group, *kmsg.Jo
 	return g, nil
 }
 
-// joining is a JoinGroup for a group whose mutex is locked.
+// joining is a JoinGroup request in progress. The group's mutex is locked.
 type joining struct {
 	g    *group
 	who  Caller
@@ -180,8 +178,8 @@ func (j *joining) stranger() {
 		j.add(id)
 		return
 	}
-	// The client has to join with the ID (KIP-394). If it is gone by then it
-	// does not leave a member behind.
+	// The client has to join again with this ID (KIP-394). Until then it is not a member. So a
+	// client that disconnects before it receives the ID leaves no member behind.
 	if len(cg.pending) >= j.g.c.cfg.MaxMembers {
 		j.refuse("", kerr.GroupMaxSizeReached)
 		return
@@ -195,7 +193,7 @@ func (j *joining) stranger() {
 	j.refuse(id, kerr.MemberIDRequired)
 }
 
-// newMemberID returns an ID that begins with a name that people know.
+// newMemberID returns a random ID with a recognizable prefix.
 func newMemberID(name string) string {
 	const most = 256
 	if len(name) > most {
@@ -213,7 +211,7 @@ func (j *joining) known() {
 	}
 	if _, ok := cg.pending[id]; ok {
 		if j.req.InstanceID != nil {
-			j.refuse("", kerr.UnknownServerError) // as in Kafka: static members are not pending
+			j.refuse("", kerr.UnknownServerError) // as in Kafka: static members are never pending
 			return
 		}
 		j.add(id)
@@ -228,13 +226,13 @@ func (j *joining) known() {
 	case cg.state == empty:
 		j.refuse(id, kerr.UnknownMemberID)
 	case cg.state == completing && m.says(j.req.Protocols):
-		// The client may have missed the response, so repeat it.
+		// The client may have missed the response, so it is sent again.
 		j.wait <- cg.joined(m)
 	case cg.state == stable && cg.leader != id && m.says(j.req.Protocols):
 		j.wait <- cg.joined(m)
 	default:
-		// Something has changed. If the leader of a stable group joins, it wants
-		// another assignment, because a topic has more partitions for example.
+		// Something has changed. The leader of a stable group joins again to get a new assignment,
+		// for example because a topic has more partitions.
 		if !j.update(m) {
 			j.refuse(id, kerr.GroupMaxSizeReached)
 			return
@@ -263,7 +261,8 @@ func (j *joining) add(id string) {
 	g.rebalance(j.now)
 }
 
-// describe copies what the request says into m. False: there is no room for it.
+// describe copies the member's data from the request into m. It returns false if the memory budget
+// is exhausted.
 func (j *joining) describe(m *member) bool {
 	next := *m
 	next.sessionTimeout = time.Duration(j.req.SessionTimeoutMillis) * time.Millisecond
@@ -273,7 +272,7 @@ func (j *joining) describe(m *member) bool {
 	}
 	next.protocols = make([]protocol, len(j.req.Protocols))
 	for i, p := range j.req.Protocols {
-		next.protocols[i] = protocol{p.Name, bytes.Clone(p.Metadata)} // it is part of the buffer that the request was read from
+		next.protocols[i] = protocol{p.Name, bytes.Clone(p.Metadata)} // the metadata is part of the request's buffer
 	}
 	next.held = next.bytes()
 	if !j.g.c.reserve(next.held - m.held) {
@@ -283,8 +282,8 @@ func (j *joining) describe(m *member) bool {
 	return true
 }
 
-// update does the same with an existing member, and makes it wait for the end
-// of the rebalance.
+// update replaces the data of an existing member, which then waits for the end of the rebalance. It
+// returns false if the memory budget is exhausted.
 func (j *joining) update(m *member) bool {
 	cg := j.g.classic
 	before := *m
@@ -293,15 +292,14 @@ func (j *joining) update(m *member) bool {
 	}
 	cg.count(&before, -1)
 	cg.count(m, 1)
-	cg.answerJoin(m, joinError(m.id, kerr.RebalanceInProgress)) // of a connection that is gone
+	cg.answerJoin(m, joinError(m.id, kerr.RebalanceInProgress)) // answer an earlier request, whose connection is gone
 	m.join = j.wait
 	cg.awaiting++
 	return true
 }
 
-// restarted handles a static member whose client was restarted and has lost its
-// member ID. It replaces the member under the former ID, which is fenced from
-// now on.
+// restarted handles a static member whose client has restarted and lost its member ID. The member
+// gets the new ID. Requests with the former ID are fenced from now on.
 func (j *joining) restarted(m *member, id string) {
 	g, cg := j.g, j.g.classic
 	leader, before := cg.leader, *m
@@ -324,7 +322,7 @@ func (j *joining) restarted(m *member, id string) {
 		g.rebalance(j.now)
 		return
 	}
-	// The assignment is still right, so there is no rebalance.
+	// The assignment is still correct, so no rebalance is necessary.
 	m.join = nil
 	cg.awaiting--
 	if err := g.writeClassic(nil); err != nil {
@@ -343,8 +341,8 @@ func (j *joining) restarted(m *member, id string) {
 	if j.req.Version >= 9 {
 		resp.SkipAssignment = cg.leader == m.id
 	} else {
-		// An older client would compute an assignment if it knew that it was
-		// the leader, and nobody has joined.
+		// An older client would compute an assignment if it knew that it is the leader, although no
+		// member has joined. So it gets the former leader's ID.
 		resp.LeaderID, resp.Members = leader, nil
 	}
 	j.wait <- resp
@@ -365,7 +363,7 @@ func (g *classicGroup) rename(m *member, id string) {
 	g.static[*m.instance] = id
 }
 
-// bytes is roughly what the member takes.
+// bytes returns the approximate memory of the member.
 func (m *member) bytes() int64 {
 	n := 512 + len(m.id) + len(m.clientID) + len(m.host) + len(m.assignment)
 	for _, p := range m.protocols {

@@ -14,8 +14,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// TestOnDisk commits from many clients at once to a journal on disk, which is
-// opened again each time.
+// TestOnDisk commits from many clients concurrently to a journal on disk, and opens it again each
+// time.
 func TestOnDisk(t *testing.T) {
 	fsys, err := disk.New(t.TempDir())
 	if err != nil {
@@ -96,8 +96,8 @@ func TestMemoryOnly(t *testing.T) {
 	}
 }
 
-// BenchmarkCommit commits the offsets of 10 partitions, in one of 10,000 groups
-// that have such offsets already.
+// BenchmarkCommit commits the offsets of 10 partitions in one of 10,000 groups that already have
+// such offsets.
 func BenchmarkCommit(b *testing.B) {
 	for _, sync := range []bool{false, true} {
 		b.Run(fmt.Sprint("sync=", sync), func(b *testing.B) {
@@ -141,7 +141,7 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// TestMemory bounds what committed offsets take.
+// TestMemory bounds the memory of committed offsets.
 func TestMemory(t *testing.T) {
 	const groups, partitions, most = 10_000, 10, 200
 	topics := &testTopics{}
@@ -173,7 +173,7 @@ func heapBytes() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// nowhere is a journal that keeps nothing.
+// nowhere is a journal that stores nothing.
 type nowhere struct{}
 
 func (nowhere) Append(...entry) error { return nil }

@@ -9,8 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// SyncGroup gives a member of a classic group its assignment. The leader's
-// request brings the assignments of all; the others' block until it has come.
+// SyncGroup gives a member of a classic group its assignment. The leader's request contains the
+// assignments of all members. The requests of the others block until it has arrived.
 func (c *Coordinator) SyncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) *kmsg.SyncGroupResponse {
 	wait := make(waiter[*kmsg.SyncGroupResponse], 1)
 	if err := c.sync(req, wait); err != nil {
@@ -32,7 +32,7 @@ func syncError(err *kerr.Error) *kmsg.SyncGroupResponse {
 	return resp
 }
 
-// synced is a member's assignment in a stable group.
+// synced returns the SyncGroup response for a member of a stable group.
 func (g *classicGroup) synced(m *member) *kmsg.SyncGroupResponse {
 	resp := kmsg.NewPtrSyncGroupResponse()
 	resp.ProtocolType, resp.Protocol = nonEmpty(g.protocolType), nonEmpty(g.protocol)
@@ -40,8 +40,8 @@ func (g *classicGroup) synced(m *member) *kmsg.SyncGroupResponse {
 	return resp
 }
 
-// sync handles a SyncGroup up to the point where it is answered through wait,
-// now or later. The error is an answer too.
+// sync handles a SyncGroup request. It either returns an error for the response, or the response is
+// sent to wait, now or later.
 func (c *Coordinator) sync(req *kmsg.SyncGroupRequest, wait waiter[*kmsg.SyncGroupResponse]) *kerr.Error {
 	if req.Version >= 5 && (req.ProtocolType == nil || req.Protocol == nil) {
 		return kerr.InconsistentGroupProtocol
@@ -74,7 +74,7 @@ func (c *Coordinator) sync(req *kmsg.SyncGroupRequest, wait waiter[*kmsg.SyncGro
 		wait <- cg.synced(m)
 		return nil
 	}
-	m.answerSync(syncError(kerr.RebalanceInProgress)) // of a connection that is gone
+	m.answerSync(syncError(kerr.RebalanceInProgress)) // answer an earlier request, whose connection is gone
 	m.sync = wait
 	if cg.leader == m.id {
 		g.assign(req, time.Now())
@@ -82,7 +82,7 @@ func (c *Coordinator) sync(req *kmsg.SyncGroupRequest, wait waiter[*kmsg.SyncGro
 	return nil
 }
 
-// assign puts the generation in force with the leader's assignments.
+// assign stores the leader's assignments and makes the generation stable.
 func (g *group) assign(req *kmsg.SyncGroupRequest, now time.Time) {
 	assignments := make(map[string][]byte, len(req.GroupAssignment))
 	var size int64
@@ -95,7 +95,7 @@ func (g *group) assign(req *kmsg.SyncGroupRequest, now time.Time) {
 	err := errTooLarge
 	if g.c.reserve(size) {
 		err = g.writeClassic(assignments)
-		g.c.reserve(-size) // from here on they count as the members'
+		g.c.reserve(-size) // from here on they are counted with the members
 	}
 	if err != nil {
 		g.share(nil, storeError(err), now)
@@ -106,8 +106,8 @@ func (g *group) assign(req *kmsg.SyncGroupRequest, now time.Time) {
 	g.classic.enter(stable, now)
 }
 
-// groupOfMembers returns a classic group, with its mutex locked, for a request
-// of a member. Unless there is an error, the caller has to unlock c.life as well.
+// groupOfMembers returns a classic group for a request of a member, with its mutex locked. If there
+// is no error, the caller must unlock both the group's mutex and c.life.
 func (c *Coordinator) groupOfMembers(id string) (*group, *kerr.Error) {
 	if id == "" {
 		return nil, kerr.InvalidGroupID
@@ -126,8 +126,8 @@ func (c *Coordinator) groupOfMembers(id string) (*group, *kerr.Error) {
 	return nil, kerr.UnknownMemberID
 }
 
-// Heartbeat keeps the session of a member of a classic group alive and tells it
-// whether it has to join again.
+// Heartbeat extends the session of a member of a classic group, and tells the member whether it has
+// to join again.
 func (c *Coordinator) Heartbeat(req *kmsg.HeartbeatRequest) *kmsg.HeartbeatResponse {
 	resp := kmsg.NewPtrHeartbeatResponse()
 	resp.Version = req.Version
@@ -159,8 +159,8 @@ func (c *Coordinator) heartbeat(req *kmsg.HeartbeatRequest) *kerr.Error {
 	return nil
 }
 
-// LeaveGroup removes members from a group. An instance ID without a member ID
-// removes a static member whoever asks.
+// LeaveGroup removes members from a group. With an instance ID and no member ID, it removes the
+// static member with that instance ID, whatever its member ID.
 func (c *Coordinator) LeaveGroup(req *kmsg.LeaveGroupRequest) *kmsg.LeaveGroupResponse {
 	resp := kmsg.NewPtrLeaveGroupResponse()
 	resp.Version = req.Version
@@ -184,7 +184,7 @@ func (c *Coordinator) LeaveGroup(req *kmsg.LeaveGroupRequest) *kmsg.LeaveGroupRe
 	return resp
 }
 
-// leave removes the members, and sets the error codes of those that it cannot remove.
+// leave removes the members. For each member that cannot be removed, it sets the error code.
 func (c *Coordinator) leave(id string, leaving []kmsg.LeaveGroupResponseMember) *kerr.Error {
 	if id == "" {
 		return kerr.InvalidGroupID

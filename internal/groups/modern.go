@@ -7,8 +7,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// ConsumerGroupHeartbeat handles the only request that a KIP-848 member sends:
-// it joins, stays alive, changes its subscription, and leaves with it.
+// ConsumerGroupHeartbeat handles the only request of a KIP-848 member. With it a member joins,
+// keeps its session alive, changes its subscription, and leaves.
 func (c *Coordinator) ConsumerGroupHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
 	if !c.enter() {
 		return consumerHeartbeatError(req, kerr.CoordinatorNotAvailable, "")
@@ -27,7 +27,7 @@ func (c *Coordinator) ConsumerGroupHeartbeat(who Caller, req *kmsg.ConsumerGroup
 		}
 	}
 	if g == nil {
-		return c.newConsumerGroup(req.Group).heartbeat(time.Now(), who, c.cfg.Topics, req) // says that it is not known
+		return c.newConsumerGroup(req.Group).heartbeat(time.Now(), who, c.cfg.Topics, req) // answers that the group is unknown
 	}
 	defer g.mu.Unlock()
 	if g.classic != nil {
@@ -49,8 +49,8 @@ func (c *Coordinator) newConsumerGroup(id string) *consumerGroup {
 	return newConsumerGroup(id, consumerOptions{MaxMembers: c.cfg.MaxMembers})
 }
 
-// becomeConsumer makes a consumer group of a classic group that is empty, if
-// the request is for that. The offsets stay.
+// becomeConsumer replaces an empty classic group by a consumer group, if the request is from a
+// member that joins. The committed offsets are kept.
 func (g *group) becomeConsumer(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
 	if resp := notConsumerGroup(req, g.classic.state == empty); resp != nil {
 		return resp
@@ -69,9 +69,8 @@ func (g *group) becomeConsumer(who Caller, req *kmsg.ConsumerGroupHeartbeatReque
 	return resp
 }
 
-// writeConsumer writes what has changed in a consumer group. If it fails the
-// changes are still there to be written with the next ones, and nobody may be
-// told of them before.
+// writeConsumer writes the changes of a consumer group to the journal. If that fails, the changes
+// are written with the next ones. Until then no client may be told about them.
 func (g *group) writeConsumer(more ...entry) error {
 	entries := more
 	sizes := map[string]int{}
@@ -98,8 +97,8 @@ func (g *group) writeConsumer(more ...entry) error {
 	return nil
 }
 
-// wakeForMember sees to it that the timer fires when the member that was
-// answered is due. The other members are no sooner due than before.
+// wakeForMember makes the timer fire by the deadline of the member that was answered. The deadlines
+// of other members do not become earlier, so they need no change.
 func (g *group) wakeForMember(resp *kmsg.ConsumerGroupHeartbeatResponse) {
 	if resp.MemberID != nil {
 		if m := g.consumer.members[*resp.MemberID]; m != nil {
@@ -108,8 +107,8 @@ func (g *group) wakeForMember(resp *kmsg.ConsumerGroupHeartbeatResponse) {
 	}
 }
 
-// tickConsumer removes the members of a consumer group that are due. If that
-// cannot be written, it is before the next answer.
+// tickConsumer removes the members of a consumer group whose deadline has passed. If the journal
+// cannot be written, that is retried before the next answer.
 func (g *group) tickConsumer(now time.Time) {
 	g.consumer.expire(now)
 	_ = g.writeConsumer()
@@ -131,8 +130,8 @@ func (g *group) restoreConsumer(parts map[string][]byte, now time.Time) error {
 	return nil
 }
 
-// leaveConsumer removes members of a consumer group for an administrator, who
-// does so with the classic protocol's request.
+// leaveConsumer removes members of a consumer group for an administrator, who uses the request of
+// the classic protocol for it.
 func (g *group) leaveConsumer(leaving []kmsg.LeaveGroupResponseMember) *kerr.Error {
 	cg := g.consumer
 	gone := false
@@ -161,8 +160,8 @@ func (g *group) leaveConsumer(leaving []kmsg.LeaveGroupResponseMember) *kerr.Err
 	return nil
 }
 
-// ConsumerGroupDescribe describes groups of the consumer protocol. A group with
-// topics that the caller may not describe is an error.
+// ConsumerGroupDescribe describes groups of the consumer protocol. For a group with topics that the
+// caller may not describe, it returns an error.
 func (c *Coordinator) ConsumerGroupDescribe(who Caller, req *kmsg.ConsumerGroupDescribeRequest) *kmsg.ConsumerGroupDescribeResponse {
 	resp := req.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
 	for _, id := range req.Groups {

@@ -22,7 +22,7 @@ func (w *world) modern(group string) *modern {
 	return &modern{world: w, group: group, id: uuid.NewString()}
 }
 
-// beat sends a heartbeat, with all of what the client is and has.
+// beat sends a heartbeat with the complete state of the client.
 func (m *modern) beat() error {
 	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
 	req.Version, req.Group, req.MemberID, req.InstanceID, req.MemberEpoch = 1, m.group, m.id, m.instance, m.epoch
@@ -89,7 +89,7 @@ func TestConsumerProtocol(t *testing.T) {
 			t.Errorf("described = %+v", d)
 		}
 
-		// A restart: members go on where they were.
+		// After a restart of the coordinator, members continue where they were.
 		for range 2 {
 			w.kill()
 			epoch := a.epoch
@@ -131,7 +131,8 @@ func TestConsumerProtocol(t *testing.T) {
 		w.want("heartbeat", b.beat(), kerr.UnknownMemberID)
 		w.want("commit from outside", w.commitAlone("g", 1, 6), nil)
 
-		// Empty, it becomes a classic group, and back. The offsets stay.
+		// When it is empty, it becomes a classic group, and a consumer group again. The offsets are
+		// kept.
 		for range 2 {
 			c := w.consumer("g")
 			w.rebalanced(c)
@@ -158,7 +159,7 @@ func TestConsumerProtocol(t *testing.T) {
 	})
 }
 
-// What cannot be written is not told to anybody, and is written later.
+// Changes that cannot be written are not told to any client, and are written later.
 func TestConsumerProtocolFullDisk(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.modern("g"), w.modern("g")

@@ -32,7 +32,7 @@ func (c *Coordinator) deleteOffsets(who Caller, req *kmsg.OffsetDeleteRequest, r
 	if g.classic != nil && g.classic.state != empty && g.classic.protocolType != topicProtocol {
 		return kerr.NonEmptyGroup
 	}
-	// As in Kafka, what is refused for the topic's sake comes first.
+	// As in Kafka, partitions that are refused because of their topic come first.
 	d := deletions{g: g, at: map[string]int{}}
 	for _, t := range req.Topics {
 		_, partitions, exists := c.cfg.Topics.ByName(t.Topic)
@@ -60,10 +60,10 @@ type place struct {
 	partition int32
 }
 
-// deletions is an OffsetDelete.
+// deletions is an OffsetDelete request in progress.
 type deletions struct {
 	g       *group
-	valid   []place // partitions that there are and that the client may read
+	valid   []place // existing partitions that the client may read
 	results []kmsg.OffsetDeleteResponseTopic
 	at      map[string]int // the index of each topic in results
 }
@@ -115,9 +115,9 @@ func (d *deletions) delete() error {
 	return nil
 }
 
-// deleteOffsets deletes committed offsets from the journal. A group of which only
-// offsets are known is written down with the last of them, so that it is there after
-// a restart as well, until Sweep finds that it is not needed.
+// deleteOffsets deletes committed offsets from the journal. If the group exists only through its
+// offsets and these are the last ones, it also writes the group itself. Then the group still exists
+// after a restart, until Sweep removes it.
 func (g *group) deleteOffsets(deletions []entry) error {
 	left := -len(deletions)
 	for _, offsets := range g.offsets {
@@ -137,8 +137,8 @@ func (g *group) subscribed(topic string) bool {
 	return g.classic.subscribed(topic)
 }
 
-// TopicDeleted deletes the committed offsets of a topic, and tells the members
-// of KIP-848 groups. The caller holds no lock that [Topics] needs.
+// TopicDeleted deletes the committed offsets of a topic, and makes KIP-848 groups update their
+// assignments. The caller must not hold a lock that [Topics] needs.
 func (c *Coordinator) TopicDeleted(name string, id [16]byte) {
 	c.TopicsChanged()
 	if !c.enter() {
@@ -147,15 +147,15 @@ func (c *Coordinator) TopicDeleted(name string, id [16]byte) {
 	defer c.life.RUnlock()
 	for _, g := range c.all() {
 		g.mu.Lock()
-		// If this cannot be written, a restart brings the offsets back. They are
-		// not found even then, because the topic's ID does not come back.
+		// If this write fails, a restart restores the offsets. They are not returned even then,
+		// because no new topic gets the deleted topic's ID.
 		_ = g.expireOffsets(func(topic string, o *committed) bool { return topic == name && o.of(id) }, true)
 		g.mu.Unlock()
 	}
 }
 
-// TopicsChanged tells the members of KIP-848 groups that there are other topics
-// or partitions than before. The caller holds no lock that [Topics] needs.
+// TopicsChanged makes KIP-848 groups update their assignments after topics or partitions have
+// changed. The caller must not hold a lock that [Topics] needs.
 func (c *Coordinator) TopicsChanged() {
 	for _, g := range c.all() {
 		g.mu.Lock()
@@ -166,8 +166,8 @@ func (c *Coordinator) TopicsChanged() {
 	}
 }
 
-// expireOffsets deletes the offsets that are chosen. If they cannot be deleted
-// from the journal they stay, unless they must go.
+// expireOffsets deletes the offsets for which chosen returns true. If the journal cannot be
+// written, it keeps them in memory too, unless must is set.
 func (g *group) expireOffsets(chosen func(topic string, o *committed) bool, must bool) error {
 	var entries []entry
 	topics := map[string]bool{}
@@ -191,8 +191,8 @@ func (g *group) expireOffsets(chosen func(topic string, o *committed) bool, must
 	return err
 }
 
-// Sweep deletes offsets that have expired, and groups that have neither members
-// nor offsets. The broker calls it from time to time; Kafka does so every 10 minutes.
+// Sweep deletes offsets that have expired, and groups that have neither members nor offsets. The
+// broker calls it periodically; Kafka does the same every 10 minutes.
 func (c *Coordinator) Sweep() error {
 	now := time.Now()
 	for _, g := range c.all() {

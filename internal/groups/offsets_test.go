@@ -61,7 +61,7 @@ func showFetch(g kmsg.OffsetFetchResponseGroup) string {
 	return b.String()
 }
 
-// fetch asks for the topics, or for all if topics is nil.
+// fetch fetches the offsets of the topics, or of all topics if topics is nil.
 func fetchRequest(version int16, group string, topics []kmsg.OffsetFetchRequestGroupTopic) *kmsg.OffsetFetchRequest {
 	req := kmsg.NewPtrOffsetFetchRequest()
 	req.Version = version
@@ -150,7 +150,7 @@ func TestCommitAndFetch(t *testing.T) {
 	})
 }
 
-// Before version 8 there is one group, and before version 2 errors are in the partitions.
+// Before version 8 there is one group. Before version 2 errors are reported for each partition.
 func TestOldFetch(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.want("commit", w.commitAlone("g", 1, 5), nil)
@@ -215,7 +215,7 @@ func TestTopicDeleted(t *testing.T) {
 		w.commitOne(commitRequest(9, "g", commitTopic("t", 0, 1), commitTopic("u", 0, 1)))
 		id := w.topics.remove("t")
 		w.topics.set("t", 7, 10)
-		// Even before the Coordinator is told, the offset is not one of the new topic.
+		// Even before TopicDeleted is called, the offset does not count for the new topic.
 		if got := w.fetched("g", 1); got != -1 {
 			t.Errorf("offset of the new topic = %d", got)
 		}
@@ -283,7 +283,7 @@ func TestOffsetDelete(t *testing.T) {
 		some.MayRead = func(topic string) bool { return topic == "t" }
 		check("not allowed", w.deleteOffsets("g", some, both), "0; u: 1=29; t: 1=0 2=0; ")
 
-		a := w.consumer("g") // of t
+		a := w.consumer("g") // commits offsets of t
 		w.rebalanced(a)
 		check("subscribed", w.deleteOffsets("g", everything, both), "0; t: 1=86 2=86; u: 1=0; ")
 		w.kill()
@@ -301,8 +301,8 @@ func TestOffsetDelete(t *testing.T) {
 	})
 }
 
-// TestRefusedCommitMakesNoGroup: a commit of which nothing is stored leaves nothing in memory either, so
-// that the groups are the same after a restart.
+// TestRefusedCommitMakesNoGroup: a commit of which nothing is stored leaves nothing in memory
+// either. So the groups are the same after a restart.
 func TestRefusedCommitMakesNoGroup(t *testing.T) {
 	inWorld(t, func(w *world) {
 		long := strings.Repeat("m", maxMetadata+1)
@@ -326,8 +326,8 @@ func TestRefusedCommitMakesNoGroup(t *testing.T) {
 	})
 }
 
-// TestGroupWithoutOffsets: a group whose last offset was deleted stays until it is swept away, a restart
-// notwithstanding.
+// TestGroupWithoutOffsets: a group whose last offset was deleted exists until Sweep removes it,
+// even after a restart.
 func TestGroupWithoutOffsets(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.want("commit", w.commitAlone("by request", 1, 1), nil)

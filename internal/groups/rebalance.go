@@ -6,14 +6,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// extend sets the end of the member's session.
+// extend sets the time at which the member's session expires.
 func (g *group) extend(m *member, until time.Time) {
 	m.expires = until
 	g.wakeBy(until)
 }
 
-// rebalance starts a rebalance or, if one is in progress, ends it if nobody is
-// missing.
+// rebalance starts a rebalance. If one is in progress and all members have joined, it completes it.
 func (g *group) rebalance(now time.Time) {
 	cg := g.classic
 	switch {
@@ -24,7 +23,7 @@ func (g *group) rebalance(now time.Time) {
 	}
 }
 
-// prepare makes all members join again.
+// prepare starts a rebalance: all members have to join again.
 func (g *group) prepare(now time.Time) {
 	cg := g.classic
 	if cg.state == completing {
@@ -50,8 +49,8 @@ func (g *group) joinBy(at time.Time) {
 	g.wakeBy(at)
 }
 
-// completeJoin ends the rebalance: dynamic members that have not joined are
-// removed, and those that have get their responses.
+// completeJoin ends the joining phase of a rebalance. It removes dynamic members that have not
+// joined, and answers those that have.
 func (g *group) completeJoin(now time.Time) {
 	cg := g.classic
 	cg.joinBy, cg.delay, cg.left, cg.grown = time.Time{}, 0, 0, false
@@ -61,16 +60,15 @@ func (g *group) completeJoin(now time.Time) {
 		}
 	}
 	if len(cg.members) > 0 && !cg.electJoined() {
-		// Only static members are left, and none of them has joined. Try again
-		// later, until their sessions expire. No client waits, so a minimum
-		// delay does no harm.
+		// Only static members are left, and none of them has joined. Try again later, until their
+		// sessions expire. No client is waiting, so a minimum delay does no harm.
 		g.joinBy(now.Add(max(cg.rebalanceTimeout(), time.Second)))
 		return
 	}
 	cg.next(now)
 	if cg.state == empty {
-		// If this cannot be written, a restart brings back the generation
-		// before, whose members are not there and will expire.
+		// If this write fails, a restart restores the previous generation. Its members no longer
+		// exist, and their sessions expire.
 		_ = g.writeClassic(nil)
 		return
 	}
@@ -85,8 +83,8 @@ func (g *group) completeJoin(now time.Time) {
 	g.wakeBy(cg.syncBy)
 }
 
-// share gives the members their assignments, of which some may be missing, or
-// an error to those that wait for one.
+// share gives the members their assignments, some of which may be missing. If err is not nil, it
+// answers the waiting SyncGroup requests with that error.
 func (g *group) share(assignments map[string][]byte, err *kerr.Error, now time.Time) {
 	for _, m := range g.classic.members {
 		held := m.held
@@ -98,13 +96,13 @@ func (g *group) share(assignments map[string][]byte, err *kerr.Error, now time.T
 			resp = g.classic.synced(m)
 		}
 		if m.answerSync(resp) {
-			g.extend(m, now.Add(m.sessionTimeout)) // no heartbeat was needed while it waited
+			g.extend(m, now.Add(m.sessionTimeout)) // the member sent no heartbeats while it waited
 		}
 	}
 }
 
-// remove takes a member, or an ID that is pending, out of the group, and
-// answers the requests of it that wait.
+// remove removes a member, or a pending ID, from the group. It answers the member's waiting
+// requests.
 func (g *group) remove(id string) {
 	if m := g.classic.members[id]; m != nil {
 		g.classic.answerJoin(m, joinError("", kerr.UnknownMemberID))
@@ -165,8 +163,8 @@ func (g *group) tickClassic(now time.Time) {
 	}
 }
 
-// joinDue ends a rebalance that has lasted long enough. The first one of a
-// group is extended as long as members arrive.
+// joinDue ends the joining phase when its time is up. The first rebalance of a group is extended as
+// long as new members join.
 func (g *group) joinDue(now time.Time) {
 	cg := g.classic
 	if cg.delay == 0 || !cg.grown || cg.left == 0 {

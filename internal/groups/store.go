@@ -4,9 +4,9 @@ import "github.com/diaspora-streams/diaspora/internal/journal"
 
 type entry = journal.Entry
 
-// store is what the Coordinator needs of a [journal.Journal].
+// store is the part of [journal.Journal] that the Coordinator uses.
 type store interface {
-	// Append returns when the entries survive a crash: all of them, or none.
+	// Append writes all of the entries or none. It returns when they are durable.
 	Append(entries ...entry) error
 	Close() error
 }
