@@ -8,22 +8,24 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// Appended says where a batch is.
+// Appended is the result of an append.
 type Appended struct {
 	BaseOffset int64 // of its first record
 	Time       int64 // when it arrived, in milliseconds: the timestamp of all its records
-	Duplicate  bool  // it was there already
+	Duplicate  bool  // the batch had been appended before
 }
 
-// Append writes a batch that was validated, and its header as the producer has sent it. It stamps b in
-// place with the next offset, the leader epoch and the time. After nil the batch is not lost, as far as
-// [Options.Sync] promises. b stays the caller's.
+// Append appends a batch that batch.Validate has accepted; h is its header as the producer sent it.
+// Append sets the offset, the leader epoch and the time in b, and does not keep b. If it returns
+// nil, the batch is durable as described at [Options.Sync].
 //
-// A batch that an idempotent producer has sent before is not written again, but found. It fails with
-// kerr.OutOfOrderSequenceNumber or kerr.InvalidProducerEpoch as Apache Kafka does, with ErrFailed, ErrClosed,
-// or an error of writing, after which the log is as before: see disk.Full.
+// If an idempotent producer sends a batch again, Append does not write it again and returns the
+// place of the first one. Append fails with kerr.OutOfOrderSequenceNumber or
+// kerr.InvalidProducerEpoch in the same cases as Apache Kafka, with ErrFailed, with ErrClosed, or
+// with a write error. After a write error the log is unchanged; see disk.Full.
 func (l *Log) Append(b []byte, h batch.Header, leaderEpoch int32) (Appended, error) {
-	// The checksum is most of the work, and does not cover the offset. So it is done before the lock is taken.
+	// Computing the checksum is most of the work. It does not cover the offset, so it can be done
+	// before the lock is taken.
 	now := l.opts.Now().UnixMilli()
 	batch.Stamp(b, 0, leaderEpoch, now)
 
@@ -34,7 +36,7 @@ func (l *Log) Append(b []byte, h batch.Header, leaderEpoch int32) (Appended, err
 		return Appended{}, fmt.Errorf("append: %w", err)
 	}
 	if l.opts.Sync {
-		// A duplicate too is not acknowledged before it is on disk.
+		// A duplicate must not be acknowledged before it is on disk either.
 		if err := l.commit(end); err != nil {
 			return Appended{}, fmt.Errorf("append: %w", err)
 		}
@@ -42,7 +44,7 @@ func (l *Log) Append(b []byte, h batch.Header, leaderEpoch int32) (Appended, err
 	return a, nil
 }
 
-// append checks and writes a batch. It returns the offset behind it. The caller holds appending.
+// append checks and writes a batch. It returns the offset after it. The caller holds appending.
 func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a Appended, end int64, err error) {
 	if h.Size() != len(b) {
 		return a, 0, fmt.Errorf("a batch of %d bytes in %d", h.Size(), len(b))
@@ -87,8 +89,8 @@ func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a 
 	return Appended{BaseOffset: offset, Time: now}, l.next, nil
 }
 
-// segmentFor returns the segment for a batch: the active one or, if that has its size or its age, a
-// new one. Its file is open. The caller holds appending.
+// segmentFor returns the segment for a batch, with its file open: the active segment or, if that is
+// too large or too old, a new one. The caller holds appending.
 func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 	l.mu.Lock()
 	g := l.active()
@@ -105,7 +107,7 @@ func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 		l.mu.Lock()
 		l.saveSoon()
 		l.mu.Unlock()
-		return g, g.open, nil // nobody closes it while appending is held
+		return g, g.open, nil // no other goroutine closes it while appending is held
 	case o != nil:
 		return g, o, nil
 	case !made:
@@ -119,8 +121,8 @@ func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 	return g, o, err
 }
 
-// roll begins a new segment. With Options.Sync all before it is on disk then: only the active segment has
-// batches that are not. The caller holds appending.
+// roll creates a new active segment. With Options.Sync, all earlier segments are on disk when it
+// returns, so that only the active segment can have unsynced batches. The caller holds appending.
 func (l *Log) roll() (*segment, error) {
 	l.mu.Lock()
 	next, stored := l.next, l.stored
@@ -147,8 +149,8 @@ func (l *Log) roll() (*segment, error) {
 	return g, nil
 }
 
-// write writes a batch behind the last one. If it fails then nothing of the batch is left. The
-// caller holds appending.
+// write writes a batch at the end of a segment. If that fails, it removes what was written of the
+// batch. The caller holds appending.
 func (l *Log) write(g *segment, o *opened, b []byte) error {
 	n, err := o.file.WriteAt(b, g.size)
 	if err == nil && n < len(b) {
@@ -156,7 +158,7 @@ func (l *Log) write(g *segment, o *opened, b []byte) error {
 	}
 	l.mu.Lock()
 	if err == nil {
-		err = l.failed // a sync has failed meanwhile, of this batch perhaps
+		err = l.failed // a sync has failed in the meantime, possibly of this batch
 	}
 	l.mu.Unlock()
 	if err == nil {
@@ -170,8 +172,8 @@ func (l *Log) write(g *segment, o *opened, b []byte) error {
 	return err
 }
 
-// note makes a batch that is in the segment part of the log. Recovery uses it too. The caller
-// holds mu.
+// note adds a batch that is in the segment's file to the state of the log. Recovery uses it too.
+// The caller holds mu.
 func (l *Log) note(g *segment, h batch.Header, arrived int64) {
 	if g.size == 0 {
 		g.first = arrived
@@ -189,8 +191,8 @@ func (l *Log) note(g *segment, h batch.Header, arrived int64) {
 	}
 }
 
-// show lets readers see what was written up to an offset, which is at pos in the active
-// segment. The caller holds mu.
+// show makes what was written up to an offset visible to readers. pos is the position of the offset
+// in the active segment. The caller holds mu.
 func (l *Log) show(offset, pos int64) {
 	l.end, l.endPos = offset, pos
 	l.wake()

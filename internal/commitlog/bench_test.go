@@ -9,8 +9,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// The benchmarks stand beside what the file system itself needs for the same bytes: the floor. On the machine that
-// is named in the commit:
+// Each benchmark is compared with a floor: what the file system itself needs for the same bytes.
+// Results are in the commit message, with the machine.
 //
 //	go test -run=^$ -bench=. -benchmem ./internal/commitlog
 
@@ -25,8 +25,8 @@ func benchDir(b *testing.B) disk.FS {
 
 var benchSizes = []int{100, 1 << 10, 64 << 10}
 
-// BenchmarkAppend appends batches without Sync. The floor writes the same bytes, with the
-// same header set, to files of the same size, and removes as many.
+// BenchmarkAppend appends batches without Sync. The floor writes the same bytes, with the same
+// header fields set, to files of the same size, and removes as many files.
 func BenchmarkAppend(b *testing.B) {
 	for _, size := range benchSizes {
 		content := plain(0, size)
@@ -70,7 +70,8 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkSync appends with Sync, from one caller and from sixteen at once. The floor writes and syncs.
+// BenchmarkSync appends with Sync, from one caller and from sixteen concurrently. The floor writes
+// and syncs.
 func BenchmarkSync(b *testing.B) {
 	content := plain(0, 1<<10)
 	b.Run("floor", func(b *testing.B) {
@@ -108,8 +109,9 @@ func BenchmarkSync(b *testing.B) {
 	}
 }
 
-// BenchmarkRead reads a log in order, in parts of so many bytes: as written by this process ("log"), and with
-// all checksums checked as after a start ("checked"). The floor reads the same file in the same parts.
+// BenchmarkRead reads a log in order, in parts of a given size: bytes that this process wrote
+// ("log"), and bytes whose checksums are checked as after a start ("checked"). The floor reads the
+// same file in the same parts.
 func BenchmarkRead(b *testing.B) {
 	const total = 256 << 20
 	for _, record := range []int{100, 1 << 10} {

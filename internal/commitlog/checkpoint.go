@@ -18,19 +18,19 @@ const (
 
 var errCheckpoint = errors.New("the checkpoint is damaged")
 
-// checkpoint is what a start has to know. On disk it is
+// checkpoint is the state that Open needs. Format on disk:
 //
 //	magic      8 bytes
-//	version    8, little-endian as all numbers
+//	version    8, little-endian like all numbers
 //	start      8
 //	clock      8
 //	segments   8, their number, and for each: base, end, size, first, last, maxTime, 8 each
 //	epochs     8, their number, and for each: epoch, offset, 8 each
 //	producers  8, their number, and for each: see producers.encode
-//	checksum   4  CRC32C of all before it
+//	checksum   4  CRC32C of everything before it
 //
-// The end of its last segment is the recovery point: all before it is on disk, and all in the
-// checkpoint is as it was when the log ended there.
+// The end of its last segment is the recovery point. All batches before it are on disk, and the
+// checkpoint has the state of the log at that point.
 type checkpoint struct {
 	start     int64
 	clock     int64
@@ -65,7 +65,7 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 		if i > 0 && (g.base != c.segments[i-1].end || g.base == c.segments[i-1].base) {
 			return nil, errCheckpoint
 		}
-		g.made, g.named, g.synced = g.size > 0, g.size > 0, g.size // an empty one may have no file yet
+		g.made, g.named, g.synced = g.size > 0, g.size > 0, g.size // an empty segment may not have a file yet
 		c.segments = append(c.segments, g)
 	}
 	c.epochs = d.epochs()
@@ -80,7 +80,7 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 	return c, nil
 }
 
-// save makes all that was appended so far durable and moves the recovery point behind it.
+// save makes everything that was appended so far durable, and moves the recovery point after it.
 func (l *Log) save() error {
 	l.maintaining.Lock()
 	defer l.maintaining.Unlock()
@@ -91,9 +91,9 @@ func (l *Log) save() error {
 	return err
 }
 
-// saveSoon saves in the background, unless that is going on. It is called when a segment is complete or much was
-// appended, so that a start has to read no more than that, and what the disk could not keep up with. The caller
-// holds mu.
+// saveSoon runs save in the background, unless it is running already. It is called when a segment
+// is complete or much was appended. It limits what a start has to read to that amount, plus what
+// was appended while the disk was too slow. The caller holds mu.
 func (l *Log) saveSoon() {
 	if l.saving {
 		return
@@ -114,9 +114,9 @@ func (l *Log) saveSoon() {
 	})
 }
 
-// saveFirst sees to it that there is a checkpoint, durably, even if it says no more than where the log starts. It
-// runs before a log gets its second segment: so if several segments have no checkpoint, it was lost to damage, and
-// not in a power cut. See rebuild.
+// saveFirst ensures that a durable checkpoint exists, even if that only contains the start of the
+// log. It runs before a log gets its second segment. So if a log has several segments and no
+// checkpoint, the checkpoint was lost to damage and not in a power cut. See rebuild.
 func (l *Log) saveFirst() error {
 	l.maintaining.Lock()
 	defer l.maintaining.Unlock()
@@ -130,7 +130,7 @@ func (l *Log) saveFirst() error {
 		c := &checkpoint{start: first, segments: []*segment{{base: first, end: first, maxTime: -1}}}
 		return l.store(c.encode(), nil)
 	}
-	if err := l.syncNames(); err != nil { // it may have been written just before a kill
+	if err := l.syncNames(); err != nil { // the checkpoint may have been written just before a kill, and not be durable
 		return err
 	}
 	l.mu.Lock()
@@ -139,8 +139,8 @@ func (l *Log) saveFirst() error {
 	return nil
 }
 
-// saveFrom is save for a log that begins with another offset. It returns how many segments are
-// no longer part of it. The caller holds maintaining.
+// saveFrom is like save, for a log that starts at another offset. It returns the number of segments
+// that are no longer part of the log. The caller holds maintaining.
 func (l *Log) saveFrom(start int64) (removed int, err error) {
 	l.mu.Lock()
 	if l.failed != nil {
@@ -160,13 +160,14 @@ func (l *Log) saveFrom(start int64) (removed int, err error) {
 	}
 	l.mu.Lock()
 	l.pending -= pending
-	files := l.shutExcess() // which could not be closed before they were synced
+	files := l.shutExcess() // they could not be closed before they were synced
 	l.mu.Unlock()
 	closeAll(files)
 	return removed, nil
 }
 
-// store writes a checkpoint that calls the given segments durable. The caller holds maintaining.
+// store makes the given segments durable and then writes a checkpoint. The caller holds
+// maintaining.
 func (l *Log) store(content []byte, loose []unsaved) error {
 	if err := l.makeDurable(loose); err != nil {
 		return err
@@ -180,15 +181,15 @@ func (l *Log) store(content []byte, loose []unsaved) error {
 	return nil
 }
 
-// unsaved is a segment that is not on disk as a whole. The index covers no more than what its
-// next sync makes durable: an index that is ahead of its segment would be wrong after a power
-// cut, when other batches have come to where the lost ones were.
+// unsaved is a segment that is not completely on disk. Its index is copied before the sync, so that
+// the index covers no more than the sync makes durable. If an index were ahead of its segment, it
+// would be wrong after a power cut, once other batches have replaced the lost ones.
 type unsaved struct {
 	segment *segment
 	index   index
 }
 
-// loose returns the segments that are not on disk as a whole. The caller holds mu.
+// loose returns the segments that are not completely on disk. The caller holds mu.
 func (l *Log) loose() (loose []unsaved) {
 	for _, g := range l.segments {
 		if g.durable() {
@@ -203,7 +204,7 @@ func (l *Log) loose() (loose []unsaved) {
 	return loose
 }
 
-// makeDurable puts the segments on disk, and their names.
+// makeDurable syncs the segments and their names.
 func (l *Log) makeDurable(loose []unsaved) error {
 	if err := l.makeDir(); err != nil {
 		return err
@@ -237,7 +238,7 @@ func (l *Log) makeDurable(loose []unsaved) error {
 	return nil
 }
 
-// appendInts appends numbers of eight bytes.
+// appendInts appends numbers of eight bytes each.
 func appendInts(b []byte, values ...int64) []byte {
 	for _, v := range values {
 		b = binary.LittleEndian.AppendUint64(b, uint64(v))
@@ -245,19 +246,20 @@ func appendInts(b []byte, values ...int64) []byte {
 	return b
 }
 
-// appendChecksum ends a file that begins with a magic.
+// appendChecksum appends the checksum of b, which begins with the magic of the file.
 func appendChecksum(b []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// decoder reads what appendInts wrote. If the bytes end early then bad is set, and what it returns
-// means nothing.
+// decoder decodes what appendInts encodes. If there are too few bytes, it sets bad, and the values
+// that it returns are meaningless.
 type decoder struct {
 	b   []byte
 	bad bool
 }
 
-// sealed tells whether the bytes have that magic at their beginning and the right checksum at their end, and takes both away.
+// sealed reports whether the bytes begin with the magic and end with the correct checksum. If so,
+// it removes both.
 func (d *decoder) sealed(magic string) bool {
 	n := len(d.b) - 4
 	if n < len(magic) || string(d.b[:len(magic)]) != magic || binary.LittleEndian.Uint32(d.b[n:]) != crc32.Checksum(d.b[:n], castagnoli) {
@@ -279,7 +281,8 @@ func (d *decoder) int64() int64 {
 	return v
 }
 
-// count returns the number of elements that follow, which have so many bytes at least.
+// count returns the number of elements that follow. Each element has at least the given number of
+// bytes.
 func (d *decoder) count(bytes int) int64 {
 	n := d.int64()
 	if n < 0 || n > int64(len(d.b)/bytes) {

@@ -21,21 +21,21 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// The crash test runs a program on the model of the file system, and at each call of
-// the file system lets the power fail, in several ways, and the process die. On each
-// state that is left it opens the log again and looks whether it keeps its promises.
-// On some it lets the program go on, and fail again.
+// The crash test runs a program on the model of the file system. At each call of the file system,
+// it simulates power cuts in several ways and the death of the process. It opens the log in each
+// resulting state and checks the guarantees. From some states the program continues and fails
+// again.
 
-// history is what the program knows of its log.
+// history is what the program knows about its log.
 type history struct {
 	sync    bool
 	batches []attempt
-	start   int64 // what DeleteRecords and Expire have returned nil for
-	started int64 // what they were called for: the log may start there
-	end     int64 // the greatest End that was seen
-	safe    int64 // what is before it survives a power cut; with Sync it is end
+	start   int64 // the start for which DeleteRecords or Expire has returned nil
+	started int64 // the start that was requested: the log may start there
+	end     int64 // the highest End that was observed
+	safe    int64 // records before this offset survive a power cut; with Sync it equals end
 	opens   int32
-	cut     bool // the power failed, and no program has looked since at what was left
+	cut     bool // the power failed, and no program has checked the remaining state yet
 	clock   *clock
 }
 
@@ -52,9 +52,9 @@ type attempt struct {
 type attemptState byte
 
 const (
-	tried        attemptState = iota // it may be there, whole
+	tried        attemptState = iota // it may be there, but only completely
 	acknowledged                     // Append returned nil
-	gone                             // a log was opened without it: it must not come back
+	gone                             // a log was opened without it, so it must not come back
 )
 
 func (h *history) clone() *history {
@@ -74,7 +74,7 @@ func (h *history) afterCut() *history {
 	return c
 }
 
-// check opens what a crash has left and compares it with what was promised.
+// check opens the log after a crash and compares it with the history.
 func (h *history) check(fsys *disktest.Model) error {
 	l, err := Open(h.options(fsys))
 	if err != nil {
@@ -87,7 +87,7 @@ func (h *history) check(fsys *disktest.Model) error {
 	return h.retry(l)
 }
 
-// compare checks what is in the log, and notes what is not.
+// compare checks what is in the log, and records what is missing.
 func (h *history) compare(l *Log) error {
 	safe := h.end
 	if h.cut {
@@ -153,8 +153,8 @@ func (a attempt) last() int64 {
 	return a.offset + int64(hd.LastOffsetDelta)
 }
 
-// retry sends the last acknowledged batch of each producer again, as a client does that has not
-// seen the answer, and then the next one.
+// retry sends the last acknowledged batch of each producer again, like a client that has not
+// received the response, and then the next one.
 func (h *history) retry(l *Log) error {
 	last := map[int64]attempt{}
 	for _, a := range h.batches {
@@ -182,23 +182,23 @@ func (h *history) retry(l *Log) error {
 	return nil
 }
 
-// values are those of the batch's records; only the last one is not empty.
+// values are the values of the batch's records; only the last one is not empty.
 func (a attempt) values() []string {
 	n := len(a.value) % 3
 	return append(make([]string, n), a.value)
 }
 
-// crasher runs programs and lets them crash.
+// crasher runs programs and crashes them.
 type crasher struct {
 	rng    *rand.Rand
-	states *atomic.Int64 // that were checked
+	states *atomic.Int64 // number of states that were checked
 	limit  int64
 	skip   func(site string) bool
-	err    error // the first broken promise
+	err    error // the first violation
 	trace  []string
 }
 
-// A crash is what is left by one.
+// crash is the state that a crash leaves.
 type crash struct {
 	fsys    *disktest.Model
 	history *history
@@ -206,19 +206,19 @@ type crash struct {
 }
 
 const (
-	crashDepth   = 3  // how often a program goes on
-	cutOneIn     = 1  // of the calls, so many have a power cut,
-	killOneIn    = 2  // and so many a kill
-	goOnOneIn    = 16 // of the states, so many go on,
-	goOnUnsynced = 2  // and of those in which a process died before it synced the directory
+	crashDepth   = 3  // how often a program continues after a crash
+	cutOneIn     = 1  // one in this many calls has a power cut
+	killOneIn    = 2  // one in this many calls has a kill
+	goOnOneIn    = 16 // one in this many states is continued from
+	goOnUnsynced = 2  // the same, for states in which a process died before it synced the directory
 	programSteps = 30
 )
 
-// run runs a program on a file system, then checks what its crashes left.
+// run runs a program on a file system, then checks the states that its crashes left.
 func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 	var crashes []crash
-	var mu sync.Mutex                                // guards h for the observer, which other goroutines call
-	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used by the observer only, one call at a time
+	var mu sync.Mutex                                // guards h, which the observer reads from other goroutines
+	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used only by the observer, which handles one call at a time
 	fsys.SkipSyncs(c.skip)
 	observe := func(call, name string, now disktest.Moment) {
 		if !disktest.Changes(call) {
@@ -263,7 +263,8 @@ func (c *crasher) run(fsys *disktest.Model, h *history, depth, steps int) {
 	}
 }
 
-// program appends, alone and from several goroutines, removes records, maintains, and opens again.
+// program appends, from one and from several goroutines, removes records, calls Maintain, and opens
+// the log again.
 func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, steps int) error {
 	do := func(f func()) {
 		mu.Lock()
@@ -275,7 +276,7 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 		if l, err = Open(h.options(fsys)); err != nil {
 			return err
 		}
-		after := h.clone() // reading may write an index, and so call the observer
+		after := h.clone() // reading may write an index and so call the observer
 		after.opens++
 		err = after.compare(l)
 		do(func() { after.clock = h.clock; *h = *after })
@@ -284,7 +285,7 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 	}
 	defer func() {
 		if l != nil {
-			l.tasks.Wait() // it shares the model with what comes next
+			l.tasks.Wait() // its background tasks use the same model as the next log
 		}
 	}()
 	if err := reopen(); err != nil {
@@ -336,7 +337,7 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 			if err := send(); err != nil {
 				return err
 			}
-		case 0, 1: // several at once
+		case 0, 1: // several appends concurrently
 			var wg sync.WaitGroup
 			errs := make([]error, 1+c.rng.IntN(4))
 			for i := range errs {
@@ -355,7 +356,7 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 			if err != nil || start != before {
 				return fmt.Errorf("DeleteRecords(%d): %d, %v", before, start, err)
 			}
-			if before > from { // else nothing is written
+			if before > from { // otherwise nothing is written
 				do(func() { h.start = start })
 			}
 		case 3: // let segments expire
@@ -401,19 +402,19 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 	return nil
 }
 
-// crashAll runs programs until so many states were checked or a promise is broken.
+// crashAll runs programs until enough states are checked or a violation is found.
 func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
 	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
 		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: int64(states), skip: skip}
 		fsys := disktest.New()
-		c.err = errors.Join(fsys.Make(), fsys.SyncParent()) // the directory above is the caller's
+		c.err = errors.Join(fsys.Make(), fsys.SyncParent()) // the parent directory is the caller's responsibility
 		c.run(fsys, &history{sync: seed%2 == 0, clock: newClock()}, 0, programSteps)
 		return c.err
 	})
 }
 
-// TestCrashStates is the promise itself: what Append has returned nil for is there
-// after any crash, and what was removed stays away.
+// TestCrashStates checks the guarantee itself: batches for which Append has returned nil are there
+// after any crash, and removed records stay removed.
 func TestCrashStates(t *testing.T) {
 	checked, err := crashAll(longtest.Scaled(t, "LOG_CRASH_STATES", 100_000), nil)
 	if err != nil {
@@ -422,10 +423,9 @@ func TestCrashStates(t *testing.T) {
 	t.Logf("%d states", checked)
 }
 
-// TestEachSyncIsNeeded takes away one call of Sync after the other, by the lines of the
-// source that make it, and demands that the crash test then finds a broken promise. Some
-// take hundreds of thousands of states to be missed; so all of them are demanded only
-// where LOG_CRASH_STATES asks for a long run.
+// TestEachSyncIsNeeded disables one call of Sync after another, identified by its source lines, and
+// requires that the crash test then finds a violation. For some calls that takes hundreds of
+// thousands of states, so all of them are required only in a long run, with LOG_CRASH_STATES.
 func TestEachSyncIsNeeded(t *testing.T) {
 	var mu sync.Mutex
 	sites := map[string]bool{}
@@ -462,8 +462,8 @@ func TestEachSyncIsNeeded(t *testing.T) {
 	}
 }
 
-// syncSite returns the line of package disk that has called a sync of the model, if so, and the last two
-// lines of this package that have called that.
+// syncSite returns the line of package disk that called a sync of the model, if any, and the last
+// two lines of this package in the call stack.
 func syncSite() string {
 	var pcs [32]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])

@@ -16,8 +16,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// small returns a model with a log of three segments, closed, and its batches. The last segment has a tail behind
-// the checkpoint if it was not closed cleanly.
+// small returns a model with a closed log of three segments, and its batches. Unless it was closed
+// cleanly, the last segment has a tail after the checkpoint.
 func small(t testing.TB, clean bool) (*disktest.Model, Options, [][]byte) {
 	t.Helper()
 	fsys := disktest.New()
@@ -43,8 +43,9 @@ func small(t testing.TB, clean bool) (*disktest.Model, Options, [][]byte) {
 	return fsys, o, want
 }
 
-// after opens a log that was damaged and reads it from each offset. What can be read must be what was
-// written. It returns the offsets that cannot be read; those behind the end are among them.
+// after opens a log that was damaged and reads it from each offset. Everything that can be read
+// must be what was written. It returns the offsets that cannot be read, including those after the
+// end.
 func after(fsys *disktest.Model, o Options, want [][]byte) (l *Log, lost []int, err error) {
 	o.FS = fsys.Sub("t-0")
 	l, err = Open(o)
@@ -62,7 +63,7 @@ func after(fsys *disktest.Model, o Options, want [][]byte) (l *Log, lost []int, 
 			return l, nil, fmt.Errorf("Read(%d): %x, want %x", i, b, want[i])
 		}
 	}
-	// It must go on.
+	// The log must accept new batches.
 	b := newBatch(nobody, "more")
 	h, _ := batch.ParseHeader(b)
 	end := l.End()
@@ -75,8 +76,9 @@ func after(fsys *disktest.Model, o Options, want [][]byte) (l *Log, lost []int, 
 	return l, lost, nil
 }
 
-// TestEveryTruncation cuts each file of a small log to each length. Whatever can be read then is what
-// was written, no batch before the cut is missing, and the log's end is where it was unless the tail was cut.
+// TestEveryTruncation truncates each file of a small log to each length. Everything that can be
+// read afterwards is what was written, and no batch before the cut is missing. The end of the log
+// is unchanged unless the tail was truncated.
 func TestEveryTruncation(t *testing.T) {
 	t.Parallel()
 	for _, clean := range []bool{true, false} {
@@ -99,7 +101,8 @@ func TestEveryTruncation(t *testing.T) {
 					}
 					return
 				}
-				// The batches that begin in the cut file before the cut and end behind it are lost, and no others.
+				// Only the batches that begin before the cut and end after it are lost, and those
+				// after them in the file.
 				var gone []int
 				for at, i := 0, int(base); i < len(want) && at < len(content); i++ {
 					if at += len(want[i]); at > size {
@@ -117,10 +120,10 @@ func TestEveryTruncation(t *testing.T) {
 	}
 }
 
-// TestEveryBitFlip flips each bit of each file of a small log. Nothing else than what was written may be
-// read. One flip in a segment costs one batch, or those up to the next entry of the index if it
-// hits a length; in a tail that was not checkpointed it costs all batches behind it, as a torn write would. A flip in
-// any other file costs nothing.
+// TestEveryBitFlip flips each bit of each file of a small log. Everything that can be read must be
+// what was written. A flip in a segment costs one batch or, if it hits a length, the batches up to
+// the next entry of the index. In a tail that is not in the checkpoint it costs all following
+// batches, like a torn write. A flip in any other file costs nothing.
 func TestEveryBitFlip(t *testing.T) {
 	t.Parallel()
 	for _, clean := range []bool{true, false} {
@@ -139,7 +142,7 @@ func TestEveryBitFlip(t *testing.T) {
 					tail, epoch := whereIs(want, int(base), at)
 					tail = tail && !clean && kind == "log"
 					if tail && epoch {
-						continue // nothing covers the epoch of a batch that is in no checkpoint
+						continue // nothing covers the epoch of a batch that is not in the checkpoint
 					}
 					l, lost, err := after(damaged, o, want)
 					if err != nil {
@@ -165,8 +168,9 @@ func TestEveryBitFlip(t *testing.T) {
 	}
 }
 
-// whereIs tells of a byte of the segment that begins with a batch whether it is behind the recovery point of an unclean
-// small log, and whether it is part of a leader epoch.
+// whereIs reports whether a byte of a segment, which begins with the given batch, is after the
+// recovery point of a small log that was not closed cleanly, and whether it belongs to a leader
+// epoch.
 func whereIs(want [][]byte, first, at int) (tail, epoch bool) {
 	for i := first; i < len(want); i++ {
 		if at < len(want[i]) {

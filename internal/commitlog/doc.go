@@ -1,5 +1,5 @@
-// Package commitlog keeps the records of one partition on disk: it appends record batches, serves them by
-// offset, and removes the oldest ones.
+// Package commitlog stores the records of one partition on disk. It appends record batches, reads
+// them by offset, and removes the oldest ones.
 //
 //	l, err := commitlog.Open(commitlog.Options{FS: root.Sub("beamline-0")})
 //	a, err := l.Append(b, h, epoch)              // b was checked by batch.Validate
@@ -7,102 +7,127 @@
 //	err = l.Expire(7*24*time.Hour, -1)           // each minute, and Maintain
 //	err = l.Close()
 //
-// A batch is stored as it was received, except for what the broker decides: its offset, the leader epoch, and the
-// time of arrival, which is the timestamp of all its records. So a fetch is a read of the file.
+// A batch is stored as it was received, except for the fields that the broker sets: its offset, the
+// leader epoch, and the time of arrival, which is the timestamp of all its records. So a fetch only
+// has to read bytes from the file.
 //
-// # What is promised
+// # Guarantees
 //
-// A batch for which Append has returned nil is read at its offset, with the same bytes, until it expires or is
-// deleted: whatever becomes of the process and, with [Options.Sync], also after a power cut. Readers see
-// acknowledged batches only. Start and End never go back, not even if all records expire. Deleted
-// records stay deleted. A batch that is damaged on disk is not served: reading it is an error.
+// If Append returns nil for a batch, the batch can be read at its offset, with the same bytes,
+// until it expires or is deleted. This holds if the process is killed and, with [Options.Sync],
+// after a power cut. Readers only see acknowledged batches. Start and End never decrease, even if
+// all records expire. Deleted records stay deleted. A batch that is damaged on disk is not
+// returned; reading it is an error.
 //
-// Without Sync a power cut may cost the last batches. What is left is the log as it was at
-// some moment after the last checkpoint.
+// Without Sync, a power cut may lose the most recent batches. The log is then in the state that it
+// had at some moment after the last checkpoint.
 //
 // # Layout on disk
 //
-// A partition has a directory of its own. A file is named after the offset of its first record.
+// Each partition has a directory of its own. The files of a segment are named after the offset of
+// its first record.
 //
 //	00000000000000000000.log    batches as on the wire, back to back: a segment
-//	00000000000000000000.index  where some of its batches are
+//	00000000000000000000.index  the positions of some of its batches
 //	00000000000000052340.log    the next segment; the last one is active: it is appended to
-//	checkpoint                  what a start has to know
+//	checkpoint                  what Open has to know
 //
-// Only the segments count. The offset of each batch is the one at which the batch before it ends, without gaps, and
-// a segment begins where the one before it ends. Each batch has a checksum, which covers neither its offset, nor its length,
-// nor its leader epoch; the first two are checked against the batch before, the last against the checkpoint.
+// The segments are the source of truth. Each batch begins at the offset where the one before it
+// ends, without gaps, and each segment begins where the one before it ends. Each batch has a
+// checksum. The checksum covers neither its offset, nor its length, nor its leader epoch. Offset
+// and length are checked against the batch before, the leader epoch against the checkpoint.
 //
-// An index has an entry for every 64 KiB of a segment: offset, position, and the greatest timestamp so far. It is loaded
-// when the segment is read. What is missing in it is scanned; so it need not be synced, and may be deleted.
+// An index has an entry for every 64 KiB of a segment: offset, position, and the greatest timestamp
+// so far. It is loaded when the segment is read. What it does not cover is scanned. So an index
+// need not be synced and may be deleted.
 //
-// The checkpoint has the start of the log, the list of the segments with the times of arrival of their first and last batch, the
-// leader epochs, the idempotent producers with their last five batches, and the recovery point: the place
-// in the last segment up to which all of this is true and all batches are on disk.
-// It is replaced as a whole, by a rename. The comments at [checkpoint] and [index] describe both files.
+// The checkpoint contains
+//
+//   - the start of the log,
+//   - the list of segments with the times of arrival of their first and last batch,
+//   - the leader epochs,
+//   - the idempotent producers with their last five batches, and
+//   - the recovery point: the position in the last segment for which all of this is valid, and up to
+//     which all batches are on disk.
+//
+// It is replaced as a whole, by a rename. The comments of [checkpoint] and [index] describe the
+// format of both files.
 //
 // # How an append becomes durable
 //
-// Append stamps the batch, takes its turn, checks the producer's sequence number, and writes the batch behind the last
-// one with a single write. If that fails, as on a full disk, the file is cut back, and nothing has happened.
+// Append stamps the batch, locks the log, checks the producer's sequence number, and writes the
+// batch after the last one with a single write. If the write fails, for example because the disk is
+// full, the file is truncated to its former size and the log is unchanged.
 //
-// Without Sync the batch is acknowledged then. It reaches the disk when the system writes it, or
-// with the next checkpoint: when a segment is complete, in the background, and when Maintain finds that a mebibyte was appended or
-// that the log is idle.
+// Without Sync the batch is acknowledged at that point. It reaches the disk when the operating
+// system writes it, or with the next checkpoint. A checkpoint is written in the background when a
+// segment is complete, and by Maintain when at least a mebibyte was appended or the log is idle.
 //
-// With Sync the caller then waits for a sync. Of all callers that wait, one syncs, and the others go on writing
-// meanwhile; its sync makes all durable that was written before it began. The name of a new segment is synced
-// before the first batch is written to it, and a segment is synced as a whole before the next one begins.
+// With Sync the caller then waits for a sync. One of the waiting callers syncs, for all batches
+// written before the sync began. Meanwhile other callers continue to write. The name of a new
+// segment is synced before the first batch is written to it, and a segment is synced completely
+// before the next one begins.
 //
-// After a failed sync nobody knows what is on disk: the system regards as written what is not. So that is the end of
-// writing until the log is opened again. What may be affected is written once more, so that the next
-// process cannot take it for durable without a sync.
+// After a failed sync it is unknown what is on disk: the operating system may treat data as written
+// that is not. So the log accepts no more writes until it is opened again. The affected bytes are
+// written once more. Otherwise the next process could take them for durable because its own sync
+// succeeds.
 //
 // # Recovery
 //
-// Open reads the checkpoint. If the file of the last segment ends at the recovery point, and there is no file that is named after
-// the offset at which it ends, then nothing was appended since. After a clean stop that is so, and three files are all that Open looks at.
+// Open reads the checkpoint. If the file of the last segment ends at the recovery point, and there
+// is no next segment file, nothing was appended since the checkpoint. This is the case after a
+// clean stop, and Open then looks at three files only.
 //
-// Otherwise Open reads, from the recovery point on, as many batches as are good, goes on with the segment
-// that is named after the offset at which they end, and so on. What is not good is cut off: after the death of the process that is at
-// most a batch that was not acknowledged, since a batch is written when the one before it is complete; after a power cut it
-// is what was not synced. The cut is synced, or else a later power cut could bring the old bytes back behind new batches.
+// Otherwise Open reads valid batches from the recovery point on. It continues with the segment
+// whose name is the offset at which they end, and so on. The rest of the file is cut off. After a
+// kill that is at most one batch that was not acknowledged, since a batch is written only when the
+// one before it is complete. After a power cut it is what was not synced. The truncation is synced.
+// Otherwise a later power cut could bring the old bytes back after new batches.
 //
-// If there is no good checkpoint, all segments are read, and the log starts where the first one does. This is also how a
-// converted log begins, whose segments another program has written. Their batches have to follow each other
-// without gaps in the offsets, and the leader epochs must not decrease. If they have no time of arrival, it is the file's modification time.
+// Without a valid checkpoint, Open reads all segments, and the log starts at the first one. A
+// converted log, whose segments another program has written, is opened in the same way. Its batches
+// must follow each other without gaps in the offsets, and the leader epochs must not decrease. If
+// the batches have no time of arrival, the file's modification time is used.
 //
-// Damage before the recovery point does not stop Open, which does not look there. Whatever was written before the
-// process has opened the file is checked when it is read. Read then fails with [ErrDamaged], Diagnostics name the file, and all
-// other batches can be read. If the last segment has lost its end, the next batch begins a new one.
+// Damage before the recovery point does not stop Open, which does not read that part. All bytes
+// that were written before this process opened the file are checked whenever they are read. If they
+// are damaged, Read fails with [ErrDamaged], a diagnostic names the file, and all other batches can
+// still be read. If the last segment has lost its end, the next batch begins a new segment.
 //
 // # Retention
 //
-// Records are removed by whole segments: when the last batch of a segment has arrived longer ago than the retention allows, or when the
-// log is too large without it. The times are those of arrival; timestamps that producers set do not matter. So that records are
-// removed soon after they expire, a segment gets no more batches a quarter of the retention time after its first one.
-// If even the active segment has expired, an empty one takes its place, and its name keeps the end of the log.
+// Records are removed by whole segments: when the last batch of a segment arrived longer ago than
+// the retention time, or when the log without the segment still has the maximum size. The times are
+// those of arrival; timestamps set by producers are ignored. To remove records soon after they
+// expire, a segment accepts no more batches once a quarter of the retention time has passed since
+// its first batch. If even the active segment has expired, an empty one replaces it, and its name
+// preserves the end of the log.
 //
-// DeleteRecords moves the start to any offset. In both cases the checkpoint says where the log starts before a file is deleted; so a
-// crash leaves at most files that are not part of the log, which Maintain deletes. A segment that
-// is being read is deleted when the last reader is done with it.
+// DeleteRecords moves the start to any offset. In both cases the checkpoint records the new start
+// before a file is deleted. So a crash leaves at most files that are not part of the log, and
+// Maintain deletes them. If a segment is being read, its last reader deletes it.
 //
-// # What is bounded
+// # Limits
 //
-//   - Memory: nothing is kept per batch. A segment that is in use has its file open and its index in memory, 24 KiB at
-//     most. At most four segments beside the active one are open, unless they are not yet synced, and none when the log is idle.
-//   - Producers: 16,384 at most, and none that was idle for a day. Leader epochs: 1,000 at most.
-//   - Start: after a kill Open reads what was appended since the last checkpoint, with a buffer of 256 KiB. That is less than a mebibyte plus
-//     what was appended since the last call of Maintain, and hardly more than a segment as long as the disk keeps up.
-//   - Waiting: a waiting reader costs an entry in a map, see [Log.Notify]. There is no goroutine per log.
+//   - Memory: nothing is kept per batch. A segment in use has an open file and its index in memory, at
+//     most 24 KiB. At most four segments besides the active one are open, unless they are not yet
+//     synced. If the log is idle, none is open.
+//   - Producers: at most 16,384, and none that was idle for a day. Leader epochs: at most 1,000.
+//   - Start: after a kill, Open reads what was appended since the last checkpoint, with a buffer of
+//     256 KiB. That is less than a mebibyte plus what was appended since the last call of Maintain. It
+//     is hardly more than a segment as long as the disk keeps up.
+//   - Waiting: a waiting reader takes one map entry, see [Log.Notify]. There is no goroutine per log.
 //
 // # Reading this package
 //
-// Begin with log.go, which has the state and its locks, and append.go. Then, in any order:
-// sync.go (group commit, failed syncs), read.go, segment.go (open files), index.go and scan.go (finding and
-// checking batches), times.go (offsets by time), producers.go, epochs.go, notify.go, checkpoint.go, recover.go, and retention.go.
+// Start with log.go, which has the state and its locks, and append.go. Then, in any order: sync.go
+// (group commit, failed syncs), read.go, segment.go (open files), index.go and scan.go (finding and
+// checking batches), times.go (offsets by time), producers.go, epochs.go, notify.go, checkpoint.go,
+// recover.go, and retention.go.
 //
-// The tests run the log on a file system that loses whatever was not synced (crash_test.go): with any one sync
-// taken out of this package, they fail. They let each call of the file system fail, cut and flip every bit of
-// a small log, and compare the log with a list (model_test.go).
+// The tests run the log on a model of a file system that loses everything that was not synced
+// (crash_test.go). They fail if any one sync is removed from this package. Other tests let each
+// call of the file system fail, truncate and flip every bit of a small log, and compare the log
+// with a list (model_test.go).
 package commitlog

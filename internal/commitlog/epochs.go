@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// epochs say from which offset on batches have which leader epoch, so that a consumer can find out that
-// the log was truncated, in a power cut, below what it had read (KIP-101, KIP-320). Both the
+// epochs records the first offset of each leader epoch. With it a consumer can detect that the log
+// has lost records in a power cut that the consumer had already read (KIP-101, KIP-320). Both the
 // epochs and the offsets increase.
 type epochs []epochStart
 
@@ -15,9 +15,9 @@ type epochStart struct {
 	offset int64
 }
 
-const maxEpochs = 1000 // the broker has a new one whenever it starts
+const maxEpochs = 1000 // the broker uses a new epoch at each start
 
-// assign notes that from an offset on the epoch is another one. What contradicts it is dropped.
+// assign records that an epoch begins at an offset. It drops entries that contradict this.
 func (es *epochs) assign(epoch int32, offset int64) {
 	all := *es
 	if n := len(all); epoch < 0 || n > 0 && all[n-1].epoch == epoch && all[n-1].offset <= offset {
@@ -32,7 +32,7 @@ func (es *epochs) assign(epoch int32, offset int64) {
 	*es = append(all, epochStart{epoch, offset})
 }
 
-// startAt drops the epochs of removed records.
+// startAt drops the epochs of records before start, which have been removed.
 func (es *epochs) startAt(start int64) {
 	n := 0
 	for n+1 < len(*es) && (*es)[n+1].offset <= start {
@@ -44,7 +44,7 @@ func (es *epochs) startAt(start int64) {
 	}
 }
 
-// of returns the epoch of an offset, or -1 if it is not known.
+// of returns the epoch of an offset, or -1 if it is unknown.
 func (es epochs) of(offset int64) int32 {
 	for i := len(es) - 1; i >= 0; i-- {
 		if es[i].offset <= offset {
@@ -62,30 +62,31 @@ func (es epochs) latest() int32 {
 	return es[len(es)-1].epoch
 }
 
-// AssignEpoch tells the log that the broker's leader epoch is another one from now on. Append
-// does so as well.
+// AssignEpoch sets the broker's leader epoch from the next record on. Append does the same with its
+// argument.
 func (l *Log) AssignEpoch(epoch int32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.epochs.assign(epoch, l.next)
 }
 
-// Epoch is the latest leader epoch, or -1 if there is none.
+// Epoch returns the latest leader epoch, or -1 if there is none.
 func (l *Log) Epoch() int32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.epochs.latest()
 }
 
-// EpochOf is the leader epoch of an offset, or -1 if it is not known.
+// EpochOf returns the leader epoch of an offset, or -1 if it is unknown.
 func (l *Log) EpochOf(offset int64) int32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.epochs.of(offset)
 }
 
-// EndOffsetForEpoch returns the largest epoch up to the given one that has records, and the offset at which it ends. Both are
-// -1 if the epoch is later than all that are known. It answers as Apache Kafka's LeaderEpochFileCache.
+// EndOffsetForEpoch returns the largest epoch that has records and is not larger than the given
+// one, and the offset at which it ends. Both are -1 if the given epoch is larger than all known
+// ones. The results are those of Apache Kafka's LeaderEpochFileCache.
 func (l *Log) EndOffsetForEpoch(epoch int32) (found int32, end int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,7 +98,7 @@ func (l *Log) EndOffsetForEpoch(epoch int32) (found int32, end int64) {
 	}
 	later := slices.IndexFunc(l.epochs, func(e epochStart) bool { return e.epoch > epoch })
 	if later == 0 {
-		return epoch, l.epochs[0].offset // older than all: its records, if any, are removed
+		return epoch, l.epochs[0].offset // older than all known epochs: its records, if any, have been removed
 	}
 	return l.epochs[later-1].epoch, l.epochs[later].offset
 }

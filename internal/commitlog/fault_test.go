@@ -16,12 +16,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestEachCallFailsOnce lets each kind of call fail once, at each of its first 200 positions, with each error. A
-// program goes on meanwhile, and opens the log again when it must. Whatever comes then, a power cut
-// too, nothing that was acknowledged may be lost.
+// TestEachCallFailsOnce makes each kind of call fail once, at each of its first 200 positions, with
+// each error. Meanwhile a program continues to run, and opens the log again when it must. Whatever
+// happens afterwards, including a power cut, nothing acknowledged may be lost.
 //
-// A program serves for many positions, which are so far apart that the one fault is over when
-// the next one comes; several programs together have each position once.
+// One program covers many positions. They are so far apart that the effects of one fault are over
+// when the next one comes. Several programs together cover each position once.
 func TestEachCallFailsOnce(t *testing.T) {
 	t.Parallel()
 	const positions, apart = 200, 10
@@ -51,8 +51,8 @@ func TestEachCallFailsOnce(t *testing.T) {
 	}
 }
 
-// faulty runs a program in which the first call fails, and then one in every so many, up to a
-// position.
+// faulty runs a program in which the calls first, first+apart, first+2*apart and so on fail, up to
+// the call number positions.
 type faulty struct {
 	call                    string
 	fault                   error
@@ -86,8 +86,8 @@ func (f *faulty) run(sync bool) error {
 			return fmt.Errorf("after a kill: %w", err)
 		}
 		if !sync && f.call == "syncdir" {
-			// Without Sync a log goes on with a directory whose sync has failed. Then what was
-			// acknowledged may be lost in a power cut, which is not promised.
+			// Without Sync, a log continues to use a directory whose sync has failed. A power cut
+			// may then lose what was acknowledged, which is allowed.
 			return nil
 		}
 		if err := h.afterCut().check(fsys.Cut(rng)); err != nil {
@@ -118,7 +118,7 @@ func (f *faulty) run(sync bool) error {
 	}
 	sequence := int32(0)
 	checked := int64(0)
-	// Some calls are rare, so that a program does not come to the last position.
+	// Some calls are rare, so a program may not reach the last position.
 	for step := 0; step < 800 && f.seen.Load() < f.positions; step++ {
 		i := len(h.batches)
 		p := nobody

@@ -11,7 +11,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// sealAgain gives bytes the checksum that a file of this magic must have, so that fuzzing gets behind it.
+// sealAgain adds the checksum that a file with this magic must have, so that fuzzing gets past it.
 func sealAgain(b []byte, magic string) []byte {
 	b = append([]byte(magic), b...)
 	return appendChecksum(b)
@@ -69,7 +69,7 @@ func FuzzCheckpoint(f *testing.F) {
 		if again, err := parseCheckpoint(c.encode()); err != nil || !reflect.DeepEqual(again, c) {
 			t.Fatalf("%+v became %+v, %v", c, again, err)
 		}
-		// A log with such a checkpoint, but without segments, must open and go on.
+		// A log with such a checkpoint, but without segments, must open and accept batches.
 		fsys := disk.Memory()
 		if err := fsys.Make(); err != nil {
 			t.Fatal(err)
@@ -81,7 +81,7 @@ func FuzzCheckpoint(f *testing.F) {
 	})
 }
 
-// FuzzRecover opens a log of which the one segment has any content.
+// FuzzRecover opens a log whose only segment has arbitrary content.
 func FuzzRecover(f *testing.F) {
 	one := newBatch(nobody, "one")
 	batch.Stamp(one, 0, 1, 1000)
@@ -105,8 +105,8 @@ func FuzzRecover(f *testing.F) {
 	})
 }
 
-// goOn opens a log, reads what can be read, appends, and opens it again. What is read before the append must be the beginning
-// of content.
+// goOn opens a log, reads what can be read, appends, and opens it again. What is read before the
+// append must be the beginning of content.
 func goOn(t *testing.T, fsys disk.FS, content []byte) {
 	o := Options{FS: fsys, SegmentBytes: 1000, Now: newClock().Now, Diagnostics: slog.New(slog.DiscardHandler)}
 	l, err := Open(o)
@@ -131,7 +131,7 @@ func goOn(t *testing.T, fsys disk.FS, content []byte) {
 		t.Fatal(err)
 	}
 	if end > 1<<62 {
-		return // offsets end there
+		return // the largest offset is reached
 	}
 	b := newBatch(nobody, "more")
 	h, _ := batch.ParseHeader(b)

@@ -15,7 +15,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// clock is a clock that tests set.
+// clock is a clock that tests can set.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -35,7 +35,7 @@ func (c *clock) add(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// from says which idempotent producer sends a batch.
+// from identifies the idempotent producer that sends a batch.
 type from struct {
 	id       int64
 	epoch    int16
@@ -44,7 +44,7 @@ type from struct {
 
 var nobody = from{-1, -1, -1}
 
-// newBatch returns a batch as a producer sends it, with a record for each value.
+// newBatch returns a batch as a producer sends it, with one record for each value.
 func newBatch(p from, values ...string) []byte {
 	var records []byte
 	for i, v := range values {
@@ -72,7 +72,7 @@ func newBatch(p from, values ...string) []byte {
 	return b
 }
 
-// timed returns a batch of records with the timestamps of their producer.
+// timed returns a batch of records with timestamps set by their producer.
 func timed(times ...int64) []byte {
 	b := newBatch(nobody, make([]string, len(times))...)
 	be := binary.BigEndian
@@ -89,7 +89,7 @@ func timed(times ...int64) []byte {
 	return records
 }
 
-// plain returns a batch of one record of about so many bytes.
+// plain returns a batch of one record with approximately the given size.
 func plain(n, bytes int) []byte {
 	v := fmt.Sprint(n, " ")
 	return newBatch(nobody, v+strings.Repeat("x", max(0, bytes-len(v))))
@@ -161,7 +161,7 @@ func readAll(l *Log, offset int64) ([][]byte, error) {
 	return all, nil
 }
 
-// mustHave demands that the log has exactly those batches from an offset on.
+// mustHave requires that the log has exactly these batches from an offset on.
 func mustHave(t testing.TB, l *Log, offset int64, want [][]byte) {
 	t.Helper()
 	got, err := readAll(l, offset)

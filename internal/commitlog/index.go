@@ -9,26 +9,26 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// index says where some of the batches of a segment are: the first one, and then the first one
-// behind each interval of bytes. Since 1,024 intervals make a segment, it has 24 KiB at most, whatever the
-// number of batches.
+// index holds the positions of some of the batches of a segment: of the first one, and then of the
+// first one after each interval of bytes. A segment has 1,024 intervals, so an index has at most 24
+// KiB, whatever the number of batches.
 //
-// On disk it is only a help: what it says must be confirmed by the batches, and if it is missing, damaged,
-// or does not cover the whole segment, then the rest of the segment is scanned.
+// The file of an index only saves time. Its entries are checked against the batches. If it is
+// missing, damaged or incomplete, the rest of the segment is scanned.
 type index struct {
 	interval int64
 	entries  []entry
 	covered  int64 // the segment is indexed up to this byte
-	next     int64 // the offset of the batch that begins there
-	maxTime  int64 // greatest timestamp of the batches before
-	saved    int64 // what the file covers
+	next     int64 // the offset of the batch at position covered
+	maxTime  int64 // greatest timestamp of the batches before covered
+	saved    int64 // value of covered in the file
 }
 
 // entry is one batch of an index.
 type entry struct {
 	offset  int64
 	pos     int64
-	maxTime int64 // greatest timestamp of all batches of the segment before this one; -1 if there is none
+	maxTime int64 // greatest timestamp of all batches of the segment before this one; -1 if there are none
 }
 
 const (
@@ -42,7 +42,7 @@ func (l *Log) newIndex(base int64) index {
 	return index{interval: interval, next: base, maxTime: -1}
 }
 
-// add notes the next batch of the segment.
+// add adds the next batch of the segment.
 func (x *index) add(h batch.Header, pos int64) {
 	n := len(x.entries)
 	if n == 0 || pos-x.entries[n-1].pos >= x.interval {
@@ -53,8 +53,9 @@ func (x *index) add(h batch.Header, pos int64) {
 	x.maxTime = max(x.maxTime, h.MaxTimestamp)
 }
 
-// before returns the last entry of which beyond is false. The first entry, or the beginning
-// of an empty segment, is always one. beyond is false for entries up to some point.
+// before returns the last entry for which beyond is false. If there is none, it returns the first
+// entry, or the start of an empty segment. beyond must be false for all entries up to some point
+// and true for all others.
 func (x *index) before(beyond func(entry) bool) entry {
 	n := sort.Search(len(x.entries), func(i int) bool { return beyond(x.entries[i]) })
 	if n == 0 {
@@ -70,15 +71,15 @@ func (x *index) first() entry {
 	return x.entries[0]
 }
 
-// The file of an index is
+// Format of an index file:
 //
 //	magic     8 bytes
-//	interval  8, little-endian as all numbers
+//	interval  8, little-endian like all numbers
 //	covered   8
 //	next      8
 //	maxTime   8
 //	entries   24 each: offset, position, maxTime
-//	checksum  4  CRC32C of all before it
+//	checksum  4  CRC32C of everything before it
 const (
 	indexMagic       = "DSPIDX\r\n"
 	indexHeaderBytes = 40
@@ -98,7 +99,7 @@ func (x *index) encode() []byte {
 	return appendChecksum(b)
 }
 
-// parseIndex reads the index of a segment that begins with the offset base.
+// parseIndex decodes the index of a segment with the base offset base.
 func parseIndex(b []byte, base int64) (x index, err error) {
 	d := decoder{b: b}
 	if !d.sealed(indexMagic) {
@@ -118,14 +119,14 @@ func parseIndex(b []byte, base int64) (x index, err error) {
 		}
 		x.entries[i], last = e, e
 	}
-	// An index that covers nothing is never written.
+	// An empty index is never written.
 	if len(x.entries) == 0 || x.covered <= last.pos || x.next <= last.offset || x.maxTime < last.maxTime || x.interval <= 0 {
 		return x, errIndex
 	}
 	return x, nil
 }
 
-// readIndex returns the index of a segment of that size as it is on disk, or an empty one.
+// readIndex returns the index that is on disk for a segment of the given size, or an empty one.
 func (l *Log) readIndex(base, size int64) index {
 	if size == 0 {
 		return l.newIndex(base)
@@ -148,7 +149,7 @@ func (l *Log) readIndex(base, size int64) index {
 	return x
 }
 
-// writeIndex saves an index. A failure costs time later and nothing else.
+// writeIndex saves an index. A failure only costs time later.
 func (l *Log) writeIndex(base int64, x *index) {
 	if len(x.entries) == 0 || x.saved == x.covered {
 		return

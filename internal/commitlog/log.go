@@ -12,12 +12,12 @@ import (
 )
 
 var (
-	// ErrOutOfRange means that an offset is before the start or behind the end of the log.
+	// ErrOutOfRange means that an offset is before the start or after the end of the log.
 	ErrOutOfRange = errors.New("offset out of range")
-	// ErrDamaged means that stored batches are missing or not what was written.
+	// ErrDamaged means that stored batches are missing or differ from what was written.
 	ErrDamaged = errors.New("the log is damaged")
-	// ErrFailed means that a sync has failed, so that the log cannot tell what is on
-	// the disk. Records can be read, but nothing is written until the log is opened again.
+	// ErrFailed means that a sync has failed, so it is unknown what is on the disk. Records can be
+	// read, but nothing is written until the log is opened again.
 	ErrFailed = errors.New("the log takes no writes since a sync failed")
 	// ErrClosed means that the log was closed.
 	ErrClosed = errors.New("the log is closed")
@@ -25,39 +25,39 @@ var (
 	ErrVersion = errors.New("the log was written by a later version")
 )
 
-// Options say where a log is and what it promises.
+// Options configure a [Log].
 type Options struct {
-	// FS is the partition's own directory. It is made by the first Append. The one
-	// above it is the caller's, who has made it durably. Required.
+	// FS is the directory of the partition. The first Append creates it. The parent directory must
+	// exist and be durable. Required.
 	FS disk.FS
 
 	// SegmentBytes is the size of one segment file; see SetSegmentBytes. Default: 64 MiB.
 	SegmentBytes int64
 
-	// Sync makes Append return only when the batch is on disk, so that it survives
-	// a power cut. Without it, acknowledged batches survive the death of the
-	// process, and a power cut may cost the last ones.
+	// Sync makes Append return only when the batch is on disk, so that it survives a power cut.
+	// Without Sync, acknowledged batches survive if the process is killed, but a power cut may lose
+	// the most recent ones.
 	Sync bool
 
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 
-	// Diagnostics receives what the log says about itself. Nil discards it.
+	// Diagnostics receives the log's own messages. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
 const (
 	defaultSegmentBytes = 64 << 20
-	checkpointBytes     = 1 << 20        // Maintain moves the recovery point when so much was appended
-	recoveryBytes       = 16 << 20       // and Append does when it is so much: a start has to read it
-	producerIdle        = 24 * time.Hour // then a producer is forgotten, as by Apache Kafka
-	maxOpen             = 4              // segments that are open beside the active one
+	checkpointBytes     = 1 << 20        // Maintain moves the recovery point when at least this much was appended
+	recoveryBytes       = 16 << 20       // Append moves it when this much was appended, to limit what a start has to read
+	producerIdle        = 24 * time.Hour // a producer that was idle for this long is forgotten, as in Apache Kafka
+	maxOpen             = 4              // maximum number of open segments besides the active one
 )
 
 // Log is the log of one partition. Its methods may be called concurrently.
 //
-// It has three locks, which are taken in this order. None of them is needed to read
-// the bytes of a segment, so readers wait for nobody.
+// It has three locks, which are acquired in this order: appending, maintaining, mu. None of them is
+// held while the bytes of a segment are read, so readers do not wait for appends or maintenance.
 type Log struct {
 	opts  Options
 	fs    disk.FS
@@ -66,48 +66,48 @@ type Log struct {
 
 	segmentBytes atomic.Int64
 
-	// appending is held while a batch is checked and written, and while a segment is begun.
+	// appending is held while a batch is checked and written, and while a new segment is created.
 	appending sync.Mutex
 
 	// maintaining is held while the checkpoint is written and segments are removed.
 	maintaining sync.Mutex
 
-	// mu guards all below. It is never held while a file is read, written or synced.
+	// mu guards the fields below. It is never held while a file is read, written or synced.
 	mu        sync.Mutex
 	start     int64      // offset of the first record
-	end       int64      // offset behind the last record that readers may see
-	endPos    int64      // where that record ends in the active segment
-	next      int64      // offset of the next batch; only with Options.Sync it may be beyond end
+	end       int64      // offset after the last record that readers may see
+	endPos    int64      // position in the active segment at which that record ends
+	next      int64      // offset of the next batch; larger than end only with Options.Sync
 	bytes     int64      // size of all segments
-	clock     int64      // when the last batch arrived, in milliseconds; never goes back
+	clock     int64      // when the last batch arrived, in milliseconds; never decreases
 	segments  []*segment // in the order of their offsets, without gaps; the last one is active
-	opened    []*segment // those with a file open
+	opened    []*segment // segments with an open file
 	epochs    epochs
 	producers producers
 	rollAfter time.Duration // age at which the active segment is closed
 	marks     marks
 	waiters   map[chan<- struct{}]struct{}
 
-	syncing bool       // an Append syncs, for all that wait
-	synced  *sync.Cond // with mu: told when a sync has ended
-	saving  bool       // a save runs in the background
-	pending int64      // bytes that were appended since the last checkpoint
-	round   int        // counts the calls of Maintain, to tell for how long a segment was not used
+	syncing bool       // whether an Append is syncing, for all that wait
+	synced  *sync.Cond // uses mu; signaled when a sync has ended
+	saving  bool       // whether save is running in the background
+	pending int64      // bytes appended since the last checkpoint
+	round   int        // number of calls of Maintain, to measure how long a segment has been unused
 
 	dirMade   bool  // the directory exists
-	dirSynced bool  // and is durable
-	found     bool  // Open has read a checkpoint
+	dirSynced bool  // the directory is durable
+	found     bool  // Open has found a checkpoint
 	stored    bool  // a checkpoint is durable
-	swept     bool  // files that do not belong to the log were removed
-	failed    error // if not nil, nothing is written any more
+	swept     bool  // files that do not belong to the log have been removed
+	failed    error // if not nil, nothing may be written any more
 	closed    bool
 }
 
-// Open opens a log, and makes an empty one if its directory is missing or empty. After a
-// clean stop it reads only the checkpoint. Otherwise it reads what was
-// appended since the checkpoint, and cuts off a torn end.
+// Open opens a log. If its directory is missing or empty, the log is empty. After a clean stop Open
+// reads only the checkpoint. Otherwise it also reads what was appended since the checkpoint, and
+// cuts off an incomplete end.
 //
-// Damage does not keep a log from being opened. The damaged places are found when they are read.
+// Open succeeds even if batches are damaged. Reading those batches fails.
 func Open(o Options) (*Log, error) {
 	if o.FS == nil {
 		return nil, errors.New("open log: no directory given")
@@ -127,29 +127,29 @@ func Open(o Options) (*Log, error) {
 	return l, nil
 }
 
-// Start is the offset of the first record, or End if there is none. It never goes back.
+// Start returns the offset of the first record, or End if there is none. It never decreases.
 func (l *Log) Start() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.start
 }
 
-// End is the offset behind the last record that is acknowledged. It never goes back.
+// End returns the offset after the last acknowledged record. It never decreases.
 func (l *Log) End() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.end
 }
 
-// Bytes is the size of the segments on disk.
+// Bytes returns the size of the segments on disk.
 func (l *Log) Bytes() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes
 }
 
-// SetSegmentBytes changes the size at which a segment file is closed and the next one begun. A
-// size of 0 or less is the default.
+// SetSegmentBytes changes the size at which a segment is complete and a new one begins. A size of 0
+// or less means the default.
 func (l *Log) SetSegmentBytes(n int64) {
 	if n <= 0 {
 		n = defaultSegmentBytes
@@ -157,10 +157,10 @@ func (l *Log) SetSegmentBytes(n int64) {
 	l.segmentBytes.Store(n)
 }
 
-// active is the segment that is appended to. The caller holds mu.
+// active returns the segment that is appended to. The caller holds mu.
 func (l *Log) active() *segment { return l.segments[len(l.segments)-1] }
 
-// writable says why nothing may be written, if so. The caller holds mu.
+// writable returns an error if nothing may be written. The caller holds mu.
 func (l *Log) writable() error {
 	if l.closed {
 		return ErrClosed
@@ -168,7 +168,7 @@ func (l *Log) writable() error {
 	return l.failed
 }
 
-// fail ends all writing, since it is unknown what is on disk. The caller holds mu.
+// fail stops all writing, because it is unknown what is on disk. The caller holds mu.
 func (l *Log) fail(err error) error {
 	if l.failed == nil {
 		l.failed = fmt.Errorf("%w: %w", ErrFailed, err)
@@ -178,9 +178,9 @@ func (l *Log) fail(err error) error {
 	return l.failed
 }
 
-// Maintain does what is due from time to time. The broker calls it about once a minute;
-// without work to do it costs next to nothing. It moves the recovery point, closes files that were
-// not used since the last two calls, and forgets producers that are idle for a day.
+// Maintain does the periodic work. The broker calls it about once a minute; it is cheap if there is
+// nothing to do. It moves the recovery point, closes files that were not used since the last two
+// calls, and forgets producers that have been idle for a day.
 func (l *Log) Maintain() error {
 	if err := l.sweep(); err != nil {
 		return err
@@ -196,7 +196,7 @@ func (l *Log) Maintain() error {
 			return err
 		}
 	}
-	l.appending.Lock() // so that the active segment's file may be closed
+	l.appending.Lock() // the file of the active segment may only be closed while nothing is appended
 	defer l.appending.Unlock()
 	l.mu.Lock()
 	idle := l.shut(func(g *segment) bool { return g.idle(l.round) })
@@ -204,11 +204,11 @@ func (l *Log) Maintain() error {
 	return closeAll(idle)
 }
 
-// Close stops the log cleanly: the next Open need not read any batch. Later calls of other
-// methods fail with ErrClosed. It may be called twice.
+// Close stops the log cleanly, so that the next Open does not have to read batches. Later calls of
+// other methods fail with ErrClosed. It may be called more than once.
 func (l *Log) Close() error { return l.close(true) }
 
-// Discard closes a log that is about to be deleted. It writes nothing.
+// Discard closes a log that is about to be deleted, without writing anything.
 func (l *Log) Discard() error { return l.close(false) }
 
 func (l *Log) close(clean bool) error {

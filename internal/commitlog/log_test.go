@@ -72,8 +72,8 @@ func TestAppendAndRead(t *testing.T) {
 
 func modelDir() *disktest.Model { return disktest.New().Sub("t-0").(*disktest.Model) }
 
-// TestCleanOpen demands that Open after a clean stop reads the checkpoint and nothing else, and does not even list the
-// directory, and that a stray file does not confuse it.
+// TestCleanOpen requires that Open reads only the checkpoint after a clean stop, does not even list
+// the directory, and ignores a stray file.
 func TestCleanOpen(t *testing.T) {
 	fsys := modelDir()
 	o := Options{FS: fsys, SegmentBytes: 2000}
@@ -149,7 +149,7 @@ func TestRead(t *testing.T) {
 			break
 		}
 		mustClose(t, l)
-		l = mustOpen(t, o) // so that all is checked
+		l = mustOpen(t, o) // so that everything is checked
 	}
 	if b, err := l.Read(make([]byte, 9), 36, 100, true); err != nil || len(b) != 0 {
 		t.Errorf("Read at the end: %d bytes, %v, want none", len(b), err)
@@ -169,8 +169,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestExpireAll lets all records expire: the end stays where it was, also after a start, and even if the
-// checkpoint is gone then.
+// TestExpireAll lets all records expire. The end stays the same, also after a start, even without a
+// checkpoint.
 func TestExpireAll(t *testing.T) {
 	for _, kept := range []bool{true, false} {
 		fsys, clock := modelDir(), newClock()
@@ -200,7 +200,7 @@ func TestExpireAll(t *testing.T) {
 	}
 }
 
-// TestExpire checks which segments go.
+// TestExpire checks which segments are removed.
 func TestExpire(t *testing.T) {
 	clock := newClock()
 	l := mustOpen(t, Options{FS: modelDir(), SegmentBytes: 400, Now: clock.Now})
@@ -234,8 +234,8 @@ func TestExpire(t *testing.T) {
 	}
 }
 
-// TestRollByAge demands that a segment gets no batch a quarter of the retention after its first one, so that what has
-// expired is soon removed.
+// TestRollByAge requires that a segment gets no more batches after a quarter of the retention time,
+// so that expired records are removed soon.
 func TestRollByAge(t *testing.T) {
 	clock := newClock()
 	l := mustOpen(t, Options{FS: modelDir(), Now: clock.Now})
@@ -303,7 +303,8 @@ func TestDeleteRecords(t *testing.T) {
 	}
 }
 
-// TestFullDisk fills a disk: what does not fit is refused and leaves nothing, and what was acknowledged stays.
+// TestFullDisk fills a disk. What does not fit is refused and leaves nothing behind, and everything
+// acknowledged stays.
 func TestFullDisk(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		fsys := modelDir()
@@ -329,7 +330,7 @@ func TestFullDisk(t *testing.T) {
 		if refused == 0 {
 			t.Fatal("the disk is not full")
 		}
-		l.Close() // there may be no room for the checkpoint
+		l.Close() // there may be no space for the checkpoint
 		l = mustOpen(t, o)
 		mustHave(t, l, 0, want)
 		fsys.Room(0)
@@ -337,7 +338,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestMissingSegment deletes a segment and damages another: reading there fails, and says which file it is.
+// TestMissingSegment deletes a segment and damages another. Reading there fails with an error that
+// names the file.
 func TestMissingSegment(t *testing.T) {
 	fsys := modelDir()
 	var diagnostics bytes.Buffer
@@ -372,7 +374,8 @@ func TestMissingSegment(t *testing.T) {
 	}
 }
 
-// TestGroupCommit holds a sync up. What is not synced is not visible, and all that came meanwhile is synced at once.
+// TestGroupCommit blocks a sync. What is not synced is not visible, and everything that was written
+// in the meantime is synced at once.
 func TestGroupCommit(t *testing.T) {
 	fsys := modelDir()
 	l := mustOpen(t, Options{FS: fsys, Sync: true})
@@ -402,7 +405,7 @@ func TestGroupCommit(t *testing.T) {
 	for range more {
 		add()
 	}
-	for l.written() < 2+more { // they are written while the sync is held up
+	for l.written() < 2+more { // they are written while the sync is blocked
 		runtime.Gosched()
 	}
 	ready := make(chan struct{}, 1)
@@ -435,8 +438,8 @@ func (l *Log) written() int64 {
 	return l.next
 }
 
-// TestFailedSync demands that after a failed sync nothing is written, that reading goes on, and that the
-// log can be opened again.
+// TestFailedSync requires that after a failed sync nothing is written, that records can still be
+// read, and that the log can be opened again.
 func TestFailedSync(t *testing.T) {
 	fsys := modelDir()
 	o := Options{FS: fsys, Sync: true, Now: newClock().Now}
@@ -467,11 +470,11 @@ func TestFailedSync(t *testing.T) {
 	mustAppend(t, l, plain(2, 10))
 }
 
-// TestNotify checks who is told, and when.
+// TestNotify checks which waiters are notified, and when.
 func TestNotify(t *testing.T) {
 	l := mustOpen(t, Options{FS: modelDir()})
 	told := func(ready chan struct{}) bool {
-		l.tasks.Wait() // many are told in the background
+		l.tasks.Wait() // many waiters are notified in the background
 		select {
 		case <-ready:
 			return true
@@ -521,7 +524,8 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// TestConvertedLog opens segments that another program has made, in which batches have the timestamps of their producers.
+// TestConvertedLog opens segments that another program has written, in which batches have
+// timestamps set by their producers.
 func TestConvertedLog(t *testing.T) {
 	fsys := modelDir()
 	if err := fsys.Make(); err != nil {
@@ -561,7 +565,8 @@ func TestConvertedLog(t *testing.T) {
 		mustClose(t, l)
 	}
 	l := mustOpen(t, o)
-	// They arrived when the files were written, whatever the producers say.
+	// Their time of arrival is the files' modification time, whatever the producers' timestamps
+	// are.
 	if err := l.Expire(time.Hour, -1); err != nil || l.Start() != 100 {
 		t.Errorf("Expire: start %d, %v, want 100", l.Start(), err)
 	}
@@ -577,8 +582,8 @@ func TestConvertedLog(t *testing.T) {
 	}
 }
 
-// TestIdle demands that a log that is not used has no file open and no index in memory, that it is all on disk
-// then, and that it can be used again.
+// TestIdle requires that a log that is not used has no open file and no index in memory, that it is
+// completely on disk, and that it can be used again.
 func TestIdle(t *testing.T) {
 	fsys := modelDir()
 	l := mustOpen(t, Options{FS: fsys, SegmentBytes: 2000, Now: newClock().Now})
@@ -592,7 +597,7 @@ func TestIdle(t *testing.T) {
 	if n := len(l.opened); n > maxOpen+1 {
 		t.Errorf("%d segments are open, want at most %d", n, maxOpen+1)
 	}
-	for range 4 { // the second may have to save, which uses the last segment once more
+	for range 4 { // the second call may have to save, which uses the last segment once more
 		if err := l.Maintain(); err != nil {
 			t.Fatal(err)
 		}
@@ -613,7 +618,7 @@ func TestIdle(t *testing.T) {
 	mustHave(t, l, 0, append(want, b))
 }
 
-// TestConcurrently appends, reads, waits, removes and maintains at the same time.
+// TestConcurrently appends, reads, waits, removes and maintains concurrently.
 func TestConcurrently(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		root, err := disk.New(t.TempDir())
@@ -703,7 +708,8 @@ func concurrently(t *testing.T, l *Log, appends int) {
 	}
 }
 
-// TestMemory appends a million batches of one record: what stays is the index of the active segment and little else.
+// TestMemory appends a million batches of one record. Afterwards memory holds the index of the
+// active segment and little else.
 func TestMemory(t *testing.T) {
 	root, err := disk.New(t.TempDir())
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// TestModel compares the log with a list of batches: after random appends, removals, stops and kills it
-// has the same batches at the same offsets, its start and its end never go back, and whatever
-// has not expired is there.
+// TestModel compares the log with a list of batches. After random appends, removals, stops and
+// kills it has the same batches at the same offsets. Its start and end never decrease, and
+// everything that has not expired is there.
 func TestModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -40,7 +40,7 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// model is what a log should be.
+// model is the expected state of a log.
 type model struct {
 	fsys    disk.FS
 	options Options
@@ -51,8 +51,8 @@ type model struct {
 	end     int64
 	last    int64 // time of the last batch
 	epoch   int32
-	next    map[int64]from // what the producers send next
-	sent    []stored       // of producers, in order
+	next    map[int64]from // what each producer sends next
+	sent    []stored       // batches of producers, in order
 }
 
 type stored struct {
@@ -89,7 +89,7 @@ func (m *model) reopen(t *rapid.T, clean bool) {
 			t.Fatalf("Close: %v", err)
 		}
 	} else {
-		m.log.tasks.Wait() // of a killed process nothing would go on either
+		m.log.tasks.Wait() // a killed process would not continue its tasks either
 	}
 	m.open(t)
 }
@@ -135,11 +135,11 @@ func (m *model) append(t *rapid.T) {
 	}
 }
 
-// refuse appends what a known producer may not.
+// refuse appends what a known producer may not append.
 func (m *model) refuse(t *rapid.T, p from, want error) {
 	known := slices.ContainsFunc(m.log.Producers(), func(k Producer) bool { return k.ID == p.id })
 	if !known {
-		return // of an unknown one all is accepted
+		return // from an unknown producer everything is accepted
 	}
 	b := newBatch(p, "refused")
 	h, _ := batch.ParseHeader(b)
@@ -215,7 +215,7 @@ func (m *model) time(t *rapid.T) {
 	}
 }
 
-// pass lets time pass, sometimes backwards.
+// pass advances the clock, or sometimes sets it back.
 func (m *model) pass(t *rapid.T) {
 	m.clock.add(time.Duration(rapid.IntRange(-1000, 10_000).Draw(t, "ms")) * time.Millisecond)
 }
@@ -249,7 +249,7 @@ func (m *model) expire(t *rapid.T) {
 			t.Fatalf("Expire(-1, %d) left %d bytes", most, left)
 		}
 	}
-	// What is left is not all expired: the last batch of the first segment is not.
+	// In what is left, the last batch of the first segment has not expired.
 	if keep >= 0 && start < m.end && m.clock.Now().UnixMilli()-m.last > keep.Milliseconds() {
 		t.Fatalf("Expire(%v) left offset %d, though all are older", keep, start)
 	}

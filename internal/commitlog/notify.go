@@ -1,11 +1,12 @@
 package commitlog
 
-// Notify sends a value on ready, once, when End is greater than after: at once if it is already, else
-// when a batch has been acknowledged, or when the log is closed. ready must have room for a value; if it
-// is full the value is dropped, since its receiver is about to look anyway. One ready may be given to many logs, as
-// a fetch of many partitions needs it, and to one log many times. Forget ends it early.
+// Notify sends a value on ready, once, when End is greater than after, or when the log is closed.
+// If End is greater already, it sends at once. ready must have a buffer for one value. If the
+// buffer is full, the value is dropped, because the receiver has not yet handled an earlier one.
+// The same channel may be passed to many logs, as for a fetch of many partitions, and to one log
+// several times. Forget cancels the notification.
 //
-// While nothing is appended, a waiter costs an entry of a map and no goroutine.
+// A waiter takes one map entry and no goroutine.
 func (l *Log) Notify(after int64, ready chan<- struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -19,17 +20,18 @@ func (l *Log) Notify(after int64, ready chan<- struct{}) {
 	l.waiters[ready] = struct{}{}
 }
 
-// Forget ends what Notify began.
+// Forget cancels a notification that was requested with Notify.
 func (l *Log) Forget(ready chan<- struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.waiters, ready)
 }
 
-// fewWaiters are told by the Append that they have waited for. It does not wait until many are told.
+// Up to fewWaiters waiters are notified by the Append that they have waited for. More are notified
+// in the background, so that Append does not have to wait.
 const fewWaiters = 64
 
-// wake tells all who wait. The caller holds mu.
+// wake notifies all waiters. The caller holds mu.
 func (l *Log) wake() {
 	if len(l.waiters) == 0 {
 		return

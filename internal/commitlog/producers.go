@@ -17,12 +17,12 @@ type Producer struct {
 	LastTimestamp int64 // when its last batch arrived, in milliseconds
 }
 
-// producers remember, of each idempotent producer, the last batches it has appended. So a batch that is
-// sent a second time is recognized, and so is a gap (KIP-98).
+// producers holds the last batches of each idempotent producer, to detect duplicates and gaps
+// (KIP-98).
 //
-// They are in a list in the order of their last append, since the one that has been idle for the longest is
-// forgotten first: when a day has passed, or when there are too many. What a
-// forgotten producer sends is accepted with any sequence number, as by Apache Kafka.
+// The producers form a list in the order of their last append. The producer that has been idle
+// longest is forgotten first, after a day or when there are too many. A batch from a forgotten
+// producer is accepted with any sequence number, as in Apache Kafka.
 type producers struct {
 	byID           map[int64]*producer
 	oldest, newest *producer
@@ -37,25 +37,26 @@ const (
 type producer struct {
 	id           int64
 	epoch        int16
-	count        int8 // how many of sent and earlier are known
+	count        int8 // number of valid entries in sent and earlier
 	sent         sent
-	earlier      *[maxSent - 1]sent // before sent, latest first; nil until the second batch, since most producers never send it
+	earlier      *[maxSent - 1]sent // batches before sent, latest first; nil until the second batch, because most producers never send one
 	older, newer *producer
 }
 
 // sent is a batch that a producer has appended.
 type sent struct {
 	base     int64 // offset of the first record
-	time     int64 // of arrival, in milliseconds
+	time     int64 // time of arrival, in milliseconds
 	sequence int32 // of the last record
-	delta    int32 // offset of the last record less base
+	delta    int32 // offset of the last record minus base
 }
 
-// check decides about a batch: a duplicate of one of the last ones is returned; nil means that it may
-// be appended. It follows Apache Kafka's ProducerAppendInfo.
+// check checks a batch. If it is a duplicate of one of the producer's last batches, check returns
+// that one. If it returns nil and no error, the batch may be appended. The rules are those of
+// Apache Kafka's ProducerAppendInfo.
 func (ps *producers) check(h batch.Header) (*sent, error) {
 	p := ps.byID[h.ProducerID]
-	if p == nil && h.ProducerEpoch < noEpoch { // noEpoch is what Apache Kafka assumes of an unknown producer
+	if p == nil && h.ProducerEpoch < noEpoch { // Apache Kafka assumes noEpoch for an unknown producer
 		return nil, fmt.Errorf("producer %d: epoch %d: %w", h.ProducerID, h.ProducerEpoch, kerr.InvalidProducerEpoch)
 	}
 	if p == nil {
@@ -85,7 +86,7 @@ func (ps *producers) check(h batch.Header) (*sent, error) {
 	return nil, nil
 }
 
-// at returns one of the batches, the latest first.
+// at returns the i-th of the last batches; 0 is the latest.
 func (p *producer) at(i int) *sent {
 	if i == 0 {
 		return &p.sent
@@ -93,7 +94,7 @@ func (p *producer) at(i int) *sent {
 	return &p.earlier[i-1]
 }
 
-// add notes a batch that was appended.
+// add records a batch that was appended.
 func (ps *producers) add(id int64, epoch int16, s sent) {
 	p := ps.byID[id]
 	if p == nil {
@@ -109,7 +110,7 @@ func (ps *producers) add(id int64, epoch int16, s sent) {
 		ps.unlink(p)
 	}
 	if p.epoch != epoch {
-		p.epoch, p.count = epoch, 0 // the batches of another epoch do not count
+		p.epoch, p.count = epoch, 0 // batches of another epoch do not count
 	}
 	if p.count > 0 {
 		if p.earlier == nil {
@@ -152,14 +153,15 @@ func (ps *producers) remove(p *producer) {
 	delete(ps.byID, p.id)
 }
 
-// forget removes the producers that have not appended since a time.
+// forget removes the producers whose last append was before the given time.
 func (ps *producers) forget(before int64) {
 	for ps.oldest != nil && ps.oldest.sent.time < before {
 		ps.remove(ps.oldest)
 	}
 }
 
-// Producers returns the idempotent producers of the last day, the one that was idle for the longest first.
+// Producers returns the idempotent producers of the last day, the one that has been idle longest
+// first.
 func (l *Log) Producers() []Producer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,7 +172,7 @@ func (l *Log) Producers() []Producer {
 	return all
 }
 
-// encode appends each producer's ID, epoch, number of batches, and batches with the latest last.
+// encode appends each producer's ID, epoch, number of batches, and batches, the latest last.
 func (ps *producers) encode(b []byte) []byte {
 	b = appendInts(b, int64(len(ps.byID)))
 	for p := ps.oldest; p != nil; p = p.newer {

@@ -10,7 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// TestProducerRules appends batches of a producer one after the other, as a table.
+// TestProducerRules appends batches of a producer one after another, from a table.
 func TestProducerRules(t *testing.T) {
 	const wrapped = math.MaxInt32
 	steps := []struct {
@@ -60,7 +60,7 @@ func TestProducerRules(t *testing.T) {
 	}
 }
 
-// TestFiveDuplicates demands that the last five batches are known, and no more.
+// TestFiveDuplicates requires that the last five batches are known, and no more.
 func TestFiveDuplicates(t *testing.T) {
 	var ps producers
 	header := func(n int32) batch.Header { return batch.Header{ProducerID: 1, BaseSequence: n} }
@@ -75,7 +75,7 @@ func TestFiveDuplicates(t *testing.T) {
 	}
 }
 
-// TestProducersAreBounded demands that those go that were idle for the longest.
+// TestProducersAreBounded requires that the producers that have been idle longest are forgotten.
 func TestProducersAreBounded(t *testing.T) {
 	var ps producers
 	for id := range int64(maxProducers + 100) {
@@ -89,7 +89,7 @@ func TestProducersAreBounded(t *testing.T) {
 		t.Error("not those are known that were busy last")
 	}
 	ps.forget(maxProducers)
-	if n := len(ps.byID); n != 101 { // those of the last hundred, and the busy one
+	if n := len(ps.byID); n != 101 { // the last hundred, and the busy one
 		t.Errorf("%d producers after the others were forgotten, want 101", n)
 	}
 	d := decoder{b: ps.encode(nil)}
@@ -99,7 +99,7 @@ func TestProducersAreBounded(t *testing.T) {
 	}
 }
 
-// TestEpochs checks which offsets have which epoch, and what is answered about truncation.
+// TestEpochs checks which offsets have which epoch, and the answers about truncation.
 func TestEpochs(t *testing.T) {
 	l := mustOpen(t, Options{FS: modelDir()})
 	if found, end := l.EndOffsetForEpoch(0); found != -1 || end != -1 {

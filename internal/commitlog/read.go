@@ -11,13 +11,13 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// Read returns whole batches as they are stored, from the one that holds offset on: at most maxBytes,
-// except that with atLeastOne the first batch is returned whatever its size. The first batch
-// may begin before offset, and before Start. At End, Read returns nothing.
+// Read returns whole batches as they are stored, starting with the one that contains offset. It
+// returns at most maxBytes. With atLeastOne it returns the first batch whatever its size. The first
+// batch may begin before offset, and before Start. At End, Read returns nothing.
 //
-// It appends to buf[:0] and allocates only if that has no room. It fails with ErrOutOfRange if
-// offset is not between Start and End, and with ErrDamaged if the first batch is missing or is
-// not what was written. If a later batch is damaged, Read returns those before it.
+// It appends to buf[:0] and only allocates if buf is too small. It fails with ErrOutOfRange if
+// offset is not between Start and End, and with ErrDamaged if the first batch is missing or differs
+// from what was written. If a later batch is damaged, Read returns those before it.
 func (l *Log) Read(buf []byte, offset int64, maxBytes int, atLeastOne bool) ([]byte, error) {
 	r := reading{Log: l, out: buf[:0], offset: offset, maxBytes: maxBytes, atLeastOne: atLeastOne}
 	for more := true; more; {
@@ -29,11 +29,11 @@ func (l *Log) Read(buf []byte, offset int64, maxBytes int, atLeastOne bool) ([]b
 	return r.out, nil
 }
 
-// reading is one call of Read.
+// reading is a call of Read in progress.
 type reading struct {
 	*Log
 	out        []byte
-	offset     int64 // behind what is in out
+	offset     int64 // the offset after the batches in out
 	maxBytes   int
 	atLeastOne bool
 }
@@ -42,10 +42,10 @@ func (r *reading) missing() error {
 	return fmt.Errorf("%w: offset %d is missing", ErrDamaged, r.offset)
 }
 
-// place is an offset, and where in a segment its batch begins.
+// place is an offset, and the position of its batch in a segment.
 type place struct{ offset, pos int64 }
 
-// part reads from one segment. It tells whether to read more behind that.
+// part reads from one segment. It reports whether to continue with the next one.
 func (r *reading) part() (more bool, err error) {
 	g, limit, err := r.find(r.offset)
 	if g == nil {
@@ -64,7 +64,7 @@ func (r *reading) part() (more bool, err error) {
 		return false, r.report(g, err)
 	}
 	if at < o.trusted {
-		limit = min(limit, o.trusted) // a part is checked as a whole, or not at all
+		limit = min(limit, o.trusted) // a part is either checked completely or not at all
 	}
 	before := len(r.out)
 	b, err := r.fill(o, at, limit)
@@ -93,8 +93,8 @@ func (r *reading) part() (more bool, err error) {
 	return at+int64(n) == limit, nil
 }
 
-// find returns the segment that has an offset, with one user more, and the position up to which it may be
-// read. At End it returns no segment.
+// find returns the segment that contains an offset, and the position up to which it may be read. It
+// counts the caller as a user of the segment. At End it returns no segment.
 func (l *Log) find(offset int64) (g *segment, limit int64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,7 +115,7 @@ func (l *Log) find(offset int64) (g *segment, limit int64, err error) {
 	return g, g.size, nil
 }
 
-// locate returns where the batch begins that holds the offset.
+// locate returns the position of the batch that contains r.offset.
 func (r *reading) locate(g *segment, o *opened, limit int64) (int64, error) {
 	r.mu.Lock()
 	pos, known := r.marks.get(g, r.offset)
@@ -143,7 +143,8 @@ func (r *reading) locate(g *segment, o *opened, limit int64) (int64, error) {
 	}
 }
 
-// fill reads from at on what may be returned. It appends it to out, and returns it.
+// fill reads up to the allowed number of bytes from position at. It appends them to out, and
+// returns them.
 func (r *reading) fill(o *opened, at, limit int64) ([]byte, error) {
 	before := len(r.out)
 	least := r.atLeastOne && before == 0
@@ -169,13 +170,13 @@ func (r *reading) fill(o *opened, at, limit int64) ([]byte, error) {
 	}
 }
 
-// skim returns how many of the bytes, which begin at a position of the segment, are whole batches, and the
-// offset behind them.
+// skim finds the whole batches in bytes that this process wrote itself. b begins at position at of
+// the segment. It returns their total size, and the offset after them.
 func (r *reading) skim(b []byte, o *opened, at int64) (n int, next int64) {
 	r.mu.Lock()
 	last := o.index.before(func(e entry) bool { return e.pos > at+int64(len(b)) })
 	r.mu.Unlock()
-	if last.pos > at { // begin there
+	if last.pos > at { // start there
 		n, next = int(last.pos-at), last.offset
 	}
 	for at := n; ; {
@@ -191,17 +192,18 @@ func (r *reading) skim(b []byte, o *opened, at int64) (n int, next int64) {
 	}
 }
 
-// check is skim for bytes that may be anything. The first batch has to hold the offset, and there is space for it and
-// those behind it. The error says what is wrong with the batch behind those that are counted.
+// check is like skim for bytes that may be damaged. The first batch must contain r.offset. space is
+// the number of bytes that are left in the segment. err describes what is wrong with the batch
+// after those that are counted in n.
 func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
 	next = r.offset
 	epoch, until := int32(-1), int64(-1)
 	for {
 		rest := b[n:]
 		if len(rest) < batch.HeaderBytes && (len(rest) == 0 || int64(n+len(rest)) < space) {
-			return n, next, nil // not all of it was read
+			return n, next, nil // the batch was not read completely
 		}
-		if n == 0 && len(rest) >= batch.HeaderBytes { // the offset may be within the batch
+		if n == 0 && len(rest) >= batch.HeaderBytes { // r.offset may be within the batch
 			next = min(next, int64(binary.BigEndian.Uint64(rest)))
 		}
 		h, err := checkHeader(rest, next, space-int64(n))
@@ -221,14 +223,14 @@ func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
 			epoch, until = r.epochs.span(h.LastOffset())
 			r.mu.Unlock()
 		}
-		if epoch >= 0 && h.LeaderEpoch != epoch { // which no checksum covers
+		if epoch >= 0 && h.LeaderEpoch != epoch { // no checksum covers the epoch
 			return n, next, fmt.Errorf("%w: leader epoch %d where %d should be", ErrDamaged, h.LeaderEpoch, epoch)
 		}
 		n, next = n+size, h.LastOffset()+1
 	}
 }
 
-// sizeOf returns the size of the batch that b begins with, or a number greater than any if b does not begin with
+// sizeOf returns the size of the batch at the start of b, or math.MaxInt if b does not start with
 // the header of a batch.
 func sizeOf(b []byte) int {
 	if len(b) < batch.HeaderBytes {
@@ -241,11 +243,12 @@ func sizeOf(b []byte) int {
 	return size
 }
 
-// lengthAt is where a batch has its length: the number of bytes behind that field.
+// lengthAt is the position of a batch's length field, which holds the number of bytes after that
+// field.
 const lengthAt = 8
 
-// marks remember where the last reads ended. Most reads go on where another one ended, and
-// need not search the place.
+// marks remember where the last reads ended. Most reads continue where an earlier one ended, and
+// then do not have to search for the position.
 type marks struct {
 	all    [8]mark
 	oldest int

@@ -10,7 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// recover finds out what the log was when it was open last.
+// recover restores the state in which the log was last open.
 func (l *Log) recover() error {
 	var c *checkpoint
 	b, err := disk.ReadFile(l.fs, checkpointName, maxCheckpointBytes)
@@ -30,8 +30,8 @@ func (l *Log) recover() error {
 		return err
 	}
 	if loose := l.loose(); l.opts.Sync && len(loose) > 0 {
-		// Readers are about to see these batches, so they must not vanish any more, and the next ones
-		// may be appended to a file of which the name is not durable.
+		// Readers will see these batches, so a power cut must not lose them any more. The name of
+		// the file must be durable as well, because the next batches may be appended to it.
 		if err := l.makeDurable(loose); err != nil {
 			return err
 		}
@@ -42,8 +42,8 @@ func (l *Log) recover() error {
 	return nil
 }
 
-// restore begins with a checkpoint and reads what was appended since. After a clean stop that is
-// nothing, as the size of the last segment's file shows, and that there is no file for a next one.
+// restore starts from a checkpoint and reads what was appended since. After a clean stop that is
+// nothing: the file of the last segment has the recorded size, and there is no next segment.
 func (l *Log) restore(c *checkpoint) error {
 	l.start, l.clock, l.segments, l.epochs, l.producers = c.start, c.clock, c.segments, c.epochs, c.producers
 	l.dirMade, l.dirSynced, l.found = true, true, true
@@ -74,7 +74,7 @@ func (l *Log) restore(c *checkpoint) error {
 			g = l.begin(l.next)
 			continue
 		case tail.lost:
-			l.begin(l.next) // nothing is appended to a file that has lost its end
+			l.begin(l.next) // do not append to a file that has lost its end
 		}
 		if clean {
 			return nil
@@ -83,9 +83,9 @@ func (l *Log) restore(c *checkpoint) error {
 	}
 }
 
-// rebuild begins with the files of the segments. There is no checkpoint if the log is new, if it
-// was converted from another format, or if the checkpoint is damaged. In the last case the damage may have
-// reached other files; so all that can be read is kept, and nothing is removed except a torn end.
+// rebuild starts from the segment files. There is no checkpoint if the log is new or was converted
+// from another format, or if the checkpoint is damaged. In the last case other files may be damaged
+// too. So rebuild keeps everything that can be read, and removes only an incomplete end.
 func (l *Log) rebuild() error {
 	infos, err := l.fs.List()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +124,7 @@ func (l *Log) rebuild() error {
 		case tail.torn > 0 && i == len(files)-1:
 			err = l.cut(g, tail)
 		case tail.torn > 0:
-			g.size += tail.torn // what is behind the damage may be found by the index
+			g.size += tail.torn // the index may find batches after the damage
 			l.bytes += tail.torn
 		}
 		if err != nil {
@@ -134,22 +134,22 @@ func (l *Log) rebuild() error {
 	return nil
 }
 
-// begin adds a segment, of which no file is known yet.
+// begin adds a segment without a known file.
 func (l *Log) begin(base int64) *segment {
 	g := &segment{base: base, end: base, maxTime: -1}
 	l.segments = append(l.segments, g)
 	return g
 }
 
-// tail says what is in a file behind what the log knows of it.
+// tail describes the part of a file after what the log knows of it.
 type tail struct {
-	lost bool  // less than the log knows of
-	torn int64 // bytes at the end that are not batches
+	lost bool  // the file is shorter than the log expects
+	torn int64 // number of bytes at the end that are not valid batches
 	why  error
 }
 
-// readTail adds to the log the batches that are in a segment's file behind those that the log
-// knows of. Those that do not say when they arrived did so at the given time.
+// readTail adds the batches to the log that are in a segment's file after those that are known.
+// arrived is used for batches without a time of arrival.
 func (l *Log) readTail(g *segment, arrived int64) (tail, error) {
 	f, err := l.fs.Open(logName(g.base), false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -195,7 +195,8 @@ func (l *Log) readTail(g *segment, arrived int64) (tail, error) {
 	}
 }
 
-// cut removes a torn end, durably: else bytes of it might come back behind the next batches.
+// cut removes an incomplete end and syncs the file. Otherwise the removed bytes could reappear
+// after a power cut, behind new batches.
 func (l *Log) cut(g *segment, t tail) error {
 	l.diag.Warn("the end of the log was not written as a whole and is cut off",
 		"file", logName(g.base), "bytes", t.torn, "end", l.next, "err", t.why)
@@ -213,7 +214,7 @@ func (l *Log) cut(g *segment, t tail) error {
 	return errors.Join(err, f.Close())
 }
 
-// exists tells whether a segment has a file.
+// exists reports whether a segment has a file.
 func (l *Log) exists(base int64) (bool, error) {
 	f, err := l.fs.Open(logName(base), false)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -13,12 +13,12 @@ const (
 	minRollAfter = 100 * time.Millisecond
 )
 
-// Expire removes the oldest segments: those whose last batch arrived longer ago than keep, and those without which
-// the log still has maxBytes. A negative value keeps them all. The active segment is removed
-// as well if all of it has expired. The end of the log stays where it is.
+// Expire removes the oldest segments: those whose last batch arrived longer ago than keep, and
+// those without which the log still has at least maxBytes. A negative value disables the limit. If
+// all of the active segment has expired, it is removed too. The end of the log does not change.
 //
-// Expire also tells the log when to begin a new segment: after a quarter of keep, so that records
-// are removed soon after they have expired.
+// Expire also sets the age at which a segment is complete to a quarter of keep, so that records are
+// removed soon after they expire.
 func (l *Log) Expire(keep time.Duration, maxBytes int64) error {
 	l.appending.Lock()
 	l.mu.Lock()
@@ -51,8 +51,9 @@ func (l *Log) Expire(keep time.Duration, maxBytes int64) error {
 	return nil
 }
 
-// DeleteRecords removes the records before an offset, or all if it is -1, and returns the new start. They are
-// gone for good when it returns. It fails with ErrOutOfRange if the offset is behind End.
+// DeleteRecords removes the records before an offset, or all records if it is -1, and returns the
+// new start. When it returns, they are gone durably. It fails with ErrOutOfRange if the offset is
+// greater than End.
 func (l *Log) DeleteRecords(before int64) (start int64, err error) {
 	l.appending.Lock()
 	l.mu.Lock()
@@ -77,8 +78,8 @@ func (l *Log) DeleteRecords(before int64) (start int64, err error) {
 	return l.Start(), nil
 }
 
-// free begins a new segment if the log is about to start at its end: the active segment cannot be removed,
-// and the next one's name keeps the offset. The caller holds appending.
+// free begins a new segment if the log is about to start at its end. The active segment cannot be
+// removed, and the name of the new one preserves the offset. The caller holds appending.
 func (l *Log) free(start int64) error {
 	l.mu.Lock()
 	due := start >= l.next && l.active().size > 0
@@ -90,8 +91,9 @@ func (l *Log) free(start int64) error {
 	return err
 }
 
-// advance moves the start of the log, and removes the segments before it. The checkpoint says so first:
-// the log must not begin with records that are half removed, nor with those that a power cut has brought back.
+// advance moves the start of the log and removes the segments before it. The checkpoint is written
+// first. Otherwise, after a crash, the log could begin with half-removed records, or with deleted
+// files that a power cut has brought back.
 func (l *Log) advance(start int64) error {
 	l.maintaining.Lock()
 	defer l.maintaining.Unlock()
@@ -127,7 +129,7 @@ func (l *Log) advance(start int64) error {
 }
 
 // deleteFiles deletes the files of a segment that is no longer part of the log. If that fails, the
-// next sweep does it.
+// next sweep tries again.
 func (l *Log) deleteFiles(g *segment) {
 	for _, name := range []string{indexName(g.base), logName(g.base)} {
 		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -139,7 +141,8 @@ func (l *Log) deleteFiles(g *segment) {
 	}
 }
 
-// sweep removes, once, the files that a crash has left: Open does not look for them after a clean stop.
+// sweep removes the files that a crash has left. It does this once per log, because Open does not
+// look for such files after a clean stop.
 func (l *Log) sweep() error {
 	l.mu.Lock()
 	due := !l.swept && l.dirMade && l.writable() == nil
@@ -147,16 +150,17 @@ func (l *Log) sweep() error {
 	if !due {
 		return nil
 	}
-	l.appending.Lock() // since a segment that is being begun has a file, but is not yet part of the log
+	l.appending.Lock() // a segment that is being created has a file, but is not yet part of the log
 	defer l.appending.Unlock()
 	if !l.maintaining.TryLock() {
-		return nil // a save may take long: next time, rather than let appends wait for it
+		return nil // a save may take long, and appends must not wait for it: try again at the next call
 	}
 	defer l.maintaining.Unlock()
 	return l.sweepNow()
 }
 
-// sweepNow removes the files of segments that are not part of the log, and those that were being replaced.
+// sweepNow removes the files of segments that are not part of the log, and temporary files of
+// unfinished replacements.
 func (l *Log) sweepNow() error {
 	infos, err := l.fs.List()
 	if err != nil {
@@ -177,8 +181,9 @@ func (l *Log) sweepNow() error {
 		}
 	}
 	if len(strays) > 0 {
-		// After a kill the checkpoint that can do without these files may not be durable yet. That
-		// they are gone need not be: if one comes back, its leader epoch is too old.
+		// After a kill, the checkpoint that no longer needs these files may not be durable yet, so
+		// it is made durable first. The removal itself need not be durable: if a file comes back,
+		// its leader epoch is too old.
 		if err = l.syncNames(); err == nil {
 			err = l.removeAll(strays)
 		}

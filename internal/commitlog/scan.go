@@ -10,25 +10,25 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// A scanner reads the batches of a segment in order and checks them: each has to
-// begin with the offset at which the one before it ends, and its checksum must be right. It has one
-// buffer of fixed size, whatever the size of the batches.
+// scanner reads the batches of a segment in order and checks them. Each batch must begin at the
+// offset where the one before it ends, and its checksum must be correct. The scanner has one buffer
+// of fixed size, whatever the size of the batches.
 type scanner struct {
 	file   io.ReaderAt
-	at     int64 // where the next batch begins
-	end    int64 // where the segment ends
-	offset int64 // the offset that the next batch must begin with
+	at     int64 // position of the next batch
+	end    int64 // end of the segment
+	offset int64 // the expected offset of the next batch
 	loose  bool  // do not check checksums
 
 	buf   *[scanBytes]byte
-	from  int64 // where the bytes in the buffer are from
-	count int   // how many there are
-	chunk int   // how many are read at once
+	from  int64 // position of the buffered bytes
+	count int   // number of buffered bytes
+	chunk int   // number of bytes to read at once
 }
 
 const (
 	scanBytes  = 256 << 10
-	checksumAt = 17 // of a batch; it covers what is behind it
+	checksumAt = 17 // position of the checksum in a batch
 	coveredAt  = 21
 )
 
@@ -37,19 +37,20 @@ var (
 	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// newScanner scans from at, where a batch with the given offset should begin, up to end.
+// newScanner returns a scanner for the bytes from at to end. A batch with the given offset should
+// begin at at.
 func newScanner(file io.ReaderAt, at, end, offset int64) *scanner {
 	return &scanner{file: file, at: at, end: end, offset: offset, chunk: scanBytes, buf: scanBuffers.Get().(*[scanBytes]byte)}
 }
 
-// free gives the buffer back.
+// free returns the buffer to its pool.
 func (s *scanner) free() {
 	scanBuffers.Put(s.buf)
 	s.buf = nil
 }
 
-// next returns the header of the next batch and where it begins; io.EOF at the end; an
-// ErrDamaged if what follows is not the next batch; or another error of reading.
+// next returns the header of the next batch and its position. It returns io.EOF at the end,
+// ErrDamaged if the following bytes are not the next batch, or a read error.
 func (s *scanner) next() (h batch.Header, at int64, err error) {
 	at = s.at
 	if at >= s.end {
@@ -71,8 +72,8 @@ func (s *scanner) next() (h batch.Header, at int64, err error) {
 	return h, at, nil
 }
 
-// checkHeader checks the header of a batch that should begin with the offset and have a place in
-// so many bytes.
+// checkHeader checks the header of a batch that should begin at the given offset and fit into space
+// bytes.
 func checkHeader(b []byte, offset, space int64) (batch.Header, error) {
 	h, err := batch.ParseHeader(b)
 	switch {
@@ -103,7 +104,7 @@ func (s *scanner) checksum(h batch.Header, at int64) error {
 	return nil
 }
 
-// peek returns at least n of the bytes from pos on.
+// peek returns the bytes from pos on, at least n of them.
 func (s *scanner) peek(pos int64, n int) ([]byte, error) {
 	if skip := pos - s.from; skip < 0 || skip+int64(n) > int64(s.count) {
 		s.from, s.count = pos, int(min(int64(max(n, s.chunk)), s.end-pos))
@@ -115,7 +116,7 @@ func (s *scanner) peek(pos int64, n int) ([]byte, error) {
 	return s.buf[pos-s.from : s.count], nil
 }
 
-// readFull reads all of b. That the file is too short is damage.
+// readFull reads all of b. A file that is too short is damaged.
 func readFull(file io.ReaderAt, b []byte, at int64) error {
 	n, err := file.ReadAt(b, at)
 	switch {
@@ -127,5 +128,5 @@ func readFull(file io.ReaderAt, b []byte, at int64) error {
 	return err
 }
 
-// stampOffset sets the base offset of a batch. No checksum covers it.
+// stampOffset sets the base offset of a batch. The checksum does not cover it.
 func stampOffset(b []byte, offset int64) { binary.BigEndian.PutUint64(b, uint64(offset)) }

@@ -13,37 +13,37 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// segment is one file of the log, with batches as on the wire, back to back. A log may
-// have thousands of segments, so a segment that is not in use has neither its file open nor
-// its index in memory. Log.mu guards the fields.
+// segment is one file of the log: batches as on the wire, back to back. A log may have thousands of
+// segments, so the file and index of a segment that is not in use are closed. Log.mu guards the
+// fields.
 type segment struct {
 	base    int64 // offset of its first record; the file is named after it
-	end     int64 // offset behind its last record
-	size    int64 // bytes that were written
+	end     int64 // offset after its last record
+	size    int64 // bytes written
 	first   int64 // when its first batch arrived, in milliseconds
 	last    int64 // when its last batch arrived
-	maxTime int64 // greatest timestamp of its records; -1 if it has none
+	maxTime int64 // greatest timestamp of its records; -1 if it has no records
 
 	made   bool  // the file exists
 	named  bool  // the file's name is durable
-	synced int64 // so many bytes are durable
+	synced int64 // number of bytes that are durable
 
-	syncing  sync.Mutex // held while the content is synced; taken before mu
-	opening  sync.Mutex // held while open is being set; taken before mu
+	syncing  sync.Mutex // held while the content is synced; acquired before mu
+	opening  sync.Mutex // held while open is being set; acquired before mu
 	open     *opened    // nil while the segment is not in use
-	users    int        // of open
-	round    int        // Log.round when it was used last
+	users    int        // number of users of open
+	round    int        // Log.round at its last use
 	removed  bool       // the last user deletes the files
-	reported bool       // Diagnostics were told that it is damaged
+	reported bool       // a diagnostic has reported that it is damaged
 }
 
-// opened is what a segment has in memory while it is used.
+// opened is the in-memory state of a segment that is in use.
 type opened struct {
 	file  disk.File
 	index index
 
-	// trusted is where the bytes begin that this process wrote after it had opened the
-	// file. All bytes before them are checked whenever they are read.
+	// trusted is the start of the bytes that this process wrote after it had opened the file. All
+	// bytes before that are checked whenever they are read.
 	trusted int64
 }
 
@@ -52,8 +52,8 @@ const nameForm = "%020d.%s"
 func logName(base int64) string   { return fmt.Sprintf(nameForm, base, "log") }
 func indexName(base int64) string { return fmt.Sprintf(nameForm, base, "index") }
 
-// parseName returns the base offset that a segment's file is named after. The kind is "log" or
-// "index".
+// parseName returns the base offset in the name of a segment's file, and the kind of the file:
+// "log" or "index".
 func parseName(name string) (base int64, kind string, ok bool) {
 	digits, kind, _ := strings.Cut(name, ".")
 	base, err := strconv.ParseInt(digits, 10, 64)
@@ -61,13 +61,14 @@ func parseName(name string) (base int64, kind string, ok bool) {
 	return base, kind, ok && base >= 0
 }
 
-// idle tells whether the segment was not used between the last two calls of Maintain.
+// idle reports whether the segment was not used between the last two calls of Maintain.
 func (g *segment) idle(round int) bool { return g.round < round-1 }
 
-// durable tells whether the segment is on disk as a whole.
+// durable reports whether the whole segment is on disk.
 func (g *segment) durable() bool { return !g.made || g.named && g.synced >= g.size }
 
-// use opens a segment, if it is not open, for a user who calls done in the end.
+// use opens a segment if necessary, and counts the caller as a user. The caller must call done
+// afterwards.
 func (l *Log) use(g *segment) (*opened, error) {
 	l.mu.Lock()
 	if g.removed {
@@ -79,7 +80,8 @@ func (l *Log) use(g *segment) (*opened, error) {
 	return l.openUsed(g)
 }
 
-// openUsed opens a segment that has this user already. If it fails then the use has ended.
+// openUsed is like use for a caller that is already counted as a user. If it fails, the caller must
+// not call done.
 func (l *Log) openUsed(g *segment) (*opened, error) {
 	l.mu.Lock()
 	g.round = l.round
@@ -103,7 +105,7 @@ func (l *Log) openUsed(g *segment) (*opened, error) {
 		return nil, l.report(g, err)
 	}
 	if final && o.trusted < size {
-		l.writeIndex(g.base, &o.index) // next time there is less to scan
+		l.writeIndex(g.base, &o.index) // so that there is less to scan next time
 	}
 	l.mu.Lock()
 	g.open = o
@@ -133,7 +135,7 @@ func (l *Log) load(g *segment, size int64, write bool) (*opened, error) {
 			return o, nil
 		}
 		if err != nil {
-			l.report(g, err) // whoever reads there gets an error
+			l.report(g, err) // reads of the damaged place return an error
 			o.trusted = size
 			return o, nil
 		}
@@ -141,7 +143,8 @@ func (l *Log) load(g *segment, size int64, write bool) (*opened, error) {
 	}
 }
 
-// done ends a use.
+// done must be called when a user no longer needs the segment. It closes and deletes the segment if
+// that is due.
 func (l *Log) done(g *segment) {
 	l.mu.Lock()
 	g.users--
@@ -157,8 +160,8 @@ func (l *Log) done(g *segment) {
 	}
 }
 
-// shut closes those of the opened segments that due selects, except those that are in use or
-// not yet synced. The caller holds mu, and closes the files after it has released mu.
+// shut closes the open segments that due selects, except those that are in use or not yet synced.
+// The caller holds mu, and closes the returned files after releasing mu.
 func (l *Log) shut(due func(*segment) bool) (rest []*opened) {
 	l.opened = slices.DeleteFunc(l.opened, func(g *segment) bool {
 		if g.users > 0 || !g.durable() && !g.removed && !l.closed || !due(g) {
@@ -171,7 +174,8 @@ func (l *Log) shut(due func(*segment) bool) (rest []*opened) {
 	return rest
 }
 
-// shutExcess closes the segments that were opened first, if many are open. The caller does as for shut.
+// shutExcess closes the segments that were opened first, if too many are open. The caller must do
+// the same as for shut.
 func (l *Log) shutExcess() (rest []*opened) {
 	excess := len(l.opened) - maxOpen - 1
 	return l.shut(func(g *segment) bool {
@@ -190,7 +194,7 @@ func closeAll(all []*opened) (err error) {
 	return err
 }
 
-// create makes the file of the active segment. With Options.Sync its name is durable when create
+// create creates the file of the active segment. With Options.Sync its name is durable when create
 // returns. The caller holds appending.
 func (l *Log) create(g *segment) error {
 	if err := l.makeDir(); err != nil {
@@ -198,7 +202,7 @@ func (l *Log) create(g *segment) error {
 	}
 	name := logName(g.base)
 	f, err := l.fs.Create(name)
-	if errors.Is(err, fs.ErrExist) { // it is not one of the log's: Open has found all of those
+	if errors.Is(err, fs.ErrExist) { // it is not part of the log, because Open has found all files that are
 		l.diag.Warn("a file that does not belong to the log is replaced", "file", name)
 		if err = l.fs.Remove(name); err == nil {
 			f, err = l.fs.Create(name)
@@ -209,7 +213,7 @@ func (l *Log) create(g *segment) error {
 	}
 	if l.opts.Sync {
 		if err := l.syncNames(); err != nil {
-			// This name may never become durable, so nothing may be acknowledged under it.
+			// The name may never become durable, so nothing may be acknowledged in this file.
 			f.Close()
 			l.fs.Remove(name)
 			return err
@@ -223,7 +227,7 @@ func (l *Log) create(g *segment) error {
 	return nil
 }
 
-// report says once per segment in Diagnostics that it is damaged. It returns err.
+// report logs that a segment is damaged, once per segment. It returns err.
 func (l *Log) report(g *segment, err error) error {
 	l.mu.Lock()
 	known := g.reported || l.closed

@@ -6,8 +6,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// commit returns when all before an offset is on disk. Of all that wait, one syncs. Meanwhile others
-// go on writing, and one of them syncs next, for all of them.
+// commit returns when everything before an offset is on disk. One of the waiting callers syncs, for
+// all of them. Meanwhile others continue to write, and one of those syncs next.
 func (l *Log) commit(end int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -33,7 +33,7 @@ func (l *Log) commit(end int64) error {
 	return nil
 }
 
-// makeDir makes the directory, if Open has not found it.
+// makeDir creates the directory, unless it exists.
 func (l *Log) makeDir() error {
 	l.mu.Lock()
 	made := l.dirMade
@@ -50,7 +50,7 @@ func (l *Log) makeDir() error {
 	return nil
 }
 
-// syncNames makes the names of all files durable, and that of the directory.
+// syncNames makes the names of all files durable, and the name of the directory itself.
 func (l *Log) syncNames() error {
 	l.mu.Lock()
 	known := l.dirSynced
@@ -69,22 +69,24 @@ func (l *Log) syncNames() error {
 	return nil
 }
 
-// failedSync ends all writing.
+// failedSync stops all writing after a failed sync.
 func (l *Log) failedSync(what string, err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.fail(fmt.Errorf("sync %s: %w", what, err))
 }
 
-// syncContent makes durable what was written to a segment so far. With Options.Sync, readers
-// see it then.
+// syncContent makes durable what was written to a segment so far. With Options.Sync, readers then
+// see it.
 func (l *Log) syncContent(g *segment) error {
 	o, err := l.use(g)
 	if err != nil {
 		return err
 	}
 	defer l.done(g)
-	g.syncing.Lock() // since the system reports a failure only once, and not to the second of two
+	// The system reports a failed write to only one of several syncs. If two ran at the same time,
+	// the other one would succeed although data is lost.
+	g.syncing.Lock()
 	defer g.syncing.Unlock()
 	l.mu.Lock()
 	size, next, active, failed := g.size, l.next, g == l.active(), l.failed
@@ -106,11 +108,12 @@ func (l *Log) syncContent(g *segment) error {
 	return nil
 }
 
-// writeAgain writes what a failed sync has not made durable once more. The system takes it for written, so
-// that without this a later sync, by the next process, would succeed without it.
+// writeAgain writes the bytes that a failed sync did not make durable once more. The operating
+// system treats them as written. So without this, a sync by the next process would succeed without
+// writing them.
 func (l *Log) writeAgain(g *segment, f disk.File) {
 	l.mu.Lock()
-	at, size := g.synced, g.size // which does not grow any more
+	at, size := g.synced, g.size // it does not grow any more, because the log has failed
 	l.mu.Unlock()
 	buf := scanBuffers.Get().(*[scanBytes]byte)
 	defer scanBuffers.Put(buf)

@@ -8,8 +8,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// OffsetForTime returns the first record with a timestamp of at least t, in milliseconds, and the leader epoch of
-// its batch. If there is none, all three are -1.
+// OffsetForTime returns the first record with a timestamp of at least t, in milliseconds, and the
+// leader epoch of its batch. If there is no such record, all three are -1.
 func (l *Log) OffsetForTime(t int64) (offset, timestamp int64, epoch int32, err error) {
 	l.mu.Lock()
 	start, end := l.start, l.end
@@ -32,12 +32,13 @@ func (l *Log) OffsetForTime(t int64) (offset, timestamp int64, epoch int32, err 
 	return -1, -1, -1, nil
 }
 
-// MaxTimestamp returns the first record with the greatest timestamp, as OffsetForTime.
+// MaxTimestamp returns the first record with the greatest timestamp, in the same form as
+// OffsetForTime.
 func (l *Log) MaxTimestamp() (offset, timestamp int64, epoch int32, err error) {
 	greatest := int64(-1)
 	l.mu.Lock()
 	start, end := l.start, l.end
-	var partial []*segment // those that have records which are removed, or not acknowledged
+	var partial []*segment // segments with records that are removed or not acknowledged
 	for _, g := range l.segments {
 		switch {
 		case g.end <= start || g.base >= end:
@@ -63,7 +64,7 @@ func (l *Log) MaxTimestamp() (offset, timestamp int64, epoch int32, err error) {
 	return l.OffsetForTime(greatest)
 }
 
-// findTime is OffsetForTime in one segment.
+// findTime is OffsetForTime for one segment.
 func (l *Log) findTime(g *segment, start, t int64) (offset, timestamp int64, epoch int32, err error) {
 	offset, timestamp, epoch = -1, -1, -1
 	err = l.walk(g, start, t, func(o *opened, h batch.Header, at int64) (bool, error) {
@@ -90,12 +91,12 @@ func (l *Log) findTime(g *segment, start, t int64) (offset, timestamp int64, epo
 	return offset, timestamp, epoch, err
 }
 
-// walk calls f for the batches of a segment that are visible, have offsets of at least start, and may have timestamps of at
-// least t, until f returns false.
+// walk calls f for the visible batches of a segment with offsets of at least start that may have
+// timestamps of at least t, until f returns false.
 func (l *Log) walk(g *segment, start, t int64, f func(o *opened, h batch.Header, at int64) (bool, error)) error {
 	o, err := l.use(g)
 	if errors.Is(err, ErrOutOfRange) {
-		return nil // it was removed meanwhile
+		return nil // it was removed in the meantime
 	}
 	if err != nil {
 		return err
@@ -107,7 +108,7 @@ func (l *Log) walk(g *segment, start, t int64, f func(o *opened, h batch.Header,
 		limit = l.endPos
 	}
 	from := o.index.before(func(e entry) bool { return e.offset > start })
-	// All batches before such an entry have lesser timestamps.
+	// All batches before such an entry have smaller timestamps.
 	if later := o.index.before(func(e entry) bool { return e.maxTime >= t }); later.pos > from.pos {
 		from = later
 	}
