@@ -15,12 +15,11 @@ import (
 
 var codecs = []Codec{None, Gzip, Snappy, LZ4, Zstd}
 
-// draft is a batch that a test puts together, right by default, and wrong in
-// whatever the test changes.
+// draft is a batch that a test builds. It is valid unless the test changes something.
 type draft struct {
 	kmsg.RecordBatch
 	records []kmsg.Record
-	body    []byte // if not nil, instead of the records, compressed
+	body    []byte // if not nil, replaces the compressed records
 	compact func([]byte) []byte
 }
 
@@ -46,7 +45,7 @@ func newDraft(codec Codec, values ...string) *draft {
 	return d
 }
 
-// rawRecord encodes a record, with its right length.
+// rawRecord encodes a record with its correct length.
 func rawRecord(r kmsg.Record) []byte {
 	r.Length = 0
 	body := r.AppendTo(nil)[1:]
@@ -61,7 +60,7 @@ func (d *draft) raw() []byte {
 	return b
 }
 
-// bytes encodes the batch with its right length and checksum.
+// bytes encodes the batch with its correct length and checksum.
 func (d *draft) bytes() []byte {
 	raw := d.body
 	if raw == nil {
@@ -84,7 +83,7 @@ func sum(b []byte) []byte {
 	return b
 }
 
-// compressors are those of franz-go's producer.
+// compressors are the compressors of franz-go's producer.
 var compressors = func() (all [Zstd + 1]kgo.Compressor) {
 	for codec, c := range []kgo.CompressionCodec{Gzip: kgo.GzipCompression(), Snappy: kgo.SnappyCompression(), LZ4: kgo.Lz4Compression(), Zstd: kgo.ZstdCompression()} {
 		var err error
@@ -107,7 +106,7 @@ func compress(codec Codec, b []byte) []byte {
 	return bytes.Clone(out)
 }
 
-// xerial frames Snappy blocks as snappy-java does.
+// xerial frames Snappy blocks in the format of snappy-java.
 func xerial(b []byte, block int) []byte {
 	out := append([]byte(snappyMagic), 0, 0, 0, 1, 0, 0, 0, 1)
 	for len(b) > 0 {

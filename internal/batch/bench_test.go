@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// load is a batch of n records with values of size bytes each: JSON, as many events
-// are.
+// load returns a batch of n records with values of size bytes each. The values are JSON, like many
+// real events.
 func load(codec Codec, n, size int) []byte {
 	rng := rand.New(rand.NewPCG(1, 2))
 	values := make([]string, n)

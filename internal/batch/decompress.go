@@ -17,18 +17,18 @@ import (
 
 // source decompresses data.
 type source interface {
-	// open begins with new data, of which no more than limit bytes are wanted.
+	// open starts with new data. No more than limit bytes will be needed after decompression.
 	open(compressed []byte, limit int64) error
 
-	// next returns the next piece, which is valid until the next call and may
-	// be empty, or io.EOF. It is not called again after an error.
+	// next returns the next piece, or io.EOF. The piece is valid until the next call and may be
+	// empty. next is not called again after an error.
 	next() ([]byte, error)
 
-	// defect says, after next has returned io.EOF, what is wrong with data that
-	// the decoders in Java take nevertheless, unlike those of other consumers.
+	// defect is called after next has returned io.EOF. It returns an error if the data has a defect
+	// that the decoders in Java ignore, unlike those of other consumers.
 	defect() error
 
-	// close forgets the data. It may follow a failed open.
+	// close releases the data. It is also called after a failed open.
 	close()
 }
 
@@ -41,7 +41,7 @@ type decompressError struct {
 func (e *decompressError) Error() string { return fmt.Sprintf("decompress %v: %v", e.codec, e.err) }
 func (e *decompressError) Unwrap() error { return e.err }
 
-// decompressFault is what becomes of an error of a source.
+// decompressFault returns the error to report for an error of a source.
 func decompressFault(c Codec, err error) error {
 	if err == errTooLarge {
 		return err
@@ -55,8 +55,7 @@ var (
 	errBehind    = errors.New("there is something behind the end of the data")
 )
 
-// sources are decoders to be used again, since they have buffers of up to a few
-// megabytes.
+// sources pools decoders, because they have buffers of up to a few megabytes.
 var sources = [Zstd + 1]sync.Pool{
 	Gzip:   {New: func() any { return new(gzipSource) }},
 	Snappy: {New: func() any { return new(snappySource) }},
@@ -64,9 +63,9 @@ var sources = [Zstd + 1]sync.Pool{
 	Zstd:   {New: func() any { return new(zstdSource) }},
 }
 
-// slots limits how many batches are decompressed at the same time, and with them
-// the memory for their buffers, when thousands of clients send compressed batches.
-// More would not be faster, because decompression only needs the processor.
+// slots limits the number of batches that are decompressed at the same time. This bounds the memory
+// for their buffers when thousands of clients send compressed batches. More slots would not be
+// faster, because decompression only needs the processor.
 var slots = make(chan struct{}, max(4, runtime.GOMAXPROCS(0)))
 
 func openSource(c Codec, compressed []byte, limit int64) (source, error) {
@@ -97,7 +96,7 @@ func pooled(b []byte) []byte {
 	return b
 }
 
-// room returns a slice of n bytes, b if it has them.
+// room returns a slice of n bytes, reusing b if it is large enough.
 func room(b []byte, n int) []byte {
 	if cap(b) < n {
 		return make([]byte, n)
@@ -105,11 +104,11 @@ func room(b []byte, n int) []byte {
 	return b[:n]
 }
 
-// gzipSource reads gzip members, one behind the other.
+// gzipSource reads consecutive gzip members.
 type gzipSource struct {
 	in     bytes.Reader
 	gz     gzip.Reader
-	failed error // after the data that are in buf
+	failed error // error to return after the data in buf
 	odd    error // the defect
 	buf    []byte
 }
@@ -157,15 +156,14 @@ func (s *gzipSource) next() ([]byte, error) {
 	if s.failed != nil && s.failed != io.EOF {
 		var corrupt flate.CorruptInputError
 		if errors.As(s.failed, &corrupt) {
-			n = 0 // as in Java, so that the error goes first and the code is the same
+			n = 0 // as in Java: drop the data, so that the error comes first and the code is the same
 		}
 	}
 	return s.buf[:n], nil
 }
 
-// snappySource reads Snappy data in either of the forms that clients write: one
-// raw block, or as snappy-java does, a header of 16 bytes and blocks with their
-// length in front.
+// snappySource reads Snappy data in the two forms that clients write: a single raw block or, like
+// snappy-java, a header of 16 bytes and blocks that are preceded by their length.
 type snappySource struct {
 	in     []byte
 	framed bool
@@ -177,7 +175,7 @@ type snappySource struct {
 const (
 	snappyHeaderBytes = 16 // magic, version and oldest compatible version
 	snappyMagic       = "\x82SNAPPY\x00"
-	maxSnappyRatio    = 32 // no element of the format yields more per byte
+	maxSnappyRatio    = 32 // no element of the format decompresses to more per byte
 )
 
 func (s *snappySource) open(compressed []byte, limit int64) error {
@@ -205,7 +203,7 @@ func (s *snappySource) next() ([]byte, error) {
 		return s.block(block)
 	}
 	for len(s.in) >= snappyHeaderBytes && string(s.in[:len(snappyMagic)]) == snappyMagic {
-		s.in = s.in[snappyHeaderBytes:] // two streams, one behind the other
+		s.in = s.in[snappyHeaderBytes:] // two consecutive streams
 		s.odd = errBehind
 	}
 	if len(s.in) < 4 {
@@ -229,7 +227,7 @@ func (s *snappySource) block(b []byte) ([]byte, error) {
 		return nil, err
 	}
 	if n > maxSnappyRatio*len(b) {
-		return nil, errInvalid // before there is a buffer for it
+		return nil, errInvalid // rejected before a buffer is allocated for it
 	}
 	if int64(n) > s.limit {
 		return nil, errTooLarge
@@ -241,9 +239,9 @@ func (s *snappySource) block(b []byte) ([]byte, error) {
 	return s2.Decode(s.buf, b)
 }
 
-// strictSnappy reports whether b has no copies from offset 0. The decoder takes
-// them for S2, an extension of Snappy that Kafka's consumers do not understand.
-// All other faults are for the decoder to find.
+// strictSnappy reports whether b has no copies with offset 0. The decoder takes these for S2, an
+// extension of Snappy that Kafka's consumers do not understand. The decoder detects all other
+// faults.
 func strictSnappy(b []byte) bool {
 	_, i := binary.Uvarint(b)
 	for i+1 < len(b) {
@@ -255,7 +253,7 @@ func strictSnappy(b []byte) bool {
 			i += n
 			continue
 		}
-		more := int(tag>>2) - 59 // bytes that say how long the literal is
+		more := int(tag>>2) - 59 // number of bytes that encode the literal's length
 		if i+more >= len(b) {
 			break
 		}
@@ -271,9 +269,9 @@ func strictSnappy(b []byte) bool {
 	return true
 }
 
-// snappyElement has the size of an element by its first byte, or 0 if more bytes
-// are needed to tell. It is a table because branches that depend on the data would
-// make the scan as slow as the decoder.
+// snappyElement is the size of an element for each first byte, or 0 if the size depends on more
+// bytes. It is a table because branches that depend on the data would make the scan as slow as the
+// decoder.
 var snappyElement = func() (t [256]uint8) {
 	for tag := range t {
 		switch tag & 3 {
@@ -292,29 +290,28 @@ var snappyElement = func() (t [256]uint8) {
 	return t
 }()
 
-// zstdSource reads zstd frames, one behind the other.
+// zstdSource reads consecutive zstd frames.
 type zstdSource struct {
 	in      bytes.Reader
 	decoder *zstd.Decoder
 	buf     []byte
 
-	large bool   // the window is large, and largeWindow is held
-	whole []byte // then, all of the data
+	large bool   // the data has a large window, and largeWindow is locked
+	whole []byte // all of the data, if large
 }
 
 const (
-	// A frame says how far back it refers, its window, and a decoder that streams
-	// has to keep that much. Up to level 19 it is 8 MiB at most. At level 22 it
-	// is 128 MiB, even for a few bytes, so data with a window beyond 8 MiB are
-	// decompressed in one piece, one batch at a time, and may have 32 MiB.
-	// Apache Kafka reads no window beyond 128 MiB.
+	// The window of a frame is how far back the frame refers. A streaming decoder has to keep that
+	// much data. Up to level 19 the window is at most 8 MiB. At level 22 it is 128 MiB, even for a
+	// few bytes. So data with a window above 8 MiB is decompressed in one piece, one batch at a
+	// time, to at most 32 MiB. Apache Kafka accepts no window above 128 MiB.
 	usualWindowBytes = 8 << 20
 	largeWindowBytes = 128 << 20
 	largeDataBytes   = 32 << 20
-	zstdBlockBytes   = 128 << 10 // the most that one block yields
+	zstdBlockBytes   = 128 << 10 // maximum size of a decompressed block
 )
 
-// largeWindow is held while data with a large window are decompressed.
+// largeWindow is locked while data with a large window is decompressed.
 var largeWindow sync.Mutex
 
 func (s *zstdSource) open(compressed []byte, limit int64) error {
@@ -345,7 +342,7 @@ func (s *zstdSource) openLarge(compressed []byte, limit int64) error {
 	defer decoder.Close()
 	s.whole, err = decoder.DecodeAll(compressed, make([]byte, 0, limit))
 	if err != nil && int64(len(s.whole))+zstdBlockBytes > limit {
-		return errTooLarge // the decoder says many things when the room is used up
+		return errTooLarge // when the buffer is full, the decoder may return various errors
 	}
 	return err
 }
@@ -372,12 +369,12 @@ func (s *zstdSource) next() ([]byte, error) {
 	}
 	n, err := s.decoder.Read(s.buf)
 	if n > 0 {
-		return s.buf[:n], nil // an error comes again
+		return s.buf[:n], nil // Read returns the error again at the next call
 	}
 	return nil, err
 }
 
-// zstdWindow returns how far back the first frame refers, or 0 if there is none.
+// zstdWindow returns the window size of the first frame, or 0 if there is no frame.
 func zstdWindow(b []byte) uint64 {
 	for len(b) > 0 {
 		var h zstd.Header

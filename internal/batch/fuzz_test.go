@@ -16,14 +16,14 @@ func seedFuzz(f *testing.F) {
 		f.Add(load(codec, 20, 100))
 	}
 	for _, fault := range append(faults(), frames()...) {
-		if len(fault.batch) < 4096 { // the fuzzer is slow with much more
+		if len(fault.batch) < 4096 { // larger inputs slow the fuzzer down
 			f.Add(fault.batch)
 		}
 	}
 }
 
-// FuzzValidate looks for batches that are accepted although nobody can read them.
-// The checksum is set right, or the fuzzer would not get far.
+// FuzzValidate looks for batches that are accepted although they cannot be read. It corrects the
+// checksum, because otherwise the fuzzer would not get past it.
 func FuzzValidate(f *testing.F) {
 	seedFuzz(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -44,7 +44,7 @@ func FuzzValidate(f *testing.F) {
 	})
 }
 
-// FuzzRecords reads what is on disk, which may be damaged.
+// FuzzRecords reads batches as they may be on disk, which may be damaged.
 func FuzzRecords(f *testing.F) {
 	seedFuzz(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -64,7 +64,7 @@ func FuzzRecords(f *testing.F) {
 	})
 }
 
-// FuzzPieces is TestPieces for any records.
+// FuzzPieces is TestPieces for arbitrary records.
 func FuzzPieces(f *testing.F) {
 	for _, fault := range faults() {
 		if len(fault.batch) > HeaderBytes {
@@ -76,7 +76,7 @@ func FuzzPieces(f *testing.F) {
 	})
 }
 
-// FuzzCodecs compresses anything and wants it back, however it is framed.
+// FuzzCodecs compresses arbitrary data and requires it back, with every kind of framing.
 func FuzzCodecs(f *testing.F) {
 	f.Add([]byte("a"))
 	f.Add(bytes.Repeat([]byte("some words and "), 100))

@@ -11,8 +11,8 @@ import (
 // HeaderBytes is the size of a batch without its records.
 const HeaderBytes = 61
 
-// Where the fields of the header are. The base offset and the length are in
-// front of what the length counts.
+// Positions of the fields in the header. The base offset and the length are before the bytes that
+// the length counts.
 const (
 	baseOffsetAt      = 0
 	lengthAt          = 8
@@ -31,7 +31,7 @@ const (
 	overhead = leaderEpochAt // bytes that the length does not count
 )
 
-const magic2 = 2 // the only format that is written since Kafka 0.11
+const magic2 = 2 // the only format written since Kafka 0.11
 
 // The bits of the attributes. All others are unused; [Stamp] clears them.
 const (
@@ -45,11 +45,11 @@ const (
 	noSequence       int32 = -1
 )
 
-// Header is all of a batch but its records. Its fields are as they are on the
-// wire: apart from Magic and the least Length, [ParseHeader] checks none of them.
+// Header is the header of a batch. Its fields are as on the wire: apart from Magic and the minimum
+// Length, [ParseHeader] does not check them.
 type Header struct {
 	BaseOffset      int64
-	Length          int32 // bytes of the batch behind this field
+	Length          int32 // bytes of the batch after this field
 	LeaderEpoch     int32
 	Magic           int8
 	CRC             uint32 // CRC-32C of all bytes from Attributes on
@@ -69,9 +69,9 @@ var (
 	errTooShort = errors.New("record batch: length is less than that of a header")
 )
 
-// ParseHeader reads the header at the beginning of b. It fails if b is shorter
-// than [HeaderBytes], if the format is not version 2, and if Length is too small
-// for a header. The rest of the batch need not be in b. It does not allocate.
+// ParseHeader parses the header at the beginning of b. It fails if b is shorter than [HeaderBytes],
+// if the format is not version 2, or if Length is too small for a header. b need not contain the
+// rest of the batch. ParseHeader does not allocate.
 func ParseHeader(b []byte) (Header, error) {
 	if len(b) < HeaderBytes {
 		return Header{}, errShort
@@ -100,14 +100,14 @@ func ParseHeader(b []byte) (Header, error) {
 	return h, nil
 }
 
-// Size is the size of the whole batch in bytes, as its Length says.
+// Size returns the size of the whole batch in bytes, according to its Length.
 func (h Header) Size() int { return int(h.Length) + overhead }
 
-// LastOffset is the offset of the last record.
+// LastOffset returns the offset of the last record.
 func (h Header) LastOffset() int64 { return h.BaseOffset + int64(h.LastOffsetDelta) }
 
-// LastSequence is the sequence number of the last record: after 2³¹-1 comes 0.
-// It is -1 if the batch has no sequence numbers.
+// LastSequence returns the sequence number of the last record; 2³¹-1 is followed by 0. It returns
+// -1 if the batch has no sequence numbers.
 func (h Header) LastSequence() int32 {
 	if h.BaseSequence == noSequence {
 		return noSequence
@@ -115,24 +115,24 @@ func (h Header) LastSequence() int32 {
 	return int32((int64(h.BaseSequence) + int64(h.LastOffsetDelta)) & math.MaxInt32)
 }
 
-// Codec says how the records are compressed.
+// Codec returns the compression codec of the records.
 func (h Header) Codec() Codec { return Codec(h.Attributes & codecBits) }
 
-// LogAppendTime reports whether all records have MaxTimestamp as their
-// timestamp, which the broker set, instead of one each from the producer.
+// LogAppendTime reports whether the timestamp of all records is MaxTimestamp, set by the broker. If
+// not, each record has its own timestamp from the producer.
 func (h Header) LogAppendTime() bool { return h.Attributes&appendTimeBit != 0 }
 
 // Transactional reports whether the batch belongs to a transaction.
 func (h Header) Transactional() bool { return h.Attributes&transactionalBit != 0 }
 
-// Control reports whether the batch holds control records, which mark the end
-// of a transaction. Only brokers write them.
+// Control reports whether the batch contains control records, which mark the end of a transaction.
+// Only brokers write them.
 func (h Header) Control() bool { return h.Attributes&controlBit != 0 }
 
 // HasProducer reports whether the batch was sent by an idempotent producer.
 func (h Header) HasProducer() bool { return h.ProducerID > noProducer }
 
-// Codec is a compression codec, as the lowest three bits of the attributes say.
+// Codec is a compression codec, as in the lowest three bits of the attributes.
 type Codec int8
 
 // The codecs of message format 2. The values 5 to 7 are not assigned.
@@ -162,21 +162,20 @@ func (c Codec) String() string {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ChecksumOK reports whether the checksum of b, exactly one whole batch, is
-// right. The base offset, the length, the leader epoch and the format's version
-// are not covered by it. A b without a whole header has no checksum, so false.
+// ChecksumOK reports whether the checksum of b, exactly one whole batch, is correct. It does not
+// cover the base offset, the length, the leader epoch and the format version. If b is shorter than
+// a header, the result is false.
 func ChecksumOK(b []byte) bool {
 	return len(b) >= HeaderBytes && binary.BigEndian.Uint32(b[crcAt:]) == crc32.Checksum(b[attributesAt:], castagnoli)
 }
 
-// Stamp gives b, exactly one whole batch that [Validate] accepted, its place in
-// a partition: the offset of its first record, the leader epoch, and the time in
-// milliseconds since 1970 at which the broker received it, which becomes the
-// timestamp of all its records. It changes b in place, checksum included.
+// Stamp sets the position of b in a partition. b must be exactly one whole batch that [Validate]
+// accepted. Stamp sets the offset of the first record, the leader epoch, and the time in
+// milliseconds since 1970 at which the broker received the batch, which becomes the timestamp of
+// all its records. It changes b in place, including the checksum.
 //
-// The timestamps that the producer set stay in the records, where consumers
-// ignore them, as they do with Apache Kafka: to change them, the records would
-// have to be compressed again.
+// The timestamps from the producer stay in the records, where consumers ignore them, as with Apache
+// Kafka. To change them, the records would have to be compressed again.
 func Stamp(b []byte, baseOffset int64, leaderEpoch int32, appendTime int64) {
 	attributes := binary.BigEndian.Uint16(b[attributesAt:])&knownAttributes | appendTimeBit
 	binary.BigEndian.PutUint64(b[baseOffsetAt:], uint64(baseOffset))

@@ -25,7 +25,7 @@ func TestParseHeader(t *testing.T) {
 	if h.Size() != len(b) || h.LastOffset() != 1<<40+2 || h.LastSequence() != 101 || h.Codec() != Zstd || !h.HasProducer() {
 		t.Errorf("size %d, last offset %d, last sequence %d, codec %v, producer %v", h.Size(), h.LastOffset(), h.LastSequence(), h.Codec(), h.HasProducer())
 	}
-	if _, err := ParseHeader(b[:HeaderBytes]); err != nil { // the records need not be there
+	if _, err := ParseHeader(b[:HeaderBytes]); err != nil { // the records may be missing
 		t.Errorf("ParseHeader of a header = %v", err)
 	}
 	for name, b := range map[string][]byte{
@@ -60,7 +60,7 @@ func TestHeaderAttributes(t *testing.T) {
 	}
 }
 
-// Sequence numbers go on with 0 after 2³¹-1.
+// Sequence number 2³¹-1 is followed by 0.
 func TestLastSequence(t *testing.T) {
 	for _, test := range []struct{ base, delta, want int32 }{
 		{0, 0, 0},

@@ -9,7 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// oddInt is a number that breaks something where another one belongs.
+// oddInt returns a number that is likely to break something where another one belongs.
 func oddInt(rng *rand.Rand) int64 {
 	switch rng.IntN(6) {
 	case 0:
@@ -26,7 +26,7 @@ func oddInt(rng *rand.Rand) int64 {
 	return int64(rng.Uint64())
 }
 
-// hostile makes a batch with few or no faults.
+// hostile returns a batch with few or no faults.
 func hostile(rng *rand.Rand) []byte {
 	codec := codecs[rng.IntN(len(codecs))]
 	var values []string
@@ -129,7 +129,7 @@ func hostile(rng *rand.Rand) []byte {
 		return c
 	}
 	b := d.bytes()
-	// faults of the whole
+	// faults of the whole batch
 	for range rng.IntN(2) * rng.IntN(2) {
 		switch rng.IntN(7) {
 		case 0:
@@ -164,7 +164,7 @@ func hostile(rng *rand.Rand) []byte {
 	return b
 }
 
-// hostileRecords are records as they are in a batch, with few or no faults.
+// hostileRecords returns records as they are in a batch, with few or no faults.
 func hostileRecords(rng *rand.Rand) []byte {
 	var values []string
 	for range 1 + rng.IntN(4) {

@@ -9,13 +9,12 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// lz4Source reads one LZ4 frame. As Apache Kafka wants it, its blocks must not refer
-// to each other.
+// lz4Source reads one LZ4 frame. As in Apache Kafka, its blocks must be independent of each other.
 type lz4Source struct {
 	in        []byte
-	max       int  // size of a block
-	checksums bool // behind each block
-	checksum  bool // of all data, behind the last block
+	max       int  // maximum size of a block
+	checksums bool // whether each block is followed by a checksum
+	checksum  bool // whether the last block is followed by a checksum of all data
 	hash      xxh32
 	odd       error // the defect
 	buf       []byte
@@ -23,8 +22,8 @@ type lz4Source struct {
 
 const (
 	lz4Magic         = 0x184d2204
-	lz4Uncompressed  = 1 << 31 // in the size of a block
-	maxLZ4Ratio      = 255     // one byte of a length stands for so many
+	lz4Uncompressed  = 1 << 31 // flag in the size of a block
+	maxLZ4Ratio      = 255     // one byte of a length adds at most this many bytes
 	lz4Version       = 1 << 6
 	lz4VersionBits   = 3 << 6
 	lz4Independent   = 1 << 5
@@ -104,7 +103,7 @@ func (s *lz4Source) next() ([]byte, error) {
 			return nil, err
 		}
 		if n == 0 {
-			s.odd = errInvalid // Java takes it for the end
+			s.odd = errInvalid // Java treats it as the end
 			return nil, io.EOF
 		}
 		block = s.buf[:n]
@@ -115,7 +114,7 @@ func (s *lz4Source) next() ([]byte, error) {
 	return block, nil
 }
 
-// end checks what is behind the last block.
+// end checks what follows the last block.
 func (s *lz4Source) end() error {
 	if s.checksum {
 		want, err := s.uint32()
@@ -158,7 +157,7 @@ const (
 
 func newXXH32() xxh32 {
 	first, last := xxh1, uint32(0)
-	first += xxh2 // they overflow, which constants must not
+	first += xxh2 // computed at run time, because constant expressions must not overflow
 	last -= xxh1
 	return xxh32{lanes: [4]uint32{first, xxh2, 0, last}}
 }

@@ -8,8 +8,8 @@ import (
 
 // Record is one record of a batch.
 type Record struct {
-	OffsetDelta    int32  // offset less the batch's base offset
-	TimestampDelta int64  // the producer's timestamp less the batch's base timestamp
+	OffsetDelta    int32  // offset minus the batch's base offset
+	TimestampDelta int64  // the producer's timestamp minus the batch's base timestamp
 	Key            []byte // nil: null
 	Value          []byte // nil: null
 	Headers        []RecordHeader
@@ -21,10 +21,11 @@ type RecordHeader struct {
 	Value []byte // nil: null
 }
 
-// Records calls f for each record of b, exactly one whole batch, until f returns
-// false. The record's slices are valid only until f returns, and f must not wait
-// for another call of Records. Records fails if a record cannot be read, after it
-// called f for those before. It checks neither the checksum nor the offset deltas.
+// Records calls f for each record of b, exactly one whole batch, until f returns false. The
+// record's slices are valid only until f returns. f must not wait for another call of Records,
+// because the number of concurrent decompressions is limited. If a record cannot be read, Records
+// fails after it has called f for those before. It checks neither the checksum nor the offset
+// deltas.
 func Records(b []byte, f func(Record) bool) error {
 	h, err := ParseHeader(b)
 	if err != nil {
@@ -50,12 +51,12 @@ func Records(b []byte, f func(Record) bool) error {
 	return r.defect()
 }
 
-// FirstAt returns offset and timestamp of the first record of b, exactly one whole
-// batch, that has an offset of at least from and a timestamp of at least t, in
-// milliseconds since 1970. ok is false if there is none.
+// FirstAt returns the offset and timestamp of the first record of b that has an offset of at least
+// from and a timestamp of at least t, in milliseconds since 1970. b is exactly one whole batch. ok
+// is false if there is no such record.
 //
-// It reads the records only if each has its own timestamp. After [Stamp] they have
-// not, and FirstAt costs next to nothing.
+// FirstAt reads the records only if each has its own timestamp. After [Stamp] they do not, and
+// FirstAt is cheap.
 func FirstAt(b []byte, from, t int64) (offset, timestamp int64, ok bool, err error) {
 	h, err := ParseHeader(b)
 	if err != nil {
@@ -93,16 +94,16 @@ var (
 // reader reads the records of one batch.
 type reader struct {
 	chunk  []byte // decompressed data
-	pos    int    // of the next byte in chunk
-	before int64  // bytes in the chunks before
+	pos    int    // position of the next byte in chunk
+	before int64  // total size of earlier chunks
 
-	source  source // where the next chunk comes from; nil if there is none
+	source  source // provides the next chunk; nil if there is none
 	left    int64  // bytes that the source may still yield
-	failed  error  // of the source, for good
+	failed  error  // permanent error of the source
 	codec   Codec
-	lax     bool   // go on if the length of a record is not that of its fields
-	lied    bool   // there was one like that
-	scratch []byte // a record that is not in one chunk
+	lax     bool   // continue if the length of a record does not match its fields
+	lied    bool   // there was such a record
+	scratch []byte // holds a record that spans several chunks
 	headers []RecordHeader
 }
 
@@ -116,7 +117,7 @@ func newReader(b []byte, h Header) reader {
 	return r
 }
 
-// close gives the decoder back. Slices of records are invalid then.
+// close returns the decoder to its pool. Afterwards slices of records are invalid.
 func (r *reader) close() {
 	if r.source != nil {
 		closeSource(r.codec, r.source)
@@ -125,8 +126,7 @@ func (r *reader) close() {
 	r.chunk, r.failed = nil, io.EOF
 }
 
-// fill replaces a chunk that has been read. At the end of the data it returns
-// io.EOF.
+// fill replaces a chunk that has been read completely. At the end of the data it returns io.EOF.
 func (r *reader) fill() error {
 	for r.failed == nil {
 		r.before += int64(len(r.chunk))
@@ -151,7 +151,7 @@ func (r *reader) fill() error {
 	return r.failed
 }
 
-// need is fill for more data that must be there.
+// need is like fill, but the end of the data is an error.
 func (r *reader) need() error {
 	err := r.fill()
 	if err == io.EOF {
@@ -160,7 +160,7 @@ func (r *reader) need() error {
 	return err
 }
 
-// end checks that there are no data left.
+// end checks that there is no data left.
 func (r *reader) end() error {
 	if r.pos < len(r.chunk) {
 		return errRest
@@ -175,7 +175,8 @@ func (r *reader) end() error {
 	}
 }
 
-// defect says, after end, what is wrong with compressed data nevertheless.
+// defect must be called after end. It returns an error if the compressed data has a defect that did
+// not prevent reading it.
 func (r *reader) defect() error {
 	if r.source != nil {
 		if err := r.source.defect(); err != nil {
@@ -185,8 +186,8 @@ func (r *reader) defect() error {
 	return nil
 }
 
-// record reads the next record, into rec unless that is nil, and returns its
-// offset delta.
+// record reads the next record and returns its offset delta. It stores the record in rec, unless
+// rec is nil.
 func (r *reader) record(rec *Record) (int32, error) {
 	if rec == nil {
 		if n, delta := skip(r.chunk[r.pos:]); n > 0 {
@@ -207,8 +208,7 @@ func (r *reader) record(rec *Record) (int32, error) {
 	if length < 0 {
 		return 0, errLength
 	}
-	// The next chunk overwrites this one, so a record that somebody looks at
-	// has to be in one piece.
+	// The next chunk overwrites this one, so a record that is returned must be in one piece.
 	body, err := r.gather(int(length))
 	if err != nil {
 		return 0, err
@@ -219,10 +219,10 @@ func (r *reader) record(rec *Record) (int32, error) {
 	return delta, err
 }
 
-// skip returns the size and the offset delta of the record at the beginning of b.
-// If that is not whole, not valid, or not as most records are, the size is 0 and
-// [reader.fields] has to look closer. Most records have no headers, and except for
-// the timestamp no number of more than two bytes.
+// skip returns the size and the offset delta of the record at the beginning of b, without the cost
+// of [reader.fields]. It only handles the most common form: no headers, and no number of more than
+// two bytes except for the timestamp. If the record has another form, or is incomplete or invalid,
+// the size is 0 and the caller must use [reader.fields].
 func skip(b []byte) (size int, delta int32) {
 	length, i := short(b, 0)
 	end := i + int(length)
@@ -253,8 +253,8 @@ func skip(b []byte) (size int, delta int32) {
 	return end, delta
 }
 
-// short reads a number of up to two bytes at b[i:], where more must follow, and
-// returns the index behind it. The index is 0 if there is no such number.
+// short reads a number of one or two bytes at b[i:] and returns the index after it. At least one
+// more byte must follow in b. The index is 0 if there is no such number.
 func short(b []byte, i int) (int32, int) {
 	if i+1 >= len(b) {
 		return 0, 0
@@ -271,10 +271,10 @@ func short(b []byte, i int) (int32, int) {
 	return int32(u>>1) ^ -int32(u&1), i
 }
 
-// fields reads the n bytes of a record behind its length.
+// fields reads the n bytes of a record after its length.
 func (r *reader) fields(n int64, rec *Record) (int32, error) {
 	end := r.before + int64(r.pos) + n
-	if _, err := r.byte(); err != nil { // the attributes: none is defined
+	if _, err := r.byte(); err != nil { // the attributes, of which none is defined
 		return 0, err
 	}
 	timestamp, err := r.varlong()
@@ -332,7 +332,7 @@ func (r *reader) fields(n int64, rec *Record) (int32, error) {
 	return offset, nil
 }
 
-// rest is how many bytes are left of a record that ends at end.
+// rest returns the number of bytes that are left of a record that ends at end.
 func (r *reader) rest(end int64) int64 {
 	if r.lax {
 		return math.MaxInt64
@@ -340,8 +340,8 @@ func (r *reader) rest(end int64) int64 {
 	return end - r.before - int64(r.pos)
 }
 
-// field reads a length and as many bytes, within a record that ends at end. A
-// negative length stands for null.
+// field reads a length and that many bytes, within a record that ends at end. A negative length
+// means null.
 func (r *reader) field(end int64, keep bool) ([]byte, error) {
 	size, err := r.varint()
 	if err != nil || size < 0 {
@@ -350,8 +350,8 @@ func (r *reader) field(end int64, keep bool) ([]byte, error) {
 	return r.bytes(size, end, keep)
 }
 
-// bytes reads size bytes. It returns them only if keep is set, and then they must
-// be in the current chunk.
+// bytes reads size bytes. It returns them only if keep is set; then they must be in the current
+// chunk.
 func (r *reader) bytes(size int32, end int64, keep bool) ([]byte, error) {
 	n := int(size)
 	if int64(n) > r.rest(end) {
@@ -375,8 +375,8 @@ func (r *reader) bytes(size int32, end int64, keep bool) ([]byte, error) {
 	return nil, nil
 }
 
-// gather reads n bytes and returns them in one piece. It grows its buffer only as
-// far as there are data, whatever n is.
+// gather reads n bytes and returns them in one piece. Its buffer grows only as data arrives,
+// because n may be a made-up number.
 func (r *reader) gather(n int) ([]byte, error) {
 	if n <= len(r.chunk)-r.pos {
 		b := r.chunk[r.pos : r.pos+n]
@@ -408,8 +408,7 @@ func (r *reader) byte() (byte, error) {
 	return c, nil
 }
 
-// varint reads a number of up to five bytes, zigzag encoded. Bits beyond 32 are
-// lost, as they are in Java.
+// varint reads a zigzag-encoded number of up to five bytes. Bits beyond 32 are dropped, as in Java.
 func (r *reader) varint() (int32, error) {
 	if r.pos < len(r.chunk) && r.chunk[r.pos] < 0x80 {
 		c := uint32(r.chunk[r.pos])
@@ -421,7 +420,7 @@ func (r *reader) varint() (int32, error) {
 	return int32(u>>1) ^ -int32(u&1), err
 }
 
-// varlong is varint for up to ten bytes.
+// varlong is like varint, for up to ten bytes.
 func (r *reader) varlong() (int64, error) {
 	v, err := r.uvarint(10)
 	return int64(v>>1) ^ -int64(v&1), err
@@ -442,9 +441,9 @@ func (r *reader) uvarint(most int) (uint64, error) {
 	return 0, errVarint
 }
 
-// maxDecompressed is how many bytes a batch with n bytes of compressed records may
-// yield. A factor alone would not do: a few hundred records that are all alike
-// compress better than 1000 to 1.
+// maxDecompressed returns the maximum size after decompression of n bytes of compressed records. It
+// has a minimum in addition to the factor, because a few hundred equal records compress better than
+// 1000 to 1.
 func maxDecompressed(n int) int64 {
 	return min(max(1000*int64(n), 16<<20), 256<<20)
 }

@@ -28,7 +28,7 @@ func consume(b []byte) kgo.FetchPartition {
 	return got
 }
 
-// checkRecordsOf compares what Records finds with what was put in.
+// checkRecordsOf compares the result of Records with the input.
 func checkRecordsOf(t *testing.T, b []byte, want []kmsg.Record) {
 	t.Helper()
 	i := 0
@@ -57,7 +57,7 @@ func same(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, 
 
 func TestRecords(t *testing.T) {
 	for _, codec := range codecs {
-		// Records before, behind and across the ends of decompressed pieces.
+		// Records before, after and across the ends of decompressed pieces.
 		d := newDraft(codec, "a", "", strings.Repeat("b", 40_000), strings.Repeat("c", 300_000), "d")
 		d.records[0].Key = nil
 		d.records[1].Value = nil
@@ -89,7 +89,7 @@ func TestRecordsFails(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	// A length of 2 GiB does not make a buffer of 2 GiB.
+	// A claimed length of 2 GiB must not cause an allocation of 2 GiB.
 	for _, codec := range codecs {
 		b := with(newDraft(codec, "a"), func(d *draft) { d.body = append(binary.AppendVarint(nil, 1<<31-1), make([]byte, 100)...) }).bytes()
 		if err := Records(b, all); !errors.Is(err, errEnd) {
@@ -137,7 +137,7 @@ func TestFirstAt(t *testing.T) {
 			}
 		}
 	}
-	// MaxTimestamp is what the producer says, and may be wrong.
+	// MaxTimestamp comes from the producer and may be wrong.
 	d := newDraft(None, "a")
 	d.MaxTimestamp = 1 << 60
 	if _, _, ok, err := FirstAt(d.bytes(), 0, 1<<50); ok || err != nil {
@@ -151,7 +151,7 @@ func TestFirstAt(t *testing.T) {
 	}
 }
 
-// pieces is a source that yields what it has in pieces of random sizes.
+// pieces is a source that returns its data in pieces of random sizes.
 type pieces struct {
 	data []byte
 	rng  *rand.Rand
@@ -166,7 +166,7 @@ func (p *pieces) next() ([]byte, error) {
 		return nil, io.EOF
 	}
 	for i := range p.buf {
-		p.buf[i] = 0xaa // what was returned before is not valid any more
+		p.buf[i] = 0xaa // invalidate what was returned before
 	}
 	n := p.rng.IntN(min(len(p.data), 10) + 1)
 	p.buf = append(p.buf[:0], p.data[:n]...)
@@ -174,7 +174,7 @@ func (p *pieces) next() ([]byte, error) {
 	return p.buf, nil
 }
 
-// read is what is found by reading n records, as text.
+// read returns the result of reading n records, as text.
 func read(r reader, n int32, look bool) (found []string, err error) {
 	var rec Record
 	for range n {
@@ -196,8 +196,8 @@ func read(r reader, n int32, look bool) (found []string, err error) {
 	return found, r.end()
 }
 
-// However data are cut into pieces, the same records are found, with the same error,
-// and those who skip a record agree with those who look at it.
+// However data is cut into pieces, the same records are found, with the same error. Skipping a
+// record gives the same result as reading it.
 func TestPieces(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	for range longtest.Scaled(t, "DIASPORA_BATCHES", 20_000) {

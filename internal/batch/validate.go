@@ -9,32 +9,31 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// Limits are what [Validate] needs to know besides the batch.
+// Limits are the parameters of [Validate].
 type Limits struct {
 	MaxBytes       int32 // largest size of a batch, as the topic's max.message.bytes
 	ProduceVersion int16 // version of the Produce request; zstd is allowed since 7
 }
 
-// Error says why a batch was rejected, and how Apache Kafka would answer.
+// Error describes why a batch was rejected, and how Apache Kafka would answer.
 type Error struct {
 	Code   *kerr.Error
 	Reason string
 
-	// Records are the indices of the first 1,000 records at fault. If there are
-	// any, the response lists them and has Reason as its error message. Otherwise
-	// it has no error message.
+	// Records are the indices of the first 1,000 invalid records. If there are any, the response
+	// lists them and has Reason as its error message. Otherwise the response has no error message.
 	Records []int32
 
-	// WholeRequest means that Apache Kafka rejects the whole request: nothing is
-	// appended, and all its partitions are answered with Code.
+	// WholeRequest means that Apache Kafka rejects the whole request: nothing is appended, and the
+	// result for all its partitions is Code.
 	WholeRequest bool
 
-	// BeforeLog means that Apache Kafka notices the fault before it looks at the log,
-	// and at the number of acknowledgements that the producer wants.
+	// BeforeLog means that Apache Kafka detects the fault before it accesses the log, and before it
+	// checks the number of acknowledgements that the producer requests.
 	BeforeLog bool
 
-	// LogStartOffset means that the response has the partition's log start
-	// offset. Otherwise that is -1.
+	// LogStartOffset means that the response contains the partition's log start offset. Otherwise
+	// the response has -1.
 	LogStartOffset bool
 }
 
@@ -45,34 +44,32 @@ func (e *Error) Unwrap() error { return e.Code }
 
 const maxRecordErrors = 1000 // a batch may have millions of records
 
-// Sizes in Apache Kafka below which a batch is rejected in different ways.
+// Sizes at which Apache Kafka rejects a batch in different ways.
 const (
 	leastLength   = 14                       // of the oldest message format
-	magicEnd      = magicAt + 1              // where the size of a batch and its format are known
+	magicEnd      = magicAt + 1              // up to here, a batch's size and format are known
 	producerIDEnd = producerIDAt + 8         // what the broker reads before it checks the size
 	firstWithZstd = 7                        // version of the Produce request
 	longest       = math.MaxInt32 - overhead // length of a batch whose size is an int32
 )
 
-// Validate checks what a producer sent for one partition. It must be one whole
-// batch, with as many records as its header says, all of which can be read. If it
-// is, Validate returns its header h, and the batch is records[:h.Size()]: like
-// Apache Kafka, Validate ignores an incomplete second batch behind the first.
+// Validate checks what a producer sent for one partition. It must be one whole batch that has as
+// many records as its header says, all of which can be read. If so, Validate returns its header h,
+// and the batch is records[:h.Size()]: like Apache Kafka, Validate ignores an incomplete second
+// batch after the first.
 //
-// Validate does not check the timestamps, because [Stamp] replaces them, nor
-// whether the sequence numbers continue those of the producer's last batch, because
-// only the log knows them. It rejects transactional batches, because this broker
-// has no transactions.
+// Validate does not check the timestamps, because [Stamp] replaces them. It does not check whether
+// the sequence numbers continue those of the producer's last batch either, because only the log
+// knows them. It rejects transactional batches, because this broker has no transactions.
 //
-// The error is an [*Error]. Validate may be called concurrently and changes nothing
-// in records.
+// The error is an [*Error]. Validate may be called concurrently and does not modify records.
 func Validate(records []byte, l Limits) (Header, error) {
 	b, fault := onlyBatch(records, l)
 	if fault != nil {
 		fault.BeforeLog = true
 		return Header{}, fault
 	}
-	// In Apache Kafka, the log does the rest.
+	// In Apache Kafka, the log does the remaining checks.
 	if binary.BigEndian.Uint64(b[baseOffsetAt:]) != 0 {
 		return Header{}, logFault(kerr.InvalidRecord, "base offset is not 0")
 	}
@@ -83,7 +80,7 @@ func Validate(records []byte, l Limits) (Header, error) {
 		return Header{}, &Error{Code: kerr.CorruptMessage, Reason: "checksum mismatch"}
 	}
 	h, err := ParseHeader(b)
-	if err != nil { // cannot be: the size and the format have been checked
+	if err != nil { // cannot happen: the size and the format have been checked
 		return Header{}, &Error{Code: kerr.CorruptMessage, Reason: err.Error()}
 	}
 	if fault := checkHeader(h); fault != nil {
@@ -99,9 +96,9 @@ func logFault(code *kerr.Error, reason string) *Error {
 	return &Error{Code: code, Reason: reason, LogStartOffset: true}
 }
 
-// Screen does the part of [Validate] that Apache Kafka does for all partitions of a
-// request before it looks at any alone, even at those that there are not: it looks
-// for transactions. Its faults reject the whole request.
+// Screen does the part of [Validate] that Apache Kafka does for all partitions of a request before
+// it looks at any of them, even at partitions that do not exist: it looks for transactional
+// batches. Its errors reject the whole request.
 func Screen(records []byte) *Error {
 	size, fault := batchSize(records)
 	switch {
@@ -114,8 +111,8 @@ func Screen(records []byte) *Error {
 	return nil
 }
 
-// onlyBatch returns the one batch in records. Its format is version 2, but it may
-// still be too short for a header.
+// onlyBatch returns the only batch in records. Its format is version 2, but it may still be too
+// short for a header.
 func onlyBatch(records []byte, l Limits) ([]byte, *Error) {
 	if fault := Screen(records); fault != nil {
 		return nil, fault
@@ -125,7 +122,7 @@ func onlyBatch(records []byte, l Limits) ([]byte, *Error) {
 		return nil, &Error{Code: kerr.InvalidRecord, Reason: "no whole record batch"}
 	}
 	b := records[:size:size]
-	attributes := int16(binary.BigEndian.Uint16(b[attributesAt:])) // there are 26 bytes at least
+	attributes := int16(binary.BigEndian.Uint16(b[attributesAt:])) // in bounds, because a batch has at least 26 bytes
 	codec := Codec(attributes & codecBits)
 	if b[magicAt] != magic2 {
 		return nil, &Error{Code: kerr.InvalidRecord, Reason: "message format is not version 2"}
@@ -149,8 +146,8 @@ func onlyBatch(records []byte, l Limits) ([]byte, *Error) {
 	return b, nil
 }
 
-// batchSize returns the size of the batch at the beginning of b, of any message
-// format. It is 0 if there is no whole one.
+// batchSize returns the size of the batch at the beginning of b, in any message format. It returns
+// 0 if the batch is incomplete.
 func batchSize(b []byte) (int, *Error) {
 	if len(b) < overhead {
 		return 0, nil
@@ -174,7 +171,7 @@ func batchSize(b []byte) (int, *Error) {
 	return 0, nil
 }
 
-// checkHeader checks the fields of a header that the log takes from producers.
+// checkHeader checks the header fields that the log takes over from producers.
 func checkHeader(h Header) *Error {
 	switch {
 	case h.Codec() > Zstd:
@@ -193,12 +190,13 @@ func checkHeader(h Header) *Error {
 	return nil
 }
 
-// checkRecords reads all records of a batch whose header is good.
+// checkRecords reads all records of a batch whose header is valid.
 func checkRecords(b []byte, h Header) *Error {
 	r := newReader(b, h)
 	defer r.close()
-	// What Apache Kafka ignores, such as the length of a compressed record, must not
-	// hide what it rejects with another code. So it is looked at last.
+	// Some faults are ignored by Apache Kafka, such as the wrong length of a compressed record.
+	// They must not hide faults that Apache Kafka rejects with another code, so they are checked
+	// last.
 	r.lax = h.Codec() != None
 	consecutive := true
 	for i := range h.Count {
@@ -232,7 +230,7 @@ func checkRecords(b []byte, h Header) *Error {
 	return nil
 }
 
-// recordFault says how an error of reading records is answered.
+// recordFault returns the Error for an error in reading records.
 func recordFault(h Header, err error) *Error {
 	var broken *decompressError
 	switch {

@@ -23,7 +23,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// answer is what the Produce response says of a batch.
+// answer is what the Produce response says about a batch.
 type answer struct {
 	code    *kerr.Error // nil: accepted
 	whole   bool        // all partitions of the request get the code
@@ -72,7 +72,7 @@ func TestValidateAcceptsWhatProducersSend(t *testing.T) {
 			}),
 			"nulls":    with(newDraft(codec, "a", "b"), func(d *draft) { d.records[0].Key, d.records[1].Value = nil, nil }),
 			"headers":  with(newDraft(codec, "a", "b"), func(d *draft) { d.records[1].Headers = []kmsg.Header{{Key: "k", Value: []byte("v")}, {}} }),
-			"sequence": with(newDraft(codec, "a"), func(d *draft) { d.FirstSequence = 5 }), // without a producer it means nothing
+			"sequence": with(newDraft(codec, "a"), func(d *draft) { d.FirstSequence = 5 }), // ignored without a producer
 			"epoch":    with(newDraft(codec, "a"), func(d *draft) { d.PartitionLeaderEpoch = 12 }),
 			"times":    with(newDraft(codec, "a"), func(d *draft) { d.FirstTimestamp, d.MaxTimestamp = math.MinInt64, math.MaxInt64 }),
 			"producer": with(newDraft(codec, "a"), func(d *draft) { d.ProducerID = -2 }),
@@ -88,13 +88,13 @@ func TestValidateAcceptsWhatProducersSend(t *testing.T) {
 	}
 }
 
-// with changes a draft.
+// with applies a change to a draft.
 func with(d *draft, change func(*draft)) *draft {
 	change(d)
 	return d
 }
 
-// change changes bytes that are sealed again.
+// change changes bytes and corrects length and checksum.
 func change(b []byte, f func([]byte)) []byte {
 	f(b)
 	return sum(b)
@@ -105,21 +105,21 @@ type fault struct {
 	batch   []byte
 	version int16 // of the Produce request; 9 if 0
 	want    answer
-	kafka   *answer // if it differs
+	kafka   *answer // Apache Kafka's answer, if it differs
 }
 
-// faults are all the ways to be wrong, one at a time, and what Apache Kafka 4.3
-// answers.
+// faults are all kinds of invalid batches, with one fault each, and the answers of Apache Kafka
+// 4.3.
 func faults() []fault {
 	invalid := answer{code: kerr.InvalidRecord, start: true}
-	early := answer{code: kerr.InvalidRecord} // rejected before the log sees it
+	early := answer{code: kerr.InvalidRecord} // rejected before Apache Kafka accesses the log
 	corrupt := answer{code: kerr.CorruptMessage}
 	unreadable := answer{code: kerr.UnknownServerError, start: true}
 	accepted := answer{}
 	one := newDraft(None, "value").bytes()
 	three := func(c Codec, change func(*draft)) []byte { return with(newDraft(c, "a", "b", "c"), change).bytes() }
 	header := func(change func(*draft)) []byte { return three(None, change) }
-	size := func(n int) []byte { // a batch of n bytes, right but for its size
+	size := func(n int) []byte { // a batch of n bytes, valid except for its size
 		return change(bytes.Clone(one[:n]), func(b []byte) { binary.BigEndian.PutUint32(b[lengthAt:], uint32(n-overhead)) })
 	}
 	length := func(n uint32) []byte {
@@ -190,7 +190,7 @@ func faults() []fault {
 		{name: "overlong length of a compressed record", batch: with(newDraft(Snappy, "a"), func(d *draft) { d.body = bytes.Repeat([]byte{0xff}, 20) }).bytes(), want: invalid},
 	}
 	for _, c := range codecs {
-		broken, lenient := invalid, &accepted // what Apache Kafka accepts of compressed records only
+		broken, lenient := invalid, &accepted // what Apache Kafka accepts in compressed records only
 		if c == None {
 			broken, lenient = invalid, nil
 		}
@@ -248,7 +248,7 @@ func faults() []fault {
 		for _, f := range records {
 			f.name = c.String() + ": " + f.name
 			if c == Zstd && strings.HasSuffix(f.name, "no data") {
-				f.want = invalid // no frame at all is no fault of zstd
+				f.want = invalid // an input without any frame is not a decompression error
 			}
 			all = append(all, f)
 		}
@@ -261,7 +261,7 @@ func faults() []fault {
 	}).bytes()})
 }
 
-// change1 adds to the first byte, the length of a record.
+// change1 adds to the first byte, which is the length of a record.
 func change1(b []byte, n byte) []byte {
 	b[0] += n
 	return b
@@ -287,9 +287,9 @@ func TestValidateRejects(t *testing.T) {
 	}
 }
 
-// testdata/kafka-4.3.1.txt has batches, right and wrong, and what Apache Kafka 4.3.1
-// answered. The batches whose names begin with "java" are from its own producer.
-// Behind a "!" is the code of ours, where it differs on purpose.
+// testdata/kafka-4.3.1.txt contains valid and invalid batches and the answers of Apache Kafka
+// 4.3.1. The batches whose names begin with "java" are from its own producer. If our answer differs
+// on purpose, its code follows after a "!".
 func TestValidateAnswersAsKafka(t *testing.T) {
 	file, err := os.Open("testdata/kafka-4.3.1.txt")
 	if err != nil {
@@ -332,7 +332,7 @@ func TestValidateAnswersAsKafka(t *testing.T) {
 	}
 }
 
-// A batch is bounded by what it yields, however little it is when compressed.
+// A batch is limited by its decompressed size, however small it is when compressed.
 func TestValidateRefusesBombs(t *testing.T) {
 	const declared = 20 << 20
 	value := make([]byte, declared)
@@ -342,7 +342,7 @@ func TestValidateRefusesBombs(t *testing.T) {
 	for name, test := range map[string]struct {
 		codec Codec
 		data  []byte
-	}{ // LZ4 does not shrink anything so far
+	}{ // LZ4 does not compress that well
 		"gzip":               {Gzip, compress(Gzip, record)},
 		"zstd":               {Zstd, compress(Zstd, record)},
 		"zstd, large window": {Zstd, zstdStream(record, zstd.WithWindowSize(64<<20))},
@@ -361,7 +361,7 @@ func TestValidateRefusesBombs(t *testing.T) {
 		})
 	}
 	t.Run("snappy", func(t *testing.T) {
-		// It says that it yields 1 GiB, and nobody must make a buffer for that.
+		// It claims to decompress to 1 GiB, which must not cause an allocation of that size.
 		b := with(newDraft(Snappy, "x"), func(d *draft) {
 			d.compact = func([]byte) []byte { return binary.AppendUvarint(nil, 1<<30) }
 		}).bytes()
@@ -383,7 +383,7 @@ func zstdStream(b []byte, options ...zstd.EOption) []byte {
 	if err != nil {
 		panic(err)
 	}
-	// Flush is for the encoder not to know the size when it writes the header.
+	// Flush, so that the encoder does not know the size when it writes the header.
 	if _, err := w.Write(b[:1]); err != nil {
 		panic(err)
 	}
@@ -485,15 +485,15 @@ func with1(b []byte, f func([]byte)) []byte {
 	return b
 }
 
-// dependent makes an LZ4 header say that blocks refer to each other.
+// dependent sets the flag in an LZ4 header that blocks depend on each other.
 func dependent(b []byte) []byte {
 	b[4] &^= lz4Independent
 	b[6] = byte(xxh32Of(b[4:6]) >> 8)
 	return b
 }
 
-// Whatever Validate accepts can be read, with the number of records and the offsets
-// that the header says.
+// Every batch that Validate accepts can be read, with the number of records and the offsets in its
+// header.
 func TestAcceptedIsReadable(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	accepted := 0
