@@ -24,8 +24,8 @@ func benchEntry(group, partition, offset int) Entry {
 	}
 }
 
-// BenchmarkAppend commits the offsets of a group with each call: with the journal at rest, and with
-// compactions of 100,000 keys that run all the time. It reports the worst calls.
+// BenchmarkAppend commits the offsets of a group with each call: while the journal is not being
+// compacted, and while compactions of 100,000 keys run all the time. It reports the slowest calls.
 func BenchmarkAppend(b *testing.B) {
 	for _, synced := range []bool{false, true} {
 		for _, callers := range []int{1, 16} {
@@ -50,7 +50,7 @@ func benchAppend(b *testing.B, synced bool, callers int, compacting bool) {
 		for partition := range benchPartitions {
 			entries = append(entries, benchEntry(group, partition, 0))
 		}
-		if !synced || group%100 == 0 { // 100 groups are enough for a log that is synced
+		if !synced || group%100 == 0 { // 100 groups are enough if the log is synced
 			mustAppend(b, j, entries...)
 		}
 	}
@@ -101,7 +101,7 @@ func benchAppend(b *testing.B, synced bool, callers int, compacting bool) {
 	b.ReportMetric(float64(compactions.Load()), "compactions")
 }
 
-// BenchmarkFrame is the processor's part of an Append alone: on a file system in memory.
+// BenchmarkFrame measures only the CPU time of Append, on a file system in memory.
 func BenchmarkFrame(b *testing.B) {
 	j, _ := mustOpen(b, Options{FS: disk.Memory(), CompactBytes: 64 << 20})
 	entries := make([]Entry, benchPartitions)

@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	snapshotFrameBytes = 128 << 10 // a frame of a snapshot is written when it has so many bytes
+	snapshotFrameBytes = 128 << 10 // a frame of a snapshot is written when it has at least this size
 
-	retryAfter    = 10 * time.Second // a compaction that failed is tried again, later each time,
-	maxRetryAfter = 5 * time.Minute  // but not later than this
+	retryAfter    = 10 * time.Second // wait after a failed compaction; doubles with each failure,
+	maxRetryAfter = 5 * time.Minute  // up to this
 )
 
-// compactIfDue starts a compaction if the log is long enough. The caller holds mu.
+// compactIfDue starts a compaction if the log is large enough. The caller holds mu.
 func (j *Journal) compactIfDue() {
 	if j.compacting || j.closing || j.err != nil ||
 		j.logBytes < max(j.opts.CompactBytes, 2*j.snapshot) ||
@@ -55,8 +55,8 @@ func (j *Journal) compact() {
 	j.log.Warn("the journal cannot be compacted now; nothing is lost, and it is tried again", "err", err, "after", wait)
 }
 
-// rotate makes a new segment active and returns it. If the active one has no frames yet,
-// it stays.
+// rotate makes a new segment active and returns it. If the active one has no frames yet, it returns
+// that.
 func (j *Journal) rotate() (*segment, error) {
 	j.mu.Lock()
 	old, empty := j.active, j.active.size == headerBytes
@@ -77,8 +77,8 @@ func (j *Journal) rotate() (*segment, error) {
 	j.mu.Unlock()
 	<-swapped
 	if !j.opts.Sync {
-		// Close syncs the active segment alone. Should this compaction fail, it needs the others
-		// to be durable.
+		// Close only syncs the active segment. If this compaction fails, the older segments are
+		// still needed, so they must be durable.
 		if err := old.file.Sync(); err != nil {
 			j.mu.Lock()
 			j.fail(err)
@@ -89,7 +89,7 @@ func (j *Journal) rotate() (*segment, error) {
 	return seg, old.file.Close()
 }
 
-// writeSnapshot writes the snapshot that replaces all segments before seg, which is the active one.
+// writeSnapshot writes the snapshot that replaces all segments before seg, the active one.
 func (j *Journal) writeSnapshot(seg *segment) (size int64, err error) {
 	name := fileName(seg.number, snapshotSuffix)
 	temp := name + tempSuffix
@@ -116,22 +116,23 @@ func (j *Journal) writeSnapshot(seg *segment) (size int64, err error) {
 		return 0, err
 	}
 	if err := j.fs.Sync(); err != nil {
-		// Nobody knows whether the name is durable. A journal that is opened later must not
-		// trust it, and remove the segments.
+		// It is unknown whether the name is durable. If the file stayed, a later Open could use it
+		// and remove the segments, and then a power cut could lose the name.
 		return 0, errors.Join(err, j.fs.Remove(name))
 	}
 	return w.at, nil
 }
 
-// merge emits the entries that are alive before seg: those of the last snapshot, as far as they were
-// not changed since, and the last changes. It reads the changes twice, and keeps only their keys.
+// merge emits the current entries before seg: those of the last snapshot that have not changed
+// since, and the last change of each other key. To save memory it reads the changes twice and keeps
+// only their keys.
 func (j *Journal) merge(seg *segment, emit func(Entry) error) error {
 	r := replay{fs: j.fs, base: j.base, sequence: j.baseFirst}
 	if err := r.openSegments(seg.number); err != nil {
 		return err
 	}
 	defer r.close()
-	last := map[string]int{} // where the last change of a key is, among all changes
+	last := map[string]int{} // index of the last change of each key
 	at := 0
 	r.load = j.unlessStopped(func(e Entry) error {
 		last[string(e.Key)] = at
@@ -162,8 +163,8 @@ func (j *Journal) merge(seg *segment, emit func(Entry) error) error {
 	return r.loadAll(seg.first)
 }
 
-// loadAll loads the changes up to a sequence number. The journal has written them all, so that
-// nothing may be torn.
+// loadAll loads the changes up to a sequence number. The journal has written all of them, so a torn
+// frame is damage.
 func (r *replay) loadAll(until uint64) error {
 	for _, s := range r.segments {
 		name := fileName(s.number, logSuffix)
@@ -185,7 +186,7 @@ func (r *replay) loadAll(until uint64) error {
 	return nil
 }
 
-// unlessStopped returns f, but fails when the compaction is to be abandoned.
+// unlessStopped returns f with a check: it fails if the compaction must be aborted.
 func (j *Journal) unlessStopped(f func(Entry) error) func(Entry) error {
 	n := 0
 	return func(e Entry) error {
@@ -198,7 +199,7 @@ func (j *Journal) unlessStopped(f func(Entry) error) func(Entry) error {
 	}
 }
 
-// stopped returns why a compaction is to be abandoned, or nil.
+// stopped returns the reason why a compaction must be aborted, or nil.
 func (j *Journal) stopped() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -239,7 +240,7 @@ func (w *snapshotWriter) emit(e Entry) error {
 	return w.flush(0)
 }
 
-// flush writes the frame, if it has entries.
+// flush writes the frame, unless it is empty.
 func (w *snapshotWriter) flush(flags uint32) error {
 	if len(w.buf) == frameHeaderBytes {
 		return nil
@@ -254,7 +255,8 @@ func (w *snapshotWriter) flush(flags uint32) error {
 	return nil
 }
 
-// end completes and syncs the snapshot. The first frame of its segment has the sequence number.
+// end completes and syncs the snapshot. sequence is the sequence number of the first frame of its
+// segment.
 func (w *snapshotWriter) end(sequence uint64) error {
 	if err := w.flush(0); err != nil {
 		return err

@@ -18,27 +18,26 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// The crash test runs a program on the model of the file system. At each call of the file
-// system it lets the power fail, in several ways, and the process die. It opens the journal
-// that is left, and compares what it loads with what was promised. On some of them
-// it lets the program go on, and crash again.
+// The crash test runs a program on the model of the file system. At each call of the file system,
+// it simulates power cuts in several ways and the death of the process. It opens the journal in
+// each resulting state and checks what it loads. From some states the program continues and crashes
+// again.
 
-// history is what the program has asked of its journal.
+// history is what the program has appended to its journal.
 type history struct {
 	calls []call
 	keys  map[string][]change // in the order of the calls
 }
 
-// call is one call of Append. Those of one step run at the same time, and have
-// different keys.
+// call is one call of Append. The calls of one step run concurrently and have different keys.
 type call struct {
 	step  int
 	keys  []string
-	acked bool // it must survive the process
+	acked bool // it must survive a kill
 	safe  bool // it must survive a power cut
 }
 
-// change is what a call does to a key.
+// change is the effect of a call on a key.
 type change struct {
 	call    int
 	deleted bool
@@ -68,7 +67,7 @@ func (h *history) add(step int, rng *rand.Rand, keys ...string) (n int, entries 
 	return n, entries
 }
 
-// crashValue is what call n gives its keys: short ones, and now and then one of several sectors.
+// crashValue is the value that call n sets: usually short, sometimes several sectors long.
 func crashValue(n int) []byte {
 	size := n * 7 % 60
 	if n%11 == 0 {
@@ -77,7 +76,7 @@ func crashValue(n int) []byte {
 	return []byte(strconv.Itoa(n) + strings.Repeat("v", size))
 }
 
-// check opens what a crash has left, and compares it with what was promised.
+// check opens the journal after a crash, and compares it with the history.
 func (h *history) check(left crash) error {
 	j, state, err := openState(left.options())
 	if err != nil {
@@ -86,11 +85,11 @@ func (h *history) check(left crash) error {
 	return errors.Join(h.compare(state, left.power), j.Close())
 }
 
-// compare checks the promises: what was acknowledged is there, each call is there as a whole or
+// compare checks the guarantees: everything acknowledged is there, each call is there completely or
 // not at all, and none is there without those of the steps before it.
 func (h *history) compare(state map[string]string, power bool) error {
-	shown := map[string]int{} // the place in a key's history that the state shows, at the latest
-	last := -1                // the last step that the state shows for certain
+	shown := map[string]int{} // for each key: the latest position in its history that the state can correspond to
+	last := -1                // the last step that is certainly in the state
 	for key, value := range state {
 		i := slices.IndexFunc(h.keys[key], func(c change) bool { return !c.deleted && string(crashValue(c.call)) == value })
 		if i < 0 {
@@ -130,7 +129,7 @@ func (h *history) compare(state map[string]string, power bool) error {
 	return nil
 }
 
-// certain tells whether the state shows call n itself at one of its keys.
+// certain reports whether a key of call n still has the value that call n gave it.
 func (h *history) certain(n int, state map[string]string) bool {
 	for _, key := range h.calls[n].keys {
 		if state[key] == string(crashValue(n)) {
@@ -154,7 +153,7 @@ func openState(o Options) (*Journal, map[string]string, error) {
 	return j, state, err
 }
 
-// A crash is what is left by one.
+// crash is the state that a crash leaves.
 type crash struct {
 	fsys    *disktest.Model
 	sync    bool
@@ -170,32 +169,32 @@ func crashOptions(fsys disk.FS, sync bool) Options {
 }
 
 const (
-	crashDepth   = 3  // how often a program goes on
+	crashDepth   = 3  // how often a program continues after a crash
 	cutsPerCall  = 4  // power cuts at each call
-	goOnOneIn    = 24 // of the states, so many go on,
-	goOnUnsynced = 3  // and of those in which a process died before it synced the directory
+	goOnOneIn    = 24 // one in this many states is continued from
+	goOnUnsynced = 3  // the same, for states in which a process died before it synced the directory
 	programSteps = 30
 )
 
-// crasher runs programs and lets them crash.
+// crasher runs programs and crashes them.
 type crasher struct {
 	rng    *rand.Rand
 	sync   bool
-	states *atomic.Int64 // that were checked
+	states *atomic.Int64 // number of states that were checked
 	limit  int64
 	skip   func(site string) bool // see disktest.Model.SkipSyncs
-	err    error                  // the first broken promise
+	err    error                  // the first violation
 }
 
-// run runs a program on a file system, then checks what its crashes left.
+// run runs a program on a file system, then checks the states that its crashes left.
 func (c *crasher) run(fsys *disktest.Model, h *history, power bool, depth, steps int) {
 	var crashes []crash
-	var mu sync.Mutex                                // guards h for observe, which other goroutines call
+	var mu sync.Mutex                                // guards h, which observe reads from other goroutines
 	cuts := rand.New(rand.NewPCG(c.rng.Uint64(), 3)) // used by observe
 	fsys.SkipSyncs(c.skip)
 	fsys.Observe(func(call, name string, now disktest.Moment) {
 		if !disktest.Changes(call) {
-			return // the state was there at the call before
+			return // the state already existed at the call before
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -244,7 +243,7 @@ func (c *crasher) run(fsys *disktest.Model, h *history, power bool, depth, steps
 	}
 }
 
-// program appends and opens again.
+// program appends, and opens the journal again.
 func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, power bool, steps int) error {
 	j, state, err := openState(crashOptions(fsys, c.sync))
 	if err != nil {
@@ -307,8 +306,8 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, powe
 	return nil
 }
 
-// settle takes the state that was found after a crash for the history from here on: it is durable,
-// and what it does not show did not happen.
+// settle makes the state after a crash the history from here on: what it contains is durable, and
+// everything else did not happen.
 func (c *crasher) settle(h *history, state map[string]string) {
 	calls := len(h.calls)
 	keys := map[string][]change{}
@@ -316,7 +315,7 @@ func (c *crasher) settle(h *history, state map[string]string) {
 		i := slices.IndexFunc(h.keys[key], func(c change) bool { return !c.deleted && string(crashValue(c.call)) == value })
 		keys[key] = []change{h.keys[key][i]}
 	}
-	// All that is left of the calls is what the state shows of them.
+	// Keep only those parts of the calls that the state contains.
 	for n := range calls {
 		h.calls[n].keys = nil
 		h.calls[n].acked, h.calls[n].safe = true, true
@@ -328,7 +327,7 @@ func (c *crasher) settle(h *history, state map[string]string) {
 	h.keys = keys
 }
 
-// crashAll runs programs until so many states were checked or a promise is broken.
+// crashAll runs programs until enough states are checked or a violation is found.
 func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
 	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
 		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), sync: seed%2 == 0, states: counted, limit: int64(states), skip: skip}
@@ -337,7 +336,7 @@ func crashAll(states int, skip func(site string) bool) (checked int64, err error
 	})
 }
 
-// TestCrashStates is the promise itself.
+// TestCrashStates checks the guarantees of the package after crashes.
 func TestCrashStates(t *testing.T) {
 	checked, err := crashAll(longtest.Scaled(t, "JOURNAL_CRASH_STATES", 100_000), nil)
 	if err != nil {
@@ -346,8 +345,8 @@ func TestCrashStates(t *testing.T) {
 	t.Logf("%d states", checked)
 }
 
-// TestEachSyncIsNeeded takes away one call of Sync after the other, by the line of the
-// source that makes it, and demands that the crash test then finds a broken promise.
+// TestEachSyncIsNeeded disables one call of Sync after another, identified by its source line, and
+// requires that the crash test then finds a violation.
 func TestEachSyncIsNeeded(t *testing.T) {
 	var mu sync.Mutex
 	sites := map[string]bool{}

@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 )
 
-// states returns the state after each of so many calls.
+// states returns the state after each of the calls.
 func states(calls int) (all []map[string]string, entries [][]Entry) {
 	state := map[string]string{}
 	all = append(all, maps.Clone(state))
@@ -31,8 +31,8 @@ func states(calls int) (all []map[string]string, entries [][]Entry) {
 	return all, entries
 }
 
-// damageable returns a journal, closed, of a snapshot and two segments, and the states
-// that it had on its way.
+// damageable returns a closed journal with a snapshot and two segments, and its state after each
+// call.
 func damageable(t testing.TB, sync bool) (*disktest.Model, []map[string]string) {
 	t.Helper()
 	fsys := disktest.New()
@@ -80,9 +80,9 @@ func frames(t testing.TB, fsys *disktest.Model, name string, k kind, number uint
 	}
 }
 
-// TestEveryBitFlip flips a bit of each byte of a journal in which everything was synced. Where it is
-// not in the last frame, it must be found, and said to be where it is. In the last frame it looks as if
-// that one had not been written whole.
+// TestEveryBitFlip flips a bit of each byte of a journal in which everything was synced. The flip
+// must be detected and reported at the right position. The exception is the last frame, where a
+// flip looks like an incomplete write.
 func TestEveryBitFlip(t *testing.T) {
 	t.Parallel()
 	fsys, all := damageable(t, true)
@@ -113,8 +113,8 @@ func TestEveryBitFlip(t *testing.T) {
 	}
 }
 
-// TestEveryTruncation cuts each file to each length. The last segment then holds a prefix of
-// the calls, and takes new ones; anything else is damage.
+// TestEveryTruncation truncates each file to each length. If it is the last segment, the journal
+// has a prefix of the calls and accepts new ones. Anything else is damage.
 func TestEveryTruncation(t *testing.T) {
 	t.Parallel()
 	for _, synced := range []bool{false, true} {
@@ -130,7 +130,7 @@ func TestEveryTruncation(t *testing.T) {
 				j, state, err := openState(o)
 				what := fmt.Sprintf("%s cut to %d, sync %v", name, size, synced)
 				if name != last {
-					// Without syncs, the second segment may be what a power cut has torn.
+					// Without syncs, a power cut may have torn the second segment.
 					if !synced && err == nil && name == names[0] {
 						if !slices.ContainsFunc(all, func(s map[string]string) bool { return maps.Equal(s, state) }) {
 							t.Errorf("%s: %v was never the state", what, state)
@@ -170,7 +170,8 @@ func TestEveryTruncation(t *testing.T) {
 	}
 }
 
-// TestMissingFiles removes each file. The last segment cannot be missed: it may not have been made.
+// TestMissingFiles removes each file. A missing last segment cannot be detected, because it may not
+// have been created.
 func TestMissingFiles(t *testing.T) {
 	t.Parallel()
 	fsys, _ := damageable(t, true)
@@ -186,7 +187,7 @@ func TestMissingFiles(t *testing.T) {
 	}
 }
 
-// TestForeignBytes has a segment whose bytes are another segment's, as a file system may leave it.
+// TestForeignBytes has a segment with the bytes of another segment, as a file system may leave it.
 func TestForeignBytes(t *testing.T) {
 	t.Parallel()
 	fsys, _ := damageable(t, true)
@@ -195,7 +196,7 @@ func TestForeignBytes(t *testing.T) {
 	fsys.Damage(names[2], func(b []byte) []byte { return slices.Concat(b[:headerBytes], other[headerBytes:]) })
 	j, state, err := openState(Options{FS: fsys})
 	if err != nil {
-		t.Fatal(err) // nothing in it is a frame of its own: it looks torn
+		t.Fatal(err) // none of its frames is valid here, so it looks torn
 	}
 	defer j.Close()
 	all, _ := states(40)
@@ -204,7 +205,7 @@ func TestForeignBytes(t *testing.T) {
 	}
 }
 
-// TestLaterVersion does not touch what a later version has written.
+// TestLaterVersion requires that files of a later version are not changed.
 func TestLaterVersion(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"00000000000000000003.log", "00000000000000000002.snapshot"} {
@@ -220,8 +221,8 @@ func TestLaterVersion(t *testing.T) {
 	}
 }
 
-// TestTornBeforeUnsynced has a power cut take a frame of an unsynced log, and keep those behind it: they
-// go as well, also in the segment after it.
+// TestTornBeforeUnsynced has a power cut remove a frame of an unsynced log but keep those after it.
+// These are removed as well, also in the next segment.
 func TestTornBeforeUnsynced(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -238,7 +239,8 @@ func TestTornBeforeUnsynced(t *testing.T) {
 	}
 	ends := frames(t, fsys, "00000000000000000001.log", logKind, 1)
 	left := fsys.Kill()
-	// The first frame says that everything before it was synced; any other may be torn.
+	// Only the first frame has the flag that everything before it was synced; any other may be
+	// torn.
 	left.Damage("00000000000000000001.log", func(b []byte) []byte { b[ends[5]] ^= 1; return b })
 	o.FS = left
 	for range 2 {
@@ -253,8 +255,8 @@ func TestTornBeforeUnsynced(t *testing.T) {
 	}
 }
 
-// FuzzLog opens a journal whose log ends in any bytes, which are not frames of it. It must not be
-// taken in, and must go on.
+// FuzzLog opens a journal whose log ends in arbitrary bytes that are not frames of it. The bytes
+// must not be loaded, and the journal must accept new entries.
 func FuzzLog(f *testing.F) {
 	all, entries := states(6)
 	f.Add([]byte{}, false)
@@ -288,7 +290,7 @@ func FuzzLog(f *testing.F) {
 		}
 		j, state, err := openState(o)
 		if alone && errors.Is(err, ErrDamaged) {
-			return // a frame of it, at its place
+			return // a valid frame at its position
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -305,8 +307,8 @@ func FuzzLog(f *testing.F) {
 	})
 }
 
-// FuzzFrames parses any bytes as frames with good checksums, and as entries. What is parsed is
-// encoded to the same.
+// FuzzFrames parses arbitrary bytes as frames with correct checksums, and as entries. What was
+// parsed is encoded to the same bytes.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte{}, uint32(0), uint64(1))
 	f.Add(appendEntry(nil, set("key", "value")), uint32(flagSettled), uint64(7))

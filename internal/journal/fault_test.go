@@ -13,9 +13,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestEachCallFailsOnce lets each kind of call fail once, at each of its first positions, with each
-// error. The program goes on after it, and opens the journal again when that takes no more. Whatever
-// happens, nothing that was acknowledged may be lost.
+// TestEachCallFailsOnce makes each kind of call fail once, at each of its first positions, with
+// each error. The program continues afterwards, and opens the journal again when it accepts no more
+// entries. Whatever happens, nothing acknowledged may be lost.
 func TestEachCallFailsOnce(t *testing.T) {
 	t.Parallel()
 	positions := longtest.Scaled(t, "JOURNAL_FAULTS", 30)
@@ -105,7 +105,7 @@ func failAt(call string, fault error, at int, synced bool) (hit bool, err error)
 		}
 		if after == 1 || after == 5 || after == 10 {
 			crashes := []crash{{fsys: fsys.Kill(), sync: synced, history: h}}
-			if synced || call != "sync" { // else the disk has lost what nobody had asked it to keep
+			if synced || call != "sync" { // otherwise the disk may lose what no sync covered
 				crashes = append(crashes, crash{fsys: fsys.Cut(rng), sync: synced, history: h, power: true})
 			}
 			for _, left := range crashes {
@@ -121,5 +121,5 @@ func failAt(call string, fault error, at int, synced bool) (hit bool, err error)
 	return hit, nil
 }
 
-// failed takes a call out of what the order promises: it may be there, but need not.
+// failed removes a failed call from the order that must hold: it may or may not be there.
 func (h *history) failed(n int) { h.calls[n].step = 1 << 30 }

@@ -18,7 +18,7 @@ const (
 
 	maxEntryBytes = 16 << 20 // key and value of one entry
 	maxCallBytes  = 64 << 20 // all entries of one call
-	joinBytes     = 1 << 20  // calls join a frame that is smaller
+	joinBytes     = 1 << 20  // calls join a waiting frame that is smaller than this
 	maxFrameBytes = 80 << 20 // more than maxCallBytes, joinBytes and the lengths together
 
 	readAhead = 256 << 10
@@ -52,7 +52,7 @@ func newHeader(k kind, number uint64) (header []byte, seed uint32) {
 
 var errHeader = errors.New("the file's header is damaged")
 
-// parseHeader returns the seed of the frames' checksums.
+// parseHeader checks the header of a file. It returns the seed of the frames' checksums.
 func parseHeader(b []byte, k kind, number uint64) (seed uint32, err error) {
 	if len(b) < headerBytes || kind(b[:8]) != k || le.Uint32(b[headerBytes-4:]) != checksum(0, b[:headerBytes-4]) {
 		return 0, errHeader
@@ -68,7 +68,7 @@ func parseHeader(b []byte, k kind, number uint64) (seed uint32, err error) {
 
 // Flags of a frame.
 const (
-	flagSettled = 1 << iota // everything before was synced when this frame was written
+	flagSettled = 1 << iota // everything before this frame was synced when it was written
 	flagEnd                 // the last frame of a snapshot
 	knownFlags  = flagSettled | flagEnd
 )
@@ -81,13 +81,13 @@ type frame struct {
 	payload  uint32 // checksum
 }
 
-// sum returns the checksum of a frame's header b at an offset.
+// sum returns the checksum of a frame's header b at the offset at.
 func sum(seed uint32, at int64, b []byte) uint32 {
 	return checksum(seed^uint32(at)^uint32(at>>32), b[:frameHeaderBytes-4])
 }
 
-// seal completes the frame b, whose payload follows the space for its header. It
-// will be written at an offset of the file.
+// seal completes the frame b, whose payload follows the space for its header. The frame will be
+// written at the offset at.
 func seal(b []byte, seed uint32, at int64, flags uint32, sequence uint64) {
 	payload := b[frameHeaderBytes:]
 	le.PutUint32(b, uint32(len(payload)))
@@ -97,7 +97,7 @@ func seal(b []byte, seed uint32, at int64, flags uint32, sequence uint64) {
 	le.PutUint32(b[20:], sum(seed, at, b))
 }
 
-// parseFrame returns the header that seal made.
+// parseFrame parses a header that seal has written.
 func parseFrame(b []byte, seed uint32, at int64) (f frame, ok bool) {
 	f = frame{length: int(le.Uint32(b)), flags: le.Uint32(b[4:]), sequence: le.Uint64(b[8:]), payload: le.Uint32(b[16:])}
 	ok = f.flags&^knownFlags == 0 && f.length > 0 && f.length <= maxFrameBytes && le.Uint32(b[20:]) == sum(seed, at, b)
@@ -117,7 +117,7 @@ func appendEntry(b []byte, e Entry) []byte {
 
 var errPayload = errors.New("the entries of a frame are damaged")
 
-// parseEntries calls f for each entry of a payload. The entries are parts of it.
+// parseEntries calls f for each entry of a payload. The entries refer to the payload.
 func parseEntries(payload []byte, f func(Entry) error) error {
 	for len(payload) > 0 {
 		n, used := binary.Uvarint(payload)
@@ -143,14 +143,14 @@ func parseEntries(payload []byte, f func(Entry) error) error {
 	return nil
 }
 
-// scanner reads the frames of a file in order, ahead and never beyond its end.
+// scanner reads the frames of a file in order. It reads ahead, but never past the end.
 type scanner struct {
 	src  io.ReaderAt
 	seed uint32
-	at   int64 // where the next frame begins
+	at   int64 // offset of the next frame
 	end  int64 // the size of the file
 
-	buf   []byte // what was read ahead, from bufAt on
+	buf   []byte // read-ahead buffer; starts at bufAt
 	bufAt int64
 }
 
@@ -160,8 +160,8 @@ func newScanner(src disk.File, seed uint32, size int64) *scanner {
 
 var errTorn = errors.New("no frame")
 
-// next returns the next frame. The payload is valid until the next call. At the end of
-// the file it returns [io.EOF], and where there is no good frame errTorn.
+// next returns the next frame. The payload is valid until the next call. At the end of the file
+// next returns [io.EOF]. If there is no valid frame, it returns errTorn.
 func (s *scanner) next() (f frame, payload []byte, err error) {
 	if s.at == s.end {
 		return f, nil, io.EOF
@@ -187,8 +187,8 @@ func (s *scanner) next() (f frame, payload []byte, err error) {
 	return f, payload, nil
 }
 
-// search goes to the next good frame behind the place where there is none. It
-// returns [io.EOF] if none follows.
+// search moves to the next valid frame after a position where there is none. It returns [io.EOF] if
+// there is no further frame.
 func (s *scanner) search() (frame, error) {
 	for s.at++; s.at < s.end; s.at++ {
 		at := s.at
@@ -201,7 +201,7 @@ func (s *scanner) search() (frame, error) {
 	return frame{}, io.EOF
 }
 
-// peek returns n bytes at an offset. They must be before the end.
+// peek returns n bytes at an offset. They must be before the end of the file.
 func (s *scanner) peek(at int64, n int) ([]byte, error) {
 	if at >= s.bufAt && at+int64(n) <= s.bufAt+int64(len(s.buf)) {
 		i := at - s.bufAt
@@ -215,7 +215,7 @@ func (s *scanner) peek(at int64, n int) ([]byte, error) {
 	if got, err := s.src.ReadAt(s.buf, at); got < size {
 		s.buf = s.buf[:0]
 		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF // it was shorter than it was said to be
+			err = io.ErrUnexpectedEOF // the file is shorter than its size
 		}
 		return nil, err
 	}

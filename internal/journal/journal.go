@@ -14,41 +14,40 @@ import (
 var (
 	// ErrClosed means that the journal was closed.
 	ErrClosed = errors.New("the journal is closed")
-	// ErrDamaged means that bytes of the journal are damaged or gone which no crash can
-	// have taken.
+	// ErrDamaged means that bytes of the journal are damaged or missing, and that a crash cannot be
+	// the cause.
 	ErrDamaged = errors.New("the journal is damaged")
-	// ErrTooLarge means that an entry is larger than 16 MiB, or the entries of one call
-	// are larger than 64 MiB together.
+	// ErrTooLarge means that an entry is larger than 16 MiB, or that the entries of one call
+	// together are larger than 64 MiB.
 	ErrTooLarge = errors.New("too large for the journal")
 	// ErrVersion means that a later version of this software wrote the journal.
 	ErrVersion = errors.New("the journal was written by a later version")
 )
 
-// Entry is one change: a key has a new value or, with a nil Value, is deleted. An
-// empty value is a value.
+// Entry is one change: the key gets a new value or, if Value is nil, is deleted. An empty Value is
+// not nil: it sets the key to an empty value.
 type Entry struct{ Key, Value []byte }
 
-// Options say where a journal is and what it promises.
+// Options configure a [Journal].
 type Options struct {
-	// FS is the journal's own directory. It is made if it is missing, and stays the
-	// caller's to close. Required.
+	// FS is the directory of the journal, which contains nothing else. It is created if it does not
+	// exist. The caller closes FS after the journal. Required.
 	FS disk.FS
 
-	// Sync makes each Append durable, power cut included, before it returns.
+	// Sync makes each Append durable before it returns, so that it survives a power cut.
 	Sync bool
 
-	// CompactBytes is the least size of the log at which it is compacted. Default: 16 MiB.
+	// CompactBytes is the minimum size of the log at which it is compacted. Default: 16 MiB.
 	CompactBytes int64
 
 	// Diagnostics receives the journal's own messages. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
-// Journal is an open journal. Its methods may be called concurrently. The owner sees to it that a
-// directory has one journal at a time.
+// Journal is an open journal. Its methods may be called concurrently. The owner must ensure that a
+// directory is used by only one journal at a time.
 //
-// The callers of Append write, one at a time: whoever leads. The leader alone writes to the
-// active segment.
+// Callers of Append take turns as the leader. Only the leader writes to the active segment.
 type Journal struct {
 	opts Options
 	fs   disk.FS
@@ -56,26 +55,26 @@ type Journal struct {
 	bufs sync.Pool // of *[]byte, for batches
 
 	mu         sync.Mutex // guards the fields below
-	queue      []*batch   // what waits to be written
-	leading    bool       // a caller writes, or will at once
-	active     *segment   // replaced only while nobody writes
-	successor  *segment   // the segment to go on with as soon as nobody writes, or nil
+	queue      []*batch   // batches that wait to be written
+	leading    bool       // whether a caller is the leader
+	active     *segment   // replaced only while no caller writes
+	successor  *segment   // replaces the active segment as soon as no caller writes; may be nil
 	swapped    chan struct{}
 	sequence   uint64 // of the next frame
-	dirty      bool   // something in the log may not be synced
-	logBytes   int64  // of all segments that are not replaced by a snapshot
+	dirty      bool   // the log may contain unsynced bytes
+	logBytes   int64  // size of all segments that no snapshot replaces
 	snapshot   int64  // size of the newest snapshot
 	compacting bool
-	base       uint64        // the number of the newest snapshot, or 0
-	baseFirst  uint64        // the sequence number of the first frame behind it
-	failures   int           // how often compaction has failed in a row
+	base       uint64        // number of the newest snapshot, or 0
+	baseFirst  uint64        // sequence number of the first frame after it
+	failures   int           // number of consecutive failed compactions
 	retryAfter time.Duration // how long to wait after the first failure
-	retryAt    time.Time     // no compaction before, after it has failed
-	err        error         // each Append fails with it
+	retryAt    time.Time     // after a failure, no compaction starts before this time
+	err        error         // if not nil, each Append fails with it
 	closing    bool
-	drained    chan struct{} // closed when nobody leads any more, if closing
+	drained    chan struct{} // if closing: closed when there is no leader any more
 
-	work      sync.WaitGroup // the goroutine that compacts, if one does
+	work      sync.WaitGroup // the goroutine that compacts, if there is one
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -86,33 +85,33 @@ type segment struct {
 	file   disk.File
 	seed   uint32
 	first  uint64 // the sequence number of its first frame
-	size   int64  // of what is acknowledged; guarded by the journal's mu
+	size   int64  // size of the acknowledged part; guarded by the journal's mu
 }
 
-// batch is what is written as one frame: the entries of one or more calls.
+// batch is written as one frame. It has the entries of one or more calls.
 type batch struct {
 	buf  *[]byte
 	err  error         // set before done is closed
-	lead chan struct{} // tells one of the callers that wait to lead; nil if none waits
+	lead chan struct{} // makes one of the waiting callers the leader; nil if none waits
 	done chan struct{} // closed when the batch is written or has failed; nil if none waits
 }
 
 const defaultCompactBytes = 16 << 20
 
-// Append writes the entries, together or not at all. With [Options.Sync] they are
-// durable when it returns nil; without it they survive the process. Calls at the same
-// time share a write and a sync. Append does not keep the entries.
+// Append appends all of the entries or none. If it returns nil, they are durable with
+// [Options.Sync]; and without it, they survive if the process is killed. Concurrent calls share a
+// write and a sync. Append does not keep the entries.
 //
-// After an error the entries may or may not be in the journal. [ErrTooLarge]
-// concerns this call alone. If the disk is full, or a write has failed otherwise, later
-// calls may succeed. After a failed sync none does until the journal is opened again.
+// After an error the entries may or may not be in the journal. [ErrTooLarge] affects this call
+// only. If the disk is full, or another write error occurred, later calls may succeed. After a
+// failed sync all calls fail until the journal is opened again.
 func (j *Journal) Append(entries ...Entry) error {
 	size := 0
 	for _, e := range entries {
 		if len(e.Key)+len(e.Value) > maxEntryBytes {
 			return fmt.Errorf("%w: an entry of %d bytes, at most %d", ErrTooLarge, len(e.Key)+len(e.Value), maxEntryBytes)
 		}
-		size += len(e.Key) + len(e.Value) + 10 // two varints of at most 4 bytes, and to spare
+		size += len(e.Key) + len(e.Value) + 10 // two varints of at most 4 bytes, and a margin
 	}
 	if size > maxCallBytes {
 		return fmt.Errorf("%w: entries of %d bytes in one call, at most %d", ErrTooLarge, size, maxCallBytes)
@@ -145,8 +144,7 @@ func (j *Journal) Append(entries ...Entry) error {
 	return b.err
 }
 
-// join puts entries into the last batch that waits, or into a new one. The caller
-// holds mu.
+// join adds entries to the last waiting batch, or to a new one. The caller holds mu.
 func (j *Journal) join(entries []Entry) *batch {
 	var b *batch
 	if n := len(j.queue); n > 0 && len(*j.queue[n-1].buf) < joinBytes {
@@ -172,8 +170,8 @@ func (j *Journal) buffer() *[]byte {
 	return &buf
 }
 
-// commit writes the first batch of the queue, which is the one of the caller, who
-// leads. Then somebody who waits for the next batch leads.
+// commit writes the first batch of the queue. The caller is the leader, and the batch is its own.
+// Afterwards a caller that waits for the next batch becomes the leader.
 func (j *Journal) commit() {
 	j.mu.Lock()
 	j.swap()
@@ -200,7 +198,7 @@ func (j *Journal) commit() {
 	} else {
 		b.err = fmt.Errorf("append to the journal: %w", err)
 	}
-	j.dirty = !j.opts.Sync // a cut is not synced either
+	j.dirty = !j.opts.Sync // a truncation is not synced either
 	if broken {
 		j.fail(err)
 	}
@@ -226,13 +224,13 @@ func (j *Journal) commit() {
 	}
 }
 
-// write writes a frame at the end of the active segment. If it fails, the segment is as
-// it was before, or broken.
+// write writes a frame at the end of the active segment. If it fails, the segment is unchanged,
+// unless broken is true.
 func (j *Journal) write(f disk.File, frame []byte, at int64) (err error, broken bool) {
 	if _, err := f.WriteAt(frame, at); err != nil {
 		cut := f.Truncate(at)
 		if cut == nil && j.opts.Sync {
-			cut = f.Sync() // the next segment may begin without another sync of this one
+			cut = f.Sync() // the next segment may be started without another sync of this one
 		}
 		return errors.Join(err, cut), cut != nil
 	}
@@ -240,14 +238,14 @@ func (j *Journal) write(f disk.File, frame []byte, at int64) (err error, broken 
 		return nil, false
 	}
 	if err := f.Sync(); err != nil {
-		f.Truncate(at) // the caller is told that it failed, so a restart had better not see it
+		f.Truncate(at) // the caller gets an error, so a restart should not load these entries
 		return err, true
 	}
 	return nil, false
 }
 
-// swap replaces the active segment if there is a successor. The caller holds mu, and
-// nobody writes.
+// swap replaces the active segment if there is a successor. The caller holds mu, and no caller
+// writes.
 func (j *Journal) swap() {
 	if j.successor == nil {
 		return
@@ -258,7 +256,7 @@ func (j *Journal) swap() {
 	close(j.swapped)
 }
 
-// fail makes each later Append fail. The caller holds mu.
+// fail makes all later calls of Append fail. The caller holds mu.
 func (j *Journal) fail(err error) {
 	if j.err == nil {
 		j.err = fmt.Errorf("an earlier write to the journal failed: %w", err)
@@ -266,9 +264,9 @@ func (j *Journal) fail(err error) {
 	}
 }
 
-// Close waits for calls of Append that are under way, abandons a compaction, and
-// closes the files. What was appended is synced; an error of that is returned, but
-// concerns only a journal that is not opened with Sync. Close may be called twice.
+// Close waits for calls of Append in progress, aborts a compaction, and closes the files. Without
+// [Options.Sync] it syncs what was appended, and returns an error if that fails. Close may be
+// called more than once.
 func (j *Journal) Close() error {
 	j.closeOnce.Do(func() { j.closeErr = j.close() })
 	return j.closeErr

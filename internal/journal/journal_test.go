@@ -51,7 +51,7 @@ func set(key, value string) Entry { return Entry{[]byte(key), []byte(value)} }
 // idle waits until no compaction runs.
 func (j *Journal) idle() { j.work.Wait() }
 
-// TestState appends, deletes, compacts and opens again, at random, and compares what is loaded with
+// TestState appends, deletes, compacts and opens again at random, and compares what is loaded with
 // a map.
 func TestState(t *testing.T) {
 	t.Parallel()
@@ -122,10 +122,10 @@ func TestLimits(t *testing.T) {
 	if err := j.Append(set("a", "b")); !errors.Is(err, ErrClosed) {
 		t.Errorf("Append after Close: %v, want ErrClosed", err)
 	}
-	mustClose(t, j) // again
+	mustClose(t, j) // close it a second time
 }
 
-// TestLoadFails hands on what load says.
+// TestLoadFails: Open returns the error of load.
 func TestLoadFails(t *testing.T) {
 	t.Parallel()
 	o := Options{FS: disk.Memory()}
@@ -137,8 +137,8 @@ func TestLoadFails(t *testing.T) {
 	}
 }
 
-// TestCallsShareSyncs has many callers on a disk that takes a second for a sync: those who
-// come meanwhile share the next one.
+// TestCallsShareSyncs has many callers on a disk that needs a second for a sync. Callers that
+// arrive in that time share the next sync.
 func TestCallsShareSyncs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := disktest.New()
@@ -169,7 +169,7 @@ func TestCallsShareSyncs(t *testing.T) {
 	})
 }
 
-// TestLargeBatchesAreSplit has callers wait with more than one frame can take.
+// TestLargeBatchesAreSplit has callers wait with more entries than fit into one frame.
 func TestLargeBatchesAreSplit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fsys := disktest.New()
@@ -194,8 +194,8 @@ func TestLargeBatchesAreSplit(t *testing.T) {
 	})
 }
 
-// TestFullDisk fills the disk: what was acknowledged stays, and when there is space again, Append
-// succeeds.
+// TestFullDisk fills the disk. Everything acknowledged stays, and when there is free space again,
+// Append succeeds.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	for _, synced := range []bool{false, true} {
@@ -232,7 +232,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestFailures lets calls of the file system fail, and looks whether later calls of Append succeed.
+// TestFailures makes calls of the file system fail, and checks whether later calls of Append
+// succeed.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -278,7 +279,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestCompaction overwrites a few keys very often: the directory stays small.
+// TestCompaction overwrites a few keys very often. The directory must stay small.
 func TestCompaction(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -306,8 +307,8 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
-// TestCompactionGrowsWithTheState looks when the log of a large state is compacted: only when it
-// is twice as large as the snapshot.
+// TestCompactionGrowsWithTheState checks that the log of a large state is compacted only when it is
+// twice as large as the snapshot.
 func TestCompactionGrowsWithTheState(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -333,8 +334,8 @@ func TestCompactionGrowsWithTheState(t *testing.T) {
 	}
 }
 
-// TestCompactionIsTriedAgain fails compactions at each step; the first that succeeds, ten seconds or
-// more later, loses nothing.
+// TestCompactionIsTriedAgain makes compactions fail at each step. The first one that succeeds, ten
+// seconds or more later, loses nothing.
 func TestCompactionIsTriedAgain(t *testing.T) {
 	for _, step := range []string{
 		"create 00000000000000000002.log", "write 00000000000000000002.log", "sync 00000000000000000002.log",
@@ -360,7 +361,7 @@ func TestCompactionIsTriedAgain(t *testing.T) {
 					key, value := fmt.Sprint("key", n%10), fmt.Sprint("value", n)
 					if err := j.Append(set(key, value)); err != nil {
 						if step == "sync 00000000000000000001.log" {
-							return // a failed sync of what was acknowledged is final
+							return // a failed sync of acknowledged data is final
 						}
 						t.Fatal(err)
 					}
@@ -391,8 +392,8 @@ func TestCompactionIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestAppendBesideCompaction stops a compaction in the middle: Append goes on, and so does Close once the
-// file system does.
+// TestAppendBesideCompaction blocks a compaction. Append continues to work, and Close returns once
+// the file system is no longer blocked.
 func TestAppendBesideCompaction(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
@@ -446,7 +447,7 @@ func TestAppendBesideCompaction(t *testing.T) {
 	}
 }
 
-// TestGolden opens what the first version of this package has written.
+// TestGolden opens files written by the first version of this package.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

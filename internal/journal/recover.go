@@ -27,7 +27,7 @@ func fileName(number uint64, suffix string) string {
 	return fmt.Sprintf("%0*d%s", numberDigits, number, suffix)
 }
 
-// parseName returns the number of a file with the suffix.
+// parseName returns the number of a file with the given suffix.
 func parseName(name, suffix string) (number uint64, ok bool) {
 	digits, ok := strings.CutSuffix(name, suffix)
 	if !ok || len(digits) != numberDigits || strings.Trim(digits, "0123456789") != "" {
@@ -37,18 +37,18 @@ func parseName(name, suffix string) (number uint64, ok bool) {
 	return number, err == nil
 }
 
-// Open opens the journal in a directory, or makes one, and calls load for each entry:
-// first for those of the snapshot, then for the changes since, in order. The last
-// entry of a key counts. The slices are valid until load returns.
+// Open opens the journal in a directory, or creates one. It calls load for each entry: first for
+// those of the snapshot, then for the later changes, in order. The last entry of a key applies. The
+// slices are valid until load returns.
 //
-// What a crash has left at the end of the log is cut off. Any other damage is an
-// error, [ErrDamaged], and changes nothing on the disk. Other errors are [ErrVersion],
-// those of load, and those of the file system.
+// Open cuts off an incomplete end of the log, which a crash has left. Any other damage is an error,
+// [ErrDamaged], and Open then changes nothing on the disk. Other errors are [ErrVersion], those of
+// load, and those of the file system.
 func Open(o Options, load func(Entry) error) (*Journal, error) {
 	if o.CompactBytes == 0 {
 		o.CompactBytes = defaultCompactBytes
 	}
-	o.CompactBytes = max(o.CompactBytes, headerBytes+1) // an empty segment is as good as it gets
+	o.CompactBytes = max(o.CompactBytes, headerBytes+1) // an empty segment cannot be compacted
 	if o.Diagnostics == nil {
 		o.Diagnostics = slog.New(slog.DiscardHandler)
 	}
@@ -63,7 +63,8 @@ func (j *Journal) open(load func(Entry) error) (err error) {
 	if err := j.fs.Make(); err != nil {
 		return err
 	}
-	// What an earlier process made and did not live to sync counts from here on.
+	// An earlier process may have created files without syncing their names. They become part of
+	// the journal here, so their names must be durable.
 	if err := j.fs.SyncParent(); err != nil {
 		return fmt.Errorf("sync the directory's parent: %w", err)
 	}
@@ -103,7 +104,7 @@ func (j *Journal) open(load func(Entry) error) (err error) {
 	return nil
 }
 
-// activate gives the journal the segment to go on with.
+// activate sets the segment to append to.
 func (j *Journal) activate(r *replay) error {
 	n := len(r.segments)
 	if n > 0 && !r.torn {
@@ -111,8 +112,8 @@ func (j *Journal) activate(r *replay) error {
 		r.segments = r.segments[:n-1]
 		return r.close()
 	}
-	// Behind a torn end the disk may still have the bytes that were cut off, and show them again
-	// after a power cut. A new segment has an id of its own.
+	// Do not append after a torn end: a power cut could bring back the bytes that were cut off. A
+	// new segment has another id, so old bytes cannot pass for its frames.
 	number := r.first()
 	if n > 0 {
 		number = r.segments[n-1].number + 1
@@ -127,10 +128,11 @@ func (j *Journal) activate(r *replay) error {
 	return r.close()
 }
 
-// createSegment makes a segment durable that has no frames yet.
+// createSegment creates a segment without frames. The segment and its name are durable when it
+// returns.
 func (j *Journal) createSegment(number uint64) (_ *segment, err error) {
 	name := fileName(number, logSuffix)
-	// An earlier attempt may have left one, which nothing was appended to.
+	// An earlier attempt may have left a file, to which nothing was appended.
 	if err := j.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -156,8 +158,9 @@ func (j *Journal) createSegment(number uint64) (_ *segment, err error) {
 	return &segment{number: number, file: f, seed: seed, size: headerBytes}, nil
 }
 
-// removeBefore removes files that the snapshot with the number replaces, and what a
-// crash has left of one. What cannot be removed is no use and no harm: the next call tries again.
+// removeBefore removes the files that the snapshot with this number replaces, and unfinished
+// snapshots that a crash has left. A file that cannot be removed is harmless; the next call tries
+// again.
 func (j *Journal) removeBefore(number uint64) {
 	infos, err := j.fs.List()
 	for _, info := range infos {
@@ -174,24 +177,24 @@ func (j *Journal) removeBefore(number uint64) {
 	}
 }
 
-// replay reads a journal.
+// replay reads the files of a journal.
 type replay struct {
 	fs    disk.FS
 	load  func(Entry) error
 	log   *slog.Logger
-	write bool // segments are opened for writing too
+	write bool // open segments for writing too
 
-	base          uint64 // the number of the newest snapshot, or 0
-	baseFirst     uint64 // the sequence number of the first frame behind it
+	base          uint64 // number of the newest snapshot, or 0
+	baseFirst     uint64 // sequence number of the first frame after it
 	snapshotBytes int64
-	segments      []*replayed // those that the snapshot does not replace, in order
+	segments      []*replayed // segments that the snapshot does not replace, in order
 	sequence      uint64      // of the next frame
 
 	torn bool        // the log had a torn end
-	drop []*replayed // the segments behind the torn end
+	drop []*replayed // segments after the torn end
 }
 
-// replayed is a segment that is read.
+// replayed is a segment that is being read.
 type replayed struct {
 	*segment
 	end int64 // the size of the file
@@ -225,8 +228,8 @@ func (r *replay) findSnapshot() error {
 	return err
 }
 
-// openSegments opens the segments that the snapshot does not replace, as far as
-// their number is less than before.
+// openSegments opens the segments that the snapshot does not replace and whose number is less than
+// before.
 func (r *replay) openSegments(before uint64) error {
 	infos, err := r.fs.List()
 	if err != nil {
@@ -255,7 +258,8 @@ func (r *replay) openSegments(before uint64) error {
 	return nil
 }
 
-// loadSnapshot loads the newest snapshot, which has its name only since it is whole.
+// loadSnapshot loads the newest snapshot. A snapshot only gets its name when it is complete, so an
+// incomplete one is damaged.
 func (r *replay) loadSnapshot() error {
 	if r.base == 0 {
 		return nil
@@ -306,7 +310,7 @@ func (r *replay) loadSnapshot() error {
 	}
 }
 
-// parseEnd returns what is in the last frame of a snapshot.
+// parseEnd parses the payload of the last frame of a snapshot.
 func parseEnd(payload []byte) (entries, sequence uint64, err error) {
 	entries, n := binary.Uvarint(payload)
 	if n <= 0 {
@@ -336,8 +340,8 @@ func (r *replay) loadSegments() error {
 		var err error
 		s.seed, err = readHeader(s.file, logKind, s.number)
 		if errors.Is(err, errHeader) {
-			// A crash leaves this of a segment that was just being made. It was not
-			// appended to before its header was synced, and no snapshot begins with it.
+			// A crash while a segment was being created leaves such a header. Nothing was appended
+			// before the header was synced, and no snapshot begins with this segment.
 			if i == len(r.segments)-1 && s.end <= headerBytes && s.number > r.base {
 				r.cut(i)
 				return nil
@@ -359,8 +363,8 @@ func (r *replay) loadSegments() error {
 	return nil
 }
 
-// loadSegment loads the changes in a segment. It tells whether the log is torn before
-// the end of the segment; s.size says where.
+// loadSegment loads the changes in a segment. It reports whether there is an invalid frame before
+// the end of the segment; s.size is its offset.
 func (r *replay) loadSegment(s *replayed, name string) (torn bool, err error) {
 	for scan := newScanner(s.file, s.seed, s.end); ; {
 		s.size = scan.at
@@ -384,8 +388,8 @@ func (r *replay) loadSegment(s *replayed, name string) (torn bool, err error) {
 	}
 }
 
-// tear decides what it means that segment i has no good frame at its size: that a crash has torn
-// the log there, or that it is damaged.
+// tear is called if segment i has no valid frame at its size. It decides whether a crash has torn
+// the log there, or whether the log is damaged.
 func (r *replay) tear(i int) error {
 	if name := fileName(r.segments[i].number, logSuffix); i < len(r.segments)-2 {
 		return damaged(name, r.segments[i].size, errors.New("no good frame, though it was synced before the last segment was made"))
@@ -435,17 +439,17 @@ func (r *replay) tear(i int) error {
 	return nil
 }
 
-// cut says that the segments from i on are to be dropped.
+// cut marks the segments from i on to be dropped.
 func (r *replay) cut(i int) {
 	r.torn = true
 	r.segments, r.drop = r.segments[:i], r.segments[i:]
 }
 
-// repair drops what is behind a torn end, and makes durable what was replayed.
+// repair removes what follows a torn end, and syncs what was loaded.
 func (r *replay) repair() error {
 	for _, s := range r.drop {
 		if err := r.fs.Remove(fileName(s.number, logSuffix)); err != nil {
-			return err // durable with the new segment, which gets the same number
+			return err // becomes durable with the new segment, which gets the same number
 		}
 	}
 	for _, s := range r.segments {
