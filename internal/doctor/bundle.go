@@ -22,7 +22,7 @@ type bundleFile struct {
 	content     func(*Report) ([]byte, error)
 }
 
-// bundleFiles are all of them. None has a token, a key or an event in it.
+// bundleFiles lists the files of a bundle. None contains a token, a key or an event.
 var bundleFiles = []bundleFile{
 	{"report.txt", "what the checks have found", func(r *Report) ([]byte, error) { return []byte(r.Text()), nil }},
 	{"report.json", "the same, for programs", func(r *Report) ([]byte, error) { return encode(r) }},
@@ -35,7 +35,7 @@ var bundleFiles = []bundleFile{
 	{"diagnostics.log", "what the library said during the checks", func(r *Report) ([]byte, error) { return r.visit.diag.text(), nil }},
 }
 
-// BundleContents says what is in a bundle, a line for each file.
+// BundleContents describes the contents of a bundle, one line for each file.
 func BundleContents() []string {
 	var all []string
 	for _, f := range bundleFiles {
@@ -44,8 +44,8 @@ func BundleContents() []string {
 	return all
 }
 
-// WriteBundle writes what was found as a .tar.gz for somebody else to look at. All secrets
-// that are known here are left out where they might be, and then taken out of what is left.
+// WriteBundle writes the findings as a .tar.gz for a support ticket. Fields that may hold a secret
+// are left out. Then all secrets known on this machine are removed from the rest.
 func (r *Report) WriteBundle(w io.Writer) error {
 	zip := gzip.NewWriter(w)
 	archive := tar.NewWriter(zip)
@@ -83,11 +83,11 @@ func lines(list []string) []byte {
 	return []byte(strings.Join(list, "\n") + "\n")
 }
 
-// configurationDocument is what programs go by.
+// configurationDocument is the configuration that programs use.
 type configurationDocument struct {
 	Profile    string              `json:"profile,omitempty"`
 	URL        string              `json:"url,omitempty"`
-	Brokers    []string            `json:"brokers,omitempty"` // of DIASPORA_BOOTSTRAP
+	Brokers    []string            `json:"brokers,omitempty"` // from DIASPORA_BOOTSTRAP
 	CAFile     string              `json:"ca_file,omitempty"`
 	SignedInBy string              `json:"signed_in_by"`
 	Subject    string              `json:"subject,omitempty"`
@@ -99,14 +99,14 @@ type configurationDocument struct {
 	Spools     spoolsDocument      `json:"spools"`
 }
 
-// spoolsDocument is where they are.
+// spoolsDocument describes where the spools are.
 type spoolsDocument struct {
 	Folder     string `json:"folder,omitempty"`
 	FileSystem string `json:"file_system,omitempty"`
 	FreeBytes  uint64 `json:"free_bytes,omitempty"`
 }
 
-// tokenDocument is all of a token but itself.
+// tokenDocument is a token's data without the token itself.
 type tokenDocument struct {
 	ResourceServer string    `json:"resource_server"`
 	Scope          []string  `json:"scope"`
@@ -167,7 +167,7 @@ type spoolDocument struct {
 func (r *Report) spools() []spoolDocument {
 	docs := []spoolDocument{}
 	v := r.visit
-	secrets := v.secrets() // before a text is cut to a length
+	secrets := v.secrets() // redact before a text is shortened
 	for i, s := range v.spools {
 		d := spoolDocument{
 			Dir: v.dirs[i], Events: s.Events, Bytes: s.Bytes, Segments: s.Segments, Oldest: s.Oldest, Why: oneLine(redact(s.Note, secrets)),

@@ -48,8 +48,8 @@ func unpack(t *testing.T, bundle []byte) map[string]string {
 	}
 }
 
-// plant puts something that can be found again into every place where there may be a
-// secret, and returns all of it by place.
+// plant puts recognizable values into every place that may contain a secret, and returns them by
+// place.
 func plant(w *world) map[string]string {
 	w.Helper()
 	planted := map[string]string{}
@@ -86,15 +86,16 @@ func plant(w *world) map[string]string {
 		records, err := s.Next(w.Context(), 1, 1)
 		w.must(err)
 		w.must(s.Quarantine(records[0], "refused: "+canary("the reason of a quarantine")))
-		// No note has a token in it. If one had all the same, in the place where it is cut off:
+		// Notes do not contain tokens. If one does nevertheless, at the position where notes are
+		// cut off:
 		token, _ := w.login.Token(w.fabric.Discovery().Globus.ResourceServer)
 		w.must(s.Note(strings.Repeat("x", maxLine-60) + " " + token.RefreshToken.Reveal()))
 	})
 	return planted
 }
 
-// TestBundleHasNoSecrets plants secrets everywhere and looks for them in a bundle: one of
-// a fabric where all is well, and some where nothing is.
+// TestBundleHasNoSecrets plants secrets everywhere and searches for them in bundles: of a fabric
+// without faults, and of some with faults.
 func TestBundleHasNoSecrets(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(w *world, planted map[string]string){
@@ -139,7 +140,7 @@ func TestBundleHasNoSecrets(t *testing.T) {
 			planted := plant(w)
 			prepare(w, planted)
 			report, _ := w.examine()
-			for _, t := range w.login.Tokens { // as no diagnostic should
+			for _, t := range w.login.Tokens { // log tokens, although no real diagnostic should contain one
 				fmt.Fprintln(w.visit.diag, "the token is", t.AccessToken.Reveal(), url.QueryEscape(t.RefreshToken.Reveal()))
 			}
 			var bundle bytes.Buffer
@@ -165,8 +166,8 @@ func TestBundleHasNoSecrets(t *testing.T) {
 	}
 }
 
-// finds returns what is before a secret in a text, or "" if it is not there: whole or its
-// better half, and as others may write it.
+// finds returns the text before a secret, or "" if the secret is not there. It looks for the whole
+// secret and for more than half of it, in each way in which it may be written.
 func finds(text, secret string) string {
 	encoded, _ := json.Marshal(secret)
 	for _, form := range []string{
@@ -180,7 +181,7 @@ func finds(text, secret string) string {
 	return ""
 }
 
-// TestFinds shows that the search can find something.
+// TestFinds tests that finds can find something.
 func TestFinds(t *testing.T) {
 	t.Parallel()
 	const secret = `canary-0123456789"abcdef`
@@ -194,7 +195,7 @@ func TestFinds(t *testing.T) {
 	}
 }
 
-// TestBundle checks what is in it, which is what the terminal says.
+// TestBundle checks the contents of a bundle against what the terminal shows.
 func TestBundle(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{Version: "v1.2.3"})
@@ -245,7 +246,7 @@ func TestBundle(t *testing.T) {
 	}
 }
 
-// TestBundleOfNothing packs what there is where nobody ever logged in.
+// TestBundleOfNothing writes a bundle where nobody has ever logged in.
 func TestBundleOfNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -285,7 +286,7 @@ func TestDisclose(t *testing.T) {
 		{"ada:secret@proxy.example.org:3128", showURL, "redacted@proxy.example.org:3128"},
 		{"proxy.example.org:3128", showURL, "proxy.example.org:3128"},
 		{"http://ada:sec%ret@proxy", showURL, "[redacted]"},
-		{"secret", showURL, "secret"}, // a host's name, as far as can be known
+		{"secret", showURL, "secret"}, // it may be the name of a host
 		{"%zz", showURL, "[redacted]"},
 	} {
 		if got := disclose(test.value, test.how); got != test.want {

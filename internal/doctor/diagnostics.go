@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// maxDiagnostics bounds what is kept of what the library said during the visit.
+// maxDiagnostics bounds the size of the library's log messages that are kept.
 const maxDiagnostics = 256 << 10
 
-// diagnostics keeps the last of it.
+// diagnostics keeps the most recent log messages of the library.
 type diagnostics struct {
 	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
@@ -19,7 +19,7 @@ func (d *diagnostics) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(d, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// Write takes a line, and gives up the oldest ones for it.
+// Write appends a line. If there is not enough space, it drops the oldest lines.
 func (d *diagnostics) Write(line []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

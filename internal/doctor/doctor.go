@@ -1,16 +1,18 @@
-// Package doctor finds out why events do not get through, and says what to do about it.
+// Package doctor finds out why events do not reach the cluster, and what to do about it.
 //
-// It is a list of small checks, [checks], from the environment of the program over the
-// network, the login, the gateway and the rights on a topic to an event that is written and
-// read back, and to the spool on disk. Each says in a sentence what it has seen, and what to do
-// next if that is not well. Each has a bound in time: whatever hangs, [Examine] ends. A check
-// that could only repeat what another has said is not tried, and says because of what.
+// It runs a list of small checks, [checks]: the program's environment, the network, the login, the
+// gateway, the rights on a topic, a test event that is written and read back, and the spool on
+// disk. Each check reports in a sentence what it has seen and, if there is a problem, what to do
+// next. Each check has a time limit, so [Examine] always ends. If a check could only repeat the
+// failure of an earlier one, it is not run, and its finding names the earlier one.
 //
-// Checks change nothing, but for: a test event in the topic that was named for it; a
-// renewed token, as any program would renew it; and files that are made to see whether one can,
-// and removed at once.
+// Checks change nothing, with these exceptions: a test event in the topic that was named for it; a
+// renewed token, as any program would renew it; and temporary files that are created to test
+// whether that is possible, and removed at once.
 //
-// [Report.WriteBundle] packs what was found for somebody else to look at, without secrets.
+// [Report.WriteBundle] packs the findings for a support ticket, without secrets.
+//
+// Start reading at [checks] and [Examine].
 package doctor
 
 import (
@@ -34,22 +36,21 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// Config says what to examine.
+// Config configures an examination.
 type Config struct {
-	// Getenv and Environ are the environment, like [os.Getenv] and [os.Environ].
-	// Required.
+	// Getenv and Environ access the environment, like [os.Getenv] and [os.Environ]. Required.
 	Getenv  func(string) string
 	Environ []string
 
-	// Version is that of the program.
+	// Version is the version of the program.
 	Version string
 
-	// Spools returns the folder of the spools that the program uses, which need not
-	// be there, and the spools in it. Required.
+	// Spools returns the folder of the spools that the program uses, which need not exist, and the
+	// spools in it. Required.
 	Spools func() (home string, dirs []string, err error)
 
-	// Topic is what is tried, and where the test event goes. Default: a topic of the
-	// person's own is tried, and the event goes nowhere but to [EchoTopic].
+	// Topic is the topic to check, and the topic for the test event. Default: one of the user's own
+	// topics is checked, and a test event is only written to [EchoTopic].
 	Topic string
 
 	// Timeout bounds each check. Default: 10 s.
@@ -58,14 +59,14 @@ type Config struct {
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 
-	// Resolver looks names up. Default: the system's.
+	// Resolver resolves names. Default: the system's resolver.
 	Resolver *net.Resolver
 
-	// Proxy says through what an HTTP request goes. Default: what the
-	// environment says, as all of package http has it.
+	// Proxy returns the proxy for an HTTP request. Default: the one that package http takes from
+	// the environment.
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// What the machine says, which a test cannot always make it say.
+	// System calls that tests replace.
 	fileSystem func(dir string) (disk.FileSystemKind, error)
 	space      func(dir string) (diskSpace, error)
 	locks      func(dir string) error
@@ -74,18 +75,18 @@ type Config struct {
 
 const (
 	defaultTimeout = 10 * time.Second
-	grace          = time.Second // for a check to say so itself that its time is over
+	grace          = time.Second // how long a check may take to report a timeout itself
 )
 
-// Status is what came of a check.
+// Status is the result of a check.
 type Status string
 
-// The four that there are.
+// The possible results.
 const (
 	OK       Status = "ok"
 	Warning  Status = "warning"   // it works, but not as well as it could, or not for long
 	Failure  Status = "failure"   // it does not work
-	NotTried Status = "not tried" // something else has to work before
+	NotTried Status = "not tried" // another check has to succeed first
 )
 
 // Finding is what a check has found.
@@ -93,28 +94,27 @@ type Finding struct {
 	Check  string  `json:"check"`
 	Status Status  `json:"status"`
 	Seen   string  `json:"seen"`           // a sentence
-	Next   string  `json:"next,omitempty"` // what to do; empty if all is well
+	Next   string  `json:"next,omitempty"` // what to do; empty if there is no problem
 	TookMS float64 `json:"took_ms"`
-	Legs   []Leg   `json:"legs,omitempty"` // of the way that was gone, where there is one
+	Legs   []Leg   `json:"legs,omitempty"` // parts of the path that the check has tested, if any
 
-	learn func() // keeps what later checks need
+	learn func() // stores what later checks need
 }
 
-// Leg is a part of an event's way, and how long it took.
+// Leg is a part of an event's path, and how long it took.
 type Leg struct {
 	Name string  `json:"name"`
 	MS   float64 `json:"ms"`
 }
 
-// check is one thing that is looked at.
+// check is one check of the list.
 type check struct {
 	name  string
-	needs []string // what must not have failed, for this to say anything new
+	needs []string // checks that must not have failed, because otherwise this one could only repeat their failure
 	run   func(ctx context.Context, v *visit) Finding
 }
 
-// checks are all of them, in the order in which they are tried: what others
-// need comes first.
+// checks lists all checks in the order in which they run. A check comes after those that it needs.
 var checks = []check{
 	{"environment", nil, checkEnvironment},
 	{"credentials", nil, checkCredentials},
@@ -167,7 +167,7 @@ var checks = []check{
 	{"losses", []string{"spool files"}, checkLosses},
 }
 
-// Names returns the names of all checks, in the order in which they are tried.
+// Names returns the names of all checks, in the order in which they run.
 func Names() []string {
 	var names []string
 	for _, c := range checks {
@@ -176,42 +176,43 @@ func Names() []string {
 	return names
 }
 
-// visit is one run: what to examine, and what has been learnt.
+// visit is the state of one examination: its configuration, and what the checks have learned so
+// far.
 type visit struct {
 	Config
 	diag   *diagnostics
-	stored []globus.Token // of all profiles, to know them where they must not be
+	stored []globus.Token // tokens of all profiles, which must not appear in any output
 
-	keyFile  accesskey.File  // that DIASPORA_KEY_FILE names
-	profile  string          // its name; "" if none is used
-	cfg      diaspora.Config // from configuration on
-	endpoint *url.URL        // of the ACL endpoint
-	proxy    *url.URL        // through which that is reached; nil for none
+	keyFile  accesskey.File  // the file that DIASPORA_KEY_FILE names
+	profile  string          // name of the profile; "" if none is used
+	cfg      diaspora.Config // set by the check "configuration"
+	endpoint *url.URL        // URL of the ACL endpoint
+	proxy    *url.URL        // proxy for the ACL endpoint; nil if there is none
 
-	presented tlsState            // what the ACL endpoint showed
-	live      *diaspora.Discovery // what it says now
-	skew      clockReading        // of its clock
-	globusAt  clockReading        // of Globus Auth's
+	presented tlsState            // the TLS certificate of the ACL endpoint
+	live      *diaspora.Discovery // its current discovery document
+	skew      clockReading        // its clock
+	globusAt  clockReading        // the clock of Globus Auth
 
 	token    globus.Token
 	identity globus.Identity
-	key      diaspora.AccessKey // that signs in, as the fabric describes it
+	key      diaspora.AccessKey // the key that signs in, as the fabric describes it
 
-	reachable []string    // gateways that take connections
-	gateway   *tls.Config // how to trust them; nil for plaintext
-	shown     []tlsState  // what each of them showed
-	first     *connection // signed in, to the first gateway that let us
+	reachable []string    // gateways that accept connections
+	gateway   *tls.Config // TLS configuration; nil for plaintext
+	shown     []tlsState  // the TLS certificate of each of them
+	first     *connection // signed in, to the first gateway that accepted the login
 	topic     topicState
 	sent      sentEvent
 
-	home   string // of the spools
+	home   string // folder of the spools
 	kind   disk.FileSystemKind
 	left   diskSpace
 	dirs   []string
 	spools []spool.Report
 }
 
-// Report is all that was found.
+// Report contains all findings.
 type Report struct {
 	Version  string    `json:"version"`
 	Go       string    `json:"go"`
@@ -223,7 +224,7 @@ type Report struct {
 	visit *visit
 }
 
-// Count returns how many checks ended so.
+// Count returns the number of checks with this status.
 func (r *Report) Count(s Status) (n int) {
 	for _, f := range r.Findings {
 		if f.Status == s {
@@ -233,8 +234,8 @@ func (r *Report) Count(s Status) (n int) {
 	return n
 }
 
-// Examine tries all checks, one after the other, and calls each with a finding as soon as
-// it is there. When ctx ends, what is left is not tried.
+// Examine runs all checks, one after another. It calls each with every finding as soon as it is
+// available. When ctx ends, the remaining checks are not run.
 func Examine(ctx context.Context, cfg Config, each func(Finding)) *Report {
 	return newVisit(cfg).examine(ctx, each)
 }
@@ -246,7 +247,7 @@ func (v *visit) examine(ctx context.Context, each func(Finding)) *Report {
 		Time: v.Now().UTC(), visit: v,
 	}
 	v.readStored()
-	blocked := map[string]string{} // what cannot be built upon, and because of what
+	blocked := map[string]string{} // checks that failed or were not run, and the reason to report for others that need them
 	for _, c := range checks {
 		f := v.try(ctx, c, blocked)
 		switch f.Status {
@@ -295,8 +296,8 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// end gives back what the visit holds. A renewal of the token that is under way may
-// bring the only refresh token that is still good, so it is waited for.
+// end releases the visit's resources. It waits for a token renewal in progress, because that may
+// return the only refresh token that is still valid.
 func (v *visit) end() {
 	if v.first != nil {
 		v.first.close()
@@ -306,8 +307,8 @@ func (v *visit) end() {
 	}
 }
 
-// try runs a check, unless something that it needs is missing, and leaves it alone
-// when its time is over.
+// try runs a check, unless a check that it needs has failed. If the check does not end in time, try
+// leaves it running and returns.
 func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Finding {
 	for _, need := range c.needs {
 		if why := blocked[need]; why != "" {
@@ -325,7 +326,7 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 	go func() { done <- c.run(timed, v) }()
 	f, inTime := await(timed, done)
 	switch {
-	case inTime && f.learn != nil: // only now, for a check that was left alone may still be running
+	case inTime && f.learn != nil: // not earlier, because a check that was left running could otherwise change v at any time
 		f.learn()
 		f.learn = nil
 	case !inTime && ctx.Err() != nil:
@@ -334,13 +335,13 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 		f = failure("try again, with a longer --timeout", "it did not end within %v", v.Timeout)
 	}
 	f.Check, f.TookMS = c.name, ms(time.Since(began))
-	// Some errors of others quote what they were given, a proxy's password even. Before any
-	// text is cut to a length: half a secret would not be known for one.
+	// Errors of other packages may quote their input, even the password of a proxy. Redact before
+	// any text is shortened: half a secret would no longer be recognized.
 	f.Seen, f.Next = redact(f.Seen, secrets), redact(f.Next, secrets)
 	return f
 }
 
-// await waits for a finding until ctx has ended, and a moment longer.
+// await waits for a finding until ctx has ended, and then for the grace period.
 func await(ctx context.Context, done <-chan Finding) (f Finding, inTime bool) {
 	select {
 	case f = <-done:
@@ -369,7 +370,7 @@ func failure(next, format string, args ...any) Finding {
 
 func notTried(because string) Finding { return Finding{Status: NotTried, Seen: because} }
 
-// failed makes a finding of an error, with its own advice if it has some.
+// failed returns a finding for an error. If the error has a hint, it replaces next.
 func failed(err error, next string) Finding {
 	text, hint := outcome.Split(err)
 	next = cmp.Or(hint, next)
@@ -379,7 +380,7 @@ func failed(err error, next string) Finding {
 	return failure(next, "%s", text)
 }
 
-// and adds what later checks need to know, to be kept if the check ends in time.
+// and sets a function that stores what later checks need. It is called if the check ends in time.
 func (f Finding) and(learn func()) Finding {
 	f.learn = learn
 	return f

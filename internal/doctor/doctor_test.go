@@ -19,8 +19,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// TestAllIsWell runs all checks where nothing is wrong, in plain text on one machine and
-// behind TLS: else a check that always complains would pass for one that finds something.
+// TestAllIsWell runs all checks on a fabric without faults, both in plaintext on one machine and
+// behind TLS. Without this test, a check that always fails would look like one that finds
+// something.
 func TestAllIsWell(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*world){
@@ -99,7 +100,7 @@ func TestAllIsWell(t *testing.T) {
 	}
 }
 
-// TestLooksNamesUp goes all the way by name, and has the leg for it.
+// TestLooksNamesUp uses names instead of addresses, and requires a leg for the lookup.
 func TestLooksNamesUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{})
@@ -111,7 +112,7 @@ func TestLooksNamesUp(t *testing.T) {
 	}
 }
 
-// TestNeedsAreChecks fails for a need that nothing meets, and for one that comes too late.
+// TestNeedsAreChecks fails if a check needs one that does not exist or that runs later.
 func TestNeedsAreChecks(t *testing.T) {
 	t.Parallel()
 	var before []string
@@ -128,7 +129,7 @@ func TestNeedsAreChecks(t *testing.T) {
 	}
 }
 
-// TestNothingHangs gives up on a check that does not heed its context.
+// TestNothingHangs requires that a check that ignores its context is abandoned.
 func TestNothingHangs(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -142,7 +143,7 @@ func TestNothingHangs(t *testing.T) {
 	if f.Status != Failure || f.Seen != "it did not end within 1ms" || f.Next == "" {
 		t.Errorf("a check that hangs: %+v", f)
 	}
-	// Nor does it keep Ctrl-C waiting.
+	// Such a check must not delay Ctrl-C either.
 	v.Timeout = time.Hour
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(time.Millisecond, cancel)
@@ -151,7 +152,7 @@ func TestNothingHangs(t *testing.T) {
 	}
 }
 
-// TestFindingsAreRedacted has a check quote what is in the environment, as errors of others do.
+// TestFindingsAreRedacted has a check quote the environment, as errors of other packages may.
 func TestFindingsAreRedacted(t *testing.T) {
 	t.Parallel()
 	v := newVisit(Config{Getenv: func(string) string { return "" }, Environ: []string{"HTTPS_PROXY=http://ada:canary-password@%", "DIASPORA_REFRESH=canary-refresh"}})
@@ -163,7 +164,7 @@ func TestFindingsAreRedacted(t *testing.T) {
 	}
 }
 
-// TestInterrupted tries nothing more once the context has ended.
+// TestInterrupted requires that no further check runs after the context has ended.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{})
@@ -180,8 +181,8 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// TestLeavesNothingBehind compares all files of the person before and after, and looks for
-// the one event.
+// TestLeavesNothingBehind compares the user's files before and after, and looks for the only test
+// event.
 func TestLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{})
@@ -236,8 +237,8 @@ func files(t *testing.T, root string) string {
 	return all.String()
 }
 
-// TestTestEventGoesWhereItMay checks that it goes to the topic that is named, or that is there for
-// it, and to no other.
+// TestTestEventGoesWhereItMay requires that the test event goes only to the named topic or to
+// EchoTopic.
 func TestTestEventGoesWhereItMay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{})
@@ -258,7 +259,8 @@ func TestTestEventGoesWhereItMay(t *testing.T) {
 	}
 }
 
-// TestKeyWithFewerRights tries what an access key is for, and says why the rest is not tried.
+// TestKeyWithFewerRights checks what an access key may be used for, and why the rest is not
+// checked.
 func TestKeyWithFewerRights(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{})
@@ -295,7 +297,7 @@ func TestKeyWithFewerRights(t *testing.T) {
 	}
 }
 
-// TestDocumented compares docs/doctor.md with the checks, one by one.
+// TestDocumented compares docs/doctor.md with the list of checks.
 func TestDocumented(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/doctor.md")
@@ -319,7 +321,7 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// TestVariables fails for a variable that the program reads, and this package does not know.
+// TestVariables fails if the program reads a variable that this package does not know.
 func TestVariables(t *testing.T) {
 	t.Parallel()
 	name := regexp.MustCompile(`"((?:DIASPORA|GLOBUS_SDK)_[A-Z_]+)"`)

@@ -22,7 +22,8 @@ import (
 
 func (v *visit) dialer() *net.Dialer { return &net.Dialer{Timeout: v.Timeout, Resolver: v.Resolver} }
 
-// target is who is connected to for the ACL endpoint: itself, or the proxy before it.
+// target returns the host and port to connect to: those of the ACL endpoint or, if there is one, of
+// the proxy.
 func (v *visit) target() (host, port string) {
 	u := v.endpoint
 	if v.proxy != nil {
@@ -65,7 +66,7 @@ func dnsWords(host string, err error) string {
 	return fmt.Sprintf("look up %s: %v", host, err)
 }
 
-// someOf lists a few of many.
+// someOf lists the first few elements, and the number of the others.
 func someOf[T any](all []T) string {
 	const most = 3
 	var parts []string
@@ -93,13 +94,13 @@ func checkTCP(ctx context.Context, v *visit) Finding {
 	return f
 }
 
-// tlsState is what a server showed.
+// tlsState is the certificate that a server presented.
 type tlsState struct {
 	address string
 	leaf    *x509.Certificate // nil for plaintext
 }
 
-// checkTLS shakes hands with the ACL endpoint, through the proxy if there is one.
+// checkTLS performs a TLS handshake with the ACL endpoint, through the proxy if there is one.
 func checkTLS(ctx context.Context, v *visit) Finding {
 	host := v.endpoint.Hostname()
 	if v.endpoint.Scheme != "https" {
@@ -123,7 +124,7 @@ func checkTLS(ctx context.Context, v *visit) Finding {
 			}
 		},
 	})
-	// What it answers is the next check's business. RoundTrip returns after the trace.
+	// The answer is checked by the next check. The trace is complete when RoundTrip returns.
 	if _, _, err := get(traced, v.endpoint.String()+"/healthz", transport); err != nil && state == nil {
 		if advice := tlsAdvice(err); advice != "" {
 			return failure(advice, "%s: %s", v.endpoint.Host, tlsWords(err))
@@ -144,7 +145,7 @@ func issuerOf(c *x509.Certificate) string {
 	return orElse(oneLine(name), "an authority without a name")
 }
 
-// transport carries requests to the ACL endpoint, a connection each.
+// transport returns a transport for requests to the ACL endpoint, with a new connection for each.
 func (v *visit) transport() (*http.Transport, error) {
 	roots, err := v.roots()
 	return &http.Transport{
@@ -153,8 +154,8 @@ func (v *visit) transport() (*http.Transport, error) {
 	}, err
 }
 
-// roots are the certificates that the library trusts: the system's, the fabric's, and
-// those of DIASPORA_CA_FILE.
+// roots returns the CA certificates that the library trusts: those of the system, of the fabric,
+// and of DIASPORA_CA_FILE. It returns nil for the system's alone.
 func (v *visit) roots() (*x509.CertPool, error) {
 	var more [][]byte
 	if d := v.discovery(); d != nil && d.CA != "" {
@@ -180,7 +181,7 @@ func (v *visit) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// tlsWords says what is wrong with a certificate, or with who shows it.
+// tlsWords describes a TLS error.
 func tlsWords(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var hostname x509.HostnameError
@@ -208,7 +209,7 @@ func namesOf(c *x509.Certificate) string {
 	return someOf(names)
 }
 
-// tlsAdvice says what to do about an error of TLS, and "" about any other.
+// tlsAdvice returns advice for a TLS error, or "" for any other error.
 func tlsAdvice(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var hostname x509.HostnameError
@@ -230,7 +231,7 @@ func tlsAdvice(err error) string {
 	return ""
 }
 
-// networkWords says why no connection came about.
+// networkWords describes why a connection failed.
 func networkWords(err error) string {
 	var dns *net.DNSError
 	if late := net.Error(nil); errors.As(err, &dns) {
@@ -263,7 +264,7 @@ func checkCertificate(_ context.Context, v *visit) Finding {
 	return v.expiry([]tlsState{v.presented})
 }
 
-// expiry looks for certificates that end soon.
+// expiry checks for certificates that expire soon.
 func (v *visit) expiry(shown []tlsState) Finding {
 	var first *tlsState
 	for i, s := range shown {
@@ -281,7 +282,7 @@ func (v *visit) expiry(shown []tlsState) Finding {
 	return ok("good for %s", span(left))
 }
 
-// checkEndpoint asks what every client asks first. No token goes out.
+// checkEndpoint fetches the discovery document, as every client does first. It sends no token.
 func checkEndpoint(ctx context.Context, v *visit) Finding {
 	cfg := v.cfg
 	client, err := diaspora.NewClient(cfg)
@@ -299,7 +300,7 @@ func checkEndpoint(ctx context.Context, v *visit) Finding {
 	return ok("Diaspora Streams, with %s and %s", count(len(found.Brokers), "broker"), found.Globus.Issuer).and(func() { v.live = &found })
 }
 
-// checkFreshness compares what the login has remembered of the fabric with what it says now.
+// checkFreshness compares the fabric's discovery document as stored at login with the current one.
 func checkFreshness(_ context.Context, v *visit) Finding {
 	old := v.cfg.Discovery
 	if old == nil {
@@ -326,7 +327,7 @@ func checkFreshness(_ context.Context, v *visit) Finding {
 	return ok("the fabric is as it was at the login")
 }
 
-// sameGlobus leaves the issuer out if the user has named another one: a login keeps that.
+// sameGlobus ignores the issuer if the user has set another one, because a login keeps that.
 func (v *visit) sameGlobus(old, live diaspora.DiscoveryGlobus) bool {
 	if v.Getenv("GLOBUS_SDK_ENVIRONMENT")+v.Getenv("GLOBUS_SDK_SERVICE_URL_AUTH") != "" {
 		old.Issuer = live.Issuer
@@ -336,7 +337,7 @@ func (v *visit) sameGlobus(old, live diaspora.DiscoveryGlobus) bool {
 
 func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) }
 
-// checkHealth asks the service how its parts are. It reads the clock on the way.
+// checkHealth queries the health of the service. It also reads the service's clock from the answer.
 func checkHealth(ctx context.Context, v *visit) Finding {
 	transport, err := v.transport()
 	if err != nil {
@@ -365,7 +366,7 @@ func checkHealth(ctx context.Context, v *visit) Finding {
 	return f.and(func() { v.skew = reading })
 }
 
-// unwell lists the parts that are not ok.
+// unwell lists the parts of the service that are not ok.
 func unwell(parts map[string]string) string {
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(parts)) {
@@ -376,7 +377,7 @@ func unwell(parts map[string]string) string {
 	return orElse(strings.Join(list, ", "), "it does not say which part")
 }
 
-// checkVersions compares the program with the service.
+// checkVersions compares the versions of the program and the service.
 func checkVersions(_ context.Context, v *visit) Finding {
 	ours, theirs := release(v.Version), release(v.live.Version)
 	if ours != "" && theirs != "" && ours != theirs {
@@ -385,8 +386,8 @@ func checkVersions(_ context.Context, v *visit) Finding {
 	return ok("the program is %s, the service %s", orElse(v.Version, "of no release"), orElse(v.live.Version, "of no release"))
 }
 
-// release is the part of a version that has to be the same: "1.2" of "v1.2.3". A build
-// between releases has none.
+// release returns the part of a version that must match: "1.2" of "v1.2.3". For a build between
+// releases it returns "".
 func release(version string) string {
 	var major, minor int
 	if n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d.", &major, &minor); n < 2 {
@@ -395,7 +396,7 @@ func release(version string) string {
 	return fmt.Sprintf("%d.%d", major, minor)
 }
 
-// isLoopback reports whether a host is this machine without asking anybody.
+// isLoopback reports whether a host is this machine, without resolving names.
 func isLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true

@@ -12,7 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// variables are those that the program reads, with what may be shown of their values.
+// variables lists the environment variables that the program reads, and how much of their values
+// may be shown.
 var variables = map[string]disclosure{
 	"DIASPORA_URL":           showURL,
 	"DIASPORA_PROFILE":       showAll,
@@ -40,14 +41,15 @@ var variables = map[string]disclosure{
 	"GODEBUG": showAll, "GOMAXPROCS": showAll, "GOMEMLIMIT": showAll, "GOGC": showAll, "GOTRACEBACK": showAll,
 }
 
-// serveVariables are the settings of `diaspora serve`, which has a check of its own.
+// serveVariables is the prefix of the settings of "diaspora serve", which has its own check.
 const serveVariables = "DIASPORA_SERVE_"
 
-// MisspeltVariables returns the variables of an environment that are not the program's, and most likely a
-// slip of the finger, each with what was meant. Those of `diaspora serve` are its own business.
+// MisspeltVariables returns the variables of an environment that the program does not read and that
+// are most likely misspelled, each with the name that was probably meant. It ignores the settings
+// of "diaspora serve".
 func MisspeltVariables(environ []string) (slips [][2]string) {
 	const prefix = "DIASPORA"
-	var ours []string // without the prefix, in which two names are alike already
+	var ours []string // without the prefix, which would make all names similar
 	for name := range variables {
 		if rest, ok := strings.CutPrefix(name, prefix+"_"); ok {
 			ours = append(ours, rest)
@@ -68,7 +70,7 @@ func MisspeltVariables(environ []string) (slips [][2]string) {
 	return slips
 }
 
-// checkEnvironment looks for names that nobody reads, as a slip of the finger makes them.
+// checkEnvironment looks for variables that the program does not read, for example misspelled ones.
 func checkEnvironment(_ context.Context, v *visit) Finding {
 	var known, unknown []string
 	for _, entry := range v.Environ {
@@ -97,7 +99,7 @@ func checkEnvironment(_ context.Context, v *visit) Finding {
 	return ok("no DIASPORA_ variable is set")
 }
 
-// nearest returns the variable that name may have been meant to be, or "".
+// nearest returns the variable whose name is most similar to name, or "".
 func nearest(name string) string {
 	best, least := "", 4
 	for known := range variables {
@@ -108,7 +110,8 @@ func nearest(name string) string {
 	return best
 }
 
-// distance is how many letters to change, add, take away or swap with the next one.
+// distance returns the number of letters to change, insert, delete or swap with the next one to
+// turn a into b.
 func distance(a, b string) int {
 	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {
@@ -132,7 +135,7 @@ func distance(a, b string) int {
 	return last[len(b)]
 }
 
-// checkCredentials looks at what the environment says about who signs in.
+// checkCredentials checks the credentials in the environment.
 func checkCredentials(_ context.Context, v *visit) Finding {
 	id, secret, refresh := v.Getenv("DIASPORA_CLIENT_ID"), v.Getenv("DIASPORA_CLIENT_SECRET"), v.Getenv("DIASPORA_REFRESH")
 	if wrong := accesskey.Misplaced(id, secret); wrong != "" {
@@ -157,7 +160,7 @@ func checkCredentials(_ context.Context, v *visit) Finding {
 	return ok("DIASPORA_REFRESH signs in, not the profile's login")
 }
 
-// keyCredentials looks at the access key that signs in.
+// keyCredentials checks the access key in the environment or in the key file.
 func (v *visit) keyCredentials() Finding {
 	from := v.fromEnvironment()
 	file, err := accesskey.FromEnv(v.Getenv)
@@ -176,7 +179,7 @@ func (v *visit) keyCredentials() Finding {
 	return ok("the access key %s of %s signs in", get(accesskey.IDVariable), from).and(func() { v.keyFile = file })
 }
 
-// checkProxy finds out whether a proxy stands between here and the fabric.
+// checkProxy finds out whether there is a proxy between this machine and the fabric.
 func checkProxy(_ context.Context, v *visit) Finding {
 	var set, malformed []string
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
@@ -191,7 +194,7 @@ func checkProxy(_ context.Context, v *visit) Finding {
 	}
 	proxy, err := v.Proxy(&http.Request{URL: v.endpoint})
 	switch {
-	case err != nil: // whose text may have the proxy's password
+	case err != nil: // the error's text may contain the proxy's password, so it is not shown
 		return failure("unset it, or correct it", "the proxy in %s cannot be used", strings.Join(set, " or "))
 	case len(malformed) > 0:
 		return warning("write it like http://proxy.example.org:3128", "what %s says is no address, and is passed over", strings.Join(malformed, ", "))
@@ -207,8 +210,8 @@ func checkProxy(_ context.Context, v *visit) Finding {
 	return ok("there is none")
 }
 
-// proxyAddress reports whether package http can make something of a proxy's address. It
-// says nothing of what it cannot.
+// proxyAddress reports whether package http accepts the address of a proxy. Package http ignores
+// invalid addresses silently.
 func proxyAddress(text string) bool {
 	for _, form := range []string{text, "http://" + text} {
 		if u, err := url.Parse(form); err == nil && u.Scheme != "" && u.Host != "" {

@@ -24,20 +24,20 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// fault is something that is wrong with the world, and what its check says then.
+// fault is a fault in the world, and what the check that finds it must report.
 type fault struct {
 	check  string
 	name   string
 	status Status
 	seen   string // a regular expression
-	next   string // likewise
+	next   string // also a regular expression
 	fabric fabric.Config
 	inject func(w *world)
 }
 
 const here = `127\.0\.0\.1:\d+`
 
-// faults has at least one for each check.
+// faults has at least one fault for each check.
 var faults = []fault{
 	{"environment", "a slip of the finger", Warning, `^set, but read by nothing here: DIASPORA_REFRSH$`, `^was DIASPORA_REFRESH meant\?$`, fabric.Config{},
 		func(w *world) { w.vars["DIASPORA_REFRSH"] = "x" }},
@@ -448,7 +448,8 @@ var faults = []fault{
 		}},
 }
 
-// TestDiscardedIsNoLoss fails when events that somebody took out of a spool on purpose are warned of.
+// TestDiscardedIsNoLoss requires that there is no warning about events that were deliberately
+// discarded from a spool.
 func TestDiscardedIsNoLoss(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{})
@@ -463,7 +464,7 @@ func TestDiscardedIsNoLoss(t *testing.T) {
 	}
 }
 
-// TestFaults makes each thing go wrong, and looks what its check says.
+// TestFaults creates each fault, and compares what its check reports.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, f := range faults {
@@ -488,7 +489,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestEveryCheckHasAFault fails for a check that nothing proves to find anything.
+// TestEveryCheckHasAFault fails for a check that no fault tests.
 func TestEveryCheckHasAFault(t *testing.T) {
 	t.Parallel()
 	proved := map[string]bool{}

@@ -11,8 +11,8 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// filtered is an address at which nothing is answered at all, as behind a firewall: the
-// queue of a listener that never accepts is full, so that the system drops what comes.
+// filtered returns an address that never answers, as behind a firewall. It has a listener that
+// never accepts and whose queue is full, so the system drops all packets.
 func (w *world) filtered() string {
 	w.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -32,7 +32,7 @@ func (w *world) filtered() string {
 	}
 }
 
-// TestFiltered tells a firewall from a service that does not run.
+// TestFiltered distinguishes a firewall from a service that is not running.
 func TestFiltered(t *testing.T) {
 	t.Parallel()
 	for check, put := range map[string]func(w *world, address string){
@@ -52,7 +52,7 @@ func TestFiltered(t *testing.T) {
 	}
 }
 
-// TestOneGatewayIsSilent goes on with the other one.
+// TestOneGatewayIsSilent requires that the other gateway is used.
 func TestOneGatewayIsSilent(t *testing.T) {
 	t.Parallel()
 	for name, silent := range map[string]func(*world) string{"filtered": (*world).filtered, "connected": (*world).silent} {
@@ -72,7 +72,7 @@ func TestOneGatewayIsSilent(t *testing.T) {
 	}
 }
 
-// TestReadOnlyHome looks at a folder in which nobody can make anything, root neither.
+// TestReadOnlyHome examines a folder in which not even root can create files.
 func TestReadOnlyHome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fabric.Config{})

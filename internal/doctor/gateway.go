@@ -19,10 +19,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// maxGateways bounds how many addresses are tried of a long list.
+// maxGateways bounds the number of addresses that are tried.
 const maxGateways = 16
 
-// gateways are the addresses that clients begin with.
+// gateways returns the addresses to which clients connect first.
 func (v *visit) gateways() []string {
 	all := v.cfg.Brokers
 	if d := v.discovery(); len(all) == 0 && d != nil {
@@ -31,16 +31,15 @@ func (v *visit) gateways() []string {
 	return all[:min(len(all), maxGateways)]
 }
 
-// attempt is what came of trying one address.
+// attempt is the result of trying one address.
 type attempt struct {
 	address string
-	text    string // what was seen, if it is well
+	text    string // what was seen, on success
 	err     error
 	conn    *connection // nil if there is none
 }
 
-// all tries every address at the same time, and closes the connections that are left open
-// in the end.
+// all tries all addresses concurrently and returns the results in the same order.
 func all(addresses []string, try func(address string) attempt) []attempt {
 	attempts := make([]attempt, len(addresses))
 	var tried sync.WaitGroup
@@ -54,7 +53,7 @@ func all(addresses []string, try func(address string) attempt) []attempt {
 	return attempts
 }
 
-// whole makes a finding of attempts: a failure if none is well, a warning if some are not.
+// whole combines attempts into one finding: a failure if all have failed, a warning if some have.
 func whole(attempts []attempt, words func(error) string, advice func(error) string) Finding {
 	bad := slices.DeleteFunc(slices.Clone(attempts), func(o attempt) bool { return o.err == nil })
 	if len(bad) == 0 {
@@ -115,7 +114,8 @@ func checkGatewayTCP(ctx context.Context, v *visit) Finding {
 	})
 }
 
-// checkGatewayTLS finds out whether TLS is spoken, as the library does, and shakes hands.
+// checkGatewayTLS decides whether TLS is used, in the same way as the library, and performs the
+// handshake.
 func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 	roots, err := v.roots()
 	if err != nil {
@@ -167,18 +167,18 @@ func checkGatewayCertificate(_ context.Context, v *visit) Finding { return v.exp
 
 // checkSignIn signs in to the first gateway that can be reached.
 func checkSignIn(ctx context.Context, v *visit) Finding {
-	// Again, for the one before may have been refused meanwhile.
+	// Get the token again, because the fabric may have refused the previous one in the meantime.
 	if err := v.hasToken(ctx); err != nil {
 		return v.loginFailure(err)
 	}
-	share := v.Timeout / time.Duration(len(v.reachable)) // one that is silent leaves time for the next
+	share := v.Timeout / time.Duration(len(v.reachable)) // so that an unresponsive gateway leaves time for the next one
 	var last error
 	var where string
 	for _, address := range v.reachable {
 		conn, err := v.signedIn(ctx, address, share)
 		if err != nil {
 			if last, where = err, address; isRefusal(err) {
-				break // the others would say the same
+				break // the other gateways would refuse the login too
 			}
 			continue
 		}
@@ -189,7 +189,8 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 	return failure(v.kafkaAdvice(last), "%s: %s", where, kafkaWords(last))
 }
 
-// signedIn connects and signs in, within a time, if the token may go there.
+// signedIn connects and signs in within the given time, if the credentials may be sent to the
+// address.
 func (v *visit) signedIn(ctx context.Context, address string, most time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
@@ -208,7 +209,7 @@ func (v *visit) signedIn(ctx context.Context, address string, most time.Duration
 	return conn, nil
 }
 
-// hasToken returns why there is no token to sign in with. An access key needs none.
+// hasToken returns an error if there is no token to sign in with. An access key needs no token.
 func (v *visit) hasToken(ctx context.Context) error {
 	if v.usesKey() {
 		return nil
@@ -217,7 +218,8 @@ func (v *visit) hasToken(ctx context.Context) error {
 	return err
 }
 
-// credentials returns what to sign in with at an address, if it may go there.
+// credentials returns the credentials to send to an address, or an error if they may not be sent
+// there.
 func (v *visit) credentials(ctx context.Context, address string) (mechanism string, message []byte, err error) {
 	if key := v.cfg.Key; v.usesKey() {
 		return "PLAIN", []byte("\x00" + key.ID + "\x00" + key.Secret.Reveal()), nil
@@ -230,7 +232,7 @@ func isRefusal(err error) bool {
 	return kafka.LoginRefused(err)
 }
 
-// kafkaWords says what an error of the Kafka side means.
+// kafkaWords describes an error from the Kafka protocol.
 func kafkaWords(err error) string {
 	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
 		return "no answer"
@@ -264,8 +266,8 @@ func (v *visit) kafkaAdvice(err error) string {
 	return "try again; if it stays so, tell the operator"
 }
 
-// checkSession looks at how long the gateway lets a connection be before it wants to
-// see a token again.
+// checkSession checks how long the gateway keeps a connection open until the client must
+// authenticate again.
 func checkSession(_ context.Context, v *visit) Finding {
 	switch left := v.first.session; {
 	case left == 0:
@@ -277,10 +279,10 @@ func checkSession(_ context.Context, v *visit) Finding {
 	}
 }
 
-// checkBrokers asks where the partitions are, and signs in to each of these.
+// checkBrokers requests the list of brokers, and signs in to each of them.
 func checkBrokers(ctx context.Context, v *visit) Finding {
 	req := kmsg.NewPtrMetadataRequest()
-	req.Version, req.Topics = 8, []kmsg.MetadataRequestTopic{} // none; nil would be all
+	req.Version, req.Topics = 8, []kmsg.MetadataRequestTopic{} // no topics; nil would mean all
 	resp, err := req.RequestWith(ctx, v.first)
 	if err != nil {
 		return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
@@ -311,7 +313,7 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 		return "the cluster sends clients to this address, so it has to be reachable from here; tell the operator"
 	})
 	if f.Status != OK {
-		f.Status = Failure // partitions that are there cannot be used
+		f.Status = Failure // partitions on unreachable brokers cannot be used
 		return f
 	}
 	f.Seen = count(len(addresses), "broker") + ", all let us in: " + f.Seen

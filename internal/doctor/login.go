@@ -15,15 +15,15 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// clockReading is what another clock showed.
+// clockReading compares this machine's clock with another one.
 type clockReading struct {
-	ahead time.Duration // how far ours is ahead of it, give or take doubt
+	ahead time.Duration // how far this machine's clock is ahead, plus or minus doubt
 	doubt time.Duration
 	ok    bool
 }
 
-// readClock compares our clock with the Date of an answer, which is cut to a second and was
-// written at some time between asking and hearing.
+// readClock compares this machine's clock with the Date header of a response. The header is
+// truncated to a second, and was written at an unknown time between request and response.
 func (v *visit) readClock(h http.Header, took time.Duration) clockReading {
 	date, err := http.ParseTime(h.Get("Date"))
 	if err != nil || h.Get("Age") != "" {
@@ -61,7 +61,8 @@ func checkClock(_ context.Context, v *visit) Finding {
 	return v.skew.finding("the fabric")
 }
 
-// checkGlobusClock compares it with Globus Auth's, by which tokens expire.
+// checkGlobusClock compares this machine's clock with that of Globus Auth, which decides when
+// tokens expire.
 func checkGlobusClock(_ context.Context, v *visit) Finding {
 	if v.usesKey() {
 		return ok("an access key signs in, which does not need it")
@@ -69,8 +70,8 @@ func checkGlobusClock(_ context.Context, v *visit) Finding {
 	return v.globusAt.finding("Globus Auth")
 }
 
-// checkGlobus asks Globus Auth for its public description, which costs no login. A
-// page of the network's own in its place is found out.
+// checkGlobus fetches Globus Auth's public description, which needs no login. It detects a login
+// page of the network that answers instead.
 func checkGlobus(ctx context.Context, v *visit) Finding {
 	if v.usesKey() {
 		return ok("an access key signs in, which does not need it")
@@ -105,8 +106,8 @@ func checkGlobus(ctx context.Context, v *visit) Finding {
 	return ok("%s answers", issuer).and(func() { v.globusAt = reading })
 }
 
-// issuer is the Globus Auth that logins are from: another one than the fabric's, if
-// Globus's own variables say so, which do not move a stored login.
+// issuer returns the Globus Auth that issues the tokens. That is the fabric's, unless Globus's own
+// environment variables name another one. These variables do not affect a stored login.
 func (v *visit) issuer() (string, error) {
 	override := v.Getenv("GLOBUS_SDK_ENVIRONMENT")+v.Getenv("GLOBUS_SDK_SERVICE_URL_AUTH") != ""
 	if override && v.fromEnvironment() != "" {
@@ -119,8 +120,8 @@ func (v *visit) issuer() (string, error) {
 	return "", nil
 }
 
-// discovery is what is known of the fabric: what programs go by or, if there is no profile,
-// what it says now. Nil if neither is there.
+// discovery returns the fabric's discovery document: the one stored in the profile, or else the
+// current one. It returns nil if neither is available.
 func (v *visit) discovery() *diaspora.Discovery {
 	if v.cfg.Discovery != nil {
 		return v.cfg.Discovery
@@ -128,7 +129,7 @@ func (v *visit) discovery() *diaspora.Discovery {
 	return v.live
 }
 
-// get asks for a page as nobody, without following to another.
+// get fetches a page without credentials. It does not follow redirects.
 func get(ctx context.Context, address string, transport *http.Transport) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -145,7 +146,7 @@ func get(ctx context.Context, address string, transport *http.Transport) (*http.
 	return resp, body, err
 }
 
-// checkLogin gets an access token, and has it renewed if it is time for that.
+// checkLogin gets an access token, which may renew it.
 func checkLogin(ctx context.Context, v *visit) Finding {
 	if v.usesKey() {
 		return ok("none is needed: the access key %s signs in", v.cfg.Key.ID)
@@ -169,7 +170,8 @@ func (v *visit) loginFailure(err error) Finding {
 	return failed(err, v.loginAdvice())
 }
 
-// checkRenewal looks for the refresh token, without which the login ends with the access token.
+// checkRenewal checks for a refresh token. Without one, the login ends when the access token
+// expires.
 func checkRenewal(_ context.Context, v *visit) Finding {
 	switch {
 	case v.usesKey():
@@ -182,7 +184,7 @@ func checkRenewal(_ context.Context, v *visit) Finding {
 	return ok("there is a refresh token; the next renewal is ahead of %s", v.token.Expiry.Local().Format(time.RFC3339))
 }
 
-// checkScopes looks for the scope that the fabric asks of tokens.
+// checkScopes checks that the token has the scope that the fabric requires.
 func checkScopes(_ context.Context, v *visit) Finding {
 	if v.usesKey() {
 		return ok("an access key has none")
@@ -203,8 +205,8 @@ func checkScopes(_ context.Context, v *visit) Finding {
 	return ok("%s", want)
 }
 
-// checkIdentity asks the fabric whose token it is, which shows whether it was revoked. A
-// token that is refused is replaced once, as in every program.
+// checkIdentity asks the fabric for the identity of the token, which also detects a revoked token.
+// A token that is refused is replaced once, as in every program.
 func checkIdentity(ctx context.Context, v *visit) Finding {
 	client, err := diaspora.NewClient(v.cfg)
 	if err != nil {
@@ -228,10 +230,11 @@ func checkIdentity(ctx context.Context, v *visit) Finding {
 	return ok("%s, subject %s", who.Username, who.Subject).and(func() { v.identity = who })
 }
 
-// keyWarns is how long before its end a key is to be replaced.
+// keyWarns is how long before its expiry a key should be replaced.
 const keyWarns = 7 * 24 * time.Hour
 
-// describeKey asks the fabric whose the access key is, and what it may do, which shows whether it was revoked.
+// describeKey asks the fabric for the owner and the rights of the access key, which also detects a
+// revoked key.
 func (v *visit) describeKey(ctx context.Context, client *diaspora.Client) Finding {
 	key, err := client.Key(ctx, v.cfg.Key.ID)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// fileOwner returns whose a file is.
+// fileOwner returns the user ID of a file's owner.
 func fileOwner(info fs.FileInfo) (uid int, known bool) {
 	stat, known := info.Sys().(*syscall.Stat_t)
 	if !known {
@@ -22,9 +22,9 @@ func fileOwner(info fs.FileInfo) (uid int, known bool) {
 
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
-// tryLocks takes the two kinds of locks that the program uses: that of flock, which token files
-// have, must keep a second one out; that of fcntl, which spools have, must at least
-// be granted, as it only keeps out other processes.
+// tryLocks tests the two kinds of locks that the program uses. Token files use flock, which must
+// exclude a second lock. Spools use fcntl. That lock only excludes other processes, so it is only
+// tested whether it is granted.
 func tryLocks(dir string) (err error) {
 	f, err := os.CreateTemp(dir, ".diaspora-doctor-*")
 	if err != nil {

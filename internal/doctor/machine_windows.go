@@ -8,8 +8,8 @@ import (
 
 func fileOwner(fs.FileInfo) (uid int, known bool) { return 0, false }
 
-// isRefused looks for WSAECONNREFUSED, which package syscall does not name.
+// isRefused checks for WSAECONNREFUSED, which package syscall does not define.
 func isRefused(err error) bool { return errors.Is(err, syscall.Errno(10061)) }
 
-// tryLocks finds nothing wrong: locks are the system's own business here.
+// tryLocks does nothing, because Windows locks need no test.
 func tryLocks(string) error { return nil }

@@ -8,9 +8,9 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// Unclaimed asks the ACL endpoint whether nobody has claimed a topic, so that there is no owner to
-// ask for access. If so, near is the caller's own topic whose name is most like it, or "". Names
-// of other people's topics are never suggested.
+// Unclaimed asks the ACL endpoint whether a topic is unclaimed, so that there is no owner to ask
+// for access. If so, near is the caller's own topic with the most similar name, or "". Names of
+// other users' topics are never suggested.
 func Unclaimed(ctx context.Context, client *diaspora.Client, name string) (near string, free bool) {
 	answered := (*diaspora.ProblemError)(nil)
 	if _, err := client.Topic(ctx, name); !errors.Is(err, diaspora.ErrNotFound) || !errors.As(err, &answered) {
@@ -27,9 +27,9 @@ func Unclaimed(ctx context.Context, client *diaspora.Client, name string) (near 
 	return Near(name, names), true
 }
 
-// Near returns the name among names that name is most likely a misspelling of, or "".
+// Near returns the element of names that name is most likely a misspelling of, or "".
 func Near(name string, names []string) (near string) {
-	most := min(3, max(1, len(name)/3)) // letters that are wrong
+	most := min(3, max(1, len(name)/3)) // number of letters that may differ
 	for _, candidate := range names {
 		if d := distance(strings.ToLower(name), strings.ToLower(candidate)); d <= most {
 			near, most = candidate, d-1

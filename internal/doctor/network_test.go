@@ -28,7 +28,7 @@ import (
 	"time"
 )
 
-// authority signs certificates.
+// authority is a CA that signs certificates.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -64,7 +64,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-// certificate is for a host, or for this machine if that is "".
+// certificate returns a certificate for a host, or for this machine if host is "".
 func (a *authority) certificate(t *testing.T, host string, left time.Duration) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -85,15 +85,15 @@ func (a *authority) certificate(t *testing.T, host string, left time.Duration) t
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// front is TLS in front of a fabric, as an operator has it: its certificates may be
-// wrong, and its pages somebody else's.
+// front is a TLS proxy before a fabric, as operators may run one. Its certificates may be wrong,
+// and it may answer with pages of its own.
 type front struct {
 	acl, gateway tls.Certificate
-	ca           string                  // what clients are told to trust
-	page         map[string]http.Handler // what answers in the fabric's place, by path
+	ca           string                  // the CA that clients are told to trust
+	page         map[string]http.Handler // handlers that replace the fabric's, by path
 }
 
-// standBehind puts the fabric behind a front, and logs ada in to that.
+// standBehind puts the fabric behind a front, and logs ada in through it.
 func (w *world) standBehind(f front) {
 	w.Helper()
 	kafka := w.between(&tls.Config{Certificates: []tls.Certificate{f.gateway}}, nil)
@@ -126,8 +126,8 @@ func (w *world) standBehind(f front) {
 	w.store(server.URL, d)
 }
 
-// between listens in front of the gateway, and sends clients to itself where the cluster
-// names the gateway. What comes from there may be rewritten.
+// between listens in front of the gateway, and replaces the gateway's address with its own in
+// responses of the cluster. The responses may be rewritten.
 func (w *world) between(secure *tls.Config, rewrite func(frame []byte) []byte) (address string) {
 	w.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -156,13 +156,13 @@ func (w *world) between(secure *tls.Config, rewrite func(frame []byte) []byte) (
 	return address
 }
 
-// kafkaHost is how the cluster writes an address: the host, then the port.
+// kafkaHost encodes an address as in the cluster's responses: host, then port.
 func kafkaHost(address string) []byte {
 	at := netip.MustParseAddrPort(address)
 	return binary.BigEndian.AppendUint32([]byte(at.Addr().String()), uint32(at.Port()))
 }
 
-// relay carries frames until one side is gone.
+// relay forwards frames until one side disconnects.
 func relay(client net.Conn, gateway string, rewrite func([]byte) []byte) {
 	defer client.Close()
 	server, err := net.Dial("tcp", gateway)
@@ -189,8 +189,8 @@ func relay(client net.Conn, gateway string, rewrite func([]byte) []byte) {
 	one.Wait()
 }
 
-// names is a name server. It knows the names that it is told, says of others that
-// they are not, and of those below "silent" nothing.
+// names is a DNS server. It knows the given names, does not answer queries for names below
+// "silent", and answers that all others do not exist.
 func (w *world) names(known map[string]netip.Addr) {
 	w.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -247,7 +247,7 @@ func nameAnswer(query []byte, known map[string]netip.Addr) []byte {
 	return append(answer, addr.AsSlice()...)
 }
 
-// closedPort is an address at which nothing listens.
+// closedPort returns an address on which nothing listens.
 func (w *world) closedPort() string {
 	w.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -258,7 +258,7 @@ func (w *world) closedPort() string {
 	return ln.Addr().String()
 }
 
-// silent is an address that takes connections and never says a word.
+// silent returns an address that accepts connections and never sends anything.
 func (w *world) silent() string {
 	w.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -271,7 +271,7 @@ func (w *world) silent() string {
 
 func port(address string) string { return strconv.Itoa(int(netip.MustParseAddrPort(address).Port())) }
 
-// front is one that is all right, but for what change does.
+// front returns a front without faults, except for those that change makes.
 func (w *world) front(change func(*front, *authority)) front {
 	w.Helper()
 	a := newAuthority(w.T)
@@ -280,7 +280,7 @@ func (w *world) front(change func(*front, *authority)) front {
 	return f
 }
 
-// page lets something else answer for a page of the fabric.
+// page replaces a page of the fabric.
 func (w *world) page(path string, status int, contentType, body string) {
 	w.Helper()
 	w.standBehind(w.front(func(f *front, _ *authority) {
@@ -292,12 +292,12 @@ func (w *world) page(path string, status int, contentType, body string) {
 	}))
 }
 
-// bootstrap names gateways in place of the fabric's.
+// bootstrap replaces the fabric's bootstrap addresses.
 func (w *world) bootstrap(addresses ...string) {
 	w.vars["DIASPORA_BOOTSTRAP"] = strings.Join(addresses, ",")
 }
 
-// lie makes the cluster say something else.
+// lie rewrites responses of the cluster.
 func (w *world) lie(truth, lie string) {
 	w.Helper()
 	var address string

@@ -35,8 +35,8 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// TestPrinter checks that what was not tried for one reason shares a line, and that nothing
-// of it is lost.
+// TestPrinter requires that checks that were not run for the same reason share a line, and that
+// none of them is missing.
 func TestPrinter(t *testing.T) {
 	t.Parallel()
 	idle := func(name, why string) Finding { return Finding{Check: name, Status: NotTried, Seen: why} }
@@ -86,7 +86,7 @@ x failure    b: not fine
 	}
 }
 
-// FuzzAnswer has whatever it likes answer in a gateway's place.
+// FuzzAnswer sends arbitrary responses in place of a gateway.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0})
 	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 1})

@@ -12,23 +12,23 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// disclosure is how much of a variable's value may be shown.
+// disclosure says how much of a variable's value may be shown.
 type disclosure int
 
 const (
-	showNothing disclosure = iota // also of what nobody here knows
-	showURL                       // all but who signs in there, and what is asked
+	showNothing disclosure = iota // also for unknown variables
+	showURL                       // everything except credentials and the query
 	showAll
 )
 
 const redacted = "[redacted]"
 
-// disclose returns a value as far as it may be seen.
+// disclose returns the part of a value that may be shown.
 func disclose(value string, how disclosure) string {
 	switch {
 	case value == "":
 		return ""
-	case strings.Contains(value, "dks_"): // the secret of an access key, wherever it was put
+	case strings.Contains(value, "dks_"): // the secret of an access key, whatever variable it is in
 		return redacted
 	case how == showAll:
 		return value
@@ -37,7 +37,7 @@ func disclose(value string, how disclosure) string {
 	}
 	u, err := url.Parse(value)
 	if err != nil || u.Host == "" {
-		// host:port, without a scheme, may have a password before it too.
+		// host:port without a scheme may also be preceded by a password.
 		if u, err = url.Parse("//" + value); err != nil || u.Host == "" {
 			return redacted
 		}
@@ -54,8 +54,8 @@ func publicURL(u *url.URL) string {
 	return shown.String()
 }
 
-// environment returns the variables that this program, or Go, reads, as NAME=VALUE. Of
-// others only those that look like ours are named.
+// environment returns the variables that this program or Go reads, as NAME=VALUE. Of other
+// variables it only includes those whose names begin with DIASPORA, without their values.
 func environment(environ []string) []string {
 	var shown []string
 	for _, entry := range environ {
@@ -69,8 +69,8 @@ func environment(environ []string) []string {
 	return shown
 }
 
-// forms are the ways in which a secret may be written. What is too short is no token, and
-// may be a part of any word.
+// forms returns the ways in which a secret may be written. Very short values are not secrets, and
+// could be part of any word.
 func forms(secret string) []string {
 	const least = 8
 	if secret = strings.TrimSpace(secret); len(secret) < least {
@@ -96,8 +96,8 @@ func inEnvironment(environ []string) (all []string) {
 	return longestFirst(all)
 }
 
-// secrets returns all that are on this machine, as far as the program knows. They are taken
-// out of every finding and, in the end, out of every file of a bundle.
+// secrets returns all secrets on this machine that the program knows. They are removed from every
+// finding, and finally from every file of a bundle.
 func (v *visit) secrets() []string {
 	all := append(inEnvironment(v.Environ), forms(v.cfg.Key.Secret.Reveal())...)
 	for _, t := range append([]globus.Token{v.token}, v.stored...) {
@@ -107,8 +107,8 @@ func (v *visit) secrets() []string {
 	return longestFirst(all)
 }
 
-// readStored reads the tokens of all profiles. A folder that does not answer does not
-// hold it up: then nobody else can read them either.
+// readStored reads the tokens of all profiles. It gives up after the timeout, because the folder
+// may be on a file system that does not respond. In that case no check can read the tokens either.
 func (v *visit) readStored() {
 	read := make(chan []globus.Token, 1)
 	go func() { read <- storedTokens(v.Getenv) }()
@@ -138,13 +138,14 @@ func storedTokens(getenv func(string) string) (tokens []globus.Token) {
 	return tokens
 }
 
-// longestFirst sorts, for what is a part of another would leave the rest of that.
+// longestFirst sorts secrets by length. If one is part of another, redacting the shorter one first
+// would leave the rest of the longer one.
 func longestFirst(all []string) []string {
 	slices.SortFunc(all, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	return slices.Compact(all)
 }
 
-// addURL adds what a URL says of who signs in.
+// addURL adds the credentials and the query of a URL.
 func addURL(value string, add func(string)) {
 	for _, text := range []string{value, "//" + value} {
 		u, err := url.Parse(text)
@@ -158,7 +159,7 @@ func addURL(value string, add func(string)) {
 		password, _ := u.User.Password()
 		add(password)
 	}
-	// Also of one that cannot be parsed.
+	// Also handle a URL that cannot be parsed.
 	if at := strings.LastIndex(value, "@"); at >= 0 {
 		before := value[:at]
 		if i := strings.Index(before, "://"); i >= 0 {
@@ -170,7 +171,7 @@ func addURL(value string, add func(string)) {
 	}
 }
 
-// redact takes the secrets out of a text.
+// redact replaces all secrets in a text.
 func redact(text string, secrets []string) string {
 	for _, secret := range secrets {
 		text = strings.ReplaceAll(text, secret, redacted)

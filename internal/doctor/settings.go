@@ -15,8 +15,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 )
 
-// checkFolder looks at the folder of profiles and tokens, in which a program writes
-// whenever it renews a token.
+// checkFolder checks the folder of profiles and tokens. A program writes to it when it renews a
+// token.
 func checkFolder(_ context.Context, v *visit) Finding {
 	profiles, err := diaspora.UserProfiles(v.Getenv)
 	if err != nil && v.complete() {
@@ -51,7 +51,7 @@ func checkFolder(_ context.Context, v *visit) Finding {
 	return ok("%s can be written", dir)
 }
 
-// existing returns dir, or the nearest folder above it that is there.
+// existing returns dir, or the nearest parent folder that exists.
 func existing(dir string) string {
 	for {
 		_, err := os.Stat(dir)
@@ -63,13 +63,13 @@ func existing(dir string) string {
 	}
 }
 
-// notFolder tells of a path that leads through a file.
+// notFolder reports whether dir is not a folder, as for a path that leads through a file.
 func notFolder(dir string) bool {
 	info, err := os.Stat(dir)
 	return err != nil || !info.IsDir()
 }
 
-// checkProfile finds the profile that is used. Its file is read whole.
+// checkProfile determines the profile that is used. It reads the whole file.
 func checkProfile(_ context.Context, v *visit) Finding {
 	profiles, err := diaspora.UserProfiles(v.Getenv)
 	if err != nil && v.complete() {
@@ -102,7 +102,7 @@ func checkProfile(_ context.Context, v *visit) Finding {
 	return ok("%q", name).and(func() { v.profile = name })
 }
 
-// profileOf returns the profile whose fabric has the address, or "".
+// profileOf returns the profile of the fabric with this address, or "".
 func profileOf(profiles *diaspora.Profiles, address string) string {
 	wanted, err := endpointURL(address)
 	if err != nil {
@@ -124,7 +124,8 @@ func profileOf(profiles *diaspora.Profiles, address string) string {
 	return ""
 }
 
-// endpointURL is the address of an ACL endpoint without what people paste behind it.
+// endpointURL returns the address of an ACL endpoint, without the path of a page that users may
+// have pasted along with it.
 func endpointURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimSpace(raw))
 	if err != nil {
@@ -136,7 +137,7 @@ func endpointURL(raw string) (*url.URL, error) {
 	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(path, "/")}, nil
 }
 
-// fromEnvironment names the variable that signs in, or "" if a profile does.
+// fromEnvironment returns the variable that provides the credentials, or "" if a profile does.
 func (v *visit) fromEnvironment() string {
 	for _, name := range []string{accesskey.FileVariable, accesskey.IDVariable, accesskey.SecretVariable, "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
 		if v.Getenv(name) != "" {
@@ -149,17 +150,18 @@ func (v *visit) fromEnvironment() string {
 // usesKey reports whether an access key signs in.
 func (v *visit) usesKey() bool { return strings.HasPrefix(v.fromEnvironment(), "DIASPORA_KEY_") }
 
-// address is the URL of the fabric that the environment names, or its key file; "" if a profile does.
+// address returns the URL of the fabric from the environment or the key file, or "" if neither has
+// one.
 func (v *visit) address() string {
 	return orElse(v.Getenv("DIASPORA_URL"), v.keyFile.Get("DIASPORA_URL"))
 }
 
-// complete reports whether the environment says all, so that no profile is needed.
+// complete reports whether the environment has everything, so that no profile is needed.
 func (v *visit) complete() bool { return v.address() != "" && v.fromEnvironment() != "" }
 
 const keyAdvice = `make another access key with "diaspora key create NAME --save-env FILE" where you are logged in`
 
-// loginAdvice is what to do when somebody has to log in.
+// loginAdvice returns advice for when the user has to log in.
 func (v *visit) loginAdvice() string {
 	switch from := v.fromEnvironment(); {
 	case v.usesKey():
@@ -174,7 +176,7 @@ func (v *visit) loginAdvice() string {
 	return `run "diaspora login URL"`
 }
 
-// checkTokenFile looks at the file of the login: that it is there, whole and private.
+// checkTokenFile checks that the file of the login exists, is complete and is private.
 func checkTokenFile(_ context.Context, v *visit) Finding {
 	if from := v.fromEnvironment(); from != "" {
 		return ok("none is needed: %s signs in", from)
@@ -202,8 +204,8 @@ func checkTokenFile(_ context.Context, v *visit) Finding {
 	return ok("%s, of %s", store.Path(), orElse(login.Identity.Username, login.Identity.Subject))
 }
 
-// insecure makes a finding of the error of a token file, with the whole command if that is
-// to make it private.
+// insecure returns a finding for an error of a token file. If the file is not private, the advice
+// is the command that makes it private.
 func insecure(err error, path, next string) Finding {
 	text := err.Error()
 	if _, why, private := strings.Cut(text, globus.ErrInsecureFile.Error()+": "); private {
@@ -230,7 +232,7 @@ func orElse(a, b string) string {
 	return b
 }
 
-// checkConfiguration puts together what the others have looked at, as every command does.
+// checkConfiguration combines the settings in the same way as every command.
 func checkConfiguration(_ context.Context, v *visit) Finding {
 	cfg, err := diaspora.ConfigFromEnv(v.Getenv)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 const otherState = "set DIASPORA_STATE_DIR to a folder of yours on a local disk"
 
-// checkSpoolFolder looks at the folder in which the program makes its spools.
+// checkSpoolFolder checks the folder in which the program creates its spools.
 func checkSpoolFolder(_ context.Context, v *visit) Finding {
 	home, dirs, err := v.Spools()
 	if err != nil {
@@ -43,8 +43,8 @@ func checkSpoolFolder(_ context.Context, v *visit) Finding {
 	return ok("%s has %s", home, count(len(dirs), "spool")).and(learn)
 }
 
-// checkSpoolFiles looks at all spools: who may see them, and whether they are whole. The
-// events are not read: "diaspora spool verify" does that.
+// checkSpoolFiles checks who can access each spool, and whether its files are complete. It does not
+// read the events; "diaspora spool verify" does.
 func checkSpoolFiles(_ context.Context, v *visit) Finding {
 	var reports []spool.Report
 	for _, dir := range v.dirs {
@@ -70,7 +70,7 @@ func checkSpoolFiles(_ context.Context, v *visit) Finding {
 	return ok("private, and whole as far as can be seen without reading the events").and(func() { v.spools = reports })
 }
 
-// checkLocks tries whether locks work where tokens and spools are.
+// checkLocks tests file locks in the folder of the spools.
 func checkLocks(_ context.Context, v *visit) Finding {
 	at := existing(v.home)
 	if err := v.locks(at); err != nil {
@@ -79,7 +79,7 @@ func checkLocks(_ context.Context, v *visit) Finding {
 	return ok("they work in %s", at)
 }
 
-// checkFileSystem warns of file systems that a spool should not be on.
+// checkFileSystem warns about file systems that are not suitable for a spool.
 func checkFileSystem(_ context.Context, v *visit) Finding {
 	at := existing(v.home)
 	kind, err := v.fileSystem(at)
@@ -102,18 +102,18 @@ func fileSystemFinding(at string, kind disk.FileSystemKind) Finding {
 }
 
 const (
-	spaceFails   = 16 << 20 // a spool stops at once
-	spaceWarns   = 1 << 30  // a spool may become that large
+	spaceFails   = 16 << 20 // below this a spool accepts no events
+	spaceWarns   = 1 << 30  // a spool may grow to this size
 	entriesWarns = 1000
 )
 
-// diskSpace is what there is left for this user.
+// diskSpace is the disk space that is available to this user, in bytes.
 type diskSpace struct {
 	free, total uint64
-	entries     uint64 // files that can still be made; 0 if that is not counted
+	entries     uint64 // number of files that can still be created; 0 if unknown
 }
 
-// checkSpace looks at the room for events that have to wait.
+// checkSpace checks the free space for pending events.
 func checkSpace(_ context.Context, v *visit) Finding {
 	at := existing(v.home)
 	space, err := v.space(at)
@@ -138,10 +138,10 @@ func spaceFinding(at string, space diskSpace) Finding {
 	return ok("%s of %s are free at %s", size(space.free), size(space.total), at)
 }
 
-// backlogWarns is how long events may be on their way.
+// backlogWarns is how long events may be pending without a warning.
 const backlogWarns = 5 * time.Minute
 
-// checkBacklog looks at the events that wait: since when, and why.
+// checkBacklog checks the pending events: since when they are pending, and why.
 func checkBacklog(_ context.Context, v *visit) Finding {
 	var events uint64
 	var bytes int64
@@ -178,14 +178,14 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 		return warning("mend what other checks say, and the process that logs sends them; if its key file was replaced, restart it", "%s: %s", text, orElse(why, "they are slow"))
 	}
 	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission} {
-		if strings.Contains(why, condition.Error()) { // draining cannot help before somebody mends it
+		if strings.Contains(why, condition.Error()) { // draining cannot help until this is fixed
 			return warning(`mend that first; then run "diaspora spool drain"`, "%s: %s", text, why)
 		}
 	}
 	return warning(`run "diaspora spool drain"`, "%s: %s", text, orElse(why, "no process sends them"))
 }
 
-// checkQuarantine counts what the cluster will never take.
+// checkQuarantine counts the events that the cluster has permanently rejected.
 func checkQuarantine(_ context.Context, v *visit) Finding {
 	var n uint64
 	for _, r := range v.spools {
@@ -197,7 +197,7 @@ func checkQuarantine(_ context.Context, v *visit) Finding {
 	return ok("nothing was set aside")
 }
 
-// checkLosses counts what is gone.
+// checkLosses counts the events that were dropped or damaged.
 func checkLosses(_ context.Context, v *visit) Finding {
 	var dropped, damaged uint64
 	for _, r := range v.spools {
@@ -214,7 +214,7 @@ func checkLosses(_ context.Context, v *visit) Finding {
 	return ok("nothing was lost")
 }
 
-// ownerOf returns whose a directory is.
+// ownerOf returns the user ID of a directory's owner.
 func ownerOf(dir string) (uid int, known bool) {
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// symbols stand for a status beside its word, for the eye.
+// symbols are shown before the status, so that it can be recognized quickly.
 var symbols = map[Status]string{OK: "+", Warning: "!", Failure: "x", NotTried: "-"}
 
-// Line is a finding in a line, with the advice in a second one.
+// Line is a finding as one line, with the advice on a second line.
 type Line struct {
 	Status Status
 	Head   string // its status, as a symbol and a word
@@ -35,16 +35,16 @@ func (f Finding) line(what string) Line {
 	return l
 }
 
-// Printer makes lines of findings, as they come. Checks in a row that were not tried for one
-// and the same reason share a line.
+// Printer formats findings as lines. Consecutive checks that were not run for the same reason share
+// a line.
 type Printer struct {
-	// Quiet leaves out what is well, and what was not tried.
+	// Quiet leaves out checks that are ok or were not run.
 	Quiet bool
 
-	idle []Finding // not tried, and not printed yet
+	idle []Finding // checks that were not run and are not printed yet
 }
 
-// Add returns the lines that can be printed once the finding is there.
+// Add adds a finding and returns the lines that can be printed now.
 func (p *Printer) Add(f Finding) []Line {
 	switch {
 	case p.Quiet && (f.Status == OK || f.Status == NotTried):
@@ -60,7 +60,7 @@ func (p *Printer) Add(f Finding) []Line {
 	return nil
 }
 
-// End returns the lines that are left.
+// End returns the remaining lines.
 func (p *Printer) End() []Line {
 	if len(p.idle) == 0 {
 		return nil
@@ -79,7 +79,7 @@ func (p *Printer) End() []Line {
 	return lines
 }
 
-// Summary counts the findings in a line.
+// Summary returns the numbers of findings by status, as a line.
 func (r *Report) Summary() string {
 	parts := []string{}
 	for _, s := range []struct {
@@ -96,7 +96,7 @@ func (r *Report) Summary() string {
 	return fmt.Sprintf("%d checks: %s", len(r.Findings), strings.Join(parts, ", "))
 }
 
-// Text is the whole report for people.
+// Text returns the whole report as text.
 func (r *Report) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "diaspora %s (%s, %s/%s), %s\n", r.Version, r.Go, r.OS, r.Arch, r.Time.Local().Format(time.RFC3339))
@@ -112,10 +112,10 @@ func (r *Report) Text() string {
 	return b.String() + r.Summary() + "\n"
 }
 
-// maxLine bounds what strangers can make a finding say.
+// maxLine bounds the text that other systems can put into a finding.
 const maxLine = 500
 
-// oneLine folds a text into one line of a bounded length that commands no terminal.
+// oneLine folds a text into one line of limited length, without control sequences for the terminal.
 func oneLine(text string) string {
 	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
 	text = string(terminal.Escape(nil, []byte(text)))
@@ -132,7 +132,7 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// span is a duration in its largest unit.
+// span formats a duration in its largest unit.
 func span(d time.Duration) string {
 	switch d = d.Abs(); {
 	case d < time.Minute:

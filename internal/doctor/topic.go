@@ -17,19 +17,20 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// topicState is the topic that is tried.
+// topicState is the topic that is checked.
 type topicState struct {
 	name       string
 	partitions int
-	replicas   int // of the partition that has the fewest
+	replicas   int // of the partition with the fewest replicas
 	rights     int32
 }
 
-// EchoTopic is the topic of theirs that people may claim for test events. To any other
-// one goes only if it is named: who reads a topic of measurements wants measurements.
+// EchoTopic is a topic that users may claim for test events. A test event is written to another
+// topic only if the user names it, because consumers of a topic with measurements do not expect
+// test events.
 const EchoTopic = "doctor"
 
-// checkTopics lists the person's topics, and picks one unless one is named.
+// checkTopics lists the user's topics. It picks one to check, unless the user has named one.
 func checkTopics(ctx context.Context, v *visit) Finding {
 	if v.usesKey() {
 		return v.topicsOfKey()
@@ -62,8 +63,8 @@ func checkTopics(ctx context.Context, v *visit) Finding {
 	return ok("%s: %s; %s is tried", count(len(names), "topic"), someOf(names), pick).and(func() { v.topic.name = pick })
 }
 
-// topicsOfKey picks one of the topics that the access key is for. A key cannot ask which topics its owner
-// has.
+// topicsOfKey picks one of the topics that the access key is for. A key cannot list the topics of
+// its owner.
 func (v *visit) topicsOfKey() Finding {
 	names := sorted(v.key.Topics)
 	switch {
@@ -79,7 +80,7 @@ func (v *visit) topicsOfKey() Finding {
 	return ok("the access key is for %s; %s is tried", someOf(names), pick).and(func() { v.topic.name = pick })
 }
 
-// checkTopic asks the broker for the topic, and for what one may do with it.
+// checkTopic requests the topic's metadata from the broker, including the user's rights.
 func checkTopic(ctx context.Context, v *visit) Finding {
 	name := orElse(v.Topic, v.topic.name)
 	if name == "" {
@@ -130,7 +131,7 @@ func copies(n int) string {
 	return fmt.Sprint(n, " copies")
 }
 
-// checkTopicSettings looks at those on which promises hang.
+// checkTopicSettings checks the settings on which guarantees depend.
 func checkTopicSettings(ctx context.Context, v *visit) Finding {
 	resource := kmsg.NewDescribeConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, v.topic.name
@@ -169,7 +170,7 @@ func checkTopicSettings(ctx context.Context, v *visit) Finding {
 	return ok("as they should be")
 }
 
-// checkWrite and checkRead go by what the broker says one may do.
+// checkWrite and checkRead report the rights that the broker has returned.
 func checkWrite(_ context.Context, v *visit) Finding {
 	if v.key.ID != "" && !v.key.Write {
 		return notTried("the access key is for reading only")
@@ -202,7 +203,7 @@ type sentEvent struct {
 	took      time.Duration
 }
 
-// checkProduce logs a test event, by the client that programs use.
+// checkProduce writes a test event, with the client that programs use.
 func checkProduce(ctx context.Context, v *visit) Finding {
 	if v.Topic == "" && v.topic.name != EchoTopic {
 		return notTried(fmt.Sprintf("a test event is written only if you ask for it: --topic %s", v.topic.name))
@@ -224,7 +225,7 @@ func checkProduce(ctx context.Context, v *visit) Finding {
 	}
 	began := time.Now()
 	acknowledged := make(chan error, 1)
-	// A record that is on its way does not end with ctx.
+	// Wait for ctx as well: a record in flight is not canceled when ctx ends.
 	client.Produce(ctx, record, func(_ *kgo.Record, err error) { acknowledged <- err })
 	select {
 	case err = <-acknowledged:
@@ -240,7 +241,7 @@ func checkProduce(ctx context.Context, v *visit) Finding {
 	return f.and(func() { v.sent = sent })
 }
 
-// checkConsume reads the test event back, and sums up the legs of its way.
+// checkConsume reads the test event back, and reports the times of all legs.
 func checkConsume(ctx context.Context, v *visit) Finding {
 	client, err := diaspora.Dial(ctx, v.cfg, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
 		v.topic.name: {v.sent.partition: kgo.NewOffset().At(v.sent.offset)},

@@ -12,8 +12,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
 )
 
-// TestNoTokenForStrangers has a gateway that nobody has confirmed, and then one that was and
-// sends clients on to another host: each check that would show a token there says why it does not.
+// TestNoTokenForStrangers has a gateway that the user has not confirmed, and then a confirmed one
+// that sends clients to another host. Each check that would send a token there must report why it
+// does not.
 func TestNoTokenForStrangers(t *testing.T) {
 	honest, evil := trusttest.NewThief(t), trusttest.NewThief(t, "localhost")
 	_, port, _ := strings.Cut(evil.Gateway(), ":")
@@ -29,7 +30,7 @@ func TestNoTokenForStrangers(t *testing.T) {
 		if r.URL.Hostname() == "127.0.0.1" {
 			return nil, nil
 		}
-		return url.Parse(honest.Proxy()) // not to the real Globus
+		return url.Parse(honest.Proxy()) // instead of the real Globus
 	}
 	profiles := diaspora.OpenProfiles(w.vars["DIASPORA_CONFIG_DIR"])
 	for _, c := range []struct {

@@ -15,14 +15,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// connection is one to a gateway, by hand: a Kafka client would hide each leg, and
-// mend what is to be found.
+// connection is a connection to a gateway that is opened step by step. A Kafka client would hide
+// the single legs, and work around the faults that the checks are looking for.
 type connection struct {
 	net.Conn
 	address string
 	state   tlsState
 	legs    []Leg
-	session time.Duration // how long it is signed in for; 0 is without end
+	session time.Duration // time until the login must be repeated; 0 means no limit
 	asked   int32
 }
 
@@ -30,7 +30,7 @@ const maxAnswerBytes = 16 << 20
 
 func (c *connection) close() { c.Conn.Close() }
 
-// connect opens a connection, over TLS unless secure is nil, and shakes hands.
+// connect opens a connection. Unless secure is nil, it uses TLS and performs the handshake.
 func (v *visit) connect(ctx context.Context, address string, secure *tls.Config) (*connection, error) {
 	c := &connection{address: address, state: tlsState{address: address}}
 	host, port, err := net.SplitHostPort(address)
@@ -45,7 +45,7 @@ func (v *visit) connect(ctx context.Context, address string, secure *tls.Config)
 			return nil, err
 		}
 		c.leg("DNS", began)
-		if len(found) == 1 { // else the dialer tries them side by side
+		if len(found) == 1 { // otherwise the dialer tries the addresses concurrently
 			dial = net.JoinHostPort(found[0].String(), port)
 		}
 	}
@@ -76,7 +76,7 @@ func (c *connection) leg(name string, began time.Time) {
 	c.legs = append(c.legs, Leg{name, ms(time.Since(began))})
 }
 
-// signIn shows the gateway a token or a key, as the mechanism has it.
+// signIn sends the credentials to the gateway with the given SASL mechanism.
 func (c *connection) signIn(ctx context.Context, mechanism string, message []byte) error {
 	began := time.Now()
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
@@ -105,7 +105,7 @@ func (c *connection) signIn(ctx context.Context, mechanism string, message []byt
 	return nil
 }
 
-// Request implements [kmsg.Requestor], for one request at a time.
+// Request implements [kmsg.Requestor]. It must not be called concurrently.
 func (c *connection) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
 	deadline, _ := ctx.Deadline()
 	if err := c.SetDeadline(deadline); err != nil {

@@ -19,7 +19,7 @@ import (
 
 const ada = "ada@example.edu"
 
-// world is somebody's machine, and a fabric that they are logged in to.
+// world is a user's machine, and a fabric that the user is logged in to.
 type world struct {
 	*testing.T
 	fabric *fabric.Fabric
@@ -27,10 +27,10 @@ type world struct {
 	cfg    Config
 	visit  *visit
 	login  *globus.Login
-	then   map[string]func() // by check: what happens once it is done
+	then   map[string]func() // by check: called when the check has run
 }
 
-// newWorld returns one in which all is well: ada is logged in and has the topic weather.
+// newWorld returns a world without faults: ada is logged in and owns the topic weather.
 func newWorld(t *testing.T, cfg fabric.Config) *world {
 	t.Helper()
 	f, err := fabric.Start(t.Context(), cfg)
@@ -68,7 +68,8 @@ func newWorld(t *testing.T, cfg fabric.Config) *world {
 	return w
 }
 
-// as is how ada reaches the fabric, whatever is broken on her machine.
+// as returns the configuration with which ada reaches the fabric, whatever is broken on her
+// machine.
 func (w *world) as() diaspora.Config {
 	w.Helper()
 	token, ok := w.login.Token(w.fabric.Discovery().Globus.ResourceServer)
@@ -110,7 +111,7 @@ func (w *world) changeLogin(change func(*globus.Token)) {
 	w.store(w.fabric.URL(), w.fabric.Discovery())
 }
 
-// examine runs all checks, and returns what they found.
+// examine runs all checks and returns their findings.
 func (w *world) examine() (*Report, map[string]Finding) {
 	w.Helper()
 	for name, value := range w.vars {
@@ -136,7 +137,7 @@ func (w *world) write(name, content string) string {
 	return path
 }
 
-// spool opens a spool of this machine, and does something with it.
+// spool opens a spool of this machine and calls a function with it.
 func (w *world) spool(opts spool.Options, do func(*spool.Spool)) string {
 	w.Helper()
 	opts.Dir = filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1")
@@ -161,7 +162,8 @@ func (w *world) append(s *spool.Spool, values ...string) {
 	}
 }
 
-// hurry gives the checks after one little time, for one of them is to use it up.
+// hurry reduces the time limit of the checks after the given one, for a test in which a check uses
+// it up.
 func (w *world) hurry(after string) { w.then[after] = w.hurryNow }
 
 func (w *world) hurryNow() { w.visit.Timeout, w.visit.cfg.DialTimeout = time.Second, time.Second }
@@ -197,7 +199,7 @@ func (w *world) claimAs(who, topic string) {
 	w.must(err)
 }
 
-// key is an access key of ada's.
+// key creates an access key of ada's.
 func (w *world) key(req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
 	w.Helper()
 	client, err := diaspora.NewClient(w.as())
@@ -207,7 +209,7 @@ func (w *world) key(req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
 	return key
 }
 
-// keyFile is a file with a key of the fabric.
+// keyFile writes a file with a key of the fabric.
 func (w *world) keyFile(key diaspora.NewAccessKey) string {
 	w.Helper()
 	text, err := accesskey.Format("", func(name string) string {
@@ -217,7 +219,7 @@ func (w *world) keyFile(key diaspora.NewAccessKey) string {
 	return w.write("key.env", text)
 }
 
-// useKey signs in with a token of an access key, which may do less than ada.
+// useKey signs in with a token of an access key that has fewer rights than ada.
 func (w *world) useKey(req diaspora.AccessKeyRequest) {
 	w.Helper()
 	key := w.key(req)
