@@ -17,7 +17,7 @@ const (
 	maxRedirectURI = 2 << 10
 )
 
-// authorization is a request to the authorize endpoint that may be granted.
+// authorization is a valid request to the authorize endpoint.
 type authorization struct {
 	client    *Client
 	redirect  string
@@ -29,13 +29,13 @@ type authorization struct {
 	params    params
 }
 
-// redirectError is an error that the client hears of through the browser.
+// redirectError is an error that is reported to the client through the browser.
 type redirectError struct{ code, description string }
 
 func (e *redirectError) Error() string { return e.code + ": " + e.description }
 
-// serveAuthorize shows the page to pick an identity from, or redirects at once when the
-// identity comes with the request. The page posts to the same place.
+// serveAuthorize shows the page on which the user picks an identity. If the request names an
+// identity, it redirects at once. The page posts its form to the same endpoint.
 func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) error {
 	p, err := authorizeParams(r)
 	if err != nil {
@@ -76,7 +76,7 @@ func authorizeParams(r *http.Request) (params, error) {
 	return parseParams(r.URL.RawQuery)
 }
 
-// authorizeError shows a malformed request as a page, since it is a person who sees it.
+// authorizeError shows the error of a malformed request as a page, because a user sees it.
 func authorizeError(err error) error {
 	var api *apiError
 	if errors.As(err, &api) {
@@ -98,7 +98,8 @@ func (s *Server) authorizingClient(id string) (*Client, error) {
 	return client, nil
 }
 
-// checkRedirect returns where the browser may be sent. Nothing is redirected before.
+// checkRedirect returns the redirect URI, if it is allowed. Before this check the browser must not
+// be redirected.
 func (s *Server) checkRedirect(client *Client, redirect string) (string, error) {
 	u, err := url.Parse(redirect)
 	switch {
@@ -114,12 +115,13 @@ func (s *Server) checkRedirect(client *Client, redirect string) (string, error) 
 	return "", newPageError(http.StatusBadRequest, "Mismatching redirect URI.")
 }
 
-// isNativeLoopback accepts what Globus is known to accept: the two names, not [::1].
+// isNativeLoopback reports whether the host is one that Globus is known to accept for native
+// clients. [::1] is not.
 func isNativeLoopback(u *url.URL) bool {
 	return u.Scheme == "http" && (u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1")
 }
 
-// checkAuthorization reads the rest of the parameters.
+// checkAuthorization checks and stores the remaining parameters.
 func (s *Server) checkAuthorization(a *authorization) error {
 	p := a.params
 	if len(a.state) > maxStateBytes {
@@ -167,17 +169,17 @@ func (s *Server) checkAuthorization(a *authorization) error {
 	return nil
 }
 
-// isChallenge says whether text can be a SHA-256 hash in base64url.
+// isChallenge reports whether text may be a SHA-256 hash in base64url.
 func isChallenge(text string) bool {
 	return len(text) == 43 && !strings.ContainsFunc(text, func(r rune) bool { return !isUnreserved(r) || r == '.' || r == '~' })
 }
 
-// isUnreserved says which characters a code verifier may have (RFC 7636, section 4.1).
+// isUnreserved reports whether a code verifier may contain r (RFC 7636, section 4.1).
 func isUnreserved(r rune) bool {
 	return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~", r)
 }
 
-// withoutOffline takes the scope away that only asks for refresh tokens.
+// withoutOffline removes the scope offline_access, which only requests refresh tokens.
 func withoutOffline(nodes []*scopeNode) (rest []*scopeNode, offline bool) {
 	for _, node := range nodes {
 		if node.name == scopeOffline {
@@ -189,7 +191,7 @@ func withoutOffline(nodes []*scopeNode) (rest []*scopeNode, offline bool) {
 	return rest, offline
 }
 
-// unknownScope names the first scope that nobody registered, if any.
+// unknownScope returns the first scope that is not registered, or "".
 func (s *Server) unknownScope(nodes []*scopeNode) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,7 +210,8 @@ func (st *state) unknownScope(nodes []*scopeNode) string {
 	return ""
 }
 
-// newCode makes an authorization code for who was picked, and uses up the request's ticket.
+// newCode creates an authorization code for the picked identity, and marks the request's ticket as
+// used.
 func (s *Server) newCode(a *authorization, who string) (string, error) {
 	secret := "dev-code-" + rand.Text()
 	s.mu.Lock()
@@ -241,7 +244,7 @@ func (s *Server) newCode(a *authorization, who string) (string, error) {
 	}})
 }
 
-// redirect sends the browser back to the client.
+// redirect redirects the browser to the client.
 func (s *Server) redirect(w http.ResponseWriter, r *http.Request, a *authorization, answer url.Values) error {
 	if a.state != "" {
 		answer.Set("state", a.state)
@@ -252,7 +255,7 @@ func (s *Server) redirect(w http.ResponseWriter, r *http.Request, a *authorizati
 	}
 	status := http.StatusFound
 	if r.Method == http.MethodPost {
-		status = http.StatusSeeOther // a GET, whatever came in
+		status = http.StatusSeeOther // makes the browser send a GET, whatever the method of this request
 	}
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Location", a.redirect+separator+answer.Encode())

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// location parses where a redirect leads.
+// location parses the target of a redirect.
 func (a answer) location(t *testing.T) *url.URL {
 	t.Helper()
 	u, err := url.Parse(a.header.Get("Location"))
@@ -82,8 +82,8 @@ func TestAuthorizeRedirect(t *testing.T) {
 	tests := []struct {
 		name   string
 		fields []string
-		target string // where to, without the query
-		err    string // the error, or empty for a code
+		target string // the target without the query
+		err    string // the expected error, or empty for a code
 	}{
 		{name: "loopback", target: testRedirect},
 		{name: "loopback by name, with a path", fields: []string{"redirect_uri", "http://localhost:1/cb"}, target: "http://localhost:1/cb"},
@@ -137,7 +137,7 @@ func TestAuthorizeRedirect(t *testing.T) {
 	})
 }
 
-// TestPicker follows the page as a browser without scripts does.
+// TestPicker submits the page in the same way as a browser without scripts.
 func TestPicker(t *testing.T) {
 	h := start(t, nil)
 	a := h.get(authorizeQuery("session_message", `<b>"hi"</b>`, "prefill_named_grant", "diaspora on laptop", "prompt", "login"))

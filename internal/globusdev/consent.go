@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// consentSet is what a login agrees to.
+// consentSet is the set of consents that a login gives.
 type consentSet struct {
-	roots map[string]int // consent IDs of the scopes themselves
-	fresh []*consent     // new ones, and old ones with a new time
+	roots map[string]int // IDs of the consents to the requested scopes themselves
+	fresh []*consent     // new consents, and existing ones with a new time
 }
 
-// consent works out which consents a login adds: to each scope, to what it was asked to
-// bring along, and to what its registration says it always brings along.
+// consent determines the consents that a login adds: to each requested scope, to the dependencies
+// that were requested with it, and to the dependencies that are registered for it.
 func (st *state) consent(g issuance, now time.Time) consentSet {
 	set := consentSet{roots: map[string]int{}}
 	next := st.lastID
@@ -50,7 +50,8 @@ func (st *state) consent(g issuance, now time.Time) consentSet {
 	return set
 }
 
-// withDependencies lists what a scope was asked to bring along, and what it always does.
+// withDependencies returns the dependencies that were requested with a scope, and those that are
+// registered for it.
 func (st *state) withDependencies(node *scopeNode) []*scopeNode {
 	children := slices.Clone(node.children)
 	for _, dep := range st.scopes[node.name].Dependent {
@@ -62,9 +63,9 @@ func (st *state) withDependencies(node *scopeNode) []*scopeNode {
 	return children
 }
 
-// dependencies finds the consents below a token's: what its resource server may get
-// tokens for. It also lists what the resource server needs and the user has not agreed
-// to.
+// dependencies returns the consents below those of a token: the scopes for which its resource
+// server may get tokens. It also returns the scopes that the resource server needs and the user has
+// not consented to.
 func (st *state) dependencies(t *token) (approved map[string]int, missing []string) {
 	approved = map[string]int{}
 	for i, scope := range t.Scopes {
@@ -90,7 +91,7 @@ func (st *state) dependencies(t *token) (approved map[string]int, missing []stri
 	return approved, missing
 }
 
-// serves says whether a client is the resource server that a token is for.
+// serves reports whether a client is the resource server that a token is for.
 func (st *state) serves(client *Client, t *token) bool {
 	return t.ResourceServer == client.ID || slices.ContainsFunc(t.Scopes, func(scope string) bool {
 		def := st.scopes[scope]
@@ -98,7 +99,7 @@ func (st *state) serves(client *Client, t *token) bool {
 	})
 }
 
-// grantDependent gives a resource server tokens of its own for a user who called it.
+// grantDependent gives a resource server its own tokens for a user who has called it.
 func (s *Server) grantDependent(client *Client, p params) (any, error) {
 	switch {
 	case client.public():
@@ -140,7 +141,7 @@ func (s *Server) grantDependent(client *Client, p params) (any, error) {
 	return s.issueDependent(client, t, wanted, approved, p["access_type"] == "offline", now)
 }
 
-// issueDependent makes one token for each resource server. Its answer is a bare array.
+// issueDependent creates one token for each resource server. The response is a bare array.
 func (s *Server) issueDependent(client *Client, t *token, wanted []*scopeNode, approved map[string]int, offline bool, now time.Time) (any, error) {
 	docs := []tokenDocument{}
 	var entries []*entry

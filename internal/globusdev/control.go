@@ -17,8 +17,8 @@ const (
 	maxFailures = 100
 )
 
-// Request is a line of the request log. It has no secrets: no token, code or state, and no
-// path but those that the server knows.
+// Request is an entry of the request log. It contains no secrets: no tokens, codes or states, and
+// only paths that the server knows.
 type Request struct {
 	Time      time.Time `json:"time"`
 	Method    string    `json:"method"`
@@ -26,19 +26,20 @@ type Request struct {
 	Status    int       `json:"status"` // 0: the connection was dropped
 	ClientID  string    `json:"client_id,omitempty"`
 	GrantType string    `json:"grant_type,omitempty"`
-	// Parameters are those of an authorization that say how somebody should log in.
+	// Parameters are the parameters of an authorization request that describe how the user should
+	// log in.
 	Parameters map[string]string `json:"parameters,omitempty"`
-	// Injected says that a failure was injected.
+	// Injected reports whether a failure was injected.
 	Injected bool `json:"injected,omitempty"`
 }
 
-// requestLog keeps the last requests.
+// requestLog is a ring buffer of the last requests.
 type requestLog struct {
 	ring  [maxRequests]Request
 	total int
 }
 
-// recorder notes for the request log what a handler finds out.
+// recorder collects data for the request log while a request is handled.
 type recorder struct {
 	http.ResponseWriter
 	entry Request
@@ -61,7 +62,7 @@ func noteGrant(w http.ResponseWriter, grant string) {
 	}
 }
 
-// loggedParameters are safe to log.
+// loggedParameters are the parameters that contain no secrets.
 var loggedParameters = []string{
 	"access_type", "prompt", "prefill_named_grant", "scope", "session_message", "session_required_identities",
 	"session_required_mfa", "session_required_policies", "session_required_single_domain",
@@ -87,8 +88,7 @@ func (s *Server) record(entry Request) {
 	s.requests.total++
 }
 
-// Requests lists the last thousand requests, the oldest first. Those under /_dev/ are
-// left out.
+// Requests returns the last 1,000 requests, the oldest first, without those under /_dev/.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,24 +100,24 @@ func (s *Server) Requests() []Request {
 	return slices.Concat(log.ring[start:], log.ring[:start])
 }
 
-// Failure is something that goes wrong on purpose. Of Status, Drop and LoseAnswer, at most
-// one is set; with none of them, the answer is only late.
+// Failure is an injected failure. At most one of Status, Drop and LoseAnswer may be set. If none is
+// set, the response is only delayed.
 type Failure struct {
-	// Path limits it to paths that begin so, for instance /v2/oauth2/token. Default: all but
-	// those under /_dev/.
+	// Path limits the failure to paths with this prefix, for example /v2/oauth2/token. Default: all
+	// paths except those under /_dev/.
 	Path string
-	// Delay comes before all else.
+	// Delay is the time to wait before anything else.
 	Delay time.Duration
-	// Status answers with this status, without looking at the request.
+	// Status is sent as the status of the response, without handling the request.
 	Status int
-	// RetryAfter goes with Status, in whole seconds.
+	// RetryAfter is sent with Status, in whole seconds.
 	RetryAfter time.Duration
-	// Body goes with Status, as HTML, the way a proxy would answer. Default: Globus's
-	// own shape.
+	// Body is sent with Status, as HTML, like an error of a proxy. Default: an error in Globus's
+	// own format.
 	Body string
-	// Drop closes the connection without looking at the request.
+	// Drop closes the connection without handling the request.
 	Drop bool
-	// LoseAnswer does what was asked, and closes the connection instead of answering.
+	// LoseAnswer handles the request and then closes the connection without a response.
 	LoseAnswer bool
 }
 
@@ -145,13 +145,13 @@ func (f *Failure) check() error {
 	return nil
 }
 
-// injection is a failure that is yet to happen some times.
+// injection is a failure with the number of requests that it still applies to.
 type injection struct {
 	Failure
 	left int
 }
 
-// FailNext makes the next n requests that f is about go wrong. Failures queue up.
+// FailNext makes the next n requests that match f.Path fail. Failures queue up.
 func (s *Server) FailNext(n int, f Failure) error {
 	if err := f.check(); err != nil {
 		return fmt.Errorf("globusdev: %w", err)
@@ -168,7 +168,7 @@ func (s *Server) FailNext(n int, f Failure) error {
 	return nil
 }
 
-// nextFailure takes the failure that is to happen to a request, if any.
+// nextFailure returns the failure to inject into a request, or nil.
 func (s *Server) nextFailure(path string) *injection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +183,8 @@ func (s *Server) nextFailure(path string) *injection {
 	return nil
 }
 
-// inject makes a request go wrong. It returns false when the request was only to be late.
+// inject injects a failure into a request. It returns false if the request is only delayed and must
+// still be handled.
 func (s *Server) inject(w http.ResponseWriter, r *http.Request, f *injection, handle handlerFunc) (done bool) {
 	if f.Delay > 0 {
 		timer := time.NewTimer(f.Delay)
@@ -219,22 +220,22 @@ func (s *Server) inject(w http.ResponseWriter, r *http.Request, f *injection, ha
 	return true
 }
 
-// lost takes an answer that nobody gets.
+// lost discards a response.
 type lost struct{ header http.Header }
 
 func (w *lost) Header() http.Header         { return w.header }
 func (w *lost) WriteHeader(int)             {}
 func (w *lost) Write(p []byte) (int, error) { return len(p), nil }
 
-// AdvanceClock moves the clock, back when d is negative. It is right again after a restart
-// or [Server.Reset].
+// AdvanceClock moves the clock forward, or back if d is negative. A restart and [Server.Reset] undo
+// it.
 func (s *Server) AdvanceClock(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.skew += d
 }
 
-// SetRefreshMode changes what becomes of refresh tokens that are used.
+// SetRefreshMode changes what happens to used refresh tokens.
 func (s *Server) SetRefreshMode(mode RefreshMode) error {
 	if err := mode.check(); err != nil {
 		return fmt.Errorf("globusdev: %w", err)
@@ -245,7 +246,7 @@ func (s *Server) SetRefreshMode(mode RefreshMode) error {
 	return nil
 }
 
-// RotateKey makes a second signing key, which signs from now on. Both are published.
+// RotateKey generates another signing key, which is used from now on. All keys stay published.
 func (s *Server) RotateKey() error {
 	if _, err := s.signingKeys(); err != nil {
 		return err
@@ -269,14 +270,14 @@ func (s *Server) Expire(secret globus.Secret) error {
 	return s.commit(s.expiry(t))
 }
 
-// expiry is the entry that makes a token expire now.
+// expiry returns the entry that makes a token expire now.
 func (s *Server) expiry(t *token) *entry {
 	expired := *t
 	expired.Expiry = min(t.Expiry, s.nowLocked().Unix())
 	return &entry{Token: &expired}
 }
 
-// Revoke ends an access or refresh token.
+// Revoke revokes an access or refresh token.
 func (s *Server) Revoke(secret globus.Secret) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,8 +288,7 @@ func (s *Server) Revoke(secret globus.Secret) error {
 	return s.commit(&entry{Dead: &hash})
 }
 
-// ExpireAccessTokens makes all access tokens of a subject expire, and leaves the refresh
-// tokens good.
+// ExpireAccessTokens makes all access tokens of a subject expire. The refresh tokens stay valid.
 func (s *Server) ExpireAccessTokens(subject string) error {
 	return s.forTokens(subject, func(t *token) *entry {
 		if t.Refresh {
@@ -298,7 +298,7 @@ func (s *Server) ExpireAccessTokens(subject string) error {
 	})
 }
 
-// RevokeAll ends all tokens of a subject.
+// RevokeAll revokes all tokens of a subject.
 func (s *Server) RevokeAll(subject string) error {
 	return s.forTokens(subject, func(t *token) *entry { return &entry{Dead: &t.Hash} })
 }
@@ -318,8 +318,8 @@ func (s *Server) forTokens(subject string, change func(*token) *entry) error {
 	return s.commit(entries...)
 }
 
-// Rescind takes a subject's consent back that a client may use a scope, wherever it stands,
-// with all tokens that came of it.
+// Rescind withdraws a subject's consent for a client to use a scope, wherever it is in the tree,
+// and revokes all tokens that depend on it.
 func (s *Server) Rescind(subject, clientID, scope string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -335,8 +335,8 @@ func (s *Server) Rescind(subject, clientID, scope string) error {
 	return s.commit(entries...)
 }
 
-// Reset forgets all tokens, codes, consents, failures to come and requests, and sets the
-// clock right. Identities, clients and keys stay.
+// Reset removes all tokens, codes, consents, pending failures and logged requests, and resets the
+// clock and the refresh mode. Identities, clients and keys are kept.
 func (s *Server) Reset() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -358,7 +358,7 @@ type dump struct {
 	Failures  []failureRequest  `json:"failures"`
 }
 
-// tokenDump shows the beginning of a token's hash, to tell tokens apart.
+// tokenDump identifies a token by the beginning of its hash.
 type tokenDump struct {
 	Hash           string    `json:"hash"`
 	Kind           string    `json:"kind"`

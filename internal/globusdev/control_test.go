@@ -32,7 +32,7 @@ func (h *harness) refresh(token string) answer {
 	return h.post(tokenPath, nil, "grant_type", "refresh_token", "client_id", NativeClientID, "refresh_token", token)
 }
 
-// TestControls does everything twice: as Go and over HTTP.
+// TestControls uses each control both in Go and over HTTP.
 func TestControls(t *testing.T) {
 	ada := Subject("ada@example.edu")
 	type controls struct {
@@ -196,14 +196,14 @@ func TestFailNext(t *testing.T) {
 	if a, err := h.try("POST", tokenPath, form("grant_type", "refresh_token", "client_id", NativeClientID, "refresh_token", ours.RefreshToken), nil); err == nil {
 		t.Errorf("answered: %d %s", a.status, a.body)
 	}
-	want{400, "invalid_grant", "", ""}.check(t, h.refresh(ours.RefreshToken)) // it was done
+	want{400, "invalid_grant", "", ""}.check(t, h.refresh(ours.RefreshToken)) // the request had been handled
 
 	fail(`{"delay":"1ms"}`)
 	if h.get("/jwk.json").status != http.StatusOK {
 		t.Error("a late answer is not the right one")
 	}
 
-	// Failures of different paths do not disturb each other.
+	// Failures of different paths are independent.
 	fail(`{"path":"/jwk.json","status":500}`)
 	fail(`{"path":"/v2/oauth2/userinfo","status":501}`)
 	for path, want := range map[string]int{"/v2/oauth2/userinfo": 501, "/jwk.json": 500, "/.well-known/openid-configuration": 200} {
@@ -268,7 +268,7 @@ func TestAddUser(t *testing.T) {
 	if info := h.introspect(ours.AccessToken, "include", "identity_set"); info["sub"] != Subject("mary@example.edu") || len(info["identity_set"].([]any)) != 2 {
 		t.Errorf("introspect %v", info)
 	}
-	h.mustControl("user", `{"username":"mary@example.edu","name":"Mary S."}`) // replaces
+	h.mustControl("user", `{"username":"mary@example.edu","name":"Mary S."}`) // replaces the user
 	if a := h.get(authorizeQuery("dev_user", "mary@example.org")); a.status != http.StatusBadRequest {
 		t.Errorf("the identity that was unlinked can log in: %d", a.status)
 	}

@@ -16,8 +16,8 @@ import (
 
 const controlPrefix = "/_dev/"
 
-// controls are the routes for making things go wrong. Bodies are JSON, which a page of
-// another site cannot send without being asked first.
+// controls returns the routes of the controls. Their bodies are JSON. A page of another site cannot
+// send JSON without a CORS preflight request.
 func (s *Server) controls() []route {
 	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
 	return []route{
@@ -90,8 +90,8 @@ func (s *Server) controlServiceAccount(w http.ResponseWriter, _ *http.Request) e
 	return nil
 }
 
-// ServiceAccount asks the server at an issuer, whose secret is given, for the client that scripts can
-// sign in as.
+// ServiceAccount gets the credentials of the service account from a running server. issuer is the
+// server's base URL, and secret its secret.
 func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (id string, clientSecret globus.Secret, err error) {
 	const op, timeout = "ask for the service account", 5 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -117,7 +117,7 @@ func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (i
 	return account.ClientID, globus.Secret(account.ClientSecret), nil
 }
 
-// control makes a handler of what a JSON body asks for.
+// control returns a handler that decodes a JSON body and passes it to do.
 func control[T any](do func(T) error) handlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -155,7 +155,7 @@ func decodeStrict(body []byte, into any) error {
 	return nil
 }
 
-// tokenControl names one token, or all of a subject.
+// tokenControl selects one token, or all tokens of a subject.
 type tokenControl struct {
 	Token   string `json:"token"`
 	Subject string `json:"subject"`
@@ -219,7 +219,7 @@ func (f *injection) request() failureRequest {
 	}
 }
 
-// duration is written as 1m30s.
+// duration is encoded as in 1m30s.
 type duration time.Duration
 
 func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }

@@ -21,61 +21,57 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// RefreshMode says what becomes of a refresh token that is used. Clients must cope
-// with each.
+// RefreshMode says what happens to a refresh token when it is used. Clients must handle each mode.
 type RefreshMode string
 
 const (
-	RefreshSame   RefreshMode = "same"   // it stays good, and the answer repeats it
-	RefreshRotate RefreshMode = "rotate" // the answer has a new one, and the old one is dead
-	RefreshAbsent RefreshMode = "absent" // it stays good, and the answer does not mention it
+	RefreshSame   RefreshMode = "same"   // it stays valid, and the response repeats it
+	RefreshRotate RefreshMode = "rotate" // the response has a new one, and the old one becomes invalid
+	RefreshAbsent RefreshMode = "absent" // it stays valid, and the response does not contain it
 )
 
-// Config says how a [Server] behaves. Issuer is required.
+// Config configures a [Server]. Issuer is required.
 type Config struct {
-	// Issuer is the server's own base URL on a loopback address, without a
-	// trailing slash, for instance http://127.0.0.1:9090. Required.
+	// Issuer is the server's base URL on a loopback address, without a trailing slash, for example
+	// http://127.0.0.1:9090. Required.
 	Issuer string
 
-	// Dir is where the state is kept, created if missing. One server at a time.
-	// Empty keeps it in memory.
+	// Dir is the directory for the state. It is created if it does not exist. Only one server at a
+	// time may use it. If Dir is empty, the state is kept in memory.
 	Dir string
 
-	// Secret is what has to be shown for a login, and for the controls under
-	// /_dev/; see [NewSecret] and [WithTicket]. Empty lets whoever reaches the server
-	// be anybody.
+	// Secret is required to log in and to use the controls under /_dev/; see [NewSecret] and
+	// [WithTicket]. If Secret is empty, anyone who can connect may log in as any identity.
 	Secret globus.Secret
 
-	// Seed is what the server knows from the start. Default: DefaultSeed("").
+	// Seed is the initial state. Default: DefaultSeed("").
 	Seed *Seed
 
-	// AccessTokenLifetime is that of access and ID tokens, in whole seconds.
-	// Default: 48 h.
+	// AccessTokenLifetime is the lifetime of access and ID tokens, in whole seconds. Default: 48 h.
 	AccessTokenLifetime time.Duration
 
-	// RefreshTokenLifetime is how long a refresh token may go unused. Default:
-	// 183 days.
+	// RefreshTokenLifetime is how long a refresh token stays valid without being used. Default: 183
+	// days.
 	RefreshTokenLifetime time.Duration
 
-	// CodeLifetime is that of an authorization code. Default: 10 min.
+	// CodeLifetime is the lifetime of an authorization code. Default: 10 min.
 	CodeLifetime time.Duration
 
-	// RefreshMode is what happens to used refresh tokens. Default: RefreshSame.
+	// RefreshMode says what happens to used refresh tokens. Default: RefreshSame.
 	RefreshMode RefreshMode
 
-	// IntrospectAny makes introspection answer any confidential client about any
-	// token, rather than only about those meant for it. It is not known which
-	// of the two Globus does.
+	// IntrospectAny makes introspection answer any confidential client about any token, instead of
+	// only about tokens that are meant for it. It is unknown which of the two Globus does.
 	IntrospectAny bool
 
-	// MaxTokens bounds how many tokens are alive at once. Further ones are
-	// refused with status 503. Default: 100,000.
+	// MaxTokens bounds the number of live tokens. Above it, token requests fail with status 503.
+	// Default: 100,000.
 	MaxTokens int
 
-	// Now tells the time. Default: time.Now.
+	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 
-	// Diagnostics receives what the server says about itself. Nil discards it.
+	// Diagnostics receives the server's own log messages. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
@@ -87,26 +83,26 @@ type Server struct {
 	handler http.Handler
 	run     context.Context // ends with Close
 	stop    context.CancelFunc
-	work    sync.WaitGroup // the making of the first key
+	work    sync.WaitGroup // generation of the first key
 
-	keyOnce func() error // makes the first signing key if there is none
+	keyOnce func() error // generates the first signing key if there is none
 
 	mu       sync.Mutex // guards the fields below
 	state    *state
 	journal  *journal
 	closed   bool
-	skew     time.Duration // how far the clock was advanced
+	skew     time.Duration // how far the clock has been advanced
 	mode     RefreshMode
-	inserts  int // changes since the last pruning
+	inserts  int // changes since the last compaction
 	failures []*injection
 	requests requestLog
-	used     map[string]time.Time // tickets that were used, and when they can be forgotten
+	used     map[string]time.Time // used tickets, and when they may be forgotten
 }
 
 var errClosed = errors.New("the server is closed")
 
-// Open reads the state, if there is any, and adds the seed to it. It fails when
-// another process has the directory, or others may read the state.
+// Open reads the stored state, if there is any, and adds the seed to it. It fails if another
+// process uses the directory, or if other users may read the stored state.
 func Open(cfg Config) (*Server, error) {
 	if err := cfg.normalize(); err != nil {
 		return nil, fmt.Errorf("globusdev: %w", err)
@@ -119,8 +115,8 @@ func Open(cfg Config) (*Server, error) {
 		s.stop()
 		return nil, errors.Join(fmt.Errorf("globusdev: %w", err), s.journal.close())
 	}
-	// The first key takes a tenth of a second, and what starts beside this
-	// server need not wait for it.
+	// Generating the first key takes a tenth of a second. It runs in the background, so that
+	// whatever else starts at the same time does not have to wait.
 	s.work.Go(func() { s.keyOnce() })
 	return s, nil
 }
@@ -173,7 +169,7 @@ func (m RefreshMode) check() error {
 	return nil
 }
 
-// load reads the journal, adds the seed, and writes the journal anew.
+// load reads the journal, adds the seed, and rewrites the journal.
 func (s *Server) load() error {
 	if s.cfg.Dir != "" {
 		var err error
@@ -194,7 +190,7 @@ func (s *Server) load() error {
 	return s.compact()
 }
 
-// seed adds what the configuration brings.
+// seed adds the seed to the state.
 func (s *Server) seed(seed *Seed) error {
 	for _, def := range slices.Concat(builtinScopes(), seed.Scopes) {
 		if err := def.normalize(); err != nil {
@@ -237,7 +233,7 @@ func (s *Server) seed(seed *Seed) error {
 	return nil
 }
 
-// compact writes the journal anew, without what has expired.
+// compact rewrites the journal without expired entries.
 func (s *Server) compact() error {
 	s.state.prune(s.nowLocked())
 	s.inserts = 0
@@ -255,8 +251,7 @@ func (s *Server) compact() error {
 	return s.journal.rewrite(lines)
 }
 
-// commit makes changes that belong together: first on disk, then in memory. The
-// caller holds mu.
+// commit makes several changes as a unit: first on disk, then in memory. The caller holds mu.
 func (s *Server) commit(entries ...*entry) error {
 	if s.closed {
 		return errClosed
@@ -266,7 +261,7 @@ func (s *Server) commit(entries ...*entry) error {
 		if err != nil {
 			return err
 		}
-		if s.journal.err != nil { // what the file ends with is not known
+		if s.journal.err != nil { // it is unknown how the file ends
 			if err := s.compact(); err != nil {
 				return fmt.Errorf("write state: %w", err)
 			}
@@ -284,26 +279,26 @@ func (s *Server) commit(entries ...*entry) error {
 	return nil
 }
 
-// tidy prunes and compacts now and then, so that the cost of a change does not
-// depend on how many there were.
+// tidy compacts the journal from time to time. It does so rarely enough that the average cost of a
+// change does not depend on the size of the state.
 func (s *Server) tidy(changes int) {
 	if s.inserts += changes; s.inserts < compactAfter+s.state.size() {
 		return
 	}
 	if err := s.compact(); err != nil {
-		// The longer file goes on to be good.
+		// The longer file is still valid.
 		s.log.Warn("cannot compact the state", "err", err)
 	}
 }
 
-// nowLocked is the time, with the clock's advance. The caller holds mu.
+// nowLocked returns the time of the adjustable clock. The caller holds mu.
 func (s *Server) nowLocked() time.Time { return s.cfg.Now().Add(s.skew) }
 
-// Issuer is what was configured: the base URL.
+// Issuer returns the configured base URL.
 func (s *Server) Issuer() string { return s.cfg.Issuer }
 
-// ClientSecret is the secret of a confidential client, be it seeded or made at the
-// first start.
+// ClientSecret returns the secret of a confidential client, whether it was seeded or generated at
+// the first start.
 func (s *Server) ClientSecret(clientID string) (globus.Secret, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,8 +319,7 @@ func (s *Server) Subject(username string) (string, error) {
 	return "", fmt.Errorf("globusdev: nobody is called %q", clip(username))
 }
 
-// AddUser makes another person known, or replaces the one with the same ID. It
-// returns the subject.
+// AddUser adds a user, or replaces the user with the same ID. It returns the subject.
 func (s *Server) AddUser(u User) (subject string, err error) {
 	if err := u.normalize(); err != nil {
 		return "", fmt.Errorf("globusdev: %w", err)
@@ -350,7 +344,8 @@ func (s *Server) addUser(u User) error {
 
 // ServeHTTP answers a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// http.ServeMux would redirect the address, and repeat a query with a code in the answer.
+	// http.ServeMux would redirect to a clean path. The redirect would repeat the query, which may
+	// contain a code.
 	if p := r.URL.EscapedPath(); p == "" || p[0] != '/' || strings.Contains(p, "//") || path.Clean(p) != p && path.Clean(p)+"/" != p {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
@@ -360,8 +355,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.handler.ServeHTTP(w, r)
 }
 
-// Close ends delays in progress, and gives the directory free. Requests after
-// it are answered with 503. It may be called twice.
+// Close ends injected delays and unlocks the directory. Later requests are answered with 503. It
+// may be called more than once.
 func (s *Server) Close() error {
 	s.stop()
 	s.work.Wait()
@@ -374,19 +369,19 @@ func (s *Server) Close() error {
 	return s.journal.close()
 }
 
-// newClientSecret looks like those of Globus, 44 characters of base64, among them
-// + and / to catch clients that encode them, and says that it is none.
+// newClientSecret returns a secret in the format of Globus: 44 characters of base64. It contains +
+// and /, to detect clients that encode these characters, and is marked as a development secret.
 func newClientSecret() globus.Secret {
 	return globus.Secret("dev/secret+" + (rand.Text() + rand.Text())[:32] + "=")
 }
 
-// Keys of servers without a directory: making one takes long, and tests start
-// many servers.
+// memoryKeys are the keys of servers without a directory. They are shared, because generating a key
+// takes long and tests start many servers.
 var memoryKeys = []func() (*rsa.PrivateKey, error){sync.OnceValues(newKey), sync.OnceValues(newKey)}
 
 func newKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
-// ensureKey makes the first signing key and keeps it.
+// ensureKey generates and stores the first signing key, if there is none.
 func (s *Server) ensureKey() error {
 	s.mu.Lock()
 	have := len(s.state.keys) > 0
@@ -414,7 +409,7 @@ func (s *Server) addKey(generate func() (*rsa.PrivateKey, error)) error {
 	return s.commit(&entry{Key: raw})
 }
 
-// signingKeys lists the keys, the newest last.
+// signingKeys returns the keys, the newest last.
 func (s *Server) signingKeys() ([]*rsa.PrivateKey, error) {
 	if err := s.keyOnce(); err != nil {
 		return nil, err
@@ -424,8 +419,7 @@ func (s *Server) signingKeys() ([]*rsa.PrivateKey, error) {
 	return slices.Clone(s.state.keys), nil
 }
 
-// isLoopbackHost says whether a host, with or without a port, is a name of this
-// machine.
+// isLoopbackHost reports whether a host, with or without a port, is a name of this machine.
 func isLoopbackHost(hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {

@@ -14,8 +14,7 @@ import (
 	"testing"
 )
 
-// harness is a server on a listener of its own, and a client that does not follow
-// redirects.
+// harness is a server on its own listener, and a client that does not follow redirects.
 type harness struct {
 	*Server
 	t    *testing.T
@@ -24,7 +23,7 @@ type harness struct {
 
 const testScopes = "openid profile email " + Scope
 
-// start opens a server; change may adjust its configuration.
+// start opens a server; change may modify its configuration.
 func start(t *testing.T, change func(*Config)) *harness {
 	t.Helper()
 	h := &harness{t: t, http: httptest.NewUnstartedServer(nil)}
@@ -65,7 +64,7 @@ func (a answer) json(t *testing.T) map[string]any {
 	return v
 }
 
-// try sends a request; change may adjust it.
+// try sends a request; change may modify it.
 func (h *harness) try(method, path, body string, change func(*http.Request)) (answer, error) {
 	h.t.Helper()
 	r, err := http.NewRequestWithContext(context.Background(), method, h.http.URL+path, strings.NewReader(body))
@@ -101,7 +100,7 @@ func (h *harness) do(method, path, body string, change func(*http.Request)) answ
 
 func (h *harness) get(path string) answer { h.t.Helper(); return h.do("GET", path, "", nil) }
 
-// post sends a form: fields are names and values in turn.
+// post sends a form; fields alternates names and values.
 func (h *harness) post(path string, change func(*http.Request), fields ...string) answer {
 	h.t.Helper()
 	return h.do("POST", path, form(fields...), change)
@@ -115,7 +114,7 @@ func form(fields ...string) string {
 	return v.Encode()
 }
 
-// basic authenticates as a confidential client, with its secret as it is.
+// basic authenticates as a confidential client, with its secret unencoded.
 func (h *harness) basic(clientID string) func(*http.Request) {
 	h.t.Helper()
 	secret, err := h.ClientSecret(clientID)
@@ -139,8 +138,8 @@ func challenge(verifier string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// authorizeQuery is what a good native client sends, with fields added or, with an empty
-// value, taken away.
+// authorizeQuery returns the query of a correct native client. It adds fields, or removes those
+// with an empty value.
 func authorizeQuery(fields ...string) string {
 	v := url.Values{
 		"response_type": {"code"}, "client_id": {NativeClientID}, "redirect_uri": {testRedirect}, "scope": {testScopes}, "state": {"s-t-a-t-e"},
@@ -154,7 +153,7 @@ func authorizeQuery(fields ...string) string {
 	return "/v2/oauth2/authorize?" + v.Encode()
 }
 
-// code logs who in and returns the code.
+// code logs a user in and returns the code.
 func (h *harness) code(who string, fields ...string) string {
 	h.t.Helper()
 	a := h.get(authorizeQuery(append([]string{"dev_user", who}, fields...)...))
@@ -177,7 +176,7 @@ func (h *harness) exchange(code string, fields ...string) answer {
 	return h.do("POST", "/v2/oauth2/token", v.Encode(), nil)
 }
 
-// tokens is an answer of the token endpoint.
+// tokens is a response of the token endpoint.
 func (a answer) tokens(t *testing.T) tokenResponse {
 	t.Helper()
 	var response tokenResponse
@@ -187,7 +186,7 @@ func (a answer) tokens(t *testing.T) tokenResponse {
 	return response
 }
 
-// login goes the whole way and returns the token for Globus Auth and the one for us.
+// login performs a complete login, and returns the tokens for Globus Auth and for the ACL endpoint.
 func (h *harness) login(who string) (auth, ours tokenDocument) {
 	h.t.Helper()
 	response := h.exchange(h.code(who)).tokens(h.t)
@@ -197,7 +196,7 @@ func (h *harness) login(who string) (auth, ours tokenDocument) {
 	return response.tokenDocument, response.OtherTokens[0]
 }
 
-// introspect asks as the resource server.
+// introspect introspects a token as the resource server.
 func (h *harness) introspect(token string, fields ...string) map[string]any {
 	h.t.Helper()
 	a := h.post("/v2/oauth2/token/introspect", h.basic(ResourceServerID), append([]string{"token", token}, fields...)...)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestHostileRequests sends what no good client sends: each is refused with its status, in
-// a known shape, without repeating what was sent.
+// TestHostileRequests sends requests that no correct client sends. Each is refused with the right
+// status, in a known format, and without repeating its content.
 func TestHostileRequests(t *testing.T) {
 	h := start(t, nil)
 	const canary = "canary-secret"
@@ -102,7 +102,7 @@ func TestHostileRequests(t *testing.T) {
 			"with a long client ID": {request{"POST", path, "token=x&grant_type=refresh_token&client_id=" + strings.Repeat("x", 10000), nil}, 401},
 		} {
 			if path == tokenPath && name == "with nothing" {
-				tt.status = 400 // what is asked for comes first
+				tt.status = 400 // the grant type is checked first
 			}
 			tests[path+" "+name] = tt
 		}
@@ -131,8 +131,8 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
-// TestNoRedirects asks for addresses that a web server likes to redirect from, each with
-// something in its query that the answer must not repeat.
+// TestNoRedirects requests paths from which web servers often redirect. The query contains a value
+// that the response must not repeat.
 func TestNoRedirects(t *testing.T) {
 	h := start(t, nil)
 	const canary = "dev-code-CANARY"
@@ -159,7 +159,7 @@ func site(value string) func(*http.Request) {
 	return func(r *http.Request) { jsonType(r); r.Header.Set("Sec-Fetch-Site", value) }
 }
 
-// TestGoodOrigins is the other side: what comes from here is let in.
+// TestGoodOrigins is the opposite: requests from this server's own pages are accepted.
 func TestGoodOrigins(t *testing.T) {
 	h := start(t, nil)
 	_, port, err := net.SplitHostPort(h.http.Listener.Addr().String())
@@ -183,7 +183,7 @@ func TestGoodOrigins(t *testing.T) {
 	}
 }
 
-// TestPeers calls the handler with addresses that a loopback listener never sees.
+// TestPeers calls the handler with remote addresses that a loopback listener never has.
 func TestPeers(t *testing.T) {
 	h := start(t, nil)
 	for addr, want := range map[string]int{
@@ -202,8 +202,8 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// FuzzHandler sends queries, forms and headers to every route: none may panic, claim an
-// internal error, or let somebody in.
+// FuzzHandler sends queries, forms and headers to every route. No request may panic, cause an
+// internal error, or authenticate.
 func FuzzHandler(f *testing.F) {
 	s, err := Open(Config{Issuer: "http://127.0.0.1:9"})
 	if err != nil {

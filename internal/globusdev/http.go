@@ -28,10 +28,10 @@ const (
 	maxTokenBytes = 4096
 )
 
-// handlerFunc answers a request itself, or returns an error for [Server.fail].
+// handlerFunc answers a request, or returns an error for [Server.fail].
 type handlerFunc func(w http.ResponseWriter, r *http.Request) error
 
-// route is a row of the table of all there is.
+// route is a row of the routing table.
 type route struct {
 	path    string
 	methods []string
@@ -70,18 +70,18 @@ func (s *Server) routes() http.Handler {
 		return globusError(http.StatusNotFound, "NOT_FOUND", "Not Found", "There is nothing here")
 	}})
 	mux.Handle("/", nothing)
-	mux.Handle(strings.TrimSuffix(controlPrefix, "/"), nothing) // or it would be redirected, query and all
+	mux.Handle(strings.TrimSuffix(controlPrefix, "/"), nothing) // otherwise it would be redirected, including the query
 	return mux
 }
 
-// serve puts what all requests have in common around a route's handler: the guard,
-// injected failures, and the request log.
+// serve wraps a route's handler in what all requests have in common: the guard, injected failures,
+// and the request log.
 func (s *Server) serve(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := s.now()
 		rec := &recorder{ResponseWriter: w, entry: Request{Time: now, Method: clip(r.Method), Path: rt.path}}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
-		w.Header().Set("Date", now.UTC().Format(http.TimeFormat)) // of the clock that may have been moved
+		w.Header().Set("Date", now.UTC().Format(http.TimeFormat)) // time of the adjustable clock
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
 		control := strings.HasPrefix(rt.path, controlPrefix)
@@ -106,7 +106,7 @@ func (s *Server) serve(rt route) http.Handler {
 	})
 }
 
-// guard refuses whoever is not on this machine, or is a web page of somebody else.
+// guard refuses requests from other machines and from web pages of other sites.
 func (s *Server) guard(r *http.Request, rt route, control bool) error {
 	switch {
 	case !isLoopbackPeer(r.RemoteAddr):
@@ -126,8 +126,8 @@ func (s *Server) guard(r *http.Request, rt route, control bool) error {
 	return nil
 }
 
-// isLoopbackPeer says whether a request came from this machine. Only one that was
-// made in this process has no address.
+// isLoopbackPeer reports whether a request came from this machine. Only a request made within this
+// process has no address.
 func isLoopbackPeer(addr string) bool {
 	if addr == "" {
 		return true
@@ -140,8 +140,7 @@ func isLoopbackPeer(addr string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// sameOrigin says whether a request comes from a page of this server, or from no
-// page at all.
+// sameOrigin reports whether a request comes from a page of this server, or from no page at all.
 func sameOrigin(r *http.Request) bool {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "none", "same-origin":
@@ -163,7 +162,7 @@ func (s *Server) now() time.Time {
 	return s.nowLocked()
 }
 
-// An apiError is an answer in one of the two shapes that Globus's errors have.
+// apiError is a response in one of the two formats of Globus's errors.
 type apiError struct {
 	status  int
 	body    any
@@ -185,8 +184,8 @@ type oauthBody struct {
 	Description string `json:"error_description,omitempty"`
 }
 
-// oauthError has the shape of RFC 6749, section 5.2. Globus leaves the description
-// away most of the time.
+// oauthError returns an error in the format of RFC 6749, section 5.2. Globus omits the description
+// in most cases.
 func oauthError(status int, code, description string) *apiError {
 	return &apiError{status: status, body: oauthBody{code, description}}
 }
@@ -205,7 +204,7 @@ type globusDetail struct {
 	UnapprovedScopes []string `json:"unapproved_scopes,omitempty"`
 }
 
-// globusError has Globus's own shape, after JSON:API.
+// globusError returns an error in Globus's own format, which is based on JSON:API.
 func globusError(status int, code, title, detail string) *apiError {
 	return &apiError{status: status, body: globusBody{
 		Errors:    []globusDetail{{Status: strconv.Itoa(status), Code: code, ID: uuid.NewString(), Title: title, Detail: detail}},
@@ -225,7 +224,7 @@ func invalidRequest(description string) *apiError {
 	return oauthError(http.StatusBadRequest, "invalid_request", description)
 }
 
-// fail answers with an error.
+// fail sends an error response.
 func (s *Server) fail(w http.ResponseWriter, err error) {
 	var api *apiError
 	var page *pageError
@@ -257,11 +256,11 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Pragma", "no-cache")
 	w.WriteHeader(status)
-	w.Write(out.Bytes()) // an error here is the client's
+	w.Write(out.Bytes()) // an error here is the client's problem
 }
 
-// answer works an answer out under mu, and sends it after: a client that reads slowly
-// holds nobody up.
+// answer computes a response while it holds mu, and sends it afterwards, so that a client that
+// reads slowly does not block others.
 func (s *Server) answer(w http.ResponseWriter, work func(*state) (any, error)) error {
 	s.mu.Lock()
 	body, err := work(s.state)
@@ -273,11 +272,11 @@ func (s *Server) answer(w http.ResponseWriter, work func(*state) (any, error)) e
 	return nil
 }
 
-// params are the parameters of a query or a form. As RFC 6749 has it, one without a
-// value counts as left away, and none may be given twice.
+// params are the parameters of a query or a form. As in RFC 6749, a parameter without a value
+// counts as omitted, and a parameter may not be repeated.
 type params map[string]string
 
-// parseParams returns an error whose text can be shown.
+// parseParams parses a query or a form. Its errors may be shown to the client.
 func parseParams(raw string) (params, error) {
 	values, err := url.ParseQuery(raw)
 	if err != nil {
@@ -305,8 +304,8 @@ func isText(text string) bool {
 	})
 }
 
-// parseForm reads a form from a request's body. The query is not looked at: secrets do
-// not belong there.
+// parseForm parses a form in a request's body. It ignores the query, because secrets must not be
+// sent there.
 func parseForm(r *http.Request) (params, error) {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/x-www-form-urlencoded" {
@@ -340,8 +339,8 @@ const (
 	detailBasicAuth = "Basic auth failed"
 )
 
-// authenticateClient finds out which client calls: by its secret, in the header or the
-// form, or, for public clients, by name only.
+// authenticateClient authenticates the client: by its secret, in the header or the form, or, if it
+// is public, by its ID only.
 func (s *Server) authenticateClient(w http.ResponseWriter, r *http.Request, p params) (*Client, error) {
 	id, secret, basic, err := clientCredentials(r, p)
 	if err != nil {
@@ -369,8 +368,8 @@ func (s *Server) authenticateClient(w http.ResponseWriter, r *http.Request, p pa
 	return client, nil
 }
 
-// clientCredentials takes Basic credentials as they are: Globus's own software sends
-// secrets without the percent-encoding of RFC 6749.
+// clientCredentials returns the client's credentials. It takes Basic credentials as they are:
+// Globus's own software sends secrets without the percent-encoding of RFC 6749.
 func clientCredentials(r *http.Request, p params) (id, secret string, basic bool, err error) {
 	switch headers := r.Header.Values("Authorization"); {
 	case len(headers) == 0:
@@ -390,7 +389,7 @@ func clientCredentials(r *http.Request, p params) (id, secret string, basic bool
 	return id, secret, true, nil
 }
 
-// confidential is authenticateClient for what public clients may not do.
+// confidential is like authenticateClient, but refuses public clients.
 func (s *Server) confidential(w http.ResponseWriter, r *http.Request, p params) (*Client, error) {
 	client, err := s.authenticateClient(w, r, p)
 	if err == nil && client.public() {
@@ -410,7 +409,7 @@ func equalSecret(a, b string) bool {
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
-// bearer finds the access token of a request to one of Globus Auth's own APIs.
+// bearer returns the access token of a request to one of Globus Auth's own APIs.
 func (s *Server) bearer(r *http.Request) (*token, error) {
 	denied := unauthorized(detailNoAuth).header("WWW-Authenticate", "Bearer")
 	headers := r.Header.Values("Authorization")

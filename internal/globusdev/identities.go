@@ -10,7 +10,7 @@ import (
 
 const maxLookups = 100
 
-// identityDocument is an identity as the lookup shows it.
+// identityDocument is an identity in the response of a lookup.
 type identityDocument struct {
 	ID               string  `json:"id"`
 	Username         string  `json:"username"`
@@ -38,8 +38,7 @@ func identityDocumentOf(i *Identity, kind *string) identityDocument {
 	}
 }
 
-// anyCredentials lets in whoever is known: a client with its secret, or the bearer of an
-// access token for Globus Auth.
+// anyCredentials accepts a client with its secret, or an access token for Globus Auth.
 func (s *Server) anyCredentials(w http.ResponseWriter, r *http.Request) error {
 	if _, _, ok := r.BasicAuth(); ok {
 		_, err := s.confidential(w, r, params{})
@@ -49,7 +48,7 @@ func (s *Server) anyCredentials(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// lookup reads a query that has exactly one of two comma-separated lists.
+// lookup parses a query that has exactly one of two comma-separated lists.
 func lookup(r *http.Request, one, other string) (p params, list []string, err error) {
 	p, err = parseParams(r.URL.RawQuery)
 	if err != nil {
@@ -65,8 +64,7 @@ func lookup(r *http.Request, one, other string) (p params, list []string, err er
 	return p, list, nil
 }
 
-// serveIdentities looks identities up by username or ID. Unknown ones are not in the
-// answer.
+// serveIdentities looks identities up by username or ID. The response omits unknown ones.
 func (s *Server) serveIdentities(w http.ResponseWriter, r *http.Request) error {
 	if err := s.anyCredentials(w, r); err != nil {
 		return err
@@ -88,7 +86,7 @@ func (s *Server) serveIdentities(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// findIdentities looks each up, and makes those that there are not when it is to provision.
+// findIdentities looks up each identity. If provision is set, it creates those that do not exist.
 func (s *Server) findIdentities(st *state, list []string, provision, withProviders bool) (any, error) {
 	answer := identityList{Identities: []identityDocument{}}
 	found := map[string]*Identity{}
@@ -111,7 +109,7 @@ func (s *Server) findIdentities(st *state, list []string, provision, withProvide
 	return answer, nil
 }
 
-// lookup finds an identity, a client's too. Clients have no kind.
+// lookup finds an identity, including those of clients. For clients, kind is nil.
 func (st *state) lookup(who string) (_ *Identity, kind *string) {
 	if m, ok := st.find(who); ok {
 		return m.Identity, nullable("login")
@@ -123,7 +121,7 @@ func (st *state) lookup(who string) (_ *Identity, kind *string) {
 	return nil, nil
 }
 
-// providersOf lists the providers of some identities.
+// providersOf returns the providers of the given identities.
 func (st *state) providersOf(identities map[string]*Identity) *providerList {
 	known := map[string]*IdentityProvider{}
 	for _, i := range identities {
@@ -142,7 +140,7 @@ func sortProviders(known map[string]*IdentityProvider) *providerList {
 	return list
 }
 
-// serveIdentity shows one identity.
+// serveIdentity returns one identity.
 func (s *Server) serveIdentity(w http.ResponseWriter, r *http.Request) error {
 	if err := s.anyCredentials(w, r); err != nil {
 		return err
@@ -181,8 +179,8 @@ func (s *Server) serveIdentityProviders(w http.ResponseWriter, r *http.Request) 
 	})
 }
 
-// allProviders are the providers that are known: seeded, or somebody has an identity
-// there.
+// allProviders returns all known providers: those that are seeded, and those of existing
+// identities.
 func (st *state) allProviders() map[string]*IdentityProvider {
 	known := maps.Clone(st.providers)
 	for _, m := range st.members {
@@ -192,7 +190,7 @@ func (st *state) allProviders() map[string]*IdentityProvider {
 	return known
 }
 
-// consentDocument is a consent as it is listed.
+// consentDocument is a consent in a list.
 type consentDocument struct {
 	ID                  int       `json:"id"`
 	Scope               string    `json:"scope"`
@@ -209,8 +207,8 @@ type consentDocument struct {
 	LastUsed            time.Time `json:"last_used"`
 }
 
-// serveConsents lists what the bearer has consented to: for the client that asks, or, with
-// all=true and the scope for it, for every client.
+// serveConsents lists the consents of the token's owner for the client that asks or, with all=true
+// and the scope for it, for all clients.
 func (s *Server) serveConsents(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.bearer(r)
 	if err != nil {

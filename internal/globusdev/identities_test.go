@@ -116,7 +116,7 @@ func TestIdentityProviders(t *testing.T) {
 	for query, want := range map[string][]string{
 		"domains=example.edu":               {"Example University"},
 		"domains=example.org,example.edu":   {"Example Institute", "Example University"},
-		"domains=idp.example":               {"idp.example"}, // somebody has an identity there
+		"domains=idp.example":               {"idp.example"}, // a user has an identity there
 		"domains=nowhere.example":           {},
 		"ids=" + providerID("example.edu"):  {"Example University"},
 		"ids=" + providerID("idp.example"):  {"idp.example"},
@@ -143,7 +143,7 @@ func TestConsents(t *testing.T) {
 	h := start(t, nil)
 	ada := Subject("ada@example.edu")
 	auth, ours := h.login("ada@example.edu")
-	h.login("ada@example.edu") // the same consents
+	h.login("ada@example.edu") // uses the same consents
 	path := "/v2/api/identities/" + ada + "/consents"
 	list := h.do("GET", path, "", bearer(auth.AccessToken)).json(t)["consents"].([]any)
 	paths := map[string]string{}
@@ -168,7 +168,7 @@ func TestConsents(t *testing.T) {
 		t.Errorf("%d consents, want 6", len(list))
 	}
 
-	// Rescinding ends what was granted by it, at once, and nothing else.
+	// Rescinding a consent immediately revokes what was granted by it, and nothing else.
 	if err := h.Rescind(ada, NativeClientID, Scope); err != nil {
 		t.Fatal(err)
 	}

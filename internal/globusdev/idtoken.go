@@ -10,7 +10,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// identityClaim is one identity of a set. Here the key is username.
+// identityClaim is one identity of a set. In contrast to claims, the name of the user has the key
+// username.
 type identityClaim struct {
 	Subject            string  `json:"sub"`
 	Username           string  `json:"username"`
@@ -22,11 +23,11 @@ type identityClaim struct {
 	LastAuthentication *int64  `json:"last_authentication"`
 }
 
-// claims are those of an ID token or of userinfo. Which there are depends on the scopes;
-// a name that is not known is null rather than absent.
+// claims are the claims of an ID token or of userinfo. Which claims there are depends on the
+// scopes. An unknown name is null, not absent.
 type claims map[string]any
 
-// idClaims works out the ID token that goes with an access token. The caller holds mu.
+// idClaims returns the claims of the ID token that belongs to an access token. The caller holds mu.
 func (s *Server) idClaims(t *token, secret, nonce string, identity *Identity, set []*Identity) claims {
 	c := s.state.claims(t, identity)
 	if t.has(scopeProfile) {
@@ -42,7 +43,7 @@ func (s *Server) idClaims(t *token, secret, nonce string, identity *Identity, se
 	return c
 }
 
-// claims picks what a token's scopes show of an identity.
+// claims returns the claims about an identity that a token's scopes allow.
 func (st *state) claims(t *token, identity *Identity) claims {
 	c := claims{"sub": identity.ID, "last_authentication": t.Time}
 	if t.has(scopeEmail) {
@@ -58,7 +59,7 @@ func (st *state) claims(t *token, identity *Identity) claims {
 	return c
 }
 
-// identitySet lists a set as ID tokens do.
+// identitySet returns an identity set as in ID tokens.
 func (st *state) identitySet(t *token, set []*Identity) []identityClaim {
 	var list []identityClaim
 	for _, i := range set {
@@ -81,7 +82,7 @@ func nullable(text string) *string {
 	return &text
 }
 
-// sign makes a JWT with the newest key: RS512, typ, and no key ID.
+// sign returns a JWT that is signed with the newest key: RS512, with typ, and without a key ID.
 func (s *Server) sign(c claims) (string, error) {
 	keys, err := s.signingKeys()
 	if err != nil {
@@ -103,7 +104,7 @@ func (s *Server) sign(c claims) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// serveKeys publishes the keys, the newest first, without IDs.
+// serveKeys returns the public keys, the newest first, without IDs.
 func (s *Server) serveKeys(w http.ResponseWriter, _ *http.Request) error {
 	keys, err := s.signingKeys()
 	if err != nil {
@@ -117,7 +118,8 @@ func (s *Server) serveKeys(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// serveDiscovery says what Globus says, which is less than there is.
+// serveDiscovery returns the same document as Globus, which does not list everything that is
+// supported.
 func (s *Server) serveDiscovery(w http.ResponseWriter, _ *http.Request) error {
 	at := func(path string) string { return s.cfg.Issuer + path }
 	writeJSON(w, http.StatusOK, map[string]any{

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// inactive is the whole answer about a token that is not good, whatever the reason.
+// inactive is the complete response for an invalid token, whatever the reason.
 var inactive = map[string]bool{"active": false}
 
-// tokenRequest reads a form about a token. One that is too long cannot be any.
+// tokenRequest parses a form with a token. A token that is too long is replaced by an invalid one.
 func tokenRequest(r *http.Request) (params, error) {
 	p, err := parseForm(r)
 	if err != nil {
@@ -23,7 +23,7 @@ func tokenRequest(r *http.Request) (params, error) {
 	return p, nil
 }
 
-// serveIntrospect tells a resource server about a token.
+// serveIntrospect returns information about a token to a resource server.
 func (s *Server) serveIntrospect(w http.ResponseWriter, r *http.Request) error {
 	p, err := tokenRequest(r)
 	if err != nil {
@@ -92,9 +92,9 @@ func (s *Server) introspect(client *Client, p params) any {
 	return answer
 }
 
-// mayIntrospect says whether a client hears about a token. A refresh token is the
-// business of the client that has it, and of nobody else: a resource server that took one for an
-// access token would let it in.
+// mayIntrospect reports whether a client gets information about a token. For a refresh token, only
+// the client that owns it does. Otherwise a resource server could take the refresh token for an
+// access token and accept it.
 func (s *Server) mayIntrospect(client *Client, t *token) bool {
 	if t.Refresh {
 		return t.Client == client.ID
@@ -102,7 +102,7 @@ func (s *Server) mayIntrospect(client *Client, t *token) bool {
 	return t.Client == client.ID || s.state.serves(client, t) || s.cfg.IntrospectAny
 }
 
-// audience is whom a token is for: the resource server, its client, and the client that
+// audience returns the audience of a token: the resource server, its client, and the client that
 // got it.
 func (st *state) audience(t *token) []string {
 	aud := []string{t.ResourceServer}
@@ -117,7 +117,7 @@ func (st *state) audience(t *token) []string {
 	return aud
 }
 
-// identityDetail is an identity with what userinfo and introspection know besides.
+// identityDetail is an identity with additional fields of userinfo and introspection.
 type identityDetail struct {
 	identityClaim
 	IdentityType *string `json:"identity_type"` // null for clients
@@ -136,7 +136,7 @@ func (st *state) identityDetails(t *token, set []*Identity) []identityDetail {
 	return list
 }
 
-// sessionInfo says which identity logged in, and when. Service accounts never do.
+// sessionInfo describes which identity logged in, and when. Service accounts never log in.
 func (st *state) sessionInfo(t *token) any {
 	authentications := map[string]any{}
 	if m, ok := st.members[t.Picked]; ok {
@@ -147,8 +147,8 @@ func (st *state) sessionInfo(t *token) any {
 	return map[string]any{"session_id": t.Session, "authentications": authentications}
 }
 
-// serveRevoke ends a token of the client that asks. The answer is the same when there is
-// no such token.
+// serveRevoke revokes a token of the client that asks. The response is the same if there is no such
+// token.
 func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.ownToken(w, r)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// serveValidate lets a client, a public one too, see whether its token is good.
+// serveValidate tells a client, which may be public, whether its token is valid.
 func (s *Server) serveValidate(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.ownToken(w, r)
 	if err != nil {
@@ -176,7 +176,7 @@ func (s *Server) serveValidate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// ownToken finds the token that a request is about, if it is alive and the client's own.
+// ownToken returns the token in a request, if it is live and belongs to the client.
 func (s *Server) ownToken(w http.ResponseWriter, r *http.Request) (*token, error) {
 	p, err := tokenRequest(r)
 	if err != nil {
@@ -198,7 +198,7 @@ func (s *Server) ownToken(w http.ResponseWriter, r *http.Request) (*token, error
 	return t, nil
 }
 
-// serveUserInfo says who an access token belongs to.
+// serveUserInfo describes the user that an access token belongs to.
 func (s *Server) serveUserInfo(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.bearer(r)
 	if err != nil {

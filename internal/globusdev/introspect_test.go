@@ -167,7 +167,7 @@ func TestRevoke(t *testing.T) {
 	}
 	_, ours := h.login("ada@example.edu")
 	revoke("garbage", nil, "client_id", NativeClientID)
-	revoke(ours.AccessToken, h.basic(ServiceClientID)) // of another client: the same answer, and nothing happens
+	revoke(ours.AccessToken, h.basic(ServiceClientID)) // of another client: the same response, and no effect
 	revoke(strings.Repeat("x", 10_000), nil, "client_id", NativeClientID)
 	if !h.active(ours.AccessToken) {
 		t.Fatal("another client revoked the token")

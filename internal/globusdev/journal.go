@@ -19,23 +19,23 @@ import (
 const (
 	journalName    = "globusdev.jsonl"
 	maxJournalLine = 256 << 10
-	// compactAfter is how many changes there are, besides one for each line that
-	// a rewritten journal would have, before it is rewritten.
+	// compactAfter is the number of changes after which the journal is rewritten, in addition to
+	// one for each line that the rewritten journal would have.
 	compactAfter = 4096
 )
 
-// journal is a file of lines to which entries are appended. What append has
-// returned nil for survives the death of the process; a power cut may take the last
-// seconds, which costs a login. A nil journal keeps nothing.
+// journal is a file of lines to which entries are appended. If append returns nil, the entries
+// survive if the process is killed. A power cut may lose the last seconds; the affected users then
+// have to log in again. A nil journal stores nothing.
 type journal struct {
 	path string
 	lock *flock.Flock
 	file journalFile
-	size int64 // up to where the file is good
-	err  error // set when the file cannot be trusted any more
+	size int64 // length of the valid part of the file
+	err  error // set when the content of the file is unknown
 }
 
-// journalFile is what a journal needs of an [os.File].
+// journalFile is the part of [os.File] that a journal uses.
 type journalFile interface {
 	io.WriterAt
 	io.Closer
@@ -43,8 +43,8 @@ type journalFile interface {
 	Truncate(size int64) error
 }
 
-// openJournal takes the directory for this process and hands each line of an
-// existing journal to load. The caller is to call rewrite before append.
+// openJournal locks the directory for this process, and passes each line of an existing journal to
+// load. The caller must call rewrite before append.
 func openJournal(dir string, load func(line []byte) error) (_ *journal, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -78,9 +78,9 @@ func openJournal(dir string, load func(line []byte) error) (_ *journal, err erro
 	return j, readLines(file, j.path, load)
 }
 
-// readLines hands out complete lines. A torn last line, which a crash leaves, was
-// never acknowledged and is passed over; damage anywhere else is an error, since
-// what was lost may be a revocation.
+// readLines passes complete lines to load. It ignores an incomplete last line, which a crash
+// leaves: it was never acknowledged. Any other damage is an error, because a revocation may be
+// lost.
 func readLines(r io.Reader, name string, load func(line []byte) error) error {
 	in := bufio.NewReaderSize(r, maxJournalLine)
 	for number := 1; ; number++ {
@@ -97,7 +97,7 @@ func readLines(r io.Reader, name string, load func(line []byte) error) error {
 	}
 }
 
-// append writes entries, each a line, in one go: all of them or none.
+// append writes entries, one per line. It writes all of them or none.
 func (j *journal) append(lines []byte) error {
 	if j == nil || len(lines) == 0 {
 		return nil
@@ -106,7 +106,7 @@ func (j *journal) append(lines []byte) error {
 		return j.err
 	}
 	if _, err := j.file.WriteAt(lines, j.size); err != nil {
-		// Half a line must not stay in front of later ones.
+		// An incomplete line must not remain before later ones.
 		if cut := j.file.Truncate(j.size); cut != nil {
 			j.err = errors.Join(err, cut)
 		}
@@ -116,11 +116,10 @@ func (j *journal) append(lines []byte) error {
 	return nil
 }
 
-// rewrite replaces the file's content, durably. When it fails, the old content
-// stays in use.
+// rewrite replaces the content of the file durably. If it fails, the old content remains in use.
 func (j *journal) rewrite(lines []byte) error {
 	var err error
-	if j.file != nil { // some systems do not replace a file that is open
+	if j.file != nil { // some systems cannot replace an open file
 		err = j.file.Close()
 	}
 	if err == nil {
@@ -134,7 +133,7 @@ func (j *journal) rewrite(lines []byte) error {
 	return errors.Join(err, reopen)
 }
 
-// close syncs the file and gives the directory free.
+// close syncs the file and unlocks the directory.
 func (j *journal) close() error {
 	if j == nil {
 		return nil

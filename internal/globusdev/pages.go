@@ -18,8 +18,8 @@ var pageFiles embed.FS
 
 var pages = template.Must(template.ParseFS(pageFiles, "pages/*.html"))
 
-// pageError is an error that a person sees, as it cannot be told to the client: the client is
-// not known, or where to send the browser is not.
+// pageError is an error that is shown to the user, because it cannot be reported to the client: the
+// client is unknown, or the redirect URI is not valid.
 type pageError struct {
 	status int
 	Reason string
@@ -33,8 +33,8 @@ func newPageError(status int, reason string) *pageError {
 
 func (e *pageError) Error() string { return e.Reason }
 
-// writePage answers with a page. It loads nothing but the style sheet, cannot be framed, and
-// sends forms nowhere but here and to formTargets.
+// writePage sends a page. The page can only load the style sheet, cannot be framed, and can send
+// forms only to this server and to formTargets.
 func (s *Server) writePage(w http.ResponseWriter, status int, name string, data any, formTargets ...string) {
 	var out bytes.Buffer
 	if err := pages.ExecuteTemplate(&out, name+".html", data); err != nil {
@@ -47,17 +47,17 @@ func (s *Server) writePage(w http.ResponseWriter, status int, name string, data 
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action "+targets)
 	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "same-origin") // no-referrer would hide the origin of the form's post
+	h.Set("Referrer-Policy", "same-origin") // no-referrer would hide the origin when the form is posted
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
 	w.WriteHeader(status)
-	w.Write(out.Bytes()) // an error here is the client's
+	w.Write(out.Bytes()) // an error here is the client's problem
 }
 
-const maxShown = 200 // people on the page
+const maxShown = 200 // number of users on the page
 
-// pickerPage is what the page to pick an identity from shows.
+// pickerPage is the data of the page on which the user picks an identity.
 type pickerPage struct {
 	Client  string
 	Message string
@@ -65,7 +65,7 @@ type pickerPage struct {
 	Scopes  []pickerScope
 	Offline bool
 	People  []pickerPerson
-	More    int // how many people are not shown
+	More    int // number of users that are not shown
 	Hidden  []pickerField
 }
 
@@ -78,12 +78,12 @@ type pickerPerson struct {
 
 type pickerField struct{ Name, Value string }
 
-// passedOn are the parameters that the page posts as it got them.
+// passedOn are the parameters that the page's form repeats unchanged.
 var passedOn = slices.Concat(loggedParameters, []string{
 	"response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method", "nonce",
 })
 
-// hidden are the parameters of a request, for a form that repeats it.
+// hidden returns the parameters of a request, for a form that repeats it.
 func (a *authorization) hidden() (fields []pickerField) {
 	for _, name := range passedOn {
 		if value := a.params[name]; value != "" {
@@ -93,7 +93,7 @@ func (a *authorization) hidden() (fields []pickerField) {
 	return fields
 }
 
-// showLocked asks for the secret.
+// showLocked shows the page that asks for the secret.
 func (s *Server) showLocked(w http.ResponseWriter, a *authorization) error {
 	s.writePage(w, http.StatusForbidden, "locked", a.hidden(), formTarget(a.redirect))
 	return nil
@@ -133,7 +133,8 @@ func pickerPersonOf(u *User) pickerPerson {
 	return p
 }
 
-// formTarget is where browsers must allow the answer to the form to lead, for the policy.
+// formTarget returns the source for the form-action policy that allows the redirect to the client
+// after the form is posted.
 func formTarget(redirect string) string {
 	u, err := url.Parse(redirect)
 	if err != nil || u.Host == "" || strings.ContainsAny(u.Host, "[];, '\"") {
@@ -142,7 +143,7 @@ func formTarget(redirect string) string {
 	return u.Scheme + "://" + u.Host
 }
 
-// serveAuthCode shows an authorization code, to be copied, or why there is none.
+// serveAuthCode shows an authorization code for copying, or the error.
 func (s *Server) serveAuthCode(w http.ResponseWriter, r *http.Request) error {
 	p, err := parseParams(r.URL.RawQuery)
 	if err != nil {

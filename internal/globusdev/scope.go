@@ -8,24 +8,24 @@ import (
 )
 
 const (
-	maxScopeBytes = 8 << 10 // of a whole scope parameter
-	maxScopes     = 100     // names in it, the bracketed ones included
-	maxScopeDepth = 10      // of brackets
+	maxScopeBytes = 8 << 10 // of the whole scope parameter
+	maxScopes     = 100     // number of names, including those in brackets
+	maxScopeDepth = 10      // nesting depth of brackets
 )
 
-// scopeNode is one requested scope and the scopes it is to bring along:
+// scopeNode is a requested scope, and the scopes that are requested as its dependencies:
 //
 //	scope := ["*"] name ["[" scope (" " scope)* "]"]
 type scopeNode struct {
 	name     string
-	optional bool // "*": may be rescinded without the rest
+	optional bool // "*": can be rescinded separately
 	children []*scopeNode
 }
 
 var errScope = errors.New("malformed scope")
 
-// parseScopes reads a space-separated list of scopes. Scopes that are named twice
-// at the same place are merged. An empty list is no error.
+// parseScopes parses a space-separated list of scopes. It merges scopes that are named twice at the
+// same level. The list may be empty.
 func parseScopes(text string) ([]*scopeNode, error) {
 	if len(text) > maxScopeBytes {
 		return nil, fmt.Errorf("%w: longer than %d bytes", errScope, maxScopeBytes)
@@ -46,8 +46,8 @@ type scopeParser struct {
 	count int
 }
 
-// list reads scopes up to the end or an unmatched bracket. path holds the names
-// around it.
+// list parses scopes up to the end or to an unmatched bracket. path has the names of the enclosing
+// scopes.
 func (p *scopeParser) list(path []string) ([]*scopeNode, error) {
 	var nodes []*scopeNode
 	for {
@@ -105,14 +105,14 @@ func (p *scopeParser) scope(path []string) (*scopeNode, error) {
 	return node, nil
 }
 
-// isScopeRune says which characters a scope's name may have: those of RFC 6749,
-// section 3.3, but for the grammar's own.
+// isScopeRune reports whether a scope's name may contain r: the characters of RFC 6749, section
+// 3.3, except those of the grammar.
 func isScopeRune(r rune) bool {
 	return r > ' ' && r < 0x7f && !strings.ContainsRune(`"\[]*`, r)
 }
 
-// mergeScope adds node to nodes. A scope that was asked for both ways is not
-// optional.
+// mergeScope adds node to nodes. A scope that is requested both as optional and as required is
+// required.
 func mergeScope(nodes []*scopeNode, node *scopeNode) []*scopeNode {
 	for _, have := range nodes {
 		if have.name == node.name {

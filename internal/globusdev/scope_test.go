@@ -7,7 +7,7 @@ import (
 )
 
 func TestParseScopes(t *testing.T) {
-	tests := []struct{ text, want string }{ // want "!" is an error
+	tests := []struct{ text, want string }{ // want "!" means an error
 		{"", ""},
 		{"   ", ""},
 		{"openid", "openid"},
@@ -97,7 +97,7 @@ func TestParseScopesBounds(t *testing.T) {
 	}
 }
 
-// FuzzParseScopes checks that what is accepted can be written and read again, within bounds.
+// FuzzParseScopes checks that accepted scopes can be formatted and parsed again, within limits.
 func FuzzParseScopes(f *testing.F) {
 	for _, seed := range []string{"", "a", "*a[b *c[d]] e", "a[b] a[c]", "a[", "]", "a[a]", testScopes, strings.Repeat("a[", 20)} {
 		f.Add(seed)

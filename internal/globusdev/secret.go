@@ -16,17 +16,17 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// On a machine with several users, each of them can connect to every loopback port. So
-// whoever wants to be somebody, or to use the controls, has to show the server's secret:
-// in an Authorization header, or by a ticket that was made with it.
+// All users of a machine can connect to each of its loopback ports. So a client that logs in as an
+// identity, or uses the controls, must present the server's secret: in an Authorization header, or
+// by a ticket that was made with it.
 //
-// A ticket is for browsers: the address of a login stands among the arguments of the
-// browser's process, where all users see it. It is good for the one authorization
-// request that it was made for, once. The code that comes of it is of use only to whoever has
-// that request's code verifier, or the client's secret. So a ticket that somebody else is
-// faster to use gets them nothing.
+// A ticket is for browsers. The URL of a login is among the arguments of the browser's process,
+// where all users can see it. A ticket is valid for one use and for the one authorization request
+// that it was made for. The resulting code is only useful with that request's code verifier or with
+// the client's secret. So another user who uses a ticket first gains nothing.
 
-// TicketLifetime is how long a login may wait for its browser, as [globus.Client.Login] does.
+// TicketLifetime is how long a login may wait for its browser, the same as in
+// [globus.Client.Login].
 const TicketLifetime = 15 * time.Minute
 
 const (
@@ -38,12 +38,12 @@ const (
 // NewSecret returns a secret for [Config.Secret].
 func NewSecret() globus.Secret { return globus.Secret("dev-secret-" + rand.Text()) }
 
-// SecretHeader is the line of an HTTP request that shows the secret.
+// SecretHeader returns the line of an HTTP request that contains the secret.
 func SecretHeader(secret globus.Secret) string {
 	return "Authorization: " + secretScheme + secret.Reveal()
 }
 
-// ParseSecretHeader finds the secret in that line.
+// ParseSecretHeader returns the secret in such a line.
 func ParseSecretHeader(line string) (globus.Secret, error) {
 	secret, ok := strings.CutPrefix(strings.TrimSpace(line), "Authorization: "+secretScheme)
 	if !ok || secret == "" {
@@ -52,7 +52,7 @@ func ParseSecretHeader(line string) (globus.Secret, error) {
 	return globus.Secret(secret), nil
 }
 
-// WithTicket adds a ticket to the address of an authorization request.
+// WithTicket adds a ticket to the URL of an authorization request.
 func WithTicket(secret globus.Secret, address string, now time.Time) (string, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -66,7 +66,8 @@ func WithTicket(secret globus.Secret, address string, now time.Time) (string, er
 	return u.String(), nil
 }
 
-// boundParameters say what an authorization request is for, and to whom its code goes.
+// boundParameters are the parameters of an authorization request that a ticket is bound to. They
+// determine what the request is for, and who receives its code.
 var boundParameters = []string{"client_id", "redirect_uri", "response_type", "state", "nonce", "scope", "access_type", "code_challenge", "code_challenge_method"}
 
 func ticketFor(secret globus.Secret, p params, expiry int64) string {
@@ -79,26 +80,26 @@ func ticketFor(secret globus.Secret, p params, expiry int64) string {
 	return bound.Get("expiry") + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// knowsSecret reports whether a request shows the secret in its header.
+// knowsSecret reports whether a request has the secret in its header.
 func (s *Server) knowsSecret(r *http.Request) bool {
 	shown, ok := strings.CutPrefix(r.Header.Get("Authorization"), secretScheme)
 	return s.cfg.Secret == "" || ok && equalSecret(shown, s.cfg.Secret.Reveal())
 }
 
-// admit reports whether an authorization request may go on: it shows the secret, in its header
-// or in the form of the page that asks for it, or a ticket.
+// admit reports whether an authorization request may proceed. It must have a ticket or the secret,
+// in its header or in the form of the page that asks for it.
 func (s *Server) admit(r *http.Request, p params) bool {
 	typed := r.Method == http.MethodPost && equalSecret(strings.TrimSpace(p[secretParameter]), s.cfg.Secret.Reveal())
 	return typed || s.knowsSecret(r) || s.goodTicket(p)
 }
 
-// newTicket makes a ticket for the page that comes next.
+// newTicket makes a ticket for the request that the next page will send.
 func (s *Server) newTicket(p params) string {
 	return ticketFor(s.cfg.Secret, p, s.cfg.Now().Add(TicketLifetime).Unix())
 }
 
-// goodTicket reports whether the request's ticket is its own, and has not been used. It goes
-// by the real clock rather than the server's adjustable one, as the command that made the ticket did.
+// goodTicket reports whether the request has a valid ticket that has not been used. It uses the
+// real clock and not the server's adjustable one, like the command that made the ticket.
 func (s *Server) goodTicket(p params) bool {
 	ticket := p[ticketParameter]
 	before, _, _ := strings.Cut(ticket, ".")
@@ -116,8 +117,8 @@ func (s *Server) goodTicket(p params) bool {
 	return !used
 }
 
-// use reports whether this is the first use of a ticket; with none, the request showed
-// the secret itself. The caller holds mu.
+// use marks a ticket as used, and reports whether this was its first use. An empty ticket means
+// that the request had the secret itself. The caller holds mu.
 func (s *Server) use(ticket string) bool {
 	if ticket == "" {
 		return true

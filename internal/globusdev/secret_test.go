@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// startLocked opens a server that wants to see its secret.
+// startLocked opens a server that requires a secret.
 func startLocked(t *testing.T, change func(*Config)) (*harness, globus.Secret) {
 	secret := NewSecret()
 	return start(t, func(cfg *Config) {
@@ -28,7 +28,7 @@ func withSecret(secret globus.Secret) func(*http.Request) {
 	return header("Authorization", "Bearer "+secret.Reveal())
 }
 
-// refused fails unless the answer is no code, and names nobody who could be picked.
+// refused fails if the response has a code, or names identities.
 func refused(t *testing.T, what string, a answer) {
 	t.Helper()
 	if a.status != http.StatusForbidden || a.header.Get("Location") != "" || strings.Contains(a.body, "ada@example.edu") {
@@ -36,8 +36,8 @@ func refused(t *testing.T, what string, a answer) {
 	}
 }
 
-// TestOthersGetNoCode is about the other users of the machine, who can connect, and see the
-// addresses that browsers are started with.
+// TestOthersGetNoCode simulates other users of the machine, who can connect, and who see the URLs
+// that browsers are started with.
 func TestOthersGetNoCode(t *testing.T) {
 	now := time.Now()
 	h, secret := startLocked(t, func(cfg *Config) { cfg.Now = func() time.Time { return now } })
@@ -63,7 +63,7 @@ func TestOthersGetNoCode(t *testing.T) {
 	}
 	refused(t, "the secret in an address", h.get(authorizeQuery(append(who, "dev_secret", secret.Reveal())...)))
 
-	// A ticket is for the request that it was made for.
+	// A ticket is only valid for the request that it was made for.
 	good := ticket(authorizeQuery())
 	for _, name := range boundParameters {
 		u, _ := url.Parse(good)
@@ -77,7 +77,7 @@ func TestOthersGetNoCode(t *testing.T) {
 		case "client_id":
 			q.Set(name, ServiceClientID)
 			q.Set("redirect_uri", h.Issuer()+authCodePath)
-		case "response_type", "code_challenge_method": // has one value
+		case "response_type", "code_challenge_method": // only one value is valid
 			continue
 		case "access_type":
 			q.Set(name, "online")
@@ -91,7 +91,7 @@ func TestOthersGetNoCode(t *testing.T) {
 	later := strings.Replace(good, fmt.Sprint(now.Add(TicketLifetime).Unix()), fmt.Sprint(now.Add(TicketLifetime).Unix()+1), 1)
 	refused(t, "a ticket with another time", h.get(later+"&dev_user=ada@example.edu"))
 
-	// It works once, and its code is of no use without the verifier.
+	// It is valid once, and its code is useless without the verifier.
 	a := h.get(good + "&dev_user=ada@example.edu")
 	location, err := url.Parse(a.header.Get("Location"))
 	if code := location.Query().Get("code"); a.status != http.StatusFound || err != nil || code == "" {
@@ -114,8 +114,8 @@ func TestOthersGetNoCode(t *testing.T) {
 	}
 }
 
-// TestOwnersGetIn goes all the ways that there are: the page with a ticket or the secret, and
-// programs that show the secret.
+// TestOwnersGetIn tests all ways to log in: the page with a ticket or the secret, and programs that
+// send the secret.
 func TestOwnersGetIn(t *testing.T) {
 	h, secret := startLocked(t, nil)
 	code := func(what string, a answer) {
@@ -148,7 +148,7 @@ func TestOwnersGetIn(t *testing.T) {
 
 var hiddenField = regexp.MustCompile(`<input type="hidden" name="([^"]*)" value="([^"]*)">`)
 
-// repeat is what a browser sends of a page, with another field.
+// repeat returns the form that a browser sends from a page, with another field.
 func repeat(page, name, value string) string {
 	v := url.Values{name: {value}}
 	for _, field := range hiddenField.FindAllStringSubmatch(page, -1) {
@@ -157,7 +157,7 @@ func repeat(page, name, value string) string {
 	return v.Encode()
 }
 
-// TestControlsWantTheSecret tries each.
+// TestControlsWantTheSecret tests each control.
 func TestControlsWantTheSecret(t *testing.T) {
 	h, secret := startLocked(t, nil)
 	for _, route := range h.controls() {

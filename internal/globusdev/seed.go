@@ -12,16 +12,16 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// What [DefaultSeed] registers.
+// IDs and scope that [DefaultSeed] registers.
 const (
-	// NativeClientID is the public client that people log in with.
+	// NativeClientID is the public client with which users log in.
 	NativeClientID = "d1a590a0-0000-4000-8000-0000000000c1"
 	// ResourceServerID is the client of the ACL endpoint and the gateway, and
 	// the resource server that their access tokens are for.
 	ResourceServerID = "d1a590a0-0000-4000-8000-0000000000a1"
 	// ServiceClientID is a service account, for client credentials.
 	ServiceClientID = "d1a590a0-0000-4000-8000-0000000000e1"
-	// Scope is what a client asks for to use the ACL endpoint and the cluster.
+	// Scope is the scope that clients request to use the ACL endpoint and the cluster.
 	Scope = scopeURL + ResourceServerID + "/action_all"
 )
 
@@ -45,11 +45,11 @@ const (
 	clientsDomain     = "clients.auth.globus.org"
 )
 
-// namespace makes the IDs that follow from names the same on every machine.
+// namespace makes IDs that are derived from names the same on every machine.
 var namespace = uuid.MustParse("d1a590a0-0000-4000-8000-000000000000")
 
-// Seed is what a server knows from the start. Its parts are added to what
-// [Config.Dir] has from earlier runs; those with the same ID are replaced.
+// Seed is the initial state of a server. It is added to the state that [Config.Dir] has from
+// earlier runs. Parts with the same ID are replaced.
 type Seed struct {
 	Users             []User
 	Clients           []Client
@@ -59,9 +59,9 @@ type Seed struct {
 
 // Identity is one identity of a [User].
 type Identity struct {
-	// ID is the subject, a UUID. Default: made from Username, the same each time.
+	// ID is the subject, a UUID. Default: derived from Username.
 	ID string `json:"id"`
-	// Username is unique, for instance ada@example.edu. Required.
+	// Username is unique, for example ada@example.edu. Required.
 	Username     string `json:"username"`
 	Name         string `json:"name,omitempty"`
 	Email        string `json:"email,omitempty"`
@@ -72,13 +72,13 @@ type Identity struct {
 	Status string `json:"status,omitempty"`
 }
 
-// User is a person: the identity that tokens are issued to, and those linked to it.
+// User is a user: the identity that tokens are issued to, and the identities that are linked to it.
 type User struct {
 	Identity
 	Linked []Identity `json:"linked,omitempty"`
 }
 
-// identities lists the identity set.
+// identities returns the identity set.
 func (u *User) identities() []*Identity {
 	set := []*Identity{&u.Identity}
 	for i := range u.Linked {
@@ -87,7 +87,7 @@ func (u *User) identities() []*Identity {
 	return set
 }
 
-// Kinds of clients, as Globus registers them.
+// Types of clients, as Globus registers them.
 const (
 	PublicInstalledClient = "public_installed_client"
 	ConfidentialClient    = "confidential_client"
@@ -99,40 +99,38 @@ const (
 type Client struct {
 	// ID is a UUID. Required.
 	ID string `json:"id"`
-	// Name is what the login page calls it. Required.
+	// Name is shown on the login page. Required.
 	Name string `json:"name"`
-	// Type is one of the kinds above. Required. All but PublicInstalledClient
-	// have a secret.
+	// Type is one of the types above. Required. All types except PublicInstalledClient have a
+	// secret.
 	Type string `json:"type"`
-	// RedirectURIs are compared exactly. Public clients may besides use http
-	// on localhost and 127.0.0.1 with any port, and everybody may use the page
-	// that shows the code.
+	// RedirectURIs are compared exactly. Public clients may also use http on localhost and
+	// 127.0.0.1 with any port, and all clients may use the page that shows the code.
 	RedirectURIs []string `json:"redirect_uris,omitempty"`
-	// Secret is the client's password. Default: one is made at the first start and kept;
-	// see [Server.ClientSecret].
+	// Secret is the client's password. Default: generated at the first start and stored; see
+	// [Server.ClientSecret].
 	Secret globus.Secret `json:"-"`
 }
 
 func (c *Client) public() bool { return c.Type == PublicInstalledClient }
 
-// identity is who the client itself is, when nobody is logged in to it.
+// identity returns the identity of the client itself, which it has without a user.
 func (c *Client) identity() *Identity {
 	return &Identity{ID: c.ID, Username: c.ID + "@" + clientsDomain, Name: c.Name, IdentityProvider: clientsProviderID, Status: "used"}
 }
 
-// ScopeDef is a scope that may be asked for.
+// ScopeDef is a registered scope.
 type ScopeDef struct {
-	// Scope is the whole string, for instance https://auth.globus.org/scopes/…/all.
+	// Scope is the complete scope string, for example https://auth.globus.org/scopes/…/all.
 	Scope string
-	// ResourceServer names the API that tokens with this scope are for: a client's
-	// ID, or for old services a name. Required.
+	// ResourceServer identifies the API that tokens with this scope are for: a client ID or, for
+	// old services, a name. Required.
 	ResourceServer string
 	// Client is the ID of the resource server's client. Default: ResourceServer.
 	Client string
-	// Description is what the login page says about it.
+	// Description is shown on the login page.
 	Description string
-	// Dependent lists what the resource server may itself get tokens for, on the
-	// user's behalf.
+	// Dependent lists the scopes for which the resource server may get tokens on the user's behalf.
 	Dependent []Dependency
 	// NoRefreshTokens forbids refresh tokens.
 	NoRefreshTokens bool
@@ -141,11 +139,11 @@ type ScopeDef struct {
 // Dependency is a scope that another one depends on.
 type Dependency struct {
 	Scope string
-	// Optional dependencies must be asked for, in brackets.
+	// Optional dependencies are only included if they are requested, in brackets.
 	Optional bool
 }
 
-// IdentityProvider is where people log in.
+// IdentityProvider is an organization with which users log in.
 type IdentityProvider struct {
 	ID               string   `json:"id"`
 	Name             string   `json:"name"`
@@ -154,15 +152,15 @@ type IdentityProvider struct {
 	Domains          []string `json:"domains"`
 }
 
-// Subject is the identity ID that a username gets in [DefaultSeed].
+// Subject returns the identity ID of a username in [DefaultSeed].
 func Subject(username string) string { return derivedID("identity:" + strings.ToLower(username)) }
 
 func derivedID(name string) string { return uuid.NewSHA1(namespace, []byte(name)).String() }
 
-// DefaultSeed has the person at this machine, ada@example.edu, grace@example.org (with
-// a second identity linked), a service account, the public client that people log in
-// with, and the resource server. A username without a domain gets @localhost; an empty one
-// leaves that person out. All but the secrets is the same each time.
+// DefaultSeed returns a seed with a user for this machine, ada@example.edu, grace@example.org (with
+// a second identity linked), a service account, the public client with which users log in, and the
+// resource server. A username without a domain gets @localhost. If username is empty, the user for
+// this machine is left out. Everything except the secrets is the same each time.
 func DefaultSeed(username string) *Seed {
 	users := []User{
 		{Identity: Identity{Username: "ada@example.edu", Name: "Ada Lovelace", Email: "ada@example.edu", Organization: "Example University"}},
@@ -196,7 +194,7 @@ func DefaultSeed(username string) *Seed {
 	}
 }
 
-// localUsername makes a username of what an operating system calls its user.
+// localUsername derives a username from the operating system's name of the user.
 func localUsername(name string) string {
 	name = name[strings.LastIndexByte(name, '\\')+1:] // Windows: DOMAIN\user
 	name = strings.Trim(strings.ToLower(strings.Map(func(r rune) rune {
@@ -221,7 +219,7 @@ const (
 	maxFieldSize = 256 // bytes, of a name, a username and the like
 )
 
-// normalize fills in defaults and refuses what cannot be an identity.
+// normalize sets defaults, and returns an error if the identity is not valid.
 func (i *Identity) normalize() error {
 	at := strings.LastIndexByte(i.Username, '@')
 	switch {
@@ -252,7 +250,7 @@ func (i *Identity) normalize() error {
 	return nil
 }
 
-// normalize refuses a set that is not one person's, and copies u's slices.
+// normalize returns an error if the identities are not a valid set. It copies u's slices.
 func (u *User) normalize() error {
 	if len(u.Linked) > maxLinked {
 		return fmt.Errorf("identity %q: more than %d linked identities", clip(u.Username), maxLinked)
@@ -321,12 +319,12 @@ func (p *IdentityProvider) normalize() error {
 	if p.ShortName == "" {
 		p.ShortName = p.Name
 	}
-	p.AlternativeNames = append([]string{}, p.AlternativeNames...) // a list, even when empty
+	p.AlternativeNames = append([]string{}, p.AlternativeNames...) // encoded as a list even if it is empty
 	p.Domains = slices.Clone(p.Domains)
 	return nil
 }
 
-// domainOf is what follows the last @: usernames may have two.
+// domainOf returns the part after the last @; usernames may have two.
 func domainOf(username string) string {
 	return strings.ToLower(username[strings.LastIndexByte(username, '@')+1:])
 }
@@ -338,7 +336,7 @@ func providerID(domain string) string {
 	return derivedID("provider:" + strings.ToLower(domain))
 }
 
-// parseUUID accepts the usual form only, in either case, and returns it in lower case.
+// parseUUID parses a UUID in its usual form and returns it in lower case.
 func parseUUID(text string) (string, error) {
 	id, err := uuid.Parse(text)
 	if err != nil || len(text) != 36 {
@@ -347,7 +345,7 @@ func parseUUID(text string) (string, error) {
 	return id.String(), nil
 }
 
-// clip keeps foreign text in messages short.
+// clip shortens text from outside for use in messages.
 func clip(text string) string {
 	const limit = 64
 	if len(text) <= limit {
@@ -356,8 +354,8 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
-// builtinScopes are those of Globus's own services. Groups itself is not served;
-// tokens for it can be had.
+// builtinScopes returns the scopes of Globus's own services. The Groups service is not available
+// here, but tokens for it are.
 func builtinScopes() []ScopeDef {
 	auth := func(scope, description string) ScopeDef {
 		return ScopeDef{Scope: scope, ResourceServer: authResourceServer, Description: description}

@@ -18,7 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// digest is the SHA-256 of a token or code, all that is kept of it.
+// digest is the SHA-256 of a token or code. The token or code itself is not stored.
 type digest [sha256.Size]byte
 
 func digestOf(secret string) digest { return sha256.Sum256([]byte(secret)) }
@@ -36,12 +36,12 @@ func (d *digest) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// login is how somebody came by a token.
+// login describes the login that a token comes from.
 type login struct {
 	Subject string `json:"s"`            // the effective identity, or the client itself
-	Picked  string `json:"p,omitempty"`  // the identity logged in with; empty for clients
+	Picked  string `json:"p,omitempty"`  // the identity that logged in; empty for clients
 	Session string `json:"ss,omitempty"` // session ID
-	Time    int64  `json:"at,omitempty"` // of the login, Unix seconds
+	Time    int64  `json:"at,omitempty"` // time of the login, in Unix seconds
 }
 
 // token is an access or refresh token. Its times are Unix seconds.
@@ -51,7 +51,7 @@ type token struct {
 	Client         string   `json:"c"`
 	ResourceServer string   `json:"rs"`
 	Scopes         []string `json:"sc"`
-	Consents       []int    `json:"co"` // by which each scope was granted
+	Consents       []int    `json:"co"` // the consent for each scope
 	Issued         int64    `json:"iat"`
 	Expiry         int64    `json:"exp"`
 	login
@@ -61,8 +61,8 @@ func (t *token) live(now time.Time) bool { return now.Unix() < t.Expiry }
 
 func (t *token) has(scope string) bool { return slices.Contains(t.Scopes, scope) }
 
-// code is an authorization code. One that was used is kept until it expires, to
-// tell a replay in the request log.
+// code is an authorization code. A used code is kept until it expires, so that a second use can be
+// detected.
 type code struct {
 	Hash      digest `json:"h"`
 	Client    string `json:"c"`
@@ -77,21 +77,21 @@ type code struct {
 	login
 }
 
-// consent is a node of a tree: a client may use a scope for a subject, be it
-// directly or by way of the scope above it.
+// consent is a node of a tree. It allows a client to use a scope for a subject, either directly or
+// through the scope above it.
 type consent struct {
 	ID       int    `json:"id"`
-	Client   string `json:"c"` // the root's: who asked the user
+	Client   string `json:"c"` // client of the root: the one that asked the user
 	Subject  string `json:"s"`
 	Scope    string `json:"sc"`
-	Path     []int  `json:"p"` // from the root to this one
+	Path     []int  `json:"p"` // from the root to this node
 	Refresh  bool   `json:"r,omitempty"`
 	Optional bool   `json:"o,omitempty"`
 	Created  int64  `json:"t"`
 	Updated  int64  `json:"m"`
 }
 
-// parent is the consent above, or 0.
+// parent returns the ID of the consent above, or 0.
 func (c *consent) parent() int {
 	if len(c.Path) < 2 {
 		return 0
@@ -114,25 +114,25 @@ type entry struct {
 	Token   *token        `json:"token,omitempty"`
 	Code    *code         `json:"code,omitempty"`
 	Consent *consent      `json:"consent,omitempty"`
-	Dead    *digest       `json:"dead,omitempty"`      // a token that is no more
-	Rescind int           `json:"rescinded,omitempty"` // a consent that is no more
-	Reset   bool          `json:"reset,omitempty"`     // no tokens, codes, consents any more
+	Dead    *digest       `json:"dead,omitempty"`      // a token that is revoked
+	Rescind int           `json:"rescinded,omitempty"` // a consent that is rescinded
+	Reset   bool          `json:"reset,omitempty"`     // removes all tokens, codes and consents
 }
 
-// storedClient is a client with its secret, for the journal alone.
+// storedClient is a client with its secret. It is used in the journal only.
 type storedClient struct {
 	Client
 	Secret string `json:"secret,omitempty"`
 }
 
-// member is an identity and the person it belongs to.
+// member is an identity and the user that it belongs to.
 type member struct {
 	*Identity
 	person *User
 }
 
-// state is all that a server knows. Changes are made by apply only, so that
-// reading the journal leads to the same state.
+// state is the state of a server. Only apply changes it, so that reading the journal results in the
+// same state.
 type state struct {
 	users     map[string]*User // by the ID of the first identity
 	members   map[string]member
@@ -145,7 +145,7 @@ type state struct {
 	codes    map[digest]*code
 	consents map[int]*consent
 	granted  map[consentKey]int
-	lastID   int // of a consent
+	lastID   int // the highest ID of a consent
 	keys     []*rsa.PrivateKey
 }
 
@@ -209,7 +209,7 @@ func (st *state) apply(e *entry) error {
 	return nil
 }
 
-// checkUser normalizes u and refuses identities that belong to somebody else.
+// checkUser normalizes u. It returns an error if one of its identities belongs to another user.
 func (st *state) checkUser(u *User) error {
 	if err := u.normalize(); err != nil {
 		return err
@@ -227,7 +227,7 @@ func (st *state) checkUser(u *User) error {
 	return nil
 }
 
-// setUser adds a person or replaces the one with the same first identity.
+// setUser adds a user, or replaces the one with the same first identity.
 func (st *state) setUser(u *User) error {
 	if err := st.checkUser(u); err != nil {
 		return err
@@ -246,7 +246,7 @@ func (st *state) setUser(u *User) error {
 	return nil
 }
 
-// rescind forgets a consent, those below it, and all tokens granted by them.
+// rescind removes a consent, those below it, and all tokens that were granted by them.
 func (st *state) rescind(id int) {
 	gone := map[int]bool{}
 	for _, c := range st.consents {
@@ -263,18 +263,18 @@ func (st *state) rescind(id int) {
 	}
 }
 
-// prune forgets what has expired.
+// prune removes expired tokens and codes.
 func (st *state) prune(now time.Time) {
 	maps.DeleteFunc(st.tokens, func(_ digest, t *token) bool { return !t.live(now) })
 	maps.DeleteFunc(st.codes, func(_ digest, c *code) bool { return now.Unix() >= c.Expiry })
 }
 
-// size is how many lines it takes to write the state down.
+// size returns the number of entries in a snapshot.
 func (st *state) size() int {
 	return len(st.keys) + len(st.users) + len(st.clients) + len(st.tokens) + len(st.codes) + len(st.consents)
 }
 
-// snapshot lists entries that lead from nothing to this state.
+// snapshot returns entries that create this state from an empty one.
 func (st *state) snapshot() ([]*entry, error) {
 	entries := make([]*entry, 0, st.size())
 	for _, key := range st.keys {
@@ -306,7 +306,7 @@ func clientEntry(c *Client) *entry {
 	return &entry{Client: &storedClient{Client: *c, Secret: c.Secret.Reveal()}}
 }
 
-// encode makes a line of each entry.
+// encode encodes each entry as a line.
 func encode(entries []*entry) ([]byte, error) {
 	var lines bytes.Buffer
 	out := json.NewEncoder(&lines)
@@ -322,7 +322,7 @@ func encode(entries []*entry) ([]byte, error) {
 	return lines.Bytes(), nil
 }
 
-// sortedUsers lists people by username, who is at this machine first.
+// sortedUsers returns the users sorted by username, those of this machine first.
 func (st *state) sortedUsers() []*User {
 	elsewhere := func(u *User) int {
 		if domainOf(u.Username) == "localhost" {
@@ -335,7 +335,7 @@ func (st *state) sortedUsers() []*User {
 	})
 }
 
-// find looks somebody up by username or identity ID.
+// find finds a user's identity by username or ID.
 func (st *state) find(who string) (member, bool) {
 	if m, ok := st.names[strings.ToLower(who)]; ok {
 		return m, true
@@ -344,7 +344,8 @@ func (st *state) find(who string) (member, bool) {
 	return m, ok
 }
 
-// identityOf is who a subject is, be it a person's identity or a client.
+// identityOf returns the identity of a subject, and the identities linked to it. The subject may be
+// a client.
 func (st *state) identityOf(subject string) (*Identity, []*Identity, bool) {
 	if m, ok := st.members[subject]; ok {
 		return m.Identity, m.person.identities(), true
@@ -356,8 +357,8 @@ func (st *state) identityOf(subject string) (*Identity, []*Identity, bool) {
 	return nil, nil, false
 }
 
-// provider is the identity provider with this ID; those that no seed names are
-// called after the domain of the username.
+// provider returns the provider of an identity. A provider that is not seeded is named after the
+// domain of the username.
 func (st *state) provider(identity *Identity) *IdentityProvider {
 	if p := st.providers[identity.IdentityProvider]; p != nil {
 		return p

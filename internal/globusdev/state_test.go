@@ -104,7 +104,7 @@ func TestStateSurvives(t *testing.T) {
 	})
 }
 
-// TestNoSecretsOnDisk looks for every secret that was handed out in all files.
+// TestNoSecretsOnDisk searches all files for every secret that was issued.
 func TestNoSecretsOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	h := start(t, func(c *Config) { c.Dir = dir })
@@ -168,8 +168,8 @@ func TestOpenRefuses(t *testing.T) {
 	reopen(t, dir, nil).Close()
 }
 
-// TestTornJournal cuts and damages the file: a torn end is passed over, anything else
-// is an error, and never is a revocation lost.
+// TestTornJournal truncates and damages the file. An incomplete last line is ignored, any other
+// damage is an error, and no revocation is ever lost.
 func TestTornJournal(t *testing.T) {
 	dir := t.TempDir()
 	s := reopen(t, dir, nil)
@@ -231,8 +231,8 @@ func TestTornJournal(t *testing.T) {
 	}
 }
 
-// TestKilled kills a process that issues tokens, and checks that each that it reported
-// is still good.
+// TestKilled kills a process that issues tokens, and checks that each token that it reported is
+// still valid.
 func TestKilled(t *testing.T) {
 	if dir := os.Getenv("GLOBUSDEV_TEST_DIR"); dir != "" {
 		s := reopen(t, dir, nil)
@@ -266,7 +266,7 @@ func TestKilled(t *testing.T) {
 		if err := child.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		for lines.Scan() { // what it wrote before it died counts, too
+		for lines.Scan() { // including the output that it wrote before it died
 			if strings.HasPrefix(lines.Text(), "dev-at-") && len(lines.Text()) == len(reported[0]) {
 				reported = append(reported, lines.Text())
 			}
@@ -283,8 +283,8 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d tokens survived", len(reported))
 }
 
-// TestCompaction checks that the file does not grow with what is over, and that nothing
-// alive is lost when it is rewritten.
+// TestCompaction checks that expired entries do not make the file grow, and that rewriting it loses
+// nothing that is still valid.
 func TestCompaction(t *testing.T) {
 	dir := t.TempDir()
 	s := reopen(t, dir, nil)
@@ -335,10 +335,10 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
-// brokenFile writes the first half, as a full disk does.
+// brokenFile writes only the first half, like a full disk.
 type brokenFile struct {
 	journalFile
-	stuck bool // cannot be cut, either
+	stuck bool // it cannot be truncated either
 }
 
 var errDiskFull = errors.New("no space left")
@@ -355,8 +355,8 @@ func (f brokenFile) Truncate(size int64) error {
 	return f.journalFile.Truncate(size)
 }
 
-// TestWriteFails checks that nothing is handed out that is not on disk, and that half a
-// line does not spoil the file.
+// TestWriteFails checks that nothing is issued that is not on disk, and that an incomplete line
+// does not damage the file.
 func TestWriteFails(t *testing.T) {
 	for _, stuck := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stuck=%v", stuck), func(t *testing.T) {
@@ -380,10 +380,10 @@ func TestWriteFails(t *testing.T) {
 			if n := len(s.state.tokens); n != 2 {
 				t.Errorf("%d tokens in memory, want those 2 on disk", n)
 			}
-			if !stuck { // else the next change writes the file anew
+			if !stuck { // otherwise the next change rewrites the file
 				s.journal.file = good
 			}
-			// A short line, where half a long one was.
+			// Write a short line where half of a long one was.
 			if err := s.Revoke(before.Tokens[0].AccessToken); err != nil {
 				t.Errorf("revoke after the disk is well: %v", err)
 			}
@@ -457,7 +457,7 @@ func TestSeedErrors(t *testing.T) {
 	}
 }
 
-// TestDefaultSeed pins what others rely on.
+// TestDefaultSeed pins the values that other programs rely on.
 func TestDefaultSeed(t *testing.T) {
 	for name, want := range map[string]string{
 		"mary": "mary@localhost", "Mary": "mary@localhost", `LAB\Mary`: "mary@localhost", "mary@lab.example": "mary@lab.example",
@@ -472,7 +472,7 @@ func TestDefaultSeed(t *testing.T) {
 			t.Errorf("DefaultSeed(%q): first user %q, want %q", name, got, want)
 		}
 	}
-	// Changing these would take people's topics away.
+	// If these changed, users would lose their topics.
 	for name, want := range map[string]string{
 		"mary@localhost": "0df6b381-4c9b-5232-a767-fcce2e4ef666", "Mary@localhost": "0df6b381-4c9b-5232-a767-fcce2e4ef666",
 		"ada@example.edu": "cecbec21-8ed7-5287-af26-023cff2818b6",
@@ -496,7 +496,7 @@ func TestDefaultSeed(t *testing.T) {
 	}
 }
 
-// TestConcurrency does everything at once.
+// TestConcurrency calls everything concurrently.
 func TestConcurrency(t *testing.T) {
 	h := start(t, func(c *Config) { c.Dir = t.TempDir() })
 	var workers sync.WaitGroup
@@ -521,7 +521,7 @@ func TestConcurrency(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	// One code, many takers: one gets it.
+	// Of several clients that exchange the same code, one succeeds.
 	code := h.code("ada@example.edu")
 	var mu sync.Mutex
 	got := map[int]int{}
@@ -539,7 +539,8 @@ func TestConcurrency(t *testing.T) {
 	}
 }
 
-// FuzzJournal feeds lines to the state: whatever is accepted can be written and read again.
+// FuzzJournal applies arbitrary lines to the state. Everything that is accepted can be written and
+// read again.
 func FuzzJournal(f *testing.F) {
 	s, err := Open(Config{Issuer: "http://127.0.0.1:9"})
 	if err != nil {
@@ -582,7 +583,7 @@ func FuzzJournal(f *testing.F) {
 		}
 		lines, err := encode(entries)
 		if err != nil {
-			return // longer than a line may be
+			return // too long for a line
 		}
 		again, err := read(lines)
 		if err != nil {

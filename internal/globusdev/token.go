@@ -17,7 +17,7 @@ import (
 
 const grantDependent = "urn:globus:auth:grant_type:dependent_token"
 
-// tokenDocument is one token in an answer of the token endpoint.
+// tokenDocument is one token in a response of the token endpoint.
 type tokenDocument struct {
 	AccessToken    string `json:"access_token"`
 	TokenType      string `json:"token_type"`
@@ -29,8 +29,8 @@ type tokenDocument struct {
 	IDToken        string `json:"id_token,omitempty"`
 }
 
-// tokenResponse is an answer: a token, and those of other resource servers. Clients
-// rely on the list being there even when it is empty.
+// tokenResponse is a response of the token endpoint: a token, and those for other resource servers.
+// Clients rely on the list being present even if it is empty.
 type tokenResponse struct {
 	tokenDocument
 	OtherTokens []tokenDocument `json:"other_tokens"`
@@ -69,15 +69,15 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// invalidGrant has no description, as at Globus. The status is 401 for codes and 400 for
-// refresh tokens; clients are to look at the word.
+// invalidGrant has no description, as in Globus. The status is 401 for codes and 400 for refresh
+// tokens; clients should check the error code.
 func invalidGrant(status int) error { return oauthError(status, "invalid_grant", "") }
 
 func (s *Server) grantCode(client *Client, p params) (any, error) {
 	return s.finish(s.exchange(client, p))
 }
 
-// exchange uses an authorization code up.
+// exchange exchanges an authorization code for tokens and marks it as used.
 func (s *Server) exchange(client *Client, p params) (*issued, error) {
 	for _, name := range []string{"code", "redirect_uri"} {
 		if p[name] == "" {
@@ -105,7 +105,7 @@ func (s *Server) exchange(client *Client, p params) (*issued, error) {
 	return s.issue(issuance{client: client, login: c.login, scopes: nodes, offline: c.Offline, state: c.State, nonce: c.Nonce}, now, &entry{Code: &used})
 }
 
-// verifies says whether a code verifier belongs to a challenge (RFC 7636, section 4.6).
+// verifies reports whether a code verifier matches a challenge (RFC 7636, section 4.6).
 func verifies(verifier, challenge string) bool {
 	if challenge == "" {
 		return verifier == ""
@@ -167,7 +167,7 @@ func (s *Server) grantRefresh(client *Client, p params) (any, error) {
 		renewed = *next
 		entries = append(entries, &entry{Dead: &old.Hash})
 	}
-	renewed.Expiry = now.Add(s.cfg.RefreshTokenLifetime).Unix() // it is use that keeps it alive
+	renewed.Expiry = now.Add(s.cfg.RefreshTokenLifetime).Unix() // each use extends its lifetime
 	if err := s.commit(append(entries, &entry{Token: &renewed})...); err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func (s *Server) grantRefresh(client *Client, p params) (any, error) {
 	return tokenResponse{doc, []tokenDocument{}}, nil
 }
 
-// narrow leaves t with some of its scopes.
+// narrow reduces t to some of its scopes.
 func (t *token) narrow(wanted []string) error {
 	scopes, consents := []string{}, []int{}
 	for _, scope := range wanted {
@@ -192,14 +192,14 @@ func (t *token) narrow(wanted []string) error {
 	return nil
 }
 
-// newToken makes a token like another one, with a secret and a lifetime of its own. The
-// caller holds mu.
+// newToken returns a copy of a token with its own secret and lifetime. The caller holds mu.
 func (s *Server) newToken(like token, refresh bool, now time.Time) (*token, string) {
 	prefix, lifetime := "dev-at-", s.cfg.AccessTokenLifetime
 	if refresh {
 		prefix, lifetime = "dev-rt-", s.cfg.RefreshTokenLifetime
 	}
-	// As long as Globus's, so that limits along the way are met here first.
+	// The token has the length of Globus's tokens, so that size limits of other software are
+	// noticed here.
 	secret := prefix + rand.Text() + rand.Text() + rand.Text()
 	like.Hash, like.Refresh = digestOf(secret), refresh
 	like.Issued, like.Expiry = now.Unix(), now.Unix()+int64(lifetime/time.Second)
@@ -213,7 +213,7 @@ func (t *token) document(secret string, now time.Time) tokenDocument {
 	}
 }
 
-// roomFor refuses to have more tokens alive than there may be.
+// roomFor returns an error if n more tokens would exceed the maximum number of live tokens.
 func (s *Server) roomFor(n int) error {
 	if len(s.state.tokens)+n > s.cfg.MaxTokens {
 		s.state.prune(s.nowLocked())
@@ -224,7 +224,7 @@ func (s *Server) roomFor(n int) error {
 	return nil
 }
 
-// issuance is what a set of tokens is made from.
+// issuance is the input for a set of tokens.
 type issuance struct {
 	client *Client
 	login
@@ -234,8 +234,8 @@ type issuance struct {
 	nonce   string
 }
 
-// issued is an answer whose ID token is yet to be signed, which takes too long to be
-// done under mu.
+// issued is a response whose ID token is not signed yet. Signing takes too long to be done while mu
+// is held.
 type issued struct {
 	tokenResponse
 	claims claims // nil: no ID token
@@ -254,8 +254,8 @@ func (s *Server) finish(r *issued, err error) (*tokenResponse, error) {
 	return &r.tokenResponse, nil
 }
 
-// issue makes one token for each resource server, and refresh tokens when asked for,
-// and commits them together with more. The caller holds mu.
+// issue creates one token for each resource server, and refresh tokens if requested, and commits
+// them together with the entries in more. The caller holds mu.
 func (s *Server) issue(g issuance, now time.Time, more ...*entry) (*issued, error) {
 	identity, set, ok := s.state.identityOf(g.Subject)
 	if !ok {
@@ -305,8 +305,8 @@ type scopeGroup struct {
 	scopes         []*scopeNode
 }
 
-// byResourceServer groups scopes in the order they were asked for, but with openid the
-// ID token's group is first.
+// byResourceServer groups scopes by resource server, in the order in which they were requested. The
+// group with openid comes first, because the ID token belongs to it.
 func (st *state) byResourceServer(nodes []*scopeNode) []scopeGroup {
 	var groups []scopeGroup
 	for _, node := range nodes {
@@ -329,18 +329,18 @@ func (g scopeGroup) openID() int {
 	return 0
 }
 
-// Grant is what a login yields.
+// Grant is the result of a login.
 type Grant struct {
 	Identity globus.Identity
-	// Tokens has one for each resource server.
+	// Tokens contains one token for each resource server.
 	Tokens []globus.Token
-	// IDToken is set when the scope openid was asked for.
+	// IDToken is set if the scope openid was requested.
 	IDToken globus.Secret
 }
 
-// IssueTokens is a login without a browser: the tokens that the token endpoint would
-// give clientID once who, a username or an identity ID, had agreed to the scopes.
-// Offline asks for refresh tokens.
+// IssueTokens simulates a login without a browser. It returns the tokens that the token endpoint
+// would give the client after the user has consented to the scopes. who is a username or an
+// identity ID. offline requests refresh tokens.
 func (s *Server) IssueTokens(who, clientID string, scopes []string, offline bool) (*Grant, error) {
 	nodes, err := parseScopes(strings.Join(scopes, " "))
 	if err != nil {
@@ -377,7 +377,7 @@ func (s *Server) issueTo(who, clientID string, nodes []*scopeNode, offline bool)
 	return now, picked.person, pending, err
 }
 
-// grant is the same in the types that clients use.
+// grant converts the response to the types that clients use.
 func (r *tokenResponse) grant(person *User, now time.Time) *Grant {
 	g := &Grant{
 		Identity: globus.Identity{Subject: person.ID, Username: person.Username, Name: person.Name, Email: person.Email, Organization: person.Organization},

@@ -17,11 +17,11 @@ import (
 
 const tokenPath = "/v2/oauth2/token"
 
-// want is an expected error: a status and a shape.
+// want is an expected error: its status and format.
 type want struct {
 	status int
-	error  string // the word of the OAuth shape
-	code   string // of Globus's own shape; empty: there is none
+	error  string // error code of the OAuth format
+	code   string // code of Globus's own format; empty: not in that format
 	detail string
 }
 
@@ -32,7 +32,7 @@ var (
 	wantInvalid     = want{400, "invalid_request", "", ""}
 )
 
-// check compares an answer with an expected error.
+// check compares a response with an expected error.
 func (w want) check(t *testing.T, a answer) {
 	t.Helper()
 	var body globusBody
@@ -201,7 +201,7 @@ func TestCodeIsBound(t *testing.T) {
 }
 
 func TestVerifies(t *testing.T) {
-	// The pair of RFC 7636, appendix B.
+	// The example of RFC 7636, appendix B.
 	const verifier, sum = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 	tests := []struct {
 		verifier, challenge string
@@ -342,7 +342,7 @@ func TestLifetimes(t *testing.T) {
 	if a := h.do("GET", "/v2/oauth2/userinfo", "", bearer(auth.AccessToken)); a.status != http.StatusUnauthorized {
 		t.Errorf("userinfo with an expired token: status %d", a.status)
 	}
-	for range 3 { // use keeps it alive
+	for range 3 { // each use extends its lifetime
 		h.AdvanceClock(8 * time.Hour)
 		refresh().tokens(t)
 	}
@@ -389,7 +389,7 @@ func TestClientCredentials(t *testing.T) {
 	}
 }
 
-// idToken verifies an ID token as clients do.
+// idToken verifies an ID token in the same way as clients.
 func (h *harness) idToken(raw, audience string) map[string]any {
 	h.t.Helper()
 	provider, err := oidc.NewProvider(h.t.Context(), h.Issuer())
