@@ -1,6 +1,6 @@
-// Package faultnet is a TCP proxy for tests: a network between a client and a server
-// that can be made slow, far away, silent, or cut, and mended again, while connections
-// go through it.
+// Package faultnet is a TCP proxy for tests. It simulates a network between a client and a server
+// that can be slow, distant, unresponsive or cut off. The link can be changed while connections are
+// open.
 //
 //	proxy, err := faultnet.Start(server)
 //	defer proxy.Close()
@@ -8,6 +8,8 @@
 //	proxy.Set(faultnet.Link{Delay: 300 * time.Millisecond})
 //	proxy.Set(faultnet.Link{Cut: true})
 //	proxy.Set(faultnet.Link{})
+//
+// Start reading at [Link] and [Proxy].
 package faultnet
 
 import (
@@ -17,18 +19,18 @@ import (
 	"time"
 )
 
-// Link says how the network is. The zero value is a good one.
+// Link describes the condition of the network. The zero value is a network without faults.
 type Link struct {
-	// Delay is how long bytes are on their way, in each direction.
+	// Delay is the latency in each direction.
 	Delay time.Duration
 
-	// BytesPerSecond is how many bytes pass in each direction, of all
-	// connections together. Zero means any number.
+	// BytesPerSecond is the bandwidth in each direction, shared by all connections. Zero means
+	// unlimited.
 	BytesPerSecond int
 
-	// Silent loses what is sent, in both directions, and tells nobody.
-	// Connections that were open, and those that are opened meanwhile, never
-	// come to life again: as behind a firewall that has forgotten them.
+	// Silent drops all bytes in both directions without closing connections. Connections that are
+	// open, and those that are opened in the meantime, never recover, like connections that a
+	// firewall has forgotten.
 	Silent bool
 
 	// Cut closes all connections, and refuses new ones.
@@ -49,7 +51,7 @@ type Proxy struct {
 	pairs map[*pair]bool
 }
 
-// Start returns a proxy to target, a host:port, that listens on a free port of this machine.
+// Start starts a proxy to target, a host:port. It listens on a free port of this machine.
 func Start(target string) (*Proxy, error) {
 	listener, err := smallBuffers.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -60,16 +62,16 @@ func Start(target string) (*Proxy, error) {
 	return p, nil
 }
 
-// Addr returns where the proxy listens.
+// Addr returns the address on which the proxy listens.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// Dial connects to the proxy, whatever the address: for clients that learn from the
-// server itself where that is.
+// Dial connects to the proxy, whatever address is given. It is meant for clients that learn the
+// server's address from the server itself.
 func (p *Proxy) Dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, network, p.Addr())
 }
 
-// Set changes the network from now on.
+// Set changes the condition of the network.
 func (p *Proxy) Set(link Link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,7 +86,7 @@ func (p *Proxy) Set(link Link) {
 	}
 }
 
-// Close ends the proxy and all connections through it.
+// Close stops the proxy and closes all connections through it. It may be called more than once.
 func (p *Proxy) Close() error {
 	p.closer.Do(func() {
 		close(p.closed)
@@ -105,10 +107,10 @@ func (p *Proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
 		if err != nil {
-			return // Close
+			return // the proxy was closed
 		}
 		if p.now().Cut {
-			client.(*net.TCPConn).SetLinger(0) // refused, not ended
+			client.(*net.TCPConn).SetLinger(0) // with a reset, like a refused connection, and not an orderly end
 			client.Close()
 			continue
 		}
@@ -148,7 +150,7 @@ func (p *Proxy) serve(client net.Conn) {
 type pair struct {
 	client, server net.Conn
 	lostOnce       sync.Once
-	lost           chan struct{} // closed when nothing passes any more
+	lost           chan struct{} // closed when the connection has become silent
 	closeOnce      sync.Once
 	closed         chan struct{}
 }

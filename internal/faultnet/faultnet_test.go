@@ -12,7 +12,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
 )
 
-// echo starts a server that sends back what it gets, and a proxy to it.
+// echo starts a server that sends back what it receives, and a proxy to it.
 func echo(t *testing.T) *faultnet.Proxy {
 	t.Helper()
 	server, err := net.Listen("tcp", "127.0.0.1:0")
@@ -50,7 +50,7 @@ func dial(t *testing.T, proxy *faultnet.Proxy) net.Conn {
 	return conn
 }
 
-// ask sends n bytes, and returns how long it took until they were back, or the error.
+// ask sends n bytes, and returns the time until they have come back, or an error.
 func ask(conn net.Conn, n int, patience time.Duration) (time.Duration, error) {
 	began := time.Now()
 	conn.SetDeadline(began.Add(patience))
@@ -80,7 +80,7 @@ func TestLinks(t *testing.T) {
 		t.Fatalf("a good link: %v", err)
 	}
 	proxy.Set(faultnet.Link{Delay: 100 * time.Millisecond})
-	ask(conn, 1, long) // reading was under way with the former link
+	ask(conn, 1, long) // a read was in progress with the previous link
 	if took, err := ask(conn, 1000, long); err != nil || took < 200*time.Millisecond {
 		t.Errorf("100 ms away: %v, %v; want 200ms and nil", took, err)
 	}

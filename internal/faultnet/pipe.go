@@ -6,19 +6,20 @@ import (
 	"time"
 )
 
-// A network holds little by itself: what a slow one has not passed on stays with the sender.
+// The proxy buffers little, so that on a slow link pending bytes stay with the sender, as in a real
+// network.
 const (
-	pieceBytes = 1 << 10 // passes at once
-	pieceQueue = 256     // pieces on their way, on a link of long delay
+	pieceBytes = 1 << 10 // bytes passed on at once if the bandwidth is limited
+	pieceQueue = 256     // pieces in flight on a link with a long delay
 )
 
-// piece is some bytes on their way.
+// piece is a number of bytes in flight.
 type piece struct {
 	due   time.Time
 	bytes []byte
 }
 
-// forward passes bytes on in one direction, until the connection ends.
+// forward forwards bytes in one direction until the connection ends.
 func (p *Proxy) forward(c *pair, from, to net.Conn, rate *pipeRate) {
 	pieces := make(chan piece, pieceQueue)
 	var delivering sync.WaitGroup
@@ -50,7 +51,7 @@ func (p *Proxy) forward(c *pair, from, to net.Conn, rate *pipeRate) {
 	}
 	close(pieces)
 	delivering.Wait()
-	if c.isLost() { // the other side does not hear of the end either
+	if c.isLost() { // on a silent link, the other side must not notice the end either
 		select {
 		case <-c.closed:
 		case <-p.closed:
@@ -59,7 +60,7 @@ func (p *Proxy) forward(c *pair, from, to net.Conn, rate *pipeRate) {
 	c.close()
 }
 
-// wait reports false if the connection was closed meanwhile.
+// wait waits for d. It returns false if the connection is closed first.
 func (c *pair) wait(d time.Duration) bool {
 	if d <= 0 {
 		return true
@@ -74,13 +75,13 @@ func (c *pair) wait(d time.Duration) bool {
 	}
 }
 
-// pipeRate is what all connections share in one direction.
+// pipeRate limits the bandwidth of all connections in one direction.
 type pipeRate struct {
 	mu   sync.Mutex // guards the field below
-	free time.Time  // when the pipe has passed on what it was given
+	free time.Time  // when all bytes reserved so far have passed
 }
 
-// reserve returns how long n bytes take to get through.
+// reserve reserves bandwidth for n bytes, and returns how long they take.
 func (r *pipeRate) reserve(n, perSecond int) time.Duration {
 	if perSecond == 0 {
 		return 0

@@ -4,5 +4,5 @@ package faultnet
 
 import "net"
 
-// smallBuffers makes sockets that hold as much as they do by default.
+// smallBuffers creates sockets with the default buffer sizes, because they cannot be set here.
 var smallBuffers net.ListenConfig

@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// kernelHold is what each socket's buffers may hold; the kernel doubles it.
+// kernelHold is the buffer size of each socket, in bytes; the kernel doubles it.
 const kernelHold = 4 << 10
 
-// smallBuffers makes sockets that hold little.
+// smallBuffers creates sockets with small buffers.
 var smallBuffers = net.ListenConfig{Control: func(_, _ string, conn syscall.RawConn) error {
 	return conn.Control(func(fd uintptr) {
 		for _, option := range []int{syscall.SO_RCVBUF, syscall.SO_SNDBUF} {
