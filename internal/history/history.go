@@ -1,5 +1,7 @@
-// Package history judges, in tests, what happened to events: whether all that were
-// acknowledged are there, in order, and were handed to those who read them.
+// Package history checks, in tests, what happened to events: whether all acknowledged events are in
+// the topic, in order, and were consumed.
+//
+// Start reading at [History] and [Check].
 package history
 
 import (
@@ -7,17 +9,17 @@ import (
 	"fmt"
 )
 
-// Event is an event as it was logged or read: the N-th of its key, and its ID.
+// Event is an event as it was logged or read: the N-th event of its key, with its ID.
 type Event struct {
 	Key string
 	N   int
 	ID  string
 }
 
-// Value is what an event's value says. See [Parse].
+// Value returns the event's value. See [Parse].
 func (e Event) Value() []byte { return fmt.Appendf(nil, "%s %d", e.Key, e.N) }
 
-// Parse returns the event of a record.
+// Parse returns the event in a record.
 func Parse(key, value []byte, id string) (Event, error) {
 	e := Event{Key: string(key), ID: id}
 	var k string
@@ -27,27 +29,27 @@ func Parse(key, value []byte, id string) (Event, error) {
 	return e, nil
 }
 
-// History is what happened to events: what was acknowledged, what is in the topic (each
-// partition in its order), and what one consumer group was handed.
+// History is what happened to events: which ones were acknowledged, which ones are in the topic
+// (each partition in its order), and which ones a consumer group received.
 type History struct {
 	Acknowledged []Event
 	Stored       [][]Event // by partition
 	Consumed     []Event
 }
 
-// Verdict is what became of the events.
+// Verdict is the result of a check.
 type Verdict struct {
-	Lost     int // acknowledged, and not in the topic
-	Skipped  int // acknowledged, and never handed to the group
-	Disorder int // behind a later one of its key, repeats left out
+	Lost     int // acknowledged, but not in the topic
+	Skipped  int // acknowledged, but never received by the group
+	Disorder int // after a later event of the same key, not counting duplicates
 	Strange  int // in the topic with the ID of another event
-	Repeated int // in the topic more than once; allowed
-	Again    int // handed to the group more than once; allowed
+	Repeated int // duplicates in the topic; allowed
+	Again    int // received by the group more than once; allowed
 
-	Late string // the last one that is out of order, in words
+	Late string // describes the last event that is out of order
 }
 
-// Err returns what is against the promises, or nil.
+// Err returns an error if a guarantee is violated.
 func (v Verdict) Err() error {
 	if v.Lost+v.Skipped+v.Disorder+v.Strange == 0 {
 		return nil
@@ -59,8 +61,9 @@ func (v Verdict) Err() error {
 	return errors.New(text)
 }
 
-// Check judges a history by what is promised: every acknowledged event is there, in order
-// per key, and comes to the group at least once; repeats have the same ID.
+// Check checks a history against the guarantees: every acknowledged event is in the topic, events
+// of a key are in order, the group receives each event at least once, and duplicates have the same
+// ID.
 func Check(h History) (v Verdict) {
 	acknowledged := map[Event]string{}
 	for _, e := range h.Acknowledged {
@@ -104,7 +107,8 @@ func Check(h History) (v Verdict) {
 	return v
 }
 
-// Lose removes an event, if there are any, and its repeats: to see that Check notices.
+// Lose removes an event and its duplicates, if there are any events. Tests use it to verify that
+// Check detects the loss.
 func Lose(partition []Event) []Event {
 	if len(partition) == 0 {
 		return nil
@@ -119,16 +123,16 @@ func Lose(partition []Event) []Event {
 	return rest
 }
 
-// Commits are the offsets that consumer groups have committed, as an onlooker saw them.
+// Commits are the committed offsets of consumer groups, as observed so far.
 type Commits map[CommitKey]int64
 
-// CommitKey names a partition of a topic that a group reads.
+// CommitKey identifies a partition that a group reads.
 type CommitKey struct {
 	Group, Topic string
 	Partition    int32
 }
 
-// Note remembers what is committed now. It fails if that is less than was seen before.
+// Note records the current committed offset. It returns an error if the offset has decreased.
 func (c Commits) Note(key CommitKey, offset int64) error {
 	before := c[key]
 	c[key] = offset
@@ -138,9 +142,8 @@ func (c Commits) Note(key CommitKey, offset int64) error {
 	return nil
 }
 
-// Early returns why a reader that ended by itself ended too early, or nil. ends are the
-// ends of the partitions before it began, next is the offset behind the last one that it
-// has read.
+// Early returns an error if a reader that ended by itself ended too early. ends are the ends of the
+// partitions before it started, and next the offsets after the last records that it has read.
 func Early(ends, next map[int32]int64) error {
 	for partition, end := range ends {
 		if next[partition] < end {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// goodHistory has a hundred events of each of four keys in two partitions, with
-// one repeat in the topic and some for the group.
+// goodHistory returns a history of a hundred events for each of four keys in two partitions, with
+// one duplicate in the topic and some for the group.
 func goodHistory() History {
 	h := History{Stored: make([][]Event, 2)}
 	for n := range 100 {
@@ -24,8 +24,7 @@ func goodHistory() History {
 	return h
 }
 
-// TestCheck: the checker lets a good history pass, and each way to lose events
-// makes it fail.
+// TestCheck: Check accepts a good history, and detects each kind of loss.
 func TestCheck(t *testing.T) {
 	v := Check(goodHistory())
 	if err := v.Err(); err != nil || v.Repeated != 1 || v.Again != 10 {
