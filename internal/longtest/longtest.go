@@ -1,5 +1,5 @@
-// Package longtest says how much tests do: less under the race detector, and as much as
-// the environment asks for in long runs (make test-long).
+// Package longtest scales the amount of work of tests: less under the race detector, and as much as
+// the environment requests in long runs (make test-long). Start reading at [Scaled].
 package longtest
 
 import (
@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Scaled returns the value of an environment variable, or n if it is not set, and a
-// tenth of n under the race detector. A value that is no number fails the test.
+// Scaled returns the value of an environment variable. If it is not set, Scaled returns n, or a
+// tenth of n under the race detector. A value that is not a number fails the test.
 func Scaled(t testing.TB, variable string, n int) int {
 	t.Helper()
 	s := os.Getenv(variable)
@@ -23,8 +23,8 @@ func Scaled(t testing.TB, variable string, n int) int {
 	return m
 }
 
-// Fewer returns n, or a tenth of it under the race detector: that is for data races,
-// which the first cases show as well as the last.
+// Fewer returns n, or a tenth of it under the race detector. Fewer cases suffice there, because the
+// first ones reveal a data race as well as later ones.
 func Fewer(n int) int {
 	if Race {
 		return max(1, n/10)

@@ -2,5 +2,6 @@
 
 package longtest
 
-// Race tells whether the race detector is on. It makes everything ten times slower.
+// Race reports whether the race detector is enabled. It slows everything down by a factor of about
+// ten.
 const Race = false
