@@ -16,11 +16,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// backlogBytes are what waits in the spool, at a scale of 1.
+// backlogBytes is the size of the backlog in the spool, at a scale of 1.
 const backlogBytes = 1 << 30
 
-// benchBacklog measures how a spool that has filled up during an outage gets empty: by
-// `diaspora spool drain`, into `diaspora up`, two processes as they are shipped.
+// benchBacklog measures how fast a spool is emptied that has filled up during an outage. It uses
+// "diaspora spool drain" and "diaspora up", two processes as they are shipped.
 func benchBacklog(ctx context.Context, opts options) (string, error) {
 	dir, err := os.MkdirTemp("", "diaspora-bench-")
 	if err != nil {
@@ -75,7 +75,7 @@ func benchBacklog(ctx context.Context, opts options) (string, error) {
 		float64(size)/1e9, events) + measure.Table(rows), nil
 }
 
-// spoolDir is where the program has its first spool of the local profile.
+// spoolDir returns the folder in which the program keeps its first spool of the local profile.
 func spoolDir(home string) string {
 	return filepath.Join(home, "config", "state", "spool", "local", "1")
 }
@@ -109,9 +109,9 @@ func fillBacklog(ctx context.Context, cfg diaspora.Config, size int64) (events i
 	return events, nil
 }
 
-// openBacklog returns how long it takes until a Logger takes events.
+// openBacklog returns how long it takes until a Logger accepts events.
 func openBacklog(ctx context.Context, cfg diaspora.Config, events int64) (time.Duration, error) {
-	cfg.URL, cfg.Brokers = "", []string{"127.0.0.1:1"} // nothing is to be sent
+	cfg.URL, cfg.Brokers = "", []string{"127.0.0.1:1"} // unreachable, so that nothing is sent
 	began := time.Now()
 	l, err := diaspora.OpenLogger(ctx, cfg)
 	if err != nil {
@@ -126,7 +126,7 @@ func openBacklog(ctx context.Context, cfg diaspora.Config, events int64) (time.D
 	return took, errors.Join(err, l.Close(ended))
 }
 
-// readBacklog returns how long it takes to read all, which stays.
+// readBacklog returns how long it takes to read all events. It does not remove them.
 func readBacklog(ctx context.Context, cfg diaspora.Config, events int64) (took time.Duration, err error) {
 	s, err := spool.Open(ctx, spool.Options{Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolBytes, Subject: cfg.Identity.Subject})
 	if err != nil {
@@ -144,7 +144,7 @@ func readBacklog(ctx context.Context, cfg diaspora.Config, events int64) (took t
 	return time.Since(began), nil
 }
 
-// drained is what `diaspora spool drain` says of itself, and what was seen of it.
+// drained is the result that "diaspora spool drain" reports, and what was measured about it.
 type drained struct {
 	Acknowledged, Waiting int64
 	took                  time.Duration
@@ -176,7 +176,7 @@ func drain(ctx context.Context, binary, home string) (d drained, err error) {
 			}
 			return d, json.Unmarshal(out.Bytes(), &d)
 		case <-look.C:
-			if peak, err := measure.Memory(cmd.Process.Pid, "VmHWM"); err == nil { // else it has just ended, or see above
+			if peak, err := measure.Memory(cmd.Process.Pid, "VmHWM"); err == nil { // on an error, the process has just ended, or this is not Linux
 				d.rss = peak
 			}
 		}

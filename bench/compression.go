@@ -15,7 +15,8 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// readings are events as an instrument logs them: JSON with the same names and other numbers.
+// readings returns events as an instrument logs them: JSON with the same names and different
+// numbers.
 func readings(size int) [][]byte {
 	random := rand.New(rand.NewPCG(1, 2))
 	values := make([][]byte, 1024)
@@ -31,7 +32,7 @@ func readings(size int) [][]byte {
 	return values
 }
 
-// benchCompression compares the codecs that events can be sent with. Each has a topic of its own.
+// benchCompression compares the compression codecs for events. Each codec has its own topic.
 func benchCompression(ctx context.Context, opts options) (string, error) {
 	codecs := []string{"none", "gzip", "snappy", "lz4", "zstd"}
 	rows := [][]string{{"event", "compression", "events/s", "ratio to none, median (min–max)", "bytes an event, on the wire and on disk"}}

@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// benchGateway compares a client before the gateway with one that talks to the
-// same kind of broker over TCP directly.
+// benchGateway compares a client that connects through the gateway with one that connects to a
+// broker directly over TCP.
 func benchGateway(ctx context.Context, opts options) (string, error) {
 	cfg, stop, err := onDisk(ctx)
 	if err != nil {
@@ -70,8 +70,8 @@ func benchGateway(ctx context.Context, opts options) (string, error) {
 		measure.Table(rows) + "\nOne synchronous event of 100 B at a time:\n\n" + latencyTable(callers, took), nil
 }
 
-// withoutGateway starts the embedded broker's engine alone, on TCP and on disk,
-// with a client that is signed in to it.
+// withoutGateway starts a broker without a gateway, on TCP and on disk, with a client that is
+// signed in to it. The broker is kfake, which is not the engine that the gateway uses.
 func withoutGateway(ctx context.Context) (*kgo.Client, func(), error) {
 	dir, err := os.MkdirTemp("", "diaspora-bench-")
 	if err != nil {

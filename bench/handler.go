@@ -14,11 +14,11 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// handlerRecords are the records of a turn: few enough for the room of a Logger, so
-// that none waits for the broker.
+// handlerRecords is the number of records in a turn. They fit into the memory of a Logger, so that
+// no record waits for the broker.
 const handlerRecords = 10_000
 
-// benchHandler compares logging through slog, to the cluster and to nowhere.
+// benchHandler compares logging through slog to the cluster and to nowhere.
 func benchHandler(ctx context.Context, opts options) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "diaspora-bench-")
 	if err != nil {
@@ -82,7 +82,7 @@ func benchHandler(ctx context.Context, opts options) (_ string, err error) {
 		"then, those of the Kafka client included.\n\n" + measure.Table(rows), nil
 }
 
-// openSlogger returns a Handler on a Logger of its own.
+// openSlogger returns a Handler with its own Logger.
 func openSlogger(ctx context.Context, cfg diaspora.Config) (_ slogger, stop func(), err error) {
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	if err != nil {
@@ -101,12 +101,12 @@ func openSlogger(ctx context.Context, cfg diaspora.Config) (_ slogger, stop func
 	return slogger{to: handler, flush: flush}, func() { logger.Close(ctx) }, nil
 }
 
-// slogger is a handler under measurement.
+// slogger is a handler to measure.
 type slogger struct {
 	name  string
 	to    slog.Handler
 	flush func() error
-	wait  bool // for the flush
+	wait  bool // whether the measured time includes the flush
 
 	records, mallocs uint64
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// A caller does one synchronous call.
+// caller makes one synchronous call.
 type caller struct {
 	name string
 	call func(value []byte) error
 }
 
-// benchLog compares the latency of producing one event and waiting for it. The
-// callers take turns call by call.
+// benchLog compares the latency of producing one event and waiting for its acknowledgement. The
+// callers take turns after each call.
 func benchLog(ctx context.Context, opts options) (string, error) {
 	cfg, stop, err := onDisk(ctx)
 	if err != nil {
@@ -56,8 +56,8 @@ func produceSync(ctx context.Context, client *kgo.Client) func([]byte) error {
 	}
 }
 
-// latencies returns how long each of n calls took, by caller; as many before
-// those warm up.
+// latencies returns how long each of n calls took, by caller. The same number of calls is made
+// before, to warm up.
 func latencies(callers []caller, values [][]byte, n int) ([][]time.Duration, error) {
 	took := make([][]time.Duration, len(callers))
 	for i := -n; i < n; i++ {

@@ -1,12 +1,14 @@
-// Command bench measures what the README and DESIGN.md promise, each figure next
-// to a floor or a peer in the same run, and writes a table to bench/results/.
+// Command bench measures what the README and DESIGN.md promise. Each figure is compared with a
+// floor or a similar program in the same run. It writes a table to bench/results/.
 //
 //	go run ./bench               # all of it, some minutes
 //	go run ./bench -only send    # one part: send, compression, log, spool, backlog, handler, gateway, idle, storm
 //
-// The machine is shared with whatever else runs on it, and with the broker and
-// the client themselves. So contenders take turns in rounds, in alternating order;
-// the figure is the median of the rounds, and the ratio is what counts.
+// The machine also runs the broker, the client and whatever else it is used for. So the contenders
+// take turns in rounds, in alternating order. The figure is the median of the rounds. The ratios
+// are more reliable than the figures.
+//
+// Start reading at run in this file; each part is in a file of its own.
 package main
 
 import (
@@ -21,15 +23,15 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// A part measures one thing and returns the report's section on it.
+// part measures one thing and returns its section of the report.
 type part struct {
 	name string
 	run  func(context.Context, options) (string, error)
 }
 
 type options struct {
-	rounds int     // turns of each contender
-	scale  float64 // of the number of events in a turn
+	rounds int     // number of turns of each contender
+	scale  float64 // factor for the number of events in a turn
 }
 
 var parts = []part{

@@ -20,7 +20,7 @@ const (
 	partitions = 6
 )
 
-// onDisk starts a fabric on disk with the topic claimed, and says how to log in.
+// onDisk starts a fabric on disk, claims the topic, and returns the configuration of a user.
 func onDisk(ctx context.Context) (cfg diaspora.Config, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "diaspora-bench-")
 	if err != nil {
@@ -53,8 +53,8 @@ func claim(ctx context.Context, cfg diaspora.Config) error {
 	return err
 }
 
-// plain is a franz-go client as anybody would make it, signed in as cfg says. Like a Logger, it
-// does not compress.
+// plain returns a franz-go client with default options, signed in as in cfg. Like a Logger, it does
+// not compress.
 func plain(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
 		token, err := cfg.TokenSource.Token(ctx)
@@ -76,7 +76,7 @@ func benchSend(ctx context.Context, opts options) (string, error) {
 	defer stop()
 
 	rows := [][]string{{"event", "client", "events/s", "MB/s", "ratio to franz-go, median (min–max)"}}
-	for _, load := range []struct{ size, n int }{{100, 5_000_000}, {1024, 1_500_000}} { // a second or more a turn
+	for _, load := range []struct{ size, n int }{{100, 5_000_000}, {1024, 1_500_000}} { // a turn takes at least a second
 		values := measure.Payloads(load.size)
 		n := int(float64(load.n) * opts.scale)
 		contenders, done, err := senders(ctx, cfg, values)

@@ -15,7 +15,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// benchSpool measures what it costs to keep events on disk first.
+// benchSpool measures the cost of writing events to disk first.
 func benchSpool(ctx context.Context, opts options) (string, error) {
 	send, err := benchSpoolSend(ctx, opts)
 	if err != nil {
@@ -75,7 +75,7 @@ func benchSpoolSend(ctx context.Context, opts options) (string, error) {
 		"cluster and nothing else to do: no Logger can be faster. Goal: at least 0.60.\n\n" + measure.Table(rows), nil
 }
 
-// durableSender measures until the last event is on disk.
+// durableSender measures the time until the last event is on disk.
 func durableSender(ctx context.Context, logger *diaspora.Logger, values [][]byte) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		var failed measure.FirstError
@@ -96,7 +96,7 @@ func durableSender(ctx context.Context, logger *diaspora.Logger, values [][]byte
 	}
 }
 
-// appender measures until the last event is on disk, and nobody reads them.
+// appender measures the time until the last event is on disk, while nothing reads the spool.
 func appender(s *spool.Spool, values [][]byte) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		var failed measure.FirstError
@@ -117,12 +117,13 @@ func appender(s *spool.Spool, values [][]byte) func(int) (time.Duration, error) 
 	}
 }
 
-// spoolEntry is what the Logger makes of a value.
+// spoolEntry returns the entry that the Logger creates for a value.
 func spoolEntry(value []byte) spool.Entry {
 	return spool.Entry{Topic: topic, ID: "k3v9x0q2m7ta5h1c-abcd", Time: time.Now().Truncate(time.Millisecond), Value: value}
 }
 
-// benchSpoolLog measures durable Log while no cluster can be reached, next to the spool alone.
+// benchSpoolLog measures durable Log calls while no cluster is reachable, and compares them with
+// the spool alone.
 func benchSpoolLog(ctx context.Context, opts options) (string, error) {
 	rows := [][]string{{"writers", "call", "events/s", "p50", "p99", "disk bytes / payload", "goal, events/s"}}
 	for _, load := range []struct{ writers, n, goal int }{{1, 5_000, 4_000}, {16, 40_000, 30_000}, {128, 150_000, 100_000}} {
@@ -208,7 +209,7 @@ func spoolLogTurn(ctx context.Context, alone bool, writers, n int) (rate float64
 	return float64(each*writers) / elapsed.Seconds(), slices.Concat(latencies...), float64(bytes()) / float64(each*writers*1024), failed.Err()
 }
 
-// awayConfig is of a cluster that cannot be reached.
+// awayConfig is the configuration of a cluster that is not reachable.
 func awayConfig(dir string) diaspora.Config {
 	return diaspora.Config{
 		Brokers:     []string{"127.0.0.1:1"},

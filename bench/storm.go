@@ -22,11 +22,11 @@ import (
 const (
 	stormConnections = 2000
 	stormRate        = 500 // connections a second
-	stormTokens      = 20  // that they share
+	stormTokens      = 20  // number of tokens that they share
 )
 
-// benchStorm opens 2,000 connections at 500 a second, all with tokens that the
-// gateway knows: with a Globus Auth that is well, slow, and silent.
+// benchStorm opens 2,000 connections at a rate of 500 per second, all with tokens that the gateway
+// knows. Globus Auth answers at once, slowly, or not at all.
 func benchStorm(ctx context.Context, opts options) (string, error) {
 	n := max(stormTokens, int(stormConnections*opts.scale))
 	rows := [][]string{{"Globus Auth", "storm", "login p50", "p99", "longest", "cut off", "slowest answer when all are open"}}
@@ -52,8 +52,7 @@ func benchStorm(ctx context.Context, opts options) (string, error) {
 		"suffers from Globus. Who comes in the first half second of a slow one does wait, until the gateway has found out.\n\n", n, stormRate, stormTokens) + measure.Table(rows), nil
 }
 
-// storms has two storms of n connections, with a Globus Auth that is late from the
-// beginning of the first.
+// storms runs two storms of n connections. Globus Auth is slow from the beginning of the first one.
 func storms(ctx context.Context, n int, late time.Duration) ([]storm, error) {
 	f, err := fabric.Start(ctx, fabric.Config{})
 	if err != nil {
@@ -69,7 +68,7 @@ func storms(ctx context.Context, n int, late time.Duration) ([]storm, error) {
 		token, _ := login.Token(globusdev.ResourceServerID)
 		tokens = append(tokens, token.AccessToken)
 	}
-	if _, err := blow(ctx, f.Brokers()[0], tokens, len(tokens)); err != nil { // they are known now
+	if _, err := blow(ctx, f.Brokers()[0], tokens, len(tokens)); err != nil { // the gateway knows the tokens now
 		return nil, err
 	}
 	if late > 0 {
@@ -88,11 +87,11 @@ func storms(ctx context.Context, n int, late time.Duration) ([]storm, error) {
 	return both, nil
 }
 
-// storm is what became of so many connections.
+// storm is the result for a number of connections.
 type storm struct {
 	logins []time.Duration
-	cutOff int           // connections that the gateway closed; clients try again
-	answer time.Duration // the slowest to a request, when all were open
+	cutOff int           // number of connections that the gateway closed; clients retry
+	answer time.Duration // the slowest response to a request while all were open
 }
 
 func (s storm) row() []string {
@@ -100,8 +99,8 @@ func (s storm) row() []string {
 	return []string{at(0.5), at(0.99), at(1), fmt.Sprint(s.cutOff), s.answer.Round(10 * time.Microsecond).String()}
 }
 
-// blow opens n connections, a new one every 2 ms. When all are there, each asks for
-// the topics, and is closed.
+// blow opens n connections, a new one every 2 ms. When all are open, each requests the topics and
+// is closed.
 func blow(ctx context.Context, addr string, tokens []globus.Secret, n int) (s storm, err error) {
 	var mu sync.Mutex // guards s and conns
 	var conns []net.Conn
@@ -120,7 +119,7 @@ func blow(ctx context.Context, addr string, tokens []globus.Secret, n int) (s st
 			defer mu.Unlock()
 			switch {
 			case failed != nil && conn == nil:
-				err = failed // what the gateway does closes connections, and refuses none
+				err = failed // the gateway may close connections, but never refuses them
 			case failed != nil:
 				s.cutOff++
 				conn.Close()
@@ -171,7 +170,7 @@ func signIn(addr string, token globus.Secret) (conn net.Conn, took time.Duration
 
 var formatter = kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench"))
 
-// ask sends a request of an old version, without tags, and reads its answer.
+// ask sends a request of a version without tagged fields, and reads the response.
 func ask(conn net.Conn, request kmsg.Request, answer kmsg.Response) error {
 	if _, err := conn.Write(formatter.AppendRequest(nil, request, 0)); err != nil {
 		return err
