@@ -11,13 +11,12 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The steps of this file create, change, describe and delete topics, configs and ACLs.
+// The steps in this file create, change, describe and delete topics, configs and ACLs.
 
-// topicNames are the names beside those of topics 0 to noTopic, in negative numbers. @ stands for
-// the run.
+// topicNames are odd topic names, which are selected by negative numbers. @ stands for the run.
 var topicNames = []string{"", ".", "..", "@ b", "@ü", "@-t0/", "@.x", "@_x", "@" + strings.Repeat("n", 249-8), "@" + strings.Repeat("n", 250-8)}
 
-// name returns the name of a topic: number i, or if negative one of topicNames.
+// name returns the name of topic number i or, if i is negative, one of topicNames.
 func (w *world) name(i int) string {
 	switch {
 	case i == offsetsTopic:
@@ -28,14 +27,14 @@ func (w *world) name(i int) string {
 	return w.topic(i)
 }
 
-// offsetsTopic is the topic in which Kafka keeps committed offsets.
+// offsetsTopic selects the topic in which Kafka stores committed offsets.
 const offsetsTopic = -100
 
 func drawName(t *rapid.T) int {
 	return often(t, "name", rapid.IntRange(0, 4).Draw(t, "topic"), rapid.IntRange(-len(topicNames), -1).Draw(t, "odd name"), noTopic)
 }
 
-// config is a setting; without a value it is null.
+// config is a setting. The value nullValue stands for null.
 type config struct{ Name, Value string }
 
 const nullValue = "(null)"
@@ -47,9 +46,9 @@ func (c config) value() *string {
 	return &c.Value
 }
 
-// configValues are values of topic configs that are right or wrong. The values that Kafka takes and the
-// embedded engine does not are in notOffered. A retention of 0 is not here, since the engines look
-// at different times for what is due.
+// configValues are valid and invalid values of topic configs. Values that Kafka accepts and the
+// embedded engine does not are in notOffered. A retention of 0 is missing, because the engines
+// delete expired records at different times.
 var configValues = map[string][]string{
 	"cleanup.policy":                          {"delete", "", "nonsense", "delete,delete", nullValue},
 	"compression.gzip.level":                  {"9", "-1", "0", "10"},
@@ -95,7 +94,7 @@ func drawConfig(t *rapid.T) config {
 	return config{name, rapid.SampledFrom(configValues[name]).Draw(t, "value")}
 }
 
-// createTopicsStep makes topics.
+// createTopicsStep creates topics.
 type createTopicsStep struct {
 	Version      int16
 	ValidateOnly bool
@@ -106,7 +105,7 @@ type newTopic struct {
 	Topic      int
 	Partitions int32
 	Replicas   int16
-	Assignment string // "", or partitions with replicas: "0=self 1=self", also "none", "other", "twice"
+	Assignment string // "", or partitions with replicas: "0=self 1=self"; also "none", "other", "twice"
 	Configs    []config
 }
 
@@ -182,7 +181,7 @@ type deleteTopicsStep struct {
 	Version int16
 	Topics  []int
 	ByID    bool
-	Both    bool // name and ID, which is wrong
+	Both    bool // both name and ID, which is invalid
 }
 
 func drawDeleteTopics(t *rapid.T) step {
@@ -214,14 +213,14 @@ func (s deleteTopicsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// createPartitionsStep adds partitions. It does not ask for very many: Apache Kafka 4.3 answers that
-// with an error, but makes the first 10,000, which takes it minutes.
+// createPartitionsStep adds partitions. It does not request very many: Apache Kafka 4.3 answers
+// such a request with an error, but creates the first 10,000 partitions, which takes minutes.
 type createPartitionsStep struct {
 	Version      int16
 	ValidateOnly bool
 	Topic        int
 	Count        int32
-	Assignment   string // "", or replicas of the new ones: "self self"
+	Assignment   string // "", or the replicas of the new partitions: "self self"
 }
 
 func drawCreatePartitions(t *rapid.T) step {
@@ -282,7 +281,7 @@ func (s describeConfigsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// alterConfigsStep changes configs one by one.
+// alterConfigsStep changes individual configs.
 type alterConfigsStep struct {
 	Version      int16
 	ValidateOnly bool
@@ -300,7 +299,7 @@ func drawAlterConfigs(t *rapid.T) step {
 	for range often(t, "changes", 1, 2, 0) {
 		s.Changes = append(s.Changes, configChange{drawConfig(t), often[int8](t, "op", 0, 1, 2, 3)})
 	}
-	if rapid.IntRange(0, 9).Draw(t, "unknown op") == 0 { // Kafka takes several in the order of a hash table
+	if rapid.IntRange(0, 9).Draw(t, "unknown op") == 0 { // only one, because Kafka checks several in the order of a hash table
 		s.Changes = []configChange{{drawConfig(t), 9}}
 	}
 	return s
@@ -326,7 +325,7 @@ func (s alterConfigsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// replaceConfigsStep sets all configs of a topic, as AlterConfigs does.
+// replaceConfigsStep replaces all configs of a topic, as AlterConfigs does.
 type replaceConfigsStep struct {
 	Version      int16
 	ValidateOnly bool
@@ -359,7 +358,7 @@ func (s replaceConfigsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// configResourcesStep lists what has configs.
+// configResourcesStep lists the resources that have configs.
 type configResourcesStep struct {
 	Version int16
 	Types   []int8
@@ -380,7 +379,7 @@ func (s configResourcesStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// reassignmentsStep lists the partitions that are being moved, of which there are none.
+// reassignmentsStep lists the partitions that are being moved. There are none.
 type reassignmentsStep struct{ Topics []int }
 
 func drawReassignments(t *rapid.T) step {
@@ -403,7 +402,7 @@ func (s reassignmentsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// apiVersionsStep asks which requests are offered. TestDifferentialVersions compares the list.
+// apiVersionsStep requests the supported API versions. TestDifferentialVersions compares the list.
 type apiVersionsStep struct {
 	Version        int16
 	Name, Software string
@@ -420,7 +419,7 @@ func (s apiVersionsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// metadataStep asks for topics: by name, by ID, all, or none.
+// metadataStep requests topics: by name, by ID, all, or none.
 type metadataStep struct {
 	Version int16
 	Which   string // all, none, names, IDs
@@ -443,7 +442,7 @@ func (s metadataStep) request(w *world) kmsg.Request {
 	switch {
 	case s.Which == "all":
 		if r.Version == 0 {
-			r.Topics = []kmsg.MetadataRequestTopic{} // which means all of them
+			r.Topics = []kmsg.MetadataRequestTopic{} // means all topics in this version
 		}
 		return r
 	case s.Which == "none":
@@ -465,11 +464,11 @@ func (s metadataStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// topicPartitionsStep describes topics page by page.
+// topicPartitionsStep describes topics in pages.
 type topicPartitionsStep struct {
 	Topics []int
 	Limit  int32
-	Cursor int // the topic to begin at, or 100
+	Cursor int // the topic to start at, or noCursor
 	From   int32
 }
 
@@ -548,10 +547,10 @@ func (s coordinatorStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// An acl is an ACL or a filter for ACLs. The names are of the run, so that runs do not meet.
+// acl is an ACL or a filter for ACLs. Its names contain the run, so that runs are independent.
 type acl struct {
 	Resource   int8
-	Name       string // @ stands for the run; "(null)" for any, in filters
+	Name       string // @ stands for the run; in filters, "(null)" stands for any name
 	Pattern    int8
 	Principal  string
 	Host       string
@@ -591,7 +590,7 @@ func (w *world) orNull(text string) *string {
 	return pointer(w.named(text))
 }
 
-// createACLsStep makes ACLs.
+// createACLsStep creates ACLs.
 type createACLsStep struct {
 	Version int16
 	ACLs    []acl
@@ -641,7 +640,8 @@ func (s describeACLsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// deleteACLsStep deletes ACLs. The filter always names the run, by the resource or by the principal.
+// deleteACLsStep deletes ACLs. The filter always contains the run, in the resource name or in the
+// principal.
 type deleteACLsStep struct {
 	Version int16
 	Filters []acl
@@ -678,7 +678,7 @@ func (a acl) filter(w *world) kmsg.DeleteACLsRequestFilter {
 	return f
 }
 
-// drawGrant gives the stranger rights, or denies them.
+// drawGrant allows or denies the stranger an operation.
 func drawGrant(t *rapid.T) step {
 	a := acl{
 		Resource:   pick[int8](t, "resource", 2, 2, 2, 3, 3, 4),
@@ -699,7 +699,7 @@ func drawGrant(t *rapid.T) step {
 	return createACLsStep{Version: 3, ACLs: []acl{a}}
 }
 
-// drawRevoke takes all rights from the stranger to one resource, or to all.
+// drawRevoke removes all ACLs of the stranger on one resource, or on all resources.
 func drawRevoke(t *rapid.T) step {
 	return deleteACLsStep{Version: 3, Filters: []acl{{Resource: 1, Name: pick(t, "name", "@-t0", "@-g0", nullValue), Pattern: 1,
 		Principal: "User:" + stranger, Host: nullValue, Operation: 1, Permission: 1}}}

@@ -14,15 +14,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// A batch is a record batch (message format v2) that can be made wrong in every place. The zero
-// value with some records is valid.
+// batch is a record batch (message format v2) that can be invalid in every field. The zero value
+// with some records is valid.
 type batch struct {
 	baseOffset    int64
 	lengthOff     int32 // added to the length
 	leaderEpoch   int32
 	magic         int8
 	crcOff        uint32 // added to the checksum
-	attributes    int16  // without the codec
+	attributes    int16  // without the codec bits
 	codec         int8
 	lastDeltaOff  int32 // added to the last offset delta
 	baseTimestamp int64
@@ -30,17 +30,18 @@ type batch struct {
 	producerID    int64
 	producerEpoch int16
 	sequence      int32
-	count         *int32 // instead of the number of records
+	count         *int32 // replaces the number of records
 	records       []record
-	trailing      []byte              // behind the last record, inside compression
-	squeezed      func([]byte) []byte // changes the compressed records
-	whole         func([]byte) []byte // changes the encoded batch
+	trailing      []byte              // after the last record, inside the compression
+	squeezed      func([]byte) []byte // modifies the compressed records
+	whole         func([]byte) []byte // modifies the encoded batch
 }
 
-// A record has a place for a lie beside each length. A lie of zero is the truth.
+// record is a record whose lengths can be wrong. Each offset is added to a length or count; zero
+// means that it is correct.
 type record struct {
 	lengthOff, keyOff, valueOff, headersOff int64 // added to lengths and counts
-	longLength                              bool  // the length takes more bytes than a varint may
+	longLength                              bool  // the length has more bytes than a varint may have
 	attributes                              byte
 	timestampDelta                          int64
 	offsetDelta                             int64
@@ -50,7 +51,7 @@ type record struct {
 
 type header struct{ key, value []byte }
 
-// plainBatch is a valid batch of n records of so many bytes each.
+// plainBatch returns a valid batch of n records with approximately size bytes each.
 func plainBatch(n, size int, codec int8) *batch {
 	b := &batch{magic: 2, leaderEpoch: -1, codec: codec, producerID: -1, producerEpoch: -1, sequence: -1,
 		baseTimestamp: 1_700_000_000_000, maxTimestamp: 1_700_000_000_000}
@@ -92,7 +93,7 @@ func appendBytes(to, b []byte, off int64) []byte {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// The layout of a batch.
+// Positions in a batch, and the size of its header.
 const (
 	batchLengthAt = 8
 	batchCRCAt    = 17
@@ -135,7 +136,7 @@ func (b *batch) encode() []byte {
 
 var codecs = []string{"none", "gzip", "snappy", "lz4", "zstd"}
 
-// compress leaves the records as they are for codecs that do not exist.
+// compress compresses records. For codecs that do not exist, it returns them unchanged.
 func compress(codec int8, records []byte) []byte {
 	choices := []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression()}
 	if codec <= 0 || int(codec) >= len(choices) {
@@ -149,23 +150,23 @@ func compress(codec int8, records []byte) []byte {
 	return bytes.Clone(out)
 }
 
-// A defect makes a valid batch of a few records wrong, or odd.
+// defect makes a valid batch of a few records invalid or odd.
 type defect struct {
 	name  string
 	apply func(*batch)
-	codec bool // worth trying with each codec, since it lies inside compression
+	codec bool // whether to try it with each codec, because it is inside the compression
 }
 
 func number(n int32) *int32 { return &n }
 
-// first changes the first record, and last the last.
+// first returns a function that changes the first record; last does the same for the last record.
 func first(f func(*record)) func(*batch) { return func(b *batch) { f(&b.records[0]) } }
 func last(f func(*record)) func(*batch)  { return func(b *batch) { f(&b.records[len(b.records)-1]) } }
 
-// strangeProducer and those behind it are IDs that no engine gives out.
+// strangeProducer and the following numbers are IDs that no engine gives out.
 const strangeProducer = 1 << 40
 
-// defects are what the hostile batches of the suite have wrong.
+// defects are the defects of the suite's invalid batches.
 var defects = []defect{
 	// The header.
 	{"count -1", func(b *batch) { b.count = number(-1) }, true},
@@ -267,7 +268,7 @@ var defects = []defect{
 	{"compressed stream with a bit flipped", func(b *batch) { b.squeezed = func(r []byte) []byte { r[len(r)/2] ^= 4; return r } }, true},
 	{"no compressed bytes", func(b *batch) { b.squeezed = func([]byte) []byte { return nil } }, true},
 
-	// The whole.
+	// The batch as a whole.
 	{"two batches", func(b *batch) { b.whole = func(e []byte) []byte { return append(e, plainBatch(1, 3, 0).encode()...) } }, false},
 	{"a batch and a byte", func(b *batch) { b.whole = func(e []byte) []byte { return append(e, 0) } }, false},
 	{"a batch and 20 zeros", func(b *batch) { b.whole = func(e []byte) []byte { return append(e, make([]byte, 20)...) } }, false},
@@ -280,7 +281,7 @@ var defects = []defect{
 	{"11 bytes", func(b *batch) { b.whole = func(e []byte) []byte { return e[:11] } }, false},
 	{"one byte", func(b *batch) { b.whole = func(e []byte) []byte { return e[:1] } }, false},
 	{"empty", func(b *batch) { b.whole = func([]byte) []byte { return []byte{} } }, false},
-	// Null instead of records is not here: Apache Kafka never answers it.
+	// Null instead of records is missing here: Apache Kafka never answers it.
 	{"200 zeros", func(b *batch) { b.whole = func([]byte) []byte { return make([]byte, 200) } }, false},
 	{"garbage", func(b *batch) { b.whole = func([]byte) []byte { return bytes.Repeat([]byte("garbage "), 20) } }, false},
 	{"message set of format 1", func(b *batch) { b.whole = func([]byte) []byte { return oldMessage(1) } }, false},
@@ -289,24 +290,25 @@ var defects = []defect{
 	{"as large as max.message.bytes", func(b *batch) { *b = *sizedBatch(maxMessage) }, false},
 }
 
-// hostileCompressed are defects that need a batch of their own.
+// hostileCompressed are defects that replace the whole batch or its framing.
 var hostileCompressed = []defect{
 	{"snappy in the framing of snappy-java", func(b *batch) { b.codec = 2; b.squeezed = xerial }, false},
 	{"10 MB of one record", func(b *batch) { oneRecord(b, 10<<20, max(b.codec, 1)) }, true},
 	{"40 MB of one record", func(b *batch) { oneRecord(b, 40<<20, 4) }, false},
 }
 
-// oneRecord makes a batch one compressed record of so many bytes. The producer stays.
+// oneRecord replaces a batch by one with a single compressed record of the given size. The producer
+// stays the same.
 func oneRecord(b *batch, size int, codec int8) {
 	large := plainBatch(1, size, codec)
 	large.producerID, large.producerEpoch, large.sequence = b.producerID, b.producerEpoch, b.sequence
 	*b = *large
 }
 
-// A strictness says where the embedded engine refuses what Kafka takes, and with which code: see
-// package batch.
+// strictness describes where the embedded engine rejects a batch that Kafka accepts, and with which
+// code. See package batch.
 type strictness struct {
-	title  string // of the designed difference
+	title  string // title of the designed difference
 	code   string
 	codecs []int8
 }
@@ -335,7 +337,7 @@ var strict = func() map[string]strictness {
 	return all
 }()
 
-// strictness returns how the embedded engine alone refuses a batch, or nothing.
+// strictness returns why only the embedded engine rejects a batch, or the zero value.
 func (b batchStep) strictness() (s strictness) {
 	if known := strict[b.Defect]; slices.Contains(known.codecs, b.Codec) {
 		return known
@@ -346,7 +348,7 @@ func (b batchStep) strictness() (s strictness) {
 // maxMessage is the default of max.message.bytes.
 const maxMessage = 1_048_588
 
-// sizedBatch is a valid batch of one record, and of so many bytes in all.
+// sizedBatch returns a valid batch of one record with the given total size.
 func sizedBatch(size int) *batch {
 	b := plainBatch(1, size-100, 0)
 	for n := len(b.encode()); n != size; n = len(b.encode()) {
@@ -371,14 +373,14 @@ func shiftOffsets(b *batch, by int64) {
 	}
 }
 
-// xerial frames a block of snappy as snappy-java does.
+// xerial frames a snappy block in the format of snappy-java.
 func xerial(block []byte) []byte {
 	out := []byte{0x82, 'S', 'N', 'A', 'P', 'P', 'Y', 0, 0, 0, 0, 1, 0, 0, 0, 1}
 	out = binary.BigEndian.AppendUint32(out, uint32(len(block)))
 	return append(out, block...)
 }
 
-// oldMessage is a message set of the formats before v2, with one valid message.
+// oldMessage returns a message set in a format before v2, with one valid message.
 func oldMessage(magic byte) []byte {
 	body := []byte{magic, 0}
 	if magic == 1 {

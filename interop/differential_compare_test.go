@@ -16,18 +16,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Two right answers to one request are not equal: clocks, IDs and hosts differ, and so does the
-// order in which hash maps are walked. Before answers are compared they are normalised by the rules
-// below, and by nothing else:
+// Two correct responses to a request are not equal: clocks, IDs and hosts differ, and so does the
+// order in which hash maps are iterated. So responses are normalised before they are compared, by
+// the following rules only:
 //
-//   - Elements of an array are compared by what they are about (the topic, the partition, the
-//     member), in no order.
-//   - Elements that are about topics, groups or principals of other runs are left out, and so are
-//     configs that the suite does not know.
-//   - A topic ID is shown as the name of its topic, a member ID as the name of its member.
+//   - Elements of an array are matched by what they are about (topic, partition, member), in any order.
+//   - Elements about topics, groups or principals of other runs are left out, and so are configs that the
+//     suite does not know.
+//   - A topic ID is replaced by the name of its topic, a member ID by the name of its member.
 //   - Record batches are decoded; see normalBatches.
 
-// A rule says how a field is compared.
+// rule says how to compare a field.
 type rule struct {
 	fields string // "Type.Field" or ".Field" for every type, separated by spaces
 	as     func(w *world, v any) any
@@ -59,7 +58,8 @@ var rules = []rule{
 
 func leaveOut(*world, any) any { return nil }
 
-// set tells a value from the values that mean none.
+// set replaces any real value, so that only real values and values that mean "none" are
+// distinguished.
 func set(_ *world, v any) any {
 	switch r := reflect.ValueOf(v); {
 	case r.Kind() == reflect.Pointer:
@@ -72,7 +72,7 @@ func set(_ *world, v any) any {
 
 func asIs(_ *world, v any) any { return v }
 
-// given tells an ID from none.
+// given reports whether an ID is set.
 func given(_ *world, v any) any { return v.(int64) >= 0 }
 
 func relativeEpoch(w *world, v any) any {
@@ -130,9 +130,10 @@ func memberName(w *world, v any) any {
 	return v
 }
 
-// normalBatches decodes the batches of a partition. Kafka ends an answer in the middle of a batch if
-// that is where the limit is, and clients drop such a piece; so does this. Leader epoch and
-// timestamp of the arrival are the engine's own, and so is the checksum, which must be right.
+// normalBatches decodes the batches of a partition. If the size limit is reached, Kafka ends a
+// response in the middle of a batch. Clients ignore such an incomplete batch, and so does
+// normalBatches. The leader epoch and the append time depend on the engine, and so does the
+// checksum, which is verified instead.
 func normalBatches(w *world, v any) any {
 	raw, _ := v.([]byte)
 	var all []string
@@ -166,11 +167,11 @@ func normalBatches(w *world, v any) any {
 	return all
 }
 
-// A field is one value of a normalised answer: where it is, and what it is. The path names what
-// array elements are about, as in Topics[t0].Partitions[1].ErrorCode.
+// fieldValues are the values of a normalised response by path. A path contains what array elements
+// are about, as in Topics[t0].Partitions[1].ErrorCode.
 type fieldValues map[string]string
 
-// normalise flattens an answer into its fields.
+// normalise flattens a response into its fields.
 func normalise(w *world, response kmsg.Response) fieldValues {
 	fields := fieldValues{}
 	flatten(w, "", reflect.ValueOf(response).Elem(), fields)
@@ -215,7 +216,7 @@ func flatten(w *world, path string, v reflect.Value, into fieldValues) {
 func flattenSlice(w *world, path string, v reflect.Value, into fieldValues) {
 	switch {
 	case v.IsNil() && v.Type().Elem().Kind() != reflect.Uint8:
-		into[path] = "none" // kmsg does not tell null from empty in all places
+		into[path] = "none" // kmsg does not distinguish null from empty everywhere
 	case v.Type().Elem().Kind() == reflect.Uint8:
 		into[path] = fmt.Sprintf("%q", w.withoutRun(string(v.Bytes())))
 	case v.Type().Elem().Kind() == reflect.Struct:
@@ -263,11 +264,11 @@ type element struct {
 	sortBy string
 }
 
-// labels are the fields that say what an array's element is about, the first one that is there.
+// labels are the fields that identify an array element. The first one that exists is used.
 var labels = []string{"Topic", "TopicName", "TopicID", "Partition", "ResourceName", "Name", "Group", "GroupID", "Key", "MemberID", "ApiKey",
 	"ProducerID", "Dir", "NodeID", "RelativeOffset"}
 
-// labelOf returns what an element is about, and whether that is another run's.
+// labelOf returns what identifies an element, and whether the element belongs to another run.
 func labelOf(w *world, v reflect.Value) (label string, others bool) {
 	for _, name := range labels {
 		f := v.FieldByName(name)
@@ -304,7 +305,8 @@ func labelOf(w *world, v reflect.Value) (label string, others bool) {
 	return "", false
 }
 
-// listsEverything reports whether a list has everything in the cluster, and so what other sequences have made as well.
+// listsEverything reports whether a list has everything in the cluster, including what other
+// sequences have created.
 func listsEverything(elementType string) bool {
 	switch elementType {
 	case "MetadataResponseTopic", "ListGroupsResponseGroup", "DescribeLogDirsResponseDirTopic", "DescribeACLsResponseResource",
@@ -357,13 +359,13 @@ func show(v any) string {
 	return fmt.Sprint(v)
 }
 
-// A difference is a field that is not the same in both answers.
+// difference is a field that differs between the two responses.
 type difference struct {
-	path      string // with what array elements are about
-	got, want string // the embedded engine's, Kafka's; "absent" if the field is not there
+	path      string // including what array elements are about
+	got, want string // the values of the embedded engine and of Kafka; "absent" if the field is missing
 }
 
-// place is the path without what array elements are about: Topics.Partitions.ErrorCode.
+// place returns the path without what array elements are about: Topics.Partitions.ErrorCode.
 func (d difference) place() string {
 	var out strings.Builder
 	depth := 0
@@ -384,8 +386,8 @@ func (d difference) String() string {
 	return fmt.Sprintf("%s: embedded %s, Kafka %s", d.path, d.got, d.want)
 }
 
-// compare returns the fields that differ, sorted. Of an array's element that only one side has, there
-// is one difference.
+// compare returns the fields that differ, sorted. An array element that exists on one side only is
+// one difference.
 func compare(got, want fieldValues) (all []difference) {
 	paths := map[string]bool{}
 	for path := range got {

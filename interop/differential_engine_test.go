@@ -15,14 +15,15 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/broker"
 )
 
-// The differential suite runs the embedded engine in a process of its own, so that it can be
-// killed as `kill -9` does, and so that a crash of the engine is a finding and not the end of the
-// suite. The process is this test binary again, started with engineDirEnv.
+// The differential suite runs the embedded engine in a process of its own. So it can kill the
+// engine as "kill -9" does, and a crash of the engine is a finding and does not end the suite. The
+// process runs this test binary, started with engineDirEnv.
 const engineDirEnv = "DIASPORA_DIFF_ENGINE_DIR"
 
-// serveEngine opens the engine over dir and serves it until standard input ends. The first line
-// on standard output is the address. A client's first line names the subject that it is signed in
-// as; an empty line stands for the super user. Everything behind it goes to the engine.
+// serveEngine opens the engine in dir and serves it until standard input ends. It writes its
+// address to standard output, as the first line. The first line that a client sends is the subject
+// that it signs in as; an empty line stands for the super user. Everything after it is passed to
+// the engine.
 func serveEngine(dir string) error {
 	b, err := broker.Open(broker.Config{Dir: dir, Advertise: "engine.example:9092"})
 	if err != nil {
@@ -83,7 +84,7 @@ func dialEngine(ctx context.Context, b *broker.Broker, subject string) (net.Conn
 		_, err = b.SignIn(ctx, conn, &wire{conn: conn}, subject)
 		return conn, err
 	}
-	// The options of a client say how the super user connects and signs in.
+	// The options of a client contain how the super user connects and signs in.
 	client, err := kgo.NewClient(b.AdminOpts()...)
 	if err != nil {
 		return nil, err

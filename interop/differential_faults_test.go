@@ -9,8 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TestDifferentialBatches gives both engines every defect that a batch may have, with every codec
-// where that matters, and looks at what they have stored, before and after a kill.
+// TestDifferentialBatches sends both engines batches with every defect, with every codec where that
+// matters. It then compares what they have stored, before and after a kill.
 func TestDifferentialBatches(t *testing.T) {
 	duels := startDuels(t)
 	for _, name := range defectNames {
@@ -30,8 +30,8 @@ func TestDifferentialBatches(t *testing.T) {
 	}
 }
 
-// batchSequences returns a sequence with a defect in all codecs that the engines treat alike, and one
-// for each codec in which only the embedded engine refuses it.
+// batchSequences returns a sequence that has the defect in all codecs that the engines treat alike,
+// and one sequence for each codec with which only the embedded engine rejects it.
 func batchSequences(defect string) (alike []step, apart [][]step) {
 	look := []step{
 		listStep{Version: 7, Time: -1, Epoch: noEpoch}, listStep{Version: 7, Time: -3, Epoch: noEpoch}, listStep{Version: 7, Time: 1, Epoch: noEpoch},
@@ -57,11 +57,12 @@ func produceOne(b batchStep) step {
 	return produceStep{Version: 9, Acks: -1, Batches: []batchStep{b}}
 }
 
-// records are n valid ones for partition 0 of topic 0.
+// records returns a step that produces n valid records to partition 0 of topic 0.
 func records(n int) step { return produceOne(batchStep{Records: n, Size: 5, Producer: -1}) }
 
-// wholeRefused is a request with a batch that is refused, one of which records are named, one with a
-// defect that refuses the whole request, and a good one for no topic.
+// wholeRefused returns a request with four batches: one that is rejected, one that is rejected with
+// a list of its records, one with a defect that rejects the whole request, and a valid one for a
+// topic that does not exist.
 func wholeRefused(version int16, defect string) step {
 	return produceStep{Version: version, Acks: -1, Batches: []batchStep{
 		{Records: 3, Producer: -1, Defect: "count 0"},
@@ -77,10 +78,10 @@ func fetchAll(from int64) step {
 		Partitions: []fetchPartition{{Offset: from, MaxBytes: 50 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}}}
 }
 
-// ends asks where partition 0 of topic 0 begins and ends.
+// ends requests the start and the end of partition 0 of topic 0.
 var ends = []step{listStep{Version: 7, Time: -2, Epoch: noEpoch}, listStep{Version: 7, Time: -1, Epoch: noEpoch}}
 
-// byStranger takes a step as a subject without rights, but for those that the sequence gives.
+// byStranger performs a step as a subject that only has the rights that the sequence grants.
 type byStranger struct{ step }
 
 func (s byStranger) caller() connectionName { return connectionName{subject: stranger} }
@@ -91,7 +92,7 @@ func (s byStranger) learn(w *world, request kmsg.Request, response kmsg.Response
 	}
 }
 
-// stranger stands for the subject; each run has its own.
+// stranger stands for that subject; each run has its own.
 const stranger = "@stranger"
 
 func asStranger(s step) step { return byStranger{s} }
@@ -104,13 +105,13 @@ func withoutSubject(s step) step {
 	return s
 }
 
-// mayReadGroup lets the stranger read all groups of the run.
+// mayReadGroup allows the stranger to read all groups of the run.
 var mayReadGroup = createACLsStep{Version: 3, ACLs: []acl{{Resource: 3, Name: "@", Pattern: 4, Principal: "User:" + stranger, Host: "*", Operation: 3, Permission: 3}}}
 
-// mayActForCluster gives the stranger ClusterAction.
+// mayActForCluster allows the stranger ClusterAction.
 var mayActForCluster = createACLsStep{Version: 3, ACLs: []acl{{Resource: 4, Name: "kafka-cluster", Pattern: 3, Principal: "User:" + stranger, Host: "*", Operation: 9, Permission: 3}}}
 
-// A fault is one that an engine had, as the sequence of requests that shows it.
+// fault is a fault that an engine had, with the sequence of requests that reveals it.
 type fault struct {
 	name  string
 	steps []step
@@ -202,8 +203,8 @@ var faults = []fault{
 		asStranger(consumerStep{Version: 1, Epoch: "join", Regex: "@-t.*"}), pause{}, asStranger(consumerStep{Version: 1, Epoch: "own", Keep: true}), describeConsumersStep{Version: 1})},
 }
 
-// TestDifferentialFaults plays each fault's sequence on both engines. An engine with the fault fails
-// here.
+// TestDifferentialFaults runs the sequence of each fault on both engines. An engine with the fault
+// fails.
 func TestDifferentialFaults(t *testing.T) {
 	duels := startDuels(t)
 	for _, f := range faults {

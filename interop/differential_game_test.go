@@ -18,18 +18,18 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A duel is the two engines side by side: the one under test, and Apache Kafka.
+// duel is a pair of engines: the one under test, and Apache Kafka.
 type duel struct {
 	sides [2]side
 	offer map[int16][2]int16
 	*tally
 }
 
-// duels are those that sequences may use, one sequence at a time.
+// duels are the duels that sequences can use. Each is used by one sequence at a time.
 type duels chan *duel
 
-// duelsAtOnce is how many sequences are played at the same time. Each has an embedded engine of its
-// own, since it may restart it; the Apache Kafka is the same.
+// duelsAtOnce is the number of sequences that run concurrently. Each has its own embedded engine,
+// because it may restart it. All use the same Apache Kafka.
 const duelsAtOnce = 3
 
 // startDuels starts the engines for the subtests of a test.
@@ -90,18 +90,18 @@ func offered(t testing.TB, s side) map[int16][2]int16 {
 	return all
 }
 
-// A tally says what the sequences of a test have covered.
+// tally counts what the sequences of a test have covered.
 type tally struct {
 	mu       sync.Mutex
-	answers  map[string]map[string]int // how often Kafka answered a request with a code
-	designed map[string]int            // how many fields differed by design, by the titles of the differences
+	answers  map[string]map[string]int // how often Kafka answered each request with each code
+	designed map[string]int            // number of fields that differed by design, by the title of the difference
 }
 
 func newTally() *tally {
 	return &tally{answers: map[string]map[string]int{}, designed: map[string]int{}}
 }
 
-// answered counts an answer of Kafka and the error codes in it.
+// answered counts a response of Kafka and the error codes in it.
 func (c *tally) answered(request kmsg.Request, fields fieldValues) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,13 +137,13 @@ func (c *tally) String() string {
 	return out.String()
 }
 
-// An outcome is what came of one request on one side.
+// outcome is the result of one request on one side.
 type outcome struct {
 	response kmsg.Response
 	err      error
 }
 
-// fields returns the outcome for comparison.
+// fields returns the outcome in the form in which it is compared.
 func (o outcome) fields(w *world) fieldValues {
 	switch {
 	case errors.Is(o.err, errClosed):
@@ -156,19 +156,19 @@ func (o outcome) fields(w *world) fieldValues {
 	return normalise(w, o.response)
 }
 
-// A game is one sequence being played.
+// game is a sequence that is being run.
 type game struct {
 	*duel
-	worlds  [2]*world // the embedded engine's and Kafka's
+	worlds  [2]*world // of the embedded engine and of Kafka
 	log     strings.Builder
 	waiting map[connectionName]*exchange
-	parted  bool // a difference by design has changed the state of one engine only
+	parted  bool // a designed difference has changed the state of only one engine
 }
 
-// An exchange is a request to both sides, and their answers.
+// exchange is a request to both sides, and their responses.
 type exchange struct {
 	worlds   [2]*world
-	n        int // which step
+	n        int // number of the step
 	step     step
 	name     connectionName
 	requests [2]kmsg.Request
@@ -176,11 +176,11 @@ type exchange struct {
 	got      [2]*outcome
 }
 
-// play runs a sequence until the answers differ, and returns how they do, or "". A sequence ends where
-// the engines part by design.
+// play runs a sequence until the responses differ. It returns the difference, or "". A sequence
+// also ends when the engines diverge by design.
 func (d *duel) play(steps []step) string { return d.playAs(steps, false) }
 
-// playOn does not end at the first difference.
+// playOn is like play, but does not end at the first difference.
 func (d *duel) playOn(steps []step) string { return d.playAs(steps, true) }
 
 func (d *duel) playAs(steps []step, on bool) string {
@@ -205,8 +205,8 @@ func (d *duel) playAs(steps []step, on bool) string {
 	return "The sequence:\n" + g.log.String() + report
 }
 
-// begin makes the topics that each sequence starts with. That topics are made right is for the
-// sequences to show.
+// begin creates the topics that each sequence starts with. Whether topics are created correctly is
+// tested by the sequences.
 func (g *game) begin() string {
 	s := createTopicsStep{Version: 7, Topics: []newTopic{{Topic: 0, Partitions: 2, Replicas: 1}, {Topic: 1, Partitions: 1, Replicas: 1}}}
 	for _, w := range g.worlds {
@@ -225,7 +225,8 @@ func (g *game) begin() string {
 	return ""
 }
 
-// clear deletes what a sequence has left, so that Kafka does not slow down over thousands of them.
+// clear deletes what a sequence has created, so that Kafka does not slow down over thousands of
+// sequences.
 func (g *game) clear() {
 	for _, w := range g.worlds {
 		w.hangUp()
@@ -237,7 +238,7 @@ func (g *game) clear() {
 	}
 }
 
-// take plays one step.
+// take performs one step.
 func (g *game) take(n int, s step) string {
 	fmt.Fprintf(&g.log, "  %2d %s\n", n, describeStep(s))
 	if r, ok := s.(restart); ok {
@@ -248,7 +249,7 @@ func (g *game) take(n int, s step) string {
 		x.name = c.caller()
 	}
 	if g.waiting[x.name] != nil {
-		return "" // its connection waits for an answer
+		return "" // its connection is waiting for a response
 	}
 	for i, w := range g.worlds {
 		if x.requests[i] = s.request(w); x.requests[i] == nil {
@@ -272,7 +273,8 @@ func (g *game) take(n int, s step) string {
 	return ""
 }
 
-// leavesAmidSync reports whether the request has a member leave whose SyncGroup waits for an answer.
+// leavesAmidSync reports whether the request removes a member whose SyncGroup is waiting for a
+// response.
 func (g *game) leavesAmidSync(request kmsg.Request) bool {
 	leave, ok := request.(*kmsg.LeaveGroupRequest)
 	if !ok {
@@ -289,7 +291,7 @@ func (g *game) leavesAmidSync(request kmsg.Request) bool {
 	return false
 }
 
-// restart restarts the embedded engine. Connections to both are made again.
+// restart restarts the embedded engine. The connections to both engines are opened again.
 func (g *game) restart(r restart) string {
 	if e, ok := g.sides[0].(*embedded); ok {
 		if err := e.restart(r.Kill); err != nil {
@@ -312,8 +314,8 @@ func (g *game) settle() string {
 	return ""
 }
 
-// ask sends one request and waits for the answer. A produce request with acks 0 has none; whether
-// the broker closed the connection then shows by the next request.
+// ask sends one request and waits for the response. A produce request with acks=0 has none. Then
+// ask sends a second request, which reveals whether the broker has closed the connection.
 func ask(w *world, name connectionName, request kmsg.Request) outcome {
 	ctx, cancel := context.WithTimeout(context.Background(), answerPatience)
 	defer cancel()
@@ -337,21 +339,22 @@ func ask(w *world, name connectionName, request kmsg.Request) outcome {
 		response = nil
 	}
 	if r, ok := response.(*kmsg.FindCoordinatorResponse); ok && r.Version >= 4 {
-		r.NodeID = -1 // The version has no such field, and kmsg leaves it at 0, which is a node.
+		r.NodeID = -1 // This version has no such field, and kmsg leaves it at 0, which is the ID of a node.
 	}
 	return outcome{response, err}
 }
 
-// How long an answer may take before it counts as waiting for a later step: that to the step just
-// taken, and one that waited already. And how long one engine may take after the other has answered.
+// How long to wait for the response to the latest step (silence), and to an earlier step
+// (moreSilence), before it counts as waiting for a later step. And how long one engine may take
+// after the other has answered (lateness).
 const (
 	silence     = 250 * time.Millisecond
 	moreSilence = 20 * time.Millisecond
 	lateness    = 5 * time.Second
 )
 
-// collect compares the answers that are there. Most steps are answered at once; those that mayWait
-// are left until a later step brings their answer about.
+// collect compares the responses that have arrived. Most steps are answered at once. Steps that may
+// wait are left until a later step causes their response.
 func (g *game) collect(latest *exchange) string {
 	for again := true; again; {
 		again = false
@@ -359,7 +362,7 @@ func (g *game) collect(latest *exchange) string {
 			x := g.waiting[name]
 			x.await(x.patience(latest))
 			if x.got[0] == nil && x.got[1] == nil {
-				continue // both wait
+				continue // both are waiting
 			}
 			delete(g.waiting, name)
 			if x.got[0] == nil || x.got[1] == nil {
@@ -374,7 +377,7 @@ func (g *game) collect(latest *exchange) string {
 	return ""
 }
 
-// patience is how long to wait for the answers to a step after the latest one was taken.
+// patience returns how long to wait for the responses to a step after the latest step was taken.
 func (x *exchange) patience(latest *exchange) time.Duration {
 	_, ok := x.step.(waits)
 	switch {
@@ -386,7 +389,7 @@ func (x *exchange) patience(latest *exchange) time.Duration {
 	return moreSilence
 }
 
-// await receives both answers, as far as they come in time.
+// await receives the responses that arrive in time.
 func (x *exchange) await(patience time.Duration) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -404,7 +407,7 @@ func (x *exchange) await(patience time.Duration) {
 	}
 }
 
-// oneWaits says which side has not answered.
+// oneWaits describes which side has not answered.
 func (x *exchange) oneWaits() string {
 	silent, other := 0, 1
 	if x.got[1] == nil {
@@ -414,7 +417,7 @@ func (x *exchange) oneWaits() string {
 	return fmt.Sprintf("Step %d: %s waits, but %s has answered.\n", x.n, names[silent], names[other])
 }
 
-// judge compares the two answers to one request.
+// judge compares the two responses to a request.
 func (g *game) judge(x *exchange) string {
 	var fields [2]fieldValues
 	for i, w := range g.worlds {
@@ -456,12 +459,12 @@ func (g *game) judge(x *exchange) string {
 	return report
 }
 
-// responseName is the type of the response to a request.
+// responseName returns the type of the response to a request.
 func responseName(request kmsg.Request) string {
 	return strings.TrimPrefix(fmt.Sprintf("%T", request.ResponseKind()), "*kmsg.")
 }
 
-// lines shows an outcome as it is compared.
+// lines formats an outcome as it is compared.
 func (f fieldValues) lines() string {
 	var out strings.Builder
 	for _, path := range slices.Sorted(maps.Keys(f)) {

@@ -11,20 +11,20 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The steps of this file use groups: committed offsets, classic groups, and those of KIP-848.
+// The steps in this file use groups: committed offsets, classic groups, and KIP-848 groups.
 
 func drawGroup(t *rapid.T) int { return often(t, "group", 0, 1, 5) }
 
-// memberState is what a member knows of itself.
+// memberState is what a member knows about itself.
 type memberState struct {
 	id         string // its latest member ID, "" before it has one
 	generation int32
 	epoch      int32 // KIP-848
 	leader     bool
-	members    []string // of the generation, if it leads
+	members    []string // members of the generation, if this member is the leader
 	assigned   []kmsg.ConsumerGroupHeartbeatRequestTopic
 	topics     []string // its subscription
-	assignor   string   // that it has asked for
+	assignor   string   // the assignor that it has requested
 }
 
 func memberKey(group, member int) string { return fmt.Sprintf("g%d m%d", group, member) }
@@ -37,7 +37,7 @@ func (w *world) member(group, member int) *memberState {
 	return w.members[key]
 }
 
-// knows gives a member ID a name: the member's, and which of its IDs it is.
+// knows gives a member ID a name, which consists of the member and the number of its ID.
 func (w *world) knows(group, member int, id string) {
 	if id == "" || w.knownIDs[id] != "" {
 		return
@@ -63,7 +63,7 @@ func (w *world) memberName(id string) string {
 
 const unknownMember = "nobody-knows-me"
 
-// memberID returns the ID that a request gives: the member's own, none, or one that nobody has.
+// memberID returns the ID for a request: the member's own, none, or one that no member has.
 func (w *world) memberID(group, member int, which string) string {
 	switch which {
 	case "none":
@@ -76,7 +76,7 @@ func (w *world) memberID(group, member int, which string) string {
 
 func drawID(t *rapid.T) string { return often(t, "member ID", "own", "none", "unknown") }
 
-// commitStep commits offsets, as a member or for nobody.
+// commitStep commits offsets, as a member or without one.
 type commitStep struct {
 	Version    int16
 	Group      int
@@ -223,7 +223,7 @@ func (s deleteOffsetsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// Classic groups. Group 0 has members 0 to 2; 3 and 4 are static.
+// Classic groups. Group 0 has the members 0 to 4; 3 and 4 are static.
 
 func drawMember(t *rapid.T) int { return often(t, "member", 0, 1, 1, 2, 3, 4) }
 
@@ -266,8 +266,8 @@ func (s joinStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// subscription is what a consumer says when it joins. It has to be right: Apache Kafka never answers a
-// consumer whose subscription it cannot read.
+// subscription returns a consumer's metadata. It must be valid: Apache Kafka never answers a
+// consumer whose subscription it cannot parse.
 func subscription(w *world, member int) []byte {
 	m := kmsg.NewConsumerMemberMetadata()
 	m.Version, m.Topics, m.UserData = 1, []string{w.topic(0)}, fmt.Append(nil, member)
@@ -291,13 +291,14 @@ func (s joinStep) learn(w *world, _ kmsg.Request, response kmsg.Response) {
 	}
 }
 
-// syncStep takes the assignment of a generation, or gives it if the member leads.
+// syncStep requests the assignment of a generation. If the member is the leader, it also provides
+// the assignments.
 type syncStep struct {
 	Version    int16
 	Member     int
 	ID         string
 	Generation int32
-	Protocol   string // "", or what the member says was chosen
+	Protocol   string // "", or the protocol that the member claims was chosen
 }
 
 func drawSync(t *rapid.T) step {
@@ -326,7 +327,7 @@ func (s syncStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// heartbeatStep says that a member lives.
+// heartbeatStep sends a heartbeat.
 type heartbeatStep struct {
 	Version    int16
 	Member     int
@@ -345,7 +346,7 @@ func (s heartbeatStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// leaveStep takes members out of a group.
+// leaveStep removes members from a group.
 type leaveStep struct {
 	Version int16
 	Members []leaver
@@ -377,7 +378,7 @@ func (s leaveStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// describeGroupsStep describes groups, of either kind.
+// describeGroupsStep describes groups of either protocol.
 type describeGroupsStep struct {
 	Version int16
 	Groups  []int
@@ -450,15 +451,15 @@ func (s deleteGroupsStep) learn(w *world, _ kmsg.Request, response kmsg.Response
 	}
 }
 
-// consumerStep is a heartbeat of KIP-848, in group 0. Members have the same IDs on both sides.
+// consumerStep is a KIP-848 heartbeat in group 0. Members have the same IDs on both sides.
 type consumerStep struct {
 	Version int16
 	Member  int
 	Epoch   string // join, own, ahead, behind, leave, leave for now
 	Topics  []int
 	Regex   string // @ stands for the run; "" for none
-	Keep    bool   // says nothing of subscriptions, as most heartbeats do
-	Owned   string // assigned, none, unsaid
+	Keep    bool   // does not send the subscription, like most heartbeats
+	Owned   string // assigned, none, or unsaid for null
 	Assign  string // the assignor
 }
 
@@ -470,7 +471,7 @@ func drawConsumer(t *rapid.T) step {
 	for range often(t, "topics", 1, 2, 0) {
 		s.Topics = append(s.Topics, drawTopic(t))
 	}
-	s.Regex = often(t, "regex", "", "@-t[") // Kafka resolves a right one at some time later
+	s.Regex = often(t, "regex", "", "@-t[") // Kafka resolves a valid expression asynchronously
 	return s
 }
 
@@ -562,7 +563,7 @@ func (s consumerStep) learn(w *world, request kmsg.Request, response kmsg.Respon
 	}
 }
 
-// describeConsumersStep describes a group of KIP-848.
+// describeConsumersStep describes a KIP-848 group.
 type describeConsumersStep struct {
 	Version int16
 	Group   int

@@ -16,19 +16,19 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// A designed difference is one that stays. The table in docs/engines.md says in words what each is,
-// and why.
+// designed is a difference that is intended. The table in docs/engines.md describes each one and
+// its reason.
 type designed struct {
 	title string // the first column of the table
 
-	// Fields of answers that differ:
+	// Fields of responses that differ:
 	answer string                               // the type of the response
-	place  string                               // a regular expression for the place of the field
+	place  string                               // regular expression for the place of the field
 	when   func(d difference, x *exchange) bool // nil: always
-	parts  bool                                 // the engines have not the same state afterwards
-	shown  [][]step                             // sequences that have such an answer
+	parts  bool                                 // the engines' states differ afterwards
+	shown  [][]step                             // sequences that show the difference
 
-	keys   []kmsg.Key // or: requests that differ in whether they are offered, or in which versions
+	keys   []kmsg.Key // or: requests that are supported by only one engine, or in different versions
 	unsent bool       // or: requests that the suite does not send
 }
 
@@ -97,7 +97,7 @@ var designedDifferences = []designed{
 	{title: "OffsetCommit: a new group of which no offset is taken", unsent: true},
 }
 
-// byDesign returns the designed difference that a difference is, or nil.
+// byDesign returns the designed difference that explains a difference, or nil.
 func byDesign(d difference, x *exchange) *designed {
 	answer := responseName(x.requests[0])
 	for i := range designedDifferences {
@@ -111,36 +111,38 @@ func byDesign(d difference, x *exchange) *designed {
 
 func whole(expression string) *regexp.Regexp { return regexp.MustCompile("^(?:" + expression + ")$") }
 
-// refusedBatch are the places where the answer for a batch that is taken differs from that for one
-// that is not.
+// refusedBatch matches the fields in which the response for an accepted batch differs from that for
+// a rejected one.
 const refusedBatch = `Topics\.Partitions\.(ErrorCode|BaseOffset|LogAppendTime|LogStartOffset)`
 
-// stricter says that the embedded engine has refused a batch as the title says, and Kafka has taken it.
+// stricter returns a condition: the embedded engine has rejected a batch for the reason in the
+// title, and Kafka has accepted it.
 func stricter(title string) func(difference, *exchange) bool {
 	return func(d difference, x *exchange) bool {
 		s, ok := withoutSubject(x.step).(produceStep)
 		if !ok || len(s.Batches) != 1 || s.Batches[0].strictness().title != title {
 			return false
 		}
-		if strings.HasSuffix(d.path, ".ErrorCode") { // Kafka may refuse it because of its sequence number
+		if strings.HasSuffix(d.path, ".ErrorCode") { // Kafka may reject it because of its sequence number
 			return d.got == s.Batches[0].strictness().code && (d.want == "NONE" || d.want == kerr.OutOfOrderSequenceNumber.Message)
 		}
 		return d.got == "-1"
 	}
 }
 
-// samePartitionTwice says that a produce request has two batches for one partition.
+// samePartitionTwice reports whether a produce request has two batches for one partition.
 func samePartitionTwice(_ difference, x *exchange) bool {
 	s, ok := withoutSubject(x.step).(produceStep)
 	return ok && s.repeats()
 }
 
-// notOffered are settings of topics that Kafka takes and the embedded engine refuses.
+// notOffered are topic settings that Kafka accepts and the embedded engine rejects.
 var notOffered = []config{
 	{"cleanup.policy", "compact"}, {"message.timestamp.type", "CreateTime"}, {"compression.type", "gzip"}, {"flush.messages", "1"}, {"flush.ms", "1000"},
 }
 
-// settingNotOffered says that a request has one of those settings, and is refused for it.
+// settingNotOffered reports whether a request has one of those settings and is rejected because of
+// it.
 func settingNotOffered(d difference, x *exchange) bool {
 	var configs []config
 	switch s := withoutSubject(x.step).(type) {
@@ -171,36 +173,39 @@ func settingsNotOffered() (all [][]step) {
 	return all
 }
 
-// aboutOffsetsTopic says that a field is about the topic in which Kafka keeps committed offsets.
+// aboutOffsetsTopic reports whether a field is about the topic in which Kafka stores committed
+// offsets.
 func aboutOffsetsTopic(d difference, _ *exchange) bool {
 	return strings.Contains(d.path, "[__consumer_offsets]")
 }
 
-// emptyName says that a request to describe partitions has no cursor, and a topic without a name.
+// emptyName reports whether a request to describe partitions has no cursor and a topic without a
+// name.
 func emptyName(_ difference, x *exchange) bool {
 	s, ok := withoutSubject(x.step).(topicPartitionsStep)
 	return ok && s.Cursor == noCursor && slices.ContainsFunc(s.Topics, func(i int) bool { return x.worlds[1].name(i) == "" })
 }
 
-// recordsDeleted says that the sequence has deleted records, and that the embedded engine alone has made
-// room for others.
+// recordsDeleted reports whether the sequence has deleted records, and only the embedded engine has
+// freed their space.
 func recordsDeleted(d difference, x *exchange) bool {
 	got, err1 := strconv.Atoi(d.got)
 	want, err2 := strconv.Atoi(d.want)
 	return x.worlds[0].deleted && err1 == nil && err2 == nil && got < want
 }
 
-// largestDeleted says that a request is for the record with the largest timestamp, and that the embedded
-// engine has none.
+// largestDeleted reports whether a request is for the record with the largest timestamp, and the
+// embedded engine has none.
 func largestDeleted(d difference, x *exchange) bool {
 	s, ok := withoutSubject(x.step).(listStep)
 	return ok && s.Time == -3 && x.worlds[0].deleted && d.got == "-1"
 }
 
-// membersTie says that members of a KIP-848 group tie: for the assignor, or because they cannot have
-// equally many partitions, or because there are several topics, or because there are new partitions for
-// several members at once. Topics are ordered by their IDs, which are random. The members' epochs differ
-// as well: a member that is to give up partitions keeps its own until then.
+// membersTie reports whether the assignment in a KIP-848 group is ambiguous: the votes for the
+// assignor tie, the members cannot have equally many partitions, there are several topics, or
+// several members could get new partitions. Topics are ordered by their IDs, which are random. The
+// members' epochs differ as well, because a member that has to revoke partitions keeps its epoch
+// until it has done so.
 func membersTie(_ difference, x *exchange) bool {
 	members, topics, votes := 0, map[string]int32{}, map[string]int{}
 	w := x.worlds[1]
@@ -224,8 +229,8 @@ func membersTie(_ difference, x *exchange) bool {
 	return members > 1 && tied
 }
 
-// withoutID says that a request names topics by their IDs, and one of them, not the last, by an ID of zeros,
-// and that Kafka has answered none of it.
+// withoutID reports whether a request identifies topics by ID, one of them that is not the last has
+// an ID of zeros, and Kafka has answered none of the request.
 func withoutID(d difference, x *exchange) bool {
 	r, ok := x.requests[1].(*kmsg.FetchRequest)
 	if !ok || r.Version < 13 || len(r.Topics) < 2 {
@@ -236,16 +241,18 @@ func withoutID(d difference, x *exchange) bool {
 	return zero && ok && answer.ErrorCode == kerr.UnknownServerError.Code
 }
 
-// memberWithoutTopics says that a member of a KIP-848 group has left, and that one which is subscribed to
-// nothing has joined after that. Kafka may have assigned it partitions, and goes on from there.
+// memberWithoutTopics reports whether a member of a KIP-848 group has left, and a member without a
+// subscription has joined afterwards. Kafka may have assigned it partitions, and continues from
+// that assignment.
 func memberWithoutTopics(_ difference, x *exchange) bool { return x.worlds[1].strayed }
 
-// newExpression says that a heartbeat brings a regular expression.
+// newExpression reports whether a heartbeat contains a regular expression.
 func newExpression(_ difference, x *exchange) bool {
 	return x.requests[1].(*kmsg.ConsumerGroupHeartbeatRequest).SubscribedTopicRegex != nil
 }
 
-// TestDifferentialDesigned shows each designed difference, so that the list has none that is not there.
+// TestDifferentialDesigned demonstrates each designed difference, so that the list has none that no
+// longer exists.
 func TestDifferentialDesigned(t *testing.T) {
 	duels := startDuels(t)
 	for _, known := range designedDifferences {
@@ -265,7 +272,7 @@ func TestDifferentialDesigned(t *testing.T) {
 	}
 }
 
-// TestDifferentialVersions compares which requests the engines offer, and in which versions.
+// TestDifferentialVersions compares the requests and versions that the engines support.
 func TestDifferentialVersions(t *testing.T) {
 	d := startDuel(t)
 	got, want := offered(t, d.sides[0]), offered(t, d.sides[1])

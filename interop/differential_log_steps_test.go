@@ -11,14 +11,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The steps of this file use partitions: produce, fetch, offsets, delete records, producers.
+// The steps in this file use partitions: produce, fetch, offsets, delete records, producers.
 
 // produceStep sends batches.
 type produceStep struct {
 	Version int16
 	Acks    int16
-	Apart   bool // each batch has a topic of its own in the request
-	Named   bool // the request names a transaction, although no batch is part of one
+	Apart   bool // each batch gets its own topic entry in the request
+	Named   bool // the request has a transactional ID, although no batch is part of a transaction
 	Batches []batchStep
 }
 
@@ -34,7 +34,7 @@ type batchStep struct {
 	Defect    string // "" for none
 }
 
-// drawProduce draws a request with batches that both engines take, or both refuse.
+// drawProduce draws a request with batches that both engines accept or both reject.
 func drawProduce(t *rapid.T) step {
 	s := produceStep{
 		Version: version(t, kmsg.NewPtrProduceRequest()),
@@ -58,14 +58,14 @@ func drawProduce(t *rapid.T) step {
 			s.Batches = s.Batches[:len(s.Batches)-1]
 		}
 		if strings.Contains(b.Defect, "transactional") || strings.Contains(b.Defect, "bits 4") {
-			s.Named = false // the transaction would be real
+			s.Named = false // the batch would be part of a real transaction
 		}
 	}
 	return s
 }
 
-// drawHostile draws a request with a defect that the engines may not treat alike. Where they do not,
-// the sequence ends.
+// drawHostile draws a request with a defect that the engines may treat differently. If they do, the
+// sequence ends.
 func drawHostile(t *rapid.T) step {
 	s := hostile(rapid.SampledFrom(defectNames).Draw(t, "defect"), pick(t, "codec", int8(0), 1, 2, 3, 4))
 	s.Version = version(t, kmsg.NewPtrProduceRequest())
@@ -73,12 +73,12 @@ func drawHostile(t *rapid.T) step {
 	return s
 }
 
-// hostile is a request with one batch that has a defect.
+// hostile returns a request with one batch that has a defect.
 func hostile(defect string, codec int8) produceStep {
 	return produceStep{Version: 9, Acks: -1, Batches: []batchStep{{Records: 3, Size: 5, Producer: -1, Codec: codec, Defect: defect}}}
 }
 
-// repeats says that two batches are for the same partition.
+// repeats reports whether two batches are for the same partition.
 func (s produceStep) repeats() bool {
 	seen := map[partitionNumber]bool{}
 	for _, b := range s.Batches {
@@ -186,7 +186,7 @@ func (s produceStep) learn(w *world, _ kmsg.Request, response kmsg.Response) {
 					w.next[key] = next
 				}
 			}
-			// Batches of one request may have arrived in the same millisecond, or not.
+			// The batches of one request may or may not have arrived in the same millisecond.
 			if p.LogAppendTime > 0 && len(s.Batches) == 1 {
 				w.times = append(w.times, p.LogAppendTime)
 			}
@@ -194,14 +194,14 @@ func (s produceStep) learn(w *world, _ kmsg.Request, response kmsg.Response) {
 	}
 }
 
-// fetchStep reads.
+// fetchStep fetches records.
 type fetchStep struct {
 	Version    int16
 	MaxWait    int32
 	MinBytes   int32
 	MaxBytes   int32
 	Committed  bool
-	Session    int    // which of the sessions
+	Session    int    // index of the session
 	SessionUse string // none, new, next, again, wrong ID, wrong epoch, close
 	Partitions []fetchPartition
 	Forget     []fetchPartition
@@ -249,7 +249,7 @@ func drawFetchPartition(t *rapid.T) fetchPartition {
 		CurrentEpoch: often[int32](t, "current epoch", noEpoch, 0, 1, 5), LastEpoch: often[int32](t, "last epoch", noEpoch, 0, 1, 5)}
 }
 
-// epochAt turns an epoch relative to the leader's present one into the engine's.
+// epochAt converts an epoch relative to the current leader epoch into an epoch of the engine.
 func (w *world) epochAt(relative int32) int32 {
 	if relative == noEpoch {
 		return -1
@@ -319,17 +319,17 @@ func (s fetchStep) learn(w *world, request kmsg.Request, response kmsg.Response)
 	}
 }
 
-// listStep asks for offsets.
+// listStep requests offsets by time.
 type listStep struct {
 	Version   int16
 	Committed bool
 	Topic     int
 	Partition int32
-	Time      int64 // as in the protocol if negative; else the time of an earlier batch, plus After
-	Batch     int   // which of the earlier batches, if Time is batchTime
+	Time      int64 // sent as it is, except for batchTime, which means the time of an earlier batch, plus After
+	Batch     int   // index of the earlier batch, if Time is batchTime
 	After     int64
 	Epoch     int32
-	Twice     bool // the request has the partition twice
+	Twice     bool // the request contains the partition twice
 }
 
 const batchTime = math.MaxInt64
@@ -393,7 +393,7 @@ func (s deleteRecordsStep) request(w *world) kmsg.Request {
 
 func (s deleteRecordsStep) learn(w *world, _ kmsg.Request, _ kmsg.Response) { w.deleted = true }
 
-// once returns a list with something in it once, or twice.
+// once returns a list that contains v once, or twice.
 func once[T any](v T, twice bool) []T {
 	if twice {
 		return []T{v, v}
@@ -401,7 +401,7 @@ func once[T any](v T, twice bool) []T {
 	return []T{v}
 }
 
-// initProducerStep asks for a producer ID.
+// initProducerStep requests a producer ID.
 type initProducerStep struct {
 	Version  int16
 	Producer int
@@ -438,7 +438,7 @@ func (s initProducerStep) learn(w *world, _ kmsg.Request, response kmsg.Response
 	}
 }
 
-// epochStep asks where a leader's epoch ends.
+// epochStep requests the end of a leader epoch.
 type epochStep struct {
 	Version      int16
 	Topic        int
@@ -465,7 +465,7 @@ func (s epochStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// logDirsStep asks how large partitions are.
+// logDirsStep requests the sizes of partitions.
 type logDirsStep struct {
 	Version   int16
 	All       bool
@@ -488,7 +488,7 @@ func (s logDirsStep) request(w *world) kmsg.Request {
 	return r
 }
 
-// producersStep asks for the producers of a partition.
+// producersStep requests the producers of a partition.
 type producersStep struct {
 	Topic     int
 	Partition int32

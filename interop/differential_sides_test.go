@@ -28,27 +28,27 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/apache"
 )
 
-// A side is one of the two clusters that are compared.
+// side is one of the two clusters that are compared.
 type side interface {
 	String() string
-	// node is the ID of the only broker.
+	// node returns the ID of the only broker.
 	node() int32
-	// dial connects and signs in: as a subject, or with "" as the super user.
+	// dial connects and signs in: as a subject or, if subject is "", as the super user.
 	dial(ctx context.Context, subject string) (*wire, error)
-	// settle waits until the broker has applied every change that was answered before.
+	// settle waits until the broker has applied all changes that have been answered.
 	settle(ctx context.Context) error
-	// epoch is the leader epoch of partitions that are made now.
+	// epoch returns the leader epoch of partitions that are created now.
 	epoch() int32
 }
 
-// embedded is the embedded engine, in a process of its own over one data directory.
+// embedded is the embedded engine, in its own process with one data directory.
 type embedded struct {
 	dir     string
 	cmd     *exec.Cmd
 	stdin   io.Closer
 	address string
 	stderr  outset
-	starts  int32 // the leader epoch, which counts the starts of the engine
+	starts  int32 // number of starts, which is the engine's leader epoch
 }
 
 func startEmbedded(t testing.TB) *embedded {
@@ -93,7 +93,7 @@ func (e *embedded) start() error {
 	return e.learnEpoch(context.Background())
 }
 
-// learnEpoch asks for the leader epoch of a topic, which it makes the first time.
+// learnEpoch requests the leader epoch of a topic. It creates the topic the first time.
 func (e *embedded) learnEpoch(ctx context.Context) error {
 	c, err := e.dial(ctx, "")
 	if err != nil {
@@ -118,7 +118,7 @@ func (e *embedded) learnEpoch(ctx context.Context) error {
 	return nil
 }
 
-// stop stops the engine cleanly, if it runs.
+// stop stops the engine cleanly, if it is running.
 func (e *embedded) stop() {
 	if e.cmd == nil || e.cmd.ProcessState != nil {
 		return
@@ -139,7 +139,7 @@ func (e *embedded) restart(kill bool) error {
 	return e.start()
 }
 
-// crashed starts the engine again if it has ended by itself, and says how it did.
+// crashed restarts the engine if it has ended by itself, and describes how it ended.
 func (e *embedded) crashed() string {
 	conn, err := net.Dial("tcp", e.address)
 	if err == nil {
@@ -169,10 +169,10 @@ func (e *embedded) dial(ctx context.Context, subject string) (*wire, error) {
 	return &wire{conn: conn}, nil
 }
 
-// settle: the engine's answers are true when they arrive.
+// settle does nothing, because the engine has applied a change when it answers.
 func (e *embedded) settle(context.Context) error { return nil }
 
-// outset keeps the beginning of what is written, which is where a panic says its cause.
+// outset keeps the beginning of what is written, which contains the cause of a panic.
 type outset struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -195,17 +195,17 @@ func (b *outset) String() string {
 	return b.buf.String()
 }
 
-// kafkaSide is the Apache Kafka that `make kafka-up` has started.
+// kafkaSide is the Apache Kafka that "make kafka-up" has started.
 type kafkaSide struct {
 	address  string
 	password plain.Auth
 	gateway  *apache.Broker
 	barrier  *wire
-	topic    string // its retention.ms counts how often settle was called
+	topic    string // topic for settle, which changes its retention.ms each time
 	passed   int
 }
 
-// epochTopic is there to ask the embedded engine for its leader epoch.
+// epochTopic is a topic with which the leader epoch of the embedded engine is determined.
 const epochTopic = "differential-epoch"
 
 func startKafka(t testing.TB) *kafkaSide {
@@ -265,8 +265,8 @@ func (k *kafkaSide) dial(ctx context.Context, subject string) (*wire, error) {
 	return w, signIn(ctx, w, k.password.AsMechanism())
 }
 
-// warmUp makes the barrier's topic, and waits until Kafka has made its topic of committed offsets and
-// hands out producer IDs.
+// warmUp creates the topic for settle, and waits until Kafka has created its topic for committed
+// offsets and gives out producer IDs.
 func (k *kafkaSide) warmUp(ctx context.Context) (err error) {
 	if k.barrier, err = k.dial(ctx, ""); err != nil {
 		return err
@@ -293,7 +293,7 @@ func (k *kafkaSide) warmUp(ctx context.Context) (err error) {
 		if code == nil {
 			return k.settle(ctx)
 		}
-		find := kmsg.NewPtrFindCoordinatorRequest() // makes the topic
+		find := kmsg.NewPtrFindCoordinatorRequest() // makes Kafka create the topic
 		find.Version, find.CoordinatorKeys = 4, []string{commit.Group}
 		if _, err := find.RequestWith(ctx, k.barrier); err != nil {
 			return err
@@ -305,7 +305,7 @@ func (k *kafkaSide) warmUp(ctx context.Context) (err error) {
 	}
 }
 
-// makeTopic makes a topic if it is not there.
+// makeTopic creates a topic if it does not exist.
 func makeTopic(ctx context.Context, c *wire, name string) error {
 	topic := kmsg.NewCreateTopicsRequestTopic()
 	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, 1, 1
@@ -322,8 +322,9 @@ func makeTopic(ctx context.Context, c *wire, name string) error {
 }
 
 // settle relies on the order in which Kafka's broker applies changes. A change is visible in
-// metadata before the logs and the coordinators know it, but all of one change comes before all of
-// the next. Two changes may be applied as one, so that it takes two further ones to be sure.
+// metadata before the logs and the coordinators know it, but each change is applied completely
+// before the next one begins. Two changes may be applied together. So settle makes two further
+// changes and waits for both.
 func (k *kafkaSide) settle(ctx context.Context) error {
 	for range 2 {
 		k.passed++
@@ -369,7 +370,7 @@ func (k *kafkaSide) awaitBarrier(ctx context.Context, value string) error {
 	return fmt.Errorf("Kafka does not apply changes")
 }
 
-// close deletes the barrier's topic.
+// close deletes the topic for settle.
 func (k *kafkaSide) close() {
 	topics := kmsg.NewPtrDeleteTopicsRequest()
 	topics.Version, topics.TimeoutMillis, topics.TopicNames = 5, 5000, []string{k.topic}
@@ -377,15 +378,15 @@ func (k *kafkaSide) close() {
 	k.barrier.conn.Close()
 }
 
-// likeEmbedded are settings of the broker that make an Apache Kafka comparable, as set by
-// `make kafka-up NODES=1`.
+// likeEmbedded are broker settings that make an Apache Kafka comparable with the embedded engine,
+// as set by "make kafka-up NODES=1".
 var likeEmbedded = map[string]string{
 	"log.message.timestamp.type":      "LogAppendTime",
 	"log.segment.bytes":               "67108864",
 	"group.consumer.migration.policy": "disabled",
 }
 
-// comparable looks whether Kafka has the settings that the comparison needs.
+// comparable checks that Kafka has the settings that the comparison needs.
 func (k *kafkaSide) comparable(ctx context.Context) error {
 	resource := kmsg.NewDescribeConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeBroker, fmt.Sprint(k.node())

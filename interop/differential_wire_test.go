@@ -14,17 +14,17 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 )
 
-// wire is one connection to a broker. Unlike a client it sends each request exactly as it is, in
-// the version that it says, and never again. One request is in flight at a time.
+// wire is a connection to a broker. In contrast to a client, it sends each request unchanged, in
+// the request's own version, and never retries. At most one request is in flight.
 type wire struct {
 	conn net.Conn
-	next int32 // the correlation ID of the next request
+	next int32 // correlation ID of the last request
 }
 
-// errClosed says that the broker closed the connection instead of answering.
+// errClosed means that the broker closed the connection instead of answering.
 var errClosed = errors.New("the broker closed the connection")
 
-// answerPatience bounds the wait for one answer.
+// answerPatience is the maximum time to wait for a response.
 const answerPatience = 20 * time.Second
 
 // send writes a request.
@@ -37,7 +37,8 @@ func (w *wire) send(request kmsg.Request) error {
 	return nil
 }
 
-// receive reads the answer to a request that was sent. It gives up after the patience.
+// receive reads the response to a request that was sent. It gives up if none begins within
+// patience.
 func (w *wire) receive(request kmsg.Request, patience time.Duration) (kmsg.Response, error) {
 	w.conn.SetReadDeadline(time.Now().Add(patience))
 	var size [4]byte
@@ -49,7 +50,7 @@ func (w *wire) receive(request kmsg.Request, patience time.Duration) (kmsg.Respo
 	if _, err := io.ReadFull(w.conn, frame); err != nil {
 		return nil, closed(err)
 	}
-	header := 4 // the correlation ID
+	header := 4 // size of the correlation ID
 	if request.IsFlexible() && request.Key() != int16(kmsg.ApiVersions) {
 		header++ // no tagged fields
 	}
@@ -63,7 +64,7 @@ func (w *wire) receive(request kmsg.Request, patience time.Duration) (kmsg.Respo
 	return response, nil
 }
 
-// closed tells a closed connection from one that is silent.
+// closed distinguishes a closed connection from one that does not respond.
 func closed(err error) error {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
@@ -72,7 +73,7 @@ func closed(err error) error {
 	return fmt.Errorf("%w: %v", errClosed, err)
 }
 
-// Request makes a wire a kmsg.Requestor.
+// Request implements kmsg.Requestor.
 func (w *wire) Request(_ context.Context, request kmsg.Request) (kmsg.Response, error) {
 	if err := w.send(request); err != nil {
 		return nil, err
@@ -80,7 +81,7 @@ func (w *wire) Request(_ context.Context, request kmsg.Request) (kmsg.Response, 
 	return w.receive(request, answerPatience)
 }
 
-// signIn authenticates a connection by SASL.
+// signIn authenticates a connection with SASL.
 func signIn(ctx context.Context, w *wire, mechanism sasl.Mechanism) error {
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
 	handshake.Version, handshake.Mechanism = 1, mechanism.Name()

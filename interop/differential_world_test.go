@@ -14,42 +14,42 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A step is one thing that happens to both engines. It is plain data, so that it can be printed and
-// shrunk. What it names by number (a topic, a producer, a session, a member) each engine's world
-// turns into its own.
+// step is one action that is performed on both engines. It is plain data, so that it can be printed
+// and shrunk. It refers to topics, producers, sessions and members by number; the world of each
+// engine maps the numbers to names and IDs.
 type step interface {
 	// request returns the request for an engine, or nil if there is nothing to do in its world.
 	request(w *world) kmsg.Request
 }
 
-// A learner keeps from an answer what later steps need.
+// learner is a step that stores what later steps need from a response.
 type learner interface {
 	learn(w *world, request kmsg.Request, response kmsg.Response)
 }
 
-// A caller goes over a connection of its own: a member's, or another subject's.
+// caller is a step that uses a connection of its own: that of a member, or that of another subject.
 type caller interface{ caller() connectionName }
 
-// connectionName says whose a connection is. The zero name is the super user's.
+// connectionName identifies a connection. The zero value is the super user's.
 type connectionName struct {
 	subject string // "" for the super user
-	member  string // "" if it is nobody's in particular
+	member  string // "" if it is not the connection of a member
 }
 
-// waits marks a step whose answer may wait for a later step, as a JoinGroup's does.
+// waits marks a step whose response may have to wait for a later step, like that of JoinGroup.
 type waits interface{ mayWait() }
 
-// changes marks a step that changes metadata, which Kafka applies a little later.
+// changes marks a step that changes metadata, which Kafka applies with a short delay.
 type changes interface{ changesMetadata() }
 
-// restart stops the embedded engine and starts it again. Apache Kafka goes on: a restart takes it half a
-// minute, and whatever a client may rely on must be as if there had been none.
+// restart stops the embedded engine and starts it again. Apache Kafka is not restarted: that takes
+// it half a minute, and everything that a client may rely on must be the same without a restart.
 type restart struct{ Kill bool }
 
 func (restart) request(*world) kmsg.Request { return nil }
 
-// pause waits for what Kafka does in the background and no answer tells of: that it has resolved a
-// regular expression which matches nothing for the member.
+// pause waits for something that Kafka does in the background and that no response reveals: it
+// resolves a regular expression that matches nothing for the member.
 type pause struct{}
 
 func (pause) request(*world) kmsg.Request {
@@ -57,33 +57,33 @@ func (pause) request(*world) kmsg.Request {
 	return nil
 }
 
-// A world is what one run knows of one engine.
+// world is the state of one run for one engine.
 type world struct {
 	side
-	run      string // the beginning of every name
+	run      string // prefix of every name
 	stranger string // the subject that is not the super user
 	conns    map[connectionName]*wire
-	offer    map[int16][2]int16 // the versions that both engines take
+	offer    map[int16][2]int16 // the versions that both engines support
 
 	firstEpoch  int32 // the leader epoch at the beginning of the run,
 	lastEpoch   int32 // and now
 	topicIDs    map[string][16]byte
-	unknownIDs  map[[16]byte]string // that no topic has, and the names that they were made for
+	unknownIDs  map[[16]byte]string // IDs that no topic has, and the names that they were made for
 	producers   []producerState
-	producerIDs map[int64]string // which producer has or had an ID
+	producerIDs map[int64]string // the producer that has or had each ID
 	next        map[sequenceKey]int32
 	sessions    []sessionState
-	times       []int64 // when batches arrived, by the answers
+	times       []int64 // append times of batches, from the responses
 	ends        map[partitionName]int64
 	members     map[string]*memberState
 	knownIDs    map[string]string // member ID to name
 	hasACLs     bool
-	deleted     bool             // records
-	left        bool             // a member of a KIP-848 group has left,
-	strayed     bool             // and one that is subscribed to nothing has joined since
-	grown       bool             // there are new partitions since a member of a KIP-848 group has joined
-	committed   map[string]bool  // groups that have, or had, committed offsets, and were not deleted since
-	partitions  map[string]int32 // how many partitions topics have
+	deleted     bool             // whether records have been deleted
+	left        bool             // whether a member of a KIP-848 group has left
+	strayed     bool             // whether a member without a subscription has joined since
+	grown       bool             // whether partitions were added after a member of a KIP-848 group has joined
+	committed   map[string]bool  // groups that have had committed offsets and have not been deleted since
+	partitions  map[string]int32 // number of partitions of each topic
 }
 
 type partitionName struct {
@@ -114,14 +114,14 @@ func newWorld(s side, run string, offer map[int16][2]int16) *world {
 	return w
 }
 
-// grew takes note that there are new partitions.
+// grew records that partitions were added.
 func (w *world) grew() {
 	for _, m := range w.members {
 		w.grown = w.grown || m.epoch > 0
 	}
 }
 
-// isProducer gives a producer an ID, and the ID a name: the producer's, and which of its IDs it is.
+// isProducer gives a producer an ID. It names the ID after the producer and the number of its ID.
 func (w *world) isProducer(i int, id int64, epoch int16) {
 	w.producers[i] = producerState{id, epoch}
 	if w.producerIDs[id] != "" {
@@ -136,13 +136,13 @@ func (w *world) isProducer(i int, id int64, epoch int16) {
 	w.producerIDs[id] = fmt.Sprintf("producer %d#%d", i, n)
 }
 
-// subjectOf makes a subject, which is a UUID, from the name of a run.
+// subjectOf derives a subject, which is a UUID, from the name of a run.
 func subjectOf(run string) string {
 	sum := sha256.Sum256([]byte(run))
 	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }
 
-// leftovers returns the requests that delete what the run has made.
+// leftovers returns the requests that delete what the run has created.
 func (w *world) leftovers() []kmsg.Request {
 	topics := kmsg.NewPtrDeleteTopicsRequest()
 	topics.Version, topics.TimeoutMillis = 5, 5000
@@ -164,14 +164,15 @@ func (w *world) leftovers() []kmsg.Request {
 	return all
 }
 
-// topic returns the name of topic i. Topics 0 and 1 are there from the start, and noTopic never is.
+// topic returns the name of topic i. Topics 0 and 1 exist from the start, and noTopic never exists.
 func (w *world) topic(i int) string { return fmt.Sprintf("%s-t%d", w.run, i) }
 
 const noTopic = 9
 
 func (w *world) group(i int) string { return fmt.Sprintf("%s-g%d", w.run, i) }
 
-// topicID returns the ID that the topic has or had last, or one that no topic has: each name has another.
+// topicID returns the current or last ID of a topic. If there is none, it returns an ID that no
+// topic has, a different one for each name.
 func (w *world) topicID(name string) [16]byte {
 	if id, ok := w.topicIDs[name]; ok {
 		return id
@@ -197,17 +198,17 @@ func (w *world) topicOf(id [16]byte) string {
 	return "an ID"
 }
 
-// named puts the names of the run in place of @ and @stranger.
+// named replaces @ and @stranger by the names of the run.
 func (w *world) named(text string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(text, stranger, w.stranger), "@", w.run)
 }
 
-// withoutRun makes a text the same in all runs.
+// withoutRun removes the names of the run, so that the text is the same in all runs.
 func (w *world) withoutRun(text string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(text, w.stranger, stranger), w.run, "")
 }
 
-// at sets the version, as far as both engines take it.
+// at sets the version, limited to those that both engines support.
 func (w *world) at(version int16, request kmsg.Request) kmsg.Request {
 	if offer, ok := w.offer[request.Key()]; ok {
 		version = min(max(version, offer[0]), offer[1])
@@ -216,7 +217,7 @@ func (w *world) at(version int16, request kmsg.Request) kmsg.Request {
 	return request
 }
 
-// connection returns the named connection, and connects if there is none.
+// connection returns the connection with this name. It connects if there is none.
 func (w *world) connection(ctx context.Context, name connectionName) (*wire, error) {
 	if c := w.conns[name]; c != nil {
 		return c, nil
@@ -229,7 +230,7 @@ func (w *world) connection(ctx context.Context, name connectionName) (*wire, err
 	return c, nil
 }
 
-// hangUp closes connections: one, or all of them.
+// hangUp closes the given connections, or all connections if none is given.
 func (w *world) hangUp(names ...connectionName) {
 	if len(names) == 0 {
 		for name := range w.conns {
@@ -244,14 +245,15 @@ func (w *world) hangUp(names ...connectionName) {
 	}
 }
 
-// restarted forgets what a broker's restart ends.
+// restarted removes what a restart of the broker invalidates.
 func (w *world) restarted() {
 	w.hangUp()
 	w.lastEpoch = w.epoch()
 	clear(w.sessions)
 }
 
-// sequenceAfter returns the number n records later. After the largest comes zero.
+// sequenceAfter returns the sequence number n records later. The largest number is followed by
+// zero.
 func sequenceAfter(sequence, n int32) int32 {
 	if sequence > math.MaxInt32-n {
 		return n - (math.MaxInt32 - sequence) - 1
@@ -259,7 +261,8 @@ func sequenceAfter(sequence, n int32) int32 {
 	return sequence + n
 }
 
-// awaitClock returns when the clock, in milliseconds, has moved on: so no two appends have one time.
+// awaitClock waits until the clock, in milliseconds, has advanced, so that no two appends have the
+// same time.
 func awaitClock() {
 	for now := time.Now().UnixMilli(); time.Now().UnixMilli() < now+2; {
 		time.Sleep(200 * time.Microsecond)
