@@ -92,7 +92,7 @@ func runVictim(dir string) error {
 
 const (
 	killPartitions = 2
-	shortTopic     = "short" // whose records expire soon
+	shortTopic     = "short" // a topic whose records expire soon
 	keptTopic      = "kept"
 	shortRetention = time.Second
 )

@@ -16,7 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// convert makes a new log of a partition as the package comment says.
+// convert creates a new log of a partition in the way that the package comment describes.
 func convert(t *testing.T, p Partition) *commitlog.Log {
 	t.Helper()
 	dir := t.TempDir()
@@ -65,8 +65,9 @@ func readLog(t *testing.T, l *commitlog.Log) [][]byte {
 	return split(t, all)
 }
 
-// TestConvert opens what a conversion makes with the new engine's log: whole and damaged directories, with
-// transactions, compaction and deleted records. It then appends, which must not change the old directory.
+// TestConvert opens converted partitions with the new engine's log. The directories are intact or
+// damaged, with transactions, compaction and deleted records. It then appends, which must not
+// change the old directory.
 func TestConvert(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -123,7 +124,7 @@ func TestConvert(t *testing.T) {
 	}
 }
 
-// BenchmarkRead reads batches of one small event each, which are the most work.
+// BenchmarkRead reads batches of one small event each, which take the most work.
 func BenchmarkRead(b *testing.B) {
 	dir := b.TempDir()
 	e := openEngine(b, dir)

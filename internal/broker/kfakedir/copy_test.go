@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// TestLinkOrCopy makes new files of segments, of which some are damaged, and leaves the old ones alone.
+// TestLinkOrCopy creates new files from segments, some of which are damaged, and requires that the
+// old files are unchanged.
 func TestLinkOrCopy(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -26,7 +27,7 @@ func TestLinkOrCopy(t *testing.T) {
 	damaged[len(damaged)-100] ^= 1 // in the last one
 	damaged = append(damaged, "torn"...)
 	second := len(split(t, readFile(t, segments[1].Path))[0])
-	damaged[second] ^= 1 // the offset of the second one, which does not follow anything
+	damaged[second] ^= 1 // the offset of the second batch, which then does not follow the first one
 	writeFile(t, segments[1].Path, damaged)
 	flipped := readFile(t, segments[2].Path)
 	batches := split(t, slices.Clone(flipped))
@@ -66,7 +67,7 @@ func TestLinkOrCopy(t *testing.T) {
 			if err := do(filepath.Join(dir, "missing", "new.log")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("segment %d: %v in a directory that does not exist", n, err)
 			}
-			linked = false // by Copy
+			linked = false // Copy never links
 		}
 	}
 	if after := listing(t, dir); after != before {

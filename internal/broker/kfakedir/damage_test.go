@@ -20,7 +20,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// killed returns the directory of an engine that was killed at the end of the story, in its first life.
+// killed returns the directory of an engine that was killed at the end of the story, at its first
+// start.
 func killed(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -51,12 +52,12 @@ func writeFile(t testing.TB, path string, content []byte) {
 	}
 }
 
-// TestTornTails cuts files that are appended to at every byte, and compares with what
-// the engine makes of some of them.
+// TestTornTails truncates files that are appended to at every byte, and compares some of the
+// results with those of the engine.
 func TestTornTails(t *testing.T) {
 	t.Parallel()
 	dir := killed(t)
-	every := longtest.Scaled(t, "KFAKEDIR_CUTS_EVERY", 29) // how many cuts for one that the engine opens too
+	every := longtest.Scaled(t, "KFAKEDIR_CUTS_EVERY", 29) // one in this many truncated directories is opened with the engine too
 	for _, name := range []string{"partitions/events-3/0.dat", "partitions/events-3/0.idx", "groups.log", "pids.log"} {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			path := filepath.Join(dir, name)
@@ -78,8 +79,8 @@ func TestTornTails(t *testing.T) {
 	}
 }
 
-// TestTornJSON cuts JSON files at every byte, as a power cut may. The records and committed
-// offsets must survive that; the engine itself would not even start.
+// TestTornJSON truncates JSON files at every byte, as a power cut may. Records and committed
+// offsets must survive that, although the engine itself would not start.
 func TestTornJSON(t *testing.T) {
 	t.Parallel()
 	dir := killed(t)
@@ -116,7 +117,7 @@ func isData(line string) bool {
 	return kind == "batch" || kind == "offset" || kind == "partition"
 }
 
-// log1 is a topic of one partition, in a directory of an engine that was killed.
+// log1 creates a topic of one partition, in a directory of an engine that was killed.
 func log1(t testing.TB) (dir string, e *engine) {
 	t.Helper()
 	dir = t.TempDir()
@@ -142,7 +143,8 @@ func split(t testing.TB, all []byte) [][]byte {
 	return batches
 }
 
-// TestDamage damages the first segment of a log in ways that the engine would answer by cutting off what follows.
+// TestDamage damages the first segment of a log in ways for which the engine would cut off
+// everything that follows.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -161,7 +163,7 @@ func TestDamage(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		do   func(b []byte) []byte
-		lost []int // batches
+		lost []int // indices of lost batches
 		warn string
 	}{
 		{"none", func(b []byte) []byte { return b }, nil, ""},
@@ -224,7 +226,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestMissingSegment removes a segment. The only batch behind it stays where its file says that it is.
+// TestMissingSegment removes a segment. The only batch after it stays at the offset in its file.
 func TestMissingSegment(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -246,7 +248,7 @@ func TestMissingSegment(t *testing.T) {
 	}
 }
 
-// TestLastOffset damages the offset of the last batch of all, so that none behind it confirms it.
+// TestLastOffset damages the offset of the very last batch, so that no later batch confirms it.
 func TestLastOffset(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -264,7 +266,7 @@ func TestLastOffset(t *testing.T) {
 	}
 }
 
-// TestBatchesInValue damages a batch with a record that is made of batches itself.
+// TestBatchesInValue damages a batch with a record whose value consists of batches.
 func TestBatchesInValue(t *testing.T) {
 	t.Parallel()
 	at := func(offset byte) []byte {
@@ -285,7 +287,7 @@ func TestBatchesInValue(t *testing.T) {
 	}
 }
 
-// TestCompactedOffset damages offsets in a compacted log, in which others may be missing.
+// TestCompactedOffset damages offsets in a compacted log, in which other offsets may be missing.
 func TestCompactedOffset(t *testing.T) {
 	t.Parallel()
 	at := func(offset byte) []byte {
@@ -306,7 +308,7 @@ func TestCompactedOffset(t *testing.T) {
 	}
 }
 
-// TestEpochs keeps leader epochs that go up.
+// TestEpochs requires that increasing leader epochs are kept.
 func TestEpochs(t *testing.T) {
 	t.Parallel()
 	var content []byte
@@ -318,7 +320,8 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
-// TestSnapshotFits tells snapshots of a log from those of an earlier one with the same offsets.
+// TestSnapshotFits distinguishes snapshots of a log from those of an earlier log with the same
+// offsets.
 func TestSnapshotFits(t *testing.T) {
 	t.Parallel()
 	content := slices.Concat(rawBatch(2, nil), rawBatch(2, nil))
@@ -352,8 +355,8 @@ func count(from, to int) (n []int) {
 	return n
 }
 
-// TestAnyDamage changes bytes anywhere in a log. What is then read is nothing but batches that were
-// written, unchanged; and each change costs two batches at most.
+// TestAnyDamage changes bytes anywhere in a log. Everything that is read afterwards is a batch that
+// was written, unchanged. Each change costs at most two batches.
 func TestAnyDamage(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -395,9 +398,10 @@ func TestAnyDamage(t *testing.T) {
 	})
 }
 
-// onlyUnchecked reports whether a batch differs from a written one in the leader epoch, or in an
-// offset that contradicts nothing: no checksum covers them. It may also have become one of the engine's own errors, by
-// two changes, in the attributes and in the checksum.
+// onlyUnchecked reports whether a batch differs from a written one only in the leader epoch, or in
+// an offset that contradicts nothing: no checksum covers them. Two changes, in the attributes and
+// in the checksum, may also have turned it into a batch that looks like one of the engine's own
+// errors.
 func onlyUnchecked(b []byte, written map[string]bool) bool {
 	for w := range written {
 		if len(w) == len(b) && w[attributesAt+2:] == string(b[attributesAt+2:]) {
@@ -407,7 +411,7 @@ func onlyUnchecked(b []byte, written map[string]bool) bool {
 	return false
 }
 
-// rawBatch is a batch of plain records, to be sent as it is after change has changed it. The checksum is right.
+// rawBatch returns a batch of simple records after change has modified it. Its checksum is correct.
 func rawBatch(n int, change func(*kmsg.RecordBatch)) []byte {
 	b := kmsg.RecordBatch{
 		PartitionLeaderEpoch: -1, Magic: 2,
@@ -426,15 +430,15 @@ func rawBatch(n int, change func(*kmsg.RecordBatch)) []byte {
 	return seal(b.AppendTo(nil))
 }
 
-// seal makes the length and the checksum of a batch right.
+// seal corrects the length and the checksum of a batch.
 func seal(b []byte) []byte {
 	binary.BigEndian.PutUint32(b[8:], uint32(len(b)-12))
 	binary.BigEndian.PutUint32(b[checksumAt:], checksum(b[attributesAt:]))
 	return b
 }
 
-// TestAppendTime sends batches with the attribute LogAppendTime, whose timestamps the engine overwrites without
-// making the checksum right.
+// TestAppendTime sends batches with the attribute LogAppendTime. The engine overwrites their
+// timestamps without updating the checksum.
 func TestAppendTime(t *testing.T) {
 	t.Parallel()
 	for _, codec := range []kgo.CompressionCodec{kgo.NoCompression(), kgo.ZstdCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression()} {
@@ -450,7 +454,7 @@ func TestAppendTime(t *testing.T) {
 			if batch.ChecksumOK(served[3]) {
 				t.Fatal("the engine has made the checksum right")
 			}
-			e.close() // the next start would cut the log
+			e.close() // the next start would truncate the log
 			data, _ := read(t, dir)
 			wantWarning(t, data, "the batch at offset 6 had a checksum that did not match its timestamps")
 			p := data.partition(t, "log", 0)
@@ -460,7 +464,7 @@ func TestAppendTime(t *testing.T) {
 				t.Errorf("%d batches to %d, want %d to 15", len(got), p.End, len(served))
 			}
 
-			// It is not taken if it is damaged as well.
+			// It is not accepted if it is damaged as well.
 			path := filepath.Join(dir, "partitions/log-0/0.dat")
 			damaged := readFile(t, path)
 			at := bytes.Index(damaged, served[3][attributesAt:])
@@ -472,7 +476,7 @@ func TestAppendTime(t *testing.T) {
 	}
 }
 
-// TestOddCounts sends batches with a number of records that they do not have, which the engine takes.
+// TestOddCounts sends batches with a wrong number of records, which the engine accepts.
 func TestOddCounts(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -483,7 +487,7 @@ func TestOddCounts(t *testing.T) {
 	if end := e.cluster.PartitionInfo("log", 0).HighWatermark; end != 4 {
 		t.Fatalf("the log ends at %d, want 4: the engine has changed", end)
 	}
-	e.produce("log", 0, 3)                                                                                                  // 4 to 9, of which 4 to 6 are taken
+	e.produce("log", 0, 3)                                                                                                  // 4 to 9, of which 4 to 6 are in use
 	e.produceRaw("log", 0, rawBatch(1, func(b *kmsg.RecordBatch) { b.NumRecords, b.LastOffsetDelta = 1_000_000, 999_999 })) // to 1,000,009
 	e.produce("log", 0, 1)
 	e.close()
@@ -503,7 +507,8 @@ func TestOddCounts(t *testing.T) {
 	wantWarning(t, data, "second batch for the offsets 4")
 }
 
-// TestTornEntry tears an entry of groups.log in the middle, behind which the engine went on appending.
+// TestTornEntry cuts an entry in the middle of groups.log, after which the engine continued to
+// append.
 func TestTornEntry(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -528,7 +533,7 @@ func TestTornEntry(t *testing.T) {
 	}
 }
 
-// TestMadeUpEpoch reads an offset that was committed with a leader epoch that cannot be.
+// TestMadeUpEpoch reads an offset that was committed with an impossible leader epoch.
 func TestMadeUpEpoch(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -549,14 +554,14 @@ func TestMadeUpEpoch(t *testing.T) {
 	}
 }
 
-// frame is an entry of a log.
+// frame returns an entry of a log.
 func frame(content []byte) []byte {
 	body := append(binary.LittleEndian.AppendUint16(nil, version), content...)
 	header := binary.LittleEndian.AppendUint32(nil, uint32(len(body)))
 	return append(binary.LittleEndian.AppendUint32(header, checksum(body)), body...)
 }
 
-// TestNewerVersion does not read what a newer version wrote.
+// TestNewerVersion requires that data of a newer version is not read.
 func TestNewerVersion(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"meta.json", "topics.json", "acls.json", "partitions/log-0/snapshot.json"} {

@@ -26,7 +26,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// engine is the old engine over a directory.
+// engine is the old engine with a directory.
 type engine struct {
 	t       testing.TB
 	dir     string
@@ -45,7 +45,7 @@ func openEngine(t testing.TB, dir string) *engine {
 	e := &engine{t: t, dir: dir, cluster: cluster}
 	t.Cleanup(e.close)
 	versions := kversion.Stable()
-	versions.SetMaxKeyVersion(int16(kmsg.OffsetFetch), 8) // by name: topics that are gone have no ID
+	versions.SetMaxKeyVersion(int16(kmsg.OffsetFetch), 8) // by name, because deleted topics have no ID
 	e.client = e.newClient(kgo.MaxVersions(versions))
 	e.admin = kadm.NewClient(e.client)
 	return e
@@ -66,7 +66,7 @@ func (e *engine) newClient(opts ...kgo.Opt) *kgo.Client {
 	return client
 }
 
-// close stops the engine as `diaspora up` does when it is told to.
+// close stops the engine in the same way as "diaspora up".
 func (e *engine) close() {
 	for _, client := range e.clients {
 		client.Close()
@@ -118,7 +118,7 @@ func (e *engine) produceBy(client *kgo.Client, topic string, partition int32, ba
 	}
 }
 
-// produceRaw sends a batch as it is.
+// produceRaw sends a batch unchanged.
 func (e *engine) produceRaw(topic string, partition int32, b []byte) {
 	e.t.Helper()
 	req := kmsg.NewProduceRequest()
@@ -141,7 +141,7 @@ func (e *engine) commit(group, topic string, partition int32, offset int64) {
 	e.must(e.admin.CommitAllOffsets(context.Background(), group, offsets))
 }
 
-// consume reads some records as a member of a group, and commits.
+// consume reads some records as a member of a group, and commits offsets.
 func (e *engine) consume(group, topic string) {
 	e.t.Helper()
 	client := e.newClient(kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -161,7 +161,7 @@ func (e *engine) createACL(principal, topic string) {
 	e.must(err)
 }
 
-// contents is what an engine serves, or what [Read] found, as text: one line for each thing.
+// contents is what an engine serves, or what [Read] has found, as text: one line for each item.
 type contents []string
 
 func (c contents) compare(t testing.TB, got contents) {
@@ -182,7 +182,7 @@ func (c contents) compare(t testing.TB, got contents) {
 
 func (c *contents) add(format string, args ...any) { *c = append(*c, fmt.Sprintf(format, args...)) }
 
-// addTopic adds a topic's configs in order.
+// addTopic adds a topic's configs, sorted.
 func (c *contents) addTopic(name string, id [16]byte, configs map[string]string) {
 	var sorted []string
 	for _, key := range slices.Sorted(maps.Keys(configs)) {
@@ -214,12 +214,12 @@ func (c *contents) addOffset(group, topic string, partition int32, offset int64,
 	c.add("offset %s %s/%d: %d, epoch %d, %s", group, topic, partition, offset, epoch, text)
 }
 
-// served asks the engine for all that it has.
+// served requests everything that the engine has.
 func (e *engine) served() contents {
 	e.t.Helper()
 	ctx := context.Background()
 	var c contents
-	metadata, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, e.client.Broker(0)) // not the client's, which has a cache
+	metadata, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, e.client.Broker(0)) // not from the client, which has a cache
 	e.must(err)
 	c.add("cluster %s", *metadata.ClusterID)
 	for _, topic := range metadata.Topics {
@@ -291,7 +291,7 @@ func (e *engine) fetch(topic string, partition int32, start, end int64) []byte {
 	return all
 }
 
-// read reads a directory, and returns what it holds in the same form as served.
+// read reads a directory, and returns the result in the same form as served.
 func read(t testing.TB, dir string) (*Data, contents) {
 	t.Helper()
 	data, err := Read(dir)
@@ -318,7 +318,7 @@ func read(t testing.TB, dir string) (*Data, contents) {
 	return data, c
 }
 
-// records returns the good batches of a partition, after checking them.
+// records returns the valid batches of a partition, after checking them.
 func records(t testing.TB, p Partition) []byte {
 	t.Helper()
 	var all []byte
@@ -343,7 +343,8 @@ func records(t testing.TB, p Partition) []byte {
 	return all
 }
 
-// wantLog fails if content is not batches without gaps from base on. It returns where they end.
+// wantLog fails if content does not consist of batches without gaps from base on. It returns their
+// end.
 func wantLog(t testing.TB, content []byte, base int64) int64 {
 	t.Helper()
 	epoch := int32(0)
@@ -357,10 +358,10 @@ func wantLog(t testing.TB, content []byte, base int64) int64 {
 	return base
 }
 
-// empty reports whether a batch takes the place of others.
+// empty reports whether a batch replaces others.
 func empty(h batch.Header) bool { return h.Count == 0 && h.LastOffsetDelta >= 0 }
 
-// good returns the good batches of a segment.
+// good returns the valid batches of a segment.
 func (s Segment) good(t testing.TB) []byte {
 	t.Helper()
 	file := readFile(t, s.Path)
@@ -374,7 +375,7 @@ func (s Segment) good(t testing.TB) []byte {
 	return good
 }
 
-// listing is all files of a directory with their contents.
+// listing returns all files of a directory with their contents.
 func listing(t testing.TB, dir string) string {
 	t.Helper()
 	var out strings.Builder
@@ -396,7 +397,7 @@ func listing(t testing.TB, dir string) string {
 	return out.String()
 }
 
-// copyDir copies a directory, as kill -9 at this moment would leave it.
+// copyDir copies a directory, in the state in which kill -9 would leave it now.
 func copyDir(t testing.TB, from string) string {
 	t.Helper()
 	to := t.TempDir()
@@ -406,7 +407,7 @@ func copyDir(t testing.TB, from string) string {
 	return to
 }
 
-// wantNoWarnings fails if there are any.
+// wantNoWarnings fails if there are warnings.
 func wantNoWarnings(t testing.TB, data *Data) {
 	t.Helper()
 	if len(data.Warnings) > 0 {
@@ -414,7 +415,7 @@ func wantNoWarnings(t testing.TB, data *Data) {
 	}
 }
 
-// wantWarning fails if no warning has the words.
+// wantWarning fails if no warning contains the text.
 func wantWarning(t testing.TB, data *Data, words string) {
 	t.Helper()
 	for _, w := range data.Warnings {

@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 )
 
-// FuzzFrames reads any bytes as a log of frames.
+// FuzzFrames reads arbitrary bytes as a log of frames.
 func FuzzFrames(f *testing.F) {
 	a, b := frame([]byte(`{"type":"commit","g":"g","t":"t","o":5}`)), frame([]byte(`{"type":"meta","g":"g"}`))
 	f.Add(slices.Concat(a, b))
@@ -32,7 +32,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// memoryScanner scans segments in memory that begin at the offset 0.
+// memoryScanner scans segments in memory that begin at offset 0.
 func memoryScanner(t testing.TB, content []byte, snap *snapshot) (*scanner, []byte) {
 	t.Helper()
 	return scanMemory(t, content, new(reader).newScanner(topicPartition{"t", 0}, snap, []int64{0, 1 << 40}))
@@ -63,7 +63,7 @@ func scanMemory(t testing.TB, content []byte, s *scanner) (*scanner, []byte) {
 	return s, good
 }
 
-// sealAll makes the checksums of all batches right that can be told apart.
+// sealAll corrects the checksums of all batches that can be found.
 func sealAll(content []byte) []byte {
 	content = slices.Clone(content)
 	for rest := content; ; {
@@ -76,7 +76,7 @@ func sealAll(content []byte) []byte {
 	}
 }
 
-// FuzzSegment reads any bytes as a segment.
+// FuzzSegment reads arbitrary bytes as a segment.
 func FuzzSegment(f *testing.F) {
 	at := func(offset byte, change func(*kmsg.RecordBatch)) []byte {
 		b := rawBatch(2, change)
@@ -100,7 +100,8 @@ func FuzzSegment(f *testing.F) {
 		_, good := memoryScanner(t, content, &snapshot{Start: 1, End: 4})
 		batches := split(t, good)
 		_, again := memoryScanner(t, bytes.Join(batches, nil), new(snapshot))
-		// Without what was between them, offsets that nothing confirms are not believed any more.
+		// Without the bytes between the batches, offsets that nothing confirms are no longer
+		// accepted.
 		same := func(a, b []byte) bool { return bytes.Equal(a[magicAt:], b[magicAt:]) }
 		if !slices.EqualFunc(split(t, again), batches, same) {
 			t.Errorf("%d of %d good bytes when they are read again", len(again), len(good))
@@ -108,7 +109,7 @@ func FuzzSegment(f *testing.F) {
 	})
 }
 
-// FuzzFiles puts any content into the other files.
+// FuzzFiles writes arbitrary content into the other files.
 func FuzzFiles(f *testing.F) {
 	dir := f.TempDir()
 	names := []string{

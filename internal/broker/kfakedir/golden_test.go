@@ -15,9 +15,9 @@ import (
 
 var update = flag.Bool("update", false, "let the library write testdata again")
 
-// TestGolden reads directories that the engine of commit cb5a4b7 wrote, whatever the library
-// that the other tests use has become. testdata/<name> is a directory, and testdata/<name>.txt
-// what was in it: the engine and Read agreed about that when it was written.
+// TestGolden reads directories that the engine of commit cb5a4b7 has written. It does not depend on
+// the version of the library that the other tests use. testdata/<name> is a directory, and
+// testdata/<name>.txt its contents, on which the engine and Read agreed when it was written.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	if *update {
@@ -49,7 +49,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// details is what an engine does not tell, but Read does.
+// details returns what Read finds but an engine does not report.
 func (d *Data) details() (c contents) {
 	for _, g := range d.Groups {
 		c.add("detail group %s: %s, %q, %q, %q, generation %d", g.ID, g.Kind, g.ProtocolType, g.Protocol, g.Assignor, g.Generation)

@@ -18,7 +18,7 @@ import (
 func (e *engine) expire(topic string) {
 	e.t.Helper()
 	e.configure(topic, "retention.ms", "1")
-	time.Sleep(3 * time.Millisecond) // retention goes by the clock
+	time.Sleep(3 * time.Millisecond) // retention uses the real clock
 	e.cluster.ApplyRetention()
 	e.configure(topic, "retention.ms", "-1")
 }
@@ -39,8 +39,8 @@ func wantPartition(t *testing.T, dir string, start, end int64, batches int) Part
 	return p
 }
 
-// TestExpired lets all records of a partition expire. The engine begins at offset 0 again at its next
-// start; a conversion must not.
+// TestExpired lets all records of a partition expire. At its next start the engine begins at offset
+// 0 again; a conversion must not.
 func TestExpired(t *testing.T) {
 	t.Parallel()
 	t.Run("clean stop", func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestExpired(t *testing.T) {
 		e.produce("log", 0, 6)
 		e.expire("log")
 		copied := copyDir(t, dir)
-		writeFile(t, filepath.Join(copied, "partitions/log-0/12.idx"), nil) // a kill while files are removed
+		writeFile(t, filepath.Join(copied, "partitions/log-0/12.idx"), nil) // as if killed while files are removed
 		wantPartition(t, copied, 12, 12, 0)
 	})
 	t.Run("an offset that somebody made up", func(t *testing.T) {
@@ -109,8 +109,8 @@ func TestExpired(t *testing.T) {
 	})
 }
 
-// TestSecondLife begins a partition at offset 0 again, as the engine did after all had expired. What an
-// earlier clean stop noted must not delete the new records.
+// TestSecondLife begins a partition at offset 0 again, as the engine did after all records had
+// expired. The snapshot of an earlier clean stop must not delete the new records.
 func TestSecondLife(t *testing.T) {
 	t.Parallel()
 	for _, deleted := range []int64{0, 6} {
@@ -119,7 +119,7 @@ func TestSecondLife(t *testing.T) {
 				dir, e := log1(t)
 				e.produce("log", 0, 6, kgo.DisableIdempotentWrite())
 				e.must(e.cluster.DeleteRecords("log", 0, deleted))
-				e.close() // the snapshot says 12, and what was deleted
+				e.close() // the snapshot contains the end, 12, and the deleted records
 				e = openEngine(t, dir)
 				e.expire("log")
 				copied := copyDir(t, dir) // killed
@@ -135,7 +135,8 @@ func TestSecondLife(t *testing.T) {
 	}
 }
 
-// TestDeleted deletes records in the middle of a segment, which only a clean stop notes.
+// TestDeleted deletes records in the middle of a segment, which the engine records only at a clean
+// stop.
 func TestDeleted(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -151,7 +152,7 @@ func TestDeleted(t *testing.T) {
 	e.close()
 	wantPartition(t, dir, 70, 78, 4)
 
-	// Without the snapshot they are there again, which is told.
+	// Without the snapshot they are there again, with a warning.
 	if err := os.Remove(filepath.Join(killed, "partitions/log-0/snapshot.json")); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +162,7 @@ func TestDeleted(t *testing.T) {
 	}
 }
 
-// TestCompacted has gaps between offsets that are no damage.
+// TestCompacted has gaps between offsets that are not damage.
 func TestCompacted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -189,8 +190,8 @@ func transaction1(e *engine, client *kgo.Client, batches int, end kgo.Transactio
 	e.must(client.EndTransaction(context.Background(), end))
 }
 
-// TestTransactions leaves out the records of transactions that were not committed. A kill in a transaction
-// ends it, although the engine writes no marker.
+// TestTransactions requires that records of transactions that were not committed are left out. A
+// kill aborts a transaction, although the engine writes no marker.
 func TestTransactions(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -198,7 +199,7 @@ func TestTransactions(t *testing.T) {
 	e.produce("log", 0, 1)                           // 0
 	transaction1(e, client, 2, kgo.TryCommit)        // 1 to 3, marker 4
 	transaction1(e, client, 2, kgo.TryAbort)         // 5 to 7, marker 8
-	other := e.newClient(kgo.TransactionalID("tx2")) // at the same time as the next one
+	other := e.newClient(kgo.TransactionalID("tx2")) // concurrently with the next one
 	e.must(other.BeginTransaction())
 	e.produceBy(other, "log", 0, 1)                                   // 9
 	transaction1(e, client, 1, kgo.TryCommit)                         // 10, marker 11
@@ -237,7 +238,8 @@ func wantBases(t *testing.T, dir string, want []int64, end int64) {
 	wantWarning(t, data, "transactions")
 }
 
-// TestProducers compares what a clean stop wrote about producers with what the batches say.
+// TestProducers compares the producers' state of a clean stop with the state that the batches
+// result in.
 func TestProducers(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -272,7 +274,7 @@ func TestProducers(t *testing.T) {
 		}
 	}
 
-	// When the records are deleted, only the file knows.
+	// When the records are deleted, only the file has the state.
 	e = openEngine(t, dir)
 	e.must(e.cluster.DeleteRecords("log", 0, 24+3))
 	e.close()
@@ -288,7 +290,8 @@ func TestProducers(t *testing.T) {
 	}
 }
 
-// TestPartlyDeleted deletes some of the last batches of a producer, which are known again all the same.
+// TestPartlyDeleted deletes some of the last batches of a producer. Duplicates of these are still
+// detected.
 func TestPartlyDeleted(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -306,8 +309,8 @@ func TestPartlyDeleted(t *testing.T) {
 	}
 }
 
-// TestUntrueWindows reads what the engine wrote of batches that it could not store. A repeat of those must
-// be stored, so they must not be known.
+// TestUntrueWindows reads the state of batches that the engine could not store. Retries of those
+// must be stored, so they must not be taken for duplicates.
 func TestUntrueWindows(t *testing.T) {
 	t.Parallel()
 	const windows = `{"version":1,"windows":[
@@ -334,7 +337,8 @@ func TestUntrueWindows(t *testing.T) {
 	}
 }
 
-// TestWindowWraps reads sequence numbers that begin at 0 again. The engine had one number less than Kafka.
+// TestWindowWraps reads sequence numbers that start at 0 again. The engine had one number less than
+// Kafka.
 func TestWindowWraps(t *testing.T) {
 	t.Parallel()
 	var w window
@@ -347,7 +351,7 @@ func TestWindowWraps(t *testing.T) {
 	}
 }
 
-// TestManyProducers bounds what a partition keeps.
+// TestManyProducers requires that the number of producers of a partition is limited.
 func TestManyProducers(t *testing.T) {
 	t.Parallel()
 	l := &log{producers: make(map[int64]*producerState), segments: make([]Segment, 1)}
@@ -383,7 +387,8 @@ func TestFreeProducerID(t *testing.T) {
 	}
 }
 
-// TestOrphans keeps partitions that topics.json does not know, as when it could not be written to a full disk.
+// TestOrphans requires that partitions are kept that are not in topics.json, as when that file
+// could not be written to a full disk.
 func TestOrphans(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
@@ -430,7 +435,7 @@ func TestOrphans(t *testing.T) {
 func TestFound(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "broker")
-	for range 2 { // missing, and empty
+	for range 2 { // topics.json missing, and empty
 		if found, err := Found(dir); found || err != nil {
 			t.Errorf("Found(%s) = %v, %v", dir, found, err)
 		}

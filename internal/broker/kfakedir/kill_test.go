@@ -21,7 +21,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// TestMain lets the test binary be the process that is killed.
+// TestMain runs the tests, or serves as the process that is killed.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("KFAKEDIR_TEST_DIR"); dir != "" {
 		if err := writeUntilKilled(dir); err != nil {
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// writeUntilKilled runs the old engine, and says what it has acknowledged.
+// writeUntilKilled runs the old engine, and reports what it has acknowledged.
 func writeUntilKilled(dir string) error {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(dir))
 	if err != nil {
@@ -88,14 +88,14 @@ func writeUntilKilled(dir string) error {
 	return <-failed
 }
 
-// position is an offset that was acknowledged.
+// position is an acknowledged offset.
 type position struct {
 	topic     string
 	partition int32
 	offset    int64
 }
 
-// TestKill kills a process again and again, and looks for all that it has acknowledged.
+// TestKill kills a process again and again, and requires that everything acknowledged is found.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -160,7 +160,7 @@ func parseLine(t *testing.T, line string) (topic string, partition int32, offset
 	return topic, partition, offset, rest
 }
 
-// killOne runs a process for a while, and returns what it said.
+// killOne runs a process for a while, kills it, and returns what it reported.
 func killOne(t *testing.T, dir string) []string {
 	t.Helper()
 	exe, err := os.Executable()

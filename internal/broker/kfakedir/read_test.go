@@ -8,14 +8,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// small makes segments that hold a few batches.
+// small is a segment size that holds a few batches.
 var small = map[string]string{"segment.bytes": "1000"}
 
-// story is what users do, step by step. After each step the process may be killed.
+// story is a sequence of user actions. The process may be killed after each step.
 var story = []struct {
 	name string
 	do   func(e *engine)
-	lost bool // a kill loses what the step did, and the engine knew it
+	lost bool // a kill loses the result of the step, as the engine knew
 }{
 	{name: "empty", do: func(e *engine) {}},
 	{name: "topics", do: func(e *engine) {
@@ -74,8 +74,8 @@ func lastSegment(e *engine, partition string) int64 {
 	return bases[len(bases)-1]
 }
 
-// TestKillAfterEachStep reads the directory of an engine that is running, as a killed process
-// leaves it, and compares what is in it with what the engine serves.
+// TestKillAfterEachStep reads the directory of a running engine, as a killed process leaves it, and
+// compares the result with what the engine serves.
 func TestKillAfterEachStep(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -97,7 +97,7 @@ func TestKillAfterEachStep(t *testing.T) {
 	}
 }
 
-// TestStopAfterEachStep is the same with a clean stop after each step, after which nothing at all is lost.
+// TestStopAfterEachStep does the same with a clean stop after each step, which loses nothing.
 func TestStopAfterEachStep(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -111,7 +111,7 @@ func TestStopAfterEachStep(t *testing.T) {
 			wantNoWarnings(t, data)
 			want.compare(t, got)
 		})
-		// A kill right after the next start loses nothing either, and keeps old snapshots.
+		// A kill right after the next start loses nothing either, and leaves old snapshots.
 		e = openEngine(t, dir)
 		if e.cluster.TopicInfo("events") != nil {
 			e.produce("events", 2, 2)
