@@ -63,8 +63,8 @@ type consumerOptions struct {
 }
 
 // consumerGroup is a group of the consumer protocol (KIP-848). Its members send
-// heartbeats. A heartbeat tells the topics that the member is subscribed to and
-// the partitions that it owns; the answer tells the partitions that it may own.
+// heartbeats. A heartbeat lists the topics that the member is subscribed to and
+// the partitions that it owns; the answer lists the partitions that it may own.
 // Three epochs order this:
 //
 //   - The group epoch rises when the members, their subscriptions or the topics
