@@ -479,7 +479,8 @@ func (s *Service) owned(ctx context.Context, subject, name string) (topic, error
 	}
 }
 
-// Topic returns a topic of the subject. Its errors are those of Release.
+// Topic returns a topic of the subject. Operators get any topic, because they may have to block its
+// owner. Its errors are those of Release.
 func (s *Service) Topic(ctx context.Context, subject, name string) (diaspora.Topic, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
