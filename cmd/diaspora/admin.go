@@ -17,15 +17,15 @@ var adminBlockHelp = help{
 	examples: `
 diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
 	long: `
-The fabric no longer accepts the person's tokens and access keys, and closes their open connections
-within a minute, with "diaspora up" within ten seconds. Signing in still works, because that is
-up to Globus; using the login does not. Topics and keys
-stay, and work again after "diaspora admin unblock". An access key that somebody else gave to the
-person belongs to that owner, and goes on working until the owner revokes it. The ledger keeps
-who blocked whom, when and why; the person is not told why.
+The fabric stops accepting the person's tokens and access keys, and closes their open connections
+within a minute, with "diaspora up" within ten seconds. The person can still sign in, because Globus
+decides that, but cannot use the login. Topics and keys are kept, and work again after
+"diaspora admin unblock". An access key that somebody else gave to the person belongs to that owner,
+and works until the owner revokes it. The ledger records who blocked whom, when and why. The person
+is not told why.
 
-You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them.
-With "diaspora up" you are one. Operators cannot be blocked.`,
+You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them. With
+"diaspora up" you are one. Operators cannot be blocked.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
 }
@@ -41,7 +41,7 @@ func (e *env) adminBlockCommand() *cobra.Command {
 		}
 		return e.adminBlock(ctx, diaspora.BlockRequest{Subject: args[0], Why: why})
 	})
-	cmd.Flags().StringVar(&why, "why", "", "the reason, a line of `TEXT` for other operators")
+	cmd.Flags().StringVar(&why, "why", "", "reason, as one line of `TEXT` for other operators")
 	return cmd
 }
 
@@ -66,11 +66,12 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 
 var adminUnblockHelp = help{
 	use:   "unblock SUBJECT",
-	short: "let a blocked person in again",
+	short: "unblock a person or a service account",
 	examples: `
 diaspora admin unblock 1168fe43-ef48-54e0-8aeb-e0dc24146888`,
 	long: `
-The person's logins, and access keys that have not ended meanwhile, work again within ten seconds.`,
+The person's logins work again within ten seconds. So do access keys that were not revoked and have
+not expired in the meantime.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: `the subject is missing; "diaspora admin blocked" lists them`},
 }
@@ -95,7 +96,7 @@ func (e *env) adminUnblock(ctx context.Context, subject string) error {
 
 var adminBlockedHelp = help{
 	use:   "blocked",
-	short: "list who is blocked, since when and why",
+	short: "list blocked people and service accounts, since when and why",
 	examples: `
 diaspora admin blocked`,
 	formats: answerFormats,

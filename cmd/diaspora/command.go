@@ -69,7 +69,7 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "print as `FORMAT` "+strings.Join(h.formats, ", "))
+	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "output `FORMAT`: "+strings.Join(h.formats, ", "))
 	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(h.formats, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -151,48 +151,48 @@ func (e *env) commands() *cobra.Command {
 		e.logoutCommand(),
 		e.whoamiCommand(),
 		e.tokenCommand(),
-		group("profile", "list, choose and remove profiles", e.profileCommands()...),
+		group("profile", "list, select and remove profiles", e.profileCommands()...),
 		group("topic", "claim, list, show and release topics",
 			e.topicClaimCommand(),
 			e.topicListCommand(),
 			e.topicShowCommand(),
 			e.topicReleaseCommand(),
 		),
-		group("key", "make, list and revoke access keys",
+		group("key", "create, list and revoke access keys",
 			e.keyCreateCommand(),
 			e.keyListCommand(),
 			e.keyRevokeCommand(),
 		),
-		group("admin", "run the fabric: block people and let them in again; for its operators",
+		group("admin", "block and unblock people and service accounts (operators only)",
 			e.adminBlockCommand(),
 			e.adminUnblockCommand(),
 			e.adminBlockedCommand(),
 		),
 		e.produceCommand(),
 		e.statusCommand(),
-		group("spool", "see and send events that wait on this machine", e.spoolCommands()...),
+		group("spool", "inspect and send the events that are pending on this machine", e.spoolCommands()...),
 		e.consumeCommand(),
 		e.doctorCommand(),
 		e.completionCommand(),
 		e.versionCommand(),
 		environmentTopic(),
 	)
-	root.Long = `diaspora logs events to Diaspora Streams, and reads them back.
+	root.Long = `diaspora logs events to Diaspora Streams and reads them back.
 
 On one machine, with nothing else installed:
-  diaspora up                     run the broker and all around it
-  diaspora topic claim weather    in another terminal: a topic of your own
-  diaspora produce weather        type a line, or pipe a file into it
-  diaspora consume weather --from start
+  diaspora up                             run a complete fabric
+  diaspora topic claim weather            in another terminal: claim a topic
+  diaspora produce weather                type a line, or pipe a file into it
+  diaspora consume weather --from start   read the events
 
-With a fabric that others run:
+With the fabric of your institute:
   diaspora login https://diaspora.example.org`
 	root.Use = "diaspora COMMAND"
-	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "explain a command", Args: cobra.ArbitraryArgs, RunE: e.help, ValidArgsFunction: completeHelp})
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "show the help of a command", Args: cobra.ArbitraryArgs, RunE: e.help, ValidArgsFunction: completeHelp})
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
-	root.PersistentFlags().StringVar(&e.profile, "profile", "", "use the profile `NAME` instead of the current one")
-	root.PersistentFlags().BoolVarP(&e.quiet, "quiet", "q", false, "say nothing but results and errors")
+	root.PersistentFlags().StringVar(&e.profile, "profile", "", "`NAME` of the profile to use instead of the current one")
+	root.PersistentFlags().BoolVarP(&e.quiet, "quiet", "q", false, "print only results, warnings and errors")
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.Flags().Bool("version", false, "print the version")

@@ -11,9 +11,9 @@ import (
 
 var completionHelp = help{
 	use:   "completion SHELL",
-	short: "print a script that lets your shell complete commands and topics",
+	short: "print a script that completes commands and topics in your shell",
 	examples: `
-# bash, for this session and for all to come
+# bash, for this session and for all later ones
 source <(diaspora completion bash)
 echo 'source <(diaspora completion bash)' >> ~/.bashrc
 

@@ -15,42 +15,42 @@ import (
 
 var consumeHelp = help{
 	use:   "consume TOPIC...",
-	short: "print records: those to come, or from any place on",
+	short: "read records from one or more topics",
 	examples: `
-# what comes from now on, until Ctrl-C
+# new records, until Ctrl-C
 diaspora consume weather
 
-# everything that is there, then end
+# all existing records, then exit
 diaspora consume weather --from start --exit
 
-# the last ten of each partition, then what comes
+# the last ten records of each partition, then new ones
 diaspora consume weather --from -10
 
 # half an hour of one partition
 diaspora consume weather --partition 0 --from 1h --to 30m
 
-# since this morning, with time, key and headers, for another program
+# today's records with time, key and headers, for another program
 diaspora consume weather --from today -o ndjson | jq .value
 
-# as kcat prints it
+# in a format of kcat
 diaspora consume weather --from start --exit -f '%o %k: %s\n'
 
-# where the group left off; two of these share the work
+# continue where the group stopped; two such commands share the work
 diaspora consume weather alarms -g analysis`,
 	long: `
-As text, a record is its value and a line feed; with several topics, its topic and a tab stand
-before it. --format says otherwise, as with kcat. To a terminal, what would command the
-terminal is shown escaped; into a pipe or a file goes every byte as it is. With -o raw
-there is nothing between the values, and nothing is escaped.
+As text, a record is printed as its value and a line feed. With several topics, its topic and a tab
+precede the value. --format sets another format, as in kcat. On a terminal, characters that would
+control the terminal are escaped. In a pipe or a file, every byte is unchanged. With -o raw, there
+is nothing between the values, and nothing is escaped.
 
-With -o json (or ndjson, the same) each record is an object on a line of its own: topic,
-partition, offset, time (the event's own), stored (when the cluster received
-it), id, key, value, headers. What is not UTF-8 stands in key_base64 or value_base64.
-No key is null. Two records with the same id are the same event, delivered twice.
+With -o json (the same as ndjson), each record is an object on a line of its own: topic, partition,
+offset, time (the event's own), stored (when the cluster received it), id, key, value, headers. A
+key or value that is not UTF-8 is in key_base64 or value_base64 instead. If a record has no key, key
+is null. Two records with the same id are the same event, delivered twice.
 
-Without --from, reading begins at the end: only what comes from now on is shown. With
---exit, --to or a group it begins at the start; a group goes on where it left off.
-A record counts as read for its group once it has been written out.
+Without --from, reading begins at the end, so that only new records are printed. With --exit, --to
+or --group, it begins at the start, and a group continues where it stopped. A record counts as read
+by its group once it has been written to the output.
 
 ` + positionHelp + "\n\n" + formatHelp,
 	formats: append(streamFormats, "raw"),
@@ -73,12 +73,12 @@ func (e *env) consumeCommand() *cobra.Command {
 		return e.consume(ctx, o, args)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&o.from, "from", "", "begin at this `POSITION`; see above")
-	flags.StringVar(&o.to, "to", "", "end at this `POSITION`")
-	flags.BoolVar(&o.exit, "exit", false, "end at the end as it is now; short for --to end")
-	flags.Int64VarP(&o.number, "number", "n", 0, "end after `N` records")
-	flags.StringVarP(&o.group, "group", "g", "", "read as a member of this consumer `GROUP`, which remembers how far it came")
-	flags.StringVarP(&o.format, "format", "f", "", "print each record as this `FORMAT` says, as kcat does; see above")
+	flags.StringVar(&o.from, "from", "", "`POSITION` of the first record; see above")
+	flags.StringVar(&o.to, "to", "", "`POSITION` at which reading ends; see above")
+	flags.BoolVar(&o.exit, "exit", false, "exit at the current end of the topic; short for --to end")
+	flags.Int64VarP(&o.number, "number", "n", 0, "exit after `N` records")
+	flags.StringVarP(&o.group, "group", "g", "", "join this consumer `GROUP`, which records how far it has read")
+	flags.StringVarP(&o.format, "format", "f", "", "`FORMAT` of each record, as in kcat; see above")
 	flags.Int32SliceVarP(&o.partitions, "partition", "p", nil, "read only partition `N` of each topic; may be repeated (default: all)")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())

@@ -22,27 +22,27 @@ import (
 
 var spoolDiscardHelp = help{
 	use:   "discard TOPIC [DIRECTORY]",
-	short: "take the events for a topic out of the spool, without sending them",
+	short: "remove the events of a topic from the spool without sending them",
 	examples: `
-# events were logged to a topic whose name was mistyped: move them
+# move events that were logged to a mistyped topic
 diaspora spool discard wether --to wether.ndjson
 diaspora produce weather --input ndjson wether.ndjson
 
-# in a script, and for good
+# in a script: delete the events
 diaspora spool discard wether --yes`,
 	long: `
-Events for a topic that does not exist, or that you may not write to, wait for as long as that is
-so. This command takes them out. With --to they are written to a file first, with their
-keys, headers, times and ids, as produce --input ndjson takes them; the file must not
-exist yet. "-" is the output. It asks for the topic's name before it does anything; --yes does
-not ask, with or without --to.
+Events are pending for as long as their topic does not exist, or you have no permission to write to
+it. This command removes them. With --to, it first writes them to a file, with their keys, headers,
+times and IDs, as input for produce --input ndjson. The file must not exist; "-" is standard output.
+To confirm, you are asked to type the name of the topic; --yes skips this, with or without --to.
 
-Do not log events again that came from "produce --watch" with a mistyped topic: started with the
-right one, it logs the files in its folder by itself. With the same topic it does not, since its
-journal has them as logged: then keep a file with --to, and log that.
+Do not log events again that "produce --watch" logged to a mistyped topic. If you start it with the
+right topic, it logs the files in its folder again by itself. If you start it with the same topic,
+it does not, because its journal records the files as logged. In that case, save the events with
+--to, and log that file.
 
-Without a DIRECTORY it takes them out of all spools of the profile. A spool that another process has
-is not touched: end that one first.`,
+Without a DIRECTORY, the command removes the events from all spools of the profile. It does not
+change a spool that another process is using: end that process first.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 2, missing: "the topic is missing"},
 }

@@ -19,24 +19,24 @@ import (
 
 var doctorHelp = help{
 	use:   "doctor",
-	short: "find out why events do not get through, and what to do about it",
+	short: "find out why events do not arrive, and what to do about it",
 	examples: `
 diaspora doctor
 
-# the topic that you are about to use
+# with the topic that you want to use
 diaspora doctor --topic weather
 
-# a file for whoever helps you: no tokens and no events are in it
+# also write a file for a support ticket, without tokens and events
 diaspora doctor --bundle ticket.tar.gz`,
 	long: `
-It goes the way of an event, one check a line: environment, login, network, TLS, gateway,
-rights, an event written and read back, spool, disk. What cannot work since something before
-it failed is not tried. Begin with the first failure. docs/doctor.md explains each check.
+doctor follows the path of an event, and prints one line per check: environment, login, network,
+TLS, gateway, rights, an event written and read back, spool, disk. If a check fails, the checks that
+depend on it are skipped. Begin with the first failure. docs/doctor.md explains each check.
 
-One small test event is written to the topic that --topic names, or to your topic named "doctor"
-if you have one. Without either, none is, and nothing is changed.
+doctor writes one small test event to the topic that --topic names, or to your topic named "doctor"
+if you have one. Without either, it writes no event and changes nothing.
 
---quiet prints only what is not well. The exit code is 0 if nothing failed, and 1 otherwise.`,
+--quiet prints only warnings and failures. The exit code is 0 if nothing failed, and 1 otherwise.`,
 	formats: answerFormats,
 }
 
@@ -49,9 +49,9 @@ type doctorOptions struct {
 func (e *env) doctorCommand() *cobra.Command {
 	var o doctorOptions
 	cmd := e.command(doctorHelp, func(ctx context.Context, _ []string) error { return e.doctor(ctx, o) })
-	cmd.Flags().StringVar(&o.topic, "topic", "", "write the test event to the topic `NAME`")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "give each check so `LONG` at most")
-	cmd.Flags().StringVar(&o.bundle, "bundle", "", "write all that was found to the new `FILE`, a .tar.gz, for a support ticket")
+	cmd.Flags().StringVar(&o.topic, "topic", "", "`NAME` of the topic for the test event")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "time limit per check, as a `DURATION` such as 30s")
+	cmd.Flags().StringVar(&o.bundle, "bundle", "", "write the results to a new `FILE`, a .tar.gz, for a support ticket")
 	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())
 	})

@@ -3,35 +3,37 @@ package main
 import "github.com/spf13/cobra"
 
 // environmentHelp lists the variables that commands read.
-const environmentHelp = `Which fabric, and who signs in, if not by the profile that "diaspora login" has stored:
+const environmentHelp = `These variables select the fabric, and the identity to sign in with. They are used instead of the
+profile that "diaspora login" has stored:
   DIASPORA_URL             address of the fabric's ACL endpoint
-  DIASPORA_PROFILE         profile to use, as --profile
-  DIASPORA_KEY_FILE        file with an access key and the address of its fabric, mode 0600; "diaspora
-                           key create NAME --save-env FILE" writes one. Nothing else is needed
-  DIASPORA_KEY_ID          access key to sign in with, without such a file; with DIASPORA_URL
-  DIASPORA_KEY_SECRET      its secret
+  DIASPORA_PROFILE         name of the profile to use, as with --profile
+  DIASPORA_KEY_FILE        file with an access key and the address of its fabric, mode 0600; no other
+                           variable is needed. "diaspora key create NAME --save-env FILE" writes it
+  DIASPORA_KEY_ID          ID of an access key, if there is no such file; needs DIASPORA_URL
+  DIASPORA_KEY_SECRET      secret of this access key
   DIASPORA_REFRESH         refresh token of a login; "diaspora token --refresh" prints it
-  DIASPORA_CLIENT_ID       client of Globus that signs in as itself
-  DIASPORA_CLIENT_SECRET   its secret
+  DIASPORA_CLIENT_ID       client ID of a service that signs in to Globus as itself
+  DIASPORA_CLIENT_SECRET   secret of this client
 
-Of access key, client and refresh token, set one. An access key logs and reads events. What takes a
-person, such as claiming topics and making keys, takes a login.
+Set only one of access key, client and refresh token. An access key can log and read events. Other
+tasks, such as claiming topics and creating keys, need a login.
 
-How to reach it:
-  DIASPORA_BOOTSTRAP       bootstrap servers, as HOST:PORT,HOST:PORT, in place of those that the
-                           fabric names
+These variables say how to reach the fabric and Globus:
+  DIASPORA_BOOTSTRAP       bootstrap servers, as HOST:PORT,HOST:PORT, instead of those that the
+                           fabric announces
   DIASPORA_CA_FILE         PEM file with certificates to trust in addition to the system's
   GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
-                           another Globus Auth than Globus's own, as Globus's tools take it
+                           another Globus Auth server than the public one; Globus's own tools read
+                           the same variables
 
-Where things are kept:
+These variables say where files are kept:
   DIASPORA_CONFIG_DIR      profiles and tokens (default: diaspora in the user's configuration folder)
   DIASPORA_STATE_DIR       spools (default: ~/.local/state/diaspora)
 
-"diaspora doctor" says which are set, and names those that nothing reads. The settings of "diaspora
-serve" are variables, too; see its --help.`
+"diaspora doctor" shows which variables are set, and reports those that nothing reads. The settings
+of "diaspora serve" can also be given as variables; see "diaspora serve --help".`
 
 // environmentTopic is "diaspora help environment".
 func environmentTopic() *cobra.Command {
-	return &cobra.Command{Use: "environment", Short: "the environment variables that commands read", Long: environmentHelp}
+	return &cobra.Command{Use: "environment", Short: "environment variables that the commands read", Long: environmentHelp}
 }

@@ -16,16 +16,16 @@ import (
 
 var exampleHelp = help{
 	use:   "example [TOPIC]",
-	short: "show the whole system at work, end to end",
+	short: "run an end-to-end example: claim a topic, log events, read them",
 	examples: `
-# with nothing set up: on a fabric of its own, which is gone afterwards
+# with nothing set up: on a temporary fabric
 diaspora example
 
 # on the fabric that you are logged in to
 diaspora example my_topic`,
 	long: `
-It says who you are, claims a topic, logs one event and waits for it, logs another one whose
-callback tells when it is acknowledged, and reads both back.`,
+example shows who you are and claims a topic. It logs one event and waits until it is acknowledged,
+logs another event whose callback reports the acknowledgement, and reads both events.`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},
 }

@@ -11,14 +11,14 @@ import (
 )
 
 // formatHelp is the grammar of parseFormat, for help texts. It is kcat's, and %I, which kcat does not have.
-const formatHelp = `A FORMAT is text with any of
+const formatHelp = `A FORMAT is text with any of these tokens
   %s  %k                  the value and the key
   %S  %K                  their lengths in bytes; -1 if there is none
   %R                      the value's length as four bytes, big endian
   %t  %p  %o              topic, partition, offset
-  %T                      when the cluster received it, in milliseconds since 1970
+  %T                      when the cluster received the record, in milliseconds since 1970
   %h                      the headers, as name=value,name=value
-  %I                      the event's id; kcat has no such token
+  %I                      the ID of the event; kcat has no such token
   %%  \n \r \t \\ \x1f    a percent sign, line feed, carriage return, tab, backslash, any byte`
 
 // recordFormat appends a record as the user wants it.

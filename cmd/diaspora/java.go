@@ -16,7 +16,7 @@ const defaultJavaFile = "<username>.properties"
 
 // saveForJavaFlag is that of login, where the name of the file may be left out.
 func saveForJavaFlag(cmd *cobra.Command, file *string) {
-	cmd.Flags().StringVar(file, "save-for-java", "", "write a `FILE` with an access key that Java's Kafka clients and tools take")
+	cmd.Flags().StringVar(file, "save-for-java", "", "write an access key to `FILE`, for Java's Kafka clients and tools")
 	cmd.Flags().Lookup("save-for-java").NoOptDefVal = defaultJavaFile
 }
 

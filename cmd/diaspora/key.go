@@ -18,15 +18,15 @@ import (
 
 var keyCreateHelp = help{
 	use:   "create NAME",
-	short: "make an access key, for clients that cannot log in with Globus",
+	short: "create an access key, for clients that cannot log in with Globus",
 	examples: `
-# for all that you may do, until it is revoked
+# to read and write all your topics, until the key is revoked
 diaspora key create beamline-7
 
-# for a dashboard: it may read one topic, for ninety days
+# for a dashboard, which may read one topic for ninety days
 diaspora key create dashboard --topic weather --read --expires 90d
 
-# a file for this program, on a machine where nobody is logged in
+# a file for this command, on a machine where nobody is logged in
 diaspora key create array --write --save-env array.env
 DIASPORA_KEY_FILE=array.env diaspora produce weather
 
@@ -36,23 +36,27 @@ kcat -F kcat.conf -C -t weather
 diaspora key create desk --save-for-java desk.properties
 kafka-console-producer --bootstrap-server HOST:PORT --command-config desk.properties --topic weather`,
 	long: `
-An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN, which every
-Kafka client in every language speaks. The secret is printed now and never again: the fabric
-keeps only its hash. Whoever has it can do what the key may do, until you revoke the key.
+An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN. Kafka clients in
+every language support this. The secret is printed only now: the fabric keeps nothing but its hash.
+Anybody who has the secret can do what the key allows, until you revoke the key.
 
-Without --read and --write a key may do both; without --topic it is for all topics that you
-have and will have. A key cannot claim topics or make other keys. A key that reads has your
-consumer groups, whichever topics it is for: whoever has it can take part in them, reset and delete
+A key without --read and --write can do both. A key without --topic is for all topics that you have
+now or claim later. No key can claim topics or create other keys. A key that can read has access to
+your consumer groups, whichever topics it is for: anybody who has it can join, reset and delete
 them. Colleagues should use group IDs of their own, or read without a group.
 
---save-env, --save-for-kcat and --save-for-java write the key into a new file that only you can
-read, instead of printing it; - is the output. What --save-env writes is what DIASPORA_KEY_FILE
-names, and a shell reads it with: set -a; . FILE. It has the address of the fabric, too, and is
-all that "diaspora produce" and "consume" need. If the fabric has certificates of its own, they
-are put beside it, as FILE.ca.pem; a file for Java has them inside. With a file, NAME may be left
-out; the key is then named for this machine.
+With --save-env, --save-for-kcat or --save-for-java, the command does not print the key. It writes
+the key to a new file that only you can read; if FILE is -, to standard output. A file for Kafka
+clients in Java or for kcat is complete as it is.
 
-Console tools of Kafka that do not know --command-config take the file with --producer.config or
+DIASPORA_KEY_FILE is the name of a file that --save-env has written. A shell reads such a file with:
+set -a; . FILE. It also has the address of the fabric, and is all that "diaspora produce" and
+"diaspora consume" need.
+
+If the fabric has certificates of its own, they are written next to the file, as FILE.ca.pem; a file
+for Java includes them. With a file, NAME can be omitted, and the key is named after this machine.
+
+Kafka's console tools that do not know --command-config read the file with --producer.config or
 --consumer.config.`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},
@@ -77,10 +81,10 @@ func (e *env) keyCreateCommand() *cobra.Command {
 		return e.keyCreate(ctx, o)
 	})
 	flags := cmd.Flags()
-	flags.StringArrayVar(&o.Topics, "topic", nil, "let it use this `TOPIC` of yours only; may be repeated")
-	flags.BoolVar(&o.Read, "read", false, "let it read, and not write unless --write is there")
-	flags.BoolVar(&o.Write, "write", false, "let it write, and not read unless --read is there")
-	flags.StringVar(&o.expires, "expires", "", "end it after this `TIME`, such as 90d, or on this day (default: never)")
+	flags.StringArrayVar(&o.Topics, "topic", nil, "restrict the key to this `TOPIC` of yours; may be repeated")
+	flags.BoolVar(&o.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
+	flags.BoolVar(&o.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
+	flags.StringVar(&o.expires, "expires", "", "when the key expires: after a `TIME` such as 90d, or on a day (default: never)")
 	file = keyFileFlags(cmd)
 	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())
@@ -251,7 +255,7 @@ var keyListHelp = help{
 	examples: `
 diaspora key list
 
-# those that nobody has used
+# only the IDs of keys that were never used
 diaspora key list -o json | jq -r '.keys[] | select(.last_used == null) | .id'`,
 	formats: answerFormats,
 }
@@ -310,12 +314,12 @@ func (e *env) lastUsedText(t time.Time) string {
 
 var keyRevokeHelp = help{
 	use:   "revoke NAME|ID",
-	short: "end an access key",
+	short: "revoke an access key",
 	examples: `
 diaspora key revoke dashboard`,
 	long: `
-Nobody can sign in with the key any more, and connections that are open lose it within a
-minute, with "diaspora up" within ten seconds. Your other keys and your login are not touched.`,
+Nobody can sign in with the key any more. Open connections that use it are closed within a minute,
+with "diaspora up" within ten seconds. Your other keys and your login are not affected.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the key's name or ID is missing"},
 }

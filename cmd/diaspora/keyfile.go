@@ -37,9 +37,9 @@ const (
 // keyFileFlags adds the flags that save a key, and returns what reads them.
 func keyFileFlags(cmd *cobra.Command) func() (keyFile, error) {
 	flags := cmd.Flags()
-	flags.String("save-for-kcat", "", "write the key into this `FILE`, as kcat -F takes it, and all that is made of librdkafka")
-	flags.String("save-for-java", "", "write the key into this `FILE`, as Java's Kafka clients and tools take it")
-	flags.String("save-env", "", "write the key into this `FILE`, as DIASPORA_KEY_FILE names it and a shell reads it")
+	flags.String("save-for-kcat", "", "write the key to `FILE`, for kcat -F and other clients that use librdkafka")
+	flags.String("save-for-java", "", "write the key to `FILE`, for Java's Kafka clients and tools")
+	flags.String("save-env", "", "write the key to `FILE`, for DIASPORA_KEY_FILE and for shells")
 	return func() (f keyFile, err error) {
 		for kind, name := range map[keyFileKind]string{forKcat: "save-for-kcat", forJava: "save-for-java", forEnv: "save-env"} {
 			if !flags.Changed(name) {

@@ -25,46 +25,47 @@ import (
 
 var loginHelp = help{
 	use:   "login [URL]",
-	short: "log in with Globus, and remember the fabric as a profile",
+	short: "log in with Globus and store the login as a profile",
 	examples: `
-# a fabric, by the address of its ACL endpoint
+# to a fabric, by the address of its ACL endpoint
 diaspora login https://diaspora.example.org
 
-# again, when the login has expired
+# again, if the login has expired
 diaspora login
 
-# on a machine without a browser: open the address anywhere, paste the code
+# on a machine without a browser: open the address elsewhere, and paste the code
 diaspora login https://diaspora.example.org --no-browser
 
-# with a refresh token that you have elsewhere
+# with the refresh token of a login on another machine
 ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.org --with-token
 
 # in a script, to a fabric whose hosts you have checked
 diaspora login https://diaspora.example.org --no-browser --yes
 
-# and a file for Java's Kafka clients
+# also write a file for Java's Kafka clients
 diaspora login --save-for-java`,
 	long: `
-The address to visit is printed first; then your browser is opened. Over ssh, or where there
-is no display, you are asked for the code that the page shows.
+login prints the address to visit, and then opens your browser. Over ssh, or without a display, it
+asks for the code that the page shows.
 
-A login as somebody else than the profile's does not replace that one: it is kept as another
-profile; see "diaspora profile".
+The fabric's addresses are stored as a profile, which becomes the current one. It is named after the
+host, unless --profile gives another name. The tokens are stored in a file that only you can read,
+and are renewed automatically. They are not printed, unless you use --show-tokens.
 
-The fabric's addresses are stored as a profile, which is then the current one. Its name
-is that of the host, or what --profile says. The tokens go into a file that only you can
-read, and are renewed by themselves. They are not shown, unless you say --show-tokens.
+If you log in as somebody else than the identity in the profile, the stored login is not replaced.
+The new login is stored as another profile; see "diaspora profile".
 
-An access token goes only to hosts below the one that the fabric's scope names at Globus. If the
-scope names no host, you are shown the fabric's hosts and asked whether they are right; --yes
-says so. With another profile whose scope is the same and whose hosts differ, login refuses. A
-fabric that is wholly on this machine is exempt.
+An access token is sent only to hosts below the host name in the fabric's scope at Globus. If the
+scope names no host, login shows the fabric's hosts and asks you to confirm them; --yes confirms
+them. If another profile has the same scope but different hosts, login fails. A fabric that is
+wholly on this machine is exempt.
 
-A service signs in as itself: with DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET set, login
-asks nobody, tries them, and stores the profile only.
+A service signs in as itself: if DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET are set, login opens
+no browser and asks for no code. It tries these credentials, and stores only the profile.
 
---save-for-java makes an access key, named for this machine, and writes <username>.properties,
-which only you can read and Java's Kafka tools take; see "diaspora key create --help".`,
+--save-for-java creates an access key, named after this machine, and writes it to
+<username>.properties, for Java's Kafka tools. Only you can read this file. See
+"diaspora key create --help".`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},
 }
@@ -87,9 +88,9 @@ func (e *env) loginCommand() *cobra.Command {
 		return e.login(ctx, o, address)
 	})
 	flags := cmd.Flags()
-	flags.BoolVar(&o.noBrowser, "no-browser", false, "open no browser; ask for the code")
-	flags.BoolVar(&o.withToken, "with-token", false, "read a refresh token from the input")
-	flags.BoolVar(&o.showTokens, "show-tokens", false, "print the tokens themselves")
+	flags.BoolVar(&o.noBrowser, "no-browser", false, "do not open a browser; ask for the code")
+	flags.BoolVar(&o.withToken, "with-token", false, "read a refresh token from standard input")
+	flags.BoolVar(&o.showTokens, "show-tokens", false, "print the tokens")
 	flags.BoolVar(&o.yes, "yes", false, "confirm the fabric's hosts without asking")
 	saveForJavaFlag(cmd, &o.java)
 	return cmd

@@ -17,19 +17,19 @@ var logoutHelp = help{
 	examples: `
 diaspora logout
 
-# another profile's
+# log out of another profile
 diaspora logout --profile diaspora.example.org`,
 	long: `
-The tokens are revoked at Globus, so that copies of them are worthless too: a
-DIASPORA_REFRESH that was taken from this login stops working. The profile stays, so that
-"diaspora login" knows where to go.`,
+The tokens are revoked at Globus, so that copies of them stop working too, such as a
+DIASPORA_REFRESH that was taken from this login. The profile is kept, so that "diaspora login" knows
+the fabric.`,
 	formats: answerFormats,
 }
 
 func (e *env) logoutCommand() *cobra.Command {
 	var local bool
 	cmd := e.command(logoutHelp, func(ctx context.Context, _ []string) error { return e.logout(ctx, local) })
-	cmd.Flags().BoolVar(&local, "local", false, "only delete the tokens here; copies of them stay good")
+	cmd.Flags().BoolVar(&local, "local", false, "delete the tokens on this machine without revoking them; copies of them stay valid")
 	return cmd
 }
 

@@ -21,12 +21,12 @@ import (
 
 var produceHelp = help{
 	use:   "produce TOPIC [FILE...]",
-	short: "log events: each line of a file, or of the input, is one",
+	short: "log events to a topic, one per line of input",
 	examples: `
-# every line that a program prints
+# each line that a program prints
 ./sensor | diaspora produce weather
 
-# two files, all events with one key, and a header
+# two files; all events have the same key and header
 diaspora produce weather -k station-4 -H unit=C monday.txt tuesday.txt
 
 # a key at the beginning of each line: "station-4<TAB>21.5"
@@ -35,71 +35,81 @@ diaspora produce weather -K '\t' < readings.tsv
 # one event, without a file
 diaspora produce weather --value '{"celsius": 21.5}'
 
-# copy a topic, with keys, headers, times and ids
+# copy a topic, with keys, headers, times and IDs
 diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson
 
-# one event of each file
+# each file is one event
 diaspora produce scans --input file scan1.h5 scan2.h5
 
-# each file that an instrument writes into a folder, until Ctrl-C
+# each file that an instrument writes to a folder, until Ctrl-C
 diaspora produce scans --watch /data/scans --pattern '*.json'
 
-# fail unless the cluster has every event at the end
+# fail unless the cluster has acknowledged every event at the end
 ./sensor | diaspora produce weather --require-ack
 
-# in a loop that must not be held up, whatever the network does
+# in a loop that the network must not delay
 diaspora produce weather --value '{"celsius": 21.5}' --wait 0`,
 	long: `
-An event is the bytes between two line feeds, whatever they are. An empty line is an
-empty event. A file that does not end with a line feed ends with an event all the same.
+An event is the bytes between two line feeds, unchanged. An empty line is an empty event. If a file
+does not end with a line feed, its last line is an event nevertheless.
 
-Every event goes to disk first, into the spool of the profile (see "diaspora spool ls"), and
-from there to the cluster. At the end produce waits until the cluster has acknowledged all, as
-long as it acknowledges anything within --wait. What still waits then is not lost: produce says so
-and exits with 0, or with --require-ack with 75, and the next produce, or "diaspora spool drain",
-sends it. For a minute after the cluster could not be reached, produce only looks whether it is back,
-and does not wait for it unless --wait or --require-ack is given. While the spool is full, at 1 GiB
-or when its disk is, produce says so and waits for room.
-If only a person can help (not logged in, no permission, no such topic), the exit
-code says that, and the events wait all the same.
+Every event is first written to disk, to the spool of the profile (see "diaspora spool ls"), and
+sent from there to the cluster. At the end, produce waits until the cluster has acknowledged all
+events. It stops waiting if the cluster acknowledges nothing for as long as --wait says. Events that
+are then still pending are not lost. produce reports them, and exits with 0, or with 75 if
+--require-ack is given. The next produce, or "diaspora spool drain", sends them.
 
-With --no-spool nothing is kept on disk. While the cluster is away, produce then waits for it,
-and what is not acknowledged when it is stopped is lost.
+For one minute after the cluster was unreachable, produce only checks whether it is reachable again.
+It does not wait for the cluster unless --wait or --require-ack is given.
 
-A line that cannot be an event, being too large for instance, is reported and counted as
-failed; the others go on, and the exit code is 8.
+When the spool is full, at 1 GiB or because its disk is full, produce reports this and waits for
+free space. If only a person can solve a problem (not logged in, no permission, no such topic), the
+exit code says so, and the events are still pending.
 
-With --input ndjson each line is an object like those that "consume -o ndjson" prints:
-"value" or "value_base64", and if you like "key", "key_base64", "headers", "time" and
-"id". A value that is itself JSON, such as {"celsius": 21.5}, is taken as it is written. Headers
-may also be an object, such as {"unit": "C"}, and a byte-order mark is skipped. To log lines
-that are JSON as they are, leave --input out.
+With --no-spool, nothing is kept on disk. While the cluster is unreachable, produce waits for it.
+Events that are not acknowledged when produce is stopped are lost.
 
-With --input file each FILE, or the whole input, is one event. A file's name is its key, unless
--k says otherwise, and in the header "file"; its time is that of its last change.
+A line that cannot be an event, for instance because it is too large, is reported and counted as
+failed. The other lines are logged, and the exit code is 8.
 
-With --watch each file that is in DIR, or comes there, is one event, with its name as the key
-and in the header "file", and its time of change; with --input lines or ndjson each of its
-lines is. A file is complete, and is logged, once its size and time have not changed for
---settle; with --settle 0 at once, for those who write a file under another name and rename it
-when it is complete. With --input lines or ndjson, a file whose last line has no line feed is
-complete after ten times --settle, or when produce ends. What begins with a dot, does not match
---pattern, is empty, or is not a plain file (a link, for instance) is left alone, and so are
-folders in DIR. A journal in the folder of the spools remembers what was logged, so that each
-file is logged once: a file that changes later is logged again, whole. The journal is for one
-folder and one topic, and lies in DIASPORA_STATE_DIR: with another topic or another state
-folder, all files in DIR are logged again. If produce is killed, the files that it was logging are
-logged again, with the same ids. A file that is too large is reported, noted in the journal and
-not tried again. DIR may be on a network file system. When another folder takes its place,
-because DIR was deleted and made again, a disk was unmounted and mounted, or a link leads
-elsewhere, produce goes on with that one.
+With --input ndjson, each line is an object like those that "consume -o ndjson" prints. It has
+"value" or "value_base64" and, optionally, "key", "key_base64", "headers", "time" and "id". If the
+value is itself JSON, such as {"celsius": 21.5}, its JSON text is logged. Headers can also be an
+object, such as {"unit": "C"}. A byte-order mark is skipped. To log lines of JSON unchanged, omit
+--input.
 
-On a terminal it shows how far it has come, and with --watch it names each file that was
-logged; --quiet turns that off.
+With --input file, each FILE, or all of standard input, is one event. The key is the name of the
+file, unless -k sets it. The name is also in the header "file". The time of the event is that of the
+last change of the file.
 
-With -o json each event that is on disk prints a line with its topic, its id and, if it has them,
-its key, the name of its file and the number of its line; with --no-spool each that is
-acknowledged, with its partition and offset too.`,
+With --watch, each file in DIR is one event, and so is each file that is added to DIR later. Its
+name is the key and is also in the header "file", and the time of its last change is the time of the
+event. With --input lines or ndjson, each line of a file is an event instead.
+
+With --watch, a file is complete and is logged once its size and time have not changed for as long
+as --settle says. With --settle 0 it is logged at once, for programs that write a file under another
+name and rename it when it is complete. With --input lines or ndjson, a file whose last line has no
+line feed is complete after ten times --settle, or when produce ends. Files whose names begin with a
+dot or do not match --pattern, empty files, and files that are not regular (such as links) are
+ignored, and so are folders in DIR.
+
+With --watch, a journal in the folder of the spools records what was logged, so that each file is
+logged once. A file that changes later is logged again, as a whole. The journal is for one folder
+and one topic, and is stored in DIASPORA_STATE_DIR: with another topic or another state folder, all
+files in DIR are logged again. If produce is killed, the files that it was logging are logged again,
+with the same IDs. A file that is too large is reported, recorded in the journal and not tried
+again.
+
+DIR can be on a network file system. If another folder takes the place of DIR, because DIR was
+deleted and created again, a disk was unmounted and mounted, or a link points elsewhere, produce
+continues with the new folder.
+
+On a terminal, produce shows its progress, and with --watch it prints the name of each file that was
+logged. --quiet turns this off.
+
+With -o json, produce prints one line for each event that is on disk, with its topic, its ID and, if
+it has them, its key, the name of its file and its line number. With --no-spool, it prints one line
+for each event that is acknowledged, also with its partition and offset.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 }
@@ -137,18 +147,18 @@ func (e *env) produceCommand() *cobra.Command {
 		return e.produce(ctx, o, args[0], args[1:])
 	})
 	flags := cmd.Flags()
-	flags.StringVarP(&o.key, "key", "k", "", "give all events this `KEY`")
-	flags.StringVarP(&o.separator, "key-separator", "K", "", "the key of each line ends before the first `DELIM`; \\t is a tab")
-	flags.StringArrayVarP(&o.headers, "header", "H", nil, "give all events the header `NAME=VALUE`; may be repeated")
-	flags.StringArrayVar(&o.values, "value", nil, "log this `TEXT` instead of files or input; may be repeated")
-	flags.StringVar(&o.input, "input", "lines", "how the input is written, as `FORMAT` lines, ndjson or file; with --watch file is the default")
-	flags.StringVarP(&o.compression, "compression", "z", "none", "compress batches with this `CODEC`: none, gzip, snappy, lz4 or zstd")
+	flags.StringVarP(&o.key, "key", "k", "", "`KEY` of all events")
+	flags.StringVarP(&o.separator, "key-separator", "K", "", "each line has a key, which ends before the first `DELIM`; \\t is a tab")
+	flags.StringArrayVarP(&o.headers, "header", "H", nil, "header of all events, as `NAME=VALUE`; may be repeated")
+	flags.StringArrayVar(&o.values, "value", nil, "`TEXT` to log instead of files or standard input; may be repeated")
+	flags.StringVar(&o.input, "input", "lines", "input `FORMAT`: lines, ndjson or file; with --watch, the default is file")
+	flags.StringVarP(&o.compression, "compression", "z", "none", "`CODEC` that compresses batches: none, gzip, snappy, lz4 or zstd")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
-	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events only reached the spool")
-	flags.DurationVar(&o.wait, "wait", 5*time.Second, "at the end, leave events in the spool when the cluster has acknowledged nothing for so `LONG`")
-	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that come there")
-	flags.StringVar(&o.watch.pattern, "pattern", anyName, "with --watch: only files with such a `NAME`, as '*.json'")
-	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: a file is complete when it has not changed for so `LONG`")
+	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events have only reached the spool")
+	flags.DurationVar(&o.wait, "wait", 5*time.Second, "`DURATION` without acknowledgements after which produce leaves events in the spool and ends")
+	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that are added later")
+	flags.StringVar(&o.watch.pattern, "pattern", anyName, "with --watch: log only files whose name matches `PATTERN`, such as '*.json'")
+	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: `DURATION` without changes after which a file is complete")
 	cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {

@@ -20,18 +20,18 @@ var profileListHelp = help{
 	examples: `
 diaspora profile list
 
-# their names, for a script
+# only their names, for a script
 diaspora profile list -o json | jq -r '.profiles[].name'`,
 	long: `
-A profile is a fabric and your login to it, as "diaspora login" stores them. The current one, which
-has a star, is used unless --profile or DIASPORA_PROFILE names another. Nobody is asked whether
-the logins are still good; "diaspora whoami --profile NAME" asks.`,
+A profile is a fabric and your login to it, as stored by "diaspora login". The current profile,
+which is marked with a star, is used unless --profile or DIASPORA_PROFILE names another one. This
+command does not check whether the logins are still valid; "diaspora whoami --profile NAME" does.`,
 	formats: answerFormats,
 }
 
 var profileUseHelp = help{
 	use:   "use NAME",
-	short: "make a profile the current one",
+	short: "select the current profile",
 	examples: `
 diaspora profile use work`,
 	formats: answerFormats,
@@ -40,13 +40,13 @@ diaspora profile use work`,
 
 var profileRemoveHelp = help{
 	use:   "remove NAME",
-	short: "log out of a profile, and forget it",
+	short: "log out of a profile and delete it",
 	examples: `
 diaspora profile remove work`,
 	long: `
-Its tokens are revoked, as "diaspora logout" does it, and deleted together with what is known of the
-fabric. A profile in whose spool events wait is not removed, unless --yes says so: only a login
-to it can send them.`,
+The tokens of the profile are revoked, as by "diaspora logout". They are deleted together with what
+is stored about the fabric. A profile with pending events in its spool is not removed unless you use
+--yes, because the events can be sent only with a login to that profile.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the name of the profile is missing"},
 }
@@ -56,8 +56,8 @@ func (e *env) profileCommands() []*cobra.Command {
 	use := e.command(profileUseHelp, func(_ context.Context, args []string) error { return e.profileUse(args[0]) })
 	var local, yes bool
 	remove := e.command(profileRemoveHelp, func(ctx context.Context, args []string) error { return e.profileRemove(ctx, args[0], local, yes) })
-	remove.Flags().BoolVar(&local, "local", false, "only delete the tokens here; copies of them stay good")
-	remove.Flags().BoolVar(&yes, "yes", false, "remove it even if events wait in its spool")
+	remove.Flags().BoolVar(&local, "local", false, "delete the tokens on this machine without revoking them; copies of them stay valid")
+	remove.Flags().BoolVar(&yes, "yes", false, "remove the profile even if its spool has pending events")
 	for _, cmd := range []*cobra.Command{use, remove} {
 		cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {

@@ -17,27 +17,27 @@ import (
 
 var serveHelp = help{
 	use:   "serve [gateway|acl]",
-	short: "stand in front of an Apache Kafka cluster",
+	short: "run the gateway and the ACL endpoint for an Apache Kafka cluster",
 	examples: `
 # the gateway and the ACL endpoint in one process
 diaspora serve --config /etc/diaspora/serve.toml
 
-# on each broker's host, the gateway alone
+# only the gateway, on each broker's host
 diaspora serve gateway
 
-# try the settings against the cluster, and say what to change
+# test the settings against the cluster, and print what to change
 diaspora serve --check`,
 	long: `
-The gateway proves who is calling and signs in to the broker beside it as that person;
-the ACL endpoint is where people claim topics. One gateway runs on each broker's host,
-ACL endpoints anywhere, in any number.
+The gateway authenticates Kafka clients and connects to the broker on its host on behalf of each
+client. At the ACL endpoint, people claim topics. Run one gateway on each broker's host, and any
+number of ACL endpoints on any hosts.
 
-Each setting can be given as a flag, as an environment variable, or in the file, in
-this order. The file is TOML; its names are those of the flags. The variable of
-"acl-listen" is DIASPORA_SERVE_ACL_LISTEN. Secrets are always files of their own, which
-only their owner can read (mode 0600).
+Each setting can be given as a flag, as an environment variable, or in the file. A flag takes
+precedence over the variable, and the variable over the file. The file is TOML, and its names are
+those of the flags. The variable of "acl-listen" is DIASPORA_SERVE_ACL_LISTEN. Each secret is in a
+file of its own, which only its owner can read (mode 0600).
 
-It serves until Ctrl-C or SIGTERM, and lets requests under way finish.`,
+serve runs until Ctrl-C or SIGTERM. It finishes the requests that are in flight before it exits.`,
 	formats: answerFormats,
 	args:    arguments{max: 1},
 }
@@ -71,8 +71,8 @@ func (e *env) serveCommand() *cobra.Command {
 		return e.serve(ctx, *cfg)
 	})
 	cmd.ValidArgs = []string{"gateway", "acl"}
-	cmd.Flags().String("config", "", "read settings from this `FILE` (default: "+serveSettingsFile+", if it is there)")
-	cmd.Flags().BoolVar(&check, "check", false, "try the settings against the cluster, and start nothing")
+	cmd.Flags().String("config", "", "`FILE` with the settings (default: "+serveSettingsFile+", if it exists)")
+	cmd.Flags().BoolVar(&check, "check", false, "test the settings against the cluster without starting anything")
 	for _, s := range serveSettings {
 		cmd.Flags().String(s.name, "", s.usage)
 	}

@@ -42,71 +42,71 @@ type serveDraft struct {
 
 // serveSettings are all of them, in the order in which help lists them.
 var serveSettings = []setting{
-	{"public-url", "where clients find the ACL endpoint: a `URL` like https://diaspora.example.org", func(d *serveDraft, v string) error {
+	{"public-url", "`URL` of the ACL endpoint as clients reach it, such as https://diaspora.example.org", func(d *serveDraft, v string) error {
 		d.PublicURL = strings.TrimRight(v, "/")
 		return nil
 	}},
-	{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all parts; made when missing", text(func(d *serveDraft) *string { return &d.TokenKeyFile })},
-	{"state-dir", "`FOLDER` for a copy of what the ledger says, so that the next start is faster; made when missing", text(func(d *serveDraft) *string { return &d.StateDir })},
-	{"tls-cert-file", "PEM `FILE` with the certificate that clients are shown; read again when it changes", text(func(d *serveDraft) *string { return &d.certFile })},
-	{"tls-key-file", "PEM `FILE` with the key to it", text(func(d *serveDraft) *string { return &d.keyFile })},
-	{"insecure-allow-plaintext", "serve other machines without TLS, where anybody on the way can take tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {
+	{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all gateways and ACL endpoints; created if missing", text(func(d *serveDraft) *string { return &d.TokenKeyFile })},
+	{"state-dir", "`FOLDER` for a copy of the ledger, which makes the next start faster; created if missing", text(func(d *serveDraft) *string { return &d.StateDir })},
+	{"tls-cert-file", "PEM `FILE` with the server certificate; read again when it changes", text(func(d *serveDraft) *string { return &d.certFile })},
+	{"tls-key-file", "PEM `FILE` with the private key of the server certificate", text(func(d *serveDraft) *string { return &d.keyFile })},
+	{"insecure-allow-plaintext", "serve other machines without TLS, so that anybody on the network path can steal tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {
 		d.InsecureAllowPlaintext, err = strconv.ParseBool(v)
 		return err
 	}},
-	{"trusted-proxies", "load balancers that say whose each connection is, in PROXY protocol version 2, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.TrustedProxies })},
+	{"trusted-proxies", "load balancers that send the client's address with PROXY protocol version 2, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.TrustedProxies })},
 
-	{"operators", "subjects of the people who may block others, as `UUID,...`; the same for all parts", list(func(d *serveDraft) *[]string { return &d.Admission.Operators })},
-	{"allow-domains", "admit only accounts whose username ends with one of these, as `DOMAIN,...`, and allow-subjects (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Domains })},
-	{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and allow-domains (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Subjects })},
-	{"operator-contact", "how to reach them, such as an e-mail `ADDRESS`, for people who are refused", text(func(d *serveDraft) *string { return &d.Admission.Contact })},
+	{"operators", "subjects of the operators, who may block others, as `UUID,...`; the same for all gateways and ACL endpoints", list(func(d *serveDraft) *[]string { return &d.Admission.Operators })},
+	{"allow-domains", "admit only accounts whose username ends with one of these domains, as `DOMAIN,...`, and those in allow-subjects (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Domains })},
+	{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and those in allow-domains (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Subjects })},
+	{"operator-contact", "how people who are refused can reach the operators, such as an e-mail `ADDRESS`", text(func(d *serveDraft) *string { return &d.Admission.Contact })},
 
 	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},
-	{"globus-client-id", "`UUID` of the service's own client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
-	{"globus-client-secret-file", "`FILE` with its secret", secret(func(d *serveDraft) *globus.Secret { return &d.Globus.ClientSecret }, "", "gateway", "acl")},
-	{"globus-scope", "`SCOPE` that access tokens must be good for", text(func(d *serveDraft) *string { return &d.Globus.Scope })},
-	{"globus-login-client-id", "`UUID` of the public client that people log in through", text(func(d *serveDraft) *string { return &d.Globus.LoginClientID })},
+	{"globus-client-id", "`UUID` of the service's client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
+	{"globus-client-secret-file", "`FILE` with the secret of this client", secret(func(d *serveDraft) *globus.Secret { return &d.Globus.ClientSecret }, "", "gateway", "acl")},
+	{"globus-scope", "`SCOPE` that access tokens must have", text(func(d *serveDraft) *string { return &d.Globus.Scope })},
+	{"globus-login-client-id", "`UUID` of the public client at Globus that people log in with", text(func(d *serveDraft) *string { return &d.Globus.LoginClientID })},
 
-	{"kafka-brokers", "internal listeners of the brokers, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.Kafka.Brokers })},
-	{"kafka-username", "the super user's `NAME` (SASL/PLAIN), for the ACL endpoint", text(func(d *serveDraft) *string { return &d.Kafka.Admin.Name })},
+	{"kafka-brokers", "addresses of the brokers' internal listeners, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.Kafka.Brokers })},
+	{"kafka-username", "`NAME` of the super user (SASL/PLAIN), for the ACL endpoint", text(func(d *serveDraft) *string { return &d.Kafka.Admin.Name })},
 	{"kafka-password-file", "`FILE` with the super user's password, for the ACL endpoint", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Admin.Password }, "", "acl")},
-	{"gateway-kafka-username", "`NAME` of the user that a gateway without an ACL endpoint beside it reads the ledger as; ACL endpoints let it", text(func(d *serveDraft) *string { return &d.Kafka.Gateway.Name })},
-	{"gateway-kafka-password-file", "`FILE` with that user's password, for such a gateway", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Gateway.Password }, "gateway")},
-	{"kafka-ca-file", "PEM `FILE` that the brokers' certificates are checked against; without it they speak plaintext, and must be on this machine", func(d *serveDraft, v string) error {
+	{"gateway-kafka-username", "`NAME` of the user as whom a gateway in a process of its own reads the ledger; the ACL endpoints grant the access", text(func(d *serveDraft) *string { return &d.Kafka.Gateway.Name })},
+	{"gateway-kafka-password-file", "`FILE` with this user's password, for a gateway in a process of its own", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Gateway.Password }, "gateway")},
+	{"kafka-ca-file", "PEM `FILE` to verify the brokers' certificates with; without it, connections are plaintext, and the brokers must be on this machine", func(d *serveDraft, v string) error {
 		pool, _, err := front.ReadCA(v)
 		d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 		return err
 	}},
 
-	{"kafka-insecure-allow-plaintext", "send the user's password to brokers on other machines without TLS, where anybody on the way can take it (`BOOL`)", func(d *serveDraft, v string) (err error) {
+	{"kafka-insecure-allow-plaintext", "send the user's password to brokers on other machines without TLS, so that anybody on the network path can steal it (`BOOL`)", func(d *serveDraft, v string) (err error) {
 		d.Kafka.InsecureAllowPlaintext, err = strconv.ParseBool(v)
 		return err
 	}},
 
-	{"gateway-listen", "`HOST:PORT` for Kafka clients (default :9092)", text(func(d *serveDraft) *string { return &d.gateway.Listen })},
+	{"gateway-listen", "`HOST:PORT` where the gateway listens for Kafka clients (default :9092)", text(func(d *serveDraft) *string { return &d.gateway.Listen })},
 	{"gateway-broker", "`HOST:PORT` of the broker's GATEWAY listener, on this host", text(func(d *serveDraft) *string { return &d.gateway.Broker })},
-	{"gateway-issuer", "the `NAME` that it expects as the issuer of tokens", text(func(d *serveDraft) *string { return &d.gateway.Issuer })},
-	{"gateway-audience", "the `NAME` that it expects as their audience", text(func(d *serveDraft) *string { return &d.gateway.Audience })},
-	{"gateway-keys-file", "`FILE` with the keys that sign them; made when missing", text(func(d *serveDraft) *string { return &d.gateway.KeysFile })},
-	{"gateway-jwks-file", "`FILE` that the broker reads the public keys from", text(func(d *serveDraft) *string { return &d.gateway.JWKSFile })},
-	{"gateway-revocation-interval", "how often open connections' tokens are asked about, as `DURATION` (default 30s)", duration(func(d *serveDraft) *time.Duration { return &d.gateway.RevocationInterval })},
-	{"gateway-max-connections", "how many connections there may be, a `NUMBER` (default 10000)", number(func(d *serveDraft) *int { return &d.gateway.MaxConnections })},
+	{"gateway-issuer", "`NAME` that the broker expects as the issuer of tokens", text(func(d *serveDraft) *string { return &d.gateway.Issuer })},
+	{"gateway-audience", "`NAME` that the broker expects as the audience of tokens", text(func(d *serveDraft) *string { return &d.gateway.Audience })},
+	{"gateway-keys-file", "`FILE` with the keys that sign tokens for the broker; created if missing", text(func(d *serveDraft) *string { return &d.gateway.KeysFile })},
+	{"gateway-jwks-file", "`FILE` from which the broker reads the public keys", text(func(d *serveDraft) *string { return &d.gateway.JWKSFile })},
+	{"gateway-revocation-interval", "how often the tokens of open connections are checked, a `DURATION` (default 30s)", duration(func(d *serveDraft) *time.Duration { return &d.gateway.RevocationInterval })},
+	{"gateway-max-connections", "maximum `NUMBER` of connections (default 10000)", number(func(d *serveDraft) *int { return &d.gateway.MaxConnections })},
 
-	{"acl-listen", "`HOST:PORT` of the ACL endpoint (default :9090)", text(func(d *serveDraft) *string { return &d.acl.Listen })},
-	{"acl-bootstrap", "gateways that clients begin with, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.acl.Bootstrap })},
-	{"acl-ca-file", "PEM `FILE` that clients shall trust besides their system's", func(d *serveDraft, v string) (err error) {
+	{"acl-listen", "`HOST:PORT` where the ACL endpoint listens (default :9090)", text(func(d *serveDraft) *string { return &d.acl.Listen })},
+	{"acl-bootstrap", "gateways that clients connect to first, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.acl.Bootstrap })},
+	{"acl-ca-file", "PEM `FILE` with certificates that clients trust in addition to their system's", func(d *serveDraft, v string) (err error) {
 		_, d.acl.CA, err = front.ReadCA(v)
 		return err
 	}},
-	{"acl-hosts", "further names that the endpoint answers to, as `HOST,...`", list(func(d *serveDraft) *[]string { return &d.acl.Hosts })},
-	{"acl-trusted-proxies", "addresses whose X-Forwarded-For is believed, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.acl.TrustedProxies })},
-	{"default-partitions", "partitions of a topic whose claim does not say, a `NUMBER` (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
-	{"default-retention", "how long its events are kept, as `DURATION` (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
-	{"max-topics", "how many topics one person may own, a `NUMBER` (default 1000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Topics })},
-	{"max-partitions", "how many partitions they may have in all, a `NUMBER` (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Partitions })},
-	{"max-keys", "how many access keys one person may have at a time, a `NUMBER` (default 100)", number(func(d *serveDraft) *int { return &d.acl.Limits.Keys })},
-	{"max-keys-ever", "how many access keys one person may be given in all, a `NUMBER` (default 10000)", number(func(d *serveDraft) *int { return &d.acl.Limits.KeysEver })},
-	{"max-records-per-hour", "how many entries of one person the ledger takes within an hour, a `NUMBER` (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.RecordsPerHour })},
+	{"acl-hosts", "further host names of the ACL endpoint, as `HOST,...`", list(func(d *serveDraft) *[]string { return &d.acl.Hosts })},
+	{"acl-trusted-proxies", "proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.acl.TrustedProxies })},
+	{"default-partitions", "`NUMBER` of partitions of a topic, if its claim does not set it (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
+	{"default-retention", "how long the events of a topic are kept, if its claim does not set it, a `DURATION` (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
+	{"max-topics", "maximum `NUMBER` of topics per person (default 1000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Topics })},
+	{"max-partitions", "maximum `NUMBER` of partitions per person, in all topics together (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Partitions })},
+	{"max-keys", "maximum `NUMBER` of access keys per person at a time (default 100)", number(func(d *serveDraft) *int { return &d.acl.Limits.Keys })},
+	{"max-keys-ever", "maximum `NUMBER` of access keys that a person may ever create (default 10000)", number(func(d *serveDraft) *int { return &d.acl.Limits.KeysEver })},
+	{"max-records-per-hour", "maximum `NUMBER` of ledger entries per person within an hour (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.RecordsPerHour })},
 }
 
 func text(field func(*serveDraft) *string) func(*serveDraft, string) error {

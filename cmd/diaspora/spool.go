@@ -22,64 +22,70 @@ import (
 
 var spoolListHelp = help{
 	use:   "ls",
-	short: "list your spools and the events that wait in them",
+	short: "list your spools and their pending events",
 	examples: `
 diaspora spool ls
 diaspora spool ls -o json | jq '.events'`,
 	long: `
-A spool keeps what "diaspora produce" has logged until the cluster has acknowledged it. Each
-process that logs has one of its own; what it leaves behind, the next one sends. The spools of
-all profiles are listed, and those that belong to DIASPORA_URL; with --profile only that profile's.`,
+A spool keeps what "diaspora produce" has logged until the cluster has acknowledged it. Each process
+that logs has a spool of its own; the events that it leaves there are sent by the next process. The
+command lists the spools of all profiles, and those that belong to DIASPORA_URL. With --profile, it
+lists only the spools of that profile.`,
 	formats: answerFormats,
 }
 
 var spoolCatHelp = help{
 	use:   "cat [DIRECTORY]",
-	short: "print the events that wait, or those that were set aside",
+	short: "print pending events, or events that were set aside",
 	examples: `
-# what waits, one value a line
+# pending events, one value per line
 diaspora spool cat
 
-# with everything about each event, as produce --input ndjson takes it
+# with all details of each event, as input for produce --input ndjson
 diaspora spool cat -o ndjson
 
-# what the cluster will never take, and why
+# events that the cluster will never accept, with the reasons
 diaspora spool cat --quarantine -o json`,
 	long: `
-It only reads, also while another process logs. Without a DIRECTORY it prints all your spools,
-or with --profile that profile's.`,
+The command only reads, and can run while another process logs. Without a DIRECTORY, it prints the
+events of all your spools, or with --profile, of that profile's spools.`,
 	formats: streamFormats,
 	args:    arguments{max: 1},
 }
 
 var spoolVerifyHelp = help{
 	use:   "verify [DIRECTORY]",
-	short: "read all that waits, and say what is damaged",
+	short: "read all pending events and report damage",
 	examples: `
 diaspora spool verify
 diaspora spool verify /var/lib/beamline/spool -o json`,
 	long: `
-It changes nothing, also while another process logs. If anything is damaged the exit code is 9.`,
+The command changes nothing, and can run while another process logs. If anything is damaged, the
+exit code is 9.`,
 	formats: answerFormats,
 	args:    arguments{max: 1},
 }
 
 var spoolDrainHelp = help{
 	use:   "drain",
-	short: "send what waits",
+	short: "send pending events to the cluster",
 	examples: `
 diaspora spool drain
 
-# for a timer: try for a minute
+# for a timer: try for one minute
 diaspora spool drain --timeout 1m --quiet`,
 	long: `
-It sends what no other process is sending, from all your spools: those of a profile with the login
-that is stored there, those of DIASPORA_URL with the credential that is set. Events that were logged
-with an access key are sent with your login too, or with any other key of yours. It ends when nothing
-waits or nothing can be done about it now. Events of a process that runs are left to it. The exit code
-is 0 if nothing else waits, and otherwise that of the reason: 3 if you are not logged in, 4 without
-permission, 5 if there is no such topic, 75 if the cluster cannot be reached.
-The spools are in DIASPORA_STATE_DIR, which names another folder than the usual one.`,
+The command sends the events of all your spools that no other process is sending. The spools of a
+profile are sent with the login that is stored there, those of DIASPORA_URL with the credential that
+is set. Events that were logged with an access key are also sent with your login, or with any other
+key of yours. Events of a running process are left to that process.
+
+The command ends when no events are pending, or when they cannot be sent now. The exit code is 0 if
+no events are pending, apart from those of running processes. Otherwise it shows the reason: 3 if
+you are not logged in, 4 without permission, 5 if there is no such topic, 75 if the cluster is
+unreachable.
+
+To drain the spools in another folder than the default one, set DIASPORA_STATE_DIR.`,
 	formats: answerFormats,
 	args:    arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
 }
@@ -88,44 +94,45 @@ var spoolDismissHelp = help{
 	use:   "dismiss [DIRECTORY]",
 	short: "acknowledge reports of events that were dropped, set aside or damaged",
 	examples: `
-# see what there is, then end the report of it
+# see the reports, then dismiss them
 diaspora status
 diaspora spool cat --quarantine
 diaspora spool dismiss`,
 	long: `
-"diaspora status", "spool ls" and the doctor report these events until somebody dismisses them;
-what comes later is reported again. Nothing is deleted. It works while another process
-logs. Without a DIRECTORY it is about all your spools, or with --profile that profile's.`,
+"diaspora status", "diaspora spool ls" and "diaspora doctor" report these events until somebody
+dismisses them. Later losses are reported again. Nothing is deleted. The command can run while
+another process logs. Without a DIRECTORY, it applies to all your spools, or with --profile, to
+those of that profile.`,
 	formats: answerFormats,
 	args:    arguments{max: 1},
 }
 
 var statusHelp = help{
 	use:   "status",
-	short: "say in one line how many events wait, for how long, and why",
+	short: "show in one line how many events are pending, for how long and why",
 	examples: `
 diaspora status
 diaspora status -o json
 
-# for a monitor: succeed if nothing waits and nothing was lost
+# for a monitor: succeed if no events are pending and none were lost
 diaspora status -o json | jq -e '.events == 0 and .dropped + .quarantined + .damaged == 0'`,
 	long: `
-It asks nobody but your spools, of all profiles; with --profile only that profile's. Run it as the
-user, and with the DIASPORA_STATE_DIR, of the program that logs. The exit code is 0 whether or not
-events wait. It sees only what is in a spool: whether a "produce --watch" still runs is for
-whatever watches over processes to say.
+The command reads only your spools: those of all profiles, or with --profile, those of that profile.
+Run it as the same user, and with the same DIASPORA_STATE_DIR, as the program that logs. The exit
+code is 0 whether or not events are pending. The command sees only what is in a spool. It cannot see
+whether a "produce --watch" is still running; use a process monitor for that.
 
-With -o json it prints an object with
-  spools                   how many spools there are; those below other folders are not counted
-  events, bytes            how many events wait, and the size of the spools' files, which shrink later
-  oldest                   when the oldest of them was logged; left out if none waits
-  why                      why they wait; left out if none does, or they are on their way
-  full                     why a spool takes no more events; left out if all do
-  discarded                events that "diaspora spool discard" took out of these spools; a spool that
-                           is empty is removed, and its count with it
+With -o json, it prints an object with
+  spools                   number of spools; those in other folders are not counted
+  events, bytes            number of pending events, and size of the spools' files, which shrink later
+  oldest                   when the oldest pending event was logged; omitted if none is pending
+  why                      why events are pending; omitted if none is, or if they are being sent
+  full                     why a spool accepts no more events; omitted if all spools accept events
+  discarded                events that "diaspora spool discard" removed from these spools; the count
+                           of a spool ends when the spool is empty and is removed
   dropped, quarantined, damaged
-                           events that were dropped for want of room, set aside since the cluster
-                           does not take them, or damaged on disk, until "diaspora spool dismiss"`,
+                           events that were dropped for lack of space, set aside because the cluster
+                           does not accept them, or damaged on disk, until "diaspora spool dismiss"`,
 	formats: answerFormats,
 }
 
@@ -134,15 +141,15 @@ func (e *env) spoolCommands() []*cobra.Command {
 	var timeout time.Duration
 	list := e.command(spoolListHelp, func(context.Context, []string) error { return e.spoolList() })
 	cat := e.command(spoolCatHelp, func(_ context.Context, args []string) error { return e.spoolCat(args, quarantine) })
-	cat.Flags().BoolVar(&quarantine, "quarantine", false, "print what was set aside, with the reason")
+	cat.Flags().BoolVar(&quarantine, "quarantine", false, "print the events that were set aside, with the reasons")
 	verify := e.command(spoolVerifyHelp, func(_ context.Context, args []string) error { return e.spoolVerify(args) })
 	drain := e.command(spoolDrainHelp, func(ctx context.Context, _ []string) error { return e.spoolDrain(ctx, timeout) })
-	drain.Flags().DurationVar(&timeout, "timeout", 0, "go on for so `LONG` at most (default: as long as it helps)")
+	drain.Flags().DurationVar(&timeout, "timeout", 0, "time limit, as a `DURATION` such as 1m (default: as long as there is progress)")
 	var to string
 	var yes bool
 	discard := e.command(spoolDiscardHelp, func(ctx context.Context, args []string) error { return e.spoolDiscard(ctx, args, to, yes) })
-	discard.Flags().StringVar(&to, "to", "", "write the events to `FILE` first")
-	discard.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	discard.Flags().StringVar(&to, "to", "", "write the events to `FILE` before they are removed")
+	discard.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	dismiss := e.command(spoolDismissHelp, func(_ context.Context, args []string) error { return e.spoolDismiss(args) })
 	return []*cobra.Command{list, cat, verify, drain, discard, dismiss}
 }

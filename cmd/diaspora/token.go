@@ -13,28 +13,28 @@ import (
 
 var tokenHelp = help{
 	use:   "token",
-	short: "print an access token that is good now",
+	short: "print a valid access token",
 	examples: `
-# for another program, past its arguments, which all users of the machine can see
+# for another program, as input: all users of the machine can see its arguments
 printf 'Authorization: Bearer %s' "$(diaspora token)" | curl -H @- https://diaspora.example.org/v1/topics
 
-# for a batch job, which then needs no profile
+# for a batch job without a profile
 export DIASPORA_URL=$(diaspora whoami --url)
 export DIASPORA_REFRESH=$(diaspora token --refresh)`,
 	long: `
-A refresh token says who signs in, but not to which fabric: a job without a profile needs
-DIASPORA_URL as well and, if the scope of the fabric names no host, DIASPORA_BOOTSTRAP. What
-"diaspora login" prints has all lines that are needed.
+A refresh token identifies you, but not the fabric. A job without a profile needs DIASPORA_URL as
+well and, if the scope of the fabric names no host, DIASPORA_BOOTSTRAP. "diaspora login" prints all
+lines that are needed.
 
-Whoever has the token can act as you: the access token until it expires, the refresh token
-until it is revoked by "diaspora logout". Keep it out of files and logs.`,
+Anybody who has a token can act as you: with the access token until it expires, with the refresh
+token until "diaspora logout" revokes it. Keep tokens out of files and logs.`,
 	formats: answerFormats,
 }
 
 func (e *env) tokenCommand() *cobra.Command {
 	var refresh bool
 	cmd := e.command(tokenHelp, func(ctx context.Context, _ []string) error { return e.token(ctx, refresh) })
-	cmd.Flags().BoolVar(&refresh, "refresh", false, "print the refresh token")
+	cmd.Flags().BoolVar(&refresh, "refresh", false, "print the refresh token instead")
 	return cmd
 }
 

@@ -16,20 +16,22 @@ import (
 
 var topicClaimHelp = help{
 	use:   "claim TOPIC",
-	short: "make a topic your own",
+	short: "claim a topic as its owner",
 	examples: `
 diaspora topic claim weather
 
-# with four partitions, events kept for 30 days
+# with four partitions, and events that are kept for 30 days
 diaspora topic claim readings --partitions 4 --retention 30d --description "beamline 7"`,
 	long: `
-A topic's name has letters, digits and underscores, and does not begin with an underscore.
-When the claim is answered the topic works: you may log events to it and read them. Events
-are kept for 7 days, unless --retention or the fabric's operator says otherwise, and then
-deleted; the answer says how long. A topic needs to be claimed only once. Claiming it again changes nothing and says so, and with
-other settings than it has it is refused: settings are given with the first claim. To change
-them, release the topic, which deletes its events, and claim it again. A topic of somebody else
-is refused.`,
+The name of a topic has letters, digits and underscores, and does not begin with an underscore. Once
+the command has succeeded, you can log events to the topic and read them. Events are kept for 7 days
+and then deleted, unless --retention or the fabric's operator sets another time. The command prints
+how long they are kept.
+
+You claim a topic only once. If you claim it again with the same settings, nothing changes, and the
+command says that the topic is yours. If the settings differ, the command fails, because only the
+first claim can set them. To change them, release the topic, which deletes its events, and claim it
+again. The command also fails if somebody else owns the topic.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
@@ -48,9 +50,9 @@ func (e *env) topicClaimCommand() *cobra.Command {
 		return e.topicClaim(ctx, claim)
 	})
 	flags := cmd.Flags()
-	flags.IntVar(&claim.Partitions, "partitions", 0, "split it into `N` partitions (default: the fabric's)")
-	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 30d, or forever (default: the fabric's, which is 7d unless its operator changed it)")
-	flags.StringVar(&claim.Description, "description", "", "say in this `TEXT` what the topic is for")
+	flags.IntVar(&claim.Partitions, "partitions", 0, "number `N` of partitions (default: set by the fabric)")
+	flags.StringVar(&retention, "retention", "", "how long events are kept: a `TIME` such as 30d, or forever (default: 7d, unless the operator changed it)")
+	flags.StringVar(&claim.Description, "description", "", "`TEXT` that says what the topic is for")
 	return cmd
 }
 
@@ -106,7 +108,7 @@ var topicListHelp = help{
 	examples: `
 diaspora topic list
 
-# their names, for a script
+# only their names, for a script
 diaspora topic list -o json | jq -r '.topics[].name'`,
 	formats: answerFormats,
 }
@@ -143,7 +145,7 @@ func (e *env) topicList(ctx context.Context) error {
 
 var topicShowHelp = help{
 	use:   "show TOPIC",
-	short: "show one of your topics; operators, any topic",
+	short: "show one of your topics, or any topic if you are an operator",
 	examples: `
 diaspora topic show weather`,
 	formats: answerFormats,
@@ -194,15 +196,15 @@ func (e *env) owner(ctx context.Context, client *diaspora.Client, cfg diaspora.C
 
 var topicReleaseHelp = help{
 	use:   "release TOPIC",
-	short: "give a topic up and delete its events",
+	short: "give up a topic and delete its events",
 	examples: `
 diaspora topic release weather
 
-# in a script, without a question
+# in a script, without confirmation
 diaspora topic release weather --yes`,
 	long: `
-The topic's events are deleted, and nobody can bring them back. Its name is free for others
-afterwards, who cannot read what was there before. You are asked for the name, to make sure.`,
+The topic's events are deleted and cannot be restored. The name is then free for others to claim,
+but they cannot read the deleted events. To confirm, you are asked to type the name.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
@@ -210,7 +212,7 @@ afterwards, who cannot read what was there before. You are asked for the name, t
 func (e *env) topicReleaseCommand() *cobra.Command {
 	var yes bool
 	cmd := e.command(topicReleaseHelp, func(ctx context.Context, args []string) error { return e.topicRelease(ctx, args[0], yes) })
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	cmd.ValidArgsFunction = e.completeOneTopic
 	return cmd
 }

@@ -30,35 +30,35 @@ import (
 
 var upHelp = help{
 	use:   "up",
-	short: "run a whole fabric on this machine",
+	short: "run a complete fabric on this machine",
 	examples: `
 diaspora up
 
-# a service account for scripts, from the fabric that runs in another terminal
+# sign in as a service account in a script; the fabric runs in another terminal
 eval "$(diaspora up --print-service-account)"
 
-# beside another one, with nothing left behind
+# a second fabric, which leaves nothing behind
 diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0
 
-# in front of an Apache Kafka on this machine (in a clone; Java 17 and Maven)
+# with Apache Kafka on this machine (in a clone; needs Java 17 and Maven)
 make kafka-up NODES=3
 diaspora up --kafka .kafka/cluster.json`,
 	long: `
-One process runs an embedded Kafka broker with its data on disk, the gateway that tells who is
-calling, the ACL endpoint where topics are claimed, and a stand-in for Globus Auth. All of
-it listens on 127.0.0.1 only. You are logged in, as the profile "local", without a browser.
+One process runs an embedded Kafka broker with its data on disk, the gateway that authenticates
+Kafka clients, the ACL endpoint where topics are claimed, and a stand-in for Globus Auth. All of
+them listen on 127.0.0.1 only. The command signs you in, as the profile "local", without a browser.
 Other users of this machine can connect, but cannot log in.
 
-With --print-service-account it also prints how a script can sign in without a person: as the
-service account that the stand-in knows. If the fabric runs already, it prints these lines
-alone, for eval, and ends.
+With --print-service-account, the command also prints environment variables with which a script can
+sign in without a person: as a service account that the stand-in knows. If the fabric is already
+running, the command prints only these variables, for eval, and exits.
 
-With --kafka there is no embedded broker: events are in the Apache Kafka that "make kafka-up" has
-started, and one gateway stands in front of each of its nodes, at the address that this Kafka tells
-its clients.
+With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that "make
+kafka-up" has started. One gateway runs in front of each of its nodes, at the address that the
+cluster announces to clients.
 
-It runs until Ctrl-C. Events that were acknowledged are there again at the next start,
-even after kill -9.`,
+The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
+after kill -9.`,
 	formats: answerFormats,
 }
 
@@ -86,14 +86,14 @@ func (e *env) upCommand() *cobra.Command {
 		return e.up(ctx, o)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&o.data, "data", "", "keep everything in this `FOLDER` (default: one below ~/.local/share)")
-	flags.BoolVar(&o.memory, "memory", false, "keep everything in memory, and nothing afterwards")
-	flags.StringVar(&o.kafka, "kafka", "", "stand in front of the Apache Kafka that this `FILE`, a cluster.json, describes")
-	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "`PORT` for Kafka clients; 0 for a free one; not with --kafka, whose ports are in its file")
-	flags.Uint16Var(&o.httpPort, "http-port", 9090, "`PORT` of the ACL endpoint; 0 for a free one")
-	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "`PORT` of the stand-in for Globus Auth; 0 for a free one")
-	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge nothing before it survives a power cut; slower")
-	flags.BoolVar(&o.printAccount, "print-service-account", false, "print variables with which a script signs in, without a person")
+	flags.StringVar(&o.data, "data", "", "`FOLDER` for all data (default: a folder below ~/.local/share)")
+	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
+	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster that `FILE`, a cluster.json, describes")
+	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "`PORT` for Kafka clients; 0 selects a free one; not with --kafka, whose file has the ports")
+	flags.Uint16Var(&o.httpPort, "http-port", 9090, "`PORT` of the ACL endpoint; 0 selects a free one")
+	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "`PORT` of the stand-in for Globus Auth; 0 selects a free one")
+	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only when they survive a power cut; slower")
+	flags.BoolVar(&o.printAccount, "print-service-account", false, "print environment variables with which a script signs in")
 	return cmd
 }
 

@@ -23,7 +23,7 @@ var versionHelp = help{
 	examples: `
 diaspora version
 
-# the licences of the Go modules that are part of the program
+# with the licences of the third-party software in the program
 diaspora version --licenses`,
 	formats: answerFormats,
 }
@@ -43,7 +43,7 @@ func (e *env) versionCommand() *cobra.Command {
 		}
 		return e.printf("%s\n", versionText())
 	})
-	cmd.Flags().BoolVar(&licenses, "licenses", false, "print the licenses of the third-party software that is part of the program")
+	cmd.Flags().BoolVar(&licenses, "licenses", false, "print the licences of the third-party software in the program")
 	return cmd
 }
 

@@ -13,18 +13,18 @@ import (
 
 var whoamiHelp = help{
 	use:   "whoami",
-	short: "say who is logged in, and to which fabric",
+	short: "show who you are logged in as, and at which fabric",
 	examples: `
 diaspora whoami
 
-# the subject claim alone, for the form of the ACL endpoint
+# only the subject claim, for the form of the ACL endpoint
 diaspora whoami --subject
 
 # the fabric's address, for another machine
 export DIASPORA_URL=$(diaspora whoami --url)`,
 	long: `
-The fabric itself is asked, so that a login that has been revoked shows. While it cannot be
-reached, the answer is what is known here.`,
+whoami asks the fabric, so that a revoked login is noticed. If the fabric cannot be reached, it
+prints what is stored on this machine.`,
 	formats: answerFormats,
 }
 
@@ -39,8 +39,8 @@ func (e *env) whoamiCommand() *cobra.Command {
 		}
 		return e.whoami(ctx, subject)
 	})
-	cmd.Flags().BoolVar(&subject, "subject", false, "print the subject claim alone")
-	cmd.Flags().BoolVar(&address, "url", false, "print the address of the fabric alone, as DIASPORA_URL takes it; asks nobody")
+	cmd.Flags().BoolVar(&subject, "subject", false, "print only the subject claim")
+	cmd.Flags().BoolVar(&address, "url", false, "print only the address of the fabric, for DIASPORA_URL; this needs no network")
 	return cmd
 }
 
