@@ -69,7 +69,7 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "output `FORMAT`: "+strings.Join(h.formats, ", "))
+	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "print in `FORMAT`: "+strings.Join(h.formats, ", "))
 	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(h.formats, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -191,7 +191,7 @@ With the fabric of your institute:
 	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "show the help of a command", Args: cobra.ArbitraryArgs, RunE: e.help, ValidArgsFunction: completeHelp})
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
-	root.PersistentFlags().StringVar(&e.profile, "profile", "", "`NAME` of the profile to use instead of the current one")
+	root.PersistentFlags().StringVar(&e.profile, "profile", "", "use the profile `NAME` instead of the current one")
 	root.PersistentFlags().BoolVarP(&e.quiet, "quiet", "q", false, "print only results, warnings and errors")
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")

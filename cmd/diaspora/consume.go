@@ -32,7 +32,7 @@ diaspora consume weather --partition 0 --from 1h --to 30m
 # today's records with time, key and headers, for another program
 diaspora consume weather --from today -o ndjson | jq .value
 
-# in a format of kcat
+# with a format as in kcat
 diaspora consume weather --from start --exit -f '%o %k: %s\n'
 
 # continue where the group stopped; two such commands share the work
@@ -73,12 +73,12 @@ func (e *env) consumeCommand() *cobra.Command {
 		return e.consume(ctx, o, args)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&o.from, "from", "", "`POSITION` of the first record; see above")
-	flags.StringVar(&o.to, "to", "", "`POSITION` at which reading ends; see above")
+	flags.StringVar(&o.from, "from", "", "begin at `POSITION`; see above")
+	flags.StringVar(&o.to, "to", "", "end at `POSITION`; see above")
 	flags.BoolVar(&o.exit, "exit", false, "exit at the current end of the topic; short for --to end")
 	flags.Int64VarP(&o.number, "number", "n", 0, "exit after `N` records")
 	flags.StringVarP(&o.group, "group", "g", "", "join this consumer `GROUP`, which records how far it has read")
-	flags.StringVarP(&o.format, "format", "f", "", "`FORMAT` of each record, as in kcat; see above")
+	flags.StringVarP(&o.format, "format", "f", "", "print each record in `FORMAT`, as in kcat; see above")
 	flags.Int32SliceVarP(&o.partitions, "partition", "p", nil, "read only partition `N` of each topic; may be repeated (default: all)")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())

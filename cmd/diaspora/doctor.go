@@ -49,7 +49,7 @@ type doctorOptions struct {
 func (e *env) doctorCommand() *cobra.Command {
 	var o doctorOptions
 	cmd := e.command(doctorHelp, func(ctx context.Context, _ []string) error { return e.doctor(ctx, o) })
-	cmd.Flags().StringVar(&o.topic, "topic", "", "`NAME` of the topic for the test event")
+	cmd.Flags().StringVar(&o.topic, "topic", "", "write the test event to the topic `NAME`")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "time limit per check, as a `DURATION` such as 30s")
 	cmd.Flags().StringVar(&o.bundle, "bundle", "", "write the results to a new `FILE`, a .tar.gz, for a support ticket")
 	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -46,12 +46,11 @@ your consumer groups, whichever topics it is for: anybody who has it can join, r
 them. Colleagues should use group IDs of their own, or read without a group.
 
 With --save-env, --save-for-kcat or --save-for-java, the command does not print the key. It writes
-the key to a new file that only you can read; if FILE is -, to standard output. A file for Kafka
-clients in Java or for kcat is complete as it is.
+the key to a new file that only you can read. If FILE is -, it writes to standard output.
 
-DIASPORA_KEY_FILE is the name of a file that --save-env has written. A shell reads such a file with:
-set -a; . FILE. It also has the address of the fabric, and is all that "diaspora produce" and
-"diaspora consume" need.
+To use a file that --save-env has written, set DIASPORA_KEY_FILE to its name, or load it into a
+shell with: set -a; . FILE. The file also has the address of the fabric, and is all that
+"diaspora produce" and "diaspora consume" need.
 
 If the fabric has certificates of its own, they are written next to the file, as FILE.ca.pem; a file
 for Java includes them. With a file, NAME can be omitted, and the key is named after this machine.
@@ -84,7 +83,7 @@ func (e *env) keyCreateCommand() *cobra.Command {
 	flags.StringArrayVar(&o.Topics, "topic", nil, "restrict the key to this `TOPIC` of yours; may be repeated")
 	flags.BoolVar(&o.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
 	flags.BoolVar(&o.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
-	flags.StringVar(&o.expires, "expires", "", "when the key expires: after a `TIME` such as 90d, or on a day (default: never)")
+	flags.StringVar(&o.expires, "expires", "", "let the key expire after this `TIME`, such as 90d, or on this day (default: never)")
 	file = keyFileFlags(cmd)
 	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())

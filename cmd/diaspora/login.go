@@ -52,8 +52,8 @@ The fabric's addresses are stored as a profile, which becomes the current one. I
 host, unless --profile gives another name. The tokens are stored in a file that only you can read,
 and are renewed automatically. They are not printed, unless you use --show-tokens.
 
-If you log in as somebody else than the identity in the profile, the stored login is not replaced.
-The new login is stored as another profile; see "diaspora profile".
+If you log in with another identity than that of the profile, the stored login is not replaced. The
+new login is stored as another profile; see "diaspora profile".
 
 An access token is sent only to hosts below the host name in the fabric's scope at Globus. If the
 scope names no host, login shows the fabric's hosts and asks you to confirm them; --yes confirms

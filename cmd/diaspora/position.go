@@ -10,9 +10,9 @@ import (
 
 // positionHelp is the grammar of parsePosition, for help texts.
 const positionHelp = `A POSITION is one of
-  start, end              before the oldest record, or after the newest; earliest, beginning and
-                          latest also work
-  -10                     ten records before the end of each partition
+  start, end              the oldest record, or the position after the newest one; earliest,
+                          beginning and latest also work
+  -10                     the last ten records of each partition
   4711                    this offset, in each partition
   TIME                    the first record that the cluster received at or after this time
 

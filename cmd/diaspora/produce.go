@@ -54,17 +54,17 @@ An event is the bytes between two line feeds, unchanged. An empty line is an emp
 does not end with a line feed, its last line is an event nevertheless.
 
 Every event is first written to disk, to the spool of the profile (see "diaspora spool ls"), and
-sent from there to the cluster. At the end, produce waits until the cluster has acknowledged all
-events. It stops waiting if the cluster acknowledges nothing for as long as --wait says. Events that
-are then still pending are not lost. produce reports them, and exits with 0, or with 75 if
---require-ack is given. The next produce, or "diaspora spool drain", sends them.
+sent from there to the cluster. At the end of the input, produce waits until the cluster has
+acknowledged all events. It stops waiting if the cluster acknowledges nothing for as long as --wait
+says. Events that are then still pending are not lost. produce reports them, and exits with 0, or
+with 75 if --require-ack is given. The next produce, or "diaspora spool drain", sends them.
 
-For one minute after the cluster was unreachable, produce only checks whether it is reachable again.
-It does not wait for the cluster unless --wait or --require-ack is given.
+For one minute after the cluster was unreachable, produce does not wait for it. It only checks
+briefly whether the cluster is reachable again, unless --wait or --require-ack is given.
 
 When the spool is full, at 1 GiB or because its disk is full, produce reports this and waits for
 free space. If only a person can solve a problem (not logged in, no permission, no such topic), the
-exit code says so, and the events are still pending.
+exit code says so, and the events stay in the spool.
 
 With --no-spool, nothing is kept on disk. While the cluster is unreachable, produce waits for it.
 Events that are not acknowledged when produce is stopped are lost.
@@ -147,18 +147,18 @@ func (e *env) produceCommand() *cobra.Command {
 		return e.produce(ctx, o, args[0], args[1:])
 	})
 	flags := cmd.Flags()
-	flags.StringVarP(&o.key, "key", "k", "", "`KEY` of all events")
-	flags.StringVarP(&o.separator, "key-separator", "K", "", "each line has a key, which ends before the first `DELIM`; \\t is a tab")
-	flags.StringArrayVarP(&o.headers, "header", "H", nil, "header of all events, as `NAME=VALUE`; may be repeated")
-	flags.StringArrayVar(&o.values, "value", nil, "`TEXT` to log instead of files or standard input; may be repeated")
-	flags.StringVar(&o.input, "input", "lines", "input `FORMAT`: lines, ndjson or file; with --watch, the default is file")
-	flags.StringVarP(&o.compression, "compression", "z", "none", "`CODEC` that compresses batches: none, gzip, snappy, lz4 or zstd")
+	flags.StringVarP(&o.key, "key", "k", "", "log all events with this `KEY`")
+	flags.StringVarP(&o.separator, "key-separator", "K", "", "take the key from each line: the text before the first `DELIM`; \\t is a tab")
+	flags.StringArrayVarP(&o.headers, "header", "H", nil, "add the header `NAME=VALUE` to all events; may be repeated")
+	flags.StringArrayVar(&o.values, "value", nil, "log `TEXT` as an event, instead of files or standard input; may be repeated")
+	flags.StringVar(&o.input, "input", "lines", "read the input as `FORMAT`: lines, ndjson or file; with --watch, the default is file")
+	flags.StringVarP(&o.compression, "compression", "z", "none", "compress batches with `CODEC`: none, gzip, snappy, lz4 or zstd")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events have only reached the spool")
-	flags.DurationVar(&o.wait, "wait", 5*time.Second, "`DURATION` without acknowledgements after which produce leaves events in the spool and ends")
+	flags.DurationVar(&o.wait, "wait", 5*time.Second, "at the end, leave events in the spool after this `DURATION` without acknowledgements")
 	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that are added later")
 	flags.StringVar(&o.watch.pattern, "pattern", anyName, "with --watch: log only files whose name matches `PATTERN`, such as '*.json'")
-	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: `DURATION` without changes after which a file is complete")
+	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: a file is complete after this `DURATION` without changes")
 	cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {

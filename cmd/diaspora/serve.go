@@ -71,7 +71,7 @@ func (e *env) serveCommand() *cobra.Command {
 		return e.serve(ctx, *cfg)
 	})
 	cmd.ValidArgs = []string{"gateway", "acl"}
-	cmd.Flags().String("config", "", "`FILE` with the settings (default: "+serveSettingsFile+", if it exists)")
+	cmd.Flags().String("config", "", "read the settings from `FILE` (default: "+serveSettingsFile+", if it exists)")
 	cmd.Flags().BoolVar(&check, "check", false, "test the settings against the cluster without starting anything")
 	for _, s := range serveSettings {
 		cmd.Flags().String(s.name, "", s.usage)

@@ -29,8 +29,8 @@ diaspora spool ls -o json | jq '.events'`,
 	long: `
 A spool keeps what "diaspora produce" has logged until the cluster has acknowledged it. Each process
 that logs has a spool of its own; the events that it leaves there are sent by the next process. The
-command lists the spools of all profiles, and those that belong to DIASPORA_URL. With --profile, it
-lists only the spools of that profile.`,
+command lists the spools of all profiles, and those of fabrics that DIASPORA_URL names. With
+--profile, it lists only the spools of that profile.`,
 	formats: answerFormats,
 }
 
@@ -76,16 +76,16 @@ diaspora spool drain
 diaspora spool drain --timeout 1m --quiet`,
 	long: `
 The command sends the events of all your spools that no other process is sending. The spools of a
-profile are sent with the login that is stored there, those of DIASPORA_URL with the credential that
-is set. Events that were logged with an access key are also sent with your login, or with any other
-key of yours. Events of a running process are left to that process.
+profile are sent with the login that is stored there, those of a fabric that DIASPORA_URL names with
+the credential that is set. Events that were logged with an access key are also sent with your
+login, or with any other key of yours. Events of a running process are left to that process.
 
 The command ends when no events are pending, or when they cannot be sent now. The exit code is 0 if
 no events are pending, apart from those of running processes. Otherwise it shows the reason: 3 if
-you are not logged in, 4 without permission, 5 if there is no such topic, 75 if the cluster is
-unreachable.
+you are not logged in, 4 if you have no permission, 5 if there is no such topic, 75 if the cluster
+is unreachable.
 
-To drain the spools in another folder than the default one, set DIASPORA_STATE_DIR.`,
+The spools are in ~/.local/state/diaspora, or in the folder that DIASPORA_STATE_DIR names.`,
 	formats: answerFormats,
 	args:    arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
 }
@@ -128,8 +128,8 @@ With -o json, it prints an object with
   oldest                   when the oldest pending event was logged; omitted if none is pending
   why                      why events are pending; omitted if none is, or if they are being sent
   full                     why a spool accepts no more events; omitted if all spools accept events
-  discarded                events that "diaspora spool discard" removed from these spools; the count
-                           of a spool ends when the spool is empty and is removed
+  discarded                events that "diaspora spool discard" removed from these spools; an empty
+                           spool is removed, together with its count
   dropped, quarantined, damaged
                            events that were dropped for lack of space, set aside because the cluster
                            does not accept them, or damaged on disk, until "diaspora spool dismiss"`,

@@ -50,9 +50,9 @@ func (e *env) topicClaimCommand() *cobra.Command {
 		return e.topicClaim(ctx, claim)
 	})
 	flags := cmd.Flags()
-	flags.IntVar(&claim.Partitions, "partitions", 0, "number `N` of partitions (default: set by the fabric)")
-	flags.StringVar(&retention, "retention", "", "how long events are kept: a `TIME` such as 30d, or forever (default: 7d, unless the operator changed it)")
-	flags.StringVar(&claim.Description, "description", "", "`TEXT` that says what the topic is for")
+	flags.IntVar(&claim.Partitions, "partitions", 0, "create `N` partitions (default: set by the fabric)")
+	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 30d, or forever (default: 7d, unless the operator changed it)")
+	flags.StringVar(&claim.Description, "description", "", "describe the topic with `TEXT`")
 	return cmd
 }
 

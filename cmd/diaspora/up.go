@@ -53,8 +53,8 @@ With --print-service-account, the command also prints environment variables with
 sign in without a person: as a service account that the stand-in knows. If the fabric is already
 running, the command prints only these variables, for eval, and exits.
 
-With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that "make
-kafka-up" has started. One gateway runs in front of each of its nodes, at the address that the
+With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that
+"make kafka-up" has started. One gateway runs in front of each of its nodes, at the address that the
 cluster announces to clients.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
@@ -86,12 +86,12 @@ func (e *env) upCommand() *cobra.Command {
 		return e.up(ctx, o)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&o.data, "data", "", "`FOLDER` for all data (default: a folder below ~/.local/share)")
+	flags.StringVar(&o.data, "data", "", "keep all data in `FOLDER` (default: a folder below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
 	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster that `FILE`, a cluster.json, describes")
-	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "`PORT` for Kafka clients; 0 selects a free one; not with --kafka, whose file has the ports")
-	flags.Uint16Var(&o.httpPort, "http-port", 9090, "`PORT` of the ACL endpoint; 0 selects a free one")
-	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "`PORT` of the stand-in for Globus Auth; 0 selects a free one")
+	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, whose file has the ports")
+	flags.Uint16Var(&o.httpPort, "http-port", 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
+	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "listen on `PORT` for the stand-in for Globus Auth; 0 selects a free one")
 	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only when they survive a power cut; slower")
 	flags.BoolVar(&o.printAccount, "print-service-account", false, "print environment variables with which a script signs in")
 	return cmd

@@ -13,7 +13,7 @@ import (
 
 var whoamiHelp = help{
 	use:   "whoami",
-	short: "show who you are logged in as, and at which fabric",
+	short: "show your identity and the fabric that you are logged in to",
 	examples: `
 diaspora whoami
 
