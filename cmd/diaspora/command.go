@@ -15,34 +15,33 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
-// The commands are listed in the order in which one needs them.
+// Commands are listed in the order in which users need them, not by name.
 func init() { cobra.EnableCommandSorting = false }
 
-// help is what a command says of itself. Examples come first, as that is what
-// people read.
+// help is the help text of a command. Examples are printed first, because people read them first.
 type help struct {
 	use      string // "produce TOPIC [FILE...]"
-	short    string // a line for the list of commands
-	examples string // one command line each, with a comment above
-	long     string // the rest
+	short    string // one line for the list of commands
+	examples string // command lines, each with a comment above it
+	long     string // all other explanations
 	formats  []string
 	args     arguments
 }
 
-// Formats of commands that answer once, and of those that write a stream.
+// Output formats of commands that print one result, and of commands that print a stream.
 var (
 	answerFormats = []string{"text", "json"}
 	streamFormats = []string{"text", "json", "ndjson"}
 )
 
-// arguments is what a command takes besides flags.
+// arguments describes the arguments of a command that are not flags.
 type arguments struct {
-	min, max int    // max -1 for any number
-	missing  string // what to say when there are too few: "a topic is missing"
-	surplus  string // what to do where people give too many; "" for the help
+	min, max int    // a max of -1 means any number
+	missing  string // error if there are too few: "the topic is missing"
+	surplus  string // hint if there are too many; "" refers to the help
 }
 
-// command makes a cobra command of a help text and the function that does it.
+// command returns a cobra command with this help text, which runs do.
 func (e *env) command(h help, do func(ctx context.Context, args []string) error) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   h.use,
@@ -62,7 +61,7 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if cmd.Name() != "doctor" { // it has a check for that
+			if cmd.Name() != "doctor" { // doctor has a check for this
 				e.warnOfVariables()
 			}
 			return do(cmd.Context(), args)
@@ -79,8 +78,8 @@ func indent(text string) string {
 	return strings.ReplaceAll(text, "\n  \n", "\n\n")
 }
 
-// prefix begins the errors of a command with its name: "topic claim: ". The program's own stands before
-// each already.
+// prefix returns the prefix of a command's errors: "topic claim: ". The name of the program is left out,
+// because it is printed before every error anyway.
 func prefix(cmd *cobra.Command) string {
 	if _, name, ok := strings.Cut(cmd.CommandPath(), " "); ok {
 		return name + ": "
@@ -92,7 +91,7 @@ func seeHelp(cmd *cobra.Command) string {
 	return fmt.Sprintf(`see "%s --help"`, cmd.CommandPath())
 }
 
-// group makes a command that only has commands below it.
+// group returns a command that only has subcommands.
 func group(name, short string, below ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: name + " COMMAND", DisableFlagsInUseLine: true, Short: short, Args: unknownCommand, RunE: showHelp}
 	cmd.AddCommand(below...)
@@ -101,7 +100,7 @@ func group(name, short string, below ...*cobra.Command) *cobra.Command {
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
-// guessedCommands are those that people type who know other programs.
+// guessedCommands maps names that people know from other programs to the commands that they need.
 var guessedCommands = map[string]string{
 	"diaspora claim":        "diaspora topic claim",
 	"diaspora release":      "diaspora topic release",
@@ -114,14 +113,15 @@ var guessedCommands = map[string]string{
 	"diaspora key show":     "diaspora key list",
 }
 
-// variableFlags are flags that people guess for what a variable of the environment says.
+// variableFlags are flags that people guess, but that exist only as environment variables. The values are
+// hints.
 var variableFlags = map[string]string{
 	"state-dir": "set DIASPORA_STATE_DIR to the folder of another home of spools",
 	"key-file":  "set DIASPORA_KEY_FILE to the name of the key file",
 	"key":       "set DIASPORA_KEY_FILE to the name of the key file",
 }
 
-// unknownCommand refuses what is not the name of a command, and says what is near.
+// unknownCommand returns an error for an unknown command, with a hint if a similar one exists.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -141,7 +141,7 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	return misuse(seeHelp(cmd), "%s", err)
 }
 
-// commands returns the whole tree.
+// commands returns the root command, with all commands below it.
 func (e *env) commands() *cobra.Command {
 	root := group("diaspora", "log events to Diaspora Streams, and read them back",
 		e.upCommand(),
@@ -210,10 +210,11 @@ With the fabric of your institute:
 	return root
 }
 
-// logsFolder is for those who look for a command, or a flag, that logs what comes.
+// logsFolder is a hint for people who look for a command or a flag that logs new files.
 const logsFolder = `"diaspora produce TOPIC --watch DIR" logs the files that come into a folder`
 
-// flagHint says what to write instead of a flag that does not exist, or of a value that only lacks its unit; or "".
+// flagHint returns a hint for a flag that does not exist, or for a duration without a unit. It returns "" if
+// it knows no better.
 func flagHint(cmd *cobra.Command, err error) string {
 	if missing := (*pflag.NotExistError)(nil); errors.As(err, &missing) {
 		name := missing.GetSpecifiedName()
@@ -224,7 +225,7 @@ func flagHint(cmd *cobra.Command, err error) string {
 			return "leave it out: consume goes on with what comes, until Ctrl-C"
 		case near != "":
 			return fmt.Sprintf("did you mean --%s?", near)
-		case cmd.Name() == "serve": // a service, which has files and folders of its own
+		case cmd.Name() == "serve": // these variables are for clients; serve has its own files and folders
 			return ""
 		}
 		return variableFlags[name]
@@ -238,7 +239,7 @@ func flagHint(cmd *cobra.Command, err error) string {
 	return ""
 }
 
-// nearFlag returns the flag of a command that may have been meant by one that does not exist, or "".
+// nearFlag returns the flag that the user may have meant by one that does not exist, or "".
 func nearFlag(cmd *cobra.Command, missing *pflag.NotExistError) string {
 	if missing.GetSpecifiedShortnames() != "" {
 		return ""
@@ -264,7 +265,7 @@ func nearFlag(cmd *cobra.Command, missing *pflag.NotExistError) string {
 	return ""
 }
 
-// help shows the help of the command that the arguments name.
+// help prints the help of the command that the arguments name.
 func (e *env) help(cmd *cobra.Command, args []string) error {
 	found, rest, err := cmd.Root().Find(args)
 	if err != nil || len(rest) > 0 {
@@ -276,7 +277,7 @@ func (e *env) help(cmd *cobra.Command, args []string) error {
 	return found.Help()
 }
 
-// completeHelp returns the commands below those that the arguments name.
+// completeHelp returns the subcommands of the command that the arguments name, for shell completion.
 func completeHelp(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
 	found, rest, err := cmd.Root().Find(args)
 	if err != nil || len(rest) > 0 {
@@ -290,15 +291,15 @@ func completeHelp(cmd *cobra.Command, args []string, _ string) (names []string, 
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// warnOfVariables names variables of the environment that are most likely misspelt: the command would go on
-// without them, as somebody else maybe.
+// warnOfVariables warns of environment variables that are probably misspelt. The command ignores them, and so
+// might sign in with another identity than the user expects.
 func (e *env) warnOfVariables() {
 	for _, slip := range doctor.MisspeltVariables(e.environ()) {
 		e.warn("%s is set, but there is no such variable; did you mean %s?", slip[0], slip[1])
 	}
 }
 
-// helpTemplate is cobra's, with the examples before the explanation.
+// helpTemplate is cobra's template, with the examples before the explanation.
 const helpTemplate = `{{if .HasParent}}{{.Short | trimTrailingWhitespaces}}
 {{if .Runnable}}
 Usage: {{.UseLine}}
@@ -323,8 +324,8 @@ Flags of all commands:
 {{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}
 {{end}}`
 
-// asksForJSON reports whether a command line asks for JSON, as far as that can be told where its flags could
-// not all be read.
+// asksForJSON reports whether a command line asks for JSON. It is for command lines with an error, in which
+// the flags could not be parsed, so it looks at the arguments itself.
 func asksForJSON(args []string) bool {
 	format := ""
 	for i, arg := range args {
@@ -357,7 +358,7 @@ func run(ctx context.Context, e *env, args []string) int {
 	case context.Cause(ctx) == errInterrupted && errors.Is(err, context.Canceled):
 		e.say("interrupted")
 	default:
-		if asksForJSON(args) { // flags behind one that is wrong were not read
+		if asksForJSON(args) { // flags after an invalid one were not parsed
 			e.output = "json"
 		}
 		e.complain(err, exitCode(ctx, err))
@@ -365,8 +366,8 @@ func run(ctx context.Context, e *env, args []string) int {
 	return exitCode(ctx, err)
 }
 
-// settled waits until no renewal of a token is under way, or the answer with a rotated refresh token might be
-// lost. That takes up to 45 s while Globus does not answer, and so is said.
+// settled waits until no renewal of a token is in flight: the response may contain a rotated refresh token,
+// and would be lost. The wait takes up to 45 s if Globus does not respond, so settled tells the user.
 func (e *env) settled() {
 	note := time.AfterFunc(settlesIn, func() {
 		e.say("waiting for Globus, for 45 s at most: its answer may have the next refresh token")
@@ -377,5 +378,5 @@ func (e *env) settled() {
 	}
 }
 
-// settlesIn is for how long a program that has done its work may wait for Globus without saying so.
+// settlesIn is how long the program waits for Globus at the end before it tells the user.
 const settlesIn = 2 * time.Second

@@ -27,8 +27,8 @@ diaspora completion fish > ~/.config/fish/completions/diaspora.fish`,
 	args:    arguments{min: 1, max: 1, missing: "name the shell: bash, zsh, fish or powershell"},
 }
 
-// What cobra's script for bash asks of the bash-completion package, and what does without it: the words
-// of the line up to the cursor, which bash itself splits at = and : as well.
+// Cobra's bash script needs the bash-completion package to split the line up to the cursor into words. The
+// replacement also works without that package. It cannot use bash's own words, which are split at = and : too.
 const (
 	bashWordsByPackage = `    _get_comp_words_by_ref "$@" cur prev words cword
 `

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// understands makes a terminal take what moves the cursor and colours text, and reports whether it does.
+// understands enables escape sequences on a terminal, for colours and for moving the cursor, and reports
+// whether that worked.
 func understands(stream any) bool {
 	f, ok := stream.(*os.File)
 	if !ok {

@@ -92,7 +92,7 @@ func (e *env) consumeCommand() *cobra.Command {
 	return cmd
 }
 
-// consumer returns the options in the library's terms.
+// consumer converts the flags to the options of the library.
 func (o consumeOptions) consumer(topics []string, now time.Time) (diaspora.ConsumerOptions, error) {
 	c := diaspora.ConsumerOptions{Topics: topics, Group: o.group, Partitions: o.partitions, CommitEvery: -1}
 	if o.group != "" && o.partitions != nil {
@@ -158,7 +158,8 @@ func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) er
 	return e.aboutTopic(ctx, cfg, c.run(ctx))
 }
 
-// recordFormat returns what appends a record as the user wants it. Lines from several topics name theirs.
+// recordFormat returns the function that formats a record for output. With several topics, each line begins
+// with the topic.
 func (e *env) recordFormat(format string, several bool) (recordFormat, error) {
 	switch {
 	case format != "" && e.output != "text":
@@ -184,29 +185,29 @@ type consumption struct {
 	env      *env
 	consumer *diaspora.Consumer
 	options  diaspora.ConsumerOptions
-	number   int64 // end after so many; 0 for never
+	number   int64 // end after this many records; 0 means never
 	out      *outflow
 	format   recordFormat
 
 	read    atomic.Int64
 	written atomic.Int64 // bytes
-	total   atomic.Int64 // records that there are to be read; 0 if that is not known
+	total   atomic.Int64 // number of records to read; 0 if unknown
 }
 
 const (
 	commitEvery  = time.Second
 	quietAfter   = 300 * time.Millisecond
-	lookEvery    = 5 * time.Second // for whether the cluster is there, when it is quiet
+	lookEvery    = 5 * time.Second // how often to check the cluster while no records arrive
 	lookTimeout  = 5 * time.Second
-	idleAfter    = 5 * time.Second // without partitions, a person is told
+	idleAfter    = 5 * time.Second // time without partitions after which the user is told
 	goodbyeLimit = 5 * time.Second
-	goodbyeAfter = time.Second // a person is told why the end takes so long
+	goodbyeAfter = time.Second // time after which the user is told why exiting takes long
 )
 
 func (c *consumption) run(ctx context.Context) (err error) {
 	c.introduce(ctx)
 	hide := func() {}
-	if c.options.Until != (diaspora.Position{}) || c.number > 0 { // else it has no end
+	if c.options.Until != (diaspora.Position{}) || c.number > 0 { // otherwise there is no end to show progress towards
 		hide = c.env.progress(true, c.progressLine())
 	}
 	defer hide()
@@ -237,7 +238,7 @@ func (c *consumption) run(ctx context.Context) (err error) {
 	return err
 }
 
-// loop prints records until the end that was asked for.
+// loop prints records until the end that the flags set.
 func (c *consumption) loop(ctx context.Context) error {
 	var buf []byte
 	for record, err := range c.consumer.Records(ctx) {
@@ -246,7 +247,7 @@ func (c *consumption) loop(ctx context.Context) error {
 			continue
 		}
 		if errors.Is(err, diaspora.ErrUnavailable) {
-			continue // watch tells
+			continue // watch reports it
 		}
 		if err != nil {
 			return err
@@ -263,7 +264,7 @@ func (c *consumption) loop(ctx context.Context) error {
 	return nil
 }
 
-// introduce says where reading begins.
+// introduce tells the user where reading begins.
 func (c *consumption) introduce(ctx context.Context) {
 	if c.env.quiet {
 		return
@@ -275,7 +276,7 @@ func (c *consumption) introduce(ctx context.Context) {
 	}
 	progress, err := c.consumer.Progress(ctx)
 	if err != nil {
-		return // the loop meets the same, and tells
+		return // loop gets the same error and returns it
 	}
 	switch all := span(progress); {
 	case c.number > 0 && c.options.Until == (diaspora.Position{}):
@@ -288,7 +289,7 @@ func (c *consumption) introduce(ctx context.Context) {
 	c.env.say("reading %s from %s: %s in %s", topics, c.where(), count(span(progress), "record"), count(int64(len(progress)), "partition"))
 }
 
-// where says from where to where records are read.
+// where describes the range of records that is read.
 func (c *consumption) where() string {
 	text := c.env.positionText(c.options.From)
 	if c.options.Until != (diaspora.Position{}) {
@@ -297,8 +298,8 @@ func (c *consumption) where() string {
 	return text
 }
 
-// watch commits what was written, and tells of outages and of having caught up. It
-// stops the reading when nobody takes what was read.
+// watch commits the offsets of records that were written, and reports outages and the end of the backlog. It
+// stops reading if nobody reads the output any more.
 func (c *consumption) watch(ctx context.Context, stop func()) {
 	ticker := time.NewTicker(quietAfter)
 	defer ticker.Stop()
@@ -363,7 +364,7 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 	}
 }
 
-// answered asks the cluster something, and returns errSilent if it takes lookTimeout.
+// answered sends a request to the cluster, and returns errSilent if there is no response within lookTimeout.
 func answered(ctx context.Context, ask func(context.Context) error) error {
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()

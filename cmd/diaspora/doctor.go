@@ -82,7 +82,7 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 			}
 		}
 		if err != nil {
-			stop() // nobody reads on
+			stop() // nobody reads the output any more
 		}
 	}
 	report := doctor.Examine(running, doctor.Config{
@@ -106,7 +106,7 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 
 var doctorColours = map[doctor.Status]colour{doctor.OK: green, doctor.Warning: yellow, doctor.Failure: red, doctor.NotTried: faint}
 
-// doctorSpools is where the program has its spools, and which there are.
+// doctorSpools returns the folder for spools of the current profile, and all spools of this user.
 func (e *env) doctorSpools() (home string, dirs []string, err error) {
 	p, err := e.pool()
 	if err != nil {
@@ -116,7 +116,7 @@ func (e *env) doctorSpools() (home string, dirs []string, err error) {
 	return p.Dir, dirs, err
 }
 
-// verdict is nil if nothing failed.
+// verdict returns nil if no check failed.
 func (e *env) verdict(ctx context.Context, report *doctor.Report) error {
 	if context.Cause(ctx) == errInterrupted {
 		return ctx.Err()
@@ -129,8 +129,8 @@ func (e *env) verdict(ctx context.Context, report *doctor.Report) error {
 	return &failure{text: report.Summary(), hints: []string{"begin with: " + first.Check}}
 }
 
-// createBundle makes the file, so that what stands in its way shows before all the
-// checks. Without a name there is none.
+// createBundle creates the file before the checks run, so that a file that cannot be written is an error
+// at once. It returns nil if name is empty.
 func createBundle(name string) (*os.File, error) {
 	if name == "" {
 		return nil, nil
@@ -145,7 +145,7 @@ func createBundle(name string) (*os.File, error) {
 	return f, nil
 }
 
-// fillBundle writes the bundle, and tells what is in it.
+// fillBundle writes the bundle, and tells the user what is in it.
 func (e *env) fillBundle(f *os.File, report *doctor.Report) error {
 	if f == nil {
 		return nil

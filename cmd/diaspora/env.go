@@ -16,59 +16,58 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// env is what a command has of the world, so that a test can run the whole program.
+// env is everything that a command uses of its environment, so that a test can run the whole program.
 type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
-	environ        func() []string // all of it, as os.Environ
+	environ        func() []string // the whole environment, like os.Environ
 	now            func() time.Time
-	browser        func(url string) error // opens a page; nil for the system's way
-	terminal       func(stream any) bool  // is a person at the other end
-	columns        func(stream any) int   // of a terminal; 0 if it is none, or not known
+	browser        func(url string) error // opens a page; nil uses the system's browser
+	terminal       func(stream any) bool  // reports whether the stream is a terminal
+	columns        func(stream any) int   // width of a terminal; 0 if unknown, or if it is not one
 
-	bottom           *screen // stderr, where that is a terminal; nil elsewhere
-	toldOfCredential bool    // whether the warning about --profile beside a credential was printed
+	bottom           *screen // stderr, if it is a terminal; otherwise nil
+	toldOfCredential bool    // the note about --profile together with a credential was printed
 
-	settle []func() // wait for renewals of tokens that are under way; called at the end
+	settle []func() // wait for token renewals that are in flight; called at the end
 
-	common // the flags that every command has
+	common // the flags of every command
 }
 
-// common holds the flags of every command.
+// common has the flags of every command.
 type common struct {
 	output  string // one of the command's formats
-	profile string // "" for the usual one
+	profile string // "" means that --profile was not given
 	quiet   bool
 }
 
-// json reports whether the output is for programs.
+// json reports whether the output is JSON.
 func (e *env) json() bool { return e.output == "json" || e.output == "ndjson" }
 
-// say tells the person something that is not the result. --quiet silences it.
+// say prints a note to stderr, unless --quiet is set.
 func (e *env) say(format string, args ...any) {
 	if !e.quiet {
 		e.talk("diaspora: " + fmt.Sprintf(format, args...))
 	}
 }
 
-// warn tells what must be known, quiet or not.
+// warn prints a warning to stderr, even if --quiet is set.
 func (e *env) warn(format string, args ...any) {
 	e.talkAs(yellow, "diaspora: ", fmt.Sprintf(format, args...))
 }
 
-// talk writes a line to stderr. It may quote what strangers wrote, so nothing
-// in it commands the terminal, and further lines are indented: none of them
-// passes for one of ours.
+// talk writes a line to stderr. The line may quote text from other people, so control characters are escaped,
+// and further lines are indented so that they cannot imitate our own messages.
 func (e *env) talk(line string) { e.talkAs("", "", line) }
 
-// talkAs is talk with a word of ours before it, in a colour.
+// talkAs is talk with a coloured prefix.
 func (e *env) talkAs(c colour, word, line string) {
 	text := terminal.Escape(nil, []byte(strings.ReplaceAll(line, "\n", "\n  ")+"\n"))
 	_, _ = e.talkTo().Write(append([]byte(e.paint(e.stderr, c, word)), text...))
 }
 
-// talkTo is where all goes that is said: stderr, past the line at its bottom.
+// talkTo returns the writer for messages: stderr, or the screen that keeps a progress line at its bottom.
 func (e *env) talkTo() io.Writer {
 	if e.bottom != nil {
 		return e.bottom
@@ -76,7 +75,7 @@ func (e *env) talkTo() io.Writer {
 	return e.stderr
 }
 
-// printJSON writes v as one line of JSON. Nothing in it commands the terminal.
+// printJSON writes v as one line of JSON, with control characters escaped.
 func (e *env) printJSON(v any) error {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -87,7 +86,7 @@ func (e *env) printJSON(v any) error {
 	return e.write(terminal.EscapeJSON(nil, buf.Bytes()))
 }
 
-// printf writes text for people to stdout. Nothing in it commands the terminal.
+// printf writes text to stdout, with control characters escaped.
 func (e *env) printf(format string, args ...any) error {
 	return e.write(terminal.Escape(nil, fmt.Appendf(nil, format, args...)))
 }
@@ -99,14 +98,13 @@ func (e *env) write(data []byte) error {
 	return nil
 }
 
-// readerLeft reports whether an error says that nobody reads the output any more,
-// as when it goes into head.
+// readerLeft reports whether a write failed because the reader closed the pipe, as head does.
 func readerLeft(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe)
 }
 
 // helpOutput is the output of help texts. Cobra prints an error if the reader, such as head, closes the pipe
-// early; other commands end without a word then.
+// early. All other commands exit silently in this case, so helpOutput hides the error.
 type helpOutput struct{ io.Writer }
 
 func (h helpOutput) Write(p []byte) (int, error) {
@@ -117,13 +115,13 @@ func (h helpOutput) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// isTerminal is env.terminal outside of tests.
+// isTerminal is env.terminal in production.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// terminalColumns is env.columns outside of tests.
+// terminalColumns is env.columns in production.
 func terminalColumns(stream any) int {
 	f, ok := stream.(*os.File)
 	if !ok {

@@ -74,7 +74,7 @@ func (e *env) example(ctx context.Context, topic string) (err error) {
 	return nil
 }
 
-// ownFabric starts a fabric for the example alone.
+// ownFabric starts a temporary fabric for the example.
 func (e *env) ownFabric(ctx context.Context) (diaspora.Config, func() error, error) {
 	dir, err := os.MkdirTemp("", "diaspora-example-")
 	if err != nil {
@@ -93,7 +93,7 @@ func (e *env) ownFabric(ctx context.Context) (diaspora.Config, func() error, err
 	return cfg, stop, nil
 }
 
-// exampleRun goes through the steps. done is what `-o json` prints of them.
+// exampleRun runs the steps. done is their result, which `-o json` prints.
 type exampleRun struct {
 	env   *env
 	cfg   diaspora.Config
@@ -116,7 +116,7 @@ type exampleEvent struct {
 	Value     string `json:"value,omitempty"`
 }
 
-// step tells of one step, to people.
+// step prints the result of one step, unless the output is JSON.
 func (x *exampleRun) step(format string, args ...any) error {
 	if x.env.json() {
 		return nil
@@ -128,7 +128,7 @@ func (x *exampleRun) run(ctx context.Context) error {
 	if err := x.claim(ctx); err != nil {
 		return err
 	}
-	// The consumer is there first, so that it sees just what comes now.
+	// Open the consumer before the first event is logged, so that it reads exactly the new events.
 	consumer, err := diaspora.OpenConsumer(ctx, x.cfg, diaspora.ConsumerOptions{Topics: []string{x.topic}, From: diaspora.End})
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (x *exampleRun) run(ctx context.Context) error {
 	return x.consume(ctx, consumer)
 }
 
-// claim is steps 1 and 2.
+// claim runs steps 1 and 2.
 func (x *exampleRun) claim(ctx context.Context) error {
 	client, err := diaspora.NewClient(x.cfg)
 	if err != nil {
@@ -155,7 +155,7 @@ func (x *exampleRun) claim(ctx context.Context) error {
 		return err
 	}
 	if x.topic == "" {
-		// Names belong to all of the fabric, so this one is made of who you are.
+		// Topic names are unique in the fabric, so derive this one from the subject.
 		short, _, _ := strings.Cut(who.Subject, "-")
 		x.topic = "example_" + short
 	}
@@ -170,7 +170,7 @@ func (x *exampleRun) claim(ctx context.Context) error {
 	return x.step("2. Topic:         %s, already yours", topic.Name)
 }
 
-// produce is steps 3 and 4, the producer example.
+// produce runs steps 3 and 4, the producer example.
 func (x *exampleRun) produce(ctx context.Context) (err error) {
 	logger, err := diaspora.OpenLogger(ctx, x.cfg)
 	if err != nil {
@@ -214,7 +214,7 @@ func (x *exampleRun) produce(ctx context.Context) (err error) {
 	return errors.Join(logger.Flush(ctx), late)
 }
 
-// consume is step 5, the consumer example.
+// consume runs step 5, the consumer example.
 func (x *exampleRun) consume(ctx context.Context, consumer *diaspora.Consumer) error {
 	if err := x.step("5. Consumed:"); err != nil {
 		return err
@@ -225,7 +225,7 @@ func (x *exampleRun) consume(ctx context.Context, consumer *diaspora.Consumer) e
 			return err
 		}
 		if !waiting[r.ID] {
-			continue // somebody else's, or a repeat
+			continue // an event of another process, or a duplicate
 		}
 		delete(waiting, r.ID)
 		x.done.Consumed = append(x.done.Consumed, exampleEvent{r.Partition, r.Offset, r.ID, string(r.Value)})

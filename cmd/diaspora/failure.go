@@ -13,9 +13,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// failure is an error of the command itself, with the commands to type next.
+// failure is an error of the command itself, with hints that name the next command to type.
 type failure struct {
-	condition error // the sentinel that decides the exit code; nil for 1
+	condition error // sentinel that determines the exit code; nil means 1
 	text      string
 	hints     []string
 }
@@ -23,7 +23,7 @@ type failure struct {
 func (f *failure) Error() string        { return f.text }
 func (f *failure) Is(target error) bool { return target != nil && target == f.condition }
 
-// misuse is the error of a command line that cannot be meant.
+// misuse returns the error for an invalid command line.
 func misuse(hint, format string, args ...any) error {
 	f := &failure{condition: diaspora.ErrInvalid, text: fmt.Sprintf(format, args...)}
 	if hint != "" {
@@ -32,7 +32,7 @@ func misuse(hint, format string, args ...any) error {
 	return f
 }
 
-// hinted adds what to do next to an error. Nil stays nil.
+// hinted adds hints to an error. It returns nil if err is nil.
 func hinted(err error, hints ...string) error {
 	if err == nil {
 		return nil
@@ -47,7 +47,7 @@ type hintedError struct {
 
 func (h *hintedError) Unwrap() error { return h.error }
 
-// exitCode says to the shell what err says.
+// exitCode returns the exit code for err.
 func exitCode(ctx context.Context, err error) int {
 	switch {
 	case err == nil:
@@ -60,14 +60,14 @@ func exitCode(ctx context.Context, err error) int {
 	return outcome.ExitCode(err)
 }
 
-// errorDocument is an error for programs.
+// errorDocument is an error as JSON.
 type errorDocument struct {
 	Error    string   `json:"error"`
 	Hints    []string `json:"hints"`
 	ExitCode int      `json:"exit_code"`
 }
 
-// complain writes an error, and what to do about it, to stderr: to programs as a line of JSON.
+// complain writes an error and its hints to stderr, with -o json as one line of JSON.
 func (e *env) complain(err error, code int) {
 	text, hints := explanation(err)
 	if e.json() {
@@ -83,14 +83,14 @@ func (e *env) complain(err error, code int) {
 	e.hint(hints)
 }
 
-// hint writes what to do next to stderr.
+// hint writes hints to stderr.
 func (e *env) hint(hints []string) {
 	for _, hint := range hints {
 		e.talkAs(cyan, "hint: ", hint)
 	}
 }
 
-// explanation takes an error's advice out of its text.
+// explanation splits an error into its text and its hints.
 func explanation(err error) (text string, hints []string) {
 	text, hint := outcome.Split(err)
 	if hint != "" {

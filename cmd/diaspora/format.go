@@ -10,7 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// formatHelp is the grammar of parseFormat, for help texts. It is kcat's, and %I, which kcat does not have.
+// formatHelp describes the formats that parseFormat accepts, for help texts. They are those of kcat, plus %I.
 const formatHelp = `A FORMAT is text with any of these tokens
   %s  %k                  the value and the key
   %S  %K                  their lengths in bytes; -1 if there is none
@@ -21,10 +21,11 @@ const formatHelp = `A FORMAT is text with any of these tokens
   %I                      the ID of the event; kcat has no such token
   %%  \n \r \t \\ \x1f    a percent sign, line feed, carriage return, tab, backslash, any byte`
 
-// recordFormat appends a record as the user wants it.
+// recordFormat appends a formatted record to buf.
 type recordFormat func(buf []byte, r *diaspora.Record) []byte
 
-// parseFormat reads a format as formatHelp says. To a terminal, what comes from the record is escaped.
+// parseFormat parses a format as described by formatHelp. If person is true, the output is a terminal, and the
+// data of the record is escaped.
 func parseFormat(text string, person bool) (recordFormat, error) {
 	show := func(buf, data []byte) []byte { return append(buf, data...) }
 	if person {
@@ -58,10 +59,10 @@ func parseFormat(text string, person bool) (recordFormat, error) {
 	}, nil
 }
 
-// formatTokens are all letters that formatToken knows.
+// formatTokens lists the tokens that formatToken knows, for errors.
 const formatTokens = "%s, %k, %S, %K, %R, %t, %p, %o, %T, %h, %I or %%"
 
-// formatToken returns what a letter behind a percent sign stands for, or nil.
+// formatToken returns the format of the token with this letter, or nil if there is none.
 func formatToken(letter byte, show func(buf, data []byte) []byte) recordFormat {
 	switch letter {
 	case '%':
@@ -106,7 +107,7 @@ func formatToken(letter byte, show func(buf, data []byte) []byte) recordFormat {
 	return nil
 }
 
-// length is that of a key or value; one that is missing has -1.
+// length returns the length of a key or value, or -1 if there is none.
 func length(data []byte) int64 {
 	if data == nil {
 		return -1
@@ -121,7 +122,7 @@ func firstRune(text string) string {
 	return ""
 }
 
-// unescape replaces \n, \r, \t, \\ and \x1f, as shells do not.
+// unescape replaces \n, \r, \t, \\ and \x1f, because shells pass them on unchanged.
 func unescape(text string) (string, error) {
 	var b strings.Builder
 	for {

@@ -11,10 +11,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
-// input is what produce reads: streams in a row, or values from the command line.
+// input is what produce reads: a sequence of streams, or values from the command line.
 type input struct {
 	streams  []stream
-	terminal bool // a person types one of them
+	terminal bool // one of the streams is a terminal
 	whole    bool // each stream is one event
 	source   source
 }
@@ -22,11 +22,11 @@ type input struct {
 type stream struct {
 	name   string    // for errors
 	reader io.Reader // nil for a value
-	value  string    // one event, even if there are line feeds in it
-	file   *os.File  // if it is one, but for stdin
+	value  string    // one event, even if it contains line feeds
+	file   *os.File  // if the stream is a file other than stdin
 }
 
-// openInput finds out that a file cannot be read before the first event is sent.
+// openInput opens all files, so that one that cannot be opened is an error before the first event is sent.
 func (e *env) openInput(o produceOptions, files []string) (*input, error) {
 	in := &input{whole: o.input == "file"}
 	switch {
@@ -80,8 +80,8 @@ func (in *input) Close() error {
 	return nil
 }
 
-// each calls do with each line, or with the content of each stream and what is known of its file, until do returns
-// false or reading fails. err says why a line cannot be an event.
+// each calls do with each line, or with the content of each stream and its file's FileInfo, until do returns false,
+// the input ends, or reading fails. err says why a line cannot be an event.
 func (in *input) each(do func(where string, number int, file fs.FileInfo, content []byte, err error) bool) error {
 	defer in.source.end()
 	for _, s := range in.streams {

@@ -11,16 +11,16 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// defaultJavaFile stands for the README's name of the file.
+// defaultJavaFile is a placeholder for the default name of the file, which contains the username.
 const defaultJavaFile = "<username>.properties"
 
-// saveForJavaFlag is that of login, where the name of the file may be left out.
+// saveForJavaFlag adds the flag to login, where the name of the file is optional.
 func saveForJavaFlag(cmd *cobra.Command, file *string) {
 	cmd.Flags().StringVar(file, "save-for-java", "", "write an access key to `FILE`, for Java's Kafka clients and tools")
 	cmd.Flags().Lookup("save-for-java").NoOptDefVal = defaultJavaFile
 }
 
-// fileNameOf makes a username fit to be the name of a file.
+// fileNameOf replaces the characters of a username that are not safe in a file name.
 func fileNameOf(username string) string {
 	name := strings.Map(func(r rune) rune {
 		if r < 0x80 && (strings.ContainsRune("@._+-", r) || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
@@ -34,9 +34,9 @@ func fileNameOf(username string) string {
 	return name
 }
 
-// javaProperties is the configuration of a stock Kafka client in Java, which the
-// tools take as --command-config. Certificates of the fabric's own go into it as
-// one line, as a properties file has them; ca is those, or "".
+// javaProperties returns the configuration of a stock Kafka client in Java, which
+// Kafka's tools read with --command-config. ca has the fabric's own certificates,
+// or is ""; they are part of the configuration, as one line.
 func javaProperties(key diaspora.NewAccessKey, discovery diaspora.Discovery, ca string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Access key %s (%s) of Diaspora Streams: keep it to yourself.\n", propertyText(key.ID), propertyText(key.Name))
@@ -53,9 +53,9 @@ func javaProperties(key diaspora.NewAccessKey, discovery diaspora.Discovery, ca 
 	return b.String()
 }
 
-// propertyText is text as a .properties file has it in a value, by the rules of
-// java.util.Properties: whatever would end the line, or be lost in a file of
-// Latin-1, is escaped.
+// propertyText escapes a value for a .properties file, by the rules of
+// java.util.Properties: characters that would end the line, or that Latin-1 does
+// not have.
 func propertyText(text string) string {
 	var b strings.Builder
 	for i, r := range text {
@@ -81,8 +81,8 @@ func propertyText(text string) string {
 	return b.String()
 }
 
-// jaasQuoted is text as a quoted value of JAAS, whose escapes are those of Java's
-// StreamTokenizer.
+// jaasQuoted quotes a value for a JAAS configuration. The escapes are those of
+// Java's StreamTokenizer.
 func jaasQuoted(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')
@@ -101,7 +101,7 @@ func jaasQuoted(text string) string {
 	return b.String()
 }
 
-// certificates returns the certificates of a text, without what may stand between
+// certificates returns the PEM certificates in a text, without any text between
 // them, and without a line feed at the end.
 func certificates(text string) string {
 	var b strings.Builder

@@ -130,7 +130,7 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 	return nil
 }
 
-// keyCreateFile saves a key in a file. The output has nothing but what was asked for.
+// keyCreateFile saves a key to a file. It prints nothing to stdout, except with -o json.
 func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, o keyOptions) error {
 	saved, err := e.saveKey(ctx, cfg, client, o.AccessKeyRequest, o.file)
 	if err != nil {
@@ -152,7 +152,7 @@ func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *di
 	}{saved.key.AccessKey, saved.file})
 }
 
-// aboutKeyTopics suggests a topic of the caller's if a key was to be for one that nobody has claimed.
+// aboutKeyTopics suggests one of the caller's topics if the key names a topic that nobody has claimed.
 func aboutKeyTopics(ctx context.Context, client *diaspora.Client, names []string, err error) error {
 	if !errors.Is(err, diaspora.ErrNotFound) {
 		return err
@@ -167,7 +167,7 @@ func aboutKeyTopics(ctx context.Context, client *diaspora.Client, names []string
 	return err
 }
 
-// discardKey ends a key whose secret went nowhere.
+// discardKey revokes a key whose secret could not be printed or saved, since nobody can use it.
 func (e *env) discardKey(ctx context.Context, client *diaspora.Client, key diaspora.NewAccessKey) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 	defer cancel()
@@ -178,7 +178,7 @@ func (e *env) discardKey(ctx context.Context, client *diaspora.Client, key diasp
 	return nil
 }
 
-// printKey shows a key with its secret, and lines to paste.
+// printKey prints a key with its secret, and settings to paste.
 func (e *env) printKey(key diaspora.NewAccessKey, discovery diaspora.Discovery) error {
 	if e.json() {
 		return e.printJSON(struct {
@@ -213,7 +213,7 @@ Secret:      %s
 		tool, brokers, javaProperties(key, discovery, certificates(discovery.CA)))
 }
 
-// mayText says what a key may do.
+// mayText describes what a key may do.
 func mayText(k diaspora.AccessKey) string {
 	what := "read and write"
 	switch {
@@ -230,7 +230,7 @@ func mayText(k diaspora.AccessKey) string {
 
 var errNotExpiry = errors.New(`want a duration such as 12h or 90d, or a day such as 2027-01-31`)
 
-// parseExpiry reads when something ends: so long from now, or at that time.
+// parseExpiry parses an expiry: a duration from now, or a time.
 func parseExpiry(text string, now time.Time) (time.Time, error) {
 	if strings.HasSuffix(text, "ago") {
 		return time.Time{}, errNotExpiry
@@ -301,8 +301,8 @@ func (e *env) expiryText(t time.Time) string {
 	return e.day(t)
 }
 
-// lastUsedText says how long ago a key was used at most. What is known is a day in UTC, which is no day
-// in the person's own time zone.
+// lastUsedText returns an upper limit of the time since a key was used. The service only records the day in
+// UTC, which is not a day in the user's time zone, so no date is shown.
 func (e *env) lastUsedText(t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -347,8 +347,7 @@ func (e *env) keyRevoke(ctx context.Context, which string) error {
 	return e.printf("%s (%s) is revoked\n", key.Name, key.ID)
 }
 
-// findKey returns the caller's key with this name or ID; the former are never the
-// latter.
+// findKey returns the caller's key with this name or ID. No name has the form of an ID.
 func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspora.AccessKey, error) {
 	if accesskey.IsID(which) {
 		return client.Key(ctx, which)
@@ -361,7 +360,7 @@ func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspo
 	if i < 0 {
 		return diaspora.AccessKey{}, &failure{
 			condition: diaspora.ErrNotFound,
-			text:      "revoke access key: not found: you have no access key of that name", // which may be a secret, by mistake
+			text:      "revoke access key: not found: you have no access key of that name", // which is not printed: it may be a secret, by mistake
 			hints:     []string{`"diaspora key list" shows yours`},
 		}
 	}
@@ -383,7 +382,7 @@ func (e *env) completeKeys(cmd *cobra.Command, args []string, _ string) ([]strin
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// machineKeyName is the name of a key that is for this machine's clients of a kind.
+// machineKeyName returns the default name of a key for this machine, with a prefix for the kind of client.
 func machineKeyName(kind keyFileKind) string {
 	host, _ := os.Hostname()
 	host = strings.Map(func(r rune) rune {
@@ -399,8 +398,8 @@ func machineKeyName(kind keyFileKind) string {
 	return strings.TrimSuffix(prefix+host, "-")
 }
 
-// freeKeyName returns the name, or one like it if there is a key of that name: to
-// replace that one could stop somebody who uses it.
+// freeKeyName returns the name, with a number appended if a key of that name exists. The existing key is not
+// replaced, because somebody may be using it.
 func freeKeyName(ctx context.Context, client *diaspora.Client, name string) (string, error) {
 	keys, err := client.Keys(ctx)
 	if err != nil {

@@ -18,13 +18,13 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// keyFile is where an access key is saved, and for whom.
+// keyFile says to which file an access key is saved, and in which format.
 type keyFile struct {
 	kind keyFileKind
-	name string // "-" is the output
+	name string // "-" is standard output
 }
 
-// keyFileKind is a format. What follows "save for" in its flag names it.
+// keyFileKind is the format of a key file.
 type keyFileKind int
 
 const (
@@ -34,7 +34,7 @@ const (
 	forEnv
 )
 
-// keyFileFlags adds the flags that save a key, and returns what reads them.
+// keyFileFlags adds the flags that save a key, and returns a function that reads them.
 func keyFileFlags(cmd *cobra.Command) func() (keyFile, error) {
 	flags := cmd.Flags()
 	flags.String("save-for-kcat", "", "write the key to `FILE`, for kcat -F and other clients that use librdkafka")
@@ -56,7 +56,7 @@ func keyFileFlags(cmd *cobra.Command) func() (keyFile, error) {
 	}
 }
 
-// use says how a key's file is used.
+// use returns a command that uses the key file.
 func (k keyFileKind) use(saved savedKey) string {
 	topic := "TOPIC"
 	if len(saved.key.Topics) > 0 {
@@ -78,17 +78,17 @@ func (k keyFileKind) use(saved savedKey) string {
 	return fmt.Sprintf("DIASPORA_KEY_FILE=%s diaspora produce %s", saved.file, topic)
 }
 
-// savedKey is a key that is in a file.
+// savedKey is a key that was saved to a file.
 type savedKey struct {
 	key  diaspora.NewAccessKey
 	file string
-	ca   string // the file with the certificates that the key's file names, or ""
+	ca   string // name of the file with the fabric's certificates, or ""
 
-	broker string // one of the fabric's
+	broker string // address of one of the fabric's brokers
 }
 
-// saveKey makes an access key and writes it into a file, which is tried before: a key without the file
-// would be of no use to anybody. Without a name the key is named for the machine.
+// saveKey creates an access key and writes it to a file. The file is created first, because a key that could
+// not be saved would be useless. If req has no name, the key is named after this machine.
 func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, req diaspora.AccessKeyRequest, file keyFile) (saved savedKey, err error) {
 	discovery, err := client.Discover(ctx)
 	if err != nil {
@@ -111,7 +111,7 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 		return savedKey{}, fmt.Errorf("save the access key: %w; no key was made", err)
 	}
 	defer discard()
-	if own != "" && file.kind != forJava { // whose file has room for them
+	if own != "" && file.kind != forJava { // a file for Java includes the certificates
 		if saved.ca, err = saveCertificates(file.name, own); err != nil {
 			return savedKey{}, fmt.Errorf("save the certificates of the fabric: %w; no key was made", err)
 		}
@@ -126,7 +126,7 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 		return envFile(key, cfg.URL, saved.ca, discovery.Brokers)
 	}
 	sample := diaspora.NewAccessKey{AccessKey: diaspora.AccessKey{ID: "key-aaaaaaaaaaaaaaaa", Name: "x"}, Secret: "x"}
-	if _, err := text(sample); err != nil { // as a setting that has no place in such a file
+	if _, err := text(sample); err != nil { // for instance because kcat cannot read the file's path
 		return savedKey{}, fmt.Errorf("save the access key: %w", err)
 	}
 	if req.Name == "" {
@@ -147,8 +147,8 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 	return saved, nil
 }
 
-// aboutCreation says what to do if there is a key of this name already, or if one may have been made whose secret did
-// not arrive.
+// aboutCreation adds a hint if a key of this name exists, or if a key may have been created although the response
+// with its secret was lost.
 func aboutCreation(err error, name string) error {
 	if errors.Is(err, diaspora.ErrConflict) && strings.Contains(err.Error(), "of this name") {
 		return hinted(err, fmt.Sprintf("to end the other one: diaspora key revoke %s", name))
@@ -159,8 +159,8 @@ func aboutCreation(err error, name string) error {
 	return hinted(err, `if "diaspora key list" has the key now, nobody has its secret: revoke it with "diaspora key revoke NAME"`)
 }
 
-// prepareKeyFile returns what writes a key's file once, and what leaves nothing behind of one that was not
-// written. The output is a file, too.
+// prepareKeyFile returns write, which writes the key file, and discard, which removes it unless it was written.
+// If name is -, write prints to standard output.
 func (e *env) prepareKeyFile(name string) (write func([]byte) error, discard func(), err error) {
 	if name == "-" {
 		if e.json() {
@@ -176,7 +176,7 @@ func (e *env) prepareKeyFile(name string) (write func([]byte) error, discard fun
 }
 
 // ownCertificates returns the certificates that a client of this fabric has to trust in addition to its
-// system's, or "".
+// system's. It returns "" if there are none.
 func (e *env) ownCertificates(discovery diaspora.Discovery) (string, error) {
 	var more []byte
 	if name := e.getenv("DIASPORA_CA_FILE"); name != "" {
@@ -188,7 +188,7 @@ func (e *env) ownCertificates(discovery diaspora.Discovery) (string, error) {
 	return certificates(discovery.CA + "\n" + string(more)), nil
 }
 
-// saveCertificates writes certificates next to a key's file, and returns the absolute name of theirs.
+// saveCertificates writes certificates to a file next to a key file, and returns the absolute path of that file.
 func saveCertificates(keyFile, certificates string) (string, error) {
 	if keyFile == "-" {
 		return "", misuse("name a file instead of -", "this fabric has certificates of its own, which go into a file next to the key's")
@@ -209,8 +209,8 @@ func saveCertificates(keyFile, certificates string) (string, error) {
 	return name, f.save(content)
 }
 
-// envFile is what DIASPORA_KEY_FILE names, and a shell reads. The brokers are in a comment: this program asks
-// the fabric for them, and people who set up another client from the file need them.
+// envFile returns a key file for DIASPORA_KEY_FILE and for shells. The brokers are in a comment: this program
+// gets them from the fabric, but people may set up other clients from the file.
 func envFile(key diaspora.NewAccessKey, address, ca string, brokers []string) (string, error) {
 	return accesskey.Format(fmt.Sprintf("Access key %s (%s) of Diaspora Streams: keep it to yourself.\nbrokers: %s", key.ID, key.Name, strings.Join(brokers, ",")), func(name string) string {
 		switch name {
@@ -227,11 +227,11 @@ func envFile(key diaspora.NewAccessKey, address, ca string, brokers []string) (s
 	})
 }
 
-// maxKcatLine is how much of a line of its file kcat reads at once.
+// maxKcatLine is the longest line that kcat can read from its file.
 const maxKcatLine = 500
 
-// kcatFile is the configuration of a client that is made of librdkafka, as kcat -F reads it: of the
-// brokers as many as it can read.
+// kcatFile returns the configuration of a client that uses librdkafka, for kcat -F. Brokers that would make a
+// line too long for kcat are left out.
 func kcatFile(key diaspora.NewAccessKey, discovery diaspora.Discovery, ca string) (string, error) {
 	if strings.ContainsAny(ca, "\\\n\r") || strings.TrimSpace(ca) != ca || len(ca) > maxKcatLine-len("ssl.ca.location=") {
 		return "", fmt.Errorf("kcat cannot read the name %q in its file", ca)
@@ -249,13 +249,14 @@ func kcatFile(key diaspora.NewAccessKey, discovery diaspora.Discovery, ca string
 	return text, nil
 }
 
-// librdkafkaProperties are the settings of a client that is made of librdkafka.
+// librdkafkaProperties returns the settings of a client that uses librdkafka.
 func librdkafkaProperties(key diaspora.NewAccessKey, discovery diaspora.Discovery) string {
 	return fmt.Sprintf("bootstrap.servers=%s\nsecurity.protocol=%s\nsasl.mechanism=PLAIN\nsasl.username=%s\nsasl.password=%s\n",
 		strings.Join(discovery.Brokers, ","), securityProtocol(discovery), key.ID, key.Secret.Reveal())
 }
 
-// secretFile is a file for its owner only, which appears whole or not at all, and takes the place of none.
+// secretFile creates a file that only its owner can read. The file appears with its whole content or not at all,
+// and never replaces an existing file.
 type secretFile struct {
 	name string
 	temp *os.File
@@ -276,17 +277,17 @@ func fileExists(name string) error {
 	return &failure{condition: diaspora.ErrConflict, text: name + " exists already", hints: []string{"name another file, or remove that one"}}
 }
 
-// save puts the data into the file.
+// save writes the data, and gives the file its name.
 func (f *secretFile) save(data []byte) error {
 	_, err := f.temp.Write(data)
 	if err := errors.Join(err, f.temp.Sync(), f.temp.Close()); err != nil {
 		return err
 	}
-	// Unlike renaming, linking replaces nothing.
+	// Link fails if the name exists; Rename would replace that file.
 	switch err := os.Link(f.temp.Name(), f.name); {
 	case errors.Is(err, fs.ErrExist):
 		return fileExists(f.name)
-	case err != nil: // there are file systems without links
+	case err != nil: // some file systems have no hard links
 		if _, err := os.Lstat(f.name); err == nil {
 			return fileExists(f.name)
 		}
@@ -297,7 +298,7 @@ func (f *secretFile) save(data []byte) error {
 	return disk.SyncFolder(filepath.Dir(f.name))
 }
 
-// discard leaves nothing behind but the file, if it was saved.
+// discard removes the temporary file. A file that was saved stays.
 func (f *secretFile) discard() {
 	f.temp.Close()
 	os.Remove(f.temp.Name())

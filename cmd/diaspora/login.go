@@ -96,18 +96,18 @@ func (e *env) loginCommand() *cobra.Command {
 	return cmd
 }
 
-// session is a login in the making.
+// session is the state of a login that is in progress.
 type session struct {
 	env      *env
 	options  loginOptions
 	profiles *diaspora.Profiles
 	profile  diaspora.Profile
-	fabric   trust.Fabric // the profile's, with what the user has said of it
+	fabric   trust.Fabric // the profile's fabric, with what the user has confirmed about it
 	client   *globus.Client
 	store    *globus.Store
-	answers  io.Reader // what the person types after the login; nil for the input itself
-	moved    bool      // the profiles are not where they should be
-	javaFile string    // what was saved for Java, or ""
+	answers  io.Reader // what the user types after the login; nil means stdin
+	moved    bool      // the profiles are in a temporary folder
+	javaFile string    // name of the file that was saved for Java, or ""
 }
 
 func (e *env) login(ctx context.Context, o loginOptions, address string) error {
@@ -134,7 +134,7 @@ func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 	return s.finish(ctx, login)
 }
 
-// prepare finds out where to log in and where to keep the login.
+// prepare determines where to log in and where to store the login.
 func (s *session) prepare(ctx context.Context, address string) (err error) {
 	e := s.env
 	if s.profiles, err = diaspora.UserProfiles(e.getenv); err != nil {
@@ -156,7 +156,7 @@ func (s *session) prepare(ctx context.Context, address string) (err error) {
 		cfg.Issuer = issuer
 	}
 	s.profile.Discovery.Globus.Issuer = cfg.Issuer
-	s.profile.Confirmed = false // whatever was there before
+	s.profile.Confirmed = false // even if an earlier login was confirmed
 	s.fabric = fabricOf(s.profile)
 	if named {
 		s.fabric.NamedIssuer = cfg.Issuer
@@ -171,7 +171,7 @@ func (s *session) prepare(ctx context.Context, address string) (err error) {
 	return s.openStore()
 }
 
-// openStore finds a place to keep the login before there is one, so that none is lost.
+// openStore finds a writable place for the login before the user logs in, so that the login is not lost.
 func (s *session) openStore() (err error) {
 	s.store, err = s.profiles.Store(s.profile.Name)
 	if err == nil {
@@ -192,7 +192,7 @@ func (s *session) openStore() (err error) {
 	return err
 }
 
-// target says which fabric is meant, and the name of its profile.
+// target determines the fabric to log in to, and the name of its profile.
 func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Profile, error) {
 	name, err := e.profileName(profiles)
 	named := e.lookup("DIASPORA_PROFILE") != ""
@@ -218,7 +218,7 @@ func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Prof
 	return profileFor(profiles, name, address)
 }
 
-// likelyScheme is what an address without one is meant to have: on this machine nothing speaks TLS.
+// likelyScheme guesses the scheme of an address that has none. A fabric on this machine does not use TLS.
 func likelyScheme(address string) string {
 	u, err := url.Parse("//" + address)
 	if err != nil {
@@ -230,10 +230,10 @@ func likelyScheme(address string) string {
 	return "https"
 }
 
-// profileFor returns the profile of an address: one that is stored, at best the
-// current one, or a new one with the name of the host.
+// profileFor returns the stored profile of an address, preferably the current one. If there is none, it returns
+// a new profile that is named after the host.
 func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.Profile, error) {
-	names, _ := profiles.Names() // where there is no folder to read, no profile is in it
+	names, _ := profiles.Names() // if the folder cannot be read, there are no profiles
 	for _, name := range append([]string{current}, names...) {
 		if name == "" {
 			continue
@@ -271,7 +271,7 @@ func discover(ctx context.Context, address, caFile string) (diaspora.Discovery, 
 	return client.Discover(ctx)
 }
 
-// inBrowser has the person log in.
+// inBrowser lets the user log in with a browser.
 func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 	typed, done := newRelay(s.env.stdin), make(chan struct{})
 	login, err := s.client.Login(ctx, globus.LoginOptions{
@@ -293,13 +293,13 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 	return s.rescue(ctx, login, err)
 }
 
-// rescue keeps a login that is complete but could not be saved.
+// rescue stores a completed login elsewhere if it could not be saved.
 func (s *session) rescue(ctx context.Context, login *globus.Login, cause error) (*globus.Login, error) {
 	if errors.Is(cause, globus.ErrOtherSubject) {
 		return s.keepApart(ctx, login, cause)
 	}
 	if login.Identity.Subject == "" || s.moved {
-		// It is not wanted here. Nothing of it should stay good.
+		// The login cannot be used, so its tokens must not stay valid.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 		defer cancel()
 		return nil, errors.Join(cause, s.client.RevokeLogin(ctx, login))
@@ -317,7 +317,7 @@ func (s *session) rescue(ctx context.Context, login *globus.Login, cause error) 
 	return login, s.store.Save(context.WithoutCancel(ctx), login)
 }
 
-// withToken makes a login of a refresh token.
+// withToken creates a login from a refresh token.
 func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 	refresh, err := s.readToken(ctx)
 	if err != nil {
@@ -339,7 +339,8 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 	if token.RefreshToken == "" {
 		token.RefreshToken = refresh
 	}
-	// From here on the old refresh token may be dead: finish, whatever happens.
+	// The refresh token may have been rotated, and the old one be invalid. From here on, complete the login
+	// even if the user interrupts.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
 	defer cancel()
 	login := &globus.Login{Issuer: s.client.Issuer(), ClientID: s.client.ClientID(), Tokens: []globus.Token{token}}
@@ -360,7 +361,7 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 
 const finishLimit = 30 * time.Second
 
-// readToken reads a token from the input, without showing what is typed.
+// readToken reads a token from stdin. A terminal does not echo it.
 func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
 	var text []byte
 	var err error
@@ -388,7 +389,7 @@ func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
 	return globus.Secret(token), ctx.Err()
 }
 
-// asService tries the client's own credentials and stores the profile.
+// asService tries the client credentials from the environment and stores the profile.
 func (s *session) asService(ctx context.Context) error {
 	if err := s.profiles.Save(s.profile); err != nil {
 		return err
@@ -424,7 +425,7 @@ func (s *session) asService(ctx context.Context) error {
 	return s.finish(ctx, login)
 }
 
-// explain adds what to type next to an error of the login.
+// explain adds hints to an error of the login.
 func (s *session) explain(err error) error {
 	switch {
 	case errors.Is(err, globus.ErrOtherSubject):
@@ -439,12 +440,12 @@ func (s *session) explain(err error) error {
 	return err
 }
 
-// finish stores the profile and tells how it went.
+// finish stores the profile and prints the result.
 func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	e, name := s.env, s.profile.Name
 	server := s.profile.Discovery.Globus.ResourceServer
 	token, ok := login.Token(server)
-	if !ok { // each command would ask for another login, in a circle
+	if !ok { // otherwise every command would ask the user to log in again, endlessly
 		return &failure{condition: globus.ErrMisconfigured, text: fmt.Sprintf(
 			"log in to %s: Globus gave no token for this fabric's service %s; the fabric is misconfigured", s.profile.URL, server),
 			hints: []string{"tell its operator: globus-client-id and globus-scope are of different services"}}
@@ -466,14 +467,14 @@ func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	if s.moved {
 		e.warn("to use this login: export DIASPORA_CONFIG_DIR=%s", s.profiles.Dir())
 	}
-	javaErr := s.saveForJava(ctx, token) // whatever becomes of it, the login is good
+	javaErr := s.saveForJava(ctx, token) // the login has succeeded, even if this fails
 	if e.json() {
 		return errors.Join(e.printJSON(s.document(login.Identity, token)), javaErr)
 	}
 	return errors.Join(e.printf("%s", s.block(login.Identity, token)), javaErr)
 }
 
-// saveForJava does what --save-for-java says.
+// saveForJava implements --save-for-java.
 func (s *session) saveForJava(ctx context.Context, token globus.Token) error {
 	if s.options.java == "" {
 		return nil
@@ -499,7 +500,7 @@ type loginDocument struct {
 	Username     string     `json:"username"`
 	Profile      string     `json:"profile"`
 	URL          string     `json:"url"`
-	ConfigDir    string     `json:"config_dir,omitempty"` // if it is not the usual one
+	ConfigDir    string     `json:"config_dir,omitempty"` // if it is not the default one
 	Expiry       *time.Time `json:"expiry,omitempty"`     // of the access token
 	AccessToken  string     `json:"access_token,omitempty"`
 	RefreshToken string     `json:"refresh_token,omitempty"`
@@ -520,10 +521,11 @@ func (s *session) document(id globus.Identity, token globus.Token) loginDocument
 	return d
 }
 
-// exports are the lines that a program without a profile needs next to DIASPORA_REFRESH.
+// exports returns shell commands for the variables that a program without a profile needs in addition to
+// DIASPORA_REFRESH.
 func (s *session) exports() []string {
 	lines := []string{"export DIASPORA_URL=" + oneLine(s.profile.URL)}
-	unconfirmed := s.fabric // as such a program sees it
+	unconfirmed := s.fabric // without a profile, no confirmation is stored
 	unconfirmed.Confirmed = false
 	if unconfirmed.Check() != nil {
 		lines = append(lines, "export DIASPORA_BOOTSTRAP="+oneLine(strings.Join(s.profile.Discovery.Brokers, ",")))
@@ -531,7 +533,7 @@ func (s *session) exports() []string {
 	return lines
 }
 
-// block is what the original's login prints, label by label.
+// block formats the result with the same labels as the login command of the original Diaspora.
 func (s *session) block(id globus.Identity, token globus.Token) string {
 	const rule = "================================\n"
 	command := "diaspora token"

@@ -78,8 +78,8 @@ func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) 
 	issuer := profile.Discovery.Globus.Issuer
 	switch login, err := store.Load(); {
 	case err == nil && login.Issuer != "":
-		issuer = login.Issuer // tokens are shown to nobody but who issued them
-	case err == nil: // only the fabric has named who that is
+		issuer = login.Issuer // tokens are sent only to their issuer
+	case err == nil: // only the fabric says who the issuer is, so check whether it is trusted
 		if err := fabricOf(profile).CheckLogin(); err != nil {
 			return hinted(fmt.Errorf("log out: %w", err), `"diaspora logout --local" deletes the tokens here only`)
 		}

@@ -1,7 +1,7 @@
 // Command diaspora logs events to a Diaspora Streams cluster and reads them back,
 // manages topics, and runs a whole fabric on one machine.
 //
-// Each command has a file of its own: what its help says, then what it does.
+// Each command has a file of its own, which begins with its help text.
 package main
 
 import (
@@ -17,7 +17,7 @@ func main() {
 	os.Exit(mainExitCode())
 }
 
-// mainExitCode is the program but for the exit, so that tests can be it.
+// mainExitCode runs the program and returns its exit code, so that a test binary can act as the program.
 func mainExitCode() int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -25,12 +25,12 @@ func mainExitCode() int {
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupts
-		// The first signal asks for an orderly end; the second one is not caught.
+		// The first signal requests an orderly shutdown. The second one kills the program.
 		signal.Reset(os.Interrupt, syscall.SIGTERM)
 		cancel(errInterrupted)
 	}()
-	// A reader that went away is an error of the write, not a signal that ends
-	// the program before it has signed off.
+	// If the reader of a pipe exits, writes should fail. Otherwise SIGPIPE would kill
+	// the program before it has shut down in an orderly way.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(ctx, &env{
 		stdin:    os.Stdin,
@@ -46,5 +46,5 @@ func mainExitCode() int {
 
 var errInterrupted = errors.New("interrupted")
 
-// version is set when a release is linked.
+// version is set by the linker in releases.
 var version = ""

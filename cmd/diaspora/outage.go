@@ -12,19 +12,20 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// outageWatch tells the person once that the cluster is away, and once that it is back.
+// outageWatch tells the user once that the cluster is unreachable, and once that it is reachable again.
 type outageWatch struct {
 	env   *env
-	about func(error) error // says more of an error that a person can mend, or nil
-	seen  int               // how often in a row it was away
+	about func(error) error // adds details and hints to an error that the user can fix, or nil
+	seen  int               // number of consecutive failures
 	told  bool
 }
 
-// toldAfter keeps a single failed attempt to connect from being news.
+// toldAfter is the number of consecutive failures after which the user is told. A single failed attempt to
+// connect is not worth a message.
 const toldAfter = 2
 
-// see takes note of how the cluster is: err is why it cannot be reached, or nil.
-// detail says what that means.
+// see records whether the cluster is reachable: err is nil, or says why it is not. detail says what that means
+// for the command.
 func (w *outageWatch) see(err error, detail func() string) {
 	if err == nil {
 		if w.told {
@@ -47,33 +48,34 @@ func (w *outageWatch) see(err error, detail func() string) {
 	}
 }
 
-// errSilent says that a look at the cluster got no answer. It is news by itself: what takes
-// lookTimeout is no accident.
+// errSilent says that the cluster has not responded. The user is told after a single failure, because a
+// response that takes longer than lookTimeout is not a coincidence.
 var errSilent = &failure{
 	condition: diaspora.ErrUnavailable,
 	text:      "the cluster has not answered for " + lookTimeout.String(),
 }
 
-// aloud asks the cluster something, and tells a person if there is no answer for lookTimeout: what is tried again
-// may take minutes.
+// aloud sends a request to the cluster, and tells the user if there is no response within lookTimeout, because
+// retries may take minutes.
 func (e *env) aloud(ask func() error) error {
 	defer time.AfterFunc(lookTimeout, func() { e.warn("%s; waiting for it", errSilent.text) }).Stop()
 	return ask()
 }
 
-// fullWatch tells the person when the spool is full: once and, on a terminal, every 30 s, since
-// nothing else is seen of a program that stands still.
+// fullWatch tells the user when the spool is full. On a terminal, it repeats the message every 30 s, because the
+// program waits and prints nothing else.
 type fullWatch struct {
 	env  *env
-	seen int  // how often in a row the spool was full or, below zero, was not
-	told bool // that it is full
-	next int  // how many looks it takes until it may be told again
+	seen int  // number of consecutive checks in which the spool was full; negative if it was not
+	told bool // the user was told that the spool is full
+	next int  // number of checks until the message may be repeated
 }
 
-// tellAgain is 30 s in looks.
+// tellAgain is the number of checks in 30 s.
 const tellAgain = int(30 * time.Second / watchEvery)
 
-// see takes note of why the spool is full: err, or nil. detail says what that means.
+// see records whether the spool is full: err is nil, or says why it is. detail says what that means for the
+// command.
 func (w *fullWatch) see(err error, detail func() string) {
 	w.next--
 	if err == nil {
@@ -94,8 +96,7 @@ func (w *fullWatch) see(err error, detail func() string) {
 	w.env.hint(hints)
 }
 
-// stillAfter is for how long a cluster that can be reached may answer nothing before a
-// person is told.
+// stillAfter is how long a reachable cluster may acknowledge nothing before the user is told.
 const stillAfter = 15 * time.Second
 
 var errStill = &failure{
@@ -103,16 +104,16 @@ var errStill = &failure{
 	text:      "the cluster can be reached, but has acknowledged nothing for 15 s: its disk may be full, or the way to it slow",
 }
 
-// stillness notices a cluster that is there and takes nothing: one whose disk is full, for
-// instance, has clients try again for ever.
+// stillness detects a cluster that is reachable but acknowledges nothing. For instance, if the disk of a broker
+// is full, clients retry forever without an error.
 type stillness struct {
 	answered int64
 	since    time.Time
 }
 
-// see returns why events wait, or nil: err, if the cluster cannot be reached, or that it has
-// answered nothing for a while. pending is the number of events that wait, and answered of
-// those whose fate is known.
+// see returns the reason why events are pending, or nil: err, if it is not nil, or errStill if the cluster has
+// acknowledged nothing for stillAfter. pending is the number of pending events, answered the number of events
+// that were acknowledged or have failed.
 func (s *stillness) see(now time.Time, err error, pending, answered int64) error {
 	if err != nil {
 		return err
@@ -127,23 +128,23 @@ func (s *stillness) see(now time.Time, err error, pending, answered int64) error
 	return errStill
 }
 
-// outageMemory remembers, from one run to the next, that a fabric could not be reached a moment ago: so that
-// a shell loop does not wait for it each time. It is an empty file, whose time of change says when; there is
-// nothing in it that could be damaged, and processes that write and remove it at once do each other no harm.
+// outageMemory records that a fabric was unreachable a moment ago, so that the next run does not wait for it:
+// a shell loop would wait in every iteration. The record is an empty file, whose modification time says when
+// the fabric was unreachable. An empty file cannot be damaged, and concurrent processes may write and remove it.
 type outageMemory struct {
-	path string // "" if there is no place for one
+	path string // "" if there is no folder for the file
 	now  func() time.Time
 }
 
 const (
 	rememberedFor = time.Minute
-	// glance is for how long a fabric is given the chance to be back that was away a moment ago.
+	// glance is the timeout for connecting to a fabric that was unreachable a moment ago.
 	glance = 500 * time.Millisecond
-	// leastGlance is what it takes for a connection to be refused.
+	// leastGlance is enough time for a connection to be refused.
 	leastGlance = 100 * time.Millisecond
 )
 
-// outages returns the memory of the outages of a fabric.
+// outages returns the outage record of a fabric.
 func (e *env) outages(cfg diaspora.Config) outageMemory {
 	m := outageMemory{now: e.now}
 	if state, err := e.stateDir(); err == nil {
@@ -153,8 +154,8 @@ func (e *env) outages(cfg diaspora.Config) outageMemory {
 	return m
 }
 
-// age returns how long ago the fabric could not be reached, if that is remembered. A time in the future is not
-// believed, or a clock that was wrong once would count for long.
+// age returns how long ago the fabric was unreachable, if that was recorded. A time in the future is ignored:
+// otherwise a clock that was wrong once would have an effect for a long time.
 func (m outageMemory) age() (age time.Duration, remembered bool) {
 	info, err := os.Lstat(m.path)
 	if m.path == "" || err != nil || !info.Mode().IsRegular() {
@@ -164,7 +165,8 @@ func (m outageMemory) age() (age time.Duration, remembered bool) {
 	return age, age >= 0 && age < rememberedFor
 }
 
-// remember takes note that the fabric cannot be reached now. To be unable to is no reason to fail: the next run waits.
+// remember records that the fabric is unreachable now. Errors are ignored: without a record, the next run waits
+// for the fabric.
 func (m outageMemory) remember() {
 	if info, err := os.Lstat(m.path); m.path == "" || err == nil && !info.Mode().IsRegular() || os.MkdirAll(filepath.Dir(m.path), 0o700) != nil {
 		return
@@ -175,10 +177,10 @@ func (m outageMemory) remember() {
 	}
 	f.Close()
 	now := m.now()
-	_ = os.Chtimes(m.path, now, now) // or another process has just removed it
+	_ = os.Chtimes(m.path, now, now) // fails if another process has just removed the file
 }
 
-// forget takes note that the fabric is back.
+// forget records that the fabric is reachable again.
 func (m outageMemory) forget() {
 	if info, err := os.Lstat(m.path); m.path != "" && err == nil && info.Mode().IsRegular() {
 		_ = os.Remove(m.path)

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// outflow writes a stream of lines: in large pieces while they come fast, and at
-// once when they do not, so that a reader in a pipe sees each within a moment.
+// outflow writes a stream of lines. It buffers lines, and flushes them flushAfter the first one: many lines are
+// written at once, and the reader of a pipe still sees each line without a noticeable delay.
 type outflow struct {
 	mu    sync.Mutex // guards the fields below
 	buf   *bufio.Writer
-	timer *time.Timer // flushes; runs if something waits
-	armed bool
+	timer *time.Timer // calls flush
+	armed bool        // the timer is running
 	err   error
 
-	broken chan struct{} // closed when nothing can be written any more
+	broken chan struct{} // closed after the first error; later writes fail too
 }
 
 const flushAfter = 10 * time.Millisecond
@@ -27,7 +27,7 @@ func newOutflow(w io.Writer) *outflow {
 	return &outflow{buf: bufio.NewWriterSize(w, 64<<10), broken: make(chan struct{})}
 }
 
-// write takes a line. The error may be that of an earlier one.
+// write buffers a line. The error may be that of an earlier line.
 func (o *outflow) write(line []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -45,10 +45,10 @@ func (o *outflow) write(line []byte) error {
 	return nil
 }
 
-// flush writes what waits, and returns the first error of all writing.
+// flush writes the buffered lines, and returns the first error of any write.
 func (o *outflow) flush() error { return o.flushed(func() error { return nil }) }
 
-// flushed flushes and then calls do while nothing further can be written.
+// flushed flushes, and then calls do before any further line is written.
 func (o *outflow) flushed(do func() error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -62,14 +62,14 @@ func (o *outflow) flushed(do func() error) error {
 	return do()
 }
 
-// leave takes note that nobody reads any more.
+// leave records that nobody reads the output any more.
 func (o *outflow) leave() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.fail(syscall.EPIPE)
 }
 
-// fail remembers the first error. The caller holds mu.
+// fail records the first error. The caller holds mu.
 func (o *outflow) fail(err error) error {
 	if o.err == nil {
 		o.err = fmt.Errorf("write output: %w", err)

@@ -8,7 +8,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// positionHelp is the grammar of parsePosition, for help texts.
+// positionHelp describes the positions that parsePosition accepts, for help texts.
 const positionHelp = `A POSITION is one of
   start, end              the oldest record, or the position after the newest one; earliest,
                           beginning and latest also work
@@ -18,7 +18,7 @@ const positionHelp = `A POSITION is one of
 
 ` + timeHelp
 
-// parsePosition reads a place in a topic as positionHelp says.
+// parsePosition parses a position in a topic, as described by positionHelp.
 func parsePosition(text string, now time.Time) (diaspora.Position, error) {
 	text = strings.TrimSpace(text)
 	switch strings.ToLower(text) {
@@ -40,7 +40,7 @@ func parsePosition(text string, now time.Time) (diaspora.Position, error) {
 	return diaspora.At(at), nil
 }
 
-// positionText says a position in words that follow "from" or "to".
+// positionText describes a position, for use after "from" or "to".
 func (e *env) positionText(p diaspora.Position) string {
 	text := p.String()
 	if at, ok := strings.CutPrefix(text, "at "); ok {

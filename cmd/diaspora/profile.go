@@ -75,7 +75,7 @@ type profileDocument struct {
 	URL      string `json:"url"`
 	Username string `json:"username,omitempty"`
 	Subject  string `json:"subject,omitempty"`
-	LoggedIn bool   `json:"logged_in"`         // there is a login, good or not
+	LoggedIn bool   `json:"logged_in"`         // a login is stored; it may be invalid
 	Problem  string `json:"problem,omitempty"` // why the profile cannot be used
 }
 
@@ -151,7 +151,7 @@ func (e *env) profileUse(name string) error {
 	return e.printf("%s is now the current profile, for %s\n", name, profile.URL)
 }
 
-// knownProfiles adds to an error about a profile that is not there which there are.
+// knownProfiles adds the names of the existing profiles to an error about a missing one.
 func knownProfiles(profiles *diaspora.Profiles, err error) error {
 	names, _ := profiles.Names()
 	if !errors.Is(err, diaspora.ErrNotFound) || len(names) == 0 {
@@ -196,7 +196,7 @@ func (e *env) profileRemove(ctx context.Context, name string, local, yes bool) e
 	return e.printf("%s is removed\n", name)
 }
 
-// mustBeSent fails if events wait in the spools of a profile.
+// mustBeSent fails if the spools of a profile have pending events.
 func (e *env) mustBeSent(name string) error {
 	state, err := e.stateDir()
 	if err != nil {
@@ -223,11 +223,11 @@ func (e *env) mustBeSent(name string) error {
 	}
 }
 
-// keepApart keeps a login that is complete but is somebody else's than the profile's: under another
-// name, which a person may choose.
+// keepApart stores a login whose identity is not that of the profile, as another profile. On a terminal, the
+// user can choose the name, or revoke the login.
 func (s *session) keepApart(ctx context.Context, login *globus.Login, cause error) (*globus.Login, error) {
 	asking := ctx
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it is complete, so it is kept or revoked
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the login is complete, so it must be stored or revoked, even after Ctrl-C
 	defer cancel()
 	free := s.freeName(login.Identity)
 	names := []string{free}
@@ -269,7 +269,7 @@ func (s *session) keepApart(ctx context.Context, login *globus.Login, cause erro
 	return nil, errors.Join(cause, failed, s.client.RevokeLogin(ctx, login))
 }
 
-// keepAs stores a login under the name of another profile of the same fabric.
+// keepAs stores a login as another profile of the same fabric.
 func (s *session) keepAs(ctx context.Context, name string, login *globus.Login) (diaspora.Profile, *globus.Store, error) {
 	profile := s.profile
 	profile.Name = name
@@ -286,8 +286,8 @@ func (s *session) keepAs(ctx context.Context, name string, login *globus.Login) 
 	return profile, store, err
 }
 
-// freeName returns the name of a profile for another login to the same fabric: one that nobody has, or
-// that the same person has already.
+// freeName returns the name of a profile for another login to the same fabric. No profile has this name, or it
+// belongs to the same fabric and identity.
 func (s *session) freeName(who globus.Identity) string {
 	user, _, _ := strings.Cut(who.Username, "@")
 	user = strings.Map(func(r rune) rune {
@@ -301,7 +301,7 @@ func (s *session) freeName(who globus.Identity) string {
 		there, err := s.profiles.Load(name)
 		store, storeErr := s.profiles.Store(name)
 		if storeErr != nil {
-			return name // to store it tells
+			return name // storing the login returns the error
 		}
 		login, loginErr := store.Load()
 		if errors.Is(err, diaspora.ErrNotFound) && loginErr != nil ||

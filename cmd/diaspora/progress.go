@@ -12,25 +12,25 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// source is what a command reads at the moment, and how far it is in it.
+// source is the input that a command is reading, and the position in it.
 type source struct {
 	mu sync.Mutex // guards the field below
 	at sourceState
 }
 
 type sourceState struct {
-	name  string // of the stream that is read; "" for none
-	size  int64  // of it; 0 if it is not known
-	read  int64  // of it
-	total int64  // of all streams
+	name  string // of the current stream; "" if there is none
+	size  int64  // of the current stream; 0 if unknown
+	read  int64  // bytes read from the current stream
+	total int64  // bytes read from all streams
 }
 
-// begin takes note of the next stream, and returns a reader that counts what is read of it until it is closed.
+// begin starts the next stream, and returns a reader that counts its bytes until it is closed.
 func (s *source) begin(name string, r io.Reader) io.ReadCloser {
 	size := int64(0)
 	if f, ok := r.(*os.File); ok {
 		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-			if offset, err := f.Seek(0, io.SeekCurrent); err == nil { // somebody may have read of the input before
+			if offset, err := f.Seek(0, io.SeekCurrent); err == nil { // another program may have read the beginning of stdin
 				size = max(0, info.Size()-offset)
 			}
 		}
@@ -41,7 +41,7 @@ func (s *source) begin(name string, r io.Reader) io.ReadCloser {
 	return &countedReader{r, s}
 }
 
-// end takes note that nothing is read.
+// end ends the current stream.
 func (s *source) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,12 +73,13 @@ func (r *countedReader) Close() error {
 	return nil
 }
 
-// percent says how much of the stream has been read, within so many columns, or "" if that is not known.
+// percent says how much of the stream has been read, in at most this many columns. It returns "" if that is
+// unknown.
 func (s sourceState) percent(columns int) string {
 	if s.name == "" || s.size == 0 {
 		return ""
 	}
-	const least = 4 // of a name
+	const least = 4 // columns for a name
 	text := fmt.Sprintf("%d%%", min(100, s.read*100/s.size))
 	if room := columns - len(text+" of "); room >= least {
 		text += " of " + terminal.CutMiddle(string(terminal.Escape(nil, []byte(oneLine(s.name)))), room)
@@ -86,7 +87,7 @@ func (s sourceState) percent(columns int) string {
 	return text
 }
 
-// meter tells how fast something grows, over the last few seconds.
+// meter measures the rate at which a value grows, over the last few seconds.
 type meter struct {
 	times  []time.Time
 	values []int64
@@ -94,7 +95,7 @@ type meter struct {
 
 const meterWindow = 3 * time.Second
 
-// see takes note of a value, and returns by how much it grows in a second.
+// see records a value, and returns its growth per second.
 func (m *meter) see(now time.Time, value int64) float64 {
 	m.times, m.values = append(m.times, now), append(m.values, value)
 	for len(m.times) > 2 && now.Sub(m.times[1]) >= meterWindow {
@@ -106,7 +107,7 @@ func (m *meter) see(now time.Time, value int64) float64 {
 	return 0
 }
 
-// progressLine says how far a run of produce has come.
+// progressLine returns the progress of produce.
 func (p *production) progressLine() func(now time.Time, columns int) string {
 	var bytes, events meter
 	return func(now time.Time, columns int) string {
@@ -137,7 +138,7 @@ func (p *production) progressLine() func(now time.Time, columns int) string {
 	}
 }
 
-// progressLine says how far a run of consume has come.
+// progressLine returns the progress of consume.
 func (c *consumption) progressLine() func(now time.Time, columns int) string {
 	var bytes meter
 	return func(now time.Time, _ int) string {
@@ -150,24 +151,24 @@ func (c *consumption) progressLine() func(now time.Time, columns int) string {
 	}
 }
 
-// draining is how far spool drain has come.
+// draining is the progress of spool drain.
 type draining struct {
 	mu     sync.Mutex // guards the fields below
-	sent   int64      // from spools that are done with
-	all    int64      // that waited in all spools
+	sent   int64      // events from completed spools
+	all    int64      // events that were pending in all spools at the beginning
 	spools int
-	done   int              // spools
-	logger *diaspora.Logger // of the spool whose events are sent; nil between two
+	done   int              // number of completed spools
+	logger *diaspora.Logger // of the spool that is being sent; nil if none is
 }
 
-// begin takes note of the next spool.
+// begin starts the next spool.
 func (d *draining) begin(l *diaspora.Logger) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.logger = l
 }
 
-// end takes note that a spool is done with.
+// end completes the current spool.
 func (d *draining) end(sent int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readerGone reports whether nobody can read any more what is written to w: a pipe whose other end
-// is closed, for instance. A write would say so too, but there may be nothing to write.
+// readerGone reports whether nobody can read from w any more: for instance, if it is a pipe whose other end is
+// closed. A write would fail too, but there may be nothing to write for a long time.
 func readerGone(w io.Writer) (gone bool) {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -15,14 +15,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// A record as one line of JSON. What `consume -o ndjson` writes, `produce --input
-// ndjson` reads. Text that is not UTF-8 stands in base64 under another name.
+// A record is one line of JSON. `produce --input ndjson` reads the lines that `consume
+// -o ndjson` writes. Data that is not UTF-8 is in base64, in a member with another name.
 //
 //	{"topic":"weather","partition":0,"offset":7,"time":"2026-11-23T17:04:05.25Z",
 //	 "stored":"2026-11-23T17:04:05.26Z","id":"k3v9-1","key":"station-4","value":"21.5",
 //	 "headers":[{"name":"unit","value":"C"}]}
 
-// appendRecord appends r as a line of JSON. No key and a tombstone's value are null.
+// appendRecord appends r as a line of JSON. A missing key and the value of a tombstone are null.
 func appendRecord(buf []byte, r *diaspora.Record) []byte {
 	buf = append(buf, `{"topic":`...)
 	buf = appendString(buf, r.Topic)
@@ -71,8 +71,8 @@ func appendBytes(buf []byte, name string, data []byte) []byte {
 	return append(base64.StdEncoding.AppendEncode(buf, data), '"')
 }
 
-// appendString appends s as a JSON string. Besides what JSON wants escaped, what
-// commands a terminal is. What is not UTF-8 becomes U+FFFD.
+// appendString appends s as a JSON string. It also escapes characters that control a terminal. Bytes that are
+// not UTF-8 become U+FFFD.
 func appendString(buf []byte, s string) []byte {
 	buf = append(buf, '"')
 	for _, r := range s {
@@ -96,10 +96,10 @@ func appendString(buf []byte, s string) []byte {
 	return append(buf, '"')
 }
 
-// parseEvent reads one line of NDJSON as an event for the topic: a record as
-// appendRecord writes it, where only the value is needed. A value that is an
-// object, array, number or boolean is its own JSON text. The place where the record
-// was (topic, partition, offset, stored) is taken for granted and not used.
+// parseEvent parses one line of NDJSON as an event for the topic. The line is a record
+// as written by appendRecord, of which only the value is required. If the value is an
+// object, array, number or boolean, its JSON text is the event's value. The record's
+// topic, partition, offset and stored are accepted and ignored.
 func parseEvent(topic string, line []byte) (diaspora.Event, error) {
 	var doc struct {
 		Topic, Partition, Offset, Stored json.RawMessage
@@ -149,10 +149,11 @@ func parseEvent(topic string, line []byte) (diaspora.Event, error) {
 	return event, nil
 }
 
-// byteOrderMark is what some programs on Windows begin UTF-8 files with. It is no part of JSON.
+// byteOrderMark is at the beginning of UTF-8 files that some programs on Windows write. It is not part of the
+// JSON.
 const byteOrderMark = "\ufeff"
 
-// jsonHeaders are headers as a list of names and values or, as people write them, an object.
+// jsonHeaders parses headers that are a list of names and values or, as people write them, an object.
 type jsonHeaders []jsonHeader
 
 type jsonHeader struct {
@@ -170,7 +171,7 @@ func (h *jsonHeaders) UnmarshalJSON(text []byte) error {
 	if _, err := dec.Token(); err != nil {
 		return err
 	}
-	for dec.More() { // in the order in which they are written
+	for dec.More() { // a map would lose the order
 		name, err := dec.Token()
 		if err != nil {
 			return err
@@ -184,7 +185,7 @@ func (h *jsonHeaders) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// either takes what a member or its twin in base64 says.
+// either returns the value of a member that is given as text or in base64.
 func either(name string, text jsonBytes, binary []byte) (data []byte, given bool, err error) {
 	if text.given && binary != nil {
 		return nil, false, fmt.Errorf("it has both %s and %s_base64", name, name)
@@ -223,8 +224,8 @@ func (b *jsonBytes) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// jsonComplaint says what is wrong with a line without repeating what is in it,
-// save the name of a field.
+// jsonComplaint says what is wrong with a line. It does not quote the line, apart from the name of a member,
+// because events must not appear in errors.
 func jsonComplaint(err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError

@@ -5,19 +5,19 @@ import (
 	"sync"
 )
 
-// relay is an input that has several readers, one after another. A read from a terminal cannot be
-// interrupted: a reader that is left behind would get what the person types for the next one.
+// relay is an input with several readers, one after another. A read from a terminal cannot be interrupted, so
+// a reader that has ended would still consume the text that the user types for the next one.
 type relay struct {
 	chunks chan []byte // closed at the end of the input
 
 	mu   sync.Mutex // guards the field below
-	rest []byte     // what a reader has left
+	rest []byte     // input that a reader has received but not read
 }
 
-// newRelay begins to read in, one piece at a time.
+// newRelay starts to read from in. It holds at most one chunk that no reader has taken.
 func newRelay(in io.Reader) *relay {
 	r := &relay{chunks: make(chan []byte)}
-	go func() { // for as long as a read from in lasts
+	go func() { // ends with the input; a blocked read cannot be stopped
 		defer close(r.chunks)
 		for {
 			buf := make([]byte, 4096)
@@ -33,7 +33,8 @@ func newRelay(in io.Reader) *relay {
 	return r
 }
 
-// reader returns a reader whose input ends when done is closed. What it has not read then, the next one reads.
+// reader returns a reader that returns io.EOF once done is closed. The next reader gets the input that this one
+// has not read.
 func (r *relay) reader(done <-chan struct{}) io.Reader { return relayReader{r, done} }
 
 type relayReader struct {

@@ -11,15 +11,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// What people see who sit at a terminal, and programs never do: colours, tables that fit,
-// and a line at the bottom that says how far a long command has come.
+// This file has the output that only terminals get: colours, tables that fit the width, and a progress line
+// for long commands.
 
-// screen is stderr with a line at the bottom that is written again and again, and goes before anything
-// else is written.
+// screen is stderr with a progress line at the bottom. The line is erased before anything else is written.
 type screen struct {
 	mu    sync.Mutex // guards the fields below, and writing
 	w     io.Writer
-	shown bool // the line is there
+	shown bool // the line is visible
 }
 
 const eraseLine = "\r\x1b[K"
@@ -36,7 +35,7 @@ func (s *screen) Write(p []byte) (int, error) {
 	return s.w.Write(p)
 }
 
-// show replaces the line; an empty one is none.
+// show replaces the line; "" erases it.
 func (s *screen) show(line string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,10 +43,10 @@ func (s *screen) show(line string) {
 		return
 	}
 	s.shown = line != ""
-	_, _ = io.WriteString(s.w, eraseLine+line) // what else is written tells the error
+	_, _ = io.WriteString(s.w, eraseLine+line) // other writes return the error
 }
 
-// openScreen makes stderr a screen if it is a terminal that can be one.
+// openScreen makes stderr a screen if it is a terminal that supports escape sequences.
 func (e *env) openScreen() {
 	if e.moves(e.stderr) {
 		e.bottom = &screen{w: e.stderr}
@@ -55,14 +54,14 @@ func (e *env) openScreen() {
 }
 
 const (
-	progressAfter = 500 * time.Millisecond // short commands show none
+	progressAfter = 500 * time.Millisecond // commands that are done sooner show no progress
 	progressEvery = 250 * time.Millisecond
-	usualColumns  = 80 // of a terminal that does not say how many it has
+	usualColumns  = 80 // if the terminal does not report its width
 )
 
-// progress shows how far a command has come, on a terminal, until stop is called. line returns the text, in
-// no more than so many columns; "" is none. If streams, the command writes to stdout meanwhile, so that there is
-// no place for a line if a person looks at that.
+// progress shows a progress line on a terminal until stop is called. line returns the text, in at most this many
+// columns; "" hides the line. streams means that the command writes its result to stdout at the same time. If
+// stdout is a terminal too, no progress is shown, because it would disturb the output.
 func (e *env) progress(streams bool, line func(now time.Time, columns int) string) (stop func()) {
 	s := e.bottom
 	if s == nil || e.quiet || streams && e.terminal(e.stdout) {
@@ -80,7 +79,7 @@ func (e *env) progress(streams bool, line func(now time.Time, columns int) strin
 				return
 			case now := <-timer.C:
 				columns := cmp.Or(e.columns(e.stderr), usualColumns)
-				columns-- // the last one stays free: some terminals begin a new line behind it
+				columns-- // some terminals wrap after the last column, so leave it free
 				s.show(terminal.Cut(line(now, columns), columns))
 				timer.Reset(progressEvery)
 			}
@@ -92,7 +91,7 @@ func (e *env) progress(streams bool, line func(now time.Time, columns int) strin
 	})
 }
 
-// moves reports whether a stream is a terminal on which colours can be shown and lines be erased.
+// moves reports whether a stream is a terminal that supports colours and erasing a line.
 func (e *env) moves(stream any) bool {
 	if !e.terminal(stream) || !understands(stream) {
 		return false
@@ -101,7 +100,7 @@ func (e *env) moves(stream any) bool {
 	return kind != "dumb" && (kind != "" || runtime.GOOS == "windows")
 }
 
-// colour is what a terminal takes for one.
+// colour is the parameter of an SGR escape sequence.
 type colour string
 
 const (
@@ -112,8 +111,8 @@ const (
 	faint  colour = "2"
 )
 
-// paint colours a text for a stream, unless a person does not want that or a program reads it. The text is
-// fit to be shown already.
+// paint colours a text for a stream, unless NO_COLOR is set or the stream is not a terminal. The text must
+// already be escaped.
 func (e *env) paint(stream any, c colour, text string) string {
 	if c == "" || e.getenv("NO_COLOR") != "" || !e.moves(stream) {
 		return text
@@ -121,7 +120,7 @@ func (e *env) paint(stream any, c colour, text string) string {
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// printPainted is printf with a beginning in a colour.
+// printPainted prints to stdout, with head in a colour.
 func (e *env) printPainted(c colour, head, rest string) error {
 	escape := func(s string) string { return string(terminal.Escape(nil, []byte(s))) }
 	return e.write([]byte(e.paint(e.stdout, c, escape(head)) + escape(rest)))
@@ -129,11 +128,11 @@ func (e *env) printPainted(c colour, head, rest string) error {
 
 const (
 	columnGap = 2  // between the columns of a table
-	minColumn = 10 // how far they are cut
+	minColumn = 10 // columns are not cut to less than this width
 )
 
-// printTable writes a table to stdout, the first row above the others. On a terminal it fits the width:
-// the widest columns are cut. Nothing in it commands the terminal.
+// printTable writes a table to stdout; the first row is the header. On a terminal, the widest columns are cut
+// so that the table fits the width. Control characters are escaped.
 func (e *env) printTable(rows [][]string) error {
 	widths := make([]int, len(rows[0]))
 	for i, row := range rows {
@@ -157,7 +156,7 @@ func (e *env) printTable(rows [][]string) error {
 	return e.write([]byte(text.String()))
 }
 
-// fit narrows the widest columns until all of them have room.
+// fit narrows the widest columns until the table fits.
 func fit(widths []int, columns int) {
 	total := -columnGap
 	for _, w := range widths {
@@ -171,7 +170,7 @@ func fit(widths []int, columns int) {
 			}
 		}
 		if widths[widest] <= minColumn {
-			return // lines are longer than the terminal is wide
+			return // the terminal is too narrow; let it wrap the lines
 		}
 		widths[widest]--
 		total--

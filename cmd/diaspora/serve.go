@@ -42,7 +42,7 @@ serve runs until Ctrl-C or SIGTERM. It finishes the requests that are in flight 
 	args:    arguments{max: 1},
 }
 
-// serveSettingsFile is read if --config does not name another and it is there.
+// serveSettingsFile is read if it exists and --config names no other file.
 const serveSettingsFile = "/etc/diaspora/serve.toml"
 
 func (e *env) serveCommand() *cobra.Command {
@@ -79,7 +79,7 @@ func (e *env) serveCommand() *cobra.Command {
 	return cmd
 }
 
-// startTimeout bounds how long reading the ledger may take.
+// startTimeout limits the start, most of which is reading the ledger.
 const startTimeout = time.Minute
 
 func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
@@ -112,7 +112,7 @@ func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
 
 var serveColours = map[front.Status]colour{front.OK: green, front.Warn: yellow, front.Fail: red}
 
-// serveCheck prints what is found, and fails if something has to be changed.
+// serveCheck prints the results of the checks, and fails if a setting has to be changed.
 func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 	findings := front.Check(ctx, cfg)
 	if ctx.Err() != nil {

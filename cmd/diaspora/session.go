@@ -16,7 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
-// lookup is getenv, with what --profile says before what the environment says.
+// lookup is getenv, except that --profile overrides the profile and the URL in the environment.
 func (e *env) lookup(name string) string {
 	if e.profile != "" {
 		switch name {
@@ -29,7 +29,7 @@ func (e *env) lookup(name string) string {
 	return e.getenv(name)
 }
 
-// config returns which fabric to talk to, and as whom.
+// config returns the configuration of the selected fabric and identity.
 func (e *env) config() (diaspora.Config, error) {
 	if from := e.credential(); e.profile != "" && from != "" && !e.toldOfCredential {
 		e.toldOfCredential = true
@@ -55,15 +55,16 @@ func (e *env) client() (*diaspora.Client, error) {
 	return diaspora.NewClient(cfg)
 }
 
-// shutOut reports whether err says that the fabric does not let the caller in at all: the credentials are refused,
-// or the operators do not admit the person. Being denied one topic is another matter.
+// shutOut reports whether err says that the fabric rejects the caller altogether: the credentials are invalid, or
+// the operators do not admit the identity. It is false if only access to a topic is denied.
 func shutOut(err error) bool {
 	topic := (*diaspora.TopicError)(nil)
 	return errors.Is(err, diaspora.ErrUnauthenticated) || errors.Is(err, diaspora.ErrPermission) && !errors.As(err, &topic)
 }
 
-// aboutTopic adds to an error of a topic that nobody has claimed it: then there is no owner to ask, and
-// the name is mistyped, most likely. cfg is that of the topic's fabric.
+// aboutTopic explains the error of a topic that nobody has claimed. The cluster denies access to such a topic as
+// to one of another owner, but here the name is most likely mistyped. cfg is the configuration of the topic's
+// fabric.
 func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) error {
 	t := (*diaspora.TopicError)(nil)
 	condition := diaspora.ErrPermission
@@ -99,7 +100,8 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 	return f
 }
 
-// aboutKey is aboutTopic for an access key. It cannot ask whose a topic is, but what the key itself may.
+// aboutKey is aboutTopic for an access key. A key cannot ask whether a topic is claimed, but it can ask what the
+// key itself may do.
 func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, t *diaspora.TopicError, condition, err error) error {
 	key, asked := client.Key(ctx, cfg.Key.ID)
 	if asked != nil || condition != diaspora.ErrPermission {
@@ -115,7 +117,7 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 	case !may:
 		f.text += fmt.Sprintf("the access key %s may not %s it, it may %s only", key.ID, verb, other)
 		f.hints = append(f.hints, "use an access key that may "+strings.TrimSuffix(verb, " to")+e.orOwnLogin(cfg, verb))
-		if h := (*hintedError)(nil); errors.As(err, &h) { // what becomes of events that wait
+		if h := (*hintedError)(nil); errors.As(err, &h) { // says what happens to pending events
 			f.hints = append(f.hints, h.hints...)
 		}
 		return f
@@ -136,7 +138,7 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 	return f
 }
 
-// orOwnLogin ends advice about an access key where somebody is logged in as well.
+// orOwnLogin completes a hint about an access key if the user is also logged in to the same fabric.
 func (e *env) orOwnLogin(cfg diaspora.Config, verb string) string {
 	profiles, err := diaspora.UserProfiles(e.getenv)
 	if err != nil {
@@ -156,7 +158,7 @@ func (e *env) orOwnLogin(cfg diaspora.Config, verb string) string {
 	return fmt.Sprintf(", or unset %s to %s with your login", variables, strings.TrimSuffix(verb, " to"))
 }
 
-// aboutOwnTopic is aboutTopic for what the ACL endpoint said of a topic.
+// aboutOwnTopic is aboutTopic for errors of the ACL endpoint.
 func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name string, err error) error {
 	more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})
 	if f := (*failure)(nil); errors.As(more, &f) {
@@ -167,7 +169,7 @@ func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name s
 
 const completionTimeout = 2 * time.Second
 
-// completeTopics returns the topics of whoever is logged in, for the shell.
+// completeTopics returns the user's topics, for shell completion.
 func (e *env) completeTopics(ctx context.Context) ([]string, cobra.ShellCompDirective) {
 	client, err := e.client()
 	if err != nil {
@@ -186,7 +188,7 @@ func (e *env) completeTopics(ctx context.Context) ([]string, cobra.ShellCompDire
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeProfiles returns the names of the profiles, for the shell.
+// completeProfiles returns the names of the profiles, for shell completion.
 func (e *env) completeProfiles() ([]string, cobra.ShellCompDirective) {
 	var names []string
 	if profiles, err := diaspora.UserProfiles(e.getenv); err == nil {
@@ -195,7 +197,7 @@ func (e *env) completeProfiles() ([]string, cobra.ShellCompDirective) {
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeGroups returns the consumer groups of whoever is logged in, for the shell.
+// completeGroups returns the user's consumer groups, for shell completion.
 func (e *env) completeGroups(ctx context.Context) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
@@ -217,10 +219,10 @@ func (e *env) completeGroups(ctx context.Context) ([]string, cobra.ShellCompDire
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// credentials are the variables that sign in, in place of a profile's login. The first that is set counts.
+// credentials are the variables that replace the login of a profile. The first one that is set is used.
 var credentials = []string{accesskey.FileVariable, accesskey.IDVariable, "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"}
 
-// credential returns the variable that signs in, or "" if a profile does.
+// credential returns the name of the variable that is used to sign in, or "" if the login of a profile is.
 func (e *env) credential() string {
 	for _, name := range credentials {
 		if e.getenv(name) != "" {
@@ -230,8 +232,8 @@ func (e *env) credential() string {
 	return ""
 }
 
-// address returns the URL of the fabric that the environment names, or the key file does; "" if a
-// profile is meant.
+// address returns the URL of the fabric from the environment or the key file. It returns "" if the fabric is that
+// of a profile.
 func (e *env) address() (string, error) {
 	if address := e.lookup("DIASPORA_URL"); address != "" || e.profile != "" {
 		return address, nil
@@ -243,8 +245,8 @@ func (e *env) address() (string, error) {
 	return file.Get("DIASPORA_URL"), err
 }
 
-// profileName returns the name of the profile that is in use, or "" if none is:
-// all is said by the environment, or nothing is said at all.
+// profileName returns the name of the profile that is in use. It returns "" if none is in use, because the
+// environment says everything or nothing is configured.
 func (e *env) profileName(profiles *diaspora.Profiles) (string, error) {
 	if name := e.lookup("DIASPORA_PROFILE"); name != "" {
 		return name, diaspora.ValidProfile(name)

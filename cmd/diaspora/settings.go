@@ -23,14 +23,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/front"
 )
 
-// setting is one of serve's. It has the same name as flag, as environment
+// setting is a setting of serve. It has the same name as a flag, as an environment
 // variable and in the file.
 type setting struct {
 	name, usage string
 	set         func(d *serveDraft, value string) error
 }
 
-// serveDraft is what settings make of a configuration.
+// serveDraft is a configuration that settings are added to.
 type serveDraft struct {
 	front.Config
 	part    string // "gateway", "acl", or "" for both in one process
@@ -40,7 +40,7 @@ type serveDraft struct {
 	certFile, keyFile string
 }
 
-// serveSettings are all of them, in the order in which help lists them.
+// serveSettings are all settings of serve. (The help sorts them by name.)
 var serveSettings = []setting{
 	{"public-url", "`URL` of the ACL endpoint as clients reach it, such as https://diaspora.example.org", func(d *serveDraft, v string) error {
 		d.PublicURL = strings.TrimRight(v, "/")
@@ -116,8 +116,8 @@ func text(field func(*serveDraft) *string) func(*serveDraft, string) error {
 	}
 }
 
-// secret reads a file for the parts that need what is in it. The others run on hosts that
-// should not have it.
+// secret reads a file for the parts of the service that need the secret. The other parts may run on hosts that
+// should not have it, so they do not read the file.
 func secret(field func(*serveDraft) *globus.Secret, parts ...string) func(*serveDraft, string) error {
 	return func(d *serveDraft, v string) error {
 		if !slices.Contains(parts, d.part) {
@@ -173,11 +173,11 @@ func duration(field func(*serveDraft) *time.Duration) func(*serveDraft, string) 
 	}
 }
 
-// given is a setting's value, and where it comes from.
+// given is the value of a setting, and its origin, for errors.
 type given struct{ value, origin string }
 
-// givenSettings collects the settings that are made, by name: flags before
-// environment before file.
+// givenSettings collects the settings that are set, by name. Flags override the environment, and the environment
+// overrides the file.
 func (e *env) givenSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	all, err := e.fileSettings(flags)
 	if err != nil {
@@ -202,16 +202,17 @@ const (
 	configVariable = "DIASPORA_SERVE_CONFIG"
 )
 
-// variable is the name of the setting in the environment.
+// variable returns the name of the environment variable for the setting.
 func (s setting) variable() string {
 	return variablePrefix + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
 }
 
-// servicePattern is what Kubernetes sets in every container for a Service with the name diaspora-serve.
+// servicePattern matches the variables that Kubernetes sets in every container if there is a Service with the
+// name diaspora-serve. They are not settings.
 var servicePattern = regexp.MustCompile(`^(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
-// unknownVariables says which variables look like settings and are none: what is misspelt, such as the list of
-// who is admitted, must not be passed over.
+// unknownVariables returns an error if variables look like settings but are not. Ignoring a misspelt setting
+// could be dangerous: without the list of admitted people, everybody is admitted.
 func (e *env) unknownVariables() error {
 	var errs []error
 	for _, entry := range e.environ() {
@@ -232,7 +233,7 @@ func (e *env) unknownVariables() error {
 	return wrongSettings(errs)
 }
 
-// maxSettingsBytes bounds the file.
+// maxSettingsBytes limits the size of the file.
 const maxSettingsBytes = 1 << 20
 
 func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
@@ -276,7 +277,7 @@ func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	return all, wrongSettings(errs)
 }
 
-// fileValue returns an entry of the file as a flag would have it.
+// fileValue returns an entry of the file in the form of a flag's value.
 func fileValue(entry any) (string, error) {
 	switch v := entry.(type) {
 	case string:
@@ -297,10 +298,10 @@ func fileValue(entry any) (string, error) {
 	return "", errors.New("it is neither a string, a number, a list of strings, true nor false")
 }
 
-// removedSetting is one that earlier versions had.
+// removedSetting is a setting of earlier versions.
 const removedSetting = "groups"
 
-// noSuchSetting says what to do about a setting that there is not, or no longer.
+// noSuchSetting returns the error for a setting that does not exist, or no longer exists.
 func noSuchSetting(name string) error {
 	if name == removedSetting {
 		return errors.New("this setting was removed, because consumer groups are private to each person now; delete the line")
@@ -315,8 +316,8 @@ func noSuchSetting(name string) error {
 	return fmt.Errorf("there is no such setting; did you mean %s?", strings.Join(near, " or "))
 }
 
-// nearSettings returns the settings that may have been meant: those that end so or, where there are none, the one
-// whose name is most like it.
+// nearSettings returns the settings that the user may have meant by name: those that end with it or, if there
+// are none, the one with the most similar name.
 func nearSettings(name string) (near []setting) {
 	name = strings.ReplaceAll(name, "_", "-")
 	var names []string
@@ -332,8 +333,8 @@ func nearSettings(name string) (near []setting) {
 	return near
 }
 
-// serveConfig makes a configuration of the settings for one part, or for both. It
-// says all that is wrong with them at once.
+// serveConfig returns the configuration for one part of the service, or for both. Its error lists everything that
+// is wrong with the settings.
 func serveConfig(part string, settings map[string]given) (*front.Config, error) {
 	d := &serveDraft{part: part, gateway: front.Gateway{Listen: ":9092"}, acl: front.ACL{Listen: ":9090"}}
 	var errs []error
@@ -367,7 +368,7 @@ func serveConfig(part string, settings map[string]given) (*front.Config, error) 
 	return &d.Config, wrongSettings(errs)
 }
 
-// apart takes joined errors apart.
+// apart splits joined errors.
 func apart(err error) []error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()
@@ -375,7 +376,7 @@ func apart(err error) []error {
 	return []error{err}
 }
 
-// wrongSettings is one error of several, or nil.
+// wrongSettings joins errors of settings into one error. It returns nil if there are none.
 func wrongSettings(errs []error) error {
 	if len(errs) == 0 {
 		return nil

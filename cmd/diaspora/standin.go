@@ -13,17 +13,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// The stand-in for Globus Auth accepts any identity from a person who knows its secret. "diaspora up"
-// makes a secret at each start and keeps it, while it runs, in a file next to the profiles that only its
-// owner can read. Commands of the same user find it there. The file has the line of an
-// HTTP request, for curl -H @FILE.
+// The stand-in for Globus Auth lets anybody who knows its secret log in with any identity. "diaspora up" creates
+// a new secret at each start. While it runs, the secret is in a file next to the profiles, which only the user
+// can read. Other commands of the same user find it there. The file contains an HTTP header, for curl -H @FILE.
 
 func globusSecretFile(profiles *diaspora.Profiles, profile string) string {
 	return filepath.Join(profiles.Dir(), "globus", profile)
 }
 
-// saveGlobusSecret writes the file. It replaces that of an earlier "diaspora up", which leaves its file
-// behind if it is killed. remove deletes the file, unless another "diaspora up" has replaced it.
+// saveGlobusSecret writes the file. It replaces the file of an earlier "diaspora up" that was killed. remove
+// deletes the file, unless another "diaspora up" has replaced it.
 func saveGlobusSecret(file string, secret globus.Secret) (remove func() error, err error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, err
@@ -59,8 +58,8 @@ func loadGlobusSecret(file string) (globus.Secret, error) {
 	return secret, nil
 }
 
-// withTicket adds to the address of a login what a stand-in of the same user wants to see. At
-// all other issuers it stays as it is.
+// withTicket adds a ticket to the login address of a stand-in that the same user runs, which proves that the
+// user knows the secret. Addresses of other issuers are unchanged.
 func (s *session) withTicket(address string) (string, error) {
 	profiles, err := diaspora.UserProfiles(s.env.getenv)
 	if err != nil {
@@ -68,7 +67,7 @@ func (s *session) withTicket(address string) (string, error) {
 	}
 	names, err := profiles.Names()
 	if err != nil {
-		return address, nil // as where there are no profiles yet
+		return address, nil // if the folder cannot be read, there are no profiles
 	}
 	for _, name := range names {
 		p, err := profiles.Load(name)
@@ -77,7 +76,7 @@ func (s *session) withTicket(address string) (string, error) {
 		}
 		secret, err := loadGlobusSecret(globusSecretFile(profiles, name))
 		if os.IsNotExist(err) {
-			continue // the profile of another identity
+			continue // the file is named after another profile of the same stand-in
 		}
 		if err != nil {
 			return "", err
@@ -87,7 +86,7 @@ func (s *session) withTicket(address string) (string, error) {
 	return address, nil
 }
 
-// shownSecretFile is the file's name if there is one.
+// shownSecretFile returns the name of the file if it exists, otherwise "".
 func shownSecretFile(file string) string {
 	if _, err := os.Stat(file); err == nil {
 		return file

@@ -87,7 +87,7 @@ func (e *env) token(ctx context.Context, refresh bool) error {
 	return e.printJSON(d)
 }
 
-// tokenError names the command that mends a login.
+// tokenError adds the command that renews the login as a hint.
 func (e *env) tokenError(err error) error {
 	if outcome.ExitCode(err) != outcome.ExitCode(diaspora.ErrUnauthenticated) || diaspora.Hint(err) != "" {
 		return err

@@ -57,7 +57,7 @@ func (e *env) topicClaimCommand() *cobra.Command {
 }
 
 func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error {
-	if err := validTopic("claim", claim.Name); err != nil { // before anybody needs to be logged in
+	if err := validTopic("claim", claim.Name); err != nil { // an invalid name is an error even if nobody is logged in
 		return err
 	}
 	client, err := e.client()
@@ -72,7 +72,7 @@ func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error
 		return e.printJSON(topic)
 	}
 	kept := ""
-	if topic.RetentionMS != 0 { // or the service does not say
+	if topic.RetentionMS != 0 { // 0 if the service does not say
 		kept = "; its events are kept " + claims.Kept(topic.RetentionMS)
 	}
 	if !topic.Created {
@@ -82,7 +82,7 @@ func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error
 	return e.printf("%s is yours now, with %s%s\n", topic.Name, count(int64(topic.Partitions), "partition"), kept)
 }
 
-// validTopic refuses a name that cannot be claimed, and suggests one that can.
+// validTopic returns an error for a name that cannot be claimed, with a similar valid name as a hint.
 func validTopic(op, name string) error {
 	err := diaspora.ValidTopic(name)
 	bad := (*diaspora.TopicError)(nil)
@@ -182,7 +182,7 @@ func (e *env) topicShow(ctx context.Context, name string) error {
 	return e.printf("%s", text)
 }
 
-// owner names whose a topic is, with the username if that is the caller's own.
+// owner returns the owner of a topic, with the username if the caller is the owner.
 func (e *env) owner(ctx context.Context, client *diaspora.Client, cfg diaspora.Config, t diaspora.Topic) string {
 	who := cfg.Identity
 	if who.Subject != t.Owner || who.Username == "" {
@@ -240,7 +240,7 @@ func (e *env) topicRelease(ctx context.Context, name string, yes bool) error {
 	return e.printf("%s is released\n", name)
 }
 
-// confirmRelease says what will be lost and has the person type the name.
+// confirmRelease says what will be lost, and asks the user to type the name.
 func (e *env) confirmRelease(ctx context.Context, client *diaspora.Client, name string) error {
 	topic, err := client.Topic(ctx, name)
 	if err != nil {
@@ -268,7 +268,7 @@ func (e *env) confirmRelease(ctx context.Context, client *diaspora.Client, name 
 	return nil
 }
 
-// countRecords returns how many records a topic has now.
+// countRecords returns the current number of records in a topic.
 func (e *env) countRecords(ctx context.Context, name string) (int64, error) {
 	cfg, err := e.config()
 	if err != nil {
@@ -285,7 +285,7 @@ func (e *env) countRecords(ctx context.Context, name string) (int64, error) {
 	return span(progress), err
 }
 
-// span is how many offsets are to be read.
+// span returns the number of offsets to read.
 func span(progress []diaspora.Progress) (n int64) {
 	for _, p := range progress {
 		end := p.End
@@ -297,7 +297,7 @@ func span(progress []diaspora.Progress) (n int64) {
 	return n
 }
 
-// readAnswer reads a line that somebody types, unless they interrupt instead.
+// readAnswer reads a line that the user types. It returns early if ctx ends, for instance after Ctrl-C.
 func readAnswer(ctx context.Context, in io.Reader) (string, error) {
 	type answer struct {
 		line string
@@ -328,5 +328,5 @@ func (e *env) completeOneTopic(cmd *cobra.Command, args []string, _ string) ([]s
 	return e.completeTopics(cmd.Context())
 }
 
-// oneLine makes text of others fit for a line of its own.
+// oneLine removes line breaks from text of other people.
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

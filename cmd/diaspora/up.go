@@ -114,7 +114,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.printAccount { // of one in memory, no folder tells
+	if o.printAccount { // fabric.Start notices a running fabric only by its folder, which --memory does not have
 		if u, ok := runningUp(ctx, profiles, name); ok {
 			return e.printAccount(u)
 		}
@@ -190,11 +190,12 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	return nil
 }
 
-// addressesFile, in the data folder, says where the fabric ran the last time.
+// addressesFile, in the data folder, has the addresses at which the fabric last ran.
 const addressesFile = "addresses.json"
 
-// tellMoved says where a fabric ran the last time, if it was elsewhere, and leaves word where it runs now: keys
-// and profiles are for an address. To be unable to is no reason not to run.
+// tellMoved warns if the fabric last ran on other ports, because key files and profiles from then contain the
+// old addresses. It records the current addresses for the next start. Errors are ignored: the fabric works
+// without this file.
 func (e *env) tellMoved(dir string, now fabric.Info) {
 	if dir == "" {
 		return
@@ -213,7 +214,7 @@ func (e *env) tellMoved(dir string, now fabric.Info) {
 	}
 }
 
-// portsOf returns the ports of the ACL endpoint, of Kafka and of Globus Auth; "" for one that is not known.
+// portsOf returns the ports of the ACL endpoint, of Kafka and of Globus Auth. An unknown port is "".
 func portsOf(i fabric.Info) (ports [3]string) {
 	kafka := ""
 	if len(i.Brokers) > 0 {
@@ -229,7 +230,7 @@ func portsOf(i fabric.Info) (ports [3]string) {
 
 func loopback(port uint16) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))) }
 
-// upDir returns where the fabric keeps its data, "" for memory.
+// upDir returns the data folder of the fabric, or "" for --memory.
 func (e *env) upDir(o upOptions, name string) (string, error) {
 	switch {
 	case o.memory && o.data != "":
@@ -253,7 +254,7 @@ func (e *env) upDir(o upOptions, name string) (string, error) {
 	return filepath.Join(base, "diaspora", name), nil
 }
 
-// username is who the person at this machine is to the local Globus Auth.
+// username returns the username of the local user at the stand-in for Globus Auth.
 func (e *env) username() string {
 	name := e.getenv("USER")
 	if name == "" {
@@ -273,8 +274,8 @@ func (e *env) username() string {
 	return name + "@localhost"
 }
 
-// logInLocally makes the profile for this fabric, and logs the local user in
-// unless a login that works is there already.
+// logInLocally creates the profile for this fabric, and logs the local user in unless the profile has a
+// valid login.
 func (e *env) logInLocally(ctx context.Context, f *fabric.Fabric, profiles *diaspora.Profiles, name, username string) (globus.Identity, error) {
 	if err := profiles.Save(diaspora.Profile{Name: name, URL: f.URL(), Discovery: f.Discovery()}); err != nil {
 		return globus.Identity{}, err
@@ -294,7 +295,7 @@ func (e *env) logInLocally(ctx context.Context, f *fabric.Fabric, profiles *dias
 	if err != nil {
 		return globus.Identity{}, err
 	}
-	// What is there is of no use any more, whosever it is: its Globus Auth is gone.
+	// The stored login is useless, even if it is another user's: the Globus Auth that issued it is gone.
 	if err := store.Delete(ctx); err != nil {
 		return globus.Identity{}, err
 	}
@@ -317,23 +318,23 @@ func isCurrent(profiles *diaspora.Profiles, name string) bool {
 	return err == nil && current == name
 }
 
-// upDocument says where a fabric is.
+// upDocument is the output of up.
 type upDocument struct {
 	URL     string   `json:"url"`
 	Brokers []string `json:"brokers"`
 	Globus  string   `json:"globus"`
-	// GlobusSecretFile has the line of an HTTP request that the local Globus Auth wants.
+	// GlobusSecretFile is a file with the HTTP header that the stand-in for Globus Auth requires.
 	GlobusSecretFile string `json:"globus_secret_file,omitempty"`
 	Data             string `json:"data,omitempty"`
 	Kafka            string `json:"kafka,omitempty"` // the cluster.json of an Apache Kafka
 	Profile          string `json:"profile"`
-	Current          bool   `json:"current"` // the profile is the one in use
+	Current          bool   `json:"current"` // the profile is the current one
 	Subject          string `json:"subject,omitempty"`
 	Username         string `json:"username,omitempty"`
-	PID              int    `json:"pid,omitempty"`     // 0 if it is not known
-	Already          bool   `json:"already,omitempty"` // it was running before
+	PID              int    `json:"pid,omitempty"`     // 0 if unknown
+	Already          bool   `json:"already,omitempty"` // the fabric was already running
 
-	ServiceAccount *accountDocument `json:"service_account,omitempty"` // if it was asked for
+	ServiceAccount *accountDocument `json:"service_account,omitempty"` // with --print-service-account
 }
 
 // accountDocument is a client at Globus Auth that signs in as itself.
@@ -342,8 +343,8 @@ type accountDocument struct {
 	ClientSecret string `json:"client_secret"`
 }
 
-// runningUp returns what is known of the fabric that runs as a profile, with its service account, if one does.
-func runningUp(ctx context.Context, profiles *diaspora.Profiles, name string) (upDocument, bool) {
+// runningUp returns the fabric that is running for a profile, with its service account. ok is false if none is.
+func runningUp(ctx context.Context, profiles *diaspora.Profiles, name string) (u upDocument, ok bool) {
 	p, err := profiles.Load(name)
 	if err != nil {
 		return upDocument{}, false
@@ -359,7 +360,8 @@ func runningUp(ctx context.Context, profiles *diaspora.Profiles, name string) (u
 	}, true
 }
 
-// askAccount asks a stand-in for Globus Auth, whose secret is in the file, for its service account.
+// askAccount requests the service account from the stand-in for Globus Auth. secretFile has the secret of the
+// stand-in.
 func askAccount(ctx context.Context, secretFile, issuer string) (*accountDocument, error) {
 	secret, err := loadGlobusSecret(secretFile)
 	if err != nil {
@@ -372,7 +374,7 @@ func askAccount(ctx context.Context, secretFile, issuer string) (*accountDocumen
 	return &accountDocument{ClientID: id, ClientSecret: clientSecret.Reveal()}, nil
 }
 
-// exports are the lines with which a shell signs in as the account.
+// exports returns shell commands that set the variables for signing in as the service account.
 func (u *upDocument) exports() string {
 	return fmt.Sprintf("export DIASPORA_URL=%s\nexport DIASPORA_CLIENT_ID=%s\nexport DIASPORA_CLIENT_SECRET=%s\n",
 		shellWord(u.URL), shellWord(u.ServiceAccount.ClientID), shellWord(u.ServiceAccount.ClientSecret))
@@ -388,7 +390,7 @@ func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// printAccount prints the account of a fabric that runs already: for a shell, nothing else.
+// printAccount prints only the service account of a fabric that is already running, for eval in a shell.
 func (e *env) printAccount(u upDocument) error {
 	if e.json() {
 		return e.printJSON(u)
@@ -396,7 +398,7 @@ func (e *env) printAccount(u upDocument) error {
 	return e.printf("%s", u.exports())
 }
 
-// alreadyUp tells where the fabric is that another process runs.
+// alreadyUp prints the addresses of a fabric that another process runs.
 func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
 	u := upDocument{
 		URL: other.Info.URL, Brokers: other.Info.Brokers, Globus: other.Info.Globus, PID: other.Info.PID,
@@ -419,8 +421,8 @@ func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseErr
 	return e.printUp(u)
 }
 
-// whoIsAt returns who is logged in to a fabric by a profile. It is nobody after a logout, if the login is
-// not good any more, or if the profile is another fabric's.
+// whoIsAt returns the identity that a profile is logged in with. It is empty after a logout, if the login is no
+// longer valid, or if the profile is for another fabric.
 func whoIsAt(ctx context.Context, profiles *diaspora.Profiles, name, address string) globus.Identity {
 	cfg, err := profiles.Config(name)
 	if err != nil || !sameFabric(cfg.URL, address) {
@@ -439,7 +441,7 @@ func whoIsAt(ctx context.Context, profiles *diaspora.Profiles, name, address str
 	case outcome.ExitCode(err) == outcome.ExitCode(diaspora.ErrUnauthenticated):
 		return globus.Identity{}
 	}
-	return cfg.Identity // it cannot be asked now
+	return cfg.Identity // the fabric is not reachable, so assume that the stored login is valid
 }
 
 func (e *env) printUp(u upDocument) error {
@@ -486,7 +488,7 @@ In another terminal:
 	return e.printf("%s", text)
 }
 
-// secretText is the line about the secret's file, if there is one.
+// secretText returns the line about the file with the secret, or "" if there is no file.
 func secretText(file string) string {
 	if file == "" {
 		return ""
@@ -494,7 +496,7 @@ func secretText(file string) string {
 	return "\n                 curl -H @" + file + " may use its controls, below /_dev/"
 }
 
-// upError says what to do about what kept a fabric from starting.
+// upError adds hints to the error of a fabric that did not start.
 func upError(err error, kafkaFile string) error {
 	const startKafka = `"make kafka-up" in a clone starts an Apache Kafka, and says where its file is`
 	switch {

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// thirdParty has the licences of all that the binary is linked with. A test fails when a
+// thirdParty has the licences of all modules that are linked into the binary. A test fails if a
 // module is missing.
 //
 //go:generate go run ../../scripts/notices THIRD_PARTY_NOTICES
@@ -47,12 +47,13 @@ func (e *env) versionCommand() *cobra.Command {
 	return cmd
 }
 
-// versionText is what "diaspora version" and --version print.
+// versionText returns the output of "diaspora version" and --version.
 func versionText() string {
 	return fmt.Sprintf("diaspora %s (%s, %s/%s)", programVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// programVersion is the release, or what the Go toolchain knows of the build.
+// programVersion returns the version of the release, or the version that the Go toolchain recorded in the
+// build.
 func programVersion() string {
 	if version != "" {
 		return version

@@ -12,7 +12,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// fabricOf is what a profile says of where its tokens may go.
+// fabricOf returns the hosts of a profile's fabric, to decide where its tokens may be sent.
 func fabricOf(p diaspora.Profile) trust.Fabric {
 	return trust.Fabric{
 		URL: p.URL, Brokers: p.Discovery.Brokers, Issuer: p.Discovery.Globus.Issuer, Scope: p.Discovery.Globus.Scope,
@@ -20,8 +20,8 @@ func fabricOf(p diaspora.Profile) trust.Fabric {
 	}
 }
 
-// vouch makes sure that tokens may go where the fabric is, before there are any, and asks the
-// person where nobody else can tell.
+// vouch checks, before the user logs in, that tokens may be sent to the fabric's hosts. If the scope does not
+// say so, it asks the user.
 func (s *session) vouch(ctx context.Context) error {
 	err := s.fabric.Check()
 	untrusted := (*trust.Error)(nil)
@@ -32,16 +32,16 @@ func (s *session) vouch(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("log in to %s: %w", s.profile.URL, err)
 	}
-	// An issuer that the user has named now is not named when the profile is used.
+	// The environment may not name the issuer when the profile is used, so record that the user named it now.
 	s.profile.Confirmed = asks || s.fabric.NamedIssuer != ""
 	s.fabric.Confirmed = s.profile.Confirmed
 	return nil
 }
 
-// confirm has the person confirm the hosts of a fabric whose scope names none, unless they
-// have done so before.
+// confirm asks the user to confirm the hosts of a fabric whose scope names no host, unless the user has
+// confirmed them before.
 func (s *session) confirm(ctx context.Context) error {
-	names, _ := s.profiles.Names() // where there is no folder to read, no profile is in it
+	names, _ := s.profiles.Names() // if the folder cannot be read, there are no profiles
 	var stored []diaspora.Profile
 	for _, name := range names {
 		if p, err := s.profiles.Load(name); err == nil {
@@ -95,7 +95,8 @@ func (s *session) ask(ctx context.Context) error {
 	}
 }
 
-// hostList names all hosts of a fabric. Letters that only look like others are spelled out.
+// hostList lists all hosts of a fabric. Characters that are not ASCII are escaped, because they may look like
+// other letters.
 func hostList(f trust.Fabric) string {
 	hosts := f.Hosts()
 	for i, host := range hosts {

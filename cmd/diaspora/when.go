@@ -10,7 +10,7 @@ import (
 	"unicode"
 )
 
-// timeHelp is the grammar of parseTime, for help texts.
+// timeHelp describes the times that parseTime accepts, for help texts.
 const timeHelp = `A TIME is one of
   2026-11-23T17:04:05Z    RFC 3339, with any offset and fraction
   "2026-11-23 17:04"      local time, with or without seconds
@@ -19,7 +19,7 @@ const timeHelp = `A TIME is one of
 
 var errNotTime = errors.New(`not a time; write it like 2026-11-23T17:04:05Z, 2026-11-23, 2h or "2h ago"`)
 
-// parseTime reads a point in time as timeHelp says. Local times are in now's zone.
+// parseTime parses a point in time, as described by timeHelp. Local times are in the time zone of now.
 func parseTime(text string, now time.Time) (time.Time, error) {
 	text = strings.TrimSpace(text)
 	if len(text) > 100 {
@@ -60,7 +60,7 @@ var unitNames = map[string]time.Duration{
 
 const maxAge = 100 * 365 * 24 * time.Hour
 
-// parseAge reads how long ago something was: "1d12h", "90 minutes ago".
+// parseAge parses a duration, with or without "ago": "1d12h", "90 minutes ago".
 func parseAge(text string) (time.Duration, error) {
 	rest := strings.ToLower(text)
 	if before, ok := strings.CutSuffix(rest, "ago"); ok {
@@ -101,7 +101,7 @@ func parseAge(text string) (time.Duration, error) {
 	return total, nil
 }
 
-// parseRetention reads how long to keep events, in milliseconds; -1 is for ever.
+// parseRetention parses a retention time, and returns it in milliseconds; -1 means forever.
 func parseRetention(text string) (int64, error) {
 	if text == "forever" {
 		return -1, nil
@@ -116,17 +116,17 @@ func parseRetention(text string) (int64, error) {
 	return d.Milliseconds(), nil
 }
 
-// clock shows a time to people: always in the zone that they are in, with its offset.
+// clock formats a time in the local time zone, with its offset.
 func (e *env) clock(t time.Time) string {
 	return t.In(e.now().Location()).Format(time.RFC3339)
 }
 
-// day shows the day that a time was on, for people.
+// day formats the day of a time in the local time zone.
 func (e *env) day(t time.Time) string {
 	return t.In(e.now().Location()).Format(time.DateOnly)
 }
 
-// retentionText is parseRetention's inverse, for people.
+// retentionText formats a retention time. It is the inverse of parseRetention.
 func retentionText(ms int64) string {
 	switch d := time.Duration(ms) * time.Millisecond; {
 	case ms < 0:

@@ -50,16 +50,16 @@ type whoamiDocument struct {
 	Name     string `json:"name,omitempty"`
 	URL      string `json:"url"`
 
-	Brokers []string `json:"brokers,omitempty"` // as other Kafka clients take them
+	Brokers []string `json:"brokers,omitempty"` // bootstrap servers for other Kafka clients
 
 	Profile  string `json:"profile,omitempty"`
-	Origin   string `json:"origin"`   // where the token, or the access key, is from
-	Verified bool   `json:"verified"` // the fabric was asked
+	Origin   string `json:"origin"`   // source of the token or the access key
+	Verified bool   `json:"verified"` // the fabric has confirmed the identity
 
-	Key *diaspora.AccessKey `json:"key,omitempty"` // that signs in
+	Key *diaspora.AccessKey `json:"key,omitempty"` // the access key that signs in, if any
 }
 
-// whereTo prints the address of the fabric.
+// whereTo prints the address of the fabric, without asking it.
 func (e *env) whereTo() error {
 	cfg, err := e.config()
 	if err != nil {
@@ -113,7 +113,7 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 		d.Brokers = cfg.Brokers
 	case cfg.Discovery != nil:
 		d.Brokers = cfg.Discovery.Brokers
-	case d.Verified: // who it is has been answered, whether this is or not
+	case d.Verified: // the fabric is reachable; without the brokers, the output is still useful
 		if found, err := client.Discover(ctx); err == nil {
 			d.Brokers = found.Brokers
 		}
@@ -135,7 +135,7 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	return e.printf("%s\nSubject claim:     %s\nFabric:            %s\n%sSigned in by:      %s\n", name, d.Subject, d.URL, brokers, d.Origin)
 }
 
-// profileInUse returns the name of the profile that is in use, or "".
+// profileInUse returns the name of the profile that is in use, or "" if there is none.
 func (e *env) profileInUse() (string, error) {
 	profiles, err := diaspora.UserProfiles(e.getenv)
 	if err != nil {
