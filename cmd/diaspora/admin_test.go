@@ -9,7 +9,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// TestAdmin blocks somebody from the command line, as the operator of a fabric.
+// TestAdmin blocks and unblocks a person on the command line, as an operator.
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -67,7 +67,8 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
-// TestLoginWithoutToken: a login that yields nothing which the fabric's service takes fails in words, and stores no profile.
+// TestLoginWithoutToken checks that a login without a token for the fabric's service fails with an explanation, and
+// stores no profile.
 func TestLoginWithoutToken(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -88,8 +89,8 @@ func TestLoginWithoutToken(t *testing.T) {
 	}
 }
 
-// TestBlockedPerson: whoever is blocked hears so, with the exit code of what one may not do and no other advice than
-// to ask the operators: to log in again or to make another access key would lead in a circle.
+// TestBlockedPerson checks that commands tell a blocked person so, with the exit code for missing permission. The only
+// hint is to ask the operators: logging in again, or creating another access key, does not help.
 func TestBlockedPerson(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -113,7 +114,7 @@ func TestBlockedPerson(t *testing.T) {
 		t.Fatalf("exit code %d: %s", code, d.err.String())
 	}
 	delete(d.vars, "DIASPORA_PROFILE")
-	// The key goes first: whose it is, is not known here yet, and the fabric does not tell a blocked person.
+	// Test the key first. Its owner is not known on this machine yet, and the fabric does not tell a blocked person.
 	for _, c := range []struct{ way, name, value string }{{"an access key", "DIASPORA_KEY_FILE", keyFile}, {"a login", "DIASPORA_PROFILE", "grace"}} {
 		way := c.way
 		d.vars[c.name] = c.value
@@ -127,7 +128,7 @@ func TestBlockedPerson(t *testing.T) {
 			"doctor":                               1,
 		} {
 			if way == "an access key" && args == "topic list" {
-				continue // which takes a login
+				continue // needs a login
 			}
 			d.out.reset()
 			d.err.reset()

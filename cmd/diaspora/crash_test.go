@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// TestFileSurvivesKill sends a large file through produce while the whole fabric is
-// killed and started again, and reads it back byte for byte.
+// TestFileSurvivesKill logs a large file with produce while the whole fabric is
+// killed and restarted, and checks that the topic has exactly its content.
 func TestFileSurvivesKill(t *testing.T) {
 	t.Parallel()
 	content := awkwardFile(t, crashFileBytes)
@@ -32,7 +32,7 @@ func TestFileSurvivesKill(t *testing.T) {
 	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
 	w.run(t, "topic", "claim", "big")
 
-	// The fabric dies when a third of the events are acknowledged.
+	// Kill the fabric when a third of the events are acknowledged.
 	began := time.Now()
 	produce := w.command("produce", "big", file, "-o", "json", "--no-spool")
 	var talk bytes.Buffer
@@ -91,7 +91,7 @@ func TestFileSurvivesKill(t *testing.T) {
 }
 
 // compare reads the topic and checks that it has exactly the lines, in order. Records
-// with an id that was there before do not count, and are returned as repeats.
+// with the ID of an earlier record are not compared, but counted as repeats.
 func (w *world) compare(t *testing.T, lines [][]byte, found func(id string)) (repeats int) {
 	t.Helper()
 	consume := w.command("consume", "big", "--from", "start", "--exit", "-o", "json")
@@ -161,8 +161,8 @@ func readWhole(r *bufio.Reader) ([]byte, error) {
 	return line, err
 }
 
-// awkwardFile is the Go source tree, text and binary, with empty lines, lines of
-// junk and one of 900 kB in between.
+// awkwardFile returns the Go source tree, text and binary, mixed with empty lines,
+// lines of random bytes and one line of 900 kB.
 func awkwardFile(t *testing.T, size int) []byte {
 	t.Helper()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
@@ -190,7 +190,7 @@ func awkwardFile(t *testing.T, size int) []byte {
 			return fs.SkipAll
 		}
 		data, err := os.ReadFile(path)
-		if err != nil || len(data) > 800_000 { // longer lines than an event can be
+		if err != nil || len(data) > 800_000 { // a line could be too large for an event
 			return err
 		}
 		if len(content) < size/2 && len(content)+len(data) >= size/2 {
@@ -210,7 +210,7 @@ func awkwardFile(t *testing.T, size int) []byte {
 	return append(content, "the last line has no line feed"...)
 }
 
-// world is a home directory with the program in it.
+// world is a home directory in which the program runs as a process.
 type world struct {
 	dir string
 	env []string
@@ -226,7 +226,7 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("diaspora", args...) // what TestMain has put into the PATH
+	cmd := exec.Command("diaspora", args...) // TestMain has put it into PATH
 	cmd.Dir, cmd.Env = w.dir, w.env
 	return cmd
 }
@@ -243,13 +243,13 @@ func (w *world) run(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// upChild is a `diaspora up` in a process of its own.
+// upChild is a `diaspora up` that runs in its own process.
 type upChild struct {
 	upDocument
 	cmd *exec.Cmd
 }
 
-// up starts a fabric and returns when it is ready.
+// up starts a fabric and waits until it is ready.
 func (w *world) up(t *testing.T, args ...string) *upChild {
 	t.Helper()
 	u := &upChild{cmd: w.command(append([]string{"up", "-o", "json"}, args...)...)}
@@ -273,7 +273,7 @@ func (w *world) up(t *testing.T, args ...string) *upChild {
 	return u
 }
 
-// kill ends the process as a crash does.
+// kill ends the process with SIGKILL, like a crash.
 func (u *upChild) kill(t *testing.T) {
 	t.Helper()
 	if err := u.cmd.Process.Kill(); err != nil {
@@ -282,7 +282,7 @@ func (u *upChild) kill(t *testing.T) {
 	u.cmd.Wait()
 }
 
-// ports are the flags that start it again where it was.
+// ports returns the flags that restart the fabric on the same ports.
 func (u *upChild) ports() []string {
 	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
 	web, _ := url.Parse(u.URL)

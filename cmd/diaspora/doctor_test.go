@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// silence is an address that takes connections and says nothing, ever.
+// silence returns the address of a listener that accepts connections and never responds.
 func silence(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -21,8 +21,8 @@ func silence(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// TestDoctorInterrupted ends doctor in the middle of a check that waits for an answer. What was
-// found so far is in the bundle.
+// TestDoctorInterrupted interrupts doctor during a check that waits for a response. The bundle has the results
+// so far.
 func TestDoctorInterrupted(t *testing.T) {
 	d := newDesk(t)
 	d.vars["DIASPORA_BOOTSTRAP"] = silence(t)
@@ -44,8 +44,8 @@ func TestDoctorInterrupted(t *testing.T) {
 	}
 }
 
-// TestDoctorReaderLeaves stops the checks when nobody reads what they find, as in
-// "diaspora doctor | head -1".
+// TestDoctorReaderLeaves checks that doctor stops when nobody reads its output any
+// more, as in "diaspora doctor | head -1".
 func TestDoctorReaderLeaves(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -62,7 +62,7 @@ func TestDoctorReaderLeaves(t *testing.T) {
 	}
 }
 
-// TestDoctorIsSafe checks that what strangers make a finding say cannot command the terminal.
+// TestDoctorIsSafe checks that control characters in data from other people do not reach the terminal.
 func TestDoctorIsSafe(t *testing.T) {
 	d := newDesk(t)
 	d.vars["DIASPORA_\x1b[2J"] = "x"

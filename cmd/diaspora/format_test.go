@@ -8,7 +8,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// TestParseFormat compares with what kcat prints.
+// TestParseFormat compares formatted records with the output of kcat.
 func TestParseFormat(t *testing.T) {
 	full := diaspora.Record{Partition: 2, Offset: 7, Stored: time.UnixMilli(1234), Event: diaspora.Event{
 		Topic: "weather", ID: "id-7", Key: []byte("k"), Value: []byte("21.5"), Time: time.UnixMilli(99),

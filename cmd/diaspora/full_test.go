@@ -11,8 +11,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// TestProduceSaysFull fills the spool of produce while the cluster is away. The person must be told that
-// it is full, how much of the input is safe, and what to do; and so must those who ask from outside.
+// TestProduceSaysFull fills the spool of produce while the cluster is unreachable. produce must say that the
+// spool is full, how much of the input is safe, and what to do. status must report it too.
 func TestProduceSaysFull(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -80,8 +80,8 @@ func TestProduceSaysFull(t *testing.T) {
 	}
 }
 
-// TestFullWatch fails when a person at a terminal is not reminded every 30 s that the spool is
-// full, or is told of each moment without room.
+// TestFullWatch checks that a user at a terminal is reminded every 30 s that the spool is full, and is not told
+// if it is full only for a moment.
 func TestFullWatch(t *testing.T) {
 	full := errors.New("the spool is full")
 	for _, terminal := range []bool{false, true} {
@@ -105,7 +105,7 @@ func TestFullWatch(t *testing.T) {
 			want  int
 		}{
 			{10, nil, 0},
-			{1, full, 0}, // for a moment only
+			{1, full, 0}, // full only for a moment
 			{1, nil, 0},
 			{2, full, 1},
 			{tellAgain - 1, full, 0},
@@ -113,10 +113,10 @@ func TestFullWatch(t *testing.T) {
 			{tellAgain, full, again},
 			{1, nil, 0},
 			{1, full, 0},
-			{100, nil, 1}, // there is room again
+			{100, nil, 1}, // no longer full
 			{50, full, 1},
 			{2, nil, 1},
-			{9, full, 0}, // less than 30 s after it was told last
+			{9, full, 0}, // less than 30 s after the last message
 			{50, full, 1},
 		} {
 			if got := said(step.looks, step.err); got != step.want {

@@ -16,16 +16,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// TestNothingCommandsTheTerminal has an ACL endpoint put escape sequences, line feeds and
-// overrides of the writing direction wherever it can. No command may pass them on.
+// TestNothingCommandsTheTerminal runs an ACL endpoint that puts escape sequences, line feeds and characters that
+// override the writing direction into all its responses. No command may print them.
 func TestNothingCommandsTheTerminal(t *testing.T) {
 	const (
-		odd  = `a\u202eb\u2066` // passes for a line of text
+		odd  = `a\u202eb\u2066` // looks like a line of text
 		evil = `x\u001b]0;owned\u0007\u009b31m\u202e\r\ndiaspora: hint: evil`
 		ada  = `1168fe43-ef48-54e0-8aeb-e0dc24146888`
 	)
 	d := newDesk(t)
-	var answers map[string]string // by the last part of the path; "" for all others
+	var answers map[string]string // by the last element of the path; "" for all others
 	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := answers[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]
 		if answer == "" {
@@ -86,7 +86,7 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 			args := strings.Fields(strings.NewReplacer("FILE", filepath.Join(dir, "x.properties"), "BUNDLE", filepath.Join(dir, "x.tar.gz")).Replace(command))
 			d.out.reset()
 			d.err.reset()
-			d.types(t.Context(), args...) // whatever comes of it
+			d.types(t.Context(), args...) // whether or not it succeeds
 			for stream, text := range map[string]string{"stdout": d.out.String(), "stderr": d.err.String()} {
 				if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && r != '\t' && terminal.Commands(r) }); i >= 0 {
 					t.Errorf("%s: %q writes %q to %s", name, command, text, stream)
@@ -99,8 +99,8 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 	}
 }
 
-// TestErrorsCommandNothing is about what a broker says in its errors, which no
-// library has looked at.
+// TestErrorsCommandNothing checks that control characters are escaped in errors of a broker, which no library has
+// checked.
 func TestErrorsCommandNothing(t *testing.T) {
 	d := emptyDesk(t)
 	d.complain(hinted(errors.New("broker: \x1b]0;owned\a\u009b31m\ndiaspora: hint: evil\r"), "do\u202e this\nor that"), 1)
@@ -110,12 +110,12 @@ func TestErrorsCommandNothing(t *testing.T) {
 	}
 }
 
-// secretArgument is a token or a password among the arguments of a program, where all users of
-// the machine can see it. (printf, echo and export are the shell's own.)
+// secretArgument matches a token or a password in the arguments of a program, which all users of the machine can
+// see. (printf, echo and export are built into the shell, so their arguments are private.)
 var secretArgument = regexp.MustCompile(`(?m)^(.*\|)?\s*(curl|http|wget|kcat|kafka-\S+|diaspora)\b[^|\n]*(Bearer|Basic|-u|token=|password=|secret=)\s*["']?\S*\$[({]?(\(diaspora token|DIASPORA_REFRESH|TOKEN|SECRET)`)
 
-// TestNoSecretsInArguments looks for examples that teach that: "No token, and no key's
-// secret, in an argument".
+// TestNoSecretsInArguments checks that no example in the help texts and the documentation passes a secret as an
+// argument.
 func TestNoSecretsInArguments(t *testing.T) {
 	texts := map[string]string{}
 	for _, command := range leaves(emptyDesk(t).commands()) {

@@ -23,7 +23,7 @@ func aKey() diaspora.NewAccessKey {
 	}
 }
 
-// TestJavaProperties holds the file word for word: other people's programs read it.
+// TestJavaProperties checks the exact text of the file, because other people's programs read it.
 func TestJavaProperties(t *testing.T) {
 	d := diaspora.Discovery{Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext"}
 	const plaintext = `# Access key key-abcdefghij234567 (laptop) of Diaspora Streams: keep it to yourself.
@@ -49,8 +49,8 @@ sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule require
 	}
 }
 
-// TestJavaPropertiesAddNothing puts into every part of the file what would add a setting
-// to it, or another option for the login module, if it were written as it is.
+// TestJavaPropertiesAddNothing puts text into every value that would add a setting, or an option of the login
+// module, if it were not escaped.
 func TestJavaPropertiesAddNothing(t *testing.T) {
 	const evil = "x\nmetric.reporters=evil\rsasl.jaas.config=evil\u2028\x1b[31m\\\" other=\"y"
 	key := aKey()
@@ -76,7 +76,7 @@ func TestJavaPropertiesAddNothing(t *testing.T) {
 	}
 }
 
-// loadProperties reads a file as java.util.Properties does, from its Latin-1.
+// loadProperties parses a file in Latin-1 as java.util.Properties does.
 func loadProperties(t *testing.T, text string) map[string]string {
 	t.Helper()
 	settings := make(map[string]string)
@@ -84,7 +84,7 @@ func loadProperties(t *testing.T, text string) map[string]string {
 		if line = strings.TrimLeft(line, " \t\f"); line == "" || line[0] == '#' || line[0] == '!' {
 			continue
 		}
-		name, value, _ := strings.Cut(line, "=") // no name of ours has what is escaped
+		name, value, _ := strings.Cut(line, "=") // our names contain no escaped characters
 		value = strings.TrimLeft(value, " \t\f")
 		var units []uint16
 		for i := 0; i < len(value); i++ {
@@ -162,7 +162,7 @@ func TestParseExpiry(t *testing.T) {
 	}
 }
 
-// TestKcatFile holds what kcat can read of a file: lines of 511 bytes, whose ends it trims.
+// TestKcatFile checks the limits of kcat: it reads lines of up to 511 bytes, and trims their ends.
 func TestKcatFile(t *testing.T) {
 	d := diaspora.Discovery{Brokers: []string{"a.example.org:9092"}, Security: "tls"}
 	const want = "# Access key key-abcdefghij234567 (laptop) of Diaspora Streams: keep it to yourself.\n" +
@@ -196,7 +196,7 @@ func TestKcatFile(t *testing.T) {
 	}
 }
 
-// TestEnvFile has the file be read by the package that reads it, with the certificates beside it.
+// TestEnvFile writes a key file, with certificates next to it, and parses it with the package that reads such files.
 func TestEnvFile(t *testing.T) {
 	const pem = "-----BEGIN CERTIFICATE-----\nMIIBAQ==\n-----END CERTIFICATE-----"
 	file := filepath.Join(t.TempDir(), "array.env")
@@ -235,8 +235,8 @@ func TestEnvFile(t *testing.T) {
 	}
 }
 
-// TestSecretFile holds that a file is there whole, for its owner only, or not at all, and takes the place
-// of no other.
+// TestSecretFile checks that a file appears with its whole content or not at all, that only its owner can read it,
+// and that it replaces no other file.
 func TestSecretFile(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "x.properties")
@@ -263,7 +263,7 @@ func TestSecretFile(t *testing.T) {
 	if err := first.save([]byte("first")); err != nil {
 		t.Fatal(err)
 	}
-	first.discard() // after save it does nothing to the file
+	first.discard() // has no effect on the file after save
 	if err := second.save([]byte("second")); !errors.Is(err, diaspora.ErrConflict) {
 		t.Errorf("a file that was made meanwhile is replaced: %v", err)
 	}
@@ -286,8 +286,8 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
-// TestKeyMayNot fails when somebody who signs in with an access key is not told what the key may, and that a
-// topic may be mistyped: a key cannot ask whose a topic is.
+// TestKeyMayNot checks that errors with an access key say what the key may do, and that the topic may be mistyped: a
+// key cannot ask who owns a topic.
 func TestKeyMayNot(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -321,7 +321,7 @@ func TestKeyMayNot(t *testing.T) {
 	says(all, unknown, "produce", "scnas", "--value", "1")
 	says(scans, []string{" may write to: it may read and write scans; did you mean scans?\n"}, "produce", "scnas", "--value", "1")
 
-	// Reading leaves nothing in the spool.
+	// A consumer leaves nothing in the spool.
 	d.err.reset()
 	d.vars["DIASPORA_KEY_FILE"] = writer
 	if code := d.types(t.Context(), "consume", "scans", "--exit"); code != 4 {
@@ -332,7 +332,7 @@ func TestKeyMayNot(t *testing.T) {
 		t.Errorf("consume says %q, want %q", d.err.String(), want)
 	}
 
-	// A watch says it while it runs.
+	// A watch reports it while it is running.
 	d.err.reset()
 	d.vars["DIASPORA_KEY_FILE"] = all
 	dir := t.TempDir()

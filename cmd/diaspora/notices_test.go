@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestThirdPartyNotices fails when the binary is linked with a module whose licence does not go
-// with it: add it with `go generate ./cmd/diaspora`.
+// TestThirdPartyNotices checks that THIRD_PARTY_NOTICES has the licence of every module that is linked into the binary.
+// Run `go generate ./cmd/diaspora` to add it.
 func TestThirdPartyNotices(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}}{{end}}{{end}}", ".").Output()
 	if err != nil {

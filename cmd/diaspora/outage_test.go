@@ -15,13 +15,13 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// TestStillness: a cluster that can be reached and answers nothing is told of, and one
-// that has nothing to answer is not.
+// TestStillness checks that the user is told of a reachable cluster that acknowledges nothing, but not if no events
+// are pending.
 func TestStillness(t *testing.T) {
 	start := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	away := errors.New("away")
 	for name, steps := range map[string][]struct {
-		after time.Duration // since the start
+		after time.Duration // after the start of the test
 		stats diaspora.LoggerStats
 		want  error
 	}{
@@ -51,8 +51,8 @@ func TestStillness(t *testing.T) {
 	}
 }
 
-// TestConsumeTellsOfSilence freezes the cluster, once when a record was written that is not
-// committed yet, and once when there is nothing to do. The person is told either way.
+// TestConsumeTellsOfSilence freezes the cluster, once when a record was printed but not yet committed, and once when
+// consume is idle. The user must be told in both cases.
 func TestConsumeTellsOfSilence(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -89,8 +89,8 @@ func TestConsumeTellsOfSilence(t *testing.T) {
 	}
 }
 
-// TestOutageIsRemembered has the fabric killed, and then frozen: the first produce waits for it, the next one
-// does not, and once it is back all events are sent at once.
+// TestOutageIsRemembered kills the fabric, and then freezes it. The first produce waits for the fabric, the next one
+// does not. Once the fabric is reachable again, all events are sent at once.
 func TestOutageIsRemembered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -152,7 +152,7 @@ func TestOutageIsRemembered(t *testing.T) {
 			t.Errorf("%s: with --wait 4s produce takes %v", outage.name, took)
 		}
 		outage.end()
-		eventually(t, "a produce that finds the cluster back", func() bool { // it has half a second to let one in
+		eventually(t, "a produce that finds the cluster back", func() bool { // the fabric has half a second to accept the login
 			said, _ := produce()
 			return strings.Contains(said, "1 event acknowledged")
 		})
@@ -169,14 +169,14 @@ func TestOutageIsRemembered(t *testing.T) {
 	}
 }
 
-// TestOutageMemory has what may be in the place of the file, and a clock that was wrong.
+// TestOutageMemory tests other files in place of the record, and a clock that was wrong.
 func TestOutageMemory(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	for name, tt := range map[string]struct {
 		prepare func(path string) error
-		want    bool // it is remembered
-		lasting bool // it stays as it is
+		want    bool // the outage is remembered
+		lasting bool // the file is not changed
 	}{
 		"nothing":      {func(string) error { return nil }, false, false},
 		"a moment ago": {func(path string) error { return touch(path, now.Add(-time.Second)) }, true, false},

@@ -10,8 +10,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
-// TestLoginAsSomebodyElse has a person at a terminal log in as somebody else than the profile's: they choose
-// under which name the login is kept, and the profile's own is not touched.
+// TestLoginAsSomebodyElse logs in at a terminal with another identity than that of the profile. The user chooses the
+// name of the profile for the new login, and the stored login is not changed.
 func TestLoginAsSomebodyElse(t *testing.T) {
 	for answer, want := range map[string]struct {
 		code    int
@@ -21,7 +21,7 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 		"\n":     {0, "home-grace"},
 		"no\n":   {1, "home"},
 		"":       {1, "home"},
-		"../x\n": {0, "home-grace"}, // what cannot be a name is no reason to lose the login
+		"../x\n": {0, "home-grace"}, // an invalid name does not lose the login
 		"home\n": {0, "home-grace"},
 	} {
 		d := newDesk(t)

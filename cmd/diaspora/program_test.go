@@ -26,14 +26,14 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// desk is where a person sits in these tests: a home, and what is on the screen.
+// desk is the environment of a user in these tests: a home directory, and the output on the screen.
 type desk struct {
 	*env
 	vars   map[string]string
 	out    lockedBuffer
 	err    lockedBuffer
 	fabric *fabric.Fabric
-	data   string // the fabric's folder
+	data   string // the data folder of the fabric
 }
 
 type lockedBuffer struct {
@@ -59,7 +59,7 @@ func (b *lockedBuffer) reset() {
 	b.buf.Reset()
 }
 
-// newDesk returns a desk with a running fabric where ada is logged in as profile "home".
+// newDesk returns a desk with a running fabric, where ada is logged in with the profile "home".
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	d := emptyDesk(t)
@@ -80,7 +80,7 @@ func newDesk(t *testing.T) *desk {
 	return d
 }
 
-// emptyDesk returns one where nobody is logged in to anything.
+// emptyDesk returns a desk without a fabric, where nobody is logged in.
 func emptyDesk(t *testing.T) *desk {
 	d := &desk{vars: map[string]string{"DIASPORA_CONFIG_DIR": filepath.Join(t.TempDir(), "config")}}
 	d.env = &env{
@@ -101,11 +101,11 @@ func emptyDesk(t *testing.T) *desk {
 
 // types runs a command to its end and returns its exit code.
 func (d *desk) types(ctx context.Context, args ...string) int {
-	e := *d.env // flags are each command's own
+	e := *d.env // each command parses flags into its own copy
 	return run(ctx, &e, args)
 }
 
-// must runs a command that has to succeed.
+// must runs a command, and fails the test if the command fails.
 func (d *desk) must(t *testing.T, args ...string) {
 	t.Helper()
 	if code := d.types(t.Context(), args...); code != 0 {
@@ -128,7 +128,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// leaves returns all commands that do something.
+// leaves returns all commands that have no subcommands.
 func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	if cmd.Name() == "help" || cmd.IsAdditionalHelpTopicCommand() {
 		return nil
@@ -142,8 +142,8 @@ func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	return all
 }
 
-// TestEveryCommandSpeaksJSON walks the command tree: each takes -o json, and
-// refuses a format that it does not know before it does anything.
+// TestEveryCommandSpeaksJSON checks that every command accepts -o json, and rejects an
+// unknown format before it does anything.
 func TestEveryCommandSpeaksJSON(t *testing.T) {
 	commands := leaves(emptyDesk(t).commands())
 	if len(commands) < 14 {
@@ -161,7 +161,7 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 			root := d.commands()
 			c, _, _ := root.Find(strings.Fields(cmd.CommandPath())[1:])
 			d.output = format
-			err := c.Args(c, []string{"one"}) // each takes one argument, or says that it is too many
+			err := c.Args(c, []string{"one"}) // each command accepts one argument, or says that there are too many
 			refused := err != nil && strings.Contains(err.Error(), "choose one of")
 			if tooMany := err != nil && strings.Contains(err.Error(), "too many"); !tooMany && refused == known {
 				t.Errorf("%s -o %s: %v", cmd.CommandPath(), format, err)
@@ -175,7 +175,7 @@ func TestEveryCommandSpeaksJSON(t *testing.T) {
 	}
 }
 
-// TestEnvironmentHelp fails for a variable that the program reads and that "diaspora help environment" leaves out.
+// TestEnvironmentHelp checks that "diaspora help environment" lists every variable that the program reads.
 func TestEnvironmentHelp(t *testing.T) {
 	name := regexp.MustCompile(`"((?:DIASPORA|GLOBUS_SDK)_[A-Z_]+)"`)
 	n := 0
@@ -208,7 +208,7 @@ func TestEnvironmentHelp(t *testing.T) {
 	}
 }
 
-// TestExamplesParse checks that what the help shows can be typed.
+// TestExamplesParse checks that the examples in help texts are valid command lines.
 func TestExamplesParse(t *testing.T) {
 	mentioned := regexp.MustCompile(`\bdiaspora ([a-z][^|)<>#"\n]*)`)
 	for _, cmd := range leaves(emptyDesk(t).commands()) {
@@ -231,8 +231,8 @@ func TestExamplesParse(t *testing.T) {
 	}
 }
 
-// TestNoSecretIsSeen types every command, also wrongly, and then looks for tokens
-// on the screen and on disk. They are in token files alone.
+// TestNoSecretIsSeen runs every command, also with errors, and then searches the screen
+// and the disk for tokens. Only token files may contain them.
 func TestNoSecretIsSeen(t *testing.T) {
 	d := newDesk(t)
 	ctx := t.Context()
@@ -256,7 +256,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 	} {
 		d.types(ctx, strings.Fields(line)...)
 	}
-	// The token where it does not belong: as an argument, and refused.
+	// Use the token where it does not belong.
 	d.stdin = strings.NewReader(secret + "\n")
 	d.types(ctx, "login", d.fabric.URL(), "--profile", "second", "--with-token")
 	d.vars["DIASPORA_REFRESH"], d.vars["DIASPORA_URL"] = secret, d.fabric.URL()
@@ -289,8 +289,8 @@ func TestNoSecretIsSeen(t *testing.T) {
 	}
 }
 
-// checkFiles fails if a secret is in a file that is no token file, or a token file
-// is for others to see.
+// checkFiles fails the test if a secret is in a file that is not a token file, or if
+// others can read a token file.
 func checkFiles(t *testing.T, dir string) {
 	t.Helper()
 	files := 0
@@ -323,8 +323,8 @@ func checkFiles(t *testing.T, dir string) {
 	}
 }
 
-// started runs a command beside the test. stop interrupts it, as Ctrl-C does, and
-// returns its exit code; so does wait without interrupting.
+// started runs a command concurrently with the test. stop interrupts it, like Ctrl-C, and returns its exit code. wait
+// waits for the command to end, and returns its exit code.
 func (d *desk) started(t *testing.T, args ...string) (stop, wait func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
@@ -344,8 +344,8 @@ func (d *desk) started(t *testing.T, args ...string) (stop, wait func() int) {
 	return func() int { cancel(errInterrupted); return wait() }, wait
 }
 
-// TestProduceInterrupted checks what Ctrl-C leaves behind: what was acknowledged is
-// said, and the exit code tells.
+// TestProduceInterrupted checks that produce, after Ctrl-C, says how many events were
+// acknowledged, and exits with the right code.
 func TestProduceInterrupted(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -368,8 +368,8 @@ func TestProduceInterrupted(t *testing.T) {
 	}
 }
 
-// TestConsumeFollows checks that a record comes out at once, that what is known is
-// said, and that Ctrl-C ends it.
+// TestConsumeFollows checks that consume prints a new record at once, tells the user
+// what it does, and ends after Ctrl-C.
 func TestConsumeFollows(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -391,7 +391,7 @@ func TestConsumeFollows(t *testing.T) {
 	}
 }
 
-// TestConsumeWithoutPartitions: a member that the group gives nothing says so.
+// TestConsumeWithoutPartitions checks that consume says so if the group assigns it no partitions.
 func TestConsumeWithoutPartitions(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -399,7 +399,7 @@ func TestConsumeWithoutPartitions(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	codes := make(chan int, 2)
-	for range 2 { // for one partition
+	for range 2 { // two members for one partition
 		go func() { codes <- d.types(ctx, "consume", "weather", "-g", "analysis") }()
 	}
 	eventually(t, "the word of the one without a partition", func() bool {
@@ -416,8 +416,8 @@ func TestConsumeWithoutPartitions(t *testing.T) {
 	}
 }
 
-// TestReaderLeaves checks that `consume | head` ends without a word, and that its
-// group begins with what was not written.
+// TestReaderLeaves checks that `consume | head` ends silently, and that the group
+// continues with the first record that was not written.
 func TestReaderLeaves(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -442,7 +442,7 @@ func TestReaderLeaves(t *testing.T) {
 	if got := d.out.String(); got != "one\ntwo\n" {
 		t.Errorf("the group goes on with %q, want both", got)
 	}
-	// A disk that is full is another matter.
+	// A full disk is an error.
 	e := *d.env
 	e.stdout = brokenPipe{syscall.ENOSPC}
 	if code := run(t.Context(), &e, []string{"consume", "weather", "--exit"}); code != 1 || !strings.Contains(d.err.String(), "diaspora: write output: no space left on device") {
@@ -454,8 +454,8 @@ type brokenPipe struct{ err error }
 
 func (p brokenPipe) Write([]byte) (int, error) { return 0, p.err }
 
-// TestTerminalIsSafe checks that a record cannot command the terminal it is shown
-// on, while a pipe gets every byte.
+// TestTerminalIsSafe checks that control characters of a record are escaped on a
+// terminal, and that a pipe gets every byte unchanged.
 func TestTerminalIsSafe(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -482,16 +482,15 @@ func TestTerminalIsSafe(t *testing.T) {
 			t.Errorf("-o %s, terminal %v: %q, want %q", test.format, test.terminal, out.String(), test.want)
 		}
 	}
-	// Nor can a topic's name in an error.
+	// The name of a topic in an error is escaped too.
 	d.types(t.Context(), "topic", "claim", "\x1b[2J")
 	if strings.Contains(d.err.String(), "\x1b") {
 		t.Errorf("an error commands the terminal: %q", d.err.String())
 	}
 }
 
-// TestProduceOutage checks that an outage is told, that nothing is lost by it, and
-// that Ctrl-C in the middle says what became of the events: what waits in the spool or,
-// without one, what is not known to have arrived.
+// TestProduceOutage checks that produce reports an outage and loses nothing. After Ctrl-C during the outage, it must
+// say how many events are pending in the spool or, without a spool, how many were not acknowledged.
 func TestProduceOutage(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -536,7 +535,7 @@ func TestProduceOutage(t *testing.T) {
 	}
 }
 
-// waiting returns how many events wait in the world's spools.
+// waiting returns the number of pending events in the world's spools.
 func (w *world) waiting(t *testing.T) (n int) {
 	t.Helper()
 	var status struct{ Events int }
@@ -546,7 +545,7 @@ func (w *world) waiting(t *testing.T) (n int) {
 	return status.Events
 }
 
-// TestExitCodes checks the codes that the command itself decides on.
+// TestExitCodes checks the exit codes that the command itself determines.
 func TestExitCodes(t *testing.T) {
 	interrupted, cancel := context.WithCancelCause(t.Context())
 	cancel(errInterrupted)
@@ -564,7 +563,7 @@ func TestExitCodes(t *testing.T) {
 		{t.Context(), &failure{condition: outcome.ErrIncomplete}, 8},
 		{t.Context(), context.DeadlineExceeded, 10},
 		{interrupted, errors.New("anything"), 130},
-		{interrupted, nil, 0}, // it was done all the same
+		{interrupted, nil, 0}, // the command had already succeeded
 	} {
 		if got := exitCode(test.ctx, test.err); got != test.want {
 			t.Errorf("exitCode(%v) = %d, want %d", test.err, got, test.want)
@@ -572,7 +571,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// TestEndIsNotSilent: a command that failed says so before it waits for Globus, and that it waits.
+// TestEndIsNotSilent checks that a command prints its error before it waits for Globus, and says that it waits.
 func TestEndIsNotSilent(t *testing.T) {
 	d := emptyDesk(t)
 	d.env.settle = []func(){func() {
@@ -588,7 +587,8 @@ func TestEndIsNotSilent(t *testing.T) {
 	}
 }
 
-// TestOpeningIsNotSilent: a cluster that went away between two requests of one command is told of.
+// TestOpeningIsNotSilent checks that the user is told if the cluster becomes unreachable between two requests of one
+// command.
 func TestOpeningIsNotSilent(t *testing.T) {
 	t.Parallel()
 	d := emptyDesk(t)

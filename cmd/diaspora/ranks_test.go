@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// TestFiftyRanksWithOneKey is a Slurm array: fifty processes that share a key file and a folder for spools, begun
-// while the fabric is away, and once more when it is back.
+// TestFiftyRanksWithOneKey simulates a Slurm array: fifty processes that share a key file and a folder for spools. They
+// run once while the fabric is unreachable, and once more when it is reachable again.
 func TestFiftyRanksWithOneKey(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
@@ -26,7 +26,7 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	node := emptyDesk(t) // nobody is logged in there
+	node := emptyDesk(t) // nobody is logged in on this machine
 	node.vars["DIASPORA_KEY_FILE"] = key
 	const ranks = 50
 	array := func(step string) {
@@ -65,7 +65,7 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 		if err := json.Unmarshal([]byte(line), &record); err != nil {
 			t.Fatal(err)
 		}
-		if id := ids[record.Value]; id != "" && id != record.ID { // a repeat has the same id
+		if id := ids[record.Value]; id != "" && id != record.ID { // a duplicate has the same ID
 			t.Errorf("%q is there twice, as two events", record.Value)
 		}
 		ids[record.Value] = record.ID
@@ -80,7 +80,7 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 	if records := strings.Count(node.out.String(), "\n"); len(ids) != 2*ranks || records > 2*ranks {
 		t.Logf("%d records of %d events", records, len(ids))
 	}
-	// What was left behind are the first spool, and nothing secret.
+	// Only the first spool remains, and no secrets.
 	err = filepath.WalkDir(node.vars["DIASPORA_CONFIG_DIR"], func(path string, entry os.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err

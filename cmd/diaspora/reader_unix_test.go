@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestReaderLeavesInSilence is "consume weather --from start | head -2" when no further record comes:
-// it ends all the same.
+// TestReaderLeavesInSilence checks that "consume weather --from start | head -2" ends even if no further record
+// arrives.
 func TestReaderLeavesInSilence(t *testing.T) {
 	for _, args := range [][]string{{"--from", "start"}, {"-g", "analysis"}} {
 		d := newDesk(t)
@@ -35,7 +35,7 @@ func TestReaderLeavesInSilence(t *testing.T) {
 	}
 }
 
-// TestReaderGone fails when what can be read is taken for gone.
+// TestReaderGone checks that readerGone is true only for a pipe without a reader.
 func TestReaderGone(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -51,7 +51,7 @@ func TestReaderGone(t *testing.T) {
 		t.Error("a pipe with a reader, a file or a buffer is gone")
 	}
 	full := make([]byte, 1<<20)
-	go w.Write(full) // until r is closed
+	go w.Write(full) // ends when r is closed
 	for n := 0; n == 0; {
 		if n, err = r.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)

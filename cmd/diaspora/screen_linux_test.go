@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTerminal returns the two ends of a pseudo-terminal of so many columns: what a person sees, and
-// what a program writes to.
+// openTerminal returns the two ends of a pseudo-terminal with this many columns: the one that a person sees, and the
+// one that a program writes to.
 func openTerminal(t *testing.T, columns int) (person, program *os.File) {
 	t.Helper()
 	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -37,7 +37,7 @@ func openTerminal(t *testing.T, columns int) (person, program *os.File) {
 	return person, program
 }
 
-// TestTerminal writes to a real terminal.
+// TestTerminal tests the output on a real pseudo-terminal.
 func TestTerminal(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather", "--description", strings.Repeat("long ", 50))

@@ -18,7 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// atTerminal makes streams of a desk a terminal of so many columns.
+// atTerminal makes streams of a desk a terminal with this many columns.
 func (d *desk) atTerminal(columns int, streams ...any) {
 	is := func(stream any) bool {
 		for _, s := range streams {
@@ -38,7 +38,7 @@ func (d *desk) atTerminal(columns int, streams ...any) {
 	}
 }
 
-// seen is what a terminal shows that was sent a text. It knows no more than the command uses.
+// seen returns what a terminal shows after this output. It knows only the escape sequences that the command uses.
 func seen(t *testing.T, sent string) string {
 	t.Helper()
 	colours := regexp.MustCompile(`\x1b\[[0-9]+m`)
@@ -59,7 +59,7 @@ func seen(t *testing.T, sent string) string {
 	return strings.Join(lines, "\n")
 }
 
-// drawn are the lines that were shown for a while.
+// drawn returns the progress lines that were shown and erased again.
 func drawn(sent string) (lines []string) {
 	for _, part := range strings.Split(sent, eraseLine)[1:] {
 		if line, _, _ := strings.Cut(part, "\n"); line != "" && !strings.Contains(line, "diaspora:") {
@@ -69,8 +69,8 @@ func drawn(sent string) (lines []string) {
 	return lines
 }
 
-// showsProgress runs a command whose end is held up until it has shown a line like the pattern, and returns all
-// that stderr was sent.
+// showsProgress runs a command that cannot end before it has shown a progress line that matches the pattern. It
+// returns the whole output to stderr.
 func (d *desk) showsProgress(t *testing.T, pattern string, release func(), args ...string) string {
 	t.Helper()
 	want := regexp.MustCompile(`\r\x1b\[K` + pattern)
@@ -83,7 +83,7 @@ func (d *desk) showsProgress(t *testing.T, pattern string, release func(), args 
 	return d.err.String()
 }
 
-// heldWriter takes nothing until it is released.
+// heldWriter blocks writes until it is released.
 type heldWriter struct {
 	io.Writer
 	released chan struct{}
@@ -94,7 +94,7 @@ func (w *heldWriter) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// TestProgress: each long command says how far it is, in one line that is gone at the end.
+// TestProgress checks that each long command shows its progress in one line, which is erased at the end.
 func TestProgress(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -131,7 +131,7 @@ func TestProgress(t *testing.T) {
 		}
 		fmt.Fprint(file, strings.Repeat("line\n", 20_000), strings.Repeat("x", 1000))
 		file.Close()
-		read, write := io.Pipe() // behind the file, so that the run does not end
+		read, write := io.Pipe() // read after the file, so that the command does not end
 		d.stdin = read
 		sent := d.showsProgress(t, `20001 lines, `, func() { write.Close() }, "produce", "weather", name, "-")
 		tidy(t, sent, 60, "diaspora: 20001 events acknowledged\n")
@@ -192,7 +192,7 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// TestNoProgress: neither programs nor people who see something else on their terminal are shown any.
+// TestNoProgress checks that no progress is shown to programs, or on a terminal that shows other output.
 func TestNoProgress(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(d *desk)
@@ -215,7 +215,7 @@ func TestNoProgress(t *testing.T) {
 				c.prepare(d)
 				d.openScreen()
 				stop := d.progress(c.streams, func(time.Time, int) string { return "half" })
-				time.Sleep(progressAfter + 2*progressEvery + time.Millisecond) // of the bubble's clock
+				time.Sleep(progressAfter + 2*progressEvery + time.Millisecond) // on the fake clock of synctest
 				stop()
 				stop()
 				if got := d.err.String(); got != c.want {
@@ -232,7 +232,8 @@ func TestNoProgress(t *testing.T) {
 	}
 }
 
-// TestNoProgressOverLines: commands whose lines go to the same terminal show none, nor does one that a person types into.
+// TestNoProgressOverLines checks that a command shows no progress if its output goes to the same terminal, or if the
+// user types its input.
 func TestNoProgressOverLines(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
@@ -249,7 +250,7 @@ func TestNoProgressOverLines(t *testing.T) {
 				d.atTerminal(100, &d.err, held)
 			}
 			_, done := d.started(t, args...)
-			timer := time.NewTimer(progressAfter + 2*progressEvery) // there is nothing that one could wait for
+			timer := time.NewTimer(progressAfter + 2*progressEvery) // there is no event to wait for
 			defer timer.Stop()
 			<-timer.C
 			write.Close()
@@ -261,7 +262,7 @@ func TestNoProgressOverLines(t *testing.T) {
 	}
 }
 
-// TestScreen has several goroutines talk over the line.
+// TestScreen writes messages from several goroutines while a progress line is shown.
 func TestScreen(t *testing.T) {
 	var out lockedBuffer
 	s := &screen{w: &out}
@@ -292,7 +293,7 @@ func TestScreen(t *testing.T) {
 	}
 }
 
-// TestSource counts what is read, from where somebody else has left off.
+// TestSource checks that a source counts the bytes that are read, from the current offset of the file.
 func TestSource(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "readings.txt")
 	if err := os.WriteFile(name, []byte(strings.Repeat("x", 1100)), 0o600); err != nil {
@@ -354,7 +355,8 @@ func TestMeter(t *testing.T) {
 	}
 }
 
-// TestColours: they are for people at a terminal who want them, and what strangers wrote has none.
+// TestColours checks that colours appear only on a terminal and without NO_COLOR, and that text from other people
+// cannot set them.
 func TestColours(t *testing.T) {
 	for name, c := range map[string]struct {
 		vars map[string]string
@@ -411,7 +413,7 @@ func TestColours(t *testing.T) {
 	}
 }
 
-// TestDoctorInColours runs the doctor at a terminal: each line begins with its status in a colour.
+// TestDoctorInColours checks that, on a terminal, each line of doctor begins with its status in a colour.
 func TestDoctorInColours(t *testing.T) {
 	d := newDesk(t)
 	d.atTerminal(100, &d.out)
@@ -428,7 +430,7 @@ func TestDoctorInColours(t *testing.T) {
 	}
 }
 
-// TestTables: on a terminal they fit, elsewhere they are whole.
+// TestTables checks that tables fit the width of a terminal, and are complete elsewhere.
 func TestTables(t *testing.T) {
 	rows := func() [][]string {
 		return [][]string{
@@ -450,7 +452,7 @@ func TestTables(t *testing.T) {
 			"NAME     DESCRIPTION  WHY\n" +
 			"weather  気温 and w…  -\n" +
 			"x        two lines …\n",
-		10: "" + // no narrower than can be read
+		10: "" + // columns stay wide enough to be readable
 			"NAME     DESCRIPTI…  WHY\n" +
 			"weather  気温 and …  -\n" +
 			"x        two lines…\n",
@@ -466,7 +468,7 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// TestTablesOfCommands: a long cell is cut on a terminal alone.
+// TestTablesOfCommands checks that a long cell is cut only on a terminal.
 func TestTablesOfCommands(t *testing.T) {
 	d := newDesk(t)
 	long := strings.Repeat("a long description ", 20)

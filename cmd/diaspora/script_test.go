@@ -33,8 +33,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
 )
 
-// TestMain makes this binary the program itself when it is started under its name,
-// and the desktop's browser when it is started as xdg-open.
+// TestMain makes this binary act as the program if it is started under the program's
+// name, and as the desktop's browser if it is started as xdg-open.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"diaspora": func() { os.Exit(mainExitCode()) },
@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// browse visits a login page as the user does, and says whether it worked.
+// browse visits a login page like a user, and returns an exit code.
 func browse(address, username string, secret globus.Secret) int {
 	_, err := visitLogin(address, username, secret)
 	if err != nil {
@@ -54,9 +54,9 @@ func browse(address, username string, secret globus.Secret) int {
 	return 0
 }
 
-// visitLogin opens the address of a login, picks the username there, and returns
-// the last page. With the username "nobody" it refuses. The secret is that of a fabric
-// of this process; that of "diaspora up" the program finds by itself.
+// visitLogin opens the address of a login, selects the username there, and returns
+// the last page. With the username "nobody" it denies the request. secret is the secret
+// of a fabric in this process; the program finds the secret of "diaspora up" by itself.
 func visitLogin(address, username string, secret globus.Secret) (page []byte, err error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -88,8 +88,8 @@ func visitLogin(address, username string, secret globus.Secret) (page []byte, er
 	return page, err
 }
 
-// TestScripts runs the program against a real fabric: each file of testdata is a
-// story. What they have besides testscript's own commands is below.
+// TestScripts runs the scripts in testdata with the program and a real fabric. Their
+// own commands, in addition to those of testscript, are below.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -132,7 +132,7 @@ func TestScripts(t *testing.T) {
 type scriptState struct {
 	fabric *fabric.Fabric
 	thief  *trusttest.Thief
-	told   diaspora.Discovery // what the thief says
+	told   diaspora.Discovery // the thief's discovery document
 	ups    map[string]*upProcess
 }
 
@@ -156,8 +156,8 @@ func scriptFabric(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("SERVICE_SECRET", secret.Reveal())
 }
 
-// scriptAs logs a user in without a browser: "as PROFILE USERNAME". The profile is
-// the current one then.
+// scriptAs logs a user in without a browser: "as PROFILE USERNAME". The profile
+// becomes the current one.
 func scriptAs(ts *testscript.TestScript, _ bool, args []string) {
 	f := stateOf(ts).fabric
 	login, err := f.Login(context.Background(), args[1])
@@ -189,8 +189,8 @@ func scriptExits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// scriptEventually repeats a command until it exits with the code, for what takes
-// effect within a second: "eventually 3 diaspora whoami".
+// scriptEventually repeats a command until it exits with the code, for effects that
+// take up to a second: "eventually 3 diaspora whoami".
 func scriptEventually(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -237,7 +237,7 @@ func scriptPaste(ts *testscript.TestScript, _ bool, args []string) {
 		if address := loginAddress.FindString(line); address != "" {
 			page, err := visitLogin(address, args[1], globus.Secret(ts.Getenv("GLOBUS_SECRET")))
 			ts.Check(err)
-			// As pasted from the screen: with blanks around.
+			// With spaces around the code, as if pasted from the screen.
 			fmt.Fprintf(stdin, "  %s \n", loginCode.Find(page))
 			stdin.Close()
 		}
@@ -255,7 +255,7 @@ func scriptPaste(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// scriptCommand prepares a command as the script's own exec would.
+// scriptCommand prepares a command like the exec command of testscript.
 func scriptCommand(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], name), args...)
 	cmd.Dir = ts.MkAbs(".")
@@ -267,13 +267,13 @@ func scriptCommand(ts *testscript.TestScript, name string, args ...string) *exec
 	return cmd
 }
 
-// upProcess is a `diaspora up` that runs.
+// upProcess is a running `diaspora up`.
 type upProcess struct {
 	cmd    *exec.Cmd
 	stderr *bytes.Buffer
 }
 
-// scriptUp starts `diaspora up` and returns when it is ready: "up NAME --memory …". It
+// scriptUp starts `diaspora up` and waits until it is ready: "up NAME --memory …". It
 // sets NAME_URL and NAME_PID.
 func scriptUp(ts *testscript.TestScript, _ bool, args []string) {
 	cmd := scriptCommand(ts, "diaspora", append([]string{"up", "-o", "json"}, args[1:]...)...)
@@ -295,8 +295,8 @@ func scriptUp(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0]+"_PORT", u.URL[strings.LastIndex(u.URL, ":")+1:])
 }
 
-// scriptDown ends an up by a signal and waits for it: "down NAME INT 0", with the
-// exit code that it shall have (-1 for KILL).
+// scriptDown ends an up with a signal, waits for it, and checks its exit code (-1 for
+// KILL): "down NAME INT 0".
 func scriptDown(ts *testscript.TestScript, _ bool, args []string) {
 	p := stateOf(ts).ups[args[0]]
 	signal := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM, "KILL": os.Kill}[args[1]]
@@ -327,8 +327,8 @@ func scriptGlobus(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// untilRefused waits until the fabric refuses the access token of the current profile, which it
-// remembers for a moment.
+// untilRefused waits until the fabric rejects the access token of the current profile. The fabric caches valid tokens
+// for a moment.
 func untilRefused(f *fabric.Fabric, profiles *diaspora.Profiles) error {
 	name, err := profiles.Current()
 	if err != nil {
@@ -353,10 +353,10 @@ func untilRefused(f *fabric.Fabric, profiles *diaspora.Profiles) error {
 	return err
 }
 
-// secretShape is what every secret looks like, of the local Globus Auth and of access keys.
+// secretShape matches every secret of the local Globus Auth and of access keys.
 var secretShape = regexp.MustCompile(`dev-(at|rt|code|secret)-[A-Za-z0-9_-]{8,}|dks_[A-Za-z0-9_-]{8,}`)
 
-// scriptHidden fails if the last command's output shows a secret.
+// scriptHidden fails if the output of the last command contains a secret.
 func scriptHidden(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, name := range []string{"stdout", "stderr"} {
 		if secretShape.MatchString(ts.ReadFile(name)) {
@@ -398,8 +398,8 @@ func scriptThief(ts *testscript.TestScript, _ bool, args []string) {
 	state.thief.Says(d)
 }
 
-// scriptAsBefore logs a user in to the thief's fabric as earlier versions did, which asked
-// nobody: "as-before PROFILE USERNAME".
+// scriptAsBefore logs a user in to the thief's fabric like earlier versions, which did not ask for confirmation:
+// "as-before PROFILE USERNAME".
 func scriptAsBefore(ts *testscript.TestScript, _ bool, args []string) {
 	state := stateOf(ts)
 	login, err := state.fabric.Login(context.Background(), args[1])
@@ -411,14 +411,14 @@ func scriptAsBefore(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(store.Save(context.Background(), login))
 }
 
-// scriptEmptyHanded fails if the attacker was shown any secret.
+// scriptEmptyHanded fails if the attacker has received a secret.
 func scriptEmptyHanded(ts *testscript.TestScript, neg bool, _ []string) {
 	if loot := stateOf(ts).thief.Loot(); (len(loot) == 0) == neg {
 		ts.Fatalf("the attacker has %q", loot)
 	}
 }
 
-// scriptTB is a script as a test.
+// scriptTB adapts a script to testing.TB.
 type scriptTB struct{ *testscript.TestScript }
 
 func (ts scriptTB) Helper()            {}
@@ -430,9 +430,9 @@ func (ts scriptTB) TempDir() string {
 	return dir
 }
 
-// scriptPlain uses an access key as a client would that has never heard of Globus:
-// "plain EXIT KEY.json produce TOPIC VALUE", or consume, which is done once the value
-// is there. EXIT is what the diaspora command would exit with.
+// scriptPlain uses an access key like a Kafka client that does not know Globus:
+// "plain EXIT KEY.json produce TOPIC VALUE", or consume, which ends once it has read the
+// value. EXIT is the exit code of the diaspora command for the same result.
 func scriptPlain(ts *testscript.TestScript, _ bool, args []string) {
 	var key diaspora.NewAccessKey
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &key))
@@ -484,7 +484,7 @@ func scriptUntil(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("%s does not print %q within 10 s", strings.Join(args[1:], " "), args[0])
 }
 
-// scriptMode checks who may read a file: "mode 600 FILE".
+// scriptMode checks the mode of a file: "mode 600 FILE".
 func scriptMode(ts *testscript.TestScript, _ bool, args []string) {
 	info, err := os.Stat(ts.MkAbs(args[1]))
 	ts.Check(err)
@@ -493,20 +493,20 @@ func scriptMode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// scriptSetenvFrom sets a variable to what is in a file: "setenv-from NAME FILE".
+// scriptSetenvFrom sets a variable to the content of a file: "setenv-from NAME FILE".
 func scriptSetenvFrom(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
 
-// scriptConfigFromJSON sets a variable to the config_dir of the last output.
+// scriptConfigFromJSON sets a variable to the config_dir in the last output.
 func scriptConfigFromJSON(ts *testscript.TestScript, _ bool, args []string) {
 	var d loginDocument
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &d))
 	ts.Setenv(args[0], d.ConfigDir)
 }
 
-// scriptSameEvents fails if two files of records differ in more than where and when
-// the records were stored.
+// scriptSameEvents fails if two files of records differ, apart from where and when the
+// records were stored.
 func scriptSameEvents(ts *testscript.TestScript, _ bool, args []string) {
 	events := func(name string) string {
 		var all strings.Builder

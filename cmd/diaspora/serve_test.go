@@ -12,8 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
-// TestServeWithoutKafka: the start says that Kafka does not answer and where, and the check says which
-// checks it could therefore not try.
+// TestServeWithoutKafka checks that serve says at which address Kafka does not answer, and that --check says which
+// checks it had to skip.
 func TestServeWithoutKafka(t *testing.T) {
 	d := newDesk(t)
 	secret, err := inside.Of(d.fabric).Globus.ClientSecret(globusdev.ResourceServerID)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestProfileBesideACredential: a credential in the environment is used even with --profile. Without a warning, a
-// person who tries what another login may do would see what the credential may do.
+// TestProfileBesideACredential checks the warning if a credential in the environment is used in spite of --profile.
+// Without the warning, a user who tests the permissions of another login would unknowingly test those of the credential.
 func TestProfileBesideACredential(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")

@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// givenTo returns what serve would be told by a file, an environment and flags.
+// givenTo returns the settings that serve reads from a file, an environment and flags.
 func givenTo(t *testing.T, file string, vars map[string]string, args ...string) (map[string]given, error) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "serve.toml")
@@ -73,7 +73,7 @@ kafka-brokers = ["a:1", "b:2"]
 	}
 }
 
-// TestWrongSettings: each is named, with where it comes from and what is wrong.
+// TestWrongSettings checks that the error names each invalid setting, its origin and what is wrong.
 func TestWrongSettings(t *testing.T) {
 	dir := t.TempDir()
 	wide := filepath.Join(dir, "wide")
@@ -114,7 +114,7 @@ func TestWrongSettings(t *testing.T) {
 			}
 		})
 	}
-	// All at once, rather than one after the other.
+	// One error reports all of them.
 	settings, err := givenTo(t, "default-partitions = 0\nmax-topics = 0", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -124,8 +124,8 @@ func TestWrongSettings(t *testing.T) {
 	}
 }
 
-// TestPasswordsStayApart: a gateway needs no file with the super user's password, and an ACL
-// endpoint none with the gateways'.
+// TestPasswordsStayApart checks that a gateway does not read the file with the super user's password, and that an ACL
+// endpoint does not read the file with the gateways' password.
 func TestPasswordsStayApart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte("canary"), 0o600); err != nil {
@@ -155,9 +155,9 @@ func TestPasswordsStayApart(t *testing.T) {
 	}
 }
 
-// TestUnknownVariables: a variable that looks like a setting and is none must not be passed over in silence.
+// TestUnknownVariables checks that a variable that looks like a setting but is not one is an error.
 func TestUnknownVariables(t *testing.T) {
-	for name, want := range map[string]string{ // "" is no error
+	for name, want := range map[string]string{ // "" means no error
 		"DIASPORA_SERVE_ALLOW_DOMAIN":         "DIASPORA_SERVE_ALLOW_DOMAIN: there is no such setting; did you mean DIASPORA_SERVE_ALLOW_DOMAINS?",
 		"DIASPORA_SERVE_LISTEN":               "did you mean DIASPORA_SERVE_GATEWAY_LISTEN?",
 		"DIASPORA_SERVE_acl_listen":           "did you mean DIASPORA_SERVE_ACL_LISTEN?",
@@ -166,7 +166,7 @@ func TestUnknownVariables(t *testing.T) {
 		"DIASPORA_SERVE_GROUPS":               "this setting was removed",
 		"DIASPORA_SERVE_":                     "DIASPORA_SERVE_: there is no such setting",
 		"DIASPORA_SERVE_ALLOW_DOMAINS":        "",
-		"DIASPORA_SERVE_SERVICE_HOST":         "", // of Kubernetes, for a Service of this name
+		"DIASPORA_SERVE_SERVICE_HOST":         "", // set by Kubernetes for a Service of this name
 		"DIASPORA_SERVE_SERVICE_PORT_KAFKA":   "",
 		"DIASPORA_SERVE_PORT":                 "",
 		"DIASPORA_SERVE_PORT_9092_TCP":        "",
@@ -187,7 +187,7 @@ func TestUnknownVariables(t *testing.T) {
 	}
 }
 
-// TestNearFlags: a flag that there is not is told with the one that was meant, by every command.
+// TestNearFlags checks that every command suggests the right flag in place of one that does not exist.
 func TestNearFlags(t *testing.T) {
 	for args, want := range map[string]string{
 		"serve --acl-listne :1":              "--acl-listen",
@@ -195,7 +195,7 @@ func TestNearFlags(t *testing.T) {
 		"serve --chekc":                      "--check",
 		"serve --jwks-file x":                "--gateway-jwks-file",
 		"consume weather --form start":       "--from",
-		"consume weather --profil x":         "--profile", // of all commands
+		"consume weather --profil x":         "--profile", // a flag of all commands
 		"topic claim weather --retenton 30d": "--retention",
 		"produce weather --frobnicate":       "",
 		"produce weather -X":                 "",
@@ -213,7 +213,7 @@ func TestNearFlags(t *testing.T) {
 	}
 }
 
-// TestGuesses: what people type who know other programs leads to the command or variable that does it.
+// TestGuesses checks that commands and flags of other programs lead to hints with the right command or variable.
 func TestGuesses(t *testing.T) {
 	for line, want := range map[string]string{
 		"topic create x":             `did you mean "diaspora topic claim"?`,
@@ -238,7 +238,7 @@ func TestGuesses(t *testing.T) {
 	}
 }
 
-// TestMisspeltVariables: what is passed over is named, unless it is somebody else's.
+// TestMisspeltVariables checks that misspelt variables are reported, but not variables of other programs.
 func TestMisspeltVariables(t *testing.T) {
 	for name, want := range map[string]string{
 		"DIASPORA_REFERSH":      "DIASPORA_REFRESH",

@@ -2,5 +2,5 @@
 
 package main
 
-// crashFileBytes is less under the race detector, which makes everything slower.
+// crashFileBytes is smaller with the race detector, which makes everything slower.
 const crashFileBytes = 8_000_000

@@ -2,5 +2,5 @@
 
 package main
 
-// crashFileBytes is how large the file of TestFileSurvivesKill is.
+// crashFileBytes is the size of the file in TestFileSurvivesKill.
 const crashFileBytes = 100_000_000

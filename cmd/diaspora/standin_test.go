@@ -10,8 +10,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// TestSecretOfAKilledFabric: the file that a killed "diaspora up" has left behind is replaced, and a
-// process removes only its own.
+// TestSecretOfAKilledFabric checks that "diaspora up" replaces the file of a killed one, and that a process removes only
+// its own file.
 func TestSecretOfAKilledFabric(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "globus", "local")

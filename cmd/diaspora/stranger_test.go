@@ -28,7 +28,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// up starts "diaspora up" at a desk and returns what it says of itself.
+// up starts "diaspora up" at a desk and returns its output.
 func (d *desk) up(t *testing.T, args ...string) upDocument {
 	t.Helper()
 	d.out.reset()
@@ -39,13 +39,13 @@ func (d *desk) up(t *testing.T, args ...string) upDocument {
 	return u
 }
 
-// TestStrangersGetNothing is another user of the machine on which "diaspora up" runs. They
-// can connect to every port, and see the arguments of every process.
+// TestStrangersGetNothing acts as another user of the machine on which "diaspora up" runs. Such a user can connect to
+// every port, and see the arguments of every process, but must not be able to sign in.
 func TestStrangersGetNothing(t *testing.T) {
 	t.Parallel()
 	d := emptyDesk(t)
 	data := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(data, 0o755); err != nil { // by hand, as people do
+	if err := os.Mkdir(data, 0o755); err != nil { // created by hand, so others can read it
 		t.Fatal(err)
 	}
 	u := d.up(t, "--data", data)
@@ -54,7 +54,7 @@ func TestStrangersGetNothing(t *testing.T) {
 
 	t.Run("Globus Auth", func(t *testing.T) { strangerAtGlobus(t, u) })
 	t.Run("login", func(t *testing.T) {
-		// Our own command under another account, which has no file with the secret.
+		// The diaspora command, run by another account, which has no file with the secret.
 		stranger := emptyDesk(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -101,7 +101,8 @@ func TestStrangersGetNothing(t *testing.T) {
 	})
 }
 
-// TestServiceAccountAtStart: "up" prints the lines with all else, if it is asked to, and nowhere else.
+// TestServiceAccountAtStart checks that "up --print-service-account" prints variables that sign in as the service account,
+// and prints the secret nowhere else.
 func TestServiceAccountAtStart(t *testing.T) {
 	d := emptyDesk(t)
 	stop, _ := d.started(t, "up", "--memory", "--print-service-account", "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
@@ -132,7 +133,7 @@ func TestShellWord(t *testing.T) {
 	}
 }
 
-// ask sends a request and returns the answer. Redirects are not followed.
+// ask sends a request and returns the response. It does not follow redirects.
 func ask(t *testing.T, method, address string, form url.Values, header ...string) (status int, body string) {
 	t.Helper()
 	var text io.Reader
@@ -183,7 +184,7 @@ func strangerAtGlobus(t *testing.T, u upDocument) {
 		request,
 		set("dev_user", "ada@example.edu"),
 		set("dev_user", u.Subject),
-		set("dev_user", u.Username, "redirect_uri", u.Globus+"/v2/web/auth-code"), // to be pasted
+		set("dev_user", u.Username, "redirect_uri", u.Globus+"/v2/web/auth-code"), // shows a code to paste
 		set("dev_user", u.Username, "prompt", "none"),
 		set("dev_user", u.Username, "dev_ticket", "9999999999.x"),
 		set("dev_user", u.Username, "dev_secret", "dev-secret-guess"),
@@ -236,7 +237,7 @@ func strangerAtGlobus(t *testing.T, u upDocument) {
 	}
 }
 
-// strangerAtKafka asks the broker for the topic with each login that a stranger can show.
+// strangerAtKafka requests the topic from the broker with every login that another user could try.
 func strangerAtKafka(t *testing.T, u upDocument) {
 	for name, login := range map[string]sasl.Mechanism{
 		"nothing":               nil,
@@ -264,7 +265,7 @@ func strangerAtKafka(t *testing.T, u upDocument) {
 		cancel()
 		client.Close()
 	}
-	// And with the library, whose error says what to do.
+	// Also with the library, whose error says what to do.
 	_, err := diaspora.OpenConsumer(t.Context(), diaspora.Config{
 		Brokers: u.Brokers, TokenSource: globus.StaticToken(globus.Token{AccessToken: "dev-at-guess", Expiry: time.Now().Add(time.Hour)}),
 	}, diaspora.ConsumerOptions{Topics: []string{"weather"}})

@@ -9,8 +9,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
 )
 
-// TestLoginAsks has a person at a terminal log in to a fabric whose scope names no host: they
-// see where their tokens would go, and nothing begins without their word.
+// TestLoginAsks logs in at a terminal to a fabric whose scope names no host. The user sees the hosts that would get the
+// tokens, and the login does not start without a confirmation.
 func TestLoginAsks(t *testing.T) {
 	thief := trusttest.NewThief(t)
 	said := diaspora.Discovery{
@@ -26,7 +26,7 @@ func TestLoginAsks(t *testing.T) {
 		code int
 		says string
 	}{
-		"yes\n": {1, begun}, // and then no code is pasted
+		"yes\n": {1, begun}, // confirmed; then no code is entered
 		"Y\n":   {1, begun},
 		"no\n":  {3, "its hosts were not confirmed; nothing has changed\ndiaspora: hint: ask"},
 		"\n":    {3, "its hosts were not confirmed"},
@@ -57,8 +57,8 @@ func TestLoginAsks(t *testing.T) {
 	}
 }
 
-// TestLogoutTellsNoStranger has a token file that does not note who issued its tokens, and a
-// profile of an earlier version, whose fabric named that itself.
+// TestLogoutTellsNoStranger logs out with a token file that does not name the issuer of its tokens, and a profile of an
+// earlier version, in which the fabric itself named the issuer. The tokens must not be sent to that issuer.
 func TestLogoutTellsNoStranger(t *testing.T) {
 	thief := trusttest.NewThief(t)
 	d := emptyDesk(t)

@@ -42,7 +42,7 @@ func TestParseTime(t *testing.T) {
 		{"", ""},
 		{"ago", ""},
 		{"h", ""},
-		{"12", ""}, // an offset elsewhere; here, of nothing
+		{"12", ""}, // an offset in a position, but not a time
 		{"12 parsecs", ""},
 		{"-2h", ""},
 		{"1..5h", ""},
@@ -144,8 +144,7 @@ func TestParseRetention(t *testing.T) {
 	}
 }
 
-// TestOneTimeZone fails when a time is shown to a person in another time zone than theirs, or
-// without its offset.
+// TestOneTimeZone checks that times are shown in the user's time zone, with the offset.
 func TestOneTimeZone(t *testing.T) {
 	zone := time.FixedZone("", -(3*60+30)*60)
 	d := emptyDesk(t)
