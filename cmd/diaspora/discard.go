@@ -34,13 +34,13 @@ diaspora spool discard wether --yes`,
 Events are pending for as long as their topic does not exist, or you have no permission to write to
 it. This command removes them. With --to, it first writes them to a file, with their keys, headers,
 times and IDs, as input for produce --input ndjson. The file must not exist yet; "-" is standard
-output. To confirm, you are asked to type the name of the topic; --yes skips this, with or without
---to.
+output. Before anything is changed, you are asked to type the name of the topic; --yes skips this,
+with or without --to.
 
-Do not log events again that "produce --watch" logged to a mistyped topic. If you start it with the
-right topic, it logs the files in its folder again by itself. If you start it with the same topic,
-it does not, because its journal records the files as logged. In that case, save the events with
---to, and log that file.
+Do not log events again that "produce --watch" logged to a mistyped topic. If you start produce with
+the right topic, it logs the files in its folder again by itself. With the same topic, it does not,
+because its journal records the files as logged. In that case, save the events with --to, and log
+that file.
 
 Without a DIRECTORY, the command removes the events from all spools of the profile. It does not
 change a spool that another process is using: end that process first.`,

@@ -59,8 +59,8 @@ acknowledged all events. It stops waiting if the cluster acknowledges nothing fo
 says. Events that are then still pending are not lost. produce reports them, and exits with 0, or
 with 75 if --require-ack is given. The next produce, or "diaspora spool drain", sends them.
 
-For one minute after the cluster was unreachable, produce does not wait for it. It only checks
-briefly whether the cluster is reachable again, unless --wait or --require-ack is given.
+For one minute after the cluster was unreachable, produce does not wait for it, unless --wait or
+--require-ack is given. It only checks briefly whether the cluster is reachable again.
 
 When the spool is full, at 1 GiB or because its disk is full, produce reports this and waits for
 free space. If only a person can solve a problem (not logged in, no permission, no such topic), the
