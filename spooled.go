@@ -303,7 +303,7 @@ func (s *spooled) close(ctx context.Context) error {
 func (s *spooled) stats() LoggerStats {
 	now := s.spool.Stats()
 	st := LoggerStats{
-		PendingBytes: int64(now.Queued),
+		PendingBytes: int64(now.Held),
 		Err:          s.explain("", s.conns.Err()),
 	}
 	if st.Err == nil && !s.conns.Reached() {

@@ -11,9 +11,8 @@ import (
 )
 
 const (
-	maxQueueBytes = 8 << 20 // limit of the requests waiting in memory; a single request may be larger
+	maxHeldBytes  = 8 << 20 // limit of the requests in memory, until they are on disk and their callbacks have returned; a single request may be larger
 	maxBatchBytes = 2 << 20 // limit of one commit; a single request may be larger
-	maxUndone     = 1 << 16 // limit of AppendAsync requests whose callback has not returned; not applied while the queue is empty
 	maxFailures   = 3       // how many segments to try for a batch before its requests fail
 
 	// How long to wait before trying a full disk again.
@@ -129,7 +128,7 @@ func (s *Spool) Seal() {
 func (s *Spool) Sync(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		if s.queued == 0 && s.undone == 0 {
+		if s.held == 0 {
 			s.mu.Unlock()
 			return nil
 		}
@@ -143,8 +142,8 @@ func (s *Spool) Sync(ctx context.Context) error {
 	}
 }
 
-// enqueue hands r to the committing goroutine, after waiting until the queue has room for it. An
-// empty queue accepts any request, so that one that is larger than the limit is not stuck.
+// enqueue hands r to the committing goroutine, after waiting until there is memory for it. If no
+// memory is held, any request is accepted, so that one that is larger than the limit is not stuck.
 func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	s.mu.Lock()
 	for {
@@ -152,7 +151,7 @@ func (s *Spool) enqueue(ctx context.Context, r *request) error {
 			s.mu.Unlock()
 			return ErrClosed
 		}
-		if s.queued == 0 || s.queued+len(r.frames) <= maxQueueBytes && (r.done == nil || s.undone < maxUndone) {
+		if s.held == 0 || s.held+len(r.frames) <= maxHeldBytes {
 			break
 		}
 		changed := s.change()
@@ -166,9 +165,7 @@ func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	}
 	s.queue = append(s.queue, r)
 	s.queued += len(r.frames)
-	if r.done != nil {
-		s.undone++
-	}
+	s.held += len(r.frames)
 	s.mu.Unlock()
 	s.raise(s.wake)
 	return nil
@@ -183,6 +180,7 @@ func (s *Spool) withdraw(r *request) {
 		if other == r {
 			s.queue = append(s.queue[:i], s.queue[i+1:]...)
 			s.queued -= len(r.frames)
+			s.held -= len(r.frames)
 			s.changing()
 			return
 		}
@@ -279,6 +277,7 @@ func (s *Spool) putBack(requests []*request) {
 	for _, r := range requests {
 		if r.withdrawn {
 			s.queued -= len(r.frames)
+			s.held -= len(r.frames)
 			s.changing()
 			continue
 		}
@@ -577,8 +576,9 @@ const (
 
 // A completion is a callback of AppendAsync that is due, with its result.
 type completion struct {
-	done func(error)
-	err  error
+	done  func(error)
+	err   error
+	bytes int // of its request
 }
 
 // finish reports the result of a batch to its callers.
@@ -594,8 +594,10 @@ func (s *Spool) finish(b *batch, err error) {
 	}
 	for _, r := range b.requests {
 		s.queued -= len(r.frames)
-		if r.done != nil {
-			s.completions = append(s.completions, completion{r.done, err})
+		if r.done == nil {
+			s.held -= len(r.frames)
+		} else { // the caller's event stays in memory until its callback has returned
+			s.completions = append(s.completions, completion{r.done, err, len(r.frames)})
 			async = true
 		}
 	}
@@ -624,8 +626,8 @@ func (s *Spool) notifyAll() {
 		for _, c := range due {
 			c.done(c.err)
 			s.mu.Lock()
-			s.undone--
-			if s.undone == maxUndone-1 || s.undone == 0 {
+			s.held -= c.bytes
+			if s.held <= maxHeldBytes*3/4 { // not above: waiting calls would get in one by one
 				s.changing()
 			}
 			s.mu.Unlock()

@@ -172,7 +172,7 @@ type Spool struct {
 	mu          sync.Mutex // guards the fields below
 	queue       []*request
 	queued      int // bytes in queue and in the batch being committed
-	undone      int // AppendAsync requests whose callback has not returned
+	held        int // bytes of all requests that are not committed, or whose callback has not returned
 	completions []completion
 	segments    []*segment // oldest first
 	bytes       int64      // of all segments
@@ -555,7 +555,7 @@ type Stats struct {
 	First uint64 // every event at a lower position is done: acknowledged, or never to be sent
 	Next  uint64 // the position of the next entry to be appended
 
-	Queued   int    // bytes that were accepted and are not yet on disk
+	Held     int    // bytes of the entries in memory: not on disk yet, or on disk with a callback that has not returned
 	Appended uint64 // since Open
 	Rejected uint64 // since Open, because there was no room
 
@@ -581,7 +581,7 @@ func (s *Spool) Stats() Stats {
 		Segments:     len(s.segments),
 		First:        s.done.low,
 		Next:         s.next,
-		Queued:       s.queued,
+		Held:         s.held,
 		Appended:     s.appended,
 		Rejected:     s.rejected,
 		Acknowledged: s.counts.acknowledged,

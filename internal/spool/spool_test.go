@@ -221,7 +221,7 @@ func TestSealAndSync(t *testing.T) {
 		appendAsync(t, s, full(), done)
 		synctest.Wait()
 		accepted++
-		for s.Stats().Queued <= maxQueueBytes {
+		for s.Stats().Held <= maxHeldBytes {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			err := s.AppendAsync(ctx, numbered(accepted), done)
 			cancel()
