@@ -11,7 +11,9 @@ import (
 )
 
 const (
-	maxHeldBytes  = 8 << 20 // limit of the requests in memory, until they are on disk and their callbacks have returned; a single request may be larger
+	// Limit of the requests in memory. They count until they are on disk and, for AppendAsync,
+	// until their callback has returned. A single request may be larger.
+	maxHeldBytes  = 8 << 20
 	maxBatchBytes = 2 << 20 // limit of one commit; a single request may be larger
 	maxFailures   = 3       // how many segments to try for a batch before its requests fail
 
@@ -21,7 +23,8 @@ const (
 
 // request holds the entries of one call. They go to disk together, in one batch.
 type request struct {
-	frames  []byte // frame headers and bodies; layOut completes the headers: first flag, index and checksum
+	// Frame headers and bodies; layOut completes the headers: first flag, index and checksum.
+	frames  []byte
 	entries int
 	done    func(error) // the callback of AppendAsync; nil for Append
 	ready   chan error  // receives the result of Append; has room for one, so that sending does not block

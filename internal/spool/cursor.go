@@ -75,7 +75,8 @@ func (c *cursor) encode(limit int) []byte {
 		last = s.to
 		n++
 	}
-	if c.counts.discarded > 0 { // only if needed, because earlier versions cannot read a cursor with this field
+	// Only if needed, because earlier versions cannot read a cursor with this field.
+	if c.counts.discarded > 0 {
 		b = binary.AppendUvarint(b, c.counts.discarded)
 	}
 	le.PutUint32(b[count:], n)

@@ -43,8 +43,8 @@
 //
 // A crash can leave a torn frame at the end of a segment. Open finds the last good frame, and the
 // next segment begins after it. A flag in each frame says whether all frames before it were synced
-// when it was written. With that flag the spool tells torn frames, which were never reported as
-// durable, from damaged ones, which were.
+// when it was written. With that flag the spool distinguishes torn frames, which were never reported
+// as durable, from damaged ones, which were.
 //
 // The file format is described in docs/spool-format.md. Start reading at spool.go (Open), append.go
 // (the write path), read.go (the read path) and cursor.go (acknowledgements).

@@ -172,7 +172,8 @@ func (p *parser) bytes(n uint64) []byte {
 
 func (p *parser) headers() []Header {
 	n := p.uvarint()
-	if n == 0 || n > uint64(len(p.rest)/2) { // each header takes at least two bytes, so the allocation is bounded by the input's size
+	// Each header takes at least two bytes, so the allocation is bounded by the input's size.
+	if n == 0 || n > uint64(len(p.rest)/2) {
 		p.bad = true
 		return nil
 	}

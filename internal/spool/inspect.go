@@ -19,9 +19,10 @@ import (
 
 // Info is what the files of a spool say without reading all its events.
 type Info struct {
-	Stats     // without the fields that only the owner knows
-	Subject   string
-	Owner     *Owner // the process that uses the spool, or that died without releasing it; nil if there is none
+	Stats   // without the fields that only the owner knows
+	Subject string
+	// The process that uses the spool, or that died without releasing it; nil if there is none.
+	Owner     *Owner
 	Dismissed Losses // the losses that a person has already seen; see [Dismiss]
 	Note      string // why events are pending, according to the last owner; see [Spool.Note]
 	Files     []SegmentInfo
@@ -44,8 +45,10 @@ func (o *Owner) Gone() bool {
 // Report is the result of [Check] and [Verify].
 type Report struct {
 	Info
-	Read     uint64   // pending events that Verify could read
-	Torn     int64    // bytes at the end of the last segment that a crash left incomplete; they were never reported as durable
+	Read uint64 // pending events that Verify could read
+	// Bytes at the end of the last segment that a crash left incomplete; they were never reported
+	// as durable.
+	Torn     int64
 	Problems []string // what is wrong; the spool opens all the same, unless other users may access its files
 }
 
@@ -138,7 +141,8 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 		s.report.problem("%v", err)
 	}
 	for _, g := range im.segments {
-		if g.damaged && g.size >= headerBytes { // a shorter file is not damaged: a process died before it wrote the header
+		// A shorter file is not damaged: a process died before it wrote the header.
+		if g.damaged && g.size >= headerBytes {
 			s.report.problem("%s: the header is damaged", g.name)
 		}
 	}

@@ -30,8 +30,8 @@ func (s *Spool) keepAll() {
 	}
 }
 
-// recycle writes the cursor and removes segments if that is due. It returns after how long it has
-// to be called again.
+// recycle writes the cursor and removes segments if that is due. It returns the longest time to wait
+// before the next call.
 func (s *Spool) recycle() time.Duration {
 	s.mu.Lock()
 	remove := len(s.segments) > 1 && s.segments[0].limit <= s.done.low

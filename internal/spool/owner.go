@@ -211,7 +211,8 @@ func (o *owner) look() error {
 	switch {
 	case err != nil && o.shared:
 		return fmt.Errorf("look whether the spool still belongs to this process: %w", err)
-	case err != nil: // the lock works on a local file system, so it is enough unless the file names another owner
+	// The lock works on a local file system, so it is enough unless the file names another owner.
+	case err != nil:
 	case other != nil && other.Token != o.me.Token:
 		o.lost = fmt.Errorf("%w by %s, which has taken it from this process", ErrInUse, other)
 	default:

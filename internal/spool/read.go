@@ -141,8 +141,10 @@ type view struct {
 	segment *segment
 	end     int64  // where its good frames end
 	limit   uint64 // the position after the last readable entry
-	settled uint64 // entries below it were synced, so a missing one is damage; later ones were never reported as durable
-	holes   bool   // some positions above the lowest pending one are already acknowledged
+	// Entries below it were synced, so a missing one is damage; later ones were never reported as
+	// durable.
+	settled uint64
+	holes   bool // some positions above the lowest pending one are already acknowledged
 }
 
 // view returns the segment that holds the next entry. It reports false if there is no entry to
@@ -211,7 +213,8 @@ func (s *Spool) vanished(v view) {
 	s.changes++
 	s.mu.Unlock()
 	s.reader.at = v.limit
-	if s.report == nil { // for a read-only spool it is most likely that the owner has removed a finished segment
+	// For a read-only spool it is most likely that the owner has removed a finished segment.
+	if s.report == nil {
 		s.countDamage(lost, v.segment.name)
 	}
 }

@@ -26,10 +26,12 @@ type uuid [16]byte
 
 // segmentHeader stands at the start of each segment.
 type segmentHeader struct {
-	spool   uuid
-	id      uint64 // segments are ordered by ID
-	base    uint64 // the position of the segment's first entry
-	settled uint64 // when this segment was created, all entries of earlier segments below this position were synced
+	spool uuid
+	id    uint64 // segments are ordered by ID
+	base  uint64 // the position of the segment's first entry
+	// When this segment was created, all entries of earlier segments below this position were
+	// synced.
+	settled uint64
 	created time.Time
 	subject string // the identity that logged the events
 }

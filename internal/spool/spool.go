@@ -57,9 +57,10 @@ func IsUnbound(subject string) bool {
 type Policy int
 
 const (
-	Block      Policy = iota // Append waits for room
-	Reject                   // Append fails with ErrFull
-	DropOldest               // the spool removes its oldest segment to make room, and counts its pending entries as dropped
+	Block  Policy = iota // Append waits for room
+	Reject               // Append fails with ErrFull
+	// The spool removes its oldest segment to make room, and counts its pending entries as dropped.
+	DropOldest
 )
 
 // Options configure a spool.
@@ -136,10 +137,11 @@ func (o *Options) complete() error {
 
 // Spool is an open spool. Its methods may be called concurrently.
 type Spool struct {
-	opts  Options
-	fs    FS
-	id    uuid
-	seeds seeds // of the checksums; only body is used, since frame differs from segment to segment
+	opts Options
+	fs   FS
+	id   uuid
+	// Of the checksums; only body is used, since frame differs from segment to segment.
+	seeds seeds
 	owner *owner
 	log   *slog.Logger
 
@@ -209,10 +211,11 @@ type Spool struct {
 
 // segment describes a segment file. Its fields are guarded by the spool's mu.
 type segment struct {
-	name    string
-	id      uint64
-	base    uint64 // the position of its first entry
-	limit   uint64 // later segments hold the positions from here on; frames of this one from here on are ignored
+	name string
+	id   uint64
+	base uint64 // the position of its first entry
+	// Later segments hold the positions from here on; frames of this one from here on are ignored.
+	limit   uint64
 	size    int64  // in bytes, up to where the file can hold good frames
 	settled uint64 // see segmentHeader
 	created time.Time
@@ -628,8 +631,8 @@ func (a *ages) add(from uint64, t time.Time) {
 	*a = append(*a, age{from, t})
 }
 
-// at returns when the entry at a position was appended, or earlier, and drops the records of
-// entries before it.
+// at returns the time at which the entry at a position was appended, or an earlier time. It drops
+// what it knows about entries before that.
 func (a *ages) at(position uint64) time.Time {
 	i, found := slices.BinarySearchFunc(*a, position, func(e age, p uint64) int { return cmp.Compare(e.from, p) })
 	if !found {
