@@ -54,7 +54,9 @@ func (b brokerAmid) Request(ctx context.Context, request kmsg.Request) (kmsg.Res
 func parseAnswer(request kmsg.Request, answer []byte) (kmsg.Response, error) {
 	response := request.ResponseKind()
 	if request.Key() == keyApiVersions && len(answer) >= 2 && int16(binary.BigEndian.Uint16(answer)) == kerr.UnsupportedVersion.Code {
-		response.SetVersion(0) // KIP-511: the broker does not support that version, and answers in version 0 with those that it supports
+		// KIP-511: the broker does not support that version, and answers in version 0 with those
+		// that it supports.
+		response.SetVersion(0)
 	}
 	if response.IsFlexible() && response.Key() != keyApiVersions {
 		w := wire{b: answer}

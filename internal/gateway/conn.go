@@ -86,8 +86,9 @@ type conn struct {
 	checkAt time.Time   // when to check next whether they are still valid
 	inCheck bool        // a check is running
 	closed  bool
-	idle    bool      // the connection waits for a request
-	drainBy time.Time // if not zero, the gateway is stopping: no more requests, and this is the time limit
+	idle    bool // the connection waits for a request
+	// If not zero, the gateway is stopping: no more requests, and this is the time limit.
+	drainBy time.Time
 }
 
 func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {
@@ -153,7 +154,8 @@ func (c *conn) signedIn(shown Credentials, id Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shown, c.expiry = shown, id.Expiry
-	c.checkAt = time.Now().Add(rand.N(c.g.cfg.RevocationInterval)) // random, to spread the checks of connections that log in together
+	// Random, to spread the checks of connections that log in together.
+	c.checkAt = time.Now().Add(rand.N(c.g.cfg.RevocationInterval))
 	return c.drainBy.IsZero()
 }
 

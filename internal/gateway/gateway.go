@@ -84,8 +84,9 @@ type Credentials struct {
 
 // Identity is the result of authenticating credentials.
 type Identity struct {
-	Subject   string    // the connection counts against this subject's limits
-	Principal string    // the principal at the broker: the subject, or a key of the subject that has fewer rights
+	Subject string // the connection counts against this subject's limits
+	// The principal at the broker: the subject, or a key of the subject that has fewer rights.
+	Principal string
 	Read      bool      // may read topics and use consumer groups
 	Expiry    time.Time // when the login expires
 }

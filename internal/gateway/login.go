@@ -204,8 +204,8 @@ func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 }
 
 // authenticate finds out the client's identity and, at the first login, signs in to the broker. It
-// returns when the login expires. A *refusal is final; authenticate has already waited for
-// FailureDelay then. After any other error the client may retry.
+// returns the time at which the login expires. A *refusal is final; authenticate has already waited
+// for FailureDelay then. After any other error the client may retry.
 func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (time.Time, error) {
 	c.stranger.Heard(true)
 	defer c.stranger.Heard(false)

@@ -196,7 +196,8 @@ func (g *Gateway) Recheck(ctx context.Context, principal string) {
 	for _, s := range servers {
 		for _, c := range s.all() {
 			if shown := c.shownBy(principal); shown != (Credentials{}) {
-				checks.Go(func() { _ = c.recheck(ctx, shown) }) // if it cannot tell now, the next sweep checks again
+				// If it cannot tell now, the next sweep checks again.
+				checks.Go(func() { _ = c.recheck(ctx, shown) })
 			}
 		}
 	}

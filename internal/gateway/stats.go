@@ -7,9 +7,11 @@ type Stats struct {
 	Connections int // open now
 	HalfOpen    int // of these, how many are not signed in yet
 
-	Logins      int64 // first logins and repeated ones on the same connection
-	Refused     int64 // logins refused for good
-	Unavailable int64 // logins that failed because the Authenticator could not tell which identity the credentials belong to
+	Logins  int64 // first logins and repeated ones on the same connection
+	Refused int64 // logins refused for good
+	// Logins that failed because the Authenticator could not tell which identity the credentials
+	// belong to.
+	Unavailable int64
 	Rejected    int64 // connections closed because of a limit
 	BadRequests int64 // connections closed because of a malformed or forbidden request
 	Expired     int64 // connections closed because their login had expired
