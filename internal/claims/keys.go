@@ -27,7 +27,8 @@ func (s *Service) IssueKey(ctx context.Context, subject string, req diaspora.Acc
 	defer cancel()
 	key, err := s.issueKey(ctx, subject, req)
 	if err != nil {
-		return diaspora.NewAccessKey{}, fmt.Errorf("create access key: %w", err) // without the name, which may be a token in the wrong place
+		// Without the name, which may be a token in the wrong place.
+		return diaspora.NewAccessKey{}, fmt.Errorf("create access key: %w", err)
 	}
 	return key, nil
 }

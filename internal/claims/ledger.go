@@ -61,8 +61,9 @@ type writing struct {
 // ledgerOpts are the client options for following the ledger and appending to it.
 func ledgerOpts() []kgo.Opt {
 	return []kgo.Opt{
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()), // if offsets go back, the ledger is damaged; reading it again would hide that
-		kgo.KeepControlRecords(),                    // they take up offsets too
+		// If offsets go back, the ledger is damaged; reading it again would hide that.
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.KeepControlRecords(), // they take up offsets too
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
@@ -416,7 +417,8 @@ func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
 		return failure
 	}
 	err := l.sync(ctx)
-	if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // if the caller has canceled, the error says nothing about the cluster
+	// If the caller has canceled, the error says nothing about the cluster.
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		l.mu.Lock()
 		l.failed, l.failure = time.Now(), err
 		l.mu.Unlock()

@@ -58,9 +58,11 @@ type group struct {
 type state struct {
 	topics map[string]topic // names that are claimed, or were until a while ago
 	groups map[string]group
-	owns   map[string]int               // how many topics a subject owns, including those being released
-	leads  map[string]int               // how many groups a subject has claimed
-	keys   map[string]*accessKey        // by ID, keys that are live or were until a while ago; values are replaced, never changed, because clones share them
+	owns   map[string]int // how many topics a subject owns, including those being released
+	leads  map[string]int // how many groups a subject has claimed
+	// By ID, keys that are live or were until a while ago; values are replaced, never changed,
+	// because clones share them.
+	keys   map[string]*accessKey
 	keysOf map[string]map[string]string // by owner and name, the IDs of live keys
 
 	subjects map[string]struct{} // subjects that ever had a topic, a group or a key and are not UUIDs
