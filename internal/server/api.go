@@ -126,7 +126,8 @@ func (s *Server) checkHealth() health {
 	if !c.asked.IsZero() && time.Since(c.asked) < healthFreshFor {
 		return c.last
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout) // not the caller's context, because the answer is shared
+	// Not the caller's context, because the answer is shared.
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
 	defer cancel()
 	h := health{Status: "ok", Checks: map[string]string{}}
 	for name, ready := range s.cfg.Ready {

@@ -187,7 +187,8 @@ func (cs *conns) begin(c *limitedConn) {
 	}
 }
 
-// known marks the connection as one that must not be closed to make room. The caller holds mu.
+// known takes a connection off the list of strangers, because its request is authenticated, or
+// because it is idle or closed. The caller holds mu.
 func (cs *conns) known(c *limitedConn) {
 	if c.stranger != nil {
 		c.stranger.Leave()
