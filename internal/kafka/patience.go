@@ -22,7 +22,8 @@ type patientConn struct {
 
 // pieceBytes is how much is written at once at first, and unsentBytes how much the kernel may hold
 // back. Small values make progress visible: at 64 kbit/s the two together take 12 s. While pieces
-// are written quickly, the size doubles each time, so that soon a request is a single piece.
+// are written quickly, the size doubles each time, so that soon a request is a single piece. A slow
+// piece sets it back.
 const (
 	pieceBytes    = 32 << 10
 	maxPieceBytes = 16 << 20

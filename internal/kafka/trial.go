@@ -22,7 +22,9 @@ import (
 type Trial struct {
 	source globus.TokenSource
 	turn   chan struct{} // a semaphore: holds a value while a goroutine is asking for another token
-	until  time.Time     // until then no token is replaced, unless one was accepted in the meantime; owned by the holder of turn
+	// Until then no token is replaced, unless one was accepted in the meantime; owned by the holder
+	// of turn.
+	until time.Time
 
 	accepted atomic.Bool // a token was accepted since the last one was replaced
 }
