@@ -29,7 +29,7 @@ const (
 	url    = "https://diaspora.example.org"
 )
 
-// ledger knows keys by ID.
+// ledger is a Keys that looks keys up by ID.
 type ledger map[string]diaspora.AccessKey
 
 func (l ledger) AuthenticateKey(ctx context.Context, id string, s globus.Secret) (diaspora.AccessKey, error) {
@@ -67,7 +67,7 @@ func open(t *testing.T, file string, l ledger) (*Tokens, *Authenticator) {
 
 func (ledger) Admit(globus.Identity) error { return nil }
 
-// introspector knows three tokens, and fails the test when it is asked about a JWT.
+// introspector knows three tokens. It fails the test if it is asked about a JWT.
 type introspector struct{ t *testing.T }
 
 func (i introspector) Introspect(_ context.Context, token globus.Secret) (globus.TokenInfo, error) {
@@ -136,7 +136,7 @@ func TestAuthenticate(t *testing.T) {
 	}
 }
 
-// TestTokenIsWhatClientsWant reads a token as clients do, which have no key.
+// TestTokenIsWhatClientsWant reads a token as clients do, without the signing key.
 func TestTokenIsWhatClientsWant(t *testing.T) {
 	tokens, _ := open(t, "", ledger{keyID: fullKey()})
 	token, err := tokens.Exchange(t.Context(), keyID, secret)
@@ -164,8 +164,8 @@ func TestTokenIsWhatClientsWant(t *testing.T) {
 	}
 }
 
-// TestBadTokens holds that nothing but a token of ours, in time, of a key that is
-// good, is taken.
+// TestBadTokens checks that only our own tokens are accepted, before they expire, and only while
+// their key is valid.
 func TestBadTokens(t *testing.T) {
 	l := ledger{keyID: fullKey()}
 	tokens, a := open(t, "", l)
@@ -230,7 +230,7 @@ func TestBadTokens(t *testing.T) {
 	}
 }
 
-// TestSigningKey opens the file again, and files that are not as they should be.
+// TestSigningKey opens the file again, and files that are not valid.
 func TestSigningKey(t *testing.T) {
 	l := ledger{keyID: fullKey()}
 	file := filepath.Join(t.TempDir(), "made", "token-key.pem")
