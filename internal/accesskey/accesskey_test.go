@@ -56,7 +56,7 @@ func TestMisplaced(t *testing.T) {
 	}
 }
 
-// text is a file as it is written.
+// text is the content of a file as Format writes it.
 func text(t *testing.T, more map[string]string) string {
 	t.Helper()
 	vars := map[string]string{IDVariable: id, SecretVariable: secret, "DIASPORA_URL": "https://h.example.org"}
@@ -82,7 +82,7 @@ func write(t *testing.T, content string, mode fs.FileMode) string {
 	return path
 }
 
-// TestRoundTrip has this package and a shell read the same from what is written.
+// TestRoundTrip checks that this package and a shell read the same values from what Format writes.
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	more := map[string]string{"DIASPORA_BOOTSTRAP": "a:1,[::1]:2", "DIASPORA_CA_FILE": "/home/ada/my files/ca;rm -rf #.pem"}
@@ -111,7 +111,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestRead refuses what is not a private key file, in words that say what to do and show nothing of it.
+// TestRead refuses what is not a private key file. The errors say what to do and show nothing of
+// the content.
 func TestRead(t *testing.T) {
 	t.Parallel()
 	good := text(t, nil)
@@ -158,8 +159,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestFileOfAnotherUser needs a user who may give files away; as any other, the test would have no file
-// to look at, so the decision itself is tried.
+// TestFileOfAnotherUser also tests mayOwn directly, because only a privileged user can create a
+// file that belongs to another one.
 func TestFileOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -211,7 +212,8 @@ func TestFromEnv(t *testing.T) {
 	}
 }
 
-// FuzzParse looks for texts that are taken and then read otherwise than they are written.
+// FuzzParse searches for texts that are accepted but are read differently after Format has written
+// them.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"", "DIASPORA_KEY_ID=" + id + "\nDIASPORA_KEY_SECRET=" + secret, "export A='b'\n# c\n", "{", "sasl.username=x", "DIASPORA_URL=\"https://h\"\nDIASPORA_KEY_ID='" + id + "'\nDIASPORA_KEY_SECRET=" + secret} {
 		f.Add(seed)
