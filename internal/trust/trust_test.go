@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// table is testdata/table.json, which the tests in Python read, too.
+// table is testdata/table.json, which the Python tests use too.
 type table struct {
 	Cases []struct {
 		Name   string
@@ -50,7 +50,8 @@ func readTable(t *testing.T) (all table) {
 	return all
 }
 
-// wrong returns what is wrong with a verdict: "" is yes, anything else a part of the error.
+// wrong compares an error with a verdict and returns what is wrong. The verdict "" means no error;
+// any other is a part of the error's text.
 func wrong(err error, says string) string {
 	untrusted := (*Error)(nil)
 	switch {
@@ -66,7 +67,7 @@ func wrong(err error, says string) string {
 	return ""
 }
 
-// TestTable goes through all combinations of where a fabric is and what it says.
+// TestTable checks all combinations of where a fabric is and what it says.
 func TestTable(t *testing.T) {
 	all := readTable(t)
 	for _, c := range all.Cases {
@@ -96,7 +97,7 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestCheck looks at all hosts of a fabric at once, as a login does.
+// TestCheck checks all hosts of a fabric together, as a login does.
 func TestCheck(t *testing.T) {
 	const byHost, byAPI = "https://auth.globus.org/scopes/example.org/all", "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/all"
 	for name, try := range map[string]struct {
@@ -117,7 +118,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestOtherProfiles compares a fabric that is about to be confirmed with those that are stored.
+// TestOtherProfiles compares a fabric that is to be confirmed with stored ones.
 func TestOtherProfiles(t *testing.T) {
 	const scope, other = "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/", "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a2/all"
 	stored := Fabric{URL: "https://diaspora.example.org", Brokers: []string{"a.example.org:9092", "b.example.org:9092"}, Issuer: globus.DefaultIssuer, Scope: scope + "all", Confirmed: true}
@@ -162,7 +163,8 @@ func (s *source) Token(context.Context) (globus.Token, error) { s.asked++; retur
 func (s *source) Refused(access globus.Secret)                { s.refused = access }
 func (s *source) Settle()                                     { s.settled = true }
 
-// TestToken lets a token go where it may, and asks for none where nothing secret may go.
+// TestToken checks that a token is sent only where it is allowed, and that none is requested where
+// no secret may be sent.
 func TestToken(t *testing.T) {
 	const scope = "https://auth.globus.org/scopes/example.org/all"
 	fabric := Fabric{URL: "https://example.org", Brokers: []string{"kafka.example.org:9092"}, Scope: scope}
@@ -199,8 +201,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// FuzzHost looks for addresses and scopes that get a token out although neither says that the
-// host belongs to whoever made the scope.
+// FuzzHost searches for an address and a scope for which a token is sent although the host does not
+// belong to the scope's owner.
 func FuzzHost(f *testing.F) {
 	f.Add("kafka.example.org:9092", "https://auth.globus.org/scopes/example.org/all")
 	f.Add("[::1]:1", "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/all")
