@@ -29,8 +29,8 @@ func TestAddressOf(t *testing.T) {
 	}
 }
 
-// TestGuardSharesAttempts: the same credentials at the same time are one attempt, in which one that is not
-// admitted takes the others along.
+// TestGuardSharesAttempts: concurrent attempts with the same credentials are a single attempt. If
+// it is refused, all of them are.
 func TestGuardSharesAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := NewGuard(1)
@@ -72,7 +72,8 @@ func TestGuardSharesAttempts(t *testing.T) {
 	})
 }
 
-// TestGuardWaits bounds how many wait, and how long, and that they leave with their client.
+// TestGuardWaits checks how many attempts wait, for how long, and that they stop waiting when their
+// client leaves.
 func TestGuardWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := NewGuard(1)
