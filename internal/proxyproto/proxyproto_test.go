@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// header is a header with a command, a family and what follows the length.
+// header builds a header from a command, a family and the bytes after the length.
 func header(command, family byte, rest ...byte) []byte {
 	return append([]byte(signature+string([]byte{command, family, byte(len(rest) >> 8), byte(len(rest))})), rest...)
 }
@@ -66,7 +66,7 @@ func TestHeader(t *testing.T) {
 	}
 }
 
-// FuzzHeader: whatever comes, an address or an error, and no more is read than the header has.
+// FuzzHeader: every input gives an address or an error, and nothing after the header is read.
 func FuzzHeader(f *testing.F) {
 	f.Add(header(0x21, 0x11, ipv4...))
 	f.Add(header(0x21, 0x21, ipv6...))
@@ -96,7 +96,8 @@ type served struct {
 	address, text string
 }
 
-// listen returns where a listener is that trusts networks, and what it serves.
+// listen starts a listener that trusts networks. It returns its address and the connections that it
+// accepts.
 func listen(t *testing.T, trusted string, timeout time.Duration) (address string, conns <-chan served) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -198,7 +199,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &e) && e.Timeout()
 }
 
-// TestElsewhere: nobody else can say whose a connection is.
+// TestElsewhere: only trusted proxies can set the address of a connection.
 func TestElsewhere(t *testing.T) {
 	address, conns := listen(t, "192.0.2.0/24", time.Minute)
 	forged := string(header(0x21, 0x11, ipv4...))
