@@ -17,7 +17,7 @@ import (
 
 const groupPartitions = 10
 
-// benchGroups measures commits of many groups, one at a time.
+// benchGroups measures the latency of commits to many groups, one commit at a time.
 func benchGroups(ctx context.Context, b *bench) (string, error) {
 	rows := [][]string{{"engine", "groups", "memory", "commits", "p50", "p99", "longest", "with others: commits", "p50", "p99", "longest", "compactions"}}
 	for _, of := range b.builds {
@@ -92,7 +92,7 @@ func (b *bench) groups(ctx context.Context, of build, n int) (row []string, err 
 	return append(row, fmt.Sprint(len(took)), micros(measure.Median(took)), micros(measure.Quantile(took, 0.99)), micros(measure.Quantile(took, 1)), fmt.Sprint(after-before)), nil
 }
 
-// commits times commits of random groups: n, or those for which there is time.
+// commits times n commits to random groups, or fewer if the limit is reached first.
 func commits(ctx context.Context, broker *kgo.Broker, groups, n int, limit time.Duration) (all []time.Duration, err error) {
 	for began := time.Now(); len(all) < n && time.Since(began) < limit; {
 		took, err := commit(ctx, broker, rand.IntN(groups), int64(len(all)))
@@ -104,7 +104,7 @@ func commits(ctx context.Context, broker *kgo.Broker, groups, n int, limit time.
 	return all, nil
 }
 
-// commit commits an offset in all partitions.
+// commit commits an offset for all partitions and returns how long that took.
 func commit(ctx context.Context, broker *kgo.Broker, group int, offset int64) (time.Duration, error) {
 	request := kmsg.NewPtrOffsetCommitRequest()
 	request.Group = fmt.Sprintf("group-%d", group)
@@ -130,8 +130,8 @@ func commit(ctx context.Context, broker *kgo.Broker, group int, offset int64) (t
 	return took, nil
 }
 
-// snapshot returns the number of segments of our groups' journal that were replaced
-// by snapshots. It grows with each compaction.
+// snapshot returns how many segments of the groups' journal have been replaced by snapshots so far.
+// The number grows with each compaction.
 func (s *site) snapshot() (n int, err error) {
 	found, err := filepath.Glob(filepath.Join(s.up.Home, "data", "diaspora", "local", "*", "groups", "*.snapshot"))
 	if err != nil || len(found) == 0 {
@@ -141,7 +141,8 @@ func (s *site) snapshot() (n int, err error) {
 	return n, err
 }
 
-// benchProducers measures sessions of idempotent producers, of which a tenth append an event.
+// benchProducers measures the sessions of idempotent producers. A tenth of the producers also
+// append an event.
 func benchProducers(ctx context.Context, b *bench) (string, error) {
 	rows := [][]string{{"engine", "producers", "memory before", "after", "p50", "p99", "longest", "appended", "memory after"}}
 	for _, of := range b.builds {

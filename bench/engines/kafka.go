@@ -13,8 +13,7 @@ import (
 
 const clusterScript = "deploy/kafka/cluster"
 
-// openKafka starts an Apache Kafka of one node. The gateway before it is in this
-// process.
+// openKafka starts an Apache Kafka of one node. The gateway in front of it runs in this process.
 func openKafka(ctx context.Context) (*site, error) {
 	dir, err := os.MkdirTemp("", "diaspora-kafka-")
 	if err != nil {

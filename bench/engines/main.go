@@ -1,13 +1,13 @@
-// Command engines measures the embedded engine of `diaspora up` next to that of
-// another build of it, and writes a table to bench/results/.
+// Command engines compares the embedded engine of `diaspora up` with that of another build, and
+// writes a table to bench/results/.
 //
 //	go run ./bench/engines -other /path/to/diaspora            # all of it
 //	go run ./bench/engines -other /path/to/diaspora -kafka     # with an Apache Kafka of one node; needs Java and Maven
 //	go run ./bench/engines -other /path/to/diaspora -only log  # one part
 //
-// Each engine is a process of its own. Their data are on the same disk, and the
-// clients share the cores with them. The engines take turns in rounds, in
-// alternating order; a ratio is taken within a round.
+// Each engine runs in a process of its own. Their data are on the same disk, and they share the
+// cores with the clients. The engines take turns in rounds, in alternating order. A ratio compares
+// turns of the same round.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// A part measures one thing and returns the report's section on it.
+// A part measures one thing and returns the section of the report about it.
 type part struct {
 	name string
 	run  func(context.Context, *bench) (string, error)
@@ -42,17 +42,17 @@ var parts = []part{
 	{"producers", benchProducers},
 }
 
-// bench is what all parts need.
+// bench holds what all parts need.
 type bench struct {
-	dir      string // for homes, which the parts make and remove
+	dir      string // contains the homes, which the parts create and remove
 	builds   []build
 	kafka    bool
 	rounds   int
-	scale    float64 // of the amounts
+	scale    float64 // factor on the amounts
 	patience time.Duration
 }
 
-// build is one build of the command.
+// build is one build of the diaspora command.
 type build struct{ name, path string }
 
 // The names of the two builds in the tables.
@@ -61,7 +61,7 @@ const (
 	ours  = "this"
 )
 
-// scaled returns so many, or fewer in a trial run.
+// scaled returns n times the scale, and at least 1. Trial runs use a small scale.
 func (b *bench) scaled(n int) int { return max(1, int(float64(n)*b.scale)) }
 
 func main() {

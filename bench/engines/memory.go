@@ -20,7 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// benchTopics measures the memory of an engine that has many topics and nothing to do.
+// benchTopics measures the memory of an idle engine that has many topics.
 func benchTopics(ctx context.Context, b *bench) (string, error) {
 	rows := [][]string{{"engine", "empty", "1,000 topics just claimed", "after a restart"}}
 	for _, of := range b.builds {
@@ -72,8 +72,8 @@ func (b *bench) topics(ctx context.Context, of build, n int) (row []string, err 
 	return row, look()
 }
 
-// connectionsPerUser is how many connections each user has: the gateway takes
-// 4,000 of one, and 10,000 in all.
+// connectionsPerUser is how many connections each user has. The gateway allows 4,000 for one user
+// and 10,000 in all.
 const connectionsPerUser = 3330
 
 // benchConnections measures engines with many consumers that wait for events.
@@ -128,7 +128,7 @@ func (b *bench) connections(ctx context.Context, of build) (rows [][]string, err
 	return rows, idle.failed.Err()
 }
 
-// consumers are connections that fetch from a topic without events.
+// consumers are connections that fetch from topics without events.
 type consumers struct {
 	*site
 	tokens  []globus.Secret // one for each user
@@ -137,9 +137,9 @@ type consumers struct {
 	fetches sync.WaitGroup
 }
 
-// grow opens connections until there are n, some at a time.
+// grow opens more connections until there are n, up to 32 at a time.
 func (c *consumers) grow(ctx context.Context, n int) error {
-	users := []string{c.cfg.Identity.Username, "ada@example.edu", "grace@example.org"} // whom the local Globus Auth knows
+	users := []string{c.cfg.Identity.Username, "ada@example.edu", "grace@example.org"} // users that the local Globus Auth knows
 	for len(c.tokens)*connectionsPerUser < n {
 		token, err := c.token(ctx, users[len(c.tokens)])
 		if err != nil {
@@ -182,7 +182,7 @@ func (c *consumers) close() {
 	c.fetches.Wait()
 }
 
-// fetch fetches until the connection ends.
+// fetch sends one fetch after another until the connection is closed.
 func fetch(ctx context.Context, conn net.Conn, topic string) error {
 	request := kmsg.NewPtrFetchRequest()
 	request.Version = 11
@@ -193,7 +193,7 @@ func fetch(ctx context.Context, conn net.Conn, topic string) error {
 	p.PartitionMaxBytes = 1 << 20
 	t.Partitions = append(t.Partitions, p)
 	request.Topics = append(request.Topics, t)
-	time.Sleep(rand.N(5 * time.Second)) // they have not come all at once
+	time.Sleep(rand.N(5 * time.Second)) // spread the fetches, as real consumers do not all start at once
 	for {
 		answer := kmsg.NewPtrFetchResponse()
 		if err := ask(conn, request, answer); errors.Is(err, net.ErrClosed) {
@@ -207,7 +207,7 @@ func fetch(ctx context.Context, conn net.Conn, topic string) error {
 	}
 }
 
-// signIn opens a connection with a token.
+// signIn opens a connection and signs in with the token.
 func signIn(addr string, token globus.Secret) (net.Conn, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -231,7 +231,8 @@ func signIn(addr string, token globus.Secret) (net.Conn, error) {
 
 var formatter = kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench"))
 
-// ask sends a request of an old version, without tags, and reads its answer.
+// ask sends a request and reads the answer. The version has to be an old one, whose headers have no
+// tagged fields.
 func ask(conn net.Conn, request kmsg.Request, answer kmsg.Response) error {
 	if _, err := conn.Write(formatter.AppendRequest(nil, request, 0)); err != nil {
 		return err

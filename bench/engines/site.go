@@ -24,17 +24,17 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// site is one engine in front of which clients log in.
+// site is one engine with a gateway in front of it, where the clients sign in.
 type site struct {
 	name string
 	up   *measure.Up // nil for Apache Kafka
 	cfg  diaspora.Config
 	args []string
-	path string // of the binary
+	path string // the binary
 	stop func() error
 }
 
-// open starts a binary over a home of its own, or again over one that is there.
+// open starts a build. Its data are in a home of its own, which may exist from an earlier start.
 func (b *bench) open(ctx context.Context, of build, home string, args ...string) (*site, error) {
 	s := &site{name: of.name, path: of.path, args: args}
 	return s, s.start(ctx, filepath.Join(b.dir, home+" "+of.name))
@@ -60,7 +60,7 @@ func (s *site) start(ctx context.Context, home string) (err error) {
 	return nil
 }
 
-// again starts the process once more, after it has ended.
+// again restarts the process after it has ended.
 func (s *site) again(ctx context.Context) error { return s.start(ctx, s.up.Home) }
 
 // close stops the process and removes its data.
@@ -72,7 +72,7 @@ func (s *site) close() error {
 	return err
 }
 
-// claim claims topics, a few at a time.
+// claim claims topics, up to eight at a time.
 func (s *site) claim(ctx context.Context, partitions int, topics ...string) error {
 	client, err := diaspora.NewClient(s.cfg)
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *site) claim(ctx context.Context, partitions int, topics ...string) erro
 	return claims.Wait()
 }
 
-// dial returns a franz-go client as anybody would make it.
+// dial returns a franz-go client with the usual settings.
 func (s *site) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
 	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
 		token, err := s.cfg.TokenSource.Token(ctx)
@@ -102,8 +102,8 @@ func (s *site) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
 	return client, client.Ping(ctx)
 }
 
-// broker returns a client that makes single requests, which know topics by name,
-// and the broker to make them to.
+// broker returns the first seed broker, for single requests, and its client. The request versions
+// are limited to those of Kafka 3.9, which refer to topics by name.
 func (s *site) broker(ctx context.Context) (*kgo.Client, *kgo.Broker, error) {
 	client, err := s.dial(ctx, kgo.MaxVersions(kversion.V3_9_0()))
 	if err != nil {
@@ -112,8 +112,8 @@ func (s *site) broker(ctx context.Context) (*kgo.Client, *kgo.Broker, error) {
 	return client, client.SeedBrokers()[0], nil
 }
 
-// token logs somebody in at the site's Globus Auth, whose login page takes the
-// word of whoever started it for who they are.
+// token logs a user in at the site's Globus Auth. That one asks for no password: its login page
+// lets whoever started it choose who they are.
 func (s *site) token(ctx context.Context, username string) (globus.Secret, error) {
 	found := s.cfg.Discovery.Globus
 	client, err := globus.New(globus.Config{Issuer: found.Issuer, ClientID: found.ClientID})
@@ -123,7 +123,7 @@ func (s *site) token(ctx context.Context, username string) (globus.Secret, error
 	login, err := client.Login(ctx, globus.LoginOptions{
 		Scopes:  []string{found.Scope},
 		Out:     io.Discard,
-		Getenv:  func(name string) string { return map[string]string{"DISPLAY": ":0"}[name] }, // there is a browser
+		Getenv:  func(name string) string { return map[string]string{"DISPLAY": ":0"}[name] }, // pretend that there is a browser
 		Timeout: 10 * time.Second,
 		Address: s.withTicket,
 		Browser: func(address string) error {
@@ -141,7 +141,8 @@ func (s *site) token(ctx context.Context, username string) (globus.Secret, error
 	return token.AccessToken, nil
 }
 
-// withTicket adds to the address of a login what binaries want to see that keep a secret.
+// withTicket adds a ticket to the address of a login. Builds that keep a secret in their
+// configuration folder ask for it; older builds have no such file and need no ticket.
 func (s *site) withTicket(address string) (string, error) {
 	line, err := os.ReadFile(filepath.Join(s.up.Home, "config", "globus", "local"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -157,10 +158,10 @@ func (s *site) withTicket(address string) (string, error) {
 	return globusdev.WithTicket(secret, address, time.Now())
 }
 
-// megabytes prints a size.
+// megabytes formats a size in bytes.
 func megabytes(bytes int64) string { return fmt.Sprintf("%.1f MB", float64(bytes)/1e6) }
 
-// micros prints a latency.
+// micros formats a latency.
 func micros(d time.Duration) string {
 	if d < 10*time.Millisecond {
 		return fmt.Sprintf("%d µs", d.Microseconds())
@@ -168,7 +169,7 @@ func micros(d time.Duration) string {
 	return fmt.Sprintf("%d ms", d.Milliseconds())
 }
 
-// names returns n names of topics.
+// names returns n topic names with the prefix.
 func names(prefix string, n int) []string {
 	all := make([]string, n)
 	for i := range all {
@@ -177,7 +178,7 @@ func names(prefix string, n int) []string {
 	return all
 }
 
-// each starts a site of each binary.
+// each opens a site for each build.
 func (b *bench) each(ctx context.Context, home string, args ...string) (sites []*site, closeAll func() error, err error) {
 	closeAll = func() error {
 		var errs []error

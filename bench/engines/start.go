@@ -15,12 +15,12 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// startPartitions have the data of benchStart. After a kill each may have to read
-// what came since its last checkpoint.
+// startPartitions is how many partitions the data of benchStart are spread over. After a kill, the
+// engine may have to read in each what was appended since its last checkpoint.
 const startPartitions = 100
 
-// benchStart measures how long a start takes over data of different sizes, after a clean
-// stop and after kill -9, and the peak of its memory.
+// benchStart measures how long a start takes with different amounts of data, after a clean stop and
+// after kill -9, and the peak of memory.
 func benchStart(ctx context.Context, b *bench) (string, error) {
 	rows := [][]string{{"data", "engine", "clean stop: ready", "memory", "kill -9: ready", "memory"}}
 	sites, closeAll, err := b.each(ctx, "start")
@@ -49,14 +49,15 @@ func benchStart(ctx context.Context, b *bench) (string, error) {
 		startPartitions, min(b.rounds, 3)) + measure.Table(rows), closeAll()
 }
 
-// starts adds data, and then kills and starts the process, and stops and starts it.
+// starts adds data. Then, in each round, it kills and restarts the process, and stops and restarts
+// it.
 func (s *site) starts(ctx context.Context, bytes int64, rounds int) (row []string, err error) {
 	if err := s.fill(ctx, bytes); err != nil {
 		return nil, err
 	}
 	var clean, killed measuredStarts
 	for round := range rounds {
-		if round > 0 { // something new, for the start to read
+		if round > 0 { // new data for the start to read
 			if err := s.fill(ctx, bytes/10); err != nil {
 				return nil, err
 			}
@@ -77,7 +78,7 @@ func (s *site) starts(ctx context.Context, bytes int64, rounds int) (row []strin
 	return append(clean.cells(), killed.cells()...), nil
 }
 
-// fill produces so many bytes, as fast as possible.
+// fill produces the given number of bytes as fast as possible.
 func (s *site) fill(ctx context.Context, bytes int64) error {
 	client, err := s.dial(ctx, kgo.DefaultProduceTopic("start"), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerLinger(50*time.Millisecond),
 		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(900_000, false, false, nil)))
@@ -90,7 +91,7 @@ func (s *site) fill(ctx context.Context, bytes int64) error {
 	return err
 }
 
-// measuredStarts are starts of the same kind.
+// measuredStarts holds the results of starts of the same kind.
 type measuredStarts struct {
 	ready []time.Duration
 	peak  []int64
@@ -113,7 +114,7 @@ func (m *measuredStarts) cells() []string {
 	}
 }
 
-// benchBatches measures the memory of an engine with very many batches of one event each.
+// benchBatches measures the memory of an engine that has very many batches of one event each.
 func benchBatches(ctx context.Context, b *bench) (string, error) {
 	rows := [][]string{{"engine", "batches", "batches/s", "memory", "after a clean stop: ready", "memory", "after kill -9: ready", "memory"}}
 	for _, of := range b.builds {
@@ -159,7 +160,7 @@ func (b *bench) batches(ctx context.Context, of build, n int) (row []string, err
 	return append(append([]string{s.name, fmt.Sprint(done), fmt.Sprintf("%.0f", rate), megabytes(rss)}, clean.cells()...), killed.cells()...), nil
 }
 
-// appendBatches appends n batches of one event, or those for which there is time.
+// appendBatches appends n batches of one event each, or fewer if the limit is reached first.
 func (s *site) appendBatches(ctx context.Context, topic string, n int, limit time.Duration) (done int, err error) {
 	client, broker, err := s.broker(ctx)
 	if err != nil {
@@ -190,12 +191,12 @@ func (s *site) appendBatches(ctx context.Context, topic string, n int, limit tim
 	return done, nil
 }
 
-// oneEvent is the first batch of a producer, with one event.
+// oneEvent returns the first batch of a producer, with one event.
 func oneEvent(value []byte, producer int64) []byte {
 	const lengthAt, crcAt = 8, 17
 	r := kmsg.NewRecord()
 	r.Value = value
-	r.Length = int32(len(r.AppendTo(nil)) - 1) // the length itself takes one byte while it is 0
+	r.Length = int32(len(r.AppendTo(nil)) - 1) // without the length field, which takes one byte while it is 0
 	b := kmsg.NewRecordBatch()
 	b.Magic, b.NumRecords, b.Records = 2, 1, r.AppendTo(nil)
 	b.ProducerID, b.ProducerEpoch, b.FirstSequence = producer, -1, -1

@@ -12,10 +12,10 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// layout is how many partitions records are spread over.
+// layout is how the records are spread over topics and partitions.
 type layout struct {
 	topics, partitions int
-	plain, sync        float64 // factors on the events of a turn, which is to take about a second
+	plain, sync        float64 // factors on the number of events, so that a turn takes about a second
 }
 
 var (
@@ -23,7 +23,7 @@ var (
 	loads   = []struct{ size, n int }{{100, 1_000_000}, {1024, 300_000}}
 )
 
-// mode is how the engine is started.
+// mode is a way of starting the engine.
 type mode struct {
 	name string
 	args []string
@@ -33,7 +33,7 @@ var modes = []mode{{"plain", nil}, {"--sync", []string{"--sync"}}}
 
 func (m mode) sync() bool { return m.args != nil }
 
-// benchThroughput compares how fast events are produced and consumed.
+// benchThroughput compares how fast the engines take and return events.
 func benchThroughput(ctx context.Context, b *bench) (string, error) {
 	rows := [][]string{{"", "partitions", "event", "engine", "produced/s", "ratio", "CPU ratio", "consumed/s", "ratio", "CPU ratio"}}
 	for _, mode := range modes {
@@ -103,7 +103,7 @@ func (b *bench) throughput(ctx context.Context, l layout, mode mode) (rows [][]s
 	return rows, nil
 }
 
-// metered is a contender whose site's processor time is metered.
+// metered is a contender whose engine's processor time is measured as well.
 type metered struct {
 	site  *site
 	run   func(n int) (time.Duration, error)
@@ -139,7 +139,7 @@ func (m *metered) cpuRatio(base metered) string {
 	return fmt.Sprintf("%.2f", float64(m.cpu)/float64(base.cpu))
 }
 
-// cpu is the processor time of the site's process, 0 if it is not known.
+// cpu returns the processor time of the site's process, or 0 if it is unknown.
 func (s *site) cpu() time.Duration {
 	if s.up == nil {
 		return 0
@@ -148,8 +148,7 @@ func (s *site) cpu() time.Duration {
 	return used
 }
 
-// benchLog compares the latency of Log, one event at a time. The engines take turns call by
-// call.
+// benchLog compares the latency of Log, one event at a time. The engines take turns with each call.
 func benchLog(ctx context.Context, b *bench) (string, error) {
 	rows := [][]string{{"", "engine", "p50", "p99", "ratio of p50", "ratio of p99"}}
 	for _, mode := range modes {
@@ -198,8 +197,8 @@ func (b *bench) logLatency(ctx context.Context, mode mode) (rows [][]string, err
 	return rows, nil
 }
 
-// latencies returns how long each of n calls of Log took, by logger; a tenth as many
-// before those warm up.
+// latencies calls each logger's Log n times and returns how long the calls took, by logger. It
+// first makes a tenth as many calls to warm up, which are not counted.
 func latencies(ctx context.Context, loggers []*diaspora.Logger, n int) ([][]time.Duration, error) {
 	values := measure.Payloads(100)
 	took := make([][]time.Duration, len(loggers))

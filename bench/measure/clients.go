@@ -12,7 +12,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// Payloads are distinct values of the given size, half of each incompressible.
+// Payloads returns 1024 different values of the given size. Half of each is incompressible.
 func Payloads(size int) [][]byte {
 	random := rand.NewChaCha8([32]byte{1})
 	values := make([][]byte, 1024)
@@ -29,7 +29,7 @@ type FirstError struct {
 	err error
 }
 
-// Keep keeps err, unless there is one.
+// Keep keeps err if no error was kept before.
 func (f *FirstError) Keep(err error) {
 	if err == nil {
 		return
@@ -41,14 +41,15 @@ func (f *FirstError) Keep(err error) {
 	}
 }
 
-// Err returns it.
+// Err returns the error that was kept.
 func (f *FirstError) Err() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
 }
 
-// Produce returns a run in which a plain client produces, until all is acknowledged.
+// Produce returns a Run function in which a plain client produces records until all are
+// acknowledged.
 func Produce(ctx context.Context, client *kgo.Client, record func(i int) *kgo.Record) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		var failed FirstError
@@ -62,7 +63,7 @@ func Produce(ctx context.Context, client *kgo.Client, record func(i int) *kgo.Re
 	}
 }
 
-// Send returns a run in which a Logger sends, until all is acknowledged.
+// Send returns a Run function in which a Logger sends events until all are acknowledged.
 func Send(ctx context.Context, logger *diaspora.Logger, topic string, values [][]byte) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		var failed FirstError
@@ -76,10 +77,10 @@ func Send(ctx context.Context, logger *diaspora.Logger, topic string, values [][
 	}
 }
 
-// Consume returns a run in which a client of its own reads topics from their start.
+// Consume returns a Run function that opens a client and reads the topics from the start.
 func Consume(ctx context.Context, topics []string, opts ...kgo.Opt) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
-		start := time.Now() // it begins to fetch at once
+		start := time.Now() // before NewClient, because the client starts to fetch at once
 		client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 		if err != nil {
 			return 0, err

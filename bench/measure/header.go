@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Header names the machine, the versions and the command.
+// Header returns the head of a report: it names the machine, the versions and the command.
 func Header(program string, rounds int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Measurements of %s\n\n", time.Now().UTC().Format("2006-01-02"))

@@ -1,5 +1,5 @@
-// Package measure is what the measurements have in common: contenders take turns, and
-// what counts is the ratio within a round.
+// Package measure is the common part of the benchmarks. Contenders take turns in rounds, and the
+// results are ratios between turns of the same round.
 package measure
 
 import (
@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// A Contender is one way to do the same thing. Run does it n times and returns
-// how long that took.
+// A Contender is one of several ways to do the same thing. Run does it n times and returns how long
+// that took.
 type Contender struct {
 	Name string
 	Run  func(n int) (time.Duration, error)
 }
 
-// TakeTurns runs each contender once a round, every other round in reverse, and
-// returns the events per second of each turn, by contender. A first turn of each
-// warms up and does not count.
+// TakeTurns runs each contender once in each round, with the order reversed in every other round.
+// It returns the events per second of each turn, by contender. A first round warms up and is not
+// counted.
 func TakeTurns(contenders []Contender, rounds, n int) ([][]float64, error) {
 	rates := make([][]float64, len(contenders))
 	for round := -1; round < rounds; round++ {
@@ -38,8 +38,8 @@ func TakeTurns(contenders []Contender, rounds, n int) ([][]float64, error) {
 	return rates, nil
 }
 
-// Ratios are the quotients of a and b turn by turn: what happened to the machine
-// in a round happened to both.
+// Ratios divides a by b, round by round. Whatever slows the machine down in a round affects both
+// alike.
 func Ratios(a, b []float64) []float64 {
 	out := make([]float64, len(a))
 	for i := range a {
@@ -48,16 +48,16 @@ func Ratios(a, b []float64) []float64 {
 	return out
 }
 
-// Median is the middle one.
+// Median returns the median of the values.
 func Median[T ~float64 | ~int64](values []T) T { return Quantile(values, 0.5) }
 
-// Quantile is the one below which are that many.
+// Quantile returns the q-quantile of the values, for example the 99th percentile for 0.99.
 func Quantile[T ~float64 | ~int64](values []T, q float64) T {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// Table renders rows as a Markdown table; the first row is its head.
+// Table formats rows as a Markdown table. The first row is the header.
 func Table(rows [][]string) string {
 	var b strings.Builder
 	for i, row := range rows {
@@ -69,7 +69,7 @@ func Table(rows [][]string) string {
 	return b.String()
 }
 
-// Spread is the median and the range.
+// Spread formats the median and the range of the values.
 func Spread(values []float64) string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", Median(values), slices.Min(values), slices.Max(values))
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// BuildBinary builds the command, as it is shipped, into a folder.
+// BuildBinary builds the diaspora command into dir, with the flags of a release.
 func BuildBinary(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "diaspora")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./cmd/diaspora")
@@ -26,8 +26,8 @@ func BuildBinary(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
-// An Up is a process of `diaspora up`. Its configuration and its data are in a
-// home of its own, and its ports are free ones of 127.0.0.1.
+// An Up is a process of `diaspora up`. It has a home of its own for its configuration and data, and
+// listens on free ports.
 type Up struct {
 	Home  string
 	Ready time.Duration // from exec to the first line on stdout
@@ -35,7 +35,7 @@ type Up struct {
 	cmd *exec.Cmd
 }
 
-// StartUp starts a binary, with more arguments if need be. It returns once the
+// StartUp starts the binary, with additional arguments if any are given. It returns once the
 // process is ready.
 func StartUp(ctx context.Context, binary, home string, args ...string) (*Up, error) {
 	if err := os.MkdirAll(home, 0o700); err != nil {
@@ -64,7 +64,7 @@ func StartUp(ctx context.Context, binary, home string, args ...string) (*Up, err
 	return up, nil
 }
 
-// Stop stops the process cleanly. It may be called again.
+// Stop stops the process cleanly. It may be called more than once.
 func (u *Up) Stop() error {
 	if u.cmd.ProcessState != nil {
 		return nil
@@ -75,7 +75,7 @@ func (u *Up) Stop() error {
 	return u.cmd.Wait()
 }
 
-// Kill ends the process at once, as kill -9 does.
+// Kill ends the process at once, like kill -9.
 func (u *Up) Kill() error {
 	if err := u.cmd.Process.Kill(); err != nil {
 		return err
@@ -87,7 +87,7 @@ func (u *Up) Kill() error {
 	return nil
 }
 
-// Config is that of the local profile.
+// Config returns the configuration of the local profile.
 func (u *Up) Config() (diaspora.Config, error) {
 	return diaspora.ConfigFromEnv(func(name string) string {
 		if name == "DIASPORA_CONFIG_DIR" {
@@ -97,8 +97,8 @@ func (u *Up) Config() (diaspora.Config, error) {
 	})
 }
 
-// SettledRSS waits until the resident memory has not changed by more than a
-// hundredth for five seconds, and returns it in bytes.
+// SettledRSS waits until the resident memory has changed by no more than 1% for five seconds, and
+// returns it in bytes.
 func (u *Up) SettledRSS(ctx context.Context) (int64, error) {
 	var last int64
 	for still := 0; still < 5; {
@@ -121,10 +121,11 @@ func (u *Up) SettledRSS(ctx context.Context) (int64, error) {
 	return last, nil
 }
 
-// Memory returns a figure of the process's memory; see [Memory].
+// Memory returns a figure about the memory of the process; see [Memory].
 func (u *Up) Memory(figure string) (int64, error) { return Memory(u.cmd.Process.Pid, figure) }
 
-// Memory returns a figure of a process's memory, in bytes, as Linux tells it.
+// Memory returns a figure about the memory of a process in bytes. The figure is named as in
+// /proc/PID/status, for example VmRSS.
 func Memory(pid int, figure string) (int64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -139,22 +140,22 @@ func Memory(pid int, figure string) (int64, error) {
 	return 0, fmt.Errorf("no %s of process %d", figure, pid)
 }
 
-// CPU returns the processor time that the process has used, as Linux tells it.
+// CPU returns the processor time that the process has used, from /proc/PID/stat.
 func (u *Up) CPU() (time.Duration, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", u.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	// The name of the program, in parentheses, may have spaces.
+	// The program's name is in parentheses and may contain spaces.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
 	var ticks int64
-	for _, field := range fields[11:13] { // user and system
+	for _, field := range fields[11:13] { // utime and stime
 		n, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
 			return 0, err
 		}
 		ticks += n
 	}
-	const perSecond = 100 // USER_HZ, on all of Linux's architectures that matter
+	const perSecond = 100 // USER_HZ, the same on all Linux architectures that matter here
 	return time.Duration(ticks) * time.Second / perSecond, nil
 }

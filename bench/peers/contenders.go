@@ -27,13 +27,14 @@ const (
 	kafkaPythonName = "kafka-python"
 	javaName        = "Java perf-test"
 
-	// The slow ones do a part of the events.
+	// The slow contenders handle only one in so many of the events.
 	kafkaPythonShare = 20
-	confluentShare   = 5 // when consuming
+	confluentShare   = 5 // for consuming
 )
 
-// contenders returns those of a discipline: franz-go, ours where there is a gateway,
-// and the others unless only those in Go are wanted. done stops them, and is never nil.
+// contenders returns the contenders of a discipline: franz-go, our own client if there is a
+// gateway, and, unless goOnly is set, the clients in other languages. done stops them and is never
+// nil.
 func (s *site) contenders(ctx context.Context, d discipline, goOnly bool) (all []measure.Contender, done func() error, err error) {
 	var stops []func() error
 	done = func() (err error) {
@@ -74,7 +75,8 @@ func (s *site) contenders(ctx context.Context, d discipline, goOnly bool) (all [
 	return append(all, measure.Contender{Name: javaName, Run: java}), done, err
 }
 
-// partly does a part of the turn, and says how long all of it would take.
+// partly makes a run that handles one in share of the events, and scales its time up to all of
+// them.
 func partly(run func(int) (time.Duration, error), share int) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		took, err := run(n / share)
@@ -112,7 +114,7 @@ func (s *site) consumers(ctx context.Context, d discipline) (all []measure.Conte
 	return all, func() error { return nil }, nil
 }
 
-// consume returns a run of our Consumer.
+// consume returns a Run function that opens our Consumer and reads the topic.
 func (s *site) consume(ctx context.Context, topic string) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		began, got := time.Now(), 0
@@ -133,14 +135,16 @@ func (s *site) consume(ctx context.Context, topic string) func(int) (time.Durati
 	}
 }
 
-// environment is what the Python programs are told. The secret is not an argument.
+// environment returns the environment of the Python programs. It holds the secret, so that it is
+// not on the command line.
 func (s *site) environment(d discipline, file string) []string {
 	l := s.logins[d.way]
 	return append(os.Environ(), "BOOTSTRAP="+l.brokers, "KEY_ID="+l.name, "KEY_SECRET="+l.secret,
 		"TOPIC="+d.topic(), "VALUES="+file, "PYTHONDONTWRITEBYTECODE=1")
 }
 
-// python starts a program that takes turns as it is told.
+// python starts a Python program. run makes it take a turn: it writes the number of events to the
+// program's stdin and reads the seconds from its stdout.
 func (s *site) python(ctx context.Context, program string, d discipline, file string) (run func(int) (time.Duration, error), stop func() error, err error) {
 	verb := map[string]string{produced: "produce", consumed: "consume"}[d.what]
 	cmd := exec.CommandContext(ctx, s.pythons[program], filepath.Join("bench/peers", program), verb)
@@ -172,13 +176,15 @@ func (s *site) python(ctx context.Context, program string, d discipline, file st
 }
 
 var (
-	// The last of the producer's lines tells of what came after warming up.
+	// The producer tool prints several such lines. The last one is about the records after the
+	// warmup.
 	javaProduced = regexp.MustCompile(`(\d+) (?:steady state )?records sent, ([\d.]+) records/sec`)
-	// start, end, MB, MB/s, records, records/s, rebalance ms, fetch ms, …
+	// The fields are start, end, MB, MB/s, records, records/s, rebalance ms, fetch ms and others.
 	javaConsumed = regexp.MustCompile(`(?m)^\d{4}-[^,]*, \d{4}-[^,]*, [\d.]+, [\d.]+, (\d+), [\d.]+, \d+, (\d+),`)
 )
 
-// java runs Apache Kafka's own tools, a process each time, which measure themselves.
+// java runs Apache Kafka's own performance tools, which measure themselves. Each turn is a new
+// process.
 func (s *site) java(ctx context.Context, d discipline, file string) (func(int) (time.Duration, error), error) {
 	l := s.logins[d.way]
 	properties := filepath.Join(s.dir, strings.ReplaceAll(d.way, " ", "-")+".properties")

@@ -1,11 +1,11 @@
-// Command peers measures our Logger and Consumer next to other Kafka clients: the same
-// events, the same Apache Kafka of one node, acks=all, taking turns in one run.
+// Command peers compares our Logger and Consumer with other Kafka clients. All handle the same
+// events with the same one-node Apache Kafka, produce with acks=all, and take turns in one run.
 //
-//	go run ./bench/peers    # or: make bench-peers; some minutes
+//	go run ./bench/peers    # or: make bench-peers; takes some minutes
 //
-// It starts an Apache Kafka of its own (Java 17, Maven), puts a fabric in front of it,
-// and installs the Python clients (python3) by the lock files of interop/clients. It
-// writes a table and a plot to bench/results/.
+// It starts an Apache Kafka of its own (which needs Java 17 and Maven), puts a fabric in front of
+// it, and installs the Python clients (which needs python3) from the lock files of interop/clients.
+// It writes a table and a plot to bench/results/.
 package main
 
 import (
@@ -83,17 +83,17 @@ func run(ctx context.Context) (err error) {
 	)
 }
 
-// discipline is what the contenders are to do.
+// discipline is a task for the contenders.
 type discipline struct {
 	what string // produced or consumed
-	way  string // through the gateway, or past it
-	size int    // of an event
+	way  string // through the gateway, or around it
+	size int    // of an event, in bytes
 }
 
-// topic is what they produce to, or consume from.
+// topic returns the topic that the contenders produce to or consume from.
 func (d discipline) topic() string { return fmt.Sprintf("peers_%s_%d", d.what, d.size) }
 
-// result is what the contenders did in one discipline.
+// result holds the results of the contenders in one discipline.
 type result struct {
 	discipline
 	names []string
@@ -105,7 +105,7 @@ const (
 	gateway, direct    = "gateway", "no gateway"
 )
 
-// measureAll measures each discipline.
+// measureAll runs all disciplines.
 func (s *site) measureAll(ctx context.Context, opts options) (results []result, err error) {
 	for _, load := range []struct{ size, produce, consume int }{{100, 1_200_000, 4_000_000}, {1024, 400_000, 1_000_000}} {
 		n := map[string]int{produced: scaled(load.produce, opts.scale), consumed: scaled(load.consume, opts.scale)}
@@ -139,7 +139,7 @@ func (s *site) measureAll(ctx context.Context, opts options) (results []result, 
 
 func scaled(n int, scale float64) int { return max(kafkaPythonShare, int(float64(n)*scale)) }
 
-// goals are the ratios that our rate is to have to that of others, through the gateway.
+// goals are the target ratios of our rate to that of each other client, through the gateway.
 var goals = map[string]float64{plainName: 0.95, confluentName: 1, javaName: 1, kafkaPythonName: 30}
 
 func report(opts options, results []result, plotFile string) string {

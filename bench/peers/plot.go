@@ -10,13 +10,13 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// bar is a contender's in one panel.
+// bar is a contender's bar in one panel of the plot.
 type bar struct {
 	name            string
-	rate, low, high float64 // events a second: median and range
+	rate, low, high float64 // events per second: the median and the range
 }
 
-// plot draws a panel for each discipline, its contenders as bars, the range as a line.
+// plot draws a panel for each discipline. Each contender is a bar, with a line for the range.
 func plot(results []result) string {
 	const width, rowHeight, headHeight, left, right, columns = 520, 22, 34, 130, 90, 2
 	var b strings.Builder
@@ -47,7 +47,7 @@ func plot(results []result) string {
 `, width*columns, y+tallest, b.String())
 }
 
-// panel returns the bars of a discipline, the fastest first, and the highest rate.
+// panel returns the bars of a discipline, the fastest first, and the highest rate of all.
 func panel(r result) (bars []bar, most float64) {
 	for i, name := range r.names {
 		bars = append(bars, bar{name, measure.Median(r.rates[i]), slices.Min(r.rates[i]), slices.Max(r.rates[i])})

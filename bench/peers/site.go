@@ -31,13 +31,13 @@ const (
 type site struct {
 	dir     string
 	fabric  *fabric.Fabric
-	cfg     diaspora.Config   // of our own clients
+	cfg     diaspora.Config   // for our own clients
 	logins  map[string]signIn // by way
-	pythons map[string]string // interpreters, by program
+	pythons map[string]string // Python interpreters, by program
 	jars    string
 }
 
-// signIn is how all clients but ours get in.
+// signIn is where and with what credentials the other clients sign in.
 type signIn struct{ brokers, name, secret string }
 
 func (l signIn) opts() []kgo.Opt {
@@ -84,7 +84,7 @@ func (s *site) open(ctx context.Context) error {
 	return errors.Join(s.enter(ctx), s.superUser(file))
 }
 
-// enter claims the topic and makes the access key with which clients pass the gateway.
+// enter claims the topics and creates the access key that clients use at the gateway.
 func (s *site) enter(ctx context.Context) (err error) {
 	if s.cfg, err = s.fabric.As(ctx, user); err != nil {
 		return err
@@ -106,7 +106,8 @@ func (s *site) enter(ctx context.Context) (err error) {
 	return err
 }
 
-// superUser reads how clients sign in past the gateway.
+// superUser reads the credentials that clients use to sign in at Kafka directly, without the
+// gateway.
 func (s *site) superUser(file string) error {
 	var kafka struct {
 		Admin struct {
@@ -136,7 +137,7 @@ func (s *site) close() error {
 	return errors.Join(append(errs, err, os.RemoveAll(s.dir))...)
 }
 
-// cluster gives deploy/kafka/cluster a command, about an Apache Kafka of our own.
+// cluster runs a command of deploy/kafka/cluster on our own Apache Kafka.
 func (s *site) cluster(args ...string) (string, error) {
 	cmd := exec.Command(clusterScript, args...)
 	cmd.Env = append(os.Environ(), "KAFKA_DIR="+s.dir)
@@ -151,7 +152,7 @@ func (s *site) cluster(args ...string) (string, error) {
 
 var sizes = []int{100, 1024}
 
-// fill produces what is to be consumed, uncompressed.
+// fill produces the events for the consumers to read, uncompressed.
 func (s *site) fill(ctx context.Context, size, n int) error {
 	events, topic := values(size), discipline{what: consumed, size: size}.topic()
 	client, err := kgo.NewClient(append(s.logins[direct].opts(), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(kgo.NoCompression()))...)
@@ -163,8 +164,8 @@ func (s *site) fill(ctx context.Context, size, n int) error {
 	return err
 }
 
-// values are the events, half of each incompressible, without a newline: some
-// contenders read them from a file of lines.
+// values returns the events, half of each incompressible. They contain no newlines, because some
+// contenders read them from a file, one a line.
 func values(size int) [][]byte {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	random := rand.New(rand.NewPCG(1, 2))

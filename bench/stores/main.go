@@ -1,12 +1,12 @@
-// Command stores compares the spool with what others keep a queue on disk in: bbolt, a
-// B+ tree, and Pebble, a log-structured merge tree. All do the same: callers append events
-// of 1 KiB, each of which is durable before its call returns, and one reader takes them out in
-// order, batch by batch, and forgets each batch. The floor is a loop of write and fdatasync, with
-// as many events at once as there are callers.
+// Command stores compares the spool with other ways to keep a queue on disk: bbolt, which is a B+
+// tree, and Pebble, which is a log-structured merge tree. All do the same work. Several callers
+// append events of 1 KiB, each of which is durable when its call returns. Then one reader takes the
+// events out in order, in batches, and removes each batch before it reads the next. The floor, for
+// comparison, is a loop of write and fdatasync that writes one event of every caller at once.
 //
 //	cd bench/stores && go run .
 //
-// Stores take turns in rounds; the table shows medians.
+// The stores take turns in rounds. The table shows medians.
 package main
 
 import (
@@ -23,9 +23,9 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// A store is a queue of values on disk. append may be called concurrently, and the value is
-// durable when it returns. drain takes all values out, in order, and returns how many there were;
-// each batch is forgotten before the next.
+// A store is a queue of values on disk. append may be called concurrently, and the value is durable
+// when it returns. drain takes all values out in order, and returns how many there were. It removes
+// each batch before it reads the next.
 type store interface {
 	append(value []byte) error
 	drain() (int, error)
@@ -90,11 +90,11 @@ func run(rounds int, scale float64) error {
 	return nil
 }
 
-// turn is what was measured in one turn.
+// turn is the result of one turn.
 type turn struct {
-	appended, drained float64 // events a second
+	appended, drained float64 // events per second
 	p99               time.Duration
-	disk              float64 // bytes for each of payload, after the appends
+	disk              float64 // bytes on disk per byte of payload, after the appends
 }
 
 func takeTurn(open func(string, int) (store, error), writers, n int) (t turn, err error) {
@@ -125,7 +125,7 @@ func takeTurn(open func(string, int) (store, error), writers, n int) (t turn, er
 	if err != nil {
 		return t, err
 	}
-	if got > 0 { // the floor has none
+	if got > 0 { // the floor stores nothing to drain
 		t.drained = float64(got) / time.Since(start).Seconds()
 		if got != len(took) {
 			return t, fmt.Errorf("%d events came out, %d went in", got, len(took))
@@ -134,7 +134,7 @@ func takeTurn(open func(string, int) (store, error), writers, n int) (t turn, er
 	return t, nil
 }
 
-// appendAll has the writers append n values together.
+// appendAll appends n values from the given number of concurrent writers.
 func appendAll(s store, writers, n int) (took []time.Duration, elapsed time.Duration, err error) {
 	values := measure.Payloads(valueBytes)
 	each := n / writers
@@ -163,7 +163,8 @@ func appendAll(s store, writers, n int) (took []time.Duration, elapsed time.Dura
 	return slices.Concat(latencies...), elapsed, nil
 }
 
-// diskBytes is what the files take, by their blocks: some are made larger in advance.
+// diskBytes returns the disk space that the files use. It counts their blocks, because some files
+// are preallocated.
 func diskBytes(dir string) (n int64, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

@@ -17,7 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// floor writes and syncs as many values at once as there are callers, in turn.
+// floor collects one value from each caller, and then writes and syncs them all at once.
 type floor struct {
 	mu      sync.Mutex
 	file    *os.File
@@ -53,7 +53,7 @@ func (f *floor) append(value []byte) error {
 func (f *floor) drain() (int, error) { return 0, nil }
 func (f *floor) close() error        { return f.file.Close() }
 
-// spooled is the spool, as the Logger uses it.
+// spooled is the spool, used in the way the Logger uses it.
 type spooled struct{ *spool.Spool }
 
 func openSpool(dir string, _ int) (store, error) {
@@ -85,7 +85,7 @@ func (s spooled) drain() (n int, err error) {
 
 func (s spooled) close() error { return s.Close() }
 
-// bolt keeps values in one bucket, under growing numbers.
+// bolt keeps the values in one bucket, under increasing numbers.
 type bolt struct {
 	db      *bbolt.DB
 	writers int
@@ -98,7 +98,7 @@ func openBolt(dir string, writers int) (store, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Callers share a transaction as soon as all of them wait, as with the floor.
+	// As with the floor, the callers share a transaction as soon as all of them wait.
 	db.MaxBatchSize = writers
 	return &bolt{db, writers}, db.Update(func(tx *bbolt.Tx) error {
 		_, err := tx.CreateBucket(bucket)
@@ -113,7 +113,7 @@ func (b *bolt) append(value []byte) error {
 	}
 	return update(func(tx *bbolt.Tx) error {
 		queue := tx.Bucket(bucket)
-		queue.FillPercent = 1 // keys only grow
+		queue.FillPercent = 1 // keys are only appended
 		n, err := queue.NextSequence()
 		if err != nil {
 			return err
@@ -145,7 +145,7 @@ func (b *bolt) drain() (n int, err error) {
 
 func (b *bolt) close() error { return b.db.Close() }
 
-// tree keeps values in a Pebble, under growing numbers.
+// tree keeps the values in a Pebble database, under increasing numbers.
 type tree struct {
 	db   *pebble.DB
 	next atomic.Uint64
@@ -185,7 +185,7 @@ func (p *tree) drain() (n int, err error) {
 
 func (p *tree) close() error { return p.db.Close() }
 
-// quiet discards what Pebble says about its work.
+// quiet discards Pebble's log messages.
 type quiet struct{}
 
 func (quiet) Infof(string, ...any)  {}
@@ -196,7 +196,7 @@ func (quiet) Fatalf(format string, args ...any) {
 
 var seen int
 
-// sink looks at a value, so that it has to be read.
+// sink uses a value, so that it really is read.
 func sink(value []byte) { seen += len(value) + int(value[len(value)-1]) }
 
 func allocated(info fs.FileInfo) int64 {
