@@ -197,8 +197,12 @@ func (f *fetching) readLog(log *commitlog.Log, p *fetchPartition, limit int) ([]
 	return records, err
 }
 
-// release frees the buffers of records that were read but will not be sent.
+// release frees the buffers of records that were read but will not be sent. The results no longer
+// contain them: a connection that ends while it waits could still write its response.
 func (f *fetching) release() {
+	for i := range f.results {
+		f.results[i].RecordBatches = []byte{}
+	}
 	for _, buf := range f.r.frames {
 		buf.free()
 	}
