@@ -271,7 +271,7 @@ func (d *Discovery) validate() error {
 	}
 	if d.TokenURL != "" {
 		if u, err := parseAddress(d.TokenURL); err != nil || u.Scheme != "https" && u.Scheme != "http" {
-			return bad("has the token URL %q, which is none", clip(d.TokenURL))
+			return bad("has %q as token URL, which is not a URL", clip(d.TokenURL))
 		}
 	}
 	for name, value := range map[string]string{"client_id": d.Globus.ClientID, "resource_server": d.Globus.ResourceServer} {

@@ -469,7 +469,7 @@ func (c *Client) mustBePrivate() error {
 	}
 	return &Error{
 		Condition: ErrInvalid,
-		Reason:    fmt.Sprintf("%s is not https: whoever is on the way could read tokens, or have them sent elsewhere", c.base),
+		Reason:    fmt.Sprintf("%s is not https: others on the network could read the tokens, or have them sent elsewhere", c.base),
 		Hint:      "use the https URL of the fabric",
 	}
 }

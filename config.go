@@ -169,7 +169,7 @@ func (c *Config) complete() error {
 	case c.TokenSource != nil && c.Key != Key{}:
 		return errTwoCredentials
 	case c.Key != Key{} && (!accesskey.IsID(c.Key.ID) || !accesskey.IsSecret(c.Key.Secret)):
-		return invalid("configuration: Key has not the ID and the Secret of an access key")
+		return invalid("configuration: Key has no ID or no Secret")
 	case c.DialTimeout < 0:
 		return invalid("configuration: DialTimeout is negative")
 	case c.Linger < 0:
@@ -235,7 +235,7 @@ func (c Config) fabric() (*fabric, error) {
 		return nil, &Error{
 			Condition: ErrInvalid,
 			Reason:    fmt.Sprintf("brokers %s offer no TLS, so the access token or key could be read on its way", strings.Join(f.Brokers, ",")),
-			Hint:      "only InsecureAllowPlaintext would send it all the same",
+			Hint:      "only InsecureAllowPlaintext allows that",
 		}
 	}
 	f.kafka = kafka.Config{

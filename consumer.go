@@ -153,7 +153,7 @@ func (o *ConsumerOptions) validate() error {
 	}
 	for _, t := range o.Topics {
 		if !kafkaTopic(t) {
-			return invalid("topic %q is no topic's name", clip(t))
+			return invalid("%q is not a valid topic name", clip(t))
 		}
 	}
 	o.Topics = slices.Clone(o.Topics)

@@ -172,7 +172,7 @@ func (e environment) oneCredential() error {
 	if e.getenv("DIASPORA_URL") == "" && e.getenv("DIASPORA_PROFILE") == "" {
 		return &Error{
 			Condition: ErrNoProfile,
-			Reason:    from + " says who signs in, but not to which fabric, and a key is sent to no other than its own",
+			Reason:    from + " says who signs in, but not to which fabric, and a key is sent only to the fabric that issued it",
 			Hint:      "set DIASPORA_URL as well, to the address of the fabric that made the key",
 		}
 	}

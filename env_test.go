@@ -281,7 +281,7 @@ func TestEnvThatIsWrong(t *testing.T) {
 		"CA file of none": {[]string{"DIASPORA_CA_FILE", dir + "/current"}, ErrInvalid, "DIASPORA_CA_FILE: "},
 		"a key as client": {[]string{"DIASPORA_CLIENT_ID", keyIDOfTests, "DIASPORA_CLIENT_SECRET", keySecretOfTests}, ErrInvalid, "DIASPORA_CLIENT_ID is for a client of Globus, and holds a part of an access key; set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead"},
 		"secret of a key": {[]string{"DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", keySecretOfTests}, ErrInvalid, "DIASPORA_CLIENT_SECRET is for a client of Globus"},
-		"key, no URL":     {[]string{"DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrNoProfile, "DIASPORA_KEY_ID says who signs in, but not to which fabric, and a key is sent to no other than its own; set DIASPORA_URL as well"},
+		"key, no URL":     {[]string{"DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrNoProfile, "DIASPORA_KEY_ID says who signs in, but not to which fabric, and a key is sent only to the fabric that issued it; set DIASPORA_URL as well"},
 		"half a key":      {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", keyIDOfTests}, ErrInvalid, "DIASPORA_KEY_ID and DIASPORA_KEY_SECRET belong together"},
 		"a key's name":    {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", "beamline-7", "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrInvalid, "unlike its name"},
 		"key and refresh": {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests, "DIASPORA_REFRESH", canary}, ErrInvalid, "DIASPORA_KEY_ID and DIASPORA_REFRESH both say who signs in; unset one of them"},

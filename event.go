@@ -129,7 +129,7 @@ func checkEvent(ev *Event, maxBytes int) error {
 	}
 	for i := range ev.Headers {
 		if strings.HasPrefix(ev.Headers[i].Key, headerPrefix) {
-			return invalid("header %q: names that begin with %q are the system's", ev.Headers[i].Key, headerPrefix)
+			return invalid("header %q: names that begin with %q are reserved", ev.Headers[i].Key, headerPrefix)
 		}
 	}
 	if size := eventBytes(ev); size > maxBytes {

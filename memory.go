@@ -158,7 +158,7 @@ func (c *Config) keyOwner(ctx context.Context, id string) string {
 		c.memory.noAnswer()
 	}
 	if err != nil {
-		c.diagnostics().Warn("it cannot be told whose events these are that were logged with an access key", "key", id, "err", err)
+		c.diagnostics().Warn("the owner of events that were logged with an access key is unknown", "key", id, "err", err)
 		return ""
 	}
 	other := c.memory

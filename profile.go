@@ -143,7 +143,7 @@ func (p *Profiles) mustBeOurs(path string) error {
 func parseProfile(data []byte) (Profile, error) {
 	var p Profile
 	damaged := func(err error) error {
-		return &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("the file is damaged: %v", err), Hint: "log in again to mend it", cause: err}
+		return &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("the file is damaged: %v", err), Hint: "log in again to replace it", cause: err}
 	}
 	if err := json.Unmarshal(data, &p); err != nil {
 		return Profile{}, damaged(err)

@@ -366,7 +366,7 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 	defer cancel()
 	err = c.learnIdentity(timed)
 	if canWait && ctx.Err() == nil && (away(err) || timed.Err() != nil) {
-		c.diagnostics().Warn("the fabric cannot be asked whose events these are; they wait for whoever signs in with this credential", "url", c.URL, "err", err)
+		c.diagnostics().Warn("the fabric cannot be asked whose events these are; they stay in the spool until it can", "url", c.URL, "err", err)
 		c.memory.noAnswer()
 		return c.unbound(), nil, nil
 	}

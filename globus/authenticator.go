@@ -77,7 +77,7 @@ const (
 	outagePause    = 5 * time.Second // after a failure, how long Globus Auth is not asked again about a known token
 	refusedSize    = 10_000
 	knownWait      = 500 * time.Millisecond // how long a known token waits for Globus Auth; not at all while Globus Auth is slow
-	reasonInactive = "the access token has expired or was revoked, or is none"
+	reasonInactive = "the access token is expired, revoked or malformed"
 )
 
 var errAskTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, askTimeout)

@@ -191,9 +191,9 @@ func malformed(op, what string) *Error {
 func subjectOf(op string, s looseString) (string, error) {
 	switch {
 	case s == "":
-		return "", malformed(op, "the answer names nobody")
+		return "", malformed(op, "the answer has no subject")
 	case !isUUID(string(s)):
-		return "", malformed(op, fmt.Sprintf("the answer names the subject %.100q, which is no UUID", string(s)))
+		return "", malformed(op, fmt.Sprintf("the answer names the subject %.100q, which is not a UUID", string(s)))
 	}
 	return string(s), nil
 }

@@ -78,7 +78,7 @@ func (c *Client) readIDToken(ctx context.Context, keys oidc.KeySet, raw, access 
 	}
 	var claims identityClaims
 	if err := token.Claims(&claims); err != nil {
-		return Identity{}, errors.New("verify ID token: it names nobody")
+		return Identity{}, errors.New("verify ID token: it has no subject")
 	}
 	return claims.identity("verify ID token")
 }

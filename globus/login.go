@@ -135,7 +135,7 @@ func (c *Client) loginFlow(ctx context.Context, opts LoginOptions) (*Login, erro
 		if err := opts.Store.Check(opts.Subject); errors.Is(err, ErrInsecureFile) || errors.Is(err, ErrOtherSubject) {
 			return nil, err
 		} else if err != nil {
-			fmt.Fprintf(opts.Out, "Note: the tokens cannot be saved (%v). You will get them all the same.\n", err)
+			fmt.Fprintf(opts.Out, "Note: the tokens cannot be saved (%v). They are returned to the program all the same.\n", err)
 		}
 	}
 	wait, cancel := context.WithTimeoutCause(ctx, opts.Timeout, fmt.Errorf("nobody finished the login within %v", opts.Timeout))
@@ -289,7 +289,7 @@ func (a *authorization) paste(ctx context.Context, why string) (tokenResponse, e
 		if !errors.Is(err, ErrLoginRequired) || try == maxPastes {
 			return grant, err
 		}
-		a.printf("Globus Auth does not know this code. It must be copied whole, soon, and works once.\n")
+		a.printf("Globus Auth does not know this code. Copy the whole code, soon after it is shown; it works only once.\n")
 	}
 }
 
@@ -418,7 +418,7 @@ func (a *authorization) await(ctx context.Context, opened <-chan error) (tokenRe
 			if pastes++; !errors.Is(err, ErrLoginRequired) || pastes == maxPastes {
 				return grant, err
 			}
-			a.printf("Globus Auth does not know this code. It must be copied whole, soon, and works once.\n")
+			a.printf("Globus Auth does not know this code. Copy the whole code, soon after it is shown; it works only once.\n")
 		case <-ctx.Done():
 			return tokenResponse{}, context.Cause(ctx)
 		}

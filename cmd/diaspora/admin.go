@@ -58,10 +58,10 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 		return e.printJSON(blocked)
 	}
 	if blocked.Why != req.Why {
-		e.say("it was blocked before, for another reason; nothing has changed")
+		e.say("this subject was already blocked, for another reason; nothing has changed")
 	}
 	e.say("the fabric cannot check that the subject exists; compare it with what the person's \"diaspora whoami --subject\" prints")
-	return e.printf("%s is blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
+	return e.printf("%s has been blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
 }
 
 var adminUnblockHelp = help{

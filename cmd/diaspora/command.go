@@ -222,7 +222,7 @@ func flagHint(cmd *cobra.Command, err error) string {
 		case name == "follow" && cmd.Name() == "produce":
 			return logsFolder
 		case name == "follow" && cmd.Name() == "consume":
-			return "leave it out: consume goes on with what comes, until Ctrl-C"
+			return "omit it: consume continues with new records until Ctrl-C"
 		case near != "":
 			return fmt.Sprintf("did you mean --%s?", near)
 		case cmd.Name() == "serve": // these variables are for clients; serve has its own files and folders

@@ -175,7 +175,7 @@ func (e *env) recordFormat(format string, several bool) (recordFormat, error) {
 	}
 	f, err := parseFormat(format, e.terminal(e.stdout))
 	if err != nil {
-		return nil, misuse(`see "diaspora consume --help" for what a format may have`, "consume: --format %q: %v", format, err)
+		return nil, misuse(`see "diaspora consume --help" for the tokens of a format`, "consume: --format %q: %v", format, err)
 	}
 	return f, nil
 }

@@ -61,7 +61,7 @@ func (e *env) doctorCommand() *cobra.Command {
 
 func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 	if o.timeout <= 0 {
-		return misuse("", "doctor: --timeout %v: it has to be more than nothing", o.timeout)
+		return misuse("", "doctor: --timeout %v: it must be positive", o.timeout)
 	}
 	if o.topic != "" {
 		if err := diaspora.ValidTopic(o.topic); err != nil {

@@ -47,7 +47,7 @@ func parseFormat(text string, person bool) (recordFormat, error) {
 		}
 		part := formatToken(rest[0], show)
 		if part == nil {
-			return nil, fmt.Errorf("%%%s is no token; choose %s", firstRune(rest), formatTokens)
+			return nil, fmt.Errorf("%%%s is not a token; choose %s", firstRune(rest), formatTokens)
 		}
 		parts, text = append(parts, part), rest[1:]
 	}
@@ -152,7 +152,7 @@ func unescape(text string) (string, error) {
 			b.WriteByte(byte(n))
 			text = text[2:]
 		default:
-			return "", fmt.Errorf(`\%s is no escape; a backslash is written \\`, firstRune(rest))
+			return "", fmt.Errorf(`\%s is not an escape sequence; a backslash is written \\`, firstRune(rest))
 		}
 	}
 }

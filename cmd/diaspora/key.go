@@ -174,7 +174,7 @@ func (e *env) discardKey(ctx context.Context, client *diaspora.Client, key diasp
 	if err := client.RevokeKey(ctx, key.ID); err != nil {
 		return hinted(err, fmt.Sprintf(`nobody has the secret of the key %s; revoke it with "diaspora key revoke %s"`, key.ID, key.Name))
 	}
-	e.warn("the key %s was revoked again", key.ID)
+	e.warn("the key %s was revoked, because it could not be saved", key.ID)
 	return nil
 }
 
@@ -203,7 +203,7 @@ func (e *env) printKey(key diaspora.NewAccessKey, discovery diaspora.Discovery) 
 May:         %s
 Secret:      %s
 
-# kcat.conf, for kcat and all that is made of librdkafka: chmod 600, then
+# kcat.conf, for kcat and other programs that use librdkafka: chmod 600, then
 # kcat -F kcat.conf %s -t %s
 %s
 # java.properties, for Java: chmod 600, then
@@ -243,7 +243,7 @@ func parseExpiry(text string, now time.Time) (time.Time, error) {
 	case err != nil:
 		return time.Time{}, errNotExpiry
 	case !t.After(now):
-		return time.Time{}, errors.New("that is over already")
+		return time.Time{}, errors.New("this time is in the past")
 	}
 	return t, nil
 }

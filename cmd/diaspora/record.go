@@ -122,7 +122,7 @@ func parseEvent(topic string, line []byte) (diaspora.Event, error) {
 		return diaspora.Event{}, jsonComplaint(err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return diaspora.Event{}, errors.New("there is more than one JSON object on it")
+		return diaspora.Event{}, errors.New("the line has more than one JSON object")
 	}
 	event := diaspora.Event{Topic: topic, ID: doc.ID}
 	if doc.Time != nil {
@@ -231,7 +231,7 @@ func jsonComplaint(err error) error {
 	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &kind) && kind.Field != "":
-		return fmt.Errorf("its %q is a %s, which it cannot be", kind.Field, strings.Fields(kind.Value + " ?")[0])
+		return fmt.Errorf("its %q must not be a %s", kind.Field, strings.Fields(kind.Value + " ?")[0])
 	case errors.As(err, &kind):
 		return errors.New("it is not a JSON object")
 	case errors.As(err, &syntax):

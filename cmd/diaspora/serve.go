@@ -94,7 +94,7 @@ func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("serve: %w", err)
 	case errors.Is(err, diaspora.ErrUnavailable):
-		return hinted(fmt.Errorf("serve: Kafka does not answer at %s: %w", strings.Join(cfg.Kafka.Brokers, ","), err), "start Kafka, and then this")
+		return hinted(fmt.Errorf("serve: Kafka does not answer at %s: %w", strings.Join(cfg.Kafka.Brokers, ","), err), "start Kafka first, and then this command again")
 	case err != nil:
 		return hinted(fmt.Errorf("serve: %w", err), `"diaspora serve --check" says what to change`)
 	}

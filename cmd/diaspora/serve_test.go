@@ -33,7 +33,7 @@ func TestServeWithoutKafka(t *testing.T) {
 	}
 	code := d.types(t.Context(), serve...)
 	said := d.err.String()
-	if code != outcome.ExitCode(diaspora.ErrUnavailable) || !strings.Contains(said, "diaspora: serve: Kafka does not answer at 127.0.0.1:3: ") || !strings.Contains(said, "\nhint: start Kafka, and then this\n") {
+	if code != outcome.ExitCode(diaspora.ErrUnavailable) || !strings.Contains(said, "diaspora: serve: Kafka does not answer at 127.0.0.1:3: ") || !strings.Contains(said, "\nhint: start Kafka first, and then this command again\n") {
 		t.Errorf("serve exits with %d, and says:\n%s", code, said)
 	}
 

@@ -143,7 +143,7 @@ func networks(field func(*serveDraft) *[]netip.Prefix) func(*serveDraft, string)
 		for part := range strings.SplitSeq(v, ",") {
 			prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
 			if err != nil {
-				return errors.New("it is no list of networks like 10.0.0.0/8")
+				return errors.New("it is not a list of networks such as 10.0.0.0/8")
 			}
 			*field(d) = append(*field(d), prefix)
 		}
@@ -289,7 +289,7 @@ func fileValue(entry any) (string, error) {
 		for _, part := range v {
 			s, ok := part.(string)
 			if !ok {
-				return "", errors.New("a list is of strings")
+				return "", errors.New("a list may only contain strings")
 			}
 			parts = append(parts, s)
 		}

@@ -97,7 +97,7 @@ func validTopic(op, name string) error {
 		return '_'
 	}, name)
 	if near = strings.Trim(near, "_"); diaspora.ValidTopic(near) == nil {
-		return hinted(err, fmt.Sprintf("%q would do", near))
+		return hinted(err, fmt.Sprintf("try %q", near))
 	}
 	return err
 }

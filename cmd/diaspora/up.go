@@ -186,7 +186,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	}
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
-	e.say("stopping; clients finish what they are at")
+	e.say("stopping; requests in flight are finished first")
 	return nil
 }
 
@@ -205,7 +205,7 @@ func (e *env) tellMoved(dir string, now fabric.Info) {
 	if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &last) == nil {
 		was, is := portsOf(last), portsOf(now)
 		if was != is && was[0] != "" && was[1] != "" && was[2] != "" {
-			e.warn("the last time it ran on %s, %s and %s; key files and profiles from then point there", was[0], was[1], was[2])
+			e.warn("the last time it ran on %s, %s and %s; key files and profiles made before have these addresses", was[0], was[1], was[2])
 			e.hint([]string{fmt.Sprintf(`"diaspora up --http-port %s --kafka-port %s --globus-port %s" runs it there again`, was[0], was[1], was[2])})
 		}
 	}
@@ -411,7 +411,7 @@ func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseErr
 	if o.printAccount {
 		account, err := askAccount(ctx, globusSecretFile(profiles, name), other.Info.Globus)
 		if err != nil {
-			return hinted(fmt.Errorf("up: process %d runs the fabric, and does not tell its service account: %w", other.Info.PID, err),
+			return hinted(fmt.Errorf("up: process %d runs the fabric, and its service account cannot be read: %w", other.Info.PID, err),
 				`restart "diaspora up" there, as the same user and with the same --profile`)
 		}
 		u.ServiceAccount = account
@@ -450,7 +450,7 @@ func (e *env) printUp(u upDocument) error {
 	}
 	data := u.Data
 	if data == "" {
-		data = "in memory, gone when this ends"
+		data = "in memory; lost when this command ends"
 	}
 	if u.Kafka != "" {
 		data += "; events are in the Apache Kafka of " + u.Kafka
@@ -512,7 +512,7 @@ func upError(err error, kafkaFile string) error {
 			flag = "--globus-port"
 		}
 		_, port, _ := net.SplitHostPort(e.Addr)
-		hint := fmt.Sprintf(`"diaspora up %s 0" takes any that is free`, flag)
+		hint := fmt.Sprintf(`"diaspora up %s 0" selects a free port`, flag)
 		if kafkaFile != "" && flag == "--kafka-port" {
 			hint = "end what listens there; the ports of gateways were chosen when the Apache Kafka was made"
 		}

@@ -73,7 +73,7 @@ func (s *session) ask(ctx context.Context) error {
 	e := s.env
 	if !e.terminal(e.stdin) {
 		return misuse(fmt.Sprintf(`ask the operator whether they are right; "diaspora login %s --yes" confirms them`, s.profile.URL),
-			"its scope %s names no host, so somebody has to confirm where its tokens may go: %s", s.fabric.Scope, hostList(s.fabric))
+			"its scope %s names no host, so confirm the hosts that may get its tokens: %s", s.fabric.Scope, hostList(s.fabric))
 	}
 	e.warn("the scope of this fabric names no host, so Globus cannot say whose it is")
 	e.talk("  ACL endpoint   " + s.profile.URL)

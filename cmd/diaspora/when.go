@@ -111,7 +111,7 @@ func parseRetention(text string) (int64, error) {
 	case err != nil || strings.HasSuffix(text, "ago"):
 		return 0, errors.New(`want a duration such as 12h, 7d or "forever"`)
 	case d < time.Millisecond:
-		return 0, errors.New("that is no time at all")
+		return 0, errors.New("it must be at least 1 ms")
 	}
 	return d.Milliseconds(), nil
 }

@@ -96,7 +96,7 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	switch {
 	case away && cfg.Identity.Subject != "":
 		text, _ := explanation(err)
-		e.warn("%s; this is what is known here", text)
+		e.warn("%s; this is the stored login", text)
 		who, d.Verified, d.Key = cfg.Identity, false, nil
 	case err != nil:
 		return err

@@ -7,7 +7,7 @@ import (
 
 // The reasons why a record of the ledger takes no effect.
 var (
-	errYours      = errors.New("it is yours already")
+	errYours      = errors.New("you own it already")
 	errTaken      = errors.New("it belongs to somebody else")
 	errReleasing  = errors.New("it is being released; try again in a moment")
 	errQuota      = errors.New("you own as many topics as are allowed")

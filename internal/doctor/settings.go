@@ -97,7 +97,7 @@ func checkProfile(_ context.Context, v *visit) Finding {
 		}
 	}
 	if _, err := profiles.Load(name); err != nil {
-		return failed(err, "log in again to mend it")
+		return failed(err, "log in again to replace it")
 	}
 	return ok("%q", name).and(func() { v.profile = name })
 }

@@ -111,7 +111,7 @@ var codes = map[*kerr.Error]struct {
 
 // anew is the description for errors that tell a member of a consumer group to join it again. The
 // Kafka client does so by itself.
-const anew = "the group shares out its partitions anew"
+const anew = "the consumer group is rebalancing"
 
 // CannotTell begins the message of a gateway that refuses a login because the fabric is
 // misconfigured, although the credentials may be valid. Kafka has no error code for that.

@@ -380,7 +380,7 @@ def _profile(folder: str, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise DiasporaError(f'profile "{name}": nobody has logged in under this name: run "diaspora login"') from None
     except ValueError:
-        raise DiasporaError(f"{path} is damaged: log in again to mend it") from None
+        raise DiasporaError(f"{path} is damaged: log in again to replace it") from None
     _checked(profile.get("discovery"))
     return profile
 
