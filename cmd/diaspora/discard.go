@@ -107,9 +107,11 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 		if watched < discarded {
 			which = fmt.Sprintf("the files that %d of them came from", watched)
 		}
-		text := fmt.Sprintf("a watch of %s with another topic logs %s by itself; one with topic %q takes them as logged, and does not", folder, which, topic)
+		text := fmt.Sprintf("to log %s to another topic, watch %s with that topic", which, folder)
 		if to != "" && to != "-" {
-			text += fmt.Sprintf("; log them again from %s only for topic %q", to, topic)
+			text += fmt.Sprintf("; do not log %s to it as well. A watch with topic %q does not log them again: for that, log %s", to, topic, to)
+		} else {
+			text += fmt.Sprintf("; a watch with topic %q does not log them again", topic)
 		}
 		e.say("%s", text)
 	}

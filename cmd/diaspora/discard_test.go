@@ -68,7 +68,7 @@ func TestDiscardWatched(t *testing.T) {
 			t.Errorf("it says %q, and so %q", d.err.String(), never)
 		}
 	}
-	discarded([]string{"2 events discarded\n", "a watch of " + dir + " with another topic logs the files that they came from by itself; one with topic \"scnas\" takes them as logged, and does not; log them again from " + saved + " only for topic \"scnas\""}, "--input ndjson", "--to", saved)
+	discarded([]string{"2 events discarded\n", "to log the files that they came from to another topic, watch " + dir + " with that topic; do not log " + saved + " to it as well. A watch with topic \"scnas\" does not log them again: for that, log " + saved}, "--input ndjson", "--to", saved)
 
 	// Events that came from elsewhere are told apart.
 	put(t, dir, "a.json", "changed")

@@ -227,8 +227,8 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		p.about = func(err error) error {
 			if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
 				hint := p.env.discardHint(t.Topic)
-				if t.Topic == topic { // what it has logged itself, another watch logs again
-					hint = `they are sent once that is allowed; if the name is wrong, end this, type "` + p.env.spoolCommand("discard "+t.Topic+" --yes") + `", and watch with the right topic, which logs the files again`
+				if t.Topic == topic {
+					hint = p.rewatchHint("end this, ")
 				}
 				err = hinted(err, hint)
 			}
@@ -734,6 +734,8 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.drainCommand()+`"`)
 	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name is right
 		return held
+	case held != nil && refusal(held) && p.watch != nil:
+		return hinted(held, p.rewatchHint(""))
 	case held != nil && refusal(held):
 		return hinted(held, p.env.discardHint(p.topic))
 	case shutOut(left.Why):
@@ -742,6 +744,12 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return stranded(left.Events, left.Why)
 	}
 	return nil
+}
+
+// rewatchHint says what to do with events of a watch for a topic whose name is mistyped: a watch with another topic
+// logs the files again, so the events must not be logged a second time from a file. first is what to do before.
+func (p *production) rewatchHint(first string) string {
+	return `they are sent once that is allowed; if the name is wrong, ` + first + `type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
 }
 
 // discardHint says what to do with events for a topic whose name is mistyped.

@@ -83,7 +83,7 @@ login, or with any other key of yours. Events of a running process are left to t
 The command ends when no events are pending, or when they cannot be sent now. The exit code is 0 if
 no events are pending, apart from those of running processes. Otherwise it shows the reason: 3 if
 you are not logged in, 4 if you have no permission, 5 if there is no such topic, 75 if the cluster
-is unreachable.
+is unreachable, or if the events belong to somebody else.
 
 The spools are in ~/.local/state/diaspora, or in the folder that DIASPORA_STATE_DIR names.`,
 	formats: answerFormats,
@@ -252,7 +252,7 @@ func (e *env) spoolList() error {
 		if err != nil {
 			return err
 		}
-		e.say("there is no spool in %s", dir)
+		e.say("there is no spool in %s%s", dir, spoolsBelow(dir))
 		return nil
 	}
 	rows := [][]string{{"EVENTS", "SIZE", "OLDEST", "ASIDE", "USED BY", "OF", "DIRECTORY", "WHY"}}
@@ -355,10 +355,34 @@ func (e *env) status() error {
 	} else {
 		_, err = os.Stat(dir)
 	}
-	if errors.Is(err, fs.ErrNotExist) { // there never was one; a folder above others, perhaps
+	if below := spoolsBelow(dir); below != "" {
+		return e.printPainted(yellow, "no spool", fmt.Sprintf(" in %s%s\n", oneLine(dir), oneLine(below)))
+	}
+	if errors.Is(err, fs.ErrNotExist) { // there never was one
 		return e.printPainted(green, "no event waits", fmt.Sprintf(": there is no spool in %s\n", oneLine(dir)))
 	}
 	return e.printPainted(green, "no event waits", fmt.Sprintf(" in %s\n", oneLine(dir)))
+}
+
+// spoolsBelow says how many folders in dir are state folders with spools, or "". People give each rank of a job a
+// state folder of its own, and then look into the folder above them.
+func spoolsBelow(dir string) string {
+	entries, _ := os.ReadDir(dir) // if it cannot be read, there is nothing to say
+	n, example := 0, ""
+	for _, entry := range entries {
+		if pools, err := pool.List(filepath.Join(dir, entry.Name()), nil); err == nil && len(pools) > 0 {
+			if n++; n == 1 {
+				example = entry.Name()
+			}
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	if n == 1 {
+		return fmt.Sprintf("; the folder %s in it has some: set DIASPORA_STATE_DIR to that", example)
+	}
+	return fmt.Sprintf("; %d folders in it have some, such as %s: set DIASPORA_STATE_DIR to each of them", n, example)
 }
 
 // lookedIn returns the folder in which spools are looked for.
@@ -661,10 +685,11 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		if e.profile != "" {
 			place = own.Dir
 		}
+		below := ""
 		if len(spools) == 0 {
-			text = "there is no spool in "
+			text, below = "there is no spool in ", spoolsBelow(place)
 		}
-		e.say("%s", text+place)
+		e.say("%s", text+place+below)
 	} else {
 		text := fmt.Sprintf("%s acknowledged, %d waiting", count(sent, "event"), left)
 		if taken > 0 {

@@ -279,6 +279,23 @@ func TestStatusWithoutSpool(t *testing.T) {
 	}
 	says("no event waits in " + state)
 	d.must(t, "topic", "claim", "weather")
+
+	// A folder above the state folders of a job's ranks.
+	above := t.TempDir()
+	d.vars["DIASPORA_STATE_DIR"] = filepath.Join(above, "7")
+	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 4 {
+		t.Fatalf("produce exits with %d, want 4", code)
+	}
+	d.vars["DIASPORA_STATE_DIR"] = above
+	below := "; the folder 7 in it has some: set DIASPORA_STATE_DIR to that"
+	says("no spool in " + above + below)
+	for _, cmd := range []string{"ls", "drain"} {
+		d.err.reset()
+		if d.must(t, "spool", cmd); !strings.Contains(d.err.String(), "there is no spool in "+above+below+"\n") {
+			t.Errorf("spool %s says %q", cmd, d.err.String())
+		}
+	}
+	d.vars["DIASPORA_STATE_DIR"] = state
 	d.must(t, "produce", "weather", "--value", "1")
 	says("no event waits")
 

@@ -200,6 +200,9 @@ func watchIntroduction(w *watch.Watcher, pattern string) string {
 	if s.Changed > 0 {
 		text += fmt.Sprintf(", %d %s changed since", s.Changed, have)
 	}
+	if s.Empty > 0 {
+		text += fmt.Sprintf(", %d %s empty", s.Empty, isOrAre(s.Empty))
+	}
 	text += fmt.Sprintf(" (journal in %s)", filepath.Dir(w.Journal()))
 	for _, other := range slices.Sorted(maps.Keys(s.Elsewhere)) {
 		text += fmt.Sprintf("; %d of them %s logged to %s as well", s.Elsewhere[other], wasOrWere(s.Elsewhere[other]), other)

@@ -556,6 +556,8 @@ func TestWatchIntroduced(t *testing.T) {
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas as well")
 	put(t, dir, "a.json", "11")
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since"+journals)
+	put(t, dir, "c.json", "")
+	says(2, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 is empty"+journals)
 }
 
 // TestWatchMeant fails when a command line that nearly says what is meant is not told what to write.
@@ -580,7 +582,7 @@ func TestWatchMeant(t *testing.T) {
 		{[]string{"produce", "scans", "--wait", "soon"}, `see "diaspora produce --help"`},
 		{[]string{"spool", "drain", "--timeout", "60"}, "write --timeout 60s, with a unit"},
 		{[]string{"produce", "scans", "--follow", motor}, `"diaspora produce TOPIC --watch DIR"`},
-		{[]string{"consume", "scans", "--follow"}, "consume goes on with what comes"},
+		{[]string{"consume", "scans", "--follow"}, "consume continues with new records"},
 		{[]string{"watch", dir}, `"diaspora produce TOPIC --watch DIR"`},
 	} {
 		d.err.reset()

@@ -171,6 +171,7 @@ type Survey struct {
 	Files     int64            // all of them, but hidden ones
 	Matching  int64            // those that match the pattern
 	Logged    int64            // of Matching: those that are finished
+	Empty     int64            // of Matching: those without content, which are not logged
 	Changed   int64            // of Matching: those that have changed since they were logged
 	Elsewhere map[string]int64 // of Matching: those that were logged to other topics, by topic
 }
@@ -202,10 +203,13 @@ func (w *Watcher) Survey() (s Survey, err error) {
 		if err != nil {
 			continue
 		}
-		if done, ok := w.journal.done[name]; ok && done == markOf(info) {
+		switch done, ok := w.journal.done[name]; {
+		case ok && done == markOf(info):
 			s.Logged++
-		} else if ok {
+		case ok:
 			s.Changed++
+		case info.Size() == 0:
+			s.Empty++
 		}
 		for _, j := range journals {
 			if j.Watch == real && j.Topic != w.cfg.Topic && j.done[name] == markOf(info) {
