@@ -150,9 +150,9 @@ const (
 	maxSentenceBytes    = 500 // for an error's detail or hint in a response
 )
 
-// graphic reports whether s consists only of ASCII letters, digits and punctuation other than
+// quotable reports whether s consists only of ASCII letters, digits and punctuation other than
 // quotes, backslashes and angle brackets, so that it can be quoted anywhere.
-func graphic(s string) bool {
+func quotable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"'`\\<>", r) })
 }
 
@@ -161,15 +161,15 @@ func word(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 || !topicByte(byte(r)) && r != '.' && r != '-' })
 }
 
-// shown reports whether s can be displayed: one line of text of limited length.
-func shown(s string) bool {
+// displayable reports whether s can be displayed: one line of text of limited length.
+func displayable(s string) bool {
 	return len(s) <= maxShownBytes && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp) })
 }
 
 func subject(s string) bool { return len(s) <= maxSubjectBytes && word(s) }
 
-// tidy returns text from an untrusted source as one line without terminal control sequences.
-func tidy(text string) string {
+// sanitize returns text from an untrusted source as one line without terminal control sequences.
+func sanitize(text string) string {
 	return string(terminal.Escape(nil, []byte(strings.Join(strings.Fields(text), " "))))
 }
 
@@ -179,7 +179,7 @@ func identityFault(id globus.Identity) string {
 	switch {
 	case !subject(id.Subject):
 		return "the subject is malformed"
-	case !shown(id.Username) || !shown(id.Name) || !shown(id.Email) || !shown(id.Organization):
+	case !displayable(id.Username) || !displayable(id.Name) || !displayable(id.Email) || !displayable(id.Organization):
 		return "the username, or another name of the person, is not a line of text"
 	case slices.ContainsFunc(id.IdentitySet, func(s string) bool { return !subject(s) }):
 		return "a linked identity is malformed"
@@ -196,7 +196,7 @@ func topicAnswerFault(t Topic, name string) string {
 		return "it is about another topic"
 	case !subject(t.Owner):
 		return "the topic's owner is malformed"
-	case len(t.Description) > maxDescriptionBytes || !shown(t.Description):
+	case len(t.Description) > maxDescriptionBytes || !displayable(t.Description):
 		return "the topic's description is not a line of text"
 	}
 	return ""
@@ -223,7 +223,7 @@ func blockedFault(b Blocked, about string) string {
 		return "a subject is malformed"
 	case about != "" && b.Subject != about:
 		return "it is about another subject"
-	case len(b.Why) > maxDescriptionBytes || !shown(b.Why):
+	case len(b.Why) > maxDescriptionBytes || !displayable(b.Why):
 		return "the reason is not a line of text"
 	}
 	return ""
@@ -253,7 +253,7 @@ func (d *Discovery) validate() error {
 		return bad("has security %q, which is neither tls nor plaintext", clip(d.Security))
 	case d.MaxEventBytes < 0:
 		return bad("has a negative size limit")
-	case !shown(d.Version):
+	case !displayable(d.Version):
 		return bad("has a version that is not a line of text")
 	case len(d.CA) > maxCABytes:
 		return bad("has certificates of more than %d bytes", maxCABytes)
@@ -275,12 +275,12 @@ func (d *Discovery) validate() error {
 		}
 	}
 	for name, value := range map[string]string{"client_id": d.Globus.ClientID, "resource_server": d.Globus.ResourceServer} {
-		if len(value) > maxAddressBytes || !graphic(value) {
+		if len(value) > maxAddressBytes || !quotable(value) {
 			return bad("has the %s %q, which is malformed", name, clip(value))
 		}
 	}
 	// A scope may list, separated by spaces, the scopes that it depends on.
-	if scope := d.Globus.Scope; len(scope) > maxAddressBytes || !graphic(strings.ReplaceAll(scope, " ", "")) {
+	if scope := d.Globus.Scope; len(scope) > maxAddressBytes || !quotable(strings.ReplaceAll(scope, " ", "")) {
 		return bad("has the scope %q, which is malformed", clip(scope))
 	}
 	return nil
@@ -293,7 +293,7 @@ func parseAddress(raw string) (*url.URL, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case u.Host == "" || u.User != nil || len(raw) > maxAddressBytes || !graphic(raw):
+	case u.Host == "" || u.User != nil || len(raw) > maxAddressBytes || !quotable(raw):
 		return nil, invalid("it is not like https://host")
 	}
 	return u, nil

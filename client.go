@@ -103,7 +103,7 @@ func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 // discoverOnce fetches the discovery document and closes the connection. If the fabric is
 // unreachable, it returns the document that was remembered from the last time, if there is one.
 func (c *Client) discoverOnce(ctx context.Context) (Discovery, error) {
-	defer c.hangUp()
+	defer c.closeIdle()
 	d, err := c.Discover(ctx)
 	if err == nil {
 		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Discovery = &d })
@@ -118,10 +118,10 @@ func (c *Client) discoverOnce(ctx context.Context) (Discovery, error) {
 	return d, err
 }
 
-// hangUp closes idle connections after the last request. Otherwise, the transport keeps each open
+// closeIdle closes idle connections after the last request. Otherwise, the transport keeps each open
 // for 90 s, and when a job starts many programs, they use up the connections that the ACL endpoint
 // accepts.
-func (c *Client) hangUp() { c.http.CloseIdleConnections() }
+func (c *Client) closeIdle() { c.http.CloseIdleConnections() }
 
 // Identity returns the caller's identity: that of the token, or of the access key's owner. For a
 // key, only the Subject is known.
@@ -443,7 +443,7 @@ func (c *Client) authorize(ctx context.Context, r request, req *http.Request) (g
 	}
 	token, err := trust.Token(ctx, c.cfg.TokenSource, c.base.Host, nil)
 	if err != nil {
-		return "", advise(explain(err), ErrUnauthenticated, c.cfg.login)
+		return "", withHint(explain(err), ErrUnauthenticated, c.cfg.login)
 	}
 	req.Header.Set("Authorization", "Bearer "+token.AccessToken.Reveal())
 	return token.AccessToken, nil
@@ -505,8 +505,8 @@ func (c *Client) problem(r request, resp *http.Response, data []byte) error {
 	condition := statusCondition(resp.StatusCode)
 	var p Problem
 	if err := decodeAnswer(resp.Header.Get("Content-Type"), data, &p); err == nil && (p.Detail != "" || p.Title != "") {
-		p.Detail, p.Title, p.Hint = tidy(clipTo(maxSentenceBytes, p.Detail)), tidy(clip(p.Title)), tidy(clipTo(maxSentenceBytes, p.Hint))
-		p.Type, p.Topic = tidy(clip(p.Type)), tidy(clip(p.Topic))
+		p.Detail, p.Title, p.Hint = sanitize(clipTo(maxSentenceBytes, p.Detail)), sanitize(clip(p.Title)), sanitize(clipTo(maxSentenceBytes, p.Hint))
+		p.Type, p.Topic = sanitize(clip(p.Type)), sanitize(clip(p.Topic))
 		p.Status = resp.StatusCode
 		problem := &ProblemError{Problem: p, condition: condition}
 		hint := p.Hint

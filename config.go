@@ -382,8 +382,8 @@ func (c Config) trusted(d Discovery) trust.Fabric {
 	return f
 }
 
-// who names the signed-in identity, for errors.
-func (c Config) who() string {
+// identityName names the signed-in identity, for errors.
+func (c Config) identityName() string {
 	switch {
 	case c.Identity.Username != "":
 		return c.Identity.Username
@@ -398,7 +398,7 @@ func (c Config) who() string {
 // signedInAs names the signed-in identity and where its credential comes from, for errors.
 func (c Config) signedInAs() string {
 	text := ""
-	if who := c.who(); who != "this identity" {
+	if who := c.identityName(); who != "this identity" {
 		text = " as " + who
 	}
 	if c.origin != "" {
@@ -485,8 +485,8 @@ func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
 	}
 }
 
-// signsInAnew signs in on a new connection and returns the error, if any.
-func (f *fabric) signsInAnew(ctx context.Context) error {
+// trySignIn signs in on a new connection and returns the error, if any.
+func (f *fabric) trySignIn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.DialTimeout)
 	defer cancel()
 	client, err := kgo.NewClient(append(kafka.ClientOpts(f.kafka), f.tuning()...)...)
@@ -498,7 +498,7 @@ func (f *fabric) signsInAnew(ctx context.Context) error {
 }
 
 func (f *fabric) signInError(err error) error {
-	err = advise(err, ErrUnauthenticated, f.login)
+	err = withHint(err, ErrUnauthenticated, f.login)
 	return fmt.Errorf("sign in to %s%s: %w", strings.Join(f.Brokers, ","), f.signedInAs(), err)
 }
 

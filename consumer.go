@@ -60,8 +60,8 @@ type ConsumerOptions struct {
 type Consumer struct {
 	fabric  *fabric
 	options ConsumerOptions
-	asking  *kgo.Client // for offsets and probes; signs in first, so that opening fails if the login is rejected
-	reading *kgo.Client
+	lookups *kgo.Client // for offsets and probes; signs in first, so that opening fails if the login is rejected
+	fetches *kgo.Client
 	conns   *kafka.Connections
 
 	committing chan struct{} // holds a value while a commit is running
@@ -130,7 +130,7 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 	c := &Consumer{
 		fabric:     f,
 		options:    options,
-		asking:     asking,
+		lookups:    asking,
 		conns:      new(kafka.Connections),
 		committing: make(chan struct{}, 1),
 		cursors:    map[kafka.Partition]*cursor{},
@@ -216,7 +216,7 @@ func (o *ConsumerOptions) choose(places map[kafka.Partition]kafka.Place) error {
 
 func (c *Consumer) open(ctx context.Context) error {
 	f, o := c.fabric, c.options
-	places, err := f.partitions(ctx, c.asking, o.Topics)
+	places, err := f.partitions(ctx, c.lookups, o.Topics)
 	if err != nil {
 		return err
 	}
@@ -228,17 +228,17 @@ func (c *Consumer) open(ctx context.Context) error {
 		ids = append(ids, id)
 		c.reads[id.Topic] = at.Topic
 	}
-	if c.known, err = f.spans(ctx, c.asking, ids); err != nil {
+	if c.known, err = f.spans(ctx, c.lookups, ids); err != nil {
 		return err
 	}
 	if err := c.mayRead(ctx, ids); err != nil {
 		return err
 	}
-	if c.from, err = f.resolvePosition(ctx, c.asking, o.From, c.known); err != nil {
+	if c.from, err = f.resolvePosition(ctx, c.lookups, o.From, c.known); err != nil {
 		return err
 	}
 	if o.Until.kind != positionNone {
-		if c.until, err = f.resolvePosition(ctx, c.asking, o.Until, c.known); err != nil {
+		if c.until, err = f.resolvePosition(ctx, c.lookups, o.Until, c.known); err != nil {
 			return err
 		}
 	}
@@ -266,12 +266,12 @@ func (c *Consumer) open(ctx context.Context) error {
 		}
 		opts = append(opts, c.groupOpts()...)
 	}
-	if c.reading, err = f.dial(ctx, opts...); err != nil {
+	if c.fetches, err = f.dial(ctx, opts...); err != nil {
 		return fmt.Errorf("open consumer: %w", err)
 	}
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
 	c.stop = stop
-	c.wg.Go(func() { c.tend(run) })
+	c.wg.Go(func() { c.runBackground(run) })
 	return nil
 }
 
@@ -284,8 +284,8 @@ func (c *Consumer) mayRead(ctx context.Context, ids []kafka.Partition) error {
 			continue
 		}
 		asked[id.Topic] = true
-		err := persist(ctx, retriable, func() error {
-			_, _, err := c.fabric.probe(ctx, c.asking, id, c.known[id].end)
+		err := retry(ctx, retriable, func() error {
+			_, _, err := c.fabric.probe(ctx, c.lookups, id, c.known[id].end)
 			return err
 		})
 		if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
@@ -331,7 +331,7 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	spans, err := c.fabric.spans(ctx, c.asking, ids)
+	spans, err := c.fabric.spans(ctx, c.lookups, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -365,14 +365,14 @@ func (c *Consumer) Close(ctx context.Context) error {
 			c.closeErr = c.commit(ctx)
 		}
 		close(c.closed)
-		if err := c.reading.LeaveGroupContext(ctx); err != nil {
+		if err := c.fetches.LeaveGroupContext(ctx); err != nil {
 			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("leave group: %w", c.groupError(err)))
 		}
 		disconnected := make(chan struct{})
 		go func() {
 			defer close(disconnected)
-			c.reading.Close()
-			c.asking.Close()
+			c.fetches.Close()
+			c.lookups.Close()
 		}()
 		select {
 		case <-disconnected:
@@ -382,8 +382,8 @@ func (c *Consumer) Close(ctx context.Context) error {
 	return c.closeErr
 }
 
-// tend commits in the background and looks for new partitions, until ctx ends.
-func (c *Consumer) tend(ctx context.Context) {
+// runBackground commits in the background and looks for new partitions, until ctx ends.
+func (c *Consumer) runBackground(ctx context.Context) {
 	commits := make(<-chan time.Time)
 	if c.options.Group != "" && c.options.CommitEvery > 0 {
 		ticker := time.NewTicker(c.options.CommitEvery)
@@ -414,7 +414,7 @@ func (c *Consumer) tend(ctx context.Context) {
 
 // findPartitions starts reading partitions that were added, from their start.
 func (c *Consumer) findPartitions(ctx context.Context) error {
-	places, err := c.fabric.partitions(ctx, c.asking, c.options.Topics)
+	places, err := c.fabric.partitions(ctx, c.lookups, c.options.Topics)
 	if err != nil {
 		return err
 	}
@@ -432,7 +432,7 @@ func (c *Consumer) findPartitions(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if len(added) > 0 {
-		c.reading.AddConsumePartitions(added)
+		c.fetches.AddConsumePartitions(added)
 	}
 	return nil
 }

@@ -189,7 +189,7 @@ func (c *Consumer) poll(ctx context.Context) error {
 	c.mu.Lock()
 	c.stopPoll = cancel
 	c.mu.Unlock()
-	fetches := c.reading.PollFetches(poll) // all that is buffered, so that the client fetches more in the meantime
+	fetches := c.fetches.PollFetches(poll) // all that is buffered, so that the client fetches more in the meantime
 	c.mu.Lock()
 	c.stopPoll = nil
 	c.mu.Unlock()
@@ -209,11 +209,11 @@ func (c *Consumer) poll(ctx context.Context) error {
 	}
 	switch cause := context.Cause(poll); {
 	case ctx.Err() != nil:
-		return fmt.Errorf("consume: %w", because(ctx.Err(), c.conns))
+		return fmt.Errorf("consume: %w", withConnError(ctx.Err(), c.conns))
 	case cause == errIdle:
 		c.lookAhead(ctx)
 	case cause != nil:
-		c.errs = append(c.errs, fmt.Errorf("consume%s: %w", c.fabric.signedInAs(), c.fabric.signedOut(cause)))
+		c.errs = append(c.errs, fmt.Errorf("consume%s: %w", c.fabric.signedInAs(), c.fabric.loginError(cause)))
 	}
 	return nil
 }
@@ -239,13 +239,13 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 		denied := errors.Is(p.Err, kerr.TopicAuthorizationFailed) && p.Partition >= 0
 		if errors.Is(p.Err, kerr.UnknownTopicID) {
 			delete(c.reads, topic)
-			c.renew(topic)
-		} else if denied && c.remade(topic) {
-			c.renew(topic)
+			c.restartTopic(topic)
+		} else if denied && c.wasRecreated(topic) {
+			c.restartTopic(topic)
 		}
 	}
 	if _, known := c.reads[topic]; !known && len(p.Records) > 0 {
-		c.remade(topic)
+		c.wasRecreated(topic)
 	}
 	id := kafka.Partition{Topic: topic, Partition: p.Partition}
 	c.mu.Lock()
@@ -280,12 +280,12 @@ func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
 // remadeTimeout bounds the lookup of a topic that may have been deleted and created again.
 const remadeTimeout = 5 * time.Second
 
-// remade reports whether the topic of this name has another ID than the topic that was read so far.
+// wasRecreated reports whether the topic of this name has another ID than the topic that was read so far.
 // It records the new ID.
-func (c *Consumer) remade(topic string) bool {
+func (c *Consumer) wasRecreated(topic string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), remadeTimeout)
 	defer cancel()
-	places, err := c.fabric.partitions(ctx, c.asking, []string{topic})
+	places, err := c.fabric.partitions(ctx, c.lookups, []string{topic})
 	if err != nil {
 		return false
 	}
@@ -296,10 +296,10 @@ func (c *Consumer) remade(topic string) bool {
 	return c.reads[topic] != was
 }
 
-// renew starts over with a topic that was deleted. The Kafka client keeps asking for the deleted
+// restartTopic starts over with a topic that was deleted. The Kafka client keeps asking for the deleted
 // topic's ID, and would never read another topic of the same name.
-func (c *Consumer) renew(topic string) {
-	c.reading.PurgeTopicsFromConsuming(topic)
+func (c *Consumer) restartTopic(topic string) {
+	c.fetches.PurgeTopicsFromConsuming(topic)
 	gone := func(id kafka.Partition) bool { return id.Topic == topic }
 	c.mu.Lock()
 	maps.DeleteFunc(c.known, func(id kafka.Partition, _ span) bool { return gone(id) })
@@ -314,7 +314,7 @@ func (c *Consumer) renew(topic string) {
 	}
 	c.renewed[topic] = true
 	c.mu.Unlock()
-	c.reading.AddConsumeTopics(topic)
+	c.fetches.AddConsumeTopics(topic)
 }
 
 // rewind starts over with a partition that ends before the next offset to read: its log was
@@ -358,7 +358,7 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 	c.mu.Unlock()
 	for _, cur := range open {
 		next := cur.next.Load()
-		past, found, err := c.fabric.probe(ctx, c.asking, cur.id, next)
+		past, found, err := c.fabric.probe(ctx, c.lookups, cur.id, next)
 		switch {
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			c.skipDeleted(ctx, cur)
@@ -374,7 +374,7 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 // skipDeleted moves a cursor to the start of its partition if the records at the cursor were
 // deleted.
 func (c *Consumer) skipDeleted(ctx context.Context, cur *cursor) {
-	spans, err := c.fabric.spans(ctx, c.asking, []kafka.Partition{cur.id})
+	spans, err := c.fabric.spans(ctx, c.lookups, []kafka.Partition{cur.id})
 	if err != nil {
 		c.errs = append(c.errs, err)
 		return

@@ -849,7 +849,7 @@ func TestGroupOfATopicThatWasMadeAgain(t *testing.T) {
 	t.Parallel()
 	cfg, consumer, again := remade(t, "analysis")
 	again()
-	consumer.renew("weather")
+	consumer.restartTopic("weather")
 	if got := values(take(t, consumer, 3)); got != "[100 101 102]" {
 		t.Errorf("got %s, want [100 101 102]", got)
 	}

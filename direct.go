@@ -67,7 +67,7 @@ func openDirect(ctx context.Context, cfg Config, counts *counts) (*direct, error
 		return nil, err
 	}
 	d.budget.max = maxPendingBytes
-	d.budget.hurry = d.hurry
+	d.budget.hurry = d.holdFlush
 	d.promise = d.finished
 	d.slabs.New = func() any { return newSlab(d.ids.prefix) }
 	return d, nil
@@ -83,7 +83,7 @@ func (d *direct) log(ctx context.Context, events []Event) error {
 			b.finish(i, d.fabric.logError(events[i].Topic, err))
 		}
 	}
-	defer d.hurry()()
+	defer d.holdFlush()()
 	return b.wait(ctx, d, events)
 }
 
@@ -100,7 +100,7 @@ func (d *direct) produce(ctx context.Context, ev *Event, done func(Record, error
 	}
 	select {
 	case <-d.closing: // checked after take: either close waits for this event's bytes, or we see that it has begun
-		d.budget.giveBack(int64(size))
+		d.budget.release(int64(size))
 		return ErrClosed
 	default:
 	}
@@ -113,11 +113,11 @@ func (d *direct) produce(ctx context.Context, ev *Event, done func(Record, error
 	return nil
 }
 
-// hurry makes the Kafka client send at once what it has buffered, and what it gets until stop is
+// holdFlush makes the Kafka client send at once what it has buffered, and what it gets until stop is
 // called, instead of lingering. For that it keeps a Flush open, during which the client does not
 // linger. A single short Flush would not be enough: events of a topic that the client does not know
 // yet are put into batches only later, and would then linger.
-func (d *direct) hurry() (stop func()) {
+func (d *direct) holdFlush() (stop func()) {
 	if d.fabric.Linger == 0 {
 		return func() {}
 	}
@@ -159,7 +159,7 @@ func (d *direct) stats() LoggerStats {
 }
 
 // because adds to the error of a context why the client could not connect.
-func (d *direct) because(err error) error { return because(err, d.conns) }
+func (d *direct) because(err error) error { return withConnError(err, d.conns) }
 
 // forget makes the Kafka client look up a topic again. If a topic is deleted and created again
 // under the same name, the client fails all events for it, since they could be meant for the old
@@ -328,7 +328,7 @@ func (d *direct) finished(r *kgo.Record, err error) {
 	}
 	size := int64(p.size)
 	d.recycle(p)
-	d.budget.giveBack(size)
+	d.budget.release(size)
 }
 
 // batch collects the results of the events of one call of Log.
@@ -471,8 +471,8 @@ func (b *budget) tryTake(n int64) bool {
 	return false
 }
 
-// giveBack returns n bytes, and wakes waiters once use has dropped to [budget.low].
-func (b *budget) giveBack(n int64) {
+// release returns n bytes, and wakes waiters once use has dropped to [budget.low].
+func (b *budget) release(n int64) {
 	b.given.Add(n)
 	if b.waiting.Load() == 0 || b.used() > b.low() {
 		return
@@ -496,7 +496,7 @@ func (b *budget) wait(ctx context.Context, closing <-chan struct{}, level int64)
 		}
 		freed := b.freed
 		b.mu.Unlock()
-		if b.used() <= level { // after announcing the wait, so that no giveBack is missed
+		if b.used() <= level { // after announcing the wait, so that no release is missed
 			return nil
 		}
 		select {

@@ -70,7 +70,7 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 		return Config{}, fmt.Errorf("%s: %w", accesskey.FileVariable, keyFileError(err))
 	}
 	e := environment{getenv: file.Getenv(getenv), file: file}
-	if err := e.hear(); err != nil {
+	if err := e.readTrust(); err != nil {
 		return Config{}, err
 	}
 	profiles, err := UserProfiles(getenv)
@@ -136,9 +136,9 @@ func (e environment) keyOrigin() string {
 	return ""
 }
 
-// hear checks the credentials, and sets e.said to what the user has said about where secrets may be
+// readTrust checks the credentials, and sets e.said to what the user has said about where secrets may be
 // sent.
-func (e *environment) hear() (err error) {
+func (e *environment) readTrust() (err error) {
 	if err := e.oneCredential(); err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 		if name == "" {
 			var err error
 			if name, err = profiles.Current(); errors.Is(err, ErrNoProfile) {
-				return Config{}, e.nowhere(err)
+				return Config{}, e.noFabricError(err)
 			} else if err != nil {
 				return Config{}, err
 			}
@@ -239,8 +239,8 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 	}, nil
 }
 
-// nowhere returns the error for an environment that does not say which fabric to use.
-func (e environment) nowhere(err error) error {
+// noFabricError returns the error for an environment that does not say which fabric to use.
+func (e environment) noFabricError(err error) error {
 	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
 		if e.getenv(name) != "" {
 			return &Error{

@@ -124,8 +124,8 @@ func TestConfigFromEnv(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if cfg.URL != try.url || cfg.who() != try.who || cfg.origin != try.origin || !strings.Contains(cfg.login, try.loginHints) {
-			t.Errorf("%s: URL %s, %s by %s, hint %s; want %s, %s by %s, %s", name, cfg.URL, cfg.who(), cfg.origin, cfg.login, try.url, try.who, try.origin, try.loginHints)
+		if cfg.URL != try.url || cfg.identityName() != try.who || cfg.origin != try.origin || !strings.Contains(cfg.login, try.loginHints) {
+			t.Errorf("%s: URL %s, %s by %s, hint %s; want %s, %s by %s, %s", name, cfg.URL, cfg.identityName(), cfg.origin, cfg.login, try.url, try.who, try.origin, try.loginHints)
 		}
 		if got := strings.Join(cfg.Brokers, ","); got != try.brokers || cfg.CAFile != try.caFile || cfg.TokenSource == nil {
 			t.Errorf("%s: brokers %s, CA file %q; want %s, %q", name, got, cfg.CAFile, try.brokers, try.caFile)
@@ -182,8 +182,8 @@ func TestKeyFromEnv(t *testing.T) {
 		if cfg.URL != try.url || cfg.origin != try.origin || cfg.Key != (Key{keyIDOfTests, keySecretOfTests}) || cfg.TokenSource != nil || cfg.Identity.Subject != "" {
 			t.Errorf("%s: %+v, by %s", name, cfg, cfg.origin)
 		}
-		if err := cfg.complete(); err != nil || cfg.who() != "the access key "+keyIDOfTests || !strings.Contains(cfg.login, "diaspora key create") {
-			t.Errorf("%s: %v, as %s, hint %q", name, err, cfg.who(), cfg.login)
+		if err := cfg.complete(); err != nil || cfg.identityName() != "the access key "+keyIDOfTests || !strings.Contains(cfg.login, "diaspora key create") {
+			t.Errorf("%s: %v, as %s, hint %q", name, err, cfg.identityName(), cfg.login)
 		}
 		if strings.Contains(fmt.Sprintf("%v %+v %#v", cfg, cfg, cfg), canary) {
 			t.Errorf("%s: the Config shows a secret", name)

@@ -67,7 +67,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	text := tidy(e.Reason) // it may quote a server's response
+	text := sanitize(e.Reason) // it may quote a server's response
 	if e.Condition != nil {
 		text = e.Condition.Error() + ": " + text
 	}
@@ -136,8 +136,8 @@ func explain(err error) error {
 	return &Error{Condition: sentinel, Reason: strings.TrimPrefix(reason, sentinel.Error()+": "), Hint: hint, cause: err}
 }
 
-// advise adds a hint to err if err has the condition and no hint yet.
-func advise(err error, condition error, hint string) error {
+// withHint adds a hint to err if err has the condition and no hint yet.
+func withHint(err error, condition error, hint string) error {
 	f, ok := err.(*Error)
 	if !ok || f.Condition != condition || f.Hint != "" || hint == "" {
 		return err
@@ -174,8 +174,8 @@ func (e *EventError) Error() string {
 
 func (e *EventError) Unwrap() error { return e.Err }
 
-// because adds to err, the error of a context, why the client could not connect.
-func because(err error, conns *kafka.Connections) error {
+// withConnError adds to err, the error of a context, why the client could not connect.
+func withConnError(err error, conns *kafka.Connections) error {
 	if why := conns.Err(); why != nil {
 		return fmt.Errorf("%w (%v)", err, explain(why))
 	}

@@ -64,14 +64,14 @@ func TestExplain(t *testing.T) {
 func TestAdviseOnlyOnce(t *testing.T) {
 	t.Parallel()
 	f := &Error{Condition: ErrUnauthenticated, Reason: "why"}
-	advised := advise(f, ErrUnauthenticated, "first")
-	if got := Hint(advise(advised, ErrUnauthenticated, "second")); got != "first" {
+	advised := withHint(f, ErrUnauthenticated, "first")
+	if got := Hint(withHint(advised, ErrUnauthenticated, "second")); got != "first" {
 		t.Errorf("the hint is %q, want the first", got)
 	}
 	if f.Hint != "" {
 		t.Error("the error itself was changed")
 	}
-	for _, err := range []error{advise(f, ErrNotFound, "x"), advise(f, ErrUnauthenticated, ""), advise(io.EOF, ErrUnauthenticated, "x")} {
+	for _, err := range []error{withHint(f, ErrNotFound, "x"), withHint(f, ErrUnauthenticated, ""), withHint(io.EOF, ErrUnauthenticated, "x")} {
 		if Hint(err) != "" {
 			t.Errorf("%v has a hint", err)
 		}

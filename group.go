@@ -17,7 +17,7 @@ import (
 func (c *Consumer) openGroup(ctx context.Context) error {
 	// A new cluster creates the topic for its groups' offsets (__consumer_offsets) only when the
 	// first group is used, and answers COORDINATOR_NOT_AVAILABLE until the topic is ready.
-	return persist(ctx, retriable, func() error { return c.askForGroup(ctx) })
+	return retry(ctx, retriable, func() error { return c.askForGroup(ctx) })
 }
 
 // askForGroup asks once for the group's offsets, and fails if the caller may not use the group.
@@ -28,7 +28,7 @@ func (c *Consumer) askForGroup(ctx context.Context) error {
 	g := kmsg.NewOffsetFetchRequestGroup()
 	g.Group = group
 	req.Groups = append(req.Groups, g)
-	resp, err := req.RequestWith(ctx, c.asking)
+	resp, err := req.RequestWith(ctx, c.lookups)
 	if err != nil {
 		return c.groupError(err)
 	}
@@ -49,13 +49,13 @@ func (c *Consumer) groupError(err error) error {
 	if ok && f.Condition == ErrPermission && !kafka.NotAdmitted(err) {
 		f = &Error{
 			Condition: ErrPermission,
-			Reason:    c.fabric.who() + " may not use it",
+			Reason:    c.fabric.identityName() + " may not use it",
 			Hint:      "choose another group, one that is yours",
 			cause:     err,
 		}
 		return fmt.Errorf("consumer group %q: %w", c.options.Group, f)
 	}
-	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.signedOut(err))
+	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.loginError(err))
 }
 
 // rebalanceTimeout is how long the group waits for its members to rejoin during a rebalance.
@@ -76,10 +76,10 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 		kgo.DisableAutoCommit(),
 		kgo.OnPartitionsAssigned(func(_ context.Context, client *kgo.Client, added map[string][]int32) {
 			member, generation := client.GroupMetadata()
-			c.gain(member, generation, added)
+			c.onAssigned(member, generation, added)
 		}),
 		kgo.AdjustFetchOffsetsFn(func(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-			return c.take(offsets), nil
+			return c.startPartitions(offsets), nil
 		}),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, client *kgo.Client, lost map[string][]int32) {
 			if len(lost) == 0 {
@@ -91,18 +91,18 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 				}
 			}
 			_, generation := client.GroupMetadata()
-			c.drop(generation, lost)
+			c.onRevoked(generation, lost)
 		}),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.drop(noGeneration, lost) }),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.onRevoked(noGeneration, lost) }),
 	}
 }
 
 // noGeneration is the generation of a member that is not in the group.
 const noGeneration = -1
 
-// gain is called with the partitions that a generation of the group adds to this member's. If there
+// onAssigned is called with the partitions that a generation of the group adds to this member's. If there
 // are any, take is called later, when their offsets are known.
-func (c *Consumer) gain(member string, generation int32, added map[string][]int32) {
+func (c *Consumer) onAssigned(member string, generation int32, added map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.member, c.generation = member, generation
@@ -114,10 +114,10 @@ func (c *Consumer) gain(member string, generation int32, added map[string][]int3
 // only then (KIP-429). The caller holds mu.
 func (c *Consumer) settled() bool { return c.generation != c.gaveUp }
 
-// take starts reading the partitions that the group assigned: at the committed offset or, without
+// startPartitions starts reading the partitions that the group assigned: at the committed offset or, without
 // one, at From. A partition that was added after the Consumer was opened is read from its start, so
 // that no record of it is missed.
-func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[int32]kgo.Offset {
+func (c *Consumer) startPartitions(offsets map[string]map[int32]kgo.Offset) map[string]map[int32]kgo.Offset {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for topic, partitions := range offsets {
@@ -141,10 +141,10 @@ func (c *Consumer) take(offsets map[string]map[int32]kgo.Offset) map[string]map[
 	return offsets
 }
 
-// drop gives partitions up in the given generation of the group. Their queued records must not be
+// onRevoked gives partitions up in the given generation of the group. Their queued records must not be
 // yielded, because another member may read them now. The remaining partitions are not known to be
 // all that this member is to read, until the group assigns partitions again.
-func (c *Consumer) drop(generation int32, lost map[string][]int32) {
+func (c *Consumer) onRevoked(generation int32, lost map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.assigned, c.gaveUp = false, generation
@@ -181,8 +181,8 @@ func (c *Consumer) commit(ctx context.Context) error {
 	if c.options.Group == "" {
 		return nil
 	}
-	passes := func(err error) bool { return retriable(err) && !sharedAnew(err) }
-	return persist(ctx, passes, func() error { return c.commitOnce(ctx) })
+	passes := func(err error) bool { return retriable(err) && !needsRejoin(err) }
+	return retry(ctx, passes, func() error { return c.commitOnce(ctx) })
 }
 
 // commitOnce commits what is handled now. It runs once at a time: of two concurrent commits, the
@@ -220,7 +220,7 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 		}
 		return nil
 	})
-	c.reading.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+	c.fetches.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		failed = c.commitError(resp, err)
 	})
 	if failed != nil {
@@ -232,10 +232,10 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 	return nil
 }
 
-// sharedAnew reports whether a commit failed because the member has to rejoin the group first. Such
+// needsRejoin reports whether a commit failed because the member has to rejoin the group first. Such
 // a commit must not be retried: if it is for partitions that are being given up, the member rejoins
 // only after the commit has returned.
-func sharedAnew(err error) bool {
+func needsRejoin(err error) bool {
 	for _, code := range []error{kerr.RebalanceInProgress, kerr.UnknownMemberID, kerr.IllegalGeneration, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
 		if errors.Is(err, code) {
 			return true

@@ -64,15 +64,15 @@ func TestNotFinishedBetweenGenerations(t *testing.T) {
 		finished bool
 	}
 	gain := func(generation int32, added map[string][]int32) func(*Consumer) {
-		return func(c *Consumer) { c.gain("member", generation, added) }
+		return func(c *Consumer) { c.onAssigned("member", generation, added) }
 	}
 	take := func(partition int32) func(*Consumer) {
 		return func(c *Consumer) {
-			c.take(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(7)}})
+			c.startPartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(7)}})
 		}
 	}
 	drop := func(generation int32, lost map[string][]int32) func(*Consumer) {
-		return func(c *Consumer) { c.drop(generation, lost) }
+		return func(c *Consumer) { c.onRevoked(generation, lost) }
 	}
 	for name, steps := range map[string][]step{
 		"nothing for this member": {
@@ -143,7 +143,7 @@ func TestRejoinAsAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got = append(got, string(r.Value)); len(got) == 10 {
-			was, _ := c.reading.GroupMetadata()
+			was, _ := c.fetches.GroupMetadata()
 			leave := kmsg.NewPtrLeaveGroupRequest()
 			leave.Group = "analysis"
 			leave.Members = []kmsg.LeaveGroupRequestMember{{MemberID: was}}
@@ -153,7 +153,7 @@ func TestRejoinAsAnother(t *testing.T) {
 			if err := kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}); err != nil {
 				t.Fatal(err)
 			}
-			c.reading.ForceRebalance()
+			c.fetches.ForceRebalance()
 			eventually(t, "the member's next life", func() bool {
 				c.mu.Lock()
 				defer c.mu.Unlock()

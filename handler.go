@@ -187,7 +187,7 @@ func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration
 		maxBytes:  logger.fabric.maxEventBytes - systemHeaderBytes - len(key),
 	}
 	o.parcels.New = func() any {
-		p := &parcel{out: o}
+		p := &outgoing{out: o}
 		p.done = p.finished
 		p.buf = make([]byte, 0, 512)
 		return p
@@ -195,8 +195,8 @@ func newOutbox(logger *Logger, topic string, key []byte, dropAfter time.Duration
 	return o
 }
 
-// parcel is an event's value on its way through the Logger. It is reused after its callback.
-type parcel struct {
+// outgoing is an event's value on its way through the Logger. It is reused after its callback.
+type outgoing struct {
 	out   *outbox
 	json  slogjson.Encoder
 	buf   []byte // the value
@@ -208,10 +208,10 @@ type parcel struct {
 // maxKeptBytes is the largest buffer that is kept for the next event.
 const maxKeptBytes = 64 << 10
 
-func (o *outbox) parcel() *parcel { return o.parcels.Get().(*parcel) }
+func (o *outbox) parcel() *outgoing { return o.parcels.Get().(*outgoing) }
 
 // tell returns how many events were lost and not reported yet. The event of p must report them.
-func (p *parcel) tell() int64 {
+func (p *outgoing) tell() int64 {
 	p.told = 0
 	if p.out.untold.Load() > 0 {
 		p.told = p.out.untold.Swap(0)
@@ -221,7 +221,7 @@ func (p *parcel) tell() int64 {
 
 // finished is the Logger's callback. If the event failed, the lost events that it reported are
 // unreported again.
-func (p *parcel) finished(_ Record, err error) {
+func (p *outgoing) finished(_ Record, err error) {
 	if err != nil {
 		p.out.lost.Add(1)
 		p.out.untold.Add(p.told + 1)
@@ -234,7 +234,7 @@ func (p *parcel) finished(_ Record, err error) {
 }
 
 // send passes the event to the Logger. If the Logger does not accept it, it counts as lost.
-func (p *parcel) send() error {
+func (p *outgoing) send() error {
 	o := p.out
 	p.event.Topic, p.event.Key = o.topic, o.key
 	err := o.logger.send(noWait, &p.event, p.done)
@@ -255,7 +255,7 @@ func (p *parcel) send() error {
 var libraryCode = []string{"github.com/twmb/franz-go/pkg/kgo.", "github.com/diaspora-streams/diaspora/globus."}
 
 // wait sends the event once the Logger has room, unless the event must be dropped before.
-func (p *parcel) wait() error {
+func (p *outgoing) wait() error {
 	full := &Error{Condition: ErrUnavailable, Reason: "dropped, because too many events wait for their acknowledgement"}
 	if p.out.dropAfter < 0 || calledBy(libraryCode...) {
 		return full

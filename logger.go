@@ -242,12 +242,12 @@ func (f *fabric) topicError(op, verb, topic string, err error) error {
 	if denied, ok := err.(*Error); ok && denied.Condition == ErrPermission && !kafka.NotAdmitted(err) {
 		err = &Error{
 			Condition: ErrPermission,
-			Reason:    fmt.Sprintf("%s may not %s it", f.who(), verb),
+			Reason:    fmt.Sprintf("%s may not %s it", f.identityName(), verb),
 			Hint:      access,
 			cause:     denied.cause,
 		}
 	}
-	err = advise(err, ErrNotFound, claim)
-	err = advise(err, ErrUnauthenticated, f.login)
+	err = withHint(err, ErrNotFound, claim)
+	err = withHint(err, ErrUnauthenticated, f.login)
 	return &TopicError{op, clip(topic), err}
 }

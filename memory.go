@@ -30,13 +30,13 @@ type memory struct {
 	silent *atomic.Int64 // when the fabric last did not answer, in Unix nanoseconds; nil if that is not recorded
 }
 
-// silentFor is how long the fabric is not asked again after it did not answer. It spares a program
+// unansweredFor is how long the fabric is not asked again after it did not answer. It spares a program
 // that opens several spools from waiting for each.
-const silentFor = 30 * time.Second
+const unansweredFor = 30 * time.Second
 
-// unanswered reports whether the fabric did not answer within the last silentFor.
+// unanswered reports whether the fabric did not answer within the last unansweredFor.
 func (m memory) unanswered() bool {
-	return m.silent != nil && time.Since(time.Unix(0, m.silent.Load())) < silentFor
+	return m.silent != nil && time.Since(time.Unix(0, m.silent.Load())) < unansweredFor
 }
 
 // noAnswer records that the fabric did not answer just now.
@@ -150,7 +150,7 @@ func (c *Config) keyOwner(ctx context.Context, id string) string {
 	if err != nil {
 		return ""
 	}
-	defer client.hangUp()
+	defer client.closeIdle()
 	timed, cancel := context.WithTimeout(ctx, c.DialTimeout)
 	defer cancel()
 	key, err := client.Key(timed, id)
@@ -182,7 +182,7 @@ func (c *Config) learnIdentity(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer client.hangUp()
+	defer client.closeIdle()
 	c.Identity, err = client.Identity(ctx)
 	return err
 }

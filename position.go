@@ -81,9 +81,9 @@ func (p Position) validate(name string) error {
 // committed records (the last stable offset).
 type span struct{ start, end int64 }
 
-// persist calls do, and retries with backoff, at most 8 times, while worth reports that the error
+// retry calls do, and retries with backoff, at most 8 times, while worth reports that the error
 // may pass.
-func persist(ctx context.Context, worth func(error) bool, do func() error) error {
+func retry(ctx context.Context, worth func(error) bool, do func() error) error {
 	for attempt := 0; ; attempt++ {
 		err := do()
 		if err == nil || !worth(err) || attempt == 8 || !sleep(ctx, backoff(attempt), farFuture(ctx)) {
@@ -94,7 +94,7 @@ func persist(ctx context.Context, worth func(error) bool, do func() error) error
 
 // partitions looks up the partitions of the topics.
 func (f *fabric) partitions(ctx context.Context, client *kgo.Client, topics []string) (found map[kafka.Partition]kafka.Place, err error) {
-	err = persist(ctx, retriable, func() error {
+	err = retry(ctx, retriable, func() error {
 		found, err = kafka.Places(ctx, client, topics)
 		return f.askError("look up topics", err)
 	})
@@ -156,7 +156,7 @@ func (f *fabric) resolvePosition(ctx context.Context, client *kgo.Client, p Posi
 
 // listOffsets returns the offset for a timestamp in each partition, or -1 if it has none.
 func (f *fabric) listOffsets(ctx context.Context, client *kgo.Client, partitions []kafka.Partition, timestamp int64) (offsets map[kafka.Partition]int64, err error) {
-	err = persist(ctx, retriable, func() error {
+	err = retry(ctx, retriable, func() error {
 		offsets, err = kafka.ListOffsets(ctx, client, partitions, timestamp)
 		return f.askError("look up offsets", err)
 	})
@@ -186,11 +186,13 @@ func (f *fabric) askError(what string, err error) error {
 	case errors.As(err, &t):
 		return f.topicError("consume", "read", t.Topic, t.Err)
 	}
-	return fmt.Errorf("%s: %w", what, f.signedOut(err))
+	return fmt.Errorf("%s: %w", what, f.loginError(err))
 }
 
-// signedOut explains the error of a request, and adds a hint if the login was rejected.
-func (f *fabric) signedOut(err error) error { return advise(explain(err), ErrUnauthenticated, f.login) }
+// loginError explains the error of a request, and adds a hint if the login was rejected.
+func (f *fabric) loginError(err error) error {
+	return withHint(explain(err), ErrUnauthenticated, f.login)
+}
 
 // retriable reports whether the same request may succeed later. err has been explained. The end of
 // a context does not count, because it is the caller's decision.

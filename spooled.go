@@ -144,7 +144,7 @@ func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, err
 		Diagnostics:    cfg.diagnostics(),
 	}
 	if cfg.Key != (Key{}) {
-		config.SignIn = func(ctx context.Context) error { return s.cluster.fabric.signsInAnew(ctx) }
+		config.SignIn = func(ctx context.Context) error { return s.cluster.fabric.trySignIn(ctx) }
 	}
 	s.shipper = ship.New(config)
 	run, stop := context.WithCancel(context.Background()) // ends with close, not with ctx
@@ -197,7 +197,7 @@ func (s *spooled) explain(topic string, err error) error {
 	if topic != "" {
 		return s.fabric.logError(topic, err)
 	}
-	return advise(explain(err), ErrUnauthenticated, s.fabric.login)
+	return withHint(explain(err), ErrUnauthenticated, s.fabric.login)
 }
 
 func (s *spooled) log(ctx context.Context, events []Event) error {

@@ -89,7 +89,7 @@ func TestWrongSettings(t *testing.T) {
 		"did you mean allow-domains?":                `allow-domain = ["example.edu"]`,
 		"there is no such setting":                   `nonsense = 1`,
 		"neither a string":                           `max-topics = 1.5`,
-		"a list may only contain strings":                       `kafka-brokers = [1]`,
+		"a list may only contain strings":            `kafka-brokers = [1]`,
 		"line 1":                                     `max-topics = `,
 		"private to each person":                     `groups = "open"`,
 		"not a number of 1 or more":                  `max-topics = 0`,

@@ -203,7 +203,7 @@ func TestAllSpoolsInUse(t *testing.T) {
 		}
 		t.Cleanup(func() { s.Close() })
 	}
-	code, want := d.types(t.Context(), "produce", "weather", "--value", "1"), fmt.Sprintf("all 64 spools in %s are in use; nothing was logged\n", home.Dir)
+	code, want := d.types(t.Context(), "produce", "weather", "--value", "1"), fmt.Sprintf("all 256 spools in %s are in use; nothing was logged\n", home.Dir)
 	if code != 6 || !strings.Contains(d.err.String(), want) {
 		t.Errorf("produce ends with %d and says %q, want %q", code, d.err.String(), want)
 	}

@@ -84,7 +84,7 @@ func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a 
 		l.saveSoon()
 	}
 	if !l.opts.Sync {
-		l.show(l.next, g.size)
+		l.advanceEnd(l.next, g.size)
 	}
 	return Appended{BaseOffset: offset, Time: now}, l.next, nil
 }
@@ -191,9 +191,9 @@ func (l *Log) note(g *segment, h batch.Header, arrived int64) {
 	}
 }
 
-// show makes what was written up to an offset visible to readers. pos is the position of the offset
+// advanceEnd makes what was written up to an offset visible to readers. pos is the position of the offset
 // in the active segment. The caller holds mu.
-func (l *Log) show(offset, pos int64) {
+func (l *Log) advanceEnd(offset, pos int64) {
 	l.end, l.endPos = offset, pos
 	l.wake()
 }

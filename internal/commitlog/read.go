@@ -77,7 +77,7 @@ func (r *reading) part() (more bool, err error) {
 	if at < o.trusted {
 		n, next, err = r.check(b, limit-at)
 	} else {
-		n, next = r.skim(b, o, at)
+		n, next = r.skipBatches(b, o, at)
 	}
 	r.out = r.out[:before+n]
 	if err != nil {
@@ -170,9 +170,9 @@ func (r *reading) fill(o *opened, at, limit int64) ([]byte, error) {
 	}
 }
 
-// skim finds the whole batches in bytes that this process wrote itself. b begins at position at of
+// skipBatches finds the whole batches in bytes that this process wrote itself. b begins at position at of
 // the segment. It returns their total size, and the offset after them.
-func (r *reading) skim(b []byte, o *opened, at int64) (n int, next int64) {
+func (r *reading) skipBatches(b []byte, o *opened, at int64) (n int, next int64) {
 	r.mu.Lock()
 	last := o.index.before(func(e entry) bool { return e.pos > at+int64(len(b)) })
 	r.mu.Unlock()
@@ -192,7 +192,7 @@ func (r *reading) skim(b []byte, o *opened, at int64) (n int, next int64) {
 	}
 }
 
-// check is like skim for bytes that may be damaged. The first batch must contain r.offset. space is
+// check is like skipBatches for bytes that may be damaged. The first batch must contain r.offset. space is
 // the number of bytes that are left in the segment. err describes what is wrong with the batch
 // after those that are counted in n.
 func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {

@@ -103,7 +103,7 @@ func (l *Log) syncContent(g *segment) error {
 	defer l.mu.Unlock()
 	g.synced = max(g.synced, size)
 	if active && next > l.end {
-		l.show(next, size)
+		l.advanceEnd(next, size)
 	}
 	return nil
 }

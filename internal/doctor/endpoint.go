@@ -86,7 +86,7 @@ func checkTCP(ctx context.Context, v *visit) Finding {
 	began := time.Now()
 	conn, err := v.dialer().DialContext(ctx, "tcp", address)
 	if err != nil {
-		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", address, networkWords(err))
+		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", address, describeNetworkError(err))
 	}
 	conn.Close()
 	f := ok("%s takes connections", address)
@@ -127,9 +127,9 @@ func checkTLS(ctx context.Context, v *visit) Finding {
 	// The answer is checked by the next check. The trace is complete when RoundTrip returns.
 	if _, _, err := get(traced, v.endpoint.String()+"/healthz", transport); err != nil && state == nil {
 		if advice := tlsAdvice(err); advice != "" {
-			return failure(advice, "%s: %s", v.endpoint.Host, tlsWords(err))
+			return failure(advice, "%s: %s", v.endpoint.Host, describeTLSError(err))
 		}
-		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", v.endpoint.Host, networkWords(err))
+		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", v.endpoint.Host, describeNetworkError(err))
 	}
 	leaf := state.PeerCertificates[0]
 	f := ok("%s, certified by %s", tls.VersionName(state.Version), issuerOf(leaf))
@@ -181,8 +181,8 @@ func (v *visit) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// tlsWords describes a TLS error.
-func tlsWords(err error) string {
+// describeTLSError describes a TLS error.
+func describeTLSError(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var hostname x509.HostnameError
 	var invalid x509.CertificateInvalidError
@@ -231,8 +231,8 @@ func tlsAdvice(err error) string {
 	return ""
 }
 
-// networkWords describes why a connection failed.
-func networkWords(err error) string {
+// describeNetworkError describes why a connection failed.
+func describeNetworkError(err error) string {
 	var dns *net.DNSError
 	if late := net.Error(nil); errors.As(err, &dns) {
 		return dnsWords(dns.Name, err)
@@ -250,7 +250,7 @@ func networkWords(err error) string {
 
 func networkAdvice(err error, what string) string {
 	switch {
-	case networkWords(err) == "no answer":
+	case describeNetworkError(err) == "no answer":
 		return "a firewall may drop it: check the network or VPN, and ask which ports are open"
 	case isRefused(err):
 		return "the machine is there, but not " + what + ": is it running? On this machine: diaspora up"
@@ -346,7 +346,7 @@ func checkHealth(ctx context.Context, v *visit) Finding {
 	began := time.Now()
 	resp, body, err := get(ctx, v.endpoint.String()+"/healthz", transport)
 	if err != nil {
-		return failure("try again", "%s", networkWords(err))
+		return failure("try again", "%s", describeNetworkError(err))
 	}
 	reading := v.readClock(resp.Header, time.Since(began))
 	var health struct {

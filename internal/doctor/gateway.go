@@ -53,8 +53,8 @@ func all(addresses []string, try func(address string) attempt) []attempt {
 	return attempts
 }
 
-// whole combines attempts into one finding: a failure if all have failed, a warning if some have.
-func whole(attempts []attempt, words func(error) string, advice func(error) string) Finding {
+// summarize combines attempts into one finding: a failure if all have failed, a warning if some have.
+func summarize(attempts []attempt, words func(error) string, advice func(error) string) Finding {
 	bad := slices.DeleteFunc(slices.Clone(attempts), func(o attempt) bool { return o.err == nil })
 	if len(bad) == 0 {
 		var texts []string
@@ -92,7 +92,7 @@ func checkGatewayDNS(ctx context.Context, v *visit) Finding {
 		}
 		return attempt{text: f.Seen}
 	})
-	return whole(attempts, error.Error, func(error) string { return "check the network or VPN; the address is the operator's" })
+	return summarize(attempts, error.Error, func(error) string { return "check the network or VPN; the address is the operator's" })
 }
 
 func checkGatewayTCP(ctx context.Context, v *visit) Finding {
@@ -104,7 +104,7 @@ func checkGatewayTCP(ctx context.Context, v *visit) Finding {
 		conn.close()
 		return attempt{text: address + " takes connections"}
 	})
-	f := whole(attempts, networkWords, func(err error) string { return networkAdvice(err, "the gateway") })
+	f := summarize(attempts, describeNetworkError, func(err error) string { return networkAdvice(err, "the gateway") })
 	return f.and(func() {
 		for _, o := range attempts {
 			if o.err == nil {
@@ -136,7 +136,7 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 		conn.close()
 		return attempt{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, issuerOf(conn.state.leaf))}
 	})
-	f := whole(attempts, handshakeWords, func(err error) string {
+	f := summarize(attempts, handshakeWords, func(err error) string {
 		return orElse(tlsAdvice(err), networkAdvice(err, "the gateway"))
 	})
 	return f.and(func() {
@@ -151,9 +151,9 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 
 func handshakeWords(err error) string {
 	if tlsAdvice(err) != "" {
-		return tlsWords(err)
+		return describeTLSError(err)
 	}
-	return networkWords(err)
+	return describeNetworkError(err)
 }
 
 func (v *visit) onThisMachine() bool {
@@ -186,7 +186,7 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 		f.Legs = conn.legs
 		return f.and(func() { v.first = conn })
 	}
-	return failure(v.kafkaAdvice(last), "%s: %s", where, kafkaWords(last))
+	return failure(v.kafkaAdvice(last), "%s: %s", where, describeKafkaError(last))
 }
 
 // signedIn connects and signs in within the given time, if the credentials may be sent to the
@@ -232,8 +232,8 @@ func isRefusal(err error) bool {
 	return kafka.LoginRefused(err)
 }
 
-// kafkaWords describes an error from the Kafka protocol.
-func kafkaWords(err error) string {
+// describeKafkaError describes an error from the Kafka protocol.
+func describeKafkaError(err error) string {
 	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
 		return "no answer"
 	}
@@ -285,7 +285,7 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 	req.Version, req.Topics = 8, []kmsg.MetadataRequestTopic{} // no topics; nil would mean all
 	resp, err := req.RequestWith(ctx, v.first)
 	if err != nil {
-		return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+		return failure(v.kafkaAdvice(err), "%s", describeKafkaError(err))
 	}
 	var addresses []string
 	for _, b := range resp.Brokers {
@@ -306,7 +306,7 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 		conn.close()
 		return attempt{text: address}
 	})
-	f := whole(attempts, v.brokerWords, func(err error) string {
+	f := summarize(attempts, v.brokerWords, func(err error) string {
 		if untrusted := (*trust.Error)(nil); errors.As(err, &untrusted) {
 			return untrusted.Hint
 		}
@@ -322,10 +322,10 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 
 func (v *visit) brokerWords(err error) string {
 	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
-		return networkWords(err)
+		return describeNetworkError(err)
 	}
 	if tlsAdvice(err) != "" {
-		return tlsWords(err)
+		return describeTLSError(err)
 	}
-	return kafkaWords(err)
+	return describeKafkaError(err)
 }

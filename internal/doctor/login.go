@@ -89,9 +89,9 @@ func checkGlobus(ctx context.Context, v *visit) Finding {
 	resp, body, err := get(ctx, issuer+"/.well-known/openid-configuration", transport)
 	if err != nil {
 		if advice := tlsAdvice(err); advice != "" {
-			return failure(advice, "%s: %s", issuer, tlsWords(err))
+			return failure(advice, "%s: %s", issuer, describeTLSError(err))
 		}
-		return failure(next, "%s: %s", issuer, networkWords(err))
+		return failure(next, "%s: %s", issuer, describeNetworkError(err))
 	}
 	var doc struct {
 		Issuer string `json:"issuer"`

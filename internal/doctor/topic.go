@@ -109,7 +109,7 @@ func checkTopic(ctx context.Context, v *visit) Finding {
 		}
 	}
 	if err != nil {
-		return failure(v.kafkaAdvice(err), "%s: %s", name, kafkaWords(err))
+		return failure(v.kafkaAdvice(err), "%s: %s", name, describeKafkaError(err))
 	}
 	found := resp.Topics[0]
 	state := topicState{name: name, partitions: len(found.Partitions), rights: found.AuthorizedOperations}
@@ -149,7 +149,7 @@ func checkTopicSettings(ctx context.Context, v *visit) Finding {
 		return ok("only the owner of %s may see them", v.topic.name)
 	}
 	if err != nil {
-		return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+		return failure(v.kafkaAdvice(err), "%s", describeKafkaError(err))
 	}
 	have := map[string]string{}
 	for _, c := range resp.Resources[0].Configs {
@@ -233,7 +233,7 @@ func checkProduce(ctx context.Context, v *visit) Finding {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+		return failure(v.kafkaAdvice(err), "%s", describeKafkaError(err))
 	}
 	sent.partition, sent.offset, sent.took = record.Partition, record.Offset, time.Since(began)
 	f := ok("%s, partition %d, offset %d: acknowledged in %.1f ms", v.topic.name, sent.partition, sent.offset, ms(sent.took))
@@ -263,7 +263,7 @@ func checkConsume(ctx context.Context, v *visit) Finding {
 			break
 		}
 		if err := fetches.Err(); err != nil {
-			return failure(v.kafkaAdvice(err), "%s", kafkaWords(err))
+			return failure(v.kafkaAdvice(err), "%s", describeKafkaError(err))
 		}
 	}
 	legs := append(slices.Clone(v.first.legs), Leg{"produce", ms(v.sent.took)}, Leg{"fetch", ms(time.Since(began))})

@@ -15,9 +15,9 @@ const (
 	// few as two bytes in the request, but a hundred or more in the broker's memory.
 	maxElements = 100_000
 
-	// maxBehind is how many bytes may follow the last field of a request. librdkafka sends three,
+	// maxTrailingBytes is how many bytes may follow the last field of a request. librdkafka sends three,
 	// and brokers ignore them.
-	maxBehind = 64
+	maxTrailingBytes = 64
 )
 
 // fetchLimit is how much a client may ask for in one Fetch. The gateway lowers larger values to it.
@@ -70,7 +70,7 @@ func checkRequest(request []byte, h header, limit fetchLimit) (unanswered bool, 
 	r.flexible = s.flexible >= 0 && h.version >= s.flexible
 	r.skip(headerBytes)
 	r.request(h.key, s.fields)
-	if r.err == nil && len(r.left) > maxBehind {
+	if r.err == nil && len(r.left) > maxTrailingBytes {
 		r.fail(frameError("%d bytes too many", len(r.left)))
 	}
 	return r.unanswered, r.err

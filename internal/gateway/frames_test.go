@@ -185,7 +185,7 @@ func afterLogin() []badFrames {
 		{"compact array of 2^32-1", [][]byte{frame(flexHead(3, 9), manyTags)}},
 		{"array of a million empty topics", [][]byte{frame(flexHead(3, 9), binary.AppendUvarint(nil, 1_000_000), make([]byte, 1_000_010))}},
 		{"topic of length -2", [][]byte{frame(head(3, 1), int32(1), int16(-2))}},
-		{"65 bytes too many", [][]byte{frame(head(3, 1), int32(-1), make([]byte, maxBehind+1))}},
+		{"65 bytes too many", [][]byte{frame(head(3, 1), int32(-1), make([]byte, maxTrailingBytes+1))}},
 		{"produce of 100 MiB in thirty million topics", [][]byte{sized(100<<20, flexHead(0, 9), "\x00\xff\xff\x00\x00\x00\x00", binary.AppendUvarint(nil, 30_000_000), make([]byte, 1000))}},
 		{"records of length -2", [][]byte{frame(head(0, 3), int16(-1), int16(-1), int32(0), int32(1), int16(1), "x", int32(1), int32(0), int32(-2))}},
 		{"records longer than the frame", [][]byte{frame(head(0, 3), int16(-1), int16(-1), int32(0), int32(1), int16(1), "x", int32(1), int32(0), int32(1000), "x")}},

@@ -23,8 +23,8 @@ const (
 )
 
 var (
-	errBroker  = errors.New("broker")
-	errUnknown = errors.New("nobody can tell who it is")
+	errBroker    = errors.New("broker")
+	errUndecided = errors.New("nobody can tell who it is")
 )
 
 func brokerError(op string, err error) error {
@@ -260,7 +260,7 @@ func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Cred
 		c.g.limits.remember(shown, refused)
 		return shown, id, &refused
 	case err != nil:
-		return shown, id, fmt.Errorf("%w: %w", errUnknown, err)
+		return shown, id, fmt.Errorf("%w: %w", errUndecided, err)
 	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
 		return shown, id, &refusal{reason: "the " + shown.kind() + " has expired" + shown.hint()}
 	case credentials.authzid != "" && credentials.authzid != id.Subject:

@@ -119,7 +119,7 @@ func (g *Gateway) report(c *conn, err error) {
 	case errors.As(err, &refusal):
 		g.counters.refused.Add(1)
 		log.Info("login refused", "err", err)
-	case errors.Is(err, errUnknown):
+	case errors.Is(err, errUndecided):
 		g.counters.unavailable.Add(1)
 		g.unavailableOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
 	case errors.Is(err, errBroker):

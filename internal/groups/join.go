@@ -97,9 +97,9 @@ func (c *Coordinator) join(who Caller, req *kmsg.JoinGroupRequest, wait waiter[*
 		g.remove(req.MemberID)
 		j.refuse("", kerr.GroupMaxSizeReached)
 	case req.MemberID == "":
-		j.stranger()
+		j.joinNew()
 	default:
-		j.known()
+		j.rejoin()
 	}
 }
 
@@ -157,8 +157,8 @@ type joining struct {
 
 func (j *joining) refuse(id string, err *kerr.Error) { j.wait <- joinError(id, err) }
 
-// stranger handles the request of a client without a member ID.
-func (j *joining) stranger() {
+// joinNew handles the request of a client without a member ID.
+func (j *joining) joinNew() {
 	cg := j.g.classic
 	if !cg.fits(j.req.ProtocolType, j.req.Protocols) {
 		j.refuse("", kerr.InconsistentGroupProtocol)
@@ -167,7 +167,7 @@ func (j *joining) stranger() {
 	if instance := j.req.InstanceID; instance != nil {
 		id := newMemberID(*instance)
 		if before, ok := cg.static[*instance]; ok {
-			j.restarted(cg.members[before], id)
+			j.rejoinStatic(cg.members[before], id)
 		} else {
 			j.add(id)
 		}
@@ -202,8 +202,8 @@ func newMemberID(name string) string {
 	return name + "-" + uuid.NewString()
 }
 
-// known handles the request of a client with a member ID.
-func (j *joining) known() {
+// rejoin handles the request of a client with a member ID.
+func (j *joining) rejoin() {
 	cg, id := j.g.classic, j.req.MemberID
 	if !cg.fits(j.req.ProtocolType, j.req.Protocols) {
 		j.refuse(id, kerr.InconsistentGroupProtocol)
@@ -298,9 +298,9 @@ func (j *joining) update(m *member) bool {
 	return true
 }
 
-// restarted handles a static member whose client has restarted and lost its member ID. The member
+// rejoinStatic handles a static member whose client has rejoinStatic and lost its member ID. The member
 // gets the new ID. Requests with the former ID are fenced from now on.
-func (j *joining) restarted(m *member, id string) {
+func (j *joining) rejoinStatic(m *member, id string) {
 	g, cg := j.g, j.g.classic
 	leader, before := cg.leader, *m
 	cg.answerJoin(m, joinError(m.id, kerr.FencedInstanceID))

@@ -123,7 +123,7 @@ func (s *Spool) Seal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sealed = true
-	s.changing()
+	s.notifyChanged()
 }
 
 // Sync waits until every accepted entry is on disk or has failed, and all callbacks of AppendAsync
@@ -184,7 +184,7 @@ func (s *Spool) withdraw(r *request) {
 			s.queue = append(s.queue[:i], s.queue[i+1:]...)
 			s.queued -= len(r.frames)
 			s.held -= len(r.frames)
-			s.changing()
+			s.notifyChanged()
 			return
 		}
 	}
@@ -281,7 +281,7 @@ func (s *Spool) putBack(requests []*request) {
 		if r.withdrawn {
 			s.queued -= len(r.frames)
 			s.held -= len(r.frames)
-			s.changing()
+			s.notifyChanged()
 			continue
 		}
 		queue = append(queue, r)
@@ -545,7 +545,7 @@ func (s *Spool) written(b *batch, g *segment, bytes int64) {
 	s.settled = s.next
 	s.appended += uint64(b.entries)
 	s.waiting = ""
-	s.changing()
+	s.notifyChanged()
 }
 
 // Yield lets callers of Append go first. The reader of a spool competes with them for the disk and
@@ -604,7 +604,7 @@ func (s *Spool) finish(b *batch, err error) {
 			async = true
 		}
 	}
-	s.changing()
+	s.notifyChanged()
 	s.mu.Unlock()
 	for i, r := range b.requests {
 		if b.requests[i] = nil; r.done == nil {
@@ -631,7 +631,7 @@ func (s *Spool) notifyAll() {
 			s.mu.Lock()
 			s.held -= c.bytes
 			if s.held <= maxHeldBytes*3/4 { // not above: waiting calls would get in one by one
-				s.changing()
+				s.notifyChanged()
 			}
 			s.mu.Unlock()
 		}

@@ -151,7 +151,7 @@ func (s *Spool) removeDone(all bool) error {
 		s.mu.Lock()
 		s.segments = slices.Delete(s.segments, 0, 1)
 		s.bytes -= g.size
-		s.changing()
+		s.notifyChanged()
 		s.mu.Unlock()
 		s.raise(s.room)
 	}

@@ -146,7 +146,7 @@ func (o *owner) claim(ctx context.Context) error {
 		return err
 	}
 	if o.wrung = last != nil && o.mayLive(last); o.wrung && o.shared {
-		if o.wrung, err = o.outlast(ctx, last); err != nil {
+		if o.wrung, err = o.awaitDeath(ctx, last); err != nil {
 			return err
 		}
 	}
@@ -221,10 +221,10 @@ func (o *owner) look() error {
 	return o.lost
 }
 
-// outlast waits until the owner in the file has shown no sign of life for beatStopped, or until ctx
+// awaitDeath waits until the owner in the file has shown no sign of life for beatStopped, or until ctx
 // ends. mayLive is false if that owner released the spool meanwhile. If the beat merely stopped,
-// mayLive is true: the owner may be suspended. If the beat goes on, outlast fails with [ErrInUse].
-func (o *owner) outlast(ctx context.Context, last *Owner) (mayLive bool, err error) {
+// mayLive is true: the owner may be suspended. If the beat goes on, awaitDeath fails with [ErrInUse].
+func (o *owner) awaitDeath(ctx context.Context, last *Owner) (mayLive bool, err error) {
 	for deadline := time.Now().Add(beatStopped); time.Now().Before(deadline); {
 		select {
 		case <-ctx.Done():

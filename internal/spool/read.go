@@ -329,7 +329,7 @@ func (s *Spool) Ack(positions ...uint64) error {
 		s.counts.acknowledged += s.done.add(at, at+1)
 	}
 	s.changes++
-	s.changing()
+	s.notifyChanged()
 	s.mu.Unlock()
 	s.acked.write(s)
 	s.raise(s.tidy)
@@ -355,7 +355,7 @@ func (s *Spool) Quarantine(r Record, reason string) error {
 	s.mu.Lock()
 	s.counts.quarantined += s.done.add(r.Position, r.Position+1)
 	s.changes++
-	s.changing()
+	s.notifyChanged()
 	s.mu.Unlock()
 	s.acked.write(s)
 	s.raise(s.tidy)
@@ -388,7 +388,7 @@ func (s *Spool) Discard(positions ...uint64) error {
 	s.done = done
 	s.counts.discarded += discarded
 	s.changes++
-	s.changing()
+	s.notifyChanged()
 	s.mu.Unlock()
 	return s.keep()
 }

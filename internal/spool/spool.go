@@ -647,8 +647,8 @@ func (a *ages) at(position uint64) time.Time {
 
 func (s *Spool) leastSegmentBytes() int64 { return min(firstSegmentBytes, s.opts.SegmentBytes) }
 
-// changing wakes the goroutines that wait for a change of the state. The caller holds mu.
-func (s *Spool) changing() {
+// notifyChanged wakes the goroutines that wait for a change of the state. The caller holds mu.
+func (s *Spool) notifyChanged() {
 	if s.waiting != "" && s.firstDone() {
 		s.raise(s.room)
 	}
@@ -692,7 +692,7 @@ func (s *Spool) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
 		s.closing = true
-		s.changing()
+		s.notifyChanged()
 		s.mu.Unlock()
 		s.raise(s.wake)
 		s.raise(s.room)

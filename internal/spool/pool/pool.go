@@ -32,8 +32,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// Max is the number of spools in a pool, and so of its processes that can log at the same time.
-const Max = 64
+// Max is the number of spools in a pool. It is four times the number of processes that are meant to
+// log at the same time, because each of them also opens the spools that others have left: without
+// free ones beside those, a job that starts after an outage would find no spool.
+const Max = 256
 
 // Pool is a folder of spools for one login. It may not exist yet.
 type Pool struct {

@@ -161,3 +161,27 @@ func TestList(t *testing.T) {
 		}
 	}
 }
+
+// TestTakeBesideAdopters: 64 processes that start while 50 spools have pending events all get one,
+// although the first of them open all those that are left.
+func TestTakeBesideAdopters(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	p := New(state, "home", "")
+	for n := range 50 {
+		closeSpool(t, openSpool(t, p, n+1, 1))
+	}
+	inUse := map[string]bool{}
+	for process := range 64 {
+		_, err := p.Take(func(dir string) error {
+			if inUse[dir] {
+				return spool.ErrInUse
+			}
+			inUse[dir] = true
+			return nil
+		}, func(err error) { t.Error(err) })
+		if err != nil {
+			t.Fatalf("process %d: %v", process, err)
+		}
+	}
+}
