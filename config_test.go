@@ -1,19 +1,37 @@
 package diaspora
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 func TestConfigsThatAreWrong(t *testing.T) {
@@ -178,4 +196,271 @@ func TestPipeAsAFile(t *testing.T) {
 		}
 		<-ctx.Done()
 	}
+}
+
+// certificate makes a self-signed certificate, and returns it in PEM too.
+func certificate(t testing.TB, host string, until time.Time) (tls.Certificate, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: until.Add(-48 * time.Hour), NotAfter: until,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		template.IPAddresses = []net.IP{ip}
+	} else {
+		template.DNSNames = []string{host}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// TestTLS has brokers and ACL endpoints with trusted and with untrusted certificates.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	good, goodPEM := certificate(t, "127.0.0.1", time.Now().Add(time.Hour))
+	_, otherPEM := certificate(t, "127.0.0.1", time.Now().Add(time.Hour))
+	elsewhere, elsewherePEM := certificate(t, "broker.example.org", time.Now().Add(time.Hour))
+	old, oldPEM := certificate(t, "127.0.0.1", time.Now().Add(-time.Hour))
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, goodPEM, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, try := range map[string]struct {
+		cert tls.Certificate
+		cfg  Config
+		says string // "" for no error
+		hint string
+	}{
+		"CA":           {cert: good, cfg: Config{CA: goodPEM}},
+		"CAFile":       {cert: good, cfg: Config{CAFile: file}},
+		"fabric's CA":  {cert: good, cfg: Config{Discovery: &Discovery{Security: "tls", CA: string(goodPEM)}}},
+		"all of them":  {cert: good, cfg: Config{CA: otherPEM, CAFile: file, Discovery: &Discovery{Security: "tls", CA: string(elsewherePEM)}}},
+		"wrong CA":     {good, Config{CA: otherPEM}, "signed by an unknown authority", "name its CA file in DIASPORA_CA_FILE"},
+		"system's CAs": {good, Config{Discovery: &Discovery{Security: "tls"}}, "signed by an unknown authority", "name its CA file in DIASPORA_CA_FILE"},
+		"wrong host":   {elsewhere, Config{CA: elsewherePEM}, "not for this host", ""},
+		"expired":      {old, Config{CA: oldPEM}, "not valid", ""},
+	} {
+		_, cluster := newCluster(t, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{try.cert}}))
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"topics":[]}`)
+		}))
+		server.TLS = &tls.Config{Certificates: []tls.Certificate{try.cert}}
+		server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		server.StartTLS()
+		t.Cleanup(server.Close)
+
+		cfg := try.cfg
+		cfg.Brokers, cfg.anonymous = cluster.Brokers, true
+		if cfg.Discovery != nil {
+			cfg.Discovery.Brokers = cluster.Brokers
+		}
+		client, dialed := Dial(within(t), cfg)
+		if dialed == nil {
+			client.Close()
+		}
+		cfg.URL = server.URL
+		_, asked := newClient(t, cfg).Topics(within(t))
+		for what, err := range map[string]error{"Dial": dialed, "Topics": asked} {
+			switch {
+			case try.says == "" && err != nil:
+				t.Errorf("%s: %s = %v", name, what, err)
+			case try.says != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), try.says) || Hint(err) != try.hint):
+				t.Errorf("%s: %s = %v, want ErrInvalid that says %q and hints %q", name, what, err, try.says, try.hint)
+			}
+		}
+	}
+
+	// A server that speaks another protocol.
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	go func() {
+		for {
+			conn, err := other.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, "220 mail.example.org\r\n")
+			conn.Close()
+		}
+	}()
+	cfg := Config{Brokers: []string{other.Addr().String()}, URL: "https://" + other.Addr().String(), CA: goodPEM, anonymous: true}
+	_, dialed := Dial(within(t), Config{Brokers: cfg.Brokers, CA: goodPEM, anonymous: true})
+	_, asked := newClient(t, cfg).Topics(within(t))
+	for what, err := range map[string]error{"Dial": dialed, "Topics": asked} {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "does not speak TLS") {
+			t.Errorf("%s of what does not speak TLS = %v, want ErrInvalid in words", what, err)
+		}
+	}
+}
+
+func TestDial(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	client, err := Dial(within(t), cfg, kgo.ClientID("mine"), kgo.DefaultProduceTopic("weather"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if got := client.OptValue(kgo.ClientID); got != "mine" {
+		t.Errorf("the client's ID is %v, want the caller's", got)
+	}
+	if err := client.ProduceSync(within(t), kgo.StringRecord("x")).FirstErr(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Dial(within(t), cfg, kgo.SeedBrokers()); err == nil {
+		t.Error("Dial without brokers = nil")
+	}
+}
+
+func TestDialWithATokenThatIsRefused(t *testing.T) {
+	t.Parallel()
+	c, cfg := newCluster(t)
+	newDoor(c, &cfg).shut.Store(true)
+	cfg.DialTimeout = time.Hour // does not apply to a rejected login
+	cfg.Identity.Username, cfg.origin = "ada@example.edu", `profile "local"`
+	_, err := Dial(within(t), cfg)
+	want := fmt.Sprintf(`sign in to %s as ada@example.edu (profile "local"): not authenticated: %s; %s`, cfg.Brokers[0], refusal, defaultLogin)
+	if !errors.Is(err, ErrUnauthenticated) || err.Error() != want {
+		t.Errorf("Dial = %v\nwant  %s", err, want)
+	}
+	withoutCanary(t, err)
+	for name, open := range map[string]func() error{
+		"OpenLogger": func() error { _, err := OpenLogger(within(t), cfg); return err },
+		"OpenConsumer": func() error {
+			_, err := OpenConsumer(within(t), cfg, ConsumerOptions{Topics: []string{"x"}})
+			return err
+		},
+	} {
+		if err := open(); !errors.Is(err, ErrUnauthenticated) || Hint(err) != defaultLogin {
+			t.Errorf("%s = %v, want ErrUnauthenticated with the hint", name, err)
+		}
+	}
+}
+
+// TestDialWaits fails when an outage counts as a rejected login, or is waited for longer than
+// DialTimeout.
+func TestDialWaits(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t)
+	var asked atomic.Int32
+	cfg.anonymous = false
+	cfg.TokenSource = sourceFunc(func(context.Context) (globus.Token, error) {
+		if asked.Add(1) < 3 {
+			return globus.Token{}, fmt.Errorf("refresh: %w", globus.ErrUnavailable)
+		}
+		return globus.Token{}, fmt.Errorf("refresh: %w", globus.ErrLoginRequired)
+	})
+	_, err := Dial(within(t), cfg)
+	if !errors.Is(err, ErrUnauthenticated) || !errors.Is(err, globus.ErrLoginRequired) || asked.Load() != 3 {
+		t.Errorf("Dial = %v after %d tries, want ErrUnauthenticated after 3", err, asked.Load())
+	}
+
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and sends nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	for name, address := range map[string]string{"silent": silent.Addr().String(), "gone": gone.Addr().String()} {
+		cfg := Config{Brokers: []string{address}, anonymous: true, DialTimeout: 300 * time.Millisecond}
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		_, err := Dial(ctx, cfg)
+		if !errors.Is(err, ErrUnavailable) || ctx.Err() != nil || !strings.Contains(err.Error(), address) {
+			t.Errorf("Dial of a broker that is %s = %v, want ErrUnavailable before the context ends", name, err)
+		}
+		cancel()
+		cfg.DialTimeout = time.Hour
+		ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+		if _, err := Dial(ctx, cfg); !errors.Is(err, ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Dial of a broker that is %s, whose context ends = %v", name, err)
+		}
+		cancel()
+	}
+}
+
+// TestDialTimeoutIsNoContext fails when an unreachable broker is mistaken for the end of the
+// caller's context. The timeouts of package net match context.DeadlineExceeded too.
+func TestDialTimeoutIsNoContext(t *testing.T) {
+	t.Parallel()
+	_, cfg := newCluster(t)
+	var dialed atomic.Int32
+	cfg = Through(cfg, func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		if dialed.Add(1) <= 2 {
+			d.Deadline = time.Now().Add(-time.Second)
+		}
+		return d.DialContext(ctx, network, address)
+	}, 0)
+	client, err := Dial(within(t), cfg)
+	if err != nil {
+		t.Fatalf("Dial of a broker that takes its time = %v, want that it is tried again", err)
+	}
+	client.Close()
+	_, err = (&net.Dialer{Deadline: time.Now().Add(-time.Second)}).Dial("tcp", "127.0.0.1:9")
+	if got := explain(fmt.Errorf("unable to dial: %w", err)); !errors.Is(got, ErrUnavailable) || !strings.Contains(got.Error(), "no broker can be reached") {
+		t.Errorf("a connection that takes too long is explained as %v", got)
+	}
+}
+
+type sourceFunc func(context.Context) (globus.Token, error)
+
+func (f sourceFunc) Token(ctx context.Context) (globus.Token, error) { return f(ctx) }
+
+// TestDiagnostics fails when the Kafka client's messages get lost, have too high a level, or
+// contain the token.
+func TestDiagnostics(t *testing.T) {
+	t.Parallel()
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
+		c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+		d := newDoor(c, &cfg)
+		var mu sync.Mutex
+		var out bytes.Buffer
+		cfg.Diagnostics = slog.New(slog.NewTextHandler(lockedWriter{&mu, &out}, &slog.HandlerOptions{Level: level}))
+		l := openLogger(t, cfg)
+		logValues(t, l, "weather", "event value")
+		d.shut.Store(true)
+		c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errors.New("hang up"), true })
+		l.Log(within(t), Event{Topic: "weather", Value: []byte("event value")})
+		ended, end := context.WithCancel(t.Context())
+		end()
+		l.Close(ended)
+		mu.Lock()
+		text := out.String()
+		mu.Unlock()
+		if strings.Contains(text, canary) || strings.Contains(text, "event value") {
+			t.Errorf("level %v: the diagnostics hold the token or the event", level)
+		}
+		if strings.Contains(text, "flushing") {
+			t.Errorf("level %v: the diagnostics speak of each flush", level)
+		}
+		if (level == slog.LevelDebug) != strings.Contains(text, "level=DEBUG") || strings.Contains(text, "level=ERROR") {
+			t.Errorf("level %v: the diagnostics are\n%s", level, text)
+		}
+	}
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	to *bytes.Buffer
+}
+
+func (w lockedWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.to.Write(p)
 }

@@ -2,6 +2,11 @@ package diaspora
 
 import (
 	"bytes"
+	"context"
+	"flag"
+	"net"
+	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -140,4 +145,93 @@ func TestWordsOfTheKafkaClient(t *testing.T) {
 	if !strings.Contains(said.String(), "[INFO] "+flushing) {
 		t.Errorf("a flush says %q, want %q at level INFO", said.String(), flushing)
 	}
+}
+
+// newCluster starts a Kafka broker without any login and returns how to reach it.
+func newCluster(t testing.TB, opts ...kfake.Opt) (*kfake.Cluster, Config) {
+	t.Helper()
+	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.DefaultNumPartitions(1)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c, Config{Brokers: c.ListenAddrs(), anonymous: true}
+}
+
+// within bounds what a test waits for.
+func within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func openLogger(t testing.TB, cfg Config) *Logger {
+	t.Helper()
+	l, err := OpenLogger(within(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close(context.Background()) })
+	return l
+}
+
+func openConsumer(t testing.TB, cfg Config, options ConsumerOptions) *Consumer {
+	t.Helper()
+	c, err := OpenConsumer(within(t), cfg, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(context.Background()) })
+	return c
+}
+
+// readAll returns all records that are in the topics now.
+func readAll(t testing.TB, cfg Config, topics ...string) []Record {
+	t.Helper()
+	return read(t, openConsumer(t, cfg, ConsumerOptions{Topics: topics, Until: End}))
+}
+
+// read returns the records of a Consumer that ends by itself (with Until).
+func read(t testing.TB, c *Consumer) []Record {
+	t.Helper()
+	var records []Record
+	for r, err := range c.Records(within(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, r)
+	}
+	return records
+}
+
+// Hosts maps host:port names that exist only in tests to the host:port to connect to over HTTP.
+var Hosts sync.Map
+
+// TestMain runs more tests in parallel than there are processors, because most of them wait. The
+// flag -test.parallel overrides this.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if n := flag.Lookup("test.parallel"); n.Value.String() == n.DefValue {
+		n.Value.Set("6")
+	}
+	transport := http.DefaultTransport.(*http.Transport)
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if at, ok := Hosts.Load(address); ok {
+			address = at.(string)
+		}
+		return dial(ctx, network, address)
+	}
+	os.Exit(m.Run())
+}
+
+// Through returns a configuration that connects to brokers with dial. A broker that is silent for
+// longer than patience counts as failed; zero keeps the Kafka client's defaults.
+func Through(cfg Config, dial kafka.DialFunc, patience time.Duration) Config {
+	cfg.dial = dial
+	if patience > 0 {
+		cfg.opts = []kgo.Opt{kgo.RequestTimeoutOverhead(patience), kgo.ProduceRequestTimeout(patience)}
+	}
+	return cfg
 }
