@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
-	stdlog "log"
 	"log/slog"
 	"os"
 	"time"
@@ -407,7 +406,7 @@ func ExampleNewWriter() {
 	check(err)
 
 	w := diaspora.NewWriter(logger, &diaspora.WriterOptions{Topic: "weather"})
-	log := stdlog.New(w, "station: ", 0) // or log.SetOutput(w)
+	log := log.New(w, "station: ", 0) // or log.SetOutput(w)
 	log.Printf("sensor %d is up", 3)
 	fmt.Fprint(w, "a line comes ")
 	fmt.Fprint(w, "in parts\n")
