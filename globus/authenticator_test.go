@@ -707,7 +707,7 @@ func TestAuthenticatorOverTheWire(t *testing.T) {
 		a := newAuthenticator(t, w.client(t, confidential))
 		mustKnow(t, a, "tok")
 		_, err := a.Authenticate(t.Context(), "revoked")
-		checkErr(t, "Authenticate", err, globus.ErrRefused, "expired or was revoked")
+		checkErr(t, "Authenticate", err, globus.ErrRefused, "expired, revoked or malformed")
 		_, err = a.Authenticate(t.Context(), "third")
 		checkOutage(t, "Authenticate", err, globus.ErrMisconfigured)
 		_, err = a.Authenticate(t.Context(), "fourth")

@@ -107,7 +107,7 @@ func TestVerifyIDToken(t *testing.T) {
 		"issuer with a slash":          {signed(map[string]any{"iss": "https://auth.globus.org/"}), "different provider", ""},
 		"names a line break":           {signed(map[string]any{"sub": "a\nb"}), `names the subject "a\nb", which is not a UUID`, ""},
 		"names a username":             {signed(map[string]any{"sub": "ada@example.edu"}), `"ada@example.edu", which is not a UUID`, ""},
-		"names nobody":                 {signed(map[string]any{"sub": nil}), "names nobody", ""},
+		"names nobody":                 {signed(map[string]any{"sub": nil}), "has no subject", ""},
 		"never expires":                {signed(map[string]any{"exp": nil}), "expired", ""},
 		"expired within the leeway":    {issued(-48*time.Hour - 4*time.Minute), "", ""},
 		"expired":                      {issued(-48*time.Hour - 6*time.Minute), "expired at", ""},

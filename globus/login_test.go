@@ -844,7 +844,7 @@ func TestLoginIdentity(t *testing.T) {
 		"keys down":                 {signed(nil), status(500, ""), status(500, ""), nil, "", false},
 		"keys are a web page":       {signed(nil), ok(html), status(500, ""), nil, "", false},
 		"no such page of keys":      {signed(nil), status(404, "{}"), status(500, ""), nil, "", false},
-		"names a username":          {signed(map[string]any{"sub": "ada@example.edu"}), ok(jwks(firstKey().Public())), status(500, ""), globus.ErrMisconfigured, "no UUID", false},
+		"names a username":          {signed(map[string]any{"sub": "ada@example.edu"}), ok(jwks(firstKey().Public())), status(500, ""), globus.ErrMisconfigured, "not a UUID", false},
 		"no ID token":               {nil, status(500, ""), ok(anybody), nil, "", false},
 		"no ID token, all down":     {nil, status(500, ""), status(500, ""), globus.ErrUnavailable, "get user information", false},
 		"expired":                   {issued(-72 * time.Hour), ok(jwks(firstKey().Public())), status(500, ""), errOther, "expired", false},

@@ -38,7 +38,7 @@ func TestParseFormat(t *testing.T) {
 		}
 	}
 	for format, want := range map[string]string{
-		"%": "ends with %", "%s%": "ends with %", "%z": "%z is not a token", "%i": "choose %s, %k, %S, %K, %R, %t, %p, %o, %T, %h, %I or %%", "%ä": "%ä is not a token", `\`: `ends with \`, `\q`: `\q is no escape`, `\x`: "two hexadecimal digits", `\x1`: "two", `\xzz%s`: "two",
+		"%": "ends with %", "%s%": "ends with %", "%z": "%z is not a token", "%i": "choose %s, %k, %S, %K, %R, %t, %p, %o, %T, %h, %I or %%", "%ä": "%ä is not a token", `\`: `ends with \`, `\q`: `\q is not an escape`, `\x`: "two hexadecimal digits", `\x1`: "two", `\xzz%s`: "two",
 	} {
 		if _, err := parseFormat(format, false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("parseFormat(%q) = %v, want an error that says %q", format, err, want)

@@ -106,7 +106,7 @@ func TestParseEvent(t *testing.T) {
 		`{"value":"a","key":"k","key_base64":"YQ=="}`: "both key and key_base64",
 		`{"value_base64":"!"}`:                        "malformed",
 		`{"value":"a","time":"noon"}`:                 "malformed",
-		`{"value":"a","id":7}`:                        `its "id" is a number`,
+		`{"value":"a","id":7}`:                        `its "id" must not be a number`,
 		`{"value":"a","headers":7}`:                   "a number",
 		`{"value":"a","headers":[{"key":"h"}]}`:       `unknown member "key"`,
 		`{"value":"a"}{"value":"b"}`:                  "more than one",
