@@ -94,7 +94,7 @@ func TestWrongSettings(t *testing.T) {
 		"private to each person":                     `groups = "open"`,
 		"not a number of 1 or more":                  `max-topics = 0`,
 		"not a duration":                             `default-retention = "a week"`,
-		"not a list of networks":                        `acl-trusted-proxies = "proxy"`,
+		"not a list of networks":                     `acl-trusted-proxies = "proxy"`,
 		"trusted-proxies (":                          `trusted-proxies = ["10.0.0.0/8", "10.0.0.1"]`,
 		"chmod 600":                                  `kafka-password-file = "` + wide + `"`,
 		"globus-client-secret-file (":                `globus-client-secret-file = "/nowhere"`,
