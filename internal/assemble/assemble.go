@@ -1,28 +1,32 @@
-// Package assemble puts the service together: the ledger, the gateways and the ACL endpoint. Package
-// fabric does this on one machine, internal/front in front of an Apache Kafka cluster. They choose the
-// edges only: where Globus Auth is, which brokers are behind the gateways, which addresses listen, and
-// which parts run. Start reading at [Open].
+// Package assemble builds the service from its parts: the ledger, which records who owns which topic;
+// the gateways, through which Kafka clients reach the brokers; and the ACL endpoint, the HTTP service
+// where topics are claimed. Package fabric does so for a single machine, and package internal/front for
+// an Apache Kafka cluster. They decide only what differs: where Globus Auth is, which brokers are behind
+// the gateways, which addresses listen, and which parts run. Start reading at [Open].
 //
-// # The order of a start, and why
+// # Startup order, and the reasons for it
 //
 //  1. The ledger. [claims.Open] returns when the whole ledger has been read and the topics and ACLs of
 //     the cluster agree with it; [claims.Follow] returns when the whole ledger has been read. All other
-//     parts are built from what they return, so nothing serves before its rights are in place.
-//  2. The key that signs the tokens for access keys. Gateways and ACL endpoint both need it.
-//  3. The gateways, each with its port. Keys for signing in to an Apache Kafka are made here and not
-//     earlier, so that a start that cannot reach the cluster leaves none behind.
+//     parts are built from what they return, so no part serves a request before the rights are known.
+//  2. The key that signs tokens. A client can exchange its access key for such a token. Both the
+//     gateways and the ACL endpoint need the key.
+//  3. The gateways, each with its port. The credentials with which a gateway signs in to Apache
+//     Kafka are created only now, so that a start that fails to reach the cluster leaves none behind.
 //  4. The ACL endpoint, with its port. It sends clients to the gateways.
 //
-// Ports are taken last, so that no client connects to a service that still reads its ledger. A caller
-// that has to know its addresses earlier, because it asked for any free port, opens them itself
-// ([Port.Open]); connections then wait in the kernel's queue until [Service.Start].
+// Each port is opened only once its part is ready, so that no client connects to a service that is
+// still reading its ledger. A caller that has to know its addresses earlier, because it asked for any
+// free port, opens the ports itself ([Port.Open]). Connections then wait in the kernel's queue until
+// [Service.Start].
 //
-// # The order of a stop, and why
+// # Shutdown order, and the reasons for it
 //
 // [Service.Close] stops the ACL endpoint, then the gateways, then the ledger. Each part finishes the
-// requests in flight, within its own time limit, while everything that it uses still runs: a claim
-// under way needs the ledger, and a key that is being revoked has its connections at the gateways closed.
-// [Service.Run] drains all ports at once, because the process is about to exit and an operator waits for it.
+// requests in flight, within its own time limit, while everything that it uses is still running. For
+// example, a claim in progress needs the ledger, and revoking a key needs the gateways, which close its
+// connections. [Service.Run] instead drains all ports at the same time, because the process is about to
+// exit and an operator is waiting for it.
 package assemble
 
 import (
@@ -49,8 +53,8 @@ type Config struct {
 	// Globus says how to validate the access tokens of Globus Auth. Required.
 	Globus globus.AuthenticatorConfig
 
-	// Claims says how to reach the cluster. Without an ACL endpoint the service only follows the
-	// ledger, and uses Admin, Admission and Dir of it. When KeyRevoked is nil, the gateways of this
+	// Claims configures the ledger. Without an ACL endpoint, the service only reads the ledger, and
+	// uses only the fields Admin, Admission and Dir. When KeyRevoked is nil, the gateways of this
 	// service close the connections of a revoked key. Required.
 	Claims claims.Config
 
@@ -59,14 +63,14 @@ type Config struct {
 	PublicURL, TokenKeyFile string
 
 	// SessionLifetime is as in [keys.Authenticator]. If it is shorter than
-	// [keys.DefaultTokenLifetime], it also is the lifetime of tokens for access keys.
+	// [keys.DefaultTokenLifetime], it is also the lifetime of tokens for access keys.
 	SessionLifetime time.Duration
 
-	// Gateways and ACL are the parts that run; at least one.
+	// Gateways and ACL are the parts to run. At least one is required.
 	Gateways []Gateway
 	ACL      *ACL
 
-	// Diagnostics receives what the parts say about themselves. Required.
+	// Diagnostics receives the log messages of the parts. Required.
 	Diagnostics *slog.Logger
 }
 
@@ -81,8 +85,9 @@ type Gateway struct {
 type ACL struct {
 	Port *Port // where it listens
 
-	// Config lacks what Open sets: Claims, Authenticator, Tokens, PublicURL, Ready and Diagnostics.
-	// Of Discovery it needs the version, what to know about the gateways, and the client ID for logins.
+	// Config configures the endpoint. Leave Claims, Authenticator, Tokens, PublicURL, Ready and
+	// Diagnostics empty: Open sets them. In Discovery, set the version, the fields that describe the
+	// gateways, and the client ID for logins.
 	Config server.Config
 }
 
@@ -103,8 +108,8 @@ type ledger interface {
 	Close() error
 }
 
-// Open reads the ledger and takes the ports. Clients are served once [Service.Start] or [Service.Run]
-// is called. ctx bounds the opening only. The caller closes the Service.
+// Open reads the ledger and opens the ports. Clients are served once [Service.Start] or [Service.Run]
+// is called. ctx applies only to Open itself. The caller closes the Service.
 func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{}
 	if err := s.open(ctx, cfg); err != nil {
@@ -119,7 +124,7 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 		return err
 	}
 
-	// The ledger. Only a process with an ACL endpoint decides and changes the cluster.
+	// The ledger. Only a process with an ACL endpoint decides on claims and changes the cluster.
 	cfg.Claims.Diagnostics = cfg.Diagnostics
 	if cfg.Claims.KeyRevoked == nil {
 		cfg.Claims.KeyRevoked = s.recheck

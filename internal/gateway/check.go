@@ -62,7 +62,7 @@ type checker struct {
 	unanswered bool // the client wants no answer (acks=0)
 }
 
-// checkRequest fails if a request, given without its size, is malformed. It lowers what a Fetch
+// checkRequest returns an error if request is malformed. request does not include its length prefix. It lowers what a Fetch
 // asks for to limit, in place. It reports whether the broker will not answer the request.
 func checkRequest(request []byte, h header, limit fetchLimit) (unanswered bool, err error) {
 	s := shapes()[h.key]
@@ -139,7 +139,7 @@ func (r *checker) request(key int16, fields []field) {
 	r.fields(fields)
 	if r.flexible {
 		r.tags(func(tag int) {
-			// This field has a structure that the checker does not know.
+			// This is ReplicaState, which only brokers send. The checker does not know its structure.
 			if key == keyFetch && tag == 1 {
 				r.fail(frameError("a fetch that only brokers make"))
 			}
@@ -214,7 +214,7 @@ func (r *checker) nullable(n int) {
 	}
 }
 
-// length reads the length of bytes, or of an array. -1 means null.
+// length reads the length of a byte string or an array. -1 means null.
 func (r *checker) length() int {
 	if r.flexible {
 		return r.uvarint() - 1
