@@ -96,7 +96,7 @@ func (e *env) adminUnblock(ctx context.Context, subject string) error {
 
 var adminBlockedHelp = help{
 	use:   "blocked",
-	short: "list blocked people and service accounts, since when and why",
+	short: "list blocked people and service accounts, with the time and the reason",
 	examples: `
 diaspora admin blocked`,
 	formats: answerFormats,

@@ -180,12 +180,12 @@ func (e *env) commands() *cobra.Command {
 	root.Long = `diaspora logs events to Diaspora Streams and reads them back.
 
 On one machine, with nothing else installed:
-  diaspora up                             run a complete fabric
+  diaspora up                             run a complete fabric: a Kafka broker and the services around it
   diaspora topic claim weather            in another terminal: claim a topic
   diaspora produce weather                type a line, or pipe a file into it
   diaspora consume weather --from start   read the events
 
-With the fabric of your institute:
+To use the fabric of your institution:
   diaspora login https://diaspora.example.org`
 	root.Use = "diaspora COMMAND"
 	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "show the help of a command", Args: cobra.ArbitraryArgs, RunE: e.help, ValidArgsFunction: completeHelp})
@@ -314,7 +314,7 @@ Usage: {{.UseLine}}
 Commands:{{range .Commands}}{{if or .IsAvailableCommand (eq .Name "help")}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}{{if .HasHelpSubCommands}}
-Topics, for "diaspora help":{{range .Commands}}{{if .IsAdditionalHelpTopicCommand}}
+Further help, with "diaspora help NAME":{{range .Commands}}{{if .IsAdditionalHelpTopicCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}{{if and .Runnable .HasAvailableLocalFlags}}
 Flags:

@@ -15,7 +15,7 @@ import (
 
 var consumeHelp = help{
 	use:   "consume TOPIC...",
-	short: "read records from one or more topics",
+	short: "read events from one or more topics",
 	examples: `
 # new records, until Ctrl-C
 diaspora consume weather

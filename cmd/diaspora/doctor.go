@@ -26,7 +26,7 @@ diaspora doctor
 # with the topic that you want to use
 diaspora doctor --topic weather
 
-# also write a file for a support ticket, without tokens and events
+# also write a file for a support ticket, which contains no tokens or events
 diaspora doctor --bundle ticket.tar.gz`,
 	long: `
 doctor follows the path of an event, and prints one line per check: environment, login, network,

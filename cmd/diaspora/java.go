@@ -16,7 +16,7 @@ const defaultJavaFile = "<username>.properties"
 
 // saveForJavaFlag adds the flag to login, where the name of the file is optional.
 func saveForJavaFlag(cmd *cobra.Command, file *string) {
-	cmd.Flags().StringVar(file, "save-for-java", "", "write an access key to `FILE`, for Java's Kafka clients and tools")
+	cmd.Flags().StringVar(file, "save-for-java", "", "write an access key to `FILE`, for Kafka's Java clients and tools")
 	cmd.Flags().Lookup("save-for-java").NoOptDefVal = defaultJavaFile
 }
 

@@ -26,11 +26,11 @@ diaspora key create beamline-7
 # for a dashboard, which may read one topic for ninety days
 diaspora key create dashboard --topic weather --read --expires 90d
 
-# a file for this command, on a machine where nobody is logged in
+# a file for diaspora itself, on a machine where nobody is logged in
 diaspora key create array --write --save-env array.env
 DIASPORA_KEY_FILE=array.env diaspora produce weather
 
-# a file for kcat, and one for Java's Kafka tools
+# a file for kcat, and one for Kafka's Java tools
 diaspora key create laptop --save-for-kcat kcat.conf
 kcat -F kcat.conf -C -t weather
 diaspora key create desk --save-for-java desk.properties
@@ -80,7 +80,7 @@ func (e *env) keyCreateCommand() *cobra.Command {
 		return e.keyCreate(ctx, o)
 	})
 	flags := cmd.Flags()
-	flags.StringArrayVar(&o.Topics, "topic", nil, "restrict the key to this `TOPIC` of yours; may be repeated")
+	flags.StringArrayVar(&o.Topics, "topic", nil, "restrict the key to `TOPIC`, which must be yours; may be repeated")
 	flags.BoolVar(&o.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
 	flags.BoolVar(&o.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
 	flags.StringVar(&o.expires, "expires", "", "let the key expire after this `TIME`, such as 90d, or on this day (default: never)")

@@ -38,7 +38,7 @@ const (
 func keyFileFlags(cmd *cobra.Command) func() (keyFile, error) {
 	flags := cmd.Flags()
 	flags.String("save-for-kcat", "", "write the key to `FILE`, for kcat -F and other clients that use librdkafka")
-	flags.String("save-for-java", "", "write the key to `FILE`, for Java's Kafka clients and tools")
+	flags.String("save-for-java", "", "write the key to `FILE`, for Kafka's Java clients and tools")
 	flags.String("save-env", "", "write the key to `FILE`, for DIASPORA_KEY_FILE and for shells")
 	return func() (f keyFile, err error) {
 		for kind, name := range map[keyFileKind]string{forKcat: "save-for-kcat", forJava: "save-for-java", forEnv: "save-env"} {

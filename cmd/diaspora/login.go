@@ -42,7 +42,7 @@ ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.or
 # in a script, to a fabric whose hosts you have checked
 diaspora login https://diaspora.example.org --no-browser --yes
 
-# also write a file for Java's Kafka clients
+# also write a file for Kafka's Java clients
 diaspora login --save-for-java`,
 	long: `
 login prints the address to visit, and then opens your browser. Over ssh, or without a display, it
@@ -52,7 +52,7 @@ The fabric's addresses are stored as a profile, which becomes the current one. I
 host, unless --profile gives another name. The tokens are stored in a file that only you can read,
 and are renewed automatically. They are not printed, unless you use --show-tokens.
 
-If you log in with another identity than that of the profile, the stored login is not replaced. The
+If you log in with a different identity from that of the profile, the stored login is not replaced. The
 new login is stored as another profile; see "diaspora profile".
 
 An access token is sent only to hosts below the host name in the fabric's scope at Globus. If the
@@ -64,7 +64,7 @@ A service signs in as itself: if DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET a
 no browser and asks for no code. It tries these credentials, and stores only the profile.
 
 --save-for-java creates an access key, named after this machine, and writes it to
-<username>.properties, for Java's Kafka tools. Only you can read this file. See
+<username>.properties, for Kafka's Java tools. Only you can read this file. See
 "diaspora key create --help".`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},

@@ -44,7 +44,7 @@ diaspora produce scans --input file scan1.h5 scan2.h5
 # each file that an instrument writes to a folder, until Ctrl-C
 diaspora produce scans --watch /data/scans --pattern '*.json'
 
-# fail unless the cluster has acknowledged every event at the end
+# fail if the cluster has not acknowledged every event by the end
 ./sensor | diaspora produce weather --require-ack
 
 # in a loop that the network must not delay
@@ -155,7 +155,7 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.StringVarP(&o.compression, "compression", "z", "none", "compress batches with `CODEC`: none, gzip, snappy, lz4 or zstd")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events have only reached the spool")
-	flags.DurationVar(&o.wait, "wait", 5*time.Second, "at the end, leave events in the spool after this `DURATION` without acknowledgements")
+	flags.DurationVar(&o.wait, "wait", 5*time.Second, "at the end, stop waiting if nothing is acknowledged for this `DURATION`; events stay in the spool")
 	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that are added later")
 	flags.StringVar(&o.watch.pattern, "pattern", anyName, "with --watch: log only files whose name matches `PATTERN`, such as '*.json'")
 	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: a file is complete after this `DURATION` without changes")

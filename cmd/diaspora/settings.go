@@ -50,7 +50,7 @@ var serveSettings = []setting{
 	{"state-dir", "`FOLDER` for a copy of the ledger, which makes the next start faster; created if missing", text(func(d *serveDraft) *string { return &d.StateDir })},
 	{"tls-cert-file", "PEM `FILE` with the server certificate; read again when it changes", text(func(d *serveDraft) *string { return &d.certFile })},
 	{"tls-key-file", "PEM `FILE` with the private key of the server certificate", text(func(d *serveDraft) *string { return &d.keyFile })},
-	{"insecure-allow-plaintext", "serve other machines without TLS, so that anybody on the network path can steal tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {
+	{"insecure-allow-plaintext", "serve other machines without TLS, which lets anybody on the network path steal tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {
 		d.InsecureAllowPlaintext, err = strconv.ParseBool(v)
 		return err
 	}},
@@ -78,7 +78,7 @@ var serveSettings = []setting{
 		return err
 	}},
 
-	{"kafka-insecure-allow-plaintext", "send the user's password to brokers on other machines without TLS, so that anybody on the network path can steal it (`BOOL`)", func(d *serveDraft, v string) (err error) {
+	{"kafka-insecure-allow-plaintext", "send the user's password to brokers on other machines without TLS, which lets anybody on the network path steal it (`BOOL`)", func(d *serveDraft, v string) (err error) {
 		d.Kafka.InsecureAllowPlaintext, err = strconv.ParseBool(v)
 		return err
 	}},
@@ -94,14 +94,14 @@ var serveSettings = []setting{
 
 	{"acl-listen", "`HOST:PORT` where the ACL endpoint listens (default :9090)", text(func(d *serveDraft) *string { return &d.acl.Listen })},
 	{"acl-bootstrap", "gateways that clients connect to first, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.acl.Bootstrap })},
-	{"acl-ca-file", "PEM `FILE` with certificates that clients trust in addition to their system's", func(d *serveDraft, v string) (err error) {
+	{"acl-ca-file", "PEM `FILE` with certificates that clients should trust in addition to those of their system", func(d *serveDraft, v string) (err error) {
 		_, d.acl.CA, err = front.ReadCA(v)
 		return err
 	}},
 	{"acl-hosts", "further host names of the ACL endpoint, as `HOST,...`", list(func(d *serveDraft) *[]string { return &d.acl.Hosts })},
 	{"acl-trusted-proxies", "proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.acl.TrustedProxies })},
-	{"default-partitions", "`NUMBER` of partitions of a topic, if its claim does not set it (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
-	{"default-retention", "how long the events of a topic are kept, if its claim does not set it, a `DURATION` (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
+	{"default-partitions", "`NUMBER` of partitions of a topic, unless set when it is claimed (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
+	{"default-retention", "`DURATION` for which the events of a topic are kept, unless set when it is claimed (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
 	{"max-topics", "maximum `NUMBER` of topics per person (default 1000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Topics })},
 	{"max-partitions", "maximum `NUMBER` of partitions per person, in all topics together (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Partitions })},
 	{"max-keys", "maximum `NUMBER` of access keys per person at a time (default 100)", number(func(d *serveDraft) *int { return &d.acl.Limits.Keys })},

@@ -15,7 +15,7 @@ var tokenHelp = help{
 	use:   "token",
 	short: "print a valid access token",
 	examples: `
-# for another program, as input: all users of the machine can see its arguments
+# pass the token as input, because other users can see a program's arguments
 printf 'Authorization: Bearer %s' "$(diaspora token)" | curl -H @- https://diaspora.example.org/v1/topics
 
 # for a batch job without a profile

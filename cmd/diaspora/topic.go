@@ -16,14 +16,15 @@ import (
 
 var topicClaimHelp = help{
 	use:   "claim TOPIC",
-	short: "claim a topic as its owner",
+	short: "claim a topic and become its owner",
 	examples: `
 diaspora topic claim weather
 
 # with four partitions, and events that are kept for 30 days
 diaspora topic claim readings --partitions 4 --retention 30d --description "beamline 7"`,
 	long: `
-The name of a topic has letters, digits and underscores, and does not begin with an underscore. Once
+The name of a topic may contain only letters, digits and underscores, and may not begin with an
+underscore. Once
 the command has succeeded, you can log events to the topic and read them. Events are kept for 7 days
 and then deleted, unless --retention or the fabric's operator sets another time. The command prints
 how long they are kept.

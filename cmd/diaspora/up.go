@@ -30,17 +30,17 @@ import (
 
 var upHelp = help{
 	use:   "up",
-	short: "run a complete fabric on this machine",
+	short: "run a complete fabric: a Kafka broker and the services around it on this machine",
 	examples: `
 diaspora up
 
-# sign in as a service account in a script; the fabric runs in another terminal
+# in a script, while the fabric runs in another terminal: sign in as a service account
 eval "$(diaspora up --print-service-account)"
 
 # a second fabric, which leaves nothing behind
 diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0
 
-# with Apache Kafka on this machine (in a clone; needs Java 17 and Maven)
+# with Apache Kafka on this machine (in a clone of the repository; needs Java 17 and Maven)
 make kafka-up NODES=3
 diaspora up --kafka .kafka/cluster.json`,
 	long: `
@@ -88,12 +88,12 @@ func (e *env) upCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&o.data, "data", "", "keep all data in `FOLDER` (default: a folder below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
-	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster that `FILE`, a cluster.json, describes")
+	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster described in `FILE` (a cluster.json)")
 	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, whose file has the ports")
 	flags.Uint16Var(&o.httpPort, "http-port", 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
-	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "listen on `PORT` for the stand-in for Globus Auth; 0 selects a free one")
-	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only when they survive a power cut; slower")
-	flags.BoolVar(&o.printAccount, "print-service-account", false, "print environment variables with which a script signs in")
+	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "listen on `PORT` of the Globus Auth stand-in; 0 selects a free one")
+	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only once they would survive a power cut; slower")
+	flags.BoolVar(&o.printAccount, "print-service-account", false, "print environment variables that let a script sign in")
 	return cmd
 }
 

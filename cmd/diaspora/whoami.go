@@ -17,7 +17,7 @@ var whoamiHelp = help{
 	examples: `
 diaspora whoami
 
-# only the subject claim, for the form of the ACL endpoint
+# only the subject claim (your Globus ID), for the web form of the ACL endpoint
 diaspora whoami --subject
 
 # the fabric's address, for another machine
