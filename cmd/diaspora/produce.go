@@ -731,7 +731,7 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case left.Events == 0:
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
-		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.drainCommand()+`"`)
+		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.drainCommand()+`"`+p.env.withNewKeyFile())
 	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name is right
 		return held
 	case held != nil && refusal(held) && p.watch != nil:
@@ -750,6 +750,15 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 // logs the files again, so the events must not be logged a second time from a file. first is what to do before.
 func (p *production) rewatchHint(first string) string {
 	return `they are sent once that is allowed; if the name is wrong, ` + first + `type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
+}
+
+// withNewKeyFile ends the advice to run a command that names a key file: if the key is no longer valid, the file has
+// to be replaced first.
+func (e *env) withNewKeyFile() string {
+	if e.getenv("DIASPORA_KEY_FILE") == "" {
+		return ""
+	}
+	return ", once that file has the new key"
 }
 
 // discardHint says what to do with events for a topic whose name is mistyped.

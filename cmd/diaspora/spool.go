@@ -83,7 +83,8 @@ login, or with any other key of yours. Events of a running process are left to t
 The command ends when no events are pending, or when they cannot be sent now. The exit code is 0 if
 no events are pending, apart from those of running processes. Otherwise it shows the reason: 3 if
 you are not logged in, 4 if you have no permission, 5 if there is no such topic, 75 if the cluster
-is unreachable, or if the events belong to somebody else.
+is unreachable, or if the events belong to somebody else. It is 2 if the folder has no spool, but
+folders in it have some.
 
 The spools are in ~/.local/state/diaspora, or in the folder that DIASPORA_STATE_DIR names.`,
 	formats: answerFormats,
@@ -685,11 +686,13 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		if e.profile != "" {
 			place = own.Dir
 		}
-		below := ""
 		if len(spools) == 0 {
-			text, below = "there is no spool in ", spoolsBelow(place)
+			text = "there is no spool in "
+			if below := spoolsBelow(place); below != "" { // the caller means those: nothing was sent
+				return &failure{condition: diaspora.ErrInvalid, text: text + place + below}
+			}
 		}
-		e.say("%s", text+place+below)
+		e.say("%s", text+place)
 	} else {
 		text := fmt.Sprintf("%s acknowledged, %d waiting", count(sent, "event"), left)
 		if taken > 0 {

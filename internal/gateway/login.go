@@ -307,7 +307,7 @@ func (r *refusal) Unwrap() error { return r.err }
 
 const (
 	loginHint = "; run `diaspora login` to get a new one"
-	keyHint   = "; make another key with `diaspora key create`, or ask whoever gave you this one"
+	keyHint   = "; its owner can make another one with `diaspora key create`"
 )
 
 // kind names the type of the credentials, for messages.

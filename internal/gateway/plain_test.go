@@ -116,7 +116,7 @@ func TestPlainRefusals(t *testing.T) {
 	f.tokens.issueKey("old", adasSecret, ada, ada, -time.Hour)
 	type refused struct{ message, words string }
 	cases := []refused{
-		{string(plainMessage(adasKey, "wrong-secret")), "the access key was revoked; make another key with `diaspora key create`"},
+		{string(plainMessage(adasKey, "wrong-secret")), "the access key was revoked; its owner can make another one"},
 		{string(plainMessage("unknown-key", adasSecret)), "the access key was revoked"},
 		{string(plainMessage("old", adasSecret)), "the access key has expired"},
 		{bert + string(plainMessage(adasKey, adasSecret)), "authorization ID is not the subject of the access key"},
