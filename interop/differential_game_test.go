@@ -69,6 +69,8 @@ func startDuel(t testing.TB) *duel {
 			d.offer[key] = versions
 		}
 	}
+	// Both offer versions 0 to 2 of Produce, for old clients to look at, and neither supports them.
+	d.offer[kmsg.Produce.Int16()] = [2]int16{3, d.offer[kmsg.Produce.Int16()][1]}
 	return d
 }
 

@@ -44,7 +44,6 @@ var designedDifferences = []designed{
 		kmsg.DescribeQuorum, kmsg.UpdateFeatures, kmsg.UnregisterBroker, kmsg.AddRaftVoter, kmsg.RemoveRaftVoter}},
 	{title: "ApiVersions: keys 48 to 51", keys: []kmsg.Key{kmsg.DescribeClientQuotas, kmsg.AlterClientQuotas, kmsg.DescribeUserSCRAMCredentials, kmsg.AlterUserSCRAMCredentials}},
 	{title: "ApiVersions: keys 17, 36", keys: []kmsg.Key{kmsg.SASLHandshake, kmsg.SASLAuthenticate}},
-	{title: "ApiVersions: Produce", keys: []kmsg.Key{kmsg.Produce}},
 	{title: "ApiVersions: ListOffsets", keys: []kmsg.Key{kmsg.ListOffsets}},
 
 	{title: lyingLength, answer: "ProduceResponse", place: refusedBatch, when: stricter(lyingLength), parts: true,

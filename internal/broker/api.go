@@ -111,6 +111,12 @@ func (b *Broker) apiVersions(_ *request, req *kmsg.ApiVersionsRequest) (*kmsg.Ap
 	for _, key := range slices.Sorted(maps.Keys(apis())) {
 		offered := kmsg.NewApiVersionsResponseApiKey()
 		offered.ApiKey, offered.MinVersion, offered.MaxVersion = key, apis()[key].min, apis()[key].max
+		if key == 0 {
+			// Versions 0 to 2 of Produce are offered and not supported, as in Apache Kafka 4
+			// (KAFKA-18659): some versions of librdkafka, such as 2.0.2, do not compress for a broker that does not
+			// offer version 0.
+			offered.MinVersion = 0
+		}
 		response.ApiKeys = append(response.ApiKeys, offered)
 	}
 	return response, nil

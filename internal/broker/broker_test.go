@@ -288,6 +288,30 @@ func TestNobodyIsSignedInByDialing(t *testing.T) {
 	}
 }
 
+// TestOldProduce: the versions of Produce that are offered only so that librdkafka compresses close
+// the connection, as they do in Apache Kafka.
+func TestOldProduce(t *testing.T) {
+	b := open(t, Config{})
+	conn := b.signedIn(t, ada)
+	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(t.Context(), requestor{conn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, offered := range versions.ApiKeys {
+		if offered.ApiKey == kmsg.Produce.Int16() && (offered.MinVersion != 0 || offered.MaxVersion < 3) {
+			t.Errorf("Produce is offered in versions %d to %d, want 0 to at least 3", offered.MinVersion, offered.MaxVersion)
+		}
+	}
+	for version := range int16(3) {
+		conn := b.signedIn(t, ada)
+		request := kmsg.NewPtrProduceRequest()
+		request.Version, request.Acks = version, -1
+		if _, err := request.RequestWith(t.Context(), requestor{conn}); err == nil {
+			t.Errorf("Produce version %d = nil, want a closed connection", version)
+		}
+	}
+}
+
 func TestAfterClose(t *testing.T) {
 	b := open(t, Config{Dir: t.TempDir()})
 	idle := b.signedIn(t, ada)
