@@ -95,10 +95,10 @@ ignored, and so are folders in DIR.
 
 With --watch, a journal in the folder of the spools records what was logged, so that each file is
 logged once. A file that changes later is logged again, as a whole. The journal is for one folder
-and one topic, and is stored in DIASPORA_STATE_DIR: with another topic or another state folder, all
-files in DIR are logged again. If produce is killed, the files that it was logging are logged again,
-with the same IDs. A file that is too large is reported, recorded in the journal and not tried
-again.
+and one topic, and is stored in DIASPORA_STATE_DIR: with another topic, another state folder, or DIR
+under another name, all files in DIR are logged again. If produce is killed, the files that it was
+logging are logged again, with the same IDs. A file that is too large is reported, recorded in the
+journal and not tried again.
 
 DIR can be on a network file system. If another folder takes the place of DIR, because DIR was
 deleted and created again, a disk was unmounted and mounted, or a link points elsewhere, produce
