@@ -1,15 +1,17 @@
-// Package apache signs the gateway's clients in to a broker of an Apache Kafka
-// cluster. It hides how: by a JSON Web Token (JWT) of two minutes that names
-// the subject, signed with a key of the gateway's own ([Keys]), over
-// SASL/OAUTHBEARER, to a listener that runs Kafka's stock
-// OAuthBearerValidatorCallbackHandler over the keys that the gateway publishes.
-// deploy/kafka has such a listener.
+// Package apache signs the gateway's clients in to a broker of an Apache Kafka cluster.
+// It hides how: the gateway creates a JSON Web Token (JWT) that names the client's
+// principal, signs it with a key of its own ([Keys]), and sends it over SASL/OAUTHBEARER.
+// By default a token is valid for two minutes. The broker's listener must use Kafka's
+// OAuthBearerValidatorCallbackHandler with the public keys that the gateway publishes.
+// deploy/kafka configures such a listener.
 //
-// The token has nothing to do with the client's, and never leaves the way from
-// the gateway to the broker. How long a client may stay is for the gateway to
-// say. The broker ends a session with its token (KIP-368), so the gateway signs
-// in again ahead of that, on the same connection, as long as the client may stay;
-// the client sees nothing of it, whether or not it knows KIP-368 itself.
+// These tokens are independent of the tokens that clients show to the gateway, and are
+// sent only from the gateway to the broker. The gateway decides how long a client may stay
+// connected. The broker ends a session when its token expires (KIP-368). For as long as the
+// client may stay, the gateway therefore signs in again before that, on the same connection.
+// The client does not notice this, and need not support KIP-368 itself.
+//
+// Start reading at [Broker.SignIn].
 package apache
 
 import (
@@ -24,28 +26,30 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Config says where a [Broker] is and what it wants to see in tokens.
+// Config says where a [Broker] is and how to sign in to it.
 type Config struct {
-	// Address is the broker's listener for the gateway, as host:port. It is
-	// plaintext, so it must be on this host. Required.
+	// Address is the broker's listener for the gateway, as host:port. The connection
+	// is not encrypted, so the broker must run on this host. Required.
 	Address string
 
-	// Issuer and Audience are what the listener expects in tokens. Required.
+	// Issuer and Audience are the values that the listener expects in the claims iss and
+	// aud of a token. Required.
 	Issuer, Audience string
 
 	// Keys signs the tokens. Required.
 	Keys *Keys
 
-	// TokenLifetime is how long a token, and so a session, is good. Whoever gets hold of
-	// a token can be its principal for as long. Default: 2 minutes.
+	// TokenLifetime is how long a token, and therefore a session, is valid. It should be
+	// short, because anyone who obtains a token can act as its principal until it expires.
+	// It must be at least 4 seconds. Default: 2 minutes.
 	TokenLifetime time.Duration
 }
 
-// Broker is a broker of an Apache Kafka cluster, seen from the gateway. All
-// methods may be called concurrently.
+// Broker connects and signs in to one broker of an Apache Kafka cluster. All methods may
+// be called concurrently.
 type Broker struct{ cfg Config }
 
-// New returns a Broker. Nothing is connected before [Broker.Dial].
+// New returns a Broker. It does not connect; [Broker.Dial] does.
 func New(cfg Config) (*Broker, error) {
 	if cfg.Address == "" || cfg.Issuer == "" || cfg.Audience == "" || cfg.Keys == nil {
 		return nil, errors.New("apache: Address, Issuer, Audience and Keys are required")
@@ -59,23 +63,25 @@ func New(cfg Config) (*Broker, error) {
 	return &Broker{cfg: cfg}, nil
 }
 
-// minLifetime leaves room for the second that Kafka wants between two logins on
-// a connection, and for tokens that say their times in whole seconds.
+// minLifetime is the minimum of [Config.TokenLifetime]. The gateway signs in again after half
+// a session. Kafka requires at least one second between two logins on a connection, and the
+// times in a token are rounded to whole seconds.
 const minLifetime = 4 * time.Second
 
-// Dial connects to the broker. Nobody is signed in yet.
+// Dial connects to the broker. The connection is not signed in yet; see [Broker.SignIn].
 func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", b.cfg.Address)
 }
 
-// principalPattern is what a principal looks like: a subject, which is a UUID, or
-// one of its access keys. Super users are principals as well: they are named
-// otherwise, and so nobody can be one of them.
+// principalPattern matches the principals that a token may name: a subject, which is a UUID,
+// or a subject followed by the ID of one of its access keys. The names of the cluster's super
+// users do not match, so no client can be signed in as a super user.
 var principalPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.key-[a-z2-7]{16})?$`)
 
-// SignIn makes a connection to the broker the principal's, the first time or again.
-// It returns when to do so again, ahead of the end of the session; the zero time
-// is never. After an error the connection is of no more use.
+// SignIn signs a connection to the broker in as a principal. It is also used to sign in again
+// on the same connection. SignIn returns the time at which the caller has to sign in again,
+// which is before the session expires, or the zero time if the session does not expire.
+// After an error the connection must not be used any more.
 func (b *Broker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, principal string) (again time.Time, err error) {
 	token, err := b.Token(principal)
 	if err != nil {
@@ -88,22 +94,24 @@ func (b *Broker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, pr
 	if lifetime == 0 {
 		return time.Time{}, nil
 	}
-	// The other half is for requests that are under way: the broker takes no request
-	// after the session's end, and reads none while it works on the one before, which
-	// may wait for acknowledgements for half a minute.
+	// Half of the session is left as a reserve, because requests in flight can delay the next
+	// login: the broker reads a request only after it has answered the one before, and that
+	// may take half a minute while it waits for acknowledgements. The broker rejects a
+	// login that it reads after the session has expired.
 	return time.Now().Add(lifetime / 2), nil
 }
 
-// Token returns what [Broker.SignIn] shows the broker: a token that names the principal.
+// Token returns a token that names the principal, as [Broker.SignIn] sends it to the broker.
 func (b *Broker) Token(principal string) (string, error) {
 	if !principalPattern.MatchString(principal) {
-		return "", fmt.Errorf("%q cannot be a principal: it is neither a UUID nor one with an access key", principal)
+		return "", fmt.Errorf("%q is not a valid principal: want a UUID, or a UUID and an access key", principal)
 	}
 	return b.cfg.Keys.sign(b.cfg.Issuer, b.cfg.Audience, principal, b.cfg.TokenLifetime)
 }
 
-// authenticate shows a token and returns how long the broker's session lasts, 0
-// for ever. The broker has the last word on that, see connections.max.reauth.ms.
+// authenticate sends a token to the broker and returns the lifetime of the session, or 0 if the
+// session does not expire. The broker determines the lifetime, and may limit it further with
+// connections.max.reauth.ms.
 func authenticate(ctx context.Context, conn kmsg.Requestor, token string) (time.Duration, error) {
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
 	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
@@ -122,8 +130,8 @@ func authenticate(ctx context.Context, conn kmsg.Requestor, token string) (time.
 		return 0, err
 	}
 	if len(response.SASLAuthBytes) > 0 {
-		// RFC 7628 has the server say why, the client acknowledge it, and only
-		// then the login fail. Here that takes no more time.
+		// RFC 7628, section 3.2.3: the server sends the reason as a challenge and fails the login
+		// once the client has answered it. The reason is known now, so no answer is sent.
 		return 0, fmt.Errorf("%w: the broker refuses the gateway's token; it says %.200q", kerr.SaslAuthenticationFailed, response.SASLAuthBytes)
 	}
 	return time.Duration(response.SessionLifetimeMillis) * time.Millisecond, nil

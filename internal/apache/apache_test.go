@@ -14,15 +14,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// answers plays a broker: what it answers to a handshake and to a login. What the
-// real one does with the token is tested in package interop.
-type answers struct {
+// fakeBroker is a broker with fixed responses to a handshake and a login. Package interop tests
+// what a real broker does with the token.
+type fakeBroker struct {
 	handshake int16
 	login     kmsg.SASLAuthenticateResponse
-	message   string // what the login said
+	message   string // the SASL message of the last login
 }
 
-func (a *answers) Request(_ context.Context, request kmsg.Request) (kmsg.Response, error) {
+func (a *fakeBroker) Request(_ context.Context, request kmsg.Request) (kmsg.Response, error) {
 	switch r := request.(type) {
 	case *kmsg.SASLHandshakeRequest:
 		response := r.ResponseKind().(*kmsg.SASLHandshakeResponse)
@@ -44,10 +44,10 @@ func newBroker(t *testing.T) *Broker {
 	return b
 }
 
-// TestSignInAgain: the next login is due ahead of the end that the broker names.
+// TestSignInAgain checks that the next login is due before the session expires.
 func TestSignInAgain(t *testing.T) {
 	b := newBroker(t)
-	conn := &answers{}
+	conn := &fakeBroker{}
 	conn.login.SessionLifetimeMillis = 100_000
 	before := time.Now()
 	again, err := b.SignIn(t.Context(), nil, conn, ada)
@@ -64,7 +64,7 @@ func TestSignInAgain(t *testing.T) {
 }
 
 func TestSignInFails(t *testing.T) {
-	for name, conn := range map[string]*answers{
+	for name, conn := range map[string]*fakeBroker{
 		"handshake": {handshake: kerr.UnsupportedSaslMechanism.Code},
 		"login":     {login: kmsg.SASLAuthenticateResponse{ErrorCode: kerr.SaslAuthenticationFailed.Code}},
 		"challenge": {login: kmsg.SASLAuthenticateResponse{SASLAuthBytes: []byte(`{"status":"invalid_token"}`)}},
@@ -82,19 +82,19 @@ func TestSignInFails(t *testing.T) {
 	}
 }
 
-// TestSubjects: nobody can be a super user, whose name is no UUID.
+// TestSubjects checks that no client can be signed in as a super user, whose name is not a UUID.
 func TestSubjects(t *testing.T) {
 	b := newBroker(t)
 	for _, subject := range []string{"", "broker", "diaspora", "*", "User:" + ada, ada + " ", "{" + ada + "}", "urn:uuid:" + ada, strings.ReplaceAll(ada, "-", "")} {
-		conn := &answers{}
+		conn := &fakeBroker{}
 		if _, err := b.SignIn(t.Context(), nil, conn, subject); err == nil || conn.message != "" {
 			t.Errorf("SignIn(%q) = %v, want an error before anything is sent", subject, err)
 		}
 	}
 }
 
-// TestTokensAreShort: whoever gets hold of a token, by listening at the broker's port while the
-// broker is down for instance, has it for two minutes.
+// TestTokensAreShort checks that a token is valid for two minutes only. A program can obtain one,
+// for example by listening on the broker's port while the broker is down.
 func TestTokensAreShort(t *testing.T) {
 	token, err := newBroker(t).Token(ada)
 	if err != nil {

@@ -22,64 +22,70 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// KeysConfig says where signing keys are kept and how long they are used.
+// KeysConfig says where signing keys are stored and how often they are rotated.
 type KeysConfig struct {
-	// File holds the private keys, for its owner only. Required. Gateways on
-	// one host may share it.
+	// File stores the private keys. Only its owner may read it. Several gateways on
+	// one host may share the file. Required.
 	File string
 
-	// JWKSFile is where the public keys are published, as a JSON Web Key Set
-	// that the broker reads. Required.
+	// JWKSFile is the file in which the public keys are published to the broker, as a
+	// JSON Web Key Set. Required.
 	JWKSFile string
 
-	// MaxAge is how old a key becomes before the next one is made.
-	// Default: 30 days.
+	// MaxAge is the age at which a key is replaced by a new one. Default: 30 days.
 	MaxAge time.Duration
 
-	// Settle is how long a new key is published before it is used, and an old
-	// one after it is not used any more, so that the broker always knows the
-	// key it is shown. Default: 1 minute.
+	// Settle is how long a new key is published before it signs tokens, and how long an
+	// old key stays published after it has stopped signing. The broker must read a changed
+	// JWKSFile within this time; it then knows the key of every valid token.
+	// Default: 1 minute.
 	Settle time.Duration
 
-	// Diagnostics receives warnings that keys cannot take turns. Nil discards them.
+	// Diagnostics receives a warning when the keys cannot be updated. Nil discards it.
 	Diagnostics *slog.Logger
 }
 
-// Keys are the keys that a gateway signs with: usually one, and two or three while
-// one takes over from another. Keys take turns by themselves, with age; none is
-// used before it was published for a while, and none is withdrawn before another
-// was used for a while, so nobody is cut off. As long as the next key cannot be
-// written or published, the one at hand signs. All methods may be called
-// concurrently, and by several processes with the same files.
+// Keys are the private keys with which a gateway signs tokens. There is usually one key, and
+// there are two or three during a rotation.
+//
+// Keys are rotated automatically when they reach [KeysConfig.MaxAge]. A new key is published
+// for the time [KeysConfig.Settle] before it signs tokens. The old key is withdrawn only after
+// its successor has been signing for as long, so the broker never rejects a valid token because
+// of a rotation. If a new key cannot be written or published, the current key continues to sign.
+//
+// All methods may be called concurrently. Several processes may use the same files.
 type Keys struct {
 	cfg     KeysConfig
-	lock    *flock.Flock                                           // held while the files change
-	replace func(name string, data []byte, mode fs.FileMode) error // replaceFile, but for tests
+	lock    *flock.Flock                                           // held while the files are updated
+	replace func(name string, data []byte, mode fs.FileMode) error // replaceFile, except in tests
 
-	mu      sync.Mutex  // guards the fields below
-	keys    []key       // oldest first; all are published
-	file    fs.FileInfo // of cfg.File, as of when the keys were read or written; nil if they could not be
-	retryAt time.Time   // when to try again what failed
-	frozen  bool        // see ReadKeys
-	signing string      // ID of the key that signer signs with
-	signer  jose.Signer
+	mu          sync.Mutex  // guards the fields below
+	keys        []key       // oldest first; never empty once opened; all are published
+	fileInfo    fs.FileInfo // of cfg.File after the last successful update; nil before the first
+	retryAt     time.Time   // no update before this time, because the last one failed
+	readOnly    bool        // the files are never updated; see ReadKeys
+	signerKeyID string      // ID of signer's key
+	signer      jose.Signer
 }
 
-// lockTimeout bounds the wait for another process that changes the keys. A login may wait for it.
+// lockTimeout is how long an update waits while another process holds the lock. It is short,
+// because a login may be waiting for the update.
 const lockTimeout = 2 * time.Second
 
-// key is a signing key and when it was published.
+// key is a signing key.
 type key struct {
-	Added time.Time       `json:"added"`
+	Added time.Time       `json:"added"` // when it was created or, if that came later, published
 	JWK   jose.JSONWebKey `json:"key"`
 }
 
+// keyFile is the content of [KeysConfig.File], as JSON.
 type keyFile struct {
 	Keys []key `json:"keys"`
 }
 
-// OpenKeys reads the keys, or makes the first one, and publishes them. If the next key is due and
-// cannot be written, it warns and goes on with those that are published.
+// OpenKeys loads the keys, rotates them if that is due, and publishes them. If there are no keys,
+// it creates the first one. If the files cannot be updated, OpenKeys logs a warning and uses the
+// keys that are already published; it fails if there are none.
 func OpenKeys(cfg KeysConfig) (*Keys, error) { return openKeysWith(cfg, replaceFile) }
 
 func openKeysWith(cfg KeysConfig, replace func(name string, data []byte, mode fs.FileMode) error) (*Keys, error) {
@@ -88,7 +94,7 @@ func openKeysWith(cfg KeysConfig, replace func(name string, data []byte, mode fs
 	}
 	cfg.setDefaults()
 	if cfg.MaxAge < 3*cfg.Settle {
-		return nil, fmt.Errorf("apache: keys of %v would end before they have settled, which takes %v", cfg.MaxAge, 3*cfg.Settle)
+		return nil, fmt.Errorf("apache: MaxAge is %v, and must be at least %v, which is 3 times Settle", cfg.MaxAge, 3*cfg.Settle)
 	}
 	k := &Keys{
 		cfg:     cfg,
@@ -97,33 +103,36 @@ func openKeysWith(cfg KeysConfig, replace func(name string, data []byte, mode fs
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.change(k.takeTurns); err != nil {
-		if !k.resume() {
+	if err := k.update(k.rotateIfDue); err != nil {
+		if !k.loadPublished() {
 			return nil, err
 		}
-		k.failed(err)
+		k.postponeRotation(err)
 	}
 	return k, nil
 }
 
-// ReadKeys reads the keys that are published, and changes nothing: they take no turns. It fails with
-// [fs.ErrNotExist] if there are none yet, which [OpenKeys] makes.
+// ReadKeys loads the keys that are published. It never changes the files, so these Keys are not
+// rotated, and [Keys.Rotate] must not be called. ReadKeys fails with [fs.ErrNotExist] if no keys
+// exist yet; [OpenKeys] creates them.
 func ReadKeys(cfg KeysConfig) (*Keys, error) {
 	cfg.setDefaults()
-	k := &Keys{cfg: cfg, frozen: true}
+	k := &Keys{cfg: cfg, readOnly: true}
 	if err := k.read(); err != nil {
 		return nil, err
 	}
 	if len(k.keys) == 0 {
 		return nil, fmt.Errorf("read signing keys: %s: %w", cfg.File, fs.ErrNotExist)
 	}
-	if !k.resume() {
-		return nil, fmt.Errorf("read signing keys: none of them is in %s; the next start of the gateway publishes them", cfg.JWKSFile)
+	if !k.loadPublished() {
+		return nil, fmt.Errorf("read signing keys: none of them is published in %s; restart the gateway, which publishes them", cfg.JWKSFile)
 	}
 	return k, nil
 }
 
-// Overdue returns since when the next key should be there, and the zero time if it need not.
+// Overdue returns the time at which the newest key reached [KeysConfig.MaxAge], if that was more
+// than [KeysConfig.Settle] ago. A rotation must then have failed, or no gateway has been signing.
+// Otherwise Overdue returns the zero time.
 func (k *Keys) Overdue() time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -145,8 +154,9 @@ func (cfg *KeysConfig) setDefaults() {
 	}
 }
 
-// resume takes the keys that are published already. It reports false if there are none.
-func (k *Keys) resume() bool {
+// loadPublished loads the keys from the file, except those that are not published yet. It reports
+// whether there are any.
+func (k *Keys) loadPublished() bool {
 	if err := k.read(); err != nil {
 		return false
 	}
@@ -155,29 +165,31 @@ func (k *Keys) resume() bool {
 	return len(k.keys) > 0
 }
 
-// failed warns that the keys cannot take turns, and puts off the next attempt: a key that another
-// process has added is not used before it has settled.
-func (k *Keys) failed(err error) {
+// postponeRotation logs a warning that the keys could not be updated, and sets the time of the next
+// attempt. Without the delay, every login would repeat the attempt, and might wait for the lock.
+// A delay of half of Settle is short enough if another process adds a key in the meantime: the old
+// key, with which this process signs, stays published for at least 2*Settle after that.
+func (k *Keys) postponeRotation(err error) {
 	k.retryAt = time.Now().Add(k.cfg.Settle / 2)
-	k.cfg.Diagnostics.Warn("cannot change the signing keys; the one at hand is still good, trying on", "err", err)
+	k.cfg.Diagnostics.Warn("cannot change the signing keys; continuing with the current key, and trying again", "err", err)
 }
 
-// Rotate makes a new key now, rather than when the newest one has its age. It
-// takes over when it has settled.
+// Rotate creates and publishes a new key now, before the newest one reaches [KeysConfig.MaxAge].
+// The new key starts to sign after [KeysConfig.Settle].
 func (k *Keys) Rotate() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.change(k.add)
+	return k.update(k.addKey)
 }
 
-// sign returns a token that says that its bearer is subject.
+// sign returns a token that authenticates its bearer as subject. It is valid for at least lifetime.
 func (k *Keys) sign(issuer, audience, subject string, lifetime time.Duration) (string, error) {
-	signer, err := k.current()
+	signer, err := k.currentSigner()
 	if err != nil {
 		return "", err
 	}
-	// A token says its times in whole seconds, cut off: this one lasts at least
-	// as long as it should.
+	// The times in a token are truncated to whole seconds. Rounding the expiry up instead ensures
+	// that the token is valid for at least lifetime.
 	now := time.Now()
 	return jwt.Signed(signer).Claims(jwt.Claims{
 		Issuer:   issuer,
@@ -188,29 +200,30 @@ func (k *Keys) sign(issuer, audience, subject string, lifetime time.Duration) (s
 	}).Serialize()
 }
 
-// current returns what signs now.
-func (k *Keys) current() (jose.Signer, error) {
+// currentSigner returns a signer for the current key, after a rotation if one is due.
+func (k *Keys) currentSigner() (jose.Signer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	if !k.frozen && (k.due(now) || k.changed()) && !now.Before(k.retryAt) {
-		if err := k.change(k.takeTurns); err != nil {
-			k.failed(err)
+	if !k.readOnly && (k.due(now) || k.changed()) && !now.Before(k.retryAt) {
+		if err := k.update(k.rotateIfDue); err != nil {
+			k.postponeRotation(err)
 		}
 	}
 	key := k.keys[k.signingKey(now)].JWK
-	if k.signing != key.KeyID {
+	if k.signerKeyID != key.KeyID {
 		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
 		if err != nil {
 			return nil, fmt.Errorf("signing key: %w", err)
 		}
-		k.signing, k.signer = key.KeyID, signer
+		k.signerKeyID, k.signer = key.KeyID, signer
 	}
 	return k.signer, nil
 }
 
-// signingKey returns the index of the key that signs: the newest that has
-// settled. The first key ever has nothing to take over from.
+// signingKey returns the index of the key that signs: the newest one that has been published for
+// at least Settle. If there is none, for example because the first key has just been created, it is
+// the oldest key.
 func (k *Keys) signingKey(now time.Time) int {
 	for i := len(k.keys) - 1; i > 0; i-- {
 		if !now.Before(k.keys[i].Added.Add(k.cfg.Settle)) {
@@ -220,25 +233,26 @@ func (k *Keys) signingKey(now time.Time) int {
 	return 0
 }
 
-// due reports whether takeTurns has something to do.
+// due reports whether a key has to be added or removed.
 func (k *Keys) due(now time.Time) bool {
 	return len(k.keys) == 0 || k.overdue(now) || k.obsolete(now) > 0
 }
 
-// changed reports whether another process has changed the keys, or somebody has
-// deleted them.
+// changed reports whether the key file has been replaced or deleted since the last update by this
+// process. Another process may have added a key.
 func (k *Keys) changed() bool {
 	info, err := os.Stat(k.cfg.File)
-	return err != nil || !os.SameFile(info, k.file) || !info.ModTime().Equal(k.file.ModTime())
+	return err != nil || !os.SameFile(info, k.fileInfo) || !info.ModTime().Equal(k.fileInfo.ModTime())
 }
 
-// overdue reports whether it is time for a new key.
+// overdue reports whether the newest key has reached MaxAge. There must be a key.
 func (k *Keys) overdue(now time.Time) bool {
 	return !now.Before(k.keys[len(k.keys)-1].Added.Add(k.cfg.MaxAge))
 }
 
-// obsolete returns how many keys, the oldest, no longer verify anything: another
-// signs, and has done so for a while.
+// obsolete returns how many of the oldest keys can be removed, because a newer key has been signing
+// for at least Settle. That key was added 2*Settle ago: it was published for Settle before it
+// started to sign.
 func (k *Keys) obsolete(now time.Time) int {
 	i := k.signingKey(now)
 	for i > 0 && now.Before(k.keys[i].Added.Add(2*k.cfg.Settle)) {
@@ -247,28 +261,31 @@ func (k *Keys) obsolete(now time.Time) int {
 	return i
 }
 
-// takeTurns makes the next key when it is time, and drops those that are obsolete.
-func (k *Keys) takeTurns(now time.Time) {
+// rotateIfDue adds a key if there is none or the newest one has reached MaxAge, and removes obsolete
+// keys. It changes k.keys only.
+func (k *Keys) rotateIfDue(now time.Time) {
 	if len(k.keys) == 0 || k.overdue(now) {
-		k.add(now)
+		k.addKey(now)
 	}
 	k.keys = slices.Delete(k.keys, 0, k.obsolete(now))
 }
 
-func (k *Keys) add(now time.Time) {
+// addKey creates a key and appends it to k.keys.
+func (k *Keys) addKey(now time.Time) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		panic(err) // rand.Reader does not fail, nor does this curve
+		panic(err) // cannot happen: rand.Reader never fails, and the curve is supported
 	}
 	k.keys = append(k.keys, key{Added: now, JWK: jose.JSONWebKey{
 		Key: private, KeyID: rand.Text(), Algorithm: string(jose.ES256), Use: "sig",
 	}})
 }
 
-// change reads the keys, which another process may have changed, lets edit change
-// them, and writes both files if they are not as they should be. After an error the
-// keys at hand are those of before.
-func (k *Keys) change(edit func(now time.Time)) (err error) {
+// update locks the files, loads the keys again, because another process may have changed them, calls
+// edit to change k.keys, and writes both files. It does not write a file whose content stays the same.
+// If update fails, it restores k.keys and k.fileInfo, although it may have written the private keys.
+// The caller holds k.mu.
+func (k *Keys) update(edit func(now time.Time)) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
 	defer cancel()
 	if _, err := k.lock.TryLockContext(ctx, 10*time.Millisecond); ctx.Err() != nil {
@@ -276,17 +293,18 @@ func (k *Keys) change(edit func(now time.Time)) (err error) {
 	} else if err != nil {
 		return fmt.Errorf("lock signing keys: %w", err)
 	}
-	keys, file := k.keys, k.file
+	keys, file := k.keys, k.fileInfo
 	defer func() {
 		if err = errors.Join(err, k.lock.Unlock()); err != nil {
-			k.keys, k.file = keys, file
+			k.keys, k.fileInfo = keys, file
 		}
 	}()
 	if err := k.read(); err != nil {
 		return err
 	}
-	// The public keys go last: whoever dies or fails in between leaves a key that is not
-	// published. It counts as added when it is, or it would be used before the broker knows it.
+	// The public keys are written last. If a process fails between the two writes, the file contains
+	// a private key that is not published, and the next update publishes it. Its time is then set to
+	// now. Otherwise the key might sign tokens at once, before the broker has read its public key.
 	now, published := time.Now(), k.published()
 	for i := range k.keys {
 		if !published[k.keys[i].JWK.KeyID] {
@@ -301,7 +319,7 @@ func (k *Keys) change(edit func(now time.Time)) (err error) {
 	if err := k.replace(k.cfg.File, private, 0o600); err != nil {
 		return fmt.Errorf("write signing keys: %w", err)
 	}
-	if k.file, err = os.Stat(k.cfg.File); err != nil {
+	if k.fileInfo, err = os.Stat(k.cfg.File); err != nil {
 		return fmt.Errorf("write signing keys: %w", err)
 	}
 	var set jose.JSONWebKeySet
@@ -318,7 +336,8 @@ func (k *Keys) change(edit func(now time.Time)) (err error) {
 	return nil
 }
 
-// read reads the private keys; that there are none yet is no error.
+// read loads the private keys into k.keys, without checking whether they are published. A missing
+// file is not an error: k.keys is then empty.
 func (k *Keys) read() error {
 	info, err := os.Stat(k.cfg.File)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -329,7 +348,7 @@ func (k *Keys) read() error {
 		return fmt.Errorf("read signing keys: %w", err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("read signing keys: others can read %s; whoever did can be anybody: delete it, and new keys will be made", k.cfg.File)
+		return fmt.Errorf("read signing keys: other users can read %s, and so may be able to sign in as any client; delete it, and the gateway creates new keys", k.cfg.File)
 	}
 	data, err := os.ReadFile(k.cfg.File)
 	if err != nil {
@@ -337,18 +356,18 @@ func (k *Keys) read() error {
 	}
 	var file keyFile
 	if err := json.Unmarshal(data, &file); err != nil {
-		return fmt.Errorf("read signing keys: %s is damaged; delete it, and new keys will be made", k.cfg.File)
+		return fmt.Errorf("read signing keys: %s is damaged; delete it, and the gateway creates new keys", k.cfg.File)
 	}
 	for _, key := range file.Keys {
 		if _, ok := key.JWK.Key.(*ecdsa.PrivateKey); !ok || key.JWK.KeyID == "" {
-			return fmt.Errorf("read signing keys: %s holds a key that is not ours; delete it, and new keys will be made", k.cfg.File)
+			return fmt.Errorf("read signing keys: %s contains a key that the gateway did not create; delete it, and the gateway creates new keys", k.cfg.File)
 		}
 	}
 	k.keys = file.Keys
 	return nil
 }
 
-// published returns the IDs of the keys that the broker can read.
+// published returns the IDs of the keys in JWKSFile. If the file cannot be read, there are none.
 func (k *Keys) published() map[string]bool {
 	ids := map[string]bool{}
 	data, err := os.ReadFile(k.cfg.JWKSFile)
@@ -365,8 +384,8 @@ func (k *Keys) published() map[string]bool {
 	return ids
 }
 
-// replaceFile replaces a file at once: readers see the old one or the new one.
-// It leaves a file alone that is as it should be.
+// replaceFile replaces a file atomically: a reader sees either the old content or the new content.
+// It appends a line feed to data. It does not write the file if the content is already the same.
 func replaceFile(name string, data []byte, mode fs.FileMode) error {
 	data = append(data, '\n')
 	if old, err := os.ReadFile(name); err == nil && string(old) == string(data) {

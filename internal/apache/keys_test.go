@@ -36,7 +36,7 @@ func openKeys(t *testing.T, cfg KeysConfig) *Keys {
 	return k
 }
 
-// published returns the keys that the broker reads.
+// published returns the public keys that a broker would read now.
 func published(t *testing.T, k *Keys) jose.JSONWebKeySet {
 	t.Helper()
 	data, err := os.ReadFile(k.cfg.JWKSFile)
@@ -50,7 +50,7 @@ func published(t *testing.T, k *Keys) jose.JSONWebKeySet {
 	return set
 }
 
-// verify checks a token as a broker does that has read these keys.
+// verify checks the signature of a token as a broker with these public keys would.
 func verify(t *testing.T, set jose.JSONWebKeySet, token string) (keyID string, claims jwt.Claims) {
 	t.Helper()
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
@@ -87,15 +87,15 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestKeysTakeTurns lets ten keys grow old. A broker that reads the keys as late
-// as it may, Settle after they were published, knows each one that it is shown.
+// TestKeysTakeTurns rotates through ten keys. A broker that reads the public keys as rarely as
+// Settle allows must know the key of every token.
 func TestKeysTakeTurns(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		cfg := keysConfig(dir)
 		cfg.MaxAge = time.Hour
 		k := openKeys(t, cfg)
-		var late jose.JSONWebKeySet // what that broker knows
+		var late jose.JSONWebKeySet // the keys that this broker has read
 		var read time.Time
 		seen, most := map[string]bool{}, 0
 		for began := time.Now(); time.Since(began) < 10*time.Hour-time.Minute; time.Sleep(20 * time.Second) {
@@ -116,7 +116,7 @@ func TestKeysTakeTurns(t *testing.T) {
 	})
 }
 
-// TestRotate follows each step by the minute.
+// TestRotate checks the signing key and the published keys at each step of a rotation.
 func TestRotate(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestKeysSurviveARestart(t *testing.T) {
 	verify(t, published(t, openKeys(t, cfg)), token)
 }
 
-// TestKeysOfSeveralProcesses: none takes a key away that another signs with.
+// TestKeysOfSeveralProcesses checks that no process removes a key with which another one signs.
 func TestKeysOfSeveralProcesses(t *testing.T) {
 	cfg := keysConfig(t.TempDir())
 	var wg sync.WaitGroup
@@ -180,7 +180,7 @@ func TestKeysOfSeveralProcesses(t *testing.T) {
 	if n := len(published(t, keys[0]).Keys); n != 5 {
 		t.Errorf("%d keys, want the first and one for each call of Rotate", n)
 	}
-	// Deleted, they are replaced at once, in every process by the same.
+	// After the file has been deleted, all processes use the same new key at once.
 	if err := os.Remove(cfg.File); err != nil {
 		t.Fatal(err)
 	}
@@ -195,10 +195,10 @@ func TestKeysOfSeveralProcesses(t *testing.T) {
 	}
 }
 
-// failures makes writes of the named file fail while it is set.
+// failures makes writes to a file fail.
 type failures struct {
-	file  string
-	wrote int // of writes that failed
+	file  string // "" if no write fails
+	wrote int    // number of writes that failed
 }
 
 func (f *failures) replace(name string, data []byte, mode os.FileMode) error {
@@ -209,8 +209,9 @@ func (f *failures) replace(name string, data []byte, mode os.FileMode) error {
 	return replaceFile(name, data, mode)
 }
 
-// TestRotationFails: as long as the next key cannot be written, the one at hand signs, restarts
-// included. Afterwards keys take turns as ever: none signs before the broker can know it.
+// TestRotationFails checks that the current key continues to sign while the next one cannot be
+// written, even across restarts. Once writes succeed again, the next key must not sign before the
+// broker has had the time to read it.
 func TestRotationFails(t *testing.T) {
 	const step = 5 * time.Second
 	private := func(cfg KeysConfig) string { return cfg.File }
@@ -257,7 +258,7 @@ func TestRotationFails(t *testing.T) {
 				}
 
 				disk.file = ""
-				late, read := published(t, k), time.Now() // a broker that reads as late as it may
+				late, read := published(t, k), time.Now() // a broker that reads the keys as rarely as Settle allows
 				second, began := first, time.Now()
 				for ; second == first && time.Since(began) < time.Hour; time.Sleep(step) {
 					set := published(t, k)
@@ -277,7 +278,8 @@ func TestRotationFails(t *testing.T) {
 	}
 }
 
-// TestKeysAreLocked: a process that stopped while it had the lock does not stop logins elsewhere.
+// TestKeysAreLocked checks that a process that is suspended while it holds the lock does not block
+// logins in other processes.
 func TestKeysAreLocked(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -304,7 +306,7 @@ func TestKeysAreLocked(t *testing.T) {
 	})
 }
 
-// TestNoKeyAtHand: without a key that is published there is nothing to go on with.
+// TestNoKeyAtHand checks that OpenKeys fails if it cannot write and no key is published yet.
 func TestNoKeyAtHand(t *testing.T) {
 	cfg := keysConfig(t.TempDir())
 	for _, file := range []string{cfg.File, cfg.JWKSFile} {
@@ -410,7 +412,8 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
-// TestReadKeys signs with the keys at hand and changes nothing, though another key has been due for long.
+// TestReadKeys checks that ReadKeys uses the published keys and changes no file, even though a
+// rotation has long been due.
 func TestReadKeys(t *testing.T) {
 	cfg := keysConfig(t.TempDir())
 	if _, err := ReadKeys(cfg); !errors.Is(err, fs.ErrNotExist) {
