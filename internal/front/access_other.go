@@ -4,7 +4,8 @@ package front
 
 import "os"
 
-// mayWrite reports why a folder is not there. Whether this user may write to it, the service finds out.
+// mayWrite returns an error if a folder does not exist. This system has no way to check the
+// permission to write without creating a file, so the service reports a missing permission later.
 func mayWrite(dir string) error {
 	_, err := os.Stat(dir)
 	return err

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// mayWrite reports why this user may not make files in a folder, without making one.
+// mayWrite returns an error if this user may not create files in a folder. It does not create one.
 func mayWrite(dir string) error {
 	const write, search = 2, 1 // W_OK and X_OK
 	if err := syscall.Access(dir, write|search); err != nil {

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// ServerTLS returns the configuration of a server with the certificate in these
-// PEM files. They are read again when the certificate's file has changed, so
-// that a renewed one is used without a restart; as long as the new ones cannot be
-// used, the old one is.
+// ServerTLS returns the TLS configuration of a server with the certificate and private key in
+// these PEM files. The files are read again when the modification time of certFile changes, so
+// that a renewed certificate is used without a restart. If the new files cannot be used, the
+// server keeps the old certificate and tries again at the next connection.
 func ServerTLS(certFile, keyFile string) (*tls.Config, error) {
 	c := &certificate{certFile: certFile, keyFile: keyFile}
 	if _, err := c.get(nil); err != nil {
@@ -22,15 +22,16 @@ func ServerTLS(certFile, keyFile string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get}, nil
 }
 
-// certificate is a certificate in files.
+// certificate is a certificate that is read from files again when they change.
 type certificate struct {
 	certFile, keyFile string
 
 	mu      sync.Mutex // guards the fields below
-	changed time.Time  // of certFile, when it was read
+	changed time.Time  // modification time of certFile when it was read
 	current *tls.Certificate
 }
 
+// get returns the certificate. It fails only if no certificate has been read yet.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,7 +51,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, fmt.Errorf("certificate: %w", err)
 }
 
-// ReadCA reads PEM certificates and returns them as a pool and as they are.
+// ReadCA reads a file of PEM certificates. It returns them as a pool and as the text of the file.
 func ReadCA(name string) (*x509.CertPool, string, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// writeCertificate makes a certificate for name and writes it to the files.
+// writeCertificate creates a certificate for name and writes it to the files.
 func writeCertificate(t *testing.T, certFile, keyFile, name string, until time.Time) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -41,8 +41,8 @@ func writeCertificate(t *testing.T, certFile, keyFile, name string, until time.T
 	}
 }
 
-// TestServerTLS: a renewed certificate is used without a restart, and one that
-// cannot be used is not.
+// TestServerTLS checks that a renewed certificate is used without a restart, and that the old one
+// is kept if the new one is unusable.
 func TestServerTLS(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

@@ -27,28 +27,28 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// Finding is what one check has found.
+// Finding is the result of one check.
 type Finding struct {
 	Check  string `json:"check"`
 	Status Status `json:"status"`
 	Found  string `json:"found"`
-	Fix    string `json:"fix,omitempty"` // what to change; empty if all is well
+	Fix    string `json:"fix,omitempty"` // what to change; empty if the status is OK
 }
 
-// Status is how bad a [Finding] is.
+// Status is the severity of a [Finding].
 type Status string
 
 const (
 	OK   Status = "ok"
-	Warn Status = "warn" // it works, but a promise is weaker
-	Fail Status = "fail" // it does not work, or is not safe
-	Skip Status = "skip" // it was not tried, since another check failed
+	Warn Status = "warn" // the service works, but with a weaker guarantee
+	Fail Status = "fail" // the service does not work, or is not secure
+	Skip Status = "skip" // the check was not run, because it depends on another one that did not succeed
 )
 
 const (
-	checkTimeout = 15 * time.Second // for one check
-	clockLimit   = 30 * time.Second // Kafka's leeway for the times in a token
-	expiryWarns  = 14 * 24 * time.Hour
+	checkTimeout = 15 * time.Second    // for one check
+	clockLimit   = 30 * time.Second    // the clock skew that Kafka allows for the times in a token
+	expiryWarns  = 14 * 24 * time.Hour // warn if the certificate expires within this time
 )
 
 // checks is a run of [Check].
@@ -57,8 +57,9 @@ type checks struct {
 	findings []Finding
 }
 
-// Check tries a configuration that is valid against Globus Auth and the cluster
-// it is for. It changes nothing, and makes no file.
+// Check tests a configuration against Globus Auth, the cluster and this host. The configuration
+// must have passed [Config.Validate]. Check is read-only: it changes nothing in the cluster and
+// creates no files.
 func Check(ctx context.Context, cfg Config) []Finding {
 	c := &checks{cfg: &cfg}
 	c.globus(ctx)
@@ -78,7 +79,8 @@ func (c *checks) add(check string, status Status, fix, found string, args ...any
 	c.findings = append(c.findings, Finding{check, status, fmt.Sprintf(found, args...), fix})
 }
 
-// result adds what came of a check that is well or not.
+// result adds a finding with status Fail and the text of err or, if err is nil, one with status OK.
+// It reports whether err is nil.
 func (c *checks) result(check string, err error, fix, found string, args ...any) bool {
 	if err != nil {
 		c.add(check, Fail, fix, "%v", err)
@@ -88,7 +90,7 @@ func (c *checks) result(check string, err error, fix, found string, args ...any)
 	return true
 }
 
-// skip reports checks that were not tried, because they need what the failed one looks for.
+// skip adds findings for checks that are not run, because they depend on the check that failed.
 func (c *checks) skip(checks ...string) {
 	for _, check := range checks {
 		c.add(check, Skip, "", "not tried, because of the failure above")
@@ -117,7 +119,8 @@ func (c *checks) globus(ctx context.Context) {
 	}
 }
 
-// fabric is what clients make of what the ACL endpoint tells them.
+// fabric returns the addresses and the scope that the ACL endpoint announces, in the form in which
+// clients decide where they send tokens.
 func (c *checks) fabric() trust.Fabric {
 	f := trust.Fabric{URL: c.cfg.PublicURL, Issuer: c.cfg.issuer(), NamedIssuer: c.cfg.issuer(), Scope: c.cfg.Globus.Scope}
 	if c.cfg.ACL != nil {
@@ -126,7 +129,7 @@ func (c *checks) fabric() trust.Fabric {
 	return f
 }
 
-// scope finds out whether clients will send their tokens to the names that they are told.
+// scope checks whether clients will send their tokens to the hosts that the ACL endpoint announces.
 func (c *checks) scope() {
 	const fix = "let Globus verify a host that public-url and all gateways are below, and use the scope that names it: docs/operate.md"
 	err, hosts := c.fabric().Check(), strings.Join(c.fabric().Hosts(), ", ")
@@ -141,14 +144,15 @@ func (c *checks) scope() {
 	}
 }
 
-// publicURL compares it with where the endpoint listens. They may differ behind a proxy or a load balancer.
+// publicURL checks that public-url has the port on which the ACL endpoint listens. Behind a proxy or
+// a load balancer, the two may differ.
 func (c *checks) publicURL() {
 	if c.cfg.ACL == nil {
 		return
 	}
 	u, err := url.Parse(c.cfg.PublicURL)
 	if err != nil {
-		return // which [Config.Validate] has refused
+		return // [Config.Validate] has rejected it
 	}
 	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 	_, listens, _ := net.SplitHostPort(c.cfg.ACL.Listen)
@@ -158,7 +162,7 @@ func (c *checks) publicURL() {
 	}
 }
 
-// certificate looks at what clients will be shown.
+// certificate checks the TLS certificate that clients will receive.
 func (c *checks) certificate() {
 	if c.cfg.TLS == nil {
 		if c.cfg.InsecureAllowPlaintext {
@@ -179,7 +183,7 @@ func (c *checks) certificate() {
 		c.add("certificate", status, "renew it; the new file is used without a restart", "it ends on %s", cert.Leaf.NotAfter.Format(time.DateOnly))
 		return
 	}
-	if u, err := url.Parse(c.cfg.PublicURL); err == nil && c.cfg.ACL != nil { // a gateway is not told its name
+	if u, err := url.Parse(c.cfg.PublicURL); err == nil && c.cfg.ACL != nil { // a gateway does not know its public name
 		if err := cert.Leaf.VerifyHostname(u.Hostname()); err != nil {
 			c.add("certificate", Fail, "get a certificate that has all the names that clients use", "%v", err)
 			return
@@ -188,14 +192,14 @@ func (c *checks) certificate() {
 	c.add("certificate", OK, "", "%s, good until %s", strings.Join(cert.Leaf.DNSNames, ", "), cert.Leaf.NotAfter.Format(time.DateOnly))
 }
 
-// ports looks at whose the brokers' ports can be while the brokers are down.
+// ports warns of broker ports on which any user of this host can listen while the broker is down.
 func (c *checks) ports() {
 	for _, p := range c.cfg.openPorts(unprivilegedPort()) {
 		c.add(p.setting, Warn, p.fix, "%s", p)
 	}
 }
 
-// files looks whether the service could read and make its own files, as the user that the check runs as.
+// files checks that the user who runs the check may read and create the service's own files.
 func (c *checks) files() {
 	c.file("token-key-file", c.cfg.TokenKeyFile, false)
 	if c.cfg.StateDir != "" {
@@ -207,8 +211,9 @@ func (c *checks) files() {
 	}
 }
 
-// file looks at one that is made when missing. One that is replaced from time to time is in a folder that
-// is there; the others' folders are made as well.
+// file checks one file that the service creates if it does not exist. The service also creates the
+// folders of such a file, unless replaced is set. A file with replaced is one that the service
+// replaces from time to time: its folder must exist, and must always be writable.
 func (c *checks) file(setting, name string, replaced bool) {
 	const fix = "run the check as the service's user, as in: sudo -u diaspora diaspora serve --check; if it says the same, let that user own the folder"
 	f, err := os.Open(name)
@@ -231,7 +236,7 @@ func (c *checks) file(setting, name string, replaced bool) {
 	}
 }
 
-// existing returns dir, or the nearest folder above it that is there.
+// existing returns dir or, if it does not exist, its nearest parent that does.
 func existing(dir string) string {
 	for {
 		_, err := os.Stat(dir)
@@ -243,7 +248,7 @@ func existing(dir string) string {
 	}
 }
 
-// kafka looks at the cluster as the user that the process signs in as.
+// kafka checks the cluster, as the user as whom the service signs in to it.
 func (c *checks) kafka(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*checkTimeout)
 	defer cancel()
@@ -285,13 +290,13 @@ func (c *checks) kafka(ctx context.Context) {
 	c.ledger(ctx, admin)
 }
 
-// userName is what the broker takes the process for.
+// userName returns the principal as whom the service is signed in to the brokers, for messages.
 func (c *checks) userName() string {
 	return cmp.Or(c.cfg.user().principal(), "anonymous connections")
 }
 
-// follows looks at what a gateway's user may do with the two topics that it needs. The broker says
-// so with the topics' metadata (KIP-430).
+// follows checks what the user of a gateway without an ACL endpoint may do with the two topics that
+// it needs. The broker returns the authorized operations with the topics' metadata (KIP-430).
 func (c *checks) follows(ctx context.Context, client *kgo.Client) {
 	const fix = "start an ACL endpoint that has the same gateway-kafka-username; it makes both topics, and lets gateways use them"
 	may, err := operations(ctx, client, claims.LedgerTopic, claims.KeyUsesTopic)
@@ -311,7 +316,8 @@ func (c *checks) follows(ctx context.Context, client *kgo.Client) {
 	}
 }
 
-// operations returns what a client may do with topics. One that it may not see is left out.
+// operations returns the operations on each topic for which a client is authorized. It omits topics
+// that do not exist or that the client may not describe.
 func operations(ctx context.Context, client *kgo.Client, topics ...string) (map[string][]kmsg.ACLOperation, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.IncludeTopicAuthorizedOperations = true
@@ -333,7 +339,7 @@ func operations(ctx context.Context, client *kgo.Client, topics ...string) (map[
 	return may, nil
 }
 
-// authorizer makes sure that the broker checks ACLs, and lets the service set them.
+// authorizer checks that the brokers enforce ACLs and that the service may manage them.
 func (c *checks) authorizer(ctx context.Context, admin *kadm.Client) {
 	builder := kadm.NewACLs().AnyResource().Allow().AllowHosts().Deny().DenyHosts().Operations(kadm.OpAny).ResourcePatternType(kadm.ACLPatternAny)
 	_, err := admin.DescribeACLs(ctx, builder)
@@ -344,7 +350,8 @@ func (c *checks) authorizer(ctx context.Context, admin *kadm.Client) {
 	c.result("authorizer", explained(err), fix, "the broker checks ACLs, and %s may set them", c.userName())
 }
 
-// brokers looks at the settings of each broker that promises hang on.
+// brokers checks the settings of each broker on which the guarantees of the service depend. It
+// returns false if the settings could not be read.
 func (c *checks) brokers(ctx context.Context, admin *kadm.Client) (ok bool) {
 	found, err := admin.ListBrokers(ctx)
 	if err != nil {
@@ -383,7 +390,7 @@ func (c *checks) brokers(ctx context.Context, admin *kadm.Client) (ok bool) {
 	return true
 }
 
-// ledger looks at the topic that remembers who owns what.
+// ledger checks the topic that stores the owners of topics.
 func (c *checks) ledger(ctx context.Context, admin *kadm.Client) {
 	const name = claims.LedgerTopic
 	topics, err := admin.ListTopicsWithInternal(ctx, name)
@@ -409,11 +416,11 @@ func replicas(n int) string {
 	return fmt.Sprintf("%d replicas", n)
 }
 
-// nobody is a subject that no person has.
+// nobody is a subject that belongs to no account. The check signs in to the broker as this subject.
 const nobody = "00000000-0000-0000-0000-000000000000"
 
-// gateway signs in to the broker as the gateway does, and looks at what the broker
-// tells clients about where it is.
+// gateway signs in to the broker as the gateway does for a client, and checks the addresses that the
+// broker announces to clients. Without signing keys, it only checks that the broker's port is open.
 func (c *checks) gateway(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -464,7 +471,8 @@ func (c *checks) gateway(ctx context.Context) {
 	c.advertised(ctx, kadm.NewClient(client))
 }
 
-// listens looks whether the broker's listener is there, before there are keys to sign in with.
+// listens checks that the broker's listener accepts connections. It is used while there are no
+// signing keys with which the check could sign in.
 func (c *checks) listens(ctx context.Context) {
 	c.add("signing keys", Warn, "start the gateway, which makes them, and check again", "%s is not there yet, so nobody can sign in to the broker", c.cfg.Gateway.KeysFile)
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.cfg.Gateway.Broker)
@@ -475,6 +483,8 @@ func (c *checks) listens(ctx context.Context) {
 	c.add("advertised addresses", Skip, "", "not tried, because there are no signing keys yet")
 }
 
+// advertised checks that the addresses that the brokers announce lead to the gateways, that clients
+// will send tokens there, and that acl-bootstrap names these addresses.
 func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 	brokers, err := admin.ListBrokers(ctx)
 	if err != nil {
@@ -499,7 +509,7 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 			"the gateway listens on port %s, and the brokers send clients to %s", listens, strings.Join(all, ", "))
 	}
 	told := c.fabric()
-	told.Confirmed = true // by people, at their first login
+	told.Confirmed = true // users confirm the hosts at their first login; scope warns of that
 	for _, address := range all {
 		if err := told.CheckHost(address, []string{told.Scope}); err != nil && c.cfg.ACL != nil {
 			c.add("advertised addresses", Fail, "name every gateway in acl-bootstrap, or use a scope that names a host which all of them are below: docs/operate.md",
@@ -518,8 +528,9 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 	c.add("advertised addresses", OK, "", "clients are sent to %s", strings.Join(all, ", "))
 }
 
-// fixOf returns the fix for an error of the cluster. If nothing answers, it is not the one given, which names
-// settings that were not tried yet.
+// fixOf returns the fix for an error from the cluster: otherwise, unless no connection could be
+// established. The settings that otherwise names cannot be the cause then, because they have not been
+// used yet.
 func fixOf(err error, otherwise string) string {
 	if network := (*net.OpError)(nil); errors.As(err, &network) && network.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
 		return "nothing answers there: is Kafka running, and is this its port?"
@@ -527,8 +538,9 @@ func fixOf(err error, otherwise string) string {
 	return otherwise
 }
 
-// offered replaces the error of a listener that does not have a SASL mechanism: its own sentence is written
-// for people who log in, and speaks of tokens.
+// offered replaces the error for a SASL mechanism that the listener does not support. The text of
+// [kafka.Explain] for that error is meant for users who log in with a token, and would mislead an
+// operator.
 func offered(err error, mechanism string) error {
 	if errors.Is(err, kerr.UnsupportedSaslMechanism) {
 		return fmt.Errorf("the listener there does not take SASL/%s", mechanism)
@@ -536,7 +548,7 @@ func offered(err error, mechanism string) error {
 	return err
 }
 
-// explained puts an error of the cluster into words.
+// explained returns an error whose text describes an error of the cluster in plain words.
 func explained(err error) error {
 	if err == nil {
 		return nil

@@ -1,14 +1,14 @@
 // Package front runs the service in front of an Apache Kafka cluster: a gateway,
 // the ACL endpoint, or both in one process. `diaspora serve` is a thin wrapper around it.
-// It hides which settings there are, what is wrong with them, and how the process signs in
-// to the cluster; package assemble builds the service itself. Start reading at [Open].
+// It hides how settings are validated and how the process signs in to the cluster; package
+// assemble builds the service itself. Start reading at [Open].
 //
 // One gateway runs on the host of each broker. The ACL endpoint runs anywhere, in any
 // number of replicas. Each process reads the ledger by itself, so any of them can be started
 // and stopped without the others. Only ACL endpoints change topics and ACLs to agree with the
 // ledger; a gateway has no permission to change anything.
 //
-// [Check] tries a configuration against its cluster and says what to change.
+// [Check] tests a configuration against its cluster and says what to change.
 package front
 
 import (
@@ -40,76 +40,77 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
-// Config says what the service consists of, and which cluster it is in front of.
+// Config configures the service: the parts to run, the cluster and Globus Auth.
 type Config struct {
 	Globus Globus
 	Kafka  Kafka
 
-	// Gateway and ACL are the parts that this process serves; at least one.
+	// Gateway and ACL are the parts that this process runs. At least one is required.
 	Gateway *Gateway
 	ACL     *ACL
 
-	// PublicURL is where clients find the ACL endpoint. It is also the issuer of the
-	// tokens for access keys, so gateways need it too. Required.
+	// PublicURL is the URL at which clients reach the ACL endpoint. It is also the issuer of the
+	// tokens that clients receive for access keys, so gateways need it too. Required.
 	PublicURL string
 
-	// TokenKeyFile holds the key that signs those tokens. All processes of a
-	// fabric need the same file. It is created when missing. Required.
+	// TokenKeyFile contains the key that signs those tokens. All processes of a
+	// fabric need the same file. It is created if it does not exist. Required.
 	TokenKeyFile string
 
 	// StateDir is as Dir of [claims.Config].
 	StateDir string
 
-	// Admission says who may use the fabric, and who operates it.
+	// Admission says which accounts may use the fabric, and which of them are operators.
 	Admission claims.Admission
 
-	// TLS is for connections of clients to both parts. Nil is plaintext, which is
-	// refused beyond this machine unless InsecureAllowPlaintext. Connections to brokers have
-	// a switch of their own, because the password of a broker's user is worth more than any token.
+	// TLS encrypts the connections of clients to both parts. If it is nil, connections are
+	// plaintext, and the parts may listen on loopback addresses only, unless
+	// InsecureAllowPlaintext is set. Connections to brokers have a switch of their own in [Kafka],
+	// because the password of a broker's user gives access to more than any token.
 	TLS                    *tls.Config
 	InsecureAllowPlaintext bool
 
-	// TrustedProxies are the networks of load balancers in front of the listeners that
-	// name the client of each connection, in PROXY protocol version 2. Default: none.
+	// TrustedProxies are the networks of load balancers in front of the listeners that send the
+	// client's address at the start of each connection, in PROXY protocol version 2. Default: none.
 	TrustedProxies []netip.Prefix
 
 	// Version is the version in the discovery document.
 	Version string
 
-	// Diagnostics receives what the parts say about themselves. Nil discards it.
+	// Diagnostics receives the log messages of the parts. Nil discards them.
 	Diagnostics *slog.Logger
 }
 
-// Globus says where people log in, and as what the service is registered there.
-// All fields but Issuer are required.
+// Globus says which Globus Auth the service uses, and how the service is registered there.
+// Issuer is optional. LoginClientID is required for an ACL endpoint only.
 type Globus struct {
 	Issuer        string        // default: [globus.DefaultIssuer]
 	ClientID      string        // the service's own client, the resource server
 	ClientSecret  globus.Secret // of that client
-	Scope         string        // required of access tokens
-	LoginClientID string        // the public client that people log in through; for the ACL endpoint
+	Scope         string        // the scope that access tokens must have
+	LoginClientID string        // the public client with which users log in; the ACL endpoint announces it
 }
 
-// Kafka says how to reach the cluster through a listener that is not the gateway's.
-// Brokers is required.
+// Kafka says how the service itself connects to the cluster, through a listener other than the
+// gateway's. Brokers is required.
 type Kafka struct {
 	Brokers []string
 	TLS     *tls.Config // nil is plaintext
 
-	// Admin is the super user, as whom an ACL endpoint administers the cluster.
+	// Admin is the super user with which an ACL endpoint administers the cluster.
 	Admin User
 
-	// Gateway is the user that a gateway without an ACL endpoint beside it reads the
-	// ledger as. ACL endpoints grant it what it needs, for which they know its name but not
-	// its password.
+	// Gateway is the user with which a gateway reads the ledger if its process does not run an
+	// ACL endpoint. ACL endpoints create the ACLs for this user, so they need its name too, but
+	// not its password.
 	Gateway User
 
-	// InsecureAllowPlaintext sends the password in the clear to brokers on other
-	// machines, where anybody on the network can read it.
+	// InsecureAllowPlaintext allows the password to be sent unencrypted to brokers on other
+	// machines, although anyone on the network can read it.
 	InsecureAllowPlaintext bool
 }
 
-// User is a user of the brokers, with a password. Without a name, connections are anonymous.
+// User is a user of the brokers, with a password. If Name is empty, connections are anonymous.
 type User struct {
 	Name     string
 	Password globus.Secret
@@ -123,16 +124,16 @@ func (u User) principal() string {
 	return "User:" + u.Name
 }
 
-// Gateway says where a gateway listens, and how it signs in to the broker behind it.
+// Gateway says where a gateway listens, and how it signs clients in to the broker behind it.
 type Gateway struct {
 	Listen string // host:port
 	Broker string // the broker's GATEWAY listener, as host:port of this host
 
-	// Issuer and Audience are what that listener expects in tokens.
+	// Issuer and Audience are the values that this listener expects in tokens.
 	Issuer, Audience string
 
-	// KeysFile holds the keys that sign those tokens. Their public keys are published to the
-	// broker in JWKSFile.
+	// KeysFile stores the private keys that sign those tokens. The public keys are published to
+	// the broker in JWKSFile.
 	KeysFile, JWKSFile string
 
 	// RevocationInterval and MaxConnections are as in [gateway.Config].
@@ -140,15 +141,16 @@ type Gateway struct {
 	MaxConnections     int
 }
 
-// ACL says where the ACL endpoint listens, what it tells clients, and what claims get.
+// ACL says where the ACL endpoint listens, what it announces to clients, and the defaults and limits
+// of claims.
 type ACL struct {
 	Listen string // host:port
 
 	// Bootstrap are the public addresses of the gateways that clients connect to first.
 	Bootstrap []string
 
-	// CA holds PEM certificates for clients to trust in addition to their
-	// system's. Optional.
+	// CA contains PEM certificates that clients trust in addition to those of their
+	// system. Optional.
 	CA string
 
 	// Hosts and TrustedProxies are as in [server.Config].
@@ -161,7 +163,7 @@ type ACL struct {
 	Limits            claims.Limits
 }
 
-// Validate returns everything that is wrong with the configuration, without connecting anywhere.
+// Validate checks the configuration without opening connections. Its error lists all problems.
 func (cfg *Config) Validate() error {
 	var errs []error
 	require := func(value, what string) {
@@ -217,7 +219,8 @@ func (cfg *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// checkPublicURL refuses what the ACL endpoint and the tokens for access keys cannot use.
+// checkPublicURL returns an error if PublicURL cannot be the address of the ACL endpoint and the
+// issuer of the tokens for access keys.
 func (cfg *Config) checkPublicURL() error {
 	if !strings.Contains(cfg.PublicURL, "://") {
 		return fmt.Errorf("public-url: %q has no scheme; write http://…, or https://… beyond one machine", cfg.PublicURL)
@@ -228,8 +231,8 @@ func (cfg *Config) checkPublicURL() error {
 	return nil
 }
 
-// check says what is wrong with the IDs and the scope. With wrong ones, people log in and are refused afterwards, or
-// get no token for the service at all.
+// check checks the client IDs and the scope. If they are wrong, users can log in but are rejected
+// afterwards, or get no token for the service at all.
 func (g Globus) check() error {
 	var errs []error
 	for _, id := range [][2]string{{"globus-client-id", g.ClientID}, {"globus-login-client-id", g.LoginClientID}} {
@@ -252,7 +255,8 @@ func (g Globus) check() error {
 	return errors.Join(errs...)
 }
 
-// checkListen refuses to accept tokens in the clear from other machines.
+// checkListen returns an error if clients on other machines would have to send their tokens to
+// address unencrypted.
 func (cfg *Config) checkListen(name, address string) error {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return fmt.Errorf("%s %q is not HOST:PORT", name, address)
@@ -272,7 +276,7 @@ func isLoopback(address string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// user is the user that the process signs in to the brokers as.
+// user returns the user as whom the process signs in to the brokers.
 func (cfg *Config) user() User {
 	if cfg.ACL == nil {
 		return cfg.Kafka.Gateway
@@ -280,11 +284,11 @@ func (cfg *Config) user() User {
 	return cfg.Kafka.Admin
 }
 
-// openPort is a broker's address that any user of this host can listen on while the broker is
-// down. The service would then sign in to a program of that user.
+// openPort is a broker's address on which any user of this host can listen while the broker is
+// down. The service would then send its credentials to a program of that user.
 type openPort struct {
 	setting, address string
-	loses            string // what a program that listens there receives
+	loses            string // what a program that listens there would receive
 	fix              string
 }
 
@@ -292,8 +296,8 @@ func (p openPort) String() string {
 	return fmt.Sprintf("%s is plaintext, and while the broker is down any user of this host can listen there and get %s", p.address, p.loses)
 }
 
-// openPorts returns the brokers' addresses of this kind. first is the lowest port that every user
-// may listen on.
+// openPorts returns the brokers' addresses on which other users of this host could listen. first is
+// the lowest port on which every user may listen.
 func (cfg *Config) openPorts(first int) (open []openPort) {
 	isOpen := func(address string) bool {
 		_, port, err := net.SplitHostPort(address)
@@ -317,7 +321,7 @@ func (cfg *Config) openPorts(first int) (open []openPort) {
 	return open
 }
 
-// unprivilegedPort returns the lowest port that every user of this host may listen on.
+// unprivilegedPort returns the lowest port on which every user of this host may listen.
 func unprivilegedPort() int {
 	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 	if err != nil {
@@ -330,13 +334,15 @@ func unprivilegedPort() int {
 	return first
 }
 
-// mustStayLocal reports whether connections to other machines are refused.
+// mustStayLocal reports whether connections to brokers on other machines are refused, because they
+// would send a password unencrypted.
 func (cfg *Config) mustStayLocal() bool {
 	return cfg.user().Name != "" && cfg.Kafka.TLS == nil && !cfg.Kafka.InsecureAllowPlaintext
 }
 
-// dialLocally connects to brokers on this machine only. The configured ones may be here and
-// advertise others that are not.
+// dialLocally connects to brokers on this machine only. Checking the configured addresses is not
+// enough: a broker on this machine may advertise brokers on other machines, and the Kafka client
+// would connect to them.
 func dialLocally(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
 	if err != nil {
@@ -358,7 +364,7 @@ func here(remote, local net.Addr) bool {
 
 const dialTimeout = 10 * time.Second
 
-// kafkaOpts are the options of a Kafka client that signs in as the process itself.
+// kafkaOpts returns the options of a Kafka client for the service's own connections to the cluster.
 func (cfg *Config) kafkaOpts() []kgo.Opt {
 	opts := []kgo.Opt{kgo.SeedBrokers(cfg.Kafka.Brokers...), kgo.ClientID("diaspora-serve")}
 	if cfg.Kafka.TLS != nil {
@@ -373,7 +379,7 @@ func (cfg *Config) kafkaOpts() []kgo.Opt {
 	return opts
 }
 
-// client is the service's own client at Globus Auth.
+// client returns a client with the service's own credentials at Globus Auth.
 func (cfg *Config) client() (*globus.Client, error) {
 	return globus.New(globus.Config{
 		Issuer: cfg.Globus.Issuer, ClientID: cfg.Globus.ClientID, ClientSecret: cfg.Globus.ClientSecret,
@@ -381,24 +387,25 @@ func (cfg *Config) client() (*globus.Client, error) {
 	})
 }
 
-// askGlobus introspects a token that does not exist, which Globus Auth only answers if it accepts the service's
-// credentials.
+// askGlobus checks the service's credentials at Globus Auth by introspecting a token that does not
+// exist. Globus Auth reports that the token is invalid only if it accepts the credentials.
 func (cfg *Config) askGlobus(ctx context.Context) (*globus.Client, error) {
 	client, err := cfg.client()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := client.Introspect(ctx, "diaspora-serve-check"); !errors.Is(err, globus.ErrRefused) { // as it should be
+	if _, err := client.Introspect(ctx, "diaspora-serve-check"); !errors.Is(err, globus.ErrRefused) { // ErrRefused is the expected answer
 		return client, err
 	}
 	return client, nil
 }
 
-// askTimeout bounds the wait for Globus Auth at the start, because the service starts in an outage as well.
+// askTimeout limits the wait for Globus Auth at startup. It is short, because the service must be able
+// to start during an outage of Globus Auth.
 const askTimeout = 5 * time.Second
 
-// askAtStart fails if the service's credentials are rejected, so that nobody could ever sign in. It only warns if
-// nobody can sign in for now.
+// askAtStart returns an error if Globus Auth rejects the service's credentials, because no user could
+// ever sign in then. If Globus Auth does not give an answer for now, askAtStart only logs a warning.
 func (cfg *Config) askAtStart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, fmt.Errorf("no answer within %v", askTimeout))
 	defer cancel()
@@ -418,7 +425,7 @@ func (cfg *Config) issuer() string {
 	return cmp.Or(cfg.Globus.Issuer, globus.DefaultIssuer)
 }
 
-// keys says where the keys are that sign the gateway's tokens for the broker.
+// keys returns the configuration of the keys that sign the gateway's tokens for the broker.
 func (g *Gateway) keys(diagnostics *slog.Logger) apache.KeysConfig {
 	return apache.KeysConfig{File: g.KeysFile, JWKSFile: g.JWKSFile, Diagnostics: diagnostics}
 }
@@ -428,10 +435,10 @@ func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 	return apache.New(apache.Config{Address: g.Broker, Issuer: g.Issuer, Audience: g.Audience, Keys: signing})
 }
 
-// Open opens the parts that cfg names, as [assemble.Open] does, whose Service serves clients once its Run is
-// called. It fails with [globus.ErrClientRefused] if Globus Auth rejects the service's own credentials; if
-// Globus Auth cannot be reached, it warns through Diagnostics. ctx bounds the opening only. The caller closes
-// the Service.
+// Open opens the parts that cfg configures, with [assemble.Open]. The returned Service serves clients
+// once its Run is called. Open fails with [globus.ErrClientRefused] if Globus Auth rejects the service's
+// own credentials. If Globus Auth cannot be reached, Open logs a warning to Diagnostics and succeeds.
+// ctx applies only to Open itself. The caller closes the Service.
 func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 	if cfg.Diagnostics == nil {
 		cfg.Diagnostics = slog.New(slog.DiscardHandler)
@@ -502,10 +509,12 @@ func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 	return assemble.Open(ctx, parts)
 }
 
-// proxyTimeout is how long a trusted proxy may take to name the client of a connection: as long as a login.
+// proxyTimeout limits the time within which a trusted proxy has to send the client's address. It is
+// the same as the time limit of a login.
 const proxyTimeout = 15 * time.Second
 
-// port is where a part listens. Trusted proxies name the client of each of their connections.
+// port returns the port of a part. Its listener takes the client's address from connections of trusted
+// proxies.
 func (cfg *Config) port(name, address string) *assemble.Port {
 	return &assemble.Port{Name: name, Address: address, Wrap: func(ln net.Listener) net.Listener {
 		return proxyproto.Listen(ln, proxyproto.Config{Trusted: cfg.TrustedProxies, Timeout: proxyTimeout, Diagnostics: cfg.Diagnostics})

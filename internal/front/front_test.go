@@ -28,7 +28,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/apache"
 )
 
-// client is the service's own at Globus.
+// client is the client ID of the service at Globus Auth.
 const client = "10000000-0000-4000-8000-000000000001"
 
 func valid() Config {
@@ -42,7 +42,7 @@ func valid() Config {
 	}
 }
 
-// TestValidate takes each required setting away, and makes each that is dangerous so.
+// TestValidate removes each required setting, and sets each insecure combination of settings.
 func TestValidate(t *testing.T) {
 	cfg := valid()
 	if err := cfg.Validate(); err != nil {
@@ -80,19 +80,19 @@ func TestValidate(t *testing.T) {
 		"kafka-brokers: 192.0.2.1:9094": func(c *Config) {
 			c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Admin: User{"diaspora", "x"}}
 		},
-		"kafka-brokers: 192.0.2.2:9094": func(c *Config) { // the clients' switch is none for the password
+		"kafka-brokers: 192.0.2.2:9094": func(c *Config) { // the switch for clients' connections does not allow it
 			c.Kafka = Kafka{Brokers: []string{"192.0.2.2:9094"}, Admin: User{"diaspora", "x"}}
 			c.InsecureAllowPlaintext = true
 		},
-		"acl-listen :9091 is": func(c *Config) { // nor the other way round
+		"acl-listen :9091 is": func(c *Config) { // the switch for brokers does not apply to clients' connections
 			c.ACL.Listen = ":9091"
 			c.Kafka.InsecureAllowPlaintext = true
 		},
-		"kafka-brokers: 192.0.2.3:9094": func(c *Config) { // a gateway's password is one as well
+		"kafka-brokers: 192.0.2.3:9094": func(c *Config) { // the password of a gateway's user is protected as well
 			c.ACL = nil
 			c.Kafka = Kafka{Brokers: []string{"192.0.2.3:9094"}, Gateway: User{"gateway", "x"}}
 		},
-		"gateway-kafka-username is missing": func(c *Config) { // it was the super user in earlier versions
+		"gateway-kafka-username is missing": func(c *Config) { // earlier versions used the super user here
 			c.ACL = nil
 			c.Kafka.Admin = User{"diaspora", "x"}
 		},
@@ -120,8 +120,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestPasswordStaysHere has a broker on this machine name another one, as the brokers of a
-// cluster do.
+// TestPasswordStaysHere checks that a password is not sent unencrypted to a broker on another
+// machine that a broker on this machine advertises.
 func TestPasswordStaysHere(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -154,14 +154,14 @@ func TestPasswordStaysHere(t *testing.T) {
 	} else {
 		conn.Close()
 	}
-	// Where the kernel sends it does not matter: the address says that it is not here.
+	// This checks the decision only, because a test cannot connect to another machine.
 	remote := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9094}
 	if here(remote, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}) || !here(remote, &net.TCPAddr{IP: remote.IP}) || here(remote, nil) {
 		t.Error("only addresses of this machine are here")
 	}
 }
 
-// TestOpenPorts finds the brokers' ports that any user of the host could take.
+// TestOpenPorts checks which brokers' ports count as ports on which any user of the host can listen.
 func TestOpenPorts(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Config)
@@ -196,7 +196,8 @@ func TestOpenPorts(t *testing.T) {
 	}
 }
 
-// TestOpenPortsAreTold: the service says so when it starts, and `serve --check` does.
+// TestOpenPortsAreTold checks that the service warns of such ports at startup, and that
+// `serve --check` reports them.
 func TestOpenPortsAreTold(t *testing.T) {
 	cfg := valid()
 	cfg.Gateway.Broker = "127.0.0.1:65535"
@@ -220,8 +221,8 @@ func TestOpenPortsAreTold(t *testing.T) {
 	}
 }
 
-// TestDeployedPort: what deploy/ and docs/operate.md have as the GATEWAY listener is a port that no
-// other user of the host can take, and that Kafka's unit lets Kafka have.
+// TestDeployedPort checks that deploy/ and docs/operate.md put the GATEWAY listener on a port on
+// which no other user of the host can listen, and that Kafka's systemd unit allows Kafka to use it.
 func TestDeployedPort(t *testing.T) {
 	find := func(file, pattern string) string {
 		t.Helper()
@@ -240,13 +241,14 @@ func TestDeployedPort(t *testing.T) {
 	if listener := find("docs/operate.md", `listeners=GATEWAY://(.*?),`); listener != cfg.Gateway.Broker {
 		t.Errorf("docs/operate.md has the listener at %s, and deploy/serve.toml at %s", listener, cfg.Gateway.Broker)
 	}
-	if open := cfg.openPorts(512); len(open) > 0 { // from there on, NFS and RPC clients take ports
+	if open := cfg.openPorts(512); len(open) > 0 { // NFS and RPC clients use the ports from 512 to 1023
 		t.Errorf("deploy/serve.toml: %v", open)
 	}
 	find("deploy/systemd/kafka.service", `(?m)^(AmbientCapabilities=CAP_NET_BIND_SERVICE)$`)
 }
 
-// TestOpenFails: what cannot be reached is an error in time, and nothing stays open.
+// TestOpenFails checks that Open returns an error when its context ends before the cluster can be
+// reached.
 func TestOpenFails(t *testing.T) {
 	cfg := valid()
 	cfg.TokenKeyFile = t.TempDir() + "/token-key.pem"
@@ -257,7 +259,8 @@ func TestOpenFails(t *testing.T) {
 	}
 }
 
-// TestCheckWithoutAnything finds everything that is missing, and does not hang.
+// TestCheckWithoutAnything checks that Check reports all services that cannot be reached, and does
+// not hang.
 func TestCheckWithoutAnything(t *testing.T) {
 	cfg := valid()
 	dir := t.TempDir()
@@ -283,7 +286,8 @@ func TestCheckWithoutAnything(t *testing.T) {
 	}
 }
 
-// TestCheckSigningKeys: keys that are good and should have been replaced are a warning, and the check goes on.
+// TestCheckSigningKeys checks that an overdue rotation of valid signing keys is only a warning, after
+// which Check continues.
 func TestCheckSigningKeys(t *testing.T) {
 	cfg := valid()
 	dir := t.TempDir()
@@ -321,7 +325,7 @@ func TestCheckSigningKeys(t *testing.T) {
 	}
 }
 
-// snapshot says what is in a folder, and when it was changed.
+// snapshot returns the name, mode, modification time and content of everything in a folder.
 func snapshot(t *testing.T, dir string) (all []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
@@ -347,10 +351,10 @@ func snapshot(t *testing.T, dir string) (all []string) {
 	return all
 }
 
-// TestCheckChangesNothing walks through the folders before and after: whoever runs the check as root would
-// else leave files behind that the service cannot open.
+// TestCheckChangesNothing checks that Check creates and changes no files. If an operator runs it as
+// root, the service could not open files that it had created.
 func TestCheckChangesNothing(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // a broker that is there
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // stands for a broker
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +392,7 @@ func TestCheckChangesNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			t.Chdir(filepath.Join(dir, "run")) // nor where it is started
+			t.Chdir(filepath.Join(dir, "run")) // the working directory must not change either
 			cfg.TokenKeyFile, cfg.StateDir = dir+"/keys/token-key.pem", dir+"/keys/state"
 			cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/keys/signing-keys.json", dir+"/keys/jwks.json"
 			prepare(t, &cfg)
@@ -406,7 +410,7 @@ func TestCheckChangesNothing(t *testing.T) {
 	}
 }
 
-// TestCheckFiles finds folders in which the service could not make its files.
+// TestCheckFiles checks that Check reports folders in which the service cannot create its files.
 func TestCheckFiles(t *testing.T) {
 	dir := t.TempDir()
 	for _, sub := range []string{"good", "bad"} {
@@ -417,7 +421,7 @@ func TestCheckFiles(t *testing.T) {
 	if err := os.WriteFile(dir+"/bad/file", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	bad := dir + "/bad/file" // in place of a folder: even root can make nothing in it
+	bad := dir + "/bad/file" // a file where a folder should be: not even root can create files in it
 	for want, change := range map[string]func(*Config){
 		"":                  func(*Config) {},
 		"token-key-file":    func(cfg *Config) { cfg.TokenKeyFile = bad + "/token-key.pem" },
@@ -437,8 +441,8 @@ func TestCheckFiles(t *testing.T) {
 	}
 }
 
-// TestStartAsksGlobus: credentials that Globus Auth refuses keep the service from starting, and from making
-// any file; that Globus Auth cannot be asked is told.
+// TestStartAsksGlobus checks that the service does not start, and creates no files, if Globus Auth
+// rejects its credentials, and that it only warns if Globus Auth cannot be reached.
 func TestStartAsksGlobus(t *testing.T) {
 	for name, c := range map[string]struct {
 		status  int
@@ -485,7 +489,8 @@ func TestStartAsksGlobus(t *testing.T) {
 	}
 }
 
-// TestCheckCertificate finds one that ends, and one for another name.
+// TestCheckCertificate checks that Check reports a certificate that has expired or soon will, and one
+// for another host name.
 func TestCheckCertificate(t *testing.T) {
 	for name, c := range map[string]struct {
 		host  string
@@ -514,7 +519,8 @@ func TestCheckCertificate(t *testing.T) {
 	}
 }
 
-// TestCheckScope tells operators what clients will make of their scope and their hosts.
+// TestCheckScope checks that Check reports whether clients will send their tokens to the hosts, given
+// the scope.
 func TestCheckScope(t *testing.T) {
 	const byHost, byAPI = "https://auth.globus.org/scopes/example.org/logging", "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/logging"
 	for name, c := range map[string]struct {
@@ -538,7 +544,7 @@ func TestCheckScope(t *testing.T) {
 	}
 }
 
-// TestTrustedProxies: what a part serves has the addresses that a load balancer names.
+// TestTrustedProxies checks that a part sees the client addresses that a load balancer sends.
 func TestTrustedProxies(t *testing.T) {
 	cfg := valid()
 	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
