@@ -22,7 +22,8 @@ import (
 
 var errChanged = errors.New("it has changed")
 
-// take logs a file that is complete.
+// take reads a complete file and passes its events to the Logger. If the last line has no line feed,
+// take only notes this, and the file waits for longer.
 func (w *Watcher) take(ctx context.Context, root *os.Root, name string) {
 	f := w.pending[name]
 	file, err := openFile(root, name, f.mark)
@@ -58,8 +59,9 @@ func (w *Watcher) take(ctx context.Context, root *os.Root, name string) {
 	t.answer(func() { t.unsure = t.unsure || err != nil })
 }
 
-// openFile opens a file of the folder. A link that has taken the file's place cannot lead out of the folder,
-// and a pipe does not block.
+// openFile opens a file of the folder. The file may have been replaced since it was checked. root does
+// not follow a symbolic link out of the folder, and O_NONBLOCK keeps the open from blocking on a pipe.
+// openFile fails with errChanged if the file is not the one that m describes.
 func openFile(root *os.Root, name string, m mark) (*os.File, error) {
 	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -72,6 +74,8 @@ func openFile(root *os.Root, name string, m mark) (*os.File, error) {
 	return file, nil
 }
 
+// unchanged returns errChanged if the file is not a regular file with the size and modification time
+// of m.
 func unchanged(file *os.File, m mark) error {
 	info, err := file.Stat()
 	if err == nil && (!info.Mode().IsRegular() || markOf(info) != m) {
@@ -83,10 +87,11 @@ func unchanged(file *os.File, m mark) error {
 func endsInHalfLine(file *os.File, size int64) bool {
 	var last [1]byte
 	_, err := file.ReadAt(last[:], size-1)
-	return err == nil && last[0] != '\n' // reading the file reports an error
+	return err == nil && last[0] != '\n' // an error is reported when the whole file is read
 }
 
-// cannotRead tells why a file is not logged yet, unless that is only a matter of time or was told.
+// cannotRead sends a notice that a file cannot be read, once for each error text. It sends none if
+// err is nil, or if the file has changed or was removed: that is normal, and needs no action.
 func (w *Watcher) cannotRead(f *pendingFile, name string, err error) {
 	if err == nil || err == errChanged || errors.Is(err, fs.ErrNotExist) {
 		return
@@ -103,8 +108,8 @@ type takenFile struct {
 
 	mu sync.Mutex // guards the fields below
 	journalLine
-	left   int  // events in flight, and one for reading
-	unsure bool // an event may not be safe, so the file has to be logged again
+	left   int  // number of events in flight, plus one until the file has been read
+	unsure bool // an event may be lost, so the file has to be logged again
 }
 
 // logWhole logs a file as one event.
@@ -137,13 +142,13 @@ func (t *takenFile) logLines(ctx context.Context, file io.Reader) error {
 		case err != nil:
 			return err
 		default:
-			t.log(lines.Line, bytes.Clone(line)) // the reader uses the line's memory again while the Logger still does
+			t.log(lines.Line, bytes.Clone(line)) // cloned because the reader reuses the memory while the Logger still needs it
 		}
 	}
 	return ctx.Err()
 }
 
-// log makes an event of a line, or with line 0 of the whole file, and hands it to the Logger.
+// log creates an event from a line, or from the whole file if line is 0, and passes it to the Logger.
 func (t *takenFile) log(line int, content []byte) {
 	event, err := t.watcher.cfg.Event(content)
 	if err != nil {
@@ -171,13 +176,14 @@ func (t *takenFile) log(line int, content []byte) {
 	})
 }
 
-// Attribute says in an event's headers from which line of a file it is, or with line 0 from all of it. The file's name
-// becomes the key, and its time of change the event's time, unless the event has its own.
+// Attribute adds headers to an event that name the file and, unless line is 0, the line that it comes
+// from. Line 0 stands for the whole file. If the event has no key, the file's name becomes its key. If
+// it has no time, changed, which is the file's modification time, becomes its time.
 func Attribute(event *diaspora.Event, file string, line int, changed time.Time) {
 	if event.Key == nil {
 		event.Key = []byte(file)
 	}
-	event.Headers = append(slices.Clip(event.Headers), diaspora.Header{Key: HeaderFile, Value: []byte(file)}) // other events may share the array
+	event.Headers = append(slices.Clip(event.Headers), diaspora.Header{Key: HeaderFile, Value: []byte(file)}) // clipped because other events may share the array
 	if line > 0 {
 		event.Headers = append(event.Headers, diaspora.Header{Key: HeaderLine, Value: fmt.Append(nil, line)})
 	}
@@ -186,9 +192,9 @@ func Attribute(event *diaspora.Event, file string, line int, changed time.Time) 
 	}
 }
 
-// Origin returns what [Attribute] has said of an event.
+// Origin returns the file and the line that [Attribute] has added to an event.
 func Origin(event diaspora.Event) (file string, line int) {
-	h := event.Headers // the last ones are ours
+	h := event.Headers // the last ones are those of Attribute, even if the user has added the same names
 	if n := len(h); n >= 2 && h[n-1].Key == HeaderLine {
 		line, _ = strconv.Atoi(string(h[n-1].Value))
 		h = h[:n-1]
@@ -196,7 +202,7 @@ func Origin(event diaspora.Event) (file string, line int) {
 	return string(h[len(h)-1].Value), line
 }
 
-// eventID is the same whenever the same content of the same file is logged again.
+// eventID returns the ID of an event. It is the same if the same content of the same file is logged again.
 func (t *takenFile) eventID(line int, value []byte) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%s\x00%d %d %d\x00", t.watcher.journal.id, t.File, t.Size, t.Mtime, line)
@@ -204,7 +210,8 @@ func (t *takenFile) eventID(line int, value []byte) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// refuse takes note that a line can never be an event.
+// refuse sends a notice that a line can never be logged, and notes the reason for the journal. Line 0
+// stands for the whole file.
 func (t *takenFile) refuse(line int, err error) {
 	t.watcher.cfg.Notify(Notice{What: Refused, File: t.File, Line: line, Err: err})
 	t.mu.Lock()
@@ -212,15 +219,15 @@ func (t *takenFile) refuse(line int, err error) {
 	t.refused(err)
 }
 
-// refused keeps the first reason for the journal. The caller holds mu.
+// refused notes why an event was rejected. The journal gets only the first reason. The caller holds t.mu.
 func (t *takenFile) refused(err error) {
 	if t.Refused == "" {
 		t.Refused, _ = outcome.Split(err)
 	}
 }
 
-// answer takes note of the fate of one event, or that reading has ended. With the last answer the file is ready for
-// the journal.
+// answer calls note to store the outcome of one event, or of reading the file. After the last answer, it
+// queues the file for [Watcher.record] and wakes up [Watcher.Run]. It may be called from any goroutine.
 func (t *takenFile) answer(note func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -18,18 +18,19 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// A journal lists the files of a folder that were logged to a topic. It is a file with a JSON object
-// on each line: the first is a journalHead, each other one a journalLine. Lines are appended
-// and synced. A line that a crash has torn does not count.
+// A journal lists the files of a folder that were logged to a topic. It is a file with one JSON object
+// on each line: first a journalHead, then a journalLine for each file. Lines are appended and synced. A
+// line that is incomplete after a crash is ignored.
 type journal struct {
 	name string
 	file *os.File
 	lock *flock.Flock
-	id   string // random; goes into the events' IDs
-	done map[string]mark
+	id   string          // random; part of the hash that is an event's ID
+	done map[string]mark // the files that were logged, by name
 }
 
-// mark tells a file from an earlier one of the same name.
+// mark identifies a version of a file. If it differs, the file has changed or was replaced by another
+// one of the same name.
 type mark struct {
 	Size  int64 `json:"size"`
 	Mtime int64 `json:"mtime"` // in nanoseconds since 1970
@@ -38,7 +39,7 @@ type mark struct {
 func markOf(info fs.FileInfo) mark { return mark{info.Size(), info.ModTime().UnixNano()} }
 
 type journalHead struct {
-	Watch string `json:"watch"` // the folder, without links
+	Watch string `json:"watch"` // the folder, with symbolic links resolved
 	Topic string `json:"topic"`
 	ID    string `json:"id"`
 }
@@ -47,7 +48,7 @@ type journalLine struct {
 	File string `json:"file"`
 	mark
 	Events  int64  `json:"events"`
-	Refused string `json:"refused,omitempty"` // why the file, or the first of its lines, was not logged
+	Refused string `json:"refused,omitempty"` // why the file, or the first rejected line, was not logged
 }
 
 // Conditions of a [JournalError].
@@ -56,15 +57,17 @@ var (
 	ErrNoJournal = errors.New("it does not begin as a journal")
 )
 
-// A journal with more than compactLines is rewritten when it is opened, if most of its files have been
-// removed from the folder. If all have, the folder's disk may not be mounted yet, so they are
-// forgotten only if there are more than maxAbsent.
+// A journal with more than compactLines lines is compacted when it is opened, if most of its files have
+// been removed from the folder. If all of them are missing, the folder's disk may not be mounted. The
+// files would then be logged again once it is mounted, so the journal is compacted only if it has more
+// than maxAbsent lines.
 const (
 	compactLines = 1000
 	maxAbsent    = 100_000
 )
 
-// openJournal opens the journal of a folder and a topic, or makes it.
+// openJournal opens and locks the journal of a folder and a topic. It creates the journal if it does not
+// exist. Its error is a [*JournalError], with [ErrInUse] if another process holds the lock.
 func openJournal(journals, dir, topic string) (_ *journal, err error) {
 	sum := sha256.Sum256([]byte(dir + "\x00" + topic))
 	j := &journal{name: filepath.Join(journals, hex.EncodeToString(sum[:8])+".ndjson"), done: map[string]mark{}}
@@ -102,7 +105,7 @@ func (j *journal) open(dir, topic string) (err error) {
 		j.done[line.File] = line.mark
 	}
 	if torn {
-		if _, err := j.file.Write([]byte("\n")); err != nil { // the torn line stays on a line of its own
+		if _, err := j.file.Write([]byte("\n")); err != nil { // ends the incomplete line, so that the next one is not appended to it
 			return err
 		}
 	}
@@ -122,13 +125,13 @@ func (j *journal) open(dir, topic string) (err error) {
 	return j.rewrite(journalHead{Watch: dir, Topic: topic, ID: j.id}, kept)
 }
 
-// readJournal returns the head of a journal, whose ID is "" if it is empty or torn, its lines, and whether
-// the last one has no end.
+// readJournal returns the head and the lines of a journal, and whether its last line has no line feed. If
+// the journal is empty or its head is incomplete, head.ID is "". Lines that are not valid are skipped.
 func readJournal(from io.Reader) (head journalHead, lines []journalLine, torn bool, err error) {
 	in := bufio.NewReader(from)
 	first, err := in.ReadBytes('\n')
 	if err == io.EOF {
-		return head, nil, false, nil // the head is written before anything is logged
+		return head, nil, false, nil // nothing has been logged, because the head is written first
 	}
 	if err == nil && (json.Unmarshal(first, &head) != nil || head.ID == "") {
 		err = ErrNoJournal
@@ -148,13 +151,13 @@ func readJournal(from io.Reader) (head journalHead, lines []journalLine, torn bo
 	return head, lines, torn, err
 }
 
-// pastJournal is what a journal says, for those who only read it.
+// pastJournal is the content of a journal that was read without locking it.
 type pastJournal struct {
 	journalHead
 	done map[string]mark
 }
 
-// readJournals reads all journals in a folder, and skips damaged ones: opening them reports that.
+// readJournals reads all journals in a folder. It skips damaged ones; openJournal reports the damage.
 func readJournals(dir string) (all []pastJournal) {
 	names, _ := filepath.Glob(filepath.Join(dir, "*.ndjson"))
 	for _, name := range names {
@@ -176,7 +179,7 @@ func readJournals(dir string) (all []pastJournal) {
 	return all
 }
 
-// Folders returns the folders that were watched for a topic, as the journals say.
+// Folders returns the folders that were ever watched for a topic, according to the journals.
 func Folders(journals, topic string) (dirs []string) {
 	for _, j := range readJournals(journals) {
 		if j.Topic == topic {
@@ -186,7 +189,7 @@ func Folders(journals, topic string) (dirs []string) {
 	return dirs
 }
 
-// add writes lines of files that are finished. They are on disk when it returns.
+// add appends lines for files that are finished, and syncs the journal before it returns.
 func (j *journal) add(lines []journalLine) error {
 	_, err := j.file.Write(encodeLines(lines))
 	if err == nil {
@@ -215,13 +218,14 @@ func (j *journal) rewrite(head journalHead, lines []journalLine) error {
 
 func encodeLines[T journalHead | journalLine](lines []T) (text []byte) {
 	for _, line := range lines {
-		object, _ := json.Marshal(line) // strings and numbers can be encoded
+		object, _ := json.Marshal(line) // encoding strings and numbers cannot fail
 		text = append(append(text, object...), '\n')
 	}
 	return text
 }
 
-// Close gives the journal back, so that another process can open it. It may be called twice.
+// Close closes the journal and releases its lock, so that another process can open it. It may be called
+// twice.
 func (j *journal) Close() error {
 	var err error
 	if j.file != nil {

@@ -16,8 +16,8 @@ func (j *journal) addFile(t *testing.T, file string) {
 	}
 }
 
-// TestJournal fails when a torn line counts or damages the next one, or when files that are gone are
-// remembered for ever.
+// TestJournal checks that an incomplete line is ignored and does not damage the next one, and that the
+// journal forgets files that no longer exist.
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	journals, dir := t.TempDir(), t.TempDir()
@@ -39,7 +39,7 @@ func TestJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	for cut := bytes.IndexByte(content, '\n') + 1; cut <= len(content); cut++ {
-		known := bytes.Count(content[:min(cut+1, len(content))], []byte("\n")) - 1 // a line counts without its end, too
+		known := bytes.Count(content[:min(cut+1, len(content))], []byte("\n")) - 1 // a line counts even if only its line feed is missing
 		if err := os.WriteFile(name, content[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestOlderJournal fails when a journal is not found any more where earlier versions have put it, or not understood.
+// TestOlderJournal checks that a journal of an earlier version is still found and understood.
 func TestOlderJournal(t *testing.T) {
 	t.Parallel()
 	journals := t.TempDir()
@@ -105,7 +105,7 @@ func TestOlderJournal(t *testing.T) {
 	}
 }
 
-// FuzzJournalOfFiles reads a journal with anything in it, and goes on with it.
+// FuzzJournalOfFiles opens a journal with arbitrary content, and appends to it.
 func FuzzJournalOfFiles(f *testing.F) {
 	for _, s := range []string{
 		"", "\n", "junk\n", "{}\n", `{"id":"x"}`, `{"watch":"/data","topic":"scans","id":"x"}` + "\n",

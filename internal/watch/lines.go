@@ -7,18 +7,18 @@ import (
 	"io"
 )
 
-// MaxLineBytes bounds a line, or a whole file that is one event, in memory. The limit of a cluster is
-// less, and the Logger reports it.
+// MaxLineBytes limits the size of a line, or of a file that is one event, because it is held in memory.
+// The event size limit of a cluster is lower; the Logger enforces it.
 const MaxLineBytes = 16 << 20
 
-// LineReader reads a stream line by line: a line is all bytes between two line feeds, whatever
-// they are, and what follows the last line feed. It holds at most one line in memory.
+// LineReader reads a stream line by line. Lines are separated by line feeds, may contain any other bytes,
+// and need not be text. The last line needs no line feed. A LineReader holds at most one line in memory.
 type LineReader struct {
-	Line int // the number of the line that was returned last, from 1
+	Line int // number of the line that Next returned last, or skipped with an error; the first is 1
 
 	in   *bufio.Reader
 	max  int
-	long []byte // a line that does not fit in's buffer
+	long []byte // holds a line that is longer than the buffer of in
 }
 
 // NewLineReader returns a reader of lines of at most max bytes.
@@ -26,7 +26,7 @@ func NewLineReader(in io.Reader, max int) *LineReader {
 	return &LineReader{in: bufio.NewReaderSize(in, 64<<10), max: max}
 }
 
-// LineError says what is wrong with one line. Reading can go on after it.
+// LineError reports that one line cannot be used. Reading can continue with the next line.
 type LineError struct {
 	Line int
 	Err  error
@@ -35,8 +35,9 @@ type LineError struct {
 func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
 func (e *LineError) Unwrap() error { return e.Err }
 
-// Next returns the next line without its line feed. It is valid until the next call. The error is io.EOF
-// at the end, and a [*LineError] for a line that is too long, which is skipped.
+// Next returns the next line without its line feed. The line is valid until the next call. The error is
+// [io.EOF] at the end of the stream, and a [*LineError] for a line that is too long, which is skipped.
+// After any other error the stream cannot be read, and an incomplete line before the error is dropped.
 func (l *LineReader) Next() ([]byte, error) {
 	line, err := l.in.ReadSlice('\n')
 	size := len(line)
@@ -57,7 +58,7 @@ func (l *LineReader) Next() ([]byte, error) {
 		size--
 		line = line[:min(size, len(line))]
 	case err != io.EOF:
-		return nil, err // the line is not whole
+		return nil, err // the line is incomplete
 	case size == 0:
 		return nil, io.EOF
 	}

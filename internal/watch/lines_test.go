@@ -10,7 +10,7 @@ import (
 	"testing/iotest"
 )
 
-// readAll returns all lines, with "!" for one that is refused.
+// readAll returns all lines, with "!" in place of a line that is rejected.
 func readAll(r *LineReader) (lines []string, err error) {
 	for {
 		line, err := r.Next()
@@ -67,7 +67,7 @@ func TestLineReader(t *testing.T) {
 	}
 }
 
-// TestLineReaderBroken checks that half a line before a failure is no line.
+// TestLineReaderBroken checks that an incomplete line before a read error is not returned.
 func TestLineReaderBroken(t *testing.T) {
 	for _, in := range []string{"a\nhal", "a\n" + strings.Repeat("x", 100_000)} {
 		broken := errors.New("disk on fire")
@@ -78,7 +78,7 @@ func TestLineReaderBroken(t *testing.T) {
 	}
 }
 
-// TestLineReaderMemory checks that a line without an end does not fill the memory.
+// TestLineReaderMemory checks that an endless line does not exhaust memory.
 func TestLineReaderMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -15,56 +15,60 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// Config says what to watch, and what events to make of it.
+// Config says which folder to watch, and how to create events from its files.
 type Config struct {
-	// Dir is the folder. It must exist when the watch begins. Later, whatever folder has this name
-	// is watched: it may be removed and made again, unmounted and mounted, or be a link that changes.
+	// Dir is the folder to watch. It must exist when the Watcher is opened. Later, the folder that has
+	// this name at the time is watched: it may be removed and created again, unmounted and mounted again,
+	// or be a symbolic link that is changed.
 	Dir string
-	// Pattern chooses files by name, as [filepath.Match] does. Hidden files, links, folders and other
-	// files that are not regular are always left alone.
+	// Pattern selects files by name; see [filepath.Match]. Hidden files, symbolic links, folders and other
+	// files that are not regular are always ignored.
 	Pattern string
-	// Settle is how long a file must not have changed before it is logged.
+	// Settle is how long a file must be unchanged before it is logged.
 	Settle time.Duration
 
 	// Journals is the folder for the journals. It is created if it does not exist.
 	Journals string
-	// Topic is the topic that the journal is about.
+	// Topic is the topic to which the files are logged. Each folder has a journal for each topic.
 	Topic string
 
-	// Event makes an event of a line. The watch adds the headers [HeaderFile] and [HeaderLine] and,
-	// where the event has none, the file's name as the key, an ID, and the file's time of change.
+	// Event creates an event from a line. The watch adds the header [HeaderFile] and, if the event is a
+	// line, [HeaderLine]. If the event has no key, ID or time, the watch sets the key to the file's name, the ID to a hash of
+	// the file and the content, and the time to the file's modification time.
 	Event func(content []byte) (diaspora.Event, error)
-	// Whole calls Event with whole files rather than with lines. Empty files are left alone, since
-	// somebody is about to write them.
+	// Whole passes whole files to Event instead of lines. Empty files are then ignored, because another
+	// program is probably about to write them.
 	Whole bool
 
-	// Notify is called with each [Notice], from the goroutine that has called the Watcher.
+	// Notify is called with each [Notice], on the goroutine that calls the Watcher's methods.
 	Notify func(Notice)
-	// Progress returns a reader through which a file is read. It is closed afterwards.
+	// Progress wraps the content of a file, for example to show how much of it has been read. The file is
+	// read through the returned reader, which is then closed.
 	Progress func(file string, content io.Reader) io.ReadCloser
 }
 
-// HeaderFile names an event's header with the name of its file, HeaderLine that with the number
-// of its line.
+// Names of the headers that say where an event comes from: HeaderFile has the name of its file, and
+// HeaderLine the number of its line.
 const (
 	HeaderFile = "file"
 	HeaderLine = "line"
 )
 
-// Logger takes the events, as [diaspora.Logger.Send] does. done may be called until the Watcher is closed.
+// Logger is the part of a [diaspora.Logger] that a Watcher uses. Send must call done once, and before
+// the Watcher is closed, or the file is logged again by the next watch.
 type Logger interface {
 	Send(event diaspora.Event, done func(diaspora.Record, error))
 }
 
-// Notice is something that a person who watches a folder should know. Which fields are set depends on What.
+// Notice is a message for the person who runs the watch. Which fields are set depends on What.
 type Notice struct {
 	What   What
 	File   string
-	Line   int           // from 1; 0 for all of the file
-	Events int64         // that were logged
+	Line   int           // from 1; 0 stands for the whole file
+	Events int64         // number of events that were logged
 	Bytes  int64         // the file's size
-	Files  int           // how many
-	After  time.Duration // how long something has taken, or will take
+	Files  int           // number of files
+	After  time.Duration // how long something has lasted, or may last
 	Err    error
 }
 
@@ -74,18 +78,18 @@ type What int
 const (
 	Logged           What = iota // File is finished, with Events and Bytes
 	Refused                      // Line of File can never be logged, because of Err
-	RefusedFile                  // File is finished, although some of it was refused
-	Unreadable                   // File cannot be read, because of Err; it is tried again
-	Growing                      // File has been changing for as long as After, and is not logged while it does
-	HalfLine                     // File is held back for up to After, since its last line has no end
-	Again                        // File is logged again, since it has changed
-	Unsettled                    // so many Files are not logged at the end, since they have just changed
-	FolderUnreadable             // the folder cannot be read, because of Err; it is tried again
+	RefusedFile                  // File is finished, but some of its events were rejected
+	Unreadable                   // File cannot be read, because of Err; the watch tries again
+	Growing                      // File has kept changing for After; it is logged once it stops changing
+	HalfLine                     // File is not logged for up to After, because its last line has no line feed
+	Again                        // File is logged again, because it has changed
+	Unsettled                    // Files files were not logged when the watch ended, because they had just changed
+	FolderUnreadable             // the folder cannot be read, because of Err; the watch tries again
 	FolderReadable               // the folder can be read again
-	FolderReplaced               // another folder has taken the folder's place
+	FolderReplaced               // the folder's name now belongs to another folder, which is watched instead
 )
 
-// JournalError is the error of a journal that cannot be used.
+// JournalError reports that the journal cannot be opened or written.
 type JournalError struct{ Err error }
 
 func (e *JournalError) Error() string { return e.Err.Error() }
@@ -98,39 +102,39 @@ type Watcher struct {
 	journal *journal
 	pending map[string]*pendingFile // by name
 
-	// The folder is opened by name at each look and closed again: another one may have taken its place,
-	// and a disk whose files are open cannot be unmounted.
-	real   string      // where cfg.Dir led last, without links; the journal is that of this name
-	folder fs.FileInfo // the folder that was there
+	// The folder is opened by name and closed again each time it is read. Another folder may have
+	// taken its place, and a disk cannot be unmounted while a folder on it is open.
+	real   string      // the last path of cfg.Dir, with symbolic links resolved; journal belongs to it
+	folder fs.FileInfo // the folder that was at this path
 
-	ending     bool            // this is the last look, so nothing is held back
+	ending     bool            // set by Finish: files whose last line has no line feed are logged too
 	unreadable string          // why the folder cannot be read; "" if it can
-	told       map[Notice]bool // notices that are not repeated, by What and File
+	told       map[Notice]bool // notices that were sent and are not repeated; only What and File are set
 
-	mu       sync.Mutex    // guards the field below
-	answered []*takenFile  // the fate of all their events is known, and the journal does not have it yet
-	wake     chan struct{} // answered has changed; one element
+	mu       sync.Mutex    // guards answered
+	answered []*takenFile  // files whose events all have an outcome, but that are not in the journal yet
+	wake     chan struct{} // receives a value when answered has grown; its capacity is 1
 }
 
-// pendingFile is a file that is not finished.
+// pendingFile is a file that is not in the journal yet.
 type pendingFile struct {
 	mark
-	first    time.Time // when it was seen for the first time since it was logged
-	since    time.Time // it has not changed since
-	taken    bool      // it was read, and its events are in flight
-	halfLine bool      // its last line has no end
-	problem  string    // why it cannot be read, as told
+	first    time.Time // when it was first seen, or first seen again after it was logged
+	since    time.Time // when it was last seen to have changed, or when logging it last failed
+	taken    bool      // it is being read, or its events are in flight
+	halfLine bool      // its last line has no line feed
+	problem  string    // why it could not be read, as in the last notice
 }
 
-// halfLineTimes is how many times longer than others a file must not have changed if its last line
-// has no end: the writer may have stopped in the middle of a line.
+// halfLineTimes multiplies [Config.Settle] for a file whose last line has no line feed, because the
+// writer may have stopped in the middle of a line.
 const halfLineTimes = 10
 
-// growingAfter is how long a file may change before a person is told that it is not logged meanwhile.
+// growingAfter is how long a file may keep changing before a [Growing] notice is sent.
 const growingAfter = time.Minute
 
-// Open opens the journal of a folder. Its error is a [*JournalError] if the cause is the journal, and
-// otherwise says why the folder cannot be read.
+// Open opens the journal of a folder. It fails with a [*JournalError] if the journal cannot be used, and
+// with another error if the folder cannot be read. The caller closes the Watcher.
 func Open(cfg Config) (_ *Watcher, err error) {
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, err
@@ -154,10 +158,11 @@ func Open(cfg Config) (_ *Watcher, err error) {
 // Dir returns the absolute name of the folder.
 func (w *Watcher) Dir() string { return w.cfg.Dir }
 
-// Journal returns the name of the journal's file.
+// Journal returns the path of the journal's file.
 func (w *Watcher) Journal() string { return w.journal.name }
 
-// openFolder opens the folder that has the name now, and returns its name without links.
+// openFolder opens the folder that cfg.Dir names now. It also returns the folder's path with symbolic
+// links resolved.
 func (w *Watcher) openFolder() (real string, root *os.Root, err error) {
 	if real, err = filepath.EvalSymlinks(w.cfg.Dir); err != nil {
 		return "", nil, err
@@ -166,14 +171,14 @@ func (w *Watcher) openFolder() (real string, root *os.Root, err error) {
 	return real, root, err
 }
 
-// Survey says what is in a folder.
+// Survey has counts of the files in a folder.
 type Survey struct {
-	Files     int64            // all of them, but hidden ones
-	Matching  int64            // those that match the pattern
-	Logged    int64            // of Matching: those that are finished
-	Empty     int64            // of Matching: those without content, which are not logged
-	Changed   int64            // of Matching: those that have changed since they were logged
-	Elsewhere map[string]int64 // of Matching: those that were logged to other topics, by topic
+	Files     int64            // regular files that are not hidden
+	Matching  int64            // of Files: files that match the pattern
+	Logged    int64            // of Matching: files that were logged to the topic and have not changed
+	Empty     int64            // of Matching: files without content that were never logged
+	Changed   int64            // of Matching: files that have changed since they were logged
+	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic
 }
 
 // Survey counts the files of the folder, without reading them.
@@ -220,10 +225,10 @@ func (w *Watcher) Survey() (s Survey, err error) {
 	return s, nil
 }
 
-// Run logs the files of the folder until ctx ends. Then it returns nil, and the events of files that were
-// taken may be in flight. It fails only with a [*JournalError], when the journal cannot be written.
+// Run logs the files of the folder until ctx ends, and then returns nil. Events may still be in flight
+// at that time. Run fails only if the journal cannot be written, with a [*JournalError].
 //
-// It polls, since notifications about changes do not exist on network file systems.
+// Run polls the folder, because network file systems do not send notifications of changes.
 func (w *Watcher) Run(ctx context.Context, logger Logger) error {
 	w.logger = logger
 	every := time.NewTicker(min(time.Second, max(w.cfg.Settle/4, 100*time.Millisecond)))
@@ -245,8 +250,9 @@ func (w *Watcher) Run(ctx context.Context, logger Logger) error {
 	}
 }
 
-// Finish looks at the folder for the last time after Run, and takes files that were held back because
-// of their last line. There is no use in it if the Logger takes no more events. ctx bounds reading.
+// Finish reads the folder for the last time after Run has returned. It logs the files that are complete,
+// even if their last line has no line feed. The Logger must still accept events. ctx limits the time for
+// reading.
 func (w *Watcher) Finish(ctx context.Context) {
 	w.ending = true
 	w.look(ctx)
@@ -261,14 +267,15 @@ func (w *Watcher) Finish(ctx context.Context) {
 	}
 }
 
-// Close records what has become known of events since Run returned, so the Logger should be closed
-// before. Then another process may watch the folder. Close may be called twice.
+// Close adds the files to the journal that were finished after Run returned. It then closes the journal,
+// so that another process can watch the folder. Close the Logger first: closing it reports the outcome of
+// the events in flight. Close may be called twice.
 func (w *Watcher) Close() error {
 	return errors.Join(w.record(), w.journal.Close())
 }
 
-// record writes into the journal which files are finished. A file with an event whose fate is not known
-// is logged again when it has settled.
+// record adds the files whose events all have an outcome to the journal. A file with an event that may be
+// lost is logged again after [Config.Settle] instead.
 func (w *Watcher) record() error {
 	w.mu.Lock()
 	answered := w.answered
@@ -300,7 +307,8 @@ func (w *Watcher) record() error {
 	return nil
 }
 
-// look takes the files that are complete, and tells once if the folder cannot be read.
+// look reads the folder once and logs the files that are complete. It sends a notice when the folder
+// becomes unreadable and when it becomes readable again.
 func (w *Watcher) look(ctx context.Context) {
 	err := w.lookInto(ctx)
 	switch {
@@ -313,6 +321,7 @@ func (w *Watcher) look(ctx context.Context) {
 	}
 }
 
+// lookInto reads the folder once, and calls take for each file that is complete.
 func (w *Watcher) lookInto(ctx context.Context) error {
 	real, root, err := w.openFolder()
 	if err != nil {
@@ -344,9 +353,9 @@ func (w *Watcher) lookInto(ctx context.Context) error {
 	return nil
 }
 
-// follow makes the folder that has the name now the watched one. If a link leads to another name, that
-// one has a journal of its own, which is opened when no file of the old one is in flight; until then
-// the folder is not ready.
+// follow checks whether cfg.Dir names another folder than before, and switches to that folder. A folder
+// with another path has its own journal. It is opened only when no events of the old folder's files are
+// in flight, because their files must be added to the old journal. Until then, follow returns false.
 func (w *Watcher) follow(real string, root *os.Root) (ready bool, err error) {
 	folder, err := root.Stat(".")
 	if err != nil {
@@ -365,7 +374,7 @@ func (w *Watcher) follow(real string, root *os.Root) (ready bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		_ = w.journal.Close() // each of its lines is synced
+		_ = w.journal.Close() // nothing is lost on an error, because every line was synced
 		w.journal = journal
 	}
 	w.real, w.folder = real, folder
@@ -374,7 +383,8 @@ func (w *Watcher) follow(real string, root *os.Root) (ready bool, err error) {
 	return true, nil
 }
 
-// complete reports whether a file is to be logged now.
+// complete reports whether a file should be logged now. It keeps track of the changes of files in
+// w.pending.
 func (w *Watcher) complete(name string, m mark) bool {
 	if done, ok := w.journal.done[name]; ok && done == m {
 		return false
@@ -400,12 +410,13 @@ func (w *Watcher) complete(name string, m mark) bool {
 	return now.Sub(f.since) >= w.cfg.Settle && (!f.halfLine || w.released(f))
 }
 
-// released reports whether a file is logged even if its last line has no end.
+// released reports whether a file should be logged even if its last line has no line feed.
 func (w *Watcher) released(f *pendingFile) bool {
 	return w.ending || time.Since(f.since) >= halfLineTimes*w.cfg.Settle
 }
 
-// notifyOnce notifies unless it has done so before for this kind of notice and this subject.
+// notifyOnce sends a notice, unless one of the same kind about the same file was sent before. If about
+// is "", the notice is sent only once for all files.
 func (w *Watcher) notifyOnce(about string, n Notice) {
 	key := Notice{What: n.What, File: about}
 	if !w.told[key] {

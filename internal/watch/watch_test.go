@@ -22,7 +22,7 @@ func put(t *testing.T, dir, name, content string) {
 	}
 }
 
-// fakeLogger says of all events what it is told to.
+// fakeLogger keeps all events and, if answers is set, reports err as the outcome of each.
 type fakeLogger struct {
 	answers bool
 	err     error
@@ -58,8 +58,8 @@ func open(t *testing.T, dir, journals string) (w *Watcher, notices *[]Notice) {
 	return w, notices
 }
 
-// TestKilled kills a watch after each of its steps, and with its last write cut at each byte: until the line
-// of a file is whole in the journal, the next watch logs the file again, under the same IDs.
+// TestKilled kills a watch after each of its steps, and truncates its last write at each byte. Until a
+// file's line in the journal is complete, the next watch must log the file again, with the same event IDs.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	dir, journals := t.TempDir(), t.TempDir()
@@ -76,7 +76,7 @@ func TestKilled(t *testing.T) {
 		return w
 	}
 	logger := &fakeLogger{}
-	kill := func(w *Watcher) { w.journal.Close() } // nothing else of it is on disk
+	kill := func(w *Watcher) { w.journal.Close() } // after a kill, only the journal is left, and it is not locked
 	kill(logsAgain("before anything", true, logger))
 	if ids = logger.ids(); len(ids) != 2 || ids[0] == ids[1] {
 		t.Fatalf("two lines have the IDs %v", ids)
@@ -106,7 +106,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestRefused fails when a file of which one event can never be logged is tried again, or when that is forgotten.
+// TestRefused checks that a file with an event that can never be logged is not logged again, and that the
+// journal has the reason.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	dir, journals := t.TempDir(), t.TempDir()
@@ -137,7 +138,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestOrigin fails when the file and line of an event are taken from headers that the user has added.
+// TestOrigin checks that Origin ignores headers of the same names that the user has added.
 func TestOrigin(t *testing.T) {
 	t.Parallel()
 	header := func(key, value string) diaspora.Header { return diaspora.Header{Key: key, Value: []byte(value)} }
@@ -150,7 +151,7 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-// TestGrowing fails when nothing is said of a file that is never logged, because it keeps changing.
+// TestGrowing checks that a notice is sent for a file that is not logged because it keeps changing.
 func TestGrowing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -170,7 +171,7 @@ func TestGrowing(t *testing.T) {
 		if want := []Notice{{What: Growing, File: "motor.csv", After: time.Minute}}; !slices.Equal(*notices, want) {
 			t.Errorf("the notices are %+v, want %+v", *notices, want)
 		}
-		// A long Settle is no reason to complain about a file that was changed twice.
+		// With a long Settle, a file that was changed twice is not reported.
 		*notices = nil
 		w.cfg.Settle = time.Hour
 		for minute := range 3 {
