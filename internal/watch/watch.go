@@ -176,7 +176,7 @@ type Survey struct {
 	Files     int64            // regular files that are not hidden
 	Matching  int64            // of Files: files that match the pattern
 	Logged    int64            // of Matching: files that were logged to the topic and have not changed
-	Empty     int64            // of Matching: files without content that were never logged
+	Empty     int64            // of Matching: files without content that have not been logged
 	Changed   int64            // of Matching: files that have changed since they were logged
 	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic
 }
