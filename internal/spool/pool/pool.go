@@ -1,18 +1,19 @@
-// Package pool keeps spools side by side, so that several processes of a user can log at
-// the same time. A spool has one owner; if all processes shared one, they would wait for each other.
+// Package pool manages several spools for one login, so that several processes of a user can log at
+// the same time. Only one process at a time can use a spool; if there were only one, the processes
+// would wait for each other.
 //
-// The spools for one login are numbered directories. The folder around them is named after
-// a profile or, without one, after a hash of the fabric's URL, because the events of one fabric must not be
-// sent to another:
+// The spools for one login are numbered directories in one folder. Events of one fabric must not be
+// sent to another, so the folder is named after the profile or, without a profile, after a hash of the
+// fabric's URL:
 //
 //	STATE/spool/PROFILE/1
 //	STATE/spool/-HASH/1
 //	STATE/spool/-HASH/url    the URL
 //
-// [Pool.Take] gives a process a spool that no other process uses, and then those in which other processes
-// have left events, so that they are sent as well. What makes that safe is the lock of each spool;
-// the pool has none of its own. [Pool.Tidy] removes spools that are empty, and [List] finds all
-// pools of a user.
+// [Pool.Take] opens a spool that no other process uses. It then also opens the unused spools with
+// pending events that other processes have left, so that these events are sent too. Each spool has a
+// lock, which keeps two processes from using it; the pool itself has no lock. [Pool.Tidy] removes empty
+// spools, and [List] finds all pools of a user. Start reading at [Pool.Take].
 package pool
 
 import (
@@ -32,15 +33,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// Max is the number of spools in a pool. It is four times the number of processes that are meant to
-// log at the same time, because each of them also opens the spools that others have left: without
-// free ones beside those, a job that starts after an outage would find no spool.
+// Max is the maximum number of spools in a pool. It is four times the number of processes that should be
+// able to log at the same time. The reason is that each process also opens the spools that others have
+// left. After an outage, the first processes of a job may therefore hold many spools each, and the others
+// must still find a free one.
 const Max = 256
 
 // Pool is a folder of spools for one login. It may not exist yet.
 type Pool struct {
 	Dir     string
-	Profile string // whose spools these are, or "" if they are for a URL
+	Profile string // the profile to which the spools belong, or "" if they belong to a URL
 	URL     string // of the fabric, if there is no profile; "" if it is not known
 }
 
@@ -52,14 +54,15 @@ func New(state, profile, url string) Pool {
 	return Pool{Dir: filepath.Join(state, "spool", urlName(url)), URL: url}
 }
 
-// urlName is the name of the folder for a fabric. No profile's name begins with a hyphen.
+// urlName returns the name of the folder for a fabric's URL. It cannot be the name of a profile, because
+// it begins with a hyphen.
 func urlName(url string) string {
 	sum := sha256.Sum256([]byte(strings.TrimRight(url, "/")))
 	return "-" + hex.EncodeToString(sum[:8])
 }
 
-// List returns all pools in a state folder. The hash in a name does not tell the URL: that is
-// in a file, which may be missing, or is one of urls.
+// List returns all pools in a state folder. The URL of a pool cannot be computed from the hash in its
+// name. List reads it from the file url and, if that is missing or wrong, looks for a match among urls.
 func List(state string, urls []string) (pools []Pool, err error) {
 	entries, err := os.ReadDir(filepath.Join(state, "spool"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -100,7 +103,8 @@ func (p Pool) readURL() string {
 	return strings.TrimSpace(string(text))
 }
 
-// writeURL stores the URL for [List]. Logging goes on if that fails.
+// writeURL stores the URL in a file, from which [List] reads it. It ignores errors, because the file is not
+// needed for logging.
 func (p Pool) writeURL() {
 	path := filepath.Join(p.Dir, urlFile)
 	if _, err := os.Stat(path); p.URL == "" || err == nil || os.MkdirAll(p.Dir, 0o700) != nil {
@@ -109,7 +113,7 @@ func (p Pool) writeURL() {
 	_ = os.WriteFile(path, []byte(p.URL+"\n"), 0o600)
 }
 
-// Spool is what is in a spool of a pool. With Err it is not known.
+// Spool describes a spool of a pool. If Err is not nil, the spool could not be read, and Info is not valid.
 type Spool struct {
 	Pool Pool
 	Dir  string
@@ -117,7 +121,8 @@ type Spool struct {
 	Err error
 }
 
-// Spools returns the spools of some pools, those of each by number. It only reads.
+// Spools returns the spools of these pools. The spools of each pool are ordered by number. Spools changes
+// nothing on disk.
 func Spools(pools ...Pool) (spools []Spool, err error) {
 	for _, p := range pools {
 		entries, err := os.ReadDir(p.Dir)
@@ -133,7 +138,7 @@ func Spools(pools ...Pool) (spools []Spool, err error) {
 		slices.Sort(numbers)
 		for _, n := range numbers {
 			s := Spool{Pool: p, Dir: p.spool(n)}
-			if s.Info, s.Err = spool.Inspect(s.Dir); !errors.Is(s.Err, fs.ErrNotExist) { // else another process has just removed it, since it was empty
+			if s.Info, s.Err = spool.Inspect(s.Dir); !errors.Is(s.Err, fs.ErrNotExist) { // ErrNotExist: another process has just removed the empty spool
 				spools = append(spools, s)
 			}
 		}
@@ -141,15 +146,19 @@ func Spools(pools ...Pool) (spools []Spool, err error) {
 	return spools, nil
 }
 
+// spool returns the directory of the spool with number n.
 func (p Pool) spool(n int) string { return filepath.Join(p.Dir, strconv.Itoa(n)) }
 
-// Take calls open with the directory of one spool after another until one could be opened, whose directory
-// it returns. Spools with pending events come first. Then it goes on with the others
-// that have pending events, so that these are sent too.
+// Take calls open with the directory of one spool after another until open succeeds, and returns that
+// directory as own. It tries spools with pending events first, then empty ones, then ones that do not exist
+// yet. After the first success it also calls open for the remaining spools with pending events, so that
+// these events are sent too.
 //
-// open returns an error around [spool.ErrInUse] if another process has the spool, which is skipped then. Any other error
-// before one could be opened ends Take, but for [spool.ErrSubject]: the events are somebody else's. That one, and
-// errors of further spools, are passed to skipped. If no spool is left the error is around [spool.ErrInUse].
+// open returns an error that wraps [spool.ErrInUse] if another process uses the spool; Take then tries the
+// next one. If open returns [spool.ErrSubject], because the events belong to another user, Take passes
+// the error to skipped and tries the next spool. Any other error ends Take if no spool has been opened
+// yet, and is passed to skipped after that. If all spools are in use, Take returns an error that wraps
+// [spool.ErrInUse].
 func (p Pool) Take(open func(dir string) error, skipped func(error)) (own string, err error) {
 	p.writeURL()
 	spools, err := Spools(p)
@@ -170,7 +179,9 @@ func (p Pool) Take(open func(dir string) error, skipped func(error)) (own string
 	}
 	for _, dir := range slices.Concat(pending, empty, missing) {
 		if own != "" {
-			// Another process may have sent the events since, and removed the spool, which must not be made again.
+			// Stop at the first spool without pending events. Usually all pending ones have been
+			// tried then. It is also possible that another process has just sent the events and
+			// removed the spool; open would create it again.
 			if info, err := spool.Inspect(dir); err != nil || info.Events == 0 {
 				break
 			}
@@ -191,8 +202,9 @@ func (p Pool) Take(open func(dir string) error, skipped func(error)) (own string
 	return own, nil
 }
 
-// Tidy removes spools in which nothing is left, but for the first: a job of many processes leaves one behind
-// for each. Those that are in use stay. What cannot be removed, the next call removes.
+// Tidy removes all empty spools except the first. Otherwise a job of many processes would leave one empty
+// spool for each process. Tidy does not remove spools that are in use. It ignores errors; the next call
+// tries again.
 func (p Pool) Tidy(ctx context.Context) {
 	spools, _ := Spools(p)
 	for _, s := range spools {

@@ -43,19 +43,19 @@ func numbers(dirs []string) (names []string) {
 	return names
 }
 
-// TestTake fails when a process gets a spool that another one has, leaves events unsent that nobody has, or takes
-// more spools than it needs.
+// TestTake checks that a process does not get a spool that another one uses, opens all unused spools with
+// pending events, and opens no other ones.
 func TestTake(t *testing.T) {
 	t.Parallel()
 	p := New(t.TempDir(), "home", "")
 	closeSpool(t, openSpool(t, p, 1, 0))
-	openSpool(t, p, 2, 1) // and stays open
+	openSpool(t, p, 2, 1) // stays open, as if another process used it
 	closeSpool(t, openSpool(t, p, 3, 1))
 	closeSpool(t, openSpool(t, p, 5, 1))
 	closeSpool(t, openSpool(t, p, 7, 1))
 	for _, c := range []struct {
 		name    string
-		fails   map[string]error // by number
+		fails   map[string]error // results of open, by the number of the spool
 		opened  []string
 		skipped int
 		own     string
@@ -90,7 +90,8 @@ func TestTake(t *testing.T) {
 	}
 }
 
-// TestTakeSentMeanwhile fails when Take makes a spool again that another process has emptied and removed meanwhile.
+// TestTakeSentMeanwhile checks that Take does not create a spool again that another process has emptied and
+// removed in the meantime.
 func TestTakeSentMeanwhile(t *testing.T) {
 	t.Parallel()
 	p := New(t.TempDir(), "home", "")
@@ -105,7 +106,7 @@ func TestTakeSentMeanwhile(t *testing.T) {
 	}
 }
 
-// TestTidy fails when empty spools stay, or one is removed that is the first, in use, or not empty.
+// TestTidy checks that Tidy removes empty spools, but not the first one, nor one that is in use or not empty.
 func TestTidy(t *testing.T) {
 	t.Parallel()
 	p := New(t.TempDir(), "home", "")
@@ -123,8 +124,7 @@ func TestTidy(t *testing.T) {
 	}
 }
 
-// TestList fails when a pool is not found, or when what the file in it says of its URL is believed although
-// the folder has another name.
+// TestList checks that List finds all pools, and ignores a URL file that does not match the folder's name.
 func TestList(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
@@ -162,8 +162,8 @@ func TestList(t *testing.T) {
 	}
 }
 
-// TestTakeBesideAdopters: 64 processes that start while 50 spools have pending events all get one,
-// although the first of them open all those that are left.
+// TestTakeBesideAdopters checks that 64 processes each get a spool if 50 spools have pending events at the
+// start, although the first process opens all of those.
 func TestTakeBesideAdopters(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
