@@ -9,8 +9,8 @@
 //  1. The ledger. [claims.Open] returns when the whole ledger has been read and the topics and ACLs of
 //     the cluster agree with it; [claims.Follow] returns when the whole ledger has been read. All other
 //     parts are built from what they return, so no part serves a request before the rights are known.
-//  2. The key that signs tokens. A client can exchange its access key for such a token. Both the
-//     gateways and the ACL endpoint need the key.
+//  2. The signing key of the tokens for which clients exchange their access keys. Both the gateways
+//     and the ACL endpoint need it.
 //  3. The gateways, each with its port. The credentials with which a gateway signs in to Apache
 //     Kafka are created only now, so that a start that fails to reach the cluster leaves none behind.
 //  4. The ACL endpoint, with its port. It sends clients to the gateways.
@@ -145,7 +145,7 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 		s.ledger = follower
 	}
 
-	// What gateways and ACL endpoint know of clients.
+	// Authentication of clients, which the gateways and the ACL endpoint share.
 	lifetime := keys.DefaultTokenLifetime
 	if cfg.SessionLifetime != 0 {
 		lifetime = min(lifetime, cfg.SessionLifetime)
@@ -194,21 +194,21 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 	return s.take(cfg.ACL.Port)
 }
 
-// recheck makes the gateways of this process look at once at the connections of a principal whose access
-// key was revoked. Gateways of other processes find out from the ledger.
+// recheck makes the gateways of this process check the connections of a principal immediately, because
+// its access key was revoked. Gateways in other processes learn of the revocation from the ledger.
 func (s *Service) recheck(ctx context.Context, principal string) {
 	for _, g := range s.gateways {
 		g.Recheck(ctx, principal)
 	}
 }
 
-// take opens a port, unless it is open. From here on, Close closes it.
+// take opens a port, unless it is already open, and adds it to the ports that Close closes.
 func (s *Service) take(p *Port) error {
 	s.ports = append(s.ports, p)
 	return p.Open()
 }
 
-// Addrs returns where the parts listen, by the names of their ports.
+// Addrs returns the addresses on which the parts listen, by the names of their ports.
 func (s *Service) Addrs() map[string]string {
 	addrs := map[string]string{}
 	for _, p := range s.ports {
@@ -250,8 +250,8 @@ func (s *Service) Run(ctx context.Context) error {
 	return running.Wait()
 }
 
-// Close stops the parts that still serve, those first that use the others, and frees the ports. It may
-// be called twice, and on nil.
+// Close stops the parts that are still running, in the order that the package comment describes, and
+// frees the ports. It may be called twice, and on nil.
 func (s *Service) Close() error {
 	if s == nil {
 		return nil

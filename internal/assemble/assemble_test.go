@@ -25,14 +25,15 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
 
-// nobody is a Globus Auth that knows no token.
+// nobody is a Globus Auth that rejects all tokens.
 type nobody struct{}
 
 func (nobody) Introspect(context.Context, globus.Secret) (globus.TokenInfo, error) {
 	return globus.TokenInfo{}, globus.ErrRefused
 }
 
-// config is a gateway and an ACL endpoint on free ports, in front of a cluster that admin reaches.
+// config returns a configuration of a gateway and an ACL endpoint on free ports. The options admin
+// connect to the cluster.
 func config(t *testing.T, admin []kgo.Opt, upstream func() (gateway.Upstream, error)) Config {
 	t.Helper()
 	return Config{
@@ -49,7 +50,7 @@ func config(t *testing.T, admin []kgo.Opt, upstream func() (gateway.Upstream, er
 	}
 }
 
-// TestOpenOrder: no port is open, and no broker is asked for, before the ledger has been read.
+// TestOpenOrder checks that no port is opened and Broker is not called before the ledger has been read.
 func TestOpenOrder(t *testing.T) {
 	t.Parallel()
 	b, err := broker.Open(broker.Config{Advertise: "127.0.0.1:1"})
@@ -97,8 +98,8 @@ func TestOpenOrder(t *testing.T) {
 	}
 }
 
-// TestOpenWithoutCluster: if the ledger cannot be read, nothing listens and no broker is asked for, whichever
-// parts are to run.
+// TestOpenWithoutCluster checks that if the ledger cannot be read, no port is opened and Broker is not
+// called, for each combination of parts.
 func TestOpenWithoutCluster(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Config){
@@ -126,7 +127,7 @@ func TestOpenWithoutCluster(t *testing.T) {
 	}
 }
 
-// ends is a part of a service, and a ledger, that note when they end.
+// ends is a ledger, and creates ports. It records the order in which these are closed.
 type ends struct {
 	ledger
 	mu    sync.Mutex
@@ -157,7 +158,8 @@ func untilDone(ctx context.Context) error {
 	return nil
 }
 
-// TestCloseOrder: the endpoint has drained before the gateways are stopped, and these before the ledger is.
+// TestCloseOrder checks that Close waits for the endpoint to drain before it stops the gateways, and for
+// these before it closes the ledger.
 func TestCloseOrder(t *testing.T) {
 	t.Parallel()
 	var e ends
@@ -173,7 +175,8 @@ func TestCloseOrder(t *testing.T) {
 	}
 }
 
-// TestRun: a part that fails ends the other, and when ctx ends all parts drain at the same time.
+// TestRun checks that Run stops all parts if one fails, and that all parts drain at the same time when ctx
+// ends.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -183,7 +186,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("Run = %v, want that the endpoint is broken", err)
 	}
 
-	var draining sync.WaitGroup // over when both drain
+	var draining sync.WaitGroup // done when both parts are draining
 	draining.Add(2)
 	drain := func(ctx context.Context) error {
 		<-ctx.Done()
@@ -204,7 +207,7 @@ func TestPort(t *testing.T) {
 	t.Parallel()
 	var e ends
 	p := e.port("a part", untilDone)
-	if err := errors.Join(p.Stop(), p.Open(), p.Open()); err != nil { // stopped before anything, and opened twice
+	if err := errors.Join(p.Stop(), p.Open(), p.Open()); err != nil { // Stop before Open, and Open twice
 		t.Fatal(err)
 	}
 	address := p.Address

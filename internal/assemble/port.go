@@ -9,23 +9,23 @@ import (
 	"syscall"
 )
 
-// Port is an address, and what serves there. It can be stopped and started again. Its methods may be
-// called concurrently, and Stop on nil, which is a port that was never opened.
+// Port is an address and the part that serves there. It can be stopped and started again. Its methods
+// may be called concurrently. Stop may be called on nil, which stands for a port that was never opened.
 type Port struct {
-	Name    string // of what serves there, for errors
+	Name    string // of the part that serves there, for errors
 	Address string // host:port; once the port is open, with the real port
 
-	// Serve takes connections until its context ends, finishes the requests in flight, and closes
-	// the listener. It is set before Start.
+	// Serve accepts connections until its context ends, finishes the requests in flight, and closes
+	// the listener. It must be set before Start is called.
 	Serve func(context.Context, net.Listener) error
 
-	// Wrap, if set, is applied to the listener of each opening.
+	// Wrap, if set, wraps the listener each time the port is opened.
 	Wrap func(net.Listener) net.Listener
 
 	mu      sync.Mutex   // guards the fields below
 	ln      net.Listener // nil while closed
 	serving bool
-	end     func() error // closes the listener or, while serving, ends that
+	end     func() error // closes the listener or, while serving, ends Serve and waits for it
 }
 
 // Open listens on the address. It does nothing if the port is open.
@@ -46,7 +46,7 @@ func (p *Port) open() error {
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", p.Name, err)
 	}
-	if address := ln.Addr().String(); address != p.Address { // the first time; later on others read it
+	if address := ln.Addr().String(); address != p.Address { // written only when the port number changes, because other goroutines read it later
 		p.Address = address
 	}
 	if p.Wrap != nil {
