@@ -1,6 +1,7 @@
-// Package inside gives this project what package fabric hides from its users: the local Globus Auth with all
-// its controls, a client that no ACL binds, and each gateway by itself. `diaspora up` and our own tests need
-// that. Users get the few plain methods of fabric.Fabric that are of use in their tests, and no internal type.
+// Package inside gives the rest of this project access to the parts of a running fabric that package fabric
+// hides from its users: the local Globus Auth with all its controls, a super user's Kafka client, and each
+// gateway. `diaspora up` and the project's own tests need these. It keeps internal types out of the API of
+// package fabric, which offers only the methods that users need in their tests. Start reading at [Of].
 package inside
 
 import (
@@ -16,18 +17,20 @@ type Parts struct {
 	// Globus is the local Globus Auth.
 	Globus *globusdev.Server
 
-	// GlobusSecret has to be shown to the local Globus Auth by everyone who logs in or uses its controls
-	// over HTTP. Each start makes another one. All users of the machine can connect, so without it
-	// any of them could log in as anybody. Login and As of a fabric.Fabric know it.
+	// GlobusSecret is required to log in at the local Globus Auth and to use its controls over HTTP. It
+	// changes with each start. Every user of the machine can connect to the local Globus Auth, and without
+	// a secret any of them could log in as any user. Login and As of a fabric.Fabric send it themselves.
 	GlobusSecret globus.Secret
 
-	// Admin are the options of a plain Kafka client that no ACL binds and that bypasses the gateways.
+	// Admin are the options of a Kafka client that connects to the brokers directly, not through the
+	// gateways, as the super user, to whom ACLs do not apply.
 	Admin []kgo.Opt
 
 	// Gateways are the ports of the gateways, in the order of fabric.Fabric.Brokers.
 	Gateways []*assemble.Port
 }
 
-// Of returns the parts of a *fabric.Fabric. Package fabric sets it, because this package cannot import
-// the one that it is a part of; log and log/slog share log/internal in the same way.
+// Of returns the parts of a *fabric.Fabric. Package fabric sets this variable when it is initialized. It
+// imports this package, so this package cannot import it. Packages log and log/slog share log/internal in
+// the same way.
 var Of func(fabric any) Parts
