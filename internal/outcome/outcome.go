@@ -1,6 +1,6 @@
-// Package outcome says what each error condition is over HTTP and as the exit code of a
-// command, so that the two agree. The server and the command use it; the library has the
-// conditions themselves.
+// Package outcome maps error conditions to HTTP status codes, for the server, and to exit codes, for
+// the command. One table defines both, so that they agree. Most conditions are defined in package
+// diaspora. Start reading at the table, conditions.
 package outcome
 
 import (
@@ -16,13 +16,13 @@ import (
 
 // Conditions that only commands know.
 var (
-	// ErrSpooled says that events are safe in the spool, and not acknowledged yet.
+	// ErrSpooled says that events are stored in the spool, but not acknowledged yet.
 	ErrSpooled = errors.New("events are in the spool only")
-	// ErrIncomplete says that some events of several were not acknowledged.
+	// ErrIncomplete says that some of several events were not acknowledged.
 	ErrIncomplete = errors.New("some events were not acknowledged")
 )
 
-// conditions are in order of precedence: the first row that an error matches counts.
+// conditions are in order of precedence: if an error matches several rows, the first one applies.
 var conditions = []struct {
 	err    error
 	status int
@@ -49,8 +49,8 @@ var conditions = []struct {
 	{globus.ErrMisconfigured, http.StatusInternalServerError, 7},
 }
 
-// HTTPStatus returns the HTTP status for an error: 200 for nil, and 500 for an error of no
-// known condition, whose text a server should not show.
+// HTTPStatus returns the HTTP status for an error: 200 for nil, and 500 for an error that matches no
+// condition. A server should not show the text of such an error to clients.
 func HTTPStatus(err error) int {
 	if err == nil {
 		return http.StatusOK
@@ -79,8 +79,8 @@ func ExitCode(err error) int {
 	return 1
 }
 
-// Split returns an error's text without the advice at its end, and the advice, for
-// those that show the two apart.
+// Split returns the text of an error without the hint at its end, and the hint. It is for callers that
+// show the two separately. If the text does not end with a hint, hint is "".
 func Split(err error) (text, hint string) {
 	hint = diaspora.Hint(err)
 	if hint == "" {

@@ -10,7 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// TestConditions has one row for each condition: what it is over HTTP and to a shell.
+// TestConditions checks the HTTP status and the exit code of each condition.
 func TestConditions(t *testing.T) {
 	t.Parallel()
 	for _, try := range []struct {
@@ -21,7 +21,7 @@ func TestConditions(t *testing.T) {
 		{globus.ErrLoginRequired, 401, 3}, {globus.ErrRefused, 401, 3}, {diaspora.ErrPermission, 403, 4}, {diaspora.ErrNotFound, 404, 5},
 		{diaspora.ErrConflict, 409, 6}, {diaspora.ErrUnavailable, 503, 7}, {globus.ErrUnavailable, 503, 7}, {ErrIncomplete, 500, 8},
 		{context.DeadlineExceeded, 504, 10}, {context.Canceled, 499, 130}, {diaspora.ErrClosed, 500, 1},
-		{fmt.Errorf("%w: %w", ErrIncomplete, diaspora.ErrPermission), 500, 8}, // the first row counts
+		{fmt.Errorf("%w: %w", ErrIncomplete, diaspora.ErrPermission), 500, 8}, // the first matching row applies
 	} {
 		wrapped := try.err
 		if wrapped != nil {
@@ -46,7 +46,7 @@ func TestSplit(t *testing.T) {
 		{errors.New("x; y"), "x; y", ""},
 		{e, "not found: why", "do this"},
 		{fmt.Errorf("open: %w", e), "open: not found: why", "do this"},
-		{fmt.Errorf("%w (again)", e), "not found: why; do this (again)", ""}, // shown once, where it stands
+		{fmt.Errorf("%w (again)", e), "not found: why; do this (again)", ""}, // the hint is not at the end, so it stays in the text and is not shown twice
 	} {
 		if text, hint := Split(try.err); text != try.text || hint != try.hint {
 			t.Errorf("Split(%v) = %q, %q, want %q, %q", try.err, text, hint, try.text, try.hint)
