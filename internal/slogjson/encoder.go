@@ -19,7 +19,7 @@ import (
 type encoder struct {
 	buf     []byte
 	limit   int      // limit of len(buf); attributes that do not fit are left out
-	cut     int      // how many values were truncated or left out
+	cut     int      // number of values that were truncated or left out
 	names   []string // names of the members of all open objects, those of the outermost first
 	first   int      // names[first:] belong to the current object
 	groups  []string // the open groups; used by replace only
@@ -170,8 +170,8 @@ func (e *encoder) any(v any) {
 			return
 		}
 		e.buf = e.buf[:start]
-		// A method that does not expect a nil pointer is the most likely cause, and then
-		// package log/slog writes the same.
+		// The most likely cause is a method that does not handle a nil receiver. In that case,
+		// write the same text as slog.JSONHandler.
 		if r := reflect.ValueOf(v); r.Kind() == reflect.Pointer && r.IsNil() {
 			e.string("<nil>")
 			return

@@ -12,7 +12,7 @@ type panicking struct{}
 
 func (panicking) MarshalJSON() ([]byte, error) { panic("no") }
 
-// unguarded has methods that do not expect a nil pointer.
+// unguarded has a method that does not handle a nil receiver.
 type unguarded struct{ text string }
 
 func (u *unguarded) Error() string { return u.text }
@@ -21,7 +21,8 @@ type unguardedText struct{ text string }
 
 func (u *unguardedText) MarshalText() ([]byte, error) { return []byte(u.text), nil }
 
-// TestPanicsAreWrittenAsBySlog compares with the standard library's own handler.
+// TestPanicsAreWrittenAsBySlog checks that values whose methods panic are written as by
+// slog.JSONHandler.
 func TestPanicsAreWrittenAsBySlog(t *testing.T) {
 	t.Parallel()
 	for _, v := range []any{
@@ -41,7 +42,7 @@ func TestPanicsAreWrittenAsBySlog(t *testing.T) {
 	}
 }
 
-// FuzzString compares strings with what a JSON decoder reads.
+// FuzzString checks that a JSON decoder reads the string that was encoded.
 func FuzzString(f *testing.F) {
 	for _, s := range []string{"", "a\"\\\n\r\t\b\x00\x7f", "é\u2028\u2029😀", "\xff\xc3\x28\xed\xa0\x80", "\ufffd"} {
 		f.Add(s, 5)

@@ -34,9 +34,9 @@ type Format struct {
 
 // Space that is kept free for members other than the message and the attributes.
 const (
-	maxTailBytes  = 128 // for cut, lost and the closing braces of one attribute's groups
-	maxTraceBytes = 256 // for a trace ID, and for a span ID
-	maxPlaceBytes = 4096
+	maxTailBytes  = 128  // for cut, lost and the closing braces of one attribute's groups
+	maxTraceBytes = 256  // for a trace ID, and again for a span ID
+	maxPlaceBytes = 4096 // for the function of a log call, and again for its file
 )
 
 // Attrs are the attributes and groups that precede those of each record. The zero value is not
@@ -47,7 +47,7 @@ type Attrs struct {
 	groups  []string // groups that the prefix has opened and not closed
 	pending []string // groups that are opened when they get their first attribute
 	names   []string // names of the members of the innermost object of the prefix
-	cut     int
+	cut     int      // number of values that were truncated or left out
 }
 
 // Attrs returns an empty Attrs.
@@ -149,11 +149,11 @@ func (enc *Encoder) Record(ctx context.Context, buf []byte, a *Attrs, r slog.Rec
 		e.buf = strconv.AppendInt(e.buf, lost, 10)
 	}
 	json := append(e.buf, '}')
-	e.buf = nil // the caller owns it now
+	e.buf = nil // the buffer belongs to the caller now
 	return json
 }
 
-// head writes the members before the attributes.
+// head writes the members that precede the attributes.
 func (f *Format) head(ctx context.Context, e *encoder, r *slog.Record) {
 	e.buf = append(e.buf, '{')
 	if !r.Time.IsZero() {
