@@ -12,8 +12,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// TestAllowList: an account that is not on the list gets in nowhere, with a login and with an access
-// key, and is told whom to ask. Any account of Globus came in.
+// TestAllowList checks that an account that is not admitted is rejected by all parts, with a login and
+// with an access key, and that the error names the contact. Earlier versions admitted every account of
+// Globus.
 func TestAllowList(t *testing.T) {
 	t.Parallel()
 	const grace = "grace@example.org"
@@ -31,7 +32,7 @@ func TestAllowList(t *testing.T) {
 		domains, subjects []string
 		keyWorks          bool
 	}{
-		"domains":  {[]string{"example.edu"}, nil, true}, // of a key only the subject is known
+		"domains":  {[]string{"example.edu"}, nil, true}, // an access key has a subject but no domain, so a list of domains does not exclude it
 		"subjects": {nil, []string{globusdev.Subject(ada)}, false},
 	} {
 		f, err := fabric.Start(t.Context(), fabric.OpenTo(fabric.Config{Dir: dir}, tt.domains, tt.subjects))

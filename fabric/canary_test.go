@@ -28,7 +28,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// everything gathers all that the system says, in diagnostics, answers and errors.
+// everything collects all output of the system: diagnostics, responses and errors.
 type everything struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -46,10 +46,10 @@ func (e *everything) String() string {
 	return e.buf.String()
 }
 
-// TestNoTokenIsSeen takes tokens and access keys through every path, the wrong ones
-// too, and then looks for them in all diagnostics, answers, errors and files, the
-// ledger's among them. They may be in the client's token file alone, and a key's
-// secret in the one answer that hands it out.
+// TestNoTokenIsSeen uses valid and invalid tokens and access keys in every way, and then searches
+// for them in all diagnostics, responses, errors and files, including those of the ledger. Tokens
+// may appear only in the client's token file, and the secret of an access key only in the response
+// that creates it.
 func TestNoTokenIsSeen(t *testing.T) {
 	var said everything
 	dir := t.TempDir()
@@ -88,7 +88,7 @@ func TestNoTokenIsSeen(t *testing.T) {
 
 	secrets = append(secrets, useKeys(t, &said, f, fixed(token))...)
 
-	// A refresh, a bare refresh token, one that is wrong, and the end of all.
+	// Refresh a login, use a refresh token without a login, use invalid tokens, and revoke all.
 	refreshed, err := client.Refresh(t.Context(), token.RefreshToken)
 	fmt.Fprintln(&said, err)
 	secrets = append(secrets, refreshed.AccessToken, refreshed.RefreshToken)
@@ -110,7 +110,7 @@ func TestNoTokenIsSeen(t *testing.T) {
 		lookFor(t, "what was said", said.String(), secret)
 		lookInFiles(t, filepath.Join(dir, "data"), secret)
 	}
-	// The check can fail: the token file has what nothing else may have.
+	// Make sure that the search can find a token, in the file that does contain them.
 	tokens, err := os.ReadFile(store.Path())
 	if err != nil || !bytes.Contains(tokens, []byte(token.RefreshToken.Reveal())) {
 		t.Errorf("the token file lacks the refresh token, so the search finds nothing: %v", err)
@@ -118,8 +118,7 @@ func TestNoTokenIsSeen(t *testing.T) {
 	onlyFor(t, filepath.Join(dir, "home"))
 }
 
-// useHTTP sends tokens to the ACL endpoint in every way that it takes, and in some
-// that it does not.
+// useHTTP sends tokens to the ACL endpoint in every way that it supports, and in some that it does not.
 func useHTTP(t *testing.T, said io.Writer, f *fabric.Fabric, subject string, good, bad globus.Secret) {
 	t.Helper()
 	for _, token := range []string{good.Reveal(), bad.Reveal(), good.Reveal() + "x"} {
@@ -171,7 +170,7 @@ func useHTTP(t *testing.T, said io.Writer, f *fabric.Fabric, subject string, goo
 	}
 }
 
-// useKafka signs in with a good and a bad token, and uses the former.
+// useKafka signs in with a valid and an invalid token, and logs and reads with the valid one.
 func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.TokenSource, bad globus.Secret) {
 	t.Helper()
 	cfg := diaspora.Config{URL: f.URL(), Brokers: f.Brokers(), TokenSource: source}
@@ -189,7 +188,7 @@ func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Toke
 	fmt.Fprintln(said, err)
 	fmt.Fprintf(said, "%v %+v %#v\n", cfg, cfg, cfg)
 
-	// Mechanisms and forms that the gateway refuses.
+	// Mechanisms and message formats that the gateway rejects.
 	for _, opt := range []kgo.Opt{
 		kgo.SASL(plain.Auth{User: bad.Reveal(), Pass: bad.Reveal()}.AsMechanism()),
 		kgo.SASL(oauth.Auth{Token: bad.Reveal(), Zid: bad.Reveal()}.AsMechanism()),
@@ -204,8 +203,8 @@ func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Toke
 	}
 }
 
-// useKeys makes an access key, uses it in every way and in some that there are not,
-// and returns what must not be seen of it.
+// useKeys creates access keys, uses them in every way, including some that are not supported, and
+// returns their secrets and tokens.
 func useKeys(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.TokenSource) []globus.Secret {
 	t.Helper()
 	client, err := diaspora.NewClient(diaspora.Config{URL: f.URL(), TokenSource: source})
@@ -216,7 +215,7 @@ func useKeys(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Token
 	if err != nil {
 		t.Fatal(err)
 	}
-	for diaspora.ValidTopic(key.Secret.Reveal()) != nil { // one that can be taken for a topic's name
+	for diaspora.ValidTopic(key.Secret.Reveal()) != nil { // the secret must also be valid as the name of a topic
 		if err := client.RevokeKey(t.Context(), key.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -254,7 +253,7 @@ func useKeys(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Token
 		if err != nil {
 			t.Fatal(err)
 		}
-		if json.Unmarshal(answer, &token); token.AccessToken != "" { // the one answer that may have it
+		if json.Unmarshal(answer, &token); token.AccessToken != "" { // only this response may contain a token
 			secrets = append(secrets, globus.Secret(token.AccessToken))
 			answer = nil
 		}
@@ -332,7 +331,7 @@ func lookInFiles(t *testing.T, dir string, secret globus.Secret) {
 	}
 }
 
-// onlyFor fails when a file under dir can be read by others than its owner.
+// onlyFor fails the test if a file under dir can be read by other users than its owner.
 func onlyFor(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// Info says where a running fabric can be reached.
+// Info has the addresses of a running fabric.
 type Info struct {
 	PID     int      `json:"pid"`
 	URL     string   `json:"url"`     // of the ACL endpoint
@@ -19,7 +19,7 @@ type Info struct {
 	Globus  string   `json:"globus"`  // the issuer
 }
 
-// InUseError says that another process runs a fabric on the directory.
+// InUseError reports that another process is running a fabric on the same directory.
 type InUseError struct {
 	Dir  string
 	Info Info // of the other process; zero while it is starting
@@ -37,8 +37,9 @@ const (
 	infoFile = "running.json"
 )
 
-// A dirLock keeps a directory to one process, and tells the others where that
-// one is. The kernel frees it when the process dies. Nil is a fabric in memory.
+// A dirLock ensures that only one process uses a directory, and tells other processes the addresses
+// of that one. The kernel releases the lock when the process dies. A nil dirLock is that of a fabric
+// in memory, and its methods do nothing.
 type dirLock struct {
 	dir  string
 	lock *flock.Flock
@@ -60,14 +61,14 @@ func lockDir(dir string) (*dirLock, error) {
 		info, _ := readInfo(dir)
 		return nil, errors.Join(&InUseError{Dir: dir, Info: info}, lock.Close())
 	}
-	// What a killed process left behind says nothing about this one.
+	// A process that was killed has left its addresses behind. They are not those of this process.
 	if err := removeInfo(dir); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return &dirLock{dir: dir, lock: lock}, nil
 }
 
-// announce tells other processes where this one can be reached.
+// announce writes the addresses of this process to a file in the directory, for other processes.
 func (l *dirLock) announce(info Info) error {
 	if l == nil {
 		return nil

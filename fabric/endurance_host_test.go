@@ -24,8 +24,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
-// hostEnv has the test binary be a fabric in a process of its own instead, which can be
-// killed and frozen. Its value is a hostConfig.
+// hostEnv is an environment variable. If it is set, the test binary runs a fabric instead of the
+// tests. The fabric then has a process of its own, which can be killed and suspended. The value is a
+// hostConfig as JSON.
 const hostEnv = "DIASPORA_TEST_FABRIC"
 
 type hostConfig struct {
@@ -44,8 +45,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveHost serves a fabric until standard input ends. It answers each line there with one
-// on standard output: null, or a JSON object with an error.
+// serveHost runs a fabric until standard input ends. It executes each line of standard input as a
+// command, and writes one line to standard output for each: null, or a JSON object with an error.
 func serveHost(text string) error {
 	var at hostConfig
 	if err := json.Unmarshal([]byte(text), &at); err != nil {
@@ -85,7 +86,7 @@ func serveHost(text string) error {
 	return f.Close()
 }
 
-// login logs in ada, in a folder of profiles.
+// login logs in the user ada and saves the profile in dir.
 func login(f *fabric.Fabric, dir string) error {
 	got, err := f.Login(context.Background(), ada)
 	if err != nil {
@@ -102,7 +103,7 @@ func login(f *fabric.Fabric, dir string) error {
 	return errors.Join(store.Save(context.Background(), got), profiles.Use("lab"))
 }
 
-// host is such a process.
+// host is a process that runs serveHost.
 type host struct {
 	hostConfig
 	said lockedText
@@ -113,7 +114,7 @@ type host struct {
 	answers *json.Decoder
 }
 
-// start returns when the fabric serves.
+// start starts the process and returns when the fabric is ready.
 func (h *host) start() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -141,7 +142,7 @@ func (h *host) start() error {
 	return nil
 }
 
-// ask has the process do something.
+// ask sends a command to the process and waits for the result.
 func (h *host) ask(format string, args ...any) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -158,7 +159,7 @@ func (h *host) ask(format string, args ...any) error {
 	return nil
 }
 
-// signal stops, continues or kills the process.
+// signal sends a signal to the process. After SIGKILL it waits for the end of the process.
 func (h *host) signal(s syscall.Signal) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -168,10 +169,10 @@ func (h *host) signal(s syscall.Signal) {
 	}
 }
 
-// home is the folder of a person who is logged in.
+// home is a configuration folder in which a user is logged in.
 type home struct{ dir string }
 
-// newHome logs in ada in an empty folder.
+// newHome creates a folder and logs in the user ada there.
 func (h *host) newHome(t *testing.T) home {
 	t.Helper()
 	at := home{t.TempDir()}
@@ -190,12 +191,12 @@ func (h home) config(t *testing.T) diaspora.Config {
 	return cfg
 }
 
-// env is the environment of the shell there.
+// env returns the environment for a command that uses this folder.
 func (h home) env() []string {
 	return append(os.Environ(), "DIASPORA_CONFIG_DIR="+h.dir, "DIASPORA_STATE_DIR="+filepath.Join(h.dir, "state"))
 }
 
-// freeAddress is one that nobody listens on.
+// freeAddress returns an address on which no process listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -206,7 +207,7 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// lockedText is what processes say.
+// lockedText collects the output of a process. It may be used concurrently.
 type lockedText struct {
 	mu   sync.Mutex // guards text
 	text strings.Builder

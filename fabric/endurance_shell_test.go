@@ -18,7 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/history"
 )
 
-// shell is the program in a process of its own.
+// shell is a running diaspora command.
 type shell struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
@@ -36,7 +36,7 @@ func (e *endurance) shell(a *actor, at home, line func([]byte), args ...string) 
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	a.didAt.Store(time.Now().UnixNano()) // nobody has waited for this process yet
+	a.didAt.Store(time.Now().UnixNano()) // the time before the process starts does not count as silence
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (e *endurance) shell(a *actor, at home, line func([]byte), args ...string) 
 	return s, nil
 }
 
-// end waits for the end of the process, after a signal if there is one.
+// end sends a signal, unless it is 0, and waits for the end of the process.
 func (s *shell) end(signal syscall.Signal) error {
 	if signal != 0 {
 		s.cmd.Process.Signal(signal)
@@ -57,7 +57,7 @@ func (s *shell) end(signal syscall.Signal) error {
 	return s.cmd.Wait()
 }
 
-// ndjson is an event as produce reads it.
+// ndjson encodes an event as a line of input for diaspora produce.
 func ndjson(event history.Event) []byte {
 	line, err := json.Marshal(map[string]string{"key": event.Key, "value": string(event.Value()), "id": event.ID})
 	if err != nil {
@@ -66,12 +66,13 @@ func ndjson(event history.Event) []byte {
 	return append(line, '\n')
 }
 
-// receipts acknowledges the events whose receipts are printed.
+// receipts returns a function that reads the receipts that the command prints, and notes their events
+// as acknowledged.
 func (e *endurance) receipts(a *actor) func(line []byte) {
 	return func(line []byte) {
 		var receipt struct{ ID string }
 		if err := json.Unmarshal(line, &receipt); err != nil {
-			return // the half line of a process that was killed
+			return // an incomplete line of a process that was killed
 		}
 		event := history.Event{Key: a.name, ID: receipt.ID}
 		if _, err := fmt.Sscanf(strings.TrimPrefix(receipt.ID, a.name), "-%d", &event.N); err != nil {
@@ -82,7 +83,7 @@ func (e *endurance) receipts(a *actor) func(line []byte) {
 	}
 }
 
-// produce has the shell log one event after another, and kills it now and then.
+// produce logs one event after another with the command, and kills the command now and then.
 func (e *endurance) produce(a *actor, at home, flags ...string) {
 	args := append([]string{"produce", "weather", "--input", "ndjson", "-o", "json"}, flags...)
 	n := 0
@@ -116,7 +117,7 @@ func (e *endurance) produce(a *actor, at home, flags ...string) {
 	e.drain(a, at)
 }
 
-// drain sends what waits in the spools of a home.
+// drain sends the pending events in the spools of a home.
 func (e *endurance) drain(a *actor, at home) {
 	cmd := exec.Command(e.binary, "spool", "drain")
 	cmd.Env = at.env()
@@ -125,8 +126,8 @@ func (e *endurance) drain(a *actor, at home) {
 	}
 }
 
-// watch puts files into a folder that the shell watches. Now and then it replaces the
-// folder, or kills the shell.
+// watch adds files to a folder that the command watches. Now and then it replaces the folder or kills
+// the command.
 func (e *endurance) watch(a *actor, at home) {
 	folder := filepath.Join(at.dir, "scans")
 	if err := os.Mkdir(folder, 0o700); err != nil {
@@ -196,7 +197,7 @@ func (e *endurance) watch(a *actor, at home) {
 			}
 		}
 		if a.random.IntN(100) == 0 {
-			if !logged() { // afterwards no receipt is owed that a dead process has not printed
+			if !logged() { // a process that is killed later cannot lose receipts that the test waits for
 				break
 			}
 			s.end(syscall.SIGKILL)
@@ -212,16 +213,16 @@ func (e *endurance) watch(a *actor, at home) {
 	e.drain(a, at)
 }
 
-// consumeShell has the shell read as the only member of a group, and ends it some seconds
-// after it was handed something: the group waits for one that was killed until its
-// session ends.
+// consumeShell reads with the command as the only member of a group. It ends the command some seconds
+// after it has read its first record, not earlier: after a kill, the next member gets no records until
+// the session of the killed one has expired.
 func (e *endurance) consumeShell(a *actor, at home) {
 	for e.reading.Err() == nil {
 		first := make(chan struct{}, 1)
 		s, err := e.shell(a, at, func(line []byte) {
 			var r struct{ Key, Value, ID string }
 			if err := json.Unmarshal(line, &r); err != nil {
-				return // the half line of a process that was killed
+				return // an incomplete line of a process that was killed
 			}
 			e.handed(a, "shell", []byte(r.Key), []byte(r.Value), r.ID)
 			select {
@@ -247,7 +248,7 @@ func (e *endurance) consumeShell(a *actor, at home) {
 			}
 			s.cmd.Process.Signal(signal)
 			<-exited
-		case err := <-exited: // by itself: it has said why
+		case err := <-exited: // without a signal; the process has printed the reason
 			if err != nil {
 				a.says(err.Error())
 			}

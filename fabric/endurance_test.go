@@ -28,60 +28,60 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/history"
 )
 
-// The actors sleep to set their pace, and the troubles last for some time; nothing that is
-// checked depends on how long.
+// The actors sleep to limit their rate, and each fault lasts for some time. The results of the test do
+// not depend on these durations.
 
 const (
-	// silence is for how long anybody may do nothing and say nothing.
+	// silence is how long an actor may make no progress without reporting a reason.
 	silence = 30 * time.Second
-	// rejoining is for how long a group may keep a member waiting: a member that is gone
-	// has its partitions until its session ends, after 45 s, and the others have 20 s
-	// to join again.
+	// rejoining is how long a member may wait for its group: a member that has disappeared keeps
+	// its partitions until its session expires, after 45 s, and then the others have 20 s to
+	// join again.
 	rejoining = 65 * time.Second
 )
 
-// endurance is a run of all kinds of writers and readers at once, over a fabric to which
-// one thing after another happens.
+// endurance is a test run: writers and readers of all kinds use a fabric at the same time, while one
+// fault after another is injected.
 type endurance struct {
 	*testing.T
 	host   *host
 	proxy  *faultnet.Proxy
 	binary string
-	disk   string // of the fabric, if it can be filled; or ""
+	disk   string // the fabric's folder, if its disk is small enough to be filled; otherwise ""
 	began  time.Time
 	all    sync.WaitGroup
 
-	writing, reading context.Context // end when nothing more is to be written, or read
+	writing, reading context.Context // end when the writers and the readers have to stop
 
 	mu           sync.Mutex // guards the fields below
 	acknowledged []history.Event
-	known        map[string]bool // the IDs of those
+	known        map[string]bool // the IDs of acknowledged
 	groups       map[string]*group
 	actors       []*actor
-	readings     int       // until the end
-	well         time.Time // when the last trouble ended; zero in trouble
+	readings     int       // number of times that readToTheEnd reached the end
+	well         time.Time // when the last fault ended; zero during a fault
 }
 
-// group is what a consumer group was handed.
+// group has the events that a consumer group has read.
 type group struct {
 	consumed []history.Event
-	seen     map[string]bool // the IDs of those
-	missing  int             // acknowledged, and not seen
+	seen     map[string]bool // the IDs of consumed
+	missing  int             // number of acknowledged events that are not in seen
 }
 
-// actor is one who writes or reads.
+// actor is a writer or a reader.
 type actor struct {
 	name   string
 	random *rand.Rand
-	idle   func() bool // whether there is nothing to be done; or nil
-	mute   bool        // a part of this program: it need not say anything, but go on soon after a trouble
+	idle   func() bool // reports whether the actor has nothing to do; may be nil
+	mute   bool        // the actor runs in this process: it need not report reasons, but must continue soon after a fault
 
-	did, said     atomic.Int64 // how much
-	didAt, saidAt atomic.Int64 // when last, in ns since 1970
-	over          atomic.Bool
+	did, said     atomic.Int64 // numbers of steps and of messages
+	didAt, saidAt atomic.Int64 // times of the last step and the last message, in ns since 1970
+	over          atomic.Bool  // the actor has ended
 
-	last    atomic.Value  // what it said last
-	longest time.Duration // silence; of the watch alone
+	last    atomic.Value  // the last message
+	longest time.Duration // the longest silence; used by hear only
 	late    atomic.Bool   // it was silent for too long
 }
 
@@ -93,19 +93,19 @@ func (a *actor) says(what string) {
 	a.saidAt.Store(time.Now().UnixNano())
 }
 
-// Write is for the standard error of a process.
+// Write makes an actor the standard error of a process.
 func (a *actor) Write(p []byte) (int, error) {
 	a.says(string(p))
 	return len(p), nil
 }
 
-// diagnostics are the library's messages.
+// diagnostics returns a logger whose messages count as those of the actor.
 func (a *actor) diagnostics() *slog.Logger {
 	return slog.New(slog.NewTextHandler(a, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
-// silent returns for how long the actor has done nothing although there was something to
-// do, and has not said why; or not lately. well is since when all is well, or now.
+// silent returns how long the actor has made no progress, although there was something to do, without a
+// recent message that gives the reason. well is the end of the last fault, or now during a fault.
 func (a *actor) silent(now, well time.Time) time.Duration {
 	did, said := time.Unix(0, a.didAt.Load()), time.Unix(0, a.saidAt.Load())
 	if a.mute && did.Before(well) {
@@ -120,13 +120,13 @@ func (a *actor) silent(now, well time.Time) time.Duration {
 	case said.After(did):
 		return max(0, now.Sub(said)-5*silence)
 	}
-	if a.mute { // a Consumer that joins its group again has said so, and waits for the group
+	if a.mute { // a Consumer that is joining its group again may wait for the group
 		return max(0, now.Sub(did)-rejoining)
 	}
 	return now.Sub(did)
 }
 
-// enduranceTime is for how long things happen, and enduranceSeed what.
+// enduranceTime returns how long faults are injected, and the seed that determines which ones.
 func enduranceTime(t *testing.T) (d time.Duration, seed uint64) {
 	t.Helper()
 	d, seed = 20*time.Second, rand.Uint64()
@@ -144,11 +144,11 @@ func enduranceTime(t *testing.T) (d time.Duration, seed uint64) {
 	return d, seed
 }
 
-// TestEndurance has Loggers with a spool and without, the shell, a watched folder, and
-// groups of consumers work over a fabric that is killed, frozen, cut off, slow and full,
-// whose tokens expire early, and whose members are evicted. No acknowledged event may be
-// lost, none may change its place, nothing that was committed may be taken back, nobody
-// may stop early, and nobody may wait in silence.
+// TestEndurance runs Loggers with and without a spool, the command, a watched folder, and consumer groups
+// against a fabric that is killed, suspended, disconnected, slowed down, and whose disk fills up. Tokens
+// expire early, and members are evicted from their groups. The test checks that no acknowledged event is
+// lost or reordered, that committed offsets never go back, that no reader stops before the end, and that
+// no actor waits without reporting the reason.
 func TestEndurance(t *testing.T) {
 	duration, seed := enduranceTime(t)
 	t.Logf("DIASPORA_ENDURANCE=%v DIASPORA_ENDURANCE_SEED=%d", duration, seed)
@@ -230,7 +230,7 @@ func newEndurance(t *testing.T, duration time.Duration) *endurance {
 		t.Fatalf("%v: %s", err, out)
 	}
 	e.host = &host{hostConfig: hostConfig{Dir: t.TempDir(), Kafka: freeAddress(t), HTTP: freeAddress(t), Globus: freeAddress(t)}}
-	size := 256 + int(duration.Minutes())*10 // MB: it stays in memory
+	size := 256 + int(duration.Minutes())*10 // in MB; a tmpfs uses memory
 	if err := syscall.Mount("tmpfs", e.host.Dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=0700", size)); err != nil {
 		t.Logf("the fabric's disk is never full, as a small one cannot be made: %v", err)
 	} else {
@@ -254,10 +254,10 @@ func newEndurance(t *testing.T, duration time.Duration) *endurance {
 	return e
 }
 
-// disturb lets one thing after another happen, each for some seconds, with peace between.
-// At the end everything is well.
+// disturb injects random faults one after another, each for some seconds, with pauses between them. When it
+// returns, all faults have ended. It returns how often each kind was injected.
 func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duration time.Duration) map[string]int {
-	longest := min(max(duration/10, 12*time.Second), 40*time.Second) // longer than anybody may be silent
+	longest := min(max(duration/10, 12*time.Second), 40*time.Second) // with a long duration, this is longer than an actor may be silent
 	wait := func(least, most time.Duration) { time.Sleep(least + time.Duration(random.Int64N(int64(most-least)))) }
 	fault := func(link faultnet.Link) func() {
 		return func() {
@@ -326,7 +326,7 @@ func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duratio
 	return counts
 }
 
-// trouble notes that something happens, or that all is well again.
+// trouble notes the start or the end of a fault.
 func (e *endurance) trouble(now bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -335,7 +335,7 @@ func (e *endurance) trouble(now bool) {
 	}
 }
 
-// fill makes a file as large as the disk has room for.
+// fill writes a file until the disk is full.
 func fill(name string) error {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -350,7 +350,7 @@ func fill(name string) error {
 	return f.Close()
 }
 
-// evictMembers has the coordinator of a group forget its members.
+// evictMembers removes all members of a group, as the group coordinator does when sessions expire.
 func (e *endurance) evictMembers(lab home, group string) error {
 	ctx, cancel := context.WithTimeout(e.Context(), 5*time.Second)
 	defer cancel()
@@ -362,7 +362,7 @@ func (e *endurance) evictMembers(lab home, group string) error {
 	return evictWith(ctx, client, group)
 }
 
-// hear fails when somebody is silent for too long.
+// hear fails the test if an actor is silent for too long.
 func (e *endurance) hear(done <-chan struct{}) {
 	every := time.NewTicker(time.Second)
 	defer every.Stop()
@@ -389,7 +389,8 @@ func (e *endurance) hear(done <-chan struct{}) {
 	}
 }
 
-// await waits until the groups were handed everything, or nothing comes any more.
+// await waits until the groups have read all acknowledged events. It fails the test if they make no more
+// progress.
 func (e *endurance) await() {
 	last, since := -1, time.Now()
 	for time.Since(since) < 3*silence {
@@ -405,7 +406,7 @@ func (e *endurance) await() {
 	e.Errorf("%d events do not come to the groups", last)
 }
 
-// judge reads the topic, and says what became of the events.
+// judge reads the whole topic, and checks it and the events of each group against the acknowledged events.
 func (e *endurance) judge(lab home, counts map[string]int) {
 	consumer := openConsumer(e.T, lab.config(e.T), diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
 	stored := map[int32][]history.Event{}
@@ -439,7 +440,7 @@ func (e *endurance) judge(lab home, counts map[string]int) {
 			e.Errorf("%s did nothing", a.name)
 		}
 	}
-	// The same history without an event must not pass.
+	// Make sure that the check finds a lost event.
 	victim := e.acknowledged[len(e.acknowledged)/2]
 	for i := range h.Stored {
 		h.Stored[i] = slices.DeleteFunc(h.Stored[i], func(e history.Event) bool { return e.ID == victim.ID })
@@ -449,13 +450,13 @@ func (e *endurance) judge(lab home, counts map[string]int) {
 	}
 }
 
-// acknowledge notes an event that must not be lost from now on.
+// acknowledge notes that an event was acknowledged and must not be lost.
 func (e *endurance) acknowledge(a *actor, event history.Event) {
 	a.does()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.acknowledged = append(e.acknowledged, event)
-	if e.known[event.ID] { // a program that was killed is told again
+	if e.known[event.ID] { // events are acknowledged again after a process was killed
 		return
 	}
 	e.known[event.ID] = true
@@ -466,7 +467,7 @@ func (e *endurance) acknowledge(a *actor, event history.Event) {
 	}
 }
 
-// handed notes what a group was handed.
+// handed notes that a group has read an event.
 func (e *endurance) handed(a *actor, to string, key, value []byte, id string) {
 	a.does()
 	event, err := history.Parse(key, value, id)
@@ -483,14 +484,14 @@ func (e *endurance) handed(a *actor, to string, key, value []byte, id string) {
 	g.seen[id] = true
 }
 
-// missing returns how many acknowledged events a group was not handed yet.
+// missing returns the number of acknowledged events that a group has not read yet.
 func (e *endurance) missing(group string) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.groups[group].missing
 }
 
-// log logs one event after another, with a Logger that is closed and opened now and then.
+// log logs one event after another, with a Logger that is closed and opened again now and then.
 func (e *endurance) log(a *actor, at home, spool string) {
 	cfg := at.config(e.T)
 	cfg.SpoolDir, cfg.Diagnostics = spool, a.diagnostics()
@@ -520,7 +521,7 @@ func (e *endurance) log(a *actor, at home, spool string) {
 		}
 		cancel()
 	}
-	if spool != "" { // what waits there is sent by the next Logger
+	if spool != "" { // send the events that are still in the spool
 		logger, err := diaspora.OpenLogger(e.Context(), cfg)
 		if err != nil {
 			e.Errorf("%s: %v", a.name, err)
@@ -532,7 +533,7 @@ func (e *endurance) log(a *actor, at home, spool string) {
 	}
 }
 
-// consume reads as a member of a group that leaves and comes again.
+// consume reads as a member of a group that leaves and joins again now and then.
 func (e *endurance) consume(a *actor, at home) {
 	cfg := at.config(e.T)
 	cfg.Diagnostics = a.diagnostics()
@@ -568,7 +569,8 @@ func (e *endurance) consume(a *actor, at home) {
 	}
 }
 
-// readToTheEnd reads the end of the topic, again and again, up to where it is.
+// readToTheEnd repeatedly reads the last records of the topic until its end, and checks that reading does
+// not stop early.
 func (e *endurance) readToTheEnd(a *actor, at home) {
 	cfg := at.config(e.T)
 	cfg.Diagnostics = a.diagnostics()
@@ -613,7 +615,7 @@ func (e *endurance) readToTheEnd(a *actor, at home) {
 	}
 }
 
-// ends returns the ends of the topic's partitions.
+// ends returns the end offsets of the topic's partitions.
 func (e *endurance) ends(cfg diaspora.Config) (map[int32]int64, error) {
 	ctx, cancel := context.WithTimeout(e.reading, 10*time.Second)
 	defer cancel()
@@ -631,7 +633,7 @@ func (e *endurance) ends(cfg diaspora.Config) (map[int32]int64, error) {
 	return ends, err
 }
 
-// seeCommits sees that no commit goes back.
+// seeCommits checks repeatedly that no committed offset goes back.
 func (e *endurance) seeCommits(a *actor, at home) {
 	seen := history.Commits{}
 	for e.reading.Err() == nil {
@@ -669,14 +671,14 @@ func (e *endurance) lookAtCommits(at home, seen history.Commits) error {
 	return nil
 }
 
-// TestSilent: the run notices who is silent, and only them.
+// TestSilent checks which actors count as silent.
 func TestSilent(t *testing.T) {
 	now := time.Now()
 	ago := func(d time.Duration) int64 { return now.Add(-d).UnixNano() }
 	for name, test := range map[string]struct {
 		mute      bool
-		did, said time.Duration // ago
-		well      time.Duration // since when all is well
+		did, said time.Duration // how long ago
+		well      time.Duration // how long ago the last fault ended
 		idle      bool
 		late      bool
 	}{

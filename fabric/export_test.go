@@ -12,21 +12,21 @@ func OpenTo(cfg Config, domains, subjects []string) Config {
 	return cfg
 }
 
-// Behind returns a configuration of a fabric whose Kafka clients are told to connect to addr,
-// where a proxy to its KafkaAddr is.
+// Behind returns a configuration of a fabric that announces addr to Kafka clients. A proxy at addr
+// forwards connections to KafkaAddr.
 func Behind(cfg Config, addr string) Config {
 	cfg.advertise = addr
 	return cfg
 }
 
-// Apart returns a configuration of a fabric whose gateways hear of revoked keys as those do that
-// are in another process than the ACL endpoint: by the ledger alone.
+// Apart returns a configuration of a fabric whose gateways learn of revoked keys from the ledger only,
+// like gateways in another process than the ACL endpoint.
 func Apart(cfg Config) Config {
 	cfg.apart = true
 	return cfg
 }
 
-// AroundGlobus returns a configuration of a fabric whose Globus Auth is what around makes of it.
+// AroundGlobus returns a configuration of a fabric whose local Globus Auth is wrapped by around.
 func AroundGlobus(cfg Config, around func(http.Handler) http.Handler) Config {
 	cfg.aroundGlobus = around
 	return cfg

@@ -8,13 +8,16 @@
 //	cfg, err := f.As(ctx, "ada@example.edu")
 //	logger, err := diaspora.OpenLogger(ctx, cfg)
 //
-// [Fabric.StopGateway], [Fabric.StopGlobus], [Fabric.RevokeTokens] and [Fabric.ExpireTokens] let a
-// test see what a program does in an outage, and when its login ends.
+// With [Fabric.StopGateway], [Fabric.StopGlobus], [Fabric.RevokeTokens] and [Fabric.ExpireTokens], a
+// test can check how a program behaves in an outage, and when its login ends.
 //
-// It can run in front of an Apache Kafka as well, see [Config.KafkaFile].
+// A fabric can also run in front of an Apache Kafka cluster instead of the embedded broker; see
+// [Config.KafkaFile].
 //
 // Nothing on the Kafka side is a fake: clients speak the Kafka protocol over TCP to the
-// same gateway that runs in front of an Apache Kafka. Only the identities are invented.
+// same gateway that runs in front of an Apache Kafka cluster. Only the identities are invented.
+//
+// Start reading at [Start].
 package fabric
 
 import (
@@ -42,58 +45,58 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/server"
 )
 
-// Config says how to start a [Fabric]. The zero value is in memory, on free ports.
+// Config configures a [Fabric]. The zero value is a fabric in memory, on free ports.
 type Config struct {
 	// Dir holds everything that outlives the process: records, the ledger, the
 	// identities with hashes of their tokens, and the key that signs tokens for
-	// access keys. It is created when missing, for its owner only, and one process
-	// at a time can use it. Default: everything is kept in memory.
+	// access keys. It is created if it does not exist, and only its owner can read it. Only
+	// one process at a time can use it. Default: everything is kept in memory.
 	Dir string
 
-	// KafkaAddr, HTTPAddr and GlobusAddr are where the gateway, the ACL endpoint
-	// and the local Globus Auth listen, as host:port of a loopback address.
-	// Default: a free port of 127.0.0.1 each.
+	// KafkaAddr, HTTPAddr and GlobusAddr are the addresses on which the gateway, the ACL
+	// endpoint and the local Globus Auth listen, as host:port. The host must be a loopback
+	// address. Default: a free port of 127.0.0.1 for each.
 	KafkaAddr, HTTPAddr, GlobusAddr string
 
-	// KafkaFile names the cluster.json of an Apache Kafka on this machine, as
-	// deploy/kafka/cluster makes it. The fabric then has no broker of its own,
-	// but a gateway for each node, at the addresses that the nodes tell
-	// clients. KafkaAddr must be empty. Default: the embedded broker.
+	// KafkaFile is the path of the file cluster.json of an Apache Kafka cluster on this
+	// machine, which deploy/kafka/cluster creates. The fabric then has no broker of its
+	// own. It has a gateway for each node of the cluster instead, at the address that the
+	// node advertises to clients. KafkaAddr must be empty. Default: the embedded broker.
 	KafkaFile string
 
-	// Username is the identity of the person at this machine, in addition to those
-	// that every fabric has: ada@example.edu and grace@example.org. Without
-	// an @ it is a name at localhost. Default: none.
+	// Username is the username of an additional user who can log in, usually the person at
+	// this machine. Every fabric has the users ada@example.edu and grace@example.org. If
+	// there is no @ in it, "@localhost" is appended. Default: none.
 	Username string
 
-	// Operators are the usernames of the people who may block others. Default: none.
+	// Operators are the usernames of users who may block other users. Default: none.
 	Operators []string
 
 	// SyncWrites makes the broker fsync every batch before it acknowledges it,
-	// so that acknowledged events survive a power cut as well.
+	// so that acknowledged events also survive a power failure.
 	SyncWrites bool
 
 	// AccessTokenLifetime is how long access tokens are valid, and how long a
 	// connection that was signed in with an access key may stay open. Tokens issued for
-	// access keys are valid for this long, but at most for an hour. Default: 48 h, as at
-	// Globus.
+	// access keys are valid for this long, but at most for an hour. Default: 48 hours, as in
+	// Globus Auth.
 	AccessTokenLifetime time.Duration
 
-	// RevocationInterval bounds how long an open connection survives the
-	// revocation of its token or access key, and how long answers about a token are
-	// cached. Default: 10 s.
+	// RevocationInterval is the maximum time for which a connection stays open after its
+	// token or access key has been revoked, and the maximum time for which token info is
+	// cached. Default: 10 seconds.
 	RevocationInterval time.Duration
 
-	// Version is what /.well-known/diaspora says. Default: "devel".
+	// Version is the version in the discovery document, /.well-known/diaspora. Default: "devel".
 	Version string
 
-	// Diagnostics receives what the parts say about themselves. Nil discards it.
+	// Diagnostics receives the log messages of the parts. Nil discards them.
 	Diagnostics *slog.Logger
 
 	// For tests.
 	allow        claims.Admission                // which accounts are admitted; operators come from Operators
 	apart        bool                            // the gateways learn of revoked keys from the ledger alone, as in other processes
-	advertise    string                          // what clients are told instead of KafkaAddr, with a network in between
+	advertise    string                          // the address announced to clients instead of KafkaAddr, such as that of a proxy
 	aroundGlobus func(http.Handler) http.Handler // wraps the local Globus Auth
 }
 
@@ -103,12 +106,12 @@ type Fabric struct {
 	lock    *dirLock
 	globus  *globusdev.Server
 	secret  globus.Secret     // of the local Globus Auth
-	people  *globus.Client    // through which people log in
-	broker  *broker.Broker    // nil with an Apache Kafka
-	admin   []kgo.Opt         // the options of a client that is the super user
+	people  *globus.Client    // the public client with which users log in
+	broker  *broker.Broker    // nil in front of an Apache Kafka cluster
+	admin   []kgo.Opt         // options of a Kafka client that is the super user
 	service *assemble.Service // gateways, ACL endpoint and ledger
 
-	// What listens. There is one gateway for each broker.
+	// The ports of the parts. There is one gateway for each broker.
 	auth, acl *assemble.Port
 	gateways  []*assemble.Port
 
@@ -124,8 +127,8 @@ func init() {
 }
 
 // Start starts a fabric and returns when clients can use it. It fails with [*InUseError]
-// when another process uses cfg.Dir. ctx bounds the start only; the fabric runs until
-// [Fabric.Close].
+// if another process uses cfg.Dir, and with [*ListenError] if a port is not free. ctx applies only to
+// Start itself; the fabric runs until [Fabric.Close].
 func Start(ctx context.Context, cfg Config) (*Fabric, error) {
 	cfg.RevocationInterval = cmp.Or(cfg.RevocationInterval, 10*time.Second)
 	cfg.Version = cmp.Or(cfg.Version, "devel")
@@ -137,14 +140,15 @@ func Start(ctx context.Context, cfg Config) (*Fabric, error) {
 	return f, nil
 }
 
-// start opens the parts in the order in which they need each other. If it fails, Close
-// closes what it has opened.
+// start opens the parts, each after the parts that it uses. If it fails, Close closes the parts that
+// are open.
 func (f *Fabric) start(ctx context.Context) (err error) {
 	if f.lock, err = lockDir(f.cfg.Dir); err != nil {
 		return err
 	}
 
-	// Ports first: the parts are told each other's addresses, and a free port has none before it is open.
+	// Open the ports first. The parts need each other's addresses, and the number of a free port is
+	// known only once the port is open.
 	if f.auth, err = listen("Globus Auth", f.cfg.GlobusAddr); err != nil {
 		return err
 	}
@@ -242,7 +246,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	return f.lock.announce(Info{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL()})
 }
 
-// startGlobus starts the local Globus Auth, and returns the client with which the service asks it about
+// startGlobus starts the local Globus Auth, and returns the client with which the service introspects
 // tokens.
 func (f *Fabric) startGlobus() (*globus.Client, error) {
 	var err error
@@ -278,7 +282,7 @@ func (f *Fabric) startGlobus() (*globus.Client, error) {
 	return globus.New(globus.Config{Issuer: f.GlobusURL(), ClientID: globusdev.ResourceServerID, ClientSecret: secret})
 }
 
-// below returns where something of this name is kept, or "" if nothing is.
+// below returns the path of a file or folder in Dir, or "" if the fabric is in memory.
 func (f *Fabric) below(name string) string {
 	if f.cfg.Dir == "" {
 		return ""
@@ -292,14 +296,15 @@ func (f *Fabric) URL() string { return "http://" + f.acl.Address }
 // Brokers returns the bootstrap servers.
 func (f *Fabric) Brokers() []string { return f.service.Discovery.Brokers }
 
-// GlobusURL returns the address of the local Globus Auth, its issuer.
+// GlobusURL returns the address of the local Globus Auth, which is also its issuer.
 func (f *Fabric) GlobusURL() string { return "http://" + f.auth.Address }
 
 // Discovery returns the document that the ACL endpoint serves at /.well-known/diaspora.
 func (f *Fabric) Discovery() diaspora.Discovery { return f.service.Discovery }
 
 // StopGateway closes the ports and connections of the gateways, as in an outage, until
-// [Fabric.StartGateway]. It is for tests of what a program does meanwhile, as are the methods below.
+// [Fabric.StartGateway]. This and the following methods are for tests of how a program behaves in
+// such a situation.
 func (f *Fabric) StopGateway() error {
 	var errs []error
 	for _, port := range f.gateways {
@@ -308,7 +313,7 @@ func (f *Fabric) StopGateway() error {
 	return errors.Join(errs...)
 }
 
-// StartGateway has the gateways serve again, on the ports that they had.
+// StartGateway starts the gateways again, on the same ports as before.
 func (f *Fabric) StartGateway() error {
 	for _, port := range f.gateways {
 		if _, err := port.Start(); err != nil {
@@ -322,14 +327,14 @@ func (f *Fabric) StartGateway() error {
 // [Fabric.StartGlobus].
 func (f *Fabric) StopGlobus() error { return f.auth.Stop() }
 
-// StartGlobus has the local Globus Auth serve again, on the port that it had.
+// StartGlobus starts the local Globus Auth again, on the same port as before.
 func (f *Fabric) StartGlobus() error {
 	_, err := f.auth.Start()
 	return err
 }
 
-// RevokeTokens revokes all tokens of a user, refresh tokens included, so that their programs have to log
-// in again. The gateway notices within [Config].RevocationInterval, and closes their connections.
+// RevokeTokens revokes all tokens of a user, including refresh tokens, so that the user has to log in
+// again. The gateway closes the user's connections within [Config].RevocationInterval.
 func (f *Fabric) RevokeTokens(username string) error {
 	subject, err := f.globus.Subject(username)
 	if err != nil {
@@ -338,8 +343,8 @@ func (f *Fabric) RevokeTokens(username string) error {
 	return f.globus.RevokeAll(subject)
 }
 
-// ExpireTokens makes all access tokens of a user expire now. Refresh tokens stay good, so that programs that
-// have one get new access tokens by themselves.
+// ExpireTokens makes all access tokens of a user expire now. Refresh tokens stay valid, so programs that
+// have one obtain new access tokens without a login.
 func (f *Fabric) ExpireTokens(username string) error {
 	subject, err := f.globus.Subject(username)
 	if err != nil {
@@ -348,8 +353,8 @@ func (f *Fabric) ExpireTokens(username string) error {
 	return f.globus.ExpireAccessTokens(subject)
 }
 
-// Login logs a user in at the local Globus Auth, with a browser that picks the username
-// by itself. Everything else is as in any login.
+// Login logs a user in at the local Globus Auth. It opens the login page in place of a browser and
+// selects the username. Otherwise this is an ordinary login.
 func (f *Fabric) Login(ctx context.Context, username string) (*globus.Login, error) {
 	return login(ctx, f.people, f.secret, username)
 }
@@ -377,7 +382,7 @@ func (f *Fabric) As(ctx context.Context, username string) (diaspora.Config, erro
 func (f *Fabric) Close() error {
 	f.closeOnce.Do(func() {
 		errs := []error{f.service.Close()}
-		errs = append(errs, f.acl.Stop(), f.StopGateway()) // stopped already, unless the start has failed
+		errs = append(errs, f.acl.Stop(), f.StopGateway()) // the service has stopped these already, unless Start has failed
 		if f.broker != nil {
 			errs = append(errs, f.broker.Close())
 		}

@@ -61,7 +61,7 @@ func openLogger(t *testing.T, cfg diaspora.Config) *diaspora.Logger {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// Some tests leave events behind that nobody will ever take.
+		// Some tests leave events behind that can never be sent, so Close must not wait for long.
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
 		logger.Close(ctx)
@@ -69,7 +69,7 @@ func openLogger(t *testing.T, cfg diaspora.Config) *diaspora.Logger {
 	return logger
 }
 
-// TestLoginSurvivesARestart uses a token that an earlier fabric issued.
+// TestLoginSurvivesARestart checks that a token is still valid after the fabric was restarted.
 func TestLoginSurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
 	f, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
@@ -88,7 +88,7 @@ func TestLoginSurvivesARestart(t *testing.T) {
 	openLogger(t, withToken(again, login))
 }
 
-// withToken is the configuration of a client with a login's access token.
+// withToken returns the configuration of a client that uses the access token of a login.
 func withToken(f *fabric.Fabric, login *globus.Login) diaspora.Config {
 	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
 	return diaspora.Config{URL: f.URL(), Brokers: f.Brokers(), Identity: login.Identity, TokenSource: fixed(token)}
@@ -98,8 +98,8 @@ type fixed globus.Token
 
 func (f fixed) Token(context.Context) (globus.Token, error) { return globus.Token(f), nil }
 
-// TestKafkaFile names an Apache Kafka that is not there. What a fabric does in
-// front of one that is, package interop tests.
+// TestKafkaFile checks the errors for a KafkaFile that is missing or invalid. Package interop tests a
+// fabric in front of a real Apache Kafka cluster.
 func TestKafkaFile(t *testing.T) {
 	damaged := filepath.Join(t.TempDir(), "cluster.json")
 	if err := os.WriteFile(damaged, []byte(`{"nodes": []}`), 0o600); err != nil {

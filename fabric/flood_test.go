@@ -28,7 +28,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// busyGlobus answers questions about tokens after 350 ms, ten a second. The others get 429.
+// busyGlobus answers introspection requests after 350 ms. It answers ten requests a second, and rejects
+// the others with status 429.
 type busyGlobus struct {
 	http.Handler
 	answered, refused atomic.Int64
@@ -50,7 +51,7 @@ func (b *busyGlobus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.taken++
 	over := b.taken > 10
 	b.mu.Unlock()
-	time.Sleep(350 * time.Millisecond) // that is how slow it is
+	time.Sleep(350 * time.Millisecond)
 	if over {
 		b.refused.Add(1)
 		w.Header().Set("Retry-After", "1")
@@ -63,12 +64,12 @@ func (b *busyGlobus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (b *busyGlobus) asked() int { return int(b.answered.Load() + b.refused.Load()) }
 
-// dialerFrom connects from an address of this machine.
+// dialerFrom returns a dialer that connects from this local address.
 func dialerFrom(address string) *net.Dialer {
 	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
 }
 
-// signIn opens a connection to a gateway from an address, and shows a token.
+// signIn connects to a gateway from a local address, and signs in with a token.
 func signIn(ctx context.Context, from, gateway, token string) (net.Conn, error) {
 	conn, err := dialerFrom(from).DialContext(ctx, "tcp", gateway)
 	if err != nil {
@@ -108,7 +109,7 @@ func ask(conn net.Conn, request kmsg.Request) (kmsg.Response, error) {
 	return answer, answer.ReadFrom(frame[4:])
 }
 
-// identity asks the ACL endpoint whose a token is, from an address.
+// identity sends a token to the ACL endpoint from a local address, and asks for the identity.
 func identity(ctx context.Context, from, url, token string) error {
 	client := http.Client{Transport: &http.Transport{DialContext: dialerFrom(from).DialContext, DisableKeepAlives: true}}
 	request, err := http.NewRequestWithContext(ctx, "GET", url+"/v1/identity", nil)
@@ -128,7 +129,7 @@ func identity(ctx context.Context, from, url, token string) error {
 	return err
 }
 
-// accessToken logs somebody in, and returns what they show.
+// accessToken logs a user in and returns the access token.
 func accessToken(t *testing.T, f *fabric.Fabric, username string) string {
 	t.Helper()
 	login, err := f.Login(within(t), username)
@@ -139,19 +140,23 @@ func accessToken(t *testing.T, f *fabric.Fabric, username string) string {
 	return token.AccessToken.Reveal()
 }
 
-// TestFloodOfTokens has four addresses guess tokens as fast as they can, at the gateway and at the
-// ACL endpoint, with a Globus Auth that takes 350 ms and ten questions a second. Who was let in
-// lately is let in from these addresses all the same, newcomers from elsewhere get in, a revoked
-// token loses its connection, and Globus Auth is not asked more than is agreed.
+// TestFloodOfTokens sends invalid tokens from four addresses as fast as possible, to the gateway and to
+// the ACL endpoint. Globus Auth takes 350 ms for an answer and answers ten requests a second. The test
+// checks that in the meantime
 //
-// FLOOD_SECONDS=60 makes it longer, and its times matter then.
+//   - clients that have signed in recently can sign in again, even from these addresses,
+//   - new clients at other addresses can sign in,
+//   - connections of a revoked token are closed, and
+//   - the service does not exceed its limits of requests to Globus Auth.
+//
+// FLOOD_SECONDS=60 makes the test longer. Only then does it check how long these take.
 func TestFloodOfTokens(t *testing.T) {
 	const (
-		perAddress, perAddressSecond = 100, 5 // what an address may try, at the gateway and at the ACL endpoint each
-		most, mostSecond             = 50, 50 // and all that nobody knows, together
-		knownSecond                  = 20     // more than are asked about tokens that are known
+		perAddress, perAddressSecond = 100, 5 // attempts allowed for one address, at the gateway and at the ACL endpoint each: burst and per second
+		most, mostSecond             = 50, 50 // attempts allowed for all unknown tokens together: burst and per second
+		knownSecond                  = 20     // upper bound of the requests about known tokens, per second
 		revocation                   = 5 * time.Second
-		impatient                    = 100 * time.Millisecond // then a guesser goes on with the next guess
+		impatient                    = 100 * time.Millisecond // an attacker waits this long for an answer
 	)
 	long := longtest.Scaled(t, "FLOOD_SECONDS", 0)
 	addresses := []string{"127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"}
@@ -212,7 +217,7 @@ func TestFloodOfTokens(t *testing.T) {
 			})
 		}
 	}
-	// The revoked token's connection.
+	// The connection of a revoked token is closed.
 	work.Go(func() {
 		if err := inside.Of(f).Globus.Revoke(globus.Secret(revoked)); err != nil {
 			t.Error(err)
@@ -229,7 +234,7 @@ func TestFloodOfTokens(t *testing.T) {
 			t.Errorf("a revoked token is good for %v, want at most %v and a few questions", took, revocation)
 		}
 	})
-	// Newcomers from elsewhere, who try again as Kafka clients do.
+	// New clients at another address retry as Kafka clients do.
 	work.Go(func() {
 		var slowest time.Duration
 		for _, token := range newcomers {
@@ -249,8 +254,8 @@ func TestFloodOfTokens(t *testing.T) {
 		}
 		t.Logf("the slowest of %d newcomers took %v", len(newcomers), slowest)
 	})
-	// Good logins from the addresses that guess, at the gateway and at the endpoint, until the
-	// others are done.
+	// Sign in with valid tokens from the attackers' addresses, at the gateway and at the ACL endpoint,
+	// until the goroutines above have ended.
 	done := make(chan struct{})
 	go func() { work.Wait(); close(done) }()
 	var times []time.Duration
@@ -313,5 +318,5 @@ over:
 	}
 }
 
-// patience bounds what the test waits for, while everything is busy.
+// patience limits each wait of the test. It is long, because the machine is busy.
 const patience = time.Minute

@@ -16,9 +16,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/longtest"
 )
 
-// evict removes the members of a consumer group without their doing, as the group does
-// with one that it has not heard of for too long. Their next heartbeat is answered with
-// UNKNOWN_MEMBER_ID. client is signed in as the one whose group it is.
+// evict removes all members of a consumer group, as the group coordinator does when their sessions
+// expire. Their next heartbeat fails with UNKNOWN_MEMBER_ID. client is signed in as the owner of the
+// group.
 func evict(t *testing.T, client *kgo.Client, group string) {
 	t.Helper()
 	if err := evictWith(within(t), client, group); err != nil {
@@ -45,8 +45,8 @@ func evictWith(ctx context.Context, client *kgo.Client, group string) error {
 	return err
 }
 
-// TestUntilThroughAnEviction has a member lose all its partitions before it has read
-// them. It must not take that for the end.
+// TestUntilThroughAnEviction checks that a member that loses all its partitions before it has read them
+// does not take this for the end of the topic.
 func TestUntilThroughAnEviction(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{})
@@ -67,7 +67,7 @@ func TestUntilThroughAnEviction(t *testing.T) {
 		}
 		evicted = true
 		evict(t, owner, "g")
-		for ctx := within(t); ; time.Sleep(time.Millisecond) { // until the member knows
+		for ctx := within(t); ; time.Sleep(time.Millisecond) { // until the member has noticed
 			at, err := consumer.Progress(ctx)
 			if err != nil {
 				t.Fatal(err)
@@ -82,7 +82,8 @@ func TestUntilThroughAnEviction(t *testing.T) {
 	}
 }
 
-// TestCommitsDoNotGoBack has many goroutines commit at once, and the background too.
+// TestCommitsDoNotGoBack checks that the committed offset never goes back, while many goroutines and the
+// background commits are committing at the same time.
 func TestCommitsDoNotGoBack(t *testing.T) {
 	t.Parallel()
 	const rounds, records = 60, 100

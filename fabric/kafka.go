@@ -15,8 +15,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 )
 
-// kafkaCluster is an Apache Kafka on this machine, as deploy/kafka/cluster
-// writes it down.
+// kafkaCluster describes an Apache Kafka cluster on this machine. It is the content of the file
+// cluster.json, which deploy/kafka/cluster creates.
 type kafkaCluster struct {
 	Issuer   string `json:"issuer"`
 	Audience string `json:"audience"`
@@ -29,13 +29,13 @@ type kafkaCluster struct {
 	Nodes []kafkaNode `json:"nodes"`
 }
 
-// kafkaNode has the addresses of a node on 127.0.0.1.
+// kafkaNode has the addresses of a node. All are on 127.0.0.1.
 type kafkaNode struct {
 	Gateway  string `json:"gateway"`  // advertised to clients
 	Listener string `json:"listener"` // for the gateway's connections
 }
 
-// readKafka reads what deploy/kafka/cluster wrote.
+// readKafka reads a file cluster.json.
 func readKafka(file string) (*kafkaCluster, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -51,7 +51,8 @@ func readKafka(file string) (*kafkaCluster, error) {
 	return &k, nil
 }
 
-// open returns the brokers to put behind the gateways, and the options of a client that is the super user.
+// open returns a broker for each node, to be put behind a gateway, and the options of a Kafka client
+// that is the super user. It does not connect.
 func (k *kafkaCluster) open(diagnostics *slog.Logger) (nodes []gateway.Upstream, admin []kgo.Opt, err error) {
 	keys, err := apache.OpenKeys(apache.KeysConfig{
 		File:        filepath.Join(filepath.Dir(k.JWKSFile), "signing-keys.json"),

@@ -16,12 +16,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// withKey is the configuration of a program that has nothing but an access key.
+// withKey returns the configuration of a program that has only an access key.
 func withKey(f *fabric.Fabric, key diaspora.NewAccessKey) diaspora.Config {
 	return diaspora.Config{URL: f.URL(), Key: diaspora.Key{ID: key.ID, Secret: key.Secret}, DialTimeout: 20 * time.Second}
 }
 
-// TestKeyIsEnough logs and reads with an access key alone, while Globus Auth is away.
+// TestKeyIsEnough logs and reads with only an access key while Globus Auth is unreachable.
 func TestKeyIsEnough(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{})
@@ -76,7 +76,8 @@ func TestKeyIsEnough(t *testing.T) {
 	}
 }
 
-// TestBadKeyIsRefused has every way to open something tell in words that the key is not good.
+// TestBadKeyIsRefused checks that each function that opens a client reports an invalid access key in its
+// error.
 func TestBadKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{})
@@ -105,8 +106,9 @@ func TestBadKeyIsRefused(t *testing.T) {
 	}
 }
 
-// TestRefusedCredentialSpools has a program begin, where nothing is known yet, with a credential that was
-// ended: what it logs waits in a new spool, and its owner sends it with another one.
+// TestRefusedCredentialSpools starts a program with a credential that is no longer valid, on a machine that
+// has not used it before. The events must be kept in a new spool, from which the same user can send them
+// with another credential.
 func TestRefusedCredentialSpools(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{})
@@ -129,7 +131,7 @@ func TestRefusedCredentialSpools(t *testing.T) {
 	for name, c := range map[string]struct {
 		env   map[string]string
 		words string
-		sends bool // another key of the same person
+		sends bool // another access key of the same user can send the events
 	}{
 		"revoked key":     {map[string]string{"DIASPORA_KEY_ID": gone.ID, "DIASPORA_KEY_SECRET": gone.Secret.Reveal()}, "the access key was revoked", true},
 		"wrong secret":    {map[string]string{"DIASPORA_KEY_ID": wrong.ID, "DIASPORA_KEY_SECRET": wrong.Secret.Reveal()}, "there is no such access key, or this is not its secret", true},
@@ -180,8 +182,9 @@ func TestRefusedCredentialSpools(t *testing.T) {
 	}
 }
 
-// TestSpoolOfAKey logs with an access key that has never been online here, while the fabric is away. The key
-// is replaced before it is back: another key of the same person sends the events, and nobody else's does.
+// TestSpoolOfAKey logs with an access key while the fabric is unreachable, on a machine where this key was
+// never used before. The key is revoked when the fabric is reachable again. Another access key of the same
+// user must be able to send the events, and a key of another user must not.
 func TestSpoolOfAKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -205,7 +208,7 @@ func TestSpoolOfAKey(t *testing.T) {
 
 	spoolDir := filepath.Join(t.TempDir(), "spool")
 	config := t.TempDir()
-	with := func(key diaspora.NewAccessKey) diaspora.Config { // as a program gets it from its environment
+	with := func(key diaspora.NewAccessKey) diaspora.Config { // as a program reads it from its environment
 		t.Helper()
 		env := map[string]string{"DIASPORA_URL": url, "DIASPORA_KEY_ID": key.ID, "DIASPORA_KEY_SECRET": key.Secret.Reveal(), "DIASPORA_CONFIG_DIR": config}
 		cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
@@ -265,19 +268,19 @@ func TestSpoolOfAKey(t *testing.T) {
 		t.Errorf("the spool is of %q, want that of a key whose owner is not known", got)
 	}
 	refuses(graces, diaspora.ErrConflict)
-	refuses(second, diaspora.ErrConflict) // nobody can tell that it is the same person's
+	refuses(second, diaspora.ErrConflict) // the library cannot know yet that both keys belong to the same user
 
 	f = start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
 	cfg = as(t, f, ada)
 	revokeKey(t, cfg, first.ID)
 	refuses(graces, diaspora.ErrConflict)
-	log(first, "late") // waits with the others
+	log(first, "late") // is added to the pending events
 	sends(second)
 	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "late"}) {
 		t.Errorf("the topic has %q", got)
 	}
 
-	// From here on it is known whose the key is, without asking.
+	// From here on, the owner of the key is known even while the fabric is unreachable.
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +298,7 @@ func TestSpoolOfAKey(t *testing.T) {
 	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "late", "three"}) {
 		t.Errorf("the topic has %q", got)
 	}
-	sends(graces) // nothing waits any more
+	sends(graces) // no events are pending any more
 
 	files, err := filepath.Glob(filepath.Join(config, "*", "*"))
 	if err != nil || len(files) == 0 {
@@ -309,8 +312,8 @@ func TestSpoolOfAKey(t *testing.T) {
 	}
 }
 
-// TestSpoolOfAKeyGoesToItsOwner has the login of a person send what was logged with a key of theirs
-// whose owner was not known, and not with the login of anybody else.
+// TestSpoolOfAKeyGoesToItsOwner checks that events that were logged with an access key, whose owner was not
+// known at that time, are sent with a login of the owner, but not with the login of another user.
 func TestSpoolOfAKeyGoesToItsOwner(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{})
@@ -342,9 +345,9 @@ func TestSpoolOfAKeyGoesToItsOwner(t *testing.T) {
 	}
 }
 
-// TestKeyRevokedElsewhere has a key revoked under a Logger with a spool at a gateway that is in another process
-// than the ACL endpoint, and so does not hear of it: the Logger signs in anew before it believes that the key
-// may not write.
+// TestKeyRevokedElsewhere revokes the access key of a Logger with a spool. The gateway is in another process
+// than the ACL endpoint, so it does not close the connection at once. When writing is then denied, the Logger
+// must sign in again, and so find out that the key was revoked, before it treats the denial as final.
 func TestKeyRevokedElsewhere(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Apart(fabric.Config{RevocationInterval: time.Hour}))

@@ -51,7 +51,7 @@ func byPlain(key diaspora.NewAccessKey) sasl.Mechanism {
 	return plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}.AsMechanism()
 }
 
-// byToken exchanges the key for a token, as a client does that speaks OAuth.
+// byToken exchanges the access key for a token, as an OAuth client does.
 func byToken(t *testing.T, f *fabric.Fabric, key diaspora.NewAccessKey) sasl.Mechanism {
 	t.Helper()
 	response, err := http.PostForm(f.Discovery().TokenURL, url.Values{
@@ -85,7 +85,7 @@ func produce(t *testing.T, client *kgo.Client, topic string) error {
 	return client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr()
 }
 
-// TestKeysEndToEnd uses a full key and one for reading, both ways of signing in.
+// TestKeysEndToEnd uses an unrestricted access key and a read-only one, with both ways of signing in.
 func TestKeysEndToEnd(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{})
@@ -119,7 +119,8 @@ func TestKeysEndToEnd(t *testing.T) {
 	}
 }
 
-// TestRevokedKeyLosesItsConnections holds the bound for both ways of signing in.
+// TestRevokedKeyLosesItsConnections checks that connections of a revoked access key are closed, with both
+// ways of signing in.
 func TestRevokedKeyLosesItsConnections(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{RevocationInterval: time.Second})
@@ -139,7 +140,7 @@ func TestRevokedKeyLosesItsConnections(t *testing.T) {
 	}
 	revokeKey(t, cfg, key.ID)
 	for _, client := range clients {
-		// The open connection is cut, and the next login refused.
+		// The open connection is closed, and the next login fails.
 		for {
 			err := client.Ping(t.Context())
 			if errors.Is(err, kerr.SaslAuthenticationFailed) {
@@ -155,9 +156,9 @@ func TestRevokedKeyLosesItsConnections(t *testing.T) {
 	}
 }
 
-// TestRevokedKeyIsToldSo has clients go on with a key that has rights of its own, which are taken away as it is
-// revoked. They are told that the key was revoked, and not that it may not write. The gateway's own look at its
-// connections comes too late here.
+// TestRevokedKeyIsToldSo revokes an access key that has ACLs of its own while clients are connected with it.
+// The ACLs are removed with the key. Clients must be told that the key was revoked, rather than that they
+// may not write. RevocationInterval is so long that the gateway's periodic check does not run in this test.
 func TestRevokedKeyIsToldSo(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{RevocationInterval: time.Hour})
@@ -192,8 +193,8 @@ func TestRevokedKeyIsToldSo(t *testing.T) {
 	}
 }
 
-// TestKeysSurviveARestart holds that keys, and tokens got with them, are good
-// afterwards, and that the signing key is for its owner only.
+// TestKeysSurviveARestart checks that access keys and the tokens issued for them are still valid after a
+// restart, and that only its owner can read the file with the signing key.
 func TestKeysSurviveARestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -211,7 +212,7 @@ func TestKeysSurviveARestart(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f = start(t, fabric.Config{Dir: dir, HTTPAddr: address}) // the issuer of tokens is the URL
+	f = start(t, fabric.Config{Dir: dir, HTTPAddr: address}) // the same address, because the URL is the issuer of the tokens
 	for name, mechanism := range map[string]sasl.Mechanism{"PLAIN": byPlain(key), "token": token} {
 		if err := produce(t, kafkaClient(t, f, mechanism), "weather"); err != nil {
 			t.Errorf("%s after a restart: %v", name, err)
@@ -226,7 +227,7 @@ func TestKeysSurviveARestart(t *testing.T) {
 	}
 }
 
-// TestKeysWithoutGlobus holds that keys need Globus Auth for nothing.
+// TestKeysWithoutGlobus checks that access keys work while Globus Auth is unreachable.
 func TestKeysWithoutGlobus(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{})
@@ -243,7 +244,7 @@ func TestKeysWithoutGlobus(t *testing.T) {
 	}
 }
 
-// values reads all that is in a topic now.
+// values returns the values of all records that are in a topic now.
 func values(t *testing.T, cfg diaspora.Config, name string) (got []string) {
 	t.Helper()
 	consumer, err := diaspora.OpenConsumer(t.Context(), cfg, diaspora.ConsumerOptions{Topics: []string{name}, Until: diaspora.End})

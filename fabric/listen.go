@@ -13,7 +13,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/assemble"
 )
 
-// listen opens a port of this machine. Any other address is refused.
+// listen opens a port on a loopback address, by default a free port of 127.0.0.1. It rejects all other
+// addresses with [diaspora.ErrInvalid].
 func listen(name, addr string) (*assemble.Port, error) {
 	if addr == "" {
 		addr = "127.0.0.1:0"
@@ -29,7 +30,7 @@ func listen(name, addr string) (*assemble.Port, error) {
 	return port, nil
 }
 
-// ListenError says that a part of the fabric cannot listen on its address.
+// ListenError reports that a part of the fabric cannot listen on its address.
 type ListenError struct {
 	Service string // "the Kafka gateway", "the ACL endpoint", "Globus Auth"
 	Addr    string
@@ -39,7 +40,8 @@ type ListenError struct {
 func (e *ListenError) Error() string { return e.Err.Error() }
 func (e *ListenError) Unwrap() error { return e.Err }
 
-// serveHTTP serves a handler until ctx ends. Requests in flight then have a second to finish.
+// serveHTTP returns a function that serves a handler on a listener until ctx ends. Requests in flight
+// then have one second to finish; after that their connections are closed.
 func serveHTTP(handler http.Handler) func(context.Context, net.Listener) error {
 	return func(ctx context.Context, ln net.Listener) error {
 		srv := &http.Server{

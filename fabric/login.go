@@ -13,8 +13,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 )
 
-// login logs username in at a local Globus Auth. Its browser names the user instead of
-// showing the page that asks, and follows the redirects back.
+// login logs username in at a local Globus Auth. In place of a browser, it opens the authorization page
+// with the username as a parameter, so that the page does not ask for one, and follows the redirects.
 func login(ctx context.Context, client *globus.Client, secret globus.Secret, username string) (*globus.Login, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -24,14 +24,14 @@ func login(ctx context.Context, client *globus.Client, secret globus.Secret, use
 		Address: func(address string) (string, error) { return globusdev.WithTicket(secret, address, time.Now()) },
 		Getenv: func(name string) string {
 			if name == "DISPLAY" {
-				return ":0" // there is a browser: the one below
+				return ":0" // makes Login use Browser
 			}
 			return ""
 		},
 		Browser: func(address string) error {
 			err := visit(ctx, address, username)
 			if err != nil {
-				cancel(err) // or Login would wait for a code that nobody enters
+				cancel(err) // otherwise Login would wait for a user to enter a code
 			}
 			return err
 		},

@@ -14,8 +14,9 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// TestMisconfiguredFabric: where the fabric itself gets no usable answer from Globus Auth, its users are told so at once,
-// by gateway and endpoint alike, and not to log in again; a program with a spool goes on when that was mended.
+// TestMisconfiguredFabric checks what happens if the fabric gets no usable response from Globus Auth. The
+// gateway and the ACL endpoint must report this to users at once, and must not ask them to log in again. A
+// program with a spool must continue once the problem has been fixed.
 func TestMisconfiguredFabric(t *testing.T) {
 	t.Parallel()
 	for name, status := range map[string]int{"status 501": 501, "a web page": 200} {

@@ -10,7 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// TestTroubleForPrograms makes each kind of trouble that users can have a fabric make for their own tests.
+// TestTroubleForPrograms uses each method with which users can simulate a failure in their own tests.
 func TestTroubleForPrograms(t *testing.T) {
 	t.Parallel()
 	f := start(t, fabric.Config{RevocationInterval: 100 * time.Millisecond})

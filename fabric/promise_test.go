@@ -18,7 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
-// within bounds what a test waits for.
+// within returns a context with the time limit for one wait in a test.
 func within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -26,7 +26,7 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
-// dial returns a Kafka client that is signed in.
+// dial returns a Kafka client that signs in as the user of cfg.
 func dial(t *testing.T, cfg diaspora.Config) *kgo.Client {
 	t.Helper()
 	client, err := diaspora.Dial(within(t), cfg)
@@ -37,7 +37,7 @@ func dial(t *testing.T, cfg diaspora.Config) *kgo.Client {
 	return client
 }
 
-// admin is what an operator has.
+// admin returns a Kafka client that is the super user.
 func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
 	t.Helper()
 	return kadm.NewClient(adminClient(t, f))
@@ -53,7 +53,7 @@ func adminClient(t *testing.T, f *fabric.Fabric) *kgo.Client {
 	return client
 }
 
-// deleteBefore deletes the records of partition 0 before an offset, as retention does.
+// deleteBefore deletes the records of partition 0 before an offset, as the retention limit does.
 func deleteBefore(t *testing.T, f *fabric.Fabric, topic string, offset int64) {
 	t.Helper()
 	var offsets kadm.Offsets
@@ -87,10 +87,10 @@ func openConsumer(t *testing.T, cfg diaspora.Config, options diaspora.ConsumerOp
 	return consumer
 }
 
-// TestGapInAGroup has records deleted while no member of the group runs.
+// TestGapInAGroup deletes records while no member of the group is running.
 func TestGapInAGroup(t *testing.T) {
 	for _, c := range []struct {
-		read    int // and committed
+		read    int // records that are read and committed first
 		deleted int64
 		want    string
 	}{
@@ -141,14 +141,14 @@ func TestGapInAGroup(t *testing.T) {
 	}
 }
 
-// TestGapWhileReading has records deleted behind those that are already here. Each
-// event is a third of what a client fetches at once.
+// TestGapWhileReading deletes records after the consumer has fetched some and before it fetches the next.
+// The size of an event is a third of what a client fetches at once.
 func TestGapWhileReading(t *testing.T) {
 	const n, more = 12, 2
 	for name, c := range map[string]struct {
 		options diaspora.ConsumerOptions
 		deleted int64
-		ends    int64 // of reading
+		ends    int64 // the offset at which reading ends
 	}{
 		"some of it":               {diaspora.ConsumerOptions{}, n - 2, n + more},
 		"all of it":                {diaspora.ConsumerOptions{}, n, n + more},
@@ -183,7 +183,7 @@ func TestGapWhileReading(t *testing.T) {
 			var lost int64
 			deleted := false
 			for r, err := range consumer.Records(within(t)) {
-				if !deleted { // some records are here, and wait
+				if !deleted { // the consumer has fetched some records
 					deleted = true
 					deleteBefore(t, f, "weather", c.deleted)
 				}
@@ -214,8 +214,8 @@ func TestGapWhileReading(t *testing.T) {
 	}
 }
 
-// TestCommitIsAfterTheBody looks at what the group has committed while a body runs,
-// and when it was left in every way.
+// TestCommitIsAfterTheBody checks which offset is committed while the body of the loop runs, and after the
+// loop has been left with break, Close and a panic.
 func TestCommitIsAfterTheBody(t *testing.T) {
 	f := start(t, fabric.Config{})
 	cfg := as(t, f, ada)
@@ -238,7 +238,7 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 		return openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g", CommitEvery: every})
 	}
 
-	// Each body commits what was handled; its own record is not, until it returns.
+	// A Commit in the body does not include the current record: it is handled only when the body ends.
 	consumer := open(-1)
 	for r, err := range consumer.Records(within(t)) {
 		if err != nil {
@@ -261,14 +261,14 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 		t.Errorf("after a break at record 2, %d is committed", got)
 	}
 
-	// The commits in the background do the same, and so does Close from a body.
+	// Commits in the background, and Close in the body, do not include it either.
 	consumer = open(time.Millisecond)
 	for r, err := range consumer.Records(within(t)) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if r.Offset == 4 {
-			for ctx := within(t); committed() < 4 && ctx.Err() == nil; { // records 2 and 3 are handled
+			for ctx := within(t); committed() < 4 && ctx.Err() == nil; { // until records 2 and 3 are committed
 			}
 			if err := consumer.Close(within(t)); err != nil {
 				t.Fatal(err)
@@ -280,7 +280,7 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 		t.Errorf("after Close in the body of record 4, %d is committed", got)
 	}
 
-	// A body that panics has handled nothing.
+	// If the body panics, its record does not count as handled.
 	func() {
 		consumer = open(time.Millisecond)
 		defer consumer.Close(context.Background())
@@ -293,7 +293,7 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 		t.Errorf("after a panic in the body of record 4, %d is committed", got)
 	}
 
-	// What was not committed comes again.
+	// Records that were not committed are read again.
 	var got []string
 	for r, err := range open(0).Records(within(t)) {
 		if err != nil {

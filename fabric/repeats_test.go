@@ -14,18 +14,18 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// The program of TestDistinctAfterCrashes logs this many events, and remembers how
-// far it has come once in so many.
+// The program of TestDistinctAfterCrashes logs crashEvents events, and saves its position after every
+// crashCheckpoint events.
 const (
 	crashEvents     = 3000
 	crashCheckpoint = 100
 )
 
-// TestCrashingProgram is the program that TestDistinctAfterCrashes runs and kills:
-// it logs numbers from DIASPORA_TEST_FROM on, and prints those that are acknowledged.
+// TestCrashingProgram is not a test but the program that TestDistinctAfterCrashes runs and kills. It logs
+// the numbers from DIASPORA_TEST_FROM on, and prints those that are acknowledged.
 func TestCrashingProgram(t *testing.T) {
 	if os.Getenv("DIASPORA_TEST_FROM") == "" {
-		return // this is the test run itself
+		return // an ordinary test run
 	}
 	from, err := strconv.Atoi(os.Getenv("DIASPORA_TEST_FROM"))
 	if err != nil {
@@ -52,8 +52,8 @@ func TestCrashingProgram(t *testing.T) {
 	}
 }
 
-// TestDistinctAfterCrashes kills a program again and again, which then logs some of
-// its events once more. Each of them comes out once, in order.
+// TestDistinctAfterCrashes repeatedly kills a program, which then logs some of its events again. It checks
+// that Distinct returns each event once and in order.
 func TestDistinctAfterCrashes(t *testing.T) {
 	f := start(t, fabric.Config{Dir: t.TempDir()})
 	login, err := f.Login(t.Context(), ada)
