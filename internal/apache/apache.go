@@ -63,9 +63,10 @@ func New(cfg Config) (*Broker, error) {
 	return &Broker{cfg: cfg}, nil
 }
 
-// minLifetime is the minimum of [Config.TokenLifetime]. The gateway signs in again after half
-// a session. Kafka requires at least one second between two logins on a connection, and the
-// times in a token are rounded to whole seconds.
+// minLifetime is the minimum of [Config.TokenLifetime]. The gateway signs in again after half of
+// the session. Kafka rejects a login less than one second after the last one on the same
+// connection, and the times in a token are truncated to whole seconds. With a shorter lifetime,
+// two logins could be too close together.
 const minLifetime = 4 * time.Second
 
 // Dial connects to the broker. The connection is not signed in yet; see [Broker.SignIn].
@@ -78,10 +79,10 @@ func (b *Broker) Dial(ctx context.Context) (net.Conn, error) {
 // users do not match, so no client can be signed in as a super user.
 var principalPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.key-[a-z2-7]{16})?$`)
 
-// SignIn signs a connection to the broker in as a principal. It is also used to sign in again
-// on the same connection. SignIn returns the time at which the caller has to sign in again,
-// which is before the session expires, or the zero time if the session does not expire.
-// After an error the connection must not be used any more.
+// SignIn authenticates a connection to the broker as a principal. It can be called again on the
+// same connection to extend the session. SignIn returns the time at which the caller has to do
+// so, which is before the session expires, or the zero time if the session does not expire. After
+// an error, the caller must close the connection.
 func (b *Broker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, principal string) (again time.Time, err error) {
 	token, err := b.Token(principal)
 	if err != nil {
@@ -94,10 +95,10 @@ func (b *Broker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, pr
 	if lifetime == 0 {
 		return time.Time{}, nil
 	}
-	// Half of the session is left as a reserve, because requests in flight can delay the next
-	// login: the broker reads a request only after it has answered the one before, and that
-	// may take half a minute while it waits for acknowledgements. The broker rejects a
-	// login that it reads after the session has expired.
+	// Sign in again after half of the session, because requests in flight can delay the next
+	// login. The broker reads a request only after it has answered the previous one, which
+	// may take half a minute while it waits for replicas to acknowledge. It closes the
+	// connection if it reads the login after the session has expired.
 	return time.Now().Add(lifetime / 2), nil
 }
 
@@ -130,8 +131,9 @@ func authenticate(ctx context.Context, conn kmsg.Requestor, token string) (time.
 		return 0, err
 	}
 	if len(response.SASLAuthBytes) > 0 {
-		// RFC 7628, section 3.2.3: the server sends the reason as a challenge and fails the login
-		// once the client has answered it. The reason is known now, so no answer is sent.
+		// RFC 7628, section 3.2.3: the server sends the reason as a challenge, and the login
+		// fails only once the client has answered it. The answer would change nothing, so the
+		// login ends here.
 		return 0, fmt.Errorf("%w: the broker refuses the gateway's token; it says %.200q", kerr.SaslAuthenticationFailed, response.SASLAuthBytes)
 	}
 	return time.Duration(response.SessionLifetimeMillis) * time.Millisecond, nil

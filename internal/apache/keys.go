@@ -32,7 +32,8 @@ type KeysConfig struct {
 	// JSON Web Key Set. Required.
 	JWKSFile string
 
-	// MaxAge is the age at which a key is replaced by a new one. Default: 30 days.
+	// MaxAge is the age at which a key is replaced by a new one. It must be at least
+	// 3 times Settle. Default: 30 days.
 	MaxAge time.Duration
 
 	// Settle is how long a new key is published before it signs tokens, and how long an
@@ -50,8 +51,9 @@ type KeysConfig struct {
 //
 // Keys are rotated automatically when they reach [KeysConfig.MaxAge]. A new key is published
 // for the time [KeysConfig.Settle] before it signs tokens. The old key is withdrawn only after
-// its successor has been signing for as long, so the broker never rejects a valid token because
-// of a rotation. If a new key cannot be written or published, the current key continues to sign.
+// its successor has been signing for as long. The broker therefore never rejects a valid token
+// because of a rotation. If a new key cannot be written or published, the current key continues
+// to sign. Only the very first key signs as soon as it is published, because there is no other.
 //
 // All methods may be called concurrently. Several processes may use the same files.
 type Keys struct {
@@ -131,8 +133,8 @@ func ReadKeys(cfg KeysConfig) (*Keys, error) {
 }
 
 // Overdue returns the time at which the newest key reached [KeysConfig.MaxAge], if that was more
-// than [KeysConfig.Settle] ago. A rotation must then have failed, or no gateway has been signing.
-// Otherwise Overdue returns the zero time.
+// than [KeysConfig.Settle] ago. Either the rotation has failed since then, or no gateway has signed
+// a token. Otherwise Overdue returns the zero time.
 func (k *Keys) Overdue() time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -302,9 +304,9 @@ func (k *Keys) update(edit func(now time.Time)) (err error) {
 	if err := k.read(); err != nil {
 		return err
 	}
-	// The public keys are written last. If a process fails between the two writes, the file contains
-	// a private key that is not published, and the next update publishes it. Its time is then set to
-	// now. Otherwise the key might sign tokens at once, before the broker has read its public key.
+	// The public keys are written last. If a process dies between the two writes, the key file
+	// contains a key that is not published. The next update publishes it, and must set Added to that
+	// time: with the old time, the key might sign tokens before the broker has read its public key.
 	now, published := time.Now(), k.published()
 	for i := range k.keys {
 		if !published[k.keys[i].JWK.KeyID] {
