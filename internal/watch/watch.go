@@ -33,8 +33,9 @@ type Config struct {
 	Topic string
 
 	// Event creates an event from a line. The watch adds the header [HeaderFile] and, if the event is a
-	// line, [HeaderLine]. If the event has no key, ID or time, the watch sets the key to the file's name, the ID to a hash of
-	// the file and the content, and the time to the file's modification time.
+	// line, [HeaderLine]. If the event has no key, ID or time, the watch sets the key to the file's
+	// name, the ID to a hash that is the same each time the file is logged, and the time to the file's
+	// modification time.
 	Event func(content []byte) (diaspora.Event, error)
 	// Whole passes whole files to Event instead of lines. Empty files are then ignored, because another
 	// program is probably about to write them.
@@ -83,7 +84,7 @@ const (
 	Growing                      // File has kept changing for After; it is logged once it stops changing
 	HalfLine                     // File is not logged for up to After, because its last line has no line feed
 	Again                        // File is logged again, because it has changed
-	Unsettled                    // Files files were not logged when the watch ended, because they had just changed
+	Unsettled                    // the watch has ended before it could log files that had just changed; Files is their number
 	FolderUnreadable             // the folder cannot be read, because of Err; the watch tries again
 	FolderReadable               // the folder can be read again
 	FolderReplaced               // the folder's name now belongs to another folder, which is watched instead
