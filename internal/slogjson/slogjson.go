@@ -120,9 +120,9 @@ func (a *Attrs) begun(e *encoder, before mark) bool {
 // use. An Encoder must not be used concurrently.
 type Encoder struct{ e encoder }
 
-// Record returns the JSON of a record. The attributes of a precede its own. If lost is positive,
-// the JSON says that that many records were lost before this one. Record writes to buf, overwriting
-// its content, or to a new buffer if buf is too small. The caller owns the result.
+// Record returns the JSON of a record. The attributes of a precede its own. lost is the number of
+// records that were lost before this one; the JSON contains it if it is positive. Record writes to
+// buf, overwriting its content, or to a new buffer if buf is too small. The caller owns the result.
 func (enc *Encoder) Record(ctx context.Context, buf []byte, a *Attrs, r slog.Record, lost int64) []byte {
 	e := &enc.e
 	e.buf = buf[:0]
