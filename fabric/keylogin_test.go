@@ -321,7 +321,7 @@ func TestSpoolOfAKeyGoesToItsOwner(t *testing.T) {
 	claim(t, cfg, "weather")
 	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Write: true})
 	away := withKey(f, key)
-	away.URL, away.DialTimeout = "http://127.0.0.1:1", time.Second // nobody is there
+	away.URL, away.DialTimeout = "http://127.0.0.1:1", time.Second // no service listens on this port
 	away.SpoolDir = filepath.Join(t.TempDir(), "spool")
 	logger := openLogger(t, away)
 	if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("x")}); err != nil {
