@@ -179,11 +179,10 @@ func (p Pool) Take(open func(dir string) error, skipped func(error)) (own string
 	}
 	for _, dir := range slices.Concat(pending, empty, missing) {
 		if own != "" {
-			// Stop at the first spool without pending events. Usually all pending ones have been
-			// tried then. It is also possible that another process has just sent the events and
-			// removed the spool; open would create it again.
+			// Only spools with pending events. Another process may have sent those of this spool since,
+			// and removed the spool; open would create it again.
 			if info, err := spool.Inspect(dir); err != nil || info.Events == 0 {
-				break
+				continue
 			}
 		}
 		switch err := open(dir); {
