@@ -356,6 +356,20 @@ func TestServeCheckFinds(t *testing.T) {
 	}
 }
 
+// TestServeCheckFindsTheGatewaysUser: the user that gateways read the ledger as cannot administer the
+// cluster, and must not be made a super user.
+func TestServeCheckFindsTheGatewaysUser(t *testing.T) {
+	s := newSite(t)
+	s.settings["kafka-username"], s.settings["kafka-password-file"] = s.settings["gateway-kafka-username"], s.settings["gateway-kafka-password-file"]
+	delete(s.settings, "gateway-kafka-username")
+	delete(s.settings, "gateway-kafka-password-file")
+	out, code := s.check(t)
+	const advice = "let kafka-username be the super user, and not the gateways' user"
+	if code != 2 || !strings.Contains(out, "fail  authorizer: ") || strings.Count(out, advice) < 1 {
+		t.Errorf("serve --check exits with %d, and does not find that the user may not administer the cluster:\n%s", code, out)
+	}
+}
+
 // TestUpBeforeApacheKafka has `diaspora up` stand in front of the Apache Kafka under test: what was
 // logged is there again after a restart, and a description of a Kafka that is gone is told as such.
 func TestUpBeforeApacheKafka(t *testing.T) {
