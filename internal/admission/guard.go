@@ -38,9 +38,9 @@ type Hash = [sha256.Size]byte
 type Outcome int
 
 const (
-	Unknown Outcome = iota // nobody could tell
-	Good
-	Refused
+	Unknown Outcome = iota // the credentials could not be checked
+	Good                   // the credentials are valid
+	Refused                // the credentials are not valid
 )
 
 // OutcomeOf returns what an authenticator's error says about the credentials. A refusal with a hint

@@ -144,6 +144,7 @@ const (
 	Zstd
 )
 
+// String returns the codec's name, as in Kafka's setting compression.type.
 func (c Codec) String() string {
 	switch c {
 	case None:

@@ -18,6 +18,7 @@ type Line struct {
 	Rest   string
 }
 
+// String returns the line as it is printed, without colours.
 func (l Line) String() string { return l.Head + l.Rest }
 
 // String returns the finding as a [Line].

@@ -39,7 +39,7 @@ type Finding struct {
 type Status string
 
 const (
-	OK   Status = "ok"
+	OK   Status = "ok"   // nothing to change
 	Warn Status = "warn" // the service works, but with a weaker guarantee
 	Fail Status = "fail" // the service does not work, or is not secure
 	Skip Status = "skip" // the check was not run, because it depends on another one that did not succeed

@@ -25,6 +25,7 @@ const (
 	Quarantine
 )
 
+// String returns the verdict in words, for tests and diagnostics.
 func (v Verdict) String() string {
 	return [...]string{"retry", "hold topic", "hold all", "quarantine"}[v]
 }

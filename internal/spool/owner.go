@@ -55,6 +55,7 @@ type Owner struct {
 	Full    string    `json:"full,omitempty"` // why the spool takes no more events; "" if it takes them
 }
 
+// String names the process and its host.
 func (o *Owner) String() string { return fmt.Sprintf("process %d on %s", o.PID, o.Host) }
 
 // encode returns the content of the owner file for o. It always has ownerBytes bytes, so that the

@@ -77,6 +77,8 @@ func Commands(r rune) bool {
 // characters, as those of package fmt do.
 type Writer struct{ W io.Writer }
 
+// Write implements [io.Writer]. It returns len(p) if everything was written, although the escaped
+// text may be longer.
 func (w Writer) Write(p []byte) (int, error) {
 	if _, err := w.W.Write(Escape(nil, p)); err != nil {
 		return 0, err

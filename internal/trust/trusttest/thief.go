@@ -121,9 +121,11 @@ func (th *Thief) accept(t TB, serve func(net.Conn)) net.Listener {
 	return ln
 }
 
-// HTTPS and HTTP are where the ACL endpoint and Globus Auth listen, as host:port.
+// HTTPS is where the ACL endpoint and Globus Auth listen with TLS, as host:port.
 func (th *Thief) HTTPS() string { return th.https.Listener.Addr().String() }
-func (th *Thief) HTTP() string  { return th.http.Listener.Addr().String() }
+
+// HTTP is where they listen without TLS, as host:port.
+func (th *Thief) HTTP() string { return th.http.Listener.Addr().String() }
 
 // Gateway is where the gateway listens, as host:port. It speaks TLS.
 func (th *Thief) Gateway() string { return th.gateway.Addr().String() }
