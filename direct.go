@@ -41,7 +41,7 @@ type direct struct {
 const (
 	// maxPendingBytes limits the memory of events that are not acknowledged.
 	maxPendingBytes = 64 << 20
-	// pendingOverhead is how many bytes an event takes besides its own.
+	// pendingOverhead is how many bytes an event takes in memory, in addition to its own.
 	pendingOverhead = 512
 )
 

@@ -560,8 +560,8 @@ func TestUnboundEventsHaveOneOwner(t *testing.T) {
 		{"the same, for somebody else", byKey, "grace", spool.UnboundKey + oldKey, false},
 		{"a key of which the fabric says nothing", byKey, "ada", spool.UnboundKey + strangeKey, false},
 		{"a key whose owner is not known yet", byKey, spool.UnboundKey + mineKey, spool.UnboundKey + oldKey, false},
-		{"what is no key", byKey, "ada", spool.UnboundKey + "../keys", false},
-		{"a credential that is no key", byKey, "ada", spool.Unbound + theirs, false},
+		{"what is not a key", byKey, "ada", spool.UnboundKey + "../keys", false},
+		{"a credential that is not a key", byKey, "ada", spool.Unbound + theirs, false},
 	} {
 		if got := try.cfg.owns(t.Context(), try.subject, try.unbound); got != try.want {
 			t.Errorf("%s: owns(%q, %q) = %v, want %v", try.what, try.subject, try.unbound, got, try.want)

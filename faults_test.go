@@ -195,7 +195,7 @@ func (r faultTry) tryWriting(ctx context.Context) (failed error) {
 				return err
 			}
 			if r.play != nil {
-				if err := settle(ctx, r.topic, level+besides); err != nil {
+				if err := settle(ctx, r.topic, level+clientGoroutines); err != nil {
 					return err
 				}
 			}
@@ -297,7 +297,7 @@ func (r faultTry) readBadly(ctx context.Context, start func()) error {
 	}
 	r.log("%d events, %d repeats, %d errors, %d goroutines", len(got.ids), got.repeats, got.errors, level)
 	if r.play != nil {
-		if err := settle(ctx, r.topic, level+besides); err != nil {
+		if err := settle(ctx, r.topic, level+clientGoroutines); err != nil {
 			return err
 		}
 	}
@@ -367,10 +367,10 @@ func labelled(fault string) int {
 	return total
 }
 
-// besides is how many goroutines a client may have in addition to those counted before: for a
+// clientGoroutines is how many goroutines a client may have in addition to those counted before: for a
 // request in flight, and for a connection that it did not need then. Each fault is played more
 // often than that, so that a leak of one goroutine per fault is found.
-const besides = 3
+const clientGoroutines = 3
 
 // settle waits until at most most goroutines with the label are left.
 func settle(ctx context.Context, fault string, most int) error {

@@ -252,7 +252,7 @@ func TestHandlerCutsWhatIsTooLarge(t *testing.T) {
 	rows := []struct {
 		name string
 		log  func(*slog.Logger)
-		cut  int // number of values that are cut, besides the span
+		cut  int // number of values that are cut, not counting the span
 	}{
 		{"attribute", func(l *slog.Logger) { l.Info("m", "a", big, "kept", 1) }, 1},
 		{"one of several", func(l *slog.Logger) { l.Info("m", "a", half, "b", half, "kept", 1) }, 1},

@@ -91,7 +91,7 @@ func eventually(t testing.TB, what string, met func() bool) {
 	ctx := within(t)
 	for !met() {
 		if !sleep(ctx, 2*time.Millisecond, time.Now().Add(time.Hour)) {
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("did not happen in time: %s", what)
 		}
 	}
 }

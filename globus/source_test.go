@@ -202,10 +202,13 @@ func TestSourceHangingRefresh(t *testing.T) {
 		s := w.client(t).StoredSource(storedLogin(t, "r", 30*time.Second), topics)
 		begin := time.Now()
 		mustToken(t, s)
-		time.Sleep(10 * time.Second) // not due yet: a token of 30 s is renewed 7.5 s before its expiry
+		time.Sleep(25 * time.Second) // due: a token of 30 s is renewed 7.5 s before its expiry
 		mustToken(t, s)
-		if took := time.Since(begin) - 10*time.Second; took > 4*time.Second {
-			t.Errorf("waited %v for tokens at hand", took)
+		if took := time.Since(begin) - 25*time.Second; took > 4*time.Second {
+			t.Errorf("waited %v for a token that is still valid", took)
+		}
+		if len(w.sent()) == 0 {
+			t.Error("the token was due, and no renewal was tried")
 		}
 		// Without a valid token, the caller's ctx bounds the wait.
 		time.Sleep(time.Minute)

@@ -127,7 +127,7 @@ func (s *traffic) until(what string, met func() bool) {
 		select {
 		case <-s.changed:
 		case <-ctx.Done():
-			s.t.Fatalf("waited in vain until %s", what)
+			s.t.Fatalf("waited too long until %s", what)
 		}
 	}
 }

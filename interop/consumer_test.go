@@ -155,7 +155,7 @@ func TestGroupShares(t *testing.T) {
 			select {
 			case <-changed:
 			case <-ctx.Done():
-				t.Fatalf("waited in vain until %s; partitions read: %v", what, by)
+				t.Fatalf("waited too long until %s; partitions read: %v", what, by)
 			}
 		}
 	}

@@ -50,7 +50,7 @@ func (s *spooling) until(what string, holds func(diaspora.LoggerStats) bool) {
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			s.t.Fatalf("waited in vain for %s: %+v", what, s.logger.Stats())
+			s.t.Fatalf("waited too long for %s: %+v", what, s.logger.Stats())
 		}
 	}
 }

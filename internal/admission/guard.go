@@ -44,8 +44,8 @@ const (
 )
 
 // OutcomeOf returns what an authenticator's error says about the credentials. A refusal with a hint
-// means that the credentials are valid, but that their owner may not use the fabric. That is no
-// guess, so it counts as Good.
+// means that the credentials are valid, but that their owner may not use the fabric. That is
+// not a guess, so it counts as Good.
 func OutcomeOf(err error) Outcome {
 	refused := (*globus.RefusedError)(nil)
 	switch {

@@ -227,8 +227,8 @@ func (s *Service) Start() error {
 	return nil
 }
 
-// Run serves until ctx ends, drains all parts, and returns nil. It returns an error as soon as a part
-// fails, which ends the others. It is called once, and instead of [Service.Start].
+// Run serves until ctx ends, then drains all parts and returns nil. If a part fails, Run drains the others
+// and returns the error. It is called once, and instead of [Service.Start].
 func (s *Service) Run(ctx context.Context) error {
 	running, ctx := errgroup.WithContext(ctx)
 	for _, p := range s.ports {

@@ -254,7 +254,7 @@ func (s *Service) Close() error {
 // Claim makes the subject the owner of the topic. When it returns nil, the topic exists and the
 // subject may use it on every broker.
 //
-// Claiming an owned topic again is no error. It repairs what is missing, and Created is not set in
+// Claiming an owned topic again succeeds. It repairs what is missing, and Created is not set in
 // the answer.
 //
 // Errors are a [*diaspora.TopicError] with one of these causes:

@@ -118,7 +118,7 @@ func (s *Service) endKey(ctx context.Context, op string, k accessKey) error {
 // RevokeKey ends an access key of the subject. When it returns nil, the broker has no ACLs for the
 // key's own principal any more, and this process accepts the key no more. Other processes stop
 // accepting it within a second. The same holds for tokens that were issued for the key. Gateways
-// close the key's open connections. Revoking a revoked key is no error.
+// close the key's open connections. Revoking a revoked key succeeds.
 //
 // Errors are [diaspora.ErrNotFound] if the subject never had such a key, or
 // [diaspora.ErrUnavailable]. After the latter, revoking again tells whether the key has ended.

@@ -111,7 +111,7 @@
 // # Limits
 //
 //   - Memory: nothing is kept per batch. A segment in use has an open file and its index in memory, at
-//     most 24 KiB. At most four segments besides the active one are open, unless they are not yet
+//     most 24 KiB. In addition to the active one, at most four segments are open, unless they are not yet
 //     synced. If the log is idle, none is open.
 //   - Producers: at most 16,384, and none that was idle for a day. Leader epochs: at most 1,000.
 //   - Start: after a kill, Open reads what was appended since the last checkpoint, with a buffer of

@@ -51,7 +51,7 @@ const (
 	checkpointBytes     = 1 << 20        // Maintain moves the recovery point when at least this much was appended
 	recoveryBytes       = 16 << 20       // Append moves it when this much was appended, to limit what a start has to read
 	producerIdle        = 24 * time.Hour // a producer that was idle for this long is forgotten, as in Apache Kafka
-	maxOpen             = 4              // maximum number of open segments besides the active one
+	maxOpen             = 4              // maximum number of open segments, not counting the active one
 )
 
 // Log is the log of one partition. Its methods may be called concurrently.

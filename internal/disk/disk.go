@@ -126,8 +126,8 @@ func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 	return b[:n], err
 }
 
-// RemoveAll removes the subdirectory called name and everything in it. If the directory does not
-// exist, that is no error. The removal is durable after fsys.Sync.
+// RemoveAll removes the subdirectory called name and everything in it. It is not an error if
+// the directory does not exist. The removal is durable after fsys.Sync.
 func RemoveAll(fsys FS, name string) error {
 	sub := fsys.Sub(name)
 	infos, err := sub.List()

@@ -322,7 +322,7 @@ func checkFreshness(_ context.Context, v *visit) Finding {
 		}
 	}
 	if len(differs) > 0 {
-		return warning(v.loginAdvice()+": that asks anew", "the fabric has changed since the login: %s", strings.Join(differs, ", "))
+		return warning(v.loginAdvice()+", which asks the fabric again", "the fabric has changed since the login: %s", strings.Join(differs, ", "))
 	}
 	return ok("the fabric is as it was at the login")
 }

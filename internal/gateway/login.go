@@ -213,7 +213,7 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 	if err == nil && c.subject == "" {
 		err = c.signIn(ctx, id)
 	} else if err == nil && c.principal != id.Principal {
-		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; connect anew to change identities"}
+		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; open another connection to change identities"}
 	}
 	if errors.As(err, new(*refusal)) {
 		sleep(ctx, c.g.cfg.FailureDelay)

@@ -160,7 +160,7 @@ func (a *Admin) createACLs(ctx context.Context, acls []ACL) error {
 	return nil
 }
 
-// DeleteACLs deletes exactly these ACLs. If one does not exist, that is no error.
+// DeleteACLs deletes exactly these ACLs. It is not an error if one does not exist.
 func (a *Admin) DeleteACLs(ctx context.Context, acls []ACL) error {
 	if len(acls) == 0 {
 		return nil

@@ -102,16 +102,16 @@ var codes = map[*kerr.Error]struct {
 	kerr.NotEnoughReplicasAfterAppend:       {Unavailable, "too few replicas of the topic are alive"},
 	kerr.KafkaStorageError:                  {Unavailable, "the broker cannot write to its disk"},
 	kerr.UnknownServerError:                 {Unavailable, "the broker failed"},
-	kerr.RebalanceInProgress:                {Unavailable, anew},
-	kerr.UnknownMemberID:                    {Unavailable, anew},
-	kerr.IllegalGeneration:                  {Unavailable, anew},
-	kerr.FencedMemberEpoch:                  {Unavailable, anew},
-	kerr.StaleMemberEpoch:                   {Unavailable, anew},
+	kerr.RebalanceInProgress:                {Unavailable, rebalancing},
+	kerr.UnknownMemberID:                    {Unavailable, rebalancing},
+	kerr.IllegalGeneration:                  {Unavailable, rebalancing},
+	kerr.FencedMemberEpoch:                  {Unavailable, rebalancing},
+	kerr.StaleMemberEpoch:                   {Unavailable, rebalancing},
 }
 
-// anew is the description for errors that tell a member of a consumer group to join it again. The
-// Kafka client does so by itself.
-const anew = "the consumer group is rebalancing"
+// rebalancing describes the errors that tell a member of a consumer group to rejoin it. The Kafka client
+// rejoins automatically.
+const rebalancing = "the consumer group is rebalancing"
 
 // CannotTell begins the message of a gateway that refuses a login because the fabric is
 // misconfigured, although the credentials may be valid. Kafka has no error code for that.

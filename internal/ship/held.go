@@ -19,8 +19,8 @@ type heldTopic struct {
 	until time.Time    // when to try it next
 }
 
-// maxHeld bounds the held topics, because one event of each is kept in memory. Beyond it, the Shipper
-// sends nothing but what it tries.
+// maxHeld limits the number of held topics, because one event of each is kept in memory. When it is
+// reached, the Shipper only tries the held topics, and sends nothing else.
 const maxHeld = 64
 
 // hold keeps the events of r's topic, from r on, until r is stored.

@@ -75,7 +75,8 @@ const (
 )
 
 var (
-	// ErrUnreached says that no attempt to connect has ended yet, as in a network that drops all packets.
+	// ErrUnreached says that no attempt to connect has ended yet, as in a network that drops
+	// all packets.
 	ErrUnreached = errors.New("the cluster has not answered yet")
 	// ErrStuck says that the cluster can be reached and does not answer for a topic.
 	ErrStuck = errors.New("the cluster does not answer for this topic")
@@ -223,7 +224,8 @@ func (s *Shipper) fits(records []spool.Record) int {
 }
 
 // round sends records together and settles each of them: it is acknowledged in the spool,
-// quarantined, or held with its topic. After a refused login, nothing is settled, and all events are sent again.
+// quarantined, or held with its topic. After a refused login nothing is settled, and the Shipper goes
+// back to the oldest event.
 func (s *Shipper) round(ctx context.Context, records []spool.Record) {
 	if !s.ramp.wait(ctx, records[0].Position, len(records)) {
 		return
@@ -311,10 +313,11 @@ func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error)
 	s.rewind()
 }
 
-// keyRefused returns why the access key is no longer valid if that is what is behind a
-// permission error. A revoked key loses its rights before its connections are closed, so a new login tells. A
-// gateway may accept a revoked key for a second more; so if the topic took events of this
-// key until now, keyRefused asks repeatedly for a little longer than that.
+// keyRefused returns why the access key is no longer valid, if that is the reason for a
+// permission error. A revoked key loses its rights before its connections are closed, so only
+// a new login shows whether it was revoked. A gateway may accept a revoked key for one more
+// second. So if the topic took events of this key until now, keyRefused tries repeatedly, for
+// a little longer than that.
 func (s *Shipper) keyRefused(ctx context.Context, topic string, err error) error {
 	if condition, _ := kafka.Explain(err); s.cfg.SignIn == nil || condition != kafka.Permission {
 		return nil

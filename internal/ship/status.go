@@ -92,7 +92,7 @@ func (s *Shipper) Finish(ctx context.Context) {
 	was, since := s.acknowledgedOrSetAside.Load(), time.Now()
 	for {
 		st := s.cfg.Spool.Stats()
-		unwritten := st.Held > 0 // accepted, but not on disk yet
+		unwritten := st.Held > 0 // accepted, and not on disk yet or its callback still runs
 		if !unwritten && (st.Events == 0 || s.cfg.ClosePatience <= 0) {
 			return
 		}

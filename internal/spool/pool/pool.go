@@ -177,10 +177,13 @@ func (p Pool) Take(open func(dir string) error, skipped func(error)) (own string
 			empty = append(empty, dir)
 		}
 	}
-	for _, dir := range slices.Concat(pending, empty, missing) {
+	for i, dir := range slices.Concat(pending, empty, missing) {
 		if own != "" {
-			// Only spools with pending events. Another process may have sent those of this spool since,
-			// and removed the spool; open would create it again.
+			if i >= len(pending) {
+				break
+			}
+			// Another process may have sent the events of this spool since, and removed the spool;
+			// open would create it again.
 			if info, err := spool.Inspect(dir); err != nil || info.Events == 0 {
 				continue
 			}
