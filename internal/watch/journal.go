@@ -159,9 +159,12 @@ type pastJournal struct {
 
 // readJournals reads all journals in a folder. It skips damaged ones; openJournal reports the damage.
 func readJournals(dir string) (all []pastJournal) {
-	names, _ := filepath.Glob(filepath.Join(dir, "*.ndjson"))
-	for _, name := range names {
-		f, err := os.Open(name)
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if filepath.Ext(entry.Name()) != ".ndjson" {
+			continue
+		}
+		f, err := os.Open(filepath.Join(dir, entry.Name()))
 		if err != nil {
 			continue
 		}

@@ -81,6 +81,23 @@ func TestJournal(t *testing.T) {
 	}
 }
 
+// TestFolders checks that the journals are found in a folder whose name has a meaning in patterns.
+func TestFolders(t *testing.T) {
+	t.Parallel()
+	journals := filepath.Join(t.TempDir(), "a[1]*")
+	if err := os.Mkdir(journals, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	j, err := openJournal(journals, "/data/scans", "scans")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if dirs := Folders(journals, "scans"); !slices.Equal(dirs, []string{"/data/scans"}) {
+		t.Errorf("the folders are %q", dirs)
+	}
+}
+
 // TestOlderJournal checks that a journal of an earlier version is still found and understood.
 func TestOlderJournal(t *testing.T) {
 	t.Parallel()
