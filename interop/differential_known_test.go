@@ -83,6 +83,9 @@ var designedDifferences = []designed{
 		shown: [][]step{{consumerStep{Version: 1, Member: 0, Epoch: "join", Topics: []int{0}}, consumerStep{Version: 1, Member: 1, Epoch: "join", Topics: []int{0}},
 			consumerStep{Version: 1, Member: 0, Epoch: "leave"}, consumerStep{Version: 1, Member: 0, Epoch: "join"}, describeConsumersStep{Version: 1}}}},
 
+	{title: "JoinGroup: the leader, when the earlier one has left and several members remain", answer: "JoinGroupResponse",
+		place: `LeaderID|Members.*`, when: leaderLeft, parts: true},
+
 	{title: "Fetch: a topic without an ID, and others behind it", answer: "FetchResponse", place: `ErrorCode|Topics.*`, when: withoutID,
 		shown: [][]step{{createTopicsStep{Version: 3, Topics: []newTopic{{Topic: 2, Partitions: 1, Replicas: 1}}},
 			fetchStep{Version: 13, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{
@@ -244,6 +247,26 @@ func withoutID(d difference, x *exchange) bool {
 // subscription has joined afterwards. Kafka may have assigned it partitions, and continues from
 // that assignment.
 func memberWithoutTopics(_ difference, x *exchange) bool { return x.worlds[1].strayed }
+
+// leaderLeft reports whether a classic group has elected a leader in both engines, because that of
+// the generation before has left. Kafka takes the first member of a hash table, and member IDs are
+// random.
+func leaderLeft(_ difference, x *exchange) bool {
+	for side, w := range x.worlds {
+		r, ok := x.got[side].response.(*kmsg.JoinGroupResponse)
+		if !ok || r.ErrorCode != 0 {
+			return false
+		}
+		left := false
+		for _, m := range w.members {
+			left = left || m.leader && m.generation == r.Generation-1 && m.id != r.LeaderID
+		}
+		if !left {
+			return false
+		}
+	}
+	return true
+}
 
 // newExpression reports whether a heartbeat contains a regular expression.
 func newExpression(_ difference, x *exchange) bool {
