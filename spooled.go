@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -171,15 +170,7 @@ func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
 	}
 	cfg := c.fabric.kafka
 	cfg.Progress = c.conns.Progress
-	client, err := kgo.NewClient(slices.Concat(kafka.ClientOpts(cfg), c.fabric.tuning(), []kgo.Opt{
-		kgo.WithHooks(c.conns),
-		// The shipper flushes when a whole round is buffered, so that a round is one batch per
-		// partition.
-		kgo.ManualFlushing(),
-		kgo.ProducerLinger(0),
-		kgo.MaxBufferedRecords(math.MaxInt32),
-		kgo.RetryBackoffFn(ship.RetryIn),
-	})...)
+	client, err := kgo.NewClient(slices.Concat(kafka.ClientOpts(cfg), c.fabric.tuning(), ship.ClientOpts(), []kgo.Opt{kgo.WithHooks(c.conns)})...)
 	if err != nil {
 		return nil, invalid("configuration: %v", err)
 	}

@@ -2,7 +2,7 @@
 // floor or a similar program in the same run. It writes a table to bench/results/.
 //
 //	go run ./bench               # all of it, some minutes
-//	go run ./bench -only send    # one part: send, compression, log, spool, backlog, handler, gateway, idle, storm
+//	go run ./bench -only send    # one part: send, link, compression, log, spool, backlog, handler, gateway, idle, storm
 //
 // The machine also runs the broker, the client and whatever else it is used for. So the contenders
 // take turns in rounds, in alternating order. The figure is the median of the rounds. The ratios
@@ -36,6 +36,7 @@ type options struct {
 
 var parts = []part{
 	{"send", benchSend},
+	{"link", benchLink},
 	{"compression", benchCompression},
 	{"log", benchLog},
 	{"spool", benchSpool},

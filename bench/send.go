@@ -22,11 +22,17 @@ const (
 
 // onDisk starts a fabric on disk, claims the topic, and returns the configuration of a user.
 func onDisk(ctx context.Context) (cfg diaspora.Config, stop func(), err error) {
+	return onDiskWith(ctx, fabric.Config{})
+}
+
+// onDiskWith is like onDisk, with a configuration of the fabric.
+func onDiskWith(ctx context.Context, config fabric.Config) (cfg diaspora.Config, stop func(), err error) {
 	dir, err := os.MkdirTemp("", "diaspora-bench-")
 	if err != nil {
 		return cfg, nil, err
 	}
-	f, err := fabric.Start(ctx, fabric.Config{Dir: dir})
+	config.Dir = dir
+	f, err := fabric.Start(ctx, config)
 	if err != nil {
 		return cfg, nil, err
 	}

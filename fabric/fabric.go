@@ -120,6 +120,11 @@ type Fabric struct {
 }
 
 func init() {
+	inside.Behind = func(config any, addr string) any {
+		behind := config.(Config)
+		behind.advertise = addr
+		return behind
+	}
 	inside.Of = func(fabric any) inside.Parts {
 		f := fabric.(*Fabric)
 		return inside.Parts{Globus: f.globus, GlobusSecret: f.secret, Admin: slices.Clip(f.admin), Gateways: f.gateways}

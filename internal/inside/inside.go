@@ -34,3 +34,7 @@ type Parts struct {
 // imports this package, so this package cannot import it. Packages log and log/slog share log/internal in
 // the same way.
 var Of func(fabric any) Parts
+
+// Behind returns a copy of a fabric.Config with which the fabric announces addr to Kafka clients. A proxy
+// at addr forwards connections to the fabric's KafkaAddr. Package fabric sets this variable, too.
+var Behind func(config any, addr string) any

@@ -23,6 +23,7 @@ type Connections struct {
 	reached  atomic.Bool  // whether a login has ever succeeded
 	answered atomic.Int64 // see Answered
 	progress atomic.Int64 // see LastProgress, in Unix nanoseconds
+	latency  atomic.Int64 // see Latency
 
 	mu      sync.Mutex // guards the fields below
 	err     error      // the error of the last attempt to connect
@@ -55,9 +56,20 @@ func (c *Connections) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ n
 }
 
 // OnBrokerE2E implements [kgo.HookBrokerE2E].
-func (c *Connections) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, _ kgo.BrokerE2E) {
+func (c *Connections) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
 	if kmsg.Key(key) == kmsg.Produce {
 		c.answered.Add(1)
+	}
+	if e2e.Err() != nil {
+		return
+	}
+	took := int64(e2e.DurationE2E())
+	switch kmsg.Key(key) {
+	case kmsg.ApiVersions, kmsg.SASLHandshake: // begins a connection, maybe from another network
+		c.latency.Store(took)
+		return
+	}
+	for least := c.latency.Load(); took < least && !c.latency.CompareAndSwap(least, took); least = c.latency.Load() {
 	}
 }
 
@@ -77,6 +89,11 @@ func (c *Connections) Reached() bool { return c.reached.Load() }
 
 // Answered returns how many produce requests were answered or have failed.
 func (c *Connections) Answered() int64 { return c.answered.Load() }
+
+// Latency returns about how long a request to a broker and the answer take, apart from the time for
+// the transfer of large requests: the time of the fastest request since the client last connected
+// to a broker. Zero means that it never did.
+func (c *Connections) Latency() time.Duration { return time.Duration(c.latency.Load()) }
 
 // LastProgress returns when Progress was last called.
 func (c *Connections) LastProgress() time.Time { return time.Unix(0, c.progress.Load()) }

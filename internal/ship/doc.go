@@ -7,12 +7,22 @@
 // # Order
 //
 // Events with the same key have to arrive in the order in which they were logged, even if
-// some of them fail. So a round fits into one batch per partition: if the batch fails, no
-// later event of its partition has been sent, and the round can be repeated. The first event
-// to a topic makes up a round alone, because the Kafka client does not know the topic's
-// partitions yet and could split a larger round.
+// some of them fail. The Kafka client sends several batches of a partition at once. If the
+// broker refuses one of them, it refuses those behind it too, because their sequence numbers
+// do not continue those that it has. The client then fails all events of the partition that
+// it has, so the round can be repeated in order. This takes three precautions:
 //
-// If the process dies, the events of one round at most are sent twice, with the same IDs.
+//   - The client has the whole round before it begins to send, see [ClientOpts]. It would
+//     send events that come later, although those before them have failed.
+//   - The first event to a topic makes up a round alone, because the client does not know the
+//     topic's partitions yet and would begin to send before it has distributed all events.
+//   - So does the first one after an hour, because a broker that has forgotten a producer
+//     accepts any sequence number from it.
+//
+// If the process dies, the events of one round at most are sent twice, with the same IDs. On a
+// link with a low latency that is 800 kB. On a long link a round is larger, see
+// [Shipper.adapt], because the link is idle between the end of one round and the beginning
+// of the next.
 //
 // # Failures
 //

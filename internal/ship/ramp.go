@@ -78,6 +78,3 @@ func retryIn(tries int, first time.Duration) time.Duration {
 	limit := min(retryMost, first<<min(max(tries, 0), 16))
 	return limit/2 + rand.N(limit/2)
 }
-
-// RetryIn is the backoff of the Kafka client, see [kgo.RetryBackoffFn].
-func RetryIn(tries int) time.Duration { return retryIn(tries-1, retryFirst) }

@@ -34,7 +34,12 @@ func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs [
 	out := make([]kgo.Record, len(records))
 	for i := range records {
 		s.cfg.Record(&out[i], &records[i].Entry)
-		s.client.Produce(context.Background(), &out[i], func(_ *kgo.Record, err error) { a.put(i, err) })
+		s.client.Produce(context.Background(), &out[i], func(_ *kgo.Record, err error) {
+			if err == nil {
+				s.stored.Add(1)
+			}
+			a.put(i, err)
+		})
 	}
 	// The client sends what it has while somebody flushes.
 	flush, stop := context.WithCancel(ctx)
@@ -46,6 +51,7 @@ func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs [
 	watch := time.NewTicker(time.Second)
 	defer watch.Stop()
 	answered := s.cfg.Connections.Answered()
+	left := len(records)
 	for began := time.Now(); ; {
 		select {
 		case <-a.done:
@@ -57,6 +63,10 @@ func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs [
 		s.note(s.Reason())
 		if s.cfg.Connections.Err() != nil {
 			outage, began = true, time.Now()
+			continue
+		}
+		if now := a.missingCount(); now < left {
+			left, began = now, time.Now()
 			continue
 		}
 		// The cluster can be reached. If it has answered nothing for long, and no request is
@@ -83,6 +93,13 @@ func (a *answers) put(i int, err error) {
 	if a.left--; a.left == 0 {
 		close(a.done)
 	}
+}
+
+// missingCount returns how many records have no answer yet.
+func (a *answers) missingCount() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.left
 }
 
 // soFar returns a copy of the answers.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +20,7 @@ import (
 type Config struct {
 	Spool *spool.Spool
 
-	// Client makes the Kafka client, without connecting. It fails, and is called again,
+	// Client makes the Kafka client with [ClientOpts], without connecting. It fails, and is called again,
 	// while it cannot find out where the cluster is. Connections watches that client. The
 	// Shipper closes it.
 	Client      func(context.Context) (*kgo.Client, error)
@@ -53,9 +54,29 @@ type Config struct {
 	Diagnostics *slog.Logger
 }
 
+// ClientOpts returns the options that the Kafka client of a Shipper must have.
+func ClientOpts() []kgo.Opt {
+	return []kgo.Opt{
+		// The Shipper flushes when a whole round is buffered. If the client began to send before
+		// that, a batch might be refused while the rest of its partition's events were still to
+		// come, and the client would send those, out of order.
+		kgo.ManualFlushing(),
+		kgo.ProducerLinger(0),
+		kgo.MaxBufferedRecords(math.MaxInt32),
+		kgo.RetryBackoffFn(func(tries int) time.Duration { return retryIn(tries-1, retryFirst) }),
+	}
+}
+
 const (
-	roundBytes  = 800_000 // of a round: it fits into a batch with Kafka's default settings
-	roundEvents = 4096
+	// A round is so large that it takes roundLatencies times as long as the latency of the link,
+	// but within these limits. The smaller one fits into one batch with Kafka's default settings.
+	minRoundBytes  = 800_000
+	maxRoundBytes  = 24 * minRoundBytes
+	roundLatencies = 12
+	// nearLatency is a latency at which small rounds are fast enough.
+	nearLatency = 5 * time.Millisecond
+	// eventBytes is the size of events below which their number limits a round.
+	eventBytes = 200
 
 	// What is retried waits retryFirst at first, and what a person has to fix personFirst.
 	retryFirst  = 250 * time.Millisecond
@@ -65,6 +86,10 @@ const (
 	// revokedWithin is a little longer than a gateway may accept an access key that was
 	// revoked.
 	revokedWithin = 1500 * time.Millisecond
+
+	// forgottenAfter is much less than the time after which brokers forget a producer, by default
+	// a day.
+	forgottenAfter = time.Hour
 
 	// A topic that got no answer for this time, although the cluster can be reached, lets
 	// others pass.
@@ -92,14 +117,16 @@ type Shipper struct {
 	stopped chan struct{} // closed when Run returns
 
 	// The fields down to the next comment belong to the goroutine of Run.
-	client  *kgo.Client     // nil before the first round
-	known   map[string]bool // topics of which an event was stored: the client knows their partitions
+	client  *kgo.Client          // nil before the first round
+	known   map[string]time.Time // when an event of a topic was last stored, see fits
 	ramp    rampUp
+	size    int    // of a round, in bytes
 	refused int    // logins that failed in a row
 	rewinds int    // how often Run went back to the oldest event
 	noted   string // what the spool's note says; noteUnknown at first
 
 	acknowledgedOrSetAside atomic.Int64
+	stored                 atomic.Int64 // events that the cluster has stored, also those of the round in flight
 	reading                atomic.Int64 // since when Run waits for an event that it may send, in Unix nanoseconds, or 0
 
 	mu      sync.Mutex // guards the fields below
@@ -117,8 +144,9 @@ func New(cfg Config) *Shipper {
 		cfg:     cfg,
 		began:   time.Now(),
 		stopped: make(chan struct{}),
-		known:   make(map[string]bool),
+		known:   make(map[string]time.Time),
 		held:    make(map[string]*heldTopic),
+		size:    minRoundBytes,
 		noted:   noteUnknown,
 	}
 	if left := cfg.Spool.Stats(); left.Events > 0 { // of an outage, or of a process that died
@@ -153,8 +181,10 @@ func (s *Shipper) Run(ctx context.Context) {
 			// left come again, behind those that failed.
 			was := s.rewinds
 			for records = s.unheld(records); len(records) > 0 && ctx.Err() == nil && s.rewinds == was; records = s.unheld(records) {
-				n := s.fits(records)
+				n, bytes := s.fits(records)
+				began := time.Now()
 				s.round(ctx, records[:n])
+				s.adapt(bytes, time.Since(began))
 				records = records[n:]
 			}
 		case errors.Is(err, spool.ErrClosed):
@@ -201,26 +231,40 @@ func (s *Shipper) next(ctx context.Context) ([]spool.Record, error) {
 	s.note(s.Reason())
 	s.reading.Store(time.Now().UnixNano())
 	defer s.reading.Store(0)
-	return s.cfg.Spool.Next(ctx, roundEvents, roundBytes)
+	return s.cfg.Spool.Next(ctx, s.size/eventBytes, s.size)
 }
 
-// fits returns how many of the records make up the next round, see the package comment.
-func (s *Shipper) fits(records []spool.Record) int {
-	bytes := 0
+// adapt adapts the size of the next rounds to a round that took a while. The next round begins when
+// all of this one is answered, so that a link with a high latency would be idle most of the time if
+// rounds were small.
+func (s *Shipper) adapt(bytes int, took time.Duration) {
+	if bytes < s.size/2 {
+		return // it says little about the link
+	}
+	latency := max(0, s.cfg.Connections.Latency()-nearLatency)
+	fitting := float64(bytes) / took.Seconds() * latency.Seconds() * roundLatencies
+	s.size = max(minRoundBytes, int(min(fitting, 2*float64(s.size), maxRoundBytes)))
+}
+
+// fits returns how many of the records make up the next round, see the package comment, and about how
+// many bytes these have.
+func (s *Shipper) fits(records []spool.Record) (n, bytes int) {
+	now := time.Now()
 	for i := range records {
 		e := &records[i].Entry
-		if !s.known[e.Topic] {
-			return max(i, 1)
+		if now.Sub(s.known[e.Topic]) > forgottenAfter {
+			return max(i, 1), bytes
 		}
-		bytes += s.cfg.RecordOverhead + len(e.ID) + len(e.Key) + len(e.Value)
+		size := s.cfg.RecordOverhead + len(e.ID) + len(e.Key) + len(e.Value)
 		for h := range e.Headers {
-			bytes += 10 + len(e.Headers[h].Key) + len(e.Headers[h].Value)
+			size += 10 + len(e.Headers[h].Key) + len(e.Headers[h].Value)
 		}
-		if bytes > roundBytes && i > 0 {
-			return i
+		if bytes+size > s.size && i > 0 {
+			return i, bytes
 		}
+		bytes += size
 	}
-	return len(records)
+	return len(records), bytes
 }
 
 // round sends records together and settles each of them: it is acknowledged in the spool,
@@ -244,7 +288,7 @@ func (s *Shipper) round(ctx context.Context, records []spool.Record) {
 		topic := records[i].Topic
 		if err == nil {
 			stored = append(stored, records[i].Position)
-			s.known[topic] = true
+			s.known[topic] = began
 			continue
 		}
 		if causes[topic] == nil {
@@ -323,7 +367,7 @@ func (s *Shipper) keyRefused(ctx context.Context, topic string, err error) error
 		return nil
 	}
 	s.mu.Lock()
-	sudden := s.known[topic] && s.held[topic] == nil
+	sudden := !s.known[topic].IsZero() && s.held[topic] == nil
 	s.mu.Unlock()
 	for end := time.Now().Add(revokedWithin); ; {
 		if refused := s.cfg.SignIn(ctx); refused != nil && s.cfg.NeedsLogin(refused) {

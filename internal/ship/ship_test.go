@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -34,7 +35,7 @@ func testShipper(t *testing.T, c *kfake.Cluster, dir string) (*Shipper, *atomic.
 		Spool:       sp,
 		Connections: conns,
 		Client: func(context.Context) (*kgo.Client, error) {
-			return kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.WithHooks(conns), kgo.ManualFlushing(), kgo.ProducerLinger(0))
+			return kgo.NewClient(append(ClientOpts(), kgo.SeedBrokers(c.ListenAddrs()...), kgo.WithHooks(conns))...)
 		},
 		Record: func(r *kgo.Record, e *spool.Entry) {
 			r.Topic, r.Key, r.Value = e.Topic, e.Key, e.Value
@@ -126,5 +127,63 @@ func TestStopped(t *testing.T) {
 	s.Run(ctx)
 	if err := s.Flush(t.Context()); err != ErrStopped {
 		t.Errorf("Flush = %v, want ErrStopped", err)
+	}
+}
+
+// TestRoundSize: rounds grow on a link with a high latency, unless it is slow, and shrink on another.
+func TestRoundSize(t *testing.T) {
+	t.Parallel()
+	s, _ := testShipper(t, testCluster(t), filepath.Join(t.TempDir(), "spool"))
+	link := func(latency time.Duration, bytesPerSecond float64) {
+		s.cfg.Connections.OnBrokerE2E(kgo.BrokerMetadata{}, int16(kmsg.SASLHandshake), kgo.BrokerE2E{ReadWait: latency})
+		for range 10 {
+			s.adapt(s.size, latency+time.Duration(float64(s.size)/bytesPerSecond*float64(time.Second)))
+		}
+	}
+	for _, c := range []struct {
+		latency        time.Duration
+		bytesPerSecond float64
+		least, most    int
+	}{
+		{time.Millisecond, 500e6, minRoundBytes, minRoundBytes},
+		{100 * time.Millisecond, 100e6, maxRoundBytes, maxRoundBytes},
+		{100 * time.Millisecond, 5e6, 4e6, 6e6},
+		{100 * time.Millisecond, 100e3, minRoundBytes, minRoundBytes},
+		{25 * time.Millisecond, 50e6, 8e6, 15e6},
+		{time.Second, 10e3, minRoundBytes, minRoundBytes},
+	} {
+		link(c.latency, c.bytesPerSecond)
+		if s.size < c.least || s.size > c.most {
+			t.Errorf("with a latency of %v and %.0f bytes per second a round has %d bytes, want %d to %d", c.latency, c.bytesPerSecond, s.size, c.least, c.most)
+		}
+	}
+	s.size = minRoundBytes
+	s.adapt(minRoundBytes, time.Nanosecond)
+	if s.size > 2*minRoundBytes {
+		t.Errorf("one round made the size grow to %d bytes", s.size)
+	}
+	s.size = maxRoundBytes
+	s.adapt(1000, time.Second)
+	if s.size != maxRoundBytes {
+		t.Error("a small round changed the size")
+	}
+}
+
+// TestForgottenTopic: after a long time, the first event to a topic is sent alone again.
+func TestForgottenTopic(t *testing.T) {
+	t.Parallel()
+	s, acknowledged := testShipper(t, testCluster(t), filepath.Join(t.TempDir(), "spool"))
+	put(t, s, 10)
+	runUntilSent(t, s, acknowledged, 10)
+	records := make([]spool.Record, 10)
+	for i := range records {
+		records[i].Topic = "beamline"
+	}
+	if n, _ := s.fits(records); n != 10 {
+		t.Errorf("%d of 10 events are sent together", n)
+	}
+	s.known["beamline"] = time.Now().Add(-2 * forgottenAfter)
+	if n, _ := s.fits(records); n != 1 {
+		t.Errorf("after a long time %d events are sent together, want 1", n)
 	}
 }

@@ -89,7 +89,8 @@ const lookEvery = 100 * time.Millisecond
 // ctx ends; when only a person can help; or when nothing was acknowledged for
 // [Config.ClosePatience].
 func (s *Shipper) Finish(ctx context.Context) {
-	was, since := s.acknowledgedOrSetAside.Load(), time.Now()
+	done := func() int64 { return s.stored.Load() + s.acknowledgedOrSetAside.Load() }
+	was, since := done(), time.Now()
 	for {
 		st := s.cfg.Spool.Stats()
 		unwritten := st.Held > 0 // accepted, and not on disk yet or its callback still runs
@@ -97,7 +98,7 @@ func (s *Shipper) Finish(ctx context.Context) {
 			return
 		}
 		s.wait(ctx, lookEvery)
-		if now := s.acknowledgedOrSetAside.Load(); now != was {
+		if now := done(); now != was {
 			was, since = now, time.Now()
 		}
 		patience := s.cfg.ClosePatience
