@@ -424,8 +424,8 @@ func TestCrashStates(t *testing.T) {
 }
 
 // TestEachSyncIsNeeded disables one call of Sync after another, identified by its source lines, and
-// requires that the crash test then finds a violation. For some calls that takes hundreds of
-// thousands of states, so all of them are required only in a long run, with LOG_CRASH_STATES.
+// requires that the crash test then finds a violation. For some calls that takes a million
+// states, so all of them are required only in a long run, with LOG_CRASH_STATES.
 func TestEachSyncIsNeeded(t *testing.T) {
 	var mu sync.Mutex
 	sites := map[string]bool{}
@@ -443,7 +443,7 @@ func TestEachSyncIsNeeded(t *testing.T) {
 	long := os.Getenv("LOG_CRASH_STATES") != ""
 	states := longtest.Fewer(8_000)
 	if long {
-		states = 600_000
+		states = 3_000_000
 	}
 	missed := 0
 	for site := range sites {

@@ -207,7 +207,7 @@ func (c *crasher) run(fsys *disktest.Model, h *history, power bool, depth, steps
 	})
 	compactions := 0
 	fsys.Fault(func(call, name string) error {
-		if call == "create" && strings.HasSuffix(name, tempSuffix) {
+		if call == "create" && strings.HasSuffix(name, snapshotSuffix+tempSuffix) {
 			if compactions++; compactions%4 > 0 {
 				return syscall.EIO // so that the log has several segments
 			}

@@ -41,6 +41,12 @@
 // If a sync or the truncation fails, it is unknown what is on the disk, and all later calls fail
 // until the journal is opened again.
 //
+// After a failed sync, Linux keeps the bytes and names that it could not write, so that processes
+// see them, but no later sync writes them. A power cut may then take them from under what was added
+// since. So Open does not trust what the flag described below does not vouch for: with
+// [Options.Sync] it writes those frames again, it replaces a segment without frames, and it
+// renews the name of a snapshot before it removes what the snapshot replaces.
+//
 // # Files
 //
 // A journal has a directory of its own, with two kinds of files. Numbers in names have 20 decimal

@@ -39,8 +39,8 @@ func TestEachCallFailsOnce(t *testing.T) {
 						}
 					}
 				}
-				if hits < positions { // the others have fewer calls
-					t.Errorf("%d faults, want at least %d", hits, positions)
+				if least := min(positions, 100); hits < least { // some calls are rare
+					t.Errorf("%d faults, want at least %d", hits, least)
 				}
 			})
 		}
@@ -123,3 +123,74 @@ func failAt(call string, fault error, at int, synced bool) (hit bool, err error)
 
 // failed removes a failed call from the order that must hold: it may or may not be there.
 func (h *history) failed(n int) { h.calls[n].step = 1 << 30 }
+
+// TestFailedSyncThenRestart makes a sync fail, together with the calls that clean up after it, at each of the
+// first positions. As on Linux, what was not synced then looks as if it were: no later sync writes it, and another
+// process on the same machine can read it. The journal is opened again and takes another entry. After a power cut
+// nothing that was acknowledged may be missing, or without Sync, the journal must at least open.
+func TestFailedSyncThenRestart(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{"sync", "syncdir"} {
+		for at := range 40 {
+			for variant := range 8 {
+				also, synced := variant/2, variant%2 == 0
+				fsys := disktest.New()
+				o := Options{FS: fsys, Sync: synced, CompactBytes: 200}
+				seen, left := 0, 0
+				var mu sync.Mutex // guards seen and left
+				fsys.Fault(func(c, name string) error {
+					mu.Lock()
+					defer mu.Unlock()
+					switch {
+					case c == call && seen == at:
+						left = also
+						fallthrough
+					case left > 0 && disktest.Changes(c):
+						left--
+						if c == call {
+							seen++
+						}
+						return syscall.EIO
+					case c == call:
+						seen++
+					}
+					return nil
+				})
+				acknowledged := map[string]bool{}
+				put := func(j *Journal, key string) {
+					if j.Append(set(key, "v")) == nil {
+						acknowledged[key] = true
+					}
+					j.idle()
+				}
+				for restart, entries := range []int{12, 1} {
+					j, _, err := openState(o)
+					for n := 0; err == nil && n < entries; n++ {
+						put(j, fmt.Sprintf("%d-%d", restart, n))
+					}
+					if err == nil {
+						j.Close()
+					}
+					fsys = fsys.Kill()
+					o.FS = fsys
+				}
+				rng := rand.New(rand.NewPCG(uint64(at), uint64(variant)))
+				for range 20 {
+					after := o
+					after.FS = fsys.Cut(rng)
+					j, state, err := openState(after)
+					if err != nil {
+						t.Errorf("%s %d fails with %d calls after it (sync %v): after a power cut: %v", call, at, also, synced, err)
+						break
+					}
+					for key := range acknowledged {
+						if _, ok := state[key]; synced && !ok {
+							t.Errorf("%s %d fails with %d calls after it: after a power cut %s is missing", call, at, also, key)
+						}
+					}
+					j.Close()
+				}
+			}
+		}
+	}
+}

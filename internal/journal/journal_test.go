@@ -319,7 +319,7 @@ func TestCompactionGrowsWithTheState(t *testing.T) {
 		j.idle()
 	}
 	fsys.Observe(func(call, name string, _ disktest.Moment) {
-		if call == "create" && strings.HasSuffix(name, tempSuffix) {
+		if call == "create" && strings.HasSuffix(name, snapshotSuffix+tempSuffix) {
 			created++
 		}
 	})
@@ -338,8 +338,8 @@ func TestCompactionGrowsWithTheState(t *testing.T) {
 // seconds or more later, loses nothing.
 func TestCompactionIsTriedAgain(t *testing.T) {
 	for _, step := range []string{
-		"create 00000000000000000002.log", "write 00000000000000000002.log", "sync 00000000000000000002.log",
-		"syncdir .", "list .", "read 00000000000000000001.log", "sync 00000000000000000001.log",
+		"create 00000000000000000002.log.tmp", "write 00000000000000000002.log.tmp", "sync 00000000000000000002.log.tmp", "rename 00000000000000000002.log",
+		"syncdir .", "list .", "read 00000000000000000001.log", "sync 00000000000000000001.log.tmp", // with the name that it was created with
 		"create 00000000000000000002.snapshot.tmp", "write 00000000000000000002.snapshot.tmp",
 		"sync 00000000000000000002.snapshot.tmp", "rename 00000000000000000002.snapshot",
 	} {
@@ -360,7 +360,7 @@ func TestCompactionIsTriedAgain(t *testing.T) {
 				for n := range 100 {
 					key, value := fmt.Sprint("key", n%10), fmt.Sprint("value", n)
 					if err := j.Append(set(key, value)); err != nil {
-						if step == "sync 00000000000000000001.log" {
+						if step == "sync 00000000000000000001.log.tmp" {
 							return // a failed sync of acknowledged data is final
 						}
 						t.Fatal(err)
@@ -402,7 +402,7 @@ func TestAppendBesideCompaction(t *testing.T) {
 	stopped, goOn := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	fsys.Fault(func(call, name string) error {
-		if call == "write" && strings.HasSuffix(name, tempSuffix) {
+		if call == "write" && strings.HasSuffix(name, snapshotSuffix+tempSuffix) {
 			once.Do(func() { close(stopped) })
 			<-goOn
 		}

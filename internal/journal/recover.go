@@ -63,15 +63,10 @@ func (j *Journal) open(load func(Entry) error) (err error) {
 	if err := j.fs.Make(); err != nil {
 		return err
 	}
-	// An earlier process may have created files without syncing their names. They become part of
-	// the journal here, so their names must be durable.
 	if err := j.fs.SyncParent(); err != nil {
 		return fmt.Errorf("sync the directory's parent: %w", err)
 	}
-	if err := j.fs.Sync(); err != nil {
-		return fmt.Errorf("sync the directory: %w", err)
-	}
-	r := replay{fs: j.fs, load: load, log: j.log, write: true}
+	r := replay{fs: j.fs, load: load, log: j.log, write: true, rewrite: j.opts.Sync}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
@@ -92,7 +87,7 @@ func (j *Journal) open(load func(Entry) error) (err error) {
 	if err := r.repair(); err != nil {
 		return err
 	}
-	j.sequence, j.snapshot = r.sequence, r.snapshotBytes
+	j.sequence, j.snapshot, j.dirty = r.sequence, r.snapshotBytes, !j.opts.Sync
 	j.base, j.baseFirst = r.base, r.baseFirst
 	for _, s := range r.segments {
 		j.logBytes += s.size
@@ -100,23 +95,67 @@ func (j *Journal) open(load func(Entry) error) (err error) {
 	if err := j.activate(&r); err != nil {
 		return err
 	}
+	if err := j.renewSnapshot(); err != nil {
+		return errors.Join(err, j.active.file.Close())
+	}
 	j.removeBefore(r.first())
 	return nil
+}
+
+// renewSnapshot makes the name of the newest snapshot durable, before the files that it replaces are
+// removed. If the sync of the directory after its creation has failed, the name may only exist in
+// memory, and another sync would not write it, but another change of the name does.
+//
+// If some of those files are missing, their removal had begun, so the name is durable.
+func (j *Journal) renewSnapshot() error {
+	infos, err := j.fs.List()
+	if err != nil || j.base == 0 {
+		return err
+	}
+	before := uint64(0) // the snapshot before
+	segments := map[uint64]bool{}
+	for _, info := range infos {
+		if n, ok := parseName(info.Name(), snapshotSuffix); ok && n < j.base {
+			before = max(before, n)
+		}
+		if n, ok := parseName(info.Name(), logSuffix); ok {
+			segments[n] = true
+		}
+	}
+	for n := max(before, 1); n < j.base; n++ {
+		if !segments[n] {
+			return nil
+		}
+	}
+	name := fileName(j.base, snapshotSuffix)
+	// After a crash between the two the older files still are the journal.
+	if err := j.fs.Rename(name, name+tempSuffix); err != nil {
+		return err
+	}
+	if err := j.fs.Rename(name+tempSuffix, name); err != nil {
+		return err
+	}
+	return j.fs.Sync()
 }
 
 // activate sets the segment to append to.
 func (j *Journal) activate(r *replay) error {
 	n := len(r.segments)
-	if n > 0 && !r.torn {
+	if n > 0 && !r.torn && r.segments[n-1].size > headerBytes {
 		j.active = r.segments[n-1].segment
 		r.segments = r.segments[:n-1]
 		return r.close()
 	}
-	// Do not append after a torn end: a power cut could bring back the bytes that were cut off. A
-	// new segment has another id, so old bytes cannot pass for its frames.
 	number := r.first()
-	if n > 0 {
+	switch {
+	case n > 0 && r.torn:
+		// Do not append after a torn end: a power cut could bring back the bytes that were cut off.
+		// A new segment has another id, so old bytes cannot pass for its frames.
 		number = r.segments[n-1].number + 1
+	case n > 0:
+		// The segment has no frames. Its creation may have failed, so that its name and header would
+		// not be durable. Replace it.
+		number = r.segments[n-1].number
 	}
 	active, err := j.createSegment(number)
 	if err != nil {
@@ -128,21 +167,22 @@ func (j *Journal) activate(r *replay) error {
 	return r.close()
 }
 
-// createSegment creates a segment without frames. The segment and its name are durable when it
-// returns.
+// createSegment creates a segment without frames, or replaces one. The segment and its name are
+// durable when it returns. After an error there may be a segment without frames, which is harmless.
 func (j *Journal) createSegment(number uint64) (_ *segment, err error) {
 	name := fileName(number, logSuffix)
-	// An earlier attempt may have left a file, to which nothing was appended.
-	if err := j.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	temp := name + tempSuffix
+	if err := j.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	f, err := j.fs.Create(name)
+	f, err := j.fs.Create(temp)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.Close(), j.fs.Remove(name))
+			err = errors.Join(err, f.Close())
+			j.fs.Remove(temp)
 		}
 	}()
 	header, seed := newHeader(logKind, number)
@@ -150,6 +190,9 @@ func (j *Journal) createSegment(number uint64) (_ *segment, err error) {
 		return nil, err
 	}
 	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	if err := j.fs.Rename(temp, name); err != nil {
 		return nil, err
 	}
 	if err := j.fs.Sync(); err != nil {
@@ -183,6 +226,8 @@ type replay struct {
 	load  func(Entry) error
 	log   *slog.Logger
 	write bool // open segments for writing too
+	// rewrite makes repair certain that what was loaded is durable.
+	rewrite bool
 
 	base          uint64 // number of the newest snapshot, or 0
 	baseFirst     uint64 // sequence number of the first frame after it
@@ -197,7 +242,8 @@ type replay struct {
 // replayed is a segment that is being read.
 type replayed struct {
 	*segment
-	end int64 // the size of the file
+	end     int64 // the size of the file
+	settled int64 // a frame says that everything before this offset was synced
 }
 
 // first returns the number of the oldest segment that is needed.
@@ -356,6 +402,11 @@ func (r *replay) loadSegments() error {
 		if err != nil {
 			return err
 		}
+		if s.settled > 0 {
+			for _, before := range r.segments[:i] {
+				before.settled = before.size
+			}
+		}
 		if torn {
 			return r.tear(i)
 		}
@@ -376,6 +427,9 @@ func (r *replay) loadSegment(s *replayed, name string) (torn bool, err error) {
 			return true, nil
 		case err != nil:
 			return false, fmt.Errorf("%s: %w", name, err)
+		}
+		if found.flags&flagSettled != 0 {
+			s.settled = s.size
 		}
 		err = parseEntries(payload, r.load)
 		if errors.Is(err, errPayload) {
@@ -458,7 +512,29 @@ func (r *replay) repair() error {
 				return err
 			}
 		}
+		if r.rewrite {
+			if err := s.rewrite(); err != nil {
+				return err
+			}
+		}
 		if err := s.file.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rewrite writes those bytes again of which it is uncertain that they are durable. After a failed
+// sync, Linux keeps what was to be written in memory, where this process can read it, but no other
+// sync writes it.
+func (s *replayed) rewrite() error {
+	buf := make([]byte, readAhead)
+	for at := s.settled; at < s.size; at += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), s.size-at)]
+		if n, err := s.file.ReadAt(buf, at); n < len(buf) {
+			return cmp.Or(err, io.ErrUnexpectedEOF)
+		}
+		if _, err := s.file.WriteAt(buf, at); err != nil {
 			return err
 		}
 	}
