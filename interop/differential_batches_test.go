@@ -316,8 +316,8 @@ type strictness struct {
 const (
 	lyingLength = "Produce: a compressed record that lies about its length"
 	oddDeltas   = "Produce: uncompressed offset deltas other than 0, 1, 2"
-	brokenEnd   = "Produce: a compressed stream with a defect behind the last record"
-	tooMuch     = "Produce: a batch that decompresses to very much more"
+	brokenEnd   = "Produce: a compressed stream with a defect after the last record"
+	tooMuch     = "Produce: a batch that decompresses to a much larger size"
 )
 
 var strict = func() map[string]strictness {

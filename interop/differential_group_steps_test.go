@@ -130,7 +130,7 @@ func (s commitStep) request(w *world) kmsg.Request {
 		p := kmsg.NewOffsetCommitRequestTopicPartition()
 		p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = o.Partition, o.Offset, o.Epoch, w.orNull(o.Metadata)
 		if !w.committed[r.Group] && p.Metadata != nil {
-			// See the designed difference "OffsetCommit: a new group of which no offset is taken".
+			// See the designed difference "OffsetCommit: a new group, with no offset that is accepted".
 			p.Metadata = pointer((*p.Metadata)[:min(len(*p.Metadata), 10)])
 		}
 		topic := kmsg.NewOffsetCommitRequestTopic()

@@ -86,7 +86,7 @@ var designedDifferences = []designed{
 	{title: "JoinGroup: the leader, when the earlier one has left and several members remain", answer: "JoinGroupResponse",
 		place: `LeaderID|Members.*`, when: leaderLeft, parts: true},
 
-	{title: "Fetch: a topic without an ID, and others behind it", answer: "FetchResponse", place: `ErrorCode|Topics.*`, when: withoutID,
+	{title: "Fetch: a topic without an ID, and others after it", answer: "FetchResponse", place: `ErrorCode|Topics.*`, when: withoutID,
 		shown: [][]step{{createTopicsStep{Version: 3, Topics: []newTopic{{Topic: 2, Partitions: 1, Replicas: 1}}},
 			fetchStep{Version: 13, MinBytes: 1, MaxBytes: 1 << 20, SessionUse: "none", Partitions: []fetchPartition{
 				{Topic: 2, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}, {Topic: -1, MaxBytes: 1 << 20, CurrentEpoch: noEpoch, LastEpoch: noEpoch}}}}}},
@@ -96,7 +96,7 @@ var designedDifferences = []designed{
 	{title: "Produce: null instead of records", unsent: true},
 	{title: "JoinGroup: a subscription that cannot be read", unsent: true},
 	{title: "LeaveGroup: a member whose SyncGroup waits", unsent: true},
-	{title: "OffsetCommit: a new group of which no offset is taken", unsent: true},
+	{title: "OffsetCommit: a new group, with no offset that is accepted", unsent: true},
 }
 
 // byDesign returns the designed difference that explains a difference, or nil.
