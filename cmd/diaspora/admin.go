@@ -18,8 +18,8 @@ var adminBlockHelp = help{
 diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
 	long: `
 The fabric stops accepting the person's tokens and access keys, and closes their open connections
-within a minute, with "diaspora up" within ten seconds. The person can still sign in, because Globus
-decides that, but cannot use the login. Topics and keys are kept, and work again after
+within a minute (within ten seconds with "diaspora up"). The person can still sign in, because
+Globus decides that, but cannot use the login. Topics and keys are kept, and work again after
 "diaspora admin unblock". An access key that somebody else gave to the person belongs to that owner,
 and works until the owner revokes it. The ledger records who blocked whom, when and why. The person
 is not told why.

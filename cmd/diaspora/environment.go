@@ -15,7 +15,7 @@ profile that "diaspora login" has stored:
   DIASPORA_CLIENT_ID       client ID of a service that signs in to Globus as itself
   DIASPORA_CLIENT_SECRET   secret of this client
 
-Set only one of access key, client and refresh token. An access key can log and read events. Other
+Set only one of these: an access key, a client, or a refresh token. An access key can log and read events. Other
 tasks, such as claiming topics and creating keys, need a login.
 
 These variables say how to reach the fabric and Globus:

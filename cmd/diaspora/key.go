@@ -37,13 +37,13 @@ diaspora key create desk --save-for-java desk.properties
 kafka-console-producer --bootstrap-server HOST:PORT --command-config desk.properties --topic weather`,
 	long: `
 An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN. Kafka clients in
-every language support this. The secret is printed only now: the fabric keeps nothing but its hash.
-Anybody who has the secret can do what the key allows, until you revoke the key.
+every language support this. The secret is printed only once, because the fabric keeps only its
+hash. Anybody who has the secret can do what the key allows, until you revoke the key.
 
 A key without --read and --write can do both. A key without --topic is for all topics that you have
 now or claim later. No key can claim topics or create other keys. A key that can read has access to
 your consumer groups, whichever topics it is for: anybody who has it can join, reset and delete
-them. Colleagues should use group IDs of their own, or read without a group.
+them. Colleagues should use their own group IDs, or read without a group.
 
 With --save-env, --save-for-kcat or --save-for-java, the command does not print the key. It writes
 the key to a new file that only you can read. If FILE is -, it writes to standard output.
@@ -52,11 +52,11 @@ To use a file that --save-env has written, set DIASPORA_KEY_FILE to its name, or
 shell with: set -a; . FILE. The file also has the address of the fabric, and is all that
 "diaspora produce" and "diaspora consume" need.
 
-If the fabric has certificates of its own, they are written next to the file, as FILE.ca.pem; a file
+If the fabric has its own certificates, they are written next to the file, as FILE.ca.pem; a file
 for Java includes them. With a file, NAME can be omitted, and the key is named after this machine.
 
-Kafka's console tools that do not know --command-config read the file with --producer.config or
---consumer.config.`,
+If a Kafka console tool does not support --command-config, use --producer.config or
+--consumer.config instead.`,
 	formats: answerFormats,
 	args:    arguments{min: 0, max: 1},
 }
@@ -83,7 +83,7 @@ func (e *env) keyCreateCommand() *cobra.Command {
 	flags.StringArrayVar(&o.Topics, "topic", nil, "restrict the key to `TOPIC`, which must be yours; may be repeated")
 	flags.BoolVar(&o.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
 	flags.BoolVar(&o.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
-	flags.StringVar(&o.expires, "expires", "", "let the key expire after this `TIME`, such as 90d, or on this day (default: never)")
+	flags.StringVar(&o.expires, "expires", "", "make the key expire after a `TIME` such as 90d, or on a date such as 2030-12-31 (default: never)")
 	file = keyFileFlags(cmd)
 	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return e.completeTopics(cmd.Context())
@@ -317,8 +317,8 @@ var keyRevokeHelp = help{
 	examples: `
 diaspora key revoke dashboard`,
 	long: `
-Nobody can sign in with the key any more. Open connections that use it are closed within a minute,
-with "diaspora up" within ten seconds. Your other keys and your login are not affected.`,
+Nobody can sign in with the key any more. Open connections that use it are closed within a minute
+(within ten seconds with "diaspora up"). Your other keys and your login are not affected.`,
 	formats: answerFormats,
 	args:    arguments{min: 1, max: 1, missing: "the key's name or ID is missing"},
 }

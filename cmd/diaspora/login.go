@@ -52,13 +52,13 @@ The fabric's addresses are stored as a profile, which becomes the current one. I
 host, unless --profile gives another name. The tokens are stored in a file that only you can read,
 and are renewed automatically. They are not printed, unless you use --show-tokens.
 
-If you log in with a different identity from that of the profile, the stored login is not replaced. The
-new login is stored as another profile; see "diaspora profile".
+If you log in with a different identity from that of the profile, the stored login is not replaced.
+The new login is stored as another profile; see "diaspora profile".
 
-An access token is sent only to hosts below the host name in the fabric's scope at Globus. If the
-scope names no host, login shows the fabric's hosts and asks you to confirm them; --yes confirms
-them. If another profile has the same scope but different hosts, login fails. A fabric that is
-wholly on this machine is exempt.
+An access token is sent only to the host that is named in the fabric's scope at Globus, and to its
+subdomains. If the scope names no host, login shows the fabric's hosts and asks you to confirm them;
+--yes confirms them. If another profile has the same scope but different hosts, login fails. A
+fabric that runs entirely on this machine is exempt.
 
 A service signs in as itself: if DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET are set, login opens
 no browser and asks for no code. It tries these credentials, and stores only the profile.

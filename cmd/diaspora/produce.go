@@ -51,12 +51,12 @@ diaspora produce scans --watch /data/scans --pattern '*.json'
 diaspora produce weather --value '{"celsius": 21.5}' --wait 0`,
 	long: `
 An event is the bytes between two line feeds, unchanged. An empty line is an empty event. If a file
-does not end with a line feed, its last line is an event nevertheless.
+does not end with a line feed, its last line is still an event.
 
 Every event is first written to disk, to the spool of the profile (see "diaspora spool ls"), and
 sent from there to the cluster. At the end of the input, produce waits until the cluster has
-acknowledged all events. It stops waiting if the cluster acknowledges nothing for as long as --wait
-says. Events that are then still pending are not lost. produce reports them, and exits with 0, or
+acknowledged all events. If the cluster acknowledges nothing for the time in --wait, produce stops
+waiting. Events that are then still pending are not lost. produce reports them, and exits with 0, or
 with 75 if --require-ack is given. The next produce, or "diaspora spool drain", sends them.
 
 For one minute after the cluster was unreachable, produce does not wait for it, unless --wait or
@@ -86,8 +86,8 @@ With --watch, each file in DIR is one event, and so is each file that is added t
 name is the key and is also in the header "file", and the time of its last change is the time of the
 event. With --input lines or ndjson, each line of a file is an event instead.
 
-With --watch, a file is complete and is logged once its size and time have not changed for as long
-as --settle says. With --settle 0 it is logged at once, for programs that write a file under another
+With --watch, a file is complete, and is logged, when its size and time have not changed for the
+time in --settle. With --settle 0 it is logged at once, for programs that write a file under another
 name and rename it when it is complete. With --input lines or ndjson, a file whose last line has no
 line feed is complete after ten times --settle, or when produce ends. Files whose names begin with a
 dot or do not match --pattern, empty files, and files that are not regular (such as links) are

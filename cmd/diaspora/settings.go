@@ -70,15 +70,15 @@ var serveSettings = []setting{
 	{"kafka-brokers", "addresses of the brokers' internal listeners, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.Kafka.Brokers })},
 	{"kafka-username", "`NAME` of the super user (SASL/PLAIN), for the ACL endpoint", text(func(d *serveDraft) *string { return &d.Kafka.Admin.Name })},
 	{"kafka-password-file", "`FILE` with the super user's password, for the ACL endpoint", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Admin.Password }, "", "acl")},
-	{"gateway-kafka-username", "`NAME` of the user as whom a gateway in a process of its own reads the ledger; the ACL endpoints grant the access", text(func(d *serveDraft) *string { return &d.Kafka.Gateway.Name })},
-	{"gateway-kafka-password-file", "`FILE` with this user's password, for a gateway in a process of its own", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Gateway.Password }, "gateway")},
+	{"gateway-kafka-username", "`NAME` of the Kafka user with which a separate gateway process reads the ledger; the ACL endpoints give this user access", text(func(d *serveDraft) *string { return &d.Kafka.Gateway.Name })},
+	{"gateway-kafka-password-file", "`FILE` with the password of the user in gateway-kafka-username, for a separate gateway process", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Gateway.Password }, "gateway")},
 	{"kafka-ca-file", "PEM `FILE` to verify the brokers' certificates with; without it, connections are plaintext, and the brokers must be on this machine", func(d *serveDraft, v string) error {
 		pool, _, err := front.ReadCA(v)
 		d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 		return err
 	}},
 
-	{"kafka-insecure-allow-plaintext", "send the user's password to brokers on other machines without TLS, which lets anybody on the network path steal it (`BOOL`)", func(d *serveDraft, v string) (err error) {
+	{"kafka-insecure-allow-plaintext", "send passwords to brokers on other machines without TLS, which lets anybody on the network path steal them (`BOOL`)", func(d *serveDraft, v string) (err error) {
 		d.Kafka.InsecureAllowPlaintext, err = strconv.ParseBool(v)
 		return err
 	}},
@@ -89,7 +89,7 @@ var serveSettings = []setting{
 	{"gateway-audience", "`NAME` that the broker expects as the audience of tokens", text(func(d *serveDraft) *string { return &d.gateway.Audience })},
 	{"gateway-keys-file", "`FILE` with the keys that sign tokens for the broker; created if missing", text(func(d *serveDraft) *string { return &d.gateway.KeysFile })},
 	{"gateway-jwks-file", "`FILE` from which the broker reads the public keys", text(func(d *serveDraft) *string { return &d.gateway.JWKSFile })},
-	{"gateway-revocation-interval", "how often the tokens of open connections are checked, a `DURATION` (default 30s)", duration(func(d *serveDraft) *time.Duration { return &d.gateway.RevocationInterval })},
+	{"gateway-revocation-interval", "check the tokens of open connections once per `DURATION` (default 30s)", duration(func(d *serveDraft) *time.Duration { return &d.gateway.RevocationInterval })},
 	{"gateway-max-connections", "maximum `NUMBER` of connections (default 10000)", number(func(d *serveDraft) *int { return &d.gateway.MaxConnections })},
 
 	{"acl-listen", "`HOST:PORT` where the ACL endpoint listens (default :9090)", text(func(d *serveDraft) *string { return &d.acl.Listen })},

@@ -24,10 +24,9 @@ diaspora topic claim weather
 diaspora topic claim readings --partitions 4 --retention 30d --description "beamline 7"`,
 	long: `
 The name of a topic may contain only letters, digits and underscores, and may not begin with an
-underscore. Once
-the command has succeeded, you can log events to the topic and read them. Events are kept for 7 days
-and then deleted, unless --retention or the fabric's operator sets another time. The command prints
-how long they are kept.
+underscore. Once the command has succeeded, you can log events to the topic and read them. Events
+are kept for 7 days and then deleted, unless --retention or the fabric's operator sets another time.
+The command prints how long they are kept.
 
 You claim a topic only once. If you claim it again with the same settings, nothing changes, and the
 command says that the topic is yours. If the settings differ, the command fails, because only the

@@ -49,8 +49,8 @@ Kafka clients, the ACL endpoint where topics are claimed, and a stand-in for Glo
 them listen on 127.0.0.1 only. The command signs you in, as the profile "local", without a browser.
 Other users of this machine can connect, but cannot log in.
 
-With --print-service-account, the command also prints environment variables with which a script can
-sign in without a person: as a service account that the stand-in knows. If the fabric is already
+With --print-service-account, the command also prints the environment variables of a service account
+of the stand-in. With these, a script can sign in without a person. If the fabric is already
 running, the command prints only these variables, for eval, and exits.
 
 With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that
@@ -91,7 +91,7 @@ func (e *env) upCommand() *cobra.Command {
 	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster described in `FILE` (a cluster.json)")
 	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, whose file has the ports")
 	flags.Uint16Var(&o.httpPort, "http-port", 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
-	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "listen on `PORT` of the Globus Auth stand-in; 0 selects a free one")
+	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "listen on `PORT` for the Globus Auth stand-in; 0 selects a free one")
 	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only once they would survive a power cut; slower")
 	flags.BoolVar(&o.printAccount, "print-service-account", false, "print environment variables that let a script sign in")
 	return cmd
