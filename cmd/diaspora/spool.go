@@ -77,8 +77,9 @@ diaspora spool drain --timeout 1m --quiet`,
 	long: `
 The command sends the events of all your spools that no other process is sending. For the spools of
 a profile, it uses the login that is stored there. For those of a fabric that DIASPORA_URL names, it
-uses the credential that is set in the environment. Events that were logged with an access key can also be sent with your
-login, or with any other key of yours. Events of a running process are left to that process.
+uses the credential that is set in the environment. Events that were logged with an access key can
+also be sent with your login, or with any other key of yours. Events of a running process are left
+to that process.
 
 The command ends when no events are pending, or when they cannot be sent now. The exit code is 0 if
 no events are pending, apart from those of running processes. Otherwise it shows the reason: 3 if
@@ -125,8 +126,8 @@ whether a "produce --watch" is still running; use a process monitor for that.
 
 With -o json, it prints an object with
   spools                   number of spools; those in other folders are not counted
-  events, bytes            number of pending events, and size of the spools' files, which shrink some
-                           time after their events were sent
+  events, bytes            number of pending events, and size of the spools' files, which shrink
+                           some time after their events were sent
   oldest                   when the oldest pending event was logged; omitted if none is pending
   why                      why events are pending; omitted if none is, or if they are being sent
   full                     why a spool accepts no more events; omitted if all spools accept events
