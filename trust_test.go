@@ -35,13 +35,11 @@ const (
 func startGlobus(t *testing.T) *globusdev.Server {
 	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
-	seed := globusdev.DefaultSeed("")
-	seed.Scopes = append(seed.Scopes,
-		globusdev.ScopeDef{Scope: scopeOfHost, ResourceServer: globusdev.ResourceServerID},
-		globusdev.ScopeDef{Scope: scopeOfEvil, ResourceServer: globusdev.ResourceServerID},
-		globusdev.ScopeDef{Scope: transfer, ResourceServer: "transfer.api.globus.org"},
-	)
-	auth, err := globusdev.Open(globusdev.Config{Issuer: "http://" + server.Listener.Addr().String(), Seed: seed})
+	auth, err := globusdev.Open(globusdev.Config{Issuer: "http://" + server.Listener.Addr().String(), Scopes: []globusdev.ScopeDef{
+		{Scope: scopeOfHost, ResourceServer: globusdev.ResourceServerID},
+		{Scope: scopeOfEvil, ResourceServer: globusdev.ResourceServerID},
+		{Scope: transfer, ResourceServer: "transfer.api.globus.org"},
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

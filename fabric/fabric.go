@@ -260,7 +260,7 @@ func (f *Fabric) startGlobus() (*globus.Client, error) {
 		Issuer:              f.GlobusURL(),
 		Secret:              f.secret,
 		Dir:                 f.below("globus"),
-		Seed:                globusdev.DefaultSeed(f.cfg.Username),
+		Username:            f.cfg.Username,
 		AccessTokenLifetime: f.cfg.AccessTokenLifetime,
 		Diagnostics:         f.cfg.Diagnostics,
 	})

@@ -18,13 +18,7 @@ func (a answer) location(t *testing.T) *url.URL {
 }
 
 func TestAuthorizeErrorPage(t *testing.T) {
-	h := start(t, func(c *Config) {
-		c.Seed.Clients = append(c.Seed.Clients, Client{
-			ID: "d1a590a0-0000-4000-8000-00000000aaaa", Name: "web", Type: ConfidentialClient, Secret: "dev/secret",
-			RedirectURIs: []string{"https://app.example.org/callback", "http://localhost/exact"},
-		})
-	})
-	const web = "d1a590a0-0000-4000-8000-00000000aaaa"
+	h := start(t, nil)
 	tests := []struct {
 		name   string
 		fields []string
@@ -45,8 +39,7 @@ func TestAuthorizeErrorPage(t *testing.T) {
 		{name: "redirect to IPv6", fields: []string{"redirect_uri", "http://[::1]:4444/"}, reason: "Mismatching redirect URI."},
 		{name: "loopback with TLS", fields: []string{"redirect_uri", "https://127.0.0.1:4444/"}, reason: "Mismatching redirect URI."},
 		{name: "script", fields: []string{"redirect_uri", "javascript:alert(1)"}, reason: "Mismatching redirect URI."},
-		{name: "any port is for public clients", fields: []string{"client_id", web, "redirect_uri", "http://localhost:4444"}, reason: "Mismatching redirect URI."},
-		{name: "a path below the registered one", fields: []string{"client_id", web, "redirect_uri", "https://app.example.org/callback/x"}, reason: "Mismatching redirect URI."},
+		{name: "any port is for public clients", fields: []string{"client_id", ServiceClientID, "redirect_uri", "http://localhost:4444"}, reason: "Mismatching redirect URI."},
 		{name: "twice the same parameter", raw: "&scope=openid", reason: "more than once"},
 		{name: "bad encoding", raw: "&x=%zz", reason: "not properly encoded"},
 		{name: "control characters", fields: []string{"state", "a\x00b"}, reason: "cannot have"},
@@ -72,13 +65,7 @@ func TestAuthorizeErrorPage(t *testing.T) {
 }
 
 func TestAuthorizeRedirect(t *testing.T) {
-	h := start(t, func(c *Config) {
-		c.Seed.Clients = append(c.Seed.Clients, Client{
-			ID: "d1a590a0-0000-4000-8000-00000000aaaa", Name: "web", Type: ConfidentialClient, Secret: "dev/secret",
-			RedirectURIs: []string{"https://app.example.org/callback?a=1"},
-		})
-	})
-	const web = "d1a590a0-0000-4000-8000-00000000aaaa"
+	h := start(t, nil)
 	tests := []struct {
 		name   string
 		fields []string
@@ -88,8 +75,8 @@ func TestAuthorizeRedirect(t *testing.T) {
 		{name: "loopback", target: testRedirect},
 		{name: "loopback by name, with a path", fields: []string{"redirect_uri", "http://localhost:1/cb"}, target: "http://localhost:1/cb"},
 		{name: "own page", fields: []string{"redirect_uri", h.Issuer() + "/v2/web/auth-code"}, target: h.Issuer() + "/v2/web/auth-code"},
-		{name: "registered", fields: []string{"client_id", web, "redirect_uri", "https://app.example.org/callback?a=1"}, target: "https://app.example.org/callback"},
-		{name: "no challenge from a confidential client", fields: []string{"client_id", web, "redirect_uri", "https://app.example.org/callback?a=1", "code_challenge", "", "code_challenge_method", ""}, target: "https://app.example.org/callback"},
+		{name: "own page, of a confidential client", fields: []string{"client_id", ServiceClientID, "redirect_uri", h.Issuer() + "/v2/web/auth-code"}, target: h.Issuer() + "/v2/web/auth-code"},
+		{name: "redirect with a query", fields: []string{"redirect_uri", "http://localhost:1/cb?a=1"}, target: "http://localhost:1/cb"},
 		{name: "client in upper case", fields: []string{"client_id", strings.ToUpper(NativeClientID)}, target: testRedirect},
 		{name: "denied", fields: []string{"dev_deny", "1"}, target: testRedirect, err: "access_denied"},
 		{name: "nobody logged in", fields: []string{"prompt", "none", "dev_user", ""}, target: testRedirect, err: "login_required"},
@@ -107,7 +94,7 @@ func TestAuthorizeRedirect(t *testing.T) {
 		{name: "offline_access alone", fields: []string{"scope", "offline_access"}, target: testRedirect, err: "invalid_scope"},
 		{name: "unknown scope", fields: []string{"scope", "openid nothing"}, target: testRedirect, err: "invalid_scope"},
 		{name: "unknown scope in brackets", fields: []string{"scope", Scope + "[nothing]"}, target: testRedirect, err: "invalid_scope"},
-		{name: "malformed scope", fields: []string{"scope", "openid["}, target: testRedirect, err: "invalid_scope"},
+		{name: "tab between scopes", fields: []string{"scope", "openid\temail"}, target: testRedirect, err: "invalid_scope"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -121,7 +108,7 @@ func TestAuthorizeRedirect(t *testing.T) {
 			if (tt.err == "") != strings.HasPrefix(query.Get("code"), "dev-code-") || (tt.err != "") != (query.Get("error_description") != "") {
 				t.Errorf("query %v, want a code or an error with a description", query)
 			}
-			if strings.Contains(tt.name, "registered") && query.Get("a") != "1" {
+			if tt.name == "redirect with a query" && query.Get("a") != "1" {
 				t.Errorf("query %v lost the redirect's own", query)
 			}
 			if a.header.Get("Cache-Control") != "no-store" || a.header.Get("Referrer-Policy") != "no-referrer" {
@@ -192,11 +179,12 @@ func TestPicker(t *testing.T) {
 }
 
 func TestPickerShowsSoMany(t *testing.T) {
-	h := start(t, func(c *Config) {
-		for i := range 300 {
-			c.Seed.Users = append(c.Seed.Users, User{Identity: Identity{Username: strings.Repeat("x", i%200+1) + string(rune('a'+i/200)) + "@example.edu"}})
+	h := start(t, nil)
+	for i := range 300 {
+		if _, err := h.AddUser(User{Identity: Identity{Username: strings.Repeat("x", i%200+1) + string(rune('a'+i/200)) + "@example.edu"}}); err != nil {
+			t.Fatal(err)
 		}
-	})
+	}
 	a := h.get(authorizeQuery())
 	if n := strings.Count(a.body, `name="dev_user"`); n != maxShown || !strings.Contains(a.body, "And 103 more") {
 		t.Errorf("%d people are shown, want %d, and the rest counted", n, maxShown)
@@ -229,7 +217,6 @@ func TestOtherPages(t *testing.T) {
 		{"/v2/web/auth-code?error=access_denied&error_description=The+%3Cuser%3E", 200, []string{"No authorization code", "The &lt;user&gt;", "access_denied"}},
 		{"/v2/web/auth-code", 200, []string{"No authorization code"}},
 		{"/v2/web/auth-code?code=a&code=b", 400, []string{"more than once"}},
-		{"/v2/web/logout?client_id=x", 200, []string{"logged out"}},
 	}
 	for _, tt := range tests {
 		a := h.get(tt.path)

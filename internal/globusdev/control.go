@@ -1,9 +1,15 @@
 package globusdev
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -33,12 +39,6 @@ type Request struct {
 	Injected bool `json:"injected,omitempty"`
 }
 
-// requestLog is a ring buffer of the last requests.
-type requestLog struct {
-	ring  [maxRequests]Request
-	total int
-}
-
 // recorder collects data for the request log while a request is handled.
 type recorder struct {
 	http.ResponseWriter
@@ -50,33 +50,17 @@ func (w *recorder) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func noteClient(w http.ResponseWriter, id string) {
-	if rec, ok := w.(*recorder); ok {
-		rec.entry.ClientID = id
-	}
-}
-
-func noteGrant(w http.ResponseWriter, grant string) {
-	if rec, ok := w.(*recorder); ok {
-		rec.entry.GrantType = grant
-	}
-}
-
 // loggedParameters are the parameters that contain no secrets.
 var loggedParameters = []string{
 	"access_type", "prompt", "prefill_named_grant", "scope", "session_message", "session_required_identities",
 	"session_required_mfa", "session_required_policies", "session_required_single_domain",
 }
 
-func noteAuthorize(w http.ResponseWriter, p params) {
-	rec, ok := w.(*recorder)
-	if !ok {
-		return
-	}
-	rec.entry.Parameters = map[string]string{}
+func (w *recorder) noteParameters(p params) {
+	w.entry.Parameters = map[string]string{}
 	for _, name := range loggedParameters {
 		if value := p[name]; value != "" && len(value) <= 1024 {
-			rec.entry.Parameters[name] = value
+			w.entry.Parameters[name] = value
 		}
 	}
 }
@@ -84,20 +68,15 @@ func noteAuthorize(w http.ResponseWriter, p params) {
 func (s *Server) record(entry Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests.ring[s.requests.total%maxRequests] = entry
-	s.requests.total++
+	s.requests = append(s.requests, entry)
+	s.requests = s.requests[max(0, len(s.requests)-maxRequests):]
 }
 
 // Requests returns the last 1,000 requests, the oldest first, without those under /_dev/.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	log := &s.requests
-	if log.total <= maxRequests {
-		return slices.Clone(log.ring[:log.total])
-	}
-	start := log.total % maxRequests
-	return slices.Concat(log.ring[start:], log.ring[:start])
+	return slices.Clone(s.requests)
 }
 
 // Failure is an injected failure. At most one of Status, Drop and LoseAnswer may be set. If none is
@@ -105,20 +84,20 @@ func (s *Server) Requests() []Request {
 type Failure struct {
 	// Path limits the failure to paths with this prefix, for example /v2/oauth2/token. Default: all
 	// paths except those under /_dev/.
-	Path string
+	Path string `json:"path,omitempty"`
 	// Delay is the time to wait before anything else.
-	Delay time.Duration
+	Delay time.Duration `json:"-"`
 	// Status is sent as the status of the response, without handling the request.
-	Status int
+	Status int `json:"status,omitempty"`
 	// RetryAfter is sent with Status, in whole seconds.
-	RetryAfter time.Duration
+	RetryAfter time.Duration `json:"-"`
 	// Body is sent with Status, as HTML, like an error of a proxy. Default: an error in Globus's
 	// own format.
-	Body string
+	Body string `json:"body,omitempty"`
 	// Drop closes the connection without handling the request.
-	Drop bool
+	Drop bool `json:"drop,omitempty"`
 	// LoseAnswer handles the request and then closes the connection without a response.
-	LoseAnswer bool
+	LoseAnswer bool `json:"lose_answer,omitempty"`
 }
 
 func (f *Failure) check() error {
@@ -185,12 +164,10 @@ func (s *Server) nextFailure(path string) *injection {
 
 // inject injects a failure into a request. It returns false if the request is only delayed and must
 // still be handled.
-func (s *Server) inject(w http.ResponseWriter, r *http.Request, f *injection, handle handlerFunc) (done bool) {
+func (s *Server) inject(w *recorder, r *http.Request, f *injection, handle handlerFunc) (done bool) {
 	if f.Delay > 0 {
-		timer := time.NewTimer(f.Delay)
-		defer timer.Stop()
 		select {
-		case <-timer.C:
+		case <-time.After(f.Delay):
 		case <-s.run.Done():
 		case <-r.Context().Done():
 			return true
@@ -200,7 +177,9 @@ func (s *Server) inject(w http.ResponseWriter, r *http.Request, f *injection, ha
 	case f.Drop:
 		panic(http.ErrAbortHandler)
 	case f.LoseAnswer:
-		handle(&lost{http.Header{}}, r)
+		w.ResponseWriter = lost{http.Header{}}
+		handle(w, r)
+		w.entry.Status = 0
 		panic(http.ErrAbortHandler)
 	case f.Status == 0:
 		return false
@@ -214,18 +193,17 @@ func (s *Server) inject(w http.ResponseWriter, r *http.Request, f *injection, ha
 		w.Write([]byte(f.Body))
 		return true
 	}
-	title := http.StatusText(f.Status)
-	code := strings.ToUpper(strings.ReplaceAll(title, " ", "_"))
-	s.fail(w, globusError(f.Status, code, title, "This failure was asked for"))
+	failure := globusError(f.Status, "This failure was asked for")
+	writeJSON(w, failure.status, failure.body)
 	return true
 }
 
 // lost discards a response.
 type lost struct{ header http.Header }
 
-func (w *lost) Header() http.Header         { return w.header }
-func (w *lost) WriteHeader(int)             {}
-func (w *lost) Write(p []byte) (int, error) { return len(p), nil }
+func (w lost) Header() http.Header         { return w.header }
+func (w lost) WriteHeader(int)             {}
+func (w lost) Write(p []byte) (int, error) { return len(p), nil }
 
 // AdvanceClock moves the clock forward, or back if d is negative. A restart and [Server.Reset] undo
 // it.
@@ -244,17 +222,6 @@ func (s *Server) SetRefreshMode(mode RefreshMode) error {
 	defer s.mu.Unlock()
 	s.mode = mode
 	return nil
-}
-
-// RotateKey generates another signing key, which is used from now on. All keys stay published.
-func (s *Server) RotateKey() error {
-	if _, err := s.signingKeys(); err != nil {
-		return err
-	}
-	if s.journal == nil {
-		return s.addKey(memoryKeys[1])
-	}
-	return s.addKey(newKey)
 }
 
 var errNoToken = errors.New("no such token is alive")
@@ -318,44 +285,31 @@ func (s *Server) forTokens(subject string, change func(*token) *entry) error {
 	return s.commit(entries...)
 }
 
-// Rescind withdraws a subject's consent for a client to use a scope, wherever it is in the tree,
-// and revokes all tokens that depend on it.
-func (s *Server) Rescind(subject, clientID, scope string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var entries []*entry
-	for _, c := range s.state.consents {
-		if c.Subject == subject && c.Client == clientID && c.Scope == scope {
-			entries = append(entries, &entry{Rescind: c.ID})
-		}
-	}
-	if len(entries) == 0 {
-		return errors.New("globusdev: rescind: no such consent")
-	}
-	return s.commit(entries...)
-}
-
-// Reset removes all tokens, codes, consents, pending failures and logged requests, and resets the
-// clock and the refresh mode. Identities, clients and keys are kept.
+// Reset removes all tokens, codes, pending failures and logged requests, and resets the clock and the
+// refresh mode. Identities, the clients' secrets and the signing key are kept.
 func (s *Server) Reset() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.skew, s.failures, s.requests, s.mode = 0, nil, requestLog{}, s.cfg.RefreshMode
+	s.skew, s.failures, s.requests, s.mode = 0, nil, nil, s.cfg.RefreshMode
 	return s.commit(&entry{Reset: true})
 }
 
 // dump is the state without secrets.
 type dump struct {
-	Issuer    string            `json:"issuer"`
-	Time      time.Time         `json:"time"`
-	Advanced  string            `json:"advanced"`
-	Refresh   RefreshMode       `json:"refresh_mode"`
-	Users     []*User           `json:"users"`
-	Clients   []*Client         `json:"clients"`
-	Tokens    []tokenDump       `json:"tokens"`
-	Consents  []consentDocument `json:"consents"`
-	OpenCodes int               `json:"open_codes"`
-	Failures  []failureRequest  `json:"failures"`
+	Issuer    string           `json:"issuer"`
+	Time      time.Time        `json:"time"`
+	Advanced  string           `json:"advanced"`
+	Refresh   RefreshMode      `json:"refresh_mode"`
+	Users     []*User          `json:"users"`
+	Clients   []clientDump     `json:"clients"`
+	Tokens    []tokenDump      `json:"tokens"`
+	OpenCodes int              `json:"open_codes"`
+	Failures  []failureControl `json:"failures"`
+}
+
+type clientDump struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
 }
 
 // tokenDump identifies a token by the beginning of its hash.
@@ -376,39 +330,223 @@ func (s *Server) dump() *dump {
 	now := s.nowLocked()
 	d := &dump{
 		Issuer: s.cfg.Issuer, Time: now, Advanced: s.skew.String(), Refresh: s.mode, Users: s.state.sortedUsers(),
-		Tokens: []tokenDump{}, Consents: []consentDocument{}, Failures: []failureRequest{},
+		Tokens: []tokenDump{}, Failures: []failureControl{},
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.state.clients)) {
-		d.Clients = append(d.Clients, s.state.clients[id])
+		d.Clients = append(d.Clients, clientDump{id, s.state.clients[id].name})
 	}
 	for _, t := range s.state.tokens {
-		if t.live(now) {
-			d.Tokens = append(d.Tokens, t.dump())
+		if !t.live(now) {
+			continue
 		}
+		hash, _ := t.Hash.MarshalText()
+		kind := "access"
+		if t.Refresh {
+			kind = "refresh"
+		}
+		d.Tokens = append(d.Tokens, tokenDump{
+			Hash: string(hash[:12]), Kind: kind, Client: t.Client, Subject: t.Subject, ResourceServer: t.ResourceServer,
+			Scopes: t.Scopes, Issued: time.Unix(t.Issued, 0).UTC(), Expires: time.Unix(t.Expiry, 0).UTC(),
+		})
 	}
 	slices.SortFunc(d.Tokens, func(a, b tokenDump) int { return strings.Compare(a.Hash, b.Hash) })
-	for _, id := range slices.Sorted(maps.Keys(s.state.consents)) {
-		d.Consents = append(d.Consents, s.state.consents[id].document())
-	}
 	for _, c := range s.state.codes {
 		if !c.Used && now.Unix() < c.Expiry {
 			d.OpenCodes++
 		}
 	}
 	for _, f := range s.failures {
-		d.Failures = append(d.Failures, f.request())
+		d.Failures = append(d.Failures, failureControl{f.left, f.Failure, duration(f.Delay), duration(f.RetryAfter)})
 	}
 	return d
 }
 
-func (t *token) dump() tokenDump {
-	hash, _ := t.Hash.MarshalText()
-	kind := "access"
-	if t.Refresh {
-		kind = "refresh"
+const controlPrefix = "/_dev/"
+
+// controls returns the routes of the controls. Their bodies are JSON. A page of another site cannot
+// send JSON without a CORS preflight request.
+func (s *Server) controls() []route {
+	get, post := []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
+	return []route{
+		{controlPrefix + "{$}", get, s.controlHelp},
+		{controlPrefix + "state", get, s.controlState},
+		{controlPrefix + "requests", get, s.controlRequests},
+		{controlPrefix + "service-account", get, s.controlServiceAccount},
+		{controlPrefix + "expire", post, control(func(r tokenControl) error { return r.apply(s.Expire, s.ExpireAccessTokens) })},
+		{controlPrefix + "revoke", post, control(func(r tokenControl) error { return r.apply(s.Revoke, s.RevokeAll) })},
+		{controlPrefix + "clock", post, control(s.controlClock)},
+		{controlPrefix + "fail", post, control(s.controlFail)},
+		{controlPrefix + "refresh-mode", post, control(func(r refreshModeControl) error { return s.SetRefreshMode(r.Mode) })},
+		{controlPrefix + "user", post, control(func(u User) error { _, err := s.AddUser(u); return err })},
+		{controlPrefix + "reset", post, control(func(struct{}) error { return s.Reset() })},
 	}
-	return tokenDump{
-		Hash: string(hash[:12]), Kind: kind, Client: t.Client, Subject: t.Subject, ResourceServer: t.ResourceServer,
-		Scopes: t.Scopes, Issued: time.Unix(t.Issued, 0).UTC(), Expires: time.Unix(t.Expiry, 0).UTC(),
+}
+
+const controlText = `This is not Globus. It is a development server: whoever knows its secret can be anybody.
+
+GET  /_dev/state         identities, clients, tokens (by hash), failures to come
+GET  /_dev/requests      the last requests
+GET  /_dev/service-account  the client that scripts can sign in as, with its secret
+POST /_dev/expire        {"token":"…"}, or {"subject":"…"} for all access tokens of a subject
+POST /_dev/revoke        {"token":"…"}, or {"subject":"…"} for all tokens of a subject
+POST /_dev/clock         {"advance":"49h"}
+POST /_dev/fail          {"count":3,"path":"/v2/oauth2/token","status":503,"retry_after":"1s"}
+                         or, in place of a status, "drop":true, "lose_answer":true or only "delay":"5s";
+                         "body" goes with a status, and is sent as HTML
+POST /_dev/refresh-mode  {"mode":"same"}, "rotate" or "absent"
+POST /_dev/user          {"username":"mary@example.edu","name":"Mary","linked":[{"username":"mary@example.org"}]}
+POST /_dev/reset         {}
+
+Bodies are JSON: curl -H @FILE --json '{"advance":"49h"}' …/_dev/clock
+FILE is that with the secret, which "diaspora up" names; it keeps the secret out of curl's arguments.
+`
+
+func (s *Server) controlHelp(w *recorder, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := io.WriteString(w, controlText)
+	return err
+}
+
+func (s *Server) controlState(w *recorder, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, s.dump())
+	return nil
+}
+
+func (s *Server) controlRequests(w *recorder, _ *http.Request) error {
+	list := s.Requests()
+	writeJSON(w, http.StatusOK, map[string]any{"requests": append([]Request{}, list...)})
+	return nil
+}
+
+// serviceAccount is a client that may sign in as itself.
+type serviceAccount struct {
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret"`
+}
+
+func (s *Server) controlServiceAccount(w *recorder, _ *http.Request) error {
+	secret, err := s.ClientSecret(ServiceClientID)
+	if err != nil {
+		return globusError(http.StatusNotFound, "There is no service account")
 	}
+	writeJSON(w, http.StatusOK, serviceAccount{ServiceClientID, secret.Reveal()})
+	return nil
+}
+
+// ServiceAccount gets the credentials of the service account from a running server. issuer is the
+// server's base URL, and secret its secret.
+func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (id string, clientSecret globus.Secret, err error) {
+	const op, timeout = "ask for the service account", 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+controlPrefix+"service-account", nil)
+	if err != nil {
+		return "", "", fmt.Errorf("%s: %w", op, err)
+	}
+	req.Header.Set("Authorization", secretScheme+secret.Reveal())
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return "", "", fmt.Errorf("%s: %w", op, err)
+	}
+	defer resp.Body.Close()
+	const most = 64 << 10
+	var account serviceAccount
+	if resp.StatusCode != http.StatusOK {
+		return "", "", fmt.Errorf("%s: status %d", op, resp.StatusCode)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(&account); err != nil || account.ClientID == "" || account.ClientSecret == "" {
+		return "", "", fmt.Errorf("%s: the answer holds none", op)
+	}
+	return account.ClientID, globus.Secret(account.ClientSecret), nil
+}
+
+// control returns a handler that decodes a JSON body and passes it to do.
+func control[T any](do func(T) error) handlerFunc {
+	return func(w *recorder, r *http.Request) error {
+		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if err != nil || kind != "application/json" {
+			return globusError(http.StatusUnsupportedMediaType, "The body must be application/json")
+		}
+		body, err := readBody(r)
+		if err != nil {
+			return err
+		}
+		var request T
+		if err := decodeStrict(body, &request); err != nil {
+			return globusError(http.StatusBadRequest, "The body is not what /_dev/ lists") // the error may quote the body
+		}
+		switch err := do(request); {
+		case errors.Is(err, errClosed):
+			return err
+		case err != nil:
+			return globusError(http.StatusBadRequest, err.Error())
+		}
+		writeJSON(w, http.StatusOK, map[string]bool{"ok": true})
+		return nil
+	}
+}
+
+func decodeStrict(body []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("more than one value")
+	}
+	return nil
+}
+
+// tokenControl selects one token, or all tokens of a subject.
+type tokenControl struct {
+	Token   string `json:"token"`
+	Subject string `json:"subject"`
+}
+
+func (r tokenControl) apply(one func(globus.Secret) error, all func(subject string) error) error {
+	switch {
+	case (r.Token == "") == (r.Subject == ""):
+		return errors.New("give either token or subject")
+	case r.Token != "":
+		return one(globus.Secret(r.Token))
+	}
+	return all(r.Subject)
+}
+
+type refreshModeControl struct {
+	Mode RefreshMode `json:"mode"`
+}
+
+type clockControl struct {
+	Advance duration `json:"advance"`
+}
+
+func (s *Server) controlClock(r clockControl) error {
+	s.AdvanceClock(time.Duration(r.Advance))
+	return nil
+}
+
+// failureControl is a [Failure] in JSON, with the number of requests that it applies to.
+type failureControl struct {
+	Count int `json:"count"`
+	Failure
+	Delay      duration `json:"delay,omitempty"`
+	RetryAfter duration `json:"retry_after,omitempty"`
+}
+
+func (s *Server) controlFail(r failureControl) error {
+	r.Failure.Delay, r.Failure.RetryAfter = time.Duration(r.Delay), time.Duration(r.RetryAfter)
+	return s.FailNext(cmp.Or(r.Count, 1), r.Failure)
+}
+
+// duration is encoded as in 1m30s.
+type duration time.Duration
+
+func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+func (d *duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	*d = duration(parsed)
+	return err
 }

@@ -4,18 +4,19 @@
 // codes with dev-code-, and every page has a banner.
 //
 //	auth, err := globusdev.Open(globusdev.Config{
-//		Issuer: "http://127.0.0.1:9090",
-//		Seed:   globusdev.DefaultSeed("ada"),
+//		Issuer:   "http://127.0.0.1:9090",
+//		Username: "ada",
 //	})
 //	defer auth.Close()
 //	go http.Serve(listener, auth)
 //
-// Paths, fields, status codes and peculiarities are those of auth.globus.org. So
-// GLOBUS_SDK_SERVICE_URL_AUTH=http://127.0.0.1:9090/ makes a Globus SDK use this server. The
-// peculiarities include several access tokens from one login, one for each resource server, in
-// other_tokens; RS512 without a key ID; two formats of errors; and a bare array for dependent
-// tokens. Where Globus is stricter than a standard, this server is too. Otherwise a program could
-// work here and fail with Globus.
+// It has what our own clients and services use: logins with a browser, refresh tokens, service
+// accounts, introspection, revocation and userinfo. Paths, fields, status codes and peculiarities are
+// those of auth.globus.org. So GLOBUS_SDK_SERVICE_URL_AUTH=http://127.0.0.1:9090/ makes a Globus SDK
+// log in at this server. The peculiarities include several access tokens from one login, one for each
+// resource server, in other_tokens; RS512 without a key ID; and two formats of errors. Where Globus is
+// stricter than a standard, this server is too. Otherwise a program could work here and fail with
+// Globus.
 //
 // Start reading at [Server] in globusdev.go, and at the table of routes in http.go.
 //
@@ -35,7 +36,7 @@
 //
 // # What is stored
 //
-// With [Config.Dir] the identities, clients, consents, the signing key, and SHA-256 hashes of
+// With [Config.Dir] the identities, the clients' secrets, the signing key, and SHA-256 hashes of
 // tokens and codes are stored in one file, which only its owner may read. A change is written to
 // the file before the response is sent, so tokens stay valid if the process is killed. The tokens
 // themselves are never written to disk.

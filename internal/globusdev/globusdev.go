@@ -1,6 +1,7 @@
 package globusdev
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -44,18 +45,15 @@ type Config struct {
 	// [WithTicket]. If Secret is empty, anyone who can connect may log in as any identity.
 	Secret globus.Secret
 
-	// Seed is the initial state. Default: DefaultSeed("").
-	Seed *Seed
+	// Username is the user of this machine, who is the first on the login page. A name without a
+	// domain gets @localhost. If Username is empty, there are only the two users of the examples.
+	Username string
+
+	// Scopes are registered in addition to [Scope] and those of Globus's own services.
+	Scopes []ScopeDef
 
 	// AccessTokenLifetime is the lifetime of access and ID tokens, in whole seconds. Default: 48 h.
 	AccessTokenLifetime time.Duration
-
-	// RefreshTokenLifetime is how long a refresh token stays valid without being used. Default: 183
-	// days.
-	RefreshTokenLifetime time.Duration
-
-	// CodeLifetime is the lifetime of an authorization code. Default: 10 min.
-	CodeLifetime time.Duration
 
 	// RefreshMode says what happens to used refresh tokens. Default: RefreshSame.
 	RefreshMode RefreshMode
@@ -83,9 +81,9 @@ type Server struct {
 	handler http.Handler
 	run     context.Context // ends with Close
 	stop    context.CancelFunc
-	work    sync.WaitGroup // generation of the first key
+	work    sync.WaitGroup // generation of the signing key
 
-	keyOnce func() error // generates the first signing key if there is none
+	key func() (*rsa.PrivateKey, error) // returns the signing key; generates it if there is none
 
 	mu       sync.Mutex // guards the fields below
 	state    *state
@@ -93,31 +91,31 @@ type Server struct {
 	closed   bool
 	skew     time.Duration // how far the clock has been advanced
 	mode     RefreshMode
-	inserts  int // changes since the last compaction
+	changes  int // that may be made before the next compaction
 	failures []*injection
-	requests requestLog
+	requests []Request
 	used     map[string]time.Time // used tickets, and when they may be forgotten
 }
 
 var errClosed = errors.New("the server is closed")
 
-// Open reads the stored state, if there is any, and adds the seed to it. It fails if another
-// process uses the directory, or if other users may read the stored state.
+// Open reads the stored state, if there is any. It fails if another process uses the directory, or
+// if other users may read the stored state.
 func Open(cfg Config) (*Server, error) {
 	if err := cfg.normalize(); err != nil {
 		return nil, fmt.Errorf("globusdev: %w", err)
 	}
 	s := &Server{cfg: cfg, log: cfg.Diagnostics, state: newState(), mode: cfg.RefreshMode}
 	s.run, s.stop = context.WithCancel(context.Background())
-	s.keyOnce = sync.OnceValue(s.ensureKey)
+	s.key = sync.OnceValues(s.signingKey)
 	s.handler = s.routes()
 	if err := s.load(); err != nil {
 		s.stop()
 		return nil, errors.Join(fmt.Errorf("globusdev: %w", err), s.journal.close())
 	}
-	// Generating the first key takes a tenth of a second. It runs in the background, so that
+	// Generating a key takes a tenth of a second. It runs in the background, so that
 	// whatever else starts at the same time does not have to wait.
-	s.work.Go(func() { s.keyOnce() })
+	s.work.Go(func() { s.key() })
 	return s, nil
 }
 
@@ -129,30 +127,12 @@ func (cfg *Config) normalize() error {
 	case !isLoopbackHost(issuer.Host):
 		return fmt.Errorf("issuer %q is not on a loopback address: whoever reaches this server can be anybody", cfg.Issuer)
 	}
-	if cfg.Seed == nil {
-		cfg.Seed = DefaultSeed("")
+	cfg.AccessTokenLifetime = cmp.Or(cfg.AccessTokenLifetime, 48*time.Hour)
+	if cfg.AccessTokenLifetime < time.Second {
+		return errors.New("a lifetime of less than a second")
 	}
-	for _, d := range []struct {
-		value *time.Duration
-		std   time.Duration
-	}{
-		{&cfg.AccessTokenLifetime, 48 * time.Hour},
-		{&cfg.RefreshTokenLifetime, 183 * 24 * time.Hour},
-		{&cfg.CodeLifetime, 10 * time.Minute},
-	} {
-		if *d.value == 0 {
-			*d.value = d.std
-		}
-		if *d.value < time.Second {
-			return errors.New("a lifetime of less than a second")
-		}
-	}
-	if cfg.RefreshMode == "" {
-		cfg.RefreshMode = RefreshSame
-	}
-	if cfg.MaxTokens == 0 {
-		cfg.MaxTokens = 100_000
-	}
+	cfg.RefreshMode = cmp.Or(cfg.RefreshMode, RefreshSame)
+	cfg.MaxTokens = cmp.Or(cfg.MaxTokens, 100_000)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -169,7 +149,7 @@ func (m RefreshMode) check() error {
 	return nil
 }
 
-// load reads the journal, adds the seed, and rewrites the journal.
+// load reads the journal, adds what every server has, and rewrites the journal.
 func (s *Server) load() error {
 	if s.cfg.Dir != "" {
 		var err error
@@ -184,59 +164,29 @@ func (s *Server) load() error {
 			return err
 		}
 	}
-	if err := s.seed(s.cfg.Seed); err != nil {
-		return fmt.Errorf("seed: %w", err)
-	}
-	return s.compact()
-}
-
-// seed adds the seed to the state.
-func (s *Server) seed(seed *Seed) error {
-	for _, def := range slices.Concat(builtinScopes(), seed.Scopes) {
-		if err := def.normalize(); err != nil {
-			return err
+	for _, def := range slices.Concat(builtinScopes, s.cfg.Scopes) {
+		if def.Scope == "" || strings.Contains(def.Scope, " ") || def.ResourceServer == "" {
+			return fmt.Errorf("scope %q: not the name of one scope, or no resource server", clip(def.Scope))
 		}
-		s.state.scopes[def.Scope] = &def
+		s.state.scopes[def.Scope] = def
 	}
-	for _, def := range s.state.scopes {
-		for _, dep := range def.Dependent {
-			if s.state.scopes[dep.Scope] == nil {
-				return fmt.Errorf("scope %q: depends on the unknown %q", def.Scope, clip(dep.Scope))
-			}
+	for _, c := range s.state.clients {
+		if c.secret == "" && !c.public {
+			c.secret = newClientSecret()
 		}
 	}
-	for _, p := range seed.IdentityProviders {
-		if err := p.normalize(); err != nil {
-			return err
-		}
-		s.state.providers[p.ID] = &p
-	}
-	for _, c := range seed.Clients {
-		if err := c.normalize(); err != nil {
-			return err
-		}
-		if old := s.state.clients[c.ID]; c.Secret == "" && old != nil {
-			c.Secret = old.Secret
-		}
-		if c.Secret == "" && !c.public() {
-			c.Secret = newClientSecret()
-		}
-		if err := s.state.apply(clientEntry(&c)); err != nil {
-			return err
-		}
-	}
-	for _, u := range seed.Users {
+	for _, u := range seedUsers(s.cfg.Username) {
 		if err := s.state.apply(&entry{User: &u}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.compact()
 }
 
 // compact rewrites the journal without expired entries.
 func (s *Server) compact() error {
 	s.state.prune(s.nowLocked())
-	s.inserts = 0
+	s.changes = compactAfter + s.state.size()
 	if s.journal == nil {
 		return nil
 	}
@@ -275,20 +225,12 @@ func (s *Server) commit(entries ...*entry) error {
 			return err
 		}
 	}
-	s.tidy(len(entries))
+	if s.changes -= len(entries); s.changes <= 0 {
+		if err := s.compact(); err != nil {
+			s.log.Warn("cannot compact the state", "err", err) // the longer file is still valid
+		}
+	}
 	return nil
-}
-
-// tidy compacts the journal from time to time. It does so rarely enough that the average cost of a
-// change does not depend on the size of the state.
-func (s *Server) tidy(changes int) {
-	if s.inserts += changes; s.inserts < compactAfter+s.state.size() {
-		return
-	}
-	if err := s.compact(); err != nil {
-		// The longer file is still valid.
-		s.log.Warn("cannot compact the state", "err", err)
-	}
 }
 
 // nowLocked returns the time of the adjustable clock. The caller holds mu.
@@ -297,23 +239,22 @@ func (s *Server) nowLocked() time.Time { return s.cfg.Now().Add(s.skew) }
 // Issuer returns the configured base URL.
 func (s *Server) Issuer() string { return s.cfg.Issuer }
 
-// ClientSecret returns the secret of a confidential client, whether it was seeded or generated at
-// the first start.
+// ClientSecret returns the secret of a confidential client, which is generated at the first start.
 func (s *Server) ClientSecret(clientID string) (globus.Secret, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.state.clients[clientID]
-	if c == nil || c.public() {
+	if c == nil || c.public {
 		return "", fmt.Errorf("globusdev: client %q has no secret", clip(clientID))
 	}
-	return c.Secret, nil
+	return c.secret, nil
 }
 
 // Subject returns the ID of the identity with this username.
 func (s *Server) Subject(username string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m, ok := s.state.names[strings.ToLower(username)]; ok {
+	if m, ok := s.state.find(username); ok {
 		return m.ID, nil
 	}
 	return "", fmt.Errorf("globusdev: nobody is called %q", clip(username))
@@ -321,25 +262,18 @@ func (s *Server) Subject(username string) (string, error) {
 
 // AddUser adds a user, or replaces the user with the same ID. It returns the subject.
 func (s *Server) AddUser(u User) (subject string, err error) {
-	if err := u.normalize(); err != nil {
-		return "", fmt.Errorf("globusdev: %w", err)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.addUser(u); err != nil {
+	if err := s.state.checkUser(&u); err != nil {
+		return "", fmt.Errorf("globusdev: %w", err)
+	}
+	if len(s.state.users) >= maxUsers {
+		return "", fmt.Errorf("globusdev: more than %d users", maxUsers)
+	}
+	if err := s.commit(&entry{User: &u}); err != nil {
 		return "", fmt.Errorf("globusdev: %w", err)
 	}
 	return u.ID, nil
-}
-
-func (s *Server) addUser(u User) error {
-	if len(s.state.users) >= maxUsers {
-		return fmt.Errorf("more than %d users", maxUsers)
-	}
-	if err := s.state.checkUser(&u); err != nil {
-		return err
-	}
-	return s.commit(&entry{User: &u})
 }
 
 // ServeHTTP answers a request.
@@ -349,7 +283,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p := r.URL.EscapedPath(); p == "" || p[0] != '/' || strings.Contains(p, "//") || path.Clean(p) != p && path.Clean(p)+"/" != p {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
-		s.fail(w, globusError(http.StatusNotFound, "NOT_FOUND", "Not Found", "There is nothing here"))
+		s.fail(w, nothingHere())
 		return
 	}
 	s.handler.ServeHTTP(w, r)
@@ -375,48 +309,35 @@ func newClientSecret() globus.Secret {
 	return globus.Secret("dev/secret+" + (rand.Text() + rand.Text())[:32] + "=")
 }
 
-// memoryKeys are the keys of servers without a directory. They are shared, because generating a key
-// takes long and tests start many servers.
-var memoryKeys = []func() (*rsa.PrivateKey, error){sync.OnceValues(newKey), sync.OnceValues(newKey)}
+// memoryKey is the key of servers without a directory. They share it, because generating a key takes
+// long and tests start many servers.
+var memoryKey = sync.OnceValues(newKey)
 
 func newKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
-// ensureKey generates and stores the first signing key, if there is none.
-func (s *Server) ensureKey() error {
+// signingKey returns the signing key. If there is none, it generates and stores one.
+func (s *Server) signingKey() (*rsa.PrivateKey, error) {
 	s.mu.Lock()
-	have := len(s.state.keys) > 0
+	stored := s.state.key
 	s.mu.Unlock()
-	if have {
-		return nil
+	if stored != nil {
+		return stored, nil
 	}
+	generate := newKey
 	if s.journal == nil {
-		return s.addKey(memoryKeys[0])
+		generate = memoryKey
 	}
-	return s.addKey(newKey)
-}
-
-func (s *Server) addKey(generate func() (*rsa.PrivateKey, error)) error {
 	key, err := generate()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	raw, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.commit(&entry{Key: raw})
-}
-
-// signingKeys returns the keys, the newest last.
-func (s *Server) signingKeys() ([]*rsa.PrivateKey, error) {
-	if err := s.keyOnce(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.state.keys), nil
+	return key, s.commit(&entry{Key: raw})
 }
 
 // isLoopbackHost reports whether a host, with or without a port, is a name of this machine.

@@ -27,7 +27,7 @@ const testScopes = "openid profile email " + Scope
 func start(t *testing.T, change func(*Config)) *harness {
 	t.Helper()
 	h := &harness{t: t, http: httptest.NewUnstartedServer(nil)}
-	cfg := Config{Issuer: "http://" + h.http.Listener.Addr().String(), Seed: DefaultSeed("mary")}
+	cfg := Config{Issuer: "http://" + h.http.Listener.Addr().String(), Username: "mary"}
 	if change != nil {
 		change(&cfg)
 	}

@@ -20,7 +20,7 @@ func TestHostileRequests(t *testing.T) {
 	for i := range maxParameters + 1 {
 		manyFields += fmt.Sprintf("&b%d=1", i)
 	}
-	forms := []string{tokenPath, introspectPath, revokePath, validatePath}
+	forms := []string{tokenPath, introspectPath, revokePath}
 	type request struct {
 		method, path, body string
 		change             func(*http.Request)
@@ -35,7 +35,7 @@ func TestHostileRequests(t *testing.T) {
 		"embedded sources":               {request{"GET", "/pages/authorize.html", "", nil}, 404},
 		"credentials in the query":       {request{"POST", tokenPath + "?grant_type=client_credentials&client_id=" + canary, "", nil}, 400},
 		"long query":                     {request{"GET", "/v2/oauth2/authorize?x=" + strings.Repeat("x", maxQueryBytes), "", nil}, 414},
-		"long query for a lookup":        {request{"GET", "/v2/api/identities?ids=" + strings.Repeat("x", maxQueryBytes), "", nil}, 414},
+		"long query for the keys":        {request{"GET", "/jwk.json?ids=" + strings.Repeat("x", maxQueryBytes), "", nil}, 414},
 		"authorize with PUT":             {request{"PUT", "/v2/oauth2/authorize", "", nil}, 405},
 		"userinfo with DELETE":           {request{"DELETE", userInfoPath, "", nil}, 405},
 		"keys with POST":                 {request{"POST", "/jwk.json", "", nil}, 405},
@@ -137,7 +137,7 @@ func TestNoRedirects(t *testing.T) {
 	h := start(t, nil)
 	const canary = "dev-code-CANARY"
 	for _, path := range []string{"//", "/./", "/..", "//v2/oauth2/authorize", "/v2//oauth2/authorize", "/v2/./oauth2/authorize", "/x/../v2/oauth2/authorize",
-		"/v2/oauth2/authorize/", "/v2/web/auth-code/", "/v2/oauth2", "/v2/api/identities/", "/_dev", "/_dev//state", "/%2e/", "/style.css/"} {
+		"/v2/oauth2/authorize/", "/v2/web/auth-code/", "/v2/oauth2", "/v2/oauth2/userinfo/", "/_dev", "/_dev//state", "/%2e/", "/style.css/"} {
 		for _, method := range []string{"GET", "POST", "OPTIONS"} {
 			a := h.do(method, path+"?code="+canary, "", nil)
 			if a.status < 400 || a.header.Get("Location") != "" || strings.Contains(a.body, canary) || a.header.Get("X-Content-Type-Options") != "nosniff" {
@@ -211,15 +211,15 @@ func FuzzHandler(f *testing.F) {
 	}
 	var routes []route
 	for _, rt := range append(s.table(), s.controls()...) {
-		if !strings.HasSuffix(rt.path, "/fail") && !strings.HasSuffix(rt.path, "/rotate-key") {
-			rt.path = strings.NewReplacer("{$}", "", "{id}", Subject("ada@example.edu")).Replace(rt.path)
+		if !strings.HasSuffix(rt.path, "/fail") {
+			rt.path = strings.TrimSuffix(rt.path, "{$}")
 			routes = append(routes, rt)
 		}
 	}
 	_, query, _ := strings.Cut(authorizeQuery("dev_user", "ada@example.edu"), "?")
 	for i := range routes {
 		f.Add(uint8(i), query, "grant_type=client_credentials&scope=openid&client_id="+ServiceClientID, "", "application/x-www-form-urlencoded")
-		f.Add(uint8(i), "usernames=a@b&provision=true", `{"token":"x"}`, "Basic eDp5", "application/json")
+		f.Add(uint8(i), "a=1&b=2", `{"token":"x"}`, "Basic eDp5", "application/json")
 	}
 	f.Fuzz(func(t *testing.T, which uint8, query, body, authorization, kind string) {
 		rt := routes[int(which)%len(routes)]

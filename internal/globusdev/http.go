@@ -25,11 +25,10 @@ const (
 	maxBodyBytes  = 64 << 10
 	maxQueryBytes = 16 << 10
 	maxParameters = 64
-	maxTokenBytes = 4096
 )
 
 // handlerFunc answers a request, or returns an error for [Server.fail].
-type handlerFunc func(w http.ResponseWriter, r *http.Request) error
+type handlerFunc func(w *recorder, r *http.Request) error
 
 // route is a row of the routing table.
 type route struct {
@@ -48,16 +47,10 @@ func (s *Server) table() []route {
 		{"/jwk.json", get, s.serveKeys},
 		{"/v2/oauth2/authorize", both, s.serveAuthorize},
 		{"/v2/web/auth-code", get, s.serveAuthCode},
-		{"/v2/web/logout", get, s.serveLogout},
 		{"/v2/oauth2/token", post, s.serveToken},
 		{"/v2/oauth2/token/introspect", post, s.serveIntrospect},
 		{"/v2/oauth2/token/revoke", post, s.serveRevoke},
-		{"/v2/oauth2/token/validate", post, s.serveValidate},
 		{"/v2/oauth2/userinfo", both, s.serveUserInfo},
-		{"/v2/api/identities", get, s.serveIdentities},
-		{"/v2/api/identities/{id}", get, s.serveIdentity},
-		{"/v2/api/identities/{id}/consents", get, s.serveConsents},
-		{"/v2/api/identity_providers", get, s.serveIdentityProviders},
 	}
 }
 
@@ -66,9 +59,7 @@ func (s *Server) routes() http.Handler {
 	for _, rt := range append(s.table(), s.controls()...) {
 		mux.Handle(rt.path, s.serve(rt))
 	}
-	nothing := s.serve(route{path: "(unknown)", handle: func(http.ResponseWriter, *http.Request) error {
-		return globusError(http.StatusNotFound, "NOT_FOUND", "Not Found", "There is nothing here")
-	}})
+	nothing := s.serve(route{path: "(unknown)", handle: func(*recorder, *http.Request) error { return nothingHere() }})
 	mux.Handle("/", nothing)
 	mux.Handle(strings.TrimSuffix(controlPrefix, "/"), nothing) // otherwise it would be redirected, including the query
 	return mux
@@ -88,7 +79,7 @@ func (s *Server) serve(rt route) http.Handler {
 		if !control {
 			defer func() { s.record(rec.entry) }()
 		}
-		err := s.guard(r, rt, control)
+		err := s.guard(rec, r, rt, control)
 		if err == nil && !control {
 			if inj := s.nextFailure(rt.path); inj != nil {
 				rec.entry.Injected = true
@@ -107,21 +98,22 @@ func (s *Server) serve(rt route) http.Handler {
 }
 
 // guard refuses requests from other machines and from web pages of other sites.
-func (s *Server) guard(r *http.Request, rt route, control bool) error {
+func (s *Server) guard(w http.ResponseWriter, r *http.Request, rt route, control bool) error {
 	switch {
 	case !isLoopbackPeer(r.RemoteAddr):
-		return globusError(http.StatusForbidden, "FORBIDDEN", "Forbidden", "This development server answers its own machine only")
+		return globusError(http.StatusForbidden, "This development server answers its own machine only")
 	case !isLoopbackHost(r.Host):
-		return globusError(http.StatusMisdirectedRequest, "MISDIRECTED", "Misdirected Request", "This development server answers to loopback names only")
+		return globusError(http.StatusMisdirectedRequest, "This development server answers to loopback names only")
 	case len(r.URL.RawQuery) > maxQueryBytes:
-		return globusError(http.StatusRequestURITooLong, "URI_TOO_LONG", "URI Too Long", "The query is too long")
+		return globusError(http.StatusRequestURITooLong, "The query is too long")
 	case rt.methods != nil && !slices.Contains(rt.methods, r.Method):
-		return globusError(http.StatusMethodNotAllowed, "METHOD_NOT_ALLOWED", "Method Not Allowed", "The method is not allowed here").
-			header("Allow", strings.Join(rt.methods, ", "))
+		w.Header().Set("Allow", strings.Join(rt.methods, ", "))
+		return globusError(http.StatusMethodNotAllowed, "The method is not allowed here")
 	case (control || r.Method == http.MethodPost) && !sameOrigin(r):
-		return globusError(http.StatusForbidden, "FORBIDDEN", "Forbidden", "The request comes from a page of another site")
+		return globusError(http.StatusForbidden, "The request comes from a page of another site")
 	case control && !s.knowsSecret(r):
-		return unauthorized("The controls want the server's secret: curl -H @FILE, with the file that diaspora up names").header("WWW-Authenticate", "Bearer")
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return globusError(http.StatusUnauthorized, "The controls want the server's secret: curl -H @FILE, with the file that diaspora up names")
 	}
 	return nil
 }
@@ -164,20 +156,12 @@ func (s *Server) now() time.Time {
 
 // apiError is a response in one of the two formats of Globus's errors.
 type apiError struct {
-	status  int
-	body    any
-	headers http.Header
+	status int
+	body   any
+	detail string
 }
 
-func (e *apiError) Error() string { return "status " + strconv.Itoa(e.status) }
-
-func (e *apiError) header(name, value string) *apiError {
-	if e.headers == nil {
-		e.headers = http.Header{}
-	}
-	e.headers.Set(name, value)
-	return e
-}
+func (e *apiError) Error() string { return e.detail }
 
 type oauthBody struct {
 	Error       string `json:"error"`
@@ -187,7 +171,15 @@ type oauthBody struct {
 // oauthError returns an error in the format of RFC 6749, section 5.2. Globus omits the description
 // in most cases.
 func oauthError(status int, code, description string) *apiError {
-	return &apiError{status: status, body: oauthBody{code, description}}
+	return &apiError{status, oauthBody{code, description}, description}
+}
+
+func invalidRequest(description string) *apiError {
+	return oauthError(http.StatusBadRequest, "invalid_request", description)
+}
+
+func invalidScope(description string) *apiError {
+	return oauthError(http.StatusBadRequest, "invalid_scope", description)
 }
 
 type globusBody struct {
@@ -196,33 +188,30 @@ type globusBody struct {
 }
 
 type globusDetail struct {
-	Status           string   `json:"status"`
-	Code             string   `json:"code"`
-	ID               string   `json:"id"`
-	Title            string   `json:"title"`
-	Detail           string   `json:"detail"`
-	UnapprovedScopes []string `json:"unapproved_scopes,omitempty"`
+	Status string `json:"status"`
+	Code   string `json:"code"`
+	ID     string `json:"id"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
 }
 
 // globusError returns an error in Globus's own format, which is based on JSON:API.
-func globusError(status int, code, title, detail string) *apiError {
-	return &apiError{status: status, body: globusBody{
-		Errors:    []globusDetail{{Status: strconv.Itoa(status), Code: code, ID: uuid.NewString(), Title: title, Detail: detail}},
+func globusError(status int, detail string) *apiError {
+	title := http.StatusText(status)
+	code := strings.ToUpper(strings.ReplaceAll(title, " ", "_"))
+	return &apiError{status, globusBody{
+		Errors:    []globusDetail{{strconv.Itoa(status), code, uuid.NewString(), title, detail}},
 		oauthBody: oauthBody{strings.ToLower(code), title},
-	}}
+	}, detail}
 }
 
-func unauthorized(detail string) *apiError {
-	return globusError(http.StatusUnauthorized, "UNAUTHORIZED", "Unauthorized", detail)
+func nothingHere() error { return globusError(http.StatusNotFound, "There is nothing here") }
+
+func unauthenticated() error {
+	return globusError(http.StatusUnauthorized, "Call must be authenticated")
 }
 
-func badRequest(detail string) *apiError {
-	return globusError(http.StatusBadRequest, "BAD_REQUEST", "Bad Request", detail)
-}
-
-func invalidRequest(description string) *apiError {
-	return oauthError(http.StatusBadRequest, "invalid_request", description)
-}
+func badSecret() error { return globusError(http.StatusUnauthorized, "Basic auth failed") }
 
 // fail sends an error response.
 func (s *Server) fail(w http.ResponseWriter, err error) {
@@ -234,13 +223,13 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 		return
 	case errors.As(err, &api):
 	case errors.Is(err, errClosed):
-		api = globusError(http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "Service Unavailable", "The server is shutting down").header("Retry-After", "1")
+		api = globusError(http.StatusServiceUnavailable, "The server is shutting down")
 	default:
 		s.log.Error("cannot answer", "err", err)
-		api = globusError(http.StatusInternalServerError, "INTERNAL_SERVER_ERROR", "Internal Server Error", "Something went wrong; the diagnostics of the server have it")
+		api = globusError(http.StatusInternalServerError, "Something went wrong; the diagnostics of the server have it")
 	}
-	for name, values := range api.headers {
-		w.Header()[name] = values
+	if api.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
 	}
 	writeJSON(w, api.status, api.body)
 }
@@ -257,19 +246,6 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Pragma", "no-cache")
 	w.WriteHeader(status)
 	w.Write(out.Bytes()) // an error here is the client's problem
-}
-
-// answer computes a response while it holds mu, and sends it afterwards, so that a client that
-// reads slowly does not block others.
-func (s *Server) answer(w http.ResponseWriter, work func(*state) (any, error)) error {
-	s.mu.Lock()
-	body, err := work(s.state)
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, body)
-	return nil
 }
 
 // params are the parameters of a query or a form. As in RFC 6749, a parameter without a value
@@ -334,53 +310,40 @@ func readBody(r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-const (
-	detailNoAuth    = "Call must be authenticated"
-	detailBasicAuth = "Basic auth failed"
-)
-
 // authenticateClient authenticates the client: by its secret, in the header or the form, or, if it
 // is public, by its ID only.
-func (s *Server) authenticateClient(w http.ResponseWriter, r *http.Request, p params) (*Client, error) {
+func (s *Server) authenticateClient(w *recorder, r *http.Request, p params) (*client, error) {
 	id, secret, basic, err := clientCredentials(r, p)
 	if err != nil {
 		return nil, err
 	}
-	client := s.client(id)
-	if client != nil {
-		noteClient(w, client.ID)
+	c := s.client(id)
+	if c != nil {
+		w.entry.ClientID = c.id
 	}
+	shown := basic || p["client_secret"] != ""
 	switch {
-	case client == nil && !basic && p["client_secret"] == "":
-		return nil, unauthorized(detailNoAuth)
-	case client == nil:
-		return nil, unauthorized(detailBasicAuth)
-	case client.public():
-		if basic || p["client_secret"] != "" {
-			return nil, unauthorized(detailBasicAuth)
-		}
-		return client, nil
-	case secret == "" && !basic:
-		return nil, unauthorized(detailNoAuth)
-	case !equalSecret(secret, client.Secret.Reveal()):
-		return nil, unauthorized(detailBasicAuth)
+	case c != nil && c.public && !shown:
+		return c, nil
+	case !shown:
+		return nil, unauthenticated()
+	case c == nil || c.public || !equalSecret(secret, c.secret.Reveal()):
+		return nil, badSecret()
 	}
-	return client, nil
+	return c, nil
 }
 
 // clientCredentials returns the client's credentials. It takes Basic credentials as they are:
 // Globus's own software sends secrets without the percent-encoding of RFC 6749.
 func clientCredentials(r *http.Request, p params) (id, secret string, basic bool, err error) {
-	switch headers := r.Header.Values("Authorization"); {
-	case len(headers) == 0:
+	headers := r.Header.Values("Authorization")
+	if len(headers) == 0 {
 		return p["client_id"], p["client_secret"], false, nil
-	case len(headers) > 1:
-		return "", "", false, unauthorized(detailBasicAuth)
 	}
 	id, secret, ok := r.BasicAuth()
 	switch {
-	case !ok:
-		return "", "", false, unauthorized(detailBasicAuth)
+	case !ok || len(headers) > 1:
+		return "", "", false, badSecret()
 	case p["client_secret"] != "":
 		return "", "", false, invalidRequest("the client is authenticated twice")
 	case p["client_id"] != "" && p["client_id"] != id:
@@ -389,16 +352,7 @@ func clientCredentials(r *http.Request, p params) (id, secret string, basic bool
 	return id, secret, true, nil
 }
 
-// confidential is like authenticateClient, but refuses public clients.
-func (s *Server) confidential(w http.ResponseWriter, r *http.Request, p params) (*Client, error) {
-	client, err := s.authenticateClient(w, r, p)
-	if err == nil && client.public() {
-		return nil, unauthorized(detailNoAuth)
-	}
-	return client, err
-}
-
-func (s *Server) client(id string) *Client {
+func (s *Server) client(id string) *client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state.clients[strings.ToLower(id)]
@@ -407,24 +361,4 @@ func (s *Server) client(id string) *Client {
 func equalSecret(a, b string) bool {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
-}
-
-// bearer returns the access token of a request to one of Globus Auth's own APIs.
-func (s *Server) bearer(r *http.Request) (*token, error) {
-	denied := unauthorized(detailNoAuth).header("WWW-Authenticate", "Bearer")
-	headers := r.Header.Values("Authorization")
-	if len(headers) != 1 {
-		return nil, denied
-	}
-	scheme, secret, ok := strings.Cut(headers[0], " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || len(secret) > maxTokenBytes {
-		return nil, denied
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t := s.state.tokens[digestOf(secret)]
-	if t == nil || t.Refresh || t.ResourceServer != authResourceServer || !t.live(s.nowLocked()) {
-		return nil, denied
-	}
-	return t, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
-	"slices"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -27,11 +26,23 @@ type identityClaim struct {
 // scopes. An unknown name is null, not absent.
 type claims map[string]any
 
-// idClaims returns the claims of the ID token that belongs to an access token. The caller holds mu.
+// idClaims returns the claims of the ID token that belongs to an access token. The identities of set
+// are linked to identity.
 func (s *Server) idClaims(t *token, secret, nonce string, identity *Identity, set []*Identity) claims {
-	c := s.state.claims(t, identity)
+	c := t.claims(identity)
 	if t.has(scopeProfile) {
-		c["identity_set"] = s.state.identitySet(t, set)
+		var list []identityClaim
+		for _, i := range set {
+			linked := identityClaim{
+				Subject: i.ID, Username: i.Username, Name: nullable(i.Name), Email: nullable(i.Email), Organization: nullable(i.Organization),
+				IdentityProvider: i.provider(), ProviderName: domainOf(i.Username),
+			}
+			if i.ID == t.Picked {
+				linked.LastAuthentication = &t.Time
+			}
+			list = append(list, linked)
+		}
+		c["identity_set"] = list
 	}
 	if nonce != "" {
 		c["nonce"] = nonce
@@ -44,7 +55,7 @@ func (s *Server) idClaims(t *token, secret, nonce string, identity *Identity, se
 }
 
 // claims returns the claims about an identity that a token's scopes allow.
-func (st *state) claims(t *token, identity *Identity) claims {
+func (t *token) claims(identity *Identity) claims {
 	c := claims{"sub": identity.ID, "last_authentication": t.Time}
 	if t.has(scopeEmail) {
 		c["email"] = nullable(identity.Email)
@@ -53,26 +64,10 @@ func (st *state) claims(t *token, identity *Identity) claims {
 		c["preferred_username"] = identity.Username
 		c["name"] = nullable(identity.Name)
 		c["organization"] = nullable(identity.Organization)
-		c["identity_provider"] = identity.IdentityProvider
-		c["identity_provider_display_name"] = st.provider(identity).Name
+		c["identity_provider"] = identity.provider()
+		c["identity_provider_display_name"] = domainOf(identity.Username)
 	}
 	return c
-}
-
-// identitySet returns an identity set as in ID tokens.
-func (st *state) identitySet(t *token, set []*Identity) []identityClaim {
-	var list []identityClaim
-	for _, i := range set {
-		c := identityClaim{
-			Subject: i.ID, Username: i.Username, Name: nullable(i.Name), Email: nullable(i.Email), Organization: nullable(i.Organization),
-			IdentityProvider: i.IdentityProvider, ProviderName: st.provider(i).Name,
-		}
-		if i.ID == t.Picked {
-			c.LastAuthentication = &t.Time
-		}
-		list = append(list, c)
-	}
-	return list
 }
 
 func nullable(text string) *string {
@@ -82,45 +77,46 @@ func nullable(text string) *string {
 	return &text
 }
 
-// sign returns a JWT that is signed with the newest key: RS512, with typ, and without a key ID.
-func (s *Server) sign(c claims) (string, error) {
-	keys, err := s.signingKeys()
-	if err != nil {
-		return "", err
+// sign adds the ID token to a response, if it has one: a JWT that is signed with RS512, with typ, and
+// without a key ID.
+func (s *Server) sign(response *tokenResponse) error {
+	if response.claims == nil {
+		return nil
 	}
-	options := (&jose.SignerOptions{}).WithType("JWT")
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS512, Key: keys[len(keys)-1]}, options)
-	if err != nil {
-		return "", err
-	}
-	payload, err := json.Marshal(c)
-	if err != nil {
-		return "", err
-	}
-	signed, err := signer.Sign(payload)
-	if err != nil {
-		return "", err
-	}
-	return signed.CompactSerialize()
-}
-
-// serveKeys returns the public keys, the newest first, without IDs.
-func (s *Server) serveKeys(w http.ResponseWriter, _ *http.Request) error {
-	keys, err := s.signingKeys()
+	key, err := s.key()
 	if err != nil {
 		return err
 	}
-	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
-	for _, key := range slices.Backward(keys) {
-		set.Keys = append(set.Keys, jose.JSONWebKey{Key: &key.PublicKey, Algorithm: string(jose.RS512), Use: "sig"})
+	options := (&jose.SignerOptions{}).WithType("JWT")
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS512, Key: key}, options)
+	if err != nil {
+		return err
 	}
-	writeJSON(w, http.StatusOK, set)
+	payload, err := json.Marshal(response.claims)
+	if err != nil {
+		return err
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		return err
+	}
+	response.IDToken, err = signed.CompactSerialize()
+	return err
+}
+
+// serveKeys returns the public key, without an ID.
+func (s *Server) serveKeys(w *recorder, _ *http.Request) error {
+	key, err := s.key()
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, Algorithm: string(jose.RS512), Use: "sig"}}})
 	return nil
 }
 
 // serveDiscovery returns the same document as Globus, which does not list everything that is
 // supported.
-func (s *Server) serveDiscovery(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) serveDiscovery(w *recorder, _ *http.Request) error {
 	at := func(path string) string { return s.cfg.Issuer + path }
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer":                                s.cfg.Issuer,

@@ -20,7 +20,8 @@ const (
 	journalName    = "globusdev.jsonl"
 	maxJournalLine = 256 << 10
 	// compactAfter is the number of changes after which the journal is rewritten, in addition to
-	// one for each line that the rewritten journal would have.
+	// one for each line that it had when it was rewritten last. So the average cost of a change does
+	// not depend on the size of the state.
 	compactAfter = 4096
 )
 

@@ -62,18 +62,11 @@ type pickerPage struct {
 	Client  string
 	Message string
 	Label   string
-	Scopes  []pickerScope
+	Scopes  []ScopeDef
 	Offline bool
-	People  []pickerPerson
+	People  []*User
 	More    int // number of users that are not shown
 	Hidden  []pickerField
-}
-
-type pickerScope struct{ Name, Description string }
-
-type pickerPerson struct {
-	ID, Username, Name, Organization, Initial string
-	Linked                                    []string
 }
 
 type pickerField struct{ Name, Value string }
@@ -101,36 +94,19 @@ func (s *Server) showLocked(w http.ResponseWriter, a *authorization) error {
 
 func (s *Server) showPicker(w http.ResponseWriter, a *authorization) error {
 	page := pickerPage{
-		Client: a.client.Name, Message: a.params["session_message"], Label: a.params["prefill_named_grant"], Offline: a.offline,
+		Client: a.client.name, Scopes: a.scopes, Message: a.params["session_message"], Label: a.params["prefill_named_grant"], Offline: a.offline,
 		Hidden: a.hidden(),
 	}
 	if s.cfg.Secret != "" {
 		page.Hidden = append(page.Hidden, pickerField{ticketParameter, s.newTicket(a.params)})
 	}
 	s.mu.Lock()
-	for _, node := range a.scopes {
-		page.Scopes = append(page.Scopes, pickerScope{node.name, s.state.scopes[node.name].Description})
-	}
 	people := s.state.sortedUsers()
 	s.mu.Unlock()
 	page.More = max(0, len(people)-maxShown)
-	for _, u := range people[:len(people)-page.More] {
-		page.People = append(page.People, pickerPersonOf(u))
-	}
+	page.People = people[:len(people)-page.More]
 	s.writePage(w, http.StatusOK, "authorize", page, formTarget(a.redirect))
 	return nil
-}
-
-func pickerPersonOf(u *User) pickerPerson {
-	name := u.Name
-	if name == "" {
-		name = u.Username
-	}
-	p := pickerPerson{ID: u.ID, Username: u.Username, Name: name, Organization: u.Organization, Initial: strings.ToUpper(string([]rune(name)[:1]))}
-	for _, linked := range u.Linked {
-		p.Linked = append(p.Linked, linked.Username)
-	}
-	return p
 }
 
 // formTarget returns the source for the form-action policy that allows the redirect to the client
@@ -144,7 +120,7 @@ func formTarget(redirect string) string {
 }
 
 // serveAuthCode shows an authorization code for copying, or the error.
-func (s *Server) serveAuthCode(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) serveAuthCode(w *recorder, r *http.Request) error {
 	p, err := parseParams(r.URL.RawQuery)
 	if err != nil {
 		return newPageError(http.StatusBadRequest, err.Error())
@@ -153,17 +129,12 @@ func (s *Server) serveAuthCode(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) error {
-	s.writePage(w, http.StatusOK, "logout", nil)
-	return nil
-}
-
-func (s *Server) serveHome(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) serveHome(w *recorder, _ *http.Request) error {
 	s.writePage(w, http.StatusOK, "home", s.cfg.Issuer)
 	return nil
 }
 
-func (s *Server) serveStyle(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) serveStyle(w *recorder, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/css; charset=utf-8")
 	w.Header().Set("Cache-Control", "max-age=3600")
 	http.ServeFileFS(w, r, pageFiles, "pages/style.css")

@@ -40,7 +40,6 @@ func (d *digest) UnmarshalText(text []byte) error {
 type login struct {
 	Subject string `json:"s"`            // the effective identity, or the client itself
 	Picked  string `json:"p,omitempty"`  // the identity that logged in; empty for clients
-	Session string `json:"ss,omitempty"` // session ID
 	Time    int64  `json:"at,omitempty"` // time of the login, in Unix seconds
 }
 
@@ -51,7 +50,6 @@ type token struct {
 	Client         string   `json:"c"`
 	ResourceServer string   `json:"rs"`
 	Scopes         []string `json:"sc"`
-	Consents       []int    `json:"co"` // the consent for each scope
 	Issued         int64    `json:"iat"`
 	Expiry         int64    `json:"exp"`
 	login
@@ -67,8 +65,8 @@ type code struct {
 	Hash      digest `json:"h"`
 	Client    string `json:"c"`
 	Redirect  string `json:"u"`
-	Challenge string `json:"cc,omitempty"`
-	Scope     string `json:"sc"` // in the scope grammar
+	Challenge string `json:"cc"`
+	Scope     string `json:"sc"` // separated by spaces
 	State     string `json:"st,omitempty"`
 	Nonce     string `json:"n,omitempty"`
 	Offline   bool   `json:"o,omitempty"`
@@ -77,51 +75,22 @@ type code struct {
 	login
 }
 
-// consent is a node of a tree. It allows a client to use a scope for a subject, either directly or
-// through the scope above it.
-type consent struct {
-	ID       int    `json:"id"`
-	Client   string `json:"c"` // client of the root: the one that asked the user
-	Subject  string `json:"s"`
-	Scope    string `json:"sc"`
-	Path     []int  `json:"p"` // from the root to this node
-	Refresh  bool   `json:"r,omitempty"`
-	Optional bool   `json:"o,omitempty"`
-	Created  int64  `json:"t"`
-	Updated  int64  `json:"m"`
-}
-
-// parent returns the ID of the consent above, or 0.
-func (c *consent) parent() int {
-	if len(c.Path) < 2 {
-		return 0
-	}
-	return c.Path[len(c.Path)-2]
-}
-
-type consentKey struct {
-	client, subject, scope string
-	parent                 int
-}
-
-func (c *consent) key() consentKey { return consentKey{c.Client, c.Subject, c.Scope, c.parent()} }
-
 // entry is a line of the journal: one change.
 type entry struct {
-	Key     []byte        `json:"key,omitempty"` // PKCS #8
-	User    *User         `json:"user,omitempty"`
-	Client  *storedClient `json:"client,omitempty"`
-	Token   *token        `json:"token,omitempty"`
-	Code    *code         `json:"code,omitempty"`
-	Consent *consent      `json:"consent,omitempty"`
-	Dead    *digest       `json:"dead,omitempty"`      // a token that is revoked
-	Rescind int           `json:"rescinded,omitempty"` // a consent that is rescinded
-	Reset   bool          `json:"reset,omitempty"`     // removes all tokens, codes and consents
+	Key    []byte        `json:"key,omitempty"` // PKCS #8
+	User   *User         `json:"user,omitempty"`
+	Client *clientSecret `json:"client,omitempty"`
+	Token  *token        `json:"token,omitempty"`
+	Code   *code         `json:"code,omitempty"`
+	Dead   *digest       `json:"dead,omitempty"`  // a token that is revoked
+	Reset  bool          `json:"reset,omitempty"` // removes all tokens and codes
+
+	Consent json.RawMessage `json:"consent,omitempty"` // written by earlier versions; ignored
 }
 
-// storedClient is a client with its secret. It is used in the journal only.
-type storedClient struct {
-	Client
+// clientSecret is the secret of a client.
+type clientSecret struct {
+	ID     string `json:"id"`
 	Secret string `json:"secret,omitempty"`
 }
 
@@ -131,30 +100,28 @@ type member struct {
 	person *User
 }
 
-// state is the state of a server. Only apply changes it, so that reading the journal results in the
-// same state.
-type state struct {
-	users     map[string]*User // by the ID of the first identity
-	members   map[string]member
-	names     map[string]member // by lower-case username
-	clients   map[string]*Client
-	scopes    map[string]*ScopeDef
-	providers map[string]*IdentityProvider
+// login returns a login as this identity.
+func (m member) login(now time.Time) login {
+	return login{Subject: m.person.ID, Picked: m.ID, Time: now.Unix()}
+}
 
-	tokens   map[digest]*token
-	codes    map[digest]*code
-	consents map[int]*consent
-	granted  map[consentKey]int
-	lastID   int // the highest ID of a consent
-	keys     []*rsa.PrivateKey
+// state is the state of a server. Only apply changes what is in the journal, so that reading the
+// journal results in the same state.
+type state struct {
+	clients map[string]*client  // the secrets are in the journal
+	scopes  map[string]ScopeDef // not in the journal
+
+	users   map[string]*User  // by the ID of the first identity
+	members map[string]member // by the ID and the lower-case username of each identity
+	tokens  map[digest]*token
+	codes   map[digest]*code
+	key     *rsa.PrivateKey // signs ID tokens
 }
 
 func newState() *state {
 	return &state{
-		users: map[string]*User{}, members: map[string]member{}, names: map[string]member{},
-		clients: map[string]*Client{}, scopes: map[string]*ScopeDef{}, providers: map[string]*IdentityProvider{},
+		clients: newClients(), scopes: map[string]ScopeDef{}, users: map[string]*User{}, members: map[string]member{},
 		tokens: map[digest]*token{}, codes: map[digest]*code{},
-		consents: map[int]*consent{}, granted: map[consentKey]int{},
 	}
 }
 
@@ -170,39 +137,25 @@ func (st *state) apply(e *entry) error {
 		if !ok {
 			return errors.New("signing key of another kind")
 		}
-		st.keys = append(st.keys, rsaKey)
+		st.key = rsaKey
 	case e.User != nil:
 		return st.setUser(e.User)
 	case e.Client != nil:
-		client := e.Client.Client
-		client.Secret = globus.Secret(e.Client.Secret)
-		if err := client.normalize(); err != nil {
-			return err
+		c := st.clients[e.Client.ID]
+		if c == nil {
+			return errors.New("an unknown client")
 		}
-		st.clients[client.ID] = &client
+		c.secret = globus.Secret(e.Client.Secret)
 	case e.Token != nil:
-		if len(e.Token.Consents) != len(e.Token.Scopes) {
-			return errors.New("a token with other consents than scopes")
-		}
 		st.tokens[e.Token.Hash] = e.Token
 	case e.Code != nil:
 		st.codes[e.Code.Hash] = e.Code
-	case e.Consent != nil:
-		c := e.Consent
-		if len(c.Path) == 0 || c.Path[len(c.Path)-1] != c.ID || c.ID < 1 {
-			return errors.New("a consent that is not at the end of its path")
-		}
-		st.consents[c.ID], st.granted[c.key()] = c, c.ID
-		st.lastID = max(st.lastID, c.ID)
 	case e.Dead != nil:
 		delete(st.tokens, *e.Dead)
-	case e.Rescind != 0:
-		st.rescind(e.Rescind)
 	case e.Reset:
 		clear(st.tokens)
 		clear(st.codes)
-		clear(st.consents)
-		clear(st.granted)
+	case e.Consent != nil:
 	default:
 		return errors.New("an entry of an unknown kind")
 	}
@@ -215,8 +168,8 @@ func (st *state) checkUser(u *User) error {
 		return err
 	}
 	for _, identity := range u.identities() {
-		for _, have := range []member{st.members[identity.ID], st.names[strings.ToLower(identity.Username)]} {
-			if have.person != nil && have.person.ID != u.ID {
+		for _, key := range identity.keys() {
+			if have, taken := st.members[key]; taken && have.person.ID != u.ID {
 				return fmt.Errorf("identity %q: belongs to %q already", identity.Username, have.person.Username)
 			}
 		}
@@ -234,33 +187,18 @@ func (st *state) setUser(u *User) error {
 	}
 	if old := st.users[u.ID]; old != nil {
 		for _, identity := range old.identities() {
-			delete(st.members, identity.ID)
-			delete(st.names, strings.ToLower(identity.Username))
+			for _, key := range identity.keys() {
+				delete(st.members, key)
+			}
 		}
 	}
 	st.users[u.ID] = u
 	for _, identity := range u.identities() {
-		m := member{identity, u}
-		st.members[identity.ID], st.names[strings.ToLower(identity.Username)] = m, m
+		for _, key := range identity.keys() {
+			st.members[key] = member{identity, u}
+		}
 	}
 	return nil
-}
-
-// rescind removes a consent, those below it, and all tokens that were granted by them.
-func (st *state) rescind(id int) {
-	gone := map[int]bool{}
-	for _, c := range st.consents {
-		if slices.Contains(c.Path, id) {
-			gone[c.ID] = true
-			delete(st.consents, c.ID)
-			delete(st.granted, c.key())
-		}
-	}
-	for hash, t := range st.tokens {
-		if slices.ContainsFunc(t.Consents, func(id int) bool { return gone[id] }) {
-			delete(st.tokens, hash)
-		}
-	}
 }
 
 // prune removes expired tokens and codes.
@@ -269,29 +207,26 @@ func (st *state) prune(now time.Time) {
 	maps.DeleteFunc(st.codes, func(_ digest, c *code) bool { return now.Unix() >= c.Expiry })
 }
 
-// size returns the number of entries in a snapshot.
-func (st *state) size() int {
-	return len(st.keys) + len(st.users) + len(st.clients) + len(st.tokens) + len(st.codes) + len(st.consents)
-}
+// size returns the number of entries in a snapshot, without those that every state has.
+func (st *state) size() int { return len(st.users) + len(st.tokens) + len(st.codes) }
 
 // snapshot returns entries that create this state from an empty one.
 func (st *state) snapshot() ([]*entry, error) {
-	entries := make([]*entry, 0, st.size())
-	for _, key := range st.keys {
-		raw, err := x509.MarshalPKCS8PrivateKey(key)
+	entries := make([]*entry, 0, st.size()+len(st.clients)+1)
+	if st.key != nil {
+		raw, err := x509.MarshalPKCS8PrivateKey(st.key)
 		if err != nil {
 			return nil, err
 		}
 		entries = append(entries, &entry{Key: raw})
 	}
 	for _, id := range slices.Sorted(maps.Keys(st.clients)) {
-		entries = append(entries, clientEntry(st.clients[id]))
+		if secret := st.clients[id].secret.Reveal(); secret != "" {
+			entries = append(entries, &entry{Client: &clientSecret{id, secret}})
+		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(st.users)) {
 		entries = append(entries, &entry{User: st.users[id]})
-	}
-	for _, id := range slices.Sorted(maps.Keys(st.consents)) {
-		entries = append(entries, &entry{Consent: st.consents[id]})
 	}
 	for _, c := range st.codes {
 		entries = append(entries, &entry{Code: c})
@@ -300,10 +235,6 @@ func (st *state) snapshot() ([]*entry, error) {
 		entries = append(entries, &entry{Token: t})
 	}
 	return entries, nil
-}
-
-func clientEntry(c *Client) *entry {
-	return &entry{Client: &storedClient{Client: *c, Secret: c.Secret.Reveal()}}
 }
 
 // encode encodes each entry as a line.
@@ -337,11 +268,29 @@ func (st *state) sortedUsers() []*User {
 
 // find finds a user's identity by username or ID.
 func (st *state) find(who string) (member, bool) {
-	if m, ok := st.names[strings.ToLower(who)]; ok {
-		return m, true
-	}
 	m, ok := st.members[strings.ToLower(who)]
 	return m, ok
+}
+
+// parseScopes looks up a list of scopes, separated by spaces. It omits offline_access, which only
+// requests refresh tokens. Its errors may be shown to the client.
+func (st *state) parseScopes(list string) (scopes []ScopeDef, offline bool, err error) {
+	for name := range strings.SplitSeq(list, " ") {
+		def, known := st.scopes[name]
+		switch {
+		case name == scopeOffline:
+			offline = true
+		case name == "" || slices.Contains(scopes, def):
+		case !known:
+			return nil, false, errors.New("unknown scope " + clip(name))
+		default:
+			scopes = append(scopes, def)
+		}
+	}
+	if len(scopes) == 0 {
+		return nil, false, errors.New("no scope is asked for")
+	}
+	return scopes, offline, nil
 }
 
 // identityOf returns the identity of a subject, and the identities linked to it. The subject may be
@@ -355,14 +304,4 @@ func (st *state) identityOf(subject string) (*Identity, []*Identity, bool) {
 		return self, []*Identity{self}, true
 	}
 	return nil, nil, false
-}
-
-// provider returns the provider of an identity. A provider that is not seeded is named after the
-// domain of the username.
-func (st *state) provider(identity *Identity) *IdentityProvider {
-	if p := st.providers[identity.IdentityProvider]; p != nil {
-		return p
-	}
-	domain := domainOf(identity.Username)
-	return &IdentityProvider{ID: identity.IdentityProvider, Name: domain, ShortName: domain, AlternativeNames: []string{}, Domains: []string{domain}}
 }
