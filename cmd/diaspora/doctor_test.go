@@ -28,7 +28,7 @@ func TestDoctorInterrupted(t *testing.T) {
 	d.vars["DIASPORA_BOOTSTRAP"] = silence(t)
 	bundle := filepath.Join(t.TempDir(), "ticket.tar.gz")
 	stop, _ := d.started(t, "doctor", "--timeout", "10m", "--bundle", bundle)
-	eventually(t, "the check before", func() bool { return strings.Contains(d.out.String(), "gateway certificate: ") })
+	eventually(t, "the check before", func() bool { return strings.Contains(d.out.String(), "gateway TLS: ") })
 	began := time.Now()
 	if code := stop(); code != 130 {
 		t.Errorf("doctor exits with %d after Ctrl-C, want 130:\n%s", code, d.err.String())

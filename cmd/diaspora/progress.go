@@ -123,9 +123,9 @@ func (p *production) progressLine() func(now time.Time, columns int) string {
 		p.mu.Lock()
 		read := p.read
 		p.mu.Unlock()
-		parts := []string{count(read, p.noun), size(at.total)}
+		parts := []string{count(read, p.noun), terminal.Size(at.total)}
 		if at.name != "" {
-			parts = append(parts, size(int64(byteRate))+"/s")
+			parts = append(parts, terminal.Size(int64(byteRate))+"/s")
 		} else {
 			parts = append(parts, fmt.Sprintf("%d/s acknowledged", int64(eventRate)))
 		}
@@ -147,7 +147,7 @@ func (c *consumption) progressLine() func(now time.Time, columns int) string {
 		if total := c.total.Load(); total > 0 {
 			text = fmt.Sprintf("%d of %s, %d%%", read, count(total, "record"), min(100, read*100/total))
 		}
-		return fmt.Sprintf("%s, %s, %s/s", text, size(written), size(int64(bytes.see(now, written))))
+		return fmt.Sprintf("%s, %s, %s/s", text, terminal.Size(written), terminal.Size(int64(bytes.see(now, written))))
 	}
 }
 

@@ -264,7 +264,7 @@ func (e *env) spoolList() error {
 			d.Why = strings.TrimSuffix("full: "+d.Full+"; "+d.Why, "; ")
 		}
 		of := poolName(pool.Pool{Profile: d.Profile, URL: d.URL})
-		rows = append(rows, []string{fmt.Sprint(d.Events), size(d.Bytes), e.age(d.Oldest), fmt.Sprint(d.Quarantined),
+		rows = append(rows, []string{fmt.Sprint(d.Events), terminal.Size(d.Bytes), e.age(d.Oldest), fmt.Sprint(d.Quarantined),
 			orDash(d.Owner), orDash(of), d.Dir, orDash(d.Why)})
 	}
 	return e.printTable(rows)
@@ -292,19 +292,6 @@ func (e *env) age(t *time.Time) string {
 		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
-}
-
-// size returns a number of bytes for people.
-func size(n int64) string {
-	switch {
-	case n < 1000:
-		return fmt.Sprintf("%d B", n)
-	case n < 1e6:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	case n < 1e9:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
 }
 
 func (e *env) status() error {
@@ -405,7 +392,7 @@ func (e *env) statusLine(d spoolDocument) (c colour, head, text string) {
 		if why == "" {
 			why = "they are on their way"
 		}
-		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(int64(d.Events), "event"), size(d.Bytes), waits(d.Events))
+		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(int64(d.Events), "event"), terminal.Size(d.Bytes), waits(d.Events))
 		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(why))
 	}
 	if d.Losses != (spool.Losses{}) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
@@ -147,7 +148,7 @@ func (p *production) notice(n watch.Notice, settle time.Duration) {
 	switch n.What {
 	case watch.Logged:
 		if e.terminal(e.stderr) {
-			e.say("logged %s: %s, %s", n.File, count(n.Events, "event"), size(n.Bytes))
+			e.say("logged %s: %s, %s", n.File, count(n.Events, "event"), terminal.Size(n.Bytes))
 		}
 	case watch.Refused:
 		p.log(n.File, n.Line, diaspora.Event{}, n.Err, nil)

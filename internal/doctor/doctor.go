@@ -127,26 +127,21 @@ var checks = []check{
 	{"DNS", []string{"configuration"}, checkDNS},
 	{"TCP", []string{"DNS"}, checkTCP},
 	{"TLS", []string{"TCP", "proxy"}, checkTLS},
-	{"certificate", []string{"TLS"}, checkCertificate},
 	{"ACL endpoint", []string{"TLS"}, checkEndpoint},
 	{"profile freshness", []string{"ACL endpoint"}, checkFreshness},
 	{"health", []string{"ACL endpoint"}, checkHealth},
 	{"versions", []string{"ACL endpoint"}, checkVersions},
-	{"clock", []string{"ACL endpoint"}, checkClock},
 
 	{"Globus Auth", []string{"proxy"}, checkGlobus},
-	{"clock at Globus", []string{"Globus Auth"}, checkGlobusClock},
+	{"clock", []string{"configuration"}, checkClock},
 	{"login", []string{"proxy"}, checkLogin},
-	{"renewal", []string{"login"}, checkRenewal},
 	{"scopes", []string{"login"}, checkScopes},
 	{"identity", []string{"login", "ACL endpoint"}, checkIdentity},
 
 	{"gateway DNS", []string{"configuration"}, checkGatewayDNS},
 	{"gateway TCP", []string{"gateway DNS"}, checkGatewayTCP},
 	{"gateway TLS", []string{"gateway TCP"}, checkGatewayTLS},
-	{"gateway certificate", []string{"gateway TLS"}, checkGatewayCertificate},
 	{"sign-in", []string{"gateway TLS", "login"}, checkSignIn},
-	{"session", []string{"sign-in"}, checkSession},
 	{"brokers", []string{"sign-in"}, checkBrokers},
 
 	{"topics", []string{"identity"}, checkTopics},
@@ -167,15 +162,6 @@ var checks = []check{
 	{"losses", []string{"spool files"}, checkLosses},
 }
 
-// Names returns the names of all checks, in the order in which they run.
-func Names() []string {
-	var names []string
-	for _, c := range checks {
-		names = append(names, c.name)
-	}
-	return names
-}
-
 // visit is the state of one examination: its configuration, and what the checks have learned so
 // far.
 type visit struct {
@@ -187,12 +173,11 @@ type visit struct {
 	profile  string          // name of the profile; "" if none is used
 	cfg      diaspora.Config // set by the check "configuration"
 	endpoint *url.URL        // URL of the ACL endpoint
-	proxy    *url.URL        // proxy for the ACL endpoint; nil if there is none
+	client   *diaspora.Client
+	proxy    *url.URL // proxy for the ACL endpoint; nil if there is none
 
-	presented tlsState            // the TLS certificate of the ACL endpoint
-	live      *diaspora.Discovery // its current discovery document
-	skew      clockReading        // its clock
-	globusAt  clockReading        // the clock of Globus Auth
+	live   *diaspora.Discovery // current discovery document of the ACL endpoint
+	clocks []Finding           // this machine's clock, compared with those of the ACL endpoint and Globus Auth
 
 	token    globus.Token
 	identity globus.Identity
@@ -200,7 +185,6 @@ type visit struct {
 
 	reachable []string    // gateways that accept connections
 	gateway   *tls.Config // TLS configuration; nil for plaintext
-	shown     []tlsState  // the TLS certificate of each of them
 	first     *connection // signed in, to the first gateway that accepted the login
 	topic     topicState
 	sent      sentEvent
@@ -264,7 +248,7 @@ func (v *visit) examine(ctx context.Context, each func(Finding)) *Report {
 
 func newVisit(cfg Config) *visit {
 	v := &visit{Config: cfg, diag: new(diagnostics)}
-	setDefault(&v.Timeout, defaultTimeout)
+	v.Timeout = cmp.Or(v.Timeout, defaultTimeout)
 	if v.Now == nil {
 		v.Now = time.Now
 	}
@@ -287,13 +271,6 @@ func newVisit(cfg Config) *visit {
 		v.user = os.Geteuid
 	}
 	return v
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // end releases the visit's resources. It waits for a token renewal in progress, because that may

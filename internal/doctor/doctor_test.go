@@ -129,6 +129,13 @@ func TestNeedsAreChecks(t *testing.T) {
 	}
 }
 
+func checkNames() (names []string) {
+	for _, c := range checks {
+		names = append(names, c.name)
+	}
+	return names
+}
+
 // TestNothingHangs requires that a check that ignores its context is abandoned.
 func TestNothingHangs(t *testing.T) {
 	t.Parallel()
@@ -313,10 +320,10 @@ func TestDocumented(t *testing.T) {
 			}
 		}
 	}
-	if !slices.Equal(documented, Names()) {
-		t.Errorf("docs/doctor.md has the checks\n%q, want\n%q", documented, Names())
+	if !slices.Equal(documented, checkNames()) {
+		t.Errorf("docs/doctor.md has the checks\n%q, want\n%q", documented, checkNames())
 	}
-	if n := fmt.Sprintf("%d checks", len(Names())); !strings.Contains(string(text), n) {
+	if n := fmt.Sprintf("%d checks", len(checkNames())); !strings.Contains(string(text), n) {
 		t.Errorf("docs/doctor.md does not say that there are %s", n)
 	}
 }

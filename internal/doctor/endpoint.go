@@ -94,12 +94,6 @@ func checkTCP(ctx context.Context, v *visit) Finding {
 	return f
 }
 
-// tlsState is the certificate that a server presented.
-type tlsState struct {
-	address string
-	leaf    *x509.Certificate // nil for plaintext
-}
-
 // checkTLS performs a TLS handshake with the ACL endpoint, through the proxy if there is one.
 func checkTLS(ctx context.Context, v *visit) Finding {
 	host := v.endpoint.Hostname()
@@ -108,10 +102,6 @@ func checkTLS(ctx context.Context, v *visit) Finding {
 			return ok("none, on this machine")
 		}
 		return failure("use the https address of the fabric", "%s is plain http, where anybody on the way can take tokens", v.endpoint)
-	}
-	transport, err := v.transport()
-	if err != nil {
-		return failure("correct DIASPORA_CA_FILE", "%v", err)
 	}
 	var began time.Time
 	var took time.Duration
@@ -125,16 +115,25 @@ func checkTLS(ctx context.Context, v *visit) Finding {
 		},
 	})
 	// The answer is checked by the next check. The trace is complete when RoundTrip returns.
-	if _, _, err := get(traced, v.endpoint.String()+"/healthz", transport); err != nil && state == nil {
-		if advice := tlsAdvice(err); advice != "" {
-			return failure(advice, "%s: %s", v.endpoint.Host, describeTLSError(err))
-		}
-		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", v.endpoint.Host, describeNetworkError(err))
+	if _, _, err := v.get(traced, v.endpoint.String()+"/healthz", v.roots()); err != nil && state == nil {
+		return failure(handshakeAdvice(err, "the ACL endpoint"), "%s: %s", v.endpoint.Host, describeHandshakeError(err))
 	}
 	leaf := state.PeerCertificates[0]
-	f := ok("%s, certified by %s", tls.VersionName(state.Version), issuerOf(leaf))
+	f := v.certificate(v.endpoint.Host, leaf, ok("%s, certified by %s", tls.VersionName(state.Version), issuerOf(leaf)))
 	f.Legs = []Leg{{"TLS", ms(took)}}
-	return f.and(func() { v.presented = tlsState{v.endpoint.Host, leaf} })
+	return f
+}
+
+const certificateWarns = 14 * 24 * time.Hour
+
+// certificate adds to f how long a certificate of the server at address is still valid.
+func (v *visit) certificate(address string, leaf *x509.Certificate, f Finding) Finding {
+	left := leaf.NotAfter.Sub(v.Now())
+	if left < certificateWarns {
+		return warning("tell the operator to renew it", "the certificate of %s ends in %s", address, span(max(0, left)))
+	}
+	f.Seen += ", good for " + span(left)
+	return f
 }
 
 func issuerOf(c *x509.Certificate) string {
@@ -145,31 +144,19 @@ func issuerOf(c *x509.Certificate) string {
 	return orElse(oneLine(name), "an authority without a name")
 }
 
-// transport returns a transport for requests to the ACL endpoint, with a new connection for each.
-func (v *visit) transport() (*http.Transport, error) {
-	roots, err := v.roots()
-	return &http.Transport{
-		Proxy: v.Proxy, DialContext: v.dialer().DialContext, DisableKeepAlives: true,
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-	}, err
-}
-
 // roots returns the CA certificates that the library trusts: those of the system, of the fabric,
 // and of DIASPORA_CA_FILE. It returns nil for the system's alone.
-func (v *visit) roots() (*x509.CertPool, error) {
+func (v *visit) roots() *x509.CertPool {
 	var more [][]byte
 	if d := v.discovery(); d != nil && d.CA != "" {
 		more = append(more, []byte(d.CA))
 	}
 	if v.cfg.CAFile != "" {
-		pem, err := os.ReadFile(v.cfg.CAFile)
-		if err != nil {
-			return nil, err
-		}
+		pem, _ := os.ReadFile(v.cfg.CAFile) // the check "configuration" has read it as well
 		more = append(more, pem)
 	}
 	if len(more) == 0 {
-		return nil, nil
+		return nil
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
@@ -178,7 +165,7 @@ func (v *visit) roots() (*x509.CertPool, error) {
 	for _, pem := range more {
 		pool.AppendCertsFromPEM(pem)
 	}
-	return pool, nil
+	return pool
 }
 
 // describeTLSError describes a TLS error.
@@ -248,6 +235,18 @@ func describeNetworkError(err error) string {
 	return err.Error()
 }
 
+// describeHandshakeError describes why a TLS connection failed.
+func describeHandshakeError(err error) string {
+	if tlsAdvice(err) != "" {
+		return describeTLSError(err)
+	}
+	return describeNetworkError(err)
+}
+
+func handshakeAdvice(err error, what string) string {
+	return orElse(tlsAdvice(err), networkAdvice(err, what))
+}
+
 func networkAdvice(err error, what string) string {
 	switch {
 	case describeNetworkError(err) == "no answer":
@@ -258,38 +257,9 @@ func networkAdvice(err error, what string) string {
 	return "check the network or VPN"
 }
 
-const certificateWarns = 14 * 24 * time.Hour
-
-func checkCertificate(_ context.Context, v *visit) Finding {
-	return v.expiry([]tlsState{v.presented})
-}
-
-// expiry checks for certificates that expire soon.
-func (v *visit) expiry(shown []tlsState) Finding {
-	var first *tlsState
-	for i, s := range shown {
-		if s.leaf != nil && (first == nil || s.leaf.NotAfter.Before(first.leaf.NotAfter)) {
-			first = &shown[i]
-		}
-	}
-	if first == nil {
-		return ok("none, on this machine")
-	}
-	left := first.leaf.NotAfter.Sub(v.Now())
-	if left < certificateWarns {
-		return warning("tell the operator to renew it", "that of %s ends in %s", first.address, span(max(0, left)))
-	}
-	return ok("good for %s", span(left))
-}
-
 // checkEndpoint fetches the discovery document, as every client does first. It sends no token.
 func checkEndpoint(ctx context.Context, v *visit) Finding {
-	cfg := v.cfg
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		return failed(err, "log in again")
-	}
-	found, err := client.Discover(ctx)
+	found, err := v.client.Discover(ctx)
 	if err != nil {
 		f := failed(err, "tell the operator")
 		if errors.Is(err, diaspora.ErrInvalid) {
@@ -339,16 +309,12 @@ func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) 
 
 // checkHealth queries the health of the service. It also reads the service's clock from the answer.
 func checkHealth(ctx context.Context, v *visit) Finding {
-	transport, err := v.transport()
-	if err != nil {
-		return failure("correct DIASPORA_CA_FILE", "%v", err)
-	}
 	began := time.Now()
-	resp, body, err := get(ctx, v.endpoint.String()+"/healthz", transport)
+	resp, body, err := v.get(ctx, v.endpoint.String()+"/healthz", v.roots())
 	if err != nil {
 		return failure("try again", "%s", describeNetworkError(err))
 	}
-	reading := v.readClock(resp.Header, time.Since(began))
+	clock := v.compareClock("the fabric", resp.Header, time.Since(began))
 	var health struct {
 		Status string            `json:"status"`
 		Checks map[string]string `json:"checks"`
@@ -363,7 +329,7 @@ func checkHealth(ctx context.Context, v *visit) Finding {
 	default:
 		f = ok("the service is well")
 	}
-	return f.and(func() { v.skew = reading })
+	return f.and(func() { v.clocks = append(v.clocks, clock) })
 }
 
 // unwell lists the parts of the service that are not ok.

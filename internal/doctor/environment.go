@@ -48,34 +48,23 @@ const serveVariables = "DIASPORA_SERVE_"
 // are most likely misspelled, each with the name that was probably meant. It ignores the settings
 // of "diaspora serve".
 func MisspeltVariables(environ []string) (slips [][2]string) {
-	const prefix = "DIASPORA"
-	var ours []string // without the prefix, which would make all names similar
-	for name := range variables {
-		if rest, ok := strings.CutPrefix(name, prefix+"_"); ok {
-			ours = append(ours, rest)
+	_, unknown := ownVariables(environ)
+	for _, name := range unknown {
+		if near := nearest(name); near != "" {
+			slips = append(slips, [2]string{name, near})
 		}
 	}
-	slices.Sort(ours)
-	for _, entry := range environ {
-		name, value, _ := strings.Cut(entry, "=")
-		rest, ok := strings.CutPrefix(strings.ToUpper(name), prefix)
-		if _, known := variables[name]; known || !ok || value == "" || strings.HasPrefix(name, serveVariables) {
-			continue
-		}
-		if near := Near(strings.TrimPrefix(rest, "_"), ours); near != "" {
-			slips = append(slips, [2]string{name, prefix + "_" + near})
-		}
-	}
-	slices.SortFunc(slips, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
 	return slips
 }
 
-// checkEnvironment looks for variables that the program does not read, for example misspelled ones.
-func checkEnvironment(_ context.Context, v *visit) Finding {
-	var known, unknown []string
-	for _, entry := range v.Environ {
+const ownPrefix = "DIASPORA"
+
+// ownVariables returns the names of the variables in an environment that begin like ours, sorted: those
+// that the program reads and the others.
+func ownVariables(environ []string) (known, unknown []string) {
+	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(strings.ToUpper(name), "DIASPORA") || value == "" {
+		if !strings.HasPrefix(strings.ToUpper(name), ownPrefix) || value == "" {
 			continue
 		}
 		if _, ok := variables[name]; ok || strings.HasPrefix(name, serveVariables) {
@@ -86,6 +75,28 @@ func checkEnvironment(_ context.Context, v *visit) Finding {
 	}
 	slices.Sort(known)
 	slices.Sort(unknown)
+	return known, unknown
+}
+
+// nearest returns the variable of which name is most likely a misspelling, or "".
+func nearest(name string) string {
+	var ours []string // without the prefix, which would make all names similar
+	for known := range variables {
+		if rest, ok := strings.CutPrefix(known, ownPrefix+"_"); ok {
+			ours = append(ours, rest)
+		}
+	}
+	slices.Sort(ours)
+	near := Near(strings.TrimPrefix(strings.ToUpper(name)[len(ownPrefix):], "_"), ours)
+	if near == "" {
+		return ""
+	}
+	return ownPrefix + "_" + near
+}
+
+// checkEnvironment looks for variables that the program does not read, for example misspelled ones.
+func checkEnvironment(_ context.Context, v *visit) Finding {
+	known, unknown := ownVariables(v.Environ)
 	switch {
 	case len(unknown) > 0:
 		next := "unset it, if it was meant for this program"
@@ -97,17 +108,6 @@ func checkEnvironment(_ context.Context, v *visit) Finding {
 		return ok("%s", strings.Join(known, ", "))
 	}
 	return ok("no DIASPORA_ variable is set")
-}
-
-// nearest returns the variable whose name is most similar to name, or "".
-func nearest(name string) string {
-	best, least := "", 4
-	for known := range variables {
-		if d := distance(strings.ToUpper(name), known); d < least || d == least && known < best {
-			best, least = known, d
-		}
-	}
-	return best
 }
 
 // distance returns the number of letters to change, insert, delete or swap with the next one to

@@ -184,7 +184,7 @@ var faults = []fault{
 			w.store("http://fabric.test:"+port(strings.TrimPrefix(w.fabric.URL(), "http://")), w.fabric.Discovery())
 		}},
 
-	{"certificate", "ends soon", Warning, here + ` ends in (71|72) h$`, `renew`, fabric.Config{},
+	{"TLS", "a certificate that ends soon", Warning, here + ` ends in (71|72) h$`, `renew`, fabric.Config{},
 		func(w *world) {
 			w.standBehind(w.front(func(f *front, a *authority) { f.acl = a.certificate(w.T, "", 72*time.Hour) }))
 		}},
@@ -245,7 +245,7 @@ var faults = []fault{
 			w.must(inside.Of(w.fabric).Globus.FailNext(1, globusdev.Failure{Path: "/.well-known/openid-configuration", Status: 503}))
 		}},
 
-	{"clock at Globus", "its clock is elsewhere", Failure, `^this machine is 2 h behind Globus Auth`, `timedatectl`, fabric.Config{},
+	{"clock", "its clock is elsewhere", Failure, `^this machine is 2 h behind Globus Auth`, `timedatectl`, fabric.Config{},
 		func(w *world) { inside.Of(w.fabric).Globus.AdvanceClock(2*time.Hour + 30*time.Second) }},
 
 	{"login", "revoked, and the access token over", Failure, `login required`, `^run "diaspora login --profile home"$`, fabric.Config{},
@@ -259,7 +259,7 @@ var faults = []fault{
 			w.must(w.fabric.StopGlobus())
 		}},
 
-	{"renewal", "no refresh token", Warning, `^there is no refresh token: the login ends at \d`, `diaspora login`, fabric.Config{},
+	{"login", "no refresh token", Warning, `^there is no refresh token: the login ends at \d`, `diaspora login`, fabric.Config{},
 		func(w *world) { w.changeLogin(func(t *globus.Token) { t.RefreshToken = "" }) }},
 
 	{"scopes", "another one", Failure, `^the token is good for openid, and the fabric wants https://`, `diaspora login`, fabric.Config{},
@@ -303,22 +303,22 @@ var faults = []fault{
 			w.bootstrap("gateway.test:" + port(w.fabric.Brokers()[0]))
 		}},
 
-	{"gateway certificate", "ends soon", Warning, here + ` ends in (71|72) h$`, `renew`, fabric.Config{},
+	{"gateway TLS", "a certificate that ends soon", Warning, here + ` ends in (71|72) h$`, `renew`, fabric.Config{},
 		func(w *world) {
 			w.standBehind(w.front(func(f *front, a *authority) { f.gateway = a.certificate(w.T, "", 72*time.Hour) }))
 		}},
 
 	{"sign-in", "nobody answers", Failure, `^` + here + `: no answer$`, `try again`, fabric.Config{},
-		func(w *world) { w.bootstrap(w.silent()); w.hurry("gateway certificate") }},
+		func(w *world) { w.bootstrap(w.silent()); w.hurry("gateway TLS") }},
 	{"sign-in", "something else answers", Failure, `does not speak Kafka$`, `operator`, fabric.Config{},
 		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
 	{"sign-in", "revoked a moment ago", Failure, `diaspora login`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
 		func(w *world) {
 			w.then["identity"] = func() { w.must(w.fabric.RevokeTokens(w.login.Identity.Username)) }
-			w.then["gateway certificate"] = w.forgotten
+			w.then["gateway TLS"] = w.forgotten
 		}},
 
-	{"session", "tokens of half a minute", Warning, `^it lasts \d+ s only$`, `cut off`, fabric.Config{AccessTokenLifetime: 30 * time.Second},
+	{"sign-in", "tokens of half a minute", Warning, `the login lasts \d+ s only$`, `cut off`, fabric.Config{AccessTokenLifetime: 30 * time.Second},
 		func(*world) {}},
 
 	{"brokers", "one that cannot be reached", Failure, `^` + here + `: connection refused$`, `has to be reachable`, fabric.Config{},
@@ -499,7 +499,7 @@ func TestEveryCheckHasAFault(t *testing.T) {
 		}
 		proved[f.check] = true
 	}
-	names := Names()
+	names := checkNames()
 	if len(names) < 20 {
 		t.Errorf("there are %d checks", len(names))
 	}

@@ -117,11 +117,7 @@ func checkGatewayTCP(ctx context.Context, v *visit) Finding {
 // checkGatewayTLS decides whether TLS is used, in the same way as the library, and performs the
 // handshake.
 func checkGatewayTLS(ctx context.Context, v *visit) Finding {
-	roots, err := v.roots()
-	if err != nil {
-		return failure("correct DIASPORA_CA_FILE", "%v", err)
-	}
-	secure := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	secure := &tls.Config{RootCAs: v.roots(), MinVersion: tls.VersionTLS12}
 	if d := v.discovery(); d != nil && d.Security == "plaintext" || d == nil && v.cfg.CAFile == "" && v.onThisMachine() {
 		if !v.onThisMachine() {
 			return failure("tell the operator", "%s offers no TLS: tokens could be read on their way, and are not sent", strings.Join(v.gateways(), ","))
@@ -134,26 +130,14 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 			return attempt{err: err}
 		}
 		conn.close()
-		return attempt{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, issuerOf(conn.state.leaf))}
+		return attempt{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, issuerOf(conn.leaf))}
 	})
-	f := summarize(attempts, handshakeWords, func(err error) string {
-		return orElse(tlsAdvice(err), networkAdvice(err, "the gateway"))
-	})
-	return f.and(func() {
-		v.gateway = secure
-		for _, o := range attempts {
-			if o.conn != nil {
-				v.shown = append(v.shown, o.conn.state)
-			}
-		}
-	})
-}
-
-func handshakeWords(err error) string {
-	if tlsAdvice(err) != "" {
-		return describeTLSError(err)
+	f := summarize(attempts, describeHandshakeError, func(err error) string { return handshakeAdvice(err, "the gateway") })
+	if f.Status == OK {
+		first := slices.MinFunc(attempts, func(a, b attempt) int { return a.conn.leaf.NotAfter.Compare(b.conn.leaf.NotAfter) })
+		f = v.certificate(first.address, first.conn.leaf, f)
 	}
-	return describeNetworkError(err)
+	return f.and(func() { v.gateway = secure })
 }
 
 func (v *visit) onThisMachine() bool {
@@ -162,8 +146,6 @@ func (v *visit) onThisMachine() bool {
 		return !isLoopback(host)
 	})
 }
-
-func checkGatewayCertificate(_ context.Context, v *visit) Finding { return v.expiry(v.shown) }
 
 // checkSignIn signs in to the first gateway that can be reached.
 func checkSignIn(ctx context.Context, v *visit) Finding {
@@ -182,7 +164,8 @@ func checkSignIn(ctx context.Context, v *visit) Finding {
 			}
 			continue
 		}
-		f := ok("%s lets us in (%s)", address, way(conn.legs))
+		f := sessionFinding(conn.session)
+		f.Seen = fmt.Sprintf("%s lets us in (%s); %s", address, way(conn.legs), f.Seen)
 		f.Legs = conn.legs
 		return f.and(func() { v.first = conn })
 	}
@@ -266,17 +249,16 @@ func (v *visit) kafkaAdvice(err error) string {
 	return "try again; if it stays so, tell the operator"
 }
 
-// checkSession checks how long the gateway keeps a connection open until the client must
+// sessionFinding checks how long the gateway keeps a connection open until the client must
 // authenticate again.
-func checkSession(_ context.Context, v *visit) Finding {
-	switch left := v.first.session; {
+func sessionFinding(left time.Duration) Finding {
+	switch {
 	case left == 0:
-		return warning("is it the gateway's address, or a broker's own?", "it has no end, so a token that is revoked would not be noticed")
+		return warning("is it the gateway's address, or a broker's own?", "the login has no end, so a token that is revoked would not be noticed")
 	case left < time.Minute:
-		return warning("old Kafka clients are cut off each time; tell the operator", "it lasts %s only", span(left))
-	default:
-		return ok("it lasts %s; clients then sign in again by themselves", span(left))
+		return warning("old Kafka clients are cut off each time; tell the operator", "the login lasts %s only", span(left))
 	}
+	return ok("the login lasts %s; clients then sign in again by themselves", span(left))
 }
 
 // checkBrokers requests the list of brokers, and signs in to each of them.

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,59 +17,45 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// clockReading compares this machine's clock with another one.
-type clockReading struct {
-	ahead time.Duration // how far this machine's clock is ahead, plus or minus doubt
-	doubt time.Duration
-	ok    bool
-}
-
-// readClock compares this machine's clock with the Date header of a response. The header is
-// truncated to a second, and was written at an unknown time between request and response.
-func (v *visit) readClock(h http.Header, took time.Duration) clockReading {
-	date, err := http.ParseTime(h.Get("Date"))
-	if err != nil || h.Get("Age") != "" {
-		return clockReading{}
-	}
-	middle := v.Now().Add(-took / 2)
-	return clockReading{ahead: middle.Sub(date.Add(time.Second / 2)), doubt: time.Second/2 + took/2, ok: true}
-}
-
 const (
 	clockWarns = 30 * time.Second
 	clockFails = 5 * time.Minute
 )
 
-func (c clockReading) finding(whose string) Finding {
-	off := c.ahead.Abs() - c.doubt
+// compareClock compares this machine's clock with the Date header of a response. The header is
+// truncated to a second, and was written at an unknown time between request and response.
+func (v *visit) compareClock(whose string, h http.Header, took time.Duration) Finding {
+	date, err := http.ParseTime(h.Get("Date"))
+	if err != nil || h.Get("Age") != "" {
+		return warning("compare the clock yourself", "%s does not tell the time", whose)
+	}
+	ahead, doubt := v.Now().Add(-took/2).Sub(date.Add(time.Second/2)), time.Second/2+took/2
+	off := ahead.Abs() - doubt
 	where := "ahead of"
-	if c.ahead < 0 {
+	if ahead < 0 {
 		where = "behind"
 	}
 	const next = "set this machine's clock by NTP: timedatectl set-ntp true"
 	switch {
-	case !c.ok:
-		return warning("compare the clock yourself", "%s does not tell the time", whose)
 	case off > clockFails:
-		return failure(next, "this machine is %s %s %s: tokens seem to expire at the wrong time", span(c.ahead), where, whose)
+		return failure(next, "this machine is %s %s %s: tokens seem to expire at the wrong time", span(ahead), where, whose)
 	case off > clockWarns:
-		return warning(next, "this machine is %s %s %s, and so are the times of events", span(c.ahead), where, whose)
+		return warning(next, "this machine is %s %s %s, and so are the times of events", span(ahead), where, whose)
 	}
-	return ok("this machine and %s agree, to %s", whose, span(max(c.doubt+max(off, 0), time.Second)))
+	return ok("this machine and %s agree, to %s", whose, span(max(doubt+max(off, 0), time.Second)))
 }
 
-// checkClock compares this machine's clock with the fabric's.
+// checkClock reports how this machine's clock compares with those of the fabric and of Globus Auth, which
+// decides when tokens expire: with the one that differs more.
 func checkClock(_ context.Context, v *visit) Finding {
-	return v.skew.finding("the fabric")
-}
-
-// checkGlobusClock compares this machine's clock with that of Globus Auth, which decides when
-// tokens expire.
-func checkGlobusClock(_ context.Context, v *visit) Finding {
-	if v.usesKey() {
-		return ok("an access key signs in, which does not need it")
+	for _, status := range []Status{Failure, Warning, OK} {
+		for _, compared := range v.clocks {
+			if compared.Status == status {
+				return compared
+			}
+		}
 	}
-	return v.globusAt.finding("Globus Auth")
+	return notTried("neither the fabric nor Globus Auth has told the time")
 }
 
 // checkGlobus fetches Globus Auth's public description, which needs no login. It detects a login
@@ -85,13 +73,9 @@ func checkGlobus(ctx context.Context, v *visit) Finding {
 	}
 	const next = "until it can be reached nobody can log in, and tokens are not renewed"
 	began := time.Now()
-	transport := &http.Transport{Proxy: v.Proxy, DialContext: v.dialer().DialContext, DisableKeepAlives: true}
-	resp, body, err := get(ctx, issuer+"/.well-known/openid-configuration", transport)
+	resp, body, err := v.get(ctx, issuer+"/.well-known/openid-configuration", nil)
 	if err != nil {
-		if advice := tlsAdvice(err); advice != "" {
-			return failure(advice, "%s: %s", issuer, describeTLSError(err))
-		}
-		return failure(next, "%s: %s", issuer, describeNetworkError(err))
+		return failure(orElse(tlsAdvice(err), next), "%s: %s", issuer, describeHandshakeError(err))
 	}
 	var doc struct {
 		Issuer string `json:"issuer"`
@@ -102,8 +86,8 @@ func checkGlobus(ctx context.Context, v *visit) Finding {
 	case json.Unmarshal(body, &doc) != nil || strings.TrimRight(doc.Issuer, "/") != issuer:
 		return failure("open it in a browser: a login page of the network, or a proxy, may be in the way", "what answers at %s is not Globus Auth", issuer)
 	}
-	reading := v.readClock(resp.Header, time.Since(began))
-	return ok("%s answers", issuer).and(func() { v.globusAt = reading })
+	clock := v.compareClock("Globus Auth", resp.Header, time.Since(began))
+	return ok("%s answers", issuer).and(func() { v.clocks = append(v.clocks, clock) })
 }
 
 // issuer returns the Globus Auth that issues the tokens. That is the fabric's, unless Globus's own
@@ -129,13 +113,17 @@ func (v *visit) discovery() *diaspora.Discovery {
 	return v.live
 }
 
-// get fetches a page without credentials. It does not follow redirects.
-func get(ctx context.Context, address string, transport *http.Transport) (*http.Response, []byte, error) {
+// get fetches a page without credentials, on a connection of its own. It does not follow redirects.
+func (v *visit) get(ctx context.Context, address string, roots *x509.CertPool) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	req.Header.Set("Accept", "application/json")
+	transport := &http.Transport{
+		Proxy: v.Proxy, DialContext: v.dialer().DialContext, DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return nil, nil, err
@@ -146,7 +134,8 @@ func get(ctx context.Context, address string, transport *http.Transport) (*http.
 	return resp, body, err
 }
 
-// checkLogin gets an access token, which may renew it.
+// checkLogin gets an access token, which may renew it. It also checks for a refresh token: without one,
+// the login ends when the access token expires.
 func checkLogin(ctx context.Context, v *visit) Finding {
 	if v.usesKey() {
 		return ok("none is needed: the access key %s signs in", v.cfg.Key.ID)
@@ -155,7 +144,11 @@ func checkLogin(ctx context.Context, v *visit) Finding {
 	if err != nil {
 		return v.loginFailure(err)
 	}
-	return ok("an access token is at hand, good for %s", span(token.Expiry.Sub(v.Now()))).and(func() { v.token = token })
+	learn := func() { v.token = token }
+	if token.RefreshToken == "" && v.Getenv("DIASPORA_CLIENT_ID") == "" {
+		return warning(v.loginAdvice(), "there is no refresh token: the login ends at %s", token.Expiry.Local().Format(time.RFC3339)).and(learn)
+	}
+	return ok("an access token is at hand, good for %s; it can be renewed", span(token.Expiry.Sub(v.Now()))).and(learn)
 }
 
 func (v *visit) loginFailure(err error) Finding {
@@ -168,20 +161,6 @@ func (v *visit) loginFailure(err error) Finding {
 		return failure("try again when Globus Auth can be reached; the login is kept", "the token has to be renewed: %v", err)
 	}
 	return failed(err, v.loginAdvice())
-}
-
-// checkRenewal checks for a refresh token. Without one, the login ends when the access token
-// expires.
-func checkRenewal(_ context.Context, v *visit) Finding {
-	switch {
-	case v.usesKey():
-		return ok("an access key is good until it ends, and is not renewed")
-	case v.Getenv("DIASPORA_CLIENT_ID") != "":
-		return ok("a client gets new tokens with its secret")
-	case v.token.RefreshToken == "":
-		return warning(v.loginAdvice(), "there is no refresh token: the login ends at %s", v.token.Expiry.Local().Format(time.RFC3339))
-	}
-	return ok("there is a refresh token; the next renewal is ahead of %s", v.token.Expiry.Local().Format(time.RFC3339))
 }
 
 // checkScopes checks that the token has the scope that the fabric requires.
@@ -208,14 +187,10 @@ func checkScopes(_ context.Context, v *visit) Finding {
 // checkIdentity asks the fabric for the identity of the token, which also detects a revoked token.
 // A token that is refused is replaced once, as in every program.
 func checkIdentity(ctx context.Context, v *visit) Finding {
-	client, err := diaspora.NewClient(v.cfg)
-	if err != nil {
-		return failed(err, "log in again")
-	}
 	if v.usesKey() {
-		return v.describeKey(ctx, client)
+		return v.describeKey(ctx)
 	}
-	who, err := client.Identity(ctx)
+	who, err := v.client.Identity(ctx)
 	now, noToken := v.cfg.TokenSource.Token(ctx)
 	switch {
 	case err != nil && noToken != nil:
@@ -235,8 +210,8 @@ const keyWarns = 7 * 24 * time.Hour
 
 // describeKey asks the fabric for the owner and the rights of the access key, which also detects a
 // revoked key.
-func (v *visit) describeKey(ctx context.Context, client *diaspora.Client) Finding {
-	key, err := client.Key(ctx, v.cfg.Key.ID)
+func (v *visit) describeKey(ctx context.Context) Finding {
+	key, err := v.client.Key(ctx, v.cfg.Key.ID)
 	if err != nil {
 		return failed(err, v.loginAdvice())
 	}

@@ -20,11 +20,14 @@ func Unclaimed(ctx context.Context, client *diaspora.Client, name string) (near 
 	if err != nil {
 		return "", true
 	}
-	var names []string
+	return Near(name, namesOfTopics(topics)), true
+}
+
+func namesOfTopics(topics []diaspora.Topic) (names []string) {
 	for _, t := range topics {
 		names = append(names, t.Name)
 	}
-	return Near(name, names), true
+	return names
 }
 
 // Near returns the element of names that name is most likely a misspelling of, or "".

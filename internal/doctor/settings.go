@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -27,20 +28,12 @@ func checkFolder(_ context.Context, v *visit) Finding {
 	}
 	const elsewhere = "set DIASPORA_CONFIG_DIR to a folder that you can write"
 	dir := profiles.Dir()
-	at := existing(dir)
-	info, err := os.Stat(at)
-	switch {
-	case err != nil:
-		return failure(elsewhere, "%v", err)
-	case !info.IsDir():
-		return failure(elsewhere, "%s cannot be made: %s is no folder", dir, at)
-	}
-	probe, err := os.CreateTemp(at, ".diaspora-doctor-*")
+	at, info, err := folderFor(dir)
 	if err != nil {
-		return warning(elsewhere, "a login cannot be stored, nor a renewed token: %v", err)
+		return failure(elsewhere, "%v", err)
 	}
-	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
-		return warning(elsewhere, "%v", err)
+	if err := tryFolder(at); err != nil {
+		return warning(elsewhere, "a login cannot be stored, nor a renewed token: %v", err)
 	}
 	switch {
 	case at != dir:
@@ -49,6 +42,25 @@ func checkFolder(_ context.Context, v *visit) Finding {
 		return failure("chmod 700 "+dir, "others may write to %s (%v)", dir, info.Mode().Perm())
 	}
 	return ok("%s can be written", dir)
+}
+
+// folderFor returns dir or, if it does not exist, the folder in which it can be made.
+func folderFor(dir string) (at string, info fs.FileInfo, err error) {
+	at = existing(dir)
+	info, err = os.Stat(at)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s cannot be made: %s is no folder", dir, at)
+	}
+	return at, info, err
+}
+
+// tryFolder creates a file in a folder and removes it.
+func tryFolder(dir string) error {
+	probe, err := os.CreateTemp(dir, ".diaspora-doctor-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
 // existing returns dir, or the nearest parent folder that exists.
@@ -246,9 +258,13 @@ func checkConfiguration(_ context.Context, v *visit) Finding {
 	}
 	cfg.Diagnostics = v.diag.logger()
 	cfg.DialTimeout = v.Timeout
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		return failed(err, "log in again")
+	}
 	who := orElse(cfg.Identity.Username, "somebody yet to be known")
 	if cfg.Key.ID != "" {
 		who = "the access key " + cfg.Key.ID
 	}
-	return ok("%s, as %s", u, who).and(func() { v.cfg, v.endpoint = cfg, u })
+	return ok("%s, as %s", u, who).and(func() { v.cfg, v.endpoint, v.client = cfg, u, client })
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 const otherState = "set DIASPORA_STATE_DIR to a folder of yours on a local disk"
@@ -22,20 +22,12 @@ func checkSpoolFolder(_ context.Context, v *visit) Finding {
 		return failed(err, otherState)
 	}
 	learn := func() { v.home, v.dirs = home, dirs }
-	at := existing(home)
-	info, err := os.Stat(at)
-	switch {
-	case err != nil:
-		return failure(otherState, "%v", err)
-	case !info.IsDir():
-		return failure(otherState, "%s cannot be made: %s is no folder", home, at)
-	}
-	probe, err := os.CreateTemp(at, ".diaspora-doctor-*")
+	at, _, err := folderFor(home)
 	if err != nil {
-		return failure(otherState, "no spool can be made: %v", err)
-	}
-	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
 		return failure(otherState, "%v", err)
+	}
+	if err := tryFolder(at); err != nil {
+		return failure(otherState, "no spool can be made: %v", err)
 	}
 	if len(dirs) == 0 {
 		return ok("%s has no spool yet, and can have one", home).and(learn)
@@ -86,19 +78,16 @@ func checkFileSystem(_ context.Context, v *visit) Finding {
 	if err != nil {
 		return warning(otherState, "%s: %v", at, err)
 	}
-	return fileSystemFinding(at, kind).and(func() { v.kind = kind })
-}
-
-func fileSystemFinding(at string, kind disk.FileSystemKind) Finding {
+	learn := func() { v.kind = kind }
 	switch {
 	case kind.InMemory:
-		return warning(otherState, "%s is in memory (%s): what waits there is lost when the machine stops", at, kind.Name)
+		return warning(otherState, "%s is in memory (%s): what waits there is lost when the machine stops", at, kind.Name).and(learn)
 	case kind.Shared && kind.Name != "":
-		return warning(otherState, "%s is on %s: slow, and not there when the network is away", at, kind.Name)
+		return warning(otherState, "%s is on %s: slow, and not there when the network is away", at, kind.Name).and(learn)
 	case kind.Shared:
-		return ok("of %s it cannot be known here", at)
+		return ok("of %s it cannot be known here", at).and(learn)
 	}
-	return ok("%s is on a local disk", at)
+	return ok("%s is on a local disk", at).and(learn)
 }
 
 const (
@@ -123,19 +112,16 @@ func checkSpace(_ context.Context, v *visit) Finding {
 	case err != nil:
 		return warning(otherState, "%s: %v", at, err)
 	}
-	return spaceFinding(at, space).and(func() { v.left = space })
-}
-
-func spaceFinding(at string, space diskSpace) Finding {
+	free, learn := fmt.Sprintf("%s of %s are free at %s", terminal.Size(space.free), terminal.Size(space.total), at), func() { v.left = space }
 	switch {
 	case space.free < spaceFails:
-		return failure("make room, or "+otherState, "%s of %s are free at %s: events cannot be kept", size(space.free), size(space.total), at)
+		return failure("make room, or "+otherState, "%s: events cannot be kept", free).and(learn)
 	case space.free < spaceWarns:
-		return warning("make room: a spool may grow to 1 GiB", "%s of %s are free at %s", size(space.free), size(space.total), at)
+		return warning("make room: a spool may grow to 1 GiB", "%s", free).and(learn)
 	case space.entries > 0 && space.entries < entriesWarns:
-		return warning("remove files", "only %d more files can be made at %s", space.entries, at)
+		return warning("remove files", "only %d more files can be made at %s", space.entries, at).and(learn)
 	}
-	return ok("%s of %s are free at %s", size(space.free), size(space.total), at)
+	return ok("%s", free).and(learn)
 }
 
 // backlogWarns is how long events may be pending without a warning.
@@ -168,7 +154,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 		return ok("no event waits")
 	}
 	age := v.Now().Sub(oldest)
-	text := fmt.Sprintf("%s (%s) since %s", count(int(events), "event"), size(uint64(bytes)), span(max(0, age)))
+	text := fmt.Sprintf("%s (%s) since %s", count(int(events), "event"), terminal.Size(uint64(bytes)), span(max(0, age)))
 	switch {
 	case foreign != "":
 		return warning("log in as who logged them; nobody else may send them", "%s, of another identity: %s", text, foreign)

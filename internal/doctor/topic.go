@@ -30,29 +30,26 @@ type topicState struct {
 // test events.
 const EchoTopic = "doctor"
 
-// checkTopics lists the user's topics. It picks one to check, unless the user has named one.
+// checkTopics lists the user's topics, or those that the access key is for: a key cannot list the topics
+// of its owner. It picks one to check, unless the user has named one.
 func checkTopics(ctx context.Context, v *visit) Finding {
-	if v.usesKey() {
-		return v.topicsOfKey()
+	names, have := v.key.Topics, "the access key is for "
+	if !v.usesKey() {
+		topics, err := v.client.Topics(ctx)
+		if err != nil {
+			return failed(err, "try again; if it stays so, tell the operator")
+		}
+		names = namesOfTopics(topics)
+		have = count(len(names), "topic") + ": "
 	}
-	client, err := diaspora.NewClient(v.cfg)
-	if err != nil {
-		return failed(err, "try again; if it stays so, tell the operator")
-	}
-	topics, err := client.Topics(ctx)
-	if err != nil {
-		return failed(err, "try again; if it stays so, tell the operator")
-	}
-	var names []string
-	for _, t := range topics {
-		names = append(names, t.Name)
-	}
-	slices.Sort(names)
+	names = sorted(names)
 	switch {
 	case v.Topic != "" && len(names) == 0:
-		return ok("you have none; --topic names %s", v.Topic)
+		return ok("--topic names %s", v.Topic)
 	case v.Topic != "":
-		return ok("%s: %s; --topic names %s", count(len(names), "topic"), someOf(names), v.Topic)
+		return ok("%s%s; --topic names %s", have, someOf(names), v.Topic)
+	case len(names) == 0 && v.usesKey():
+		return ok("the access key is for all of its owner's, and cannot list them; --topic names one to try")
 	case len(names) == 0:
 		return warning("claim one: diaspora topic claim NAME", "you have none, so no event can be tried")
 	}
@@ -60,24 +57,7 @@ func checkTopics(ctx context.Context, v *visit) Finding {
 	if slices.Contains(names, EchoTopic) {
 		pick = EchoTopic
 	}
-	return ok("%s: %s; %s is tried", count(len(names), "topic"), someOf(names), pick).and(func() { v.topic.name = pick })
-}
-
-// topicsOfKey picks one of the topics that the access key is for. A key cannot list the topics of
-// its owner.
-func (v *visit) topicsOfKey() Finding {
-	names := sorted(v.key.Topics)
-	switch {
-	case v.Topic != "":
-		return ok("--topic names %s", v.Topic)
-	case len(names) == 0:
-		return ok("the access key is for all of its owner's, and cannot list them; --topic names one to try")
-	}
-	pick := names[0]
-	if slices.Contains(names, EchoTopic) {
-		pick = EchoTopic
-	}
-	return ok("the access key is for %s; %s is tried", someOf(names), pick).and(func() { v.topic.name = pick })
+	return ok("%s%s; %s is tried", have, someOf(names), pick).and(func() { v.topic.name = pick })
 }
 
 // checkTopic requests the topic's metadata from the broker, including the user's rights.
@@ -99,13 +79,11 @@ func checkTopic(ctx context.Context, v *visit) Finding {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
 	}
 	if condition, _ := kafka.Explain(err); err != nil && condition == kafka.Permission {
-		if client, err := diaspora.NewClient(v.cfg); err == nil {
-			near, free := Unclaimed(ctx, client, name)
-			if free && near != "" {
-				return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, near)
-			} else if free {
-				return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
-			}
+		near, free := Unclaimed(ctx, v.client, name)
+		if free && near != "" {
+			return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, near)
+		} else if free {
+			return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
 		}
 	}
 	if err != nil {
@@ -121,14 +99,7 @@ func checkTopic(ctx context.Context, v *visit) Finding {
 			state.replicas = len(p.Replicas)
 		}
 	}
-	return ok("%s has %s, each with %s", name, count(state.partitions, "partition"), copies(state.replicas)).and(func() { v.topic = state })
-}
-
-func copies(n int) string {
-	if n == 1 {
-		return "1 copy"
-	}
-	return fmt.Sprint(n, " copies")
+	return ok("%s has %s, each with %s", name, count(state.partitions, "partition"), count(state.replicas, "replica")).and(func() { v.topic = state })
 }
 
 // checkTopicSettings checks the settings on which guarantees depend.

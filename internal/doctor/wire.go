@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,8 +20,7 @@ import (
 // the single legs, and work around the faults that the checks are looking for.
 type connection struct {
 	net.Conn
-	address string
-	state   tlsState
+	leaf    *x509.Certificate // the certificate that the gateway presented; nil for plaintext
 	legs    []Leg
 	session time.Duration // time until the login must be repeated; 0 means no limit
 	asked   int32
@@ -32,7 +32,7 @@ func (c *connection) close() { c.Conn.Close() }
 
 // connect opens a connection. Unless secure is nil, it uses TLS and performs the handshake.
 func (v *visit) connect(ctx context.Context, address string, secure *tls.Config) (*connection, error) {
-	c := &connection{address: address, state: tlsState{address: address}}
+	c := &connection{}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func (v *visit) connect(ctx context.Context, address string, secure *tls.Config)
 		return nil, err
 	}
 	c.leg("TLS", began)
-	c.Conn, c.state.leaf = encrypted, encrypted.ConnectionState().PeerCertificates[0]
+	c.Conn, c.leaf = encrypted, encrypted.ConnectionState().PeerCertificates[0]
 	return c, nil
 }
 

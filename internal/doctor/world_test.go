@@ -235,6 +235,9 @@ func (w *world) useKey(req diaspora.AccessKeyRequest) {
 	w.cfg.Topic = "weather"
 	w.then["configuration"] = func() {
 		w.visit.cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: answer.AccessToken, Expiry: time.Now().Add(time.Hour)})
+		var err error
+		w.visit.client, err = diaspora.NewClient(w.visit.cfg)
+		w.must(err)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package terminal makes untrusted text safe to show. It escapes the characters that a terminal
 // interprets as commands, or that change the order in which text is displayed ([Escape]). It also
-// measures and cuts text by columns ([Width], [Cut]).
+// measures and cuts text by columns ([Width], [Cut]), and formats sizes ([Size]).
 package terminal
 
 import (
