@@ -31,9 +31,14 @@ func TestGroups(t *testing.T) {
 	if got := c.acls(kafka.GroupPrefix(kafka.UserGroups)); !slices.Equal(got, userGroups) {
 		t.Errorf("ACLs on the groups of all users = %q, want %q", got, userGroups)
 	}
-	if got := c.acls(kafka.GroupResource("*")); len(got) != 0 {
+	if got := c.acls(groupResource("*")); len(got) != 0 {
 		t.Errorf("ACLs on every group = %q, want none", got)
 	}
+}
+
+// groupResource returns the consumer group of this name; "*" is every group.
+func groupResource(name string) kafka.Resource {
+	return kafka.Resource{Type: kmsg.ACLResourceTypeGroup, Name: name}
 }
 
 // TestGroupsOfEarlierVersions opens a cluster whose groups were open to everyone, or claimed. The
@@ -58,9 +63,9 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 	allow := func(resource kafka.Resource, who string, operations ...kmsg.ACLOperation) {
 		c.setACLs(resource, kafka.Allow(resource, who, operations...)...)
 	}
-	allow(kafka.GroupResource("*"), "User:*", kmsg.ACLOperationRead, kmsg.ACLOperationDescribe)
-	allow(kafka.GroupResource("plots"), principal(ben), kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete)
-	allow(kafka.GroupResource("mirror"), "User:mirror", kmsg.ACLOperationRead)
+	allow(groupResource("*"), "User:*", kmsg.ACLOperationRead, kmsg.ACLOperationDescribe)
+	allow(groupResource("plots"), principal(ben), kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete)
+	allow(groupResource("mirror"), "User:mirror", kmsg.ACLOperationRead)
 	admin := kadm.NewClient(c.client("admin"))
 	commit := func(group, topic string, at int64) {
 		t.Helper()
@@ -109,7 +114,7 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 		}
 	}
 	for resource, want := range map[kafka.Resource]int{
-		kafka.GroupResource("*"): 0, kafka.GroupResource("plots"): 0, kafka.GroupResource("mirror"): 1,
+		groupResource("*"): 0, groupResource("plots"): 0, groupResource("mirror"): 1,
 		kafka.GroupPrefix(kafka.UserGroups): len(userGroups),
 	} {
 		if got := c.acls(resource); len(got) != want {

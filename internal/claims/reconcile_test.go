@@ -108,7 +108,7 @@ func TestOperatorsACLs(t *testing.T) {
 			kafka.Allow(resource, "Group:"+ada, read))
 	}
 	topic, quiet := kafka.TopicResource("weather"), kafka.TopicResource("quiet")
-	group, any, users := kafka.GroupResource("analysis"), kafka.GroupResource("*"), kafka.GroupPrefix(kafka.UserGroups)
+	group, any, users := groupResource("analysis"), groupResource("*"), kafka.GroupPrefix(kafka.UserGroups)
 	want := make(map[kafka.Resource][]string)
 	for _, resource := range []kafka.Resource{topic, quiet, group, any, users} {
 		own := must(c.admin().ResourceACLs(t.Context(), resource))

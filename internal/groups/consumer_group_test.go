@@ -187,6 +187,14 @@ func restoredConsumerGroup(t testing.TB, g *consumerGroup, now time.Time) *consu
 	return n
 }
 
+// all calls emit for every part.
+func (g *consumerGroup) all(emit func(part string, value []byte)) {
+	emit("", g.encode())
+	for _, m := range g.sorted() {
+		emit(consumerMemberPart+m.id, m.encode())
+	}
+}
+
 func TestConsumerJoinAndRebalance(t *testing.T) {
 	c := newConsumerTest(t, consumerTestTopics{"a": 4})
 	first := c.beat("m1", 0, withNames("a"))

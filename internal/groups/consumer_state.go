@@ -39,14 +39,6 @@ func (g *consumerGroup) saved() {
 	clear(g.changedParts)
 }
 
-// all calls emit for every part.
-func (g *consumerGroup) all(emit func(part string, value []byte)) {
-	emit("", g.encode())
-	for _, m := range g.sorted() {
-		emit(consumerMemberPart+m.id, m.encode())
-	}
-}
-
 // load restores one part. Parts may be loaded in any order. The caller must call restored
 // afterwards.
 func (g *consumerGroup) load(part string, value []byte) error {

@@ -30,11 +30,6 @@ func TopicResource(name string) Resource {
 	return Resource{Type: kmsg.ACLResourceTypeTopic, Name: name}
 }
 
-// GroupResource returns the consumer group of this name; "*" is every group.
-func GroupResource(name string) Resource {
-	return Resource{Type: kmsg.ACLResourceTypeGroup, Name: name}
-}
-
 // GroupPrefix returns all consumer groups whose names begin with prefix.
 func GroupPrefix(prefix string) Resource {
 	return Resource{Type: kmsg.ACLResourceTypeGroup, Name: prefix, Prefixed: true}

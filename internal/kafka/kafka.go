@@ -1,6 +1,6 @@
-// Package kafka talks to a Kafka cluster. It hides how a client signs in as a person ([ClientOpts],
-// [Dial]), what a cluster's errors mean ([Explain], [Judge]), and how to administer topics and ACLs
-// ([Admin]). It works the same with Apache Kafka and with the embedded broker.
+// Package kafka talks to a Kafka cluster. It hides how a client signs in as a person ([ClientOpts]),
+// what a cluster's errors mean ([Explain], [Judge]), and how to administer topics and ACLs ([Admin]).
+// It works the same with Apache Kafka and with the embedded broker.
 //
 // It guarantees that a client sends no token and no secret of an access key in the clear to another
 // machine ([ErrInsecure]), unless the configuration allows it, and tokens only to brokers that
@@ -96,8 +96,8 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // options for what it produces or consumes. The client's defaults acks=all and idempotence must
 // stay.
 //
-// The client does not report a refused login: its calls wait and it retries. So open it with
-// [Dial], and watch it with a [Connections].
+// The client does not report a refused login: its calls wait and it retries. So call
+// [kgo.Client.Ping] first, and watch it with a [Connections].
 func ClientOpts(cfg Config) []kgo.Opt {
 	clientID := cfg.ClientID
 	if clientID == "" {
@@ -203,21 +203,4 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 		return nil, errors.Join(err, conn.Close())
 	}
 	return secured, nil
-}
-
-// Dial returns a client that is connected to a broker and signed in. It tries each broker once, and
-// fails with the error of the last one; [Explain] describes it. The caller closes the client.
-func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error) {
-	if len(cfg.Brokers) == 0 {
-		return nil, errors.New("no brokers are configured")
-	}
-	client, err := kgo.NewClient(append(ClientOpts(cfg), opts...)...)
-	if err != nil {
-		return nil, err
-	}
-	if err := client.Ping(ctx); err != nil {
-		client.Close()
-		return nil, err
-	}
-	return client, nil
 }
