@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -99,7 +100,7 @@ func (s *Shipper) tryHeld(ctx context.Context) bool {
 		s.rewind()
 	}
 	if full && len(due) == 0 {
-		rest(ctx, time.Until(s.nextTry()))
+		backoff.Sleep(ctx, time.Until(s.nextTry()))
 		return true
 	}
 	return len(due) > 0

@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 )
 
 // rampUp limits the rate at which the backlog of an outage is sent. Otherwise the
@@ -55,26 +57,10 @@ func (r *rampUp) due(position uint64, n int, now time.Time) time.Time {
 // wait waits until n events may be sent, the first of which is at position. It reports
 // false if ctx ended first.
 func (r *rampUp) wait(ctx context.Context, position uint64, n int) bool {
-	return rest(ctx, time.Until(r.due(position, n, time.Now())))
+	return backoff.Sleep(ctx, time.Until(r.due(position, n, time.Now())))
 }
 
-// rest waits for a while, and reports false if ctx ended first.
-func rest(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}
-
-// retryIn returns how long to wait after a number of failed attempts. The time grows with
-// each attempt, up to retryMost, and is random, because many programs may be waiting for
-// the same cluster.
+// retryIn returns how long to wait after a number of failed attempts.
 func retryIn(tries int, first time.Duration) time.Duration {
-	limit := min(retryMost, first<<min(max(tries, 0), 16))
-	return limit/2 + rand.N(limit/2)
+	return backoff.Delay(tries, first, retryMost)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
@@ -196,7 +197,7 @@ func (s *Shipper) Run(ctx context.Context) {
 			return
 		case err != nil && !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 			s.cfg.Diagnostics.Error("the spool cannot be read", "err", err)
-			rest(ctx, retryIn(0, retryFirst))
+			backoff.Sleep(ctx, retryIn(0, retryFirst))
 		}
 	}
 }
@@ -215,7 +216,7 @@ func (s *Shipper) connect(ctx context.Context) bool {
 			return true
 		}
 		s.note(s.Reason())
-		if !rest(ctx, retryIn(attempt, retryFirst)) {
+		if !backoff.Sleep(ctx, retryIn(attempt, retryFirst)) {
 			return false
 		}
 	}
@@ -352,7 +353,7 @@ func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error)
 	}
 	s.change(func() { s.all = err })
 	s.note(s.Reason())
-	rest(ctx, retryIn(s.refused, personFirst))
+	backoff.Sleep(ctx, retryIn(s.refused, personFirst))
 	s.refused++
 	s.rewind()
 }
@@ -373,7 +374,7 @@ func (s *Shipper) keyRefused(ctx context.Context, topic string, err error) error
 		if refused := s.cfg.SignIn(ctx); refused != nil && s.cfg.NeedsLogin(refused) {
 			return refused
 		}
-		if !sudden || time.Now().After(end) || !rest(ctx, retryIn(0, retryFirst)) {
+		if !sudden || time.Now().After(end) || !backoff.Sleep(ctx, retryIn(0, retryFirst)) {
 			return nil
 		}
 	}
