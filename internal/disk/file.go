@@ -2,6 +2,8 @@ package disk
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -32,6 +34,30 @@ func WriteFile(name string, content []byte, mode fs.FileMode) error {
 		return err
 	}
 	return SyncFolder(dir)
+}
+
+// ReadBounded reads a file or a pipe of at most limit bytes.
+func ReadBounded(name string, limit int64) ([]byte, error) {
+	info, err := os.Stat(name) // before opening, because opening a device can have side effects
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() && info.Mode().Type() != os.ModeNamedPipe {
+		return nil, fmt.Errorf("%s is not a file", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return data, nil
 }
 
 // ReplaceFile is [Replace] with sync, for a path.

@@ -12,12 +12,12 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 func (v *visit) dialer() *net.Dialer { return &net.Dialer{Timeout: v.Timeout, Resolver: v.Resolver} }
@@ -98,7 +98,7 @@ func checkTCP(ctx context.Context, v *visit) Finding {
 func checkTLS(ctx context.Context, v *visit) Finding {
 	host := v.endpoint.Hostname()
 	if v.endpoint.Scheme != "https" {
-		if isLoopback(host) {
+		if trust.IsLoopback(host) {
 			return ok("none, on this machine")
 		}
 		return failure("use the https address of the fabric", "%s is plain http, where anybody on the way can take tokens", v.endpoint)
@@ -116,10 +116,10 @@ func checkTLS(ctx context.Context, v *visit) Finding {
 	})
 	// The answer is checked by the next check. The trace is complete when RoundTrip returns.
 	if _, _, err := v.get(traced, v.endpoint.String()+"/healthz", v.roots()); err != nil && state == nil {
-		return failure(handshakeAdvice(err, "the ACL endpoint"), "%s: %s", v.endpoint.Host, describeHandshakeError(err))
+		return failure(networkAdvice(err, "the ACL endpoint"), "%s: %s", v.endpoint.Host, describeNetworkError(err))
 	}
 	leaf := state.PeerCertificates[0]
-	f := v.certificate(v.endpoint.Host, leaf, ok("%s, certified by %s", tls.VersionName(state.Version), issuerOf(leaf)))
+	f := v.certificate(v.endpoint.Host, leaf, ok("%s, certified by %s", tls.VersionName(state.Version), trust.Issuer(leaf)))
 	f.Legs = []Leg{{"TLS", ms(took)}}
 	return f
 }
@@ -136,92 +136,23 @@ func (v *visit) certificate(address string, leaf *x509.Certificate, f Finding) F
 	return f
 }
 
-func issuerOf(c *x509.Certificate) string {
-	name := c.Issuer.CommonName
-	if len(c.Issuer.Organization) > 0 {
-		name = c.Issuer.Organization[0]
-	}
-	return orElse(oneLine(name), "an authority without a name")
-}
-
-// roots returns the CA certificates that the library trusts: those of the system, of the fabric,
-// and of DIASPORA_CA_FILE. It returns nil for the system's alone.
+// roots returns the CA certificates that the library trusts. The check "configuration" reports those
+// that cannot be read.
 func (v *visit) roots() *x509.CertPool {
-	var more [][]byte
-	if d := v.discovery(); d != nil && d.CA != "" {
-		more = append(more, []byte(d.CA))
+	var fabric []byte
+	if d := v.discovery(); d != nil {
+		fabric = []byte(d.CA)
 	}
-	if v.cfg.CAFile != "" {
-		pem, _ := os.ReadFile(v.cfg.CAFile) // the check "configuration" has read it as well
-		more = append(more, pem)
-	}
-	if len(more) == 0 {
-		return nil
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	for _, pem := range more {
-		pool.AppendCertsFromPEM(pem)
-	}
+	pool, _ := trust.Roots(fabric, v.cfg.CA, v.cfg.CAFile)
 	return pool
-}
-
-// describeTLSError describes a TLS error.
-func describeTLSError(err error) string {
-	var unknown x509.UnknownAuthorityError
-	var hostname x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	var record tls.RecordHeaderError
-	switch {
-	case errors.As(err, &unknown) && unknown.Cert != nil:
-		return fmt.Sprintf("the certificate is signed by %s, whom this machine does not know", issuerOf(unknown.Cert))
-	case errors.As(err, &hostname):
-		return fmt.Sprintf("the certificate is for %s, not for %s", orElse(namesOf(hostname.Certificate), "nobody"), hostname.Host)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
-		c := invalid.Cert
-		return fmt.Sprintf("the certificate is good from %s to %s only", c.NotBefore.Local().Format(time.RFC3339), c.NotAfter.Local().Format(time.RFC3339))
-	case errors.As(err, &record):
-		return "what answers there does not speak TLS"
-	}
-	return err.Error()
-}
-
-func namesOf(c *x509.Certificate) string {
-	names := slices.Clone(c.DNSNames)
-	for _, ip := range c.IPAddresses {
-		names = append(names, ip.String())
-	}
-	return someOf(names)
-}
-
-// tlsAdvice returns advice for a TLS error, or "" for any other error.
-func tlsAdvice(err error) string {
-	var unknown x509.UnknownAuthorityError
-	var hostname x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	var record tls.RecordHeaderError
-	var verification *tls.CertificateVerificationError
-	switch {
-	case errors.As(err, &unknown):
-		return "name the CA's file in DIASPORA_CA_FILE, if you know whose it is; a proxy that reads along looks the same"
-	case errors.As(err, &hostname):
-		return "use the name that the certificate has, or tell the operator"
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "compare this machine's clock; if it is right, tell the operator to renew it"
-	case errors.As(err, &record):
-		return "check the port, and whether it is https; a login page of the network may be in the way"
-	case errors.As(err, &verification):
-		return "tell the operator"
-	}
-	return ""
 }
 
 // describeNetworkError describes why a connection failed.
 func describeNetworkError(err error) string {
 	var dns *net.DNSError
-	if late := net.Error(nil); errors.As(err, &dns) {
+	if reason, _ := trust.ExplainTLS(err); reason != "" {
+		return reason
+	} else if late := net.Error(nil); errors.As(err, &dns) {
 		return dnsWords(dns.Name, err)
 	} else if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &late) && late.Timeout() {
 		return "no answer"
@@ -235,20 +166,11 @@ func describeNetworkError(err error) string {
 	return err.Error()
 }
 
-// describeHandshakeError describes why a TLS connection failed.
-func describeHandshakeError(err error) string {
-	if tlsAdvice(err) != "" {
-		return describeTLSError(err)
-	}
-	return describeNetworkError(err)
-}
-
-func handshakeAdvice(err error, what string) string {
-	return orElse(tlsAdvice(err), networkAdvice(err, what))
-}
-
 func networkAdvice(err error, what string) string {
+	_, hint := trust.ExplainTLS(err)
 	switch {
+	case hint != "":
+		return hint
 	case describeNetworkError(err) == "no answer":
 		return "a firewall may drop it: check the network or VPN, and ask which ports are open"
 	case isRefused(err):
@@ -360,13 +282,4 @@ func release(version string) string {
 		return ""
 	}
 	return fmt.Sprintf("%d.%d", major, minor)
-}
-
-// isLoopback reports whether a host is this machine, without resolving names.
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
 }

@@ -161,12 +161,12 @@ var faults = []fault{
 	{"TCP", "refused", Failure, here + `: connection refused$`, `is it running`, fabric.Config{},
 		func(w *world) { w.store("http://"+w.closedPort(), w.fabric.Discovery()) }},
 
-	{"TLS", "unknown authority", Failure, `signed by Test Authority, whom this machine does not know$`, `DIASPORA_CA_FILE`, fabric.Config{},
+	{"TLS", "unknown authority", Failure, `signed by Test Authority, which this machine does not trust$`, `DIASPORA_CA_FILE`, fabric.Config{},
 		func(w *world) {
 			a := newAuthority(w.T)
 			w.standBehind(front{acl: a.certificate(w.T, "", 100*24*time.Hour), gateway: a.certificate(w.T, "", 100*24*time.Hour)})
 		}},
-	{"TLS", "expired", Failure, `the certificate is good from .* to .* only$`, `clock`, fabric.Config{},
+	{"TLS", "expired", Failure, `the certificate is valid only from .* to .*$`, `clock`, fabric.Config{},
 		func(w *world) {
 			w.standBehind(w.front(func(f *front, a *authority) { f.acl = a.certificate(w.T, "", -time.Hour) }))
 		}},
@@ -289,11 +289,11 @@ var faults = []fault{
 	{"gateway TCP", "one of two", Warning, `^1 of 2: ` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
 		func(w *world) { w.bootstrap(w.closedPort(), w.fabric.Brokers()[0]) }},
 
-	{"gateway TLS", "unknown authority", Failure, `signed by Test Authority, whom`, `DIASPORA_CA_FILE`, fabric.Config{},
+	{"gateway TLS", "unknown authority", Failure, `signed by Test Authority, which`, `DIASPORA_CA_FILE`, fabric.Config{},
 		func(w *world) {
 			w.standBehind(w.front(func(f *front, _ *authority) { f.gateway = newAuthority(w.T).certificate(w.T, "", 100*24*time.Hour) }))
 		}},
-	{"gateway TLS", "expired", Failure, `the certificate is good from`, `clock`, fabric.Config{},
+	{"gateway TLS", "expired", Failure, `the certificate is valid only from`, `clock`, fabric.Config{},
 		func(w *world) {
 			w.standBehind(w.front(func(f *front, a *authority) { f.gateway = a.certificate(w.T, "", -time.Hour) }))
 		}},

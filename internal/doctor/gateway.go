@@ -130,9 +130,9 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 			return attempt{err: err}
 		}
 		conn.close()
-		return attempt{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, issuerOf(conn.leaf))}
+		return attempt{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, trust.Issuer(conn.leaf))}
 	})
-	f := summarize(attempts, describeHandshakeError, func(err error) string { return handshakeAdvice(err, "the gateway") })
+	f := summarize(attempts, describeNetworkError, func(err error) string { return networkAdvice(err, "the gateway") })
 	if f.Status == OK {
 		first := slices.MinFunc(attempts, func(a, b attempt) int { return a.conn.leaf.NotAfter.Compare(b.conn.leaf.NotAfter) })
 		f = v.certificate(first.address, first.conn.leaf, f)
@@ -143,7 +143,7 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 func (v *visit) onThisMachine() bool {
 	return !slices.ContainsFunc(v.gateways(), func(address string) bool {
 		host, _, _ := net.SplitHostPort(address)
-		return !isLoopback(host)
+		return !trust.IsLoopback(host)
 	})
 }
 
@@ -288,7 +288,7 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 		conn.close()
 		return attempt{text: address}
 	})
-	f := summarize(attempts, v.brokerWords, func(err error) string {
+	f := summarize(attempts, brokerWords, func(err error) string {
 		if untrusted := (*trust.Error)(nil); errors.As(err, &untrusted) {
 			return untrusted.Hint
 		}
@@ -302,12 +302,9 @@ func checkBrokers(ctx context.Context, v *visit) Finding {
 	return f
 }
 
-func (v *visit) brokerWords(err error) string {
+func brokerWords(err error) string {
 	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
 		return describeNetworkError(err)
-	}
-	if tlsAdvice(err) != "" {
-		return describeTLSError(err)
 	}
 	return describeKafkaError(err)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 const (
@@ -75,7 +76,8 @@ func checkGlobus(ctx context.Context, v *visit) Finding {
 	began := time.Now()
 	resp, body, err := v.get(ctx, issuer+"/.well-known/openid-configuration", nil)
 	if err != nil {
-		return failure(orElse(tlsAdvice(err), next), "%s: %s", issuer, describeHandshakeError(err))
+		_, advice := trust.ExplainTLS(err)
+		return failure(orElse(advice, next), "%s: %s", issuer, describeNetworkError(err))
 	}
 	var doc struct {
 		Issuer string `json:"issuer"`

@@ -118,12 +118,7 @@ const maxLine = 500
 
 // oneLine folds a text into one line of limited length, without control sequences for the terminal.
 func oneLine(text string) string {
-	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
-	text = string(terminal.Escape(nil, []byte(text)))
-	if len(text) > maxLine {
-		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
-	}
-	return text
+	return terminal.Clip(terminal.OneLine(strings.ToValidUTF8(text, "?")), maxLine)
 }
 
 func count(n int, noun string) string {

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -39,6 +38,7 @@ func Explain(err error) (Condition, string) {
 	var code *kerr.Error
 	var network *net.OpError
 	var untrusted *trust.Error
+	insecure, _ := trust.ExplainTLS(err)
 	switch {
 	case errors.As(err, &untrusted): // only a person can fix this
 		return Unauthenticated, untrusted.Reason
@@ -50,6 +50,8 @@ func Explain(err error) (Condition, string) {
 		return Invalid, err.Error()
 	case errors.As(err, &code):
 		return explainCode(err, code)
+	case insecure != "":
+		return Unknown, insecure
 	case errors.As(err, &network) && network.Op == "dial" && network.Timeout():
 		return Unavailable, "no broker can be reached: " + network.Error()
 	case errors.Is(err, context.DeadlineExceeded):
@@ -60,9 +62,6 @@ func Explain(err error) (Condition, string) {
 		return Unavailable, "the cluster did not acknowledge the events in time"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		return Unavailable, "the broker closed the connection; it may be stopping, expect TLS, or be unable to check logins now"
-	}
-	if certErr := (*tls.CertificateVerificationError)(nil); errors.As(err, &certErr) {
-		return Unknown, "the broker's certificate is not trusted: " + certErr.Err.Error()
 	}
 	if network != nil {
 		return Unavailable, "no broker can be reached: " + network.Error()

@@ -1,11 +1,12 @@
 // Package terminal makes untrusted text safe to show. It escapes the characters that a terminal
 // interprets as commands, or that change the order in which text is displayed ([Escape]). It also
-// measures and cuts text by columns ([Width], [Cut]), and formats sizes ([Size]).
+// measures and cuts text by columns ([Width], [Cut]) or by bytes ([Clip]), and formats sizes ([Size]).
 package terminal
 
 import (
 	"fmt"
 	"io"
+	"strings"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -34,6 +35,11 @@ func Escape(buf, text []byte) []byte {
 		text = text[size:]
 	}
 	return buf
+}
+
+// OneLine returns text as one line, escaped as by [Escape].
+func OneLine(text string) string {
+	return string(Escape(nil, []byte(strings.Join(strings.Fields(text), " "))))
 }
 
 // EscapeJSON is [Escape] for JSON texts. A JSON parser reads the escaped characters in strings as

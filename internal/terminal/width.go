@@ -20,6 +20,18 @@ func Width(text string) (columns int) {
 // ellipsis.
 func Cut(text string, columns int) string { return cut(text, columns, 0) }
 
+// Clip returns the text if it has at most limit bytes, and otherwise its beginning and an ellipsis.
+func Clip(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	cut := limit
+	for cut > limit-utf8.UTFMax && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + "…"
+}
+
 // CutMiddle is like [Cut], but also keeps the end. It is for names, whose end is as informative as
 // their beginning.
 func CutMiddle(text string, columns int) string { return cut(text, columns, (columns-1)/2) }

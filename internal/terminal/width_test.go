@@ -66,3 +66,13 @@ func FuzzCut(f *testing.F) {
 		}
 	})
 }
+
+// TestClip fails when untrusted text is not shortened, or is cut within a character.
+func TestClip(t *testing.T) {
+	for _, s := range []string{"", "short", strings.Repeat("x", 200), strings.Repeat("x", 201), strings.Repeat("ü€😀", 100), "x" + strings.Repeat("😀", 100)} {
+		got := Clip(s, 200)
+		if len(got) > 203 || !utf8.ValidString(got) || len(s) <= 200 && got != s {
+			t.Errorf("Clip of %d bytes = %q", len(s), got)
+		}
+	}
+}

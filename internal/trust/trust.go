@@ -1,5 +1,6 @@
 // Package trust decides where secrets may be sent: access tokens to which hosts, and refresh tokens
-// and client secrets to which Globus Auth.
+// and client secrets to which Globus Auth. It also decides which certificates show that a host is
+// the right one ([Roots]).
 //
 // An ACL endpoint tells its clients where the brokers are, which Globus Auth issues the tokens, and
 // which scope to ask for. Anyone can run an ACL endpoint, and can make it name the scope of another
@@ -32,6 +33,7 @@ import (
 	"strings"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
 // ErrUntrusted is the sentinel that every [*Error] wraps.
@@ -62,11 +64,11 @@ type Fabric struct {
 // Local reports whether the fabric is entirely on this machine.
 func (f Fabric) Local() bool {
 	for _, raw := range []string{f.URL, f.Issuer} {
-		if u, err := url.Parse(raw); err != nil || !loopback(hostOf(u.Host)) {
+		if u, err := url.Parse(raw); err != nil || !IsLoopback(hostOf(u.Host)) {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(f.Brokers, func(b string) bool { return !loopback(hostOf(b)) })
+	return !slices.ContainsFunc(f.Brokers, func(b string) bool { return !IsLoopback(hostOf(b)) })
 }
 
 // CheckLogin returns nil if a refresh token or a client secret may be sent to the fabric's Globus
@@ -91,7 +93,7 @@ func (f Fabric) CheckLogin() error {
 // says which certificates to accept.
 func (f Fabric) CheckHost(address string, scopes []string) error {
 	host := hostOf(address)
-	if f.Local() && loopback(host) {
+	if f.Local() && IsLoopback(host) {
 		return nil
 	}
 	named := slices.ContainsFunc(f.Named, func(n string) bool { return hostOf(n) == host })
@@ -300,20 +302,14 @@ func lower(s string) string {
 	}, s)
 }
 
-// loopback reports whether a host names this machine. It does not use DNS.
-func loopback(host string) bool {
+// IsLoopback reports whether a host names this machine. It does not use DNS.
+func IsLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
+	return lower(host) == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // clip shortens untrusted text for an error.
-func clip(s string) string {
-	const limit = 200
-	if len(s) <= limit {
-		return s
-	}
-	return strings.ToValidUTF8(s[:limit], "") + "…"
-}
+func clip(s string) string { return terminal.Clip(s, 200) }
 
 // Source is the token source of a stored login, or of credentials in the environment. Its tokens
 // are valid for one fabric, and must not be sent elsewhere; see [Token].
