@@ -2,16 +2,14 @@ package diaspora
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
-	"github.com/diaspora-streams/diaspora/internal/terminal"
+	"github.com/diaspora-streams/diaspora/internal/aclclient"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Discovery is the document that an ACL endpoint serves at /.well-known/diaspora. It describes the
@@ -137,51 +135,21 @@ type Problem struct {
 	Topic  string `json:"topic,omitempty"` // the topic concerned
 }
 
-// The responses of an ACL endpoint are written to files that other programs read, and to terminals.
-// So the functions below check that each field looks like one that the service makes. For instance,
-// a name that contains a line feed would add a setting to a .properties file.
-
 const (
-	maxSubjectBytes     = 128
 	maxKeyNameBytes     = 64
-	maxShownBytes       = 8 << 10 // for text that is only displayed
 	maxDescriptionBytes = 1000
-	maxAddressBytes     = 1000
-	maxSentenceBytes    = 500 // for an error's detail or hint in a response
 )
 
-// quotable reports whether s consists only of ASCII letters, digits and punctuation other than
-// quotes, backslashes and angle brackets, so that it can be quoted anywhere.
-func quotable(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"'`\\<>", r) })
-}
-
-// word reports whether s consists only of ASCII letters, digits, dots, hyphens and underscores.
-func word(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 || !topicByte(byte(r)) && r != '.' && r != '-' })
-}
-
-// displayable reports whether s can be displayed: one line of text of limited length.
-func displayable(s string) bool {
-	return len(s) <= maxShownBytes && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp) })
-}
-
-func subject(s string) bool { return len(s) <= maxSubjectBytes && word(s) }
-
-// sanitize returns text from an untrusted source as one line without terminal control sequences.
-func sanitize(text string) string {
-	return string(terminal.Escape(nil, []byte(strings.Join(strings.Fields(text), " "))))
-}
-
-// Each of the functions below says what is wrong with a part of a response, or returns "".
+// Each of the functions below says what is wrong with a part of a response, or returns ""; see package
+// aclclient.
 
 func identityFault(id globus.Identity) string {
 	switch {
-	case !subject(id.Subject):
+	case !aclclient.IsSubject(id.Subject):
 		return "the subject is malformed"
-	case !displayable(id.Username) || !displayable(id.Name) || !displayable(id.Email) || !displayable(id.Organization):
+	case !aclclient.IsLine(id.Username) || !aclclient.IsLine(id.Name) || !aclclient.IsLine(id.Email) || !aclclient.IsLine(id.Organization):
 		return "the username, or another name of the person, is not a line of text"
-	case slices.ContainsFunc(id.IdentitySet, func(s string) bool { return !subject(s) }):
+	case slices.ContainsFunc(id.IdentitySet, func(s string) bool { return !aclclient.IsSubject(s) }):
 		return "a linked identity is malformed"
 	}
 	return ""
@@ -194,9 +162,9 @@ func topicAnswerFault(t Topic, name string) string {
 		return "the topic's name is malformed"
 	case name != "" && t.Name != name:
 		return "it is about another topic"
-	case !subject(t.Owner):
+	case !aclclient.IsSubject(t.Owner):
 		return "the topic's owner is malformed"
-	case len(t.Description) > maxDescriptionBytes || !displayable(t.Description):
+	case len(t.Description) > maxDescriptionBytes || !aclclient.IsLine(t.Description):
 		return "the topic's description is not a line of text"
 	}
 	return ""
@@ -206,9 +174,9 @@ func keyFault(k AccessKey) string {
 	switch {
 	case !accesskey.IsID(k.ID):
 		return "the access key's ID is malformed"
-	case k.Name == "" || len(k.Name) > maxKeyNameBytes || !word(k.Name):
+	case k.Name == "" || len(k.Name) > maxKeyNameBytes || !aclclient.IsWord(k.Name):
 		return "the access key's name is malformed"
-	case !subject(k.Owner):
+	case !aclclient.IsSubject(k.Owner):
 		return "the access key's owner is malformed"
 	case slices.ContainsFunc(k.Topics, func(t string) bool { return !kafkaTopic(t) }):
 		return "the access key's topics are malformed"
@@ -219,11 +187,11 @@ func keyFault(k AccessKey) string {
 // blockedFault checks a blocked subject. Unless about is "", it must be that subject.
 func blockedFault(b Blocked, about string) string {
 	switch {
-	case !subject(b.Subject) || !subject(b.By):
+	case !aclclient.IsSubject(b.Subject) || !aclclient.IsSubject(b.By):
 		return "a subject is malformed"
 	case about != "" && b.Subject != about:
 		return "it is about another subject"
-	case len(b.Why) > maxDescriptionBytes || !displayable(b.Why):
+	case len(b.Why) > maxDescriptionBytes || !aclclient.IsLine(b.Why):
 		return "the reason is not a line of text"
 	}
 	return ""
@@ -253,48 +221,35 @@ func (d *Discovery) validate() error {
 		return bad("has security %q, which is neither tls nor plaintext", clip(d.Security))
 	case d.MaxEventBytes < 0:
 		return bad("has a negative size limit")
-	case !displayable(d.Version):
+	case !aclclient.IsLine(d.Version):
 		return bad("has a version that is not a line of text")
-	case len(d.CA) > maxCABytes:
-		return bad("has certificates of more than %d bytes", maxCABytes)
+	case len(d.CA) > trust.MaxCABytes:
+		return bad("has certificates of more than %d bytes", trust.MaxCABytes)
 	}
 	for _, b := range d.Brokers {
-		if err := validBroker(b); err != nil {
+		if err := aclclient.CheckBroker(b); err != nil {
 			return bad("names %q, which is not host:port", clip(b))
 		}
 	}
 	if issuer := d.Globus.Issuer; issuer != "" {
-		u, err := parseAddress(issuer)
-		if err != nil || u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())) {
+		u, err := aclclient.ParseAddress(issuer)
+		if err != nil || u.Scheme != "https" && !(u.Scheme == "http" && trust.IsLoopback(u.Hostname())) {
 			return bad("has the issuer %q, which is not https", clip(issuer))
 		}
 	}
 	if d.TokenURL != "" {
-		if u, err := parseAddress(d.TokenURL); err != nil || u.Scheme != "https" && u.Scheme != "http" {
+		if u, err := aclclient.ParseAddress(d.TokenURL); err != nil || u.Scheme != "https" && u.Scheme != "http" {
 			return bad("has %q as token URL, which is not a URL", clip(d.TokenURL))
 		}
 	}
 	for name, value := range map[string]string{"client_id": d.Globus.ClientID, "resource_server": d.Globus.ResourceServer} {
-		if len(value) > maxAddressBytes || !quotable(value) {
+		if len(value) > aclclient.MaxAddressBytes || !aclclient.IsQuotable(value) {
 			return bad("has the %s %q, which is malformed", name, clip(value))
 		}
 	}
 	// A scope may list, separated by spaces, the scopes that it depends on.
-	if scope := d.Globus.Scope; len(scope) > maxAddressBytes || !quotable(strings.ReplaceAll(scope, " ", "")) {
+	if scope := d.Globus.Scope; len(scope) > aclclient.MaxAddressBytes || !aclclient.IsQuotable(strings.ReplaceAll(scope, " ", "")) {
 		return bad("has the scope %q, which is malformed", clip(scope))
 	}
 	return nil
-}
-
-// parseAddress parses a URL that a fabric names. It accepts only ASCII, so that no host can be
-// mistaken for another that looks the same.
-func parseAddress(raw string) (*url.URL, error) {
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return nil, err
-	case u.Host == "" || u.User != nil || len(raw) > maxAddressBytes || !quotable(raw):
-		return nil, invalid("it is not like https://host")
-	}
-	return u, nil
 }

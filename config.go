@@ -6,22 +6,20 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"math/rand/v2"
+	"math"
 	"net"
-	"net/netip"
 	"net/url"
-	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+	"github.com/diaspora-streams/diaspora/internal/aclclient"
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -128,7 +126,6 @@ const (
 	defaultMaxEventBytes = 999_000 // with overhead, fits Kafka's default batch limit of 1 MiB
 	defaultLogin         = `run "diaspora login"`
 	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where its owner is logged in, and start again with it`
-	maxCABytes           = 1 << 20
 	minSpoolBytes        = 64 << 10
 )
 
@@ -163,6 +160,7 @@ func (c *Config) undiscovered() bool { return c.Discovery == nil && c.URL != "" 
 
 // complete sets defaults, and validates everything that can be checked without the network.
 func (c *Config) complete() error {
+	_, known := kafka.Codec(c.Compression)
 	switch {
 	case c.TokenSource == nil && c.Key == Key{} && !c.anonymous:
 		return invalid("configuration: there is neither a TokenSource nor a Key")
@@ -174,7 +172,7 @@ func (c *Config) complete() error {
 		return invalid("configuration: DialTimeout is negative")
 	case c.Linger < 0:
 		return invalid("configuration: Linger is negative")
-	case !isCodec(c.Compression):
+	case !known:
 		return invalid("configuration: there is no Compression %q; choose none, gzip, snappy, lz4 or zstd", c.Compression)
 	case c.URL == "" && c.Discovery == nil && len(c.Brokers) == 0:
 		return invalid("configuration: neither Brokers nor the URL of a fabric is set")
@@ -227,16 +225,22 @@ func (c Config) fabric() (*fabric, error) {
 			return nil, err
 		}
 	}
-	secure, err := f.tls()
-	if err != nil {
-		return nil, err
-	}
-	if secure == nil && !c.InsecureAllowPlaintext && !allLoopback(f.Brokers) {
+	here := allLoopback(f.Brokers)
+	plaintext := c.Discovery == nil && len(c.CA) == 0 && c.CAFile == "" && here || c.Discovery != nil && c.Discovery.Security == "plaintext"
+	if plaintext && !here && !c.InsecureAllowPlaintext {
 		return nil, &Error{
 			Condition: ErrInvalid,
 			Reason:    fmt.Sprintf("brokers %s offer no TLS, so the access token or key could be read on its way", strings.Join(f.Brokers, ",")),
 			Hint:      "only InsecureAllowPlaintext allows that",
 		}
+	}
+	var secure *tls.Config
+	if !plaintext {
+		roots, err := c.roots()
+		if err != nil {
+			return nil, err
+		}
+		secure = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
 	f.kafka = kafka.Config{
 		Brokers:                f.Brokers,
@@ -246,133 +250,45 @@ func (c Config) fabric() (*fabric, error) {
 		TLS:                    secure,
 		InsecureAllowPlaintext: c.InsecureAllowPlaintext,
 		Dial:                   c.dial,
+		Diagnostics:            c.Diagnostics,
 	}
 	return f, nil
 }
 
-// tls returns the TLS configuration for the brokers, or nil for plaintext.
-func (f *fabric) tls() (*tls.Config, error) {
-	var extra []byte
-	if f.Discovery != nil {
-		if f.Discovery.Security == "plaintext" {
-			return nil, nil
-		}
-		extra = []byte(f.Discovery.CA)
-	} else if len(f.CA) == 0 && f.CAFile == "" && allLoopback(f.Brokers) {
-		return nil, nil
-	}
-	pool, err := f.Config.roots(extra)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
-}
-
 // roots returns the certificates to trust, or nil for the system's only.
-func (c Config) roots(extra []byte) (*x509.CertPool, error) {
-	sources := []struct {
-		name string
-		pem  []byte
-	}{{"the fabric's CA", extra}, {"CA", c.CA}}
-	if c.CAFile != "" {
-		pem, err := readBounded(c.CAFile, maxCABytes)
-		if err != nil {
-			return nil, &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("read CA file: %v", err), cause: err}
-		}
-		sources = append(sources, struct {
-			name string
-			pem  []byte
-		}{"CA file " + c.CAFile, pem})
+func (c Config) roots() (*x509.CertPool, error) {
+	var fabric []byte
+	if c.Discovery != nil {
+		fabric = []byte(c.Discovery.CA)
 	}
-	var pool *x509.CertPool
-	for _, s := range sources {
-		if len(s.pem) == 0 {
-			continue
-		}
-		if pool == nil {
-			if system, err := x509.SystemCertPool(); err == nil {
-				pool = system
-			} else {
-				pool = x509.NewCertPool()
-			}
-		}
-		if !pool.AppendCertsFromPEM(s.pem) {
-			return nil, invalid("%s holds no PEM certificate", s.name)
-		}
+	pool, err := trust.Roots(fabric, c.CA, c.CAFile)
+	if err != nil {
+		return nil, &Error{Condition: ErrInvalid, Reason: err.Error(), cause: err}
 	}
 	return pool, nil
 }
 
-func readBounded(name string, limit int64) ([]byte, error) {
-	info, err := os.Stat(name) // before opening, because opening a device can have side effects
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() && info.Mode().Type() != os.ModeNamedPipe {
-		return nil, fmt.Errorf("%s is not a file", name)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s has more than %d bytes", name, limit)
-	}
-	return data, nil
-}
-
 func validBroker(address string) error {
-	host, port, err := net.SplitHostPort(address)
-	other := func(r rune) bool { return !word(string(r)) && r != ':' && r != '%' } // ":" and "%" are for IPv6 addresses and zones
-	if err != nil || host == "" || len(address) > 300 || strings.ContainsFunc(host, other) {
-		return invalid("broker %q is not host:port", address)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return invalid("broker %q has no port from 1 to 65535", address)
+	if err := aclclient.CheckBroker(address); err != nil {
+		return invalid("%v", err)
 	}
 	return nil
 }
 
-// isLoopback reports whether host names this machine. It does not use DNS.
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
-}
-
 func allLoopback(brokers []string) bool {
-	for _, b := range brokers {
+	return !slices.ContainsFunc(brokers, func(b string) bool {
 		host, _, err := net.SplitHostPort(b)
-		if err != nil || !isLoopback(host) {
-			return false
-		}
-	}
-	return true
+		return err != nil || !trust.IsLoopback(host)
+	})
 }
 
-// parseURL returns the base URL of an ACL endpoint. It accepts what people paste: a trailing slash,
-// the address of the form (/acl), or that of the discovery document.
+// parseURL returns the base URL of an ACL endpoint.
 func parseURL(raw string) (*url.URL, error) {
-	u, err := url.Parse(strings.TrimSpace(raw))
-	switch {
-	case err != nil:
-		return nil, invalid("URL of the fabric: it cannot be parsed")
-	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return nil, invalid("URL of the fabric: %q is not like https://host", redactURL(raw))
-	case u.User != nil:
-		return nil, invalid("URL of the fabric: it holds a user or a password")
+	u, err := aclclient.ParseURL(raw)
+	if err != nil {
+		return nil, invalid("URL of the fabric: %v", err)
 	}
-	path := strings.TrimRight(u.Path, "/")
-	path = strings.TrimSuffix(path, "/.well-known/diaspora")
-	path = strings.TrimSuffix(path, "/acl")
-	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(path, "/")}, nil
+	return u, nil
 }
 
 // trusted returns d's fabric together with what the user has said about it.
@@ -407,20 +323,6 @@ func (c Config) signedInAs() string {
 	return text
 }
 
-// clip shortens text from an untrusted source before it goes into an error.
-func clip(s string) string { return clipTo(200, s) }
-
-func clipTo(limit int, s string) string {
-	if len(s) <= limit {
-		return s
-	}
-	cut := limit
-	for cut > limit-utf8.UTFMax && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "…"
-}
-
 // Dial returns a signed-in client of package kgo (franz-go), for programs that need all of Kafka.
 // The Kafka client itself retries a rejected login forever without reporting it. Dial therefore
 // returns only after a broker has answered, and fails at once if the login is rejected. While the
@@ -441,93 +343,65 @@ func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error)
 // dial connects and signs in. Its errors name the brokers and the identity, and say what to type
 // next.
 func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
+	client, err := f.client(opts...)
+	if err != nil {
+		return nil, err
+	}
 	timed, cancel := context.WithTimeout(ctx, f.DialTimeout)
 	defer cancel()
-	all := append(kafka.ClientOpts(f.kafka), f.tuning()...)
-	client, err := kgo.NewClient(append(all, opts...)...)
+	worth := func(err error) bool {
+		err = explain(err)
+		again := errors.Is(err, ErrUnavailable) && !kafka.Misconfigured(err)
+		if again {
+			f.diagnostics().Warn("waiting for the cluster", "brokers", f.Brokers, "err", err)
+		}
+		return again
+	}
+	err = backoff.Retry(timed, math.MaxInt, worth, func() error { return kafka.SignIn(timed, client, f.kafka) })
+	if err == nil {
+		return client, nil
+	}
+	client.Close()
+	if timed.Err() != nil && ctx.Err() == nil && kafka.ContextEnded(err) {
+		err = &Error{Condition: ErrUnavailable, Reason: fmt.Sprintf("no broker answered within %v", f.DialTimeout), cause: err}
+	}
+	return nil, fmt.Errorf("sign in to %s%s: %w", strings.Join(f.Brokers, ","), f.signedInAs(), f.loginError(err))
+}
+
+// client returns a Kafka client that is not connected yet.
+func (f *fabric) client(opts ...kgo.Opt) (*kgo.Client, error) {
+	client, err := kgo.NewClient(slices.Concat(kafka.ClientOpts(f.kafka), f.tuning(), opts)...)
 	if err != nil {
 		return nil, invalid("configuration: %v", err)
 	}
-	for attempt := 0; ; attempt++ {
-		err := f.ping(timed, client)
-		if err == nil {
-			return client, nil
-		}
-		if timed.Err() != nil && ctx.Err() == nil {
-			err = &Error{Condition: ErrUnavailable, Reason: fmt.Sprintf("no broker answered within %v", f.DialTimeout), cause: err}
-		}
-		if !errors.Is(err, ErrUnavailable) || kafka.Misconfigured(err) || !sleep(timed, backoff(attempt), farFuture(ctx)) {
-			client.Close()
-			return nil, f.signInError(err)
-		}
-		f.diagnostics().Warn("waiting for the cluster", "brokers", f.Brokers, "err", err)
-	}
-}
-
-func (f *fabric) ping(ctx context.Context, client *kgo.Client) error {
-	// Ask for the token first. If the client asked, it would wrap the source's error into an error
-	// of the connection, and the reason would be lost.
-	if f.TokenSource != nil {
-		for _, broker := range f.Brokers {
-			if _, err := trust.Token(ctx, f.TokenSource, broker, f.kafka.Named); err != nil {
-				return explain(err)
-			}
-		}
-	}
-	// While the client waits for a broker's first response, it ignores ctx.
-	answered := make(chan error, 1)
-	go func() { answered <- client.Ping(ctx) }() // ends with ctx, or a few seconds later
-	select {
-	case err := <-answered:
-		return explain(describeTLS(err))
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return client, nil
 }
 
 // trySignIn signs in on a new connection and returns the error, if any.
 func (f *fabric) trySignIn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, f.DialTimeout)
 	defer cancel()
-	client, err := kgo.NewClient(append(kafka.ClientOpts(f.kafka), f.tuning()...)...)
+	client, err := f.client()
 	if err != nil {
-		return invalid("configuration: %v", err)
+		return err
 	}
 	defer client.Close()
-	return f.ping(ctx, client)
-}
-
-func (f *fabric) signInError(err error) error {
-	err = withHint(err, ErrUnauthenticated, f.login)
-	return fmt.Errorf("sign in to %s%s: %w", strings.Join(f.Brokers, ","), f.signedInAs(), err)
-}
-
-// codecs are the values of [Config.Compression].
-var codecs = map[string]kgo.CompressionCodec{
-	"":       kgo.NoCompression(),
-	"none":   kgo.NoCompression(),
-	"gzip":   kgo.GzipCompression(),
-	"snappy": kgo.SnappyCompression(),
-	"lz4":    kgo.Lz4Compression(),
-	"zstd":   kgo.ZstdCompression(),
-}
-
-func isCodec(name string) bool {
-	_, ok := codecs[name]
-	return ok
+	return explain(kafka.SignIn(ctx, client, f.kafka))
 }
 
 // tuning returns the options that differ from the Kafka client's defaults.
 func (f *fabric) tuning() []kgo.Opt {
-	opts := []kgo.Opt{
+	codec, _ := kafka.Codec(f.Compression)
+	return append([]kgo.Opt{
 		kgo.ProducerLinger(f.Linger),
-		kgo.ProducerBatchCompression(codecs[f.Compression], kgo.NoCompression()), // no compression for clusters that are too old for the codec
+		kgo.ProducerBatchCompression(codec, kgo.NoCompression()), // no compression for clusters that are too old for the codec
 		kgo.ProducerBatchMaxBytes(int32(min(max(1_000_012, f.maxEventBytes+1024), 64<<20))),
-	}
-	if f.Diagnostics != nil {
-		opts = append(opts, kgo.WithLogger(clientLog{f.Diagnostics}))
-	}
-	return append(opts, f.opts...)
+	}, f.opts...)
+}
+
+// loginError explains the error of a request, and adds a hint if the login was rejected.
+func (f *fabric) loginError(err error) error {
+	return withHint(explain(err), ErrUnauthenticated, f.login)
 }
 
 func (c *Config) diagnostics() *slog.Logger {
@@ -535,75 +409,4 @@ func (c *Config) diagnostics() *slog.Logger {
 		return c.Diagnostics
 	}
 	return slog.New(slog.DiscardHandler)
-}
-
-// describeTLS explains the TLS errors that a person has to fix.
-func describeTLS(err error) error {
-	var unknown x509.UnknownAuthorityError
-	var hostname x509.HostnameError
-	var invalidCert x509.CertificateInvalidError
-	var record tls.RecordHeaderError
-	switch {
-	case errors.As(err, &unknown):
-		return &Error{Condition: ErrInvalid, Reason: "the certificate is signed by an unknown authority", Hint: "name its CA file in DIASPORA_CA_FILE", cause: err}
-	case errors.As(err, &hostname):
-		return &Error{Condition: ErrInvalid, Reason: "the certificate is not for this host: " + hostname.Error(), cause: err}
-	case errors.As(err, &invalidCert):
-		return &Error{Condition: ErrInvalid, Reason: "the certificate is not valid: " + invalidCert.Error(), cause: err}
-	case errors.As(err, &record):
-		return &Error{Condition: ErrInvalid, Reason: "the other side does not speak TLS", cause: err}
-	}
-	return err
-}
-
-// backoff returns how long to wait after the given attempt (the first is 0), with jitter.
-func backoff(attempt int) time.Duration {
-	limit := min(2*time.Second, 100*time.Millisecond<<min(attempt, 6))
-	return limit/2 + rand.N(limit/2)
-}
-
-// sleep waits for d and reports true. It reports false if ctx ended, or at once if the deadline
-// would pass during the wait.
-func sleep(ctx context.Context, d time.Duration, deadline time.Time) bool {
-	if time.Until(deadline) < d {
-		return false
-	}
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// clientLog passes the Kafka client's own messages on as diagnostics, each one level lower: most of
-// its warnings are about problems that this package reports as errors anyway.
-type clientLog struct{ to *slog.Logger }
-
-func (l clientLog) Level() kgo.LogLevel {
-	switch ctx := context.Background(); {
-	case l.to.Enabled(ctx, slog.LevelDebug):
-		return kgo.LogLevelInfo
-	case l.to.Enabled(ctx, slog.LevelInfo):
-		return kgo.LogLevelWarn
-	}
-	return kgo.LogLevelError
-}
-
-// flushing is the Kafka client's message at each flush, so at each [Logger.Log] with a Linger; see
-// hurry. It is dropped because it would fill the diagnostics.
-const flushing = "flushing"
-
-func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
-	if msg == flushing {
-		return
-	}
-	to := slog.LevelDebug
-	switch level {
-	case kgo.LogLevelError:
-		to = slog.LevelWarn
-	case kgo.LogLevelWarn:
-		to = slog.LevelInfo
-	}
-	l.to.Log(context.Background(), to, msg, keyvals...)
 }

@@ -23,7 +23,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -32,13 +31,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 func TestConfigsThatAreWrong(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	large, empty := filepath.Join(dir, "large"), filepath.Join(dir, "empty")
-	if err := errors.Join(os.WriteFile(large, make([]byte, maxCABytes+1), 0o600), os.WriteFile(empty, []byte("no PEM"), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(large, make([]byte, trust.MaxCABytes+1), 0o600), os.WriteFile(empty, []byte("no PEM"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	here := []string{"127.0.0.1:9092"}
@@ -171,33 +171,6 @@ func TestFabricIsAsked(t *testing.T) {
 	}
 }
 
-// TestPipeAsAFile fails when a pipe is read without a size limit.
-func TestPipeAsAFile(t *testing.T) {
-	t.Parallel()
-	name := filepath.Join(t.TempDir(), "pipe")
-	if err := syscall.Mkfifo(name, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for size, want := range map[int]bool{100: true, 101: false, 1 << 20: false} {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		go func() {
-			defer cancel()
-			f, err := os.OpenFile(name, os.O_WRONLY, 0)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			_, _ = f.Write(make([]byte, size)) // the reader may stop early
-			f.Close()
-		}()
-		data, err := readBounded(name, 100)
-		if (err == nil) != want || len(data) > 100 {
-			t.Errorf("readBounded of %d bytes in a pipe, with a bound of 100: %d bytes, %v", size, len(data), err)
-		}
-		<-ctx.Done()
-	}
-}
-
 // certificate makes a self-signed certificate, and returns it in PEM too.
 func certificate(t testing.TB, host string, until time.Time) (tls.Certificate, []byte) {
 	t.Helper()
@@ -242,10 +215,10 @@ func TestTLS(t *testing.T) {
 		"CAFile":       {cert: good, cfg: Config{CAFile: file}},
 		"fabric's CA":  {cert: good, cfg: Config{Discovery: &Discovery{Security: "tls", CA: string(goodPEM)}}},
 		"all of them":  {cert: good, cfg: Config{CA: otherPEM, CAFile: file, Discovery: &Discovery{Security: "tls", CA: string(elsewherePEM)}}},
-		"wrong CA":     {good, Config{CA: otherPEM}, "signed by an unknown authority", "name its CA file in DIASPORA_CA_FILE"},
-		"system's CAs": {good, Config{Discovery: &Discovery{Security: "tls"}}, "signed by an unknown authority", "name its CA file in DIASPORA_CA_FILE"},
-		"wrong host":   {elsewhere, Config{CA: elsewherePEM}, "not for this host", ""},
-		"expired":      {old, Config{CA: oldPEM}, "not valid", ""},
+		"wrong CA":     {good, Config{CA: otherPEM}, "signed by an authority without a name, which this machine does not trust", "name the CA's file in DIASPORA_CA_FILE"},
+		"system's CAs": {good, Config{Discovery: &Discovery{Security: "tls"}}, "signed by an authority without a name, which this machine does not trust", "name the CA's file in DIASPORA_CA_FILE"},
+		"wrong host":   {elsewhere, Config{CA: elsewherePEM}, "for broker.example.org, not for 127.0.0.1", "use the name that the certificate has"},
+		"expired":      {old, Config{CA: oldPEM}, "valid only from", "compare this machine's clock"},
 	} {
 		_, cluster := newCluster(t, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{try.cert}}))
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -272,7 +245,7 @@ func TestTLS(t *testing.T) {
 			switch {
 			case try.says == "" && err != nil:
 				t.Errorf("%s: %s = %v", name, what, err)
-			case try.says != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), try.says) || Hint(err) != try.hint):
+			case try.says != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), try.says) || !strings.HasPrefix(Hint(err), try.hint)):
 				t.Errorf("%s: %s = %v, want ErrInvalid that says %q and hints %q", name, what, err, try.says, try.hint)
 			}
 		}

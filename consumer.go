@@ -66,12 +66,12 @@ type Consumer struct {
 
 	committing chan struct{} // holds a value while a commit is running
 
-	mu         sync.Mutex                // guards the fields below
-	known      map[kafka.Partition]span  // where partitions began and ended when the Consumer was opened
-	from       map[kafka.Partition]int64 // where to start
-	until      map[kafka.Partition]int64 // where to stop
-	renewed    map[string]bool           // topics that were deleted, and may have been created again
-	begun      map[kafka.Partition]bool  // of those topics: partitions that the group has assigned since
+	mu         sync.Mutex                     // guards the fields below
+	known      map[kafka.Partition]kafka.Span // where partitions began and ended when the Consumer was opened
+	from       map[kafka.Partition]int64      // where to start
+	until      map[kafka.Partition]int64      // where to stop
+	renewed    map[string]bool                // topics that were deleted, and may have been created again
+	begun      map[kafka.Partition]bool       // of those topics: partitions that the group has assigned since
 	cursors    map[kafka.Partition]*cursor
 	assigned   bool   // the cursors are all partitions that this member is to read
 	member     string // the member ID of this Consumer, and the
@@ -137,7 +137,7 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 		renewed:    map[string]bool{},
 		begun:      map[kafka.Partition]bool{},
 		reads:      map[string]kafka.TopicID{},
-		gaveUp:     noGeneration,
+		gaveUp:     kafka.NoGeneration,
 		closed:     make(chan struct{}),
 	}
 	if err := c.open(ctx); err != nil {
@@ -216,9 +216,9 @@ func (o *ConsumerOptions) choose(places map[kafka.Partition]kafka.Place) error {
 
 func (c *Consumer) open(ctx context.Context) error {
 	f, o := c.fabric, c.options
-	places, err := f.partitions(ctx, c.lookups, o.Topics)
+	places, err := kafka.Places(ctx, c.lookups, o.Topics)
 	if err != nil {
-		return err
+		return f.lookupError("look up topics", err)
 	}
 	if err := o.choose(places); err != nil {
 		return err
@@ -228,19 +228,17 @@ func (c *Consumer) open(ctx context.Context) error {
 		ids = append(ids, id)
 		c.reads[id.Topic] = at.Topic
 	}
-	if c.known, err = f.spans(ctx, c.lookups, ids); err != nil {
-		return err
+	if c.known, err = kafka.Spans(ctx, c.lookups, ids); err != nil {
+		return f.lookupError("look up offsets", err)
 	}
 	if err := c.mayRead(ctx, ids); err != nil {
 		return err
 	}
-	if c.from, err = f.resolvePosition(ctx, c.lookups, o.From, c.known); err != nil {
-		return err
+	if c.from, err = o.From.resolve(ctx, c.lookups, c.known); err == nil && o.Until.kind != positionNone {
+		c.until, err = o.Until.resolve(ctx, c.lookups, c.known)
 	}
-	if o.Until.kind != positionNone {
-		if c.until, err = f.resolvePosition(ctx, c.lookups, o.Until, c.known); err != nil {
-			return err
-		}
+	if err != nil {
+		return f.lookupError("look up offsets", err)
 	}
 	opts := []kgo.Opt{
 		kgo.WithHooks(c.conns),
@@ -250,19 +248,15 @@ func (c *Consumer) open(ctx context.Context) error {
 	}
 	c.conns.OnRefused = c.refused
 	if o.Group == "" {
-		at := map[string]map[int32]kgo.Offset{}
+		at := map[kafka.Partition]kgo.Offset{}
 		for id, offset := range c.from {
-			cur := c.add(id, min(offset, c.known[id].end), offset)
-			if at[id.Topic] == nil {
-				at[id.Topic] = map[int32]kgo.Offset{}
-			}
-			at[id.Topic][id.Partition] = kgo.NewOffset().At(cur.start)
+			at[id] = kgo.NewOffset().At(c.add(id, min(offset, c.known[id].End), offset).start)
 		}
 		c.assigned = true
-		opts = append(opts, kgo.ConsumePartitions(at))
+		opts = append(opts, kgo.ConsumePartitions(kafka.ByTopic(at)))
 	} else {
-		if err := c.openGroup(ctx); err != nil {
-			return err
+		if err := kafka.CheckGroup(ctx, c.lookups, o.Group); err != nil {
+			return c.groupError(err)
 		}
 		opts = append(opts, c.groupOpts()...)
 	}
@@ -284,15 +278,23 @@ func (c *Consumer) mayRead(ctx context.Context, ids []kafka.Partition) error {
 			continue
 		}
 		asked[id.Topic] = true
-		err := retry(ctx, retriable, func() error {
-			_, _, err := c.fabric.probe(ctx, c.lookups, id, c.known[id].end)
+		err := kafka.Repeat(ctx, func() error {
+			_, _, err := kafka.Probe(ctx, c.lookups, id, c.known[id].End)
 			return err
 		})
 		if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
-			return err
+			return c.fabric.lookupError(fmt.Sprintf("consume topic %q", id.Topic), err)
 		}
 	}
 	return nil
+}
+
+// lookupError explains the error of a request that looks something up.
+func (f *fabric) lookupError(what string, err error) error {
+	if t := (*kafka.TopicError)(nil); errors.As(err, &t) {
+		return f.topicError("consume", "read", t.Topic, t.Err)
+	}
+	return fmt.Errorf("%s: %w", what, f.loginError(err))
 }
 
 // add starts reading a partition. The caller holds mu, unless the Consumer is still being opened.
@@ -331,16 +333,16 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	spans, err := c.fabric.spans(ctx, c.lookups, ids)
+	spans, err := kafka.Spans(ctx, c.lookups, ids)
 	if err != nil {
-		return nil, err
+		return nil, c.fabric.lookupError("look up offsets", err)
 	}
 	var all []Progress
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, s := range spans {
 		if cur := c.cursors[id]; cur != nil {
-			all = append(all, Progress{id.Topic, id.Partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.end, cur.until})
+			all = append(all, Progress{id.Topic, id.Partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.End, cur.until})
 		}
 	}
 	slices.SortFunc(all, func(a, b Progress) int {
@@ -414,25 +416,22 @@ func (c *Consumer) runBackground(ctx context.Context) {
 
 // findPartitions starts reading partitions that were added, from their start.
 func (c *Consumer) findPartitions(ctx context.Context) error {
-	places, err := c.fabric.partitions(ctx, c.lookups, c.options.Topics)
+	places, err := kafka.Places(ctx, c.lookups, c.options.Topics)
 	if err != nil {
-		return err
+		return c.fabric.lookupError("look up topics", err)
 	}
-	added := map[string]map[int32]kgo.Offset{}
+	added := map[kafka.Partition]kgo.Offset{}
 	c.mu.Lock()
 	for id := range places {
 		if c.cursors[id] != nil || c.renewed[id.Topic] || !c.options.wants(id.Partition) {
 			continue
 		}
 		c.add(id, 0, 0)
-		if added[id.Topic] == nil {
-			added[id.Topic] = map[int32]kgo.Offset{}
-		}
-		added[id.Topic][id.Partition] = kgo.NewOffset().At(0)
+		added[id] = kgo.NewOffset().At(0)
 	}
 	c.mu.Unlock()
 	if len(added) > 0 {
-		c.fetches.AddConsumePartitions(added)
+		c.fetches.AddConsumePartitions(kafka.ByTopic(added))
 	}
 	return nil
 }

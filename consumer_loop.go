@@ -285,7 +285,7 @@ const remadeTimeout = 5 * time.Second
 func (c *Consumer) wasRecreated(topic string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), remadeTimeout)
 	defer cancel()
-	places, err := c.fabric.partitions(ctx, c.lookups, []string{topic})
+	places, err := kafka.Places(ctx, c.lookups, []string{topic})
 	if err != nil {
 		return false
 	}
@@ -302,7 +302,7 @@ func (c *Consumer) restartTopic(topic string) {
 	c.fetches.PurgeTopicsFromConsuming(topic)
 	gone := func(id kafka.Partition) bool { return id.Topic == topic }
 	c.mu.Lock()
-	maps.DeleteFunc(c.known, func(id kafka.Partition, _ span) bool { return gone(id) })
+	maps.DeleteFunc(c.known, func(id kafka.Partition, _ kafka.Span) bool { return gone(id) })
 	maps.DeleteFunc(c.from, func(id kafka.Partition, _ int64) bool { return gone(id) })
 	maps.DeleteFunc(c.until, func(id kafka.Partition, _ int64) bool { return gone(id) })
 	maps.DeleteFunc(c.begun, func(id kafka.Partition, _ bool) bool { return gone(id) })
@@ -336,7 +336,7 @@ func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
 		return nil // poll reports these
 	case errors.As(p.Err, &loss):
 		return &GapError{topic, p.Partition, min(loss.ConsumedTo, loss.ResetTo), max(loss.ConsumedTo, loss.ResetTo)}
-	case topic == "" && rejoins(p.Err):
+	case topic == "" && kafka.Temporary(p.Err): // the member rejoins by itself once there is a coordinator
 		c.fabric.diagnostics().Info("joining the consumer group again", "group", c.options.Group, "err", p.Err)
 		return nil
 	case topic == "":
@@ -358,12 +358,12 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 	c.mu.Unlock()
 	for _, cur := range open {
 		next := cur.next.Load()
-		past, found, err := c.fabric.probe(ctx, c.lookups, cur.id, next)
+		past, found, err := kafka.Probe(ctx, c.lookups, cur.id, next)
 		switch {
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			c.skipDeleted(ctx, cur)
 		case err != nil:
-			c.errs = append(c.errs, err)
+			c.errs = append(c.errs, c.fabric.lookupError(fmt.Sprintf("consume topic %q", cur.id.Topic), err))
 		case !found && past > next:
 			cur.next.Store(past)
 			cur.handled(past, cur.epoch.Load())
@@ -374,12 +374,12 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 // skipDeleted moves a cursor to the start of its partition if the records at the cursor were
 // deleted.
 func (c *Consumer) skipDeleted(ctx context.Context, cur *cursor) {
-	spans, err := c.fabric.spans(ctx, c.lookups, []kafka.Partition{cur.id})
+	spans, err := kafka.Spans(ctx, c.lookups, []kafka.Partition{cur.id})
 	if err != nil {
-		c.errs = append(c.errs, err)
+		c.errs = append(c.errs, c.fabric.lookupError("look up offsets", err))
 		return
 	}
-	next, start := cur.next.Load(), spans[cur.id].start
+	next, start := cur.next.Load(), spans[cur.id].Start
 	if start <= next {
 		return
 	}

@@ -1011,7 +1011,7 @@ func TestNotFinishedBetweenGenerations(t *testing.T) {
 		"out of the group": {
 			{"assigned 0", gain(1, one(0)), false},
 			{"its offset", take(0), true},
-			{"lost", drop(noGeneration, one(0)), false},
+			{"lost", drop(kafka.NoGeneration, one(0)), false},
 			{"assigned it again, in a new group", gain(1, one(0)), false},
 			{"its offset", take(0), true},
 		},
@@ -1039,7 +1039,7 @@ func TestNotFinishedBetweenGenerations(t *testing.T) {
 		},
 	} {
 		c := &Consumer{
-			options: ConsumerOptions{Group: "analysis", Until: End}, gaveUp: noGeneration,
+			options: ConsumerOptions{Group: "analysis", Until: End}, gaveUp: kafka.NoGeneration,
 			cursors: map[kafka.Partition]*cursor{}, begun: map[kafka.Partition]bool{},
 			until: map[kafka.Partition]int64{{Topic: topic, Partition: 0}: 7, {Topic: topic, Partition: 1}: 7},
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -98,7 +99,7 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 	}
 	if name := e.getenv("DIASPORA_CA_FILE"); name != "" {
 		cfg.CAFile = name
-		if _, err := cfg.roots(nil); err != nil {
+		if _, err := (Config{CAFile: name}).roots(); err != nil {
 			return Config{}, fmt.Errorf("DIASPORA_CA_FILE: %w", err)
 		}
 	}
@@ -259,7 +260,7 @@ func (e environment) withKey(cfg Config, from string) (Config, error) {
 	if of := e.file.Get("DIASPORA_URL"); of != "" && !sameURL(of, cfg.URL) {
 		return Config{}, &Error{
 			Condition: ErrInvalid,
-			Reason:    fmt.Sprintf("the key file %s is of the fabric %s, and not of %s", e.file.Path, redactURL(of), redactURL(cfg.URL)),
+			Reason:    fmt.Sprintf("the key file %s is of the fabric %s, and not of %s", e.file.Path, aclclient.RedactURL(of), aclclient.RedactURL(cfg.URL)),
 			Hint:      "unset DIASPORA_URL, since the key file says it",
 		}
 	}

@@ -1,13 +1,12 @@
 package diaspora
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -62,12 +61,11 @@ type Error struct {
 	Reason    string // what went wrong
 	Hint      string // what to do next, as an imperative, or ""
 
-	cause     error // the underlying error, for errors.Is and errors.As, or nil
-	transient bool  // repeating the same HTTP request may succeed soon
+	cause error // the underlying error, for errors.Is and errors.As, or nil
 }
 
 func (e *Error) Error() string {
-	text := sanitize(e.Reason) // it may quote a server's response
+	text := terminal.OneLine(e.Reason) // it may quote a server's response
 	if e.Condition != nil {
 		text = e.Condition.Error() + ": " + text
 	}
@@ -117,9 +115,11 @@ func explain(err error) error {
 	if f := (*Error)(nil); errors.As(err, &f) {
 		return err
 	}
-	var network *net.OpError // errors.Is calls its timeouts context.DeadlineExceeded, although ctx has not ended
-	if !errors.As(err, &network) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+	if kafka.ContextEnded(err) {
 		return err
+	}
+	if reason, hint := trust.ExplainTLS(err); reason != "" {
+		return &Error{Condition: ErrInvalid, Reason: reason, Hint: hint, cause: err}
 	}
 	hint := ""
 	if t := (*trust.Error)(nil); errors.As(err, &t) {
@@ -146,6 +146,9 @@ func withHint(err error, condition error, hint string) error {
 	advised.Hint = hint
 	return &advised
 }
+
+// clip shortens text from an untrusted source before it goes into an error.
+func clip(s string) string { return terminal.Clip(s, 200) }
 
 // TopicError says which topic an operation failed on. Test its cause with [errors.Is].
 type TopicError struct {

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -87,17 +85,6 @@ func TestEventErrorInWords(t *testing.T) {
 	} {
 		if got := e.Error(); got != want || !errors.Is(e, cause) {
 			t.Errorf("Error() = %q, want %q", got, want)
-		}
-	}
-}
-
-// TestClip fails when untrusted text is not shortened, or is cut within a character.
-func TestClip(t *testing.T) {
-	t.Parallel()
-	for _, s := range []string{"", "short", strings.Repeat("x", 200), strings.Repeat("x", 201), strings.Repeat("ü€😀", 100), "x" + strings.Repeat("😀", 100)} {
-		got := clip(s)
-		if len(got) > 203 || !utf8.ValidString(got) || len(s) <= 200 && got != s {
-			t.Errorf("clip of %d bytes = %q", len(s), got)
 		}
 	}
 }

@@ -6,45 +6,17 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// openGroup fails if the caller may not use the group.
-func (c *Consumer) openGroup(ctx context.Context) error {
-	// A new cluster creates the topic for its groups' offsets (__consumer_offsets) only when the
-	// first group is used, and answers COORDINATOR_NOT_AVAILABLE until the topic is ready.
-	return retry(ctx, retriable, func() error { return c.askForGroup(ctx) })
-}
-
-// askForGroup asks once for the group's offsets, and fails if the caller may not use the group.
-func (c *Consumer) askForGroup(ctx context.Context) error {
-	group := c.options.Group
-	req := kmsg.NewPtrOffsetFetchRequest()
-	req.Group = group
-	g := kmsg.NewOffsetFetchRequestGroup()
-	g.Group = group
-	req.Groups = append(req.Groups, g)
-	resp, err := req.RequestWith(ctx, c.lookups)
-	if err != nil {
-		return c.groupError(err)
-	}
-	code := resp.ErrorCode
-	for _, g := range resp.Groups {
-		if code == 0 {
-			code = g.ErrorCode
-		}
-	}
-	if err := kerr.ErrorForCode(code); err != nil && err != kerr.GroupIDNotFound { // a new group is fine
-		return c.groupError(err)
-	}
-	return nil
-}
-
+// groupError explains the error of a request for the group.
 func (c *Consumer) groupError(err error) error {
+	if t := (*kafka.TopicError)(nil); errors.As(err, &t) {
+		return c.fabric.topicError("consume", "read", t.Topic, t.Err)
+	}
 	f, ok := explain(err).(*Error)
 	if ok && f.Condition == ErrPermission && !kafka.NotAdmitted(err) {
 		f = &Error{
@@ -64,11 +36,8 @@ func (c *Consumer) groupError(err error) error {
 const rebalanceTimeout = 20 * time.Second
 
 func (c *Consumer) groupOpts() []kgo.Opt {
-	balancer := newBalancer()
-	return []kgo.Opt{
+	return append(kafka.Balancer(),
 		kgo.ConsumerGroup(c.options.Group),
-		kgo.Balancers(balancer),
-		kgo.WithHooks(balancer),
 		kgo.ConsumeTopics(c.options.Topics...),
 		kgo.SessionTimeout(c.options.SessionTimeout),
 		kgo.RebalanceTimeout(rebalanceTimeout),
@@ -93,12 +62,9 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 			_, generation := client.GroupMetadata()
 			c.onRevoked(generation, lost)
 		}),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.onRevoked(noGeneration, lost) }),
-	}
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.onRevoked(kafka.NoGeneration, lost) }),
+	)
 }
-
-// noGeneration is the generation of a member that is not in the group.
-const noGeneration = -1
 
 // onAssigned is called with the partitions that a generation of the group adds to this member's. If there
 // are any, take is called later, when their offsets are known.
@@ -133,7 +99,7 @@ func (c *Consumer) startPartitions(offsets map[string]map[int32]kgo.Offset) map[
 				continue
 			}
 			wanted := c.from[id]
-			cur := c.add(id, min(wanted, c.known[id].end), wanted)
+			cur := c.add(id, min(wanted, c.known[id].End), wanted)
 			partitions[partition] = kgo.NewOffset().At(cur.start)
 		}
 	}
@@ -158,11 +124,6 @@ func (c *Consumer) onRevoked(generation int32, lost map[string][]int32) {
 	}
 }
 
-// rejoins reports whether a member rejoins by itself after this error ended its session. It does,
-// once there is a coordinator, if the coordinator died or did not hear from the member for too
-// long.
-func rejoins(err error) bool { return retriable(explain(err)) }
-
 // Commit commits the records that are handled so far, so that the group does not deliver them
 // again. It also counts the given records, and all before them in their partitions, as handled: the
 // body of a loop can thus commit its current record. Without a group, it does nothing.
@@ -181,8 +142,12 @@ func (c *Consumer) commit(ctx context.Context) error {
 	if c.options.Group == "" {
 		return nil
 	}
-	passes := func(err error) bool { return retriable(err) && !needsRejoin(err) }
-	return retry(ctx, passes, func() error { return c.commitOnce(ctx) })
+	again := func(err error) bool { return kafka.Temporary(err) && !kafka.NeedsRejoin(err) }
+	err := backoff.Retry(ctx, kafka.Repeats, again, func() error { return c.commitOnce(ctx) })
+	if err != nil {
+		return fmt.Errorf("commit: %w", c.groupError(err))
+	}
+	return nil
 }
 
 // commitOnce commits what is handled now. It runs once at a time: of two concurrent commits, the
@@ -192,112 +157,27 @@ func (c *Consumer) commitOnce(ctx context.Context) error {
 	case c.committing <- struct{}{}:
 		defer func() { <-c.committing }()
 	case <-ctx.Done():
-		return fmt.Errorf("commit: %w", ctx.Err())
+		return ctx.Err()
 	}
-	offsets := map[string]map[int32]kgo.EpochOffset{}
+	offsets := map[kafka.Partition]kgo.EpochOffset{}
 	handled := map[*cursor]int64{}
 	c.mu.Lock()
 	member := c.member
 	for id, cur := range c.cursors {
-		done := cur.done.Load()
-		if done <= cur.committed.Load() {
-			continue
+		if done := cur.done.Load(); done > cur.committed.Load() {
+			offsets[id] = kgo.EpochOffset{Epoch: cur.epoch.Load(), Offset: done}
+			handled[cur] = done
 		}
-		if offsets[id.Topic] == nil {
-			offsets[id.Topic] = map[int32]kgo.EpochOffset{}
-		}
-		offsets[id.Topic][id.Partition] = kgo.EpochOffset{Epoch: cur.epoch.Load(), Offset: done}
-		handled[cur] = done
 	}
 	c.mu.Unlock()
 	if len(offsets) == 0 {
 		return nil
 	}
-	var failed error
-	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
-		if req.MemberID != member {
-			return kerr.UnknownMemberID // the member has rejoined, and another member may now be ahead on these partitions
-		}
-		return nil
-	})
-	c.fetches.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
-		failed = c.commitError(resp, err)
-	})
-	if failed != nil {
-		return fmt.Errorf("commit: %w", failed)
+	if err := kafka.Commit(ctx, c.fetches, member, offsets); err != nil {
+		return err
 	}
 	for cur, done := range handled {
 		cur.committed.Store(done)
 	}
 	return nil
-}
-
-// needsRejoin reports whether a commit failed because the member has to rejoin the group first. Such
-// a commit must not be retried: if it is for partitions that are being given up, the member rejoins
-// only after the commit has returned.
-func needsRejoin(err error) bool {
-	for _, code := range []error{kerr.RebalanceInProgress, kerr.UnknownMemberID, kerr.IllegalGeneration, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
-		if errors.Is(err, code) {
-			return true
-		}
-	}
-	return false
-}
-
-// commitError returns why a commit failed: the group's error, or that of the first partition that
-// has one.
-func (c *Consumer) commitError(resp *kmsg.OffsetCommitResponse, err error) error {
-	if err != nil {
-		return c.groupError(err)
-	}
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			switch err := kerr.ErrorForCode(p.ErrorCode); {
-			case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
-				return c.fabric.topicError("consume", "read", t.Topic, err)
-			case err != nil:
-				return c.groupError(err)
-			}
-		}
-	}
-	return nil
-}
-
-// balancer is the Kafka client's cooperative sticky balancer, fixed for a member that the group has
-// removed without the member noticing. When such a member rejoins, it gets a new ID. The client (as
-// of v1.22.2) nevertheless keeps the partitions that it had and claims them again, although another
-// member may have read them and committed since. With this balancer, the member first gives all of
-// them up, and then starts at the group's committed offsets.
-//
-// Only the client's goroutine for the group calls its methods.
-type balancer struct {
-	kgo.GroupBalancer
-	client *kgo.Client
-	stale  bool // the member has a new ID but still holds the partitions of the old one
-}
-
-func newBalancer() *balancer {
-	return &balancer{GroupBalancer: kgo.CooperativeStickyBalancer()}
-}
-
-// OnNewClient implements [kgo.HookNewClient].
-func (b *balancer) OnNewClient(client *kgo.Client) { b.client = client }
-
-// JoinGroupMetadata implements [kgo.GroupBalancer]. A member without an ID must not claim
-// partitions.
-func (b *balancer) JoinGroupMetadata(topics []string, current map[string][]int32, generation int32) []byte {
-	id, _ := b.client.GroupMetadata()
-	if b.stale = len(current) > 0 && (b.stale || id == ""); b.stale {
-		current, generation = nil, noGeneration
-	}
-	return b.GroupBalancer.JoinGroupMetadata(topics, current, generation)
-}
-
-// ParseSyncAssignment implements [kgo.GroupBalancer]. When the member is stale, it returns no
-// partitions. The client then gives up those that it holds and rejoins at once.
-func (b *balancer) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
-	if b.stale {
-		return nil, nil
-	}
-	return b.GroupBalancer.ParseSyncAssignment(assignment)
 }

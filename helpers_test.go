@@ -1,13 +1,11 @@
 package diaspora
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -90,7 +89,7 @@ func eventually(t testing.TB, what string, met func() bool) {
 	t.Helper()
 	ctx := within(t)
 	for !met() {
-		if !sleep(ctx, 2*time.Millisecond, time.Now().Add(time.Hour)) {
+		if !backoff.Sleep(ctx, 2*time.Millisecond) {
 			t.Fatalf("did not happen in time: %s", what)
 		}
 	}
@@ -114,36 +113,6 @@ func logValues(t testing.TB, l *Logger, topic string, values ...string) {
 		if err := l.Log(within(t), Event{Topic: topic, Value: []byte(v)}); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// TestWordsOfTheKafkaClient fails when one of two texts of the Kafka client has changed. The
-// library has to compare these texts, because the client exports no error or constant for them.
-func TestWordsOfTheKafkaClient(t *testing.T) {
-	t.Parallel()
-	var mu sync.Mutex
-	var said bytes.Buffer // guarded by mu, because the client logs from several goroutines
-	client, err := kgo.NewClient(
-		kgo.SeedBrokers("127.0.0.1:1"), // nothing listens there
-		kgo.WithLogger(kgo.BasicLogger(lockedWriter{&mu, &said}, kgo.LogLevelInfo, nil)),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	failed := make(chan error, 1)
-	client.Produce(t.Context(), &kgo.Record{Topic: "beamline"}, func(_ *kgo.Record, err error) { failed <- err })
-	client.PurgeTopicsFromProducing("beamline")
-	if err := <-failed; !kafka.Purged(err) {
-		t.Errorf("an event whose topic is forgotten fails with %q, which is not known as that", err)
-	}
-	if err := client.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	client.Close()
-	mu.Lock()
-	defer mu.Unlock()
-	if !strings.Contains(said.String(), "[INFO] "+flushing) {
-		t.Errorf("a flush says %q, want %q at level INFO", said.String(), flushing)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
@@ -73,7 +74,7 @@ func (m memory) recall(name string) (r remembered) {
 			return remembered{}
 		}
 	}
-	data, err := readBounded(m.path(name), maxProfileBytes)
+	data, err := disk.ReadBounded(m.path(name), maxProfileBytes)
 	if err != nil || json.Unmarshal(data, &r) != nil || r.Discovery != nil && r.Discovery.validate() != nil {
 		return remembered{}
 	}

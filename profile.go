@@ -115,7 +115,7 @@ func (p *Profiles) read(path string, limit int64) ([]byte, error) {
 	if err := p.mustBeOurs(path); err != nil {
 		return nil, err
 	}
-	return readBounded(path, limit)
+	return disk.ReadBounded(path, limit)
 }
 
 func (p *Profiles) mustBeOurs(path string) error {

@@ -227,34 +227,18 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 
 // StartOffset returns the offset of the first record of a partition.
 func (a *Admin) StartOffset(ctx context.Context, topic string, partition int32) (int64, error) {
-	const earliest = -2
-	return a.listOffset(ctx, topic, partition, earliest)
+	return a.listOffset(ctx, Partition{topic, partition}, earliest)
 }
 
 // EndOffset returns the offset that the next record of a partition will get. All records before it
 // are acknowledged.
 func (a *Admin) EndOffset(ctx context.Context, topic string, partition int32) (int64, error) {
-	const latest = -1
-	return a.listOffset(ctx, topic, partition, latest)
+	return a.listOffset(ctx, Partition{topic, partition}, latest)
 }
 
-func (a *Admin) listOffset(ctx context.Context, topic string, partition int32, timestamp int64) (int64, error) {
-	p := kmsg.NewListOffsetsRequestTopicPartition()
-	p.Partition, p.Timestamp = partition, timestamp
-	t := kmsg.NewListOffsetsRequestTopic()
-	t.Topic, t.Partitions = topic, append(t.Partitions, p)
-	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID = -1
-	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, a.client)
-	if err != nil {
-		return 0, err
-	}
-	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return 0, errors.New("list offsets: the broker did not answer for the partition")
-	}
-	got := resp.Topics[0].Partitions[0]
-	return got.Offset, kerr.ErrorForCode(got.ErrorCode)
+func (a *Admin) listOffset(ctx context.Context, id Partition, timestamp int64) (int64, error) {
+	offsets, err := listOffsets(ctx, a.client, []Partition{id}, timestamp, readUncommitted)
+	return offsets[id], err
 }
 
 // MendTopicConfigs changes the settings of an existing topic to those of spec. It returns the names

@@ -1,6 +1,6 @@
-// Package kafka talks to a Kafka cluster. It hides how a client signs in as a person ([ClientOpts]),
-// what a cluster's errors mean ([Explain], [Judge]), and how to administer topics and ACLs ([Admin]).
-// It works the same with Apache Kafka and with the embedded broker.
+// Package kafka talks to a Kafka cluster. It hides how a client signs in as a person ([ClientOpts],
+// [SignIn]), what a cluster's errors mean ([Explain], [Judge]), and how to administer topics and ACLs
+// ([Admin]). It works the same with Apache Kafka and with the embedded broker.
 //
 // It guarantees that a client sends no token and no secret of an access key in the clear to another
 // machine ([ErrInsecure]), unless the configuration allows it, and tokens only to brokers that
@@ -10,10 +10,12 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -76,6 +78,9 @@ type Config struct {
 	// Optional.
 	Progress func()
 
+	// Diagnostics receives the client's own messages, each one level lower. Optional.
+	Diagnostics *slog.Logger
+
 	// ClientID is the client's name in the brokers' logs. Default: "diaspora".
 	ClientID string
 }
@@ -96,8 +101,8 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 // options for what it produces or consumes. The client's defaults acks=all and idempotence must
 // stay.
 //
-// The client does not report a refused login: its calls wait and it retries. So call
-// [kgo.Client.Ping] first, and watch it with a [Connections].
+// The client does not report a refused login: its calls wait and it retries. So call [SignIn] first,
+// and watch it with a [Connections].
 func ClientOpts(cfg Config) []kgo.Opt {
 	clientID := cfg.ClientID
 	if clientID == "" {
@@ -124,6 +129,9 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		opts = append(opts, kgo.SASL(bearer{cfg.TokenSource, cfg.Named}))
 	case cfg.Key != Key{}:
 		opts = append(opts, kgo.SASL(plain.Auth{User: cfg.Key.ID, Pass: cfg.Key.Secret.Reveal()}.AsMechanism()))
+	}
+	if cfg.Diagnostics != nil {
+		opts = append(opts, kgo.WithLogger(clientLog{cfg.Diagnostics}))
 	}
 	return opts
 }
@@ -203,4 +211,43 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 		return nil, errors.Join(err, conn.Close())
 	}
 	return secured, nil
+}
+
+// SignIn connects client, whose options are those of cfg, to a broker and signs in. It tries each
+// broker once, and fails with the error of the last one; [Explain] describes it.
+func SignIn(ctx context.Context, client *kgo.Client, cfg Config) error {
+	// Ask for the token first. If the client asked, it would wrap the source's error into an error
+	// of the connection, and the reason would be lost.
+	if cfg.TokenSource != nil {
+		for _, broker := range cfg.Brokers {
+			if _, err := trust.Token(ctx, cfg.TokenSource, broker, cfg.Named); err != nil {
+				return err
+			}
+		}
+	}
+	// While the client waits for a broker's first response, it ignores ctx.
+	answered := make(chan error, 1)
+	go func() { answered <- client.Ping(ctx) }() // ends with ctx, or a few seconds later
+	select {
+	case err := <-answered:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// codecs are the values of Kafka's compression.type.
+var codecs = map[string]kgo.CompressionCodec{
+	"none":   kgo.NoCompression(),
+	"gzip":   kgo.GzipCompression(),
+	"snappy": kgo.SnappyCompression(),
+	"lz4":    kgo.Lz4Compression(),
+	"zstd":   kgo.ZstdCompression(),
+}
+
+// Codec returns the codec with this name in Kafka's compression.type. The empty name is "none". It
+// reports false if there is no such codec.
+func Codec(name string) (codec kgo.CompressionCodec, ok bool) {
+	codec, ok = codecs[cmp.Or(name, "none")]
+	return codec, ok
 }

@@ -57,32 +57,28 @@ func bearerCluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 	return cluster
 }
 
-// dial returns a client that is connected to a broker and signed in.
-func dial(ctx context.Context, cfg Config) (*kgo.Client, error) {
+// dial returns a client that is signed in.
+func dial(t *testing.T, cfg Config) (*kgo.Client, error) {
 	client, err := kgo.NewClient(ClientOpts(cfg)...)
 	if err != nil {
 		return nil, err
 	}
-	if err := client.Ping(ctx); err != nil {
-		client.Close()
-		return nil, err
-	}
-	return client, nil
+	t.Cleanup(client.Close)
+	return client, SignIn(t.Context(), client, cfg)
 }
 
-func TestDialSignsIn(t *testing.T) {
+func TestSignIn(t *testing.T) {
 	cluster := bearerCluster(t, kfake.SeedTopics(1, "weather"))
-	client, err := dial(t.Context(), Config{Brokers: cluster.ListenAddrs(), TokenSource: staticToken("good")})
+	client, err := dial(t, Config{Brokers: cluster.ListenAddrs(), TokenSource: staticToken("good")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
 	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("sunny")}).FirstErr(); err != nil {
 		t.Errorf("ProduceSync = %v", err)
 	}
 }
 
-func TestDialRefused(t *testing.T) {
+func TestSignInRefused(t *testing.T) {
 	cluster := bearerCluster(t)
 	nobody := unusedAddr(t)
 	failing := func(err error) globus.TokenSource {
@@ -102,16 +98,16 @@ func TestDialRefused(t *testing.T) {
 			Unavailable, globus.ErrUnavailable.Error()},
 		{"no broker", Config{Brokers: []string{nobody}, TokenSource: staticToken("good")},
 			Unavailable, "no broker can be reached"},
+		{"none configured", Config{}, Unknown, "no seed brokers"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			start := time.Now()
-			client, err := dial(t.Context(), tt.cfg)
+			_, err := dial(t, tt.cfg)
 			if err == nil {
-				client.Close()
-				t.Fatal("dial = nil, want an error")
+				t.Fatal("SignIn = nil, want an error")
 			}
 			if took := time.Since(start); took > time.Second {
-				t.Errorf("dial took %v, want less than a second", took)
+				t.Errorf("SignIn took %v, want less than a second", took)
 			}
 			condition, reason := Explain(err)
 			if condition != tt.condition || !strings.Contains(reason, tt.reason) {
@@ -132,11 +128,14 @@ func TestTokenIsAskedWithDeadline(t *testing.T) {
 		}
 		return globus.Token{AccessToken: "good"}, nil
 	})
-	client, err := dial(t.Context(), Config{Brokers: bearerCluster(t).ListenAddrs(), TokenSource: source})
+	client, err := kgo.NewClient(ClientOpts(Config{Brokers: bearerCluster(t).ListenAddrs(), TokenSource: source})...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.Close()
+	defer client.Close()
+	if err := client.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // farConn is a connection whose remote address is addr.

@@ -14,6 +14,18 @@ type Partition struct {
 	Partition int32
 }
 
+// ByTopic returns what the Kafka client wants instead of a map by partition.
+func ByTopic[V any](all map[Partition]V) map[string]map[int32]V {
+	topics := map[string]map[int32]V{}
+	for id, v := range all {
+		if topics[id.Topic] == nil {
+			topics[id.Topic] = map[int32]V{}
+		}
+		topics[id.Topic][id.Partition] = v
+	}
+	return topics
+}
+
 // Place is the location of a partition: its leader, and the ID of its topic. The ID changes if the
 // topic is deleted and created again.
 type Place struct {
@@ -31,18 +43,29 @@ type TopicError struct {
 func (e *TopicError) Error() string { return e.Topic + ": " + e.Err.Error() }
 func (e *TopicError) Unwrap() error { return e.Err }
 
-// The special timestamps of ListOffsets.
+// The special timestamps of a ListOffsets request.
 const (
-	Latest   = -1
-	Earliest = -2
+	latest   = -1
+	earliest = -2
 )
 
-// readCommitted is the isolation level of all readers here. So the end of a partition is its last
+// The isolation levels. With readCommitted, which all readers use, the end of a partition is its last
 // stable offset: no reader gets the records behind it.
-const readCommitted = 1
+const (
+	readUncommitted = 0
+	readCommitted   = 1
+)
 
 // Places returns the partitions of topics, and their places.
-func Places(ctx context.Context, client *kgo.Client, topics []string) (map[Partition]Place, error) {
+func Places(ctx context.Context, client *kgo.Client, topics []string) (found map[Partition]Place, err error) {
+	err = Repeat(ctx, func() error {
+		found, err = places(ctx, client, topics)
+		return err
+	})
+	return found, err
+}
+
+func places(ctx context.Context, client *kgo.Client, topics []string) (map[Partition]Place, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, name := range topics {
 		topic := kmsg.NewMetadataRequestTopic()
@@ -71,12 +94,43 @@ func Places(ctx context.Context, client *kgo.Client, topics []string) (map[Parti
 	return found, nil
 }
 
-// ListOffsets returns an offset for each of the partitions. timestamp is [Latest], [Earliest], or a
-// time in milliseconds since 1970. For a time, the result is the offset of the first record that is
-// not older, or -1 if there is none.
-func ListOffsets(ctx context.Context, client *kgo.Client, partitions []Partition, timestamp int64) (map[Partition]int64, error) {
+// Span is where a partition began and ended at one moment. The end is that for a reader of
+// committed records.
+type Span struct{ Start, End int64 }
+
+// Spans returns where the partitions begin and end now.
+func Spans(ctx context.Context, client *kgo.Client, partitions []Partition) (map[Partition]Span, error) {
+	// Look up the ends first, so that all records between start and end still existed at the
+	// second lookup. If records are deleted between the two, a start can be past its end; the
+	// maximum below corrects that.
+	ends, err := ListOffsets(ctx, client, partitions, latest)
+	if err != nil {
+		return nil, err
+	}
+	starts, err := ListOffsets(ctx, client, partitions, earliest)
+	if err != nil {
+		return nil, err
+	}
+	spans := make(map[Partition]Span, len(partitions))
+	for _, id := range partitions {
+		spans[id] = Span{starts[id], max(starts[id], ends[id])}
+	}
+	return spans, nil
+}
+
+// ListOffsets returns for each of the partitions the offset of the first record that is not older
+// than timestamp, in milliseconds since 1970, or -1 if there is none.
+func ListOffsets(ctx context.Context, client *kgo.Client, partitions []Partition, timestamp int64) (offsets map[Partition]int64, err error) {
+	err = Repeat(ctx, func() error {
+		offsets, err = listOffsets(ctx, client, partitions, timestamp, readCommitted)
+		return err
+	})
+	return offsets, err
+}
+
+func listOffsets(ctx context.Context, client *kgo.Client, partitions []Partition, timestamp int64, isolation int8) (map[Partition]int64, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
-	req.IsolationLevel = readCommitted
+	req.IsolationLevel = isolation
 	topics := map[string]int{}
 	for _, id := range partitions {
 		i, ok := topics[id.Topic]
@@ -115,7 +169,15 @@ func ListOffsets(ctx context.Context, client *kgo.Client, partitions []Partition
 // Probe fetches once from a partition, from the offset next. It returns whether there is a record.
 // If not, past is the offset up to which there is none. A consuming client cannot find this out,
 // because it skips empty batches, transaction markers and aborted records silently.
-func Probe(ctx context.Context, client *kgo.Client, id Partition, at Place, next int64) (past int64, found bool, err error) {
+func Probe(ctx context.Context, client *kgo.Client, id Partition, next int64) (past int64, found bool, err error) {
+	all, err := Places(ctx, client, []string{id.Topic})
+	if err != nil {
+		return next, false, err
+	}
+	at, ok := all[id]
+	if !ok {
+		return next, false, &TopicError{id.Topic, kerr.UnknownTopicOrPartition}
+	}
 	req := kmsg.NewPtrFetchRequest()
 	req.ReplicaID = -1
 	req.MaxBytes = 1 << 20

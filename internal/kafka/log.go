@@ -1,0 +1,40 @@
+package kafka
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// clientLog passes the Kafka client's own messages on as diagnostics, each one level lower: most of
+// its warnings are about problems that callers report as errors anyway.
+type clientLog struct{ to *slog.Logger }
+
+func (l clientLog) Level() kgo.LogLevel {
+	switch ctx := context.Background(); {
+	case l.to.Enabled(ctx, slog.LevelDebug):
+		return kgo.LogLevelInfo
+	case l.to.Enabled(ctx, slog.LevelInfo):
+		return kgo.LogLevelWarn
+	}
+	return kgo.LogLevelError
+}
+
+// flushing is the Kafka client's message at each flush. It is dropped because a program that logs
+// with a Linger flushes at each call, so it would fill the diagnostics.
+const flushing = "flushing"
+
+func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	if msg == flushing {
+		return
+	}
+	to := slog.LevelDebug
+	switch level {
+	case kgo.LogLevelError:
+		to = slog.LevelWarn
+	case kgo.LogLevelWarn:
+		to = slog.LevelInfo
+	}
+	l.to.Log(context.Background(), to, msg, keyvals...)
+}
