@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/diaspora-streams/diaspora/internal/consume"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -58,55 +57,13 @@ type ConsumerOptions struct {
 // handled records are committed. If the program dies before the commit, the record is delivered
 // again.
 type Consumer struct {
-	fabric  *fabric
-	options ConsumerOptions
-	lookups *kgo.Client // for offsets and probes; signs in first, so that opening fails if the login is rejected
-	fetches *kgo.Client
-	conns   *kafka.Connections
+	fabric *fabric
+	reader *consume.Reader
+	conns  *kafka.Connections
 
-	committing chan struct{} // holds a value while a commit is running
-
-	mu         sync.Mutex                     // guards the fields below
-	known      map[kafka.Partition]kafka.Span // where partitions began and ended when the Consumer was opened
-	from       map[kafka.Partition]int64      // where to start
-	until      map[kafka.Partition]int64      // where to stop
-	renewed    map[string]bool                // topics that were deleted, and may have been created again
-	begun      map[kafka.Partition]bool       // of those topics: partitions that the group has assigned since
-	cursors    map[kafka.Partition]*cursor
-	assigned   bool   // the cursors are all partitions that this member is to read
-	member     string // the member ID of this Consumer, and the
-	generation int32  // generation of the group, at the last assignment of partitions
-	gaveUp     int32  // the last generation in which partitions were given up
-	stopPoll   context.CancelCauseFunc
-
-	// Only the loop uses these.
-	busy  atomic.Bool
-	queue []fetched
-	errs  []error
-	reads map[string]kafka.TopicID // the ID of the topic that is read under a name; missing if it is not known
-
-	stop     context.CancelFunc // stops the background work
-	wg       sync.WaitGroup
 	closer   sync.Once
-	closed   chan struct{}
 	closeErr error
 }
-
-// cursor is how far a partition has been read.
-type cursor struct {
-	id    kafka.Partition
-	start int64 // the offset at which reading began
-	from  int64 // records before it are skipped
-	until int64 // reading ends here; -1 for never
-
-	next      atomic.Int64 // the next offset to yield; not updated while a batch is being yielded
-	done      atomic.Int64 // all records before it are handled
-	epoch     atomic.Int32 // leader epoch of the last handled record
-	committed atomic.Int64 // all records before it are committed
-	lost      atomic.Bool  // the partition was given up: its remaining records must not be yielded
-}
-
-func (c *cursor) finished() bool { return c.until >= 0 && c.next.Load() >= c.until }
 
 // OpenConsumer returns a Consumer that is signed in. It has checked that its topics exist and may
 // be read, and has looked up where they begin and end. Consumer groups are private to their owner:
@@ -123,25 +80,24 @@ func OpenConsumer(ctx context.Context, cfg Config, options ConsumerOptions) (*Co
 	if err != nil {
 		return nil, fmt.Errorf("open consumer: %w", err)
 	}
-	asking, err := f.dial(ctx)
+	c := &Consumer{fabric: f, conns: new(kafka.Connections)}
+	c.reader, err = consume.Open(ctx, consume.Options{
+		Topics:         options.Topics,
+		Partitions:     options.Partitions,
+		Group:          options.Group,
+		From:           options.From.at,
+		Until:          options.Until.at,
+		CommitEvery:    options.CommitEvery,
+		SessionTimeout: options.SessionTimeout,
+		Dial:           f.dial,
+		Connections:    c.conns,
+		Explain:        readErrors{f, options.Group},
+		Diagnostics:    f.diagnostics(),
+	})
+	if missing := (*consume.NoPartitionError)(nil); errors.As(err, &missing) {
+		err = &TopicError{"consume", clip(missing.Topic), &Error{Condition: ErrNotFound, Reason: missing.Error()}}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open consumer: %w", err)
-	}
-	c := &Consumer{
-		fabric:     f,
-		options:    options,
-		lookups:    asking,
-		conns:      new(kafka.Connections),
-		committing: make(chan struct{}, 1),
-		cursors:    map[kafka.Partition]*cursor{},
-		renewed:    map[string]bool{},
-		begun:      map[kafka.Partition]bool{},
-		reads:      map[string]kafka.TopicID{},
-		gaveUp:     kafka.NoGeneration,
-		closed:     make(chan struct{}),
-	}
-	if err := c.open(ctx); err != nil {
-		asking.Close()
 		return nil, err
 	}
 	return c, nil
@@ -170,7 +126,7 @@ func (o *ConsumerOptions) validate() error {
 			return invalid("partition %d is negative", p)
 		}
 	}
-	if o.From.kind == positionNone {
+	if o.From == (Position{}) {
 		o.From = Start
 	}
 	if o.CommitEvery == 0 {
@@ -182,133 +138,91 @@ func (o *ConsumerOptions) validate() error {
 	return errors.Join(o.From.validate("From"), o.Until.validate("Until"))
 }
 
-// wants reports whether a partition is to be read.
-func (o *ConsumerOptions) wants(partition int32) bool {
-	return len(o.Partitions) == 0 || slices.Contains(o.Partitions, partition)
+// GapError says that the cluster deleted records before they were read, because their topic keeps
+// records only for a limited time or up to a limited size. Reading continues after the gap.
+type GapError struct {
+	Topic     string
+	Partition int32
+	From, To  int64 // the lost offsets: from From up to but not including To
 }
 
-// choose removes from places all partitions but those in o.Partitions. It fails if one of the topics
-// does not have one of these.
-func (o *ConsumerOptions) choose(places map[kafka.Partition]kafka.Place) error {
-	if len(o.Partitions) == 0 {
-		return nil
-	}
-	for _, topic := range o.Topics {
-		for _, p := range o.Partitions {
-			if _, ok := places[kafka.Partition{Topic: topic, Partition: p}]; ok {
-				continue
+func (e *GapError) Error() string {
+	return fmt.Sprintf("consume topic %q: %d records were deleted before they were read: offsets %d to %d of partition %d", e.Topic, e.To-e.From, e.From, e.To-1, e.Partition)
+}
+
+// Records returns the records as they arrive, in order within each partition.
+//
+// An error comes with a zero Record. After most errors, the loop may continue:
+//
+//   - A [*GapError] says that records are lost.
+//   - After [ErrPermission] and [ErrUnauthenticated], it keeps trying to read.
+//   - [ErrNotFound] says that a topic was deleted. If the topic is created again, it is read from
+//     its start.
+//
+// While the cluster is unreachable, the loop waits for it. The loop ends by itself when it has
+// reached [ConsumerOptions.Until], after ctx's error, and after [ErrClosed].
+//
+// A record is handled when the body returns for it. If the body leaves the loop by break or return,
+// its record is not handled, unless the body has passed it to [Consumer.Commit]: it is not
+// committed, and the next loop starts with it.
+func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		for r, err := range c.reader.Records(ctx) {
+			var next Record
+			var gap *consume.GapError
+			switch {
+			case err == nil:
+				next = record(r)
+			case errors.As(err, &gap):
+				err = (*GapError)(gap)
+			case err == consume.ErrBusy:
+				err = invalid("the consumer's records are being read by another loop")
+			case err == consume.ErrClosed:
+				err = fmt.Errorf("consume: %w", &Error{Condition: ErrClosed, Reason: "the consumer was closed"})
+			case err == ctx.Err():
+				err = fmt.Errorf("consume: %w", withConnError(err, c.conns))
 			}
-			n := 0
-			for id := range places {
-				if id.Topic == topic {
-					n++
-				}
+			if !yield(next, err) {
+				return
 			}
-			return &TopicError{"consume", clip(topic), &Error{
-				Condition: ErrNotFound,
-				Reason:    fmt.Sprintf("it has no partition %d; it has %d, numbered from 0", p, n),
-			}}
 		}
 	}
-	maps.DeleteFunc(places, func(id kafka.Partition, _ kafka.Place) bool { return !o.wants(id.Partition) })
-	return nil
 }
 
-func (c *Consumer) open(ctx context.Context) error {
-	f, o := c.fabric, c.options
-	places, err := kafka.Places(ctx, c.lookups, o.Topics)
-	if err != nil {
-		return f.lookupError("look up topics", err)
+// record converts a Kafka record to a Record.
+func record(r *kgo.Record) Record {
+	out := Record{
+		Event:     Event{Topic: r.Topic, Key: r.Key, Value: r.Value, Time: r.Timestamp},
+		Partition: r.Partition,
+		Offset:    r.Offset,
+		Stored:    r.Timestamp,
 	}
-	if err := o.choose(places); err != nil {
-		return err
-	}
-	ids := make([]kafka.Partition, 0, len(places))
-	for id, at := range places {
-		ids = append(ids, id)
-		c.reads[id.Topic] = at.Topic
-	}
-	if c.known, err = kafka.Spans(ctx, c.lookups, ids); err != nil {
-		return f.lookupError("look up offsets", err)
-	}
-	if err := c.mayRead(ctx, ids); err != nil {
-		return err
-	}
-	if c.from, err = o.From.resolve(ctx, c.lookups, c.known); err == nil && o.Until.kind != positionNone {
-		c.until, err = o.Until.resolve(ctx, c.lookups, c.known)
-	}
-	if err != nil {
-		return f.lookupError("look up offsets", err)
-	}
-	opts := []kgo.Opt{
-		kgo.WithHooks(c.conns),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // their offsets count towards how far a transactional topic was read
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-	}
-	c.conns.OnRefused = c.refused
-	if o.Group == "" {
-		at := map[kafka.Partition]kgo.Offset{}
-		for id, offset := range c.from {
-			at[id] = kgo.NewOffset().At(c.add(id, min(offset, c.known[id].End), offset).start)
+	for i, h := range r.Headers {
+		switch h.Key {
+		case HeaderID:
+			out.ID = string(h.Value)
+		case HeaderTime:
+			if t, err := time.Parse(time.RFC3339Nano, string(h.Value)); err == nil {
+				out.Time = t
+			}
+		default:
+			if out.Headers == nil {
+				out.Headers = make([]Header, 0, len(r.Headers)-i)
+			}
+			out.Headers = append(out.Headers, Header(h))
 		}
-		c.assigned = true
-		opts = append(opts, kgo.ConsumePartitions(kafka.ByTopic(at)))
-	} else {
-		if err := kafka.CheckGroup(ctx, c.lookups, o.Group); err != nil {
-			return c.groupError(err)
-		}
-		opts = append(opts, c.groupOpts()...)
 	}
-	if c.fetches, err = f.dial(ctx, opts...); err != nil {
-		return fmt.Errorf("open consumer: %w", err)
-	}
-	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
-	c.stop = stop
-	c.wg.Go(func() { c.runBackground(run) })
-	return nil
+	return out
 }
 
-// mayRead fails if the caller may not read one of the topics. Looking up offsets does not show
-// this, because it needs fewer rights, so mayRead fetches from one partition of each topic.
-func (c *Consumer) mayRead(ctx context.Context, ids []kafka.Partition) error {
-	asked := map[string]bool{}
-	for _, id := range ids {
-		if asked[id.Topic] {
-			continue
-		}
-		asked[id.Topic] = true
-		err := kafka.Repeat(ctx, func() error {
-			_, _, err := kafka.Probe(ctx, c.lookups, id, c.known[id].End)
-			return err
-		})
-		if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
-			return c.fabric.lookupError(fmt.Sprintf("consume topic %q", id.Topic), err)
-		}
+// Commit commits the records that are handled so far, so that the group does not deliver them
+// again. It also counts the given records, and all before them in their partitions, as handled: the
+// body of a loop can thus commit its current record. Without a group, it does nothing.
+func (c *Consumer) Commit(ctx context.Context, records ...Record) error {
+	for _, r := range records {
+		c.reader.Handled(kafka.Partition{Topic: r.Topic, Partition: r.Partition}, r.Offset+1)
 	}
-	return nil
-}
-
-// lookupError explains the error of a request that looks something up.
-func (f *fabric) lookupError(what string, err error) error {
-	if t := (*kafka.TopicError)(nil); errors.As(err, &t) {
-		return f.topicError("consume", "read", t.Topic, t.Err)
-	}
-	return fmt.Errorf("%s: %w", what, f.loginError(err))
-}
-
-// add starts reading a partition. The caller holds mu, unless the Consumer is still being opened.
-func (c *Consumer) add(id kafka.Partition, start, from int64) *cursor {
-	cur := &cursor{id: id, start: start, from: from, until: -1}
-	if c.options.Until.kind != positionNone {
-		cur.until = c.until[id] // 0 for a partition that did not exist at opening, so that it counts as read
-	}
-	cur.next.Store(start)
-	cur.done.Store(start)
-	cur.committed.Store(start)
-	cur.epoch.Store(-1)
-	c.cursors[id] = cur
-	return cur
+	return c.reader.Commit(ctx)
 }
 
 // Progress says how far a Consumer has read one partition.
@@ -324,34 +238,12 @@ type Progress struct {
 // Progress returns how far the Consumer has read each of its partitions. It asks the cluster for the
 // current ends; ctx bounds that.
 func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
-	c.mu.Lock()
-	var ids []kafka.Partition
-	for id := range c.cursors {
-		ids = append(ids, id)
-	}
-	c.mu.Unlock()
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	spans, err := kafka.Spans(ctx, c.lookups, ids)
-	if err != nil {
-		return nil, c.fabric.lookupError("look up offsets", err)
-	}
+	found, err := c.reader.Progress(ctx)
 	var all []Progress
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for id, s := range spans {
-		if cur := c.cursors[id]; cur != nil {
-			all = append(all, Progress{id.Topic, id.Partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.End, cur.until})
-		}
+	for _, p := range found {
+		all = append(all, Progress(p))
 	}
-	slices.SortFunc(all, func(a, b Progress) int {
-		if a.Topic != b.Topic {
-			return strings.Compare(a.Topic, b.Topic)
-		}
-		return int(a.Partition - b.Partition)
-	})
-	return all, nil
+	return all, err
 }
 
 // Close commits the handled records, leaves the group and disconnects. A loop that is running ends
@@ -361,77 +253,43 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 func (c *Consumer) Close(ctx context.Context) error {
 	c.closer.Do(func() {
 		defer settle(ctx, c.fabric.TokenSource)
-		c.stop()
-		c.wg.Wait()
-		if c.options.CommitEvery > 0 {
-			c.closeErr = c.commit(ctx)
-		}
-		close(c.closed)
-		if err := c.fetches.LeaveGroupContext(ctx); err != nil {
-			c.closeErr = errors.Join(c.closeErr, fmt.Errorf("leave group: %w", c.groupError(err)))
-		}
-		disconnected := make(chan struct{})
-		go func() {
-			defer close(disconnected)
-			c.fetches.Close()
-			c.lookups.Close()
-		}()
-		select {
-		case <-disconnected:
-		case <-ctx.Done(): // closing the client's fetch session takes up to 20 s if the cluster does not answer
-		}
+		c.closeErr = c.reader.Close(ctx)
 	})
 	return c.closeErr
 }
 
-// runBackground commits in the background and looks for new partitions, until ctx ends.
-func (c *Consumer) runBackground(ctx context.Context) {
-	commits := make(<-chan time.Time)
-	if c.options.Group != "" && c.options.CommitEvery > 0 {
-		ticker := time.NewTicker(c.options.CommitEvery)
-		defer ticker.Stop()
-		commits = ticker.C
-	}
-	look := make(<-chan time.Time)
-	if c.options.Group == "" && c.options.Until.kind == positionNone {
-		ticker := time.NewTicker(kafka.NewPartitionsEvery)
-		defer ticker.Stop()
-		look = ticker.C
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-commits:
-			if err := c.commit(ctx); err != nil && ctx.Err() == nil {
-				c.fabric.diagnostics().Warn("commit in the background", "group", c.options.Group, "err", err)
-			}
-		case <-look:
-			if err := c.findPartitions(ctx); err != nil && ctx.Err() == nil {
-				c.fabric.diagnostics().Warn("look for new partitions", "err", err)
-			}
-		}
-	}
+// readErrors explains the errors of a Consumer.
+type readErrors struct {
+	fabric *fabric
+	group  string
 }
 
-// findPartitions starts reading partitions that were added, from their start.
-func (c *Consumer) findPartitions(ctx context.Context) error {
-	places, err := kafka.Places(ctx, c.lookups, c.options.Topics)
-	if err != nil {
-		return c.fabric.lookupError("look up topics", err)
+// Request implements [consume.Explainer].
+func (e readErrors) Request(what string, err error) error {
+	if t := (*kafka.TopicError)(nil); errors.As(err, &t) {
+		return e.fabric.topicError("consume", "read", t.Topic, t.Err)
 	}
-	added := map[kafka.Partition]kgo.Offset{}
-	c.mu.Lock()
-	for id := range places {
-		if c.cursors[id] != nil || c.renewed[id.Topic] || !c.options.wants(id.Partition) {
-			continue
+	return fmt.Errorf("%s: %w", what, e.fabric.loginError(err))
+}
+
+// Login implements [consume.Explainer].
+func (e readErrors) Login(err error) error {
+	return fmt.Errorf("consume%s: %w", e.fabric.signedInAs(), e.fabric.loginError(err))
+}
+
+// Group implements [consume.Explainer].
+func (e readErrors) Group(err error) error {
+	if t := (*kafka.TopicError)(nil); errors.As(err, &t) {
+		return e.Request("", err)
+	}
+	why := e.fabric.loginError(err)
+	if f, ok := why.(*Error); ok && f.Condition == ErrPermission && !kafka.NotAdmitted(err) {
+		why = &Error{
+			Condition: ErrPermission,
+			Reason:    e.fabric.identityName() + " may not use it",
+			Hint:      "choose another group, one that is yours",
+			cause:     err,
 		}
-		c.add(id, 0, 0)
-		added[id] = kgo.NewOffset().At(0)
 	}
-	c.mu.Unlock()
-	if len(added) > 0 {
-		c.fetches.AddConsumePartitions(kafka.ByTopic(added))
-	}
-	return nil
+	return fmt.Errorf("consumer group %q: %w", e.group, why)
 }

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -21,7 +20,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
-	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // epoch is when the first record of a numbered topic was stored; each further record is one second
@@ -347,8 +345,8 @@ func TestRebalanceLosesNothing(t *testing.T) {
 	cancel()
 }
 
-// TestPartitionsAreChosen fails when a Consumer reads a partition that was not requested, even one
-// that is added later, or does not report a requested partition that is missing.
+// TestPartitionsAreChosen fails when a Consumer reads a partition that was not requested, or does not
+// report a requested partition that is missing.
 func TestPartitionsAreChosen(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(3, "weather"))
@@ -370,8 +368,8 @@ func TestPartitionsAreChosen(t *testing.T) {
 	if got != "[0 2]" && got != "[2 0]" {
 		t.Errorf("partitions 0 and 2 have %s, want 0 and 2", got)
 	}
-	if err := c.findPartitions(within(t)); err != nil || len(progress(t, c)) != 2 {
-		t.Errorf("after a look for new partitions: %v, %+v; want the two that were chosen", err, progress(t, c))
+	if n := len(progress(t, c)); n != 2 {
+		t.Errorf("it reads %d partitions, want the two that were chosen", n)
 	}
 	for _, p := range progress(t, c) {
 		if p.Until != 1 {
@@ -387,37 +385,6 @@ func TestPartitionsAreChosen(t *testing.T) {
 		if _, err := OpenConsumer(within(t), cfg, o); !errors.Is(err, ErrInvalid) {
 			t.Errorf("OpenConsumer with %+v = %v, want ErrInvalid", o, err)
 		}
-	}
-}
-
-// TestNewPartitionsAreFound adds partitions while a Consumer reads from the end.
-func TestNewPartitionsAreFound(t *testing.T) {
-	t.Parallel()
-	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
-	number(t, cfg, "weather", 0, 2)
-	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, From: End})
-	client := plain(t, cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	req := kmsg.NewPtrCreatePartitionsRequest()
-	topic := kmsg.NewCreatePartitionsRequestTopic()
-	topic.Topic, topic.Count = "weather", 3
-	req.Topics = append(req.Topics, topic)
-	req.TimeoutMillis = 5000
-	if resp, err := req.RequestWith(within(t), client); err != nil || resp.Topics[0].ErrorCode != 0 {
-		t.Fatal(err, resp)
-	}
-	if err := client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: 2, Value: []byte("new")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // the second time, nothing is new
-		if err := c.findPartitions(within(t)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := take(t, c, 1); values(got) != "[new]" || got[0].Partition != 2 {
-		t.Errorf("got %+v, want what was stored in the new partition before it was found", got)
-	}
-	if p := progress(t, c); len(p) != 3 {
-		t.Errorf("Progress() = %+v, want three partitions", p)
 	}
 }
 
@@ -642,18 +609,18 @@ func TestCloseEndsALoopThatWaits(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	number(t, cfg, "weather", 0, 1)
-	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, From: End})
-	ended := make(chan error, 1)
+	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}})
+	read, ended := make(chan Record, 1), make(chan error, 1)
 	go func() {
-		for _, err := range c.Records(within(t)) {
-			ended <- err
+		for r, err := range c.Records(within(t)) {
+			if err == nil {
+				read <- r
+			} else {
+				ended <- err
+			}
 		}
 	}()
-	eventually(t, "the loop to wait", func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.stopPoll != nil
-	})
+	<-read
 	for _, err := range c.Records(within(t)) {
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("a second loop at the same time = %v, want ErrInvalid", err)
@@ -818,7 +785,13 @@ func TestGroupThatTheBrokerFailsOn(t *testing.T) {
 // claimed again, or skips new records in it because their offsets are low.
 func TestTopicThatWasMadeAgain(t *testing.T) {
 	t.Parallel()
-	_, consumer, again := remade(t, "")
+	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
+	number(t, cfg, "weather", 0, 10)
+	consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, From: Offset(5)})
+	take(t, consumer, 5)
+	if err := c.DeleteTopic("weather"); err != nil {
+		t.Fatal(err)
+	}
 	// The Kafka client takes about ten seconds until it reports the topic as deleted.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -830,7 +803,10 @@ func TestTopicThatWasMadeAgain(t *testing.T) {
 		}
 		if err != nil {
 			if missed++; missed == 1 {
-				again()
+				if err := c.CreateTopic("weather", 1, nil); err != nil {
+					t.Fatal(err)
+				}
+				number(t, cfg, "weather", 100, 103)
 			}
 			continue
 		}
@@ -843,42 +819,6 @@ func TestTopicThatWasMadeAgain(t *testing.T) {
 	}
 	if missed == 0 || missed > 20 {
 		t.Errorf("the loop said %d times that there is no such topic", missed)
-	}
-}
-
-// TestGroupOfATopicThatWasMadeAgain does the same in a group. To save time, it begins where the
-// Kafka client would have reported the topic as deleted.
-func TestGroupOfATopicThatWasMadeAgain(t *testing.T) {
-	t.Parallel()
-	cfg, consumer, again := remade(t, "analysis")
-	again()
-	consumer.restartTopic("weather")
-	if got := values(take(t, consumer, 3)); got != "[100 101 102]" {
-		t.Errorf("got %s, want [100 101 102]", got)
-	}
-	if err := consumer.Commit(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	if got := committed(t, cfg, "analysis", "weather"); got != 2 {
-		t.Errorf("the group has committed %d, want 2", got)
-	}
-}
-
-// remade returns a Consumer whose topic was deleted after five records were read, and a function
-// that creates another topic of the same name.
-func remade(t *testing.T, group string) (Config, *Consumer, func()) {
-	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
-	number(t, cfg, "weather", 0, 10)
-	consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: group, From: Offset(5), CommitEvery: -1})
-	take(t, consumer, 5)
-	if err := c.DeleteTopic("weather"); err != nil {
-		t.Fatal(err)
-	}
-	return cfg, consumer, func() {
-		if err := c.CreateTopic("weather", 1, nil); err != nil {
-			t.Error(err)
-		}
-		number(t, cfg, "weather", 100, 103)
 	}
 }
 
@@ -911,34 +851,6 @@ func TestCommittedBehindTheEnd(t *testing.T) {
 	}
 }
 
-// TestArrivedLate checks what the Consumer does with records before the offset that it reads next.
-// If the Kafka client fetched them before retention deleted them, and the gap was already reported,
-// they are skipped and do not end the reading. If the log was truncated, it is read from its new
-// records on.
-func TestArrivedLate(t *testing.T) {
-	id := kafka.Partition{Topic: "weather", Partition: 0}
-	for name, c := range map[string]struct {
-		end   int64 // end of the log
-		first int64 // the first record that is queued, of three that begin at offset 8
-		until int64
-	}{
-		"late":            {12, 10, 12},
-		"of a log cut":    {9, 8, 8},
-		"of a log at end": {10, 10, 12},
-	} {
-		consumer := &Consumer{
-			options: ConsumerOptions{Until: End}, cursors: map[kafka.Partition]*cursor{}, until: map[kafka.Partition]int64{id: 12},
-			reads: map[string]kafka.TopicID{"weather": {1}}, renewed: map[string]bool{},
-		}
-		consumer.add(id, 10, 10)
-		records := []*kgo.Record{{Offset: 8}, {Offset: 9}, {Offset: 10}}
-		consumer.arrived("weather", kgo.FetchPartition{HighWatermark: c.end, Records: records})
-		if until := consumer.cursors[id].until; until != c.until || len(consumer.queue) != 1 || consumer.queue[0].records[0].Offset != c.first {
-			t.Errorf("%s: until = %d, queue = %+v; want until %d, and offset %d first", name, until, consumer.queue, c.until, c.first)
-		}
-	}
-}
-
 // TestFirstGroupEver simulates a cluster that creates the topic for its groups' offsets only now.
 func TestFirstGroupEver(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
@@ -959,145 +871,6 @@ func TestFirstGroupEver(t *testing.T) {
 	openConsumer(t, cfg, ConsumerOptions{Topics: []string{"beamline"}, Group: "first"})
 	if n := asked.Load(); n < 4 {
 		t.Errorf("its coordinator was asked for %d times, want until it was there", n)
-	}
-}
-
-// TestGroupSessionErrors fails when an error is reported after which the member rejoins by itself.
-func TestGroupSessionErrors(t *testing.T) {
-	c := &Consumer{fabric: &fabric{}, options: ConsumerOptions{Group: "analysis"}}
-	for _, cause := range []error{kerr.NotCoordinator, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress, kerr.UnknownMemberID, kerr.IllegalGeneration} {
-		if err := c.fetchError("", kgo.FetchPartition{Err: &kgo.ErrGroupSession{Err: cause}}); err != nil {
-			t.Errorf("a session that ended with %v gives %v, want nothing", cause, err)
-		}
-	}
-	err := c.fetchError("", kgo.FetchPartition{Err: &kgo.ErrGroupSession{Err: kerr.GroupAuthorizationFailed}})
-	if !errors.Is(err, ErrPermission) {
-		t.Errorf("a session that ended with %v gives %v, want %v", kerr.GroupAuthorizationFailed, err, ErrPermission)
-	}
-}
-
-// TestNotFinishedBetweenGenerations fails when a member that has given up partitions, even its last
-// ones, counts as finished before it has rejoined and learned its new partitions.
-func TestNotFinishedBetweenGenerations(t *testing.T) {
-	const topic = "beamline"
-	one := func(partition int32) map[string][]int32 { return map[string][]int32{topic: {partition}} }
-	type step struct {
-		name     string
-		do       func(*Consumer)
-		finished bool
-	}
-	gain := func(generation int32, added map[string][]int32) func(*Consumer) {
-		return func(c *Consumer) { c.onAssigned("member", generation, added) }
-	}
-	take := func(partition int32) func(*Consumer) {
-		return func(c *Consumer) {
-			c.startPartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(7)}})
-		}
-	}
-	drop := func(generation int32, lost map[string][]int32) func(*Consumer) {
-		return func(c *Consumer) { c.onRevoked(generation, lost) }
-	}
-	for name, steps := range map[string][]step{
-		"nothing for this member": {
-			{"opened", func(*Consumer) {}, false},
-			{"assigned nothing", gain(1, nil), true},
-		},
-		"one more partition": {
-			{"assigned 0", gain(1, one(0)), false},
-			{"its offset", take(0), true},
-			{"assigned 1 as well", gain(2, one(1)), false},
-			{"its offset", take(1), true},
-		},
-		"out of the group": {
-			{"assigned 0", gain(1, one(0)), false},
-			{"its offset", take(0), true},
-			{"lost", drop(kafka.NoGeneration, one(0)), false},
-			{"assigned it again, in a new group", gain(1, one(0)), false},
-			{"its offset", take(0), true},
-		},
-		"the last one goes to another member (cooperative)": {
-			{"assigned 0", gain(1, one(0)), false},
-			{"its offset", take(0), true},
-			{"gave it up", drop(2, one(0)), false},
-			{"assigned nothing, but is to join again", gain(2, nil), false},
-			{"assigned 1", gain(3, one(1)), false},
-			{"its offset", take(1), true},
-		},
-		"one for another (cooperative)": {
-			{"assigned 0", gain(1, one(0)), false},
-			{"its offset", take(0), true},
-			{"gave it up", drop(2, one(0)), false},
-			{"assigned 1, but is to join again", gain(2, one(1)), false},
-			{"its offset", take(1), false},
-			{"assigned nothing more", gain(3, nil), true},
-		},
-		"all are given up before joining (eager)": {
-			{"assigned 0", gain(1, one(0)), false},
-			{"its offset", take(0), true},
-			{"gave it up", drop(1, one(0)), false},
-			{"assigned nothing", gain(2, nil), true},
-		},
-	} {
-		c := &Consumer{
-			options: ConsumerOptions{Group: "analysis", Until: End}, gaveUp: kafka.NoGeneration,
-			cursors: map[kafka.Partition]*cursor{}, begun: map[kafka.Partition]bool{},
-			until: map[kafka.Partition]int64{{Topic: topic, Partition: 0}: 7, {Topic: topic, Partition: 1}: 7},
-		}
-		for _, s := range steps {
-			if s.do(c); c.finished() != s.finished {
-				t.Errorf("%s: %s: finished() = %v, want %v", name, s.name, c.finished(), s.finished)
-			}
-		}
-	}
-}
-
-// TestRejoinAsAnother has the group remove a member that is about to rejoin. Under its new ID, the
-// member must start at the committed offsets. It must not commit what it handled under the old ID,
-// because another member may have read further in the meantime.
-func TestRejoinAsAnother(t *testing.T) {
-	t.Parallel()
-	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
-	number(t, cfg, "beamline", 0, 20)
-	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"beamline"}, Group: "analysis", CommitEvery: time.Millisecond})
-	other, ctx := plain(t, cfg), within(t)
-	var got []string
-	for r, err := range c.Records(ctx) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got = append(got, string(r.Value)); len(got) == 10 {
-			was, _ := c.fetches.GroupMetadata()
-			leave := kmsg.NewPtrLeaveGroupRequest()
-			leave.Group = "analysis"
-			leave.Members = []kmsg.LeaveGroupRequestMember{{MemberID: was}}
-			if _, err := leave.RequestWith(ctx, other); err != nil {
-				t.Fatal(err)
-			}
-			if err := kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}); err != nil {
-				t.Fatal(err)
-			}
-			c.fetches.ForceRebalance()
-			eventually(t, "the member's next life", func() bool {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				return c.member != was
-			})
-			if got := committed(t, cfg, "analysis", "beamline"); got != 15 {
-				t.Errorf("%d is committed, want 15", got)
-			}
-		}
-		if string(r.Value) == "19" {
-			break
-		}
-	}
-	if want := "[0 1 2 3 4 5 6 7 8 9 15 16 17 18 19]"; fmt.Sprint(got) != want {
-		t.Errorf("the member got %v, want %s", got, want)
-	}
-	if err := c.Commit(ctx); err != nil {
-		t.Error(err)
-	}
-	if got := committed(t, cfg, "analysis", "beamline"); got != 19 {
-		t.Errorf("%d is committed, want 19", got)
 	}
 }
 

@@ -1,8 +1,7 @@
-package diaspora
+package consume
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,30 +11,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// groupError explains the error of a request for the group.
-func (c *Consumer) groupError(err error) error {
-	if t := (*kafka.TopicError)(nil); errors.As(err, &t) {
-		return c.fabric.topicError("consume", "read", t.Topic, t.Err)
-	}
-	f, ok := explain(err).(*Error)
-	if ok && f.Condition == ErrPermission && !kafka.NotAdmitted(err) {
-		f = &Error{
-			Condition: ErrPermission,
-			Reason:    c.fabric.identityName() + " may not use it",
-			Hint:      "choose another group, one that is yours",
-			cause:     err,
-		}
-		return fmt.Errorf("consumer group %q: %w", c.options.Group, f)
-	}
-	return fmt.Errorf("consumer group %q: %w", c.options.Group, c.fabric.loginError(err))
-}
-
 // rebalanceTimeout is how long the group waits for its members to rejoin during a rebalance.
 // Members rejoin in the background, however long the loop's body takes. A member also waits at
 // least this long for the response, even if its connection is dead.
 const rebalanceTimeout = 20 * time.Second
 
-func (c *Consumer) groupOpts() []kgo.Opt {
+func (c *Reader) groupOpts() []kgo.Opt {
 	return append(kafka.Balancer(),
 		kgo.ConsumerGroup(c.options.Group),
 		kgo.ConsumeTopics(c.options.Topics...),
@@ -55,8 +36,8 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 				return
 			}
 			if c.options.CommitEvery > 0 {
-				if err := c.commit(ctx); err != nil {
-					c.fabric.diagnostics().Warn("commit before partitions go to another member", "group", c.options.Group, "err", err)
+				if err := c.Commit(ctx); err != nil {
+					c.options.Diagnostics.Warn("commit before partitions go to another member", "group", c.options.Group, "err", err)
 				}
 			}
 			_, generation := client.GroupMetadata()
@@ -68,7 +49,7 @@ func (c *Consumer) groupOpts() []kgo.Opt {
 
 // onAssigned is called with the partitions that a generation of the group adds to this member's. If there
 // are any, take is called later, when their offsets are known.
-func (c *Consumer) onAssigned(member string, generation int32, added map[string][]int32) {
+func (c *Reader) onAssigned(member string, generation int32, added map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.member, c.generation = member, generation
@@ -78,12 +59,12 @@ func (c *Consumer) onAssigned(member string, generation int32, added map[string]
 // settled reports whether the member has all partitions that the current generation assigns to it.
 // A member that gave up partitions in this generation rejoins at once, and may be assigned others
 // only then (KIP-429). The caller holds mu.
-func (c *Consumer) settled() bool { return c.generation != c.gaveUp }
+func (c *Reader) settled() bool { return c.generation != c.gaveUp }
 
 // startPartitions starts reading the partitions that the group assigned: at the committed offset or, without
-// one, at From. A partition that was added after the Consumer was opened is read from its start, so
+// one, at From. A partition that was added after the Reader was opened is read from its start, so
 // that no record of it is missed.
-func (c *Consumer) startPartitions(offsets map[string]map[int32]kgo.Offset) map[string]map[int32]kgo.Offset {
+func (c *Reader) startPartitions(offsets map[string]map[int32]kgo.Offset) map[string]map[int32]kgo.Offset {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for topic, partitions := range offsets {
@@ -110,7 +91,7 @@ func (c *Consumer) startPartitions(offsets map[string]map[int32]kgo.Offset) map[
 // onRevoked gives partitions up in the given generation of the group. Their queued records must not be
 // yielded, because another member may read them now. The remaining partitions are not known to be
 // all that this member is to read, until the group assigns partitions again.
-func (c *Consumer) onRevoked(generation int32, lost map[string][]int32) {
+func (c *Reader) onRevoked(generation int32, lost map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.assigned, c.gaveUp = false, generation
@@ -124,35 +105,31 @@ func (c *Consumer) onRevoked(generation int32, lost map[string][]int32) {
 	}
 }
 
-// Commit commits the records that are handled so far, so that the group does not deliver them
-// again. It also counts the given records, and all before them in their partitions, as handled: the
-// body of a loop can thus commit its current record. Without a group, it does nothing.
-func (c *Consumer) Commit(ctx context.Context, records ...Record) error {
+// Handled counts all records of a partition before an offset as handled.
+func (c *Reader) Handled(id kafka.Partition, next int64) {
 	c.mu.Lock()
-	for _, r := range records {
-		if cur := c.cursors[kafka.Partition{Topic: r.Topic, Partition: r.Partition}]; cur != nil {
-			cur.handled(r.Offset+1, -1)
-		}
+	defer c.mu.Unlock()
+	if cur := c.cursors[id]; cur != nil {
+		cur.handled(next, -1)
 	}
-	c.mu.Unlock()
-	return c.commit(ctx)
 }
 
-func (c *Consumer) commit(ctx context.Context) error {
+// Commit commits the records that are handled so far. Without a group, it does nothing.
+func (c *Reader) Commit(ctx context.Context) error {
 	if c.options.Group == "" {
 		return nil
 	}
 	again := func(err error) bool { return kafka.Temporary(err) && !kafka.NeedsRejoin(err) }
 	err := backoff.Retry(ctx, kafka.Repeats, again, func() error { return c.commitOnce(ctx) })
 	if err != nil {
-		return fmt.Errorf("commit: %w", c.groupError(err))
+		return fmt.Errorf("commit: %w", c.options.Explain.Group(err))
 	}
 	return nil
 }
 
 // commitOnce commits what is handled now. It runs once at a time: of two concurrent commits, the
 // older one could reach the cluster last and move the offset back.
-func (c *Consumer) commitOnce(ctx context.Context) error {
+func (c *Reader) commitOnce(ctx context.Context) error {
 	select {
 	case c.committing <- struct{}{}:
 		defer func() { <-c.committing }()

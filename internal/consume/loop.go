@@ -1,4 +1,4 @@
-package diaspora
+package consume
 
 import (
 	"cmp"
@@ -22,8 +22,7 @@ type fetched struct {
 	records []*kgo.Record
 }
 
-// GapError says that the cluster deleted records before they were read, because their topic keeps
-// records only for a limited time or up to a limited size. Reading continues after the gap.
+// GapError says that the cluster deleted records before they were read.
 type GapError struct {
 	Topic     string
 	Partition int32
@@ -31,28 +30,16 @@ type GapError struct {
 }
 
 func (e *GapError) Error() string {
-	return fmt.Sprintf("consume topic %q: %d records were deleted before they were read: offsets %d to %d of partition %d", e.Topic, e.To-e.From, e.From, e.To-1, e.Partition)
+	return fmt.Sprintf("offsets %d to %d of partition %d were deleted", e.From, e.To-1, e.Partition)
 }
 
-// Records returns the records as they arrive, in order within each partition.
-//
-// An error comes with a zero Record. After most errors, the loop may continue:
-//
-//   - A [*GapError] says that records are lost.
-//   - After [ErrPermission] and [ErrUnauthenticated], it keeps trying to read.
-//   - [ErrNotFound] says that a topic was deleted. If the topic is created again, it is read from
-//     its start.
-//
-// While the cluster is unreachable, the loop waits for it. The loop ends by itself when it has
-// reached [ConsumerOptions.Until], after ctx's error, and after [ErrClosed].
-//
-// A record is handled when the body returns for it. If the body leaves the loop by break or return,
-// its record is not handled, unless the body has passed it to [Consumer.Commit]: it is not
-// committed, and the next loop starts with it.
-func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
+// Records returns the records as they arrive, in order within each partition. A record is handled
+// when the body of the loop returns for it. If the body leaves the loop, its record is not handled.
+// An error comes with a nil record; it is a [*GapError], or one that Explain returned.
+func (c *Reader) Records(ctx context.Context) iter.Seq2[*kgo.Record, error] {
+	return func(yield func(*kgo.Record, error) bool) {
 		if !c.busy.CompareAndSwap(false, true) {
-			yield(Record{}, invalid("the consumer's records are being read by another loop"))
+			yield(nil, ErrBusy)
 			return
 		}
 		defer c.busy.Store(false)
@@ -64,7 +51,7 @@ func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
 				return
 			}
 			if err := c.poll(ctx); err != nil {
-				yield(Record{}, err)
+				yield(nil, err)
 				return
 			}
 		}
@@ -72,11 +59,11 @@ func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
 }
 
 // handOut yields the errors and records in c.errs and c.queue. It reports whether the loop goes on.
-func (c *Consumer) handOut(yield func(Record, error) bool) bool {
+func (c *Reader) handOut(yield func(*kgo.Record, error) bool) bool {
 	for len(c.errs) > 0 {
 		err := c.errs[0]
 		c.errs = c.errs[1:]
-		if !yield(Record{}, err) {
+		if !yield(nil, err) {
 			return false
 		}
 	}
@@ -87,7 +74,7 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 		for len(batch.records) > 0 && !cur.lost.Load() && !c.isClosed() {
 			r := batch.records[0]
 			show := !r.Attrs.IsControl() && r.Offset >= cur.from && r.Offset >= cur.done.Load() && (cur.until < 0 || r.Offset < cur.until)
-			if show && !yield(record(r), nil) {
+			if show && !yield(r, nil) {
 				next = r.Offset
 				if cur.done.Load() > r.Offset { // the body has committed it, so the next loop starts behind it
 					next++
@@ -106,7 +93,7 @@ func (c *Consumer) handOut(yield func(Record, error) bool) bool {
 	return true
 }
 
-func (c *Consumer) isClosed() bool {
+func (c *Reader) isClosed() bool {
 	select {
 	case <-c.closed:
 		return true
@@ -131,35 +118,9 @@ func (c *cursor) handled(next int64, epoch int32) {
 	}
 }
 
-// record converts a Kafka record to a Record.
-func record(r *kgo.Record) Record {
-	out := Record{
-		Event:     Event{Topic: r.Topic, Key: r.Key, Value: r.Value, Time: r.Timestamp},
-		Partition: r.Partition,
-		Offset:    r.Offset,
-		Stored:    r.Timestamp,
-	}
-	for i, h := range r.Headers {
-		switch h.Key {
-		case HeaderID:
-			out.ID = string(h.Value)
-		case HeaderTime:
-			if t, err := time.Parse(time.RFC3339Nano, string(h.Value)); err == nil {
-				out.Time = t
-			}
-		default:
-			if out.Headers == nil {
-				out.Headers = make([]Header, 0, len(r.Headers)-i)
-			}
-			out.Headers = append(out.Headers, Header(h))
-		}
-	}
-	return out
-}
-
 // finished reports whether everything up to Until has been read.
-func (c *Consumer) finished() bool {
-	if c.options.Until.kind == positionNone {
+func (c *Reader) finished() bool {
+	if c.options.Until.Kind == None {
 		return false
 	}
 	c.mu.Lock()
@@ -172,17 +133,17 @@ func (c *Consumer) finished() bool {
 	return c.assigned
 }
 
-// pollIdle is how long a Consumer with Until waits for records before it checks whether only
+// pollIdle is how long a Reader with Until waits for records before it checks whether only
 // offsets without records are left.
 const pollIdle = 250 * time.Millisecond
 
 var errIdle = errors.New("nothing came")
 
 // poll fetches into c.queue and c.errs. If it returns an error, the loop ends.
-func (c *Consumer) poll(ctx context.Context) error {
+func (c *Reader) poll(ctx context.Context) error {
 	poll, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if c.options.Until.kind != positionNone {
+	if c.options.Until.Kind != None {
 		timer := time.AfterFunc(pollIdle, func() { cancel(errIdle) })
 		defer timer.Stop()
 	}
@@ -205,22 +166,22 @@ func (c *Consumer) poll(ctx context.Context) error {
 	}
 	if c.isClosed() {
 		c.errs = nil
-		return fmt.Errorf("consume: %w", &Error{Condition: ErrClosed, Reason: "the consumer was closed"})
+		return ErrClosed
 	}
 	switch cause := context.Cause(poll); {
 	case ctx.Err() != nil:
-		return fmt.Errorf("consume: %w", withConnError(ctx.Err(), c.conns))
+		return ctx.Err()
 	case cause == errIdle:
 		c.lookAhead(ctx)
 	case cause != nil:
-		c.errs = append(c.errs, fmt.Errorf("consume%s: %w", c.fabric.signedInAs(), c.fabric.loginError(cause)))
+		c.errs = append(c.errs, c.options.Explain.Login(cause))
 	}
 	return nil
 }
 
 // refused interrupts a poll after a rejected login. Without it, the Kafka client would retry
 // silently until it gets a better token.
-func (c *Consumer) refused(err error) {
+func (c *Reader) refused(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopPoll != nil {
@@ -229,7 +190,7 @@ func (c *Consumer) refused(err error) {
 }
 
 // arrived queues the records and the error that a fetch returned for one partition.
-func (c *Consumer) arrived(topic string, p kgo.FetchPartition) {
+func (c *Reader) arrived(topic string, p kgo.FetchPartition) {
 	if p.Err != nil {
 		if err := c.fetchError(topic, p); err != nil {
 			c.errs = append(c.errs, err)
@@ -282,7 +243,7 @@ const remadeTimeout = 5 * time.Second
 
 // wasRecreated reports whether the topic of this name has another ID than the topic that was read so far.
 // It records the new ID.
-func (c *Consumer) wasRecreated(topic string) bool {
+func (c *Reader) wasRecreated(topic string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), remadeTimeout)
 	defer cancel()
 	places, err := kafka.Places(ctx, c.lookups, []string{topic})
@@ -298,7 +259,7 @@ func (c *Consumer) wasRecreated(topic string) bool {
 
 // restartTopic starts over with a topic that was deleted. The Kafka client keeps asking for the deleted
 // topic's ID, and would never read another topic of the same name.
-func (c *Consumer) restartTopic(topic string) {
+func (c *Reader) restartTopic(topic string) {
 	c.fetches.PurgeTopicsFromConsuming(topic)
 	gone := func(id kafka.Partition) bool { return id.Topic == topic }
 	c.mu.Lock()
@@ -320,7 +281,7 @@ func (c *Consumer) restartTopic(topic string) {
 // rewind starts over with a partition that ends before the next offset to read: its log was
 // truncated, or belongs to another topic of the same name. With Until, reading ends at once,
 // because the records up to the old end do not exist any more.
-func (c *Consumer) rewind(old *cursor, first int64) *cursor {
+func (c *Reader) rewind(old *cursor, first int64) *cursor {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.until != nil {
@@ -329,7 +290,7 @@ func (c *Consumer) rewind(old *cursor, first int64) *cursor {
 	return c.add(old.id, first, first)
 }
 
-func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
+func (c *Reader) fetchError(topic string, p kgo.FetchPartition) error {
 	loss := (*kgo.ErrDataLoss)(nil)
 	switch {
 	case errors.Is(p.Err, kgo.ErrClientClosed), errors.Is(p.Err, context.Canceled), errors.Is(p.Err, context.DeadlineExceeded):
@@ -337,17 +298,17 @@ func (c *Consumer) fetchError(topic string, p kgo.FetchPartition) error {
 	case errors.As(p.Err, &loss):
 		return &GapError{topic, p.Partition, min(loss.ConsumedTo, loss.ResetTo), max(loss.ConsumedTo, loss.ResetTo)}
 	case topic == "" && kafka.Temporary(p.Err): // the member rejoins by itself once there is a coordinator
-		c.fabric.diagnostics().Info("joining the consumer group again", "group", c.options.Group, "err", p.Err)
+		c.options.Diagnostics.Info("joining the consumer group again", "group", c.options.Group, "err", p.Err)
 		return nil
 	case topic == "":
-		return c.groupError(p.Err)
+		return c.options.Explain.Group(p.Err)
 	}
-	return c.fabric.topicError("consume", "read", topic, p.Err)
+	return c.options.Explain.Request("consume", &kafka.TopicError{Topic: topic, Err: p.Err})
 }
 
 // lookAhead moves the cursors past offsets without records, such as transaction markers. Otherwise
-// a Consumer with Until would never finish if a partition ends with such offsets.
-func (c *Consumer) lookAhead(ctx context.Context) {
+// a Reader with Until would never finish if a partition ends with such offsets.
+func (c *Reader) lookAhead(ctx context.Context) {
 	c.mu.Lock()
 	var open []*cursor
 	for _, cur := range c.cursors {
@@ -363,7 +324,7 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			c.skipDeleted(ctx, cur)
 		case err != nil:
-			c.errs = append(c.errs, c.fabric.lookupError(fmt.Sprintf("consume topic %q", cur.id.Topic), err))
+			c.errs = append(c.errs, c.options.Explain.Request(fmt.Sprintf("consume topic %q", cur.id.Topic), err))
 		case !found && past > next:
 			cur.next.Store(past)
 			cur.handled(past, cur.epoch.Load())
@@ -373,10 +334,10 @@ func (c *Consumer) lookAhead(ctx context.Context) {
 
 // skipDeleted moves a cursor to the start of its partition if the records at the cursor were
 // deleted.
-func (c *Consumer) skipDeleted(ctx context.Context, cur *cursor) {
+func (c *Reader) skipDeleted(ctx context.Context, cur *cursor) {
 	spans, err := kafka.Spans(ctx, c.lookups, []kafka.Partition{cur.id})
 	if err != nil {
-		c.errs = append(c.errs, c.fabric.lookupError("look up offsets", err))
+		c.errs = append(c.errs, c.options.Explain.Request("look up offsets", err))
 		return
 	}
 	next, start := cur.next.Load(), spans[cur.id].Start

@@ -1,0 +1,394 @@
+// Package consume reads the records of topics. It hides how the Kafka client is used for that: which
+// record comes next in each partition, which records are handled and committed, and what happens if
+// records are deleted, a topic is deleted and created again, or a consumer group moves partitions.
+//
+// Start reading at [Reader.Records], then read group.go.
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// Options says what a [Reader] reads, and how. All fields are required unless they say otherwise.
+type Options struct {
+	// Topics are the topics to read. Partitions are the partitions to read of each; nil means all,
+	// including those that are added later.
+	Topics     []string
+	Partitions []int32
+
+	// Group is the consumer group to join. Optional.
+	Group string
+
+	// From is where to start reading; in a group, only in partitions without a committed offset.
+	// Until is where to stop. Optional.
+	From, Until Position
+
+	// CommitEvery is how often offsets are committed in the background. If it is negative, only
+	// [Reader.Commit] commits. SessionTimeout is how long the group waits for a silent member.
+	CommitEvery, SessionTimeout time.Duration
+
+	// Dial returns a client that is signed in. Connections watches the client that reads.
+	Dial        func(context.Context, ...kgo.Opt) (*kgo.Client, error)
+	Connections *kafka.Connections
+
+	// Explain puts errors into words for people.
+	Explain Explainer
+	// Diagnostics receives the Reader's own messages.
+	Diagnostics *slog.Logger
+}
+
+// Explainer puts the errors of requests into words for people.
+type Explainer interface {
+	// Request explains an error of a request. what is the operation. The error may be a
+	// [*kafka.TopicError].
+	Request(what string, err error) error
+	// Group explains an error of a request for the consumer group. The error may be a
+	// [*kafka.TopicError], too.
+	Group(err error) error
+	// Login explains why the login was refused.
+	Login(err error) error
+}
+
+var (
+	// ErrClosed says that the Reader was closed.
+	ErrClosed = errors.New("the reader is closed")
+	// ErrBusy says that another loop is reading.
+	ErrBusy = errors.New("the records are being read by another loop")
+)
+
+// NoPartitionError says that a topic does not have a partition.
+type NoPartitionError struct {
+	Topic     string
+	Partition int32
+	Has       int // how many partitions it has
+}
+
+func (e *NoPartitionError) Error() string {
+	return fmt.Sprintf("it has no partition %d; it has %d, numbered from 0", e.Partition, e.Has)
+}
+
+// Reader reads records. Only one loop over its Records may run at a time; the other methods may be
+// called concurrently.
+type Reader struct {
+	options Options
+	lookups *kgo.Client // for offsets and probes; signs in first, so that opening fails if the login is rejected
+	fetches *kgo.Client
+
+	committing chan struct{} // holds a value while a commit is running
+
+	mu         sync.Mutex                     // guards the fields below
+	known      map[kafka.Partition]kafka.Span // where partitions began and ended when the Reader was opened
+	from       map[kafka.Partition]int64      // where to start
+	until      map[kafka.Partition]int64      // where to stop
+	renewed    map[string]bool                // topics that were deleted, and may have been created again
+	begun      map[kafka.Partition]bool       // of those topics: partitions that the group has assigned since
+	cursors    map[kafka.Partition]*cursor
+	assigned   bool   // the cursors are all partitions that this member is to read
+	member     string // the member ID of this Reader, and the
+	generation int32  // generation of the group, at the last assignment of partitions
+	gaveUp     int32  // the last generation in which partitions were given up
+	stopPoll   context.CancelCauseFunc
+
+	// Only the loop uses these.
+	busy  atomic.Bool
+	queue []fetched
+	errs  []error
+	reads map[string]kafka.TopicID // the ID of the topic that is read under a name; missing if it is not known
+
+	stop   context.CancelFunc // stops the background work
+	wg     sync.WaitGroup
+	closed chan struct{}
+}
+
+// cursor is how far a partition has been read.
+type cursor struct {
+	id    kafka.Partition
+	start int64 // the offset at which reading began
+	from  int64 // records before it are skipped
+	until int64 // reading ends here; -1 for never
+
+	next      atomic.Int64 // the next offset to yield; not updated while a batch is being yielded
+	done      atomic.Int64 // all records before it are handled
+	epoch     atomic.Int32 // leader epoch of the last handled record
+	committed atomic.Int64 // all records before it are committed
+	lost      atomic.Bool  // the partition was given up: its remaining records must not be yielded
+}
+
+func (c *cursor) finished() bool { return c.until >= 0 && c.next.Load() >= c.until }
+
+// Open returns a Reader. It has checked that the topics exist and may be read, and has looked up where
+// they begin and end. ctx bounds only the opening. The caller closes the Reader.
+func Open(ctx context.Context, options Options) (*Reader, error) {
+	lookups, err := options.Dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open consumer: %w", err)
+	}
+	c := &Reader{
+		options:    options,
+		lookups:    lookups,
+		committing: make(chan struct{}, 1),
+		cursors:    map[kafka.Partition]*cursor{},
+		renewed:    map[string]bool{},
+		begun:      map[kafka.Partition]bool{},
+		reads:      map[string]kafka.TopicID{},
+		gaveUp:     kafka.NoGeneration,
+		closed:     make(chan struct{}),
+	}
+	if err := c.open(ctx); err != nil {
+		lookups.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// wants reports whether a partition is to be read.
+func (o *Options) wants(partition int32) bool {
+	return len(o.Partitions) == 0 || slices.Contains(o.Partitions, partition)
+}
+
+// choose removes from places all partitions but those in o.Partitions. It fails if one of the topics
+// does not have one of these.
+func (o *Options) choose(places map[kafka.Partition]kafka.Place) error {
+	if len(o.Partitions) == 0 {
+		return nil
+	}
+	for _, topic := range o.Topics {
+		for _, p := range o.Partitions {
+			if _, ok := places[kafka.Partition{Topic: topic, Partition: p}]; ok {
+				continue
+			}
+			n := 0
+			for id := range places {
+				if id.Topic == topic {
+					n++
+				}
+			}
+			return &NoPartitionError{topic, p, n}
+		}
+	}
+	maps.DeleteFunc(places, func(id kafka.Partition, _ kafka.Place) bool { return !o.wants(id.Partition) })
+	return nil
+}
+
+func (c *Reader) open(ctx context.Context) error {
+	o := c.options
+	places, err := kafka.Places(ctx, c.lookups, o.Topics)
+	if err != nil {
+		return o.Explain.Request("look up topics", err)
+	}
+	if err := o.choose(places); err != nil {
+		return err
+	}
+	ids := make([]kafka.Partition, 0, len(places))
+	for id, at := range places {
+		ids = append(ids, id)
+		c.reads[id.Topic] = at.Topic
+	}
+	if c.known, err = kafka.Spans(ctx, c.lookups, ids); err != nil {
+		return o.Explain.Request("look up offsets", err)
+	}
+	if err := c.mayRead(ctx, ids); err != nil {
+		return err
+	}
+	if c.from, err = o.From.resolve(ctx, c.lookups, c.known); err == nil && o.Until.Kind != None {
+		c.until, err = o.Until.resolve(ctx, c.lookups, c.known)
+	}
+	if err != nil {
+		return o.Explain.Request("look up offsets", err)
+	}
+	opts := []kgo.Opt{
+		kgo.WithHooks(c.options.Connections),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), // their offsets count towards how far a transactional topic was read
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	}
+	c.options.Connections.OnRefused = c.refused
+	if o.Group == "" {
+		at := map[kafka.Partition]kgo.Offset{}
+		for id, offset := range c.from {
+			at[id] = kgo.NewOffset().At(c.add(id, min(offset, c.known[id].End), offset).start)
+		}
+		c.assigned = true
+		opts = append(opts, kgo.ConsumePartitions(kafka.ByTopic(at)))
+	} else {
+		if err := kafka.CheckGroup(ctx, c.lookups, o.Group); err != nil {
+			return c.options.Explain.Group(err)
+		}
+		opts = append(opts, c.groupOpts()...)
+	}
+	if c.fetches, err = o.Dial(ctx, opts...); err != nil {
+		return fmt.Errorf("open consumer: %w", err)
+	}
+	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
+	c.stop = stop
+	c.wg.Go(func() { c.runBackground(run) })
+	return nil
+}
+
+// mayRead fails if the caller may not read one of the topics. Looking up offsets does not show
+// this, because it needs fewer rights, so mayRead fetches from one partition of each topic.
+func (c *Reader) mayRead(ctx context.Context, ids []kafka.Partition) error {
+	asked := map[string]bool{}
+	for _, id := range ids {
+		if asked[id.Topic] {
+			continue
+		}
+		asked[id.Topic] = true
+		err := kafka.Repeat(ctx, func() error {
+			_, _, err := kafka.Probe(ctx, c.lookups, id, c.known[id].End)
+			return err
+		})
+		if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
+			return c.options.Explain.Request(fmt.Sprintf("consume topic %q", id.Topic), err)
+		}
+	}
+	return nil
+}
+
+// add starts reading a partition. The caller holds mu, unless the Reader is still being opened.
+func (c *Reader) add(id kafka.Partition, start, from int64) *cursor {
+	cur := &cursor{id: id, start: start, from: from, until: -1}
+	if c.options.Until.Kind != None {
+		cur.until = c.until[id] // 0 for a partition that did not exist at opening, so that it counts as read
+	}
+	cur.next.Store(start)
+	cur.done.Store(start)
+	cur.committed.Store(start)
+	cur.epoch.Store(-1)
+	c.cursors[id] = cur
+	return cur
+}
+
+// Progress says how far one partition has been read.
+type Progress struct {
+	Topic     string
+	Partition int32
+	Start     int64 // the offset at which reading began
+	Next      int64 // the offset to read next
+	End       int64 // the current end of the partition
+	Until     int64 // the offset at which reading ends; -1 for never
+}
+
+// Progress returns how far each partition has been read. It asks the cluster for the current ends.
+func (c *Reader) Progress(ctx context.Context) ([]Progress, error) {
+	c.mu.Lock()
+	var ids []kafka.Partition
+	for id := range c.cursors {
+		ids = append(ids, id)
+	}
+	c.mu.Unlock()
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	spans, err := kafka.Spans(ctx, c.lookups, ids)
+	if err != nil {
+		return nil, c.options.Explain.Request("look up offsets", err)
+	}
+	var all []Progress
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, s := range spans {
+		if cur := c.cursors[id]; cur != nil {
+			all = append(all, Progress{id.Topic, id.Partition, cur.start, max(cur.next.Load(), cur.done.Load()), s.End, cur.until})
+		}
+	}
+	slices.SortFunc(all, func(a, b Progress) int {
+		if a.Topic != b.Topic {
+			return strings.Compare(a.Topic, b.Topic)
+		}
+		return int(a.Partition - b.Partition)
+	})
+	return all, nil
+}
+
+// Close commits the handled records, leaves the group and disconnects. A loop that is running ends
+// with [ErrClosed]. When ctx ends, connections to a cluster that does not answer are closed in the
+// background. Close must be called only once.
+func (c *Reader) Close(ctx context.Context) (err error) {
+	c.stop()
+	c.wg.Wait()
+	if c.options.CommitEvery > 0 {
+		err = c.Commit(ctx)
+	}
+	close(c.closed)
+	if left := c.fetches.LeaveGroupContext(ctx); left != nil {
+		err = errors.Join(err, fmt.Errorf("leave group: %w", c.options.Explain.Group(left)))
+	}
+	disconnected := make(chan struct{})
+	go func() {
+		defer close(disconnected)
+		c.fetches.Close()
+		c.lookups.Close()
+	}()
+	select {
+	case <-disconnected:
+	case <-ctx.Done(): // closing the client's fetch session takes up to 20 s if the cluster does not answer
+	}
+	return err
+}
+
+// runBackground commits in the background and looks for new partitions, until ctx ends.
+func (c *Reader) runBackground(ctx context.Context) {
+	commits := make(<-chan time.Time)
+	if c.options.Group != "" && c.options.CommitEvery > 0 {
+		ticker := time.NewTicker(c.options.CommitEvery)
+		defer ticker.Stop()
+		commits = ticker.C
+	}
+	look := make(<-chan time.Time)
+	if c.options.Group == "" && c.options.Until.Kind == None {
+		ticker := time.NewTicker(kafka.NewPartitionsEvery)
+		defer ticker.Stop()
+		look = ticker.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-commits:
+			if err := c.Commit(ctx); err != nil && ctx.Err() == nil {
+				c.options.Diagnostics.Warn("commit in the background", "group", c.options.Group, "err", err)
+			}
+		case <-look:
+			if err := c.findPartitions(ctx); err != nil && ctx.Err() == nil {
+				c.options.Diagnostics.Warn("look for new partitions", "err", err)
+			}
+		}
+	}
+}
+
+// findPartitions starts reading partitions that were added, from their start.
+func (c *Reader) findPartitions(ctx context.Context) error {
+	places, err := kafka.Places(ctx, c.lookups, c.options.Topics)
+	if err != nil {
+		return c.options.Explain.Request("look up topics", err)
+	}
+	added := map[kafka.Partition]kgo.Offset{}
+	c.mu.Lock()
+	for id := range places {
+		if c.cursors[id] != nil || c.renewed[id.Topic] || !c.options.wants(id.Partition) {
+			continue
+		}
+		c.add(id, 0, 0)
+		added[id] = kgo.NewOffset().At(0)
+	}
+	c.mu.Unlock()
+	if len(added) > 0 {
+		c.fetches.AddConsumePartitions(kafka.ByTopic(added))
+	}
+	return nil
+}
