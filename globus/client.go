@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -18,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 )
 
 // DefaultIssuer is the production Globus Auth.
@@ -243,11 +244,11 @@ func (c *Client) do(ctx context.Context, call call) (answer, error) {
 				return a, nil
 			}
 		}
-		pause := max(failure.RetryAfter, backoff(attempt))
+		pause := max(failure.RetryAfter, backoff.Delay(attempt, 750*time.Millisecond, maxPause))
 		if !mayRepeat(call, failure, reached) || attempt+1 == maxAttempts || pause > maxPause {
 			return answer{}, failure
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if !backoff.Sleep(ctx, pause) {
 			return answer{}, fmt.Errorf("%s: %w", call.op, context.Cause(ctx))
 		}
 	}
@@ -266,23 +267,6 @@ func mayRepeat(call call, failure *Error, reached bool) bool {
 		return errors.Is(failure, ErrUnavailable)
 	}
 	return false
-}
-
-// backoff returns the pause after the given attempt. The first attempt is 0.
-func backoff(attempt int) time.Duration {
-	base := 250*time.Millisecond + rand.N(500*time.Millisecond)
-	return min(base<<attempt, maxPause)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // attempt sends the call once. reached reports whether it got a connection, so that Globus Auth may

@@ -270,21 +270,23 @@ func (c *Client) statusError(resp *http.Response, data []byte) error {
 	return e
 }
 
+// conditions are those of HTTP statuses with a meaning of their own.
+var conditions = map[int]kafka.Condition{
+	http.StatusUnauthorized:    kafka.Unauthenticated,
+	http.StatusForbidden:       kafka.Permission,
+	http.StatusNotFound:        kafka.NotFound,
+	http.StatusGone:            kafka.NotFound,
+	http.StatusConflict:        kafka.Conflict,
+	http.StatusTooManyRequests: kafka.Unavailable,
+	http.StatusNotImplemented:  kafka.Invalid,
+}
+
 // condition returns the condition for an HTTP status.
 func condition(status int) kafka.Condition {
-	switch status {
-	case http.StatusUnauthorized:
-		return kafka.Unauthenticated
-	case http.StatusForbidden:
-		return kafka.Permission
-	case http.StatusNotFound, http.StatusGone:
-		return kafka.NotFound
-	case http.StatusConflict:
-		return kafka.Conflict
-	case http.StatusTooManyRequests:
-		return kafka.Unavailable
+	if c, ok := conditions[status]; ok {
+		return c
 	}
-	if status >= 500 && status != http.StatusNotImplemented {
+	if status >= 500 {
 		return kafka.Unavailable
 	}
 	return kafka.Invalid

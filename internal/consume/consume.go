@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -74,7 +73,7 @@ var (
 type NoPartitionError struct {
 	Topic     string
 	Partition int32
-	Has       int // how many partitions it has
+	Has       int32 // how many partitions it has
 }
 
 func (e *NoPartitionError) Error() string {
@@ -163,24 +162,20 @@ func (o *Options) wants(partition int32) bool {
 // choose removes from places all partitions but those in o.Partitions. It fails if one of the topics
 // does not have one of these.
 func (o *Options) choose(places map[kafka.Partition]kafka.Place) error {
-	if len(o.Partitions) == 0 {
-		return nil
+	has := map[string]int32{} // how many partitions each topic has
+	for id := range places {
+		has[id.Topic]++
+		if !o.wants(id.Partition) {
+			delete(places, id)
+		}
 	}
 	for _, topic := range o.Topics {
 		for _, p := range o.Partitions {
-			if _, ok := places[kafka.Partition{Topic: topic, Partition: p}]; ok {
-				continue
+			if p >= has[topic] {
+				return &NoPartitionError{topic, p, has[topic]}
 			}
-			n := 0
-			for id := range places {
-				if id.Topic == topic {
-					n++
-				}
-			}
-			return &NoPartitionError{topic, p, n}
 		}
 	}
-	maps.DeleteFunc(places, func(id kafka.Partition, _ kafka.Place) bool { return !o.wants(id.Partition) })
 	return nil
 }
 
@@ -242,12 +237,11 @@ func (c *Reader) open(ctx context.Context) error {
 // mayRead fails if the caller may not read one of the topics. Looking up offsets does not show
 // this, because it needs fewer rights, so mayRead fetches from one partition of each topic.
 func (c *Reader) mayRead(ctx context.Context, ids []kafka.Partition) error {
-	asked := map[string]bool{}
+	some := map[string]kafka.Partition{}
 	for _, id := range ids {
-		if asked[id.Topic] {
-			continue
-		}
-		asked[id.Topic] = true
+		some[id.Topic] = id
+	}
+	for _, id := range some {
 		err := kafka.Repeat(ctx, func() error {
 			_, _, err := kafka.Probe(ctx, c.lookups, id, c.known[id].End)
 			return err
@@ -343,17 +337,12 @@ func (c *Reader) Close(ctx context.Context) (err error) {
 
 // runBackground commits in the background and looks for new partitions, until ctx ends.
 func (c *Reader) runBackground(ctx context.Context) {
-	commits := make(<-chan time.Time)
+	var commits, look <-chan time.Time
 	if c.options.Group != "" && c.options.CommitEvery > 0 {
-		ticker := time.NewTicker(c.options.CommitEvery)
-		defer ticker.Stop()
-		commits = ticker.C
+		commits = time.Tick(c.options.CommitEvery)
 	}
-	look := make(<-chan time.Time)
 	if c.options.Group == "" && c.options.Until.Kind == None {
-		ticker := time.NewTicker(kafka.NewPartitionsEvery)
-		defer ticker.Stop()
-		look = ticker.C
+		look = time.Tick(kafka.NewPartitionsEvery)
 	}
 	for {
 		select {

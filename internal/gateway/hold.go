@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 )
 
 // The gateway holds back a request until all of it has arrived. A broker allocates memory for the
@@ -96,7 +98,7 @@ func (g *Gateway) payForAll(ctx context.Context, n int) (repay func(), err error
 				g.rejected(c.client.RemoteAddr(), errSlowUpload)
 				c.close()
 			}
-			sleep(waiting, evictEvery)
+			backoff.Sleep(waiting, evictEvery)
 		}
 	}()
 	return repay, g.requestBudget.Acquire(ctx, int64(n))

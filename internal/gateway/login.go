@@ -14,6 +14,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/admission"
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -216,7 +217,7 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; open another connection to change identities"}
 	}
 	if errors.As(err, new(*refusal)) {
-		sleep(ctx, c.g.cfg.FailureDelay)
+		backoff.Sleep(ctx, c.g.cfg.FailureDelay)
 	}
 	if err != nil {
 		return time.Time{}, err
@@ -341,16 +342,6 @@ func (c Credentials) refusedReason(err error) string {
 func (c Credentials) misconfiguredReason(err error) string {
 	return fmt.Sprintf("%s whose %s this is, because it cannot use the answer of Globus Auth (%v); the %s may be fine: tell the operators of the fabric",
 		kafka.CannotTell, c.kind(), err, c.kind())
-}
-
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // respond sends the client a response that the gateway has made itself.

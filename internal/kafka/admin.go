@@ -13,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/diaspora-streams/diaspora/internal/backoff"
 )
 
 // Admin administers topics and ACLs of a cluster. Its client must be signed in as a principal that
@@ -355,10 +357,8 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 				return err
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, pause) {
 			return errors.Join(ctx.Err(), err)
-		case <-time.After(pause):
 		}
 	}
 }

@@ -2,10 +2,11 @@ package server
 
 import (
 	"net"
-	"net/netip"
 	"net/url"
 	"path"
 	"strings"
+
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // hostNames returns the names under which clients may reach the server, in canonical form.
@@ -16,7 +17,7 @@ func hostNames(public *url.URL, more []string) map[string]bool {
 	for _, h := range more {
 		add(h)
 	}
-	if isLoopback(public.Hostname()) {
+	if trust.IsLoopback(public.Hostname()) {
 		for _, h := range []string{"localhost", "127.0.0.1", "::1"} {
 			add(net.JoinHostPort(h, public.Port()))
 		}
@@ -40,14 +41,6 @@ func canonicalHost(host, scheme string) string {
 		return name
 	}
 	return net.JoinHostPort(name, port)
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
 }
 
 // cleanPath reports whether http.ServeMux would serve u, instead of redirecting to its cleaned

@@ -33,6 +33,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/admission"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // The limits of one request.
@@ -212,7 +213,7 @@ func parsePublicURL(raw string, allowPlaintext bool) (*url.URL, error) {
 	}
 	switch {
 	case u.Scheme == "https":
-	case u.Scheme == "http" && (allowPlaintext || isLoopback(u.Hostname())):
+	case u.Scheme == "http" && (allowPlaintext || trust.IsLoopback(u.Hostname())):
 	case u.Scheme == "http":
 		return nil, fmt.Errorf("%w: %q: tokens would cross the network in the clear; write https://", diaspora.ErrInvalid, raw)
 	default:

@@ -57,12 +57,9 @@ func ExplainTLS(err error) (reason, hint string) {
 	var record tls.RecordHeaderError
 	var verification *tls.CertificateVerificationError
 	switch {
-	case errors.As(err, &unknown):
-		reason = "the certificate is signed by an authority that this machine does not trust"
-		if unknown.Cert != nil {
-			reason = fmt.Sprintf("the certificate is signed by %s, which this machine does not trust", Issuer(unknown.Cert))
-		}
-		return reason, "name the CA's file in DIASPORA_CA_FILE, if you know whose it is; a proxy that intercepts connections looks the same"
+	case errors.As(err, &unknown) && unknown.Cert != nil:
+		return fmt.Sprintf("the certificate is signed by %s, which this machine does not trust", Issuer(unknown.Cert)),
+			"name the CA's file in DIASPORA_CA_FILE, if you know whose it is; a proxy that intercepts connections looks the same"
 	case errors.As(err, &hostname):
 		return fmt.Sprintf("the certificate is for %s, not for %s", namesOf(hostname.Certificate), hostname.Host),
 			"use the name that the certificate has, or tell the operator"
