@@ -1,6 +1,7 @@
 // Package kafka talks to a Kafka cluster. It hides how a client signs in as a person ([ClientOpts],
-// [SignIn]), what a cluster's errors mean ([Explain], [Judge]), and how to administer topics and ACLs
-// ([Admin]). It works the same with Apache Kafka and with the embedded broker.
+// [SignIn]), what a cluster's errors mean ([Explain], [Judge], [Temporary]), and the requests for
+// offsets ([Spans]), consumer groups ([Commit]), topics and ACLs ([Admin]). It works the same with
+// Apache Kafka and with the embedded broker.
 //
 // It guarantees that a client sends no token and no secret of an access key in the clear to another
 // machine ([ErrInsecure]), unless the configuration allows it, and tokens only to brokers that
