@@ -19,32 +19,17 @@ import (
 // backlogBytes is the size of the backlog in the spool, at a scale of 1.
 const backlogBytes = 1 << 30
 
-// benchBacklog measures how fast a spool is emptied that has filled up during an outage. It uses
+// backlog measures how fast a spool is emptied that has filled up during an outage. It uses
 // "diaspora spool drain" and "diaspora up", two processes as they are shipped.
-func benchBacklog(ctx context.Context, opts options) (string, error) {
-	dir, err := os.MkdirTemp("", "diaspora-bench-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
-	binary, err := measure.BuildBinary(ctx, dir)
-	if err != nil {
-		return "", err
-	}
-	up, err := measure.StartUp(ctx, binary, filepath.Join(dir, "home"))
+func (b bench) backlog(ctx context.Context) (string, error) {
+	binary, up, cfg, err := b.startUp(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer up.Stop()
-	cfg, err := up.Config()
-	if err != nil {
-		return "", err
-	}
-	if err := claim(ctx, cfg); err != nil {
-		return "", err
-	}
-	size := int64(backlogBytes * opts.scale)
-	cfg.SpoolDir, cfg.SpoolBytes = spoolDir(up.Home), 2*size
+	size := int64(backlogBytes * b.Scale)
+	cfg.SpoolDir = filepath.Join(up.Home, "config", "state", "spool", "local", "1") // where the program keeps it
+	cfg.SpoolBytes = 2 * size
 	events, err := fillBacklog(ctx, cfg, size)
 	if err != nil {
 		return "", err
@@ -53,7 +38,7 @@ func benchBacklog(ctx context.Context, opts options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	alone, err := readBacklog(ctx, cfg, events)
+	read, err := readBacklog(ctx, cfg, events)
 	if err != nil {
 		return "", err
 	}
@@ -64,32 +49,18 @@ func benchBacklog(ctx context.Context, opts options) (string, error) {
 	if d.Acknowledged != events || d.Waiting != 0 {
 		return "", fmt.Errorf("%d events were acknowledged and %d wait, of %d", d.Acknowledged, d.Waiting, events)
 	}
-	rows := [][]string{
+	return fmt.Sprintf("## A backlog of %.1f GB\n\n%d events of 1 KiB wait in a spool. Then `diaspora spool drain` sends them to `diaspora up`, a process each on\nthe same cores and disk. The first twelve seconds are slow on purpose, because after an outage many programs may start to send at once.\n\n",
+		float64(size)/1e9, events) + measure.Table([][]string{
 		{"what", "goal", "measured"},
 		{"OpenLogger", "1 s", opened.Round(time.Millisecond).String()},
-		{"read from disk, not sent", "", fmt.Sprintf("%.0f events/s", float64(events)/alone.Seconds())},
+		{"read from disk, not sent", "", fmt.Sprintf("%.0f events/s", float64(events)/read.Seconds())},
 		{"drained, all acknowledged", "50,000 events/s", fmt.Sprintf("%.0f events/s (%v)", float64(events)/d.took.Seconds(), d.took.Round(time.Second))},
-		{"resident memory, at most", "64 MB", fmt.Sprintf("%.1f MB", float64(d.rss)/1e6)},
-	}
-	return fmt.Sprintf("## A backlog of %.1f GB\n\n%d events of 1 KiB wait in a spool. Then `diaspora spool drain` sends them to `diaspora up`, a process each on\nthe same cores and disk. The first twelve seconds are slow by intent, lest all who sat out an outage come at once.\n\n",
-		float64(size)/1e9, events) + measure.Table(rows), nil
-}
-
-// spoolDir returns the folder in which the program keeps its first spool of the local profile.
-func spoolDir(home string) string {
-	return filepath.Join(home, "config", "state", "spool", "local", "1")
+		{"resident memory, at most", "64 MB", measure.Megabytes(d.rss)},
+	}), nil
 }
 
 func fillBacklog(ctx context.Context, cfg diaspora.Config, size int64) (events int64, err error) {
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		return 0, err
-	}
-	who, err := client.Identity(ctx)
-	if err != nil {
-		return 0, err
-	}
-	s, err := spool.Open(ctx, spool.Options{Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolBytes, Subject: who.Subject})
+	s, err := spool.Open(ctx, spool.Options{Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolBytes, Subject: cfg.Identity.Subject})
 	if err != nil {
 		return 0, err
 	}
@@ -121,9 +92,7 @@ func openBacklog(ctx context.Context, cfg diaspora.Config, events int64) (time.D
 	if got := l.Stats().Spool.Events; got != events {
 		err = fmt.Errorf("%d events wait, want %d", got, events)
 	}
-	ended, cancel := context.WithCancel(ctx)
-	cancel()
-	return took, errors.Join(err, l.Close(ended))
+	return took, errors.Join(err, closeNow(l))
 }
 
 // readBacklog returns how long it takes to read all events. It does not remove them.
@@ -172,7 +141,7 @@ func drain(ctx context.Context, binary, home string) (d drained, err error) {
 				return d, fmt.Errorf("diaspora spool drain: %w", err)
 			}
 			if d.rss == 0 {
-				return d, errors.New("nobody tells how much memory diaspora spool drain takes; Linux does")
+				return d, errors.New("the memory of diaspora spool drain is unknown; this needs Linux")
 			}
 			return d, json.Unmarshal(out.Bytes(), &d)
 		case <-look.C:

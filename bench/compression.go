@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/bench/measure"
-	"github.com/diaspora-streams/diaspora/fabric"
 )
 
 // readings returns events as an instrument logs them: JSON with the same names and different
@@ -32,75 +30,53 @@ func readings(size int) [][]byte {
 	return values
 }
 
-// benchCompression compares the compression codecs for events. Each codec has its own topic.
-func benchCompression(ctx context.Context, opts options) (string, error) {
+// compression compares the compression codecs for events. Each codec has its own topic.
+func (b bench) compression(ctx context.Context) (string, error) {
 	codecs := []string{"none", "gzip", "snappy", "lz4", "zstd"}
+	cfg, fabric, err := b.onDisk(ctx, 1, codecs...)
+	if err != nil {
+		return "", err
+	}
+	defer fabric.Close()
 	rows := [][]string{{"event", "compression", "events/s", "ratio to none, median (min–max)", "bytes an event, on the wire and on disk"}}
 	for _, load := range []struct{ size, n int }{{100, 2_000_000}, {1000, 500_000}} {
-		dir, err := os.MkdirTemp("", "diaspora-bench-")
-		if err != nil {
-			return "", err
+		values := readings(load.size)
+		bytes := make([]float64, len(codecs)) // for each event
+		var contenders []measure.Contender
+		for i, codec := range codecs {
+			cfg.Compression = codec
+			logger, err := diaspora.OpenLogger(ctx, cfg)
+			if err != nil {
+				return "", err
+			}
+			defer logger.Close(ctx)
+			run := measure.Send(ctx, logger, codec, values)
+			contenders = append(contenders, measure.Contender{Name: codec, Run: func(n int) (time.Duration, error) {
+				before, err := folderBytes(b.Dir)
+				if err != nil {
+					return 0, err
+				}
+				took, err := run(n)
+				if err != nil {
+					return 0, err
+				}
+				after, err := folderBytes(b.Dir)
+				bytes[i] = float64(after-before) / float64(n)
+				return took, err
+			}})
 		}
-		defer os.RemoveAll(dir)
-		rates, bytes, err := compress(ctx, dir, codecs, readings(load.size), int(float64(load.n)*opts.scale), opts.rounds)
+		rates, err := measure.TakeTurns(contenders, b.Rounds, b.Scaled(load.n))
 		if err != nil {
 			return "", err
 		}
 		for i, codec := range codecs {
 			rows = append(rows, []string{
-				fmt.Sprintf("%d B", load.size), codec, fmt.Sprintf("%.0f", measure.Median(rates[i])),
-				measure.Spread(measure.Ratios(rates[i], rates[0])), fmt.Sprintf("%.0f", bytes[i]),
+				size(load.size), codec, measure.Rate(rates[i]), measure.Spread(measure.Ratios(rates[i], rates[0])), fmt.Sprintf("%.0f", bytes[i]),
 			})
 		}
 	}
 	return "## Compression\n\n`Logger.Send` of JSON lines of an instrument through the gateway to the embedded broker, all on one machine, so that the network costs nothing;\n" +
 		"until every event is acknowledged. One partition.\n\n" + measure.Table(rows), nil
-}
-
-func compress(ctx context.Context, dir string, codecs []string, values [][]byte, n, rounds int) (rates [][]float64, bytes []float64, err error) {
-	f, err := fabric.Start(ctx, fabric.Config{Dir: dir})
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
-	cfg, err := f.As(ctx, user)
-	if err != nil {
-		return nil, nil, err
-	}
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		return nil, nil, err
-	}
-	var contenders []measure.Contender
-	for _, codec := range codecs {
-		if _, err := client.Claim(ctx, diaspora.ClaimRequest{Name: codec}); err != nil {
-			return nil, nil, err
-		}
-		cfg := cfg
-		cfg.Compression = codec
-		logger, err := diaspora.OpenLogger(ctx, cfg)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer logger.Close(ctx)
-		run, at := measure.Send(ctx, logger, codec, values), len(bytes)
-		bytes = append(bytes, 0)
-		contenders = append(contenders, measure.Contender{Name: codec, Run: func(n int) (time.Duration, error) {
-			before, err := folderBytes(dir)
-			if err != nil {
-				return 0, err
-			}
-			took, err := run(n)
-			if err != nil {
-				return 0, err
-			}
-			after, err := folderBytes(dir)
-			bytes[at] = float64(after-before) / float64(n)
-			return took, err
-		}})
-	}
-	rates, err = measure.TakeTurns(contenders, rounds, n)
-	return rates, bytes, err
 }
 
 // folderBytes returns the size of all files below a folder.

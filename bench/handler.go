@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"runtime"
 	"time"
 
@@ -18,63 +17,50 @@ import (
 // no record waits for the broker.
 const handlerRecords = 10_000
 
-// benchHandler compares logging through slog to the cluster and to nowhere.
-func benchHandler(ctx context.Context, opts options) (_ string, err error) {
-	dir, err := os.MkdirTemp("", "diaspora-bench-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
-	binary, err := measure.BuildBinary(ctx, dir)
-	if err != nil {
-		return "", err
-	}
-	up, err := measure.StartUp(ctx, binary, dir)
+// handler compares logging through slog to the cluster and to nowhere.
+func (b bench) handler(ctx context.Context) (_ string, err error) {
+	_, up, cfg, err := b.startUp(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, up.Stop()) }()
-	cfg, err := up.Config()
-	if err != nil {
-		return "", err
-	}
-	if err := claim(ctx, cfg); err != nil {
-		return "", err
-	}
-	busy, closeBusy, err := openSlogger(ctx, cfg)
-	if err != nil {
-		return "", err
-	}
-	defer closeBusy()
-	cfg.Linger = 100 * time.Millisecond // longer than a turn
-	quiet, closeQuiet, err := openSlogger(ctx, cfg)
-	if err != nil {
-		return "", err
-	}
-	defer closeQuiet()
-	whole := busy
-	whole.wait = true
-	busy.name, whole.name, quiet.name = "diaspora.Handler, while the client sends", "the same, until all is acknowledged", "diaspora.Handler, while the client lingers"
-	loggers := []slogger{
+	loggers := []*slogger{
 		{name: "slog.JSONHandler, discarded", to: slog.NewJSONHandler(io.Discard, nil), flush: func() error { return nil }},
-		quiet, busy, whole,
+		{name: "diaspora.Handler, while the client lingers", linger: 100 * time.Millisecond}, // longer than a turn
+		{name: "diaspora.Handler, while the client sends"},
+		{name: "the same, until all is acknowledged", wait: true},
 	}
-	contenders := make([]measure.Contender, len(loggers))
-	for i := range loggers {
-		contenders[i] = measure.Contender{Name: loggers[i].name, Run: loggers[i].log}
+	var contenders []measure.Contender
+	for _, s := range loggers {
+		if s.to == nil {
+			cfg.Linger = s.linger
+			logger, err := diaspora.OpenLogger(ctx, cfg)
+			if err != nil {
+				return "", err
+			}
+			defer logger.Close(ctx)
+			handler := diaspora.NewHandler(logger, &diaspora.HandlerOptions{Topic: topic})
+			s.to, s.flush = handler, func() error {
+				err := logger.Flush(ctx)
+				if lost := handler.Lost(); err == nil && lost > 0 {
+					err = fmt.Errorf("%d records were lost", lost)
+				}
+				return err
+			}
+		}
+		contenders = append(contenders, measure.Contender{Name: s.name, Run: s.log})
 	}
-	n := int(handlerRecords * min(1, opts.scale))
-	rates, err := measure.TakeTurns(contenders, opts.rounds, n)
+	rates, err := measure.TakeTurns(contenders, b.Rounds, min(handlerRecords, b.Scaled(handlerRecords)))
 	if err != nil {
 		return "", err
 	}
 	rows := [][]string{{"handler", "µs a record, median (min–max)", "allocations a record", "time, ratio to the first"}}
-	for i, c := range contenders {
+	for i, s := range loggers {
 		micros := make([]float64, len(rates[i]))
 		for j, rate := range rates[i] {
 			micros[j] = 1e6 / rate
 		}
-		rows = append(rows, []string{c.Name, measure.Spread(micros), fmt.Sprintf("%.2f", loggers[i].allocations()), measure.Spread(measure.Ratios(rates[0], rates[i]))})
+		rows = append(rows, []string{s.name, measure.Spread(micros), fmt.Sprintf("%.2f", float64(s.mallocs)/float64(s.records)), measure.Spread(measure.Ratios(rates[0], rates[i]))})
 	}
 	return "## Logging through slog\n\nA record of a message and five attributes, `slog.Logger.LogAttrs`, one goroutine; the fabric is a process of its own.\n" +
 		"Goal: at most 3 µs and 5 allocations. The time is that of the caller: alone, with the Kafka client compressing and\n" +
@@ -82,36 +68,16 @@ func benchHandler(ctx context.Context, opts options) (_ string, err error) {
 		"then, those of the Kafka client included.\n\n" + measure.Table(rows), nil
 }
 
-// openSlogger returns a Handler with its own Logger.
-func openSlogger(ctx context.Context, cfg diaspora.Config) (_ slogger, stop func(), err error) {
-	logger, err := diaspora.OpenLogger(ctx, cfg)
-	if err != nil {
-		return slogger{}, nil, err
-	}
-	handler := diaspora.NewHandler(logger, &diaspora.HandlerOptions{Topic: topic})
-	flush := func() error {
-		if err := logger.Flush(ctx); err != nil {
-			return err
-		}
-		if lost := handler.Lost(); lost > 0 {
-			return fmt.Errorf("%d records were lost", lost)
-		}
-		return nil
-	}
-	return slogger{to: handler, flush: flush}, func() { logger.Close(ctx) }, nil
-}
-
 // slogger is a handler to measure.
 type slogger struct {
-	name  string
-	to    slog.Handler
-	flush func() error
-	wait  bool // whether the measured time includes the flush
+	name   string
+	linger time.Duration // of its Logger
+	wait   bool          // whether the measured time includes the flush
+	to     slog.Handler
+	flush  func() error
 
 	records, mallocs uint64
 }
-
-func (s *slogger) allocations() float64 { return float64(s.mallocs) / float64(s.records) }
 
 func (s *slogger) log(n int) (time.Duration, error) {
 	var before, after runtime.MemStats

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -11,20 +10,13 @@ import (
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// caller makes one synchronous call.
-type caller struct {
-	name string
-	call func(value []byte) error
-}
-
-// benchLog compares the latency of producing one event and waiting for its acknowledgement. The
-// callers take turns after each call.
-func benchLog(ctx context.Context, opts options) (string, error) {
-	cfg, stop, err := onDisk(ctx)
+// log compares the latency of producing one event and waiting for its acknowledgement.
+func (b bench) log(ctx context.Context) (string, error) {
+	cfg, fabric, err := b.onDisk(ctx, partitions, topic)
 	if err != nil {
 		return "", err
 	}
-	defer stop()
+	defer fabric.Close()
 	client, err := plain(ctx, cfg)
 	if err != nil {
 		return "", err
@@ -35,19 +27,11 @@ func benchLog(ctx context.Context, opts options) (string, error) {
 		return "", err
 	}
 	defer logger.Close(ctx)
-
-	callers := []caller{
-		{"franz-go ProduceSync", produceSync(ctx, client)},
-		{"diaspora Logger.Log", func(value []byte) error {
-			return logger.Log(ctx, diaspora.Event{Topic: topic, Value: value})
-		}},
-	}
-	took, err := latencies(callers, measure.Payloads(100), int(5000*opts.scale))
-	if err != nil {
-		return "", err
-	}
-	return "## Synchronous producing\n\nOne event of 100 B at a time. Goal: p50 of `Logger.Log` at most 1.2 of `ProduceSync`.\n\n" +
-		latencyTable(callers, took), nil
+	table, err := b.latencyTable(
+		measure.Caller{Name: "franz-go ProduceSync", Call: produceSync(ctx, client)},
+		measure.Caller{Name: "diaspora Logger.Log", Call: measure.Log(ctx, logger, topic)},
+	)
+	return "## Synchronous producing\n\nOne event of 100 B at a time. Goal: p50 of `Logger.Log` at most 1.2 of `ProduceSync`.\n\n" + table, err
 }
 
 func produceSync(ctx context.Context, client *kgo.Client) func([]byte) error {
@@ -56,33 +40,16 @@ func produceSync(ctx context.Context, client *kgo.Client) func([]byte) error {
 	}
 }
 
-// latencies returns how long each of n calls took, by caller. The same number of calls is made
-// before, to warm up.
-func latencies(callers []caller, values [][]byte, n int) ([][]time.Duration, error) {
-	took := make([][]time.Duration, len(callers))
-	for i := -n; i < n; i++ {
-		for c := range callers {
-			start := time.Now()
-			if err := callers[c].call(values[(i+n)%len(values)]); err != nil {
-				return nil, fmt.Errorf("%s: %w", callers[c].name, err)
-			}
-			if i >= 0 {
-				took[c] = append(took[c], time.Since(start))
-			}
-		}
+// latencyTable compares the latency of the callers with that of the first one.
+func (b bench) latencyTable(callers ...measure.Caller) (string, error) {
+	took, err := measure.Latencies(callers, b.Scaled(5000))
+	if err != nil {
+		return "", err
 	}
-	return took, nil
-}
-
-func latencyTable(callers []caller, took [][]time.Duration) string {
 	rows := [][]string{{"client", "p50", "p99", "ratio of p50"}}
 	for i, c := range callers {
-		rows = append(rows, []string{
-			c.name,
-			measure.Median(took[i]).Round(time.Microsecond).String(),
-			measure.Quantile(took[i], 0.99).Round(time.Microsecond).String(),
-			fmt.Sprintf("%.2f", float64(measure.Median(took[i]))/float64(measure.Median(took[0]))),
-		})
+		rows = append(rows, append(append([]string{c.Name}, measure.Quantiles(took[i], 0.5, 0.99)...),
+			fmt.Sprintf("%.2f", float64(measure.Median(took[i]))/float64(measure.Median(took[0])))))
 	}
-	return measure.Table(rows)
+	return measure.Table(rows), nil
 }

@@ -2,90 +2,83 @@
 // floor or a similar program in the same run. It writes a table to bench/results/.
 //
 //	go run ./bench               # all of it, some minutes
-//	go run ./bench -only send    # one part: send, link, compression, log, spool, backlog, handler, gateway, idle, storm
+//	go run ./bench -only send    # one part: send, compression, log, spool, backlog, handler, gateway, idle, storm
 //
 // The machine also runs the broker, the client and whatever else it is used for. So the contenders
 // take turns in rounds, in alternating order. The figure is the median of the rounds. The ratios
 // are more reliable than the figures.
 //
-// Start reading at run in this file; each part is in a file of its own.
+// Start reading at main in this file; each part is in a file of its own.
 package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"time"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/bench/measure"
+	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-// part measures one thing and returns its section of the report.
-type part struct {
-	name string
-	run  func(context.Context, options) (string, error)
-}
-
-type options struct {
-	rounds int     // number of turns of each contender
-	scale  float64 // factor for the number of events in a turn
-}
-
-var parts = []part{
-	{"send", benchSend},
-	{"link", benchLink},
-	{"compression", benchCompression},
-	{"log", benchLog},
-	{"spool", benchSpool},
-	{"backlog", benchBacklog},
-	{"handler", benchHandler},
-	{"gateway", benchGateway},
-	{"idle", benchIdle},
-	{"storm", benchStorm},
-}
+// bench has the parts as methods.
+type bench struct{ *measure.Program }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	b := bench{&measure.Program{Name: "bench", Rounds: 7}}
+	b.Main(func(ctx context.Context) error {
+		return b.Report(ctx, "", []measure.Part{
+			{Name: "send", Run: b.send},
+			{Name: "compression", Run: b.compression},
+			{Name: "log", Run: b.log},
+			{Name: "spool", Run: b.spool},
+			{Name: "backlog", Run: b.backlog},
+			{Name: "handler", Run: b.handler},
+			{Name: "gateway", Run: b.gateway},
+			{Name: "idle", Run: b.idle},
+			{Name: "storm", Run: b.storm},
+		})
+	})
 }
 
-func run(ctx context.Context) error {
-	only := flag.String("only", "", "measure only this part")
-	out := flag.String("out", "bench/results", "folder for the report; empty: print only")
-	var opts options
-	flag.IntVar(&opts.rounds, "rounds", 7, "turns of each contender")
-	flag.Float64Var(&opts.scale, "scale", 1, "factor on the number of events in a turn")
-	flag.Parse()
+const (
+	user       = "ada@example.edu"
+	topic      = "bench"
+	partitions = 6
+)
 
-	report := measure.Header("./bench", opts.rounds)
-	for _, p := range parts {
-		if *only != "" && *only != p.name {
-			continue
-		}
-		fmt.Fprintf(os.Stderr, "bench: %s\n", p.name)
-		section, err := p.run(ctx, opts)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		report += "\n" + section
+// onDisk starts a fabric on disk, claims the topics, and returns the configuration of a user.
+func (b bench) onDisk(ctx context.Context, partitions int, topics ...string) (cfg diaspora.Config, f *fabric.Fabric, err error) {
+	f, err = fabric.Start(ctx, fabric.Config{Dir: filepath.Join(b.Dir, "fabric")})
+	if err != nil {
+		return cfg, nil, err
 	}
-	fmt.Print(report)
-	if *out == "" {
-		return nil
+	cfg, err = f.As(ctx, user)
+	if err == nil {
+		err = measure.Claim(ctx, cfg, partitions, topics...)
 	}
-	if err := os.MkdirAll(*out, 0o755); err != nil {
-		return err
+	if err != nil {
+		f.Close()
 	}
-	name := time.Now().UTC().Format("2006-01-02")
-	if *only != "" {
-		name += "-" + *only
-	}
-	return os.WriteFile(filepath.Join(*out, name+".md"), []byte(report), 0o644)
+	return cfg, f, err
 }
+
+// startUp builds the binary, starts `diaspora up` and claims the topic.
+func (b bench) startUp(ctx context.Context) (binary string, up *measure.Up, cfg diaspora.Config, err error) {
+	if binary, err = measure.BuildBinary(ctx, b.Dir); err != nil {
+		return "", nil, cfg, err
+	}
+	if up, err = measure.StartUp(ctx, binary, filepath.Join(b.Dir, "home")); err != nil {
+		return "", nil, cfg, err
+	}
+	if cfg, err = up.Config(); err == nil {
+		err = measure.Claim(ctx, cfg, partitions, topic)
+	}
+	if err != nil {
+		up.Stop()
+	}
+	return binary, up, cfg, err
+}
+
+// size formats the size of events.
+func size(bytes int) string { return fmt.Sprintf("%d B", bytes) }

@@ -3,101 +3,41 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/sasl/oauth"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/bench/measure"
-	"github.com/diaspora-streams/diaspora/fabric"
 )
 
-const (
-	user       = "ada@example.edu"
-	topic      = "bench"
-	partitions = 6
-)
-
-// onDisk starts a fabric on disk, claims the topic, and returns the configuration of a user.
-func onDisk(ctx context.Context) (cfg diaspora.Config, stop func(), err error) {
-	return onDiskWith(ctx, fabric.Config{})
+// plain returns a franz-go client with default options. Like a Logger, it does not compress.
+func plain(ctx context.Context, cfg diaspora.Config) (*kgo.Client, error) {
+	return measure.Dial(ctx, cfg, kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(kgo.NoCompression()))
 }
 
-// onDiskWith is like onDisk, with a configuration of the fabric.
-func onDiskWith(ctx context.Context, config fabric.Config) (cfg diaspora.Config, stop func(), err error) {
-	dir, err := os.MkdirTemp("", "diaspora-bench-")
-	if err != nil {
-		return cfg, nil, err
-	}
-	config.Dir = dir
-	f, err := fabric.Start(ctx, config)
-	if err != nil {
-		return cfg, nil, err
-	}
-	stop = func() {
-		f.Close()
-		os.RemoveAll(dir)
-	}
-	cfg, err = f.As(ctx, user)
-	if err == nil {
-		err = claim(ctx, cfg)
-	}
-	if err != nil {
-		stop()
-	}
-	return cfg, stop, err
-}
-
-func claim(ctx context.Context, cfg diaspora.Config) error {
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		return err
-	}
-	_, err = client.Claim(ctx, diaspora.ClaimRequest{Name: topic, Partitions: partitions})
-	return err
-}
-
-// plain returns a franz-go client with default options, signed in as in cfg. Like a Logger, it does
-// not compress.
-func plain(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Client, error) {
-	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
-		token, err := cfg.TokenSource.Token(ctx)
-		return oauth.Auth{Token: token.AccessToken.Reveal()}, err
-	})
-	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(cfg.Brokers...), kgo.DefaultProduceTopic(topic), kgo.SASL(token), kgo.ProducerBatchCompression(kgo.NoCompression()))...)
-	if err != nil {
-		return nil, err
-	}
-	return client, client.Ping(ctx)
-}
-
-// benchSend compares asynchronous producing.
-func benchSend(ctx context.Context, opts options) (string, error) {
-	cfg, stop, err := onDisk(ctx)
+// send compares asynchronous producing.
+func (b bench) send(ctx context.Context) (string, error) {
+	cfg, fabric, err := b.onDisk(ctx, partitions, topic)
 	if err != nil {
 		return "", err
 	}
-	defer stop()
+	defer fabric.Close()
 
 	rows := [][]string{{"event", "client", "events/s", "MB/s", "ratio to franz-go, median (min–max)"}}
 	for _, load := range []struct{ size, n int }{{100, 5_000_000}, {1024, 1_500_000}} { // a turn takes at least a second
-		values := measure.Payloads(load.size)
-		n := int(float64(load.n) * opts.scale)
-		contenders, done, err := senders(ctx, cfg, values)
+		contenders, done, err := senders(ctx, cfg, measure.Payloads(load.size))
 		if err != nil {
 			return "", err
 		}
-		rates, err := measure.TakeTurns(contenders, opts.rounds, n)
+		rates, err := measure.TakeTurns(contenders, b.Rounds, b.Scaled(load.n))
 		done()
 		if err != nil {
 			return "", err
 		}
 		for i, c := range contenders {
 			rows = append(rows, []string{
-				fmt.Sprintf("%d B", load.size), c.Name,
-				fmt.Sprintf("%.0f", measure.Median(rates[i])),
+				size(load.size), c.Name, measure.Rate(rates[i]),
 				fmt.Sprintf("%.0f", measure.Median(rates[i])*float64(load.size)/1e6),
 				measure.Spread(measure.Ratios(rates[i], rates[0])),
 			})

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/bench/measure"
@@ -25,10 +22,10 @@ const (
 	stormTokens      = 20  // number of tokens that they share
 )
 
-// benchStorm opens 2,000 connections at a rate of 500 per second, all with tokens that the gateway
+// storm opens 2,000 connections at a rate of 500 per second, all with tokens that the gateway
 // knows. Globus Auth answers at once, slowly, or not at all.
-func benchStorm(ctx context.Context, opts options) (string, error) {
-	n := max(stormTokens, int(stormConnections*opts.scale))
+func (b bench) storm(ctx context.Context) (string, error) {
+	n := max(stormTokens, b.Scaled(stormConnections))
 	rows := [][]string{{"Globus Auth", "storm", "login p50", "p99", "longest", "cut off", "slowest answer when all are open"}}
 	for _, weather := range []struct {
 		name  string
@@ -43,7 +40,8 @@ func benchStorm(ctx context.Context, opts options) (string, error) {
 			return "", err
 		}
 		for i, s := range storms {
-			rows = append(rows, append([]string{weather.name, []string{"first", "second"}[i]}, s.row()...))
+			row := append([]string{weather.name, []string{"first", "second"}[i]}, measure.Quantiles(s.logins, 0.5, 0.99, 1)...)
+			rows = append(rows, append(row, fmt.Sprint(s.cutOff), s.answer.Round(10*time.Microsecond).String()))
 		}
 	}
 	return fmt.Sprintf("## A connect storm\n\n%d connections at %d a second through one gateway to the embedded broker, with %d tokens that it knows, and again.\n"+
@@ -94,11 +92,6 @@ type storm struct {
 	answer time.Duration // the slowest response to a request while all were open
 }
 
-func (s storm) row() []string {
-	at := func(q float64) string { return measure.Quantile(s.logins, q).Round(10 * time.Microsecond).String() }
-	return []string{at(0.5), at(0.99), at(1), fmt.Sprint(s.cutOff), s.answer.Round(10 * time.Microsecond).String()}
-}
-
 // blow opens n connections, a new one every 2 ms. When all are open, each requests the topics and
 // is closed.
 func blow(ctx context.Context, addr string, tokens []globus.Secret, n int) (s storm, err error) {
@@ -114,19 +107,25 @@ func blow(ctx context.Context, addr string, tokens []globus.Secret, n int) (s st
 			return s, ctx.Err()
 		}
 		opening.Go(func() {
-			conn, took, failed := signIn(addr, tokens[i%len(tokens)])
+			conn, failed := net.Dial("tcp", addr)
+			if failed != nil { // the gateway may close connections, but never refuses them
+				mu.Lock()
+				defer mu.Unlock()
+				err = failed
+				return
+			}
+			conn.SetDeadline(time.Now().Add(time.Minute))
+			began := time.Now()
+			failed = measure.SignIn(conn, tokens[i%len(tokens)])
+			took := time.Since(began)
 			mu.Lock()
 			defer mu.Unlock()
-			switch {
-			case failed != nil && conn == nil:
-				err = failed // the gateway may close connections, but never refuses them
-			case failed != nil:
+			if failed != nil {
 				s.cutOff++
 				conn.Close()
-			default:
-				s.logins = append(s.logins, took)
-				conns = append(conns, conn)
+				return
 			}
+			s.logins, conns = append(s.logins, took), append(conns, conn)
 		})
 	}
 	opening.Wait()
@@ -134,7 +133,7 @@ func blow(ctx context.Context, addr string, tokens []globus.Secret, n int) (s st
 	metadata.Version = 1
 	for _, conn := range conns {
 		began := time.Now()
-		if askErr := ask(conn, metadata, new(kmsg.MetadataResponse)); askErr != nil && err == nil {
+		if askErr := measure.Ask(conn, metadata, new(kmsg.MetadataResponse)); askErr != nil && err == nil {
 			err = fmt.Errorf("one of %d connections: %w", len(conns), askErr)
 		}
 		s.answer = max(s.answer, time.Since(began))
@@ -144,45 +143,4 @@ func blow(ctx context.Context, addr string, tokens []globus.Secret, n int) (s st
 		err = fmt.Errorf("none of %d connections was let in", n)
 	}
 	return s, err
-}
-
-// signIn opens a connection with a token, and returns how long the login took.
-func signIn(addr string, token globus.Secret) (conn net.Conn, took time.Duration, err error) {
-	conn, err = net.Dial("tcp", addr)
-	if err != nil {
-		return nil, 0, err
-	}
-	conn.SetDeadline(time.Now().Add(time.Minute))
-	began := time.Now()
-	handshake := kmsg.NewPtrSASLHandshakeRequest()
-	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
-	if err := ask(conn, handshake, new(kmsg.SASLHandshakeResponse)); err != nil {
-		return conn, 0, err
-	}
-	login := kmsg.NewPtrSASLAuthenticateRequest()
-	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token.Reveal()+"\x01\x01")
-	var answer kmsg.SASLAuthenticateResponse
-	if err := ask(conn, login, &answer); err != nil {
-		return conn, 0, err
-	}
-	return conn, time.Since(began), kerr.ErrorForCode(answer.ErrorCode)
-}
-
-var formatter = kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench"))
-
-// ask sends a request of a version without tagged fields, and reads the response.
-func ask(conn net.Conn, request kmsg.Request, answer kmsg.Response) error {
-	if _, err := conn.Write(formatter.AppendRequest(nil, request, 0)); err != nil {
-		return err
-	}
-	var size [4]byte
-	if _, err := io.ReadFull(conn, size[:]); err != nil {
-		return err
-	}
-	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
-	if _, err := io.ReadFull(conn, frame); err != nil {
-		return err
-	}
-	answer.SetVersion(request.GetVersion())
-	return answer.ReadFrom(frame[4:])
 }

@@ -17,27 +17,16 @@ import (
 
 const groupPartitions = 10
 
-// benchGroups measures the latency of commits to many groups, one commit at a time.
-func benchGroups(ctx context.Context, b *bench) (string, error) {
-	rows := [][]string{{"engine", "groups", "memory", "commits", "p50", "p99", "longest", "with others: commits", "p50", "p99", "longest", "compactions"}}
-	for _, of := range b.builds {
-		row, err := b.groups(ctx, of, b.scaled(10_000))
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", of.name, err)
-		}
-		rows = append(rows, row)
-	}
+// groups measures the latency of commits to many groups, one commit at a time.
+func (b *bench) groups(ctx context.Context) (string, error) {
+	header := []string{"engine", "groups", "memory", "commits", "p50", "p99", "longest", "with others: commits", "p50", "p99", "longest", "compactions"}
+	rows, err := b.inTurn(ctx, header, func(s *site) ([][]string, error) { return b.commitTo(ctx, s) })
 	return fmt.Sprintf("## Commits\n\nEach group has committed offsets of %d partitions. One client commits those of one group after the other, which are timed; then, with another client that does so as fast as it can,\n"+
-		"so that the groups' log is compacted over and over. An engine that is too slow has %v for each. Goal: p99 of 5 ms.\n\n", groupPartitions, b.patience) + measure.Table(rows), nil
+		"so that the groups' log is compacted over and over. An engine that is too slow has %v for each. Goal: p99 of 5 ms.\n\n", groupPartitions, b.patience) + measure.Table(rows), err
 }
 
-func (b *bench) groups(ctx context.Context, of build, n int) (row []string, err error) {
-	s, err := b.open(ctx, of, "groups")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.claim(ctx, groupPartitions, "groups"); err != nil {
+func (b *bench) commitTo(ctx context.Context, s *site) (rows [][]string, err error) {
+	if err := measure.Claim(ctx, s.cfg, groupPartitions, "groups"); err != nil {
 		return nil, err
 	}
 	client, broker, err := s.broker(ctx)
@@ -47,7 +36,7 @@ func (b *bench) groups(ctx context.Context, of build, n int) (row []string, err 
 	defer client.Close()
 	all, cancel := context.WithTimeout(ctx, 3*b.patience)
 	defer cancel()
-	made := 0
+	made, n := 0, b.Scaled(10_000)
 	for ; made < n && all.Err() == nil; made++ {
 		if _, err := commit(ctx, broker, made, 1); err != nil {
 			return nil, err
@@ -57,12 +46,11 @@ func (b *bench) groups(ctx context.Context, of build, n int) (row []string, err 
 	if err != nil {
 		return nil, err
 	}
-	row = []string{s.name, fmt.Sprint(made), megabytes(rss)}
 	took, err := commits(ctx, broker, made, n, b.patience)
 	if err != nil {
 		return nil, err
 	}
-	row = append(row, fmt.Sprint(len(took)), micros(measure.Median(took)), micros(measure.Quantile(took, 0.99)), micros(measure.Quantile(took, 1)))
+	row := append([]string{s.name, fmt.Sprint(made), measure.Megabytes(rss), fmt.Sprint(len(took))}, measure.Quantiles(took, 0.5, 0.99, 1)...)
 
 	busy, stop := context.WithCancel(ctx)
 	defer stop()
@@ -89,7 +77,8 @@ func (b *bench) groups(ctx context.Context, of build, n int) (row []string, err 
 	if err := errors.Join(err, <-ended, snapErr); err != nil {
 		return nil, err
 	}
-	return append(row, fmt.Sprint(len(took)), micros(measure.Median(took)), micros(measure.Quantile(took, 0.99)), micros(measure.Quantile(took, 1)), fmt.Sprint(after-before)), nil
+	row = append(append(row, fmt.Sprint(len(took))), measure.Quantiles(took, 0.5, 0.99, 1)...)
+	return [][]string{append(row, fmt.Sprint(after-before))}, nil
 }
 
 // commits times n commits to random groups, or fewer if the limit is reached first.
@@ -141,68 +130,55 @@ func (s *site) snapshot() (n int, err error) {
 	return n, err
 }
 
-// benchProducers measures the sessions of idempotent producers. A tenth of the producers also
-// append an event.
-func benchProducers(ctx context.Context, b *bench) (string, error) {
-	rows := [][]string{{"engine", "producers", "memory before", "after", "p50", "p99", "longest", "appended", "memory after"}}
-	for _, of := range b.builds {
-		row, err := b.producers(ctx, of, b.scaled(1_000_000))
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", of.name, err)
-		}
-		rows = append(rows, row)
-	}
-	return fmt.Sprintf("## Producers\n\nEach gets a producer ID (InitProducerId), one at a time; an engine that is too slow has %v. Then as many as a tenth append an event, to one partition. Goal: p99 of 1 ms, and memory that does not grow.\n\n",
-		3*b.patience) + measure.Table(rows), nil
-}
-
-func (b *bench) producers(ctx context.Context, of build, n int) (row []string, err error) {
-	s, err := b.open(ctx, of, "producers")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.claim(ctx, 1, "producers"); err != nil {
-		return nil, err
-	}
-	client, broker, err := s.broker(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	before, err := s.up.SettledRSS(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var took []time.Duration
-	var ids []int64
-	for began := time.Now(); len(took) < n && time.Since(began) < 3*b.patience; {
-		request := kmsg.NewPtrInitProducerIDRequest()
-		request.ProducerID, request.ProducerEpoch = -1, -1
-		start := time.Now()
-		response, err := request.RequestWith(ctx, broker)
-		took = append(took, time.Since(start))
-		if err == nil {
-			err = kerr.ErrorForCode(response.ErrorCode)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("InitProducerId: %w", err)
-		}
-		ids = append(ids, response.ProducerID)
-	}
-	between, err := s.up.SettledRSS(ctx)
-	if err != nil {
-		return nil, err
-	}
-	appended := 0
-	for began := time.Now(); appended < n/10 && appended < len(ids) && time.Since(began) < b.patience; appended++ {
-		if err := appendEvent(ctx, broker, "producers", ids[appended]); err != nil {
+// producers measures the sessions of idempotent producers. A tenth of the producers also append an
+// event.
+func (b *bench) producers(ctx context.Context) (string, error) {
+	rows, err := b.inTurn(ctx, []string{"engine", "producers", "memory before", "after", "p50", "p99", "longest", "appended", "memory after"}, func(s *site) ([][]string, error) {
+		n := b.Scaled(1_000_000)
+		if err := measure.Claim(ctx, s.cfg, 1, "producers"); err != nil {
 			return nil, err
 		}
-	}
-	after, err := s.up.SettledRSS(ctx)
-	return []string{s.name, fmt.Sprint(len(ids)), megabytes(before), megabytes(between), micros(measure.Median(took)), micros(measure.Quantile(took, 0.99)), micros(measure.Quantile(took, 1)),
-		fmt.Sprint(appended), megabytes(after)}, err
+		client, broker, err := s.broker(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer client.Close()
+		before, err := s.up.SettledRSS(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var took []time.Duration
+		var ids []int64
+		for began := time.Now(); len(took) < n && time.Since(began) < 3*b.patience; {
+			request := kmsg.NewPtrInitProducerIDRequest()
+			request.ProducerID, request.ProducerEpoch = -1, -1
+			start := time.Now()
+			response, err := request.RequestWith(ctx, broker)
+			took = append(took, time.Since(start))
+			if err == nil {
+				err = kerr.ErrorForCode(response.ErrorCode)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("InitProducerId: %w", err)
+			}
+			ids = append(ids, response.ProducerID)
+		}
+		between, err := s.up.SettledRSS(ctx)
+		if err != nil {
+			return nil, err
+		}
+		appended := 0
+		for began := time.Now(); appended < n/10 && appended < len(ids) && time.Since(began) < b.patience; appended++ {
+			if err := appendEvent(ctx, broker, "producers", ids[appended]); err != nil {
+				return nil, err
+			}
+		}
+		after, err := s.up.SettledRSS(ctx)
+		row := append([]string{s.name, fmt.Sprint(len(ids)), measure.Megabytes(before), measure.Megabytes(between)}, measure.Quantiles(took, 0.5, 0.99, 1)...)
+		return [][]string{append(row, fmt.Sprint(appended), measure.Megabytes(after))}, err
+	})
+	return fmt.Sprintf("## Producers\n\nEach gets a producer ID (InitProducerId), one at a time; an engine that is too slow has %v. Then as many as a tenth append an event, to one partition. Goal: p99 of 1 ms, and memory that does not grow.\n\n",
+		3*b.patience) + measure.Table(rows), err
 }
 
 // appendEvent appends the first event of a producer.

@@ -16,39 +16,17 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
-// A part measures one thing and returns the section of the report about it.
-type part struct {
-	name string
-	run  func(context.Context, *bench) (string, error)
-}
-
-var parts = []part{
-	{"throughput", benchThroughput},
-	{"log", benchLog},
-	{"topics", benchTopics},
-	{"connections", benchConnections},
-	{"start", benchStart},
-	{"batches", benchBatches},
-	{"groups", benchGroups},
-	{"producers", benchProducers},
-}
-
-// bench holds what all parts need.
+// bench has the parts as methods, and what all of them need.
 type bench struct {
-	dir      string // contains the homes, which the parts create and remove
+	*measure.Program
 	builds   []build
 	kafka    bool
-	rounds   int
-	scale    float64 // factor on the amounts
 	patience time.Duration
 }
 
@@ -61,63 +39,77 @@ const (
 	ours  = "this"
 )
 
-// scaled returns n times the scale, and at least 1. Trial runs use a small scale.
-func (b *bench) scaled(n int) int { return max(1, int(float64(n)*b.scale)) }
-
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "engines:", err)
-		os.Exit(1)
-	}
+	b := bench{Program: &measure.Program{Name: "engines", Rounds: 9}}
+	path := flag.String("other", "", "binary of the other build; without it, only this one is measured")
+	flag.BoolVar(&b.kafka, "kafka", false, "measure an Apache Kafka of one node as well, in the parts throughput and log")
+	flag.DurationVar(&b.patience, "patience", 20*time.Second, "limit for what an engine does too slowly to finish")
+	b.Main(func(ctx context.Context) (err error) {
+		dir, err := os.MkdirTemp("", "diaspora-engines-")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		if *path != "" {
+			b.builds = append(b.builds, build{other, *path})
+		}
+		built, err := measure.BuildBinary(ctx, dir)
+		if err != nil {
+			return err
+		}
+		b.builds = append(b.builds, build{ours, built})
+		intro := "\n`" + other + "` is the engine of the build that is given, `" + ours + "` is that of the working tree. Ratios are of `" + ours + "` to `" + other + "`, median (min–max) of the rounds.\n"
+		return b.Report(ctx, intro, []measure.Part{
+			{Name: "throughput", Run: b.throughput},
+			{Name: "log", Run: b.log},
+			{Name: "topics", Run: b.topics},
+			{Name: "connections", Run: b.connections},
+			{Name: "start", Run: b.start},
+			{Name: "batches", Run: b.batches},
+			{Name: "groups", Run: b.groups},
+			{Name: "producers", Run: b.producers},
+		})
+	})
 }
 
-func run(ctx context.Context) (err error) {
-	var b bench
-	path := flag.String("other", "", "binary of the other build; without it, only this one is measured")
-	only := flag.String("only", "", "measure only these `PARTS`, with commas between")
-	out := flag.String("out", "bench/results", "folder for the report; empty: print only")
-	data := flag.String("data", "", "folder for the data (default: the system's for temporary files)")
-	flag.BoolVar(&b.kafka, "kafka", false, "measure an Apache Kafka of one node as well, in the parts throughput and log")
-	flag.IntVar(&b.rounds, "rounds", 9, "turns of each engine")
-	flag.Float64Var(&b.scale, "scale", 1, "factor on the amounts")
-	flag.DurationVar(&b.patience, "patience", 20*time.Second, "limit for what an engine does too slowly to finish")
-	flag.Parse()
-
-	if b.dir, err = os.MkdirTemp(*data, "diaspora-engines-"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	if *path != "" {
-		b.builds = append(b.builds, build{other, *path})
-	}
-	built, err := measure.BuildBinary(ctx, b.dir)
-	if err != nil {
-		return err
-	}
-	b.builds = append(b.builds, build{ours, built})
-
-	report := measure.Header("./bench/engines", b.rounds)
-	report += "\n`" + other + "` is the engine of the build that is given, `" + ours + "` is that of the working tree. Ratios are of `" + ours + "` to `" + other + "`, median (min–max) of the rounds.\n"
-	for _, p := range parts {
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
-			continue
-		}
-		fmt.Fprintf(os.Stderr, "engines: %s\n", p.name)
-		section, err := p.run(ctx, &b)
+// inTurn measures one build after the other, each with empty data. It returns the rows of a table.
+func (b *bench) inTurn(ctx context.Context, header []string, run func(*site) ([][]string, error)) (rows [][]string, err error) {
+	rows = [][]string{header}
+	for _, of := range b.builds {
+		s, err := b.open(ctx, of)
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+			return nil, err
 		}
-		report += "\n" + section
+		more, err := run(s)
+		if err := errors.Join(err, s.close()); err != nil {
+			return nil, fmt.Errorf("%s: %w", of.name, err)
+		}
+		rows = append(rows, more...)
 	}
-	fmt.Print(report)
-	if *out == "" {
-		return nil
+	return rows, nil
+}
+
+// together starts all builds, for measurements that take turns, and an Apache Kafka if kafka is true.
+func (b *bench) together(ctx context.Context, kafka bool, args ...string) (sites []*site, closeAll func() error, err error) {
+	closeAll = func() (err error) {
+		for _, s := range sites {
+			err = errors.Join(err, s.close())
+		}
+		return err
 	}
-	name := time.Now().UTC().Format("2006-01-02") + "-engines"
-	if *only != "" {
-		name += "-" + strings.ReplaceAll(*only, ",", "-")
+	for _, of := range b.builds {
+		s, err := b.open(ctx, of, args...)
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll())
+		}
+		sites = append(sites, s)
 	}
-	return os.WriteFile(filepath.Join(*out, name+".md"), []byte(report), 0o644)
+	if kafka {
+		s, err := openKafka(ctx, filepath.Join(b.Dir, "kafka"))
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll())
+		}
+		sites = append(sites, s)
+	}
+	return sites, closeAll, nil
 }

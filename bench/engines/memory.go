@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -20,112 +18,84 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 )
 
-// benchTopics measures the memory of an idle engine that has many topics.
-func benchTopics(ctx context.Context, b *bench) (string, error) {
-	rows := [][]string{{"engine", "empty", "1,000 topics just claimed", "after a restart"}}
-	for _, of := range b.builds {
-		row, err := b.topics(ctx, of, b.scaled(990))
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", of.name, err)
+// topics measures the memory of an idle engine that has many topics.
+func (b *bench) topics(ctx context.Context) (string, error) {
+	topics := names("topic", b.Scaled(990))
+	events := make([]diaspora.Event, len(topics))
+	for i, topic := range topics {
+		events[i] = diaspora.Event{Topic: topic, Value: []byte("rain")}
+	}
+	rows, err := b.inTurn(ctx, []string{"engine", "empty", "1,000 topics just claimed", "after a restart"}, func(s *site) ([][]string, error) {
+		row := []string{s.name}
+		look := func() error {
+			rss, err := s.up.SettledRSS(ctx)
+			row = append(row, measure.Megabytes(rss))
+			return err
 		}
-		rows = append(rows, row)
-	}
-	return "## Idle memory\n\nResident memory once it no longer changes. The topics have one partition and one event each. Goal: 64 MB.\n\n" + measure.Table(rows), nil
-}
-
-func (b *bench) topics(ctx context.Context, of build, n int) (row []string, err error) {
-	s, err := b.open(ctx, of, "topics")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	row = []string{s.name}
-	look := func() error {
-		rss, err := s.up.SettledRSS(ctx)
-		row = append(row, megabytes(rss))
-		return err
-	}
-	if err := look(); err != nil {
-		return nil, err
-	}
-	topics := names("topic", n)
-	if err := s.claim(ctx, 1, topics...); err != nil {
-		return nil, err
-	}
-	events := make([]diaspora.Event, n)
-	for i := range events {
-		events[i] = diaspora.Event{Topic: topics[i], Value: []byte("rain")}
-	}
-	logger, err := diaspora.OpenLogger(ctx, s.cfg)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(logger.Log(ctx, events...), logger.Close(ctx)); err != nil {
-		return nil, err
-	}
-	if err := look(); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(s.stop(), s.again(ctx)); err != nil {
-		return nil, err
-	}
-	return row, look()
+		if err := look(); err != nil {
+			return nil, err
+		}
+		if err := measure.Claim(ctx, s.cfg, 1, topics...); err != nil {
+			return nil, err
+		}
+		logger, err := diaspora.OpenLogger(ctx, s.cfg)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(logger.Log(ctx, events...), logger.Close(ctx)); err != nil {
+			return nil, err
+		}
+		if err := look(); err != nil {
+			return nil, err
+		}
+		if err := errors.Join(s.stop(), s.again(ctx)); err != nil {
+			return nil, err
+		}
+		return [][]string{row}, look()
+	})
+	return "## Idle memory\n\nResident memory once it no longer changes. The topics have one partition and one event each. Goal: 64 MB.\n\n" + measure.Table(rows), err
 }
 
 // connectionsPerUser is how many connections each user has. The gateway allows 4,000 for one user
 // and 10,000 in all.
 const connectionsPerUser = 3330
 
-// benchConnections measures engines with many consumers that wait for events.
-func benchConnections(ctx context.Context, b *bench) (string, error) {
-	rows := [][]string{{"engine", "consumers", "memory", "of each", "p50 of Log", "p99 of Log"}}
-	for _, of := range b.builds {
-		more, err := b.connections(ctx, of)
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", of.name, err)
+// connections measures engines with many consumers that wait for events.
+func (b *bench) connections(ctx context.Context) (string, error) {
+	rows, err := b.inTurn(ctx, []string{"engine", "consumers", "memory", "of each", "p50 of Log", "p99 of Log"}, func(s *site) (rows [][]string, err error) {
+		if err := measure.Claim(ctx, s.cfg, 1, "log"); err != nil {
+			return nil, err
 		}
-		rows = append(rows, more...)
-	}
+		logger, err := diaspora.OpenLogger(ctx, s.cfg)
+		if err != nil {
+			return nil, err
+		}
+		defer logger.Close(ctx)
+		idle := &consumers{site: s}
+		defer idle.close()
+		var before int64
+		for _, n := range []int{0, b.Scaled(1000), b.Scaled(3 * connectionsPerUser)} {
+			if err := idle.grow(ctx, n); err != nil {
+				return nil, err
+			}
+			rss, err := s.up.SettledRSS(ctx)
+			if err != nil {
+				return nil, err
+			}
+			took, err := measure.Latencies([]measure.Caller{{Name: "Log", Call: measure.Log(ctx, logger, "log")}}, b.Scaled(5000))
+			if err != nil {
+				return nil, err
+			}
+			if n == 0 {
+				before = rss
+			}
+			row := []string{s.name, fmt.Sprint(n), measure.Megabytes(rss), fmt.Sprintf("%.1f KiB", float64(rss-before)/float64(max(n, 1))/1024)}
+			rows = append(rows, append(row, measure.Quantiles(took[0], 0.5, 0.99)...))
+		}
+		return rows, idle.failed.Err()
+	})
 	return "## Many consumers\n\nEach consumer has a connection and a fetch that waits for 5 s, over and over, for a topic to which nothing is logged. Then, to another topic, `Logger.Log` of one event of 100 B at a time.\n\n" +
-		measure.Table(rows), nil
-}
-
-func (b *bench) connections(ctx context.Context, of build) (rows [][]string, err error) {
-	s, err := b.open(ctx, of, "connections")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.claim(ctx, 1, "log"); err != nil {
-		return nil, err
-	}
-	logger, err := diaspora.OpenLogger(ctx, s.cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer logger.Close(ctx)
-	idle := &consumers{site: s}
-	defer idle.close()
-	var before int64
-	for _, n := range []int{0, b.scaled(1000), b.scaled(3 * connectionsPerUser)} {
-		if err := idle.grow(ctx, n); err != nil {
-			return nil, err
-		}
-		rss, err := s.up.SettledRSS(ctx)
-		if err != nil {
-			return nil, err
-		}
-		took, err := latencies(ctx, []*diaspora.Logger{logger}, b.scaled(5000))
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			before = rss
-		}
-		rows = append(rows, []string{s.name, fmt.Sprint(n), megabytes(rss), fmt.Sprintf("%.1f KiB", float64(rss-before)/float64(max(n, 1))/1024),
-			micros(measure.Median(took[0])), micros(measure.Quantile(took[0], 0.99))})
-	}
-	return rows, idle.failed.Err()
+		measure.Table(rows), err
 }
 
 // consumers are connections that fetch from topics without events.
@@ -147,8 +117,7 @@ func (c *consumers) grow(ctx context.Context, n int) error {
 		}
 		cfg := c.cfg
 		cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: token, Expiry: time.Now().Add(time.Hour)})
-		theirs := &site{cfg: cfg}
-		if err := theirs.claim(ctx, 1, idleTopic(len(c.tokens))); err != nil {
+		if err := measure.Claim(ctx, cfg, 1, idleTopic(len(c.tokens))); err != nil {
 			return err
 		}
 		c.tokens = append(c.tokens, token)
@@ -159,9 +128,12 @@ func (c *consumers) grow(ctx context.Context, n int) error {
 	for i := len(c.conns); i < n; i++ {
 		user := i / connectionsPerUser
 		opening.Go(func() error {
-			conn, err := signIn(c.cfg.Brokers[0], c.tokens[user])
+			conn, err := net.Dial("tcp", c.cfg.Brokers[0])
 			if err != nil {
 				return err
+			}
+			if err := measure.SignIn(conn, c.tokens[user]); err != nil {
+				return errors.Join(fmt.Errorf("sign in: %w", err), conn.Close())
 			}
 			mu.Lock()
 			c.conns = append(c.conns, conn)
@@ -196,7 +168,7 @@ func fetch(ctx context.Context, conn net.Conn, topic string) error {
 	time.Sleep(rand.N(5 * time.Second)) // spread the fetches, as real consumers do not all start at once
 	for {
 		answer := kmsg.NewPtrFetchResponse()
-		if err := ask(conn, request, answer); errors.Is(err, net.ErrClosed) {
+		if err := measure.Ask(conn, request, answer); errors.Is(err, net.ErrClosed) {
 			return nil
 		} else if err != nil {
 			return err
@@ -205,46 +177,4 @@ func fetch(ctx context.Context, conn net.Conn, topic string) error {
 			return fmt.Errorf("fetch: %w", err)
 		}
 	}
-}
-
-// signIn opens a connection and signs in with the token.
-func signIn(addr string, token globus.Secret) (net.Conn, error) {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	handshake := kmsg.NewPtrSASLHandshakeRequest()
-	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
-	login := kmsg.NewPtrSASLAuthenticateRequest()
-	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token.Reveal()+"\x01\x01")
-	var answer kmsg.SASLAuthenticateResponse
-	err = errors.Join(ask(conn, handshake, new(kmsg.SASLHandshakeResponse)), ask(conn, login, &answer))
-	if err == nil {
-		err = kerr.ErrorForCode(answer.ErrorCode)
-	}
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("sign in: %w", err)
-	}
-	return conn, nil
-}
-
-var formatter = kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench"))
-
-// ask sends a request and reads the answer. The version has to be an old one, whose headers have no
-// tagged fields.
-func ask(conn net.Conn, request kmsg.Request, answer kmsg.Response) error {
-	if _, err := conn.Write(formatter.AppendRequest(nil, request, 0)); err != nil {
-		return err
-	}
-	var size [4]byte
-	if _, err := io.ReadFull(conn, size[:]); err != nil {
-		return err
-	}
-	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
-	if _, err := io.ReadFull(conn, frame); err != nil {
-		return err
-	}
-	answer.SetVersion(request.GetVersion())
-	return answer.ReadFrom(frame[4:])
 }

@@ -10,13 +10,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
-	"github.com/twmb/franz-go/pkg/sasl/oauth"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/bench/measure"
@@ -34,10 +31,10 @@ type site struct {
 	stop func() error
 }
 
-// open starts a build. Its data are in a home of its own, which may exist from an earlier start.
-func (b *bench) open(ctx context.Context, of build, home string, args ...string) (*site, error) {
+// open starts a build with empty data.
+func (b *bench) open(ctx context.Context, of build, args ...string) (*site, error) {
 	s := &site{name: of.name, path: of.path, args: args}
-	return s, s.start(ctx, filepath.Join(b.dir, home+" "+of.name))
+	return s, s.start(ctx, filepath.Join(b.Dir, of.name))
 }
 
 func (s *site) start(ctx context.Context, home string) (err error) {
@@ -72,40 +69,10 @@ func (s *site) close() error {
 	return err
 }
 
-// claim claims topics, up to eight at a time.
-func (s *site) claim(ctx context.Context, partitions int, topics ...string) error {
-	client, err := diaspora.NewClient(s.cfg)
-	if err != nil {
-		return err
-	}
-	var claims errgroup.Group
-	claims.SetLimit(8)
-	for _, name := range topics {
-		claims.Go(func() error {
-			_, err := client.Claim(ctx, diaspora.ClaimRequest{Name: name, Partitions: partitions})
-			return err
-		})
-	}
-	return claims.Wait()
-}
-
-// dial returns a franz-go client with the usual settings.
-func (s *site) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
-	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
-		token, err := s.cfg.TokenSource.Token(ctx)
-		return oauth.Auth{Token: token.AccessToken.Reveal()}, err
-	})
-	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(s.cfg.Brokers...), kgo.SASL(token))...)
-	if err != nil {
-		return nil, err
-	}
-	return client, client.Ping(ctx)
-}
-
 // broker returns the first seed broker, for single requests, and its client. The request versions
 // are limited to those of Kafka 3.9, which refer to topics by name.
 func (s *site) broker(ctx context.Context) (*kgo.Client, *kgo.Broker, error) {
-	client, err := s.dial(ctx, kgo.MaxVersions(kversion.V3_9_0()))
+	client, err := measure.Dial(ctx, s.cfg, kgo.MaxVersions(kversion.V3_9_0()))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -158,17 +125,6 @@ func (s *site) withTicket(address string) (string, error) {
 	return globusdev.WithTicket(secret, address, time.Now())
 }
 
-// megabytes formats a size in bytes.
-func megabytes(bytes int64) string { return fmt.Sprintf("%.1f MB", float64(bytes)/1e6) }
-
-// micros formats a latency.
-func micros(d time.Duration) string {
-	if d < 10*time.Millisecond {
-		return fmt.Sprintf("%d µs", d.Microseconds())
-	}
-	return fmt.Sprintf("%d ms", d.Milliseconds())
-}
-
 // names returns n topic names with the prefix.
 func names(prefix string, n int) []string {
 	all := make([]string, n)
@@ -176,23 +132,4 @@ func names(prefix string, n int) []string {
 		all[i] = fmt.Sprintf("%s_%d", prefix, i)
 	}
 	return all
-}
-
-// each opens a site for each build.
-func (b *bench) each(ctx context.Context, home string, args ...string) (sites []*site, closeAll func() error, err error) {
-	closeAll = func() error {
-		var errs []error
-		for _, s := range sites {
-			errs = append(errs, s.close())
-		}
-		return errors.Join(errs...)
-	}
-	for _, of := range b.builds {
-		s, err := b.open(ctx, of, strings.ReplaceAll(home, "/", "-"), args...)
-		if err != nil {
-			return nil, nil, errors.Join(err, closeAll())
-		}
-		sites = append(sites, s)
-	}
-	return sites, closeAll, nil
 }

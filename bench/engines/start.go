@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -19,34 +20,35 @@ import (
 // engine may have to read in each what was appended since its last checkpoint.
 const startPartitions = 100
 
-// benchStart measures how long a start takes with different amounts of data, after a clean stop and
-// after kill -9, and the peak of memory.
-func benchStart(ctx context.Context, b *bench) (string, error) {
+// start measures how long a start takes with different amounts of data, after a clean stop and after
+// kill -9, and the peak of memory.
+func (b *bench) start(ctx context.Context) (_ string, err error) {
 	rows := [][]string{{"data", "engine", "clean stop: ready", "memory", "kill -9: ready", "memory"}}
-	sites, closeAll, err := b.each(ctx, "start")
+	sites, closeAll, err := b.together(ctx, false)
 	if err != nil {
 		return "", err
 	}
+	defer func() { err = errors.Join(err, closeAll()) }()
 	for _, s := range sites {
-		if err := s.claim(ctx, startPartitions, "start"); err != nil {
-			return "", errors.Join(err, closeAll())
+		if err := measure.Claim(ctx, s.cfg, startPartitions, "start"); err != nil {
+			return "", err
 		}
 	}
 	size := int64(0)
 	for _, gigabytes := range []float64{0.5, 5, 20} {
-		more := int64(gigabytes*1e9*b.scale) - size
+		more := int64(gigabytes*1e9*b.Scale) - size
 		size += more
 		for _, s := range sites {
-			row, err := s.starts(ctx, more, min(b.rounds, 3))
+			row, err := s.starts(ctx, more, min(b.Rounds, 3))
 			if err != nil {
-				return "", errors.Join(fmt.Errorf("%s, %g GB: %w", s.name, gigabytes, err), closeAll())
+				return "", fmt.Errorf("%s, %g GB: %w", s.name, gigabytes, err)
 			}
-			rows = append(rows, append([]string{fmt.Sprintf("%g GB", gigabytes*b.scale), s.name}, row...))
+			rows = append(rows, append([]string{fmt.Sprintf("%g GB", gigabytes*b.Scale), s.name}, row...))
 		}
 	}
 	return fmt.Sprintf("## Start\n\nEvents of 1 KiB, uncompressed, in batches of 1 MB, in %d partitions. Ready is from exec to the first line on stdout, memory is the peak (VmHWM) a second later.\n"+
 		"The kill comes right after the last acknowledgement. Median of %d starts, and the worst. Goals: 100 ms and 64 MB after a clean stop, 1 s and 96 MB after a kill.\n\n",
-		startPartitions, min(b.rounds, 3)) + measure.Table(rows), closeAll()
+		startPartitions, min(b.Rounds, 3)) + measure.Table(rows), nil
 }
 
 // starts adds data. Then, in each round, it kills and restarts the process, and stops and restarts
@@ -80,7 +82,7 @@ func (s *site) starts(ctx context.Context, bytes int64, rounds int) (row []strin
 
 // fill produces the given number of bytes as fast as possible.
 func (s *site) fill(ctx context.Context, bytes int64) error {
-	client, err := s.dial(ctx, kgo.DefaultProduceTopic("start"), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerLinger(50*time.Millisecond),
+	client, err := measure.Dial(ctx, s.cfg, kgo.DefaultProduceTopic("start"), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerLinger(50*time.Millisecond),
 		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(900_000, false, false, nil)))
 	if err != nil {
 		return err
@@ -110,54 +112,42 @@ func (m *measuredStarts) add(ctx context.Context, s *site) error {
 func (m *measuredStarts) cells() []string {
 	return []string{
 		fmt.Sprintf("%d ms (%d)", measure.Median(m.ready).Milliseconds(), measure.Quantile(m.ready, 1).Milliseconds()),
-		fmt.Sprintf("%s (%s)", megabytes(measure.Median(m.peak)), megabytes(measure.Quantile(m.peak, 1))),
+		fmt.Sprintf("%s (%s)", measure.Megabytes(measure.Median(m.peak)), measure.Megabytes(measure.Quantile(m.peak, 1))),
 	}
 }
 
-// benchBatches measures the memory of an engine that has very many batches of one event each.
-func benchBatches(ctx context.Context, b *bench) (string, error) {
-	rows := [][]string{{"engine", "batches", "batches/s", "memory", "after a clean stop: ready", "memory", "after kill -9: ready", "memory"}}
-	for _, of := range b.builds {
-		row, err := b.batches(ctx, of, b.scaled(10_000_000))
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", of.name, err)
+// batches measures the memory of an engine that has very many batches of one event each.
+func (b *bench) batches(ctx context.Context) (string, error) {
+	header := []string{"engine", "batches", "batches/s", "memory", "after a clean stop: ready", "memory", "after kill -9: ready", "memory"}
+	rows, err := b.inTurn(ctx, header, func(s *site) ([][]string, error) {
+		n := b.Scaled(10_000_000)
+		if err := measure.Claim(ctx, s.cfg, startPartitions, "batches"); err != nil {
+			return nil, err
 		}
-		rows = append(rows, row)
-	}
+		began := time.Now()
+		done, err := s.appendBatches(ctx, "batches", n, 5*b.patience)
+		if err != nil {
+			return nil, err
+		}
+		rate := float64(done) / time.Since(began).Seconds()
+		rss, err := s.up.SettledRSS(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var clean, killed measuredStarts
+		if err := errors.Join(s.stop(), clean.add(ctx, s)); err != nil {
+			return nil, err
+		}
+		if _, err := s.appendBatches(ctx, "batches", n/10, b.patience); err != nil {
+			return nil, err
+		}
+		if err := errors.Join(s.up.Kill(), killed.add(ctx, s)); err != nil {
+			return nil, err
+		}
+		return [][]string{slices.Concat([]string{s.name, fmt.Sprint(done), fmt.Sprintf("%.0f", rate), measure.Megabytes(rss)}, clean.cells(), killed.cells())}, nil
+	})
 	return fmt.Sprintf("## Batches of one event\n\nA request has a batch of one event of 100 B for each of %d partitions. Memory is resident memory once it no longer changes, and after a start its peak. Goal: 64 MB.\n\n",
-		startPartitions) + measure.Table(rows), nil
-}
-
-func (b *bench) batches(ctx context.Context, of build, n int) (row []string, err error) {
-	s, err := b.open(ctx, of, "batches")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.claim(ctx, startPartitions, "batches"); err != nil {
-		return nil, err
-	}
-	began := time.Now()
-	done, err := s.appendBatches(ctx, "batches", n, 5*b.patience)
-	if err != nil {
-		return nil, err
-	}
-	rate := float64(done) / time.Since(began).Seconds()
-	rss, err := s.up.SettledRSS(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var clean, killed measuredStarts
-	if err := errors.Join(s.stop(), clean.add(ctx, s)); err != nil {
-		return nil, err
-	}
-	if _, err := s.appendBatches(ctx, "batches", n/10, b.patience); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(s.up.Kill(), killed.add(ctx, s)); err != nil {
-		return nil, err
-	}
-	return append(append([]string{s.name, fmt.Sprint(done), fmt.Sprintf("%.0f", rate), megabytes(rss)}, clean.cells()...), killed.cells()...), nil
+		startPartitions) + measure.Table(rows), err
 }
 
 // appendBatches appends n batches of one event each, or fewer if the limit is reached first.

@@ -33,12 +33,12 @@ var modes = []mode{{"plain", nil}, {"--sync", []string{"--sync"}}}
 
 func (m mode) sync() bool { return m.args != nil }
 
-// benchThroughput compares how fast the engines take and return events.
-func benchThroughput(ctx context.Context, b *bench) (string, error) {
+// throughput compares how fast the engines take and return events.
+func (b *bench) throughput(ctx context.Context) (string, error) {
 	rows := [][]string{{"", "partitions", "event", "engine", "produced/s", "ratio", "CPU ratio", "consumed/s", "ratio", "CPU ratio"}}
 	for _, mode := range modes {
 		for _, l := range layouts {
-			more, err := b.throughput(ctx, l, mode)
+			more, err := b.throughputOf(ctx, l, mode)
 			if err != nil {
 				return "", fmt.Errorf("%s, %d partitions: %w", mode.name, l.topics*l.partitions, err)
 			}
@@ -50,28 +50,20 @@ func benchThroughput(ctx context.Context, b *bench) (string, error) {
 		"is of the processor time of the engine's process, where less is better.\n\n" + measure.Table(rows), nil
 }
 
-func (b *bench) throughput(ctx context.Context, l layout, mode mode) (rows [][]string, err error) {
-	sites, closeAll, err := b.each(ctx, "throughput", mode.args...)
+func (b *bench) throughputOf(ctx context.Context, l layout, mode mode) (rows [][]string, err error) {
+	sites, closeAll, err := b.together(ctx, b.kafka && !mode.sync(), mode.args...)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
-	if b.kafka && !mode.sync() {
-		s, err := openKafka(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, s.close()) }()
-		sites = append(sites, s)
-	}
 	for _, load := range loads {
 		topics := names(fmt.Sprintf("bytes%d", load.size), l.topics)
 		produced, consumed := make([]metered, len(sites)), make([]metered, len(sites))
 		for i, s := range sites {
-			if err := s.claim(ctx, l.partitions, topics...); err != nil {
+			if err := measure.Claim(ctx, s.cfg, l.partitions, topics...); err != nil {
 				return nil, err
 			}
-			client, err := s.dial(ctx, kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+			client, err := measure.Dial(ctx, s.cfg, kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
 			if err != nil {
 				return nil, err
 			}
@@ -87,14 +79,14 @@ func (b *bench) throughput(ctx context.Context, l layout, mode mode) (rows [][]s
 			factor, turns = l.sync, turns[:1]
 		}
 		for _, all := range turns {
-			if err := b.takeTurns(all, b.scaled(int(float64(load.n)*factor))); err != nil {
+			if err := b.takeTurns(all, b.Scaled(int(float64(load.n)*factor))); err != nil {
 				return nil, err
 			}
 		}
 		for i, s := range sites {
 			row := []string{mode.name, fmt.Sprint(l.topics * l.partitions), fmt.Sprintf("%d B", load.size), s.name}
 			for _, all := range turns {
-				row = append(row, fmt.Sprintf("%.0f", measure.Median(all[i].rates)),
+				row = append(row, measure.Rate(all[i].rates),
 					measure.Spread(measure.Ratios(all[i].rates, all[0].rates)), all[i].cpuRatio(all[0]))
 			}
 			rows = append(rows, append(row, "", "", "")[:10])
@@ -125,7 +117,7 @@ func (b *bench) takeTurns(all []metered, n int) error {
 			return took, err
 		}}
 	}
-	rates, err := measure.TakeTurns(contenders, b.rounds, n)
+	rates, err := measure.TakeTurns(contenders, b.Rounds, n)
 	for i := range rates {
 		all[i].rates = rates[i]
 	}
@@ -148,8 +140,8 @@ func (s *site) cpu() time.Duration {
 	return used
 }
 
-// benchLog compares the latency of Log, one event at a time. The engines take turns with each call.
-func benchLog(ctx context.Context, b *bench) (string, error) {
+// log compares the latency of Log, one event at a time. The engines take turns with each call.
+func (b *bench) log(ctx context.Context) (string, error) {
 	rows := [][]string{{"", "engine", "p50", "p99", "ratio of p50", "ratio of p99"}}
 	for _, mode := range modes {
 		more, err := b.logLatency(ctx, mode)
@@ -162,58 +154,33 @@ func benchLog(ctx context.Context, b *bench) (string, error) {
 }
 
 func (b *bench) logLatency(ctx context.Context, mode mode) (rows [][]string, err error) {
-	sites, closeAll, err := b.each(ctx, "log", mode.args...)
+	sites, closeAll, err := b.together(ctx, b.kafka && !mode.sync(), mode.args...)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
-	if b.kafka && !mode.sync() {
-		s, err := openKafka(ctx)
+	var callers []measure.Caller
+	for _, s := range sites {
+		if err := measure.Claim(ctx, s.cfg, 1, "log"); err != nil {
+			return nil, err
+		}
+		logger, err := diaspora.OpenLogger(ctx, s.cfg)
 		if err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, s.close()) }()
-		sites = append(sites, s)
+		defer logger.Close(ctx)
+		callers = append(callers, measure.Caller{Name: s.name, Call: measure.Log(ctx, logger, "log")})
 	}
-	loggers := make([]*diaspora.Logger, len(sites))
-	for i, s := range sites {
-		if err := s.claim(ctx, 1, "log"); err != nil {
-			return nil, err
-		}
-		if loggers[i], err = diaspora.OpenLogger(ctx, s.cfg); err != nil {
-			return nil, err
-		}
-		defer loggers[i].Close(ctx)
-	}
-	took, err := latencies(ctx, loggers, b.scaled(10_000))
+	took, err := measure.Latencies(callers, b.Scaled(10_000))
 	if err != nil {
 		return nil, err
 	}
 	for i, s := range sites {
-		p50, p99 := measure.Median(took[i]), measure.Quantile(took[i], 0.99)
-		rows = append(rows, []string{mode.name, s.name, micros(p50), micros(p99),
-			ratio(p50, measure.Median(took[0])), ratio(p99, measure.Quantile(took[0], 0.99))})
+		row := append([]string{mode.name, s.name}, measure.Quantiles(took[i], 0.5, 0.99)...)
+		for _, q := range []float64{0.5, 0.99} {
+			row = append(row, fmt.Sprintf("%.2f", float64(measure.Quantile(took[i], q))/float64(measure.Quantile(took[0], q))))
+		}
+		rows = append(rows, row)
 	}
 	return rows, nil
 }
-
-// latencies calls each logger's Log n times and returns how long the calls took, by logger. It
-// first makes a tenth as many calls to warm up, which are not counted.
-func latencies(ctx context.Context, loggers []*diaspora.Logger, n int) ([][]time.Duration, error) {
-	values := measure.Payloads(100)
-	took := make([][]time.Duration, len(loggers))
-	for i := -n / 10; i < n; i++ {
-		for j := range loggers {
-			start := time.Now()
-			if err := loggers[j].Log(ctx, diaspora.Event{Topic: "log", Value: values[(i+n)%len(values)]}); err != nil {
-				return nil, err
-			}
-			if i >= 0 {
-				took[j] = append(took[j], time.Since(start))
-			}
-		}
-	}
-	return took, nil
-}
-
-func ratio[T ~int64](a, b T) string { return fmt.Sprintf("%.2f", float64(a)/float64(b)) }

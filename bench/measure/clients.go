@@ -3,13 +3,21 @@ package measure
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"io"
 	"math/rand/v2"
-	"sync"
+	"net"
+	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 )
 
 // Payloads returns 1024 different values of the given size. Half of each is incompressible.
@@ -24,28 +32,51 @@ func Payloads(size int) [][]byte {
 }
 
 // FirstError keeps the first error that callbacks report.
-type FirstError struct {
-	mu  sync.Mutex
-	err error
-}
+type FirstError struct{ first atomic.Pointer[error] }
 
 // Keep keeps err if no error was kept before.
 func (f *FirstError) Keep(err error) {
-	if err == nil {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = err
+	if err != nil {
+		f.first.CompareAndSwap(nil, &err)
 	}
 }
 
 // Err returns the error that was kept.
 func (f *FirstError) Err() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
+	if first := f.first.Load(); first != nil {
+		return *first
+	}
+	return nil
+}
+
+// Claim claims topics, up to eight at a time.
+func Claim(ctx context.Context, cfg diaspora.Config, partitions int, topics ...string) error {
+	client, err := diaspora.NewClient(cfg)
+	if err != nil {
+		return err
+	}
+	var claims errgroup.Group
+	claims.SetLimit(8)
+	for _, name := range topics {
+		claims.Go(func() error {
+			_, err := client.Claim(ctx, diaspora.ClaimRequest{Name: name, Partitions: partitions})
+			return err
+		})
+	}
+	return claims.Wait()
+}
+
+// Dial returns a plain franz-go client, signed in as in cfg.
+func Dial(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Client, error) {
+	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+		token, err := cfg.TokenSource.Token(ctx)
+		return oauth.Auth{Token: token.AccessToken.Reveal()}, err
+	})
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(cfg.Brokers...), kgo.SASL(token))...)
+	if err != nil {
+		return nil, err
+	}
+	return client, client.Ping(ctx)
 }
 
 // Produce returns a Run function in which a plain client produces records until all are
@@ -77,6 +108,11 @@ func Send(ctx context.Context, logger *diaspora.Logger, topic string, values [][
 	}
 }
 
+// Log returns a call that logs one event, and waits until it is acknowledged.
+func Log(ctx context.Context, logger *diaspora.Logger, topic string) func(value []byte) error {
+	return func(value []byte) error { return logger.Log(ctx, diaspora.Event{Topic: topic, Value: value}) }
+}
+
 // Consume returns a Run function that opens a client and reads the topics from the start.
 func Consume(ctx context.Context, topics []string, opts ...kgo.Opt) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
@@ -95,4 +131,40 @@ func Consume(ctx context.Context, topics []string, opts ...kgo.Opt) func(int) (t
 		}
 		return time.Since(start), nil
 	}
+}
+
+// SignIn signs in with a token on a connection to the gateway.
+func SignIn(conn net.Conn, token globus.Secret) error {
+	handshake := kmsg.NewPtrSASLHandshakeRequest()
+	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
+	if err := Ask(conn, handshake, new(kmsg.SASLHandshakeResponse)); err != nil {
+		return err
+	}
+	login := kmsg.NewPtrSASLAuthenticateRequest()
+	login.Version, login.SASLAuthBytes = 1, []byte("n,,\x01auth=Bearer "+token.Reveal()+"\x01\x01")
+	var answer kmsg.SASLAuthenticateResponse
+	if err := Ask(conn, login, &answer); err != nil {
+		return err
+	}
+	return kerr.ErrorForCode(answer.ErrorCode)
+}
+
+var formatter = kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench"))
+
+// Ask sends a request and reads the response. The version has to be an old one, whose headers have
+// no tagged fields.
+func Ask(conn net.Conn, request kmsg.Request, response kmsg.Response) error {
+	if _, err := conn.Write(formatter.AppendRequest(nil, request, 0)); err != nil {
+		return err
+	}
+	var size [4]byte
+	if _, err := io.ReadFull(conn, size[:]); err != nil {
+		return err
+	}
+	frame := make([]byte, binary.BigEndian.Uint32(size[:]))
+	if _, err := io.ReadFull(conn, frame); err != nil {
+		return err
+	}
+	response.SetVersion(request.GetVersion())
+	return response.ReadFrom(frame[4:]) // after the correlation ID
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -36,6 +37,55 @@ func TakeTurns(contenders []Contender, rounds, n int) ([][]float64, error) {
 		}
 	}
 	return rates, nil
+}
+
+// A Caller is one of several ways to handle one value at a time.
+type Caller struct {
+	Name string
+	Call func(value []byte) error
+}
+
+// Latencies returns how long each of n calls took, by caller. The callers take turns after each call.
+// A tenth as many calls come first to warm up, and are not counted.
+func Latencies(callers []Caller, n int) ([][]time.Duration, error) {
+	values := Payloads(100)
+	took := make([][]time.Duration, len(callers))
+	for i := -n / 10; i < n; i++ {
+		for c, caller := range callers {
+			start := time.Now()
+			if err := caller.Call(values[(i+n)%len(values)]); err != nil {
+				return nil, fmt.Errorf("%s: %w", caller.Name, err)
+			}
+			if i >= 0 {
+				took[c] = append(took[c], time.Since(start))
+			}
+		}
+	}
+	return took, nil
+}
+
+// Concurrently has this many writers make n calls together. It returns how long each call took, and
+// all of them together.
+func Concurrently(writers, n int, values [][]byte, call func(value []byte) error) (took []time.Duration, elapsed time.Duration, err error) {
+	latencies := make([][]time.Duration, writers)
+	var failed FirstError
+	var all sync.WaitGroup
+	start := time.Now()
+	for w := range writers {
+		all.Go(func() {
+			latencies[w] = make([]time.Duration, 0, n/writers)
+			for i := range n / writers {
+				before := time.Now()
+				if err := call(values[(i+w)%len(values)]); err != nil {
+					failed.Keep(err)
+					return
+				}
+				latencies[w] = append(latencies[w], time.Since(before))
+			}
+		})
+	}
+	all.Wait()
+	return slices.Concat(latencies...), time.Since(start), failed.Err()
 }
 
 // Ratios divides a by b, round by round. Whatever slows the machine down in a round affects both
@@ -72,4 +122,23 @@ func Table(rows [][]string) string {
 // Spread formats the median and the range of the values.
 func Spread(values []float64) string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", Median(values), slices.Min(values), slices.Max(values))
+}
+
+// Rate formats the median of the values, without a fraction.
+func Rate(values []float64) string { return fmt.Sprintf("%.0f", Median(values)) }
+
+// Megabytes formats a number of bytes.
+func Megabytes(bytes int64) string { return fmt.Sprintf("%.1f MB", float64(bytes)/1e6) }
+
+// Quantiles formats some quantiles of latencies, rounded to microseconds or, if they are long, to
+// milliseconds.
+func Quantiles(took []time.Duration, of ...float64) (cells []string) {
+	for _, q := range of {
+		d, unit := Quantile(took, q), time.Microsecond
+		if d >= 10*time.Millisecond {
+			unit = time.Millisecond
+		}
+		cells = append(cells, d.Round(unit).String())
+	}
+	return cells
 }

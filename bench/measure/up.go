@@ -26,6 +26,21 @@ func BuildBinary(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
+// KafkaCluster runs a command of deploy/kafka/cluster on an Apache Kafka whose files are in dir. It
+// returns what the command prints to stdout.
+func KafkaCluster(dir string, args ...string) (string, error) {
+	const script = "deploy/kafka/cluster"
+	cmd := exec.Command(script, args...)
+	cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s", script, args[0], err, stderr.String())
+	}
+	return string(out), nil
+}
+
 // An Up is a process of `diaspora up`. It has a home of its own for its configuration and data, and
 // listens on free ports.
 type Up struct {

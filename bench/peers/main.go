@@ -14,73 +14,41 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"runtime/pprof"
 	"strings"
-	"time"
 
 	"github.com/diaspora-streams/diaspora/bench/measure"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "peers:", err)
-		os.Exit(1)
-	}
-}
-
-type options struct {
-	rounds int
-	scale  float64
-	out    string
-	goOnly bool
-}
-
-func run(ctx context.Context) (err error) {
-	var opts options
-	flag.IntVar(&opts.rounds, "rounds", 5, "turns of each contender")
-	flag.Float64Var(&opts.scale, "scale", 1, "factor on the number of events in a turn")
-	flag.StringVar(&opts.out, "out", "bench/results", "folder for the report and the plot; empty: print only")
-	flag.BoolVar(&opts.goOnly, "go", false, "franz-go and ours only, through the gateway only, for profiles")
+	p := &measure.Program{Name: "peers", Rounds: 5}
+	goOnly := flag.Bool("go", false, "franz-go and ours only, through the gateway only, for profiles")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process, gateway and Go clients, to `FILE`")
-	flag.Parse()
-	if opts.rounds < 1 || opts.scale <= 0 {
-		return errors.New("-rounds and -scale must be positive")
-	}
-	if *profile != "" {
-		file, err := os.Create(*profile)
-		if err != nil {
-			return err
+	p.Main(func(ctx context.Context) error {
+		if *profile != "" {
+			file, err := os.Create(*profile)
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			if err := pprof.StartCPUProfile(file); err != nil {
+				return err
+			}
+			defer pprof.StopCPUProfile()
 		}
-		defer file.Close()
-		if err := pprof.StartCPUProfile(file); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
-	}
-	s, err := openSite(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	results, err := s.measureAll(ctx, opts)
-	if err != nil {
-		return err
-	}
-	name := time.Now().UTC().Format("2006-01-02") + "-peers"
-	text := report(opts, results, name+".svg")
-	fmt.Print(text)
-	if opts.out == "" {
-		return nil
-	}
-	return errors.Join(
-		os.MkdirAll(opts.out, 0o755),
-		os.WriteFile(filepath.Join(opts.out, name+".md"), []byte(text), 0o644),
-		os.WriteFile(filepath.Join(opts.out, name+".svg"), []byte(plot(results)), 0o644),
-	)
+		return p.Report(ctx, "", []measure.Part{{Name: "peers", Run: func(ctx context.Context) (section string, err error) {
+			s, err := openSite(ctx, p.Dir)
+			if err != nil {
+				return "", err
+			}
+			defer func() { err = errors.Join(err, s.close()) }()
+			results, err := s.measureAll(ctx, p, *goOnly)
+			if err != nil {
+				return "", err
+			}
+			return report(results, p.FileName(".svg")), p.Write(".svg", plot(results))
+		}}})
+	})
 }
 
 // discipline is a task for the contenders.
@@ -106,26 +74,26 @@ const (
 )
 
 // measureAll runs all disciplines.
-func (s *site) measureAll(ctx context.Context, opts options) (results []result, err error) {
+func (s *site) measureAll(ctx context.Context, p *measure.Program, goOnly bool) (results []result, err error) {
 	for _, load := range []struct{ size, produce, consume int }{{100, 1_200_000, 4_000_000}, {1024, 400_000, 1_000_000}} {
-		n := map[string]int{produced: scaled(load.produce, opts.scale), consumed: scaled(load.consume, opts.scale)}
+		n := map[string]int{produced: max(kafkaPythonShare, p.Scaled(load.produce)), consumed: max(kafkaPythonShare, p.Scaled(load.consume))}
 		if err := s.fill(ctx, load.size, n[consumed]); err != nil {
 			return nil, err
 		}
 		ways := []string{gateway, direct}
-		if opts.goOnly {
+		if goOnly {
 			ways = ways[:1]
 		}
 		for _, way := range ways {
 			for _, what := range []string{produced, consumed} {
 				fmt.Fprintf(os.Stderr, "peers: %s, %s, %d B\n", what, way, load.size)
-				contenders, done, err := s.contenders(ctx, discipline{what, way, load.size}, opts.goOnly)
+				contenders, done, err := s.contenders(ctx, discipline{what, way, load.size}, goOnly)
 				if err == nil {
 					r := result{discipline: discipline{what, way, load.size}}
 					for _, c := range contenders {
 						r.names = append(r.names, c.Name)
 					}
-					r.rates, err = measure.TakeTurns(contenders, opts.rounds, n[what])
+					r.rates, err = measure.TakeTurns(contenders, p.Rounds, n[what])
 					results = append(results, r)
 				}
 				if err = errors.Join(err, done()); err != nil {
@@ -137,12 +105,10 @@ func (s *site) measureAll(ctx context.Context, opts options) (results []result, 
 	return results, nil
 }
 
-func scaled(n int, scale float64) int { return max(kafkaPythonShare, int(float64(n)*scale)) }
-
 // goals are the target ratios of our rate to that of each other client, through the gateway.
 var goals = map[string]float64{plainName: 0.95, confluentName: 1, javaName: 1, kafkaPythonName: 30}
 
-func report(opts options, results []result, plotFile string) string {
+func report(results []result, plotFile string) string {
 	rows := [][]string{{"", "way", "event", "client", "events/s, median", "MB/s", "ratio to franz-go, median (min–max)", "ours to it", "goal"}}
 	missed := 0
 	for _, r := range results {
@@ -165,7 +131,7 @@ func report(opts options, results []result, plotFile string) string {
 	if missed > 0 {
 		verdict = fmt.Sprintf("%d goals were missed.", missed)
 	}
-	return measure.Header("./bench/peers", opts.rounds) + "\n## Peers\n\n" + strings.TrimSpace(fmt.Sprintf(`
+	return "## Peers\n\n" + strings.TrimSpace(fmt.Sprintf(`
 Apache Kafka 4.3 of one node, six partitions, the same events for all, half of each incompressible. acks=all; idempotent; batches
 of up to 1 MB; 10 ms of linger; snappy, but for kafka-python, which cannot without a further package, and for the events that are consumed. All sign in with the same access key,
 without the gateway with the super user's password; our Logger and Consumer with a token, which nothing but the gateway takes. A turn

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -23,8 +22,6 @@ import (
 const (
 	user       = "ada@example.edu"
 	partitions = 6
-
-	clusterScript = "deploy/kafka/cluster"
 )
 
 // site is an Apache Kafka with a fabric in front of it.
@@ -47,14 +44,8 @@ func (l signIn) opts() []kgo.Opt {
 	}
 }
 
-func openSite(ctx context.Context) (_ *site, err error) {
-	if _, err := os.Stat(clusterScript); err != nil {
-		return nil, fmt.Errorf("run it at the top of a clone: %w", err)
-	}
-	s := &site{logins: map[string]signIn{}, pythons: map[string]string{}}
-	if s.dir, err = os.MkdirTemp("", "diaspora-peers-"); err != nil {
-		return nil, err
-	}
+func openSite(ctx context.Context, dir string) (*site, error) {
+	s := &site{dir: dir, logins: map[string]signIn{}, pythons: map[string]string{}}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -69,12 +60,12 @@ func (s *site) open(ctx context.Context) error {
 		}
 		s.pythons[program] = filepath.Join(venv, "bin", "python")
 	}
-	jars, err := s.cluster("jars")
+	jars, err := measure.KafkaCluster(s.dir, "jars")
 	if err != nil {
 		return err
 	}
 	s.jars = strings.TrimSpace(jars)
-	if _, err := s.cluster("start", "1"); err != nil {
+	if _, err := measure.KafkaCluster(s.dir, "start", "1"); err != nil {
 		return err
 	}
 	file := filepath.Join(s.dir, "cluster.json")
@@ -89,17 +80,16 @@ func (s *site) enter(ctx context.Context) (err error) {
 	if s.cfg, err = s.fabric.As(ctx, user); err != nil {
 		return err
 	}
-	c, err := diaspora.NewClient(s.cfg)
-	if err != nil {
-		return err
-	}
 	for _, size := range sizes {
 		for _, what := range []string{produced, consumed} {
-			name := discipline{what: what, size: size}.topic()
-			if _, err := c.Claim(ctx, diaspora.ClaimRequest{Name: name, Partitions: partitions}); err != nil {
+			if err := measure.Claim(ctx, s.cfg, partitions, discipline{what: what, size: size}.topic()); err != nil {
 				return err
 			}
 		}
+	}
+	c, err := diaspora.NewClient(s.cfg)
+	if err != nil {
+		return err
 	}
 	key, err := c.CreateKey(ctx, diaspora.AccessKeyRequest{Name: "peers", Read: true, Write: true})
 	s.logins[gateway] = signIn{strings.Join(s.fabric.Brokers(), ","), key.ID, key.Secret.Reveal()}
@@ -133,21 +123,8 @@ func (s *site) close() error {
 	if s.fabric != nil {
 		errs = append(errs, s.fabric.Close())
 	}
-	_, err := s.cluster("clean")
-	return errors.Join(append(errs, err, os.RemoveAll(s.dir))...)
-}
-
-// cluster runs a command of deploy/kafka/cluster on our own Apache Kafka.
-func (s *site) cluster(args ...string) (string, error) {
-	cmd := exec.Command(clusterScript, args...)
-	cmd.Env = append(os.Environ(), "KAFKA_DIR="+s.dir)
-	var talk strings.Builder
-	cmd.Stderr = &talk
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", clusterScript, args[0], err, talk.String())
-	}
-	return string(out), nil
+	_, err := measure.KafkaCluster(s.dir, "clean")
+	return errors.Join(append(errs, err)...)
 }
 
 var sizes = []int{100, 1024}

@@ -16,8 +16,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/bench/measure"
@@ -74,10 +72,19 @@ func run(rounds int, scale float64) error {
 				results[i] = append(results[i], t)
 			}
 		}
-		floor := median(results[0], func(t turn) float64 { return t.appended })
+		floor := 0.0
 		for i, kind := range kinds {
-			of := func(f func(turn) float64) float64 { return median(results[i], f) }
+			of := func(figure func(turn) float64) float64 {
+				var values []float64
+				for _, t := range results[i] {
+					values = append(values, figure(t))
+				}
+				return measure.Median(values)
+			}
 			appended := of(func(t turn) float64 { return t.appended })
+			if i == 0 {
+				floor = appended
+			}
 			drained := "–"
 			if rate := of(func(t turn) float64 { return t.drained }); rate > 0 {
 				drained = fmt.Sprintf("%.0f", rate)
@@ -108,13 +115,12 @@ func takeTurn(open func(string, int) (store, error), writers, n int) (t turn, er
 		return t, err
 	}
 	defer s.close()
-	took, elapsed, err := appendAll(s, writers, n)
+	took, elapsed, err := measure.Concurrently(writers, n, measure.Payloads(valueBytes), s.append)
 	if err != nil {
 		return t, err
 	}
 	t.appended = float64(len(took)) / elapsed.Seconds()
-	slices.Sort(took)
-	t.p99 = took[len(took)*99/100]
+	t.p99 = measure.Quantile(took, 0.99)
 	bytes, err := diskBytes(dir)
 	if err != nil {
 		return t, err
@@ -134,35 +140,6 @@ func takeTurn(open func(string, int) (store, error), writers, n int) (t turn, er
 	return t, nil
 }
 
-// appendAll appends n values from the given number of concurrent writers.
-func appendAll(s store, writers, n int) (took []time.Duration, elapsed time.Duration, err error) {
-	values := measure.Payloads(valueBytes)
-	each := n / writers
-	latencies := make([][]time.Duration, writers)
-	errs := make([]error, writers)
-	var all sync.WaitGroup
-	start := time.Now()
-	for w := range writers {
-		all.Go(func() {
-			for i := range each {
-				before := time.Now()
-				if errs[w] = s.append(values[(i+w)%len(values)]); errs[w] != nil {
-					return
-				}
-				latencies[w] = append(latencies[w], time.Since(before))
-			}
-		})
-	}
-	all.Wait()
-	elapsed = time.Since(start)
-	for _, e := range errs {
-		if e != nil {
-			return nil, 0, e
-		}
-	}
-	return slices.Concat(latencies...), elapsed, nil
-}
-
 // diskBytes returns the disk space that the files use. It counts their blocks, because some files
 // are preallocated.
 func diskBytes(dir string) (n int64, err error) {
@@ -177,15 +154,6 @@ func diskBytes(dir string) (n int64, err error) {
 		return err
 	})
 	return n, err
-}
-
-func median(turns []turn, of func(turn) float64) float64 {
-	values := make([]float64, len(turns))
-	for i, t := range turns {
-		values[i] = of(t)
-	}
-	slices.Sort(values)
-	return values[len(values)/2]
 }
 
 var background = context.Background()
