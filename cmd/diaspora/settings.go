@@ -16,21 +16,20 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/pflag"
 
-	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 	"github.com/diaspora-streams/diaspora/internal/front"
 )
 
-// setting is a setting of serve. It has the same name as a flag, as an environment
-// variable and in the file.
+// setting is a setting of serve. Its name is also that of a flag, of an environment variable and of an entry in the
+// file. to is a pointer to the field that it sets, or a function.
 type setting struct {
 	name, usage string
-	set         func(d *serveDraft, value string) error
+	to          any
 }
 
-// serveDraft is a configuration that settings are added to.
+// serveDraft is a configuration to which settings are added.
 type serveDraft struct {
 	front.Config
 	part    string // "gateway", "acl", or "" for both in one process
@@ -40,137 +39,123 @@ type serveDraft struct {
 	certFile, keyFile string
 }
 
-// serveSettings are all settings of serve. (The help sorts them by name.)
-var serveSettings = []setting{
-	{"public-url", "`URL` of the ACL endpoint as clients reach it, such as https://diaspora.example.org", func(d *serveDraft, v string) error {
-		d.PublicURL = strings.TrimRight(v, "/")
-		return nil
-	}},
-	{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all gateways and ACL endpoints; created if missing", text(func(d *serveDraft) *string { return &d.TokenKeyFile })},
-	{"state-dir", "`FOLDER` for a copy of the ledger, which makes the next start faster; created if missing", text(func(d *serveDraft) *string { return &d.StateDir })},
-	{"tls-cert-file", "PEM `FILE` with the server certificate; read again when it changes", text(func(d *serveDraft) *string { return &d.certFile })},
-	{"tls-key-file", "PEM `FILE` with the private key of the server certificate", text(func(d *serveDraft) *string { return &d.keyFile })},
-	{"insecure-allow-plaintext", "serve other machines without TLS, which lets anybody on the network path steal tokens (`BOOL`)", func(d *serveDraft, v string) (err error) {
-		d.InsecureAllowPlaintext, err = strconv.ParseBool(v)
-		return err
-	}},
-	{"trusted-proxies", "load balancers that send the client's address with PROXY protocol version 2, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.TrustedProxies })},
+// serveSettings has the names and descriptions of all settings. (The help sorts them by name.)
+var serveSettings = new(serveDraft).settings()
 
-	{"operators", "subjects of the operators, who may block others, as `UUID,...`; the same for all gateways and ACL endpoints", list(func(d *serveDraft) *[]string { return &d.Admission.Operators })},
-	{"allow-domains", "admit only accounts whose username ends with one of these domains, as `DOMAIN,...`, and those in allow-subjects (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Domains })},
-	{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and those in allow-domains (default: everybody)", list(func(d *serveDraft) *[]string { return &d.Admission.Subjects })},
-	{"operator-contact", "how people who are refused can reach the operators, such as an e-mail `ADDRESS`", text(func(d *serveDraft) *string { return &d.Admission.Contact })},
+// settings returns all settings, for this draft.
+func (d *serveDraft) settings() []setting {
+	return []setting{
+		{"public-url", "`URL` of the ACL endpoint as clients reach it, such as https://diaspora.example.org", &d.PublicURL},
+		{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all gateways and ACL endpoints; created if missing", &d.TokenKeyFile},
+		{"state-dir", "`FOLDER` for a copy of the ledger, which makes the next start faster; created if missing", &d.StateDir},
+		{"tls-cert-file", "PEM `FILE` with the server certificate; read again when it changes", &d.certFile},
+		{"tls-key-file", "PEM `FILE` with the private key of the server certificate", &d.keyFile},
+		{"insecure-allow-plaintext", "serve other machines without TLS, which lets anybody on the network path steal tokens (`BOOL`)", &d.InsecureAllowPlaintext},
+		{"trusted-proxies", "load balancers that send the client's address with PROXY protocol version 2, as `NETWORK,...`", &d.TrustedProxies},
 
-	{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", text(func(d *serveDraft) *string { return &d.Globus.Issuer })},
-	{"globus-client-id", "`UUID` of the service's client at Globus", text(func(d *serveDraft) *string { return &d.Globus.ClientID })},
-	{"globus-client-secret-file", "`FILE` with the secret of this client", secret(func(d *serveDraft) *globus.Secret { return &d.Globus.ClientSecret }, "", "gateway", "acl")},
-	{"globus-scope", "`SCOPE` that access tokens must have", text(func(d *serveDraft) *string { return &d.Globus.Scope })},
-	{"globus-login-client-id", "`UUID` of the public client at Globus that people log in with", text(func(d *serveDraft) *string { return &d.Globus.LoginClientID })},
+		{"operators", "subjects of the operators, who may block others, as `UUID,...`; the same for all gateways and ACL endpoints", &d.Admission.Operators},
+		{"allow-domains", "admit only accounts whose username ends with one of these domains, as `DOMAIN,...`, and those in allow-subjects (default: everybody)", &d.Admission.Domains},
+		{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and those in allow-domains (default: everybody)", &d.Admission.Subjects},
+		{"operator-contact", "how people who are refused can reach the operators, such as an e-mail `ADDRESS`", &d.Admission.Contact},
 
-	{"kafka-brokers", "addresses of the brokers' internal listeners, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.Kafka.Brokers })},
-	{"kafka-username", "`NAME` of the super user (SASL/PLAIN), for the ACL endpoint", text(func(d *serveDraft) *string { return &d.Kafka.Admin.Name })},
-	{"kafka-password-file", "`FILE` with the super user's password, for the ACL endpoint", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Admin.Password }, "", "acl")},
-	{"gateway-kafka-username", "`NAME` of the Kafka user with which a separate gateway process reads the ledger; the ACL endpoints give this user access", text(func(d *serveDraft) *string { return &d.Kafka.Gateway.Name })},
-	{"gateway-kafka-password-file", "`FILE` with the password of the user in gateway-kafka-username, for a separate gateway process", secret(func(d *serveDraft) *globus.Secret { return &d.Kafka.Gateway.Password }, "gateway")},
-	{"kafka-ca-file", "PEM `FILE` to verify the brokers' certificates with; without it, connections are plaintext, and the brokers must be on this machine", func(d *serveDraft, v string) error {
-		pool, _, err := front.ReadCA(v)
-		d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-		return err
-	}},
+		{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", &d.Globus.Issuer},
+		{"globus-client-id", "`UUID` of the service's client at Globus", &d.Globus.ClientID},
+		{"globus-client-secret-file", "`FILE` with the secret of this client", d.secret(&d.Globus.ClientSecret, "", "gateway", "acl")},
+		{"globus-scope", "`SCOPE` that access tokens must have", &d.Globus.Scope},
+		{"globus-login-client-id", "`UUID` of the public client at Globus that people log in with", &d.Globus.LoginClientID},
 
-	{"kafka-insecure-allow-plaintext", "send passwords to brokers on other machines without TLS, which lets anybody on the network path steal them (`BOOL`)", func(d *serveDraft, v string) (err error) {
-		d.Kafka.InsecureAllowPlaintext, err = strconv.ParseBool(v)
-		return err
-	}},
+		{"kafka-brokers", "addresses of the brokers' internal listeners, as `HOST:PORT,...`", &d.Kafka.Brokers},
+		{"kafka-username", "`NAME` of the super user (SASL/PLAIN), for the ACL endpoint", &d.Kafka.Admin.Name},
+		{"kafka-password-file", "`FILE` with the super user's password, for the ACL endpoint", d.secret(&d.Kafka.Admin.Password, "", "acl")},
+		{"gateway-kafka-username", "`NAME` of the Kafka user with which a separate gateway process reads the ledger; the ACL endpoints give this user access", &d.Kafka.Gateway.Name},
+		{"gateway-kafka-password-file", "`FILE` with the password of the user in gateway-kafka-username, for a separate gateway process", d.secret(&d.Kafka.Gateway.Password, "gateway")},
+		{"kafka-ca-file", "PEM `FILE` to verify the brokers' certificates with; without it, connections are plaintext, and the brokers must be on this machine", func(v string) error {
+			pool, _, err := front.ReadCA(v)
+			d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+			return err
+		}},
 
-	{"gateway-listen", "`HOST:PORT` where the gateway listens for Kafka clients (default :9092)", text(func(d *serveDraft) *string { return &d.gateway.Listen })},
-	{"gateway-broker", "`HOST:PORT` of the broker's GATEWAY listener, on this host", text(func(d *serveDraft) *string { return &d.gateway.Broker })},
-	{"gateway-issuer", "`NAME` that the broker expects as the issuer of tokens", text(func(d *serveDraft) *string { return &d.gateway.Issuer })},
-	{"gateway-audience", "`NAME` that the broker expects as the audience of tokens", text(func(d *serveDraft) *string { return &d.gateway.Audience })},
-	{"gateway-keys-file", "`FILE` with the keys that sign tokens for the broker; created if missing", text(func(d *serveDraft) *string { return &d.gateway.KeysFile })},
-	{"gateway-jwks-file", "`FILE` from which the broker reads the public keys", text(func(d *serveDraft) *string { return &d.gateway.JWKSFile })},
-	{"gateway-revocation-interval", "check the tokens of open connections once per `DURATION` (default 30s)", duration(func(d *serveDraft) *time.Duration { return &d.gateway.RevocationInterval })},
-	{"gateway-max-connections", "maximum `NUMBER` of connections (default 10000)", number(func(d *serveDraft) *int { return &d.gateway.MaxConnections })},
+		{"kafka-insecure-allow-plaintext", "send passwords to brokers on other machines without TLS, which lets anybody on the network path steal them (`BOOL`)", &d.Kafka.InsecureAllowPlaintext},
 
-	{"acl-listen", "`HOST:PORT` where the ACL endpoint listens (default :9090)", text(func(d *serveDraft) *string { return &d.acl.Listen })},
-	{"acl-bootstrap", "gateways that clients connect to first, as `HOST:PORT,...`", list(func(d *serveDraft) *[]string { return &d.acl.Bootstrap })},
-	{"acl-ca-file", "PEM `FILE` with certificates that clients should trust in addition to those of their system", func(d *serveDraft, v string) (err error) {
-		_, d.acl.CA, err = front.ReadCA(v)
-		return err
-	}},
-	{"acl-hosts", "further host names of the ACL endpoint, as `HOST,...`", list(func(d *serveDraft) *[]string { return &d.acl.Hosts })},
-	{"acl-trusted-proxies", "proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", networks(func(d *serveDraft) *[]netip.Prefix { return &d.acl.TrustedProxies })},
-	{"default-partitions", "`NUMBER` of partitions of a topic, unless set when it is claimed (default 1)", number(func(d *serveDraft) *int { return &d.acl.DefaultPartitions })},
-	{"default-retention", "`DURATION` for which the events of a topic are kept, unless set when it is claimed (default 168h)", duration(func(d *serveDraft) *time.Duration { return &d.acl.DefaultRetention })},
-	{"max-topics", "maximum `NUMBER` of topics per person (default 1000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Topics })},
-	{"max-partitions", "maximum `NUMBER` of partitions per person, in all topics together (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.Partitions })},
-	{"max-keys", "maximum `NUMBER` of access keys per person at a time (default 100)", number(func(d *serveDraft) *int { return &d.acl.Limits.Keys })},
-	{"max-keys-ever", "maximum `NUMBER` of access keys that a person may ever create (default 10000)", number(func(d *serveDraft) *int { return &d.acl.Limits.KeysEver })},
-	{"max-records-per-hour", "maximum `NUMBER` of ledger entries per person within an hour (default 2000)", number(func(d *serveDraft) *int { return &d.acl.Limits.RecordsPerHour })},
-}
+		{"gateway-listen", "`HOST:PORT` where the gateway listens for Kafka clients (default :9092)", &d.gateway.Listen},
+		{"gateway-broker", "`HOST:PORT` of the broker's GATEWAY listener, on this host", &d.gateway.Broker},
+		{"gateway-issuer", "`NAME` that the broker expects as the issuer of tokens", &d.gateway.Issuer},
+		{"gateway-audience", "`NAME` that the broker expects as the audience of tokens", &d.gateway.Audience},
+		{"gateway-keys-file", "`FILE` with the keys that sign tokens for the broker; created if missing", &d.gateway.KeysFile},
+		{"gateway-jwks-file", "`FILE` from which the broker reads the public keys", &d.gateway.JWKSFile},
+		{"gateway-revocation-interval", "check the tokens of open connections once per `DURATION` (default 30s)", &d.gateway.RevocationInterval},
+		{"gateway-max-connections", "maximum `NUMBER` of connections (default 10000)", &d.gateway.MaxConnections},
 
-func text(field func(*serveDraft) *string) func(*serveDraft, string) error {
-	return func(d *serveDraft, v string) error {
-		*field(d) = v
-		return nil
+		{"acl-listen", "`HOST:PORT` where the ACL endpoint listens (default :9090)", &d.acl.Listen},
+		{"acl-bootstrap", "gateways that clients connect to first, as `HOST:PORT,...`", &d.acl.Bootstrap},
+		{"acl-ca-file", "PEM `FILE` with certificates that clients should trust in addition to those of their system", func(v string) (err error) {
+			_, d.acl.CA, err = front.ReadCA(v)
+			return err
+		}},
+		{"acl-hosts", "further host names of the ACL endpoint, as `HOST,...`", &d.acl.Hosts},
+		{"acl-trusted-proxies", "proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", &d.acl.TrustedProxies},
+		{"default-partitions", "`NUMBER` of partitions of a topic, unless set when it is claimed (default 1)", &d.acl.DefaultPartitions},
+		{"default-retention", "`DURATION` for which the events of a topic are kept, unless set when it is claimed (default 168h)", &d.acl.DefaultRetention},
+		{"max-topics", "maximum `NUMBER` of topics per person (default 1000)", &d.acl.Limits.Topics},
+		{"max-partitions", "maximum `NUMBER` of partitions per person, in all topics together (default 2000)", &d.acl.Limits.Partitions},
+		{"max-keys", "maximum `NUMBER` of access keys per person at a time (default 100)", &d.acl.Limits.Keys},
+		{"max-keys-ever", "maximum `NUMBER` of access keys that a person may ever create (default 10000)", &d.acl.Limits.KeysEver},
+		{"max-records-per-hour", "maximum `NUMBER` of ledger entries per person within an hour (default 2000)", &d.acl.Limits.RecordsPerHour},
 	}
 }
 
-// secret reads a file for the parts of the service that need the secret. The other parts may run on hosts that
-// should not have it, so they do not read the file.
-func secret(field func(*serveDraft) *globus.Secret, parts ...string) func(*serveDraft, string) error {
-	return func(d *serveDraft, v string) error {
+// secret returns a function that reads a file for the parts of the service that need the secret. The other parts may
+// run on hosts that should not have it, so they do not read the file.
+func (d *serveDraft) secret(to *globus.Secret, parts ...string) func(string) error {
+	return func(name string) error {
 		if !slices.Contains(parts, d.part) {
 			return nil
 		}
-		read, err := disk.ReadSecret(v)
-		*field(d) = globus.Secret(read)
+		read, err := disk.ReadSecret(name)
+		*to = globus.Secret(read)
 		return err
 	}
 }
 
-func list(field func(*serveDraft) *[]string) func(*serveDraft, string) error {
-	return func(d *serveDraft, v string) error {
-		for part := range strings.SplitSeq(v, ",") {
-			*field(d) = append(*field(d), strings.TrimSpace(part))
+// set sets the field of the setting.
+func (s setting) set(value string) error {
+	switch to := s.to.(type) {
+	case func(string) error:
+		return to(value)
+	case *string:
+		*to = value
+	case *bool:
+		b, err := strconv.ParseBool(value)
+		*to = b
+		return err
+	case *int:
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1 {
+			return errors.New("it is not a number of 1 or more")
 		}
-		return nil
-	}
-}
-
-func networks(field func(*serveDraft) *[]netip.Prefix) func(*serveDraft, string) error {
-	return func(d *serveDraft, v string) error {
-		for part := range strings.SplitSeq(v, ",") {
+		*to = n
+	case *time.Duration:
+		n, err := time.ParseDuration(value)
+		if err != nil || n <= 0 {
+			return errors.New(`it is not a duration like "30s" or "168h"`)
+		}
+		*to = n
+	case *[]string:
+		for part := range strings.SplitSeq(value, ",") {
+			*to = append(*to, strings.TrimSpace(part))
+		}
+	case *[]netip.Prefix:
+		for part := range strings.SplitSeq(value, ",") {
 			prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
 			if err != nil {
 				return errors.New("it is not a list of networks such as 10.0.0.0/8")
 			}
-			*field(d) = append(*field(d), prefix)
+			*to = append(*to, prefix)
 		}
-		return nil
+	default:
+		panic(fmt.Sprintf("setting %s of type %T", s.name, s.to))
 	}
-}
-
-func number(field func(*serveDraft) *int) func(*serveDraft, string) error {
-	return func(d *serveDraft, v string) error {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 {
-			return errors.New("it is not a number of 1 or more")
-		}
-		*field(d) = n
-		return nil
-	}
-}
-
-func duration(field func(*serveDraft) *time.Duration) func(*serveDraft, string) error {
-	return func(d *serveDraft, v string) error {
-		n, err := time.ParseDuration(v)
-		if err != nil || n <= 0 {
-			return errors.New(`it is not a duration like "30s" or "168h"`)
-		}
-		*field(d) = n
-		return nil
-	}
+	return nil
 }
 
 // given is the value of a setting, and its origin, for errors.
@@ -222,13 +207,12 @@ func (e *env) unknownVariables() error {
 			slices.ContainsFunc(serveSettings, func(s setting) bool { return s.variable() == name }) {
 			continue
 		}
-		if setting := strings.ToLower(strings.ReplaceAll(rest, "_", "-")); setting == removedSetting {
-			errs = append(errs, fmt.Errorf("%s: %w", name, noSuchSetting(setting)))
-		} else if near := nearSettings(setting); len(near) > 0 {
-			errs = append(errs, fmt.Errorf("%s: there is no such setting; did you mean %s?", name, near[0].variable()))
-		} else {
-			errs = append(errs, fmt.Errorf("%s: there is no such setting", name))
+		setting := strings.ToLower(strings.ReplaceAll(rest, "_", "-"))
+		err := noSuchSetting(setting)
+		if near := nearSettings(setting); len(near) > 0 && setting != removedSetting {
+			err = fmt.Errorf("there is no such setting; did you mean %s?", near[0].variable())
 		}
+		errs = append(errs, fmt.Errorf("%s: %w", name, err))
 	}
 	return wrongSettings(errs)
 }
@@ -338,15 +322,14 @@ func nearSettings(name string) (near []setting) {
 func serveConfig(part string, settings map[string]given) (*front.Config, error) {
 	d := &serveDraft{part: part, gateway: front.Gateway{Listen: ":9092"}, acl: front.ACL{Listen: ":9090"}}
 	var errs []error
-	for _, s := range serveSettings {
-		g, ok := settings[s.name]
-		if !ok {
-			continue
-		}
-		if err := s.set(d, g.value); err != nil {
-			errs = append(errs, fmt.Errorf("%s (%s): %w", s.name, g.origin, err))
+	for _, s := range d.settings() {
+		if g, ok := settings[s.name]; ok {
+			if err := s.set(g.value); err != nil {
+				errs = append(errs, fmt.Errorf("%s (%s): %w", s.name, g.origin, err))
+			}
 		}
 	}
+	d.PublicURL = strings.TrimRight(d.PublicURL, "/")
 	if part != "acl" {
 		d.Gateway = &d.gateway
 	}
@@ -386,9 +369,5 @@ func wrongSettings(errs []error) error {
 		lines = append(lines, err.Error())
 	}
 	slices.Sort(lines)
-	return &failure{
-		condition: diaspora.ErrInvalid,
-		text:      "serve: " + strings.Join(lines, "\n  "),
-		hints:     []string{`"diaspora serve --help" lists the settings`},
-	}
+	return misuse(`"diaspora serve --help" lists the settings`, "serve: %s", strings.Join(lines, "\n  "))
 }
