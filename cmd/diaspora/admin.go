@@ -26,13 +26,12 @@ is not told why.
 
 You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them. With
 "diaspora up" you are one. Operators cannot be blocked.`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
+	args: arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
 }
 
-func (e *env) adminBlockCommand() *cobra.Command {
+func (e *env) adminCommands() []*cobra.Command {
 	var why string
-	cmd := e.command(adminBlockHelp, func(ctx context.Context, args []string) error {
+	block := e.command(adminBlockHelp, func(ctx context.Context, args []string) error {
 		if fault := claims.PersonFault(args[0]); fault != "" {
 			return misuse("", "admin block: %s", fault)
 		}
@@ -41,12 +40,12 @@ func (e *env) adminBlockCommand() *cobra.Command {
 		}
 		return e.adminBlock(ctx, diaspora.BlockRequest{Subject: args[0], Why: why})
 	})
-	cmd.Flags().StringVar(&why, "why", "", "reason, as one line of `TEXT` for other operators")
-	return cmd
+	block.Flags().StringVar(&why, "why", "", "reason, as one line of `TEXT` for other operators")
+	return []*cobra.Command{block, e.clientCommand(adminUnblockHelp, e.adminUnblock), e.clientCommand(adminBlockedHelp, e.adminBlocked)}
 }
 
 func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
-	client, err := e.client()
+	_, client, err := e.client()
 	if err != nil {
 		return err
 	}
@@ -72,26 +71,14 @@ diaspora admin unblock 1168fe43-ef48-54e0-8aeb-e0dc24146888`,
 	long: `
 The person's logins work again within ten seconds. So do access keys that were not revoked and have
 not expired in the meantime.`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: `the subject is missing; "diaspora admin blocked" lists them`},
+	args: arguments{min: 1, max: 1, missing: `the subject is missing; "diaspora admin blocked" lists them`},
 }
 
-func (e *env) adminUnblockCommand() *cobra.Command {
-	return e.command(adminUnblockHelp, func(ctx context.Context, args []string) error { return e.adminUnblock(ctx, args[0]) })
-}
-
-func (e *env) adminUnblock(ctx context.Context, subject string) error {
-	client, err := e.client()
-	if err != nil {
+func (e *env) adminUnblock(ctx context.Context, client *diaspora.Client, args []string) error {
+	if err := client.Unblock(ctx, args[0]); err != nil {
 		return err
 	}
-	if err := client.Unblock(ctx, subject); err != nil {
-		return err
-	}
-	if e.json() {
-		return e.printJSON(map[string]any{"subject": subject, "blocked": false})
-	}
-	return e.printf("%s is not blocked any more\n", subject)
+	return e.answer(map[string]any{"subject": args[0], "blocked": false}, "%s is not blocked any more\n", args[0])
 }
 
 var adminBlockedHelp = help{
@@ -99,35 +86,14 @@ var adminBlockedHelp = help{
 	short: "list blocked people and service accounts, with the time and the reason",
 	examples: `
 diaspora admin blocked`,
-	formats: answerFormats,
 }
 
-func (e *env) adminBlockedCommand() *cobra.Command {
-	return e.command(adminBlockedHelp, func(ctx context.Context, _ []string) error { return e.adminBlocked(ctx) })
-}
-
-func (e *env) adminBlocked(ctx context.Context) error {
-	client, err := e.client()
-	if err != nil {
-		return err
-	}
+func (e *env) adminBlocked(ctx context.Context, client *diaspora.Client, _ []string) error {
 	blocked, err := client.Blocked(ctx)
 	if err != nil {
 		return err
 	}
-	if e.json() {
-		if blocked == nil {
-			blocked = []diaspora.Blocked{}
-		}
-		return e.printJSON(diaspora.BlockedList{Blocked: blocked})
-	}
-	if len(blocked) == 0 {
-		e.say("nobody is blocked")
-		return nil
-	}
-	rows := [][]string{{"SUBJECT", "SINCE", "BY", "WHY"}}
-	for _, b := range blocked {
-		rows = append(rows, []string{b.Subject, b.Since.Local().Format(time.DateTime), b.By, b.Why})
-	}
-	return e.printTable(rows)
+	return printList(e, "blocked", blocked, "nobody is blocked", []string{"SUBJECT", "SINCE", "BY", "WHY"}, func(b diaspora.Blocked) []string {
+		return []string{b.Subject, b.Since.Local().Format(time.DateTime), b.By, b.Why}
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
@@ -20,11 +21,11 @@ func init() { cobra.EnableCommandSorting = false }
 
 // help is the help text of a command. Examples are printed first, because people read them first.
 type help struct {
-	use      string // "produce TOPIC [FILE...]"
-	short    string // one line for the list of commands
-	examples string // command lines, each with a comment above it
-	long     string // all other explanations
-	formats  []string
+	use      string   // "produce TOPIC [FILE...]"
+	short    string   // one line for the list of commands
+	examples string   // command lines, each with a comment above it
+	long     string   // all other explanations
+	formats  []string // the first one is the default; nil means answerFormats
 	args     arguments
 }
 
@@ -43,6 +44,9 @@ type arguments struct {
 
 // command returns a cobra command with this help text, which runs do.
 func (e *env) command(h help, do func(ctx context.Context, args []string) error) *cobra.Command {
+	if h.formats == nil {
+		h.formats = answerFormats
+	}
 	cmd := &cobra.Command{
 		Use:                   h.use,
 		DisableFlagsInUseLine: true,
@@ -71,6 +75,17 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "print in `FORMAT`: "+strings.Join(h.formats, ", "))
 	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(h.formats, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// clientCommand is command for commands that only ask the ACL endpoint.
+func (e *env) clientCommand(h help, do func(ctx context.Context, client *diaspora.Client, args []string) error) *cobra.Command {
+	return e.command(h, func(ctx context.Context, args []string) error {
+		_, client, err := e.client()
+		if err != nil {
+			return err
+		}
+		return do(ctx, client, args)
+	})
 }
 
 func indent(text string) string {
@@ -152,22 +167,9 @@ func (e *env) commands() *cobra.Command {
 		e.whoamiCommand(),
 		e.tokenCommand(),
 		group("profile", "list, select and remove profiles", e.profileCommands()...),
-		group("topic", "claim, list, show and release topics",
-			e.topicClaimCommand(),
-			e.topicListCommand(),
-			e.topicShowCommand(),
-			e.topicReleaseCommand(),
-		),
-		group("key", "create, list and revoke access keys",
-			e.keyCreateCommand(),
-			e.keyListCommand(),
-			e.keyRevokeCommand(),
-		),
-		group("admin", "block and unblock people and service accounts (operators only)",
-			e.adminBlockCommand(),
-			e.adminUnblockCommand(),
-			e.adminBlockedCommand(),
-		),
+		group("topic", "claim, list, show and release topics", e.topicCommands()...),
+		group("key", "create, list and revoke access keys", e.keyCommands()...),
+		group("admin", "block and unblock people and service accounts (operators only)", e.adminCommands()...),
 		e.produceCommand(),
 		e.statusCommand(),
 		group("spool", "inspect and send the events that are pending on this machine", e.spoolCommands()...),
@@ -196,9 +198,7 @@ To use the fabric of your institution:
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.Flags().Bool("version", false, "print the version")
-	root.RegisterFlagCompletionFunc("profile", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return e.completeProfiles()
-	})
+	root.RegisterFlagCompletionFunc("profile", completion(anyArgument, e.profileNames))
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

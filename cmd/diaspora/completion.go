@@ -5,8 +5,12 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora"
 )
 
 var completionHelp = help{
@@ -22,9 +26,8 @@ diaspora completion zsh > "${fpath[1]}/_diaspora"
 
 # fish
 diaspora completion fish > ~/.config/fish/completions/diaspora.fish`,
-	long:    `SHELL is one of bash, zsh, fish, powershell.`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: "name the shell: bash, zsh, fish or powershell"},
+	long: `SHELL is one of bash, zsh, fish, powershell.`,
+	args: arguments{min: 1, max: 1, missing: "name the shell: bash, zsh, fish or powershell"},
 }
 
 // Cobra's bash script needs the bash-completion package to split the line up to the cursor into words. The
@@ -75,8 +78,79 @@ func (e *env) completionCommand() *cobra.Command {
 		if e.json() {
 			return e.printJSON(map[string]string{"shell": args[0], "script": script.String()})
 		}
-		return e.write(script.Bytes())
+		return e.write(script.Bytes()) // unescaped
 	})
-	cmd.ValidArgsFunction = cobra.FixedCompletions([]string{"bash", "zsh", "fish", "powershell"}, cobra.ShellCompDirectiveNoFileComp)
+	cmd.ValidArgsFunction = fixed("bash", "zsh", "fish", "powershell")
 	return cmd
+}
+
+// anyArgument is for [completion]: all arguments, or the value of a flag, are completed.
+const anyArgument = -1
+
+const completionTimeout = 2 * time.Second
+
+// completion returns a function that completes the first max arguments of a command with these names.
+func completion(max int, names func(ctx context.Context) []string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if max != anyArgument && len(args) >= max {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+		defer cancel()
+		return names(ctx), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// fixed returns a function that completes the value of a flag with one of these words.
+func fixed(words ...string) cobra.CompletionFunc {
+	return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
+}
+
+// topicNames returns the names of the user's topics.
+func (e *env) topicNames(ctx context.Context) (names []string) {
+	if _, client, err := e.client(); err == nil {
+		topics, _ := client.Topics(ctx)
+		for _, t := range topics {
+			names = append(names, t.Name)
+		}
+	}
+	return names
+}
+
+// keyNames returns the names of the user's access keys.
+func (e *env) keyNames(ctx context.Context) (names []string) {
+	if _, client, err := e.client(); err == nil {
+		keys, _ := client.Keys(ctx)
+		for _, k := range keys {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}
+
+// profileNames returns the names of the user's profiles.
+func (e *env) profileNames(context.Context) (names []string) {
+	if profiles, err := diaspora.UserProfiles(e.getenv); err == nil {
+		names, _ = profiles.Names()
+	}
+	return names
+}
+
+// groupNames returns the names of the user's consumer groups.
+func (e *env) groupNames(ctx context.Context) (names []string) {
+	cfg, err := e.config()
+	if err != nil {
+		return nil
+	}
+	client, err := diaspora.Dial(ctx, cfg)
+	if err != nil {
+		return nil
+	}
+	defer client.Close()
+	if resp, err := kmsg.NewPtrListGroupsRequest().RequestWith(ctx, client); err == nil {
+		for _, g := range resp.Groups {
+			names = append(names, g.Group)
+		}
+	}
+	return names
 }

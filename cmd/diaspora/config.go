@@ -6,10 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
@@ -46,13 +42,14 @@ func (e *env) configFrom(getenv func(string) string) (diaspora.Config, error) {
 	return cfg, err
 }
 
-// client returns a client of the ACL endpoint.
-func (e *env) client() (*diaspora.Client, error) {
+// client returns a client of the ACL endpoint, and its configuration.
+func (e *env) client() (diaspora.Config, *diaspora.Client, error) {
 	cfg, err := e.config()
 	if err != nil {
-		return nil, err
+		return cfg, nil, err
 	}
-	return diaspora.NewClient(cfg)
+	client, err := diaspora.NewClient(cfg)
+	return cfg, client, err
 }
 
 // shutOut reports whether err says that the fabric rejects the caller altogether: the credentials are invalid, or
@@ -89,15 +86,12 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 	if !free {
 		return err
 	}
-	f := &failure{condition: condition, text: fmt.Sprintf("%s topic %q: nobody has claimed %s", t.Op, t.Topic, t.Topic)}
+	text := fmt.Sprintf("%s topic %q: nobody has claimed %s", t.Op, t.Topic, t.Topic)
 	if near != "" {
-		f.text += fmt.Sprintf("; did you mean %s?", near)
+		text += fmt.Sprintf("; did you mean %s?", near)
 	}
-	if h := (*hintedError)(nil); errors.As(err, &h) {
-		f.hints = append(f.hints, h.hints...)
-	}
-	f.hints = append(f.hints, fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
-	return f
+	hints := append(hintsOf(err), fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
+	return &failure{errors.New(text), condition, hints}
 }
 
 // aboutKey is aboutTopic for an access key. A key cannot ask whether a topic is claimed, but it can ask what the
@@ -107,35 +101,28 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 	if asked != nil || condition != diaspora.ErrPermission {
 		return err
 	}
-	f := &failure{condition: condition, text: fmt.Sprintf("%s topic %q: ", t.Op, t.Topic)}
+	text := fmt.Sprintf("%s topic %q: ", t.Op, t.Topic)
 	verb, may, other := "write to", key.Write, "read"
 	if t.Op == "consume" {
 		verb, may, other = "read", key.Read, "write"
 	}
-	covered := len(key.Topics) == 0 || slices.Contains(key.Topics, t.Topic)
+	var hints []string
 	switch {
 	case !may:
-		f.text += fmt.Sprintf("the access key %s may not %s it, it may %s only", key.ID, verb, other)
-		f.hints = append(f.hints, "use an access key that may "+strings.TrimSuffix(verb, " to")+e.orOwnLogin(cfg, verb))
-		if h := (*hintedError)(nil); errors.As(err, &h) { // says what happens to pending events
-			f.hints = append(f.hints, h.hints...)
-		}
-		return f
-	case covered:
-		f.text += fmt.Sprintf("no topic %s that the access key %s may %s: it is mistyped, not claimed, or not its owner's", t.Topic, key.ID, verb)
+		text += fmt.Sprintf("the access key %s may not %s it, it may %s only", key.ID, verb, other)
+		hints = append(hints, "use an access key that may "+strings.TrimSuffix(verb, " to")+e.orOwnLogin(cfg, verb))
+	case len(key.Topics) == 0 || slices.Contains(key.Topics, t.Topic):
+		text += fmt.Sprintf("no topic %s that the access key %s may %s: it is mistyped, not claimed, or not its owner's", t.Topic, key.ID, verb)
 	default:
-		f.text += fmt.Sprintf("no topic %s that the access key %s may %s: it may %s", t.Topic, key.ID, verb, mayText(key))
+		text += fmt.Sprintf("no topic %s that the access key %s may %s: it may %s", t.Topic, key.ID, verb, mayText(key))
 		if near := doctor.Near(t.Topic, key.Topics); near != "" {
-			f.text += fmt.Sprintf("; did you mean %s?", near)
+			text += fmt.Sprintf("; did you mean %s?", near)
 		}
 	}
-	if hint := diaspora.Hint(err); hint != "" {
-		f.hints = append(f.hints, hint)
+	if hint := diaspora.Hint(err); hint != "" && may {
+		hints = append(hints, hint)
 	}
-	if h := (*hintedError)(nil); errors.As(err, &h) {
-		f.hints = append(f.hints, h.hints...)
-	}
-	return f
+	return &failure{errors.New(text), condition, append(hints, hintsOf(err)...)}
 }
 
 // orOwnLogin completes a hint about an access key if the user is also logged in to the same fabric.
@@ -158,65 +145,16 @@ func (e *env) orOwnLogin(cfg diaspora.Config, verb string) string {
 	return fmt.Sprintf(", or unset %s to %s with your login", variables, strings.TrimSuffix(verb, " to"))
 }
 
-// aboutOwnTopic is aboutTopic for errors of the ACL endpoint.
+// aboutOwnTopic is aboutTopic for errors of the ACL endpoint. It returns nil for nil.
 func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
 	more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})
-	if f := (*failure)(nil); errors.As(more, &f) {
+	if f, ok := more.(*failure); ok {
 		return f
 	}
 	return err
-}
-
-const completionTimeout = 2 * time.Second
-
-// completeTopics returns the user's topics, for shell completion.
-func (e *env) completeTopics(ctx context.Context) ([]string, cobra.ShellCompDirective) {
-	client, err := e.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
-	defer cancel()
-	topics, err := client.Topics(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, t := range topics {
-		names = append(names, t.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-// completeProfiles returns the names of the profiles, for shell completion.
-func (e *env) completeProfiles() ([]string, cobra.ShellCompDirective) {
-	var names []string
-	if profiles, err := diaspora.UserProfiles(e.getenv); err == nil {
-		names, _ = profiles.Names()
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-// completeGroups returns the user's consumer groups, for shell completion.
-func (e *env) completeGroups(ctx context.Context) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
-	defer cancel()
-	var names []string
-	cfg, err := e.config()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	client, err := diaspora.Dial(ctx, cfg)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer client.Close()
-	if resp, err := kmsg.NewPtrListGroupsRequest().RequestWith(ctx, client); err == nil {
-		for _, g := range resp.Groups {
-			names = append(names, g.Group)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // credentials are the variables that replace the login of a profile. The first one that is set is used.
@@ -243,6 +181,14 @@ func (e *env) address() (string, error) {
 		return "", misuse(wrong.Hint, "%s: %s", accesskey.FileVariable, wrong.Reason)
 	}
 	return file.Get("DIASPORA_URL"), err
+}
+
+// profiles returns the user's profiles, and the name of the one that is in use or "".
+func (e *env) profiles() (profiles *diaspora.Profiles, inUse string, err error) {
+	if profiles, err = diaspora.UserProfiles(e.getenv); err == nil {
+		inUse, err = e.profileName(profiles)
+	}
+	return profiles, inUse, err
 }
 
 // profileName returns the name of the profile that is in use. It returns "" if none is in use, because the

@@ -80,15 +80,11 @@ func (e *env) consumeCommand() *cobra.Command {
 	flags.StringVarP(&o.group, "group", "g", "", "join this consumer `GROUP`, which records how far it has read")
 	flags.StringVarP(&o.format, "format", "f", "", "print each record in `FORMAT`, as in kcat; see above")
 	flags.Int32SliceVarP(&o.partitions, "partition", "p", nil, "read only partition `N` of each topic; may be repeated (default: all)")
-	cmd.ValidArgsFunction = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return e.completeTopics(cmd.Context())
-	}
+	cmd.ValidArgsFunction = completion(anyArgument, e.topicNames)
 	for _, name := range []string{"from", "to"} {
-		cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions([]string{"start", "end", "today", "yesterday", "1h", "-10"}, cobra.ShellCompDirectiveNoFileComp))
+		cmd.RegisterFlagCompletionFunc(name, fixed("start", "end", "today", "yesterday", "1h", "-10"))
 	}
-	cmd.RegisterFlagCompletionFunc("group", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return e.completeGroups(cmd.Context())
-	})
+	cmd.RegisterFlagCompletionFunc("group", completion(anyArgument, e.groupNames))
 	return cmd
 }
 
@@ -286,7 +282,7 @@ func (c *consumption) introduce(ctx context.Context) {
 	default:
 		c.total.Store(all)
 	}
-	c.env.say("reading %s from %s: %s in %s", topics, c.where(), count(span(progress), "record"), count(int64(len(progress)), "partition"))
+	c.env.say("reading %s from %s: %s in %s", topics, c.where(), count(span(progress), "record"), count(len(progress), "partition"))
 }
 
 // where describes the range of records that is read.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,8 +45,7 @@ that file.
 
 Without a DIRECTORY, the command removes the events from all spools of the profile. It does not
 change a spool that another process is using: end that process first.`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 2, missing: "the topic is missing"},
+	args: arguments{min: 1, max: 2, missing: "the topic is missing"},
 }
 
 func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bool) error {
@@ -53,41 +53,46 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 	if to == "-" && e.json() {
 		return misuse("", "spool discard: --to - and -o %s exclude each other", e.output)
 	}
-	dirs, n, err := e.holding(topic, args[1:])
+	dirs, n, err := e.spoolsWith(topic, args[1:])
 	if err != nil {
 		return err
 	}
 	if !yes {
-		if err := e.confirmDiscard(ctx, topic, n, to); err != nil {
+		fate := "deletes them for good; --to FILE would keep them"
+		if to != "" {
+			fate = "takes them out of the spool, into " + to
+		}
+		e.warn("%s for topic %s %s; discarding %s", count(n, "event"), topic, agree(n, "waits", "wait"), fate)
+		if err := e.confirm(ctx, "discard them", topic, "spool discard"); err != nil {
 			return err
 		}
 	}
-	var batches []*discarding
+	var parts []*discarding
 	defer func() {
-		for _, b := range batches {
-			b.spool.Close()
+		for _, d := range parts {
+			d.spool.Close()
 		}
 	}()
-	for _, dir := range dirs { // all, before anything is changed
-		b, err := openDiscarding(ctx, dir, topic)
+	for _, dir := range dirs { // all of them, before anything is changed
+		d, err := openDiscarding(ctx, dir, topic)
 		if err != nil {
 			return err
 		}
-		batches = append(batches, b)
+		parts = append(parts, d)
 	}
 	if to != "" {
-		if err := e.saveEvents(to, batches); err != nil {
+		if err := e.saveEvents(to, parts); err != nil {
 			return err
 		}
 	}
 	discarded, watched, folder := 0, 0, ""
-	for _, b := range batches {
-		if err := b.discard(); err != nil {
-			return spoolFailure(fmt.Errorf("%w; %s %s discarded", err, count(int64(discarded), "event"), wasOrWere(int64(discarded))))
+	for _, d := range parts {
+		if err := d.discard(); err != nil {
+			return spoolFailure(fmt.Errorf("%w; %s %s discarded", err, count(discarded, "event"), agree(discarded, "was", "were")))
 		}
-		discarded += len(b.positions)
-		if watched += b.watched; b.watched > 0 {
-			folder = b.folder
+		discarded += len(d.positions)
+		if watched += d.watched; d.watched > 0 {
+			folder = d.folder
 		}
 	}
 	if e.json() {
@@ -97,31 +102,34 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 			File      string `json:"file,omitempty"`
 		}{topic, discarded, to})
 	}
-	text := count(int64(discarded), "event") + " discarded"
-	if to != "" && to != "-" && watched < discarded {
+	text, saved := count(discarded, "event")+" discarded", to != "" && to != "-"
+	if saved && watched < discarded {
 		text += fmt.Sprintf(`; "diaspora produce TOPIC --input ndjson %s" logs them to another topic`, to)
 	}
 	e.say("%s", text)
-	if watched > 0 {
-		which := "the files that they came from"
-		if watched < discarded {
-			which = fmt.Sprintf("the files that %d of them came from", watched)
-		}
-		text := fmt.Sprintf("to log %s to another topic, watch %s with that topic", which, folder)
-		if to != "" && to != "-" {
-			text += fmt.Sprintf("; do not log %s to it as well. A watch with topic %q does not log them again: for that, log %s", to, topic, to)
-		} else {
-			text += fmt.Sprintf("; a watch with topic %q does not log them again", topic)
-		}
-		e.say("%s", text)
+	if watched == 0 {
+		return nil
 	}
+	which := "the files that they came from"
+	if watched < discarded {
+		which = fmt.Sprintf("the files that %d of them came from", watched)
+	}
+	text = fmt.Sprintf("to log %s to another topic, watch %s with that topic", which, folder)
+	if saved {
+		text += fmt.Sprintf("; do not log %s to it as well. A watch with topic %q does not log them again: for that, log %s", to, topic, to)
+	} else {
+		text += fmt.Sprintf("; a watch with topic %q does not log them again", topic)
+	}
+	e.say("%s", text)
 	return nil
 }
 
-// holding returns the spools in which events for a topic wait, and how many there are.
-func (e *env) holding(topic string, args []string) (dirs []string, n int64, err error) {
+// spoolsWith returns the spools that have pending events for a topic, and the number of these events. It looks
+// into the spools that args name or else into those of the profile, because in another fabric a topic of the same
+// name is another topic.
+func (e *env) spoolsWith(topic string, args []string) (dirs []string, n int64, err error) {
 	all, home := args, ""
-	if len(args) == 0 { // the same topic of another fabric is another one
+	if len(args) == 0 {
 		p, err := e.pool()
 		if err != nil {
 			return nil, 0, err
@@ -148,88 +156,41 @@ func (e *env) holding(topic string, args []string) (dirs []string, n int64, err 
 	if n > 0 {
 		return dirs, n, nil
 	}
-	f := &failure{condition: diaspora.ErrNotFound, text: fmt.Sprintf("spool discard: no event for topic %q waits", topic)}
+	where, hint := "", ""
 	if len(topics) > 0 {
-		f.hints = []string{"events wait for " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ")}
+		hint = "events wait for " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ")
 	}
-	if home == "" {
-		return nil, 0, f
+	if home != "" {
+		where = " in " + home
+		if other := e.otherSpoolWith(topic, all); other != "" {
+			hint = fmt.Sprintf("they are in a spool of another profile or credential; remove them there with \"diaspora spool discard %s %s\"", topic, shellWord(other))
+		}
 	}
-	f.text += " in " + home
-	if elsewhere := e.holdingElsewhere(topic, all); elsewhere != "" {
-		f.hints = []string{fmt.Sprintf("they wait in a spool of another profile or credential; take them out with \"diaspora spool discard %s %s\"", topic, shellWord(elsewhere))}
-	}
-	return nil, 0, f
+	return nil, 0, fail(diaspora.ErrNotFound, hint, "spool discard: no events for topic %q are pending%s", topic, where)
 }
 
-// holdingElsewhere returns one of this user's other spools that has events for a topic, or "". It serves a
-// hint only, so a spool that cannot be read is passed over.
-func (e *env) holdingElsewhere(topic string, but []string) string {
-	all, err := e.spoolsAt(nil)
-	if err != nil {
-		return ""
-	}
+// otherSpoolWith returns another spool of the user that has events for a topic, or "". It is only for a hint, so it
+// skips spools that cannot be read.
+func (e *env) otherSpoolWith(topic string, except []string) string {
+	all, _ := e.spoolsAt(nil)
 	for _, dir := range all {
-		if slices.Contains(but, dir) {
-			continue
-		}
-		if pending, _ := spool.Topics(dir); pending[topic] > 0 {
+		if pending, _ := spool.Topics(dir); pending[topic] > 0 && !slices.Contains(except, dir) {
 			return dir
 		}
 	}
 	return ""
 }
 
-// confirmDiscard says what will be done and has the person type the topic's name.
-func (e *env) confirmDiscard(ctx context.Context, topic string, n int64, to string) error {
-	fate := "deletes them for good; --to FILE would keep them"
-	if to != "" {
-		fate = "takes them out of the spool, into " + to
-	}
-	e.warn("%s for topic %s %s; discarding %s", count(n, "event"), topic, waits(uint64(n)), fate)
-	fmt.Fprintf(e.stderr, "Type the topic's name to discard them: ")
-	answer, err := readAnswer(ctx, e.stdin)
-	if err == nil && answer == topic {
-		return nil
-	}
-	if !e.terminal(e.stdin) {
-		fmt.Fprintln(e.stderr)
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return &failure{
-		text:  fmt.Sprintf("spool discard: the name %q was not typed; nothing has changed", topic),
-		hints: []string{"--yes does not ask"},
-	}
-}
-
-// discarding is what is to be taken out of one spool.
+// discarding has the events that are to be removed from one spool.
 type discarding struct {
 	dir       string
 	topic     string
 	spool     *spool.Spool
 	positions []uint64
 
-	folders []string // that were watched for the topic, and logged to this spool
-	watched int      // events that came from a file that is in one of them
-	folder  string   // the last such
-}
-
-// note takes note of an event that is to be taken out.
-func (b *discarding) note(r *spool.Record) {
-	b.positions = append(b.positions, r.Position)
-	for _, h := range r.Headers {
-		if h.Key != watch.HeaderFile || filepath.Base(string(h.Value)) != string(h.Value) {
-			continue
-		}
-		for _, folder := range b.folders {
-			if info, err := os.Lstat(filepath.Join(folder, string(h.Value))); err == nil && info.Mode().IsRegular() {
-				b.watched, b.folder = b.watched+1, folder
-				return
-			}
-		}
-	}
+	folders []string // folders that "produce --watch" has logged to this topic through this spool
+	watched int      // number of events whose file is still in one of the folders
+	folder  string   // the folder of the last one
 }
 
 func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error) {
@@ -237,56 +198,71 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 	if err != nil {
 		return nil, spoolFailure(err)
 	}
-	s, err := spool.Open(ctx, spool.Options{Dir: dir, Subject: info.Subject, Same: func(string) bool { return true }}) // whoever logged them
+	s, err := spool.Open(ctx, spool.Options{Dir: dir, Subject: info.Subject, Same: func(string) bool { return true }}) // of any identity
 	if errors.Is(err, spool.ErrInUse) {
-		return nil, &failure{condition: diaspora.ErrConflict, text: "spool discard: " + err.Error() + "; nothing has changed",
-			hints: []string{"end that process first; its events stay in the spool"}}
+		return nil, fail(diaspora.ErrConflict, "end that process first; its events stay in the spool", "spool discard: %v; nothing has changed", err)
 	}
 	if err != nil {
 		return nil, spoolFailure(err)
 	}
-	b := &discarding{dir: dir, topic: topic, spool: s}
+	d := &discarding{dir: dir, topic: topic, spool: s}
 	if dir, err := filepath.Abs(dir); err == nil {
-		b.folders = watch.Folders(journalFolder(filepath.Dir(dir)), topic)
+		d.folders = watch.Folders(journalFolder(filepath.Dir(dir)), topic)
 	}
-	return b, nil
+	return d, nil
 }
 
-// each reads the events for the topic.
-func (b *discarding) each(do func(*spool.Record) error) error {
-	for r, err := range b.spool.Pending() {
-		if err == nil && r.Topic == b.topic {
-			err = do(&r)
-		}
+// each calls do with each event for the topic, and records the event's position and file.
+func (d *discarding) each(do func(*spool.Record) error) error {
+	for r, err := range d.spool.Pending() {
 		if err != nil {
+			return err
+		}
+		if r.Topic != d.topic {
+			continue
+		}
+		d.positions = append(d.positions, r.Position)
+		if folder := d.folderOf(&r); folder != "" {
+			d.watched, d.folder = d.watched+1, folder
+		}
+		if err := do(&r); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// discard takes the events out, durably.
-func (b *discarding) discard() error {
-	if b.positions == nil {
-		if err := b.each(func(r *spool.Record) error {
-			b.note(r)
-			return nil
-		}); err != nil {
+// folderOf returns the folder that still has the file of an event, or "".
+func (d *discarding) folderOf(r *spool.Record) string {
+	for _, h := range r.Headers {
+		if h.Key != watch.HeaderFile || filepath.Base(string(h.Value)) != string(h.Value) {
+			continue
+		}
+		for _, folder := range d.folders {
+			if info, err := os.Lstat(filepath.Join(folder, string(h.Value))); err == nil && info.Mode().IsRegular() {
+				return folder
+			}
+		}
+	}
+	return ""
+}
+
+// discard removes the events durably.
+func (d *discarding) discard() error {
+	if d.positions == nil { // otherwise saveEvents has read them
+		if err := d.each(func(*spool.Record) error { return nil }); err != nil {
 			return err
 		}
 	}
-	err := b.spool.Discard(b.positions...)
+	err := d.spool.Discard(d.positions...)
 	if errors.Is(err, spool.ErrHoles) {
-		return hinted(fmt.Errorf("%s: %w", b.dir, err), `the events of other topics between them have to go first: "diaspora spool drain"`)
+		return hinted(fmt.Errorf("%s: %w", d.dir, err), `send the events of other topics that are between them first: "diaspora spool drain"`)
 	}
-	if err == nil {
-		err = b.spool.Close()
-	}
-	return err
+	return errors.Join(err, d.spool.Close())
 }
 
-// saveEvents writes the events to a new file. They are safe there when it returns.
-func (e *env) saveEvents(name string, batches []*discarding) (err error) {
+// saveEvents writes the events to a new file, durably.
+func (e *env) saveEvents(name string, parts []*discarding) (err error) {
 	var to io.Writer = e.stdout
 	if name != "-" {
 		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -297,7 +273,7 @@ func (e *env) saveEvents(name string, batches []*discarding) (err error) {
 			return fmt.Errorf("spool discard: %w; nothing has changed", err)
 		}
 		defer func() {
-			if kept := firstOf(file.Sync(), file.Close(), disk.SyncFolder(filepath.Dir(name))); err == nil && kept != nil {
+			if kept := cmp.Or(file.Sync(), file.Close(), disk.SyncFolder(filepath.Dir(name))); err == nil && kept != nil {
 				err = fmt.Errorf("spool discard: %w; nothing was discarded", kept)
 			}
 		}()
@@ -305,18 +281,19 @@ func (e *env) saveEvents(name string, batches []*discarding) (err error) {
 	}
 	out := bufio.NewWriterSize(to, 64<<10)
 	var line []byte
-	for _, b := range batches {
-		err := b.each(func(r *spool.Record) error {
-			b.note(r)
-			line = appendEntry(line[:0], &r.Entry)
-			_, err := out.Write(line)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("spool discard: write %s: %w; nothing was discarded", name, err)
+	write := func() error {
+		for _, d := range parts {
+			if err := d.each(func(r *spool.Record) error {
+				line = appendEntry(line[:0], &r.Entry)
+				_, err := out.Write(line)
+				return err
+			}); err != nil {
+				return err
+			}
 		}
+		return out.Flush()
 	}
-	if err := out.Flush(); err != nil {
+	if err := write(); err != nil {
 		return fmt.Errorf("spool discard: write %s: %w; nothing was discarded", name, err)
 	}
 	return nil

@@ -102,8 +102,8 @@ func TestDiscardElsewhere(t *testing.T) {
 	d.err.reset()
 	code := d.types(t.Context(), "spool", "discard", "scnas", "--yes")
 	said := d.err.String()
-	hint := `hint: they wait in a spool of another profile or credential; take them out with "diaspora spool discard scnas ` + dirs[0] + `"`
-	if code != 5 || !strings.Contains(said, `no event for topic "scnas" waits in `) || !strings.Contains(said, hint) {
+	hint := `hint: they are in a spool of another profile or credential; remove them there with "diaspora spool discard scnas ` + dirs[0] + `"`
+	if code != 5 || !strings.Contains(said, `no events for topic "scnas" are pending in `) || !strings.Contains(said, hint) {
 		t.Errorf("discard exits with %d, and says:\n%swant\n%s", code, said, hint)
 	}
 	d.must(t, "spool", "discard", "scnas", dirs[0], "--yes")

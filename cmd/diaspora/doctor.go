@@ -37,7 +37,6 @@ doctor writes one small test event to the topic that --topic names, or to your t
 if you have one. Without either, it writes no event and changes nothing.
 
 --quiet prints only warnings and failures. The exit code is 0 if nothing failed, and 1 otherwise.`,
-	formats: answerFormats,
 }
 
 type doctorOptions struct {
@@ -52,10 +51,8 @@ func (e *env) doctorCommand() *cobra.Command {
 	cmd.Flags().StringVar(&o.topic, "topic", "", "write the test event to the topic `NAME`")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "time limit per check, as a `DURATION` such as 30s")
 	cmd.Flags().StringVar(&o.bundle, "bundle", "", "write the results to a new `FILE`, a .tar.gz, for a support ticket")
-	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return e.completeTopics(cmd.Context())
-	})
-	cmd.RegisterFlagCompletionFunc("timeout", cobra.FixedCompletions([]string{"3s", "10s", "30s"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("topic", completion(anyArgument, e.topicNames))
+	cmd.RegisterFlagCompletionFunc("timeout", fixed("3s", "10s", "30s"))
 	return cmd
 }
 
@@ -126,7 +123,7 @@ func (e *env) verdict(ctx context.Context, report *doctor.Report) error {
 		return nil
 	}
 	first := report.Findings[slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.Status == doctor.Failure })]
-	return &failure{text: report.Summary(), hints: []string{"begin with: " + first.Check}}
+	return fail(nil, "begin with: "+first.Check, "%s", report.Summary())
 }
 
 // createBundle creates the file before the checks run, so that a file that cannot be written is an error
@@ -137,7 +134,7 @@ func createBundle(name string) (*os.File, error) {
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, &failure{condition: diaspora.ErrConflict, text: "doctor: " + name + " is there already", hints: []string{"name a new file, or remove it"}}
+		return nil, fail(diaspora.ErrConflict, "name a new file, or remove it", "doctor: %s exists already", name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("doctor: make the bundle: %w", err)

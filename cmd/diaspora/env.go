@@ -75,15 +75,30 @@ func (e *env) talkTo() io.Writer {
 	return e.stderr
 }
 
-// printJSON writes v as one line of JSON, with control characters escaped.
-func (e *env) printJSON(v any) error {
+// jsonLine returns v as one line of JSON, with control characters escaped.
+func jsonLine(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	err := enc.Encode(v)
+	return terminal.EscapeJSON(nil, buf.Bytes()), err
+}
+
+// printJSON writes v to stdout, as one line of JSON.
+func (e *env) printJSON(v any) error {
+	line, err := jsonLine(v)
+	if err != nil {
 		return err
 	}
-	return e.write(terminal.EscapeJSON(nil, buf.Bytes()))
+	return e.write(line)
+}
+
+// answer prints the result of a command: the document as JSON, or the text.
+func (e *env) answer(document any, format string, args ...any) error {
+	if e.json() {
+		return e.printJSON(document)
+	}
+	return e.printf(format, args...)
 }
 
 // printf writes text to stdout, with control characters escaped.

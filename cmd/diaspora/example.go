@@ -26,8 +26,7 @@ diaspora example my_topic`,
 	long: `
 example shows who you are and claims a topic. It logs one event and waits until it is acknowledged,
 logs another event whose callback reports the acknowledgement, and reads both events.`,
-	formats: answerFormats,
-	args:    arguments{min: 0, max: 1},
+	args: arguments{min: 0, max: 1},
 }
 
 func (e *env) exampleCommand() *cobra.Command {
@@ -64,14 +63,11 @@ func (e *env) example(ctx context.Context, topic string) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, exampleLimit)
 	defer cancel()
-	x := &exampleRun{env: e, cfg: cfg, topic: topic}
-	if err := x.run(ctx); err != nil {
-		return err
+	done, err := e.exampleSteps(ctx, cfg, topic)
+	if err == nil && e.json() {
+		err = e.printJSON(done)
 	}
-	if e.json() {
-		return e.printJSON(x.done)
-	}
-	return nil
+	return err
 }
 
 // ownFabric starts a temporary fabric for the example.
@@ -93,20 +89,15 @@ func (e *env) ownFabric(ctx context.Context) (diaspora.Config, func() error, err
 	return cfg, stop, nil
 }
 
-// exampleRun runs the steps. done is their result, which `-o json` prints.
-type exampleRun struct {
-	env   *env
-	cfg   diaspora.Config
-	topic string
-	done  struct {
-		Subject      string         `json:"subject"`
-		Username     string         `json:"username"`
-		Topic        string         `json:"topic"`
-		Created      bool           `json:"created"`
-		Synchronous  exampleEvent   `json:"synchronous"`
-		Asynchronous exampleEvent   `json:"asynchronous"`
-		Consumed     []exampleEvent `json:"consumed"`
-	}
+// exampleDocument is the result of the example.
+type exampleDocument struct {
+	Subject      string         `json:"subject"`
+	Username     string         `json:"username"`
+	Topic        string         `json:"topic"`
+	Created      bool           `json:"created"`
+	Synchronous  exampleEvent   `json:"synchronous"`
+	Asynchronous exampleEvent   `json:"asynchronous"`
+	Consumed     []exampleEvent `json:"consumed"`
 }
 
 type exampleEvent struct {
@@ -116,125 +107,94 @@ type exampleEvent struct {
 	Value     string `json:"value,omitempty"`
 }
 
-// step prints the result of one step, unless the output is JSON.
-func (x *exampleRun) step(format string, args ...any) error {
-	if x.env.json() {
-		return nil
+// exampleSteps runs the steps of the example, and prints the result of each one unless the output is JSON.
+func (e *env) exampleSteps(ctx context.Context, cfg diaspora.Config, name string) (done exampleDocument, err error) {
+	step := func(format string, args ...any) error {
+		if e.json() {
+			return nil
+		}
+		return e.printf(format+"\n", args...)
 	}
-	return x.env.printf(format+"\n", args...)
-}
-
-func (x *exampleRun) run(ctx context.Context) error {
-	if err := x.claim(ctx); err != nil {
-		return err
-	}
-	// Open the consumer before the first event is logged, so that it reads exactly the new events.
-	consumer, err := diaspora.OpenConsumer(ctx, x.cfg, diaspora.ConsumerOptions{Topics: []string{x.topic}, From: diaspora.End})
+	client, err := diaspora.NewClient(cfg)
 	if err != nil {
-		return err
-	}
-	defer consumer.Close(ctx)
-	if err := x.produce(ctx); err != nil {
-		return err
-	}
-	return x.consume(ctx, consumer)
-}
-
-// claim runs steps 1 and 2.
-func (x *exampleRun) claim(ctx context.Context) error {
-	client, err := diaspora.NewClient(x.cfg)
-	if err != nil {
-		return err
+		return done, err
 	}
 	who, err := client.Identity(ctx)
 	if err != nil {
-		return err
+		return done, err
 	}
-	x.done.Subject, x.done.Username = who.Subject, who.Username
-	if err := x.step("1. Identity:      %s\n   Subject claim: %s", oneLine(who.Username), who.Subject); err != nil {
-		return err
+	done.Subject, done.Username = who.Subject, who.Username
+	if err := step("1. Identity:      %s\n   Subject claim: %s", oneLine(who.Username), who.Subject); err != nil {
+		return done, err
 	}
-	if x.topic == "" {
-		// Topic names are unique in the fabric, so derive this one from the subject.
+	if name == "" { // topic names are unique in the fabric, so derive this one from the subject
 		short, _, _ := strings.Cut(who.Subject, "-")
-		x.topic = "example_" + short
+		name = "example_" + short
 	}
-	topic, err := client.Claim(ctx, diaspora.ClaimRequest{Name: x.topic, Description: "diaspora example"})
+	topic, err := client.Claim(ctx, diaspora.ClaimRequest{Name: name, Description: "diaspora example"})
 	if err != nil {
-		return err
+		return done, err
 	}
-	x.done.Topic, x.done.Created = topic.Name, topic.Created
+	done.Topic, done.Created = topic.Name, topic.Created
 	if topic.Created {
-		return x.step("2. Claimed topic: %s", topic.Name)
+		err = step("2. Claimed topic: %s", topic.Name)
+	} else {
+		err = step("2. Topic:         %s, already yours", topic.Name)
 	}
-	return x.step("2. Topic:         %s, already yours", topic.Name)
-}
-
-// produce runs steps 3 and 4, the producer example.
-func (x *exampleRun) produce(ctx context.Context) (err error) {
-	logger, err := diaspora.OpenLogger(ctx, x.cfg)
 	if err != nil {
-		return err
+		return done, err
+	}
+
+	// Open the consumer before the first event is logged, so that it reads exactly the new events.
+	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{name}, From: diaspora.End})
+	if err != nil {
+		return done, err
+	}
+	defer consumer.Close(ctx)
+	logger, err := diaspora.OpenLogger(ctx, cfg)
+	if err != nil {
+		return done, err
 	}
 	defer func() { err = errors.Join(err, logger.Close(ctx)) }()
-
 	type message struct {
 		Message string `json:"message"`
 	}
-	send := func(text string) (r diaspora.Record, err error) {
-		type result struct {
-			record diaspora.Record
-			err    error
+	send := func(text, format string, sent *exampleEvent) error {
+		var result error
+		logger.Send(diaspora.JSON(name, message{text}), func(r diaspora.Record, err error) {
+			*sent = exampleEvent{Partition: r.Partition, Offset: r.Offset, ID: r.ID}
+			if result = err; err == nil {
+				result = step(format, r.Partition, r.Offset)
+			}
+		})
+		if err := logger.Flush(ctx); err != nil {
+			return err
 		}
-		called := make(chan result, 1)
-		logger.Send(diaspora.JSON(x.topic, message{text}), func(r diaspora.Record, err error) { called <- result{r, err} })
-		select {
-		case r := <-called:
-			return r.record, r.err
-		case <-ctx.Done():
-			return diaspora.Record{}, ctx.Err()
-		}
+		return result // Flush returns after the callback
 	}
-	r, err := send("a synchronous event from Diaspora")
-	if err != nil {
-		return err
+	if err := send("a synchronous event from Diaspora", "3. Synchronous:   acknowledged at partition %d, offset %d", &done.Synchronous); err != nil {
+		return done, err
 	}
-	x.done.Synchronous = exampleEvent{Partition: r.Partition, Offset: r.Offset, ID: r.ID}
-	if err := x.step("3. Synchronous:   acknowledged at partition %d, offset %d", r.Partition, r.Offset); err != nil {
-		return err
+	if err := send("an asynchronous event from Diaspora", "4. Asynchronous:  its callback says partition %d, offset %d", &done.Asynchronous); err != nil {
+		return done, err
 	}
 
-	var late error
-	logger.Send(diaspora.JSON(x.topic, message{"an asynchronous event from Diaspora"}), func(r diaspora.Record, err error) {
-		if late = err; err == nil {
-			x.done.Asynchronous = exampleEvent{Partition: r.Partition, Offset: r.Offset, ID: r.ID}
-			late = x.step("4. Asynchronous:  its callback says partition %d, offset %d", r.Partition, r.Offset)
-		}
-	})
-	return errors.Join(logger.Flush(ctx), late)
-}
-
-// consume runs step 5, the consumer example.
-func (x *exampleRun) consume(ctx context.Context, consumer *diaspora.Consumer) error {
-	if err := x.step("5. Consumed:"); err != nil {
-		return err
+	if err := step("5. Consumed:"); err != nil {
+		return done, err
 	}
-	waiting := map[string]bool{x.done.Synchronous.ID: true, x.done.Asynchronous.ID: true}
+	pending := map[string]bool{done.Synchronous.ID: true, done.Asynchronous.ID: true}
 	for r, err := range consumer.Records(ctx) {
 		if err != nil {
-			return err
+			return done, err
 		}
-		if !waiting[r.ID] {
+		if !pending[r.ID] {
 			continue // an event of another process, or a duplicate
 		}
-		delete(waiting, r.ID)
-		x.done.Consumed = append(x.done.Consumed, exampleEvent{r.Partition, r.Offset, r.ID, string(r.Value)})
-		if err := x.step("   partition %d, offset %d: %s", r.Partition, r.Offset, r.Value); err != nil {
-			return err
-		}
-		if len(waiting) == 0 {
-			return nil
+		delete(pending, r.ID)
+		done.Consumed = append(done.Consumed, exampleEvent{r.Partition, r.Offset, r.ID, string(r.Value)})
+		if err := step("   partition %d, offset %d: %s", r.Partition, r.Offset, r.Value); err != nil || len(pending) == 0 {
+			return done, err
 		}
 	}
-	return fmt.Errorf("consume topic %q: the records ended early", x.topic)
+	return done, fmt.Errorf("consume topic %q: the records ended early", name)
 }

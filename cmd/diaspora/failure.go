@@ -1,35 +1,37 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
-	"github.com/diaspora-streams/diaspora/internal/terminal"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 )
 
-// failure is an error of the command itself, with hints that name the next command to type.
+// failure is an error with hints that name the next command to type.
 type failure struct {
-	condition error // sentinel that determines the exit code; nil means 1
-	text      string
+	error
+	condition error // a sentinel that determines the exit code; nil leaves that to the error
 	hints     []string
 }
 
-func (f *failure) Error() string        { return f.text }
+func (f *failure) Unwrap() error        { return f.error }
 func (f *failure) Is(target error) bool { return target != nil && target == f.condition }
 
-// misuse returns the error for an invalid command line.
-func misuse(hint, format string, args ...any) error {
-	f := &failure{condition: diaspora.ErrInvalid, text: fmt.Sprintf(format, args...)}
+// fail returns an error of the command itself. A condition of nil means exit code 1, and an empty hint none.
+func fail(condition error, hint, format string, args ...any) error {
+	f := &failure{error: fmt.Errorf(format, args...), condition: condition}
 	if hint != "" {
 		f.hints = []string{hint}
 	}
 	return f
+}
+
+// misuse returns the error for an invalid command line.
+func misuse(hint, format string, args ...any) error {
+	return fail(diaspora.ErrInvalid, hint, format, args...)
 }
 
 // hinted adds hints to an error. It returns nil if err is nil.
@@ -37,15 +39,24 @@ func hinted(err error, hints ...string) error {
 	if err == nil {
 		return nil
 	}
-	return &hintedError{err, hints}
+	return &failure{error: err, hints: hints}
 }
 
-type hintedError struct {
-	error
-	hints []string
+// hintsOf returns the hints in a tree of errors, from the outermost to the innermost.
+func hintsOf(err error) (hints []string) {
+	if f, ok := err.(*failure); ok {
+		hints = append(hints, f.hints...)
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		hints = append(hints, hintsOf(e.Unwrap())...)
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			hints = append(hints, hintsOf(err)...)
+		}
+	}
+	return hints
 }
-
-func (h *hintedError) Unwrap() error { return h.error }
 
 // exitCode returns the exit code for err.
 func exitCode(ctx context.Context, err error) int {
@@ -70,21 +81,16 @@ type errorDocument struct {
 // complain writes an error and its hints to stderr, with -o json as one line of JSON.
 func (e *env) complain(err error, code int) {
 	text, hints := explanation(err)
-	if e.json() {
-		var line bytes.Buffer
-		enc := json.NewEncoder(&line)
-		enc.SetEscapeHTML(false)
-		if enc.Encode(errorDocument{text, append([]string{}, hints...), code}) == nil {
-			e.talkTo().Write(terminal.EscapeJSON(nil, line.Bytes()))
-			return
-		}
+	if line, err := jsonLine(errorDocument{text, append([]string{}, hints...), code}); e.json() && err == nil {
+		e.talkTo().Write(line)
+		return
 	}
 	e.talkAs(red, "diaspora: ", text)
-	e.hint(hints)
+	e.hint(hints...)
 }
 
 // hint writes hints to stderr.
-func (e *env) hint(hints []string) {
+func (e *env) hint(hints ...string) {
 	for _, hint := range hints {
 		e.talkAs(cyan, "hint: ", hint)
 	}
@@ -96,11 +102,5 @@ func explanation(err error) (text string, hints []string) {
 	if hint != "" {
 		hints = append(hints, hint)
 	}
-	for h, rest := (*hintedError)(nil), err; errors.As(rest, &h); rest = h.error {
-		hints = append(hints, h.hints...)
-	}
-	if f := (*failure)(nil); errors.As(err, &f) {
-		hints = append(hints, f.hints...)
-	}
-	return text, hints
+	return text, append(hints, hintsOf(err)...)
 }

@@ -63,7 +63,7 @@ func TestProduceSaysFull(t *testing.T) {
 		t.Errorf("%d events are safe", safe)
 	}
 	for command, want := range map[string]string{
-		"status":           "the spool is full, and takes no more: it has reached its limit of 65536 bytes",
+		"status":           "the spool is full, and accepts no more: it has reached its limit of 65536 bytes",
 		"status -o json":   `"full":"it has reached its limit of 65536 bytes"`,
 		"spool ls":         "full: it has reached its limit of 65536 bytes",
 		"spool ls -o json": `"full":"it has reached its limit of 65536 bytes"`,

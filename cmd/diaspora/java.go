@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/pem"
 	"fmt"
 	"strings"
@@ -22,16 +23,7 @@ func saveForJavaFlag(cmd *cobra.Command, file *string) {
 
 // fileNameOf replaces the characters of a username that are not safe in a file name.
 func fileNameOf(username string) string {
-	name := strings.Map(func(r rune) rune {
-		if r < 0x80 && (strings.ContainsRune("@._+-", r) || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
-			return r
-		}
-		return '_'
-	}, username)
-	if name = strings.TrimLeft(name, ".-"); name == "" {
-		return "diaspora"
-	}
-	return name
+	return cmp.Or(strings.TrimLeft(plainName(username, "@._+-", '_'), ".-"), "diaspora")
 }
 
 // javaProperties returns the configuration of a stock Kafka client in Java, which

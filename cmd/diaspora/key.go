@@ -57,71 +57,70 @@ for Java includes them. With a file, NAME can be omitted, and the key is named a
 
 If a Kafka console tool does not support --command-config, use --producer.config or
 --consumer.config instead.`,
-	formats: answerFormats,
-	args:    arguments{min: 0, max: 1},
+	args: arguments{min: 0, max: 1},
 }
 
-type keyOptions struct {
-	diaspora.AccessKeyRequest
-	expires string
-	file    keyFile
+func (e *env) keyCommands() []*cobra.Command {
+	revoke := e.clientCommand(keyRevokeHelp, e.keyRevoke)
+	revoke.ValidArgsFunction = completion(1, e.keyNames)
+	return []*cobra.Command{e.keyCreateCommand(), e.clientCommand(keyListHelp, e.keyList), revoke}
 }
 
 func (e *env) keyCreateCommand() *cobra.Command {
-	var o keyOptions
-	var file func() (keyFile, error)
-	cmd := e.command(keyCreateHelp, func(ctx context.Context, args []string) (err error) {
+	var req diaspora.AccessKeyRequest
+	var expires string
+	var cmd *cobra.Command
+	cmd = e.command(keyCreateHelp, func(ctx context.Context, args []string) error {
 		if len(args) > 0 {
-			o.Name = args[0]
+			req.Name = args[0]
 		}
-		if o.file, err = file(); err != nil {
+		to, err := keyFileOf(cmd.Flags())
+		if err != nil {
 			return err
 		}
-		return e.keyCreate(ctx, o)
+		if req.Name == "" && to.kind == noKeyFile {
+			return misuse(`"diaspora key create beamline-7" makes one, named for where it is used`, "key create: the key's name is missing")
+		}
+		if !req.Read && !req.Write {
+			req.Read, req.Write = true, true
+		}
+		if expires != "" {
+			if req.Expires, err = parseExpiry(expires, e.now()); err != nil {
+				return misuse("", "--expires %q: %v", expires, err)
+			}
+		}
+		cfg, client, err := e.client()
+		if err != nil {
+			return err
+		}
+		if to.kind != noKeyFile {
+			err = e.keyCreateFile(ctx, cfg, client, req, to)
+		} else {
+			err = e.keyCreate(ctx, client, req)
+		}
+		return aboutKeyTopics(ctx, client, req.Topics, err)
 	})
 	flags := cmd.Flags()
-	flags.StringArrayVar(&o.Topics, "topic", nil, "restrict the key to `TOPIC`, which must be yours; may be repeated")
-	flags.BoolVar(&o.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
-	flags.BoolVar(&o.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
-	flags.StringVar(&o.expires, "expires", "", "make the key expire after a `TIME` such as 90d, or on a date such as 2030-12-31 (default: never)")
-	file = keyFileFlags(cmd)
-	cmd.RegisterFlagCompletionFunc("topic", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return e.completeTopics(cmd.Context())
-	})
+	flags.StringArrayVar(&req.Topics, "topic", nil, "restrict the key to `TOPIC`, which must be yours; may be repeated")
+	flags.BoolVar(&req.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
+	flags.BoolVar(&req.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
+	flags.StringVar(&expires, "expires", "", "make the key expire after a `TIME` such as 90d, or on a date such as 2030-12-31 (default: never)")
+	flags.String("save-for-kcat", "", "write the key to `FILE`, for kcat -F and other clients that use librdkafka")
+	flags.String("save-for-java", "", "write the key to `FILE`, for Kafka's Java clients and tools")
+	flags.String("save-env", "", "write the key to `FILE`, for DIASPORA_KEY_FILE and for shells")
+	cmd.RegisterFlagCompletionFunc("topic", completion(anyArgument, e.topicNames))
 	return cmd
 }
 
-func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
-	if o.Name == "" && o.file.kind == noKeyFile {
-		return misuse(`"diaspora key create beamline-7" makes one, named for where it is used`, "key create: the key's name is missing")
-	}
-	if !o.Read && !o.Write {
-		o.Read, o.Write = true, true
-	}
-	if o.expires != "" {
-		var err error
-		if o.Expires, err = parseExpiry(o.expires, e.now()); err != nil {
-			return misuse("", "--expires %q: %v", o.expires, err)
-		}
-	}
-	cfg, err := e.config()
-	if err != nil {
-		return err
-	}
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		return err
-	}
-	if o.file.kind != noKeyFile {
-		return e.keyCreateFile(ctx, cfg, client, o)
-	}
+// keyCreate creates a key and prints it.
+func (e *env) keyCreate(ctx context.Context, client *diaspora.Client, req diaspora.AccessKeyRequest) error {
 	discovery, err := client.Discover(ctx)
 	if err != nil {
 		return err
 	}
-	key, err := client.CreateKey(ctx, o.AccessKeyRequest)
+	key, err := client.CreateKey(ctx, req)
 	if err != nil {
-		return aboutKeyTopics(ctx, client, o.Topics, aboutCreation(err, o.Name))
+		return aboutCreation(err, req.Name)
 	}
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))
@@ -131,18 +130,18 @@ func (e *env) keyCreate(ctx context.Context, o keyOptions) error {
 }
 
 // keyCreateFile saves a key to a file. It prints nothing to stdout, except with -o json.
-func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, o keyOptions) error {
-	saved, err := e.saveKey(ctx, cfg, client, o.AccessKeyRequest, o.file)
+func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, req diaspora.AccessKeyRequest, to keyFile) error {
+	saved, err := e.saveKey(ctx, cfg, client, req, to)
 	if err != nil {
-		return aboutKeyTopics(ctx, client, o.Topics, err)
+		return err
 	}
 	if saved.file != "-" {
-		e.say("%s has the key; use it as: %s", saved.file, o.file.kind.use(saved))
+		e.say("%s has the key; use it as: %s", saved.file, to.kind.use(saved))
 	}
 	if saved.ca != "" {
 		e.say("the certificates of the fabric are in %s", saved.ca)
 	}
-	e.say("whoever has it can use the key; %q ends it", "diaspora key revoke "+saved.key.Name)
+	e.say("anybody who has it can use the key; %q ends it", "diaspora key revoke "+saved.key.Name)
 	if !e.json() {
 		return nil
 	}
@@ -186,10 +185,7 @@ func (e *env) printKey(key diaspora.NewAccessKey, discovery diaspora.Discovery) 
 			Secret string `json:"secret"`
 		}{key.AccessKey, key.Secret.Reveal()})
 	}
-	topic := "TOPIC"
-	if len(key.Topics) > 0 {
-		topic = key.Topics[0]
-	}
+	topic := keyTopic(key)
 	tool, kcat := "kafka-console-producer", "-P"
 	if !key.Write {
 		tool, kcat = "kafka-console-consumer", "-C"
@@ -256,37 +252,17 @@ diaspora key list
 
 # only the IDs of keys that were never used
 diaspora key list -o json | jq -r '.keys[] | select(.last_used == null) | .id'`,
-	formats: answerFormats,
 }
 
-func (e *env) keyListCommand() *cobra.Command {
-	return e.command(keyListHelp, func(ctx context.Context, _ []string) error { return e.keyList(ctx) })
-}
-
-func (e *env) keyList(ctx context.Context) error {
-	client, err := e.client()
-	if err != nil {
-		return err
-	}
+func (e *env) keyList(ctx context.Context, client *diaspora.Client, _ []string) error {
 	keys, err := client.Keys(ctx)
 	if err != nil {
 		return err
 	}
-	if e.json() {
-		if keys == nil {
-			keys = []diaspora.AccessKey{}
-		}
-		return e.printJSON(diaspora.AccessKeyList{Keys: keys})
-	}
-	if len(keys) == 0 {
-		e.say(`you have no access keys, or all were revoked or have expired; make one with "diaspora key create NAME"`)
-		return nil
-	}
-	rows := [][]string{{"NAME", "ID", "CREATED", "EXPIRES", "LAST USED", "MAY"}}
-	for _, k := range keys {
-		rows = append(rows, []string{k.Name, k.ID, e.day(k.Created), e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), mayText(k)})
-	}
-	return e.printTable(rows)
+	return printList(e, "keys", keys, `you have no access keys, or all were revoked or have expired; make one with "diaspora key create NAME"`,
+		[]string{"NAME", "ID", "CREATED", "EXPIRES", "LAST USED", "MAY"}, func(k diaspora.AccessKey) []string {
+			return []string{k.Name, k.ID, e.day(k.Created), e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), mayText(k)}
+		})
 }
 
 func (e *env) expiryText(t time.Time) string {
@@ -319,32 +295,18 @@ diaspora key revoke dashboard`,
 	long: `
 Nobody can sign in with the key any more. Open connections that use it are closed within a minute
 (within ten seconds with "diaspora up"). Your other keys and your login are not affected.`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: "the key's name or ID is missing"},
+	args: arguments{min: 1, max: 1, missing: "the key's name or ID is missing"},
 }
 
-func (e *env) keyRevokeCommand() *cobra.Command {
-	cmd := e.command(keyRevokeHelp, func(ctx context.Context, args []string) error { return e.keyRevoke(ctx, args[0]) })
-	cmd.ValidArgsFunction = e.completeKeys
-	return cmd
-}
-
-func (e *env) keyRevoke(ctx context.Context, which string) error {
-	client, err := e.client()
-	if err != nil {
-		return err
-	}
-	key, err := findKey(ctx, client, which)
+func (e *env) keyRevoke(ctx context.Context, client *diaspora.Client, args []string) error {
+	key, err := findKey(ctx, client, args[0])
 	if err != nil {
 		return err
 	}
 	if err := client.RevokeKey(ctx, key.ID); err != nil {
 		return err
 	}
-	if e.json() {
-		return e.printJSON(map[string]any{"id": key.ID, "name": key.Name, "revoked": true})
-	}
-	return e.printf("%s (%s) is revoked\n", key.Name, key.ID)
+	return e.answer(map[string]any{"id": key.ID, "name": key.Name, "revoked": true}, "%s (%s) is revoked\n", key.Name, key.ID)
 }
 
 // findKey returns the caller's key with this name or ID. No name has the form of an ID.
@@ -358,44 +320,18 @@ func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspo
 	}
 	i := slices.IndexFunc(keys, func(k diaspora.AccessKey) bool { return k.Name == which })
 	if i < 0 {
-		return diaspora.AccessKey{}, &failure{
-			condition: diaspora.ErrNotFound,
-			text:      "revoke access key: not found: you have no access key of that name", // which is not printed: it may be a secret, by mistake
-			hints:     []string{`"diaspora key list" shows yours`},
-		}
+		// The name is not printed, because it may be a secret by mistake.
+		return diaspora.AccessKey{}, fail(diaspora.ErrNotFound, `"diaspora key list" shows yours`, "revoke access key: not found: you have no access key of that name")
 	}
 	return keys[i], nil
-}
-
-func (e *env) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, err := e.client()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	keys, _ := client.Keys(ctx)
-	var names []string
-	for _, k := range keys {
-		names = append(names, k.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // machineKeyName returns the default name of a key for this machine, with a prefix for the kind of client.
 func machineKeyName(kind keyFileKind) string {
 	host, _ := os.Hostname()
-	host = strings.Map(func(r rune) rune {
-		if r < 0x80 && (r == '-' || r == '.' || r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
-			return r
-		}
-		return '-'
-	}, host)
-	if len(host) > 48 {
-		host = host[:48]
-	}
+	host = plainName(host, "-._", '-')
 	prefix := map[keyFileKind]string{forJava: "java-", forKcat: "kcat-", forEnv: "env-"}[kind]
-	return strings.TrimSuffix(prefix+host, "-")
+	return strings.TrimSuffix(prefix+host[:min(48, len(host))], "-")
 }
 
 // freeKeyName returns the name, with a number appended if a key of that name exists. The existing key is not
@@ -405,12 +341,8 @@ func freeKeyName(ctx context.Context, client *diaspora.Client, name string) (str
 	if err != nil {
 		return "", err
 	}
-	taken := map[string]bool{}
-	for _, k := range keys {
-		taken[k.Name] = true
-	}
 	for free, n := name, 2; ; n++ {
-		if !taken[free] {
+		if !slices.ContainsFunc(keys, func(k diaspora.AccessKey) bool { return k.Name == free }) {
 			return free, nil
 		}
 		free = fmt.Sprintf("%s-%d", name, n)

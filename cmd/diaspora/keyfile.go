@@ -10,11 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
-
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
@@ -34,48 +33,44 @@ const (
 	forEnv
 )
 
-// keyFileFlags adds the flags that save a key, and returns a function that reads them.
-func keyFileFlags(cmd *cobra.Command) func() (keyFile, error) {
-	flags := cmd.Flags()
-	flags.String("save-for-kcat", "", "write the key to `FILE`, for kcat -F and other clients that use librdkafka")
-	flags.String("save-for-java", "", "write the key to `FILE`, for Kafka's Java clients and tools")
-	flags.String("save-env", "", "write the key to `FILE`, for DIASPORA_KEY_FILE and for shells")
-	return func() (f keyFile, err error) {
-		for kind, name := range map[keyFileKind]string{forKcat: "save-for-kcat", forJava: "save-for-java", forEnv: "save-env"} {
-			if !flags.Changed(name) {
-				continue
-			}
-			if f.kind != noKeyFile {
-				return f, misuse("make a key for each place that uses one, so that each can be revoked alone", "key create: --save-for-kcat, --save-for-java and --save-env exclude each other")
-			}
-			if f.kind, f.name = kind, flags.Lookup(name).Value.String(); f.name == "" {
-				return f, misuse("", "key create: --%s: the name of the file is empty", name)
-			}
+// keyFileOf returns the file that the flags name.
+func keyFileOf(flags *pflag.FlagSet) (f keyFile, err error) {
+	for kind, flag := range []string{forKcat: "save-for-kcat", forJava: "save-for-java", forEnv: "save-env"} {
+		switch {
+		case flag == "" || !flags.Changed(flag):
+			continue
+		case f.kind != noKeyFile:
+			return f, misuse("make a key for each place that uses one, so that each can be revoked alone", "key create: --save-for-kcat, --save-for-java and --save-env exclude each other")
 		}
-		return f, nil
+		if f.kind, f.name = keyFileKind(kind), flags.Lookup(flag).Value.String(); f.name == "" {
+			return f, misuse("", "key create: --%s: the name of the file is empty", flag)
+		}
 	}
+	return f, nil
 }
 
 // use returns a command that uses the key file.
 func (k keyFileKind) use(saved savedKey) string {
-	topic := "TOPIC"
-	if len(saved.key.Topics) > 0 {
-		topic = saved.key.Topics[0]
+	kcat, tool, verb := "-P", "producer", "produce"
+	if !saved.key.Write {
+		kcat, tool, verb = "-C", "consumer", "consume"
 	}
-	reads := !saved.key.Write
-	switch {
-	case k == forKcat && reads:
-		return fmt.Sprintf("kcat -F %s -C -t %s", saved.file, topic)
-	case k == forKcat:
-		return fmt.Sprintf("kcat -F %s -P -t %s", saved.file, topic)
-	case k == forJava && reads:
-		return fmt.Sprintf("kafka-console-consumer --bootstrap-server %s --command-config %s --topic %s", saved.broker, saved.file, topic)
-	case k == forJava:
-		return fmt.Sprintf("kafka-console-producer --bootstrap-server %s --command-config %s --topic %s", saved.broker, saved.file, topic)
-	case reads:
-		return fmt.Sprintf("DIASPORA_KEY_FILE=%s diaspora consume %s", saved.file, topic)
+	switch topic := keyTopic(saved.key); k {
+	case forKcat:
+		return fmt.Sprintf("kcat -F %s %s -t %s", saved.file, kcat, topic)
+	case forJava:
+		return fmt.Sprintf("kafka-console-%s --bootstrap-server %s --command-config %s --topic %s", tool, saved.broker, saved.file, topic)
+	default:
+		return fmt.Sprintf("DIASPORA_KEY_FILE=%s diaspora %s %s", saved.file, verb, topic)
 	}
-	return fmt.Sprintf("DIASPORA_KEY_FILE=%s diaspora produce %s", saved.file, topic)
+}
+
+// keyTopic returns a topic for which a key can be used, for examples.
+func keyTopic(key diaspora.NewAccessKey) string {
+	if len(key.Topics) > 0 {
+		return key.Topics[0]
+	}
+	return "TOPIC"
 }
 
 // savedKey is a key that was saved to a file.
@@ -274,7 +269,7 @@ func newSecretFile(name string) (*secretFile, error) {
 }
 
 func fileExists(name string) error {
-	return &failure{condition: diaspora.ErrConflict, text: name + " exists already", hints: []string{"name another file, or remove that one"}}
+	return fail(diaspora.ErrConflict, "name another file, or remove that one", "%s exists already", name)
 }
 
 // save writes the data, and gives the file its name.

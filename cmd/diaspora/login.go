@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,8 +64,7 @@ no browser and asks for no code. It tries these credentials, and stores only the
 --save-for-java creates an access key, named after this machine, and writes it to
 <username>.properties, for Kafka's Java tools. Only you can read this file. See
 "diaspora key create --help".`,
-	formats: answerFormats,
-	args:    arguments{min: 0, max: 1},
+	args: arguments{min: 0, max: 1},
 }
 
 type loginOptions struct {
@@ -96,20 +93,6 @@ func (e *env) loginCommand() *cobra.Command {
 	return cmd
 }
 
-// session is the state of a login that is in progress.
-type session struct {
-	env      *env
-	options  loginOptions
-	profiles *diaspora.Profiles
-	profile  diaspora.Profile
-	fabric   trust.Fabric // the profile's fabric, with what the user has confirmed about it
-	client   *globus.Client
-	store    *globus.Store
-	answers  io.Reader // what the user types after the login; nil means stdin
-	moved    bool      // the profiles are in a temporary folder
-	javaFile string    // name of the file that was saved for Java, or ""
-}
-
 func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 	s := &session{env: e, options: o}
 	if wrong := accesskey.Misplaced(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
@@ -134,143 +117,6 @@ func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 	return s.finish(ctx, login)
 }
 
-// prepare determines where to log in and where to store the login.
-func (s *session) prepare(ctx context.Context, address string) (err error) {
-	e := s.env
-	if s.profiles, err = diaspora.UserProfiles(e.getenv); err != nil {
-		return err
-	}
-	if s.profile, err = e.target(s.profiles, address); err != nil {
-		return err
-	}
-	s.profile.Discovery, err = discover(ctx, s.profile.URL, e.getenv("DIASPORA_CA_FILE"))
-	if err != nil {
-		return err
-	}
-	cfg, err := globus.ConfigFromEnv(e.getenv)
-	if err != nil {
-		return misuse("", "%v", err)
-	}
-	named := e.getenv("GLOBUS_SDK_ENVIRONMENT") != "" || e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") != ""
-	if issuer := s.profile.Discovery.Globus.Issuer; issuer != "" && !named {
-		cfg.Issuer = issuer
-	}
-	s.profile.Discovery.Globus.Issuer = cfg.Issuer
-	s.profile.Confirmed = false // even if an earlier login was confirmed
-	s.fabric = fabricOf(s.profile)
-	if named {
-		s.fabric.NamedIssuer = cfg.Issuer
-	}
-	if err := s.vouch(ctx); err != nil {
-		return err
-	}
-	cfg.ClientID, cfg.Product, cfg.Version = s.profile.Discovery.Globus.ClientID, "diaspora", programVersion()
-	if s.client, err = globus.New(cfg); err != nil {
-		return fmt.Errorf("log in to %s: %w", s.profile.URL, err)
-	}
-	return s.openStore()
-}
-
-// openStore finds a writable place for the login before the user logs in, so that the login is not lost.
-func (s *session) openStore() (err error) {
-	s.store, err = s.profiles.Store(s.profile.Name)
-	if err == nil {
-		err = s.store.Check("")
-	}
-	if err == nil || errors.Is(err, globus.ErrInsecureFile) {
-		return s.explain(err)
-	}
-	dir, tempErr := os.MkdirTemp("", "diaspora-")
-	if tempErr != nil {
-		return hinted(fmt.Errorf("log in: the login could not be kept: %w", errors.Join(err, tempErr)),
-			"set DIASPORA_CONFIG_DIR to a folder where you may write")
-	}
-	s.env.warn("%s cannot be used: %v", s.profiles.Dir(), err)
-	s.env.warn("this login will be kept in %s, where only you can read it", dir)
-	s.profiles, s.moved = diaspora.OpenProfiles(dir), true
-	s.store, err = s.profiles.Store(s.profile.Name)
-	return err
-}
-
-// target determines the fabric to log in to, and the name of its profile.
-func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Profile, error) {
-	name, err := e.profileName(profiles)
-	named := e.lookup("DIASPORA_PROFILE") != ""
-	if address == "" {
-		address = e.lookup("DIASPORA_URL")
-	}
-	if err != nil && (named || address == "") {
-		return diaspora.Profile{}, err
-	}
-	if address == "" {
-		if name == "" {
-			return diaspora.Profile{}, misuse(`"diaspora login URL" takes the address of an ACL endpoint; "diaspora up" runs one on this machine`,
-				"login: which fabric? No profile is stored, and no URL is given")
-		}
-		return profiles.Load(name)
-	}
-	if !strings.Contains(address, "://") {
-		return diaspora.Profile{}, misuse(fmt.Sprintf(`try "diaspora login %s://%s"`, likelyScheme(address), address), "login: %q is not a URL", address)
-	}
-	if named {
-		return diaspora.Profile{Name: name, URL: address}, nil
-	}
-	return profileFor(profiles, name, address)
-}
-
-// likelyScheme guesses the scheme of an address that has none. A fabric on this machine does not use TLS.
-func likelyScheme(address string) string {
-	u, err := url.Parse("//" + address)
-	if err != nil {
-		return "https"
-	}
-	if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && ip.IsLoopback() {
-		return "http"
-	}
-	return "https"
-}
-
-// profileFor returns the stored profile of an address, preferably the current one. If there is none, it returns
-// a new profile that is named after the host.
-func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.Profile, error) {
-	names, _ := profiles.Names() // if the folder cannot be read, there are no profiles
-	for _, name := range append([]string{current}, names...) {
-		if name == "" {
-			continue
-		}
-		if p, err := profiles.Load(name); err == nil && sameFabric(p.URL, address) {
-			return p, nil
-		}
-	}
-	u, err := url.Parse(address)
-	if err != nil || u.Hostname() == "" {
-		return diaspora.Profile{}, misuse("", "login: %q is not a URL", address)
-	}
-	name := strings.ReplaceAll(u.Host, ":", "-")
-	if diaspora.ValidProfile(name) != nil {
-		name = "default"
-	}
-	return diaspora.Profile{Name: name, URL: address}, nil
-}
-
-func sameFabric(a, b string) bool {
-	u, errA := url.Parse(a)
-	v, errB := url.Parse(b)
-	if errA != nil || errB != nil {
-		return false
-	}
-	path := func(u *url.URL) string { return strings.TrimSuffix(strings.TrimRight(u.Path, "/"), "/acl") }
-	return u.Scheme == v.Scheme && u.Host == v.Host && path(u) == path(v)
-}
-
-func discover(ctx context.Context, address, caFile string) (diaspora.Discovery, error) {
-	client, err := diaspora.NewClient(diaspora.Config{URL: address, CAFile: caFile})
-	if err != nil {
-		return diaspora.Discovery{}, err
-	}
-	return client.Discover(ctx)
-}
-
 // inBrowser lets the user log in with a browser.
 func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 	typed, done := newRelay(s.env.stdin), make(chan struct{})
@@ -293,30 +139,6 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 	return s.rescue(ctx, login, err)
 }
 
-// rescue stores a completed login elsewhere if it could not be saved.
-func (s *session) rescue(ctx context.Context, login *globus.Login, cause error) (*globus.Login, error) {
-	if errors.Is(cause, globus.ErrOtherSubject) {
-		return s.keepApart(ctx, login, cause)
-	}
-	if login.Identity.Subject == "" || s.moved {
-		// The login cannot be used, so its tokens must not stay valid.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
-		defer cancel()
-		return nil, errors.Join(cause, s.client.RevokeLogin(ctx, login))
-	}
-	dir, err := os.MkdirTemp("", "diaspora-")
-	if err != nil {
-		return nil, errors.Join(cause, err)
-	}
-	s.env.warn("%v", cause)
-	s.env.warn("this login is kept in %s, where only you can read it", dir)
-	s.profiles, s.moved = diaspora.OpenProfiles(dir), true
-	if s.store, err = s.profiles.Store(s.profile.Name); err != nil {
-		return nil, err
-	}
-	return login, s.store.Save(context.WithoutCancel(ctx), login)
-}
-
 // withToken creates a login from a refresh token.
 func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 	refresh, err := s.readToken(ctx)
@@ -329,11 +151,8 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 	}
 	server := s.profile.Discovery.Globus.ResourceServer
 	if token.ResourceServer != "" && token.ResourceServer != server {
-		return nil, &failure{
-			condition: diaspora.ErrUnauthenticated,
-			text:      fmt.Sprintf("log in with the refresh token: it is for %s, and the fabric wants one for %s", token.ResourceServer, server),
-			hints:     []string{`"diaspora token --refresh" prints the right one, where you are logged in to this fabric`},
-		}
+		return nil, fail(diaspora.ErrUnauthenticated, `"diaspora token --refresh" prints the right one, where you are logged in to this fabric`,
+			"log in with the refresh token: it is for %s, and the fabric wants one for %s", token.ResourceServer, server)
 	}
 	token.ResourceServer = server
 	if token.RefreshToken == "" {
@@ -344,13 +163,11 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
 	defer cancel()
 	login := &globus.Login{Issuer: s.client.Issuer(), ClientID: s.client.ClientID(), Tokens: []globus.Token{token}}
-	acl, err := diaspora.NewClient(diaspora.Config{
-		URL: s.profile.URL, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: trust.Guard(globus.StaticToken(token), s.fabric),
-	})
+	_, client, err := s.endpoint(token)
 	if err != nil {
 		return nil, err
 	}
-	if login.Identity, err = acl.Identity(ctx); err != nil {
+	if login.Identity, err = client.Identity(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.store.Save(ctx, login); err != nil {
@@ -446,9 +263,8 @@ func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	server := s.profile.Discovery.Globus.ResourceServer
 	token, ok := login.Token(server)
 	if !ok { // otherwise every command would ask the user to log in again, endlessly
-		return &failure{condition: globus.ErrMisconfigured, text: fmt.Sprintf(
-			"log in to %s: Globus gave no token for this fabric's service %s; the fabric is misconfigured", s.profile.URL, server),
-			hints: []string{"tell its operator: globus-client-id and globus-scope are of different services"}}
+		return fail(globus.ErrMisconfigured, "tell its operator: globus-client-id and globus-scope are of different services",
+			"log in to %s: Globus gave no token for this fabric's service %s; the fabric is misconfigured", s.profile.URL, server)
 	}
 	if err := s.profiles.Save(s.profile); err != nil {
 		return err
@@ -468,10 +284,7 @@ func (s *session) finish(ctx context.Context, login *globus.Login) error {
 		e.warn("to use this login: export DIASPORA_CONFIG_DIR=%s", s.profiles.Dir())
 	}
 	javaErr := s.saveForJava(ctx, token) // the login has succeeded, even if this fails
-	if e.json() {
-		return errors.Join(e.printJSON(s.document(login.Identity, token)), javaErr)
-	}
-	return errors.Join(e.printf("%s", s.block(login.Identity, token)), javaErr)
+	return errors.Join(e.answer(s.document(login.Identity, token), "%s", s.block(login.Identity, token)), javaErr)
 }
 
 // saveForJava implements --save-for-java.
@@ -479,10 +292,7 @@ func (s *session) saveForJava(ctx context.Context, token globus.Token) error {
 	if s.options.java == "" {
 		return nil
 	}
-	cfg := diaspora.Config{
-		URL: s.profile.URL, Discovery: &s.profile.Discovery, CAFile: s.env.getenv("DIASPORA_CA_FILE"), TokenSource: trust.Guard(globus.StaticToken(token), s.fabric),
-	}
-	client, err := diaspora.NewClient(cfg)
+	cfg, client, err := s.endpoint(token)
 	if err != nil {
 		return err
 	}

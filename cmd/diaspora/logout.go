@@ -23,7 +23,6 @@ diaspora logout --profile diaspora.example.org`,
 The tokens are revoked at Globus, so that copies of them stop working too, such as a
 DIASPORA_REFRESH that was taken from this login. The profile is kept, so that "diaspora login" knows
 the fabric.`,
-	formats: answerFormats,
 }
 
 func (e *env) logoutCommand() *cobra.Command {
@@ -34,11 +33,7 @@ func (e *env) logoutCommand() *cobra.Command {
 }
 
 func (e *env) logout(ctx context.Context, local bool) error {
-	profiles, err := diaspora.UserProfiles(e.getenv)
-	if err != nil {
-		return err
-	}
-	name, err := e.profileName(profiles)
+	profiles, name, err := e.profiles()
 	if err != nil {
 		return err
 	}
@@ -92,11 +87,9 @@ func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) 
 }
 
 func (e *env) loggedOut(profile string, who globus.Identity) error {
-	if e.json() {
-		return e.printJSON(map[string]any{"profile": profile, "subject": who.Subject, "username": who.Username, "logged_out": who.Subject != ""})
+	text := "nobody was logged in"
+	if who.Subject != "" {
+		text = fmt.Sprintf("%s is logged out of profile %s", oneLine(who.Username), profile)
 	}
-	if who.Subject == "" {
-		return e.printf("nobody was logged in\n")
-	}
-	return e.printf("%s is logged out of profile %s\n", oneLine(who.Username), profile)
+	return e.answer(map[string]any{"profile": profile, "subject": who.Subject, "username": who.Username, "logged_out": who.Subject != ""}, "%s\n", text)
 }

@@ -43,22 +43,19 @@ func (w *outageWatch) see(err error, detail func() string) {
 		text, hints := explanation(err)
 		w.env.warn("%s; %s", text, detail())
 		if mend {
-			w.env.hint(hints)
+			w.env.hint(hints...)
 		}
 	}
 }
 
 // errSilent says that the cluster has not responded. The user is told after a single failure, because a
 // response that takes longer than lookTimeout is not a coincidence.
-var errSilent = &failure{
-	condition: diaspora.ErrUnavailable,
-	text:      "the cluster has not answered for " + lookTimeout.String(),
-}
+var errSilent = fail(diaspora.ErrUnavailable, "", "the cluster has not answered for %v", lookTimeout)
 
 // aloud sends a request to the cluster, and tells the user if there is no response within lookTimeout, because
 // retries may take minutes.
 func (e *env) aloud(ask func() error) error {
-	defer time.AfterFunc(lookTimeout, func() { e.warn("%s; waiting for it", errSilent.text) }).Stop()
+	defer time.AfterFunc(lookTimeout, func() { e.warn("%v; waiting for it", errSilent) }).Stop()
 	return ask()
 }
 
@@ -93,16 +90,13 @@ func (w *fullWatch) see(err error, detail func() string) {
 	w.told, w.next = true, tellAgain
 	text, hints := explanation(err)
 	w.env.warn("%s; %s", text, detail())
-	w.env.hint(hints)
+	w.env.hint(hints...)
 }
 
 // stillAfter is how long a reachable cluster may acknowledge nothing before the user is told.
 const stillAfter = 15 * time.Second
 
-var errStill = &failure{
-	condition: diaspora.ErrUnavailable,
-	text:      "the cluster can be reached, but has acknowledged nothing for 15 s: its disk may be full, or the way to it slow",
-}
+var errStill = fail(diaspora.ErrUnavailable, "", "the cluster can be reached, but has acknowledged nothing for 15 s: its disk may be full, or the network slow")
 
 // stillness detects a cluster that is reachable but acknowledges nothing. For instance, if the disk of a broker
 // is full, clients retry forever without an error.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ for each event that is acknowledged, also with its partition and offset.`,
 
 type produceOptions struct {
 	key       string
-	keyed     bool // key was given, be it empty
+	keyed     bool // --key was given, though perhaps empty
 	separator string
 	headers   []string
 	values    []string
@@ -126,7 +127,7 @@ type produceOptions struct {
 	noSpool     bool
 	requireAck  bool
 	wait        time.Duration
-	waits       bool // wait was given
+	waits       bool // --wait was given
 
 	watch watchOptions
 }
@@ -159,12 +160,12 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.StringVar(&o.watch.dir, "watch", "", "log the files in `DIR`, and those that are added later")
 	flags.StringVar(&o.watch.pattern, "pattern", anyName, "with --watch: log only files whose name matches `PATTERN`, such as '*.json'")
 	flags.DurationVar(&o.watch.settle, "settle", 2*time.Second, "with --watch: a file is complete after this `DURATION` without changes")
-	cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"0", "5s", "1m"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	cmd.RegisterFlagCompletionFunc("wait", fixed("0", "5s", "1m"))
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
-			return e.completeTopics(cmd.Context())
+			return completion(1, e.topicNames)(cmd, args, typed)
 		}
-		return nil, cobra.ShellCompDirectiveDefault
+		return nil, cobra.ShellCompDirectiveDefault // files
 	}
 	return cmd
 }
@@ -254,7 +255,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	}))
 }
 
-// nothingLogged says of an error at the beginning what it means for the input.
+// nothingLogged adds to an error before the first event that nothing was logged.
 func nothingLogged(topic string, err error) error {
 	return fmt.Errorf("produce to topic %q: nothing was logged: %w", topic, err)
 }
@@ -262,12 +263,12 @@ func nothingLogged(topic string, err error) error {
 // compressions are the values of [diaspora.Config.Compression].
 var compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
 
-// parser returns what makes an event of a line.
+// parser returns the function that converts a line, or a whole file, to an event.
 func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
 	if o.keyed && o.separator != "" {
 		return nil, misuse("", "produce: -k and --key-separator exclude each other")
 	}
-	var common []diaspora.Header // of every event
+	var common []diaspora.Header // headers of every event
 	for _, h := range o.headers {
 		name, value, ok := strings.Cut(h, "=")
 		if !ok || name == "" {
@@ -276,10 +277,8 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 		common = append(common, diaspora.Header{Key: name, Value: []byte(value)})
 	}
 	switch {
-	case o.input == "file" && o.separator != "":
-		return nil, misuse("", "produce: --key-separator is for lines, not for files")
-	case o.input == "ndjson" && o.separator != "":
-		return nil, misuse(`put the key into each line, as "key"`, "produce: --key-separator is for lines, not for ndjson")
+	case o.separator != "" && o.input != "lines":
+		return nil, misuse("", "produce: --key-separator is for --input lines, not %s", o.input)
 	case o.input == "ndjson":
 		return func(line []byte) (diaspora.Event, error) {
 			event, err := parseEvent(topic, line)
@@ -313,8 +312,8 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 	}, nil
 }
 
-// ndjsonHint is for those who log lines that happen to be JSON.
-const ndjsonHint = `to log each line as it is, leave out "--input ndjson"; with it, a line is written {"value": …}`
+// ndjsonHint is for users whose lines happen to be JSON.
+const ndjsonHint = `to log each line unchanged, omit "--input ndjson"; with it, a line must have the form {"value": …}`
 
 // production is one run of produce.
 type production struct {
@@ -322,47 +321,46 @@ type production struct {
 	logger *diaspora.Logger
 	topic  string
 	parse  func(line []byte) (diaspora.Event, error)
-	out    *outflow // of receipts
+	out    *outflow // for receipts, with -o json
 
-	spool      bool
+	spool      bool // events go through a spool
 	requireAck bool
-	watch      *watch.Watcher    // or nil
-	about      func(error) error // says more of an error while this runs, or nil
+	watch      *watch.Watcher    // nil without --watch
+	about      func(error) error // adds details to an error that is reported during the run, or nil
 	still      stillness
-	dir        string              // the spool's, if there is one
-	others     []*diaspora.Logger  // spools that other processes left behind
-	before     diaspora.SpoolStats // what was in the spool at the beginning
+	dir        string              // of the spool
+	others     []*diaspora.Logger  // they send the events that other processes left in their spools
+	before     diaspora.SpoolStats // the spool at the beginning
 
 	outages outageMemory
-	away    time.Duration // how long ago the cluster could not be reached
-	hasty   bool          // and so it is not waited for again
+	away    time.Duration // how long ago the cluster was unreachable
+	hasty   bool          // because of that, do not wait for the cluster
 	opened  time.Time
-	left    bool    // the end was not waited for
-	source  *source // of lines
-	noun    string  // what is read: "line" or, of whole files, "event"
-	typed   bool    // by a person, at the terminal
+	left    bool    // the run ended without waiting for the cluster
+	source  *source // the input
+	noun    string  // what is read: "line" or, for whole files, "event"
+	typed   bool    // a user types the input at a terminal
 
 	mu           sync.Mutex // guards the fields below
-	read         int64      // lines that were handed over
+	read         int64      // number of lines
 	acknowledged int64
 	failed       int64
-	complaints   int   // how many were shown
+	complaints   int   // number of failed lines that were shown
 	fatal        error // why no further event can succeed
 	buf          []byte
 
 	stop context.CancelFunc // ends reading
 }
 
-// How many failed lines are shown one by one, and how long the goodbye may take.
 const (
-	maxComplaints    = 20
-	interruptedFlush = 2 * time.Second
+	maxComplaints    = 20              // maximum number of failed lines that are shown
+	interruptedFlush = 2 * time.Second // time limit for the end of a run that was interrupted or has failed
 	watchEvery       = 500 * time.Millisecond
-	maxAsking        = 10 * time.Second // for whose events they are, before there are any
+	maxAsking        = 10 * time.Second // time limit for finding out the identity of the login at the start
 )
 
-// run sends the input and returns when every event's fate is known, or when it
-// is interrupted. Reading happens beside it, as a read cannot be interrupted.
+// run reads and sends the input. It returns when the result of every event is known, or when it is interrupted.
+// Reading happens in another goroutine, because a read cannot be interrupted.
 func (p *production) run(ctx context.Context, do func(reading context.Context) error) error {
 	hide := func() {}
 	if !p.typed {
@@ -378,7 +376,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	defer looks.Stop()
 	w, full := outageWatch{env: p.env, about: p.about}, fullWatch{env: p.env}
 	var readErr error
-	ended := false // reading
+	ended := false // reading has ended
 	for open := true; open; {
 		select {
 		case readErr = <-read:
@@ -390,7 +388,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 		}
 	}
 	if p.watch != nil && !ended && p.failure() == nil {
-		select { // a last look at the folder
+		select { // until the watch has looked at the folder once more
 		case readErr = <-read:
 			ended = true
 		case <-time.After(interruptedFlush):
@@ -419,11 +417,11 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 				cancel()
 			}
 		case err := <-closed:
-			if p.watch != nil { // its reading ends at once, and all events are answered
+			if p.watch != nil { // its reading ends at once, because the result of every event is known
 				if !ended {
 					readErr = <-read
 				}
-				err = firstOf(err, journalFailure(p.watch.Close()))
+				err = cmp.Or(err, journalFailure(p.watch.Close()))
 			}
 			hide()
 			return p.summary(ctx, readErr, err)
@@ -448,23 +446,23 @@ func (p *production) acknowledgedByCluster() (n int64) {
 	return n
 }
 
-// stillAway reports whether a cluster that could not be reached a moment ago is not worth waiting for: it
-// cannot be reached now either, or has let nobody in at a glance.
+// stillAway reports whether to stop waiting for a cluster that was unreachable a moment ago: it is unreachable now
+// too, or has not accepted the login within a short time.
 func (p *production) stillAway() bool {
 	if !p.hasty || p.left {
 		return false
 	}
 	stats := p.logger.Stats()
 	if stats.Err == nil {
-		p.hasty = false // it is back, and is waited for as ever
+		p.hasty = false // the cluster is reachable again, so wait for it as usual
 		return false
 	}
 	since := time.Since(p.opened)
 	return since >= glance || since >= leastGlance && errors.Is(stats.Spool.Why, diaspora.ErrUnavailable)
 }
 
-// keepInMind takes note of how the cluster was, for the next run.
-func (p *production) keepInMind(ctx context.Context, spool diaspora.SpoolStats) {
+// recordOutage records for the next run whether the cluster was reachable.
+func (p *production) recordOutage(ctx context.Context, spool diaspora.SpoolStats) {
 	switch {
 	case !p.spool:
 	case p.acknowledgedByCluster() > 0:
@@ -494,29 +492,29 @@ func (p *production) close(ctx context.Context) error {
 	err := p.logger.Close(ctx)
 	all.Wait()
 	if !p.spool {
-		return nil // the events that it speaks of are counted one by one
+		return nil // the events that the error is about are counted one by one
 	}
 	return err
 }
 
-// look tells of outages and of a full spool, and ends the run if nobody is signed in any more.
+// look reports outages and a full spool, and ends a run without a spool if the login is rejected.
 func (p *production) look(w *outageWatch, full *fullWatch) {
 	stats := p.logger.Stats()
 	if p.spool {
 		full.see(stats.Spool.Full, func() string {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			return fmt.Sprintf("the first %s of the input %s in the spool or sent; reading goes on when there is room", count(p.acknowledged, "event"), isOrAre(p.acknowledged))
+			return fmt.Sprintf("the first %s of the input %s in the spool or sent; reading continues when there is room", count(p.acknowledged, "event"), agree(p.acknowledged, "is", "are"))
 		})
 		w.see(p.still.see(p.env.now(), stats.Spool.Why, stats.Spool.Events, stats.Acknowledged+stats.Failed), func() string {
 			if t := (*diaspora.TopicError)(nil); errors.As(stats.Spool.Why, &t) && t.Topic != p.topic && stats.Spool.Held[p.topic] == nil {
-				return fmt.Sprintf("older events, for %s, wait in the spool; events for other topics go on", t.Topic)
+				return fmt.Sprintf("older events for %s stay in the spool; events for other topics are sent", t.Topic)
 			}
-			waiting := fmt.Sprintf("%s %s in %s", count(stats.Spool.Events, "event"), waits(uint64(stats.Spool.Events)), p.env.spoolPlace())
+			pending := waiting(stats.Spool.Events) + " in " + p.env.spoolPlace()
 			if errors.Is(stats.Spool.Why, diaspora.ErrUnavailable) {
-				return fmt.Sprintf("%s and %s sent when it is back", waiting, isOrAre(stats.Spool.Events))
+				return fmt.Sprintf("%s and %s sent when it is back", pending, agree(stats.Spool.Events, "is", "are"))
 			}
-			return waiting + "; nothing is lost"
+			return pending + "; nothing is lost"
 		})
 		return
 	}
@@ -525,18 +523,15 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 		return
 	}
 	if stats.Pending == 0 && stats.Err != nil {
-		return // nothing waits for the cluster
+		return // no event is pending
 	}
 	w.see(p.still.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), func() string {
-		waiting := "1 event waits"
-		if stats.Pending > 1 {
-			waiting = fmt.Sprintf("%d events wait", stats.Pending)
-		}
-		return waiting + "; nothing is lost unless you stop this program"
+		return waiting(max(1, stats.Pending)) + "; nothing is lost unless you stop this program"
 	})
 }
 
-// send logs a line, or with line 0 a whole stream, as --watch does. There is no file if it is piped in.
+// send logs a line or, with line 0, a whole file. file is nil if the input is not a file. The event is attributed to
+// the file as with --watch.
 func (p *production) send(where string, line int, file fs.FileInfo, content []byte, err error) {
 	var event diaspora.Event
 	if err == nil {
@@ -548,8 +543,8 @@ func (p *production) send(where string, line int, file fs.FileInfo, content []by
 	p.log(where, line, event, err, nil)
 }
 
-// log hands an event to the Logger, or reports with err why there is none. done, if there is one, is called with
-// the event's fate.
+// log passes an event to the Logger, or reports err if there is no event. done may be nil; it is called with the
+// event's result.
 func (p *production) log(where string, number int, event diaspora.Event, err error, done func(diaspora.Record, error)) {
 	p.mu.Lock()
 	p.read++
@@ -575,7 +570,7 @@ func (p *production) log(where string, number int, event diaspora.Event, err err
 	})
 }
 
-// receipt prints where an event is: in the cluster, or in the spool. The caller holds mu.
+// receipt prints a line of JSON for an event that is in the cluster, or in the spool. The caller holds mu.
 func (p *production) receipt(r diaspora.Record, number int) {
 	b := append(p.buf[:0], `{"topic":`...)
 	b = appendString(b, r.Topic)
@@ -594,10 +589,10 @@ func (p *production) receipt(r diaspora.Record, number int) {
 		b = fmt.Appendf(b, `,"line":%d`, number)
 	}
 	p.buf = append(b, "}\n"...)
-	p.out.write(p.buf) // flush tells the error
+	p.out.write(p.buf) // flush returns the error
 }
 
-// lineFailed counts and shows what is wrong with one line.
+// lineFailed counts a line that cannot be logged, and shows why.
 func (p *production) lineFailed(where string, number int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -611,18 +606,18 @@ func (p *production) lineFailed(where string, number int, err error) {
 	}
 	p.env.warn("%s: not logged: %s", where, text)
 	if p.complaints == 1 {
-		p.env.hint(hints)
+		p.env.hint(hints...)
 	}
 	if p.complaints == maxComplaints {
 		p.env.warn("further failures are only counted")
 	}
 }
 
-// eventFailed decides whether an event's failure is its own or everybody's.
+// eventFailed handles an event that cannot be logged. If no other event can be logged either, it ends the run.
 func (p *production) eventFailed(where string, number int, err error) {
 	switch {
 	case errors.Is(err, diaspora.ErrClosed):
-		return // counted as unacknowledged
+		return // summary counts it
 	case errors.Is(err, diaspora.ErrPermission), errors.Is(err, diaspora.ErrNotFound), errors.Is(err, diaspora.ErrUnauthenticated):
 		p.mu.Lock()
 		p.failed++
@@ -649,20 +644,20 @@ func (p *production) failure() error {
 	return p.fatal
 }
 
-// summary says what became of the events, and returns what the exit code hangs on.
+// summary prints the result of the run, and returns the error that determines the exit code.
 func (p *production) summary(ctx context.Context, readErr, closeErr error) error {
 	printErr := p.out.flush()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	stats := p.logger.Stats()
-	p.keepInMind(ctx, stats.Spool)
+	p.recordOutage(ctx, stats.Spool)
 	left, why := stats.Spool.Events, stats.Spool.Why
 	aside := stats.Spool.Quarantined - p.before.Quarantined
 	dropped := stats.Spool.Dropped - p.before.Dropped
 	earlier := p.leftByOthers(stats.Spool)
-	text, waiting := count(p.acknowledged, "event"), fmt.Sprintf("%s %s in %s", count(left, "event"), waits(uint64(left)), p.env.spoolPlace())
+	text, pending := count(p.acknowledged, "event"), waiting(left)+" in "+p.env.spoolPlace()
 	if left > 0 && !earlier {
-		text += " logged; " + waiting
+		text += " logged; " + pending
 	} else {
 		text += " acknowledged"
 	}
@@ -670,7 +665,7 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 		text += fmt.Sprintf(", %d failed", p.failed)
 	}
 	if aside > 0 {
-		text += fmt.Sprintf(`, of them %d set aside, since the cluster does not take them ("diaspora spool cat --quarantine" says why)`, aside)
+		text += fmt.Sprintf(`, of them %d set aside, because the cluster does not accept them ("diaspora spool cat --quarantine" says why)`, aside)
 	}
 	open := p.read - p.acknowledged - p.failed
 	if open > 0 {
@@ -679,12 +674,12 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 	switch {
 	case earlier:
 		reason, _ := explanation(why)
-		text += fmt.Sprintf(". From earlier runs, %s: %s", waiting, reason)
-	case left > 0 && !refusal(why): // else a person has to do something first, which the error says
-		text += fmt.Sprintf("; the next produce sends %s, or %q", itOrThem(left), p.env.drainCommand())
+		text += fmt.Sprintf(". From earlier runs, %s: %s", pending, reason)
+	case left > 0 && !refusal(why): // otherwise the error says what a person has to do first
+		text += fmt.Sprintf("; the next produce sends %s, or %q", agree(left, "it", "them"), p.env.drainCommand())
 	}
 	p.env.say("%s", text)
-	err := p.outcome(ctx, stats.Spool, aside+dropped+open, firstOf(printErr, readErr, closeErr))
+	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(printErr, readErr, closeErr))
 	if left > 0 && err == nil && why != nil && !earlier {
 		text, _ := explanation(why)
 		p.env.say("%s", text)
@@ -695,12 +690,11 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 	return err
 }
 
-// maxSearchedBytes bounds the spool that is read to find out whose events are left in it.
+// maxSearchedBytes is the size up to which a spool is read to find out for which topics its events are.
 const maxSearchedBytes = 64 << 20
 
-// leftByOthers reports whether all events in the spool are for topics that refuse them, and none of them for
-// this run's topic. Without the look at the events, a refusal of somebody else's topic would read as if it
-// were about the events of this run.
+// leftByOthers reports whether all events in the spool are for other topics than that of this run, which reject them.
+// They were logged by earlier runs; without this check, their error would look like one of this run.
 func (p *production) leftByOthers(left diaspora.SpoolStats) bool {
 	var refused *diaspora.TopicError
 	if !p.spool || left.Events == 0 || left.Bytes > maxSearchedBytes || left.Held[p.topic] != nil || !refusal(left.Why) || !errors.As(left.Why, &refused) {
@@ -715,24 +709,24 @@ func (p *production) leftByOthers(left diaspora.SpoolStats) bool {
 	return err == nil
 }
 
-// outcome returns what the exit code hangs on. The caller holds mu.
+// outcome returns the error that determines the exit code. The caller holds mu.
 func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost int64, err error) error {
 	held := left.Held[p.topic]
 	bad := p.failed + lost
 	switch {
 	case p.fatal != nil:
 		return p.fatal
-	case ctx.Err() != nil && p.watch == nil: // which is how watching ends
+	case ctx.Err() != nil && p.watch == nil: // an interrupt is the normal end of a watch
 		return ctx.Err()
 	case err != nil:
 		return err
 	case bad > 0:
-		return &failure{condition: outcome.ErrIncomplete, text: fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), wasOrWere(p.read))}
+		return fail(outcome.ErrIncomplete, "", "produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), agree(p.read, "was", "were"))
 	case left.Events == 0:
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
 		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.drainCommand()+`"`+p.env.withNewKeyFile())
-	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name is right
+	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name of the topic is right
 		return held
 	case held != nil && refusal(held) && p.watch != nil:
 		return hinted(held, p.rewatchHint(""))
@@ -746,14 +740,14 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	return nil
 }
 
-// rewatchHint says what to do with events of a watch for a topic whose name is mistyped: a watch with another topic
-// logs the files again, so the events must not be logged a second time from a file. first is what to do before.
+// rewatchHint says what to do with events of a watch whose topic is mistyped. A watch with another topic logs the
+// files again, so these events must be deleted. first is what to do before.
 func (p *production) rewatchHint(first string) string {
 	return `they are sent once that is allowed; if the name is wrong, ` + first + `type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
 }
 
-// withNewKeyFile ends the advice to run a command that names a key file: if the key is no longer valid, the file has
-// to be replaced first.
+// withNewKeyFile completes a hint to run a command with a key file. If the key is no longer valid, the file must be
+// replaced first.
 func (e *env) withNewKeyFile() string {
 	if e.getenv("DIASPORA_KEY_FILE") == "" {
 		return ""
@@ -761,46 +755,7 @@ func (e *env) withNewKeyFile() string {
 	return ", once that file has the new key"
 }
 
-// discardHint says what to do with events for a topic whose name is mistyped.
+// discardHint says what to do with events whose topic is mistyped.
 func (e *env) discardHint(topic string) string {
 	return `they are sent once that is allowed; if the name is wrong, take them out: "` + e.spoolCommand("discard "+topic+" --to FILE") + `"`
-}
-
-func itOrThem(n int64) string {
-	if n == 1 {
-		return "it"
-	}
-	return "them"
-}
-
-func isOrAre(n int64) string {
-	if n == 1 {
-		return "is"
-	}
-	return "are"
-}
-
-func wasOrWere(n int64) string {
-	if n == 1 {
-		return "was"
-	}
-	return "were"
-}
-
-// firstOf returns the first of several errors.
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// count returns "1 event" or "2 events".
-func count(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

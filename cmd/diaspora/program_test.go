@@ -556,11 +556,11 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{t.Context(), nil, 0},
 		{t.Context(), errors.New("anything"), 1},
-		{t.Context(), &failure{text: "its own"}, 1},
+		{t.Context(), fail(nil, "", "its own"), 1},
 		{t.Context(), misuse("", "wrong"), 2},
 		{t.Context(), hinted(fmt.Errorf("x: %w", diaspora.ErrConflict), "hint"), 6},
 		{t.Context(), globus.ErrDenied, 3},
-		{t.Context(), &failure{condition: outcome.ErrIncomplete}, 8},
+		{t.Context(), fail(outcome.ErrIncomplete, "", "some"), 8},
 		{t.Context(), context.DeadlineExceeded, 10},
 		{interrupted, errors.New("anything"), 130},
 		{interrupted, nil, 0}, // the command had already succeeded

@@ -151,8 +151,8 @@ func (c *consumption) progressLine() func(now time.Time, columns int) string {
 	}
 }
 
-// draining is the progress of spool drain.
-type draining struct {
+// drainProgress is the progress of spool drain.
+type drainProgress struct {
 	mu     sync.Mutex // guards the fields below
 	sent   int64      // events from completed spools
 	all    int64      // events that were pending in all spools at the beginning
@@ -162,14 +162,14 @@ type draining struct {
 }
 
 // begin starts the next spool.
-func (d *draining) begin(l *diaspora.Logger) {
+func (d *drainProgress) begin(l *diaspora.Logger) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.logger = l
 }
 
 // end completes the current spool.
-func (d *draining) end(sent int64) {
+func (d *drainProgress) end(sent int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sent += sent
@@ -177,7 +177,7 @@ func (d *draining) end(sent int64) {
 	d.logger = nil
 }
 
-func (d *draining) progressLine() func(now time.Time, columns int) string {
+func (d *drainProgress) line() func(now time.Time, columns int) string {
 	var events meter
 	return func(now time.Time, _ int) string {
 		d.mu.Lock()

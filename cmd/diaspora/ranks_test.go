@@ -53,7 +53,7 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 	node.err.reset()
 	array("back")
 	node.must(t, "spool", "drain")
-	if said := node.err.String(); !strings.Contains(said, "0 waiting") && !strings.Contains(said, "no event waits in ") {
+	if said := node.err.String(); !strings.Contains(said, "0 waiting") && !strings.Contains(said, "no events are pending in ") {
 		t.Errorf("not all was sent:\n%s", said)
 	}
 

@@ -131,6 +131,23 @@ const (
 	minColumn = 10 // columns are not cut to less than this width
 )
 
+// printList prints the items that a command lists, as a table with a row for each. With -o json, it prints an
+// object that has the items under this name. If there are no items, it says so with none.
+func printList[T any](e *env, name string, items []T, none string, header []string, row func(T) []string) error {
+	switch {
+	case e.json():
+		return e.printJSON(map[string]any{name: append([]T{}, items...)})
+	case len(items) == 0:
+		e.say("%s", none)
+		return nil
+	}
+	rows := [][]string{header}
+	for _, item := range items {
+		rows = append(rows, row(item))
+	}
+	return e.printTable(rows)
+}
+
 // printTable writes a table to stdout; the first row is the header. On a terminal, the widest columns are cut
 // so that the table fits the width. Control characters are escaped.
 func (e *env) printTable(rows [][]string) error {

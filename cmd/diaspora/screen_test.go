@@ -381,7 +381,7 @@ func TestColours(t *testing.T) {
 			t.Errorf("%s: stderr is sent %q, want colours: %v", name, d.err.String(), c.want)
 		}
 		d.must(t, "status")
-		if want := map[bool]string{true: "\x1b[32mno event waits\x1b[0m: there is", false: "no event waits: there is"}[c.want]; !strings.HasPrefix(d.out.String(), want) {
+		if want := map[bool]string{true: "\x1b[32mno events are pending\x1b[0m: there is", false: "no events are pending: there is"}[c.want]; !strings.HasPrefix(d.out.String(), want) {
 			t.Errorf("%s: status prints %q, want %q", name, d.out.String(), want)
 		}
 	}
@@ -401,14 +401,14 @@ func TestColours(t *testing.T) {
 			t.Errorf("%v of serve --check is in %q", line, serveColours[line])
 		}
 	}
-	for want, doc := range map[colour]spoolDocument{
+	for want, doc := range map[colour]statusDocument{
 		green: {}, yellow: {Events: 1}, red: {Events: 1, Full: "its disk is full"},
 	} {
 		if c, _, _ := d.statusLine(doc); c != want {
 			t.Errorf("status of %+v is in %q, want %q", doc, c, want)
 		}
 	}
-	if c, _, _ := d.statusLine(spoolDocument{Losses: spool.Losses{Dropped: 1}}); c != yellow {
+	if c, _, _ := d.statusLine(statusDocument{Losses: spool.Losses{Dropped: 1}}); c != yellow {
 		t.Errorf("status after losses is in %q", c)
 	}
 }

@@ -38,8 +38,7 @@ those of the flags. The variable of "acl-listen" is DIASPORA_SERVE_ACL_LISTEN. E
 file of its own, which only its owner can read (mode 0600).
 
 serve runs until Ctrl-C or SIGTERM. It finishes the requests that are in flight before it exits.`,
-	formats: answerFormats,
-	args:    arguments{max: 1},
+	args: arguments{max: 1},
 }
 
 // serveSettingsFile is read if it exists and --config names no other file.
@@ -118,17 +117,10 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var failed, warned, skipped int64
+	numbers := map[front.Status]int{}
 	var err error
 	for _, f := range findings {
-		switch f.Status {
-		case front.Fail:
-			failed++
-		case front.Warn:
-			warned++
-		case front.Skip:
-			skipped++
-		}
+		numbers[f.Status]++
 		rest := fmt.Sprintf("  %s: %s\n", f.Check, oneLine(f.Found))
 		if f.Fix != "" {
 			rest += "      " + oneLine(f.Fix) + "\n"
@@ -138,17 +130,17 @@ func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
 		}
 	}
 	if e.json() {
-		err = e.printJSON(map[string]any{"findings": findings, "failed": failed, "warnings": warned, "skipped": skipped})
+		err = e.printJSON(map[string]any{"findings": findings, "failed": numbers[front.Fail], "warnings": numbers[front.Warn], "skipped": numbers[front.Skip]})
 	}
-	if err == nil && failed > 0 {
-		text := fmt.Sprintf("serve: %s of %d found something to change", count(failed, "check"), len(findings))
-		if warned > 0 {
+	if err == nil && numbers[front.Fail] > 0 {
+		text := fmt.Sprintf("serve: %s of %d found something to change", count(numbers[front.Fail], "check"), len(findings))
+		if warned := numbers[front.Warn]; warned > 0 {
 			text += "; " + count(warned, "warning")
 		}
-		if skipped > 0 {
+		if skipped := numbers[front.Skip]; skipped > 0 {
 			text += fmt.Sprintf("; %d could not be tried", skipped)
 		}
-		err = &failure{condition: diaspora.ErrInvalid, text: text}
+		err = misuse("", "%s", text)
 	}
 	return err
 }

@@ -2,10 +2,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +31,6 @@ A spool keeps what "diaspora produce" has logged until the cluster has acknowled
 that logs has a spool of its own; the events that it leaves there are sent by the next process. The
 command lists the spools of all profiles, and those of fabrics that DIASPORA_URL names. With
 --profile, it lists only the spools of that profile.`,
-	formats: answerFormats,
 }
 
 var spoolCatHelp = help{
@@ -62,8 +61,7 @@ diaspora spool verify /var/lib/beamline/spool -o json`,
 	long: `
 The command changes nothing, and can run while another process logs. If anything is damaged, the
 exit code is 9.`,
-	formats: answerFormats,
-	args:    arguments{max: 1},
+	args: arguments{max: 1},
 }
 
 var spoolDrainHelp = help{
@@ -88,8 +86,7 @@ is unreachable, or if the events belong to somebody else. It is 2 if the folder 
 folders in it have some.
 
 The spools are in ~/.local/state/diaspora, or in the folder that DIASPORA_STATE_DIR names.`,
-	formats: answerFormats,
-	args:    arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
+	args: arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
 }
 
 var spoolDismissHelp = help{
@@ -105,8 +102,7 @@ diaspora spool dismiss`,
 dismisses them. Later losses are reported again. Nothing is deleted. The command can run while
 another process logs. Without a DIRECTORY, it applies to all your spools, or with --profile, to
 those of that profile.`,
-	formats: answerFormats,
-	args:    arguments{max: 1},
+	args: arguments{max: 1},
 }
 
 var statusHelp = help{
@@ -136,7 +132,6 @@ With -o json, it prints an object with
   dropped, quarantined, damaged
                            events that were dropped for lack of space, set aside because the cluster
                            does not accept them, or damaged on disk, until "diaspora spool dismiss"`,
-	formats: answerFormats,
 }
 
 func (e *env) spoolCommands() []*cobra.Command {
@@ -161,7 +156,7 @@ func (e *env) statusCommand() *cobra.Command {
 	return e.command(statusHelp, func(context.Context, []string) error { return e.status() })
 }
 
-// spoolsAt returns the directory that is named, or all of this user's.
+// spoolsAt returns the directory that is named, or those of all of the user's spools.
 func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 	if len(args) > 0 {
 		return args, nil
@@ -173,7 +168,7 @@ func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 	return dirs, err
 }
 
-// spoolDocument says what a spool has, as JSON.
+// spoolDocument describes a spool.
 type spoolDocument struct {
 	Dir       string     `json:"dir"`
 	Profile   string     `json:"profile,omitempty"`
@@ -181,11 +176,11 @@ type spoolDocument struct {
 	Events    uint64     `json:"events"`
 	Bytes     int64      `json:"bytes"`
 	Oldest    *time.Time `json:"oldest,omitempty"`
-	Why       string     `json:"why,omitempty"`
-	Full      string     `json:"full,omitempty"` // why it takes no more events
+	Why       string     `json:"why,omitempty"`  // why events are pending
+	Full      string     `json:"full,omitempty"` // why the spool accepts no more events
 	Subject   string     `json:"subject"`
-	Owner     string     `json:"owner,omitempty"` // the process that has it
-	Discarded uint64     `json:"discarded"`       // by spool discard, in the spool's whole life
+	Owner     string     `json:"owner,omitempty"` // the process that uses the spool
+	Discarded uint64     `json:"discarded"`       // by spool discard, since the spool was created
 
 	spool.Losses // that were not dismissed
 }
@@ -205,7 +200,7 @@ func document(dir string, info spool.Info) spoolDocument {
 	}
 	switch {
 	case info.Events == 0:
-	case d.Owner == "" && info.Note != "": // it is as old as that process
+	case d.Owner == "" && info.Note != "": // the note of a process that has ended may be out of date
 		d.Why = "no process sends them; the last one said: " + info.Note
 	case d.Owner == "":
 		d.Why = "no process sends them"
@@ -215,12 +210,11 @@ func document(dir string, info spool.Info) spoolDocument {
 	return d
 }
 
-func (e *env) spoolDocuments() ([]spoolDocument, error) {
+func (e *env) spoolDocuments() (docs []spoolDocument, err error) {
 	_, spools, err := e.spools()
 	if err != nil {
 		return nil, err
 	}
-	docs := []spoolDocument{}
 	for _, s := range spools {
 		if s.Err != nil {
 			return nil, spoolFailure(s.Err)
@@ -233,65 +227,48 @@ func (e *env) spoolDocuments() ([]spoolDocument, error) {
 }
 
 // spoolFailure gives an error of a spool its exit code.
-func spoolFailure(err error) error {
-	return &failure{condition: diaspora.ErrSpoolFailed, text: err.Error()}
-}
+func spoolFailure(err error) error { return fail(diaspora.ErrSpoolFailed, "", "%v", err) }
 
 func (e *env) spoolList() error {
 	docs, err := e.spoolDocuments()
 	if err != nil {
 		return err
 	}
-	if e.json() {
-		for _, d := range docs {
-			if err := e.printJSON(d); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if len(docs) == 0 {
-		dir, err := e.lookedIn()
-		if err != nil {
-			return err
-		}
-		e.say("there is no spool in %s%s", dir, spoolsBelow(dir))
-		return nil
+	if len(docs) == 0 && !e.json() {
+		text, _, err := e.noSpool()
+		e.say("%s", text)
+		return err
 	}
 	rows := [][]string{{"EVENTS", "SIZE", "OLDEST", "ASIDE", "USED BY", "OF", "DIRECTORY", "WHY"}}
 	for _, d := range docs {
+		if e.json() {
+			if err := e.printJSON(d); err != nil {
+				return err
+			}
+			continue
+		}
 		if d.Full != "" {
 			d.Why = strings.TrimSuffix("full: "+d.Full+"; "+d.Why, "; ")
 		}
-		of := poolName(pool.Pool{Profile: d.Profile, URL: d.URL})
 		rows = append(rows, []string{fmt.Sprint(d.Events), terminal.Size(d.Bytes), e.age(d.Oldest), fmt.Sprint(d.Quarantined),
-			orDash(d.Owner), orDash(of), d.Dir, orDash(d.Why)})
+			cmp.Or(d.Owner, "-"), cmp.Or(poolName(pool.Pool{Profile: d.Profile, URL: d.URL}), "-"), d.Dir, cmp.Or(d.Why, "-")})
+	}
+	if e.json() {
+		return nil
 	}
 	return e.printTable(rows)
 }
 
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// age returns how long ago something was, roughly.
-func (e *env) age(t *time.Time) string {
-	if t == nil {
-		return "-"
-	}
-	d := max(0, e.now().Sub(*t))
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
+// statusDocument sums up the spools.
+type statusDocument struct {
+	Spools    int        `json:"spools"`
+	Events    uint64     `json:"events"`
+	Bytes     int64      `json:"bytes"`
+	Oldest    *time.Time `json:"oldest,omitempty"`
+	Why       string     `json:"why,omitempty"`
+	Full      string     `json:"full,omitempty"`
+	Discarded uint64     `json:"discarded"`
+	spool.Losses
 }
 
 func (e *env) status() error {
@@ -299,17 +276,13 @@ func (e *env) status() error {
 	if err != nil {
 		return err
 	}
-	total := spoolDocument{}
+	total := statusDocument{Spools: len(docs)}
 	for _, d := range docs {
 		total.Events += d.Events
 		total.Bytes += d.Bytes
 		total.Discarded += d.Discarded
-		total.Dropped += d.Dropped
-		total.Quarantined += d.Quarantined
-		total.Damaged += d.Damaged
-		if total.Full == "" {
-			total.Full = d.Full
-		}
+		total.Losses = sum(total.Losses, d.Losses)
+		total.Full = cmp.Or(total.Full, d.Full)
 		if d.Events == 0 {
 			continue
 		}
@@ -321,88 +294,63 @@ func (e *env) status() error {
 		}
 	}
 	if e.json() {
-		return e.printJSON(struct {
-			Spools    int        `json:"spools"`
-			Events    uint64     `json:"events"`
-			Bytes     int64      `json:"bytes"`
-			Oldest    *time.Time `json:"oldest,omitempty"`
-			Why       string     `json:"why,omitempty"`
-			Full      string     `json:"full,omitempty"`
-			Discarded uint64     `json:"discarded"`
-			spool.Losses
-		}{len(docs), total.Events, total.Bytes, total.Oldest, total.Why, total.Full, total.Discarded, total.Losses})
+		return e.printJSON(total)
 	}
-	if len(docs) > 0 {
-		c, head, rest := e.statusLine(total)
-		return e.printPainted(c, head, rest+"\n")
+	c, head, rest := e.statusLine(total)
+	if len(docs) == 0 {
+		text, elsewhere, err := e.noSpool()
+		if err != nil {
+			return err
+		}
+		if rest = ": " + oneLine(text); elsewhere {
+			c, head, rest = yellow, "no spool", strings.TrimPrefix(oneLine(text), "there is no spool")
+		}
 	}
-	dir, err := e.lookedIn()
-	if err != nil {
-		return err
-	}
-	if e.profile == "" {
-		_, err = os.Stat(filepath.Join(dir, "spool"))
-	} else {
-		_, err = os.Stat(dir)
-	}
-	if below := spoolsBelow(dir); below != "" {
-		return e.printPainted(yellow, "no spool", fmt.Sprintf(" in %s%s\n", oneLine(dir), oneLine(below)))
-	}
-	if errors.Is(err, fs.ErrNotExist) { // there never was one
-		return e.printPainted(green, "no event waits", fmt.Sprintf(": there is no spool in %s\n", oneLine(dir)))
-	}
-	return e.printPainted(green, "no event waits", fmt.Sprintf(" in %s\n", oneLine(dir)))
+	return e.printPainted(c, head, rest+"\n")
 }
 
-// spoolsBelow says how many folders in dir are state folders with spools, or "". People give each rank of a job a
-// state folder of its own, and then look into the folder above them.
-func spoolsBelow(dir string) string {
-	entries, _ := os.ReadDir(dir) // if it cannot be read, there is nothing to say
+// noSpool says in which folder there is no spool. elsewhere means that folders in it have spools: people give each
+// rank of a job a state folder of its own, and then look into the folder above them.
+func (e *env) noSpool() (text string, elsewhere bool, err error) {
+	dir, err := e.stateDir()
+	if e.profile != "" {
+		var p pool.Pool
+		p, err = e.pool()
+		dir = p.Dir
+	}
+	if err != nil {
+		return "", false, err
+	}
+	text = "there is no spool in " + dir
+	entries, _ := os.ReadDir(dir) // an unreadable folder is like an empty one here
 	n, example := 0, ""
 	for _, entry := range entries {
 		if pools, err := pool.List(filepath.Join(dir, entry.Name()), nil); err == nil && len(pools) > 0 {
-			if n++; n == 1 {
-				example = entry.Name()
-			}
+			n, example = n+1, cmp.Or(example, entry.Name())
 		}
 	}
-	if n == 0 {
-		return ""
+	switch {
+	case n == 1:
+		text += fmt.Sprintf("; the folder %s in it has some: set DIASPORA_STATE_DIR to that", example)
+	case n > 1:
+		text += fmt.Sprintf("; %d folders in it have some, such as %s: set DIASPORA_STATE_DIR to each of them", n, example)
 	}
-	if n == 1 {
-		return fmt.Sprintf("; the folder %s in it has some: set DIASPORA_STATE_DIR to that", example)
-	}
-	return fmt.Sprintf("; %d folders in it have some, such as %s: set DIASPORA_STATE_DIR to each of them", n, example)
+	return text, n > 0, nil
 }
 
-// lookedIn returns the folder in which spools are looked for.
-func (e *env) lookedIn() (string, error) {
-	if e.profile != "" {
-		p, err := e.pool()
-		return p.Dir, err
-	}
-	return e.stateDir()
-}
-
-// statusLine says how the spools are. Its head says whether that is well.
-func (e *env) statusLine(d spoolDocument) (c colour, head, text string) {
-	c, head = green, "no event waits"
+// statusLine describes the spools. The colour and the head say whether everything is well.
+func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
+	c, head = green, "no events are pending"
 	if d.Events > 0 {
-		why := d.Why
-		if why == "" {
-			why = "they are on their way"
-		}
-		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(int64(d.Events), "event"), terminal.Size(d.Bytes), waits(d.Events))
-		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(why))
+		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(d.Events, "event"), terminal.Size(d.Bytes), agree(d.Events, "waits", "wait"))
+		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(cmp.Or(d.Why, "they are being sent")))
 	}
 	if d.Losses != (spool.Losses{}) {
 		c = yellow
 	}
 	if d.Full != "" {
 		c = red
-	}
-	if d.Full != "" {
-		text += "; the spool is full, and takes no more: " + oneLine(d.Full)
+		text += "; the spool is full, and accepts no more: " + oneLine(d.Full)
 	}
 	if d.Losses != (spool.Losses{}) {
 		text += "; " + lossesText(d.Losses) + ` ("diaspora spool dismiss" ends this report)`
@@ -410,7 +358,11 @@ func (e *env) statusLine(d spoolDocument) (c colour, head, text string) {
 	return c, head, text
 }
 
-// lossesText says what did not get through: "3 dropped, 1 set aside".
+func sum(a, b spool.Losses) spool.Losses {
+	return spool.Losses{Dropped: a.Dropped + b.Dropped, Quarantined: a.Quarantined + b.Quarantined, Damaged: a.Damaged + b.Damaged}
+}
+
+// lossesText returns the numbers of lost events: "3 dropped, 1 set aside".
 func lossesText(l spool.Losses) string {
 	var parts []string
 	for _, part := range []struct {
@@ -424,7 +376,7 @@ func lossesText(l spool.Losses) string {
 	return strings.Join(parts, ", ")
 }
 
-// spoolDismiss ends the report of losses that a person has seen.
+// spoolDismiss ends the report of losses.
 func (e *env) spoolDismiss(args []string) error {
 	dirs, err := e.spoolsAt(args)
 	if err != nil {
@@ -436,24 +388,13 @@ func (e *env) spoolDismiss(args []string) error {
 		if err != nil {
 			return spoolFailure(err)
 		}
-		total.Dropped += l.Dropped
-		total.Quarantined += l.Quarantined
-		total.Damaged += l.Damaged
+		total = sum(total, l)
 	}
-	switch {
-	case e.json():
-		return e.printJSON(total)
-	case total == (spool.Losses{}):
-		return e.printf("nothing to dismiss: no event was dropped, set aside or damaged\n")
+	text := "dismissed: " + lossesText(total)
+	if total == (spool.Losses{}) {
+		text = "nothing to dismiss: no event was dropped, set aside or damaged"
 	}
-	return e.printf("dismissed: %s\n", lossesText(total))
-}
-
-func waits(n uint64) string {
-	if n == 1 {
-		return "waits"
-	}
-	return "wait"
+	return e.answer(total, "%s\n", text)
 }
 
 func (e *env) spoolCat(args []string, quarantine bool) error {
@@ -461,11 +402,11 @@ func (e *env) spoolCat(args []string, quarantine bool) error {
 	if err != nil {
 		return err
 	}
+	cat := e.catPending
+	if quarantine {
+		cat = e.catQuarantine
+	}
 	for _, dir := range dirs {
-		cat := e.catWaiting
-		if quarantine {
-			cat = e.catQuarantine
-		}
 		if err := cat(dir); err != nil {
 			return err
 		}
@@ -473,7 +414,7 @@ func (e *env) spoolCat(args []string, quarantine bool) error {
 	return nil
 }
 
-func (e *env) catWaiting(dir string) error {
+func (e *env) catPending(dir string) error {
 	out := newOutflow(e.stdout)
 	person := e.terminal(e.stdout)
 	var line []byte
@@ -496,8 +437,8 @@ func (e *env) catWaiting(dir string) error {
 	return out.flush()
 }
 
-// appendEntry appends an event as a line like those of consume, without the place
-// that it does not have yet.
+// appendEntry appends a pending event as a line like those of consume, but without a partition and an offset, which
+// it does not have yet.
 func appendEntry(buf []byte, entry *spool.Entry) []byte {
 	r := diaspora.Record{Event: diaspora.Event{Topic: entry.Topic, Key: entry.Key, Value: entry.Value, Time: entry.Time, ID: entry.ID}}
 	for _, h := range entry.Headers {
@@ -509,21 +450,18 @@ func appendEntry(buf []byte, entry *spool.Entry) []byte {
 
 func (e *env) catQuarantine(dir string) error {
 	for p, err := range spool.Quarantined(dir) {
-		switch {
-		case err != nil:
+		if err != nil {
 			e.warn("%v", err)
-		case e.json():
-			if err := e.printJSON(p); err != nil {
-				return err
-			}
-		case p.Entry != nil:
-			if err := e.printf("%s %s %s: %s\n", e.clock(p.Time), p.Entry.Topic, oneLine(p.Entry.ID), oneLine(p.Reason)); err != nil {
-				return err
-			}
-		default:
-			if err := e.printf("%s %s at %d: %s %s lost: %s\n", e.clock(p.Time), p.Damage.Segment, p.Damage.Offset, count(int64(p.Damage.Events), "event"), isOrAre(int64(p.Damage.Events)), oneLine(p.Reason)); err != nil {
-				return err
-			}
+			continue
+		}
+		var what string
+		if p.Entry != nil {
+			what = p.Entry.Topic + " " + oneLine(p.Entry.ID)
+		} else {
+			what = fmt.Sprintf("%s at %d: %s %s lost", p.Damage.Segment, p.Damage.Offset, count(p.Damage.Events, "event"), agree(p.Damage.Events, "is", "are"))
+		}
+		if err := e.answer(p, "%s %s: %s\n", e.clock(p.Time), what, oneLine(p.Reason)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -541,50 +479,57 @@ func (e *env) spoolVerify(args []string) error {
 			return spoolFailure(err)
 		}
 		problems += len(report.Problems)
-		if e.json() {
-			err = e.printJSON(struct {
-				spoolDocument
-				Good     uint64   `json:"good"`
-				Torn     int64    `json:"torn"`
-				Problems []string `json:"problems"`
-			}{document(dir, report.Info), report.Read, report.Torn, append([]string{}, report.Problems...)})
-		} else {
-			err = e.printf("%s: %s good%s\n", oneLine(dir), count(int64(report.Read), "event"), indented(report.Problems))
+		text := fmt.Sprintf("%s: %s good", oneLine(dir), count(report.Read, "event"))
+		for _, problem := range report.Problems {
+			text += "\n  " + oneLine(problem)
 		}
-		if err != nil {
+		if err := e.answer(struct {
+			spoolDocument
+			Good     uint64   `json:"good"`
+			Torn     int64    `json:"torn"`
+			Problems []string `json:"problems"`
+		}{document(dir, report.Info), report.Read, report.Torn, append([]string{}, report.Problems...)}, "%s\n", text); err != nil {
 			return err
 		}
 	}
 	if problems > 0 {
-		return &failure{condition: diaspora.ErrSpoolFailed, text: fmt.Sprintf("spool verify: %s", count(int64(problems), "problem"))}
+		return fail(diaspora.ErrSpoolFailed, "", "spool verify: %s", count(problems, "problem"))
 	}
 	return nil
 }
 
-func indented(lines []string) string {
-	var text strings.Builder
-	for _, line := range lines {
-		text.WriteString("\n  " + oneLine(line))
-	}
-	return text.String()
+// drain is one run of spool drain.
+type drain struct {
+	env *env
+	own pool.Pool // the spools of the login that is in use
+
+	sent, left int64 // events that were acknowledged, or are still pending
+	inUse      int64 // events of running processes
+	why        error // why events are still pending
+	loggedOut  bool  // nobody is logged in to the fabric of some events
+
+	unreachable map[string]bool // fabrics, by the paths of their outage records
+	progress    drainProgress
 }
 
-// spoolDrain sends what waits in all of the user's spools.
+// spoolDrain sends the pending events of all of the user's spools.
 func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	own, spools, err := e.spools()
 	if err != nil {
 		return err
 	}
-	var waiting []pool.Spool
+	d := &drain{env: e, own: own, unreachable: map[string]bool{}}
+	var pending []pool.Spool
 	for _, s := range spools {
 		if s.Err != nil {
 			return spoolFailure(s.Err)
 		}
 		if s.Events > 0 {
-			waiting = append(waiting, s)
+			pending = append(pending, s)
+			d.progress.all += int64(s.Events)
 		}
 	}
-	if len(waiting) == 0 {
+	if len(pending) == 0 {
 		if _, err := e.config(); err != nil {
 			return err
 		}
@@ -595,128 +540,127 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		defer cancel()
 	}
 	defer e.tidySpools(ctx)
-	var sent, left, taken int64
-	var why, nobody error
-	away := map[string]bool{} // fabrics that could not be reached
-	d := &draining{spools: len(waiting)}
-	for _, w := range waiting {
-		d.all += int64(w.Events)
-	}
-	hide := e.progress(false, d.progressLine())
+	d.progress.spools = len(pending)
+	hide := e.progress(false, d.progress.line())
 	defer hide()
-	for _, w := range waiting {
-		events := int64(w.Events)
-		cfg, err := e.configFor(w.Pool, own)
-		if err != nil && w.Pool != own {
-			text, hints := explanation(err)
-			e.warn("%s of %s in %s: %s", count(events, "event"), orDash(poolName(w.Pool)), w.Dir, text)
-			e.hint(hints)
-			left += events
-			if outcome.ExitCode(err) == outcome.ExitCode(diaspora.ErrUnauthenticated) {
-				nobody = &failure{condition: diaspora.ErrUnauthenticated, text: "spool drain: nobody is logged in to the fabric of some of these events"}
-			}
-			continue
-		}
-		if err != nil {
+	for _, s := range pending {
+		if err := d.send(ctx, s); err != nil {
 			return err
-		}
-		outages := e.outages(cfg)
-		if away[outages.path] { // rather than wait for each spool of a job of fifty processes
-			left += events
-			continue
-		}
-		cfg.SpoolDir = w.Dir
-		logger, err := diaspora.OpenLogger(ctx, cfg)
-		switch {
-		case errors.Is(err, spool.ErrSubject) && shutOut(err): // printed at the end
-			why = err
-			left += events
-			continue
-		case errors.Is(err, spool.ErrSubject):
-			e.warn("%v", err)
-			left += events
-			continue
-		case errors.Is(err, diaspora.ErrConflict): // another process has it, and sends them
-			taken += events
-			continue
-		case err != nil:
-			return err
-		}
-		d.begin(logger)
-		if err := logger.Close(ctx); err != nil {
-			return err
-		}
-		stats := logger.Stats()
-		d.end(stats.Acknowledged)
-		sent += stats.Acknowledged
-		left += stats.Spool.Events
-		switch {
-		case stats.Acknowledged > 0:
-			outages.forget()
-		case ctx.Err() == nil && stats.Spool.Events > 0 && errors.Is(stats.Spool.Why, diaspora.ErrUnavailable):
-			away[outages.path] = true
-			outages.remember()
-		}
-		if stats.Spool.Why != nil {
-			why = e.aboutTopic(ctx, cfg, stats.Spool.Why)
 		}
 	}
 	hide()
-	if e.json() {
-		if err := e.printJSON(struct {
+	switch {
+	case e.json():
+		err = e.printJSON(struct {
 			Acknowledged int64 `json:"acknowledged"`
 			Waiting      int64 `json:"waiting"`
-			InUse        int64 `json:"in_use"` // of processes that run
-		}{sent, left, taken}); err != nil {
+			InUse        int64 `json:"in_use"` // of running processes
+		}{d.sent, d.left, d.inUse})
+	case len(spools) == 0:
+		text, elsewhere, err := e.noSpool()
+		if err != nil {
 			return err
 		}
-	} else if len(waiting) == 0 {
-		text, place := "no event waits in ", e.spoolPlace()
+		if elsewhere { // the user most likely means those, and nothing was sent
+			return misuse("", "%s", text)
+		}
+		e.say("%s", text)
+	case len(pending) == 0:
+		place := e.spoolPlace()
 		if e.profile != "" {
 			place = own.Dir
 		}
-		if len(spools) == 0 {
-			text = "there is no spool in "
-			if below := spoolsBelow(place); below != "" { // the caller means those: nothing was sent
-				return &failure{condition: diaspora.ErrInvalid, text: text + place + below}
-			}
-		}
-		e.say("%s", text+place)
-	} else {
-		text := fmt.Sprintf("%s acknowledged, %d waiting", count(sent, "event"), left)
-		if taken > 0 {
-			text += fmt.Sprintf("; %s left to the process that logs and sends them (restart it if its key file was replaced)", count(taken, "event"))
+		e.say("no events are pending in %s", place)
+	default:
+		text := fmt.Sprintf("%s acknowledged, %d waiting", count(d.sent, "event"), d.left)
+		if d.inUse > 0 {
+			text += fmt.Sprintf("; %s left to the process that logs and sends them (restart it if its key file was replaced)", count(d.inUse, "event"))
 		}
 		if dir, err := e.stateDir(); err == nil && e.getenv("DIASPORA_STATE_DIR") != "" {
-			text += ", in " + dir // one of many, in a loop
+			text += ", in " + dir // in a loop over many folders, this tells them apart
 		}
 		e.say("%s", text)
 	}
-	return stranded(left, firstOf(why, nobody))
+	if err == nil && d.why == nil && d.loggedOut {
+		d.why = fail(diaspora.ErrUnauthenticated, "", "spool drain: nobody is logged in to the fabric of some of these events")
+	}
+	return cmp.Or(err, stranded(d.left, d.why))
 }
 
-// stranded is the error of a command that leaves events in the spool: the refusal that
-// only a person can mend, or [outcome.ErrSpooled].
+// send sends the events of one spool. Its error ends the command: no other spool is sent.
+func (d *drain) send(ctx context.Context, s pool.Spool) error {
+	e, events := d.env, int64(s.Events)
+	cfg, err := e.configFor(s.Pool, d.own)
+	if err != nil && s.Pool != d.own {
+		text, hints := explanation(err)
+		e.warn("%s of %s in %s: %s", count(events, "event"), cmp.Or(poolName(s.Pool), "-"), s.Dir, text)
+		e.hint(hints...)
+		d.left += events
+		d.loggedOut = d.loggedOut || outcome.ExitCode(err) == outcome.ExitCode(diaspora.ErrUnauthenticated)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	outages := e.outages(cfg)
+	if d.unreachable[outages.path] { // do not wait again for each spool of a job of fifty processes
+		d.left += events
+		return nil
+	}
+	cfg.SpoolDir = s.Dir
+	logger, err := diaspora.OpenLogger(ctx, cfg)
+	switch {
+	case errors.Is(err, spool.ErrSubject):
+		if shutOut(err) {
+			d.why = err // which is printed at the end
+		} else {
+			e.warn("%v", err)
+		}
+		d.left += events
+		return nil
+	case errors.Is(err, diaspora.ErrConflict): // another process uses the spool, and sends the events
+		d.inUse += events
+		return nil
+	case err != nil:
+		return err
+	}
+	d.progress.begin(logger)
+	if err := logger.Close(ctx); err != nil {
+		return err
+	}
+	stats := logger.Stats()
+	d.progress.end(stats.Acknowledged)
+	d.sent += stats.Acknowledged
+	d.left += stats.Spool.Events
+	switch {
+	case stats.Acknowledged > 0:
+		outages.forget()
+	case ctx.Err() == nil && stats.Spool.Events > 0 && errors.Is(stats.Spool.Why, diaspora.ErrUnavailable):
+		d.unreachable[outages.path] = true
+		outages.remember()
+	}
+	if stats.Spool.Why != nil {
+		d.why = e.aboutTopic(ctx, cfg, stats.Spool.Why)
+	}
+	return nil
+}
+
+// stranded returns the error of a command that leaves events in the spool: why, if only a person can solve the
+// problem, and otherwise [outcome.ErrSpooled].
 func stranded(left int64, why error) error {
 	switch {
 	case left == 0:
 		return nil
 	case refusal(why):
 		return why
+	case why != nil:
+		return fail(outcome.ErrSpooled, "", "%s in the spool: %v", waiting(left), why)
 	}
-	text := fmt.Sprintf("%s %s in the spool", count(left, "event"), waits(uint64(left)))
-	if why != nil {
-		text += ": " + why.Error()
-	}
-	return &failure{condition: outcome.ErrSpooled, text: text}
+	return fail(outcome.ErrSpooled, "", "%s in the spool", waiting(left))
 }
 
-// refusal reports whether err will stay until somebody does something about it.
+// refusal reports whether err lasts until somebody does something about it.
 func refusal(err error) bool {
-	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission, diaspora.ErrNotFound, diaspora.ErrInvalid} {
-		if errors.Is(err, condition) {
-			return true
-		}
-	}
-	return false
+	return errors.Is(err, diaspora.ErrUnauthenticated) || errors.Is(err, diaspora.ErrPermission) ||
+		errors.Is(err, diaspora.ErrNotFound) || errors.Is(err, diaspora.ErrInvalid)
 }

@@ -58,7 +58,7 @@ func TestProduceSurvivesKill(t *testing.T) {
 		return
 	}
 	w.run(t, "spool", "drain")
-	if status := w.run(t, "status"); status != "no event waits\n" {
+	if status := w.run(t, "status"); status != "no events are pending\n" {
 		t.Errorf("status says %q", status)
 	}
 	if problems := w.run(t, "spool", "verify", "-o", "json"); strings.Count(problems, `"problems":[`) != strings.Count(problems, `"problems":[]`) {
@@ -170,7 +170,7 @@ func TestProduceAdopts(t *testing.T) {
 	all.Wait()
 	w.up(t, up.ports()...)
 	w.run(t, "produce", "weather", "--value", "1", "-k", "last")
-	if status := w.run(t, "status"); status != "no event waits\n" {
+	if status := w.run(t, "status"); status != "no events are pending\n" {
 		t.Errorf("status says %q", status)
 	}
 	keys := map[string]bool{}
@@ -264,8 +264,8 @@ func TestStatusWithoutSpool(t *testing.T) {
 			t.Errorf("status %v says %q, want %q", args, d.out.String(), want)
 		}
 	}
-	says("no event waits: there is no spool in " + state)
-	says("no event waits: there is no spool in "+filepath.Join(state, "spool", "home"), "--profile", "home")
+	says("no events are pending: there is no spool in " + state)
+	says("no events are pending: there is no spool in "+filepath.Join(state, "spool", "home"), "--profile", "home")
 	d.err.reset()
 	if d.must(t, "spool", "ls"); !strings.Contains(d.err.String(), "there is no spool in "+state+"\n") {
 		t.Errorf("spool ls says %q", d.err.String())
@@ -273,11 +273,11 @@ func TestStatusWithoutSpool(t *testing.T) {
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	says("no event waits: there is no spool in " + state) // which may be above those of fifty ranks
+	says("no events are pending: there is no spool in " + state) // which may be above those of fifty ranks
 	if err := os.Mkdir(filepath.Join(state, "spool"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	says("no event waits in " + state)
+	says("no events are pending: there is no spool in " + state)
 	d.must(t, "topic", "claim", "weather")
 
 	// A folder above the state folders of a job's ranks.
@@ -297,7 +297,7 @@ func TestStatusWithoutSpool(t *testing.T) {
 	}
 	d.vars["DIASPORA_STATE_DIR"] = state
 	d.must(t, "produce", "weather", "--value", "1")
-	says("no event waits")
+	says("no events are pending")
 
 	// What the help says of the fields.
 	d.out.reset()

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +15,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 )
 
-// stateDir is where the program keeps what is neither configuration nor a cache.
+// stateDir returns the folder for the spools and the journals of watched folders.
 func (e *env) stateDir() (string, error) {
 	if dir := e.getenv("DIASPORA_STATE_DIR"); dir != "" {
 		return dir, nil
@@ -34,7 +33,7 @@ func (e *env) stateDir() (string, error) {
 	return filepath.Join(home, ".local", "state", "diaspora"), nil
 }
 
-// spoolPlace names where events wait, for people.
+// spoolPlace returns the folder with the spools, for messages.
 func (e *env) spoolPlace() string {
 	dir, err := e.stateDir()
 	if err != nil {
@@ -43,11 +42,11 @@ func (e *env) spoolPlace() string {
 	return dir
 }
 
-// drainCommand is what sends the events that wait here.
+// drainCommand returns the command that sends the pending events.
 func (e *env) drainCommand() string { return e.spoolCommand("drain") }
 
-// spoolCommand returns a command on these spools, to be typed anywhere. A credential in the environment is most
-// likely that of a job, and the shell of the person who reads the job's output has other spools and no key.
+// spoolCommand returns a command for these spools that works in any shell. If there is a credential in the environment,
+// this is most likely a job, and the shell of the person who reads the job's output has other spools and no key.
 func (e *env) spoolCommand(args string) string {
 	dir, err := e.stateDir()
 	if err != nil || e.credential() == "" {
@@ -71,20 +70,16 @@ func (e *env) pool() (pool.Pool, error) {
 		return pool.Pool{}, err
 	}
 	name := ""
-	if address == "" { // else no profile is needed, and there may be no place for one
-		profiles, err := diaspora.UserProfiles(e.getenv)
-		if err != nil {
-			return pool.Pool{}, err
-		}
-		if name, err = e.profileName(profiles); err != nil {
+	if address == "" { // otherwise no profile is needed, and there may be no folder for profiles
+		if _, name, err = e.profiles(); err != nil {
 			return pool.Pool{}, err
 		}
 	}
 	return pool.New(state, name, address), nil
 }
 
-// pools returns the pools of this user, whatever profile or credential they are for, with the one that is in use now
-// first. With --profile there is only that one.
+// pools returns the pools of this user for all profiles and credentials, with the one that is in use first. With
+// --profile, it returns only the pool of that profile.
 func (e *env) pools() ([]pool.Pool, error) {
 	own, err := e.pool()
 	if err != nil || e.profile != "" {
@@ -115,7 +110,7 @@ func (e *env) spools() (own pool.Pool, spools []pool.Spool, err error) {
 	return pools[0], spools, err
 }
 
-// poolName names whose spools these are, for people.
+// poolName returns the profile or the fabric of some spools, for messages.
 func poolName(p pool.Pool) string {
 	if p.Profile != "" {
 		return "profile " + p.Profile
@@ -123,15 +118,15 @@ func poolName(p pool.Pool) string {
 	return p.URL
 }
 
-// configFor returns how to send the events in a pool: with the login that is in use if the pool is the one that
-// is in use, and otherwise with the login that is stored in a profile.
+// configFor returns the configuration for sending the events of a pool: that of the current login if the pool is the
+// one in use, and otherwise that of the pool's profile.
 func (e *env) configFor(p, inUse pool.Pool) (diaspora.Config, error) {
 	if p == inUse {
 		return e.config()
 	}
 	if p.Profile == "" && p.URL == "" {
-		return diaspora.Config{}, &failure{condition: diaspora.ErrUnauthenticated, text: "it is not known of which fabric they are",
-			hints: []string{"set DIASPORA_URL and DIASPORA_REFRESH, or DIASPORA_KEY_FILE, as they were when the events were logged"}}
+		return diaspora.Config{}, fail(diaspora.ErrUnauthenticated, "set DIASPORA_URL and DIASPORA_REFRESH, or DIASPORA_KEY_FILE, as they were when the events were logged",
+			"their fabric is not known")
 	}
 	return e.configFrom(func(name string) string {
 		switch name {
@@ -162,7 +157,7 @@ func (e *env) tidySpools(ctx context.Context) {
 	}
 }
 
-// unwritable reports whether err says that files cannot be made in a folder.
+// unwritable reports whether err says that files cannot be created in a folder.
 func unwritable(err error) bool {
 	for _, cause := range []error{fs.ErrPermission, fs.ErrNotExist, syscall.EROFS, syscall.ENOTDIR} {
 		if errors.Is(err, cause) {
@@ -172,8 +167,8 @@ func unwritable(err error) bool {
 	return false
 }
 
-// openLogger opens a Logger with a spool that is free, whose directory is own. Other Loggers send the events
-// that other processes have left in further ones.
+// openLogger opens a Logger with a spool that no other process uses, in the directory own. The other Loggers send the
+// events that other processes have left in their spools.
 func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *diaspora.Logger, own string, others []*diaspora.Logger, err error) {
 	p, err := e.pool()
 	if err != nil {
@@ -188,14 +183,14 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *dias
 		}
 		return err
 	}, func(err error) {
-		if !errors.Is(err, spool.ErrSubject) || !shutOut(err) { // that one is printed at the end
+		if !errors.Is(err, spool.ErrSubject) || !shutOut(err) { // a login that is rejected is reported at the end
 			e.warn("%v", err)
 		}
 	})
 	switch {
 	case errors.Is(err, spool.ErrInUse):
-		return nil, "", nil, &failure{condition: diaspora.ErrConflict, text: fmt.Sprintf("all %d spools in %s are in use; nothing was logged", pool.Max, p.Dir),
-			hints: []string{"set DIASPORA_STATE_DIR to another folder for some of the processes, or use --no-spool"}}
+		return nil, "", nil, fail(diaspora.ErrConflict, "set DIASPORA_STATE_DIR to another folder for some of the processes, or use --no-spool",
+			"all %d spools in %s are in use; nothing was logged", pool.Max, p.Dir)
 	case err != nil && unwritable(err):
 		return nil, "", nil, hinted(err, "or set DIASPORA_STATE_DIR to a folder where you may write; --no-spool needs none")
 	case err != nil:

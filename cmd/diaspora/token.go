@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"time"
 
@@ -28,7 +27,6 @@ lines that are needed.
 
 Anybody who has a token can act as you: with the access token until it expires, with the refresh
 token until "diaspora logout" revokes it. Keep tokens out of files and logs.`,
-	formats: answerFormats,
 }
 
 func (e *env) tokenCommand() *cobra.Command {
@@ -52,11 +50,8 @@ func (e *env) token(ctx context.Context, refresh bool) error {
 		return err
 	}
 	if cfg.TokenSource == nil {
-		return &failure{
-			condition: diaspora.ErrUnauthenticated,
-			text:      fmt.Sprintf("token: an access key signs in (%s), and has no tokens", e.credential()),
-			hints:     []string{"Kafka takes the key itself, with SASL/PLAIN; for a token, do it where you are logged in"},
-		}
+		return fail(diaspora.ErrUnauthenticated, "Kafka accepts the key itself, with SASL/PLAIN; for a token, run the command where you are logged in",
+			"token: an access key signs in (%s), and has no tokens", e.credential())
 	}
 	token, err := cfg.TokenSource.Token(ctx)
 	if err != nil {
@@ -65,15 +60,9 @@ func (e *env) token(ctx context.Context, refresh bool) error {
 	secret := token.AccessToken
 	if refresh {
 		if secret = token.RefreshToken; secret == "" {
-			return &failure{
-				condition: diaspora.ErrNotFound,
-				text:      "token --refresh: this login has no refresh token",
-				hints:     []string{`a service signs in with DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET; a person logs in with "diaspora login"`},
-			}
+			return fail(diaspora.ErrNotFound, `a service signs in with DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET; a person logs in with "diaspora login"`,
+				"token --refresh: this login has no refresh token")
 		}
-	}
-	if !e.json() {
-		return e.printf("%s\n", secret.Reveal())
 	}
 	d := tokenDocument{ResourceServer: token.ResourceServer, Scope: token.Scope}
 	if refresh {
@@ -84,7 +73,7 @@ func (e *env) token(ctx context.Context, refresh bool) error {
 			d.Expiry = &token.Expiry
 		}
 	}
-	return e.printJSON(d)
+	return e.answer(d, "%s\n", secret.Reveal())
 }
 
 // tokenError adds the command that renews the login as a hint.
@@ -93,7 +82,7 @@ func (e *env) tokenError(err error) error {
 		return err
 	}
 	if e.getenv("DIASPORA_REFRESH") != "" {
-		return hinted(err, `the refresh token in DIASPORA_REFRESH is no longer good; get another with "diaspora token --refresh" where you are logged in`)
+		return hinted(err, `the refresh token in DIASPORA_REFRESH is no longer valid; get another with "diaspora token --refresh" where you are logged in`)
 	}
 	if e.profile != "" {
 		return hinted(err, `run "diaspora login --profile `+e.profile+`"`)

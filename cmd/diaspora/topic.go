@@ -32,8 +32,15 @@ You claim a topic only once. If you claim it again with the same settings, nothi
 command says that the topic is yours. If the settings differ, the command fails, because only the
 first claim can set them. To change them, release the topic, which deletes its events, and claim it
 again. The command also fails if somebody else owns the topic.`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
+	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
+}
+
+func (e *env) topicCommands() []*cobra.Command {
+	show, release := e.command(topicShowHelp, e.topicShow), e.topicReleaseCommand()
+	for _, cmd := range []*cobra.Command{show, release} {
+		cmd.ValidArgsFunction = completion(1, e.topicNames)
+	}
+	return []*cobra.Command{e.topicClaimCommand(), e.clientCommand(topicListHelp, e.topicList), show, release}
 }
 
 func (e *env) topicClaimCommand() *cobra.Command {
@@ -60,7 +67,7 @@ func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error
 	if err := validTopic("claim", claim.Name); err != nil { // an invalid name is an error even if nobody is logged in
 		return err
 	}
-	client, err := e.client()
+	_, client, err := e.client()
 	if err != nil {
 		return err
 	}
@@ -68,18 +75,17 @@ func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error
 	if err != nil {
 		return err
 	}
-	if e.json() {
-		return e.printJSON(topic)
-	}
 	kept := ""
 	if topic.RetentionMS != 0 { // 0 if the service does not say
 		kept = "; its events are kept " + claims.Kept(topic.RetentionMS)
 	}
 	if !topic.Created {
-		return e.printf("%s is already yours%s\n", topic.Name, kept)
+		return e.answer(topic, "%s is already yours%s\n", topic.Name, kept)
 	}
-	e.say(`log events with "diaspora produce %s", read them with "diaspora consume %s --from start"`, topic.Name, topic.Name)
-	return e.printf("%s is yours now, with %s%s\n", topic.Name, count(int64(topic.Partitions), "partition"), kept)
+	if !e.json() {
+		e.say(`log events with "diaspora produce %s", read them with "diaspora consume %s --from start"`, topic.Name, topic.Name)
+	}
+	return e.answer(topic, "%s is yours now, with %s%s\n", topic.Name, count(topic.Partitions, "partition"), kept)
 }
 
 // validTopic returns an error for a name that cannot be claimed, with a similar valid name as a hint.
@@ -90,12 +96,7 @@ func validTopic(op, name string) error {
 		return err
 	}
 	err = &diaspora.TopicError{Op: op, Topic: bad.Topic, Err: bad.Err}
-	near := strings.Map(func(r rune) rune {
-		if r < 0x80 && (r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
-			return r
-		}
-		return '_'
-	}, name)
+	near := plainName(name, "_", '_')
 	if near = strings.Trim(near, "_"); diaspora.ValidTopic(near) == nil {
 		return hinted(err, fmt.Sprintf("try %q", near))
 	}
@@ -110,37 +111,17 @@ diaspora topic list
 
 # only their names, for a script
 diaspora topic list -o json | jq -r '.topics[].name'`,
-	formats: answerFormats,
 }
 
-func (e *env) topicListCommand() *cobra.Command {
-	return e.command(topicListHelp, func(ctx context.Context, _ []string) error { return e.topicList(ctx) })
-}
-
-func (e *env) topicList(ctx context.Context) error {
-	client, err := e.client()
-	if err != nil {
-		return err
-	}
+func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string) error {
 	topics, err := client.Topics(ctx)
 	if err != nil {
 		return err
 	}
-	if e.json() {
-		if topics == nil {
-			topics = []diaspora.Topic{}
-		}
-		return e.printJSON(diaspora.TopicList{Topics: topics})
-	}
-	if len(topics) == 0 {
-		e.say(`you have no topics; claim one with "diaspora topic claim NAME"`)
-		return nil
-	}
-	rows := [][]string{{"NAME", "PARTITIONS", "RETENTION", "CLAIMED", "DESCRIPTION"}}
-	for _, t := range topics {
-		rows = append(rows, []string{t.Name, fmt.Sprint(t.Partitions), retentionText(t.RetentionMS), e.day(t.Claimed), t.Description})
-	}
-	return e.printTable(rows)
+	return printList(e, "topics", topics, `you have no topics; claim one with "diaspora topic claim NAME"`,
+		[]string{"NAME", "PARTITIONS", "RETENTION", "CLAIMED", "DESCRIPTION"}, func(t diaspora.Topic) []string {
+			return []string{t.Name, fmt.Sprint(t.Partitions), retentionText(t.RetentionMS), e.day(t.Claimed), t.Description}
+		})
 }
 
 var topicShowHelp = help{
@@ -148,38 +129,28 @@ var topicShowHelp = help{
 	short: "show one of your topics, or any topic if you are an operator",
 	examples: `
 diaspora topic show weather`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
+	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
 
-func (e *env) topicShowCommand() *cobra.Command {
-	cmd := e.command(topicShowHelp, func(ctx context.Context, args []string) error { return e.topicShow(ctx, args[0]) })
-	cmd.ValidArgsFunction = e.completeOneTopic
-	return cmd
-}
-
-func (e *env) topicShow(ctx context.Context, name string) error {
-	cfg, err := e.config()
+func (e *env) topicShow(ctx context.Context, args []string) error {
+	cfg, client, err := e.client()
 	if err != nil {
 		return err
 	}
-	client, err := diaspora.NewClient(cfg)
+	t, err := client.Topic(ctx, args[0])
 	if err != nil {
-		return err
+		return e.aboutOwnTopic(ctx, cfg, "show", args[0], err)
 	}
-	t, err := client.Topic(ctx, name)
-	if err != nil {
-		return e.aboutOwnTopic(ctx, cfg, "show", name, err)
-	}
-	if e.json() {
-		return e.printJSON(t)
-	}
-	text := fmt.Sprintf("Name:        %s\nOwner:       %s\nPartitions:  %d\nRetention:   %s\nClaimed:     %s\n",
-		t.Name, e.owner(ctx, client, cfg, t), t.Partitions, retentionText(t.RetentionMS), e.clock(t.Claimed))
+	description := ""
 	if t.Description != "" {
-		text += "Description: " + oneLine(t.Description) + "\n"
+		description = "Description: " + oneLine(t.Description) + "\n"
 	}
-	return e.printf("%s", text)
+	owner := t.Owner
+	if !e.json() {
+		owner = e.owner(ctx, client, cfg, t)
+	}
+	return e.answer(t, "Name:        %s\nOwner:       %s\nPartitions:  %d\nRetention:   %s\nClaimed:     %s\n%s",
+		t.Name, owner, t.Partitions, retentionText(t.RetentionMS), e.clock(t.Claimed), description)
 }
 
 // owner returns the owner of a topic, with the username if the caller is the owner.
@@ -205,75 +176,60 @@ diaspora topic release weather --yes`,
 	long: `
 The topic's events are deleted and cannot be restored. The name is then free for others to claim,
 but they cannot read the deleted events. To confirm, you are asked to type the name.`,
-	formats: answerFormats,
-	args:    arguments{min: 1, max: 1, missing: "the topic is missing"},
+	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
 
 func (e *env) topicReleaseCommand() *cobra.Command {
 	var yes bool
-	cmd := e.command(topicReleaseHelp, func(ctx context.Context, args []string) error { return e.topicRelease(ctx, args[0], yes) })
+	cmd := e.command(topicReleaseHelp, func(ctx context.Context, args []string) error {
+		cfg, client, err := e.client()
+		if err != nil {
+			return err
+		}
+		return e.aboutOwnTopic(ctx, cfg, "release", args[0], e.topicRelease(ctx, cfg, client, args[0], yes))
+	})
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
-	cmd.ValidArgsFunction = e.completeOneTopic
 	return cmd
 }
 
-func (e *env) topicRelease(ctx context.Context, name string, yes bool) error {
-	cfg, err := e.config()
-	if err != nil {
-		return err
-	}
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		return err
-	}
+func (e *env) topicRelease(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, yes bool) error {
 	if !yes {
-		if err := e.confirmRelease(ctx, client, name); err != nil {
-			return e.aboutOwnTopic(ctx, cfg, "release", name, err)
+		topic, err := client.Topic(ctx, name)
+		if err != nil {
+			return err
+		}
+		lost := "all its events"
+		if n, err := countRecords(ctx, cfg, name); err == nil {
+			lost = count(n, "event")
+		}
+		e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, e.day(topic.Claimed))
+		if err := e.confirm(ctx, "release it", name, fmt.Sprintf("release topic %q", name)); err != nil {
+			return err
 		}
 	}
 	if err := client.Release(ctx, name); err != nil {
-		return e.aboutOwnTopic(ctx, cfg, "release", name, err)
-	}
-	if e.json() {
-		return e.printJSON(map[string]any{"name": name, "released": true})
-	}
-	return e.printf("%s is released\n", name)
-}
-
-// confirmRelease says what will be lost, and asks the user to type the name.
-func (e *env) confirmRelease(ctx context.Context, client *diaspora.Client, name string) error {
-	topic, err := client.Topic(ctx, name)
-	if err != nil {
 		return err
 	}
-	lost := "all its events"
-	if n, err := e.countRecords(ctx, name); err == nil {
-		lost = count(n, "event")
+	return e.answer(map[string]any{"name": name, "released": true}, "%s is released\n", name)
+}
+
+// confirm has the user type the name of a topic before an operation that cannot be undone.
+func (e *env) confirm(ctx context.Context, purpose, topic, operation string) error {
+	answer, err := e.ask(ctx, e.stdin, "Type the topic's name to "+purpose+": ")
+	if err == nil && answer == topic {
+		return nil
 	}
-	e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, e.day(topic.Claimed))
-	fmt.Fprintf(e.stderr, "Type the topic's name to release it: ")
-	answer, err := readAnswer(ctx, e.stdin)
-	if err != nil || answer != name {
-		if !e.terminal(e.stdin) {
-			fmt.Fprintln(e.stderr)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return &failure{
-			text:  fmt.Sprintf("release topic %q: the name was not typed; nothing has changed", name),
-			hints: []string{fmt.Sprintf(`"diaspora topic release %s --yes" does not ask`, name)},
-		}
+	if !e.terminal(e.stdin) { // which would have echoed the end of the line
+		fmt.Fprintln(e.stderr)
 	}
-	return nil
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fail(nil, "--yes does not ask", "%s: the topic's name was not typed; nothing has changed", operation)
 }
 
 // countRecords returns the current number of records in a topic.
-func (e *env) countRecords(ctx context.Context, name string) (int64, error) {
-	cfg, err := e.config()
-	if err != nil {
-		return 0, err
-	}
+func countRecords(ctx context.Context, cfg diaspora.Config, name string) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{name}})
@@ -297,8 +253,10 @@ func span(progress []diaspora.Progress) (n int64) {
 	return n
 }
 
-// readAnswer reads a line that the user types. It returns early if ctx ends, for instance after Ctrl-C.
-func readAnswer(ctx context.Context, in io.Reader) (string, error) {
+// ask asks the user a question, and returns the line that the user types. It returns early if ctx ends, for
+// instance after Ctrl-C.
+func (e *env) ask(ctx context.Context, in io.Reader, question string) (string, error) {
+	fmt.Fprint(e.stderr, question)
 	type answer struct {
 		line string
 		err  error
@@ -320,13 +278,3 @@ func readAnswer(ctx context.Context, in io.Reader) (string, error) {
 }
 
 const maxAnswerBytes = 8 << 10
-
-func (e *env) completeOneTopic(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return e.completeTopics(cmd.Context())
-}
-
-// oneLine removes line breaks from text of other people.
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

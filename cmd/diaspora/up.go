@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,7 +60,6 @@ cluster announces to clients.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
 after kill -9.`,
-	formats: answerFormats,
 }
 
 type upOptions struct {
@@ -99,10 +99,7 @@ func (e *env) upCommand() *cobra.Command {
 
 func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	began := time.Now()
-	name := e.profile
-	if name == "" {
-		name = upProfile
-	}
+	name := cmp.Or(e.profile, upProfile)
 	if err := diaspora.ValidProfile(name); err != nil {
 		return err
 	}
@@ -116,7 +113,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 	}
 	if o.printAccount { // fabric.Start notices a running fabric only by its folder, which --memory does not have
 		if u, ok := runningUp(ctx, profiles, name); ok {
-			return e.printAccount(u)
+			return e.answer(u, "%s", u.exports())
 		}
 	}
 	username := e.username()
@@ -173,7 +170,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		return nil // stopped while it started
 	case err != nil:
 		e.warn("the profile %s could not be written: %v", name, err)
-		e.talk(fmt.Sprintf(`hint: "diaspora login %s" in another terminal logs you in`, f.URL()))
+		e.hint(fmt.Sprintf(`"diaspora login %s" in another terminal logs you in`, f.URL()))
 	default:
 		u.Subject, u.Username = login.Subject, login.Username
 	}
@@ -206,7 +203,7 @@ func (e *env) tellMoved(dir string, now fabric.Info) {
 		was, is := portsOf(last), portsOf(now)
 		if was != is && was[0] != "" && was[1] != "" && was[2] != "" {
 			e.warn("the last time it ran on %s, %s and %s; key files and profiles made before have these addresses", was[0], was[1], was[2])
-			e.hint([]string{fmt.Sprintf(`"diaspora up --http-port %s --kafka-port %s --globus-port %s" runs it there again`, was[0], was[1], was[2])})
+			e.hint(fmt.Sprintf(`"diaspora up --http-port %s --kafka-port %s --globus-port %s" runs it there again`, was[0], was[1], was[2]))
 		}
 	}
 	if text, err := json.Marshal(now); err == nil {
@@ -262,16 +259,8 @@ func (e *env) username() string {
 			name = u.Username
 		}
 	}
-	name = strings.Map(func(r rune) rune {
-		if r < 0x80 && (r == '-' || r == '_' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') {
-			return r
-		}
-		return '_'
-	}, name)
-	if name = strings.ToLower(strings.Trim(name, "._-")); name == "" {
-		name = "you"
-	}
-	return name + "@localhost"
+	name = strings.ToLower(strings.Trim(plainName(name, "-_.", '_'), "._-"))
+	return cmp.Or(name, "you") + "@localhost"
 }
 
 // logInLocally creates the profile for this fabric, and logs the local user in unless the profile has a
@@ -283,7 +272,7 @@ func (e *env) logInLocally(ctx context.Context, f *fabric.Fabric, profiles *dias
 	if cfg, err := profiles.Config(name); err == nil {
 		if client, err := diaspora.NewClient(cfg); err == nil {
 			if who, err := client.Identity(ctx); err == nil {
-				return who, e.useIfNone(profiles, name)
+				return who, useIfNone(profiles, name)
 			}
 		}
 	}
@@ -302,11 +291,11 @@ func (e *env) logInLocally(ctx context.Context, f *fabric.Fabric, profiles *dias
 	if err := store.Save(ctx, login); err != nil {
 		return globus.Identity{}, err
 	}
-	return login.Identity, e.useIfNone(profiles, name)
+	return login.Identity, useIfNone(profiles, name)
 }
 
 // useIfNone makes a profile the current one if there is none.
-func (e *env) useIfNone(profiles *diaspora.Profiles, name string) error {
+func useIfNone(profiles *diaspora.Profiles, name string) error {
 	if _, err := profiles.Current(); errors.Is(err, diaspora.ErrNoProfile) {
 		return profiles.Use(name)
 	}
@@ -380,24 +369,6 @@ func (u *upDocument) exports() string {
 		shellWord(u.URL), shellWord(u.ServiceAccount.ClientID), shellWord(u.ServiceAccount.ClientSecret))
 }
 
-// shellWord quotes a word for a shell, unless it needs no quotes.
-func shellWord(s string) string {
-	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:+=@%,", r))
-	}) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-// printAccount prints only the service account of a fabric that is already running, for eval in a shell.
-func (e *env) printAccount(u upDocument) error {
-	if e.json() {
-		return e.printJSON(u)
-	}
-	return e.printf("%s", u.exports())
-}
-
 // alreadyUp prints the addresses of a fabric that another process runs.
 func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
 	u := upDocument{
@@ -405,9 +376,8 @@ func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseErr
 		Data: other.Dir, Profile: name, Current: isCurrent(profiles, name), Already: true,
 		GlobusSecretFile: shownSecretFile(globusSecretFile(profiles, name)),
 	}
-	if who := whoIsAt(ctx, profiles, name, u.URL); who.Subject != "" {
-		u.Subject, u.Username = who.Subject, who.Username
-	}
+	who := whoIsAt(ctx, profiles, name, u.URL)
+	u.Subject, u.Username = who.Subject, who.Username
 	if o.printAccount {
 		account, err := askAccount(ctx, globusSecretFile(profiles, name), other.Info.Globus)
 		if err != nil {
@@ -415,7 +385,7 @@ func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseErr
 				`restart "diaspora up" there, as the same user and with the same --profile`)
 		}
 		u.ServiceAccount = account
-		return e.printAccount(u)
+		return e.answer(u, "%s", u.exports())
 	}
 	e.say("it already runs, as process %d", other.Info.PID)
 	return e.printUp(u)
@@ -445,21 +415,17 @@ func whoIsAt(ctx context.Context, profiles *diaspora.Profiles, name, address str
 }
 
 func (e *env) printUp(u upDocument) error {
-	if e.json() {
-		return e.printJSON(u)
-	}
-	data := u.Data
-	if data == "" {
-		data = "in memory; lost when this command ends"
-	}
+	data := cmp.Or(u.Data, "in memory; lost when this command ends")
 	if u.Kafka != "" {
 		data += "; events are in the Apache Kafka of " + u.Kafka
 	}
-	profile := u.Profile
+	secret := ""
+	if u.GlobusSecretFile != "" {
+		secret = "\n                 curl -H @" + u.GlobusSecretFile + " may use its controls, below /_dev/"
+	}
+	who := "nobody is logged in"
 	if u.Username != "" {
-		profile += ", where you are " + u.Username
-	} else {
-		profile += ", where nobody is logged in"
+		who = "you are " + u.Username
 	}
 	text := fmt.Sprintf(`Diaspora Streams runs on this machine.
 
@@ -467,11 +433,11 @@ func (e *env) printUp(u upDocument) error {
   Kafka          %s
   Globus Auth    %s   (a stand-in for this machine; not Globus)%s
   Data           %s
-  Profile        %s
+  Profile        %s, where %s
 
 In another terminal:
 
-`, u.URL, strings.Join(u.Brokers, ","), u.Globus, secretText(u.GlobusSecretFile), data, profile)
+`, u.URL, strings.Join(u.Brokers, ","), u.Globus, secret, data, u.Profile, who)
 	if u.Username == "" {
 		text += fmt.Sprintf("  diaspora login %s --profile %s\n", u.URL, u.Profile)
 	}
@@ -483,17 +449,9 @@ In another terminal:
   diaspora consume weather --from start --exit
 `
 	if u.ServiceAccount != nil {
-		text += "\nA script signs in as the service account with:\n\n  " + strings.ReplaceAll(strings.TrimSpace(u.exports()), "\n", "\n  ") + "\n"
+		text += "\nA script signs in as the service account with:\n\n" + indent(u.exports()) + "\n"
 	}
-	return e.printf("%s", text)
-}
-
-// secretText returns the line about the file with the secret, or "" if there is no file.
-func secretText(file string) string {
-	if file == "" {
-		return ""
-	}
-	return "\n                 curl -H @" + file + " may use its controls, below /_dev/"
+	return e.answer(u, "%s", text)
 }
 
 // upError adds hints to the error of a fabric that did not start.
@@ -507,20 +465,13 @@ func upError(err error, kafkaFile string) error {
 		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), startKafka)
 	}
 	if e := (*fabric.ListenError)(nil); errors.As(err, &e) && errors.Is(e.Err, syscall.EADDRINUSE) {
-		flag := map[string]string{"the Kafka gateway": "--kafka-port", "the ACL endpoint": "--http-port"}[e.Service]
-		if flag == "" {
-			flag = "--globus-port"
-		}
+		flag := cmp.Or(map[string]string{"the Kafka gateway": "--kafka-port", "the ACL endpoint": "--http-port"}[e.Service], "--globus-port")
 		_, port, _ := net.SplitHostPort(e.Addr)
 		hint := fmt.Sprintf(`"diaspora up %s 0" selects a free port`, flag)
 		if kafkaFile != "" && flag == "--kafka-port" {
 			hint = "end what listens there; the ports of gateways were chosen when the Apache Kafka was made"
 		}
-		return &failure{
-			condition: diaspora.ErrConflict,
-			text:      fmt.Sprintf("up: port %s, for %s, is taken by another program", port, e.Service),
-			hints:     []string{hint},
-		}
+		return fail(diaspora.ErrConflict, hint, "up: port %s, for %s, is taken by another program", port, e.Service)
 	}
 	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
 		return hinted(fmt.Errorf("up: %w", err), "it is starting or stopping; try again in a moment")

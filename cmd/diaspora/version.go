@@ -25,23 +25,16 @@ diaspora version
 
 # with the licences of the third-party software in the program
 diaspora version --licenses`,
-	formats: answerFormats,
 }
 
 func (e *env) versionCommand() *cobra.Command {
 	var licenses bool
 	cmd := e.command(versionHelp, func(context.Context, []string) error {
 		v := programVersion()
-		if licenses && e.json() {
-			return e.printJSON(map[string]string{"version": v, "licenses": thirdParty})
-		}
 		if licenses {
-			return e.printf("%s", thirdParty)
+			return e.answer(map[string]string{"version": v, "licenses": thirdParty}, "%s", thirdParty)
 		}
-		if e.json() {
-			return e.printJSON(map[string]string{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
-		}
-		return e.printf("%s\n", versionText())
+		return e.answer(map[string]string{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH}, "%s\n", versionText())
 	})
 	cmd.Flags().BoolVar(&licenses, "licenses", false, "print the licences of the third-party software in the program")
 	return cmd

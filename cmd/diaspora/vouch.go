@@ -53,14 +53,9 @@ func (s *session) confirm(ctx context.Context) error {
 	}
 	for _, p := range stored {
 		if p.Name != s.profile.Name && s.fabric.Contradicts(fabricOf(p)) {
-			return &failure{
-				condition: diaspora.ErrConflict,
-				text:      fmt.Sprintf("profile %q has the same scope, for other hosts: %s", p.Name, hostList(fabricOf(p))),
-				hints: []string{
-					"ask the operator of the fabric in that profile which hosts are right",
-					fmt.Sprintf(`if it has moved, "diaspora login %s --profile %s" replaces the profile`, s.profile.URL, p.Name),
-				},
-			}
+			return hinted(fail(diaspora.ErrConflict, fmt.Sprintf(`if it has moved, "diaspora login %s --profile %s" replaces the profile`, s.profile.URL, p.Name),
+				"profile %q has the same scope, for other hosts: %s", p.Name, hostList(fabricOf(p))),
+				"ask the operator of the fabric in that profile which hosts are right")
 		}
 	}
 	if s.options.yes {
@@ -80,19 +75,14 @@ func (s *session) ask(ctx context.Context) error {
 	e.talk("  hosts          " + hostList(s.fabric))
 	e.talk("  scope          " + s.fabric.Scope)
 	e.talk("Whoever runs these hosts can act as you in every fabric with this scope.")
-	fmt.Fprint(e.stderr, "Are they right? Type yes to log in: ")
-	answer, err := readAnswer(ctx, e.stdin)
+	answer, err := e.ask(ctx, e.stdin, "Are they right? Type yes to log in: ")
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err == nil && (strings.EqualFold(answer, "yes") || strings.EqualFold(answer, "y")):
 		return nil
 	}
-	return &failure{
-		condition: diaspora.ErrUnauthenticated,
-		text:      "its hosts were not confirmed; nothing has changed",
-		hints:     []string{"ask the operator which hosts are right"},
-	}
+	return fail(diaspora.ErrUnauthenticated, "ask the operator which hosts are right", "its hosts were not confirmed; nothing has changed")
 }
 
 // hostList lists all hosts of a fabric. Characters that are not ASCII are escaped, because they may look like

@@ -29,19 +29,21 @@ func (o watchOptions) validate(files []string) error {
 	_, err := filepath.Match(o.pattern, "x")
 	info, statErr := os.Stat(o.dir)
 	switch {
-	case statErr != nil && strings.HasPrefix(o.dir, "-"): // the flag behind --watch was taken as its value
+	case statErr != nil && strings.HasPrefix(o.dir, "-"): // the next flag was taken for the value of --watch
 		return misuse("write --watch DIR", "produce: the folder is missing after --watch")
 	case statErr == nil && !info.IsDir():
-		return misuse(patternApart(filepath.Dir(o.dir)), "produce: --watch takes a folder, and %s is none", o.dir)
-	case len(files) > 0 && o.pattern != anyName:
-		return misuse("put the pattern in quotes, or the shell replaces it by names of files: --pattern '*.json'",
-			"produce: with --watch and --pattern %s, files stand there too (%s)", o.pattern, firstAndMore(files))
+		return misuse(fmt.Sprintf("give the folder, and a pattern for the files: --watch %s --pattern '*.json'", shellWord(filepath.Dir(o.dir))),
+			"produce: --watch %s: it is not a folder", o.dir)
 	case len(files) > 0:
-		return misuse("leave the files out: --watch takes those that are in the folder", "produce: --watch and files exclude each other (%s)", firstAndMore(files))
+		hint := "omit the files: --watch logs those in the folder"
+		if o.pattern != anyName {
+			hint = "put the pattern in quotes, or the shell replaces it by names of files: --pattern '*.json'"
+		}
+		return misuse(hint, "produce: --watch and files exclude each other (%s)", files[0]+agree(len(files), "", ", …"))
 	case err != nil || o.pattern == "":
-		return misuse("", "produce: --pattern %q is no pattern, such as '*.json'", o.pattern)
+		return misuse("", "produce: --pattern %q: it is not a pattern such as '*.json'", o.pattern)
 	case strings.ContainsRune(o.pattern, '/'):
-		return misuse("", "produce: --pattern %q: it is for names in the folder, which have no /", o.pattern)
+		return misuse("", "produce: --pattern %q: it must match the names of files in the folder, which contain no /", o.pattern)
 	case o.settle < 0:
 		return misuse("", "produce: --settle is negative")
 	}
@@ -50,19 +52,6 @@ func (o watchOptions) validate(files []string) error {
 
 // anyName is the pattern of all files.
 const anyName = "*"
-
-// patternApart says how files of a folder are chosen.
-func patternApart(dir string) string {
-	return fmt.Sprintf("name the folder, and a pattern for the files: --watch %s --pattern '*.json'", shellWord(dir))
-}
-
-// firstAndMore names the first of several files.
-func firstAndMore(files []string) string {
-	if len(files) == 1 {
-		return files[0]
-	}
-	return files[0] + ", …"
-}
 
 // openWatch opens the folder and its journal.
 func (p *production) openWatch(o produceOptions, files []string) (*watch.Watcher, error) {
@@ -94,28 +83,29 @@ func (p *production) openWatch(o produceOptions, files []string) (*watch.Watcher
 	if !errors.As(err, new(*watch.JournalError)) {
 		hint := ""
 		if parent, name := filepath.Split(o.watch.dir); strings.ContainsAny(name, "*?[") && errors.Is(err, fs.ErrNotExist) {
-			hint = fmt.Sprintf("a pattern stands apart, in quotes: --watch %s --pattern '%s'", shellWord(filepath.Clean(parent)), name)
+			hint = fmt.Sprintf("give the pattern as a flag of its own, in quotes: --watch %s --pattern '%s'", shellWord(filepath.Clean(parent)), name)
 		}
 		return nil, misuse(hint, "produce: watch %s: %v", o.watch.dir, innermost(err))
 	}
-	f := &failure{text: fmt.Sprintf("produce: the journal of %s: %v", o.watch.dir, err)}
+	var condition error
+	hint := ""
 	switch {
 	case errors.Is(err, watch.ErrInUse):
-		f.condition = diaspora.ErrConflict
+		condition = diaspora.ErrConflict
 	case errors.Is(err, watch.ErrNoJournal):
-		f.condition, f.hints = diaspora.ErrSpoolFailed, []string{"remove it to have all files logged again"}
+		condition, hint = diaspora.ErrSpoolFailed, "remove it to have all files logged again"
 	case unwritable(err):
-		f.hints = []string{"set DIASPORA_STATE_DIR to a folder where you may write"}
+		hint = "set DIASPORA_STATE_DIR to a folder where you may write"
 	}
-	return nil, f
+	return nil, fail(condition, hint, "produce: the journal of %s: %v", o.watch.dir, err)
 }
 
-// journalFolder returns where the journals are that belong to a folder of spools.
+// journalFolder returns the folder with the journals that belong to a folder of spools.
 func journalFolder(spools string) string {
 	return filepath.Join(filepath.Dir(filepath.Dir(spools)), "watch", filepath.Base(spools))
 }
 
-// runWatch logs files until ctx ends, and then those that were held back.
+// runWatch logs files until ctx ends, and then those with a last line that has no line feed.
 func (p *production) runWatch(ctx context.Context) error {
 	if err := p.watch.Run(ctx, p); err != nil {
 		return journalFailure(err)
@@ -133,7 +123,7 @@ func journalFailure(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &failure{condition: diaspora.ErrSpoolFailed, text: fmt.Sprintf("produce: %v", err)}
+	return fail(diaspora.ErrSpoolFailed, "", "produce: %v", err)
 }
 
 // Send logs an event of a watched file.
@@ -142,7 +132,7 @@ func (p *production) Send(event diaspora.Event, done func(diaspora.Record, error
 	p.log(file, line, event, nil, done)
 }
 
-// notice tells the person how the watch is going.
+// notice reports an event of the watch to the user.
 func (p *production) notice(n watch.Notice, settle time.Duration) {
 	e := p.env
 	switch n.What {
@@ -153,60 +143,53 @@ func (p *production) notice(n watch.Notice, settle time.Duration) {
 	case watch.Refused:
 		p.log(n.File, n.Line, diaspora.Event{}, n.Err, nil)
 	case watch.RefusedFile:
-		e.warn("%s: noted in %s, and not tried again unless it changes", n.File, p.watch.Journal())
+		e.warn("%s: recorded in %s, and not tried again unless it changes", n.File, p.watch.Journal())
 	case watch.Unreadable:
 		e.warn("%s: not logged yet: %s", n.File, innermost(n.Err))
 	case watch.Growing:
-		e.warn("%s has been changing for %v and is not logged yet: a file is logged when it has rested for --settle (%v); write lines to a new file each minute, or pipe them in",
+		e.warn("%s has been changing for %v and is not logged yet: a file is logged when it has not changed for --settle (%v); write to a new file each minute, or pipe the lines into produce",
 			n.File, n.After.Round(time.Second), settle)
 	case watch.HalfLine:
-		e.warn("%s: the last line has not ended; such a file is logged when it has not changed for %v, or when you end this program", n.File, n.After)
+		e.warn("%s: the last line has no line feed; such a file is logged when it has not changed for %v, or when you end this program", n.File, n.After)
 	case watch.Again:
-		e.warn("%s has changed since it was logged, and is logged again, whole", n.File)
+		e.warn("%s has changed since it was logged, and is logged again as a whole", n.File)
 	case watch.Unsettled:
-		e.warn("%s changed within --settle (%v) and %s not logged; the next such watch logs what has rested by then", count(int64(n.Files), "file"), settle, isOrAre(int64(n.Files)))
+		e.warn("%s changed within --settle (%v) and %s not logged; the next watch logs %s", count(n.Files, "file"), settle, agree(n.Files, "is", "are"), agree(n.Files, "it", "them"))
 	case watch.FolderUnreadable:
 		e.warn("%s cannot be read: %s; trying again", p.watch.Dir(), innermost(n.Err))
 	case watch.FolderReadable:
 		e.warn("%s can be read again", p.watch.Dir())
 	case watch.FolderReplaced:
-		e.warn("%s is another folder now; files that it had before and that were not logged yet are left alone", p.watch.Dir())
+		e.warn("%s is another folder now; files of the old folder that were not logged yet are not logged", p.watch.Dir())
 	}
 }
 
-// watchIntroduction says what is watched, and what of it is logged already.
+// watchIntroduction says which folder is watched, and which of its files were logged by an earlier run.
 func watchIntroduction(w *watch.Watcher, pattern string) string {
 	text := "watching " + w.Dir()
 	s, err := w.Survey()
 	switch {
 	case err != nil:
-		return text // a notice says why
+		return text // a notice reports the error
 	case s.Files == 0:
-		return text + ": no file is there yet"
+		return text + ": it has no files yet"
 	case s.Matching == 0:
-		text += fmt.Sprintf(": none of the %s there matches the pattern '%s'", count(s.Files, "file"), pattern)
+		text += fmt.Sprintf(": none of its %s matches the pattern '%s'", count(s.Files, "file"), pattern)
 		if !strings.ContainsAny(pattern, "*?[") {
-			text += fmt.Sprintf("; a pattern is for the whole name, as '*.%s'", strings.TrimPrefix(pattern, "."))
+			text += fmt.Sprintf("; a pattern must match the whole name, like '*.%s'", strings.TrimPrefix(pattern, "."))
 		}
 		return text
 	}
-	match, have := "match", "have"
-	if s.Matching == 1 {
-		match = "matches"
-	}
-	if s.Changed == 1 {
-		have = "has"
-	}
-	text += fmt.Sprintf(": %s %s, %d %s logged already", count(s.Matching, "file"), match, s.Logged, isOrAre(s.Logged))
+	text += fmt.Sprintf(": %s %s, %d %s logged already", count(s.Matching, "file"), agree(s.Matching, "matches", "match"), s.Logged, agree(s.Logged, "is", "are"))
 	if s.Changed > 0 {
-		text += fmt.Sprintf(", %d %s changed since", s.Changed, have)
+		text += fmt.Sprintf(", %d %s changed since", s.Changed, agree(s.Changed, "has", "have"))
 	}
 	if s.Empty > 0 {
-		text += fmt.Sprintf(", %d %s empty", s.Empty, isOrAre(s.Empty))
+		text += fmt.Sprintf(", %d %s empty", s.Empty, agree(s.Empty, "is", "are"))
 	}
 	text += fmt.Sprintf(" (journal in %s)", filepath.Dir(w.Journal()))
 	for _, other := range slices.Sorted(maps.Keys(s.Elsewhere)) {
-		text += fmt.Sprintf("; %d of them %s logged to %s as well", s.Elsewhere[other], wasOrWere(s.Elsewhere[other]), other)
+		text += fmt.Sprintf("; %d of them %s logged to %s as well", s.Elsewhere[other], agree(s.Elsewhere[other], "was", "were"), other)
 	}
 	return text
 }

@@ -210,7 +210,7 @@ func TestWatchHalfLine(t *testing.T) {
 		}
 		return true
 	}
-	held := func() bool { return strings.Contains(d.err.String(), "the last line has not ended") }
+	held := func() bool { return strings.Contains(d.err.String(), "the last line has no line feed") }
 	args := []string{"scans", "--watch", dir, "--input", "lines", "--settle"}
 	appendTo("growing", "one\ntw")
 	d.watching(t, 0, func() bool {
@@ -489,7 +489,7 @@ func TestWatchGrowing(t *testing.T) {
 	d := emptyDesk(t)
 	p := &production{env: d.env}
 	p.notice(watch.Notice{What: watch.Growing, File: "motor.csv", After: time.Minute + time.Millisecond}, 2*time.Second)
-	const want = "diaspora: motor.csv has been changing for 1m0s and is not logged yet: a file is logged when it has rested for --settle (2s); write lines to a new file each minute, or pipe them in\n"
+	const want = "diaspora: motor.csv has been changing for 1m0s and is not logged yet: a file is logged when it has not changed for --settle (2s); write to a new file each minute, or pipe the lines into produce\n"
 	if d.err.String() != want {
 		t.Errorf("it says %q, want %q", d.err.String(), want)
 	}
@@ -521,7 +521,7 @@ func TestWatchUnsettled(t *testing.T) {
 		return true
 	}, "scans", "--watch", dir, "--settle", "0")
 	talk := d.err.String()
-	if n := strings.Count(talk, "motor.csv has changed since it was logged, and is logged again, whole\n"); n != 1 || strings.Contains(talk, "not logged") {
+	if n := strings.Count(talk, "motor.csv has changed since it was logged, and is logged again as a whole\n"); n != 1 || strings.Contains(talk, "not logged") {
 		t.Errorf("of a file that was logged three times it says %d times that it is logged again:\n%s", n, talk)
 	}
 }
@@ -545,12 +545,12 @@ func TestWatchIntroduced(t *testing.T) {
 		}
 	}
 	journals := " (journal in " + filepath.Join(state, "watch", "home") + ")"
-	says(0, "scans", "*", "watching "+dir+": no file is there yet")
+	says(0, "scans", "*", "watching "+dir+": it has no files yet")
 	put(t, dir, "a.json", "1")
 	put(t, dir, "b.txt", "2")
 	put(t, dir, ".hidden", "3")
-	says(0, "scans", "json", "watching "+dir+": none of the 2 files there matches the pattern 'json'; a pattern is for the whole name, as '*.json'")
-	says(0, "scans", "*.csv", "watching "+dir+": none of the 2 files there matches the pattern '*.csv'")
+	says(0, "scans", "json", "watching "+dir+": none of its 2 files matches the pattern 'json'; a pattern must match the whole name, like '*.json'")
+	says(0, "scans", "*.csv", "watching "+dir+": none of its 2 files matches the pattern '*.csv'")
 	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already"+journals)
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already"+journals+"; 1 of them was logged to scnas as well")
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas as well")
@@ -572,9 +572,9 @@ func TestWatchMeant(t *testing.T) {
 		want string
 	}{
 		{[]string{"produce", "scans", "--watch", "--pattern", "*.json", dir}, "the folder is missing after --watch\nhint: write --watch DIR"},
-		{[]string{"produce", "scans", "--watch", dir, "--pattern", "1.json", "2.json", "3.json"}, "files stand there too (2.json, …)\nhint: put the pattern in quotes"},
+		{[]string{"produce", "scans", "--watch", dir, "--pattern", "1.json", "2.json", "3.json"}, "--watch and files exclude each other (2.json, …)\nhint: put the pattern in quotes"},
 		{[]string{"produce", "scans", "--watch", dir, "2.json"}, "--watch and files exclude each other (2.json)"},
-		{[]string{"produce", "scans", "--watch", motor}, "--watch takes a folder, and " + motor + " is none"},
+		{[]string{"produce", "scans", "--watch", motor}, "--watch " + motor + ": it is not a folder"},
 		{[]string{"produce", "scans", "--watch", motor, "2.csv"}, "--watch " + dir + " --pattern '*.json'"},
 		{[]string{"produce", "scans", "--watch", filepath.Join(dir, "*.json")}, "--watch " + dir + " --pattern '*.json'"},
 		{[]string{"produce", "scans", "--watch", dir, "--settle", "5"}, "write --settle 5s, with a unit"},
@@ -616,7 +616,7 @@ func TestWatchOlder(t *testing.T) {
 	put(t, dir, "a.json", "1")
 	d.watching(t, 0, func() bool {
 		talk := d.err.String()
-		return len(journalled(t, state)) == 1 && strings.Contains(talk, "did you mean scans?; older events, for scnas, wait in the spool; events for other topics go on\n") &&
+		return len(journalled(t, state)) == 1 && strings.Contains(talk, "did you mean scans?; older events for scnas stay in the spool; events for other topics are sent\n") &&
 			strings.Contains(talk, `"diaspora spool discard scnas --to FILE"`)
 	}, "scans", "--watch", dir, "--settle", "0")
 }

@@ -116,16 +116,6 @@ func parseRetention(text string) (int64, error) {
 	return d.Milliseconds(), nil
 }
 
-// clock formats a time in the local time zone, with its offset.
-func (e *env) clock(t time.Time) string {
-	return t.In(e.now().Location()).Format(time.RFC3339)
-}
-
-// day formats the day of a time in the local time zone.
-func (e *env) day(t time.Time) string {
-	return t.In(e.now().Location()).Format(time.DateOnly)
-}
-
 // retentionText formats a retention time. It is the inverse of parseRetention.
 func retentionText(ms int64) string {
 	switch d := time.Duration(ms) * time.Millisecond; {

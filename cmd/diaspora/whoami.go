@@ -25,7 +25,6 @@ export DIASPORA_URL=$(diaspora whoami --url)`,
 	long: `
 whoami asks the fabric, so that a revoked login is noticed. If the fabric cannot be reached, it
 prints what is stored on this machine.`,
-	formats: answerFormats,
 }
 
 func (e *env) whoamiCommand() *cobra.Command {
@@ -65,29 +64,22 @@ func (e *env) whereTo() error {
 	if err != nil {
 		return err
 	}
-	if e.json() {
-		return e.printJSON(map[string]string{"url": cfg.URL})
-	}
-	return e.printf("%s\n", cfg.URL)
+	return e.answer(map[string]string{"url": cfg.URL}, "%s\n", cfg.URL)
 }
 
 func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
-	cfg, err := e.config()
+	cfg, client, err := e.client()
 	if err != nil {
 		return err
 	}
 	d := whoamiDocument{URL: cfg.URL, Origin: e.credential(), Verified: true}
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		return err
-	}
 	var who globus.Identity
 	if cfg.Key != (diaspora.Key{}) {
 		var key diaspora.AccessKey
 		key, err = client.Key(ctx, cfg.Key.ID)
 		d.Key, who.Subject = &key, key.Owner
 	} else {
-		if d.Profile, err = e.profileInUse(); err != nil {
+		if _, d.Profile, err = e.profiles(); err != nil {
 			return err
 		}
 		who, err = client.Identity(ctx)
@@ -118,9 +110,6 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 			d.Brokers = found.Brokers
 		}
 	}
-	if e.json() {
-		return e.printJSON(d)
-	}
 	name := "Principal name:    " + oneLine(d.Username)
 	if cfg.Key.ID != "" {
 		name = "Access key:        " + cfg.Key.ID
@@ -132,14 +121,5 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	if len(d.Brokers) > 0 {
 		brokers = "Brokers:           " + oneLine(strings.Join(d.Brokers, ",")) + "\n"
 	}
-	return e.printf("%s\nSubject claim:     %s\nFabric:            %s\n%sSigned in by:      %s\n", name, d.Subject, d.URL, brokers, d.Origin)
-}
-
-// profileInUse returns the name of the profile that is in use, or "" if there is none.
-func (e *env) profileInUse() (string, error) {
-	profiles, err := diaspora.UserProfiles(e.getenv)
-	if err != nil {
-		return "", err
-	}
-	return e.profileName(profiles)
+	return e.answer(d, "%s\nSubject claim:     %s\nFabric:            %s\n%sSigned in by:      %s\n", name, d.Subject, d.URL, brokers, d.Origin)
 }
