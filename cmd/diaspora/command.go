@@ -27,6 +27,8 @@ type help struct {
 	long     string   // all other explanations
 	formats  []string // the first one is the default; nil means answerFormats
 	args     arguments
+
+	exclusive []string // pairs of flags that exclude each other: "memory data"
 }
 
 // Output formats of commands that print one result, and of commands that print a stream.
@@ -61,6 +63,15 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 				return misuse(cmp.Or(h.args.surplus, seeHelp(cmd)), "%stoo many arguments, from %q on", prefix(cmd), args[h.args.max])
 			case !slices.Contains(h.formats, e.output):
 				return misuse("", "%s-o %s: choose one of %s", prefix(cmd), e.output, strings.Join(h.formats, ", "))
+			}
+			given := func(name string) bool {
+				f := cmd.Flags().Lookup(name)
+				return f.Changed && f.Value.String() != "false"
+			}
+			for _, pair := range h.exclusive {
+				if one, other, _ := strings.Cut(pair, " "); given(one) && given(other) {
+					return misuse("", "%s--%s and --%s exclude each other", prefix(cmd), one, other)
+				}
 			}
 			return nil
 		},
@@ -279,13 +290,11 @@ func (e *env) help(cmd *cobra.Command, args []string) error {
 
 // completeHelp returns the subcommands of the command that the arguments name, for shell completion.
 func completeHelp(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
-	found, rest, err := cmd.Root().Find(args)
-	if err != nil || len(rest) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	for _, below := range found.Commands() {
-		if below.IsAvailableCommand() || below.IsAdditionalHelpTopicCommand() {
-			names = append(names, below.Name()+"\t"+below.Short)
+	if found, rest, err := cmd.Root().Find(args); err == nil && len(rest) == 0 {
+		for _, below := range found.Commands() {
+			if below.IsAvailableCommand() || below.IsAdditionalHelpTopicCommand() {
+				names = append(names, below.Name()+"\t"+below.Short)
+			}
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

@@ -52,9 +52,9 @@ func (e *env) client() (diaspora.Config, *diaspora.Client, error) {
 	return cfg, client, err
 }
 
-// shutOut reports whether err says that the fabric rejects the caller altogether: the credentials are invalid, or
+// loginRejected reports whether err says that the fabric rejects the caller altogether: the credentials are invalid, or
 // the operators do not admit the identity. It is false if only access to a topic is denied.
-func shutOut(err error) bool {
+func loginRejected(err error) bool {
 	topic := (*diaspora.TopicError)(nil)
 	return errors.Is(err, diaspora.ErrUnauthenticated) || errors.Is(err, diaspora.ErrPermission) && !errors.As(err, &topic)
 }

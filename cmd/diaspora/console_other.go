@@ -2,5 +2,5 @@
 
 package main
 
-// understands reports whether a terminal supports escape sequences, for colours and for moving the cursor.
-func understands(any) bool { return true }
+// enableANSI reports whether a terminal supports escape sequences, for colours and for moving the cursor.
+func enableANSI(any) bool { return true }

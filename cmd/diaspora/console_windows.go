@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// understands enables escape sequences on a terminal, for colours and for moving the cursor, and reports
+// enableANSI enables escape sequences on a terminal, for colours and for moving the cursor, and reports
 // whether that worked.
-func understands(stream any) bool {
+func enableANSI(stream any) bool {
 	f, ok := stream.(*os.File)
 	if !ok {
 		return true

@@ -55,6 +55,8 @@ by its group once it has been written to the output.
 ` + positionHelp + "\n\n" + formatHelp,
 	formats: append(streamFormats, "raw"),
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
+
+	exclusive: []string{"partition group", "exit to"}, // a group assigns the partitions to its members
 }
 
 type consumeOptions struct {
@@ -91,14 +93,8 @@ func (e *env) consumeCommand() *cobra.Command {
 // consumer converts the flags to the options of the library.
 func (o consumeOptions) consumer(topics []string, now time.Time) (diaspora.ConsumerOptions, error) {
 	c := diaspora.ConsumerOptions{Topics: topics, Group: o.group, Partitions: o.partitions, CommitEvery: -1}
-	if o.group != "" && o.partitions != nil {
-		return c, misuse("", "consume: --partition and --group exclude each other: a group assigns its members the partitions")
-	}
 	if o.number < 0 {
 		return c, misuse("", "consume: -n %d is negative", o.number)
-	}
-	if o.exit && o.to != "" {
-		return c, misuse("", "consume: --exit and --to exclude each other")
 	}
 	if o.exit {
 		o.to = "end"
@@ -138,17 +134,17 @@ func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) er
 		return err
 	}
 	var consumer *diaspora.Consumer
-	err = e.aloud(func() (err error) {
+	err = e.withNotice(func() (err error) {
 		consumer, err = diaspora.OpenConsumer(ctx, cfg, options)
 		return err
 	})
 	if err != nil {
 		return e.aboutTopic(ctx, cfg, err)
 	}
-	c := &consumption{
+	c := &consumeRun{
 		env: e, consumer: consumer, options: options,
 		number: o.number,
-		out:    newOutflow(e.stdout),
+		out:    newLineWriter(e.stdout),
 		format: format,
 	}
 	return e.aboutTopic(ctx, cfg, c.run(ctx))
@@ -176,13 +172,13 @@ func (e *env) recordFormat(format string, several bool) (recordFormat, error) {
 	return f, nil
 }
 
-// consumption is one run of consume.
-type consumption struct {
+// consumeRun is one run of consume.
+type consumeRun struct {
 	env      *env
 	consumer *diaspora.Consumer
 	options  diaspora.ConsumerOptions
 	number   int64 // end after this many records; 0 means never
-	out      *outflow
+	out      *lineWriter
 	format   recordFormat
 
 	read    atomic.Int64
@@ -200,7 +196,7 @@ const (
 	goodbyeAfter = time.Second // time after which the user is told why exiting takes long
 )
 
-func (c *consumption) run(ctx context.Context) (err error) {
+func (c *consumeRun) run(ctx context.Context) (err error) {
 	c.introduce(ctx)
 	hide := func() {}
 	if c.options.Until != (diaspora.Position{}) || c.number > 0 { // otherwise there is no end to show progress towards
@@ -235,7 +231,7 @@ func (c *consumption) run(ctx context.Context) (err error) {
 }
 
 // loop prints records until the end that the flags set.
-func (c *consumption) loop(ctx context.Context) error {
+func (c *consumeRun) loop(ctx context.Context) error {
 	var buf []byte
 	for record, err := range c.consumer.Records(ctx) {
 		if gap := (*diaspora.GapError)(nil); errors.As(err, &gap) {
@@ -261,7 +257,7 @@ func (c *consumption) loop(ctx context.Context) error {
 }
 
 // introduce tells the user where reading begins.
-func (c *consumption) introduce(ctx context.Context) {
+func (c *consumeRun) introduce(ctx context.Context) {
 	if c.env.quiet {
 		return
 	}
@@ -286,7 +282,7 @@ func (c *consumption) introduce(ctx context.Context) {
 }
 
 // where describes the range of records that is read.
-func (c *consumption) where() string {
+func (c *consumeRun) where() string {
 	text := c.env.positionText(c.options.From)
 	if c.options.Until != (diaspora.Position{}) {
 		text += " to " + c.env.positionText(c.options.Until)
@@ -296,7 +292,7 @@ func (c *consumption) where() string {
 
 // watch commits the offsets of records that were written, and reports outages and the end of the backlog. It
 // stops reading if nobody reads the output any more.
-func (c *consumption) watch(ctx context.Context, stop func()) {
+func (c *consumeRun) watch(ctx context.Context, stop func()) {
 	ticker := time.NewTicker(quietAfter)
 	defer ticker.Stop()
 	outage := outageWatch{env: c.env}
@@ -320,7 +316,7 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 		now := time.Now()
 		if now.Sub(committed) >= commitEvery && c.options.Group != "" {
 			committed = now
-			err := answered(ctx, func(ctx context.Context) error {
+			err := withLookTimeout(ctx, func(ctx context.Context) error {
 				return c.out.flushed(func() error { return c.consumer.Commit(ctx) })
 			})
 			if err != nil && ctx.Err() == nil {
@@ -335,7 +331,7 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 		}
 		looked = now
 		var progress []diaspora.Progress
-		err := answered(ctx, func(ctx context.Context) (err error) {
+		err := withLookTimeout(ctx, func(ctx context.Context) (err error) {
 			progress, err = c.consumer.Progress(ctx)
 			return err
 		})
@@ -354,14 +350,15 @@ func (c *consumption) watch(ctx context.Context, stop func()) {
 		if err != nil || caughtUp || len(progress) == 0 {
 			continue
 		}
-		if caughtUp = atEnd(progress); caughtUp && c.options.Until == (diaspora.Position{}) {
+		caughtUp = !slices.ContainsFunc(progress, func(p diaspora.Progress) bool { return p.Next < p.End })
+		if caughtUp && c.options.Until == (diaspora.Position{}) {
 			c.env.say("caught up after %s; waiting for new ones, Ctrl-C ends", count(read, "record"))
 		}
 	}
 }
 
-// answered sends a request to the cluster, and returns errSilent if there is no response within lookTimeout.
-func answered(ctx context.Context, ask func(context.Context) error) error {
+// withLookTimeout sends a request to the cluster, and returns errSilent if there is no response within lookTimeout.
+func withLookTimeout(ctx context.Context, ask func(context.Context) error) error {
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	err := ask(looking)
@@ -369,13 +366,4 @@ func answered(ctx context.Context, ask func(context.Context) error) error {
 		return errSilent
 	}
 	return err
-}
-
-func atEnd(progress []diaspora.Progress) bool {
-	for _, p := range progress {
-		if p.Next < p.End {
-			return false
-		}
-	}
-	return true
 }

@@ -48,27 +48,27 @@ func (e *env) json() bool { return e.output == "json" || e.output == "ndjson" }
 // say prints a note to stderr, unless --quiet is set.
 func (e *env) say(format string, args ...any) {
 	if !e.quiet {
-		e.talk("diaspora: " + fmt.Sprintf(format, args...))
+		e.printErr("diaspora: " + fmt.Sprintf(format, args...))
 	}
 }
 
 // warn prints a warning to stderr, even if --quiet is set.
 func (e *env) warn(format string, args ...any) {
-	e.talkAs(yellow, "diaspora: ", fmt.Sprintf(format, args...))
+	e.printErrAs(yellow, "diaspora: ", fmt.Sprintf(format, args...))
 }
 
-// talk writes a line to stderr. The line may quote text from other people, so control characters are escaped,
+// printErr writes a line to stderr. The line may quote text from other people, so control characters are escaped,
 // and further lines are indented so that they cannot imitate our own messages.
-func (e *env) talk(line string) { e.talkAs("", "", line) }
+func (e *env) printErr(line string) { e.printErrAs("", "", line) }
 
-// talkAs is talk with a coloured prefix.
-func (e *env) talkAs(c colour, word, line string) {
+// printErrAs is printErr with a coloured prefix.
+func (e *env) printErrAs(c colour, word, line string) {
 	text := terminal.Escape(nil, []byte(strings.ReplaceAll(line, "\n", "\n  ")+"\n"))
-	_, _ = e.talkTo().Write(append([]byte(e.paint(e.stderr, c, word)), text...))
+	_, _ = e.errWriter().Write(append([]byte(e.paint(e.stderr, c, word)), text...))
 }
 
-// talkTo returns the writer for messages: stderr, or the screen that keeps a progress line at its bottom.
-func (e *env) talkTo() io.Writer {
+// errWriter returns the writer for messages: stderr, or the screen that keeps a progress line at its bottom.
+func (e *env) errWriter() io.Writer {
 	if e.bottom != nil {
 		return e.bottom
 	}

@@ -82,17 +82,17 @@ type errorDocument struct {
 func (e *env) complain(err error, code int) {
 	text, hints := explanation(err)
 	if line, err := jsonLine(errorDocument{text, append([]string{}, hints...), code}); e.json() && err == nil {
-		e.talkTo().Write(line)
+		e.errWriter().Write(line)
 		return
 	}
-	e.talkAs(red, "diaspora: ", text)
+	e.printErrAs(red, "diaspora: ", text)
 	e.hint(hints...)
 }
 
 // hint writes hints to stderr.
 func (e *env) hint(hints ...string) {
 	for _, hint := range hints {
-		e.talkAs(cyan, "hint: ", hint)
+		e.printErrAs(cyan, "hint: ", hint)
 	}
 }
 

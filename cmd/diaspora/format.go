@@ -47,7 +47,7 @@ func parseFormat(text string, person bool) (recordFormat, error) {
 		}
 		part := formatToken(rest[0], show)
 		if part == nil {
-			return nil, fmt.Errorf("%%%s is not a token; choose %s", firstRune(rest), formatTokens)
+			return nil, fmt.Errorf("%%%.1s is not a token; choose %s", rest, formatTokens)
 		}
 		parts, text = append(parts, part), rest[1:]
 	}
@@ -115,13 +115,6 @@ func length(data []byte) int64 {
 	return int64(len(data))
 }
 
-func firstRune(text string) string {
-	for _, r := range text {
-		return string(r)
-	}
-	return ""
-}
-
 // unescape replaces \n, \r, \t, \\ and \x1f, because shells pass them on unchanged.
 func unescape(text string) (string, error) {
 	var b strings.Builder
@@ -152,7 +145,7 @@ func unescape(text string) (string, error) {
 			b.WriteByte(byte(n))
 			text = text[2:]
 		default:
-			return "", fmt.Errorf(`\%s is not an escape sequence; a backslash is written \\`, firstRune(rest))
+			return "", fmt.Errorf(`\%.1s is not an escape sequence; a backslash is written \\`, rest)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func TestProduceSaysFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &production{env: d.env, topic: "weather", parse: parse, out: newOutflow(d.env.stdout), spool: true, logger: logger}
+	p := &produceRun{env: d.env, topic: "weather", parse: parse, out: newLineWriter(d.env.stdout), spool: true, logger: logger}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
@@ -15,26 +16,25 @@ import (
 type input struct {
 	streams  []stream
 	terminal bool // one of the streams is a terminal
-	whole    bool // each stream is one event
 	source   source
 }
 
 type stream struct {
-	name   string    // for errors
-	reader io.Reader // nil for a value
-	value  string    // one event, even if it contains line feeds
-	file   *os.File  // if the stream is a file other than stdin
+	name   string // for errors
+	reader io.Reader
+	whole  bool     // the stream is one event
+	file   *os.File // nil if the stream is not a file, or stdin
 }
 
 // openInput opens all files, so that one that cannot be opened is an error before the first event is sent.
 func (e *env) openInput(o produceOptions, files []string) (*input, error) {
-	in := &input{whole: o.input == "file"}
+	in, whole := new(input), o.input == "file"
 	switch {
 	case len(o.values) > 0 && len(files) > 0:
 		return nil, misuse("", "produce: --value and files exclude each other")
 	case len(o.values) > 0:
 		for _, v := range o.values {
-			in.streams = append(in.streams, stream{name: "--value", value: v})
+			in.streams = append(in.streams, stream{name: "--value", reader: strings.NewReader(v), whole: true})
 		}
 		return in, nil
 	case len(files) == 0:
@@ -42,13 +42,13 @@ func (e *env) openInput(o produceOptions, files []string) (*input, error) {
 	}
 	for _, name := range files {
 		if name == "-" {
-			in.streams = append(in.streams, stream{name: "input", reader: e.stdin})
+			in.streams = append(in.streams, stream{"input", e.stdin, whole, nil})
 			in.terminal = in.terminal || e.terminal(e.stdin)
 			continue
 		}
 		f, err := os.Open(name)
 		if err == nil {
-			in.streams = append(in.streams, stream{name: name, reader: f, file: f})
+			in.streams = append(in.streams, stream{name, f, whole, f})
 			var info os.FileInfo
 			if info, err = f.Stat(); err == nil && info.IsDir() {
 				err = errors.New("it is a directory")
@@ -85,14 +85,8 @@ func (in *input) Close() error {
 func (in *input) each(do func(where string, number int, file fs.FileInfo, content []byte, err error) bool) error {
 	defer in.source.end()
 	for _, s := range in.streams {
-		if s.reader == nil {
-			if !do(s.name, 0, nil, []byte(s.value), nil) {
-				return nil
-			}
-			continue
-		}
 		from := in.source.begin(s.name, s.reader)
-		if in.whole {
+		if s.whole {
 			var info fs.FileInfo
 			var content []byte
 			var err error

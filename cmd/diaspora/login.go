@@ -119,7 +119,7 @@ func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 
 // inBrowser lets the user log in with a browser.
 func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
-	typed, done := newRelay(s.env.stdin), make(chan struct{})
+	typed, done := newSharedInput(s.env.stdin), make(chan struct{})
 	login, err := s.client.Login(ctx, globus.LoginOptions{
 		Scopes:    []string{s.profile.Discovery.Globus.Scope},
 		In:        typed.reader(done),

@@ -36,7 +36,7 @@ func (w *outageWatch) see(err error, detail func() string) {
 	}
 	if w.seen++; !w.told && (w.seen >= toldAfter || errors.Is(err, errSilent)) {
 		w.told = true
-		mend := w.about != nil && refusal(err)
+		mend := w.about != nil && permanent(err)
 		if mend {
 			err = w.about(err)
 		}
@@ -52,9 +52,9 @@ func (w *outageWatch) see(err error, detail func() string) {
 // response that takes longer than lookTimeout is not a coincidence.
 var errSilent = fail(diaspora.ErrUnavailable, "", "the cluster has not answered for %v", lookTimeout)
 
-// aloud sends a request to the cluster, and tells the user if there is no response within lookTimeout, because
+// withNotice sends a request to the cluster, and tells the user if there is no response within lookTimeout, because
 // retries may take minutes.
-func (e *env) aloud(ask func() error) error {
+func (e *env) withNotice(ask func() error) error {
 	defer time.AfterFunc(lookTimeout, func() { e.warn("%v; waiting for it", errSilent) }).Stop()
 	return ask()
 }
@@ -93,22 +93,22 @@ func (w *fullWatch) see(err error, detail func() string) {
 	w.env.hint(hints...)
 }
 
-// stillAfter is how long a reachable cluster may acknowledge nothing before the user is told.
-const stillAfter = 15 * time.Second
+// stalledAfter is how long a reachable cluster may acknowledge nothing before the user is told.
+const stalledAfter = 15 * time.Second
 
-var errStill = fail(diaspora.ErrUnavailable, "", "the cluster can be reached, but has acknowledged nothing for 15 s: its disk may be full, or the network slow")
+var errStalled = fail(diaspora.ErrUnavailable, "", "the cluster can be reached, but has acknowledged nothing for 15 s: its disk may be full, or the network slow")
 
-// stillness detects a cluster that is reachable but acknowledges nothing. For instance, if the disk of a broker
+// stallWatch detects a cluster that is reachable but acknowledges nothing. For instance, if the disk of a broker
 // is full, clients retry forever without an error.
-type stillness struct {
+type stallWatch struct {
 	answered int64
 	since    time.Time
 }
 
-// see returns the reason why events are pending, or nil: err, if it is not nil, or errStill if the cluster has
-// acknowledged nothing for stillAfter. pending is the number of pending events, answered the number of events
+// see returns the reason why events are pending, or nil: err, if it is not nil, or errStalled if the cluster has
+// acknowledged nothing for stalledAfter. pending is the number of pending events, answered the number of events
 // that were acknowledged or have failed.
-func (s *stillness) see(now time.Time, err error, pending, answered int64) error {
+func (s *stallWatch) see(now time.Time, err error, pending, answered int64) error {
 	if err != nil {
 		return err
 	}
@@ -116,10 +116,10 @@ func (s *stillness) see(now time.Time, err error, pending, answered int64) error
 		s.answered, s.since = answered, now
 		return nil
 	}
-	if now.Sub(s.since) < stillAfter {
+	if now.Sub(s.since) < stalledAfter {
 		return nil
 	}
-	return errStill
+	return errStalled
 }
 
 // outageMemory records that a fabric was unreachable a moment ago, so that the next run does not wait for it:
@@ -132,10 +132,10 @@ type outageMemory struct {
 
 const (
 	rememberedFor = time.Minute
-	// glance is the timeout for connecting to a fabric that was unreachable a moment ago.
-	glance = 500 * time.Millisecond
-	// leastGlance is enough time for a connection to be refused.
-	leastGlance = 100 * time.Millisecond
+	// shortDialTimeout is the timeout for connecting to a fabric that was unreachable a moment ago.
+	shortDialTimeout = 500 * time.Millisecond
+	// leastDialTimeout is enough time for a connection to be refused.
+	leastDialTimeout = 100 * time.Millisecond
 )
 
 // outages returns the outage record of a fabric.

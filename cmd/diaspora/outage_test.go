@@ -15,9 +15,9 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// TestStillness checks that the user is told of a reachable cluster that acknowledges nothing, but not if no events
+// TestStallWatch checks that the user is told of a reachable cluster that acknowledges nothing, but not if no events
 // are pending.
-func TestStillness(t *testing.T) {
+func TestStallWatch(t *testing.T) {
 	start := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	away := errors.New("away")
 	for name, steps := range map[string][]struct {
@@ -30,19 +30,19 @@ func TestStillness(t *testing.T) {
 			{0, diaspora.LoggerStats{}, nil},
 			{time.Hour, diaspora.LoggerStats{}, nil},
 			{time.Hour + time.Second, diaspora.LoggerStats{Pending: 1}, nil},
-			{time.Hour + stillAfter + time.Second, diaspora.LoggerStats{Pending: 1}, errStill},
-			{time.Hour + stillAfter + 2*time.Second, diaspora.LoggerStats{Acknowledged: 1}, nil},
+			{time.Hour + stalledAfter + time.Second, diaspora.LoggerStats{Pending: 1}, errStalled},
+			{time.Hour + stalledAfter + 2*time.Second, diaspora.LoggerStats{Acknowledged: 1}, nil},
 		},
 		"busy": {
 			{0, diaspora.LoggerStats{Pending: 5}, nil},
 			{10 * time.Second, diaspora.LoggerStats{Pending: 5, Acknowledged: 1}, nil},
 			{20 * time.Second, diaspora.LoggerStats{Pending: 5, Acknowledged: 1, Failed: 1}, nil},
 			{34 * time.Second, diaspora.LoggerStats{Pending: 5, Acknowledged: 1, Failed: 1}, nil},
-			{35 * time.Second, diaspora.LoggerStats{Pending: 5, Acknowledged: 1, Failed: 1}, errStill},
+			{35 * time.Second, diaspora.LoggerStats{Pending: 5, Acknowledged: 1, Failed: 1}, errStalled},
 		},
 		"away": {{0, diaspora.LoggerStats{Pending: 1, Err: away}, away}},
 	} {
-		var s stillness
+		var s stallWatch
 		for _, step := range steps {
 			if got := s.see(start.Add(step.after), step.stats.Err, step.stats.Pending, step.stats.Acknowledged+step.stats.Failed); got != step.want {
 				t.Errorf("%s, after %v: %v, want %v", name, step.after, got, step.want)

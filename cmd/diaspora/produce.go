@@ -113,6 +113,8 @@ it has them, its key, the name of its file and its line number. With --no-spool,
 for each event that is acknowledged, also with its partition and offset.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
+
+	exclusive: []string{"wait no-spool", "key key-separator", "watch value"}, // without a spool, produce waits until all events are acknowledged
 }
 
 type produceOptions struct {
@@ -175,16 +177,13 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if err != nil {
 		return err
 	}
-	switch {
-	case o.wait < 0:
+	if o.wait < 0 {
 		return misuse("", "produce: --wait %v is negative", o.wait)
-	case o.noSpool && o.waits:
-		return misuse("", "produce: --wait and --no-spool exclude each other: without a spool, produce waits until the cluster has all")
 	}
 	if !slices.Contains(compressions, o.compression) {
 		return misuse("", "produce: there is no compression %q; choose %s", o.compression, strings.Join(compressions, ", "))
 	}
-	p := &production{env: e, topic: topic, parse: parse, out: newOutflow(e.stdout), spool: !o.noSpool, requireAck: o.requireAck, noun: "line"}
+	p := &produceRun{env: e, topic: topic, parse: parse, out: newLineWriter(e.stdout), spool: !o.noSpool, requireAck: o.requireAck, noun: "line"}
 	if o.input == "file" || len(o.values) > 0 {
 		p.noun = "event"
 	}
@@ -206,14 +205,14 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	cfg.Compression = o.compression
 	if p.spool {
 		p.outages = e.outages(cfg)
-		if p.away, p.hasty = p.outages.age(); o.waits || o.requireAck {
-			p.hasty = false
+		if p.lastOutage, p.skipWait = p.outages.age(); o.waits || o.requireAck {
+			p.skipWait = false
 		}
 		if cfg.ClosePatience = o.wait; o.wait == 0 {
 			cfg.ClosePatience = -1
 		}
-		if cfg.DialTimeout = min(o.wait, maxAsking); p.hasty || cfg.DialTimeout < glance {
-			cfg.DialTimeout = glance
+		if cfg.DialTimeout = min(o.wait, maxAsking); p.skipWait || cfg.DialTimeout < shortDialTimeout {
+			cfg.DialTimeout = shortDialTimeout
 		}
 		p.opened = time.Now()
 		p.logger, p.dir, p.others, err = e.openLogger(ctx, cfg)
@@ -265,9 +264,6 @@ var compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
 
 // parser returns the function that converts a line, or a whole file, to an event.
 func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
-	if o.keyed && o.separator != "" {
-		return nil, misuse("", "produce: -k and --key-separator exclude each other")
-	}
 	var common []diaspora.Header // headers of every event
 	for _, h := range o.headers {
 		name, value, ok := strings.Cut(h, "=")
@@ -315,31 +311,31 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 // ndjsonHint is for users whose lines happen to be JSON.
 const ndjsonHint = `to log each line unchanged, omit "--input ndjson"; with it, a line must have the form {"value": …}`
 
-// production is one run of produce.
-type production struct {
+// produceRun is one run of produce.
+type produceRun struct {
 	env    *env
 	logger *diaspora.Logger
 	topic  string
 	parse  func(line []byte) (diaspora.Event, error)
-	out    *outflow // for receipts, with -o json
+	out    *lineWriter // for receipts, with -o json
 
 	spool      bool // events go through a spool
 	requireAck bool
 	watch      *watch.Watcher    // nil without --watch
 	about      func(error) error // adds details to an error that is reported during the run, or nil
-	still      stillness
+	stall      stallWatch
 	dir        string              // of the spool
 	others     []*diaspora.Logger  // they send the events that other processes left in their spools
 	before     diaspora.SpoolStats // the spool at the beginning
 
-	outages outageMemory
-	away    time.Duration // how long ago the cluster was unreachable
-	hasty   bool          // because of that, do not wait for the cluster
-	opened  time.Time
-	left    bool    // the run ended without waiting for the cluster
-	source  *source // the input
-	noun    string  // what is read: "line" or, for whole files, "event"
-	typed   bool    // a user types the input at a terminal
+	outages     outageMemory
+	lastOutage  time.Duration // how long ago the cluster was unreachable
+	skipWait    bool          // because of that, do not wait for the cluster
+	opened      time.Time
+	skippedWait bool    // the run ended without waiting for the cluster
+	source      *source // the input
+	noun        string  // what is read: "line" or, for whole files, "event"
+	typed       bool    // a user types the input at a terminal
 
 	mu           sync.Mutex // guards the fields below
 	read         int64      // number of lines
@@ -361,7 +357,7 @@ const (
 
 // run reads and sends the input. It returns when the result of every event is known, or when it is interrupted.
 // Reading happens in another goroutine, because a read cannot be interrupted.
-func (p *production) run(ctx context.Context, do func(reading context.Context) error) error {
+func (p *produceRun) run(ctx context.Context, do func(reading context.Context) error) error {
 	hide := func() {}
 	if !p.typed {
 		hide = p.env.progress(p.env.json(), p.progressLine())
@@ -403,17 +399,17 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 	}
 	go func() { closed <- p.close(bound) }()
 	interrupted := ctx.Done()
-	var glances <-chan time.Time
-	if p.hasty {
-		ticker := time.NewTicker(leastGlance / 4)
+	var checks <-chan time.Time
+	if p.skipWait {
+		ticker := time.NewTicker(leastDialTimeout / 4)
 		defer ticker.Stop()
-		glances = ticker.C
+		checks = ticker.C
 	}
 	for {
 		select {
-		case <-glances:
-			if p.stillAway() {
-				p.left = true
+		case <-checks:
+			if p.stillUnreachable() {
+				p.skippedWait = true
 				cancel()
 			}
 		case err := <-closed:
@@ -438,7 +434,7 @@ func (p *production) run(ctx context.Context, do func(reading context.Context) e
 }
 
 // acknowledgedByCluster returns how many events the cluster has acknowledged in this run, from all spools.
-func (p *production) acknowledgedByCluster() (n int64) {
+func (p *produceRun) acknowledgedByCluster() (n int64) {
 	n = p.logger.Stats().Acknowledged
 	for _, l := range p.others {
 		n += l.Stats().Acknowledged
@@ -446,41 +442,41 @@ func (p *production) acknowledgedByCluster() (n int64) {
 	return n
 }
 
-// stillAway reports whether to stop waiting for a cluster that was unreachable a moment ago: it is unreachable now
+// stillUnreachable reports whether to stop waiting for a cluster that was unreachable a moment ago: it is unreachable now
 // too, or has not accepted the login within a short time.
-func (p *production) stillAway() bool {
-	if !p.hasty || p.left {
+func (p *produceRun) stillUnreachable() bool {
+	if !p.skipWait || p.skippedWait {
 		return false
 	}
 	stats := p.logger.Stats()
 	if stats.Err == nil {
-		p.hasty = false // the cluster is reachable again, so wait for it as usual
+		p.skipWait = false // the cluster is reachable again, so wait for it as usual
 		return false
 	}
 	since := time.Since(p.opened)
-	return since >= glance || since >= leastGlance && errors.Is(stats.Spool.Why, diaspora.ErrUnavailable)
+	return since >= shortDialTimeout || since >= leastDialTimeout && errors.Is(stats.Spool.Why, diaspora.ErrUnavailable)
 }
 
 // recordOutage records for the next run whether the cluster was reachable.
-func (p *production) recordOutage(ctx context.Context, spool diaspora.SpoolStats) {
+func (p *produceRun) recordOutage(ctx context.Context, spool diaspora.SpoolStats) {
 	switch {
 	case !p.spool:
 	case p.acknowledgedByCluster() > 0:
 		p.outages.forget()
-	case !p.left && ctx.Err() == nil && spool.Events > 0 && errors.Is(spool.Why, diaspora.ErrUnavailable):
+	case !p.skippedWait && ctx.Err() == nil && spool.Events > 0 && errors.Is(spool.Why, diaspora.ErrUnavailable):
 		p.outages.remember()
 	}
 }
 
 // tidy removes spools that this run has emptied.
-func (p *production) tidy(ctx context.Context) {
+func (p *produceRun) tidy(ctx context.Context) {
 	if p.spool {
 		p.env.tidySpools(ctx)
 	}
 }
 
 // close closes all Loggers at once.
-func (p *production) close(ctx context.Context) error {
+func (p *produceRun) close(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, l := range p.others {
 		all.Go(func() {
@@ -498,7 +494,7 @@ func (p *production) close(ctx context.Context) error {
 }
 
 // look reports outages and a full spool, and ends a run without a spool if the login is rejected.
-func (p *production) look(w *outageWatch, full *fullWatch) {
+func (p *produceRun) look(w *outageWatch, full *fullWatch) {
 	stats := p.logger.Stats()
 	if p.spool {
 		full.see(stats.Spool.Full, func() string {
@@ -506,7 +502,7 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 			defer p.mu.Unlock()
 			return fmt.Sprintf("the first %s of the input %s in the spool or sent; reading continues when there is room", count(p.acknowledged, "event"), agree(p.acknowledged, "is", "are"))
 		})
-		w.see(p.still.see(p.env.now(), stats.Spool.Why, stats.Spool.Events, stats.Acknowledged+stats.Failed), func() string {
+		w.see(p.stall.see(p.env.now(), stats.Spool.Why, stats.Spool.Events, stats.Acknowledged+stats.Failed), func() string {
 			if t := (*diaspora.TopicError)(nil); errors.As(stats.Spool.Why, &t) && t.Topic != p.topic && stats.Spool.Held[p.topic] == nil {
 				return fmt.Sprintf("older events for %s stay in the spool; events for other topics are sent", t.Topic)
 			}
@@ -518,21 +514,21 @@ func (p *production) look(w *outageWatch, full *fullWatch) {
 		})
 		return
 	}
-	if shutOut(stats.Err) {
+	if loginRejected(stats.Err) {
 		p.giveUp(fmt.Errorf("produce to topic %q: %w", p.topic, stats.Err))
 		return
 	}
 	if stats.Pending == 0 && stats.Err != nil {
 		return // no event is pending
 	}
-	w.see(p.still.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), func() string {
+	w.see(p.stall.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), func() string {
 		return waiting(max(1, stats.Pending)) + "; nothing is lost unless you stop this program"
 	})
 }
 
 // send logs a line or, with line 0, a whole file. file is nil if the input is not a file. The event is attributed to
 // the file as with --watch.
-func (p *production) send(where string, line int, file fs.FileInfo, content []byte, err error) {
+func (p *produceRun) send(where string, line int, file fs.FileInfo, content []byte, err error) {
 	var event diaspora.Event
 	if err == nil {
 		event, err = p.parse(content)
@@ -545,7 +541,7 @@ func (p *production) send(where string, line int, file fs.FileInfo, content []by
 
 // log passes an event to the Logger, or reports err if there is no event. done may be nil; it is called with the
 // event's result.
-func (p *production) log(where string, number int, event diaspora.Event, err error, done func(diaspora.Record, error)) {
+func (p *produceRun) log(where string, number int, event diaspora.Event, err error, done func(diaspora.Record, error)) {
 	p.mu.Lock()
 	p.read++
 	p.mu.Unlock()
@@ -571,7 +567,7 @@ func (p *production) log(where string, number int, event diaspora.Event, err err
 }
 
 // receipt prints a line of JSON for an event that is in the cluster, or in the spool. The caller holds mu.
-func (p *production) receipt(r diaspora.Record, number int) {
+func (p *produceRun) receipt(r diaspora.Record, number int) {
 	b := append(p.buf[:0], `{"topic":`...)
 	b = appendString(b, r.Topic)
 	if !p.spool {
@@ -593,7 +589,7 @@ func (p *production) receipt(r diaspora.Record, number int) {
 }
 
 // lineFailed counts a line that cannot be logged, and shows why.
-func (p *production) lineFailed(where string, number int, err error) {
+func (p *produceRun) lineFailed(where string, number int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.failed++
@@ -614,7 +610,7 @@ func (p *production) lineFailed(where string, number int, err error) {
 }
 
 // eventFailed handles an event that cannot be logged. If no other event can be logged either, it ends the run.
-func (p *production) eventFailed(where string, number int, err error) {
+func (p *produceRun) eventFailed(where string, number int, err error) {
 	switch {
 	case errors.Is(err, diaspora.ErrClosed):
 		return // summary counts it
@@ -629,7 +625,7 @@ func (p *production) eventFailed(where string, number int, err error) {
 }
 
 // giveUp ends the run because no further event can succeed.
-func (p *production) giveUp(err error) {
+func (p *produceRun) giveUp(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fatal == nil {
@@ -638,14 +634,14 @@ func (p *production) giveUp(err error) {
 	p.stop()
 }
 
-func (p *production) failure() error {
+func (p *produceRun) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.fatal
 }
 
 // summary prints the result of the run, and returns the error that determines the exit code.
-func (p *production) summary(ctx context.Context, readErr, closeErr error) error {
+func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error {
 	printErr := p.out.flush()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -675,7 +671,7 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 	case earlier:
 		reason, _ := explanation(why)
 		text += fmt.Sprintf(". From earlier runs, %s: %s", pending, reason)
-	case left > 0 && !refusal(why): // otherwise the error says what a person has to do first
+	case left > 0 && !permanent(why): // otherwise the error says what a person has to do first
 		text += fmt.Sprintf("; the next produce sends %s, or %q", agree(left, "it", "them"), p.env.drainCommand())
 	}
 	p.env.say("%s", text)
@@ -684,8 +680,8 @@ func (p *production) summary(ctx context.Context, readErr, closeErr error) error
 		text, _ := explanation(why)
 		p.env.say("%s", text)
 	}
-	if left > 0 && err == nil && p.left {
-		p.env.say("the cluster could not be reached %v ago, so produce did not wait for it; --wait 5s does", max(p.away, time.Second).Round(time.Second))
+	if left > 0 && err == nil && p.skippedWait {
+		p.env.say("the cluster could not be reached %v ago, so produce did not wait for it; --wait 5s does", max(p.lastOutage, time.Second).Round(time.Second))
 	}
 	return err
 }
@@ -695,9 +691,9 @@ const maxSearchedBytes = 64 << 20
 
 // leftByOthers reports whether all events in the spool are for other topics than that of this run, which reject them.
 // They were logged by earlier runs; without this check, their error would look like one of this run.
-func (p *production) leftByOthers(left diaspora.SpoolStats) bool {
+func (p *produceRun) leftByOthers(left diaspora.SpoolStats) bool {
 	var refused *diaspora.TopicError
-	if !p.spool || left.Events == 0 || left.Bytes > maxSearchedBytes || left.Held[p.topic] != nil || !refusal(left.Why) || !errors.As(left.Why, &refused) {
+	if !p.spool || left.Events == 0 || left.Bytes > maxSearchedBytes || left.Held[p.topic] != nil || !permanent(left.Why) || !errors.As(left.Why, &refused) {
 		return false
 	}
 	topics, err := spool.Topics(p.dir)
@@ -710,7 +706,7 @@ func (p *production) leftByOthers(left diaspora.SpoolStats) bool {
 }
 
 // outcome returns the error that determines the exit code. The caller holds mu.
-func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost int64, err error) error {
+func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost int64, err error) error {
 	held := left.Held[p.topic]
 	bad := p.failed + lost
 	switch {
@@ -726,23 +722,23 @@ func (p *production) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
 		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.drainCommand()+`"`+p.env.withNewKeyFile())
-	case held != nil && refusal(held) && p.acknowledgedByCluster() > 0: // the name of the topic is right
+	case held != nil && permanent(held) && p.acknowledgedByCluster() > 0: // the name of the topic is right
 		return held
-	case held != nil && refusal(held) && p.watch != nil:
+	case held != nil && permanent(held) && p.watch != nil:
 		return hinted(held, p.rewatchHint(""))
-	case held != nil && refusal(held):
+	case held != nil && permanent(held):
 		return hinted(held, p.env.discardHint(p.topic))
-	case shutOut(left.Why):
+	case loginRejected(left.Why):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
-		return stranded(left.Events, left.Why)
+		return pendingError(left.Events, left.Why)
 	}
 	return nil
 }
 
 // rewatchHint says what to do with events of a watch whose topic is mistyped. A watch with another topic logs the
 // files again, so these events must be deleted. first is what to do before.
-func (p *production) rewatchHint(first string) string {
+func (p *produceRun) rewatchHint(first string) string {
 	return `they are sent once that is allowed; if the name is wrong, ` + first + `type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
 }
 

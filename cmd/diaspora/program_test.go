@@ -592,7 +592,7 @@ func TestEndIsNotSilent(t *testing.T) {
 func TestOpeningIsNotSilent(t *testing.T) {
 	t.Parallel()
 	d := emptyDesk(t)
-	d.env.aloud(func() error {
+	d.env.withNotice(func() error {
 		eventually(t, "the word that the cluster does not answer", func() bool {
 			return strings.Contains(d.err.String(), "diaspora: the cluster has not answered for 5s; waiting for it")
 		})

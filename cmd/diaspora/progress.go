@@ -108,7 +108,7 @@ func (m *meter) see(now time.Time, value int64) float64 {
 }
 
 // progressLine returns the progress of produce.
-func (p *production) progressLine() func(now time.Time, columns int) string {
+func (p *produceRun) progressLine() func(now time.Time, columns int) string {
 	var bytes, events meter
 	return func(now time.Time, columns int) string {
 		at, stats := p.source.state(), p.logger.Stats()
@@ -139,7 +139,7 @@ func (p *production) progressLine() func(now time.Time, columns int) string {
 }
 
 // progressLine returns the progress of consume.
-func (c *consumption) progressLine() func(now time.Time, columns int) string {
+func (c *consumeRun) progressLine() func(now time.Time, columns int) string {
 	var bytes meter
 	return func(now time.Time, _ int) string {
 		read, written := c.read.Load(), c.written.Load()

@@ -48,7 +48,7 @@ func (s *screen) show(line string) {
 
 // openScreen makes stderr a screen if it is a terminal that supports escape sequences.
 func (e *env) openScreen() {
-	if e.moves(e.stderr) {
+	if e.ansi(e.stderr) {
 		e.bottom = &screen{w: e.stderr}
 	}
 }
@@ -91,9 +91,9 @@ func (e *env) progress(streams bool, line func(now time.Time, columns int) strin
 	})
 }
 
-// moves reports whether a stream is a terminal that supports colours and erasing a line.
-func (e *env) moves(stream any) bool {
-	if !e.terminal(stream) || !understands(stream) {
+// ansi reports whether a stream is a terminal that supports colours and erasing a line.
+func (e *env) ansi(stream any) bool {
+	if !e.terminal(stream) || !enableANSI(stream) {
 		return false
 	}
 	kind := e.getenv("TERM")
@@ -114,7 +114,7 @@ const (
 // paint colours a text for a stream, unless NO_COLOR is set or the stream is not a terminal. The text must
 // already be escaped.
 func (e *env) paint(stream any, c colour, text string) string {
-	if c == "" || e.getenv("NO_COLOR") != "" || !e.moves(stream) {
+	if c == "" || e.getenv("NO_COLOR") != "" || !e.ansi(stream) {
 		return text
 	}
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"

@@ -60,7 +60,7 @@ func (s *session) prepare(ctx context.Context, address string) (err error) {
 	if named {
 		s.fabric.NamedIssuer = cfg.Issuer
 	}
-	if err := s.vouch(ctx); err != nil {
+	if err := s.checkHosts(ctx); err != nil {
 		return err
 	}
 	cfg.ClientID, cfg.Product, cfg.Version = s.profile.Discovery.Globus.ClientID, "diaspora", programVersion()

@@ -214,7 +214,7 @@ func (e *env) unknownVariables() error {
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", name, err))
 	}
-	return wrongSettings(errs)
+	return wrongSettings(errs...)
 }
 
 // maxSettingsBytes limits the size of the file.
@@ -242,10 +242,7 @@ func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
 		_, err = toml.DecodeFile(name, &entries)
 	}
 	if err != nil {
-		if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
-			err = cause.Err
-		}
-		return nil, misuse("", "serve: read %s: %v", name, err)
+		return nil, misuse("", "serve: read %s: %v", name, innermost(err))
 	}
 	var errs []error
 	for key, entry := range entries {
@@ -258,7 +255,7 @@ func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
 		}
 		all[key] = given{value, name}
 	}
-	return all, wrongSettings(errs)
+	return all, wrongSettings(errs...)
 }
 
 // fileValue returns an entry of the file in the form of a flag's value.
@@ -344,30 +341,19 @@ func serveConfig(part string, settings map[string]given) (*front.Config, error) 
 		d.TLS = cfg
 	}
 	if len(errs) == 0 {
-		if err := d.Validate(); err != nil {
-			errs = append(errs, apart(err)...)
-		}
+		errs = append(errs, d.Validate())
 	}
-	return &d.Config, wrongSettings(errs)
+	return &d.Config, wrongSettings(errs...)
 }
 
-// apart splits joined errors.
-func apart(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
-}
-
-// wrongSettings joins errors of settings into one error. It returns nil if there are none.
-func wrongSettings(errs []error) error {
-	if len(errs) == 0 {
+// wrongSettings returns one error for all that is wrong with the settings, in the order of their names. It returns nil if
+// nothing is.
+func wrongSettings(errs ...error) error {
+	err := errors.Join(errs...)
+	if err == nil {
 		return nil
 	}
-	var lines []string
-	for _, err := range errs {
-		lines = append(lines, err.Error())
-	}
+	lines := strings.Split(err.Error(), "\n")
 	slices.Sort(lines)
 	return misuse(`"diaspora serve --help" lists the settings`, "serve: %s", strings.Join(lines, "\n  "))
 }

@@ -415,7 +415,7 @@ func (e *env) spoolCat(args []string, quarantine bool) error {
 }
 
 func (e *env) catPending(dir string) error {
-	out := newOutflow(e.stdout)
+	out := newLineWriter(e.stdout)
 	person := e.terminal(e.stdout)
 	var line []byte
 	for r, err := range spool.Entries(dir) {
@@ -584,7 +584,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	if err == nil && d.why == nil && d.loggedOut {
 		d.why = fail(diaspora.ErrUnauthenticated, "", "spool drain: nobody is logged in to the fabric of some of these events")
 	}
-	return cmp.Or(err, stranded(d.left, d.why))
+	return cmp.Or(err, pendingError(d.left, d.why))
 }
 
 // send sends the events of one spool. Its error ends the command: no other spool is sent.
@@ -611,7 +611,7 @@ func (d *drain) send(ctx context.Context, s pool.Spool) error {
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	switch {
 	case errors.Is(err, spool.ErrSubject):
-		if shutOut(err) {
+		if loginRejected(err) {
 			d.why = err // which is printed at the end
 		} else {
 			e.warn("%v", err)
@@ -645,13 +645,13 @@ func (d *drain) send(ctx context.Context, s pool.Spool) error {
 	return nil
 }
 
-// stranded returns the error of a command that leaves events in the spool: why, if only a person can solve the
+// pendingError returns the error of a command that leaves events in the spool: why, if only a person can solve the
 // problem, and otherwise [outcome.ErrSpooled].
-func stranded(left int64, why error) error {
+func pendingError(left int64, why error) error {
 	switch {
 	case left == 0:
 		return nil
-	case refusal(why):
+	case permanent(why):
 		return why
 	case why != nil:
 		return fail(outcome.ErrSpooled, "", "%s in the spool: %v", waiting(left), why)
@@ -659,8 +659,8 @@ func stranded(left int64, why error) error {
 	return fail(outcome.ErrSpooled, "", "%s in the spool", waiting(left))
 }
 
-// refusal reports whether err lasts until somebody does something about it.
-func refusal(err error) bool {
+// permanent reports whether err lasts until somebody does something about it.
+func permanent(err error) bool {
 	return errors.Is(err, diaspora.ErrUnauthenticated) || errors.Is(err, diaspora.ErrPermission) ||
 		errors.Is(err, diaspora.ErrNotFound) || errors.Is(err, diaspora.ErrInvalid)
 }

@@ -183,7 +183,7 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *dias
 		}
 		return err
 	}, func(err error) {
-		if !errors.Is(err, spool.ErrSubject) || !shutOut(err) { // a login that is rejected is reported at the end
+		if !errors.Is(err, spool.ErrSubject) || !loginRejected(err) { // a login that is rejected is reported at the end
 			e.warn("%v", err)
 		}
 	})

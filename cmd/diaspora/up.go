@@ -60,6 +60,7 @@ cluster announces to clients.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
 after kill -9.`,
+	exclusive: []string{"kafka memory", "kafka kafka-port", "kafka sync", "memory data"},
 }
 
 type upOptions struct {
@@ -74,17 +75,7 @@ const upProfile = "local"
 
 func (e *env) upCommand() *cobra.Command {
 	var o upOptions
-	var cmd *cobra.Command
-	cmd = e.command(upHelp, func(ctx context.Context, _ []string) error {
-		if o.kafka != "" {
-			for _, name := range []string{"memory", "kafka-port", "sync"} {
-				if cmd.Flags().Changed(name) {
-					return misuse("", "up: --kafka and --%s exclude each other", name)
-				}
-			}
-		}
-		return e.up(ctx, o)
-	})
+	cmd := e.command(upHelp, func(ctx context.Context, _ []string) error { return e.up(ctx, o) })
 	flags := cmd.Flags()
 	flags.StringVar(&o.data, "data", "", "keep all data in `FOLDER` (default: a folder below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
@@ -230,8 +221,6 @@ func loopback(port uint16) string { return net.JoinHostPort("127.0.0.1", strconv
 // upDir returns the data folder of the fabric, or "" for --memory.
 func (e *env) upDir(o upOptions, name string) (string, error) {
 	switch {
-	case o.memory && o.data != "":
-		return "", misuse("", "up: --memory and --data exclude each other")
 	case o.memory:
 		return "", nil
 	case o.data != "":

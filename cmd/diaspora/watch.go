@@ -54,10 +54,7 @@ func (o watchOptions) validate(files []string) error {
 const anyName = "*"
 
 // openWatch opens the folder and its journal.
-func (p *production) openWatch(o produceOptions, files []string) (*watch.Watcher, error) {
-	if len(o.values) > 0 {
-		return nil, misuse("", "produce: --watch and --value exclude each other")
-	}
+func (p *produceRun) openWatch(o produceOptions, files []string) (*watch.Watcher, error) {
 	if err := o.watch.validate(files); err != nil {
 		return nil, err
 	}
@@ -106,7 +103,7 @@ func journalFolder(spools string) string {
 }
 
 // runWatch logs files until ctx ends, and then those with a last line that has no line feed.
-func (p *production) runWatch(ctx context.Context) error {
+func (p *produceRun) runWatch(ctx context.Context) error {
 	if err := p.watch.Run(ctx, p); err != nil {
 		return journalFailure(err)
 	}
@@ -127,13 +124,13 @@ func journalFailure(err error) error {
 }
 
 // Send logs an event of a watched file.
-func (p *production) Send(event diaspora.Event, done func(diaspora.Record, error)) {
+func (p *produceRun) Send(event diaspora.Event, done func(diaspora.Record, error)) {
 	file, line := watch.Origin(event)
 	p.log(file, line, event, nil, done)
 }
 
 // notice reports an event of the watch to the user.
-func (p *production) notice(n watch.Notice, settle time.Duration) {
+func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 	e := p.env
 	switch n.What {
 	case watch.Logged:

@@ -487,7 +487,7 @@ func TestWatchUnsure(t *testing.T) {
 func TestWatchGrowing(t *testing.T) {
 	t.Parallel()
 	d := emptyDesk(t)
-	p := &production{env: d.env}
+	p := &produceRun{env: d.env}
 	p.notice(watch.Notice{What: watch.Growing, File: "motor.csv", After: time.Minute + time.Millisecond}, 2*time.Second)
 	const want = "diaspora: motor.csv has been changing for 1m0s and is not logged yet: a file is logged when it has not changed for --settle (2s); write to a new file each minute, or pipe the lines into produce\n"
 	if d.err.String() != want {

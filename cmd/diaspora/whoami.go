@@ -25,16 +25,14 @@ export DIASPORA_URL=$(diaspora whoami --url)`,
 	long: `
 whoami asks the fabric, so that a revoked login is noticed. If the fabric cannot be reached, it
 prints what is stored on this machine.`,
+	exclusive: []string{"subject url"},
 }
 
 func (e *env) whoamiCommand() *cobra.Command {
 	var subject, address bool
 	cmd := e.command(whoamiHelp, func(ctx context.Context, _ []string) error {
-		switch {
-		case subject && address:
-			return misuse("", "whoami: --subject and --url exclude each other")
-		case address:
-			return e.whereTo()
+		if address {
+			return e.printURL()
 		}
 		return e.whoami(ctx, subject)
 	})
@@ -58,8 +56,8 @@ type whoamiDocument struct {
 	Key *diaspora.AccessKey `json:"key,omitempty"` // the access key that signs in, if any
 }
 
-// whereTo prints the address of the fabric, without asking it.
-func (e *env) whereTo() error {
+// printURL prints the address of the fabric, without asking it.
+func (e *env) printURL() error {
 	cfg, err := e.config()
 	if err != nil {
 		return err

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// outflow writes a stream of lines. It buffers lines, and flushes them flushAfter the first one: many lines are
+// lineWriter writes a stream of lines. It buffers lines, and flushes them flushAfter the first one: many lines are
 // written at once, and the reader of a pipe still sees each line without a noticeable delay.
-type outflow struct {
+type lineWriter struct {
 	mu    sync.Mutex // guards the fields below
 	buf   *bufio.Writer
 	timer *time.Timer // calls flush
@@ -23,12 +23,12 @@ type outflow struct {
 
 const flushAfter = 10 * time.Millisecond
 
-func newOutflow(w io.Writer) *outflow {
-	return &outflow{buf: bufio.NewWriterSize(w, 64<<10), broken: make(chan struct{})}
+func newLineWriter(w io.Writer) *lineWriter {
+	return &lineWriter{buf: bufio.NewWriterSize(w, 64<<10), broken: make(chan struct{})}
 }
 
 // write buffers a line. The error may be that of an earlier line.
-func (o *outflow) write(line []byte) error {
+func (o *lineWriter) write(line []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, err := o.buf.Write(line); err != nil {
@@ -46,10 +46,10 @@ func (o *outflow) write(line []byte) error {
 }
 
 // flush writes the buffered lines, and returns the first error of any write.
-func (o *outflow) flush() error { return o.flushed(func() error { return nil }) }
+func (o *lineWriter) flush() error { return o.flushed(func() error { return nil }) }
 
 // flushed flushes, and then calls do before any further line is written.
-func (o *outflow) flushed(do func() error) error {
+func (o *lineWriter) flushed(do func() error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.armed = false
@@ -63,14 +63,14 @@ func (o *outflow) flushed(do func() error) error {
 }
 
 // leave records that nobody reads the output any more.
-func (o *outflow) leave() {
+func (o *lineWriter) leave() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.fail(syscall.EPIPE)
 }
 
 // fail records the first error. The caller holds mu.
-func (o *outflow) fail(err error) error {
+func (o *lineWriter) fail(err error) error {
 	if o.err == nil {
 		o.err = fmt.Errorf("write output: %w", err)
 		close(o.broken)

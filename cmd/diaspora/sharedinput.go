@@ -5,18 +5,18 @@ import (
 	"sync"
 )
 
-// relay is an input with several readers, one after another. A read from a terminal cannot be interrupted, so
+// sharedInput is an input with several readers, one after another. A read from a terminal cannot be interrupted, so
 // a reader that has ended would still consume the text that the user types for the next one.
-type relay struct {
+type sharedInput struct {
 	chunks chan []byte // closed at the end of the input
 
 	mu   sync.Mutex // guards the field below
 	rest []byte     // input that a reader has received but not read
 }
 
-// newRelay starts to read from in. It holds at most one chunk that no reader has taken.
-func newRelay(in io.Reader) *relay {
-	r := &relay{chunks: make(chan []byte)}
+// newSharedInput starts to read from in. It holds at most one chunk that no reader has taken.
+func newSharedInput(in io.Reader) *sharedInput {
+	r := &sharedInput{chunks: make(chan []byte)}
 	go func() { // ends with the input; a blocked read cannot be stopped
 		defer close(r.chunks)
 		for {
@@ -35,14 +35,14 @@ func newRelay(in io.Reader) *relay {
 
 // reader returns a reader that returns io.EOF once done is closed. The next reader gets the input that this one
 // has not read.
-func (r *relay) reader(done <-chan struct{}) io.Reader { return relayReader{r, done} }
+func (r *sharedInput) reader(done <-chan struct{}) io.Reader { return sharedInputReader{r, done} }
 
-type relayReader struct {
-	*relay
+type sharedInputReader struct {
+	*sharedInput
 	done <-chan struct{}
 }
 
-func (r relayReader) Read(p []byte) (int, error) {
+func (r sharedInputReader) Read(p []byte) (int, error) {
 	select {
 	case <-r.done:
 		return 0, io.EOF

@@ -20,14 +20,14 @@ func fabricOf(p diaspora.Profile) trust.Fabric {
 	}
 }
 
-// vouch checks, before the user logs in, that tokens may be sent to the fabric's hosts. If the scope does not
+// checkHosts checks, before the user logs in, that tokens may be sent to the fabric's hosts. If the scope does not
 // say so, it asks the user.
-func (s *session) vouch(ctx context.Context) error {
+func (s *session) checkHosts(ctx context.Context) error {
 	err := s.fabric.Check()
 	untrusted := (*trust.Error)(nil)
 	asks := errors.As(err, &untrusted) && untrusted.Unconfirmed
 	if asks {
-		err = s.confirm(ctx)
+		err = s.confirmHosts(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("log in to %s: %w", s.profile.URL, err)
@@ -38,9 +38,9 @@ func (s *session) vouch(ctx context.Context) error {
 	return nil
 }
 
-// confirm asks the user to confirm the hosts of a fabric whose scope names no host, unless the user has
+// confirmHosts asks the user to confirm the hosts of a fabric whose scope names no host, unless the user has
 // confirmed them before.
-func (s *session) confirm(ctx context.Context) error {
+func (s *session) confirmHosts(ctx context.Context) error {
 	names, _ := s.profiles.Names() // if the folder cannot be read, there are no profiles
 	var stored []diaspora.Profile
 	for _, name := range names {
@@ -61,20 +61,16 @@ func (s *session) confirm(ctx context.Context) error {
 	if s.options.yes {
 		return nil
 	}
-	return s.ask(ctx)
-}
-
-func (s *session) ask(ctx context.Context) error {
 	e := s.env
 	if !e.terminal(e.stdin) {
 		return misuse(fmt.Sprintf(`ask the operator whether they are right; "diaspora login %s --yes" confirms them`, s.profile.URL),
 			"its scope %s names no host, so confirm the hosts that may get its tokens: %s", s.fabric.Scope, hostList(s.fabric))
 	}
 	e.warn("the scope of this fabric names no host, so Globus cannot say whose it is")
-	e.talk("  ACL endpoint   " + s.profile.URL)
-	e.talk("  hosts          " + hostList(s.fabric))
-	e.talk("  scope          " + s.fabric.Scope)
-	e.talk("Whoever runs these hosts can act as you in every fabric with this scope.")
+	e.printErr("  ACL endpoint   " + s.profile.URL)
+	e.printErr("  hosts          " + hostList(s.fabric))
+	e.printErr("  scope          " + s.fabric.Scope)
+	e.printErr("Whoever runs these hosts can act as you in every fabric with this scope.")
 	answer, err := e.ask(ctx, e.stdin, "Are they right? Type yes to log in: ")
 	switch {
 	case ctx.Err() != nil:
