@@ -44,6 +44,9 @@ type arguments struct {
 	surplus  string // hint if there are too many; "" refers to the help
 }
 
+// optional returns the argument of a command that takes at most one, or "".
+func optional(args []string) string { return strings.Join(args, "") }
+
 // command returns a cobra command with this help text, which runs do.
 func (e *env) command(h help, do func(ctx context.Context, args []string) error) *cobra.Command {
 	if h.formats == nil {

@@ -58,9 +58,9 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 		return err
 	}
 	if !yes {
-		fate := "deletes them for good; --to FILE would keep them"
+		fate := "permanently deletes them; --to FILE saves them to a file first"
 		if to != "" {
-			fate = "takes them out of the spool, into " + to
+			fate = "moves them from the spool to " + to
 		}
 		e.warn("%s for topic %s %s; discarding %s", count(n, "event"), topic, agree(n, "waits", "wait"), fate)
 		if err := e.confirm(ctx, "discard them", topic, "spool discard"); err != nil {

@@ -31,11 +31,7 @@ logs another event whose callback reports the acknowledgement, and reads both ev
 
 func (e *env) exampleCommand() *cobra.Command {
 	return e.command(exampleHelp, func(ctx context.Context, args []string) error {
-		topic := ""
-		if len(args) > 0 {
-			topic = args[0]
-		}
-		return e.example(ctx, topic)
+		return e.example(ctx, optional(args))
 	})
 }
 
@@ -81,7 +77,7 @@ func (e *env) ownFabric(ctx context.Context) (diaspora.Config, func() error, err
 		return diaspora.Config{}, nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	stop := func() error { return errors.Join(f.Close(), os.RemoveAll(dir)) }
-	e.say("no profile is set, so this runs on a fabric of its own, which is gone afterwards")
+	e.say("no profile is set, so this runs on a fabric of its own, which is deleted afterwards")
 	cfg, err := f.As(ctx, exampleUsername)
 	if err != nil {
 		return diaspora.Config{}, nil, errors.Join(err, stop())

@@ -71,9 +71,7 @@ func (e *env) keyCreateCommand() *cobra.Command {
 	var expires string
 	var cmd *cobra.Command
 	cmd = e.command(keyCreateHelp, func(ctx context.Context, args []string) error {
-		if len(args) > 0 {
-			req.Name = args[0]
-		}
+		req.Name = optional(args)
 		to, err := keyFileOf(cmd.Flags())
 		if err != nil {
 			return err

@@ -78,11 +78,7 @@ type loginOptions struct {
 func (e *env) loginCommand() *cobra.Command {
 	var o loginOptions
 	cmd := e.command(loginHelp, func(ctx context.Context, args []string) error {
-		address := ""
-		if len(args) > 0 {
-			address = args[0]
-		}
-		return e.login(ctx, o, address)
+		return e.login(ctx, o, optional(args))
 	})
 	flags := cmd.Flags()
 	flags.BoolVar(&o.noBrowser, "no-browser", false, "do not open a browser; ask for the code")
@@ -272,7 +268,7 @@ func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	if err := s.profiles.Use(name); err != nil {
 		return err
 	}
-	e.say("%s is now the current profile, for %s; tokens are renewed by themselves", name, s.profile.URL)
+	e.say("%s is now the current profile, for %s; tokens are renewed automatically", name, s.profile.URL)
 	switch from := e.credential(); from {
 	case "":
 	case "DIASPORA_CLIENT_ID":
@@ -306,22 +302,19 @@ func (s *session) saveForJava(ctx context.Context, token globus.Token) error {
 }
 
 type loginDocument struct {
-	Subject      string     `json:"subject"`
-	Username     string     `json:"username"`
-	Profile      string     `json:"profile"`
-	URL          string     `json:"url"`
-	ConfigDir    string     `json:"config_dir,omitempty"` // if it is not the default one
-	Expiry       *time.Time `json:"expiry,omitempty"`     // of the access token
-	AccessToken  string     `json:"access_token,omitempty"`
-	RefreshToken string     `json:"refresh_token,omitempty"`
-	JavaFile     string     `json:"java_file,omitempty"` // with --save-for-java
+	Subject      string    `json:"subject"`
+	Username     string    `json:"username"`
+	Profile      string    `json:"profile"`
+	URL          string    `json:"url"`
+	ConfigDir    string    `json:"config_dir,omitempty"` // if it is not the default one
+	Expiry       time.Time `json:"expiry,omitzero"`      // of the access token
+	AccessToken  string    `json:"access_token,omitempty"`
+	RefreshToken string    `json:"refresh_token,omitempty"`
+	JavaFile     string    `json:"java_file,omitempty"` // with --save-for-java
 }
 
 func (s *session) document(id globus.Identity, token globus.Token) loginDocument {
-	d := loginDocument{Subject: id.Subject, Username: id.Username, Profile: s.profile.Name, URL: s.profile.URL, JavaFile: s.javaFile}
-	if !token.Expiry.IsZero() {
-		d.Expiry = &token.Expiry
-	}
+	d := loginDocument{Subject: id.Subject, Username: id.Username, Profile: s.profile.Name, URL: s.profile.URL, Expiry: token.Expiry, JavaFile: s.javaFile}
 	if s.moved {
 		d.ConfigDir = s.profiles.Dir()
 	}
@@ -329,18 +322,6 @@ func (s *session) document(id globus.Identity, token globus.Token) loginDocument
 		d.AccessToken, d.RefreshToken = token.AccessToken.Reveal(), token.RefreshToken.Reveal()
 	}
 	return d
-}
-
-// exports returns shell commands for the variables that a program without a profile needs in addition to
-// DIASPORA_REFRESH.
-func (s *session) exports() []string {
-	lines := []string{"export DIASPORA_URL=" + oneLine(s.profile.URL)}
-	unconfirmed := s.fabric // without a profile, no confirmation is stored
-	unconfirmed.Confirmed = false
-	if unconfirmed.Check() != nil {
-		lines = append(lines, "export DIASPORA_BOOTSTRAP="+oneLine(strings.Join(s.profile.Discovery.Brokers, ",")))
-	}
-	return lines
 }
 
 // block formats the result with the same labels as the login command of the original Diaspora.
@@ -363,8 +344,12 @@ func (s *session) block(id globus.Identity, token globus.Token) string {
 	if token.RefreshToken != "" {
 		text += "Refresh token:     " + refresh + "\n" +
 			"Py clients:        export DIASPORA_REFRESH=" + export + "\n"
-		for _, line := range s.exports() {
-			text += "                   " + line + "\n"
+		// A program without a profile needs these variables too.
+		text += "                   export DIASPORA_URL=" + oneLine(s.profile.URL) + "\n"
+		unconfirmed := s.fabric // without a profile, no confirmation is stored
+		unconfirmed.Confirmed = false
+		if unconfirmed.Check() != nil {
+			text += "                   export DIASPORA_BOOTSTRAP=" + oneLine(strings.Join(s.profile.Discovery.Brokers, ",")) + "\n"
 		}
 	}
 	if s.javaFile != "" {

@@ -48,10 +48,7 @@ func (e *env) serveCommand() *cobra.Command {
 	var cmd *cobra.Command
 	var check bool
 	cmd = e.command(serveHelp, func(ctx context.Context, args []string) error {
-		part := ""
-		if len(args) > 0 {
-			part = args[0]
-		}
+		part := optional(args)
 		if part != "" && part != "gateway" && part != "acl" {
 			return misuse("", "serve: %q is not a part; choose gateway or acl, or neither for both", part)
 		}

@@ -170,29 +170,25 @@ func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 
 // spoolDocument describes a spool.
 type spoolDocument struct {
-	Dir       string     `json:"dir"`
-	Profile   string     `json:"profile,omitempty"`
-	URL       string     `json:"url,omitempty"` // of the fabric, if there is no profile and it is known
-	Events    uint64     `json:"events"`
-	Bytes     int64      `json:"bytes"`
-	Oldest    *time.Time `json:"oldest,omitempty"`
-	Why       string     `json:"why,omitempty"`  // why events are pending
-	Full      string     `json:"full,omitempty"` // why the spool accepts no more events
-	Subject   string     `json:"subject"`
-	Owner     string     `json:"owner,omitempty"` // the process that uses the spool
-	Discarded uint64     `json:"discarded"`       // by spool discard, since the spool was created
+	Dir       string    `json:"dir"`
+	Profile   string    `json:"profile,omitempty"`
+	URL       string    `json:"url,omitempty"` // of the fabric, if there is no profile and it is known
+	Events    uint64    `json:"events"`
+	Bytes     int64     `json:"bytes"`
+	Oldest    time.Time `json:"oldest,omitzero"`
+	Why       string    `json:"why,omitempty"`  // why events are pending
+	Full      string    `json:"full,omitempty"` // why the spool accepts no more events
+	Subject   string    `json:"subject"`
+	Owner     string    `json:"owner,omitempty"` // the process that uses the spool
+	Discarded uint64    `json:"discarded"`       // by spool discard, since the spool was created
 
 	spool.Losses // that were not dismissed
 }
 
 func document(dir string, info spool.Info) spoolDocument {
 	d := spoolDocument{
-		Dir: dir, Events: info.Events, Bytes: info.Bytes, Subject: info.Subject,
+		Dir: dir, Events: info.Events, Bytes: info.Bytes, Oldest: info.Oldest.UTC(), Subject: info.Subject,
 		Discarded: info.Discarded, Losses: info.Losses(),
-	}
-	if !info.Oldest.IsZero() {
-		oldest := info.Oldest.UTC()
-		d.Oldest = &oldest
 	}
 	if info.Owner != nil && !info.Owner.Gone() {
 		d.Owner = info.Owner.String()
@@ -261,13 +257,13 @@ func (e *env) spoolList() error {
 
 // statusDocument sums up the spools.
 type statusDocument struct {
-	Spools    int        `json:"spools"`
-	Events    uint64     `json:"events"`
-	Bytes     int64      `json:"bytes"`
-	Oldest    *time.Time `json:"oldest,omitempty"`
-	Why       string     `json:"why,omitempty"`
-	Full      string     `json:"full,omitempty"`
-	Discarded uint64     `json:"discarded"`
+	Spools    int       `json:"spools"`
+	Events    uint64    `json:"events"`
+	Bytes     int64     `json:"bytes"`
+	Oldest    time.Time `json:"oldest,omitzero"`
+	Why       string    `json:"why,omitempty"`
+	Full      string    `json:"full,omitempty"`
+	Discarded uint64    `json:"discarded"`
 	spool.Losses
 }
 
@@ -286,7 +282,7 @@ func (e *env) status() error {
 		if d.Events == 0 {
 			continue
 		}
-		if d.Oldest != nil && (total.Oldest == nil || d.Oldest.Before(*total.Oldest)) {
+		if total.Oldest.IsZero() || !d.Oldest.IsZero() && d.Oldest.Before(total.Oldest) {
 			total.Oldest = d.Oldest
 		}
 		if total.Why == "" || d.Owner != "" && d.Why != "" {

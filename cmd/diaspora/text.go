@@ -26,12 +26,12 @@ func waiting[N int | int64 | uint64](n N) string {
 	return count(n, "event") + agree(n, " waits", " wait")
 }
 
-// age returns how long ago something was, roughly, or "-" if it is nil.
-func (e *env) age(t *time.Time) string {
-	if t == nil {
+// age returns roughly how long ago something was, or "-" for the zero time.
+func (e *env) age(t time.Time) string {
+	if t.IsZero() {
 		return "-"
 	}
-	d := max(0, e.now().Sub(*t))
+	d := max(0, e.now().Sub(t))
 	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", d/time.Second)

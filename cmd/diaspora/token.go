@@ -37,11 +37,11 @@ func (e *env) tokenCommand() *cobra.Command {
 }
 
 type tokenDocument struct {
-	AccessToken    string     `json:"access_token,omitempty"`
-	RefreshToken   string     `json:"refresh_token,omitempty"`
-	ResourceServer string     `json:"resource_server,omitempty"`
-	Scope          []string   `json:"scope,omitempty"`
-	Expiry         *time.Time `json:"expiry,omitempty"` // of the access token
+	AccessToken    string    `json:"access_token,omitempty"`
+	RefreshToken   string    `json:"refresh_token,omitempty"`
+	ResourceServer string    `json:"resource_server,omitempty"`
+	Scope          []string  `json:"scope,omitempty"`
+	Expiry         time.Time `json:"expiry,omitzero"` // of the access token
 }
 
 func (e *env) token(ctx context.Context, refresh bool) error {
@@ -68,10 +68,7 @@ func (e *env) token(ctx context.Context, refresh bool) error {
 	if refresh {
 		d.RefreshToken = secret.Reveal()
 	} else {
-		d.AccessToken = secret.Reveal()
-		if !token.Expiry.IsZero() {
-			d.Expiry = &token.Expiry
-		}
+		d.AccessToken, d.Expiry = secret.Reveal(), token.Expiry
 	}
 	return e.answer(d, "%s\n", secret.Reveal())
 }

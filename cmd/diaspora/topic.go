@@ -202,7 +202,7 @@ func (e *env) topicRelease(ctx context.Context, cfg diaspora.Config, client *dia
 		if n, err := countRecords(ctx, cfg, name); err == nil {
 			lost = count(n, "event")
 		}
-		e.warn("releasing %s deletes %s for good, for all who read it; it was claimed on %s", name, lost, e.day(topic.Claimed))
+		e.warn("releasing %s permanently deletes %s; the topic was claimed on %s", name, lost, e.day(topic.Claimed))
 		if err := e.confirm(ctx, "release it", name, fmt.Sprintf("release topic %q", name)); err != nil {
 			return err
 		}
@@ -225,7 +225,7 @@ func (e *env) confirm(ctx context.Context, purpose, topic, operation string) err
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fail(nil, "--yes does not ask", "%s: the topic's name was not typed; nothing has changed", operation)
+	return fail(nil, "use --yes to skip this question", "%s: the topic's name was not typed; nothing has changed", operation)
 }
 
 // countRecords returns the current number of records in a topic.

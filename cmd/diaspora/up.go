@@ -193,7 +193,7 @@ func (e *env) tellMoved(dir string, now fabric.Info) {
 	if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &last) == nil {
 		was, is := portsOf(last), portsOf(now)
 		if was != is && was[0] != "" && was[1] != "" && was[2] != "" {
-			e.warn("the last time it ran on %s, %s and %s; key files and profiles made before have these addresses", was[0], was[1], was[2])
+			e.warn("it last ran on %s, %s and %s; key files and profiles from then have those addresses", was[0], was[1], was[2])
 			e.hint(fmt.Sprintf(`"diaspora up --http-port %s --kafka-port %s --globus-port %s" runs it there again`, was[0], was[1], was[2]))
 		}
 	}
@@ -376,7 +376,7 @@ func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseErr
 		u.ServiceAccount = account
 		return e.answer(u, "%s", u.exports())
 	}
-	e.say("it already runs, as process %d", other.Info.PID)
+	e.say("it is already running, as process %d", other.Info.PID)
 	return e.printUp(u)
 }
 
