@@ -127,8 +127,7 @@ func (u *Up) SettledRSS(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 		if diff := rss - last; diff > last/100 || -diff > last/100 {
-			still = 0
-			last = rss
+			still, last = 0, rss
 			continue
 		}
 		still++

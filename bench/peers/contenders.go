@@ -47,11 +47,7 @@ func (s *site) contenders(ctx context.Context, d discipline, goOnly bool) (all [
 	if err := os.WriteFile(file, bytes.Join(values(d.size), []byte("\n")), 0o600); err != nil {
 		return nil, done, err
 	}
-	goes := s.producers
-	if d.what == consumed {
-		goes = s.consumers
-	}
-	all, stop, err := goes(ctx, d)
+	all, stop, err := s.goClients(ctx, d)
 	stops = append(stops, stop)
 	if err != nil || goOnly {
 		return all, done, err
@@ -84,34 +80,35 @@ func partly(run func(int) (time.Duration, error), share int) func(int) (time.Dur
 	}
 }
 
-func (s *site) producers(ctx context.Context, d discipline) (all []measure.Contender, stop func() error, err error) {
-	events := values(d.size)
-	client, err := kgo.NewClient(append(s.logins[d.way].opts(), kgo.DefaultProduceTopic(d.topic()), kgo.ProducerLinger(10*time.Millisecond))...)
+// goClients returns franz-go and, if there is a gateway, our own client. stop is never nil.
+func (s *site) goClients(ctx context.Context, d discipline) (all []measure.Contender, stop func() error, err error) {
+	topic, events, opts := d.topic(), values(d.size), s.logins[d.way].opts()
+	stop = func() error { return nil }
+	if d.what == consumed {
+		all = append(all, measure.Contender{Name: plainName, Run: measure.Consume(ctx, []string{topic}, opts...)})
+		if d.way == gateway {
+			all = append(all, measure.Contender{Name: ourName, Run: s.consume(ctx, topic)})
+		}
+		return all, stop, nil
+	}
+	client, err := kgo.NewClient(append(opts, kgo.DefaultProduceTopic(topic), kgo.ProducerLinger(10*time.Millisecond))...)
 	if err != nil {
-		return nil, func() error { return nil }, err
+		return nil, stop, err
 	}
 	stop = func() error { client.Close(); return nil }
 	record := func(i int) *kgo.Record { return &kgo.Record{Value: events[i%len(events)]} }
 	all = append(all, measure.Contender{Name: plainName, Run: measure.Produce(ctx, client, record)})
-	if d.way == direct {
-		return all, stop, nil
-	}
-	cfg := s.cfg
-	cfg.Linger, cfg.Compression = 10*time.Millisecond, "snappy"
-	logger, err := diaspora.OpenLogger(ctx, cfg)
-	if err != nil {
-		return nil, stop, err
-	}
-	stop = func() error { client.Close(); return logger.Close(ctx) }
-	return append(all, measure.Contender{Name: ourName, Run: measure.Send(ctx, logger, d.topic(), events)}), stop, nil
-}
-
-func (s *site) consumers(ctx context.Context, d discipline) (all []measure.Contender, stop func() error, err error) {
-	all = append(all, measure.Contender{Name: plainName, Run: measure.Consume(ctx, []string{d.topic()}, s.logins[d.way].opts()...)})
 	if d.way == gateway {
-		all = append(all, measure.Contender{Name: ourName, Run: s.consume(ctx, d.topic())})
+		cfg := s.cfg
+		cfg.Linger, cfg.Compression = 10*time.Millisecond, "snappy"
+		logger, err := diaspora.OpenLogger(ctx, cfg)
+		if err != nil {
+			return nil, stop, err
+		}
+		stop = func() error { client.Close(); return logger.Close(ctx) }
+		all = append(all, measure.Contender{Name: ourName, Run: measure.Send(ctx, logger, topic, events)})
 	}
-	return all, func() error { return nil }, nil
+	return all, stop, nil
 }
 
 // consume returns a Run function that opens our Consumer and reads the topic.

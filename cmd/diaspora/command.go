@@ -44,6 +44,14 @@ type arguments struct {
 	surplus  string // hint if there are too many; "" refers to the help
 }
 
+// oneOf returns an error if the value of a flag is not one of these.
+func oneOf(flag, value string, values ...string) error {
+	if slices.Contains(values, value) {
+		return nil
+	}
+	return misuse("", "%s %s: choose one of %s", flag, value, strings.Join(values, ", "))
+}
+
 // optional returns the argument of a command that takes at most one, or "".
 func optional(args []string) string { return strings.Join(args, "") }
 
@@ -64,8 +72,9 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 				return misuse(seeHelp(cmd), "%s%s", prefix(cmd), h.args.missing)
 			case h.args.max >= 0 && len(args) > h.args.max:
 				return misuse(cmp.Or(h.args.surplus, seeHelp(cmd)), "%stoo many arguments, from %q on", prefix(cmd), args[h.args.max])
-			case !slices.Contains(h.formats, e.output):
-				return misuse("", "%s-o %s: choose one of %s", prefix(cmd), e.output, strings.Join(h.formats, ", "))
+			}
+			if err := oneOf(prefix(cmd)+"-o", e.output, h.formats...); err != nil {
+				return err
 			}
 			given := func(name string) bool {
 				f := cmd.Flags().Lookup(name)
@@ -87,7 +96,7 @@ func (e *env) command(h help, do func(ctx context.Context, args []string) error)
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().StringVarP(&e.output, "output", "o", h.formats[0], "print in `FORMAT`: "+strings.Join(h.formats, ", "))
-	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(h.formats, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("output", fixed(h.formats...))
 	return cmd
 }
 

@@ -89,10 +89,10 @@ const anyArgument = -1
 
 const completionTimeout = 2 * time.Second
 
-// completion returns a function that completes the first max arguments of a command with these names.
-func completion(max int, names func(ctx context.Context) []string) cobra.CompletionFunc {
+// completion returns a function that completes the first n arguments of a command with these names.
+func completion(n int, names func(ctx context.Context) []string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if max != anyArgument && len(args) >= max {
+		if n != anyArgument && len(args) >= n {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)

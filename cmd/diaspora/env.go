@@ -142,9 +142,6 @@ func terminalColumns(stream any) int {
 	if !ok {
 		return 0
 	}
-	columns, _, err := term.GetSize(int(f.Fd()))
-	if err != nil {
-		return 0
-	}
-	return columns
+	columns, _, _ := term.GetSize(int(f.Fd())) // negative on an error
+	return max(0, columns)
 }

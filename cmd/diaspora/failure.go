@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
 )
 
@@ -60,13 +58,8 @@ func hintsOf(err error) (hints []string) {
 
 // exitCode returns the exit code for err.
 func exitCode(ctx context.Context, err error) int {
-	switch {
-	case err == nil:
-		return 0
-	case context.Cause(ctx) == errInterrupted:
+	if err != nil && context.Cause(ctx) == errInterrupted {
 		return outcome.ExitCode(context.Canceled)
-	case errors.Is(err, globus.ErrDenied):
-		return outcome.ExitCode(diaspora.ErrUnauthenticated)
 	}
 	return outcome.ExitCode(err)
 }

@@ -180,8 +180,8 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if o.wait < 0 {
 		return misuse("", "produce: --wait %v is negative", o.wait)
 	}
-	if !slices.Contains(compressions, o.compression) {
-		return misuse("", "produce: there is no compression %q; choose %s", o.compression, strings.Join(compressions, ", "))
+	if err := oneOf("produce: --compression", o.compression, "none", "gzip", "snappy", "lz4", "zstd"); err != nil {
+		return err
 	}
 	p := &produceRun{env: e, topic: topic, parse: parse, out: newLineWriter(e.stdout), spool: !o.noSpool, requireAck: o.requireAck, noun: "line"}
 	if o.input == "file" || len(o.values) > 0 {
@@ -259,9 +259,6 @@ func nothingLogged(topic string, err error) error {
 	return fmt.Errorf("produce to topic %q: nothing was logged: %w", topic, err)
 }
 
-// compressions are the values of [diaspora.Config.Compression].
-var compressions = []string{"none", "gzip", "snappy", "lz4", "zstd"}
-
 // parser returns the function that converts a line, or a whole file, to an event.
 func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event, error), error) {
 	var common []diaspora.Header // headers of every event
@@ -272,39 +269,36 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 		}
 		common = append(common, diaspora.Header{Key: name, Value: []byte(value)})
 	}
-	switch {
-	case o.separator != "" && o.input != "lines":
+	if err := oneOf("produce: --input", o.input, "lines", "ndjson", "file"); err != nil {
+		return nil, err
+	}
+	if o.separator != "" && o.input != "lines" {
 		return nil, misuse("", "produce: --key-separator is for --input lines, not %s", o.input)
-	case o.input == "ndjson":
-		return func(line []byte) (diaspora.Event, error) {
-			event, err := parseEvent(topic, line)
-			if o.keyed && event.Key == nil {
-				event.Key = []byte(o.key)
-			}
-			event.Headers = append(event.Headers, common...)
-			return event, hinted(err, ndjsonHint)
-		}, nil
-	case o.input != "lines" && o.input != "file":
-		return nil, misuse("", "produce: --input %s: choose one of lines, ndjson, file", o.input)
+	}
+	separator, err := unescape(o.separator)
+	if err != nil {
+		return nil, misuse("", "produce: --key-separator %q: %v", o.separator, err)
 	}
 	var key []byte
 	if o.keyed {
 		key = []byte(o.key)
 	}
-	text, err := unescape(o.separator)
-	if err != nil {
-		return nil, misuse("", "produce: --key-separator %q: %v", o.separator, err)
-	}
-	separator := []byte(text)
-	return func(line []byte) (diaspora.Event, error) {
-		event := diaspora.Event{Topic: topic, Key: key, Value: line, Headers: common}
-		if len(separator) > 0 {
+	return func(line []byte) (event diaspora.Event, err error) {
+		event = diaspora.Event{Topic: topic, Value: line}
+		if o.input == "ndjson" {
+			event, err = parseEvent(topic, line)
+			err = hinted(err, ndjsonHint)
+		} else if separator != "" {
 			var ok bool
-			if event.Key, event.Value, ok = bytes.Cut(line, separator); !ok {
-				return event, fmt.Errorf("it has no key: the separator %q is not in it", separator)
+			if event.Key, event.Value, ok = bytes.Cut(line, []byte(separator)); !ok {
+				err = fmt.Errorf("it has no key: the separator %q is not in it", separator)
 			}
 		}
-		return event, nil
+		if event.Key == nil {
+			event.Key = key
+		}
+		event.Headers = append(event.Headers, common...)
+		return event, err
 	}, nil
 }
 
@@ -672,7 +666,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 		reason, _ := explanation(why)
 		text += fmt.Sprintf(". From earlier runs, %s: %s", pending, reason)
 	case left > 0 && !permanent(why): // otherwise the error says what a person has to do first
-		text += fmt.Sprintf("; the next produce sends %s, or %q", agree(left, "it", "them"), p.env.drainCommand())
+		text += fmt.Sprintf("; the next produce sends %s, or %q", agree(left, "it", "them"), p.env.spoolCommand("drain"))
 	}
 	p.env.say("%s", text)
 	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(printErr, readErr, closeErr))
@@ -721,7 +715,7 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case left.Events == 0:
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
-		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.drainCommand()+`"`+p.env.withNewKeyFile())
+		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.spoolCommand("drain")+`"`+p.env.withNewKeyFile())
 	case held != nil && permanent(held) && p.acknowledgedByCluster() > 0: // the name of the topic is right
 		return held
 	case held != nil && permanent(held) && p.watch != nil:

@@ -222,8 +222,10 @@ func (e *env) spoolDocuments() (docs []spoolDocument, err error) {
 	return docs, nil
 }
 
-// spoolFailure gives an error of a spool its exit code.
-func spoolFailure(err error) error { return fail(diaspora.ErrSpoolFailed, "", "%v", err) }
+// spoolFailure gives an error of a spool its exit code, whatever its cause.
+func spoolFailure(err error) error {
+	return &failure{errors.New(err.Error()), diaspora.ErrSpoolFailed, hintsOf(err)}
+}
 
 func (e *env) spoolList() error {
 	docs, err := e.spoolDocuments()

@@ -42,9 +42,6 @@ func (e *env) spoolPlace() string {
 	return dir
 }
 
-// drainCommand returns the command that sends the pending events.
-func (e *env) drainCommand() string { return e.spoolCommand("drain") }
-
 // spoolCommand returns a command for these spools that works in any shell. If there is a credential in the environment,
 // this is most likely a job, and the shell of the person who reads the job's output has other spools and no key.
 func (e *env) spoolCommand(args string) string {

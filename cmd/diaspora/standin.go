@@ -85,11 +85,3 @@ func (s *session) withTicket(address string) (string, error) {
 	}
 	return address, nil
 }
-
-// shownSecretFile returns the name of the file if it exists, otherwise "".
-func shownSecretFile(file string) string {
-	if _, err := os.Stat(file); err == nil {
-		return file
-	}
-	return ""
-}

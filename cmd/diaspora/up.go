@@ -363,12 +363,15 @@ func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseErr
 	u := upDocument{
 		URL: other.Info.URL, Brokers: other.Info.Brokers, Globus: other.Info.Globus, PID: other.Info.PID,
 		Data: other.Dir, Profile: name, Current: isCurrent(profiles, name), Already: true,
-		GlobusSecretFile: shownSecretFile(globusSecretFile(profiles, name)),
+	}
+	secretFile := globusSecretFile(profiles, name)
+	if _, err := os.Stat(secretFile); err == nil {
+		u.GlobusSecretFile = secretFile
 	}
 	who := whoIsAt(ctx, profiles, name, u.URL)
 	u.Subject, u.Username = who.Subject, who.Username
 	if o.printAccount {
-		account, err := askAccount(ctx, globusSecretFile(profiles, name), other.Info.Globus)
+		account, err := askAccount(ctx, secretFile, other.Info.Globus)
 		if err != nil {
 			return hinted(fmt.Errorf("up: process %d runs the fabric, and its service account cannot be read: %w", other.Info.PID, err),
 				`restart "diaspora up" there, as the same user and with the same --profile`)

@@ -37,6 +37,7 @@ var conditions = []struct {
 	{globus.ErrLoginRequired, http.StatusUnauthorized, 3},
 	{globus.ErrRefused, http.StatusUnauthorized, 3},
 	{globus.ErrClientRefused, http.StatusUnauthorized, 3},
+	{globus.ErrDenied, http.StatusUnauthorized, 3},
 	{trust.ErrUntrusted, http.StatusUnauthorized, 3},
 	{diaspora.ErrNoProfile, http.StatusUnauthorized, 3},
 	{diaspora.ErrPermission, http.StatusForbidden, 4},

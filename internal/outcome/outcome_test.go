@@ -18,7 +18,7 @@ func TestConditions(t *testing.T) {
 		status, exit int
 	}{
 		{nil, 200, 0}, {errors.New("else"), 500, 1}, {diaspora.ErrInvalid, 400, 2}, {diaspora.ErrUnauthenticated, 401, 3}, {diaspora.ErrNoProfile, 401, 3},
-		{globus.ErrLoginRequired, 401, 3}, {globus.ErrRefused, 401, 3}, {diaspora.ErrPermission, 403, 4}, {diaspora.ErrNotFound, 404, 5},
+		{globus.ErrLoginRequired, 401, 3}, {globus.ErrRefused, 401, 3}, {globus.ErrDenied, 401, 3}, {diaspora.ErrPermission, 403, 4}, {diaspora.ErrNotFound, 404, 5},
 		{diaspora.ErrConflict, 409, 6}, {diaspora.ErrUnavailable, 503, 7}, {globus.ErrUnavailable, 503, 7}, {ErrIncomplete, 500, 8},
 		{context.DeadlineExceeded, 504, 10}, {context.Canceled, 499, 130}, {diaspora.ErrClosed, 500, 1},
 		{fmt.Errorf("%w: %w", ErrIncomplete, diaspora.ErrPermission), 500, 8}, // the first matching row applies
