@@ -127,15 +127,11 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 
 // orOwnLogin completes a hint about an access key if the user is also logged in to the same fabric.
 func (e *env) orOwnLogin(cfg diaspora.Config, verb string) string {
-	profiles, err := diaspora.UserProfiles(e.getenv)
-	if err != nil {
-		return ""
-	}
 	variables := map[string]string{
 		accesskey.FileVariable: accesskey.FileVariable,
 		accesskey.IDVariable:   accesskey.IDVariable + " and " + accesskey.SecretVariable,
 	}[e.credential()]
-	name, err := e.profileName(profiles)
+	profiles, name, err := e.profiles()
 	if err != nil || name == "" || variables == "" {
 		return ""
 	}

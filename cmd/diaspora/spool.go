@@ -122,8 +122,8 @@ whether a "produce --watch" is still running; use a process monitor for that.
 
 With -o json, it prints an object with
   spools                   number of spools; those in other folders are not counted
-  events, bytes            number of pending events, and size of the spools' files, which shrink
-                           some time after their events were sent
+  events, bytes            number of pending events, and size of the spools' files, which shrink some
+                           time after their events were sent
   oldest                   when the oldest pending event was logged; omitted if none is pending
   why                      why events are pending; omitted if none is, or if they are being sent
   full                     why a spool accepts no more events; omitted if all spools accept events
