@@ -187,6 +187,17 @@ func (e *env) profiles() (profiles *diaspora.Profiles, inUse string, err error) 
 	return profiles, inUse, err
 }
 
+// storedProfiles returns all profiles that can be read. If their folder cannot be read, there are none.
+func storedProfiles(profiles *diaspora.Profiles) (all []diaspora.Profile) {
+	names, _ := profiles.Names()
+	for _, name := range names {
+		if p, err := profiles.Load(name); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // profileName returns the name of the profile that is in use. It returns "" if none is in use, because the
 // environment says everything or nothing is configured.
 func (e *env) profileName(profiles *diaspora.Profiles) (string, error) {

@@ -41,13 +41,7 @@ func (s *session) checkHosts(ctx context.Context) error {
 // confirmHosts asks the user to confirm the hosts of a fabric whose scope names no host, unless the user has
 // confirmed them before.
 func (s *session) confirmHosts(ctx context.Context) error {
-	names, _ := s.profiles.Names() // if the folder cannot be read, there are no profiles
-	var stored []diaspora.Profile
-	for _, name := range names {
-		if p, err := s.profiles.Load(name); err == nil {
-			stored = append(stored, p)
-		}
-	}
+	stored := storedProfiles(s.profiles)
 	if slices.ContainsFunc(stored, func(p diaspora.Profile) bool { return s.fabric.Agrees(fabricOf(p)) }) {
 		return nil
 	}

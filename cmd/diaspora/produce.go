@@ -636,7 +636,7 @@ func (p *produceRun) failure() error {
 
 // summary prints the result of the run, and returns the error that determines the exit code.
 func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error {
-	printErr := p.out.flush()
+	outErr := p.out.flush()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	stats := p.logger.Stats()
@@ -669,7 +669,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 		text += fmt.Sprintf("; the next produce sends %s, or %q", agree(left, "it", "them"), p.env.spoolCommand("drain"))
 	}
 	p.env.say("%s", text)
-	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(printErr, readErr, closeErr))
+	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
 	if left > 0 && err == nil && why != nil && !earlier {
 		text, _ := explanation(why)
 		p.env.say("%s", text)

@@ -140,14 +140,14 @@ func likelyScheme(address string) string {
 // profileFor returns the stored profile of an address, preferably the current one. If there is none, it returns
 // a new profile that is named after the host.
 func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.Profile, error) {
-	names, _ := profiles.Names() // if the folder cannot be read, there are no profiles
-	for _, name := range append([]string{current}, names...) {
-		if name == "" {
-			continue
+	var found diaspora.Profile
+	for _, p := range storedProfiles(profiles) {
+		if sameFabric(p.URL, address) && (found.Name == "" || p.Name == current) {
+			found = p
 		}
-		if p, err := profiles.Load(name); err == nil && sameFabric(p.URL, address) {
-			return p, nil
-		}
+	}
+	if found.Name != "" {
+		return found, nil
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Hostname() == "" {

@@ -84,11 +84,8 @@ func (e *env) pools() ([]pool.Pool, error) {
 	}
 	var urls []string
 	if profiles, err := diaspora.UserProfiles(e.getenv); err == nil {
-		names, _ := profiles.Names()
-		for _, name := range names {
-			if p, err := profiles.Load(name); err == nil {
-				urls = append(urls, p.URL)
-			}
+		for _, p := range storedProfiles(profiles) {
+			urls = append(urls, p.URL)
 		}
 	}
 	all, err := pool.List(filepath.Dir(filepath.Dir(own.Dir)), urls)

@@ -65,16 +65,11 @@ func (s *session) withTicket(address string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	names, err := profiles.Names()
-	if err != nil {
-		return address, nil // if the folder cannot be read, there are no profiles
-	}
-	for _, name := range names {
-		p, err := profiles.Load(name)
-		if err != nil || p.Discovery.Globus.Issuer != s.client.Issuer() {
+	for _, p := range storedProfiles(profiles) {
+		if p.Discovery.Globus.Issuer != s.client.Issuer() {
 			continue
 		}
-		secret, err := loadGlobusSecret(globusSecretFile(profiles, name))
+		secret, err := loadGlobusSecret(globusSecretFile(profiles, p.Name))
 		if os.IsNotExist(err) {
 			continue // the file is named after another profile of the same stand-in
 		}
