@@ -2,7 +2,7 @@
 // floor or a similar program in the same run. It writes a table to bench/results/.
 //
 //	go run ./bench               # all of it, some minutes
-//	go run ./bench -only send    # one part: send, compression, log, spool, backlog, handler, gateway, idle, storm
+//	go run ./bench -only send    # one part: send, link, compression, log, spool, backlog, handler, gateway, idle, storm
 //
 // The machine also runs the broker, the client and whatever else it is used for. So the contenders
 // take turns in rounds, in alternating order. The figure is the median of the rounds. The ratios
@@ -29,6 +29,7 @@ func main() {
 	b.Main(func(ctx context.Context) error {
 		return b.Report(ctx, "", []measure.Part{
 			{Name: "send", Run: b.send},
+			{Name: "link", Run: b.link},
 			{Name: "compression", Run: b.compression},
 			{Name: "log", Run: b.log},
 			{Name: "spool", Run: b.spool},
@@ -49,7 +50,13 @@ const (
 
 // onDisk starts a fabric on disk, claims the topics, and returns the configuration of a user.
 func (b bench) onDisk(ctx context.Context, partitions int, topics ...string) (cfg diaspora.Config, f *fabric.Fabric, err error) {
-	f, err = fabric.Start(ctx, fabric.Config{Dir: filepath.Join(b.Dir, "fabric")})
+	return b.start(ctx, fabric.Config{}, partitions, topics...)
+}
+
+// start is like onDisk, with a configuration of the fabric.
+func (b bench) start(ctx context.Context, config fabric.Config, partitions int, topics ...string) (cfg diaspora.Config, f *fabric.Fabric, err error) {
+	config.Dir = filepath.Join(b.Dir, "fabric")
+	f, err = fabric.Start(ctx, config)
 	if err != nil {
 		return cfg, nil, err
 	}
