@@ -142,11 +142,7 @@ func (c Config) resolve(ctx context.Context) (*fabric, error) {
 		return nil, err
 	}
 	if c.undiscovered() {
-		client, err := NewClient(c)
-		if err != nil {
-			return nil, err
-		}
-		found, err := client.discoverOnce(ctx)
+		found, err := c.discovered(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/consume"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // ConsumerOptions says what a [Consumer] reads.
@@ -252,7 +253,7 @@ func (c *Consumer) Progress(ctx context.Context) ([]Progress, error) {
 // Calling Close again does nothing and returns the same error.
 func (c *Consumer) Close(ctx context.Context) error {
 	c.closer.Do(func() {
-		defer settle(ctx, c.fabric.TokenSource)
+		defer trust.Settle(ctx, c.fabric.TokenSource)
 		c.closeErr = c.reader.Close(ctx)
 	})
 	return c.closeErr

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/diaspora-streams/diaspora/globus"
@@ -311,17 +310,31 @@ func (e environment) signIn(cfg Config) (Config, error) {
 			Hint:      cfg.login + ", or set DIASPORA_REFRESH or DIASPORA_KEY_FILE",
 		}
 	}
-	cfg.TokenSource = &discoveredSource{cfg: cfg, turn: make(chan struct{}, 1), make: func(d Discovery) (*trust.Source, error) {
-		if named := cfg.said.NamedIssuer; named != "" {
+	discover := cfg // without the TokenSource that follows
+	cfg.TokenSource = trust.GuardLater(func(ctx context.Context) (globus.TokenSource, trust.Fabric, error) {
+		d, err := discover.discovered(ctx)
+		if err != nil {
+			return nil, trust.Fabric{}, err
+		}
+		if named := discover.said.NamedIssuer; named != "" {
 			d.Globus.Issuer = named
 		}
-		tokens, err := e.tokens(cfg, d.Globus)
-		if err != nil {
-			return nil, err
-		}
-		return trust.Guard(tokens, cfg.trusted(d)), nil
-	}}
+		tokens, err := e.tokens(discover, d.Globus)
+		return tokens, discover.trusted(d), err
+	})
 	return cfg, nil
+}
+
+// discovered returns the fabric's discovery document, and fetches it if it is not known yet.
+func (c Config) discovered(ctx context.Context) (Discovery, error) {
+	if c.Discovery != nil {
+		return *c.Discovery, nil
+	}
+	client, err := NewClient(c)
+	if err != nil {
+		return Discovery{}, err
+	}
+	return client.discoverOnce(ctx)
 }
 
 // tokens returns a token source for the credential in the environment.
@@ -352,112 +365,6 @@ func (e environment) issuer() (string, error) {
 		return "", invalid("%v", err)
 	}
 	return cfg.Issuer, nil
-}
-
-// discoveredSource is a token source that is made at the first call of Token. Only then is the
-// fabric asked which Globus Auth and which client to use.
-type discoveredSource struct {
-	cfg  Config
-	make func(Discovery) (*trust.Source, error)
-	turn chan struct{} // holds a value while a caller asks the fabric
-
-	mu     sync.Mutex    // guards source; not held during requests
-	source *trust.Source // nil until it is made
-}
-
-// Token implements [globus.TokenSource].
-func (s *discoveredSource) Token(ctx context.Context) (globus.Token, error) {
-	source, err := s.discovered(ctx)
-	if err != nil {
-		return globus.Token{}, err
-	}
-	return source.Token(ctx)
-}
-
-// Fabric returns the fabric that the tokens belong to, for package trust. It is the zero Fabric
-// before the first token.
-func (s *discoveredSource) Fabric() trust.Fabric {
-	if source := s.known(); source != nil {
-		return source.Fabric()
-	}
-	return trust.Fabric{}
-}
-
-// Refused tells the source that a service has rejected the token.
-func (s *discoveredSource) Refused(access globus.Secret) {
-	if source := s.known(); source != nil {
-		source.Refused(access)
-	}
-}
-
-// Settle waits until no token is being renewed.
-func (s *discoveredSource) Settle() {
-	if source := s.known(); source != nil {
-		source.Settle()
-	}
-}
-
-// known returns the source, or nil if it is not made yet.
-func (s *discoveredSource) known() *trust.Source {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.source
-}
-
-// discovered returns the source and makes it if necessary. Only one caller at a time asks the
-// fabric; the callers that wait can then use the same source.
-func (s *discoveredSource) discovered(ctx context.Context) (*trust.Source, error) {
-	if source := s.known(); source != nil {
-		return source, nil
-	}
-	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if source := s.known(); source != nil {
-		return source, nil
-	}
-	d := s.cfg.Discovery
-	if d == nil {
-		client, err := NewClient(s.cfg)
-		if err != nil {
-			return nil, err
-		}
-		found, err := client.discoverOnce(ctx)
-		if err != nil {
-			return nil, err
-		}
-		d = &found
-	}
-	source, err := s.make(*d)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.source = source
-	return source, nil
-}
-
-// settle waits until source is not renewing a token, or ctx ends. If the program exited during a
-// renewal, it would lose the response. That may hold a new refresh token, and the old one has
-// stopped working.
-func settle(ctx context.Context, source globus.TokenSource) {
-	renews, ok := source.(interface{ Settle() })
-	if !ok {
-		return
-	}
-	settled := make(chan struct{})
-	go func() { // ends within 45 s
-		defer close(settled)
-		renews.Settle()
-	}()
-	select {
-	case <-settled:
-	case <-ctx.Done():
-	}
 }
 
 func notConfigured(cause error) error {

@@ -390,25 +390,6 @@ func TestRefreshTokenGoesWhereTheFabricSays(t *testing.T) {
 	}
 }
 
-// TestRefusedReachesTheSource fails when a discoveredSource does not pass a rejected token on to
-// the source that it made.
-func TestRefusedReachesTheSource(t *testing.T) {
-	t.Parallel()
-	d := someDiscovery()
-	inner := &listeningSource{}
-	s := &discoveredSource{cfg: Config{Discovery: &d}, turn: make(chan struct{}, 1), make: func(Discovery) (*trust.Source, error) {
-		return trust.Guard(inner, trust.Fabric{Scope: scopeOfTests}), nil
-	}}
-	s.Refused("too early") // must not panic
-	if _, err := s.Token(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.Refused("bad")
-	if len(inner.refused) != 1 || inner.refused[0] != "bad" {
-		t.Errorf("the source heard %d refusals", len(inner.refused))
-	}
-}
-
 type listeningSource struct{ refused []globus.Secret }
 
 func (s *listeningSource) Token(context.Context) (globus.Token, error) { return globus.Token{}, nil }
@@ -439,7 +420,7 @@ func TestDiscoveryHoldsUpNobody(t *testing.T) {
 		defer cancel()
 		_, err := cfg.TokenSource.Token(ctx)
 		cfg.TokenSource.(interface{ Refused(globus.Secret) }).Refused(canary)
-		settle(context.Background(), cfg.TokenSource)
+		trust.Settle(context.Background(), cfg.TokenSource)
 		ended <- err
 	}()
 	select {

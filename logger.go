@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Logger sends events to the cluster. Open one with [OpenLogger], share it, and close it at the
@@ -188,7 +189,7 @@ func (l *Logger) Flush(ctx context.Context) error {
 // ends.
 func (l *Logger) Close(ctx context.Context) error {
 	l.closer.Do(func() {
-		defer settle(ctx, l.fabric.TokenSource)
+		defer trust.Settle(ctx, l.fabric.TokenSource)
 		if err := l.sink.close(ctx); err != nil {
 			l.closeErr = fmt.Errorf("close logger: %w", err)
 		}

@@ -31,6 +31,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
@@ -314,35 +315,107 @@ func clip(s string) string { return terminal.Clip(s, 200) }
 // Source is the token source of a stored login, or of credentials in the environment. Its tokens
 // are valid for one fabric, and must not be sent elsewhere; see [Token].
 type Source struct {
-	tokens globus.TokenSource
+	find  func(context.Context) (globus.TokenSource, Fabric, error)
+	turn  chan struct{} // holds a value while a caller runs find
+	found atomic.Pointer[guarded]
+}
+
+// guarded is a token source, and the fabric that its tokens are for.
+type guarded struct {
+	globus.TokenSource
 	fabric Fabric
 }
 
 // Guard returns a Source for a fabric's tokens.
-func Guard(tokens globus.TokenSource, fabric Fabric) *Source { return &Source{tokens, fabric} }
+func Guard(tokens globus.TokenSource, fabric Fabric) *Source {
+	s := new(Source)
+	s.found.Store(&guarded{tokens, fabric})
+	return s
+}
 
-// Fabric returns the fabric that the tokens are for.
-func (s *Source) Fabric() Fabric { return s.fabric }
+// GuardLater returns a Source that calls find at its first Token, and again until find succeeds, to
+// learn which Globus Auth to use. Only one caller at a time calls find; the callers that wait can
+// then use the same result.
+func GuardLater(find func(context.Context) (globus.TokenSource, Fabric, error)) *Source {
+	return &Source{find: find, turn: make(chan struct{}, 1)}
+}
+
+// Fabric returns the fabric that the tokens are for, or the zero Fabric if it is not known yet.
+func (s *Source) Fabric() Fabric {
+	if g := s.found.Load(); g != nil {
+		return g.fabric
+	}
+	return Fabric{}
+}
 
 // Token implements [globus.TokenSource]. It fails if logging in to the fabric is not allowed.
 func (s *Source) Token(ctx context.Context) (globus.Token, error) {
-	if err := s.fabric.CheckLogin(); err != nil {
+	g, err := s.guarded(ctx)
+	if err == nil {
+		err = g.fabric.CheckLogin()
+	}
+	if err != nil {
 		return globus.Token{}, err
 	}
-	return s.tokens.Token(ctx)
+	return g.Token(ctx)
 }
 
-// Refused tells the underlying source that a service has refused the token.
+func (s *Source) guarded(ctx context.Context) (*guarded, error) {
+	if g := s.found.Load(); g != nil {
+		return g, nil
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if g := s.found.Load(); g != nil {
+		return g, nil
+	}
+	tokens, fabric, err := s.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	g := &guarded{tokens, fabric}
+	s.found.Store(g)
+	return g, nil
+}
+
+// Refused tells the underlying source, if there is one yet, that a service has refused the token.
 func (s *Source) Refused(access globus.Secret) {
-	if tokens, ok := s.tokens.(interface{ Refused(globus.Secret) }); ok {
-		tokens.Refused(access)
+	if g := s.found.Load(); g != nil {
+		if tokens, ok := g.TokenSource.(interface{ Refused(globus.Secret) }); ok {
+			tokens.Refused(access)
+		}
 	}
 }
 
 // Settle waits until no renewal of a token is in progress.
 func (s *Source) Settle() {
-	if tokens, ok := s.tokens.(interface{ Settle() }); ok {
+	if g := s.found.Load(); g != nil {
+		settle(g.TokenSource)
+	}
+}
+
+func settle(tokens globus.TokenSource) {
+	if tokens, ok := tokens.(interface{ Settle() }); ok {
 		tokens.Settle()
+	}
+}
+
+// Settle waits until source is not renewing a token, or ctx ends. If the program exited during a
+// renewal, it would lose the response. That may hold a new refresh token, and the old one has
+// stopped working.
+func Settle(ctx context.Context, source globus.TokenSource) {
+	settled := make(chan struct{})
+	go func() { // ends within 45 s
+		defer close(settled)
+		settle(source)
+	}()
+	select {
+	case <-settled:
+	case <-ctx.Done():
 	}
 }
 

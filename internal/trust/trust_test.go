@@ -201,6 +201,35 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// TestGuardLater checks a Source that does not know its fabric until the first token.
+func TestGuardLater(t *testing.T) {
+	const scope = "https://auth.globus.org/scopes/example.org/all"
+	tokens, fails, asked := new(source), errors.New("not reached"), 0
+	s := GuardLater(func(context.Context) (globus.TokenSource, Fabric, error) {
+		asked++
+		return tokens, Fabric{URL: "https://example.org", Scope: scope}, fails
+	})
+	s.Refused("too early") // must not panic
+	Settle(t.Context(), s)
+	if _, err := s.Token(t.Context()); err != fails || s.Fabric().Scope != "" {
+		t.Errorf("Token = %v with fabric %+v, want the error and none", err, s.Fabric())
+	}
+	fails = nil
+	for range 2 {
+		if _, err := s.Token(t.Context()); err != nil || s.Fabric().Scope != scope {
+			t.Errorf("Token = %v with fabric %+v", err, s.Fabric())
+		}
+	}
+	if asked != 2 || tokens.asked != 2 {
+		t.Errorf("the fabric was asked %d times and the source %d times, want 2 and 2", asked, tokens.asked)
+	}
+	s.Refused("bad")
+	Settle(t.Context(), s)
+	if tokens.refused != "bad" || !tokens.settled {
+		t.Error("what a Source is told does not reach the source below it")
+	}
+}
+
 // FuzzHost searches for an address and a scope for which a token is sent although the host does not
 // belong to the scope's owner.
 func FuzzHost(f *testing.F) {
