@@ -66,8 +66,11 @@ func ConfigFromEnv(getenv func(string) string) (Config, error) {
 
 func configFromEnv(getenv func(string) string) (Config, error) {
 	file, err := accesskey.FromEnv(getenv)
+	if f := (*accesskey.FileError)(nil); errors.As(err, &f) {
+		err = &Error{Condition: ErrInvalid, Reason: f.Reason, Hint: f.Hint, cause: err}
+	}
 	if err != nil {
-		return Config{}, fmt.Errorf("%s: %w", accesskey.FileVariable, keyFileError(err))
+		return Config{}, err
 	}
 	e := environment{getenv: file.Getenv(getenv), file: file}
 	if err := e.readTrust(); err != nil {
@@ -113,34 +116,17 @@ type environment struct {
 	said     trust.Fabric // what the user has said about where secrets may be sent
 }
 
-// keyFileError converts an error about a key file into one of this package.
-func keyFileError(err error) error {
-	f := (*accesskey.FileError)(nil)
-	if !errors.As(err, &f) {
-		return err
-	}
-	return &Error{Condition: ErrInvalid, Reason: f.Reason, Hint: f.Hint, cause: f.Err}
-}
-
 // fromKeyID is the origin of an access key that is not from a key file.
 const fromKeyID = accesskey.IDVariable
 
-// keyOrigin names the variable that the access key comes from, or returns "" if there is no key.
-func (e environment) keyOrigin() string {
-	switch {
-	case e.file.Path != "":
-		return accesskey.FileVariable
-	case e.getenv(accesskey.IDVariable) != "" || e.getenv(accesskey.SecretVariable) != "":
-		return fromKeyID
-	}
-	return ""
-}
-
-// readTrust checks the credentials, and sets e.said to what the user has said about where secrets may be
-// sent.
+// readTrust sets e.said to what the user has said about where secrets may be sent.
 func (e *environment) readTrust() (err error) {
-	if err := e.oneCredential(); err != nil {
-		return err
+	if from := e.file.Variable; from != "" && e.getenv("DIASPORA_URL") == "" && e.getenv("DIASPORA_PROFILE") == "" {
+		return &Error{
+			Condition: ErrNoProfile,
+			Reason:    from + " says who signs in, but not to which fabric, and a key is sent only to the fabric that issued it",
+			Hint:      "set DIASPORA_URL as well, to the address of the fabric that made the key",
+		}
 	}
 	if e.said.NamedIssuer, err = e.issuer(); err != nil {
 		return err
@@ -151,38 +137,10 @@ func (e *environment) readTrust() (err error) {
 	return nil
 }
 
-// oneCredential rejects an access key that is malformed, or that is set together with another
-// credential. Otherwise, events could be logged under another identity than the user meant.
-func (e environment) oneCredential() error {
-	if wrong := accesskey.Misplaced(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
-		return &Error{Condition: ErrInvalid, Reason: wrong, Hint: "set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead"}
-	}
-	from := e.keyOrigin()
-	if from == "" {
-		return nil
-	}
-	for _, other := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
-		if e.getenv(other) != "" {
-			return &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("%s and %s both say who signs in", from, other), Hint: "unset one of them"}
-		}
-	}
-	if wrong := accesskey.Fault(e.getenv(accesskey.IDVariable), e.getenv(accesskey.SecretVariable)); wrong != "" {
-		return &Error{Condition: ErrInvalid, Reason: wrong, Hint: anotherKey}
-	}
-	if e.getenv("DIASPORA_URL") == "" && e.getenv("DIASPORA_PROFILE") == "" {
-		return &Error{
-			Condition: ErrNoProfile,
-			Reason:    from + " says who signs in, but not to which fabric, and a key is sent only to the fabric that issued it",
-			Hint:      "set DIASPORA_URL as well, to the address of the fabric that made the key",
-		}
-	}
-	return nil
-}
-
 // complete reports whether the environment names both a fabric and a credential, so that no profile
 // is needed.
 func (e environment) complete() bool {
-	return e.getenv("DIASPORA_URL") != "" && (e.keyOrigin() != "" || e.getenv("DIASPORA_REFRESH") != "" || e.getenv("DIASPORA_CLIENT_ID") != "")
+	return e.getenv("DIASPORA_URL") != "" && (e.file.Variable != "" || e.getenv("DIASPORA_REFRESH") != "" || e.getenv("DIASPORA_CLIENT_ID") != "")
 }
 
 // fabric returns the configuration of the fabric to use: the one at DIASPORA_URL, or that of a
@@ -280,7 +238,7 @@ func sameURL(a, b string) bool {
 
 // signIn adds the credential from the environment to cfg, or keeps the profile's.
 func (e environment) signIn(cfg Config) (Config, error) {
-	if from := e.keyOrigin(); from != "" {
+	if from := e.file.Variable; from != "" {
 		return e.withKey(cfg, from)
 	}
 	id, secret := e.getenv("DIASPORA_CLIENT_ID"), globus.Secret(e.getenv("DIASPORA_CLIENT_SECRET"))

@@ -174,7 +174,7 @@ func (e *env) address() (string, error) {
 	}
 	file, err := accesskey.FromEnv(e.getenv)
 	if wrong := (*accesskey.FileError)(nil); errors.As(err, &wrong) {
-		return "", misuse(wrong.Hint, "%s: %s", accesskey.FileVariable, wrong.Reason)
+		return "", misuse(wrong.Hint, "%s", wrong.Reason)
 	}
 	return file.Get("DIASPORA_URL"), err
 }

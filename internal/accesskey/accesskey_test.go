@@ -207,8 +207,23 @@ func TestFromEnv(t *testing.T) {
 	if get("DIASPORA_URL") != "https://other.example.org" || f.Get("DIASPORA_URL") != "https://h.example.org" || get(IDVariable) != id {
 		t.Errorf("DIASPORA_URL is %q, the key %q", get("DIASPORA_URL"), get(IDVariable))
 	}
-	if _, err := FromEnv(env(FileVariable, path, IDVariable, "key-bbbbbbbbbbbbbbbb")); err == nil || !strings.Contains(err.Error(), "another key") {
-		t.Errorf("two keys: %v", err)
+	if f.Variable != FileVariable {
+		t.Errorf("%s provides the key, want %s", f.Variable, FileVariable)
+	}
+	if f, err := FromEnv(env(IDVariable, id, SecretVariable, secret)); err != nil || f.Variable != IDVariable || f.Path != "" {
+		t.Errorf("without a file: %+v, %v", f, err)
+	}
+	for want, given := range map[string][]string{
+		"another key": {FileVariable, path, IDVariable, "key-bbbbbbbbbbbbbbbb"},
+		FileVariable + " and DIASPORA_REFRESH both say": {FileVariable, path, "DIASPORA_REFRESH", "x"},
+		IDVariable + " and DIASPORA_CLIENT_ID both say": {SecretVariable, secret, "DIASPORA_CLIENT_ID", "x"},
+		"belong together":           {SecretVariable, secret},
+		"is for a client of Globus": {"DIASPORA_CLIENT_ID", id},
+	} {
+		known := (*FileError)(nil)
+		if _, err := FromEnv(env(given...)); !errors.As(err, &known) || !strings.Contains(known.Reason, want) || known.Hint == "" {
+			t.Errorf("FromEnv = %v, want an error that says %q", err, want)
+		}
 	}
 }
 

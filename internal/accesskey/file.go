@@ -19,11 +19,12 @@ var variables = []string{"DIASPORA_URL", "DIASPORA_BOOTSTRAP", "DIASPORA_CA_FILE
 
 // File is a key file that has been read. The zero value means that there is none.
 type File struct {
-	Path string
-	vars map[string]string
+	Path     string
+	Variable string // the variable that provides the key, even if there is no file; "" if none does
+	vars     map[string]string
 }
 
-// FileError says why a key file cannot be used, and how to fix that.
+// FileError says why a key file, or a key in variables, cannot be used, and how to fix that.
 type FileError struct {
 	Reason, Hint string
 	Err          error // the error of the system, or nil
@@ -34,24 +35,42 @@ func (e *FileError) Unwrap() error { return e.Err }
 
 const another = `make one with "diaspora key create NAME --save-env FILE" where you are logged in`
 
-// FromEnv reads the file that DIASPORA_KEY_FILE names. If that is not set, it returns the zero
-// File. It fails if the environment also sets another key. Errors are [*FileError].
+// FromEnv finds the access key that the environment provides, and reads the file that
+// DIASPORA_KEY_FILE names. It fails if the key is malformed, if it is in the variables of another
+// kind of credential, or if the environment also sets another credential: events could be logged
+// under another identity than the user meant. Errors are [*FileError].
 func FromEnv(getenv func(string) string) (File, error) {
-	path := getenv(FileVariable)
-	if path == "" {
-		return File{}, nil
+	fail := func(hint, format string, args ...any) (File, error) {
+		return File{}, &FileError{Reason: fmt.Sprintf(format, args...), Hint: hint}
 	}
-	f, err := Read(path)
-	if err != nil {
-		return File{}, err
+	if wrong := Misplaced(getenv("DIASPORA_CLIENT_ID"), getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
+		return fail("set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead", "%s", wrong)
 	}
-	for _, name := range []string{IDVariable, SecretVariable} {
-		if set := getenv(name); set != "" && set != f.vars[name] {
-			return File{}, &FileError{
-				Reason: fmt.Sprintf("%s is set, and %s names a file with another key", name, FileVariable),
-				Hint:   "unset one of them",
+	var f File
+	if path := getenv(FileVariable); path != "" {
+		var err error
+		if f, err = Read(path); err != nil {
+			return File{}, err
+		}
+		f.Variable = FileVariable
+		for _, name := range []string{IDVariable, SecretVariable} {
+			if set := getenv(name); set != "" && set != f.vars[name] {
+				return fail("unset one of them", "%s is set, and %s names a file with another key", name, FileVariable)
 			}
 		}
+	} else if getenv(IDVariable) != "" || getenv(SecretVariable) != "" {
+		f.Variable = IDVariable
+	} else {
+		return f, nil
+	}
+	for _, other := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if getenv(other) != "" {
+			return fail("unset one of them", "%s and %s both say who signs in", f.Variable, other)
+		}
+	}
+	get := f.Getenv(getenv)
+	if wrong := Fault(get(IDVariable), get(SecretVariable)); wrong != "" {
+		return fail(another, "%s", wrong)
 	}
 	return f, nil
 }
@@ -78,7 +97,7 @@ func (f File) Getenv(getenv func(string) string) func(string) string {
 // file's content.
 func Read(path string) (File, error) {
 	fail := func(err error, hint, format string, args ...any) (File, error) {
-		return File{}, &FileError{Reason: fmt.Sprintf("key file %s: ", path) + fmt.Sprintf(format, args...), Hint: hint, Err: err}
+		return File{}, &FileError{Reason: fmt.Sprintf("%s: key file %s: ", FileVariable, path) + fmt.Sprintf(format, args...), Hint: hint, Err: err}
 	}
 	info, err := os.Stat(path) // before opening, because opening a device may have side effects, or block
 	if err == nil && !info.Mode().IsRegular() {

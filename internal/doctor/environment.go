@@ -138,13 +138,13 @@ func distance(a, b string) int {
 // checkCredentials checks the credentials in the environment.
 func checkCredentials(_ context.Context, v *visit) Finding {
 	id, secret, refresh := v.Getenv("DIASPORA_CLIENT_ID"), v.Getenv("DIASPORA_CLIENT_SECRET"), v.Getenv("DIASPORA_REFRESH")
-	if wrong := accesskey.Misplaced(id, secret); wrong != "" {
-		return failure("set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead", "%s", wrong)
-	}
-	if v.usesKey() {
-		return v.keyCredentials()
+	file, err := accesskey.FromEnv(v.Getenv)
+	if wrong := (*accesskey.FileError)(nil); errors.As(err, &wrong) {
+		return failure(wrong.Hint, "%s", wrong.Reason)
 	}
 	switch {
+	case file.Variable != "":
+		return ok("the access key %s of %s signs in", file.Getenv(v.Getenv)(accesskey.IDVariable), file.Variable).and(func() { v.keyFile = file })
 	case (id == "") != (secret == ""):
 		return failure("set both, or neither", "of DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET only one is set")
 	case id != "" && refresh != "":
@@ -158,25 +158,6 @@ func checkCredentials(_ context.Context, v *visit) Finding {
 		return failure(`set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)`, "DIASPORA_REFRESH %s", wrong)
 	}
 	return ok("DIASPORA_REFRESH signs in, not the profile's login")
-}
-
-// keyCredentials checks the access key in the environment or in the key file.
-func (v *visit) keyCredentials() Finding {
-	from := v.fromEnvironment()
-	file, err := accesskey.FromEnv(v.Getenv)
-	if wrong := (*accesskey.FileError)(nil); errors.As(err, &wrong) {
-		return failure(wrong.Hint, "%s: %s", from, wrong.Reason)
-	}
-	get := file.Getenv(v.Getenv)
-	for _, other := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
-		if v.Getenv(other) != "" {
-			return failure("unset one of them", "%s and %s both say who signs in", from, other)
-		}
-	}
-	if wrong := accesskey.Fault(get(accesskey.IDVariable), get(accesskey.SecretVariable)); wrong != "" {
-		return failure(keyAdvice, "%s", wrong)
-	}
-	return ok("the access key %s of %s signs in", get(accesskey.IDVariable), from).and(func() { v.keyFile = file })
 }
 
 // checkProxy finds out whether there is a proxy between this machine and the fabric.
