@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -77,7 +78,7 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 		return Config{}, err
 	}
 	profiles, err := UserProfiles(getenv)
-	if err != nil && !e.complete() {
+	if err != nil && (e.getenv("DIASPORA_URL") == "" || e.credential() == "") { // a profile is needed
 		return Config{}, err
 	}
 	cfg, err := e.fabric(profiles)
@@ -120,7 +121,7 @@ type environment struct {
 const fromKeyID = accesskey.IDVariable
 
 // readTrust sets e.said to what the user has said about where secrets may be sent.
-func (e *environment) readTrust() (err error) {
+func (e *environment) readTrust() error {
 	if from := e.file.Variable; from != "" && e.getenv("DIASPORA_URL") == "" && e.getenv("DIASPORA_PROFILE") == "" {
 		return &Error{
 			Condition: ErrNoProfile,
@@ -128,8 +129,12 @@ func (e *environment) readTrust() (err error) {
 			Hint:      "set DIASPORA_URL as well, to the address of the fabric that made the key",
 		}
 	}
-	if e.said.NamedIssuer, err = e.issuer(); err != nil {
-		return err
+	if e.getenv("GLOBUS_SDK_ENVIRONMENT") != "" || e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") != "" {
+		cfg, err := globus.ConfigFromEnv(e.getenv)
+		if err != nil {
+			return invalid("%v", err)
+		}
+		e.said.NamedIssuer = cfg.Issuer
 	}
 	if u, err := parseURL(e.getenv("DIASPORA_URL")); err == nil && e.getenv("DIASPORA_BOOTSTRAP") != "" {
 		e.said.Named = []string{u.Host} // only if the user has named the brokers' hosts as well
@@ -137,24 +142,36 @@ func (e *environment) readTrust() (err error) {
 	return nil
 }
 
-// complete reports whether the environment names both a fabric and a credential, so that no profile
-// is needed.
-func (e environment) complete() bool {
-	return e.getenv("DIASPORA_URL") != "" && (e.file.Variable != "" || e.getenv("DIASPORA_REFRESH") != "" || e.getenv("DIASPORA_CLIENT_ID") != "")
+// credential returns the variable that names the credential to sign in with, or "" if that is the
+// login of a profile.
+func (e environment) credential() string {
+	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if e.file.Variable == "" && e.getenv(name) != "" {
+			return name
+		}
+	}
+	return e.file.Variable
 }
 
 // fabric returns the configuration of the fabric to use: the one at DIASPORA_URL, or that of a
 // profile. If a profile has the same URL as DIASPORA_URL, its login is used.
 func (e environment) fabric(profiles *Profiles) (Config, error) {
 	name, raw := e.getenv("DIASPORA_PROFILE"), e.getenv("DIASPORA_URL")
+	if raw == "" && name != "" {
+		return profiles.config(name, e.said)
+	}
 	if raw == "" {
-		if name == "" {
-			var err error
-			if name, err = profiles.Current(); errors.Is(err, ErrNoProfile) {
-				return Config{}, e.noFabricError(err)
-			} else if err != nil {
-				return Config{}, err
+		name, err := profiles.Current()
+		if from := e.credential(); errors.Is(err, ErrNoProfile) && from != "" {
+			err = &Error{
+				Condition: ErrNoProfile,
+				Reason:    from + " says who signs in, but neither a profile nor DIASPORA_URL says to which fabric",
+				Hint:      `set DIASPORA_URL as well, to the address that "diaspora login URL" takes`,
+				cause:     err,
 			}
+		}
+		if err != nil {
+			return Config{}, err
 		}
 		return profiles.config(name, e.said)
 	}
@@ -162,31 +179,26 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("DIASPORA_URL: %w", err)
 	}
-	if profiles != nil {
-		names := []string{name}
-		if name == "" {
-			names, _ = profiles.Names()
-			if current, err := profiles.Current(); err == nil {
-				names = append([]string{current}, names...)
-			}
+	switch {
+	case profiles == nil:
+	case name != "":
+		cfg, err := profiles.config(name, e.said)
+		if err != nil || sameURL(cfg.URL, raw) {
+			return cfg, err
 		}
-		for _, n := range names {
-			cfg, err := profiles.config(n, e.said)
-			if err != nil {
-				if name != "" {
-					return Config{}, err
-				}
-				continue
-			}
-			if have, err := parseURL(cfg.URL); err == nil && *have == *wanted {
-				return cfg, nil
-			}
-		}
-		if name != "" && e.file.Get("DIASPORA_URL") == raw {
+		if e.file.Get("DIASPORA_URL") == raw {
 			return Config{}, invalid("the key file %s is of another fabric than the profile %q", e.file.Path, name)
 		}
-		if name != "" {
-			return Config{}, invalid("DIASPORA_URL and DIASPORA_PROFILE name different fabrics")
+		return Config{}, invalid("DIASPORA_URL and DIASPORA_PROFILE name different fabrics")
+	default:
+		names, _ := profiles.Names()
+		if current, err := profiles.Current(); err == nil {
+			names = slices.Insert(names, 0, current)
+		}
+		for _, n := range names {
+			if cfg, err := profiles.config(n, e.said); err == nil && sameURL(cfg.URL, raw) {
+				return cfg, nil
+			}
 		}
 	}
 	return Config{
@@ -195,21 +207,6 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 		origin: "DIASPORA_URL",
 		login:  fmt.Sprintf("run \"diaspora login %s\"", wanted),
 	}, nil
-}
-
-// noFabricError returns the error for an environment that does not say which fabric to use.
-func (e environment) noFabricError(err error) error {
-	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
-		if e.getenv(name) != "" {
-			return &Error{
-				Condition: ErrNoProfile,
-				Reason:    name + " says who signs in, but neither a profile nor DIASPORA_URL says to which fabric",
-				Hint:      `set DIASPORA_URL as well, to the address that "diaspora login URL" takes`,
-				cause:     err,
-			}
-		}
-	}
-	return err
 }
 
 // withKey adds the access key from the environment to cfg.
@@ -311,18 +308,6 @@ func (e environment) tokens(cfg Config, d DiscoveryGlobus) (globus.TokenSource, 
 		return nil, invalid("DIASPORA_CLIENT_ID: %v", err)
 	}
 	return client.ClientCredentialsSource(d.ResourceServer, d.Scope), nil
-}
-
-// issuer returns the Globus Auth that Globus's own variables name, or "".
-func (e environment) issuer() (string, error) {
-	if e.getenv("GLOBUS_SDK_ENVIRONMENT") == "" && e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH") == "" {
-		return "", nil
-	}
-	cfg, err := globus.ConfigFromEnv(e.getenv)
-	if err != nil {
-		return "", invalid("%v", err)
-	}
-	return cfg.Issuer, nil
 }
 
 func notConfigured(cause error) error {
