@@ -78,7 +78,7 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 		return Config{}, err
 	}
 	profiles, err := UserProfiles(getenv)
-	if err != nil && (e.getenv("DIASPORA_URL") == "" || e.credential() == "") { // a profile is needed
+	if err != nil && (e.getenv("DIASPORA_URL") == "" || accesskey.Variable(getenv) == "") { // a profile is needed
 		return Config{}, err
 	}
 	cfg, err := e.fabric(profiles)
@@ -142,17 +142,6 @@ func (e *environment) readTrust() error {
 	return nil
 }
 
-// credential returns the variable that names the credential to sign in with, or "" if that is the
-// login of a profile.
-func (e environment) credential() string {
-	for _, name := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
-		if e.file.Variable == "" && e.getenv(name) != "" {
-			return name
-		}
-	}
-	return e.file.Variable
-}
-
 // fabric returns the configuration of the fabric to use: the one at DIASPORA_URL, or that of a
 // profile. If a profile has the same URL as DIASPORA_URL, its login is used.
 func (e environment) fabric(profiles *Profiles) (Config, error) {
@@ -162,7 +151,7 @@ func (e environment) fabric(profiles *Profiles) (Config, error) {
 	}
 	if raw == "" {
 		name, err := profiles.Current()
-		if from := e.credential(); errors.Is(err, ErrNoProfile) && from != "" {
+		if from := accesskey.Variable(e.getenv); errors.Is(err, ErrNoProfile) && from != "" {
 			err = &Error{
 				Condition: ErrNoProfile,
 				Reason:    from + " says who signs in, but neither a profile nor DIASPORA_URL says to which fabric",

@@ -153,18 +153,8 @@ func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name s
 	return err
 }
 
-// credentials are the variables that replace the login of a profile. The first one that is set is used.
-var credentials = []string{accesskey.FileVariable, accesskey.IDVariable, "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"}
-
 // credential returns the name of the variable that is used to sign in, or "" if the login of a profile is.
-func (e *env) credential() string {
-	for _, name := range credentials {
-		if e.getenv(name) != "" {
-			return name
-		}
-	}
-	return ""
-}
+func (e *env) credential() string { return accesskey.Variable(e.getenv) }
 
 // address returns the URL of the fabric from the environment or the key file. It returns "" if the fabric is that
 // of a profile.

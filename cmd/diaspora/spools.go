@@ -128,10 +128,7 @@ func (e *env) configFor(p, inUse pool.Pool) (diaspora.Config, error) {
 			return p.Profile
 		case "DIASPORA_URL":
 			return p.URL
-		case "DIASPORA_CLIENT_SECRET", accesskey.SecretVariable, "DIASPORA_BOOTSTRAP":
-			return ""
-		}
-		if slices.Contains(credentials, name) {
+		case accesskey.FileVariable, accesskey.IDVariable, accesskey.SecretVariable, "DIASPORA_CLIENT_ID", "DIASPORA_CLIENT_SECRET", "DIASPORA_REFRESH", "DIASPORA_BOOTSTRAP":
 			return ""
 		}
 		return e.getenv(name)

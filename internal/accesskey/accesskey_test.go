@@ -215,8 +215,8 @@ func TestFromEnv(t *testing.T) {
 	}
 	for want, given := range map[string][]string{
 		"another key": {FileVariable, path, IDVariable, "key-bbbbbbbbbbbbbbbb"},
-		FileVariable + " and DIASPORA_REFRESH both say": {FileVariable, path, "DIASPORA_REFRESH", "x"},
-		IDVariable + " and DIASPORA_CLIENT_ID both say": {SecretVariable, secret, "DIASPORA_CLIENT_ID", "x"},
+		FileVariable + " and DIASPORA_REFRESH both say":     {FileVariable, path, "DIASPORA_REFRESH", "x"},
+		SecretVariable + " and DIASPORA_CLIENT_ID both say": {SecretVariable, secret, "DIASPORA_CLIENT_ID", "x"},
 		"belong together":           {SecretVariable, secret},
 		"is for a client of Globus": {"DIASPORA_CLIENT_ID", id},
 	} {

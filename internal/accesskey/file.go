@@ -20,7 +20,7 @@ var variables = []string{"DIASPORA_URL", "DIASPORA_BOOTSTRAP", "DIASPORA_CA_FILE
 // File is a key file that has been read. The zero value means that there is none.
 type File struct {
 	Path     string
-	Variable string // the variable that provides the key, even if there is no file; "" if none does
+	Variable string // the variable that provides a key, even if there is no file; "" if none does
 	vars     map[string]string
 }
 
@@ -35,6 +35,17 @@ func (e *FileError) Unwrap() error { return e.Err }
 
 const another = `make one with "diaspora key create NAME --save-env FILE" where you are logged in`
 
+// Variable returns the variable that provides the credential to sign in with, or "" if that is the
+// login of a profile.
+func Variable(getenv func(string) string) string {
+	for _, name := range []string{FileVariable, IDVariable, SecretVariable, "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
+		if getenv(name) != "" {
+			return name
+		}
+	}
+	return ""
+}
+
 // FromEnv finds the access key that the environment provides, and reads the file that
 // DIASPORA_KEY_FILE names. It fails if the key is malformed, if it is in the variables of another
 // kind of credential, or if the environment also sets another credential: events could be logged
@@ -46,22 +57,22 @@ func FromEnv(getenv func(string) string) (File, error) {
 	if wrong := Misplaced(getenv("DIASPORA_CLIENT_ID"), getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
 		return fail("set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead", "%s", wrong)
 	}
-	var f File
-	if path := getenv(FileVariable); path != "" {
-		var err error
-		if f, err = Read(path); err != nil {
+	f := File{Variable: Variable(getenv)}
+	switch f.Variable {
+	case FileVariable:
+		read, err := Read(getenv(FileVariable))
+		if err != nil {
 			return File{}, err
 		}
-		f.Variable = FileVariable
+		f.Path, f.vars = read.Path, read.vars
 		for _, name := range []string{IDVariable, SecretVariable} {
 			if set := getenv(name); set != "" && set != f.vars[name] {
 				return fail("unset one of them", "%s is set, and %s names a file with another key", name, FileVariable)
 			}
 		}
-	} else if getenv(IDVariable) != "" || getenv(SecretVariable) != "" {
-		f.Variable = IDVariable
-	} else {
-		return f, nil
+	case IDVariable, SecretVariable:
+	default:
+		return File{}, nil
 	}
 	for _, other := range []string{"DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
 		if getenv(other) != "" {

@@ -150,14 +150,7 @@ func endpointURL(raw string) (*url.URL, error) {
 }
 
 // fromEnvironment returns the variable that provides the credentials, or "" if a profile does.
-func (v *visit) fromEnvironment() string {
-	for _, name := range []string{accesskey.FileVariable, accesskey.IDVariable, accesskey.SecretVariable, "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH"} {
-		if v.Getenv(name) != "" {
-			return name
-		}
-	}
-	return ""
-}
+func (v *visit) fromEnvironment() string { return accesskey.Variable(v.Getenv) }
 
 // usesKey reports whether an access key signs in.
 func (v *visit) usesKey() bool { return strings.HasPrefix(v.fromEnvironment(), "DIASPORA_KEY_") }
